@@ -1,0 +1,194 @@
+"""Bundles: where things are in one, which one to use, and how a new one appears whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploykit.errors import BundleError, UsageError
+from deploykit.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_of
+from deploykit.specs import Precision
+
+CANONICAL_GRAPH = "model.onnx"
+GOLDEN = "golden.npz"
+_FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
+
+
+def deploy_graph(precision: Precision) -> str:
+    """The deploy graph's path in a bundle, ``deploy/fp32.onnx``."""
+    return f"deploy/{precision}.onnx"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An exported model: a folder and what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is how the command line calls it."""
+        return self.folder.name
+
+    def checked(self, file: str) -> Path:
+        """The path of a file that the manifest names, once its hash has been checked.
+
+        Args:
+            file: Relative to the bundle, with ``/``: ``deploy/fp32.onnx``.
+
+        Raises:
+            BundleError: The manifest does not name it, or it is missing or changed.
+        """
+        record = self.manifest.files.get(file)
+        if record is None:
+            names = ", ".join(self.manifest.files)
+            raise BundleError(f"Bundle {self.folder} has no {file}; it has {names}.")
+        path = self.folder / file
+        try:
+            found = sha256_of(path)
+        except OSError as exc:
+            raise BundleError(
+                f"{path} cannot be read ({exc.strerror}).", hint="Export the bundle again."
+            ) from exc
+        if found != record.sha256:
+            raise BundleError(
+                f"{path} is not the file that was exported: its SHA-256 is {found[:12]}..., "
+                f"the manifest says {record.sha256[:12]}...",
+                hint="Copy the bundle again, or export it again.",
+            )
+        return path
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Open a bundle by its folder.
+
+    Raises:
+        BundleError: There is none, or its manifest is damaged.
+    """
+    _finish_replacement(folder)
+    return Bundle(folder, read_manifest(folder))
+
+
+def find_bundle(wanted: str | None, artifacts: Path) -> tuple[Bundle, str | None]:
+    """Open the bundle that was named, or the one that must be meant.
+
+    Args:
+        wanted: A name below ``artifacts`` or a folder's path; None for the one bundle there is, or
+            the newest.
+        artifacts: The home of bundles.
+
+    Returns:
+        The bundle, and which one was chosen and why when there was a choice to make.
+
+    Raises:
+        BundleError: There is none.
+    """
+    if wanted is not None:
+        named = artifacts / wanted
+        is_name = Path(wanted).name == wanted and (named / MANIFEST_NAME).is_file()
+        return open_bundle(named if is_name else Path(wanted)), None
+    folders = [path.parent for path in artifacts.glob(f"[!.]*/{MANIFEST_NAME}")]
+    if not folders:
+        raise BundleError(
+            f"There is no bundle in {artifacts}.",
+            hint="Make one with `deploykit export --arch NAME --ckpt FILE`, "
+            "or say where it is with --bundle or --artifacts.",
+        )
+    bundles = [open_bundle(folder) for folder in folders]
+    newest = max(bundles, key=lambda bundle: (bundle.manifest.created, bundle.name))
+    if len(bundles) == 1:
+        return newest, f"using bundle {newest.folder}"
+    return newest, f"using the newest of {len(bundles)} bundles: {newest.folder} (--bundle chooses)"
+
+
+def check_bundle_name(name: str) -> str:
+    """Refuse a name that is no plain folder name on every system.
+
+    Raises:
+        UsageError: It is empty, hidden, or has a character that some system forbids.
+    """
+    if not name or name.startswith(".") or name.endswith((" ", ".")):
+        raise UsageError(f"{name!r} cannot name a bundle.", hint="Choose another --name.")
+    bad = sorted({c for c in name if c in _FORBIDDEN_IN_NAMES or ord(c) < 32})
+    if bad:
+        raise UsageError(
+            f"{name!r} cannot name a bundle: it contains {' '.join(map(repr, bad))}.",
+            hint="Choose another --name.",
+        )
+    return name
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse early what :func:`new_bundle` would refuse at the end.
+
+    Raises:
+        BundleError: A bundle is there and may not be replaced, or something else is.
+    """
+    _finish_replacement(folder)
+    if not folder.exists():
+        return
+    if not (folder / MANIFEST_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BundleError(
+            f"{folder} exists and is not a bundle.", hint="Choose another --name or --artifacts."
+        )
+    if not overwrite and (folder / MANIFEST_NAME).is_file():
+        raise BundleError(
+            f"The bundle {folder} exists.",
+            hint="Replace it with --overwrite, or choose another --name.",
+        )
+
+
+@contextlib.contextmanager
+def new_bundle(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Write a bundle beside its final name; it appears there whole or not at all.
+
+    Args:
+        folder: The final name.
+        overwrite: Whether a bundle that is there may be replaced; it stays until the new is whole.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        BundleError: See :func:`check_free`; also when another process made the bundle meanwhile.
+    """
+    check_free(folder, overwrite=overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new-", dir=folder.parent))
+    try:
+        yield staging
+        check_free(folder, overwrite=overwrite)
+        staging.chmod(0o755)  # mkdtemp makes the folder private
+        if folder.exists():
+            folder.replace(_replaced(folder))
+        staging.replace(folder)
+        shutil.rmtree(_replaced(folder), ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        _finish_replacement(folder)
+        raise
+
+
+def default_artifacts() -> Path:
+    """The home of bundles: ``DEPLOYKIT_ARTIFACTS``, else ``artifacts`` in the current folder."""
+    return Path(os.environ.get("DEPLOYKIT_ARTIFACTS") or "artifacts")
+
+
+def _replaced(folder: Path) -> Path:
+    """Where a bundle waits while another takes its place."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _finish_replacement(folder: Path) -> None:
+    """Bring the old bundle back if a replacement was killed between its two renames."""
+    replaced = _replaced(folder)
+    if replaced.is_dir() and not folder.exists():
+        replaced.replace(folder)
+    elif replaced.is_dir():
+        shutil.rmtree(replaced, ignore_errors=True)

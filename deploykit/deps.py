@@ -1,0 +1,47 @@
+"""Optional dependencies: import one, or say how to install it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from deploykit.errors import DependencyError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+#: The extra of deploykit that installs a module.
+EXTRAS = {
+    "matplotlib": "train",
+    "onnx": "graph",
+    "onnx_ir": "graph",
+    "onnxscript": "graph",
+    "safetensors": "export",
+    "skimage": "demo",
+    "timm": "timm",
+    "torch": "export",
+    "torchvision": "export",
+}
+
+
+def need(name: str) -> ModuleType:
+    """Import a module that not every installation has.
+
+    Args:
+        name: The module's name, ``torch`` or ``torchvision.models``.
+
+    Raises:
+        DependencyError: The module is not installed, or fails to import (a broken CUDA library is
+            an ImportError too, hence the cause in the message).
+    """
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as exc:
+        top = name.partition(".")[0]
+        extra = EXTRAS.get(top)
+        package = f'"deploykit[{extra}]"' if extra else top
+        if isinstance(exc, ModuleNotFoundError) and exc.name == top:
+            message = f"{top} is not installed, and this step needs it."
+        else:
+            message = f"{top} is installed but does not import: {exc}"
+        raise DependencyError(message, hint=f"Install it: pip install {package}") from exc

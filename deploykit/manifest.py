@@ -1,0 +1,203 @@
+"""``bundle.json``: what a bundle is, read strictly and updated atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from deploykit.errors import BundleError, UsageError
+from deploykit.proofs import Proof
+from deploykit.specs import Labels, Precision, Preprocessing, TensorSpec, Value
+
+SCHEMA = 1
+MANIFEST_NAME = "bundle.json"
+_LOCK_SECONDS = 30.0
+
+
+class FileRecord(Value, frozen=True):
+    """One file of a bundle.
+
+    Attributes:
+        sha256: In lowercase hex.
+        bytes: Its size.
+    """
+
+    sha256: str
+    bytes: int
+
+
+class ArchitectureRecord(Value, frozen=True):
+    """The network that the bundle was exported from.
+
+    Attributes:
+        name: As ``--arch`` takes it.
+        origin: Whose code it is; the user's is never run unasked.
+        args: What ``--arch-arg`` gave.
+        classes: K, the number of logits.
+        parameters: The number of trainable values.
+    """
+
+    name: str
+    origin: Literal["zoo", "torchvision", "timm", "user"]
+    args: dict[str, Any]
+    classes: int
+    parameters: int
+
+
+class CheckpointRecord(Value, frozen=True):
+    """The file that the weights came from.
+
+    Attributes:
+        path: Absolute, on the machine that exported.
+        sha256: In lowercase hex.
+        trusted_pickle: Whether reading it runs code, as ``--trust-pickle`` allowed at export.
+    """
+
+    path: str
+    sha256: str
+    trusted_pickle: bool = False
+
+
+class Manifest(Value, frozen=True):
+    """The contents of ``bundle.json``.
+
+    Attributes:
+        schema: The version of this layout.
+        name: The bundle's name.
+        created: When it was exported, UTC, ISO 8601.
+        architecture: The network.
+        checkpoint: The weights' file.
+        labels: The classes' names.
+        preprocessing: From a decoded photo to the network's input.
+        canonical_input: ``model.onnx``'s input.
+        deploy_input: The deploy graphs' input, the same at every precision.
+        output: The graphs' output.
+        opset: The ONNX operator set.
+        deploy: The deploy graph of each precision, a path relative to the bundle.
+        files: Every file of the bundle but this one, by its path with ``/``.
+        photos: The folder of photos that export was given, absolute; None without.
+        proofs: What has been shown, the newest last; one for each graph, runtime and device.
+        versions: Of the packages that exported it.
+    """
+
+    schema: int
+    name: str
+    created: str
+    architecture: ArchitectureRecord
+    checkpoint: CheckpointRecord
+    labels: Labels
+    preprocessing: Preprocessing
+    canonical_input: TensorSpec
+    deploy_input: TensorSpec
+    output: TensorSpec
+    opset: int
+    deploy: dict[Precision, str]
+    files: dict[str, FileRecord]
+    photos: str | None
+    proofs: tuple[Proof, ...]
+    versions: dict[str, str]
+
+    def with_proof(self, proof: Proof) -> Manifest:
+        """A copy that keeps a proof, in place of an older one of the same graph and runtime."""
+        kept = self.without_proof(proof.graph, proof.runtime, proof.device)
+        return msgspec.structs.replace(kept, proofs=(*kept.proofs, proof))
+
+    def without_proof(self, graph: str, runtime: str, device: str) -> Manifest:
+        """A copy without the proof of a graph on a runtime and device."""
+        key = (graph, runtime, device)
+        kept = tuple(p for p in self.proofs if (p.graph, p.runtime, p.device) != key)
+        return msgspec.structs.replace(self, proofs=kept)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``bundle.json`` strictly.
+
+    Raises:
+        BundleError: It is missing, no JSON, of another schema, or has unknown or missing fields.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise BundleError(
+            f"{folder} is not a bundle: its {MANIFEST_NAME} cannot be read ({exc.strerror}).",
+            hint="Make one: deploykit export --arch NAME --ckpt FILE",
+        ) from exc
+    try:
+        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
+    except msgspec.MsgspecError as exc:
+        raise BundleError(f"{path} is damaged: {exc}.", hint="Export the bundle again.") from exc
+    if schema != SCHEMA:
+        action = "Update deploykit." if schema > SCHEMA else "Export the bundle again."
+        raise BundleError(
+            f"{path} has schema {schema}; this version of deploykit reads schema {SCHEMA}.",
+            hint=action,
+        )
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UsageError) as exc:
+        raise BundleError(f"{path} is damaged: {exc}.", hint="Export the bundle again.") from exc
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: int
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``bundle.json`` so that a reader sees the old one or the new one, whole."""
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{MANIFEST_NAME}.", dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes the file private; a bundle is read by whoever may read its folder.
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(folder / MANIFEST_NAME)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+
+
+def update_manifest(folder: Path, change: Callable[[Manifest], Manifest]) -> Manifest:
+    """Change ``bundle.json`` under a lock, so that two processes do not lose each other's change.
+
+    Args:
+        folder: The bundle.
+        change: Makes the new manifest from the one on disk.
+
+    Raises:
+        BundleError: Another process holds the lock, or the manifest cannot be read.
+    """
+    lock = FileLock(folder / f".{MANIFEST_NAME}.lock", timeout=_LOCK_SECONDS)
+    try:
+        with lock:
+            manifest = change(read_manifest(folder))
+            write_manifest(folder, manifest)
+            return manifest
+    except Timeout as exc:
+        raise BundleError(
+            f"Another process has been changing {folder} for {_LOCK_SECONDS:.0f} seconds.",
+            hint="Wait until it is done, and run this again.",
+        ) from exc
+
+
+def record_file(path: Path) -> FileRecord:
+    """Size and hash of a file."""
+    return FileRecord(sha256=sha256_of(path), bytes=path.stat().st_size)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's contents in lowercase hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

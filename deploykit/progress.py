@@ -1,0 +1,37 @@
+"""How a job tells what it is doing: it calls back with events, and never prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage has come this far.
+
+    Attributes:
+        stage: What is being done, as a person would say it: ``exporting``, ``comparing``.
+        done: How much is done, in the stage's own unit (images, epochs).
+        total: How much there is; None when it is not known.
+    """
+
+    stage: str
+    done: int = 0
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that the user should read: an assumption, a choice, a finished epoch."""
+
+    message: str
+
+
+Progress: TypeAlias = Callable[[Step | Note], None]
+
+
+def silent(event: Step | Note) -> None:
+    """Ignore an event: the default callback."""
+    del event

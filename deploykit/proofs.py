@@ -1,0 +1,207 @@
+"""What a comparison found, what is allowed, and what is kept of it: frozen values, without any I/O.
+
+A :class:`Measurement` is numbers and no opinion. A :class:`Tolerance` is chosen by precision. A
+:class:`Proof` is a measurement that passed, with what it was measured on; the manifest keeps it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from deploykit.errors import UsageError
+from deploykit.specs import Precision, Value
+
+ProofKind: TypeAlias = Literal["rehearsed", "executed"]
+
+#: Below this part of the scale a margin is too small for the top-1 class to mean anything.
+UNDECIDABLE_MARGIN: dict[Precision, float] = {
+    "fp32": 1e-4,
+    "fp16": 5e-3,
+    "bf16": 5e-3,
+    "int8": 5e-3,
+}
+
+#: A comparison with more undecidable images than this shows nothing about decisions.
+MAX_UNDECIDABLE_RATE = 0.05
+
+
+class Flip(Value, frozen=True):
+    """An image whose top-1 class differs between reference and candidate.
+
+    Attributes:
+        path: The image's name.
+        reference: The reference's top-1 label.
+        candidate: The candidate's top-1 label.
+        margin: The reference's top-1 logit minus its top-2 logit.
+        decidable: Whether the margin is large enough for the flip to count.
+    """
+
+    path: str
+    reference: str
+    candidate: str
+    margin: float
+    decidable: bool
+
+
+class Measurement(Value, frozen=True):
+    """A candidate's logits compared with the reference's, image by image.
+
+    Attributes:
+        images: n, the number of images compared.
+        batch_sizes: The sizes of the batches that the images were run in, ascending.
+        scale: The largest absolute reference logit; relative errors are relative to it.
+        max_abs_error: The largest absolute difference of a logit.
+        mean_abs_error: The mean absolute difference of the logits.
+        min_cosine: The smallest cosine similarity of an image's two logit vectors.
+        flips: Images whose top-1 class differs although their margin decides.
+        undecidable: Images whose margin is too small to decide, flipped or not.
+        flipped: Every image whose top-1 class differs, smallest margin last.
+        max_probability_change: The largest absolute difference of a softmax probability.
+        mean_probability_change: The mean absolute difference of the softmax probabilities.
+        non_finite: The number of NaN or infinite logits, on both sides together.
+        flip_rate_bound: The one-sided 95 % upper bound of the flip rate (Clopper-Pearson) over the
+            decidable images; None without any.
+    """
+
+    images: int
+    batch_sizes: tuple[int, ...]
+    scale: float
+    max_abs_error: float
+    mean_abs_error: float
+    min_cosine: float
+    flips: int
+    undecidable: int
+    flipped: tuple[Flip, ...]
+    max_probability_change: float
+    mean_probability_change: float
+    non_finite: int
+    flip_rate_bound: float | None
+
+    @property
+    def max_relative_error(self) -> float:
+        """The largest absolute difference of a logit, relative to the scale."""
+        return self.max_abs_error / self.scale if self.scale > 0 else float("inf")
+
+    @property
+    def decidable(self) -> int:
+        """The number of images whose margin decides."""
+        return self.images - self.undecidable
+
+    @property
+    def flip_rate(self) -> float:
+        """Flips for each decidable image; 1 when there is none."""
+        return self.flips / self.decidable if self.decidable else 1.0
+
+
+class Tolerance(Value, frozen=True):
+    """What a measurement may show and still pass.
+
+    Attributes:
+        max_flip_rate: Flips for each decidable image.
+        max_relative_error: The largest logit error relative to the scale; None for any.
+        max_probability_change: The largest change of a probability; None for any.
+    """
+
+    max_flip_rate: float
+    max_relative_error: float | None = None
+    max_probability_change: float | None = None
+
+    def objections(self, measurement: Measurement) -> tuple[str, ...]:
+        """Say what speaks against a measurement, a sentence each; nothing when it passes."""
+        found = measurement
+        if found.images == 0:
+            return ("no image was compared",)
+        if found.non_finite:
+            return (f"{found.non_finite} logits are NaN or infinite",)
+        reasons = []
+        if found.undecidable > MAX_UNDECIDABLE_RATE * found.images:
+            reasons.append(
+                f"{found.undecidable} of {found.images} images have a margin too small to decide; "
+                f"at most {MAX_UNDECIDABLE_RATE:.0%} may"
+            )
+        if found.flip_rate > self.max_flip_rate:
+            reasons.append(
+                f"{found.flips} of {found.decidable} images changed their class; "
+                f"at most {self.max_flip_rate:.1%} may"
+            )
+        if self.max_relative_error is not None and not (
+            found.max_relative_error <= self.max_relative_error
+        ):
+            reasons.append(
+                f"the largest logit error is {found.max_relative_error:.1e} of the scale; "
+                f"at most {self.max_relative_error:.0e} is allowed"
+            )
+        if self.max_probability_change is not None and not (
+            found.max_probability_change <= self.max_probability_change
+        ):
+            reasons.append(
+                f"a probability changed by {found.max_probability_change:.3f}; "
+                f"at most {self.max_probability_change:g} is allowed"
+            )
+        return tuple(reasons)
+
+
+_TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(max_flip_rate=0.0, max_relative_error=1e-4),
+    "fp16": Tolerance(max_flip_rate=0.005, max_probability_change=0.02),
+    "int8": Tolerance(max_flip_rate=0.01, max_probability_change=0.1),
+}
+
+
+def tolerance_for(precision: Precision) -> Tolerance:
+    """The default tolerance of a precision.
+
+    Raises:
+        UsageError: The precision has no default tolerance.
+    """
+    if precision not in _TOLERANCES:
+        raise UsageError(f"There is no default tolerance for {precision}.")
+    return _TOLERANCES[precision]
+
+
+class PhotoSet(Value, frozen=True):
+    """The images that something was measured on.
+
+    Attributes:
+        kind: The user's ``photos``, the bundle's ``golden`` ones, or ``generated``.
+        source: The folder, as it was given; empty for golden and generated images.
+        images: How many.
+        sha256: Of the preprocessed pixels, in order, in lowercase hex.
+    """
+
+    kind: Literal["photos", "golden", "generated"]
+    source: str
+    images: int
+    sha256: str
+
+
+class Proof(Value, frozen=True):
+    """A measurement that passed, with what it was measured on.
+
+    Attributes:
+        graph: The candidate's graph, ``deploy/fp32.onnx``.
+        graph_sha256: Of that graph when it was measured.
+        runtime: What executed it.
+        device: On which device.
+        precision: The candidate's precision.
+        kind: ``executed`` on the runtime itself or ``rehearsed`` on a model of the hardware.
+        reference: What it was compared with, in words.
+        photos: The images.
+        measurement: The numbers.
+        tolerance: What was allowed.
+        created: When, UTC, ISO 8601.
+        versions: Of the packages that took part.
+    """
+
+    graph: str
+    graph_sha256: str
+    runtime: str
+    device: str
+    precision: Precision
+    kind: ProofKind
+    reference: str
+    photos: PhotoSet
+    measurement: Measurement
+    tolerance: Tolerance
+    created: str
+    versions: dict[str, str]

@@ -1,0 +1,76 @@
+"""The protocol of an open runtime: a batch of images in, logits out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.specs import Precision, Size, Value
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+ImageBatch: TypeAlias = npt.NDArray[np.uint8]
+"""(N, H, W, 3) uint8, RGB."""
+Logits: TypeAlias = npt.NDArray[np.float32]
+"""(N, K) float32."""
+
+
+class SessionSpec(Value, frozen=True):
+    """What really runs, which need not be what was asked for.
+
+    Attributes:
+        runtime: What executes: ``onnxruntime-cpu``, ``onnxruntime-cuda``, ``torch``, ...
+        graph: What it executes: ``model.onnx``, ``deploy/fp32.onnx``, ``checkpoint``.
+        precision: The precision of the arithmetic between input and logits.
+        device: The device's name for people: ``CPU``, ``NVIDIA GeForce RTX 4070``.
+        input_size: Height and width of the images it takes.
+        classes: K, the number of logits an image.
+        largest_batch: The most images that one run takes; None when any number goes.
+    """
+
+    runtime: str
+    graph: str
+    precision: Precision
+    device: str
+    input_size: Size
+    classes: int
+    largest_batch: int | None = None
+
+
+class Session(Protocol):
+    """An open runtime. Use it as a context manager: it may own device memory."""
+
+    @property
+    def spec(self) -> SessionSpec:
+        """What really runs."""
+        ...
+
+    def run(self, images: ImageBatch) -> Logits:
+        """Compute the logits of a batch.
+
+        Args:
+            images: (N, H, W, 3) uint8 RGB, N at least 1; only read.
+
+        Returns:
+            (N, K) float32, owned by the caller.
+
+        Raises:
+            InputError: The batch's shape or type is not what ``spec`` says.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the session holds; closing twice is fine."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
