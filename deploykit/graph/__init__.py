@@ -1,0 +1,9 @@
+"""ONNX graphs: export, clean-up, rewrites.
+
+This layer is onnx's: importing it where onnx is missing raises a DependencyError.
+"""
+
+from deploykit.deps import need
+
+need("onnx")
+need("onnx_ir")

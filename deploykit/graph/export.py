@@ -1,0 +1,101 @@
+"""From an ``nn.Module`` to the canonical graph."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from deploykit.errors import GraphError, UsageError
+from deploykit.graph import passes
+from deploykit.specs import Size
+
+CANONICAL_INPUT = "input"
+OUTPUT = "logits"
+BATCH_DIMENSION = "N"
+#: One serialized protobuf holds 2 GB at most, and a bundle's graph is one file.
+MAX_GRAPH_BYTES = 2**31 - 2**20
+#: deploy graphs and later passes are written for these; an older one lacks operators they use.
+OPSETS = range(18, 24)
+_EXPORT_BATCH = 2  # torch.export takes a dimension of 1 for a constant
+
+
+def onnx_from_module(module: nn.Module, input_size: Size, *, opset: int | None = None) -> ir.Model:
+    """Export a module to the canonical graph, through ``torch.onnx.export`` (dynamo).
+
+    Args:
+        module: In eval mode, from (N, 3, H, W) float32 to (N, K) float32.
+        input_size: H and W, which the graph fixes; N stays dynamic.
+        opset: The ONNX operator set; None for torch's own choice.
+
+    Returns:
+        ``input`` float32 [N, 3, H, W] to ``logits`` float32 [N, K], each node with the path of the
+        ``nn.Module`` that it comes from, and no other trace of the exporter.
+
+    Raises:
+        UsageError: The operator set is not supported.
+        GraphError: torch cannot export the module with a dynamic batch, or it is too large.
+    """
+    if opset is not None and opset not in OPSETS:
+        raise UsageError(f"Opset {opset} is not supported; {OPSETS[0]} to {OPSETS[-1]} are.")
+    example = torch.zeros(_EXPORT_BATCH, 3, *input_size)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                input_names=[CANONICAL_INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: BATCH_DIMENSION},),
+                opset_version=opset,
+                verbose=False,
+            )
+    except Exception as exc:  # the exporter raises whatever its own parts and the module raise
+        raise GraphError(
+            f"torch.onnx.export failed: {_root_cause(exc)}",
+            hint="The forward may branch on values or on the batch size; "
+            "-v shows the exporter's whole report.",
+        ) from exc
+    if program is None:
+        raise GraphError("torch.onnx.export returned nothing.")
+    model = program.model
+    _check_size(model)
+    return passes.apply(model, passes.CLEAN_UP)
+
+
+def _check_size(model: ir.Model) -> None:
+    weights = (value.const_value for value in model.graph.initializers.values())
+    size = sum(weight.nbytes for weight in weights if weight is not None)
+    if size > MAX_GRAPH_BYTES:
+        raise GraphError(
+            f"The weights take {size / 1e9:.1f} GB; an ONNX file holds {MAX_GRAPH_BYTES / 1e9:.1f}."
+        )
+
+
+def _root_cause(error: BaseException) -> str:
+    """The first line of the error at the bottom of the exporter's chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's chatter off stdout, which belongs to the caller, and off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

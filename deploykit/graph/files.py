@@ -1,0 +1,49 @@
+"""Graphs as files: one plain ONNX file, weights inside, labels and preprocessing beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import onnx_ir as ir
+
+from deploykit.graph.export import OUTPUT
+from deploykit.specs import Labels, Preprocessing, TensorSpec
+
+LABELS_KEY = "deploykit.labels"
+PREPROCESSING_KEY = "deploykit.preprocessing"
+PRODUCER = "deploykit"
+
+
+def save_graph(
+    model: ir.Model, path: Path, *, labels: Labels, preprocessing: Preprocessing
+) -> None:
+    """Write a graph that says by itself what its inputs and outputs mean.
+
+    ``metadata_props`` gets the labels (a JSON list) and the preprocessing (a JSON object), so that
+    a graph that left its bundle still tells how to feed it.
+    """
+    model.producer_name = PRODUCER
+    model.producer_version = None
+    model.metadata_props[LABELS_KEY] = json.dumps(labels.names, ensure_ascii=False)
+    model.metadata_props[PREPROCESSING_KEY] = msgspec.json.encode(preprocessing).decode()
+    ir.save(model, path)
+
+
+def tensor_specs(model: ir.Model) -> tuple[TensorSpec, TensorSpec]:
+    """The specs of a graph's one input and one output."""
+    (source,), (sink,) = model.graph.inputs, model.graph.outputs
+    return _spec(source), _spec(sink)
+
+
+def opset_of(model: ir.Model) -> int:
+    """The version of the ONNX operator set that a graph uses."""
+    return model.opset_imports[""]
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    if value.name is None or value.dtype is None or value.shape is None:
+        raise ValueError(f"{value} of {OUTPUT} has no name, type or shape")
+    shape = tuple(d if isinstance(d, int) else str(d) for d in value.shape)
+    return TensorSpec(name=value.name, dtype=value.dtype.numpy().name, shape=shape)

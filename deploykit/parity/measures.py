@@ -1,0 +1,132 @@
+"""From two sets of logits to a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.parity.statistics import upper_bound
+from deploykit.proofs import UNDECIDABLE_MARGIN, Flip, Measurement
+from deploykit.session import Logits
+from deploykit.specs import Labels, Precision
+
+Array = npt.NDArray[np.float64]
+
+
+def softmax(logits: npt.ArrayLike) -> Array:
+    """The probabilities of each row of (N, K) logits, computed in float64."""
+    values = np.asarray(logits, dtype=np.float64)
+    exponentials = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def margins(logits: npt.ArrayLike) -> Array:
+    """Top-1 logit minus top-2 logit of each row of (N, K) logits, K at least 2."""
+    top = np.partition(np.asarray(logits, dtype=np.float64), -2, axis=1)[:, -2:]
+    return np.asarray(top[:, 1] - top[:, 0])
+
+
+def measure(
+    reference: Logits,
+    candidate: Logits,
+    *,
+    precision: Precision,
+    paths: Sequence[str],
+    labels: Labels,
+    batch_sizes: Sequence[int],
+) -> Measurement:
+    """Compare a candidate's logits with the reference's.
+
+    Args:
+        reference: (N, K) logits of the reference.
+        candidate: (N, K) logits of the candidate, the same images in the same order.
+        precision: The candidate's, which sets the margin below which an image is undecidable.
+        paths: The N images' names.
+        labels: The K classes' names.
+        batch_sizes: The sizes of the batches that the candidate ran.
+
+    Returns:
+        The measurement. Where a logit is not finite, its error and its image's cosine count as
+        infinite and zero; the tolerance refuses such a measurement in any case.
+
+    Raises:
+        ValueError: The shapes do not fit each other.
+    """
+    if not reference.shape == candidate.shape == (len(paths), len(labels)):
+        raise ValueError(
+            f"reference {reference.shape}, candidate {candidate.shape}, "
+            f"{len(paths)} paths and {len(labels)} labels do not fit each other"
+        )
+    if len(paths) == 0:
+        return _nothing_measured(batch_sizes)
+    ours, theirs = reference.astype(np.float64), candidate.astype(np.float64)
+    finite = np.isfinite(ours) & np.isfinite(theirs)
+    usable = finite.all(axis=1)
+    errors = np.full(ours.shape, np.inf)
+    np.subtract(theirs, ours, out=errors, where=finite)
+    errors = np.abs(errors)
+    scale = float(np.abs(ours[np.isfinite(ours)]).max(initial=0.0))
+    changes = (
+        np.abs(softmax(theirs[usable]) - softmax(ours[usable])) if usable.any() else np.ones(1)
+    )
+
+    # An image with a non-finite logit decides nothing; its "margin" must not look decisive.
+    margin = np.zeros(len(paths))
+    margin[usable] = margins(ours[usable])
+    decidable = margin > UNDECIDABLE_MARGIN[precision] * scale
+    flipped = usable & (ours.argmax(axis=1) != theirs.argmax(axis=1))
+    flips = int((flipped & decidable).sum())
+    return Measurement(
+        images=len(paths),
+        batch_sizes=tuple(sorted(set(batch_sizes))),
+        scale=scale,
+        max_abs_error=float(errors.max()),
+        mean_abs_error=float(errors.mean()),
+        min_cosine=float(_cosines(ours[usable], theirs[usable]).min()) if usable.all() else 0.0,
+        flips=flips,
+        undecidable=int((~decidable).sum()),
+        flipped=tuple(
+            Flip(
+                path=paths[i],
+                reference=labels.names[int(ours[i].argmax())],
+                candidate=labels.names[int(theirs[i].argmax())],
+                margin=float(margin[i]),
+                decidable=bool(decidable[i]),
+            )
+            for i in sorted(np.flatnonzero(flipped).tolist(), key=lambda i: -margin[i])
+        ),
+        max_probability_change=float(changes.max()),
+        mean_probability_change=float(changes.mean()),
+        non_finite=int((~np.isfinite(ours)).sum() + (~np.isfinite(theirs)).sum()),
+        flip_rate_bound=upper_bound(flips, int(decidable.sum())),
+    )
+
+
+def _cosines(ours: Array, theirs: Array) -> Array:
+    """The cosine similarity of each pair of rows; 1 where both are zero, 0 where only one is."""
+    products = (ours * theirs).sum(axis=1)
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    same = (ours == theirs).all(axis=1)
+    return np.where(
+        same, 1.0, np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
+    )
+
+
+def _nothing_measured(batch_sizes: Sequence[int]) -> Measurement:
+    return Measurement(
+        images=0,
+        batch_sizes=tuple(sorted(set(batch_sizes))),
+        scale=0.0,
+        max_abs_error=0.0,
+        mean_abs_error=0.0,
+        min_cosine=0.0,
+        flips=0,
+        undecidable=0,
+        flipped=(),
+        max_probability_change=0.0,
+        mean_probability_change=0.0,
+        non_finite=0,
+        flip_rate_bound=None,
+    )

@@ -1,0 +1,1 @@
+"""Runtimes: open a graph or a module as a session. One private file a backend."""

@@ -1,0 +1,57 @@
+"""What every session checks and how it ends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from deploykit.errors import InputError
+from deploykit.session import ImageBatch, Logits, SessionSpec
+
+
+class BaseSession(ABC):
+    """A session that knows its spec, refuses batches that do not fit it, and closes itself."""
+
+    def __init__(self, spec: SessionSpec) -> None:
+        self._spec = spec
+
+    @property
+    def spec(self) -> SessionSpec:
+        """What really runs."""
+        return self._spec
+
+    def run(self, images: ImageBatch) -> Logits:
+        """Compute the logits of a batch; see :class:`deploykit.session.Session`."""
+        expected = (*self._spec.input_size, 3)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+            raise InputError(
+                f"A batch must be uint8 of shape (N, {', '.join(map(str, expected))}); "
+                f"got {images.dtype} of shape {images.shape}."
+            )
+        largest = self._spec.largest_batch
+        if len(images) == 0 or (largest is not None and len(images) > largest):
+            limit = "at least 1" if largest is None else f"1 to {largest}"
+            raise InputError(f"A batch must have {limit} images; got {len(images)}.")
+        return self._run(images)
+
+    @abstractmethod
+    def _run(self, images: ImageBatch) -> Logits:
+        """Compute the logits of a batch that fits the spec."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the session holds; closing twice is fine."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

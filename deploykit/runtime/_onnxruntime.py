@@ -1,0 +1,150 @@
+"""ONNX Runtime, on the CPU and on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from deploykit.errors import DeviceError, GraphError
+from deploykit.runtime._base import BaseSession
+from deploykit.session import ImageBatch, Logits, SessionSpec
+from deploykit.specs import Precision, Preprocessing
+
+#: What ONNX Runtime raises for a graph it cannot read or run; they share no base but Exception.
+_GRAPH_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.InvalidArgument,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+_SEVERITY_FATAL = 4
+_CPU_HINT = "the CPU runs the same graph: --runtime onnxruntime-cpu"
+
+
+class OnnxRuntimeSession(BaseSession):
+    """A canonical or a deploy graph on ONNX Runtime.
+
+    The canonical graph takes normalised float32: for it the normalisation happens here, with the
+    same operations in the same order as torchvision's ToTensor and Normalize.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        name: str,
+        cuda: bool,
+        precision: Precision,
+        preprocessing: Preprocessing,
+        classes: int,
+        threads: int | None,
+    ) -> None:
+        runtime = "onnxruntime-cuda" if cuda else "onnxruntime-cpu"
+        super().__init__(
+            SessionSpec(
+                runtime=runtime,
+                graph=name,
+                precision=precision,
+                device="NVIDIA GPU" if cuda else "CPU",
+                input_size=preprocessing.input_size,
+                classes=classes,
+            )
+        )
+        self._session: Any = _open(graph, cuda=cuda, threads=threads)
+        self._input = self._session.get_inputs()[0].name
+        self._normalised = _takes_normalised(self._session, self._spec)
+        self._mean = np.array(preprocessing.mean, np.float32)
+        self._std = np.array(preprocessing.std, np.float32)
+
+    def _run(self, images: ImageBatch) -> Logits:
+        if self._session is None:
+            raise RuntimeError("the session is closed")
+        feed = self._normalise(images) if self._normalised else images
+        try:
+            logits: Logits = self._session.run(None, {self._input: feed})[0]
+        except _GRAPH_ERRORS as exc:
+            raise GraphError(
+                f"{self._spec.graph} failed on {self._spec.runtime} "
+                f"with a batch of {len(images)}: {exc}"
+            ) from exc
+        return logits
+
+    def close(self) -> None:
+        """Free the session's memory, the device's too."""
+        self._session = None
+
+    def _normalise(self, images: ImageBatch) -> npt.NDArray[np.float32]:
+        batch = images.astype(np.float32)
+        batch /= 255
+        batch -= self._mean
+        batch /= self._std
+        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))  # (N, H, W, C) => (N, C, H, W)
+
+
+def _open(graph: Path, *, cuda: bool, threads: int | None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _SEVERITY_FATAL  # errors come as exceptions; its log is on stderr
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if cuda:
+        _load_cuda()
+        # Full FP32: TensorFloat-32 keeps 10 bits of mantissa, which no FP32 tolerance allows.
+        providers: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    else:
+        providers = ["CPUExecutionProvider"]
+    try:
+        session = ort.InferenceSession(graph, options, providers=providers)
+    except _GRAPH_ERRORS as exc:
+        raise GraphError(f"ONNX Runtime cannot read {graph}: {exc}") from exc
+    # Where CUDA does not start, ONNX Runtime takes the CPU and says so in its log only.
+    if cuda and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise DeviceError(
+            f"ONNX Runtime could not start CUDA; it would run on {session.get_providers()[0]}.",
+            hint='Install what is missing: pip install "deploykit[cuda]"; ' + _CPU_HINT,
+        )
+    return session
+
+
+def _load_cuda() -> None:
+    """Find the driver and the CUDA libraries, or say which of them is missing."""
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise DeviceError(
+            f"The installed ONNX Runtime {ort.__version__} has no CUDA provider.",
+            hint='Install one that has: pip install "deploykit[cuda]"; ' + _CPU_HINT,
+        )
+    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(driver)
+    except OSError as exc:
+        raise DeviceError(
+            f"There is no NVIDIA driver on this machine: {driver} does not load.", hint=_CPU_HINT
+        ) from exc
+    with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
+        ort.preload_dlls()
+
+
+def _takes_normalised(session: Any, spec: SessionSpec) -> bool:
+    """Whether the graph is a canonical one; refuse what is neither that nor a deploy graph."""
+    height, width = spec.input_size
+    found = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
+    outputs = [(o.name, o.type, o.shape[1:]) for o in session.get_outputs()]
+    canonical = [("input", "tensor(float)", [3, height, width])]
+    deploy = [("images", "tensor(uint8)", [height, width, 3])]
+    if found not in (canonical, deploy) or outputs != [("logits", "tensor(float)", [spec.classes])]:
+        raise GraphError(
+            f"{spec.graph} is not the graph that the manifest describes: "
+            f"inputs {found}, outputs {outputs}.",
+            hint="Export the bundle again.",
+        )
+    return found == canonical
