@@ -1,0 +1,1 @@
+"""Images: scan a folder, decode, preprocess, batch. No torch here."""

@@ -1,0 +1,94 @@
+"""A decoded photo to the network's input size, pixel for pixel as torchvision does it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from deploykit.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from deploykit.specs import Preprocessing, Size
+
+
+class OversizeError(InputError):
+    """An image so narrow that resizing its shorter side gives a huge one."""
+
+
+def preprocess(image: Image.Image, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """Resize and crop an image.
+
+    Args:
+        image: A decoded photo in mode RGB.
+        preprocessing: What was done in training. Scaling and normalising are the graph's.
+
+    Returns:
+        (H, W, 3) uint8 RGB, H and W being ``preprocessing.input_size``.
+
+    Raises:
+        OversizeError: The resized image would have more pixels than Pillow takes for harmless.
+    """
+    pixels = np.empty((*preprocessing.input_size, 3), np.uint8)
+    preprocess_into(image, preprocessing, pixels)
+    return pixels
+
+
+def preprocess_into(
+    image: Image.Image, preprocessing: Preprocessing, out: npt.NDArray[np.uint8]
+) -> None:
+    """Resize and crop an image into its place in a batch.
+
+    Args:
+        image: A decoded photo in mode RGB.
+        preprocessing: What was done in training.
+        out: (H, W, 3), H and W being ``preprocessing.input_size``; overwritten.
+
+    Raises:
+        OversizeError: The resized image would have more pixels than Pillow takes for harmless.
+    """
+    height, width = _resized_size(image, preprocessing.resize)
+    if image.size != (width, height):
+        resample = Image.Resampling[preprocessing.interpolation.upper()]
+        image = image.resize((width, height), resample)
+    if preprocessing.crop_size is not None:
+        image = _center_crop(image, preprocessing.crop_size)
+    out[...] = np.asarray(image)
+
+
+def _resized_size(image: Image.Image, resize: int | Size) -> Size:
+    """The size after resizing; of a longer side, the fraction of a pixel is dropped."""
+    if not isinstance(resize, int):
+        return resize
+    shorter, longer = sorted(image.size)
+    longer = resize * longer // shorter
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and resize * longer > 2 * limit:
+        raise OversizeError(
+            f"{image.width}x{image.height} pixels, resized to {resize} on the shorter side, "
+            f"make {resize * longer:,} pixels, over the limit of {2 * limit:,}.",
+            hint="Leave the image out, or cut it to a less extreme shape.",
+        )
+    return (longer, resize) if image.height > image.width else (resize, longer)
+
+
+def _center_crop(image: Image.Image, crop_size: Size) -> Image.Image:
+    """Cut out the centre; an image that is too small gets a black border."""
+    height, width = crop_size
+    top = _crop_start(image.height, height)
+    left = _crop_start(image.width, width)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _crop_start(length: int, crop: int) -> int:
+    """Where a centred crop begins on one axis, in pixels; negative where it must be padded.
+
+    An odd pixel to pad goes to the end; an odd pixel to cut goes where Python's ``round``, to the
+    even number, puts it: this is what torchvision's ``CenterCrop`` does.
+    """
+    if length < crop:
+        return -((crop - length) // 2)
+    return round((length - crop) / 2)

@@ -1,0 +1,315 @@
+import io
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from deploykit.errors import InputError
+from deploykit.images.decode import DecodeError, Failure, decode_rgb
+
+FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]
+
+
+def noise(height: int = 8, width: int = 11, channels: int = 3) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def encoded(file_format: str, image: Image.Image | None = None, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    (image or Image.fromarray(noise())).save(stream, file_format, **options)
+    return stream.getvalue()
+
+
+def written(folder: Path, content: bytes, name: str = "x.jpg") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def as_in_training(path: Path) -> np.ndarray[Any, Any]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def mode_of(path: Path) -> str:
+    with Image.open(path) as image:
+        return image.mode
+
+
+def failure_of(path: Path) -> Failure:
+    with pytest.raises(DecodeError) as caught:
+        decode_rgb(path)
+    assert isinstance(caught.value, InputError)
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+    assert "\n" not in caught.value.failure.reason
+    return caught.value.failure
+
+
+def of_mode(mode: str) -> Image.Image:
+    image = Image.fromarray(noise())
+    if mode == "I;16":
+        return Image.fromarray((noise()[..., 0].astype(np.uint16) * 257).copy())
+    if mode == "RGBA":
+        return Image.fromarray(noise(channels=4))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_pixels_are_those_of_pillow_in_every_format(tmp_path: Path, file_format: str) -> None:
+    path = written(tmp_path, encoded(file_format))
+    decoded = decode_rgb(path)
+    assert decoded.mode == "RGB"
+    np.testing.assert_array_equal(decoded, as_in_training(path))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
+def test_pixels_are_those_of_pillow_in_every_mode(tmp_path: Path, mode: str) -> None:
+    path = written(tmp_path, encoded("PNG", of_mode(mode)))
+    assert mode_of(path) == mode
+    np.testing.assert_array_equal(decode_rgb(path), as_in_training(path))
+
+
+def test_cmyk_is_converted_as_pillow_does(tmp_path: Path) -> None:
+    path = written(tmp_path, encoded("JPEG", of_mode("CMYK")))
+    assert mode_of(path) == "CMYK"
+    np.testing.assert_array_equal(decode_rgb(path), as_in_training(path))
+
+
+def test_exif_rotation_is_left_alone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by a quarter
+    path = written(tmp_path, encoded("JPEG", Image.fromarray(noise(8, 20)), exif=exif))
+    assert decode_rgb(path).size == (20, 8)
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "TIFF", "WEBP"])
+def test_the_first_of_several_frames_is_taken(tmp_path: Path, file_format: str) -> None:
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    data = encoded(file_format, red, save_all=True, append_images=[blue])
+    pixels = np.asarray(decode_rgb(written(tmp_path, data)))
+    np.testing.assert_allclose(pixels, np.asarray(red), atol=3)
+
+
+def test_a_palette_with_transparency_is_converted_without_a_word(tmp_path: Path) -> None:
+    path = written(tmp_path, encoded("PNG", of_mode("P"), transparency=b"\x00\x80\xff"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        expected = as_in_training(path)
+    assert caught, "Pillow no longer warns here: this test needs another file"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(decode_rgb(path), expected)
+
+
+def test_a_photo_for_which_pillow_only_warns_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, encoded("PNG"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # the photo has 88
+    assert decode_rgb(path).size == (11, 8)
+
+
+def test_a_decompression_bomb_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, encoded("PNG"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    failure = failure_of(path)
+    assert failure.status == "too-large"
+    assert "88 pixels" in failure.reason
+
+
+@pytest.mark.parametrize("where", ["load", "convert"])
+def test_pixels_that_memory_does_not_hold_are_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    path = written(tmp_path, encoded("BMP"))
+
+    def no_memory(self: ImageFile.ImageFile, *args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, where, no_memory)
+    assert failure_of(path).status == "too-large"
+
+
+@pytest.mark.parametrize("file_format", ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF"])
+def test_a_file_that_ends_too_early_is_truncated(tmp_path: Path, file_format: str) -> None:
+    photo = Image.fromarray(noise(64, 64))
+    data = encoded(file_format, photo)
+    assert failure_of(written(tmp_path, data[: len(data) * 9 // 10])).status == "truncated"
+
+
+def test_an_empty_file_is_truncated(tmp_path: Path) -> None:
+    assert failure_of(written(tmp_path, b"")) == Failure("truncated", "The file is empty.")
+
+
+def test_damage_inside_is_corrupt(tmp_path: Path) -> None:
+    data = bytearray(encoded("PNG"))
+    data[data.index(b"IDAT") + 6] ^= 0xFF
+    assert failure_of(written(tmp_path, bytes(data))).status == "corrupt"
+
+
+def test_damage_of_the_header_is_corrupt_and_names_the_format(tmp_path: Path) -> None:
+    failure = failure_of(written(tmp_path, b"\xff\xd8\xff\xe0" + bytes(40)))
+    assert failure.status == "corrupt"
+    assert "JPEG" in failure.reason
+
+
+def test_what_is_no_image_is_unsupported_and_shows_its_beginning(tmp_path: Path) -> None:
+    failure = failure_of(written(tmp_path, b"<html><body>404 Not Found</body></html>"))
+    assert failure.status == "unsupported"
+    assert "<html><body>404" in failure.reason
+
+
+def test_a_mode_that_is_not_converted_is_unsupported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, encoded("PNG"))
+
+    def refuse(self: Image.Image, mode: str) -> Image.Image:
+        raise ValueError("conversion from La to RGB not supported")
+
+    monkeypatch.setattr(Image.Image, "convert", refuse)
+    assert failure_of(path).status == "unsupported"
+
+
+def test_a_file_that_is_gone_has_vanished(tmp_path: Path) -> None:
+    assert failure_of(tmp_path / "gone.jpg").status == "vanished"
+    file = written(tmp_path, b"no folder", "folder")
+    assert failure_of(file / "x.jpg").status in {"vanished", "unreadable"}  # Windows differs
+
+
+def test_a_dangling_link_has_vanished_and_says_that_it_is_a_link(tmp_path: Path) -> None:
+    link = tmp_path / "link.jpg"
+    try:
+        link.symlink_to("gone.jpg")
+    except OSError as exc:
+        pytest.skip(f"this system does not let us make links: {exc}")
+    failure = failure_of(link)
+    assert failure.status == "vanished"
+    assert "link" in failure.reason
+
+
+def test_a_folder_is_unreadable(tmp_path: Path) -> None:
+    failure = failure_of(tmp_path)
+    assert failure.status == "unreadable"
+    assert "cannot be listed" in failure.reason
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
+    path = written(tmp_path, encoded("PNG"))
+    path.chmod(0)
+    assert failure_of(path).status == "unreadable"
+
+
+def test_a_file_in_a_folder_that_may_not_be_entered_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Simulated, because permission bits do not bind root.
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        for access in ("open", "stat", "is_dir"):
+            patch.setattr(Path, access, refuse)
+        with pytest.raises(DecodeError, match="Permission denied") as caught:
+            decode_rgb(tmp_path / "x.jpg")
+    assert caught.value.failure.status == "unreadable"
+
+
+@pytest.mark.parametrize("where", ["open", "load"])
+def test_a_failing_disk_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    path = written(tmp_path, encoded("PNG"))
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    owner = Path if where == "open" else ImageFile.ImageFile
+    monkeypatch.setattr(owner, where, fail)
+    failure = failure_of(path)
+    assert failure.status == "unreadable"
+    assert "Input/output error" in failure.reason
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_whatever_the_damage_only_a_decode_error_comes_out(
+    tmp_path: Path, file_format: str
+) -> None:
+    rng = np.random.default_rng(1)
+    good = np.frombuffer(encoded(file_format), np.uint8)
+    outcomes = set()
+    for _ in range(150):
+        data = good.copy()
+        data[rng.integers(0, len(data), 4)] = rng.integers(0, 256, 4, dtype=np.uint8)
+        path = written(tmp_path, data[: rng.integers(1, len(data) + 1)].tobytes())
+        try:
+            outcomes.add(decode_rgb(path).mode)
+        except DecodeError as exc:
+            outcomes.add(exc.failure.status)
+    assert outcomes - {"RGB"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts handles in /proc")
+@pytest.mark.parametrize("content", [encoded("GIF"), encoded("PNG")[:70], b"nonsense"])
+def test_the_file_is_closed(tmp_path: Path, content: bytes) -> None:
+    path = written(tmp_path, content)
+
+    def handles() -> list[str]:
+        links = Path("/proc/self/fd").iterdir()
+        return [str(link.resolve()) for link in links]
+
+    try:
+        image = decode_rgb(path)
+    except DecodeError:
+        image = None
+    assert str(path.resolve()) not in handles()
+    del image
+
+
+RACE = """
+import sys
+from pathlib import Path
+from PIL import Image
+from deploykit.images.decode import decode_rgb
+
+class Ids(list):
+    def copy(self):  # Image.open takes stock of the decoders that it has tried
+        Image.init()  # and in this very moment another thread has imported them all
+        return super().copy()
+
+Image.ID = Ids(Image.ID)
+decode_rgb(Path(sys.argv[1]))
+"""
+
+
+def test_the_first_file_of_a_rarer_format_may_come_on_two_threads_at_once(tmp_path: Path) -> None:
+    path = written(tmp_path, encoded("WEBP"))
+    command = [sys.executable, "-c", RACE, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_decoding_on_threads_gives_the_same_pixels(tmp_path: Path) -> None:
+    path = written(tmp_path, encoded("JPEG", Image.fromarray(noise(90, 70))))
+    expected = np.asarray(decode_rgb(path))
+    results: list[np.ndarray[Any, Any]] = []
+
+    def read() -> None:
+        results.append(np.asarray(decode_rgb(path)))
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(np.array_equal(result, expected) for result in results)

@@ -1,0 +1,97 @@
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from deploykit.errors import InputError
+from deploykit.images.preprocess import OversizeError, preprocess, preprocess_into
+from deploykit.specs import Interpolation, Preprocessing
+
+# Height and width: odd, even, square, thin, smaller and larger than the targets.
+SHAPES = [(8, 8), (7, 12), (13, 9), (1, 5), (30, 3), (31, 47), (64, 33), (40, 40), (5, 4)]
+
+
+def noise(height: int, width: int) -> Image.Image:
+    pixels = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def torchvision_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray[Any, Any]:
+    steps: list[Any] = [
+        transforms.Resize(preprocessing.resize, InterpolationMode(preprocessing.interpolation))
+    ]
+    if preprocessing.crop_size is not None:
+        steps.append(transforms.CenterCrop(preprocessing.crop_size))
+    return np.asarray(transforms.Compose(steps)(image))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        Preprocessing(resize=(16, 16)),
+        Preprocessing(resize=(9, 14)),
+        Preprocessing(resize=(8, 8)),
+        Preprocessing(resize=(20, 11), crop_size=(15, 10)),
+        Preprocessing(resize=16, crop_size=(14, 14)),
+        Preprocessing(resize=15, crop_size=(14, 14)),
+        Preprocessing(resize=13, crop_size=(13, 8)),
+        Preprocessing(resize=10, crop_size=(17, 17)),
+        Preprocessing(resize=10, crop_size=(4, 25)),
+        Preprocessing(resize=11, crop_size=(32, 5)),
+    ],
+    ids=lambda value: value.describe(),
+)
+def test_pixels_are_those_of_torchvision(
+    preprocessing: Preprocessing, shape: tuple[int, int]
+) -> None:
+    image = noise(*shape)
+    pixels = preprocess(image, preprocessing)
+    assert pixels.shape == (*preprocessing.input_size, 3)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, torchvision_pixels(image, preprocessing))
+
+
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+def test_every_filter_is_torchvisions(interpolation: Interpolation) -> None:
+    preprocessing = Preprocessing(resize=12, crop_size=(12, 10), interpolation=interpolation)
+    image = noise(41, 29)
+    pixels = preprocess(image, preprocessing)
+    np.testing.assert_array_equal(pixels, torchvision_pixels(image, preprocessing))
+
+
+def test_the_filters_differ() -> None:
+    image = noise(41, 29)
+    results = {
+        preprocess(image, Preprocessing(resize=(12, 12), interpolation=name)).tobytes()
+        for name in get_args(Interpolation)
+    }
+    assert len(results) == len(get_args(Interpolation))
+
+
+def test_one_row_of_a_batch_is_written_and_no_other() -> None:
+    batch = np.full((3, 8, 8, 3), 7, np.uint8)
+    preprocessing = Preprocessing(resize=(8, 8))
+    preprocess_into(noise(20, 20), preprocessing, batch[1])
+    np.testing.assert_array_equal(batch[1], preprocess(noise(20, 20), preprocessing))
+    assert (batch[[0, 2]] == 7).all()
+
+
+def test_a_thread_of_an_image_is_refused_before_it_grows() -> None:
+    with pytest.raises(OversizeError, match=r"1x100000 pixels.*6,553,600,000 pixels") as caught:
+        preprocess(noise(100_000, 1), Preprocessing(resize=256, crop_size=(224, 224)))
+    assert isinstance(caught.value, InputError)
+    assert caught.value.hint
+
+
+def test_the_limit_is_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocessing = Preprocessing(resize=8, crop_size=(8, 8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64)
+    assert preprocess(noise(4, 8), preprocessing).shape == (8, 8, 3)
+    with pytest.raises(OversizeError):
+        preprocess(noise(4, 9), preprocessing)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert preprocess(noise(4, 9), preprocessing).shape == (8, 8, 3)

@@ -1,0 +1,273 @@
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploykit.errors import ImagesError, UsageError
+from deploykit.images.scan import (
+    IMAGE_EXTENSIONS,
+    ImageFile,
+    class_folders,
+    sample_images,
+    scan_images,
+)
+
+posix_names = pytest.mark.skipif(
+    sys.platform in {"win32", "darwin"}, reason="this system's file names are always Unicode"
+)
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def link(path: Path, target: str, *, folder: bool = False) -> None:
+    try:
+        path.symlink_to(target, target_is_directory=folder)
+    except OSError as exc:
+        pytest.skip(f"this system does not let us make links: {exc}")
+
+
+def names(path: Path) -> list[str]:
+    return [file.name for file in scan_images(path).files]
+
+
+def unescape(name: str) -> str:
+    """What ImageFile's docstring promises: the way back from a shown name."""
+
+    def part(text: str) -> str:
+        if not re.search(r"\\u[0-9a-f]{4}", text):
+            return text
+        return re.sub(
+            r"\\(?:\\|u([0-9a-f]{4}))", lambda m: chr(int(m[1], 16)) if m[1] else "\\", text
+        )
+
+    return "/".join(part(text) for text in name.split("/"))
+
+
+def test_folder_is_listed_recursively_in_the_order_of_names(tmp_path: Path) -> None:
+    touch(tmp_path, "b/2.png", "b/10.PNG", "a.Jpg", "b/deep/er/x.webp", "c/.hidden/y.tiff")
+    scan = scan_images(tmp_path)
+    assert [file.name for file in scan.files] == [
+        "a.Jpg",
+        "b/10.PNG",
+        "b/2.png",
+        "b/deep/er/x.webp",
+        "c/.hidden/y.tiff",
+    ]
+    assert scan.files[1].path == tmp_path / "b" / "10.PNG"
+    assert scan.root == tmp_path
+
+
+def test_other_files_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "classes.txt", "b/Thumbs.db", "b/noending", "b/jpg")
+    scan = scan_images(tmp_path)
+    assert len(scan.files) == 1
+    assert scan.skipped == 4
+
+
+def test_a_folder_is_a_folder_whatever_its_name(tmp_path: Path) -> None:
+    touch(tmp_path, "album.jpg/one.png")
+    assert names(tmp_path) == ["album.jpg/one.png"]
+
+
+def test_every_ending_that_image_folder_lists_is_listed() -> None:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    assert set(IMG_EXTENSIONS) <= IMAGE_EXTENSIONS
+
+
+def test_expected_is_the_first_folder_when_it_is_a_class(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/a.jpg", "dog/puppies/b.jpg", "holiday/dog/c.jpg", "dog.jpg")
+    expected = {file.name: file.expected for file in scan_images(tmp_path, ["cat", "dog"]).files}
+    assert expected == {
+        "dog/a.jpg": "dog",
+        "dog/puppies/b.jpg": "dog",
+        "holiday/dog/c.jpg": None,
+        "dog.jpg": None,
+    }
+    assert {file.expected for file in scan_images(tmp_path).files} == {None}
+
+
+def test_one_file_is_taken_whatever_its_ending(tmp_path: Path) -> None:
+    touch(tmp_path, "photo.dat", "other.jpg")
+    scan = scan_images(tmp_path / "photo.dat", ["dog"])
+    assert scan.files == (ImageFile(tmp_path / "photo.dat", "photo.dat", None),)
+    assert scan.root == tmp_path
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(ImagesError, match="does not exist") as caught:
+        scan_images(tmp_path / "nowhere")
+    assert caught.value.hint
+
+
+def test_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    with pytest.raises(ImagesError, match="it is empty"):
+        scan_images(tmp_path)
+    touch(tmp_path, "a.txt", "b.txt", "c.csv")
+    with pytest.raises(ImagesError, match=r"other files: 3, \.txt, \.csv") as caught:
+        scan_images(tmp_path)
+    assert ".jpeg" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    touch(tmp_path, "a.jpg")
+    assert names(tmp_path) == ["a.jpg"]
+    with pytest.raises(ImagesError, match="neither a folder nor a file"):
+        scan_images(tmp_path / "pipe.jpg")
+
+
+def test_dangling_and_circular_links_are_rows(tmp_path: Path) -> None:
+    link(tmp_path / "gone.jpg", "nothing.jpg")
+    link(tmp_path / "circle.jpg", "circle.jpg")
+    assert names(tmp_path) == ["circle.jpg", "gone.jpg"]
+
+
+def test_a_linked_folder_is_listed_once(tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "z/real.jpg", "own.jpg")
+    touch(tmp_path / "elsewhere", "far.jpg", "sub/deep.jpg")
+    link(root / "a", "z", folder=True)  # already listed under its own name, though that comes later
+    link(root / "z" / "up", "..", folder=True)
+    link(root / "x", str(tmp_path / "elsewhere"), folder=True)
+    link(root / "y", str(tmp_path / "elsewhere"), folder=True)
+    assert names(root) == ["own.jpg", "x/far.jpg", "x/sub/deep.jpg", "z/real.jpg"]
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Simulated, because permission bits do not bind root.
+    touch(tmp_path, "a.jpg", "secret/b.jpg")
+    scandir = os.scandir
+
+    def guarded(path: Path) -> object:
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert names(tmp_path) == ["a.jpg", "secret/"]
+    with pytest.raises(ImagesError, match="secret cannot be read: Permission denied"):
+        scan_images(tmp_path / "secret")
+
+
+@posix_names
+def test_names_that_are_not_unicode_are_escaped_reversibly(tmp_path: Path) -> None:
+    raw = [
+        b"plain.jpg",
+        b"caf\xe9.jpg",
+        b"caf\\udce9.jpg",  # what the one above would be taken for
+        b"back\\slash.jpg",
+        b"both\\\xff.jpg",
+        b"caf\\\\udce9.jpg",
+        "中文\u2028.jpg".encode(),
+    ]
+    for name in raw:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    shown = names(tmp_path)
+    assert len(set(shown)) == len(raw)
+    assert "plain.jpg" in shown
+    assert "back\\slash.jpg" in shown
+    assert "caf\\udce9.jpg" in shown
+    assert all(name.encode() for name in shown)
+    assert {os.fsencode(unescape(name)) for name in shown} == set(raw)
+
+
+@posix_names
+def test_a_class_folder_that_is_not_unicode_still_labels_its_files(tmp_path: Path) -> None:
+    touch(tmp_path, os.fsdecode(b"\xff/") + "a.jpg")
+    labels = class_folders(tmp_path)
+    assert scan_images(tmp_path, labels).files[0].expected == labels[0] == "\\udcff"
+
+
+def test_class_folders_are_sorted_as_image_folder_does(tmp_path: Path) -> None:
+    from torchvision.datasets.folder import find_classes
+
+    touch(tmp_path, *(f"{name}/x.jpg" for name in ("10", "2", "a", "Zoo", ".hidden", "ä")))
+    touch(tmp_path, "notes.txt")
+    assert class_folders(tmp_path) == find_classes(str(tmp_path))[0]
+    assert class_folders(tmp_path)[:3] == [".hidden", "10", "2"]
+
+
+def test_class_folders_needs_sub_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    for path, problem in [
+        (tmp_path, "no sub-folders"),
+        (tmp_path / "nowhere", "No such file|cannot find"),
+        (tmp_path / "a.jpg", "cannot be read"),
+    ]:
+        with pytest.raises(UsageError, match=problem) as caught:
+            class_folders(path)
+        assert caught.value.hint
+
+
+def made_files(**counts: int) -> list[ImageFile]:
+    return [
+        ImageFile(Path(f"{label}/{i}.jpg"), f"{label}/{i}.jpg", label)
+        for label, count in counts.items()
+        for i in range(count)
+    ]
+
+
+def test_sample_is_even_over_the_classes() -> None:
+    sample = sample_images(made_files(bird=100, dog=3, food=20), 15)
+    by_class = {label: sum(file.expected == label for file in sample) for label in ("bird", "dog")}
+    assert by_class == {"bird": 6, "dog": 3}
+    assert len(sample) == 15
+
+
+def test_sample_goes_by_folder_where_no_class_is_known() -> None:
+    files = [ImageFile(f.path, f.name) for f in made_files(a=50, b=2)]
+    assert [file.name for file in sample_images(files, 4) if file.name.startswith("b")] == [
+        "b/0.jpg",
+        "b/1.jpg",
+    ]
+
+
+def test_sample_keeps_the_order_and_repeats_itself() -> None:
+    files = made_files(bird=30, dog=30)
+    sample = sample_images(files, 10)
+    assert sample == sorted(sample, key=files.index)
+    assert sample == sample_images(list(files), 10)
+    assert sample != sample_images(files, 10, seed=1)
+    assert sample_images(files, 99) == files
+    # The draw is part of what a proof rests on: it must not change from release to release.
+    assert [file.name for file in sample_images(made_files(bird=9), 3)] == [
+        "bird/3.jpg",
+        "bird/7.jpg",
+        "bird/8.jpg",
+    ]
+
+
+def test_sample_hardly_changes_when_a_file_goes() -> None:
+    files = made_files(bird=30)
+    sample = sample_images(files, 10)
+    gone = sample[4]
+    rest = sample_images([file for file in files if file != gone], 10)
+    assert set(sample) - {gone} <= set(rest)
+
+
+def test_sample_needs_a_count() -> None:
+    with pytest.raises(UsageError, match="sample of 0"):
+        sample_images(made_files(bird=3), 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
+def test_permission_bits_make_a_row_too(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "secret/b.jpg")
+    (tmp_path / "secret").chmod(0)
+    try:
+        assert names(tmp_path) == ["a.jpg", "secret/"]
+    finally:
+        (tmp_path / "secret").chmod(0o700)
+        shutil.rmtree(tmp_path / "secret")
