@@ -1,0 +1,138 @@
+"""What a checkpoint file really is, by its content: a file of another kind is named, not parsed."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from deploykit.errors import CheckpointError
+
+Container: TypeAlias = Literal["zip", "legacy", "safetensors"]
+
+HEAD_BYTES = 512
+SAFETENSORS_HEADER_LIMIT = 100_000_000
+#: What torch.save wrote first before its files were zip archives (torch/serialization.py).
+LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+
+SAVE_WEIGHTS = "Give the PyTorch weights: torch.save(model.state_dict(), 'weights.pth')."
+AGAIN = "Copy or download the file again: it is not whole."
+UNPACK = "Unpack it, and give the checkpoint inside."
+DOWNLOAD = "Download the checkpoint itself; this is what the server or the browser saved instead."
+
+#: Offset, bytes, what has these bytes there, and what to do.
+SIGNATURES = (
+    (0, b"\xff\xd8\xff", "a JPEG image", SAVE_WEIGHTS),
+    (0, b"\x89PNG", "a PNG image", SAVE_WEIGHTS),
+    (0, b"GIF8", "a GIF image", SAVE_WEIGHTS),
+    (8, b"WEBP", "a WebP image", SAVE_WEIGHTS),
+    (0, b"%PDF", "a PDF document", SAVE_WEIGHTS),
+    (0, b"version https://git-lfs", "a Git LFS pointer to the file", "Fetch it: git lfs pull."),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes", SAVE_WEIGHTS),
+    (4, b"TFL3", "a TensorFlow Lite model", SAVE_WEIGHTS),
+    (0, b"GGUF", "a GGUF model", SAVE_WEIGHTS),
+    (0, b"\x93NUMPY", "a NumPy array", SAVE_WEIGHTS),
+    (0, b"vtrt", "a TensorRT for RTX engine", SAVE_WEIGHTS),
+    (0, b"ftrt", "a TensorRT engine", SAVE_WEIGHTS),
+    (0, b"\x1f\x8b", "a gzip archive", UNPACK),
+    (0, b"BZh", "a bzip2 archive", UNPACK),
+    (0, b"\xfd7zXZ", "an xz archive", UNPACK),
+    (0, b"7z\xbc\xaf", "a 7z archive", UNPACK),
+    (0, b"Rar!", "a RAR archive", UNPACK),
+    (257, b"ustar", "a tar archive", UNPACK),
+)
+SUFFIXES = {
+    ".onnx": "an ONNX graph",
+    ".pb": "a TensorFlow graph",
+    ".index": "the index of a TensorFlow checkpoint",
+    ".h5": "a Keras model",
+    ".mlmodel": "a Core ML model",
+}
+WEB_PAGES = (b"<!doctype", b"<html", b"<?xml")
+
+
+def container_of(path: Path) -> Container:
+    """Tell how a checkpoint's file is made.
+
+    Raises:
+        CheckpointError: There is no such file, it cannot be read, or it is of another kind.
+    """
+    head = _read_head(path)
+    if head.startswith(b"PK\x03\x04"):
+        _check_archive(path)
+        return "zip"
+    if _is_safetensors(head):
+        return "safetensors"
+    for offset, magic, kind, hint in SIGNATURES:
+        if head.startswith(magic, offset):
+            raise _foreign(path, kind, hint)
+    if head.lstrip().lower().startswith(WEB_PAGES):
+        raise _foreign(path, "a web page", DOWNLOAD)
+    # A serialised ONNX ModelProto starts with its ir_version (field 1) and producer (field 2).
+    if head[:1] == b"\x08" and head[2:3] == b"\x12":
+        raise _foreign(path, "an ONNX graph", SAVE_WEIGHTS)
+    if path.suffix.lower() in SUFFIXES:
+        raise _foreign(path, SUFFIXES[path.suffix.lower()], SAVE_WEIGHTS)
+    if LEGACY_MAGIC in head[:32]:
+        return "legacy"
+    if head[:1] == b"\x80":
+        raise _foreign(path, "a pickle that torch.save did not write", SAVE_WEIGHTS)
+    raise _foreign(path, f"an unknown kind of file (it starts with {head[:8]!r})", SAVE_WEIGHTS)
+
+
+def _read_head(path: Path) -> bytes:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint.", hint=_neighbours(path))
+    if not path.exists():
+        hint = _neighbours(path.parent) if path.parent.is_dir() else "Check the path."
+        raise CheckpointError(f"There is no checkpoint {path}.", hint=hint)
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror or error}.",
+            hint="Check that the file may be read, and that nothing else holds it open.",
+        ) from error
+    if not head:
+        raise CheckpointError(f"{path} is empty.", hint=AGAIN)
+    return head
+
+
+def _neighbours(folder: Path) -> str:
+    suffixes = {".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar"}
+    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in suffixes)
+    if not names:
+        return "Name the file that training saved the weights in, often best_model.pth."
+    return f"There is: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}."
+
+
+def _is_safetensors(head: bytes) -> bool:
+    # Eight bytes of header size, then the header, which is JSON (safetensors' format description).
+    size = int.from_bytes(head[:8], "little")
+    return head[8:9] == b"{" and 0 < size <= SAFETENSORS_HEADER_LIMIT
+
+
+def _check_archive(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise CheckpointError(f"{path} is cut short or damaged: {error}.", hint=AGAIN) from error
+    inner = {name.partition("/")[2] for name in names}  # torch puts all below one folder
+    if "constants.pkl" in inner:
+        raise _foreign(
+            path,
+            "a TorchScript archive: a program, not weights",
+            "Take the weights out: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth').",
+        )
+    if "archive_format" in inner:
+        raise _foreign(path, "a program that torch.export saved, not weights", SAVE_WEIGHTS)
+    if any(name.endswith(".weights.h5") for name in names):
+        raise _foreign(path, "a Keras model", SAVE_WEIGHTS)
+    if "data.pkl" not in inner:
+        raise _foreign(path, "a zip archive that torch.save did not write", UNPACK)
+
+
+def _foreign(path: Path, kind: str, hint: str) -> CheckpointError:
+    return CheckpointError(f"{path} is not a PyTorch checkpoint: it is {kind}.", hint=hint)

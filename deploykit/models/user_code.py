@@ -1,0 +1,164 @@
+"""The user's own networks: ``package.module:function`` and ``path/to/file.py:Name``.
+
+Importing such a file runs it. A tutorial's script often trains when it is run, so reading data and
+training are stopped here, and what goes wrong is told with the file and line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import operator
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from torch import nn
+
+from deploykit.errors import ArchitectureError, DeploykitError, UsageError
+from deploykit.models._sandbox import TrainingStartedError, place_of, running_user_code
+
+REFERENCE = re.compile(r"(?P<source>.+):(?P<attribute>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
+Result = TypeVar("Result")
+MAIN_GUARD = (
+    "The file must only define the network when it is imported: put the rest under "
+    "'if __name__ == \"__main__\":', or move the network to a file of its own."
+)
+
+
+def is_user_reference(name: str) -> bool:
+    """Whether a name means the user's own code, rather than one of an architecture we know."""
+    return ":" in name or name.endswith(".py")
+
+
+def user_callable(name: str) -> Callable[..., object]:
+    """Import what a name refers to.
+
+    Args:
+        name: ``package.module:function`` (the current folder is searched too), or
+            ``path/to/file.py:Name`` (its folder is searched for what it imports).
+
+    Returns:
+        The class or function. Calling it maps what its code raises as importing does.
+
+    Raises:
+        UsageError: There is no such file, module or name.
+        ArchitectureError: The code fails, trains or reads data when it is imported, or the name
+            is not something that makes a network.
+    """
+    match = REFERENCE.fullmatch(name)
+    if match is None:
+        raise UsageError(
+            f"{name!r} names a file, but not the network in it.",
+            hint="Add the class or function after a colon: path/to/file.py:Name.",
+        )
+    source, attribute = match["source"], match["attribute"]
+    if source.endswith(".py"):
+        folder = Path(source).resolve().parent
+        module = _run(functools.partial(_import_file, Path(source)), folder, source, "imported")
+    else:
+        folder = Path.cwd()
+        module = _run(functools.partial(_import_module, source), folder, source, "imported")
+    make = _attribute(module, source, attribute)
+    return _mapped(make, folder, name)
+
+
+def _mapped(make: Callable[..., object], folder: Path, name: str) -> Callable[..., object]:
+    @functools.wraps(make, updated=())
+    def call(*args: object, **kwargs: object) -> object:
+        return _run(functools.partial(make, *args, **kwargs), folder, name, "called")
+
+    return call
+
+
+def _run(step: Callable[[], Result], folder: Path, what: str, doing: str) -> Result:
+    try:
+        with running_user_code(folder):
+            return step()
+    except DeploykitError:
+        raise
+    except (Exception, SystemExit, TrainingStartedError) as error:
+        raise _explained(error, folder, what, doing) from error
+
+
+def _explained(error: BaseException, folder: Path, what: str, doing: str) -> ArchitectureError:
+    place = place_of(error, folder)
+    if isinstance(error, TrainingStartedError):
+        return ArchitectureError(f"{what} {error} when it is {doing}, at {place}.", hint=MAIN_GUARD)
+    if isinstance(error, SystemExit):
+        message = f"{what} ends the program when it is {doing}, at {place}."
+        return ArchitectureError(message, hint=MAIN_GUARD)
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    message = f"{what} fails when it is {doing}, at {place}: {reason}"
+    if isinstance(error, SyntaxError):
+        return ArchitectureError(message, hint="Correct the file.")
+    if isinstance(error, ModuleNotFoundError):
+        hint = f"Install {error.name} here, or move the network to a file that does not import it."
+        return ArchitectureError(message, hint=hint)
+    if doing == "called":
+        return ArchitectureError(message, hint="Check the code, and the --arch-arg values.")
+    return ArchitectureError(message, hint=MAIN_GUARD)
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.", hint="Check the path before the colon.")
+    resolved = path.resolve()
+    # A file may be called like an installed package (torch.py): it gets a name of its own.
+    digest = hashlib.sha256(str(resolved).encode()).hexdigest()[:8]
+    name = f"{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file.", hint="Name a .py file before the colon.")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickles look their module up here.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise UsageError(
+            f"There is no module {name} in {Path.cwd()} or among the installed packages.",
+            hint="Run from the folder that holds it, or name the file: path/to/file.py:Name.",
+        ) from error
+
+
+def _attribute(module: ModuleType, source: str, attribute: str) -> Callable[..., object]:
+    try:
+        found: object = operator.attrgetter(attribute)(module)
+    except AttributeError as error:
+        makers = [
+            name
+            for name, value in vars(module).items()
+            if getattr(value, "__module__", None) == module.__name__
+            and (inspect.isfunction(value) or inspect.isclass(value))
+        ]
+        near = difflib.get_close_matches(attribute, makers, n=3) or makers[:8]
+        raise UsageError(
+            f"There is no {attribute} in {source}.",
+            hint=f"It defines: {', '.join(near)}." if near else "It defines no class or function.",
+        ) from error
+    if isinstance(found, nn.Module) or not callable(found):
+        raise ArchitectureError(
+            f"{source}:{attribute} is of type {type(found).__name__}; it does not make a network.",
+            hint="Name the class, or a function that returns the network.",
+        )
+    return found

@@ -1,0 +1,267 @@
+import argparse
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from deploykit.errors import CheckpointError
+from deploykit.models.checkpoint import Weights, read_weights
+
+STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.tensor([0.5, -1.0])}
+TINY = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2, 2))
+
+
+def saved(content: object, folder: Path, **options: object) -> Path:
+    path = folder / "best.pth"
+    torch.save(content, path, **options)
+    return path
+
+
+def assert_state(weights: Weights, expected: dict[str, Tensor] = STATE) -> None:
+    assert list(weights.state_dict) == list(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(weights.state_dict[name], tensor)
+
+
+def refusal(path: Path, **options: bool) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        read_weights(path, **options)
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_plain_state_dict(tmp_path: Path, zipped: bool) -> None:
+    path = saved(STATE, tmp_path, _use_new_zipfile_serialization=zipped)
+    weights = read_weights(path)
+    assert_state(weights)
+    assert weights.notes == ()
+
+
+def test_a_file_whose_name_is_not_ascii(tmp_path: Path) -> None:
+    folder = tmp_path / "鸟类"
+    folder.mkdir()
+    assert_state(read_weights(saved(STATE, folder)))
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    safetensors.torch.save_file(STATE, path)
+    assert set(read_weights(path).state_dict) == set(STATE)
+
+
+@pytest.mark.parametrize(
+    ("content", "entry"),
+    [
+        ({"state_dict": STATE, "epoch": 3}, "state_dict"),
+        ({"epoch": 3, "acc": torch.tensor(0.9), "model_state_dict": STATE}, "model_state_dict"),
+        ({"checkpoint": {"net": {"params": STATE}}}, "checkpoint.net.params"),
+        ({"my_birds": STATE, "lr": 1e-4}, "my_birds"),
+        ([3, STATE], "1"),
+    ],
+)
+def test_wrapped_weights_are_found(tmp_path: Path, content: object, entry: str) -> None:
+    weights = read_weights(saved(content, tmp_path))
+    assert_state(weights)
+    assert weights.notes == (f"taken from the entry '{entry}'",)
+
+
+def test_an_optimizer_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
+    module = nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(module.parameters())
+    module(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    path = saved({"optimizer": optimizer.state_dict(), "model": module.state_dict()}, tmp_path)
+    assert set(read_weights(path).state_dict) == {"weight", "bias"}
+
+
+def test_the_trained_weights_come_before_their_average(tmp_path: Path) -> None:
+    average = {name: tensor + 1 for name, tensor in STATE.items()}
+    weights = read_weights(saved({"model_ema": average, "model": STATE}, tmp_path))
+    assert_state(weights)
+    assert weights.notes[1] == "other weights in the file are not used: 'model_ema'"
+
+
+def test_several_unknown_entries_are_not_chosen_among(tmp_path: Path) -> None:
+    error = refusal(saved({"generator": STATE, "critic": STATE}, tmp_path))
+    assert "several sets of weights: 'generator', 'critic'" in error.message
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "module.module."])
+def test_wrappers_prefixes_are_removed(tmp_path: Path, prefix: str) -> None:
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in STATE.items()}
+    weights = read_weights(saved(wrapped, tmp_path))
+    assert_state(weights)
+    assert weights.notes == (f"prefix '{prefix}' removed",)
+
+
+def test_a_prefix_that_only_some_names_have_stays(tmp_path: Path) -> None:
+    mixed = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
+    assert_state(read_weights(saved(mixed, tmp_path)), mixed)
+
+
+def test_an_averaged_model(tmp_path: Path) -> None:
+    average = torch.optim.swa_utils.AveragedModel(TINY)
+    weights = read_weights(saved(average.state_dict(), tmp_path))
+    assert list(weights.state_dict) == list(TINY.state_dict())
+    assert weights.notes[0] == "entry 'n_averaged' of an averaged model left out"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {"w": torch.tensor([0.1, 3.0], dtype=dtype), "n": torch.tensor(7)}
+    weights = read_weights(saved(state, tmp_path))
+    assert_state(weights, {"w": state["w"].to(torch.float32), "n": state["n"]})
+    assert weights.state_dict["n"].dtype == torch.int64
+    name = str(dtype).removeprefix("torch.")
+    assert weights.notes == (f"{name} weights converted to float32",)
+
+
+def test_entries_that_are_no_tensors_are_left_out_aloud(tmp_path: Path) -> None:
+    weights = read_weights(saved({**STATE, "version": 2}, tmp_path))
+    assert_state(weights)
+    assert weights.notes == ("left out what is no tensor: version",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({"args": argparse.Namespace(lr=1), "model": STATE}, "argparse.Namespace"),
+        (TINY, "torch.nn.modules.container.Sequential"),
+    ],
+)
+def test_what_would_run_code_is_refused(
+    tmp_path: Path, content: object, named: str, zipped: bool
+) -> None:
+    path = saved(content, tmp_path, _use_new_zipfile_serialization=zipped)
+    error = refusal(path)
+    assert f"would run code ({named}" in error.message
+    assert "torch.save(model.state_dict()" in error.hint
+    assert "--trust-pickle" in error.hint
+
+
+@pytest.mark.parametrize("content", [TINY, {"epoch": 1, "model": TINY}])
+def test_a_trusted_network_gives_its_weights(tmp_path: Path, content: object) -> None:
+    weights = read_weights(saved(content, tmp_path), trust_pickle=True)
+    assert_state(weights, TINY.state_dict())
+    assert not any(tensor.requires_grad for tensor in weights.state_dict.values())
+
+
+class Elsewhere(nn.Linear):
+    """Pickled by a module that the test then hides."""
+
+
+def test_a_trusted_file_whose_code_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(Elsewhere(1, 1), tmp_path)
+    monkeypatch.delitem(globals(), "Elsewhere")
+    error = refusal(path, trust_pickle=True)
+    assert "needs code that is not found here" in error.message
+    assert "Elsewhere" in error.message
+
+
+def test_nan_and_infinity_are_named(tmp_path: Path) -> None:
+    bad = torch.tensor([1.0, float("nan")])
+    state = {**STATE, "fc.weight": bad, "fc.bias": torch.tensor([float("-inf")])}
+    error = refusal(saved(state, tmp_path))
+    assert "2 of 4 entries" in error.message
+    assert error.message.endswith("NaN or infinite values: fc.weight, fc.bias.")
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_sparse_weights_are_refused(tmp_path: Path) -> None:
+    sparse = torch.eye(3).to_sparse()
+    error = refusal(saved({"w": sparse, "v": torch.zeros(2)}, tmp_path))
+    assert "quantised or sparse weights: w." in error.message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 3, "loss": torch.tensor(0.1)}, "holds no weights; its entries: epoch, loss"),
+        ({}, "holds no weights; its entries: none"),
+        (torch.optim.SGD([torch.zeros(1)]).state_dict(), "an optimizer's state"),
+        (torch.zeros(3), "type Tensor, not weights"),
+        (3, "type int, not weights"),
+    ],
+)
+def test_files_without_weights(tmp_path: Path, content: object, message: str) -> None:
+    assert message in refusal(saved(content, tmp_path)).message
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.7, 0.99])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_truncated_files(tmp_path: Path, kind: str, keep: float) -> None:
+    path = tmp_path / "best.pth"
+    state = {"weight": torch.randn(64, 64)}
+    if kind == "safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    error = refusal(path)
+    assert "cut short or damaged" in error.message
+    assert "again" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.pth", b"\xff\xd8\xff\xe0JFIF", "a JPEG image"),
+        ("a.pth", b"\n<!DOCTYPE html><html>", "a web page"),
+        ("a.pth", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        ("a.pth", b"\x89HDF\r\n\x1a\n....", "an HDF5 file"),
+        ("a.pth", b"\x08\x08\x12\x07pytorch", "an ONNX graph"),
+        ("a.onnx", b"\x0a\x03abc", "an ONNX graph"),
+        ("saved_model.pb", b"\x08\x01\x10\x01", "a TensorFlow graph"),
+        ("a.pth", b"\x1c\x00\x00\x00TFL3", "a TensorFlow Lite model"),
+        ("a.pth", b"\x1f\x8b\x08\x00", "a gzip archive"),
+        ("a.pth", b"x" * 257 + b"ustar", "a tar archive"),
+        ("a.engine", b"ftrt\x00\x00", "a TensorRT engine"),
+        ("a.pth", pickle.dumps(STATE), "a pickle that torch.save did not write"),
+        ("a.pth", b"hello world", "an unknown kind of file (it starts with b'hello wo')"),
+    ],
+)
+def test_foreign_files_are_named(tmp_path: Path, name: str, content: bytes, kind: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    error = refusal(path)
+    assert f"{path} is not a PyTorch checkpoint: it is {kind}" in error.message
+
+
+@pytest.mark.parametrize(
+    ("member", "kind"),
+    [
+        ("model/constants.pkl", "a TorchScript archive"),
+        ("model/archive_format", "a program that torch.export saved"),
+        ("model.weights.h5", "a Keras model"),
+        ("holiday/001.jpg", "a zip archive that torch.save did not write"),
+    ],
+)
+def test_foreign_archives_are_named(tmp_path: Path, member: str, kind: str) -> None:
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, b"")
+    assert kind in refusal(path).message
+
+
+def test_a_real_torch_export_archive_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "program.pt2"
+    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),)), path)
+    assert "torch.export" in refusal(path).message
+
+
+def test_missing_empty_and_folder(tmp_path: Path) -> None:
+    assert "There is no checkpoint" in refusal(tmp_path / "lost.pth").message
+    saved(STATE, tmp_path)
+    assert refusal(tmp_path / "lost.pth").hint == "There is: best.pth."
+    assert "is a folder" in refusal(tmp_path).message
+    empty = tmp_path / "empty.pth"
+    empty.touch()
+    assert "is empty" in refusal(empty).message
