@@ -1,0 +1,143 @@
+"""What an export is asked for, and the model it is about: settled before the long work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+from deploykit.bundle import default_artifacts
+from deploykit.errors import UsageError
+from deploykit.jobs.labels import choose_labels
+from deploykit.jobs.photos import EXPORT_PHOTOS, Photos, folder_photos, generated_photos
+from deploykit.jobs.preprocessing import PreprocessingOptions, choose_preprocessing
+from deploykit.progress import Note, Progress
+from deploykit.specs import Labels, Preprocessing
+
+if TYPE_CHECKING:
+    from deploykit.models.loading import LoadedModel
+    from deploykit.models.registry import Architecture
+
+GoldenChoice: TypeAlias = Literal["photos", "generated"]
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, and what the user said about it.
+
+    Attributes:
+        arch: The architecture's name, see :func:`deploykit.models.registry.resolve_architecture`.
+        checkpoint: The weights' file.
+        arch_args: Further arguments of the architecture.
+        classes: See :func:`deploykit.jobs.labels.choose_labels`.
+        preprocessing: See :class:`PreprocessingOptions`.
+        images: A folder of photos to verify on; None for the folder that ``classes`` names, if it
+            does, else made images.
+        golden: Whether ``golden.npz`` may hold the user's photos or only made images.
+        opset: The ONNX operator set; None for torch's own choice.
+        name: The bundle's; None for the checkpoint's architecture.
+        artifacts: The home of bundles.
+        overwrite: Whether a bundle of that name may be replaced.
+        trust_pickle: Whether reading the checkpoint may run the code in it.
+    """
+
+    arch: str
+    checkpoint: Path
+    arch_args: Mapping[str, object] = field(default_factory=dict)
+    classes: str | None = None
+    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+    images: Path | None = None
+    golden: GoldenChoice = "photos"
+    opset: int | None = None
+    name: str | None = None
+    artifacts: Path = field(default_factory=default_artifacts)
+    overwrite: bool = False
+    trust_pickle: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """All that is known of the model before it is exported.
+
+    Attributes:
+        architecture: What makes the network.
+        model: The module with its weights.
+        labels: The classes' names.
+        preprocessing: From a decoded photo to the network's input.
+    """
+
+    architecture: Architecture
+    model: LoadedModel
+    labels: Labels
+    preprocessing: Preprocessing
+
+
+def default_name(arch: str) -> str:
+    """``timm/dpn92`` => ``timm-dpn92``; ``models/net.py:Net`` => ``Net``."""
+    if ":" in arch:
+        return arch.rpartition(":")[2]
+    return arch.removeprefix("torchvision/").replace("/", "-")
+
+
+def load_subject(request: ExportRequest, progress: Progress) -> Subject:
+    """Make the module, and settle what the answers mean and what the images need."""
+    from deploykit.models.loading import load_model
+    from deploykit.models.presets import timm_preprocessing
+    from deploykit.models.probe import check_answers
+    from deploykit.models.registry import resolve_architecture
+
+    architecture = resolve_architecture(request.arch)
+    preprocessing = choose_preprocessing(
+        request.preprocessing,
+        default=architecture.preprocessing,
+        timm=lambda: timm_preprocessing(architecture),
+    )
+    model = load_model(
+        architecture,
+        request.checkpoint,
+        arch_args=request.arch_args,
+        trust_pickle=request.trust_pickle,
+    )
+    for note in model.notes:
+        progress(Note(note))
+    labels = choose_labels(request.classes, request.checkpoint, model.num_classes)
+    if labels.source == "assumed":
+        progress(Note(f"class names assumed: {labels.names[0]} ...; --classes gives the real ones"))
+    if request.preprocessing == PreprocessingOptions() and architecture.preprocessing is None:
+        progress(
+            Note(f"preprocessing assumed ({preprocessing.source}): {preprocessing.describe()}")
+        )
+    check_answers(model.module, preprocessing.input_size, model.num_classes)
+    return Subject(architecture, model, labels, preprocessing)
+
+
+def photos_folder(request: ExportRequest) -> Path | None:
+    """The folder of photos that the user gave, with --images or with --classes."""
+    if request.images is not None:
+        return request.images
+    if request.classes is not None and Path(request.classes).is_dir():
+        return Path(request.classes)
+    return None
+
+
+def choose_photos(request: ExportRequest, subject: Subject, progress: Progress) -> Photos:
+    """The photos to verify on: a sample of the user's, else made images."""
+    folder = photos_folder(request)
+    if folder is None:
+        progress(Note("no photos given: verifying on made images; --images DIR takes yours"))
+        return generated_photos(EXPORT_PHOTOS, subject.preprocessing.input_size)
+    return folder_photos(folder, subject.preprocessing, labels=subject.labels, limit=EXPORT_PHOTOS)
+
+
+def parse_golden(text: str) -> GoldenChoice:
+    """Read ``--golden``.
+
+    Raises:
+        UsageError: It is no choice.
+    """
+    choices: tuple[GoldenChoice, ...] = get_args(GoldenChoice)
+    for choice in choices:
+        if choice == text:
+            return choice
+    raise UsageError(f"--golden takes {' or '.join(choices)}, not {text!r}.")

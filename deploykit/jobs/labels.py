@@ -1,0 +1,68 @@
+"""Where the classes' names come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploykit.errors import InputError, UsageError
+from deploykit.images.scan import class_folders
+from deploykit.specs import Labels
+
+CLASSES_FILE = "classes.txt"
+
+
+def choose_labels(classes: str | None, checkpoint: Path, count: int) -> Labels:
+    """Find the names of a model's classes.
+
+    Args:
+        classes: A folder whose sub-folders are the classes (in ``ImageFolder``'s order), a text
+            file with a name a line, or a comma list; None for ``classes.txt`` beside the
+            checkpoint, else numbers.
+        checkpoint: The weights' file.
+        count: K, read off the weights.
+
+    Raises:
+        UsageError: ``classes`` is none of these, or names a class twice.
+        InputError: There are not as many names as classes.
+    """
+    beside = checkpoint.with_name(CLASSES_FILE)
+    if classes is not None:
+        labels = _named(classes)
+    elif beside.is_file():
+        labels = Labels(names=_lines(beside), source=f"{CLASSES_FILE} beside the checkpoint")
+    else:
+        return Labels.numbered(count)
+    if len(labels) != count:
+        shown = ", ".join(labels.names[:8]) + (", ..." if len(labels) > 8 else "")
+        raise InputError(
+            f"The weights have {count} classes, but {labels.source} names {len(labels)}: {shown}.",
+            hint="Give the classes of the training with --classes: the folder, a text file "
+            "or a comma list.",
+        )
+    return labels
+
+
+def _named(classes: str) -> Labels:
+    path = Path(classes)
+    if path.is_dir():
+        return Labels(names=tuple(class_folders(path)), source=f"folder {path.resolve().name}")
+    if path.is_file():
+        return Labels(names=_lines(path), source=f"file {path.name}")
+    if "," in classes:
+        names = tuple(name.strip() for name in classes.split(",") if name.strip())
+        return Labels(names=names, source="--classes")
+    raise UsageError(
+        f"--classes {classes}: there is no such folder or file, and it is no comma list.",
+        hint="Give the folder that was trained on, a text file with a name a line, or a,b,c.",
+    )
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(
+            f"{path} cannot be read as a list of class names: {exc}.",
+            hint="Save it as UTF-8 text with a name a line.",
+        ) from exc
+    return tuple(line.strip() for line in text.splitlines() if line.strip())

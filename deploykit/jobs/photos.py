@@ -1,0 +1,160 @@
+"""The images that a job measures on: the user's photos, the bundle's golden ones, or made ones."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from deploykit.bundle import GOLDEN, Bundle
+from deploykit.errors import BundleError, ImagesError
+from deploykit.images.batches import read_batches
+from deploykit.images.generated import generated_images
+from deploykit.images.scan import sample_images, scan_images
+from deploykit.parity.compare import NamedBatch
+from deploykit.parity.measures import margins
+from deploykit.proofs import UNDECIDABLE_MARGIN, PhotoSet
+from deploykit.session import ImageBatch, Logits
+from deploykit.specs import Labels, Preprocessing, Size
+
+PhotoKind: TypeAlias = Literal["photos", "golden", "generated"]
+
+EXPORT_PHOTOS = 24
+GOLDEN_IMAGES = 8
+_READ_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What ``golden.npz`` holds: images, and what the reference answered.
+
+    Attributes:
+        images: (N, H, W, 3) uint8.
+        logits: (N, K) float32.
+    """
+
+    images: ImageBatch
+    logits: Logits
+
+
+class Photos:
+    """Named images to be drawn once, which afterwards can say what they were.
+
+    Args:
+        kind: Whose images they are.
+        source: The folder, or empty.
+        count: How many there are if all can be read.
+        batches: The images.
+    """
+
+    def __init__(
+        self, kind: PhotoKind, source: str, count: int, batches: Iterable[NamedBatch]
+    ) -> None:
+        self.kind: PhotoKind = kind
+        self.source = source
+        self.count = count
+        self._batches = batches
+        self._digest = hashlib.sha256()
+        self._drawn = 0
+
+    def __iter__(self) -> Iterator[NamedBatch]:
+        for names, images in self._batches:
+            self._digest.update(np.ascontiguousarray(images).data)
+            self._drawn += len(images)
+            yield names, images
+
+    @property
+    def unreadable(self) -> int:
+        """How many could not be read, once all are drawn."""
+        return self.count - self._drawn
+
+    def drawn(self) -> PhotoSet:
+        """What was drawn.
+
+        Raises:
+            ImagesError: Not one image could be read.
+        """
+        if self._drawn == 0:
+            raise ImagesError(f"Not one of the {self.count} images in {self.source} can be read.")
+        return PhotoSet(
+            kind=self.kind,
+            source=self.source,
+            images=self._drawn,
+            sha256=self._digest.hexdigest(),
+        )
+
+
+def folder_photos(
+    folder: Path, preprocessing: Preprocessing, *, labels: Labels, limit: int | None = None
+) -> Photos:
+    """A folder's photos, all of them or a fixed sample that is even over the classes.
+
+    Raises:
+        ImagesError: There is no image file.
+    """
+    files = scan_images(folder, labels.names).files
+    if limit is not None and limit < len(files):
+        files = tuple(sample_images(files, limit))
+    batches = (
+        ([file.name for file in batch.readable], batch.images)
+        for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH)
+    )
+    return Photos("photos", str(folder), len(files), batches)
+
+
+def generated_photos(count: int, size: Size) -> Photos:
+    """Made images, for a user who gave none."""
+    names = [f"generated {i}" for i in range(count)]
+    return Photos("generated", "", count, [(names, generated_images(count, size))])
+
+
+def golden_photos(golden: Golden) -> Photos:
+    """A bundle's own images."""
+    names = [f"golden {i}" for i in range(len(golden.images))]
+    return Photos("golden", "", len(names), [(names, golden.images)])
+
+
+def choose_golden(images: ImageBatch, reference: Logits) -> Golden:
+    """Choose the images that let any machine test a bundle by itself.
+
+    Those whose margin decides at every precision come first: a self-test on images that cannot
+    flip decidedly would show nothing.
+    """
+    scale = float(np.abs(reference).max())
+    decides = margins(reference) > max(UNDECIDABLE_MARGIN.values()) * scale
+    order = np.argsort(~decides, kind="stable")[:GOLDEN_IMAGES]
+    return Golden(images[order], reference[order])
+
+
+def write_golden(golden: Golden, path: Path) -> None:
+    """Write ``golden.npz``."""
+    np.savez(path, images=golden.images, logits=golden.logits)
+
+
+def read_golden(bundle: Bundle) -> Golden:
+    """Read a bundle's ``golden.npz``.
+
+    Raises:
+        BundleError: It is missing, changed, or not what the manifest describes.
+    """
+    path = bundle.checked(GOLDEN)
+    try:
+        # Opened here, because NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+            golden = Golden(data["images"], data["logits"])
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+        raise BundleError(f"{path} is damaged: {exc}.", hint="Export the bundle again.") from exc
+    size, classes = bundle.manifest.preprocessing.input_size, bundle.manifest.architecture.classes
+    count = len(golden.images)
+    if golden.images.shape != (count, *size, 3) or golden.logits.shape != (count, classes):
+        raise BundleError(
+            f"{path} holds images {golden.images.shape} and logits {golden.logits.shape}, "
+            f"not (N, {size[0]}, {size[1]}, 3) and (N, {classes}).",
+            hint="Export the bundle again.",
+        )
+    return golden

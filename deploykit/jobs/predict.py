@@ -1,0 +1,278 @@
+"""Predict: one row for each image file of a folder, whatever is wrong with it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.bundle import Bundle, open_bundle
+from deploykit.errors import ImagesError, UsageError
+from deploykit.images.batches import Batch, read_batches
+from deploykit.images.scan import scan_images
+from deploykit.jobs.choose import AUTO, open_best
+from deploykit.parity.measures import margins, softmax
+from deploykit.progress import Progress, Step, silent
+from deploykit.session import Logits, SessionSpec
+from deploykit.specs import Labels, Precision, Prediction, Ranked
+
+NON_FINITE = "non-finite"
+_DEFAULT_BATCH = 8
+_DEFAULT_TOP = 5
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What to predict, and how.
+
+    Attributes:
+        source: A folder or one image file.
+        top_k: How many classes a row ranks; None for min(5, K).
+        runtime: See :func:`deploykit.jobs.choose.open_best`.
+        precision: The deploy graph's; None for what the runtime takes.
+        batch_size: Images a run of the session.
+        threads: For decoding, and for computing on the CPU; None for one a core.
+    """
+
+    source: Path
+    top_k: int | None = None
+    runtime: str = AUTO
+    precision: Precision | None = None
+    batch_size: int = _DEFAULT_BATCH
+    threads: int | None = None
+
+
+@dataclass
+class Tally:
+    """What the rows so far add up to.
+
+    Attributes:
+        rows: Image files.
+        failures: Rows that are not ok, by status.
+        labels: Rows that are ok, by label.
+        labelled: Rows that are ok and whose class the folder names.
+        correct: Those of them whose label is that class.
+        skipped: Other files in the folder, which have no row.
+        seconds: Since the first file was read.
+    """
+
+    rows: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    labelled: int = 0
+    correct: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> int:
+        """Rows with a prediction."""
+        return self.rows - self.failures.total()
+
+    @property
+    def accuracy(self) -> float | None:
+        """The part of labelled rows that is correct, 0..1; None without any."""
+        return self.correct / self.labelled if self.labelled else None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Rows with a prediction a second, reading included."""
+        return self.ok / self.seconds if self.seconds > 0 else None
+
+    def add(self, row: Prediction) -> None:
+        """Count a row."""
+        self.rows += 1
+        if row.label is None:
+            self.failures[row.status] += 1
+            return
+        self.labels[row.label] += 1
+        if row.expected is not None:
+            self.labelled += 1
+            self.correct += row.label == row.expected
+
+
+class PredictionRun:
+    """An open session and a folder: iterate once for the rows, then read the tally.
+
+    Use it as a context manager: it owns the session.
+
+    Args:
+        bundle: What predicts.
+        request: What to predict.
+        progress: Called after every batch, and with notes about the runtime.
+
+    Raises:
+        UsageError: A number or a runtime that makes no sense.
+        ImagesError: There is no image file.
+        DeploykitError: See :func:`deploykit.jobs.choose.open_best`.
+    """
+
+    def __init__(
+        self, bundle: Bundle, request: PredictRequest, progress: Progress = silent
+    ) -> None:
+        self._labels = bundle.manifest.labels
+        self._preprocessing = bundle.manifest.preprocessing
+        self._request = request
+        self._progress = progress
+        classes = len(self._labels)
+        self.top_k = min(_DEFAULT_TOP, classes) if request.top_k is None else request.top_k
+        if not 1 <= self.top_k <= classes:
+            raise UsageError(f"--top-k must be 1 to {classes}, the classes; got {self.top_k}.")
+        scan = scan_images(request.source, self._labels.names)
+        self._files = scan.files
+        self.tally = Tally(skipped=scan.skipped)
+        self._session = open_best(
+            bundle,
+            runtime=request.runtime,
+            precision=request.precision,
+            threads=request.threads,
+            progress=progress,
+        )
+
+    @property
+    def spec(self) -> SessionSpec:
+        """What really runs."""
+        return self._session.spec
+
+    @property
+    def total(self) -> int:
+        """How many rows there will be."""
+        return len(self._files)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._session.close()
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """Yield one row a file, in the order of the scan.
+
+        Raises:
+            ImagesError: At the end, when not one of the files could be read.
+        """
+        start = time.perf_counter()
+        batches = read_batches(
+            self._files,
+            self._preprocessing,
+            batch_size=self._request.batch_size,
+            threads=self._request.threads,
+        )
+        for batch in batches:
+            answers = iter(self._answers(batch))
+            for file, failure in zip(batch.files, batch.failures, strict=True):
+                if failure is None:
+                    row = next(answers)
+                else:
+                    row = Prediction(
+                        path=file.name,
+                        status=failure.status,
+                        reason=failure.reason,
+                        expected=file.expected,
+                    )
+                self.tally.add(row)
+                self.tally.seconds = time.perf_counter() - start
+                yield row
+            self._progress(Step("predicting", self.tally.rows, self.total))
+        if self.tally.ok == 0:
+            raise ImagesError(
+                f"Not one of the {self.tally.rows} images in {self._request.source} "
+                f"has a prediction: {describe_failures(self.tally)}."
+            )
+
+    def _answers(self, batch: Batch) -> list[Prediction]:
+        """The rows of a batch's readable files."""
+        if len(batch.images) == 0:
+            return []
+        return predictions(
+            self._session.run(batch.images),
+            [file.name for file in batch.readable],
+            [file.expected for file in batch.readable],
+            self._labels,
+            self.top_k,
+        )
+
+
+def predict_folder(
+    bundle: Path | str, source: Path | str, request: PredictRequest | None = None
+) -> Iterator[Prediction]:
+    """Predict a folder of images, or one file.
+
+    Args:
+        bundle: The bundle's folder.
+        source: A folder, whose files are told by their ending, or one image file.
+        request: How; its source is replaced by ``source``.
+
+    Yields:
+        One prediction a file, in a stable order; see :class:`Prediction` for files that cannot be
+        read.
+
+    Raises:
+        DeploykitError: See :class:`PredictionRun`.
+    """
+    settings = request or PredictRequest(Path(source))
+    chosen = PredictRequest(**{**vars(settings), "source": Path(source)})
+    with PredictionRun(open_bundle(Path(bundle)), chosen) as run:
+        yield from run
+
+
+def describe_failures(tally: Tally) -> str:
+    """The rows that are not ok, by kind: ``2 corrupt, 1 truncated``."""
+    return ", ".join(f"{count} {status}" for status, count in tally.failures.most_common())
+
+
+def predictions(
+    logits: Logits,
+    paths: list[str],
+    expected: list[str | None],
+    labels: Labels,
+    top_k: int,
+) -> list[Prediction]:
+    """Turn (N, K) logits into N rows; an answer that is not finite becomes a row that says so."""
+    finite = np.asarray(np.isfinite(logits).all(axis=1))
+    usable = np.where(finite[:, None], logits, 0)
+    probabilities, margin = softmax(usable), margins(usable)
+    # Stable, so that of equal logits the first class wins, as argmax has it in training.
+    ranking = np.argsort(-usable, axis=1, kind="stable")[:, :top_k]
+    return [
+        _ranked(path, wanted, labels, probabilities[i], float(margin[i]), ranking[i].tolist())
+        if finite[i]
+        else Prediction(
+            path=path,
+            status=NON_FINITE,
+            reason="the network's answer for this image is NaN or infinite",
+            expected=wanted,
+        )
+        for i, (path, wanted) in enumerate(zip(paths, expected, strict=True))
+    ]
+
+
+def _ranked(
+    path: str,
+    expected: str | None,
+    labels: Labels,
+    probabilities: npt.NDArray[np.float64],
+    margin: float,
+    ranking: list[int],
+) -> Prediction:
+    top = tuple(Ranked(label=labels.names[i], probability=float(probabilities[i])) for i in ranking)
+    return Prediction(
+        path=path,
+        label=top[0].label,
+        probability=top[0].probability,
+        margin=margin,
+        expected=expected,
+        top=top,
+    )

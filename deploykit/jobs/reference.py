@@ -1,0 +1,124 @@
+"""What a bundle is compared with: the checkpoint's module, else its own canonical graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploykit.bundle import CANONICAL_GRAPH, Bundle
+from deploykit.errors import CheckpointError, DependencyError, UsageError
+from deploykit.manifest import sha256_of
+from deploykit.progress import Note, Progress
+from deploykit.runtime.opener import open_graph, open_module
+from deploykit.session import Session
+
+
+@dataclass(frozen=True)
+class ReferenceRequest:
+    """The reference that the user named on the command line.
+
+    Attributes:
+        arch: The architecture; None for the bundle's, if that is not the user's own code.
+        checkpoint: The weights' file; None for the recorded one.
+        arch_args: Further arguments of the architecture; None for the recorded ones.
+        trust_pickle: Whether reading the checkpoint may run the code in it.
+    """
+
+    arch: str | None = None
+    checkpoint: Path | None = None
+    arch_args: Mapping[str, object] | None = None
+    trust_pickle: bool = False
+
+    @property
+    def named(self) -> bool:
+        """Whether the user named one, which then must work."""
+        return self != ReferenceRequest()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An open reference, and what reports call it."""
+
+    session: Session
+    description: str
+    is_module: bool = field(default=True)
+
+
+def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress) -> Reference:
+    """Open the best reference there is.
+
+    The module from the checkpoint, when the user names it, or when the architecture is not the
+    user's own code and the recorded checkpoint is there unchanged; else the canonical graph on
+    ONNX Runtime's CPU provider, with a note that says why.
+
+    Raises:
+        UsageError: A named architecture makes no sense for this bundle.
+        InputError: A named checkpoint or architecture cannot be used.
+    """
+    obstacle = None if request.named else _obstacle(bundle)
+    if obstacle is None:
+        try:
+            return _module_reference(bundle, request)
+        except DependencyError as exc:
+            if request.named:
+                raise
+            obstacle = exc.message.rstrip(".")
+    progress(Note(f"comparing with {CANONICAL_GRAPH}, not with the checkpoint: {obstacle}"))
+    manifest = bundle.manifest
+    session = open_graph(
+        bundle.checked(CANONICAL_GRAPH),
+        name=CANONICAL_GRAPH,
+        runtime="onnxruntime-cpu",
+        precision="fp32",
+        preprocessing=manifest.preprocessing,
+        classes=manifest.architecture.classes,
+    )
+    return Reference(session, f"{CANONICAL_GRAPH} on onnxruntime-cpu", is_module=False)
+
+
+def _obstacle(bundle: Bundle) -> str | None:
+    """Why the module cannot be made without being asked; None when it can."""
+    architecture, checkpoint = bundle.manifest.architecture, bundle.manifest.checkpoint
+    if architecture.origin == "user":
+        return f"{architecture.name} is your own code, which runs only when --arch names it"
+    if checkpoint.trusted_pickle:
+        return "the checkpoint runs code when it is read: name it with --ckpt and --trust-pickle"
+    path = Path(checkpoint.path)
+    if not path.is_file():
+        return f"{path} is not there; --ckpt names it elsewhere"
+    if sha256_of(path) != checkpoint.sha256:
+        return f"{path} has changed since the export"
+    return None
+
+
+def _module_reference(bundle: Bundle, request: ReferenceRequest) -> Reference:
+    from deploykit.models.loading import load_model
+    from deploykit.models.registry import resolve_architecture
+
+    manifest = bundle.manifest
+    recorded = manifest.architecture
+    if request.arch is None and recorded.origin == "user":
+        raise UsageError(
+            f"The bundle's architecture {recorded.name} is your own code.",
+            hint=f"Name it as well: --arch {recorded.name}",
+        )
+    same_arch = request.arch in (None, recorded.name)
+    arch_args = request.arch_args
+    if arch_args is None:
+        arch_args = recorded.args if same_arch else {}
+    path = request.checkpoint or Path(manifest.checkpoint.path)
+    model = load_model(
+        resolve_architecture(request.arch or recorded.name),
+        path,
+        arch_args=arch_args,
+        trust_pickle=request.trust_pickle,
+    )
+    if model.num_classes != recorded.classes:
+        raise CheckpointError(
+            f"{path} has {model.num_classes} classes; the bundle has {recorded.classes}."
+        )
+    session = open_module(
+        model.module, preprocessing=manifest.preprocessing, classes=recorded.classes
+    )
+    return Reference(session, f"torch module {recorded.name} from {path.name}")

@@ -1,0 +1,252 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import deploykit
+from deploykit.bundle import open_bundle
+from deploykit.errors import BundleError, DeviceError, ImagesError, ParityError, UsageError
+from deploykit.jobs.choose import is_proven
+from deploykit.jobs.predict import PredictionRun, PredictRequest, predict_folder, predictions
+from deploykit.manifest import update_manifest
+from deploykit.progress import Note
+from deploykit.specs import Labels
+
+LABELS = Labels(names=("bird", "dog", "food"), source="test")
+
+
+@pytest.fixture
+def bundle(tmp_path, exported_bundle):
+    """A copy that a test may change."""
+    folder = tmp_path / "colours"
+    shutil.copytree(exported_bundle.folder, folder)
+    return open_bundle(folder)
+
+
+@pytest.fixture
+def broken_folder(tmp_path, photo_folder):
+    """Three good photos with bad files between them, so that a shift by one would show."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for i, colour in enumerate(("blue", "green", "red")):
+        shutil.copy(photo_folder / colour / "00.png", folder / f"{2 * i}_{colour}.png")
+    (folder / "1_empty.png").touch()
+    (folder / "3_text.jpg").write_text("not an image")
+    whole = (photo_folder / "red" / "01.png").read_bytes()
+    (folder / "5_half.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("no row")
+    return folder
+
+
+def rows_of(bundle, source, **options):
+    with PredictionRun(bundle, PredictRequest(source, **options)) as run:
+        rows = list(run)
+    return rows, run.tally
+
+
+def test_labelled_photos_get_their_class_and_the_accuracy(exported_bundle, photo_folder):
+    rows, tally = rows_of(exported_bundle, photo_folder)
+    assert len(rows) == tally.rows == tally.ok == tally.labelled == 45
+    assert [row.path for row in rows] == sorted(
+        path.relative_to(photo_folder).as_posix() for path in photo_folder.rglob("*.png")
+    )
+    assert tally.accuracy == sum(row.label == row.expected for row in rows) / 45
+    assert tally.accuracy >= 0.9
+    assert {row.expected for row in rows} == {"blue", "green", "red"}
+
+
+def test_a_row_agrees_with_the_torch_module_on_the_training_pixels(
+    exported_bundle, network_file, checkpoint, photo_folder
+):
+    import torch
+    from torchvision import transforms
+
+    from deploykit.models.registry import resolve_architecture
+
+    module = resolve_architecture(f"{network_file}:Net").build(3).eval()
+    module.load_state_dict(torch.load(checkpoint, weights_only=True))
+    transform = transforms.Compose(
+        [
+            transforms.Resize([16, 16]),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    for row in rows_of(exported_bundle, photo_folder)[0]:
+        with Image.open(photo_folder / row.path) as image, torch.inference_mode():
+            logits = module(transform(image.convert("RGB"))[None])[0]
+        probabilities = logits.softmax(0)
+        best = logits.sort(descending=True)
+        assert row.label == exported_bundle.manifest.labels.names[int(best.indices[0])]
+        assert row.probability == pytest.approx(float(probabilities.max()), abs=1e-5)
+        assert row.margin == pytest.approx(float(best.values[0] - best.values[1]), abs=1e-4)
+
+
+def test_a_bad_file_is_a_row_and_moves_no_other(exported_bundle, broken_folder):
+    rows, tally = rows_of(exported_bundle, broken_folder, batch_size=2)
+    found = [(row.path, row.status, row.label) for row in rows]
+    assert found[0] == ("0_blue.png", "ok", "blue")
+    assert found[2] == ("2_green.png", "ok", "green")
+    assert found[4] == ("4_red.png", "ok", "red")
+    for i in (1, 3, 5):
+        assert rows[i].status != "ok"
+        assert rows[i].reason
+        assert (rows[i].label, rows[i].probability, rows[i].top) == (None, None, ())
+    assert (tally.rows, tally.ok, tally.failures.total(), tally.skipped) == (6, 3, 3, 1)
+    assert tally.accuracy is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+def test_the_batch_size_changes_no_answer(exported_bundle, photo_folder, batch_size):
+    expected, _ = rows_of(exported_bundle, photo_folder)
+    found, _ = rows_of(exported_bundle, photo_folder, batch_size=batch_size)
+    assert [row.label for row in found] == [row.label for row in expected]
+    assert [row.margin for row in found] == pytest.approx(
+        [row.margin for row in expected], abs=1e-5
+    )
+
+
+def test_one_file_is_one_row(exported_bundle, photo_folder):
+    (row,), tally = rows_of(exported_bundle, photo_folder / "red" / "03.png")
+    assert (row.path, row.label, tally.rows) == ("03.png", "red", 1)
+
+
+def test_the_top_k_are_ranked(exported_bundle, photo_folder):
+    rows, _ = rows_of(exported_bundle, photo_folder, top_k=2)
+    for row in rows:
+        assert len(row.top) == 2
+        assert row.top[0].label == row.label
+        assert row.top[0].probability == row.probability >= row.top[1].probability
+    rows, _ = rows_of(exported_bundle, photo_folder)
+    assert sum(ranked.probability for ranked in rows[0].top) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("top_k", [0, 4])
+def test_a_top_k_beyond_the_classes_is_refused(exported_bundle, photo_folder, top_k):
+    with pytest.raises(UsageError, match="1 to 3"):
+        rows_of(exported_bundle, photo_folder, top_k=top_k)
+
+
+def test_a_folder_without_a_readable_image_has_rows_and_then_fails(exported_bundle, tmp_path):
+    (tmp_path / "a.png").touch()
+    rows = []
+    with (
+        PredictionRun(exported_bundle, PredictRequest(tmp_path)) as run,
+        pytest.raises(ImagesError, match="Not one of the 1 images"),
+    ):
+        rows.extend(run)
+    with PredictionRun(exported_bundle, PredictRequest(tmp_path)) as run:
+        assert next(iter(run)).status == "truncated"
+
+
+def test_a_folder_without_an_image_is_refused(exported_bundle, tmp_path):
+    with pytest.raises(ImagesError):
+        rows_of(exported_bundle, tmp_path)
+
+
+def test_an_answer_that_is_not_finite_is_a_row():
+    logits = np.array([[1, 2, 3], [np.nan, 1, 2], [3, np.inf, 1]], np.float32)
+    rows = predictions(logits, ["a", "b", "c"], [None, "dog", None], LABELS, 3)
+    assert [row.status for row in rows] == ["ok", "non-finite", "non-finite"]
+    assert rows[0].label == "food"
+    assert (rows[1].label, rows[1].expected) == (None, "dog")
+
+
+def test_of_equal_logits_the_first_class_wins_as_in_torch():
+    (row,) = predictions(np.array([[1, 2, 2]], np.float32), ["a"], [None], LABELS, 3)
+    assert [ranked.label for ranked in row.top] == ["dog", "food", "bird"]
+    assert row.margin == 0
+
+
+def test_auto_takes_what_is_proven(exported_bundle, photo_folder):
+    assert is_proven(exported_bundle, "onnxruntime-cpu", "fp32")
+    assert not is_proven(exported_bundle, "onnxruntime-cuda", "fp32")
+    with PredictionRun(exported_bundle, PredictRequest(photo_folder)) as run:
+        assert (run.spec.runtime, run.spec.precision) == ("onnxruntime-cpu", "fp32")
+
+
+def without_proofs(bundle):
+    import msgspec
+
+    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, proofs=()))
+    return open_bundle(bundle.folder)
+
+
+def test_auto_refuses_what_is_not_proven(bundle, photo_folder):
+    with pytest.raises(ParityError, match="proven") as caught:
+        rows_of(without_proofs(bundle), photo_folder)
+    assert "deploykit verify" in caught.value.hint
+
+
+def test_a_runtime_that_was_named_runs_unproven_and_says_so(bundle, photo_folder):
+    notes = []
+    request = PredictRequest(photo_folder, runtime="onnxruntime-cpu")
+    with PredictionRun(without_proofs(bundle), request, notes.append) as run:
+        assert len(list(run)) == 45
+    assert any("not proven" in e.message for e in notes if isinstance(e, Note))
+
+
+def prove_on_cuda(bundle):
+    """Write a proof for CUDA, as a machine with a GPU would have."""
+    import msgspec
+
+    def change(manifest):
+        proof = next(p for p in manifest.proofs if p.graph == "deploy/fp32.onnx")
+        cuda = msgspec.structs.replace(proof, runtime="onnxruntime-cuda", device="NVIDIA GPU")
+        return manifest.with_proof(cuda)
+
+    update_manifest(bundle.folder, change)
+    return open_bundle(bundle.folder)
+
+
+def test_auto_says_aloud_when_a_proven_device_is_missing(bundle, photo_folder, monkeypatch):
+    def no_library(name):
+        raise OSError
+
+    monkeypatch.setattr("deploykit.runtime._onnxruntime.ctypes.CDLL", no_library)
+    notes = []
+    with PredictionRun(prove_on_cuda(bundle), PredictRequest(photo_folder), notes.append) as run:
+        assert run.spec.runtime == "onnxruntime-cpu"
+    assert any("cannot run here" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_a_device_that_was_named_is_not_replaced(bundle, photo_folder, monkeypatch):
+    def no_library(name):
+        raise OSError
+
+    monkeypatch.setattr("deploykit.runtime._onnxruntime.ctypes.CDLL", no_library)
+    with pytest.raises(DeviceError):
+        rows_of(bundle, photo_folder, runtime="onnxruntime-cuda")
+
+
+def test_a_precision_that_is_not_there_is_refused(bundle, photo_folder):
+    with pytest.raises(BundleError, match="no int8 graph"):
+        rows_of(bundle, photo_folder, runtime="onnxruntime-cpu", precision="int8")
+    with pytest.raises(ParityError, match="No int8 graph"):
+        rows_of(bundle, photo_folder, precision="int8")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights on Windows")
+def test_a_link_to_nothing_is_a_row(exported_bundle, tmp_path, photo_folder):
+    shutil.copy(photo_folder / "red" / "00.png", tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    rows, _ = rows_of(exported_bundle, tmp_path)
+    assert [row.status for row in rows] == ["ok", "vanished"]
+
+
+def test_the_python_function_gives_the_same_rows(exported_bundle, photo_folder):
+    expected, _ = rows_of(exported_bundle, photo_folder)
+    assert list(predict_folder(exported_bundle.folder, photo_folder)) == expected
+    assert deploykit.predict_folder is predict_folder
+
+
+def test_progress_counts_every_file(exported_bundle, broken_folder):
+    steps = []
+    with PredictionRun(
+        exported_bundle, PredictRequest(broken_folder, batch_size=4), steps.append
+    ) as run:
+        list(run)
+    counts = [(e.done, e.total) for e in steps if not isinstance(e, Note)]
+    assert counts == [(4, 6), (6, 6)]

@@ -1,0 +1,248 @@
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from deploykit.bundle import open_bundle
+from deploykit.errors import BundleError, CheckpointError, DeviceError, ImagesError, UsageError
+from deploykit.jobs.reference import ReferenceRequest
+from deploykit.jobs.verify import VerifyRequest, verify_bundle
+from deploykit.manifest import record_file, update_manifest
+from deploykit.progress import Note
+
+
+@pytest.fixture
+def bundle(tmp_path, exported_bundle):
+    """A copy that a test may change."""
+    folder = tmp_path / "colours"
+    shutil.copytree(exported_bundle.folder, folder)
+    return open_bundle(folder)
+
+
+@pytest.fixture
+def named(network_file):
+    """The user's own architecture, named as on the command line."""
+    return ReferenceRequest(arch=f"{network_file}:Net")
+
+
+def perturb(bundle, name="deploy/fp32.onnx", factor=1.05):
+    """Change one weight of a graph, and let the manifest call it its own."""
+    path = bundle.folder / name
+    model = onnx.load(path)
+    weight = next(item for item in model.graph.initializer if item.name == "head.weight")
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0] *= factor
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, path)
+    import msgspec
+
+    def change(manifest):
+        files = {**manifest.files, name: record_file(path)}
+        return msgspec.structs.replace(manifest, files=files)
+
+    update_manifest(bundle.folder, change)
+    return open_bundle(bundle.folder)
+
+
+def test_both_graphs_are_compared_with_the_checkpoint(bundle, named, photo_folder):
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
+    assert result.passed
+    assert result.reference.startswith("torch module")
+    assert [v.candidate.graph for v in result.verdicts] == ["model.onnx", "deploy/fp32.onnx"]
+    assert (result.photos.kind, result.photos.images, result.unreadable) == ("photos", 45, 0)
+    for verdict in result.verdicts:
+        assert verdict.measurement.batch_sizes == (1, 2, 5, 32)
+        assert verdict.measurement.images == 45
+        assert verdict.measurement.flips == 0
+        assert verdict.measurement.flip_rate_bound == pytest.approx(1 - 0.05 ** (1 / 45))
+
+
+def test_what_passed_is_kept(bundle, named, photo_folder):
+    verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
+    proofs = {proof.graph: proof for proof in open_bundle(bundle.folder).manifest.proofs}
+    assert len(proofs) == 2
+    assert proofs["deploy/fp32.onnx"].photos.images == 45
+    assert proofs["deploy/fp32.onnx"].reference.startswith("torch module")
+
+
+def test_the_users_code_does_not_run_unasked(bundle, photo_folder):
+    notes = []
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder), notes.append)
+    assert result.reference == "model.onnx on onnxruntime-cpu"
+    assert [v.candidate.graph for v in result.verdicts] == ["deploy/fp32.onnx"]
+    assert any("your own code" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_a_perturbed_weight_fails_and_takes_the_proof_away(bundle, named, photo_folder):
+    changed = perturb(bundle)
+    result = verify_bundle(changed, VerifyRequest(images=photo_folder, reference=named))
+    assert not result.passed
+    canonical, deploy = result.verdicts
+    assert canonical.passed
+    assert not deploy.passed
+    assert "of the scale" in deploy.objections[0]
+    proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.proofs]
+    assert proven == ["model.onnx"]
+
+
+def test_the_recorded_photos_are_used_while_they_are_there(bundle, named, photo_folder):
+    notes = []
+    result = verify_bundle(bundle, VerifyRequest(reference=named), notes.append)
+    assert result.photos.source == str(photo_folder.resolve())
+    assert any("given at export" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_without_photos_the_golden_images_are_used(bundle, named):
+    import msgspec
+
+    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, photos="/gone"))
+    result = verify_bundle(open_bundle(bundle.folder), VerifyRequest(reference=named))
+    assert (result.photos.kind, result.photos.images) == ("golden", 8)
+    assert result.passed
+
+
+def test_a_sample_is_even_over_the_classes(bundle, named, photo_folder):
+    request = VerifyRequest(images=photo_folder, max_images=9, reference=named)
+    assert verify_bundle(bundle, request).photos.images == 9
+
+
+def test_the_self_test_needs_only_the_bundle(bundle):
+    result = verify_bundle(bundle, VerifyRequest(self_test=True))
+    assert result.passed
+    assert result.reference == "answers recorded in golden.npz"
+    assert result.photos.images == 8
+    assert [v.candidate.graph for v in result.verdicts] == ["deploy/fp32.onnx"]
+
+
+def test_the_self_test_finds_a_perturbed_weight(bundle):
+    assert not verify_bundle(perturb(bundle), VerifyRequest(self_test=True)).passed
+
+
+def test_a_damaged_graph_is_refused(bundle):
+    (bundle.folder / "deploy/fp32.onnx").write_bytes(b"")
+    with pytest.raises(BundleError, match="not the file that was exported"):
+        verify_bundle(bundle, VerifyRequest(self_test=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip"])
+def test_a_damaged_golden_file_is_refused(bundle, content):
+    import msgspec
+
+    path = bundle.folder / "golden.npz"
+    path.write_bytes(content)
+    update_manifest(
+        bundle.folder,
+        lambda m: msgspec.structs.replace(m, files={**m.files, "golden.npz": record_file(path)}),
+    )
+    with pytest.raises(BundleError, match="damaged"):
+        verify_bundle(open_bundle(bundle.folder), VerifyRequest(self_test=True))
+
+
+def test_golden_answers_that_are_not_finite_fail(bundle):
+    import msgspec
+
+    path = bundle.folder / "golden.npz"
+    with np.load(path) as data:
+        logits = data["logits"].copy()
+        images = data["images"]
+    logits[0, 0] = np.nan
+    np.savez(path, images=images, logits=logits)
+    update_manifest(
+        bundle.folder,
+        lambda m: msgspec.structs.replace(m, files={**m.files, "golden.npz": record_file(path)}),
+    )
+    result = verify_bundle(open_bundle(bundle.folder), VerifyRequest(self_test=True))
+    assert not result.passed
+    assert "NaN" in result.verdicts[0].objections[0]
+
+
+def test_unreadable_photos_are_counted(bundle, named, tmp_path, photo_folder):
+    shutil.copytree(photo_folder / "red", tmp_path / "photos")
+    (tmp_path / "photos" / "07.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = verify_bundle(bundle, VerifyRequest(images=tmp_path / "photos", reference=named))
+    assert (result.photos.images, result.unreadable) == (14, 1)
+    assert result.passed
+
+
+def test_a_folder_without_a_readable_image_is_refused(bundle, named, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    with pytest.raises(ImagesError, match="Not one"):
+        verify_bundle(bundle, VerifyRequest(images=tmp_path / "photos", reference=named))
+
+
+def test_another_checkpoint_is_measured_not_excused(bundle, network_file, checkpoint, tmp_path):
+    weights = torch.load(checkpoint, weights_only=True)
+    weights["head.bias"] += torch.tensor([0.5, 0.0, 0.0])
+    torch.save(weights, tmp_path / "other.pth")
+    reference = ReferenceRequest(arch=f"{network_file}:Net", checkpoint=tmp_path / "other.pth")
+    assert not verify_bundle(bundle, VerifyRequest(reference=reference)).passed
+
+
+def test_a_checkpoint_of_other_classes_is_refused(bundle, network_file, tmp_path):
+    from deploykit.models.registry import resolve_architecture
+
+    module = resolve_architecture(f"{network_file}:Net").build(5)
+    torch.save(module.state_dict(), tmp_path / "five.pth")
+    reference = ReferenceRequest(arch=f"{network_file}:Net", checkpoint=tmp_path / "five.pth")
+    with pytest.raises(CheckpointError, match="5 classes; the bundle has 3"):
+        verify_bundle(bundle, VerifyRequest(reference=reference))
+
+
+def test_naming_only_the_checkpoint_of_ones_own_code_is_explained(bundle, checkpoint):
+    request = VerifyRequest(reference=ReferenceRequest(checkpoint=checkpoint))
+    with pytest.raises(UsageError, match="your own code") as caught:
+        verify_bundle(bundle, request)
+    assert "--arch" in caught.value.hint
+
+
+def test_a_precision_that_is_not_there_is_refused(bundle):
+    with pytest.raises(BundleError, match="no fp16 graph; it has fp32"):
+        verify_bundle(bundle, VerifyRequest(precision="fp16"))
+
+
+def test_a_device_that_is_not_there_is_refused(bundle, monkeypatch):
+    def no_library(name):
+        raise OSError
+
+    monkeypatch.setattr("deploykit.runtime._onnxruntime.ctypes.CDLL", no_library)
+    with pytest.raises(DeviceError):
+        verify_bundle(bundle, VerifyRequest(runtime="onnxruntime-cuda"))
+
+
+def test_a_zoo_network_is_rebuilt_from_the_recorded_checkpoint(tmp_path, photo_folder):
+    from deploykit.jobs.export import export_bundle
+    from deploykit.jobs.export_request import ExportRequest
+    from deploykit.models.registry import resolve_architecture
+
+    torch.manual_seed(0)
+    arguments = {"growth_rate": 4, "block_config": (1, 1), "num_init_features": 8}
+    module = resolve_architecture("densenet").build(3, arguments)
+    torch.save(module.state_dict(), tmp_path / "best_model.pth")
+    from deploykit.jobs.preprocessing import PreprocessingOptions
+
+    request = ExportRequest(
+        arch="densenet",
+        arch_args=arguments,
+        checkpoint=tmp_path / "best_model.pth",
+        preprocessing=PreprocessingOptions(input_size=(32, 32)),
+        artifacts=tmp_path / "artifacts",
+    )
+    bundle = export_bundle(request).bundle
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder))
+    assert result.reference == "torch module densenet from best_model.pth"
+    assert result.passed
+
+    (tmp_path / "best_model.pth").write_bytes(b"changed")
+    notes = []
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder), notes.append)
+    assert result.reference == "model.onnx on onnxruntime-cpu"
+    assert any("has changed since the export" in e.message for e in notes if isinstance(e, Note))
+
+    (tmp_path / "best_model.pth").unlink()
+    notes = []
+    verify_bundle(bundle, VerifyRequest(images=photo_folder), notes.append)
+    assert any("is not there" in e.message for e in notes if isinstance(e, Note))
