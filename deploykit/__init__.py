@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from deploykit.jobs.verify import Verification, VerifyRequest, verify_bundle
     from deploykit.specs import Labels, Prediction, Preprocessing
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "Bundle": "deploykit.bundle",
     "DeploykitError": "deploykit.errors",

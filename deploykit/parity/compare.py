@@ -51,16 +51,16 @@ def batch_sizes(images: int) -> Iterator[int]:
         wanted.append(MAX_BATCH_SIZE)
     left = images
     for size in wanted:
-        yield min(size, left)
-        left -= min(size, left)
         if not left:
             return
+        yield min(size, left)
+        left -= min(size, left)
     while left > OPT_BATCH_SIZE:
         yield OPT_BATCH_SIZE
         left -= OPT_BATCH_SIZE
     if left == OPT_BATCH_SIZE:
         yield from (OPT_BATCH_SIZE - 1, 1)
-    else:
+    elif left:
         yield left
 
 

@@ -1,0 +1,186 @@
+"""What a command says: its result on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from deploykit.errors import DeploykitError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from deploykit.progress import Note, Step
+
+JSON_SCHEMA = 1
+INTERRUPTED = 130
+_BUG = 1
+_BAD_INPUT = 4
+
+
+class Console:
+    """The voice of one run of a command.
+
+    Args:
+        command: The command's name.
+        as_json: Whether stdout gets one JSON object and nothing else.
+        quiet: Whether progress and notes are left out.
+    """
+
+    def __init__(self, command: str, *, as_json: bool, quiet: bool = False) -> None:
+        self.command = command
+        self.as_json = as_json
+        self._quiet = quiet
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def progress(self, event: Step | Note) -> None:
+        """Show a job's event: a note as a line, a step as a bar where someone is watching."""
+        if self._quiet:
+            return
+        message = getattr(event, "message", None)
+        if message is not None:
+            self.note(message)
+        elif sys.stderr.isatty():
+            self._show_step(event)  # type: ignore[arg-type]
+
+    def note(self, message: str) -> None:
+        """Say something that is not the result."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(message, markup=False, highlight=False)
+        else:
+            print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+    def result(
+        self, value: Callable[[], Any], render: Callable[[], str], *, exit_code: int = 0
+    ) -> None:
+        """Show what came out and end the command.
+
+        Args:
+            value: Makes the result for ``--json``, of plain types.
+            render: Makes the text for people.
+            exit_code: What the command ends with.
+
+        Raises:
+            typer.Exit: When the exit code is not 0.
+        """
+        self.close()
+        if self.as_json:
+            _write_json(self.command, exit_code, result=value())
+        else:
+            text = render()
+            if text:
+                print(text)  # noqa: T201
+        if exit_code:
+            raise typer.Exit(exit_code)
+
+    def close(self) -> None:
+        """Take the progress bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _show_step(self, step: Step) -> None:
+        if self._bar is None:
+            self._bar = _progress_bar()
+            self._bar.start()
+        if self._stage != step.stage or self._task is None:
+            self._stage = step.stage
+            self._task = self._bar.add_task(step.stage, total=step.total)
+        self._bar.update(self._task, completed=step.done, total=step.total)
+
+
+def _progress_bar() -> Progress:
+    from rich.console import Console as RichConsole
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=RichConsole(stderr=True),
+        transient=True,
+    )
+
+
+@contextlib.contextmanager
+def command(
+    name: str, *, as_json: bool, verbose: bool = False, quiet: bool = False
+) -> Iterator[Console]:
+    """Run a command's body, and turn what it raises into a message and an exit code.
+
+    Raises:
+        typer.Exit: With the exit code of whatever went wrong.
+    """
+    console = Console(name, as_json=as_json, quiet=quiet)
+    try:
+        yield console
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        console.close()
+        write_error(name, INTERRUPTED, "Interrupted.", None, as_json=as_json)
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as exc:
+        console.close()
+        if verbose:
+            traceback.print_exc()
+        code, message, hint = _explain(exc, verbose=verbose)
+        write_error(name, code, message, hint, as_json=as_json)
+        raise typer.Exit(code) from exc
+    finally:
+        console.close()
+
+
+def _explain(error: Exception, *, verbose: bool) -> tuple[int, str, str | None]:
+    """Exit code, message and hint of an error."""
+    if isinstance(error, DeploykitError):
+        return error.exit_code, error.message, error.hint
+    if isinstance(error, OSError) and error.strerror:
+        # Of the system's errors the ones that jobs do not foresee: a full disk, a folder that may
+        # not be written.
+        where = f"{error.filename}: " if error.filename else ""
+        return _BAD_INPUT, f"{where}{error.strerror}.", None
+    message = f"{type(error).__name__}: {error}"
+    hint = (
+        "This is a bug of deploykit's."
+        if verbose
+        else "This is a bug of deploykit's: -v shows where."
+    )
+    return _BUG, message, hint
+
+
+def write_error(
+    command: str, exit_code: int, message: str, hint: str | None, *, as_json: bool
+) -> None:
+    """Show what went wrong: on stdout as JSON, or on stderr for people."""
+    if as_json:
+        _write_json(command, exit_code, error={"message": message, "hint": hint})
+        return
+    lines = [f"error: {message}", *([hint] if hint else [])]
+    print("\n".join(lines), file=sys.stderr)  # noqa: T201
+
+
+def _write_json(command: str, exit_code: int, **content: Any) -> None:
+    envelope = {"schema": JSON_SCHEMA, "command": command, "exit_code": exit_code, **content}
+    # ASCII only: it reads the same whatever the console's encoding is.
+    print(json.dumps(envelope, indent=2), flush=True)  # noqa: T201

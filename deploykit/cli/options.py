@@ -1,0 +1,89 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from deploykit.bundle import Bundle
+    from deploykit.cli.console import Console
+    from deploykit.specs import Precision
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")]
+Artifacts = Annotated[
+    Path | None,
+    typer.Option(
+        help="The home of bundles.  [default: artifacts]",
+        envvar="DEPLOYKIT_ARTIFACTS",
+        show_default=False,
+        show_envvar=False,
+    ),
+]
+BundleName = Annotated[
+    str | None,
+    typer.Option("--bundle", help="A bundle's name or folder.  [default: the newest]"),
+]
+ArchArgs = Annotated[
+    list[str] | None,
+    typer.Option("--arch-arg", metavar="KEY=VALUE", help="An argument of the architecture."),
+]
+TrustPickle = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Let the checkpoint run the code in it; only for files you made yourself.",
+    ),
+]
+Runtime = Annotated[
+    str, typer.Option(help="What executes: onnxruntime-cpu, onnxruntime-cuda, or auto.")
+]
+PrecisionName = Annotated[
+    str | None, typer.Option("--precision", help="The deploy graph's precision: fp32.")
+]
+
+
+def artifacts_folder(artifacts: Path | None) -> Path:
+    """The home of bundles that an option or the environment names, or the default."""
+    from deploykit.bundle import default_artifacts
+
+    return artifacts or default_artifacts()
+
+
+def chosen_bundle(name: str | None, artifacts: Path | None, console: Console) -> Bundle:
+    """The bundle that is meant, said aloud when nobody named it."""
+    from deploykit.bundle import find_bundle
+
+    bundle, note = find_bundle(name, artifacts_folder(artifacts))
+    if note:
+        console.note(note)
+    return bundle
+
+
+def parsed_arch_args(items: list[str] | None) -> dict[str, object] | None:
+    """``--arch-arg`` as keyword arguments; None when it was not given."""
+    if not items:
+        return None
+    from deploykit.models.arch_args import parse_arch_args
+
+    return parse_arch_args(items)
+
+
+def parsed_precision(name: str | None) -> Precision | None:
+    """``--precision`` as a precision; None when it was not given.
+
+    Raises:
+        UsageError: There is no such precision.
+    """
+    from deploykit.errors import UsageError
+    from deploykit.specs import PRECISIONS
+
+    if name is None:
+        return None
+    for precision in PRECISIONS:
+        if precision == name:
+            return precision
+    raise UsageError(f"There is no precision {name!r}; there are {', '.join(PRECISIONS)}.")

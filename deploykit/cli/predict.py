@@ -1,0 +1,77 @@
+"""``deploykit predict``: one row for each image file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploykit.cli.console import command
+from deploykit.cli.options import (
+    Artifacts,
+    BundleName,
+    Json,
+    PrecisionName,
+    Runtime,
+    Verbose,
+    chosen_bundle,
+    parsed_precision,
+)
+
+
+def predict(
+    source: Annotated[Path, typer.Argument(help="A folder of images, or one image file.")],
+    output: Annotated[Path, typer.Option(help="The table to write: .csv or .jsonl.")] = Path(
+        "predictions.csv"
+    ),
+    bundle: BundleName = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="How many classes a row ranks.  [default: at most 5]")
+    ] = None,
+    runtime: Runtime = "auto",
+    precision: PrecisionName = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a run.")] = 8,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.  [default: one a core]")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 6 when an image could not be read.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no notes, no summary.")
+    ] = False,
+    artifacts: Artifacts = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Predict a folder of images: exactly one row a file, whatever is wrong with it."""
+    with command("predict", as_json=json, verbose=verbose, quiet=quiet) as console:
+        from deploykit.errors import UnreadableImagesError
+        from deploykit.jobs.predict import PredictionRun, PredictRequest
+        from deploykit.report.tables import open_table
+        from deploykit.report.terminal import prediction_text
+        from deploykit.report.values import prediction_value
+
+        request = PredictRequest(
+            source=source,
+            top_k=top_k,
+            runtime=runtime,
+            precision=parsed_precision(precision),
+            batch_size=batch_size,
+            threads=threads,
+        )
+        chosen = chosen_bundle(bundle, artifacts, console)
+        with PredictionRun(chosen, request, console.progress) as run:
+            spec = run.spec
+            console.note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}")
+            with open_table(output, top_k=run.top_k) as table:
+                for row in run:
+                    table.write(row)
+        tally = run.tally
+        failed = tally.failures.total()
+        console.result(
+            lambda: prediction_value(tally, spec, [str(output)]),
+            lambda: "" if quiet else prediction_text(tally, spec, [output]),
+            exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
+        )

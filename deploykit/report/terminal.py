@@ -1,0 +1,158 @@
+"""Results as text for a terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from deploykit.jobs.export import ExportResult
+from deploykit.jobs.predict import Tally, describe_failures
+from deploykit.jobs.train import CURVES, TrainingResult
+from deploykit.jobs.verdicts import Verdict
+from deploykit.jobs.verify import Verification
+from deploykit.proofs import Measurement, PhotoSet
+from deploykit.session import SessionSpec
+
+_SHOWN_FLIPS = 10
+_SHOWN_CLASSES = 20
+
+
+def export_text(result: ExportResult) -> str:
+    """What was exported, what was assumed, and the proof."""
+    manifest = result.bundle.manifest
+    architecture = manifest.architecture
+    names = ", ".join(manifest.labels.names[:6]) + (", ..." if len(manifest.labels) > 6 else "")
+    return "\n".join(
+        (
+            verdicts_text(result.verdicts),
+            f"network        {architecture.name}, {architecture.parameters:,} parameters, "
+            f"{architecture.classes} classes",
+            f"classes        {names} ({manifest.labels.source})",
+            f"preprocessing  {manifest.preprocessing.describe()} ({manifest.preprocessing.source})",
+            f"verified on    {photos_text(result.photos)}",
+            f"bundle         {result.bundle.folder} (in {sum(result.seconds.values()):.1f} s)",
+        )
+    )
+
+
+def verification_text(result: Verification) -> str:
+    """The verdicts, what speaks against the failed ones, and the flips."""
+    lines = [
+        verdicts_text(result.verdicts),
+        f"reference  {result.reference}",
+        f"images     {photos_text(result.photos)}",
+    ]
+    if result.unreadable:
+        lines.append(f"           {result.unreadable} more could not be read")
+    for verdict in result.verdicts:
+        lines += flips_text(verdict)
+    for verdict in result.verdicts:
+        lines += (f"FAILED  {verdict.candidate.graph}: {reason}" for reason in verdict.objections)
+    lines.append("PASSED" if result.passed else "FAILED")
+    return "\n".join(lines)
+
+
+def verdicts_text(verdicts: Iterable[Verdict]) -> str:
+    """A table with a row for each candidate."""
+    rows = [
+        (
+            verdict.candidate.graph,
+            verdict.candidate.runtime,
+            verdict.candidate.precision,
+            flips_of(verdict.measurement),
+            f"{verdict.measurement.max_relative_error:.1e}",
+            f"{verdict.measurement.max_probability_change:.1e}",
+            ",".join(map(str, verdict.measurement.batch_sizes)),
+            "passed" if verdict.passed else "FAILED",
+        )
+        for verdict in verdicts
+    ]
+    header = (
+        "graph", "runtime", "precision", "flips", "max error/scale", "max |dp|", "batches", "",
+    )  # fmt: skip
+    return table_text(header, rows)
+
+
+def flips_of(measurement: Measurement) -> str:
+    """``0 of 225, at most 1.3 %``: the flips and the bound on their rate."""
+    text = f"{measurement.flips} of {measurement.decidable}"
+    if measurement.flip_rate_bound is not None:
+        text += f", at most {100 * measurement.flip_rate_bound:.1f} %"
+    if measurement.undecidable:
+        text += f" ({measurement.undecidable} undecidable)"
+    return text
+
+
+def flips_text(verdict: Verdict) -> list[str]:
+    """A line for each image whose class changed, the largest margins first."""
+    flipped = verdict.measurement.flipped
+    lines = [
+        f"flip  {verdict.candidate.graph}: {flip.path}: {flip.reference} -> {flip.candidate}, "
+        f"margin {flip.margin:.2e}{'' if flip.decidable else ' (undecidable)'}"
+        for flip in flipped[:_SHOWN_FLIPS]
+    ]
+    if len(flipped) > _SHOWN_FLIPS:
+        lines.append(f"      ... and {len(flipped) - _SHOWN_FLIPS} more")
+    return lines
+
+
+def photos_text(photos: PhotoSet) -> str:
+    """``225 photos of bird_photos``; the bound below it holds for images like these only."""
+    if photos.kind == "photos":
+        return f"{photos.images} photos of {photos.source}"
+    if photos.kind == "golden":
+        return f"the bundle's {photos.images} golden images"
+    return f"{photos.images} made images, which are no photos: verify again with --images"
+
+
+def prediction_text(tally: Tally, spec: SessionSpec, outputs: Sequence[Path]) -> str:
+    """Rows, failures by kind, classes, accuracy, speed."""
+    lines = [f"{tally.rows} rows: {tally.ok} predicted"]
+    if tally.failures:
+        lines[0] += f", {tally.failures.total()} failed ({describe_failures(tally)})"
+    if tally.skipped:
+        lines[0] += f"; {tally.skipped} other files without a row"
+    classes = tally.labels.most_common(_SHOWN_CLASSES)
+    lines.append("classes   " + ", ".join(f"{count} {label}" for label, count in classes))
+    if len(tally.labels) > _SHOWN_CLASSES:
+        lines[-1] += f", ... ({len(tally.labels)} classes)"
+    if tally.accuracy is not None:
+        lines.append(
+            f"accuracy  {100 * tally.accuracy:.1f} % "
+            f"({tally.correct} of {tally.labelled} labelled images)"
+        )
+    if tally.images_per_second is not None:
+        lines.append(
+            f"speed     {tally.images_per_second:.1f} images/s "
+            f"({spec.precision} on {spec.runtime}, {spec.device})"
+        )
+    lines += (f"written   {path}" for path in outputs)
+    return "\n".join(lines)
+
+
+def training_text(result: TrainingResult) -> str:
+    """The best epoch, the files, and the command that comes next."""
+    folder = result.checkpoint.parent
+    return "\n".join(
+        (
+            f"best epoch  {result.best.epoch} of {len(result.history)}: test accuracy "
+            f"{result.best.test_accuracy:.1%} on {result.test_photos} photos "
+            f"({result.train_photos} trained on), in {result.seconds:.0f} s",
+            f"written     {result.checkpoint}, {folder / 'classes.txt'}, {folder / CURVES}",
+        )
+    )
+
+
+def table_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table without colours, as wide as it needs to be."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=box.ASCII2, show_edge=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    stream = io.StringIO()
+    Console(file=stream, width=10_000, markup=False, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())

@@ -1,0 +1,74 @@
+"""Results as plain values, for ``--json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from deploykit.jobs.export import ExportResult
+from deploykit.jobs.predict import Tally
+from deploykit.jobs.train import TrainingResult
+from deploykit.jobs.verdicts import Verdict
+from deploykit.jobs.verify import Verification
+from deploykit.session import SessionSpec
+
+
+def export_value(result: ExportResult) -> dict[str, Any]:
+    """The bundle, its manifest and the verdicts."""
+    return {
+        "bundle": str(result.bundle.folder),
+        "manifest": msgspec.to_builtins(result.bundle.manifest),
+        "photos": msgspec.to_builtins(result.photos),
+        "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
+        "seconds": result.seconds,
+    }
+
+
+def verification_value(result: Verification) -> dict[str, Any]:
+    """The verdicts, and what was compared."""
+    return {
+        "passed": result.passed,
+        "reference": result.reference,
+        "photos": msgspec.to_builtins(result.photos),
+        "unreadable": result.unreadable,
+        "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
+    }
+
+
+def verdict_value(verdict: Verdict) -> dict[str, Any]:
+    """A verdict with what can be derived from it; numbers that are not finite become null."""
+    value: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(verdict))
+    value["passed"] = verdict.passed
+    return value
+
+
+def training_value(result: TrainingResult) -> dict[str, Any]:
+    """The best epoch, every epoch, and where the checkpoint is."""
+    return {
+        "checkpoint": str(result.checkpoint),
+        "classes": result.classes,
+        "best": msgspec.to_builtins(result.best),
+        "history": msgspec.to_builtins(result.history),
+        "train_photos": result.train_photos,
+        "test_photos": result.test_photos,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def prediction_value(tally: Tally, spec: SessionSpec, outputs: list[str]) -> dict[str, Any]:
+    """The tally and what ran."""
+    return {
+        "rows": tally.rows,
+        "ok": tally.ok,
+        "failures": dict(tally.failures),
+        "labels": dict(tally.labels),
+        "skipped": tally.skipped,
+        "labelled": tally.labelled,
+        "correct": tally.correct,
+        "accuracy": tally.accuracy,
+        "seconds": round(tally.seconds, 3),
+        "images_per_second": tally.images_per_second,
+        "session": msgspec.to_builtins(spec),
+        "outputs": outputs,
+    }

@@ -1,0 +1,141 @@
+"""Fixtures that several folders share, and which marked tests run here."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploykit.bundle import Bundle
+from deploykit.jobs.export import export_bundle
+from deploykit.jobs.export_request import ExportRequest
+from deploykit.jobs.preprocessing import PreprocessingOptions
+
+#: A user's own file: a small network that tells colours apart, and what tests need beside it.
+NETWORK = '''
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    """Two convolutions and a linear layer, for 16x16 images."""
+
+    def __init__(self, num_classes, width=8):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class RandomNet(Net):
+    """Makes a fresh layer in its forward, as one tutorial does."""
+
+    def forward(self, x):
+        fresh = nn.Conv2d(3, 3, 1)
+        return super().forward(fresh(x))
+
+
+class MixingNet(Net):
+    """Answers with respect to the other images of the batch."""
+
+    def forward(self, x):
+        return super().forward(x - x.mean(0, keepdim=True))
+
+
+class PairNet(Net):
+    """Answers with more than the logits."""
+
+    def forward(self, x):
+        return super().forward(x), x
+'''
+CLASSES = ("blue", "green", "red")
+SMALL = PreprocessingOptions(input_size=(16, 16))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA driver on this machine"))
+
+
+@pytest.fixture(scope="session")
+def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's own ``networks.py``."""
+    path = tmp_path_factory.mktemp("code") / "networks.py"
+    path.write_text(NETWORK, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """45 noisy pictures of odd sizes, in folders named after their dominant colour."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for channel, name in ((2, "blue"), (1, "green"), (0, "red")):
+        (root / name).mkdir()
+        for i in range(15):
+            height, width = rng.integers(17, 60, 2)
+            pixels = rng.integers(0, 120, (height, width, 3))
+            pixels[..., channel] += 100
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i:02}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, network_file: Path) -> Path:
+    """``best_model.pth`` of ``networks.py:Net``, whose answer is the dominant colour."""
+    import torch
+
+    from deploykit.models.registry import resolve_architecture
+
+    torch.manual_seed(0)
+    module = resolve_architecture(f"{network_file}:Net").build(len(CLASSES))
+    with torch.no_grad():
+        # Channel i of the features becomes colour i's mean, and class i's logit its excess.
+        for layer in (module.features[0], module.features[3]):
+            layer.weight.mul_(0.05)
+            layer.bias.fill_(0.5)
+        for i, channel in enumerate((2, 1, 0)):
+            module.features[0].weight[i, channel, 1, 1] = 1.0
+            module.features[3].weight[i, i, 1, 1] = 1.0
+        module.head.weight.mul_(0.1)
+        for i in range(3):
+            module.head.weight[i, i] += 2.0
+    path = tmp_path_factory.mktemp("training") / "best_model.pth"
+    torch.save(module.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    network_file: Path,
+    checkpoint: Path,
+    photo_folder: Path,
+) -> Bundle:
+    """A bundle of ``networks.py:Net``; tests that change it copy it first."""
+    request = ExportRequest(
+        arch=f"{network_file}:Net",
+        checkpoint=checkpoint,
+        classes=str(photo_folder),
+        preprocessing=SMALL,
+        name="colours",
+        artifacts=tmp_path_factory.mktemp("artifacts"),
+    )
+    return export_bundle(request).bundle

@@ -1,0 +1,136 @@
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from deploykit.errors import GraphError, UsageError
+from deploykit.graph import export as export_module
+from deploykit.graph.export import onnx_from_module
+from deploykit.graph.files import (
+    LABELS_KEY,
+    PREPROCESSING_KEY,
+    opset_of,
+    save_graph,
+    tensor_specs,
+)
+from deploykit.runtime.opener import open_graph, open_module
+from deploykit.specs import Labels, Preprocessing, TensorSpec
+
+LABELS = Labels(names=("mésange", "鹰", "owl"), source="test")
+PREPROCESSING = Preprocessing(resize=(8, 6))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        print("chatter of the user's own")
+        return self.head(self.block(x).mean((2, 3)))
+
+
+class BatchBranch(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) if x.shape[0] == 2 else x.amax((2, 3))
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("first line of the trouble\nsecond line")
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture(scope="module")
+def graph(module):
+    return onnx_from_module(module, (8, 6))
+
+
+def test_the_canonical_graph_has_the_names_of_the_design(graph):
+    assert tensor_specs(graph) == (
+        TensorSpec(name="input", dtype="float32", shape=("N", 3, 8, 6)),
+        TensorSpec(name="logits", dtype="float32", shape=("N", 3)),
+    )
+    assert opset_of(graph) >= 18
+
+
+def test_nodes_name_their_module(graph):
+    paths = {node.op_type: node.metadata_props.get("module") for node in graph.graph}
+    assert paths["Conv"] == "block.0"
+    assert paths["Relu"] == "block.2"
+    assert paths["Gemm"] == "head"
+
+
+def test_the_file_is_plain_onnx_that_says_what_it_means(graph, tmp_path):
+    save_graph(graph, tmp_path / "model.onnx", labels=LABELS, preprocessing=PREPROCESSING)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    assert json.loads(props[LABELS_KEY]) == ["mésange", "鹰", "owl"]
+    assert json.loads(props[PREPROCESSING_KEY])["resize"] == [8, 6]
+    assert b"test_onnx_export.py" not in model.SerializeToString()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_canonical_graph_gives_the_modules_logits(module, graph, tmp_path, batch):
+    path = tmp_path / "model.onnx"
+    save_graph(graph, path, labels=LABELS, preprocessing=PREPROCESSING)
+    images = np.random.default_rng(0).integers(0, 256, (batch, 8, 6, 3), dtype=np.uint8)
+    with (
+        open_module(module, preprocessing=PREPROCESSING, classes=3) as reference,
+        open_graph(
+            path,
+            name="model.onnx",
+            runtime="onnxruntime-cpu",
+            precision="fp32",
+            preprocessing=PREPROCESSING,
+            classes=3,
+        ) as session,
+    ):
+        expected = reference.run(images)
+        assert np.abs(session.run(images) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_the_users_chatter_stays_off_stdout(module, capsys):
+    onnx_from_module(module, (8, 6))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+
+
+def test_a_module_that_branches_on_the_batch_is_refused():
+    with pytest.raises(GraphError, match=r"torch.onnx.export failed"):
+        onnx_from_module(BatchBranch(), (8, 6))
+
+
+def test_a_failing_export_gives_its_cause_in_one_line():
+    with pytest.raises(GraphError) as caught:
+        onnx_from_module(Broken(), (8, 6))
+    assert "first line of the trouble" in caught.value.message
+    assert "second line" not in caught.value.message
+
+
+@pytest.mark.parametrize("opset", [7, 17, 99])
+def test_an_unsupported_opset_is_refused(module, opset):
+    with pytest.raises(UsageError, match=f"Opset {opset}"):
+        onnx_from_module(module, (8, 6), opset=opset)
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+def test_an_opset_can_be_chosen(module, opset):
+    assert opset_of(onnx_from_module(module, (8, 6), opset=opset)) == opset
+
+
+def test_a_graph_too_large_for_one_file_is_refused(module, monkeypatch):
+    monkeypatch.setattr(export_module, "MAX_GRAPH_BYTES", 100)
+    with pytest.raises(GraphError, match="The weights take"):
+        onnx_from_module(module, (8, 6))

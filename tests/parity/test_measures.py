@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+
+from deploykit.parity.measures import margins, measure, softmax
+from deploykit.proofs import tolerance_for
+from deploykit.specs import Labels
+
+LABELS = Labels(names=("bird", "dog", "food"), source="test")
+REFERENCE = np.array([[4, 1, 0], [0, 2, 1], [1, 1.5, 3], [2, 0, 1.9]], np.float32)
+
+
+def measured(candidate, reference=REFERENCE, precision="fp32"):
+    return measure(
+        reference,
+        candidate,
+        precision=precision,
+        paths=[f"{i}.jpg" for i in range(len(reference))],
+        labels=Labels(names=LABELS.names[: reference.shape[1]], source="test"),
+        batch_sizes=[2, 1, 1],
+    )
+
+
+def objections(measurement, precision="fp32"):
+    return tolerance_for(precision).objections(measurement)
+
+
+def test_equal_logits_pass_with_no_error():
+    found = measured(REFERENCE.copy())
+    assert (found.images, found.batch_sizes, found.scale) == (4, (1, 2), 4.0)
+    assert (found.max_abs_error, found.mean_abs_error, found.min_cosine) == (0, 0, 1)
+    assert (found.flips, found.undecidable, found.flipped, found.non_finite) == (0, 0, (), 0)
+    assert found.flip_rate_bound == pytest.approx(1 - 0.05**0.25)
+    assert objections(found) == ()
+
+
+def test_errors_are_measured_and_relative_to_the_scale():
+    candidate = REFERENCE.copy()
+    candidate[1, 2] += 0.002
+    found = measured(candidate)
+    assert found.max_abs_error == pytest.approx(0.002, rel=1e-3)
+    assert found.mean_abs_error == pytest.approx(0.002 / 12, rel=1e-3)
+    assert found.max_relative_error == pytest.approx(0.0005, rel=1e-3)
+    assert "5.0e-04 of the scale" in objections(found)[0]
+    assert objections(found, "fp16") == ()
+
+
+def test_a_decidable_flip_is_counted_and_named():
+    candidate = REFERENCE.copy()
+    candidate[3] = [1.9, 0, 2]
+    found = measured(candidate)
+    assert (found.flips, found.undecidable) == (1, 0)
+    (flip,) = found.flipped
+    assert (flip.path, flip.reference, flip.candidate) == ("3.jpg", "bird", "food")
+    assert flip.margin == pytest.approx(0.1, rel=1e-3)
+    assert flip.decidable
+    assert any("1 of 4 images changed their class" in text for text in objections(found))
+
+
+def test_a_flip_below_the_margin_is_undecidable_and_listed():
+    reference = np.tile(REFERENCE, (10, 1))
+    reference[0] = [1.0001, 1.0, 0]
+    candidate = reference.copy()
+    candidate[0] = [1.0, 1.0001, 0]
+    found = measured(candidate, reference)
+    assert (found.flips, found.undecidable, found.decidable) == (0, 1, 39)
+    assert not found.flipped[0].decidable
+    assert objections(found) == ()
+
+
+def test_the_undecidable_margin_is_wider_below_fp32():
+    reference = np.array([[4, 0, 0], [1.01, 1, 0]], np.float32)
+    assert measured(reference, reference, "fp32").undecidable == 0
+    assert measured(reference, reference, "fp16").undecidable == 1
+
+
+def test_a_network_that_decides_nothing_does_not_pass():
+    constant = np.ones((40, 3), np.float32)
+    found = measured(constant.copy(), constant)
+    assert (found.flips, found.undecidable, found.flip_rate_bound) == (0, 40, None)
+    assert "40 of 40 images have a margin too small" in objections(found)[0]
+
+
+def test_zero_logits_do_not_pass():
+    zeros = np.zeros((40, 3), np.float32)
+    assert objections(measured(zeros.copy(), zeros)) != ()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_non_finite_logits_never_pass(value, side, precision):
+    sides = {"reference": REFERENCE.copy(), "candidate": REFERENCE.copy()}
+    sides[side][2, 1] = value
+    found = measured(sides["candidate"], sides["reference"], precision)
+    assert found.non_finite == 1
+    assert found.max_abs_error == np.inf
+    assert found.min_cosine == 0
+    assert objections(found, precision) == ("1 logits are NaN or infinite",)
+
+
+def test_all_logits_non_finite_is_measured_too():
+    found = measured(np.full_like(REFERENCE, np.nan))
+    assert (found.non_finite, found.undecidable) == (12, 4)
+    assert objections(found) != ()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_an_empty_comparison_never_passes(precision):
+    found = measured(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32), precision)
+    assert objections(found, precision) == ("no image was compared",)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        measured(REFERENCE[:2])
+
+
+@pytest.mark.parametrize(
+    ("precision", "change", "passes"),
+    [("fp16", 0.019, True), ("fp16", 0.021, False), ("int8", 0.09, True), ("int8", 0.11, False)],
+)
+def test_a_precision_allows_so_much_change_of_a_probability(precision, change, passes):
+    reference = np.log(np.array([[0.7, 0.3]]))
+    candidate = np.log(np.array([[0.7 - change, 0.3 + change]]))
+    found = measured(candidate.astype(np.float32), reference.astype(np.float32), precision)
+    assert found.max_probability_change == pytest.approx(change, abs=1e-6)
+    assert (objections(found, precision) == ()) is passes
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 0), ("fp16", 2), ("int8", 4)])
+def test_a_precision_allows_so_many_flips(precision, allowed):
+    # Two classes with probabilities near a half: a flip that changes no probability by 0.02.
+    reference = np.tile(np.array([[0.515, 0.485]]), (400, 1))
+    for flips in (allowed, allowed + 1):
+        candidate = reference.copy()
+        candidate[:flips] = [[0.497, 0.503]]
+        found = measured(
+            np.log(candidate).astype(np.float32), np.log(reference).astype(np.float32), precision
+        )
+        assert found.flips == flips
+        failed = any("changed their class" in text for text in objections(found, precision))
+        assert failed is (flips > allowed)
+
+
+def test_flips_are_listed_with_the_largest_margin_first():
+    candidate = REFERENCE[:, [1, 2, 0]]
+    margins_found = [flip.margin for flip in measured(candidate).flipped]
+    assert margins_found == sorted(margins_found, reverse=True)
+    assert len(margins_found) == 4
+
+
+def test_softmax_and_margins_of_huge_logits():
+    logits = np.array([[1000.0, 999.0], [-1000.0, -1000.0]])
+    assert softmax(logits)[0] == pytest.approx([0.731059, 0.268941], abs=1e-6)
+    assert softmax(logits)[1] == pytest.approx([0.5, 0.5])
+    assert margins(logits).tolist() == [1.0, 0.0]

@@ -1,0 +1,205 @@
+import numpy as np
+import onnx_ir as ir
+import pytest
+from torch import nn
+
+from deploykit.errors import DeviceError, GraphError, InputError, UsageError
+from deploykit.runtime.fake import FakeSession
+from deploykit.runtime.opener import RUNTIMES, open_graph, open_module
+from deploykit.runtime.recorded import RecordedSession
+from deploykit.specs import Preprocessing
+
+PREPROCESSING = Preprocessing(resize=(4, 5), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
+CANONICAL = """
+net (float[N, 3, 4, 5] input) => (float[N, 3] logits) <int64[2] axes = {2, 3}> {
+    logits = ReduceMean<keepdims = 0>(input, axes)
+}"""
+DEPLOY = """
+net (uint8[N, 4, 5, 3] images) => (float[N, 3] logits) <int64[2] axes = {1, 2}> {
+    values = Cast<to = 1>(images)
+    logits = ReduceMean<keepdims = 0>(values, axes)
+}"""
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
+
+
+class ChannelMeans(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+@pytest.fixture
+def open_text(tmp_path):
+    def open_it(text, *, runtime="onnxruntime-cpu", classes=3):
+        ir.save(ir.from_onnx_text(HEADER + text), tmp_path / "graph.onnx")
+        return open_graph(
+            tmp_path / "graph.onnx",
+            name="graph.onnx",
+            runtime=runtime,
+            precision="fp32",
+            preprocessing=PREPROCESSING,
+            classes=classes,
+        )
+
+    return open_it
+
+
+def normalised_means(images):
+    mean, std = np.array(PREPROCESSING.mean), np.array(PREPROCESSING.std)
+    return ((images / 255 - mean) / std).mean((1, 2))
+
+
+def test_a_canonical_graph_gets_normalised_images(open_text):
+    with open_text(CANONICAL) as session:
+        logits = session.run(IMAGES)
+    assert logits.dtype == np.float32
+    assert logits == pytest.approx(normalised_means(IMAGES), rel=1e-5)
+
+
+def test_a_deploy_graph_gets_the_bytes(open_text):
+    with open_text(DEPLOY) as session:
+        assert session.run(IMAGES) == pytest.approx(IMAGES.mean((1, 2)), rel=1e-6)
+
+
+def test_a_module_gets_normalised_images():
+    with open_module(ChannelMeans(), preprocessing=PREPROCESSING, classes=3) as session:
+        assert session.run(IMAGES) == pytest.approx(normalised_means(IMAGES), rel=1e-5)
+
+
+def test_a_module_normalises_bit_for_bit_as_torchvision():
+    from torchvision import transforms
+
+    transform = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize(PREPROCESSING.mean, PREPROCESSING.std)]
+    )
+
+    class First(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :60]
+
+    with open_module(First(), preprocessing=PREPROCESSING, classes=60) as session:
+        found = session.run(IMAGES)
+    for image, row in zip(IMAGES, found, strict=True):
+        assert np.array_equal(transform(image).flatten().numpy(), row)
+
+
+def test_the_spec_says_what_runs(open_text):
+    spec = open_text(DEPLOY).spec
+    assert (spec.runtime, spec.graph, spec.precision) == ("onnxruntime-cpu", "graph.onnx", "fp32")
+    assert (spec.device, spec.input_size, spec.classes) == ("CPU", (4, 5), 3)
+    assert spec.largest_batch is None
+
+
+def test_the_logits_are_the_callers(open_text):
+    session = open_text(DEPLOY)
+    first = session.run(IMAGES)
+    kept = first.copy()
+    session.run(IMAGES[::-1].copy())
+    assert np.array_equal(first, kept)
+
+
+def test_read_only_images_are_fine(open_text):
+    images = IMAGES.copy()
+    images.flags.writeable = False
+    with open_module(ChannelMeans(), preprocessing=PREPROCESSING, classes=3) as reference:
+        reference.run(images)
+    open_text(CANONICAL).run(images)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        IMAGES.astype(np.float32),
+        IMAGES[0],
+        IMAGES.transpose(0, 3, 1, 2),
+        IMAGES[:, :3],
+        IMAGES[:0],
+    ],
+    ids=["type", "one image", "channels first", "size", "empty"],
+)
+def test_a_batch_that_does_not_fit_is_refused(open_text, images):
+    with pytest.raises(InputError, match="A batch must"):
+        open_text(DEPLOY).run(images)
+
+
+def test_a_batch_above_the_largest_is_refused():
+    session = FakeSession(lambda images: images.mean((1, 2)), classes=3, largest_batch=2)
+    with pytest.raises(InputError, match="1 to 2 images; got 3"):
+        session.run(np.zeros((3, 8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx at all", b"\x08\x0a"])
+def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
+    (tmp_path / "graph.onnx").write_bytes(content)
+    with pytest.raises(GraphError):
+        open_graph(
+            tmp_path / "graph.onnx",
+            name="graph.onnx",
+            runtime="onnxruntime-cpu",
+            precision="fp32",
+            preprocessing=PREPROCESSING,
+            classes=3,
+        )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CANONICAL.replace("4, 5", "6, 6"),
+        CANONICAL.replace(" input", " x").replace("(input", "(x"),
+        DEPLOY.replace("logits", "scores"),
+    ],
+    ids=["size", "input name", "output name"],
+)
+def test_a_graph_that_is_not_the_bundles_is_refused(open_text, text):
+    with pytest.raises(GraphError, match="not the graph that the manifest describes"):
+        open_text(text)
+
+
+def test_another_number_of_classes_is_refused(open_text):
+    with pytest.raises(GraphError, match="not the graph that the manifest describes"):
+        open_text(DEPLOY, classes=4)
+
+
+def test_an_unknown_runtime_gets_the_closest(open_text):
+    with pytest.raises(UsageError, match="There is no runtime") as caught:
+        open_text(DEPLOY, runtime="onnxruntime-gpu")
+    assert caught.value.hint in {f"Did you mean {name}?" for name in RUNTIMES}
+
+
+def test_without_a_driver_cuda_is_refused_and_not_replaced(open_text, monkeypatch):
+    def no_library(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("deploykit.runtime._onnxruntime.ctypes.CDLL", no_library)
+    with pytest.raises(DeviceError) as caught:
+        open_text(DEPLOY, runtime="onnxruntime-cuda")
+    assert "driver" in caught.value.message or "CUDA provider" in caught.value.message
+    assert "onnxruntime-cpu" in caught.value.hint
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_cpus_answers(open_text):
+    expected = open_text(CANONICAL).run(IMAGES)
+    with open_text(CANONICAL, runtime="onnxruntime-cuda") as session:
+        assert session.spec.runtime == "onnxruntime-cuda"
+        assert session.run(IMAGES) == pytest.approx(expected, rel=1e-4)
+
+
+def test_recorded_answers_come_in_order_and_end():
+    logits = np.arange(10, dtype=np.float32).reshape(5, 2)
+    session = RecordedSession(logits, name="golden.npz", input_size=(4, 5))
+    images = np.zeros((2, 4, 5, 3), np.uint8)
+    assert session.run(images).tolist() == [[0, 1], [2, 3]]
+    assert session.run(images[:1]).tolist() == [[4, 5]]
+    with pytest.raises(InputError, match="5 images"):
+        session.run(np.zeros((3, 4, 5, 3), np.uint8))
+
+
+def test_a_closed_session_does_not_run(open_text):
+    session = open_text(DEPLOY)
+    session.close()
+    session.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        session.run(IMAGES)
