@@ -14,6 +14,7 @@ from torch import nn
 
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph import passes
+from deploykit.graph.simplify import simplify
 from deploykit.specs import Size
 
 CANONICAL_INPUT = "input"
@@ -55,6 +56,7 @@ def onnx_from_module(module: nn.Module, input_size: Size, *, opset: int | None =
                 output_names=[OUTPUT],
                 dynamic_shapes=({0: BATCH_DIMENSION},),
                 opset_version=opset,
+                optimize=False,  # graph.simplify does it in less time
                 verbose=False,
             )
     except Exception as exc:  # the exporter raises whatever its own parts and the module raise
@@ -67,7 +69,7 @@ def onnx_from_module(module: nn.Module, input_size: Size, *, opset: int | None =
         raise GraphError("torch.onnx.export returned nothing.")
     model = program.model
     _check_size(model)
-    return passes.apply(model, passes.CLEAN_UP)
+    return passes.apply(model, (simplify, *passes.CLEAN_UP))
 
 
 def _check_size(model: ir.Model) -> None:

@@ -72,5 +72,5 @@ def _innermost_module(node: ir.Node) -> str | None:
     return names[-2] if len(names) >= 2 else None
 
 
-#: What turns the exporter's graph into the canonical one.
+#: What turns the exporter's graph, simplified, into the canonical one.
 CLEAN_UP: tuple[Pass, ...] = (keep_module_paths, drop_other_metadata)

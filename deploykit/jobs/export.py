@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from deploykit.bundle import (
     CANONICAL_GRAPH,
@@ -21,7 +19,15 @@ from deploykit.bundle import (
     new_bundle,
     open_bundle,
 )
-from deploykit.errors import ParityError
+from deploykit.jobs._export_steps import (
+    REFERENCE,
+    GraphSpecs,
+    answer,
+    canonical_graph,
+    open_candidates,
+    verify,
+    write_graphs,
+)
 from deploykit.jobs.export_request import (
     ExportRequest,
     Subject,
@@ -31,13 +37,9 @@ from deploykit.jobs.export_request import (
     photos_folder,
 )
 from deploykit.jobs.photos import (
-    GOLDEN_IMAGES,
-    Golden,
-    choose_golden,
-    generated_photos,
     write_golden,
 )
-from deploykit.jobs.verdicts import Verdict, installed_versions, judge_sessions, now, proof_of
+from deploykit.jobs.verdicts import Verdict, installed_versions, now, proof_of
 from deploykit.manifest import (
     SCHEMA,
     ArchitectureRecord,
@@ -47,18 +49,10 @@ from deploykit.manifest import (
     sha256_of,
     write_manifest,
 )
-from deploykit.parity.compare import NamedBatch
+from deploykit.parity.compare import batch_sizes, regroup
 from deploykit.progress import Note, Progress, Step, silent
 from deploykit.proofs import PhotoSet
-from deploykit.runtime.opener import open_graph, open_module
-from deploykit.session import Session
-from deploykit.specs import Precision, TensorSpec
-
-if TYPE_CHECKING:
-    pass
-
-REFERENCE = "torch module from the checkpoint"
-_RUNTIME = "onnxruntime-cpu"
+from deploykit.specs import Precision
 
 
 @dataclass(frozen=True)
@@ -102,24 +96,26 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     photo_set = photos.drawn()
     if photos.unreadable:
         progress(Note(f"{photos.unreadable} of {photos.count} photos cannot be read: left out"))
-    with new_bundle(folder, overwrite=request.overwrite) as staging:
+    groups = list(regroup(drawn, batch_sizes(photo_set.images)))
+    with (
+        new_bundle(folder, overwrite=request.overwrite) as staging,
+        ThreadPoolExecutor(max_workers=1) as background,
+    ):
         clock.start("exporting")
-        specs = _write_graphs(staging, request, subject)
+        graph = canonical_graph(request, subject)
+        # torch is free now and computes outside the interpreter's lock, so the reference answers
+        # while the graphs are written and opened, which is one thread's work.
+        pending = background.submit(answer, subject, groups, request.golden)
+        specs = write_graphs(staging, graph, subject)
         clock.start("comparing")
-        verdicts, golden = _verify(staging, request, subject, drawn, progress)
+        with ExitStack() as stack:
+            candidates = open_candidates(staging, subject, stack)
+            answers = pending.result()
+            verdicts = verify(candidates, answers, groups, subject, progress)
         clock.start("writing")
-        write_golden(golden, staging / GOLDEN)
+        write_golden(answers.golden, staging / GOLDEN)
         manifest = _manifest(staging, folder.name, request, subject, specs)
-        for verdict in verdicts:
-            graph = verdict.candidate.graph
-            proof = proof_of(
-                verdict,
-                graph_sha256=manifest.files[graph].sha256,
-                reference=REFERENCE,
-                photos=photo_set,
-            )
-            manifest = manifest.with_proof(proof)
-        write_manifest(staging, manifest)
+        write_manifest(staging, _with_proofs(manifest, verdicts, photo_set))
     return ExportResult(open_bundle(folder), verdicts, photo_set, clock.stop())
 
 
@@ -145,87 +141,12 @@ class _Clock:
         return self._seconds
 
 
-@dataclass(frozen=True)
-class _GraphSpecs:
-    canonical_input: TensorSpec
-    deploy_input: TensorSpec
-    output: TensorSpec
-    opset: int
-
-
-def _write_graphs(staging: Path, request: ExportRequest, subject: Subject) -> _GraphSpecs:
-    """Write the canonical graph and, from it, the FP32 deploy graph."""
-    from deploykit.graph import passes
-    from deploykit.graph.export import onnx_from_module
-    from deploykit.graph.files import opset_of, save_graph, tensor_specs
-    from deploykit.graph.preprocessing import fuse_preprocessing
-
-    preprocessing, labels = subject.preprocessing, subject.labels
-    graph = onnx_from_module(subject.model.module, preprocessing.input_size, opset=request.opset)
-    canonical_input, output = tensor_specs(graph)
-    save_graph(graph, staging / CANONICAL_GRAPH, labels=labels, preprocessing=preprocessing)
-    graph = passes.apply(graph, [fuse_preprocessing(preprocessing)])
-    deploy_input, _ = tensor_specs(graph)
-    deploy = staging / deploy_graph("fp32")
-    deploy.parent.mkdir()
-    save_graph(graph, deploy, labels=labels, preprocessing=preprocessing)
-    return _GraphSpecs(canonical_input, deploy_input, output, opset_of(graph))
-
-
-def _verify(
-    staging: Path,
-    request: ExportRequest,
-    subject: Subject,
-    drawn: Sequence[NamedBatch],
-    progress: Progress,
-) -> tuple[tuple[Verdict, ...], Golden]:
-    """Compare both graphs with the module, and choose the golden images on the way."""
-    preprocessing, classes = subject.preprocessing, subject.model.num_classes
-    with ExitStack() as stack:
-        reference = stack.enter_context(
-            open_module(subject.model.module, preprocessing=preprocessing, classes=classes)
-        )
-        candidates = [
-            stack.enter_context(
-                open_graph(
-                    staging / name,
-                    name=name,
-                    runtime=_RUNTIME,
-                    precision="fp32",
-                    preprocessing=preprocessing,
-                    classes=classes,
-                )
-            )
-            for name in (CANONICAL_GRAPH, deploy_graph("fp32"))
-        ]
-        count = sum(len(names) for names, _ in drawn)
-        comparison, verdicts = judge_sessions(
-            reference, candidates, drawn, count, subject.labels, progress
-        )
-        _require_passed(verdicts)
-        if request.golden == "photos":
-            images = np.concatenate([images for _, images in drawn])
-            return verdicts, choose_golden(images, comparison.reference)
-        return verdicts, _generated_golden(reference)
-
-
-def _generated_golden(reference: Session) -> Golden:
-    photos = generated_photos(GOLDEN_IMAGES, reference.spec.input_size)
-    ((_, images),) = photos
-    return Golden(images, reference.run(images))
-
-
-def _require_passed(verdicts: Sequence[Verdict]) -> None:
-    failed = [
-        f"{verdict.candidate.graph}: {'; '.join(verdict.objections)}"
-        for verdict in verdicts
-        if not verdict.passed
-    ]
-    if failed:
-        raise ParityError(
-            "The exported model does not give the checkpoint's answers, so nothing was "
-            "published.\n" + "\n".join(failed)
-        )
+def _with_proofs(manifest: Manifest, verdicts: Sequence[Verdict], photos: PhotoSet) -> Manifest:
+    for verdict in verdicts:
+        sha256 = manifest.files[verdict.candidate.graph].sha256
+        proof = proof_of(verdict, graph_sha256=sha256, reference=REFERENCE, photos=photos)
+        manifest = manifest.with_proof(proof)
+    return manifest
 
 
 def _manifest(
@@ -233,7 +154,7 @@ def _manifest(
     name: str,
     request: ExportRequest,
     subject: Subject,
-    specs: _GraphSpecs,
+    specs: GraphSpecs,
 ) -> Manifest:
     folder = photos_folder(request)
     deploy: dict[Precision, str] = {"fp32": deploy_graph("fp32")}

@@ -97,6 +97,8 @@ def _open(graph: Path, *, cuda: bool, threads: int | None) -> Any:
     options.log_severity_level = _SEVERITY_FATAL  # errors come as exceptions; its log is on stderr
     if threads is not None:
         options.intra_op_num_threads = threads
+    # Threads that spin between two runs take the cores from whoever decodes or compares meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if cuda:
         _load_cuda()
         # Full FP32: TensorFloat-32 keeps 10 bits of mantissa, which no FP32 tolerance allows.

@@ -15,6 +15,7 @@ from deploykit.errors import (
     ParityError,
     UsageError,
 )
+from deploykit.jobs import _export_steps
 from deploykit.jobs.export import export_bundle
 from deploykit.jobs.export_request import ExportRequest, default_name, parse_golden
 from deploykit.jobs.photos import read_golden
@@ -232,7 +233,7 @@ def test_an_existing_bundle_is_replaced_when_asked(request_for):
 
 def test_a_failed_parity_publishes_nothing(request_for, monkeypatch):
     """The deploy graph's session is made to answer a little wrong."""
-    original = export_module.open_graph
+    original = _export_steps.open_graph
 
     def open_wrong(graph, *, name, **options):
         session = original(graph, name=name, **options)
@@ -244,7 +245,7 @@ def test_a_failed_parity_publishes_nothing(request_for, monkeypatch):
         fake._spec = session.spec
         return fake
 
-    monkeypatch.setattr(export_module, "open_graph", open_wrong)
+    monkeypatch.setattr(_export_steps, "open_graph", open_wrong)
     request = request_for()
     with pytest.raises(ParityError, match=r"deploy/fp32.onnx: the largest logit error"):
         export_bundle(request)

@@ -1,0 +1,132 @@
+"""The steps of an export: write the graphs, let the reference answer, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deploykit.bundle import CANONICAL_GRAPH, deploy_graph
+from deploykit.errors import ParityError
+from deploykit.jobs.export_request import ExportRequest, GoldenChoice, Subject
+from deploykit.jobs.photos import GOLDEN_IMAGES, Golden, choose_golden, generated_photos
+from deploykit.jobs.verdicts import Verdict, judge_sessions
+from deploykit.parity.compare import NamedBatch
+from deploykit.progress import Progress
+from deploykit.runtime.opener import open_graph, open_module
+from deploykit.runtime.recorded import RecordedSession
+from deploykit.session import Logits, Session
+from deploykit.specs import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+REFERENCE = "torch module from the checkpoint"
+_RUNTIME = "onnxruntime-cpu"
+
+
+@dataclass(frozen=True)
+class GraphSpecs:
+    """What the written graphs take and give, for the manifest."""
+
+    canonical_input: TensorSpec
+    deploy_input: TensorSpec
+    output: TensorSpec
+    opset: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The reference's logits of the compared images, in their order, and the golden images."""
+
+    logits: Logits
+    golden: Golden
+
+
+def canonical_graph(request: ExportRequest, subject: Subject) -> ir.Model:
+    """Export the module; see :func:`deploykit.graph.export.onnx_from_module`."""
+    from deploykit.graph.export import onnx_from_module
+
+    size = subject.preprocessing.input_size
+    return onnx_from_module(subject.model.module, size, opset=request.opset)
+
+
+def write_graphs(staging: Path, graph: ir.Model, subject: Subject) -> GraphSpecs:
+    """Write the canonical graph and, from it, the FP32 deploy graph."""
+    from deploykit.graph import passes
+    from deploykit.graph.files import opset_of, save_graph, tensor_specs
+    from deploykit.graph.preprocessing import fuse_preprocessing
+
+    preprocessing, labels = subject.preprocessing, subject.labels
+    canonical_input, output = tensor_specs(graph)
+    save_graph(graph, staging / CANONICAL_GRAPH, labels=labels, preprocessing=preprocessing)
+    graph = passes.apply(graph, [fuse_preprocessing(preprocessing)])
+    deploy_input, _ = tensor_specs(graph)
+    deploy = staging / deploy_graph("fp32")
+    deploy.parent.mkdir()
+    save_graph(graph, deploy, labels=labels, preprocessing=preprocessing)
+    return GraphSpecs(canonical_input, deploy_input, output, opset_of(graph))
+
+
+def answer(subject: Subject, groups: Sequence[NamedBatch], golden: GoldenChoice) -> Answers:
+    """Run the torch module on every batch, and choose the golden images."""
+    preprocessing, classes = subject.preprocessing, subject.model.num_classes
+    with open_module(
+        subject.model.module, preprocessing=preprocessing, classes=classes
+    ) as reference:
+        logits = np.concatenate([reference.run(images) for _, images in groups])
+        if golden == "generated":
+            ((_, made),) = generated_photos(GOLDEN_IMAGES, preprocessing.input_size)
+            return Answers(logits, Golden(made, reference.run(made)))
+    images = np.concatenate([images for _, images in groups])
+    return Answers(logits, choose_golden(images, logits))
+
+
+def open_candidates(staging: Path, subject: Subject, stack: ExitStack) -> list[Session]:
+    """Open both graphs on ONNX Runtime's CPU provider."""
+    return [
+        stack.enter_context(
+            open_graph(
+                staging / name,
+                name=name,
+                runtime=_RUNTIME,
+                precision="fp32",
+                preprocessing=subject.preprocessing,
+                classes=subject.model.num_classes,
+            )
+        )
+        for name in (CANONICAL_GRAPH, deploy_graph("fp32"))
+    ]
+
+
+def verify(
+    candidates: Sequence[Session],
+    answers: Answers,
+    groups: Sequence[NamedBatch],
+    subject: Subject,
+    progress: Progress,
+) -> tuple[Verdict, ...]:
+    """Compare both graphs with the module.
+
+    Raises:
+        ParityError: One of them does not give its answers.
+    """
+    size = subject.preprocessing.input_size
+    reference = RecordedSession(answers.logits, name=REFERENCE, input_size=size)
+    count = len(answers.logits)
+    _, verdicts = judge_sessions(reference, candidates, groups, count, subject.labels, progress)
+    failed = [
+        f"{verdict.candidate.graph}: {'; '.join(verdict.objections)}"
+        for verdict in verdicts
+        if not verdict.passed
+    ]
+    if failed:
+        raise ParityError(
+            "The exported model does not give the checkpoint's answers, so nothing was "
+            "published.\n" + "\n".join(failed)
+        )
+    return verdicts
