@@ -55,11 +55,14 @@ def batch_sizes(images: int) -> Iterator[int]:
             return
         yield min(size, left)
         left -= min(size, left)
+    if left >= OPT_BATCH_SIZE:
+        yield OPT_BATCH_SIZE
+        left -= OPT_BATCH_SIZE
     while left > OPT_BATCH_SIZE:
         yield OPT_BATCH_SIZE
         left -= OPT_BATCH_SIZE
     if left == OPT_BATCH_SIZE:
-        yield from (OPT_BATCH_SIZE - 1, 1)
+        yield from (OPT_BATCH_SIZE - 1, 1)  # a whole batch would leave no ragged tail
     elif left:
         yield left
 

@@ -69,7 +69,7 @@ def verdicts_text(verdicts: Iterable[Verdict]) -> str:
         for verdict in verdicts
     ]
     header = (
-        "graph", "runtime", "precision", "flips", "max error/scale", "max |dp|", "batches", "",
+        "graph", "runtime", "precision", "flips", "max error/scale", "max |dp|", "batches", "verdict",
     )  # fmt: skip
     return table_text(header, rows)
 

@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch import nn
+
+from deploykit.errors import ArchitectureError, ModelError
+from deploykit.models.probe import check_answers
+
+
+class Means(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+class FreshLayer(nn.Module):
+    def forward(self, x):
+        return nn.Conv2d(3, 3, 1)(x).mean((2, 3))
+
+
+class Mixing(nn.Module):
+    def forward(self, x):
+        return (x - x.mean(0)).mean((2, 3))
+
+
+class Nan(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) * float("nan")
+
+
+class Twice(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)), x
+
+
+class Whole(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)).long()
+
+
+class Picky(nn.Module):
+    def forward(self, x):
+        raise ValueError("expected 32x32")
+
+
+def test_a_sound_network_passes():
+    check_answers(Means().eval(), (8, 8), 3)
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "message"),
+    [
+        (FreshLayer(), ModelError, "another answer each time"),
+        (nn.Sequential(Means(), nn.Dropout(0.5)).train(), ModelError, "another answer each time"),
+        (Mixing(), ModelError, "depends on the other images in its batch"),
+        (Nan(), ModelError, "NaN or infinity: 6 of 6"),
+        (Twice(), ModelError, "answers with a tuple"),
+        (Whole(), ModelError, r"torch.int64 of shape \(2, 3\)"),
+        (nn.Flatten(), ModelError, r"of shape \(2, 192\)"),
+        (Picky(), ArchitectureError, "fails on images of 8x8: ValueError: expected 32x32"),
+    ],
+)
+def test_what_nobody_can_deploy_is_refused(module, error, message):
+    torch.manual_seed(0)
+    with pytest.raises(error, match=message) as caught:
+        check_answers(module, (8, 8), 3)
+    assert caught.value.exit_code == 4

@@ -1,0 +1,45 @@
+import sys
+
+import pytest
+
+from deploykit.deps import EXTRAS, need
+from deploykit.errors import DependencyError
+
+
+def test_what_is_there_is_imported():
+    assert need("json.decoder").__name__ == "json.decoder"
+
+
+@pytest.mark.parametrize(("name", "extra"), sorted(EXTRAS.items()))
+def test_what_is_missing_is_named_with_the_command(monkeypatch, name, extra):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DependencyError, match=f"{name} is not installed") as caught:
+        need(name)
+    assert f'pip install "deploykit[{extra}]"' in caught.value.hint
+    assert isinstance(caught.value.__cause__, ImportError)
+    assert caught.value.exit_code == 5
+
+
+def test_what_is_broken_is_told_from_what_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "half_broken.py").write_text("import no_such_library_of_cuda")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        DependencyError, match="does not import: No module named 'no_such"
+    ) as caught:
+        need("half_broken")
+    assert "pip install half_broken" in caught.value.hint
+
+
+def test_every_extra_exists():
+    import tomllib
+    from pathlib import Path
+
+    import deploykit
+
+    pyproject = Path(deploykit.__file__).parents[1] / "pyproject.toml"
+    if not pyproject.exists():
+        pytest.skip("not run from a checkout")
+    extras = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    assert set(EXTRAS.values()) <= set(extras)
