@@ -2,8 +2,9 @@
 
     python benchmarks/export.py [--arch dpn92] [--images DIR] [--repeats 3]
 
-Prints one table: the median seconds of each, and the ratio. The job includes reading the checkpoint,
-both graphs, the comparison with torch and the bundle; start-up (importing torch) is in neither.
+Prints one table: the median seconds of each, and the ratio. The job includes reading the
+checkpoint, both graphs, the comparison with torch and the bundle; start-up (importing torch) is in
+neither.
 """
 
 from __future__ import annotations

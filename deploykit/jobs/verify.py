@@ -100,7 +100,10 @@ def verify_bundle(
         )
     result = Verification(reference.description, photos.drawn(), photos.unreadable, verdicts)
     if not request.self_test:
-        _keep(bundle, result)
+        try:
+            _keep(bundle, result)
+        except PermissionError as exc:
+            progress(Note(f"the proof is not kept: {bundle.folder}: {exc.strerror}"))
     return result
 
 

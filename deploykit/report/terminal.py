@@ -68,9 +68,7 @@ def verdicts_text(verdicts: Iterable[Verdict]) -> str:
         )
         for verdict in verdicts
     ]
-    header = (
-        "graph", "runtime", "precision", "flips", "max error/scale", "max |dp|", "batches", "verdict",
-    )  # fmt: skip
+    header = "graph runtime precision flips error/scale |dp| batches verdict".split()
     return table_text(header, rows)
 
 
