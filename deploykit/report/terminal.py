@@ -14,6 +14,10 @@ from deploykit.jobs.verify import Verification
 from deploykit.proofs import Measurement, PhotoSet
 from deploykit.session import SessionSpec
 
+_VERDICT_COLUMNS = (
+    *("graph", "runtime", "precision"),
+    *("flips", "error/scale", "|dp|", "batches", "verdict"),
+)
 _SHOWN_FLIPS = 10
 _SHOWN_CLASSES = 20
 
@@ -68,8 +72,7 @@ def verdicts_text(verdicts: Iterable[Verdict]) -> str:
         )
         for verdict in verdicts
     ]
-    header = "graph runtime precision flips error/scale |dp| batches verdict".split()
-    return table_text(header, rows)
+    return table_text(_VERDICT_COLUMNS, rows)
 
 
 def flips_of(measurement: Measurement) -> str:
