@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,19 @@ class Bundle:
     @property
     def name(self) -> str:
         """The folder's name, which is how the command line calls it."""
-        return self.folder.name
+        return self.folder.resolve().name
+
+    def deploy_graph(self, precision: Precision) -> str:
+        """The deploy graph of a precision, relative to the bundle.
+
+        Raises:
+            BundleError: There is none.
+        """
+        graph = self.manifest.deploy.get(precision)
+        if graph is None:
+            have = ", ".join(self.manifest.deploy)
+            raise BundleError(f"Bundle {self.name} has no {precision} graph; it has {have}.")
+        return graph
 
     def checked(self, file: str) -> Path:
         """The path of a file that the manifest names, once its hash has been checked.
@@ -71,7 +83,12 @@ def open_bundle(folder: Path) -> Bundle:
     Raises:
         BundleError: There is none, or its manifest is damaged.
     """
-    _finish_replacement(folder)
+    replaced = _replaced(folder)
+    if not folder.exists() and replaced.is_dir():
+        raise BundleError(
+            f"{folder} is not there: an export was killed while it replaced it.",
+            hint=f"The old bundle is whole: rename {replaced} to {folder.name}, or export again.",
+        )
     return Bundle(folder, read_manifest(folder))
 
 
@@ -90,9 +107,10 @@ def find_bundle(wanted: str | None, artifacts: Path) -> tuple[Bundle, str | None
         BundleError: There is none.
     """
     if wanted is not None:
-        named = artifacts / wanted
-        is_name = Path(wanted).name == wanted and (named / MANIFEST_NAME).is_file()
-        return open_bundle(named if is_name else Path(wanted)), None
+        is_path = Path(wanted).name != wanted or (Path(wanted) / MANIFEST_NAME).is_file()
+        in_artifacts = (artifacts / wanted / MANIFEST_NAME).is_file()
+        folder = Path(wanted) if is_path and not in_artifacts else artifacts / wanted
+        return open_bundle(folder), None
     folders = [path.parent for path in artifacts.glob(f"[!.]*/{MANIFEST_NAME}")]
     if not folders:
         raise BundleError(
@@ -130,7 +148,7 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     Raises:
         BundleError: A bundle is there and may not be replaced, or something else is.
     """
-    _finish_replacement(folder)
+    _undo_replacement(folder)
     if not folder.exists():
         return
     if not (folder / MANIFEST_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
@@ -159,20 +177,32 @@ def new_bundle(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         BundleError: See :func:`check_free`; also when another process made the bundle meanwhile.
     """
     check_free(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new-", dir=folder.parent))
+    staging = folder.with_name(f".{folder.name}.new-{secrets.token_hex(4)}")
+    staging.mkdir(parents=True)
     try:
         yield staging
         check_free(folder, overwrite=overwrite)
-        staging.chmod(0o755)  # mkdtemp makes the folder private
-        if folder.exists():
-            folder.replace(_replaced(folder))
-        staging.replace(folder)
-        shutil.rmtree(_replaced(folder), ignore_errors=True)
-    except BaseException:
+        _publish(staging, folder)
+    finally:
         shutil.rmtree(staging, ignore_errors=True)
-        _finish_replacement(folder)
-        raise
+        _undo_replacement(folder)
+
+
+def _publish(staging: Path, folder: Path) -> None:
+    """Rename a whole bundle into its place, and the one that was there out of the way."""
+    replaced = _replaced(folder)
+    try:
+        if folder.exists():
+            shutil.rmtree(replaced, ignore_errors=True)  # an older replacement was killed late
+            folder.replace(replaced)
+        staging.replace(folder)
+    except OSError as exc:
+        raise BundleError(
+            f"{folder} could not be put in place ({exc.strerror}): another program uses it, "
+            "or another export made it meanwhile.",
+            hint="Close what uses it and export again; what was there is unchanged.",
+        ) from exc
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def default_artifacts() -> Path:
@@ -182,13 +212,12 @@ def default_artifacts() -> Path:
 
 def _replaced(folder: Path) -> Path:
     """Where a bundle waits while another takes its place."""
+    folder = folder.absolute()
     return folder.with_name(f".{folder.name}.replaced")
 
 
-def _finish_replacement(folder: Path) -> None:
-    """Bring the old bundle back if a replacement was killed between its two renames."""
+def _undo_replacement(folder: Path) -> None:
+    """Bring the old bundle back if a replacement ended between its two renames."""
     replaced = _replaced(folder)
     if replaced.is_dir() and not folder.exists():
         replaced.replace(folder)
-    elif replaced.is_dir():
-        shutil.rmtree(replaced, ignore_errors=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -105,8 +104,28 @@ class Manifest(Value, frozen=True):
     proofs: tuple[Proof, ...]
     versions: dict[str, str]
 
+    def __post_init__(self) -> None:
+        if len(self.labels) != self.architecture.classes:
+            raise ValueError(
+                f"{len(self.labels)} labels do not fit {self.architecture.classes} classes"
+            )
+        nameless = {*self.deploy.values(), *(p.graph for p in self.proofs)} - self.files.keys()
+        if nameless:
+            raise ValueError(f"no file is recorded for {', '.join(sorted(nameless))}")
+
+    def proof_of(self, graph: str, runtime: str, device: str) -> Proof | None:
+        """The proof of a graph, as it is now, on a runtime and device."""
+        key = (graph, self.files[graph].sha256, runtime, device)
+        for proof in self.proofs:
+            if (proof.graph, proof.graph_sha256, proof.runtime, proof.device) == key:
+                return proof
+        return None
+
     def with_proof(self, proof: Proof) -> Manifest:
-        """A copy that keeps a proof, in place of an older one of the same graph and runtime."""
+        """A copy that keeps a proof, unless the one that it has shows more."""
+        old = self.proof_of(proof.graph, proof.runtime, proof.device)
+        if old is not None and old.strength > proof.strength:
+            return self
         kept = self.without_proof(proof.graph, proof.runtime, proof.device)
         return msgspec.structs.replace(kept, proofs=(*kept.proofs, proof))
 
@@ -154,18 +173,15 @@ class _SchemaOnly(msgspec.Struct):
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``bundle.json`` so that a reader sees the old one or the new one, whole."""
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{MANIFEST_NAME}.", dir=folder)
+    temporary = folder / f".{MANIFEST_NAME}.{secrets.token_hex(4)}"
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes the file private; a bundle is read by whoever may read its folder.
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(folder / MANIFEST_NAME)
+        temporary.replace(folder / MANIFEST_NAME)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -190,6 +206,11 @@ def update_manifest(folder: Path, change: Callable[[Manifest], Manifest]) -> Man
             f"Another process has been changing {folder} for {_LOCK_SECONDS:.0f} seconds.",
             hint="Wait until it is done, and run this again.",
         ) from exc
+
+
+def printable(path: Path) -> str:
+    """A path as text; what is not Unicode in it is escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def record_file(path: Path) -> FileRecord:

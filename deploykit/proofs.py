@@ -12,6 +12,8 @@ from deploykit.errors import UsageError
 from deploykit.specs import Precision, Value
 
 ProofKind: TypeAlias = Literal["rehearsed", "executed"]
+PhotoKind: TypeAlias = Literal["photos", "golden", "generated"]
+ReferenceKind: TypeAlias = Literal["module", "graph", "golden"]
 
 #: Below this part of the scale a margin is too small for the top-1 class to mean anything.
 UNDECIDABLE_MARGIN: dict[Precision, float] = {
@@ -169,7 +171,7 @@ class PhotoSet(Value, frozen=True):
         sha256: Of the preprocessed pixels, in order, in lowercase hex.
     """
 
-    kind: Literal["photos", "golden", "generated"]
+    kind: PhotoKind
     source: str
     images: int
     sha256: str
@@ -186,6 +188,8 @@ class Proof(Value, frozen=True):
         precision: The candidate's precision.
         kind: ``executed`` on the runtime itself or ``rehearsed`` on a model of the hardware.
         reference: What it was compared with, in words.
+        reference_kind: The torch ``module`` from the recorded checkpoint, the canonical ``graph``,
+            or the ``golden`` answers.
         photos: The images.
         measurement: The numbers.
         tolerance: What was allowed.
@@ -200,8 +204,18 @@ class Proof(Value, frozen=True):
     precision: Precision
     kind: ProofKind
     reference: str
+    reference_kind: ReferenceKind
     photos: PhotoSet
     measurement: Measurement
     tolerance: Tolerance
     created: str
     versions: dict[str, str]
+
+    @property
+    def strength(self) -> tuple[bool, bool, int]:
+        """Proofs in order of what they show: by the module, on photos, on many."""
+        return (
+            self.reference_kind == "module",
+            self.photos.kind == "photos",
+            self.measurement.images,
+        )

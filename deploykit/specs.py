@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self, TypeAlias, cast, get_args
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, Self, TypeAlias, TypeVar, cast, get_args
 
 import msgspec
 
@@ -19,6 +21,9 @@ INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+_Choice = TypeVar("_Choice", bound=str)
 
 
 class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,6 +96,23 @@ class Preprocessing(Value, frozen=True):
         return ", ".join([*steps, self.interpolation, "RGB", f"mean {mean}", f"std {std}"])
 
 
+def choice(text: str, choices: Sequence[_Choice], what: str) -> _Choice:
+    """The choice that a text names.
+
+    Args:
+        text: As the user wrote it.
+        choices: What there is.
+        what: What a choice is called, ``precision``.
+
+    Raises:
+        UsageError: It names none of them.
+    """
+    for each in choices:
+        if each == text:
+            return each
+    raise UsageError(f"There is no {what} {text!r}; there are {', '.join(choices)}.")
+
+
 def format_size(size: Size) -> str:
     """Write a size as the command line takes it: ``224x224``, height first."""
     return f"{size[0]}x{size[1]}"
@@ -108,7 +130,7 @@ class Labels(Value, frozen=True):
     source: str
 
     def __post_init__(self) -> None:
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
             raise UsageError(f"Class names must be unique; repeated: {', '.join(repeated)}.")
 

@@ -130,11 +130,37 @@ def test_a_failed_replacement_keeps_the_old_bundle(artifacts):
     assert names(artifacts) == ["first"]
 
 
-def test_a_replacement_that_was_killed_between_its_renames_is_undone(artifacts):
+def test_a_replacement_that_was_killed_between_its_renames_is_explained_and_undone(artifacts):
     folder = artifacts / "first"
     folder.rename(artifacts / ".first.replaced")
+    with pytest.raises(BundleError, match="killed while it replaced it") as caught:
+        open_bundle(folder)
+    assert ".first.replaced" in caught.value.hint
+    with pytest.raises(BundleError, match="killed while it replaced it"):
+        find_bundle("first", artifacts)
+    with pytest.raises(BundleError, match="exists"):
+        check_free(folder, overwrite=False)
     assert open_bundle(folder).name == "first"
     assert names(artifacts) == ["first"]
+
+
+def test_a_bundle_that_appears_meanwhile_is_not_replaced(tmp_path, exported_bundle):
+    folder = tmp_path / "artifacts" / "new"
+
+    def overtaken():
+        with new_bundle(folder, overwrite=False) as staging:
+            write_manifest(staging, exported_bundle.manifest)
+            folder.mkdir()
+            write_manifest(folder, exported_bundle.manifest)
+
+    with pytest.raises(BundleError, match="exists"):
+        overtaken()
+    assert names(folder.parent) == ["new"]
+
+
+def test_the_current_folder_is_a_bundle_too(artifacts, monkeypatch):
+    monkeypatch.chdir(artifacts / "first")
+    assert find_bundle(".", artifacts)[0].name == "first"
 
 
 def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path):

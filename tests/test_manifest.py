@@ -67,6 +67,18 @@ def test_a_value_that_makes_no_sense_is_refused(folder):
         read_manifest(folder)
 
 
+def test_parts_that_do_not_fit_each_other_are_refused(folder):
+    edit(folder, lambda content: content["labels"]["names"].pop())
+    with pytest.raises(BundleError, match="2 labels do not fit 3 classes"):
+        read_manifest(folder)
+
+
+def test_a_graph_without_a_recorded_file_is_refused(folder):
+    edit(folder, lambda content: content["files"].pop("deploy/fp32.onnx"))
+    with pytest.raises(BundleError, match=r"no file is recorded for deploy/fp32.onnx"):
+        read_manifest(folder)
+
+
 @pytest.mark.parametrize(("schema", "action"), [(0, "Export"), (2, "Update deploykit")])
 def test_another_schema_says_what_to_do(folder, schema, action):
     edit(folder, lambda content: content.update(schema=schema, of_another_time=True))

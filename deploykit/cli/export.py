@@ -83,10 +83,11 @@ def export(
     """Export a checkpoint to a bundle, verified before it is published."""
     with command("export", as_json=json, verbose=verbose) as console:
         from deploykit.jobs.export import export_bundle
-        from deploykit.jobs.export_request import ExportRequest, parse_golden
+        from deploykit.jobs.export_request import GOLDEN_CHOICES, ExportRequest
         from deploykit.jobs.preprocessing import parse_options
         from deploykit.report.terminal import export_text
         from deploykit.report.values import export_value
+        from deploykit.specs import choice
 
         request = ExportRequest(
             arch=arch,
@@ -103,7 +104,7 @@ def export(
                 std=std,
             ),
             images=images,
-            golden=parse_golden(golden),
+            golden=choice(golden, GOLDEN_CHOICES, "choice of golden images"),
             opset=opset,
             name=name,
             artifacts=artifacts_folder(artifacts),

@@ -78,12 +78,6 @@ def parsed_precision(name: str | None) -> Precision | None:
     Raises:
         UsageError: There is no such precision.
     """
-    from deploykit.errors import UsageError
-    from deploykit.specs import PRECISIONS
+    from deploykit.specs import PRECISIONS, choice
 
-    if name is None:
-        return None
-    for precision in PRECISIONS:
-        if precision == name:
-            return precision
-    raise UsageError(f"There is no precision {name!r}; there are {', '.join(PRECISIONS)}.")
+    return None if name is None else choice(name, PRECISIONS, "precision")

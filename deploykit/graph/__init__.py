@@ -7,3 +7,4 @@ from deploykit.deps import need
 
 need("onnx")
 need("onnx_ir")
+need("onnxscript")

@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -48,7 +49,7 @@ def onnx_from_module(module: nn.Module, input_size: Size, *, opset: int | None =
     example = torch.zeros(_EXPORT_BATCH, 3, *input_size)
     try:
         with _quiet():
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 module,
                 (example,),
                 dynamo=True,
@@ -59,17 +60,15 @@ def onnx_from_module(module: nn.Module, input_size: Size, *, opset: int | None =
                 optimize=False,  # graph.simplify does it in less time
                 verbose=False,
             )
+            model, _ = simplify(program.model)
     except Exception as exc:  # the exporter raises whatever its own parts and the module raise
         raise GraphError(
             f"torch.onnx.export failed: {_root_cause(exc)}",
             hint="The forward may branch on values or on the batch size; "
             "-v shows the exporter's whole report.",
         ) from exc
-    if program is None:
-        raise GraphError("torch.onnx.export returned nothing.")
-    model = program.model
     _check_size(model)
-    return passes.apply(model, (simplify, *passes.CLEAN_UP))
+    return passes.apply(model, passes.CLEAN_UP)
 
 
 def _check_size(model: ir.Model) -> None:

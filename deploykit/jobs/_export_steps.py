@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.bundle import CANONICAL_GRAPH, deploy_graph
-from deploykit.errors import ParityError
+from deploykit.errors import ModelError, ParityError
 from deploykit.jobs.export_request import ExportRequest, GoldenChoice, Subject
 from deploykit.jobs.photos import GOLDEN_IMAGES, Golden, choose_golden, generated_photos
 from deploykit.jobs.verdicts import Verdict, judge_sessions
@@ -79,11 +79,22 @@ def answer(subject: Subject, groups: Sequence[NamedBatch], golden: GoldenChoice)
         subject.model.module, preprocessing=preprocessing, classes=classes
     ) as reference:
         logits = np.concatenate([reference.run(images) for _, images in groups])
+        _require_finite(logits, [name for names, _ in groups for name in names])
         if golden == "generated":
             ((_, made),) = generated_photos(GOLDEN_IMAGES, preprocessing.input_size)
             return Answers(logits, Golden(made, reference.run(made)))
     images = np.concatenate([images for _, images in groups])
     return Answers(logits, choose_golden(images, logits))
+
+
+def _require_finite(logits: Logits, names: Sequence[str]) -> None:
+    bad = [name for name, row in zip(names, logits, strict=True) if not np.isfinite(row).all()]
+    if bad:
+        raise ModelError(
+            f"The network gives NaN or infinity on {len(bad)} of {len(names)} images: "
+            f"{', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}.",
+            hint="The checkpoint may come from a training that diverged; use an earlier epoch's.",
+        )
 
 
 def open_candidates(staging: Path, subject: Subject, stack: ExitStack) -> list[Session]:
@@ -118,7 +129,7 @@ def verify(
     size = subject.preprocessing.input_size
     reference = RecordedSession(answers.logits, name=REFERENCE, input_size=size)
     count = len(answers.logits)
-    _, verdicts = judge_sessions(reference, candidates, groups, count, subject.labels, progress)
+    verdicts = judge_sessions(reference, candidates, groups, count, subject.labels, progress)
     failed = [
         f"{verdict.candidate.graph}: {'; '.join(verdict.objections)}"
         for verdict in verdicts

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from deploykit.bundle import Bundle
-from deploykit.errors import BundleError, MissingError, ParityError
+from deploykit.errors import MissingError, ParityError
+from deploykit.jobs.sessions import open_bundle_graph
 from deploykit.progress import Note, Progress
-from deploykit.runtime.opener import open_graph
+from deploykit.proofs import Proof
 from deploykit.session import Session
 from deploykit.specs import Precision
 
@@ -37,62 +38,73 @@ def open_best(
             runtime that was asked for has no proof.
 
     Raises:
-        UsageError: No such runtime.
+        UsageError: No such runtime, or one that does not compute in that precision.
         BundleError: No graph of that precision, or it is damaged.
         ParityError: ``auto``, and nothing is proven.
         MissingError: The runtime's package or device is not here.
     """
     if runtime != AUTO:
-        wanted = precision or "fp32"
-        session = _open(bundle, runtime, wanted, threads)
-        if not is_proven(bundle, runtime, wanted):
-            progress(Note(f"{wanted} on {runtime} is not proven: deploykit verify does that"))
-        return session
+        return _open_named(bundle, runtime, precision or "fp32", threads, progress)
     obstacle: MissingError | None = None
     for name, candidate in _PREFERENCE:
-        if precision not in (None, candidate) or not is_proven(bundle, name, candidate):
+        if precision not in (None, candidate) or not proofs_of(bundle, name, candidate):
             continue
+        graph = bundle.deploy_graph(candidate)
         try:
-            return _open(bundle, name, candidate, threads)
+            session = open_bundle_graph(
+                bundle, graph, runtime=name, precision=candidate, threads=threads
+            )
         except MissingError as exc:
             progress(Note(f"{candidate} on {name} is proven but cannot run here: {exc.message}"))
             obstacle = exc
+            continue
+        if _is_proven(bundle, session):
+            return session
+        session.close()
+        progress(Note(f"{candidate} on {name} is proven, but not on {session.spec.device}"))
     if obstacle is not None:
         raise obstacle
-    wanted_text = f"{precision} graph" if precision else "graph"
+    wanted = f"{precision} graph" if precision else "graph"
     raise ParityError(
-        f"No {wanted_text} of bundle {bundle.name} is proven to decide as the checkpoint does.",
+        f"No {wanted} of bundle {bundle.name} is proven to decide as the checkpoint does.",
         hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR; "
         "or run it unproven by naming a --runtime.",
     )
 
 
-def is_proven(bundle: Bundle, runtime: str, precision: Precision) -> bool:
-    """Whether a deploy graph, as it is now, has an executed proof without a decidable flip."""
-    manifest = bundle.manifest
-    graph = manifest.deploy.get(precision)
-    return graph is not None and any(
-        proof.graph == graph
-        and proof.runtime == runtime
-        and proof.kind == "executed"
-        and proof.graph_sha256 == manifest.files[graph].sha256
-        and proof.measurement.flips == 0
-        for proof in manifest.proofs
-    )
-
-
-def _open(bundle: Bundle, runtime: str, precision: Precision, threads: int | None) -> Session:
+def proofs_of(bundle: Bundle, runtime: str, precision: Precision) -> list[Proof]:
+    """The executed proofs, without a decidable flip, of a deploy graph as it is now."""
     manifest = bundle.manifest
     graph = manifest.deploy.get(precision)
     if graph is None:
-        have = ", ".join(manifest.deploy)
-        raise BundleError(f"Bundle {bundle.name} has no {precision} graph; it has {have}.")
-    return open_graph(
-        bundle.checked(graph),
-        name=graph,
-        runtime=runtime,
-        precision=precision,
-        preprocessing=manifest.preprocessing,
-        classes=manifest.architecture.classes,
-        threads=threads,
+        return []
+    return [
+        proof
+        for proof in manifest.proofs
+        if (proof.graph, proof.graph_sha256) == (graph, manifest.files[graph].sha256)
+        and (proof.runtime, proof.kind, proof.measurement.flips) == (runtime, "executed", 0)
+    ]
+
+
+def _open_named(
+    bundle: Bundle, runtime: str, precision: Precision, threads: int | None, progress: Progress
+) -> Session:
+    graph = bundle.deploy_graph(precision)
+    session = open_bundle_graph(
+        bundle, graph, runtime=runtime, precision=precision, threads=threads
     )
+    if not _is_proven(bundle, session):
+        progress(
+            Note(
+                f"{precision} on {runtime}, {session.spec.device}, is not proven: "
+                "deploykit verify does that"
+            )
+        )
+    return session
+
+
+def _is_proven(bundle: Bundle, session: Session) -> bool:
+    """Whether there is a proof from this very device: another GPU has other kernels."""
+    spec = session.spec
+    proofs = proofs_of(bundle, spec.runtime, spec.precision)
+    return any(proof.device == spec.device for proof in proofs)

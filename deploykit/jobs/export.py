@@ -45,8 +45,8 @@ from deploykit.manifest import (
     ArchitectureRecord,
     CheckpointRecord,
     Manifest,
+    printable,
     record_file,
-    sha256_of,
     write_manifest,
 )
 from deploykit.parity.compare import batch_sizes, regroup
@@ -144,7 +144,13 @@ class _Clock:
 def _with_proofs(manifest: Manifest, verdicts: Sequence[Verdict], photos: PhotoSet) -> Manifest:
     for verdict in verdicts:
         sha256 = manifest.files[verdict.candidate.graph].sha256
-        proof = proof_of(verdict, graph_sha256=sha256, reference=REFERENCE, photos=photos)
+        proof = proof_of(
+            verdict,
+            graph_sha256=sha256,
+            reference=REFERENCE,
+            reference_kind="module",
+            photos=photos,
+        )
         manifest = manifest.with_proof(proof)
     return manifest
 
@@ -171,8 +177,8 @@ def _manifest(
             parameters=subject.model.parameters,
         ),
         checkpoint=CheckpointRecord(
-            path=str(request.checkpoint.resolve()),
-            sha256=sha256_of(request.checkpoint),
+            path=printable(request.checkpoint.resolve()),
+            sha256=subject.checkpoint_sha256,
             trusted_pickle=request.trust_pickle,
         ),
         labels=subject.labels,
@@ -183,7 +189,7 @@ def _manifest(
         opset=specs.opset,
         deploy=deploy,
         files={file: record_file(staging / file) for file in files},
-        photos=None if folder is None else str(folder.resolve()),
+        photos=None if folder is None else printable(folder.resolve()),
         proofs=(),
         versions=installed_versions(),
     )

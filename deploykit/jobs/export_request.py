@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+import msgspec
+
 from deploykit.bundle import default_artifacts
-from deploykit.errors import UsageError
-from deploykit.jobs.labels import choose_labels
+from deploykit.errors import CheckpointError, UsageError
+from deploykit.jobs.labels import choose_labels, classes_folder
 from deploykit.jobs.photos import EXPORT_PHOTOS, Photos, folder_photos, generated_photos
 from deploykit.jobs.preprocessing import PreprocessingOptions, choose_preprocessing
+from deploykit.manifest import sha256_of
 from deploykit.progress import Note, Progress
 from deploykit.specs import Labels, Preprocessing
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from deploykit.models.registry import Architecture
 
 GoldenChoice: TypeAlias = Literal["photos", "generated"]
+GOLDEN_CHOICES: tuple[GoldenChoice, ...] = get_args(GoldenChoice)
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,14 @@ class Subject:
     Attributes:
         architecture: What makes the network.
         model: The module with its weights.
+        checkpoint_sha256: Of the file that they were read from.
         labels: The classes' names.
         preprocessing: From a decoded photo to the network's input.
     """
 
     architecture: Architecture
     model: LoadedModel
+    checkpoint_sha256: str
     labels: Labels
     preprocessing: Preprocessing
 
@@ -82,23 +88,18 @@ def default_name(arch: str) -> str:
 
 def load_subject(request: ExportRequest, progress: Progress) -> Subject:
     """Make the module, and settle what the answers mean and what the images need."""
-    from deploykit.models.loading import load_model
     from deploykit.models.presets import timm_preprocessing
     from deploykit.models.probe import check_answers
     from deploykit.models.registry import resolve_architecture
 
+    _check_arch_args(request.arch_args)
     architecture = resolve_architecture(request.arch)
     preprocessing = choose_preprocessing(
         request.preprocessing,
         default=architecture.preprocessing,
         timm=lambda: timm_preprocessing(architecture),
     )
-    model = load_model(
-        architecture,
-        request.checkpoint,
-        arch_args=request.arch_args,
-        trust_pickle=request.trust_pickle,
-    )
+    model, sha256 = _read_checkpoint(architecture, request)
     for note in model.notes:
         progress(Note(note))
     labels = choose_labels(request.classes, request.checkpoint, model.num_classes)
@@ -109,16 +110,49 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
             Note(f"preprocessing assumed ({preprocessing.source}): {preprocessing.describe()}")
         )
     check_answers(model.module, preprocessing.input_size, model.num_classes)
-    return Subject(architecture, model, labels, preprocessing)
+    return Subject(architecture, model, sha256, labels, preprocessing)
+
+
+def _read_checkpoint(architecture: Architecture, request: ExportRequest) -> tuple[LoadedModel, str]:
+    """Load the weights, with the hash of the very file that they came from."""
+    from deploykit.models.loading import load_model
+
+    path = request.checkpoint
+    before = _identity(path)
+    model = load_model(
+        architecture, path, arch_args=request.arch_args, trust_pickle=request.trust_pickle
+    )
+    sha256 = sha256_of(path)
+    if _identity(path) != before:
+        raise CheckpointError(
+            f"{path} changed while it was read.", hint="Export again when the training is done."
+        )
+    return model, sha256
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None when it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_arch_args(arch_args: Mapping[str, object]) -> None:
+    """Refuse early what the manifest cannot keep."""
+    try:
+        msgspec.json.encode(dict(arch_args))
+    except (TypeError, ValueError) as exc:
+        raise UsageError(
+            f"The architecture's arguments {dict(arch_args)} are no plain values: {exc}.",
+            hint="Numbers, texts, lists and true or false can be recorded in the bundle.",
+        ) from exc
 
 
 def photos_folder(request: ExportRequest) -> Path | None:
     """The folder of photos that the user gave, with --images or with --classes."""
-    if request.images is not None:
-        return request.images
-    if request.classes is not None and Path(request.classes).is_dir():
-        return Path(request.classes)
-    return None
+    return request.images or classes_folder(request.classes)
 
 
 def choose_photos(request: ExportRequest, subject: Subject, progress: Progress) -> Photos:
@@ -128,16 +162,3 @@ def choose_photos(request: ExportRequest, subject: Subject, progress: Progress) 
         progress(Note("no photos given: verifying on made images; --images DIR takes yours"))
         return generated_photos(EXPORT_PHOTOS, subject.preprocessing.input_size)
     return folder_photos(folder, subject.preprocessing, labels=subject.labels, limit=EXPORT_PHOTOS)
-
-
-def parse_golden(text: str) -> GoldenChoice:
-    """Read ``--golden``.
-
-    Raises:
-        UsageError: It is no choice.
-    """
-    choices: tuple[GoldenChoice, ...] = get_args(GoldenChoice)
-    for choice in choices:
-        if choice == text:
-            return choice
-    raise UsageError(f"--golden takes {' or '.join(choices)}, not {text!r}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from deploykit.errors import InputError, UsageError
@@ -42,12 +43,25 @@ def choose_labels(classes: str | None, checkpoint: Path, count: int) -> Labels:
     return labels
 
 
+def classes_folder(classes: str | None) -> Path | None:
+    """The folder that ``--classes`` names, if it is one."""
+    return Path(classes) if classes is not None and _is(Path.is_dir, classes) else None
+
+
+def _is(test: Callable[[Path], bool], text: str) -> bool:
+    try:
+        return test(Path(text))
+    except OSError:
+        return False  # a long comma list is no path that a system takes
+
+
 def _named(classes: str) -> Labels:
-    path = Path(classes)
-    if path.is_dir():
-        return Labels(names=tuple(class_folders(path)), source=f"folder {path.resolve().name}")
-    if path.is_file():
-        return Labels(names=_lines(path), source=f"file {path.name}")
+    folder = classes_folder(classes)
+    if folder is not None:
+        names = tuple(class_folders(folder))
+        return Labels(names=names, source=f"folder {folder.resolve().name}")
+    if _is(Path.is_file, classes):
+        return Labels(names=_lines(Path(classes)), source=f"file {Path(classes).name}")
     if "," in classes:
         names = tuple(name.strip() for name in classes.split(",") if name.strip())
         return Labels(names=names, source="--classes")

@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -16,13 +15,12 @@ from deploykit.errors import BundleError, ImagesError
 from deploykit.images.batches import read_batches
 from deploykit.images.generated import generated_images
 from deploykit.images.scan import sample_images, scan_images
+from deploykit.manifest import printable
 from deploykit.parity.compare import NamedBatch
 from deploykit.parity.measures import margins
-from deploykit.proofs import UNDECIDABLE_MARGIN, PhotoSet
+from deploykit.proofs import UNDECIDABLE_MARGIN, PhotoKind, PhotoSet
 from deploykit.session import ImageBatch, Logits
 from deploykit.specs import Labels, Preprocessing, Size
-
-PhotoKind: TypeAlias = Literal["photos", "golden", "generated"]
 
 EXPORT_PHOTOS = 24
 GOLDEN_IMAGES = 8
@@ -104,7 +102,7 @@ def folder_photos(
         ([file.name for file in batch.readable], batch.images)
         for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH)
     )
-    return Photos("photos", str(folder), len(files), batches)
+    return Photos("photos", printable(folder), len(files), batches)
 
 
 def generated_photos(count: int, size: Size) -> Photos:

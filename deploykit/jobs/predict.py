@@ -206,14 +206,25 @@ class PredictionRun:
 
 
 def predict_folder(
-    bundle: Path | str, source: Path | str, request: PredictRequest | None = None
+    bundle: Path | str,
+    source: Path | str,
+    *,
+    top_k: int | None = None,
+    runtime: str = AUTO,
+    precision: Precision | None = None,
+    batch_size: int = _DEFAULT_BATCH,
+    threads: int | None = None,
 ) -> Iterator[Prediction]:
     """Predict a folder of images, or one file.
 
     Args:
         bundle: The bundle's folder.
         source: A folder, whose files are told by their ending, or one image file.
-        request: How; its source is replaced by ``source``.
+        top_k: See :class:`PredictRequest`, as the arguments below.
+        runtime: What executes.
+        precision: The deploy graph's.
+        batch_size: Images a run.
+        threads: CPU threads.
 
     Yields:
         One prediction a file, in a stable order; see :class:`Prediction` for files that cannot be
@@ -222,9 +233,8 @@ def predict_folder(
     Raises:
         DeploykitError: See :class:`PredictionRun`.
     """
-    settings = request or PredictRequest(Path(source))
-    chosen = PredictRequest(**{**vars(settings), "source": Path(source)})
-    with PredictionRun(open_bundle(Path(bundle)), chosen) as run:
+    request = PredictRequest(Path(source), top_k, runtime, precision, batch_size, threads)
+    with PredictionRun(open_bundle(Path(bundle)), request) as run:
         yield from run
 
 

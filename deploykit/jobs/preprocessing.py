@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from deploykit.errors import UsageError
-from deploykit.specs import INTERPOLATIONS, Interpolation, Preprocessing, Size, format_size
+from deploykit.specs import INTERPOLATIONS, Interpolation, Preprocessing, Size, choice, format_size
 
 #: Shorter side 256, centre crop 224: what torchvision's reference training evaluates with.
 TORCHVISION = Preprocessing(resize=256, crop_size=(224, 224), source="preset torchvision")
@@ -132,22 +132,12 @@ def parse_options(
         input_size=parse_size(input_size, "--input-size") if input_size else None,
         resize=parse_resize(resize) if resize else None,
         crop_size=parse_size(crop_size, "--crop-size") if crop_size else None,
-        interpolation=parse_interpolation(interpolation) if interpolation else None,
+        interpolation=choice(interpolation, INTERPOLATIONS, "interpolation")
+        if interpolation
+        else None,
         mean=parse_channels(mean, "--mean") if mean else None,
         std=parse_channels(std, "--std") if std else None,
     )
-
-
-def parse_interpolation(text: str) -> Interpolation:
-    """Read a filter's name.
-
-    Raises:
-        UsageError: There is no such filter.
-    """
-    for name in INTERPOLATIONS:
-        if name == text:
-            return name
-    raise UsageError(f"There is no interpolation {text!r}; there are {', '.join(INTERPOLATIONS)}.")
 
 
 def parse_size(text: str, option: str) -> Size:

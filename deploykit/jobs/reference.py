@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.bundle import CANONICAL_GRAPH, Bundle
 from deploykit.errors import CheckpointError, DependencyError, UsageError
+from deploykit.jobs.sessions import open_bundle_graph
 from deploykit.manifest import sha256_of
 from deploykit.progress import Note, Progress
-from deploykit.runtime.opener import open_graph, open_module
+from deploykit.proofs import ReferenceKind
+from deploykit.runtime.opener import open_module
 from deploykit.session import Session
 
 
@@ -38,11 +40,22 @@ class ReferenceRequest:
 
 @dataclass(frozen=True)
 class Reference:
-    """An open reference, and what reports call it."""
+    """An open reference.
+
+    Attributes:
+        session: What answers.
+        kind: What it is.
+        description: What reports call it.
+        is_recorded: Whether it stands for the bundle's own checkpoint, so that a verdict says
+            something about the bundle. A module with other weights does not.
+        objection: Why nothing can be proven by it; None when it can.
+    """
 
     session: Session
+    kind: ReferenceKind
     description: str
-    is_module: bool = field(default=True)
+    is_recorded: bool = True
+    objection: str | None = None
 
 
 def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress) -> Reference:
@@ -65,16 +78,7 @@ def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress
                 raise
             obstacle = exc.message.rstrip(".")
     progress(Note(f"comparing with {CANONICAL_GRAPH}, not with the checkpoint: {obstacle}"))
-    manifest = bundle.manifest
-    session = open_graph(
-        bundle.checked(CANONICAL_GRAPH),
-        name=CANONICAL_GRAPH,
-        runtime="onnxruntime-cpu",
-        precision="fp32",
-        preprocessing=manifest.preprocessing,
-        classes=manifest.architecture.classes,
-    )
-    return Reference(session, f"{CANONICAL_GRAPH} on onnxruntime-cpu", is_module=False)
+    return _graph_reference(bundle)
 
 
 def _obstacle(bundle: Bundle) -> str | None:
@@ -92,6 +96,24 @@ def _obstacle(bundle: Bundle) -> str | None:
     return None
 
 
+def _graph_reference(bundle: Bundle) -> Reference:
+    """The canonical graph, which stands for the checkpoint as far as it was proven itself."""
+    session = open_bundle_graph(
+        bundle, CANONICAL_GRAPH, runtime="onnxruntime-cpu", precision="fp32"
+    )
+    spec = session.spec
+    proof = bundle.manifest.proof_of(CANONICAL_GRAPH, spec.runtime, spec.device)
+    proven = proof is not None and proof.reference_kind == "module"
+    return Reference(
+        session,
+        kind="graph",
+        description=f"{CANONICAL_GRAPH} on {spec.runtime}",
+        objection=None
+        if proven
+        else f"{CANONICAL_GRAPH}, the reference, is itself not proven against the checkpoint",
+    )
+
+
 def _module_reference(bundle: Bundle, request: ReferenceRequest) -> Reference:
     from deploykit.models.loading import load_model
     from deploykit.models.registry import resolve_architecture
@@ -103,17 +125,14 @@ def _module_reference(bundle: Bundle, request: ReferenceRequest) -> Reference:
             f"The bundle's architecture {recorded.name} is your own code.",
             hint=f"Name it as well: --arch {recorded.name}",
         )
-    same_arch = request.arch in (None, recorded.name)
+    architecture = resolve_architecture(request.arch or recorded.name)
+    same = architecture.name == recorded.name
     arch_args = request.arch_args
     if arch_args is None:
-        arch_args = recorded.args if same_arch else {}
+        arch_args = recorded.args if same else {}
     path = request.checkpoint or Path(manifest.checkpoint.path)
-    model = load_model(
-        resolve_architecture(request.arch or recorded.name),
-        path,
-        arch_args=arch_args,
-        trust_pickle=request.trust_pickle,
-    )
+    model = load_model(architecture, path, arch_args=arch_args, trust_pickle=request.trust_pickle)
+    sha256 = sha256_of(path)
     if model.num_classes != recorded.classes:
         raise CheckpointError(
             f"{path} has {model.num_classes} classes; the bundle has {recorded.classes}."
@@ -121,4 +140,11 @@ def _module_reference(bundle: Bundle, request: ReferenceRequest) -> Reference:
     session = open_module(
         model.module, preprocessing=manifest.preprocessing, classes=recorded.classes
     )
-    return Reference(session, f"torch module {recorded.name} from {path.name}")
+    return Reference(
+        session,
+        kind="module",
+        description=f"torch module {architecture.name} from {path.name} ({sha256[:12]})",
+        is_recorded=same
+        and sha256 == manifest.checkpoint.sha256
+        and dict(arch_args) == recorded.args,
+    )

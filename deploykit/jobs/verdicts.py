@@ -7,9 +7,19 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 
-from deploykit.parity.compare import Comparison, NamedBatch, batch_sizes, compare_sessions, regroup
+import msgspec
+
+from deploykit.parity.compare import NamedBatch, batch_sizes, compare_sessions, regroup
 from deploykit.progress import Progress, Step
-from deploykit.proofs import Measurement, PhotoSet, Proof, ProofKind, Tolerance, tolerance_for
+from deploykit.proofs import (
+    Measurement,
+    PhotoSet,
+    Proof,
+    ProofKind,
+    ReferenceKind,
+    Tolerance,
+    tolerance_for,
+)
 from deploykit.session import Session, SessionSpec
 from deploykit.specs import Labels, Value
 
@@ -38,6 +48,10 @@ class Verdict(Value, frozen=True):
         """Whether nothing speaks against it."""
         return not self.objections
 
+    def refused(self, objection: str) -> Verdict:
+        """A copy with one more thing that speaks against it."""
+        return msgspec.structs.replace(self, objections=(*self.objections, objection))
+
 
 def judge_sessions(
     reference: Session,
@@ -46,7 +60,7 @@ def judge_sessions(
     count: int,
     labels: Labels,
     progress: Progress,
-) -> tuple[Comparison, tuple[Verdict, ...]]:
+) -> tuple[Verdict, ...]:
     """Compare candidates with a reference, in batches of several sizes, and judge them.
 
     Args:
@@ -61,13 +75,12 @@ def judge_sessions(
     def on_images(done: int) -> None:
         progress(Step("comparing", done, count))
 
-    batches = regroup(batches, batch_sizes(count))
-    comparison = compare_sessions(reference, candidates, batches, labels, on_images)
-    verdicts = (
+    groups = regroup(batches, batch_sizes(count))
+    measurements = compare_sessions(reference, candidates, groups, labels, on_images)
+    return tuple(
         judge(candidate.spec, measurement)
-        for candidate, measurement in zip(candidates, comparison.measurements, strict=True)
+        for candidate, measurement in zip(candidates, measurements, strict=True)
     )
-    return comparison, tuple(verdicts)
 
 
 def judge(candidate: SessionSpec, measurement: Measurement) -> Verdict:
@@ -82,7 +95,14 @@ def judge(candidate: SessionSpec, measurement: Measurement) -> Verdict:
     )
 
 
-def proof_of(verdict: Verdict, *, graph_sha256: str, reference: str, photos: PhotoSet) -> Proof:
+def proof_of(
+    verdict: Verdict,
+    *,
+    graph_sha256: str,
+    reference: str,
+    reference_kind: ReferenceKind,
+    photos: PhotoSet,
+) -> Proof:
     """Turn a verdict that passed into what the manifest keeps.
 
     Raises:
@@ -99,6 +119,7 @@ def proof_of(verdict: Verdict, *, graph_sha256: str, reference: str, photos: Pho
         precision=spec.precision,
         kind=verdict.kind,
         reference=reference,
+        reference_kind=reference_kind,
         photos=photos,
         measurement=verdict.measurement,
         tolerance=verdict.tolerance,

@@ -10,13 +10,13 @@ from deploykit.bundle import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.errors import BundleError
 from deploykit.jobs.photos import Photos, folder_photos, golden_photos, read_golden
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
+from deploykit.jobs.sessions import open_bundle_graph
 from deploykit.jobs.verdicts import Verdict, judge_sessions, proof_of
 from deploykit.manifest import Manifest, update_manifest
 from deploykit.progress import Note, Progress, silent
-from deploykit.proofs import PhotoSet
-from deploykit.runtime.opener import open_graph
+from deploykit.proofs import PhotoSet, ReferenceKind
+from deploykit.runtime.opener import precisions_of
 from deploykit.runtime.recorded import RecordedSession
-from deploykit.session import Session
 from deploykit.specs import Precision
 
 
@@ -68,9 +68,11 @@ class Verification:
 def verify_bundle(
     bundle: Bundle, request: VerifyRequest | None = None, progress: Progress = silent
 ) -> Verification:
-    """Compare a bundle's graphs with the reference, and keep in the manifest what passed.
+    """Compare a bundle's graphs with the reference, and keep in the manifest what that shows.
 
-    A failed verdict is a result, not an exception; it takes the graph's older proof away.
+    A failed verdict is a result, not an exception. A passed one becomes the graph's proof, unless
+    the proof that it has shows more; a failed one takes the graph's proof away. Neither happens
+    when the user named other weights than the bundle's.
 
     Raises:
         UsageError: A runtime or precision that makes no sense.
@@ -79,18 +81,17 @@ def verify_bundle(
         MissingError: The runtime needs a package or a device that is not here.
     """
     request = request or VerifyRequest()
+    photos = _photos(bundle, request, progress)
     with ExitStack() as stack:
-        if request.self_test:
-            reference, photos = _golden_reference(bundle)
-        else:
-            reference = open_reference(bundle, request.reference, progress)
-            photos = _photos(bundle, request, progress)
+        reference = _reference(bundle, request, progress)
         stack.enter_context(reference.session)
         candidates = [
-            stack.enter_context(_open_candidate(bundle, graph, precision, request.runtime))
+            stack.enter_context(
+                open_bundle_graph(bundle, graph, runtime=request.runtime, precision=precision)
+            )
             for graph, precision in _graphs(bundle, request, reference)
         ]
-        _, verdicts = judge_sessions(
+        verdicts = judge_sessions(
             reference.session,
             candidates,
             photos,
@@ -98,26 +99,30 @@ def verify_bundle(
             bundle.manifest.labels,
             progress,
         )
+    if reference.objection is not None:
+        verdicts = tuple(verdict.refused(reference.objection) for verdict in verdicts)
     result = Verification(reference.description, photos.drawn(), photos.unreadable, verdicts)
-    if not request.self_test:
-        try:
-            _keep(bundle, result)
-        except PermissionError as exc:
-            progress(Note(f"the proof is not kept: {bundle.folder}: {exc.strerror}"))
+    if reference.is_recorded:
+        _keep(bundle, result, reference.kind, progress)
+    else:
+        progress(Note("no proof of the bundle: other weights or code than it was exported from"))
     return result
 
 
-def _golden_reference(bundle: Bundle) -> tuple[Reference, Photos]:
-    golden = read_golden(bundle)
+def _reference(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Reference:
+    if not request.self_test:
+        return open_reference(bundle, request.reference, progress)
     session = RecordedSession(
-        golden.logits, name=GOLDEN, input_size=bundle.manifest.preprocessing.input_size
+        read_golden(bundle).logits,
+        name=GOLDEN,
+        input_size=bundle.manifest.preprocessing.input_size,
     )
-    return Reference(session, f"answers recorded in {GOLDEN}", is_module=False), golden_photos(
-        golden
-    )
+    return Reference(session, kind="golden", description=f"answers recorded in {GOLDEN}")
 
 
 def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos:
+    if request.self_test:
+        return golden_photos(read_golden(bundle))
     folder = request.images
     if folder is None and bundle.manifest.photos and Path(bundle.manifest.photos).is_dir():
         folder = Path(bundle.manifest.photos)
@@ -137,45 +142,51 @@ def _graphs(
     bundle: Bundle, request: VerifyRequest, reference: Reference
 ) -> list[tuple[str, Precision]]:
     """The graphs to compare, with their precision; never the reference with itself."""
-    deploy = bundle.manifest.deploy
-    if request.precision is not None and request.precision not in deploy:
-        raise BundleError(
-            f"Bundle {bundle.name} has no {request.precision} graph; it has {', '.join(deploy)}."
-        )
-    wanted = [request.precision] if request.precision else list(deploy)
-    graphs: list[tuple[str, Precision]] = [(deploy[precision], precision) for precision in wanted]
-    if reference.is_module and request.precision is None:
+    if request.precision is not None:
+        return [(bundle.deploy_graph(request.precision), request.precision)]
+    able = precisions_of(request.runtime)
+    graphs: list[tuple[str, Precision]] = [
+        (graph, precision)
+        for precision, graph in bundle.manifest.deploy.items()
+        if precision in able
+    ]
+    if reference.kind == "module":
         graphs.insert(0, (CANONICAL_GRAPH, "fp32"))
     return graphs
 
 
-def _open_candidate(bundle: Bundle, graph: str, precision: Precision, runtime: str) -> Session:
-    return open_graph(
-        bundle.checked(graph),
-        name=graph,
-        runtime=runtime,
-        precision=precision,
-        preprocessing=bundle.manifest.preprocessing,
-        classes=bundle.manifest.architecture.classes,
-    )
+def _keep(
+    bundle: Bundle, result: Verification, reference_kind: ReferenceKind, progress: Progress
+) -> None:
+    """Put the proofs of what passed into the manifest, and take away those of what failed.
 
-
-def _keep(bundle: Bundle, result: Verification) -> None:
-    """Put the proofs of what passed into the manifest, and take away those of what failed."""
+    What the self-test passes is no new proof: its answers come from the export's.
+    """
+    measured = bundle.manifest.files
 
     def change(manifest: Manifest) -> Manifest:
         for verdict in result.verdicts:
+            spec = verdict.candidate
+            if manifest.files.get(spec.graph) != measured[spec.graph]:
+                continue  # exported again meanwhile: this verdict is about another graph
             if not verdict.passed:
-                spec = verdict.candidate
                 manifest = manifest.without_proof(spec.graph, spec.runtime, spec.device)
-                continue
-            proof = proof_of(
-                verdict,
-                graph_sha256=manifest.files[verdict.candidate.graph].sha256,
-                reference=result.reference,
-                photos=result.photos,
-            )
-            manifest = manifest.with_proof(proof)
+            elif reference_kind != "golden":
+                proof = proof_of(
+                    verdict,
+                    graph_sha256=measured[spec.graph].sha256,
+                    reference=result.reference,
+                    reference_kind=reference_kind,
+                    photos=result.photos,
+                )
+                manifest = manifest.with_proof(proof)
         return manifest
 
-    update_manifest(bundle.folder, change)
+    if reference_kind == "golden" and result.passed:
+        return
+    try:
+        update_manifest(bundle.folder, change)
+    except (OSError, BundleError) as exc:
+        # The comparison stands, whether the bundle can be written or not (a read-only mount).
+        outcome = "the proof is not kept" if result.passed else "the old proof is still there"
+        progress(Note(f"{outcome}, {bundle.folder} cannot be changed: {exc}"))

@@ -25,14 +25,8 @@ def check_answers(module: nn.Module, input_size: Size, classes: int) -> None:
         ModelError: Its answer is no (N, K) floats, has NaN or infinity, is another one each time,
             or depends on which other images are in the batch.
     """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, *input_size, generator=generator)
-    first = _answer(module, images)
-    if first.shape != (2, classes) or not first.is_floating_point():
-        raise ModelError(
-            f"The network answers 2 images with {first.dtype} of shape {tuple(first.shape)}; "
-            f"a classifier of {classes} classes answers with floats of shape (2, {classes})."
-        )
+    images = _noise(input_size)
+    first = _answer(module, images, classes)
     if not torch.isfinite(first).all():
         count = int((~torch.isfinite(first)).sum())
         raise ModelError(
@@ -40,9 +34,9 @@ def check_answers(module: nn.Module, input_size: Size, classes: int) -> None:
             hint="The checkpoint may come from a training that diverged; use an earlier epoch's.",
         )
     tolerated = _SAME * float(first.abs().max())
-    if float((_answer(module, images[1:]) - first[1:]).abs().max()) <= tolerated:
+    if float((_answer(module, images[1:], classes) - first[1:]).abs().max()) <= tolerated:
         return
-    if float((_answer(module, images) - first).abs().max()) > tolerated:
+    if float((_answer(module, images, classes) - first).abs().max()) > tolerated:
         raise ModelError(
             "The network gives another answer each time it sees the same images.",
             hint="Something in its forward is random in eval mode: a layer that is made anew "
@@ -55,7 +49,17 @@ def check_answers(module: nn.Module, input_size: Size, classes: int) -> None:
     )
 
 
-def _answer(module: nn.Module, images: Tensor) -> Tensor:
+def _noise(input_size: Size) -> Tensor:
+    try:
+        return torch.randn(2, 3, *input_size, generator=torch.Generator().manual_seed(0))
+    except (MemoryError, RuntimeError) as exc:
+        size = "x".join(map(str, input_size))
+        raise ArchitectureError(
+            f"Images of {size} do not fit in memory.", hint="Give another --input-size."
+        ) from exc
+
+
+def _answer(module: nn.Module, images: Tensor, classes: int) -> Tensor:
     try:
         with torch.inference_mode():
             answer = module(images)
@@ -69,5 +73,15 @@ def _answer(module: nn.Module, images: Tensor) -> Tensor:
         raise ModelError(
             f"The network answers with a {type(answer).__name__}, not with one tensor of logits.",
             hint="Wrap it in a module whose forward returns the logits alone.",
+        )
+    expected = (len(images), classes)
+    if answer.shape != expected or not answer.is_floating_point():
+        raise ModelError(
+            f"The network answers a batch of {len(images)} with {answer.dtype} of shape "
+            f"{tuple(answer.shape)}; a classifier of {classes} classes answers with floats of "
+            f"shape {expected}.",
+            hint="A squeeze() drops the batch's dimension when it is 1: use flatten(1)."
+            if len(images) == 1
+            else None,
         )
     return answer

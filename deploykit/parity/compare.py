@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -17,27 +16,10 @@ NamedBatch: TypeAlias = tuple[Sequence[str], ImageBatch]
 """The names of n images, and the images: (n, H, W, 3) uint8 RGB."""
 
 #: A graph whose batch dimension is wired wrongly is right at some sizes only, so every comparison
-#: begins with these, and ends with whatever is left over: a ragged tail.
+#: begins with these, and ends with whatever is left over.
 FIRST_BATCH_SIZES = (1, 2, 5)
 OPT_BATCH_SIZE = 8
 MAX_BATCH_SIZE = 32
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What every session answered, and how each candidate measured up.
-
-    Attributes:
-        paths: The N images' names.
-        reference: (N, K) logits of the reference.
-        candidates: (N, K) logits of each candidate.
-        measurements: One for each candidate.
-    """
-
-    paths: tuple[str, ...]
-    reference: Logits
-    candidates: tuple[Logits, ...]
-    measurements: tuple[Measurement, ...]
 
 
 def batch_sizes(images: int) -> Iterator[int]:
@@ -94,7 +76,7 @@ def compare_sessions(
     batches: Iterable[NamedBatch],
     labels: Labels,
     on_images: Callable[[int], None],
-) -> Comparison:
+) -> tuple[Measurement, ...]:
     """Run every session on the same batches and compare each candidate with the reference.
 
     Args:
@@ -103,6 +85,9 @@ def compare_sessions(
         batches: The images; see :func:`regroup`.
         labels: The classes' names.
         on_images: Called with the number of images done after every batch.
+
+    Returns:
+        A measurement for each candidate.
     """
     paths: list[str] = []
     sizes: list[int] = []
@@ -114,21 +99,16 @@ def compare_sessions(
             logits.append(session.run(images))
         on_images(len(paths))
     expected, *found = (_stack(logits, len(labels)) for logits in answers)
-    return Comparison(
-        paths=tuple(paths),
-        reference=expected,
-        candidates=tuple(found),
-        measurements=tuple(
-            measure(
-                expected,
-                logits,
-                precision=candidate.spec.precision,
-                paths=paths,
-                labels=labels,
-                batch_sizes=sizes,
-            )
-            for logits, candidate in zip(found, candidates, strict=True)
-        ),
+    return tuple(
+        measure(
+            expected,
+            logits,
+            precision=candidate.spec.precision,
+            paths=paths,
+            labels=labels,
+            batch_sizes=sizes,
+        )
+        for logits, candidate in zip(found, candidates, strict=True)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from deploykit.errors import InputError
+from deploykit.errors import GraphError, InputError
 from deploykit.session import ImageBatch, Logits, SessionSpec
 
 
@@ -35,7 +35,13 @@ class BaseSession(ABC):
         if len(images) == 0 or (largest is not None and len(images) > largest):
             limit = "at least 1" if largest is None else f"1 to {largest}"
             raise InputError(f"A batch must have {limit} images; got {len(images)}.")
-        return self._run(images)
+        logits = self._run(images)
+        if logits.shape != (len(images), self._spec.classes):
+            raise GraphError(
+                f"{self._spec.graph} on {self._spec.runtime} answers {len(images)} images with "
+                f"shape {logits.shape}, not ({len(images)}, {self._spec.classes})."
+            )
+        return logits
 
     @abstractmethod
     def _run(self, images: ImageBatch) -> Logits:

@@ -18,15 +18,11 @@ from deploykit.runtime._base import BaseSession
 from deploykit.session import ImageBatch, Logits, SessionSpec
 from deploykit.specs import Precision, Preprocessing
 
-#: What ONNX Runtime raises for a graph it cannot read or run; they share no base but Exception.
-_GRAPH_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.InvalidArgument,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
+#: All that ONNX Runtime raises of its own; its errors share no base but Exception.
+_ORT_ERRORS = tuple(
+    value
+    for value in vars(ort_errors).values()
+    if isinstance(value, type) and issubclass(value, Exception)
 )
 _SEVERITY_FATAL = 4
 _CPU_HINT = "the CPU runs the same graph: --runtime onnxruntime-cpu"
@@ -50,13 +46,15 @@ class OnnxRuntimeSession(BaseSession):
         classes: int,
         threads: int | None,
     ) -> None:
+        if cuda:
+            _load_cuda()
         runtime = "onnxruntime-cuda" if cuda else "onnxruntime-cpu"
         super().__init__(
             SessionSpec(
                 runtime=runtime,
                 graph=name,
                 precision=precision,
-                device="NVIDIA GPU" if cuda else "CPU",
+                device=_gpu_name() if cuda else "CPU",
                 input_size=preprocessing.input_size,
                 classes=classes,
             )
@@ -73,10 +71,12 @@ class OnnxRuntimeSession(BaseSession):
         feed = self._normalise(images) if self._normalised else images
         try:
             logits: Logits = self._session.run(None, {self._input: feed})[0]
-        except _GRAPH_ERRORS as exc:
-            raise GraphError(
+        except _ORT_ERRORS as exc:
+            error = DeviceError if self._spec.runtime == "onnxruntime-cuda" else GraphError
+            raise error(
                 f"{self._spec.graph} failed on {self._spec.runtime} "
-                f"with a batch of {len(images)}: {exc}"
+                f"with a batch of {len(images)}: {exc}",
+                hint="If its memory is full, a smaller --batch-size helps.",
             ) from exc
         return logits
 
@@ -100,14 +100,14 @@ def _open(graph: Path, *, cuda: bool, threads: int | None) -> Any:
     # Threads that spin between two runs take the cores from whoever decodes or compares meanwhile.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if cuda:
-        _load_cuda()
         # Full FP32: TensorFloat-32 keeps 10 bits of mantissa, which no FP32 tolerance allows.
         providers: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "0"})]
     else:
         providers = ["CPUExecutionProvider"]
     try:
-        session = ort.InferenceSession(graph, options, providers=providers)
-    except _GRAPH_ERRORS as exc:
+        # enable_fallback=0, or a failed run is repeated on the CPU and the session stays there.
+        session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+    except _ORT_ERRORS as exc:
         raise GraphError(f"ONNX Runtime cannot read {graph}: {exc}") from exc
     # Where CUDA does not start, ONNX Runtime takes the CPU and says so in its log only.
     if cuda and session.get_providers()[0] != "CUDAExecutionProvider":
@@ -125,15 +125,32 @@ def _load_cuda() -> None:
             f"The installed ONNX Runtime {ort.__version__} has no CUDA provider.",
             hint='Install one that has: pip install "deploykit[cuda]"; ' + _CPU_HINT,
         )
-    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        ctypes.CDLL(driver)
-    except OSError as exc:
-        raise DeviceError(
-            f"There is no NVIDIA driver on this machine: {driver} does not load.", hint=_CPU_HINT
-        ) from exc
+    _driver()
     with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
         ort.preload_dlls()
+
+
+def _driver() -> ctypes.CDLL:
+    """The NVIDIA driver's library."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        return ctypes.CDLL(name)
+    except OSError as exc:
+        raise DeviceError(
+            f"There is no NVIDIA driver on this machine: {name} does not load.", hint=_CPU_HINT
+        ) from exc
+
+
+def _gpu_name() -> str:
+    """The name of GPU 0, from the CUDA driver API: cuInit, cuDeviceGet, cuDeviceGetName."""
+    driver, device, name = _driver(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if (
+        driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(device), 0)
+        or driver.cuDeviceGetName(name, len(name), device)
+    ):
+        raise DeviceError("The NVIDIA driver finds no GPU.", hint=_CPU_HINT)
+    return name.value.decode()
 
 
 def _takes_normalised(session: Any, spec: SessionSpec) -> bool:

@@ -14,7 +14,27 @@ from deploykit.specs import Precision, Preprocessing
 if TYPE_CHECKING:
     from torch import nn
 
-RUNTIMES = ("onnxruntime-cpu", "onnxruntime-cuda")
+#: The precisions that each runtime really computes in. ONNX Runtime's CPU provider runs an FP16
+#: graph in FP32 behind casts, so what it answers shows nothing about FP16.
+RUNTIMES: dict[str, tuple[Precision, ...]] = {
+    "onnxruntime-cpu": ("fp32", "int8"),
+    "onnxruntime-cuda": ("fp32", "fp16"),
+}
+
+
+def precisions_of(runtime: str) -> tuple[Precision, ...]:
+    """The precisions that a runtime really computes in.
+
+    Raises:
+        UsageError: There is no such runtime.
+    """
+    if runtime not in RUNTIMES:
+        close = difflib.get_close_matches(runtime, RUNTIMES, n=1)
+        raise UsageError(
+            f"There is no runtime {runtime!r}; there are {', '.join(RUNTIMES)}.",
+            hint=f"Did you mean {close[0]}?" if close else None,
+        )
+    return RUNTIMES[runtime]
 
 
 def open_graph(
@@ -44,11 +64,11 @@ def open_graph(
         DependencyError: A package is missing.
         DeviceError: The device is missing, or the runtime would fall back to another.
     """
-    if runtime not in RUNTIMES:
-        close = difflib.get_close_matches(runtime, RUNTIMES, n=1)
+    if precision not in precisions_of(runtime):
+        able = [name for name, precisions in RUNTIMES.items() if precision in precisions]
         raise UsageError(
-            f"There is no runtime {runtime!r}; there are {', '.join(RUNTIMES)}.",
-            hint=f"Did you mean {close[0]}?" if close else None,
+            f"{runtime} does not compute in {precision}.",
+            hint=f"What does: {', '.join(able)}." if able else None,
         )
     need("onnxruntime")
     from deploykit.runtime._onnxruntime import OnnxRuntimeSession

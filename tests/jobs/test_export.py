@@ -9,6 +9,7 @@ import deploykit.jobs.export as export_module
 from deploykit.errors import (
     ArchitectureError,
     BundleError,
+    CheckpointError,
     ImagesError,
     InputError,
     ModelError,
@@ -17,7 +18,7 @@ from deploykit.errors import (
 )
 from deploykit.jobs import _export_steps
 from deploykit.jobs.export import export_bundle
-from deploykit.jobs.export_request import ExportRequest, default_name, parse_golden
+from deploykit.jobs.export_request import ExportRequest, default_name
 from deploykit.jobs.photos import read_golden
 from deploykit.jobs.preprocessing import PreprocessingOptions
 from deploykit.manifest import sha256_of
@@ -209,6 +210,54 @@ def test_unreadable_photos_are_left_out_and_counted(request_for, tmp_path, photo
     assert Note("1 of 4 photos cannot be read: left out") in notes
 
 
+def test_a_checkpoint_that_changes_while_it_is_read_is_refused(
+    request_for, tmp_path, checkpoint, monkeypatch
+):
+    """A training may replace it at any moment; then its hash is not that of the weights."""
+    path = tmp_path / "best_model.pth"
+    path.write_bytes(checkpoint.read_bytes())
+    import deploykit.models.loading as loading
+
+    original = loading.load_model
+
+    def load_then_replace(*arguments, **options):
+        model = original(*arguments, **options)
+        path.write_bytes(checkpoint.read_bytes() + b" ")
+        return model
+
+    monkeypatch.setattr(loading, "load_model", load_then_replace)
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        export_bundle(request_for(checkpoint=path))
+
+
+def test_nan_on_a_photo_is_the_networks_fault(request_for, tmp_path, photo_folder):
+    code = tmp_path / "nets.py"
+    code.write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(3, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        flat = (x.amax((1, 2, 3)) < 2.0) & (x.amin((1, 2, 3)) > -2.2)\n"
+        "        return self.head(x.mean((2, 3))) * torch.where(flat, torch.nan, 1.0)[:, None]\n",
+        encoding="utf-8",
+    )
+    from deploykit.models.registry import resolve_architecture
+
+    module = resolve_architecture(f"{code}:Net").build(3)
+    torch.save(module.state_dict(), tmp_path / "net.pth")
+    request = request_for(arch=f"{code}:Net", checkpoint=tmp_path / "net.pth", images=photo_folder)
+    with pytest.raises(ModelError, match="NaN or infinity on"):
+        export_bundle(request)
+    assert nothing_is_left(request)
+
+
+def test_arguments_that_cannot_be_recorded_are_refused_early(request_for):
+    with pytest.raises(UsageError, match="no plain values"):
+        export_bundle(request_for(arch_args={"width": 1j}))
+
+
 def test_a_wrong_number_of_classes_is_refused(request_for):
     request = request_for(classes="a,b,c,d")
     with pytest.raises(InputError, match="weights have 3 classes"):
@@ -275,9 +324,3 @@ def test_an_interrupted_export_leaves_nothing(request_for, monkeypatch):
 )
 def test_a_bundle_is_named_after_its_architecture(arch, name):
     assert default_name(arch) == name
-
-
-def test_the_choice_of_golden_images():
-    assert parse_golden("generated") == "generated"
-    with pytest.raises(UsageError, match="photos or generated"):
-        parse_golden("none")

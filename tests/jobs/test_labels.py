@@ -54,6 +54,11 @@ def test_the_file_beside_the_checkpoint_must_fit_too(weights):
         choose_labels(None, weights, 2)
 
 
+def test_a_long_comma_list_is_no_path(weights):
+    names = [f"a class with a long name, number {i}".replace(",", "") for i in range(200)]
+    assert choose_labels(",".join(names), weights, 200).names == tuple(names)
+
+
 def test_what_is_no_list_is_refused(weights):
     with pytest.raises(UsageError, match="no such folder or file"):
         choose_labels("./bird_phots", weights, 2)

@@ -8,7 +8,7 @@ from PIL import Image
 import deploykit
 from deploykit.bundle import open_bundle
 from deploykit.errors import BundleError, DeviceError, ImagesError, ParityError, UsageError
-from deploykit.jobs.choose import is_proven
+from deploykit.jobs.choose import proofs_of
 from deploykit.jobs.predict import PredictionRun, PredictRequest, predict_folder, predictions
 from deploykit.manifest import update_manifest
 from deploykit.progress import Note
@@ -161,8 +161,8 @@ def test_of_equal_logits_the_first_class_wins_as_in_torch():
 
 
 def test_auto_takes_what_is_proven(exported_bundle, photo_folder):
-    assert is_proven(exported_bundle, "onnxruntime-cpu", "fp32")
-    assert not is_proven(exported_bundle, "onnxruntime-cuda", "fp32")
+    assert len(proofs_of(exported_bundle, "onnxruntime-cpu", "fp32")) == 1
+    assert proofs_of(exported_bundle, "onnxruntime-cuda", "fp32") == []
     with PredictionRun(exported_bundle, PredictRequest(photo_folder)) as run:
         assert (run.spec.runtime, run.spec.precision) == ("onnxruntime-cpu", "fp32")
 
@@ -219,6 +219,20 @@ def test_a_device_that_was_named_is_not_replaced(bundle, photo_folder, monkeypat
     monkeypatch.setattr("deploykit.runtime._onnxruntime.ctypes.CDLL", no_library)
     with pytest.raises(DeviceError):
         rows_of(bundle, photo_folder, runtime="onnxruntime-cuda")
+
+
+def test_a_proof_from_another_device_does_not_count(bundle, photo_folder):
+    import msgspec
+
+    def change(manifest):
+        proofs = tuple(msgspec.structs.replace(p, device="Another CPU") for p in manifest.proofs)
+        return msgspec.structs.replace(manifest, proofs=proofs)
+
+    update_manifest(bundle.folder, change)
+    notes = []
+    with pytest.raises(ParityError, match="is proven"):
+        PredictionRun(open_bundle(bundle.folder), PredictRequest(photo_folder), notes.append)
+    assert any("but not on CPU" in e.message for e in notes if isinstance(e, Note))
 
 
 def test_a_precision_that_is_not_there_is_refused(bundle, photo_folder):

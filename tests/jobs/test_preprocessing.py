@@ -6,7 +6,7 @@ from deploykit.jobs.preprocessing import (
     PreprocessingOptions,
     choose_preprocessing,
     parse_channels,
-    parse_interpolation,
+    parse_options,
     parse_resize,
     parse_size,
 )
@@ -112,9 +112,10 @@ def test_channels_are_three_numbers_or_one():
 
 
 def test_an_interpolation_is_one_of_pillows_filters():
-    assert parse_interpolation("bicubic") == "bicubic"
-    with pytest.raises(UsageError, match="bilinear"):
-        parse_interpolation("cubic")
+    nothing = dict.fromkeys(("preset", "input_size", "resize", "crop_size", "mean", "std"))
+    assert parse_options(**nothing, interpolation="bicubic").interpolation == "bicubic"
+    with pytest.raises(UsageError, match=r"no interpolation 'cubic'; there are .*bilinear"):
+        parse_options(**nothing, interpolation="cubic")
 
 
 def test_a_description_names_every_step():

@@ -68,6 +68,64 @@ def test_what_passed_is_kept(bundle, named, photo_folder):
     assert proofs["deploy/fp32.onnx"].reference.startswith("torch module")
 
 
+def test_a_weaker_comparison_does_not_replace_the_proof(bundle, named, photo_folder):
+    verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
+    strong = open_bundle(bundle.folder)
+    request = VerifyRequest(images=photo_folder, max_images=9, reference=named)
+    assert verify_bundle(strong, request).passed
+    assert verify_bundle(strong, VerifyRequest(images=photo_folder)).passed
+    assert open_bundle(bundle.folder).manifest.proofs == strong.manifest.proofs
+
+
+def test_a_graph_that_failed_is_no_reference(bundle, named, photo_folder):
+    """Or a plain verify would bring back the proof that a comparison with torch took away."""
+    changed = perturb(perturb(bundle), "model.onnx")
+    assert not verify_bundle(changed, VerifyRequest(reference=named)).passed
+    again = verify_bundle(open_bundle(bundle.folder), VerifyRequest(images=photo_folder))
+    assert not again.passed
+    assert "itself not proven" in again.verdicts[0].objections[-1]
+    assert open_bundle(bundle.folder).manifest.proofs == ()
+
+
+def test_other_weights_leave_the_proofs_alone(bundle, network_file, checkpoint, tmp_path):
+    weights = torch.load(checkpoint, weights_only=True)
+    for factor in (1.0, 1.5):
+        weights["head.bias"] = weights["head.bias"] * factor
+        torch.save({"state_dict": weights}, tmp_path / "other.pth")
+        reference = ReferenceRequest(arch=f"{network_file}:Net", checkpoint=tmp_path / "other.pth")
+        notes = []
+        result = verify_bundle(bundle, VerifyRequest(reference=reference), notes.append)
+        assert "other.pth" in result.reference
+        assert open_bundle(bundle.folder).manifest == bundle.manifest
+        assert any("other weights" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_a_bundle_that_is_exported_again_meanwhile_gets_no_proof(bundle, named, photo_folder):
+    import msgspec
+
+    path = bundle.folder / "deploy/fp32.onnx"
+
+    def replace_graph(manifest):
+        other = msgspec.structs.replace(record_file(path), sha256="0" * 64)
+        files = {**manifest.files, "deploy/fp32.onnx": other}
+        return msgspec.structs.replace(manifest, files=files, proofs=())
+
+    update_manifest(bundle.folder, replace_graph)
+    assert verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named)).passed
+    kept = open_bundle(bundle.folder).manifest.proofs
+    assert [proof.graph for proof in kept] == ["model.onnx"]
+
+
+def test_a_bundle_that_cannot_be_written_is_verified_all_the_same(bundle, named, monkeypatch):
+    def read_only(*arguments):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("deploykit.jobs.verify.update_manifest", read_only)
+    notes = []
+    assert verify_bundle(bundle, VerifyRequest(reference=named), notes.append).passed
+    assert any("the proof is not kept" in e.message for e in notes if isinstance(e, Note))
+
+
 def test_the_users_code_does_not_run_unasked(bundle, photo_folder):
     notes = []
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder), notes.append)
@@ -117,8 +175,10 @@ def test_the_self_test_needs_only_the_bundle(bundle):
     assert [v.candidate.graph for v in result.verdicts] == ["deploy/fp32.onnx"]
 
 
-def test_the_self_test_finds_a_perturbed_weight(bundle):
+def test_the_self_test_finds_a_perturbed_weight_and_takes_the_proof_away(bundle):
     assert not verify_bundle(perturb(bundle), VerifyRequest(self_test=True)).passed
+    proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.proofs]
+    assert proven == ["model.onnx"]
 
 
 def test_a_damaged_graph_is_refused(bundle):
@@ -233,7 +293,7 @@ def test_a_zoo_network_is_rebuilt_from_the_recorded_checkpoint(tmp_path, photo_f
     )
     bundle = export_bundle(request).bundle
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder))
-    assert result.reference == "torch module densenet from best_model.pth"
+    assert result.reference.startswith("torch module densenet from best_model.pth (")
     assert result.passed
 
     (tmp_path / "best_model.pth").write_bytes(b"changed")

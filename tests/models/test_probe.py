@@ -36,9 +36,19 @@ class Whole(nn.Module):
         return x.mean((2, 3)).long()
 
 
+class Squeezing(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3), keepdim=True).squeeze()
+
+
 class Picky(nn.Module):
     def forward(self, x):
         raise ValueError("expected 32x32")
+
+
+def test_images_beyond_memory_are_refused():
+    with pytest.raises(ArchitectureError, match="do not fit in memory"):
+        check_answers(Means(), (10_000_000, 10_000_000), 3)
 
 
 def test_a_sound_network_passes():
@@ -54,6 +64,7 @@ def test_a_sound_network_passes():
         (Nan(), ModelError, "NaN or infinity: 6 of 6"),
         (Twice(), ModelError, "answers with a tuple"),
         (Whole(), ModelError, r"torch.int64 of shape \(2, 3\)"),
+        (Squeezing(), ModelError, r"a batch of 1 with torch.float32 of shape \(3,\)"),
         (nn.Flatten(), ModelError, r"of shape \(2, 192\)"),
         (Picky(), ArchitectureError, "fails on images of 8x8: ValueError: expected 32x32"),
     ],

@@ -167,6 +167,52 @@ def test_an_unknown_runtime_gets_the_closest(open_text):
     assert caught.value.hint in {f"Did you mean {name}?" for name in RUNTIMES}
 
 
+def test_a_precision_that_a_runtime_does_not_compute_in_is_refused(tmp_path):
+    """ONNX Runtime's CPU provider would run it in FP32 and prove nothing."""
+    with pytest.raises(UsageError, match="onnxruntime-cpu does not compute in fp16") as caught:
+        open_graph(
+            tmp_path / "graph.onnx",
+            name="graph.onnx",
+            runtime="onnxruntime-cpu",
+            precision="fp16",
+            preprocessing=PREPROCESSING,
+            classes=3,
+        )
+    assert "onnxruntime-cuda" in caught.value.hint
+
+
+def test_an_answer_of_another_shape_is_refused():
+    session = FakeSession(lambda images: images.mean((0, 1, 2))[None], classes=3)
+    with pytest.raises(GraphError, match=r"answers 2 images with shape \(1, 3\)"):
+        session.run(np.zeros((2, 8, 8, 3), np.uint8))
+
+
+def test_a_failed_run_is_not_repeated_on_another_provider(open_text):
+    """ONNX Runtime would print, move the session to the CPU, and go on."""
+    session = open_text(DEPLOY)
+    assert not session._session._enable_fallback
+
+    class Failing:
+        def run(self, outputs, feed):
+            from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
+
+            raise EPFail("CUDA failure 700: an illegal memory access")
+
+    session._session = Failing()
+    with pytest.raises(GraphError, match="CUDA failure 700"):
+        session.run(IMAGES)
+
+
+def test_every_error_of_onnx_runtime_is_mapped():
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    from deploykit.runtime import _onnxruntime
+
+    assert {state.EPFail, state.Fail, state.InvalidGraph, state.NoSuchFile} <= set(
+        _onnxruntime._ORT_ERRORS
+    )
+
+
 def test_without_a_driver_cuda_is_refused_and_not_replaced(open_text, monkeypatch):
     def no_library(name):
         raise OSError(f"{name}: cannot open shared object file")
