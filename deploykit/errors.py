@@ -5,7 +5,7 @@
     DeploykitError                     1   only ever raised as one of its children
     ├── UsageError                     2   an option, a name or a combination that makes no sense
     ├── ParityError                    3   the deployed model does not decide as the trained one did
-    ├── InputError                     4   a file or folder that was given cannot be used
+    ├── InputError                     4   a file or folder cannot be used
     │   ├── CheckpointError                the weights
     │   ├── ArchitectureError              the code that should make the network
     │   ├── ModelError                     a network that gives NaN, or another answer each time
@@ -53,7 +53,7 @@ class ParityError(DeploykitError):
 
 
 class InputError(DeploykitError):
-    """A file or folder that was given cannot be used."""
+    """A file or folder that was given cannot be used, or an output cannot be finished."""
 
     exit_code = 4
 

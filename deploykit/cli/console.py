@@ -7,16 +7,17 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
 from deploykit.errors import DeploykitError
+from deploykit.progress import Note
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
-    from deploykit.progress import Note, Step
+    from deploykit.progress import Step
 
 JSON_SCHEMA = 1
 INTERRUPTED = 130
@@ -26,6 +27,8 @@ _BAD_INPUT = 4
 
 class Console:
     """The voice of one run of a command.
+
+    The result goes to what stdout is when this is made, whatever takes its place later.
 
     Args:
         command: The command's name.
@@ -37,19 +40,17 @@ class Console:
         self.command = command
         self.as_json = as_json
         self._quiet = quiet
+        self._stdout = sys.stdout
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._stage = ""
 
     def progress(self, event: Step | Note) -> None:
         """Show a job's event: a note as a line, a step as a bar where someone is watching."""
         if self._quiet:
             return
-        message = getattr(event, "message", None)
-        if message is not None:
-            self.note(message)
+        if isinstance(event, Note):
+            self.note(event.message)
         elif sys.stderr.isatty():
-            self._show_step(event)  # type: ignore[arg-type]
+            self._show_step(event)
 
     def note(self, message: str) -> None:
         """Say something that is not the result."""
@@ -75,11 +76,11 @@ class Console:
         """
         self.close()
         if self.as_json:
-            _write_json(self.command, exit_code, result=value())
+            _write_json(self._stdout, self.command, exit_code, result=value())
         else:
             text = render()
             if text:
-                print(text)  # noqa: T201
+                print(text, file=self._stdout)
         if exit_code:
             raise typer.Exit(exit_code)
 
@@ -93,10 +94,13 @@ class Console:
         if self._bar is None:
             self._bar = _progress_bar()
             self._bar.start()
-        if self._stage != step.stage or self._task is None:
-            self._stage = step.stage
-            self._task = self._bar.add_task(step.stage, total=step.total)
-        self._bar.update(self._task, completed=step.done, total=step.total)
+        if [task.description for task in self._bar.tasks] != [step.stage]:
+            # Not ``reset``, which keeps the old total where the new one is not known.
+            for finished in self._bar.task_ids:
+                self._bar.remove_task(finished)
+            self._bar.add_task(step.stage, total=step.total)
+        (current,) = self._bar.task_ids
+        self._bar.update(current, completed=step.done, total=step.total)
 
 
 def _progress_bar() -> Progress:
@@ -128,45 +132,44 @@ def command(
 ) -> Iterator[Console]:
     """Run a command's body, and turn what it raises into a message and an exit code.
 
+    Meanwhile what Python code prints goes to stderr: the user's network, or a library, may print,
+    and stdout is the result's. Child processes still have the real one.
+
     Raises:
         typer.Exit: With the exit code of whatever went wrong.
     """
     console = Console(name, as_json=as_json, quiet=quiet)
     try:
-        yield console
+        with contextlib.redirect_stdout(sys.stderr), contextlib.closing(console):
+            yield console
     except typer.Exit:
         raise
     except KeyboardInterrupt:
-        console.close()
         write_error(name, INTERRUPTED, "Interrupted.", None, as_json=as_json)
         raise typer.Exit(INTERRUPTED) from None
-    except Exception as exc:
-        console.close()
+    # Of what is no Exception, SystemExit alone: foreign code called sys.exit(), perhaps with 0.
+    except (Exception, SystemExit) as exc:
         if verbose:
             traceback.print_exc()
         code, message, hint = _explain(exc, verbose=verbose)
         write_error(name, code, message, hint, as_json=as_json)
         raise typer.Exit(code) from exc
-    finally:
-        console.close()
 
 
-def _explain(error: Exception, *, verbose: bool) -> tuple[int, str, str | None]:
+def _explain(error: Exception | SystemExit, *, verbose: bool) -> tuple[int, str, str | None]:
     """Exit code, message and hint of an error."""
     if isinstance(error, DeploykitError):
         return error.exit_code, error.message, error.hint
     if isinstance(error, OSError) and error.strerror:
         # Of the system's errors the ones that jobs do not foresee: a full disk, a folder that may
         # not be written.
-        where = f"{error.filename}: " if error.filename else ""
-        return _BAD_INPUT, f"{where}{error.strerror}.", None
-    message = f"{type(error).__name__}: {error}"
-    hint = (
-        "This is a bug of deploykit's."
-        if verbose
-        else "This is a bug of deploykit's: -v shows where."
-    )
-    return _BUG, message, hint
+        path = f"{error.filename}: " if error.filename else ""
+        return _BAD_INPUT, f"{path}{error.strerror}.", "Check its permissions and the disk's space."
+    where = "." if verbose else ": -v shows where."
+    if isinstance(error, SystemExit):
+        message = f"The program was told to end, by sys.exit({error.code!r})."
+        return _BUG, message, f"Take that call out of the code that makes the network{where}"
+    return _BUG, f"{type(error).__name__}: {error}", f"This is a bug of deploykit's{where}"
 
 
 def write_error(
@@ -174,13 +177,13 @@ def write_error(
 ) -> None:
     """Show what went wrong: on stdout as JSON, or on stderr for people."""
     if as_json:
-        _write_json(command, exit_code, error={"message": message, "hint": hint})
+        _write_json(sys.stdout, command, exit_code, error={"message": message, "hint": hint})
         return
     lines = [f"error: {message}", *([hint] if hint else [])]
     print("\n".join(lines), file=sys.stderr)  # noqa: T201
 
 
-def _write_json(command: str, exit_code: int, **content: Any) -> None:
+def _write_json(stream: TextIO, command: str, exit_code: int, **content: Any) -> None:
     envelope = {"schema": JSON_SCHEMA, "command": command, "exit_code": exit_code, **content}
     # ASCII only: it reads the same whatever the console's encoding is.
-    print(json.dumps(envelope, indent=2), flush=True)  # noqa: T201
+    print(json.dumps(envelope, indent=2), file=stream, flush=True)

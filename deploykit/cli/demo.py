@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -11,14 +12,18 @@ from typing import Annotated
 
 import typer
 
-from deploykit.cli.console import command
+from deploykit.cli.console import INTERRUPTED, command
 from deploykit.cli.options import Json, Verbose
+from deploykit.errors import DeploykitError
 
 # The quickest of what was tried that gets at least 95 % of the test crops right on every seed.
 _TRAINING = (
     *("--arch", "resnet_cifar96", "--epochs", "6"),
     *("--batch-size", "8", "--learning-rate", "2e-4"),
 )
+# How a process ends that Ctrl-C interrupted: by the signal, or with Windows' STATUS_CONTROL_C_EXIT.
+_INTERRUPTIONS = (INTERRUPTED, -signal.SIGINT, 0xC000013A)
+_LARGEST_EXIT_CODE = 255
 
 _FAREWELL = """
 That was the whole flow, in {seconds:.0f} s. The rows are in {table}, the bundle is in {artifacts}.
@@ -40,9 +45,12 @@ def demo(
     Shows each command as you would type it for photos of your own.
     """
     with command("demo", as_json=json, verbose=verbose) as console:
-        from deploykit.jobs.demo_photos import make_demo_photos
+        from deploykit.deps import need
+        from deploykit.jobs.demo_photos import claim_folder, make_demo_photos
 
         started = time.perf_counter()
+        need("skimage")  # before anything is written
+        claim_folder(output)
         console.note(f"making {output / 'photos'}: crops of the photographs of scikit-image")
         photos = make_demo_photos(output / "photos")
         artifacts, table = output / "artifacts", output / "predictions.csv"
@@ -56,7 +64,7 @@ def demo(
                 check=False,
             )
             if done.returncode:
-                raise typer.Exit(done.returncode)
+                raise _failed(step, done.returncode)
         seconds = time.perf_counter() - started
         console.result(
             lambda: {
@@ -66,6 +74,22 @@ def demo(
             },
             lambda: _FAREWELL.format(seconds=seconds, table=table, artifacts=artifacts),
         )
+
+
+def _failed(step: tuple[str, ...], code: int) -> DeploykitError:
+    """The error of a step's process, which ends the demo as the step ended."""
+    line = "deploykit " + shlex.join(step)
+    if code in _INTERRUPTIONS:
+        error = DeploykitError(f"Interrupted in the step: {line}")
+        error.exit_code = INTERRUPTED
+    else:
+        error = DeploykitError(
+            f"A step of the demo failed with exit code {code}: {line}",
+            hint="Its own message is above, on stderr.",
+        )
+        # A process that a signal killed has a negative code, a crashed one on Windows a huge one.
+        error.exit_code = code if 0 < code <= _LARGEST_EXIT_CODE else DeploykitError.exit_code
+    return error
 
 
 def _steps(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,11 @@ from deploykit.cli.options import (
     chosen_bundle,
     parsed_precision,
 )
+from deploykit.errors import ImagesError, UnreadableImagesError
+
+if TYPE_CHECKING:
+    from deploykit.jobs.predict import PredictionRun
+    from deploykit.report.tables import TableWriter
 
 
 def predict(
@@ -47,7 +52,6 @@ def predict(
 ) -> None:
     """Predict a folder of images: exactly one row a file, whatever is wrong with it."""
     with command("predict", as_json=json, verbose=verbose, quiet=quiet) as console:
-        from deploykit.errors import UnreadableImagesError
         from deploykit.jobs.predict import PredictionRun, PredictRequest
         from deploykit.report.tables import open_table
         from deploykit.report.terminal import prediction_text
@@ -66,8 +70,9 @@ def predict(
             spec = run.spec
             console.note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}")
             with open_table(output, top_k=run.top_k) as table:
-                for row in run:
-                    table.write(row)
+                nothing_predicted = _write_rows(run, table)
+        if nothing_predicted:
+            raise nothing_predicted
         tally = run.tally
         failed = tally.failures.total()
         console.result(
@@ -75,3 +80,18 @@ def predict(
             lambda: "" if quiet else prediction_text(tally, spec, [output]),
             exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
         )
+
+
+def _write_rows(run: PredictionRun, table: TableWriter) -> ImagesError | None:
+    """Write one row a file.
+
+    Returns:
+        The error to end with when not one file has a prediction. It is not raised, because the
+        table is whole: each of its rows says what is wrong with a file.
+    """
+    try:
+        for row in run:
+            table.write(row)
+    except ImagesError as error:
+        return ImagesError(error.message, hint=f"{table.path} says what is wrong with each.")
+    return None

@@ -36,7 +36,9 @@ def train(
     ] = 0.2,
     seed: Annotated[int, typer.Option(help="Of the split, the weights and the order.")] = 0,
     arch_arg: ArchArgs = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: one a core]")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.  [default: one a core]")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished epoch.")
@@ -49,6 +51,8 @@ def train(
 ) -> None:
     """Train a classifier on a folder of photos; keeps the epoch with the best test accuracy."""
     with command("train", as_json=json, verbose=verbose) as console:
+        from deploykit.deps import need
+        from deploykit.errors import DeploykitError
         from deploykit.jobs.preprocessing import (
             PreprocessingOptions,
             choose_preprocessing,
@@ -64,8 +68,13 @@ def train(
         architecture = resolve_architecture(arch)
         size = parse_size(input_size, "--input-size") if input_size else None
 
+        need("matplotlib")  # now, rather than after an epoch of hours
+
         def draw(history: tuple[EpochResult, ...]) -> None:
-            write_curves(history, output / CURVES)
+            try:
+                write_curves(history, output / CURVES)
+            except (DeploykitError, OSError) as exc:  # no picture is worth a training
+                console.note(f"no {CURVES} this time, the training goes on: {exc}")
 
         result = train_classifier(
             folder,

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.errors import ImagesError, UsageError
+from deploykit.errors import UsageError
 from deploykit.images.decode import DecodeError, Failure, decode_rgb
 from deploykit.images.preprocess import OversizeError, preprocess_into
 from deploykit.images.scan import ImageFile
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 # Of the 2 to 3 ms that a photo takes, about 0.14 ms are Python's: more threads would wait for it.
 _MOST_THREADS = 16
 _LEAST_BATCHES_AHEAD = 2
-_READ_IMAGES_BATCH = 32
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -93,39 +92,6 @@ def read_batches(
     # Beside those ahead: the batch that the consumer has, and the one before it.
     buffers = _allocate(ahead + 2, batch_size, preprocessing)
     return _read_ahead(iter(files), preprocessing, buffers, ahead, threads)
-
-
-def read_images(
-    files: Sequence[ImageFile], preprocessing: Preprocessing, threads: int | None = None
-) -> tuple[list[ImageFile], ImageBatch]:
-    """Read a set of files that fits in memory, and leave out those that cannot be read.
-
-    Args:
-        files: What to read.
-        preprocessing: What was done in training.
-        threads: As in ``read_batches``.
-
-    Returns:
-        The readable files, in order, and their images: (N, H, W, 3) uint8 RGB, N at least 1, owned
-        by the caller.
-
-    Raises:
-        ImagesError: None of the files can be read.
-    """
-    readable: list[ImageFile] = []
-    failures: list[Failure] = []
-    images = np.empty((len(files), *preprocessing.input_size, 3), np.uint8)
-    for batch in read_batches(files, preprocessing, batch_size=_READ_IMAGES_BATCH, threads=threads):
-        images[len(readable) : len(readable) + len(batch.images)] = batch.images
-        readable += batch.readable
-        failures += [failure for failure in batch.failures if failure is not None]
-    if not readable:
-        example = f" The first: {files[0].path}: {failures[0].reason}" if failures else ""
-        raise ImagesError(
-            f"Not one of {len(files)} images can be read.{example}",
-            hint="Give a folder with photos that Pillow opens.",
-        )
-    return readable, images[: len(readable)]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

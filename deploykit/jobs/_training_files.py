@@ -14,13 +14,13 @@ import msgspec
 
 from deploykit.errors import CheckpointError, UsageError
 from deploykit.jobs.history import EpochResult
+from deploykit.jobs.labels import CLASSES_FILE
 from deploykit.specs import Value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKPOINT = "best_model.pth"
-CLASSES = "classes.txt"
 CURVES = "curves.png"
 STATE = "training.pt"
 STATE_SCHEMA = 1
@@ -87,7 +87,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
                 hint="Say with --output where the run is, or start one without --resume.",
             )
         return
-    there = [name for name in (CHECKPOINT, CLASSES, CURVES, STATE) if (output / name).exists()]
+    there = [name for name in (CHECKPOINT, CLASSES_FILE, CURVES, STATE) if (output / name).exists()]
     if there and not overwrite:
         raise UsageError(
             f"{output} has the files of an earlier run: {', '.join(there)}.",
@@ -118,13 +118,25 @@ def discard_state(output: Path) -> None:
 
 
 def save_best(output: Path, module_state: dict[str, Tensor], classes: tuple[str, ...]) -> None:
-    """Write ``best_model.pth``, a plain ``state_dict`` on the CPU, and ``classes.txt``."""
+    """Write ``best_model.pth``, a plain ``state_dict`` on the CPU, and ``classes.txt``.
+
+    Neither ever lies beside the other of an earlier run, whatever ends the program meanwhile: both
+    are whole before the first is renamed, and other names go before other weights come.
+    """
     import torch
 
-    with _replacing(output / CLASSES) as path:
-        path.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8", newline="\n")
-    with _replacing(output / CHECKPOINT) as path:
-        torch.save({name: tensor.cpu() for name, tensor in module_state.items()}, path)
+    names = "".join(f"{name}\n" for name in classes).encode()
+    with _replacing(output / CLASSES_FILE) as path:
+        path.write_bytes(names)
+        with _replacing(output / CHECKPOINT) as weights_path:
+            torch.save({key: value.cpu() for key, value in module_state.items()}, weights_path)
+            _discard_other_names(output / CLASSES_FILE, names)
+
+
+def _discard_other_names(path: Path, names: bytes) -> None:
+    """Remove a ``classes.txt`` with other content: without it ``export`` says what it assumes."""
+    if path.is_file() and path.read_bytes() != names:
+        path.unlink()
 
 
 def save_state(output: Path, state: TrainingState) -> None:

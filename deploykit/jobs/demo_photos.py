@@ -32,6 +32,8 @@ TRAIN_END, TEST_START = 0.54, 0.56
 #: A crop's sides as shares of the shorter side of the part it is cut from.
 SMALLEST_CROP, LARGEST_CROP = 0.6, 0.98
 JPEG_QUALITY = 90
+#: Tells the demo's own folder from one of the user's that happens to have its name.
+MARK = "made-by-deploykit-demo.txt"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,27 @@ class DemoPhotos:
     train: Path
     test: Path
     classes: tuple[str, ...]
+
+
+def claim_folder(folder: Path) -> None:
+    """Mark a folder as the demo's, which may then replace what is in it.
+
+    Raises:
+        UsageError: It has something in it and no mark, or cannot be written to.
+    """
+    mark = folder / MARK
+    try:
+        if mark.is_file():
+            return
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(
+                f"{folder} has files that are not the demo's, which would write over them.",
+                hint="Choose another folder: deploykit demo --output NAME.",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text("`deploykit demo` replaces what is in this folder.\n", encoding="utf-8")
+    except OSError as exc:
+        raise _unwritable(folder, exc) from exc
 
 
 def make_demo_photos(folder: Path, *, seed: int = 0) -> DemoPhotos:
@@ -70,10 +93,7 @@ def make_demo_photos(folder: Path, *, seed: int = 0) -> DemoPhotos:
             path.parent.mkdir(parents=True, exist_ok=True)
             crop.save(path, quality=JPEG_QUALITY)
     except OSError as exc:
-        raise UsageError(
-            f"The demo's photos cannot be written to {folder} ({exc.strerror}).",
-            hint="Choose another folder.",
-        ) from exc
+        raise _unwritable(folder, exc) from exc
     return demo
 
 
@@ -114,6 +134,12 @@ def _open_photo(name: str) -> Image.Image:
             f"scikit-image is installed without its photograph {name}: {exc}",
             hint="Install it from PyPI: pip install --force-reinstall scikit-image",
         ) from exc
+
+
+def _unwritable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"The demo cannot write to {folder} ({error.strerror}).", hint="Choose another folder."
+    )
 
 
 def _refuse_other_files(demo: DemoPhotos, crops: dict[Path, Image.Image]) -> None:

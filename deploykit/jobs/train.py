@@ -111,7 +111,7 @@ def train_classifier(
             the tutorials'.
         test_fraction: The share of the photos that is tested on and never trained on, 0..1.
         seed: Of the split, the first weights and the shuffling; 0 or more.
-        threads: How many threads decode; None for the reader's default.
+        threads: For decoding, and for computing on the CPU; None for one a core.
         resume: Go on with the run in ``output``.
         overwrite: Replace the run in ``output``, once the new one has finished an epoch.
         device: ``auto`` (the GPU where there is one), ``cpu``, ``cuda``.
@@ -151,7 +151,7 @@ def train_classifier(
         photos=photos.digest,
     )
     make_output(output)
-    with _random_numbers_of_its_own(place, seed):
+    with _torch_threads(threads), _random_numbers_of_its_own(place, seed):
         module = architecture.build(len(photos.classes), recipe.arch_args)
         learner = Learner.of(module, steps, place)
         run = _Run(recipe, photos, train_part, test_part, learner, epochs, output, progress)
@@ -287,6 +287,21 @@ def _check_numbers(
         raise UsageError(f"The test fraction must be between 0 and 1, not {test_fraction}.")
     if not 0 <= seed < 2**32:
         raise UsageError(f"The seed must be between 0 and {2**32 - 1}, not {seed}.")
+
+
+@contextmanager
+def _torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute on so many threads of the CPU, and on as many as before afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count is not None:
+            torch.set_num_threads(before)
 
 
 @contextmanager

@@ -8,11 +8,20 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
+
+from deploykit.errors import ArchitectureError, DeploykitError
+
+Result = TypeVar("Result")
+OUR_CODE = Path(__file__).resolve().parents[1]
+MAIN_GUARD = (
+    "The file must only define the network when it is imported: put the rest under "
+    "'if __name__ == \"__main__\":', or move the network to a file of its own."
+)
 
 
 class TrainingStartedError(BaseException):
@@ -22,42 +31,78 @@ class TrainingStartedError(BaseException):
     """
 
 
-@contextlib.contextmanager
-def running_user_code(folder: Path) -> Iterator[None]:
-    """Run code that is not ours.
+def run_user_code(step: Callable[[], Result], folder: Path, what: str, doing: str) -> Result:
+    """Run code that is not ours, and explain what goes wrong in it.
 
     What it prints goes to stderr, because stdout may be JSON; its folder can be imported from; no
     bytecode is left beside it; no window opens; and a step of training, or the first batch of a
-    data loader, raises.
+    data loader, is an error.
 
     Args:
+        step: Runs the code; a ``DeploykitError`` that it raises passes through.
         folder: Searched first by the code's imports.
+        what: The code, as the user named it.
+        doing: What is done to it: ``imported``, ``called`` or ``loaded``.
 
     Raises:
-        TrainingStartedError: The code began to train or to read data.
+        ArchitectureError: The code fails, ends the program, trains or reads data.
     """
-    with (
-        contextlib.redirect_stdout(sys.stderr),
-        _importable(folder),
-        _without_traces(),
-        _without_training(),
-    ):
-        yield
+    try:
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            _importable(folder),
+            _without_traces(),
+            _without_training(),
+        ):
+            return step()
+    except DeploykitError:
+        raise
+    except (Exception, SystemExit, TrainingStartedError) as error:
+        raise _explained(error, folder, what, doing) from error
 
 
-def place_of(error: BaseException, folder: Path) -> str:
+def is_raised_by(error: BaseException, folder: Path) -> bool:
+    """Whether the user's code in a folder had a part in an error."""
+    # A file that does not parse has no frame yet.
+    return isinstance(error, SyntaxError) or bool(_users_frames(error, folder))
+
+
+def _explained(error: BaseException, folder: Path, what: str, doing: str) -> ArchitectureError:
+    place = _place_of(error, folder)
+    if isinstance(error, TrainingStartedError):
+        return ArchitectureError(f"{what} {error} when it is {doing}, at {place}.", hint=MAIN_GUARD)
+    if isinstance(error, SystemExit):
+        message = f"{what} ends the program when it is {doing}, at {place}."
+        return ArchitectureError(message, hint=MAIN_GUARD)
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    message = f"{what} fails when it is {doing}, at {place}: {reason}"
+    if isinstance(error, SyntaxError):
+        return ArchitectureError(message, hint="Correct the file.")
+    if isinstance(error, ModuleNotFoundError):
+        hint = f"Install {error.name} here, or move the network to a file that does not import it."
+        return ArchitectureError(message, hint=hint)
+    if doing == "called":
+        return ArchitectureError(message, hint="Check the code, and the --arch-arg values.")
+    return ArchitectureError(message, hint=MAIN_GUARD)
+
+
+def _place_of(error: BaseException, folder: Path) -> str:
     """The ``file:line`` in the user's code that led to an error."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
+    frames = _users_frames(error, folder) or traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}"
+
+
+def _users_frames(error: BaseException, folder: Path) -> list[traceback.FrameSummary]:
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _is_below(Path(frame.filename), folder)]
-    last = (own or frames)[-1]
-    return f"{last.filename}:{last.lineno}"
+    return [frame for frame in frames if _is_the_users(Path(frame.filename), folder)]
 
 
-def _is_below(path: Path, folder: Path) -> bool:
-    # A virtual environment may lie in the user's folder.
-    return path.is_relative_to(folder) and "site-packages" not in path.parts
+def _is_the_users(path: Path, folder: Path) -> bool:
+    # A virtual environment, or a checkout of deploykit, may lie in the user's folder.
+    theirs = "site-packages" not in path.parts and not path.is_relative_to(OUR_CODE)
+    return theirs and path.is_relative_to(folder)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import re
 import struct
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from deploykit.deps import need
-from deploykit.errors import CheckpointError
-from deploykit.models._sandbox import running_user_code
+from deploykit.errors import ArchitectureError, CheckpointError
+from deploykit.models._sandbox import is_raised_by, run_user_code
 from deploykit.models.entries import Entry, find_weights
 from deploykit.models.file_kinds import AGAIN, Container, container_of
 from deploykit.models.names import WRAPPERS
@@ -124,8 +125,21 @@ def _torch_load(path: Path, container: Container) -> object:
 
 
 def _load_trusted(path: Path) -> object:
+    step = functools.partial(_unpickle, path)
     try:
-        with running_user_code(Path.cwd()), path.open("rb") as file:
+        return run_user_code(step, Path.cwd(), str(path), "loaded")
+    except ArchitectureError as error:
+        raise CheckpointError(
+            error.message,
+            hint="The code that the file needs must only define the network: put the rest under "
+            "'if __name__ == \"__main__\":', or save the weights alone: "
+            "torch.save(model.state_dict(), 'weights.pth').",
+        ) from error
+
+
+def _unpickle(path: Path) -> object:
+    try:
+        with path.open("rb") as file:
             # The user vouches for this file, with an option that says so.
             loaded: object = torch.load(file, map_location="cpu", weights_only=False)
             return loaded
@@ -136,6 +150,8 @@ def _load_trusted(path: Path) -> object:
             "torch.save(model.state_dict(), 'weights.pth').",
         ) from error
     except Exception as error:
+        if is_raised_by(error, Path.cwd()):
+            raise
         raise _damaged(path, error) from error
 
 

@@ -18,19 +18,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
 
 from torch import nn
 
-from deploykit.errors import ArchitectureError, DeploykitError, UsageError
-from deploykit.models._sandbox import TrainingStartedError, place_of, running_user_code
+from deploykit.errors import ArchitectureError, UsageError
+from deploykit.models._sandbox import run_user_code
 
 REFERENCE = re.compile(r"(?P<source>.+):(?P<attribute>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
-Result = TypeVar("Result")
-MAIN_GUARD = (
-    "The file must only define the network when it is imported: put the rest under "
-    "'if __name__ == \"__main__\":', or move the network to a file of its own."
-)
 
 
 def is_user_reference(name: str) -> bool:
@@ -61,11 +55,10 @@ def user_callable(name: str) -> Callable[..., object]:
         )
     source, attribute = match["source"], match["attribute"]
     if source.endswith(".py"):
-        folder = Path(source).resolve().parent
-        module = _run(functools.partial(_import_file, Path(source)), folder, source, "imported")
+        folder, step = Path(source).resolve().parent, functools.partial(_import_file, Path(source))
     else:
-        folder = Path.cwd()
-        module = _run(functools.partial(_import_module, source), folder, source, "imported")
+        folder, step = Path.cwd(), functools.partial(_import_module, source)
+    module = run_user_code(step, folder, source, "imported")
     make = _attribute(module, source, attribute)
     return _mapped(make, folder, name)
 
@@ -73,38 +66,9 @@ def user_callable(name: str) -> Callable[..., object]:
 def _mapped(make: Callable[..., object], folder: Path, name: str) -> Callable[..., object]:
     @functools.wraps(make, updated=())
     def call(*args: object, **kwargs: object) -> object:
-        return _run(functools.partial(make, *args, **kwargs), folder, name, "called")
+        return run_user_code(functools.partial(make, *args, **kwargs), folder, name, "called")
 
     return call
-
-
-def _run(step: Callable[[], Result], folder: Path, what: str, doing: str) -> Result:
-    try:
-        with running_user_code(folder):
-            return step()
-    except DeploykitError:
-        raise
-    except (Exception, SystemExit, TrainingStartedError) as error:
-        raise _explained(error, folder, what, doing) from error
-
-
-def _explained(error: BaseException, folder: Path, what: str, doing: str) -> ArchitectureError:
-    place = place_of(error, folder)
-    if isinstance(error, TrainingStartedError):
-        return ArchitectureError(f"{what} {error} when it is {doing}, at {place}.", hint=MAIN_GUARD)
-    if isinstance(error, SystemExit):
-        message = f"{what} ends the program when it is {doing}, at {place}."
-        return ArchitectureError(message, hint=MAIN_GUARD)
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    message = f"{what} fails when it is {doing}, at {place}: {reason}"
-    if isinstance(error, SyntaxError):
-        return ArchitectureError(message, hint="Correct the file.")
-    if isinstance(error, ModuleNotFoundError):
-        hint = f"Install {error.name} here, or move the network to a file that does not import it."
-        return ArchitectureError(message, hint=hint)
-    if doing == "called":
-        return ArchitectureError(message, hint="Check the code, and the --arch-arg values.")
-    return ArchitectureError(message, hint=MAIN_GUARD)
 
 
 def _import_file(path: Path) -> ModuleType:

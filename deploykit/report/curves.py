@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ MOST_MARKED_POINTS = 50
 
 
 def write_curves(history: Sequence[EpochResult], path: Path) -> None:
-    """Write the curves as a PNG of 1500 x 600 pixels; one that is there is replaced.
+    """Write the curves as a PNG of 1500 x 600 pixels; one that is there is replaced as a whole.
 
     Args:
         history: At least one epoch.
@@ -31,17 +32,22 @@ def write_curves(history: Sequence[EpochResult], path: Path) -> None:
 
     Raises:
         DependencyError: matplotlib is not installed.
-        UsageError: The file cannot be written.
+        UsageError: The file cannot be written; what was there before is still there.
     """
     picture = io.BytesIO()
     draw_curves(history).savefig(picture, format="png", dpi=150)
+    partial = path.with_name(f"{path.name}.partial")
     try:
-        path.write_bytes(picture.getvalue())
+        partial.write_bytes(picture.getvalue())
+        partial.replace(path)
     except OSError as exc:
         raise UsageError(
             f"The curves cannot be written to {path} ({exc.strerror}).",
-            hint="Choose another --output.",
+            hint="Is the disk full, or the picture open elsewhere? Else choose another --output.",
         ) from exc
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def draw_curves(history: Sequence[EpochResult]) -> Figure:

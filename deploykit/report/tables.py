@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self, TextIO, TypeAlias
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from deploykit.errors import UsageError
+from deploykit.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import TracebackType
 
     from deploykit.specs import Prediction
@@ -70,7 +71,7 @@ class TableWriter:
 
     Until then it is ``<name>.partial``, and what had the name stays. When an exception ends the
     ``with`` block, the rows so far stay in the partial file; with none, it is removed. A partial
-    file of an earlier run is overwritten.
+    file of an earlier run is overwritten; that of a run that still goes on is locked.
 
     ``open_table`` makes one.
 
@@ -86,6 +87,7 @@ class TableWriter:
         self.rows = 0
         self._format = file_format
         self._top_k = top_k
+        self._lock: ExitStack
         self._stream: TextIO
         self._write_row: _WriteRow
 
@@ -93,22 +95,30 @@ class TableWriter:
         """Create the partial file.
 
         Raises:
-            UsageError: The system refuses to.
+            UsageError: The system refuses to, or another run is writing this table.
         """
-        with self._explaining():
-            # Names that are not Unicode come escaped from the scan; a label may still have such a
-            # character, and must not end a long run.
-            self._stream = self.partial.open(
-                "w", encoding=self._format.encoding, errors="backslashreplace", newline=""
-            )
-            self._write_row = self._format.begin(self._stream, self._top_k)
+        with ExitStack() as lock:
+            try:
+                lock.enter_context(_only_writer(self.path, self.partial))
+                # Names that are not Unicode come escaped from the scan; a label may still have
+                # such a character, and must not end a long run.
+                self._stream = self.partial.open(
+                    "w", encoding=self._format.encoding, errors="backslashreplace", newline=""
+                )
+            except OSError as exc:
+                raise UsageError(
+                    f"Writing {self.path} failed: {exc.strerror or exc}.",
+                    hint="Check the folder's permissions, or write somewhere else.",
+                ) from exc
+            self._lock = lock.pop_all()
+        self._write_row = self._format.begin(self._stream, self._top_k)
         return self
 
     def write(self, prediction: Prediction) -> None:
         """Add a row.
 
         Raises:
-            UsageError: The system fails to write it: the disk may be full.
+            InputError: The system fails to write it: the disk may be full.
         """
         with self._explaining():
             self._write_row(prediction)
@@ -125,29 +135,57 @@ class TableWriter:
         """Give the table its name, unless an exception says that it is not whole.
 
         Raises:
-            UsageError: The system refuses to: another program may have the old table open.
+            InputError: The system refuses to: another program may have the old table open.
         """
-        if kind is None:
-            with self._explaining():
+        with self._lock:
+            if kind is None:
+                with self._explaining():
+                    self._stream.close()
+                    self.partial.replace(self.path)
+                return
+            with suppress(OSError):  # what went wrong first is the error to tell
                 self._stream.close()
-                self.partial.replace(self.path)
-            return
-        with suppress(OSError):  # what went wrong first is the error to tell
-            self._stream.close()
-            if self.rows == 0:
-                self.partial.unlink()
+                if self.rows == 0:
+                    self.partial.unlink()
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
+        """Say what a failure leaves: the name was right, so this is no wrong usage."""
         try:
             yield
         except OSError as exc:
             kept = f" The rows so far are in {self.partial}." if self.rows else ""
-            raise UsageError(
-                f"Writing {self.path} failed: {exc.strerror}.{kept}",
+            raise InputError(
+                f"Writing {self.path} failed: {exc.strerror or exc}.{kept}",
                 hint="Check the folder's permissions and the free space on its disk, and close "
                 "the program that has the table open.",
             ) from exc
+
+
+@contextmanager
+def _only_writer(table: Path, partial: Path) -> Iterator[None]:
+    """Keep other runs from a table.
+
+    Raises:
+        UsageError: Another run keeps this one from it.
+        OSError: The system refuses to make the lock file.
+    """
+    lock = FileLock(f"{partial}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as exc:
+        raise UsageError(
+            f"Another run is writing {table}.",
+            hint="Wait until it is done, or name another --output.",
+        ) from exc
+    try:
+        yield
+    finally:
+        # Removed while it is ours: a moment later it might be another run's. Windows does not let
+        # us, and removes it with the release.
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.errors import ImagesError, UsageError
+from deploykit.errors import UsageError
 from deploykit.images import batches
-from deploykit.images.batches import read_batches, read_images
+from deploykit.images.batches import read_batches
 from deploykit.images.decode import decode_rgb
 from deploykit.images.preprocess import preprocess
 from deploykit.images.scan import ImageFile, scan_images
@@ -216,19 +216,3 @@ def test_batches_that_memory_does_not_hold_are_refused_at_once(batch_size: int) 
     with pytest.raises(UsageError, match="GiB") as caught:
         read_batches([], PREPROCESSING, batch_size=batch_size)
     assert "smaller" in str(caught.value.hint)
-
-
-def test_read_images_leaves_out_what_cannot_be_read(photos: tuple[ImageFile, ...]) -> None:
-    many = photos * 2  # more than one inner batch
-    readable, images = read_images(many, PREPROCESSING)
-    assert len(readable) == len(images) == 2 * 19
-    for file, image in zip(readable, images, strict=True):
-        np.testing.assert_array_equal(image, alone(file))
-
-
-def test_read_images_needs_one_that_can_be_read(photos: tuple[ImageFile, ...]) -> None:
-    with pytest.raises(ImagesError, match=r"one of 2 images.*04\.png: No image format") as caught:
-        read_images(photos[4:6], PREPROCESSING)
-    assert caught.value.hint
-    with pytest.raises(ImagesError, match="one of 0 images"):
-        read_images([], PREPROCESSING)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from deploykit.errors import DependencyError, UsageError
 from deploykit.jobs import demo_photos
-from deploykit.jobs.demo_photos import DemoPhotos, make_demo_photos
+from deploykit.jobs.demo_photos import MARK, DemoPhotos, claim_folder, make_demo_photos
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +88,13 @@ def test_photographs_that_are_not_installed_are_explained(tmp_path, monkeypatch)
     with pytest.raises(DependencyError, match=r"without its photograph not_shipped\.png"):
         make_demo_photos(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_claimed_once_and_recognised_later(tmp_path):
+    folder = tmp_path / "new" / "demo"
+    claim_folder(folder)
+    (folder / "best_model.pth").touch()
+    claim_folder(folder)
+    (folder / MARK).unlink()
+    with pytest.raises(UsageError, match="has files that are not the demo's"):
+        claim_folder(folder)

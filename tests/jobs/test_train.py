@@ -94,6 +94,14 @@ def test_leaves_the_callers_random_numbers_alone(train):
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_threads_are_torchs_too_and_only_while_it_trains(train):
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    train(threads=before + 1, on_epoch=lambda _: seen.append(torch.get_num_threads()))
+    assert seen == [before + 1] * 2
+    assert torch.get_num_threads() == before
+
+
 def test_decoding_anew_each_epoch_changes_nothing(train, tmp_path, monkeypatch):
     train("cached")
     monkeypatch.setattr(_training_data, "CACHE_BYTES", 0)

@@ -1,9 +1,11 @@
 """Training: how it goes on after an interruption, and never loses an earlier run."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
-from training_runs import equal, interrupt_at_epoch, scores, weights
+from training_runs import contents, equal, interrupt_at_epoch, scores, weights
 
 from deploykit.errors import (
     CheckpointError,
@@ -109,6 +111,61 @@ def test_overwrite_keeps_the_old_until_an_epoch_is_done(train, tmp_path):
     assert (tmp_path / "run/best_model.pth").read_bytes() == before
     train(seed=1, overwrite=True)
     assert (tmp_path / "run/best_model.pth").read_bytes() != before
+
+
+def test_weights_that_cannot_be_written_leave_the_old_run_whole(
+    train, tmp_path, photos, monkeypatch
+):
+    train()
+    before = contents(tmp_path / "run")
+    (photos / "red").rename(photos / "green")
+    save = torch.save
+
+    def full_disk(content, path):
+        if path.name.startswith("best_model"):
+            path.write_bytes(b"half")
+            raise RuntimeError("PytorchStreamWriter failed writing file")
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(UsageError, match=r"best_model\.pth cannot be written"):
+        train(overwrite=True)
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_old_weights_never_lie_beside_new_names(train, tmp_path, photos, monkeypatch, renames):
+    train()
+    before = contents(tmp_path / "run")
+    (photos / "red").rename(photos / "green")
+    replace, done = Path.replace, []
+
+    def die_after_some(path, target):
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(target)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", die_after_some)
+    with pytest.raises(KeyboardInterrupt):
+        train(overwrite=True)
+    after = contents(tmp_path / "run")
+    new_weights = after["best_model.pth"] != before["best_model.pth"]
+    assert new_weights == (renames > 0)
+    assert after.get("classes.txt") in (None, b"blue\ngreen\n" if new_weights else b"blue\nred\n")
+
+
+def test_names_that_stay_the_same_are_there_all_the_time(train, tmp_path, monkeypatch):
+    train()
+    replace, seen = Path.replace, []
+
+    def look(path, target):
+        seen.append((tmp_path / "run/classes.txt").read_bytes())
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", look)
+    train(overwrite=True)
+    assert set(seen) == {b"blue\nred\n"}
 
 
 def test_resume_and_overwrite_exclude_each_other(train):

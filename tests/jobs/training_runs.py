@@ -74,6 +74,11 @@ def weights(run: Path, file: str = "best_model.pth") -> dict[str, torch.Tensor]:
     return content["model"] if file == "training.pt" else content
 
 
+def contents(run: Path) -> dict[str, bytes]:
+    """Names and bytes of what a run left to be used; ``training.pt`` is only for going on."""
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.name != "training.pt"}
+
+
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 

@@ -1,6 +1,9 @@
 import argparse
 import pickle
+import sys
+import types
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -163,6 +166,58 @@ def test_a_trusted_file_whose_code_is_gone(tmp_path: Path, monkeypatch: pytest.M
     error = refusal(path, trust_pickle=True)
     assert "needs code that is not found here" in error.message
     assert "Elsewhere" in error.message
+
+
+@pytest.fixture
+def pickled_by_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """A whole module saved by a script in the current folder, which ends as given."""
+
+    def make(ending: str) -> Path:
+        definition = "import sys\nimport torch\n\nclass Net(torch.nn.Linear):\n    pass\n\n"
+        script = types.ModuleType("train_birds")
+        exec(definition, script.__dict__)
+        monkeypatch.setitem(sys.modules, "train_birds", script)
+        path = saved(script.Net(2, 2), tmp_path)
+        monkeypatch.delitem(sys.modules, "train_birds")
+        (tmp_path / "train_birds.py").write_text(definition + ending, encoding="utf-8")
+        monkeypatch.chdir(tmp_path)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ("sys.exit(0)", "ends the program when it is loaded"),
+        ("Net(2, 2)(torch.zeros(1, 2)).sum().backward()", "trains when it is loaded"),
+        ("next(iter(torch.utils.data.DataLoader([1])))", "reads its data when it is loaded"),
+        ("open('birds/classes.txt')", "fails when it is loaded"),
+        ("def broken(:", "fails when it is loaded"),
+    ],
+)
+def test_a_trusted_file_whose_script_does_more_than_define(
+    pickled_by_script: Callable[[str], Path], ending: str, said: str
+) -> None:
+    path = pickled_by_script(ending)
+    error = refusal(path, trust_pickle=True)
+    assert error.message.startswith(f"{path} {said}, at ")
+    assert "train_birds.py:7" in error.message
+    assert "if __name__ ==" in error.hint
+
+
+def test_a_trusted_file_whose_script_only_defines(
+    pickled_by_script: Callable[[str], Path],
+) -> None:
+    path = pickled_by_script("if __name__ == '__main__':\n    sys.exit(0)")
+    assert set(read_weights(path, trust_pickle=True).state_dict) == {"weight", "bias"}
+
+
+def test_a_trusted_file_that_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(TINY, tmp_path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:-8])
+    monkeypatch.chdir(tmp_path)
+    assert "cut short or damaged" in refusal(path, trust_pickle=True).message
 
 
 def test_nan_and_infinity_are_named(tmp_path: Path) -> None:

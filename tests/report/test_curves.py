@@ -1,6 +1,7 @@
 """The picture of a training run."""
 
 import threading
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -67,6 +68,21 @@ def test_writes_a_png_and_replaces_it(tmp_path):
     write_curves(run_of(0.5, 0.6, 0.9), path)
     with Image.open(path) as picture:
         assert picture.convert("RGB").tobytes() != first
+
+
+def test_a_picture_that_cannot_be_replaced_stays_whole(tmp_path, monkeypatch):
+    path = tmp_path / "curves.png"
+    write_curves(run_of(0.5), path)
+    before = path.read_bytes()
+
+    def held_open(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", held_open)
+    with pytest.raises(UsageError, match=r"cannot be written to .*\(Permission denied\)"):
+        write_curves(run_of(0.5, 0.6), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_draws_beside_the_main_thread(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploykit.errors import UsageError
+from deploykit.errors import InputError, UsageError
 from deploykit.report.tables import open_table
 from deploykit.specs import Prediction, Ranked
 
@@ -223,6 +223,31 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "p.csv.partial").mkdir()  # root writes anywhere, but not over a folder
     with pytest.raises(UsageError, match=r"Writing .*p\.csv failed"):
         write(tmp_path / "p.csv", GOOD)
+    (tmp_path / "p.csv.partial").rmdir()
+    assert list(tmp_path.iterdir()) == []
+    assert len(read_csv(write(tmp_path / "p.csv", GOOD))) == 1
+
+
+@pytest.mark.parametrize("rows_of_the_second", [0, 1])
+def test_a_table_has_one_writer(tmp_path: Path, rows_of_the_second: int) -> None:
+    path = tmp_path / "p.csv"
+    with open_table(path, top_k=1) as table:
+        table.write(GOOD)
+        with pytest.raises(UsageError, match=r"Another run is writing .*p\.csv") as caught:
+            write(path, *[BROKEN] * rows_of_the_second)
+        assert "--output" in str(caught.value.hint)
+        write(tmp_path / "p.jsonl", BROKEN)
+        table.write(GOOD)
+    assert [row["path"] for row in read_csv(path)] == ["dog/a.jpg", "dog/a.jpg"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["p.csv", "p.jsonl"]
+    assert [row["path"] for row in read_csv(write(path, BROKEN))] == ["b.jpg"]
+
+
+def test_a_run_that_was_killed_keeps_none_out(tmp_path: Path) -> None:
+    for left in ("p.csv.partial", "p.csv.partial.lock"):
+        (tmp_path / left).write_text("left")
+    assert len(read_csv(write(tmp_path / "p.csv", GOOD))) == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["p.csv"]
 
 
 def test_a_table_that_another_program_holds_open_costs_no_row(
@@ -232,7 +257,7 @@ def test_a_table_that_another_program_holds_open_costs_no_row(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "replace", held)
-    with pytest.raises(UsageError, match=r"Permission denied.*rows so far are in") as caught:
+    with pytest.raises(InputError, match=r"Permission denied.*rows so far are in") as caught:
         write(tmp_path / "p.csv", GOOD)
     assert "close the program" in str(caught.value.hint)
     assert len(read_csv(tmp_path / "p.csv.partial")) == 1
@@ -241,5 +266,9 @@ def test_a_table_that_another_program_holds_open_costs_no_row(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl.partial").symlink_to("/dev/full")
-    with pytest.raises(UsageError, match="No space left"):
+    with pytest.raises(
+        InputError, match=r"p\.jsonl failed: No space left.*\.partial\.\n"
+    ) as caught:
         write(tmp_path / "p.jsonl", *[GOOD] * 1000)
+    assert caught.value.exit_code == 4
+    assert "free space" in str(caught.value.hint)

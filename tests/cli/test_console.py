@@ -1,0 +1,207 @@
+"""One command's voice: what is the result's, what is everybody's, and what an end means."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from deploykit.cli.app import run
+from deploykit.cli.console import Console, command
+from deploykit.progress import Note, Step
+
+
+class Terminal(io.StringIO):
+    """A stream that someone watches."""
+
+    def isatty(self):
+        return True
+
+
+def put_terminal(monkeypatch):
+    """Make stderr a terminal; a fixture would do so before pytest puts its own stream there."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    return stream
+
+
+def test_a_stage_takes_the_place_of_the_one_before_it(monkeypatch):
+    terminal = put_terminal(monkeypatch)
+    console = Console("train", as_json=False)
+    for epoch in range(40):
+        console.progress(Step(f"epoch {epoch}", 5, 8))
+    console.progress(Step("saving"))
+    (task,) = console._bar.tasks
+    assert (task.description, task.completed, task.total) == ("saving", 0, None)
+    console.progress(Step("saving", 1, 2))
+    (task,) = console._bar.tasks
+    assert (task.description, task.completed, task.total) == ("saving", 1, 2)
+    console.close()
+    assert "epoch 0" in terminal.getvalue()
+
+
+def test_notes_stand_above_the_bar(monkeypatch):
+    terminal = put_terminal(monkeypatch)
+    console = Console("train", as_json=False)
+    console.progress(Step("epoch 1", 0, 8))
+    console.progress(Note("[bold]epoch 1: 95 %"))
+    console.close()
+    assert "[bold]epoch 1: 95 %\n" in terminal.getvalue()
+
+
+def test_where_no_one_watches_there_are_only_notes(capsys):
+    console = Console("train", as_json=False)
+    console.progress(Step("epoch 1", 0, 8))
+    console.progress(Note("epoch 1: 95 %"))
+    console.close()
+    assert capsys.readouterr() == ("", "epoch 1: 95 %\n")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_stdout_is_the_results_alone(capsys, as_json):
+    before = sys.stdout
+    with command("verify", as_json=as_json) as console:
+        print("printed by a network")
+        console.result(lambda: 42, lambda: "forty-two")
+        print("printed while it ends")
+    assert sys.stdout is before
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["result"] if as_json else out) == (42 if as_json else "forty-two\n")
+    assert err == "printed by a network\nprinted while it ends\n"
+
+
+def test_stdout_is_the_results_beside_a_bar(capsys, monkeypatch):
+    terminal = put_terminal(monkeypatch)
+    with command("verify", as_json=True) as console:
+        console.progress(Step("comparing", 1, 2))
+        print("printed by a network")
+        console.result(lambda: 42, lambda: "forty-two")
+    assert sys.stderr is terminal
+    assert json.loads(capsys.readouterr().out)["result"] == 42
+    assert "printed by a network\n" in terminal.getvalue()
+
+
+def test_an_error_as_json_is_all_that_stdout_gets(capsys):
+    with pytest.raises(typer.Exit), command("verify", as_json=True):
+        1 / print("printed by a network")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["exit_code"] == 1
+    assert err == "printed by a network\n"
+
+
+def test_a_command_within_a_command_leaves_stdout_to_the_outer(capsys):
+    before = sys.stdout
+    with command("demo", as_json=True) as outer:
+        with command("verify", as_json=True) as inner:
+            inner.result(lambda: "inner", lambda: "")
+        outer.result(lambda: "outer", lambda: "")
+    assert sys.stdout is before
+    out, err = capsys.readouterr()
+    assert json.loads(out)["result"] == "outer"
+    assert json.loads(err)["result"] == "inner"
+
+
+def test_a_child_process_has_the_real_stdout(capfd):
+    with command("demo", as_json=False):
+        subprocess.run([sys.executable, "-c", "print('child')"], check=True)
+    assert capfd.readouterr() == ("child\n", "")
+
+
+@pytest.mark.parametrize("code", [0, None, 3, "Give me a folder."])
+def test_a_network_that_ends_the_program_is_an_error(capsys, code):
+    with pytest.raises(typer.Exit) as caught, command("verify", as_json=False):
+        sys.exit(code)
+    assert caught.value.exit_code == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: The program was told to end, by sys.exit({code!r}).\n")
+    assert "-v shows where" in err
+    assert "Traceback" not in err
+
+
+def test_verbose_shows_what_ended_the_program(capsys):
+    with pytest.raises(typer.Exit), command("verify", as_json=False, verbose=True):
+        sys.exit(0)
+    assert 'test_console.py", line' in capsys.readouterr().err
+
+
+def test_an_output_that_the_system_refuses_is_named(capsys):
+    with pytest.raises(typer.Exit) as caught, command("train", as_json=False):
+        raise OSError(28, "No space left on device", "run/best_model.pth")
+    assert caught.value.exit_code == 4
+    message, hint = capsys.readouterr().err.splitlines()
+    assert message == "error: run/best_model.pth: No space left on device."
+    assert "space" in hint
+
+
+PRINTING = """
+import sys
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.Linear(3, num_classes)
+
+    def forward(self, x):
+        print("in forward")
+        sys.stdout.write("and again")
+        return self.layer(x.mean((2, 3)))
+"""
+
+
+def test_a_network_that_prints_does_not_spoil_the_json(tmp_path, monkeypatch, capfd):
+    import torch
+
+    from deploykit.models.registry import resolve_architecture
+
+    monkeypatch.chdir(tmp_path)
+    Path("printing.py").write_text(PRINTING, encoding="utf-8")
+    module = resolve_architecture("printing.py:Net").build(2)
+    torch.save(module.state_dict(), "net.pth")
+    capfd.readouterr()
+    arguments = ["export", "--arch", "printing.py:Net", "--ckpt", "net.pth", "--classes", "a,b"]
+    code = run([*arguments, "--input-size", "16", "--json"])
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    assert json.loads(out)["exit_code"] == 0
+    assert "in forward\nand again" in err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_folder_without_a_prediction_still_has_its_table(
+    exported_bundle, tmp_path, capsys, as_json
+):
+    photos, table = tmp_path / "photos", tmp_path / "rows.csv"
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        (photos / name).touch()
+    arguments = ["predict", str(photos), "--bundle", str(exported_bundle.folder)]
+    code = run([*arguments, "--output", str(table), *(["--json"] if as_json else [])])
+    captured = capsys.readouterr()
+    assert code == 4
+    said = json.loads(captured.out)["error"] if as_json else captured.err
+    assert "Not one of the 2 images" in str(said)
+    assert "rows.csv says what is wrong with each" in str(said)
+    with table.open(encoding="utf-8-sig", newline="") as stream:
+        assert [row["path"] for row in csv.DictReader(stream)] == ["a.png", "b.png"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["photos", "rows.csv"]
+
+
+def test_a_table_that_another_run_writes_is_refused(
+    exported_bundle, photo_folder, tmp_path, capsys
+):
+    from deploykit.report.tables import open_table
+
+    output = tmp_path / "rows.csv"
+    arguments = ["predict", str(photo_folder / "red"), "--bundle", str(exported_bundle.folder)]
+    with open_table(output, top_k=1):
+        assert run([*arguments, "--output", str(output)]) == 2
+    assert "Another run is writing" in capsys.readouterr().err
+    assert run([*arguments, "--output", str(output)]) == 0
