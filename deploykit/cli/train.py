@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,4 +99,10 @@ def train(
             progress=console.progress,
             on_epoch=draw,
         )
-        console.result(lambda: training_value(result), lambda: training_text(result))
+        # Said in full: export cannot tell from the weights what size of images they were made for.
+        following = ["deploykit", "export", "--arch", arch, "--ckpt", str(result.checkpoint)]
+        following += ["--input-size", input_size] if input_size else []
+        following += [word for item in arch_arg or () for word in ("--arch-arg", item)]
+        console.result(
+            lambda: training_value(result), lambda: training_text(result, shlex.join(following))
+        )

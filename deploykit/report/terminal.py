@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from deploykit.jobs.export import ExportResult
+from deploykit.jobs.labels import CLASSES_FILE
 from deploykit.jobs.predict import Tally, describe_failures
 from deploykit.jobs.train import CURVES, TrainingResult
 from deploykit.jobs.verdicts import Verdict
@@ -132,7 +133,7 @@ def prediction_text(tally: Tally, spec: SessionSpec, outputs: Sequence[Path]) ->
     return "\n".join(lines)
 
 
-def training_text(result: TrainingResult) -> str:
+def training_text(result: TrainingResult, next_command: str) -> str:
     """The best epoch, the files, and the command that comes next."""
     folder = result.checkpoint.parent
     return "\n".join(
@@ -140,7 +141,8 @@ def training_text(result: TrainingResult) -> str:
             f"best epoch  {result.best.epoch} of {len(result.history)}: test accuracy "
             f"{result.best.test_accuracy:.1%} on {result.test_photos} photos "
             f"({result.train_photos} trained on), in {result.seconds:.0f} s",
-            f"written     {result.checkpoint}, {folder / 'classes.txt'}, {folder / CURVES}",
+            f"written     {result.checkpoint}, {folder / CLASSES_FILE}, {folder / CURVES}",
+            f"next        {next_command}",
         )
     )
 
