@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from deploykit.specs import Precision
 
 CANONICAL_GRAPH = "model.onnx"
 GOLDEN = "golden.npz"
+#: No export takes a day: what is older was left by one that was killed.
+_ABANDONED_AFTER_SECONDS = 24 * 3600
 _FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
 
 
@@ -110,6 +114,8 @@ def find_bundle(wanted: str | None, artifacts: Path) -> tuple[Bundle, str | None
         is_path = Path(wanted).name != wanted or (Path(wanted) / MANIFEST_NAME).is_file()
         in_artifacts = (artifacts / wanted / MANIFEST_NAME).is_file()
         folder = Path(wanted) if is_path and not in_artifacts else artifacts / wanted
+        if folder.is_file():
+            raise BundleError(f"{folder} is a file.", hint=f"Give its folder: {folder.parent}")
         return open_bundle(folder), None
     folders = [path.parent for path in artifacts.glob(f"[!.]*/{MANIFEST_NAME}")]
     if not folders:
@@ -177,8 +183,9 @@ def new_bundle(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         BundleError: See :func:`check_free`; also when another process made the bundle meanwhile.
     """
     check_free(folder, overwrite=overwrite)
-    staging = folder.with_name(f".{folder.name}.new-{secrets.token_hex(4)}")
+    staging = folder.with_name(f"{_staging_prefix(folder)}{secrets.token_hex(4)}")
     staging.mkdir(parents=True)
+    _remove_abandoned(folder)
     try:
         yield staging
         check_free(folder, overwrite=overwrite)
@@ -186,6 +193,18 @@ def new_bundle(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         _undo_replacement(folder)
+
+
+def _staging_prefix(folder: Path) -> str:
+    return f".{folder.name}.new-"
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what exports that were killed have left beside a bundle."""
+    for staging in folder.parent.glob(f"{glob.escape(_staging_prefix(folder))}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - staging.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
+                shutil.rmtree(staging, ignore_errors=True)
 
 
 def _publish(staging: Path, folder: Path) -> None:

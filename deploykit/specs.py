@@ -19,6 +19,11 @@ Size: TypeAlias = tuple[int, int]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
+#: Under these keys of an ONNX file's ``metadata_props`` stand the labels (a JSON list) and the
+#: preprocessing (a JSON object), so that a graph that left its bundle still tells how to feed it.
+LABELS_KEY = "deploykit.labels"
+PREPROCESSING_KEY = "deploykit.preprocessing"
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -77,12 +82,21 @@ class Preprocessing(Value, frozen=True):
             )
         if not all(math.isfinite(v) for v in (*self.mean, *self.std)) or min(self.std) <= 0:
             raise UsageError(f"Mean and std must be finite, std above 0: {self.mean}, {self.std}.")
+        if max(*self.mean, *self.std) > 1:
+            raise UsageError(
+                f"Mean {self.mean} and std {self.std} are not those of an image in 0..1.",
+                hint="Divide values for 0..255 by 255.",
+            )
 
     @property
     def input_size(self) -> Size:
         """Height and width of what the network gets."""
         # A resize of the shorter side has a crop: __post_init__ sees to it.
         return self.crop_size or cast("Size", self.resize)
+
+    def to_metadata(self) -> str:
+        """What stands under :data:`PREPROCESSING_KEY`."""
+        return msgspec.json.encode(self).decode()
 
     def describe(self) -> str:
         """One line for people: ``resize 256 (shorter side), crop 224x224, bilinear, ...``."""
@@ -141,6 +155,10 @@ class Labels(Value, frozen=True):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def to_metadata(self) -> str:
+        """What stands under :data:`LABELS_KEY`."""
+        return msgspec.json.encode(self.names).decode()
 
 
 class Ranked(Value, frozen=True):

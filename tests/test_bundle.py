@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import msgspec
@@ -120,6 +121,23 @@ def test_a_bundle_is_replaced_only_when_asked(artifacts, exported_bundle):
         assert (folder / "old").exists()
     assert names(folder) == [MANIFEST_NAME]
     assert names(artifacts) == ["first"]
+
+
+def test_what_a_killed_export_left_is_removed_a_day_later(artifacts):
+    old, young = artifacts / ".new.new-1", artifacts / ".new.new-2"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "model.onnx").touch()
+    os.utime(old, (0, 0))
+    with pytest.raises(ZeroDivisionError), new_bundle(artifacts / "new", overwrite=False):
+        raise ZeroDivisionError
+    assert names(artifacts) == [".new.new-2", "first"]
+
+
+def test_a_file_of_a_bundle_is_no_bundle(artifacts):
+    with pytest.raises(BundleError, match="is a file") as caught:
+        find_bundle(str(artifacts / "first" / MANIFEST_NAME), artifacts)
+    assert caught.value.hint.endswith("first")
 
 
 def test_a_failed_replacement_keeps_the_old_bundle(artifacts):

@@ -26,6 +26,15 @@ def test_a_shorter_side_without_a_crop_is_refused():
         Preprocessing(resize=256)
 
 
+@pytest.mark.parametrize(
+    "values", [{"mean": (123.7, 116.3, 103.5)}, {"std": (58.4, 57.1, 57.4)}], ids=["mean", "std"]
+)
+def test_values_for_bytes_are_refused(values):
+    with pytest.raises(UsageError, match=r"image in 0..1") as caught:
+        Preprocessing(**values)
+    assert "by 255" in caught.value.hint
+
+
 def test_labels_are_unique():
     assert len(Labels(names=("a", "b"), source="test")) == 2
     with pytest.raises(UsageError, match="repeated: b"):

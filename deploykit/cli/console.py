@@ -7,10 +7,11 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 import typer
 
+from deploykit.cli.streams import interruptions, reserved_stdout
 from deploykit.errors import DeploykitError
 from deploykit.progress import Note
 
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from deploykit.progress import Step
 
 JSON_SCHEMA = 1
+#: Exit code, message and hint.
+_Outcome: TypeAlias = tuple[int, str, str | None]
+
 INTERRUPTED = 130
+_INTERRUPTION: _Outcome = (INTERRUPTED, "Interrupted.", None)
 _BUG = 1
 _BAD_INPUT = 4
 
@@ -28,19 +33,18 @@ _BAD_INPUT = 4
 class Console:
     """The voice of one run of a command.
 
-    The result goes to what stdout is when this is made, whatever takes its place later.
-
     Args:
         command: The command's name.
+        stdout: Where the result goes.
         as_json: Whether stdout gets one JSON object and nothing else.
         quiet: Whether progress and notes are left out.
     """
 
-    def __init__(self, command: str, *, as_json: bool, quiet: bool = False) -> None:
+    def __init__(self, command: str, stdout: TextIO, *, as_json: bool, quiet: bool = False) -> None:
         self.command = command
         self.as_json = as_json
         self._quiet = quiet
-        self._stdout = sys.stdout
+        self._stdout = stdout
         self._bar: Progress | None = None
 
     def progress(self, event: Step | Note) -> None:
@@ -138,25 +142,34 @@ def command(
     Raises:
         typer.Exit: With the exit code of whatever went wrong.
     """
-    console = Console(name, as_json=as_json, quiet=quiet)
-    try:
-        with contextlib.redirect_stdout(sys.stderr), contextlib.closing(console):
-            yield console
-    except typer.Exit:
-        raise
-    except KeyboardInterrupt:
-        write_error(name, INTERRUPTED, "Interrupted.", None, as_json=as_json)
-        raise typer.Exit(INTERRUPTED) from None
-    # Of what is no Exception, SystemExit alone: foreign code called sys.exit(), perhaps with 0.
-    except (Exception, SystemExit) as exc:
-        if verbose:
-            traceback.print_exc()
-        code, message, hint = _explain(exc, verbose=verbose)
-        write_error(name, code, message, hint, as_json=as_json)
-        raise typer.Exit(code) from exc
+    with interruptions() as received:
+        try:
+            with (
+                reserved_stdout(whole_process=as_json) as stdout,
+                contextlib.closing(Console(name, stdout, as_json=as_json, quiet=quiet)) as console,
+            ):
+                yield console
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            raise _ended(name, _INTERRUPTION, as_json=as_json) from None
+        # Of what is no Exception, SystemExit alone: foreign code called sys.exit(), perhaps with 0.
+        except (Exception, SystemExit) as exc:
+            if verbose:
+                traceback.print_exc()
+            # A library may take an interruption for a failure of its own.
+            outcome = _INTERRUPTION if received else _explain(exc, verbose=verbose)
+            raise _ended(name, outcome, as_json=as_json) from exc
 
 
-def _explain(error: Exception | SystemExit, *, verbose: bool) -> tuple[int, str, str | None]:
+def _ended(name: str, outcome: _Outcome, *, as_json: bool) -> typer.Exit:
+    """Tell how a command ended, and make the exception that ends it."""
+    code, message, hint = outcome
+    write_error(name, code, message, hint, as_json=as_json)
+    return typer.Exit(code)
+
+
+def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
     """Exit code, message and hint of an error."""
     if isinstance(error, DeploykitError):
         return error.exit_code, error.message, error.hint

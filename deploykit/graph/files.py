@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import msgspec
 import onnx_ir as ir
 
 from deploykit.graph.export import OUTPUT
-from deploykit.specs import Labels, Preprocessing, TensorSpec
+from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Preprocessing, TensorSpec
 
-LABELS_KEY = "deploykit.labels"
-PREPROCESSING_KEY = "deploykit.preprocessing"
 PRODUCER = "deploykit"
 
 
 def save_graph(
     model: ir.Model, path: Path, *, labels: Labels, preprocessing: Preprocessing
 ) -> None:
-    """Write a graph that says by itself what its inputs and outputs mean.
-
-    ``metadata_props`` gets the labels (a JSON list) and the preprocessing (a JSON object), so that
-    a graph that left its bundle still tells how to feed it.
-    """
+    """Write a graph that says by itself what its inputs and outputs mean."""
     model.producer_name = PRODUCER
     model.producer_version = None
-    model.metadata_props[LABELS_KEY] = json.dumps(labels.names, ensure_ascii=False)
-    model.metadata_props[PREPROCESSING_KEY] = msgspec.json.encode(preprocessing).decode()
+    model.metadata_props[LABELS_KEY] = labels.to_metadata()
+    model.metadata_props[PREPROCESSING_KEY] = preprocessing.to_metadata()
     ir.save(model, path)
 
 

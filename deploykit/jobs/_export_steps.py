@@ -107,7 +107,7 @@ def open_candidates(staging: Path, subject: Subject, stack: ExitStack) -> list[S
                 runtime=_RUNTIME,
                 precision="fp32",
                 preprocessing=subject.preprocessing,
-                classes=subject.model.num_classes,
+                labels=subject.labels,
             )
         )
         for name in (CANONICAL_GRAPH, deploy_graph("fp32"))

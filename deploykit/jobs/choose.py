@@ -45,6 +45,8 @@ def open_best(
     """
     if runtime != AUTO:
         return _open_named(bundle, runtime, precision or "fp32", threads, progress)
+    if precision is not None:
+        bundle.deploy_graph(precision)
     obstacle: MissingError | None = None
     for name, candidate in _PREFERENCE:
         if precision not in (None, candidate) or not proofs_of(bundle, name, candidate):
@@ -64,9 +66,8 @@ def open_best(
         progress(Note(f"{candidate} on {name} is proven, but not on {session.spec.device}"))
     if obstacle is not None:
         raise obstacle
-    wanted = f"{precision} graph" if precision else "graph"
     raise ParityError(
-        f"No {wanted} of bundle {bundle.name} is proven to decide as the checkpoint does.",
+        f"No graph of bundle {bundle.name} is proven to decide as the checkpoint does.",
         hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR; "
         "or run it unproven by naming a --runtime.",
     )

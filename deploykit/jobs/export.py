@@ -87,7 +87,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         DependencyError: torch or onnx is not installed.
     """
     clock = _Clock(progress)
-    folder = request.artifacts / check_bundle_name(request.name or default_name(request.arch))
+    folder = request.artifacts / check_bundle_name(_name(request))
     check_free(folder, overwrite=request.overwrite)
     clock.start("loading the checkpoint")
     subject = load_subject(request, progress)
@@ -117,6 +117,10 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         manifest = _manifest(staging, folder.name, request, subject, specs)
         write_manifest(staging, _with_proofs(manifest, verdicts, photo_set))
     return ExportResult(open_bundle(folder), verdicts, photo_set, clock.stop())
+
+
+def _name(request: ExportRequest) -> str:
+    return default_name(request.arch) if request.name is None else request.name
 
 
 class _Clock:

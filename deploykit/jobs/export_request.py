@@ -105,7 +105,7 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
     labels = choose_labels(request.classes, request.checkpoint, model.num_classes)
     if labels.source == "assumed":
         progress(Note(f"class names assumed: {labels.names[0]} ...; --classes gives the real ones"))
-    if request.preprocessing == PreprocessingOptions() and architecture.preprocessing is None:
+    if request.preprocessing.preset is None and architecture.preprocessing is None:
         progress(
             Note(f"preprocessing assumed ({preprocessing.source}): {preprocessing.describe()}")
         )

@@ -45,7 +45,8 @@ def choose_labels(classes: str | None, checkpoint: Path, count: int) -> Labels:
 
 def classes_folder(classes: str | None) -> Path | None:
     """The folder that ``--classes`` names, if it is one."""
-    return Path(classes) if classes is not None and _is(Path.is_dir, classes) else None
+    # Not "", which Path takes for the current folder and a script makes of an empty variable.
+    return Path(classes) if classes and _is(Path.is_dir, classes) else None
 
 
 def _is(test: Callable[[Path], bool], text: str) -> bool:

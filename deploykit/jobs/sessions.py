@@ -36,6 +36,6 @@ def open_bundle_graph(
         runtime=runtime,
         precision=precision,
         preprocessing=manifest.preprocessing,
-        classes=manifest.architecture.classes,
+        labels=manifest.labels,
         threads=threads,
     )

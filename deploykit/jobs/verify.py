@@ -112,6 +112,8 @@ def verify_bundle(
 def _reference(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Reference:
     if not request.self_test:
         return open_reference(bundle, request.reference, progress)
+    for file in bundle.manifest.files:
+        bundle.checked(file)
     session = RecordedSession(
         read_golden(bundle).logits,
         name=GOLDEN,

@@ -16,7 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from deploykit.errors import DeviceError, GraphError
 from deploykit.runtime._base import BaseSession
 from deploykit.session import ImageBatch, Logits, SessionSpec
-from deploykit.specs import Precision, Preprocessing
+from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Precision, Preprocessing
 
 #: All that ONNX Runtime raises of its own; its errors share no base but Exception.
 _ORT_ERRORS = tuple(
@@ -43,7 +43,7 @@ class OnnxRuntimeSession(BaseSession):
         cuda: bool,
         precision: Precision,
         preprocessing: Preprocessing,
-        classes: int,
+        labels: Labels,
         threads: int | None,
     ) -> None:
         if cuda:
@@ -56,12 +56,13 @@ class OnnxRuntimeSession(BaseSession):
                 precision=precision,
                 device=_gpu_name() if cuda else "CPU",
                 input_size=preprocessing.input_size,
-                classes=classes,
+                classes=len(labels),
             )
         )
         self._session: Any = _open(graph, cuda=cuda, threads=threads)
         self._input = self._session.get_inputs()[0].name
         self._normalised = _takes_normalised(self._session, self._spec)
+        _check_meaning(self._session, name, labels, preprocessing)
         self._mean = np.array(preprocessing.mean, np.float32)
         self._std = np.array(preprocessing.std, np.float32)
 
@@ -167,3 +168,18 @@ def _takes_normalised(session: Any, spec: SessionSpec) -> bool:
             hint="Export the bundle again.",
         )
     return found == canonical
+
+
+def _check_meaning(session: Any, name: str, labels: Labels, preprocessing: Preprocessing) -> None:
+    """Refuse a graph that tells other labels or preprocessing than its bundle's manifest."""
+    told = session.get_modelmeta().custom_metadata_map
+    expected = {
+        LABELS_KEY: labels.to_metadata(),
+        PREPROCESSING_KEY: preprocessing.to_metadata(),
+    }
+    for key, value in expected.items():
+        if told.get(key, value) != value:
+            raise GraphError(
+                f"{name} was exported with {key} {told[key]}, but the manifest says {value}.",
+                hint="One of the two was changed afterwards: export the bundle again.",
+            )

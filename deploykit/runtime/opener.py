@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from deploykit.deps import need
 from deploykit.errors import UsageError
 from deploykit.session import Session
-from deploykit.specs import Precision, Preprocessing
+from deploykit.specs import Labels, Precision, Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,7 @@ def open_graph(
     runtime: str,
     precision: Precision,
     preprocessing: Preprocessing,
-    classes: int,
+    labels: Labels,
     threads: int | None = None,
 ) -> Session:
     """Open an ONNX graph, canonical or deploy, on a runtime.
@@ -55,7 +55,8 @@ def open_graph(
         runtime: One of :data:`RUNTIMES`.
         precision: The precision of the graph's arithmetic.
         preprocessing: The image size, and the normalisation that the canonical graph is without.
-        classes: K, the number of logits.
+        labels: The classes' names. Where the graph tells its labels and preprocessing itself, they
+            must be these.
         threads: For computing on the CPU; None for one a core.
 
     Raises:
@@ -79,7 +80,7 @@ def open_graph(
         cuda=runtime == "onnxruntime-cuda",
         precision=precision,
         preprocessing=preprocessing,
-        classes=classes,
+        labels=labels,
         threads=threads,
     )
 

@@ -32,7 +32,7 @@ def put_terminal(monkeypatch):
 
 def test_a_stage_takes_the_place_of_the_one_before_it(monkeypatch):
     terminal = put_terminal(monkeypatch)
-    console = Console("train", as_json=False)
+    console = Console("train", sys.stdout, as_json=False)
     for epoch in range(40):
         console.progress(Step(f"epoch {epoch}", 5, 8))
     console.progress(Step("saving"))
@@ -47,7 +47,7 @@ def test_a_stage_takes_the_place_of_the_one_before_it(monkeypatch):
 
 def test_notes_stand_above_the_bar(monkeypatch):
     terminal = put_terminal(monkeypatch)
-    console = Console("train", as_json=False)
+    console = Console("train", sys.stdout, as_json=False)
     console.progress(Step("epoch 1", 0, 8))
     console.progress(Note("[bold]epoch 1: 95 %"))
     console.close()
@@ -55,7 +55,7 @@ def test_notes_stand_above_the_bar(monkeypatch):
 
 
 def test_where_no_one_watches_there_are_only_notes(capsys):
-    console = Console("train", as_json=False)
+    console = Console("train", sys.stdout, as_json=False)
     console.progress(Step("epoch 1", 0, 8))
     console.progress(Note("epoch 1: 95 %"))
     console.close()

@@ -9,15 +9,9 @@ from torch import nn
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph import export as export_module
 from deploykit.graph.export import onnx_from_module
-from deploykit.graph.files import (
-    LABELS_KEY,
-    PREPROCESSING_KEY,
-    opset_of,
-    save_graph,
-    tensor_specs,
-)
+from deploykit.graph.files import opset_of, save_graph, tensor_specs
 from deploykit.runtime.opener import open_graph, open_module
-from deploykit.specs import Labels, Preprocessing, TensorSpec
+from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Preprocessing, TensorSpec
 
 LABELS = Labels(names=("mésange", "鹰", "owl"), source="test")
 PREPROCESSING = Preprocessing(resize=(8, 6))
@@ -94,7 +88,7 @@ def test_the_canonical_graph_gives_the_modules_logits(module, graph, tmp_path, b
             runtime="onnxruntime-cpu",
             precision="fp32",
             preprocessing=PREPROCESSING,
-            classes=3,
+            labels=LABELS,
         ) as session,
     ):
         expected = reference.run(images)

@@ -62,6 +62,8 @@ def test_a_long_comma_list_is_no_path(weights):
 def test_what_is_no_list_is_refused(weights):
     with pytest.raises(UsageError, match="no such folder or file"):
         choose_labels("./bird_phots", weights, 2)
+    with pytest.raises(UsageError, match="no such folder or file"):
+        choose_labels("", weights, 2)
 
 
 def test_repeated_names_are_refused(weights):

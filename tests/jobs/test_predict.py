@@ -238,7 +238,7 @@ def test_a_proof_from_another_device_does_not_count(bundle, photo_folder):
 def test_a_precision_that_is_not_there_is_refused(bundle, photo_folder):
     with pytest.raises(BundleError, match="no int8 graph"):
         rows_of(bundle, photo_folder, runtime="onnxruntime-cpu", precision="int8")
-    with pytest.raises(ParityError, match="No int8 graph"):
+    with pytest.raises(BundleError, match="no int8 graph"):
         rows_of(bundle, photo_folder, precision="int8")
 
 

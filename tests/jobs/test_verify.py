@@ -1,5 +1,6 @@
 import shutil
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -7,7 +8,14 @@ import torch
 from onnx import numpy_helper
 
 from deploykit.bundle import open_bundle
-from deploykit.errors import BundleError, CheckpointError, DeviceError, ImagesError, UsageError
+from deploykit.errors import (
+    BundleError,
+    CheckpointError,
+    DeviceError,
+    GraphError,
+    ImagesError,
+    UsageError,
+)
 from deploykit.jobs.reference import ReferenceRequest
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.manifest import record_file, update_manifest
@@ -37,7 +45,6 @@ def perturb(bundle, name="deploy/fp32.onnx", factor=1.05):
     values[0, 0] *= factor
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     onnx.save(model, path)
-    import msgspec
 
     def change(manifest):
         files = {**manifest.files, name: record_file(path)}
@@ -101,8 +108,6 @@ def test_other_weights_leave_the_proofs_alone(bundle, network_file, checkpoint, 
 
 
 def test_a_bundle_that_is_exported_again_meanwhile_gets_no_proof(bundle, named, photo_folder):
-    import msgspec
-
     path = bundle.folder / "deploy/fp32.onnx"
 
     def replace_graph(manifest):
@@ -154,8 +159,6 @@ def test_the_recorded_photos_are_used_while_they_are_there(bundle, named, photo_
 
 
 def test_without_photos_the_golden_images_are_used(bundle, named):
-    import msgspec
-
     update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, photos="/gone"))
     result = verify_bundle(open_bundle(bundle.folder), VerifyRequest(reference=named))
     assert (result.photos.kind, result.photos.images) == ("golden", 8)
@@ -181,6 +184,30 @@ def test_the_self_test_finds_a_perturbed_weight_and_takes_the_proof_away(bundle)
     assert proven == ["model.onnx"]
 
 
+@pytest.mark.parametrize("change", ["labels", "preprocessing"])
+def test_a_manifest_that_was_edited_by_hand_is_refused(bundle, change):
+    """Swapped labels would pass every comparison of logits."""
+
+    def edit(manifest):
+        if change == "labels":
+            names = manifest.labels.names[::-1]
+            labels = msgspec.structs.replace(manifest.labels, names=names)
+            return msgspec.structs.replace(manifest, labels=labels)
+        steps = msgspec.structs.replace(manifest.preprocessing, mean=(0.5, 0.5, 0.5))
+        return msgspec.structs.replace(manifest, preprocessing=steps)
+
+    update_manifest(bundle.folder, edit)
+    for self_test in (False, True):
+        with pytest.raises(GraphError, match=f"exported with deploykit.{change}"):
+            verify_bundle(open_bundle(bundle.folder), VerifyRequest(self_test=self_test))
+
+
+def test_the_self_test_checks_every_file(bundle):
+    (bundle.folder / "model.onnx").write_bytes(b"truncated")
+    with pytest.raises(BundleError, match=r"model.onnx is not the file that was exported"):
+        verify_bundle(bundle, VerifyRequest(self_test=True))
+
+
 def test_a_damaged_graph_is_refused(bundle):
     (bundle.folder / "deploy/fp32.onnx").write_bytes(b"")
     with pytest.raises(BundleError, match="not the file that was exported"):
@@ -189,8 +216,6 @@ def test_a_damaged_graph_is_refused(bundle):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip"])
 def test_a_damaged_golden_file_is_refused(bundle, content):
-    import msgspec
-
     path = bundle.folder / "golden.npz"
     path.write_bytes(content)
     update_manifest(
@@ -202,8 +227,6 @@ def test_a_damaged_golden_file_is_refused(bundle, content):
 
 
 def test_golden_answers_that_are_not_finite_fail(bundle):
-    import msgspec
-
     path = bundle.folder / "golden.npz"
     with np.load(path) as data:
         logits = data["logits"].copy()

@@ -7,7 +7,7 @@ from deploykit.errors import DeviceError, GraphError, InputError, UsageError
 from deploykit.runtime.fake import FakeSession
 from deploykit.runtime.opener import RUNTIMES, open_graph, open_module
 from deploykit.runtime.recorded import RecordedSession
-from deploykit.specs import Preprocessing
+from deploykit.specs import Labels, Preprocessing
 
 PREPROCESSING = Preprocessing(resize=(4, 5), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
@@ -38,7 +38,7 @@ def open_text(tmp_path):
             runtime=runtime,
             precision="fp32",
             preprocessing=PREPROCESSING,
-            classes=classes,
+            labels=Labels.numbered(classes),
         )
 
     return open_it
@@ -138,7 +138,7 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
             runtime="onnxruntime-cpu",
             precision="fp32",
             preprocessing=PREPROCESSING,
-            classes=3,
+            labels=Labels.numbered(3),
         )
 
 
@@ -176,7 +176,7 @@ def test_a_precision_that_a_runtime_does_not_compute_in_is_refused(tmp_path):
             runtime="onnxruntime-cpu",
             precision="fp16",
             preprocessing=PREPROCESSING,
-            classes=3,
+            labels=Labels.numbered(3),
         )
     assert "onnxruntime-cuda" in caught.value.hint
 

@@ -1,0 +1,79 @@
+"""What a running command does to the process: signals, and who may write to stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TextIO
+
+_STDOUT, _STDERR = 1, 2
+
+
+@contextlib.contextmanager
+def interruptions() -> Iterator[list[int]]:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, so that whatever is open is cleaned up.
+
+    Yields:
+        The signals so far. A library that is interrupted may swallow the exception and fail in a
+        way of its own; then this still tells what happened.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may handle signals
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del frame
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def reserved_stdout(*, whole_process: bool) -> Iterator[TextIO]:
+    """Keep stdout for the result: what else is printed meanwhile goes to stderr.
+
+    Args:
+        whole_process: Also what is written past Python, by C code or child processes.
+
+    Yields:
+        The stream for the result.
+    """
+    real = sys.stdout
+    if not (whole_process and _is_process_stdout(real)):
+        with contextlib.redirect_stdout(sys.stderr):
+            yield real
+        return
+    real.flush()
+    kept = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    try:
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            os.fdopen(os.dup(kept), "w", encoding=real.encoding, errors=real.errors) as stream,
+        ):
+            yield stream
+    finally:
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
+
+
+def _is_process_stdout(stream: TextIO) -> bool:
+    """Whether a stream is the process's own stdout, not a test's or a caller's stand-in."""
+    try:
+        return stream.fileno() == _STDOUT
+    except (OSError, ValueError, AttributeError):
+        return False

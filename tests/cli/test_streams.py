@@ -1,0 +1,72 @@
+"""Signals and stdout, seen from outside: each case is a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+LOUD = """
+import os
+import subprocess
+import sys
+from networks import Net as Quiet
+
+os.write(1, b"written past Python\\n")
+subprocess.run([sys.executable, "-c", "print('a child')"])
+
+
+class Net(Quiet):
+    def forward(self, x):
+        print("printed")
+        return super().forward(x)
+"""
+INTERRUPTED = """
+import os
+import signal
+import time
+from networks import Net as Quiet
+
+
+class Net(Quiet):
+    def forward(self, x):
+        try:
+            os.kill(os.getpid(), signal.{name})
+            time.sleep(30)
+        except KeyboardInterrupt:
+            raise AttributeError("what a library makes of it") from None
+"""
+
+
+def export(tmp_path, network_file, checkpoint, code):
+    (tmp_path / "networks.py").write_bytes(network_file.read_bytes())
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "deploykit", "export", "--arch", "mine.py:Net"),
+            *("--ckpt", str(checkpoint), "--input-size", "16", "--json"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+
+
+def test_nothing_but_the_result_reaches_stdout(tmp_path, network_file, checkpoint):
+    done = export(tmp_path, network_file, checkpoint, LOUD)
+    assert json.loads(done.stdout)["exit_code"] == done.returncode == 0
+    for text in ("written past Python", "a child", "printed"):
+        assert text in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends the process there")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interruption_is_one_whatever_a_library_makes_of_it(
+    name, tmp_path, network_file, checkpoint
+):
+    done = export(tmp_path, network_file, checkpoint, INTERRUPTED.format(name=name))
+    answer = json.loads(done.stdout)
+    assert done.returncode == answer["exit_code"] == 130
+    assert answer["error"]["message"] == "Interrupted."
+    assert not (tmp_path / "artifacts").exists()
