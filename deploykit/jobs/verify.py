@@ -72,7 +72,7 @@ def verify_bundle(
 
     A failed verdict is a result, not an exception. A passed one becomes the graph's proof, unless
     the proof that it has shows more; a failed one takes the graph's proof away. Neither happens
-    when the user named other weights than the bundle's.
+    when the user named other weights than the bundle's, or the reference is itself not proven.
 
     Raises:
         UsageError: A runtime or precision that makes no sense.
@@ -102,6 +102,8 @@ def verify_bundle(
     if reference.objection is not None:
         verdicts = tuple(verdict.refused(reference.objection) for verdict in verdicts)
     result = Verification(reference.description, photos.drawn(), photos.unreadable, verdicts)
+    if reference.objection is not None:
+        return result
     if reference.is_recorded:
         _keep(bundle, result, reference.kind, progress)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,13 +15,25 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
-from deploykit.errors import ArchitectureError, DeploykitError
+from deploykit.errors import ArchitectureError, DependencyError, DeploykitError
+from deploykit.models.factory import CLASS_ARGUMENTS
 
 Result = TypeVar("Result")
 OUR_CODE = Path(__file__).resolve().parents[1]
 MAIN_GUARD = (
     "The file must only define the network when it is imported: put the rest under "
     "'if __name__ == \"__main__\":', or move the network to a file of its own."
+)
+#: Packages that pip knows by another name than import does.
+PIP_NAMES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+UNEXPECTED_COUNT = re.compile(
+    rf"unexpected keyword argument '(?P<argument>{'|'.join(CLASS_ARGUMENTS)})'"
 )
 
 
@@ -46,6 +59,7 @@ def run_user_code(step: Callable[[], Result], folder: Path, what: str, doing: st
 
     Raises:
         ArchitectureError: The code fails, ends the program, trains or reads data.
+        DependencyError: It imports a package that is not installed.
     """
     try:
         with (
@@ -67,7 +81,7 @@ def is_raised_by(error: BaseException, folder: Path) -> bool:
     return isinstance(error, SyntaxError) or bool(_users_frames(error, folder))
 
 
-def _explained(error: BaseException, folder: Path, what: str, doing: str) -> ArchitectureError:
+def _explained(error: BaseException, folder: Path, what: str, doing: str) -> DeploykitError:
     place = _place_of(error, folder)
     if isinstance(error, TrainingStartedError):
         return ArchitectureError(f"{what} {error} when it is {doing}, at {place}.", hint=MAIN_GUARD)
@@ -76,14 +90,57 @@ def _explained(error: BaseException, folder: Path, what: str, doing: str) -> Arc
         return ArchitectureError(message, hint=MAIN_GUARD)
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     message = f"{what} fails when it is {doing}, at {place}: {reason}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return _not_found(error.name, message, folder)
+    return ArchitectureError(message, hint=_hint_for(error, folder, doing))
+
+
+def _hint_for(error: BaseException, folder: Path, doing: str) -> str:
     if isinstance(error, SyntaxError):
-        return ArchitectureError(message, hint="Correct the file.")
-    if isinstance(error, ModuleNotFoundError):
-        hint = f"Install {error.name} here, or move the network to a file that does not import it."
+        return "Correct the file."
+    if isinstance(error, ImportError) and "relative import" in str(error):
+        return (
+            f"It is part of a package: run from the folder above, {folder.parent}, and name it "
+            f"package.module:Name, here --arch {folder.name}.MODULE:NAME."
+        )
+    if doing != "called":
+        return MAIN_GUARD
+    refused = UNEXPECTED_COUNT.search(str(error)) if isinstance(error, TypeError) else None
+    if refused is None:
+        return "Check the code, and the --arch-arg values."
+    return (
+        f"deploykit added {refused['argument']}, the number of classes: it does so for whatever "
+        f"takes any keyword, or one of {', '.join(CLASS_ARGUMENTS)}. Name a function that hands "
+        "it on rightly: def make(num_classes): return ...; or, if the number is fixed, def make()."
+    )
+
+
+def _not_found(module: str, message: str, folder: Path) -> DeploykitError:
+    """The error for a module that the user's code imports and Python does not find."""
+    package, _, inner = module.partition(".")
+    home = _home_of(package, folder)
+    if home == folder:
+        return ArchitectureError(message, hint=f"Correct the import: {folder} has no {module}.")
+    if home:
+        hint = f"{package} is in {home}: run from there, and name it --arch PACKAGE.MODULE:NAME."
         return ArchitectureError(message, hint=hint)
-    if doing == "called":
-        return ArchitectureError(message, hint="Check the code, and the --arch-arg values.")
-    return ArchitectureError(message, hint=MAIN_GUARD)
+    if inner:  # were the package itself missing, Python would have said so
+        hint = f"{package} is here, without {inner}: install the version that the code is for."
+        return DependencyError(message, hint=hint)
+    return DependencyError(
+        message,
+        hint=f"Install it: pip install {PIP_NAMES.get(package, package)}; or move the network to "
+        "a file that does not import it.",
+    )
+
+
+def _home_of(package: str, folder: Path) -> Path | None:
+    """The folder that has a module of the user's own; None when it is not theirs."""
+    for place in (folder, *folder.parents, Path.cwd()):
+        # A folder without code is no package: a run of wandb leaves its logs in ./wandb.
+        if (place / f"{package}.py").is_file() or any((place / package).glob("*.py")):
+            return place
+    return None
 
 
 def _place_of(error: BaseException, folder: Path) -> str:

@@ -18,10 +18,12 @@ from deploykit.models._sandbox import is_raised_by, run_user_code
 from deploykit.models.entries import Entry, find_weights
 from deploykit.models.file_kinds import AGAIN, Container, container_of
 from deploykit.models.names import WRAPPERS
+from deploykit.models.stand_ins import stand_ins
 
 #: How torch's restricted unpickler says that a file asks for code.
 NEEDS_CODE = re.compile(
-    r"Unsupported global: GLOBAL (?P<name>[\w.]+)|Unsupported class|unrecognized function"
+    r"(?:Unsupported global:|Trying to load unsupported) GLOBAL (?P<name>[\w.]+)"
+    r"|Unsupported class|unrecognized function"
     r"|Can only (?:build|create)|Trying to (?:call|instantiate)"
 )
 #: torch.optim.swa_utils.AveragedModel counts here beside the ``module.`` it averages.
@@ -96,7 +98,8 @@ def _load_safetensors(path: Path) -> object:
 
 def _load_torch(path: Path, container: Container, *, trust_pickle: bool) -> object:
     try:
-        return _torch_load(path, container)
+        with torch.serialization.safe_globals(stand_ins()):
+            return _torch_load(path, container)
     except pickle.UnpicklingError as error:
         asked = NEEDS_CODE.search(str(error))
         if asked is None:

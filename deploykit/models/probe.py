@@ -10,6 +10,8 @@ from deploykit.specs import Size
 
 #: Kernels may add in another order from call to call; a fresh random layer moves far more.
 _SAME = 1e-4
+#: How far a row of softmax's answers, added up in float32, may be from 1.
+_SUM_ERROR = 1e-4
 
 
 def check_answers(module: nn.Module, input_size: Size, classes: int) -> None:
@@ -23,7 +25,7 @@ def check_answers(module: nn.Module, input_size: Size, classes: int) -> None:
     Raises:
         ArchitectureError: It does not run on images of this size.
         ModelError: Its answer is no (N, K) floats, has NaN or infinity, is another one each time,
-            or depends on which other images are in the batch.
+            depends on which other images are in the batch, or is probabilities.
     """
     images = _noise(input_size)
     first = _answer(module, images, classes)
@@ -33,6 +35,18 @@ def check_answers(module: nn.Module, input_size: Size, classes: int) -> None:
             f"The network gives NaN or infinity: {count} of {first.numel()} logits of 2 images.",
             hint="The checkpoint may come from a training that diverged; use an earlier epoch's.",
         )
+    _check_steady(module, images, first)
+    if _are_probabilities(first):
+        raise ModelError(
+            "The network answers with probabilities: they are not negative, and an image's add up "
+            "to 1. deploykit makes the probabilities itself, from logits, and these would come out "
+            "wrong.",
+            hint="Take the softmax out of forward(): the weights and the decisions stay the same.",
+        )
+
+
+def _check_steady(module: nn.Module, images: Tensor, first: Tensor) -> None:
+    classes = first.shape[1]
     tolerated = _SAME * float(first.abs().max())
     if float((_answer(module, images[1:], classes) - first[1:]).abs().max()) <= tolerated:
         return
@@ -47,6 +61,13 @@ def check_answers(module: nn.Module, input_size: Size, classes: int) -> None:
         hint="Something in its forward mixes the batch: a BatchNorm without running "
         "statistics, or a mean or softmax over dimension 0.",
     )
+
+
+def _are_probabilities(answer: Tensor) -> bool:
+    """Whether each row (N, K) => (K,) is what softmax gives; a row of zeros and a one is not."""
+    sums = answer.double().sum(1)
+    softmaxed = bool((answer >= 0).all()) and bool(((sums - 1).abs() <= _SUM_ERROR).all())
+    return softmaxed and not bool(((answer == 0) | (answer == 1)).all())
 
 
 def _noise(input_size: Size) -> Tensor:
@@ -67,7 +88,8 @@ def _answer(module: nn.Module, images: Tensor, classes: int) -> Tensor:
         size = "x".join(map(str, images.shape[2:]))
         raise ArchitectureError(
             f"The network fails on images of {size}: {type(exc).__name__}: {exc}",
-            hint="If it was trained on another size, give it with --input-size.",
+            hint="Its forward must take one batch of images (N, 3, H, W), alone, and run on the "
+            "CPU; if it was trained on another size, give it with --input-size.",
         ) from exc
     if not isinstance(answer, Tensor):
         raise ModelError(

@@ -187,6 +187,8 @@ SCRIPTS = {
     "looks for its data": "open('D:/bird_photos/classes.txt')\n",
     "does not parse": "def broken(:\n",
     "exits": "import sys\nsys.exit(3)\n",
+    "needs a package": "import no_such_package_1\n",
+    "is part of a package": "from .layers import Net\n",
     "is without the name": "x = 1\n",
     "names something else": "Net = 3\n",
     "needs an argument": (
@@ -202,6 +204,11 @@ REFUSALS = {
     "trains when it is imported": (4, "SCRIPT trains when it is imported, at SCRIPT:8.\n"),
     "looks for its data": (4, "SCRIPT fails when it is imported, at SCRIPT:1: FileNotFoundError: "),
     "does not parse": (4, "SCRIPT fails when it is imported, at SCRIPT:1: SyntaxError: "),
+    "needs a package": (
+        5,
+        "SCRIPT fails when it is imported, at SCRIPT:1: ModuleNotFoundError: ",
+    ),
+    "is part of a package": (4, "SCRIPT fails when it is imported, at SCRIPT:1: ImportError: "),
     "exits": (4, "SCRIPT ends the program when it is imported, at SCRIPT:2.\n"),
     "is without the name": (2, "There is no Net in SCRIPT.\n"),
     "names something else": (4, "SCRIPT:Net is of type int; it does not make a network.\n"),

@@ -1,4 +1,7 @@
 import argparse
+import collections
+import os
+import pathlib
 import pickle
 import sys
 import types
@@ -6,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -135,7 +139,8 @@ def test_entries_that_are_no_tensors_are_left_out_aloud(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ({"args": argparse.Namespace(lr=1), "model": STATE}, "argparse.Namespace"),
+        ({"args": types.SimpleNamespace(lr=1), "model": STATE}, "types.SimpleNamespace"),
+        ({"args": argparse.Namespace(func=os.getcwd), "model": STATE}, f"{os.name}.getcwd"),
         (TINY, "torch.nn.modules.container.Sequential"),
     ],
 )
@@ -147,6 +152,66 @@ def test_what_would_run_code_is_refused(
     assert f"would run code ({named}" in error.message
     assert "torch.save(model.state_dict()" in error.hint
     assert "--trust-pickle" in error.hint
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        np.float64(0.9),
+        [np.int64(3), np.float32(0.5), np.bool_(1)],
+        argparse.Namespace(lr=0.1, out=pathlib.Path("runs/1"), best=np.float64(0.9)),
+        collections.defaultdict(list, loss=[0.3, 0.2]),
+        collections.OrderedDict(lr=0.1),
+    ],
+)
+def test_harmless_things_beside_the_weights(tmp_path: Path, beside: object, zipped: bool) -> None:
+    content = {"beside": beside, "model": STATE}
+    path = saved(content, tmp_path, _use_new_zipfile_serialization=zipped)
+    assert_state(read_weights(path))
+
+
+def test_stand_ins_are_for_the_reading_alone(tmp_path: Path) -> None:
+    path = saved({"args": argparse.Namespace(), "model": STATE}, tmp_path)
+    read_weights(path)
+    with pytest.raises(pickle.UnpicklingError, match=r"argparse\.Namespace"):
+        torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("written", "elsewhere"),
+    [
+        (b"numpy._core.multiarray\n", b"numpy.core.multiarray\n"),  # by numpy 1
+        (b"cpathlib\nPosixPath\n", b"cpathlib\nWindowsPath\n"),
+        (b"cpathlib\nPosixPath\n", b"cpathlib._local\nPosixPath\n"),  # by Python 3.13
+    ],
+)
+def test_harmless_things_that_were_saved_elsewhere(
+    tmp_path: Path, written: bytes, elsewhere: bytes
+) -> None:
+    content = {"acc": np.float64(0.9), "out": pathlib.PurePosixPath("runs"), "model": STATE}
+    path = saved(content, tmp_path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes().replace(b"PurePosixPath\n", b"PosixPath\n")
+    if b"pathlib._local" in data:  # this Python writes the newer name
+        data = data.replace(b"pathlib._local", b"pathlib")
+    assert written in data
+    path.write_bytes(data.replace(written, elsewhere))
+    assert_state(read_weights(path))
+
+
+def test_no_numpy_object_is_made_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved({"best_acc": np.float64(0.9), **STATE}, tmp_path)
+    # dtype() trusts the flags in a file: whoever crafts them chooses what memory is read.
+    monkeypatch.setattr(np, "dtype", None)
+    monkeypatch.setattr(np._core.multiarray, "scalar", None)
+    assert read_weights(path).notes == ("left out what is no tensor: best_acc",)
+
+
+def test_a_file_of_a_harmless_thing_alone(tmp_path: Path) -> None:
+    error = refusal(saved(argparse.Namespace(lr=0.1), tmp_path))
+    assert "holds an object of type Namespace, not weights" in error.message
 
 
 @pytest.mark.parametrize("content", [TINY, {"epoch": 1, "model": TINY}])

@@ -46,13 +46,41 @@ class Picky(nn.Module):
         raise ValueError("expected 32x32")
 
 
+class OneHot(nn.Module):
+    def forward(self, x):
+        return torch.eye(3)[torch.zeros(len(x), dtype=torch.long)]
+
+
 def test_images_beyond_memory_are_refused():
     with pytest.raises(ArchitectureError, match="do not fit in memory"):
         check_answers(Means(), (10_000_000, 10_000_000), 3)
 
 
-def test_a_sound_network_passes():
-    check_answers(Means().eval(), (8, 8), 3)
+@pytest.mark.parametrize(
+    "module",
+    [
+        Means(),
+        nn.Sequential(Means(), nn.LogSoftmax(1)),
+        nn.Sequential(Means(), nn.Sigmoid()),
+        nn.Sequential(Means(), nn.ReLU()),
+        OneHot(),
+    ],
+)
+def test_a_sound_network_passes(module):
+    check_answers(module.eval(), (8, 8), 3)
+
+
+def test_a_network_that_ends_in_softmax_is_refused():
+    with pytest.raises(ModelError, match="answers with probabilities") as caught:
+        check_answers(nn.Sequential(Means(), nn.Softmax(1)), (8, 8), 3)
+    assert "Take the softmax out of forward()" in caught.value.hint
+
+
+def test_a_forward_that_fails_is_told_what_it_must_take():
+    with pytest.raises(ArchitectureError) as caught:
+        check_answers(Picky(), (8, 8), 3)
+    assert "one batch of images (N, 3, H, W), alone, and run on the CPU" in caught.value.hint
+    assert "--input-size" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from deploykit.errors import ArchitectureError, UsageError
+from deploykit.errors import ArchitectureError, DependencyError, UsageError
 from deploykit.models.registry import resolve_architecture
 
 Write = Callable[..., Path]
@@ -195,9 +195,66 @@ def test_a_syntax_error_has_its_line(write: Write) -> None:
 
 
 def test_a_package_that_it_misses_is_named(write: Write) -> None:
-    error = failure(f"{write('import no_such_package_1')}:Net")
-    assert "No module named 'no_such_package_1'" in error.message
-    assert "Install no_such_package_1" in error.hint
+    path = write("import no_such_package_1")
+    with pytest.raises(DependencyError, match="No module named 'no_such_package_1'") as caught:
+        resolve_architecture(f"{path}:Net")
+    assert caught.value.exit_code == 5
+    assert "pip install no_such_package_1;" in caught.value.hint
+
+
+def test_a_package_that_pip_calls_otherwise(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(DependencyError) as caught:
+        resolve_architecture(f"{write('import cv2')}:Net")
+    assert "pip install opencv-python;" in caught.value.hint
+
+
+def test_a_package_of_another_version(write: Write) -> None:
+    with pytest.raises(DependencyError) as caught:
+        resolve_architecture(f"{write('import torch.no_such_part')}:Net")
+    assert "torch is here, without no_such_part" in caught.value.hint
+
+
+def test_logs_with_the_name_of_a_package_are_not_taken_for_it(write: Write) -> None:
+    write("loss 0.3", "no_such_logger/run.log")
+    path = write("import no_such_logger", "code/net.py")
+    with pytest.raises(DependencyError):
+        resolve_architecture(f"{path}:Net")
+
+
+def test_a_module_of_ones_own_that_is_not_there(write: Write) -> None:
+    write("", "own_parts/__init__.py")
+    path = write("import own_parts.layers")
+    assert f"{path.parent} has no own_parts.layers" in failure(f"{path}:Net").hint
+
+
+def test_a_module_of_ones_own_in_a_folder_above(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write("WIDTH = 4", "own_widths/sizes.py").parent.parent
+    path = write("from own_widths.sizes import WIDTH\n" + NETWORK, "own_nets/net.py")
+    error = failure(f"{path}:Net")
+    assert error.hint.startswith(f"own_widths is in {root}: run from there")
+    monkeypatch.chdir(root)
+    assert outputs("own_nets.net:Net") == 3
+
+
+def test_a_relative_import_needs_the_package(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("WIDTH = 4", "own_birds/layers.py")
+    path = write("from .layers import WIDTH\n" + NETWORK, "own_birds/net.py")
+    error = failure(f"{path}:Net")
+    assert "attempted relative import" in error.message
+    assert f"{path.parent.parent}, and name it package.module:Name" in error.hint
+    assert "--arch own_birds.MODULE:NAME" in error.hint
+    monkeypatch.chdir(path.parent.parent)
+    assert outputs("own_birds.net:Net") == 3
+
+
+def test_a_number_of_classes_that_is_not_taken_is_told_to_be_ours(write: Write) -> None:
+    path = write(NETWORK + "\ndef make(*args, **kw): return nn.Linear(3, 3, **kw)")
+    error = failure(f"{path}:make")
+    assert "unexpected keyword argument 'num_classes'" in error.message
+    assert "deploykit added num_classes" in error.hint
 
 
 def test_an_exception_in_the_constructor_has_its_line(write: Write) -> None:
