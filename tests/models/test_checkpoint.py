@@ -294,6 +294,7 @@ def test_nan_and_infinity_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.filterwarnings("ignore:Sparse invariant")  # torch 2.11, on reading
 def test_sparse_weights_are_refused(tmp_path: Path) -> None:
     sparse = torch.eye(3).to_sparse()
     error = refusal(saved({"w": sparse, "v": torch.zeros(2)}, tmp_path))
