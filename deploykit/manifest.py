@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from deploykit.errors import BundleError, UsageError
+from deploykit.files import replacing
 from deploykit.proofs import Proof
 from deploykit.specs import Labels, Precision, Preprocessing, TensorSpec, Value
 
@@ -173,16 +173,8 @@ class _SchemaOnly(msgspec.Struct):
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``bundle.json`` so that a reader sees the old one or the new one, whole."""
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    temporary = folder / f".{MANIFEST_NAME}.{secrets.token_hex(4)}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / MANIFEST_NAME)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(folder / MANIFEST_NAME) as path:
+        path.write_bytes(data + b"\n")
 
 
 def update_manifest(folder: Path, change: Callable[[Manifest], Manifest]) -> Manifest:

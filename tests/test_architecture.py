@@ -14,6 +14,7 @@ PACKAGE = Path(deploykit.__file__).parent
 LAYERS = {
     "errors": 0,
     "deps": 0,
+    "files": 0,
     "specs": 1,
     "proofs": 1,
     "session": 1,

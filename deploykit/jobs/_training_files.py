@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from deploykit.errors import CheckpointError, UsageError
+from deploykit.files import replacing
 from deploykit.jobs.history import EpochResult
 from deploykit.jobs.labels import CLASSES_FILE
 from deploykit.specs import Value
@@ -216,19 +217,16 @@ def _unusable_state(path: Path, reason: object) -> CheckpointError:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Write beside the final name and rename at the end: a reader never sees half a file.
+    """Replace a file as a whole.
 
     Raises:
         UsageError: The file cannot be written; what was there before is still there.
     """
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        yield partial
-        partial.replace(path)
+        with replacing(path) as partial:
+            yield partial
     except (OSError, RuntimeError) as exc:  # torch's own file writer raises RuntimeError
         raise UsageError(
             f"{path} cannot be written: {exc}",
             hint="Is the disk full, or the file open elsewhere? Go on with --resume after that.",
         ) from exc
-    finally:
-        partial.unlink(missing_ok=True)

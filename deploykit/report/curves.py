@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from typing import TYPE_CHECKING
 
 from deploykit.deps import need
 from deploykit.errors import UsageError
+from deploykit.files import replacing
 from deploykit.jobs.history import best_epoch
 
 if TYPE_CHECKING:
@@ -36,18 +36,14 @@ def write_curves(history: Sequence[EpochResult], path: Path) -> None:
     """
     picture = io.BytesIO()
     draw_curves(history).savefig(picture, format="png", dpi=150)
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_bytes(picture.getvalue())
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_bytes(picture.getvalue())
     except OSError as exc:
         raise UsageError(
             f"The curves cannot be written to {path} ({exc.strerror}).",
             hint="Is the disk full, or the picture open elsewhere? Else choose another --output.",
         ) from exc
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def draw_curves(history: Sequence[EpochResult]) -> Figure:

@@ -1,0 +1,44 @@
+import pytest
+
+from deploykit.files import replacing
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    return path
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(path):
+    with replacing(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_failure_leaves_the_old_file_alone(path):
+    def fail():
+        with replacing(path) as partial:
+            partial.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_what_cannot_be_renamed_is_removed(path):
+    folder = path.parent / "folder"
+    folder.mkdir()
+    (folder / "inside").touch()
+
+    def fail():
+        with replacing(folder) as partial:
+            partial.write_text("new")
+
+    with pytest.raises(OSError, match="folder"):
+        fail()
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["file.txt", "folder"]
