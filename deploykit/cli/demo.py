@@ -40,7 +40,7 @@ def demo(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train, export, verify and predict on photos that scikit-image ships; one to two minutes.
+    """Train, export, verify and predict on photos that scikit-image ships, in under two minutes.
 
     Shows each command as you would type it for photos of your own.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from deploykit.graph.export import OUTPUT
+from deploykit.errors import GraphError
 from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Preprocessing, TensorSpec
 
 PRODUCER = "deploykit"
@@ -24,7 +24,11 @@ def save_graph(
 
 
 def tensor_specs(model: ir.Model) -> tuple[TensorSpec, TensorSpec]:
-    """The specs of a graph's one input and one output."""
+    """The specs of a graph's one input and one output.
+
+    Raises:
+        GraphError: One of them has no type or no shape.
+    """
     (source,), (sink,) = model.graph.inputs, model.graph.outputs
     return _spec(source), _spec(sink)
 
@@ -36,6 +40,6 @@ def opset_of(model: ir.Model) -> int:
 
 def _spec(value: ir.Value) -> TensorSpec:
     if value.name is None or value.dtype is None or value.shape is None:
-        raise ValueError(f"{value} of {OUTPUT} has no name, type or shape")
+        raise GraphError(f"The exporter gave {value.name} no type or no shape: {value}.")
     shape = tuple(d if isinstance(d, int) else str(d) for d in value.shape)
     return TensorSpec(name=value.name, dtype=value.dtype.numpy().name, shape=shape)

@@ -1,8 +1,8 @@
 """Passes that make the exporter's graph plain: constants folded, BatchNorm folded, no-ops gone.
 
 ``torch.onnx.export(optimize=True)`` does the same with every rule that onnxscript has, tried at
-every node: nearly half of the export's time. Here a rule is tried only if the graph has an operator
-that it begins at.
+every node: on dpn92, with its many Slices, 40 % of the export's time. Here a rule is tried only if
+the graph has an operator that the rule cannot do without.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnxscript.rewriter.rules import common as rules
 
 _ROUNDS = 3  # folding makes room for rules, and rules for folding; two rounds are the usual
 
-#: The last operator of each rule's pattern, without which the rule cannot apply.
+#: An operator of each rule's pattern, without which the rule cannot apply.
 _RULES_BY_OPERATOR: dict[str, tuple[rewriter.RewriteRule, ...]] = {
     "Add": (rules.add_0_rule,),
     "BatchNormalization": (
@@ -26,6 +26,7 @@ _RULES_BY_OPERATOR: dict[str, tuple[rewriter.RewriteRule, ...]] = {
     ),
     "Cast": (rules.cast_cast_rule, rules.no_op_cast_rule),
     "Clip": (rules.successive_clip_rule, rules.successive_clip_relu_rule),
+    "Conv": (rules.remove_optional_bias_from_conv_rule,),
     "ConvTranspose": (rules.remove_optional_bias_from_conv_transpose_rule,),
     "Div": (rules.div_by_1_rule,),
     "Dropout": (rules.dropout_inference_rule, rules.dropout_zero_rule),
@@ -45,15 +46,14 @@ _RULES_BY_OPERATOR: dict[str, tuple[rewriter.RewriteRule, ...]] = {
     "Sub": (rules.sub_0_rule,),
     "Transpose": (rules.no_op_transpose_rule, rules.transpose_transpose_rule),
     "Unsqueeze": (rules.unsqueeze_unsqueeze_rule,),
-    "Conv": (rules.remove_optional_bias_from_conv_rule,),
 }
 
 
 def simplify(model: ir.Model) -> tuple[ir.Model, bool]:
     """Fold constants and BatchNorm and drop what does nothing, without changing the numbers.
 
-    BatchNorm folds into its Conv in FP32, which moves logits by rounding errors of about 1e-7 of
-    the scale; everything else is exact.
+    But for rounding: BatchNorm folds into its Conv in FP32. The comparison that ends every export
+    is of the graph that comes out.
     """
     before = _fingerprint(model)
     common.InlinePass()(model)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from deploykit.errors import ArchitectureError, DeploykitError, DeviceError, UsageError
+from deploykit.runtime.normalisation import network_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -123,29 +124,6 @@ class Learner:
         loss = torch.nn.functional.cross_entropy(logits, targets)
         tally.add(logits.detach(), targets, loss.detach())
         return loss
-
-
-def network_input(images: ImageBatch, preprocessing: Preprocessing, device: torch.device) -> Tensor:
-    """Scale to 0..1 and normalise, in torchvision's order: ``ToTensor``, then ``Normalize``.
-
-    Args:
-        images: (N, H, W, 3) uint8 RGB; only read.
-        preprocessing: Gives mean and std.
-        device: Where the result is computed and stays.
-
-    Returns:
-        (N, 3, H, W) float32, contiguous.
-    """
-    import torch
-
-    # (N, H, W, C) => (N, C, H, W), still one byte a value on its way to the device
-    channels_first = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
-    scaled = channels_first.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
-        for values in (preprocessing.mean, preprocessing.std)
-    )
-    return scaled.sub_(mean).div_(std)
 
 
 def choose_device(name: str) -> torch.device:

@@ -40,7 +40,7 @@ class ExportRequest:
             does, else made images.
         golden: Whether ``golden.npz`` may hold the user's photos or only made images.
         opset: The ONNX operator set; None for torch's own choice.
-        name: The bundle's; None for the checkpoint's architecture.
+        name: The bundle's; None for one made from the architecture's.
         artifacts: The home of bundles.
         overwrite: Whether a bundle of that name may be replaced.
         trust_pickle: Whether reading the checkpoint may run the code in it.

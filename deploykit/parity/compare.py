@@ -26,7 +26,7 @@ def batch_sizes(images: int) -> Iterator[int]:
     """Split a number of images over the batch sizes that a comparison must cover.
 
     Yields:
-        1, 2 and 5; 32 where there are that many; 8 while they last; a tail of another size.
+        1, 2 and 5; 32 where there are that many; 8 while they last; what is left over.
     """
     wanted = [*FIRST_BATCH_SIZES]
     if images >= sum(FIRST_BATCH_SIZES) + MAX_BATCH_SIZE:

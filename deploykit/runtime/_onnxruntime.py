@@ -109,6 +109,9 @@ def _open(graph: Path, *, cuda: bool, threads: int | None) -> Any:
         # enable_fallback=0, or a failed run is repeated on the CPU and the session stays there.
         session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except _ORT_ERRORS as exc:
+        if cuda:
+            message = f"ONNX Runtime cannot open {graph.name} on the GPU: {exc}"
+            raise DeviceError(message, hint=_CPU_HINT) from exc
         raise GraphError(f"ONNX Runtime cannot read {graph}: {exc}") from exc
     # Where CUDA does not start, ONNX Runtime takes the CPU and says so in its log only.
     if cuda and session.get_providers()[0] != "CUDAExecutionProvider":

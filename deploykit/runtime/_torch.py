@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from deploykit.runtime._base import BaseSession
+from deploykit.runtime.normalisation import network_input
 from deploykit.session import ImageBatch, Logits, SessionSpec
 from deploykit.specs import Preprocessing
 
@@ -26,17 +27,14 @@ class ModuleSession(BaseSession):
             )
         )
         self._module: nn.Module | None = module
-        self._mean = torch.tensor(preprocessing.mean).reshape(1, 3, 1, 1)
-        self._std = torch.tensor(preprocessing.std).reshape(1, 3, 1, 1)
+        self._preprocessing = preprocessing
 
     def _run(self, images: ImageBatch) -> Logits:
         if self._module is None:
             raise RuntimeError("the session is closed")
         with torch.inference_mode():
-            # The same operations in the same order as torchvision's ToTensor and Normalize.
-            batch = torch.tensor(images).permute(0, 3, 1, 2)  # (N, H, W, C) => (N, C, H, W)
-            batch = batch.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            logits: Logits = self._module(batch.sub_(self._mean).div_(self._std)).numpy()
+            batch = network_input(images, self._preprocessing, torch.device("cpu"))
+            logits: Logits = self._module(batch).numpy()
         # A module may hand out a buffer of its own: the logits are the caller's.
         return np.array(logits, dtype=np.float32)
 

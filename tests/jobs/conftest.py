@@ -1,9 +1,20 @@
 """Fixtures of the jobs' tests."""
 
+import shutil
+
 import pytest
 from training_runs import NETWORKS, SMALL, make_photos
 
+from deploykit.bundle import open_bundle
 from deploykit.jobs.train import TrainingResult, train_classifier
+
+
+@pytest.fixture
+def bundle(tmp_path, exported_bundle):
+    """A copy of the exported bundle that a test may change."""
+    folder = tmp_path / "colours"
+    shutil.copytree(exported_bundle.folder, folder)
+    return open_bundle(folder)
 
 
 @pytest.fixture

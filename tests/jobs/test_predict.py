@@ -18,14 +18,6 @@ LABELS = Labels(names=("bird", "dog", "food"), source="test")
 
 
 @pytest.fixture
-def bundle(tmp_path, exported_bundle):
-    """A copy that a test may change."""
-    folder = tmp_path / "colours"
-    shutil.copytree(exported_bundle.folder, folder)
-    return open_bundle(folder)
-
-
-@pytest.fixture
 def broken_folder(tmp_path, photo_folder):
     """Three good photos with bad files between them, so that a shift by one would show."""
     folder = tmp_path / "mixed"

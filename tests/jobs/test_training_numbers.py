@@ -9,7 +9,7 @@ from torchvision import transforms
 
 from deploykit.errors import ImagesError
 from deploykit.jobs._training_data import split_photos
-from deploykit.jobs._training_loop import network_input
+from deploykit.runtime.normalisation import network_input
 from deploykit.specs import Preprocessing
 
 

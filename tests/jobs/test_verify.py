@@ -23,14 +23,6 @@ from deploykit.progress import Note
 
 
 @pytest.fixture
-def bundle(tmp_path, exported_bundle):
-    """A copy that a test may change."""
-    folder = tmp_path / "colours"
-    shutil.copytree(exported_bundle.folder, folder)
-    return open_bundle(folder)
-
-
-@pytest.fixture
 def named(network_file):
     """The user's own architecture, named as on the command line."""
     return ReferenceRequest(arch=f"{network_file}:Net")

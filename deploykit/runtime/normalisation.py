@@ -1,0 +1,36 @@
+"""From the bytes of a batch to what a torch network takes, in training and in a session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deploykit.session import ImageBatch
+from deploykit.specs import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def network_input(images: ImageBatch, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """Scale to 0..1 and normalise, in torchvision's order: ``ToTensor``, then ``Normalize``.
+
+    Args:
+        images: (N, H, W, 3) uint8 RGB; only read.
+        preprocessing: Gives mean and std.
+        device: Where the result is computed and stays.
+
+    Returns:
+        (N, 3, H, W) float32, contiguous.
+    """
+    import torch
+
+    # Copied, because torch warns of an array that may not be written to.
+    # (N, H, W, C) => (N, C, H, W), still one byte a value on its way to the device
+    channels_first = torch.tensor(images).to(device).permute(0, 3, 1, 2)
+    scaled = channels_first.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    return scaled.sub_(mean).div_(std)
