@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 
 #: The extra of deploykit that installs a module.
 EXTRAS = {
+    "cuda": "tensorrt",
     "matplotlib": "train",
     "onnx": "graph",
     "onnx_ir": "graph",
     "onnxscript": "graph",
     "safetensors": "export",
     "skimage": "demo",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "rtx",
     "timm": "timm",
     "torch": "export",
     "torchvision": "export",

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from deploykit.errors import BundleError, UsageError
 from deploykit.files import replacing
 from deploykit.proofs import Proof
-from deploykit.specs import Labels, Precision, Preprocessing, TensorSpec, Value
+from deploykit.specs import KeptNode, Labels, Precision, Preprocessing, TensorSpec, Value
 
 SCHEMA = 1
 MANIFEST_NAME = "bundle.json"
@@ -81,6 +81,9 @@ class Manifest(Value, frozen=True):
         output: The graphs' output.
         opset: The ONNX operator set.
         deploy: The deploy graph of each precision, a path relative to the bundle.
+        kept: The nodes that stay in FP32 in the deploy graph of a lower precision.
+        engines: TensorRT engines, paths relative to the bundle, the newest last; each has its
+            passport beside it.
         files: Every file of the bundle but this one, by its path with ``/``.
         photos: The folder of photos that export was given, absolute; None without.
         proofs: What has been shown, the newest last; one for each graph, runtime and device.
@@ -103,13 +106,16 @@ class Manifest(Value, frozen=True):
     photos: str | None
     proofs: tuple[Proof, ...]
     versions: dict[str, str]
+    kept: dict[Precision, tuple[KeptNode, ...]] = {}  # noqa: RUF012  # msgspec copies it
+    engines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.labels) != self.architecture.classes:
             raise ValueError(
                 f"{len(self.labels)} labels do not fit {self.architecture.classes} classes"
             )
-        nameless = {*self.deploy.values(), *(p.graph for p in self.proofs)} - self.files.keys()
+        named = {*self.deploy.values(), *self.engines, *(p.graph for p in self.proofs)}
+        nameless = named - self.files.keys()
         if nameless:
             raise ValueError(f"no file is recorded for {', '.join(sorted(nameless))}")
 

@@ -23,7 +23,11 @@ UNDECIDABLE_MARGIN: dict[Precision, float] = {
     "int8": 5e-3,
 }
 
-#: A comparison with more undecidable images than this shows nothing about decisions.
+#: At or below this part of the scale even the reference does not decide.
+NEAR_TIE_MARGIN = UNDECIDABLE_MARGIN["fp32"]
+
+#: A comparison with more near ties, or with more undecidable images that changed their class, than
+#: this shows nothing about decisions.
 MAX_UNDECIDABLE_RATE = 0.05
 
 
@@ -57,6 +61,7 @@ class Measurement(Value, frozen=True):
         min_cosine: The smallest cosine similarity of an image's two logit vectors.
         flips: Images whose top-1 class differs although their margin decides.
         undecidable: Images whose margin is too small to decide, flipped or not.
+        near_ties: Images whose margin is so small that the reference itself does not decide.
         flipped: Every image whose top-1 class differs, smallest margin last.
         max_probability_change: The largest absolute difference of a softmax probability.
         mean_probability_change: The mean absolute difference of the softmax probabilities.
@@ -73,6 +78,7 @@ class Measurement(Value, frozen=True):
     min_cosine: float
     flips: int
     undecidable: int
+    near_ties: int
     flipped: tuple[Flip, ...]
     max_probability_change: float
     mean_probability_change: float
@@ -88,6 +94,11 @@ class Measurement(Value, frozen=True):
     def decidable(self) -> int:
         """The number of images whose margin decides."""
         return self.images - self.undecidable
+
+    @property
+    def undecidable_flips(self) -> int:
+        """Images whose top-1 class differs and whose margin does not decide."""
+        return sum(not flip.decidable for flip in self.flipped)
 
     @property
     def flip_rate(self) -> float:
@@ -116,10 +127,16 @@ class Tolerance(Value, frozen=True):
         if found.non_finite:
             return (f"{found.non_finite} logits are NaN or infinite",)
         reasons = []
-        if found.undecidable > MAX_UNDECIDABLE_RATE * found.images:
+        if found.near_ties > MAX_UNDECIDABLE_RATE * found.images:
             reasons.append(
-                f"{found.undecidable} of {found.images} images have a margin too small to decide; "
+                f"{found.near_ties} of {found.images} images have a margin of at most "
+                f"{NEAR_TIE_MARGIN:.0e} of the scale, so that the reference does not decide them; "
                 f"at most {MAX_UNDECIDABLE_RATE:.0%} may"
+            )
+        if found.undecidable_flips > MAX_UNDECIDABLE_RATE * found.images:
+            reasons.append(
+                f"{found.undecidable_flips} of {found.images} images changed their class with a "
+                f"margin too small to decide; at most {MAX_UNDECIDABLE_RATE:.0%} may"
             )
         if found.flip_rate > self.max_flip_rate:
             reasons.append(

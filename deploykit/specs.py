@@ -13,11 +13,13 @@ from deploykit.errors import UsageError
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Flavour: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 Size: TypeAlias = tuple[int, int]
 """Height and width in pixels, in this order everywhere."""
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 
 #: Under these keys of an ONNX file's ``metadata_props`` stand the labels (a JSON list) and the
 #: preprocessing (a JSON object), so that a graph that left its bundle still tells how to feed it.
@@ -47,6 +49,45 @@ class TensorSpec(Value, frozen=True):
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+
+class KeptNode(Value, frozen=True):
+    """A node that stays in FP32 in a graph of lower precision.
+
+    Attributes:
+        node: The ONNX node's name.
+        operator: ``Conv``.
+        module: The path of the ``nn.Module`` that it comes from, ``conv2.0.conv1``; empty where the
+            exporter named none.
+        reason: Why it stays, in words, with the numbers.
+    """
+
+    node: str
+    operator: str
+    module: str
+    reason: str
+
+
+class Profile(Value, frozen=True):
+    """The batch sizes that an engine is built for: TensorRT's optimization profile.
+
+    Attributes:
+        min_batch: The smallest batch that it takes, at least 1.
+        opt_batch: The batch that it is tuned for.
+        max_batch: The largest batch that it takes.
+    """
+
+    min_batch: int = 1
+    opt_batch: int = 8
+    max_batch: int = 32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
+            raise UsageError(
+                f"Batch sizes must be 1 <= min <= opt <= max; got min {self.min_batch}, "
+                f"opt {self.opt_batch}, max {self.max_batch}.",
+                hint="Set them with --min-batch, --opt-batch and --max-batch.",
+            )
 
 
 class Preprocessing(Value, frozen=True):

@@ -15,6 +15,7 @@ LAYERS = {
     "errors": 0,
     "deps": 0,
     "files": 0,
+    "gpu": 0,
     "specs": 1,
     "proofs": 1,
     "session": 1,
@@ -24,6 +25,7 @@ LAYERS = {
     "models": 2,
     "images": 2,
     "graph": 2,
+    "engine": 2,
     "runtime": 2,
     "parity": 2,
     "jobs": 3,
@@ -35,6 +37,7 @@ LAYERS = {
 #: Which files of L0 and L1 may import which others of their layer.
 WITHIN_LAYER = {
     "deps": {"errors"},
+    "gpu": {"errors"},
     "proofs": {"specs"},
     "session": {"specs"},
     "manifest": {"specs", "proofs"},

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.parity.statistics import upper_bound
-from deploykit.proofs import UNDECIDABLE_MARGIN, Flip, Measurement
+from deploykit.proofs import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Flip, Measurement
 from deploykit.session import Logits
 from deploykit.specs import Labels, Precision
 
@@ -87,6 +87,7 @@ def measure(
         min_cosine=float(_cosines(ours[usable], theirs[usable]).min()) if usable.all() else 0.0,
         flips=flips,
         undecidable=int((~decidable).sum()),
+        near_ties=int((margin <= NEAR_TIE_MARGIN * scale).sum()),
         flipped=tuple(
             Flip(
                 path=paths[i],
@@ -124,6 +125,7 @@ def _nothing_measured(batch_sizes: Sequence[int]) -> Measurement:
         min_cosine=0.0,
         flips=0,
         undecidable=0,
+        near_ties=0,
         flipped=(),
         max_probability_change=0.0,
         mean_probability_change=0.0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from deploykit.errors import DeviceError, GraphError
+from deploykit.gpu import need_gpu
 from deploykit.runtime._base import BaseSession
 from deploykit.session import ImageBatch, Logits, SessionSpec
 from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Precision, Preprocessing
@@ -54,7 +54,7 @@ class OnnxRuntimeSession(BaseSession):
                 runtime=runtime,
                 graph=name,
                 precision=precision,
-                device=_gpu_name() if cuda else "CPU",
+                device=need_gpu().name if cuda else "CPU",
                 input_size=preprocessing.input_size,
                 classes=len(labels),
             )
@@ -129,32 +129,9 @@ def _load_cuda() -> None:
             f"The installed ONNX Runtime {ort.__version__} has no CUDA provider.",
             hint='Install one that has: pip install "deploykit[cuda]"; ' + _CPU_HINT,
         )
-    _driver()
+    need_gpu()
     with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
         ort.preload_dlls()
-
-
-def _driver() -> ctypes.CDLL:
-    """The NVIDIA driver's library."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        return ctypes.CDLL(name)
-    except OSError as exc:
-        raise DeviceError(
-            f"There is no NVIDIA driver on this machine: {name} does not load.", hint=_CPU_HINT
-        ) from exc
-
-
-def _gpu_name() -> str:
-    """The name of GPU 0, from the CUDA driver API: cuInit, cuDeviceGet, cuDeviceGetName."""
-    driver, device, name = _driver(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    if (
-        driver.cuInit(0)
-        or driver.cuDeviceGet(ctypes.byref(device), 0)
-        or driver.cuDeviceGetName(name, len(name), device)
-    ):
-        raise DeviceError("The NVIDIA driver finds no GPU.", hint=_CPU_HINT)
-    return name.value.decode()
 
 
 def _takes_normalised(session: Any, spec: SessionSpec) -> bool:

@@ -1,0 +1,77 @@
+"""The NVIDIA GPU of this machine, asked through its driver: no CUDA toolkit, no package needed."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+
+from deploykit.errors import DeviceError
+
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+# CUdevice_attribute, CUDA driver API reference, "Device Management".
+_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """GPU 0.
+
+    Attributes:
+        name: ``NVIDIA GeForce RTX 4070``.
+        compute_capability: Major and minor, ``(8, 9)``.
+        cuda_version: The newest CUDA that the driver runs, major and minor, ``(13, 0)``.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    cuda_version: tuple[int, int]
+
+    @property
+    def target(self) -> str:
+        """The compute capability as ``--target`` takes it: ``sm89``."""
+        major, minor = self.compute_capability
+        return f"sm{major}{minor}"
+
+
+def need_gpu() -> Gpu:
+    """GPU 0, from the CUDA driver API.
+
+    Raises:
+        DeviceError: There is no driver, it does not start, or it finds no GPU.
+    """
+    try:
+        driver = ctypes.CDLL(DRIVER_LIBRARY)
+    except OSError as exc:
+        raise DeviceError(
+            f"There is no NVIDIA driver on this machine: {DRIVER_LIBRARY} does not load."
+        ) from exc
+    status = driver.cuInit(0)
+    if status:
+        raise DeviceError(f"The NVIDIA driver does not start: cuInit gives error {status}.")
+    device, version = ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(256)
+    if (
+        driver.cuDeviceGet(ctypes.byref(device), 0)
+        or driver.cuDeviceGetName(name, len(name), device)
+        or driver.cuDriverGetVersion(ctypes.byref(version))
+    ):
+        raise DeviceError("The NVIDIA driver finds no GPU.")
+    return Gpu(
+        name=name.value.decode(),
+        compute_capability=(
+            _attribute(driver, device, _COMPUTE_CAPABILITY_MAJOR),
+            _attribute(driver, device, _COMPUTE_CAPABILITY_MINOR),
+        ),
+        cuda_version=(version.value // 1000, version.value % 1000 // 10),
+    )
+
+
+def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, attribute: int) -> int:
+    value = ctypes.c_int()
+    status = driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    if status:
+        raise DeviceError(
+            f"The NVIDIA driver gives error {status} for device attribute {attribute}."
+        )
+    return value.value
