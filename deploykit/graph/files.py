@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx_ir as ir
+from google.protobuf import message as protobuf
 
 from deploykit.errors import GraphError
 from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Preprocessing, TensorSpec
@@ -21,6 +22,20 @@ def save_graph(
     model.metadata_props[LABELS_KEY] = labels.to_metadata()
     model.metadata_props[PREPROCESSING_KEY] = preprocessing.to_metadata()
     ir.save(model, path)
+
+
+def load_graph(path: Path) -> ir.Model:
+    """Read a graph.
+
+    Raises:
+        GraphError: The file is no ONNX model.
+    """
+    try:
+        return ir.load(path)
+    except (OSError, ValueError, protobuf.DecodeError) as exc:
+        raise GraphError(
+            f"{path} is no ONNX graph: {exc}.", hint="Export the bundle again."
+        ) from exc
 
 
 def tensor_specs(model: ir.Model) -> tuple[TensorSpec, TensorSpec]:

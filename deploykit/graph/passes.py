@@ -54,9 +54,9 @@ def drop_other_metadata(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def _weight_owner(node: ir.Node) -> str | None:
-    """``layer1.0.conv1`` for a node that takes ``layer1.0.conv1.weight``."""
+    """``layer1.0.conv1`` for a node that alone takes ``layer1.0.conv1.weight``."""
     for value in node.inputs:
-        if value is not None and value.is_initializer() and value.name:
+        if value is not None and value.is_initializer() and value.name and len(value.uses()) == 1:
             owner, _, leaf = value.name.rpartition(".")
             if owner and leaf == "weight":
                 return owner

@@ -10,7 +10,8 @@ from deploykit.graph.passes import MODULE_PATH, Pass
 from deploykit.specs import Preprocessing
 
 DEPLOY_INPUT = "images"
-_SCOPE = "preprocessing"
+#: The names of the nodes and weights of the normalisation begin with this.
+SCOPE = "preprocessing"
 
 
 def fuse_preprocessing(preprocessing: Preprocessing) -> Pass:
@@ -41,7 +42,7 @@ def fuse_preprocessing(preprocessing: Preprocessing) -> Pass:
         nodes = _normalisation(graph, images, factor, offset)
         shape = ir.Shape([batch, 3, height, width])
         for node in nodes:
-            node.metadata_props[MODULE_PATH] = _SCOPE
+            node.metadata_props[MODULE_PATH] = SCOPE
             node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
             node.outputs[0].shape = shape
         nodes[0].outputs[0].shape = images.shape
@@ -61,19 +62,19 @@ def _normalisation(
     for name, values in (("factor", factor), ("offset", offset)):
         data = values.astype(np.float32).reshape(1, 3, 1, 1)
         constant = ir.Value(
-            name=f"{_SCOPE}.{name}",
+            name=f"{SCOPE}.{name}",
             shape=ir.Shape(data.shape),
             type=ir.TensorType(ir.DataType.FLOAT),
-            const_value=ir.tensor(data, name=f"{_SCOPE}.{name}"),
+            const_value=ir.tensor(data, name=f"{SCOPE}.{name}"),
         )
         graph.register_initializer(constant)
         constants.append(constant)
-    cast = ir.node("Cast", [images], {"to": ir.DataType.FLOAT}, name=f"{_SCOPE}/Cast")
+    cast = ir.node("Cast", [images], {"to": ir.DataType.FLOAT}, name=f"{SCOPE}/Cast")
     transpose = ir.node(
-        "Transpose", [cast.outputs[0]], {"perm": [0, 3, 1, 2]}, name=f"{_SCOPE}/Transpose"
+        "Transpose", [cast.outputs[0]], {"perm": [0, 3, 1, 2]}, name=f"{SCOPE}/Transpose"
     )
-    multiply = ir.node("Mul", [transpose.outputs[0], constants[0]], name=f"{_SCOPE}/Mul")
-    add = ir.node("Add", [multiply.outputs[0], constants[1]], name=f"{_SCOPE}/Add")
+    multiply = ir.node("Mul", [transpose.outputs[0], constants[0]], name=f"{SCOPE}/Mul")
+    add = ir.node("Add", [multiply.outputs[0], constants[1]], name=f"{SCOPE}/Add")
     nodes = [cast, transpose, multiply, add]
     for node in nodes:
         node.outputs[0].name = node.name

@@ -22,29 +22,35 @@ OPT_BATCH_SIZE = 8
 MAX_BATCH_SIZE = 32
 
 
-def batch_sizes(images: int) -> Iterator[int]:
+def batch_sizes(images: int, largest: int = MAX_BATCH_SIZE) -> Iterator[int]:
     """Split a number of images over the batch sizes that a comparison must cover.
 
+    Args:
+        images: How many there are.
+        largest: The most that every session takes at once.
+
     Yields:
-        1, 2 and 5; 32 where there are that many; 8 while they last; what is left over.
+        1, 2 and 5; the largest where there are that many; 8 while they last; what is left over.
+        None is larger than the largest.
     """
-    wanted = [*FIRST_BATCH_SIZES]
-    if images >= sum(FIRST_BATCH_SIZES) + MAX_BATCH_SIZE:
-        wanted.append(MAX_BATCH_SIZE)
+    opt = min(OPT_BATCH_SIZE, largest)
+    wanted = [min(size, largest) for size in FIRST_BATCH_SIZES]
+    if images >= sum(wanted) + largest:
+        wanted.append(largest)
     left = images
     for size in wanted:
         if not left:
             return
         yield min(size, left)
         left -= min(size, left)
-    if left >= OPT_BATCH_SIZE:
-        yield OPT_BATCH_SIZE
-        left -= OPT_BATCH_SIZE
-    while left > OPT_BATCH_SIZE:
-        yield OPT_BATCH_SIZE
-        left -= OPT_BATCH_SIZE
-    if left == OPT_BATCH_SIZE:
-        yield from (OPT_BATCH_SIZE - 1, 1)  # a whole batch would leave no ragged tail
+    if left >= opt:
+        yield opt
+        left -= opt
+    while left > opt:
+        yield opt
+        left -= opt
+    if left == opt > 1:
+        yield from (opt - 1, 1)  # a whole batch would leave no ragged tail
     elif left:
         yield left
 

@@ -39,6 +39,19 @@ def test_the_images_are_split_over_the_batch_sizes(images, sizes):
     assert list(batch_sizes(images)) == sizes
 
 
+@pytest.mark.parametrize(
+    ("images", "largest", "sizes"),
+    [
+        (40, 1, [1] * 40),
+        (24, 4, [1, 2, 4, 4, 4, 4, 4, 1]),
+        (15, 2, [1, 2, 2, 2, 2, 2, 2, 1, 1]),
+        (80, 64, [1, 2, 5, 64, 8]),
+    ],
+)
+def test_no_batch_is_larger_than_a_session_takes(images, largest, sizes):
+    assert list(batch_sizes(images, largest)) == sizes
+
+
 @pytest.mark.parametrize("images", range(1, 120))
 def test_every_image_is_in_exactly_one_batch(images):
     sizes = list(batch_sizes(images))

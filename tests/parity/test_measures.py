@@ -77,7 +77,33 @@ def test_a_network_that_decides_nothing_does_not_pass():
     constant = np.ones((40, 3), np.float32)
     found = measured(constant.copy(), constant)
     assert (found.flips, found.undecidable, found.flip_rate_bound) == (0, 40, None)
-    assert "40 of 40 images have a margin too small" in objections(found)[0]
+    assert found.near_ties == 40
+    assert "40 of 40 images have a margin of at most 1e-04" in objections(found)[0]
+    assert "40 of 40 images have a margin" in objections(measured(constant, constant, "fp16"))[0]
+
+
+def clear_and_close(close):
+    """Forty images; in the last few, ``close``, the margin decides in fp32 only."""
+    reference = np.tile(REFERENCE[:1], (40, 1))
+    reference[40 - close :] = [1.01, 1, 0]
+    return reference
+
+
+def test_images_too_close_for_fp16_do_not_speak_against_it_while_they_stay():
+    reference = clear_and_close(30)
+    found = measured(reference.copy(), reference, "fp16")
+    assert (found.undecidable, found.near_ties, found.undecidable_flips) == (30, 0, 0)
+    assert objections(found, "fp16") == ()
+
+
+@pytest.mark.parametrize(("flipped", "passes"), [(2, True), (3, False)])
+def test_more_than_a_twentieth_of_undecidable_flips_does_not_pass(flipped, passes):
+    reference = clear_and_close(10)
+    candidate = reference.copy()
+    candidate[40 - flipped :] = [1, 1.01, 0]
+    found = measured(candidate, reference, "fp16")
+    assert (found.flips, found.undecidable_flips) == (0, flipped)
+    assert (objections(found, "fp16") == ()) is passes
 
 
 def test_zero_logits_do_not_pass():

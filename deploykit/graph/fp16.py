@@ -1,0 +1,245 @@
+"""The pass from an FP32 deploy graph to FP16, and what a search for its FP32 nodes asks.
+
+ONNX Runtime's converter says which types each operator takes in FP16. Where a value changes its
+type is decided here, because the converter rounds between two FP32 neighbours too, and gives an
+FP32 node the rounded weight where it shares one with an FP16 node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from deploykit.errors import GraphError
+from deploykit.graph.passes import MODULE_PATH, Pass
+from deploykit.graph.values import (
+    PASS_THROUGH,
+    all_values,
+    computes,
+    fp16_weight,
+    fp16_weight_loss,
+    in_preprocessing,
+    working_copy,
+)
+
+_FP32, _FP16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
+
+
+def convert_to_fp16(keep: Collection[str] = frozenset()) -> Pass:
+    """Make the pass from an FP32 deploy graph to one that computes in FP16.
+
+    Inputs, outputs and the preprocessing stay as they are, and every node keeps its name. A value
+    changes its type in one Cast, and only for those who take it in the other type: between two FP32
+    nodes nothing is rounded.
+
+    The pass leaves the model that it is given as it is, for other conversions; the FP32 weights are
+    shared with the one that comes out. A graph with FP16 in it comes back unchanged.
+
+    Args:
+        keep: The names of nodes that stay in FP32, weights included.
+
+    Raises:
+        GraphError: By the pass: the graph has no node of such a name, nodes without a name of their
+            own, a subgraph, or a value whose type cannot be inferred.
+    """
+
+    def convert(model: ir.Model) -> tuple[ir.Model, bool]:
+        if any(value.dtype == _FP16 for value in all_values(model.graph)):
+            return model, False
+        _check_nodes(model, keep)
+        converted = working_copy(model)
+        _retype(converted.graph, _converters_graph(converted, keep))
+        return converted, True
+
+    return convert
+
+
+def fp32_nodes(model: ir.Model) -> tuple[ir.Node, ...]:
+    """The nodes of a converted graph that compute in FP32, but for Casts and the preprocessing.
+
+    They are those that were kept, and those whose operator the converter does not convert.
+    """
+    return tuple(
+        node
+        for node in model.graph
+        if node.op_type != "Cast"
+        and not in_preprocessing(node)
+        and any(
+            value is not None and value.dtype == _FP32
+            for value in (*node.inputs[:1], *node.outputs)
+        )
+    )
+
+
+def guardians(model: ir.Model) -> dict[str, tuple[str, ...]]:
+    """For each tensor of an FP32 deploy graph the nodes that keep it from being rounded to FP16.
+
+    A single FP32 node between FP16 ones still hands on a rounded tensor, so a search protects
+    tensors, not nodes.
+
+    Returns:
+        By the name of each tensor that a node computes: its producer first, then all that compute
+        with it and what passes it on to them, in the order of the graph.
+    """
+    graph = working_copy(model).graph
+    position = {node: index for index, node in enumerate(graph)}
+    return {
+        tensor.name or "": (
+            node.name or "",
+            *(each.name or "" for each in sorted(_readers(tensor), key=position.__getitem__)),
+        )
+        for node in graph
+        if computes(node)
+        for tensor in node.outputs
+        if tensor.dtype == _FP32
+    }
+
+
+def weight_losses(model: ir.Model) -> dict[str, float]:
+    """What the weights of an FP32 deploy graph lose by being rounded to FP16.
+
+    Returns:
+        For each node with weights, but for the preprocessing: the L2 norm of the rounding error
+        relative to the weight's, of the weight that loses most; infinite where a value is beyond
+        FP16's range.
+    """
+    losses = {
+        value: fp16_weight_loss(value.const_value.numpy())
+        for value in model.graph.initializers.values()
+        if value.dtype == _FP32 and value.const_value is not None
+    }
+    return {
+        node.name or "": max(found)
+        for node in model.graph
+        if not in_preprocessing(node)
+        and (found := [losses[value] for value in node.inputs if value in losses])
+    }
+
+
+def _readers(tensor: ir.Value) -> set[ir.Node]:
+    """All that compute with a tensor, and what passes it on to them."""
+    readers: set[ir.Node] = set()
+    tensors = [tensor]
+    while tensors:
+        found = set(tensors.pop().consumers()) - readers
+        readers |= found
+        tensors += [out for node in found if node.op_type in PASS_THROUGH for out in node.outputs]
+    return readers
+
+
+def _check_nodes(model: ir.Model, keep: Collection[str]) -> None:
+    """Refuse a graph whose nodes cannot be told apart by their names."""
+    if any(node.graph is not model.graph for node in model.graph.all_nodes()):
+        raise GraphError(
+            "The graph has a subgraph (If, Loop or Scan), which cannot be converted to FP16.",
+            hint="Keep to FP32: --precision fp32",
+        )
+    names: set[str | None] = {None, ""}
+    for node in model.graph:
+        if node.name in names:
+            raise GraphError(
+                f"The {node.op_type} node {node.name!r} has no name of its own.",
+                hint="Export the bundle again.",
+            )
+        names.add(node.name)
+    unknown = sorted(set(keep).difference(names))
+    if unknown:
+        raise GraphError(
+            f"The graph has no nodes {', '.join(unknown)} to keep in FP32.",
+            hint="Name them as the FP32 graph does.",
+        )
+
+
+def _converters_graph(model: ir.Model, keep: Collection[str]) -> onnx.GraphProto:
+    """What ONNX Runtime's converter makes of the graph without its weights, for the types in it.
+
+    It need not be a valid graph: two FP32 nodes that share an FP16 tensor each get a Cast of the
+    same name. Its rounding of the weights takes two seconds for a large network, and a search
+    converts many times.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    skeleton = model.clone()
+    for weight in skeleton.graph.initializers.values():
+        if weight.dtype == _FP32:
+            weight.const_value = ir.tensor(np.zeros(0, np.float32))
+    fp32 = [node.name for node in skeleton.graph if in_preprocessing(node)]
+    proto: onnx.ModelProto = convert_float_to_float16(
+        ir.to_proto(skeleton),
+        keep_io_types=True,
+        disable_shape_infer=True,
+        node_block_list=[*fp32, *keep],
+    )
+    return proto.graph
+
+
+def _retype(graph: ir.Graph, like: onnx.GraphProto) -> None:
+    """Give each node the types that its namesake in another graph takes and gives."""
+    namesakes = {node.name: node for node in like.node}
+    types = {info.name: info.type.tensor_type.elem_type for info in like.value_info}
+    types |= {weight.name: weight.data_type for weight in like.initializer}
+    values = [value for value in all_values(graph) if value.dtype == _FP32]
+    for node in graph:
+        namesake = namesakes[node.name or ""]
+        # What a Cast casts to is an attribute.
+        node.attributes.update({each.name: ir.from_proto(each) for each in namesake.attribute})
+        for value, name in zip(node.outputs, namesake.output, strict=True):
+            if value.dtype == _FP32:
+                value.type = ir.TensorType(ir.DataType(types[name]))
+    for value in values:
+        uses = [
+            (node, index)
+            for node, index in value.uses()
+            if types[namesakes[node.name or ""].input[index]] != value.dtype
+        ]
+        handed_out = value.is_graph_output() and value.dtype == _FP16
+        if not uses and not handed_out:
+            continue
+        if value.is_initializer():
+            other = _weight_in_fp16(graph, value, shared=len(uses) < len(value.uses()))
+        else:
+            other = _cast(graph, value, [node for node, _ in uses])
+        for node, index in uses:
+            node.replace_input_with(index, other)
+        if handed_out:
+            _hand_out(graph, value, other)
+
+
+def _weight_in_fp16(graph: ir.Graph, weight: ir.Value, *, shared: bool) -> ir.Value:
+    """Round a weight; one that FP32 nodes take too stays, and gets a rounded twin."""
+    if weight.const_value is None:
+        raise GraphError(f"The graph does not tell the values of its weight {weight.name}.")
+    rounded = ir.Value(name=f"{weight.name}/fp16", shape=weight.shape) if shared else weight
+    rounded.const_value = ir.tensor(fp16_weight(weight.const_value.numpy()))
+    rounded.type = ir.TensorType(_FP16)
+    if shared:
+        graph.register_initializer(rounded)
+    return rounded
+
+
+def _cast(graph: ir.Graph, value: ir.Value, readers: Sequence[ir.Node]) -> ir.Value:
+    """Cast a value to the other type where it comes from; the Cast is of the FP32 side's module."""
+    dtype, suffix = (_FP16, "fp16") if value.dtype == _FP32 else (_FP32, "fp32")
+    producer = value.producer()
+    served = next(iter(readers), producer) if dtype == _FP32 else producer or readers[0]
+    cast = ir.node("Cast", [value], {"to": dtype}, name=f"{value.name}/{suffix}")
+    if served is not None and MODULE_PATH in served.metadata_props:
+        cast.metadata_props[MODULE_PATH] = served.metadata_props[MODULE_PATH]
+    (output,) = cast.outputs
+    output.name, output.type, output.shape = cast.name, ir.TensorType(dtype), value.shape
+    if producer is None:
+        graph.insert_before(graph[0], cast)
+    else:
+        graph.insert_after(producer, cast)
+    return output
+
+
+def _hand_out(graph: ir.Graph, value: ir.Value, cast: ir.Value) -> None:
+    """Put an FP32 Cast, under the name that it is known by, in place of a graph's FP16 output."""
+    value.name, cast.name = f"{value.name}/fp16", value.name
+    for index, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[index] = cast

@@ -1,0 +1,93 @@
+"""What the passes between precisions ask of a graph: types, what computes, what rounding loses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from deploykit.errors import GraphError
+from deploykit.graph.preprocessing import SCOPE
+
+_FP16 = np.finfo(np.float16)
+
+#: Operators whose outputs are values of their inputs, their negatives or constants: what is in FP16
+#: before them is exactly in FP16 behind them.
+PASS_THROUGH = frozenset(
+    {
+        "Abs", "Clip", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather",
+        "GatherElements", "GatherND", "GlobalMaxPool", "Identity", "Max", "MaxPool", "Min", "Neg",
+        "Pad", "ReduceMax", "ReduceMin", "Relu", "Reshape", "Slice", "SpaceToDepth", "Split",
+        "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze", "Where",
+    }
+)  # fmt: skip
+
+
+def computes(node: ir.Node) -> bool:
+    """Whether a node makes new values, so that FP16 rounds its outputs."""
+    return node.op_type not in PASS_THROUGH and not in_preprocessing(node)
+
+
+def in_preprocessing(node: ir.Node) -> bool:
+    """Whether a node belongs to the normalisation, which is in FP32 at every precision."""
+    # By its name: a network may have a module called "preprocessing" too.
+    return (node.name or "").startswith(f"{SCOPE}/")
+
+
+def all_values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The inputs, the initializers and what the nodes give, in the order of the graph."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def working_copy(model: ir.Model) -> ir.Model:
+    """A copy, which shares the weights, with a type for every value and constants as initializers.
+
+    Shapes are inferred only where a value is without: on a large network that takes a second.
+
+    Raises:
+        GraphError: The type of a value cannot be inferred.
+    """
+    copy = model.clone()
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
+    if any(value.dtype is None or value.shape is None for value in all_values(copy.graph)):
+        common.ShapeInferencePass()(copy)
+    for value in all_values(copy.graph):
+        if value.dtype is None:
+            raise GraphError(
+                f"The graph does not tell the type of {value.name}, and it cannot be inferred.",
+                hint="An operator that ONNX does not know stays in FP32: --precision fp32",
+            )
+    return copy
+
+
+def fp16_weight(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    """Round a weight to FP16: nothing finite becomes infinite, and nothing becomes zero.
+
+    As ONNX Runtime's converter does it: what is out of range becomes the nearest FP16 number with
+    the same sign, so that an epsilon still keeps a division from zero.
+    """
+    magnitude = np.abs(weight)
+    with np.errstate(over="ignore"):
+        rounded = weight.astype(np.float16)
+    lost = (magnitude < _FP16.smallest_subnormal) & (weight != 0)
+    rounded[lost] = np.copysign(_FP16.smallest_subnormal, weight[lost])
+    beyond = (magnitude > _FP16.max) & np.isfinite(weight)
+    rounded[beyond] = np.copysign(_FP16.max, weight[beyond])
+    return rounded
+
+
+def fp16_weight_loss(weight: npt.NDArray[np.float32]) -> float:
+    """The L2 norm of a weight's rounding error relative to the weight's; 0 for a weight of zeros.
+
+    Infinite where a value is beyond FP16's range.
+    """
+    if not np.abs(weight).max(initial=0.0) <= _FP16.max:
+        return float("inf")
+    error = np.linalg.norm(weight.astype(np.float64) - fp16_weight(weight))
+    return float(error / np.linalg.norm(weight.astype(np.float64))) if error else 0.0

@@ -1,0 +1,45 @@
+import numpy as np
+import onnx
+import pytest
+from deploy_graphs import IMAGES, OVERFLOW, deploy_graph, run
+
+from deploykit.errors import GraphError
+from deploykit.graph.fp16 import convert_to_fp16
+from deploykit.graph.instruments import model_bytes, with_outputs
+
+
+def test_tensors_become_outputs_behind_those_that_there_were():
+    model = deploy_graph(OVERFLOW)
+    before = model_bytes(model)
+    probed = with_outputs(model, ["high", "x"])
+    assert [output.name for output in probed.graph.outputs] == ["logits", "high", "x"]
+    found = run(probed)
+    assert np.array_equal(found["logits"], run(model)["logits"])
+    expected = IMAGES.transpose(0, 3, 1, 2) / 255 * 1000
+    assert found["x"] == pytest.approx(expected, rel=1e-5)
+    assert found["high"] == pytest.approx(300 * expected, rel=1e-5)
+    assert model_bytes(model) == before
+
+
+def test_an_output_that_there_is_stays_one():
+    probed = with_outputs(deploy_graph(OVERFLOW), ["logits", "x", "x"])
+    assert [output.name for output in probed.graph.outputs] == ["logits", "x"]
+
+
+def test_fp16_tensors_come_as_they_are():
+    half, _ = convert_to_fp16()(deploy_graph(OVERFLOW))
+    assert run(with_outputs(half, ["x"]))["x"].dtype == np.float16
+
+
+@pytest.mark.parametrize("name", ["nowhere", "thousand", "images"])
+def test_a_tensor_that_no_node_computes_is_refused(name):
+    with pytest.raises(GraphError, match=f"computes no tensor {name}"):
+        with_outputs(deploy_graph(OVERFLOW), ["x", name])
+
+
+def test_the_bytes_are_the_file():
+    model = deploy_graph(OVERFLOW)
+    model.metadata_props["labels"] = "mésange"
+    read = onnx.load_from_string(model_bytes(model))
+    assert [node.name for node in read.graph.node] == [node.name for node in model.graph]
+    assert {prop.key: prop.value for prop in read.metadata_props} == {"labels": "mésange"}

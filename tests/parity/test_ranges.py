@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from deploykit.parity.ranges import FP16_MAX, MAX_ROUNDING_LOSS, RangeScan
+
+NORMAL = np.random.default_rng(0).standard_normal((3, 40, 5, 5)).astype(np.float32)
+
+
+def range_of(*batches):
+    scan = RangeScan()
+    for batch in batches:
+        scan.add({"t": np.asarray(batch, np.float32)})
+    (found,) = scan.ranges()
+    return found
+
+
+def measured_loss(row):
+    error = row.astype(np.float64) - row.astype(np.float16)
+    return np.linalg.norm(error) / np.linalg.norm(row.astype(np.float64))
+
+
+def test_ordinary_values_fit():
+    found = range_of(NORMAL)
+    assert (found.name, found.images) == ("t", 3)
+    assert found.max_abs == np.abs(NORMAL).max()
+    assert max(map(measured_loss, NORMAL)) <= found.rounding_loss <= 2**-10
+    assert not found.overflows
+    assert found.fits
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-5, 1e-6, 3e-7, 1e-7, 1e-8, 1e-30, 1e-42])
+def test_small_values_lose_what_rounding_takes(scale):
+    tensor = NORMAL * np.float32(scale)
+    expected = max(map(measured_loss, tensor))
+    found = range_of(tensor)
+    if expected > MAX_ROUNDING_LOSS:
+        assert found.rounding_loss == pytest.approx(expected, rel=1e-6)
+        assert not found.fits
+    else:
+        assert expected <= found.rounding_loss <= MAX_ROUNDING_LOSS
+        assert found.fits
+    assert found.fits is (scale >= 1e-5)
+    assert not found.overflows
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [(65504, True), (-65504, True), (65505, False), (-65505, False), (1e30, False)],
+)
+def test_the_range_ends_at_the_largest_finite_number(value, fits):
+    tensor = NORMAL.copy()
+    tensor[1, 2, 3, 4] = value
+    found = range_of(tensor)
+    assert found.max_abs == pytest.approx(abs(value), rel=1e-7)
+    assert found.fits is fits
+    assert found.overflows is not fits
+    assert np.isinf(found.rounding_loss) is not np.bool_(fits)
+    assert np.float16(FP16_MAX) == np.finfo(np.float16).max
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_do_not_fit(value):
+    tensor = NORMAL.copy()
+    tensor[2, 0, 0, 0] = value
+    found = range_of(NORMAL, tensor, NORMAL)
+    assert (found.max_abs, found.rounding_loss) == (np.inf, np.inf)
+    assert not found.fits
+
+
+def test_zeros_lose_nothing():
+    found = range_of(np.zeros((2, 4)))
+    assert (found.max_abs, found.rounding_loss, found.images) == (0, 0, 2)
+    assert found.fits
+
+
+def test_the_image_that_loses_most_decides():
+    small = NORMAL[:1] * np.float32(1e-7)
+    together = range_of(np.concatenate([NORMAL, small]))
+    assert together.rounding_loss == pytest.approx(measured_loss(small[0]), rel=1e-6)
+    assert together == range_of(NORMAL, small)
+    assert together == range_of(small, NORMAL)
+
+
+def test_tensors_come_in_the_order_in_which_they_were_seen():
+    scan = RangeScan()
+    scan.add({"b": NORMAL, "a": NORMAL * 2})
+    scan.add({"a": NORMAL, "b": NORMAL})
+    assert [(found.name, found.images) for found in scan.ranges()] == [("b", 6), ("a", 6)]
+
+
+def test_a_batch_may_be_read_only_and_stays_as_it_is():
+    tensor = NORMAL * np.float32(1e-7)
+    tensor.flags.writeable = False
+    before = tensor.copy()
+    range_of(tensor)
+    assert np.array_equal(tensor, before)

@@ -1,0 +1,74 @@
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from deploykit.errors import GraphError
+from deploykit.runtime.opener import open_probe
+
+GRAPH = """<ir_version: 10, opset_import: ["" : 20]>
+net (float[N, 2] left, bool[N, 2] choice) => (float[N, 2] sum, float16[N, 2] half)
+<float[2] w = {1, 2}> {
+    added = Add(left, w)
+    sum = Where(choice, added, left)
+    half = Cast<to = 10>(sum)
+}"""
+FEEDS = {
+    "left": np.array([[1, 2], [3, 4]], np.float32),
+    "choice": np.array([[True, False], [True, True]]),
+}
+
+
+@pytest.fixture
+def content():
+    return ir.to_proto(ir.from_onnx_text(GRAPH)).SerializeToString()
+
+
+def test_all_outputs_come_by_name(content):
+    with open_probe(content, threads=1) as probe:
+        found = probe.run(FEEDS)
+    assert list(found) == ["sum", "half"]
+    assert found["sum"].tolist() == [[2, 2], [4, 6]]
+    assert found["half"].dtype == np.float16
+
+
+def test_a_file_is_as_good_as_bytes(content, tmp_path):
+    (tmp_path / "graph.onnx").write_bytes(content)
+    with open_probe(tmp_path / "graph.onnx") as probe:
+        assert probe.run(FEEDS)["sum"].tolist() == [[2, 2], [4, 6]]
+
+
+def test_outputs_are_the_callers(content):
+    with open_probe(content) as probe:
+        first = probe.run(FEEDS)["sum"]
+        probe.run({**FEEDS, "left": FEEDS["left"] + 10})
+        assert first.tolist() == [[2, 2], [4, 6]]
+
+
+@pytest.mark.parametrize(
+    "feeds",
+    [
+        {"left": FEEDS["left"]},
+        {**FEEDS, "left": FEEDS["left"].astype(np.float64)},
+        {**FEEDS, "left": FEEDS["left"][:, :1]},
+        {**FEEDS, "more": FEEDS["left"]},
+    ],
+    ids=["missing", "type", "shape", "unknown"],
+)
+def test_feeds_that_do_not_fit_are_refused(content, feeds):
+    with open_probe(content) as probe, pytest.raises(GraphError, match=r"failed on left \(2, "):
+        probe.run(feeds)
+
+
+def test_what_is_no_graph_is_refused(tmp_path):
+    (tmp_path / "graph.onnx").write_bytes(b"not a graph")
+    for graph in (tmp_path / "graph.onnx", b"not a graph", tmp_path / "nowhere.onnx"):
+        with pytest.raises(GraphError, match="cannot read"):
+            open_probe(graph)
+
+
+def test_a_closed_probe_does_not_run(content):
+    probe = open_probe(content)
+    probe.close()
+    probe.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        probe.run(FEEDS)
