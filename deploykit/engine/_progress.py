@@ -1,0 +1,80 @@
+"""A build that tells how far it is and stops when it is asked to."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from types import ModuleType
+from typing import Any, TypeAlias, TypeVar
+
+_Result = TypeVar("_Result")
+OnStep: TypeAlias = Callable[[str, int, int], None]
+"""Called with a phase of the build, how many of its steps are done, and how many it has."""
+
+#: Python delivers Ctrl-C between two waits: on Windows a wait cannot be interrupted.
+_POLL_SECONDS = 0.1
+
+
+class BuildMonitor:
+    """Runs a build in a thread and hands its steps to the caller's.
+
+    TensorRT calls its monitor from the building thread, where an exception would have to pass
+    through C++. So the monitor only notes the step, and ``on_step`` is called, and may raise, in
+    the thread that waits for the build: the main one, which is also where Ctrl-C arrives.
+
+    Attributes:
+        progress: The ``IProgressMonitor`` to give to TensorRT.
+    """
+
+    def __init__(self, trt: ModuleType) -> None:
+        self._steps: queue.SimpleQueue[tuple[str, int, int] | None] = queue.SimpleQueue()
+        self._cancelled = Event()
+        self.progress: Any = _make_progress(trt, self._steps.put, self._cancelled)
+
+    def run(self, build: Callable[[], _Result], on_step: OnStep) -> _Result:
+        """Run a build and return what it returns.
+
+        Whatever interrupts the wait, Ctrl-C or an exception of ``on_step``, stops the build at its
+        next step and goes on when its thread has ended.
+        """
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tensorrt-build") as threads:
+            try:
+                result = threads.submit(build)
+                result.add_done_callback(lambda _: self._steps.put(None))
+                while (step := self._next_step()) is not None:
+                    on_step(*step)
+            except BaseException:
+                self._cancelled.set()
+                raise
+            return result.result()
+
+    def _next_step(self) -> tuple[str, int, int] | None:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._steps.get(timeout=_POLL_SECONDS)
+
+
+def _make_progress(trt: Any, put: Callable[[tuple[str, int, int]], None], cancelled: Event) -> Any:
+    """Make the monitor, whose class cannot exist before TensorRT is imported."""
+
+    class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._totals: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            del parent_phase
+            self._totals[phase_name] = num_steps
+            put((phase_name, 0, num_steps))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            put((phase_name, step + 1, self._totals.get(phase_name, step + 1)))
+            return not cancelled.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            """Nothing to tell: its last step has said it."""
+
+    return ProgressMonitor()

@@ -1,0 +1,166 @@
+"""What the engine inspector tells, as NVIDIA's documentation shows it; no GPU here to ask one."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from deploykit.engine.audit import Audit, audit_engine, layer_precisions
+from deploykit.engine.targets import COMPUTE_CAPABILITIES
+from deploykit.errors import DeviceError
+from deploykit.gpu import need_gpu
+from deploykit.specs import Profile, TensorSpec
+
+
+def layer(kind, *types, weights=None):
+    """A layer as detailed profiling verbosity shows it."""
+    tensors = [
+        {"Name": "out", "Location": "Device", "Dimensions": [8, 2], "Format/Datatype": each}
+        for each in types
+    ]
+    described = {"Name": "layer", "LayerType": kind, "Inputs": [], "Outputs": tensors}
+    return described if weights is None else described | {"Weights": weights}
+
+
+def told(*layers):
+    return json.dumps({"Layers": layers, "Bindings": ["images", "logits"]})
+
+
+@pytest.mark.parametrize(
+    ("spelled", "precision"),
+    [
+        ("Half", "fp16"),
+        ("Half(64,1:8)", "fp16"),
+        ("Row major linear FP16 format", "fp16"),
+        ("Channel major FP16 format where channel % 8 == 0", "fp16"),
+        ("Float", "fp32"),
+        ("Row major linear FP32", "fp32"),
+        ("BFloat16", "bf16"),
+        ("Row major linear BF16", "bf16"),
+        ("FP8", "fp8"),
+        ("Thirty-two wide channel vectorized row major Int8 format.", "int8"),
+        ("Row major linear UInt8", "integer"),
+        ("Int32", "integer"),
+        ("N/A due to dynamic shapes", "unknown"),
+        ("Unknown format", "unknown"),
+    ],
+)
+def test_a_layer_computes_in_the_type_of_its_output(spelled, precision):
+    assert layer_precisions(told(layer("kgen", spelled))) == {precision: 1}
+
+
+def test_weights_tell_more_than_outputs():
+    """A convolution whose logits are cast to FP32 in the same kernel computes in FP16."""
+    half = {"Type": "Half", "Count": 1728}
+    assert layer_precisions(told(layer("CaskConvolution", "Float", weights=half))) == {"fp16": 1}
+    unknown = layer("CaskConvolution", "N/A due to dynamic shapes", weights=half)
+    assert layer_precisions(told(unknown)) == {"fp16": 1}
+    assert layer_precisions(told(layer("kgen", "Half", weights="inline"))) == {"fp16": 1}
+
+
+def test_layers_that_only_move_values_do_not_count():
+    layers = [layer(kind, "Half") for kind in ("Reformat", "NoOp", "Shuffle", "Constant", "Slice")]
+    assert layer_precisions(told(*layers, layer("kgen", "Float"))) == {"fp32": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("no JSON", {}),
+        ("[]", {}),
+        ('{"layers": []}', {}),
+        (told("conv1 + relu1", "fc"), {"unknown": 2}),
+        (told({"Name": "without a type"}), {"unknown": 1}),
+        (told({"LayerType": 7}), {}),
+    ],
+)
+def test_what_is_laid_out_otherwise_is_unknown(text, expected):
+    assert layer_precisions(text) == expected
+
+
+def test_an_engine_with_layers_in_its_precision_passes():
+    assert Audit(Counter(fp16=1, fp32=99)).objection("fp16") is None
+    assert Audit(Counter(fp32=3)).objection("fp32") is None
+
+
+def test_an_fp16_engine_without_an_fp16_layer_does_not_pass():
+    assert Audit(Counter(fp32=5, unknown=1)).objection("fp16") == (
+        "none of the engine's computing layers is in fp16: 5 in fp32, 1 in unknown"
+    )
+
+
+@pytest.mark.parametrize("layers", [Counter(), Counter(unknown=4)])
+def test_not_knowing_is_said_and_no_objection(layers):
+    audit = Audit(layers)
+    assert not audit.tells
+    assert audit.objection("fp16") is None
+
+
+class Engine:
+    """An engine whose inspector gives a text, in the few words that the audit needs."""
+
+    def __init__(self, trt, text):
+        self._trt, self._text = trt, text
+        self.shapes = {}
+
+    def create_execution_context(self):
+        return self
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = shape
+        return shape[0] > 0
+
+    def create_engine_inspector(self):
+        return self
+
+    def get_engine_information(self, layout):
+        assert layout == self._trt.LayerInformationFormat.JSON
+        assert self.execution_context is self
+        return self._text
+
+
+IMAGES = TensorSpec(name="images", dtype="uint8", shape=("N", 8, 8, 3))
+
+
+def audit(rtx, plan=b"plan"):
+    return audit_engine(rtx, plan, inputs=(IMAGES,), profile=Profile(opt_batch=4))
+
+
+@pytest.fixture
+def engine_that_tells(rtx, monkeypatch):
+    def install(text):
+        engine = Engine(rtx.trt, text)
+
+        class Runtime:
+            def __init__(self, log):
+                assert log is rtx.log
+
+            def deserialize_cuda_engine(self, plan):
+                return engine
+
+        monkeypatch.setattr(rtx.trt, "Runtime", Runtime)
+        return engine
+
+    return install
+
+
+def test_an_engine_is_asked_about_the_batch_it_is_tuned_for(rtx, engine_that_tells):
+    engine = engine_that_tells(told(layer("gemm", "Half"), layer("kgen", "Float")))
+    assert audit(rtx).layers == {"fp16": 1, "fp32": 1}
+    assert engine.shapes == {"images": (4, 8, 8, 3)}
+
+
+def test_an_engine_that_does_not_load_is_a_device_error_with_tensorrts_words(rtx):
+    with pytest.raises(DeviceError, match="TRT engine file") as caught:
+        audit(rtx, b"no engine" * 20)
+    assert "deploykit build-trt" in caught.value.hint
+
+
+@pytest.mark.gpu
+def test_a_real_engine_has_fp16_layers(rtx, build):
+    gpu = need_gpu()
+    if gpu.target not in COMPUTE_CAPABILITIES:
+        pytest.skip(f"TensorRT for RTX does not list {gpu.name} ({gpu.target})")
+    audit = audit_engine(rtx, build(targets=("current",)).plan, inputs=(IMAGES,), profile=Profile())
+    assert audit.layers["fp16"]

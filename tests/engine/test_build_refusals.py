@@ -1,0 +1,155 @@
+"""Graphs and machines that TensorRT builds nothing from, and what is said about them."""
+
+import dataclasses
+
+import pytest
+from engine_graphs import DEPLOY_GRAPH, save_graph
+
+import deploykit.engine.build
+from deploykit.engine.build import engine_from_onnx
+from deploykit.errors import DeviceError, GraphError, UsageError
+from deploykit.specs import Profile
+
+
+def refused(build, path, text):
+    with pytest.raises(GraphError) as caught:
+        build(save_graph(path, text))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("line", "operator"),
+    [
+        ("positive = NonZero (hidden)", "NonZero"),
+        ("positive = other.Fancy (hidden)", "Fancy"),
+    ],
+)
+def test_an_operator_that_tensorrt_does_not_know_is_named(build, tmp_path, line, operator):
+    text = DEPLOY_GRAPH.replace("positive = Relu (hidden)", line)
+    text = text.replace('"" : 20', '"" : 20, "other" : 1')
+    error = refused(build, tmp_path / "fp16.onnx", text)
+    assert f"node node_positive ({operator})" in error.message
+    assert "fp16.onnx" in error.message
+    assert "forward" in error.hint
+
+
+def test_uint8_is_not_transposed(build, tmp_path):
+    """Which is why normalisation casts first."""
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    net (uint8[N, 8, 8, 3] images) => (float[N, 3, 8, 8] logits) {
+        planes = Transpose <perm = [0, 3, 1, 2]> (images)
+        logits = Cast <to = 1> (planes)
+    }
+    """
+    error = refused(build, tmp_path / "fp16.onnx", text)
+    assert "node node_planes (Transpose)" in error.message
+    assert "UInt8" in error.message
+    assert "cudaError" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"), [("5, 8, 8, 3", r"\[5, 8, 8, 3\]"), ("N, H, 8, 3", r"\[-1, -1, 8, 3\]")]
+)
+def test_a_graph_needs_a_dynamic_batch_and_nothing_else_dynamic(build, tmp_path, shape, found):
+    text = DEPLOY_GRAPH.replace("N, 8, 8, 3", shape)
+    with pytest.raises(GraphError, match=f"images has shape {found}"):
+        build(save_graph(tmp_path / "fp16.onnx", text))
+
+
+def test_a_file_that_is_no_graph_is_refused(build, tmp_path):
+    path = tmp_path / "fp16.onnx"
+    path.write_bytes(b"no graph")
+    with pytest.raises(GraphError, match="Failed to parse the ONNX model"):
+        build(path)
+    with pytest.raises(GraphError, match=r"missing\.onnx cannot be read"):
+        build(tmp_path / "missing.onnx")
+
+
+def test_types_that_do_not_fit_are_refused_with_the_builders_words(build, tmp_path):
+    """The network is strongly typed: nothing is cast in secret."""
+    text = DEPLOY_GRAPH.replace("half_weight = Cast <to = 10>", "half_weight = Cast <to = 1>")
+    error = refused(build, tmp_path / "fp16.onnx", text)
+    assert "node_hidden" in error.message
+    assert "Half" in error.message
+
+
+def test_a_workspace_that_is_too_small_is_the_users_to_mend(build):
+    with pytest.raises(UsageError, match="within workspace limit") as caught:
+        build(workspace_bytes=1)
+    assert "--workspace allows 1 bytes" in caught.value.hint
+    assert build(workspace_bytes=2**30).plan
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    def need_gpu():
+        raise DeviceError("There is no NVIDIA driver on this machine.")
+
+    monkeypatch.setattr(deploykit.engine.build, "need_gpu", need_gpu)
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
+def test_the_current_gpu_has_to_be_there(rtx, no_gpu, flavour, tmp_path):
+    tensorrt = dataclasses.replace(rtx, flavour=flavour)
+    with pytest.raises(DeviceError, match="no NVIDIA driver") as caught:
+        engine_from_onnx(
+            tensorrt, tmp_path / "unread.onnx", profile=Profile(), targets=("current",)
+        )
+    assert "--target sm89" in caught.value.hint
+
+
+def test_a_builder_that_does_not_start_is_a_device_error(rtx, deploy_graph):
+    class Trt:
+        def Builder(self, log):  # noqa: N802  # TensorRT's name
+            log.log(rtx.trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("factory function returned nullptr")
+
+    tensorrt = dataclasses.replace(rtx, trt=Trt())
+    with pytest.raises(DeviceError, match="CUDA initialization failure with error: 35"):
+        engine_from_onnx(tensorrt, deploy_graph, profile=Profile(), targets=("sm89",))
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (
+            "IBuilder::buildSerializedNetwork: Error Code 1: Cuda Runtime (out of memory)",
+            DeviceError,
+        ),
+        ("Error Code 2: OutOfMemory (Requested size was 8589934592 bytes.)", DeviceError),
+        ("Error Code 10: Could not find any implementation for node conv.", GraphError),
+    ],
+)
+def test_a_failed_build_is_the_machines_fault_or_the_graphs(rtx, deploy_graph, line, kind):
+    class Builder:
+        def __init__(self, log):
+            self._builder = rtx.trt.Builder(log)
+
+        def __getattr__(self, name):
+            return getattr(self._builder, name)
+
+        def build_serialized_network(self, network, config):
+            rtx.log.log(rtx.trt.ILogger.Severity.ERROR, line)
+
+    class Trt:
+        def __getattr__(self, name):
+            return Builder if name == "Builder" else getattr(rtx.trt, name)
+
+    tensorrt = dataclasses.replace(rtx, trt=Trt())
+    with pytest.raises(kind) as caught:
+        engine_from_onnx(tensorrt, deploy_graph, profile=Profile(), targets=("sm89",))
+    assert line in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_target_that_this_version_does_not_have_is_a_usage_error(rtx, deploy_graph):
+    class Trt:
+        ComputeCapability = object
+
+        def __getattr__(self, name):
+            return getattr(rtx.trt, name)
+
+    tensorrt = dataclasses.replace(rtx, trt=Trt())
+    with pytest.raises(UsageError, match="does not build for sm121"):
+        engine_from_onnx(tensorrt, deploy_graph, profile=Profile(), targets=("sm121",))

@@ -1,0 +1,163 @@
+"""Real builds by TensorRT for RTX, which needs no GPU for them."""
+
+import _thread
+import dataclasses
+import hashlib
+import subprocess
+import sys
+import threading
+
+import pytest
+from engine_graphs import ADA, DEPLOY_GRAPH, save_graph
+
+import deploykit.engine.build
+from deploykit.engine.build import engine_from_onnx
+from deploykit.engine.plan import check_plan, read_header
+from deploykit.specs import Profile, TensorSpec
+
+
+@pytest.mark.parametrize("targets", [("sm89",), ("portable",), ("sm86", "sm89")])
+def test_an_engine_is_built_without_a_gpu(build, deploy_graph, targets):
+    built = build(targets=targets)
+    assert check_plan(built.plan, "tensorrt_rtx") is None
+    assert read_header(built.plan).targets == targets
+    assert built.graph_sha256 == hashlib.sha256(deploy_graph.read_bytes()).hexdigest()
+    assert built.inputs == (TensorSpec(name="images", dtype="uint8", shape=("N", 8, 8, 3)),)
+    assert built.outputs == (TensorSpec(name="logits", dtype="float32", shape=("N", 2)),)
+    assert built.gpu is None
+    assert 0 < built.seconds < 60
+
+
+def test_the_order_of_targets_does_not_matter(build):
+    assert build(targets=("sm89", "sm86")).plan == build(targets=("sm86", "sm89")).plan
+
+
+BUILD = """
+import hashlib, pathlib, sys
+from deploykit.engine.build import engine_from_onnx
+from deploykit.engine.flavour import open_flavour
+from deploykit.specs import Profile
+built = engine_from_onnx(
+    open_flavour("tensorrt_rtx"), pathlib.Path(sys.argv[1]), profile=Profile(), targets=["sm89"]
+)
+print(hashlib.sha256(built.plan).hexdigest())
+"""
+
+
+def test_a_build_gives_the_same_bytes_again_and_in_another_process(build, deploy_graph):
+    plan = build().plan
+    assert build().plan == plan
+    other = subprocess.run(
+        [sys.executable, "-X", "utf8", "-c", BUILD, str(deploy_graph)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert other.stdout.split() == [hashlib.sha256(plan).hexdigest()]
+
+
+def test_the_batch_sizes_are_in_the_engine(build):
+    assert build(profile=Profile(max_batch=64)).plan != build().plan
+    assert build(profile=Profile(min_batch=3, opt_batch=3, max_batch=3)).plan != build().plan
+
+
+def test_fp32_is_not_computed_in_tf32(rtx, build, tmp_path, monkeypatch):
+    graph = save_graph(tmp_path / "fp32.onnx", DEPLOY_GRAPH.replace("<to = 10>", "<to = 1>"))
+    config = {}
+    configure = deploykit.engine.build._configure
+
+    def spy(*arguments):
+        config["it"] = configure(*arguments)
+        return config["it"]
+
+    monkeypatch.setattr(deploykit.engine.build, "_configure", spy)
+    build(graph)
+    assert not config["it"].get_flag(rtx.trt.BuilderFlag.TF32)
+
+
+def test_steps_are_told_in_the_calling_thread(build):
+    steps, threads = [], set()
+
+    def on_step(phase, done, total):
+        steps.append((phase, done, total))
+        threads.add(threading.current_thread())
+
+    build(on_step=on_step)
+    assert threads == {threading.current_thread()}
+    assert ("Building engine", 0, 6) in steps
+    assert len({phase for phase, _, _ in steps}) > 3
+    assert all(0 <= done <= total for _, done, total in steps)
+
+
+def test_an_error_of_the_progress_callback_stops_the_build_and_comes_through(rtx, build):
+    def fail(*step):
+        raise ZeroDivisionError
+
+    with rtx.log.capture() as lines, pytest.raises(ZeroDivisionError):
+        build(on_step=fail)
+    assert "BuildCanceled" in "".join(lines)
+    assert build().plan
+
+
+@pytest.fixture
+def build_as_tensorrt(rtx, deploy_graph, monkeypatch):
+    """Build as the flavour ``tensorrt`` does, whose Python interface is the same."""
+    monkeypatch.setattr(deploykit.engine.build, "need_gpu", lambda: ADA)
+    tensorrt = dataclasses.replace(rtx, flavour="tensorrt")
+
+    def build(**options):
+        return engine_from_onnx(
+            tensorrt, deploy_graph, profile=Profile(), targets=("current",), **options
+        )
+
+    return build
+
+
+def thread_names():
+    return {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations:DeprecationWarning")
+def test_ctrl_c_stops_the_build_and_leaves_nothing(rtx, build_as_tensorrt, deploy_graph, tmp_path):
+    steps = []
+
+    def interrupt(*step):
+        steps.append(step)
+        if len(steps) == 3:
+            _thread.interrupt_main()
+
+    plan, before = build_as_tensorrt().plan, thread_names()
+    with rtx.log.capture() as lines, pytest.raises(KeyboardInterrupt):
+        build_as_tensorrt(on_step=interrupt, timing_cache=tmp_path / "timing.cache")
+    assert "BuildCanceled" in "".join(lines)
+    assert thread_names() == before
+    assert not list(tmp_path.iterdir())
+    assert [path.name for path in deploy_graph.parent.iterdir()] == [deploy_graph.name]
+    assert build_as_tensorrt().plan == plan
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations:DeprecationWarning")
+@pytest.mark.parametrize("content", [None, b"", b"damaged"])
+def test_tensorrt_fills_a_timing_cache_whatever_was_there(build_as_tensorrt, tmp_path, content):
+    cache = tmp_path / "cache" / "timing.cache"
+    if content is not None:
+        cache.parent.mkdir()
+        cache.write_bytes(content)
+    built = build_as_tensorrt(timing_cache=cache)
+    assert built.gpu == ADA
+    assert len(cache.read_bytes()) > len(b"damaged")
+    assert [path.name for path in cache.parent.iterdir()] == [cache.name]
+    filled = cache.read_bytes()
+    build_as_tensorrt(timing_cache=cache)
+    assert cache.read_bytes() == filled
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations:DeprecationWarning")
+def test_an_engine_is_worth_more_than_its_timing_cache(build_as_tensorrt, tmp_path):
+    (tmp_path / "file").touch()
+    assert build_as_tensorrt(timing_cache=tmp_path / "file" / "timing.cache").plan
+
+
+def test_tensorrt_for_rtx_has_no_timing_cache(build, tmp_path):
+    build(timing_cache=tmp_path / "timing.cache")
+    assert not list(tmp_path.iterdir())

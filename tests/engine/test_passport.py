@@ -1,0 +1,260 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+from engine_graphs import ADA, AMPERE
+
+from deploykit.engine.passport import (
+    BuiltOn,
+    Passport,
+    engine_name,
+    objection,
+    passport_path,
+    read_passport,
+    write_passport,
+)
+from deploykit.errors import BundleError
+from deploykit.gpu import Gpu
+from deploykit.proofs import Measurement, PhotoSet, Proof, tolerance_for
+from deploykit.specs import KeptNode, Profile, TensorSpec
+
+PROOF = Proof(
+    graph="deploy/fp16.onnx",
+    graph_sha256="aa",
+    runtime="rehearsal",
+    device="CPU",
+    precision="fp16",
+    kind="rehearsed",
+    reference="dpn92 from best_model.pth",
+    reference_kind="module",
+    photos=PhotoSet(kind="photos", source="bird_photos", images=32, sha256="cc"),
+    measurement=Measurement(
+        images=32,
+        batch_sizes=(1, 8),
+        scale=10.0,
+        max_abs_error=0.01,
+        mean_abs_error=0.001,
+        min_cosine=0.9999,
+        flips=0,
+        undecidable=0,
+        near_ties=0,
+        flipped=(),
+        max_probability_change=0.001,
+        mean_probability_change=0.0001,
+        non_finite=0,
+        flip_rate_bound=0.09,
+    ),
+    tolerance=tolerance_for("fp16"),
+    created="2026-11-22T00:00:00Z",
+    versions={"onnxruntime": "1.31.1"},
+)
+PASSPORT = Passport(
+    schema=1,
+    flavour="tensorrt_rtx",
+    version="1.7.1.116",
+    targets=("sm86", "sm89"),
+    gpu=None,
+    profile=Profile(),
+    inputs=(TensorSpec(name="images", dtype="uint8", shape=("N", 8, 8, 3)),),
+    outputs=(TensorSpec(name="logits", dtype="float32", shape=("N", 2)),),
+    precision="fp16",
+    kept=(KeptNode(node="sum", operator="ReduceSum", module="head", reason="max 70000"),),
+    deploy_graph="deploy/fp16.onnx",
+    deploy_graph_sha256="aa",
+    engine="some.engine",
+    engine_sha256="bb",
+    engine_bytes=3,
+    build_seconds=1.5,
+    created="2026-11-22T00:00:00Z",
+    proof=PROOF,
+)
+ON_ADA = BuiltOn(name=ADA.name, compute_capability=ADA.compute_capability)
+
+
+def altered(**changes):
+    return msgspec.structs.replace(PASSPORT, **changes)
+
+
+def why_not(passport=PASSPORT, *, version="1.7.1.116", gpu=ADA, graph="aa"):
+    return objection(passport, tensorrt_version=version, gpu=gpu, deploy_graph_sha256=graph)
+
+
+@pytest.mark.parametrize(
+    ("targets", "name"),
+    [
+        (("sm86", "sm89"), "tensorrt_rtx-1.7.1-sm86+sm89-fp16-b1-8-32.engine"),
+        (("portable",), "tensorrt_rtx-1.7.1-portable-fp16-b1-8-32.engine"),
+    ],
+)
+def test_an_engine_is_named_after_what_it_runs_on(targets, name):
+    found = engine_name(
+        flavour="tensorrt_rtx",
+        version="1.7.1.116",
+        targets=targets,
+        gpu=None,
+        precision="fp16",
+        profile=Profile(),
+    )
+    assert found == name
+
+
+def test_an_engine_for_the_gpu_at_hand_is_named_after_it():
+    found = engine_name(
+        flavour="tensorrt",
+        version="11.4.0.106",
+        targets=("current",),
+        gpu=Gpu("NVIDIA GeForce RTX™ 4070 (Laptop)", (8, 9), (13, 0)),
+        precision="fp32",
+        profile=Profile(min_batch=2, opt_batch=4, max_batch=8),
+    )
+    assert found == "tensorrt-11.4.0-nvidia-geforce-rtx-4070-laptop-sm89-fp32-b2-4-8.engine"
+
+
+@pytest.mark.parametrize(
+    "passport",
+    [
+        PASSPORT,
+        altered(flavour="tensorrt", targets=("current",), gpu=ON_ADA, proof=None, kept=()),
+    ],
+    ids=["rtx", "tensorrt"],
+)
+def test_a_passport_reads_as_it_was_written(passport, tmp_path):
+    path = passport_path(tmp_path / "some.engine")
+    assert path.name == "some.engine.json"
+    write_passport(path, passport)
+    assert read_passport(path) == passport
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_missing_passport_says_what_to_do(tmp_path):
+    with pytest.raises(BundleError, match="has no passport") as caught:
+        read_passport(tmp_path / "some.engine.json")
+    assert "deploykit build-trt" in caught.value.hint
+
+
+def edited(tmp_path: Path, **fields: object) -> Path:
+    path = tmp_path / "some.engine.json"
+    write_passport(path, PASSPORT)
+    content = msgspec.json.decode(path.read_bytes()) | fields
+    path.write_bytes(msgspec.json.encode(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"unknown": 1}, "unknown"),
+        ({"engine_bytes": "many"}, "engine_bytes"),
+        ({"flavour": "openvino"}, "openvino"),
+        ({"profile": {"min_batch": 9}}, "min 9"),
+        ({"targets": ["current"]}, "do not go with"),
+        ({"gpu": {"name": "a", "compute_capability": [8, 9]}}, "do not go with"),
+    ],
+    ids=str,
+)
+def test_a_passport_is_read_strictly(tmp_path, fields, reason):
+    with pytest.raises(BundleError, match="is damaged") as caught:
+        read_passport(edited(tmp_path, **fields))
+    assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("schema", "hint"), [(2, "Update deploykit."), (0, "Build the engine again")]
+)
+def test_a_passport_of_another_schema_is_refused(tmp_path, schema, hint):
+    with pytest.raises(BundleError, match=f"schema {schema}") as caught:
+        read_passport(edited(tmp_path, schema=schema, unknown=1))
+    assert caught.value.hint.startswith(hint)
+
+
+def test_a_truncated_passport_is_damaged(tmp_path):
+    path = edited(tmp_path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BundleError, match="is damaged"):
+        read_passport(path)
+
+
+def test_an_engine_that_fits_has_nothing_against_it():
+    assert why_not() is None
+    assert why_not(gpu=AMPERE) is None
+
+
+def test_an_engine_needs_a_gpu():
+    assert why_not(gpu=None) == (
+        "some.engine needs an NVIDIA GPU (compute capability sm86 or sm89), and this machine has "
+        "none: run with --runtime auto"
+    )
+
+
+def test_an_engine_needs_its_flavour():
+    assert why_not(version=None).endswith(
+        'needs tensorrt_rtx, which is not installed: run pip install "deploykit[rtx]"'
+    )
+    other = altered(flavour="tensorrt", targets=("current",), gpu=ON_ADA)
+    assert why_not(other, version=None).endswith('run pip install "deploykit[tensorrt]"')
+
+
+COMMAND = "run deploykit build-trt --flavour tensorrt_rtx --target {} --precision fp16"
+
+
+@pytest.mark.parametrize("version", ["1.7.0.116", "1.7.1.117", "1.8.0.1"])
+def test_an_engine_fits_one_release_of_tensorrt(version):
+    found = why_not(version=version)
+    assert f"built by tensorrt_rtx 1.7.1.116 and runs on no other; this machine has {version}" in (
+        found
+    )
+    assert found.endswith(COMMAND.format("sm89"))
+
+
+def test_an_engine_of_another_graph_is_stale():
+    found = why_not(graph="ab")
+    assert "was built from another deploy/fp16.onnx than the bundle has now" in found
+    assert found.endswith(COMMAND.format("sm89"))
+
+
+def test_an_engine_for_other_gpus_says_which():
+    blackwell = Gpu("NVIDIA GeForce RTX 5090", (12, 0), (13, 0))
+    found = why_not(gpu=blackwell)
+    assert "built for compute capability sm86 or sm89" in found
+    assert "this machine has NVIDIA GeForce RTX 5090 (sm120)" in found
+    assert found.endswith(COMMAND.format("sm120"))
+
+
+def test_a_portable_engine_may_be_tried_where_nobody_has():
+    portable = altered(targets=("portable",))
+    hopper = Gpu("NVIDIA H100", (9, 0), (13, 0))
+    assert why_not(portable) is None
+    assert why_not(portable, gpu=hopper) is None
+    assert why_not(gpu=hopper).endswith(COMMAND.format("portable"))
+    turing = why_not(portable, gpu=Gpu("NVIDIA GeForce RTX 2080", (7, 5), (13, 0)))
+    assert "sm80 or newer" in turing
+    assert turing.endswith(COMMAND.format("sm75"))
+
+
+def test_an_rtx_engine_of_one_gpu_runs_on_those_of_its_kind():
+    current = altered(targets=("current",), gpu=ON_ADA)
+    assert why_not(current, gpu=Gpu("NVIDIA GeForce RTX 4090", (8, 9), (13, 0))) is None
+    assert "built for compute capability sm89" in why_not(current, gpu=AMPERE)
+
+
+def test_a_tensorrt_engine_runs_on_its_model_of_gpu_only():
+    engine = altered(flavour="tensorrt", targets=("current",), gpu=ON_ADA)
+    assert why_not(engine) is None
+    found = why_not(engine, gpu=Gpu("NVIDIA GeForce RTX 4090", (8, 9), (13, 0)))
+    assert "built for NVIDIA GeForce RTX 4070; this machine has NVIDIA GeForce RTX 4090" in found
+    assert found.endswith("run deploykit build-trt --flavour tensorrt --precision fp16")
+
+
+def test_the_command_repeats_what_is_not_the_default():
+    found = why_not(altered(profile=Profile(max_batch=64), precision="fp32"), graph="ab")
+    assert found.endswith("--target sm89 --precision fp32 --max-batch 64")
+
+
+@pytest.mark.parametrize("gpu", [None, ADA, AMPERE])
+@pytest.mark.parametrize("version", [None, "1.7.1.116", "1.8"])
+@pytest.mark.parametrize("graph", ["aa", "ab"])
+def test_every_objection_is_one_line_with_a_command(gpu, version, graph):
+    found = why_not(version=version, gpu=gpu, graph=graph)
+    if found is not None:
+        assert "\n" not in found
+        assert ": run " in found
