@@ -29,6 +29,8 @@ class SessionSpec(Value, frozen=True):
         input_size: Height and width of the images it takes.
         classes: K, the number of logits an image.
         largest_batch: The most images that one run takes; None when any number goes.
+        tf32: Whether FP32 arithmetic may round to TensorFloat-32: what was measured with it shows
+            nothing about plain FP32.
     """
 
     runtime: str
@@ -38,6 +40,7 @@ class SessionSpec(Value, frozen=True):
     input_size: Size
     classes: int
     largest_batch: int | None = None
+    tf32: bool = False
 
 
 class Session(Protocol):

@@ -25,6 +25,17 @@ class BaseSession(ABC):
 
     def run(self, images: ImageBatch) -> Logits:
         """Compute the logits of a batch; see :class:`deploykit.session.Session`."""
+        self._check_images(images)
+        logits = self._run(images)
+        if logits.shape != (len(images), self._spec.classes):
+            raise GraphError(
+                f"{self._spec.graph} on {self._spec.runtime} answers {len(images)} images with "
+                f"shape {logits.shape}, not ({len(images)}, {self._spec.classes})."
+            )
+        return logits
+
+    def _check_images(self, images: ImageBatch) -> None:
+        """Refuse a batch that does not fit the spec."""
         expected = (*self._spec.input_size, 3)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
             raise InputError(
@@ -35,13 +46,6 @@ class BaseSession(ABC):
         if len(images) == 0 or (largest is not None and len(images) > largest):
             limit = "at least 1" if largest is None else f"1 to {largest}"
             raise InputError(f"A batch must have {limit} images; got {len(images)}.")
-        logits = self._run(images)
-        if logits.shape != (len(images), self._spec.classes):
-            raise GraphError(
-                f"{self._spec.graph} on {self._spec.runtime} answers {len(images)} images with "
-                f"shape {logits.shape}, not ({len(images)}, {self._spec.classes})."
-            )
-        return logits
 
     @abstractmethod
     def _run(self, images: ImageBatch) -> Logits:

@@ -13,16 +13,20 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from deploykit.errors import DeviceError, GraphError
-from deploykit.gpu import need_gpu
+from deploykit.gpu import Gpu, need_gpu
 from deploykit.runtime._base import BaseSession
 from deploykit.session import ImageBatch, Logits, SessionSpec
 from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Precision, Preprocessing
 
-#: All that ONNX Runtime raises of its own; its errors share no base but Exception.
-_ORT_ERRORS = tuple(
-    value
-    for value in vars(ort_errors).values()
-    if isinstance(value, type) and issubclass(value, Exception)
+#: All that ONNX Runtime raises: errors of its own that share no base but Exception, and
+#: RuntimeError from what is bound to device memory.
+_ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(
+        value
+        for value in vars(ort_errors).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    ),
 )
 _SEVERITY_FATAL = 4
 _CPU_HINT = "the CPU runs the same graph: --runtime onnxruntime-cpu"
@@ -37,41 +41,49 @@ class OnnxRuntimeSession(BaseSession):
 
     def __init__(
         self,
-        graph: Path,
+        graph: Path | bytes,
         *,
         name: str,
-        cuda: bool,
+        runtime: str,
         precision: Precision,
         preprocessing: Preprocessing,
         labels: Labels,
         threads: int | None,
+        tf32: bool,
     ) -> None:
-        if cuda:
-            _load_cuda()
-        runtime = "onnxruntime-cuda" if cuda else "onnxruntime-cpu"
+        cuda = runtime == "onnxruntime-cuda"
+        device = _load_cuda().name if cuda else "CPU"
         super().__init__(
             SessionSpec(
                 runtime=runtime,
                 graph=name,
                 precision=precision,
-                device=need_gpu().name if cuda else "CPU",
+                device=device,
                 input_size=preprocessing.input_size,
                 classes=len(labels),
+                tf32=tf32,
             )
         )
-        self._session: Any = _open(graph, cuda=cuda, threads=threads)
-        self._input = self._session.get_inputs()[0].name
+        if cuda:
+            options = _cuda_options(precision, tf32=tf32)
+            self._session: Any = _open_on_gpu(graph, name, options, threads)
+        else:
+            self._session = _open_on_cpu(graph, name, threads)
         self._normalised = _takes_normalised(self._session, self._spec)
         _check_meaning(self._session, name, labels, preprocessing)
         self._mean = np.array(preprocessing.mean, np.float32)
         self._std = np.array(preprocessing.std, np.float32)
+        self._memory: _BoundMemory | None = None
 
     def _run(self, images: ImageBatch) -> Logits:
         if self._session is None:
             raise RuntimeError("the session is closed")
         feed = self._normalise(images) if self._normalised else images
         try:
-            logits: Logits = self._session.run(None, {self._input: feed})[0]
+            if self._memory is None or not self._memory.fits(feed):
+                self._memory = None  # frees the old first
+                self._memory = _BoundMemory(self._session, feed, self._spec)
+            return self._memory.run(feed)
         except _ORT_ERRORS as exc:
             error = DeviceError if self._spec.runtime == "onnxruntime-cuda" else GraphError
             raise error(
@@ -79,10 +91,10 @@ class OnnxRuntimeSession(BaseSession):
                 f"with a batch of {len(images)}: {exc}",
                 hint="If its memory is full, a smaller --batch-size helps.",
             ) from exc
-        return logits
 
     def close(self) -> None:
         """Free the session's memory, the device's too."""
+        self._memory = None
         self._session = None
 
     def _normalise(self, images: ImageBatch) -> npt.NDArray[np.float32]:
@@ -93,28 +105,89 @@ class OnnxRuntimeSession(BaseSession):
         return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))  # (N, H, W, C) => (N, C, H, W)
 
 
-def _open(graph: Path, *, cuda: bool, threads: int | None) -> Any:
+class _BoundMemory:
+    """A batch's input and output, kept on the session's device from one run to the next.
+
+    Without it ONNX Runtime allocates both for every run, and copies from memory that it allocated
+    for that as well.
+
+    Args:
+        session: ONNX Runtime's.
+        feed: A batch; the next ones must have its shape and type.
+        spec: Of the session.
+    """
+
+    def __init__(self, session: Any, feed: npt.NDArray[Any], spec: SessionSpec) -> None:
+        device = "cuda" if spec.runtime == "onnxruntime-cuda" else "cpu"
+        allocate = ort.OrtValue.ortvalue_from_shape_and_type
+        self._session = session
+        self._shape = feed.shape
+        self._input = allocate(feed.shape, feed.dtype.type, device, 0)
+        self._logits = allocate((len(feed), spec.classes), np.float32, device, 0)
+        self._binding = session.io_binding()
+        self._binding.bind_ortvalue_input(session.get_inputs()[0].name, self._input)
+        self._binding.bind_ortvalue_output("logits", self._logits)
+
+    def fits(self, feed: npt.NDArray[Any]) -> bool:
+        """Whether a batch has the shape that the memory is for."""
+        return feed.shape == self._shape
+
+    def run(self, feed: npt.NDArray[Any]) -> Logits:
+        """Compute the logits of a batch; the only call that waits for the device."""
+        self._input.update_inplace(feed)
+        self._session.run_with_iobinding(self._binding)
+        # On the CPU ONNX Runtime hands out its own memory, and the logits are the caller's.
+        return np.array(self._logits.numpy())
+
+
+def _cuda_options(precision: Precision, *, tf32: bool) -> dict[str, str]:
+    """Options of the CUDA execution provider, from its documentation."""
+    return {
+        # TensorFloat-32 is on by default, and keeps 10 bits of mantissa.
+        "use_tf32": "1" if tf32 else "0",
+        # EXHAUSTIVE, the default, searches anew for each batch size, ragged ones too.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # Tensor cores take FP16 channels-last; channels-first costs transposes around each Conv.
+        "prefer_nhwc": "1" if precision == "fp16" else "0",
+    }
+
+
+def _options(threads: int | None) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _SEVERITY_FATAL  # errors come as exceptions; its log is on stderr
     if threads is not None:
         options.intra_op_num_threads = threads
     # Threads that spin between two runs take the cores from whoever decodes or compares meanwhile.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if cuda:
-        # Full FP32: TensorFloat-32 keeps 10 bits of mantissa, which no FP32 tolerance allows.
-        providers: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "0"})]
-    else:
-        providers = ["CPUExecutionProvider"]
+    return options
+
+
+def _open_on_cpu(graph: Path | bytes, name: str, threads: int | None) -> Any:
     try:
         # enable_fallback=0, or a failed run is repeated on the CPU and the session stays there.
-        session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+        return ort.InferenceSession(
+            graph, _options(threads), providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except _ORT_ERRORS as exc:
-        if cuda:
-            message = f"ONNX Runtime cannot open {graph.name} on the GPU: {exc}"
-            raise DeviceError(message, hint=_CPU_HINT) from exc
-        raise GraphError(f"ONNX Runtime cannot read {graph}: {exc}") from exc
+        where = graph if isinstance(graph, Path) else name
+        raise GraphError(f"ONNX Runtime cannot read {where}: {exc}") from exc
+
+
+def _open_on_gpu(
+    graph: Path | bytes, name: str, options: dict[str, str], threads: int | None
+) -> Any:
+    try:
+        session = ort.InferenceSession(
+            graph,
+            _options(threads),
+            providers=[("CUDAExecutionProvider", options)],
+            enable_fallback=0,
+        )
+    except _ORT_ERRORS as exc:
+        message = f"ONNX Runtime cannot open {name} on the GPU: {exc}"
+        raise DeviceError(message, hint=_CPU_HINT) from exc
     # Where CUDA does not start, ONNX Runtime takes the CPU and says so in its log only.
-    if cuda and session.get_providers()[0] != "CUDAExecutionProvider":
+    if session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError(
             f"ONNX Runtime could not start CUDA; it would run on {session.get_providers()[0]}.",
             hint='Install what is missing: pip install "deploykit[cuda]"; ' + _CPU_HINT,
@@ -122,16 +195,20 @@ def _open(graph: Path, *, cuda: bool, threads: int | None) -> Any:
     return session
 
 
-def _load_cuda() -> None:
-    """Find the driver and the CUDA libraries, or say which of them is missing."""
+def _load_cuda() -> Gpu:
+    """Find the GPU and the CUDA libraries, or say which of them is missing."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise DeviceError(
             f"The installed ONNX Runtime {ort.__version__} has no CUDA provider.",
             hint='Install one that has: pip install "deploykit[cuda]"; ' + _CPU_HINT,
         )
-    need_gpu()
+    try:
+        gpu = need_gpu()
+    except DeviceError as exc:
+        raise DeviceError(exc.message, hint=_CPU_HINT) from exc
     with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
         ort.preload_dlls()
+    return gpu
 
 
 def _takes_normalised(session: Any, spec: SessionSpec) -> bool:

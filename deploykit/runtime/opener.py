@@ -9,17 +9,31 @@ from typing import TYPE_CHECKING
 from deploykit.deps import need
 from deploykit.errors import UsageError
 from deploykit.session import Session
-from deploykit.specs import Labels, Precision, Preprocessing
+from deploykit.specs import Labels, Precision, Preprocessing, Profile, choice
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from deploykit.runtime._probe import GraphProbe
+    from deploykit.runtime._tensorrt import TensorRTSession
+    from deploykit.runtime._tensorrt_slot import TensorRT
+
+CPU = "onnxruntime-cpu"
+CUDA = "onnxruntime-cuda"
+#: FP32 kernels on the CPU that round each tensor through FP16: a model of the hardware.
+REHEARSAL = "rehearsal"
+
 #: The precisions that each runtime really computes in. ONNX Runtime's CPU provider runs an FP16
 #: graph in FP32 behind casts, so what it answers shows nothing about FP16.
 RUNTIMES: dict[str, tuple[Precision, ...]] = {
-    "onnxruntime-cpu": ("fp32", "int8"),
-    "onnxruntime-cuda": ("fp32", "fp16"),
+    CPU: ("fp32", "int8"),
+    CUDA: ("fp32", "fp16"),
+    "tensorrt": ("fp32", "fp16", "int8"),
+    "tensorrt_rtx": ("fp32", "fp16", "int8"),
+    REHEARSAL: ("fp16",),
 }
+#: Those that run an ONNX graph; the others run engines.
+GRAPH_RUNTIMES = (CPU, CUDA, REHEARSAL)
 
 
 def precisions_of(runtime: str) -> tuple[Precision, ...]:
@@ -38,7 +52,7 @@ def precisions_of(runtime: str) -> tuple[Precision, ...]:
 
 
 def open_graph(
-    graph: Path,
+    graph: Path | bytes,
     *,
     name: str,
     runtime: str,
@@ -46,21 +60,25 @@ def open_graph(
     preprocessing: Preprocessing,
     labels: Labels,
     threads: int | None = None,
+    tf32: bool = False,
 ) -> Session:
     """Open an ONNX graph, canonical or deploy, on a runtime.
 
     Args:
-        graph: The graph's file.
+        graph: The graph's file, or what would be in it. A rehearsal is of a graph that was made
+            for it: the FP16 graph's values in FP32, rounded where that one rounds.
         name: What reports call it, ``deploy/fp32.onnx``.
-        runtime: One of :data:`RUNTIMES`.
+        runtime: One of :data:`GRAPH_RUNTIMES`.
         precision: The precision of the graph's arithmetic.
         preprocessing: The image size, and the normalisation that the canonical graph is without.
         labels: The classes' names. Where the graph tells its labels and preprocessing itself, they
             must be these.
         threads: For computing on the CPU; None for one a core.
+        tf32: Whether a GPU may compute FP32 in TensorFloat-32, with 10 bits of mantissa.
 
     Raises:
-        UsageError: No such runtime, or one that does not compute in that precision.
+        UsageError: No such runtime, or one that does not compute in that precision, or TF32 on a
+            runtime that has none.
         GraphError: The runtime cannot read the graph, or it is not the graph it should be.
         DependencyError: A package is missing.
         DeviceError: The device is missing, or the runtime would fall back to another.
@@ -71,17 +89,64 @@ def open_graph(
             f"{runtime} does not compute in {precision}.",
             hint=f"What does: {', '.join(able)}." if able else None,
         )
+    runtime = choice(runtime, GRAPH_RUNTIMES, "runtime of ONNX graphs")
+    if tf32 and runtime != CUDA:
+        raise UsageError(f"{runtime} has no TF32.", hint=f"What has: {CUDA}.")
     need("onnxruntime")
     from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 
     return OnnxRuntimeSession(
         graph,
         name=name,
-        cuda=runtime == "onnxruntime-cuda",
+        runtime=runtime,
         precision=precision,
         preprocessing=preprocessing,
         labels=labels,
         threads=threads,
+        tf32=tf32,
+    )
+
+
+def open_engine(
+    tensorrt: TensorRT,
+    plan: bytes,
+    *,
+    name: str,
+    precision: Precision,
+    profile: Profile,
+    preprocessing: Preprocessing,
+    labels: Labels,
+) -> TensorRTSession:
+    """Open a TensorRT engine on GPU 0.
+
+    Args:
+        tensorrt: The flavour that built the engine.
+        plan: The serialized engine.
+        name: What reports call it, ``engines/....engine``.
+        precision: The precision of the graph that it was built from.
+        profile: The batch sizes that it was built for.
+        preprocessing: The image size.
+        labels: The classes' names.
+
+    Returns:
+        A session that can also have two batches in flight: ``submit`` and ``collect``.
+
+    Raises:
+        GraphError: It is not an engine of this bundle's deploy graph and profile.
+        DependencyError: ``cuda-bindings`` is missing.
+        DeviceError: There is no GPU, or TensorRT does not run the engine on it.
+    """
+    need("cuda.bindings.runtime")
+    from deploykit.runtime._tensorrt import TensorRTSession
+
+    return TensorRTSession(
+        tensorrt,
+        plan,
+        name=name,
+        precision=precision,
+        profile=profile,
+        preprocessing=preprocessing,
+        classes=len(labels),
     )
 
 
@@ -97,3 +162,20 @@ def open_module(module: nn.Module, *, preprocessing: Preprocessing, classes: int
     from deploykit.runtime._torch import ModuleSession
 
     return ModuleSession(module, preprocessing=preprocessing, classes=classes)
+
+
+def open_probe(graph: Path | bytes, threads: int | None = None) -> GraphProbe:
+    """Open any ONNX graph on ONNX Runtime's CPU provider, with all its inputs and outputs.
+
+    Args:
+        graph: The graph's file, or what would be in it: 2 GB at most.
+        threads: For computing; None for one a core.
+
+    Raises:
+        GraphError: ONNX Runtime cannot read the graph.
+        DependencyError: ONNX Runtime is missing.
+    """
+    need("onnxruntime")
+    from deploykit.runtime._probe import GraphProbe
+
+    return GraphProbe(graph, threads)

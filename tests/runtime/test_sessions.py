@@ -1,11 +1,13 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+from runtime_graphs import ERROR_LIMIT, open_on, random_images, relative_error
 from torch import nn
 
 from deploykit.errors import DeviceError, GraphError, InputError, UsageError
+from deploykit.gpu import Gpu
 from deploykit.runtime.fake import FakeSession
-from deploykit.runtime.opener import RUNTIMES, open_graph, open_module
+from deploykit.runtime.opener import REHEARSAL, RUNTIMES, open_graph, open_module
 from deploykit.runtime.recorded import RecordedSession
 from deploykit.specs import Labels, Preprocessing
 
@@ -30,15 +32,16 @@ class ChannelMeans(nn.Module):
 
 @pytest.fixture
 def open_text(tmp_path):
-    def open_it(text, *, runtime="onnxruntime-cpu", classes=3):
+    def open_it(text, *, runtime="onnxruntime-cpu", classes=3, precision="fp32", **options):
         ir.save(ir.from_onnx_text(HEADER + text), tmp_path / "graph.onnx")
         return open_graph(
             tmp_path / "graph.onnx",
             name="graph.onnx",
             runtime=runtime,
-            precision="fp32",
+            precision=precision,
             preprocessing=PREPROCESSING,
             labels=Labels.numbered(classes),
+            **options,
         )
 
     return open_it
@@ -187,18 +190,17 @@ def test_an_answer_of_another_shape_is_refused():
         session.run(np.zeros((2, 8, 8, 3), np.uint8))
 
 
-def test_a_failed_run_is_not_repeated_on_another_provider(open_text):
+def test_a_failed_run_is_not_repeated_on_another_provider(open_text, monkeypatch):
     """ONNX Runtime would print, move the session to the CPU, and go on."""
     session = open_text(DEPLOY)
     assert not session._session._enable_fallback
 
-    class Failing:
-        def run(self, outputs, feed):
-            from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
+    def fail(binding):
+        from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
-            raise EPFail("CUDA failure 700: an illegal memory access")
+        raise EPFail("CUDA failure 700: an illegal memory access")
 
-    session._session = Failing()
+    monkeypatch.setattr(session._session, "run_with_iobinding", fail)
     with pytest.raises(GraphError, match="CUDA failure 700"):
         session.run(IMAGES)
 
@@ -217,7 +219,7 @@ def test_without_a_driver_cuda_is_refused_and_not_replaced(open_text, monkeypatc
     def no_library(name):
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr("deploykit.runtime._onnxruntime.ctypes.CDLL", no_library)
+    monkeypatch.setattr("deploykit.gpu.ctypes.CDLL", no_library)
     with pytest.raises(DeviceError) as caught:
         open_text(DEPLOY, runtime="onnxruntime-cuda")
     assert "driver" in caught.value.message or "CUDA provider" in caught.value.message
@@ -225,12 +227,130 @@ def test_without_a_driver_cuda_is_refused_and_not_replaced(open_text, monkeypatc
     assert caught.value.exit_code == 5
 
 
+def test_batches_of_any_size_follow_each_other(open_text):
+    session = open_text(DEPLOY)
+    for count in (2, 2, 3, 1, 1, 3):
+        images = np.roll(IMAGES, count, axis=3)[:count]
+        assert session.run(images) == pytest.approx(images.mean((1, 2)), rel=1e-6)
+
+
+def test_images_need_not_be_contiguous(open_text):
+    for text in (DEPLOY, CANONICAL):
+        session = open_text(text)
+        assert np.array_equal(session.run(IMAGES[::-1]), session.run(IMAGES)[::-1])
+
+
+def test_a_graph_may_be_bytes():
+    graph = ir.to_proto(ir.from_onnx_text(HEADER + DEPLOY)).SerializeToString()
+    session = open_graph(
+        graph,
+        name="deploy/fp16.onnx",
+        runtime=REHEARSAL,
+        precision="fp16",
+        preprocessing=PREPROCESSING,
+        labels=Labels.numbered(3),
+    )
+    assert session.run(IMAGES) == pytest.approx(IMAGES.mean((1, 2)), rel=1e-6)
+    spec = session.spec
+    assert (spec.runtime, spec.precision, spec.device) == ("rehearsal", "fp16", "CPU")
+    assert spec.graph == "deploy/fp16.onnx"
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
+def test_tensorrt_runs_engines_and_no_graphs(open_text, flavour):
+    with pytest.raises(UsageError, match="no runtime of ONNX graphs 'tensorrt"):
+        open_text(DEPLOY, runtime=flavour)
+
+
+def test_tf32_is_refused_where_there_is_none(open_text):
+    with pytest.raises(UsageError, match="onnxruntime-cpu has no TF32") as caught:
+        open_text(DEPLOY, tf32=True)
+    assert "onnxruntime-cuda" in caught.value.hint
+
+
+@pytest.fixture
+def gpu_of_straw(monkeypatch):
+    """Let the CPU provider pass for CUDA's, and remember what it was asked for."""
+    import onnxruntime as ort
+
+    asked = {"provider": "CUDAExecutionProvider", "devices": []}
+    open_session, allocate = ort.InferenceSession, ort.OrtValue.ortvalue_from_shape_and_type
+
+    def open_on_cpu(graph, options, *, providers, enable_fallback):
+        ((_, asked["options"]),) = providers
+        session = open_session(graph, options, providers=["CPUExecutionProvider"])
+        monkeypatch.setattr(session, "get_providers", lambda: [asked["provider"]])
+        return session
+
+    def allocate_on_cpu(shape, dtype, device, number):
+        asked["devices"].append((device, shape))
+        return allocate(shape, dtype, "cpu", number)
+
+    gpu = Gpu("Straw RTX", (8, 9), (13, 0))
+    state = "deploykit.runtime._onnxruntime"
+    monkeypatch.setattr(f"{state}.need_gpu", lambda: gpu)
+    monkeypatch.setattr(f"{state}.ort.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(f"{state}.ort.preload_dlls", lambda: None)
+    monkeypatch.setattr(f"{state}.ort.InferenceSession", open_on_cpu)
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", allocate_on_cpu)
+    return asked
+
+
+def test_on_a_gpu_the_batch_stays_in_its_memory(open_text, gpu_of_straw):
+    with open_text(DEPLOY, runtime="onnxruntime-cuda") as session:
+        assert session.spec.device == "Straw RTX"
+        for _ in range(3):
+            assert session.run(IMAGES) == pytest.approx(IMAGES.mean((1, 2)), rel=1e-6)
+    assert gpu_of_straw["devices"] == [("cuda", (3, 4, 5, 3)), ("cuda", (3, 3))]
+
+
+@pytest.mark.parametrize(
+    ("precision", "tf32", "expected"),
+    [("fp32", False, ("0", "0")), ("fp32", True, ("1", "0")), ("fp16", False, ("0", "1"))],
+)
+def test_what_cuda_is_asked_for(open_text, gpu_of_straw, precision, tf32, expected):
+    session = open_text(DEPLOY, runtime="onnxruntime-cuda", precision=precision, tf32=tf32)
+    options = gpu_of_straw["options"]
+    assert (options["use_tf32"], options["prefer_nhwc"]) == expected
+    assert session.spec.tf32 is tf32
+
+
+def test_a_silent_fall_back_to_the_cpu_is_an_error(open_text, gpu_of_straw):
+    gpu_of_straw["provider"] = "CPUExecutionProvider"
+    with pytest.raises(DeviceError, match="would run on CPUExecutionProvider") as caught:
+        open_text(DEPLOY, runtime="onnxruntime-cuda")
+    assert 'pip install "deploykit[cuda]"' in caught.value.hint
+
+
 @pytest.mark.gpu
-def test_cuda_gives_the_cpus_answers(open_text):
-    expected = open_text(CANONICAL).run(IMAGES)
-    with open_text(CANONICAL, runtime="onnxruntime-cuda") as session:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_cuda_gives_the_cpus_answers(small_graphs, small_preprocessing, precision):
+    reference = open_on("onnxruntime-cpu", small_graphs, "fp32", small_preprocessing)
+    session = open_on("onnxruntime-cuda", small_graphs, precision, small_preprocessing)
+    with reference, session:
         assert session.spec.runtime == "onnxruntime-cuda"
-        assert session.run(IMAGES) == pytest.approx(expected, rel=1e-4)
+        for count in (1, 8, 8, 3):
+            images = random_images(count, small_preprocessing)
+            error = relative_error(session.run(images), reference.run(images))
+            assert error < ERROR_LIMIT[precision]
+
+
+@pytest.mark.gpu
+def test_cuda_normalises_for_the_canonical_graph(open_text):
+    with open_text(CANONICAL, runtime="onnxruntime-cuda") as session:
+        assert session.run(IMAGES) == pytest.approx(normalised_means(IMAGES), rel=1e-4)
+
+
+@pytest.mark.gpu
+def test_tf32_is_near_fp32_and_said_to_be_tf32(small_graphs, small_preprocessing):
+    images = random_images(8, small_preprocessing)
+    runtime = "onnxruntime-cuda"
+    with (
+        open_on(runtime, small_graphs, "fp32", small_preprocessing) as plain,
+        open_on(runtime, small_graphs, "fp32", small_preprocessing, tf32=True) as rounded,
+    ):
+        assert (plain.spec.tf32, rounded.spec.tf32) == (False, True)
+        assert relative_error(rounded.run(images), plain.run(images)) < ERROR_LIMIT["fp16"]
 
 
 def test_recorded_answers_come_in_order_and_end():

@@ -1,0 +1,163 @@
+"""TensorRT engines on an NVIDIA GPU, of either flavour.
+
+Two batches can be in flight, each in a slot of its own: while the GPU computes one, the host fills
+the other. Nothing waits for the device but :meth:`TensorRTSession.collect`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import Any, NewType
+
+from deploykit.errors import GraphError
+from deploykit.gpu import need_gpu
+from deploykit.runtime._base import BaseSession
+from deploykit.runtime._tensorrt_slot import IMAGES, LOGITS, Slot, TensorRT, ask
+from deploykit.session import ImageBatch, Logits, SessionSpec
+from deploykit.specs import Precision, Preprocessing, Profile
+
+#: How many batches can be in flight: one on the device, one on its way.
+SLOTS = 2
+
+Ticket = NewType("Ticket", int)
+"""Stands for a batch in flight."""
+
+
+class TensorRTSession(BaseSession):
+    """An engine of a deploy graph. Use it from one thread.
+
+    A batch smaller than the profile's smallest is filled up with its last image, and the surplus
+    answers are dropped; any other runs at its true size.
+
+    Args:
+        tensorrt: The flavour that built the engine.
+        plan: The serialized engine.
+        name: What reports call it, ``engines/....engine``.
+        precision: The precision of the graph that it was built from.
+        profile: The batch sizes that it was built for.
+        preprocessing: The image size.
+        classes: K.
+
+    Raises:
+        GraphError: Its inputs, outputs or profile are not those of the deploy graph.
+        DeviceError: There is no GPU, or TensorRT or CUDA fails on it.
+    """
+
+    def __init__(
+        self,
+        tensorrt: TensorRT,
+        plan: bytes,
+        *,
+        name: str,
+        precision: Precision,
+        profile: Profile,
+        preprocessing: Preprocessing,
+        classes: int,
+    ) -> None:
+        super().__init__(
+            SessionSpec(
+                runtime=tensorrt.flavour,
+                graph=name,
+                precision=precision,
+                device=need_gpu().name,
+                input_size=preprocessing.input_size,
+                classes=classes,
+                largest_batch=profile.max_batch,
+            )
+        )
+        log, trt = tensorrt.log, tensorrt.trt
+        runtime = ask(log, "starting", trt.Runtime, log)
+        # Each of TensorRT's objects keeps what it was made by: the contexts will keep the engine.
+        engine: Any = ask(log, f"reading {name}", runtime.deserialize_cuda_engine, plan)
+        _check_contract(engine, self._spec, profile)
+        with contextlib.ExitStack() as slots:
+            self._idle = [
+                slots.enter_context(contextlib.closing(Slot(tensorrt, engine, profile, self._spec)))
+                for _ in range(SLOTS)
+            ]
+            self._slots = slots.pop_all()
+        self._in_flight: dict[Ticket, tuple[Slot, int]] = {}
+        self._tickets = itertools.count()
+
+    def submit(self, images: ImageBatch) -> Ticket:
+        """Start a batch, without waiting for the device.
+
+        Args:
+            images: (N, H, W, 3) uint8 RGB; free for other use when this returns.
+
+        Returns:
+            What :meth:`collect` takes.
+
+        Raises:
+            InputError: The batch does not fit the spec.
+            DeviceError: TensorRT or CUDA fails.
+            RuntimeError: The session is closed, or :data:`SLOTS` batches are in flight.
+        """
+        self._check_images(images)
+        if not self._idle:
+            raise RuntimeError(
+                f"{len(self._in_flight)} batches are in flight: collect one first"
+                if self._in_flight
+                else "the session is closed"
+            )
+        slot = self._idle[-1]  # the one that was used last is warm
+        slot.submit(images)
+        self._idle.pop()
+        ticket = Ticket(next(self._tickets))
+        self._in_flight[ticket] = slot, len(images)
+        return ticket
+
+    def collect(self, ticket: Ticket) -> Logits:
+        """Wait for a batch.
+
+        Returns:
+            (N, K) float32, owned by the caller.
+
+        Raises:
+            DeviceError: Something failed on the device.
+            RuntimeError: The batch is not in flight: it was collected, or the session is closed.
+        """
+        if ticket not in self._in_flight:
+            raise RuntimeError("this batch is not in flight")
+        slot, images = self._in_flight.pop(ticket)
+        self._idle.append(slot)
+        return slot.collect(images)
+
+    def _run(self, images: ImageBatch) -> Logits:
+        return self.collect(self.submit(images))
+
+    def close(self) -> None:
+        """Free the device memory, once the device has finished; batches in flight are lost."""
+        self._idle.clear()
+        self._in_flight.clear()
+        self._slots.close()
+
+
+def _check_contract(engine: Any, spec: SessionSpec, profile: Profile) -> None:
+    """Refuse an engine that takes or gives something else than a deploy graph does."""
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    found = {
+        name: (
+            engine.get_tensor_mode(name).name,
+            engine.get_tensor_dtype(name).name,
+            tuple(engine.get_tensor_shape(name))[1:],
+        )
+        for name in names
+    }
+    expected = {
+        IMAGES: ("INPUT", "UINT8", (*spec.input_size, 3)),
+        LOGITS: ("OUTPUT", "FLOAT", (spec.classes,)),
+    }
+    if found != expected:
+        raise GraphError(
+            f"{spec.graph} is not an engine of this bundle: it has {found}, not {expected}.",
+            hint="Build it again: deploykit build-trt",
+        )
+    batches = [shape[0] for shape in engine.get_tensor_profile_shape(IMAGES, 0)]
+    promised = [profile.min_batch, profile.opt_batch, profile.max_batch]
+    if batches != promised:
+        raise GraphError(
+            f"{spec.graph} was built for batches of {batches}, its passport says {promised}.",
+            hint="Build it again: deploykit build-trt",
+        )
