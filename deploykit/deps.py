@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 #: The extra of deploykit that installs a module.
 EXTRAS = {
-    "cuda": "tensorrt",
+    "cuda": "rtx",
     "matplotlib": "train",
     "onnx": "graph",
     "onnx_ir": "graph",

@@ -34,6 +34,14 @@ class Gpu:
         return f"sm{major}{minor}"
 
 
+def find_gpu() -> Gpu | None:
+    """GPU 0, or None on a machine that cannot use one."""
+    try:
+        return need_gpu()
+    except DeviceError:
+        return None
+
+
 def need_gpu() -> Gpu:
     """GPU 0, from the CUDA driver API.
 

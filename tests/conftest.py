@@ -74,6 +74,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA driver on this machine"))
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without an NVIDIA driver, wherever the test runs."""
+
+    def no_library(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("deploykit.gpu.ctypes.CDLL", no_library)
+
+
 @pytest.fixture(scope="session")
 def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The user's own ``networks.py``."""

@@ -9,7 +9,7 @@ from io import TextIOWrapper
 import typer
 
 from deploykit import __version__
-from deploykit.cli import archs, demo, export, predict, train, verify
+from deploykit.cli import archs, build_trt, demo, doctor, export, predict, train, verify
 from deploykit.cli.console import write_error
 
 app = typer.Typer(
@@ -22,9 +22,11 @@ app = typer.Typer(
 )
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
+app.command("build-trt")(build_trt.build_trt)
 app.command("predict")(predict.predict)
 app.command("train")(train.train)
 app.command("archs")(archs.archs)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from deploykit.bundle import Bundle
     from deploykit.cli.console import Console
     from deploykit.specs import Precision
+
+_UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")]
@@ -38,11 +41,13 @@ TrustPickle = Annotated[
         help="Let the checkpoint run the code in it; only for files you made yourself.",
     ),
 ]
-Runtime = Annotated[
-    str, typer.Option(help="What executes: onnxruntime-cpu, onnxruntime-cuda, or auto.")
-]
+RUNTIME_NAMES = "onnxruntime-cpu, onnxruntime-cuda, tensorrt, tensorrt_rtx, rehearsal"
 PrecisionName = Annotated[
-    str | None, typer.Option("--precision", help="The deploy graph's precision: fp32.")
+    str | None, typer.Option("--precision", help="The graph's or engine's precision: fp32, fp16.")
+]
+Tf32 = Annotated[
+    bool,
+    typer.Option("--tf32", help="Let onnxruntime-cuda compute FP32 in TensorFloat-32: faster."),
 ]
 
 
@@ -70,6 +75,19 @@ def parsed_arch_args(items: list[str] | None) -> dict[str, object] | None:
     from deploykit.models.arch_args import parse_arch_args
 
     return parse_arch_args(items)
+
+
+def parsed_bytes(text: str | None) -> int | None:
+    """``2GiB`` as bytes; None when it was not given."""
+    if text is None:
+        return None
+    from deploykit.errors import UsageError
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB)", text.strip(), re.IGNORECASE)
+    value = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
+    if value < 1:
+        raise UsageError(f"{text!r} is no amount of memory.", hint="Write it as 512MiB or 2GiB.")
+    return value
 
 
 def parsed_precision(name: str | None) -> Precision | None:

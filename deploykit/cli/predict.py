@@ -9,11 +9,12 @@ import typer
 
 from deploykit.cli.console import command
 from deploykit.cli.options import (
+    RUNTIME_NAMES,
     Artifacts,
     BundleName,
     Json,
     PrecisionName,
-    Runtime,
+    Tf32,
     Verbose,
     chosen_bundle,
     parsed_precision,
@@ -34,8 +35,12 @@ def predict(
     top_k: Annotated[
         int | None, typer.Option(help="How many classes a row ranks.  [default: at most 5]")
     ] = None,
-    runtime: Runtime = "auto",
+    runtime: Annotated[
+        str,
+        typer.Option(help=f"What executes: {RUNTIME_NAMES}, or auto for the fastest proven."),
+    ] = "auto",
     precision: PrecisionName = None,
+    tf32: Tf32 = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a run.")] = 8,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.  [default: one a core]")
@@ -62,6 +67,7 @@ def predict(
             top_k=top_k,
             runtime=runtime,
             precision=parsed_precision(precision),
+            tf32=tf32,
             batch_size=batch_size,
             threads=threads,
         )

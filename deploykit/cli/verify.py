@@ -9,11 +9,13 @@ import typer
 
 from deploykit.cli.console import command
 from deploykit.cli.options import (
+    RUNTIME_NAMES,
     ArchArgs,
     Artifacts,
     BundleName,
     Json,
     PrecisionName,
+    Tf32,
     TrustPickle,
     Verbose,
     chosen_bundle,
@@ -32,9 +34,14 @@ def verify(
     ] = None,
     bundle: BundleName = None,
     runtime: Annotated[
-        str, typer.Option(help="What executes: onnxruntime-cpu or onnxruntime-cuda.")
-    ] = "onnxruntime-cpu",
+        str | None,
+        typer.Option(help=f"What executes: {RUNTIME_NAMES}.  [default: all that run here]"),
+    ] = None,
     precision: PrecisionName = None,
+    engine: Annotated[
+        str | None, typer.Option(help="One engine, by its file's name.  [default: the newest]")
+    ] = None,
+    tf32: Tf32 = False,
     arch: Annotated[
         str | None, typer.Option(help="Compare with this architecture, your own code included.")
     ] = None,
@@ -75,6 +82,8 @@ def verify(
             max_images=max_images,
             runtime=runtime,
             precision=parsed_precision(precision),
+            engine=engine,
+            tf32=tf32,
             reference=reference,
             self_test=self_test,
         )

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from deploykit.bundle import Bundle
-from deploykit.errors import MissingError, ParityError
-from deploykit.jobs.sessions import open_bundle_graph
-from deploykit.progress import Note, Progress
-from deploykit.proofs import Proof
+from deploykit.errors import DeploykitError, DeviceError, MissingError, ParityError
+from deploykit.gpu import need_gpu
+from deploykit.jobs.candidates import (
+    Candidate,
+    all_candidates,
+    decisive_proofs,
+    named_candidates,
+    open_candidate,
+)
+from deploykit.jobs.engines import is_flavour, self_test
+from deploykit.progress import Note, Progress, silent
 from deploykit.session import Session
 from deploykit.specs import Precision
 
 AUTO = "auto"
 #: What ``auto`` tries, fastest first.
 _PREFERENCE: tuple[tuple[str, Precision], ...] = (
+    ("tensorrt", "fp16"),
+    ("tensorrt_rtx", "fp16"),
+    ("tensorrt", "fp32"),
+    ("tensorrt_rtx", "fp32"),
+    ("onnxruntime-cuda", "fp16"),
     ("onnxruntime-cuda", "fp32"),
     ("onnxruntime-cpu", "fp32"),
 )
@@ -21,49 +33,45 @@ _PREFERENCE: tuple[tuple[str, Precision], ...] = (
 def open_best(
     bundle: Bundle,
     *,
-    runtime: str,
-    precision: Precision | None,
-    threads: int | None,
-    progress: Progress,
+    runtime: str = AUTO,
+    precision: Precision | None = None,
+    threads: int | None = None,
+    tf32: bool = False,
+    progress: Progress = silent,
 ) -> Session:
-    """Open a bundle's deploy graph.
+    """Open one of a bundle's deploy graphs or engines.
 
     Args:
         bundle: The bundle.
         runtime: A runtime's name, which is used or fails; or ``auto`` for the fastest that has an
             ``executed`` proof without a decidable flip.
-        precision: A precision; None for any with ``auto``, else ``fp32``.
+        precision: A precision; None for any.
         threads: For computing on the CPU; None for one a core.
-        progress: Called with a note when ``auto`` leaves out a proven runtime, and why, and when a
-            runtime that was asked for has no proof.
+        tf32: Whether a GPU may compute FP32 in TensorFloat-32.
+        progress: Called with a note when ``auto`` leaves out an engine or a proven runtime, and
+            why, and when a runtime that was asked for has no proof.
 
     Raises:
         UsageError: No such runtime, or one that does not compute in that precision.
-        BundleError: No graph of that precision, or it is damaged.
-        ParityError: ``auto``, and nothing is proven.
+        BundleError: No graph of that precision, no engine, or it is damaged.
+        ParityError: ``auto``, and nothing is proven; or an engine does not give the recorded
+            answers.
         MissingError: The runtime's package or device is not here.
     """
     if runtime != AUTO:
-        return _open_named(bundle, runtime, precision or "fp32", threads, progress)
+        return _open_named(bundle, runtime, precision, threads, tf32, progress)
     if precision is not None:
         bundle.deploy_graph(precision)
     obstacle: MissingError | None = None
-    for name, candidate in _PREFERENCE:
-        if precision not in (None, candidate) or not proofs_of(bundle, name, candidate):
-            continue
-        graph = bundle.deploy_graph(candidate)
+    for candidate in _by_preference(bundle, precision):
         try:
-            session = open_bundle_graph(
-                bundle, graph, runtime=name, precision=candidate, threads=threads
-            )
+            session = _open_proven(bundle, candidate, threads, progress)
         except MissingError as exc:
-            progress(Note(f"{candidate} on {name} is proven but cannot run here: {exc.message}"))
+            progress(Note(f"not taken: {candidate}: {exc.message}"))
             obstacle = exc
             continue
-        if _is_proven(bundle, session):
+        if session is not None:
             return session
-        session.close()
-        progress(Note(f"{candidate} on {name} is proven, but not on {session.spec.device}"))
     if obstacle is not None:
         raise obstacle
     raise ParityError(
@@ -73,39 +81,99 @@ def open_best(
     )
 
 
-def proofs_of(bundle: Bundle, runtime: str, precision: Precision) -> list[Proof]:
-    """The executed proofs, without a decidable flip, of a deploy graph as it is now."""
-    manifest = bundle.manifest
-    graph = manifest.deploy.get(precision)
-    if graph is None:
-        return []
-    return [
-        proof
-        for proof in manifest.proofs
-        if (proof.graph, proof.graph_sha256) == (graph, manifest.files[graph].sha256)
-        and (proof.runtime, proof.kind, proof.measurement.flips) == (runtime, "executed", 0)
+def _by_preference(bundle: Bundle, precision: Precision | None) -> list[Candidate]:
+    rank = {key: place for place, key in enumerate(_PREFERENCE)}
+    wanted = [
+        candidate
+        for candidate in all_candidates(bundle)
+        if (candidate.runtime, candidate.precision) in rank
+        and precision in (None, candidate.precision)
     ]
+    return sorted(wanted, key=lambda each: rank[each.runtime, each.precision])
+
+
+def _open_proven(
+    bundle: Bundle, candidate: Candidate, threads: int | None, progress: Progress
+) -> Session | None:
+    """Open a candidate if it is proven on this very device: another GPU has other kernels.
+
+    A graph without a proof is passed over in silence, an engine is not: somebody built it.
+    """
+    proofs = decisive_proofs(bundle, candidate)
+    if not proofs:
+        if is_flavour(candidate.runtime):
+            need_gpu()
+            command = f"deploykit verify --runtime {candidate.runtime}"
+            progress(Note(f"not taken: {candidate}: it is not proven on a GPU yet: {command}"))
+        return None
+    session = open_candidate(bundle, candidate, threads=threads)
+    if any(proof.device == session.spec.device for proof in proofs):
+        return session
+    session.close()
+    progress(Note(f"not taken: {candidate}: it is proven, but not on {session.spec.device}"))
+    return None
 
 
 def _open_named(
-    bundle: Bundle, runtime: str, precision: Precision, threads: int | None, progress: Progress
+    bundle: Bundle,
+    runtime: str,
+    precision: Precision | None,
+    threads: int | None,
+    tf32: bool,
+    progress: Progress,
 ) -> Session:
-    graph = bundle.deploy_graph(precision)
-    session = open_bundle_graph(
-        bundle, graph, runtime=runtime, precision=precision, threads=threads
-    )
-    if not _is_proven(bundle, session):
-        progress(
-            Note(
-                f"{precision} on {runtime}, {session.spec.device}, is not proven: "
-                "deploykit verify does that"
-            )
-        )
+    candidates = named_candidates(bundle, runtime, precision)
+    if is_flavour(runtime):
+        return _open_engine(bundle, candidates, progress)
+    session = open_candidate(bundle, candidates[0], threads=threads, tf32=tf32)
+    if tf32 or not _is_proven(bundle, candidates[0], session):
+        spec = session.spec
+        how = f"{spec.precision}{' with TF32' if tf32 else ''} on {runtime}, {spec.device},"
+        progress(Note(f"{how} is not proven: deploykit verify does that"))
     return session
 
 
-def _is_proven(bundle: Bundle, session: Session) -> bool:
-    """Whether there is a proof from this very device: another GPU has other kernels."""
+def _open_engine(bundle: Bundle, candidates: list[Candidate], progress: Progress) -> Session:
+    """Open the newest engine that can run here; at its first run on a GPU it is tested."""
+    obstacle: MissingError | None = None
+    for candidate in candidates:
+        try:
+            need_gpu()
+            session = open_candidate(bundle, candidate)
+        except MissingError as exc:
+            obstacle = obstacle or exc
+            continue
+        if not _has_run(bundle, candidate, session):
+            try:
+                self_test(bundle, session, progress)
+            except BaseException:
+                session.close()
+                raise
+        return session
+    if obstacle is None:
+        raise ValueError("no engine to open")
+    raise DeviceError(
+        f"{candidates[0].runtime} cannot run here: {obstacle.message}{_instead(bundle)}",
+        hint=obstacle.hint,
+    ) from obstacle
+
+
+def _instead(bundle: Bundle) -> str:
+    """What would run without a --runtime, found out by opening it."""
+    try:
+        with open_best(bundle) as session:
+            spec = session.spec
+    except DeploykitError:
+        return ""
+    return f" Without --runtime, {spec.graph} on {spec.runtime} would run."
+
+
+def _is_proven(bundle: Bundle, candidate: Candidate, session: Session) -> bool:
+    proofs = decisive_proofs(bundle, candidate)
+    return any(proof.device == session.spec.device for proof in proofs)
+
+
+def _has_run(bundle: Bundle, candidate: Candidate, session: Session) -> bool:
+    """Whether an engine has passed at least the self-test on this GPU."""
     spec = session.spec
-    proofs = proofs_of(bundle, spec.runtime, spec.precision)
-    return any(proof.device == spec.device for proof in proofs)
+    return bundle.manifest.proof_of(candidate.file, spec.runtime, spec.device) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +14,18 @@ from deploykit.bundle import GOLDEN, Bundle
 from deploykit.errors import BundleError, ImagesError
 from deploykit.images.batches import read_batches
 from deploykit.images.generated import generated_images
-from deploykit.images.scan import sample_images, scan_images
+from deploykit.images.scan import ImageFile, sample_images, scan_images
 from deploykit.manifest import printable
 from deploykit.parity.compare import NamedBatch
 from deploykit.parity.measures import margins
+from deploykit.progress import Note, Progress
 from deploykit.proofs import UNDECIDABLE_MARGIN, PhotoKind, PhotoSet
 from deploykit.session import ImageBatch, Logits
 from deploykit.specs import Labels, Preprocessing, Size
 
 EXPORT_PHOTOS = 24
+SEARCH_PHOTOS = 32
+PROOF_PHOTOS = 32
 GOLDEN_IMAGES = 8
 _READ_BATCH = 8
 
@@ -87,6 +90,72 @@ class Photos:
         )
 
 
+def bundle_photos(
+    bundle: Bundle, images: Path | None, *, limit: int | None, progress: Progress
+) -> Photos:
+    """The photos of a folder, else of the one given at export while it is there, else golden ones.
+
+    Raises:
+        ImagesError: There is no image file.
+        BundleError: The golden images are needed and damaged.
+    """
+    folder = images or _recorded_folder(bundle, progress)
+    if folder is None:
+        return golden_photos(read_golden(bundle))
+    manifest = bundle.manifest
+    return folder_photos(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
+
+
+def split_photos(bundle: Bundle, images: Path | None, progress: Progress) -> tuple[Photos, Photos]:
+    """Photos to search with, and others to prove on what the search found.
+
+    Args:
+        bundle: The bundle.
+        images: See :func:`bundle_photos`.
+        progress: Called with a note that says which photos are taken.
+
+    Returns:
+        Two fixed samples, even over the classes, without a photo in common.
+
+    Raises:
+        ImagesError: There are not two images.
+        BundleError: The golden images are needed and damaged.
+    """
+    folder = images or _recorded_folder(bundle, progress)
+    if folder is None:
+        golden = read_golden(bundle)
+        if len(golden.images) < 2:
+            raise ImagesError(
+                f"{GOLDEN} has {len(golden.images)} image; a search and its proof need two.",
+                hint="Give a folder of photos: --images DIR",
+            )
+        return (
+            golden_photos(Golden(golden.images[0::2], golden.logits[0::2])),
+            golden_photos(Golden(golden.images[1::2], golden.logits[1::2])),
+        )
+    manifest = bundle.manifest
+    files = scan_images(folder, manifest.labels.names).files
+    if len(files) < 2:
+        raise ImagesError(f"{folder} has one image; a search and its proof need two.")
+    search = sample_images(files, min(SEARCH_PHOTOS, len(files) // 2))
+    searched = {file.name for file in search}
+    proof = sample_images([file for file in files if file.name not in searched], PROOF_PHOTOS)
+    return (
+        _read_photos(folder, search, manifest.preprocessing),
+        _read_photos(folder, proof, manifest.preprocessing),
+    )
+
+
+def _recorded_folder(bundle: Bundle, progress: Progress) -> Path | None:
+    """The folder given at export while it is there, said aloud."""
+    recorded = bundle.manifest.photos
+    if recorded and Path(recorded).is_dir():
+        progress(Note(f"using the photos given at export: {recorded}"))
+        return Path(recorded)
+    progress(Note(f"no photos given: using {GOLDEN}; --images DIR takes yours"))
+    return None
+
+
 def folder_photos(
     folder: Path, preprocessing: Preprocessing, *, labels: Labels, limit: int | None = None
 ) -> Photos:
@@ -98,6 +167,10 @@ def folder_photos(
     files = scan_images(folder, labels.names).files
     if limit is not None and limit < len(files):
         files = tuple(sample_images(files, limit))
+    return _read_photos(folder, files, preprocessing)
+
+
+def _read_photos(folder: Path, files: Sequence[ImageFile], preprocessing: Preprocessing) -> Photos:
     batches = (
         ([file.name for file in batch.readable], batch.images)
         for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH)

@@ -37,8 +37,9 @@ class PredictRequest:
         top_k: How many classes a row ranks; None for min(5, K).
         runtime: See :func:`deploykit.jobs.choose.open_best`.
         precision: The deploy graph's; None for what the runtime takes.
-        batch_size: Images a run of the session.
+        batch_size: Images a run of the session; fewer where an engine takes fewer.
         threads: For decoding, and for computing on the CPU; None for one a core.
+        tf32: Whether a GPU may compute FP32 in TensorFloat-32.
     """
 
     source: Path
@@ -47,6 +48,7 @@ class PredictRequest:
     precision: Precision | None = None
     batch_size: int = _DEFAULT_BATCH
     threads: int | None = None
+    tf32: bool = False
 
 
 @dataclass
@@ -133,8 +135,11 @@ class PredictionRun:
             runtime=request.runtime,
             precision=request.precision,
             threads=request.threads,
+            tf32=request.tf32,
             progress=progress,
         )
+        largest = self._session.spec.largest_batch or request.batch_size
+        self._batch_size = min(request.batch_size, largest)
 
     @property
     def spec(self) -> SessionSpec:
@@ -167,7 +172,7 @@ class PredictionRun:
         batches = read_batches(
             self._files,
             self._preprocessing,
-            batch_size=self._request.batch_size,
+            batch_size=self._batch_size,
             threads=self._request.threads,
         )
         for batch in batches:

@@ -9,7 +9,13 @@ from importlib import metadata
 
 import msgspec
 
-from deploykit.parity.compare import NamedBatch, batch_sizes, compare_sessions, regroup
+from deploykit.parity.compare import (
+    MAX_BATCH_SIZE,
+    NamedBatch,
+    batch_sizes,
+    compare_sessions,
+    regroup,
+)
 from deploykit.progress import Progress, Step
 from deploykit.proofs import (
     Measurement,
@@ -20,10 +26,14 @@ from deploykit.proofs import (
     Tolerance,
     tolerance_for,
 )
+from deploykit.runtime.opener import REHEARSAL
 from deploykit.session import Session, SessionSpec
 from deploykit.specs import Labels, Value
 
-_PACKAGES = ("deploykit", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow", "torch")
+_PACKAGES = (
+    *("deploykit", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow"),
+    *("tensorrt", "tensorrt_rtx", "torch"),
+)
 
 
 class Verdict(Value, frozen=True):
@@ -75,7 +85,8 @@ def judge_sessions(
     def on_images(done: int) -> None:
         progress(Step("comparing", done, count))
 
-    groups = regroup(batches, batch_sizes(count))
+    limits = [each.spec.largest_batch for each in candidates if each.spec.largest_batch]
+    groups = regroup(batches, batch_sizes(count, min(limits, default=MAX_BATCH_SIZE)))
     measurements = compare_sessions(reference, candidates, groups, labels, on_images)
     return tuple(
         judge(candidate.spec, measurement)
@@ -88,7 +99,7 @@ def judge(candidate: SessionSpec, measurement: Measurement) -> Verdict:
     tolerance = tolerance_for(candidate.precision)
     return Verdict(
         candidate=candidate,
-        kind="executed",
+        kind="rehearsed" if candidate.runtime == REHEARSAL else "executed",
         measurement=measurement,
         tolerance=tolerance,
         objections=tolerance.objections(measurement),

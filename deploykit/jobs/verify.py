@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploykit.bundle import CANONICAL_GRAPH, GOLDEN, Bundle
-from deploykit.errors import BundleError
-from deploykit.jobs.photos import Photos, folder_photos, golden_photos, read_golden
+from deploykit.errors import BundleError, MissingError
+from deploykit.gpu import find_gpu
+from deploykit.jobs.candidates import (
+    Candidate,
+    engine_candidate,
+    named_candidates,
+    open_candidate,
+)
+from deploykit.jobs.engines import named_engine
+from deploykit.jobs.photos import bundle_photos, golden_photos, read_golden
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
 from deploykit.jobs.sessions import open_bundle_graph
 from deploykit.jobs.verdicts import Verdict, judge_sessions, proof_of
 from deploykit.manifest import Manifest, update_manifest
 from deploykit.progress import Note, Progress, silent
 from deploykit.proofs import PhotoSet, ReferenceKind
-from deploykit.runtime.opener import precisions_of
+from deploykit.runtime.opener import CPU, CUDA
 from deploykit.runtime.recorded import RecordedSession
+from deploykit.session import Session
 from deploykit.specs import Precision
 
 
@@ -28,17 +38,20 @@ class VerifyRequest:
         images: A folder of photos; None for the one recorded at export while it is there, else the
             golden images.
         max_images: At most so many, a fixed sample that is even over the classes.
-        runtime: What executes the deploy graphs.
-        precision: Of the deploy graph; None for every one that the runtime executes.
+        runtime: What executes; None for every runtime that can run here.
+        precision: Of the deploy graphs and engines; None for every one.
+        engine: One engine by its name; None for the newest of its kind.
+        tf32: Whether a GPU may compute FP32 in TensorFloat-32; proves nothing about FP32.
         reference: What the user named to compare with.
-        self_test: Compare the deploy graphs with the recorded golden answers; needs only the
-            bundle.
+        self_test: Compare with the recorded golden answers; needs only the bundle.
     """
 
     images: Path | None = None
     max_images: int | None = None
-    runtime: str = "onnxruntime-cpu"
+    runtime: str | None = None
     precision: Precision | None = None
+    engine: str | None = None
+    tf32: bool = False
     reference: ReferenceRequest = field(default_factory=ReferenceRequest)
     self_test: bool = False
 
@@ -81,15 +94,16 @@ def verify_bundle(
         MissingError: The runtime needs a package or a device that is not here.
     """
     request = request or VerifyRequest()
-    photos = _photos(bundle, request, progress)
+    if request.self_test:
+        photos = golden_photos(read_golden(bundle))
+    else:
+        photos = bundle_photos(bundle, request.images, limit=request.max_images, progress=progress)
     with ExitStack() as stack:
         reference = _reference(bundle, request, progress)
         stack.enter_context(reference.session)
         candidates = [
-            stack.enter_context(
-                open_bundle_graph(bundle, graph, runtime=request.runtime, precision=precision)
-            )
-            for graph, precision in _graphs(bundle, request, reference)
+            stack.enter_context(session)
+            for session in _sessions(bundle, request, reference, progress)
         ]
         verdicts = judge_sessions(
             reference.session,
@@ -124,39 +138,38 @@ def _reference(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Re
     return Reference(session, kind="golden", description=f"answers recorded in {GOLDEN}")
 
 
-def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos:
-    if request.self_test:
-        return golden_photos(read_golden(bundle))
-    folder = request.images
-    if folder is None and bundle.manifest.photos and Path(bundle.manifest.photos).is_dir():
-        folder = Path(bundle.manifest.photos)
-        progress(Note(f"using the photos given at export: {folder}"))
-    if folder is None:
-        progress(Note(f"no photos given: using {GOLDEN}; --images DIR takes yours"))
-        return golden_photos(read_golden(bundle))
-    return folder_photos(
-        folder,
-        bundle.manifest.preprocessing,
-        labels=bundle.manifest.labels,
-        limit=request.max_images,
-    )
+def _sessions(
+    bundle: Bundle, request: VerifyRequest, reference: Reference, progress: Progress
+) -> Iterator[Session]:
+    """Open what is to be compared; never the reference with itself."""
+    named = (request.runtime, request.precision, request.engine) != (None, None, None)
+    if reference.kind == "module" and not named:
+        yield open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32")
+    obstacle: MissingError | None = None
+    opened = 0
+    for candidate in _candidates(bundle, request):
+        try:
+            session = open_candidate(bundle, candidate, tf32=request.tf32)
+        except MissingError as exc:
+            if request.runtime or request.engine:
+                raise
+            obstacle = exc
+            if candidate.runtime != CUDA or find_gpu() is not None:
+                progress(Note(f"left out: {candidate}: {exc.message}"))
+            continue
+        opened += 1
+        yield session
+    if obstacle is not None and not opened:
+        raise obstacle
 
 
-def _graphs(
-    bundle: Bundle, request: VerifyRequest, reference: Reference
-) -> list[tuple[str, Precision]]:
-    """The graphs to compare, with their precision; never the reference with itself."""
-    if request.precision is not None:
-        return [(bundle.deploy_graph(request.precision), request.precision)]
-    able = precisions_of(request.runtime)
-    graphs: list[tuple[str, Precision]] = [
-        (graph, precision)
-        for precision, graph in bundle.manifest.deploy.items()
-        if precision in able
-    ]
-    if reference.kind == "module":
-        graphs.insert(0, (CANONICAL_GRAPH, "fp32"))
-    return graphs
+def _candidates(bundle: Bundle, request: VerifyRequest) -> list[Candidate]:
+    """The candidates that are meant; of engines of one kind the newest."""
+    if request.engine is not None:
+        return [engine_candidate(named_engine(bundle, request.engine))]
+    found = named_candidates(bundle, request.runtime, request.precision)
+    newest = {(each.runtime, each.precision): each for each in reversed(found)}
+    return [each for each in found if newest[each.runtime, each.precision] == each]
 
 
 def _keep(
@@ -173,6 +186,8 @@ def _keep(
             spec = verdict.candidate
             if manifest.files.get(spec.graph) != measured[spec.graph]:
                 continue  # exported again meanwhile: this verdict is about another graph
+            if spec.tf32:
+                continue  # of FP32 it shows neither the one nor the other
             if not verdict.passed:
                 manifest = manifest.without_proof(spec.graph, spec.runtime, spec.device)
             elif reference_kind != "golden":

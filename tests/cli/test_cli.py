@@ -15,7 +15,7 @@ import pytest
 import deploykit
 from deploykit.cli.app import run
 
-COMMANDS = ("export", "verify", "predict", "train", "archs", "demo")
+COMMANDS = ("export", "verify", "build-trt", "predict", "train", "archs", "doctor", "demo")
 
 
 @pytest.fixture
@@ -182,11 +182,7 @@ def test_a_failed_verification_exits_with_3_and_the_numbers(
     assert answer["result"]["passed"] is False
 
 
-def test_a_missing_device_exits_with_5(cli, exported_bundle, photo_folder, monkeypatch, tmp_path):
-    def no_library(name):
-        raise OSError
-
-    monkeypatch.setattr("deploykit.runtime._onnxruntime.ctypes.CDLL", no_library)
+def test_a_missing_device_exits_with_5(cli, exported_bundle, photo_folder, no_gpu, tmp_path):
     code, _, err = cli(
         *("predict", photo_folder, "--bundle", exported_bundle.folder),
         *("--runtime", "onnxruntime-cuda"),

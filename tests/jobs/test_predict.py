@@ -8,7 +8,7 @@ from PIL import Image
 import deploykit
 from deploykit.bundle import open_bundle
 from deploykit.errors import BundleError, DeviceError, ImagesError, ParityError, UsageError
-from deploykit.jobs.choose import proofs_of
+from deploykit.jobs.candidates import all_candidates, decisive_proofs
 from deploykit.jobs.predict import PredictionRun, PredictRequest, predict_folder, predictions
 from deploykit.manifest import update_manifest
 from deploykit.progress import Note
@@ -153,8 +153,11 @@ def test_of_equal_logits_the_first_class_wins_as_in_torch():
 
 
 def test_auto_takes_what_is_proven(exported_bundle, photo_folder):
-    assert len(proofs_of(exported_bundle, "onnxruntime-cpu", "fp32")) == 1
-    assert proofs_of(exported_bundle, "onnxruntime-cuda", "fp32") == []
+    proofs = {
+        candidate.runtime: len(decisive_proofs(exported_bundle, candidate))
+        for candidate in all_candidates(exported_bundle)
+    }
+    assert proofs == {"onnxruntime-cpu": 1, "onnxruntime-cuda": 0}
     with PredictionRun(exported_bundle, PredictRequest(photo_folder)) as run:
         assert (run.spec.runtime, run.spec.precision) == ("onnxruntime-cpu", "fp32")
 
@@ -193,22 +196,14 @@ def prove_on_cuda(bundle):
     return open_bundle(bundle.folder)
 
 
-def test_auto_says_aloud_when_a_proven_device_is_missing(bundle, photo_folder, monkeypatch):
-    def no_library(name):
-        raise OSError
-
-    monkeypatch.setattr("deploykit.runtime._onnxruntime.ctypes.CDLL", no_library)
+def test_auto_says_aloud_when_a_proven_device_is_missing(bundle, photo_folder, no_gpu):
     notes = []
     with PredictionRun(prove_on_cuda(bundle), PredictRequest(photo_folder), notes.append) as run:
         assert run.spec.runtime == "onnxruntime-cpu"
-    assert any("cannot run here" in e.message for e in notes if isinstance(e, Note))
+    assert any("onnxruntime-cuda: There is no NVIDIA" in e.message for e in notes)
 
 
-def test_a_device_that_was_named_is_not_replaced(bundle, photo_folder, monkeypatch):
-    def no_library(name):
-        raise OSError
-
-    monkeypatch.setattr("deploykit.runtime._onnxruntime.ctypes.CDLL", no_library)
+def test_a_device_that_was_named_is_not_replaced(bundle, photo_folder, no_gpu):
     with pytest.raises(DeviceError):
         rows_of(bundle, photo_folder, runtime="onnxruntime-cuda")
 

@@ -279,11 +279,7 @@ def test_a_precision_that_is_not_there_is_refused(bundle):
         verify_bundle(bundle, VerifyRequest(precision="fp16"))
 
 
-def test_a_device_that_is_not_there_is_refused(bundle, monkeypatch):
-    def no_library(name):
-        raise OSError
-
-    monkeypatch.setattr("deploykit.runtime._onnxruntime.ctypes.CDLL", no_library)
+def test_a_device_that_is_not_there_is_refused(bundle, no_gpu):
     with pytest.raises(DeviceError):
         verify_bundle(bundle, VerifyRequest(runtime="onnxruntime-cuda"))
 

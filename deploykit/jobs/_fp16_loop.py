@@ -1,0 +1,167 @@
+"""The closed loop: scan, rehearse, and while that fails keep more nodes in FP32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deploykit.bundle import deploy_graph
+from deploykit.errors import ParityError
+from deploykit.jobs._fp16_ranking import rank_tensors
+from deploykit.jobs._fp16_scan import scan_ranges
+from deploykit.jobs._fp16_search import NodeSet, Trials, grow, shrink
+from deploykit.jobs.sessions import open_rehearsal
+from deploykit.jobs.verdicts import Verdict, judge_sessions
+from deploykit.manifest import Manifest
+from deploykit.parity.compare import NamedBatch
+from deploykit.progress import Note, Progress
+from deploykit.runtime.recorded import RecordedSession
+from deploykit.session import Logits
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FP16_GRAPH = deploy_graph("fp16")
+
+
+@dataclass(frozen=True)
+class AnsweredPhotos:
+    """Photos and what the reference answers.
+
+    Attributes:
+        batches: The photos.
+        logits: (N, K), in their order.
+    """
+
+    batches: Sequence[NamedBatch]
+    logits: Logits
+
+
+@dataclass(frozen=True)
+class KeptSet:
+    """What the loop found.
+
+    Attributes:
+        nodes: The names of nodes that must stay in FP32.
+        reasons: Why, for each of them.
+        trials: How many sets were rehearsed.
+        minimal: Whether it was shown that no single one can be spared.
+    """
+
+    nodes: NodeSet
+    reasons: dict[str, str]
+    trials: int
+    minimal: bool
+
+
+class Fp16Loop:
+    """Looks for the nodes of one graph that must stay in FP32.
+
+    Args:
+        graph: ``deploy/fp32.onnx``; not changed.
+        manifest: The bundle's.
+        photos: What to search on.
+        progress: Called with what is being done.
+    """
+
+    def __init__(
+        self, graph: ir.Model, manifest: Manifest, photos: AnsweredPhotos, progress: Progress
+    ) -> None:
+        self._graph = graph
+        self._manifest = manifest
+        self._photos = photos
+        self._progress = progress
+        self._objections: tuple[str, ...] = ()
+
+    def run(self, seconds: float) -> KeptSet:
+        """Find a set with which the rehearsal passes, and from which no node can be dropped.
+
+        Args:
+            seconds: How long new trials may begin.
+
+        Raises:
+            ParityError: There is none, or none was found in that time.
+        """
+        scan = scan_ranges(self._graph, self._photos.batches, self._progress)
+        trials = Trials(self._passes, seconds)
+        reasons = scan.reasons
+        nodes: NodeSet | None = frozenset(reasons)
+        if not trials(frozenset(reasons)):
+            self._progress(Note(f"FP16 does not pass yet: {'; '.join(self._objections)}"))
+            groups = self._ranked_groups(frozenset(reasons), trials)
+            reasons = {**_search_reasons(groups), **reasons}
+            nodes = grow(frozenset(scan.reasons), [nodes for nodes, _ in groups], trials)
+        if nodes is None:
+            raise self._not_found(trials)
+        nodes, minimal = shrink(nodes, scan.pinned, trials)
+        kept = {name: reasons[name] for name in nodes}
+        return KeptSet(nodes, kept, trials.count, minimal)
+
+    def converted(self, keep: NodeSet) -> ir.Model:
+        """The FP16 graph that keeps these nodes in FP32."""
+        from deploykit.graph import passes
+        from deploykit.graph.fp16 import convert_to_fp16
+
+        return passes.apply(self._graph, [convert_to_fp16(keep)])
+
+    def _passes(self, keep: NodeSet) -> bool:
+        verdict = self._rehearse(keep)
+        if not verdict.passed:
+            self._objections = verdict.objections
+        return verdict.passed
+
+    def _rehearse(self, keep: NodeSet) -> Verdict:
+        preprocessing, labels = self._manifest.preprocessing, self._manifest.labels
+        reference = RecordedSession(
+            self._photos.logits, name="reference", input_size=preprocessing.input_size
+        )
+        with open_rehearsal(
+            self.converted(keep), name=FP16_GRAPH, preprocessing=preprocessing, labels=labels
+        ) as candidate:
+            (verdict,) = judge_sessions(
+                reference,
+                [candidate],
+                self._photos.batches,
+                len(self._photos.logits),
+                labels,
+                self._progress,
+            )
+        return verdict
+
+    def _ranked_groups(self, keep: NodeSet, trials: Trials) -> list[tuple[Sequence[str], str]]:
+        """Nodes to keep together, with the reason, the most promising first; all nodes at last."""
+        from deploykit.graph.fp16 import guardians
+
+        guarded = guardians(self._graph)
+        images = np.concatenate([images for _, images in self._photos.batches])
+        gains = rank_tensors(
+            self.converted(keep), images, self._photos.logits, trials, self._progress
+        )
+        groups: list[tuple[Sequence[str], str]] = [
+            (guarded[tensor], f"rounding {tensor} to FP16 moves a logit by {gain:.2g}")
+            for tensor, gain in gains.items()
+        ]
+        everything = sorted({name for names in guarded.values() for name in names})
+        return [*groups, (everything, "only with every node in FP32 does it pass")]
+
+    def _not_found(self, trials: Trials) -> ParityError:
+        objections = "; ".join(self._objections)
+        if trials.expired:
+            return ParityError(
+                f"FP16 does not pass, and in {trials.seconds:.0f} s the search tried "
+                f"{trials.count} sets of nodes to keep in FP32: {objections}.",
+                hint="Let it search longer (--search-seconds), or build in FP32: --precision fp32",
+            )
+        return ParityError(
+            f"FP16 does not pass, even with every node in FP32: {objections}.",
+            hint="The FP32 graph is at fault, or the photos: deploykit verify shows which; "
+            "--precision fp32 builds without FP16.",
+        )
+
+
+def _search_reasons(groups: Sequence[tuple[Sequence[str], str]]) -> dict[str, str]:
+    """Each node's reason: that of the first group that it is in."""
+    return {name: reason for names, reason in reversed(groups) for name in names}

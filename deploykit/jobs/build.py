@@ -1,0 +1,307 @@
+"""Build: a proven deploy graph becomes a TensorRT engine with a passport."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from deploykit.bundle import Bundle, open_bundle
+from deploykit.engine.audit import Audit, audit_engine
+from deploykit.engine.build import BuiltEngine, engine_from_onnx
+from deploykit.engine.flavour import TensorRT, installed_flavours, open_flavour
+from deploykit.engine.history import Build, BuildHistory
+from deploykit.engine.passport import (
+    SCHEMA,
+    BuiltOn,
+    Passport,
+    engine_name,
+    objection,
+    passport_path,
+    write_passport,
+)
+from deploykit.engine.targets import CURRENT, parse_targets
+from deploykit.errors import DependencyError, ParityError
+from deploykit.files import replacing
+from deploykit.gpu import Gpu, find_gpu, need_gpu
+from deploykit.jobs.tune import TuneRequest, Tuning, tune_fp16
+from deploykit.jobs.verdicts import now
+from deploykit.jobs.verify import Verification, VerifyRequest, verify_bundle
+from deploykit.manifest import Manifest, record_file, update_manifest
+from deploykit.progress import Note, Progress, Step, silent
+from deploykit.proofs import Proof
+from deploykit.runtime.opener import CPU, REHEARSAL
+from deploykit.specs import Flavour, Precision, Profile
+
+ENGINES = "engines"
+BUILD_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
+_TIMING_CACHE = "cache/timing.cache"
+_HISTORY = "cache/builds.json"
+#: On which runtime the proof of a deploy graph rests where no GPU has run it.
+_PROOF_RUNTIME: dict[Precision, str] = {"fp32": CPU, "fp16": REHEARSAL}
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build.
+
+    Attributes:
+        precision: ``fp16`` or ``fp32``.
+        flavour: Which TensorRT; None for the one that is installed and fits.
+        targets: See :func:`deploykit.engine.targets.parse_targets`.
+        profile: The batch sizes.
+        workspace_bytes: The most device memory that a layer may use while it computes; None for
+            all there is.
+        tuning: How the FP16 graph is made, if it has to be.
+    """
+
+    precision: Precision = "fp16"
+    flavour: Flavour | None = None
+    targets: tuple[str, ...] = ()
+    profile: Profile = field(default_factory=Profile)
+    workspace_bytes: int | None = None
+    tuning: TuneRequest = field(default_factory=TuneRequest)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """An engine of a bundle.
+
+    Attributes:
+        bundle: The bundle, which has the engine now.
+        engine: Relative to the bundle.
+        passport: What it is, where it runs, and the proof that it rests on.
+        tuning: What it took to make the FP16 graph; None when the bundle had it.
+        audit: The layers' precisions, where there is a GPU to load the engine.
+        verification: The engine's own comparison, where there is a GPU to run it.
+    """
+
+    bundle: Bundle
+    engine: str
+    passport: Passport
+    tuning: Tuning | None
+    audit: Audit | None
+    verification: Verification | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing that could be checked here failed."""
+        return self.verification is None or self.verification.passed
+
+
+def build_engine(
+    bundle: Bundle, request: BuildRequest | None = None, progress: Progress = silent
+) -> BuildResult:
+    """Build an engine from a bundle's deploy graph, and verify it where there is a GPU.
+
+    Args:
+        bundle: The bundle.
+        request: What to build.
+        progress: Called with what is being done and what was chosen.
+
+    Raises:
+        UsageError: Targets, batch sizes or a flavour that make no sense.
+        ParityError: The deploy graph is not proven, or cannot be made in FP16; or an FP16 engine
+            has no layer in FP16. The bundle has no new engine.
+        GraphError: TensorRT does not take the graph.
+        MissingError: TensorRT is not installed, or a GPU is needed and not there.
+    """
+    request = request or BuildRequest()
+    gpu = find_gpu()
+    flavour = _choose_flavour(request, gpu, progress)
+    targets = parse_targets(request.targets, flavour)
+    if targets == (CURRENT,):
+        need_gpu()  # or the FP16 graph would be made first, and in vain
+    tensorrt = open_flavour(flavour)
+    bundle, proof, tuning = _proven_graph(bundle, request, progress)
+    built = _build(bundle, proof.graph, request, tensorrt, targets, progress)
+    passport = _passport(bundle, request, tensorrt, targets, proof, built)
+    runs_here = gpu is not None and not objection(
+        passport,
+        tensorrt_version=tensorrt.version,
+        gpu=gpu,
+        deploy_graph_sha256=passport.deploy_graph_sha256,
+    )
+    audit = _audit(tensorrt, built, passport, progress) if runs_here else None
+    bundle, engine = _publish(bundle, passport, built)
+    if not runs_here:
+        return BuildResult(bundle, engine, passport, tuning, None, None)
+    verification = verify_bundle(
+        bundle, VerifyRequest(images=request.tuning.images, engine=engine), progress
+    )
+    return BuildResult(open_bundle(bundle.folder), engine, passport, tuning, audit, verification)
+
+
+def _choose_flavour(request: BuildRequest, gpu: Gpu | None, progress: Progress) -> Flavour:
+    """The flavour that was asked for, else the one that is installed and fits.
+
+    TensorRT builds for the GPU at hand; TensorRT for RTX builds for others, and without any.
+    """
+    if request.flavour is not None:
+        return request.flavour
+    installed = installed_flavours()
+    here = gpu is not None and request.targets in ((), (CURRENT,))
+    if here and "tensorrt" in installed:
+        progress(Note("building with tensorrt, for the GPU of this machine (--flavour chooses)"))
+        return "tensorrt"
+    if "tensorrt_rtx" in installed:
+        reason = "for other GPUs" if gpu else "which needs no GPU to build"
+        progress(Note(f"building with tensorrt_rtx, {reason} (--flavour chooses)"))
+        return "tensorrt_rtx"
+    raise DependencyError(
+        "TensorRT for RTX is not installed"
+        + (", and without a GPU nothing else builds engines." if gpu is None else "."),
+        hint='Install it: pip install "deploykit[rtx]"'
+        + (', or for this GPU: pip install "deploykit[tensorrt]"' if gpu else ""),
+    )
+
+
+def _proven_graph(
+    bundle: Bundle, request: BuildRequest, progress: Progress
+) -> tuple[Bundle, Proof, Tuning | None]:
+    """The deploy graph of the precision and its proof; an FP16 graph is made where there is none.
+
+    Raises:
+        ParityError: It is not proven.
+    """
+    precision = request.precision
+    proof = _proof_of(bundle, precision)
+    if precision == "fp16" and (proof is None or request.tuning.images is not None):
+        tuning = tune_fp16(bundle, request.tuning, progress)
+        bundle = tuning.bundle
+        return bundle, tuning.proof, tuning
+    if proof is None:
+        raise ParityError(
+            f"The {precision} graph of bundle {bundle.name} is not proven to decide as the "
+            "checkpoint does.",
+            hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR",
+        )
+    photos = proof.photos.images
+    progress(Note(f"{proof.graph} is there, {proof.kind} on {photos} images"))
+    return bundle, proof, None
+
+
+def _proof_of(bundle: Bundle, precision: Precision) -> Proof | None:
+    graph = bundle.manifest.deploy.get(precision)
+    if graph is None:
+        return None
+    return bundle.manifest.proof_of(graph, _PROOF_RUNTIME[precision], "CPU")
+
+
+def _build(
+    bundle: Bundle,
+    graph: str,
+    request: BuildRequest,
+    tensorrt: TensorRT,
+    targets: tuple[str, ...],
+    progress: Progress,
+) -> BuiltEngine:
+    history = BuildHistory(bundle.folder / _HISTORY)
+    expected = history.estimate_seconds(
+        tensorrt.flavour, request.precision, targets, request.profile
+    )
+    stage = "building" if expected is None else f"building (took {expected:.0f} s before)"
+
+    def on_step(phase: str, done: int, total: int) -> None:
+        progress(Step(f"{stage}: {phase}", done, total))
+
+    progress(Step(stage))
+    built = engine_from_onnx(
+        tensorrt,
+        bundle.checked(graph),
+        profile=request.profile,
+        targets=targets,
+        workspace_bytes=request.workspace_bytes,
+        timing_cache=bundle.folder / _TIMING_CACHE,
+        on_step=on_step,
+    )
+    history.add(
+        Build(
+            flavour=tensorrt.flavour,
+            precision=request.precision,
+            targets=targets,
+            profile=request.profile,
+            seconds=built.seconds,
+        )
+    )
+    return built
+
+
+def _passport(
+    bundle: Bundle,
+    request: BuildRequest,
+    tensorrt: TensorRT,
+    targets: tuple[str, ...],
+    proof: Proof,
+    built: BuiltEngine,
+) -> Passport:
+    gpu = built.gpu
+    return Passport(
+        schema=SCHEMA,
+        flavour=tensorrt.flavour,
+        version=tensorrt.version,
+        targets=targets,
+        gpu=None
+        if gpu is None
+        else BuiltOn(name=gpu.name, compute_capability=gpu.compute_capability),
+        profile=request.profile,
+        inputs=built.inputs,
+        outputs=built.outputs,
+        precision=request.precision,
+        kept=bundle.manifest.kept.get(request.precision, ()),
+        deploy_graph=proof.graph,
+        deploy_graph_sha256=built.graph_sha256,
+        engine=engine_name(
+            flavour=tensorrt.flavour,
+            version=tensorrt.version,
+            targets=targets,
+            gpu=gpu,
+            precision=request.precision,
+            profile=request.profile,
+        ),
+        engine_sha256=hashlib.sha256(built.plan).hexdigest(),
+        engine_bytes=len(built.plan),
+        build_seconds=round(built.seconds, 3),
+        created=now(),
+        proof=proof,
+    )
+
+
+def _audit(tensorrt: TensorRT, built: BuiltEngine, passport: Passport, progress: Progress) -> Audit:
+    """Look at the precision of the engine's layers.
+
+    Raises:
+        ParityError: An engine that is to compute in FP16 has no layer that does.
+    """
+    progress(Step("auditing the engine's layers"))
+    audit = audit_engine(tensorrt, built.plan, inputs=built.inputs, profile=passport.profile)
+    if not audit.tells:
+        # The types of a strongly typed network are those of its graph, so it is kept all the same.
+        progress(Note("the engine does not tell in which precision its layers compute"))
+    obstacle = audit.objection(passport.precision)
+    if obstacle is not None:
+        raise ParityError(f"{passport.engine}: {obstacle}.", hint="It was not kept.")
+    return audit
+
+
+def _publish(bundle: Bundle, passport: Passport, built: BuiltEngine) -> tuple[Bundle, str]:
+    """Write the engine, its passport, and then the manifest that names both."""
+    engine = f"{ENGINES}/{passport.engine}"
+    path = bundle.folder / engine
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(built.plan)
+    write_passport(passport_path(path), passport)
+    passport_file = passport_path(Path(engine)).as_posix()
+
+    def change(manifest: Manifest) -> Manifest:
+        files = {name: record_file(bundle.folder / name) for name in (engine, passport_file)}
+        others = tuple(name for name in manifest.engines if name != engine)
+        return msgspec.structs.replace(
+            manifest, engines=(*others, engine), files={**manifest.files, **files}
+        )
+
+    update_manifest(bundle.folder, change)
+    return open_bundle(bundle.folder), engine

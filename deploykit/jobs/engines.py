@@ -1,0 +1,149 @@
+"""A bundle's TensorRT engines: which there are, which can run here, and how one is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploykit.bundle import GOLDEN, Bundle
+from deploykit.engine.flavour import open_flavour
+from deploykit.engine.passport import Passport, objection, passport_path, read_passport
+from deploykit.engine.plan import check_plan
+from deploykit.errors import BundleError, DeviceError, ParityError
+from deploykit.gpu import need_gpu
+from deploykit.jobs.photos import golden_photos, read_golden
+from deploykit.jobs.verdicts import judge_sessions, proof_of
+from deploykit.manifest import update_manifest
+from deploykit.progress import Note, Progress
+from deploykit.runtime.opener import open_engine
+from deploykit.runtime.recorded import RecordedSession
+from deploykit.session import Session
+from deploykit.specs import FLAVOURS, Flavour, Precision
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine of a bundle.
+
+    Attributes:
+        file: Relative to the bundle, ``engines/....engine``.
+        passport: What it is, and where it runs.
+    """
+
+    file: str
+    passport: Passport
+
+
+def engines_of(
+    bundle: Bundle, *, flavour: Flavour | None = None, precision: Precision | None = None
+) -> list[Engine]:
+    """The engines of a bundle, the newest first.
+
+    Args:
+        bundle: The bundle.
+        flavour: Only of this one.
+        precision: Only of this one.
+
+    Raises:
+        BundleError: A passport is missing or damaged.
+    """
+    engines = [
+        Engine(file, read_passport(bundle.checked(passport_path(Path(file)).as_posix())))
+        for file in reversed(bundle.manifest.engines)
+    ]
+    return [
+        engine
+        for engine in engines
+        if flavour in (None, engine.passport.flavour)
+        and precision in (None, engine.passport.precision)
+    ]
+
+
+def named_engine(bundle: Bundle, name: str) -> Engine:
+    """The engine that a user names by its path in the bundle or its file name.
+
+    Raises:
+        BundleError: There is none of that name.
+    """
+    engines = engines_of(bundle)
+    for engine in engines:
+        if name in (engine.file, engine.passport.engine):
+            return engine
+    have = ", ".join(engine.passport.engine for engine in engines) or "none"
+    raise BundleError(
+        f"Bundle {bundle.name} has no engine {name}; it has {have}.",
+        hint="Build one: deploykit build-trt",
+    )
+
+
+def open_bundle_engine(bundle: Bundle, engine: Engine) -> Session:
+    """Open an engine, once its passport and its hash have been checked.
+
+    Raises:
+        DeviceError: It cannot run here: no GPU, another GPU, another TensorRT.
+        DependencyError: TensorRT is not installed.
+        BundleError: The engine is missing, damaged, or older than the graph it was built from.
+    """
+    passport, manifest = engine.passport, bundle.manifest
+    gpu = need_gpu()
+    tensorrt = open_flavour(passport.flavour)
+    graph = manifest.files.get(passport.deploy_graph)
+    obstacle = objection(
+        passport,
+        tensorrt_version=tensorrt.version,
+        gpu=gpu,
+        deploy_graph_sha256=graph.sha256 if graph else "",
+    )
+    if obstacle is not None:
+        raise DeviceError(obstacle)
+    plan = bundle.checked(engine.file).read_bytes()
+    damage = check_plan(plan, passport.flavour)
+    if damage is not None:
+        raise BundleError(f"{engine.file}: {damage}.", hint="Build it again: deploykit build-trt")
+    return open_engine(
+        tensorrt,
+        plan,
+        name=engine.file,
+        precision=passport.precision,
+        profile=passport.profile,
+        preprocessing=manifest.preprocessing,
+        labels=manifest.labels,
+    )
+
+
+def is_flavour(runtime: str) -> bool:
+    """Whether a runtime is one of TensorRT's flavours, which run engines instead of graphs."""
+    return runtime in FLAVOURS
+
+
+def self_test(bundle: Bundle, session: Session, progress: Progress) -> None:
+    """Let an engine that runs on this GPU for the first time answer the golden images.
+
+    That it passed is kept as the weakest of proofs, so that it is asked once.
+
+    Raises:
+        ParityError: Its answers are not the recorded ones.
+    """
+    golden = read_golden(bundle)
+    photos = golden_photos(golden)
+    labels = bundle.manifest.labels
+    reference = RecordedSession(golden.logits, name=GOLDEN, input_size=session.spec.input_size)
+    (verdict,) = judge_sessions(reference, [session], photos, photos.count, labels, progress)
+    if not verdict.passed:
+        raise ParityError(
+            f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
+            f"{'; '.join(verdict.objections)}.",
+            hint="Build it again: deploykit build-trt",
+        )
+    proof = proof_of(
+        verdict,
+        graph_sha256=bundle.manifest.files[session.spec.graph].sha256,
+        reference=f"answers recorded in {GOLDEN}",
+        reference_kind="golden",
+        photos=photos.drawn(),
+    )
+    progress(Note(f"{session.spec.graph} gives the recorded answers on {session.spec.device}"))
+    try:
+        update_manifest(bundle.folder, lambda manifest: manifest.with_proof(proof))
+    except (OSError, BundleError) as exc:
+        progress(Note(f"not kept, {bundle.folder} cannot be changed: {exc}"))

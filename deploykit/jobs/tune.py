@@ -1,0 +1,196 @@
+"""Tune: make the FP16 deploy graph that decides as the checkpoint does, and rehearse it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from deploykit.bundle import Bundle, open_bundle
+from deploykit.errors import ParityError
+from deploykit.files import replacing
+from deploykit.jobs._fp16_loop import FP16_GRAPH, AnsweredPhotos, Fp16Loop, KeptSet
+from deploykit.jobs.photos import Photos, split_photos
+from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
+from deploykit.jobs.sessions import open_rehearsal
+from deploykit.jobs.verdicts import Verdict, judge_sessions, proof_of
+from deploykit.manifest import Manifest, record_file, update_manifest
+from deploykit.progress import Progress, Step, silent
+from deploykit.proofs import Proof
+from deploykit.specs import KeptNode
+
+SEARCH_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class TuneRequest:
+    """How to tune.
+
+    Attributes:
+        images: A folder of photos, of which one half of a sample is for the search and the other
+            for the proof; None for the one given at export, else the golden images.
+        search_seconds: How long the search may begin new trials.
+    """
+
+    images: Path | None = None
+    search_seconds: float = SEARCH_SECONDS
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """An FP16 graph that passed, and what it took.
+
+    Attributes:
+        bundle: The bundle, which has the graph and its proof now.
+        kept: The nodes that stay in FP32, and why.
+        verdict: The rehearsal of the very file, on photos that the search did not use.
+        proof: The same as the manifest keeps it.
+        searched: How many photos the search used.
+        trials: How many sets of FP32 nodes were rehearsed; 1 when the first passed.
+        minimal: Whether it was shown that no single kept node can be spared.
+    """
+
+    bundle: Bundle
+    kept: tuple[KeptNode, ...]
+    verdict: Verdict
+    proof: Proof
+    searched: int
+    trials: int
+    minimal: bool
+
+
+def tune_fp16(bundle: Bundle, request: TuneRequest, progress: Progress = silent) -> Tuning:
+    """Make ``deploy/fp16.onnx`` from ``deploy/fp32.onnx`` and prove it by rehearsal.
+
+    The range scan and the search choose the nodes that stay in FP32; then the file that was written
+    is rehearsed on other photos.
+
+    Args:
+        bundle: The bundle.
+        request: How.
+        progress: Called with what is being done.
+
+    Raises:
+        ParityError: No set of FP32 nodes was found with which the graph passes, or the one that was
+            found fails on the photos that the search did not see. The bundle stays as it was.
+        InputError: The bundle is damaged, or the photos cannot be used.
+        DependencyError: onnx is not installed.
+    """
+    search_photos, proof_photos = split_photos(bundle, request.images, progress)
+    with ExitStack() as stack:
+        reference = open_reference(bundle, ReferenceRequest(), progress)
+        stack.enter_context(reference.session)
+        if reference.objection is not None:
+            raise ParityError(f"Nothing can be proven in FP16: {reference.objection}.")
+        answered = _answered(search_photos, reference, progress)
+        loop = _open_loop(bundle, answered, progress)
+        found = loop.run(request.search_seconds)
+        with replacing(bundle.folder / FP16_GRAPH) as path:
+            kept = _write(loop, found, bundle.manifest, path)
+            verdict = _prove(path, bundle.manifest, reference, proof_photos, progress)
+    proof = proof_of(
+        verdict,
+        graph_sha256=record_file(bundle.folder / FP16_GRAPH).sha256,
+        reference=reference.description,
+        reference_kind=reference.kind,
+        photos=proof_photos.drawn(),
+    )
+    _record(bundle, kept, proof)
+    return Tuning(
+        bundle=open_bundle(bundle.folder),
+        kept=kept,
+        verdict=verdict,
+        proof=proof,
+        searched=len(answered.logits),
+        trials=found.trials,
+        minimal=found.minimal,
+    )
+
+
+def _answered(photos: Photos, reference: Reference, progress: Progress) -> AnsweredPhotos:
+    batches, logits = [], []
+    for names, images in photos:
+        batches.append((names, images.copy()))  # the buffer behind them is reused
+        logits.append(reference.session.run(images))
+        progress(Step("asking the reference", sum(map(len, logits)), photos.count))
+    photos.drawn()
+    return AnsweredPhotos(batches, np.concatenate(logits))
+
+
+def _open_loop(bundle: Bundle, photos: AnsweredPhotos, progress: Progress) -> Fp16Loop:
+    from deploykit.graph.files import load_graph
+
+    graph = load_graph(bundle.checked(bundle.deploy_graph("fp32")))
+    return Fp16Loop(graph, bundle.manifest, photos, progress)
+
+
+def _write(loop: Fp16Loop, found: KeptSet, manifest: Manifest, path: Path) -> tuple[KeptNode, ...]:
+    """Write the FP16 graph, and say which of its nodes compute in FP32 after all."""
+    from deploykit.graph.files import save_graph
+    from deploykit.graph.fp16 import fp32_nodes
+    from deploykit.graph.passes import MODULE_PATH
+
+    graph = loop.converted(found.nodes)
+    save_graph(graph, path, labels=manifest.labels, preprocessing=manifest.preprocessing)
+    return tuple(
+        KeptNode(
+            node=node.name or "",
+            operator=node.op_type,
+            module=node.metadata_props.get(MODULE_PATH, ""),
+            reason=found.reasons.get(
+                node.name or "", f"ONNX Runtime's converter leaves {node.op_type} in FP32"
+            ),
+        )
+        for node in fp32_nodes(graph)
+    )
+
+
+def _prove(
+    path: Path, manifest: Manifest, reference: Reference, photos: Photos, progress: Progress
+) -> Verdict:
+    """Rehearse the very file that was written.
+
+    Raises:
+        ParityError: It does not pass.
+    """
+    from deploykit.graph.files import load_graph
+
+    with open_rehearsal(
+        load_graph(path),
+        name=FP16_GRAPH,
+        preprocessing=manifest.preprocessing,
+        labels=manifest.labels,
+    ) as candidate:
+        (verdict,) = judge_sessions(
+            reference.session, [candidate], photos, photos.count, manifest.labels, progress
+        )
+    if not verdict.passed:
+        raise ParityError(
+            "The FP16 graph passes on the photos of the search, but not on others:\n"
+            + "\n".join((*verdict.objections, *_flips(verdict))),
+            hint="Give more photos (--images), or build in FP32: --precision fp32",
+        )
+    return verdict
+
+
+def _flips(verdict: Verdict) -> Iterable[str]:
+    for flip in verdict.measurement.flipped:
+        yield f"{flip.path}: {flip.reference} -> {flip.candidate}, margin {flip.margin:.2e}"
+
+
+def _record(bundle: Bundle, kept: tuple[KeptNode, ...], proof: Proof) -> None:
+    def change(manifest: Manifest) -> Manifest:
+        bare = manifest.without_proof(FP16_GRAPH, proof.runtime, proof.device)
+        changed = msgspec.structs.replace(
+            bare,
+            deploy={**manifest.deploy, "fp16": FP16_GRAPH},
+            files={**manifest.files, FP16_GRAPH: record_file(bundle.folder / FP16_GRAPH)},
+            kept={**manifest.kept, "fp16": kept},
+        )
+        return changed.with_proof(proof)
+
+    update_manifest(bundle.folder, change)

@@ -1,0 +1,88 @@
+"""Engines: what was built, as text and as values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from deploykit.jobs.build import BuildResult
+from deploykit.jobs.tune import Tuning
+from deploykit.proofs import Proof
+from deploykit.report.terminal import flips_of, photos_text, verification_text
+from deploykit.report.values import verdict_value, verification_value
+from deploykit.specs import KeptNode
+
+_SHOWN_NODES = 12
+
+
+def build_text(result: BuildResult) -> str:
+    """The FP32 nodes, the proof, the engine and where it runs."""
+    passport = result.passport
+    profile, proof = passport.profile, passport.proof
+    lines = [
+        *kept_text(passport.kept, result.tuning),
+        f"graph    {passport.deploy_graph}: {_proof_text(proof) if proof else 'not proven'}",
+        f"engine   {result.bundle.folder / result.engine} "
+        f"({passport.engine_bytes / 1e6:.0f} MB, in {passport.build_seconds:.1f} s)",
+        f"runs on  {passport.needs}, with {passport.flavour} "
+        f"{passport.version}, {passport.precision}, batches of {profile.min_batch} to "
+        f"{profile.max_batch} (best at {profile.opt_batch})",
+    ]
+    if result.audit is not None:
+        counts = ", ".join(f"{n} in {name}" for name, n in result.audit.layers.most_common())
+        lines.append(f"layers   {counts}")
+    if result.verification is not None:
+        lines.append(verification_text(result.verification))
+    else:
+        lines.append(
+            "It has not been run: on the machine with the GPU, run "
+            f"deploykit verify --runtime {passport.flavour}"
+        )
+    return "\n".join(lines)
+
+
+def kept_text(kept: tuple[KeptNode, ...], tuning: Tuning | None) -> list[str]:
+    """The nodes that stay in FP32, a line each, with where they are and why."""
+    lines = [
+        f"FP32     {node.node} ({node.operator}{f' of {node.module}' if node.module else ''}): "
+        f"{node.reason}"
+        for node in kept[:_SHOWN_NODES]
+    ]
+    if len(kept) > _SHOWN_NODES:
+        lines.append(f"         ... and {len(kept) - _SHOWN_NODES} more nodes")
+    if tuning is not None and kept:
+        verdict = "none of them can be spared" if tuning.minimal else "perhaps not all are needed"
+        lines.append(f"         {verdict}: {tuning.trials} sets tried")
+    return lines
+
+
+def build_value(result: BuildResult) -> dict[str, Any]:
+    """The passport, what it took, and what was verified."""
+    tuning = result.tuning
+    return {
+        "bundle": str(result.bundle.folder),
+        "engine": result.engine,
+        "passport": msgspec.json.decode(msgspec.json.encode(result.passport)),
+        "tuning": None
+        if tuning is None
+        else {
+            "searched_photos": tuning.searched,
+            "trials": tuning.trials,
+            "minimal": tuning.minimal,
+            "verdict": verdict_value(tuning.verdict),
+        },
+        "audit": None if result.audit is None else dict(result.audit.layers),
+        "verification": None
+        if result.verification is None
+        else verification_value(result.verification),
+    }
+
+
+def _proof_text(proof: Proof) -> str:
+    found = proof.measurement
+    return (
+        f"{proof.kind} on {photos_text(proof.photos)}, flips {flips_of(found)}, "
+        f"error {found.max_relative_error:.1e} of the scale, |dp| "
+        f"{found.max_probability_change:.1e}"
+    )
