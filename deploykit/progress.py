@@ -15,11 +15,13 @@ class Step:
         stage: What is being done, as a person would say it: ``exporting``, ``comparing``.
         done: How much is done, in the stage's own unit (images, epochs).
         total: How much there is; None when it is not known.
+        detail: What exactly is being done, where a stage has parts.
     """
 
     stage: str
     done: int = 0
     total: int | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True)

@@ -98,13 +98,14 @@ class Console:
         if self._bar is None:
             self._bar = _progress_bar()
             self._bar.start()
-        if [task.description for task in self._bar.tasks] != [step.stage]:
+        if [task.fields["stage"] for task in self._bar.tasks] != [step.stage]:
             # Not ``reset``, which keeps the old total where the new one is not known.
             for finished in self._bar.task_ids:
                 self._bar.remove_task(finished)
-            self._bar.add_task(step.stage, total=step.total)
+            self._bar.add_task(step.stage, total=step.total, stage=step.stage)
         (current,) = self._bar.task_ids
-        self._bar.update(current, completed=step.done, total=step.total)
+        description = f"{step.stage}: {step.detail}" if step.detail else step.stage
+        self._bar.update(current, completed=step.done, total=step.total, description=description)
 
 
 def _progress_bar() -> Progress:

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias, TypeVar
 
 _Result = TypeVar("_Result")
 OnStep: TypeAlias = Callable[[str, int, int], None]
-"""Called with a phase of the build, how many of its steps are done, and how many it has."""
+"""Called with the phase that a build is in, how many of the build's own steps are done, and how
+many it has."""
 
 #: Python delivers Ctrl-C between two waits: on Windows a wait cannot be interrupted.
 _POLL_SECONDS = 0.1
@@ -63,15 +64,18 @@ def _make_progress(trt: Any, put: Callable[[tuple[str, int, int]], None], cancel
     class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self._totals: dict[str, int] = {}
+            self._build = ""  # the phase that all others are parts of
+            self._done, self._total = 0, 0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            del parent_phase
-            self._totals[phase_name] = num_steps
-            put((phase_name, 0, num_steps))
+            if parent_phase is None:
+                self._build, self._done, self._total = phase_name, 0, num_steps
+            put((phase_name, self._done, self._total))
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            put((phase_name, step + 1, self._totals.get(phase_name, step + 1)))
+            if phase_name == self._build:
+                self._done = step + 1
+            put((phase_name, self._done, self._total))
             return not cancelled.is_set()
 
         def phase_finish(self, phase_name: str) -> None:

@@ -66,8 +66,8 @@ def engine_from_onnx(
         workspace_bytes: The most device memory that a layer may use for itself; None for all.
         timing_cache: Where TensorRT keeps how fast its kernels were on this GPU; a file that does
             not fit is replaced. TensorRT for RTX measures nothing and leaves it alone.
-        on_step: Told each step of each phase, in the calling thread. TensorRT may be silent for
-            most of a build.
+        on_step: Told at each step, in the calling thread, the phase that the build is in, and how
+            many of its own steps are done of how many. TensorRT may be silent for most of a build.
 
     Raises:
         UsageError: The targets are not for this flavour or version, or the workspace is too small.

@@ -202,10 +202,10 @@ def _build(
     expected = history.estimate_seconds(
         tensorrt.flavour, request.precision, targets, request.profile
     )
-    stage = "building" if expected is None else f"building (took {expected:.0f} s before)"
+    stage = "building" if expected is None else f"building (~{expected:.0f} s)"
 
     def on_step(phase: str, done: int, total: int) -> None:
-        progress(Step(f"{stage}: {phase}", done, total))
+        progress(Step(stage, done, total, detail=phase.lower()))
 
     progress(Step(stage))
     built = engine_from_onnx(

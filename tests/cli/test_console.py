@@ -45,6 +45,18 @@ def test_a_stage_takes_the_place_of_the_one_before_it(monkeypatch):
     assert "epoch 0" in terminal.getvalue()
 
 
+def test_a_stage_with_parts_keeps_its_bar_and_its_clock(monkeypatch):
+    put_terminal(monkeypatch)
+    console = Console("build-trt", sys.stdout, as_json=False)
+    console.progress(Step("building", 0, 6, detail="cloning"))
+    (first,) = console._bar.tasks
+    console.progress(Step("building", 1, 6, detail="timing"))
+    (task,) = console._bar.tasks
+    assert task is first
+    assert (task.description, task.completed, task.total) == ("building: timing", 1, 6)
+    console.close()
+
+
 def test_notes_stand_above_the_bar(monkeypatch):
     terminal = put_terminal(monkeypatch)
     console = Console("train", sys.stdout, as_json=False)

@@ -86,7 +86,10 @@ def test_steps_are_told_in_the_calling_thread(build):
     assert threads == {threading.current_thread()}
     assert ("Building engine", 0, 6) in steps
     assert len({phase for phase, _, _ in steps}) > 3
-    assert all(0 <= done <= total for _, done, total in steps)
+    done = [done for _, done, total in steps if total == 6]
+    assert len(done) == len(steps)  # the build's own steps, whatever phase it is in
+    assert done == sorted(done)
+    assert done[-1] >= 5  # TensorRT does not tell of the last one
 
 
 def test_an_error_of_the_progress_callback_stops_the_build_and_comes_through(rtx, build):
