@@ -81,6 +81,24 @@ class Bundle:
         return path
 
 
+def require_unchanged(bundle: Bundle, manifest: Manifest, file: str) -> None:
+    """Refuse to add to a bundle what was made from a file that it no longer has.
+
+    Args:
+        bundle: As it was when the work began.
+        manifest: As it is now.
+        file: What the work was made from.
+
+    Raises:
+        BundleError: The bundle was exported again meanwhile.
+    """
+    if manifest.files.get(file) != bundle.manifest.files[file]:
+        raise BundleError(
+            f"{bundle.folder} was changed meanwhile: {file} is not the one that was used.",
+            hint="Run the command again.",
+        )
+
+
 def open_bundle(folder: Path) -> Bundle:
     """Open a bundle by its folder.
 

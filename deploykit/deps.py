@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 #: The extra of deploykit that installs a module.
 EXTRAS = {
-    "cuda": "rtx",
     "matplotlib": "train",
     "onnx": "graph",
     "onnx_ir": "graph",
@@ -25,6 +24,8 @@ EXTRAS = {
     "torch": "export",
     "torchvision": "export",
 }
+#: What installs a module that no extra is for: both flavours of TensorRT need it.
+REQUIREMENTS = {"cuda": "cuda-bindings>=12.9.1"}
 
 
 def need(name: str) -> ModuleType:
@@ -42,9 +43,9 @@ def need(name: str) -> ModuleType:
     except (ImportError, OSError) as exc:
         top = name.partition(".")[0]
         extra = EXTRAS.get(top)
-        package = f'"deploykit[{extra}]"' if extra else top
+        requirement = f"deploykit[{extra}]" if extra else REQUIREMENTS.get(top, top)
         if isinstance(exc, ModuleNotFoundError) and exc.name == top:
             message = f"{top} is not installed, and this step needs it."
         else:
             message = f"{top} is installed but does not import: {exc}"
-        raise DependencyError(message, hint=f"Install it: pip install {package}") from exc
+        raise DependencyError(message, hint=f'Install it: pip install "{requirement}"') from exc

@@ -5,8 +5,35 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A folder for files that are to be moved into another one; it goes away with the block.
+
+    Args:
+        folder: Where they will go; the staging folder is in it, hidden, on the same file system.
+
+    Yields:
+        Where to write.
+    """
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as path:
+        yield Path(path)
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Give a finished file its name, in place of what has it, as a whole.
+
+    Raises:
+        OSError: The system refuses to.
+    """
+    with source.open("r+b") as file:
+        os.fsync(file.fileno())  # or a power cut may leave the name on an empty file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
 
 
 @contextlib.contextmanager
@@ -28,9 +55,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())  # or a power cut may leave the name on an empty file
-        partial.replace(path)
+        move_into_place(partial, path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -11,6 +11,17 @@ from deploykit.errors import DeviceError
 DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 # CUdevice_attribute, CUDA driver API reference, "Device Management".
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
+#: What to do about some of the errors of ``cuInit``: CUresult, CUDA driver API reference, "Data
+#: types used by CUDA driver".
+_REMEDIES = {
+    34: "Take the CUDA toolkit's folder of stubs out of LD_LIBRARY_PATH",
+    46: "Wait for the process that has the GPU to itself, which nvidia-smi shows",
+    100: "Unset CUDA_VISIBLE_DEVICES, and start a container with --gpus all",
+    802: "Start the service that the GPUs of this machine need, NVIDIA's Fabric Manager",
+    803: "Restart the machine, as every update of NVIDIA's driver demands",
+    804: "Update NVIDIA's driver, or take CUDA's compatibility libraries out of LD_LIBRARY_PATH",
+}
+_RESTART = "Restart the machine, and update NVIDIA's driver if that does not help"
 
 
 @dataclass(frozen=True)
@@ -52,19 +63,22 @@ def need_gpu() -> Gpu:
         driver = ctypes.CDLL(DRIVER_LIBRARY)
     except OSError as exc:
         raise DeviceError(
-            f"There is no NVIDIA driver on this machine: {DRIVER_LIBRARY} does not load."
+            f"There is no NVIDIA driver on this machine: {DRIVER_LIBRARY} does not load.",
+            hint="Install NVIDIA's driver, or start the container with --gpus all; "
+            "`deploykit doctor` shows what runs without.",
         ) from exc
     status = driver.cuInit(0)
     if status:
-        raise DeviceError(f"The NVIDIA driver does not start: cuInit gives error {status}.")
+        raise _failure(driver, "does not start", status)
     device, version = ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(256)
-    if (
+    status = (
         driver.cuDeviceGet(ctypes.byref(device), 0)
         or driver.cuDeviceGetName(name, len(name), device)
         or driver.cuDriverGetVersion(ctypes.byref(version))
-    ):
-        raise DeviceError("The NVIDIA driver finds no GPU.")
+    )
+    if status:
+        raise _failure(driver, "does not tell of its GPU", status)
     return Gpu(
         name=name.value.decode(),
         compute_capability=(
@@ -79,7 +93,16 @@ def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, attribute: int) -> int
     value = ctypes.c_int()
     status = driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
     if status:
-        raise DeviceError(
-            f"The NVIDIA driver gives error {status} for device attribute {attribute}."
-        )
+        raise _failure(driver, f"does not tell of its GPU's attribute {attribute}", status)
     return value.value
+
+
+def _failure(driver: ctypes.CDLL, what: str, status: int) -> DeviceError:
+    """The error for a call of the driver's that failed, in the driver's own words."""
+    words = ctypes.c_char_p()
+    driver.cuGetErrorString(status, ctypes.byref(words))  # null for an error that it does not know
+    reason = f"error {status}" if words.value is None else f"{words.value.decode()} ({status})"
+    return DeviceError(
+        f"The NVIDIA driver {what}: {reason}.",
+        hint=f"{_REMEDIES.get(status, _RESTART)}; `deploykit doctor` shows what is here.",
+    )

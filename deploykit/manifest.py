@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
 from filelock import FileLock, Timeout
 
 from deploykit.errors import BundleError, UsageError
-from deploykit.files import replacing
+from deploykit.files import move_into_place, replacing
 from deploykit.proofs import Proof
 from deploykit.specs import KeptNode, Labels, Precision, Preprocessing, TensorSpec, Value
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST_NAME = "bundle.json"
 _LOCK_SECONDS = 30.0
 
@@ -183,12 +184,18 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         path.write_bytes(data + b"\n")
 
 
-def update_manifest(folder: Path, change: Callable[[Manifest], Manifest]) -> Manifest:
+def update_manifest(
+    folder: Path,
+    change: Callable[[Manifest], Manifest],
+    files: Mapping[str, Path] = MappingProxyType({}),
+) -> Manifest:
     """Change ``bundle.json`` under a lock, so that two processes do not lose each other's change.
 
     Args:
         folder: The bundle.
-        change: Makes the new manifest from the one on disk.
+        change: Makes the new manifest from the one on disk, or raises.
+        files: Files that the new manifest names, by their path in the bundle: where they are now,
+            on the same file system. They are moved into place under the same lock.
 
     Raises:
         BundleError: Another process holds the lock, or the manifest cannot be read.
@@ -197,6 +204,8 @@ def update_manifest(folder: Path, change: Callable[[Manifest], Manifest]) -> Man
     try:
         with lock:
             manifest = change(read_manifest(folder))
+            for name, source in files.items():
+                move_into_place(source, folder / name)
             write_manifest(folder, manifest)
             return manifest
     except Timeout as exc:

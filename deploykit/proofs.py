@@ -30,6 +30,9 @@ NEAR_TIE_MARGIN = UNDECIDABLE_MARGIN["fp32"]
 #: this shows nothing about decisions.
 MAX_UNDECIDABLE_RATE = 0.05
 
+#: Nor does a comparison of which fewer images than this part decide anything.
+MIN_DECIDABLE_RATE = 0.5
+
 
 class Flip(Value, frozen=True):
     """An image whose top-1 class differs between reference and candidate.
@@ -132,6 +135,11 @@ class Tolerance(Value, frozen=True):
                 f"{found.near_ties} of {found.images} images have a margin of at most "
                 f"{NEAR_TIE_MARGIN:.0e} of the scale, so that the reference does not decide them; "
                 f"at most {MAX_UNDECIDABLE_RATE:.0%} may"
+            )
+        if found.decidable < MIN_DECIDABLE_RATE * found.images:
+            reasons.append(
+                f"only {found.decidable} of {found.images} images have a margin that decides; "
+                f"at least {MIN_DECIDABLE_RATE:.0%} must"
             )
         if found.undecidable_flips > MAX_UNDECIDABLE_RATE * found.images:
             reasons.append(

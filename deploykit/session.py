@@ -31,6 +31,7 @@ class SessionSpec(Value, frozen=True):
         largest_batch: The most images that one run takes; None when any number goes.
         tf32: Whether FP32 arithmetic may round to TensorFloat-32: what was measured with it shows
             nothing about plain FP32.
+        concurrent: Whether several threads may run it at once, each on a core of its own.
     """
 
     runtime: str
@@ -41,6 +42,7 @@ class SessionSpec(Value, frozen=True):
     classes: int
     largest_batch: int | None = None
     tf32: bool = False
+    concurrent: bool = False
 
 
 class Session(Protocol):

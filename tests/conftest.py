@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-import sys
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.bundle import Bundle
+from deploykit.bundle import Bundle, open_bundle
+from deploykit.engine.flavour import TensorRT, open_flavour
+from deploykit.gpu import DRIVER_LIBRARY, Gpu
+from deploykit.jobs.build import BuildResult, build_engine
 from deploykit.jobs.export import export_bundle
 from deploykit.jobs.export_request import ExportRequest
 from deploykit.jobs.preprocessing import PreprocessingOptions
@@ -67,7 +72,7 @@ SMALL = PreprocessingOptions(input_size=(16, 16))
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
     try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        ctypes.CDLL(DRIVER_LIBRARY)
     except OSError:
         for item in items:
             if "gpu" in item.keywords:
@@ -77,11 +82,62 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without an NVIDIA driver, wherever the test runs."""
+    put_driver(monkeypatch, None)
 
-    def no_library(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr("deploykit.gpu.ctypes.CDLL", no_library)
+@pytest.fixture
+def rtx_4070(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """A machine whose driver tells of this GPU, on which nothing can run."""
+    gpu = Gpu("NVIDIA GeForce RTX 4070", (8, 9), (13, 0))
+    put_driver(monkeypatch, gpu)
+    return gpu
+
+
+def put_driver(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None) -> None:
+    """Let NVIDIA's driver, and no other library, be one that tells of a GPU, or be missing."""
+    load = ctypes.CDLL
+
+    def load_other(name: str, *arguments: Any, **options: Any) -> Any:
+        if name != DRIVER_LIBRARY:
+            return load(name, *arguments, **options)
+        if gpu is None:
+            raise OSError(f"{name}: cannot open shared object file")
+        return made_driver(gpu)
+
+    monkeypatch.setattr("deploykit.gpu.ctypes.CDLL", load_other)
+
+
+def made_driver(gpu: Gpu) -> SimpleNamespace:
+    """What :mod:`deploykit.gpu` asks of the driver; 0 is success."""
+
+    def tell_name(buffer: Any, size: int, device: Any) -> int:
+        buffer.value = gpu.name.encode()
+        return 0
+
+    def tell_version(version: Any) -> int:
+        major, minor = gpu.cuda_version
+        version._obj.value = 1000 * major + 10 * minor
+        return 0
+
+    def tell_attribute(value: Any, attribute: int, device: Any) -> int:
+        major, minor = 75, 76
+        value._obj.value = gpu.compute_capability[(major, minor).index(attribute)]
+        return 0
+
+    return SimpleNamespace(
+        cuInit=lambda flags: 0,
+        cuDeviceGet=lambda device, ordinal: 0,
+        cuDeviceGetName=tell_name,
+        cuDriverGetVersion=tell_version,
+        cuDeviceGetAttribute=tell_attribute,
+    )
+
+
+@pytest.fixture(scope="session")
+def rtx() -> TensorRT:
+    """TensorRT for RTX, which builds on a CPU."""
+    pytest.importorskip("tensorrt_rtx")
+    return open_flavour("tensorrt_rtx")
 
 
 @pytest.fixture(scope="session")
@@ -149,3 +205,15 @@ def exported_bundle(
         artifacts=tmp_path_factory.mktemp("artifacts"),
     )
     return export_bundle(request).bundle
+
+
+@pytest.fixture(scope="session")
+def built_engine(
+    tmp_path_factory: pytest.TempPathFactory, exported_bundle: Bundle, rtx: TensorRT
+) -> BuildResult:
+    """What ``build-trt`` made of that bundle without a GPU; tests that change it copy it first."""
+    folder = tmp_path_factory.mktemp("engines") / "colours"
+    shutil.copytree(exported_bundle.folder, folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        put_driver(monkeypatch, None)
+        return build_engine(open_bundle(folder))

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from deploykit.deps import EXTRAS, need
+from deploykit.deps import EXTRAS, REQUIREMENTS, need
 from deploykit.errors import DependencyError
 
 
@@ -27,10 +27,18 @@ def test_what_is_broken_is_told_from_what_is_missing(tmp_path, monkeypatch):
         DependencyError, match="does not import: No module named 'no_such"
     ) as caught:
         need("half_broken")
-    assert "pip install half_broken" in caught.value.hint
+    assert 'pip install "half_broken"' in caught.value.hint
 
 
-def test_every_extra_exists():
+def test_a_package_that_several_extras_share_is_installed_alone(monkeypatch):
+    """Not TensorRT for RTX on top of TensorRT."""
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    with pytest.raises(DependencyError, match="cuda is not installed") as caught:
+        need("cuda")
+    assert caught.value.hint == 'Install it: pip install "cuda-bindings>=12.9.1"'
+
+
+def test_every_extra_and_requirement_exists():
     import tomllib
     from pathlib import Path
 
@@ -43,3 +51,4 @@ def test_every_extra_exists():
         "optional-dependencies"
     ]
     assert set(EXTRAS.values()) <= set(extras)
+    assert set(REQUIREMENTS.values()) <= {each for needed in extras.values() for each in needed}

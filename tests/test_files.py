@@ -1,6 +1,6 @@
 import pytest
 
-from deploykit.files import replacing
+from deploykit.files import move_into_place, replacing, staged
 
 
 @pytest.fixture
@@ -42,3 +42,13 @@ def test_what_cannot_be_renamed_is_removed(path):
     with pytest.raises(OSError, match="folder"):
         fail()
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["file.txt", "folder"]
+
+
+def test_staged_files_are_moved_where_they_belong(tmp_path):
+    with staged(tmp_path) as folder:
+        assert folder.parent == tmp_path
+        (folder / "graph").write_text("new")
+        (folder / "rest").write_text("left behind")
+        move_into_place(folder / "graph", tmp_path / "deploy" / "graph.onnx")
+    assert (tmp_path / "deploy" / "graph.onnx").read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["deploy"]

@@ -79,7 +79,7 @@ def test_a_graph_without_a_recorded_file_is_refused(folder):
         read_manifest(folder)
 
 
-@pytest.mark.parametrize(("schema", "action"), [(0, "Export"), (2, "Update deploykit")])
+@pytest.mark.parametrize(("schema", "action"), [(1, "Export"), (3, "Update deploykit")])
 def test_another_schema_says_what_to_do(folder, schema, action):
     edit(folder, lambda content: content.update(schema=schema, of_another_time=True))
     with pytest.raises(BundleError, match=f"schema {schema}") as caught:

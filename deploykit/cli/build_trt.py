@@ -48,9 +48,11 @@ def build_trt(
         ),
     ] = None,
     search_seconds: Annotated[
-        float,
-        typer.Option(min=0, help="How long to look for the nodes that must stay in FP32."),
-    ] = 300.0,
+        float | None,
+        typer.Option(
+            min=0, help="How long to look for the nodes that must stay in FP32.  [default: 300]"
+        ),
+    ] = None,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -59,7 +61,7 @@ def build_trt(
     with command("build-trt", as_json=json, verbose=verbose) as console:
         from deploykit.errors import ParityError
         from deploykit.jobs.build import BUILD_PRECISIONS, BuildRequest, build_engine
-        from deploykit.jobs.tune import TuneRequest
+        from deploykit.jobs.tune import SEARCH_SECONDS, TuneRequest
         from deploykit.report.engines import build_text, build_value
         from deploykit.specs import FLAVOURS, Profile, choice
 
@@ -69,7 +71,10 @@ def build_trt(
             targets=tuple(target or ()),
             profile=Profile(min_batch=min_batch, opt_batch=opt_batch, max_batch=max_batch),
             workspace_bytes=parsed_bytes(workspace),
-            tuning=TuneRequest(images=images, search_seconds=search_seconds),
+            tuning=TuneRequest(
+                images=images,
+                search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
+            ),
         )
         result = build_engine(chosen_bundle(bundle, artifacts, console), request, console.progress)
         console.result(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from deploykit.engine.flavour import TensorRT
-from deploykit.errors import DeviceError, GraphError
+from deploykit.engine.flavour import TensorRT, make, quoting
+from deploykit.errors import GraphError
 from deploykit.specs import Profile, TensorSpec
 
 if TYPE_CHECKING:
@@ -41,18 +41,13 @@ def network_from_onnx(tensorrt: TensorRT, builder: Any, data: bytes, *, name: st
 
     Raises:
         GraphError: TensorRT cannot read the graph, or does not know one of its operators.
-        DeviceError: TensorRT makes no network at all.
+        DeviceError: TensorRT makes no network or parser at all.
     """
     trt = tensorrt.trt
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     with tensorrt.log.capture() as lines:
-        network = builder.create_network(strongly_typed)
-        if network is None:
-            raise DeviceError(
-                "\n".join(["TensorRT makes no network:", *lines]),
-                hint="`deploykit doctor` shows what TensorRT needs and what is here.",
-            )
-        parser = trt.OnnxParser(network, tensorrt.log)
+        network = make(tensorrt, "network", lambda: builder.create_network(strongly_typed))
+        parser = make(tensorrt, "parser", lambda: trt.OnnxParser(network, tensorrt.log))
         if parser.parse(data):
             return network
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -61,7 +56,7 @@ def network_from_onnx(tensorrt: TensorRT, builder: Any, data: bytes, *, name: st
         reasons.append(f"and {len(errors) - _SHOWN_ERRORS} more")
     at_nodes = any(error.node_name() or error.node_operator() for error in errors)
     raise GraphError(
-        "\n".join([f"TensorRT cannot read {name}:", *reasons]),
+        quoting(f"TensorRT cannot read {name}", reasons),
         hint="Replace that operation in the network's forward by one that TensorRT knows, export "
         "again, or run the graph with --runtime onnxruntime-cuda."
         if at_nodes
@@ -129,14 +124,15 @@ def add_profile(
 
     Raises:
         GraphError: TensorRT refuses the profile all the same.
+        DeviceError: TensorRT makes no profile at all.
     """
     batches = (profile.min_batch, profile.opt_batch, profile.max_batch)
+    optimization = make(tensorrt, "profile", builder.create_optimization_profile)
     with tensorrt.log.capture() as lines:
-        optimization = builder.create_optimization_profile()
         for spec in inputs:
             optimization.set_shape(spec.name, *((batch, *spec.shape[1:]) for batch in batches))
         if config.add_optimization_profile(optimization) < 0:
             raise GraphError(
-                "\n".join([f"TensorRT refuses the batch sizes {batches}:", *lines]),
+                quoting(f"TensorRT refuses the batch sizes {batches}", lines),
                 hint="Set others with --min-batch, --opt-batch and --max-batch.",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
@@ -35,20 +35,25 @@ class BuildMonitor:
         self._cancelled = Event()
         self.progress: Any = _make_progress(trt, self._steps.put, self._cancelled)
 
-    def run(self, build: Callable[[], _Result], on_step: OnStep) -> _Result:
+    def run(
+        self, build: Callable[[], _Result], on_step: OnStep, on_cancel: Callable[[], None]
+    ) -> _Result:
         """Run a build and return what it returns.
 
         Whatever interrupts the wait, Ctrl-C or an exception of ``on_step``, stops the build at its
-        next step and goes on when its thread has ended.
+        next step and goes on when its thread has ended. ``on_cancel`` is called when that wait
+        begins, and again at each further Ctrl-C, which does not end it: Python itself would wait
+        for the thread when it exits, and in silence.
         """
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tensorrt-build") as threads:
+            result = threads.submit(build)
             try:
-                result = threads.submit(build)
                 result.add_done_callback(lambda _: self._steps.put(None))
                 while (step := self._next_step()) is not None:
                     on_step(*step)
             except BaseException:
                 self._cancelled.set()
+                _await_end(result, on_cancel)
                 raise
             return result.result()
 
@@ -56,6 +61,15 @@ class BuildMonitor:
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._steps.get(timeout=_POLL_SECONDS)
+
+
+def _await_end(result: Future[Any], on_cancel: Callable[[], None]) -> None:
+    # Not by joining the thread: where Ctrl-C interrupts that, Python 3.11 takes it for ended.
+    while not result.done():
+        with contextlib.suppress(KeyboardInterrupt):
+            on_cancel()
+            while not result.done():
+                wait([result], timeout=_POLL_SECONDS)
 
 
 def _make_progress(trt: Any, put: Callable[[tuple[str, int, int]], None], cancelled: Event) -> Any:

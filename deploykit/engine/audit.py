@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from deploykit.engine.flavour import TensorRT
+from deploykit.engine.flavour import TensorRT, make, quoting
 from deploykit.errors import DeviceError
 from deploykit.specs import Precision, Profile, TensorSpec
 
@@ -121,11 +121,11 @@ def audit_engine(
         profile: Its batch sizes; the layers are those for ``opt_batch``.
 
     Raises:
-        DeviceError: TensorRT does not load the engine here.
+        DeviceError: TensorRT does not start, or does not load the engine here.
     """
     trt = tensorrt.trt
     with tensorrt.log.capture() as lines:
-        runtime = trt.Runtime(tensorrt.log)
+        runtime = make(tensorrt, "runtime", lambda: trt.Runtime(tensorrt.log))
         engine = runtime.deserialize_cuda_engine(plan)
         context = None if engine is None else engine.create_execution_context()
         # Without shapes the inspector does not tell types.
@@ -133,11 +133,12 @@ def audit_engine(
             context.set_input_shape(spec.name, (profile.opt_batch, *spec.shape[1:]))
             for spec in inputs
         ):
-            inspector = engine.create_engine_inspector()
+            inspector = make(tensorrt, "inspector", engine.create_engine_inspector)
             inspector.execution_context = context
             text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
             return Audit(layer_precisions(text))
     raise DeviceError(
-        "\n".join(["TensorRT does not load the engine:", *lines]),
-        hint="Build it again on this machine: deploykit build-trt",
+        quoting("TensorRT does not load the engine", lines),
+        hint="Close what else uses the GPU, or build for this very GPU: "
+        "deploykit build-trt --target current",
     )

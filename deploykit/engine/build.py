@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploykit.engine._network import add_profile, inputs_of, network_from_onnx, outputs_of
 from deploykit.engine._progress import BuildMonitor, OnStep
-from deploykit.engine.flavour import TensorRT
+from deploykit.engine.flavour import TensorRT, make, quoting
 from deploykit.engine.targets import CURRENT, PORTABLE, parse_targets
 from deploykit.errors import DeploykitError, DeviceError, GraphError, UsageError
 from deploykit.files import replacing
@@ -20,7 +20,9 @@ from deploykit.gpu import Gpu, need_gpu
 from deploykit.specs import Profile, TensorSpec
 
 #: Words in TensorRT's log that tell the machine's fault from the graph's.
-_DEVICE_WORDS = ("cudaerror", "cuda runtime", "cuda initialization", "outofmemory", "out of memory")
+_DEVICE_WORDS = ("cudaerror", "cuda runtime", "cuda initialization")
+#: Words for a lack of memory, which without an error of CUDA's may be the limit that the user set.
+_MEMORY_WORDS = ("outofmemory", "out of memory", "insufficient memory", "workspace")
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,12 @@ def engine_from_onnx(
     workspace_bytes: int | None = None,
     timing_cache: Path | None = None,
     on_step: OnStep = lambda _phase, _done, _total: None,
+    on_cancel: Callable[[], None] = lambda: None,
 ) -> BuiltEngine:
     """Build an engine; nothing is written but the timing cache.
 
-    The build stops at its next step on Ctrl-C, and nothing is left behind.
+    The build stops at its next step on Ctrl-C, and nothing is left behind. There is no faster way:
+    further Ctrl-Cs change nothing.
 
     Args:
         tensorrt: The flavour that builds.
@@ -68,17 +72,20 @@ def engine_from_onnx(
             not fit is replaced. TensorRT for RTX measures nothing and leaves it alone.
         on_step: Told at each step, in the calling thread, the phase that the build is in, and how
             many of its own steps are done of how many. TensorRT may be silent for most of a build.
+        on_cancel: Called, in the calling thread, at each Ctrl-C: the build stops at TensorRT's next
+            step, which may be minutes away.
 
     Raises:
         UsageError: The targets are not for this flavour or version, or the workspace is too small.
         GraphError: TensorRT cannot read or build the graph, or its shapes are not a deploy graph's.
-        DeviceError: The GPU that ``current`` needs is missing, or fails, or runs out of memory.
+        DeviceError: The GPU that ``current`` needs is missing, or fails, or runs out of memory; or
+            TensorRT does not start.
     """
     targets = parse_targets(targets, tensorrt.flavour)
-    gpu = _current_gpu() if targets == (CURRENT,) else None
+    gpu = current_gpu() if targets == (CURRENT,) else None
     data = _read(graph)
     start = time.perf_counter()
-    builder = _open_builder(tensorrt)
+    builder = make(tensorrt, "builder", lambda: tensorrt.trt.Builder(tensorrt.log))
     network = network_from_onnx(tensorrt, builder, data, name=graph.name)
     inputs, outputs = inputs_of(network), outputs_of(network)
     config = _configure(tensorrt, builder, targets, workspace_bytes)
@@ -90,7 +97,9 @@ def engine_from_onnx(
     monitor = BuildMonitor(tensorrt.trt)
     config.progress_monitor = monitor.progress
     with tensorrt.log.capture() as lines:
-        memory = monitor.run(lambda: builder.build_serialized_network(network, config), on_step)
+        memory = monitor.run(
+            lambda: builder.build_serialized_network(network, config), on_step, on_cancel
+        )
     if memory is None:
         raise _failure(graph, lines, workspace_bytes)
     if timing_cache is not None:
@@ -105,14 +114,19 @@ def engine_from_onnx(
     )
 
 
-def _current_gpu() -> Gpu:
+def current_gpu() -> Gpu:
+    """The GPU that the target ``current`` means.
+
+    Raises:
+        DeviceError: There is none, or it cannot be used.
+    """
     try:
         return need_gpu()
     except DeviceError as exc:
         raise DeviceError(
             exc.message,
-            hint="What needs no GPU is an engine for one that you name: "
-            "--flavour tensorrt_rtx --target sm89",
+            hint="Build for a GPU that you name, which needs none here: "
+            f"--flavour tensorrt_rtx --target sm89. {exc.hint}",
         ) from exc
 
 
@@ -125,23 +139,12 @@ def _read(graph: Path) -> bytes:
         ) from exc
 
 
-def _open_builder(tensorrt: TensorRT) -> Any:
-    with tensorrt.log.capture() as lines:
-        try:
-            return tensorrt.trt.Builder(tensorrt.log)
-        except TypeError as exc:  # how the bindings say that the library gave a null pointer
-            raise DeviceError(
-                "\n".join([f"{tensorrt.flavour} {tensorrt.version} does not start:", *lines]),
-                hint="`deploykit doctor` shows which driver it needs and which one is here.",
-            ) from exc
-
-
 def _configure(
     tensorrt: TensorRT, builder: Any, targets: tuple[str, ...], workspace_bytes: int | None
 ) -> Any:
     """Everything about the build but its batch sizes."""
     trt = tensorrt.trt
-    config = builder.create_builder_config()
+    config = make(tensorrt, "configuration", builder.create_builder_config)
     # What stays in FP32 does so for its accuracy, and was proven in FP32: TF32 has the mantissa of
     # FP16.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -161,48 +164,52 @@ def _set_targets(tensorrt: TensorRT, config: Any, targets: tuple[str, ...]) -> N
             capability = getattr(tensorrt.trt.ComputeCapability, target.upper(), None)
             if capability is None or not config.set_compute_capability(capability, index):
                 raise UsageError(
-                    "\n".join(
-                        [f"tensorrt_rtx {tensorrt.version} does not build for {target}.", *lines]
-                    ),
+                    quoting(f"tensorrt_rtx {tensorrt.version} does not build for {target}", lines),
                     hint='Update it: pip install --upgrade "deploykit[rtx]"',
                 )
 
 
 def _load_timing_cache(config: Any, path: Path) -> None:
-    """Give the configuration the cache in a file, or an empty one to fill."""
+    """Give the configuration the cache in a file, or an empty one to fill, if it takes any."""
     try:
         data = path.read_bytes()
     except OSError:
         data = b""
-    cache = config.create_timing_cache(data)
     # A cache of another GPU or TensorRT, or a damaged one, only costs the time that it would save.
-    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    for content in (data, b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return
 
 
 def _save_timing_cache(config: Any, path: Path) -> None:
+    cache = config.get_timing_cache()
+    memory = None if cache is None else cache.serialize()
+    if memory is None:
+        return
     # The engine, which may have taken minutes, is worth more than a cache that cannot be kept.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            cache = config.get_timing_cache()
-            partial.write_bytes(bytes(cache.serialize()))
+            partial.write_bytes(bytes(memory))
 
 
 def _failure(graph: Path, lines: Sequence[str], workspace_bytes: int | None) -> DeploykitError:
     """The error for a build that gave nothing, from what TensorRT said meanwhile."""
-    message = "\n".join([f"TensorRT could not build {graph.name}:", *lines])
-    said = message.lower()
-    if any(word in said for word in _DEVICE_WORDS):
-        return DeviceError(
-            message,
-            hint="Close what else uses the GPU, lower --max-batch or --workspace, or update the "
-            "driver (`deploykit doctor`).",
-        )
-    if workspace_bytes is not None and "workspace" in said:
+    message = quoting(f"TensorRT could not build {graph.name}", lines)
+    said = " ".join(lines).lower()
+    of_device = any(word in said for word in _DEVICE_WORDS)
+    of_memory = any(word in said for word in _MEMORY_WORDS)
+    if of_memory and workspace_bytes is not None and not of_device:
         return UsageError(
             message,
             hint=f"--workspace allows {workspace_bytes:,} bytes: allow more, or leave it out.",
+        )
+    if of_device or of_memory:
+        return DeviceError(
+            message,
+            hint="Close what else uses the GPU, lower --max-batch, or update the driver "
+            "(`deploykit doctor`).",
         )
     return GraphError(
         message,

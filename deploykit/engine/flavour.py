@@ -6,12 +6,12 @@ import contextlib
 import functools
 import importlib.util
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deploykit.deps import EXTRAS, need
-from deploykit.errors import DependencyError
+from deploykit.errors import DependencyError, DeviceError
 from deploykit.specs import FLAVOURS, Flavour
 
 if TYPE_CHECKING:
@@ -70,6 +70,32 @@ def open_flavour(flavour: Flavour) -> TensorRT:
             hint=f'Install it: pip install "deploykit[{EXTRAS[flavour]}]"',
         )
     return TensorRT(flavour, version, trt, _make_log(trt))
+
+
+def make(tensorrt: TensorRT, what: str, factory: Callable[[], Any]) -> Any:
+    """Let TensorRT make one of its objects.
+
+    Raises:
+        DeviceError: It makes none, which it says by a null pointer.
+    """
+    made, cause = None, None
+    with tensorrt.log.capture() as lines:
+        try:
+            made = factory()
+        except TypeError as exc:  # how a constructor of the bindings says it; a method gives None
+            cause = exc
+    if made is None:
+        raise DeviceError(
+            quoting(f"{tensorrt.flavour} {tensorrt.version} makes no {what}", lines),
+            hint="Run `deploykit doctor`: it shows what TensorRT needs and what is here.",
+        ) from cause
+    return made
+
+
+def quoting(message: str, lines: Iterable[str]) -> str:
+    """A message, and what TensorRT said about it, if it said anything."""
+    said = tuple(lines)
+    return "\n".join([f"{message}:", *said]) if said else f"{message}."
 
 
 def _make_log(trt: Any) -> Log:

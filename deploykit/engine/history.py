@@ -25,6 +25,7 @@ class Build(Value, frozen=True):
         targets: What was built for.
         profile: The batch sizes.
         seconds: How long it took.
+        workspace_bytes: The most device memory that a layer was allowed; None for all.
     """
 
     flavour: Flavour
@@ -32,6 +33,7 @@ class Build(Value, frozen=True):
     targets: tuple[str, ...]
     profile: Profile
     seconds: float
+    workspace_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,19 @@ class BuildHistory:
                 partial.write_bytes(msgspec.json.encode(builds))
 
     def estimate_seconds(
-        self, flavour: Flavour, precision: Precision, targets: tuple[str, ...], profile: Profile
+        self,
+        flavour: Flavour,
+        precision: Precision,
+        targets: tuple[str, ...],
+        profile: Profile,
+        workspace_bytes: int | None = None,
     ) -> float | None:
         """The median time of the builds that were like this one; None when there was none."""
-        like = (flavour, precision, targets, profile)
+        like = (flavour, precision, targets, profile, workspace_bytes)
         seconds = [
-            build.seconds
-            for build in self.builds()
-            if (build.flavour, build.precision, build.targets, build.profile) == like
+            each.seconds
+            for each in self.builds()
+            if (each.flavour, each.precision, each.targets, each.profile, each.workspace_bytes)
+            == like
         ]
         return statistics.median(seconds) if seconds else None

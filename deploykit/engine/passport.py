@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -49,6 +50,7 @@ class Passport(Value, frozen=True):
         targets: What it was built for, as ``--target`` takes it.
         gpu: The GPU that it was built on, when the target is ``current``; None otherwise.
         profile: The batch sizes that it takes.
+        workspace_bytes: The most device memory that a layer was allowed; None for all.
         inputs: Names, types and shapes.
         outputs: Likewise.
         precision: Of the graph that it was built from.
@@ -70,6 +72,7 @@ class Passport(Value, frozen=True):
     targets: tuple[str, ...]
     gpu: BuiltOn | None
     profile: Profile
+    workspace_bytes: int | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     precision: Precision
@@ -110,18 +113,21 @@ def engine_name(
     gpu: Gpu | None,
     precision: Precision,
     profile: Profile,
+    workspace_bytes: int | None,
 ) -> str:
     """The file name of an engine, ``tensorrt_rtx-1.7.1-sm86+sm89-fp16-b1-8-32.engine``.
 
     An engine that was built on a GPU and for it is named after that GPU:
-    ``tensorrt-11.4.0-nvidia-geforce-rtx-4070-sm89-fp16-b1-8-32.engine``.
+    ``tensorrt-11.4.0-nvidia-geforce-rtx-4070-sm89-fp16-b1-8-32.engine``. A limit to its workspace
+    comes last: ``...-b1-8-32-ws512MiB.engine``.
     """
     device = "+".join(targets)
     if gpu is not None:
         device = f"{re.sub('[^a-z0-9]+', '-', gpu.name.lower()).strip('-')}-{gpu.target}"
     release = ".".join(version.split(".")[:3])
     batches = f"b{profile.min_batch}-{profile.opt_batch}-{profile.max_batch}"
-    return f"{flavour}-{release}-{device}-{precision}-{batches}.engine"
+    limit = "" if workspace_bytes is None else f"-ws{_binary(workspace_bytes)}"
+    return f"{flavour}-{release}-{device}-{precision}-{batches}{limit}.engine"
 
 
 def passport_path(engine: Path) -> Path:
@@ -166,53 +172,38 @@ class _SchemaOnly(msgspec.Struct):
     schema: int
 
 
-def objection(
-    passport: Passport,
-    *,
-    tensorrt_version: str | None,
-    gpu: Gpu | None,
-    deploy_graph_sha256: str,
-) -> str | None:
-    """Say in one line why an engine cannot run here, and what to do; None when nothing is known.
+class Objection(NamedTuple):
+    """Why an engine cannot run here.
+
+    Attributes:
+        message: In one sentence.
+        hint: What to do about it, with the command.
+    """
+
+    message: str
+    hint: str
+
+
+def objection(passport: Passport, *, tensorrt_version: str, gpu: Gpu) -> Objection | None:
+    """Say why an engine cannot run on a GPU, and what to do; None when nothing is known.
 
     Args:
         passport: The engine's.
-        tensorrt_version: Of the engine's flavour on this machine, in full; None where it is not
-            installed.
-        gpu: This machine's; None without.
-        deploy_graph_sha256: Of the bundle's graph of the engine's precision as it is now.
+        tensorrt_version: Of the engine's flavour on this machine, in full.
+        gpu: This machine's.
     """
-    if gpu is None:
-        return (
-            f"{passport.engine} needs an NVIDIA GPU ({passport.needs}), and this machine has "
-            "none: run with --runtime auto"
-        )
-    if tensorrt_version is None:
-        extra = "rtx" if passport.flavour == "tensorrt_rtx" else "tensorrt"
-        return (
-            f"{passport.engine} needs {passport.flavour}, which is not installed: "
-            f'run pip install "deploykit[{extra}]"'
-        )
-    misfit = _misfit(passport, tensorrt_version, gpu, deploy_graph_sha256)
-    if misfit is None:
-        return None
-    return f"{passport.engine} {misfit}: run {_build_command(passport, gpu)}"
-
-
-def _misfit(
-    passport: Passport, tensorrt_version: str, gpu: Gpu, deploy_graph_sha256: str
-) -> str | None:
-    """What about an engine does not fit a machine with a GPU and the engine's flavour."""
-    if passport.deploy_graph_sha256 != deploy_graph_sha256:
-        return f"was built from another {passport.deploy_graph} than the bundle has now"
     if passport.version != tensorrt_version:
-        return (
+        misfit = (
             f"was built by {passport.flavour} {passport.version} and runs on no other; "
             f"this machine has {tensorrt_version}"
         )
-    if not _runs_on(passport, gpu):
-        return f"was built for {passport.needs}; this machine has {gpu.name} ({gpu.target})"
-    return None
+    elif not _runs_on(passport, gpu):
+        misfit = f"was built for {passport.needs}; this machine has {gpu.name} ({gpu.target})"
+    else:
+        return None
+    return Objection(
+        f"{passport.engine} {misfit}.", hint=f"Build one: {_build_command(passport, gpu)}"
+    )
 
 
 def _runs_on(passport: Passport, gpu: Gpu) -> bool:
@@ -224,7 +215,7 @@ def _runs_on(passport: Passport, gpu: Gpu) -> bool:
 
 
 def _build_command(passport: Passport, gpu: Gpu) -> str:
-    """The command that builds this engine again, for a GPU."""
+    """The command that builds an engine like this one for a GPU, from the graph as it is now."""
     words = ["deploykit build-trt", f"--flavour {passport.flavour}"]
     if passport.flavour == "tensorrt_rtx":
         known = gpu.target in COMPUTE_CAPABILITIES
@@ -235,7 +226,17 @@ def _build_command(passport: Passport, gpu: Gpu) -> str:
         batch = getattr(passport.profile, name)
         if batch != getattr(default, name):
             words.append(f"--{name.replace('_', '-')} {batch}")
+    if passport.workspace_bytes is not None:
+        words.append(f"--workspace {_binary(passport.workspace_bytes)}")
     return " ".join(words)
+
+
+def _binary(count: int) -> str:
+    """A number of bytes as ``--workspace`` takes it, exactly: ``512MiB``."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count % size == 0:
+            return f"{count // size}{unit}"
+    return f"{count / 2**10}KiB"
 
 
 def _sm(compute_capability: tuple[int, int]) -> str:

@@ -98,6 +98,15 @@ def guardians(model: ir.Model) -> dict[str, tuple[str, ...]]:
     }
 
 
+def convertible_nodes(model: ir.Model) -> frozenset[str]:
+    """The names of the nodes of an FP32 deploy graph that could be in FP16."""
+    return frozenset(
+        node.name or ""
+        for node in working_copy(model).graph
+        if not in_preprocessing(node) and any(value.dtype == _FP32 for value in node.outputs)
+    )
+
+
 def weight_losses(model: ir.Model) -> dict[str, float]:
     """What the weights of an FP32 deploy graph lose by being rounded to FP16.
 

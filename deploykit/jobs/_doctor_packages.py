@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from deploykit.deps import need
+from deploykit.deps import REQUIREMENTS, need
 from deploykit.errors import DependencyError
 from deploykit.jobs.findings import Finding, Status
 
@@ -106,7 +106,7 @@ def onnx_runtime_packages_finding() -> Finding:
 
 def cuda_bindings_finding(gpu: Gpu | None) -> Finding:
     """Whether device memory can be managed, which running an engine takes."""
-    name, remedies = "cuda-bindings", ('pip install "cuda-bindings>=12.8"',)
+    name, remedies = "cuda-bindings", (f'pip install "{REQUIREMENTS["cuda"]}"',)
     version = version_of(name)
     if version is None:
         status: Status = "missing" if gpu else "absent-but-fine"

@@ -83,7 +83,7 @@ class Fp16Loop:
             seconds: How long new trials may begin.
 
         Raises:
-            ParityError: There is none, or none was found in that time.
+            ParityError: There is none but that of all nodes, or none was found in that time.
         """
         scan = scan_ranges(self._graph, self._photos.batches, self._progress)
         trials = Trials(self._passes, seconds)
@@ -97,6 +97,8 @@ class Fp16Loop:
         if nodes is None:
             raise self._not_found(trials)
         nodes, minimal = shrink(nodes, scan.pinned, trials)
+        if nodes >= self._all_nodes():
+            raise self._all_in_fp32(trials)
         kept = {name: reasons[name] for name in nodes}
         return KeptSet(nodes, kept, trials.count, minimal)
 
@@ -144,8 +146,24 @@ class Fp16Loop:
             (guarded[tensor], f"rounding {tensor} to FP16 moves a logit by {gain:.2g}")
             for tensor, gain in gains.items()
         ]
-        everything = sorted({name for names in guarded.values() for name in names})
-        return [*groups, (everything, "only with every node in FP32 does it pass")]
+        return [
+            *groups,
+            (sorted(self._all_nodes()), "the search found no set that passes without it"),
+        ]
+
+    def _all_nodes(self) -> NodeSet:
+        from deploykit.graph.fp16 import convertible_nodes
+
+        return convertible_nodes(self._graph)
+
+    def _all_in_fp32(self, trials: Trials) -> ParityError:
+        """The error instead of a graph that is FP16 in name only."""
+        if trials.expired and self._objections:
+            return self._not_found(trials)
+        return ParityError(
+            "FP16 passes only with every node in FP32, and then nothing is left in FP16.",
+            hint="Build in FP32: --precision fp32",
+        )
 
     def _not_found(self, trials: Trials) -> ParityError:
         objections = "; ".join(self._objections)

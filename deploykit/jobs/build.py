@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import msgspec
 
 from deploykit.bundle import Bundle, open_bundle
 from deploykit.engine.audit import Audit, audit_engine
-from deploykit.engine.build import BuiltEngine, engine_from_onnx
+from deploykit.engine.build import BuiltEngine, current_gpu, engine_from_onnx
 from deploykit.engine.flavour import TensorRT, installed_flavours, open_flavour
 from deploykit.engine.history import Build, BuildHistory
-from deploykit.engine.passport import (
-    SCHEMA,
-    BuiltOn,
-    Passport,
-    engine_name,
-    objection,
-    passport_path,
-    write_passport,
-)
+from deploykit.engine.passport import Passport, objection
 from deploykit.engine.targets import CURRENT, parse_targets
-from deploykit.errors import DependencyError, ParityError
-from deploykit.files import replacing
-from deploykit.gpu import Gpu, find_gpu, need_gpu
+from deploykit.errors import BundleError, DependencyError, MissingError, ParityError
+from deploykit.gpu import Gpu, find_gpu
+from deploykit.jobs._engine_files import passport_of, publish_engine
+from deploykit.jobs.photos import split_photos
 from deploykit.jobs.tune import TuneRequest, Tuning, tune_fp16
-from deploykit.jobs.verdicts import now
 from deploykit.jobs.verify import Verification, VerifyRequest, verify_bundle
-from deploykit.manifest import Manifest, record_file, update_manifest
 from deploykit.progress import Note, Progress, Step, silent
 from deploykit.proofs import Proof
 from deploykit.runtime.opener import CPU, REHEARSAL
 from deploykit.specs import Flavour, Precision, Profile
 
-ENGINES = "engines"
 BUILD_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
 _TIMING_CACHE = "cache/timing.cache"
 _HISTORY = "cache/builds.json"
@@ -113,25 +99,74 @@ def build_engine(
     flavour = _choose_flavour(request, gpu, progress)
     targets = parse_targets(request.targets, flavour)
     if targets == (CURRENT,):
-        need_gpu()  # or the FP16 graph would be made first, and in vain
+        current_gpu()  # or the FP16 graph would be made first, and in vain
     tensorrt = open_flavour(flavour)
     bundle, proof, tuning = _proven_graph(bundle, request, progress)
     built = _build(bundle, proof.graph, request, tensorrt, targets, progress)
-    passport = _passport(bundle, request, tensorrt, targets, proof, built)
-    runs_here = gpu is not None and not objection(
-        passport,
-        tensorrt_version=tensorrt.version,
-        gpu=gpu,
-        deploy_graph_sha256=passport.deploy_graph_sha256,
+    passport = passport_of(
+        bundle,
+        built,
+        tensorrt=tensorrt,
+        precision=request.precision,
+        targets=targets,
+        profile=request.profile,
+        workspace_bytes=request.workspace_bytes,
+        proof=proof,
     )
-    audit = _audit(tensorrt, built, passport, progress) if runs_here else None
-    bundle, engine = _publish(bundle, passport, built)
-    if not runs_here:
-        return BuildResult(bundle, engine, passport, tuning, None, None)
-    verification = verify_bundle(
-        bundle, VerifyRequest(images=request.tuning.images, engine=engine), progress
-    )
+    audit = _audit(tensorrt, built, passport, gpu, progress)
+    bundle, engine = publish_engine(bundle, passport, built.plan)
+    verification = None if audit is None else _verify(bundle, request, engine, progress)
     return BuildResult(open_bundle(bundle.folder), engine, passport, tuning, audit, verification)
+
+
+def _audit(
+    tensorrt: TensorRT,
+    built: BuiltEngine,
+    passport: Passport,
+    gpu: Gpu | None,
+    progress: Progress,
+) -> Audit | None:
+    """Look at the precision of the engine's layers, on the GPU that it is for.
+
+    Returns:
+        None where there is no such GPU, or it does not load the engine, which may be for another.
+
+    Raises:
+        ParityError: An engine that is to compute in FP16 has no layer that does.
+        MissingError: It was built for this very GPU, which does not load it.
+    """
+    if gpu is None or objection(passport, tensorrt_version=tensorrt.version, gpu=gpu):
+        return None
+    progress(Step("auditing the engine's layers"))
+    try:
+        audit = audit_engine(tensorrt, built.plan, inputs=built.inputs, profile=passport.profile)
+    except MissingError as exc:
+        if passport.targets == (CURRENT,):
+            raise
+        progress(Note(f"not run on {gpu.name}: {exc.message}"))
+        return None
+    if not audit.tells:
+        # The types of a strongly typed network are those of its graph, so it is kept all the same.
+        progress(Note("the engine does not tell in which precision its layers compute"))
+    obstacle = audit.objection(passport.precision)
+    if obstacle is not None:
+        raise ParityError(
+            f"{passport.engine}: {obstacle}. It was not kept.",
+            hint="Build it from the FP32 graph, which is what it computes: --precision fp32",
+        )
+    return audit
+
+
+def _verify(
+    bundle: Bundle, request: BuildRequest, engine: str, progress: Progress
+) -> Verification | None:
+    """Compare the engine itself, on photos that no search has used."""
+    _, photos = split_photos(bundle, request.tuning.images, silent)
+    try:
+        return verify_bundle(bundle, VerifyRequest(engine=engine, photos=photos), progress)
+    except MissingError as exc:
+        progress(Note(f"built, but not verified here: {exc.message}"))
+        return None
 
 
 def _choose_flavour(request: BuildRequest, gpu: Gpu | None, progress: Progress) -> Flavour:
@@ -168,6 +203,8 @@ def _proven_graph(
     """
     precision = request.precision
     proof = _proof_of(bundle, precision)
+    if proof is not None and precision == "fp16" and not _is_whole(bundle, proof.graph):
+        proof = None  # a crash between two files can be mended here: the graph is made again
     if precision == "fp16" and (proof is None or request.tuning.images is not None):
         tuning = tune_fp16(bundle, request.tuning, progress)
         bundle = tuning.bundle
@@ -178,9 +215,19 @@ def _proven_graph(
             "checkpoint does.",
             hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR",
         )
-    photos = proof.photos.images
-    progress(Note(f"{proof.graph} is there, {proof.kind} on {photos} images"))
+    made_anew = " (--images makes it anew)" if precision == "fp16" else ""
+    progress(
+        Note(f"{proof.graph} is there, {proof.kind} on {proof.photos.images} images{made_anew}")
+    )
     return bundle, proof, None
+
+
+def _is_whole(bundle: Bundle, graph: str) -> bool:
+    try:
+        bundle.checked(graph)
+    except BundleError:
+        return False
+    return True
 
 
 def _proof_of(bundle: Bundle, precision: Precision) -> Proof | None:
@@ -227,81 +274,3 @@ def _build(
         )
     )
     return built
-
-
-def _passport(
-    bundle: Bundle,
-    request: BuildRequest,
-    tensorrt: TensorRT,
-    targets: tuple[str, ...],
-    proof: Proof,
-    built: BuiltEngine,
-) -> Passport:
-    gpu = built.gpu
-    return Passport(
-        schema=SCHEMA,
-        flavour=tensorrt.flavour,
-        version=tensorrt.version,
-        targets=targets,
-        gpu=None
-        if gpu is None
-        else BuiltOn(name=gpu.name, compute_capability=gpu.compute_capability),
-        profile=request.profile,
-        inputs=built.inputs,
-        outputs=built.outputs,
-        precision=request.precision,
-        kept=bundle.manifest.kept.get(request.precision, ()),
-        deploy_graph=proof.graph,
-        deploy_graph_sha256=built.graph_sha256,
-        engine=engine_name(
-            flavour=tensorrt.flavour,
-            version=tensorrt.version,
-            targets=targets,
-            gpu=gpu,
-            precision=request.precision,
-            profile=request.profile,
-        ),
-        engine_sha256=hashlib.sha256(built.plan).hexdigest(),
-        engine_bytes=len(built.plan),
-        build_seconds=round(built.seconds, 3),
-        created=now(),
-        proof=proof,
-    )
-
-
-def _audit(tensorrt: TensorRT, built: BuiltEngine, passport: Passport, progress: Progress) -> Audit:
-    """Look at the precision of the engine's layers.
-
-    Raises:
-        ParityError: An engine that is to compute in FP16 has no layer that does.
-    """
-    progress(Step("auditing the engine's layers"))
-    audit = audit_engine(tensorrt, built.plan, inputs=built.inputs, profile=passport.profile)
-    if not audit.tells:
-        # The types of a strongly typed network are those of its graph, so it is kept all the same.
-        progress(Note("the engine does not tell in which precision its layers compute"))
-    obstacle = audit.objection(passport.precision)
-    if obstacle is not None:
-        raise ParityError(f"{passport.engine}: {obstacle}.", hint="It was not kept.")
-    return audit
-
-
-def _publish(bundle: Bundle, passport: Passport, built: BuiltEngine) -> tuple[Bundle, str]:
-    """Write the engine, its passport, and then the manifest that names both."""
-    engine = f"{ENGINES}/{passport.engine}"
-    path = bundle.folder / engine
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as partial:
-        partial.write_bytes(built.plan)
-    write_passport(passport_path(path), passport)
-    passport_file = passport_path(Path(engine)).as_posix()
-
-    def change(manifest: Manifest) -> Manifest:
-        files = {name: record_file(bundle.folder / name) for name in (engine, passport_file)}
-        others = tuple(name for name in manifest.engines if name != engine)
-        return msgspec.structs.replace(
-            manifest, engines=(*others, engine), files={**manifest.files, **files}
-        )
-
-    update_manifest(bundle.folder, change)
-    return open_bundle(bundle.folder), engine

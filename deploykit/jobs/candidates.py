@@ -8,8 +8,9 @@ from deploykit.bundle import Bundle
 from deploykit.errors import BundleError, UsageError
 from deploykit.jobs.engines import Engine, engines_of, is_flavour, named_engine, open_bundle_engine
 from deploykit.jobs.sessions import open_bundle_graph
+from deploykit.progress import Note, Progress, silent
 from deploykit.proofs import Proof
-from deploykit.runtime.opener import RUNTIMES, precisions_of
+from deploykit.runtime.opener import CUDA, RUNTIMES, precisions_of
 from deploykit.session import Session
 from deploykit.specs import PRECISIONS, Precision
 
@@ -32,20 +33,26 @@ class Candidate:
         return f"{self.file} on {self.runtime}"
 
 
-def all_candidates(bundle: Bundle) -> list[Candidate]:
+def all_candidates(bundle: Bundle, progress: Progress = silent) -> list[Candidate]:
     """Every engine, the newest first, and every deploy graph on every runtime that computes in it.
 
-    Raises:
-        BundleError: An engine's passport is missing or damaged.
+    An engine that is damaged is none; a note says so.
     """
-    engines = [engine_candidate(engine) for engine in engines_of(bundle)]
-    graphs = [
+    engines = engines_of(bundle, on_damage=lambda error: progress(_left_out(error)))
+    return [*map(engine_candidate, engines), *_graph_candidates(bundle)]
+
+
+def _left_out(error: BundleError) -> Note:
+    return Note(f"left out: {error.message} {error.hint}")
+
+
+def _graph_candidates(bundle: Bundle) -> list[Candidate]:
+    return [
         Candidate(graph, runtime, precision)
         for precision, graph in bundle.manifest.deploy.items()
         for runtime, able in RUNTIMES.items()
         if precision in able and not is_flavour(runtime)
     ]
-    return [*engines, *graphs]
 
 
 def engine_candidate(engine: Engine) -> Candidate:
@@ -54,26 +61,41 @@ def engine_candidate(engine: Engine) -> Candidate:
 
 
 def named_candidates(
-    bundle: Bundle, runtime: str | None, precision: Precision | None
+    bundle: Bundle,
+    runtime: str | None,
+    precision: Precision | None,
+    progress: Progress = silent,
 ) -> list[Candidate]:
     """What is meant by a runtime, a precision, or both; of engines the newest first.
 
     Raises:
         UsageError: There is no such runtime, or it does not compute in that precision.
-        BundleError: The bundle has nothing of that kind.
+        BundleError: The bundle has nothing of that kind, or only engines that are damaged.
     """
     able = PRECISIONS if runtime is None else precisions_of(runtime)
     if precision not in (None, *able):
         raise UsageError(
             f"{runtime} does not compute in {precision}; it does in {', '.join(able)}."
         )
+    damaged: list[BundleError] = []
+    if runtime is None:
+        candidates = all_candidates(bundle, progress)
+    elif is_flavour(runtime):
+        engines = engines_of(bundle, on_damage=damaged.append)
+        candidates = [engine_candidate(engine) for engine in engines]
+    else:
+        candidates = _graph_candidates(bundle)
     found = [
         candidate
-        for candidate in all_candidates(bundle)
+        for candidate in candidates
         if runtime in (None, candidate.runtime) and precision in (None, candidate.precision)
     ]
     if found:
+        for error in damaged:
+            progress(_left_out(error))
         return found
+    if damaged:
+        raise damaged[0]
     if runtime is not None and is_flavour(runtime):
         raise BundleError(
             f"Bundle {bundle.name} has no {precision or ''} engine for {runtime}.".replace(
@@ -95,10 +117,13 @@ def open_candidate(
     """Open a candidate, once its hash has been checked.
 
     Raises:
+        UsageError: TF32 for a runtime that has none.
         BundleError: Its file is missing or changed.
         MissingError: Its runtime's package or device is not here.
         DeploykitError: See :func:`deploykit.jobs.sessions.open_bundle_graph`.
     """
+    if tf32 and candidate.runtime != CUDA:
+        raise UsageError(f"{candidate.runtime} has no TF32.", hint=f"What has: --runtime {CUDA}")
     if is_flavour(candidate.runtime):
         return open_bundle_engine(bundle, named_engine(bundle, candidate.file))
     return open_bundle_graph(

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from deploykit.bundle import Bundle
-from deploykit.errors import DeploykitError, DeviceError, MissingError, ParityError
-from deploykit.gpu import need_gpu
+from deploykit.errors import (
+    BundleError,
+    DeploykitError,
+    DeviceError,
+    GraphError,
+    MissingError,
+    ParityError,
+    UsageError,
+)
+from deploykit.gpu import find_gpu, need_gpu
 from deploykit.jobs.candidates import (
     Candidate,
     all_candidates,
@@ -14,6 +22,7 @@ from deploykit.jobs.candidates import (
 )
 from deploykit.jobs.engines import is_flavour, self_test
 from deploykit.progress import Note, Progress, silent
+from deploykit.runtime.opener import CPU, CUDA
 from deploykit.session import Session
 from deploykit.specs import Precision
 
@@ -52,28 +61,48 @@ def open_best(
             why, and when a runtime that was asked for has no proof.
 
     Raises:
-        UsageError: No such runtime, or one that does not compute in that precision.
+        UsageError: No such runtime, or one that does not compute in that precision; or TF32 for one
+            that has none.
         BundleError: No graph of that precision, no engine, or it is damaged.
         ParityError: ``auto``, and nothing is proven; or an engine does not give the recorded
             answers.
         MissingError: The runtime's package or device is not here.
     """
+    if runtime == AUTO and tf32:
+        raise UsageError(
+            "auto takes only what is proven, and nothing is with TF32.",
+            hint=f"Name the runtime: --runtime {CUDA} --tf32",
+        )
     if runtime != AUTO:
         return _open_named(bundle, runtime, precision, threads, tf32, progress)
+    return _open_auto(bundle, precision, threads, progress)
+
+
+def _open_auto(
+    bundle: Bundle, precision: Precision | None, threads: int | None, progress: Progress
+) -> Session:
     if precision is not None:
         bundle.deploy_graph(precision)
+    candidates = _by_preference(bundle, precision, progress)
     obstacle: MissingError | None = None
-    for candidate in _by_preference(bundle, precision):
+    for candidate in candidates:
         try:
             session = _open_proven(bundle, candidate, threads, progress)
         except MissingError as exc:
             progress(Note(f"not taken: {candidate}: {exc.message}"))
             obstacle = exc
             continue
+        except (BundleError, GraphError) as exc:
+            if not is_flavour(candidate.runtime):
+                raise
+            progress(Note(f"not taken: {candidate}: {exc.message}"))
+            continue
         if session is not None:
             return session
     if obstacle is not None:
         raise obstacle
+    if all(candidate.runtime != CPU for candidate in candidates):
+        need_gpu()  # without one a proof would not help
     raise ParityError(
         f"No graph of bundle {bundle.name} is proven to decide as the checkpoint does.",
         hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR; "
@@ -81,11 +110,13 @@ def open_best(
     )
 
 
-def _by_preference(bundle: Bundle, precision: Precision | None) -> list[Candidate]:
+def _by_preference(
+    bundle: Bundle, precision: Precision | None, progress: Progress
+) -> list[Candidate]:
     rank = {key: place for place, key in enumerate(_PREFERENCE)}
     wanted = [
         candidate
-        for candidate in all_candidates(bundle)
+        for candidate in all_candidates(bundle, progress)
         if (candidate.runtime, candidate.precision) in rank
         and precision in (None, candidate.precision)
     ]
@@ -102,9 +133,7 @@ def _open_proven(
     proofs = decisive_proofs(bundle, candidate)
     if not proofs:
         if is_flavour(candidate.runtime):
-            need_gpu()
-            command = f"deploykit verify --runtime {candidate.runtime}"
-            progress(Note(f"not taken: {candidate}: it is not proven on a GPU yet: {command}"))
+            progress(Note(f"not taken: {candidate}: {_why_unproven(candidate)}"))
         return None
     session = open_candidate(bundle, candidate, threads=threads)
     if any(proof.device == session.spec.device for proof in proofs):
@@ -112,6 +141,18 @@ def _open_proven(
     session.close()
     progress(Note(f"not taken: {candidate}: it is proven, but not on {session.spec.device}"))
     return None
+
+
+def _why_unproven(engine: Candidate) -> str:
+    try:
+        need_gpu()
+    except DeviceError as exc:
+        return exc.message
+    return f"it is not proven on a GPU yet: {_how_to_prove(engine.runtime)}"
+
+
+def _how_to_prove(runtime: str) -> str:
+    return f"deploykit verify --runtime {runtime}"
 
 
 def _open_named(
@@ -122,40 +163,60 @@ def _open_named(
     tf32: bool,
     progress: Progress,
 ) -> Session:
-    candidates = named_candidates(bundle, runtime, precision)
     if is_flavour(runtime):
-        return _open_engine(bundle, candidates, progress)
-    session = open_candidate(bundle, candidates[0], threads=threads, tf32=tf32)
-    if tf32 or not _is_proven(bundle, candidates[0], session):
+        return _open_engine(bundle, runtime, precision, tf32, progress)
+    candidate = named_candidates(bundle, runtime, precision)[0]
+    session = open_candidate(bundle, candidate, threads=threads, tf32=tf32)
+    if tf32 or not _is_proven(bundle, candidate, session):
         spec = session.spec
         how = f"{spec.precision}{' with TF32' if tf32 else ''} on {runtime}, {spec.device},"
         progress(Note(f"{how} is not proven: deploykit verify does that"))
     return session
 
 
-def _open_engine(bundle: Bundle, candidates: list[Candidate], progress: Progress) -> Session:
+def _open_engine(
+    bundle: Bundle, runtime: str, precision: Precision | None, tf32: bool, progress: Progress
+) -> Session:
     """Open the newest engine that can run here; at its first run on a GPU it is tested."""
-    obstacle: MissingError | None = None
+    try:
+        need_gpu()  # or an engine would have to be built first, and in vain
+        candidates = named_candidates(bundle, runtime, precision, progress)
+        candidate, session = _open_first(bundle, candidates, tf32)
+    except MissingError as exc:
+        instead = _instead(bundle)
+        raise DeviceError(
+            f"{runtime} cannot run here: {exc.message}{instead}",
+            # Where what runs instead is said, nobody needs to be told to get a GPU.
+            hint=exc.hint if find_gpu() or not instead else None,
+        ) from exc
+    if not _has_run(bundle, session):
+        try:
+            self_test(bundle, session, progress)
+        except BaseException:
+            session.close()
+            raise
+    if not _is_proven(bundle, candidate, session):
+        progress(
+            Note(f"{candidate}, {session.spec.device}, is not proven: {_how_to_prove(runtime)}")
+        )
+    return session
+
+
+def _open_first(
+    bundle: Bundle, candidates: list[Candidate], tf32: bool
+) -> tuple[Candidate, Session]:
+    """Open the first that can run here.
+
+    Raises:
+        MissingError: None can; what the first one lacks.
+    """
+    obstacles = []
     for candidate in candidates:
         try:
-            need_gpu()
-            session = open_candidate(bundle, candidate)
+            return candidate, open_candidate(bundle, candidate, tf32=tf32)
         except MissingError as exc:
-            obstacle = obstacle or exc
-            continue
-        if not _has_run(bundle, candidate, session):
-            try:
-                self_test(bundle, session, progress)
-            except BaseException:
-                session.close()
-                raise
-        return session
-    if obstacle is None:
-        raise ValueError("no engine to open")
-    raise DeviceError(
-        f"{candidates[0].runtime} cannot run here: {obstacle.message}{_instead(bundle)}",
-        hint=obstacle.hint,
-    ) from obstacle
+            obstacles.append(exc)
+    raise obstacles[0]
 
 
 def _instead(bundle: Bundle) -> str:
@@ -173,7 +234,7 @@ def _is_proven(bundle: Bundle, candidate: Candidate, session: Session) -> bool:
     return any(proof.device == session.spec.device for proof in proofs)
 
 
-def _has_run(bundle: Bundle, candidate: Candidate, session: Session) -> bool:
+def _has_run(bundle: Bundle, session: Session) -> bool:
     """Whether an engine has passed at least the self-test on this GPU."""
     spec = session.spec
-    return bundle.manifest.proof_of(candidate.file, spec.runtime, spec.device) is not None
+    return bundle.manifest.proof_of(spec.graph, spec.runtime, spec.device) is not None

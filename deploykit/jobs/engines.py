@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploykit.bundle import GOLDEN, Bundle
+from deploykit.bundle import GOLDEN, Bundle, require_unchanged
 from deploykit.engine.flavour import open_flavour
 from deploykit.engine.passport import Passport, objection, passport_path, read_passport
 from deploykit.engine.plan import check_plan
@@ -13,12 +14,14 @@ from deploykit.errors import BundleError, DeviceError, ParityError
 from deploykit.gpu import need_gpu
 from deploykit.jobs.photos import golden_photos, read_golden
 from deploykit.jobs.verdicts import judge_sessions, proof_of
-from deploykit.manifest import update_manifest
+from deploykit.manifest import Manifest, update_manifest
 from deploykit.progress import Note, Progress
 from deploykit.runtime.opener import open_engine
 from deploykit.runtime.recorded import RecordedSession
 from deploykit.session import Session
 from deploykit.specs import FLAVOURS, Flavour, Precision
+
+_BUILD_AGAIN = "Build it again: deploykit build-trt"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,11 @@ class Engine:
 
 
 def engines_of(
-    bundle: Bundle, *, flavour: Flavour | None = None, precision: Precision | None = None
+    bundle: Bundle,
+    *,
+    flavour: Flavour | None = None,
+    precision: Precision | None = None,
+    on_damage: Callable[[BundleError], None] | None = None,
 ) -> list[Engine]:
     """The engines of a bundle, the newest first.
 
@@ -43,14 +50,20 @@ def engines_of(
         bundle: The bundle.
         flavour: Only of this one.
         precision: Only of this one.
+        on_damage: Told of an engine that cannot be used, which is then left out.
 
     Raises:
-        BundleError: A passport is missing or damaged.
+        BundleError: A passport is missing or damaged, or not that of its engine or of the bundle's
+            graph; without ``on_damage``.
     """
-    engines = [
-        Engine(file, read_passport(bundle.checked(passport_path(Path(file)).as_posix())))
-        for file in reversed(bundle.manifest.engines)
-    ]
+    engines = []
+    for file in reversed(bundle.manifest.engines):
+        try:
+            engines.append(_read_engine(bundle, file))
+        except BundleError as exc:
+            if on_damage is None:
+                raise
+            on_damage(exc)
     return [
         engine
         for engine in engines
@@ -63,13 +76,12 @@ def named_engine(bundle: Bundle, name: str) -> Engine:
     """The engine that a user names by its path in the bundle or its file name.
 
     Raises:
-        BundleError: There is none of that name.
+        BundleError: There is none of that name, or it is damaged.
     """
-    engines = engines_of(bundle)
-    for engine in engines:
-        if name in (engine.file, engine.passport.engine):
-            return engine
-    have = ", ".join(engine.passport.engine for engine in engines) or "none"
+    for file in bundle.manifest.engines:
+        if name in (file, Path(file).name):
+            return _read_engine(bundle, file)
+    have = ", ".join(Path(file).name for file in bundle.manifest.engines) or "none"
     raise BundleError(
         f"Bundle {bundle.name} has no engine {name}; it has {have}.",
         hint="Build one: deploykit build-trt",
@@ -82,24 +94,18 @@ def open_bundle_engine(bundle: Bundle, engine: Engine) -> Session:
     Raises:
         DeviceError: It cannot run here: no GPU, another GPU, another TensorRT.
         DependencyError: TensorRT is not installed.
-        BundleError: The engine is missing, damaged, or older than the graph it was built from.
+        BundleError: The engine is missing, damaged, or was built from another graph.
     """
     passport, manifest = engine.passport, bundle.manifest
     gpu = need_gpu()
     tensorrt = open_flavour(passport.flavour)
-    graph = manifest.files.get(passport.deploy_graph)
-    obstacle = objection(
-        passport,
-        tensorrt_version=tensorrt.version,
-        gpu=gpu,
-        deploy_graph_sha256=graph.sha256 if graph else "",
-    )
+    obstacle = objection(passport, tensorrt_version=tensorrt.version, gpu=gpu)
     if obstacle is not None:
-        raise DeviceError(obstacle)
-    plan = bundle.checked(engine.file).read_bytes()
+        raise DeviceError(obstacle.message, hint=obstacle.hint)
+    plan = _checked(bundle, engine.file).read_bytes()
     damage = check_plan(plan, passport.flavour)
     if damage is not None:
-        raise BundleError(f"{engine.file}: {damage}.", hint="Build it again: deploykit build-trt")
+        raise BundleError(f"{engine.file}: {damage}.", hint=_BUILD_AGAIN)
     return open_engine(
         tensorrt,
         plan,
@@ -108,7 +114,34 @@ def open_bundle_engine(bundle: Bundle, engine: Engine) -> Session:
         profile=passport.profile,
         preprocessing=manifest.preprocessing,
         labels=manifest.labels,
+        cache=bundle.folder / "cache" / f"{passport.engine}.runtime",
     )
+
+
+def _read_engine(bundle: Bundle, file: str) -> Engine:
+    """Read an engine's passport, and see that it is this engine's, built from the bundle's graph.
+
+    Raises:
+        BundleError: It is missing or damaged, or another engine's, or the graph is another one.
+    """
+    passport = read_passport(_checked(bundle, passport_path(Path(file)).as_posix()))
+    files = bundle.manifest.files
+    if (passport.engine, passport.engine_sha256) != (Path(file).name, files[file].sha256):
+        raise BundleError(f"The passport beside {file} is not this engine's.", hint=_BUILD_AGAIN)
+    graph = files.get(passport.deploy_graph)
+    if graph is None or graph.sha256 != passport.deploy_graph_sha256:
+        raise BundleError(
+            f"{file} was built from another {passport.deploy_graph} than the bundle has now.",
+            hint=_BUILD_AGAIN,
+        )
+    return Engine(file, passport)
+
+
+def _checked(bundle: Bundle, file: str) -> Path:
+    try:
+        return bundle.checked(file)
+    except BundleError as exc:
+        raise BundleError(exc.message, hint=_BUILD_AGAIN) from exc
 
 
 def is_flavour(runtime: str) -> bool:
@@ -133,17 +166,23 @@ def self_test(bundle: Bundle, session: Session, progress: Progress) -> None:
         raise ParityError(
             f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
             f"{'; '.join(verdict.objections)}.",
-            hint="Build it again: deploykit build-trt",
+            hint=_BUILD_AGAIN,
         )
+    file = session.spec.graph
     proof = proof_of(
         verdict,
-        graph_sha256=bundle.manifest.files[session.spec.graph].sha256,
+        graph_sha256=bundle.manifest.files[file].sha256,
         reference=f"answers recorded in {GOLDEN}",
         reference_kind="golden",
         photos=photos.drawn(),
     )
     progress(Note(f"{session.spec.graph} gives the recorded answers on {session.spec.device}"))
+
+    def change(manifest: Manifest) -> Manifest:
+        require_unchanged(bundle, manifest, file)
+        return manifest.with_proof(proof)
+
     try:
-        update_manifest(bundle.folder, lambda manifest: manifest.with_proof(proof))
+        update_manifest(bundle.folder, change)
     except (OSError, BundleError) as exc:
         progress(Note(f"not kept, {bundle.folder} cannot be changed: {exc}"))

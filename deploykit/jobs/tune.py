@@ -10,15 +10,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from deploykit.bundle import Bundle, open_bundle
+from deploykit.bundle import Bundle, open_bundle, require_unchanged
 from deploykit.errors import ParityError
-from deploykit.files import replacing
+from deploykit.files import staged
 from deploykit.jobs._fp16_loop import FP16_GRAPH, AnsweredPhotos, Fp16Loop, KeptSet
 from deploykit.jobs.photos import Photos, split_photos
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
 from deploykit.jobs.sessions import open_rehearsal
 from deploykit.jobs.verdicts import Verdict, judge_sessions, proof_of
-from deploykit.manifest import Manifest, record_file, update_manifest
+from deploykit.manifest import Manifest, record_file, sha256_of, update_manifest
 from deploykit.progress import Progress, Step, silent
 from deploykit.proofs import Proof
 from deploykit.specs import KeptNode
@@ -89,17 +89,18 @@ def tune_fp16(bundle: Bundle, request: TuneRequest, progress: Progress = silent)
         answered = _answered(search_photos, reference, progress)
         loop = _open_loop(bundle, answered, progress)
         found = loop.run(request.search_seconds)
-        with replacing(bundle.folder / FP16_GRAPH) as path:
-            kept = _write(loop, found, bundle.manifest, path)
-            verdict = _prove(path, bundle.manifest, reference, proof_photos, progress)
-    proof = proof_of(
-        verdict,
-        graph_sha256=record_file(bundle.folder / FP16_GRAPH).sha256,
-        reference=reference.description,
-        reference_kind=reference.kind,
-        photos=proof_photos.drawn(),
-    )
-    _record(bundle, kept, proof)
+        folder = stack.enter_context(staged(bundle.folder))
+        path = folder / "fp16.onnx"
+        kept = _write(loop, found, bundle.manifest, path)
+        verdict = _prove(path, bundle.manifest, reference, proof_photos, progress)
+        proof = proof_of(
+            verdict,
+            graph_sha256=sha256_of(path),
+            reference=reference.description,
+            reference_kind=reference.kind,
+            photos=proof_photos.drawn(),
+        )
+        _publish(bundle, path, kept, proof)
     return Tuning(
         bundle=open_bundle(bundle.folder),
         kept=kept,
@@ -114,10 +115,12 @@ def tune_fp16(bundle: Bundle, request: TuneRequest, progress: Progress = silent)
 def _answered(photos: Photos, reference: Reference, progress: Progress) -> AnsweredPhotos:
     batches, logits = [], []
     for names, images in photos:
+        if not names:
+            continue  # not one of these files could be read
         batches.append((names, images.copy()))  # the buffer behind them is reused
         logits.append(reference.session.run(images))
         progress(Step("asking the reference", sum(map(len, logits)), photos.count))
-    photos.drawn()
+    photos.drawn()  # refuses to go on without any
     return AnsweredPhotos(batches, np.concatenate(logits))
 
 
@@ -168,6 +171,7 @@ def _prove(
         (verdict,) = judge_sessions(
             reference.session, [candidate], photos, photos.count, manifest.labels, progress
         )
+    photos.drawn()
     if not verdict.passed:
         raise ParityError(
             "The FP16 graph passes on the photos of the search, but not on others:\n"
@@ -182,15 +186,19 @@ def _flips(verdict: Verdict) -> Iterable[str]:
         yield f"{flip.path}: {flip.reference} -> {flip.candidate}, margin {flip.margin:.2e}"
 
 
-def _record(bundle: Bundle, kept: tuple[KeptNode, ...], proof: Proof) -> None:
+def _publish(bundle: Bundle, path: Path, kept: tuple[KeptNode, ...], proof: Proof) -> None:
+    """Put the graph, its kept nodes and its proof into the bundle, all at once."""
+    fp32 = bundle.deploy_graph("fp32")
+
     def change(manifest: Manifest) -> Manifest:
+        require_unchanged(bundle, manifest, fp32)
         bare = manifest.without_proof(FP16_GRAPH, proof.runtime, proof.device)
         changed = msgspec.structs.replace(
             bare,
             deploy={**manifest.deploy, "fp16": FP16_GRAPH},
-            files={**manifest.files, FP16_GRAPH: record_file(bundle.folder / FP16_GRAPH)},
+            files={**manifest.files, FP16_GRAPH: record_file(path)},
             kept={**manifest.kept, "fp16": kept},
         )
         return changed.with_proof(proof)
 
-    update_manifest(bundle.folder, change)
+    update_manifest(bundle.folder, change, {FP16_GRAPH: path})

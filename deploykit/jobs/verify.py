@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploykit.bundle import CANONICAL_GRAPH, GOLDEN, Bundle
-from deploykit.errors import BundleError, MissingError
+from deploykit.errors import BundleError, GraphError, MissingError, UsageError
 from deploykit.gpu import find_gpu
 from deploykit.jobs.candidates import (
     Candidate,
@@ -16,8 +16,8 @@ from deploykit.jobs.candidates import (
     named_candidates,
     open_candidate,
 )
-from deploykit.jobs.engines import named_engine
-from deploykit.jobs.photos import bundle_photos, golden_photos, read_golden
+from deploykit.jobs.engines import is_flavour, named_engine
+from deploykit.jobs.photos import Photos, bundle_photos, golden_photos, read_golden
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
 from deploykit.jobs.sessions import open_bundle_graph
 from deploykit.jobs.verdicts import Verdict, judge_sessions, proof_of
@@ -35,17 +35,19 @@ class VerifyRequest:
     """What to verify.
 
     Attributes:
+        photos: Photos that are open already; instead of ``images``.
         images: A folder of photos; None for the one recorded at export while it is there, else the
             golden images.
         max_images: At most so many, a fixed sample that is even over the classes.
         runtime: What executes; None for every runtime that can run here.
         precision: Of the deploy graphs and engines; None for every one.
-        engine: One engine by its name; None for the newest of its kind.
+        engine: One engine by its name; None for the newest of each kind that can run here.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32; proves nothing about FP32.
         reference: What the user named to compare with.
         self_test: Compare with the recorded golden answers; needs only the bundle.
     """
 
+    photos: Photos | None = None
     images: Path | None = None
     max_images: int | None = None
     runtime: str | None = None
@@ -94,10 +96,7 @@ def verify_bundle(
         MissingError: The runtime needs a package or a device that is not here.
     """
     request = request or VerifyRequest()
-    if request.self_test:
-        photos = golden_photos(read_golden(bundle))
-    else:
-        photos = bundle_photos(bundle, request.images, limit=request.max_images, progress=progress)
+    photos = _photos(bundle, request, progress)
     with ExitStack() as stack:
         reference = _reference(bundle, request, progress)
         stack.enter_context(reference.session)
@@ -128,14 +127,24 @@ def verify_bundle(
 def _reference(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Reference:
     if not request.self_test:
         return open_reference(bundle, request.reference, progress)
+    engines = (*bundle.manifest.engines, *(f"{file}.json" for file in bundle.manifest.engines))
     for file in bundle.manifest.files:
-        bundle.checked(file)
+        if file not in engines:  # a copy may have been made without them; opening one checks it
+            bundle.checked(file)
     session = RecordedSession(
         read_golden(bundle).logits,
         name=GOLDEN,
         input_size=bundle.manifest.preprocessing.input_size,
     )
     return Reference(session, kind="golden", description=f"answers recorded in {GOLDEN}")
+
+
+def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos:
+    if request.self_test:
+        return golden_photos(read_golden(bundle))
+    if request.photos is not None:
+        return request.photos
+    return bundle_photos(bundle, request.images, limit=request.max_images, progress=progress)
 
 
 def _sessions(
@@ -145,31 +154,41 @@ def _sessions(
     named = (request.runtime, request.precision, request.engine) != (None, None, None)
     if reference.kind == "module" and not named:
         yield open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32")
-    obstacle: MissingError | None = None
-    opened = 0
-    for candidate in _candidates(bundle, request):
+    opened: set[tuple[str, Precision]] = set()
+    left_out: list[tuple[Candidate, MissingError]] = []
+    for candidate in _candidates(bundle, request, progress):
+        kind = candidate.runtime, candidate.precision
+        if kind in opened:
+            continue  # an older engine
         try:
             session = open_candidate(bundle, candidate, tf32=request.tf32)
         except MissingError as exc:
-            if request.runtime or request.engine:
-                raise
-            obstacle = exc
-            if candidate.runtime != CUDA or find_gpu() is not None:
-                progress(Note(f"left out: {candidate}: {exc.message}"))
+            left_out.append((candidate, exc))
             continue
-        opened += 1
+        except (BundleError, GraphError) as exc:
+            if named or not is_flavour(candidate.runtime):
+                raise
+            progress(Note(f"left out: {candidate}: {exc.message}"))
+            continue
+        opened.add(kind)
         yield session
-    if obstacle is not None and not opened:
-        raise obstacle
+    if left_out and not opened:
+        raise left_out[0][1]
+    for candidate, obstacle in left_out:
+        if candidate.runtime != CUDA or find_gpu() is not None:
+            progress(Note(f"left out: {candidate}: {obstacle.message}"))
 
 
-def _candidates(bundle: Bundle, request: VerifyRequest) -> list[Candidate]:
-    """The candidates that are meant; of engines of one kind the newest."""
+def _candidates(bundle: Bundle, request: VerifyRequest, progress: Progress) -> list[Candidate]:
+    """The candidates that are meant; of engines of one kind the newest first."""
     if request.engine is not None:
+        if (request.runtime, request.precision) != (None, None):
+            raise UsageError(
+                "--engine says by itself what runs, on what and in which precision.",
+                hint="Leave out --runtime and --precision.",
+            )
         return [engine_candidate(named_engine(bundle, request.engine))]
-    found = named_candidates(bundle, request.runtime, request.precision)
-    newest = {(each.runtime, each.precision): each for each in reversed(found)}
-    return [each for each in found if newest[each.runtime, each.precision] == each]
+    return named_candidates(bundle, request.runtime, request.precision, progress)
 
 
 def _keep(

@@ -56,14 +56,16 @@ class RangeScan:
     def __init__(self) -> None:
         self._ranges: dict[str, TensorRange] = {}
 
-    def add(self, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    def add(self, tensors: Mapping[str, npt.NDArray[Any]], images: int | None = None) -> None:
         """Take note of a batch.
 
         Args:
-            tensors: By name float arrays (n, ...), the images along the first dimension.
+            tensors: By name float arrays (n, ...), the images along the first dimension; any other
+                is judged as a whole.
+            images: n; None where the first dimension is known to be the images'.
         """
         for name, values in tensors.items():
-            found = _range_of(name, values)
+            found = _range_of(name, values, images)
             known = self._ranges.get(name)
             self._ranges[name] = found if known is None else _united(known, found)
 
@@ -72,12 +74,14 @@ class RangeScan:
         return tuple(self._ranges.values())
 
 
-def _range_of(name: str, values: npt.NDArray[Any]) -> TensorRange:
-    rows = np.asarray(values, np.float32).reshape(len(values), -1)
+def _range_of(name: str, values: npt.NDArray[Any], images: int | None) -> TensorRange:
+    count = len(values) if values.ndim else 0
+    by_image = count > 0 and images in (None, count)
+    rows = np.asarray(values, np.float32).reshape(count if by_image else 1, -1)
     largest = max(float(rows.max(initial=0.0)), -float(rows.min(initial=0.0)))
     max_abs = largest if math.isfinite(largest) else math.inf
     loss = max(map(_rounding_loss, rows), default=0.0) if max_abs <= FP16_MAX else math.inf
-    return TensorRange(name=name, max_abs=max_abs, rounding_loss=loss, images=len(rows))
+    return TensorRange(name=name, max_abs=max_abs, rounding_loss=loss, images=images or len(rows))
 
 
 def _rounding_loss(row: npt.NDArray[np.float32]) -> float:

@@ -228,24 +228,16 @@ class Stream(Resource):
         Raises:
             DeviceError: CUDA failed, or something in it cannot be captured.
         """
-        # Thread-local, or CUDA calls of other threads would spoil the capture.
-        mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        doing = "capturing a CUDA graph"
-        _check(cudart.cudaStreamBeginCapture(self.handle, mode), doing)
         try:
-            enqueue()
-        except BaseException:
-            # A stream that goes on capturing can do nothing else.
-            _, unfinished = cudart.cudaStreamEndCapture(self.handle)
-            if unfinished is not None:
-                _Recording(unfinished).close()
+            with self._record(enqueue) as recording, contextlib.ExitStack() as on_failure:
+                graph = on_failure.enter_context(CapturedGraph(recording))
+                recording.close()
+                on_failure.pop_all()
+                return graph
+        except DeviceError:
+            # CUDA keeps the error for whoever asks next, and TensorRT asks after each launch.
+            cudart.cudaGetLastError()
             raise
-        recorded = _check(cudart.cudaStreamEndCapture(self.handle), doing)
-        with _Recording(recorded) as recording, contextlib.ExitStack() as on_failure:
-            graph = on_failure.enter_context(CapturedGraph(recording))
-            recording.close()
-            on_failure.pop_all()
-            return graph
 
     def replay(self, graph: CapturedGraph) -> None:
         """Do what a graph recorded, when the stream comes to it.
@@ -254,6 +246,20 @@ class Stream(Resource):
             DeviceError: CUDA failed.
         """
         _check(cudart.cudaGraphLaunch(graph.handle, self.handle), "launching a CUDA graph")
+
+    def _record(self, enqueue: Callable[[], None]) -> _Recording:
+        # Thread-local, or CUDA calls of other threads would spoil the capture.
+        mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        _check(cudart.cudaStreamBeginCapture(self.handle, mode), "starting a capture")
+        try:
+            enqueue()
+        except BaseException:
+            # A stream that goes on capturing can do nothing else.
+            _, unfinished = cudart.cudaStreamEndCapture(self.handle)
+            _Recording(unfinished).close()
+            raise
+        ended = cudart.cudaStreamEndCapture(self.handle)
+        return _Recording(_check(ended, "capturing a CUDA graph"))
 
     def _copy(self, target: int, source: int, size_bytes: int, kind: Any, where: str) -> None:
         answer = cudart.cudaMemcpyAsync(target, source, size_bytes, kind, self.handle)

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from deploykit.errors import DeviceError, GraphError
 from deploykit.gpu import Gpu, need_gpu
 from deploykit.runtime._base import BaseSession
+from deploykit.runtime._onnxruntime_open import ORT_ERRORS, open_on_cpu, session_options
 from deploykit.session import ImageBatch, Logits, SessionSpec
 from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Precision, Preprocessing
 
-#: All that ONNX Runtime raises: errors of its own that share no base but Exception, and
-#: RuntimeError from what is bound to device memory.
-_ORT_ERRORS: tuple[type[Exception], ...] = (
-    RuntimeError,
-    *(
-        value
-        for value in vars(ort_errors).values()
-        if isinstance(value, type) and issubclass(value, Exception)
-    ),
-)
-_SEVERITY_FATAL = 4
 _CPU_HINT = "the CPU runs the same graph: --runtime onnxruntime-cpu"
 
 
 class OnnxRuntimeSession(BaseSession):
-    """A canonical or a deploy graph on ONNX Runtime.
+    """A canonical or a deploy graph on ONNX Runtime; on the CPU, several threads may run it.
 
     The canonical graph takes normalised float32: for it the normalisation happens here, with the
     same operations in the same order as torchvision's ToTensor and Normalize.
@@ -62,29 +52,33 @@ class OnnxRuntimeSession(BaseSession):
                 input_size=preprocessing.input_size,
                 classes=len(labels),
                 tf32=tf32,
+                concurrent=not cuda,
             )
         )
         if cuda:
             options = _cuda_options(precision, tf32=tf32)
             self._session: Any = _open_on_gpu(graph, name, options, threads)
         else:
-            self._session = _open_on_cpu(graph, name, threads)
+            self._session = open_on_cpu(graph, name, threads)
         self._normalised = _takes_normalised(self._session, self._spec)
         _check_meaning(self._session, name, labels, preprocessing)
         self._mean = np.array(preprocessing.mean, np.float32)
         self._std = np.array(preprocessing.std, np.float32)
-        self._memory: _BoundMemory | None = None
+        self._kept = threading.local()
 
     def _run(self, images: ImageBatch) -> Logits:
-        if self._session is None:
+        # Both once, for another thread may close the session meanwhile.
+        session, kept = self._session, self._kept
+        if session is None:
             raise RuntimeError("the session is closed")
         feed = self._normalise(images) if self._normalised else images
         try:
-            if self._memory is None or not self._memory.fits(feed):
-                self._memory = None  # frees the old first
-                self._memory = _BoundMemory(self._session, feed, self._spec)
-            return self._memory.run(feed)
-        except _ORT_ERRORS as exc:
+            memory: _BoundMemory | None = getattr(kept, "memory", None)
+            if memory is None or not memory.fits(feed):
+                memory = kept.memory = None  # frees the old first
+                memory = kept.memory = _BoundMemory(session, feed, self._spec)
+            return memory.run(feed)
+        except ORT_ERRORS as exc:
             error = DeviceError if self._spec.runtime == "onnxruntime-cuda" else GraphError
             raise error(
                 f"{self._spec.graph} failed on {self._spec.runtime} "
@@ -94,7 +88,7 @@ class OnnxRuntimeSession(BaseSession):
 
     def close(self) -> None:
         """Free the session's memory, the device's too."""
-        self._memory = None
+        self._kept = threading.local()
         self._session = None
 
     def _normalise(self, images: ImageBatch) -> npt.NDArray[np.float32]:
@@ -108,8 +102,8 @@ class OnnxRuntimeSession(BaseSession):
 class _BoundMemory:
     """A batch's input and output, kept on the session's device from one run to the next.
 
-    Without it ONNX Runtime allocates both for every run, and copies from memory that it allocated
-    for that as well.
+    Only one thread may use it. Without it ONNX Runtime allocates both for every run, and copies
+    from memory that it allocated for that as well.
 
     Args:
         session: ONNX Runtime's.
@@ -119,14 +113,15 @@ class _BoundMemory:
 
     def __init__(self, session: Any, feed: npt.NDArray[Any], spec: SessionSpec) -> None:
         device = "cuda" if spec.runtime == "onnxruntime-cuda" else "cpu"
-        allocate = ort.OrtValue.ortvalue_from_shape_and_type
         self._session = session
         self._shape = feed.shape
-        self._input = allocate(feed.shape, feed.dtype.type, device, 0)
-        self._logits = allocate((len(feed), spec.classes), np.float32, device, 0)
+        self._input = ort.OrtValue.ortvalue_from_shape_and_type(
+            feed.shape, feed.dtype.type, device, 0
+        )
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(session.get_inputs()[0].name, self._input)
-        self._binding.bind_ortvalue_output("logits", self._logits)
+        # Without a shape: the first run allocates what the graph gives, and the session judges it.
+        self._binding.bind_output("logits", device)
 
     def fits(self, feed: npt.NDArray[Any]) -> bool:
         """Whether a batch has the shape that the memory is for."""
@@ -137,7 +132,8 @@ class _BoundMemory:
         self._input.update_inplace(feed)
         self._session.run_with_iobinding(self._binding)
         # On the CPU ONNX Runtime hands out its own memory, and the logits are the caller's.
-        return np.array(self._logits.numpy())
+        (logits,) = self._binding.get_outputs()
+        return np.array(logits.numpy())
 
 
 def _cuda_options(precision: Precision, *, tf32: bool) -> dict[str, str]:
@@ -152,38 +148,17 @@ def _cuda_options(precision: Precision, *, tf32: bool) -> dict[str, str]:
     }
 
 
-def _options(threads: int | None) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = _SEVERITY_FATAL  # errors come as exceptions; its log is on stderr
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    # Threads that spin between two runs take the cores from whoever decodes or compares meanwhile.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-def _open_on_cpu(graph: Path | bytes, name: str, threads: int | None) -> Any:
-    try:
-        # enable_fallback=0, or a failed run is repeated on the CPU and the session stays there.
-        return ort.InferenceSession(
-            graph, _options(threads), providers=["CPUExecutionProvider"], enable_fallback=0
-        )
-    except _ORT_ERRORS as exc:
-        where = graph if isinstance(graph, Path) else name
-        raise GraphError(f"ONNX Runtime cannot read {where}: {exc}") from exc
-
-
 def _open_on_gpu(
     graph: Path | bytes, name: str, options: dict[str, str], threads: int | None
 ) -> Any:
     try:
         session = ort.InferenceSession(
             graph,
-            _options(threads),
+            session_options(threads),
             providers=[("CUDAExecutionProvider", options)],
             enable_fallback=0,
         )
-    except _ORT_ERRORS as exc:
+    except ORT_ERRORS as exc:
         message = f"ONNX Runtime cannot open {name} on the GPU: {exc}"
         raise DeviceError(message, hint=_CPU_HINT) from exc
     # Where CUDA does not start, ONNX Runtime takes the CPU and says so in its log only.

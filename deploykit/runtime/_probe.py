@@ -10,10 +10,10 @@ from typing import Any, Self
 import numpy.typing as npt
 
 from deploykit.errors import GraphError
-from deploykit.runtime._onnxruntime import _ORT_ERRORS, _open_on_cpu
+from deploykit.runtime._onnxruntime_open import ORT_ERRORS, open_on_cpu
 
 #: What a run raises; an input that is missing is a ValueError.
-_RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *_ORT_ERRORS)
+_RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *ORT_ERRORS)
 
 
 class GraphProbe:
@@ -29,7 +29,7 @@ class GraphProbe:
 
     def __init__(self, graph: Path | bytes, threads: int | None) -> None:
         self._name = graph.name if isinstance(graph, Path) else "the graph"
-        self._session: Any = _open_on_cpu(graph, self._name, threads)
+        self._session: Any = open_on_cpu(graph, self._name, threads)
         self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

@@ -1,18 +1,21 @@
 """TensorRT engines on an NVIDIA GPU, of either flavour.
 
 Two batches can be in flight, each in a slot of its own: while the GPU computes one, the host fills
-the other. Nothing waits for the device but :meth:`TensorRTSession.collect`.
+the other, which is made when it is first needed. Nothing waits for the device but
+:meth:`TensorRTSession.collect`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+from pathlib import Path
 from typing import Any, NewType
 
 from deploykit.errors import GraphError
 from deploykit.gpu import need_gpu
 from deploykit.runtime._base import BaseSession
+from deploykit.runtime._tensorrt_contexts import Contexts
 from deploykit.runtime._tensorrt_slot import IMAGES, LOGITS, Slot, TensorRT, ask
 from deploykit.session import ImageBatch, Logits, SessionSpec
 from deploykit.specs import Precision, Preprocessing, Profile
@@ -38,6 +41,7 @@ class TensorRTSession(BaseSession):
         profile: The batch sizes that it was built for.
         preprocessing: The image size.
         classes: K.
+        cache: The file that keeps the kernels that TensorRT for RTX compiles; None for none.
 
     Raises:
         GraphError: Its inputs, outputs or profile are not those of the deploy graph.
@@ -54,6 +58,7 @@ class TensorRTSession(BaseSession):
         profile: Profile,
         preprocessing: Preprocessing,
         classes: int,
+        cache: Path | None = None,
     ) -> None:
         super().__init__(
             SessionSpec(
@@ -66,17 +71,18 @@ class TensorRTSession(BaseSession):
                 largest_batch=profile.max_batch,
             )
         )
+        self._tensorrt, self._profile = tensorrt, profile
         log, trt = tensorrt.log, tensorrt.trt
         runtime = ask(log, "starting", trt.Runtime, log)
         # Each of TensorRT's objects keeps what it was made by: the contexts will keep the engine.
         engine: Any = ask(log, f"reading {name}", runtime.deserialize_cuda_engine, plan)
         _check_contract(engine, self._spec, profile)
-        with contextlib.ExitStack() as slots:
-            self._idle = [
-                slots.enter_context(contextlib.closing(Slot(tensorrt, engine, profile, self._spec)))
-                for _ in range(SLOTS)
-            ]
-            self._slots = slots.pop_all()
+        self._contexts = Contexts(tensorrt, engine, cache)
+        with contextlib.ExitStack() as resources:
+            resources.callback(self._contexts.close)
+            self._idle = [resources.enter_context(self._new_slot())]
+            self._resources = resources.pop_all()
+        self._is_closed = False
         self._in_flight: dict[Ticket, tuple[Slot, int]] = {}
         self._tickets = itertools.count()
 
@@ -95,12 +101,12 @@ class TensorRTSession(BaseSession):
             RuntimeError: The session is closed, or :data:`SLOTS` batches are in flight.
         """
         self._check_images(images)
+        if self._is_closed:
+            raise RuntimeError("the session is closed")
+        if len(self._in_flight) == SLOTS:
+            raise RuntimeError(f"{SLOTS} batches are in flight: collect one first")
         if not self._idle:
-            raise RuntimeError(
-                f"{len(self._in_flight)} batches are in flight: collect one first"
-                if self._in_flight
-                else "the session is closed"
-            )
+            self._idle.append(self._resources.enter_context(self._new_slot()))
         slot = self._idle[-1]  # the one that was used last is warm
         slot.submit(images)
         self._idle.pop()
@@ -124,14 +130,19 @@ class TensorRTSession(BaseSession):
         self._idle.append(slot)
         return slot.collect(images)
 
+    def _new_slot(self) -> contextlib.closing[Slot]:
+        slot = Slot(self._tensorrt, self._contexts.make, self._profile, self._spec)
+        return contextlib.closing(slot)
+
     def _run(self, images: ImageBatch) -> Logits:
         return self.collect(self.submit(images))
 
     def close(self) -> None:
         """Free the device memory, once the device has finished; batches in flight are lost."""
+        self._is_closed = True
         self._idle.clear()
         self._in_flight.clear()
-        self._slots.close()
+        self._resources.close()
 
 
 def _check_contract(engine: Any, spec: SessionSpec, profile: Profile) -> None:

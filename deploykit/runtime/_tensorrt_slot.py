@@ -50,10 +50,24 @@ class TensorRT(Protocol):
 
 
 class Slot:
-    """One batch in flight: a stream, an execution context, and memory on both sides."""
+    """One batch in flight: a stream, an execution context, and memory on both sides.
+
+    Args:
+        tensorrt: The flavour that built the engine.
+        make_context: Makes an execution context of the engine.
+        profile: The batch sizes that the engine was built for.
+        spec: Of the session.
+
+    Raises:
+        DeviceError: TensorRT or CUDA fails.
+    """
 
     def __init__(
-        self, tensorrt: TensorRT, engine: Any, profile: Profile, spec: SessionSpec
+        self,
+        tensorrt: TensorRT,
+        make_context: Callable[[], Any],
+        profile: Profile,
+        spec: SessionSpec,
     ) -> None:
         self._log = tensorrt.log
         # TensorRT for RTX captures by itself, once the kernels for a batch size are compiled.
@@ -71,7 +85,7 @@ class Slot:
             self._device_images = keep(DeviceBuffer(self._images.array.nbytes))
             self._device_logits = keep(DeviceBuffer(self._logits.array.nbytes))
             self._done = keep(Event())
-            self._context = _new_context(tensorrt, engine)
+            self._context = make_context()
             resources.callback(self._drop_context)
             self._bind(IMAGES, self._device_images)
             self._bind(LOGITS, self._device_logits)
@@ -88,7 +102,7 @@ class Slot:
             self._set_batch(batch)
         elif self._captures and self._graph is None and self._is_warm:
             # Only now, because a ragged batch comes once.
-            self._graph = self._stream.capture(self._enqueue)
+            self._capture()
         if self._graph is None:
             self._enqueue()
         else:
@@ -127,6 +141,14 @@ class Slot:
         self._stream.copy_out(
             self._logits, self._device_logits, self._logits.array[: self._batch].nbytes
         )
+
+    def _capture(self) -> None:
+        try:
+            self._graph = self._stream.capture(self._enqueue)
+        except DeviceError:
+            # A graph only saves time: what cannot be captured can be enqueued, and a device that
+            # is broken says so then.
+            self._captures = False
 
     def _bind(self, tensor: str, buffer: DeviceBuffer) -> None:
         doing = f"binding {tensor} to device memory"
@@ -168,16 +190,3 @@ def _failure(doing: str, lines: Iterable[str]) -> DeviceError:
         hint="If the GPU's memory is full, a smaller --max-batch helps; else build the engine "
         "again on this machine: deploykit build-trt",
     )
-
-
-def _new_context(tensorrt: TensorRT, engine: Any) -> Any:
-    log, trt, doing = tensorrt.log, tensorrt.trt, "making an execution context"
-    if not hasattr(trt, "CudaGraphStrategy"):
-        return ask(log, doing, engine.create_execution_context)
-    config = ask(log, doing, engine.create_runtime_config)
-    config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-    # The default computes with other kernels until the right ones are compiled: what was proven
-    # would not be what runs.
-    eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    config.dynamic_shapes_kernel_specialization_strategy = eager
-    return ask(log, doing, engine.create_execution_context, config)

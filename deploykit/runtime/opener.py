@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.deps import need
-from deploykit.errors import UsageError
+from deploykit.errors import DependencyError, UsageError
 from deploykit.session import Session
 from deploykit.specs import Labels, Precision, Preprocessing, Profile, choice
 
@@ -116,6 +117,7 @@ def open_engine(
     profile: Profile,
     preprocessing: Preprocessing,
     labels: Labels,
+    cache: Path | None = None,
 ) -> TensorRTSession:
     """Open a TensorRT engine on GPU 0.
 
@@ -127,17 +129,26 @@ def open_engine(
         profile: The batch sizes that it was built for.
         preprocessing: The image size.
         labels: The classes' names.
+        cache: The file that keeps the kernels that TensorRT for RTX compiles for this GPU, written
+            when the session closes; None for none. TensorRT compiles them into the engine, and
+            has no such file.
 
     Returns:
         A session that can also have two batches in flight: ``submit`` and ``collect``.
 
     Raises:
         GraphError: It is not an engine of this bundle's deploy graph and profile.
-        DependencyError: ``cuda-bindings`` is missing.
+        DependencyError: ``cuda-bindings`` is missing or too old.
         DeviceError: There is no GPU, or TensorRT does not run the engine on it.
     """
     need("cuda.bindings.runtime")
-    from deploykit.runtime._tensorrt import TensorRTSession
+    try:
+        from deploykit.runtime._tensorrt import TensorRTSession
+    except ImportError as exc:
+        raise DependencyError(
+            f"The installed cuda-bindings {version('cuda-bindings')} is too old: {exc}",
+            hint='Upgrade it: pip install --upgrade "cuda-bindings>=12.9.1"',
+        ) from exc
 
     return TensorRTSession(
         tensorrt,
@@ -147,6 +158,7 @@ def open_engine(
         profile=profile,
         preprocessing=preprocessing,
         classes=len(labels),
+        cache=cache,
     )
 
 

@@ -1,18 +1,12 @@
-"""The flavour of TensorRT that builds without a GPU, and a graph for it."""
+"""A graph for TensorRT, and builds of it."""
+
+import functools
 
 import pytest
-from engine_graphs import DEPLOY_GRAPH, save_graph
+from engine_graphs import DEPLOY_GRAPH, Altered, save_graph
 
 from deploykit.engine.build import engine_from_onnx
-from deploykit.engine.flavour import open_flavour
 from deploykit.specs import Profile
-
-
-@pytest.fixture(scope="session")
-def rtx():
-    """TensorRT for RTX, which builds on a CPU."""
-    pytest.importorskip("tensorrt_rtx")
-    return open_flavour("tensorrt_rtx")
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +25,19 @@ def build(rtx, deploy_graph):
         return engine_from_onnx(rtx, graph, profile=profile, targets=targets, **options)
 
     return build
+
+
+@pytest.fixture
+def alter_builder(rtx, monkeypatch):
+    """Let a test replace methods of TensorRT's builder; each is given the real one first."""
+    real = rtx.trt.Builder
+
+    def alter(**methods):
+        def make(log):
+            builder = real(log)
+            bound = {name: functools.partial(each, builder) for name, each in methods.items()}
+            return Altered(builder, **bound)
+
+        monkeypatch.setattr(rtx.trt, "Builder", make)
+
+    return alter

@@ -1,4 +1,4 @@
-"""Tiny graphs for TensorRT, and GPUs that the tests pretend to have."""
+"""Tiny graphs for TensorRT, and what the tests pretend: GPUs, and objects that fail."""
 
 from pathlib import Path
 
@@ -24,6 +24,19 @@ net (uint8[N, 8, 8, 3] images) => (float[N, 2] logits)
 """
 ADA = Gpu("NVIDIA GeForce RTX 4070", (8, 9), (13, 0))
 AMPERE = Gpu("NVIDIA GeForce RTX 3090", (8, 6), (13, 0))
+
+
+class Altered:
+    """One of TensorRT's objects, some of whose methods are others."""
+
+    def __init__(self, real, **methods):
+        self.__dict__.update(methods, real=real)
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.real, name, value)
 
 
 def save_graph(path: Path, text: str) -> Path:

@@ -151,6 +151,25 @@ def test_an_engine_is_asked_about_the_batch_it_is_tuned_for(rtx, engine_that_tel
     assert engine.shapes == {"images": (4, 8, 8, 3)}
 
 
+def test_a_tensorrt_that_does_not_start_is_a_device_error(rtx, monkeypatch):
+    def fail(log):
+        log.log(rtx.trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("factory function returned nullptr")
+
+    monkeypatch.setattr(rtx.trt, "Runtime", fail)
+    with pytest.raises(DeviceError, match=r"makes no runtime:\nCUDA init.* error: 35") as caught:
+        audit(rtx)
+    assert "Run `deploykit doctor`" in caught.value.hint
+
+
+def test_an_engine_without_an_inspector_is_a_device_error(rtx, engine_that_tells):
+    engine_that_tells("").create_engine_inspector = lambda: None
+    with pytest.raises(DeviceError, match="makes no inspector") as caught:
+        audit(rtx)
+    assert caught.value.message.endswith("inspector.")
+    assert "Run `deploykit doctor`" in caught.value.hint
+
+
 def test_an_engine_that_does_not_load_is_a_device_error_with_tensorrts_words(rtx):
     with pytest.raises(DeviceError, match="TRT engine file") as caught:
         audit(rtx, b"no engine" * 20)

@@ -3,13 +3,18 @@ import pytest
 from deploykit.engine.history import Build, BuildHistory
 from deploykit.specs import Profile
 
-LIKE = ("tensorrt", "fp16", ("current",), Profile())
+LIKE = ("tensorrt", "fp16", ("current",), Profile(), None)
 
 
 def record(seconds, like=LIKE):
-    flavour, precision, targets, profile = like
+    flavour, precision, targets, profile, workspace_bytes = like
     return Build(
-        flavour=flavour, precision=precision, targets=targets, profile=profile, seconds=seconds
+        flavour=flavour,
+        precision=precision,
+        targets=targets,
+        profile=profile,
+        seconds=seconds,
+        workspace_bytes=workspace_bytes,
     )
 
 
@@ -29,12 +34,13 @@ def test_the_estimate_is_the_median_of_builds_like_this(history):
 @pytest.mark.parametrize(
     "other",
     [
-        ("tensorrt_rtx", "fp16", ("current",), Profile()),
-        ("tensorrt", "fp32", ("current",), Profile()),
-        ("tensorrt", "fp16", ("sm89",), Profile()),
-        ("tensorrt", "fp16", ("current",), Profile(max_batch=64)),
+        ("tensorrt_rtx", "fp16", ("current",), Profile(), None),
+        ("tensorrt", "fp32", ("current",), Profile(), None),
+        ("tensorrt", "fp16", ("sm89",), Profile(), None),
+        ("tensorrt", "fp16", ("current",), Profile(max_batch=64), None),
+        ("tensorrt", "fp16", ("current",), Profile(), 2**29),
     ],
-    ids=["flavour", "precision", "targets", "profile"],
+    ids=["flavour", "precision", "targets", "profile", "workspace"],
 )
 def test_other_builds_tell_nothing(history, other):
     history.add(record(10.0, other))

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 from engine_graphs import DEPLOY_GRAPH, save_graph
 
-import deploykit.engine.build
 from deploykit.engine.build import engine_from_onnx
 from deploykit.errors import DeviceError, GraphError, UsageError
 from deploykit.specs import Profile
@@ -81,14 +80,6 @@ def test_a_workspace_that_is_too_small_is_the_users_to_mend(build):
     assert build(workspace_bytes=2**30).plan
 
 
-@pytest.fixture
-def no_gpu(monkeypatch):
-    def need_gpu():
-        raise DeviceError("There is no NVIDIA driver on this machine.")
-
-    monkeypatch.setattr(deploykit.engine.build, "need_gpu", need_gpu)
-
-
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
 def test_the_current_gpu_has_to_be_there(rtx, no_gpu, flavour, tmp_path):
     tensorrt = dataclasses.replace(rtx, flavour=flavour)
@@ -97,6 +88,28 @@ def test_the_current_gpu_has_to_be_there(rtx, no_gpu, flavour, tmp_path):
             tensorrt, tmp_path / "unread.onnx", profile=Profile(), targets=("current",)
         )
     assert "--target sm89" in caught.value.hint
+    assert "Install NVIDIA's driver" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [
+        ("create_network", "network"),
+        ("create_builder_config", "configuration"),
+        ("create_optimization_profile", "profile"),
+    ],
+)
+def test_an_object_that_tensorrt_does_not_make_is_a_device_error(
+    rtx, build, alter_builder, method, what
+):
+    def fail(builder, *arguments):
+        rtx.log.log(rtx.trt.ILogger.Severity.ERROR, "out of handles")
+
+    alter_builder(**{method: fail})
+    with pytest.raises(DeviceError, match=f"makes no {what}") as caught:
+        build()
+    assert caught.value.message.endswith(":\nout of handles")
+    assert "Run `deploykit doctor`" in caught.value.hint
 
 
 def test_a_builder_that_does_not_start_is_a_device_error(rtx, deploy_graph):
@@ -110,37 +123,34 @@ def test_a_builder_that_does_not_start_is_a_device_error(rtx, deploy_graph):
         engine_from_onnx(tensorrt, deploy_graph, profile=Profile(), targets=("sm89",))
 
 
+OUT_OF_DEVICE_MEMORY = "IBuilder: Error Code 1: Cuda Runtime (out of memory)"
+OUT_OF_MEMORY = "Error Code 2: OutOfMemory (Requested size was 8589934592 bytes.)"
+NO_KERNEL = "Error Code 10: Could not find any implementation for node conv."
+
+
 @pytest.mark.parametrize(
-    ("line", "kind"),
+    ("line", "workspace_bytes", "kind", "hint"),
     [
-        (
-            "IBuilder::buildSerializedNetwork: Error Code 1: Cuda Runtime (out of memory)",
-            DeviceError,
-        ),
-        ("Error Code 2: OutOfMemory (Requested size was 8589934592 bytes.)", DeviceError),
-        ("Error Code 10: Could not find any implementation for node conv.", GraphError),
+        (OUT_OF_DEVICE_MEMORY, None, DeviceError, "lower --max-batch"),
+        (OUT_OF_DEVICE_MEMORY, 1024, DeviceError, "lower --max-batch"),
+        (OUT_OF_MEMORY, None, DeviceError, "lower --max-batch"),
+        (OUT_OF_MEMORY, 1024, UsageError, "allows 1,024 bytes: allow more, or leave it out"),
+        (NO_KERNEL, None, GraphError, "--precision fp32"),
+        (NO_KERNEL, 1024, GraphError, "--precision fp32"),
     ],
 )
-def test_a_failed_build_is_the_machines_fault_or_the_graphs(rtx, deploy_graph, line, kind):
-    class Builder:
-        def __init__(self, log):
-            self._builder = rtx.trt.Builder(log)
+def test_a_failed_build_is_the_machines_fault_or_the_graphs_or_the_users(
+    rtx, build, alter_builder, line, workspace_bytes, kind, hint
+):
+    def fail(builder, network, config):
+        rtx.log.log(rtx.trt.ILogger.Severity.ERROR, line)
 
-        def __getattr__(self, name):
-            return getattr(self._builder, name)
-
-        def build_serialized_network(self, network, config):
-            rtx.log.log(rtx.trt.ILogger.Severity.ERROR, line)
-
-    class Trt:
-        def __getattr__(self, name):
-            return Builder if name == "Builder" else getattr(rtx.trt, name)
-
-    tensorrt = dataclasses.replace(rtx, trt=Trt())
+    alter_builder(build_serialized_network=fail)
     with pytest.raises(kind) as caught:
-        engine_from_onnx(tensorrt, deploy_graph, profile=Profile(), targets=("sm89",))
+        build(workspace_bytes=workspace_bytes)
     assert line in caught.value.message
-    assert caught.value.hint
+    assert hint in caught.value.hint
+    assert ("--workspace" in caught.value.hint) is (kind is UsageError)
 
 
 def test_a_target_that_this_version_does_not_have_is_a_usage_error(rtx, deploy_graph):

@@ -3,12 +3,14 @@
 import _thread
 import dataclasses
 import hashlib
+import queue
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
-from engine_graphs import ADA, DEPLOY_GRAPH, save_graph
+from engine_graphs import ADA, DEPLOY_GRAPH, Altered, save_graph
 
 import deploykit.engine.build
 from deploykit.engine.build import engine_from_onnx
@@ -139,6 +141,28 @@ def test_ctrl_c_stops_the_build_and_leaves_nothing(rtx, build_as_tensorrt, deplo
     assert build_as_tensorrt().plan == plan
 
 
+def test_further_ctrl_cs_change_nothing_and_each_is_answered(build, alter_builder):
+    """Until TensorRT takes its next step, after the third, the build cannot stop."""
+    cancels, answers = [], queue.SimpleQueue()
+
+    def build_in_silence(builder, network, config):
+        for _ in range(3):
+            time.sleep(0.05)  # until the main thread waits
+            _thread.interrupt_main()
+            answers.get(timeout=30)
+
+    def on_cancel():
+        cancels.append(threading.current_thread())
+        answers.put(None)
+
+    before = thread_names()
+    alter_builder(build_serialized_network=build_in_silence)
+    with pytest.raises(KeyboardInterrupt):
+        build(on_cancel=on_cancel)
+    assert cancels == [threading.main_thread()] * 3
+    assert thread_names() == before
+
+
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations:DeprecationWarning")
 @pytest.mark.parametrize("content", [None, b"", b"damaged"])
 def test_tensorrt_fills_a_timing_cache_whatever_was_there(build_as_tensorrt, tmp_path, content):
@@ -159,6 +183,32 @@ def test_tensorrt_fills_a_timing_cache_whatever_was_there(build_as_tensorrt, tmp
 def test_an_engine_is_worth_more_than_its_timing_cache(build_as_tensorrt, tmp_path):
     (tmp_path / "file").touch()
     assert build_as_tensorrt(timing_cache=tmp_path / "file" / "timing.cache").plan
+
+
+@pytest.mark.parametrize("gives", ["a cache", "nothing"])
+def test_an_engine_is_built_where_there_is_no_timing_cache(
+    build_as_tensorrt, tmp_path, alter_builder, gives
+):
+    """TensorRT makes none, or makes one and gives it back as nothing."""
+
+    def take(cache, ignore_mismatch):
+        assert cache is not None
+        return True
+
+    def make_config(builder):
+        return Altered(
+            builder.create_builder_config(),
+            create_timing_cache=lambda data: object() if gives == "a cache" else None,
+            set_timing_cache=take,
+            get_timing_cache=lambda: None,
+        )
+
+    def build_really(builder, network, config):
+        return builder.build_serialized_network(network, config.real)
+
+    alter_builder(create_builder_config=make_config, build_serialized_network=build_really)
+    assert build_as_tensorrt(timing_cache=tmp_path / "timing.cache").plan
+    assert not list(tmp_path.iterdir())
 
 
 def test_tensorrt_for_rtx_has_no_timing_cache(build, tmp_path):

@@ -1,8 +1,12 @@
 """Fixtures of the jobs' tests."""
 
+import functools
 import shutil
+import sys
 
 import pytest
+from fp16_networks import export_network
+from made_engines import MadeEngines
 from training_runs import NETWORKS, SMALL, make_photos
 
 from deploykit.bundle import open_bundle
@@ -15,6 +19,53 @@ def bundle(tmp_path, exported_bundle):
     folder = tmp_path / "colours"
     shutil.copytree(exported_bundle.folder, folder)
     return open_bundle(folder)
+
+
+@pytest.fixture
+def engine_bundle(tmp_path, built_engine):
+    """A copy of the bundle with an engine that a test may change."""
+    folder = tmp_path / "engines" / "colours"
+    shutil.copytree(built_engine.bundle.folder, folder)
+    return open_bundle(folder)
+
+
+@pytest.fixture
+def engines(monkeypatch, rtx_4070, exported_bundle):
+    """Engines of that bundle open on a GPU, and answer rightly."""
+    made = MadeEngines(exported_bundle, rtx_4070)
+    monkeypatch.setattr("deploykit.jobs.engines.open_engine", made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def export_toy(tmp_path_factory, photo_folder):
+    """Export a network of ``fp16_networks``, each once."""
+
+    @functools.cache
+    def export(name):
+        return export_network(name, photo_folder, tmp_path_factory.mktemp(name))
+
+    return export
+
+
+@pytest.fixture
+def toy(tmp_path, export_toy):
+    """Copy a bundle of a network of ``fp16_networks``, to change it."""
+
+    def copy(name):
+        folder = tmp_path / "toys" / name.lower()
+        shutil.copytree(export_toy(name).folder, folder)
+        return open_bundle(folder)
+
+    return copy
+
+
+@pytest.fixture
+def no_onnx(monkeypatch):
+    """An installation without the extra ``graph``."""
+    for name in [name for name in sys.modules if name.startswith("deploykit.graph")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from deploykit.bundle import Bundle
 from deploykit.jobs.export import export_bundle
@@ -70,8 +72,34 @@ class SensitiveSum(Colours):
 
     def make_middle(self):
         return nn.Sequential(Gains(1.0), Shift(20000.0), Gains(1.0))
+
+
+class Loud(Colours):
+    """Not one tensor fits."""
+
+    def forward(self, x):
+        return super().forward(1e6 * x)
 '''
 CLASSES = ("blue", "green", "red")
+#: The dominant channel where ``Overflow`` stays within FP16, and where it does not.
+DIM, BRIGHT = 80, 200
+
+
+def make_photos(folder: Path, brightness: int, count: int = 10) -> Path:
+    """Folders of noisy photos, named after their dominant colour."""
+    rng = np.random.default_rng(0)
+    for channel, name in zip((2, 1, 0), CLASSES, strict=True):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            write_photo(folder / name / f"{i:02}.png", channel, brightness, rng)
+    return folder
+
+
+def write_photo(path: Path, channel: int, brightness: int, rng: np.random.Generator) -> None:
+    """Write a noisy photo with one dominant channel."""
+    pixels = rng.integers(0, 30, (16, 16, 3))
+    pixels[..., channel] += brightness
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
 def export_network(name: str, photos: Path, folder: Path) -> Bundle:

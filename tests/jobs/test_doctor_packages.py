@@ -57,6 +57,14 @@ def test_deploykit_without_metadata(machine):
     assert "cannot be told" in obstacles("rehearsal")["extra graph"].detail
 
 
+def test_cuda_bindings_that_are_missing(machine):
+    machine.install_everything()
+    machine.uninstall("cuda-bindings", "13.5.0")
+    bindings = obstacles("tensorrt")["cuda-bindings"]
+    assert bindings.status == "missing"
+    assert bindings.remedies == ('pip install "cuda-bindings>=12.9.1"',)
+
+
 def test_cuda_bindings_that_do_not_import(machine):
     machine.install_everything()
     machine.module("cuda.bindings.runtime", None)

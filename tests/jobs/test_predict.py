@@ -6,11 +6,8 @@ import pytest
 from PIL import Image
 
 import deploykit
-from deploykit.bundle import open_bundle
-from deploykit.errors import BundleError, DeviceError, ImagesError, ParityError, UsageError
-from deploykit.jobs.candidates import all_candidates, decisive_proofs
+from deploykit.errors import ImagesError, UsageError
 from deploykit.jobs.predict import PredictionRun, PredictRequest, predict_folder, predictions
-from deploykit.manifest import update_manifest
 from deploykit.progress import Note
 from deploykit.specs import Labels
 
@@ -152,89 +149,20 @@ def test_of_equal_logits_the_first_class_wins_as_in_torch():
     assert row.margin == 0
 
 
-def test_auto_takes_what_is_proven(exported_bundle, photo_folder):
-    proofs = {
-        candidate.runtime: len(decisive_proofs(exported_bundle, candidate))
-        for candidate in all_candidates(exported_bundle)
-    }
-    assert proofs == {"onnxruntime-cpu": 1, "onnxruntime-cuda": 0}
-    with PredictionRun(exported_bundle, PredictRequest(photo_folder)) as run:
-        assert (run.spec.runtime, run.spec.precision) == ("onnxruntime-cpu", "fp32")
-
-
-def without_proofs(bundle):
-    import msgspec
-
-    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, proofs=()))
-    return open_bundle(bundle.folder)
-
-
-def test_auto_refuses_what_is_not_proven(bundle, photo_folder):
-    with pytest.raises(ParityError, match="proven") as caught:
-        rows_of(without_proofs(bundle), photo_folder)
-    assert "deploykit verify" in caught.value.hint
-
-
-def test_a_runtime_that_was_named_runs_unproven_and_says_so(bundle, photo_folder):
-    notes = []
-    request = PredictRequest(photo_folder, runtime="onnxruntime-cpu")
-    with PredictionRun(without_proofs(bundle), request, notes.append) as run:
-        assert len(list(run)) == 45
-    assert any("not proven" in e.message for e in notes if isinstance(e, Note))
-
-
-def prove_on_cuda(bundle):
-    """Write a proof for CUDA, as a machine with a GPU would have."""
-    import msgspec
-
-    def change(manifest):
-        proof = next(p for p in manifest.proofs if p.graph == "deploy/fp32.onnx")
-        cuda = msgspec.structs.replace(proof, runtime="onnxruntime-cuda", device="NVIDIA GPU")
-        return manifest.with_proof(cuda)
-
-    update_manifest(bundle.folder, change)
-    return open_bundle(bundle.folder)
-
-
-def test_auto_says_aloud_when_a_proven_device_is_missing(bundle, photo_folder, no_gpu):
-    notes = []
-    with PredictionRun(prove_on_cuda(bundle), PredictRequest(photo_folder), notes.append) as run:
-        assert run.spec.runtime == "onnxruntime-cpu"
-    assert any("onnxruntime-cuda: There is no NVIDIA" in e.message for e in notes)
-
-
-def test_a_device_that_was_named_is_not_replaced(bundle, photo_folder, no_gpu):
-    with pytest.raises(DeviceError):
-        rows_of(bundle, photo_folder, runtime="onnxruntime-cuda")
-
-
-def test_a_proof_from_another_device_does_not_count(bundle, photo_folder):
-    import msgspec
-
-    def change(manifest):
-        proofs = tuple(msgspec.structs.replace(p, device="Another CPU") for p in manifest.proofs)
-        return msgspec.structs.replace(manifest, proofs=proofs)
-
-    update_manifest(bundle.folder, change)
-    notes = []
-    with pytest.raises(ParityError, match="is proven"):
-        PredictionRun(open_bundle(bundle.folder), PredictRequest(photo_folder), notes.append)
-    assert any("but not on CPU" in e.message for e in notes if isinstance(e, Note))
-
-
-def test_a_precision_that_is_not_there_is_refused(bundle, photo_folder):
-    with pytest.raises(BundleError, match="no int8 graph"):
-        rows_of(bundle, photo_folder, runtime="onnxruntime-cpu", precision="int8")
-    with pytest.raises(BundleError, match="no int8 graph"):
-        rows_of(bundle, photo_folder, precision="int8")
-
-
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights on Windows")
 def test_a_link_to_nothing_is_a_row(exported_bundle, tmp_path, photo_folder):
     shutil.copy(photo_folder / "red" / "00.png", tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
     rows, _ = rows_of(exported_bundle, tmp_path)
     assert [row.status for row in rows] == ["ok", "vanished"]
+
+
+def test_an_engine_gets_no_more_images_than_it_takes(engine_bundle, engines, photo_folder):
+    rows, _ = rows_of(engine_bundle, photo_folder, runtime="tensorrt_rtx", batch_size=64)
+    expected, _ = rows_of(engine_bundle, photo_folder, runtime="onnxruntime-cpu")
+    assert rows == expected
+    assert engines.sessions[0].batch_sizes[-2:] == [32, 13]
+    assert engines.sessions[0].closed
 
 
 def test_the_python_function_gives_the_same_rows(exported_bundle, photo_folder):

@@ -81,6 +81,27 @@ def test_the_image_that_loses_most_decides():
     assert together == range_of(small, NORMAL)
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (0, 4), (2, 0), (1,)])
+def test_a_tensor_of_any_shape_has_a_range(shape):
+    found = range_of(np.full(shape, 0.5))
+    assert found.images == (shape[0] if shape and shape[0] else 1)
+    assert found.max_abs == (0.5 if 0 not in shape else 0)
+    assert found.fits
+
+
+def test_what_does_not_come_by_image_is_judged_as_a_whole():
+    """Its small values are small beside the others only together with them."""
+    tensor = np.array([[1], [1e-7], [0]], np.float32)
+    scans = {images: RangeScan() for images in (None, 2, 3)}
+    for images, scan in scans.items():
+        scan.add({"t": tensor}, images)
+        scan.add({"t": tensor}, images)
+    found = {images: scan.ranges()[0] for images, scan in scans.items()}
+    assert (found[2].fits, found[2].images) == (True, 4)
+    assert (found[3].fits, found[3].images) == (False, 6)
+    assert found[None] == found[3]
+
+
 def test_tensors_come_in_the_order_in_which_they_were_seen():
     scan = RangeScan()
     scan.add({"b": NORMAL, "a": NORMAL * 2})

@@ -66,6 +66,7 @@ class FakeCuda:
         self.faults = faults or Faults()
         self.ledger = {}
         self.freed = []
+        self.last_error = SUCCESS
         self._numbers = itertools.count(1)
 
     def bytes_at(self, address):
@@ -76,6 +77,10 @@ class FakeCuda:
 
     def stream(self, handle):
         return self.ledger["stream", int(handle)]
+
+    def cudaGetLastError(self):
+        error, self.last_error = self.last_error, SUCCESS
+        return (error,)
 
     # Memory
 
@@ -174,6 +179,7 @@ class FakeCuda:
         recording, queue.recording = queue.recording, None
         spoilt, queue.spoilt = queue.spoilt, False
         if self.faults.strike("cudaStreamEndCapture") or spoilt:
+            self.last_error = INVALIDATED
             return INVALIDATED, None
         return SUCCESS, real.cudaGraph_t(self._new("recording", recording))
 

@@ -1,8 +1,8 @@
 """A TensorRT without a GPU: its engine's logits are the means of the three colours.
 
 It runs on :class:`fake_cuda.FakeCuda`. Like TensorRT it says no by answering None or False and
-logs why; it captures only what ran before at that size; and a graph that was captured before the
-context changed gives garbage.
+logs why; it captures only what ran before at that size; it takes an error that somebody left in
+CUDA for its own; and a graph that was captured before the context changed gives garbage.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from enum import Enum
 from types import SimpleNamespace
 
 import numpy as np
+from fake_cuda import SUCCESS
 
 PLAN = b"ftrt the plan of an engine"
 CLASSES = 3
@@ -47,6 +48,8 @@ class Context:
         self._warm = False
         self._addresses = {}
         machine.cuda.ledger["context", id(self)] = None
+        if config is not None:
+            config.kernels.compile("a context")
 
     def __del__(self):
         del self._machine.cuda.ledger["context", id(self)]
@@ -77,11 +80,16 @@ class Context:
     def execute_async_v3(self, stream):
         if self._machine.refuses("execute_async_v3"):
             return False
+        if self._machine.cuda.cudaGetLastError() != (SUCCESS,):
+            self._machine.log.lines.append("a launch failed")
+            return False
         queue = self._machine.cuda.stream(stream)
         if queue.recording is not None and not (self._warm and self._machine.can_capture):
             self._machine.log.lines.append("this cannot be captured")
             queue.spoilt = True
             return False
+        if self.config is not None:
+            self.config.kernels.compile(f"a batch of {self._shape[0]}")
         shape, changes, addresses = self._shape, self._changes, dict(self._addresses)
         count, size, cuda = shape[0], int(np.prod(shape)), self._machine.cuda
 
@@ -124,13 +132,77 @@ class Engine:
     def create_runtime_config(self):
         if self._machine.refuses("create_runtime_config"):
             return None
-        return SimpleNamespace()
+        return RuntimeConfig(self._machine)
 
     def create_execution_context(self, config=None):
         if self._machine.refuses("create_execution_context"):
             return None
         self._machine.configs.append(config)
         return Context(self._machine, self, config)
+
+
+class RuntimeConfig:
+    """Of TensorRT for RTX: a strategy that it refuses stays as it was."""
+
+    def __init__(self, machine):
+        self._machine = machine
+        self._graphs = self._specialization = None
+        self.kernels = None
+
+    @property
+    def cuda_graph_strategy(self):
+        return self._graphs
+
+    @cuda_graph_strategy.setter
+    def cuda_graph_strategy(self, strategy):
+        if not self._machine.refuses("cuda_graph_strategy"):
+            self._graphs = strategy
+
+    @property
+    def dynamic_shapes_kernel_specialization_strategy(self):
+        return self._specialization
+
+    @dynamic_shapes_kernel_specialization_strategy.setter
+    def dynamic_shapes_kernel_specialization_strategy(self, strategy):
+        if not self._machine.refuses("dynamic_shapes_kernel_specialization_strategy"):
+            self._specialization = strategy
+
+    def create_runtime_cache(self):
+        return None if self._machine.refuses("create_runtime_cache") else Kernels(self._machine)
+
+    def set_runtime_cache(self, kernels):
+        if self._machine.refuses("set_runtime_cache"):
+            return False
+        self.kernels = kernels
+        return True
+
+
+class Kernels:
+    """The compiled kernels, as a cache: their names, after the name of the GPU."""
+
+    def __init__(self, machine):
+        self._machine = machine
+        self._names = []
+
+    def compile(self, name):
+        if name not in self._names:
+            self._names.append(name)
+            self._machine.compiled.append(name)
+
+    def serialize(self):
+        if self._machine.refuses("serialize"):
+            return None
+        return memoryview("\n".join([self._machine.gpu, *self._names]).encode())
+
+    def deserialize(self, content):
+        # It compares the content with the device, so that somebody must have used that before.
+        assert "cudaMalloc" in self._machine.cuda.faults.calls
+        gpu, *names = bytes(content).decode(errors="replace").split("\n")
+        if self._machine.refuses("deserialize") or gpu != self._machine.gpu:
+            self._machine.log.lines.append("these kernels are of something else")
+            return False
+        self._names = names
+        return True
 
 
 class Runtime:
@@ -151,6 +223,8 @@ class FakeTensorRT:
         executed: The size of every batch that the device computed, in order.
         seen: The images of the last of them.
         configs: What each execution context was made with.
+        gpu: What kernels are compiled for.
+        compiled: What kernels were compiled for, in order.
     """
 
     def __init__(self, cuda, flavour="tensorrt", *, size=(4, 5), batches=(1, 2, 4)):
@@ -166,6 +240,8 @@ class FakeTensorRT:
         self.executed = []
         self.seen = None
         self.configs = []
+        self.gpu = "sm89"
+        self.compiled = []
         self.trt = SimpleNamespace(Runtime=self._start)
         if flavour == "tensorrt_rtx":
             self.trt.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")

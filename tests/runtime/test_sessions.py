@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -21,6 +24,13 @@ DEPLOY = """
 net (uint8[N, 4, 5, 3] images) => (float[N, 3] logits) <int64[2] axes = {1, 2}> {
     values = Cast<to = 1>(images)
     logits = ReduceMean<keepdims = 0>(values, axes)
+}"""
+WIRED = """
+net (uint8[N, 4, 5, 3] images) => (float[N, 3] logits)
+<int64[3] axes = {0, 1, 2}, int64[2] shape = {1, 3}> {
+    values = Cast<to = 1>(images)
+    means = ReduceMean<keepdims = 0>(values, axes)
+    logits = Reshape(means, shape)
 }"""
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
 
@@ -190,6 +200,33 @@ def test_an_answer_of_another_shape_is_refused():
         session.run(np.zeros((2, 8, 8, 3), np.uint8))
 
 
+def test_a_graph_that_loses_the_batch_is_refused(open_text):
+    """One that was exported with a batch of 1 wired in."""
+    with (
+        open_text(WIRED) as session,
+        pytest.raises(GraphError, match=r"answers 3 images with shape \(1, 3\), not \(3, 3\)"),
+    ):
+        session.run(IMAGES)
+
+
+def test_threads_do_not_share_a_sessions_memory(open_text, monkeypatch):
+    both_filled = threading.Barrier(2, timeout=20)
+    with open_text(DEPLOY, threads=1) as session, ThreadPoolExecutor(2) as pool:
+        assert session.spec.concurrent
+        run = session._session.run_with_iobinding
+
+        def run_together(binding):
+            both_filled.wait()
+            run(binding)
+            both_filled.wait()
+
+        monkeypatch.setattr(session._session, "run_with_iobinding", run_together)
+        for _ in range(2):
+            batches = [IMAGES, IMAGES[::-1].copy()]
+            for images, logits in zip(batches, pool.map(session.run, batches), strict=True):
+                assert logits == pytest.approx(images.mean((1, 2)), rel=1e-6)
+
+
 def test_a_failed_run_is_not_repeated_on_another_provider(open_text, monkeypatch):
     """ONNX Runtime would print, move the session to the CPU, and go on."""
     session = open_text(DEPLOY)
@@ -208,11 +245,9 @@ def test_a_failed_run_is_not_repeated_on_another_provider(open_text, monkeypatch
 def test_every_error_of_onnx_runtime_is_mapped():
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    from deploykit.runtime import _onnxruntime
+    from deploykit.runtime._onnxruntime_open import ORT_ERRORS
 
-    assert {state.EPFail, state.Fail, state.InvalidGraph, state.NoSuchFile} <= set(
-        _onnxruntime._ORT_ERRORS
-    )
+    assert {state.EPFail, state.Fail, state.InvalidGraph, state.NoSuchFile} <= set(ORT_ERRORS)
 
 
 def test_without_a_driver_cuda_is_refused_and_not_replaced(open_text, monkeypatch):
@@ -275,6 +310,7 @@ def gpu_of_straw(monkeypatch):
 
     asked = {"provider": "CUDAExecutionProvider", "devices": []}
     open_session, allocate = ort.InferenceSession, ort.OrtValue.ortvalue_from_shape_and_type
+    bind_output = ort.IOBinding.bind_output
 
     def open_on_cpu(graph, options, *, providers, enable_fallback):
         ((_, asked["options"]),) = providers
@@ -286,6 +322,10 @@ def gpu_of_straw(monkeypatch):
         asked["devices"].append((device, shape))
         return allocate(shape, dtype, "cpu", number)
 
+    def bind_on_cpu(binding, name, device):
+        asked["devices"].append((device, name))
+        bind_output(binding, name, "cpu")
+
     gpu = Gpu("Straw RTX", (8, 9), (13, 0))
     state = "deploykit.runtime._onnxruntime"
     monkeypatch.setattr(f"{state}.need_gpu", lambda: gpu)
@@ -293,15 +333,17 @@ def gpu_of_straw(monkeypatch):
     monkeypatch.setattr(f"{state}.ort.preload_dlls", lambda: None)
     monkeypatch.setattr(f"{state}.ort.InferenceSession", open_on_cpu)
     monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", allocate_on_cpu)
+    monkeypatch.setattr(ort.IOBinding, "bind_output", bind_on_cpu)
     return asked
 
 
 def test_on_a_gpu_the_batch_stays_in_its_memory(open_text, gpu_of_straw):
     with open_text(DEPLOY, runtime="onnxruntime-cuda") as session:
         assert session.spec.device == "Straw RTX"
+        assert not session.spec.concurrent
         for _ in range(3):
             assert session.run(IMAGES) == pytest.approx(IMAGES.mean((1, 2)), rel=1e-6)
-    assert gpu_of_straw["devices"] == [("cuda", (3, 4, 5, 3)), ("cuda", (3, 3))]
+    assert gpu_of_straw["devices"] == [("cuda", (3, 4, 5, 3)), ("cuda", "logits")]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import importlib.util
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from runtime_graphs import (
     write_deploy_graphs,
 )
 
-from deploykit.errors import DeviceError, GraphError, InputError
+from deploykit.errors import DependencyError, DeviceError, GraphError, InputError
 from deploykit.gpu import Gpu
 from deploykit.runtime.opener import open_engine
 from deploykit.specs import Labels, Preprocessing, Profile
@@ -43,7 +44,7 @@ def machine(monkeypatch):
     return make
 
 
-def open_it(tensorrt, *, plan=PLAN, profile=(1, 2, 4), size=(4, 5), classes=CLASSES):
+def open_it(tensorrt, *, plan=PLAN, profile=(1, 2, 4), size=(4, 5), classes=CLASSES, cache=None):
     least, best, most = profile
     return open_engine(
         tensorrt,
@@ -53,6 +54,7 @@ def open_it(tensorrt, *, plan=PLAN, profile=(1, 2, 4), size=(4, 5), classes=CLAS
         profile=Profile(min_batch=least, opt_batch=best, max_batch=most),
         preprocessing=Preprocessing(resize=size),
         labels=Labels.numbered(classes),
+        cache=cache,
     )
 
 
@@ -141,9 +143,120 @@ def test_tensorrt_for_rtx_captures_by_itself(machine):
         for _ in range(3):
             session.run(IMAGES)
     assert "cudaStreamBeginCapture" not in tensorrt.cuda.faults.calls
-    for config in tensorrt.configs:
-        assert config.cuda_graph_strategy == "whole"
-        assert config.dynamic_shapes_kernel_specialization_strategy == "eager"
+    (config,) = tensorrt.configs
+    assert config.cuda_graph_strategy == "whole"
+    assert config.dynamic_shapes_kernel_specialization_strategy == "eager"
+
+
+def test_a_second_slot_is_made_when_a_second_batch_is_in_flight(machine):
+    tensorrt = machine()
+    with open_it(tensorrt) as session:
+        for count in (4, 2, 4, 4):
+            session.run(IMAGES[:count])
+        assert len(tensorrt.configs) == 1
+        for _ in range(3):
+            tickets = [session.submit(IMAGES), session.submit(IMAGES[:1])]
+            assert session.collect(tickets[0]) == means(IMAGES)
+            assert session.collect(tickets[1]) == means(IMAGES[:1])
+        assert len(tensorrt.configs) == 2
+    assert not tensorrt.cuda.ledger
+
+
+def test_without_memory_for_a_second_slot_the_first_goes_on(machine):
+    tensorrt = machine()
+    with open_it(tensorrt) as session:
+        ticket = session.submit(IMAGES)
+        tensorrt.cuda.faults.at = len(tensorrt.cuda.faults.calls) + 3
+        with pytest.raises(DeviceError, match="allocating"):
+            session.submit(IMAGES[:2])
+        assert session.collect(ticket) == means(IMAGES)
+        assert session.run(IMAGES[:2]) == means(IMAGES[:2])
+    assert not tensorrt.cuda.ledger
+
+
+def test_what_cannot_be_captured_is_enqueued(machine):
+    tensorrt = machine()
+    tensorrt.can_capture = False
+    with open_it(tensorrt) as session:
+        for count in (4, 4, 4, 2, 2, 4, 4):
+            assert session.run(IMAGES[:count]) == means(IMAGES[:count])
+    assert tensorrt.executed == [4, 4, 4, 2, 2, 4, 4]
+    assert tensorrt.cuda.faults.calls.count("cudaStreamBeginCapture") == 1
+    assert not tensorrt.cuda.ledger
+
+
+def compiled_by(tensorrt, cache):
+    """What is compiled when a session runs a batch of 4, beside one of 2."""
+    tensorrt.compiled.clear()
+    with open_it(tensorrt, cache=cache) as session:
+        tickets = [session.submit(IMAGES), session.submit(IMAGES[:2])]
+        assert session.collect(tickets[0]) == means(IMAGES)
+        assert session.collect(tickets[1]) == means(IMAGES[:2])
+    return tensorrt.compiled.copy()
+
+
+ALL_KERNELS = ["a context", "a batch of 4", "a batch of 2"]
+
+
+def test_both_slots_share_what_is_compiled(machine):
+    assert compiled_by(machine("tensorrt_rtx"), None) == ALL_KERNELS
+
+
+def test_what_was_compiled_is_kept_for_the_next_session(machine, tmp_path):
+    cache = tmp_path / "cache" / "toy.engine.runtime"
+    with open_it(machine("tensorrt_rtx"), cache=cache) as session:
+        session.run(IMAGES)
+    assert compiled_by(machine("tensorrt_rtx"), cache) == ["a batch of 2"]
+    written = cache.stat()
+    assert compiled_by(machine("tensorrt_rtx"), cache) == []
+    found = cache.stat()
+    assert (found.st_ino, found.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    assert list(cache.parent.iterdir()) == [cache]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00 damaged", b"sm75\na context\na batch of 4"])
+def test_a_cache_of_something_else_is_replaced(machine, tmp_path, content):
+    cache = tmp_path / "toy.engine.runtime"
+    cache.write_bytes(content)
+    assert compiled_by(machine("tensorrt_rtx"), cache) == ALL_KERNELS
+    assert compiled_by(machine("tensorrt_rtx"), cache) == []
+
+
+@pytest.mark.parametrize(("call", "compiled"), [("deserialize", ALL_KERNELS), ("serialize", [])])
+def test_a_cache_that_fails_only_costs_time(machine, tmp_path, call, compiled):
+    cache = tmp_path / "toy.engine.runtime"
+    compiled_by(machine("tensorrt_rtx"), cache)
+    tensorrt = machine("tensorrt_rtx")
+    compiled_by(tensorrt, cache)
+    number = tensorrt.cuda.faults.calls.index(call) + 1
+    assert compiled_by(machine("tensorrt_rtx", fail_at=number), cache) == compiled
+    assert compiled_by(machine("tensorrt_rtx"), cache) == []
+
+
+@pytest.mark.parametrize("place", ["a folder", "below a file"])
+def test_a_cache_that_cannot_be_written_only_costs_time(machine, tmp_path, place):
+    (tmp_path / "file").touch()
+    cache = tmp_path if place == "a folder" else tmp_path / "file" / "toy.engine.runtime"
+    for _ in range(2):
+        assert compiled_by(machine("tensorrt_rtx"), cache) == ALL_KERNELS
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_tensorrt_keeps_no_kernels(machine, tmp_path):
+    with open_it(machine("tensorrt"), cache=tmp_path / "toy.engine.runtime") as session:
+        session.run(IMAGES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_older_cuda_bindings_are_refused_with_the_command_that_replaces_them(machine, monkeypatch):
+    tensorrt = machine()
+    monkeypatch.delattr("cuda.bindings.utils.get_cuda_native_handle")
+    for name in [*sys.modules]:
+        if name.startswith(("deploykit.runtime._cuda", "deploykit.runtime._tensorrt")):
+            monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(DependencyError, match=r"cuda-bindings .* is too old") as caught:
+        open_it(tensorrt)
+    assert 'pip install --upgrade "cuda-bindings>=12.9.1"' in caught.value.hint
 
 
 def test_an_older_tensorrt_for_rtx_runs_without_graphs(machine):
@@ -152,7 +265,7 @@ def test_an_older_tensorrt_for_rtx_runs_without_graphs(machine):
     with open_it(tensorrt) as session:
         for _ in range(3):
             assert session.run(IMAGES) == means(IMAGES)
-    assert tensorrt.configs == [None, None]
+    assert tensorrt.configs == [None]
 
 
 def test_a_batch_below_the_smallest_is_filled_up(machine):
@@ -250,16 +363,39 @@ def failing_calls(flavour):
     return list(enumerate(cuda.faults.calls, start=1))
 
 
+def capture_in(calls):
+    """The numbers of the calls that capture a graph."""
+    numbers = {call: number for number, call in calls}
+    if "cudaStreamBeginCapture" not in numbers:
+        return range(0)
+    return range(numbers["cudaStreamBeginCapture"], numbers["cudaGraphDestroy"] + 1)
+
+
+def test_a_capture_may_fail_at_every_call(machine):
+    calls = dict(failing_calls("tensorrt"))
+    captured = capture_in(calls.items())
+    assert {"execute_async_v3", "cudaStreamEndCapture", "cudaGraphInstantiate"} < {
+        calls[number] for number in captured
+    }
+    for number in captured:
+        tensorrt = machine(fail_at=number)
+        use(tensorrt)
+        assert tensorrt.executed == [2, 2, 2, 1, 4, 4]
+        assert not tensorrt.cuda.ledger, f"{calls[number]}, call {number}"
+
+
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_whichever_call_fails_the_error_says_so_and_everything_is_freed(machine, flavour):
     calls = failing_calls(flavour)
     assert len({call for _, call in calls}) >= 18
     for number, call in calls:
+        if number in capture_in(calls):
+            continue
         tensorrt = machine(flavour, fail_at=number)
         with pytest.raises(DeviceError) as caught:
             use(tensorrt)
         message = caught.value.message
-        if call.startswith("cuda"):
+        if hasattr(FakeCuda, call):
             assert "cudaError" in message, call
         elif call != "infer_shapes":
             assert f"{call} is refused" in message, call
@@ -315,7 +451,7 @@ def test_sessions_do_not_share_memory(machine):
     assert not tensorrt.cuda.ledger
 
 
-def build_and_open(flavour, graph, precision, preprocessing, profile):
+def build_and_open(flavour, graph, precision, preprocessing, profile, cache=None):
     """Build an engine for this machine's GPU and open it."""
     from deploykit.engine.build import engine_from_onnx
     from deploykit.engine.flavour import open_flavour
@@ -332,6 +468,7 @@ def build_and_open(flavour, graph, precision, preprocessing, profile):
         profile=profile,
         preprocessing=preprocessing,
         labels=LABELS,
+        cache=cache,
     )
 
 
@@ -368,6 +505,25 @@ def test_a_real_engine_with_two_batches_in_flight(small_graphs, small_preprocess
             np.testing.assert_allclose(session.collect(waiting), alone[i], rtol=1e-3, atol=1e-3)
             waiting = following
         np.testing.assert_allclose(session.collect(waiting), alone[-1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_real_engines_kernels_are_kept(small_graphs, small_preprocessing, tmp_path):
+    images = random_images(8, small_preprocessing)
+    cache = tmp_path / "gpu.engine.runtime"
+    answers = []
+    for _ in range(2):
+        with build_and_open(
+            "tensorrt_rtx",
+            small_graphs["fp16"],
+            "fp16",
+            small_preprocessing,
+            Profile(max_batch=8),
+            cache,
+        ) as session:
+            answers.append(session.run(images))
+        assert cache.stat().st_size > 0
+    assert relative_error(answers[1], answers[0]) < ERROR_LIMIT["fp16"]
 
 
 @pytest.mark.gpu

@@ -1,0 +1,116 @@
+"""Bundles that change while a job works on them, and bundles that lost a part."""
+
+import shutil
+
+import msgspec
+import pytest
+from bundle_files import contents
+
+from deploykit.bundle import open_bundle
+from deploykit.errors import BundleError
+from deploykit.jobs._engine_files import publish_engine
+from deploykit.jobs._fp16_loop import Fp16Loop
+from deploykit.jobs.build import BuildRequest, build_engine
+from deploykit.jobs.choose import open_best
+from deploykit.jobs.engines import engines_of
+from deploykit.jobs.tune import TuneRequest, tune_fp16
+from deploykit.jobs.verify import VerifyRequest, verify_bundle
+from deploykit.manifest import FileRecord, update_manifest
+from deploykit.progress import Note
+
+
+def export_again(bundle):
+    """Give the bundle another FP32 graph, as ``export --overwrite`` does."""
+
+    def change(manifest):
+        other = FileRecord(sha256="0" * 64, bytes=1)
+        files = {**manifest.files, "deploy/fp32.onnx": other}
+        return msgspec.structs.replace(manifest, files=files, proofs=())
+
+    update_manifest(bundle.folder, change)
+
+
+def test_a_graph_of_weights_that_are_no_longer_there_is_not_added(bundle, monkeypatch):
+    run = Fp16Loop.run
+
+    def slow_run(loop, seconds):
+        found = run(loop, seconds)
+        export_again(bundle)
+        return found
+
+    monkeypatch.setattr(Fp16Loop, "run", slow_run)
+    with pytest.raises(BundleError, match="changed meanwhile") as caught:
+        tune_fp16(bundle, TuneRequest())
+    assert "again" in caught.value.hint
+    assert "fp16" not in open_bundle(bundle.folder).manifest.deploy
+    assert not any("fp16" in name or "new-" in name for name in contents(bundle))
+
+
+def test_an_engine_of_a_graph_that_is_no_longer_there_is_not_added(engine_bundle, no_gpu):
+    (engine,) = engines_of(engine_bundle)
+    plan = (engine_bundle.folder / engine.file).read_bytes()
+    tune_fp16(engine_bundle, TuneRequest())  # the same graph: nothing has changed
+    publish_engine(engine_bundle, engine.passport, plan)
+
+    def change(manifest):
+        files = {**manifest.files, "deploy/fp16.onnx": FileRecord(sha256="0" * 64, bytes=1)}
+        return msgspec.structs.replace(manifest, files=files, proofs=())
+
+    update_manifest(engine_bundle.folder, change)
+    before = contents(engine_bundle)
+    with pytest.raises(BundleError, match=r"changed meanwhile: deploy/fp16\.onnx"):
+        publish_engine(engine_bundle, engine.passport, plan)
+    assert contents(engine_bundle) == before
+
+
+def test_a_torn_fp16_graph_is_made_again_by_the_next_build(engine_bundle, no_gpu):
+    """As a crash between the graph and the manifest leaves it."""
+    (engine_bundle.folder / "deploy/fp16.onnx").write_bytes(b"torn")
+    result = build_engine(engine_bundle, BuildRequest())
+    assert result.tuning is not None
+    assert result.bundle.checked("deploy/fp16.onnx")
+
+
+def lose_passport(bundle):
+    (engine,) = bundle.manifest.engines
+    (bundle.folder / f"{engine}.json").unlink()
+
+
+def swap_passport(bundle):
+    """Another engine's passport, under this one's name, and the manifest knows."""
+    (engine,) = bundle.manifest.engines
+    path = bundle.folder / f"{engine}.json"
+    path.write_text(path.read_text().replace('"engine_sha256": "', '"engine_sha256": "00'))
+
+    def change(manifest):
+        from deploykit.manifest import record_file
+
+        files = {**manifest.files, f"{engine}.json": record_file(path)}
+        return msgspec.structs.replace(manifest, files=files)
+
+    update_manifest(bundle.folder, change)
+
+
+@pytest.mark.parametrize("damage", [lose_passport, swap_passport])
+def test_a_damaged_engine_stops_nothing_else(engine_bundle, photo_folder, no_gpu, damage):
+    damage(engine_bundle)
+    bundle = open_bundle(engine_bundle.folder)
+    notes = []
+    with open_best(bundle, progress=notes.append) as session:
+        assert session.spec.runtime == "onnxruntime-cpu"
+    assert any("left out" in note.message and "build-trt" in note.message for note in notes)
+    with open_best(bundle, runtime="onnxruntime-cpu") as session:
+        assert session.spec.precision == "fp32"
+    assert verify_bundle(bundle, VerifyRequest(self_test=True)).passed
+    assert verify_bundle(bundle, VerifyRequest(runtime="onnxruntime-cpu", self_test=True)).passed
+    with pytest.raises(BundleError) as caught:
+        engines_of(bundle)
+    assert "build-trt" in caught.value.hint
+
+
+def test_a_copy_without_its_engines_still_passes_the_self_test(engine_bundle, no_gpu):
+    shutil.rmtree(engine_bundle.folder / "engines")
+    notes = []
+    result = verify_bundle(engine_bundle, VerifyRequest(self_test=True), notes.append)
+    assert result.passed
+    assert any("left out" in e.message for e in notes if isinstance(e, Note))
