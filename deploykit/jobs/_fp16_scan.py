@@ -50,7 +50,7 @@ def scan_ranges(graph: ir.Model, batches: Sequence[NamedBatch], progress: Progre
     with open_probe(model_bytes(with_outputs(graph, list(guarded)))) as probe:
         for _, images in regroup(batches, [_SCAN_BATCH] * count):
             values = probe.run({DEPLOY_INPUT: images})
-            scan.add({name: values[name] for name in guarded})
+            scan.add({name: values[name] for name in guarded}, len(images))
             done += len(images)
             progress(Step("scanning ranges", done, count))
     reasons = {

@@ -247,7 +247,11 @@ def _build(
 ) -> BuiltEngine:
     history = BuildHistory(bundle.folder / _HISTORY)
     expected = history.estimate_seconds(
-        tensorrt.flavour, request.precision, targets, request.profile
+        tensorrt.flavour,
+        request.precision,
+        targets,
+        request.profile,
+        request.workspace_bytes,
     )
     stage = "building" if expected is None else f"building (~{expected:.0f} s)"
 
@@ -263,6 +267,7 @@ def _build(
         workspace_bytes=request.workspace_bytes,
         timing_cache=bundle.folder / _TIMING_CACHE,
         on_step=on_step,
+        on_cancel=lambda: progress(Note("stopping at TensorRT's next step")),
     )
     history.add(
         Build(
@@ -270,6 +275,7 @@ def _build(
             precision=request.precision,
             targets=targets,
             profile=request.profile,
+            workspace_bytes=request.workspace_bytes,
             seconds=built.seconds,
         )
     )

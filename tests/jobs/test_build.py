@@ -112,12 +112,13 @@ def test_photos_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gp
 
 
 def test_an_engine_of_the_same_name_is_replaced(engine_bundle, no_gpu):
+    for file in (engine_bundle.folder / "engines").iterdir():
+        file.write_bytes(b"damaged")
     other = build_engine(engine_bundle, BuildRequest(targets=("sm89",)))
     again = build_engine(other.bundle, BuildRequest())
     manifest = again.bundle.manifest
     assert manifest.engines == (other.engine, again.engine)  # the newest last
     assert again.engine in engine_bundle.manifest.engines
-    assert manifest.files[again.engine] == engine_bundle.manifest.files[again.engine]
     for name in manifest.files:
         again.bundle.checked(name)
     assert len(list((again.bundle.folder / "engines").iterdir())) == 4
