@@ -20,7 +20,7 @@ from deploykit.jobs.verify import Verification, VerifyRequest, verify_bundle
 from deploykit.progress import Note, Progress, Step, silent
 from deploykit.proofs import Proof
 from deploykit.runtime.opener import CPU, REHEARSAL
-from deploykit.specs import Flavour, Precision, Profile
+from deploykit.specs import Flavour, Precision, Profile, choice
 
 BUILD_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
 _TIMING_CACHE = "cache/timing.cache"
@@ -95,6 +95,7 @@ def build_engine(
         MissingError: TensorRT is not installed, or a GPU is needed and not there.
     """
     request = request or BuildRequest()
+    choice(request.precision, BUILD_PRECISIONS, "precision for engines")
     gpu = find_gpu()
     flavour = _choose_flavour(request, gpu, progress)
     targets = parse_targets(request.targets, flavour)

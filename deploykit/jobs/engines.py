@@ -19,7 +19,7 @@ from deploykit.progress import Note, Progress
 from deploykit.runtime.opener import open_engine
 from deploykit.runtime.recorded import RecordedSession
 from deploykit.session import Session
-from deploykit.specs import FLAVOURS, Flavour, Precision
+from deploykit.specs import FLAVOURS
 
 _BUILD_AGAIN = "Build it again: deploykit build-trt"
 
@@ -40,16 +40,12 @@ class Engine:
 def engines_of(
     bundle: Bundle,
     *,
-    flavour: Flavour | None = None,
-    precision: Precision | None = None,
     on_damage: Callable[[BundleError], None] | None = None,
 ) -> list[Engine]:
     """The engines of a bundle, the newest first.
 
     Args:
         bundle: The bundle.
-        flavour: Only of this one.
-        precision: Only of this one.
         on_damage: Told of an engine that cannot be used, which is then left out.
 
     Raises:
@@ -64,12 +60,7 @@ def engines_of(
             if on_damage is None:
                 raise
             on_damage(exc)
-    return [
-        engine
-        for engine in engines
-        if flavour in (None, engine.passport.flavour)
-        and precision in (None, engine.passport.precision)
-    ]
+    return engines
 
 
 def named_engine(bundle: Bundle, name: str) -> Engine:
