@@ -70,15 +70,22 @@ class Bundle:
             found = sha256_of(path)
         except OSError as exc:
             raise BundleError(
-                f"{path} cannot be read ({exc.strerror}).", hint="Export the bundle again."
+                f"{path} cannot be read ({exc.strerror}).", hint=self._remedy(file)
             ) from exc
         if found != record.sha256:
             raise BundleError(
                 f"{path} is not the file that was exported: its SHA-256 is {found[:12]}..., "
                 f"the manifest says {record.sha256[:12]}...",
-                hint="Copy the bundle again, or export it again.",
+                hint=self._remedy(file),
             )
         return path
+
+    def _remedy(self, file: str) -> str:
+        """How to get a file again: not all come from the export."""
+        lower = {graph for name, graph in self.manifest.deploy.items() if name != "fp32"}
+        if file in lower:
+            return "Copy the bundle again, or make this graph again: deploykit build-trt"
+        return "Copy the bundle again, or export it again."
 
 
 def require_unchanged(bundle: Bundle, manifest: Manifest, file: str) -> None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_STAGING = ".new-"
+_STAGING_LOCK = "in-use.lock"
 
 
 @contextlib.contextmanager
@@ -20,8 +26,22 @@ def staged(folder: Path) -> Iterator[Path]:
     Yields:
         Where to write.
     """
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as path:
+    _remove_abandoned(folder)
+    with (
+        tempfile.TemporaryDirectory(
+            prefix=_STAGING, dir=folder, ignore_cleanup_errors=True
+        ) as path,
+        FileLock(Path(path) / _STAGING_LOCK),
+    ):
         yield Path(path)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what a run that was killed has left: nobody holds its lock."""
+    for lock in folder.glob(f"{_STAGING}*/{_STAGING_LOCK}"):
+        with contextlib.suppress(OSError, Timeout):
+            FileLock(lock, blocking=False).acquire().lock.release()
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def move_into_place(source: Path, target: Path) -> None:

@@ -162,7 +162,7 @@ class Tolerance(Value, frozen=True):
             found.max_probability_change <= self.max_probability_change
         ):
             reasons.append(
-                f"a probability changed by {found.max_probability_change:.3f}; "
+                f"a probability changed by {found.max_probability_change:.4f}; "
                 f"at most {self.max_probability_change:g} is allowed"
             )
         return tuple(reasons)

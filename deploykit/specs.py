@@ -29,6 +29,8 @@ PREPROCESSING_KEY = "deploykit.preprocessing"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+#: A larger batch of photos fills a GPU's memory, and is no faster.
+MAX_ENGINE_BATCH = 4096
 
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -82,10 +84,10 @@ class Profile(Value, frozen=True):
     max_batch: int = 32
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
+        if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch <= MAX_ENGINE_BATCH:
             raise UsageError(
-                f"Batch sizes must be 1 <= min <= opt <= max; got min {self.min_batch}, "
-                f"opt {self.opt_batch}, max {self.max_batch}.",
+                f"Batch sizes must be 1 <= min <= opt <= max <= {MAX_ENGINE_BATCH}; "
+                f"got min {self.min_batch}, opt {self.opt_batch}, max {self.max_batch}.",
                 hint="Set them with --min-batch, --opt-batch and --max-batch.",
             )
 

@@ -52,3 +52,17 @@ def test_staged_files_are_moved_where_they_belong(tmp_path):
         move_into_place(folder / "graph", tmp_path / "deploy" / "graph.onnx")
     assert (tmp_path / "deploy" / "graph.onnx").read_text() == "new"
     assert [entry.name for entry in tmp_path.iterdir()] == ["deploy"]
+
+
+def test_what_a_killed_run_has_staged_is_removed_and_what_a_live_one_has_is_not(tmp_path):
+    killed = tmp_path / ".new-killed"
+    killed.mkdir()
+    (killed / "in-use.lock").touch()
+    (killed / "engine").write_bytes(b"half")
+    with staged(tmp_path) as live:
+        assert not killed.exists()
+        with staged(tmp_path) as other:
+            assert live.exists()
+            assert other != live
+        assert live.exists()
+    assert list(tmp_path.iterdir()) == []

@@ -40,7 +40,9 @@ def parse_targets(texts: Sequence[str], flavour: Flavour = "tensorrt_rtx") -> tu
         close = difflib.get_close_matches(target, TARGETS, n=1)
         raise UsageError(
             f"There is no target {target!r}; there are {', '.join(TARGETS)}.",
-            hint=f"Did you mean {close[0]}?" if close else "sm89 is compute capability 8.9.",
+            hint=f"Did you mean {close[0]}?"
+            if close
+            else "RTX 20 is sm75, RTX 30 sm86, RTX 40 sm89, RTX 50 sm120.",
         )
     targets = tuple(target for target in TARGETS if target in named)
     if len(targets) > 1 and {PORTABLE, CURRENT} & named:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from deploykit.engine.passport import (
 from deploykit.errors import BundleError
 from deploykit.files import staged
 from deploykit.jobs.verdicts import now
-from deploykit.manifest import Manifest, record_file, update_manifest
+from deploykit.manifest import FileRecord, Manifest, record_file, update_manifest
 from deploykit.proofs import Proof
 from deploykit.specs import Precision, Profile
 
@@ -106,7 +107,7 @@ def publish_engine(bundle: Bundle, passport: Passport, plan: bytes) -> tuple[Bun
         OSError: The system fails to write them.
     """
     engine = f"{ENGINES}/{passport.engine}"
-    passport_file = passport_path(Path(engine)).as_posix()
+    _, passport_file = _pair(engine)
     with staged(bundle.folder) as folder:
         files = {engine: folder / "engine", passport_file: folder / "passport"}
         files[engine].write_bytes(plan)
@@ -115,10 +116,27 @@ def publish_engine(bundle: Bundle, passport: Passport, plan: bytes) -> tuple[Bun
 
         def change(manifest: Manifest) -> Manifest:
             require_unchanged(bundle, manifest, passport.deploy_graph)
-            others = tuple(name for name in manifest.engines if name != engine)
-            return msgspec.structs.replace(
-                manifest, engines=(*others, engine), files={**manifest.files, **records}
-            )
+            return _without_lost_engines(bundle.folder, manifest, engine, records)
 
         update_manifest(bundle.folder, change, files)
     return open_bundle(bundle.folder), engine
+
+
+def _without_lost_engines(
+    folder: Path, manifest: Manifest, engine: str, records: Mapping[str, FileRecord]
+) -> Manifest:
+    """Add an engine, and forget those whose files are not there any more."""
+    others = [name for name in manifest.engines if name != engine]
+    there = [name for name in others if all((folder / each).is_file() for each in _pair(name))]
+    lost = {each for name in others if name not in there for each in _pair(name)}
+    return msgspec.structs.replace(
+        manifest,
+        engines=(*there, engine),
+        files={name: r for name, r in manifest.files.items() if name not in lost} | dict(records),
+        proofs=tuple(proof for proof in manifest.proofs if proof.graph not in lost),
+    )
+
+
+def _pair(engine: str) -> tuple[str, str]:
+    """An engine's file and its passport's."""
+    return engine, passport_path(Path(engine)).as_posix()

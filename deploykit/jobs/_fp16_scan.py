@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ def scan_ranges(graph: ir.Model, batches: Sequence[NamedBatch], progress: Progre
             done += len(images)
             progress(Step("scanning ranges", done, count))
     reasons = {
-        name: f"rounding its weights to FP16 loses {100 * loss:.1f} % of their norm"
+        name: _weight_reason(loss)
         for name, loss in weight_losses(graph).items()
         if not loss <= MAX_ROUNDING_LOSS
     }
@@ -69,6 +70,12 @@ def scan_ranges(graph: ir.Model, batches: Sequence[NamedBatch], progress: Progre
         if found.overflows:
             pinned.update(guarded[found.name])
     return Scan(_in_order(reasons, graph), frozenset(pinned))
+
+
+def _weight_reason(loss: float) -> str:
+    if math.isinf(loss):
+        return f"it has a weight beyond {FP16_MAX:.0f}, where FP16 ends"
+    return f"rounding its weights to FP16 loses {100 * loss:.1f} % of their norm"
 
 
 def _reason(found: TensorRange, tensor: str) -> str:

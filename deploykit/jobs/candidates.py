@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from deploykit.bundle import Bundle
@@ -10,7 +11,7 @@ from deploykit.jobs.engines import Engine, engines_of, is_flavour, named_engine,
 from deploykit.jobs.sessions import open_bundle_graph
 from deploykit.progress import Note, Progress, silent
 from deploykit.proofs import Proof
-from deploykit.runtime.opener import CUDA, RUNTIMES, precisions_of
+from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, RUNTIMES, precisions_of
 from deploykit.session import Session
 from deploykit.specs import PRECISIONS, Precision
 
@@ -74,8 +75,12 @@ def named_candidates(
     """
     able = PRECISIONS if runtime is None else precisions_of(runtime)
     if precision not in (None, *able):
+        rehearsal = precision == "fp16" and runtime == CPU
         raise UsageError(
-            f"{runtime} does not compute in {precision}; it does in {', '.join(able)}."
+            f"{runtime} does not compute in {precision}; it does in {', '.join(able)}.",
+            hint=f"FP16 on a CPU is --runtime {REHEARSAL}."
+            if rehearsal
+            else "Leave out --runtime for whatever can run here.",
         )
     damaged: list[BundleError] = []
     if runtime is None:
@@ -101,7 +106,8 @@ def named_candidates(
             f"Bundle {bundle.name} has no {precision or ''} engine for {runtime}.".replace(
                 "  ", " "
             ),
-            hint=f"Build one: deploykit build-trt --flavour {runtime}",
+            hint=f"Build one: deploykit build-trt --flavour {runtime}"
+            + (f" --precision {precision}" if precision else ""),
         )
     wanted = precision or " or ".join(able)
     have = ", ".join(bundle.manifest.deploy)
@@ -134,6 +140,13 @@ def open_candidate(
         threads=threads,
         tf32=tf32,
     )
+
+
+def by_reason(left_out: Sequence[tuple[Candidate, str]]) -> Iterator[str]:
+    """``A on R, B on R: why``, a line for each reason: a GPU that is missing is missing for all."""
+    for reason in dict.fromkeys(reason for _, reason in left_out):
+        names = ", ".join(str(candidate) for candidate, each in left_out if each == reason)
+        yield f"{names}: {reason}"
 
 
 def decisive_proofs(bundle: Bundle, candidate: Candidate) -> list[Proof]:

@@ -16,13 +16,14 @@ from deploykit.gpu import find_gpu, need_gpu
 from deploykit.jobs.candidates import (
     Candidate,
     all_candidates,
+    by_reason,
     decisive_proofs,
     named_candidates,
     open_candidate,
 )
 from deploykit.jobs.engines import is_flavour, self_test
 from deploykit.progress import Note, Progress, silent
-from deploykit.runtime.opener import CPU, CUDA
+from deploykit.runtime.opener import CPU, CUDA, REHEARSAL
 from deploykit.session import Session
 from deploykit.specs import Precision
 
@@ -84,21 +85,21 @@ def _open_auto(
     if precision is not None:
         bundle.deploy_graph(precision)
     candidates = _by_preference(bundle, precision, progress)
+    left_out: list[tuple[Candidate, str]] = []
     obstacle: MissingError | None = None
-    for candidate in candidates:
-        try:
-            session = _open_proven(bundle, candidate, threads, progress)
-        except MissingError as exc:
-            progress(Note(f"not taken: {candidate}: {exc.message}"))
-            obstacle = exc
-            continue
-        except (BundleError, GraphError) as exc:
-            if not is_flavour(candidate.runtime):
-                raise
-            progress(Note(f"not taken: {candidate}: {exc.message}"))
-            continue
-        if session is not None:
-            return session
+    try:
+        for candidate in candidates:
+            try:
+                session, reason = _open_proven(bundle, candidate, threads)
+            except MissingError as exc:
+                obstacle, session, reason = exc, None, exc.message
+            if session is not None:
+                return session
+            if reason is not None:
+                left_out.append((candidate, reason))
+    finally:
+        for line in by_reason(left_out):
+            progress(Note(f"not taken: {line}"))
     if obstacle is not None:
         raise obstacle
     if all(candidate.runtime != CPU for candidate in candidates):
@@ -124,23 +125,27 @@ def _by_preference(
 
 
 def _open_proven(
-    bundle: Bundle, candidate: Candidate, threads: int | None, progress: Progress
-) -> Session | None:
+    bundle: Bundle, candidate: Candidate, threads: int | None
+) -> tuple[Session | None, str | None]:
     """Open a candidate if it is proven on this very device: another GPU has other kernels.
 
-    A graph without a proof is passed over in silence, an engine is not: somebody built it.
+    Returns:
+        The session, or why there is none. A graph without a proof is passed over in silence, an
+        engine is not: somebody built it.
     """
     proofs = decisive_proofs(bundle, candidate)
     if not proofs:
-        if is_flavour(candidate.runtime):
-            progress(Note(f"not taken: {candidate}: {_why_unproven(candidate)}"))
-        return None
-    session = open_candidate(bundle, candidate, threads=threads)
+        return None, _why_unproven(candidate) if is_flavour(candidate.runtime) else None
+    try:
+        session = open_candidate(bundle, candidate, threads=threads)
+    except (BundleError, GraphError) as exc:
+        if not is_flavour(candidate.runtime):
+            raise
+        return None, exc.message
     if any(proof.device == session.spec.device for proof in proofs):
-        return session
+        return session, None
     session.close()
-    progress(Note(f"not taken: {candidate}: it is proven, but not on {session.spec.device}"))
-    return None
+    return None, f"it is proven, but not on {session.spec.device}"
 
 
 def _why_unproven(engine: Candidate) -> str:
@@ -167,7 +172,7 @@ def _open_named(
         return _open_engine(bundle, runtime, precision, tf32, progress)
     candidate = named_candidates(bundle, runtime, precision)[0]
     session = open_candidate(bundle, candidate, threads=threads, tf32=tf32)
-    if tf32 or not _is_proven(bundle, candidate, session):
+    if tf32 or not (_is_proven(bundle, candidate, session) or _is_rehearsed(bundle, session)):
         spec = session.spec
         how = f"{spec.precision}{' with TF32' if tf32 else ''} on {runtime}, {spec.device},"
         progress(Note(f"{how} is not proven: deploykit verify does that"))
@@ -232,6 +237,13 @@ def _instead(bundle: Bundle) -> str:
 def _is_proven(bundle: Bundle, candidate: Candidate, session: Session) -> bool:
     proofs = decisive_proofs(bundle, candidate)
     return any(proof.device == session.spec.device for proof in proofs)
+
+
+def _is_rehearsed(bundle: Bundle, session: Session) -> bool:
+    """Whether it is a rehearsal, and proven as such."""
+    spec = session.spec
+    proof = bundle.manifest.proof_of(spec.graph, spec.runtime, spec.device)
+    return spec.runtime == REHEARSAL and proof is not None
 
 
 def _has_run(bundle: Bundle, session: Session) -> bool:

@@ -21,7 +21,10 @@ from deploykit.runtime.recorded import RecordedSession
 from deploykit.session import Session
 from deploykit.specs import FLAVOURS
 
-_BUILD_AGAIN = "Build it again: deploykit build-trt"
+_BUILD_AGAIN = (
+    "Build it again with deploykit build-trt and the options that its name tells; "
+    "or delete it and its passport: the next build forgets it."
+)
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,14 @@ def named_engine(bundle: Bundle, name: str) -> Engine:
     Raises:
         BundleError: There is none of that name, or it is damaged.
     """
+    wanted = Path(name).name  # however much of the path is given
     for file in bundle.manifest.engines:
-        if name in (file, Path(file).name):
+        if wanted == Path(file).name:
             return _read_engine(bundle, file)
     have = ", ".join(Path(file).name for file in bundle.manifest.engines) or "none"
     raise BundleError(
-        f"Bundle {bundle.name} has no engine {name}; it has {have}.",
-        hint="Build one: deploykit build-trt",
+        f"Bundle {bundle.name} has no engine {wanted}; it has {have}.",
+        hint="Name one of these." if bundle.manifest.engines else "Build one: deploykit build-trt",
     )
 
 
@@ -117,6 +121,8 @@ def _read_engine(bundle: Bundle, file: str) -> Engine:
     """
     passport = read_passport(_checked(bundle, passport_path(Path(file)).as_posix()))
     files = bundle.manifest.files
+    if not (bundle.folder / file).is_file():
+        raise BundleError(f"{bundle.folder / file} is not there.", hint=_BUILD_AGAIN)
     if (passport.engine, passport.engine_sha256) != (Path(file).name, files[file].sha256):
         raise BundleError(f"The passport beside {file} is not this engine's.", hint=_BUILD_AGAIN)
     graph = files.get(passport.deploy_graph)

@@ -81,7 +81,11 @@ class Photos:
             ImagesError: Not one image could be read.
         """
         if self._drawn == 0:
-            raise ImagesError(f"Not one of the {self.count} images in {self.source} can be read.")
+            raise ImagesError(
+                f"Not one of the {self.count} images that were tried in {self.source} can be read.",
+                hint="Look at them with `deploykit predict`, which says what is wrong with each; "
+                "or name another folder: --images DIR",
+            )
         return PhotoSet(
             kind=self.kind,
             source=self.source,
@@ -136,7 +140,10 @@ def split_photos(bundle: Bundle, images: Path | None, progress: Progress) -> tup
     manifest = bundle.manifest
     files = scan_images(folder, manifest.labels.names).files
     if len(files) < 2:
-        raise ImagesError(f"{folder} has one image; a search and its proof need two.")
+        raise ImagesError(
+            f"{folder} has one image; a search and its proof need two.",
+            hint="Name a folder with more photos, 64 or more of them: --images DIR",
+        )
     search = sample_images(files, min(SEARCH_PHOTOS, len(files) // 2))
     searched = {file.name for file in search}
     proof = sample_images([file for file in files if file.name not in searched], PROOF_PHOTOS)

@@ -14,13 +14,14 @@ from deploykit.bundle import Bundle, open_bundle, require_unchanged
 from deploykit.errors import ParityError
 from deploykit.files import staged
 from deploykit.jobs._fp16_loop import FP16_GRAPH, AnsweredPhotos, Fp16Loop, KeptSet
-from deploykit.jobs.photos import Photos, split_photos
+from deploykit.jobs.photos import PROOF_PHOTOS, Photos, split_photos
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
 from deploykit.jobs.sessions import open_rehearsal
 from deploykit.jobs.verdicts import Verdict, judge_sessions, proof_of
 from deploykit.manifest import Manifest, record_file, sha256_of, update_manifest
-from deploykit.progress import Progress, Step, silent
+from deploykit.progress import Note, Progress, Step, silent
 from deploykit.proofs import Proof
+from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs import KeptNode
 
 SEARCH_SECONDS = 300.0
@@ -81,6 +82,7 @@ def tune_fp16(bundle: Bundle, request: TuneRequest, progress: Progress = silent)
         DependencyError: onnx is not installed.
     """
     search_photos, proof_photos = split_photos(bundle, request.images, progress)
+    _warn_of_few(bundle, proof_photos, progress)
     with ExitStack() as stack:
         reference = open_reference(bundle, ReferenceRequest(), progress)
         stack.enter_context(reference.session)
@@ -101,6 +103,7 @@ def tune_fp16(bundle: Bundle, request: TuneRequest, progress: Progress = silent)
             photos=proof_photos.drawn(),
         )
         _publish(bundle, path, kept, proof)
+        _note_unreadable((search_photos, proof_photos), progress)
     return Tuning(
         bundle=open_bundle(bundle.folder),
         kept=kept,
@@ -110,6 +113,27 @@ def tune_fp16(bundle: Bundle, request: TuneRequest, progress: Progress = silent)
         trials=found.trials,
         minimal=found.minimal,
     )
+
+
+def _warn_of_few(bundle: Bundle, photos: Photos, progress: Progress) -> None:
+    """Say aloud that a graph will be replaced by one that fewer photos prove."""
+    graph = bundle.manifest.deploy.get("fp16")
+    old = None if graph is None else bundle.manifest.proof_of(graph, REHEARSAL, "CPU")
+    if old is None or old.photos.kind != "photos":
+        return
+    if photos.count < min(old.photos.images, PROOF_PHOTOS):
+        progress(
+            Note(
+                f"WEAKER: {graph} was rehearsed on {old.photos.images} photos, and what replaces "
+                f"it will be on {photos.count}; {2 * PROOF_PHOTOS} photos give {PROOF_PHOTOS}"
+            )
+        )
+
+
+def _note_unreadable(drawn: Iterable[Photos], progress: Progress) -> None:
+    unreadable = sum(photos.unreadable for photos in drawn)
+    if unreadable:
+        progress(Note(f"{unreadable} of the sampled photos cannot be read: left out"))
 
 
 def _answered(photos: Photos, reference: Reference, progress: Progress) -> AnsweredPhotos:

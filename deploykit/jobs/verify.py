@@ -12,6 +12,7 @@ from deploykit.errors import BundleError, GraphError, MissingError, UsageError
 from deploykit.gpu import find_gpu
 from deploykit.jobs.candidates import (
     Candidate,
+    by_reason,
     engine_candidate,
     named_candidates,
     open_candidate,
@@ -96,6 +97,8 @@ def verify_bundle(
         MissingError: The runtime needs a package or a device that is not here.
     """
     request = request or VerifyRequest()
+    if request.tf32 and request.runtime != CUDA:
+        raise UsageError(f"Only {CUDA} has TF32.", hint=f"Name it: --runtime {CUDA} --tf32")
     photos = _photos(bundle, request, progress)
     with ExitStack() as stack:
         reference = _reference(bundle, request, progress)
@@ -174,9 +177,13 @@ def _sessions(
         yield session
     if left_out and not opened:
         raise left_out[0][1]
-    for candidate, obstacle in left_out:
-        if candidate.runtime != CUDA or find_gpu() is not None:
-            progress(Note(f"left out: {candidate}: {obstacle.message}"))
+    told = [
+        (candidate, obstacle.message)
+        for candidate, obstacle in left_out
+        if candidate.runtime != CUDA or find_gpu() is not None
+    ]
+    for line in by_reason(told):
+        progress(Note(f"left out: {line}"))
 
 
 def _candidates(bundle: Bundle, request: VerifyRequest, progress: Progress) -> list[Candidate]:

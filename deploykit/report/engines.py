@@ -53,7 +53,8 @@ def kept_text(kept: tuple[KeptNode, ...], tuning: Tuning | None) -> list[str]:
         lines.append(f"         ... and {len(kept) - _SHOWN_NODES} more nodes")
     if tuning is not None and kept:
         verdict = "none of them can be spared" if tuning.minimal else "perhaps not all are needed"
-        lines.append(f"         {verdict}: {tuning.trials} sets tried")
+        sets = "set" if tuning.trials == 1 else "sets"
+        lines.append(f"         {verdict}: {tuning.trials} {sets} tried")
     return lines
 
 

@@ -41,7 +41,7 @@ def test_an_unknown_target_gets_a_close_match(text, near):
 def test_an_unknown_target_without_a_close_match_explains_the_spelling():
     with pytest.raises(UsageError) as caught:
         parse_targets(["8.9"])
-    assert "sm89 is compute capability 8.9" in caught.value.hint
+    assert "RTX 40 sm89" in caught.value.hint
 
 
 def test_tensorrt_builds_for_the_gpu_at_hand_only():

@@ -104,7 +104,7 @@ def test_photos_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gp
     assert second.bundle.manifest.engines == (first.engine, second.engine)
     with pytest.raises(BundleError, match=f"another {FP16} than the bundle has now") as caught:
         named_engine(second.bundle, first.engine)
-    assert caught.value.hint == "Build it again: deploykit build-trt"
+    assert "deploykit build-trt" in caught.value.hint
     notes = []
     (candidate,) = named_candidates(second.bundle, "tensorrt_rtx", None, notes.append)
     assert candidate.file == second.engine

@@ -311,3 +311,16 @@ def test_every_runtime_can_be_named(bundle):
     with pytest.raises(UsageError, match=f"there are {', '.join(RUNTIMES)}") as caught:
         open_best(bundle, runtime="tensort")
     assert caught.value.hint == "Did you mean tensorrt?"
+
+
+def test_a_gpu_that_is_missing_is_told_once_for_all_engines(engine_bundle, no_gpu):
+    bundle = build_engine(engine_bundle, BuildRequest(targets=("sm89",))).bundle
+    _, notes = chosen(bundle)
+    (line,) = [note for note in notes if "There is no NVIDIA driver" in note]
+    assert all(engine in line for engine in bundle.manifest.engines)
+
+
+def test_a_rehearsed_graph_is_not_called_unproven(engine_bundle, no_gpu):
+    spec, notes = chosen(engine_bundle, runtime="rehearsal")
+    assert spec.runtime == "rehearsal"
+    assert not any("not proven" in note for note in notes)

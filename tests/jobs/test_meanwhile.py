@@ -114,3 +114,26 @@ def test_a_copy_without_its_engines_still_passes_the_self_test(engine_bundle, no
     result = verify_bundle(engine_bundle, VerifyRequest(self_test=True), notes.append)
     assert result.passed
     assert any("left out" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_the_next_build_forgets_engines_whose_files_are_gone(engine_bundle, no_gpu):
+    (gone,) = engine_bundle.manifest.engines
+    (engine_bundle.folder / gone).unlink()
+    bundle = build_engine(engine_bundle, BuildRequest(targets=("sm89",))).bundle
+    (engine,) = bundle.manifest.engines
+    assert "sm89" in engine
+    assert not {gone, f"{gone}.json"} & bundle.manifest.files.keys()
+
+
+def test_a_graph_that_fewer_photos_prove_is_announced(engine_bundle, photo_folder, tmp_path):
+    few = tmp_path / "few"
+    for name in ("blue", "green", "red"):
+        (few / name).mkdir(parents=True)
+        for i in range(3):
+            shutil.copy(photo_folder / name / f"{i:02}.png", few / name)
+    (few / "red" / "broken.png").write_bytes(b"no image")
+    notes = []
+    tune_fp16(engine_bundle, TuneRequest(images=few), notes.append)
+    messages = [event.message for event in notes if isinstance(event, Note)]
+    assert any(text.startswith("WEAKER") and "will be on 5" in text for text in messages)
+    assert any("cannot be read" in text for text in messages)
