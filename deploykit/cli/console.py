@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 import typer
 
-from deploykit.cli.streams import interruptions, reserved_stdout
+from deploykit.cli.streams import interruptions, reserved_stdout, write_while_read
 from deploykit.errors import DeploykitError
 from deploykit.progress import Note
 
@@ -84,7 +84,7 @@ class Console:
         else:
             text = render()
             if text:
-                print(text, file=self._stdout)
+                write_while_read(self._stdout, f"{text}\n")
         if exit_code:
             raise typer.Exit(exit_code)
 
@@ -178,7 +178,7 @@ def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
         # Of the system's errors the ones that jobs do not foresee: a full disk, a folder that may
         # not be written.
         path = f"{error.filename}: " if error.filename else ""
-        return _BAD_INPUT, f"{path}{error.strerror}.", "Check its permissions and the disk's space."
+        return _BAD_INPUT, f"{path}{error.strerror}.", "Check the permissions of what is written to, and the space on its disk."
     where = "." if verbose else ": -v shows where."
     if isinstance(error, SystemExit):
         message = f"The program was told to end, by sys.exit({error.code!r})."
@@ -191,8 +191,9 @@ def write_error(
 ) -> None:
     """Show what went wrong: on stdout as JSON, or on stderr for people."""
     if as_json:
-        _write_json(sys.stdout, command, exit_code, error={"message": message, "hint": hint})
-        return
+        with contextlib.suppress(OSError):  # stdout may be what failed: then stderr tells
+            _write_json(sys.stdout, command, exit_code, error={"message": message, "hint": hint})
+            return
     lines = [f"error: {message}", *([hint] if hint else [])]
     print("\n".join(lines), file=sys.stderr)  # noqa: T201
 
@@ -200,4 +201,4 @@ def write_error(
 def _write_json(stream: TextIO, command: str, exit_code: int, **content: Any) -> None:
     envelope = {"schema": JSON_SCHEMA, "command": command, "exit_code": exit_code, **content}
     # ASCII only: it reads the same whatever the console's encoding is.
-    print(json.dumps(envelope, indent=2), file=stream, flush=True)
+    write_while_read(stream, json.dumps(envelope, indent=2) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -69,6 +70,32 @@ def reserved_stdout(*, whole_process: bool) -> Iterator[TextIO]:
     finally:
         os.dup2(kept, _STDOUT)
         os.close(kept)
+
+
+def write_while_read(stream: TextIO, text: str) -> bool:
+    """Write a text, unless whoever reads the stream has had enough: ``| head`` is no failure.
+
+    Returns:
+        Whether anyone still reads. Once nobody does, the stream leads nowhere.
+
+    Raises:
+        OSError: The system fails to write it, for any other reason.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as exc:
+        # Windows has no error of its own for a pipe that nobody reads.
+        if not (
+            isinstance(exc, BrokenPipeError) or (os.name == "nt" and exc.errno == errno.EINVAL)
+        ):
+            raise
+        # What the stream still holds would fail again when it is closed.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return False
+    return True
 
 
 def _is_process_stdout(stream: TextIO) -> bool:

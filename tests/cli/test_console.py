@@ -217,3 +217,33 @@ def test_a_table_that_another_run_writes_is_refused(
         assert run([*arguments, "--output", str(output)]) == 2
     assert "Another run is writing" in capsys.readouterr().err
     assert run([*arguments, "--output", str(output)]) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_behind_stdout_is_no_bug(options):
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "deploykit", "doctor", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert process.returncode == 4
+    assert "No space left" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_leaves_early_is_no_failure(options):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploykit", "doctor", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+    process.stderr.close()
