@@ -178,7 +178,8 @@ def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
         # Of the system's errors the ones that jobs do not foresee: a full disk, a folder that may
         # not be written.
         path = f"{error.filename}: " if error.filename else ""
-        return _BAD_INPUT, f"{path}{error.strerror}.", "Check the permissions of what is written to, and the space on its disk."
+        hint = "Check the permissions of what is written to, and the space on its disk."
+        return _BAD_INPUT, f"{path}{error.strerror}.", hint
     where = "." if verbose else ": -v shows where."
     if isinstance(error, SystemExit):
         message = f"The program was told to end, by sys.exit({error.code!r})."
