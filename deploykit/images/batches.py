@@ -16,6 +16,7 @@ from deploykit.errors import UsageError
 from deploykit.images.decode import DecodeError, Failure, decode_rgb
 from deploykit.images.preprocess import OversizeError, preprocess_into
 from deploykit.images.scan import ImageFile
+from deploykit.stages import StageClock
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -58,6 +59,7 @@ def read_batches(
     *,
     batch_size: int,
     threads: int | None = None,
+    clock: StageClock | None = None,
 ) -> Generator[Batch, None, None]:
     """Read files in batches, a few ahead of whoever consumes them.
 
@@ -77,12 +79,13 @@ def read_batches(
         batch_size: Files a batch.
         threads: Threads that decode and resize, which Pillow does without the interpreter's lock;
             by default one for each CPU, up to 16.
+        clock: Told what decoding and resizing take.
 
     Raises:
         UsageError: A number is below 1, or memory does not hold the batches.
     """
     if threads is None:
-        threads = min(_available_cpus(), _MOST_THREADS)
+        threads = default_threads()
     if batch_size < 1 or threads < 1:
         raise UsageError(
             f"A batch size of {batch_size} with {threads} threads reads nothing.",
@@ -91,7 +94,7 @@ def read_batches(
     ahead = max(_LEAST_BATCHES_AHEAD, math.ceil(2 * threads / batch_size))
     # Beside those ahead: the batch that the consumer has, and the one before it.
     buffers = _allocate(ahead + 2, batch_size, preprocessing)
-    return _read_ahead(iter(files), preprocessing, buffers, ahead, threads)
+    return _read_ahead(iter(files), preprocessing, buffers, ahead, threads, clock or StageClock())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -117,6 +120,7 @@ def _read_ahead(
     buffers: list[ImageBatch],
     ahead: int,
     threads: int,
+    clock: StageClock,
 ) -> Generator[Batch, None, None]:
     executor = ThreadPoolExecutor(threads, thread_name_prefix="deploykit-read")
     pending: deque[_Pending] = deque()
@@ -126,7 +130,7 @@ def _read_ahead(
             if not group:
                 break
             results = [
-                executor.submit(_read_into, file, preprocessing, out)
+                executor.submit(read_into, file, preprocessing, out, clock)
                 for file, out in zip(group, buffer, strict=False)
             ]
             pending.append(_Pending(group, results, buffer))
@@ -138,12 +142,25 @@ def _read_ahead(
         executor.shutdown(cancel_futures=True)
 
 
-def _read_into(
-    file: ImageFile, preprocessing: Preprocessing, out: npt.NDArray[np.uint8]
+def read_into(
+    file: ImageFile,
+    preprocessing: Preprocessing,
+    out: npt.NDArray[np.uint8],
+    clock: StageClock,
 ) -> Failure | None:
-    """Read one file into its row of a buffer, (H, W, 3), or say what is wrong with it."""
+    """Read one file into its row of a buffer, or say what is wrong with it.
+
+    Args:
+        file: What to read.
+        preprocessing: What was done in training.
+        out: (H, W, 3), overwritten; of a file that cannot be read the contents mean nothing.
+        clock: Told how long decoding and resizing kept this thread's CPU.
+    """
     try:
-        preprocess_into(decode_rgb(file.path), preprocessing, out)
+        with clock.computing("decode"):
+            image = decode_rgb(file.path)
+        with clock.computing("resize"):
+            preprocess_into(image, preprocessing, out)
     except DecodeError as exc:
         return exc.failure
     except OversizeError as exc:
@@ -165,7 +182,8 @@ def _allocate(count: int, batch_size: int, preprocessing: Preprocessing) -> list
         ) from exc
 
 
-def _available_cpus() -> int:
+def default_threads() -> int:
+    """One for each CPU that this process may use, up to 16."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    return min(os.cpu_count() or 1, _MOST_THREADS)

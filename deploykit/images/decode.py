@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import logging
+import os
 import re
+import stat
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from deploykit.errors import InputError
 
@@ -18,16 +24,33 @@ FailureStatus: TypeAlias = Literal[
     "corrupt", "too-large", "truncated", "unreadable", "unsupported", "vanished"
 ]
 
-# Of the formats that photos come in, by their first bytes.
-_SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
+# Of the formats that photos come in, and of what is taken for photos, by their first bytes.
+_PHOTOS = {
+    "JPEG": re.compile(rb"\xff\xd8"),
+    "PNG": re.compile(rb"\x89PNG"),
+    "GIF": re.compile(rb"GIF8"),
+    "WebP": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "AVIF": re.compile(rb"....ftypavi[fs]", re.DOTALL),
+    "BMP": re.compile(rb"BM"),
+    "TIFF": re.compile(rb"II\*\0|MM\0\*"),
+}
+_OTHERS = {
+    "It is HEIC, which must be converted to JPEG first": re.compile(
+        rb"....ftyp(?:hei[cx]|hev[cx]|mif1|msf1)", re.DOTALL
+    ),
+    "It is a video": re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", re.DOTALL),
+    "It is a web page": re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE),
+    "It is SVG or other XML, which has no pixels": re.compile(rb"\s*<(?:svg|\?xml)"),
+    "It is a PDF document": re.compile(rb"%PDF"),
+    "It is PostScript, which is a program": re.compile(rb"%!PS"),
+    "It is a ZIP archive": re.compile(rb"PK\x03\x04"),
+    "It stands for a photo that git lfs pull would fetch": re.compile(rb"version https://"),
 }
 _HEAD_BYTES = 16
+
+# For EPS Pillow runs Ghostscript: what a photo's file holds must not be run. Of MPEG it knows the
+# size alone.
+_WITHOUT_PIXELS = frozenset({"EPS", "MPEG"})
 
 _PILLOW_MODULES = r"PIL\."
 # As ``warnings.filters`` holds it.
@@ -42,7 +65,7 @@ class Failure:
         status: ``corrupt``: the pixels cannot be decoded; ``truncated``: the file ends too early;
             ``too-large``: more pixels than Pillow takes for harmless, or than memory holds;
             ``unreadable``: the system refuses to read it; ``unsupported``: no format that Pillow
-            knows; ``vanished``: it is not there, or no longer.
+            decodes; ``vanished``: it is not there, or no longer.
         reason: The same in a sentence, with the values.
     """
 
@@ -67,7 +90,8 @@ def decode_rgb(path: Path) -> Image.Image:
 
     So the first frame of several; EXIF rotation left alone; transparency dropped; palettes, CMYK,
     grey and 16 bits as Pillow converts them. Up to Pillow's limit of 179 million pixels: where it
-    only warns, at half of that, training used the photo. Pillow's warnings are not shown.
+    only warns, at half of that, training used the photo. What Pillow and its libraries would print
+    is not shown. Only a file is opened: whoever opens a pipe waits for ever.
 
     Returns:
         An image in mode RGB, fully loaded; the file is closed.
@@ -76,21 +100,18 @@ def decode_rgb(path: Path) -> Image.Image:
         DecodeError: The file gives no pixels, for whatever reason.
     """
     _ignore_pillow_warnings()
+    _silence_libraries()
     _load_every_decoder()
-    try:
-        file = path.open("rb")
-    except OSError as exc:
-        raise DecodeError(path, _failure_of_opening(path, exc)) from exc
+    file = _open(path)
     # Pillow gets the open file, not its path: a path may be memory-mapped, and a file that shrinks
     # while it is mapped kills the process.
     with file:
-        head = b""
+        head, size = b"", 0
         try:
-            head = file.read(_HEAD_BYTES)
-            image = Image.open(file)
-            return image.convert("RGB")
+            head, size = file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size
+            return _identified(file).convert("RGB")
         except Exception as exc:
-            raise DecodeError(path, _failure_of_decoding(exc, head)) from exc
+            raise DecodeError(path, _failure_of_decoding(exc, head, size)) from exc
 
 
 def _ignore_pillow_warnings() -> None:
@@ -101,6 +122,20 @@ def _ignore_pillow_warnings() -> None:
     """
     if _IGNORE_PILLOW not in warnings.filters[:1]:
         warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
+
+
+@functools.cache
+def _silence_libraries() -> None:
+    """Keep off stderr what Pillow logs and what libtiff prints: a row says what is wrong.
+
+    For the rest of the process; whoever has set up logging still gets Pillow's records. Where
+    libtiff is part of Pillow's own library, as on Windows, it cannot be reached and goes on.
+    """
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with contextlib.suppress(AttributeError, OSError):
+        libtiff = ctypes.CDLL(_imaging.__file__)  # which is linked to it
+        libtiff.TIFFSetErrorHandler(None)
+        libtiff.TIFFSetWarningHandler(None)
 
 
 def _load_every_decoder() -> None:
@@ -114,44 +149,66 @@ def _load_every_decoder() -> None:
     Image.init()
 
 
-def _failure_of_opening(path: Path, exc: OSError) -> Failure:
+def _open(path: Path) -> BinaryIO:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return path.open("rb")
+    except (OSError, ValueError) as exc:
+        raise DecodeError(path, _failure_of_opening(path, exc)) from exc
+    reason = "It is neither a file nor a folder."
+    if stat.S_ISDIR(mode):
+        reason = "This folder was not listed; its images have no rows."
+    raise DecodeError(path, Failure("unreadable", reason))
+
+
+def _identified(file: BinaryIO) -> Image.Image:
+    image = Image.open(file)
+    if image.format in _WITHOUT_PIXELS:
+        raise UnidentifiedImageError
+    return image
+
+
+def _failure_of_opening(path: Path, exc: OSError | ValueError) -> Failure:
+    if isinstance(exc, ValueError):
+        return Failure("unreadable", f"No file can have this name: {exc}.")
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
         link = path.is_symlink()
-        reason = "It is a link to a file that is not there." if link else "It is no longer there."
+        reason = "It is a link to a file that is not there." if link else "It is not there."
         return Failure("vanished", reason)
-    if _is_folder(path):
-        return Failure("unreadable", "This folder cannot be listed; its images have no rows.")
     return Failure("unreadable", f"The system refuses to open it: {exc.strerror}.")
 
 
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # in a folder that may be listed but not entered
-        return False
-
-
-def _failure_of_decoding(exc: Exception, head: bytes) -> Failure:
+def _failure_of_decoding(exc: Exception, head: bytes, size: int) -> Failure:
     message = " ".join(str(exc).split()).rstrip(".")
     if isinstance(exc, Image.DecompressionBombError):
         return Failure("too-large", f"{message}.")
     if isinstance(exc, MemoryError):
         return Failure("too-large", "There is not enough memory for its pixels.")
-    if isinstance(exc, UnidentifiedImageError):
+    if isinstance(exc, UnidentifiedImageError) or message.startswith("cannot find loader"):
         return _failure_of_identifying(head)
     if isinstance(exc, OSError) and exc.errno is not None:
         return Failure("unreadable", f"The system fails to read it: {exc.strerror}.")
     if isinstance(exc, EOFError) or "truncated" in message.lower():
         return Failure("truncated", f"The file ends too early: {message or 'no more data'}.")
+    if _PHOTOS["WebP"].match(head) and size < (promised := _webp_bytes(head)):
+        return Failure("truncated", f"The file ends too early: it has {size} of {promised} bytes.")
     if message.startswith("conversion from"):
         return Failure("unsupported", f"Its pixels cannot become RGB: {message}.")
     return Failure("corrupt", f"It cannot be decoded: {message or type(exc).__name__}.")
 
 
+def _webp_bytes(head: bytes) -> int:
+    """The length of the whole file, in bytes, as a RIFF header has it: without its first eight."""
+    return int.from_bytes(head[4:8], "little") + 8
+
+
 def _failure_of_identifying(head: bytes) -> Failure:
     if not head:
         return Failure("truncated", "The file is empty.")
-    for signature, kind in _SIGNATURES.items():
-        if head.startswith(signature):
+    for kind, signature in _PHOTOS.items():
+        if signature.match(head):
             return Failure("corrupt", f"It begins as {kind}, but its header is damaged or cut off.")
-    return Failure("unsupported", f"No image format that Pillow reads; it begins with {head!r}.")
+    others = (kind for kind, signature in _OTHERS.items() if signature.match(head))
+    kind = next(others, "No image format that Pillow reads")
+    return Failure("unsupported", f"{kind}; it begins with {head!r}.")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 from collections import Counter, deque
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
 
 from deploykit.errors import ImagesError, UsageError
+from deploykit.images.file_list import LIST_EXTENSION, read_file_list
+from deploykit.images.file_names import escape_name, unescape_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 IMAGE_EXTENSIONS = frozenset(
     # What torchvision's ImageFolder lists,
@@ -26,24 +27,30 @@ IMAGE_EXTENSIONS = frozenset(
 )
 """The endings by which a folder's image files are told, in lower case; any case counts."""
 
-_ESCAPE = re.compile(r"\\u[0-9a-f]{4}")
+_ENDINGS = tuple(sorted(IMAGE_EXTENSIONS))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    r"""One image file: one row of the result, whatever is wrong with it.
+    """One image file: one row of the result, whatever is wrong with it.
+
+    There is one for each of a folder's files, so it holds little: what many share, and its name.
 
     Attributes:
-        path: What to open.
-        name: Relative to the scanned folder, ``/`` on every system. A part that is not Unicode has
-            its stray bytes written ``\udcXX`` and its backslashes doubled; so has one that looks
-            as if it had been through that, hence no two files share a name.
+        root: The folder that the name is relative to.
+        name: ``/`` on every system; what is not Unicode is written as
+            :func:`deploykit.images.file_names.escape_name` does, hence no two files share a name.
         expected: The class that the file's folder names; None where no class is known.
     """
 
-    path: Path
+    root: Path
     name: str
     expected: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """What to open."""
+        return self.root / unescape_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Scan:
 
     Attributes:
         root: The folder that the names are relative to.
-        files: The image files, sorted by name.
+        files: The image files, sorted by name; those of a list in its order.
         skipped: How many other files there are.
     """
 
@@ -62,36 +69,46 @@ class Scan:
 
 
 def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
-    """List the image files below a folder, or the one file that is given.
+    """List the image files below a folder, those that a file list names, or the one that is given.
 
     Every folder is descended into, whatever its name. A linked folder is descended into once, and
     not at all if its target is listed anyway. A link to nothing is a file of the result, and so is
     a folder that cannot be listed (its name ends in ``/``): opening them says what is wrong.
 
     Args:
-        path: A folder, whose files are told by ``IMAGE_EXTENSIONS``; or a file with any ending.
+        path: A folder, whose files are told by ``IMAGE_EXTENSIONS``; a ``.txt`` file, see
+            :func:`deploykit.images.file_list.read_file_list`; or an image file with any other
+            ending.
         labels: The model's classes. A file is expected to be of the class that the first folder
-            below ``path`` is named after.
+            below ``path`` is named after; a listed file, of the class that its own folder is.
 
     Raises:
         ImagesError: The path does not exist, cannot be read, or holds no image file.
     """
-    if not _is_directory(path):
-        return Scan(root=path.parent, files=(ImageFile(path, _escape(path.name)),))
-    walk = _Walk(path)
-    walk.run()
-    if not walk.images:
-        raise ImagesError(
-            f"No image file in {path} ({_describe_others(walk.others)}).",
-            hint=f"Images are told by their ending: {' '.join(sorted(IMAGE_EXTENSIONS))}.",
-        )
-    classes = frozenset(labels or ())
-    files = (ImageFile(file, name, _class_of(name, classes)) for name, file in walk.images.items())
+    # Each label stands for itself, so that all files of a class share one string.
+    classes = {label: label for label in labels or ()}
+    if _is_directory(path):
+        return _scan_folder(path, classes)
+    root = path.parent
+    if path.suffix.lower() != LIST_EXTENSION:
+        return Scan(root, (ImageFile(root, escape_name(path.name)),))
+    names = read_file_list(path)
     return Scan(
-        root=path,
-        files=tuple(sorted(files, key=lambda file: file.name)),
-        skipped=walk.others.total(),
+        root, tuple(ImageFile(root, name, classes.get(_own_folder(name))) for name in names)
     )
+
+
+def _scan_folder(root: Path, classes: dict[str, str]) -> Scan:
+    walk = _Walk(root)
+    walk.run()
+    if not walk.names:
+        raise ImagesError(
+            f"No image file in {root} ({_describe_others(walk.others)}).",
+            hint=f"Images are told by their ending: {' '.join(_ENDINGS)}.",
+        )
+    walk.names.sort()
+    files = tuple(ImageFile(root, name, classes.get(_first_folder(name))) for name in walk.names)
+    return Scan(root, files, skipped=walk.others.total())
 
 
 def class_folders(path: Path) -> list[str]:
@@ -117,7 +134,7 @@ def class_folders(path: Path) -> list[str]:
             f"{path} has no sub-folders to name the classes.",
             hint="Give the folder that holds one sub-folder a class.",
         )
-    return [_escape(name) for name in names]
+    return [escape_name(name) for name in names]
 
 
 def sample_images(files: Sequence[ImageFile], count: int, seed: int = 0) -> list[ImageFile]:
@@ -151,68 +168,80 @@ def sample_images(files: Sequence[ImageFile], count: int, seed: int = 0) -> list
     return [files[index] for index in sorted(chosen)]
 
 
+class _Folder(NamedTuple):
+    """A folder to list.
+
+    Attributes:
+        path: Where it is.
+        prefix: How the names of what it holds begin: nothing, or ``sub/``.
+    """
+
+    path: str
+    prefix: str
+
+
 class _Walk:
     """A walk over a folder.
 
     Attributes:
-        images: The path of each image file, and of each folder that cannot be listed, by name.
+        names: The name of each image file, and of each folder that cannot be listed.
         others: How many other files there are, by ending.
     """
 
     def __init__(self, root: Path) -> None:
-        self.images: dict[str, Path] = {}
+        self.names: list[str] = []
         self.others: Counter[str] = Counter()
         self._root = root
         self._seen: set[str] = set()
-        self._links: deque[Path] = deque()
+        self._links: deque[_Folder] = deque()
 
     def run(self) -> None:
         """Walk the folder itself, then what its links lead to that was not met on the way."""
-        self._descend(self._root)
+        self._descend(_Folder(os.fspath(self._root), ""))
         while self._links:
             self._descend(self._links.popleft())
 
-    def _descend(self, top: Path) -> None:
+    def _descend(self, top: _Folder) -> None:
         folders = [top]
         while folders:
             folder = folders.pop()
-            place = os.path.realpath(folder)
+            place = os.path.realpath(folder.path)
             if place in self._seen:
                 continue
             self._seen.add(place)
-            for entry in self._list(folder):
+            inner = []
+            for entry in self._entries(folder):
                 if _is_folder(entry):
-                    (self._links if entry.is_symlink() else folders).append(Path(entry.path))
+                    inner.append(entry)
                 else:
-                    self._add(entry)
+                    self._add(entry, folder.prefix)
+            # In an order of our own: it decides which of two links gives a folder its name.
+            for entry in sorted(inner, key=lambda entry: entry.name):
+                below = _Folder(entry.path, f"{folder.prefix}{escape_name(entry.name)}/")
+                (self._links if entry.is_symlink() else folders).append(below)
 
-    def _list(self, folder: Path) -> list[os.DirEntry[str]]:
+    def _entries(self, folder: _Folder) -> Iterator[os.DirEntry[str]]:
         try:
-            with os.scandir(folder) as entries:
-                return sorted(entries, key=lambda entry: entry.name)
+            with os.scandir(folder.path) as entries:
+                yield from entries
         except OSError as exc:
-            if folder == self._root:
+            if not folder.prefix:
                 raise ImagesError(
-                    f"The folder {folder} cannot be read: {exc.strerror}.",
+                    f"The folder {self._root} cannot be read: {exc.strerror}.",
                     hint="Check its permissions.",
                 ) from exc
-            self.images[self._name(folder) + "/"] = folder
-            return []
+            self.names.append(folder.prefix)
 
-    def _add(self, entry: os.DirEntry[str]) -> None:
-        path = Path(entry.path)
-        if entry.name.lower().endswith(tuple(IMAGE_EXTENSIONS)) and _is_file_or_broken(entry):
-            self.images[self._name(path)] = path
+    def _add(self, entry: os.DirEntry[str], prefix: str) -> None:
+        if entry.name.lower().endswith(_ENDINGS) and _is_file_or_broken(entry):
+            self.names.append(prefix + escape_name(entry.name))
         else:
-            self.others[path.suffix.lower()] += 1
-
-    def _name(self, path: Path) -> str:
-        return "/".join(_escape(part) for part in path.relative_to(self._root).parts)
+            self.others[PurePath(entry.name).suffix.lower()] += 1
 
 
 def _is_directory(path: Path) -> bool:
     """Tell a folder from a file; refuse the rest: whoever opens a pipe waits for ever."""
-    hint = "Give a folder of images, or one image file."
+    hint = "Give a folder of images, a .txt file that lists them, or one image file."
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as exc:
@@ -239,19 +268,18 @@ def _is_file_or_broken(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def _class_of(name: str, classes: frozenset[str]) -> str | None:
-    folder, slash, _ = name.partition("/")
-    return folder if slash and folder in classes else None
+def _first_folder(name: str) -> str:
+    """``dog`` of ``dog/puppies/b.jpg``; empty for a file without a folder."""
+    return name.rpartition("/")[0].partition("/")[0]
+
+
+def _own_folder(name: str) -> str:
+    """``puppies`` of ``dog/puppies/b.jpg``; empty for a file without a folder."""
+    return name.rpartition("/")[0].rpartition("/")[2]
 
 
 def _rank(file: ImageFile, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{file.name}".encode()).digest()
-
-
-def _escape(part: str) -> str:
-    """Write one part of a path in UTF-8, reversibly; see ``ImageFile.name``."""
-    escaped = part.replace("\\", "\\\\").encode("utf-8", "backslashreplace").decode()
-    return escaped if _ESCAPE.search(escaped) else part
 
 
 def _describe_others(others: Counter[str]) -> str:

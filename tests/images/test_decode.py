@@ -138,7 +138,7 @@ def test_pixels_that_memory_does_not_hold_are_too_large(
     assert failure_of(path).status == "too-large"
 
 
-@pytest.mark.parametrize("file_format", ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF"])
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_a_file_that_ends_too_early_is_truncated(tmp_path: Path, file_format: str) -> None:
     photo = Image.fromarray(noise(64, 64))
     data = encoded(file_format, photo)
@@ -165,6 +165,16 @@ def test_what_is_no_image_is_unsupported_and_shows_its_beginning(tmp_path: Path)
     failure = failure_of(written(tmp_path, b"<html><body>404 Not Found</body></html>"))
     assert failure.status == "unsupported"
     assert "<html><body>404" in failure.reason
+
+
+def test_a_program_that_draws_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*args: object, **options: object) -> None:
+        raise AssertionError("Ghostscript runs what a photo holds")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", run)
+    failure = failure_of(written(tmp_path, encoded("EPS")))
+    assert failure.status == "unsupported"
+    assert "PostScript" in failure.reason
 
 
 def test_a_mode_that_is_not_converted_is_unsupported(
@@ -199,7 +209,7 @@ def test_a_dangling_link_has_vanished_and_says_that_it_is_a_link(tmp_path: Path)
 def test_a_folder_is_unreadable(tmp_path: Path) -> None:
     failure = failure_of(tmp_path)
     assert failure.status == "unreadable"
-    assert "cannot be listed" in failure.reason
+    assert "was not listed" in failure.reason
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")

@@ -1,7 +1,9 @@
 import os
-import re
 import shutil
 import sys
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,19 +39,6 @@ def link(path: Path, target: str, *, folder: bool = False) -> None:
 
 def names(path: Path) -> list[str]:
     return [file.name for file in scan_images(path).files]
-
-
-def unescape(name: str) -> str:
-    """What ImageFile's docstring promises: the way back from a shown name."""
-
-    def part(text: str) -> str:
-        if not re.search(r"\\u[0-9a-f]{4}", text):
-            return text
-        return re.sub(
-            r"\\(?:\\|u([0-9a-f]{4}))", lambda m: chr(int(m[1], 16)) if m[1] else "\\", text
-        )
-
-    return "/".join(part(text) for text in name.split("/"))
 
 
 def test_folder_is_listed_recursively_in_the_order_of_names(tmp_path: Path) -> None:
@@ -99,8 +88,46 @@ def test_expected_is_the_first_folder_when_it_is_a_class(tmp_path: Path) -> None
 def test_one_file_is_taken_whatever_its_ending(tmp_path: Path) -> None:
     touch(tmp_path, "photo.dat", "other.jpg")
     scan = scan_images(tmp_path / "photo.dat", ["dog"])
-    assert scan.files == (ImageFile(tmp_path / "photo.dat", "photo.dat", None),)
+    assert scan.files == (ImageFile(tmp_path, "photo.dat", None),)
     assert scan.root == tmp_path
+
+
+def test_a_list_is_read_in_its_own_order(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/dog/a.jpg", "photos/dog/b.dat")
+    (tmp_path / "list.TXT").write_text("photos/dog/b.dat\nphotos/gone.jpg\nphotos/dog/a.jpg\n")
+    scan = scan_images(tmp_path / "list.TXT", ["photos", "dog"])
+    assert [(file.name, file.expected) for file in scan.files] == [
+        ("photos/dog/b.dat", "dog"),
+        ("photos/gone.jpg", "photos"),
+        ("photos/dog/a.jpg", "dog"),
+    ]
+    assert (scan.root, scan.skipped) == (tmp_path, 0)
+    assert [file.path.exists() for file in scan.files] == [True, False, True]
+
+
+def test_a_listed_path_may_be_absolute_or_lead_upwards(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/a.jpg", "cat/b.jpg", "lists/c.jpg")
+    absolute = tmp_path / "dog" / "a.jpg"
+    listed = f"{absolute}\n../cat/b.jpg\nc.jpg\n"
+    (tmp_path / "lists" / "list.txt").write_text(listed, encoding="utf-8")
+    files = scan_images(tmp_path / "lists" / "list.txt", ["cat", "dog", "lists"]).files
+    assert [file.name for file in files] == [absolute.as_posix(), "../cat/b.jpg", "c.jpg"]
+    assert [file.expected for file in files] == ["dog", "cat", None]
+    assert all(file.path.exists() for file in files)
+
+
+def test_a_file_costs_little_beside_its_name(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"dog/photo_{i:05}.jpg" for i in range(2000)))
+    scan_images(tmp_path, ["dog"])
+    tracemalloc.start()
+    try:
+        scan = scan_images(tmp_path, ["dog"])
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    names_bytes = sum(sys.getsizeof(file.name) for file in scan.files)
+    assert (held - names_bytes) / len(scan.files) < 100
+    assert (peak - names_bytes) / len(scan.files) < 150
 
 
 def test_missing_path(tmp_path: Path) -> None:
@@ -157,8 +184,29 @@ def test_a_folder_that_cannot_be_listed_is_a_row(
 
     monkeypatch.setattr(os, "scandir", guarded)
     assert names(tmp_path) == ["a.jpg", "secret/"]
+    assert scan_images(tmp_path).files[1].path == tmp_path / "secret"
     with pytest.raises(ImagesError, match="secret cannot be read: Permission denied"):
         scan_images(tmp_path / "secret")
+
+
+def test_what_a_folder_gave_before_it_failed_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "worn/b.jpg")
+    scandir = os.scandir
+
+    @contextmanager
+    def failing(path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        def entries() -> Iterator[os.DirEntry[str]]:
+            yield from listed
+            if Path(path).name == "worn":
+                raise OSError(5, "Input/output error")
+
+        with scandir(path) as listed:
+            yield entries()
+
+    monkeypatch.setattr(os, "scandir", failing)
+    assert names(tmp_path) == ["a.jpg", "worn/", "worn/b.jpg"]
 
 
 @posix_names
@@ -180,14 +228,17 @@ def test_names_that_are_not_unicode_are_escaped_reversibly(tmp_path: Path) -> No
     assert "back\\slash.jpg" in shown
     assert "caf\\udce9.jpg" in shown
     assert all(name.encode() for name in shown)
-    assert {os.fsencode(unescape(name)) for name in shown} == set(raw)
+    assert {os.fsencode(file.path.name) for file in scan_images(tmp_path).files} == set(raw)
+    assert all(file.path.exists() for file in scan_images(tmp_path).files)
 
 
 @posix_names
 def test_a_class_folder_that_is_not_unicode_still_labels_its_files(tmp_path: Path) -> None:
     touch(tmp_path, os.fsdecode(b"\xff/") + "a.jpg")
     labels = class_folders(tmp_path)
-    assert scan_images(tmp_path, labels).files[0].expected == labels[0] == "\\udcff"
+    (file,) = scan_images(tmp_path, labels).files
+    assert file.expected == labels[0] == "\\udcff"
+    assert file.path.exists()
 
 
 def test_class_folders_are_sorted_as_image_folder_does(tmp_path: Path) -> None:
@@ -213,7 +264,7 @@ def test_class_folders_needs_sub_folders(tmp_path: Path) -> None:
 
 def made_files(**counts: int) -> list[ImageFile]:
     return [
-        ImageFile(Path(f"{label}/{i}.jpg"), f"{label}/{i}.jpg", label)
+        ImageFile(Path(), f"{label}/{i}.jpg", label)
         for label, count in counts.items()
         for i in range(count)
     ]
@@ -227,7 +278,7 @@ def test_sample_is_even_over_the_classes() -> None:
 
 
 def test_sample_goes_by_folder_where_no_class_is_known() -> None:
-    files = [ImageFile(f.path, f.name) for f in made_files(a=50, b=2)]
+    files = [ImageFile(f.root, f.name) for f in made_files(a=50, b=2)]
     assert [file.name for file in sample_images(files, 4) if file.name.startswith("b")] == [
         "b/0.jpg",
         "b/1.jpg",
