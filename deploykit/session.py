@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, NewType, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ ImageBatch: TypeAlias = npt.NDArray[np.uint8]
 """(N, H, W, 3) uint8, RGB."""
 Logits: TypeAlias = npt.NDArray[np.float32]
 """(N, K) float32."""
+
+Ticket = NewType("Ticket", int)
+"""Stands for a batch in flight."""
 
 
 class SessionSpec(Value, frozen=True):
@@ -79,3 +82,20 @@ class Session(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class PipelinedSession(Session, Protocol):
+    """A session that can have two batches in flight on its device."""
+
+    def submit(self, images: ImageBatch) -> Ticket:
+        """Start a batch, without waiting for the device; ``images`` is free when this returns.
+
+        Returns:
+            A ticket for :meth:`collect`.
+        """
+        ...
+
+    def collect(self, ticket: Ticket) -> Logits:
+        """Wait for a batch; returns (N, K) float32, owned by the caller."""
+        ...

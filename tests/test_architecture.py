@@ -20,6 +20,7 @@ LAYERS = {
     "proofs": 1,
     "session": 1,
     "progress": 1,
+    "stages": 1,
     "manifest": 1,
     "bundle": 1,
     "models": 2,

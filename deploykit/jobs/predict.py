@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,13 +16,15 @@ import numpy.typing as npt
 
 from deploykit.bundle import Bundle, open_bundle
 from deploykit.errors import ImagesError, UsageError
-from deploykit.images.batches import Batch, read_batches
+from deploykit.images.batches import default_threads
 from deploykit.images.scan import scan_images
+from deploykit.jobs._predict_pipeline import AnsweredBatch, answer_files
 from deploykit.jobs.choose import AUTO, open_best
 from deploykit.parity.measures import margins, softmax
 from deploykit.progress import Progress, Step, silent
 from deploykit.session import Logits, SessionSpec
 from deploykit.specs import Labels, Precision, Prediction, Ranked
+from deploykit.stages import StageClock
 
 NON_FINITE = "non-finite"
 _DEFAULT_BATCH = 8
@@ -33,13 +36,14 @@ class PredictRequest:
     """What to predict, and how.
 
     Attributes:
-        source: A folder or one image file.
+        source: A folder, a .txt file that lists images, or one image file.
         top_k: How many classes a row ranks; None for min(5, K).
         runtime: See :func:`deploykit.jobs.choose.open_best`.
         precision: The deploy graph's; None for what the runtime takes.
         batch_size: Images a run of the session; fewer where an engine takes fewer.
         threads: For decoding, and for computing on the CPU; None for one a core.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
+        done: Names of files that have a row already, from a run that was interrupted.
     """
 
     source: Path
@@ -49,6 +53,7 @@ class PredictRequest:
     batch_size: int = _DEFAULT_BATCH
     threads: int | None = None
     tf32: bool = False
+    done: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -63,6 +68,7 @@ class Tally:
         correct: Those of them whose label is that class.
         skipped: Other files in the folder, which have no row.
         seconds: Since the first file was read.
+        earlier: Rows with a prediction that an interrupted run has left: not in ``seconds``.
     """
 
     rows: int = 0
@@ -72,6 +78,7 @@ class Tally:
     correct: int = 0
     skipped: int = 0
     seconds: float = 0.0
+    earlier: int = 0
 
     @property
     def ok(self) -> int:
@@ -85,8 +92,8 @@ class Tally:
 
     @property
     def images_per_second(self) -> float | None:
-        """Rows with a prediction a second, reading included."""
-        return self.ok / self.seconds if self.seconds > 0 else None
+        """This run's rows with a prediction a second, reading included."""
+        return (self.ok - self.earlier) / self.seconds if self.seconds > 0 else None
 
     def add(self, row: Prediction) -> None:
         """Count a row."""
@@ -99,6 +106,11 @@ class Tally:
             self.labelled += 1
             self.correct += row.label == row.expected
 
+    def add_earlier(self, row: Prediction) -> None:
+        """Count a row that an interrupted run has left."""
+        self.add(row)
+        self.earlier += row.ok
+
 
 class PredictionRun:
     """An open session and a folder: iterate once for the rows, then read the tally.
@@ -109,6 +121,12 @@ class PredictionRun:
         bundle: What predicts.
         request: What to predict.
         progress: Called after every batch, and with notes about the runtime.
+
+    Attributes:
+        tally: What the rows so far add up to.
+        clock: What the stages took so far.
+        top_k: How many classes a row ranks.
+        root: The folder that the rows' paths are relative to.
 
     Raises:
         UsageError: A number or a runtime that makes no sense.
@@ -128,16 +146,19 @@ class PredictionRun:
         if not 1 <= self.top_k <= classes:
             raise UsageError(f"--top-k must be 1 to {classes}, the classes; got {self.top_k}.")
         scan = scan_images(request.source, self._labels.names)
+        self.root = scan.root
         self._files = scan.files
         self.tally = Tally(skipped=scan.skipped)
         self._session = open_best(
             bundle,
             runtime=request.runtime,
             precision=request.precision,
-            threads=request.threads,
+            threads=1,  # a session on the CPU computes in the workers' own threads
             tf32=request.tf32,
             progress=progress,
         )
+        self._workers = request.threads or default_threads()
+        self.clock = StageClock()
         largest = self._session.spec.largest_batch or request.batch_size
         self._batch_size = min(request.batch_size, largest)
 
@@ -169,45 +190,59 @@ class PredictionRun:
             ImagesError: At the end, when not one of the files could be read.
         """
         start = time.perf_counter()
-        batches = read_batches(
-            self._files,
+        files = [file for file in self._files if file.name not in self._request.done]
+        batches = answer_files(
+            files,
             self._preprocessing,
+            self._session,
             batch_size=self._batch_size,
-            threads=self._request.threads,
+            workers=self._workers,
+            clock=self.clock,
         )
-        for batch in batches:
-            answers = iter(self._answers(batch))
-            for file, failure in zip(batch.files, batch.failures, strict=True):
-                if failure is None:
-                    row = next(answers)
-                else:
-                    row = Prediction(
-                        path=file.name,
-                        status=failure.status,
-                        reason=failure.reason,
-                        expected=file.expected,
-                    )
-                self.tally.add(row)
-                self.tally.seconds = time.perf_counter() - start
-                yield row
-            self._progress(Step("predicting", self.tally.rows, self.total))
-        if self.tally.ok == 0:
-            raise ImagesError(
-                f"Not one of the {self.tally.rows} images in {self._request.source} "
-                f"has a prediction: {describe_failures(self.tally)}."
-            )
+        with contextlib.closing(batches):
+            for batch in batches:
+                for row in self._rows(batch):
+                    self.tally.add(row)
+                    self.tally.seconds = time.perf_counter() - start
+                    yield row
+                done = len(self._request.done) + self.tally.rows
+                self._progress(Step("predicting", done, self.total))
+        if self.tally.ok == 0 and not self._request.done:
+            raise self.nothing_predicted()
 
-    def _answers(self, batch: Batch) -> list[Prediction]:
-        """The rows of a batch's readable files."""
-        if len(batch.images) == 0:
-            return []
-        return predictions(
-            self._session.run(batch.images),
-            [file.name for file in batch.readable],
-            [file.expected for file in batch.readable],
-            self._labels,
-            self.top_k,
+    def nothing_predicted(self) -> ImagesError:
+        """The error to end with when not one file has a prediction."""
+        return ImagesError(
+            f"Not one of the {self.tally.rows} images in {self._request.source} "
+            f"has a prediction: {describe_failures(self.tally)}."
         )
+
+    def _rows(self, batch: AnsweredBatch) -> Iterator[Prediction]:
+        """A row for each of a batch's files, in their order."""
+        readable = [
+            file
+            for file, failure in zip(batch.files, batch.failures, strict=True)
+            if failure is None
+        ]
+        answers = iter(
+            predictions(
+                batch.logits,
+                [file.name for file in readable],
+                [file.expected for file in readable],
+                self._labels,
+                self.top_k,
+            )
+        )
+        for file, failure in zip(batch.files, batch.failures, strict=True):
+            if failure is None:
+                yield next(answers)
+            else:
+                yield Prediction(
+                    path=file.name,
+                    status=failure.status,
+                    reason=failure.reason,
+                    expected=file.expected,
+                )
 
 
 def predict_folder(
@@ -224,7 +259,8 @@ def predict_folder(
 
     Args:
         bundle: The bundle's folder.
-        source: A folder, whose files are told by their ending, or one image file.
+        source: A folder, whose files are told by their ending, a .txt file that lists images, or
+            one image file.
         top_k: See :class:`PredictRequest`, as the arguments below.
         runtime: What executes.
         precision: The deploy graph's.

@@ -10,21 +10,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any
 
 from deploykit.errors import GraphError
 from deploykit.gpu import need_gpu
 from deploykit.runtime._base import BaseSession
 from deploykit.runtime._tensorrt_contexts import Contexts
 from deploykit.runtime._tensorrt_slot import IMAGES, LOGITS, Slot, TensorRT, ask
-from deploykit.session import ImageBatch, Logits, SessionSpec
+from deploykit.session import ImageBatch, Logits, SessionSpec, Ticket
 from deploykit.specs import Precision, Preprocessing, Profile
 
 #: How many batches can be in flight: one on the device, one on its way.
 SLOTS = 2
-
-Ticket = NewType("Ticket", int)
-"""Stands for a batch in flight."""
 
 
 class TensorRTSession(BaseSession):

@@ -55,6 +55,7 @@ class MadeEngines:
             input_size=preprocessing.input_size,
             classes=len(labels),
             largest_batch=profile.max_batch,
+            concurrent=False,
         )
         session = EngineSession(lambda images: self.distort(self._graph.run(images)), spec)
         self.plans.append(plan)
