@@ -16,6 +16,7 @@ EXTRAS = {
     "onnx": "graph",
     "onnx_ir": "graph",
     "onnxscript": "graph",
+    "pyarrow": "parquet",
     "safetensors": "export",
     "skimage": "demo",
     "tensorrt": "tensorrt",

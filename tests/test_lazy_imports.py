@@ -6,7 +6,18 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxscript", "tensorrt", "matplotlib")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "tensorrt",
+    "matplotlib",
+    "pyarrow",
+    "jinja2",
+)
 
 REPORT = f"""
 import json, sys

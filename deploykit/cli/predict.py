@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,18 +21,40 @@ from deploykit.cli.options import (
     chosen_bundle,
     parsed_precision,
 )
-from deploykit.errors import ImagesError, UnreadableImagesError
+from deploykit.cli.streams import reserved_stdout, write_while_read
+from deploykit.errors import ImagesError, UnreadableImagesError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from deploykit.bundle import Bundle
+    from deploykit.cli.console import Console
     from deploykit.jobs.predict import PredictionRun
-    from deploykit.report.tables import TableWriter
+    from deploykit.report.outputs import Outputs
+
+_DEFAULT_OUTPUT = Path("predictions.csv")
+_STDOUT = Path("-")
 
 
 def predict(
-    source: Annotated[Path, typer.Argument(help="A folder of images, or one image file.")],
-    output: Annotated[Path, typer.Option(help="The table to write: .csv or .jsonl.")] = Path(
-        "predictions.csv"
-    ),
+    source: Annotated[
+        Path,
+        typer.Argument(help="A folder of images, a .txt file that lists them, or one image file."),
+    ],
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A table to write: .csv, .jsonl or .parquet; - is stdout, a JSON object a line. "
+            f"Repeat it for several.  [default: {_DEFAULT_OUTPUT}]"
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="A page to look at: photos, filters, accuracy, where the time went."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with this command's run that was interrupted.")
+    ] = False,
     bundle: BundleName = None,
     top_k: Annotated[
         int | None, typer.Option(help="How many classes a row ranks.  [default: at most 5]")
@@ -55,49 +79,156 @@ def predict(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Predict a folder of images: exactly one row a file, whatever is wrong with it."""
-    with command("predict", as_json=json, verbose=verbose, quiet=quiet) as console:
+    """Predict a folder of images: exactly one row a file, whatever is wrong with it.
+
+    Rows are kept in <output>.journal until the table is whole; an interrupted run loses none.
+    """
+    paths = output or [_DEFAULT_OUTPUT]
+    with (
+        _stdout_for_rows(wanted=_STDOUT in paths and not json) as emit,
+        command("predict", as_json=json, verbose=verbose, quiet=quiet) as console,
+    ):
         from deploykit.jobs.predict import PredictionRun, PredictRequest
-        from deploykit.report.tables import open_table
+        from deploykit.report.fingerprint import fingerprint_of
+        from deploykit.report.outputs import Outputs
         from deploykit.report.terminal import prediction_text
         from deploykit.report.values import prediction_value
 
-        request = PredictRequest(
-            source=source,
-            top_k=top_k,
-            runtime=runtime,
-            precision=parsed_precision(precision),
-            tf32=tf32,
-            batch_size=batch_size,
-            threads=threads,
-        )
-        chosen = chosen_bundle(bundle, artifacts, console)
-        with PredictionRun(chosen, request, console.progress) as run:
-            spec = run.spec
-            console.note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}")
-            with open_table(output, top_k=run.top_k) as table:
-                nothing_predicted = _write_rows(run, table)
+        if json and _STDOUT in paths:
+            raise UsageError(
+                "--json and --output - both want stdout.", hint="Name a file as --output."
+            )
+        _check_page(html, paths)
+        known_precision = parsed_precision(precision)
+        with Outputs(paths, emit=emit, resume=resume) as outputs:
+            _note_resumption(outputs, console, resume=resume)
+            request = PredictRequest(
+                source=source,
+                top_k=top_k,
+                runtime=runtime,
+                precision=known_precision,
+                tf32=tf32,
+                batch_size=batch_size,
+                threads=threads,
+                done=outputs.done,
+            )
+            chosen = chosen_bundle(bundle, artifacts, console)
+            with PredictionRun(chosen, request, console.progress) as run:
+                spec = run.spec
+                console.note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}")
+                outputs.begin(fingerprint_of(chosen, run, source))
+                with _telling_what_is_kept(outputs, console):
+                    nothing_predicted = _write_rows(run, outputs)
+                    if html is not None:
+                        _write_page(html, chosen, run, outputs)
         if nothing_predicted:
             raise nothing_predicted
         tally = run.tally
         failed = tally.failures.total()
+        written = [*outputs.tables, *([html] if html else [])]
         console.result(
-            lambda: prediction_value(tally, spec, [str(output)]),
-            lambda: "" if quiet else prediction_text(tally, spec, [output]),
+            lambda: prediction_value(tally, spec, run.clock.seconds, [str(p) for p in written]),
+            lambda: "" if quiet else prediction_text(tally, spec, run.clock.seconds, written),
             exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
         )
 
 
-def _write_rows(run: PredictionRun, table: TableWriter) -> ImagesError | None:
-    """Write one row a file.
+@contextlib.contextmanager
+def _stdout_for_rows(*, wanted: bool) -> Iterator[Callable[[str], bool] | None]:
+    """Keep stdout for rows alone; what else the command has to say goes to stderr then."""
+    if not wanted:
+        yield None
+        return
+    with reserved_stdout(whole_process=True) as stdout:
+        yield partial(write_while_read, stdout)
+
+
+def _note_resumption(outputs: Outputs, console: Console, *, resume: bool) -> None:
+    if outputs.journal is None or not resume:
+        return
+    if outputs.done:
+        console.note(f"{len(outputs.done)} rows are in {outputs.journal.path}: resuming")
+    else:
+        console.note(f"{outputs.journal.path} has no rows to resume from: starting afresh")
+
+
+@contextlib.contextmanager
+def _telling_what_is_kept(outputs: Outputs, console: Console) -> Iterator[None]:
+    """When a run does not come to its end, say how it can."""
+    try:
+        yield
+    except BaseException:
+        if outputs.journal is not None and outputs.journal.count:
+            console.note(
+                f"{outputs.journal.count} rows are kept in {outputs.journal.path}: "
+                "the same command with --resume goes on"
+            )
+        raise
+
+
+def _write_rows(run: PredictionRun, outputs: Outputs) -> ImagesError | None:
+    """Write one row a file, and the tables.
 
     Returns:
         The error to end with when not one file has a prediction. It is not raised, because the
-        table is whole: each of its rows says what is wrong with a file.
+        tables are whole: each of their rows says what is wrong with a file.
     """
+    nothing_predicted: ImagesError | None = None
     try:
         for row in run:
-            table.write(row)
+            with run.clock.waiting("write"):
+                outputs.write(row)
+            if not outputs.wanted:
+                break
     except ImagesError as error:
-        return ImagesError(error.message, hint=f"{table.path} says what is wrong with each.")
-    return None
+        nothing_predicted = error
+    for row in outputs.earlier_rows():
+        run.tally.add_earlier(row)
+    if outputs.done and run.tally.ok == 0:
+        nothing_predicted = run.nothing_predicted()
+    with run.clock.waiting("write"):
+        outputs.write_tables()
+    if nothing_predicted is None:
+        return None
+    where = outputs.tables[0] if outputs.tables else "The output"
+    return ImagesError(nothing_predicted.message, hint=f"{where} says what is wrong with each.")
+
+
+def _check_page(html: Path | None, outputs: list[Path]) -> None:
+    """Refuse a page before anything runs that could not be written in the end."""
+    if html is None:
+        return
+    if all(path == _STDOUT for path in outputs):
+        raise UsageError(
+            "--html is made from a table's journal, and --output - has none.",
+            hint="Name a table as well: --output - --output predictions.csv",
+        )
+    from deploykit.report.html.document import check_page_path
+
+    check_page_path(html)
+
+
+def _write_page(html: Path, bundle: Bundle, run: PredictionRun, outputs: Outputs) -> None:
+    """Write the page, from every row of the journal."""
+    from datetime import UTC, datetime
+
+    from deploykit.jobs.verdicts import installed_versions
+    from deploykit.report.html.predictions import PredictionPage, write_prediction_page
+
+    if outputs.journal is None:
+        raise ValueError("a page is made from a journal")
+    spec, manifest = run.spec, bundle.manifest
+    page = PredictionPage(
+        bundle=bundle.name,
+        spec=spec,
+        proof=manifest.proof_of(spec.graph, spec.runtime, spec.device),
+        labels=manifest.labels,
+        root=run.root,
+        created=datetime.now(UTC),
+        seconds=run.tally.seconds,
+        images_per_second=run.tally.images_per_second,
+        stage_seconds=run.clock.seconds,
+        skipped=run.tally.skipped,
+        versions=installed_versions(),
+    )
+    write_prediction_page(page, outputs.journal.rows(), html)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from deploykit.jobs.export import ExportResult
@@ -14,6 +14,7 @@ from deploykit.jobs.verdicts import Verdict
 from deploykit.jobs.verify import Verification
 from deploykit.proofs import Measurement, PhotoSet
 from deploykit.session import SessionSpec
+from deploykit.stages import Stage
 
 _VERDICT_COLUMNS = (
     *("graph", "runtime", "precision"),
@@ -21,6 +22,12 @@ _VERDICT_COLUMNS = (
 )
 _SHOWN_FLIPS = 10
 _SHOWN_CLASSES = 20
+_BOTTLENECKS: dict[Stage, str] = {
+    "decode": "decoding",
+    "resize": "resizing",
+    "session": "the network",
+    "write": "writing",
+}
 
 
 def export_text(result: ExportResult) -> str:
@@ -108,8 +115,13 @@ def photos_text(photos: PhotoSet) -> str:
     return f"{photos.images} made images, which are no photos: verify again with --images"
 
 
-def prediction_text(tally: Tally, spec: SessionSpec, outputs: Sequence[Path]) -> str:
-    """Rows, failures by kind, classes, accuracy, speed."""
+def prediction_text(
+    tally: Tally,
+    spec: SessionSpec,
+    stage_seconds: Mapping[Stage, float],
+    outputs: Sequence[Path],
+) -> str:
+    """Rows, failures by kind, classes, accuracy, speed, where the time went."""
     lines = [f"{tally.rows} rows: {tally.ok} predicted"]
     if tally.failures:
         lines[0] += f", {tally.failures.total()} failed ({describe_failures(tally)})"
@@ -129,8 +141,18 @@ def prediction_text(tally: Tally, spec: SessionSpec, outputs: Sequence[Path]) ->
             f"speed     {tally.images_per_second:.1f} images/s "
             f"({spec.precision} on {spec.runtime}, {spec.device})"
         )
+    if sum(stage_seconds.values()) > 0:
+        lines.append(f"time      {stages_text(stage_seconds)}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(lines)
+
+
+def stages_text(stage_seconds: Mapping[Stage, float]) -> str:
+    """``session 81 %, decode 14 %, ...: the session is the bottleneck``."""
+    total = sum(stage_seconds.values())
+    ranked = sorted(stage_seconds.items(), key=lambda item: -item[1])
+    shares = ", ".join(f"{stage} {100 * seconds / total:.0f} %" for stage, seconds in ranked)
+    return f"{shares}: the bottleneck is {_BOTTLENECKS[ranked[0][0]]}"
 
 
 def training_text(result: TrainingResult, next_command: str) -> str:

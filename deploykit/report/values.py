@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from deploykit.jobs.train import TrainingResult
 from deploykit.jobs.verdicts import Verdict
 from deploykit.jobs.verify import Verification
 from deploykit.session import SessionSpec
+from deploykit.stages import Stage
 
 
 def export_value(result: ExportResult) -> dict[str, Any]:
@@ -56,8 +58,10 @@ def training_value(result: TrainingResult) -> dict[str, Any]:
     }
 
 
-def prediction_value(tally: Tally, spec: SessionSpec, outputs: list[str]) -> dict[str, Any]:
-    """The tally and what ran."""
+def prediction_value(
+    tally: Tally, spec: SessionSpec, stage_seconds: Mapping[Stage, float], outputs: list[str]
+) -> dict[str, Any]:
+    """The tally, what ran, and what each stage took."""
     return {
         "rows": tally.rows,
         "ok": tally.ok,
@@ -69,6 +73,7 @@ def prediction_value(tally: Tally, spec: SessionSpec, outputs: list[str]) -> dic
         "accuracy": tally.accuracy,
         "seconds": round(tally.seconds, 3),
         "images_per_second": tally.images_per_second,
+        "stage_seconds": {stage: round(value, 3) for stage, value in stage_seconds.items()},
         "session": msgspec.to_builtins(spec),
         "outputs": outputs,
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from filelock import FileLock
 
 from deploykit.cli.app import run
 from deploykit.cli.console import Console, command
@@ -209,11 +210,9 @@ def test_a_folder_without_a_prediction_still_has_its_table(
 def test_a_table_that_another_run_writes_is_refused(
     exported_bundle, photo_folder, tmp_path, capsys
 ):
-    from deploykit.report.tables import open_table
-
     output = tmp_path / "rows.csv"
     arguments = ["predict", str(photo_folder / "red"), "--bundle", str(exported_bundle.folder)]
-    with open_table(output, top_k=1):
+    with FileLock(f"{output}.journal.lock"):
         assert run([*arguments, "--output", str(output)]) == 2
     assert "Another run is writing" in capsys.readouterr().err
     assert run([*arguments, "--output", str(output)]) == 0

@@ -1,14 +1,15 @@
 import csv
 import json
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deploykit.errors import InputError, UsageError
-from deploykit.report.tables import open_table
+from deploykit.errors import DependencyError, InputError, UsageError
+from deploykit.report.tables import STDOUT, check_outputs, json_line, write_table
 from deploykit.specs import Prediction, Ranked
 
 GOOD = Prediction(
@@ -37,9 +38,8 @@ def write(path: Path, *predictions: Prediction, top_k: int = 2) -> Path:
 
 
 def write_all(path: Path, predictions: Iterable[Prediction], top_k: int = 2) -> Path:
-    with open_table(path, top_k=top_k) as table:
-        for prediction in predictions:
-            table.write(prediction)
+    check_outputs([path])
+    write_table(path, predictions, top_k=top_k)
     return path
 
 
@@ -127,14 +127,6 @@ def test_a_name_is_no_formula_and_still_leads_to_the_file(tmp_path: Path, name: 
     assert row_json["path"] == name
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_a_character_that_is_no_unicode_does_not_end_the_run(tmp_path: Path, ending: str) -> None:
-    path = write(tmp_path / f"p.{ending}", Prediction(path="a", label="caf\udce9"), GOOD)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert sum("caf\\udce9" in line for line in lines) == 1
-    assert "dog/a.jpg" in lines[-1]
-
-
 def test_numbers_are_short_and_exact_as_float32_in_both_formats(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random(200, dtype=np.float32) * np.float32(3) ** np.arange(
         -100, 100, dtype=np.float32
@@ -153,52 +145,88 @@ def test_numbers_are_short_and_exact_as_float32_in_both_formats(tmp_path: Path) 
     assert row["probability"] == "0.1"
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_stdout_gets_the_same_objects_in_ascii(tmp_path: Path) -> None:
+    rows = [GOOD, BROKEN, *(Prediction(path=name) for name in HOSTILE_NAMES)]
+    lines = "".join(json_line(row, 2) for row in rows)
+    assert lines.isascii()
+    assert [json.loads(line) for line in lines.splitlines()] == read_jsonl(
+        write(tmp_path / "p.jsonl", *rows)
+    )
+
+
+def test_parquet_in_full(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(write(tmp_path / "p.parquet", GOOD, BROKEN))
+    numbers = {"probability", "margin", "probability_1", "probability_2"}
+    assert table.schema.names == [
+        *("path", "status", "reason", "label", "probability", "margin", "expected"),
+        *("label_1", "probability_1", "label_2", "probability_2"),
+    ]
+    for field in table.schema:
+        assert field.type == (pa.float32() if field.name in numbers else pa.string())
+        assert field.nullable == (field.name not in {"path", "status", "reason"})
+    good, broken = table.to_pylist()
+    assert list(good.values()) == [
+        *("dog/a.jpg", "ok", "", "dog", 0.75, 1.5, "cat", "dog", 0.75, "cat", 0.25)
+    ]
+    assert list(broken.values()) == [
+        *("b.jpg", "truncated", "The file ends, too early."),
+        *[None] * 8,
+    ]
+
+
+def test_parquet_keeps_names_and_grows_by_groups(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    names = [*HOSTILE_NAMES, *FORMULA_NAMES] * 3000
+    rows = (Prediction(path=name, probability=0.1, margin=0.1) for name in names)
+    path = write_all(tmp_path / "p.parquet", rows)
+    table = pq.read_table(path)
+    assert table["path"].to_pylist() == names
+    assert set(table["margin"].to_pylist()) == {float(np.float32(0.1))}
+    assert pq.ParquetFile(path).num_row_groups == -(-len(names) // 16_384)
+
+
+def test_parquet_needs_pyarrow_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    check_outputs([tmp_path / "p.csv"])
+    with pytest.raises(DependencyError) as caught:
+        check_outputs([tmp_path / "p.csv", tmp_path / "p.parquet"])
+    assert 'pip install "deploykit[parquet]"' in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_an_old_table_stays_until_the_new_one_is_whole(tmp_path: Path, ending: str) -> None:
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
     path = tmp_path / f"p.{ending}"
     path.write_text("old")
-    with open_table(path, top_k=1) as table:
-        table.write(GOOD)
-        assert path.read_text() == "old"
-        assert table.partial.name == f"p.{ending}.partial"
-        assert table.rows == 1
-    assert "dog/a.jpg" in path.read_text(encoding="utf-8")
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
-
-def test_rows_reach_the_disk_as_they_come(tmp_path: Path) -> None:
-    with open_table(tmp_path / "p.jsonl", top_k=1) as table:
-        for _ in range(250):
-            table.write(GOOD)
-        assert len(read_jsonl(table.partial)) >= 200
-
-
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
-def test_an_interruption_keeps_the_rows_so_far(
-    tmp_path: Path, interruption: type[BaseException]
-) -> None:
-    path = tmp_path / "p.csv"
-    path.write_text("old")
-
-    def interrupted() -> Iterator[Prediction]:
+    def interrupted() -> Iterable[Prediction]:
         yield GOOD
-        raise interruption
+        assert path.read_text() == "old"
+        raise KeyboardInterrupt
 
-    with pytest.raises(interruption):
+    with pytest.raises(KeyboardInterrupt):
         write_all(path, interrupted())
     assert path.read_text() == "old"
-    assert [row["path"] for row in read_csv(tmp_path / "p.csv.partial")] == ["dog/a.jpg"]
-
-
-def test_an_interruption_before_the_first_row_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), open_table(tmp_path / "p.csv", top_k=1):
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
+    assert write(path, GOOD).read_bytes() != b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_table_without_rows_is_a_table(tmp_path: Path) -> None:
     assert write(tmp_path / "p.csv").read_bytes().startswith(b"\xef\xbb\xbfpath,")
     assert write(tmp_path / "p.jsonl").read_bytes() == b""
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    assert pq.read_table(write(tmp_path / "p.parquet")).num_rows == 0
 
 
 def test_endings_may_be_in_capitals(tmp_path: Path) -> None:
@@ -208,67 +236,41 @@ def test_endings_may_be_in_capitals(tmp_path: Path) -> None:
 def test_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     for name, problem, hint in [
-        ("p.xlsx", "does not say its format", ".csv, .jsonl"),
-        ("p", "does not say its format", ".csv, .jsonl"),
+        ("p.xlsx", "does not say its format", ".csv, .jsonl, .parquet"),
+        ("p", "does not say its format", ".csv, .jsonl, .parquet"),
         ("folder.csv", "is a folder", "predictions.csv"),
         ("nowhere/p.csv", "nowhere does not exist", "Create it"),
     ]:
         with pytest.raises(UsageError, match=problem) as caught:
-            open_table(tmp_path / name, top_k=1)
+            check_outputs([tmp_path / "fine.csv", tmp_path / name])
         assert hint in str(caught.value.hint)
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder.csv"]
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
-    (tmp_path / "p.csv.partial").mkdir()  # root writes anywhere, but not over a folder
-    with pytest.raises(UsageError, match=r"Writing .*p\.csv failed"):
-        write(tmp_path / "p.csv", GOOD)
-    (tmp_path / "p.csv.partial").rmdir()
-    assert list(tmp_path.iterdir()) == []
-    assert len(read_csv(write(tmp_path / "p.csv", GOOD))) == 1
+def test_an_output_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_outputs([STDOUT, Path("p.csv"), Path("p.jsonl"), tmp_path.parent / "p.csv"])
+    for same in ([Path("p.csv"), tmp_path / "p.csv"], [STDOUT, STDOUT]):
+        with pytest.raises(UsageError, match="are the same") as caught:
+            check_outputs(same)
+        assert "once" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("rows_of_the_second", [0, 1])
-def test_a_table_has_one_writer(tmp_path: Path, rows_of_the_second: int) -> None:
-    path = tmp_path / "p.csv"
-    with open_table(path, top_k=1) as table:
-        table.write(GOOD)
-        with pytest.raises(UsageError, match=r"Another run is writing .*p\.csv") as caught:
-            write(path, *[BROKEN] * rows_of_the_second)
-        assert "--output" in str(caught.value.hint)
-        write(tmp_path / "p.jsonl", BROKEN)
-        table.write(GOOD)
-    assert [row["path"] for row in read_csv(path)] == ["dog/a.jpg", "dog/a.jpg"]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["p.csv", "p.jsonl"]
-    assert [row["path"] for row in read_csv(write(path, BROKEN))] == ["b.jpg"]
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no file")
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work() -> None:
+    with pytest.raises(UsageError, match="/proc/self cannot be written to") as caught:
+        check_outputs([Path("/proc/self/p.csv")])
+    assert "permissions" in str(caught.value.hint)
 
 
-def test_a_run_that_was_killed_keeps_none_out(tmp_path: Path) -> None:
-    for left in ("p.csv.partial", "p.csv.partial.lock"):
-        (tmp_path / left).write_text("left")
-    assert len(read_csv(write(tmp_path / "p.csv", GOOD))) == 1
-    assert [entry.name for entry in tmp_path.iterdir()] == ["p.csv"]
-
-
-def test_a_table_that_another_program_holds_open_costs_no_row(
+def test_a_table_that_another_program_holds_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def held(self: Path, target: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "replace", held)
-    with pytest.raises(InputError, match=r"Permission denied.*rows so far are in") as caught:
+    with pytest.raises(InputError, match=r"p\.csv failed: Permission denied") as caught:
         write(tmp_path / "p.csv", GOOD)
     assert "close the program" in str(caught.value.hint)
-    assert len(read_csv(tmp_path / "p.csv.partial")) == 1
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk(tmp_path: Path) -> None:
-    (tmp_path / "p.jsonl.partial").symlink_to("/dev/full")
-    with pytest.raises(
-        InputError, match=r"p\.jsonl failed: No space left.*\.partial\.\n"
-    ) as caught:
-        write(tmp_path / "p.jsonl", *[GOOD] * 1000)
-    assert caught.value.exit_code == 4
-    assert "free space" in str(caught.value.hint)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,136 @@
+"""Where the rows of a prediction go: a journal first, stdout beside it, tables in the end."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from itertools import islice
+from typing import TYPE_CHECKING, Self
+
+from deploykit.errors import UsageError
+from deploykit.report.journal import Journal
+from deploykit.report.tables import STDOUT, check_outputs, json_line, write_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from deploykit.report.fingerprint import Fingerprint
+    from deploykit.specs import Prediction
+
+
+class Outputs:
+    """The outputs of one run.
+
+    A row is safe in the journal as soon as it is written, see :class:`Journal`; the tables are
+    made from the journal when the run is done, each in turn. Stdout alone has no journal: what it
+    got cannot be taken back.
+
+    Use it as a context manager: it owns the journal, which it removes when the block ends well.
+
+    Args:
+        paths: The tables, and :data:`STDOUT` for rows as they come, as JSON lines.
+        emit: Puts a text on stdout, and tells whether anyone still reads there; None when no
+            output is stdout.
+        resume: Whether to go on with a run that was interrupted.
+
+    Attributes:
+        tables: Those of the outputs that are files.
+        journal: What keeps the rows until there are tables; None without any.
+
+    Raises:
+        UsageError: See :func:`deploykit.report.tables.check_outputs`; or there is nothing that a
+            run could be resumed from.
+        DependencyError: A Parquet table without pyarrow.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        emit: Callable[[str], bool] | None = None,
+        resume: bool = False,
+    ) -> None:
+        check_outputs(paths)
+        self.tables = [path for path in paths if path != STDOUT]
+        if resume and not self.tables:
+            raise UsageError(
+                "--resume goes on with a table, and --output - is none.",
+                hint="Name the table of the run that was interrupted: --output predictions.csv",
+            )
+        self.journal = Journal(self.tables[0], resume=resume) if self.tables else None
+        self._emit = emit
+        self._top_k = 0
+        self._open = ExitStack()
+
+    @property
+    def done(self) -> frozenset[str]:
+        """The ``path`` of each row that an earlier run has left."""
+        return self.journal.done if self.journal is not None else frozenset()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anyone still wants rows: not when stdout was all, and its reader has left."""
+        return self.journal is not None or self._emit is not None
+
+    def __enter__(self) -> Self:
+        """Find out what an earlier run has left.
+
+        Raises:
+            DeploykitError: See :meth:`Journal.__enter__`.
+        """
+        if self.journal is not None:
+            self._open.enter_context(self.journal)
+        return self
+
+    def begin(self, fingerprint: Fingerprint) -> None:
+        """Make ready for rows; stdout gets those of an earlier run at once.
+
+        Args:
+            fingerprint: What the rows will follow from.
+
+        Raises:
+            UsageError: See :meth:`Journal.begin`.
+        """
+        self._top_k = fingerprint.top_k
+        if self.journal is not None:
+            self.journal.begin(fingerprint)
+        for row in self.earlier_rows():
+            self._show(row)
+
+    def earlier_rows(self) -> Iterator[Prediction]:
+        """The rows that an earlier run has left."""
+        if self.journal is not None and self.done:
+            yield from islice(self.journal.rows(), len(self.done))
+
+    def write(self, row: Prediction) -> None:
+        """Add a row.
+
+        Raises:
+            InputError: The system fails to write it: the disk may be full.
+        """
+        if self.journal is not None:
+            self.journal.write(row)
+        self._show(row)
+
+    def write_tables(self) -> None:
+        """Make the tables, now that all rows are there.
+
+        Raises:
+            InputError: The system fails to write one; the journal stays.
+        """
+        if self.journal is not None:
+            for path in self.tables:
+                write_table(path, self.journal.rows(), top_k=self._top_k)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def _show(self, row: Prediction) -> None:
+        if self._emit is not None and not self._emit(json_line(row, self._top_k)):
+            self._emit = None
