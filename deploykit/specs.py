@@ -29,7 +29,7 @@ PREPROCESSING_KEY = "deploykit.preprocessing"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-#: A larger batch of photos fills a GPU's memory, and is no faster.
+#: A larger batch is a slip of the keyboard: 4096 photos of 224x224 take 0.6 GB as bytes alone.
 MAX_ENGINE_BATCH = 4096
 
 _Choice = TypeVar("_Choice", bound=str)

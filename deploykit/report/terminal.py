@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploykit.jobs.export import ExportResult
 from deploykit.jobs.labels import CLASSES_FILE
-from deploykit.jobs.predict import Tally, describe_failures
+from deploykit.jobs.tally import Tally, describe_failures
 from deploykit.jobs.train import CURVES, TrainingResult
 from deploykit.jobs.verdicts import Verdict
 from deploykit.jobs.verify import Verification

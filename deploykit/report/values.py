@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from deploykit.jobs.export import ExportResult
-from deploykit.jobs.predict import Tally
+from deploykit.jobs.tally import Tally
 from deploykit.jobs.train import TrainingResult
 from deploykit.jobs.verdicts import Verdict
 from deploykit.jobs.verify import Verification

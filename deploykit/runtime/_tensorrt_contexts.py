@@ -54,7 +54,7 @@ class Contexts:
         self._engine = self._config = self._kernels = None
         if kernels is None or cache is None:
             return
-        # It saves the next process some seconds, and is nothing that a result should fail for.
+        # It spares the next process the compilation; no result should fail for it.
         with contextlib.suppress(OSError, DeviceError):
             content = bytes(ask(self._log, "serializing the kernels", kernels.serialize))
             if content != self._cached:

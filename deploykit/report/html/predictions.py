@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from deploykit.jobs.predict import Tally
+from deploykit.jobs.tally import Tally
 from deploykit.manifest import printable
 from deploykit.report.html.document import render, script_json, write_document
 from deploykit.report.html.thumbnails import ThumbnailChoice, make_thumbnails
