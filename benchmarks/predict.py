@@ -1,6 +1,6 @@
 """Predict: images/s end to end against the machine's limit and other ways, on the same photos.
 
-    python benchmarks/predict.py BUNDLE IMAGES [--repeats 5] [--baselines] [--memory]
+    python benchmarks/predict.py BUNDLE IMAGES [--repeats 5] [--baselines] [--memory] [--many N]
 
 Prints one table. Each row is the median of interleaved repeats, in this run, on this machine:
 
@@ -10,15 +10,20 @@ Prints one table. Each row is the median of interleaved repeats, in this run, on
 - plain ONNX Runtime: decode, resize, run, in one loop, with ONNX Runtime's own threads.
 - DataLoader + torch: the tutorials' loop, with one worker a core (with --baselines; needs the
   checkpoint that the bundle records).
-- timm, ultralytics: not measured: neither reads a deploykit bundle, so the networks would differ.
+- timm: its reader, loader and transforms, one worker a core, with the same torch module (with
+  --baselines, where timm is installed).
+- ultralytics: its own folder prediction, which runs the bundle's canonical graph on ONNX Runtime,
+  one image at a time, with its own resizing (with --baselines, where ultralytics is installed).
 
 With --memory: the peak resident memory of a fresh process that predicts 1, 10 and 50 times the
-files.
+files. With --many N: the rate and the resident memory of each tenth of a run over N small files,
+links to the first 1,000 photos shrunk to 64x64; take a small network.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import statistics
@@ -28,10 +33,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from deploykit.bundle import Bundle, open_bundle
+from deploykit.bundle import CANONICAL_GRAPH, Bundle, open_bundle
 from deploykit.images.batches import default_threads, read_into
 from deploykit.images.scan import ImageFile, scan_images
 from deploykit.jobs.predict import PredictionRun, PredictRequest
@@ -46,6 +53,19 @@ from deploykit.jobs.predict import predict_folder
 rows = sum(1 for _ in predict_folder(sys.argv[1], sys.argv[2]))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(rows, peak if sys.platform == "darwin" else peak * 1024)
+"""
+MEASURE_MANY = """
+import sys, time
+import psutil
+from deploykit.jobs.predict import predict_folder
+tenth = int(sys.argv[3]) // 10
+before = time.perf_counter()
+for i, _ in enumerate(predict_folder(sys.argv[1], sys.argv[2]), 1):
+    if i % tenth == 0:
+        now = time.perf_counter()
+        memory = psutil.Process().memory_info().rss / 2**20
+        print(f"row {i:8}: {tenth / (now - before):8.1f} images/s, {memory:7.1f} MiB", flush=True)
+        before = now
 """
 
 
@@ -91,20 +111,23 @@ def plain_rate(bundle: Bundle, files: tuple[ImageFile, ...]) -> float:
         return len(files) / (time.perf_counter() - start)
 
 
-def torch_rate(bundle: Bundle, folder: Path) -> float:
-    """Images/s of the tutorials' loop: ImageFolder, DataLoader, eval, no_grad."""
-    import torch
-    from torchvision import datasets, transforms
-
+def load_module(bundle: Bundle) -> Any:
+    """The bundle's network in torch, with the recorded checkpoint's weights."""
     from deploykit.models.loading import load_model
     from deploykit.models.registry import resolve_architecture
 
     manifest = bundle.manifest
     architecture = resolve_architecture(manifest.architecture.name)
-    model = load_model(
-        architecture, Path(manifest.checkpoint.path), arch_args=manifest.architecture.args
-    )
-    preprocessing = manifest.preprocessing
+    checkpoint = Path(manifest.checkpoint.path)
+    return load_model(architecture, checkpoint, arch_args=manifest.architecture.args).module
+
+
+def torch_loader(bundle: Bundle, folder: Path) -> Any:
+    """The tutorials' loader: ImageFolder and torchvision's transforms."""
+    import torch
+    from torchvision import datasets, transforms
+
+    preprocessing = bundle.manifest.preprocessing
     steps = transforms.Compose(
         [
             transforms.Resize(preprocessing.input_size),
@@ -112,15 +135,88 @@ def torch_rate(bundle: Bundle, folder: Path) -> float:
             transforms.Normalize(preprocessing.mean, preprocessing.std),
         ]
     )
-    loader = torch.utils.data.DataLoader(
-        datasets.ImageFolder(str(folder), steps), BATCH, num_workers=default_threads()
+    dataset = datasets.ImageFolder(str(folder), steps)
+    return torch.utils.data.DataLoader(dataset, BATCH, num_workers=default_threads())
+
+
+def timm_loader(bundle: Bundle, folder: Path) -> Any:
+    """The loader with which timm evaluates a folder."""
+    from timm.data import create_dataset, create_loader
+
+    preprocessing = bundle.manifest.preprocessing
+    return create_loader(
+        create_dataset("", root=str(folder)),
+        input_size=(3, *preprocessing.input_size),
+        batch_size=BATCH,
+        use_prefetcher=False,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        crop_mode="squash",
+        crop_pct=1.0,
+        num_workers=default_threads(),
     )
+
+
+def loop_rate(module: Any, loader: Any) -> float:
+    """Images/s of a torch loop: eval, no gradients."""
+    import torch
+
     count, start = 0, time.perf_counter()
-    with torch.no_grad():
+    with torch.inference_mode():
         for images, _ in loader:
-            model.module(images)
+            module(images)
             count += len(images)
     return count / (time.perf_counter() - start)
+
+
+def ultralytics_rate(bundle: Bundle, folder: Path) -> float:
+    """Images/s of ultralytics' folder prediction with the bundle's canonical graph."""
+    from ultralytics import YOLO
+
+    answers = YOLO(str(bundle.folder / CANONICAL_GRAPH), task="classify").predict(
+        source=str(folder / "**" / "*.*"),
+        imgsz=list(bundle.manifest.preprocessing.input_size),
+        device="cpu",
+        stream=True,
+        verbose=False,
+    )
+    next(answers)  # opens the graph and warms it up: start-up, as with the others
+    start = time.perf_counter()
+    count = sum(1 for _ in answers)
+    return count / (time.perf_counter() - start)
+
+
+def baselines(bundle: Bundle, folder: Path) -> dict[str, Callable[[], float]]:
+    """The other ways that are installed here; the others are told."""
+    module = load_module(bundle)
+    ways: dict[str, Callable[[], float]] = {
+        "DataLoader + torch": lambda: loop_rate(module, torch_loader(bundle, folder)),
+        "timm": lambda: loop_rate(module, timm_loader(bundle, folder)),
+        "ultralytics": lambda: ultralytics_rate(bundle, folder),
+    }
+    for package in ("timm", "ultralytics"):
+        if importlib.util.find_spec(package) is None:
+            print(f"{package} is not installed, and not measured")
+            del ways[package]
+    return ways
+
+
+def print_many(bundle: Bundle, folder: Path, count: int) -> None:
+    """Rate and resident memory of each tenth of a run over many small files."""
+    with tempfile.TemporaryDirectory() as scratch:
+        small, many = Path(scratch) / "small", Path(scratch) / "many"
+        small.mkdir()
+        photos = scan_images(folder).files[:1000]
+        for i, photo in enumerate(photos):
+            with Image.open(photo.path) as image:
+                image.convert("RGB").resize((64, 64)).save(small / f"{i}.jpg")
+        for i in range(count):
+            target = many / f"{i // 1000:05}"
+            target.mkdir(parents=True, exist_ok=True)
+            os.link(small / f"{i % len(photos)}.jpg", target / f"{i:07}.jpg")
+        command = [sys.executable, "-c", MEASURE_MANY, str(bundle.folder), str(many), str(count)]
+        subprocess.run(command, check=True)
 
 
 def print_memory(bundle: Bundle, folder: Path) -> None:
@@ -145,6 +241,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--many", type=int, metavar="N", help="small files; needs psutil")
     options = parser.parse_args()
 
     bundle = open_bundle(options.bundle)
@@ -155,7 +252,7 @@ def main() -> None:
         "plain ONNX Runtime": lambda: plain_rate(bundle, files),
     }
     if options.baselines:
-        ways["DataLoader + torch"] = lambda: torch_rate(bundle, options.images)
+        ways |= baselines(bundle, options.images)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     ratios: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeats):
@@ -173,6 +270,8 @@ def main() -> None:
         )
     if options.memory:
         print_memory(bundle, options.images)
+    if options.many:
+        print_many(bundle, options.images, options.many)
 
 
 if __name__ == "__main__":

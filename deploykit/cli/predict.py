@@ -27,7 +27,6 @@ from deploykit.errors import ImagesError, UnreadableImagesError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from deploykit.bundle import Bundle
     from deploykit.cli.console import Console
     from deploykit.jobs.predict import PredictionRun
     from deploykit.report.outputs import Outputs
@@ -90,6 +89,7 @@ def predict(
     ):
         from deploykit.jobs.predict import PredictionRun, PredictRequest
         from deploykit.report.fingerprint import fingerprint_of
+        from deploykit.report.html.predictions import page_of_run, write_prediction_page
         from deploykit.report.outputs import Outputs
         from deploykit.report.terminal import prediction_text
         from deploykit.report.values import prediction_value
@@ -119,8 +119,9 @@ def predict(
                 outputs.begin(fingerprint_of(chosen, run, source))
                 with _telling_what_is_kept(outputs, console):
                     nothing_predicted = _write_rows(run, outputs)
-                    if html is not None:
-                        _write_page(html, chosen, run, outputs)
+                    if html is not None and outputs.journal is not None:
+                        page = page_of_run(chosen, run)
+                        write_prediction_page(page, outputs.journal.rows(), html)
         if nothing_predicted:
             raise nothing_predicted
         tally = run.tally
@@ -206,29 +207,3 @@ def _check_page(html: Path | None, outputs: list[Path]) -> None:
     from deploykit.report.html.document import check_page_path
 
     check_page_path(html)
-
-
-def _write_page(html: Path, bundle: Bundle, run: PredictionRun, outputs: Outputs) -> None:
-    """Write the page, from every row of the journal."""
-    from datetime import UTC, datetime
-
-    from deploykit.jobs.verdicts import installed_versions
-    from deploykit.report.html.predictions import PredictionPage, write_prediction_page
-
-    if outputs.journal is None:
-        raise ValueError("a page is made from a journal")
-    spec, manifest = run.spec, bundle.manifest
-    page = PredictionPage(
-        bundle=bundle.name,
-        spec=spec,
-        proof=manifest.proof_of(spec.graph, spec.runtime, spec.device),
-        labels=manifest.labels,
-        root=run.root,
-        created=datetime.now(UTC),
-        seconds=run.tally.seconds,
-        images_per_second=run.tally.images_per_second,
-        stage_seconds=run.clock.seconds,
-        skipped=run.tally.skipped,
-        versions=installed_versions(),
-    )
-    write_prediction_page(page, outputs.journal.rows(), html)

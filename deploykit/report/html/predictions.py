@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from deploykit.jobs.tally import Tally
+from deploykit.jobs.verdicts import installed_versions
 from deploykit.manifest import printable
 from deploykit.report.html.document import render, script_json, write_document
 from deploykit.report.html.thumbnails import ThumbnailChoice, make_thumbnails
@@ -17,10 +19,11 @@ from deploykit.report.html.words import duration, percent, proof_words, shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from datetime import datetime
 
     from markupsafe import Markup
 
+    from deploykit.bundle import Bundle
+    from deploykit.jobs.predict import PredictionRun
     from deploykit.proofs import Proof
     from deploykit.session import SessionSpec
     from deploykit.specs import Labels, Prediction
@@ -75,6 +78,24 @@ class PredictionPage:
     stage_seconds: Mapping[Stage, float]
     skipped: int
     versions: Mapping[str, str]
+
+
+def page_of_run(bundle: Bundle, run: PredictionRun) -> PredictionPage:
+    """What the page tells of a run that has ended."""
+    spec, manifest = run.spec, bundle.manifest
+    return PredictionPage(
+        bundle=bundle.name,
+        spec=spec,
+        proof=manifest.proof_of(spec.graph, spec.runtime, spec.device),
+        labels=manifest.labels,
+        root=run.root,
+        created=datetime.now(UTC),
+        seconds=run.tally.seconds,
+        images_per_second=run.tally.images_per_second,
+        stage_seconds=run.clock.seconds,
+        skipped=run.tally.skipped,
+        versions=installed_versions(),
+    )
 
 
 def write_prediction_page(page: PredictionPage, rows: Iterable[Prediction], path: Path) -> None:
