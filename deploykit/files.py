@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -14,6 +15,8 @@ from filelock import FileLock, Timeout
 
 _STAGING = ".new-"
 _STAGING_LOCK = "in-use.lock"
+_PARTIAL_BYTES = 4
+_PARTIAL_ENDING = re.compile(rf"[0-9a-f]{{{2 * _PARTIAL_BYTES}}}")
 
 
 @contextlib.contextmanager
@@ -54,6 +57,23 @@ def move_into_place(source: Path, target: Path) -> None:
         os.fsync(file.fileno())  # or a power cut may leave the name on an empty file
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the disk have a folder's names: what is deleted next may be what a file was made from.
+
+    Windows opens no folders; its file systems keep the order of renames.
+    """
+    if os.name == "nt":
+        return
+    # Some folders may be written but not read, and some file systems (FUSE) have no such call.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -72,10 +92,24 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The system fails to write it, or to give it its name.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    partial = path.with_name(f"{_partial_prefix(path)}{secrets.token_hex(_PARTIAL_BYTES)}")
     try:
         yield partial
         move_into_place(partial, path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def remove_partials(path: Path) -> None:
+    """Remove what writers of a file that were killed have left; nobody else may be writing it."""
+    prefix = _partial_prefix(path)
+    for entry in path.parent.iterdir():
+        ending = entry.name.removeprefix(prefix)
+        if entry.name.startswith(prefix) and _PARTIAL_ENDING.fullmatch(ending):
+            with contextlib.suppress(OSError):
+                entry.unlink()
+
+
+def _partial_prefix(path: Path) -> str:
+    return f".{path.name}."

@@ -58,8 +58,11 @@ class Console:
 
     def note(self, message: str) -> None:
         """Say something that is not the result."""
-        if self._quiet:
-            return
+        if not self._quiet:
+            self.warn(message)
+
+    def warn(self, message: str) -> None:
+        """Say what must be known even where notes are not wanted."""
         if self._bar is not None:
             self._bar.console.print(message, markup=False, highlight=False)
         else:

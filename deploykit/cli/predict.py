@@ -22,17 +22,16 @@ from deploykit.cli.options import (
     parsed_precision,
 )
 from deploykit.cli.streams import reserved_stdout, write_while_read
-from deploykit.errors import ImagesError, UnreadableImagesError, UsageError
+from deploykit.errors import UnreadableImagesError, UsageError
+from deploykit.report.destinations import STDOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from deploykit.cli.console import Console
-    from deploykit.jobs.predict import PredictionRun
     from deploykit.report.outputs import Outputs
 
 _DEFAULT_OUTPUT = Path("predictions.csv")
-_STDOUT = Path("-")
 
 
 def predict(
@@ -84,23 +83,22 @@ def predict(
     """
     paths = output or [_DEFAULT_OUTPUT]
     with (
-        _stdout_for_rows(wanted=_STDOUT in paths and not json) as emit,
+        _stdout_for_rows(wanted=STDOUT in paths and not json) as emit,
         command("predict", as_json=json, verbose=verbose, quiet=quiet) as console,
     ):
         from deploykit.jobs.predict import PredictionRun, PredictRequest
         from deploykit.report.fingerprint import fingerprint_of
         from deploykit.report.html.predictions import page_of_run, write_prediction_page
-        from deploykit.report.outputs import Outputs
+        from deploykit.report.outputs import Outputs, write_run
         from deploykit.report.terminal import prediction_text
         from deploykit.report.values import prediction_value
 
-        if json and _STDOUT in paths:
+        if json and STDOUT in paths:
             raise UsageError(
                 "--json and --output - both want stdout.", hint="Name a file as --output."
             )
-        _check_page(html, paths)
         known_precision = parsed_precision(precision)
-        with Outputs(paths, emit=emit, resume=resume) as outputs:
+        with Outputs(paths, source=source, page=html, emit=emit, resume=resume) as outputs:
             _note_resumption(outputs, console, resume=resume)
             request = PredictRequest(
                 source=source,
@@ -118,7 +116,7 @@ def predict(
                 console.note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}")
                 outputs.begin(fingerprint_of(chosen, run, source))
                 with _telling_what_is_kept(outputs, console):
-                    nothing_predicted = _write_rows(run, outputs)
+                    nothing_predicted = write_run(run, outputs)
                     if html is not None and outputs.journal is not None:
                         page = page_of_run(chosen, run)
                         write_prediction_page(page, outputs.journal.rows(), html)
@@ -149,6 +147,11 @@ def _note_resumption(outputs: Outputs, console: Console, *, resume: bool) -> Non
         return
     if outputs.done:
         console.note(f"{len(outputs.done)} rows are in {outputs.journal.path}: resuming")
+        if outputs.journal.damaged:
+            console.warn(
+                f"{outputs.journal.damaged} lines of {outputs.journal.path} are damaged: "
+                "their files are predicted again"
+            )
     else:
         console.note(f"{outputs.journal.path} has no rows to resume from: starting afresh")
 
@@ -160,50 +163,8 @@ def _telling_what_is_kept(outputs: Outputs, console: Console) -> Iterator[None]:
         yield
     except BaseException:
         if outputs.journal is not None and outputs.journal.count:
-            console.note(
+            console.warn(
                 f"{outputs.journal.count} rows are kept in {outputs.journal.path}: "
                 "the same command with --resume goes on"
             )
         raise
-
-
-def _write_rows(run: PredictionRun, outputs: Outputs) -> ImagesError | None:
-    """Write one row a file, and the tables.
-
-    Returns:
-        The error to end with when not one file has a prediction. It is not raised, because the
-        tables are whole: each of their rows says what is wrong with a file.
-    """
-    nothing_predicted: ImagesError | None = None
-    try:
-        for row in run:
-            with run.clock.waiting("write"):
-                outputs.write(row)
-            if not outputs.wanted:
-                break
-    except ImagesError as error:
-        nothing_predicted = error
-    for row in outputs.earlier_rows():
-        run.tally.add_earlier(row)
-    if outputs.done and run.tally.ok == 0:
-        nothing_predicted = run.nothing_predicted()
-    with run.clock.waiting("write"):
-        outputs.write_tables()
-    if nothing_predicted is None:
-        return None
-    where = outputs.tables[0] if outputs.tables else "The output"
-    return ImagesError(nothing_predicted.message, hint=f"{where} says what is wrong with each.")
-
-
-def _check_page(html: Path | None, outputs: list[Path]) -> None:
-    """Refuse a page before anything runs that could not be written in the end."""
-    if html is None:
-        return
-    if all(path == _STDOUT for path in outputs):
-        raise UsageError(
-            "--html is made from a table's journal, and --output - has none.",
-            hint="Name a table as well: --output - --output predictions.csv",
-        )
-    from deploykit.report.html.document import check_page_path
-
-    check_page_path(html)

@@ -15,8 +15,9 @@ LIST_EXTENSION = ".txt"
 def read_file_list(path: Path) -> list[str]:
     """Read the names of the images that a text file lists.
 
-    One path a line, relative to the list's folder or absolute. Blanks around a path, empty lines,
-    and a path that was named before are left out. The text is UTF-8, or the UTF-16 that Windows
+    One path a line, relative to the list's folder or absolute. Blanks around a path, the double
+    quotes that Windows copies with one, empty lines, and a path that was named before are left
+    out. The text is UTF-8, or the UTF-16 that Windows
     PowerShell writes.
 
     Returns:
@@ -28,7 +29,7 @@ def read_file_list(path: Path) -> list[str]:
     """
     # Not str.splitlines: it ends lines at characters that names may have, such as U+2028.
     lines = (line.strip(" \t\r") for line in _read_text(path).split("\n"))
-    names = list(dict.fromkeys(_name(line) for line in lines if line))
+    names = list(dict.fromkeys(_name(_unquoted(line)) for line in lines if line))
     if not names:
         raise ImagesError(
             f"The file list {path} names no file.", hint="Write one path a line into it."
@@ -54,6 +55,11 @@ def _read_text(path: Path) -> str:
             f"{exc.reason} at byte {exc.start}.",
             hint="Save it as UTF-8, with one path a line.",
         ) from exc
+
+
+def _unquoted(line: str) -> str:
+    quoted = len(line) > 2 and line.startswith('"') and line.endswith('"')
+    return line[1:-1] if quoted else line
 
 
 def _name(line: str) -> str:

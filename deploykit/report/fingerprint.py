@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploykit.jobs.verdicts import installed_versions
 from deploykit.manifest import printable
 from deploykit.specs import Precision, Value
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from deploykit.bundle import Bundle
     from deploykit.jobs.predict import PredictionRun
 
 _SHOWN_HASH_DIGITS = 12
+#: Another version may decode or compute the last digits otherwise.
+_DECISIVE = ("onnxruntime", "onnxruntime-gpu", "pillow", "tensorrt", "tensorrt_rtx")
 
 
 class Fingerprint(Value, frozen=True):
@@ -26,24 +31,32 @@ class Fingerprint(Value, frozen=True):
         file: The graph or engine that runs, relative to the bundle.
         sha256: That file's, in lowercase hex.
         runtime: What executes it.
+        device: On which device.
         precision: The precision of its arithmetic.
         tf32: Whether FP32 arithmetic may round to TensorFloat-32.
         labels: The classes' names, in the order of the logits.
-        preprocessing: In words, as :meth:`deploykit.specs.Preprocessing.describe` has it.
+        preprocessing: As JSON, see :meth:`deploykit.specs.Preprocessing.to_metadata`.
         top_k: How many classes a row ranks.
         source: The folder or file that is predicted, absolute.
+        versions: Of the packages that decode and compute.
     """
 
     bundle: str
     file: str
     sha256: str
     runtime: str
+    device: str
     precision: Precision
     tf32: bool
     labels: tuple[str, ...]
     preprocessing: str
     top_k: int
     source: str
+    versions: dict[str, str]
+
+    def options(self) -> str:
+        """The options that choose what ran: ``--runtime onnxruntime-cpu --precision fp32``."""
+        return f"--runtime {self.runtime} --precision {self.precision}" + " --tf32" * self.tf32
 
     def changes_to(self, now: Fingerprint) -> list[str]:
         """What is otherwise in another fingerprint: ``top_k was 5, now 3``."""
@@ -54,6 +67,8 @@ class Fingerprint(Value, frozen=True):
                 continue
             if name == "labels":
                 changes.append(_change_of_labels(before, after))
+            elif name == "versions":
+                changes += _changes_of_versions(before, after)
             elif name == "sha256":
                 before, after = (f"{hash_[:_SHOWN_HASH_DIGITS]}..." for hash_ in (before, after))
                 changes.append(f"the SHA-256 of {now.file} was {before}, now {after}")
@@ -76,13 +91,23 @@ def fingerprint_of(bundle: Bundle, run: PredictionRun, source: Path) -> Fingerpr
         file=spec.graph,
         sha256=manifest.files[spec.graph].sha256,
         runtime=spec.runtime,
+        device=spec.device,
         precision=spec.precision,
         tf32=spec.tf32,
         labels=manifest.labels.names,
-        preprocessing=manifest.preprocessing.describe(),
+        preprocessing=manifest.preprocessing.to_metadata(),
         top_k=run.top_k,
         source=printable(source.resolve()),
+        versions={name: v for name, v in installed_versions().items() if name in _DECISIVE},
     )
+
+
+def _changes_of_versions(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name} was {before.get(name, 'not installed')}, now {after.get(name, 'not installed')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
 
 
 def _change_of_labels(before: tuple[str, ...], after: tuple[str, ...]) -> str:

@@ -60,11 +60,15 @@ class Journal:
     Attributes:
         path: The journal's own.
         done: The ``path`` of each row that an earlier run has left.
+        damaged: How many lines a power cut, or whoever edited the file, has spoilt: the first that
+            is no row, and those behind it, whose files are predicted again. A last line that was
+            being written is none of them.
     """
 
     def __init__(self, table: Path, *, resume: bool) -> None:
-        self.path = table.with_name(f"{table.name}.journal")
+        self.path = journal_of(table)
         self.done: frozenset[str] = frozenset()
+        self.damaged = 0
         self._table = table
         self._resume = resume
         self._found = False
@@ -91,7 +95,7 @@ class Journal:
         # Where there is none, none is made yet: the folder may be the one to be scanned.
         if os.path.lexists(self.path):
             with ExitStack() as lock, self._refusals():
-                lock.enter_context(_only_writer(self.path))
+                lock.enter_context(_only_writer(self._table))
                 self._read()
                 if self.done and not self._resume:
                     raise UsageError(
@@ -114,15 +118,15 @@ class Journal:
                 begun the same table; or the system refuses to write here.
         """
         changes = self._before.changes_to(fingerprint) if self._before is not None else []
-        if changes:
+        if self._before is not None and changes:
             raise UsageError(
                 f"{self.path} belongs to another run: {'; '.join(changes)}.",
-                hint="Continue it as it was begun. To start again, delete that file; or name "
-                "another --output.",
+                hint=f"Continue it as it was begun ({self._before.options()}). To start again, "
+                "delete that file; or name another --output.",
             )
         with self._refusals():
             if not self._found:
-                self._lock.enter_context(_only_writer(self.path))
+                self._lock.enter_context(_only_writer(self._table))
             self._stream = self.path.open("r+b" if self._found else "xb")
             self._stream.truncate(self._whole_bytes)
             self._stream.seek(self._whole_bytes)
@@ -206,6 +210,7 @@ class Journal:
             for line in lines:
                 row = _whole_row(line)
                 if row is None:
+                    self.damaged = line.endswith(b"\n") + sum(1 for _ in lines)
                     break
                 names.add(row.path)
                 end += len(line)
@@ -238,6 +243,16 @@ class Journal:
             ) from exc
 
 
+def journal_of(table: Path) -> Path:
+    """Where a run keeps its rows whose first table this is."""
+    return table.with_name(f"{table.name}.journal")
+
+
+def lock_of(table: Path) -> Path:
+    """The lock of that journal."""
+    return table.with_name(f"{table.name}.journal.lock")
+
+
 def _encode_row(row: Prediction) -> bytes:
     """A row as a line. What is no Unicode must not end a long run: it is escaped."""
     try:
@@ -266,14 +281,14 @@ def _whole_row(line: bytes) -> Prediction | None:
 
 
 @contextmanager
-def _only_writer(journal: Path) -> Iterator[None]:
-    """Keep other runs from a journal.
+def _only_writer(table: Path) -> Iterator[None]:
+    """Keep other runs from a table's journal.
 
     Raises:
         Timeout: Another run keeps this one from it.
         OSError: The system refuses to make the lock file.
     """
-    lock = FileLock(f"{journal}.lock")
+    lock = FileLock(lock_of(table))
     lock.acquire(blocking=False)
     try:
         yield

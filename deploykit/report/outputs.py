@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
-from deploykit.errors import UsageError
-from deploykit.report.journal import Journal
-from deploykit.report.tables import STDOUT, check_outputs, json_line, write_table
+from deploykit.errors import ImagesError, UsageError
+from deploykit.files import remove_partials
+from deploykit.report.destinations import STDOUT, check_all_different, check_page_path
+from deploykit.report.journal import Journal, journal_of, lock_of
+from deploykit.report.tables import check_outputs, json_line, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
+    from deploykit.jobs.predict import PredictionRun
     from deploykit.report.fingerprint import Fingerprint
     from deploykit.specs import Prediction
 
@@ -30,6 +34,8 @@ class Outputs:
 
     Args:
         paths: The tables, and :data:`STDOUT` for rows as they come, as JSON lines.
+        page: A page that will be made from the journal too; None for none.
+        source: What is predicted, which must stay as it is.
         emit: Puts a text on stdout, and tells whether anyone still reads there; None when no
             output is stdout.
         resume: Whether to go on with a run that was interrupted.
@@ -39,8 +45,8 @@ class Outputs:
         journal: What keeps the rows until there are tables; None without any.
 
     Raises:
-        UsageError: See :func:`deploykit.report.tables.check_outputs`; or there is nothing that a
-            run could be resumed from.
+        UsageError: See :func:`deploykit.report.tables.check_outputs`; two of the files are the
+            same; a page without a table; or there is nothing that a run could be resumed from.
         DependencyError: A Parquet table without pyarrow.
     """
 
@@ -48,16 +54,14 @@ class Outputs:
         self,
         paths: Sequence[Path],
         *,
+        source: Path,
+        page: Path | None = None,
         emit: Callable[[str], bool] | None = None,
         resume: bool = False,
     ) -> None:
-        check_outputs(paths)
         self.tables = [path for path in paths if path != STDOUT]
-        if resume and not self.tables:
-            raise UsageError(
-                "--resume goes on with a table, and --output - is none.",
-                hint="Name the table of the run that was interrupted: --output predictions.csv",
-            )
+        self._page = page
+        self._check(paths, source, resume=resume)
         self.journal = Journal(self.tables[0], resume=resume) if self.tables else None
         self._emit = emit
         self._top_k = 0
@@ -77,8 +81,18 @@ class Outputs:
         """Find out what an earlier run has left.
 
         Raises:
+            UsageError: That run named its outputs in another order.
             DeploykitError: See :meth:`Journal.__enter__`.
         """
+        for table in self.tables[1:]:
+            journal = journal_of(table)
+            if os.path.lexists(journal):
+                raise UsageError(
+                    f"{journal} keeps the rows of a run that was interrupted, whose first output "
+                    f"was {table}.",
+                    hint=f"Continue it: name {table} first, and add --resume. To start again, "
+                    "delete that file.",
+                )
         if self.journal is not None:
             self._open.enter_context(self.journal)
         return self
@@ -119,9 +133,12 @@ class Outputs:
         Raises:
             InputError: The system fails to write one; the journal stays.
         """
-        if self.journal is not None:
-            for path in self.tables:
-                write_table(path, self.journal.rows(), top_k=self._top_k)
+        if self.journal is None:
+            return
+        for path in (*self.tables, *([self._page] if self._page else [])):
+            remove_partials(path)
+        for path in self.tables:
+            write_table(path, self.journal.rows(), top_k=self._top_k)
 
     def __exit__(
         self,
@@ -131,6 +148,57 @@ class Outputs:
     ) -> None:
         self._open.__exit__(kind, error, trace)
 
+    def _check(self, paths: Sequence[Path], source: Path, *, resume: bool) -> None:
+        check_outputs(paths)
+        if self._page is not None:
+            check_page_path(self._page)
+        hidden = [file(table) for table in self.tables[:1] for file in (journal_of, lock_of)]
+        pages = [self._page] if self._page else []
+        check_all_different({"output": paths, "page": pages, "journal": hidden, "source": [source]})
+        if self.tables:
+            return
+        if resume:
+            raise UsageError(
+                "--resume goes on with a table, and --output - is none.",
+                hint="Name the table of the run that was interrupted: --output predictions.csv",
+            )
+        if self._page is not None:
+            raise UsageError(
+                "--html is made from a table's journal, and --output - has none.",
+                hint="Name a table as well: --output - --output predictions.csv",
+            )
+
     def _show(self, row: Prediction) -> None:
         if self._emit is not None and not self._emit(json_line(row, self._top_k)):
             self._emit = None
+
+
+def write_run(run: PredictionRun, outputs: Outputs) -> ImagesError | None:
+    """Write one row a file, and the tables.
+
+    Returns:
+        The error to end with when not one file has a prediction. It is not raised, because the
+        tables are whole: each of their rows says what is wrong with a file.
+
+    Raises:
+        InputError: The system fails to write.
+    """
+    nothing_predicted: ImagesError | None = None
+    try:
+        for row in run:
+            with run.clock.waiting("write"):
+                outputs.write(row)
+            if not outputs.wanted:
+                break
+    except ImagesError as error:
+        nothing_predicted = error
+    for row in outputs.earlier_rows():
+        run.tally.add_earlier(row)
+    if outputs.done and run.tally.ok == 0:
+        nothing_predicted = run.nothing_predicted()
+    with run.clock.waiting("write"):
+        outputs.write_tables()
+    if nothing_predicted is None:
+        return None
+    where = outputs.tables[0] if outputs.tables else "The output"
+    return ImagesError(nothing_predicted.message, hint=f"{where} says what is wrong with each.")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,12 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deploykit.deps import need
-from deploykit.errors import InputError, UsageError
+from deploykit.errors import InputError
 from deploykit.files import replacing
+from deploykit.report.destinations import STDOUT, check_destination
 from deploykit.specs import Prediction
-
-STDOUT = Path("-")
-"""The output that is no file: rows on stdout, as they come."""
 
 COLUMNS = ("path", "status", "reason", "label", "probability", "margin", "expected")
 
@@ -36,21 +32,15 @@ def check_outputs(paths: Sequence[Path]) -> None:
         paths: The outputs of one run: tables, and :data:`STDOUT`.
 
     Raises:
-        UsageError: An ending is unknown, a path is a folder, its folder does not exist or cannot
-            be written to, or two outputs are the same.
+        UsageError: See :func:`deploykit.report.destinations.check_destination`.
         DependencyError: A Parquet table without pyarrow.
     """
-    named: dict[str, Path] = {}
     for path in paths:
-        if path != STDOUT:
-            _check_table(path)
-        place = os.path.normcase(path.resolve())
-        if place in named:
-            raise UsageError(
-                f"The outputs {named[place]} and {path} are the same.",
-                hint="Name each output once.",
-            )
-        named[place] = path
+        if path == STDOUT:
+            continue
+        check_destination(path, "output", tuple(_FORMATS))
+        if path.suffix.lower() == _PARQUET:
+            need("pyarrow")
 
 
 def write_table(path: Path, rows: Iterable[Prediction], *, top_k: int) -> None:
@@ -91,35 +81,6 @@ def json_line(row: Prediction, top_k: int) -> str:
 def top_columns(top_k: int) -> list[str]:
     """``label_1``, ``probability_1``, ``label_2``, ..."""
     return [name for k in range(1, top_k + 1) for name in (f"label_{k}", f"probability_{k}")]
-
-
-def _check_table(path: Path) -> None:
-    ending = path.suffix.lower()
-    if ending not in _FORMATS:
-        raise UsageError(
-            f"The output {path} does not say its format.",
-            hint=f"Give it one of these endings: {', '.join(_FORMATS)}",
-        )
-    if path.is_dir():
-        raise UsageError(
-            f"The output {path} is a folder.",
-            hint=f"Name a file in it: {path / 'predictions.csv'}",
-        )
-    if not path.parent.is_dir():
-        raise UsageError(
-            f"The output's folder {path.parent} does not exist.",
-            hint="Create it, or write somewhere else.",
-        )
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as exc:
-        raise UsageError(
-            f"The output's folder {path.parent} cannot be written to: {exc.strerror or exc}.",
-            hint="Check its permissions, or write somewhere else.",
-        ) from exc
-    if ending == _PARQUET:
-        need("pyarrow")
 
 
 def _write_csv(path: Path, rows: Iterable[Prediction], top_k: int) -> None:

@@ -14,7 +14,7 @@ from deploykit.jobs.verdicts import Verdict
 from deploykit.jobs.verify import Verification
 from deploykit.proofs import Measurement, PhotoSet
 from deploykit.session import SessionSpec
-from deploykit.stages import Stage
+from deploykit.stages import Stage, bottleneck
 
 _VERDICT_COLUMNS = (
     *("graph", "runtime", "precision"),
@@ -22,6 +22,8 @@ _VERDICT_COLUMNS = (
 )
 _SHOWN_FLIPS = 10
 _SHOWN_CLASSES = 20
+# On Windows a thread's CPU time advances in steps of 15.6 ms: of less, the shares are chance.
+_LEAST_SECONDS = 0.5
 _BOTTLENECKS: dict[Stage, str] = {
     "decode": "decoding",
     "resize": "resizing",
@@ -141,18 +143,27 @@ def prediction_text(
             f"speed     {tally.images_per_second:.1f} images/s "
             f"({spec.precision} on {spec.runtime}, {spec.device})"
         )
-    if sum(stage_seconds.values()) > 0:
-        lines.append(f"time      {stages_text(stage_seconds)}")
+        if tally.earlier:
+            lines[-1] += f", without the {tally.earlier} that were there before"
+    if sum(stage_seconds.values()) >= _LEAST_SECONDS:
+        lines.append(f"time      {stages_text(stage_seconds, concurrent=spec.concurrent)}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(lines)
 
 
-def stages_text(stage_seconds: Mapping[Stage, float]) -> str:
-    """``session 81 %, decode 14 %, ...: the session is the bottleneck``."""
+def stages_text(stage_seconds: Mapping[Stage, float], *, concurrent: bool) -> str:
+    """``session 81 %, decode 14 %, ...: the bottleneck is the network``.
+
+    Args:
+        stage_seconds: As :attr:`deploykit.stages.StageClock.seconds` tells them.
+        concurrent: Whether the workers ran the session; else it ran beside them.
+    """
     total = sum(stage_seconds.values())
     ranked = sorted(stage_seconds.items(), key=lambda item: -item[1])
     shares = ", ".join(f"{stage} {100 * seconds / total:.0f} %" for stage, seconds in ranked)
-    return f"{shares}: the bottleneck is {_BOTTLENECKS[ranked[0][0]]}"
+    beside = "" if concurrent else ", side by side"
+    found = _BOTTLENECKS[bottleneck(stage_seconds, concurrent=concurrent)]
+    return f"{shares}{beside}: the bottleneck is {found}"
 
 
 def training_text(result: TrainingResult, next_command: str) -> str:

@@ -372,8 +372,12 @@ def test_stdout_of_a_resumed_run_has_all_rows(predict, whole, monkeypatch):
     [
         (["--json"], ["-"], "both want stdout"),
         (["--resume"], ["-"], "--output - is none"),
-        ([], ["-", "-"], "are the same"),
-        ([], ["a.csv", "./a.csv"], "are the same"),
+        ([], ["-", "-"], "are the same file"),
+        ([], ["a.csv", "./a.csv"], "are the same file"),
+        (["--html", "p.csv"], ["a.csv"], "does not say its format"),
+        (["--html", "-"], ["a.csv"], "does not say its format"),
+        (["--html", "nowhere/p.html"], ["a.csv"], "does not exist"),
+        (["--html", "p.html"], ["-"], "made from a table's journal"),
         ([], ["a.csv", "b.xlsx"], "does not say its format"),
     ],
 )
@@ -382,6 +386,40 @@ def test_outputs_that_make_no_sense(predict, options, outputs, said):
     assert code == 2
     assert said in (json.loads(out)["error"]["message"] if "--json" in options else err)
     assert files() == []
+
+
+def test_what_is_read_is_never_written(predict, photo_folder):
+    photo = next(file for file in photo_folder.rglob("*") if file.is_file())
+    for name in ("photo.html", "photo.csv"):
+        source = Path(name)
+        shutil.copy(photo, source)
+        before = source.read_bytes()
+        options = ["--html", name] if source.suffix == ".html" else []
+        outputs = ["a.csv"] if options else [name]
+        code, _, err = predict(*options, source=source, outputs=outputs)
+        assert (code, source.read_bytes()) == (2, before)
+        assert "are the same file" in err
+
+
+def test_a_resumed_run_names_its_outputs_in_the_same_order(predict, monkeypatch, whole):
+    interrupt_after(monkeypatch, 5)
+    assert predict()[0] == 130
+    for options in ([], ["--resume"]):
+        code, _, err = predict(*options, outputs=OUTPUTS[::-1])
+        assert code == 2
+        assert f"{JOURNAL} keeps the rows" in err
+        assert f"name {OUTPUTS[0]} first" in err
+    assert predict("--resume")[0] == 0
+    assert contents() == whole
+
+
+def test_what_killed_writers_left_is_removed(predict, whole):
+    left = [".rows.csv.0123abcd", ".rows.jsonl.ffffffff", ".p.html.00000000"]
+    others = [".rows.csv.notes", ".rows.csv.0123abc", "rows.csv.0123abcd"]
+    for name in [*left, *others]:
+        Path(name).touch()
+    assert predict("--html", "p.html")[0] == 0
+    assert files() == sorted([*OUTPUTS, "p.html", *others])
 
 
 def pipe_to_a_reader_that_leaves(*command):
@@ -455,6 +493,11 @@ def test_a_full_disk_keeps_the_rows(predict, whole, exported_bundle, photo_folde
 
 def test_quiet_is_quiet_when_it_resumes(predict, whole, monkeypatch):
     interrupt_after(monkeypatch, 20)
-    assert predict("--quiet")[1:] == ("", "error: Interrupted.\n")
+    code, out, err = predict("--quiet")
+    assert (code, out) == (130, "")
+    kept, ending = err.splitlines()
+    assert kept.startswith(f"20 rows are kept in {JOURNAL}")
+    assert "--resume" in kept
+    assert ending == "error: Interrupted."
     assert predict("--quiet", "--resume") == (0, "", "")
     assert contents() == whole

@@ -29,6 +29,10 @@ def test_blanks_empty_lines_and_repetitions_are_left_out(tmp_path: Path) -> None
     ]
 
 
+def test_quotes_that_were_copied_with_a_path_are_no_part_of_it(tmp_path: Path) -> None:
+    assert listed(tmp_path, b'"a b.jpg"\n"half.jpg\n"\n""\n') == ["a b.jpg", '"half.jpg', '"', '""']
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_the_text_is_unicode_as_editors_and_shells_write_it(tmp_path: Path, encoding: str) -> None:
     text = "\u5c71\u96c0.jpg\r\nseparated\u2028name.jpg\r\n\U0001f426.jpg\r\n"

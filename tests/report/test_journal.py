@@ -20,12 +20,14 @@ FINGERPRINT = Fingerprint(
     file="deploy/fp32.onnx",
     sha256="ab" * 32,
     runtime="onnxruntime-cpu",
+    device="CPU",
     precision="fp32",
     tf32=False,
     labels=("crow", "owl"),
     preprocessing="resize 224x224 (stretch)",
     top_k=2,
     source="/photos",
+    versions={"pillow": "13.0.0"},
 )
 ROWS = [
     Prediction(
@@ -145,6 +147,8 @@ def test_a_kill_at_any_byte_costs_no_whole_row(table: Path) -> None:
     for size in range(len(whole) + 1):
         path.write_bytes(whole[:size])
         kept = sum(end <= size for end in ends)
+        with Journal(table, resume=True) as journal:
+            assert journal.damaged == 0
         assert resumed(table, ROWS[kept:]) == ROWS
 
 
@@ -153,6 +157,8 @@ def test_after_a_power_cut_the_rows_before_the_damage_are_kept(table: Path, dama
     path = leave(table, ROWS)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], damage, *lines[4:]]))
+    with Journal(table, resume=True) as journal:
+        assert journal.damaged == 1 + len(lines[4:])
     assert resumed(table, ROWS[2:]) == ROWS
 
 
@@ -197,6 +203,9 @@ def test_a_journal_without_a_row_is_in_nobodys_way(table: Path, left: bytes, res
             "the SHA-256 of deploy/fp32.onnx was abababababab..., now cdcdcdcdcdcd...",
         ),
         ({"runtime": "tensorrt"}, "runtime was onnxruntime-cpu, now tensorrt"),
+        ({"device": "NVIDIA RTX"}, "device was CPU, now NVIDIA RTX"),
+        ({"versions": {"pillow": "13.1.0"}}, "pillow was 13.0.0, now 13.1.0"),
+        ({"versions": {}}, "pillow was 13.0.0, now not installed"),
         ({"precision": "fp16"}, "precision was fp32, now fp16"),
         ({"tf32": True}, "tf32 was False, now True"),
         ({"labels": ("crow", "hawk")}, "label 1 was 'owl', now 'hawk'"),
@@ -216,6 +225,7 @@ def test_rows_of_another_run_are_not_added_to(
     with pytest.raises(UsageError) as caught, Journal(table, resume=True) as journal:
         journal.begin(other)
     assert said in caught.value.message
+    assert "--runtime onnxruntime-cpu --precision fp32" in str(caught.value.hint)
     assert path.read_bytes() == before
     assert [entry.name for entry in table.parent.iterdir()] == [path.name]
 

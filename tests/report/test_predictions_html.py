@@ -20,7 +20,7 @@ from PIL import Image
 
 from deploykit.errors import InputError, UsageError
 from deploykit.proofs import Measurement, PhotoSet, Proof, Tolerance
-from deploykit.report.html.document import check_page_path
+from deploykit.report.destinations import check_page_path
 from deploykit.report.html.predictions import PredictionPage, write_prediction_page
 from deploykit.report.html.thumbnails import MOST_THUMBNAILS
 from deploykit.report.html.words import duration, percent, proof_words, shares
@@ -114,6 +114,7 @@ def page_of(root: Path, **changes: object) -> PredictionPage:
         "images_per_second": 34.61,
         "stage_seconds": {"decode": 3.0, "resize": 1.0, "session": 5.9, "write": 0.1},
         "skipped": 2,
+        "earlier": 0,
         "versions": {"numpy": "2.4.6"},
     }
     return PredictionPage(**{**facts, **changes})  # type: ignore[arg-type]
@@ -221,8 +222,10 @@ def test_a_page_that_cannot_be_written_is_explained(photos: Path, tmp_path: Path
         write_prediction_page(page_of(photos), ROWS, tmp_path / "missing" / "page.html")
     with pytest.raises(UsageError, match="does not exist"):
         check_page_path(tmp_path / "missing" / "page.html")
+    folder = tmp_path / "folder.html"
+    folder.mkdir()
     with pytest.raises(UsageError, match="is a folder"):
-        check_page_path(tmp_path)
+        check_page_path(folder)
 
 
 def test_a_run_that_breaks_off_leaves_the_old_page(photos: Path) -> None:

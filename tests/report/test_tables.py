@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deploykit.errors import DependencyError, InputError, UsageError
-from deploykit.report.tables import STDOUT, check_outputs, json_line, write_table
+from deploykit.report.tables import check_outputs, json_line, write_table
 from deploykit.specs import Prediction, Ranked
 
 GOOD = Prediction(
@@ -245,15 +245,6 @@ def test_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path) -> N
             check_outputs([tmp_path / "fine.csv", tmp_path / name])
         assert hint in str(caught.value.hint)
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder.csv"]
-
-
-def test_an_output_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    check_outputs([STDOUT, Path("p.csv"), Path("p.jsonl"), tmp_path.parent / "p.csv"])
-    for same in ([Path("p.csv"), tmp_path / "p.csv"], [STDOUT, STDOUT]):
-        with pytest.raises(UsageError, match="are the same") as caught:
-            check_outputs(same)
-        assert "once" in str(caught.value.hint)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no file")

@@ -15,7 +15,7 @@ import json
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from deploykit.errors import InputError, UsageError
+from deploykit.errors import InputError
 from deploykit.files import replacing
 
 if TYPE_CHECKING:
@@ -28,23 +28,6 @@ if TYPE_CHECKING:
 _TEMPLATES = resources.files("deploykit.report.html") / "templates"
 _BASE_STYLES = ("base.css",)
 _BASE_SCRIPTS = ("dom.js", "theme.js")
-
-
-def check_page_path(path: Path) -> None:
-    """Refuse early what :func:`write_document` would refuse after a long run.
-
-    Raises:
-        UsageError: The path is a folder, or is in a folder that does not exist.
-    """
-    if path.is_dir():
-        raise UsageError(
-            f"The page {path} is a folder.", hint=f"Name a file in it: {path / 'predictions.html'}"
-        )
-    if not path.parent.is_dir():
-        raise UsageError(
-            f"The page's folder {path.parent} does not exist.",
-            hint="Create it, or write somewhere else.",
-        )
 
 
 def write_document(path: Path, pieces: Iterable[str]) -> None:

@@ -64,6 +64,7 @@ class PredictionPage:
         stage_seconds: How long each stage worked, in the order of the flow, summed over its
             threads: ``{"decode": 4.1, "resize": 1.3, "session": 6.2, "write": 0.1}``.
         skipped: Other files in the folder, which have no row.
+        earlier: Rows with a prediction that an interrupted run had left: not in what took time.
         versions: Of the packages that took part.
     """
 
@@ -77,6 +78,7 @@ class PredictionPage:
     images_per_second: float | None
     stage_seconds: Mapping[Stage, float]
     skipped: int
+    earlier: int
     versions: Mapping[str, str]
 
 
@@ -94,6 +96,7 @@ def page_of_run(bundle: Bundle, run: PredictionRun) -> PredictionPage:
         images_per_second=run.tally.images_per_second,
         stage_seconds=run.clock.seconds,
         skipped=run.tally.skipped,
+        earlier=run.tally.earlier,
         versions=installed_versions(),
     )
 
