@@ -84,7 +84,8 @@ def replacing(path: Path) -> Iterator[Path]:
     new one, whole.
 
     Args:
-        path: The final name; what has it stays until the new file is whole.
+        path: The final name; what has it stays until the new file is whole. A link stays: what
+            it leads to is replaced.
 
     Yields:
         Where to write.
@@ -92,6 +93,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The system fails to write it, or to give it its name.
     """
+    path = _followed(path)
     partial = path.with_name(f"{_partial_prefix(path)}{secrets.token_hex(_PARTIAL_BYTES)}")
     try:
         yield partial
@@ -103,12 +105,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_partials(path: Path) -> None:
     """Remove what writers of a file that were killed have left; nobody else may be writing it."""
+    path = _followed(path)
     prefix = _partial_prefix(path)
     for entry in path.parent.iterdir():
         ending = entry.name.removeprefix(prefix)
         if entry.name.startswith(prefix) and _PARTIAL_ENDING.fullmatch(ending):
             with contextlib.suppress(OSError):
                 entry.unlink()
+
+
+def _followed(path: Path) -> Path:
+    return path.resolve() if path.is_symlink() else path
 
 
 def _partial_prefix(path: Path) -> str:

@@ -6,5 +6,7 @@ import sys
 def main() -> None:
     """Run the command line and exit with its code."""
     from deploykit.cli.app import run
+    from deploykit.cli.streams import open_standard_streams
 
+    open_standard_streams()
     sys.exit(run(sys.argv[1:]))

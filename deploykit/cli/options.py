@@ -77,6 +77,13 @@ def parsed_arch_args(items: list[str] | None) -> dict[str, object] | None:
     return parse_arch_args(items)
 
 
+def named_path(text: str) -> Path:
+    """A path that must be named: of an unset variable, ``""``, the current folder is not meant."""
+    if not text:
+        raise typer.BadParameter("the path is empty; the current folder is '.'.")
+    return Path(text)
+
+
 def parsed_bytes(text: str | None) -> int | None:
     """``2GiB`` as bytes; None when it was not given."""
     if text is None:

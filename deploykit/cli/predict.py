@@ -19,6 +19,7 @@ from deploykit.cli.options import (
     Tf32,
     Verbose,
     chosen_bundle,
+    named_path,
     parsed_precision,
 )
 from deploykit.cli.streams import reserved_stdout, write_while_read
@@ -37,7 +38,11 @@ _DEFAULT_OUTPUT = Path("predictions.csv")
 def predict(
     source: Annotated[
         Path,
-        typer.Argument(help="A folder of images, a .txt file that lists them, or one image file."),
+        typer.Argument(
+            parser=named_path,
+            metavar="SOURCE",
+            help="A folder of images, a .txt file that lists them, or one image file.",
+        ),
     ],
     output: Annotated[
         list[Path] | None,
@@ -99,7 +104,6 @@ def predict(
             )
         known_precision = parsed_precision(precision)
         with Outputs(paths, source=source, page=html, emit=emit, resume=resume) as outputs:
-            _note_resumption(outputs, console, resume=resume)
             request = PredictRequest(
                 source=source,
                 top_k=top_k,
@@ -115,6 +119,7 @@ def predict(
                 spec = run.spec
                 console.note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}")
                 outputs.begin(fingerprint_of(chosen, run, source))
+                _note_resumption(outputs, console, resume=resume)
                 with _telling_what_is_kept(outputs, console):
                     nothing_predicted = write_run(run, outputs)
                     if html is not None and outputs.journal is not None:
@@ -153,7 +158,7 @@ def _note_resumption(outputs: Outputs, console: Console, *, resume: bool) -> Non
                 "their files are predicted again"
             )
     else:
-        console.note(f"{outputs.journal.path} has no rows to resume from: starting afresh")
+        console.note(f"{outputs.journal.path} has no rows of an earlier run: starting afresh")
 
 
 @contextlib.contextmanager

@@ -15,9 +15,25 @@ from typing import TextIO
 _STDOUT, _STDERR = 1, 2
 
 
+def open_standard_streams() -> None:
+    """Let standard streams that whoever started us has closed lead nowhere.
+
+    Else the next file that is opened, a table perhaps, would be stdout to all that prints.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    while nowhere <= _STDERR:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+    os.close(nowhere)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  # as long as the process
+
+
 @contextlib.contextmanager
 def interruptions() -> Iterator[list[int]]:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, so that whatever is open is cleaned up.
+    """Let SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt: whatever is open is cleaned up.
+
+    A signal that is ignored, SIGHUP under ``nohup``, stays ignored.
 
     Yields:
         The signals so far. A library that is interrupted may swallow the exception and fail in a
@@ -33,9 +49,10 @@ def interruptions() -> Iterator[list[int]]:
         received.append(number)
         raise KeyboardInterrupt
 
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if os.name != "nt" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield received
     finally:
@@ -76,24 +93,26 @@ def write_while_read(stream: TextIO, text: str) -> bool:
     """Write a text, unless whoever reads the stream has had enough: ``| head`` is no failure.
 
     Returns:
-        Whether anyone still reads. Once nobody does, the stream leads nowhere.
+        Whether anyone still reads.
 
     Raises:
         OSError: The system fails to write it, for any other reason.
+
+    Once it failed for whatever reason, the stream leads nowhere: what it still holds would fail
+    again when it is closed.
     """
     try:
         stream.write(text)
         stream.flush()
     except OSError as exc:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
         # Windows has no error of its own for a pipe that nobody reads.
         if not (
             isinstance(exc, BrokenPipeError) or (os.name == "nt" and exc.errno == errno.EINVAL)
         ):
             raise
-        # What the stream still holds would fail again when it is closed.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
         return False
     return True
 

@@ -27,8 +27,14 @@ def read_file_list(path: Path) -> list[str]:
     Raises:
         ImagesError: The list cannot be read, is no such text, or names no file.
     """
+    text = _read_text(path)
+    if "\0" in text:  # no path has one; UTF-16 without its mark has many
+        raise ImagesError(
+            f"The file list {path} is not text in UTF-8: it holds zero bytes.",
+            hint="Save it as UTF-8, with one path a line.",
+        )
     # Not str.splitlines: it ends lines at characters that names may have, such as U+2028.
-    lines = (line.strip(" \t\r") for line in _read_text(path).split("\n"))
+    lines = (line.strip(" \t\r") for line in text.split("\n"))
     names = list(dict.fromkeys(_name(_unquoted(line)) for line in lines if line))
     if not names:
         raise ImagesError(

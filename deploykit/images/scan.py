@@ -80,7 +80,8 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
             :func:`deploykit.images.file_list.read_file_list`; or an image file with any other
             ending.
         labels: The model's classes. A file is expected to be of the class that the first folder
-            below ``path`` is named after; a listed file, of the class that its own folder is.
+            below ``path`` is named after; a file that is listed or given, of the class that its own
+            folder is.
 
     Raises:
         ImagesError: The path does not exist, cannot be read, or holds no image file.
@@ -91,7 +92,8 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
         return _scan_folder(path, classes)
     root = path.parent
     if path.suffix.lower() != LIST_EXTENSION:
-        return Scan(root, (ImageFile(root, escape_name(path.name)),))
+        expected = classes.get(path.absolute().parent.name)
+        return Scan(root, (ImageFile(root, escape_name(path.name), expected),))
     names = read_file_list(path)
     return Scan(
         root, tuple(ImageFile(root, name, classes.get(_own_folder(name))) for name in names)

@@ -24,13 +24,17 @@ def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
         endings: Those that it may have, in lower case.
 
     Raises:
-        UsageError: It has another ending, is a folder, or is in a folder that does not exist or
-            cannot be written to.
+        UsageError: It has another ending, is a folder or a device, or is in a folder that does not
+            exist or cannot be written to.
     """
     if path.suffix.lower() not in endings:
         raise UsageError(
             f"The {what} {path} does not say its format.",
             hint=f"Give it one of these endings: {', '.join(endings)}",
+        )
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(
+            f"The {what} {path} is a device or a pipe.", hint="Name a file of its own."
         )
     if path.is_dir():
         raise UsageError(

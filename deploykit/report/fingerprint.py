@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from deploykit.jobs.predict import PredictionRun
 
 _SHOWN_HASH_DIGITS = 12
+_WORDS = {"top_k": "--top-k", "tf32": "--tf32", "source": "what is predicted"}
 #: Another version may decode or compute the last digits otherwise.
 _DECISIVE = ("onnxruntime", "onnxruntime-gpu", "pillow", "tensorrt", "tensorrt_rtx")
 
@@ -27,7 +28,6 @@ class Fingerprint(Value, frozen=True):
     most, and a run that ran out of memory must be able to go on with smaller batches.
 
     Attributes:
-        bundle: Its name.
         file: The graph or engine that runs, relative to the bundle.
         sha256: That file's, in lowercase hex.
         runtime: What executes it.
@@ -41,7 +41,6 @@ class Fingerprint(Value, frozen=True):
         versions: Of the packages that decode and compute.
     """
 
-    bundle: str
     file: str
     sha256: str
     runtime: str
@@ -73,7 +72,7 @@ class Fingerprint(Value, frozen=True):
                 before, after = (f"{hash_[:_SHOWN_HASH_DIGITS]}..." for hash_ in (before, after))
                 changes.append(f"the SHA-256 of {now.file} was {before}, now {after}")
             else:
-                changes.append(f"{name} was {before}, now {after}")
+                changes.append(f"{_WORDS.get(name, name)} was {before}, now {after}")
         return changes
 
 
@@ -87,7 +86,6 @@ def fingerprint_of(bundle: Bundle, run: PredictionRun, source: Path) -> Fingerpr
     """
     spec, manifest = run.spec, bundle.manifest
     return Fingerprint(
-        bundle=printable(Path(bundle.name)),
         file=spec.graph,
         sha256=manifest.files[spec.graph].sha256,
         runtime=spec.runtime,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _SYNC_SECONDS = 5.0
+_BEGINNING = b'{"journal":"deploykit predict",'
 
 _encode = msgspec.json.Encoder().encode
 _decode_row = msgspec.json.Decoder(Prediction).decode
@@ -94,8 +95,8 @@ class Journal:
         """
         # Where there is none, none is made yet: the folder may be the one to be scanned.
         if os.path.lexists(self.path):
-            with ExitStack() as lock, self._refusals():
-                lock.enter_context(_only_writer(self._table))
+            with ExitStack() as lock, _refusals(self._table):
+                lock.enter_context(only_writer(self._table))
                 self._read()
                 if self.done and not self._resume:
                     raise UsageError(
@@ -124,9 +125,9 @@ class Journal:
                 hint=f"Continue it as it was begun ({self._before.options()}). To start again, "
                 "delete that file; or name another --output.",
             )
-        with self._refusals():
+        with _refusals(self._table):
             if not self._found:
-                self._lock.enter_context(_only_writer(self._table))
+                self._lock.enter_context(only_writer(self._table))
             self._stream = self.path.open("r+b" if self._found else "xb")
             self._stream.truncate(self._whole_bytes)
             self._stream.seek(self._whole_bytes)
@@ -203,13 +204,13 @@ class Journal:
         """
         with self.path.open("rb") as lines:
             header = lines.readline()
-            if not header.endswith(b"\n"):  # its run was killed before it had a row
+            if _is_beginning(header):  # its run was killed before it had a row
                 return
             before = self._fingerprint_in(header)
-            end, names = len(header), set()
+            end, names = len(header), set[str]()
             for line in lines:
                 row = _whole_row(line)
-                if row is None:
+                if row is None or row.path in names:  # no file has two rows
                     self.damaged = line.endswith(b"\n") + sum(1 for _ in lines)
                     break
                 names.add(row.path)
@@ -226,22 +227,6 @@ class Journal:
                 hint="Continue with the version that began it, or delete it.",
             ) from exc
 
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Say what keeps a run from beginning."""
-        try:
-            yield
-        except (Timeout, FileExistsError) as exc:
-            raise UsageError(
-                f"Another run is writing {self._table}.",
-                hint="Wait until it is done, or name another --output.",
-            ) from exc
-        except OSError as exc:
-            raise UsageError(
-                f"{self.path} cannot be used: {exc.strerror or exc}.",
-                hint="Check the folder's permissions, or write somewhere else.",
-            ) from exc
-
 
 def journal_of(table: Path) -> Path:
     """Where a run keeps its rows whose first table this is."""
@@ -251,6 +236,30 @@ def journal_of(table: Path) -> Path:
 def lock_of(table: Path) -> Path:
     """The lock of that journal."""
     return table.with_name(f"{table.name}.journal.lock")
+
+
+@contextmanager
+def _refusals(table: Path) -> Iterator[None]:
+    """Say what keeps a run from beginning."""
+    try:
+        yield
+    except (Timeout, FileExistsError) as exc:
+        raise UsageError(
+            f"Another run is writing {table}.",
+            hint="Wait until it is done, or name another --output.",
+        ) from exc
+    except OSError as exc:
+        raise UsageError(
+            f"{journal_of(table)} cannot be used: {exc.strerror or exc}.",
+            hint="Check the folder's permissions, or write somewhere else.",
+        ) from exc
+
+
+def _is_beginning(header: bytes) -> bool:
+    """Whether a first line was being written; a power cut may leave zeros."""
+    written = header.rstrip(b"\0")
+    torn = written.startswith(_BEGINNING) and not header.endswith(b"\n")
+    return torn or _BEGINNING.startswith(written)
 
 
 def _encode_row(row: Prediction) -> bytes:
@@ -281,15 +290,15 @@ def _whole_row(line: bytes) -> Prediction | None:
 
 
 @contextmanager
-def _only_writer(table: Path) -> Iterator[None]:
-    """Keep other runs from a table's journal.
+def only_writer(table: Path) -> Iterator[None]:
+    """Keep other runs from a table.
 
     Raises:
-        Timeout: Another run keeps this one from it.
-        OSError: The system refuses to make the lock file.
+        UsageError: Another run is writing it; or the system refuses to make the lock file.
     """
     lock = FileLock(lock_of(table))
-    lock.acquire(blocking=False)
+    with _refusals(table):
+        lock.acquire(blocking=False)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from deploykit.errors import ImagesError, UsageError
 from deploykit.files import remove_partials
 from deploykit.report.destinations import STDOUT, check_all_different, check_page_path
-from deploykit.report.journal import Journal, journal_of, lock_of
+from deploykit.report.journal import Journal, journal_of, lock_of, only_writer
 from deploykit.report.tables import check_outputs, json_line, write_table
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class Outputs:
         self._top_k = fingerprint.top_k
         if self.journal is not None:
             self.journal.begin(fingerprint)
+        for table in self.tables[1:]:
+            self._open.enter_context(only_writer(table))
         for row in self.earlier_rows():
             self._show(row)
 

@@ -124,11 +124,11 @@ def prediction_text(
     outputs: Sequence[Path],
 ) -> str:
     """Rows, failures by kind, classes, accuracy, speed, where the time went."""
-    lines = [f"{tally.rows} rows: {tally.ok} predicted"]
+    lines = [f"{_counted(tally.rows, 'row')}: {tally.ok} predicted"]
     if tally.failures:
         lines[0] += f", {tally.failures.total()} failed ({describe_failures(tally)})"
     if tally.skipped:
-        lines[0] += f"; {tally.skipped} other files without a row"
+        lines[0] += f"; {_counted(tally.skipped, 'other file')} without a row"
     classes = tally.labels.most_common(_SHOWN_CLASSES)
     lines.append("classes   " + ", ".join(f"{count} {label}" for label, count in classes))
     if len(tally.labels) > _SHOWN_CLASSES:
@@ -149,6 +149,11 @@ def prediction_text(
         lines.append(f"time      {stages_text(stage_seconds, concurrent=spec.concurrent)}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(lines)
+
+
+def _counted(count: int, noun: str) -> str:
+    """``1 row``, ``225 rows``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def stages_text(stage_seconds: Mapping[Stage, float], *, concurrent: bool) -> str:

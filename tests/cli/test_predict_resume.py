@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from deploykit.cli.app import run
 from deploykit.report import tables
-from deploykit.report.journal import Journal
+from deploykit.report.journal import Journal, only_writer
 
 OUTPUTS = ("rows.csv", "rows.jsonl")
 JOURNAL = Path("rows.csv.journal")
@@ -157,7 +158,7 @@ def test_a_run_killed_at_twenty_moments_ends_as_one_that_went_through(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no way to signal one process")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)])
 def test_a_signal_leaves_what_resume_needs_and_says_so(
     predict, whole, exported_bundle, photo_folder, number
 ):
@@ -235,14 +236,14 @@ def test_the_same_command_again_throws_no_row_away(predict, whole, monkeypatch):
 def test_without_a_journal_resume_starts_afresh_and_says_so(predict, whole):
     code, _, err = predict("--resume")
     assert code == 0
-    assert "rows.csv.journal has no rows to resume from: starting afresh" in err
+    assert "rows.csv.journal has no rows of an earlier run: starting afresh" in err
     assert contents() == whole
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--top-k", "2"], "top_k was 3, now 2"),
+        (["--top-k", "2"], "--top-k was 3, now 2"),
         (["--precision", "fp32", "--runtime", "onnxruntime-cpu"], None),
         (["--batch-size", "3", "--threads", "1"], None),
     ],
@@ -268,7 +269,10 @@ def test_the_photos_must_be_those_of_the_same_folder(predict, monkeypatch, photo
     predict()
     code, _, err = predict("--resume", source=photo_folder / "red")
     assert code == 2
-    assert f"source was {photo_folder.resolve()}, now {(photo_folder / 'red').resolve()}" in err
+    assert (
+        f"what is predicted was {photo_folder.resolve()}, now {(photo_folder / 'red').resolve()}"
+        in err
+    )
 
 
 def test_another_model_of_the_same_name_is_refused(predict, monkeypatch, exported_bundle, tmp_path):
@@ -420,6 +424,54 @@ def test_what_killed_writers_left_is_removed(predict, whole):
         Path(name).touch()
     assert predict("--html", "p.html")[0] == 0
     assert files() == sorted([*OUTPUTS, "p.html", *others])
+
+
+def test_an_empty_source_is_not_the_current_folder(predict):
+    code, _, err = predict(source="")
+    assert code == 2
+    assert "the path is empty" in err
+
+
+def test_a_linked_table_stays_a_link(predict, whole):
+    Path("real").mkdir()
+    Path(OUTPUTS[0]).symlink_to(Path("real") / "table.csv")
+    assert predict()[0] == 0
+    assert Path(OUTPUTS[0]).is_symlink()
+    assert (Path("real") / "table.csv").read_bytes() == whole[OUTPUTS[0]]
+    assert [entry.name for entry in Path("real").iterdir()] == ["table.csv"]
+
+
+def test_a_second_table_has_one_writer_too(predict, photo_folder):
+    with only_writer(Path(OUTPUTS[1])):
+        code, _, err = predict()
+        assert code == 2
+        assert f"Another run is writing {OUTPUTS[1]}" in err
+    assert files() == []
+    assert predict()[0] == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_closed_streams_are_no_failure(whole, exported_bundle, photo_folder, closed):
+    words = [sys.executable, "-m", "deploykit", *arguments(exported_bundle, photo_folder)]
+    assert subprocess.run(f"{shlex.join(words)} {closed}", shell=True, check=False).returncode == 0
+    assert contents() == whole
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("outputs", [["-"], ["a.csv"]])
+def test_a_stdout_that_is_full_is_told_in_one_line(
+    exported_bundle, photo_folder, tmp_path, outputs
+):
+    words = arguments(exported_bundle, photo_folder, outputs=outputs)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "deploykit", *words],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+    assert done.returncode == 4
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def pipe_to_a_reader_that_leaves(*command):

@@ -16,7 +16,6 @@ from deploykit.report.journal import Journal
 from deploykit.specs import Prediction, Ranked
 
 FINGERPRINT = Fingerprint(
-    bundle="birds",
     file="deploy/fp32.onnx",
     sha256="ab" * 32,
     runtime="onnxruntime-cpu",
@@ -162,6 +161,13 @@ def test_after_a_power_cut_the_rows_before_the_damage_are_kept(table: Path, dama
     assert resumed(table, ROWS[2:]) == ROWS
 
 
+def test_no_file_has_two_rows(table: Path) -> None:
+    path = leave(table, ROWS)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], lines[2], *lines[3:]]))
+    assert resumed(table, ROWS[2:]) == ROWS
+
+
 def test_rows_are_not_thrown_away_unasked(table: Path) -> None:
     path = leave(table, ROWS)
     before = path.read_bytes()
@@ -196,7 +202,6 @@ def test_a_journal_without_a_row_is_in_nobodys_way(table: Path, left: bytes, res
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"bundle": "dogs"}, "bundle was birds, now dogs"),
         ({"file": "deploy/fp16.onnx"}, "file was deploy/fp32.onnx, now deploy/fp16.onnx"),
         (
             {"sha256": "cd" * 32},
@@ -207,13 +212,13 @@ def test_a_journal_without_a_row_is_in_nobodys_way(table: Path, left: bytes, res
         ({"versions": {"pillow": "13.1.0"}}, "pillow was 13.0.0, now 13.1.0"),
         ({"versions": {}}, "pillow was 13.0.0, now not installed"),
         ({"precision": "fp16"}, "precision was fp32, now fp16"),
-        ({"tf32": True}, "tf32 was False, now True"),
+        ({"tf32": True}, "--tf32 was False, now True"),
         ({"labels": ("crow", "hawk")}, "label 1 was 'owl', now 'hawk'"),
         ({"labels": ("crow",)}, "there were 2 labels, now 1"),
         ({"preprocessing": "resize 256"}, "preprocessing was resize 224x224 (stretch), now resize"),
-        ({"top_k": 1}, "top_k was 2, now 1"),
-        ({"source": "/others"}, "source was /photos, now /others"),
-        ({"top_k": 1, "tf32": True}, "tf32 was False, now True; top_k was 2, now 1"),
+        ({"top_k": 1}, "--top-k was 2, now 1"),
+        ({"source": "/others"}, "what is predicted was /photos, now /others"),
+        ({"top_k": 1, "tf32": True}, "--tf32 was False, now True; --top-k was 2, now 1"),
     ],
 )
 def test_rows_of_another_run_are_not_added_to(
@@ -273,6 +278,7 @@ def test_looking_makes_no_file(table: Path) -> None:
     "header",
     [
         b"path,status\n",
+        b"notes",
         b'{"journal":"deploykit predict","schema":2}\n',
         msgspec.json.encode({"journal": "other", "schema": 1, "fingerprint": FINGERPRINT}) + b"\n",
     ],
