@@ -16,12 +16,14 @@ class Step:
         done: How much is done, in the stage's own unit (images, epochs).
         total: How much there is; None when it is not known.
         detail: What exactly is being done, where a stage has parts.
+        unit: What is counted, where people care how fast it goes: ``images``.
     """
 
     stage: str
     done: int = 0
     total: int | None = None
     detail: str = ""
+    unit: str = ""
 
 
 @dataclass(frozen=True)

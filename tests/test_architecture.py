@@ -16,6 +16,7 @@ LAYERS = {
     "deps": 0,
     "files": 0,
     "gpu": 0,
+    "threads": 0,
     "specs": 1,
     "proofs": 1,
     "session": 1,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 import typer
 
 from deploykit.cli.streams import interruptions, reserved_stdout, write_while_read
-from deploykit.errors import DeploykitError
+from deploykit.errors import DeploykitError, InputError
 from deploykit.progress import Note
 
 if TYPE_CHECKING:
@@ -87,9 +87,18 @@ class Console:
         else:
             text = render()
             if text:
-                write_while_read(self._stdout, f"{text}\n")
+                self._show(text)
         if exit_code:
             raise typer.Exit(exit_code)
+
+    def _show(self, text: str) -> None:
+        try:
+            write_while_read(self._stdout, f"{text}\n")
+        except OSError as exc:
+            raise InputError(
+                f"The command is done, but its result cannot be shown: {exc.strerror or exc}.",
+                hint="Look at where stdout leads: its disk may be full.",
+            ) from exc
 
     def close(self) -> None:
         """Take the progress bar away."""
@@ -99,39 +108,18 @@ class Console:
 
     def _show_step(self, step: Step) -> None:
         if self._bar is None:
-            self._bar = _progress_bar()
+            from deploykit.cli.progress_bar import progress_bar
+
+            self._bar = progress_bar()
             self._bar.start()
         if [task.fields["stage"] for task in self._bar.tasks] != [step.stage]:
             # Not ``reset``, which keeps the old total where the new one is not known.
             for finished in self._bar.task_ids:
                 self._bar.remove_task(finished)
-            self._bar.add_task(step.stage, total=step.total, stage=step.stage)
+            self._bar.add_task(step.stage, total=step.total, stage=step.stage, unit=step.unit)
         (current,) = self._bar.task_ids
         description = f"{step.stage}: {step.detail}" if step.detail else step.stage
         self._bar.update(current, completed=step.done, total=step.total, description=description)
-
-
-def _progress_bar() -> Progress:
-    from rich.console import Console as RichConsole
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=RichConsole(stderr=True),
-        transient=True,
-    )
 
 
 @contextlib.contextmanager

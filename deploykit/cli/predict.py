@@ -68,7 +68,10 @@ def predict(
     ] = "auto",
     precision: PrecisionName = None,
     tf32: Tf32 = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a run.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images a run.  [default: 2 on the CPU, 8 on a GPU]"),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.  [default: one a core]")
     ] = None,
@@ -121,10 +124,10 @@ def predict(
                 outputs.begin(fingerprint_of(chosen, run, source))
                 _note_resumption(outputs, console, resume=resume)
                 with _telling_what_is_kept(outputs, console):
-                    nothing_predicted = write_run(run, outputs)
+                    nothing_predicted = write_run(run, outputs, console.progress)
                     if html is not None and outputs.journal is not None:
                         page = page_of_run(chosen, run)
-                        write_prediction_page(page, outputs.journal.rows(), html)
+                        write_prediction_page(page, outputs.journal.rows(), html, console.progress)
         if nothing_predicted:
             raise nothing_predicted
         tally = run.tally

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
@@ -17,9 +15,10 @@ from deploykit.images.decode import DecodeError, Failure, decode_rgb
 from deploykit.images.preprocess import OversizeError, preprocess_into
 from deploykit.images.scan import ImageFile
 from deploykit.stages import StageClock
+from deploykit.threads import in_order, usable_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -71,14 +70,14 @@ def read_batches(
     memory in use does not depend on the number of files.
 
     The threads start with the first batch and end with the last, or when the generator is closed,
-    which an abandoned one is as soon as nothing refers to it.
+    as :func:`deploykit.threads.in_order` has it.
 
     Args:
         files: Consumed as they are needed.
         preprocessing: What was done in training.
         batch_size: Files a batch.
         threads: Threads that decode and resize, which Pillow does without the interpreter's lock;
-            by default one for each CPU, up to 16.
+            by default as many as :func:`default_threads` says.
         clock: Told what decoding and resizing take.
 
     Raises:
@@ -93,53 +92,59 @@ def read_batches(
         )
     ahead = max(_LEAST_BATCHES_AHEAD, math.ceil(2 * threads / batch_size))
     # Beside those ahead: the batch that the consumer has, and the one before it.
-    buffers = _allocate(ahead + 2, batch_size, preprocessing)
-    return _read_ahead(iter(files), preprocessing, buffers, ahead, threads, clock or StageClock())
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Pending:
-    """A batch that threads are filling."""
-
-    files: tuple[ImageFile, ...]
-    results: list[Future[Failure | None]]
-    buffer: ImageBatch
-
-    def wait(self) -> Batch:
-        """Wait for the batch, and close the gaps that unreadable files left."""
-        failures = tuple(result.result() for result in self.results)
-        kept = [row for row, failure in enumerate(failures) if failure is None]
-        if len(kept) < len(failures):
-            self.buffer[: len(kept)] = self.buffer[kept]
-        return Batch(self.files, failures, self.buffer[: len(kept)])
+    buffers = allocate_buffers(ahead + 2, batch_size, preprocessing)
+    clock = StageClock() if clock is None else clock
+    return _read_ahead(files, preprocessing, buffers, ahead * batch_size, threads, clock)
 
 
 def _read_ahead(
-    files: Iterator[ImageFile],
+    files: Iterable[ImageFile],
     preprocessing: Preprocessing,
-    buffers: list[ImageBatch],
+    buffers: Sequence[ImageBatch],
     ahead: int,
     threads: int,
     clock: StageClock,
 ) -> Generator[Batch, None, None]:
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="deploykit-read")
-    pending: deque[_Pending] = deque()
-    try:
+    def read(place: tuple[ImageFile, npt.NDArray[np.uint8]]) -> tuple[ImageFile, Failure | None]:
+        file, image = place
+        return file, read_into(file, preprocessing, image, clock)
+
+    places = zip(files, (image for buffer in cycle(buffers) for image in buffer), strict=False)
+    results = in_order(read, places, threads=threads, ahead=ahead, name="deploykit-read")
+    with contextlib.closing(results):
         for buffer in cycle(buffers):
-            group = tuple(islice(files, len(buffer)))
+            group = list(islice(results, len(buffer)))
             if not group:
                 break
-            results = [
-                executor.submit(read_into, file, preprocessing, out, clock)
-                for file, out in zip(group, buffer, strict=False)
-            ]
-            pending.append(_Pending(group, results, buffer))
-            if len(pending) > ahead:
-                yield pending.popleft().wait()
-        while pending:
-            yield pending.popleft().wait()
-    finally:
-        executor.shutdown(cancel_futures=True)
+            failures = tuple(failure for _, failure in group)
+            kept = [row for row, failure in enumerate(failures) if failure is None]
+            if len(kept) < len(failures):
+                buffer[: len(kept)] = buffer[kept]
+            yield Batch(tuple(file for file, _ in group), failures, buffer[: len(kept)])
+
+
+def read_batch(
+    files: Sequence[ImageFile],
+    preprocessing: Preprocessing,
+    buffer: ImageBatch,
+    clock: StageClock,
+) -> Batch:
+    """Read files into a buffer, one after the other in the caller's thread.
+
+    Args:
+        files: What to read; no more files than the buffer has rows.
+        preprocessing: What was done in training.
+        buffer: (M, H, W, 3), overwritten; the batch's images are a view of it.
+        clock: Told what decoding and resizing take.
+    """
+    failures: list[Failure | None] = []
+    readable = 0
+    for file in files:
+        # The row of a file that cannot be read is the next one's.
+        failure = read_into(file, preprocessing, buffer[readable], clock)
+        readable += failure is None
+        failures.append(failure)
+    return Batch(tuple(files), tuple(failures), buffer[:readable])
 
 
 def read_into(
@@ -170,7 +175,12 @@ def read_into(
     return None
 
 
-def _allocate(count: int, batch_size: int, preprocessing: Preprocessing) -> list[ImageBatch]:
+def allocate_buffers(count: int, batch_size: int, preprocessing: Preprocessing) -> list[ImageBatch]:
+    """Make buffers, each (batch_size, H, W, 3), for images that are preprocessed.
+
+    Raises:
+        UsageError: Memory does not hold them.
+    """
     shape = (batch_size, *preprocessing.input_size, 3)
     try:
         return [np.empty(shape, np.uint8) for _ in range(count)]
@@ -183,7 +193,5 @@ def _allocate(count: int, batch_size: int, preprocessing: Preprocessing) -> list
 
 
 def default_threads() -> int:
-    """One for each CPU that this process may use, up to 16."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-    return min(os.cpu_count() or 1, _MOST_THREADS)
+    """How many threads read: one for each CPU that this process can keep busy, up to 16."""
+    return min(usable_cpus(), _MOST_THREADS)

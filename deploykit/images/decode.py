@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import logging
 import os
@@ -43,6 +44,8 @@ _OTHERS = {
     "It is SVG or other XML, which has no pixels": re.compile(rb"\s*<(?:svg|\?xml)"),
     "It is a PDF document": re.compile(rb"%PDF"),
     "It is PostScript, which is a program": re.compile(rb"%!PS"),
+    "It is what macOS keeps beside a photo, not the photo": re.compile(rb"\x00\x05\x16\x07"),
+    "It holds zeros, as a download that broke off leaves them": re.compile(rb"\0+$"),
     "It is a ZIP archive": re.compile(rb"PK\x03\x04"),
     "It stands for a photo that git lfs pull would fetch": re.compile(rb"version https://"),
 }
@@ -51,6 +54,9 @@ _HEAD_BYTES = 16
 # For EPS Pillow runs Ghostscript: what a photo's file holds must not be run. Of MPEG it knows the
 # size alone.
 _WITHOUT_PIXELS = frozenset({"EPS", "MPEG"})
+
+# These refuse the process, whatever file it asks for.
+_NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 _PILLOW_MODULES = r"PIL\."
 # As ``warnings.filters`` holds it.
@@ -85,7 +91,7 @@ class DecodeError(InputError):
         self.failure = failure
 
 
-def decode_rgb(path: Path) -> Image.Image:
+def decode_rgb(path: Path, *, draft: int | None = None) -> Image.Image:
     """Decode a file as ``Image.open(path).convert("RGB")`` does in training scripts.
 
     So the first frame of several; EXIF rotation left alone; transparency dropped; palettes, CMYK,
@@ -93,11 +99,18 @@ def decode_rgb(path: Path) -> Image.Image:
     only warns, at half of that, training used the photo. What Pillow and its libraries would print
     is not shown. Only a file is opened: whoever opens a pipe waits for ever.
 
+    Args:
+        path: The file.
+        draft: None for those pixels. A length in pixels, where an image is made to be looked at
+            and its sides need be no longer: of a JPEG, whose decoder can leave out detail, it may
+            be a smaller one.
+
     Returns:
         An image in mode RGB, fully loaded; the file is closed.
 
     Raises:
         DecodeError: The file gives no pixels, for whatever reason.
+        InputError: The system opens no more files for this process.
     """
     _ignore_pillow_warnings()
     _silence_libraries()
@@ -109,7 +122,10 @@ def decode_rgb(path: Path) -> Image.Image:
         head, size = b"", 0
         try:
             head, size = file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size
-            return _identified(file).convert("RGB")
+            image = _identified(file)
+            if draft is not None:
+                image.draft("RGB", (draft, draft))
+            return image.convert("RGB")
         except Exception as exc:
             raise DecodeError(path, _failure_of_decoding(exc, head, size)) from exc
 
@@ -155,6 +171,11 @@ def _open(path: Path) -> BinaryIO:
         if stat.S_ISREG(mode):
             return path.open("rb")
     except (OSError, ValueError) as exc:
+        if isinstance(exc, OSError) and exc.errno in _NO_MORE_FILES:
+            raise InputError(
+                f"{path} cannot be opened: {exc.strerror}.",
+                hint="Raise the limit of open files (ulimit -n), or close what else is open.",
+            ) from exc
         raise DecodeError(path, _failure_of_opening(path, exc)) from exc
     reason = "It is neither a file nor a folder."
     if stat.S_ISDIR(mode):
@@ -211,4 +232,10 @@ def _failure_of_identifying(head: bytes) -> Failure:
             return Failure("corrupt", f"It begins as {kind}, but its header is damaged or cut off.")
     others = (kind for kind, signature in _OTHERS.items() if signature.match(head))
     kind = next(others, "No image format that Pillow reads")
-    return Failure("unsupported", f"{kind}; it begins with {head!r}.")
+    return Failure("unsupported", f"{kind}; it begins with {_shown(head)}.")
+
+
+def _shown(head: bytes) -> str:
+    """A file's beginning for people: as text where it is text, else as bytes in hexadecimal."""
+    text = " ".join(head.decode("ascii", "replace").split())
+    return f'"{text}"' if text.isascii() and text.isprintable() and text else head[:8].hex(" ")

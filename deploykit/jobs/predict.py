@@ -15,20 +15,21 @@ import numpy.typing as npt
 
 from deploykit.bundle import Bundle, open_bundle
 from deploykit.errors import ImagesError, UsageError
-from deploykit.images.batches import default_threads
+from deploykit.images.presence import FolderPresence
 from deploykit.images.scan import scan_images
-from deploykit.jobs._predict_pipeline import AnsweredBatch, answer_files
+from deploykit.jobs._predict_pipeline import AnsweredBatch, answer_files, shared_work
 from deploykit.jobs.choose import AUTO, open_best
 from deploykit.jobs.tally import Tally, describe_failures
 from deploykit.parity.measures import margins, softmax
 from deploykit.progress import Progress, Step, silent
 from deploykit.session import Logits, SessionSpec
 from deploykit.specs import Labels, Precision, Prediction, Ranked
-from deploykit.stages import StageClock
+from deploykit.stages import StageClock, worker_stages
 
 NON_FINITE = "non-finite"
-_DEFAULT_BATCH = 8
 _DEFAULT_TOP = 5
+# What becomes of every file when its drive goes away.
+_NOT_THERE = frozenset({"unreadable", "vanished"})
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class PredictRequest:
         top_k: How many classes a row ranks; None for min(5, K).
         runtime: See :func:`deploykit.jobs.choose.open_best`.
         precision: The deploy graph's; None for what the runtime takes.
-        batch_size: Images a run of the session; fewer where an engine takes fewer.
-        threads: For decoding, and for computing on the CPU; None for one a core.
+        batch_size: Images a run of the session, fewer where an engine takes fewer; None for 2 on
+            the CPU, where each core runs a batch of its own, and 8 on a GPU.
+        threads: For decoding, and for computing on the CPU; None for one a core, up to 16 where
+            they only decode.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
         done: Names of files that have a row already, from a run that was interrupted.
     """
@@ -50,7 +53,7 @@ class PredictRequest:
     top_k: int | None = None
     runtime: str = AUTO
     precision: Precision | None = None
-    batch_size: int = _DEFAULT_BATCH
+    batch_size: int | None = None
     threads: int | None = None
     tf32: bool = False
     done: frozenset[str] = frozenset()
@@ -64,7 +67,7 @@ class PredictionRun:
     Args:
         bundle: What predicts.
         request: What to predict.
-        progress: Called after every batch, and with notes about the runtime.
+        progress: Called with every stage, after every batch, and with notes about the runtime.
 
     Attributes:
         tally: What the rows so far add up to.
@@ -85,14 +88,18 @@ class PredictionRun:
         self._preprocessing = bundle.manifest.preprocessing
         self._request = request
         self._progress = progress
+        _check_numbers(request)
         classes = len(self._labels)
         self.top_k = min(_DEFAULT_TOP, classes) if request.top_k is None else request.top_k
         if not 1 <= self.top_k <= classes:
             raise UsageError(f"--top-k must be 1 to {classes}, the classes; got {self.top_k}.")
+        progress(Step("scanning"))
         scan = scan_images(request.source, self._labels.names)
         self.root = scan.root
+        self._presence = FolderPresence(scan.root)
         self._files = scan.files
         self.tally = Tally(skipped=scan.skipped)
+        progress(Step("opening", detail=bundle.name))
         self._session = open_best(
             bundle,
             runtime=request.runtime,
@@ -101,10 +108,11 @@ class PredictionRun:
             tf32=request.tf32,
             progress=progress,
         )
-        self._workers = request.threads or default_threads()
-        self.clock = StageClock()
-        largest = self._session.spec.largest_batch or request.batch_size
-        self._batch_size = min(request.batch_size, largest)
+        self._workers, self._batch_size = shared_work(
+            self._session.spec, threads=request.threads, batch_size=request.batch_size
+        )
+        shared = worker_stages(concurrent=self._session.spec.concurrent)
+        self.clock = StageClock(self._workers, shared)
 
     @property
     def spec(self) -> SessionSpec:
@@ -132,9 +140,14 @@ class PredictionRun:
 
         Raises:
             ImagesError: At the end, when not one of the files could be read.
+            UsageError: Memory does not hold the batches.
+            InputError: The folder went away meanwhile, or the system opens no more files: no row
+                says of a file what is true of all.
         """
         start = time.perf_counter()
-        files = [file for file in self._files if file.name not in self._request.done]
+        done = self._request.done
+        files = [file for file in self._files if file.name not in done] if done else self._files
+        self._tell_progress()
         batches = answer_files(
             files,
             self._preprocessing,
@@ -145,20 +158,25 @@ class PredictionRun:
         )
         with contextlib.closing(batches):
             for batch in batches:
+                if any(failure and failure.status in _NOT_THERE for failure in batch.failures):
+                    self._presence.check()
                 for row in self._rows(batch):
                     self.tally.add(row)
                     self.tally.seconds = time.perf_counter() - start
                     yield row
-                done = len(self._request.done) + self.tally.rows
-                self._progress(Step("predicting", done, self.total))
-        if self.tally.ok == 0 and not self._request.done:
+                self._tell_progress()
+        if self.tally.ok == 0 and not done:
             raise self.nothing_predicted()
+
+    def _tell_progress(self) -> None:
+        done = len(self._request.done) + self.tally.rows
+        self._progress(Step("predicting", done, self.total, unit="images"))
 
     def nothing_predicted(self) -> ImagesError:
         """The error to end with when not one file has a prediction."""
         return ImagesError(
-            f"Not one of the {self.tally.rows} images in {self._request.source} "
-            f"has a prediction: {describe_failures(self.tally)}."
+            f"No image in {self._request.source} has a prediction, of {self.tally.rows}: "
+            f"{describe_failures(self.tally)}."
         )
 
     def _rows(self, batch: AnsweredBatch) -> Iterator[Prediction]:
@@ -189,6 +207,15 @@ class PredictionRun:
                 )
 
 
+def _check_numbers(request: PredictRequest) -> None:
+    for option, number in (
+        ("--batch-size", request.batch_size),
+        ("--threads", request.threads),
+    ):
+        if number is not None and number < 1:
+            raise UsageError(f"{option} must be at least 1; got {number}.")
+
+
 def predict_folder(
     bundle: Path | str,
     source: Path | str,
@@ -196,10 +223,13 @@ def predict_folder(
     top_k: int | None = None,
     runtime: str = AUTO,
     precision: Precision | None = None,
-    batch_size: int = _DEFAULT_BATCH,
+    batch_size: int | None = None,
     threads: int | None = None,
 ) -> Iterator[Prediction]:
     """Predict a folder of images, or one file.
+
+    Rows come as they are predicted and are kept nowhere: the journal and ``--resume`` are the
+    command's.
 
     Args:
         bundle: The bundle's folder.
@@ -218,6 +248,8 @@ def predict_folder(
     Raises:
         DeploykitError: See :class:`PredictionRun`.
     """
+    if not str(source):
+        raise UsageError("The source is an empty path.", hint="The current folder is '.'.")
     request = PredictRequest(Path(source), top_k, runtime, precision, batch_size, threads)
     with PredictionRun(open_bundle(Path(bundle)), request) as run:
         yield from run

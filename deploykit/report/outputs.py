@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from deploykit.errors import ImagesError, UsageError
 from deploykit.files import remove_partials
+from deploykit.progress import Progress, Step, silent
 from deploykit.report.destinations import STDOUT, check_all_different, check_page_path
 from deploykit.report.journal import Journal, journal_of, lock_of, only_writer
 from deploykit.report.tables import check_outputs, json_line, write_table
@@ -129,8 +130,11 @@ class Outputs:
             self.journal.write(row)
         self._show(row)
 
-    def write_tables(self) -> None:
+    def write_tables(self, progress: Progress = silent) -> None:
         """Make the tables, now that all rows are there.
+
+        Args:
+            progress: Called before each.
 
         Raises:
             InputError: The system fails to write one; the journal stays.
@@ -140,6 +144,7 @@ class Outputs:
         for path in (*self.tables, *([self._page] if self._page else [])):
             remove_partials(path)
         for path in self.tables:
+            progress(Step("writing", detail=path.name))
             write_table(path, self.journal.rows(), top_k=self._top_k)
 
     def __exit__(
@@ -175,8 +180,15 @@ class Outputs:
             self._emit = None
 
 
-def write_run(run: PredictionRun, outputs: Outputs) -> ImagesError | None:
+def write_run(
+    run: PredictionRun, outputs: Outputs, progress: Progress = silent
+) -> ImagesError | None:
     """Write one row a file, and the tables.
+
+    Args:
+        run: What predicts.
+        outputs: Where the rows go.
+        progress: Called before each table.
 
     Returns:
         The error to end with when not one file has a prediction. It is not raised, because the
@@ -199,7 +211,7 @@ def write_run(run: PredictionRun, outputs: Outputs) -> ImagesError | None:
     if outputs.done and run.tally.ok == 0:
         nothing_predicted = run.nothing_predicted()
     with run.clock.waiting("write"):
-        outputs.write_tables()
+        outputs.write_tables(progress)
     if nothing_predicted is None:
         return None
     where = outputs.tables[0] if outputs.tables else "The output"

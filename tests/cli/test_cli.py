@@ -219,7 +219,7 @@ def test_a_folder_without_a_readable_image_exits_with_4(cli, exported_bundle, tm
     (tmp_path / "photos" / "a.png").touch()
     code, _, err = cli("predict", tmp_path / "photos", "--bundle", exported_bundle.folder)
     assert code == 4
-    assert "Not one of the 1 images" in err
+    assert "has a prediction, of 1: 1 truncated" in err
     assert [row["path"] for row in read_csv("predictions.csv")] == ["a.png"]
 
 

@@ -58,6 +58,33 @@ def test_a_stage_with_parts_keeps_its_bar_and_its_clock(monkeypatch):
     console.close()
 
 
+def shown(console):
+    """The bar's line as it stands."""
+    from rich.console import Console as RichConsole
+
+    stream = io.StringIO()
+    RichConsole(file=stream, width=100).print(console._bar.get_renderable())
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("unit", "rate"), [("images", "50.0 images/s"), ("", None)])
+def test_a_stage_that_counts_something_shows_how_fast_it_goes(monkeypatch, unit, rate):
+    put_terminal(monkeypatch)
+    console = Console("predict", sys.stdout, as_json=False)
+    console.progress(Step("scanning"))
+    now = 0
+    monkeypatch.setattr(console._bar, "get_time", lambda: now)
+    # What an interrupted run had done already is no speed of this one.
+    for done in (5000, 5100, 5200):
+        console.progress(Step("predicting", done, 6000, unit=unit))
+        now += 2
+    line = shown(console)
+    console.close()
+    assert "5200/6000" in line
+    assert "0:00:16" in line
+    assert (rate in line) if rate else "/s" not in line
+
+
 def test_notes_stand_above_the_bar(monkeypatch):
     terminal = put_terminal(monkeypatch)
     console = Console("train", sys.stdout, as_json=False)
@@ -200,7 +227,7 @@ def test_a_folder_without_a_prediction_still_has_its_table(
     captured = capsys.readouterr()
     assert code == 4
     said = json.loads(captured.out)["error"] if as_json else captured.err
-    assert "Not one of the 2 images" in str(said)
+    assert "has a prediction, of 2" in str(said)
     assert "rows.csv says what is wrong with each" in str(said)
     with table.open(encoding="utf-8-sig", newline="") as stream:
         assert [row["path"] for row in csv.DictReader(stream)] == ["a.png", "b.png"]

@@ -11,11 +11,12 @@ from PIL import Image
 
 from deploykit.errors import UsageError
 from deploykit.images import batches
-from deploykit.images.batches import read_batches
+from deploykit.images.batches import read_batch, read_batches
 from deploykit.images.decode import decode_rgb
 from deploykit.images.preprocess import preprocess
 from deploykit.images.scan import ImageFile, scan_images
 from deploykit.specs import Preprocessing
+from deploykit.stages import StageClock
 
 PREPROCESSING = Preprocessing(resize=(8, 8))
 
@@ -73,6 +74,17 @@ def test_a_failure_stands_at_its_files_place(photos: tuple[ImageFile, ...]) -> N
     broken = [i for i, failure in enumerate(failures) if failure is not None]
     assert broken == [0, 4, 5, 22]
     assert {failures[i].status for i in broken} == {"unsupported"}  # type: ignore[union-attr]
+
+
+def test_files_that_one_thread_reads_stand_close_together(photos: tuple[ImageFile, ...]) -> None:
+    buffer = np.zeros((9, 8, 8, 3), np.uint8)
+    batch = read_batch(photos[2:8], PREPROCESSING, buffer, StageClock())
+    assert batch.files == photos[2:8]
+    assert [failure is None for failure in batch.failures] == [True, True, False, False, True, True]
+    assert np.shares_memory(batch.images, buffer)
+    assert len(batch.images) == 4
+    for file, image in zip(batch.readable, batch.images, strict=True):
+        np.testing.assert_array_equal(image, alone(file))
 
 
 def test_no_files_no_batches() -> None:

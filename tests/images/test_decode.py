@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import subprocess
@@ -323,3 +324,30 @@ def test_decoding_on_threads_gives_the_same_pixels(tmp_path: Path) -> None:
         thread.join()
     assert len(results) == 4
     assert all(np.array_equal(result, expected) for result in results)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_process_that_may_open_no_more_files_blames_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = written(tmp_path, encoded("PNG"))
+
+    def refuse(*args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "open", refuse)
+        with pytest.raises(InputError, match=r"x\.jpg cannot be opened: .*open files") as caught:
+            decode_rgb(path)
+    assert not isinstance(caught.value, DecodeError)
+    assert "limit of open files" in str(caught.value.hint)
+
+
+def test_a_draft_is_smaller_where_the_format_has_one(tmp_path: Path) -> None:
+    image = Image.new("RGB", (1000, 600), (10, 200, 30))
+    jpeg = written(tmp_path, encoded("JPEG", image))
+    assert decode_rgb(jpeg).size == (1000, 600)
+    draft = decode_rgb(jpeg, draft=256)
+    assert draft.size == (500, 300)
+    assert max(abs(a - b) for a, b in zip(draft.getpixel((9, 9)), (10, 200, 30), strict=True)) < 4  # type: ignore[arg-type]
+    assert decode_rgb(written(tmp_path, encoded("PNG", image)), draft=256).size == (1000, 600)

@@ -199,7 +199,8 @@ def _strangers() -> list[OddFile]:
     contents = {
         "text.jpg": (b"not an image", "No image format"),
         "line.jpg": (b"\n", "No image format"),
-        "zeros.jpg": (bytes(5000), "No image format"),
+        "zeros.jpg": (bytes(5000), "It holds zeros"),
+        "._a.jpg": (b"\0\x05\x16\x07\0\x02" + bytes(100), "It is what macOS keeps beside"),
         "page.png": (b"<!DOCTYPE html><html>404</html>", "a web page"),
         "drawing.png": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
         "document.jpg": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "a PDF document"),

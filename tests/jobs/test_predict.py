@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 import deploykit
-from deploykit.errors import ImagesError, UsageError
+from deploykit.errors import ImagesError, InputError, UsageError
 from deploykit.jobs.predict import PredictionRun, PredictRequest, predict_folder, predictions
-from deploykit.progress import Note
+from deploykit.progress import Note, Step
 from deploykit.specs import Labels
 
 LABELS = Labels(names=("bird", "dog", "food"), source="test")
@@ -123,7 +123,7 @@ def test_a_folder_without_a_readable_image_has_rows_and_then_fails(exported_bund
     rows = []
     with (
         PredictionRun(exported_bundle, PredictRequest(tmp_path)) as run,
-        pytest.raises(ImagesError, match="Not one of the 1 images"),
+        pytest.raises(ImagesError, match="has a prediction, of 1: 1"),
     ):
         rows.extend(run)
     with PredictionRun(exported_bundle, PredictRequest(tmp_path)) as run:
@@ -171,12 +171,74 @@ def test_the_python_function_gives_the_same_rows(exported_bundle, photo_folder):
     assert deploykit.predict_folder is predict_folder
 
 
-def test_progress_counts_every_file(exported_bundle, broken_folder):
+@pytest.mark.parametrize("option", ["batch_size", "threads"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_numbers_below_one_are_refused_before_anything_is_opened(
+    exported_bundle, photo_folder, option, number
+):
     steps = []
-    with PredictionRun(
-        exported_bundle, PredictRequest(broken_folder, batch_size=4), steps.append
-    ) as run:
+    request = PredictRequest(photo_folder, **{option: number})
+    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} must be at least 1"):
+        PredictionRun(exported_bundle, request, steps.append)
+    assert steps == []
+    with pytest.raises(UsageError, match=f"at least 1; got {number}"):
+        next(predict_folder(exported_bundle.folder, photo_folder, **{option: number}))
+
+
+def test_a_batch_size_beyond_all_memory_is_no_more_than_the_files(exported_bundle, photo_folder):
+    rows, _ = rows_of(exported_bundle, photo_folder, batch_size=10**15)
+    assert len(rows) == 45
+
+
+def test_a_drive_that_goes_away_ends_the_run_and_makes_no_rows(
+    exported_bundle, photo_folder, tmp_path
+):
+    drive = tmp_path / "drive"
+    shutil.copytree(photo_folder, drive)
+    request = PredictRequest(drive, batch_size=1, threads=1)
+    with PredictionRun(exported_bundle, request) as run:
+        rows = iter(run)
+        read = [next(rows) for _ in range(5)]
+        shutil.rmtree(drive)
+        with pytest.raises(InputError, match="drive went away while its images were") as caught:
+            read.extend(rows)
+    # No ImagesError, which tells of a run that has a row for each file.
+    assert not isinstance(caught.value, ImagesError)
+    assert 5 <= run.tally.rows < 45
+    assert run.tally.ok == run.tally.rows
+
+
+def test_files_that_go_away_are_rows(exported_bundle, photo_folder, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_folder, folder)
+    statuses = []
+    request = PredictRequest(folder, batch_size=1, threads=1)
+    with PredictionRun(exported_bundle, request) as run:
+        for row in run:
+            statuses.append(row.status)
+            if len(statuses) == 5:
+                shutil.rmtree(folder / "red")
+    assert statuses == ["ok"] * 30 + ["vanished"] * 15
+
+
+def test_the_stages_fit_into_the_run(exported_bundle, photo_folder):
+    request = PredictRequest(photo_folder, runtime="onnxruntime-cpu", threads=2)
+    with PredictionRun(exported_bundle, request) as run:
         list(run)
-    counts = [(e.done, e.total) for e in steps if not isinstance(e, Note)]
+    assert 0 < sum(run.clock.seconds.values()) <= run.tally.seconds
+
+
+def test_progress_counts_every_file(exported_bundle, broken_folder):
+    events = []
+    request = PredictRequest(broken_folder, batch_size=4, done=frozenset({"1_empty.png"}))
+    with PredictionRun(exported_bundle, request, events.append) as run:
+        list(run)
+    steps = [event for event in events if not isinstance(event, Note)]
+    assert [step.stage for step in steps[:3]] == ["scanning", "opening", "predicting"]
+    assert steps[2] == Step("predicting", 1, 6, unit="images")
+    assert {(step.stage, step.total, step.unit) for step in steps[2:]} == {
+        ("predicting", 6, "images")
+    }
+    counts = [step.done for step in steps[2:]]
     assert counts == sorted(counts)
-    assert counts[-1] == (6, 6)
+    assert counts[-1] == 6

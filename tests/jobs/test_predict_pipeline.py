@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.errors import GraphError
+from deploykit.errors import GraphError, UsageError
+from deploykit.images import batches as batches_module
 from deploykit.images.scan import scan_images
-from deploykit.jobs._predict_pipeline import answer_files
+from deploykit.jobs import _predict_pipeline
+from deploykit.jobs._predict_pipeline import answer_files, shared_work
 from deploykit.runtime.fake import FakeSession
 from deploykit.specs import Preprocessing
 from deploykit.stages import StageClock
@@ -124,6 +126,52 @@ def test_an_error_of_the_session_comes_through_and_ends_the_threads(files):
     assert threading.active_count() == before
 
 
+@pytest.mark.timeout(20)
+def test_an_error_leaves_no_worker_waiting_for_a_buffer(files):
+    def fail(images):
+        raise GraphError("no")
+
+    with pytest.raises(GraphError, match="no"):
+        answers(files * 4, HostSession(fail), workers=2, batch_size=1)
+
+
+@pytest.mark.parametrize("make", SESSIONS, ids=["host", "pipelined", "device"])
+def test_no_file_no_batch(make):
+    assert answers([], make()) == []
+
+
+@pytest.mark.parametrize("make", SESSIONS, ids=["host", "pipelined", "device"])
+def test_a_batch_size_beyond_the_files_takes_no_memory_for_them(files, make):
+    batches = answers(files, make(), batch_size=10**15)
+    assert sum(len(batch.files) for batch in batches) == 23
+
+
+def test_batches_that_memory_does_not_hold_are_refused(files):
+    class Many(tuple):
+        def __len__(self):
+            return 10**16
+
+    with pytest.raises(UsageError, match="memory does not hold") as caught:
+        answers(Many(files), HostSession(), batch_size=10**15)
+    assert "smaller" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("concurrent", "asked", "expected"),
+    [
+        (True, {"threads": None, "batch_size": None}, (40, 2)),
+        (False, {"threads": None, "batch_size": None}, (16, 8)),
+        (True, {"threads": 3, "batch_size": 5}, (3, 5)),
+        (False, {"threads": 20, "batch_size": 64}, (20, 32)),
+    ],
+)
+def test_workers_and_batches_that_nobody_asked_for(monkeypatch, concurrent, asked, expected):
+    monkeypatch.setattr(_predict_pipeline, "usable_cpus", lambda: 40)
+    monkeypatch.setattr(batches_module, "usable_cpus", lambda: 40)
+    spec = FakeSession(grey, classes=2, largest_batch=None if concurrent else 32).spec
+    assert shared_work(msgspec.structs.replace(spec, concurrent=concurrent), **asked) == expected
+
+
 def test_a_consumer_that_leaves_ends_the_threads(files):
     before = threading.active_count()
     batches = answer_files(
@@ -141,8 +189,8 @@ def test_no_more_is_read_ahead_than_the_workers_need(files, monkeypatch):
         read.append(file.name)
         return original(file, *arguments)
 
-    original = __import__("deploykit.images.batches", fromlist=["read_into"]).read_into
-    monkeypatch.setattr("deploykit.jobs._predict_pipeline.read_into", spy)
+    original = batches_module.read_into
+    monkeypatch.setattr(batches_module, "read_into", spy)
     many = files * 20
     batches = answer_files(
         many, PREPROCESSING, HostSession(), batch_size=4, workers=2, clock=StageClock()

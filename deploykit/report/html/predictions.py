@@ -13,6 +13,7 @@ from urllib.parse import quote
 from deploykit.jobs.tally import Tally
 from deploykit.jobs.verdicts import installed_versions
 from deploykit.manifest import printable
+from deploykit.progress import Progress, Step, silent
 from deploykit.report.html.document import render, script_json, write_document
 from deploykit.report.html.thumbnails import ThumbnailChoice, make_thumbnails
 from deploykit.report.html.words import duration, percent, proof_words, shares
@@ -61,8 +62,9 @@ class PredictionPage:
         created: When the run ended.
         seconds: How long it took, reading included.
         images_per_second: Photos with a prediction a second of it; None when none was predicted.
-        stage_seconds: How long each stage worked, in the order of the flow, summed over its
-            threads: ``{"decode": 4.1, "resize": 1.3, "session": 6.2, "write": 0.1}``.
+        stage_seconds: How much of the run's time each stage took, in the order of the flow; what
+            threads did side by side counts once, see :class:`deploykit.stages.StageClock`:
+            ``{"decode": 1.1, "resize": 0.3, "session": 5.0, "write": 0.1}``.
         skipped: Other files in the folder, which have no row.
         earlier: Rows with a prediction that an interrupted run had left: not in what took time.
         versions: Of the packages that took part.
@@ -101,7 +103,12 @@ def page_of_run(bundle: Bundle, run: PredictionRun) -> PredictionPage:
     )
 
 
-def write_prediction_page(page: PredictionPage, rows: Iterable[Prediction], path: Path) -> None:
+def write_prediction_page(
+    page: PredictionPage,
+    rows: Iterable[Prediction],
+    path: Path,
+    progress: Progress = silent,
+) -> None:
     """Write the page; one that is there is replaced when the new one is whole.
 
     The rows are taken one by one and not kept: memory does not grow with their number.
@@ -110,15 +117,17 @@ def write_prediction_page(page: PredictionPage, rows: Iterable[Prediction], path
         page: What the page tells beside its rows.
         rows: One prediction a file, in the order of the gallery.
         path: The page.
+        progress: Called when the rows begin, and after every thumbnail.
 
     Raises:
         InputError: The system fails to write it: the disk may be full.
     """
+    progress(Step("writing", detail=path.name))
     context = {
         "page": page,
         "root": printable(page.root),
         "photos_url": _url_of(page.root, path.parent),
-        "content": _Content(page.labels.names, page.root),
+        "content": _Content(page.labels.names, page.root, progress),
         "rows": rows,
         "proof_sentences": proof_words(page.proof) if page.proof else [],
         "stages": shares({str(stage): value for stage, value in page.stage_seconds.items()}),
@@ -137,11 +146,12 @@ class _Content:
         choice: Which of them get a thumbnail.
     """
 
-    def __init__(self, labels: tuple[str, ...], root: Path) -> None:
+    def __init__(self, labels: tuple[str, ...], root: Path, progress: Progress) -> None:
         self.tally = Tally()
         self.choice = ThumbnailChoice(len(labels))
         self._classes = {label: i for i, label in enumerate(labels)}
         self._root = root
+        self._progress = progress
 
     def rows_json(self, rows: Iterable[Prediction]) -> Iterator[Markup]:
         """Each row as JSON, see :meth:`_cells`; counted as it goes by."""
@@ -152,7 +162,8 @@ class _Content:
 
     def thumbnails_json(self) -> Iterator[Markup]:
         """``[place, JPEG in base64]`` of each chosen row; null where the file is gone."""
-        for index, picture in make_thumbnails(self.choice.chosen(), self._root):
+        chosen = self.choice.chosen()
+        for index, picture in make_thumbnails(chosen, self._root, self._progress):
             encoded = None if picture is None else base64.b64encode(picture).decode()
             yield script_json([index, encoded])
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import heapq
 import io
 import zlib
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from deploykit.images.batches import default_threads
 from deploykit.images.decode import DecodeError, decode_rgb
 from deploykit.images.file_names import unescape_name
+from deploykit.progress import Progress, Step, silent
+from deploykit.threads import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from deploykit.specs import Prediction
@@ -30,8 +31,8 @@ _SAMPLES = 400
 #: Of the longer side, in pixels: cards show it at about this size.
 _SIDE = 128
 _QUALITY = 60
-_THREADS = 4
-_AHEAD = 4 * _THREADS
+# Decoded at no less than this many times the side and then resized, photos look as good.
+_REDUCING_GAP = 2
 
 
 class ThumbnailChoice:
@@ -103,38 +104,38 @@ class _Smallest:
 
 
 def make_thumbnails(
-    photos: Iterable[tuple[int, str]], root: Path
+    photos: Sequence[tuple[int, str]], root: Path, progress: Progress = silent
 ) -> Iterator[tuple[int, bytes | None]]:
     """Make small JPEG files on threads, a few ahead of whoever consumes them.
 
     Args:
         photos: The place and the path of each row.
         root: The folder that the paths are relative to.
+        progress: Called after every thumbnail.
 
     Yields:
         Each place with its JPEG; None where the file gives no pixels any more.
     """
-    pending: deque[tuple[int, Future[bytes | None]]] = deque()
-    executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="deploykit-thumbnail")
-    try:
-        for index, name in photos:
-            pending.append((index, executor.submit(_thumbnail, root / unescape_name(name))))
-            if len(pending) > _AHEAD:
-                done, made = pending.popleft()
-                yield done, made.result()
-        for done, made in pending:
-            yield done, made.result()
-    finally:
-        executor.shutdown(cancel_futures=True)
+
+    def make(photo: tuple[int, str]) -> tuple[int, bytes | None]:
+        index, name = photo
+        return index, _thumbnail(root / unescape_name(name))
+
+    threads = default_threads()
+    made = in_order(make, photos, threads=threads, ahead=4 * threads, name="deploykit-thumbnail")
+    with closing(made):
+        for done, thumbnail in enumerate(made, 1):
+            yield thumbnail
+            progress(Step("making thumbnails", done, len(photos), unit="images"))
 
 
 def _thumbnail(path: Path) -> bytes | None:
     try:
-        image = decode_rgb(path)
+        image = decode_rgb(path, draft=_REDUCING_GAP * _SIDE)
     except DecodeError:
         return None
-    # In two steps, the first of whole pixels: four times as fast for large photos.
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    # In two steps, the first of whole pixels: several times as fast for what is still large.
+    image.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=_QUALITY, optimize=True)
     return stream.getvalue()
