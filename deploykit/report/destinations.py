@@ -24,13 +24,19 @@ def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
         endings: Those that it may have, in lower case.
 
     Raises:
-        UsageError: It has another ending, is a folder or a device, or is in a folder that does not
-            exist or cannot be written to.
+        UsageError: It, or what it is a link to, has another ending; it is a folder or a device;
+            or it is in a folder that does not exist or cannot be written to.
     """
     if path.suffix.lower() not in endings:
         raise UsageError(
             f"The {what} {path} does not say its format.",
             hint=f"Give it one of these endings: {', '.join(endings)}",
+        )
+    target = path.resolve()
+    if target.suffix.lower() not in endings:
+        raise UsageError(
+            f"The {what} {path} is a link to {target}, which would be replaced.",
+            hint="Remove the link, or name another file.",
         )
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UsageError(
@@ -39,7 +45,7 @@ def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
     if path.is_dir():
         raise UsageError(
             f"The {what} {path} is a folder.",
-            hint=f"Name a file in it: {path / f'predictions{endings[0]}'}",
+            hint=f"Name a file in it: {path / f'{what}{endings[0]}'}",
         )
     if not path.parent.is_dir():
         raise UsageError(

@@ -441,6 +441,15 @@ def test_a_linked_table_stays_a_link(predict, whole):
     assert [entry.name for entry in Path("real").iterdir()] == ["table.csv"]
 
 
+def test_a_link_to_another_kind_of_file_is_not_followed(predict):
+    Path("model.pth").write_bytes(b"weights")
+    Path("page.html").symlink_to("model.pth")
+    code, _, err = predict("--html", "page.html")
+    assert code == 2
+    assert "is a link to" in err
+    assert Path("model.pth").read_bytes() == b"weights"
+
+
 def test_a_second_table_has_one_writer_too(predict, photo_folder):
     with only_writer(Path(OUTPUTS[1])):
         code, _, err = predict()

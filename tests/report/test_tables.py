@@ -238,7 +238,7 @@ def test_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path) -> N
     for name, problem, hint in [
         ("p.xlsx", "does not say its format", ".csv, .jsonl, .parquet"),
         ("p", "does not say its format", ".csv, .jsonl, .parquet"),
-        ("folder.csv", "is a folder", "predictions.csv"),
+        ("folder.csv", "is a folder", "output.csv"),
         ("nowhere/p.csv", "nowhere does not exist", "Create it"),
     ]:
         with pytest.raises(UsageError, match=problem) as caught:
