@@ -6,7 +6,8 @@ A :class:`Measurement` is numbers and no opinion. A :class:`Tolerance` is chosen
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Iterator
+from typing import Literal, Self, TypeAlias
 
 from deploykit.errors import UsageError
 from deploykit.specs import Precision, Value
@@ -14,7 +15,6 @@ from deploykit.specs import Precision, Value
 ProofKind: TypeAlias = Literal["rehearsed", "executed"]
 PhotoKind: TypeAlias = Literal["photos", "golden", "generated"]
 ReferenceKind: TypeAlias = Literal["module", "graph", "golden"]
-
 #: Below this part of the scale a margin is too small for the top-1 class to mean anything.
 UNDECIDABLE_MARGIN: dict[Precision, float] = {
     "fp32": 1e-4,
@@ -25,11 +25,9 @@ UNDECIDABLE_MARGIN: dict[Precision, float] = {
 
 #: At or below this part of the scale even the reference does not decide.
 NEAR_TIE_MARGIN = UNDECIDABLE_MARGIN["fp32"]
-
 #: A comparison with more near ties, or with more undecidable images that changed their class, than
 #: this shows nothing about decisions.
 MAX_UNDECIDABLE_RATE = 0.05
-
 #: Nor does a comparison of which fewer images than this part decide anything.
 MIN_DECIDABLE_RATE = 0.5
 
@@ -70,7 +68,7 @@ class Measurement(Value, frozen=True):
         mean_probability_change: The mean absolute difference of the softmax probabilities.
         non_finite: The number of NaN or infinite logits, on both sides together.
         flip_rate_bound: The one-sided 95 % upper bound of the flip rate (Clopper-Pearson) over the
-            decidable images; None without any.
+            decidable images; None without any, and where the images are no blind sample of photos.
     """
 
     images: int
@@ -109,6 +107,33 @@ class Measurement(Value, frozen=True):
         return self.flips / self.decidable if self.decidable else 1.0
 
 
+class Population(Value, frozen=True):
+    """The images over which rates are judged.
+
+    Attributes:
+        images: How many there are.
+        undecidable: Those whose margin is too small to decide in the candidate's precision.
+        near_ties: Those whose margin is so small that the reference itself does not decide.
+        others_hold: Whether those that were not measured are shown to keep their class: only then
+            are flips judged over all.
+    """
+
+    images: int
+    undecidable: int
+    near_ties: int
+    others_hold: bool = True
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Self:
+        """The measured images themselves."""
+        return cls(measurement.images, measurement.undecidable, measurement.near_ties)
+
+    @property
+    def decidable(self) -> int:
+        """The number of images whose margin decides."""
+        return self.images - self.undecidable
+
+
 class Tolerance(Value, frozen=True):
     """What a measurement may show and still pass.
 
@@ -122,50 +147,80 @@ class Tolerance(Value, frozen=True):
     max_relative_error: float | None = None
     max_probability_change: float | None = None
 
-    def objections(self, measurement: Measurement) -> tuple[str, ...]:
-        """Say what speaks against a measurement, a sentence each; nothing when it passes."""
-        found = measurement
-        if found.images == 0:
-            return ("no image was compared",)
-        if found.non_finite:
-            return (f"{found.non_finite} logits are NaN or infinite",)
-        reasons = []
-        if found.near_ties > MAX_UNDECIDABLE_RATE * found.images:
-            reasons.append(
-                f"{found.near_ties} of {found.images} images have a margin of at most "
-                f"{NEAR_TIE_MARGIN:.0e} of the scale, so that the reference does not decide them; "
-                f"at most {MAX_UNDECIDABLE_RATE:.0%} may"
-            )
-        if found.decidable < MIN_DECIDABLE_RATE * found.images:
-            reasons.append(
-                f"only {found.decidable} of {found.images} images have a margin that decides; "
-                f"at least {MIN_DECIDABLE_RATE:.0%} must"
-            )
-        if found.undecidable_flips > MAX_UNDECIDABLE_RATE * found.images:
-            reasons.append(
-                f"{found.undecidable_flips} of {found.images} images changed their class with a "
-                f"margin too small to decide; at most {MAX_UNDECIDABLE_RATE:.0%} may"
-            )
-        if found.flip_rate > self.max_flip_rate:
-            reasons.append(
-                f"{found.flips} of {found.decidable} images changed their class; "
+    def objections(
+        self, measurement: Measurement, chosen_from: Population | None = None
+    ) -> tuple[str, ...]:
+        """Say what speaks against a measurement, a sentence each; nothing when it passes.
+
+        Args:
+            measurement: What was found.
+            chosen_from: What the images were chosen from by their margins, if they were.
+        """
+        among = chosen_from or Population.of(measurement)
+        return (*_doubts(measurement, among), *self.breaches(measurement, among))
+
+    def breaches(
+        self, measurement: Measurement, chosen_from: Population | None = None
+    ) -> tuple[str, ...]:
+        """Those of the objections that the numbers themselves give; the others are doubts."""
+        if measurement.non_finite:
+            return (f"{measurement.non_finite} logits are NaN or infinite",)
+        among = chosen_from or Population.of(measurement)
+        return (
+            *self._objections_to_flips(measurement, among),
+            *self._objections_to_errors(measurement),
+        )
+
+    def _objections_to_flips(self, found: Measurement, among: Population) -> Iterator[str]:
+        judged = max(among.decidable if among.others_hold else 0, found.decidable)
+        if found.flips and found.flips / judged > self.max_flip_rate:
+            yield (
+                f"{found.flips} of {judged} images changed their class; "
                 f"at most {self.max_flip_rate:.1%} may"
             )
+
+    def _objections_to_errors(self, found: Measurement) -> Iterator[str]:
+        if found.max_abs_error == 0:
+            return  # of logits that are all zero the relative error is infinite all the same
+        # Written so that an error which is not a number is refused as well.
         if self.max_relative_error is not None and not (
             found.max_relative_error <= self.max_relative_error
         ):
-            reasons.append(
+            yield (
                 f"the largest logit error is {found.max_relative_error:.1e} of the scale; "
                 f"at most {self.max_relative_error:.0e} is allowed"
             )
         if self.max_probability_change is not None and not (
             found.max_probability_change <= self.max_probability_change
         ):
-            reasons.append(
+            yield (
                 f"a probability changed by {found.max_probability_change:.4f}; "
                 f"at most {self.max_probability_change:g} is allowed"
             )
-        return tuple(reasons)
+
+
+def _doubts(found: Measurement, among: Population) -> Iterator[str]:
+    """Why images show too little about decisions, whatever the candidate answers."""
+    if found.images == 0:
+        yield "no image was compared"
+    if found.images == 0 or found.non_finite:
+        return
+    if among.near_ties > MAX_UNDECIDABLE_RATE * among.images:
+        yield (
+            f"{among.near_ties} of {among.images} images have a margin of at most "
+            f"{NEAR_TIE_MARGIN:.0e} of the scale, so that the reference does not decide them; "
+            f"at most {MAX_UNDECIDABLE_RATE:.0%} may"
+        )
+    if among.decidable < MIN_DECIDABLE_RATE * among.images:
+        yield (
+            f"only {among.decidable} of {among.images} images have a margin that decides; "
+            f"at least {MIN_DECIDABLE_RATE:.0%} must"
+        )
+    if found.undecidable_flips > MAX_UNDECIDABLE_RATE * among.images:
+        yield (
+            f"{found.undecidable_flips} of {among.images} images changed their class with a "
+            f"margin too small to decide; at most {MAX_UNDECIDABLE_RATE:.0%} may"
+        )
 
 
 _TOLERANCES: dict[Precision, Tolerance] = {
@@ -211,10 +266,9 @@ class Proof(Value, frozen=True):
         runtime: What executed it.
         device: On which device.
         precision: The candidate's precision.
-        kind: ``executed`` on the runtime itself or ``rehearsed`` on a model of the hardware.
+        kind: ``executed`` on the runtime or ``rehearsed`` on a model of the hardware.
         reference: What it was compared with, in words.
-        reference_kind: The torch ``module`` from the recorded checkpoint, the canonical ``graph``,
-            or the ``golden`` answers.
+        reference_kind: The recorded checkpoint's ``module``, the ``graph``, or ``golden`` answers.
         photos: The images.
         measurement: The numbers.
         tolerance: What was allowed.

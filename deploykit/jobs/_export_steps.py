@@ -17,6 +17,7 @@ from deploykit.jobs.photos import GOLDEN_IMAGES, Golden, choose_golden, generate
 from deploykit.jobs.verdicts import Verdict, judge_sessions
 from deploykit.parity.compare import NamedBatch
 from deploykit.progress import Progress
+from deploykit.proofs import PhotoKind
 from deploykit.runtime.opener import open_graph, open_module
 from deploykit.runtime.recorded import RecordedSession
 from deploykit.session import Logits, Session
@@ -57,14 +58,13 @@ def canonical_graph(request: ExportRequest, subject: Subject) -> ir.Model:
 
 def write_graphs(staging: Path, graph: ir.Model, subject: Subject) -> GraphSpecs:
     """Write the canonical graph and, from it, the FP32 deploy graph."""
-    from deploykit.graph import passes
+    from deploykit.graph.deploy import apply_deploy_passes
     from deploykit.graph.files import opset_of, save_graph, tensor_specs
-    from deploykit.graph.preprocessing import fuse_preprocessing
 
     preprocessing, labels = subject.preprocessing, subject.labels
     canonical_input, output = tensor_specs(graph)
     save_graph(graph, staging / CANONICAL_GRAPH, labels=labels, preprocessing=preprocessing)
-    graph = passes.apply(graph, [fuse_preprocessing(preprocessing)])
+    graph = apply_deploy_passes(graph, preprocessing)
     deploy_input, _ = tensor_specs(graph)
     deploy = staging / deploy_graph("fp32")
     deploy.parent.mkdir()
@@ -119,9 +119,10 @@ def verify(
     answers: Answers,
     groups: Sequence[NamedBatch],
     subject: Subject,
+    kind: PhotoKind,
     progress: Progress,
 ) -> tuple[Verdict, ...]:
-    """Compare both graphs with the module.
+    """Compare both graphs with the module, on images of a kind.
 
     Raises:
         ParityError: One of them does not give its answers.
@@ -129,7 +130,9 @@ def verify(
     size = subject.preprocessing.input_size
     reference = RecordedSession(answers.logits, name=REFERENCE, input_size=size)
     count = len(answers.logits)
-    verdicts = judge_sessions(reference, candidates, groups, count, subject.labels, progress)
+    verdicts = judge_sessions(
+        reference, candidates, groups, count, subject.labels, progress, kind=kind
+    )
     failed = [
         f"{verdict.candidate.graph}: {'; '.join(verdict.objections)}"
         for verdict in verdicts

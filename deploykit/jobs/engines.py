@@ -66,6 +66,25 @@ def engines_of(
     return engines
 
 
+def engine_files(bundle: Bundle) -> set[str]:
+    """The engines and their passports, whether they are there or not."""
+    return {name for pair in _engine_pairs(bundle) for name in pair}
+
+
+def engines_left_out(bundle: Bundle) -> set[str]:
+    """The engines, and their passports, of which a copy of a bundle has neither."""
+    return {
+        name
+        for pair in _engine_pairs(bundle)
+        if not any((bundle.folder / each).exists() for each in pair)
+        for name in pair
+    }
+
+
+def _engine_pairs(bundle: Bundle) -> list[tuple[str, str]]:
+    return [(file, passport_path(Path(file)).as_posix()) for file in bundle.manifest.engines]
+
+
 def named_engine(bundle: Bundle, name: str) -> Engine:
     """The engine that a user names by its path in the bundle or its file name.
 
@@ -158,7 +177,9 @@ def self_test(bundle: Bundle, session: Session, progress: Progress) -> None:
     photos = golden_photos(golden)
     labels = bundle.manifest.labels
     reference = RecordedSession(golden.logits, name=GOLDEN, input_size=session.spec.input_size)
-    (verdict,) = judge_sessions(reference, [session], photos, photos.count, labels, progress)
+    (verdict,) = judge_sessions(
+        reference, [session], photos, photos.count, labels, progress, kind=photos.kind
+    )
     if not verdict.passed:
         raise ParityError(
             f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "

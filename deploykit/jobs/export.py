@@ -109,7 +109,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         with ExitStack() as stack:
             candidates = open_candidates(staging, subject, stack)
             answers = pending.result()
-            verdicts = verify(candidates, answers, groups, subject, progress)
+            verdicts = verify(candidates, answers, groups, subject, photo_set.kind, progress)
         clock.start("writing")
         write_golden(answers.golden, staging / GOLDEN)
         manifest = _manifest(staging, folder.name, request, subject, specs)

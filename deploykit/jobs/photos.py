@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from deploykit.bundle import GOLDEN, Bundle
-from deploykit.errors import BundleError, ImagesError
+from deploykit.errors import BundleError, ImagesError, UsageError
 from deploykit.images.batches import read_batches
 from deploykit.images.generated import generated_images
 from deploykit.images.scan import ImageFile, sample_images, scan_images
@@ -51,14 +52,21 @@ class Photos:
         source: The folder, or empty.
         count: How many there are if all can be read.
         batches: The images.
+        expected: The labels of those images whose folder names one, by the image's name.
     """
 
     def __init__(
-        self, kind: PhotoKind, source: str, count: int, batches: Iterable[NamedBatch]
+        self,
+        kind: PhotoKind,
+        source: str,
+        count: int,
+        batches: Iterable[NamedBatch],
+        expected: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.kind: PhotoKind = kind
         self.source = source
         self.count = count
+        self.expected = expected
         self._batches = batches
         self._digest = hashlib.sha256()
         self._drawn = 0
@@ -68,6 +76,11 @@ class Photos:
             self._digest.update(np.ascontiguousarray(images).data)
             self._drawn += len(images)
             yield names, images
+
+    def close(self) -> None:
+        """Stop reading ahead, whoever has drawn how many; closing twice is fine."""
+        if isinstance(self._batches, Generator):
+            self._batches.close()
 
     @property
     def unreadable(self) -> int:
@@ -81,17 +94,54 @@ class Photos:
             ImagesError: Not one image could be read.
         """
         if self._drawn == 0:
-            raise ImagesError(
-                f"Not one of the {self.count} images that were tried in {self.source} can be read.",
-                hint="Look at them with `deploykit predict`, which says what is wrong with each; "
-                "or name another folder: --images DIR",
-            )
+            raise nothing_readable(self.source, self.count)
         return PhotoSet(
             kind=self.kind,
             source=self.source,
             images=self._drawn,
             sha256=self._digest.hexdigest(),
         )
+
+
+def nothing_readable(source: str, count: int) -> ImagesError:
+    """The error to end with when not one image can be read."""
+    return ImagesError(
+        f"Not one of the {count} images that were tried in {source} can be read.",
+        hint="Look at them with `deploykit predict`, which says what is wrong with each; "
+        "or name another folder: --images DIR",
+    )
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """A folder whose photos are listed, and not read yet.
+
+    Attributes:
+        path: The folder.
+        files: Its image files.
+    """
+
+    path: Path
+    files: tuple[ImageFile, ...]
+
+    def read(self, files: Sequence[ImageFile], preprocessing: Preprocessing) -> Photos:
+        """Read some of its files, in the given order."""
+        return _read_photos(self.path, files, preprocessing)
+
+
+def listed_photos(bundle: Bundle, images: Path | None, progress: Progress) -> PhotoFolder:
+    """List the photos of a folder, else of the one given at export while it is there.
+
+    Raises:
+        UsageError: No folder is named, and the one given at export is not there.
+        ImagesError: There is no image file.
+    """
+    folder = images or _recorded_folder(bundle, progress)
+    if folder is None:
+        raise UsageError(
+            "There is no folder of photos to choose from.", hint="Name one: --images DIR"
+        )
+    return PhotoFolder(folder, scan_images(folder, bundle.manifest.labels.names).files)
 
 
 def bundle_photos(
@@ -105,7 +155,7 @@ def bundle_photos(
     """
     folder = images or _recorded_folder(bundle, progress)
     if folder is None:
-        return golden_photos(read_golden(bundle))
+        return golden_photos(_golden_instead(bundle, progress))
     manifest = bundle.manifest
     return folder_photos(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
 
@@ -127,7 +177,7 @@ def split_photos(bundle: Bundle, images: Path | None, progress: Progress) -> tup
     """
     folder = images or _recorded_folder(bundle, progress)
     if folder is None:
-        golden = read_golden(bundle)
+        golden = _golden_instead(bundle, progress)
         if len(golden.images) < 2:
             raise ImagesError(
                 f"{GOLDEN} has {len(golden.images)} image; a search and its proof need two.",
@@ -159,8 +209,13 @@ def _recorded_folder(bundle: Bundle, progress: Progress) -> Path | None:
     if recorded and Path(recorded).is_dir():
         progress(Note(f"using the photos given at export: {recorded}"))
         return Path(recorded)
-    progress(Note(f"no photos given: using {GOLDEN}; --images DIR takes yours"))
     return None
+
+
+def _golden_instead(bundle: Bundle, progress: Progress) -> Golden:
+    """The golden images where there is no folder, said aloud."""
+    progress(Note(f"no photos given: using {GOLDEN}; --images DIR takes yours"))
+    return read_golden(bundle)
 
 
 def folder_photos(
@@ -182,7 +237,8 @@ def _read_photos(folder: Path, files: Sequence[ImageFile], preprocessing: Prepro
         ([file.name for file in batch.readable], batch.images)
         for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH)
     )
-    return Photos("photos", printable(folder), len(files), batches)
+    expected = {file.name: file.expected for file in files if file.expected is not None}
+    return Photos("photos", printable(folder), len(files), batches, expected)
 
 
 def generated_photos(count: int, size: Size) -> Photos:

@@ -193,7 +193,13 @@ def _prove(
         labels=manifest.labels,
     ) as candidate:
         (verdict,) = judge_sessions(
-            reference.session, [candidate], photos, photos.count, manifest.labels, progress
+            reference.session,
+            [candidate],
+            photos,
+            photos.count,
+            manifest.labels,
+            progress,
+            kind=photos.kind,
         )
     photos.drawn()
     if not verdict.passed:

@@ -9,17 +9,25 @@ from importlib import metadata
 
 import msgspec
 
+from deploykit.bundle import Bundle
+from deploykit.errors import BundleError
+from deploykit.jobs.reference import Reference
+from deploykit.manifest import Manifest, update_manifest
+from deploykit.parity.answers import Answers
 from deploykit.parity.compare import (
     MAX_BATCH_SIZE,
     NamedBatch,
+    ask_sessions,
     batch_sizes,
-    compare_sessions,
+    measure_answers,
     regroup,
 )
-from deploykit.progress import Progress, Step
+from deploykit.progress import Note, Progress, Step
 from deploykit.proofs import (
     Measurement,
+    PhotoKind,
     PhotoSet,
+    Population,
     Proof,
     ProofKind,
     ReferenceKind,
@@ -45,6 +53,8 @@ class Verdict(Value, frozen=True):
         measurement: What was found.
         tolerance: What is allowed.
         objections: A sentence for each way in which it failed; empty when it passed.
+        broken: Whether the numbers break the tolerance; what else speaks against a candidate is
+            that nothing was shown.
     """
 
     candidate: SessionSpec
@@ -52,6 +62,7 @@ class Verdict(Value, frozen=True):
     measurement: Measurement
     tolerance: Tolerance
     objections: tuple[str, ...]
+    broken: bool
 
     @property
     def passed(self) -> bool:
@@ -70,39 +81,150 @@ def judge_sessions(
     count: int,
     labels: Labels,
     progress: Progress,
+    *,
+    kind: PhotoKind = "photos",
 ) -> tuple[Verdict, ...]:
     """Compare candidates with a reference, in batches of several sizes, and judge them.
+
+    Args:
+        reference: See :func:`answer_images`, as the arguments below.
+        candidates: What is compared with it.
+        batches: The images.
+        count: How many there are.
+        labels: The classes' names.
+        progress: Called after every batch.
+        kind: See :func:`judge_answers`.
+    """
+    answers = answer_images(reference, candidates, batches, count, progress)
+    specs = [candidate.spec for candidate in candidates]
+    return judge_answers(answers, specs, labels, kind=kind)
+
+
+def answer_images(
+    reference: Session,
+    candidates: Sequence[Session],
+    batches: Iterable[NamedBatch],
+    count: int,
+    progress: Progress,
+) -> Answers:
+    """Let a reference and candidates answer the same images, in batches of several sizes.
 
     Args:
         reference: What is right by definition.
         candidates: What is compared with it.
         batches: The images; see :func:`deploykit.parity.compare.regroup`.
         count: How many images there are, if all can be read.
-        labels: The classes' names.
-        progress: Called after every batch.
+        progress: Called after every batch; it tells how many changed their class so far.
     """
 
-    def on_images(done: int) -> None:
-        progress(Step("comparing", done, count))
+    def on_batch(done: int, changed: int) -> None:
+        detail = f"comparing, {changed} changed their class" if changed else ""
+        progress(Step("comparing", done, count, detail))
 
     limits = [each.spec.largest_batch for each in candidates if each.spec.largest_batch]
     groups = regroup(batches, batch_sizes(count, min(limits, default=MAX_BATCH_SIZE)))
-    measurements = compare_sessions(reference, candidates, groups, labels, on_images)
-    return tuple(
-        judge(candidate.spec, measurement)
-        for candidate, measurement in zip(candidates, measurements, strict=True)
-    )
+    return ask_sessions(reference, candidates, groups, on_batch)
 
 
-def judge(candidate: SessionSpec, measurement: Measurement) -> Verdict:
-    """Hold a measurement against its precision's tolerance."""
+def judge_answers(
+    answers: Answers,
+    candidates: Sequence[SessionSpec],
+    labels: Labels,
+    *,
+    kind: PhotoKind = "photos",
+) -> tuple[Verdict, ...]:
+    """Measure each candidate's answers, and judge it.
+
+    Args:
+        answers: Of the reference and the candidates.
+        candidates: Whose answers they are, in the order of ``answers.candidates``.
+        labels: The classes' names.
+        kind: Whose images they are. Only of the user's photos are others like them to be expected,
+            for which a bound holds.
+    """
+    measurements = measure_answers(answers, candidates, labels, bounded=kind == "photos")
+    return tuple(map(judge, candidates, measurements))
+
+
+def judge(
+    candidate: SessionSpec, measurement: Measurement, chosen_from: Population | None = None
+) -> Verdict:
+    """Hold a measurement against its precision's tolerance.
+
+    Args:
+        candidate: What ran.
+        measurement: What was found.
+        chosen_from: What the images were chosen from by their margins, if they were.
+    """
     tolerance = tolerance_for(candidate.precision)
     return Verdict(
         candidate=candidate,
         kind="rehearsed" if candidate.runtime == REHEARSAL else "executed",
         measurement=measurement,
         tolerance=tolerance,
-        objections=tolerance.objections(measurement),
+        objections=tolerance.objections(measurement, chosen_from),
+        broken=bool(tolerance.breaches(measurement, chosen_from)),
+    )
+
+
+def keep_proofs(
+    bundle: Bundle,
+    verdicts: Sequence[Verdict],
+    reference: Reference,
+    photos: PhotoSet,
+    progress: Progress,
+    *,
+    passed_is_proof: bool,
+) -> None:
+    """Put the proofs of what passed into the manifest, and take away those of what failed.
+
+    Args:
+        bundle: The bundle, as it was when it was measured.
+        verdicts: On its graphs and engines.
+        reference: What they were compared with.
+        photos: On which images.
+        progress: Called with a note when the bundle cannot be changed.
+        passed_is_proof: Whether a verdict that passed is a proof. What the self-test passes is
+            none: its answers come from the export's. Nor is what photos show that were chosen by
+            their margins.
+    """
+    measured = bundle.manifest.files
+
+    def change(manifest: Manifest) -> Manifest:
+        for verdict in verdicts:
+            graph = verdict.candidate.graph
+            if manifest.files.get(graph) != measured[graph]:
+                continue  # exported again meanwhile: this verdict is about another graph
+            if verdict.candidate.tf32:
+                continue  # of FP32 it shows neither the one nor the other
+            if not verdict.passed:
+                spec = verdict.candidate
+                manifest = manifest.without_proof(graph, spec.runtime, spec.device)
+            elif passed_is_proof:
+                sha256 = measured[graph].sha256
+                manifest = manifest.with_proof(_kept_proof(verdict, sha256, reference, photos))
+        return manifest
+
+    passed = all(verdict.passed for verdict in verdicts)
+    if passed and not passed_is_proof:
+        return
+    try:
+        update_manifest(bundle.folder, change)
+    except (OSError, BundleError) as exc:
+        # The comparison stands, whether the bundle can be written or not (a read-only mount).
+        outcome = "the proof is not kept" if passed else "the old proof is still there"
+        progress(Note(f"{outcome}, {bundle.folder} cannot be changed: {exc}"))
+
+
+def _kept_proof(
+    verdict: Verdict, graph_sha256: str, reference: Reference, photos: PhotoSet
+) -> Proof:
+    return proof_of(
+        verdict,
+        graph_sha256=graph_sha256,
+        reference=reference.description,
+        reference_kind=reference.kind,
+        photos=photos,
     )
 
 

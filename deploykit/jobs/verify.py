@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploykit.bundle import CANONICAL_GRAPH, GOLDEN, Bundle
-from deploykit.errors import BundleError, GraphError, MissingError, UsageError
-from deploykit.gpu import find_gpu
-from deploykit.jobs.candidates import (
-    Candidate,
-    by_reason,
-    engine_candidate,
-    named_candidates,
-    open_candidate,
+import numpy as np
+
+from deploykit.bundle import GOLDEN, Bundle
+from deploykit.errors import UsageError
+from deploykit.jobs._verify_sessions import CandidateRequest, open_candidates
+from deploykit.jobs.engines import engine_files
+from deploykit.jobs.margin_mining import (
+    LowestMargins,
+    MarginRanking,
+    rank_photos,
+    refuse_undecided,
 )
-from deploykit.jobs.engines import is_flavour, named_engine
-from deploykit.jobs.photos import Photos, bundle_photos, golden_photos, read_golden
+from deploykit.jobs.photos import (
+    Photos,
+    bundle_photos,
+    golden_photos,
+    listed_photos,
+    read_golden,
+)
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
-from deploykit.jobs.sessions import open_bundle_graph
-from deploykit.jobs.verdicts import Verdict, judge_sessions, proof_of
-from deploykit.manifest import Manifest, update_manifest
+from deploykit.jobs.verdicts import (
+    Verdict,
+    answer_images,
+    installed_versions,
+    judge_answers,
+    keep_proofs,
+    now,
+)
+from deploykit.parity.accuracy import Accuracy, accuracies
+from deploykit.parity.answers import Answers
+from deploykit.parity.mining import MarginMining
 from deploykit.progress import Note, Progress, silent
 from deploykit.proofs import PhotoSet, ReferenceKind
-from deploykit.runtime.opener import CPU, CUDA
+from deploykit.runtime.opener import CUDA
 from deploykit.runtime.recorded import RecordedSession
-from deploykit.session import Session
+from deploykit.session import SessionSpec
 from deploykit.specs import Precision
 
 
@@ -40,6 +55,8 @@ class VerifyRequest:
         images: A folder of photos; None for the one recorded at export while it is there, else the
             golden images.
         max_images: At most so many, a fixed sample that is even over the classes.
+        budget: Compare so many photos, those with the lowest margins; see
+            :mod:`deploykit.jobs.margin_mining`.
         runtime: What executes; None for every runtime that can run here.
         precision: Of the deploy graphs and engines; None for every one.
         engine: One engine by its name; None for the newest of each kind that can run here.
@@ -51,6 +68,7 @@ class VerifyRequest:
     photos: Photos | None = None
     images: Path | None = None
     max_images: int | None = None
+    budget: int | None = None
     runtime: str | None = None
     precision: Precision | None = None
     engine: str | None = None
@@ -65,20 +83,56 @@ class Verification:
 
     Attributes:
         reference: What the candidates were compared with, in words.
+        reference_kind: What that is.
+        is_recorded: Whether it stands for the bundle's own checkpoint; a module with other weights
+            or code does not, and what agrees with it proves nothing of the bundle.
         photos: The images.
         unreadable: How many more could not be read.
         verdicts: One a candidate.
+        answers: What the reference and the candidates answered, these in the verdicts' order.
+        expected: The labels of those compared images whose folder names one, by the image's name.
+        accuracy: On them, the reference's first, then each candidate's; empty without any, and
+            where the images were chosen by their margins.
+        created: When, UTC, ISO 8601.
+        versions: Of the packages that took part.
+        mining: What the comparison rests on where the images were chosen by their margins.
     """
 
     reference: str
+    reference_kind: ReferenceKind
+    is_recorded: bool
     photos: PhotoSet
     unreadable: int
     verdicts: tuple[Verdict, ...]
+    answers: Answers
+    expected: Mapping[str, str]
+    accuracy: tuple[Accuracy, ...]
+    created: str
+    versions: dict[str, str]
+    mining: MarginMining | None = None
 
     @property
     def passed(self) -> bool:
         """Whether there is a verdict and every one passed."""
         return bool(self.verdicts) and all(verdict.passed for verdict in self.verdicts)
+
+    def worst_photos(self, count: int) -> tuple[str, ...]:
+        """The images to look at first: those that changed their class, then the largest errors.
+
+        Args:
+            count: How many at most.
+
+        Returns:
+            Their names; among equals the largest error of a logit of any candidate first.
+        """
+        ours, paths = self.answers.reference, self.answers.paths
+        flipped = {flip.path for verdict in self.verdicts for flip in verdict.measurement.flipped}
+        errors = np.zeros(len(paths))
+        for theirs in self.answers.candidates:
+            moved = np.abs(theirs.astype(np.float64) - ours).max(axis=1)
+            errors = np.maximum(errors, np.where(np.isfinite(moved), moved, np.inf))
+        order = sorted(range(len(paths)), key=lambda i: (paths[i] not in flipped, -errors[i]))
+        return tuple(paths[i] for i in order[:count])
 
 
 def verify_bundle(
@@ -87,52 +141,155 @@ def verify_bundle(
     """Compare a bundle's graphs with the reference, and keep in the manifest what that shows.
 
     A failed verdict is a result, not an exception. A passed one becomes the graph's proof, unless
-    the proof that it has shows more; a failed one takes the graph's proof away. Neither happens
-    when the user named other weights than the bundle's, or the reference is itself not proven.
+    the proof that it has shows more, or the photos were chosen by their margins; a failed one takes
+    the graph's proof away. Neither happens when the user named other weights than the bundle's, or
+    the reference is itself not proven.
 
     Raises:
-        UsageError: A runtime or precision that makes no sense.
+        UsageError: A runtime or precision that makes no sense, or options that contradict.
         BundleError: A file of the bundle is missing or damaged.
         InputError: The photos, or a checkpoint that was named, cannot be used.
         MissingError: The runtime needs a package or a device that is not here.
     """
     request = request or VerifyRequest()
-    if request.tf32 and request.runtime != CUDA:
-        raise UsageError(f"Only {CUDA} has TF32.", hint=f"Name it: --runtime {CUDA} --tf32")
+    _refuse_contradictions(request)
+    compared = _compare(bundle, request, progress)
+    photos, ranking, answers = compared.photos, compared.ranking, compared.answers
+    labels, reference = bundle.manifest.labels, compared.reference
+    if ranking is None:
+        verdicts = judge_answers(answers, compared.candidates, labels, kind=photos.kind)
+    else:
+        verdicts = ranking.judge_answers(answers, compared.candidates, labels)
+    drawn = photos.drawn()
+    if photos.unreadable > drawn.images:
+        verdicts = tuple(verdict.refused(_mostly_unreadable(photos)) for verdict in verdicts)
+    mined = ranking is not None
+    expected = {path: photos.expected[path] for path in answers.paths if path in photos.expected}
+    return Verification(
+        reference=reference.description,
+        reference_kind=reference.kind,
+        is_recorded=reference.is_recorded,
+        photos=drawn,
+        unreadable=photos.unreadable + (ranking.unreadable if ranking else 0),
+        verdicts=_settled(bundle, verdicts, reference, drawn, progress, mined=mined),
+        answers=answers,
+        expected=expected,
+        # The closest decisions tell nothing about the accuracy on all.
+        accuracy=() if mined else accuracies(answers, expected, labels),
+        created=now(),
+        versions=installed_versions(),
+        mining=ranking.mining_of(answers, compared.candidates) if ranking else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """What was asked, and what it answered.
+
+    Attributes:
+        reference: What is right by definition; closed.
+        candidates: What was compared with it.
+        photos: The images, drawn.
+        ranking: What they were chosen from by their margins; None where they were not.
+        answers: To the images.
+    """
+
+    reference: Reference
+    candidates: tuple[SessionSpec, ...]
+    photos: Photos
+    ranking: MarginRanking | None
+    answers: Answers
+
+
+def _compare(bundle: Bundle, request: VerifyRequest, progress: Progress) -> _Compared:
+    """Open what is to be compared, let it answer, and close it again."""
     photos = _photos(bundle, request, progress)
+    wanted = CandidateRequest(request.runtime, request.precision, request.engine, request.tf32)
+    ranking = None
     with ExitStack() as stack:
         reference = _reference(bundle, request, progress)
         stack.enter_context(reference.session)
         candidates = [
             stack.enter_context(session)
-            for session in _sessions(bundle, request, reference, progress)
+            for session in open_candidates(bundle, wanted, reference.kind, progress)
         ]
-        verdicts = judge_sessions(
-            reference.session,
-            candidates,
-            photos,
-            photos.count,
-            bundle.manifest.labels,
-            progress,
+        if isinstance(photos, LowestMargins):
+            # Not before: that may take minutes, and what cannot run here should fail at once.
+            ranking = rank_photos(bundle, photos, reference.session, progress)
+            photos = ranking.lowest
+        stack.callback(photos.close)
+        answers = answer_images(reference.session, candidates, photos, photos.count, progress)
+        specs = tuple(candidate.spec for candidate in candidates)
+    return _Compared(reference, specs, photos, ranking, answers)
+
+
+def _mostly_unreadable(photos: Photos) -> str:
+    return (
+        f"{photos.unreadable} of the {photos.count} photos cannot be read: what is left of them "
+        "stands for nothing"
+    )
+
+
+def _refuse_contradictions(request: VerifyRequest) -> None:
+    """Refuse options that make no sense together, before anything is opened."""
+    if request.tf32 and request.runtime != CUDA:
+        raise UsageError(f"Only {CUDA} has TF32.", hint=f"Name it: --runtime {CUDA} --tf32")
+    if request.budget is None:
+        return
+    if request.budget < 1:
+        raise UsageError(
+            f"A budget of {request.budget} photos compares nothing.", hint="Give at least 1."
         )
+    if request.max_images is not None:
+        raise UsageError(
+            "--budget chooses the photos with the lowest margins, --max-images a fixed sample.",
+            hint="Give one of the two.",
+        )
+    if request.self_test or request.photos is not None:
+        raise UsageError(
+            "--budget chooses from a folder of photos, not from images that are given already.",
+            hint="Name a folder, without --self-test: --budget N --images DIR",
+        )
+
+
+def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos | LowestMargins:
+    """The images, or where those with the lowest margins are to be found."""
+    if request.self_test:
+        return golden_photos(read_golden(bundle))
+    if request.photos is not None:
+        return request.photos
+    if request.budget is not None:
+        return LowestMargins(listed_photos(bundle, request.images, progress), request.budget)
+    return bundle_photos(bundle, request.images, limit=request.max_images, progress=progress)
+
+
+def _settled(
+    bundle: Bundle,
+    verdicts: tuple[Verdict, ...],
+    reference: Reference,
+    photos: PhotoSet,
+    progress: Progress,
+    *,
+    mined: bool,
+) -> tuple[Verdict, ...]:
+    """Keep in the manifest what the verdicts show, and refuse those that show nothing."""
     if reference.objection is not None:
-        verdicts = tuple(verdict.refused(reference.objection) for verdict in verdicts)
-    result = Verification(reference.description, photos.drawn(), photos.unreadable, verdicts)
-    if reference.objection is not None:
-        return result
+        return tuple(verdict.refused(reference.objection) for verdict in verdicts)
     if reference.is_recorded:
-        _keep(bundle, result, reference.kind, progress)
+        proves = reference.kind != "golden" and not mined
+        keep_proofs(bundle, verdicts, reference, photos, progress, passed_is_proof=proves)
     else:
         progress(Note("no proof of the bundle: other weights or code than it was exported from"))
-    return result
+    # Not before: a sample that decides nothing speaks against no proof.
+    return refuse_undecided(verdicts) if mined else verdicts
 
 
 def _reference(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Reference:
     if not request.self_test:
         return open_reference(bundle, request.reference, progress)
-    engines = (*bundle.manifest.engines, *(f"{file}.json" for file in bundle.manifest.engines))
+    engines = engine_files(bundle)
     for file in bundle.manifest.files:
-        if file not in engines:  # a copy may have been made without them; opening one checks it
+        if file not in engines:  # opening an engine checks it; a damaged one stops nothing else
             bundle.checked(file)
     session = RecordedSession(
         read_golden(bundle).logits,
@@ -140,98 +297,3 @@ def _reference(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Re
         input_size=bundle.manifest.preprocessing.input_size,
     )
     return Reference(session, kind="golden", description=f"answers recorded in {GOLDEN}")
-
-
-def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos:
-    if request.self_test:
-        return golden_photos(read_golden(bundle))
-    if request.photos is not None:
-        return request.photos
-    return bundle_photos(bundle, request.images, limit=request.max_images, progress=progress)
-
-
-def _sessions(
-    bundle: Bundle, request: VerifyRequest, reference: Reference, progress: Progress
-) -> Iterator[Session]:
-    """Open what is to be compared; never the reference with itself."""
-    named = (request.runtime, request.precision, request.engine) != (None, None, None)
-    if reference.kind == "module" and not named:
-        yield open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32")
-    opened: set[tuple[str, Precision]] = set()
-    left_out: list[tuple[Candidate, MissingError]] = []
-    for candidate in _candidates(bundle, request, progress):
-        kind = candidate.runtime, candidate.precision
-        if kind in opened:
-            continue  # an older engine
-        try:
-            session = open_candidate(bundle, candidate, tf32=request.tf32)
-        except MissingError as exc:
-            left_out.append((candidate, exc))
-            continue
-        except (BundleError, GraphError) as exc:
-            if named or not is_flavour(candidate.runtime):
-                raise
-            progress(Note(f"left out: {candidate}: {exc.message}"))
-            continue
-        opened.add(kind)
-        yield session
-    if left_out and not opened:
-        raise left_out[0][1]
-    told = [
-        (candidate, obstacle.message)
-        for candidate, obstacle in left_out
-        if candidate.runtime != CUDA or find_gpu() is not None
-    ]
-    for line in by_reason(told):
-        progress(Note(f"left out: {line}"))
-
-
-def _candidates(bundle: Bundle, request: VerifyRequest, progress: Progress) -> list[Candidate]:
-    """The candidates that are meant; of engines of one kind the newest first."""
-    if request.engine is not None:
-        if (request.runtime, request.precision) != (None, None):
-            raise UsageError(
-                "--engine says by itself what runs, on what and in which precision.",
-                hint="Leave out --runtime and --precision.",
-            )
-        return [engine_candidate(named_engine(bundle, request.engine))]
-    return named_candidates(bundle, request.runtime, request.precision, progress)
-
-
-def _keep(
-    bundle: Bundle, result: Verification, reference_kind: ReferenceKind, progress: Progress
-) -> None:
-    """Put the proofs of what passed into the manifest, and take away those of what failed.
-
-    What the self-test passes is no new proof: its answers come from the export's.
-    """
-    measured = bundle.manifest.files
-
-    def change(manifest: Manifest) -> Manifest:
-        for verdict in result.verdicts:
-            spec = verdict.candidate
-            if manifest.files.get(spec.graph) != measured[spec.graph]:
-                continue  # exported again meanwhile: this verdict is about another graph
-            if spec.tf32:
-                continue  # of FP32 it shows neither the one nor the other
-            if not verdict.passed:
-                manifest = manifest.without_proof(spec.graph, spec.runtime, spec.device)
-            elif reference_kind != "golden":
-                proof = proof_of(
-                    verdict,
-                    graph_sha256=measured[spec.graph].sha256,
-                    reference=result.reference,
-                    reference_kind=reference_kind,
-                    photos=result.photos,
-                )
-                manifest = manifest.with_proof(proof)
-        return manifest
-
-    if reference_kind == "golden" and result.passed:
-        return
-    try:
-        update_manifest(bundle.folder, change)
-    except (OSError, BundleError) as exc:
-        # The comparison stands, whether the bundle can be written or not (a read-only mount).
-        outcome = "the proof is not kept" if result.passed else "the old proof is still there"
-        progress(Note(f"{outcome}, {bundle.folder} cannot be changed: {exc}"))

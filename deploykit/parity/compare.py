@@ -7,9 +7,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from deploykit.parity.answers import Answers
 from deploykit.parity.measures import measure
 from deploykit.proofs import Measurement
-from deploykit.session import ImageBatch, Logits, Session
+from deploykit.session import ImageBatch, Logits, Session, SessionSpec
 from deploykit.specs import Labels
 
 NamedBatch: TypeAlias = tuple[Sequence[str], ImageBatch]
@@ -76,47 +77,72 @@ def regroup(batches: Iterable[NamedBatch], sizes: Iterable[int]) -> Iterator[Nam
         yield [name for name, _ in group], np.stack([image for _, image in group])
 
 
-def compare_sessions(
+def ask_sessions(
     reference: Session,
     candidates: Sequence[Session],
     batches: Iterable[NamedBatch],
-    labels: Labels,
-    on_images: Callable[[int], None],
-) -> tuple[Measurement, ...]:
-    """Run every session on the same batches and compare each candidate with the reference.
+    on_batch: Callable[[int, int], None],
+) -> Answers:
+    """Let every session answer the same batches, one after the other: none has to share a core.
 
     Args:
         reference: What is right by definition.
         candidates: What is compared with it.
         batches: The images; see :func:`regroup`.
-        labels: The classes' names.
-        on_images: Called with the number of images done after every batch.
-
-    Returns:
-        A measurement for each candidate.
+        on_batch: Called after every batch with the number of images done, and the number of those
+            to which a candidate has given another top-1 class than the reference.
     """
     paths: list[str] = []
     sizes: list[int] = []
-    answers: list[list[Logits]] = [[] for _ in (reference, *candidates)]
+    sessions = (reference, *candidates)
+    logits: list[list[Logits]] = [[] for _ in sessions]
+    changed = 0
     for names, images in batches:
         paths.extend(names)
         sizes.append(len(images))
-        for session, logits in zip((reference, *candidates), answers, strict=True):
-            logits.append(session.run(images))
-        on_images(len(paths))
-    expected, *found = (_stack(logits, len(labels)) for logits in answers)
+        for session, given in zip(sessions, logits, strict=True):
+            given.append(session.run(images))
+        classes = np.stack([given[-1].argmax(axis=1) for given in logits])
+        changed += int((classes != classes[0]).any(axis=0).sum())
+        on_batch(len(paths), changed)
+    right, *found = (
+        _stacked(given, session.spec.classes)
+        for given, session in zip(logits, sessions, strict=True)
+    )
+    return Answers(tuple(paths), tuple(sizes), right, tuple(found))
+
+
+def _stacked(batches: Sequence[Logits], classes: int) -> Logits:
+    return np.concatenate(batches) if batches else np.zeros((0, classes), np.float32)
+
+
+def measure_answers(
+    answers: Answers,
+    candidates: Sequence[SessionSpec],
+    labels: Labels,
+    *,
+    least_scale: float = 0.0,
+    bounded: bool = True,
+) -> tuple[Measurement, ...]:
+    """Compare each candidate's answers with the reference's.
+
+    Args:
+        answers: What the sessions answered.
+        candidates: Whose answers they are, in the order of ``answers.candidates``.
+        labels: The classes' names.
+        least_scale: See :func:`deploykit.parity.measures.measure`, as the argument below.
+        bounded: Whether a bound holds for others.
+    """
     return tuple(
         measure(
-            expected,
+            answers.reference,
             logits,
-            precision=candidate.spec.precision,
-            paths=paths,
+            precision=candidate.precision,
+            paths=answers.paths,
             labels=labels,
-            batch_sizes=sizes,
+            batch_sizes=answers.batch_sizes,
+            least_scale=least_scale,
+            bounded=bounded,
         )
-        for logits, candidate in zip(found, candidates, strict=True)
+        for logits, candidate in zip(answers.candidates, candidates, strict=True)
     )
-
-
-def _stack(logits: Sequence[Logits], classes: int) -> Logits:
-    return np.concatenate(logits) if logits else np.zeros((0, classes), np.float32)

@@ -23,8 +23,14 @@ def softmax(logits: npt.ArrayLike) -> Array:
 
 
 def margins(logits: npt.ArrayLike) -> Array:
-    """Top-1 logit minus top-2 logit of each row of (N, K) logits, K at least 2."""
-    top = np.partition(np.asarray(logits, dtype=np.float64), -2, axis=1)[:, -2:]
+    """Top-1 logit minus top-2 logit of each row of (N, K) logits; 0 where K is 1.
+
+    A network of one class decides nothing.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if values.shape[1] < 2:
+        return np.zeros(len(values))
+    top = np.partition(values, -2, axis=1)[:, -2:]
     return np.asarray(top[:, 1] - top[:, 0])
 
 
@@ -36,6 +42,8 @@ def measure(
     paths: Sequence[str],
     labels: Labels,
     batch_sizes: Sequence[int],
+    least_scale: float = 0.0,
+    bounded: bool = True,
 ) -> Measurement:
     """Compare a candidate's logits with the reference's.
 
@@ -46,6 +54,9 @@ def measure(
         paths: The N images' names.
         labels: The K classes' names.
         batch_sizes: The sizes of the batches that the candidate ran.
+        least_scale: What the scale is at least, where the images are a part of others on which the
+            reference's logits are known to be that large.
+        bounded: Whether the images were drawn blindly, so that a bound holds for others like them.
 
     Returns:
         The measurement. Where a logit is not finite, its error and its image's cosine count as
@@ -67,7 +78,7 @@ def measure(
     errors = np.full(ours.shape, np.inf)
     np.subtract(theirs, ours, out=errors, where=finite)
     errors = np.abs(errors)
-    scale = float(np.abs(ours[np.isfinite(ours)]).max(initial=0.0))
+    scale = float(np.abs(ours[np.isfinite(ours)]).max(initial=least_scale))
     changes = (
         np.abs(softmax(theirs[usable]) - softmax(ours[usable])) if usable.any() else np.ones(1)
     )
@@ -101,7 +112,7 @@ def measure(
         max_probability_change=float(changes.max()),
         mean_probability_change=float(changes.mean()),
         non_finite=int((~np.isfinite(ours)).sum() + (~np.isfinite(theirs)).sum()),
-        flip_rate_bound=upper_bound(flips, int(decidable.sum())),
+        flip_rate_bound=upper_bound(flips, int(decidable.sum())) if bounded else None,
     )
 
 

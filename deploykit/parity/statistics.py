@@ -30,14 +30,14 @@ def upper_bound(events: int, trials: int, confidence: float = 0.95) -> float | N
     low, high = events / trials, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if _binomial_cdf(events, trials, middle) > 1 - confidence:
+        if binomial_cdf(events, trials, middle) > 1 - confidence:
             low = middle
         else:
             high = middle
     return high
 
 
-def _binomial_cdf(events: int, trials: int, rate: float) -> float:
+def binomial_cdf(events: int, trials: int, rate: float) -> float:
     """The probability of at most ``events`` in ``trials`` at ``rate`` (0 < rate < 1)."""
     log_rate, log_rest = math.log(rate), math.log1p(-rate)
     log_factorial = math.lgamma(trials + 1)

@@ -16,6 +16,7 @@ from deploykit.errors import (
     ImagesError,
     UsageError,
 )
+from deploykit.jobs.engines import engines_left_out
 from deploykit.jobs.reference import ReferenceRequest
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.manifest import record_file, update_manifest
@@ -95,6 +96,7 @@ def test_other_weights_leave_the_proofs_alone(bundle, network_file, checkpoint, 
         notes = []
         result = verify_bundle(bundle, VerifyRequest(reference=reference), notes.append)
         assert "other.pth" in result.reference
+        assert (result.reference_kind, result.is_recorded) == ("module", False)
         assert open_bundle(bundle.folder).manifest == bundle.manifest
         assert any("other weights" in e.message for e in notes if isinstance(e, Note))
 
@@ -117,7 +119,7 @@ def test_a_bundle_that_cannot_be_written_is_verified_all_the_same(bundle, named,
     def read_only(*arguments):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("deploykit.jobs.verify.update_manifest", read_only)
+    monkeypatch.setattr("deploykit.jobs.verdicts.update_manifest", read_only)
     notes = []
     assert verify_bundle(bundle, VerifyRequest(reference=named), notes.append).passed
     assert any("the proof is not kept" in e.message for e in notes if isinstance(e, Note))
@@ -127,6 +129,7 @@ def test_the_users_code_does_not_run_unasked(bundle, photo_folder):
     notes = []
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder), notes.append)
     assert result.reference == "model.onnx on onnxruntime-cpu"
+    assert (result.reference_kind, result.is_recorded) == ("graph", True)
     assert [v.candidate.graph for v in result.verdicts] == ["deploy/fp32.onnx"]
     assert any("your own code" in e.message for e in notes if isinstance(e, Note))
 
@@ -155,6 +158,7 @@ def test_without_photos_the_golden_images_are_used(bundle, named):
     result = verify_bundle(open_bundle(bundle.folder), VerifyRequest(reference=named))
     assert (result.photos.kind, result.photos.images) == ("golden", 8)
     assert result.passed
+    assert {verdict.measurement.flip_rate_bound for verdict in result.verdicts} == {None}
 
 
 def test_a_sample_is_even_over_the_classes(bundle, named, photo_folder):
@@ -166,6 +170,8 @@ def test_the_self_test_needs_only_the_bundle(bundle):
     result = verify_bundle(bundle, VerifyRequest(self_test=True))
     assert result.passed
     assert result.reference == "answers recorded in golden.npz"
+    assert (result.reference_kind, result.is_recorded) == ("golden", True)
+    assert result.verdicts[0].measurement.flip_rate_bound is None
     assert result.photos.images == 8
     assert [v.candidate.graph for v in result.verdicts] == ["deploy/fp32.onnx"]
 
@@ -198,6 +204,27 @@ def test_the_self_test_checks_every_file(bundle):
     (bundle.folder / "model.onnx").write_bytes(b"truncated")
     with pytest.raises(BundleError, match=r"model.onnx is not the file that was exported"):
         verify_bundle(bundle, VerifyRequest(self_test=True))
+
+
+def test_a_copy_without_engines_passes_the_self_test(bundle):
+    engine = bundle.folder / "engines" / "a.engine"
+    engine.parent.mkdir()
+    engine.write_bytes(b"plan")
+    passport = engine.with_name("a.engine.json")
+    passport.write_bytes(b"{}")
+    records = {f"engines/{path.name}": record_file(path) for path in (engine, passport)}
+
+    def add(manifest):
+        files = {**manifest.files, **records}
+        return msgspec.structs.replace(manifest, files=files, engines=("engines/a.engine",))
+
+    update_manifest(bundle.folder, add)
+    request = VerifyRequest(self_test=True)
+    passport.unlink()
+    assert not engines_left_out(open_bundle(bundle.folder))
+    engine.unlink()
+    assert engines_left_out(open_bundle(bundle.folder)) == records.keys()
+    assert verify_bundle(open_bundle(bundle.folder), request).passed
 
 
 def test_a_damaged_graph_is_refused(bundle):

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from deploykit.parity.compare import batch_sizes, compare_sessions, regroup
+from deploykit.parity.compare import ask_sessions, batch_sizes, measure_answers, regroup
 from deploykit.proofs import tolerance_for
 from deploykit.runtime.fake import FakeSession
 from deploykit.specs import Labels
@@ -79,27 +79,60 @@ def test_regrouping_nothing_gives_nothing():
     assert list(regroup([], [1, 2])) == []
 
 
-def test_sessions_are_compared_on_the_same_batches():
+def asked(candidates, images, *, reference=None, on_batch=lambda done, changed: None):
+    """What sessions answer to images, in batches of the usual sizes."""
+    batches = [([f"{i}.png" for i in range(len(images))], images)] if len(images) else []
+    groups = regroup(batches, batch_sizes(len(images)))
+    return ask_sessions(
+        reference or FakeSession(brightness, classes=2), candidates, groups, on_batch
+    )
+
+
+def measured(candidates, images):
+    specs = [candidate.spec for candidate in candidates]
+    return measure_answers(asked(candidates, images), specs, LABELS)
+
+
+def test_sessions_answer_the_same_batches():
     images = images_with_values(range(0, 250, 10))
-    names = [f"{i}.png" for i in range(25)]
     reference = FakeSession(brightness, classes=2)
     same = FakeSession(brightness, classes=2)
     inverted = FakeSession(lambda batch: -brightness(batch), classes=2)
     done = []
-    measurements = compare_sessions(
-        reference,
-        [same, inverted],
-        regroup([(names, images)], batch_sizes(25)),
-        LABELS,
-        done.append,
+    answers = asked(
+        [same, inverted], images, reference=reference, on_batch=lambda *event: done.append(event)
     )
     assert reference.batch_sizes == same.batch_sizes == [1, 2, 5, 8, 8, 1]
-    assert done == [1, 3, 8, 16, 24, 25]
-    right, wrong = measurements
+    assert answers.batch_sizes == (1, 2, 5, 8, 8, 1)
+    assert done == [(1, 1), (3, 3), (8, 8), (16, 16), (24, 24), (25, 25)]
+    assert answers.paths == tuple(f"{i}.png" for i in range(25))
+    np.testing.assert_array_equal(answers.reference, brightness(images))
+    np.testing.assert_array_equal(answers.candidates[0], brightness(images))
+    np.testing.assert_array_equal(answers.candidates[1], -brightness(images))
+
+
+def test_a_changed_class_is_told_as_soon_as_it_shows():
+    def answer(batch):
+        logits = brightness(batch)
+        return np.where(batch[:, :1, 0, 0] == 120, -logits, logits)
+
+    done = []
+    asked(
+        [FakeSession(brightness, classes=2), FakeSession(answer, classes=2)],
+        images_with_values([10, 120, 130, 20, 120, 30, 40, 50, 60]),
+        on_batch=lambda *event: done.append(event),
+    )
+    assert done == [(1, 0), (3, 1), (8, 2), (9, 2)]
+
+
+def test_each_candidate_is_measured_against_the_reference():
+    images = images_with_values(range(0, 250, 10))
+    inverted = FakeSession(lambda batch: -brightness(batch), classes=2)
+    right, wrong = measured([FakeSession(brightness, classes=2), inverted], images)
     assert right.flips == 0
     assert right.batch_sizes == (1, 2, 5, 8)
     assert wrong.flips == 25
-    assert {flip.path for flip in wrong.flipped} == set(names)
+    assert {flip.path for flip in wrong.flipped} == {f"{i}.png" for i in range(25)}
 
 
 @pytest.mark.parametrize("broken_size", [2, 5, 8])
@@ -109,22 +142,11 @@ def test_a_graph_that_is_wrong_at_one_batch_size_is_found(broken_size):
         return logits[::-1] if len(batch) == broken_size else logits
 
     images = images_with_values(range(0, 250, 10))
-    measurements = compare_sessions(
-        FakeSession(brightness, classes=2),
-        [FakeSession(answer, classes=2)],
-        regroup([([str(i) for i in range(25)], images)], batch_sizes(25)),
-        LABELS,
-        lambda done: None,
-    )
-    assert tolerance_for("fp32").objections(measurements[0]) != ()
+    (found,) = measured([FakeSession(answer, classes=2)], images)
+    assert tolerance_for("fp32").objections(found) != ()
 
 
 def test_comparing_no_images_gives_an_empty_measurement():
-    measurements = compare_sessions(
-        FakeSession(brightness, classes=2),
-        [FakeSession(brightness, classes=2)],
-        [],
-        LABELS,
-        lambda done: None,
-    )
-    assert measurements[0].images == 0
+    (found,) = measured([FakeSession(brightness, classes=2)], np.zeros((0, 8, 8, 3), np.uint8))
+    assert found.images == 0
+    assert tolerance_for("fp32").objections(found) == ("no image was compared",)

@@ -1,0 +1,24 @@
+"""What several sessions answered to the same images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deploykit.session import Logits
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The logits of a reference and of candidates, image by image.
+
+    Attributes:
+        paths: The N images' names.
+        batch_sizes: The sizes of the batches that they were run in, in order.
+        reference: (N, K) float32.
+        candidates: One (N, K) float32 for each candidate.
+    """
+
+    paths: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    reference: Logits
+    candidates: tuple[Logits, ...]

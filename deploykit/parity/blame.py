@@ -1,0 +1,159 @@
+"""Who is to blame: what a walk over the stages, and one over the nodes of a graph, found."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from deploykit.proofs import Measurement, Tolerance
+from deploykit.session import SessionSpec
+from deploykit.specs import Value
+
+Stage: TypeAlias = Literal[
+    "photos", "decode", "resize", "preprocessing", "colour", "normalise", "network", "labels",
+    "accuracy", "canonical graph", "batch size", "graph pass", "precision", "runtime",
+]  # fmt: skip
+
+
+class StageStep(Value, frozen=True):
+    """One change on the way from training to what is deployed, on the same images.
+
+    Attributes:
+        stage: Where the change is.
+        change: What is done from here on, in words: ``bilinear instead of bicubic``.
+        added: The answers from here on compared with those of the step before, on the images to
+            which those are finite.
+        total: The same compared with the walk's beginning.
+        tolerance: What this step alone may add.
+        objections: A sentence for each way in which ``added`` leaves the tolerance: by what the
+            step changes, not by what the images were too weak to show before it.
+    """
+
+    stage: Stage
+    change: str
+    added: Measurement
+    total: Measurement
+    tolerance: Tolerance
+    objections: tuple[str, ...]
+
+
+class Finding(Value, frozen=True):
+    """A fault with its name.
+
+    Attributes:
+        stage: Where it is.
+        message: What is wrong, with both values: ``training used bicubic, the bundle records
+            bilinear``.
+        hint: What to do: an option of ``export`` that mends it.
+    """
+
+    stage: Stage
+    message: str
+    hint: str
+
+
+class Trial(Value, frozen=True):
+    """A usual way of preprocessing or of ordering labels, tried on a labelled folder.
+
+    Attributes:
+        change: What is done otherwise than the bundle records: ``resize 256, centre crop``.
+        option: How ``export`` is told: ``--resize 256 --crop-size 224x224``; empty when it cannot.
+        correct: Images whose class is the folder's.
+        images: How many were tried.
+    """
+
+    change: str
+    option: str
+    correct: int
+    images: int
+
+
+class StageReport(Value, frozen=True):
+    """The walk over the stages.
+
+    Attributes:
+        beginning: What the walk starts from, in words: ``train.py:transform and the checkpoint``.
+        steps: In the order of the flow.
+        findings: The faults that could be named.
+        trials: What the search for a lost accuracy tried, the best first; empty without a search.
+        correct: Labelled images that the FP32 deploy graph gives their folder's class.
+        labelled: How many images are labelled.
+        trained_accuracy: The part of its test images that training had right, 0..1; None where
+            nobody tells.
+    """
+
+    beginning: str
+    steps: tuple[StageStep, ...]
+    findings: tuple[Finding, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    correct: int = 0
+    labelled: int = 0
+    trained_accuracy: float | None = None
+
+    @property
+    def culprit(self) -> StageStep | None:
+        """The first step that leaves its tolerance."""
+        return next((step for step in self.steps if step.objections), None)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are steps, each within its tolerance, and no fault was named."""
+        return bool(self.steps) and self.culprit is None and not self.findings
+
+
+class LayerError(Value, frozen=True):
+    """What one node does to the error. Errors are L2 norms relative to the reference tensor's.
+
+    They are infinite where a value is not finite, or there is no tensor to compare.
+
+    Attributes:
+        node: The ONNX node's name: the reference's where that node is missing.
+        operator: ``Conv``.
+        module: The path of its ``nn.Module``; empty where the exporter named none.
+        tensor: The output that was compared.
+        added: The error of its output when its inputs are the reference's: its own.
+        carried: The error of its output in the candidate: its own and what it inherits.
+        non_finite: How many of the candidate's values are NaN or infinite where the reference's are
+            finite.
+        reason: What was seen at this node beside the numbers, in words; empty for nothing.
+    """
+
+    node: str
+    operator: str
+    module: str
+    tensor: str
+    added: float
+    carried: float
+    non_finite: int
+    reason: str = ""
+
+
+class LayerReport(Value, frozen=True):
+    """The walk over the nodes of one candidate.
+
+    Attributes:
+        candidate: What was walked.
+        reference: What its tensors were compared with, in words.
+        images: On how many images.
+        tolerance: The ``added`` error that a node of this precision may have.
+        first: The first node, in the order of the graph, that leaves the tolerance, gives what is
+            not finite, or differs from the reference's; None for none. Where every node is right
+            for one image, the first that is not for a batch.
+        ranking: The nodes that add most, the worst first; without those that add nothing.
+        nodes: How many nodes were compared.
+        differences: How the graph itself differs from the reference's, a sentence each: ``Relu_3
+            (module conv2.act) is missing, a Relu``; and what else is wrong with its answer.
+    """
+
+    candidate: SessionSpec
+    reference: str
+    images: int
+    tolerance: float
+    first: LayerError | None
+    ranking: tuple[LayerError, ...]
+    nodes: int
+    differences: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nodes were compared, and none left the tolerance."""
+        return self.nodes > 0 and self.first is None and not self.differences

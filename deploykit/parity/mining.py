@@ -1,0 +1,138 @@
+"""Margin mining: what a comparison of the photos with the lowest margins shows, and what not."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.parity.measures import Array, margins
+from deploykit.proofs import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Measurement, Population
+from deploykit.session import Logits
+from deploykit.specs import Precision, Value
+
+
+class MarginMining(Value, frozen=True):
+    """What a comparison of the photos with the lowest margins rests on.
+
+    Attributes:
+        budget: How many photos were asked for.
+        compared: How many were compared: fewer where there are fewer.
+        ranked: How many photos could be read and were ranked by their margin.
+        ranked_by: What gave the margins that they were ranked by, ``deploy/fp32.onnx on
+            onnxruntime-cpu``.
+        ranking_error: The most by which such a margin differs from the reference's, over the
+            compared photos.
+        smallest_left_out: The smallest margin of a photo that was ranked and not compared; None
+            where none was left out.
+        apart: For each candidate, by ``graph on runtime``, the most by which the candidate moved
+            two logits of one compared photo apart; infinite where one is not finite.
+    """
+
+    budget: int
+    compared: int
+    ranked: int
+    ranked_by: str
+    ranking_error: float
+    smallest_left_out: float | None
+    apart: dict[str, float]
+
+    def left_out_hold(self, name: str) -> bool:
+        """Whether a candidate is shown to change the class of no photo that was left out.
+
+        Args:
+            name: One of ``apart``.
+        """
+        # The ranking may rate a margin higher than the reference does.
+        return self.smallest_left_out is None or (
+            self.apart[name] + self.ranking_error < self.smallest_left_out
+        )
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the comparison proves and does not prove, in words."""
+        lines = [
+            f"{self.ranked} photos were ranked by the margins that {self.ranked_by} gives them; "
+            f"the {self.compared} with the lowest were compared, the lowest first.",
+            "They were chosen by margin, so there is no bound for photos like them, and passing "
+            "is no proof that the bundle could keep.",
+        ]
+        if self.smallest_left_out is None:
+            return (*lines, "None was left out: without --budget the same photos give a bound.")
+        left_out = self.ranked - self.compared
+        lines.append(
+            f"The smallest margin of the {left_out} that were left out is "
+            f"{self.smallest_left_out:.2g}: one of them changes its class only if two of its "
+            "logits move apart by more than that."
+        )
+        lines += (self._reach(name, apart) for name, apart in self.apart.items())
+        if self.ranking_error > self.smallest_left_out:
+            lines.append(
+                f"The ranking itself is in doubt: its margins differ from the reference's by up "
+                f"to {self.ranking_error:.2g}, more than the smallest margin that was left out."
+            )
+        return tuple(lines)
+
+    def _reach(self, name: str, apart: float) -> str:
+        """How far a candidate is from changing a class among the photos that were left out."""
+        found = f"On the compared photos {name} moved two logits apart by at most {apart:.2g}"
+        if not self.left_out_hold(name):
+            return (
+                f"{found}: photos that were left out may change their class too, so that flips "
+                "are judged over the compared ones alone."
+            )
+        if apart == 0:
+            return f"{found}: nothing moved."
+        times = ((self.smallest_left_out or 0.0) - self.ranking_error) / apart
+        return f"{found}: it would take {times:,.{0 if times >= 10 else 1}f} times that."
+
+
+def ranking_margins(logits: Logits) -> Array:
+    """The margin of each row of (N, K) logits; 0 where one is not finite: it decides nothing."""
+    found = np.zeros(len(logits))
+    usable = np.isfinite(logits).all(axis=1)
+    if usable.any():
+        found[usable] = margins(logits[usable])
+    return found
+
+
+def moved_apart(reference: Logits, candidate: Logits) -> float:
+    """The most by which two logits of one row moved apart, which is what a margin is lost to.
+
+    Args:
+        reference: (N, K), N at least 1.
+        candidate: (N, K).
+
+    Returns:
+        The largest difference, over the rows, of the changes of two of its logits; infinite where
+        a logit is not finite.
+    """
+    if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
+        return float("inf")
+    changes = candidate.astype(np.float64) - reference.astype(np.float64)
+    return float(np.ptp(changes, axis=1).max(initial=0.0))
+
+
+def population_of(
+    ranked: npt.NDArray[np.float64],
+    precision: Precision,
+    found: Measurement,
+    *,
+    others_hold: bool,
+) -> Population:
+    """All ranked photos, over which the rates of a sample with the lowest margins are judged.
+
+    Args:
+        ranked: (N,) every photo's margin.
+        precision: The candidate's.
+        found: What was measured on the sample. Where the reference decides fewer of its photos
+            than the ranking says of all, the reference is believed.
+        others_hold: See :meth:`MarginMining.left_out_hold`.
+    """
+    undecidable = int((ranked <= UNDECIDABLE_MARGIN[precision] * found.scale).sum())
+    near_ties = int((ranked <= NEAR_TIE_MARGIN * found.scale).sum())
+    return Population(
+        images=len(ranked),
+        undecidable=max(undecidable, found.undecidable),
+        near_ties=max(near_ties, found.near_ties),
+        others_hold=others_hold,
+    )

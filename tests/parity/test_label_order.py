@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from deploykit.parity.label_order import (
+    CASE_INSENSITIVE,
+    IMAGE_FOLDER,
+    NATURAL,
+    order_name,
+    reorderings,
+)
+from deploykit.parity.significance import SIGNIFICANT, several, sign_test
+
+NAMES = ("bird", "dog", "food", "vehicle")
+
+
+def answered(truth, names):
+    """The answers of a network that is always right, its labels being in this order."""
+    return np.array([names.index(name) for name in truth])
+
+
+def test_the_sign_test():
+    assert sign_test(10, 0) == pytest.approx(2**-10)
+    assert sign_test(10, 0, hypotheses=6) == pytest.approx(6 * 2**-10)
+    assert sign_test(3, 1) == pytest.approx(5 / 16)
+    assert sign_test(0, 0) == 1.0
+    assert sign_test(0, 9, hypotheses=100) == 1.0
+    assert sign_test(2000, 0) < 1e-300
+
+
+def test_several_classes():
+    assert several(["dog", "dog", "bird"])
+    assert not several(["dog"] * 40)
+    assert not several([])
+
+
+def test_the_usual_orders():
+    assert order_name(["class_1", "class_10", "class_2"]) == IMAGE_FOLDER
+    assert order_name(["class_1", "class_2", "class_10"]) == NATURAL
+    assert order_name(["apple", "Banana"]) == NATURAL
+    assert order_name(["B2", "B10", "a"]) is None
+    assert order_name(["a1b", "A2b", "a10b"]) == NATURAL
+    assert order_name(["a10", "A2"]) == CASE_INSENSITIVE
+    assert order_name(["1", "a", "10"]) is None
+
+
+def test_right_labels_need_no_other_order():
+    truth = [*NAMES] * 6
+    assert reorderings(answered(truth, NAMES), truth, NAMES, NAMES) == []
+
+
+def test_two_labels_exchanged():
+    truth = [*NAMES] * 6
+    trained = ("bird", "food", "dog", "vehicle")
+    (found,) = reorderings(answered(truth, trained), truth, NAMES, NAMES)
+    assert found.change == "dog and food exchanged"
+    assert found.names == trained
+    assert (found.correct, found.significant) == (24, True)
+    assert found.chance == pytest.approx(6 / 2**12)
+
+
+def test_two_pairs_exchanged():
+    truth = [*NAMES] * 10
+    trained = ("vehicle", "food", "dog", "bird")
+    found = reorderings(answered(truth, trained), truth, NAMES, NAMES)[0]
+    assert found.names == trained
+    assert found.change.count("exchanged") == 2
+
+
+def test_a_few_errors_are_no_exchange():
+    truth = [*NAMES] * 3
+    answers = answered(truth, ("bird", "food", "dog", "vehicle"))
+    assert reorderings(answers, truth, NAMES, NAMES) == []  # six right ones gained are chance
+
+
+def test_one_answer_to_everything_is_no_exchange():
+    truth = ["bird"] * 2 + ["dog"] * 40
+    assert reorderings(np.zeros(42, np.int64), truth, NAMES, NAMES) == []
+
+
+def test_one_class_alone_tells_no_order():
+    """A network that answers the same to everything, on photos of one class."""
+    folder = ("class_1", "class_10", "class_2", "class_3")
+    recorded = ("class_1", "class_2", "class_3", "class_10")
+    found = reorderings(np.ones(20, np.int64), ["class_10"] * 20, recorded, folder)[0]
+    assert (found.correct, found.significant) == (20, False)
+
+
+def test_a_natural_order_is_told_from_the_folder():
+    folder = ("class_1", "class_10", "class_2", "class_3")
+    recorded = ("class_1", "class_2", "class_3", "class_10")
+    truth = [*folder] * 5
+    found = reorderings(answered(truth, folder), truth, recorded, folder)[0]
+    assert (found.change, found.names, found.correct) == (IMAGE_FOLDER, folder, 20)
+    assert found.significant
+
+
+def test_labels_that_are_not_the_folders():
+    truth = [*NAMES] * 5
+    recorded = tuple(f"class_{i}" for i in range(4))
+    found = reorderings(answered(truth, NAMES), truth, recorded, NAMES)[0]
+    assert (found.change, found.names, found.correct) == (IMAGE_FOLDER, NAMES, 20)
+    assert found.chance < SIGNIFICANT

@@ -1,0 +1,205 @@
+import numpy as np
+import pytest
+
+from deploykit.parity.measures import measure
+from deploykit.parity.mining import MarginMining, moved_apart, population_of, ranking_margins
+from deploykit.proofs import Population, tolerance_for
+from deploykit.specs import Labels
+
+LABELS = Labels(names=("dark", "bright"), source="test")
+
+
+def logits_with(margins, scale=10.0):
+    """Two logits an image, the larger one the scale."""
+    margins = np.asarray(margins, np.float32)
+    return np.stack([np.full_like(margins, scale), scale - margins], axis=1)
+
+
+def measured(reference, candidate, precision="fp16"):
+    return measure(
+        reference,
+        candidate,
+        precision=precision,
+        paths=[f"{i}.jpg" for i in range(len(reference))],
+        labels=LABELS,
+        batch_sizes=[1],
+    )
+
+
+def mining(**changes):
+    fields = {
+        "budget": 20,
+        "compared": 20,
+        "ranked": 225,
+        "ranked_by": "deploy/fp32.onnx on onnxruntime-cpu",
+        "ranking_error": 0.0,
+        "smallest_left_out": 0.5,
+        "apart": {"deploy/fp16.onnx on rehearsal": 0.01},
+    }
+    return MarginMining(**{**fields, **changes})
+
+
+def test_margins_rank_and_what_is_not_finite_decides_nothing():
+    logits = np.array([[1, 4, 0], [np.nan, 1, 0], [2, 2, 0], [np.inf, 1, 0]], np.float32)
+    assert ranking_margins(logits).tolist() == [3, 0, 0, 0]
+    assert ranking_margins(np.full((2, 3), np.nan)).tolist() == [0, 0]
+    assert ranking_margins(np.zeros((0, 3))).tolist() == []
+
+
+def test_two_logits_move_apart_by_the_difference_of_their_changes():
+    reference = np.array([[3, 2, 1], [0, 0, 0]], np.float32)
+    together = reference + np.array([[5], [-7]], np.float32)
+    assert moved_apart(reference, together) == 0
+    apart = reference + np.array([[-1, 2, 0], [0, 0, 0]], np.float32)
+    assert moved_apart(reference, apart) == 3
+
+
+def test_a_margin_is_lost_exactly_when_two_logits_move_apart_by_more():
+    reference = logits_with([0.5])
+    for change, flips in ((0.24, 0), (0.26, 1)):
+        candidate = reference + np.array([[-change, change]], np.float32)
+        assert moved_apart(reference, candidate) == pytest.approx(2 * change, rel=1e-5)
+        assert measured(reference, candidate).flips == flips
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_has_moved_without_limit(value):
+    reference = logits_with([1, 1])
+    broken = reference.copy()
+    broken[1, 0] = value
+    assert moved_apart(reference, broken) == np.inf
+    assert moved_apart(broken, reference) == np.inf
+
+
+def test_rates_are_judged_over_all_that_was_ranked():
+    # Of 100 photos four are near ties, and two more decide in fp32 only.
+    ranked = np.array([0.0005] * 4 + [0.02] * 2 + [5.0] * 94)
+    reference = logits_with(ranked[:10])
+    found = measured(reference, reference.copy())
+    assert (found.near_ties, found.undecidable) == (4, 6)
+    assert tolerance_for("fp16").objections(found) != ()
+    among = population_of(ranked, "fp16", found, others_hold=True)
+    assert among == Population(images=100, undecidable=6, near_ties=4)
+    assert tolerance_for("fp16").objections(found, among) == ()
+
+
+@pytest.mark.parametrize(("flips", "passes"), [(1, True), (2, False)])
+def test_flips_are_held_against_what_all_ranked_photos_allow(flips, passes):
+    """One of 300 is a third of a percent, of 10 it would be ten."""
+    reference = logits_with([0.06] * 10)
+    candidate = reference.copy()
+    candidate[:flips] = candidate[:flips, ::-1]
+    found = measured(reference, candidate)
+    assert found.flips == flips
+    assert tolerance_for("fp16").objections(found)[0].startswith(f"{flips} of 10 images changed")
+    objections = tolerance_for("fp16").objections(
+        found,
+        population_of(np.array([0.06] * 10 + [5.0] * 290), "fp16", found, others_hold=True),
+    )
+    assert [text for text in objections if "changed their class" in text] == (
+        [] if passes else ["2 of 300 images changed their class; at most 0.5% may"]
+    )
+
+
+@pytest.mark.parametrize("others_hold", [True, False])
+def test_flips_are_all_there_are_only_where_the_others_are_out_of_reach(others_hold):
+    """Twenty of twenty changed, 10,000 were ranked: that is 0.2 %, or nobody knows how many."""
+    reference = logits_with([0.06] * 20)
+    found = measured(reference, reference + np.float32([-0.031, 0.031]))
+    ranked = np.array([0.06] * 20 + [5.0] * 9_980)
+    among = population_of(ranked, "fp16", found, others_hold=others_hold)
+    objections = tolerance_for("fp16").objections(found, among)
+    assert objections == tolerance_for("fp16").breaches(found, among)
+    assert objections == (
+        () if others_hold else ("20 of 20 images changed their class; at most 0.5% may",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [
+        ({}, True),
+        ({"apart": {"graph": 0.5}}, False),
+        ({"apart": {"graph": 0.3}, "ranking_error": 0.2}, False),
+        ({"apart": {"graph": 0.3}, "ranking_error": 0.19}, True),
+        ({"apart": {"graph": np.inf}}, False),
+        ({"apart": {"graph": np.inf}, "smallest_left_out": None}, True),
+    ],
+)
+def test_those_left_out_hold_where_nothing_moves_as_far(changes, holds):
+    found = mining(**{"apart": {"graph": 0.01}, **changes})
+    assert found.left_out_hold("graph") is holds
+
+
+def test_the_reference_is_believed_where_it_decides_less_than_the_ranking_says():
+    reference = logits_with([0.0] * 10)
+    found = measured(reference, reference.copy())
+    among = population_of(np.full(20, 5.0), "fp16", found, others_hold=True)
+    assert (among.undecidable, among.near_ties) == (10, 10)
+    assert tolerance_for("fp16").objections(found, among) != ()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_large_population_excuses_neither_nothing_nor_nan_nor_an_error(precision):
+    many = Population(images=10**6, undecidable=0, near_ties=0)
+    tolerance = tolerance_for(precision)
+    reference = logits_with([1, 1])
+    nothing = measured(reference[:0], reference[:0], precision)
+    assert tolerance.objections(nothing, many) == ("no image was compared",)
+    broken = reference * np.float32(np.nan)
+    found = measured(reference, broken, precision)
+    assert tolerance.objections(found, many) == ("4 logits are NaN or infinite",)
+    moved = reference + np.array([[0, -1]], np.float32)
+    assert tolerance.objections(measured(reference, moved, precision), many) != ()
+
+
+def test_the_scale_may_be_known_from_more_images():
+    reference = logits_with([1.0], scale=2.0)
+    found = measure(
+        reference,
+        reference + np.float32(0.1),
+        precision="fp32",
+        paths=["0.jpg"],
+        labels=LABELS,
+        batch_sizes=[1],
+        least_scale=10.0,
+    )
+    assert found.scale == 10.0
+    assert found.max_relative_error == pytest.approx(0.01, rel=1e-5)
+
+
+def test_the_words_say_what_was_compared_and_what_a_flip_would_take():
+    ranked, bound, left_out, reach = mining().sentences
+    assert "225 photos were ranked by the margins that deploy/fp32.onnx" in ranked
+    assert "the 20 with the lowest were compared" in ranked
+    assert "no bound" in bound
+    assert "is no proof" in bound
+    assert "of the 205 that were left out is 0.5:" in left_out
+    assert reach.endswith("moved two logits apart by at most 0.01: it would take 50 times that.")
+
+
+@pytest.mark.parametrize(
+    ("apart", "ranking_error", "words"),
+    [
+        (0.5, 0.0, "flips are judged over the compared ones alone."),
+        (float("inf"), 0.0, "flips are judged over the compared ones alone."),
+        (0.2, 0.1, "it would take 2.0 times that."),
+        (0.2, 0.4, "flips are judged over the compared ones alone."),
+        (0.0, 0.0, "nothing moved."),
+    ],
+)
+def test_the_words_do_not_promise_more_than_the_numbers(apart, ranking_error, words):
+    found = mining(apart={"graph on runtime": apart}, ranking_error=ranking_error)
+    assert found.sentences[3].endswith(words)
+
+
+def test_a_ranking_that_the_reference_does_not_share_is_in_doubt():
+    assert "in doubt" in mining(ranking_error=0.6).sentences[-1]
+    assert not any("in doubt" in sentence for sentence in mining(ranking_error=0.4).sentences)
+
+
+def test_where_none_was_left_out_the_words_say_how_to_get_a_bound():
+    found = mining(compared=225, budget=300, smallest_left_out=None)
+    assert found.sentences[-1] == (
+        "None was left out: without --budget the same photos give a bound."
+    )
