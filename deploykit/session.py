@@ -16,6 +16,8 @@ ImageBatch: TypeAlias = npt.NDArray[np.uint8]
 """(N, H, W, 3) uint8, RGB."""
 Logits: TypeAlias = npt.NDArray[np.float32]
 """(N, K) float32."""
+NetworkInputs: TypeAlias = npt.NDArray[np.float32]
+"""(N, 3, H, W) float32, normalised: what a network takes."""
 
 Ticket = NewType("Ticket", int)
 """Stands for a batch in flight."""
@@ -98,4 +100,23 @@ class PipelinedSession(Session, Protocol):
 
     def collect(self, ticket: Ticket) -> Logits:
         """Wait for a batch; returns (N, K) float32, owned by the caller."""
+        ...
+
+
+@runtime_checkable
+class NormalisedSession(Session, Protocol):
+    """A session that can also be given what normalisation by anyone else has made of the images."""
+
+    def run_normalised(self, inputs: NetworkInputs) -> Logits:
+        """Compute the logits of a batch.
+
+        Args:
+            inputs: (N, 3, H, W), H and W being the session's, or others that its network takes.
+
+        Returns:
+            (N, K) float32, owned by the caller.
+
+        Raises:
+            InputError: The network does not take images of this size.
+        """
         ...

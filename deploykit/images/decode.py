@@ -14,7 +14,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
-from PIL import Image, UnidentifiedImageError, _imaging
+from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from deploykit.errors import InputError
 
@@ -128,6 +128,26 @@ def decode_rgb(path: Path, *, draft: int | None = None) -> Image.Image:
             return image.convert("RGB")
         except Exception as exc:
             raise DecodeError(path, _failure_of_decoding(exc, head, size)) from exc
+
+
+def exif_orientation(path: Path) -> int:
+    """Read how a photo is to be turned, from its header alone.
+
+    Returns:
+        EXIF's orientation: 1 for upright, also where the file does not tell.
+
+    Raises:
+        DecodeError: The header cannot be read.
+    """
+    _ignore_pillow_warnings()
+    _silence_libraries()
+    _load_every_decoder()
+    with _open(path) as file:
+        try:
+            orientation = Image.open(file).getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception as exc:
+            raise DecodeError(path, _failure_of_decoding(exc, b"", 0)) from exc
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _ignore_pillow_warnings() -> None:

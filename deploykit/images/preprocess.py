@@ -50,7 +50,7 @@ def preprocess_into(
     Raises:
         OversizeError: The resized image would have more pixels than Pillow takes for harmless.
     """
-    height, width = _resized_size(image, preprocessing.resize)
+    height, width = resized_size(image, preprocessing.resize)
     if image.size != (width, height):
         resample = Image.Resampling[preprocessing.interpolation.upper()]
         image = image.resize((width, height), resample)
@@ -59,8 +59,16 @@ def preprocess_into(
     out[...] = np.asarray(image)
 
 
-def _resized_size(image: Image.Image, resize: int | Size) -> Size:
-    """The size after resizing; of a longer side, the fraction of a pixel is dropped."""
+def resized_size(image: Image.Image, resize: int | Size) -> Size:
+    """The size after resizing; of a longer side, the fraction of a pixel is dropped.
+
+    Args:
+        image: What is resized.
+        resize: The shorter side, or (height, width).
+
+    Raises:
+        OversizeError: The resized image would have more pixels than Pillow takes for harmless.
+    """
     if not isinstance(resize, int):
         return resize
     shorter, longer = sorted(image.size)

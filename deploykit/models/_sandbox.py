@@ -21,8 +21,8 @@ from deploykit.models.factory import CLASS_ARGUMENTS
 Result = TypeVar("Result")
 OUR_CODE = Path(__file__).resolve().parents[1]
 MAIN_GUARD = (
-    "The file must only define the network when it is imported: put the rest under "
-    "'if __name__ == \"__main__\":', or move the network to a file of its own."
+    "The file must only define things when it is imported: put the rest under "
+    "'if __name__ == \"__main__\":', or move what is named to a file of its own."
 )
 #: Packages that pip knows by another name than import does.
 PIP_NAMES = {

@@ -1,4 +1,4 @@
-"""The user's own networks: ``package.module:function`` and ``path/to/file.py:Name``.
+"""The user's own code: ``package.module:function`` and ``path/to/file.py:Name``.
 
 Importing such a file runs it. A tutorial's script often trains when it is run, so reading data and
 training are stopped here, and what goes wrong is told with the file and line.
@@ -12,10 +12,10 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import operator
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -32,12 +32,54 @@ def is_user_reference(name: str) -> bool:
     return ":" in name or name.endswith(".py")
 
 
-def user_callable(name: str) -> Callable[..., object]:
+@dataclass(frozen=True)
+class UserObject:
+    """Something of the user's own, imported.
+
+    Attributes:
+        name: As the user named it.
+        folder: Searched first by its imports.
+        value: What it is.
+    """
+
+    name: str
+    folder: Path
+    value: object
+
+
+def user_object(name: str, what: str) -> UserObject:
     """Import what a name refers to.
 
     Args:
         name: ``package.module:function`` (the current folder is searched too), or
-            ``path/to/file.py:Name`` (its folder is searched for what it imports).
+            ``path/to/file.py:Name`` (its folder is searched for what it imports); behind the colon
+            also an attribute of an attribute, or an entry of a dictionary.
+        what: What is wanted, ``network``.
+
+    Raises:
+        UsageError: There is no such file, module or name.
+        ArchitectureError: The code fails, trains or reads data when it is imported.
+    """
+    match = REFERENCE.fullmatch(name)
+    if match is None:
+        raise UsageError(
+            f"{name!r} names a file, but not the {what} in it.",
+            hint="Add the class or function after a colon: path/to/file.py:Name.",
+        )
+    source, attribute = match["source"], match["attribute"]
+    if source.endswith(".py"):
+        folder, step = Path(source).resolve().parent, functools.partial(_import_file, Path(source))
+    else:
+        folder, step = Path.cwd(), functools.partial(_import_module, source)
+    module = run_user_code(step, folder, source, "imported")
+    return UserObject(name, folder, _attribute(module, source, attribute))
+
+
+def user_callable(name: str) -> Callable[..., object]:
+    """Import what makes a network.
+
+    Args:
+        name: See :func:`user_object`.
 
     Returns:
         The class or function. Calling it maps what its code raises as importing does.
@@ -47,20 +89,14 @@ def user_callable(name: str) -> Callable[..., object]:
         ArchitectureError: The code fails, trains or reads data when it is imported, or the name
             is not something that makes a network.
     """
-    match = REFERENCE.fullmatch(name)
-    if match is None:
-        raise UsageError(
-            f"{name!r} names a file, but not the network in it.",
-            hint="Add the class or function after a colon: path/to/file.py:Name.",
+    found = user_object(name, "network")
+    make = found.value
+    if isinstance(make, nn.Module) or not callable(make):
+        raise ArchitectureError(
+            f"{name} is of type {type(make).__name__}; it does not make a network.",
+            hint="Name the class, or a function that returns the network.",
         )
-    source, attribute = match["source"], match["attribute"]
-    if source.endswith(".py"):
-        folder, step = Path(source).resolve().parent, functools.partial(_import_file, Path(source))
-    else:
-        folder, step = Path.cwd(), functools.partial(_import_module, source)
-    module = run_user_code(step, folder, source, "imported")
-    make = _attribute(module, source, attribute)
-    return _mapped(make, folder, name)
+    return _mapped(make, found.folder, name)
 
 
 def _mapped(make: Callable[..., object], folder: Path, name: str) -> Callable[..., object]:
@@ -105,24 +141,27 @@ def _import_module(name: str) -> ModuleType:
         ) from error
 
 
-def _attribute(module: ModuleType, source: str, attribute: str) -> Callable[..., object]:
+def _attribute(module: ModuleType, source: str, attribute: str) -> object:
+    found: object = module
     try:
-        found: object = operator.attrgetter(attribute)(module)
-    except AttributeError as error:
-        makers = [
-            name
-            for name, value in vars(module).items()
-            if getattr(value, "__module__", None) == module.__name__
-            and (inspect.isfunction(value) or inspect.isclass(value))
-        ]
-        near = difflib.get_close_matches(attribute, makers, n=3) or makers[:8]
+        for part in attribute.split("."):
+            found = found[part] if isinstance(found, Mapping) else getattr(found, part)
+    except (AttributeError, KeyError) as error:
+        known = list(found) if isinstance(found, Mapping) else _defined_in(module)
+        near = difflib.get_close_matches(attribute, map(str, known), n=3) or known[:8]
         raise UsageError(
             f"There is no {attribute} in {source}.",
-            hint=f"It defines: {', '.join(near)}." if near else "It defines no class or function.",
+            hint=f"It defines: {', '.join(map(str, near))}."
+            if near
+            else "It defines no class or function.",
         ) from error
-    if isinstance(found, nn.Module) or not callable(found):
-        raise ArchitectureError(
-            f"{source}:{attribute} is of type {type(found).__name__}; it does not make a network.",
-            hint="Name the class, or a function that returns the network.",
-        )
     return found
+
+
+def _defined_in(module: ModuleType) -> list[str]:
+    return [
+        name
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__
+        and (inspect.isfunction(value) or inspect.isclass(value))
+    ]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from deploykit.errors import InputError
-from deploykit.images.decode import DecodeError, Failure, decode_rgb
+from deploykit.images.decode import DecodeError, Failure, decode_rgb, exif_orientation
 
 FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]
 
@@ -324,6 +324,23 @@ def test_decoding_on_threads_gives_the_same_pixels(tmp_path: Path) -> None:
         thread.join()
     assert len(results) == 4
     assert all(np.array_equal(result, expected) for result in results)
+
+
+@pytest.mark.parametrize(("told", "found"), [(None, 1), (1, 1), (6, 6)])
+def test_the_orientation_is_read_from_the_header(
+    tmp_path: Path, told: int | None, found: int
+) -> None:
+    exif = Image.Exif()
+    if told is not None:
+        exif[0x0112] = told
+    path = written(tmp_path, encoded("JPEG", exif=exif))
+    assert exif_orientation(path) == found
+
+
+def test_a_broken_header_has_no_orientation(tmp_path: Path) -> None:
+    for content in (b"", b"\xff\xd8 broken", b"no photo"):
+        with pytest.raises(DecodeError):
+            exif_orientation(written(tmp_path, content))
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])

@@ -1,0 +1,73 @@
+"""Resizing without antialiasing: each pixel from its nearest neighbours, however far it shrinks.
+
+It is what ``torch.nn.functional.interpolate`` does, hence torchvision's ``Resize`` of a tensor with
+``antialias=False``, and, but for the rounding, OpenCV's ``resize``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.specs import Interpolation, Size
+
+#: The filters that exist without antialiasing.
+FILTERS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
+_CUBIC = -0.75  # of the convolution kernel of Keys (1981); Pillow has -0.5
+
+Taps = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
+
+
+def resize_without_antialias(
+    pixels: npt.NDArray[np.uint8], size: Size, interpolation: Interpolation
+) -> npt.NDArray[np.uint8]:
+    """Resize an image.
+
+    Args:
+        pixels: (H, W, 3).
+        size: The new height and width.
+        interpolation: One of :data:`FILTERS`.
+
+    Returns:
+        (height, width, 3), rounded to whole grey levels.
+    """
+    (rows, row_weights), (columns, column_weights) = (
+        _taps(old, new, interpolation) for old, new in zip(pixels.shape[:2], size, strict=True)
+    )
+    neighbours = pixels[:, columns].astype(np.float32)  # (H, taps, width, 3)
+    wide = np.einsum("htwc,tw->hwc", neighbours, column_weights)
+    resized = np.einsum("thwc,th->hwc", wide[rows], row_weights)
+    rounded: npt.NDArray[np.uint8] = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+    return rounded
+
+
+def _taps(old: int, new: int, interpolation: Interpolation) -> Taps:
+    """For each pixel of an axis its neighbours: (taps, new) positions, and (taps, new) weights."""
+    scale = old / new
+    if interpolation == "nearest":
+        # In single precision, as torch: it decides where a product falls on a whole number.
+        positions = np.floor(np.arange(new, dtype=np.float32) * np.float32(scale))[None]
+        return _within(positions, old), np.ones((1, new), np.float32)
+    centres = (np.arange(new) + 0.5) * scale - 0.5
+    if interpolation == "bilinear":
+        centres = centres.clip(0)  # so does torch, and no weight is lost at the border
+        first = np.floor(centres)
+        part = centres - first
+        positions, weights = np.stack([first, first + 1]), np.stack([1 - part, part])
+    else:
+        first = np.floor(centres)
+        offsets = np.arange(-1, 3)[:, None]
+        positions = first + offsets
+        weights = _cubic(np.abs(centres - first - offsets))
+    return _within(positions, old), weights.astype(np.float32)
+
+
+def _within(positions: npt.NDArray[np.floating], length: int) -> npt.NDArray[np.int64]:
+    return positions.clip(0, length - 1).astype(np.int64)
+
+
+def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The cubic convolution kernel at distances of 0 to 2 pixels."""
+    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * _CUBIC - 4 * _CUBIC
+    return np.where(distance <= 1, near, far)

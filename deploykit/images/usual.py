@@ -1,0 +1,103 @@
+"""What training usually does to photos: the values that recipes and libraries have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+from deploykit.images.pixel_steps import PixelSteps
+from deploykit.images.sampling import FILTERS
+from deploykit.specs import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Interpolation, Size
+
+Triple: TypeAlias = tuple[float, float, float]
+#: A filter, and whether it antialiases.
+Filter: TypeAlias = tuple[Interpolation, bool]
+#: A resize and a centre crop, as :class:`PixelSteps` has them.
+Fit: TypeAlias = tuple[int | Size | None, Size | None]
+
+#: Mean and standard deviation that are subtracted and divide, by where they are usual.
+NORMALISATIONS: dict[str, tuple[Triple, Triple]] = {
+    "ImageNet": (IMAGENET_MEAN, IMAGENET_STD),
+    "-1 to 1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "0 to 1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "0 to 255": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
+    "CLIP": (
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+    ),
+    "CIFAR-10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "CIFAR-10, as often copied": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "CIFAR-100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "dual-path networks": (
+        (124 / 255, 117 / 255, 104 / 255),
+        (1 / (0.0167 * 255), 1 / (0.0167 * 255), 1 / (0.0167 * 255)),
+    ),
+}
+
+FILTERS_USED: tuple[Filter, ...] = (
+    *((name, True) for name in INTERPOLATIONS),
+    *((name, False) for name in FILTERS),
+)
+
+#: Sizes of a shorter side that recipes name, and what evaluation crops of it.
+_SHORTER_SIDES = (
+    224,
+    232,
+    235,
+    236,
+    240,
+    246,
+    248,
+    256,
+    288,
+    292,
+    299,
+    320,
+    331,
+    342,
+    384,
+    480,
+    512,
+)
+_CROP_FRACTIONS = (0.875, 0.9, 0.95, 0.96, 0.965)
+_BORDERS = (0, 4, 8, 16, 32)
+
+
+def usual_fits(size: Size) -> Iterator[Fit]:
+    """The usual ways from a photo of any shape to the network's size, the likeliest first."""
+    height, width = size
+    shorter = min(size)
+    yield size, None
+    fractions = [side for each in _CROP_FRACTIONS for side in _around(shorter / each)]
+    borders = [shorter + border for border in _BORDERS]
+    for side in dict.fromkeys([*fractions, *borders, *_SHORTER_SIDES]):
+        if side >= shorter:
+            yield side, size
+            yield (side * height // shorter, side * width // shorter), size
+    yield None, size
+
+
+def usual_steps(size: Size) -> Iterator[PixelSteps]:
+    """Each usual fit, bilinear."""
+    for resize, crop_size in usual_fits(size):
+        yield PixelSteps(resize=resize, crop_size=crop_size)
+
+
+def _around(value: float) -> tuple[int, ...]:
+    """The whole numbers that a program may make of one."""
+    return math.floor(value), round(value), math.ceil(value)
+
+
+def describe_values(values: Triple, place: Literal["mean", "std"]) -> str:
+    """Write a mean or standard deviation, and where it is usual: ``0.5,0.5,0.5 (-1 to 1)``."""
+    index = ("mean", "std").index(place)
+    for name, pair in NORMALISATIONS.items():
+        if values == pair[index]:
+            return f"{format_values(values)} ({name})"
+    return ",".join(f"{value:.4g}" for value in values)
+
+
+def format_values(values: Triple) -> str:
+    """Write a mean or standard deviation as the command line takes it, to single precision."""
+    return ",".join(f"{value:.8g}" for value in values)

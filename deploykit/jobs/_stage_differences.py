@@ -1,0 +1,199 @@
+"""What training does to a photo and a bundle does not: each difference by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from deploykit.images.pixel_steps import PixelSteps, recorded_steps
+from deploykit.images.usual import Triple, describe_values, format_values
+from deploykit.parity.blame import Finding, Stage
+from deploykit.specs import Preprocessing, Value, format_size
+
+TURNING_HINT = (
+    "deploykit reads photos as ImageFolder does and turns none: save them upright before they are "
+    "predicted (PIL.ImageOps.exif_transpose), or train without turning them."
+)
+ANTIALIAS_HINT = (
+    "deploykit resizes as Pillow does, with antialiasing: let training resize the PIL image, "
+    "before ToTensor, or with antialias=True."
+)
+BGR_HINT = (
+    "deploykit feeds RGB: export a network that turns the channels around first, "
+    "self.network(x.flip(1)), with training's mean and std in reverse order"
+)
+GREY_HINT = (
+    "deploykit feeds RGB: export a network that makes its input grey first, or train without "
+    "Grayscale."
+)
+
+#: Of a transform that resizes tensors: the network gets what lies between two bytes, too.
+FLOATING_POINT = Finding(
+    stage="resize",
+    message="training: tensors are resized, in floating point; the bundle: images are, in bytes",
+    hint="Resize the PIL image in training, before ToTensor, and train again; or accept what the "
+    "walk's row of this change shows.",
+)
+
+
+class Treatment(Value, frozen=True):
+    """All that happens to a decoded photo before the network.
+
+    Attributes:
+        steps: From the decoded photo to pixels.
+        mean: Subtracted from each channel of the pixels in 0..1.
+        std: Divides each channel after that.
+    """
+
+    steps: PixelSteps
+    mean: Triple
+    std: Triple
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that training does otherwise.
+
+    Attributes:
+        finding: Its name.
+        change: What is done from here on.
+        treatment: What happens to a photo once this is as recorded, as what was before it.
+    """
+
+    finding: Finding
+    change: str
+    treatment: Treatment
+
+
+def recorded_treatment(recorded: Preprocessing) -> Treatment:
+    """What a bundle does to a photo."""
+    return Treatment(steps=recorded_steps(recorded), mean=recorded.mean, std=recorded.std)
+
+
+def differences(now: Treatment, goal: Treatment) -> Iterator[Difference]:
+    """Go from what training does to what is recorded, one thing at a time."""
+    for compare in (_turning, _size, _filter, _colours, _mean, _std):
+        found = compare(now, goal)
+        if found is not None:
+            yield found
+            now = found.treatment
+
+
+def _difference(
+    stage: Stage, training: str, bundle: str, hint: str, treatment: Treatment
+) -> Difference:
+    message = f"training: {training}; the bundle: {bundle}"
+    return Difference(
+        finding=Finding(stage=stage, message=message, hint=hint),
+        change=f"{bundle} instead of {training}",
+        treatment=treatment,
+    )
+
+
+def _with_steps(treatment: Treatment, **changes: object) -> Treatment:
+    steps = msgspec.structs.replace(treatment.steps, **changes)
+    return msgspec.structs.replace(treatment, steps=steps)
+
+
+def _turning(now: Treatment, goal: Treatment) -> Difference | None:
+    if now.steps.upright == goal.steps.upright:
+        return None
+    return _difference(
+        "decode",
+        "photos are turned as their EXIF orientation says",
+        "no EXIF rotation",
+        TURNING_HINT,
+        _with_steps(now, upright=goal.steps.upright),
+    )
+
+
+def _size(now: Treatment, goal: Treatment) -> Difference | None:
+    resize, crop_size = goal.steps.resize, goal.steps.crop_size
+    if (now.steps.resize, now.steps.crop_size) == (resize, crop_size):
+        return None
+    option = size_option(now.steps)
+    return _difference(
+        "resize",
+        now.steps.describe_size(),
+        goal.steps.describe_size(),
+        export_again(option)
+        if option
+        else "deploykit always resizes: train with a Resize in the transform.",
+        _with_steps(now, resize=resize, crop_size=crop_size),
+    )
+
+
+def _filter(now: Treatment, goal: Treatment) -> Difference | None:
+    wanted = goal.steps.interpolation, goal.steps.antialias
+    if (now.steps.interpolation, now.steps.antialias) == wanted:
+        return None
+    return _difference(
+        "resize",
+        now.steps.describe_filter(),
+        goal.steps.describe_filter(),
+        filter_hint(now.steps),
+        _with_steps(now, interpolation=wanted[0], antialias=wanted[1]),
+    )
+
+
+def _colours(now: Treatment, goal: Treatment) -> Difference | None:
+    if now.steps.channels == goal.steps.channels:
+        return None
+    found = _with_steps(now, channels=goal.steps.channels)
+    mean, std = now.mean, now.std
+    if now.steps.channels == "BGR":
+        mean, std = mean[::-1], std[::-1]
+        if (mean, std) == (goal.mean, goal.std):  # turned around once it was normalised
+            found = msgspec.structs.replace(found, mean=mean, std=std)
+        values = f"--mean {format_values(mean)} --std {format_values(std)}"
+        hint = f"{BGR_HINT}, here {values}."
+    else:
+        hint = GREY_HINT
+    return _difference("colour", now.steps.channels, goal.steps.channels, hint, found)
+
+
+def _mean(now: Treatment, goal: Treatment) -> Difference | None:
+    if now.mean == goal.mean:
+        return None
+    return _difference(
+        "normalise",
+        f"mean {describe_values(now.mean, 'mean')}",
+        f"mean {describe_values(goal.mean, 'mean')}",
+        export_again(f"--mean {format_values(now.mean)}"),
+        msgspec.structs.replace(now, mean=goal.mean),
+    )
+
+
+def _std(now: Treatment, goal: Treatment) -> Difference | None:
+    if now.std == goal.std:
+        return None
+    return _difference(
+        "normalise",
+        f"std {describe_values(now.std, 'std')}",
+        f"std {describe_values(goal.std, 'std')}",
+        export_again(f"--std {format_values(now.std)}"),
+        msgspec.structs.replace(now, std=goal.std),
+    )
+
+
+def size_option(steps: PixelSteps) -> str:
+    """The options of ``export`` for a way of getting the size; empty where there are none."""
+    if steps.resize is None:
+        return ""
+    resize = steps.resize if isinstance(steps.resize, int) else format_size(steps.resize)
+    crop = "" if steps.crop_size is None else f" --crop-size {format_size(steps.crop_size)}"
+    return f"--resize {resize}{crop}"
+
+
+def filter_hint(steps: PixelSteps) -> str:
+    """What to do where training resized with a filter."""
+    if steps.antialias:
+        return export_again(f"--interpolation {steps.interpolation}")
+    return ANTIALIAS_HINT
+
+
+def export_again(option: str) -> str:
+    """The hint that an option of ``export`` mends it."""
+    return f"Export again with {option}"

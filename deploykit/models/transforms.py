@@ -1,0 +1,136 @@
+"""Training transforms: the user's own, and torchvision's for a recorded preprocessing."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from deploykit.deps import need
+from deploykit.errors import ArchitectureError, InputError, UsageError
+from deploykit.models._sandbox import run_user_code
+from deploykit.models.user_code import UserObject, user_object
+from deploykit.specs import Preprocessing
+
+_ABOUT = (
+    "It gets a photo as ImageFolder's loader gives it, a PIL image in mode RGB; a function that "
+    "takes no argument is called once, to make the transform."
+)
+
+
+class Transform:
+    """What training does to a photo.
+
+    Args:
+        name: What reports call it.
+        apply: From a PIL image in mode RGB to a tensor or array (3, H, W) of floats.
+    """
+
+    def __init__(self, name: str, apply: Callable[[Image.Image], object]) -> None:
+        self.name = name
+        self._apply = apply
+
+    def __call__(self, image: Image.Image) -> npt.NDArray[np.float32]:
+        """Transform a photo.
+
+        Args:
+            image: A decoded photo in mode RGB; stays as it is.
+
+        Returns:
+            (3, H, W), contiguous.
+
+        Raises:
+            InputError: The transform fails, or gives something else.
+        """
+        found = self._apply(image.copy())
+        array = found.detach().cpu().numpy() if isinstance(found, torch.Tensor) else found
+        if not isinstance(array, np.ndarray):
+            raise self._unsuitable(f"an object of type {type(found).__name__}")
+        given = f"{array.dtype} of shape {array.shape}"
+        if not np.issubdtype(array.dtype, np.floating):
+            raise self._unsuitable(given)
+        if array.ndim != 3 or array.shape[0] != 3 or 0 in array.shape:
+            raise self._unsuitable(given)
+        if not np.isfinite(array).all():
+            raise self._unsuitable("NaN or infinity")
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+    def _unsuitable(self, given: str) -> InputError:
+        return InputError(
+            f"{self.name} gives {given}; the network takes float32 of shape (3, H, W).",
+            hint="Name the whole transform, from the photo to what the network gets: with ToTensor "
+            f"and Normalize, without a batch dimension. {_ABOUT}",
+        )
+
+
+def user_transform(name: str) -> Transform:
+    """Import the user's own transform.
+
+    Args:
+        name: See :func:`deploykit.models.user_code.user_object`. A transform; or a class or a
+            function that makes one when it is called without arguments.
+
+    Raises:
+        UsageError: There is no such file, module or name.
+        ArchitectureError: The code fails, trains or reads data when it is imported.
+        InputError: It is no transform, or fails while it makes one.
+    """
+    found = user_object(name, "transform")
+    transform = found.value
+    if callable(transform) and _makes_a_transform(transform):
+        transform = _run(transform, found)
+    if isinstance(transform, Mapping):
+        keys = ", ".join(f"{name}.{key}" for key in transform)
+        raise UsageError(f"{name} holds several transforms.", hint=f"Name one of them: {keys}.")
+    if not callable(transform):
+        raise InputError(
+            f"{name} is of type {type(transform).__name__}; it transforms no photo.", hint=_ABOUT
+        )
+    apply = transform
+    return Transform(name, lambda image: _run(functools.partial(apply, image), found))
+
+
+def _makes_a_transform(value: Callable[..., object]) -> bool:
+    """Whether a class, or a function that can do without an argument, was named."""
+    if inspect.isclass(value):
+        return True
+    if not inspect.isroutine(value):
+        return False
+    required = (
+        parameter
+        for parameter in inspect.signature(value).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    )
+    return next(required, None) is None
+
+
+def _run(step: Callable[[], object], found: UserObject) -> object:
+    try:
+        return run_user_code(step, found.folder, found.name, "applied")
+    except ArchitectureError as exc:
+        raise InputError(exc.message, hint=_ABOUT) from exc
+
+
+def torchvision_transform(preprocessing: Preprocessing) -> Transform:
+    """Make torchvision do what a bundle records: a second implementation, which shares no code.
+
+    Raises:
+        DependencyError: torchvision is not installed.
+    """
+    transforms = need("torchvision.transforms")
+    resize, mode = preprocessing.resize, transforms.InterpolationMode(preprocessing.interpolation)
+    size = resize if isinstance(resize, int) else list(resize)
+    steps = [transforms.Resize(size, interpolation=mode)]
+    if preprocessing.crop_size is not None:
+        steps.append(transforms.CenterCrop(list(preprocessing.crop_size)))
+    steps += [
+        transforms.ToTensor(),
+        transforms.Normalize(preprocessing.mean, preprocessing.std),
+    ]
+    return Transform("torchvision, with the recorded preprocessing", transforms.Compose(steps))

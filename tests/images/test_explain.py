@@ -1,0 +1,213 @@
+"""A transform is told from its output: here torchvision's, on made photos of odd shapes."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from deploykit.images.explain import explain
+from deploykit.images.explanation import TransformedPhoto
+from deploykit.images.pixel_steps import PixelSteps
+from deploykit.specs import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+RECORDED = Preprocessing(resize=(32, 32))
+NORMALISE = transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Smooth shapes with noise upon them, in several shapes."""
+    rng = np.random.default_rng(0)
+    made = []
+    for height, width in ((60, 91), (48, 48), (101, 64), (70, 80)):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int64)
+        noisy = smooth + rng.integers(-25, 26, smooth.shape)
+        made.append(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
+    return made
+
+
+def explained(pictures, transform, recorded=RECORDED, turned=()):
+    return explain(
+        [
+            TransformedPhoto(
+                open=functools.partial(Image.Image.copy, picture),
+                turned=place in turned,
+                elongation=max(picture.size) / min(picture.size),
+                values=transform(picture).numpy(),
+            )
+            for place, picture in enumerate(pictures)
+        ],
+        recorded,
+    )
+
+
+def steps(resize=(32, 32), crop_size=None, **fields):
+    return PixelSteps(resize=resize, crop_size=crop_size, **fields)
+
+
+def mode(name):
+    return InterpolationMode(name)
+
+
+CROP = transforms.CenterCrop(32)
+WAYS = {
+    "as recorded": (transforms.Resize([32, 32]), steps()),
+    "bicubic": (transforms.Resize([32, 32], mode("bicubic")), steps(interpolation="bicubic")),
+    "lanczos": (transforms.Resize([32, 32], mode("lanczos")), steps(interpolation="lanczos")),
+    "hamming": (transforms.Resize([32, 32], mode("hamming")), steps(interpolation="hamming")),
+    "box": (transforms.Resize([32, 32], mode("box")), steps(interpolation="box")),
+    "nearest": (transforms.Resize([32, 32], mode("nearest")), steps(interpolation="nearest")),
+    "shorter side": (transforms.Compose([transforms.Resize(36), CROP]), steps(36, (32, 32))),
+    "fractions": (transforms.Compose([transforms.Resize(37), CROP]), steps(37, (32, 32))),
+    "stretch and crop": (
+        transforms.Compose([transforms.Resize([40, 40]), CROP]),
+        steps((40, 40), (32, 32)),
+    ),
+    "crop alone": (CROP, steps(None, (32, 32))),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_the_way_to_the_size_is_told(pictures, name):
+    resize, expected = WAYS[name]
+    found = explained(pictures, transforms.Compose([resize, transforms.ToTensor(), NORMALISE]))
+    assert found.steps == expected
+    assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert found.explained
+    assert found.whole
+    assert found.worst < 0.01
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic"])
+def test_a_resize_of_tensors_without_antialiasing(pictures, name):
+    resize = transforms.Resize([32, 32], mode(name), antialias=False)
+    found = explained(pictures, transforms.Compose([transforms.ToTensor(), resize, NORMALISE]))
+    assert found.steps == steps(interpolation=name, antialias=False)
+    assert found.explained
+    assert not found.whole
+    assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_torchs_nearest_is_not_pillows(pictures):
+    resize = transforms.Resize([32, 32], mode("nearest"))
+    found = explained(
+        pictures,
+        transforms.Compose(
+            [transforms.PILToTensor(), resize, transforms.ConvertImageDtype(torch.float)]
+        ),
+    )
+    assert found.steps == steps(interpolation="nearest", antialias=False)
+    assert found.worst < 0.01
+
+
+def test_a_resize_in_floating_point_is_explained_but_told(pictures):
+    found = explained(
+        pictures,
+        transforms.Compose([transforms.ToTensor(), transforms.Resize([32, 32]), NORMALISE]),
+    )
+    assert found.steps == steps()
+    assert found.explained
+    assert 0.1 < found.residual < 0.7
+    assert not found.whole
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
+        ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+        ((0.123, 0.456, 0.789), (0.3, 0.31, 0.32)),
+    ],
+)
+def test_mean_and_std_are_read_off(pictures, mean, std):
+    found = explained(
+        pictures,
+        transforms.Compose(
+            [transforms.Resize([32, 32]), transforms.ToTensor(), transforms.Normalize(mean, std)]
+        ),
+    )
+    assert (found.mean, found.std) == (mean, std)
+
+
+@pytest.mark.parametrize("order", ["BGR", "grey"])
+def test_the_channels_are_told(pictures, order):
+    change = (
+        transforms.Lambda(lambda x: x[[2, 1, 0]])
+        if order == "BGR"
+        else transforms.Lambda(lambda x: x)
+    )
+    first = transforms.Grayscale(3) if order == "grey" else transforms.Lambda(lambda image: image)
+    transform = transforms.Compose(
+        [transforms.Resize([32, 32]), first, transforms.ToTensor(), change, NORMALISE]
+    )
+    found = explained(pictures, transform)
+    assert found.steps == steps(channels=order)
+    assert (found.mean, found.worst < 0.01) == (IMAGENET_MEAN, True)
+
+
+def test_photos_that_are_turned(pictures):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    lying = [picture.copy() for picture in pictures]
+    for picture in lying[1:3]:
+        picture.info["exif"] = exif.tobytes()
+    turn = transforms.Compose(
+        [
+            transforms.Lambda(ImageOps.exif_transpose),
+            transforms.Resize([32, 32]),
+            transforms.ToTensor(),
+        ]
+    )
+    found = explained(lying, turn, turned=(1, 2))
+    assert found.steps == steps(upright=True)
+    assert found.worst < 0.01
+    assert explained(lying[1:3], turn, turned=(0, 1)).steps == steps(upright=True)
+    left = explained(
+        lying,
+        transforms.Compose([transforms.Resize([32, 32]), transforms.ToTensor()]),
+        turned=(1, 2),
+    )
+    assert left.steps == steps()
+
+
+def test_another_size_than_the_recorded_one(pictures):
+    found = explained(
+        pictures,
+        transforms.Compose([transforms.Resize([24, 40]), transforms.ToTensor(), NORMALISE]),
+    )
+    assert found.steps == steps((24, 40))
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        transforms.Lambda(lambda image: transforms.functional.adjust_gamma(image, 2.0)),
+        transforms.Lambda(lambda image: ImageOps.solarize(image, 100)),
+        transforms.Lambda(lambda image: ImageOps.mirror(image)),
+    ],
+)
+def test_what_is_not_usual_is_not_explained(pictures, strange):
+    found = explained(
+        pictures, transforms.Compose([transforms.Resize([32, 32]), strange, transforms.ToTensor()])
+    )
+    assert found is None or not found.explained
+
+
+def test_a_transform_that_sees_nothing(pictures):
+    assert explained(pictures, lambda picture: torch.zeros(3, 32, 32)) is None
+
+
+def test_between_equals_what_is_recorded_wins(pictures):
+    """A photo of the right size looks the same whatever the filter."""
+    small = [pictures[0].resize((32, 32))]
+    transform = transforms.Compose([transforms.Resize([32, 32]), transforms.ToTensor(), NORMALISE])
+    recorded = Preprocessing(resize=(32, 32), interpolation="bicubic")
+    assert explained(small, transform, recorded).steps == steps(interpolation="bicubic")
+    assert explained(small, transform).steps == steps()

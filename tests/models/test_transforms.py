@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from deploykit.errors import ArchitectureError, DependencyError, InputError, UsageError
+from deploykit.models.transforms import Transform, torchvision_transform, user_transform
+from deploykit.specs import Preprocessing
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+
+
+def test_torchvision_does_what_is_recorded():
+    recorded = Preprocessing(resize=12, crop_size=(8, 10), interpolation="lanczos")
+    values = torchvision_transform(recorded)(PHOTO)
+    assert (values.shape, values.dtype) == ((3, 8, 10), np.float32)
+    stretched = torchvision_transform(Preprocessing(resize=(8, 10), mean=(0,) * 3, std=(1,) * 3))
+    expected = np.asarray(PHOTO.resize((10, 8), Image.Resampling.BILINEAR)) / 255
+    assert np.allclose(stretched(PHOTO).transpose(1, 2, 0), expected, atol=1e-6)
+
+
+def test_a_transform_may_give_arrays_and_tensors_of_any_float_type():
+    for found in (
+        np.ones((3, 2, 2)),
+        torch.ones(3, 2, 2, dtype=torch.float16),
+        torch.ones(3, 2, 2, requires_grad=True),
+    ):
+        values = Transform("made", lambda image, found=found: found)(PHOTO)
+        assert (values.dtype, values.flags.c_contiguous, values.sum()) == (np.float32, True, 12)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (np.ones((2, 2, 3)), r"float64 of shape \(2, 2, 3\)"),
+        (torch.ones(1, 3, 2, 2), r"float32 of shape \(1, 3, 2, 2\)"),
+        (np.ones((3, 2, 2), np.uint8), "uint8"),
+        (np.full((3, 2, 2), np.nan), "NaN"),
+        (np.ones((3, 0, 2)), r"\(3, 0, 2\)"),
+        ({"image": np.ones((3, 2, 2))}, "type dict"),
+        (None, "type NoneType"),
+    ],
+)
+def test_what_is_no_network_input_is_refused(found, message):
+    with pytest.raises(InputError, match=f"made gives .*{message}"):
+        Transform("made", lambda image: found)(PHOTO)
+
+
+def test_the_photo_stays_as_it_is():
+    def spoil(image):
+        image.paste(0, (0, 0, 30, 20))
+        return np.zeros((3, 2, 2))
+
+    before = np.array(PHOTO)
+    Transform("made", spoil)(PHOTO)
+    assert (np.asarray(PHOTO) == before).all()
+
+
+CODE = """
+import numpy as np
+
+def direct(image):
+    return np.full((3, 2, 2), image.width, np.float32)
+
+def build():
+    return direct
+
+def with_default(image, size=2):
+    return direct(image)
+
+class Holder:
+    transform = staticmethod(direct)
+
+choice = {"val": direct}
+
+def broken(image):
+    raise KeyError("size")
+
+def broken_build():
+    raise KeyError("size")
+
+def reads_data():
+    from torch.utils.data import DataLoader
+    return next(iter(DataLoader([1, 2])))
+
+text = "no transform"
+"""
+
+
+@pytest.fixture
+def code(tmp_path):
+    path = tmp_path / "train.py"
+    path.write_text(CODE, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["direct", "build", "with_default", "Holder.transform", "choice.val"]
+)
+def test_the_users_transform(code, name):
+    transform = user_transform(f"{code}:{name}")
+    assert transform.name == f"{code}:{name}"
+    assert (transform(PHOTO) == 30).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("choice", UsageError, "several transforms"),
+        ("choice.train", UsageError, "There is no choice.train"),
+        ("Direct", UsageError, "There is no Direct"),
+        ("text", InputError, "of type str"),
+        ("broken_build", InputError, r"fails when it is applied, at .*train.py:\d+: KeyError"),
+        ("reads_data", InputError, "reads its data when it is applied"),
+    ],
+)
+def test_what_cannot_be_loaded(code, name, error, message):
+    with pytest.raises(error, match=message) as caught:
+        user_transform(f"{code}:{name}")
+    assert caught.value.hint
+
+
+def test_a_missing_key_gets_the_nearest(code):
+    with pytest.raises(UsageError) as caught:
+        user_transform(f"{code}:choice.vla")
+    assert "val" in caught.value.hint
+
+
+def test_a_transform_that_fails_names_the_line(code):
+    with pytest.raises(InputError, match=r"train.py:\d+: KeyError: 'size'"):
+        user_transform(f"{code}:broken")(PHOTO)
+
+
+def test_a_file_without_a_name(code):
+    with pytest.raises(UsageError, match="but not the transform in it"):
+        user_transform(str(code))
+
+
+def test_a_script_that_trains(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text("from torch.utils.data import DataLoader\nnext(iter(DataLoader([1])))\n")
+    with pytest.raises(ArchitectureError, match="reads its data when it is imported"):
+        user_transform(f"{path}:transform")
+    assert next(iter(DataLoader([1]))) == 1
+
+
+def test_without_torchvision(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torchvision.transforms", None)
+    with pytest.raises(DependencyError, match="torchvision"):
+        torchvision_transform(Preprocessing())
