@@ -1,10 +1,11 @@
-"""Graphs to look into: with more outputs, and as bytes for a runtime."""
+"""Graphs to look into: with other outputs, and as bytes for a runtime."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from deploykit.errors import GraphError
 
@@ -34,6 +35,24 @@ def with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
     copy.graph.outputs.extend(
         tensors[name] for name in wanted if not tensors[name].is_graph_output()
     )
+    return copy
+
+
+def with_only(model: ir.Model, names: Collection[str]) -> ir.Model:
+    """Let a graph hand out some of its outputs only.
+
+    Args:
+        model: The graph; it stays as it is.
+        names: Of outputs.
+
+    Returns:
+        A copy, which shares the weights, without the nodes that no one needs now. It has all
+        inputs still.
+    """
+    copy = model.clone()
+    for value in [value for value in copy.graph.outputs if value.name not in names]:
+        copy.graph.outputs.remove(value)
+    common.RemoveUnusedNodesPass()(copy)
     return copy
 
 

@@ -26,11 +26,14 @@ class BaseSession(ABC):
     def run(self, images: ImageBatch) -> Logits:
         """Compute the logits of a batch; see :class:`deploykit.session.Session`."""
         self._check_images(images)
-        logits = self._run(images)
-        if logits.shape != (len(images), self._spec.classes):
+        return self._checked(self._run(images), len(images))
+
+    def _checked(self, logits: Logits, count: int) -> Logits:
+        """Refuse answers that are not one row for each image."""
+        if logits.shape != (count, self._spec.classes):
             raise GraphError(
-                f"{self._spec.graph} on {self._spec.runtime} answers {len(images)} images with "
-                f"shape {logits.shape}, not ({len(images)}, {self._spec.classes})."
+                f"{self._spec.graph} on {self._spec.runtime} answers {count} images with "
+                f"shape {logits.shape}, not ({count}, {self._spec.classes})."
             )
         return logits
 

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from deploykit.errors import DeviceError, GraphError
+from deploykit.errors import DeviceError, GraphError, InputError
 from deploykit.gpu import Gpu, need_gpu
 from deploykit.runtime._base import BaseSession
 from deploykit.runtime._onnxruntime_open import ORT_ERRORS, open_on_cpu, session_options
-from deploykit.session import ImageBatch, Logits, SessionSpec
+from deploykit.session import ImageBatch, Logits, NetworkInputs, SessionSpec
 from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Precision, Preprocessing
 
 _CPU_HINT = "the CPU runs the same graph: --runtime onnxruntime-cpu"
@@ -41,8 +41,12 @@ class OnnxRuntimeSession(BaseSession):
         threads: int | None,
         tf32: bool,
     ) -> None:
+        self._session: Any
         cuda = runtime == "onnxruntime-cuda"
-        device = _load_cuda().name if cuda else "CPU"
+        if cuda:
+            device, self._session = open_on_cuda(graph, name, precision, tf32=tf32, threads=threads)
+        else:
+            device, self._session = "CPU", open_on_cpu(graph, name, threads)
         super().__init__(
             SessionSpec(
                 runtime=runtime,
@@ -55,23 +59,31 @@ class OnnxRuntimeSession(BaseSession):
                 concurrent=not cuda,
             )
         )
-        if cuda:
-            options = _cuda_options(precision, tf32=tf32)
-            self._session: Any = _open_on_gpu(graph, name, options, threads)
-        else:
-            self._session = open_on_cpu(graph, name, threads)
         self._normalised = _takes_normalised(self._session, self._spec)
         _check_meaning(self._session, name, labels, preprocessing)
         self._mean = np.array(preprocessing.mean, np.float32)
         self._std = np.array(preprocessing.std, np.float32)
         self._kept = threading.local()
 
+    def run_normalised(self, inputs: NetworkInputs) -> Logits:
+        """Compute the logits, of a canonical graph; see ``NormalisedSession`` in ``session``."""
+        expected = (3, *self._spec.input_size)
+        if not self._normalised or inputs.shape[1:] != expected:
+            takes = f"float32 of shape (N, {', '.join(map(str, expected))})"
+            raise InputError(
+                f"{self._spec.graph} takes {takes if self._normalised else 'bytes'}; "
+                f"got {inputs.dtype} of shape {inputs.shape}."
+            )
+        return self._checked(self._answer(inputs), len(inputs))
+
     def _run(self, images: ImageBatch) -> Logits:
+        return self._answer(self._normalise(images) if self._normalised else images)
+
+    def _answer(self, feed: npt.NDArray[Any]) -> Logits:
         # Both once, for another thread may close the session meanwhile.
         session, kept = self._session, self._kept
         if session is None:
             raise RuntimeError("the session is closed")
-        feed = self._normalise(images) if self._normalised else images
         try:
             memory: _BoundMemory | None = getattr(kept, "memory", None)
             if memory is None or not memory.fits(feed):
@@ -82,7 +94,7 @@ class OnnxRuntimeSession(BaseSession):
             error = DeviceError if self._spec.runtime == "onnxruntime-cuda" else GraphError
             raise error(
                 f"{self._spec.graph} failed on {self._spec.runtime} "
-                f"with a batch of {len(images)}: {exc}",
+                f"with a batch of {len(feed)}: {exc}",
                 hint="If its memory is full, a smaller --batch-size helps.",
             ) from exc
 
@@ -134,6 +146,28 @@ class _BoundMemory:
         # On the CPU ONNX Runtime hands out its own memory, and the logits are the caller's.
         (logits,) = self._binding.get_outputs()
         return np.array(logits.numpy())
+
+
+def open_on_cuda(
+    graph: Path | bytes, name: str, precision: Precision, *, tf32: bool, threads: int | None
+) -> tuple[str, Any]:
+    """Open a graph on GPU 0.
+
+    Args:
+        graph: The graph's file, or what would be in it.
+        name: What an error calls it.
+        precision: The precision of the graph's arithmetic.
+        tf32: Whether FP32 may be computed in TensorFloat-32.
+        threads: For what stays on the CPU; None for one a core.
+
+    Returns:
+        The GPU's name, and ONNX Runtime's session.
+
+    Raises:
+        DeviceError: There is no GPU, or ONNX Runtime cannot use it.
+    """
+    gpu = _load_cuda()
+    return gpu.name, _open_on_gpu(graph, name, _cuda_options(precision, tf32=tf32), threads)
 
 
 def _cuda_options(precision: Precision, *, tf32: bool) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Any ONNX graph on ONNX Runtime's CPU provider, to look into it."""
+"""Any ONNX graph on ONNX Runtime, to look into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any, Self
 import numpy.typing as npt
 
 from deploykit.errors import GraphError
+from deploykit.runtime._onnxruntime import open_on_cuda
 from deploykit.runtime._onnxruntime_open import ORT_ERRORS, open_on_cpu
+from deploykit.specs import Precision
 
 #: What a run raises; an input that is missing is a ValueError.
 _RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *ORT_ERRORS)
@@ -21,15 +23,23 @@ class GraphProbe:
 
     Args:
         graph: The graph's file, or what would be in it: 2 GB at most.
-        threads: For computing; None for one a core.
+        threads: For computing on the CPU; None for one a core.
+        cuda: The precision of the graph's arithmetic on GPU 0; None for the CPU.
 
     Raises:
         GraphError: ONNX Runtime cannot read the graph.
+        DeviceError: There is no GPU, or ONNX Runtime cannot use it.
     """
 
-    def __init__(self, graph: Path | bytes, threads: int | None) -> None:
+    def __init__(
+        self, graph: Path | bytes, threads: int | None, cuda: Precision | None = None
+    ) -> None:
         self._name = graph.name if isinstance(graph, Path) else "the graph"
-        self._session: Any = open_on_cpu(graph, self._name, threads)
+        self._session: Any
+        if cuda is None:
+            self._session = open_on_cpu(graph, self._name, threads)
+        else:
+            _, self._session = open_on_cuda(graph, self._name, cuda, tf32=False, threads=threads)
         self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

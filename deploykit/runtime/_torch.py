@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from deploykit.errors import InputError
 from deploykit.runtime._base import BaseSession
+from deploykit.runtime._torch_layers import ModuleProbe
 from deploykit.runtime.normalisation import network_input
-from deploykit.session import ImageBatch, Logits, SessionSpec
-from deploykit.specs import Preprocessing
+from deploykit.session import ImageBatch, Logits, NetworkInputs, SessionSpec
+from deploykit.specs import Preprocessing, format_size
 
 
 class ModuleSession(BaseSession):
@@ -29,12 +31,35 @@ class ModuleSession(BaseSession):
         self._module: nn.Module | None = module
         self._preprocessing = preprocessing
 
-    def _run(self, images: ImageBatch) -> Logits:
+    def probe(self) -> ModuleProbe:
+        """Look into the module: the same one, which stays open when the session closes."""
+        return ModuleProbe(self._open_module, self._preprocessing)
+
+    @property
+    def _open_module(self) -> nn.Module:
         if self._module is None:
             raise RuntimeError("the session is closed")
+        return self._module
+
+    def run_normalised(self, inputs: NetworkInputs) -> Logits:
+        """Compute the logits; see :class:`deploykit.session.NormalisedSession`."""
+        try:
+            logits = self._answer(torch.tensor(inputs))
+        except RuntimeError as exc:
+            _, _, height, width = inputs.shape
+            raise InputError(
+                f"The network does not take images of {height}x{width}: {exc}",
+                hint="It was trained on images of another size; the recorded one is "
+                f"{format_size(self._spec.input_size)}.",
+            ) from exc
+        return self._checked(logits, len(inputs))
+
+    def _run(self, images: ImageBatch) -> Logits:
+        return self._answer(network_input(images, self._preprocessing, torch.device("cpu")))
+
+    def _answer(self, batch: torch.Tensor) -> Logits:
         with torch.inference_mode():
-            batch = network_input(images, self._preprocessing, torch.device("cpu"))
-            logits: Logits = self._module(batch).numpy()
+            logits: Logits = self._open_module(batch).numpy()
         # A module may hand out a buffer of its own: the logits are the caller's.
         return np.array(logits, dtype=np.float32)
 

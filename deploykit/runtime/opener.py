@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deploykit.runtime._probe import GraphProbe
     from deploykit.runtime._tensorrt import TensorRTSession
     from deploykit.runtime._tensorrt_slot import TensorRT
+    from deploykit.runtime._torch_layers import ModuleProbe
 
 CPU = "onnxruntime-cpu"
 CUDA = "onnxruntime-cuda"
@@ -176,18 +177,39 @@ def open_module(module: nn.Module, *, preprocessing: Preprocessing, classes: int
     return ModuleSession(module, preprocessing=preprocessing, classes=classes)
 
 
-def open_probe(graph: Path | bytes, threads: int | None = None) -> GraphProbe:
-    """Open any ONNX graph on ONNX Runtime's CPU provider, with all its inputs and outputs.
+def open_module_probe(session: Session) -> ModuleProbe:
+    """Look into the module behind a session.
+
+    Args:
+        session: What :func:`open_module` gave, still open.
+
+    Raises:
+        UsageError: It has no module.
+    """
+    need("torch")
+    from deploykit.runtime._torch import ModuleSession
+
+    if not isinstance(session, ModuleSession):
+        raise UsageError(f"{session.spec.graph} on {session.spec.runtime} is no torch module.")
+    return session.probe()
+
+
+def open_probe(
+    graph: Path | bytes, threads: int | None = None, *, cuda: Precision | None = None
+) -> GraphProbe:
+    """Open any ONNX graph on ONNX Runtime, with all its inputs and outputs.
 
     Args:
         graph: The graph's file, or what would be in it: 2 GB at most.
-        threads: For computing; None for one a core.
+        threads: For computing on the CPU; None for one a core.
+        cuda: The precision of the graph's arithmetic on GPU 0; None for the CPU.
 
     Raises:
         GraphError: ONNX Runtime cannot read the graph.
         DependencyError: ONNX Runtime is missing.
+        DeviceError: There is no GPU, or ONNX Runtime cannot use it.
     """
     need("onnxruntime")
     from deploykit.runtime._probe import GraphProbe
 
-    return GraphProbe(graph, threads)
+    return GraphProbe(graph, threads, cuda)

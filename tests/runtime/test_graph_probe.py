@@ -2,7 +2,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from deploykit.errors import GraphError
+from deploykit.errors import DeviceError, GraphError
+from deploykit.runtime._onnxruntime_open import open_on_cpu
 from deploykit.runtime.opener import open_probe
 
 GRAPH = """<ir_version: 10, opset_import: ["" : 20]>
@@ -72,3 +73,20 @@ def test_a_closed_probe_does_not_run(content):
     probe.close()
     with pytest.raises(RuntimeError, match="closed"):
         probe.run(FEEDS)
+
+
+def test_on_a_gpu_fp32_is_not_rounded_to_tf32(content, monkeypatch):
+    asked = {}
+
+    def open_on_cpu_instead(graph, name, precision, *, tf32, threads):
+        asked.update(precision=precision, tf32=tf32)
+        return "Straw RTX", open_on_cpu(graph, name, threads)
+
+    monkeypatch.setattr("deploykit.runtime._probe.open_on_cuda", open_on_cpu_instead)
+    with open_probe(content, cuda="fp32"):
+        assert asked == {"precision": "fp32", "tf32": False}
+
+
+def test_a_gpu_that_is_missing(content, no_gpu):
+    with pytest.raises(DeviceError):
+        open_probe(content, cuda="fp16")
