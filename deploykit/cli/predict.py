@@ -95,6 +95,7 @@ def predict(
         command("predict", as_json=json, verbose=verbose, quiet=quiet) as console,
     ):
         from deploykit.jobs.predict import PredictionRun, PredictRequest
+        from deploykit.report.claims import proof_of_run
         from deploykit.report.fingerprint import fingerprint_of
         from deploykit.report.html.predictions import page_of_run, write_prediction_page
         from deploykit.report.outputs import Outputs, write_run
@@ -131,11 +132,15 @@ def predict(
         if nothing_predicted:
             raise nothing_predicted
         tally = run.tally
-        failed = tally.failures.total()
+        failed, proof = tally.failures.total(), proof_of_run(chosen, spec)
         written = [*outputs.tables, *([html] if html else [])]
         console.result(
-            lambda: prediction_value(tally, spec, run.clock.seconds, [str(p) for p in written]),
-            lambda: "" if quiet else prediction_text(tally, spec, run.clock.seconds, written),
+            lambda: prediction_value(
+                tally, spec, run.clock.seconds, [str(path) for path in written], proof
+            ),
+            lambda: (
+                "" if quiet else prediction_text(tally, spec, run.clock.seconds, written, proof)
+            ),
             exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
         )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +23,19 @@ from deploykit.cli.options import (
     parsed_arch_args,
     parsed_precision,
 )
+from deploykit.cli.verify_walks import Walks
+from deploykit.errors import ParityError, UsageError
+from deploykit.report.destinations import (
+    check_all_different,
+    check_destination,
+    check_page_path,
+)
+
+if TYPE_CHECKING:
+    from deploykit.bundle import Bundle
+    from deploykit.cli.console import Console
+    from deploykit.jobs.verify import Verification, VerifyRequest
+    from deploykit.report.blame import Blame
 
 
 def verify(
@@ -31,6 +45,14 @@ def verify(
     ] = None,
     max_images: Annotated[
         int | None, typer.Option(min=1, help="At most so many, even over the classes.")
+    ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Only the N photos with the lowest margins, the lowest first: a flip shows after "
+            "few, but there is no bound and no proof.",
+        ),
     ] = None,
     bundle: BundleName = None,
     runtime: Annotated[
@@ -54,42 +76,180 @@ def verify(
         bool,
         typer.Option("--self-test", help="Compare with the recorded answers; needs no torch."),
     ] = False,
+    stages: Annotated[
+        bool,
+        typer.Option("--stages", help="Walk from the photo to the runtime, one change at a time."),
+    ] = False,
+    transform: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.PY:FUNCTION",
+            help="With --stages, your own training transform, to compare the recorded one with.",
+        ),
+    ] = None,
+    trained_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="With --stages, what training had, 0 to 1: far below it, the usual mistakes are "
+            "tried.",
+        ),
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Look for the node that adds the error.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page for people: the certificate.")
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="Write JUnit XML, which CI systems read.")
+    ] = None,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Compare a bundle's graphs with the checkpoint; exit code 3 when they decide differently."""
     with command("verify", as_json=json, verbose=verbose) as console:
-        from deploykit.errors import ParityError, UsageError
         from deploykit.jobs.reference import ReferenceRequest
-        from deploykit.jobs.verify import VerifyRequest, verify_bundle
-        from deploykit.report.terminal import verification_text
-        from deploykit.report.values import verification_value
+        from deploykit.jobs.verify import VerifyRequest
 
-        reference = ReferenceRequest(
-            arch=arch,
-            checkpoint=ckpt,
-            arch_args=parsed_arch_args(arch_arg),
-            trust_pickle=trust_pickle,
-        )
-        if self_test and (reference.named or images is not None or max_images is not None):
-            raise UsageError(
-                "--self-test compares the bundle with its own recorded answers: "
-                "it takes no photos and no checkpoint."
-            )
+        named = ReferenceRequest(arch, ckpt, parsed_arch_args(arch_arg), trust_pickle)
         request = VerifyRequest(
             images=images,
             max_images=max_images,
+            budget=budget,
             runtime=runtime,
             precision=parsed_precision(precision),
             engine=engine,
             tf32=tf32,
-            reference=reference,
+            reference=named,
             self_test=self_test,
         )
-        result = verify_bundle(chosen_bundle(bundle, artifacts, console), request, console.progress)
-        console.result(
-            lambda: verification_value(result),
-            lambda: verification_text(result),
-            exit_code=0 if result.passed else ParityError.exit_code,
+        walks = Walks(stages, transform, trained_accuracy, layers)
+        _verify(request, walks, _Files(html, junit), console, bundle, artifacts)
+
+
+def _verify(
+    request: VerifyRequest,
+    walks: Walks,
+    files: _Files,
+    console: Console,
+    bundle: str | None,
+    artifacts: Path | None,
+) -> None:
+    """Refuse what makes no sense, compare, walk, write and show."""
+    from deploykit.jobs.verify import verify_bundle
+
+    _check_self_test(request)
+    walks.check(request)
+    files.check()
+    chosen = chosen_bundle(bundle, artifacts, console)
+    plan = walks.prepare(chosen, request, console.progress)
+    try:
+        result = verify_bundle(chosen, request, console.progress)
+    except UsageError:
+        raise
+    except BaseException:
+        files.forget()  # or an earlier run's would be taken for this one's
+        raise
+    blame = walks.walk(chosen, request, result, plan, console.progress)
+    files.write(chosen, result, blame, request.images)
+    _show(console, result, blame, files)
+
+
+def _check_self_test(request: VerifyRequest) -> None:
+    photos = request.images is not None or request.max_images is not None
+    if request.self_test and (request.reference.named or photos):
+        raise UsageError(
+            "--self-test compares the bundle with its own recorded answers: "
+            "it takes no photos and no checkpoint."
         )
+
+
+def _show(console: Console, result: Verification, blame: Blame, files: _Files) -> None:
+    """Show the verdicts and the walks; what fails in either exits with 3, or as a broken walk."""
+    from deploykit.report.blame import blame_text, blame_value
+    from deploykit.report.claims import RECORDED_ONLY
+    from deploykit.report.terminal import verification_text
+    from deploykit.report.values import verification_value
+
+    passed = result.passed and blame.passed
+    limit = [RECORDED_ONLY] if result.passed and blame.stages_failed else []
+    failed = next((walk.exit_code for walk in blame.broken_off), ParityError.exit_code)
+    written = [f"written    {path}" for path in files.paths]
+    console.result(
+        lambda: {
+            **verification_value(result),
+            **blame_value(blame),
+            "limit": limit[0] if limit else None,
+            "passed": passed,
+            "outputs": [str(path) for path in files.paths],
+        },
+        lambda: "\n".join(
+            ("\n\n".join((verification_text(result), *blame_text(blame), *limit)), *written)
+        ),
+        exit_code=0 if passed else failed,
+    )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What is written beside the result.
+
+    Attributes:
+        html: The certificate; None for none.
+        junit: JUnit XML; None for none.
+    """
+
+    html: Path | None
+    junit: Path | None
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that are wanted."""
+        return [path for path in (self.html, self.junit) if path is not None]
+
+    def check(self) -> None:
+        """Refuse early what could not be written in the end."""
+        if self.html is not None:
+            check_page_path(self.html)
+        if self.junit is not None:
+            check_destination(self.junit, "report", (".xml",))
+        check_all_different({"output": self.paths})
+
+    def forget(self) -> None:
+        """Remove what an earlier run has written under these names."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+
+    def write(
+        self, bundle: Bundle, result: Verification, blame: Blame, images: Path | None
+    ) -> None:
+        """Write what is wanted, whatever the verdicts are."""
+        layers = blame.layers or ()
+        if self.html is not None:
+            from deploykit.report.html.certificate import write_certificate
+
+            # Of a file that lists photos, their names are relative to its folder.
+            folder = images.parent if images is not None and images.is_file() else images
+            write_certificate(
+                self.html,
+                bundle,
+                result,
+                stages=blame.stages,
+                layers=layers,
+                broken_off=blame.broken_off,
+                photos_folder=folder,
+            )
+        if self.junit is not None:
+            from deploykit.report.junit import write_junit
+
+            write_junit(
+                self.junit,
+                bundle,
+                result,
+                stages=blame.stages,
+                layers=layers,
+                broken_off=blame.broken_off,
+            )

@@ -12,7 +12,9 @@ from deploykit.jobs.tally import Tally, describe_failures
 from deploykit.jobs.train import CURVES, TrainingResult
 from deploykit.jobs.verdicts import Verdict
 from deploykit.jobs.verify import Verification
-from deploykit.proofs import Measurement, PhotoSet
+from deploykit.parity.accuracy import Accuracy
+from deploykit.proofs import Measurement, PhotoSet, Proof
+from deploykit.report.claims import bound_of, claim_of
 from deploykit.session import SessionSpec
 from deploykit.stages import Stage, bottleneck
 
@@ -22,6 +24,7 @@ _VERDICT_COLUMNS = (
 )
 _SHOWN_FLIPS = 10
 _SHOWN_CLASSES = 20
+_WORST_CLASSES = 10
 # On Windows a thread's CPU time advances in steps of 15.6 ms: of less, the shares are chance.
 _LEAST_SECONDS = 0.5
 _BOTTLENECKS: dict[Stage, str] = {
@@ -55,16 +58,74 @@ def verification_text(result: Verification) -> str:
     lines = [
         verdicts_text(result.verdicts),
         f"reference  {result.reference}",
-        f"images     {photos_text(result.photos)}",
     ]
+    claim = claim_of(result)
+    if claim.limit:
+        lines.append(f"           {claim.limit}")
+    lines.append(f"images     {photos_text(result.photos)}")
+    if result.photos.kind == "golden":
+        lines.append("           chosen at export for their margins: no bound follows for photos")
     if result.unreadable:
         lines.append(f"           {result.unreadable} more could not be read")
+    if result.mining is not None:
+        first, *others = result.mining.sentences
+        lines += (f"margins    {first}", *(f"           {sentence}" for sentence in others))
+    if result.accuracy:
+        lines += accuracy_text(result)
     for verdict in result.verdicts:
         lines += flips_text(verdict)
     for verdict in result.verdicts:
         lines += (f"FAILED  {verdict.candidate.graph}: {reason}" for reason in verdict.objections)
+    if not result.verdicts:
+        lines.append("FAILED  no candidate was compared")
     lines.append("PASSED" if result.passed else "FAILED")
     return "\n".join(lines)
+
+
+def accuracy_text(result: Verification) -> list[str]:
+    """How often each side is right on the labelled images, and on which classes."""
+    reference, *candidates = result.accuracy
+    sides = {"reference": reference}
+    lines = [f"accuracy   {_rate_text(reference)}: the reference"]
+    for verdict, found in zip(result.verdicts, candidates, strict=True):
+        name = f"{verdict.candidate.graph} on {verdict.candidate.runtime}"
+        if found == reference:
+            lines.append(f"           the same, class by class: {name}")
+        else:
+            lines.append(f"           {_rate_text(found)}: {name}")
+            sides[name] = found
+    return [*lines, "", _classes_text(sides), ""]
+
+
+def _rate_text(found: Accuracy) -> str:
+    """``97.9 % (47 of 48), errors at most 9.4 %``."""
+    return (
+        f"{100 * found.rate:.1f} % ({found.correct} of {found.images}), "
+        f"errors at most {100 * found.error_rate_bound:.1f} %"
+    )
+
+
+def _classes_text(sides: Mapping[str, Accuracy]) -> str:
+    """A table with a row for each class, or for the worst ones where there are many."""
+    rows = list(zip(*(side.classes for side in sides.values()), strict=True))
+    caption = []
+    if len(rows) > _SHOWN_CLASSES:
+        caption = [f"the worst {_WORST_CLASSES} of {len(rows)} classes:"]
+        rows = sorted(rows, key=lambda row: min(found.rate for found in row))[:_WORST_CLASSES]
+    header = ("class", "images", *sides, "errors at most")
+    table = table_text(
+        header,
+        [
+            (
+                row[0].label,
+                str(row[0].images),
+                *(f"{100 * found.rate:.1f} %" for found in row),
+                f"{100 * max(found.error_rate_bound for found in row):.1f} %",
+            )
+            for row in rows
+        ],
+    )
+    return "\n".join((*caption, table))
 
 
 def verdicts_text(verdicts: Iterable[Verdict]) -> str:
@@ -89,10 +150,15 @@ def flips_of(measurement: Measurement) -> str:
     """``0 of 225, at most 1.3 %``: the flips and the bound on their rate."""
     text = f"{measurement.flips} of {measurement.decidable}"
     if measurement.flip_rate_bound is not None:
-        text += f", at most {100 * measurement.flip_rate_bound:.1f} %"
+        text += f", at most {rate_digits(measurement.flip_rate_bound)} %"
     if measurement.undecidable:
         text += f" ({measurement.undecidable} undecidable)"
     return text
+
+
+def rate_digits(rate: float) -> str:
+    """A rate in percent that must not look like none: ``1.3``, and ``0.03`` where it is small."""
+    return f"{100 * rate:.1f}" if rate >= 0.01 or rate == 0 else f"{100 * rate:.2g}"
 
 
 def flips_text(verdict: Verdict) -> list[str]:
@@ -109,7 +175,7 @@ def flips_text(verdict: Verdict) -> list[str]:
 
 
 def photos_text(photos: PhotoSet) -> str:
-    """``225 photos of bird_photos``; the bound below it holds for images like these only."""
+    """``225 photos of bird_photos``; the bound beside it holds for photos like these only."""
     if photos.kind == "photos":
         return f"{photos.images} photos of {photos.source}"
     if photos.kind == "golden":
@@ -122,8 +188,17 @@ def prediction_text(
     spec: SessionSpec,
     stage_seconds: Mapping[Stage, float],
     outputs: Sequence[Path],
+    proof: Proof | None = None,
 ) -> str:
-    """Rows, failures by kind, classes, accuracy, speed, where the time went."""
+    """Rows, failures by kind, classes, accuracy, speed, where the time went, the proof.
+
+    Args:
+        tally: What the rows add up to.
+        spec: What ran.
+        stage_seconds: Where the time went.
+        outputs: What was written.
+        proof: What shows that it decides here as the trained network does; None without.
+    """
     lines = [f"{_counted(tally.rows, 'row')}: {tally.ok} predicted"]
     if tally.failures:
         lines[0] += f", {tally.failures.total()} failed ({describe_failures(tally)})"
@@ -147,8 +222,22 @@ def prediction_text(
             lines[-1] += f", without the {tally.earlier} that were there before"
     if sum(stage_seconds.values()) >= _LEAST_SECONDS:
         lines.append(f"time      {stages_text(stage_seconds, concurrent=spec.concurrent)}")
+    lines.append(f"proof     {proof_text(proof)}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(lines)
+
+
+def proof_text(proof: Proof | None) -> str:
+    """``executed: 0 of 222 decisions changed, at most 1.3 % (225 photos, 2026-11-22)``."""
+    if proof is None:
+        return "none here: deploykit verify --images DIR"
+    found, rate = proof.measurement, bound_of(proof)
+    sure = "" if rate is None else f", at most {rate_digits(rate)} %"
+    images = {"photos": "photos", "golden": "golden images", "generated": "made images"}
+    return (
+        f"{proof.kind}: {found.flips} of {found.decidable} decisions changed{sure} "
+        f"({proof.photos.images} {images[proof.photos.kind]}, {proof.created[:10]})"
+    )
 
 
 def _counted(count: int, noun: str) -> str:

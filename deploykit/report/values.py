@@ -12,6 +12,8 @@ from deploykit.jobs.tally import Tally
 from deploykit.jobs.train import TrainingResult
 from deploykit.jobs.verdicts import Verdict
 from deploykit.jobs.verify import Verification
+from deploykit.proofs import Proof
+from deploykit.report.claims import claim_of
 from deploykit.session import SessionSpec
 from deploykit.stages import Stage
 
@@ -28,21 +30,40 @@ def export_value(result: ExportResult) -> dict[str, Any]:
 
 
 def verification_value(result: Verification) -> dict[str, Any]:
-    """The verdicts, and what was compared."""
+    """The verdicts, what was compared, and how often each side is right on labelled images."""
+    reference, *candidates = result.accuracy or (None,)
     return {
         "passed": result.passed,
         "reference": result.reference,
+        "reference_kind": result.reference_kind,
+        "is_recorded": result.is_recorded,
+        "claim": claim_of(result).holds,
         "photos": msgspec.to_builtins(result.photos),
         "unreadable": result.unreadable,
         "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
+        "accuracy": {
+            "reference": msgspec.to_builtins(reference),
+            "candidates": msgspec.to_builtins(candidates),
+        }
+        if reference is not None
+        else None,
+        "mining": None
+        if result.mining is None
+        else {**plain_value(result.mining), "sentences": list(result.mining.sentences)},
+        "created": result.created,
+        "versions": result.versions,
     }
 
 
 def verdict_value(verdict: Verdict) -> dict[str, Any]:
-    """A verdict with what can be derived from it; numbers that are not finite become null."""
-    value: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(verdict))
-    value["passed"] = verdict.passed
-    return value
+    """A verdict with what can be derived from it."""
+    return {**plain_value(verdict), "passed": verdict.passed}
+
+
+def plain_value(value: msgspec.Struct) -> dict[str, Any]:
+    """A value as plain types; numbers that are not finite become null."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return plain
 
 
 def training_value(result: TrainingResult) -> dict[str, Any]:
@@ -59,9 +80,13 @@ def training_value(result: TrainingResult) -> dict[str, Any]:
 
 
 def prediction_value(
-    tally: Tally, spec: SessionSpec, stage_seconds: Mapping[Stage, float], outputs: list[str]
+    tally: Tally,
+    spec: SessionSpec,
+    stage_seconds: Mapping[Stage, float],
+    outputs: list[str],
+    proof: Proof | None = None,
 ) -> dict[str, Any]:
-    """The tally, what ran, and what each stage took."""
+    """The tally, what ran, what each stage took, and the proof; null for one that is not there."""
     return {
         "rows": tally.rows,
         "ok": tally.ok,
@@ -75,5 +100,6 @@ def prediction_value(
         "images_per_second": tally.images_per_second,
         "stage_seconds": {stage: round(value, 3) for stage, value in stage_seconds.items()},
         "session": msgspec.to_builtins(spec),
+        "proof": None if proof is None else plain_value(proof),
         "outputs": outputs,
     }

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from made_verifications import BIRDS, made_bundle, made_logits
 
 from deploykit.jobs.tally import Tally
-from deploykit.report.terminal import prediction_text
+from deploykit.parity.measures import measure
+from deploykit.proofs import PhotoSet, Proof, Tolerance
+from deploykit.report.claims import proof_of_run
+from deploykit.report.terminal import prediction_text, proof_text
 from deploykit.session import SessionSpec
 from deploykit.specs import Prediction
 
@@ -47,3 +51,49 @@ def test_the_shares_of_workers_beside_a_device():
 def test_of_too_short_a_run_nothing_is_told(spec):
     assert line_of_time(spec, decode=0.2, session=0.29) is None
     assert line_of_time(spec, decode=0.2, session=0.31) is not None
+
+
+def made_proof(kind="photos", images=222):
+    logits = made_logits(images)
+    found = measure(
+        *(logits, logits),
+        precision="fp32",
+        paths=[str(i) for i in range(images)],
+        labels=BIRDS,
+        batch_sizes=[8],
+    )
+    return Proof(
+        graph="deploy/fp32.onnx",
+        graph_sha256="2" * 64,
+        runtime="onnxruntime-cpu",
+        device="CPU",
+        precision="fp32",
+        kind="executed",
+        reference="torch module",
+        reference_kind="module",
+        photos=PhotoSet(kind=kind, source="birds", images=images, sha256="d" * 64),
+        measurement=found,
+        tolerance=Tolerance(max_flip_rate=0.0),
+        created="2026-11-22T03:11:26+00:00",
+        versions={},
+    )
+
+
+def test_the_proof_is_one_line():
+    assert proof_text(made_proof()) == (
+        "executed: 0 of 222 decisions changed, at most 1.3 % (222 photos, 2026-11-22)"
+    )
+    assert proof_text(made_proof("golden")) == (
+        "executed: 0 of 222 decisions changed (222 golden images, 2026-11-22)"
+    )
+    text = prediction_text(Tally(rows=1), HOST, {"session": 0.1}, [])
+    assert "proof     none here: deploykit verify --images DIR" in text.splitlines()
+
+
+def test_a_proof_of_fp32_says_nothing_of_tf32(tmp_path):
+    bundle = made_bundle(tmp_path)
+    proven = msgspec.structs.replace(bundle.manifest, proofs=(made_proof(),))
+    bundle = type(bundle)(bundle.folder, proven)
+    assert proof_of_run(bundle, HOST) == made_proof()
+    assert proof_of_run(bundle, msgspec.structs.replace(HOST, tf32=True)) is None
+    assert proof_of_run(bundle, DEVICE) is None

@@ -14,6 +14,7 @@ from deploykit.jobs.tally import Tally
 from deploykit.jobs.verdicts import installed_versions
 from deploykit.manifest import printable
 from deploykit.progress import Progress, Step, silent
+from deploykit.report.claims import proof_of_run
 from deploykit.report.html.document import render, script_json, write_document
 from deploykit.report.html.thumbnails import ThumbnailChoice, make_thumbnails
 from deploykit.report.html.words import duration, percent, proof_words, shares
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "predictions.html.j2"
 _STYLES = (
+    "tiles.css",
+    "tables.css",
     "predictions/layout.css",
     "predictions/gallery.css",
     "predictions/photo.css",
@@ -90,7 +93,7 @@ def page_of_run(bundle: Bundle, run: PredictionRun) -> PredictionPage:
     return PredictionPage(
         bundle=bundle.name,
         spec=spec,
-        proof=manifest.proof_of(spec.graph, spec.runtime, spec.device),
+        proof=proof_of_run(bundle, spec),
         labels=manifest.labels,
         root=run.root,
         created=datetime.now(UTC),

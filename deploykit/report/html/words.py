@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploykit.report.terminal import photos_text
+from deploykit.report.claims import bound_of
+from deploykit.report.terminal import photos_text, rate_digits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from markupsafe import Markup
+
     from deploykit.proofs import Proof
 
 _NARROW = "\u202f"
+_SUPERSCRIPTS = str.maketrans(
+    "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+)
+
+# Control characters, and those that turn the direction of the text around them; as in dom.js.
+_UNSEEN = re.compile(
+    "[\\u0000-\\u001f\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff]"
+)
 
 
 @dataclass(frozen=True)
@@ -39,14 +52,18 @@ def proof_words(proof: Proof) -> list[str]:
         f"{found.flips} of {found.decidable} decisions changed (flipped) against the "
         f"{proof.reference}"
     )
-    if found.flip_rate_bound is not None:
+    rate = bound_of(proof)
+    if rate is not None:
         decided += (
             f"; if your photos are like those it was proven on, at most "
-            f"{percent(found.flip_rate_bound)} will, with 95{_NARROW}% confidence"
+            f"{bound(rate)} will, with 95{_NARROW}% confidence"
         )
     sentences = [f"{decided}."]
     if found.undecidable:
-        sentences.append(f"{found.undecidable} more photos were too close to call, and not judged.")
+        images = "photos" if proof.photos.kind == "photos" else "images"
+        sentences.append(
+            f"{found.undecidable} more {images} were too close to call, and not judged."
+        )
     if proof.kind == "executed":
         how = f"Executed in {proof.precision} on {proof.runtime}, {proof.device}"
     else:
@@ -75,6 +92,45 @@ def shares(seconds: Mapping[str, float]) -> list[Share]:
 def percent(part: float) -> str:
     """``1.3 %`` of 0.013, with a space that neither breaks nor is wide."""
     return f"{100 * part:.1f}{_NARROW}%"
+
+
+def number(value: float) -> str:
+    """``0.0123``, or ``1.3 \u00b7 10\u207b\u2076`` where the zeros would have to be counted."""
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "infinite"
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.3g}" if abs(value) < 1e3 else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}{_NARROW}\u00b7{_NARROW}{power_of_ten(int(exponent))}"
+
+
+def power_of_ten(exponent: int) -> str:
+    """``10\u207b\u2076`` of -6."""
+    return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
+
+
+def sentence_of(text: str) -> str:
+    """``Two logits are NaN.`` of ``two logits are NaN``."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+def visible(text: str) -> str:
+    """A text with the characters that nobody sees written as escapes, so that no name hides."""
+    return _UNSEEN.sub(lambda unseen: f"\\u{ord(unseen[0]):04x}", text)
+
+
+def stranger(text: str) -> Markup:
+    """A text of a stranger's, kept from changing the direction of what stands beside it."""
+    from markupsafe import Markup
+
+    return Markup("<bdi>{}</bdi>").format(visible(text))
+
+
+def bound(rate: float) -> str:
+    """A rate in percent that must not look like none, see :func:`rate_digits`."""
+    return f"{rate_digits(rate)}{_NARROW}%"
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,151 @@
+"""The walks of ``deploykit verify``: who is to blame, asked after the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from deploykit.errors import DeploykitError, UsageError
+from deploykit.specs import FLAVOURS
+
+if TYPE_CHECKING:
+    from deploykit.bundle import Bundle
+    from deploykit.jobs.blame_stages import StagesPlan, StagesRequest
+    from deploykit.jobs.verify import Verification, VerifyRequest
+    from deploykit.parity.blame import LayerReport, StageReport
+    from deploykit.progress import Progress
+    from deploykit.report.blame import Blame
+
+#: So many of the photos that changed their class, or whose answers moved most, a walk begins with.
+_FIRST_PHOTOS = 16
+
+_Report = TypeVar("_Report")
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Which walks are wanted.
+
+    Attributes:
+        stages: Whether to walk over the stages.
+        transform: The user's own transform, for that walk.
+        trained_accuracy: What training had, for that walk.
+        layers: Whether to walk over the nodes.
+    """
+
+    stages: bool
+    transform: str | None
+    trained_accuracy: float | None
+    layers: bool
+
+    def check(self, request: VerifyRequest) -> None:
+        """Refuse options that make no sense together, before anything is opened."""
+        if not self.stages and (self.transform, self.trained_accuracy) != (None, None):
+            raise UsageError(
+                "--transform and --trained-accuracy are for the walk over the stages.",
+                hint="Add --stages.",
+            )
+        if not (self.stages or self.layers):
+            return
+        if request.self_test:
+            raise UsageError(
+                "--self-test needs only the bundle; --stages and --layers need more than that.",
+                hint="Leave out --self-test.",
+            )
+        if request.engine is not None:
+            raise UsageError(
+                "--stages and --layers walk over graphs; --engine compares one engine.",
+                hint="Leave out --engine, or the walks: verify --engine first, then walk over the "
+                "graph that it was built from.",
+            )
+        if request.tf32:
+            raise UsageError(
+                "--stages and --layers hold every step against plain FP32, which --tf32 is not.",
+                hint="Leave out --tf32, or the walks.",
+            )
+        if self.layers and request.runtime in FLAVOURS:
+            raise UsageError(
+                f"{request.runtime} fuses the nodes of an engine and hands out no tensor between "
+                "them, so that no layer can be blamed.",
+                hint="Walk over the graph that it was built from: --layers --runtime rehearsal",
+            )
+
+    def prepare(
+        self, bundle: Bundle, request: VerifyRequest, progress: Progress
+    ) -> StagesPlan | None:
+        """Let what the walk over the stages needs fail before a comparison that takes minutes."""
+        if not self.stages:
+            return None
+        from deploykit.jobs.blame_stages import prepare_stages
+
+        return prepare_stages(bundle, self._stages_request(request, ()), progress)
+
+    def walk(
+        self,
+        bundle: Bundle,
+        request: VerifyRequest,
+        found: Verification,
+        plan: StagesPlan | None,
+        progress: Progress,
+    ) -> Blame:
+        """Walk what is wanted, beginning with the photos that the comparison liked least.
+
+        A walk that breaks off is told of in what comes back: the comparison is not lost with it.
+        """
+        from deploykit.report.blame import Blame, BrokenWalk
+
+        first = found.worst_photos(_FIRST_PHOTOS) if found.photos.kind == "photos" else ()
+        broken_off: list[BrokenWalk] = []
+
+        def made(name: str, wanted: bool, walk: Callable[[], _Report]) -> _Report | None:
+            if not wanted:
+                return None
+            try:
+                return walk()
+            except DeploykitError as exc:
+                broken_off.append(BrokenWalk(name, exc.message, exc.hint, exc.exit_code))
+                return None
+
+        wanted = self._stages_request(request, first)
+        stages = made("stages", self.stages, lambda: _walk_stages(bundle, wanted, plan, progress))
+        layers = made("layers", self.layers, lambda: _walk_layers(bundle, request, first, progress))
+        return Blame(stages, layers, tuple(broken_off))
+
+    def _stages_request(self, request: VerifyRequest, first: tuple[str, ...]) -> StagesRequest:
+        from deploykit.jobs.blame_stages import StagesRequest
+
+        return StagesRequest(
+            images=request.images,
+            max_images=request.max_images,
+            transform=self.transform,
+            trained_accuracy=self.trained_accuracy,
+            reference=request.reference,
+            runtime=request.runtime,
+            precision=request.precision,
+            first=first,
+        )
+
+
+def _walk_layers(
+    bundle: Bundle, request: VerifyRequest, first: tuple[str, ...], progress: Progress
+) -> tuple[LayerReport, ...]:
+    from deploykit.jobs.blame_layers import WALKED_IMAGES, LayersRequest, walk_layers
+
+    wanted = LayersRequest(
+        images=request.images,
+        runtime=request.runtime,
+        precision=request.precision,
+        reference=request.reference,
+        max_images=min(request.max_images or WALKED_IMAGES, WALKED_IMAGES),
+        first=first,
+    )
+    return walk_layers(bundle, wanted, progress)
+
+
+def _walk_stages(
+    bundle: Bundle, request: StagesRequest, plan: StagesPlan | None, progress: Progress
+) -> StageReport:
+    from deploykit.jobs.blame_stages import walk_stages
+
+    return walk_stages(bundle, request, progress, plan)

@@ -1,0 +1,84 @@
+"""What a comparison claims, in words: it depends on what the candidates were compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deploykit.bundle import CANONICAL_GRAPH, Bundle
+
+if TYPE_CHECKING:
+    from deploykit.jobs.verify import Verification
+    from deploykit.proofs import Proof, ReferenceKind
+    from deploykit.session import SessionSpec
+
+
+#: What is left of a proof where the walk over the stages failed.
+RECORDED_ONLY = (
+    "What is proven holds for photos that go through the recorded preprocessing, and for nothing "
+    "before it: the walk over the stages did not pass."
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What can be claimed of a candidate, and what of its opposite.
+
+    Attributes:
+        reference: What it was compared with: ``the trained model``.
+        holds: What it does when it passed: ``decides as the trained one does``.
+        fails: What it does when decisions changed.
+        limit: What the comparison does not show, as a sentence; empty for nothing.
+    """
+
+    reference: str
+    holds: str
+    fails: str
+    limit: str = ""
+
+
+_TRAINED = Claim(
+    reference="the trained model",
+    holds="decides as the trained one does",
+    fails="does not decide as the trained one does",
+)
+_GRAPH = Claim(
+    reference=CANONICAL_GRAPH,
+    holds=f"decides as {CANONICAL_GRAPH} does",
+    fails=f"does not decide as {CANONICAL_GRAPH} does",
+    limit=f"The trained model itself was not asked: {CANONICAL_GRAPH}, which was exported from it, "
+    "stands in for it.",
+)
+_RECORDED = Claim(
+    reference="the export",
+    holds="still gives the answers recorded at export",
+    fails="no longer gives the answers recorded at export",
+    limit="It was compared with a few recorded answers, not with the trained model: that shows "
+    "that the files and the runtime are whole, not how often decisions differ.",
+)
+_CLAIMS: dict[ReferenceKind, Claim] = {"module": _TRAINED, "graph": _GRAPH, "golden": _RECORDED}
+
+
+def claim_of(verification: Verification) -> Claim:
+    """What a verification can claim."""
+    if verification.is_recorded:
+        return _CLAIMS[verification.reference_kind]
+    other = f"the {verification.reference}"
+    return Claim(
+        reference=other,
+        holds=f"decides as {other} does",
+        fails=f"does not decide as {other} does",
+        limit="That is no proof of this bundle, which was exported from other weights or code.",
+    )
+
+
+def bound_of(proof: Proof) -> float | None:
+    """The 95 % bound that a proof gives; None where its images are no sample of anything."""
+    return proof.measurement.flip_rate_bound if proof.photos.kind == "photos" else None
+
+
+def proof_of_run(bundle: Bundle, spec: SessionSpec) -> Proof | None:
+    """What shows that a bundle decides, as it ran here, as the trained network does."""
+    if spec.tf32:
+        return None  # the proofs are of plain FP32
+    return bundle.manifest.proof_of(spec.graph, spec.runtime, spec.device)

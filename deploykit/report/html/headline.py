@@ -1,0 +1,243 @@
+"""A verification's verdict in plain language: what it is, what it means, what it leaves open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from deploykit.report.claims import RECORDED_ONLY, Claim, claim_of
+from deploykit.report.html.words import bound, sentence_of
+from deploykit.report.terminal import photos_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from deploykit.jobs.verdicts import Verdict
+    from deploykit.jobs.verify import Verification
+    from deploykit.parity.blame import LayerReport, StageReport
+    from deploykit.proofs import PhotoKind
+    from deploykit.report.blame import BrokenWalk
+
+Outcome: TypeAlias = Literal["passed", "failed", "unproven"]
+
+_WITHOUT_BOUND: dict[PhotoKind, str] = {
+    "photos": "They were chosen by their margins, so no rate follows for others.",
+    "golden": "They were chosen at export for their margins, so no rate follows for photos.",
+    "generated": "They are made images, and say nothing about real photos.",
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What stands first.
+
+    Attributes:
+        outcome: ``unproven`` where nothing failed, and nothing was shown either.
+        sentence: The verdict.
+        meaning: What that means and what to do, for whoever does not know the field.
+        reservations: What the comparison leaves open, a sentence each.
+    """
+
+    outcome: Outcome
+    sentence: str
+    meaning: tuple[str, ...]
+    reservations: tuple[str, ...]
+
+
+def headline_of(
+    verification: Verification,
+    stages: StageReport | None,
+    layers: Sequence[LayerReport],
+    broken_off: Sequence[BrokenWalk] = (),
+) -> Headline:
+    """Put everything that was found into one verdict; what failed anywhere fails the whole.
+
+    Args:
+        verification: What was found.
+        stages: The walk over the stages; None where none was made.
+        layers: The walks over the nodes.
+        broken_off: The walks that could not be made.
+    """
+    claim = claim_of(verification)
+    blame = [
+        *_blame(stages, layers),
+        *(
+            f"The walk over the {walk.name} could not be made: {walk.message}"
+            for walk in broken_off
+        ),
+    ]
+    outcomes = [outcome_of(verdict) for verdict in verification.verdicts]
+    outcome: Outcome
+    if "failed" in outcomes:
+        outcome, (sentence, *meaning) = "failed", _failure(verification, blame)
+    elif blame and verification.passed:
+        outcome = "failed"
+        sentence, *meaning = _passed_but_blamed(claim, blame, stages)
+    elif blame:
+        outcome = "failed"
+        sentence = "A fault was found on the way to the deployed model."
+        meaning = [*blame, f"Nothing shows that it {claim.holds}."]
+    elif not verification.passed:
+        outcome, (sentence, *meaning) = "unproven", _nothing_shown(verification)
+    else:
+        flips = any(verdict.measurement.flips for verdict in verification.verdicts)
+        outcome = "passed"
+        sentence = f"The deployed model {claim.holds}"
+        sentence += ", within what is allowed." if flips else "."
+        meaning = _meaning(verification)
+    return Headline(outcome, sentence, tuple(meaning), _reservations(verification))
+
+
+def outcome_of(verdict: Verdict) -> Outcome:
+    """A verdict that did not pass has failed where the numbers themselves break the tolerance."""
+    if verdict.passed:
+        return "passed"
+    return "failed" if verdict.broken else "unproven"
+
+
+def _blame(stages: StageReport | None, layers: Sequence[LayerReport]) -> list[str]:
+    """Who is to blame, a sentence each; nothing when every walk that was made passed."""
+    sentences = []
+    if stages is not None and not stages.passed:
+        sentences += _blamed_stages(stages)
+    for layer in layers:
+        if not layer.passed:
+            sentences.append(f"To blame in {layer.candidate.graph}: {_blamed_node(layer)}.")
+    return sentences
+
+
+def _passed_but_blamed(claim: Claim, blame: Sequence[str], stages: StageReport | None) -> list[str]:
+    """The verdict and its meaning where every candidate passed, and a walk did not."""
+    if stages is None or stages.passed:
+        return [
+            f"The deployed model {claim.holds}, but a walk to find faults did not pass.",
+            *blame,
+            "These photos bear it; others may not.",
+        ]
+    return [
+        f"The deployed model {claim.holds} with the recorded preprocessing, but a fault was found.",
+        *blame,
+        RECORDED_ONLY,
+    ]
+
+
+def _blamed_stages(stages: StageReport) -> list[str]:
+    """The faults that have a name, else the first stage that left its tolerance."""
+    blamed = [(finding.stage, finding.message) for finding in stages.findings]
+    if not blamed and stages.culprit is not None:
+        blamed = [(stages.culprit.stage, stages.culprit.change)]
+    return [f"To blame: {stage}. {sentence_of(what)}" for stage, what in blamed] or [
+        "The walk over the stages compared nothing."
+    ]
+
+
+def _blamed_node(layer: LayerReport) -> str:
+    if layer.first is not None:
+        of = f" of {layer.first.module}" if layer.first.module else ""
+        return f"{layer.first.node} ({layer.first.operator}{of})"
+    return layer.differences[0] if layer.differences else "no node was compared"
+
+
+def _nothing_shown(verification: Verification) -> list[str]:
+    """The verdict and its meaning where nothing failed, and nothing was shown either."""
+    doubtful = next((verdict for verdict in verification.verdicts if not verdict.passed), None)
+    what = "the deployed model"
+    if doubtful is not None and len(verification.verdicts) > 1:
+        what = doubtful.candidate.graph
+    return [
+        f"Nothing shows whether {what} {claim_of(verification).holds}.",
+        sentence_of("no candidate was compared" if doubtful is None else doubtful.objections[0]),
+        "That is no proof of a fault, and none of the opposite.",
+    ]
+
+
+def _failure(verification: Verification, blame: Sequence[str]) -> list[str]:
+    """The verdict and its meaning where the numbers break a tolerance."""
+    broken = [verdict for verdict in verification.verdicts if outcome_of(verdict) == "failed"]
+    worst = max(broken, key=lambda verdict: verdict.measurement.flips)
+    found, graph = worst.measurement, worst.candidate.graph
+    if any(verdict.measurement.non_finite for verdict in broken):
+        sentence = "Some of the answers are no numbers at all."
+    elif found.flips:
+        sentence = f"The deployed model {claim_of(verification).fails}."
+    else:
+        sentence = "The deployed model's answers moved further than is allowed."
+    if found.flips:
+        what = f"{found.flips:,} of {found.decidable:,} decisions changed in {graph}."
+    else:
+        what = f"In {graph}, {worst.objections[0]}."
+    names = " and ".join(dict.fromkeys(verdict.candidate.graph for verdict in broken))
+    advice = f"Do not deploy {names if len(verification.verdicts) > 1 else 'it'} as it is."
+    how = (
+        "To find out who is to blame, run deploykit verify --stages, which names the step, and "
+        "--layers, which names the node."
+    )
+    return [sentence, what, advice, *(blame or [how])]
+
+
+def _meaning(verification: Verification) -> list[str]:
+    worst = max(
+        (verdict.measurement for verdict in verification.verdicts),
+        key=lambda found: (found.flip_rate, found.flip_rate_bound or 0.0),
+    )
+    photos, count, claim = _noun(verification), len(verification.verdicts), claim_of(verification)
+    deployed = "the deployed one" if count == 1 else f"each of the {count} deployed ones"
+    if worst.flips:
+        decided = f"{worst.flips:,} of {worst.decidable:,} decisions changed, which is allowed."
+    else:
+        judged = " that could be judged" if worst.undecidable else ""
+        decided = (
+            f"All {worst.decidable:,} {photos}{judged} got the same answer from {claim.reference} "
+            f"and from {deployed}."
+        )
+    if worst.flip_rate_bound is None:
+        return [decided, _WITHOUT_BOUND[verification.photos.kind]]
+    return [
+        decided,
+        f"If the photos to come are like these, at most {bound(worst.flip_rate_bound)} of the "
+        f"decisions will differ from those of {claim.reference}, with 95\u202f% confidence.",
+    ]
+
+
+def _reservations(verification: Verification) -> tuple[str, ...]:
+    """What no verdict, passed or not, says."""
+    claim = claim_of(verification)
+    sentences = [claim.limit] if claim.limit else []
+    for verdict in verification.verdicts:
+        sentences += _reservations_of(verdict, _noun(verification))
+    if verification.photos.kind != "photos":
+        sentences.append(
+            f"It was compared on {photos_text(verification.photos)}; what counts is your photos."
+        )
+    if verification.unreadable:
+        sentences.append(
+            f"{verification.unreadable:,} more photos could not be read, and were not compared."
+        )
+    if verification.mining is not None:
+        sentences += verification.mining.sentences
+    elif not verification.accuracy:
+        sentences.append(
+            f"Whether the answers are right is another question: these {_noun(verification)} "
+            "have no labels."
+        )
+    return tuple(sentences)
+
+
+def _reservations_of(verdict: Verdict, photos: str) -> Iterator[str]:
+    spec, found = verdict.candidate, verdict.measurement
+    if verdict.kind == "rehearsed":
+        yield (
+            f"{spec.graph} was rehearsed on a model of {spec.precision} hardware, and has not run "
+            "on the hardware itself: verify it again there."
+        )
+    if spec.tf32:
+        yield f"{spec.graph} ran with TensorFloat-32, which shows nothing about plain FP32."
+    if found.undecidable:
+        yield (
+            f"{found.undecidable:,} of {found.images:,} {photos} are too close to call in "
+            f"{spec.precision} ({spec.graph}), and were not judged."
+        )
+
+
+def _noun(verification: Verification) -> str:
+    return "photos" if verification.photos.kind == "photos" else "images"

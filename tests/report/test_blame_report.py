@@ -1,0 +1,114 @@
+"""What is said of the walks over the stages and over the nodes."""
+
+import json
+
+import numpy as np
+import pytest
+from made_walks import (
+    BAD_LAYERS,
+    BAD_STAGES,
+    FINDING,
+    GOOD_LAYERS,
+    GOOD_STAGES,
+    layer,
+    layers,
+    stages,
+    step,
+)
+
+from deploykit.parity.blame import Trial
+from deploykit.report.blame import Blame, blame_text, blame_value
+
+
+def text_of(**walks):
+    return "\n\n".join(blame_text(Blame(**walks)))
+
+
+def test_a_walk_that_passed_says_so():
+    text = text_of(stages=GOOD_STAGES, layers=(GOOD_LAYERS,))
+    assert "stages     from train.py:transform and the checkpoint" in text
+    assert "PASSED  stages: every step is within its tolerance" in text
+    assert "PASSED  layers of deploy/fp16.onnx: no node adds more than it may" in text
+    assert "FAILED" not in text
+
+
+def test_the_first_step_that_leaves_its_tolerance_is_named_with_what_mends_it():
+    text = text_of(stages=BAD_STAGES)
+    assert "FOUND  normalise: training used std 0.5\n       --std 0.5,0.5,0.5" in text
+    assert "FAILED  stages: first at normalise, std 0.25 instead of 0.5: the largest" in text
+    verdicts = [line.rsplit("|", 1)[1].strip() for line in text.splitlines() if "|" in line]
+    assert verdicts == ["verdict", "passed", "FAILED", "passed"]
+
+
+def test_a_fault_that_no_step_shows_fails_too():
+    report = stages(step("decode", "Pillow"), findings=(FINDING,))
+    assert "FAILED  stages: every step is within its tolerance, but a fault was found" in text_of(
+        stages=report
+    )
+
+
+def test_the_trials_are_listed_with_their_option():
+    trial = Trial(change="BGR", option="", correct=40, images=45)
+    other = Trial(change="std 0.5", option="--std 0.5,0.5,0.5", correct=30, images=45)
+    lines = text_of(stages=stages(step("decode", "Pillow"), trials=(trial, other))).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.count("|") == 2]
+    assert rows == [
+        ["tried", "right", "export option"],
+        ["BGR", "40 of 45", "none"],
+        ["std 0.5", "30 of 45", "--std 0.5,0.5,0.5"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        (layer("node_2", 0.1), "node_2 (Conv of features.0): it adds an error of 1.0e-01; 2.0e-03"),
+        (layer("node_2", np.inf, non_finite=7, module=""), "node_2 (Conv): 7 of its values are"),
+        (layer("node_2", 0.1, reason="differs between batch sizes 1 and 5"), "sizes 1 and 5"),
+    ],
+)
+def test_the_node_that_is_to_blame_is_named(first, words):
+    assert f"FAILED  layers of deploy/fp16.onnx: first at {first.node}" in text_of(
+        layers=(layers(first=first),)
+    )
+    assert words in text_of(layers=(layers(first=first),))
+
+
+def test_differences_between_graphs_are_listed():
+    text = text_of(layers=(layers(differences=("Relu_3 (module conv2.act) is missing",)),))
+    assert "FOUND  Relu_3 (module conv2.act) is missing" in text
+    assert "FAILED  layers of deploy/fp16.onnx: the graph differs from the reference's" in text
+
+
+@pytest.mark.parametrize(
+    ("walks", "passed"),
+    [
+        ({}, True),
+        ({"stages": GOOD_STAGES}, True),
+        ({"stages": BAD_STAGES}, False),
+        ({"stages": stages()}, False),
+        ({"layers": (GOOD_LAYERS,)}, True),
+        ({"layers": (GOOD_LAYERS, BAD_LAYERS)}, False),
+        ({"layers": ()}, False),
+        ({"layers": (layers(nodes=0),)}, False),
+        ({"stages": GOOD_STAGES, "layers": (BAD_LAYERS,)}, False),
+    ],
+)
+def test_what_was_asked_for_must_have_been_walked_and_pass(walks, passed):
+    assert Blame(**walks).passed is passed
+    assert ("FAILED" in text_of(**walks)) is not passed
+
+
+def test_the_values_are_plain_and_finite():
+    broken = layers(first=layer("node_2", np.inf, non_finite=7))
+    value = blame_value(Blame(BAD_STAGES, (GOOD_LAYERS, broken)))
+    json.dumps(value, allow_nan=False)
+    assert (value["stages"]["passed"], value["stages"]["culprit"]) == (False, 1)
+    assert value["stages"]["steps"][1]["stage"] == "normalise"
+    assert [report["passed"] for report in value["layers"]] == [True, False]
+    assert value["layers"][1]["first"]["added"] is None
+
+
+def test_what_was_not_asked_for_is_null():
+    assert blame_value(Blame()) == {"stages": None, "layers": None, "broken_off": []}
+    assert blame_value(Blame(GOOD_STAGES))["stages"]["culprit"] is None

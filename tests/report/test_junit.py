@@ -1,0 +1,163 @@
+"""JUnit XML of a verification, as a CI system reads it."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from made_verifications import (
+    made_bundle,
+    made_layers,
+    made_logits,
+    made_stages,
+    made_verification,
+    moved,
+)
+
+from deploykit.errors import InputError
+from deploykit.jobs.verify import Verification
+from deploykit.report.blame import BrokenWalk
+from deploykit.report.junit import write_junit
+
+FP32, FP16 = "deploy/fp32.onnx", "deploy/fp16.onnx"
+LOGITS = made_logits(60)
+
+
+def suites(folder: Path, verification: Verification, **more: object) -> dict[str, ET.Element]:
+    path = folder / "junit.xml"
+    write_junit(path, made_bundle(folder), verification, **more)
+    return {suite.get("name", ""): suite for suite in ET.parse(path).getroot()}
+
+
+def failures(suite: ET.Element) -> list[tuple[str | None, str | None]]:
+    """The name of each test that failed, and why."""
+    return [
+        (case.get("name"), failure.get("message"))
+        for case in suite.findall("testcase")
+        for failure in case.findall("failure")
+    ]
+
+
+def properties(element: ET.Element) -> dict[str | None, str | None]:
+    return {each.get("name"): each.get("value") for each in element.findall("properties/property")}
+
+
+def test_a_walk_that_broke_off_is_a_test_that_failed(tmp_path: Path) -> None:
+    walk = BrokenWalk("layers", "There is no torch.", "Install it.", 5)
+    found = suites(tmp_path, made_verification(LOGITS, {FP32: LOGITS}), broken_off=[walk])
+    assert failures(found["layers"]) == [("walk", "There is no torch.")]
+    assert "Install it." in ET.tostring(found["layers"], encoding="unicode")
+
+
+def test_another_checkpoint_is_not_taken_for_the_bundles(tmp_path: Path) -> None:
+    same = suites(tmp_path, made_verification(LOGITS, {FP32: LOGITS}))["verify"]
+    assert properties(same)["checkpoint.sha256"] == "c" * 64
+    other = made_verification(LOGITS, {FP32: LOGITS}, is_recorded=False)
+    facts = properties(suites(tmp_path, other)["verify"])
+    assert facts["exported-from.sha256"] == "c" * 64
+    assert "checkpoint.sha256" not in facts
+
+
+def test_a_test_for_each_candidate(tmp_path: Path) -> None:
+    verification = made_verification(
+        LOGITS, {FP32: moved(LOGITS, 1e-6), FP16: -LOGITS}, folder=tmp_path
+    )
+    suite = suites(tmp_path, verification)["verify"]
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    assert suite.get("timestamp") == "2026-11-22T03:11:26"
+    assert [case.get("name") for case in suite.findall("testcase")] == [
+        "deploy/fp32.onnx on onnxruntime-cpu in fp32",
+        "deploy/fp16.onnx on rehearsal in fp16",
+    ]
+    passed, failed = suite.findall("testcase")
+    assert passed.get("classname") == "birds.verify"
+    assert "flips 0 of 60, at most 4.9 %" in (passed.findtext("system-out") or "")
+    objections = verification.verdicts[1].objections
+    assert failed.find("failure").get("message") == objections[0]
+    assert set(objections) < set((failed.findtext("failure") or "").split("\n"))
+    assert properties(failed)["kind"] == "rehearsed"
+
+
+def test_the_hashes_are_properties(tmp_path: Path) -> None:
+    verification = made_verification(LOGITS, {FP32: LOGITS})
+    facts = properties(suites(tmp_path, verification)["verify"])
+    assert facts["model.onnx.sha256"] == "1" * 64
+    assert facts["deploy/fp32.onnx.sha256"] == "2" * 64
+    assert facts["checkpoint.sha256"] == "c" * 64
+    assert facts["photos.sha256"] == "d" * 64
+    assert facts["version.numpy"] == "2.4.6"
+
+
+def test_nothing_compared_is_no_success(tmp_path: Path) -> None:
+    nothing = made_verification(LOGITS, {})
+    stages = msgspec.structs.replace(made_stages(LOGITS, fault=False), steps=())
+    layers = msgspec.structs.replace(made_layers(fault=False), nodes=0, ranking=())
+    found = suites(tmp_path, nothing, stages=stages, layers=[layers])
+    assert failures(found["verify"]) == [("candidates", "no candidate was compared")]
+    assert failures(found["stages"]) == [("steps", "no stage was compared")]
+    assert [why for _, why in failures(found["layers"])] == ["no node was compared"]
+
+
+def test_a_test_for_each_step_and_finding(tmp_path: Path) -> None:
+    verification = made_verification(LOGITS, {FP32: LOGITS})
+    suite = suites(tmp_path, verification, stages=made_stages(LOGITS, fault=True))["stages"]
+    assert suite.get("tests") == "4"
+    assert [name for name, _ in failures(suite)] == [
+        "resize: bilinear instead of bicubic",
+        "resize: finding",
+    ]
+    assert failures(suite)[1][1] == "training used bicubic, the bundle records bilinear"
+    clean = suites(tmp_path, verification, stages=made_stages(LOGITS, fault=False))
+    assert failures(clean["stages"]) == []
+
+
+def test_a_test_for_each_walk_over_the_nodes(tmp_path: Path) -> None:
+    verification = made_verification(LOGITS, {FP32: LOGITS})
+    found = suites(tmp_path, verification, layers=[made_layers(fault=True)])
+    ((name, why),) = failures(found["layers"])
+    assert name == "deploy/fp16.onnx on rehearsal in fp16"
+    assert why is not None
+    assert why.startswith("the first node out of tolerance: node_conv2d_3 (Conv of features.3)")
+    text = found["layers"].findtext("testcase/failure") or ""
+    assert "Relu_3 (module features.4) is missing" in text
+    clean = suites(tmp_path, verification, layers=[made_layers(fault=False)])
+    assert failures(clean["layers"]) == []
+
+
+def test_the_root_adds_the_suites_up(tmp_path: Path) -> None:
+    verification = made_verification(LOGITS, {FP32: -LOGITS})
+    suites(tmp_path, verification, stages=made_stages(LOGITS, fault=True))
+    root = ET.parse(tmp_path / "junit.xml").getroot()
+    assert root.tag == "testsuites"
+    assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("5", "3", "0")
+
+
+def test_hostile_names_stay_valid_xml(tmp_path: Path) -> None:
+    names = ("a\x00b", "]]></failure><x/>", "half \udcff pair", "\uffff&\"'<", "new\nline\x1b")
+    logits = made_logits(5)
+    broken = logits[:, [1, 2, 0]]
+    verification = made_verification(
+        logits, {FP32: broken}, paths=names, reference="".join(names), versions={"x": names[2]}
+    )
+    suite = suites(tmp_path, verification)["verify"]
+    text = suite.findtext("testcase/failure") or ""
+    for shown in ("a\\x00b", names[1], "half \\udcff pair", "\\uffff&\"'<", "new\nline\\x1b"):
+        assert shown in text
+    assert properties(suite)["version.x"] == "half \\udcff pair"
+
+
+def test_values_that_are_no_numbers_fail(tmp_path: Path) -> None:
+    broken = LOGITS.copy()
+    broken[3, 1] = np.inf
+    suite = suites(tmp_path, made_verification(LOGITS, {FP32: broken}))["verify"]
+    assert [why for _, why in failures(suite)] == ["1 logits are NaN or infinite"]
+
+
+def test_a_file_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    verification = made_verification(LOGITS, {FP32: LOGITS})
+    with pytest.raises(InputError, match=r"Writing .* failed"):
+        write_junit(tmp_path / "missing" / "junit.xml", made_bundle(tmp_path), verification)
+    assert list(tmp_path.iterdir()) == []

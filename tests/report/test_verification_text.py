@@ -1,0 +1,120 @@
+"""What ``verify`` says of accuracy: both sides, class by class."""
+
+import numpy as np
+from made_verifications import BIRDS, GRAPHS, made_logits, made_verification
+
+from deploykit.report.terminal import rate_digits, verification_text
+from deploykit.report.values import verification_value
+from deploykit.specs import Labels
+
+
+def labelled(logits, candidates, labels=BIRDS):
+    """A verification on photos in folders that are named after their classes."""
+    names = [labels.names[i % len(labels)] for i in range(len(logits))]
+    paths = [f"{name}/{i:03}.png" for i, name in enumerate(names)]
+    expected = dict(zip(paths, names, strict=True))
+    return made_verification(logits, candidates, labels=labels, paths=paths, expected=expected)
+
+
+def rows_of(text, columns):
+    """The rows of the table with so many columns."""
+    lines = [line.split("|") for line in text.splitlines()]
+    return [[cell.strip() for cell in line] for line in lines if len(line) == columns]
+
+
+def test_sides_that_differ_have_a_column_each():
+    logits = made_logits(30)
+    wrong = logits.copy()
+    wrong[0] = [0, 9, 0]
+    result = labelled(logits, {GRAPHS[0]: logits, GRAPHS[1]: wrong})
+    text = verification_text(result)
+    assert "accuracy   100.0 % (30 of 30), errors at most 9.5 %: the reference" in text
+    assert "           the same, class by class: model.onnx on onnxruntime-cpu" in text
+    assert (
+        "           96.7 % (29 of 30), errors at most 14.9 %: deploy/fp32.onnx on onnxruntime-cpu"
+    ) in text
+    header, cat, dog, owl = rows_of(text, 5)
+    assert header == [
+        *("class", "images", "reference", "deploy/fp32.onnx on onnxruntime-cpu"),
+        "errors at most",
+    ]
+    assert cat == ["cat", "10", "100.0 %", "90.0 %", "39.4 %"]
+    assert dog == ["dog", "10", "100.0 %", "100.0 %", "25.9 %"]
+    assert owl[:2] == ["owl", "10"]
+
+
+def test_of_many_classes_the_worst_are_shown():
+    labels = Labels(names=tuple(f"kind_{i}" for i in range(40)), source="test")
+    logits = made_logits(80, 40)
+    wrong = logits.copy()
+    wrong[37] = -wrong[37]
+    result = labelled(logits, {GRAPHS[1]: wrong}, labels)
+    text = verification_text(result)
+    assert "the worst 10 of 40 classes:" in text
+    rows = rows_of(text, 5)[1:]
+    assert len(rows) == 10
+    assert rows[0][:4] == ["kind_37", "2", "100.0 %", "50.0 %"]
+
+
+def test_without_labels_nothing_is_said_of_accuracy():
+    logits = made_logits(30)
+    result = made_verification(logits, {GRAPHS[1]: logits})
+    assert "accuracy" not in verification_text(result)
+    assert verification_value(result)["accuracy"] is None
+
+
+def test_numbers_that_are_not_finite_are_null_in_json():
+    logits = made_logits(30)
+    broken = np.full_like(logits, np.nan)
+    value = verification_value(labelled(logits, {GRAPHS[1]: broken}))
+    assert value["passed"] is False
+    assert value["verdicts"][0]["measurement"]["max_abs_error"] is None
+    assert value["accuracy"]["candidates"][0]["correct"] == 0
+
+
+def test_the_reference_is_told_for_what_it_is():
+    logits = made_logits(30)
+    candidates = {GRAPHS[1]: logits}
+    trained = made_verification(logits, candidates)
+    value = verification_value(trained)
+    assert (value["reference_kind"], value["is_recorded"]) == ("module", True)
+    assert value["claim"] == "decides as the trained one does"
+    assert "no proof of this bundle" not in verification_text(trained)
+    other = made_verification(logits, candidates, is_recorded=False)
+    assert "That is no proof of this bundle" in verification_text(other)
+    assert verification_value(other)["is_recorded"] is False
+    golden = made_verification(logits, candidates, reference_kind="golden")
+    assert "a few recorded answers, not with the trained model" in verification_text(golden)
+
+
+def test_golden_images_give_no_bound(tmp_path):
+    logits = made_logits(30)
+    text = verification_text(made_verification(logits, {GRAPHS[1]: logits}))
+    assert "at most" not in text
+    assert "chosen at export for their margins: no bound" in text
+    photos = verification_text(made_verification(logits, {GRAPHS[1]: logits}, folder=tmp_path))
+    assert "0 of 30, at most 9.5 %" in photos
+
+
+def test_a_small_bound_does_not_look_like_none():
+    assert [rate_digits(rate) for rate in (0.0, 0.0132, 0.0003, 0.00001)] == [
+        *("0.0", "1.3", "0.03", "0.001"),
+    ]
+
+
+def test_the_photos_to_look_at_first_are_those_that_flipped_then_the_largest_errors():
+    logits = made_logits(6)
+    candidate = logits.copy()
+    candidate[1] += 5  # far, and without another class
+    candidate[3] += 2
+    flipped = int(np.argmin(np.abs(np.sort(logits)[:, -1] - np.sort(logits)[:, -2])))
+    top, second = np.argsort(-logits[flipped])[:2]
+    candidate[flipped, [top, second]] = candidate[flipped, [second, top]]
+    result = made_verification(logits, {GRAPHS[1]: candidate}, paths=list("abcdef"))
+    expected = ["abcdef"[flipped], *(name for name in "bd" if name != "abcdef"[flipped])]
+    assert result.worst_photos(len(expected)) == tuple(expected)
+    assert len(result.worst_photos(16)) == 6
+    broken = np.where(np.arange(6)[:, None] == 4, np.nan, logits)
+    assert made_verification(logits, {GRAPHS[1]: broken}, paths=list("abcdef")).worst_photos(1) == (
+        "e",
+    )
