@@ -33,6 +33,7 @@ LAYERS = {
     "jobs": 3,
     "report": 4,
     "cli": 5,
+    "suite": 5,
     "__init__": 6,
     "__main__": 6,
 }

@@ -9,7 +9,18 @@ from io import TextIOWrapper
 import typer
 
 from deploykit import __version__
-from deploykit.cli import archs, build_trt, demo, doctor, export, predict, train, verify
+from deploykit.cli import (
+    archs,
+    build_trt,
+    demo,
+    doctor,
+    export,
+    identify,
+    inspect,
+    predict,
+    train,
+    verify,
+)
 from deploykit.cli.console import write_error
 
 app = typer.Typer(
@@ -26,6 +37,8 @@ app.command("build-trt")(build_trt.build_trt)
 app.command("predict")(predict.predict)
 app.command("train")(train.train)
 app.command("archs")(archs.archs)
+app.command("identify")(identify.identify)
+app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

@@ -70,20 +70,37 @@ def read_weights(path: Path, *, trust_pickle: bool = False) -> Weights:
             weights; or holds NaN or infinite ones.
         DependencyError: It is a safetensors file and safetensors is missing.
     """
-    container = container_of(path)
-    if container == "safetensors":
-        loaded = _load_safetensors(path)
-    else:
-        loaded = _load_torch(path, container, trust_pickle=trust_pickle)
-    entry, notes = find_weights(loaded, path)
-    tensors, more = _tensors(entry)
-    notes += more
-    tensors, more = _unwrapped(tensors)
+    entry, notes = find_weights(load_checkpoint(path, trust_pickle=trust_pickle), path)
+    tensors, more = named_tensors(entry)
     notes += more
     tensors, more = _as_float32(tensors, path)
     notes += more
     _check_finite(tensors, path)
     return Weights(tensors, tuple(notes))
+
+
+def load_checkpoint(path: Path, *, trust_pickle: bool = False) -> object:
+    """Load what a checkpoint's file holds, whatever that is, without running any code from it.
+
+    Args:
+        path: See :func:`read_weights`, as for what is raised.
+        trust_pickle: Let a file that asks for code run it.
+    """
+    container = container_of(path)
+    if container == "safetensors":
+        return _load_safetensors(path)
+    return _load_torch(path, container, trust_pickle=trust_pickle)
+
+
+def named_tensors(entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of an entry under the names that the network itself gave them.
+
+    Returns:
+        Names to tensors, and notes for the user on what was left out or taken off.
+    """
+    tensors, notes = _tensors(entry)
+    tensors, more = _unwrapped(tensors)
+    return tensors, notes + more
 
 
 def _load_safetensors(path: Path) -> object:

@@ -105,11 +105,12 @@ def compare(found: Shapes, expected: Shapes) -> Mismatch:
         unexpected=tuple(name for name in found if name not in expected),
         misshapen=tuple(misshapen),
         shared=len(both) - len(misshapen),
-        family=_family(found),
+        family=family_of(found),
     )
 
 
-def _family(names: Collection[str]) -> str | None:
+def family_of(names: Collection[str]) -> str | None:
+    """What the family of networks is called whose weights have such names; None where unknown."""
     return next((family for marker, family in FAMILIES if marker in names), None)
 
 

@@ -1,0 +1,35 @@
+"""``deploykit identify``: which architectures a checkpoint fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploykit.cli.console import command
+from deploykit.cli.options import Json, Verbose
+
+
+def identify(
+    checkpoint: Annotated[Path, typer.Argument(help="The weights' file.")],
+    timm: Annotated[
+        bool, typer.Option("--timm", help="Compare with every network of timm: takes minutes.")
+    ] = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Tell which architectures a checkpoint fits; exit code 4 when none does."""
+    with command("identify", as_json=json, verbose=verbose) as console:
+        import msgspec
+
+        from deploykit.errors import CheckpointError
+        from deploykit.jobs.identify import identify_checkpoint
+        from deploykit.report.identification import identification_text
+
+        found = identify_checkpoint(checkpoint, all_timm=timm, progress=console.progress)
+        console.result(
+            lambda: msgspec.to_builtins(found),
+            lambda: identification_text(found),
+            exit_code=0 if found.fits else CheckpointError.exit_code,
+        )

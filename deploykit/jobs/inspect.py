@@ -1,0 +1,71 @@
+"""Inspect: what is in a bundle, an ONNX graph, an engine or a checkpoint; nothing is changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploykit.bundle import GOLDEN, find_bundle, open_bundle
+from deploykit.engine.passport import passport_path
+from deploykit.errors import InputError
+from deploykit.jobs._inspect_bundle import inspect_bundle
+from deploykit.jobs._inspect_checkpoint import inspect_checkpoint
+from deploykit.jobs._inspect_engine import ENGINE_ENDINGS, inspect_engine, is_engine
+from deploykit.jobs._inspect_graph import inspect_graph
+from deploykit.jobs.inspections import (
+    CheckpointInspection,
+    EngineInspection,
+    GraphInspection,
+    Inspection,
+)
+from deploykit.manifest import MANIFEST_NAME
+from deploykit.progress import Note, Progress, silent
+
+_PASSPORT_ENDINGS = tuple(passport_path(Path(f"x{ending}")).name[1:] for ending in ENGINE_ENDINGS)
+
+
+def inspect_path(what: str | None, artifacts: Path, progress: Progress = silent) -> Inspection:
+    """Look into a bundle or a file.
+
+    Args:
+        what: A file; or a bundle's name or folder; None for the one bundle there is, or the newest.
+        artifacts: The home of bundles.
+        progress: Called with a note when there was a bundle to choose.
+
+    Returns:
+        What was found. What is missing or changed in a bundle is told by it, not raised.
+
+    Raises:
+        InputError: There is nothing of that name; a bundle's manifest is damaged; or a file is, or
+            is none of an ONNX graph, an engine, an engine's passport and a checkpoint.
+        DependencyError: onnx, for a graph, or torch, for a checkpoint, is not installed.
+    """
+    path = Path(what or "")
+    if what is not None and path.is_file():
+        if path.name == MANIFEST_NAME:
+            return inspect_bundle(open_bundle(path.parent))
+        return _inspect_file(path)
+    if what is not None and not path.exists() and not (artifacts / what).exists():
+        raise InputError(
+            f"There is no file or folder {what}, and no bundle of that name in {artifacts}.",
+            hint="Check the path, or say where bundles are with --artifacts.",
+        )
+    bundle, note = find_bundle(what, artifacts)
+    if note:
+        progress(Note(note))
+    return inspect_bundle(bundle)
+
+
+def _inspect_file(path: Path) -> GraphInspection | EngineInspection | CheckpointInspection:
+    """Look into a file: its kind is told by its content, a graph's by its ending."""
+    if path.name.endswith(_PASSPORT_ENDINGS):
+        return inspect_engine(path.with_suffix(""))
+    if path.name == GOLDEN:
+        raise InputError(
+            f"{path} holds a bundle's golden images and answers.",
+            hint=f"Inspect the bundle: deploykit inspect {path.parent}",
+        )
+    if is_engine(path):
+        return inspect_engine(path)
+    if path.suffix.lower() == ".onnx":
+        return inspect_graph(path)
+    return inspect_checkpoint(path)

@@ -1,0 +1,125 @@
+"""What a checkpoint holds beside weights that fit: types, sizes, what training wrote down."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deploykit.models.checkpoint import load_checkpoint, named_tensors
+from deploykit.models.entries import find_weights
+from deploykit.models.file_kinds import Container, container_of
+from deploykit.models.mismatch import family_of
+
+#: Containers of values that may be the training's notes, and how deep they are looked for.
+_DEPTH = 2
+_LONGEST_TEXT = 80
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is in a checkpoint.
+
+    Attributes:
+        container: How the file is made.
+        entry: The entry with the weights, ``model.state_dict``; empty for the whole file.
+        tensors: Their shapes, by the names that the network gave them.
+        dtypes: How many tensors of each type.
+        non_finite: Names of those with NaN or infinity in them.
+        last_layer: The name of the last layer with a weight; empty where there is none.
+        classes: Its outputs, which are the classes in nearly every classifier.
+        family: Whose names these are, where known.
+        told: Plain values beside the weights: epoch, accuracy.
+        notes: What had to be taken off to get at the weights.
+    """
+
+    container: Container
+    entry: str
+    tensors: dict[str, tuple[int, ...]]
+    dtypes: dict[str, int]
+    non_finite: tuple[str, ...]
+    last_layer: str
+    classes: int | None
+    family: str | None
+    told: dict[str, str | bool | int | float]
+    notes: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the tensors are, running statistics included."""
+        return sum(math.prod(shape) for shape in self.tensors.values())
+
+
+def read_contents(path: Path) -> Contents:
+    """Look into a checkpoint, without running any code from it.
+
+    Unlike :func:`deploykit.models.checkpoint.read_weights` it takes weights nobody could deploy.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or of another kind; asks for code; or holds no
+            weights.
+        DependencyError: It is a safetensors file and safetensors is missing.
+    """
+    loaded = load_checkpoint(path)
+    entry, notes = find_weights(loaded, path)
+    tensors, more = named_tensors(entry)
+    last = _last_layer(tensors)
+    return Contents(
+        container=container_of(path),
+        entry=entry.name,
+        tensors={name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        dtypes=dict(Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())),
+        non_finite=tuple(name for name, tensor in tensors.items() if _is_broken(tensor)),
+        last_layer=last or "",
+        classes=None if last is None else tensors[f"{last}.weight"].shape[0],
+        family=family_of(tensors),
+        told=dict(_told(loaded, entry.trail)),
+        notes=(*notes, *more),
+    )
+
+
+def _last_layer(tensors: Mapping[str, Tensor]) -> str | None:
+    """The last linear layer, else the last 1x1 convolution: state_dicts keep the network's order.
+
+    A linear layer in the middle of an attention block comes before the classifier.
+    """
+    weights = [name for name in tensors if name.endswith(".weight")]
+    linear = [name for name in weights if tensors[name].ndim == 2]
+    pointwise = [
+        name for name in weights if tensors[name].ndim == 4 and tensors[name].shape[2:] == (1, 1)
+    ]
+    for names in (linear, pointwise):
+        if names:
+            return names[-1].removesuffix(".weight")
+    return None
+
+
+def _is_broken(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.is_quantized or tensor.layout != torch.strided:
+        return False
+    # The extremes of a tensor with a NaN are NaN: one pass, and no mask as large as the weights.
+    return tensor.numel() > 0 and not all(
+        torch.isfinite(extreme) for extreme in torch.aminmax(tensor.float())
+    )
+
+
+def _told(
+    value: object, weights: tuple[str, ...], trail: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str | bool | int | float]]:
+    """The plain values that a file keeps beside its weights."""
+    if trail == weights:
+        return
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, str | bool | int | float):
+        text_fits = not isinstance(value, str) or len(value) <= _LONGEST_TEXT
+        if trail and text_fits:
+            yield ".".join(trail), value
+    elif isinstance(value, Mapping) and len(trail) < _DEPTH and "param_groups" not in value:
+        for key, child in value.items():
+            yield from _told(child, weights, (*trail, str(key)))

@@ -1,0 +1,150 @@
+"""Does each candidate decide as the reference does, at every batch size, and twice the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from deploykit.bundle import CANONICAL_GRAPH, GOLDEN, Bundle
+from deploykit.jobs.photos import golden_photos, read_golden
+from deploykit.jobs.verdicts import Verdict, judge
+from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATCH_SIZE
+from deploykit.parity.measures import measure
+from deploykit.proofs import UNDECIDABLE_MARGIN, PhotoKind, PhotoSet
+from deploykit.report.terminal import flips_of, flips_text, photos_text, verdicts_text
+from deploykit.runtime.opener import CPU
+from deploykit.session import ImageBatch, Logits, Session
+from deploykit.suite._subject import Images, ReferenceAnswers, run_in_batches
+from deploykit.suite.plugin import IMAGES, MEASURED, REFERENCE
+
+_KINDS: dict[PhotoKind, str] = {
+    "photos": "photos",
+    "golden": "golden images",
+    "generated": "made images",
+}
+RecordProperty = Callable[[str, object], None]
+
+#: None is the largest that the candidate takes.
+BATCH_SIZES = (*FIRST_BATCH_SIZES, OPT_BATCH_SIZE, None)
+
+
+@pytest.mark.parametrize(
+    "batch_size", BATCH_SIZES, ids=lambda size: f"batch{size}" if size else "max"
+)
+def test_decides_alike(
+    candidate: Session,
+    batch_size: int | None,
+    bundle: Bundle,
+    images: Images,
+    reference: ReferenceAnswers,
+    record_property: RecordProperty,
+) -> None:
+    """The candidate decides as the reference does, in batches of this size."""
+    spec = candidate.spec
+    if reference.kind == "graph" and (spec.graph, spec.runtime) == (CANONICAL_GRAPH, CPU):
+        pytest.skip("it is the reference itself")
+    largest = spec.largest_batch or MAX_BATCH_SIZE
+    size = batch_size or largest
+    if size > largest:
+        pytest.skip(f"it takes at most {largest} images at once")
+    if size > len(images.names):
+        pytest.skip(f"a batch of {size} needs as many images; there are {len(images.names)}")
+    verdict = _verdict(candidate, images.pixels, reference.logits, images.names, size, bundle)
+    if reference.objection is not None:
+        verdict = verdict.refused(reference.objection)
+    record_property(REFERENCE, reference.description)
+    more = f"; {images.unreadable} more could not be read" if images.unreadable else ""
+    record_property(IMAGES, f"{photos_text(images.described)}{more}")
+    _judge(verdict, reference.description, images.described, images.unreadable, record_property)
+
+
+def test_gives_the_recorded_answers(
+    candidate: Session, bundle: Bundle, record_property: RecordProperty
+) -> None:
+    """The candidate answers the golden images as the reference did at export."""
+    golden = read_golden(bundle)
+    photos = golden_photos(golden)
+    ((names, pixels),) = photos
+    size = min(OPT_BATCH_SIZE, candidate.spec.largest_batch or OPT_BATCH_SIZE)
+    verdict = _verdict(candidate, pixels, golden.logits, tuple(names), size, bundle)
+    recorded = f"answers recorded in {GOLDEN}"
+    record_property(REFERENCE, recorded)
+    _judge(verdict, recorded, photos.drawn(), 0, record_property)
+
+
+def test_answers_alike_twice(
+    candidate: Session, images: Images, record_property: RecordProperty
+) -> None:
+    """The same batch has the same answers again: to the bit, or within what can decide nothing."""
+    size = min(OPT_BATCH_SIZE, candidate.spec.largest_batch or OPT_BATCH_SIZE)
+    batch = images.pixels[:size]
+    first, second = candidate.run(batch), candidate.run(batch)
+    name = f"{candidate.spec.graph} on {candidate.spec.runtime}"
+    if not np.isfinite(first).all():
+        pytest.fail(f"{name}: its answers are not finite.", pytrace=False)
+    allowed = UNDECIDABLE_MARGIN[candidate.spec.precision]
+    if np.array_equal(first, second):
+        record_property(MEASURED, f"{name}, the same {len(batch)} images twice: the same bits")
+        return
+    difference = np.abs(second.astype(np.float64) - first).max() / np.abs(first).max()
+    found = f"the same {len(batch)} images twice: answers differ by {difference:.1e} of the scale"
+    record_property(MEASURED, f"{name}, {found}")
+    if not difference <= allowed:
+        pytest.fail(f"{name}, {found}; at most {allowed:.0e} may.", pytrace=False)
+
+
+def _verdict(
+    candidate: Session,
+    pixels: ImageBatch,
+    expected: Logits,
+    names: tuple[str, ...],
+    size: int,
+    bundle: Bundle,
+) -> Verdict:
+    """Let a candidate answer in batches of one size, and hold it against what is expected."""
+    measurement = measure(
+        expected,
+        run_in_batches(candidate, pixels, size),
+        precision=candidate.spec.precision,
+        paths=names,
+        labels=bundle.manifest.labels,
+        batch_sizes=[size, len(names) % size or size],
+    )
+    return judge(candidate.spec, measurement)
+
+
+def _judge(
+    verdict: Verdict,
+    reference: str,
+    described: PhotoSet,
+    unreadable: int,
+    record_property: RecordProperty,
+) -> None:
+    """Keep what was measured, and fail with it in words where it leaves the tolerance."""
+    found, spec = verdict.measurement, verdict.candidate
+    batches = ", ".join(map(str, found.batch_sizes))
+    record_property(
+        MEASURED,
+        f"{spec.graph} on {spec.runtime}, {described.images} {_KINDS[described.kind]} in batches "
+        f"of {batches}: flips {flips_of(found)}; "
+        f"error {found.max_relative_error:.1e} of the scale; "
+        f"|dp| {found.max_probability_change:.1e}",
+    )
+    if not verdict.passed:
+        pytest.fail(_failure(verdict, reference, described, unreadable), pytrace=False)
+
+
+def _failure(verdict: Verdict, reference: str, described: PhotoSet, unreadable: int) -> str:
+    """What was measured, on what, which images flipped, and what speaks against it."""
+    more = f"; {unreadable} more could not be read" if unreadable else ""
+    return "\n".join(
+        (
+            verdicts_text([verdict]),
+            f"reference  {reference}",
+            f"images     {photos_text(described)}{more}",
+            *flips_text(verdict),
+            *(f"FAILED  {verdict.candidate.graph}: {reason}" for reason in verdict.objections),
+        )
+    )

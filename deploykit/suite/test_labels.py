@@ -1,0 +1,38 @@
+"""Do the labels stand in the order that the network's answers follow?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from deploykit.bundle import Bundle
+from deploykit.parity.label_order import order_name, reorderings
+from deploykit.suite._subject import Images, ReferenceAnswers
+from deploykit.suite.plugin import MEASURED
+
+
+def test_labels_are_in_order(
+    bundle: Bundle,
+    images: Images,
+    reference: ReferenceAnswers,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """No other order of the labels makes significantly more photos right than the recorded one."""
+    names = bundle.manifest.labels.names
+    labelled = [i for i, name in enumerate(images.names) if name in images.expected]
+    if not labelled:
+        pytest.skip(f"no image lies in a folder named after a label: {', '.join(names[:6])}")
+    truth = [images.expected[images.names[i]] for i in labelled]
+    answers = reference.logits[labelled].argmax(axis=1)
+    correct = sum(names[answer] == name for answer, name in zip(answers, truth, strict=True))
+    recorded = order_name(names) or f"as {bundle.manifest.labels.source} has them"
+    found = f"labels {recorded}: {correct} of {len(truth)} photos are right"
+    record_property(MEASURED, found)
+    for other in reorderings(answers, truth, names, names):
+        if other.significant and other.correct > correct:
+            pytest.fail(
+                f"{found}; {other.change}, {other.correct} would be.\n"
+                "Export again, and name the labels in the order of the training: --classes FILE.",
+                pytrace=False,
+            )

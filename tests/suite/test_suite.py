@@ -1,0 +1,199 @@
+"""The suite against bundles that are sound and bundles that are not."""
+
+import json
+
+import numpy as np
+import pytest
+from suite_runs import acknowledged, edited, outcomes, run_suite, spoil_batches
+
+from deploykit.bundle import CANONICAL_GRAPH
+from deploykit.jobs.export import export_bundle
+from deploykit.jobs.export_request import ExportRequest
+from deploykit.jobs.preprocessing import PreprocessingOptions
+
+FP32, FP16 = "deploy/fp32.onnx-onnxruntime-cpu-fp32", "deploy/fp16.onnx-rehearsal-fp16"
+
+
+@pytest.fixture
+def check(tmp_path, bundle, photo_folder):
+    """Run the suite against the bundle that the test has changed."""
+
+    def run(*arguments):
+        return run_suite(tmp_path, bundle, photo_folder, *arguments)
+
+    return run
+
+
+def test_a_sound_bundle_passes(sound_run):
+    run, _ = sound_run
+    assert run.returncode == 0, run.stdout
+    assert run.stderr == ""
+    assert not {"FAILED", "ERROR"} & {*outcomes(run).values()}
+
+
+@pytest.mark.parametrize("size", ["batch1", "batch2", "batch5", "batch8", "max"])
+@pytest.mark.parametrize("candidate", [f"{CANONICAL_GRAPH}-onnxruntime-cpu-fp32", FP32, FP16])
+def test_each_candidate_is_a_test_at_each_batch_size(sound_run, candidate, size):
+    run, _ = sound_run
+    assert outcomes(run)[f"test_decides_alike[{candidate}-{size}]"] == "PASSED"
+
+
+def test_what_cannot_run_here_is_skipped_with_the_reason(sound_run):
+    run, junit = sound_run
+    name = "deploy/fp32.onnx-onnxruntime-cuda-fp32"
+    assert outcomes(run)[f"test_decides_alike[{name}-batch1]"] == "SKIPPED"
+    assert "it cannot run here: " in junit
+
+
+def test_what_was_measured_is_told(sound_run):
+    run, junit = sound_run
+    assert "reference  torch module" in run.stdout
+    for told in (run.stdout, junit):
+        assert "45 photos in batches of 5: flips 0 of 45, at most 6.4 %" in told
+        assert "the same 8 images twice: the same bits" in told
+        assert "as ImageFolder does: 45 of 45 photos are right" in told
+        assert "stages, each within its tolerance" in told
+
+
+def test_the_suite_changes_nothing(tuned_bundle, sound_run):
+    files = tuned_bundle.manifest.files
+    assert {
+        path.relative_to(tuned_bundle.folder).as_posix()
+        for path in tuned_bundle.folder.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    } == {*files, "bundle.json"}
+    manifest = json.loads((tuned_bundle.folder / "bundle.json").read_text(encoding="utf-8"))
+    assert len(manifest["proofs"]) == len(tuned_bundle.manifest.proofs)
+
+
+def test_a_graph_that_is_wrong_in_large_batches_fails_there(bundle, check):
+    spoil_batches(bundle, "deploy/fp32.onnx", above=4)
+    run = check("-k", "test_decides_alike and fp32.onnx-onnxruntime-cpu")
+    assert run.returncode == 1
+    found = outcomes(run)
+    assert [found[f"test_decides_alike[{FP32}-batch{n}]"] for n in (1, 2, 5, 8)] == [
+        "PASSED",
+        "PASSED",
+        "FAILED",
+        "FAILED",
+    ]
+
+
+def test_a_failure_is_the_measurement_in_words(bundle, check):
+    spoil_batches(bundle, "deploy/fp32.onnx", above=0)
+    run = check("-k", "test_decides_alike and fp32.onnx-onnxruntime-cpu and batch5")
+    assert "30 of 45 images changed their class; at most 0.0% may" in run.stdout
+    assert "green -> blue" in run.stdout
+    assert "Traceback" not in run.stdout
+    assert "def test_" not in run.stdout
+
+
+def test_a_changed_file_fails(bundle, check):
+    graph = bundle.folder / "deploy/fp32.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    run = check("--deploykit-max-images", "8")
+    found = outcomes(run)
+    assert run.returncode == 1
+    assert found["test_file_is_unchanged[deploy/fp32.onnx]"] == "FAILED"
+    assert found["test_file_is_unchanged[golden.npz]"] == "PASSED"
+    assert found[f"test_decides_alike[{FP32}-batch1]"] == "ERROR"
+    assert "is not the file that was exported" in run.stdout
+    assert "Traceback" not in run.stdout
+
+
+def test_answers_other_than_the_recorded_ones_fail(bundle, check):
+    golden = bundle.folder / "golden.npz"
+    with np.load(golden) as data:
+        images, logits = data["images"], data["logits"]
+    np.savez(golden, images=images, logits=logits[:, ::-1])
+    acknowledged(bundle, "golden.npz")
+    run = check("-k", "recorded and fp32.onnx-onnxruntime-cpu")
+    assert outcomes(run) == {f"test_gives_the_recorded_answers[{FP32}]": "FAILED"}
+    assert "answers recorded in golden.npz" in run.stdout
+
+
+def test_a_suite_in_which_nothing_ran_fails(check):
+    run = check("--deploykit-runtime", "onnxruntime-cuda")
+    assert not {"FAILED", "ERROR"} & {*outcomes(run).values()}
+    assert run.returncode == 1
+    assert "no candidate was compared with anything" in run.stdout
+    assert "skipped    deploy/fp32.onnx on onnxruntime-cuda: it cannot run here: " in run.stdout
+
+
+def test_a_batch_needs_its_number_of_images(check):
+    run = check("--deploykit-max-images", "6", "-k", "test_decides_alike and fp16", "-rs")
+    found = outcomes(run)
+    assert found[f"test_decides_alike[{FP16}-batch5]"] == "PASSED"
+    assert found[f"test_decides_alike[{FP16}-batch8]"] == "SKIPPED"
+    assert "a batch of 8 needs as many images; there are 6" in run.stdout
+
+
+def test_the_golden_images_do_without_photos(tmp_path, bundle):
+    edited(bundle, photos=None)
+    run = run_suite(tmp_path, bundle, None, "--deploykit-precision", "fp16")
+    assert run.returncode == 0, run.stdout
+    assert "images     the bundle's 8 golden images" in run.stdout
+    # The network is the user's own code, which nobody has named.
+    assert "reference  model.onnx on onnxruntime-cpu" in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "code"), [([], 0), (["--deploykit-runtime", "onnxruntime-cuda"], 1)]
+)
+def test_with_xdist(check, options, code):
+    pytest.importorskip("xdist")
+    run = check("-p", "xdist", "-n", "2", *options)
+    assert run.returncode == code, run.stdout
+    assert ("no candidate was compared" in run.stdout) == bool(code)
+
+
+@pytest.fixture
+def check_labels(tmp_path, network_file, checkpoint, photo_folder):
+    """Export with these classes, and run the test of the labels."""
+
+    def run(classes):
+        request = ExportRequest(
+            arch=f"{network_file}:Net",
+            checkpoint=checkpoint,
+            classes=classes,
+            preprocessing=PreprocessingOptions(input_size=(16, 16)),
+            artifacts=tmp_path,
+        )
+        bundle = export_bundle(request).bundle
+        return run_suite(tmp_path, bundle, photo_folder, "-k", "labels", "-rs")
+
+    return run
+
+
+def test_labels_in_another_order_fail(check_labels):
+    run = check_labels("blue,red,green")
+    assert outcomes(run) == {"test_labels_are_in_order": "FAILED"}
+    assert "15 of 45 photos are right; red and green exchanged, " in run.stdout
+    assert "45 would be." in run.stdout
+
+
+def test_photos_of_other_classes_say_nothing_of_the_order(check_labels):
+    run = check_labels("cat,dog,food")
+    assert outcomes(run) == {"test_labels_are_in_order": "SKIPPED"}
+    assert "no image lies in a folder named after a label: cat, dog, food" in run.stdout
+
+
+def test_a_transform_other_than_the_recorded_preprocessing_fails(tmp_path, check):
+    (tmp_path / "training.py").write_text(
+        "from torchvision import transforms\n\n\n"
+        "def transform():\n"
+        "    return transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor(),\n"
+        "        transforms.Normalize([0.485, 0.456, 0.406], [0.5, 0.5, 0.5])])\n",
+        encoding="utf-8",
+    )
+    run = check("-k", "stage", "--deploykit-transform", "training.py:transform")
+    assert outcomes(run) == {"test_no_stage_is_to_blame": "FAILED"}
+    assert "FOUND  normalise: " in run.stdout
+
+
+def test_without_photos_there_are_no_stages(tmp_path, bundle):
+    edited(bundle, photos=None)
+    run = run_suite(tmp_path, bundle, None, "-k", "stage", "-rs")
+    assert outcomes(run) == {"test_no_stage_is_to_blame": "SKIPPED"}
+    assert "the walk begins with the files of photos" in run.stdout
