@@ -130,14 +130,14 @@ class Walks:
 def _walk_layers(
     bundle: Bundle, request: VerifyRequest, first: tuple[str, ...], progress: Progress
 ) -> tuple[LayerReport, ...]:
-    from deploykit.jobs.blame_layers import WALKED_IMAGES, LayersRequest, walk_layers
+    from deploykit.jobs.blame_layers import LayersRequest, walk_layers
 
     wanted = LayersRequest(
         images=request.images,
         runtime=request.runtime,
         precision=request.precision,
         reference=request.reference,
-        max_images=min(request.max_images or WALKED_IMAGES, WALKED_IMAGES),
+        max_images=request.max_images,
         first=first,
     )
     return walk_layers(bundle, wanted, progress)

@@ -14,6 +14,7 @@ from deploykit.errors import DependencyError, DeviceError
 from deploykit.gpu import Gpu, need_gpu
 from deploykit.jobs._doctor_packages import imported
 from deploykit.jobs.findings import Finding, Machine, Status
+from deploykit.threads import usable_cpus
 
 _CPUINFO = Path("/proc/cpuinfo")
 #: They decide what BF16 and INT8 cost, and whether INT8 saturates (x86, then ARM).
@@ -38,7 +39,7 @@ def describe_machine() -> tuple[Machine, tuple[Finding, ...]]:
         python=platform.python_version(),
         executable=sys.executable,
         processor=processor,
-        cores=_usable_cores(),
+        cores=usable_cpus(),
         instruction_sets=instruction_sets,
         memory_bytes=_memory_bytes(),
         gpu=gpu,
@@ -87,13 +88,6 @@ def _cpu() -> tuple[str, tuple[str, ...] | None]:
     if flags is None:
         return name, None
     return name, tuple(each for each in _INSTRUCTION_SETS if each in flags.split())
-
-
-def _usable_cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    else:
-        return os.cpu_count() or 1
 
 
 def _memory_bytes() -> int | None:

@@ -120,7 +120,7 @@ def test_the_walks_get_what_was_named(verify, walks, photo_folder, transform):
     stages, layers = walks["asked"]
     assert (stages.images, stages.max_images) == (photo_folder, 9)
     assert (stages.transform, stages.trained_accuracy) == (f"{transform}:transform", 0.9)
-    assert (layers.images, layers.max_images) == (photo_folder, 4)
+    assert (layers.images, layers.max_images) == (photo_folder, 9)
     for walk in (stages, layers):
         assert (walk.runtime, walk.precision) == ("onnxruntime-cpu", "fp32")
         assert len(walk.first) == 9

@@ -59,7 +59,7 @@ class MadeMachine:
         self._set(_doctor_libraries, "DRIVER_LIBRARY", "libcuda.so.1")
         self._set(_doctor_hardware, "need_gpu", self._need_gpu)
         self._set(_doctor_hardware, "_memory_bytes", lambda: 32 * 2**30)
-        self._set(_doctor_hardware, "_usable_cores", lambda: 16)
+        self._set(_doctor_hardware, "usable_cpus", lambda: 16)
         for module in ("onnxruntime", "pynvml", "cuda.bindings.runtime"):
             self.module(module, None)
 
