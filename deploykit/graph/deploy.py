@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from deploykit.graph.optimise import DEPLOY_RULES
 from deploykit.graph.passes import Pass
 from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.specs import Preprocessing
@@ -25,7 +26,10 @@ class NamedPass(NamedTuple):
 
 def deploy_passes(preprocessing: Preprocessing) -> tuple[NamedPass, ...]:
     """The passes for a bundle with this preprocessing."""
-    return (NamedPass("normalisation inside the graph", fuse_preprocessing(preprocessing)),)
+    return (
+        *(NamedPass(rule.__name__.replace("_", " "), rule) for rule in DEPLOY_RULES),
+        NamedPass("normalisation inside the graph", fuse_preprocessing(preprocessing)),
+    )
 
 
 def apply_deploy_passes(canonical: ir.Model, preprocessing: Preprocessing) -> ir.Model:
