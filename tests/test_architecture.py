@@ -13,6 +13,7 @@ PACKAGE = Path(deploykit.__file__).parent
 #: own folder; folders of L2 never import each other.
 LAYERS = {
     "errors": 0,
+    "cpu": 0,
     "deps": 0,
     "files": 0,
     "gpu": 0,

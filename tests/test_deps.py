@@ -1,7 +1,9 @@
+import importlib
 import sys
 
 import pytest
 
+from deploykit import deps
 from deploykit.deps import EXTRAS, REQUIREMENTS, need
 from deploykit.errors import DependencyError
 
@@ -52,3 +54,20 @@ def test_every_extra_and_requirement_exists():
     ]
     assert set(EXTRAS.values()) <= set(extras)
     assert set(REQUIREMENTS.values()) <= {each for needed in extras.values() for each in needed}
+
+
+@pytest.mark.parametrize("already_imported", [False, True])
+def test_a_module_does_not_report_that_it_is_imported(tmp_path, monkeypatch, already_imported):
+    (tmp_path / "some_reporter.py").write_text("")
+    (tmp_path / "reported.py").write_text(
+        "try:\n    import some_reporter\n"
+        "except ImportError:\n    told = False\nelse:\n    told = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(deps.REPORTERS, "reported", "some_reporter")
+    for name in ("reported", "some_reporter"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    if already_imported:
+        importlib.import_module("some_reporter")
+    assert not need("reported").told
+    assert importlib.import_module("some_reporter").__name__ == "some_reporter"

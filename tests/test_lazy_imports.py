@@ -56,3 +56,12 @@ def test_a_self_test_loads_only_onnx_runtime(exported_bundle):
     code = "import sys; from deploykit.cli.app import run; assert run(sys.argv[1:]) == 0"
     arguments = ["verify", "--self-test", "--bundle", str(exported_bundle.folder)]
     assert loaded_after(code, *arguments) == ["onnxruntime"]
+
+
+def test_a_prediction_with_openvino_does_not_load_onnx_runtime(
+    exported_bundle, photo_folder, tmp_path
+):
+    code = "import sys; from deploykit.cli.app import run; assert run(sys.argv[1:]) == 0"
+    arguments = ["predict", str(photo_folder), "--bundle", str(exported_bundle.folder)]
+    options = ["--output", str(tmp_path / "rows.csv"), "--runtime", "openvino"]
+    assert loaded_after(code, *arguments, *options) == []

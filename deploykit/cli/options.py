@@ -41,9 +41,9 @@ TrustPickle = Annotated[
         help="Let the checkpoint run the code in it; only for files you made yourself.",
     ),
 ]
-RUNTIME_NAMES = "onnxruntime-cpu, onnxruntime-cuda, tensorrt, tensorrt_rtx, rehearsal"
+RUNTIME_NAMES = "onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt, tensorrt_rtx, rehearsal"
 PrecisionName = Annotated[
-    str | None, typer.Option("--precision", help="The graph's or engine's precision: fp32, fp16.")
+    str | None, typer.Option("--precision", help="Of the computation: fp32, fp16, bf16 or int8.")
 ]
 Tf32 = Annotated[
     bool,

@@ -6,23 +6,16 @@ import ctypes
 import os
 import platform
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
+from deploykit.cpu import read_cpu
 from deploykit.errors import DependencyError, DeviceError
 from deploykit.gpu import Gpu, need_gpu
 from deploykit.jobs._doctor_packages import imported
 from deploykit.jobs.findings import Finding, Machine, Status
 from deploykit.threads import usable_cpus
 
-_CPUINFO = Path("/proc/cpuinfo")
-#: They decide what BF16 and INT8 cost, and whether INT8 saturates (x86, then ARM).
-_INSTRUCTION_SETS = (
-    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
-    *("amx_tile", "amx_bf16", "amx_int8", "amx_fp16"),
-    *("asimddp", "i8mm", "bf16", "sve"),
-)
 _INSTALL_DRIVER = (
     "if there is an NVIDIA GPU: its driver, from nvidia.com, Drivers; in a container, --gpus all"
 )
@@ -31,16 +24,16 @@ _UPDATE_DRIVER = "a newer driver, from nvidia.com, Drivers"
 
 def describe_machine() -> tuple[Machine, tuple[Finding, ...]]:
     """What the system tells about this machine, and what was found about its GPU."""
-    processor, instruction_sets = _cpu()
+    cpu = read_cpu()
     gpu, gpu_finding = _gpu()
     driver_version, gpu_memory_bytes, nvml_finding = _driver_facts(gpu)
     machine = Machine(
         system=platform.platform(),
         python=platform.python_version(),
         executable=sys.executable,
-        processor=processor,
+        processor=cpu.name,
         cores=usable_cpus(),
-        instruction_sets=instruction_sets,
+        instruction_sets=cpu.instruction_sets,
         memory_bytes=_memory_bytes(),
         gpu=gpu,
         driver_version=driver_version,
@@ -70,24 +63,6 @@ def driver_finding(gpu: Gpu, cuda: int | None, package: str) -> Finding:
 def dotted(version: tuple[int, int]) -> str:
     """``(8, 9)`` => ``8.9``."""
     return ".".join(map(str, version))
-
-
-def _cpu() -> tuple[str, tuple[str, ...] | None]:
-    """The CPU's name, and its instruction sets that matter, where the system tells them."""
-    try:
-        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux
-        text = ""
-    fields = {
-        key.strip(): value.strip()
-        for key, found, value in (line.partition(":") for line in text.splitlines())
-        if found
-    }
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    flags = fields.get("flags") or fields.get("Features")  # x86, ARM
-    if flags is None:
-        return name, None
-    return name, tuple(each for each in _INSTRUCTION_SETS if each in flags.split())
 
 
 def _memory_bytes() -> int | None:

@@ -1,8 +1,9 @@
 """The pipeline of a prediction: files in, logits out, in order, on every core.
 
 On the CPU each worker takes a batch all the way, from the files to the logits, with a session that
-computes in the worker's own thread. No core waits for another's stage, and none is fought for. On a
-GPU the workers read, and one thread keeps the device busy.
+computes in the worker's own thread. No core waits for another's stage, and none is fought for. With
+a session that has a device or threads of its own, a GPU's or OpenVINO's, the workers read, and one
+thread keeps it busy.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from deploykit.jobs.candidates import (
 from deploykit.jobs.engines import is_flavour, named_engine
 from deploykit.jobs.sessions import open_bundle_graph
 from deploykit.progress import Note, Progress
-from deploykit.runtime.opener import CPU, CUDA
+from deploykit.runtime.opener import CPU, CUDA, OPENVINO
 
 if TYPE_CHECKING:
     from deploykit.proofs import ReferenceKind
@@ -33,7 +33,8 @@ class CandidateRequest:
 
     Attributes:
         runtime: What executes; None for every runtime that can run here.
-        precision: Of the deploy graphs and engines; None for every one.
+        precision: Of the deploy graphs and engines; None for every one that they are made for, and
+            so not for BF16, which is no graph's own.
         engine: One engine by its name; None for the newest of each kind that can run here.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
     """
@@ -93,7 +94,7 @@ def open_candidates(
     told = [
         (candidate, obstacle.message)
         for candidate, obstacle in left_out
-        if candidate.runtime != CUDA or find_gpu() is not None
+        if not _is_optional(candidate, obstacle)
     ]
     for line in by_reason(told):
         progress(Note(f"left out: {line}"))
@@ -108,4 +109,14 @@ def _candidates(bundle: Bundle, request: CandidateRequest, progress: Progress) -
                 hint="Leave out --runtime and --precision.",
             )
         return [engine_candidate(named_engine(bundle, request.engine))]
-    return named_candidates(bundle, request.runtime, request.precision, progress)
+    candidates = named_candidates(bundle, request.runtime, request.precision, progress)
+    if request.precision is not None:
+        return candidates
+    return [candidate for candidate in candidates if not candidate.is_hinted]
+
+
+def _is_optional(candidate: Candidate, obstacle: MissingError) -> bool:
+    """Whether nobody who did not ask for a runtime misses it: no GPU, or no OpenVINO at all."""
+    if candidate.runtime == OPENVINO:
+        return isinstance(obstacle.__cause__, ModuleNotFoundError)
+    return candidate.runtime == CUDA and find_gpu() is None

@@ -11,7 +11,14 @@ from deploykit.jobs.engines import Engine, engines_of, is_flavour, named_engine,
 from deploykit.jobs.sessions import open_bundle_graph
 from deploykit.progress import Note, Progress, silent
 from deploykit.proofs import Proof
-from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, RUNTIMES, precisions_of
+from deploykit.runtime.opener import (
+    CPU,
+    CUDA,
+    REHEARSAL,
+    RUNTIMES,
+    graph_precision,
+    precisions_of,
+)
 from deploykit.session import Session
 from deploykit.specs import PRECISIONS, Precision
 
@@ -30,8 +37,14 @@ class Candidate:
     runtime: str
     precision: Precision
 
+    @property
+    def is_hinted(self) -> bool:
+        """Whether the runtime computes in another precision than the graph is made for."""
+        return graph_precision(self.precision) != self.precision
+
     def __str__(self) -> str:
-        return f"{self.file} on {self.runtime}"
+        hint = f" in {self.precision}" if self.is_hinted else ""
+        return f"{self.file}{hint} on {self.runtime}"
 
 
 def all_candidates(bundle: Bundle, progress: Progress = silent) -> list[Candidate]:
@@ -48,9 +61,11 @@ def _left_out(error: BundleError) -> Note:
 
 
 def _graph_candidates(bundle: Bundle) -> list[Candidate]:
+    deploy = bundle.manifest.deploy
     return [
-        Candidate(graph, runtime, precision)
-        for precision, graph in bundle.manifest.deploy.items()
+        Candidate(deploy[graph_precision(precision)], runtime, precision)
+        for precision in PRECISIONS
+        if graph_precision(precision) in deploy
         for runtime, able in RUNTIMES.items()
         if precision in able and not is_flavour(runtime)
     ]
@@ -118,9 +133,21 @@ def named_candidates(
 
 
 def open_candidate(
-    bundle: Bundle, candidate: Candidate, *, threads: int | None = None, tf32: bool = False
+    bundle: Bundle,
+    candidate: Candidate,
+    *,
+    threads: int | None = None,
+    pipelined: bool = False,
+    tf32: bool = False,
 ) -> Session:
     """Open a candidate, once its hash has been checked.
+
+    Args:
+        bundle: The bundle.
+        candidate: One of its own.
+        threads: For computing on the CPU; None for one a core.
+        pipelined: Whether several batches will be under way at once, as an engine's always may.
+        tf32: Whether a GPU may compute FP32 in TensorFloat-32.
 
     Raises:
         UsageError: TF32 for a runtime that has none.
@@ -138,6 +165,7 @@ def open_candidate(
         runtime=candidate.runtime,
         precision=candidate.precision,
         threads=threads,
+        pipelined=pipelined,
         tf32=tf32,
     )
 
@@ -158,8 +186,8 @@ def decisive_proofs(bundle: Bundle, candidate: Candidate) -> list[Proof]:
     return [
         proof
         for proof in bundle.manifest.proofs
-        if (proof.graph, proof.graph_sha256, proof.runtime)
-        == (candidate.file, sha256, candidate.runtime)
+        if (proof.graph, proof.graph_sha256, proof.runtime, proof.precision)
+        == (candidate.file, sha256, candidate.runtime, candidate.precision)
         and (proof.kind, proof.measurement.flips) == ("executed", 0)
         and proof.reference_kind != "golden"
     ]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeAlias
+
 from deploykit.bundle import Bundle
 from deploykit.errors import (
     BundleError,
@@ -23,9 +28,11 @@ from deploykit.jobs.candidates import (
 )
 from deploykit.jobs.engines import is_flavour, self_test
 from deploykit.progress import Note, Progress, silent
-from deploykit.runtime.opener import CPU, CUDA, REHEARSAL
+from deploykit.runtime.opener import CUDA, HOST_RUNTIMES, REHEARSAL, graph_precision
 from deploykit.session import Session
 from deploykit.specs import Precision
+
+_Opener: TypeAlias = Callable[[Bundle, Candidate], Session]
 
 AUTO = "auto"
 #: What ``auto`` tries, fastest first.
@@ -36,7 +43,15 @@ _PREFERENCE: tuple[tuple[str, Precision], ...] = (
     ("tensorrt_rtx", "fp32"),
     ("onnxruntime-cuda", "fp16"),
     ("onnxruntime-cuda", "fp32"),
+    ("openvino", "int8"),
+    ("openvino", "bf16"),
+    ("onnxruntime-cpu", "int8"),
+    ("openvino", "fp32"),
     ("onnxruntime-cpu", "fp32"),
+)
+_PROVE_OR_FP32 = (
+    "--precision fp32 decides the same on every CPU; or see by how much this one differs: "
+    "deploykit verify with the same --runtime and --precision"
 )
 
 
@@ -46,6 +61,7 @@ def open_best(
     runtime: str = AUTO,
     precision: Precision | None = None,
     threads: int | None = None,
+    pipelined: bool = False,
     tf32: bool = False,
     progress: Progress = silent,
 ) -> Session:
@@ -57,6 +73,7 @@ def open_best(
             ``executed`` proof without a decidable flip.
         precision: A precision; None for any.
         threads: For computing on the CPU; None for one a core.
+        pipelined: Whether several batches will be under way at once.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
         progress: Called with a note when ``auto`` leaves out an engine or a proven runtime, and
             why, and when a runtime that was asked for has no proof.
@@ -74,23 +91,24 @@ def open_best(
             "auto takes only what is proven, and nothing is with TF32.",
             hint=f"Name the runtime: --runtime {CUDA} --tf32",
         )
+    open_it = partial(open_candidate, threads=threads, pipelined=pipelined, tf32=tf32)
     if runtime != AUTO:
-        return _open_named(bundle, runtime, precision, threads, tf32, progress)
-    return _open_auto(bundle, precision, threads, progress)
+        return _open_named(bundle, runtime, precision, open_it, progress)
+    return _open_auto(bundle, precision, open_it, progress)
 
 
 def _open_auto(
-    bundle: Bundle, precision: Precision | None, threads: int | None, progress: Progress
+    bundle: Bundle, precision: Precision | None, open_it: _Opener, progress: Progress
 ) -> Session:
     if precision is not None:
-        bundle.deploy_graph(precision)
+        bundle.deploy_graph(graph_precision(precision))
     candidates = _by_preference(bundle, precision, progress)
     left_out: list[tuple[Candidate, str]] = []
     obstacle: MissingError | None = None
     try:
         for candidate in candidates:
             try:
-                session, reason = _open_proven(bundle, candidate, threads)
+                session, reason = _open_proven(bundle, candidate, open_it)
             except MissingError as exc:
                 obstacle, session, reason = exc, None, exc.message
             if session is not None:
@@ -102,11 +120,12 @@ def _open_auto(
             progress(Note(f"not taken: {line}"))
     if obstacle is not None:
         raise obstacle
-    if all(candidate.runtime != CPU for candidate in candidates):
+    if all(candidate.runtime not in HOST_RUNTIMES for candidate in candidates):
         need_gpu()  # without one a proof would not help
+    option = "" if precision is None else f" --precision {precision}"
     raise ParityError(
         f"No graph of bundle {bundle.name} is proven to decide as the checkpoint does.",
-        hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR; "
+        hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR{option}; "
         "or run it unproven by naming a --runtime.",
     )
 
@@ -125,7 +144,7 @@ def _by_preference(
 
 
 def _open_proven(
-    bundle: Bundle, candidate: Candidate, threads: int | None
+    bundle: Bundle, candidate: Candidate, open_it: _Opener
 ) -> tuple[Session | None, str | None]:
     """Open a candidate if it is proven on this very device: another GPU has other kernels.
 
@@ -137,7 +156,7 @@ def _open_proven(
     if not proofs:
         return None, _why_unproven(candidate) if is_flavour(candidate.runtime) else None
     try:
-        session = open_candidate(bundle, candidate, threads=threads)
+        session = open_it(bundle, candidate)
     except (BundleError, GraphError) as exc:
         if not is_flavour(candidate.runtime):
             raise
@@ -164,29 +183,36 @@ def _open_named(
     bundle: Bundle,
     runtime: str,
     precision: Precision | None,
-    threads: int | None,
-    tf32: bool,
+    open_it: _Opener,
     progress: Progress,
 ) -> Session:
     if is_flavour(runtime):
-        return _open_engine(bundle, runtime, precision, tf32, progress)
+        return _open_engine(bundle, runtime, precision, open_it, progress)
     candidate = named_candidates(bundle, runtime, precision)[0]
-    session = open_candidate(bundle, candidate, threads=threads, tf32=tf32)
-    if tf32 or not (_is_proven(bundle, candidate, session) or _is_rehearsed(bundle, session)):
-        spec = session.spec
-        how = f"{spec.precision}{' with TF32' if tf32 else ''} on {runtime}, {spec.device},"
-        progress(Note(f"{how} is not proven: deploykit verify does that"))
+    session = open_it(bundle, candidate)
+    spec = session.spec
+    if _is_proven_elsewhere(bundle, session):
+        with _closed_on_failure(session):
+            self_test(bundle, session, progress, hint=_PROVE_OR_FP32)
+    if spec.tf32 or not (_is_proven(bundle, candidate, session) or _is_rehearsed(bundle, session)):
+        how = f"{spec.precision}{' with TF32' if spec.tf32 else ''} on {runtime}, {spec.device},"
+        option = f" --precision {precision}" if candidate.is_hinted else ""
+        progress(Note(f"{how} is not proven: deploykit verify{option} does that"))
     return session
 
 
 def _open_engine(
-    bundle: Bundle, runtime: str, precision: Precision | None, tf32: bool, progress: Progress
+    bundle: Bundle,
+    runtime: str,
+    precision: Precision | None,
+    open_it: _Opener,
+    progress: Progress,
 ) -> Session:
     """Open the newest engine that can run here; at its first run on a GPU it is tested."""
     try:
         need_gpu()  # or an engine would have to be built first, and in vain
         candidates = named_candidates(bundle, runtime, precision, progress)
-        candidate, session = _open_first(bundle, candidates, tf32)
+        candidate, session = _open_first(bundle, candidates, open_it)
     except MissingError as exc:
         instead = _instead(bundle)
         raise DeviceError(
@@ -195,11 +221,8 @@ def _open_engine(
             hint=exc.hint if find_gpu() or not instead else None,
         ) from exc
     if not _has_run(bundle, session):
-        try:
+        with _closed_on_failure(session):
             self_test(bundle, session, progress)
-        except BaseException:
-            session.close()
-            raise
     if not _is_proven(bundle, candidate, session):
         progress(
             Note(f"{candidate}, {session.spec.device}, is not proven: {_how_to_prove(runtime)}")
@@ -208,7 +231,7 @@ def _open_engine(
 
 
 def _open_first(
-    bundle: Bundle, candidates: list[Candidate], tf32: bool
+    bundle: Bundle, candidates: list[Candidate], open_it: _Opener
 ) -> tuple[Candidate, Session]:
     """Open the first that can run here.
 
@@ -218,10 +241,19 @@ def _open_first(
     obstacles = []
     for candidate in candidates:
         try:
-            return candidate, open_candidate(bundle, candidate, tf32=tf32)
+            return candidate, open_it(bundle, candidate)
         except MissingError as exc:
             obstacles.append(exc)
     raise obstacles[0]
+
+
+@contextlib.contextmanager
+def _closed_on_failure(session: Session) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        session.close()
+        raise
 
 
 def _instead(bundle: Bundle) -> str:
@@ -246,7 +278,17 @@ def _is_rehearsed(bundle: Bundle, session: Session) -> bool:
     return spec.runtime == REHEARSAL and proof is not None
 
 
+def _is_proven_elsewhere(bundle: Bundle, session: Session) -> bool:
+    """Whether a graph is proven, but on a CPU with other instruction sets only."""
+    spec = session.spec
+    return not _has_run(bundle, session) and any(
+        (proof.graph, proof.runtime, proof.precision) == (spec.graph, spec.runtime, spec.precision)
+        and spec.runtime in HOST_RUNTIMES
+        for proof in bundle.manifest.proofs
+    )
+
+
 def _has_run(bundle: Bundle, session: Session) -> bool:
-    """Whether an engine has passed at least the self-test on this GPU."""
+    """Whether it has passed at least the self-test on this device."""
     spec = session.spec
     return bundle.manifest.proof_of(spec.graph, spec.runtime, spec.device) is not None

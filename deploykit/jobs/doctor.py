@@ -8,6 +8,7 @@ from deploykit.engine.targets import COMPUTE_CAPABILITIES
 from deploykit.gpu import Gpu
 from deploykit.jobs._doctor_extras import extras_findings
 from deploykit.jobs._doctor_hardware import describe_machine, dotted, driver_finding
+from deploykit.jobs._doctor_openvino import openvino_finding
 from deploykit.jobs._doctor_packages import (
     cuda_bindings_finding,
     onnx_runtime_packages_finding,
@@ -26,6 +27,7 @@ _NEEDS: tuple[tuple[str, Task, tuple[str, ...]], ...] = (
         *("onnxruntime-cuda", "run"),
         ("NVIDIA GPU", "driver for onnxruntime", "onnxruntime", "CUDA provider"),
     ),
+    ("openvino", "run", ("openvino",)),
     (
         *("tensorrt", "run"),
         ("NVIDIA GPU", "driver for tensorrt", "tensorrt", "cuda-bindings"),
@@ -76,6 +78,7 @@ def examine_machine() -> Examination:
             *_onnx_runtime_findings(machine.gpu),
             *_tensorrt_findings(machine.gpu),
             cuda_bindings_finding(machine.gpu),
+            openvino_finding(),
             torch_finding(machine.gpu),
             *extras_findings(),
         )

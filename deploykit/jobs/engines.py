@@ -165,10 +165,18 @@ def is_flavour(runtime: str) -> bool:
     return runtime in FLAVOURS
 
 
-def self_test(bundle: Bundle, session: Session, progress: Progress) -> None:
-    """Let an engine that runs on this GPU for the first time answer the golden images.
+def self_test(
+    bundle: Bundle, session: Session, progress: Progress, *, hint: str = _BUILD_AGAIN
+) -> None:
+    """Let what runs on this device for the first time answer the golden images.
 
     That it passed is kept as the weakest of proofs, so that it is asked once.
+
+    Args:
+        bundle: The bundle.
+        session: Of one of its engines or graphs.
+        progress: Called as the images are compared, and with a note of what that showed.
+        hint: What to do when it fails.
 
     Raises:
         ParityError: Its answers are not the recorded ones.
@@ -184,7 +192,7 @@ def self_test(bundle: Bundle, session: Session, progress: Progress) -> None:
         raise ParityError(
             f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
             f"{'; '.join(verdict.objections)}.",
-            hint=_BUILD_AGAIN,
+            hint=hint,
         )
     file = session.spec.graph
     proof = proof_of(

@@ -104,7 +104,8 @@ class PredictionRun:
             bundle,
             runtime=request.runtime,
             precision=request.precision,
-            threads=1,  # a session on the CPU computes in the workers' own threads
+            threads=request.threads,
+            pipelined=True,
             tf32=request.tf32,
             progress=progress,
         )

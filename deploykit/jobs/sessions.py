@@ -20,6 +20,7 @@ def open_bundle_graph(
     runtime: str,
     precision: Precision,
     threads: int | None = None,
+    pipelined: bool = False,
     tf32: bool = False,
 ) -> Session:
     """Open one of a bundle's graphs, once its hash has been checked.
@@ -28,8 +29,9 @@ def open_bundle_graph(
         bundle: The bundle.
         graph: Relative to the bundle, ``deploy/fp32.onnx``.
         runtime: One of :data:`deploykit.runtime.opener.RUNTIMES`.
-        precision: The graph's.
+        precision: The graph's, or one that the runtime takes the graph for.
         threads: For computing on the CPU; None for one a core.
+        pipelined: Whether several batches will be under way at once.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
 
     Raises:
@@ -57,6 +59,7 @@ def open_bundle_graph(
         preprocessing=manifest.preprocessing,
         labels=manifest.labels,
         threads=threads,
+        pipelined=pipelined,
         tf32=tf32,
     )
 

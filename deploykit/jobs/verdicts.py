@@ -39,8 +39,8 @@ from deploykit.session import Session, SessionSpec
 from deploykit.specs import Labels, Value
 
 _PACKAGES = (
-    *("deploykit", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow"),
-    *("tensorrt", "tensorrt_rtx", "torch"),
+    *("deploykit", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("pillow", "tensorrt", "tensorrt_rtx", "torch"),
 )
 
 

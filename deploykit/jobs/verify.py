@@ -58,7 +58,8 @@ class VerifyRequest:
         budget: Compare so many photos, those with the lowest margins; see
             :mod:`deploykit.jobs.margin_mining`.
         runtime: What executes; None for every runtime that can run here.
-        precision: Of the deploy graphs and engines; None for every one.
+        precision: Of the deploy graphs and engines; None for every one that they are made for, and
+            so not for BF16, which is no graph's own.
         engine: One engine by its name; None for the newest of each kind that can run here.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32; proves nothing about FP32.
         reference: What the user named to compare with.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from deploykit.cpu import cpu_device
 from deploykit.errors import DeviceError, GraphError, InputError
 from deploykit.gpu import Gpu, need_gpu
 from deploykit.runtime._base import BaseSession
+from deploykit.runtime._contract import check_meaning, takes_normalised
 from deploykit.runtime._onnxruntime_open import ORT_ERRORS, open_on_cpu, session_options
+from deploykit.runtime.normalisation import normalised
 from deploykit.session import ImageBatch, Logits, NetworkInputs, SessionSpec
-from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Precision, Preprocessing
+from deploykit.specs import Labels, Precision, Preprocessing, TensorSpec
 
+_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 _CPU_HINT = "the CPU runs the same graph: --runtime onnxruntime-cpu"
 
 
@@ -46,7 +51,7 @@ class OnnxRuntimeSession(BaseSession):
         if cuda:
             device, self._session = open_on_cuda(graph, name, precision, tf32=tf32, threads=threads)
         else:
-            device, self._session = "CPU", open_on_cpu(graph, name, threads)
+            device, self._session = cpu_device(precision), open_on_cpu(graph, name, threads)
         super().__init__(
             SessionSpec(
                 runtime=runtime,
@@ -59,10 +64,13 @@ class OnnxRuntimeSession(BaseSession):
                 concurrent=not cuda,
             )
         )
-        self._normalised = _takes_normalised(self._session, self._spec)
-        _check_meaning(self._session, name, labels, preprocessing)
-        self._mean = np.array(preprocessing.mean, np.float32)
-        self._std = np.array(preprocessing.std, np.float32)
+        session = self._session
+        self._normalised = takes_normalised(
+            _tensors(session.get_inputs()), _tensors(session.get_outputs()), self._spec
+        )
+        told = session.get_modelmeta().custom_metadata_map
+        check_meaning(told, name, labels, preprocessing)
+        self._preprocessing = preprocessing
         self._kept = threading.local()
 
     def run_normalised(self, inputs: NetworkInputs) -> Logits:
@@ -77,7 +85,7 @@ class OnnxRuntimeSession(BaseSession):
         return self._checked(self._answer(inputs), len(inputs))
 
     def _run(self, images: ImageBatch) -> Logits:
-        return self._answer(self._normalise(images) if self._normalised else images)
+        return self._answer(normalised(images, self._preprocessing) if self._normalised else images)
 
     def _answer(self, feed: npt.NDArray[Any]) -> Logits:
         # Both once, for another thread may close the session meanwhile.
@@ -102,13 +110,6 @@ class OnnxRuntimeSession(BaseSession):
         """Free the session's memory, the device's too."""
         self._kept = threading.local()
         self._session = None
-
-    def _normalise(self, images: ImageBatch) -> npt.NDArray[np.float32]:
-        batch = images.astype(np.float32)
-        batch /= 255
-        batch -= self._mean
-        batch /= self._std
-        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))  # (N, H, W, C) => (N, C, H, W)
 
 
 class _BoundMemory:
@@ -220,32 +221,12 @@ def _load_cuda() -> Gpu:
     return gpu
 
 
-def _takes_normalised(session: Any, spec: SessionSpec) -> bool:
-    """Whether the graph is a canonical one; refuse what is neither that nor a deploy graph."""
-    height, width = spec.input_size
-    found = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
-    outputs = [(o.name, o.type, o.shape[1:]) for o in session.get_outputs()]
-    canonical = [("input", "tensor(float)", [3, height, width])]
-    deploy = [("images", "tensor(uint8)", [height, width, 3])]
-    if found not in (canonical, deploy) or outputs != [("logits", "tensor(float)", [spec.classes])]:
-        raise GraphError(
-            f"{spec.graph} is not the graph that the manifest describes: "
-            f"inputs {found}, outputs {outputs}.",
-            hint="Export the bundle again.",
+def _tensors(arguments: Iterable[Any]) -> list[TensorSpec]:
+    return [
+        TensorSpec(
+            name=each.name,
+            dtype=_DTYPES.get(each.type, each.type),
+            shape=tuple("?" if side is None else side for side in each.shape),
         )
-    return found == canonical
-
-
-def _check_meaning(session: Any, name: str, labels: Labels, preprocessing: Preprocessing) -> None:
-    """Refuse a graph that tells other labels or preprocessing than its bundle's manifest."""
-    told = session.get_modelmeta().custom_metadata_map
-    expected = {
-        LABELS_KEY: labels.to_metadata(),
-        PREPROCESSING_KEY: preprocessing.to_metadata(),
-    }
-    for key, value in expected.items():
-        if told.get(key, value) != value:
-            raise GraphError(
-                f"{name} was exported with {key} {told[key]}, but the manifest says {value}.",
-                hint="One of the two was changed afterwards: export the bundle again.",
-            )
+        for each in arguments
+    ]

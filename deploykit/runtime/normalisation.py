@@ -1,8 +1,11 @@
-"""From the bytes of a batch to what a torch network takes, in training and in a session."""
+"""From the bytes of a batch to what a network takes, in training and in a session."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from deploykit.session import ImageBatch
 from deploykit.specs import Preprocessing
@@ -34,3 +37,20 @@ def network_input(images: ImageBatch, preprocessing: Preprocessing, device: torc
         for values in (preprocessing.mean, preprocessing.std)
     )
     return scaled.sub_(mean).div_(std)
+
+
+def normalised(images: ImageBatch, preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+    """The same without torch, for a canonical graph.
+
+    Args:
+        images: (N, H, W, 3) uint8 RGB; only read.
+        preprocessing: Gives mean and std.
+
+    Returns:
+        (N, 3, H, W) float32, contiguous.
+    """
+    batch = images.astype(np.float32)
+    batch /= 255
+    batch -= np.array(preprocessing.mean, np.float32)
+    batch /= np.array(preprocessing.std, np.float32)
+    return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))  # (N, H, W, C) => (N, C, H, W)

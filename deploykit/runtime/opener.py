@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CPU = "onnxruntime-cpu"
 CUDA = "onnxruntime-cuda"
+OPENVINO = "openvino"
 #: FP32 kernels on the CPU that round each tensor through FP16: a model of the hardware.
 REHEARSAL = "rehearsal"
 
@@ -30,12 +31,23 @@ REHEARSAL = "rehearsal"
 RUNTIMES: dict[str, tuple[Precision, ...]] = {
     CPU: ("fp32", "int8"),
     CUDA: ("fp32", "fp16"),
+    OPENVINO: ("fp32", "bf16", "int8"),
     "tensorrt": ("fp32", "fp16", "int8"),
     "tensorrt_rtx": ("fp32", "fp16", "int8"),
     REHEARSAL: ("fp16",),
 }
 #: Those that run an ONNX graph; the others run engines.
-GRAPH_RUNTIMES = (CPU, CUDA, REHEARSAL)
+GRAPH_RUNTIMES = (CPU, CUDA, OPENVINO, REHEARSAL)
+#: Those that need no device but the CPU, and are no model of another.
+HOST_RUNTIMES = (CPU, OPENVINO)
+
+
+def graph_precision(precision: Precision) -> Precision:
+    """The precision of the deploy graph that is opened for a precision: for BF16 it is FP32.
+
+    BF16 is the one precision that lives in a hint to the runtime and not in a graph.
+    """
+    return "fp32" if precision == "bf16" else precision
 
 
 def precisions_of(runtime: str) -> tuple[Precision, ...]:
@@ -62,6 +74,7 @@ def open_graph(
     preprocessing: Preprocessing,
     labels: Labels,
     threads: int | None = None,
+    pipelined: bool = False,
     tf32: bool = False,
 ) -> Session:
     """Open an ONNX graph, canonical or deploy, on a runtime.
@@ -76,6 +89,9 @@ def open_graph(
         labels: The classes' names. Where the graph tells its labels and preprocessing itself, they
             must be these.
         threads: For computing on the CPU; None for one a core.
+        pipelined: Whether several batches will be under way at once, which is how to have the most
+            images/s. ONNX Runtime then computes in its callers' threads only, OpenVINO each image
+            in one thread of its own.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32, with 10 bits of mantissa.
 
     Raises:
@@ -94,6 +110,19 @@ def open_graph(
     runtime = choice(runtime, GRAPH_RUNTIMES, "runtime of ONNX graphs")
     if tf32 and runtime != CUDA:
         raise UsageError(f"{runtime} has no TF32.", hint=f"What has: {CUDA}.")
+    if runtime == OPENVINO:
+        need("openvino")
+        from deploykit.runtime._openvino import OpenVinoSession
+
+        return OpenVinoSession(
+            graph,
+            name=name,
+            precision=precision,
+            preprocessing=preprocessing,
+            labels=labels,
+            threads=threads,
+            pipelined=pipelined,
+        )
     need("onnxruntime")
     from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 
@@ -104,7 +133,7 @@ def open_graph(
         precision=precision,
         preprocessing=preprocessing,
         labels=labels,
-        threads=threads,
+        threads=1 if pipelined else threads,
         tf32=tf32,
     )
 

@@ -71,7 +71,7 @@ def test_the_version(cli):
     assert re.fullmatch(r"deploykit \d+\.\d+\.\d+\n", out)
 
 
-def test_the_three_commands(cli, export_arguments, photo_folder):
+def test_the_three_commands(cli, export_arguments, photo_folder, no_openvino):
     code, out, err = cli(*export_arguments)
     assert code == 0, err
     assert "passed" in out
@@ -109,7 +109,7 @@ def test_json_is_all_that_stdout_gets(
     assert (answer["schema"], answer["command"], answer["exit_code"]) == (1, command, 0)
 
 
-def test_json_of_a_verification_has_the_numbers(cli, exported_bundle):
+def test_json_of_a_verification_has_the_numbers(cli, exported_bundle, no_openvino):
     _, out, _ = cli("verify", "--self-test", "--bundle", exported_bundle.folder, "--json")
     result = json.loads(out)["result"]
     assert result["passed"] is True

@@ -11,7 +11,10 @@ from deploykit.errors import DeviceError
 from deploykit.gpu import Gpu
 from deploykit.jobs import _doctor_hardware
 
-RUNTIMES = ("onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt_rtx", "torch", "rehearsal")
+RUNTIMES = (
+    *("onnxruntime-cpu", "onnxruntime-cuda", "openvino", "tensorrt", "tensorrt_rtx"),
+    *("torch", "rehearsal"),
+)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ class MadeMachine:
         self._set(_doctor_hardware, "need_gpu", self._need_gpu)
         self._set(_doctor_hardware, "_memory_bytes", lambda: 32 * 2**30)
         self._set(_doctor_hardware, "usable_cpus", lambda: 16)
-        for module in ("onnxruntime", "pynvml", "cuda.bindings.runtime"):
+        for module in ("onnxruntime", "openvino", "pynvml", "cuda.bindings.runtime"):
             self.module(module, None)
 
     def become(self, system: str, processor: str) -> None:
@@ -149,6 +149,17 @@ class MadeMachine:
         self.install("cuda-bindings", "13.5.0")
         self.module("cuda.bindings.runtime", ModuleType("cuda.bindings.runtime"))
 
+    def install_openvino(self, *capabilities: str, version: str = "2026.4.1") -> None:
+        """OpenVINO on a CPU that has these; without any, it does not start."""
+
+        def ask(device: str, key: str) -> list[str]:
+            if not capabilities:
+                raise RuntimeError("no plugin for the device CPU")
+            return [*capabilities]
+
+        self.install("openvino", version)
+        self.module("openvino", SimpleNamespace(Core=lambda: SimpleNamespace(get_property=ask)))
+
     def install_torch(self, build: str = "cu132", vision: str = "cu132") -> None:
         """torch and torchvision, which nothing imports."""
         for package, version, tag in (
@@ -190,6 +201,7 @@ class MadeMachine:
         self.install_tensorrt()
         self.install_tensorrt_rtx()
         self.install_cuda_bindings()
+        self.install_openvino("FP32", "BF16", "INT8")
         self.install_torch()
         self.install_nvml((RTX_4070.name, 12 * 2**30))
 

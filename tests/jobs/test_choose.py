@@ -58,7 +58,7 @@ def test_auto_takes_what_is_proven(exported_bundle):
         candidate.runtime: len(decisive_proofs(exported_bundle, candidate))
         for candidate in all_candidates(exported_bundle)
     }
-    assert proofs == {"onnxruntime-cpu": 1, "onnxruntime-cuda": 0}
+    assert proofs == {"onnxruntime-cpu": 1, "onnxruntime-cuda": 0, "openvino": 0}
     spec, notes = chosen(exported_bundle)
     assert (spec.runtime, spec.precision, spec.graph) == ("onnxruntime-cpu", "fp32", FP32)
     assert notes == []

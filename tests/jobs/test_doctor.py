@@ -8,13 +8,14 @@ import pytest
 from elf_files import shared_library
 from made_machines import RTX_4070, MadeMachine, found, obstacles, working
 
+from deploykit import cpu
 from deploykit.errors import DeviceError
-from deploykit.jobs import _doctor_hardware, doctor
+from deploykit.jobs import doctor
 
 ALL = {
     *{("onnxruntime-cpu", "run"), ("onnxruntime-cuda", "run"), ("torch", "run")},
     *{("tensorrt", "run"), ("tensorrt", "build"), ("rehearsal", "run")},
-    *{("tensorrt_rtx", "run"), ("tensorrt_rtx", "build")},
+    *{("tensorrt_rtx", "run"), ("tensorrt_rtx", "build"), ("openvino", "run")},
 }
 #: Where nothing can be done about them: no driver answers, or no provider is published.
 NOT_FOR_EVERY_SYSTEM = ("nvidia-ml-py", "CUDA provider", "TensorRT provider")
@@ -45,7 +46,7 @@ def test_no_gpu(machine):
     machine.driver.__cause__ = OSError()
     assert working() == {
         *{("onnxruntime-cpu", "run"), ("torch", "run"), ("rehearsal", "run")},
-        ("tensorrt_rtx", "build"),
+        *{("tensorrt_rtx", "build"), ("openvino", "run")},
     }
     assert list(obstacles("tensorrt_rtx")) == ["NVIDIA GPU"]
     gpu = found()["NVIDIA GPU"]
@@ -177,7 +178,10 @@ def test_a_damaged_provider(machine):
 def test_an_onnx_runtime_that_is_not_whole(machine, module, why):
     machine.install_everything()
     machine.module("onnxruntime", module)
-    assert working() == {("tensorrt", "run"), ("tensorrt_rtx", "run"), ("torch", "run")}
+    assert working() == {
+        *{("tensorrt", "run"), ("tensorrt_rtx", "run"), ("torch", "run")},
+        ("openvino", "run"),
+    }
     assert why in obstacles("onnxruntime-cpu")["onnxruntime"].detail
 
 
@@ -298,7 +302,7 @@ def test_windows(machine):
     ids=["x86", "ARM", "empty", "not Linux"],
 )
 def test_the_cpu(machine, tmp_path, monkeypatch, cpuinfo, processor, instruction_sets):
-    monkeypatch.setattr(_doctor_hardware, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "cpuinfo")
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
     seen = doctor.examine_machine().machine

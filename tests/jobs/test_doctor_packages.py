@@ -115,3 +115,29 @@ def test_where_torch_computes(machine, build, device):
 def test_torch_whose_files_are_gone(machine):
     machine.install("torch", "2.15.0")
     assert "its files are not" in obstacles("torch")["torch"].detail
+
+
+def test_openvino_tells_what_it_computes_in(machine):
+    machine.install_openvino("FP32", "BIN", "INT8")
+    finding = found()["openvino"]
+    assert (finding.status, finding.detail) == ("ok", "2026.4.1, which has FP32, INT8 here")
+    assert ("openvino", "run") in working()
+
+
+def test_openvino_that_is_missing(machine):
+    machine.install_everything()
+    machine.uninstall("openvino", "2026.4.1")
+    finding = obstacles("openvino")["openvino"]
+    assert finding.status == "absent-but-fine"
+    assert finding.remedies == ('pip install "deploykit[openvino]"',)
+
+
+@pytest.mark.parametrize("imports", [True, False])
+def test_openvino_that_does_not_start(machine, imports):
+    machine.install_openvino()
+    if not imports:
+        machine.module("openvino", None)
+    finding = obstacles("openvino")["openvino"]
+    assert finding.status == "broken"
+    assert ("no plugin for the device CPU" in finding.detail) == imports
+    assert finding.remedies == ("pip install --force-reinstall --no-deps openvino",)

@@ -47,7 +47,7 @@ def perturb(bundle, name="deploy/fp32.onnx", factor=1.05):
     return open_bundle(bundle.folder)
 
 
-def test_both_graphs_are_compared_with_the_checkpoint(bundle, named, photo_folder):
+def test_both_graphs_are_compared_with_the_checkpoint(bundle, named, photo_folder, no_openvino):
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
     assert result.passed
     assert result.reference.startswith("torch module")
@@ -125,7 +125,7 @@ def test_a_bundle_that_cannot_be_written_is_verified_all_the_same(bundle, named,
     assert any("the proof is not kept" in e.message for e in notes if isinstance(e, Note))
 
 
-def test_the_users_code_does_not_run_unasked(bundle, photo_folder):
+def test_the_users_code_does_not_run_unasked(bundle, photo_folder, no_openvino):
     notes = []
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder), notes.append)
     assert result.reference == "model.onnx on onnxruntime-cpu"
@@ -134,7 +134,9 @@ def test_the_users_code_does_not_run_unasked(bundle, photo_folder):
     assert any("your own code" in e.message for e in notes if isinstance(e, Note))
 
 
-def test_a_perturbed_weight_fails_and_takes_the_proof_away(bundle, named, photo_folder):
+def test_a_perturbed_weight_fails_and_takes_the_proof_away(
+    bundle, named, photo_folder, no_openvino
+):
     changed = perturb(bundle)
     result = verify_bundle(changed, VerifyRequest(images=photo_folder, reference=named))
     assert not result.passed
@@ -166,7 +168,7 @@ def test_a_sample_is_even_over_the_classes(bundle, named, photo_folder):
     assert verify_bundle(bundle, request).photos.images == 9
 
 
-def test_the_self_test_needs_only_the_bundle(bundle):
+def test_the_self_test_needs_only_the_bundle(bundle, no_openvino):
     result = verify_bundle(bundle, VerifyRequest(self_test=True))
     assert result.passed
     assert result.reference == "answers recorded in golden.npz"

@@ -64,7 +64,7 @@ def test_a_changed_weight_fails_the_rehearsal_and_takes_the_proof_away(tuned):
     assert manifest.proof_of("deploy/fp32.onnx", "onnxruntime-cpu", "CPU") is not None
 
 
-def test_a_plain_verify_rehearses_too(tuned):
+def test_a_plain_verify_rehearses_too(tuned, no_openvino):
     result = verify_bundle(tuned)
     assert result.passed
     assert candidates(result) == [
@@ -73,7 +73,7 @@ def test_a_plain_verify_rehearses_too(tuned):
     ]
 
 
-def test_the_self_test_rehearses_too_and_changes_nothing(tuned):
+def test_the_self_test_rehearses_too_and_changes_nothing(tuned, no_openvino):
     before = contents(tuned)
     result = verify_bundle(tuned, VerifyRequest(self_test=True))
     assert result.passed
@@ -82,7 +82,7 @@ def test_the_self_test_rehearses_too_and_changes_nothing(tuned):
 
 
 @pytest.mark.parametrize("self_test", [False, True])
-def test_without_onnx_the_rehearsal_is_left_out_aloud(tuned, no_onnx, self_test):
+def test_without_onnx_the_rehearsal_is_left_out_aloud(tuned, no_onnx, self_test, no_openvino):
     events = []
     result = verify_bundle(tuned, VerifyRequest(self_test=self_test), events.append)
     assert result.passed
@@ -157,7 +157,7 @@ def test_what_tf32_shows_is_neither_kept_nor_held_against_fp32(bundle, monkeypat
     assert (after == before) == tf32
 
 
-def test_an_engine_is_left_out_where_there_is_no_gpu(engine_bundle, no_gpu):
+def test_an_engine_is_left_out_where_there_is_no_gpu(engine_bundle, no_gpu, no_openvino):
     events = []
     result = verify_bundle(engine_bundle, progress=events.append)
     assert result.passed

@@ -103,6 +103,10 @@ def test_the_spec_says_what_runs(open_text):
     assert spec.largest_batch is None
 
 
+def test_int8_names_the_instruction_set_that_it_was_computed_with(open_text):
+    assert open_text(DEPLOY, precision="int8").spec.device.startswith("CPU (")
+
+
 def test_the_logits_are_the_callers(open_text):
     session = open_text(DEPLOY)
     first = session.run(IMAGES)

@@ -1,0 +1,71 @@
+"""This machine's CPU, and which of its instruction sets decide what BF16 and INT8 compute."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+#: What matters of x86 and of ARM, as Linux spells it.
+_INSTRUCTION_SETS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
+    *("amx_tile", "amx_bf16", "amx_int8", "amx_fp16"),
+    *("asimddp", "i8mm", "bf16", "sve"),
+)
+#: The instruction sets whose kernels give different answers below FP32, the one that is taken
+#: first. INT8 without VNNI may saturate its 16-bit sums; AMX adds up in another order.
+_DECISIVE = {
+    "bf16": ("amx_bf16", "avx512_bf16", "bf16"),
+    "int8": (
+        *("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2"),
+        *("i8mm", "asimddp"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The CPU.
+
+    Attributes:
+        name: ``AMD EPYC``.
+        instruction_sets: Those that decide how fast FP32, BF16 and INT8 are, and what the latter
+            two compute; None where the system does not tell.
+    """
+
+    name: str
+    instruction_sets: tuple[str, ...] | None
+
+
+def read_cpu() -> Cpu:
+    """This machine's CPU, as far as the system tells."""
+    try:
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        text = ""
+    fields = {
+        key.strip(): value.strip()
+        for key, found, value in (line.partition(":") for line in text.splitlines())
+        if found
+    }
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    flags = fields.get("flags") or fields.get("Features")  # x86, ARM
+    if flags is None:
+        return Cpu(name, None)
+    return Cpu(name, tuple(each for each in _INSTRUCTION_SETS if each in flags.split()))
+
+
+def cpu_device(precision: str) -> str:
+    """The CPU as what a proof in a precision rests on.
+
+    Returns:
+        ``CPU`` where any CPU gives the same answers within the tolerance: in FP32. Else with the
+        instruction set that the kernels use, ``CPU (avx512_bf16)``, or the CPU's name where the
+        system does not tell that.
+    """
+    if precision not in _DECISIVE:
+        return "CPU"
+    cpu = read_cpu()
+    usable = (each for each in _DECISIVE[precision] if each in (cpu.instruction_sets or ()))
+    return f"CPU ({next(usable, cpu.name)})"

@@ -1,0 +1,48 @@
+import pytest
+
+from deploykit import cpu
+from deploykit.cpu import cpu_device, read_cpu
+
+
+@pytest.fixture
+def system_tells(tmp_path, monkeypatch):
+    """Let the system tell of a CPU with these flags, or of none."""
+
+    def tell(flags):
+        file = tmp_path / "cpuinfo"
+        if flags is not None:
+            file.write_text(f"model name\t: Some CPU\nflags\t\t: fpu {flags}\n", encoding="utf-8")
+        monkeypatch.setattr(cpu, "_CPUINFO", file)
+        monkeypatch.setattr(cpu.platform, "processor", lambda: "Family 6 Model 154")
+
+    return tell
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "device"),
+    [
+        ("avx2 avx512f avx512_bf16", "fp32", "CPU"),
+        ("avx2 avx512f avx512_bf16", "bf16", "CPU (avx512_bf16)"),
+        ("avx512_bf16 amx_tile amx_bf16", "bf16", "CPU (amx_bf16)"),
+        ("avx2 avx512f avx512_vnni", "int8", "CPU (avx512_vnni)"),
+        ("avx2 avx512f", "int8", "CPU (avx512f)"),
+        ("avx2 avx_vnni", "int8", "CPU (avx_vnni)"),
+        ("sse4_2", "int8", "CPU (Some CPU)"),
+        (None, "int8", "CPU (Family 6 Model 154)"),
+        (None, "fp16", "CPU"),
+    ],
+)
+def test_a_proof_below_fp32_names_what_it_rests_on(system_tells, flags, precision, device):
+    system_tells(flags)
+    assert cpu_device(precision) == device
+
+
+def test_instruction_sets_are_those_that_matter(system_tells):
+    system_tells("avx2 aes amx_int8")
+    assert read_cpu() == cpu.Cpu("Some CPU", ("avx2", "amx_int8"))
+    system_tells("aes")
+    assert read_cpu().instruction_sets == ()
+
+
+def test_this_cpu_has_a_name():
+    assert read_cpu().name
