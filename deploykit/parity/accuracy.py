@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from deploykit.parity.answers import Answers
+from deploykit.parity.copies import count_distinct
 from deploykit.parity.statistics import upper_bound
 from deploykit.session import Logits
 from deploykit.specs import Labels, Value
 
 
 class ClassAccuracy(Value, frozen=True):
-    """One class of a labelled folder.
+    """One class of a labelled folder. Its bound counts copies of an image once.
 
     Attributes:
         label: The class's name.
@@ -35,7 +37,7 @@ class ClassAccuracy(Value, frozen=True):
 
 
 class Accuracy(Value, frozen=True):
-    """A model's answers against the folders' names.
+    """A model's answers against the folders' names. Its bound counts copies of an image once.
 
     Attributes:
         images: Labelled images.
@@ -56,7 +58,11 @@ class Accuracy(Value, frozen=True):
 
 
 def accuracy_of(
-    logits: Logits, paths: Sequence[str], expected: Mapping[str, str], labels: Labels
+    logits: Logits,
+    paths: Sequence[str],
+    expected: Mapping[str, str],
+    labels: Labels,
+    firsts: Sequence[int] | None = None,
 ) -> Accuracy | None:
     """Hold answers against the folders' names.
 
@@ -65,6 +71,7 @@ def accuracy_of(
         paths: The N images' names.
         expected: The labels of those images whose folder names one.
         labels: The K classes' names.
+        firsts: For each image the place of the first with the same pixels; None where all differ.
 
     Returns:
         The accuracy over the labelled images; None where there is none.
@@ -76,22 +83,20 @@ def accuracy_of(
     wanted = np.array([index[expected[paths[row]]] for row in rows])
     given = logits[rows]
     right = (given.argmax(axis=1) == wanted) & np.isfinite(given).all(axis=1)
-    classes = []
-    for i in np.unique(wanted).tolist():
-        images, correct = int((wanted == i).sum()), int(right[wanted == i].sum())
-        classes.append(
-            ClassAccuracy(
-                label=labels.names[i],
-                images=images,
-                correct=correct,
-                error_rate_bound=_error_rate_bound(images, correct),
-            )
+    firsts = rows if firsts is None else [firsts[row] for row in rows]
+    classes = [
+        ClassAccuracy(
+            label=labels.names[i],
+            images=int((wanted == i).sum()),
+            correct=int((right & (wanted == i)).sum()),
+            error_rate_bound=_error_rate_bound(wanted == i, right, firsts),
         )
-    correct = int(right.sum())
+        for i in np.unique(wanted).tolist()
+    ]
     return Accuracy(
         images=len(rows),
-        correct=correct,
-        error_rate_bound=_error_rate_bound(len(rows), correct),
+        correct=int(right.sum()),
+        error_rate_bound=_error_rate_bound(np.ones_like(right), right, firsts),
         classes=tuple(classes),
     )
 
@@ -101,11 +106,15 @@ def accuracies(
 ) -> tuple[Accuracy, ...]:
     """The accuracy of the reference, then of each candidate; empty without a labelled image."""
     found = (
-        accuracy_of(logits, answers.paths, expected, labels)
+        accuracy_of(logits, answers.paths, expected, labels, answers.firsts)
         for logits in (answers.reference, *answers.candidates)
     )
     return tuple(each for each in found if each is not None)
 
 
-def _error_rate_bound(images: int, correct: int) -> float:
-    return cast("float", upper_bound(images - correct, images))  # None without images only
+def _error_rate_bound(
+    rows: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], firsts: Sequence[int]
+) -> float:
+    """The bound over some rows, of which there is at least one; copies are one observation."""
+    wrong, images = count_distinct(rows & ~right, firsts), count_distinct(rows, firsts)
+    return cast("float", upper_bound(wrong, images))  # None without images only

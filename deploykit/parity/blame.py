@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from deploykit.proofs import Measurement, Tolerance
+from deploykit.measurements import Measurement
 from deploykit.session import SessionSpec
 from deploykit.specs import Value
+from deploykit.tolerances import Tolerance
 
 Stage: TypeAlias = Literal[
     "photos", "decode", "resize", "preprocessing", "colour", "normalise", "network", "labels",
@@ -43,12 +44,15 @@ class Finding(Value, frozen=True):
         stage: Where it is.
         message: What is wrong, with both values: ``training used bicubic, the bundle records
             bilinear``.
-        hint: What to do: an option of ``export`` that mends it.
+        hint: What to do.
+        options: Those of ``export`` that mend it: ``--mean 0.5,0.5,0.5``. None where something else
+            has to be looked at or done first.
     """
 
     stage: Stage
     message: str
     hint: str
+    options: tuple[str, ...] = ()
 
 
 class Trial(Value, frozen=True):

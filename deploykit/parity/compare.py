@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
+from deploykit.measurements import Measurement
 from deploykit.parity.answers import Answers
+from deploykit.parity.copies import pixel_digest
 from deploykit.parity.measures import measure
-from deploykit.proofs import Measurement
 from deploykit.session import ImageBatch, Logits, Session, SessionSpec
 from deploykit.specs import Labels
 
@@ -94,14 +96,21 @@ def ask_sessions(
     """
     paths: list[str] = []
     sizes: list[int] = []
+    places: dict[bytes, int] = {}
+    firsts: list[int] = []
     sessions = (reference, *candidates)
     logits: list[list[Logits]] = [[] for _ in sessions]
+    seconds = [0.0 for _ in sessions]
     changed = 0
     for names, images in batches:
         paths.extend(names)
         sizes.append(len(images))
-        for session, given in zip(sessions, logits, strict=True):
-            given.append(session.run(images))
+        for image in images:
+            firsts.append(places.setdefault(pixel_digest(image), len(firsts)))
+        for i, session in enumerate(sessions):
+            start = time.perf_counter()
+            logits[i].append(session.run(images))
+            seconds[i] += time.perf_counter() - start
         classes = np.stack([given[-1].argmax(axis=1) for given in logits])
         changed += int((classes != classes[0]).any(axis=0).sum())
         on_batch(len(paths), changed)
@@ -109,7 +118,14 @@ def ask_sessions(
         _stacked(given, session.spec.classes)
         for given, session in zip(logits, sessions, strict=True)
     )
-    return Answers(tuple(paths), tuple(sizes), right, tuple(found))
+    return Answers(
+        paths=tuple(paths),
+        batch_sizes=tuple(sizes),
+        reference=right,
+        candidates=tuple(found),
+        firsts=tuple(firsts),
+        seconds=tuple(seconds[1:]),
+    )
 
 
 def _stacked(batches: Sequence[Logits], classes: int) -> Logits:
@@ -141,6 +157,7 @@ def measure_answers(
             paths=answers.paths,
             labels=labels,
             batch_sizes=answers.batch_sizes,
+            firsts=answers.firsts,
             least_scale=least_scale,
             bounded=bounded,
         )

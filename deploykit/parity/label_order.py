@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,11 @@ class Reordering(Value, frozen=True):
     names: tuple[str, ...]
     correct: int
     chance: float
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether it is pairs that change places, for which the folders may be to blame as well."""
+        return self.change.endswith("exchanged")
 
     @property
     def significant(self) -> bool:
@@ -105,31 +111,80 @@ def reorderings(
     return sorted(found, key=lambda each: -each.correct)
 
 
+def doubtful_exchanges(
+    answers: npt.NDArray[np.int64], truth: Sequence[str], names: tuple[str, ...]
+) -> list[str]:
+    """Say which labels look exchanged on images too few to tell it from chance.
+
+    Args:
+        answers: (N,) the top-1 index of each image.
+        truth: The N images' right names.
+        names: The K labels in the recorded order.
+
+    Returns:
+        ``dog and food`` for each two, the likeliest first.
+    """
+    pairs = _crossed_pairs(_confusion(answers, np.array(truth), names))
+    return [
+        f"{names[pair.one]} and {names[pair.other]}" for pair in pairs if pair.chance >= SIGNIFICANT
+    ]
+
+
 def _exchanged(
     answers: npt.NDArray[np.int64], right: npt.NDArray[np.str_], names: tuple[str, ...]
 ) -> Reordering | None:
     """The labels with those pairs exchanged that take each other's images; None for no pair."""
-    counts = _confusion(answers, right, names)
-    order, changes, chances = list(names), [], []
-    pairs = np.argwhere(np.triu(np.minimum(counts, counts.T), 1) > 0).tolist()
-    for one, other in sorted(pairs, key=lambda pair: -int(counts[*pair] + counts[*pair[::-1]])):
-        crossed = counts[one, other] + counts[other, one]
-        straight = counts[one, one] + counts[other, other]
-        both = counts[one, other] > counts[one, one] and counts[other, one] > counts[other, other]
-        chance = sign_test(int(crossed), int(straight), math.comb(len(names), 2))
-        untouched = (order[one], order[other]) == (names[one], names[other])
-        if both and untouched and chance < SIGNIFICANT:
-            order[one], order[other] = names[other], names[one]
-            changes.append(f"{names[one]} and {names[other]} exchanged")
-            chances.append(chance)
-    if not changes:
+    pairs = [
+        pair
+        for pair in _crossed_pairs(_confusion(answers, right, names))
+        if pair.chance < SIGNIFICANT
+    ]
+    if not pairs:
         return None
+    order = list(names)
+    for one, other, _ in pairs:
+        order[one], order[other] = names[other], names[one]
     return Reordering(
-        change=", ".join(changes),
+        change=", ".join(f"{names[one]} and {names[other]} exchanged" for one, other, _ in pairs),
         names=tuple(order),
         correct=int((np.array(order)[answers] == right).sum()),
-        chance=max(chances),
+        chance=max(pair.chance for pair in pairs),
     )
+
+
+class _Pair(NamedTuple):
+    """Two labels' places, and how likely it is that they look so exchanged by chance."""
+
+    one: int
+    other: int
+    chance: float
+
+
+def _crossed_pairs(counts: npt.NDArray[np.int64]) -> list[_Pair]:
+    """The pairs of which each takes more of the other's images than of its own.
+
+    Any two might look so: the chance is corrected for all pairs that there are.
+
+    Args:
+        counts: (K, K), how many images of each class (row) were given each label (column).
+
+    Returns:
+        The pairs, the surest first; no label is in two.
+    """
+    pairs = []
+    for one, other in np.argwhere(np.triu(np.minimum(counts, counts.T), 1) > 0).tolist():
+        if counts[one, other] > counts[one, one] and counts[other, one] > counts[other, other]:
+            crossed = int(counts[one, other] + counts[other, one])
+            straight = int(counts[one, one] + counts[other, other])
+            chance = sign_test(crossed, straight, hypotheses=math.comb(len(counts), 2))
+            pairs.append(_Pair(one, other, chance))
+    taken: set[int] = set()
+    surest = []
+    for pair in sorted(pairs, key=lambda pair: pair.chance):
+        if taken.isdisjoint((pair.one, pair.other)):
+            taken.update((pair.one, pair.other))
+            surest.append(pair)
+    return surest
 
 
 def _confusion(

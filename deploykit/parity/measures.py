@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.measurements import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Flip, Measurement
+from deploykit.parity.copies import count_distinct
 from deploykit.parity.statistics import upper_bound
-from deploykit.proofs import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Flip, Measurement
 from deploykit.session import Logits
 from deploykit.specs import Labels, Precision
 
@@ -42,6 +43,7 @@ def measure(
     paths: Sequence[str],
     labels: Labels,
     batch_sizes: Sequence[int],
+    firsts: Sequence[int] | None = None,
     least_scale: float = 0.0,
     bounded: bool = True,
 ) -> Measurement:
@@ -54,6 +56,7 @@ def measure(
         paths: The N images' names.
         labels: The K classes' names.
         batch_sizes: The sizes of the batches that the candidate ran.
+        firsts: For each image the place of the first with the same pixels; None where all differ.
         least_scale: What the scale is at least, where the images are a part of others on which the
             reference's logits are known to be that large.
         bounded: Whether the images were drawn blindly, so that a bound holds for others like them.
@@ -88,7 +91,12 @@ def measure(
     margin[usable] = margins(ours[usable])
     decidable = margin > UNDECIDABLE_MARGIN[precision] * scale
     flipped = usable & (ours.argmax(axis=1) != theirs.argmax(axis=1))
-    flips = int((flipped & decidable).sum())
+    # A decision counts once, however many copies of its image there are: as changed where it
+    # changed in any of them.
+    firsts = range(len(paths)) if firsts is None else firsts
+    distinct, decisions = len(set(firsts)), count_distinct(decidable, firsts)
+    flips = count_distinct(flipped & decidable, firsts)
+    order = sorted(np.flatnonzero(flipped).tolist(), key=lambda i: -margin[i])
     return Measurement(
         images=len(paths),
         batch_sizes=tuple(sorted(set(batch_sizes))),
@@ -97,8 +105,8 @@ def measure(
         mean_abs_error=float(errors.mean()),
         min_cosine=float(_cosines(ours[usable], theirs[usable]).min()) if usable.all() else 0.0,
         flips=flips,
-        undecidable=int((~decidable).sum()),
-        near_ties=int((margin <= NEAR_TIE_MARGIN * scale).sum()),
+        undecidable=distinct - decisions,
+        near_ties=distinct - count_distinct(margin > NEAR_TIE_MARGIN * scale, firsts),
         flipped=tuple(
             Flip(
                 path=paths[i],
@@ -106,14 +114,24 @@ def measure(
                 candidate=labels.names[int(theirs[i].argmax())],
                 margin=float(margin[i]),
                 decidable=bool(decidable[i]),
+                copy=copy,
             )
-            for i in sorted(np.flatnonzero(flipped).tolist(), key=lambda i: -margin[i])
+            for i, copy in zip(order, _repeated(firsts[i] for i in order), strict=True)
         ),
         max_probability_change=float(changes.max()),
         mean_probability_change=float(changes.mean()),
         non_finite=int((~np.isfinite(ours)).sum() + (~np.isfinite(theirs)).sum()),
-        flip_rate_bound=upper_bound(flips, int(decidable.sum())) if bounded else None,
+        flip_rate_bound=upper_bound(flips, decisions) if bounded else None,
+        copies=len(paths) - distinct,
     )
+
+
+def _repeated(places: Iterable[int]) -> Iterator[bool]:
+    """Whether each place was there before."""
+    seen: set[int] = set()
+    for place in places:
+        yield place in seen
+        seen.add(place)
 
 
 def _cosines(ours: Array, theirs: Array) -> Array:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.measurements import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Measurement
 from deploykit.parity.measures import Array, margins
-from deploykit.proofs import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Measurement, Population
 from deploykit.session import Logits
-from deploykit.specs import Precision, Value
+from deploykit.specs import Precision, Value, counted
+from deploykit.tolerances import Population
 
 
 class MarginMining(Value, frozen=True):
@@ -17,7 +18,9 @@ class MarginMining(Value, frozen=True):
     Attributes:
         budget: How many photos were asked for.
         compared: How many were compared: fewer where there are fewer.
-        ranked: How many photos could be read and were ranked by their margin.
+        ranked: How many photos could be read and were ranked by their margin, each once however
+            many copies of it there are.
+        copies: How many were left out for having the pixels of another.
         ranked_by: What gave the margins that they were ranked by, ``deploy/fp32.onnx on
             onnxruntime-cpu``.
         ranking_error: The most by which such a margin differs from the reference's, over the
@@ -35,6 +38,7 @@ class MarginMining(Value, frozen=True):
     ranking_error: float
     smallest_left_out: float | None
     apart: dict[str, float]
+    copies: int = 0
 
     def left_out_hold(self, name: str) -> bool:
         """Whether a candidate is shown to change the class of no photo that was left out.
@@ -50,17 +54,21 @@ class MarginMining(Value, frozen=True):
     @property
     def sentences(self) -> tuple[str, ...]:
         """What the comparison proves and does not prove, in words."""
+        lowest = counted(self.compared, "with the lowest was", "with the lowest were")
         lines = [
-            f"{self.ranked} photos were ranked by the margins that {self.ranked_by} gives them; "
-            f"the {self.compared} with the lowest were compared, the lowest first.",
+            f"{counted(self.ranked, 'photo was', 'photos were')} ranked by the margins that "
+            f"{self.ranked_by} gives; the {lowest} compared, the lowest first.",
             "They were chosen by margin, so there is no bound for photos like them, and passing "
             "is no proof that the bundle could keep.",
         ]
+        if self.copies:
+            copies = counted(self.copies, "copy of them was", "copies of them were")
+            lines.append(f"{copies} left out, which would show nothing new.")
         if self.smallest_left_out is None:
             return (*lines, "None was left out: without --budget the same photos give a bound.")
         left_out = self.ranked - self.compared
         lines.append(
-            f"The smallest margin of the {left_out} that were left out is "
+            f"The smallest margin of the {counted(left_out, 'that was', 'that were')} left out is "
             f"{self.smallest_left_out:.2g}: one of them changes its class only if two of its "
             "logits move apart by more than that."
         )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import Self
+from abc import abstractmethod
 
 import numpy as np
 
+from deploykit.closing import Closing
 from deploykit.errors import GraphError, InputError
 from deploykit.session import ImageBatch, Logits, SessionSpec
 
 
-class BaseSession(ABC):
+class BaseSession(Closing):
     """A session that knows its spec, refuses batches that do not fit it, and closes itself."""
 
     def __init__(self, spec: SessionSpec) -> None:
@@ -53,18 +52,3 @@ class BaseSession(ABC):
     @abstractmethod
     def _run(self, images: ImageBatch) -> Logits:
         """Compute the logits of a batch that fits the spec."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free what the session holds; closing twice is fine."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -12,16 +12,16 @@ import contextlib
 import ctypes
 import math
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from cuda.bindings import runtime as cudart
 from cuda.bindings.utils import get_cuda_native_handle
 
+from deploykit.closing import Closing
 from deploykit.errors import DeviceError
 
 _HINTS = {
@@ -52,7 +52,7 @@ def _check(answer: tuple[Any, ...], doing: str) -> Any:
     return results[0] if results else None
 
 
-class Resource(ABC):
+class Resource(Closing):
     """Something that CUDA gave and wants back.
 
     Args:
@@ -83,17 +83,6 @@ class Resource(ABC):
     @abstractmethod
     def _free(handle: Any) -> Any:
         """Call the function that frees such a handle, and give its answer."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class DeviceBuffer(Resource):

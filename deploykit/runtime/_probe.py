@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy.typing as npt
 
+from deploykit.closing import Closing
 from deploykit.errors import GraphError
 from deploykit.runtime._onnxruntime import open_on_cuda
 from deploykit.runtime._onnxruntime_open import ORT_ERRORS, open_on_cpu
@@ -18,7 +18,7 @@ from deploykit.specs import Precision
 _RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *ORT_ERRORS)
 
 
-class GraphProbe:
+class GraphProbe(Closing):
     """An open graph with any inputs and outputs.
 
     Args:
@@ -66,14 +66,3 @@ class GraphProbe:
     def close(self) -> None:
         """Free the graph's memory; closing twice is fine."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from deploykit.engine.plan import check_plan, read_header
-from deploykit.graph import passes
+from deploykit.graph.deploy import apply_deploy_passes
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.fp16 import convert_to_fp16
-from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.models.registry import resolve_architecture
 from deploykit.specs import Preprocessing, Profile, TensorSpec
 
@@ -36,9 +35,10 @@ def network(request, tmp_path_factory):
     torch.manual_seed(0)
     module = resolve_architecture(arch).build(10).eval()
     model = onnx_from_module(module, (side, side))
-    fuse = fuse_preprocessing(Preprocessing(resize=(side, side)))
+    fp32 = apply_deploy_passes(model, Preprocessing(resize=(side, side)))
+    fp16, _ = convert_to_fp16()(fp32)
     path = tmp_path_factory.mktemp("deploy") / "fp16.onnx"
-    ir.save(passes.apply(model, [fuse, convert_to_fp16()]), path)
+    ir.save(fp16, path)
     return path, side
 
 

@@ -16,8 +16,10 @@ from deploykit.engine.passport import (
 )
 from deploykit.errors import BundleError
 from deploykit.gpu import Gpu
-from deploykit.proofs import Measurement, PhotoSet, Proof, tolerance_for
+from deploykit.measurements import Measurement
+from deploykit.proofs import PhotoSet, Proof
 from deploykit.specs import KeptNode, Profile, TensorSpec
+from deploykit.tolerances import tolerance_for
 
 PROOF = Proof(
     graph="deploy/fp16.onnx",

@@ -5,6 +5,7 @@ from deploykit.parity.label_order import (
     CASE_INSENSITIVE,
     IMAGE_FOLDER,
     NATURAL,
+    doubtful_exchanges,
     order_name,
     reorderings,
 )
@@ -70,6 +71,45 @@ def test_a_few_errors_are_no_exchange():
     truth = [*NAMES] * 3
     answers = answered(truth, ("bird", "food", "dog", "vehicle"))
     assert reorderings(answers, truth, NAMES, NAMES) == []  # six right ones gained are chance
+    assert doubtful_exchanges(answers, truth, NAMES) == ["dog and food"]
+
+
+def test_what_is_sure_is_not_in_doubt():
+    truth = [*NAMES] * 6
+    answers = answered(truth, ("bird", "food", "dog", "vehicle"))
+    assert doubtful_exchanges(answers, truth, NAMES) == []
+    assert doubtful_exchanges(answered(truth, NAMES), truth, NAMES) == []
+
+
+@pytest.mark.parametrize(("classes", "found"), [(4, True), (30, False)])
+def test_the_more_pairs_there_are_the_more_images_an_exchange_takes(classes, found):
+    """Ten images of two classes that are exchanged: chance is 1/1024 for one pair, not for 435."""
+    names = tuple(f"class {i:02}" for i in range(classes))
+    truth = ["class 00", "class 01"] * 5
+    answers = np.array([1, 0] * 5)
+    exchanges = reorderings(answers, truth, names, names)
+    assert bool(exchanges) is found
+    for each in exchanges:
+        assert each.chance == pytest.approx(6 / 2**10)
+    in_doubt = [] if found else ["class 00 and class 01"]
+    assert doubtful_exchanges(answers, truth, names) == in_doubt
+
+
+def test_a_label_is_exchanged_with_one_other_only():
+    """Birds are called food and dogs; more of the food is called bird than of the dogs."""
+    truth = ["bird"] * 40 + ["food"] * 30 + ["dog"] * 20
+    answers = answered(
+        ["food"] * 20 + ["dog"] * 20 + ["bird"] * 30 + ["bird"] * 12 + ["dog"] * 8, NAMES
+    )
+    (found,) = reorderings(answers, truth, NAMES, NAMES)
+    assert found.change == "bird and food exchanged"
+
+
+def test_images_of_one_class_are_no_exchange():
+    truth = ["dog"] * 40
+    answers = answered(["food"] * 40, NAMES)
+    assert reorderings(answers, truth, NAMES, NAMES) == []
+    assert doubtful_exchanges(answers, truth, NAMES) == []
 
 
 def test_one_answer_to_everything_is_no_exchange():

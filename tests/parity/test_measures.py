@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from deploykit.parity.measures import margins, measure, softmax
-from deploykit.proofs import tolerance_for
 from deploykit.specs import Labels
+from deploykit.tolerances import tolerance_for
 
 LABELS = Labels(names=("bird", "dog", "food"), source="test")
 REFERENCE = np.array([[4, 1, 0], [0, 2, 1], [1, 1.5, 3], [2, 0, 1.9]], np.float32)
@@ -78,8 +78,8 @@ def test_a_network_that_decides_nothing_does_not_pass():
     found = measured(constant.copy(), constant)
     assert (found.flips, found.undecidable, found.flip_rate_bound) == (0, 40, None)
     assert found.near_ties == 40
-    assert "40 of 40 images have a margin of at most 1e-04" in objections(found)[0]
-    assert "40 of 40 images have a margin" in objections(measured(constant, constant, "fp16"))[0]
+    assert "does not decide 40 of 40 images" in objections(found)[0]
+    assert "does not decide 40 of 40 images" in objections(measured(constant, constant, "fp16"))[0]
 
 
 def clear_and_close(close):
@@ -122,7 +122,7 @@ def test_non_finite_logits_never_pass(value, side, precision):
     assert found.non_finite == 1
     assert found.max_abs_error == np.inf
     assert found.min_cosine == 0
-    assert objections(found, precision) == ("1 logits are NaN or infinite",)
+    assert objections(found, precision) == ("1 logit is NaN or infinite",)
 
 
 def test_all_logits_non_finite_is_measured_too():
@@ -181,3 +181,40 @@ def test_softmax_and_margins_of_huge_logits():
     assert softmax(logits)[0] == pytest.approx([0.731059, 0.268941], abs=1e-6)
     assert softmax(logits)[1] == pytest.approx([0.5, 0.5])
     assert margins(logits).tolist() == [1.0, 0.0]
+
+
+def test_copies_of_an_image_are_one_decision():
+    """Of 225 copies of one photo none changed its class: that is one observation."""
+    reference = np.tile(REFERENCE[:1], (225, 1))
+    options = {"precision": "fp16", "labels": LABELS, "batch_sizes": [8]}
+    paths = [f"{i}.jpg" for i in range(225)]
+    found = measure(reference, reference, paths=paths, firsts=[0] * 225, **options)
+    assert (found.images, found.copies, found.distinct, found.decidable) == (225, 224, 1, 1)
+    assert found.flip_rate_bound == pytest.approx(0.95)
+    one_changed = reference.copy()
+    one_changed[7] = reference[7, ::-1]
+    found = measure(reference, one_changed, paths=paths, firsts=[0] * 225, **options)
+    assert (found.flips, found.flip_rate, found.flip_rate_bound) == (1, 1.0, 1.0)
+    assert "1 of 1 image changed their class" in objections(found, "fp16")[0]
+
+
+def test_every_copy_that_flips_is_listed_and_counted_once():
+    candidate = REFERENCE.copy()
+    candidate[[0, 1, 3]] *= -1
+    options = {"precision": "fp32", "labels": LABELS, "batch_sizes": [4]}
+    found = measure(REFERENCE, candidate, paths=list("abcd"), firsts=[0, 0, 2, 3], **options)
+    assert [(flip.path, flip.copy) for flip in found.flipped] == [
+        *(("a", False), ("b", True), ("d", False)),
+    ]
+    assert (found.flips, found.decidable) == (2, 3)
+
+
+def test_ties_of_copies_are_one_tie():
+    reference = np.concatenate([np.ones((10, 3), np.float32), np.tile(REFERENCE, (10, 1))])
+    firsts = [0] * 10 + list(range(10, 50))
+    options = {"precision": "fp32", "labels": LABELS, "batch_sizes": [8]}
+    candidate = reference.copy()
+    candidate[:10, 1] += np.float32(1e-6)
+    found = measure(reference, candidate, paths=list(map(str, range(50))), firsts=firsts, **options)
+    assert (found.near_ties, found.undecidable, found.undecidable_flips) == (1, 1, 1)
+    assert objections(found) == ()

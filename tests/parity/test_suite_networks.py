@@ -110,7 +110,9 @@ def test_the_suite_passes(architecture, arguments, side, tmp_path, photo_folder)
         arch_args=arguments,
         checkpoint=tmp_path / "best_model.pth",
         classes=str(photo_folder),
-        preprocessing=PreprocessingOptions(resize=(side, side), input_size=(side, side)),
+        preprocessing=PreprocessingOptions(
+            preset="tutorial", resize=(side, side), input_size=(side, side)
+        ),
         artifacts=tmp_path / "artifacts",
     )
     bundle = tune_fp16(export_bundle(request).bundle, TuneRequest()).bundle
