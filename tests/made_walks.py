@@ -10,9 +10,9 @@ from deploykit.parity.blame import (
     StageStep,
 )
 from deploykit.parity.measures import measure
-from deploykit.proofs import tolerance_for
 from deploykit.session import SessionSpec
 from deploykit.specs import Labels
+from deploykit.tolerances import tolerance_for
 
 TOLERANCE = tolerance_for("fp32")
 SPEC = SessionSpec(

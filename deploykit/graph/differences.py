@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +41,8 @@ def graph_differences(
 
     Args:
         candidate: A graph; a Cast that was inserted is no difference.
-        reference: The graph that it should compute the same as.
-        tensors: Names of tensors that nodes of both compute.
+        reference: The graph that it should be, or should compute the same as.
+        tensors: Names of tensors at which the graphs are cut; one that not both compute is none.
 
     Returns:
         By tensor what differs between the piece before it and the reference's.
@@ -51,10 +51,12 @@ def graph_differences(
         GraphError: The type of a value cannot be inferred.
     """
     candidate, reference = working_copy(candidate), working_copy(reference)
+    known = _computed(candidate) & _computed(reference)
+    tensors = known.intersection(tensors)
     comparison = _Comparison(
         {node.name: node for node in candidate.graph},
         {node.name: node for node in reference.graph},
-        frozenset(tensors) | {value.name or "" for value in candidate.graph.inputs},
+        frozenset(known.union(value.name or "" for value in candidate.graph.inputs)),
     )
     expected = pieces(reference, tensors)
     found = {
@@ -62,6 +64,21 @@ def graph_differences(
         for tensor, nodes in pieces(candidate, tensors).items()
     }
     return {tensor: differences for tensor, differences in found.items() if differences}
+
+
+def nearest(candidate: ir.Model, references: Iterable[ir.Model]) -> ir.Model:
+    """The graph that has most nodes in common with another, by their names.
+
+    Args:
+        candidate: The other.
+        references: At least one; of equals the first is taken.
+    """
+    names = {node.name for node in candidate.graph}
+    return max(references, key=lambda each: sum(node.name in names for node in each.graph))
+
+
+def _computed(model: ir.Model) -> set[str]:
+    return {value.name or "" for node in model.graph for value in node.outputs}
 
 
 def module_of(node: ir.Node) -> str:
@@ -81,26 +98,31 @@ def describe(node: ir.Node) -> str:
     return f"{node.name} (module {module})" if module else str(node.name)
 
 
+def _one(node: ir.Node) -> str:
+    """``a Relu``, ``an Add``."""
+    return f"{'an' if node.op_type[:1] in 'AEIO' else 'a'} {node.op_type}"
+
+
 @dataclass(frozen=True)
 class _Comparison:
-    """The nodes of both graphs by name, and the tensors at which both are cut."""
+    """The nodes of both graphs by name, and the names of the tensors that both have."""
 
     candidate: Mapping[str | None, ir.Node]
     reference: Mapping[str | None, ir.Node]
-    tensors: frozenset[str]
+    known: frozenset[str]
 
     def of(self, found: Sequence[ir.Node], expected: Sequence[ir.Node]) -> Iterator[Difference]:
         """What differs between two pieces that end in the same tensor."""
         for node in expected:
             if node.name not in self.candidate:
-                message = f"{describe(node)} is missing, a {node.op_type}"
+                message = f"{describe(node)} is missing, {_one(node)}"
                 yield Difference(message, node, certain=False)
         for node in found:
             namesake = self.reference.get(node.name)
             if namesake is not None:
                 yield from self._changes(node, namesake)
             elif node.op_type not in _CARRIERS:
-                yield Difference(f"{describe(node)} is new, a {node.op_type}", node, certain=False)
+                yield Difference(f"{describe(node)} is new, {_one(node)}", node, certain=False)
 
     def _changes(self, node: ir.Node, namesake: ir.Node) -> Iterator[Difference]:
         """What differs between two nodes of the same name."""
@@ -111,7 +133,7 @@ class _Comparison:
             found = expected
         changes = list(_moves(found, expected))
         if node.op_type != namesake.op_type:
-            changes.append(f"is a {node.op_type} instead of a {namesake.op_type}")
+            changes.append(f"is {_one(node)} instead of {_one(namesake)}")
         elif node.op_type not in _CARRIERS:
             changes += _attribute_changes(node, namesake)
         for value, wanted in zip(node.inputs, namesake.inputs, strict=False):
@@ -122,7 +144,7 @@ class _Comparison:
 
     def _source(self, value: ir.Value | None) -> str:
         """The common tensor that a node reads, through Casts and the like; empty for others."""
-        while value is not None and value.name not in self.tensors:
+        while value is not None and value.name not in self.known:
             producer = value.producer()
             if producer is None or producer.op_type not in _CARRIERS:
                 return ""

@@ -9,9 +9,9 @@ import numpy as np
 from deploykit.jobs._layer_batches import BatchTrouble
 from deploykit.jobs._layer_photos import Sample
 from deploykit.parity.measures import measure
-from deploykit.proofs import Population, tolerance_for
 from deploykit.session import Logits, SessionSpec
 from deploykit.specs import Labels
+from deploykit.tolerances import Population, tolerance_for
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,12 @@ class _Row:
 
 
 def graph_report(
-    subject: Subject, reference: ir.Model, description: str, images: ImageBatch
+    subject: Subject,
+    reference: ir.Model,
+    description: str,
+    images: ImageBatch,
+    *,
+    made: ir.Model | None = None,
 ) -> LayerReport:
     """Walk over a graph that should compute the same as another, and judge.
 
@@ -38,11 +43,12 @@ def graph_report(
         reference: The other, which takes bytes too.
         description: What the report calls it.
         images: (N, H, W, 3) uint8.
+        made: What the graph should be, node by node; None for the reference.
     """
     from deploykit.graph.differences import graph_differences
 
     walked = walk_graph(subject, reference, images)
-    differences = graph_differences(subject.graph, reference, walked)
+    differences = graph_differences(subject.graph, made or reference, walked)
     return layer_report(subject, description, len(images), walked, differences)
 
 

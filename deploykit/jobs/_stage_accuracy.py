@@ -7,10 +7,16 @@ from collections.abc import Sequence
 import msgspec
 
 from deploykit.bundle import Bundle
-from deploykit.jobs._stage_labels import find_label_fault, right_answers
+from deploykit.jobs._stage_labels import (
+    better_order,
+    doubtful_orders,
+    order_fault,
+    right_answers,
+)
 from deploykit.jobs._stage_photos import StagePhotos
 from deploykit.jobs._stage_search import search_accuracy
 from deploykit.parity.blame import Finding, Stage, StageReport, Trial
+from deploykit.parity.label_order import Reordering
 from deploykit.parity.significance import SIGNIFICANT
 from deploykit.parity.statistics import binomial_cdf
 from deploykit.progress import Note, Progress
@@ -43,45 +49,74 @@ def check_answers(
         progress: Told of the search.
     """
     labels = bundle.manifest.labels
-    fault = find_label_fault(photos, trained, deployed, labels)
-    findings = [*report.findings, *([] if fault is None else [fault])]
+    order = better_order(photos, trained, deployed, labels)
+    named = [] if order is None else [order_fault(order, photos, trained, labels)]
     right = right_answers(photos, deployed, labels.names)
-    correct, images = int(right.sum()), len(right)
-    trials: tuple[Trial, ...] = ()
-    explained = any(finding.stage in _EXPLAINING for finding in report.findings)
-    if not explained and _is_far_below(correct, images, report.trained_accuracy):
-        progress(
-            Note(f"{correct} of {images} photos are right, far fewer than in training: searching")
+    report = msgspec.structs.replace(
+        report,
+        findings=(*report.findings, *named),
+        correct=int(right.sum()),
+        labelled=len(right),
+    )
+    if order is None:
+        for doubt in doubtful_orders(photos, trained, labels):
+            progress(Note(doubt))
+    if _is_explained(report) or not _is_far_below(report.correct, report):
+        return report
+    if order is not None and not _is_far_below(order.correct, report):
+        progress(Note("the labels explain the lost accuracy: no other way is tried"))
+        return report
+    return _searched(bundle, photos, report, order, progress)
+
+
+def _searched(
+    bundle: Bundle,
+    photos: StagePhotos,
+    report: StageReport,
+    order: Reordering | None,
+    progress: Progress,
+) -> StageReport:
+    """Try the usual ways, and name what restores the accuracy, or that nothing does."""
+    progress(
+        Note(
+            f"{report.correct} of {report.labelled} photos are right, far fewer than in training: "
+            "searching"
         )
-        trials, found = search_accuracy(bundle, photos, progress)
-        if fault is None:
-            found = found or _unexplained_loss(correct, images, report.trained_accuracy, trials)
-        if found is not None and not (fault is not None and found.stage == "labels"):
-            findings.append(found)
+    )
+    trials, found = search_accuracy(bundle, photos, progress)
+    if order is None:
+        found = found or _unexplained_loss(report, trials)
+    elif found is not None and found.stage == "labels":
+        found = None  # named already
     return msgspec.structs.replace(
-        report, findings=tuple(findings), trials=trials, correct=correct, labelled=images
+        report, trials=trials, findings=(*report.findings, *([] if found is None else [found]))
     )
 
 
-def _unexplained_loss(
-    correct: int, images: int, trained: float | None, trials: Sequence[Trial]
-) -> Finding | None:
+def _is_explained(report: StageReport) -> bool:
+    return any(finding.stage in _EXPLAINING for finding in report.findings)
+
+
+def _unexplained_loss(report: StageReport, trials: Sequence[Trial]) -> Finding | None:
     """Name an accuracy that training had and these photos do not show; None where nobody tells."""
-    if trained is None:
+    if report.trained_accuracy is None:
         return None
     best = max(trials, key=lambda trial: trial.correct, default=None)
     nearest = "" if best is None else f"; the best, {best.change}, gets {best.correct} right"
     return Finding(
         stage="accuracy",
-        message=f"{correct} of {images} photos get their folder's class, and training had "
-        f"{trained:.1%} right: that is no chance, and none of the {len(trials)} usual ways to "
-        f"preprocess and to order labels that were tried explains it{nearest}",
+        message=f"{report.correct} of {report.labelled} photos get their folder's class, and "
+        f"training had {report.trained_accuracy:.1%} right: that is no chance, and none of the "
+        f"{len(trials)} usual ways to preprocess and to order labels that were tried explains "
+        f"it{nearest}",
         hint="Name training's own transform: --transform file.py:function. Else the photos differ "
         "from those that training was tested on, or the checkpoint is another: --ckpt",
     )
 
 
-def _is_far_below(correct: int, images: int, trained: float | None) -> bool:
+def _is_far_below(correct: int, report: StageReport) -> bool:
+    """Whether so many right answers are far fewer than training's accuracy lets expect."""
+    images, trained = report.labelled, report.trained_accuracy
     if trained is None:
         return correct < _LEAST_ACCURACY * images
     if trained == 0:

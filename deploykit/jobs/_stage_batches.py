@@ -11,12 +11,13 @@ import numpy as np
 from deploykit.errors import GraphError
 from deploykit.jobs._stage_doubts import objections_to_change
 from deploykit.jobs._stage_walk import Walk, largest
+from deploykit.measurements import Measurement
 from deploykit.parity.blame import Finding
 from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATCH_SIZE
 from deploykit.parity.measures import measure
 from deploykit.progress import Step
-from deploykit.proofs import Measurement, tolerance_for
 from deploykit.session import Logits, Session
+from deploykit.tolerances import tolerance_for
 
 _NAMES_TOLD = 3
 

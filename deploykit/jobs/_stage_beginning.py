@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,7 +13,7 @@ from PIL import Image
 
 from deploykit.images.decode import decode_rgb
 from deploykit.images.explain import explain
-from deploykit.images.explanation import Explanation
+from deploykit.images.explanation import Explanation, TransformedPhoto
 from deploykit.images.pixel_steps import normalised, open_as_training, take_steps
 from deploykit.jobs._stage_differences import (
     FLOATING_POINT,
@@ -20,8 +21,9 @@ from deploykit.jobs._stage_differences import (
     differences,
     recorded_treatment,
 )
+from deploykit.jobs._stage_flips import Flip, flipped, likely_flip
 from deploykit.jobs._stage_photos import StagePhotos
-from deploykit.jobs._stage_transform import examples_of
+from deploykit.jobs._stage_transform import examples_of, require_same
 from deploykit.parity.blame import Finding, Stage
 from deploykit.progress import Progress, Step
 from deploykit.session import Logits, NormalisedSession
@@ -103,16 +105,63 @@ def begin(
     if training is None:
         return Beginning("deploykit's preprocessing", _way_of(recorded_treatment(recorded)), ())
     progress(Step("explaining the transform", detail=training.name))
-    explanation = explain(examples_of(training, photos), recorded)
-    decoded = Way("decode", "decoded by deploykit", lambda photo: training(photo.ours))
-    ways, findings = _ways_to(recorded, training.name, explanation)
-    return Beginning(
-        training.name, lambda photo: training(photo.training), (decoded, *ways), tuple(findings)
-    )
+    flip, explanation = _explained(examples_of(training, photos), recorded)
+    decoding = _Decoding(training)
+    decoded = Way("decode", "decoded by deploykit", decoding.ours)
+    ways, findings = _ways_to(recorded, training.name, explanation, flip)
+    return Beginning(training.name, decoding.theirs, (decoded, *ways), tuple(findings))
+
+
+def _explained(
+    examples: Sequence[TransformedPhoto], recorded: Preprocessing
+) -> tuple[Flip, Explanation | None]:
+    """What comes nearest to a transform, and how that flips photos."""
+    flip = likely_flip(examples)
+    if flip == "none":
+        return flip, explain(examples, recorded)
+    unflipped = [
+        dataclasses.replace(example, values=flipped(example.values, flip)) for example in examples
+    ]
+    found = explain(unflipped, recorded)
+    if found is not None and found.explained:
+        return flip, found
+    plain = explain(examples, recorded)
+    if found is None or (plain is not None and plain.residual <= found.residual):
+        return "none", plain
+    return flip, found
+
+
+class _Decoding:
+    """The step from training's decoder to ours, on one photo after the other.
+
+    Args:
+        training: What training does to a photo.
+    """
+
+    def __init__(self, training: Transform) -> None:
+        self._training = training
+        self._values: NetworkInput | None = None
+
+    def theirs(self, photo: DecodedPhoto) -> NetworkInput:
+        """What training makes of the photo."""
+        self._values = self._training(photo.training)
+        return self._values
+
+    def ours(self, photo: DecodedPhoto) -> NetworkInput:
+        """What it makes of the photo as deploykit decodes it, right after :meth:`theirs`.
+
+        Raises:
+            InputError: The pixels are the same, and what it makes of them is not. A transform that
+                is seldom random may have passed for one that never is.
+        """
+        values = self._training(photo.ours)
+        if self._values is not None and photo.ours.tobytes() == photo.training.tobytes():
+            require_same(self._values, values, self._training.name)
+        return values
 
 
 def _ways_to(
-    recorded: Preprocessing, name: str, explanation: Explanation | None
+    recorded: Preprocessing, name: str, explanation: Explanation | None, flip: Flip
 ) -> tuple[list[Way], list[Finding]]:
     """The ways after a transform, the last one as recorded, and what the transform does otherwise.
 
@@ -120,16 +169,22 @@ def _ways_to(
         recorded: What the bundle records.
         name: The transform's.
         explanation: What comes nearest to it.
+        flip: How it flips photos.
     """
     goal = recorded_treatment(recorded)
     if explanation is None or not explanation.explained:
-        change = _unexplained(name, goal, explanation)
-        return [Way("preprocessing", change, _way_of(goal))], []
-    now = Treatment(steps=explanation.steps, mean=explanation.mean, std=explanation.std)
-    steps = now.steps
-    change = f"{steps.describe_size()}, {steps.describe_filter()}, by deploykit"
+        change = f"{goal.steps.describe()} as recorded instead of {name}, unexplained"
+        unexplained = _unexplained(name, explanation, flip)
+        return [Way("preprocessing", change, _way_of(goal), unexplained)], []
+    steps = explanation.steps
+    now = Treatment(steps=steps, mean=explanation.mean, std=explanation.std, flip=flip)
+    change = f"{steps.describe_size()}, {steps.describe_filter()}, "
+    stage: Stage = "resize"
+    if steps.channels == "grey":  # which may have been made before the photo was resized
+        stage, change = "colour", f"{change}then grey, "
     floating = steps.antialias and not explanation.whole
-    ways = [Way("resize", change, _way_of(now), FLOATING_POINT if floating else None)]
+    fault = FLOATING_POINT if floating else None
+    ways = [Way(stage, f"{change}by deploykit", _way_of(now), fault)]
     findings = []
     for difference in differences(now, goal):
         stage = difference.finding.stage
@@ -140,21 +195,28 @@ def _ways_to(
 
 def _way_of(treatment: Treatment) -> Callable[[DecodedPhoto], NetworkInput]:
     def make(photo: DecodedPhoto) -> NetworkInput:
-        return normalised(take_steps(photo.ours, treatment.steps), treatment.mean, treatment.std)
+        pixels = take_steps(photo.ours, treatment.steps)
+        return flipped(normalised(pixels, treatment.mean, treatment.std), treatment.flip)
 
     return make
 
 
-def _unexplained(name: str, goal: Treatment, explanation: Explanation | None) -> str:
+def _unexplained(name: str, explanation: Explanation | None, flip: Flip) -> Finding:
     if explanation is None:
         nearest = "its values do not even rise with the photos' brightness"
     else:
+        turned = "" if flip == "none" else f"{flip}, "
         nearest = (
             f"of {explanation.tried} usual combinations of size, filter, EXIF rotation and "
-            f"channels the nearest, {explanation.steps.describe()}, is "
+            f"channels the nearest, {turned}{explanation.steps.describe()}, is "
             f"{explanation.residual:.1f} of 255 grey levels away, at most {explanation.worst:.0f}"
         )
-    return f"{goal.steps.describe()} as recorded instead of {name}, unexplained: {nearest}"
+    return Finding(
+        stage="preprocessing",
+        message=f"training: {name}, which nothing usual explains: {nearest}",
+        hint="deploykit resizes, crops and normalises. Let the network do what else the transform "
+        "does, and export it so; or leave that out of the transform, and train again.",
+    )
 
 
 def module_way(recorded: Preprocessing) -> Way:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from deploykit.images.pixel_steps import PixelSteps, recorded_steps
+from deploykit.images.pixel_steps import Channels, PixelSteps, recorded_steps
 from deploykit.images.usual import Triple, describe_values, format_values
+from deploykit.jobs._stage_flips import Flip
 from deploykit.parity.blame import Finding, Stage
 from deploykit.specs import Preprocessing, Value, format_size
 
@@ -28,6 +29,15 @@ GREY_HINT = (
     "deploykit feeds RGB: export a network that makes its input grey first, or train without "
     "Grayscale."
 )
+FLIP_HINT = (
+    "Name the transform of the evaluation, which flips no photo: RandomHorizontalFlip and the like "
+    "are for training alone. deploykit flips none."
+)
+_COLOURS: dict[Channels, str] = {
+    "RGB": "RGB",
+    "BGR": "BGR",
+    "grey": "greyscale, three times the same",
+}
 
 #: Of a transform that resizes tensors: the network gets what lies between two bytes, too.
 FLOATING_POINT = Finding(
@@ -45,11 +55,13 @@ class Treatment(Value, frozen=True):
         steps: From the decoded photo to pixels.
         mean: Subtracted from each channel of the pixels in 0..1.
         std: Divides each channel after that.
+        flip: What is done to the whole at last.
     """
 
     steps: PixelSteps
     mean: Triple
     std: Triple
+    flip: Flip = "none"
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,7 @@ def recorded_treatment(recorded: Preprocessing) -> Treatment:
 
 def differences(now: Treatment, goal: Treatment) -> Iterator[Difference]:
     """Go from what training does to what is recorded, one thing at a time."""
-    for compare in (_turning, _size, _filter, _colours, _mean, _std):
+    for compare in (_turning, _flip, _size, _filter, _colours, _mean, _std):
         found = compare(now, goal)
         if found is not None:
             yield found
@@ -82,11 +94,23 @@ def differences(now: Treatment, goal: Treatment) -> Iterator[Difference]:
 
 
 def _difference(
-    stage: Stage, training: str, bundle: str, hint: str, treatment: Treatment
+    stage: Stage,
+    training: str,
+    bundle: str,
+    treatment: Treatment,
+    *,
+    option: str = "",
+    hint: str = "",
 ) -> Difference:
+    """A difference that an option of ``export`` mends, or else what the hint says."""
     message = f"training: {training}; the bundle: {bundle}"
     return Difference(
-        finding=Finding(stage=stage, message=message, hint=hint),
+        finding=Finding(
+            stage=stage,
+            message=message,
+            hint=export_again(option) if option else hint,
+            options=(option,) if option else (),
+        ),
         change=f"{bundle} instead of {training}",
         treatment=treatment,
     )
@@ -104,8 +128,20 @@ def _turning(now: Treatment, goal: Treatment) -> Difference | None:
         "decode",
         "photos are turned as their EXIF orientation says",
         "no EXIF rotation",
-        TURNING_HINT,
         _with_steps(now, upright=goal.steps.upright),
+        hint=TURNING_HINT,
+    )
+
+
+def _flip(now: Treatment, goal: Treatment) -> Difference | None:
+    if now.flip == goal.flip:
+        return None
+    return _difference(
+        "preprocessing",
+        f"photos are {now.flip}",
+        "photos as they are",
+        msgspec.structs.replace(now, flip=goal.flip),
+        hint=FLIP_HINT,
     )
 
 
@@ -113,15 +149,13 @@ def _size(now: Treatment, goal: Treatment) -> Difference | None:
     resize, crop_size = goal.steps.resize, goal.steps.crop_size
     if (now.steps.resize, now.steps.crop_size) == (resize, crop_size):
         return None
-    option = size_option(now.steps)
     return _difference(
         "resize",
         now.steps.describe_size(),
         goal.steps.describe_size(),
-        export_again(option)
-        if option
-        else "deploykit always resizes: train with a Resize in the transform.",
         _with_steps(now, resize=resize, crop_size=crop_size),
+        option=size_option(now.steps),
+        hint="deploykit always resizes: train with a Resize in the transform.",
     )
 
 
@@ -133,8 +167,9 @@ def _filter(now: Treatment, goal: Treatment) -> Difference | None:
         "resize",
         now.steps.describe_filter(),
         goal.steps.describe_filter(),
-        filter_hint(now.steps),
         _with_steps(now, interpolation=wanted[0], antialias=wanted[1]),
+        option=filter_option(now.steps),
+        hint=ANTIALIAS_HINT,
     )
 
 
@@ -151,7 +186,9 @@ def _colours(now: Treatment, goal: Treatment) -> Difference | None:
         hint = f"{BGR_HINT}, here {values}."
     else:
         hint = GREY_HINT
-    return _difference("colour", now.steps.channels, goal.steps.channels, hint, found)
+    return _difference(
+        "colour", _COLOURS[now.steps.channels], _COLOURS[goal.steps.channels], found, hint=hint
+    )
 
 
 def _mean(now: Treatment, goal: Treatment) -> Difference | None:
@@ -161,8 +198,8 @@ def _mean(now: Treatment, goal: Treatment) -> Difference | None:
         "normalise",
         f"mean {describe_values(now.mean, 'mean')}",
         f"mean {describe_values(goal.mean, 'mean')}",
-        export_again(f"--mean {format_values(now.mean)}"),
         msgspec.structs.replace(now, mean=goal.mean),
+        option=f"--mean {format_values(now.mean)}",
     )
 
 
@@ -173,8 +210,8 @@ def _std(now: Treatment, goal: Treatment) -> Difference | None:
         "normalise",
         f"std {describe_values(now.std, 'std')}",
         f"std {describe_values(goal.std, 'std')}",
-        export_again(f"--std {format_values(now.std)}"),
         msgspec.structs.replace(now, std=goal.std),
+        option=f"--std {format_values(now.std)}",
     )
 
 
@@ -187,11 +224,9 @@ def size_option(steps: PixelSteps) -> str:
     return f"--resize {resize}{crop}"
 
 
-def filter_hint(steps: PixelSteps) -> str:
-    """What to do where training resized with a filter."""
-    if steps.antialias:
-        return export_again(f"--interpolation {steps.interpolation}")
-    return ANTIALIAS_HINT
+def filter_option(steps: PixelSteps) -> str:
+    """The option of ``export`` for a filter; empty where there is none."""
+    return f"--interpolation {steps.interpolation}" if steps.antialias else ""
 
 
 def export_again(option: str) -> str:

@@ -7,19 +7,13 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from deploykit.jobs.readable import mostly_unreadable
+from deploykit.measurements import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Measurement
 from deploykit.parity.blame import Finding
 from deploykit.parity.measures import margins
-from deploykit.proofs import (
-    MAX_UNDECIDABLE_RATE,
-    MIN_DECIDABLE_RATE,
-    NEAR_TIE_MARGIN,
-    UNDECIDABLE_MARGIN,
-    Measurement,
-    Population,
-    Tolerance,
-)
 from deploykit.session import Logits
 from deploykit.specs import Precision
+from deploykit.tolerances import MAX_UNDECIDABLE_RATE, MIN_DECIDABLE_RATE, Population, Tolerance
 
 _NAMES_TOLD = 3
 
@@ -60,6 +54,18 @@ def network_fault(logits: Logits, names: Sequence[str], network: str) -> Finding
         f"{', '.join(wrong[:_NAMES_TOLD])}{more}",
         hint="No later stage is to blame. Training may have diverged: export a checkpoint of an "
         "earlier epoch, or train again with a lower learning rate.",
+    )
+
+
+def unreadable_fault(unreadable: int, readable: int) -> Finding | None:
+    """Name photos most of which cannot be read; None where most can."""
+    message = mostly_unreadable(unreadable, readable)
+    if message is None:
+        return None
+    return Finding(
+        stage="photos",
+        message=message,
+        hint="`deploykit predict` says what is wrong with each; or name other photos: --images DIR",
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from deploykit.bundle import CANONICAL_GRAPH, Bundle, deploy_graph
 from deploykit.errors import BundleError, DependencyError, GraphError, MissingError
 from deploykit.gpu import find_gpu
@@ -18,8 +20,9 @@ from deploykit.jobs.candidates import (
 )
 from deploykit.jobs.engines import is_flavour
 from deploykit.jobs.sessions import open_bundle_graph
+from deploykit.parity.blame import Finding
 from deploykit.progress import Note, Progress
-from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, open_graph
+from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, graph_precision, open_graph
 from deploykit.session import Logits, Session
 from deploykit.specs import Precision
 
@@ -67,8 +70,11 @@ def _opened(bundle: Bundle, graph: str) -> Session:
 def _walk_each_pass(walk: Walk, bundle: Bundle, since: Logits) -> tuple[Logits, bytes | None]:
     """Apply one graph pass after the other.
 
+    A pass that finds nothing to do is no step.
+
     Returns:
-        (N, K), the answers of what comes out, and its content; None where no pass can run here.
+        (N, K), the answers of what comes out, and its content; None where no pass can run here, or
+        one makes a graph that does not run.
     """
     try:
         from deploykit.graph.deploy import deploy_passes
@@ -85,18 +91,32 @@ def _walk_each_pass(walk: Walk, bundle: Bundle, since: Logits) -> tuple[Logits, 
         if not changed:
             continue
         content = model_bytes(model)
-        with open_graph(
-            content,
-            name=f"{CANONICAL_GRAPH} with {each.name}",
-            runtime=CPU,
-            precision="fp32",
-            preprocessing=manifest.preprocessing,
-            labels=manifest.labels,
-        ) as session:
-            logits = walk.ask(session, each.name)
+        try:
+            with open_graph(
+                content,
+                name=f"{CANONICAL_GRAPH} with {each.name}",
+                runtime=CPU,
+                precision="fp32",
+                preprocessing=manifest.preprocessing,
+                labels=manifest.labels,
+            ) as session:
+                logits = walk.ask(session, each.name)
+        except GraphError as exc:
+            walk.step("graph pass", each.name, np.full_like(since, np.nan), since=since)
+            walk.findings.append(_broken_pass(each.name, exc))
+            return since, None
         walk.step("graph pass", each.name, logits, since=since)
         since = logits
     return since, content
+
+
+def _broken_pass(name: str, error: GraphError) -> Finding:
+    return Finding(
+        stage="graph pass",
+        message=f'what "{name}" makes of {CANONICAL_GRAPH} does not run: {error.message.strip()}',
+        hint="The fault is deploykit's, not the network's: report it, with the graph if you may. "
+        f"{CANONICAL_GRAPH} itself is not touched by it.",
+    )
 
 
 def walk_candidates(
@@ -104,7 +124,8 @@ def walk_candidates(
 ) -> None:
     """Step from the FP32 deploy graph to each lower precision, and from there to each runtime.
 
-    What cannot run here is told in a note.
+    BF16, which is no graph's own, is a step from the same runtime's FP32. What cannot run here is
+    told in a note.
 
     Args:
         walk: So far.
@@ -112,12 +133,11 @@ def walk_candidates(
         candidates: What is walked, of engines the newest first.
         deployed: (N, K), the FP32 deploy graph's answers on ONNX Runtime's CPU provider.
     """
-    by_precision: dict[Precision, Logits] = {"fp32": deployed}
-    walked: set[tuple[str, Precision]] = {(CPU, "fp32")}
+    known: dict[tuple[str, Precision], Logits] = {(CPU, "fp32"): deployed}
     left_out: list[tuple[Candidate, str]] = []
-    for candidate in sorted(candidates, key=lambda each: not _on_cpu(each)):
+    for candidate in sorted(candidates, key=lambda it: (not _on_cpu(it), it.is_hinted)):
         kind = candidate.runtime, candidate.precision
-        if kind in walked:
+        if kind in known:
             continue  # an older engine
         try:
             logits = _answers(walk, bundle, candidate)
@@ -127,20 +147,26 @@ def walk_candidates(
             if candidate.runtime != CUDA or find_gpu() is not None:
                 left_out.append((candidate, exc.message))
             continue
-        walked.add(kind)
-        on_cpu = _on_cpu(candidate)
-        since = by_precision.get("fp32" if on_cpu else candidate.precision, deployed)
+        origins = (known[origin] for origin in _origins(candidate) if origin in known)
         walk.step(
-            "precision" if on_cpu else "runtime",
+            "precision" if _on_cpu(candidate) or candidate.is_hinted else "runtime",
             str(candidate),
             logits,
-            since=since,
+            since=next(origins, deployed),
             precision=candidate.precision,
         )
-        if on_cpu:
-            by_precision[candidate.precision] = logits
+        known[kind] = logits
     for line in by_reason(left_out):
         walk.progress(Note(f"left out: {line}"))
+
+
+def _origins(candidate: Candidate) -> list[tuple[str, Precision]]:
+    """The runtime and precision that a candidate is one step away from, the likeliest first."""
+    if _on_cpu(candidate):
+        return []
+    if candidate.is_hinted:
+        return [(candidate.runtime, graph_precision(candidate.precision))]
+    return [(runtime, candidate.precision) for runtime in (CPU, REHEARSAL)]
 
 
 def _answers(walk: Walk, bundle: Bundle, candidate: Candidate) -> Logits:
@@ -154,18 +180,19 @@ def wanted_candidates(
     """What is meant by a runtime, a precision, or both; with where it comes from.
 
     A device's step is from the same precision on the CPU, else it would be blamed for what the
-    precision does.
+    precision does; and BF16's from its runtime's FP32, else it would be for what the runtime does.
+    BF16 is meant only where it is named, for it is no graph's own.
 
     Raises:
         UsageError: There is no such runtime, or it does not compute in that precision.
         BundleError: The bundle has nothing of that kind.
     """
     named = named_candidates(bundle, runtime, precision, progress)
-    devices = {each.precision for each in named if not _on_cpu(each)}
+    origins = {origin for each in named for origin in _origins(each)}
     before = [
         each
         for each in all_candidates(bundle)
-        if _on_cpu(each) and each.precision in devices and each not in named
+        if (each.runtime, each.precision) in origins and each not in named
     ]
     return [*before, *named]
 

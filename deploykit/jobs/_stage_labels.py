@@ -8,7 +8,13 @@ import numpy.typing as npt
 from deploykit.jobs._stage_differences import export_again
 from deploykit.jobs._stage_photos import StagePhotos
 from deploykit.parity.blame import Finding
-from deploykit.parity.label_order import IMAGE_FOLDER, Reordering, order_name, reorderings
+from deploykit.parity.label_order import (
+    IMAGE_FOLDER,
+    Reordering,
+    doubtful_exchanges,
+    order_name,
+    reorderings,
+)
 from deploykit.session import Logits
 from deploykit.specs import Labels
 
@@ -48,10 +54,10 @@ def tried_orders(photos: StagePhotos, logits: Logits, labels: Labels) -> list[Re
     return reorderings(logits[rows].argmax(axis=1), truth, labels.names, photos.classes)
 
 
-def find_label_fault(
+def better_order(
     photos: StagePhotos, trained: Logits, deployed: Logits, labels: Labels
-) -> Finding | None:
-    """Name the order that the answers follow, where it is not the recorded one beyond chance.
+) -> Reordering | None:
+    """The order that the answers follow, where it is not the recorded one beyond chance.
 
     Args:
         photos: The photos.
@@ -60,18 +66,60 @@ def find_label_fault(
             what was named as training's transform is not what the network was trained with.
         labels: As the bundle records them.
     """
-    recorded = int(right_answers(photos, trained, labels.names).sum())
-    least = max(recorded, int(right_answers(photos, deployed, labels.names).sum()))
+    least = max(
+        int(right_answers(photos, logits, labels.names).sum()) for logits in (trained, deployed)
+    )
     orders = tried_orders(photos, trained, labels)
-    best = next((each for each in orders if each.significant and each.correct > least), None)
-    if best is None:
-        return None
+    return next((each for each in orders if each.significant and each.correct > least), None)
+
+
+def order_fault(order: Reordering, photos: StagePhotos, trained: Logits, labels: Labels) -> Finding:
+    """Name the order that the answers follow, and what to do.
+
+    Which of two is exchanged, the labels or the folders, no answer tells.
+    """
+    recorded = int(right_answers(photos, trained, labels.names).sum())
+    message = (
+        f"{_how(order, photos, labels)} {order.correct} of {len(labelled_rows(photos))} photos "
+        f"get their folder's class instead of {recorded}"
+    )
+    if order.exchanges:
+        message += ": either the labels are exchanged, or the photos' folders are"
     return Finding(
         stage="labels",
-        message=f"{_how(best, photos, labels)} {best.correct} of {len(labelled_rows(photos))} "
-        f"photos get their folder's class instead of {recorded}",
-        hint=export_again(labels_option(best, photos)),
+        message=message,
+        hint=order_hint(order, photos),
+        options=() if order.exchanges else (labels_option(order, photos),),
     )
+
+
+def order_hint(order: Reordering, photos: StagePhotos) -> str:
+    """What to do where the answers follow another order of the labels."""
+    hint = export_again(labels_option(order, photos))
+    if not order.exchanges:
+        return hint
+    return (
+        "Look at the photos in these folders. Where they are not what the folder says, move them. "
+        f"Where they are, the labels are wrong: {hint}"
+    )
+
+
+def doubtful_orders(photos: StagePhotos, trained: Logits, labels: Labels) -> list[str]:
+    """Say which labels look exchanged on photos too few to tell, a sentence each.
+
+    Args:
+        photos: The photos.
+        trained: (N, K), the network's answers to what training would have given it.
+        labels: As the bundle records them.
+    """
+    rows = labelled_rows(photos)
+    truth = [str(photos.truth[row]) for row in rows]
+    pairs = doubtful_exchanges(trained[rows].argmax(axis=1), truth, labels.names)
+    return [
+        f"{pair} look exchanged, but {len(rows)} labelled photos are too few to tell that from "
+        "chance: more of them would (--max-images)"
+        for pair in pairs[:_LABELS_TOLD]
+    ]
 
 
 def _how(best: Reordering, photos: StagePhotos, labels: Labels) -> str:
@@ -83,8 +131,8 @@ def _how(best: Reordering, photos: StagePhotos, labels: Labels) -> str:
         )
         return f"the bundle's labels are {kind} ({shown}{more}): with the folder's, {best.change},"
     order = order_name(labels.names)
-    if best.change.endswith("exchanged"):
-        return f"with the labels {best.change}"
+    if best.exchanges:
+        return f"with {best.change}"
     recorded = f"the bundle's are {order}" if order else "the bundle's are not"
     return f"training had its labels {best.change}; {recorded}: with training's"
 

@@ -64,6 +64,7 @@ class StagePhotos:
         preprocessing: What the bundle records.
         kept: (N, H, W, 3), what that makes of them; None where it is read anew each time.
         picked: The names of those that were not drawn but asked for.
+        unreadable: How many more were drawn, and cannot be read.
     """
 
     source: Path
@@ -73,6 +74,7 @@ class StagePhotos:
     preprocessing: Preprocessing
     kept: ImageBatch | None
     picked: frozenset[str] = frozenset()
+    unreadable: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,6 +186,7 @@ def draw_photos(
         preprocessing,
         np.concatenate(kept) if keeps else None,
         frozenset(first),
+        unreadable,
     )
 
 

@@ -20,6 +20,7 @@ from deploykit.images.batches import default_threads
 from deploykit.images.decode import decode_rgb
 from deploykit.images.pixel_steps import PixelSteps, normalised, take_steps
 from deploykit.images.preprocess import OversizeError
+from deploykit.jobs._stage_differences import export_again
 from deploykit.jobs._stage_labels import right_answers
 from deploykit.jobs._stage_photos import StagePhotos
 from deploykit.jobs._stage_variations import (
@@ -243,6 +244,9 @@ def _finding(ranked: Sequence[_Tried], base: Right, truth: npt.NDArray[np.str_])
         message=f"{best.change}: {best.correct} of {len(base)} photos get their folder's class "
         f"instead of {int(base.sum())}{also}",
         hint=" ".join(each.hint for each in best.variations),
+        options=tuple(
+            each.option for each in best.variations if each.hint == export_again(each.option)
+        ),
     )
 
 

@@ -91,7 +91,7 @@ def _applied(
         image = open_as_training(file.path)
         values = transform(image)
         for _ in range(max(1, _EXPLAINED_ON // len(files))):  # a coin may fall alike once
-            _require_same(values, transform(image), transform.name)
+            require_same(values, transform(image), transform.name)
         examples.append(
             TransformedPhoto(
                 open=functools.partial(decode_rgb, file.path),
@@ -110,7 +110,17 @@ def _applied(
     return examples
 
 
-def _require_same(values: Values, again: Values, name: str) -> None:
+def require_same(values: Values, again: Values, name: str) -> None:
+    """Refuse a transform that makes different values of the same photo.
+
+    Args:
+        values: (3, H, W), what it made.
+        again: What it made the second time.
+        name: The transform's.
+
+    Raises:
+        InputError: They differ.
+    """
     if not np.array_equal(values, again):
         raise InputError(
             f"{name} is random: it gave the same photo other values the second time.",

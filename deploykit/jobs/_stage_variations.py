@@ -9,15 +9,16 @@ import msgspec
 
 from deploykit.images.usual import FILTERS_USED, NORMALISATIONS, describe_values, format_values
 from deploykit.jobs._stage_differences import (
+    ANTIALIAS_HINT,
     BGR_HINT,
     TURNING_HINT,
     Treatment,
     export_again,
-    filter_hint,
+    filter_option,
     recorded_treatment,
     size_option,
 )
-from deploykit.jobs._stage_labels import labels_option, tried_orders
+from deploykit.jobs._stage_labels import labels_option, order_hint, tried_orders
 from deploykit.jobs._stage_photos import StagePhotos
 from deploykit.manifest import Manifest
 from deploykit.parity.blame import Stage
@@ -128,11 +129,12 @@ def _filters(recorded: Treatment) -> Iterator[Variation]:
         if (name, antialias) == (steps.interpolation, steps.antialias):
             continue
         varied = msgspec.structs.replace(steps, interpolation=name, antialias=antialias)
+        option = filter_option(varied)
         yield _varied(
             "resize",
             varied.describe_filter(),
-            f"--interpolation {name}" if antialias else "",
-            filter_hint(varied),
+            option,
+            export_again(option) if option else ANTIALIAS_HINT,
             interpolation=name,
             antialias=antialias,
         )
@@ -163,4 +165,5 @@ def label_variations(photos: StagePhotos, logits: Logits, labels: Labels) -> Ite
             return msgspec.structs.replace(guess, names=names)
 
         option = labels_option(order, photos)
-        yield Variation("labels", f"labels {order.change}", option, export_again(option), apply)
+        hint = order_hint(order, photos)
+        yield Variation("labels", f"labels {order.change}", option, hint, apply)

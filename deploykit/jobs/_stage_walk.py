@@ -6,14 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deploykit.jobs._stage_doubts import network_fault, objections_to_change, photos_fault
+from deploykit.jobs._stage_doubts import (
+    network_fault,
+    objections_to_change,
+    photos_fault,
+    unreadable_fault,
+)
 from deploykit.jobs._stage_photos import StagePhotos
 from deploykit.parity.blame import Finding, Stage, StageStep
 from deploykit.parity.measures import measure
 from deploykit.progress import Progress, Step
-from deploykit.proofs import tolerance_for
 from deploykit.session import Logits, Session
 from deploykit.specs import Labels, Precision
+from deploykit.tolerances import tolerance_for
 
 
 class Walk:
@@ -44,7 +49,11 @@ class Walk:
         self.labels = labels
         self.progress = progress
         self.steps: list[StageStep] = []
-        faults = network_fault(beginning, photos.names, network), photos_fault(beginning, "fp32")
+        faults = (
+            network_fault(beginning, photos.names, network),
+            unreadable_fault(photos.unreadable, len(photos.files)),
+            photos_fault(beginning, "fp32"),
+        )
         self.findings: list[Finding] = [fault for fault in faults if fault is not None]
         self._beginning = beginning
         self._doubted: set[Precision] = {"fp32"}

@@ -20,8 +20,8 @@ from deploykit.jobs._layer_modules import walk_canonical
 from deploykit.jobs._layer_photos import Sample, drawn_sample
 from deploykit.jobs._layer_pieces import Subject
 from deploykit.jobs._layer_report import graph_report
-from deploykit.jobs.candidates import Candidate, by_reason, named_candidates, open_candidate
-from deploykit.jobs.engines import is_flavour
+from deploykit.jobs.candidates import Candidate, by_reason, open_candidate
+from deploykit.jobs.layer_candidates import layer_candidates
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
 from deploykit.parity.blame import LayerReport
 from deploykit.progress import Note, Progress, Step, silent
@@ -102,13 +102,14 @@ def walk_layers(
         A report for each graph and runtime. A fault is a result, not an exception.
 
     Raises:
-        UsageError: A runtime or precision that makes no sense, or one that runs engines.
+        UsageError: A runtime or precision that makes no sense, or that hands out no tensor
+            between its nodes.
         BundleError: A file of the bundle is missing or damaged.
         InputError: The photos, or a checkpoint that was named, cannot be used.
         MissingError: The runtime needs a package or a device that is not here.
     """
     request = request or LayersRequest()
-    candidates = _candidates(bundle, request, progress)
+    candidates = layer_candidates(bundle, request.runtime, request.precision, progress)
     limit = min(request.max_images or _SAMPLED_IMAGES, _SAMPLED_IMAGES)
     sample = drawn_sample(bundle, request.images, request.first, limit, progress)
     walk = _Walk(bundle, sample, progress)
@@ -122,23 +123,6 @@ def walk_layers(
             if request.looks_at_module:
                 reports.append(walk.canonical(reference))
     return (*reports, *walk.deployed(candidates))
-
-
-def _candidates(bundle: Bundle, request: LayersRequest, progress: Progress) -> list[Candidate]:
-    """The graphs that are meant; engines are none."""
-    if request.runtime is not None and is_flavour(request.runtime):
-        raise UsageError(
-            f"{request.runtime} fuses the nodes of an engine and hands out no tensor between them, "
-            "so that no layer can be blamed.",
-            hint=f"Look into the graph that it was built from: --runtime {REHEARSAL} for FP16, "
-            f"--runtime {CPU} for FP32.",
-        )
-    candidates = named_candidates(bundle, request.runtime, request.precision, progress)
-    engines = [each for each in candidates if is_flavour(each.runtime)]
-    if engines:
-        names = ", ".join(each.file for each in engines)
-        progress(Note(f"left out: {names}: an engine hands out no tensor between its nodes"))
-    return [each for each in candidates if each not in engines]
 
 
 class _Walk:
@@ -200,20 +184,23 @@ class _Walk:
             self._progress(Note(f"left out: {line}"))
 
     def _deployed(self, candidate: Candidate, answered: Answered) -> LayerReport:
+        from deploykit.graph.differences import nearest
         from deploykit.graph.rehearsal import rehearsal_of
 
-        graph = self._graph(candidate.file)
+        graph, made = self._graph(candidate.file), None
         executed = rehearsal_of(graph) if candidate.runtime == REHEARSAL else graph
         subject = Subject(answered.spec, graph, executed)
         if candidate.precision == "fp32":
             reference, name = self._canonical_graph(), CANONICAL_GRAPH
+            # An older bundle was made by other passes.
+            made = nearest(graph, (self._rewritten_graph(), reference))
         else:
             name = self._bundle.deploy_graph("fp32")
             reference = self._graph(name)
         self._progress(Step("walking over the nodes", detail=str(candidate)))
         expected = self._expected(name, reference)
         worst = self._worst(answered, expected)
-        report = graph_report(subject, reference, f"{name} on {CPU}", worst)
+        report = graph_report(subject, reference, f"{name} on {CPU}", worst, made=made)
         return self._completed(report, subject, answered, expected)
 
     def _answered(self, candidate: Candidate) -> Answered:
@@ -291,6 +278,13 @@ class _Walk:
 
         preprocessing = self._bundle.manifest.preprocessing
         return passes.apply(self._graph(CANONICAL_GRAPH), [fuse_preprocessing(preprocessing)])
+
+    def _rewritten_graph(self) -> ir.Model:
+        """What the passes make of the canonical graph."""
+        from deploykit.graph.deploy import apply_deploy_passes
+
+        preprocessing = self._bundle.manifest.preprocessing
+        return apply_deploy_passes(self._graph(CANONICAL_GRAPH), preprocessing)
 
     def _graph(self, file: str) -> ir.Model:
         from deploykit.graph.files import load_graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -31,6 +32,11 @@ from deploykit.specs import Precision
 
 if TYPE_CHECKING:
     from deploykit.models.transforms import Transform
+
+_ALL_PICKED = (
+    "labels and accuracy are not checked: every photo was picked for its answers, which says "
+    "nothing about how often a model is right; --max-images takes more"
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,8 @@ def walk_stages(
     request: StagesRequest,
     progress: Progress = silent,
     plan: StagesPlan | None = None,
+    *,
+    reference: Reference | None = None,
 ) -> StageReport:
     """Walk from training to what is deployed, one change at a time on the same photos.
 
@@ -133,6 +141,8 @@ def walk_stages(
         request: What to walk on, and from where.
         progress: Told of each step.
         plan: What :func:`prepare_stages` found for this request; None to prepare now.
+        reference: What ``request.reference`` names, open already; it stays open. None to open it
+            where it is needed.
 
     Raises:
         UsageError: A reference makes no sense for this bundle; or see :func:`prepare_stages`.
@@ -147,10 +157,12 @@ def walk_stages(
         plan.source, manifest.preprocessing, request.max_images, progress, request.first
     )
     beginning = begin(manifest.preprocessing, plan.transform, photos, progress)
-    reference = open_reference(bundle, request.reference, progress)
-    if reference.objection is not None:
-        progress(Note(reference.objection))
-    with reference.session:
+    with ExitStack() as stack:
+        if reference is None:
+            reference = open_reference(bundle, request.reference, progress)
+            stack.enter_context(reference.session)
+        if reference.objection is not None:
+            progress(Note(reference.objection))
         walk, trained, recorded = _walk_ways(bundle, beginning, photos, reference, progress)
     deployed = walk_fp32(walk, bundle, recorded, is_reference=reference.kind == "graph")
     walk_candidates(walk, bundle, plan.candidates, deployed)
@@ -162,6 +174,8 @@ def walk_stages(
         trained_accuracy=plan.trained_accuracy,
     )
     if all(name is None for name in photos.truth):
+        if plan.source.labelled:
+            progress(Note(_ALL_PICKED))
         return report
     return check_answers(bundle, photos, report, trained, deployed, progress)
 

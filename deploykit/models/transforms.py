@@ -21,6 +21,18 @@ _ABOUT = (
     "It gets a photo as ImageFolder's loader gives it, a PIL image in mode RGB; a function that "
     "takes no argument is called once, to make the transform."
 )
+_WHOLE = (
+    "Name the whole transform, from the photo to what the network gets: with ToTensor and "
+    f"Normalize, channels first, without a batch dimension. {_ABOUT}"
+)
+_HALF = (
+    "Leave .half() and .bfloat16() out of the transform: they round what comes from the photo, and "
+    "which precision is deployed is deploykit's to choose."
+)
+_GREY = (
+    "deploykit feeds three channels. Let the transform repeat the grey, as training must have "
+    "done for this network: Grayscale(num_output_channels=3)."
+)
 
 
 class Transform:
@@ -48,23 +60,26 @@ class Transform:
             InputError: The transform fails, or gives something else.
         """
         found = self._apply(image.copy())
-        array = found.detach().cpu().numpy() if isinstance(found, torch.Tensor) else found
-        if not isinstance(array, np.ndarray):
+        if not isinstance(found, torch.Tensor | np.ndarray):
             raise self._unsuitable(f"an object of type {type(found).__name__}")
-        given = f"{array.dtype} of shape {array.shape}"
-        if not np.issubdtype(array.dtype, np.floating):
+        dtype, shape = str(found.dtype).removeprefix("torch."), tuple(found.shape)
+        given = f"{dtype} of shape {shape}"
+        if dtype in ("float16", "bfloat16"):
+            raise self._unsuitable(given, _HALF)
+        if dtype not in ("float32", "float64") or found.ndim != 3 or 0 in shape:
             raise self._unsuitable(given)
-        if array.ndim != 3 or array.shape[0] != 3 or 0 in array.shape:
+        if shape[0] == 1:
+            raise self._unsuitable(f"one channel, {given}", _GREY)
+        if shape[0] != 3:
             raise self._unsuitable(given)
+        array = found.detach().cpu().numpy() if isinstance(found, torch.Tensor) else found
         if not np.isfinite(array).all():
             raise self._unsuitable("NaN or infinity")
         return np.ascontiguousarray(array, dtype=np.float32)
 
-    def _unsuitable(self, given: str) -> InputError:
+    def _unsuitable(self, given: str, hint: str = _WHOLE) -> InputError:
         return InputError(
-            f"{self.name} gives {given}; the network takes float32 of shape (3, H, W).",
-            hint="Name the whole transform, from the photo to what the network gets: with ToTensor "
-            f"and Normalize, without a batch dimension. {_ABOUT}",
+            f"{self.name} gives {given}; the network takes float32 of shape (3, H, W).", hint=hint
         )
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from deploykit.measurements import Measurement
 from deploykit.parity.blame import LayerError, LayerReport, StageReport, StageStep, Trial
 from deploykit.report.terminal import table_text
 from deploykit.report.values import plain_value
+from deploykit.specs import counted
 
 _STAGE_COLUMNS = ("stage", "from here on", "flips", "|dlogit|/scale", "|dp|", "in all", "verdict")
 _LAYER_COLUMNS = ("node", "operator", "module", "added", "carried")
@@ -56,11 +58,6 @@ class Blame:
         walked = all(report.passed for report in self.layers or ())
         return stages and layers and walked and not self.broken_off
 
-    @property
-    def stages_failed(self) -> bool:
-        """Whether the walk over the stages was made, and did not pass."""
-        return self.stages is not None and not self.stages.passed
-
 
 def blame_text(blame: Blame) -> Iterator[str]:
     """A block of lines for each walk."""
@@ -92,6 +89,8 @@ def stage_report_text(report: StageReport) -> str:
         table_text(_STAGE_COLUMNS, map(_stage_row, report.steps)),
         "",
     ]
+    if report.labelled:
+        lines += [_accuracy_text(report), ""]
     for finding in report.findings:
         lines += [f"FOUND  {finding.stage}: {finding.message}", f"       {finding.hint}"]
     if report.trials:
@@ -101,14 +100,38 @@ def stage_report_text(report: StageReport) -> str:
 
 
 def _stage_row(step: StageStep) -> tuple[str, ...]:
+    added, total = step.added, step.total
+    in_all = f"{counted(total.flips, 'flip')}, {_error_text(total)}" if total.images else "-"
+    if added.images == 0:
+        return step.stage, step.change, "no photo compared", "-", "-", in_all, "not judged"
     return (
         step.stage,
         step.change,
-        f"{step.added.flips} of {step.added.decidable}",
-        f"{step.added.max_relative_error:.1e}",
-        f"{step.added.max_probability_change:.1e}",
-        f"{step.total.flips} flips, {step.total.max_relative_error:.1e}",
+        f"{added.flips} of {added.decidable}",
+        _error_text(added),
+        "-" if added.non_finite else f"{added.max_probability_change:.1e}",
+        in_all,
         "FAILED" if step.objections else "passed",
+    )
+
+
+def _error_text(measurement: Measurement) -> str:
+    """The largest error as a part of the scale, in words where it is no number."""
+    if measurement.non_finite:
+        return "not finite"
+    if measurement.max_abs_error == 0:
+        return "0.0e+00"  # of logits that are all zero, too, which have no scale
+    return f"{measurement.max_relative_error:.1e}" if measurement.scale else "all were zero"
+
+
+def _accuracy_text(report: StageReport) -> str:
+    """How many photos are right that were not chosen for their answers, and what training had."""
+    trained = ""
+    if report.trained_accuracy is not None:
+        trained = f"; training had {100 * report.trained_accuracy:.1f} % right"
+    return (
+        f"accuracy   {report.correct} of {report.labelled} photos that were drawn at random "
+        f"get their folder's class{trained}"
     )
 
 
@@ -134,7 +157,8 @@ def layer_report_text(report: LayerReport) -> str:
     spec = report.candidate
     lines = [
         f"layers     {spec.graph} on {spec.runtime} against {report.reference}: "
-        f"{report.nodes} nodes on {report.images} images, each may add {report.tolerance:.1e}",
+        f"{counted(report.nodes, 'node')} on {counted(report.images, 'image')}, each may add "
+        f"{report.tolerance:.1e}",
     ]
     if report.ranking:
         rows = map(_layer_row, report.ranking[:_SHOWN_LAYERS])

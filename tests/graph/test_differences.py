@@ -110,7 +110,7 @@ def test_a_new_node():
 
 def test_another_operator():
     found = differences(graph(NODES.replace("Relu", "Abs")))
-    assert found == {"y": [("act is a Abs instead of a Relu", True)]}
+    assert found == {"y": [("act is an Abs instead of a Relu", True)]}
 
 
 def test_another_attribute():

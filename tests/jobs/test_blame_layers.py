@@ -216,7 +216,10 @@ def test_two_branches_exchanged(blocks):
 
     report = fp32(rewritten(blocks, FP32, change))
     assert named(report, "Concat", "dense")
-    assert "reads conv2d_5, conv2d_4 instead of conv2d_4, conv2d_5" in report.first.reason
+    assert report.first.reason == (
+        "node_cat (module dense) reads hardswish/conv2d_5, hardswish/conv2d_4 instead of "
+        "hardswish/conv2d_4, hardswish/conv2d_5"
+    )
 
 
 def test_two_summands_exchanged_are_no_fault(blocks):
@@ -267,8 +270,8 @@ def test_an_operator_under_another_name(blocks):
     report = fp32(rewritten(blocks, FP32, change))
     assert named(report, "Relu", "dual.act")
     assert report.differences == (
-        "node_relu_3 (module dual.act) is missing, a Relu",
-        "other is new, a Abs",
+        "node_relu_3/add_11 (module dual.act) is missing, a Relu",
+        "other is new, an Abs",
     )
 
 
@@ -447,6 +450,16 @@ def test_an_engine_cannot_be_looked_into(engine_bundle):
     reports = walk_layers(engine_bundle, LayersRequest(), notes.append)
     assert {report.candidate.runtime for report in reports} == {"onnxruntime-cpu", "rehearsal"}
     assert any("an engine hands out" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_openvino_cannot_be_looked_into(blocks):
+    with pytest.raises(UsageError, match="openvino fuses nodes and hands out no tensor") as caught:
+        walk_layers(blocks, LayersRequest(runtime="openvino"))
+    assert "--runtime onnxruntime-cpu" in caught.value.hint
+    with pytest.raises(UsageError, match="openvino fuses nodes"):
+        walk_layers(blocks, LayersRequest(precision="bf16"))
+    reports = walk_layers(blocks, LayersRequest())
+    assert {report.candidate.runtime for report in reports} == {"onnxruntime-cpu"}
 
 
 def test_a_gpu_that_is_not_here(blocks, no_gpu):

@@ -1,6 +1,7 @@
 """One walk over the stages finds a planted fault and names it."""
 
 import dataclasses
+import shutil
 
 import msgspec
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from bundle_files import acknowledged, edited
 from onnx import helper
+from openvino_cpu import needs_bf16
 from PIL import Image
 from training_transforms import TRANSFORMS
 
@@ -22,6 +24,7 @@ from deploykit.jobs.history import EpochResult
 from deploykit.jobs.preprocessing import PreprocessingOptions
 from deploykit.jobs.reference import ReferenceRequest
 from deploykit.progress import Note
+from deploykit.tolerances import tolerance_for
 
 CLEAN_STAGES = [
     *("decode", "resize", "normalise", "canonical graph"),
@@ -58,10 +61,11 @@ def turned_folder(tmp_path_factory):
 
 @pytest.fixture
 def walk(exported_bundle, network_file, photo_folder):
-    """Walk the stages of the colours' bundle, with its module for the reference."""
+    """Walk the stages of the colours' bundle to ONNX Runtime, its module for the reference."""
 
     def run(bundle=exported_bundle, progress=lambda event: None, **fields):
         defaults = {
+            "runtime": "onnxruntime-cpu",
             "images": photo_folder,
             "max_images": 15,
             "reference": ReferenceRequest(arch=f"{network_file}:Net"),
@@ -102,7 +106,7 @@ def test_what_is_not_kept_is_read_again(walk, monkeypatch):
     assert walk() == kept
 
 
-@pytest.mark.parametrize("name", ["same", "direct", "build", "Preset", "by_split.val"])
+@pytest.mark.parametrize("name", ["same", "direct", "build", "Preset", "doubled", "by_split.val"])
 def test_a_transform_that_is_as_recorded(walk, transforms, name):
     report = walk(transform=f"{transforms}:{name}")
     assert report.passed
@@ -117,7 +121,16 @@ def test_a_transform_that_is_as_recorded(walk, transforms, name):
         ("mean", "normalise", "mean 0.5,0.5,0.5 (-1 to 1)", "mean 0.485,", "--mean 0.5,0.5,0.5"),
         ("bgr", "colour", "BGR", "RGB", "--mean 0.406,0.456,0.485 --std 0.225,0.224,0.229"),
         ("bgr_at_last", "colour", "BGR", "RGB", "--mean 0.485,0.456,0.406 --std 0.229,0.224,"),
-        ("grey", "colour", "grey", "RGB", "makes its input grey"),
+        ("grey", "colour", "greyscale", "RGB", "makes its input grey"),
+        ("grey_at_first", "colour", "greyscale", "RGB", "makes its input grey"),
+        (
+            *("mirrored", "preprocessing", "photos are mirrored left for right"),
+            *("photos as they are", "the transform of the evaluation"),
+        ),
+        (
+            *("turned", "preprocessing", "photos are turned by 180 degrees"),
+            *("photos as they are", "the transform of the evaluation"),
+        ),
         ("bicubic", "resize", "bicubic", "bilinear", "--interpolation bicubic"),
         (
             *("crop", "resize", "resize 18 (shorter side), centre crop 16x16"),
@@ -147,7 +160,7 @@ def test_a_planted_difference_is_named(walk, transforms, name, stage, training, 
     assert changed[0].objections
     assert changed[0].added.max_relative_error > 1e-3
     if name != "unsmoothed":  # which rounds to bytes, and that alone is beyond the tolerance
-        assert report.culprit is changed[0]
+        assert report.culprit.stage == stage
     assert not report.passed
 
 
@@ -196,14 +209,33 @@ def test_photos_that_are_turned_are_in_the_sample(walk, transforms, turned_folde
     assert report.steps[0].added.images == 2
 
 
-def test_a_transform_that_nothing_explains(walk, transforms):
-    report = walk(transform=f"{transforms}:gamma")
-    assert report.findings == ()
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("gamma", "the nearest, resize"), ("mirrored_gamma", "the nearest, mirrored left for right")],
+)
+def test_a_transform_that_nothing_explains(walk, transforms, name, nearest):
+    report = walk(transform=f"{transforms}:{name}")
+    (finding,) = report.findings
+    assert finding.stage == "preprocessing"
+    assert f"{name}, which nothing usual explains" in finding.message
+    assert nearest in finding.message
+    assert "grey levels away" in finding.message
     assert report.culprit is not None
     assert report.culprit.stage == "preprocessing"
-    assert "unexplained" in report.culprit.change
-    assert "grey levels away" in report.culprit.change
+    assert report.culprit.change.endswith("unexplained")
     assert not report.passed
+
+
+def test_a_flip_is_one_difference_among_others(walk, transforms):
+    report = walk(transform=f"{transforms}:upside_down")
+    assert [finding.stage for finding in report.findings] == ["preprocessing", "normalise"]
+    assert "photos are mirrored upside down" in report.findings[0].message
+    assert "mean 0.5,0.5,0.5" in report.findings[1].message
+
+
+def test_a_transform_that_is_seldom_random_is_not_blamed_on_decoding(walk, transforms):
+    with pytest.raises(InputError, match="is random: it gave the same photo other values"):
+        walk(transform=f"{transforms}:Rarely", max_images=45)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +246,12 @@ def test_a_transform_that_nothing_explains(walk, transforms):
         ("uneven", InputError, "several sizes: 16x"),
         ("bytes_only", InputError, r"uint8 of shape \(3, 16, 16\)"),
         ("batched", InputError, r"float32 of shape \(1, 3, 16, 16\)"),
+        ("one_channel", InputError, r"one channel, float32 of shape \(1, 16, 16\)"),
+        ("halved", InputError, r"float16 of shape \(3, 16, 16\)"),
+        ("brain_float", InputError, r"bfloat16 of shape \(3, 16, 16\)"),
+        ("channels_last", InputError, r"float32 of shape \(16, 16, 3\)"),
+        ("image_only", InputError, "an object of type Image"),
+        ("mapping", InputError, "an object of type dict"),
         ("nothing", InputError, "an object of type NoneType"),
         ("failing", InputError, "ValueError: no such photo"),
         ("number", InputError, "of type int"),
@@ -262,9 +300,18 @@ def test_unreadable_photos_are_left_out(walk, tmp_path, photo_folder):
     notes = []
     assert walk(images=tmp_path, progress=notes.append).steps[0].added.images == 3
     assert any("1 of 4 photos" in e.message for e in notes if isinstance(e, Note))
+    for place in range(3):
+        (tmp_path / "red" / f"torn {place}.png").write_bytes(b"no photo")
+    report = walk(images=tmp_path)
+    (finding,) = report.findings
+    assert finding.stage == "photos"
+    assert finding.message.startswith("4 of 7 photos cannot be read")
+    assert not report.passed
+    for place in range(3):
+        (tmp_path / "red" / f"torn {place}.png").unlink()
     for photo in (tmp_path / "red").glob("0*.png"):
         photo.unlink()
-    with pytest.raises(ImagesError, match="Not one of the 1 images"):
+    with pytest.raises(ImagesError, match="Not one image"):
         walk(images=tmp_path)
 
 
@@ -338,13 +385,30 @@ def test_a_lower_precision_is_a_step_from_the_deploy_graph(toy):
     from deploykit.jobs.tune import TuneRequest, tune_fp16
 
     tune_fp16(bundle, TuneRequest())
-    report = walk_stages(open_bundle(bundle.folder), StagesRequest())
-    step = report.steps[-1]
+    request = StagesRequest(runtime="rehearsal")
+    step = walk_stages(open_bundle(bundle.folder), request).steps[-1]
     assert (step.stage, step.tolerance.max_probability_change) == ("precision", 0.02)
     assert step.change == "deploy/fp16.onnx on rehearsal"
     assert step.added.max_abs_error > 0
     named = StagesRequest(runtime="onnxruntime-cpu", precision="fp32")
     assert "precision" not in stages(walk_stages(open_bundle(bundle.folder), named))
+
+
+def test_openvino_is_a_step_from_the_same_precision_on_onnx_runtime(walk):
+    pytest.importorskip("openvino")
+    report = walk(runtime=None)
+    assert stages(report) == [*CLEAN_STAGES, "runtime"]
+    assert report.steps[-1].change == "deploy/fp32.onnx on openvino"
+    assert report.passed
+
+
+@needs_bf16
+def test_bf16_is_a_step_from_its_runtimes_fp32(walk):
+    report = walk(runtime=None, precision="bf16")
+    assert stages(report) == [*CLEAN_STAGES, "runtime", "precision"]
+    assert report.steps[-1].change == "deploy/fp32.onnx in bf16 on openvino"
+    assert report.steps[-1].tolerance == tolerance_for("bf16")
+    assert report.steps[-1].added.max_abs_error > 0
 
 
 @pytest.fixture
@@ -368,12 +432,54 @@ def export(tmp_path, network_file, checkpoint, photo_folder):
 
 def test_two_labels_exchanged(walk, export):
     report = walk(export(classes="blue,red,green"), max_images=None)
-    finding = next(each for each in report.findings if each.stage == "labels")
-    assert "with the labels red and green exchanged 45 of 45 photos" in finding.message
-    assert "instead of 15" in finding.message
+    (finding,) = report.findings
+    assert finding.stage == "labels"
+    assert "with red and green exchanged 45 of 45 photos" in finding.message
+    assert finding.message.endswith(
+        "instead of 15: either the labels are exchanged, or the photos' folders are"
+    )
+    assert finding.hint.startswith("Look at the photos in these folders.")
     assert finding.hint.endswith("--classes blue,green,red")
-    assert report.trials[0].correct == 45
     assert not report.passed
+
+
+def test_labels_that_explain_the_loss_end_the_search(walk, export):
+    notes = []
+    report = walk(export(classes="blue,red,green"), max_images=None, progress=notes.append)
+    assert report.trials == ()
+    told = [event.message for event in notes if isinstance(event, Note)]
+    assert "the labels explain the lost accuracy: no other way is tried" in told
+
+
+def test_labels_that_do_not_explain_it_all_do_not_end_the_search(dim, brightness):
+    """Two labels are exchanged, and the mean is wrong as well."""
+    bundle = dim(0.0, 0.5, classes="a dark,c bright,b middling")
+    report = walk_stages(bundle, StagesRequest(images=brightness / "photos"))
+    assert report.trials
+    assert not report.passed
+
+
+def test_few_photos_tell_no_exchange(walk, export):
+    """Four photos that are crossed: chance is 3/16."""
+    notes = []
+    report = walk(export(classes="blue,red,green"), max_images=6, progress=notes.append)
+    assert all(finding.stage != "labels" for finding in report.findings)
+    told = [event.message for event in notes if isinstance(event, Note)]
+    assert (
+        "red and green look exchanged, but 6 labelled photos are too few to tell that from "
+        "chance: more of them would (--max-images)"
+    ) in told
+
+
+def test_photos_of_one_class_restore_no_accuracy(dim, brightness):
+    """Another mean makes them all right, as it would with a network that says one thing only."""
+    bright = brightness / "photos" / "b middling"
+    folder = bright.parent.parent / "one class" / bright.name
+    shutil.copytree(bright, folder)
+    report = walk_stages(dim(), StagesRequest(images=folder.parent))
+    assert (report.correct, report.labelled) == (0, 12)
+    assert report.trials[0].correct == 12
+    assert report.findings == ()
 
 
 def test_labels_in_natural_order(walk, export, tmp_path, photo_folder):
@@ -440,11 +546,11 @@ def brightness(tmp_path_factory):
 def dim(export, brightness):
     """The brightness network, exported as if training had only scaled photos to 0..1."""
 
-    def run(mean=0.0, std=1.0):
+    def run(mean=0.0, std=1.0, classes=str(brightness / "photos")):
         return export(
             arch=f"{brightness / 'net.py'}:Brightness",
             checkpoint=brightness / "best_model.pth",
-            classes=str(brightness / "photos"),
+            classes=classes,
             images=brightness / "photos",
             preprocessing=PreprocessingOptions(
                 input_size=(16, 16), mean=(mean,) * 3, std=(std,) * 3
@@ -565,6 +671,11 @@ def test_a_network_that_gives_nan_is_not_a_stages_fault(dim, brightness, tmp_pat
 def test_photos_that_are_picked_do_not_count_for_the_accuracy(walk, photo_folder):
     name = min(photo_folder.glob("red/*.png")).name
     assert walk(first=(f"red/{name}",)).labelled == 14
+    notes = []
+    report = walk(first=(f"red/{name}",), max_images=1, progress=notes.append)
+    assert report.labelled == 0
+    told = [event.message for event in notes if isinstance(event, Note)]
+    assert any(message.startswith("labels and accuracy are not checked") for message in told)
 
 
 def test_what_is_no_use_is_refused_before_the_walk(exported_bundle, photo_folder, transforms):

@@ -20,10 +20,10 @@ def test_torchvision_does_what_is_recorded():
     assert np.allclose(stretched(PHOTO).transpose(1, 2, 0), expected, atol=1e-6)
 
 
-def test_a_transform_may_give_arrays_and_tensors_of_any_float_type():
+def test_a_transform_may_give_arrays_and_tensors():
     for found in (
         np.ones((3, 2, 2)),
-        torch.ones(3, 2, 2, dtype=torch.float16),
+        torch.ones(3, 2, 2, dtype=torch.float64),
         torch.ones(3, 2, 2, requires_grad=True),
     ):
         values = Transform("made", lambda image, found=found: found)(PHOTO)
@@ -35,6 +35,9 @@ def test_a_transform_may_give_arrays_and_tensors_of_any_float_type():
     [
         (np.ones((2, 2, 3)), r"float64 of shape \(2, 2, 3\)"),
         (torch.ones(1, 3, 2, 2), r"float32 of shape \(1, 3, 2, 2\)"),
+        (torch.ones(1, 2, 2), r"one channel, float32 of shape \(1, 2, 2\)"),
+        (torch.ones(3, 2, 2).half(), r"float16 of shape \(3, 2, 2\)"),
+        (torch.ones(3, 2, 2).bfloat16(), r"bfloat16 of shape \(3, 2, 2\)"),
         (np.ones((3, 2, 2), np.uint8), "uint8"),
         (np.full((3, 2, 2), np.nan), "NaN"),
         (np.ones((3, 0, 2)), r"\(3, 0, 2\)"),
