@@ -20,7 +20,7 @@ from deploykit.progress import Note, Step
 from deploykit.proofs import PhotoSet, ReferenceKind
 from deploykit.runtime.opener import CPU
 from deploykit.session import ImageBatch, Logits, Session
-from deploykit.specs import PRECISIONS, choice
+from deploykit.specs import PRECISIONS, Precision, choice
 
 if TYPE_CHECKING:
     import pytest
@@ -37,6 +37,8 @@ class Subject:
         max_images: At most so many of them; None for all.
         reference: What the user named to compare with.
         transform: The training's own transform, ``file.py:name``.
+        runtime: The only one that is meant; None for all.
+        precision: The same.
     """
 
     bundle: Bundle
@@ -45,6 +47,8 @@ class Subject:
     max_images: int | None
     reference: ReferenceRequest
     transform: str | None
+    runtime: str | None
+    precision: Precision | None
 
     @property
     def files(self) -> list[str]:
@@ -122,12 +126,15 @@ def read_subject(config: pytest.Config) -> Subject:
         )
     bundle, _ = find_bundle(name, default_artifacts())
     folder, checkpoint = _path(config, "images"), _path(config, "ckpt")
+    runtime: str | None = config.getoption("deploykit_runtime")
+    named: str | None = config.getoption("deploykit_precision")
+    precision = None if named is None else choice(named, PRECISIONS, "precision")
     max_images: int = config.getoption("deploykit_max_images")
     if max_images < 0:
         raise UsageError(f"--deploykit-max-images takes 0 or more, not {max_images}.")
     return Subject(
         bundle=bundle,
-        candidates=tuple(_candidates(bundle, config)),
+        candidates=tuple(_candidates(bundle, runtime, precision)),
         folder=folder,
         max_images=max_images or None,
         reference=ReferenceRequest(
@@ -136,6 +143,8 @@ def read_subject(config: pytest.Config) -> Subject:
             trust_pickle=config.getoption("deploykit_trust_pickle"),
         ),
         transform=config.getoption("deploykit_transform"),
+        runtime=runtime,
+        precision=precision,
     )
 
 
@@ -145,11 +154,10 @@ def _path(config: pytest.Config, option: str) -> Path | None:
     return None if text is None else config.invocation_params.dir / text
 
 
-def _candidates(bundle: Bundle, config: pytest.Config) -> Iterator[Candidate]:
-    """The canonical graph, then whatever is made from it; filtered as the options say."""
-    runtime: str | None = config.getoption("deploykit_runtime")
-    named: str | None = config.getoption("deploykit_precision")
-    precision = None if named is None else choice(named, PRECISIONS, "precision")
+def _candidates(
+    bundle: Bundle, runtime: str | None, precision: Precision | None
+) -> Iterator[Candidate]:
+    """The canonical graph, then whatever is made from it; BF16, no graph's own, if it is named."""
     if runtime in (None, CPU) and precision in (None, "fp32"):
         yield Candidate(CANONICAL_GRAPH, CPU, "fp32")
     yield from named_candidates(bundle, runtime, precision)

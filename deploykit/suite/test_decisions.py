@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from deploykit.bundle import CANONICAL_GRAPH, GOLDEN, Bundle
-from deploykit.jobs.photos import golden_photos, read_golden
+from deploykit.jobs.golden import read_golden
+from deploykit.jobs.photos import golden_photos
+from deploykit.jobs.readable import mostly_unreadable
 from deploykit.jobs.verdicts import Verdict, judge
+from deploykit.measurements import UNDECIDABLE_MARGIN
 from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATCH_SIZE
 from deploykit.parity.measures import measure
-from deploykit.proofs import UNDECIDABLE_MARGIN, PhotoKind, PhotoSet
+from deploykit.proofs import PhotoKind, PhotoSet
 from deploykit.report.terminal import flips_of, flips_text, photos_text, verdicts_text
 from deploykit.runtime.opener import CPU
 from deploykit.session import ImageBatch, Logits, Session
@@ -51,9 +54,19 @@ def test_decides_alike(
         pytest.skip(f"it takes at most {largest} images at once")
     if size > len(images.names):
         pytest.skip(f"a batch of {size} needs as many images; there are {len(images.names)}")
-    verdict = _verdict(candidate, images.pixels, reference.logits, images.names, size, bundle)
-    if reference.objection is not None:
-        verdict = verdict.refused(reference.objection)
+    verdict = _verdict(
+        candidate,
+        images.pixels,
+        reference.logits,
+        images.names,
+        size,
+        bundle,
+        images.described.kind,
+    )
+    unreadable = mostly_unreadable(images.unreadable, len(images.names))
+    for objection in (reference.objection, unreadable):
+        if objection is not None:
+            verdict = verdict.refused(objection)
     record_property(REFERENCE, reference.description)
     more = f"; {images.unreadable} more could not be read" if images.unreadable else ""
     record_property(IMAGES, f"{photos_text(images.described)}{more}")
@@ -68,7 +81,7 @@ def test_gives_the_recorded_answers(
     photos = golden_photos(golden)
     ((names, pixels),) = photos
     size = min(OPT_BATCH_SIZE, candidate.spec.largest_batch or OPT_BATCH_SIZE)
-    verdict = _verdict(candidate, pixels, golden.logits, tuple(names), size, bundle)
+    verdict = _verdict(candidate, pixels, golden.logits, tuple(names), size, bundle, photos.kind)
     recorded = f"answers recorded in {GOLDEN}"
     record_property(REFERENCE, recorded)
     _judge(verdict, recorded, photos.drawn(), 0, record_property)
@@ -102,8 +115,12 @@ def _verdict(
     names: tuple[str, ...],
     size: int,
     bundle: Bundle,
+    kind: PhotoKind,
 ) -> Verdict:
-    """Let a candidate answer in batches of one size, and hold it against what is expected."""
+    """Let a candidate answer in batches of one size, and hold it against what is expected.
+
+    Only of photos are others like them to be expected, for which a bound holds.
+    """
     measurement = measure(
         expected,
         run_in_batches(candidate, pixels, size),
@@ -111,6 +128,7 @@ def _verdict(
         paths=names,
         labels=bundle.manifest.labels,
         batch_sizes=[size, len(names) % size or size],
+        bounded=kind == "photos",
     )
     return judge(candidate.spec, measurement)
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from deploykit.bundle import Bundle
-from deploykit.parity.label_order import order_name, reorderings
+from deploykit.parity.label_order import doubtful_exchanges, order_name, reorderings
 from deploykit.suite._subject import Images, ReferenceAnswers
 from deploykit.suite.plugin import MEASURED
+
+_TOLD = 3
 
 
 def test_labels_are_in_order(
@@ -28,11 +30,17 @@ def test_labels_are_in_order(
     correct = sum(names[answer] == name for answer, name in zip(answers, truth, strict=True))
     recorded = order_name(names) or f"as {bundle.manifest.labels.source} has them"
     found = f"labels {recorded}: {correct} of {len(truth)} photos are right"
-    record_property(MEASURED, found)
     for other in reorderings(answers, truth, names, names):
         if other.significant and other.correct > correct:
+            either = ""
+            if other.exchanges:
+                either = ", or move the photos, if it is their folders that are exchanged"
             pytest.fail(
                 f"{found}; {other.change}, {other.correct} would be.\n"
-                "Export again, and name the labels in the order of the training: --classes FILE.",
+                "Export again, and name the labels in the order of the training: --classes FILE"
+                f"{either}.",
                 pytrace=False,
             )
+    doubts = doubtful_exchanges(answers, truth, names)[:_TOLD]
+    few = f"; {', '.join(doubts)} look exchanged, but the photos are too few to tell"
+    record_property(MEASURED, f"{found}{few if doubts else ''}")

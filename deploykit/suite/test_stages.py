@@ -24,6 +24,8 @@ def test_no_stage_is_to_blame(
         max_images=subject.max_images,
         transform=subject.transform,
         reference=subject.reference,
+        runtime=subject.runtime,
+        precision=subject.precision,
     )
     try:
         report = walk_stages(subject.bundle, request)

@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 from suite_runs import acknowledged, edited, outcomes, run_suite, spoil_batches
 
 from deploykit.bundle import CANONICAL_GRAPH
@@ -50,6 +52,7 @@ def test_what_was_measured_is_told(sound_run):
     assert "reference  torch module" in run.stdout
     for told in (run.stdout, junit):
         assert "45 photos in batches of 5: flips 0 of 45, at most 6.4 %" in told
+        assert "8 golden images in batches of 8: flips 0 of 8; error" in told
         assert "the same 8 images twice: the same bits" in told
         assert "as ImageFolder does: 45 of 45 photos are right" in told
         assert "stages, each within its tolerance" in told
@@ -120,6 +123,43 @@ def test_a_suite_in_which_nothing_ran_fails(check):
     assert "skipped    deploy/fp32.onnx on onnxruntime-cuda: it cannot run here: " in run.stdout
 
 
+def test_most_photos_must_be_readable(tmp_path, bundle, photo_folder):
+    for place, photo in enumerate(sorted(photo_folder.rglob("*.png"))[:5]):
+        copy = tmp_path / "photos" / photo.relative_to(photo_folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(photo.read_bytes())
+        for torn in range(2):
+            copy.with_name(f"torn {place} {torn}.png").write_bytes(b"no photo")
+    named = "test_decides_alike and fp32.onnx-onnxruntime-cpu and batch1 or stage"
+    run = run_suite(tmp_path, bundle, tmp_path / "photos", "-k", named)
+    assert {*outcomes(run).values()} == {"FAILED"}
+    assert "10 of 15 photos cannot be read: what is left of them stands for nothing" in run.stdout
+
+
+@pytest.mark.parametrize(("precision", "walked"), [("fp32", False), ("fp16", True)])
+def test_the_walk_takes_what_is_named_too(tmp_path, bundle, photo_folder, precision, walked):
+    """FP16 that is broken is to blame, unless it was not meant."""
+    model = onnx.load(bundle.folder / "deploy/fp16.onnx")
+    (logits,) = (node for node in model.graph.node if "logits" in node.output)
+    logits.output[:] = ["finite"]
+    model.graph.node.append(helper.make_node("Log", ["finite"], ["logits"], name="log"))
+    onnx.save(model, bundle.folder / "deploy/fp16.onnx")
+    bundle = acknowledged(bundle, "deploy/fp16.onnx")
+    run = run_suite(
+        tmp_path, bundle, photo_folder, "-k", "stage", "--deploykit-precision", precision
+    )
+    assert outcomes(run) == {"test_no_stage_is_to_blame": "FAILED" if walked else "PASSED"}
+    assert ("first at precision, deploy/fp16.onnx on rehearsal" in run.stdout) is walked
+
+
+def test_openvino_is_a_candidate_and_bf16_only_where_it_is_named(check):
+    run = check("--collect-only", "-q", "-k", "test_decides_alike and batch1")
+    assert "deploy/fp32.onnx-openvino-fp32-batch1" in run.stdout
+    assert "bf16" not in run.stdout
+    run = check("--collect-only", "-q", "--deploykit-precision", "bf16")
+    assert "deploy/fp32.onnx-openvino-bf16-batch1" in run.stdout
+
+
 def test_a_batch_needs_its_number_of_images(check):
     run = check("--deploykit-max-images", "6", "-k", "test_decides_alike and fp16", "-rs")
     found = outcomes(run)
@@ -171,6 +211,7 @@ def test_labels_in_another_order_fail(check_labels):
     assert outcomes(run) == {"test_labels_are_in_order": "FAILED"}
     assert "15 of 45 photos are right; red and green exchanged, " in run.stdout
     assert "45 would be." in run.stdout
+    assert "or move the photos, if it is their folders that are exchanged." in run.stdout
 
 
 def test_photos_of_other_classes_say_nothing_of_the_order(check_labels):
