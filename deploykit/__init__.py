@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from deploykit.jobs.predict import PredictionRun, PredictRequest, predict_folder
     from deploykit.jobs.preprocessing import PreprocessingOptions
     from deploykit.jobs.train import TrainingResult, train_classifier
-    from deploykit.jobs.verify import Verification, VerifyRequest, verify_bundle
+    from deploykit.jobs.verification import Verification
+    from deploykit.jobs.verify import VerifyRequest, verify_bundle
     from deploykit.specs import Labels, Prediction, Preprocessing
 
 __version__ = "0.1.0"
@@ -33,7 +34,7 @@ _HOMES = {
     "Preprocessing": "deploykit.specs",
     "PreprocessingOptions": "deploykit.jobs.preprocessing",
     "TrainingResult": "deploykit.jobs.train",
-    "Verification": "deploykit.jobs.verify",
+    "Verification": "deploykit.jobs.verification",
     "VerifyRequest": "deploykit.jobs.verify",
     "export_bundle": "deploykit.jobs.export",
     "open_bundle": "deploykit.bundle",

@@ -170,6 +170,17 @@ def choice(text: str, choices: Sequence[_Choice], what: str) -> _Choice:
     raise UsageError(f"There is no {what} {text!r}; there are {', '.join(choices)}.")
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """``1 photo``, ``225 photos``.
+
+    Args:
+        count: How many.
+        one: What one of them is called.
+        many: What several are; None for the same with an s.
+    """
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def format_size(size: Size) -> str:
     """Write a size as the command line takes it: ``224x224``, height first."""
     return f"{size[0]}x{size[1]}"

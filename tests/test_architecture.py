@@ -13,12 +13,15 @@ PACKAGE = Path(deploykit.__file__).parent
 #: own folder; folders of L2 never import each other.
 LAYERS = {
     "errors": 0,
+    "closing": 0,
     "cpu": 0,
     "deps": 0,
     "files": 0,
     "gpu": 0,
     "threads": 0,
     "specs": 1,
+    "measurements": 1,
+    "tolerances": 1,
     "proofs": 1,
     "session": 1,
     "progress": 1,
@@ -42,7 +45,9 @@ LAYERS = {
 WITHIN_LAYER = {
     "deps": {"errors"},
     "gpu": {"errors"},
-    "proofs": {"specs"},
+    "measurements": {"specs"},
+    "tolerances": {"specs", "measurements"},
+    "proofs": {"specs", "measurements", "tolerances"},
     "session": {"specs"},
     "manifest": {"specs", "proofs"},
     "bundle": {"specs", "manifest"},

@@ -99,7 +99,7 @@ def predict(
         from deploykit.report.fingerprint import fingerprint_of
         from deploykit.report.html.predictions import page_of_run, write_prediction_page
         from deploykit.report.outputs import Outputs, write_run
-        from deploykit.report.terminal import prediction_text
+        from deploykit.report.prediction import prediction_text
         from deploykit.report.values import prediction_value
 
         if json and STDOUT in paths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ from deploykit.cli.options import (
     TrustPickle,
     Verbose,
     chosen_bundle,
+    named_path,
     parsed_arch_args,
     parsed_precision,
 )
@@ -32,16 +34,23 @@ from deploykit.report.destinations import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from deploykit.bundle import Bundle
     from deploykit.cli.console import Console
-    from deploykit.jobs.verify import Verification, VerifyRequest
+    from deploykit.jobs.verification import Verification
+    from deploykit.jobs.verify import VerifyRequest
     from deploykit.report.blame import Blame
 
 
 def verify(
     images: Annotated[
         Path | None,
-        typer.Option(help="Photos to compare on.  [default: those of the export, else golden.npz]"),
+        typer.Option(
+            parser=named_path,
+            metavar="PATH",
+            help="Photos to compare on.  [default: those of the export, else golden.npz]",
+        ),
     ] = None,
     max_images: Annotated[
         int | None, typer.Option(min=1, help="At most so many, even over the classes.")
@@ -68,7 +77,12 @@ def verify(
         str | None, typer.Option(help="Compare with this architecture, your own code included.")
     ] = None,
     ckpt: Annotated[
-        Path | None, typer.Option(help="Compare with this checkpoint.  [default: the recorded one]")
+        Path | None,
+        typer.Option(
+            parser=named_path,
+            metavar="PATH",
+            help="Compare with this checkpoint.  [default: the recorded one]",
+        ),
     ] = None,
     arch_arg: ArchArgs = None,
     trust_pickle: TrustPickle = False,
@@ -100,10 +114,16 @@ def verify(
         bool, typer.Option("--layers", help="Look for the node that adds the error.")
     ] = False,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page for people: the certificate.")
+        Path | None,
+        typer.Option(
+            parser=named_path, metavar="PATH", help="Write a page for people: the certificate."
+        ),
     ] = None,
     junit: Annotated[
-        Path | None, typer.Option(help="Write JUnit XML, which CI systems read.")
+        Path | None,
+        typer.Option(
+            parser=named_path, metavar="PATH", help="Write JUnit XML, which CI systems read."
+        ),
     ] = None,
     artifacts: Artifacts = None,
     json: Json = False,
@@ -139,58 +159,74 @@ def _verify(
     artifacts: Path | None,
 ) -> None:
     """Refuse what makes no sense, compare, walk, write and show."""
+    from deploykit.jobs.export_again import export_command
     from deploykit.jobs.verify import verify_bundle
 
-    _check_self_test(request)
     walks.check(request)
+    request.check()
     files.check()
     chosen = chosen_bundle(bundle, artifacts, console)
     plan = walks.prepare(chosen, request, console.progress)
-    try:
-        result = verify_bundle(chosen, request, console.progress)
-    except UsageError:
-        raise
-    except BaseException:
-        files.forget()  # or an earlier run's would be taken for this one's
-        raise
-    blame = walks.walk(chosen, request, result, plan, console.progress)
-    files.write(chosen, result, blame, request.images)
-    _show(console, result, blame, files)
+    with ExitStack() as stack:
+        try:
+            reference = walks.open_reference(chosen, request, stack, console.progress)
+            result = verify_bundle(chosen, request, console.progress, reference=reference)
+        except UsageError:
+            raise
+        except BaseException:
+            files.forget()  # or an earlier run's would be taken for this one's
+            raise
+        blame = walks.walk(chosen, request, result, plan, reference, console.progress)
+    mend = export_command(chosen, blame.stages.findings) if blame.stages else None
+    files.write(chosen, result, blame, mend, request.images)
+    _show(console, result, blame, mend, files)
 
 
-def _check_self_test(request: VerifyRequest) -> None:
-    photos = request.images is not None or request.max_images is not None
-    if request.self_test and (request.reference.named or photos):
-        raise UsageError(
-            "--self-test compares the bundle with its own recorded answers: "
-            "it takes no photos and no checkpoint."
-        )
-
-
-def _show(console: Console, result: Verification, blame: Blame, files: _Files) -> None:
+def _show(
+    console: Console, result: Verification, blame: Blame, mend: str | None, files: _Files
+) -> None:
     """Show the verdicts and the walks; what fails in either exits with 3, or as a broken walk."""
-    from deploykit.report.blame import blame_text, blame_value
-    from deploykit.report.claims import RECORDED_ONLY
-    from deploykit.report.terminal import verification_text
+    from deploykit.report.blame import blame_value
+    from deploykit.report.terminal import verdict_text
     from deploykit.report.values import verification_value
 
     passed = result.passed and blame.passed
-    limit = [RECORDED_ONLY] if result.passed and blame.stages_failed else []
     failed = next((walk.exit_code for walk in blame.broken_off), ParityError.exit_code)
-    written = [f"written    {path}" for path in files.paths]
     console.result(
         lambda: {
-            **verification_value(result),
+            **verification_value(result, blame.stages),
             **blame_value(blame),
-            "limit": limit[0] if limit else None,
+            "mend": mend,
             "passed": passed,
             "outputs": [str(path) for path in files.paths],
         },
         lambda: "\n".join(
-            ("\n\n".join((verification_text(result), *blame_text(blame), *limit)), *written)
+            (
+                "\n\n".join(_findings(result, blame, mend)),
+                *(f"written    {path}" for path in files.paths),
+                verdict_text(passed),
+            )
         ),
         exit_code=0 if passed else failed,
     )
+
+
+def _findings(result: Verification, blame: Blame, mend: str | None) -> Iterator[str]:
+    """What the comparison found, and each walk; where there are walks, each with its verdict."""
+    from deploykit.report.blame import Blame, blame_text
+    from deploykit.report.claims import limit_of_stages
+    from deploykit.report.terminal import comparison_text, verification_text
+
+    if blame == Blame():
+        yield verification_text(result)
+        return
+    yield f"{verification_text(result)}\n{comparison_text(result)}"
+    yield from blame_text(blame)
+    if mend is not None:
+        yield f"To mend all that export can:\n{mend}"
+    limit = limit_of_stages(result, blame.stages)
+    if limit:
+        yield limit
 
 
 @dataclass(frozen=True)
@@ -224,7 +260,12 @@ class _Files:
             path.unlink(missing_ok=True)
 
     def write(
-        self, bundle: Bundle, result: Verification, blame: Blame, images: Path | None
+        self,
+        bundle: Bundle,
+        result: Verification,
+        blame: Blame,
+        mend: str | None,
+        images: Path | None,
     ) -> None:
         """Write what is wanted, whatever the verdicts are."""
         layers = blame.layers or ()
@@ -240,6 +281,7 @@ class _Files:
                 stages=blame.stages,
                 layers=layers,
                 broken_off=blame.broken_off,
+                mend=mend,
                 photos_folder=folder,
             )
         if self.junit is not None:

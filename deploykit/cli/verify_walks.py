@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from deploykit.errors import DeploykitError, UsageError
-from deploykit.specs import FLAVOURS
 
 if TYPE_CHECKING:
     from deploykit.bundle import Bundle
     from deploykit.jobs.blame_stages import StagesPlan, StagesRequest
-    from deploykit.jobs.verify import Verification, VerifyRequest
+    from deploykit.jobs.reference import Reference
+    from deploykit.jobs.verification import Verification
+    from deploykit.jobs.verify import VerifyRequest
     from deploykit.parity.blame import LayerReport, StageReport
     from deploykit.progress import Progress
     from deploykit.report.blame import Blame
@@ -64,12 +66,10 @@ class Walks:
                 "--stages and --layers hold every step against plain FP32, which --tf32 is not.",
                 hint="Leave out --tf32, or the walks.",
             )
-        if self.layers and request.runtime in FLAVOURS:
-            raise UsageError(
-                f"{request.runtime} fuses the nodes of an engine and hands out no tensor between "
-                "them, so that no layer can be blamed.",
-                hint="Walk over the graph that it was built from: --layers --runtime rehearsal",
-            )
+        if self.layers:
+            from deploykit.jobs.layer_candidates import refuse_sealed
+
+            refuse_sealed(request.runtime)
 
     def prepare(
         self, bundle: Bundle, request: VerifyRequest, progress: Progress
@@ -81,12 +81,29 @@ class Walks:
 
         return prepare_stages(bundle, self._stages_request(request, ()), progress)
 
+    def open_reference(
+        self, bundle: Bundle, request: VerifyRequest, stack: ExitStack, progress: Progress
+    ) -> Reference | None:
+        """Open what the comparison and the walks share, until the stack is left.
+
+        Returns:
+            The reference; None where nothing is walked, and the comparison opens its own.
+        """
+        if not (self.stages or self.layers):
+            return None
+        from deploykit.jobs.reference import open_reference
+
+        reference = open_reference(bundle, request.reference, progress)
+        stack.enter_context(reference.session)
+        return reference
+
     def walk(
         self,
         bundle: Bundle,
         request: VerifyRequest,
         found: Verification,
         plan: StagesPlan | None,
+        reference: Reference | None,
         progress: Progress,
     ) -> Blame:
         """Walk what is wanted, beginning with the photos that the comparison liked least.
@@ -108,8 +125,16 @@ class Walks:
                 return None
 
         wanted = self._stages_request(request, first)
-        stages = made("stages", self.stages, lambda: _walk_stages(bundle, wanted, plan, progress))
-        layers = made("layers", self.layers, lambda: _walk_layers(bundle, request, first, progress))
+        stages = made(
+            "stages",
+            self.stages,
+            lambda: _walk_stages(bundle, wanted, plan, reference, progress),
+        )
+        layers = made(
+            "layers",
+            self.layers,
+            lambda: _walk_layers(bundle, request, first, reference, progress),
+        )
         return Blame(stages, layers, tuple(broken_off))
 
     def _stages_request(self, request: VerifyRequest, first: tuple[str, ...]) -> StagesRequest:
@@ -128,7 +153,11 @@ class Walks:
 
 
 def _walk_layers(
-    bundle: Bundle, request: VerifyRequest, first: tuple[str, ...], progress: Progress
+    bundle: Bundle,
+    request: VerifyRequest,
+    first: tuple[str, ...],
+    reference: Reference | None,
+    progress: Progress,
 ) -> tuple[LayerReport, ...]:
     from deploykit.jobs.blame_layers import LayersRequest, walk_layers
 
@@ -140,12 +169,16 @@ def _walk_layers(
         max_images=request.max_images,
         first=first,
     )
-    return walk_layers(bundle, wanted, progress)
+    return walk_layers(bundle, wanted, progress, reference=reference)
 
 
 def _walk_stages(
-    bundle: Bundle, request: StagesRequest, plan: StagesPlan | None, progress: Progress
+    bundle: Bundle,
+    request: StagesRequest,
+    plan: StagesPlan | None,
+    reference: Reference | None,
+    progress: Progress,
 ) -> StageReport:
     from deploykit.jobs.blame_stages import walk_stages
 
-    return walk_stages(bundle, request, progress, plan)
+    return walk_stages(bundle, request, progress, plan, reference=reference)

@@ -13,7 +13,8 @@ import numpy as np
 from deploykit.bundle import CANONICAL_GRAPH, deploy_graph
 from deploykit.errors import ModelError, ParityError
 from deploykit.jobs.export_request import ExportRequest, GoldenChoice, Subject
-from deploykit.jobs.photos import GOLDEN_IMAGES, Golden, choose_golden, generated_photos
+from deploykit.jobs.golden import GOLDEN_IMAGES, Golden, choose_golden
+from deploykit.jobs.photos import generated_photos
 from deploykit.jobs.verdicts import Verdict, judge_sessions
 from deploykit.parity.compare import NamedBatch
 from deploykit.progress import Progress

@@ -25,6 +25,7 @@ from deploykit.images.batches import (
 )
 from deploykit.images.decode import Failure
 from deploykit.images.scan import ImageFile
+from deploykit.parity.copies import pixel_digest
 from deploykit.session import ImageBatch, Logits, PipelinedSession, Session, SessionSpec
 from deploykit.specs import Preprocessing
 from deploykit.stages import StageClock
@@ -46,11 +47,13 @@ class AnsweredBatch:
         files: The files, in the order they were given.
         failures: For each file what is wrong with it, or None.
         logits: (N, K) float32, a row for each file without a failure.
+        digests: What tells the pixels of each of these; empty where nobody asked.
     """
 
     files: tuple[ImageFile, ...]
     failures: tuple[Failure | None, ...]
     logits: Logits
+    digests: tuple[bytes, ...] = ()
 
 
 def shared_work(
@@ -79,6 +82,7 @@ def answer_files(
     batch_size: int,
     workers: int,
     clock: StageClock,
+    digested: bool = False,
 ) -> Generator[AnsweredBatch, None, None]:
     """Read files and run a session on them.
 
@@ -92,6 +96,7 @@ def answer_files(
             no core is idle while another has a whole batch to do.
         workers: Threads.
         clock: Told what the stages take.
+        digested: Whether to tell which images have the same pixels.
 
     Yields:
         Batch after batch, in the order of the files.
@@ -100,8 +105,8 @@ def answer_files(
         UsageError: Memory does not hold the batches.
     """
     if session.spec.concurrent:
-        return _on_host(files, preprocessing, session, batch_size, workers, clock)
-    return _on_device(files, preprocessing, session, batch_size, workers, clock)
+        return _on_host(files, preprocessing, session, batch_size, workers, clock, digested)
+    return _on_device(files, preprocessing, session, batch_size, workers, clock, digested)
 
 
 def _on_device(
@@ -111,14 +116,16 @@ def _on_device(
     batch_size: int,
     workers: int,
     clock: StageClock,
+    digested: bool,
 ) -> Generator[AnsweredBatch, None, None]:
     # No buffer needs to be larger than what there is to read.
     size = min(batch_size, max(1, len(files)))
     batches = read_batches(files, preprocessing, batch_size=size, threads=workers, clock=clock)
-    started: deque[tuple[Batch, Callable[[], Logits]]] = deque()
+    started: deque[tuple[Batch, Callable[[], Logits], tuple[bytes, ...]]] = deque()
     for batch in batches:
+        digests = _digests(batch, wanted=digested)
         with clock.waiting("session"):
-            started.append((batch, _start(session, batch.images)))
+            started.append((batch, _start(session, batch.images), digests))
         if len(started) == _IN_FLIGHT:
             yield _finish(*started.popleft(), clock)
     while started:
@@ -133,10 +140,16 @@ def _start(session: Session, images: ImageBatch) -> Callable[[], Logits]:
     return lambda: logits
 
 
-def _finish(batch: Batch, wait: Callable[[], Logits], clock: StageClock) -> AnsweredBatch:
+def _finish(
+    batch: Batch, wait: Callable[[], Logits], digests: tuple[bytes, ...], clock: StageClock
+) -> AnsweredBatch:
     with clock.waiting("session"):
         logits = wait()
-    return AnsweredBatch(batch.files, batch.failures, logits)
+    return AnsweredBatch(batch.files, batch.failures, logits, digests)
+
+
+def _digests(batch: Batch, *, wanted: bool) -> tuple[bytes, ...]:
+    return tuple(map(pixel_digest, batch.images)) if wanted else ()
 
 
 def _on_host(
@@ -146,6 +159,7 @@ def _on_host(
     batch_size: int,
     workers: int,
     clock: StageClock,
+    digested: bool,
 ) -> Generator[AnsweredBatch, None, None]:
     free: SimpleQueue[ImageBatch] = SimpleQueue()
     largest = _group_size(len(files), batch_size, workers)
@@ -158,9 +172,10 @@ def _on_host(
             batch = read_batch(group, preprocessing, buffer, clock)
             with clock.computing("session"):
                 logits = _run(session, batch.images)
+            digests = _digests(batch, wanted=digested)
         finally:
             free.put(buffer)
-        return AnsweredBatch(batch.files, batch.failures, logits)
+        return AnsweredBatch(batch.files, batch.failures, logits, digests)
 
     groups = _groups(files, batch_size, workers)
     ahead = 2 * workers

@@ -109,10 +109,7 @@ def _candidates(bundle: Bundle, request: CandidateRequest, progress: Progress) -
                 hint="Leave out --runtime and --precision.",
             )
         return [engine_candidate(named_engine(bundle, request.engine))]
-    candidates = named_candidates(bundle, request.runtime, request.precision, progress)
-    if request.precision is not None:
-        return candidates
-    return [candidate for candidate in candidates if not candidate.is_hinted]
+    return named_candidates(bundle, request.runtime, request.precision, progress)
 
 
 def _is_optional(candidate: Candidate, obstacle: MissingError) -> bool:

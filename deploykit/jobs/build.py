@@ -16,7 +16,8 @@ from deploykit.gpu import Gpu, find_gpu
 from deploykit.jobs._engine_files import passport_of, publish_engine
 from deploykit.jobs.photos import split_photos
 from deploykit.jobs.tune import TuneRequest, Tuning, tune_fp16
-from deploykit.jobs.verify import Verification, VerifyRequest, verify_bundle
+from deploykit.jobs.verification import Verification
+from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.progress import Note, Progress, Step, silent
 from deploykit.proofs import Proof
 from deploykit.runtime.opener import CPU, REHEARSAL

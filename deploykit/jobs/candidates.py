@@ -84,6 +84,8 @@ def named_candidates(
 ) -> list[Candidate]:
     """What is meant by a runtime, a precision, or both; of engines the newest first.
 
+    A precision that is no graph's own, BF16, is meant only where it is named.
+
     Raises:
         UsageError: There is no such runtime, or it does not compute in that precision.
         BundleError: The bundle has nothing of that kind, or only engines that are damaged.
@@ -108,7 +110,8 @@ def named_candidates(
     found = [
         candidate
         for candidate in candidates
-        if runtime in (None, candidate.runtime) and precision in (None, candidate.precision)
+        if runtime in (None, candidate.runtime)
+        and (candidate.precision == precision or (precision is None and not candidate.is_hinted))
     ]
     if found:
         for error in damaged:

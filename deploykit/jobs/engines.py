@@ -12,7 +12,8 @@ from deploykit.engine.passport import Passport, objection, passport_path, read_p
 from deploykit.engine.plan import check_plan
 from deploykit.errors import BundleError, DeviceError, ParityError
 from deploykit.gpu import need_gpu
-from deploykit.jobs.photos import golden_photos, read_golden
+from deploykit.jobs.golden import read_golden
+from deploykit.jobs.photos import golden_photos
 from deploykit.jobs.verdicts import judge_sessions, proof_of
 from deploykit.manifest import Manifest, update_manifest
 from deploykit.progress import Note, Progress

@@ -36,7 +36,7 @@ from deploykit.jobs.export_request import (
     load_subject,
     photos_folder,
 )
-from deploykit.jobs.photos import write_golden
+from deploykit.jobs.golden import write_golden
 from deploykit.jobs.verdicts import Verdict, installed_versions, now, proof_of
 from deploykit.manifest import (
     SCHEMA,

@@ -14,7 +14,7 @@ from deploykit.images.scan import ImageFile
 from deploykit.jobs._predict_pipeline import answer_files
 from deploykit.jobs.photos import PhotoFolder, Photos, nothing_readable
 from deploykit.jobs.sessions import open_bundle_graph
-from deploykit.jobs.verdicts import Verdict, judge
+from deploykit.jobs.verdicts import Verdict, judge, timed
 from deploykit.manifest import printable
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import measure_answers
@@ -23,7 +23,7 @@ from deploykit.parity.mining import MarginMining, moved_apart, population_of, ra
 from deploykit.progress import Note, Progress, Step
 from deploykit.runtime.opener import CPU
 from deploykit.session import Logits, Session, SessionSpec
-from deploykit.specs import Labels, Preprocessing
+from deploykit.specs import Labels, Preprocessing, counted
 from deploykit.stages import StageClock
 
 _BATCH_SIZE = 8
@@ -45,11 +45,12 @@ class LowestMargins:
 
 @dataclass(frozen=True, eq=False)
 class MarginRanking:
-    """A folder's readable photos, the lowest margin first.
+    """A folder's readable photos without copies, the lowest margin first.
 
     Attributes:
         wanted: Where they are, and how many are to be compared.
-        files: The readable files, in this order.
+        files: The readable files, in this order; of those with the same pixels one.
+        copies: How many readable files were left out, for they have the pixels of another.
         margins: (N,) float64, theirs, ascending.
         scale: The reference's largest absolute logit on the photo on which the ranking has its
             own: with the sample's alone, errors and margins would be judged by another measure
@@ -60,6 +61,7 @@ class MarginRanking:
 
     wanted: LowestMargins
     files: Sequence[ImageFile]
+    copies: int
     margins: Array
     scale: float
     ranked_by: str
@@ -68,7 +70,7 @@ class MarginRanking:
     @property
     def unreadable(self) -> int:
         """How many files could not be read."""
-        return len(self.wanted.folder.files) - len(self.files)
+        return len(self.wanted.folder.files) - len(self.files) - self.copies
 
     def judge_answers(
         self, answers: Answers, candidates: Sequence[SessionSpec], labels: Labels
@@ -78,7 +80,7 @@ class MarginRanking:
         measurements = measure_answers(
             answers, candidates, labels, least_scale=self.scale, bounded=False
         )
-        return tuple(
+        verdicts = (
             judge(
                 candidate,
                 found,
@@ -91,6 +93,7 @@ class MarginRanking:
             )
             for candidate, found in zip(candidates, measurements, strict=True)
         )
+        return timed(verdicts, answers)
 
     def mining_of(self, answers: Answers, candidates: Sequence[SessionSpec]) -> MarginMining:
         """What answers to the lowest margins show about the photos that were left out."""
@@ -104,6 +107,7 @@ class MarginRanking:
             budget=budget,
             compared=len(answers.paths),
             ranked=len(self.files),
+            copies=self.copies,
             ranked_by=self.ranked_by,
             ranking_error=float(np.abs(ranking_margins(answers.reference) - ranked).max()),
             smallest_left_out=float(self.margins[budget]) if budget < len(self.margins) else None,
@@ -128,6 +132,22 @@ def refuse_undecided(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
     )
 
 
+def tell_standing_proofs(bundle: Bundle, verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """Say of what failed here, but perhaps not on all photos, which proof it leaves standing."""
+    return tuple(_with_standing_proof(bundle, verdict) for verdict in verdicts)
+
+
+def _with_standing_proof(bundle: Bundle, verdict: Verdict) -> Verdict:
+    spec = verdict.candidate
+    proof = bundle.manifest.proof_of(spec.graph, spec.runtime, spec.device)
+    if verdict.passed or verdict.disproves or spec.tf32 or proof is None:
+        return verdict
+    return verdict.refused(
+        f"it failed on these photos, which were chosen by their margins: the proof of "
+        f"{proof.created[:10]} stands; compare all photos, without --budget"
+    )
+
+
 def rank_photos(
     bundle: Bundle, wanted: LowestMargins, reference: Session, progress: Progress
 ) -> MarginRanking:
@@ -148,19 +168,21 @@ def rank_photos(
     graph, preprocessing = bundle.deploy_graph("fp32"), bundle.manifest.preprocessing
     folder = wanted.folder
     ranked_by = f"{graph} on {CPU}"
-    progress(Note(f"ranking {len(folder.files)} photos by the margins of {ranked_by}"))
+    progress(Note(f"ranking {counted(len(folder.files), 'photo')} by the margins of {ranked_by}"))
     # One thread: the session computes in the threads that read.
     with open_bundle_graph(bundle, graph, runtime=CPU, precision="fp32", threads=1) as session:
-        margins, sizes = _margins_and_sizes(folder.files, preprocessing, session, progress)
+        answered = _answered(folder.files, preprocessing, session, progress)
+    margins = answered.margins
     order = np.argsort(margins, kind="stable")[: np.isfinite(margins).sum()]  # NaN comes last
     if len(order) == 0:
         raise nothing_readable(printable(folder.path), len(folder.files))
     files = [folder.files[place] for place in order]
-    loudest = folder.read([folder.files[int(np.nanargmax(sizes))]], preprocessing)
+    loudest = folder.read([folder.files[int(np.nanargmax(answered.sizes))]], preprocessing)
     answers = [reference.run(images) for names, images in loudest if names]
     return MarginRanking(
         wanted=wanted,
         files=files,
+        copies=answered.copies,
         margins=margins[order],
         scale=_largest(np.concatenate(answers)) if answers else 0.0,
         ranked_by=ranked_by,
@@ -168,12 +190,28 @@ def rank_photos(
     )
 
 
-def _margins_and_sizes(
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """What the ranking graph answers to files.
+
+    Attributes:
+        margins: (N,) float64, NaN of a file that cannot be read, and of a copy of an earlier one.
+        sizes: (N,) float64, the largest absolute logit; NaN likewise.
+        copies: How many copies there are.
+    """
+
+    margins: Array
+    sizes: Array
+    copies: int
+
+
+def _answered(
     files: Sequence[ImageFile], preprocessing: Preprocessing, session: Session, progress: Progress
-) -> tuple[Array, Array]:
-    """The margin and the largest absolute logit of each file, NaN where it cannot be read."""
+) -> _Answered:
+    """Rank by what a graph answers: of each file its margin is kept, and what tells its pixels."""
     margins, sizes = np.full((2, len(files)), np.nan)
-    done = 0
+    seen: set[bytes] = set()
+    done = copies = 0
     batches = answer_files(
         files,
         preprocessing,
@@ -181,15 +219,21 @@ def _margins_and_sizes(
         batch_size=_BATCH_SIZE,
         workers=default_threads(),
         clock=StageClock(),
+        digested=True,
     )
     with contextlib.closing(batches):
         for batch in batches:
             places = done + np.flatnonzero([failure is None for failure in batch.failures])
-            margins[places] = ranking_margins(batch.logits)
-            sizes[places] = [_largest(row) for row in batch.logits]
+            for place, logits, digest in zip(places, batch.logits, batch.digests, strict=True):
+                if digest in seen:
+                    copies += 1
+                    continue
+                seen.add(digest)
+                margins[place] = ranking_margins(logits[None])[0]
+                sizes[place] = _largest(logits)
             done += len(batch.files)
             progress(Step("ranking", done, len(files)))
-    return margins, sizes
+    return _Answered(margins, sizes, copies)
 
 
 def _largest(logits: Logits) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,36 +11,22 @@ from types import MappingProxyType
 import numpy as np
 
 from deploykit.bundle import GOLDEN, Bundle
-from deploykit.errors import BundleError, ImagesError, UsageError
+from deploykit.errors import ImagesError, UsageError
 from deploykit.images.batches import read_batches
 from deploykit.images.generated import generated_images
 from deploykit.images.scan import ImageFile, sample_images, scan_images
+from deploykit.jobs.golden import Golden, read_golden
 from deploykit.manifest import printable
 from deploykit.parity.compare import NamedBatch
-from deploykit.parity.measures import margins
+from deploykit.parity.copies import pixel_digest
 from deploykit.progress import Note, Progress
-from deploykit.proofs import UNDECIDABLE_MARGIN, PhotoKind, PhotoSet
-from deploykit.session import ImageBatch, Logits
-from deploykit.specs import Labels, Preprocessing, Size
+from deploykit.proofs import PhotoKind, PhotoSet
+from deploykit.specs import Labels, Preprocessing, Size, counted
 
 EXPORT_PHOTOS = 24
 SEARCH_PHOTOS = 32
 PROOF_PHOTOS = 32
-GOLDEN_IMAGES = 8
 _READ_BATCH = 8
-
-
-@dataclass(frozen=True)
-class Golden:
-    """What ``golden.npz`` holds: images, and what the reference answered.
-
-    Attributes:
-        images: (N, H, W, 3) uint8.
-        logits: (N, K) float32.
-    """
-
-    images: ImageBatch
-    logits: Logits
 
 
 class Photos:
@@ -69,11 +54,13 @@ class Photos:
         self.expected = expected
         self._batches = batches
         self._digest = hashlib.sha256()
+        self._distinct: set[bytes] = set()
         self._drawn = 0
 
     def __iter__(self) -> Iterator[NamedBatch]:
         for names, images in self._batches:
             self._digest.update(np.ascontiguousarray(images).data)
+            self._distinct.update(map(pixel_digest, images))
             self._drawn += len(images)
             yield names, images
 
@@ -100,13 +87,14 @@ class Photos:
             source=self.source,
             images=self._drawn,
             sha256=self._digest.hexdigest(),
+            copies=self._drawn - len(self._distinct),
         )
 
 
 def nothing_readable(source: str, count: int) -> ImagesError:
     """The error to end with when not one image can be read."""
     return ImagesError(
-        f"Not one of the {count} images that were tried in {source} can be read.",
+        f"Not one image can be read in {source}; {counted(count, 'was', 'were')} tried.",
         hint="Look at them with `deploykit predict`, which says what is wrong with each; "
         "or name another folder: --images DIR",
     )
@@ -155,7 +143,8 @@ def bundle_photos(
     """
     folder = images or _recorded_folder(bundle, progress)
     if folder is None:
-        return golden_photos(_golden_instead(bundle, progress))
+        golden = _golden_instead(bundle, progress)
+        return golden_photos(Golden(golden.images[:limit], golden.logits[:limit]))
     manifest = bundle.manifest
     return folder_photos(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
 
@@ -180,7 +169,7 @@ def split_photos(bundle: Bundle, images: Path | None, progress: Progress) -> tup
         golden = _golden_instead(bundle, progress)
         if len(golden.images) < 2:
             raise ImagesError(
-                f"{GOLDEN} has {len(golden.images)} image; a search and its proof need two.",
+                f"{GOLDEN} has one image; a search and its proof need two.",
                 hint="Give a folder of photos: --images DIR",
             )
         return (
@@ -251,44 +240,3 @@ def golden_photos(golden: Golden) -> Photos:
     """A bundle's own images."""
     names = [f"golden {i}" for i in range(len(golden.images))]
     return Photos("golden", "", len(names), [(names, golden.images)])
-
-
-def choose_golden(images: ImageBatch, reference: Logits) -> Golden:
-    """Choose the images that let any machine test a bundle by itself.
-
-    Those whose margin decides at every precision come first: a self-test on images that cannot
-    flip decidedly would show nothing.
-    """
-    scale = float(np.abs(reference).max())
-    decides = margins(reference) > max(UNDECIDABLE_MARGIN.values()) * scale
-    order = np.argsort(~decides, kind="stable")[:GOLDEN_IMAGES]
-    return Golden(images[order], reference[order])
-
-
-def write_golden(golden: Golden, path: Path) -> None:
-    """Write ``golden.npz``."""
-    np.savez(path, images=golden.images, logits=golden.logits)
-
-
-def read_golden(bundle: Bundle) -> Golden:
-    """Read a bundle's ``golden.npz``.
-
-    Raises:
-        BundleError: It is missing, changed, or not what the manifest describes.
-    """
-    path = bundle.checked(GOLDEN)
-    try:
-        # Opened here, because NumPy leaves a file open that turns out to be no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            golden = Golden(data["images"], data["logits"])
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
-        raise BundleError(f"{path} is damaged: {exc}.", hint="Export the bundle again.") from exc
-    size, classes = bundle.manifest.preprocessing.input_size, bundle.manifest.architecture.classes
-    count = len(golden.images)
-    if golden.images.shape != (count, *size, 3) or golden.logits.shape != (count, classes):
-        raise BundleError(
-            f"{path} holds images {golden.images.shape} and logits {golden.logits.shape}, "
-            f"not (N, {size[0]}, {size[1]}, 3) and (N, {classes}).",
-            hint="Export the bundle again.",
-        )
-    return golden

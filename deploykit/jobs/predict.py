@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from deploykit.bundle import Bundle, open_bundle
+from deploykit.closing import Closing
 from deploykit.errors import ImagesError, UsageError
 from deploykit.images.presence import FolderPresence
 from deploykit.images.scan import scan_images
@@ -59,7 +58,7 @@ class PredictRequest:
     done: frozenset[str] = frozenset()
 
 
-class PredictionRun:
+class PredictionRun(Closing):
     """An open session and a folder: iterate once for the rows, then read the tally.
 
     Use it as a context manager: it owns the session.
@@ -125,15 +124,8 @@ class PredictionRun:
         """How many rows there will be."""
         return len(self._files)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close what answers; closing twice is fine."""
         self._session.close()
 
     def __iter__(self) -> Iterator[Prediction]:

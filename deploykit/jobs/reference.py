@@ -49,6 +49,7 @@ class Reference:
         is_recorded: Whether it stands for the bundle's own checkpoint, so that a verdict says
             something about the bundle. A module with other weights does not.
         objection: Why nothing can be proven by it; None when it can.
+        obstacle: Why the module was not asked, where the canonical graph stands in for it.
     """
 
     session: Session
@@ -56,6 +57,7 @@ class Reference:
     description: str
     is_recorded: bool = True
     objection: str | None = None
+    obstacle: str | None = None
 
 
 def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress) -> Reference:
@@ -78,7 +80,7 @@ def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress
                 raise
             obstacle = exc.message.rstrip(".")
     progress(Note(f"comparing with {CANONICAL_GRAPH}, not with the checkpoint: {obstacle}"))
-    return _graph_reference(bundle)
+    return _graph_reference(bundle, obstacle)
 
 
 def _obstacle(bundle: Bundle) -> str | None:
@@ -96,7 +98,7 @@ def _obstacle(bundle: Bundle) -> str | None:
     return None
 
 
-def _graph_reference(bundle: Bundle) -> Reference:
+def _graph_reference(bundle: Bundle, obstacle: str) -> Reference:
     """The canonical graph, which stands for the checkpoint as far as it was proven itself."""
     session = open_bundle_graph(
         bundle, CANONICAL_GRAPH, runtime="onnxruntime-cpu", precision="fp32"
@@ -111,6 +113,7 @@ def _graph_reference(bundle: Bundle) -> Reference:
         objection=None
         if proven
         else f"{CANONICAL_GRAPH}, the reference, is itself not proven against the checkpoint",
+        obstacle=obstacle,
     )
 
 

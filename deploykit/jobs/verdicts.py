@@ -13,6 +13,7 @@ from deploykit.bundle import Bundle
 from deploykit.errors import BundleError
 from deploykit.jobs.reference import Reference
 from deploykit.manifest import Manifest, update_manifest
+from deploykit.measurements import Measurement
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import (
     MAX_BATCH_SIZE,
@@ -23,20 +24,11 @@ from deploykit.parity.compare import (
     regroup,
 )
 from deploykit.progress import Note, Progress, Step
-from deploykit.proofs import (
-    Measurement,
-    PhotoKind,
-    PhotoSet,
-    Population,
-    Proof,
-    ProofKind,
-    ReferenceKind,
-    Tolerance,
-    tolerance_for,
-)
+from deploykit.proofs import PhotoKind, PhotoSet, Proof, ProofKind, ReferenceKind
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.session import Session, SessionSpec
 from deploykit.specs import Labels, Value
+from deploykit.tolerances import Population, Tolerance, tolerance_for
 
 _PACKAGES = (
     *("deploykit", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
@@ -55,6 +47,9 @@ class Verdict(Value, frozen=True):
         objections: A sentence for each way in which it failed; empty when it passed.
         broken: Whether the numbers break the tolerance; what else speaks against a candidate is
             that nothing was shown.
+        disproves: Whether it takes away a proof that there is. What failed does, but where the
+            images were chosen by their margins only if all that they were chosen from would fail.
+        seconds: How long the candidate took to answer; None where nobody looked.
     """
 
     candidate: SessionSpec
@@ -63,6 +58,8 @@ class Verdict(Value, frozen=True):
     tolerance: Tolerance
     objections: tuple[str, ...]
     broken: bool
+    disproves: bool
+    seconds: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -70,7 +67,7 @@ class Verdict(Value, frozen=True):
         return not self.objections
 
     def refused(self, objection: str) -> Verdict:
-        """A copy with one more thing that speaks against it."""
+        """A copy with one more thing that speaks against it, but not against an earlier proof."""
         return msgspec.structs.replace(self, objections=(*self.objections, objection))
 
 
@@ -143,7 +140,17 @@ def judge_answers(
             for which a bound holds.
     """
     measurements = measure_answers(answers, candidates, labels, bounded=kind == "photos")
-    return tuple(map(judge, candidates, measurements))
+    return timed(map(judge, candidates, measurements), answers)
+
+
+def timed(verdicts: Iterable[Verdict], answers: Answers) -> tuple[Verdict, ...]:
+    """The verdicts with how long their candidates took to answer, where that is known."""
+    if not answers.seconds:
+        return tuple(verdicts)
+    return tuple(
+        msgspec.structs.replace(verdict, seconds=seconds)
+        for verdict, seconds in zip(verdicts, answers.seconds, strict=True)
+    )
 
 
 def judge(
@@ -157,13 +164,20 @@ def judge(
         chosen_from: What the images were chosen from by their margins, if they were.
     """
     tolerance = tolerance_for(candidate.precision)
+    objections = tolerance.objections(measurement, chosen_from)
+    disproves = bool(objections)
+    if chosen_from is not None:
+        # Nobody knows what those do that were left out; to take a proof away they must not matter.
+        held = msgspec.structs.replace(chosen_from, others_hold=True)
+        disproves = bool(tolerance.breaches(measurement, held))
     return Verdict(
         candidate=candidate,
         kind="rehearsed" if candidate.runtime == REHEARSAL else "executed",
         measurement=measurement,
         tolerance=tolerance,
-        objections=tolerance.objections(measurement, chosen_from),
+        objections=objections,
         broken=bool(tolerance.breaches(measurement, chosen_from)),
+        disproves=disproves,
     )
 
 
@@ -176,7 +190,7 @@ def keep_proofs(
     *,
     passed_is_proof: bool,
 ) -> None:
-    """Put the proofs of what passed into the manifest, and take away those of what failed.
+    """Put the proofs of what passed into the manifest, and take away those that are disproved.
 
     Args:
         bundle: The bundle, as it was when it was measured.
@@ -197,22 +211,22 @@ def keep_proofs(
                 continue  # exported again meanwhile: this verdict is about another graph
             if verdict.candidate.tf32:
                 continue  # of FP32 it shows neither the one nor the other
-            if not verdict.passed:
+            if verdict.disproves:
                 spec = verdict.candidate
                 manifest = manifest.without_proof(graph, spec.runtime, spec.device)
-            elif passed_is_proof:
+            elif verdict.passed and passed_is_proof:
                 sha256 = measured[graph].sha256
                 manifest = manifest.with_proof(_kept_proof(verdict, sha256, reference, photos))
         return manifest
 
-    passed = all(verdict.passed for verdict in verdicts)
-    if passed and not passed_is_proof:
+    disproved = any(verdict.disproves for verdict in verdicts)
+    if not disproved and not passed_is_proof:
         return
     try:
         update_manifest(bundle.folder, change)
     except (OSError, BundleError) as exc:
         # The comparison stands, whether the bundle can be written or not (a read-only mount).
-        outcome = "the proof is not kept" if passed else "the old proof is still there"
+        outcome = "the old proof is still there" if disproved else "the proof is not kept"
         progress(Note(f"{outcome}, {bundle.folder} cannot be changed: {exc}"))
 
 

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from deploykit.bundle import GOLDEN, Bundle
 from deploykit.errors import UsageError
 from deploykit.jobs._verify_sessions import CandidateRequest, open_candidates
 from deploykit.jobs.engines import engine_files
+from deploykit.jobs.golden import read_golden
 from deploykit.jobs.margin_mining import (
     LowestMargins,
     MarginRanking,
     rank_photos,
     refuse_undecided,
+    tell_standing_proofs,
 )
-from deploykit.jobs.photos import (
-    Photos,
-    bundle_photos,
-    golden_photos,
-    listed_photos,
-    read_golden,
-)
+from deploykit.jobs.photos import Photos, bundle_photos, golden_photos, listed_photos
+from deploykit.jobs.readable import mostly_unreadable
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
 from deploykit.jobs.verdicts import (
     Verdict,
@@ -35,11 +30,11 @@ from deploykit.jobs.verdicts import (
     keep_proofs,
     now,
 )
-from deploykit.parity.accuracy import Accuracy, accuracies
+from deploykit.jobs.verification import Verification
+from deploykit.parity.accuracy import accuracies
 from deploykit.parity.answers import Answers
-from deploykit.parity.mining import MarginMining
 from deploykit.progress import Note, Progress, silent
-from deploykit.proofs import PhotoSet, ReferenceKind
+from deploykit.proofs import PhotoSet
 from deploykit.runtime.opener import CUDA
 from deploykit.runtime.recorded import RecordedSession
 from deploykit.session import SessionSpec
@@ -77,74 +72,68 @@ class VerifyRequest:
     reference: ReferenceRequest = field(default_factory=ReferenceRequest)
     self_test: bool = False
 
+    def check(self) -> None:
+        """Refuse what makes no sense together, before anything is opened.
 
-@dataclass(frozen=True)
-class Verification:
-    """What was compared with what, on which images, and the verdicts.
-
-    Attributes:
-        reference: What the candidates were compared with, in words.
-        reference_kind: What that is.
-        is_recorded: Whether it stands for the bundle's own checkpoint; a module with other weights
-            or code does not, and what agrees with it proves nothing of the bundle.
-        photos: The images.
-        unreadable: How many more could not be read.
-        verdicts: One a candidate.
-        answers: What the reference and the candidates answered, these in the verdicts' order.
-        expected: The labels of those compared images whose folder names one, by the image's name.
-        accuracy: On them, the reference's first, then each candidate's; empty without any, and
-            where the images were chosen by their margins.
-        created: When, UTC, ISO 8601.
-        versions: Of the packages that took part.
-        mining: What the comparison rests on where the images were chosen by their margins.
-    """
-
-    reference: str
-    reference_kind: ReferenceKind
-    is_recorded: bool
-    photos: PhotoSet
-    unreadable: int
-    verdicts: tuple[Verdict, ...]
-    answers: Answers
-    expected: Mapping[str, str]
-    accuracy: tuple[Accuracy, ...]
-    created: str
-    versions: dict[str, str]
-    mining: MarginMining | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether there is a verdict and every one passed."""
-        return bool(self.verdicts) and all(verdict.passed for verdict in self.verdicts)
-
-    def worst_photos(self, count: int) -> tuple[str, ...]:
-        """The images to look at first: those that changed their class, then the largest errors.
-
-        Args:
-            count: How many at most.
-
-        Returns:
-            Their names; among equals the largest error of a logit of any candidate first.
+        Raises:
+            UsageError: Options that contradict each other, or compare nothing.
         """
-        ours, paths = self.answers.reference, self.answers.paths
-        flipped = {flip.path for verdict in self.verdicts for flip in verdict.measurement.flipped}
-        errors = np.zeros(len(paths))
-        for theirs in self.answers.candidates:
-            moved = np.abs(theirs.astype(np.float64) - ours).max(axis=1)
-            errors = np.maximum(errors, np.where(np.isfinite(moved), moved, np.inf))
-        order = sorted(range(len(paths)), key=lambda i: (paths[i] not in flipped, -errors[i]))
-        return tuple(paths[i] for i in order[:count])
+        if self.tf32 and self.runtime != CUDA:
+            raise UsageError(f"Only {CUDA} has TF32.", hint=f"Name it: --runtime {CUDA} --tf32")
+        if self.self_test:
+            self._check_self_test()
+        if self.budget is None:
+            return
+        if self.budget < 1:
+            raise UsageError(
+                f"A budget of {self.budget} photos compares nothing.", hint="Give at least 1."
+            )
+        if self.max_images is not None:
+            raise UsageError(
+                "--budget chooses the photos with the lowest margins, --max-images a fixed sample.",
+                hint="Give one of the two.",
+            )
+        if self.self_test or self.photos is not None:
+            raise UsageError(
+                "--budget chooses from a folder of photos, not from images that are given already.",
+                hint="Name a folder, without --self-test: --budget N --images DIR",
+            )
+
+    def _check_self_test(self) -> None:
+        if self.max_images is not None:
+            raise UsageError(
+                "--self-test compares all the answers that are recorded, and --max-images photos.",
+                hint="Leave out one of the two.",
+            )
+        if self.images is not None or self.reference.named:
+            raise UsageError(
+                "--self-test compares the bundle with its own recorded answers: "
+                "it takes no photos and no checkpoint.",
+                hint="Leave out --self-test, or --images, --arch and --ckpt.",
+            )
 
 
 def verify_bundle(
-    bundle: Bundle, request: VerifyRequest | None = None, progress: Progress = silent
+    bundle: Bundle,
+    request: VerifyRequest | None = None,
+    progress: Progress = silent,
+    *,
+    reference: Reference | None = None,
 ) -> Verification:
     """Compare a bundle's graphs with the reference, and keep in the manifest what that shows.
 
     A failed verdict is a result, not an exception. A passed one becomes the graph's proof, unless
     the proof that it has shows more, or the photos were chosen by their margins; a failed one takes
-    the graph's proof away. Neither happens when the user named other weights than the bundle's, or
-    the reference is itself not proven.
+    the graph's proof away, unless photos that were chosen by their margins leave it open whether
+    all would fail. Neither happens when the user named other weights than the bundle's, or the
+    reference is itself not proven.
+
+    Args:
+        bundle: The bundle.
+        request: What to verify.
+        progress: Called with what is being done.
+        reference: What ``request.reference`` names, open already; it stays open. None to open it
+            here, and to close it again.
 
     Raises:
         UsageError: A runtime or precision that makes no sense, or options that contradict.
@@ -153,8 +142,10 @@ def verify_bundle(
         MissingError: The runtime needs a package or a device that is not here.
     """
     request = request or VerifyRequest()
-    _refuse_contradictions(request)
-    compared = _compare(bundle, request, progress)
+    request.check()
+    bundle.checked(GOLDEN)  # which no graph's hash covers, and the next machine relies on
+    start = time.perf_counter()
+    compared = _compare(bundle, request, reference, progress)
     photos, ranking, answers = compared.photos, compared.ranking, compared.answers
     labels, reference = bundle.manifest.labels, compared.reference
     if ranking is None:
@@ -162,8 +153,8 @@ def verify_bundle(
     else:
         verdicts = ranking.judge_answers(answers, compared.candidates, labels)
     drawn = photos.drawn()
-    if photos.unreadable > drawn.images:
-        verdicts = tuple(verdict.refused(_mostly_unreadable(photos)) for verdict in verdicts)
+    if objection := mostly_unreadable(photos.unreadable, drawn.images):
+        verdicts = tuple(verdict.refused(objection) for verdict in verdicts)
     mined = ranking is not None
     expected = {path: photos.expected[path] for path in answers.paths if path in photos.expected}
     return Verification(
@@ -180,6 +171,8 @@ def verify_bundle(
         created=now(),
         versions=installed_versions(),
         mining=ranking.mining_of(answers, compared.candidates) if ranking else None,
+        obstacle=reference.obstacle,
+        seconds=time.perf_counter() - start,
     )
 
 
@@ -188,7 +181,7 @@ class _Compared:
     """What was asked, and what it answered.
 
     Attributes:
-        reference: What is right by definition; closed.
+        reference: What is right by definition; closed, if it was opened for this.
         candidates: What was compared with it.
         photos: The images, drawn.
         ranking: What they were chosen from by their margins; None where they were not.
@@ -202,14 +195,17 @@ class _Compared:
     answers: Answers
 
 
-def _compare(bundle: Bundle, request: VerifyRequest, progress: Progress) -> _Compared:
+def _compare(
+    bundle: Bundle, request: VerifyRequest, reference: Reference | None, progress: Progress
+) -> _Compared:
     """Open what is to be compared, let it answer, and close it again."""
     photos = _photos(bundle, request, progress)
     wanted = CandidateRequest(request.runtime, request.precision, request.engine, request.tf32)
     ranking = None
     with ExitStack() as stack:
-        reference = _reference(bundle, request, progress)
-        stack.enter_context(reference.session)
+        if reference is None:
+            reference = _reference(bundle, request, progress)
+            stack.enter_context(reference.session)
         candidates = [
             stack.enter_context(session)
             for session in open_candidates(bundle, wanted, reference.kind, progress)
@@ -222,35 +218,6 @@ def _compare(bundle: Bundle, request: VerifyRequest, progress: Progress) -> _Com
         answers = answer_images(reference.session, candidates, photos, photos.count, progress)
         specs = tuple(candidate.spec for candidate in candidates)
     return _Compared(reference, specs, photos, ranking, answers)
-
-
-def _mostly_unreadable(photos: Photos) -> str:
-    return (
-        f"{photos.unreadable} of the {photos.count} photos cannot be read: what is left of them "
-        "stands for nothing"
-    )
-
-
-def _refuse_contradictions(request: VerifyRequest) -> None:
-    """Refuse options that make no sense together, before anything is opened."""
-    if request.tf32 and request.runtime != CUDA:
-        raise UsageError(f"Only {CUDA} has TF32.", hint=f"Name it: --runtime {CUDA} --tf32")
-    if request.budget is None:
-        return
-    if request.budget < 1:
-        raise UsageError(
-            f"A budget of {request.budget} photos compares nothing.", hint="Give at least 1."
-        )
-    if request.max_images is not None:
-        raise UsageError(
-            "--budget chooses the photos with the lowest margins, --max-images a fixed sample.",
-            hint="Give one of the two.",
-        )
-    if request.self_test or request.photos is not None:
-        raise UsageError(
-            "--budget chooses from a folder of photos, not from images that are given already.",
-            hint="Name a folder, without --self-test: --budget N --images DIR",
-        )
 
 
 def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos | LowestMargins:
@@ -281,8 +248,11 @@ def _settled(
         keep_proofs(bundle, verdicts, reference, photos, progress, passed_is_proof=proves)
     else:
         progress(Note("no proof of the bundle: other weights or code than it was exported from"))
-    # Not before: a sample that decides nothing speaks against no proof.
-    return refuse_undecided(verdicts) if mined else verdicts
+    if not mined:
+        return verdicts
+    if reference.is_recorded:
+        verdicts = tell_standing_proofs(bundle, verdicts)
+    return refuse_undecided(verdicts)
 
 
 def _reference(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Reference:

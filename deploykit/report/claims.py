@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from deploykit.bundle import CANONICAL_GRAPH, Bundle
 
 if TYPE_CHECKING:
-    from deploykit.jobs.verify import Verification
+    from deploykit.jobs.verification import Verification
+    from deploykit.parity.blame import StageReport
     from deploykit.proofs import Proof, ReferenceKind
     from deploykit.session import SessionSpec
 
@@ -47,7 +48,7 @@ _GRAPH = Claim(
     holds=f"decides as {CANONICAL_GRAPH} does",
     fails=f"does not decide as {CANONICAL_GRAPH} does",
     limit=f"The trained model itself was not asked: {CANONICAL_GRAPH}, which was exported from it, "
-    "stands in for it.",
+    "stands in for it",
 )
 _RECORDED = Claim(
     reference="the export",
@@ -62,7 +63,11 @@ _CLAIMS: dict[ReferenceKind, Claim] = {"module": _TRAINED, "graph": _GRAPH, "gol
 def claim_of(verification: Verification) -> Claim:
     """What a verification can claim."""
     if verification.is_recorded:
-        return _CLAIMS[verification.reference_kind]
+        claim = _CLAIMS[verification.reference_kind]
+        if verification.reference_kind != "graph":
+            return claim
+        why = f", because {verification.obstacle}" if verification.obstacle else ""
+        return replace(claim, limit=f"{claim.limit}{why}.")
     other = f"the {verification.reference}"
     return Claim(
         reference=other,
@@ -70,6 +75,13 @@ def claim_of(verification: Verification) -> Claim:
         fails=f"does not decide as {other} does",
         limit="That is no proof of this bundle, which was exported from other weights or code.",
     )
+
+
+def limit_of_stages(verification: Verification, stages: StageReport | None) -> str:
+    """What a walk over the stages leaves of what was proven, as a sentence; empty for all of it."""
+    failed = stages is not None and not stages.passed
+    proven = any(verdict.passed for verdict in verification.verdicts)
+    return RECORDED_ONLY if failed and proven else ""
 
 
 def bound_of(proof: Proof) -> float | None:

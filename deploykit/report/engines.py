@@ -9,7 +9,8 @@ import msgspec
 from deploykit.jobs.build import BuildResult
 from deploykit.jobs.tune import Tuning
 from deploykit.proofs import Proof
-from deploykit.report.terminal import flips_of, photos_text, verification_text
+from deploykit.report.inspection import flips_shown
+from deploykit.report.terminal import photos_text, verdict_text, verification_text
 from deploykit.report.values import verdict_value, verification_value
 from deploykit.specs import KeptNode
 
@@ -33,7 +34,8 @@ def build_text(result: BuildResult) -> str:
         counts = ", ".join(f"{n} in {name}" for name, n in result.audit.layers.most_common())
         lines.append(f"layers   {counts}")
     if result.verification is not None:
-        lines.append(verification_text(result.verification))
+        found = result.verification
+        lines += (verification_text(found), verdict_text(found.passed))
     else:
         lines.append(
             "It has not been run: on the machine with the GPU, run "
@@ -83,7 +85,7 @@ def build_value(result: BuildResult) -> dict[str, Any]:
 def _proof_text(proof: Proof) -> str:
     found = proof.measurement
     return (
-        f"{proof.kind} on {photos_text(proof.photos)}, flips {flips_of(found)}, "
+        f"{proof.kind} on {photos_text(proof.photos)}, flips {flips_shown(proof)}, "
         f"error {found.max_relative_error:.1e} of the scale, |dp| "
         f"{found.max_probability_change:.1e}"
     )

@@ -1,11 +1,12 @@
 """A verification as JUnit XML, the form in which CI systems read what passed and what failed.
 
 The elements and attributes are those that GitLab, Jenkins and GitHub's reporters have in common:
-https://github.com/testmoapp/junitxml. Nothing is timed, because a verification runs as a whole.
+https://github.com/testmoapp/junitxml. What was not timed has no time: a 0 would be taken for one.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,12 +16,13 @@ from deploykit.bundle import CANONICAL_GRAPH, Bundle
 from deploykit.errors import InputError
 from deploykit.files import replacing
 from deploykit.jobs.verdicts import Verdict
-from deploykit.jobs.verify import Verification
+from deploykit.jobs.verification import Verification
 from deploykit.parity.blame import LayerError, LayerReport, StageReport, StageStep
 from deploykit.report.blame import BrokenWalk
 from deploykit.report.claims import claim_of
 from deploykit.report.terminal import flips_of, flips_text, photos_text
 from deploykit.session import SessionSpec
+from deploykit.specs import counted
 
 #: What XML 1.0 cannot hold, not even escaped: https://www.w3.org/TR/xml/#charsets
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -79,6 +81,7 @@ def write_junit(
 def _verify_suite(bundle: Bundle, verification: Verification) -> ET.Element:
     manifest, photos = bundle.manifest, verification.photos
     graphs = [CANONICAL_GRAPH, *(verdict.candidate.graph for verdict in verification.verdicts)]
+    claim = claim_of(verification)
     compared = verification.is_recorded and verification.reference_kind == "module"
     origin = "checkpoint" if compared else "exported-from"
     facts = {
@@ -91,13 +94,14 @@ def _verify_suite(bundle: Bundle, verification: Verification) -> ET.Element:
             if graph in manifest.files
         },
         "reference": verification.reference,
-        "claim": claim_of(verification).holds,
+        "claim": claim.holds,
+        **({"limit": claim.limit} if claim.limit else {}),
         "photos": photos_text(photos),
         "photos.sha256": photos.sha256,
         "photos.unreadable": str(verification.unreadable),
         **{f"version.{name}": version for name, version in verification.versions.items()},
     }
-    suite = _suite("verify", verification.created, facts)
+    suite = _suite("verify", verification.created, facts, verification.seconds)
     for verdict in verification.verdicts:
         found = verdict.measurement
         case = _case(
@@ -106,11 +110,13 @@ def _verify_suite(bundle: Bundle, verification: Verification) -> ET.Element:
             _name_of(verdict.candidate),
             verdict.objections,
             [*_numbers(verdict), *flips_text(verdict)],
+            verdict.seconds,
         )
         properties = {
             "kind": verdict.kind,
             "device": verdict.candidate.device,
             "images": str(found.images),
+            "copies": str(found.copies),
             "flips": str(found.flips),
             "undecidable": str(found.undecidable),
             "max_relative_error": f"{found.max_relative_error:.3e}",
@@ -144,6 +150,8 @@ def _stages_suite(bundle: Bundle, stages: StageReport, created: str) -> ET.Eleme
 
 
 def _step_text(step: StageStep) -> str:
+    if step.added.images == 0:
+        return "no photo was compared: this step is not judged"
     return (
         f"adds: flips {flips_of(step.added)}, error {step.added.max_relative_error:.1e} of the "
         f"scale; since the beginning: flips {flips_of(step.total)}, error "
@@ -160,8 +168,8 @@ def _layers_suite(bundle: Bundle, layers: Sequence[LayerReport], created: str) -
         if layer.nodes == 0:
             objections.append("no node was compared")
         details = [
-            f"{layer.nodes} nodes compared with {layer.reference} on {layer.images} images, "
-            f"a node may add {layer.tolerance:.1e}",
+            f"{counted(layer.nodes, 'node')} compared with {layer.reference} on "
+            f"{counted(layer.images, 'image')}, a node may add {layer.tolerance:.1e}",
             *map(_node_text, layer.ranking[:_SHOWN_NODES]),
         ]
         _case(suite, f"{bundle.name}.layers", _name_of(layer.candidate), objections, details)
@@ -180,8 +188,11 @@ def _name_of(spec: SessionSpec) -> str:
     return f"{spec.graph} on {spec.runtime} in {spec.precision}{' with TF32' if spec.tf32 else ''}"
 
 
-def _suite(name: str, created: str, facts: Mapping[str, str]) -> ET.Element:
+def _suite(
+    name: str, created: str, facts: Mapping[str, str], seconds: float | None = None
+) -> ET.Element:
     suite = ET.Element("testsuite", name=name, timestamp=created.removesuffix("+00:00"))
+    _set_time(suite, seconds)
     if facts:
         suite.append(_properties(facts))
     return suite
@@ -200,8 +211,12 @@ def _case(
     name: str,
     objections: Sequence[str],
     details: Iterable[str],
+    seconds: float | None = None,
 ) -> ET.Element:
-    case = ET.SubElement(suite, "testcase", classname=_xml(classname), name=_xml(name), time="0")
+    case = ET.SubElement(
+        suite, "testcase", classname=_xml(classname), name=_unused(suite, _xml(name))
+    )
+    _set_time(case, seconds)
     text = _xml("\n".join((*objections, *details)))
     if objections:
         failure = ET.SubElement(case, "failure", message=_xml(objections[0]), type="ParityError")
@@ -211,12 +226,23 @@ def _case(
     return case
 
 
+def _unused(suite: ET.Element, name: str) -> str:
+    """A name that no other test of the suite has: CI systems keep one of those with the same."""
+    taken = {case.get("name") for case in suite.findall("testcase")}
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return next(each for each in itertools.chain([name], numbered) if each not in taken)
+
+
+def _set_time(element: ET.Element, seconds: float | None) -> None:
+    if seconds is not None:
+        element.set("time", f"{seconds:.3f}")
+
+
 def _count_tests(root: ET.Element) -> None:
     for element in (*root, root):
         element.set("tests", str(len(element.findall(".//testcase"))))
         element.set("failures", str(len(element.findall(".//failure"))))
         element.set("errors", "0")
-        element.set("time", "0")
 
 
 def _xml(text: str) -> str:

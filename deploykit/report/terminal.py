@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from deploykit.jobs.export import ExportResult
 from deploykit.jobs.labels import CLASSES_FILE
-from deploykit.jobs.tally import Tally, describe_failures
 from deploykit.jobs.train import CURVES, TrainingResult
 from deploykit.jobs.verdicts import Verdict
-from deploykit.jobs.verify import Verification
-from deploykit.parity.accuracy import Accuracy
-from deploykit.proofs import Measurement, PhotoSet, Proof
-from deploykit.report.claims import bound_of, claim_of
-from deploykit.session import SessionSpec
-from deploykit.stages import Stage, bottleneck
+from deploykit.jobs.verification import Verification
+from deploykit.measurements import Measurement
+from deploykit.parity.accuracy import Accuracy, ClassAccuracy
+from deploykit.proofs import PhotoSet
+from deploykit.report.claims import claim_of
+from deploykit.specs import counted
 
 _VERDICT_COLUMNS = (
     *("graph", "runtime", "precision"),
@@ -25,14 +23,6 @@ _VERDICT_COLUMNS = (
 _SHOWN_FLIPS = 10
 _SHOWN_CLASSES = 20
 _WORST_CLASSES = 10
-# On Windows a thread's CPU time advances in steps of 15.6 ms: of less, the shares are chance.
-_LEAST_SECONDS = 0.5
-_BOTTLENECKS: dict[Stage, str] = {
-    "decode": "decoding",
-    "resize": "resizing",
-    "session": "the network",
-    "write": "writing",
-}
 
 
 def export_text(result: ExportResult) -> str:
@@ -54,7 +44,7 @@ def export_text(result: ExportResult) -> str:
 
 
 def verification_text(result: Verification) -> str:
-    """The verdicts, what speaks against the failed ones, and the flips."""
+    """The verdicts, the flips, and what speaks against those that failed."""
     lines = [
         verdicts_text(result.verdicts),
         f"reference  {result.reference}",
@@ -78,8 +68,20 @@ def verification_text(result: Verification) -> str:
         lines += (f"FAILED  {verdict.candidate.graph}: {reason}" for reason in verdict.objections)
     if not result.verdicts:
         lines.append("FAILED  no candidate was compared")
-    lines.append("PASSED" if result.passed else "FAILED")
     return "\n".join(lines)
+
+
+def comparison_text(result: Verification) -> str:
+    """The comparison's own verdict, where other lines follow that may fail the whole."""
+    if result.passed:
+        return "PASSED  comparison: every candidate is within its tolerance"
+    failed = sum(not verdict.passed for verdict in result.verdicts)
+    return f"FAILED  comparison: {failed} of {counted(len(result.verdicts), 'candidate')} failed"
+
+
+def verdict_text(passed: bool) -> str:
+    """The last line."""
+    return "PASSED" if passed else "FAILED"
 
 
 def accuracy_text(result: Verification) -> list[str]:
@@ -112,20 +114,18 @@ def _classes_text(sides: Mapping[str, Accuracy]) -> str:
     if len(rows) > _SHOWN_CLASSES:
         caption = [f"the worst {_WORST_CLASSES} of {len(rows)} classes:"]
         rows = sorted(rows, key=lambda row: min(found.rate for found in row))[:_WORST_CLASSES]
-    header = ("class", "images", *sides, "errors at most")
-    table = table_text(
-        header,
-        [
-            (
-                row[0].label,
-                str(row[0].images),
-                *(f"{100 * found.rate:.1f} %" for found in row),
-                f"{100 * max(found.error_rate_bound for found in row):.1f} %",
-            )
-            for row in rows
-        ],
-    )
+    header = ["class", "images"]
+    for side in sides:
+        header += (side, "its errors at most")
+    table = table_text(header, map(_class_row, rows))
     return "\n".join((*caption, table))
+
+
+def _class_row(sides: Sequence[ClassAccuracy]) -> list[str]:
+    cells = [sides[0].label, str(sides[0].images)]
+    for found in sides:
+        cells += (f"{100 * found.rate:.1f} %", f"{100 * found.error_rate_bound:.1f} %")
+    return cells
 
 
 def verdicts_text(verdicts: Iterable[Verdict]) -> str:
@@ -176,88 +176,25 @@ def flips_text(verdict: Verdict) -> list[str]:
 
 def photos_text(photos: PhotoSet) -> str:
     """``225 photos of bird_photos``; the bound beside it holds for photos like these only."""
+    return f"{_kind_text(photos)}{copies_text(photos)}"
+
+
+def copies_text(photos: PhotoSet) -> str:
+    """``, 3 of them copies``: they were compared, and tell nothing of how sure that makes us."""
+    if not photos.copies:
+        return ""
+    return f", {photos.copies} of them {'a copy' if photos.copies == 1 else 'copies'}"
+
+
+def _kind_text(photos: PhotoSet) -> str:
     if photos.kind == "photos":
-        return f"{photos.images} photos of {photos.source}"
+        return f"{counted(photos.images, 'photo')} of {photos.source}"
     if photos.kind == "golden":
-        return f"the bundle's {photos.images} golden images"
-    return f"{photos.images} made images, which are no photos: verify again with --images"
-
-
-def prediction_text(
-    tally: Tally,
-    spec: SessionSpec,
-    stage_seconds: Mapping[Stage, float],
-    outputs: Sequence[Path],
-    proof: Proof | None = None,
-) -> str:
-    """Rows, failures by kind, classes, accuracy, speed, where the time went, the proof.
-
-    Args:
-        tally: What the rows add up to.
-        spec: What ran.
-        stage_seconds: Where the time went.
-        outputs: What was written.
-        proof: What shows that it decides here as the trained network does; None without.
-    """
-    lines = [f"{_counted(tally.rows, 'row')}: {tally.ok} predicted"]
-    if tally.failures:
-        lines[0] += f", {tally.failures.total()} failed ({describe_failures(tally)})"
-    if tally.skipped:
-        lines[0] += f"; {_counted(tally.skipped, 'other file')} without a row"
-    classes = tally.labels.most_common(_SHOWN_CLASSES)
-    lines.append("classes   " + ", ".join(f"{count} {label}" for label, count in classes))
-    if len(tally.labels) > _SHOWN_CLASSES:
-        lines[-1] += f", ... ({len(tally.labels)} classes)"
-    if tally.accuracy is not None:
-        lines.append(
-            f"accuracy  {100 * tally.accuracy:.1f} % "
-            f"({tally.correct} of {tally.labelled} labelled images)"
-        )
-    if tally.images_per_second is not None:
-        lines.append(
-            f"speed     {tally.images_per_second:.1f} images/s "
-            f"({spec.precision} on {spec.runtime}, {spec.device})"
-        )
-        if tally.earlier:
-            lines[-1] += f", without the {tally.earlier} that were there before"
-    if sum(stage_seconds.values()) >= _LEAST_SECONDS:
-        lines.append(f"time      {stages_text(stage_seconds, concurrent=spec.concurrent)}")
-    lines.append(f"proof     {proof_text(proof)}")
-    lines += (f"written   {path}" for path in outputs)
-    return "\n".join(lines)
-
-
-def proof_text(proof: Proof | None) -> str:
-    """``executed: 0 of 222 decisions changed, at most 1.3 % (225 photos, 2026-11-22)``."""
-    if proof is None:
-        return "none here: deploykit verify --images DIR"
-    found, rate = proof.measurement, bound_of(proof)
-    sure = "" if rate is None else f", at most {rate_digits(rate)} %"
-    images = {"photos": "photos", "golden": "golden images", "generated": "made images"}
-    return (
-        f"{proof.kind}: {found.flips} of {found.decidable} decisions changed{sure} "
-        f"({proof.photos.images} {images[proof.photos.kind]}, {proof.created[:10]})"
+        return f"the bundle's {counted(photos.images, 'golden image')}"
+    made = counted(
+        photos.images, "made image, which is no photo", "made images, which are no photos"
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    """``1 row``, ``225 rows``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def stages_text(stage_seconds: Mapping[Stage, float], *, concurrent: bool) -> str:
-    """``session 81 %, decode 14 %, ...: the bottleneck is the network``.
-
-    Args:
-        stage_seconds: As :attr:`deploykit.stages.StageClock.seconds` tells them.
-        concurrent: Whether the workers ran the session; else it ran beside them.
-    """
-    total = sum(stage_seconds.values())
-    ranked = sorted(stage_seconds.items(), key=lambda item: -item[1])
-    shares = ", ".join(f"{stage} {100 * seconds / total:.0f} %" for stage, seconds in ranked)
-    beside = "" if concurrent else ", side by side"
-    found = _BOTTLENECKS[bottleneck(stage_seconds, concurrent=concurrent)]
-    return f"{shares}{beside}: the bottleneck is {found}"
+    return f"{made}: verify again with --images"
 
 
 def training_text(result: TrainingResult, next_command: str) -> str:

@@ -11,9 +11,10 @@ from deploykit.jobs.export import ExportResult
 from deploykit.jobs.tally import Tally
 from deploykit.jobs.train import TrainingResult
 from deploykit.jobs.verdicts import Verdict
-from deploykit.jobs.verify import Verification
+from deploykit.jobs.verification import Verification
+from deploykit.parity.blame import StageReport
 from deploykit.proofs import Proof
-from deploykit.report.claims import claim_of
+from deploykit.report.claims import claim_of, limit_of_stages
 from deploykit.session import SessionSpec
 from deploykit.stages import Stage
 
@@ -29,15 +30,23 @@ def export_value(result: ExportResult) -> dict[str, Any]:
     }
 
 
-def verification_value(result: Verification) -> dict[str, Any]:
-    """The verdicts, what was compared, and how often each side is right on labelled images."""
+def verification_value(result: Verification, stages: StageReport | None = None) -> dict[str, Any]:
+    """The verdicts, what was compared, and how often each side is right on labelled images.
+
+    Args:
+        result: What was found.
+        stages: The walk over the stages, which may limit what was proven; None without one.
+    """
     reference, *candidates = result.accuracy or (None,)
+    limits = (claim_of(result).limit, limit_of_stages(result, stages))
     return {
         "passed": result.passed,
         "reference": result.reference,
         "reference_kind": result.reference_kind,
         "is_recorded": result.is_recorded,
+        "obstacle": result.obstacle,
         "claim": claim_of(result).holds,
+        "limit": " ".join(filter(None, limits)) or None,
         "photos": msgspec.to_builtins(result.photos),
         "unreadable": result.unreadable,
         "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
@@ -51,6 +60,7 @@ def verification_value(result: Verification) -> dict[str, Any]:
         if result.mining is None
         else {**plain_value(result.mining), "sentences": list(result.mining.sentences)},
         "created": result.created,
+        "seconds": None if result.seconds is None else round(result.seconds, 3),
         "versions": result.versions,
     }
 

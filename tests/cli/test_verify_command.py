@@ -1,14 +1,17 @@
 """``deploykit verify`` from outside: what it says and what it writes."""
 
 import json
+import shlex
 import shutil
 
+import msgspec
 import numpy as np
 import pytest
 from made_walks import BAD_LAYERS, BAD_STAGES, GOOD_LAYERS, GOOD_STAGES
 
+from deploykit.bundle import open_bundle
 from deploykit.errors import DependencyError
-from deploykit.parity.blame import StageReport
+from deploykit.parity.blame import Finding, StageReport
 
 
 def test_labelled_photos_tell_the_accuracy_of_both_sides(verify, photo_folder):
@@ -20,7 +23,7 @@ def test_labelled_photos_tell_the_accuracy_of_both_sides(verify, photo_folder):
     assert [cell.strip() for cell in row.split("|")] == ["green", "15", "100.0 %", "18.1 %"]
 
 
-def test_json_has_the_accuracy_of_both_sides(verify, photo_folder):
+def test_json_has_the_accuracy_of_both_sides(verify, photo_folder, no_openvino):
     _, out, _ = verify("--images", photo_folder, "--json")
     result = json.loads(out)["result"]
     accuracy = result["accuracy"]
@@ -42,7 +45,7 @@ def test_photos_without_labels_have_no_accuracy(verify, photo_folder, tmp_path):
     assert "accuracy" not in out
 
 
-def test_a_budget_says_what_it_proves_and_what_not(verify, photo_folder):
+def test_a_budget_says_what_it_proves_and_what_not(verify, photo_folder, no_openvino):
     code, out, err = verify("--images", photo_folder, "--budget", 5)
     assert code == 0
     assert "ranking 45 photos by the margins of deploy/fp32.onnx on onnxruntime-cpu" in err
@@ -85,7 +88,7 @@ def walks(monkeypatch):
     found = {"stages": GOOD_STAGES, "layers": (GOOD_LAYERS,), "asked": []}
 
     def put(name):
-        def walk(bundle, request, progress, plan=None):
+        def walk(bundle, request, progress, plan=None, *, reference=None):
             found["asked"].append(request)
             return found[name]
 
@@ -207,7 +210,7 @@ def test_what_a_walk_needs_fails_before_the_comparison(verify, photo_folder, mon
 def test_a_walk_that_breaks_off_loses_no_comparison(
     verify, photo_folder, tmp_path, monkeypatch, name, as_json
 ):
-    def walk(*arguments):
+    def walk(*arguments, **options):
         raise DependencyError("There is no torch.", hint="Install it.")
 
     monkeypatch.setattr(f"deploykit.jobs.blame_{name}.walk_{name}", walk)
@@ -257,3 +260,123 @@ def test_the_walks_run_and_pass_on_a_bundle_without_a_fault(verify, network_file
     graphs = [report["candidate"]["graph"] for report in result["layers"]]
     assert graphs == ["model.onnx", "deploy/fp32.onnx"]
     assert all(report["passed"] for report in result["layers"])
+
+
+def test_copies_are_counted_and_make_nobody_surer(verify, photo_folder, tmp_path):
+    copies = tmp_path / "photos" / "red"
+    copies.mkdir(parents=True)
+    for i in range(20):
+        shutil.copy(photo_folder / "red" / "00.png", copies / f"{i:02}.png")
+    shutil.copy(photo_folder / "red" / "01.png", copies / "other.png")
+    code, out, _ = verify("--images", copies)
+    assert code == 0
+    assert f"21 photos of {copies}, 19 of them copies" in out
+    (row,) = (line for line in out.splitlines() if line.startswith("deploy/fp32.onnx | onnx"))
+    assert row.split("|")[3].strip() == f"0 of 2, at most {100 * (1 - 0.05**0.5):.1f} %"
+    result = json.loads(verify("--images", copies, "--json")[1])["result"]
+    assert (result["photos"]["images"], result["photos"]["copies"]) == (21, 19)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_damaged_golden_file_is_told_of_by_every_verification(
+    verify, folder, photo_folder, as_json
+):
+    with (folder / "golden.npz").open("ab") as file:
+        file.write(b"x")
+    code, out, err = verify("--images", photo_folder, *(["--json"] if as_json else []))
+    assert code == 4
+    assert "golden.npz is not the file that was exported" in (out if as_json else err)
+
+
+def test_the_reports_say_why_the_graph_stands_in(verify, photo_folder, tmp_path):
+    """The architecture is the user's own code, which runs only when it is named."""
+    page, xml = tmp_path / "page.html", tmp_path / "verify.xml"
+    code, out, _ = verify("--images", photo_folder, "--html", page, "--junit", xml, "--json")
+    assert code == 0
+    why = "is your own code, which runs only when --arch names it"
+    result = json.loads(out)["result"]
+    assert why in result["obstacle"]
+    assert why in result["limit"]
+    for report in (page, xml):
+        assert why in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("option", ["--images", "--ckpt", "--html", "--junit", "--transform"])
+def test_an_empty_path_does_not_mean_the_current_folder(
+    verify, photo_folder, monkeypatch, tmp_path, option
+):
+    monkeypatch.chdir(photo_folder)
+    code, out, err = verify(option, "", *(["--stages"] if option == "--transform" else []))
+    assert (code, out) == (2, "")
+    assert "the path is empty" in err or "names a file, but not the transform" in err
+
+
+@pytest.mark.parametrize("stages", [GOOD_STAGES, BAD_STAGES])
+def test_the_last_line_is_the_verdict_on_everything(verify, walks, photo_folder, tmp_path, stages):
+    walks["stages"] = stages
+    code, out, _ = verify("--images", photo_folder, "--stages", "--html", tmp_path / "page.html")
+    lines = out.splitlines()
+    assert lines[-1] == ("FAILED" if code else "PASSED")
+    assert (code, lines.count("PASSED"), lines.count("FAILED")) in [(0, 1, 0), (3, 0, 1)]
+    assert "PASSED  comparison: every candidate is within its tolerance" in lines
+
+
+def test_one_command_mends_all_that_export_can(verify, walks, folder, photo_folder, tmp_path):
+    def finding(*options):
+        return Finding(stage="normalise", message="wrong", hint="See there.", options=options)
+
+    walks["stages"] = msgspec.structs.replace(
+        BAD_STAGES,
+        findings=(
+            finding("--mean 0.5,0.5,0.5"),
+            finding("--std 0.2,0.2,0.2", "--resize 20x20"),
+            finding(),
+        ),
+    )
+    page = tmp_path / "page.html"
+    code, out, _ = verify("--images", photo_folder, "--stages", "--html", page, "--json")
+    assert code == 3
+    command = json.loads(out)["result"]["mend"]
+    words = shlex.split(command)
+    assert words[:2] == ["deploykit", "export"]
+    manifest = open_bundle(folder).manifest
+    for option, value in {
+        "--arch": manifest.architecture.name,
+        "--ckpt": manifest.checkpoint.path,
+        "--mean": "0.5,0.5,0.5",
+        "--std": "0.2,0.2,0.2",
+        "--resize": "20x20",
+        "--interpolation": "bilinear",
+    }.items():
+        assert words[words.index(option) + 1] == value
+        assert words.count(option) == 1
+    assert "--overwrite" in words
+    assert "To mend all that export can" in page.read_text(encoding="utf-8")
+    assert command in verify("--images", photo_folder, "--stages")[1].splitlines()
+
+
+def test_the_reference_is_opened_once_for_the_comparison_and_the_walks(
+    verify, photo_folder, network_file, monkeypatch
+):
+    from deploykit.jobs import reference
+
+    opened = []
+    open_module = reference.open_module
+
+    def counted(*arguments, **options):
+        opened.append(open_module(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(reference, "open_module", counted)
+    code, out, err = verify(
+        *("--images", photo_folder, "--max-images", 12, "--arch", f"{network_file}:Net"),
+        *("--stages", "--layers"),
+    )
+    assert code == 0, out + err
+    assert len(opened) == 1
+
+
+def test_a_self_test_takes_no_number_of_photos(verify):
+    code, _, err = verify("--self-test", "--max-images", 3)
+    assert code == 2
+    assert "--max-images" in err

@@ -130,9 +130,14 @@ def export_blocks(photos: Path, folder: Path) -> Bundle:
 
 def rewritten(bundle: Bundle, file: str, change) -> Bundle:
     """The bundle with a graph that was changed behind its back, and called its own."""
-    manifest, path = bundle.manifest, bundle.folder / file
-    model = load_graph(path)
+    model = load_graph(bundle.folder / file)
     change(model.graph)
+    return replaced(bundle, file, model)
+
+
+def replaced(bundle: Bundle, file: str, model: ir.Model) -> Bundle:
+    """The bundle with another graph, called its own."""
+    manifest, path = bundle.manifest, bundle.folder / file
     save_graph(model, path, labels=manifest.labels, preprocessing=manifest.preprocessing)
     return _recorded(bundle, file)
 

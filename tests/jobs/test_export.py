@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from deploykit.errors import (
 from deploykit.jobs import _export_steps
 from deploykit.jobs.export import export_bundle
 from deploykit.jobs.export_request import ExportRequest, default_name
-from deploykit.jobs.photos import read_golden
+from deploykit.jobs.golden import read_golden
 from deploykit.jobs.preprocessing import PreprocessingOptions
 from deploykit.manifest import sha256_of
 from deploykit.progress import Note
@@ -194,7 +195,7 @@ def test_a_folder_without_a_readable_image_is_refused(request_for, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     request = request_for(images=tmp_path / "photos")
-    with pytest.raises(ImagesError, match="Not one of the 1 images"):
+    with pytest.raises(ImagesError, match="Not one image"):
         export_bundle(request)
     assert nothing_is_left(request)
 
@@ -324,3 +325,15 @@ def test_an_interrupted_export_leaves_nothing(request_for, monkeypatch):
 )
 def test_a_bundle_is_named_after_its_architecture(arch, name):
     assert default_name(arch) == name
+
+
+def test_copies_of_a_photo_make_its_proof_no_stronger(request_for, tmp_path, photo_folder):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(12):
+        shutil.copy(photo_folder / "red" / "00.png", photos / f"{i}.png")
+    bundle = export_bundle(request_for(images=photos)).bundle
+    for proof in bundle.manifest.proofs:
+        assert (proof.photos.images, proof.photos.copies) == (12, 11)
+        assert proof.measurement.decidable == 1
+        assert proof.measurement.flip_rate_bound == pytest.approx(0.95)

@@ -12,7 +12,7 @@ from deploykit.errors import DependencyError, ParityError, UsageError
 from deploykit.jobs import engines
 from deploykit.jobs.candidates import Candidate, decisive_proofs, named_candidates
 from deploykit.jobs.choose import open_best
-from deploykit.jobs.photos import Golden
+from deploykit.jobs.golden import Golden
 from deploykit.jobs.predict import PredictionRun, PredictRequest
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.progress import Note
@@ -63,7 +63,7 @@ def proven_bf16(bundle):
 
 
 def test_what_of_a_bundle_it_runs(bundle):
-    assert named_candidates(bundle, "openvino", None) == [OPENVINO, BF16]
+    assert named_candidates(bundle, "openvino", None) == [OPENVINO]
     assert named_candidates(bundle, None, "bf16") == [BF16]
     assert str(OPENVINO) == "deploy/fp32.onnx on openvino"
     assert str(BF16) == "deploy/fp32.onnx in bf16 on openvino"

@@ -7,7 +7,8 @@ from bundle_files import acknowledged, edited
 from fp16_networks import BRIGHT, make_photos
 
 from deploykit.errors import ImagesError
-from deploykit.jobs.photos import Golden, read_golden, split_photos, write_golden
+from deploykit.jobs.golden import Golden, read_golden, write_golden
+from deploykit.jobs.photos import split_photos
 from deploykit.progress import silent
 
 
@@ -86,6 +87,6 @@ def test_one_golden_image_cannot_be_both(bundle):
     golden = read_golden(bundle)
     write_golden(Golden(golden.images[:1], golden.logits[:1]), bundle.folder / "golden.npz")
     changed = edited(acknowledged(bundle, "golden.npz"), photos=None)
-    with pytest.raises(ImagesError, match="has 1 image; a search") as caught:
+    with pytest.raises(ImagesError, match="has one image; a search") as caught:
         split_photos(changed, None, silent)
     assert "--images" in caught.value.hint

@@ -17,7 +17,7 @@ from deploykit.errors import (
     UsageError,
 )
 from deploykit.jobs.engines import engines_left_out
-from deploykit.jobs.reference import ReferenceRequest
+from deploykit.jobs.reference import ReferenceRequest, open_reference
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.manifest import record_file, update_manifest
 from deploykit.progress import Note
@@ -346,3 +346,67 @@ def test_a_zoo_network_is_rebuilt_from_the_recorded_checkpoint(tmp_path, photo_f
     notes = []
     verify_bundle(bundle, VerifyRequest(images=photo_folder), notes.append)
     assert any("is not there" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_many_copies_do_not_replace_the_proof_of_fewer_different_photos(
+    bundle, named, photo_folder, tmp_path
+):
+    verify_bundle(bundle, VerifyRequest(images=photo_folder, max_images=30, reference=named))
+    before = open_bundle(bundle.folder)
+    copies = tmp_path / "photos"
+    copies.mkdir()
+    for i in range(40):
+        shutil.copy(photo_folder / "red" / "00.png", copies / f"{i}.png")
+    result = verify_bundle(before, VerifyRequest(images=copies, reference=named))
+    assert result.passed
+    assert (result.photos.images, result.photos.copies) == (40, 39)
+    assert open_bundle(bundle.folder).manifest.proofs == before.manifest.proofs
+
+
+def put_golden(bundle, count):
+    """Let the bundle's golden file hold so many of its images."""
+    path = bundle.folder / "golden.npz"
+    with np.load(path) as data:
+        images, logits = data["images"][:count], data["logits"][:count]
+    np.savez(path, images=images, logits=logits)
+    files = {**bundle.manifest.files, "golden.npz": record_file(path)}
+    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, files=files, photos=None))
+    return open_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize("request_", [VerifyRequest(), VerifyRequest(self_test=True)])
+def test_golden_images_of_which_there_are_none_are_refused(bundle, request_):
+    with pytest.raises(BundleError, match="holds no image") as caught:
+        verify_bundle(put_golden(bundle, 0), request_)
+    assert caught.value.hint
+
+
+def test_golden_images_are_limited_as_photos_are(bundle, named):
+    request = VerifyRequest(max_images=3, reference=named)
+    assert verify_bundle(put_golden(bundle, 8), request).photos.images == 3
+
+
+def test_a_self_test_with_a_number_of_photos_is_refused(bundle):
+    with pytest.raises(UsageError, match="--max-images"):
+        verify_bundle(bundle, VerifyRequest(self_test=True, max_images=3))
+
+
+def test_a_golden_file_that_changed_is_refused_though_it_is_not_needed(bundle, photo_folder):
+    with (bundle.folder / "golden.npz").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BundleError, match=r"golden.npz is not the file"):
+        verify_bundle(bundle, VerifyRequest(images=photo_folder))
+
+
+def test_a_reference_that_is_open_already_stays_open(bundle, named, photo_folder):
+    reference = open_reference(bundle, named, lambda event: None)
+    with reference.session:
+        request = VerifyRequest(images=photo_folder, max_images=4, reference=named)
+        assert verify_bundle(bundle, request, reference=reference).passed
+        images = np.zeros((1, *reference.session.spec.input_size, 3), np.uint8)
+        assert reference.session.run(images).shape == (1, 3)
+
+
+def test_each_candidate_is_timed(bundle, photo_folder):
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder, max_images=4))
+    assert result.seconds > sum(verdict.seconds for verdict in result.verdicts) > 0

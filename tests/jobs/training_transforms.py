@@ -28,13 +28,42 @@ upright = pipeline(T.Lambda(ImageOps.exif_transpose), STRETCH)
 unsmoothed = T.Compose([T.ToTensor(), T.Resize([16, 16], antialias=False), T.Normalize(MEAN, STD)])
 floating = T.Compose([T.ToTensor(), T.Resize([16, 16]), T.Normalize(MEAN, STD)])
 several = pipeline(T.Resize(256), T.CenterCrop(16), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-gamma = pipeline(STRETCH, T.Lambda(lambda image: T.functional.adjust_gamma(image, 2.0)))
+BRIGHTER = T.Lambda(lambda image: T.functional.adjust_gamma(image, 2.0))
+gamma = pipeline(STRETCH, BRIGHTER)
+mirrored_gamma = pipeline(STRETCH, BRIGHTER, T.RandomHorizontalFlip(p=1.0))
+mirrored = pipeline(STRETCH, T.RandomHorizontalFlip(p=1.0))
+upside_down = pipeline(T.RandomVerticalFlip(p=1.0), STRETCH, mean=(0.5, 0.5, 0.5))
+turned = pipeline(STRETCH, T.Lambda(lambda image: image.rotate(180)))
+grey_at_first = pipeline(T.Grayscale(3), STRETCH)
+one_channel = T.Compose([STRETCH, T.Grayscale(1), T.ToTensor(), T.Normalize((0.5,), (0.5,))])
+halved = T.Compose([same, T.Lambda(lambda x: x.half())])
+brain_float = T.Compose([same, T.Lambda(lambda x: x.bfloat16())])
+doubled = T.Compose([same, T.Lambda(lambda x: x.double())])
+channels_last = T.Compose([same, T.Lambda(lambda x: x.permute(1, 2, 0))])
+image_only = STRETCH
 flipping = pipeline(STRETCH, T.RandomHorizontalFlip())
 uneven = pipeline(T.Resize(16))
 bytes_only = T.Compose([STRETCH, T.PILToTensor()])
 batched = T.Compose([same, T.Lambda(lambda x: x[None])])
 larger = pipeline(T.Resize([32, 32]))
 by_split = {"train": flipping, "val": same}
+
+
+class Rarely:
+    '''Erases a corner of one photo in a hundred.'''
+
+    calls = 0
+
+    def __call__(self, image):
+        self.calls += 1
+        found = same(image)
+        if self.calls % 100 == 0:
+            found[:, :4, :4] = 0
+        return found
+
+
+def mapping(image):
+    return {"image": same(image)}
 
 
 def direct(image):

@@ -9,7 +9,7 @@ import numpy as np
 
 from deploykit.bundle import Bundle
 from deploykit.jobs.verdicts import judge_answers
-from deploykit.jobs.verify import Verification
+from deploykit.jobs.verification import Verification
 from deploykit.manifest import ArchitectureRecord, CheckpointRecord, FileRecord, Manifest
 from deploykit.parity.accuracy import accuracies
 from deploykit.parity.answers import Answers
@@ -22,9 +22,10 @@ from deploykit.parity.blame import (
     Trial,
 )
 from deploykit.parity.measures import measure
-from deploykit.proofs import PhotoSet, Tolerance
+from deploykit.proofs import PhotoSet
 from deploykit.session import Logits, SessionSpec
 from deploykit.specs import Labels, Preprocessing, TensorSpec
+from deploykit.tolerances import Tolerance
 
 BIRDS = Labels(names=("cat", "dog", "owl"), source="folder photos")
 GRAPHS = ("model.onnx", "deploy/fp32.onnx", "deploy/fp16.onnx")

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from made_walks import (
@@ -17,7 +18,9 @@ from made_walks import (
 )
 
 from deploykit.parity.blame import Trial
+from deploykit.parity.measures import measure
 from deploykit.report.blame import Blame, blame_text, blame_value
+from deploykit.specs import Labels
 
 
 def text_of(**walks):
@@ -38,6 +41,59 @@ def test_the_first_step_that_leaves_its_tolerance_is_named_with_what_mends_it():
     assert "FAILED  stages: first at normalise, std 0.25 instead of 0.5: the largest" in text
     verdicts = [line.rsplit("|", 1)[1].strip() for line in text.splitlines() if "|" in line]
     assert verdicts == ["verdict", "passed", "FAILED", "passed"]
+
+
+def cells(report):
+    """The table's rows below its header."""
+    lines = [line for line in text_of(stages=report).splitlines() if line.count("|") >= 6]
+    return [[cell.strip() for cell in line.split(" | ")] for line in lines[1:]]
+
+
+def compared(reference, candidate):
+    """A step from these logits of two classes to those."""
+    names = [f"{place}.jpg" for place in range(len(reference))]
+    found = measure(
+        np.array(reference, np.float32).reshape(-1, 2),
+        np.array(candidate, np.float32).reshape(-1, 2),
+        precision="fp32",
+        paths=names,
+        labels=Labels(names=("dark", "bright"), source="test"),
+        batch_sizes=[1],
+    )
+    return msgspec.structs.replace(step("runtime", "a device"), added=found, total=found)
+
+
+def test_without_a_photo_nothing_is_said_to_have_passed():
+    (row,) = cells(stages(compared([], []), findings=(FINDING,)))
+    assert row[2:] == ["no photo compared", "-", "-", "-", "not judged"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "error"),
+    [
+        ([[0, 0]], [[0, 0]], "0.0e+00"),
+        ([[0, 0]], [[0, 1]], "all were zero"),
+        ([[0, 4]], [[0, np.nan]], "not finite"),
+        ([[0, 4]], [[0, np.inf]], "not finite"),
+        ([[0, 4]], [[0, 5]], "2.5e-01"),
+    ],
+)
+def test_an_error_is_a_number_or_a_word(reference, candidate, error):
+    report = stages(compared(reference, candidate))
+    (row,) = cells(report)
+    assert row[3] == error
+    assert row[5] == f"0 flips, {error}"
+    words = text_of(stages=report).split()
+    assert not {"inf", "nan"}.intersection(words)
+
+
+def test_the_accuracy_is_told_beside_trainings():
+    report = msgspec.structs.replace(GOOD_STAGES, correct=7, labelled=8, trained_accuracy=0.97)
+    line = "accuracy   7 of 8 photos that were drawn at random get their folder's class"
+    assert f"{line}; training had 97.0 % right" in text_of(stages=report)
+    report = msgspec.structs.replace(report, trained_accuracy=None)
+    assert f"{line}\n" in text_of(stages=report)
+    assert "accuracy" not in text_of(stages=GOOD_STAGES)
 
 
 def test_a_fault_that_no_step_shows_fails_too():

@@ -24,9 +24,10 @@ from made_verifications import (
 from PIL import Image
 
 from deploykit.errors import InputError
-from deploykit.jobs.verify import Verification
+from deploykit.jobs.verification import Verification
 from deploykit.parity.mining import MarginMining
 from deploykit.report.blame import BrokenWalk
+from deploykit.report.claims import RECORDED_ONLY
 from deploykit.report.html.certificate import write_certificate
 from deploykit.report.html.headline import headline_of, outcome_of
 from deploykit.report.html.scatter import MOST_POINTS, compared_photos, scatter_of
@@ -209,7 +210,7 @@ def test_errors_without_flips_and_values_that_are_no_numbers_fail(tmp_path: Path
     assert headline.outcome == "failed"
     assert headline.sentence == "Some of the answers are no numbers at all."
     page = said(write(tmp_path, verification))
-    assert "1 of 4 photos have answers that are not finite numbers" in page
+    assert "1 of 4 photos cannot be drawn: the answers are not finite numbers" in page
 
 
 def test_what_shows_nothing_is_neither_passed_nor_failed(tmp_path: Path) -> None:
@@ -605,3 +606,34 @@ def test_hostile_names_stay_text(browser: Browser, tmp_path: Path, photos: Path)
     assert "new\\u000aline\\u2028.png" in names
     assert "\\u202egnp.exe" in names
     assert "half \\udcff pair.png" in names
+
+
+def test_a_narrow_page_shows_the_verdict_beside_the_candidate(tmp_path: Path) -> None:
+    """What stands further to the right has to be scrolled to."""
+    page = said(
+        write(tmp_path, four_photos(tmp_path, -LOGITS), stages=made_stages(LOGITS, fault=True))
+    )
+    assert "candidate verdict changed" in page
+    assert "stage verdict change " in page
+
+
+def test_the_page_tells_copies_and_why_the_graph_stands_in(tmp_path: Path) -> None:
+    verification = four_photos(tmp_path, LOGITS)
+    photos = msgspec.structs.replace(verification.photos, copies=1)
+    verification = replace(
+        verification, photos=photos, reference_kind="graph", obstacle="best_model.pth is not there"
+    )
+    page = said(write(tmp_path, verification))
+    assert "4 photos of" in page
+    assert ", 1 of them a copy" in page
+    assert "1 of the 4 photos is a copy of another, pixel by pixel; such photos count once." in page
+    assert "instead of the trained model: best_model.pth is not there" in page
+
+
+def test_a_candidate_that_passed_is_limited_by_stages_that_failed(tmp_path: Path) -> None:
+    """Whatever became of the other candidates, its proof is kept."""
+    mixed = made_verification(LOGITS, {"model.onnx": LOGITS, FP32: -LOGITS}, folder=tmp_path)
+    stages = made_stages(LOGITS, fault=True)
+    assert RECORDED_ONLY in headline_of(mixed, stages, ()).reservations
+    failed = made_verification(LOGITS, {FP32: -LOGITS}, folder=tmp_path)
+    assert RECORDED_ONLY not in headline_of(failed, stages, ()).reservations

@@ -12,6 +12,7 @@ from deploykit.bundle import open_bundle
 from deploykit.engine.audit import Audit
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.report.engines import build_text, build_value
+from deploykit.report.inspection import proof_text
 from deploykit.specs import KeptNode
 
 
@@ -55,6 +56,18 @@ def test_the_text_says_what_it_rests_on_where_it_is_and_where_it_runs(built_engi
         f"{passport.version}, fp16, batches of 1 to 32 (best at 8)"
     )
     assert advice.endswith("run deploykit verify --runtime tensorrt_rtx")
+
+
+@pytest.mark.parametrize("kind", ["golden", "generated"])
+def test_images_that_are_no_sample_give_no_bound(built_engine, kind):
+    passport = built_engine.passport
+    photos = msgspec.structs.replace(passport.proof.photos, kind=kind)
+    proof = msgspec.structs.replace(passport.proof, photos=photos)
+    assert proof.measurement.flip_rate_bound is not None  # as an older version kept it
+    passport = msgspec.structs.replace(passport, proof=proof)
+    graph, *_ = build_text(dataclasses.replace(built_engine, passport=passport)).splitlines()
+    assert ", flips 0 of 23, error " in graph
+    assert "flips 0 of 23; error" in proof_text(proof)
 
 
 def test_kept_nodes_are_told_with_module_and_reason(built_engine):

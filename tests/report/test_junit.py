@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from made_verifications import (
 )
 
 from deploykit.errors import InputError
-from deploykit.jobs.verify import Verification
+from deploykit.jobs.verification import Verification
 from deploykit.report.blame import BrokenWalk
 from deploykit.report.junit import write_junit
 
@@ -153,7 +154,7 @@ def test_values_that_are_no_numbers_fail(tmp_path: Path) -> None:
     broken = LOGITS.copy()
     broken[3, 1] = np.inf
     suite = suites(tmp_path, made_verification(LOGITS, {FP32: broken}))["verify"]
-    assert [why for _, why in failures(suite)] == ["1 logits are NaN or infinite"]
+    assert [why for _, why in failures(suite)] == ["1 logit is NaN or infinite"]
 
 
 def test_a_file_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
@@ -161,3 +162,32 @@ def test_a_file_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Writing .* failed"):
         write_junit(tmp_path / "missing" / "junit.xml", made_bundle(tmp_path), verification)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_two_tests_of_a_suite_have_the_same_name(tmp_path: Path) -> None:
+    stages = made_stages(LOGITS, fault=True)
+    twice = msgspec.structs.replace(stages, findings=stages.findings * 3)
+    verification = made_verification(LOGITS, {FP32: LOGITS})
+    suite = suites(tmp_path, verification, stages=twice)["stages"]
+    names = [case.get("name") for case in suite.findall("testcase")]
+    assert len(set(names)) == len(names) == 6
+    assert names[-3:] == ["resize: finding", "resize: finding (2)", "resize: finding (3)"]
+
+
+def test_what_was_timed_has_its_seconds_and_the_rest_none(tmp_path: Path) -> None:
+    verification = made_verification(LOGITS, {FP32: LOGITS}, seconds=12.3456)
+    (verdict,) = verification.verdicts
+    timed = msgspec.structs.replace(verdict, seconds=1.5)
+    verification = dataclasses.replace(verification, verdicts=(timed,))
+    found = suites(tmp_path, verification, stages=made_stages(LOGITS, fault=False))
+    assert found["verify"].get("time") == "12.346"
+    assert found["verify"].find("testcase").get("time") == "1.500"
+    assert all("time" not in element.attrib for element in found["stages"].iter())
+
+
+def test_what_the_comparison_does_not_show_is_a_property(tmp_path: Path) -> None:
+    why = "best_model.pth is not there"
+    verification = made_verification(LOGITS, {FP32: LOGITS}, reference_kind="graph", obstacle=why)
+    assert why in properties(suites(tmp_path, verification)["verify"])["limit"]
+    trained = suites(tmp_path, made_verification(LOGITS, {FP32: LOGITS}))["verify"]
+    assert "limit" not in properties(trained)

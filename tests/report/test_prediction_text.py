@@ -8,11 +8,12 @@ from made_verifications import BIRDS, made_bundle, made_logits
 
 from deploykit.jobs.tally import Tally
 from deploykit.parity.measures import measure
-from deploykit.proofs import PhotoSet, Proof, Tolerance
+from deploykit.proofs import PhotoSet, Proof
 from deploykit.report.claims import proof_of_run
-from deploykit.report.terminal import prediction_text, proof_text
+from deploykit.report.prediction import prediction_text, proof_text
 from deploykit.session import SessionSpec
 from deploykit.specs import Prediction
+from deploykit.tolerances import Tolerance
 
 HOST = SessionSpec(
     runtime="onnxruntime-cpu",
@@ -81,11 +82,14 @@ def made_proof(kind="photos", images=222):
 
 def test_the_proof_is_one_line():
     assert proof_text(made_proof()) == (
-        "executed: 0 of 222 decisions changed, at most 1.3 % (222 photos, 2026-11-22)"
+        "executed: 0 of 222 decisions changed with the recorded preprocessing, at most 1.3 % "
+        "(222 photos, 2026-11-22)"
     )
     assert proof_text(made_proof("golden")) == (
-        "executed: 0 of 222 decisions changed (222 golden images, 2026-11-22)"
+        "executed: 0 of 222 decisions changed with the recorded preprocessing "
+        "(222 golden images, 2026-11-22)"
     )
+    assert "(1 photo, " in proof_text(made_proof(images=1))
     text = prediction_text(Tally(rows=1), HOST, {"session": 0.1}, [])
     assert "proof     none here: deploykit verify --images DIR" in text.splitlines()
 

@@ -19,13 +19,15 @@ from chromium import Browser, Page, open_browser
 from PIL import Image
 
 from deploykit.errors import InputError, UsageError
-from deploykit.proofs import Measurement, PhotoSet, Proof, Tolerance
+from deploykit.measurements import Measurement
+from deploykit.proofs import PhotoSet, Proof
 from deploykit.report.destinations import check_page_path
 from deploykit.report.html.predictions import PredictionPage, write_prediction_page
 from deploykit.report.html.thumbnails import MOST_THUMBNAILS
 from deploykit.report.html.words import duration, percent, proof_words, shares
 from deploykit.session import SessionSpec
 from deploykit.specs import Labels, Prediction, Ranked
+from deploykit.tolerances import Tolerance
 
 LABELS = Labels(names=("cat", "dog", "owl"), source="folder photos")
 SPEC = SessionSpec(
@@ -247,7 +249,8 @@ def test_a_proof_in_words() -> None:
         "0 of 225 decisions changed (flipped) against the torch module from the checkpoint; if "
         "your photos are like those it was proven on, at most 1.3\u202f% will, with 95\u202f% "
         "confidence.",
-        "Executed in fp32 on onnxruntime-cpu, CPU; with 225 photos of bird_photos.",
+        "Executed in fp32 on onnxruntime-cpu, CPU; with 225 photos of bird_photos, through the "
+        "recorded preprocessing.",
         "The largest change of a probability was 2.0e-06, the largest error of a logit 1.0e-06 "
         "of the scale.",
     ]

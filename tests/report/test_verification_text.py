@@ -1,9 +1,11 @@
 """What ``verify`` says of accuracy: both sides, class by class."""
 
 import numpy as np
+import pytest
 from made_verifications import BIRDS, GRAPHS, made_logits, made_verification
 
-from deploykit.report.terminal import rate_digits, verification_text
+from deploykit.proofs import PhotoSet
+from deploykit.report.terminal import photos_text, rate_digits, verification_text
 from deploykit.report.values import verification_value
 from deploykit.specs import Labels
 
@@ -33,13 +35,13 @@ def test_sides_that_differ_have_a_column_each():
     assert (
         "           96.7 % (29 of 30), errors at most 14.9 %: deploy/fp32.onnx on onnxruntime-cpu"
     ) in text
-    header, cat, dog, owl = rows_of(text, 5)
+    header, cat, dog, owl = rows_of(text, 6)
     assert header == [
-        *("class", "images", "reference", "deploy/fp32.onnx on onnxruntime-cpu"),
-        "errors at most",
+        *("class", "images", "reference", "its errors at most"),
+        *("deploy/fp32.onnx on onnxruntime-cpu", "its errors at most"),
     ]
-    assert cat == ["cat", "10", "100.0 %", "90.0 %", "39.4 %"]
-    assert dog == ["dog", "10", "100.0 %", "100.0 %", "25.9 %"]
+    assert cat == ["cat", "10", "100.0 %", "25.9 %", "90.0 %", "39.4 %"]
+    assert dog == ["dog", "10", "100.0 %", "25.9 %", "100.0 %", "25.9 %"]
     assert owl[:2] == ["owl", "10"]
 
 
@@ -51,9 +53,9 @@ def test_of_many_classes_the_worst_are_shown():
     result = labelled(logits, {GRAPHS[1]: wrong}, labels)
     text = verification_text(result)
     assert "the worst 10 of 40 classes:" in text
-    rows = rows_of(text, 5)[1:]
+    rows = rows_of(text, 6)[1:]
     assert len(rows) == 10
-    assert rows[0][:4] == ["kind_37", "2", "100.0 %", "50.0 %"]
+    assert [rows[0][i] for i in (0, 1, 2, 4)] == ["kind_37", "2", "100.0 %", "50.0 %"]
 
 
 def test_without_labels_nothing_is_said_of_accuracy():
@@ -118,3 +120,37 @@ def test_the_photos_to_look_at_first_are_those_that_flipped_then_the_largest_err
     assert made_verification(logits, {GRAPHS[1]: broken}, paths=list("abcdef")).worst_photos(1) == (
         "e",
     )
+
+
+def test_where_the_graph_stands_in_it_is_said_and_why():
+    logits = made_logits(30)
+    why = "/runs/best_model.pth has changed since the export"
+    result = made_verification(logits, {GRAPHS[1]: logits}, reference_kind="graph", obstacle=why)
+    for text in (verification_text(result), verification_value(result)["limit"]):
+        assert f"The trained model itself was not asked: {GRAPHS[0]}" in text
+        assert f"because {why}." in text
+    assert verification_value(result)["obstacle"] == why
+    trained = verification_value(made_verification(logits, {GRAPHS[1]: logits}))
+    assert trained["limit"] is trained["obstacle"] is None
+
+
+@pytest.mark.parametrize(
+    ("copies", "text"),
+    [
+        (0, "225 photos of birds"),
+        (1, "225 photos of birds, 1 of them a copy"),
+        (3, "225 photos of birds, 3 of them copies"),
+    ],
+)
+def test_copies_are_told(copies, text):
+    photos = PhotoSet(kind="photos", source="birds", images=225, sha256="d", copies=copies)
+    assert photos_text(photos) == text
+
+
+def test_one_photo_is_no_photos():
+    for kind, text in (
+        ("photos", "1 photo of birds"),
+        ("golden", "the bundle's 1 golden image"),
+        ("generated", "1 made image, which is no photo: verify again with --images"),
+    ):
+        assert photos_text(PhotoSet(kind=kind, source="birds", images=1, sha256="d")) == text

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deploykit.measurements import UNDECIDABLE_MARGIN
 from deploykit.parity.measures import margins, softmax
-from deploykit.proofs import UNDECIDABLE_MARGIN
 from deploykit.report.html.scatter import Photo, compared_photos
 from deploykit.report.html.thumbnails import make_thumbnails
 from deploykit.report.html.words import number
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from deploykit.jobs.verify import Verification
+    from deploykit.jobs.verification import Verification
     from deploykit.session import Logits
 
 _TOP_K = 3

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploykit.bundle import CANONICAL_GRAPH
+from deploykit.report.claims import claim_of
 from deploykit.report.html.answers import Comparison, PhotoAnswers, thumbnail_urls
 from deploykit.report.html.document import render, script_json, write_document
-from deploykit.report.html.headline import Outcome, headline_of, outcome_of
+from deploykit.report.html.headline import Outcome, headline_of, outcome_of, worst_of
 from deploykit.report.html.scatter import Scatter, scatter_of
 from deploykit.report.html.words import (
     bound,
@@ -23,13 +24,14 @@ from deploykit.report.html.words import (
     visible,
 )
 from deploykit.report.terminal import photos_text
+from deploykit.specs import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from deploykit.bundle import Bundle
     from deploykit.jobs.verdicts import Verdict
-    from deploykit.jobs.verify import Verification
+    from deploykit.jobs.verification import Verification
     from deploykit.manifest import Manifest
     from deploykit.parity.accuracy import Accuracy, ClassAccuracy
     from deploykit.parity.blame import LayerReport, StageReport
@@ -64,6 +66,7 @@ def write_certificate(
     stages: StageReport | None = None,
     layers: Sequence[LayerReport] = (),
     broken_off: Sequence[BrokenWalk] = (),
+    mend: str | None = None,
     photos_folder: Path | None = None,
 ) -> None:
     """Write the page; one that is there is replaced when the new one is whole.
@@ -75,6 +78,7 @@ def write_certificate(
         stages: The walk over the stages; None where none was made.
         layers: The walks over the nodes.
         broken_off: The walks that broke off, which fail the whole.
+        mend: The command that mends what the stages found; None for none.
         photos_folder: Where the photos that are shown are; None for the folder that the
             verification names. One that cannot be read there is shown without its picture.
 
@@ -95,12 +99,15 @@ def write_certificate(
         "verification": verification,
         "created": datetime.fromisoformat(verification.created),
         "headline": headline_of(verification, stages, layers, broken_off),
+        "worst": worst_of(verification.verdicts) if verification.verdicts else None,
         "photos_words": photos_text(photos),
+        "reference_name": claim_of(verification).reference,
         "graphs": _graphs(bundle.manifest, verification.verdicts),
         "candidates": candidates,
         "pictures": thumbnail_urls(shown, photos_folder),
         "classes": _shown_classes(verification.accuracy),
         "stages": stages,
+        "mend": mend,
         "layers": layers,
         "most_layers": _MOST_LAYERS,
     }
@@ -115,6 +122,7 @@ def _tools() -> dict[str, Any]:
         "part_of": _part_of,
         "script_json": script_json,
         "bound": bound,
+        "counted": counted,
         "number": number,
         "percent": percent,
         "power_of_ten": power_of_ten,

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from deploykit.report.claims import RECORDED_ONLY, Claim, claim_of
+from deploykit.report.claims import RECORDED_ONLY, Claim, claim_of, limit_of_stages
 from deploykit.report.html.words import bound, sentence_of
 from deploykit.report.terminal import photos_text
+from deploykit.specs import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from deploykit.jobs.verdicts import Verdict
-    from deploykit.jobs.verify import Verification
+    from deploykit.jobs.verification import Verification
+    from deploykit.measurements import Measurement
     from deploykit.parity.blame import LayerReport, StageReport
     from deploykit.proofs import PhotoKind
     from deploykit.report.blame import BrokenWalk
@@ -85,7 +87,9 @@ def headline_of(
         sentence = f"The deployed model {claim.holds}"
         sentence += ", within what is allowed." if flips else "."
         meaning = _meaning(verification)
-    return Headline(outcome, sentence, tuple(meaning), _reservations(verification))
+    reservations = [*_reservations(verification), limit_of_stages(verification, stages)]
+    left_open = tuple(each for each in reservations if each and each not in meaning)
+    return Headline(outcome, sentence, tuple(meaning), left_open)
 
 
 def outcome_of(verdict: Verdict) -> Outcome:
@@ -93,6 +97,18 @@ def outcome_of(verdict: Verdict) -> Outcome:
     if verdict.passed:
         return "passed"
     return "failed" if verdict.broken else "unproven"
+
+
+def worst_of(verdicts: Sequence[Verdict]) -> Measurement:
+    """The measurement that shows most changes, or is least sure of none.
+
+    Args:
+        verdicts: At least one.
+    """
+    return max(
+        (verdict.measurement for verdict in verdicts),
+        key=lambda found: (found.flip_rate, found.flip_rate_bound or 0.0),
+    )
 
 
 def _blame(stages: StageReport | None, layers: Sequence[LayerReport]) -> list[str]:
@@ -163,7 +179,7 @@ def _failure(verification: Verification, blame: Sequence[str]) -> list[str]:
     else:
         sentence = "The deployed model's answers moved further than is allowed."
     if found.flips:
-        what = f"{found.flips:,} of {found.decidable:,} decisions changed in {graph}."
+        what = f"{found.flips:,} of {counted(found.decidable, 'decision')} changed in {graph}."
     else:
         what = f"In {graph}, {worst.objections[0]}."
     names = " and ".join(dict.fromkeys(verdict.candidate.graph for verdict in broken))
@@ -176,19 +192,18 @@ def _failure(verification: Verification, blame: Sequence[str]) -> list[str]:
 
 
 def _meaning(verification: Verification) -> list[str]:
-    worst = max(
-        (verdict.measurement for verdict in verification.verdicts),
-        key=lambda found: (found.flip_rate, found.flip_rate_bound or 0.0),
-    )
-    photos, count, claim = _noun(verification), len(verification.verdicts), claim_of(verification)
+    worst = worst_of(verification.verdicts)
+    count, claim = len(verification.verdicts), claim_of(verification)
     deployed = "the deployed one" if count == 1 else f"each of the {count} deployed ones"
     if worst.flips:
-        decided = f"{worst.flips:,} of {worst.decidable:,} decisions changed, which is allowed."
+        changed = counted(worst.decidable, "decision")
+        decided = f"{worst.flips:,} of {changed} changed, which is allowed."
     else:
+        kind = f"{'different ' if worst.copies else ''}{_noun(verification)}"
         judged = " that could be judged" if worst.undecidable else ""
+        photos = f"The one {kind}" if worst.decidable == 1 else f"All {worst.decidable:,} {kind}s"
         decided = (
-            f"All {worst.decidable:,} {photos}{judged} got the same answer from {claim.reference} "
-            f"and from {deployed}."
+            f"{photos}{judged} got the same answer from {claim.reference} and from {deployed}."
         )
     if worst.flip_rate_bound is None:
         return [decided, _WITHOUT_BOUND[verification.photos.kind]]
@@ -203,6 +218,7 @@ def _reservations(verification: Verification) -> tuple[str, ...]:
     """What no verdict, passed or not, says."""
     claim = claim_of(verification)
     sentences = [claim.limit] if claim.limit else []
+    sentences += _reservation_of_copies(verification)
     for verdict in verification.verdicts:
         sentences += _reservations_of(verdict, _noun(verification))
     if verification.photos.kind != "photos":
@@ -210,20 +226,30 @@ def _reservations(verification: Verification) -> tuple[str, ...]:
             f"It was compared on {photos_text(verification.photos)}; what counts is your photos."
         )
     if verification.unreadable:
-        sentences.append(
-            f"{verification.unreadable:,} more photos could not be read, and were not compared."
-        )
+        unread = counted(verification.unreadable, "more photo", "more photos")
+        sentences.append(f"{unread} could not be read, and so not be compared.")
     if verification.mining is not None:
         sentences += verification.mining.sentences
     elif not verification.accuracy:
         sentences.append(
-            f"Whether the answers are right is another question: these {_noun(verification)} "
+            f"Whether the answers are right is another question: these {_noun(verification)}s "
             "have no labels."
         )
     return tuple(sentences)
 
 
-def _reservations_of(verdict: Verdict, photos: str) -> Iterator[str]:
+def _reservation_of_copies(verification: Verification) -> Iterator[str]:
+    photos = verification.photos
+    if photos.copies:
+        them = "is a copy of another" if photos.copies == 1 else "are copies of others"
+        noun = _noun(verification)
+        yield (
+            f"{photos.copies:,} of the {counted(photos.images, noun)} {them}, pixel by pixel; such "
+            f"{noun}s count once."
+        )
+
+
+def _reservations_of(verdict: Verdict, photo: str) -> Iterator[str]:
     spec, found = verdict.candidate, verdict.measurement
     if verdict.kind == "rehearsed":
         yield (
@@ -234,10 +260,11 @@ def _reservations_of(verdict: Verdict, photos: str) -> Iterator[str]:
         yield f"{spec.graph} ran with TensorFloat-32, which shows nothing about plain FP32."
     if found.undecidable:
         yield (
-            f"{found.undecidable:,} of {found.images:,} {photos} are too close to call in "
-            f"{spec.precision} ({spec.graph}), and were not judged."
+            f"{found.undecidable:,} of {counted(found.distinct, photo)} "
+            f"{'is' if found.undecidable == 1 else 'are'} too close to call in {spec.precision} "
+            f"({spec.graph}), and not judged."
         )
 
 
 def _noun(verification: Verification) -> str:
-    return "photos" if verification.photos.kind == "photos" else "images"
+    return "photo" if verification.photos.kind == "photos" else "image"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.report.claims import bound_of
 from deploykit.report.terminal import photos_text, rate_digits
+from deploykit.specs import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +50,7 @@ def proof_words(proof: Proof) -> list[str]:
     """What a proof shows, a sentence each, the most important first."""
     found = proof.measurement
     decided = (
-        f"{found.flips} of {found.decidable} decisions changed (flipped) against the "
+        f"{found.flips} of {counted(found.decidable, 'decision')} changed (flipped) against the "
         f"{proof.reference}"
     )
     rate = bound_of(proof)
@@ -60,15 +61,16 @@ def proof_words(proof: Proof) -> list[str]:
         )
     sentences = [f"{decided}."]
     if found.undecidable:
-        images = "photos" if proof.photos.kind == "photos" else "images"
-        sentences.append(
-            f"{found.undecidable} more {images} were too close to call, and not judged."
-        )
+        what = "photo" if proof.photos.kind == "photos" else "image"
+        more = counted(found.undecidable, f"more {what} was", f"more {what}s were")
+        sentences.append(f"{more} too close to call, and not judged.")
     if proof.kind == "executed":
         how = f"Executed in {proof.precision} on {proof.runtime}, {proof.device}"
     else:
         how = f"Rehearsed in {proof.precision} on a model of the hardware, which has not run it yet"
-    sentences.append(f"{how}; with {photos_text(proof.photos)}.")
+    sentences.append(
+        f"{how}; with {photos_text(proof.photos)}, through the recorded preprocessing."
+    )
     sentences.append(
         f"The largest change of a probability was {found.max_probability_change:.1e}, the largest "
         f"error of a logit {found.max_relative_error:.1e} of the scale."
