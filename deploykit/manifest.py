@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -16,6 +16,9 @@ from deploykit.errors import BundleError, UsageError
 from deploykit.files import move_into_place, replacing
 from deploykit.proofs import Proof
 from deploykit.specs import KeptNode, Labels, Precision, Preprocessing, TensorSpec, Value
+
+GoldenChoice: TypeAlias = Literal["photos", "generated"]
+"""Whether ``golden.npz`` may hold the user's photos, or only made images."""
 
 SCHEMA = 2
 MANIFEST_NAME = "bundle.json"
@@ -81,6 +84,8 @@ class Manifest(Value, frozen=True):
         deploy_input: The deploy graphs' input, the same at every precision.
         output: The graphs' output.
         opset: The ONNX operator set.
+        requested_opset: The one that export was asked for; None for torch's own choice.
+        golden: What ``golden.npz`` may hold, as export was told.
         deploy: The deploy graph of each precision, a path relative to the bundle.
         kept: The nodes that stay in FP32 in the deploy graph of a lower precision.
         engines: TensorRT engines, paths relative to the bundle, the newest last; each has its
@@ -109,6 +114,8 @@ class Manifest(Value, frozen=True):
     versions: dict[str, str]
     kept: dict[Precision, tuple[KeptNode, ...]] = {}  # noqa: RUF012  # msgspec copies it
     engines: tuple[str, ...] = ()
+    requested_opset: int | None = None
+    golden: GoldenChoice = "photos"
 
     def __post_init__(self) -> None:
         if len(self.labels) != self.architecture.classes:
@@ -170,7 +177,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UsageError) as exc:
-        raise BundleError(f"{path} is damaged: {exc}.", hint="Export the bundle again.") from exc
+        raise BundleError(
+            f"{path} is damaged: {str(exc).rstrip('.')}.", hint="Export the bundle again."
+        ) from exc
 
 
 class _SchemaOnly(msgspec.Struct):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deploykit import shell
 from deploykit.bundle import Bundle, open_bundle
 from deploykit.engine.flavour import TensorRT, open_flavour
 from deploykit.gpu import DRIVER_LIBRARY, Gpu
@@ -84,6 +85,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation without the extra ``openvino``."""
     monkeypatch.setitem(sys.modules, "openvino", None)
+
+
+@pytest.fixture
+def posix_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are shown as a POSIX shell takes them, which ``shlex`` reads on every system."""
+    monkeypatch.setattr(shell, "os", SimpleNamespace(name="posix"))
 
 
 @pytest.fixture

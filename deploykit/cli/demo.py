@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import typer
 from deploykit.cli.console import INTERRUPTED, command
 from deploykit.cli.options import Json, Verbose
 from deploykit.errors import DeploykitError
+from deploykit.shell import command_line
 
 # The quickest of what was tried that gets at least 95 % of the test crops right on every seed.
 _TRAINING = (
@@ -56,7 +56,7 @@ def demo(
         artifacts, table = output / "artifacts", output / "predictions.csv"
         steps = _steps(photos.train, photos.test, output, artifacts, table)
         for step in steps:
-            console.note("\n$ deploykit " + shlex.join(step))
+            console.note("\n$ " + _typed(step))
             # Each in a process of its own, as it would be typed; stdout is ours alone under --json.
             done = subprocess.run(  # noqa: S603 - our own program, the arguments are above
                 [sys.executable, "-m", "deploykit", *step, *(["-v"] if verbose else [])],
@@ -68,7 +68,7 @@ def demo(
         seconds = time.perf_counter() - started
         console.result(
             lambda: {
-                "commands": ["deploykit " + shlex.join(step) for step in steps],
+                "commands": [_typed(step) for step in steps],
                 "folder": str(output),
                 "seconds": round(seconds, 1),
             },
@@ -78,7 +78,7 @@ def demo(
 
 def _failed(step: tuple[str, ...], code: int) -> DeploykitError:
     """The error of a step's process, which ends the demo as the step ended."""
-    line = "deploykit " + shlex.join(step)
+    line = _typed(step)
     if code in _INTERRUPTIONS:
         error = DeploykitError(f"Interrupted in the step: {line}")
         error.exit_code = INTERRUPTED
@@ -90,6 +90,10 @@ def _failed(step: tuple[str, ...], code: int) -> DeploykitError:
         # A process that a signal killed has a negative code, a crashed one on Windows a huge one.
         error.exit_code = code if 0 < code <= _LARGEST_EXIT_CODE else DeploykitError.exit_code
     return error
+
+
+def _typed(step: tuple[str, ...]) -> str:
+    return command_line(("deploykit", *step))
 
 
 def _steps(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from deploykit.cli.console import command
 from deploykit.cli.options import ArchArgs, Json, Verbose, parsed_arch_args
+from deploykit.shell import command_line
 
 if TYPE_CHECKING:
     from deploykit.jobs.history import EpochResult
@@ -104,5 +104,6 @@ def train(
         following += ["--input-size", input_size] if input_size else []
         following += [word for item in arch_arg or () for word in ("--arch-arg", item)]
         console.result(
-            lambda: training_value(result), lambda: training_text(result, shlex.join(following))
+            lambda: training_value(result),
+            lambda: training_text(result, command_line(following)),
         )

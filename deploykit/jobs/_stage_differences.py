@@ -10,7 +10,8 @@ import msgspec
 from deploykit.images.pixel_steps import Channels, PixelSteps, recorded_steps
 from deploykit.images.usual import Triple, describe_values, format_values
 from deploykit.jobs._stage_flips import Flip
-from deploykit.parity.blame import Finding, Stage
+from deploykit.parity.blame import Finding, Options, Stage
+from deploykit.shell import command_line
 from deploykit.specs import Preprocessing, Value, format_size
 
 TURNING_HINT = (
@@ -99,17 +100,17 @@ def _difference(
     bundle: str,
     treatment: Treatment,
     *,
-    option: str = "",
+    options: Options = (),
     hint: str = "",
 ) -> Difference:
-    """A difference that an option of ``export`` mends, or else what the hint says."""
+    """A difference that options of ``export`` mend, or else what the hint says."""
     message = f"training: {training}; the bundle: {bundle}"
     return Difference(
         finding=Finding(
             stage=stage,
             message=message,
-            hint=export_again(option) if option else hint,
-            options=(option,) if option else (),
+            hint=export_again(options) if options else hint,
+            options=options,
         ),
         change=f"{bundle} instead of {training}",
         treatment=treatment,
@@ -154,7 +155,7 @@ def _size(now: Treatment, goal: Treatment) -> Difference | None:
         now.steps.describe_size(),
         goal.steps.describe_size(),
         _with_steps(now, resize=resize, crop_size=crop_size),
-        option=size_option(now.steps),
+        options=size_options(now.steps),
         hint="deploykit always resizes: train with a Resize in the transform.",
     )
 
@@ -168,7 +169,7 @@ def _filter(now: Treatment, goal: Treatment) -> Difference | None:
         now.steps.describe_filter(),
         goal.steps.describe_filter(),
         _with_steps(now, interpolation=wanted[0], antialias=wanted[1]),
-        option=filter_option(now.steps),
+        options=filter_options(now.steps),
         hint=ANTIALIAS_HINT,
     )
 
@@ -199,7 +200,7 @@ def _mean(now: Treatment, goal: Treatment) -> Difference | None:
         f"mean {describe_values(now.mean, 'mean')}",
         f"mean {describe_values(goal.mean, 'mean')}",
         msgspec.structs.replace(now, mean=goal.mean),
-        option=f"--mean {format_values(now.mean)}",
+        options=(("--mean", format_values(now.mean)),),
     )
 
 
@@ -211,24 +212,29 @@ def _std(now: Treatment, goal: Treatment) -> Difference | None:
         f"std {describe_values(now.std, 'std')}",
         f"std {describe_values(goal.std, 'std')}",
         msgspec.structs.replace(now, std=goal.std),
-        option=f"--std {format_values(now.std)}",
+        options=(("--std", format_values(now.std)),),
     )
 
 
-def size_option(steps: PixelSteps) -> str:
+def size_options(steps: PixelSteps) -> Options:
     """The options of ``export`` for a way of getting the size; empty where there are none."""
-    if steps.resize is None:
-        return ""
-    resize = steps.resize if isinstance(steps.resize, int) else format_size(steps.resize)
-    crop = "" if steps.crop_size is None else f" --crop-size {format_size(steps.crop_size)}"
-    return f"--resize {resize}{crop}"
+    resize, crop_size = steps.resize, steps.crop_size
+    if resize is None:
+        return ()
+    crop: Options = () if crop_size is None else (("--crop-size", format_size(crop_size)),)
+    return ("--resize", str(resize) if isinstance(resize, int) else format_size(resize)), *crop
 
 
-def filter_option(steps: PixelSteps) -> str:
+def filter_options(steps: PixelSteps) -> Options:
     """The option of ``export`` for a filter; empty where there is none."""
-    return f"--interpolation {steps.interpolation}" if steps.antialias else ""
+    return (("--interpolation", steps.interpolation),) if steps.antialias else ()
 
 
-def export_again(option: str) -> str:
-    """The hint that an option of ``export`` mends it."""
-    return f"Export again with {option}"
+def as_typed(options: Options) -> str:
+    """Options as they are typed: ``--resize 256 --crop-size 224x224``."""
+    return command_line([word for option in options for word in option])
+
+
+def export_again(options: Options) -> str:
+    """The hint that options of ``export`` mend it."""
+    return f"Export again with {as_typed(options)}"

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from deploykit.jobs._stage_differences import export_again
 from deploykit.jobs._stage_photos import StagePhotos
-from deploykit.parity.blame import Finding
+from deploykit.jobs.labels import LABELS_FILE, name_labels
+from deploykit.parity.blame import Finding, Options
 from deploykit.parity.label_order import (
-    IMAGE_FOLDER,
     Reordering,
     doubtful_exchanges,
     order_name,
@@ -18,8 +18,6 @@ from deploykit.parity.label_order import (
 from deploykit.session import Logits
 from deploykit.specs import Labels
 
-#: A longer list of labels is no option to type.
-_TYPED_LABELS = 20
 _LABELS_TOLD = 3
 
 
@@ -89,13 +87,17 @@ def order_fault(order: Reordering, photos: StagePhotos, trained: Logits, labels:
         stage="labels",
         message=message,
         hint=order_hint(order, photos),
-        options=() if order.exchanges else (labels_option(order, photos),),
+        options=() if order.exchanges else label_options(order, photos),
+        labels=order.names,
     )
 
 
 def order_hint(order: Reordering, photos: StagePhotos) -> str:
     """What to do where the answers follow another order of the labels."""
-    hint = export_again(labels_option(order, photos))
+    options = label_options(order, photos)
+    hint = export_again(options)
+    if options == (("--classes", LABELS_FILE),):
+        hint += ", a text file with the labels in that order, one a line"
     if not order.exchanges:
         return hint
     return (
@@ -115,9 +117,14 @@ def doubtful_orders(photos: StagePhotos, trained: Logits, labels: Labels) -> lis
     rows = labelled_rows(photos)
     truth = [str(photos.truth[row]) for row in rows]
     pairs = doubtful_exchanges(trained[rows].argmax(axis=1), truth, labels.names)
+    advice = (
+        "more of them would (--max-images)"
+        if photos.undrawn
+        else f"more would, and {photos.source} has no more"
+    )
     return [
         f"{pair} look exchanged, but {len(rows)} labelled photos are too few to tell that from "
-        "chance: more of them would (--max-images)"
+        f"chance: {advice}"
         for pair in pairs[:_LABELS_TOLD]
     ]
 
@@ -137,10 +144,6 @@ def _how(best: Reordering, photos: StagePhotos, labels: Labels) -> str:
     return f"training had its labels {best.change}; {recorded}: with training's"
 
 
-def labels_option(order: Reordering, photos: StagePhotos) -> str:
+def label_options(order: Reordering, photos: StagePhotos) -> Options:
     """How ``export`` is told of an order of the labels."""
-    if order.change == IMAGE_FOLDER and photos.source.is_dir():
-        return f"--classes {photos.source}"
-    if len(order.names) > _TYPED_LABELS or any("," in name for name in order.names):
-        return "--classes FILE, a text file with the labels in that order, one a line"
-    return f"--classes {','.join(order.names)}"
+    return (("--classes", name_labels(order.names, photos.source)),)

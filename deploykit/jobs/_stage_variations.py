@@ -14,14 +14,15 @@ from deploykit.jobs._stage_differences import (
     TURNING_HINT,
     Treatment,
     export_again,
-    filter_option,
+    filter_options,
     recorded_treatment,
-    size_option,
+    size_options,
 )
-from deploykit.jobs._stage_labels import labels_option, order_hint, tried_orders
+from deploykit.jobs._stage_labels import label_options, order_hint, tried_orders
 from deploykit.jobs._stage_photos import StagePhotos
 from deploykit.manifest import Manifest
-from deploykit.parity.blame import Stage
+from deploykit.parity.blame import Options, Stage
+from deploykit.parity.label_order import Reordering
 from deploykit.session import Logits
 from deploykit.specs import Labels, Size, Value
 
@@ -48,16 +49,23 @@ class Variation:
     Attributes:
         stage: Where.
         change: What, in words.
-        option: How ``export`` is told; empty when it cannot.
+        options: How ``export`` is told; empty when it cannot.
         hint: What to do if training did so.
         apply: Does it to a guess.
+        order: The order of the labels; None where it is not them that are varied.
     """
 
     stage: Stage
     change: str
-    option: str
+    options: Options
     hint: str
     apply: Callable[[Guess], Guess]
+    order: Reordering | None = None
+
+    @property
+    def mending(self) -> Options:
+        """The options that mend it; empty where something else has to be looked at first."""
+        return () if self.order is not None and self.order.exchanges else self.options
 
 
 def recorded_guess(manifest: Manifest) -> Guess:
@@ -74,10 +82,10 @@ def usual_variations(recorded: Guess, *, turned: bool) -> Iterator[Variation]:
     """
     treatment = recorded.treatment
     yield from _normalisations(treatment)
-    yield _varied("colour", "BGR", "", f"{BGR_HINT}.", channels="BGR")
+    yield _varied("colour", "BGR", (), f"{BGR_HINT}.", channels="BGR")
     yield from _sizes(treatment)
     if turned:
-        yield _varied("decode", "photos turned by EXIF", "", TURNING_HINT, upright=True)
+        yield _varied("decode", "photos turned by EXIF", (), TURNING_HINT, upright=True)
     yield from _filters(treatment)
 
 
@@ -90,9 +98,9 @@ def _normalisations(recorded: Treatment) -> Iterator[Variation]:
             treatment = msgspec.structs.replace(guess.treatment, mean=pair[0], std=pair[1])
             return msgspec.structs.replace(guess, treatment=treatment)
 
-        option = f"--mean {format_values(mean)} --std {format_values(std)}"
+        options = (("--mean", format_values(mean)), ("--std", format_values(std)))
         change = f"mean {describe_values(mean, 'mean')}, std {describe_values(std, 'std')}"
-        yield Variation("normalise", change, option, export_again(option), apply)
+        yield Variation("normalise", change, options, export_again(options), apply)
 
 
 def _sizes(recorded: Treatment) -> Iterator[Variation]:
@@ -104,12 +112,12 @@ def _sizes(recorded: Treatment) -> Iterator[Variation]:
         if (resize, crop_size) == (steps.resize, steps.crop_size):
             continue
         varied = msgspec.structs.replace(steps, resize=resize, crop_size=crop_size)
-        option = size_option(varied)
+        options = size_options(varied)
         yield _varied(
             "resize",
             varied.describe_size(),
-            option,
-            export_again(option),
+            options,
+            export_again(options),
             resize=resize,
             crop_size=crop_size,
         )
@@ -129,18 +137,18 @@ def _filters(recorded: Treatment) -> Iterator[Variation]:
         if (name, antialias) == (steps.interpolation, steps.antialias):
             continue
         varied = msgspec.structs.replace(steps, interpolation=name, antialias=antialias)
-        option = filter_option(varied)
+        options = filter_options(varied)
         yield _varied(
             "resize",
             varied.describe_filter(),
-            option,
-            export_again(option) if option else ANTIALIAS_HINT,
+            options,
+            export_again(options) if options else ANTIALIAS_HINT,
             interpolation=name,
             antialias=antialias,
         )
 
 
-def _varied(stage: Stage, change: str, option: str, hint: str, **steps: object) -> Variation:
+def _varied(stage: Stage, change: str, options: Options, hint: str, **steps: object) -> Variation:
     """A variation of the steps to pixels."""
 
     def apply(guess: Guess) -> Guess:
@@ -148,7 +156,7 @@ def _varied(stage: Stage, change: str, option: str, hint: str, **steps: object) 
         treatment = msgspec.structs.replace(guess.treatment, steps=varied)
         return msgspec.structs.replace(guess, treatment=treatment)
 
-    return Variation(stage, change, option, hint, apply)
+    return Variation(stage, change, options, hint, apply)
 
 
 def label_variations(photos: StagePhotos, logits: Logits, labels: Labels) -> Iterator[Variation]:
@@ -164,6 +172,5 @@ def label_variations(photos: StagePhotos, logits: Logits, labels: Labels) -> Ite
         def apply(guess: Guess, names: tuple[str, ...] = order.names) -> Guess:
             return msgspec.structs.replace(guess, names=names)
 
-        option = labels_option(order, photos)
-        hint = order_hint(order, photos)
-        yield Variation("labels", f"labels {order.change}", option, hint, apply)
+        options, hint = label_options(order, photos), order_hint(order, photos)
+        yield Variation("labels", f"labels {order.change}", options, hint, apply, order)

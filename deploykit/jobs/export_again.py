@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from deploykit.bundle import Bundle, default_artifacts
-from deploykit.jobs.export_request import default_name
-from deploykit.jobs.labels import CLASSES_FILE
-from deploykit.manifest import Manifest
-from deploykit.parity.blame import Finding
-from deploykit.specs import Labels, Preprocessing, format_size
+import msgspec
 
-_OPTION = re.compile(r"(--[a-z][a-z-]*) (.+?)(?= --[a-z]|$)")
-#: A longer list of labels is no option to type.
-_TYPED_LABELS = 20
-#: What stands for a text file that the user has to write first.
-_A_FILE = "FILE"
+from deploykit.bundle import Bundle, default_artifacts
+from deploykit.errors import DeploykitError
+from deploykit.jobs.export_request import default_name
+from deploykit.jobs.labels import LABELS_FILE, choose_labels, name_labels
+from deploykit.manifest import MANIFEST_NAME, Manifest
+from deploykit.parity.blame import Finding
+from deploykit.shell import command_line
+from deploykit.specs import Preprocessing, format_size
 
 
 def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:
@@ -29,27 +25,30 @@ def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:
 
     Args:
         bundle: What is to be exported again.
-        findings: What is wrong with it. Where two contradict each other, the first is believed.
+        findings: What is wrong with it. Where two contradict each other, the first is believed,
+            and of the other no part is taken.
 
     Returns:
-        A line for a shell; None where no option of ``export`` mends anything.
+        A line for a shell, with a comment where it names a file that has to be written first; None
+        where no option of ``export`` mends anything.
     """
     changes: dict[str, str] = {}
     for finding in findings:
-        for option, value in _OPTION.findall(" ".join(finding.options)):
-            changes.setdefault(option, value)
+        wanted = dict(finding.options)
+        if changes.keys().isdisjoint(wanted):
+            changes |= wanted
     if not changes:
         return None
-    given = _given(bundle)
+    options = _given(bundle)
     if "--resize" in changes:
-        given.pop("--crop-size", None)  # a crop belongs to the resize before it
-    # ``--classes FILE, a text file with ...``: the hint tells what has to be in it.
-    named = {
-        option: _A_FILE if value.startswith(f"{_A_FILE},") else value
-        for option, value in (given | changes).items()
-    }
-    words = [word for pair in named.items() for word in pair]
-    return shlex.join(["deploykit", "export", *words, *_flags(bundle.manifest)])
+        options.pop("--crop-size", None)  # a crop belongs to the resize before it
+    options |= changes
+    words = [word for pair in options.items() for word in pair]
+    command = command_line(["deploykit", "export", *words, *_flags(bundle.manifest)])
+    if options.get("--classes") != LABELS_FILE:
+        return command
+    whose = "the finding" if "--classes" in changes else bundle.folder / MANIFEST_NAME
+    return f"{command}  # {LABELS_FILE}: a text file with the labels of {whose}, one a line"
 
 
 def _given(bundle: Bundle) -> dict[str, str]:
@@ -58,11 +57,15 @@ def _given(bundle: Bundle) -> dict[str, str]:
     options = {
         "--arch": manifest.architecture.name,
         "--ckpt": manifest.checkpoint.path,
-        **_labels_option(manifest.labels, manifest.photos),
+        **_labels_option(manifest),
         **_preprocessing_options(manifest.preprocessing),
     }
-    if manifest.photos is not None and options.get("--classes") != manifest.photos:
+    if manifest.photos is not None:
         options["--images"] = manifest.photos
+    if manifest.golden == "generated":
+        options["--golden"] = manifest.golden
+    if manifest.requested_opset is not None:
+        options["--opset"] = str(manifest.requested_opset)
     if bundle.name != default_name(manifest.architecture.name):
         options["--name"] = bundle.name
     if bundle.folder.parent.resolve() != default_artifacts().resolve():
@@ -70,14 +73,17 @@ def _given(bundle: Bundle) -> dict[str, str]:
     return options
 
 
-def _labels_option(labels: Labels, photos: str | None) -> dict[str, str]:
-    if labels.source == "assumed" or labels.source.startswith(CLASSES_FILE):
-        return {}  # as they are without being named
-    if photos is not None and labels.source == f"folder {Path(photos).name}":
-        return {"--classes": photos}
-    if len(labels) > _TYPED_LABELS or any("," in name for name in labels.names):
-        return {"--classes": _A_FILE}
-    return {"--classes": ",".join(labels.names)}
+def _labels_option(manifest: Manifest) -> dict[str, str]:
+    names = manifest.labels.names
+    try:
+        unnamed = choose_labels(None, Path(manifest.checkpoint.path), len(names))
+    except DeploykitError:
+        pass  # the file beside the checkpoint is another training's, or damaged
+    else:
+        if unnamed.names == names:
+            return {}
+    photos = None if manifest.photos is None else Path(manifest.photos)
+    return {"--classes": name_labels(names, photos)}
 
 
 def _preprocessing_options(preprocessing: Preprocessing) -> dict[str, str]:
@@ -91,10 +97,15 @@ def _preprocessing_options(preprocessing: Preprocessing) -> dict[str, str]:
     }
 
 
-def _flags(manifest: Manifest) -> list[str]:
+def _flags(manifest: Manifest) -> Iterator[str]:
     """What may be given several times, or without a value."""
-    arguments = manifest.architecture.args.items()
-    words = [word for key, value in arguments for word in ("--arch-arg", f"{key}={value}")]
+    for key, value in manifest.architecture.args.items():
+        yield from ("--arch-arg", f"{key}={_literal(value)}")
     if manifest.checkpoint.trusted_pickle:
-        words.append("--trust-pickle")
-    return [*words, "--overwrite"]
+        yield "--trust-pickle"
+    yield "--overwrite"
+
+
+def _literal(value: object) -> str:
+    """An argument as ``--arch-arg`` reads it; a text in quotes, or ``5`` would be the number."""
+    return msgspec.json.encode(value).decode() if isinstance(value, str) else repr(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploykit.errors import InputError, UsageError
@@ -10,6 +10,10 @@ from deploykit.images.scan import class_folders
 from deploykit.specs import Labels
 
 CLASSES_FILE = "classes.txt"
+#: What stands for a text file that the user has to write before ``--classes`` can name it.
+LABELS_FILE = "FILE"
+#: A longer list of labels is no option to type.
+_TYPED_LABELS = 20
 
 
 def choose_labels(classes: str | None, checkpoint: Path, count: int) -> Labels:
@@ -47,6 +51,31 @@ def classes_folder(classes: str | None) -> Path | None:
     """The folder that ``--classes`` names, if it is one."""
     # Not "", which Path takes for the current folder and a script makes of an empty variable.
     return Path(classes) if classes and _is(Path.is_dir, classes) else None
+
+
+def name_labels(names: Sequence[str], folder: Path | None) -> str:
+    """How ``--classes`` can name labels.
+
+    Args:
+        names: The labels, in the order of the logits.
+        folder: Photos, whose sub-folders may be the labels; None without.
+
+    Returns:
+        The folder where it has these labels and no others, else a comma list;
+        :data:`LABELS_FILE` where they are too many to type or have commas themselves.
+    """
+    if folder is not None and _has_classes(folder, names):
+        return str(folder)
+    if len(names) > _TYPED_LABELS or any("," in name for name in names):
+        return LABELS_FILE
+    return ",".join(names)
+
+
+def _has_classes(folder: Path, names: Sequence[str]) -> bool:
+    try:
+        return class_folders(folder) == [*names]
+    except UsageError:
+        return False  # it is not there any more, or has no sub-folders
 
 
 def _is(test: Callable[[Path], bool], text: str) -> bool:

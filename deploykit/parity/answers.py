@@ -17,7 +17,7 @@ class Answers:
         reference: (N, K) float32.
         candidates: One (N, K) float32 for each candidate.
         firsts: For each image the place of the first with the same pixels, which is its own where
-            it is no copy; None where nobody looked, and each counts.
+            it is no copy; None where all differ.
         seconds: How long each candidate took to answer them all; empty where nobody looked.
     """
 

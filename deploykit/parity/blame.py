@@ -13,6 +13,8 @@ Stage: TypeAlias = Literal[
     "photos", "decode", "resize", "preprocessing", "colour", "normalise", "network", "labels",
     "accuracy", "canonical graph", "batch size", "graph pass", "precision", "runtime",
 ]  # fmt: skip
+Options: TypeAlias = tuple[tuple[str, str], ...]
+"""Options of ``export``, each with its value: ``("--mean", "0.5,0.5,0.5")``."""
 
 
 class StageStep(Value, frozen=True):
@@ -36,6 +38,14 @@ class StageStep(Value, frozen=True):
     tolerance: Tolerance
     objections: tuple[str, ...]
 
+    @property
+    def in_all(self) -> Measurement | None:
+        """``total``, where it stands in line with the other steps': a batch size has other images.
+
+        None where there is no image, too.
+        """
+        return self.total if self.stage != "batch size" and self.total.images else None
+
 
 class Finding(Value, frozen=True):
     """A fault with its name.
@@ -45,14 +55,16 @@ class Finding(Value, frozen=True):
         message: What is wrong, with both values: ``training used bicubic, the bundle records
             bilinear``.
         hint: What to do.
-        options: Those of ``export`` that mend it: ``--mean 0.5,0.5,0.5``. None where something else
-            has to be looked at or done first.
+        options: Those of ``export`` that mend it. None where something else has to be looked at or
+            done first. The value ``FILE`` stands for a text file with ``labels``, one a line.
+        labels: In the order that the answers follow; empty where they are not the fault.
     """
 
     stage: Stage
     message: str
     hint: str
-    options: tuple[str, ...] = ()
+    options: Options = ()
+    labels: tuple[str, ...] = ()
 
 
 class Trial(Value, frozen=True):
@@ -79,6 +91,7 @@ class StageReport(Value, frozen=True):
         steps: In the order of the flow.
         findings: The faults that could be named.
         trials: What the search for a lost accuracy tried, the best first; empty without a search.
+        restored: Whether one of them gets more right than the best of so many does by chance.
         correct: Labelled images that the FP32 deploy graph gives their folder's class.
         labelled: How many images are labelled.
         trained_accuracy: The part of its test images that training had right, 0..1; None where
@@ -89,6 +102,7 @@ class StageReport(Value, frozen=True):
     steps: tuple[StageStep, ...]
     findings: tuple[Finding, ...] = ()
     trials: tuple[Trial, ...] = ()
+    restored: bool = False
     correct: int = 0
     labelled: int = 0
     trained_accuracy: float | None = None

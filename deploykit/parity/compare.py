@@ -10,7 +10,6 @@ import numpy as np
 
 from deploykit.measurements import Measurement
 from deploykit.parity.answers import Answers
-from deploykit.parity.copies import pixel_digest
 from deploykit.parity.measures import measure
 from deploykit.session import ImageBatch, Logits, Session, SessionSpec
 from deploykit.specs import Labels
@@ -96,8 +95,6 @@ def ask_sessions(
     """
     paths: list[str] = []
     sizes: list[int] = []
-    places: dict[bytes, int] = {}
-    firsts: list[int] = []
     sessions = (reference, *candidates)
     logits: list[list[Logits]] = [[] for _ in sessions]
     seconds = [0.0 for _ in sessions]
@@ -105,8 +102,6 @@ def ask_sessions(
     for names, images in batches:
         paths.extend(names)
         sizes.append(len(images))
-        for image in images:
-            firsts.append(places.setdefault(pixel_digest(image), len(firsts)))
         for i, session in enumerate(sessions):
             start = time.perf_counter()
             logits[i].append(session.run(images))
@@ -123,7 +118,6 @@ def ask_sessions(
         batch_sizes=tuple(sizes),
         reference=right,
         candidates=tuple(found),
-        firsts=tuple(firsts),
         seconds=tuple(seconds[1:]),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,3 +22,16 @@ def count_distinct(rows: npt.NDArray[np.bool_], firsts: Sequence[int]) -> int:
         firsts: N places, of the first image with the same pixels as each.
     """
     return len(np.unique(np.asarray(firsts, np.int64)[rows]))
+
+
+def once_each(rows: Iterable[int], firsts: Sequence[int] | None) -> list[int]:
+    """Leave out the rows of images with the same pixels as one before them.
+
+    Args:
+        rows: Places of images, in the order of their worth.
+        firsts: For each image the place of the first with the same pixels; None where all differ.
+    """
+    kept: dict[int, int] = {}
+    for row in rows:
+        kept.setdefault(row if firsts is None else firsts[row], row)
+    return [*kept.values()]

@@ -31,17 +31,15 @@ class Reordering(Value, frozen=True):
         correct: Images that are right with it.
         chance: How likely an order that is no better would look as good; 1 where it makes images of
             one class only right.
+        exchanges: Whether it is pairs that change places, for which the folders may be to blame as
+            well.
     """
 
     change: str
     names: tuple[str, ...]
     correct: int
     chance: float
-
-    @property
-    def exchanges(self) -> bool:
-        """Whether it is pairs that change places, for which the folders may be to blame as well."""
-        return self.change.endswith("exchanged")
+    exchanges: bool = False
 
     @property
     def significant(self) -> bool:
@@ -149,6 +147,7 @@ def _exchanged(
         names=tuple(order),
         correct=int((np.array(order)[answers] == right).sum()),
         chance=max(pair.chance for pair in pairs),
+        exchanges=True,
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from deploykit.measurements import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Flip, Measurement
-from deploykit.parity.copies import count_distinct
+from deploykit.parity.copies import count_distinct, once_each
 from deploykit.parity.statistics import upper_bound
 from deploykit.session import Logits
 from deploykit.specs import Labels, Precision
@@ -97,6 +97,7 @@ def measure(
     distinct, decisions = len(set(firsts)), count_distinct(decidable, firsts)
     flips = count_distinct(flipped & decidable, firsts)
     order = sorted(np.flatnonzero(flipped).tolist(), key=lambda i: -margin[i])
+    shown = {*once_each(order, firsts)}
     return Measurement(
         images=len(paths),
         batch_sizes=tuple(sorted(set(batch_sizes))),
@@ -114,9 +115,9 @@ def measure(
                 candidate=labels.names[int(theirs[i].argmax())],
                 margin=float(margin[i]),
                 decidable=bool(decidable[i]),
-                copy=copy,
+                copy=i not in shown,
             )
-            for i, copy in zip(order, _repeated(firsts[i] for i in order), strict=True)
+            for i in order
         ),
         max_probability_change=float(changes.max()),
         mean_probability_change=float(changes.mean()),
@@ -124,14 +125,6 @@ def measure(
         flip_rate_bound=upper_bound(flips, decisions) if bounded else None,
         copies=len(paths) - distinct,
     )
-
-
-def _repeated(places: Iterable[int]) -> Iterator[bool]:
-    """Whether each place was there before."""
-    seen: set[int] = set()
-    for place in places:
-        yield place in seen
-        seen.add(place)
 
 
 def _cosines(ours: Array, theirs: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deploykit.jobs.identify import Identification, NearMiss
+from deploykit.shell import command_line
 
 _SHOWN_FITS = 12
 
@@ -20,8 +21,10 @@ def identification_text(found: Identification) -> str:
 
 def export_command(found: Identification) -> str:
     """The command that exports the first architecture that fits."""
-    path = f'"{found.path}"' if " " in found.path else found.path
-    return f"deploykit export --arch {found.fits[0].architecture} --ckpt {path} --classes DIR"
+    words = ["--arch", found.fits[0].architecture, "--ckpt", found.path, "--classes", "DIR"]
+    if found.trust_pickle:
+        words.append("--trust-pickle")
+    return command_line(["deploykit", "export", *words])
 
 
 def _fits(found: Identification) -> list[str]:
