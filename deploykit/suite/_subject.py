@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.bundle import CANONICAL_GRAPH, Bundle, default_artifacts, find_bundle
-from deploykit.errors import UsageError
+from deploykit.errors import MissingError, UsageError
+from deploykit.images.scan import scan_images
 from deploykit.jobs.candidates import Candidate, named_candidates
 from deploykit.jobs.engines import engines_left_out
-from deploykit.jobs.photos import bundle_photos
+from deploykit.jobs.photos import Photos, bundle_photos
 from deploykit.jobs.reference import ReferenceRequest, open_reference
 from deploykit.parity.compare import OPT_BATCH_SIZE
 from deploykit.progress import Note, Step
@@ -71,6 +73,7 @@ class Images:
         names: One an image.
         pixels: (N, H, W, 3) uint8 RGB, preprocessed but for the normalisation.
         described: What reports say of them.
+        firsts: For each image the place of the first with the same pixels.
         unreadable: How many more could not be read.
         expected: The labels of those whose folder names one, by the image's name.
     """
@@ -78,6 +81,7 @@ class Images:
     names: tuple[str, ...]
     pixels: ImageBatch
     described: PhotoSet
+    firsts: tuple[int, ...]
     unreadable: int
     expected: Mapping[str, str]
 
@@ -148,6 +152,25 @@ def read_subject(config: pytest.Config) -> Subject:
     )
 
 
+def check_subject(subject: Subject) -> None:
+    """Open what the options name, so that a mistake ends the run before a test takes long.
+
+    What this machine lacks is no mistake: the tests that need it tell.
+
+    Raises:
+        DeploykitError: There are no such images, or the reference or the transform cannot be used.
+    """
+    if subject.folder is not None:
+        scan_images(subject.folder)
+    with suppress(MissingError):
+        if subject.reference.named:
+            open_reference(subject.bundle, subject.reference, Notes()).session.close()
+        if subject.transform is not None:
+            from deploykit.models.transforms import user_transform
+
+            user_transform(subject.transform)
+
+
 def _path(config: pytest.Config, option: str) -> Path | None:
     """An option's path, which is relative to where pytest was called, wherever tests are run."""
     text: str | None = config.getoption(f"deploykit_{option}")
@@ -170,9 +193,17 @@ def read_images(subject: Subject) -> Images:
         ImagesError: Not one can be read.
         BundleError: The golden images are needed and damaged.
     """
-    photos = bundle_photos(
-        subject.bundle, subject.folder, limit=subject.max_images, progress=Notes()
+    return drawn_images(
+        bundle_photos(subject.bundle, subject.folder, limit=subject.max_images, progress=Notes())
     )
+
+
+def drawn_images(photos: Photos) -> Images:
+    """Draw photos into memory.
+
+    Raises:
+        ImagesError: Not one can be read.
+    """
     names: list[str] = []
     batches: list[ImageBatch] = []
     for batch, pixels in photos:
@@ -183,6 +214,7 @@ def read_images(subject: Subject) -> Images:
         names=tuple(names),
         pixels=np.concatenate(batches),
         described=described,
+        firsts=photos.firsts,
         unreadable=photos.unreadable,
         expected=photos.expected,
     )

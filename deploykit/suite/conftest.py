@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -16,6 +16,7 @@ from deploykit.suite._subject import (
     ReferenceAnswers,
     Subject,
     ask_reference,
+    check_subject,
     read_images,
     read_subject,
 )
@@ -41,6 +42,11 @@ def pytest_collection_modifyitems(config: pytest.Config) -> None:
 
     A worker of pytest-xdist must not end so; there every test fails, with the same words.
     """
+    if _SUBJECT in config.stash:
+        try:
+            check_subject(config.stash[_SUBJECT])
+        except DeploykitError as error:
+            config.stash[_REFUSAL] = str(error)
     if _REFUSAL in config.stash and not hasattr(config, "workerinput"):
         raise pytest.UsageError(config.stash[_REFUSAL])
 
@@ -88,6 +94,16 @@ def _in_words() -> Iterator[None]:
         yield
     except DeploykitError as error:
         pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def record_property(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
+    """Do what pytest's own does, without a warning a test under ``--junitxml``.
+
+    pytest warns because one of the schemas that files are held against has no properties of a test.
+    """
+    properties: list[tuple[str, object]] = request.node.user_properties
+    return lambda name, value: properties.append((name, value))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deploykit.bundle import CANONICAL_GRAPH, GOLDEN, Bundle
+from deploykit.jobs.candidates import Candidate
 from deploykit.jobs.golden import read_golden
 from deploykit.jobs.photos import golden_photos
 from deploykit.jobs.readable import mostly_unreadable
@@ -16,16 +17,17 @@ from deploykit.measurements import UNDECIDABLE_MARGIN
 from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATCH_SIZE
 from deploykit.parity.measures import measure
 from deploykit.proofs import PhotoKind, PhotoSet
-from deploykit.report.terminal import flips_of, flips_text, photos_text, verdicts_text
+from deploykit.report.terminal import copies_text, flips_of, flips_text, photos_text, verdicts_text
 from deploykit.runtime.opener import CPU
-from deploykit.session import ImageBatch, Logits, Session
-from deploykit.suite._subject import Images, ReferenceAnswers, run_in_batches
+from deploykit.session import Logits, Session, SessionSpec
+from deploykit.specs import counted
+from deploykit.suite._subject import Images, ReferenceAnswers, drawn_images, run_in_batches
 from deploykit.suite.plugin import IMAGES, MEASURED, REFERENCE
 
 _KINDS: dict[PhotoKind, str] = {
-    "photos": "photos",
-    "golden": "golden images",
-    "generated": "made images",
+    "photos": "photo",
+    "golden": "golden image",
+    "generated": "made image",
 }
 RecordProperty = Callable[[str, object], None]
 
@@ -54,15 +56,7 @@ def test_decides_alike(
         pytest.skip(f"it takes at most {largest} images at once")
     if size > len(images.names):
         pytest.skip(f"a batch of {size} needs as many images; there are {len(images.names)}")
-    verdict = _verdict(
-        candidate,
-        images.pixels,
-        reference.logits,
-        images.names,
-        size,
-        bundle,
-        images.described.kind,
-    )
+    verdict = _verdict(candidate, images, reference.logits, size, bundle)
     unreadable = mostly_unreadable(images.unreadable, len(images.names))
     for objection in (reference.objection, unreadable):
         if objection is not None:
@@ -78,13 +72,12 @@ def test_gives_the_recorded_answers(
 ) -> None:
     """The candidate answers the golden images as the reference did at export."""
     golden = read_golden(bundle)
-    photos = golden_photos(golden)
-    ((names, pixels),) = photos
+    images = drawn_images(golden_photos(golden))
     size = min(OPT_BATCH_SIZE, candidate.spec.largest_batch or OPT_BATCH_SIZE)
-    verdict = _verdict(candidate, pixels, golden.logits, tuple(names), size, bundle, photos.kind)
+    verdict = _verdict(candidate, images, golden.logits, size, bundle)
     recorded = f"answers recorded in {GOLDEN}"
     record_property(REFERENCE, recorded)
-    _judge(verdict, recorded, photos.drawn(), 0, record_property)
+    _judge(verdict, recorded, images.described, 0, record_property)
 
 
 def test_answers_alike_twice(
@@ -94,28 +87,22 @@ def test_answers_alike_twice(
     size = min(OPT_BATCH_SIZE, candidate.spec.largest_batch or OPT_BATCH_SIZE)
     batch = images.pixels[:size]
     first, second = candidate.run(batch), candidate.run(batch)
-    name = f"{candidate.spec.graph} on {candidate.spec.runtime}"
+    name, images_twice = _name_of(candidate.spec), f"the same {counted(len(batch), 'image')} twice"
     if not np.isfinite(first).all():
         pytest.fail(f"{name}: its answers are not finite.", pytrace=False)
     allowed = UNDECIDABLE_MARGIN[candidate.spec.precision]
     if np.array_equal(first, second):
-        record_property(MEASURED, f"{name}, the same {len(batch)} images twice: the same bits")
+        record_property(MEASURED, f"{name}, {images_twice}: the same bits")
         return
     difference = np.abs(second.astype(np.float64) - first).max() / np.abs(first).max()
-    found = f"the same {len(batch)} images twice: answers differ by {difference:.1e} of the scale"
+    found = f"{images_twice}: answers differ by {difference:.1e} of the scale"
     record_property(MEASURED, f"{name}, {found}")
     if not difference <= allowed:
         pytest.fail(f"{name}, {found}; at most {allowed:.0e} may.", pytrace=False)
 
 
 def _verdict(
-    candidate: Session,
-    pixels: ImageBatch,
-    expected: Logits,
-    names: tuple[str, ...],
-    size: int,
-    bundle: Bundle,
-    kind: PhotoKind,
+    candidate: Session, images: Images, expected: Logits, size: int, bundle: Bundle
 ) -> Verdict:
     """Let a candidate answer in batches of one size, and hold it against what is expected.
 
@@ -123,14 +110,19 @@ def _verdict(
     """
     measurement = measure(
         expected,
-        run_in_batches(candidate, pixels, size),
+        run_in_batches(candidate, images.pixels, size),
         precision=candidate.spec.precision,
-        paths=names,
+        paths=images.names,
         labels=bundle.manifest.labels,
-        batch_sizes=[size, len(names) % size or size],
-        bounded=kind == "photos",
+        batch_sizes=[size, len(images.names) % size or size],
+        firsts=images.firsts,
+        bounded=images.described.kind == "photos",
     )
     return judge(candidate.spec, measurement)
+
+
+def _name_of(spec: SessionSpec) -> str:
+    return str(Candidate(spec.graph, spec.runtime, spec.precision))
 
 
 def _judge(
@@ -145,8 +137,8 @@ def _judge(
     batches = ", ".join(map(str, found.batch_sizes))
     record_property(
         MEASURED,
-        f"{spec.graph} on {spec.runtime}, {described.images} {_KINDS[described.kind]} in batches "
-        f"of {batches}: flips {flips_of(found)}; "
+        f"{_name_of(spec)}, {counted(described.images, _KINDS[described.kind])}"
+        f"{copies_text(described)} in batches of {batches}: flips {flips_of(found)}; "
         f"error {found.max_relative_error:.1e} of the scale; "
         f"|dp| {found.max_probability_change:.1e}",
     )
@@ -163,6 +155,6 @@ def _failure(verdict: Verdict, reference: str, described: PhotoSet, unreadable: 
             f"reference  {reference}",
             f"images     {photos_text(described)}{more}",
             *flips_text(verdict),
-            *(f"FAILED  {verdict.candidate.graph}: {reason}" for reason in verdict.objections),
+            *(f"FAILED  {verdict.candidate.title}: {reason}" for reason in verdict.objections),
         )
     )

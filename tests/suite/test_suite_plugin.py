@@ -80,6 +80,9 @@ def test_without_a_bundle_the_suite_is_wrong_usage(tmp_path):
         (["--deploykit-precision", "int8"], "has no int8 graph"),
         (["--deploykit-precision", "half"], "There is no precision 'half'"),
         (["--deploykit-max-images", "-1"], "takes 0 or more, not -1"),
+        (["--deploykit-ckpt", "none.pth"], "Name it as well: --arch"),
+        (["--deploykit-arch", "none.py:Net"], "There is no file none.py"),
+        (["--deploykit-transform", "none.py:size"], "There is no file none.py"),
     ],
 )
 def test_options_that_make_no_sense(tmp_path, exported_bundle, photo_folder, options, message):
@@ -89,8 +92,12 @@ def test_options_that_make_no_sense(tmp_path, exported_bundle, photo_folder, opt
     assert "Traceback" not in run.stderr
 
 
-def test_images_that_are_not_there_fail_in_words(tmp_path, exported_bundle):
-    run = run_suite(tmp_path, exported_bundle, tmp_path / "none", "-k", "batch1")
-    assert run.returncode == 1
-    assert "none does not exist." in run.stdout
-    assert "Traceback" not in run.stdout
+@pytest.mark.parametrize(
+    ("folder", "message"), [("none", "none does not exist."), ("empty", "No image file in ")]
+)
+def test_images_that_are_not_there_are_wrong_usage(tmp_path, exported_bundle, folder, message):
+    (tmp_path / "empty").mkdir()
+    run = run_suite(tmp_path, exported_bundle, tmp_path / folder)
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
