@@ -46,12 +46,13 @@ def step(stage, change, error=0.0):
     )
 
 
-def stages(*steps, findings=(), trials=()):
+def stages(*steps, findings=(), trials=(), restored=True):
     return StageReport(
         beginning="train.py:transform and the checkpoint",
         steps=steps,
         findings=findings,
         trials=trials,
+        restored=restored,
     )
 
 

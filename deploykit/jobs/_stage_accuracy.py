@@ -77,19 +77,28 @@ def _searched(
     progress: Progress,
 ) -> StageReport:
     """Try the usual ways, and name what restores the accuracy, or that nothing does."""
+    trained = (
+        f"the {_LEAST_ACCURACY:.0%} that are assumed of training (--trained-accuracy tells)"
+        if report.trained_accuracy is None
+        else f"training's {report.trained_accuracy:.1%}"
+    )
     progress(
         Note(
-            f"{report.correct} of {report.labelled} photos are right, far fewer than in training: "
-            "searching"
+            f"{report.correct} of {report.labelled} photos are right, far fewer than {trained}: "
+            "trying the usual ways to preprocess and to order labels"
         )
     )
     trials, found = search_accuracy(bundle, photos, progress)
+    restored = found is not None
     if order is None:
         found = found or _unexplained_loss(report, trials)
     elif found is not None and found.stage == "labels":
         found = None  # named already
     return msgspec.structs.replace(
-        report, trials=trials, findings=(*report.findings, *([] if found is None else [found]))
+        report,
+        trials=trials,
+        restored=restored,
+        findings=(*report.findings, *([] if found is None else [found])),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -63,12 +63,15 @@ class Way:
         change: What is done from here on.
         make: Gives (3, H, W) float32.
         if_it_moves: What is found where this moves an answer beyond the tolerance.
+        decodes_for: The transform that gets the photo as deploykit decodes it, where the way before
+            gave it the photo as training does, and nothing else changes; None for another change.
     """
 
     stage: Stage
     change: str
     make: Callable[[DecodedPhoto], NetworkInput]
     if_it_moves: Finding | None = None
+    decodes_for: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,19 @@ def begin(
         return Beginning("deploykit's preprocessing", _way_of(recorded_treatment(recorded)), ())
     progress(Step("explaining the transform", detail=training.name))
     flip, explanation = _explained(examples_of(training, photos), recorded)
-    decoding = _Decoding(training)
-    decoded = Way("decode", "decoded by deploykit", decoding.ours)
+    decoded = Way(
+        "decode",
+        "decoded by deploykit",
+        lambda photo: training(photo.ours),
+        decodes_for=training.name,
+    )
     ways, findings = _ways_to(recorded, training.name, explanation, flip)
-    return Beginning(training.name, decoding.theirs, (decoded, *ways), tuple(findings))
+    return Beginning(
+        training.name,
+        lambda photo: training(photo.training),
+        (decoded, *ways),
+        tuple(findings),
+    )
 
 
 def _explained(
@@ -129,35 +141,6 @@ def _explained(
     if found is None or (plain is not None and plain.residual <= found.residual):
         return "none", plain
     return flip, found
-
-
-class _Decoding:
-    """The step from training's decoder to ours, on one photo after the other.
-
-    Args:
-        training: What training does to a photo.
-    """
-
-    def __init__(self, training: Transform) -> None:
-        self._training = training
-        self._values: NetworkInput | None = None
-
-    def theirs(self, photo: DecodedPhoto) -> NetworkInput:
-        """What training makes of the photo."""
-        self._values = self._training(photo.training)
-        return self._values
-
-    def ours(self, photo: DecodedPhoto) -> NetworkInput:
-        """What it makes of the photo as deploykit decodes it, right after :meth:`theirs`.
-
-        Raises:
-            InputError: The pixels are the same, and what it makes of them is not. A transform that
-                is seldom random may have passed for one that never is.
-        """
-        values = self._training(photo.ours)
-        if self._values is not None and photo.ours.tobytes() == photo.training.tobytes():
-            require_same(self._values, values, self._training.name)
-        return values
 
 
 def _ways_to(
@@ -247,16 +230,33 @@ def answer_ways(
 
     Returns:
         (N, K) logits of the beginning, then of each way.
+
+    Raises:
+        InputError: Both decoders give the same pixels, and the transform makes other values of
+            them. One that is seldom random may have passed for one that never is.
     """
-    makers = [first, *(way.make for way in ways)]
-    answers: list[list[Logits]] = [[] for _ in makers]
+    answers: list[list[Logits]] = [[] for _ in range(1 + len(ways))]
     for number, (file, image) in enumerate(zip(photos.files, photos.one_by_one(), strict=True)):
         progress(Step("from decoding to normalising", number, len(photos.files)))
         photo = DecodedPhoto(open_as_training(file.path), decode_rgb(file.path), image[0])
-        inputs: NetworkInput | None = None
-        for make, rows in zip(makers, answers, strict=True):
-            before, inputs = inputs, make(photo)
+        before: NetworkInput | None = None
+        for inputs, rows in zip(_made(first, ways, photo), answers, strict=True):
             if before is None or not np.array_equal(before, inputs):
                 logits = network.run_normalised(inputs[None])
             rows.append(logits)
+            before = inputs
     return [np.concatenate(rows) for rows in answers]
+
+
+def _made(
+    first: Callable[[DecodedPhoto], NetworkInput], ways: Sequence[Way], photo: DecodedPhoto
+) -> Iterator[NetworkInput]:
+    """What the beginning makes of a photo, then what each way does."""
+    before = first(photo)
+    yield before
+    for way in ways:
+        inputs = way.make(photo)
+        if way.decodes_for is not None and photo.ours.tobytes() == photo.training.tobytes():
+            require_same(before, inputs, way.decodes_for)
+        yield inputs
+        before = inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
+import msgspec
 
 from deploykit.bundle import CANONICAL_GRAPH, Bundle, deploy_graph
 from deploykit.errors import BundleError, DependencyError, GraphError, MissingError
@@ -74,7 +74,7 @@ def _walk_each_pass(walk: Walk, bundle: Bundle, since: Logits) -> tuple[Logits, 
 
     Returns:
         (N, K), the answers of what comes out, and its content; None where no pass can run here, or
-        one makes a graph that does not run.
+        one fails or makes a graph that does not run.
     """
     try:
         from deploykit.graph.deploy import deploy_passes
@@ -87,11 +87,11 @@ def _walk_each_pass(walk: Walk, bundle: Bundle, since: Logits) -> tuple[Logits, 
     model = load_graph(bundle.checked(CANONICAL_GRAPH))
     content: bytes | None = None
     for each in deploy_passes(manifest.preprocessing):
-        model, changed = each.run(model)
-        if not changed:
-            continue
-        content = model_bytes(model)
         try:
+            model, changed = each.run(model)
+            if not changed:
+                continue
+            content = model_bytes(model)
             with open_graph(
                 content,
                 name=f"{CANONICAL_GRAPH} with {each.name}",
@@ -102,20 +102,25 @@ def _walk_each_pass(walk: Walk, bundle: Bundle, since: Logits) -> tuple[Logits, 
             ) as session:
                 logits = walk.ask(session, each.name)
         except GraphError as exc:
-            walk.step("graph pass", each.name, np.full_like(since, np.nan), since=since)
-            walk.findings.append(_broken_pass(each.name, exc))
+            _record_broken_pass(walk, each.name, since, exc)
             return since, None
         walk.step("graph pass", each.name, logits, since=since)
         since = logits
     return since, content
 
 
-def _broken_pass(name: str, error: GraphError) -> Finding:
-    return Finding(
-        stage="graph pass",
-        message=f'what "{name}" makes of {CANONICAL_GRAPH} does not run: {error.message.strip()}',
-        hint="The fault is deploykit's, not the network's: report it, with the graph if you may. "
-        f"{CANONICAL_GRAPH} itself is not touched by it.",
+def _record_broken_pass(walk: Walk, name: str, since: Logits, error: GraphError) -> None:
+    """Write down a pass that gives no answer to compare: a step that failed, and a finding."""
+    step = walk.part_step("graph pass", name, (), since[:0], since=since, batch_sizes=())
+    walk.steps[-1] = msgspec.structs.replace(step, objections=("it gives no graph that runs",))
+    walk.findings.append(
+        Finding(
+            stage="graph pass",
+            message=f'"{name}" makes no graph that runs of {CANONICAL_GRAPH}: '
+            f"{error.message.strip()}",
+            hint="The fault is deploykit's, not the network's: report it, with the graph if you "
+            f"may. {CANONICAL_GRAPH} itself is not touched by it.",
+        )
     )
 
 

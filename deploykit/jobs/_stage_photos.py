@@ -7,8 +7,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from deploykit.bundle import Bundle
 from deploykit.errors import ImagesError
@@ -17,6 +19,7 @@ from deploykit.images.decode import DecodeError, exif_orientation
 from deploykit.images.scan import ImageFile, class_folders, sample_images, scan_images
 from deploykit.jobs.photos import listed_photos, nothing_readable
 from deploykit.manifest import printable
+from deploykit.parity.copies import pixel_digest
 from deploykit.progress import Note, Progress
 from deploykit.session import ImageBatch
 from deploykit.specs import Preprocessing
@@ -54,7 +57,7 @@ class PhotoSource:
 
 @dataclass(frozen=True, eq=False)
 class StagePhotos:
-    """Readable photos.
+    """Readable photos, each of which shows other pixels: a copy would count as evidence twice.
 
     Attributes:
         source: The folder.
@@ -65,6 +68,8 @@ class StagePhotos:
         kept: (N, H, W, 3), what that makes of them; None where it is read anew each time.
         picked: The names of those that were not drawn but asked for.
         unreadable: How many more were drawn, and cannot be read.
+        copies: How many more were drawn, and have the pixels of another.
+        undrawn: How many more the folder has.
     """
 
     source: Path
@@ -75,6 +80,8 @@ class StagePhotos:
     kept: ImageBatch | None
     picked: frozenset[str] = frozenset()
     unreadable: int = 0
+    copies: int = 0
+    undrawn: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -159,35 +166,66 @@ def draw_photos(
         source: What to draw from.
         preprocessing: What the bundle records.
         limit: How many; None for :data:`STAGE_PHOTOS`.
-        progress: Told of those that cannot be read.
+        progress: Told of those that are left out.
         first: The names of photos that are drawn before any other, and come first.
 
     Raises:
         ImagesError: Not one can be read.
     """
     drawn = _drawn(source.files, limit or STAGE_PHOTOS, first)
-    readable: list[ImageFile] = []
-    kept: list[ImageBatch] = []
+    different: dict[bytes, _Readable] = {}
+    readable = 0
     height, width = preprocessing.input_size
     keeps = len(drawn) * height * width * 3 <= _KEPT_BYTES
     for batch in read_batches(drawn, preprocessing, batch_size=_READ_BATCH):
-        readable += batch.readable
-        if keeps:
-            kept.append(batch.images.copy())  # the buffer behind it is used again
-    if not readable:
+        readable += len(batch.readable)
+        for file, pixels in zip(batch.readable, batch.images, strict=True):
+            _add(different, file, pixels, keeps=keeps)
+    if not different:
         raise nothing_readable(printable(source.folder), len(drawn))
-    if unreadable := len(drawn) - len(readable):
+    if unreadable := len(drawn) - readable:
         progress(Note(f"left out: {unreadable} of {len(drawn)} photos cannot be read"))
+    if copies := readable - len(different):
+        progress(Note(f"left out: {copies} of {len(drawn)} photos are copies of others"))
+    found = different.values()
     return StagePhotos(
         source.folder,
-        tuple(readable),
-        frozenset(file.name for file in readable if _is_turned(file)),
+        tuple(photo.file for photo in found),
+        frozenset(photo.file.name for photo in found if photo.turned),
         source.classes,
         preprocessing,
-        np.concatenate(kept) if keeps else None,
+        np.stack([photo.pixels for photo in found if photo.pixels is not None]) if keeps else None,
         frozenset(first),
         unreadable,
+        copies,
+        len(source.files) - len(drawn),
     )
+
+
+class _Readable(NamedTuple):
+    """A photo that can be read: its file, whether EXIF says to turn it, its pixels if kept."""
+
+    file: ImageFile
+    turned: bool
+    pixels: npt.NDArray[np.uint8] | None
+
+
+def _add(
+    different: dict[bytes, _Readable],
+    file: ImageFile,
+    pixels: npt.NDArray[np.uint8],
+    *,
+    keeps: bool,
+) -> None:
+    """Add a photo where none has its pixels.
+
+    Of two, one that is to be turned stays, in the other's place: training may have turned it.
+    """
+    digest = pixel_digest(pixels)
+    turned, other = _is_turned(file), different.get(digest)
+    if other is None or (turned and not other.turned):
+        # The buffer behind the pixels is used again.
+        different[digest] = _Readable(file, turned, pixels.copy() if keeps else None)
 
 
 def _drawn(files: Sequence[ImageFile], count: int, first: Sequence[str]) -> list[ImageFile]:

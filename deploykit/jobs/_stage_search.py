@@ -20,7 +20,7 @@ from deploykit.images.batches import default_threads
 from deploykit.images.decode import decode_rgb
 from deploykit.images.pixel_steps import PixelSteps, normalised, take_steps
 from deploykit.images.preprocess import OversizeError
-from deploykit.jobs._stage_differences import export_again
+from deploykit.jobs._stage_differences import as_typed
 from deploykit.jobs._stage_labels import right_answers
 from deploykit.jobs._stage_photos import StagePhotos
 from deploykit.jobs._stage_variations import (
@@ -64,10 +64,10 @@ class _Tried:
         return described(self.variations)
 
     def trial(self) -> Trial:
-        options = [each.option for each in self.variations]
+        options = [each.options for each in self.variations]
         return Trial(
             change=self.change,
-            option=" ".join(options) if all(options) else "",
+            option=" ".join(map(as_typed, options)) if all(options) else "",
             correct=self.correct,
             images=len(self.right),
         )
@@ -244,9 +244,8 @@ def _finding(ranked: Sequence[_Tried], base: Right, truth: npt.NDArray[np.str_])
         message=f"{best.change}: {best.correct} of {len(base)} photos get their folder's class "
         f"instead of {int(base.sum())}{also}",
         hint=" ".join(each.hint for each in best.variations),
-        options=tuple(
-            each.option for each in best.variations if each.hint == export_again(each.option)
-        ),
+        options=tuple(option for each in best.variations for option in each.mending),
+        labels=next((each.order.names for each in best.variations if each.order is not None), ()),
     )
 
 

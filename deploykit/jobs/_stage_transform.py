@@ -16,7 +16,7 @@ from deploykit.images.pixel_steps import open_as_training
 from deploykit.images.scan import ImageFile, sample_images
 from deploykit.jobs._stage_photos import StagePhotos
 from deploykit.progress import Note, Progress
-from deploykit.specs import Preprocessing, format_size
+from deploykit.specs import Preprocessing, Size, format_size
 
 if TYPE_CHECKING:
     from deploykit.models.transforms import Transform
@@ -55,8 +55,11 @@ def load_transform(
         return None
 
 
-def probe_transform(transform: Transform, files: Sequence[ImageFile]) -> None:
+def probe_transform(transform: Transform, files: Sequence[ImageFile]) -> Size | None:
     """Apply a transform to the readable ones of a few photos, to refuse early what is no use.
+
+    Returns:
+        The size of the images that it gives; None where none of the photos can be read.
 
     Raises:
         InputError: It fails, gives other values each time, images of several sizes, or no network
@@ -67,7 +70,8 @@ def probe_transform(transform: Transform, files: Sequence[ImageFile]) -> None:
         with contextlib.suppress(DecodeError):
             decode_rgb(file.path)
             readable.append(file)
-    _applied(transform, readable, frozenset())
+    examples = _applied(transform, readable, frozenset())
+    return examples[0].size if examples else None
 
 
 def examples_of(transform: Transform, photos: StagePhotos) -> list[TransformedPhoto]:

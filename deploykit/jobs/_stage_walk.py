@@ -51,7 +51,7 @@ class Walk:
         self.steps: list[StageStep] = []
         faults = (
             network_fault(beginning, photos.names, network),
-            unreadable_fault(photos.unreadable, len(photos.files)),
+            unreadable_fault(photos.unreadable, len(photos.files) + photos.copies),
             photos_fault(beginning, "fp32"),
         )
         self.findings: list[Finding] = [fault for fault in faults if fault is not None]
@@ -108,7 +108,7 @@ class Walk:
             precision: With the change.
             batch_sizes: In which the photos were run.
         """
-        rows = np.array(places)
+        rows = np.array(places, np.intp)
         fine = np.isfinite(since[rows]).all(axis=1)
         tolerance = tolerance_for(precision)
         added, total = (

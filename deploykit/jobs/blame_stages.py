@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from deploykit.bundle import Bundle
-from deploykit.errors import CheckpointError, UsageError
+from deploykit.errors import CheckpointError, InputError, UsageError
 from deploykit.jobs._stage_accuracy import check_answers
 from deploykit.jobs._stage_beginning import (
     OWN_NORMALISATION,
@@ -28,7 +30,7 @@ from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
 from deploykit.parity.blame import StageReport
 from deploykit.progress import Note, Progress, silent
 from deploykit.session import Logits, NormalisedSession
-from deploykit.specs import Precision
+from deploykit.specs import Precision, Size, format_size
 
 if TYPE_CHECKING:
     from deploykit.models.transforms import Transform
@@ -99,7 +101,8 @@ def prepare_stages(
         UsageError: There are no photos, no such transform, runtime or precision, or an accuracy
             that makes no sense.
         ImagesError: There is no image file.
-        InputError: The transform is random, fails, or gives what is no network input.
+        InputError: The transform is random, fails, or gives what is no network input, or images of
+            a size that the reference does not take.
         BundleError: The bundle has nothing of the named runtime and precision.
         MissingError: The transform needs a package that is not here.
     """
@@ -115,7 +118,9 @@ def prepare_stages(
         )
     transform = load_transform(manifest.preprocessing, request.transform, progress)
     if transform is not None:
-        probe_transform(transform, source.files)
+        size = probe_transform(transform, source.files)
+        if size not in (None, manifest.preprocessing.input_size):
+            _check_size(bundle, request.reference, transform.name, size)
     accuracy = _trained_accuracy(bundle, request, progress) if source.labelled else None
     return StagesPlan(source, transform, tuple(candidates), accuracy)
 
@@ -217,10 +222,33 @@ def _walk_ways(
     return walk, answers[0], recorded
 
 
+def _check_size(bundle: Bundle, named: ReferenceRequest, transform: str, size: Size) -> None:
+    """Refuse images of another size than the recorded one, but where the reference takes them.
+
+    Raises:
+        InputError: It does not.
+    """
+    reference = open_reference(bundle, named, silent)
+    with reference.session as session:
+        network = cast("NormalisedSession", session)
+        try:
+            network.run_normalised(np.zeros((1, 3, *size), np.float32))
+        except InputError as exc:
+            given = format_size(size)
+            recorded = format_size(bundle.manifest.preprocessing.input_size)
+            raise InputError(
+                f"{transform} gives images of {given}; the bundle takes {recorded}, and "
+                f"{reference.description}, with which the walk begins, no other size.",
+                hint=f"If training used {given}, export again with --input-size {given}; else name "
+                "the transform that it evaluated with.",
+            ) from exc
+
+
 def _check_accuracy(trained: float | None) -> None:
     if trained is not None and not 0 <= trained <= 1:
         raise UsageError(
-            f"An accuracy of {trained:g} is none.", hint="Give it as a part of 1: 0.97 for 97 %."
+            f"An accuracy is a number between 0 and 1, not {trained:g}.",
+            hint="Give it as a part of 1: --trained-accuracy 0.97 for 97 %.",
         )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from deploykit.bundle import Bundle
 from deploykit.errors import UsageError
-from deploykit.jobs.candidates import Candidate, named_candidates
+from deploykit.jobs.candidates import Candidate, by_reason, named_candidates
 from deploykit.jobs.engines import is_flavour
 from deploykit.progress import Note, Progress
 from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL
 from deploykit.specs import Precision
+
+_WHY_SEALED = "nodes are fused there, and no tensor between them is handed out"
 
 
 def layer_candidates(
@@ -20,35 +22,45 @@ def layer_candidates(
         bundle: The bundle.
         runtime: What executes; None for every one.
         precision: Of the graphs; None for every one.
-        progress: Told which engines are left out.
+        progress: Told what is left out.
 
     Raises:
-        UsageError: There is no such runtime or precision, or see :func:`refuse_sealed`.
+        UsageError: There is no such runtime or precision, or what computes in it fuses nodes and
+            hands out no tensor between them; the hint says what does.
         BundleError: The bundle has nothing of that kind.
     """
-    refuse_sealed(runtime)
+    if runtime is not None and _is_sealed(runtime):
+        raise _refusal(runtime, runtime, precision)
     named = named_candidates(bundle, runtime, precision, progress)
     found = [each for each in named if not _is_sealed(each.runtime)]
     if not found:
-        refuse_sealed(named[0].runtime)
-    if engines := ", ".join(each.file for each in named if is_flavour(each.runtime)):
-        progress(Note(f"left out: {engines}: an engine hands out no tensor between its nodes"))
+        raise _refusal(named[0].runtime, runtime, precision)
+    for line in by_reason([(each, _WHY_SEALED) for each in named if each not in found]):
+        progress(Note(f"left out: {line}"))
     return found
 
 
-def refuse_sealed(runtime: str | None) -> None:
-    """Refuse a runtime that fuses nodes and hands out no tensor between them.
+def _refusal(sealed: str, runtime: str | None, precision: Precision | None) -> UsageError:
+    """The error to end with where a runtime is meant that cannot be looked into.
 
-    Raises:
-        UsageError: It does; the hint names those that do not.
+    Args:
+        sealed: The runtime.
+        runtime: What was named.
+        precision: What was named.
     """
-    if runtime is None or not _is_sealed(runtime):
-        return
-    raise UsageError(
-        f"{runtime} fuses nodes and hands out no tensor between them, so that no layer can be "
+    if precision == "bf16":  # no graph's own
+        hint = f"Look into the FP32 graph that it runs: --runtime {CPU}, without --precision."
+    elif runtime is None and precision is not None:
+        hint = f"Leave out --precision {precision}: nothing else of this bundle computes in it."
+    else:
+        hint = (
+            f"Look into the graph: --runtime {REHEARSAL} for FP16, --runtime {CPU} for FP32 and "
+            "INT8."
+        )
+    return UsageError(
+        f"{sealed} fuses nodes and hands out no tensor between them, so that no layer can be "
         "blamed.",
-        hint=f"Look into the graph: --runtime {REHEARSAL} for FP16, --runtime {CPU} for FP32 and "
-        "INT8. What the runtime adds to that is the last row of --stages.",
+        hint=f"{hint} What the runtime adds is the last row of --stages.",
     )
 
 

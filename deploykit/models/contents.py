@@ -55,17 +55,21 @@ class Contents:
         return sum(math.prod(shape) for shape in self.tensors.values())
 
 
-def read_contents(path: Path) -> Contents:
+def read_contents(path: Path, *, trust_pickle: bool = False) -> Contents:
     """Look into a checkpoint, without running any code from it.
 
     Unlike :func:`deploykit.models.checkpoint.read_weights` it takes weights nobody could deploy.
+
+    Args:
+        path: The file.
+        trust_pickle: Let a file that asks for code run it. Only for files of one's own making.
 
     Raises:
         CheckpointError: The file is missing, damaged or of another kind; asks for code; or holds no
             weights.
         DependencyError: It is a safetensors file and safetensors is missing.
     """
-    loaded = load_checkpoint(path)
+    loaded = load_checkpoint(path, trust_pickle=trust_pickle)
     entry, notes = find_weights(loaded, path)
     tensors, more = named_tensors(entry)
     last = _last_layer(tensors)
@@ -120,6 +124,12 @@ def _told(
         text_fits = not isinstance(value, str) or len(value) <= _LONGEST_TEXT
         if trail and text_fits:
             yield ".".join(trail), value
-    elif isinstance(value, Mapping) and len(trail) < _DEPTH and "param_groups" not in value:
+    elif isinstance(value, Mapping) and len(trail) < _DEPTH and not (trail and _is_state(value)):
         for key, child in value.items():
             yield from _told(child, weights, (*trail, str(key)))
+
+
+def _is_state(value: Mapping[object, object]) -> bool:
+    """Whether an entry is an optimizer's state, or other weights, such as their moving average."""
+    tensors = (child for child in value.values() if isinstance(child, Tensor))
+    return "param_groups" in value or any(tensor.ndim > 0 for tensor in tensors)

@@ -14,7 +14,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -47,7 +47,7 @@ class UserObject:
     value: object
 
 
-def user_object(name: str, what: str) -> UserObject:
+def user_object(name: str, what: str, *, instances: bool = False) -> UserObject:
     """Import what a name refers to.
 
     Args:
@@ -55,6 +55,8 @@ def user_object(name: str, what: str) -> UserObject:
             ``path/to/file.py:Name`` (its folder is searched for what it imports); behind the colon
             also an attribute of an attribute, or an entry of a dictionary.
         what: What is wanted, ``network``.
+        instances: Whether an object that can be called is wanted rather than what makes one: where
+            the name is not there, those that are will be told.
 
     Raises:
         UsageError: There is no such file, module or name.
@@ -72,7 +74,7 @@ def user_object(name: str, what: str) -> UserObject:
     else:
         folder, step = Path.cwd(), functools.partial(_import_module, source)
     module = run_user_code(step, folder, source, "imported")
-    return UserObject(name, folder, _attribute(module, source, attribute))
+    return UserObject(name, folder, _attribute(module, source, attribute, instances))
 
 
 def user_callable(name: str) -> Callable[..., object]:
@@ -141,13 +143,15 @@ def _import_module(name: str) -> ModuleType:
         ) from error
 
 
-def _attribute(module: ModuleType, source: str, attribute: str) -> object:
+def _attribute(module: ModuleType, source: str, attribute: str, instances: bool) -> object:
     found: object = module
     try:
         for part in attribute.split("."):
             found = found[part] if isinstance(found, Mapping) else getattr(found, part)
     except (AttributeError, KeyError) as error:
         known = list(found) if isinstance(found, Mapping) else _defined_in(module)
+        if instances and not isinstance(found, Mapping):
+            known = [*_instances_in(module), *known]
         near = difflib.get_close_matches(attribute, map(str, known), n=3) or known[:8]
         raise UsageError(
             f"There is no {attribute} in {source}.",
@@ -159,9 +163,29 @@ def _attribute(module: ModuleType, source: str, attribute: str) -> object:
 
 
 def _defined_in(module: ModuleType) -> list[str]:
+    """The classes and functions that a module defines for others."""
     return [
         name
-        for name, value in vars(module).items()
+        for name, value in _public(module)
         if getattr(value, "__module__", None) == module.__name__
         and (inspect.isfunction(value) or inspect.isclass(value))
     ]
+
+
+def _instances_in(module: ModuleType) -> Iterator[str]:
+    """A module's objects that can be called, and such entries of its dictionaries."""
+    for name, value in _public(module):
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{key}" for key, entry in value.items() if _is_instance(entry))
+        elif _is_instance(value):
+            yield name
+
+
+def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
+    return ((name, value) for name, value in vars(module).items() if not name.startswith("_"))
+
+
+def _is_instance(value: object) -> bool:
+    """Whether a value can be called, and is no class, no function and no type hint."""
+    hint = type(value).__module__ in ("typing", "types")
+    return not (hint or inspect.isclass(value) or inspect.isroutine(value)) and callable(value)

@@ -449,15 +449,19 @@ def test_an_engine_cannot_be_looked_into(engine_bundle):
     notes = []
     reports = walk_layers(engine_bundle, LayersRequest(), notes.append)
     assert {report.candidate.runtime for report in reports} == {"onnxruntime-cpu", "rehearsal"}
-    assert any("an engine hands out" in e.message for e in notes if isinstance(e, Note))
+    (note,) = (e.message for e in notes if isinstance(e, Note) and "nodes are fused" in e.message)
+    assert note.startswith("left out: engines/")
+    assert ", deploy/fp32.onnx on openvino: " in note
 
 
 def test_openvino_cannot_be_looked_into(blocks):
     with pytest.raises(UsageError, match="openvino fuses nodes and hands out no tensor") as caught:
         walk_layers(blocks, LayersRequest(runtime="openvino"))
     assert "--runtime onnxruntime-cpu" in caught.value.hint
-    with pytest.raises(UsageError, match="openvino fuses nodes"):
-        walk_layers(blocks, LayersRequest(precision="bf16"))
+    for runtime in (None, "openvino"):
+        with pytest.raises(UsageError, match="openvino fuses nodes") as caught:
+            walk_layers(blocks, LayersRequest(runtime=runtime, precision="bf16"))
+        assert "--runtime onnxruntime-cpu, without --precision" in caught.value.hint
     reports = walk_layers(blocks, LayersRequest())
     assert {report.candidate.runtime for report in reports} == {"onnxruntime-cpu"}
 

@@ -9,6 +9,7 @@ import torch
 from layer_networks import replaced, rewritten, with_fp16
 
 from deploykit.bundle import open_bundle
+from deploykit.errors import GraphError
 from deploykit.graph import passes
 from deploykit.graph.files import load_graph
 from deploykit.graph.optimise import DEPLOY_RULES
@@ -146,6 +147,10 @@ def leave_an_operand_out(graph):
     concat.resize_inputs(len(concat.inputs) - 1)
 
 
+def give_up(graph):
+    raise GraphError(f"The graph {graph.name} has no shapes.")
+
+
 @pytest.fixture
 def break_rule(monkeypatch):
     """Let a rule plant a fault in what it makes."""
@@ -195,13 +200,16 @@ def test_a_rule_that_is_wrong_is_to_blame(paths, break_rule, stage_report, rule,
     assert (report.culprit.stage, report.culprit.change) == ("graph pass", rule)
 
 
-def test_a_rule_whose_graph_does_not_run_is_to_blame(paths, break_rule, stage_report):
-    break_rule(FORWARD, leave_an_operand_out)
+@pytest.mark.parametrize("fault", [leave_an_operand_out, give_up])
+def test_a_rule_whose_graph_does_not_run_is_to_blame(paths, break_rule, stage_report, fault):
+    break_rule(FORWARD, fault)
     report = stage_report(paths)
     assert (report.culprit.stage, report.culprit.change) == ("graph pass", FORWARD)
+    assert report.culprit.objections == ("it gives no graph that runs",)
+    assert (report.culprit.added.images, report.culprit.added.non_finite) == (0, 0)
     (finding,) = report.findings
     assert finding.stage == "graph pass"
-    assert finding.message.startswith(f'what "{FORWARD}" makes of model.onnx does not run: ')
+    assert finding.message.startswith(f'"{FORWARD}" makes no graph that runs of model.onnx: ')
     assert "deploykit's" in finding.hint
     (deployed,) = (
         step for step in report.steps if step.change.startswith(FP32) and step.stage == "graph pass"

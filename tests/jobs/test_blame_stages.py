@@ -1,6 +1,7 @@
 """One walk over the stages finds a planted fault and names it."""
 
 import dataclasses
+import math
 import shutil
 
 import msgspec
@@ -16,6 +17,11 @@ from training_transforms import TRANSFORMS
 
 from deploykit.bundle import open_bundle
 from deploykit.errors import ImagesError, InputError, UsageError
+from deploykit.images.decode import decode_rgb
+from deploykit.images.pixel_steps import open_as_training
+from deploykit.jobs._stage_beginning import DecodedPhoto, begin
+from deploykit.jobs._stage_photos import draw_photos, list_photos
+from deploykit.jobs._stage_transform import load_transform
 from deploykit.jobs._training_files import Recipe, TrainingState, save_state
 from deploykit.jobs.blame_stages import StagesRequest, prepare_stages, walk_stages
 from deploykit.jobs.export import export_bundle
@@ -238,6 +244,23 @@ def test_a_transform_that_is_seldom_random_is_not_blamed_on_decoding(walk, trans
         walk(transform=f"{transforms}:Rarely", max_images=45)
 
 
+def test_photos_may_be_decoded_in_any_order(exported_bundle, photo_folder):
+    """What one photo was made of says nothing about the next."""
+    preprocessing = exported_bundle.manifest.preprocessing
+    source = list_photos(exported_bundle, photo_folder, lambda event: None)
+    photos = draw_photos(source, preprocessing, 6, lambda event: None)
+    transform = load_transform(preprocessing, None, lambda event: None)
+    beginning = begin(preprocessing, transform, photos, lambda event: None)
+    one, other = (
+        DecodedPhoto(open_as_training(file.path), decode_rgb(file.path), pixels)
+        for file, pixels in zip(photos.files[:2], photos.pixels([0, 1]), strict=True)
+    )
+    first = beginning.first(one)
+    decoded = beginning.ways[0].make
+    assert not np.array_equal(decoded(other), first)
+    assert np.array_equal(decoded(one), first)
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
@@ -274,8 +297,13 @@ def test_another_input_size_is_named_where_the_network_takes_it(walk, transforms
 
 
 def test_another_input_size_that_the_graph_does_not_take(walk, transforms):
-    with pytest.raises(InputError, match=r"\(3, 32, 32\)|\(1, 3, 32, 32\)"):
+    with pytest.raises(InputError) as caught:
         walk(transform=f"{transforms}:larger", reference=ReferenceRequest())
+    assert caught.value.message == (
+        f"{transforms}:larger gives images of 32x32; the bundle takes 16x16, and model.onnx on "
+        "onnxruntime-cpu, with which the walk begins, no other size."
+    )
+    assert "export again with --input-size 32x32" in caught.value.hint
 
 
 def test_without_photos_there_is_nothing_to_walk_on(walk, bundle):
@@ -430,7 +458,7 @@ def export(tmp_path, network_file, checkpoint, photo_folder):
     return run
 
 
-def test_two_labels_exchanged(walk, export):
+def test_two_labels_exchanged(walk, export, photo_folder):
     report = walk(export(classes="blue,red,green"), max_images=None)
     (finding,) = report.findings
     assert finding.stage == "labels"
@@ -439,7 +467,8 @@ def test_two_labels_exchanged(walk, export):
         "instead of 15: either the labels are exchanged, or the photos' folders are"
     )
     assert finding.hint.startswith("Look at the photos in these folders.")
-    assert finding.hint.endswith("--classes blue,green,red")
+    assert finding.hint.endswith(f"Export again with --classes {photo_folder}")
+    assert (finding.options, finding.labels) == ((), ("blue", "green", "red"))
     assert not report.passed
 
 
@@ -471,6 +500,21 @@ def test_few_photos_tell_no_exchange(walk, export):
     ) in told
 
 
+def test_where_the_folder_has_no_more_photos_no_more_of_them_are_advised(
+    walk, export, photo_folder, tmp_path
+):
+    few = tmp_path / "few"
+    for path in sorted(photo_folder.glob("*/*"))[::7]:
+        (few / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, few / path.parent.name)
+    notes = []
+    walk(export(classes="blue,red,green"), images=few, max_images=None, progress=notes.append)
+    (told,) = (
+        event.message for event in notes if "look exchanged" in getattr(event, "message", "")
+    )
+    assert told.endswith(f"too few to tell that from chance: more would, and {few} has no more")
+
+
 def test_photos_of_one_class_restore_no_accuracy(dim, brightness):
     """Another mean makes them all right, as it would with a network that says one thing only."""
     bright = brightness / "photos" / "b middling"
@@ -496,6 +540,8 @@ def test_labels_in_natural_order(walk, export, tmp_path, photo_folder):
     assert "training had its labels sorted by code point, as ImageFolder does" in finding.message
     assert "the bundle's are in natural order" in finding.message
     assert finding.hint.endswith(f"--classes {folder}")
+    assert finding.options == (("--classes", str(folder)),)
+    assert finding.labels == ("class_1", "class_10", "class_2")
 
 
 def test_labels_that_nobody_gave(walk, export):
@@ -567,6 +613,7 @@ def test_the_search_restores_a_lost_accuracy(dim, brightness):
     assert finding.stage == "normalise"
     assert "36 of 36 photos get their folder's class instead of 12" in finding.message
     assert finding.hint == "Export again with --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
+    assert finding.options == (("--mean", "0.5,0.5,0.5"), ("--std", "0.5,0.5,0.5"))
     best = report.trials[0]
     assert (best.correct, best.images) == (36, 36)
     assert best.option == "--mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
@@ -636,7 +683,8 @@ def test_photos_that_decide_nothing_are_not_a_stages_fault(dim, tmp_path):
     tie = np.full((16, 16, 3), 89, np.uint8)
     tie[::2, ::2] = 90
     for place in range(12):
-        pixels = tie if place < 2 else np.full_like(tie, 40 + 80 * (place % 3))
+        other = np.full_like(tie, 40 + 80 * (place % 3) + place)
+        pixels = np.roll(tie, place, axis=0) if place < 2 else other
         Image.fromarray(pixels).save(tmp_path / f"{place}.png")
     report = walk_stages(dim(0.5, 0.5), StagesRequest(images=tmp_path))
     assert report.culprit is None
@@ -686,6 +734,8 @@ def test_what_is_no_use_is_refused_before_the_walk(exported_bundle, photo_folder
         prepare(transform=f"{transforms}:flipping")
     with pytest.raises(UsageError, match="There is no missing"):
         prepare(transform=f"{transforms}:missing")
+    with pytest.raises(InputError, match="images of 32x32"):
+        prepare(transform=f"{transforms}:larger")
     with pytest.raises(UsageError, match="does not compute in"):
         prepare(runtime="onnxruntime-cpu", precision="fp16")
     plan = prepare(transform=f"{transforms}:std")
@@ -732,6 +782,7 @@ def test_the_run_beside_the_checkpoint_tells_its_accuracy(dim, brightness, tmp_p
     assert walk_stages(bundle, request).trials
 
 
-def test_an_accuracy_in_percent_is_refused(walk):
-    with pytest.raises(UsageError, match="accuracy of 97"):
-        walk(trained_accuracy=97.0)
+@pytest.mark.parametrize("accuracy", [97.0, -0.1, math.nan])
+def test_what_is_no_accuracy_is_refused(walk, accuracy):
+    with pytest.raises(UsageError, match=f"between 0 and 1, not {accuracy:g}"):
+        walk(trained_accuracy=accuracy)

@@ -130,6 +130,43 @@ def test_a_missing_key_gets_the_nearest(code):
     assert "val" in caught.value.hint
 
 
+VARIABLES = """
+import typing
+from collections.abc import Callable
+from typing import Optional
+
+import numpy as np
+from torchvision import transforms
+from torchvision.transforms import Compose
+
+Steps = Optional[list[Callable[[], int]]]
+SIZE = 224
+val_transform = Compose([transforms.ToTensor()])
+data_transforms = {"val": val_transform, "size": 3}
+_hidden = Compose([])
+
+def make():
+    return val_transform
+
+def _helper():
+    pass
+
+class Preset:
+    pass
+"""
+
+
+def test_a_missing_name_gets_what_may_be_meant(tmp_path):
+    path = tmp_path / "train.py"
+    path.write_text(VARIABLES, encoding="utf-8")
+    with pytest.raises(UsageError, match="There is no nothere") as caught:
+        user_transform(f"{path}:nothere")
+    assert caught.value.hint == "It defines: val_transform, data_transforms.val, make, Preset."
+    with pytest.raises(UsageError) as caught:
+        user_transform(f"{path}:val_trafo")
+    assert "val_transform" in caught.value.hint
+
+
 def test_a_transform_that_fails_names_the_line(code):
     with pytest.raises(InputError, match=r"train.py:\d+: KeyError: 'size'"):
         user_transform(f"{code}:broken")(PHOTO)
