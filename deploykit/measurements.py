@@ -93,9 +93,14 @@ class Measurement(Value, frozen=True):
         return self.distinct - self.undecidable
 
     @property
+    def distinct_flips(self) -> tuple[Flip, ...]:
+        """Of the flips one for each distinct image, in their order."""
+        return tuple(flip for flip in self.flipped if not flip.copy)
+
+    @property
     def undecidable_flips(self) -> int:
         """Distinct images whose top-1 class differs and whose margin does not decide."""
-        return sum(not (flip.decidable or flip.copy) for flip in self.flipped)
+        return sum(not flip.decidable for flip in self.distinct_flips)
 
     @property
     def flip_rate(self) -> float:

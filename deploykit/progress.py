@@ -39,3 +39,17 @@ Progress: TypeAlias = Callable[[Step | Note], None]
 def silent(event: Step | Note) -> None:
     """Ignore an event: the default callback."""
     del event
+
+
+def without_repeats(progress: Progress) -> Progress:
+    """A callback that passes on every event, but each note only once."""
+    told: set[Note] = set()
+
+    def on_event(event: Step | Note) -> None:
+        if event in told:
+            return
+        if isinstance(event, Note):
+            told.add(event)
+        progress(event)
+
+    return on_event

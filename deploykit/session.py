@@ -49,6 +49,14 @@ class SessionSpec(Value, frozen=True):
     tf32: bool = False
     concurrent: bool = False
 
+    @property
+    def title(self) -> str:
+        """What a report calls it: ``deploy/fp32.onnx in bf16 on openvino``."""
+        # A graph's file is named after its precision, unless the runtime computes in another.
+        named = self.precision == "fp32" or self.precision in self.graph
+        hint = "" if named else f" in {self.precision}"
+        return f"{self.graph}{hint} on {self.runtime}"
+
 
 class Session(Protocol):
     """An open runtime. Use it as a context manager: it may own device memory."""

@@ -18,6 +18,7 @@ LAYERS = {
     "deps": 0,
     "files": 0,
     "gpu": 0,
+    "shell": 0,
     "threads": 0,
     "specs": 1,
     "measurements": 1,

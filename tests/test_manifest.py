@@ -61,6 +61,12 @@ def test_a_missing_field_is_refused(folder):
         read_manifest(folder)
 
 
+def test_what_older_exports_did_not_record_is_what_they_did_unasked(folder):
+    edit(folder, lambda content: (content.pop("golden"), content.pop("requested_opset")))
+    manifest = read_manifest(folder)
+    assert (manifest.golden, manifest.requested_opset) == ("photos", None)
+
+
 def test_a_value_that_makes_no_sense_is_refused(folder):
     edit(folder, lambda content: content["preprocessing"].update(std=[0, 1, 1]))
     with pytest.raises(BundleError, match="std above 0"):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deploykit.cli.console import command
-from deploykit.cli.options import Json, Verbose
+from deploykit.cli.options import Json, TrustPickle, Verbose
 
 
 def identify(
@@ -16,6 +16,7 @@ def identify(
     timm: Annotated[
         bool, typer.Option("--timm", help="Compare with every network of timm: takes minutes.")
     ] = False,
+    trust_pickle: TrustPickle = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -27,7 +28,9 @@ def identify(
         from deploykit.jobs.identify import identify_checkpoint
         from deploykit.report.identification import identification_text
 
-        found = identify_checkpoint(checkpoint, all_timm=timm, progress=console.progress)
+        found = identify_checkpoint(
+            checkpoint, all_timm=timm, trust_pickle=trust_pickle, progress=console.progress
+        )
         console.result(
             lambda: msgspec.to_builtins(found),
             lambda: identification_text(found),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deploykit.cli.console import command
-from deploykit.cli.options import Artifacts, Json, Verbose, artifacts_folder
+from deploykit.cli.options import Artifacts, Json, TrustPickle, Verbose, artifacts_folder
 
 
 def inspect(
@@ -19,6 +19,7 @@ def inspect(
             show_default=False,
         ),
     ] = None,
+    trust_pickle: TrustPickle = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -29,7 +30,9 @@ def inspect(
         from deploykit.jobs.inspect import inspect_path
         from deploykit.report.inspection import inspection_text, inspection_value
 
-        found = inspect_path(what, artifacts_folder(artifacts), console.progress)
+        found = inspect_path(
+            what, artifacts_folder(artifacts), console.progress, trust_pickle=trust_pickle
+        )
         console.result(
             lambda: inspection_value(found),
             lambda: inspection_text(found),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,13 +24,10 @@ from deploykit.cli.options import (
     parsed_arch_args,
     parsed_precision,
 )
+from deploykit.cli.verify_files import Files
 from deploykit.cli.verify_walks import Walks
 from deploykit.errors import ParityError, UsageError
-from deploykit.report.destinations import (
-    check_all_different,
-    check_destination,
-    check_page_path,
-)
+from deploykit.progress import Progress, without_repeats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,8 +100,6 @@ def verify(
     trained_accuracy: Annotated[
         float | None,
         typer.Option(
-            min=0.0,
-            max=1.0,
             help="With --stages, what training had, 0 to 1: far below it, the usual mistakes are "
             "tried.",
         ),
@@ -147,43 +141,54 @@ def verify(
             self_test=self_test,
         )
         walks = Walks(stages, transform, trained_accuracy, layers)
-        _verify(request, walks, _Files(html, junit), console, bundle, artifacts)
+        _verify(request, walks, Files(html, junit), console, bundle, artifacts)
 
 
 def _verify(
     request: VerifyRequest,
     walks: Walks,
-    files: _Files,
+    files: Files,
     console: Console,
     bundle: str | None,
     artifacts: Path | None,
 ) -> None:
     """Refuse what makes no sense, compare, walk, write and show."""
     from deploykit.jobs.export_again import export_command
-    from deploykit.jobs.verify import verify_bundle
 
     walks.check(request)
     request.check()
     files.check()
-    chosen = chosen_bundle(bundle, artifacts, console)
-    plan = walks.prepare(chosen, request, console.progress)
-    with ExitStack() as stack:
-        try:
-            reference = walks.open_reference(chosen, request, stack, console.progress)
-            result = verify_bundle(chosen, request, console.progress, reference=reference)
-        except UsageError:
-            raise
-        except BaseException:
-            files.forget()  # or an earlier run's would be taken for this one's
-            raise
-        blame = walks.walk(chosen, request, result, plan, reference, console.progress)
-    mend = export_command(chosen, blame.stages.findings) if blame.stages else None
-    files.write(chosen, result, blame, mend, request.images)
+    try:
+        chosen = chosen_bundle(bundle, artifacts, console)
+        result, blame = _compared(chosen, request, walks, console.progress)
+        mend = None
+        if blame.stages and result.is_recorded:  # another checkpoint's faults are not the bundle's
+            mend = export_command(chosen, blame.stages.findings)
+        files.write(chosen, result, blame, mend, request.images)
+    except UsageError:
+        raise
+    except BaseException:
+        files.forget()  # or an earlier run's would be taken for this one's
+        raise
     _show(console, result, blame, mend, files)
 
 
+def _compared(
+    bundle: Bundle, request: VerifyRequest, walks: Walks, progress: Progress
+) -> tuple[Verification, Blame]:
+    """Compare, then walk, with one reference."""
+    from deploykit.jobs.verify import verify_bundle
+
+    progress = without_repeats(progress)  # the comparison and each walk choose the same photos
+    plan = walks.prepare(bundle, request, progress)
+    with ExitStack() as stack:
+        reference = walks.open_reference(bundle, request, stack, progress)
+        result = verify_bundle(bundle, request, progress, reference=reference)
+        return result, walks.walk(bundle, request, result, plan, reference, progress)
+
+
 def _show(
-    console: Console, result: Verification, blame: Blame, mend: str | None, files: _Files
+    console: Console, result: Verification, blame: Blame, mend: str | None, files: Files
 ) -> None:
     """Show the verdicts and the walks; what fails in either exits with 3, or as a broken walk."""
     from deploykit.report.blame import blame_value
@@ -227,71 +232,3 @@ def _findings(result: Verification, blame: Blame, mend: str | None) -> Iterator[
     limit = limit_of_stages(result, blame.stages)
     if limit:
         yield limit
-
-
-@dataclass(frozen=True)
-class _Files:
-    """What is written beside the result.
-
-    Attributes:
-        html: The certificate; None for none.
-        junit: JUnit XML; None for none.
-    """
-
-    html: Path | None
-    junit: Path | None
-
-    @property
-    def paths(self) -> list[Path]:
-        """The files that are wanted."""
-        return [path for path in (self.html, self.junit) if path is not None]
-
-    def check(self) -> None:
-        """Refuse early what could not be written in the end."""
-        if self.html is not None:
-            check_page_path(self.html)
-        if self.junit is not None:
-            check_destination(self.junit, "report", (".xml",))
-        check_all_different({"output": self.paths})
-
-    def forget(self) -> None:
-        """Remove what an earlier run has written under these names."""
-        for path in self.paths:
-            path.unlink(missing_ok=True)
-
-    def write(
-        self,
-        bundle: Bundle,
-        result: Verification,
-        blame: Blame,
-        mend: str | None,
-        images: Path | None,
-    ) -> None:
-        """Write what is wanted, whatever the verdicts are."""
-        layers = blame.layers or ()
-        if self.html is not None:
-            from deploykit.report.html.certificate import write_certificate
-
-            # Of a file that lists photos, their names are relative to its folder.
-            folder = images.parent if images is not None and images.is_file() else images
-            write_certificate(
-                self.html,
-                bundle,
-                result,
-                stages=blame.stages,
-                layers=layers,
-                broken_off=blame.broken_off,
-                mend=mend,
-                photos_folder=folder,
-            )
-        if self.junit is not None:
-            from deploykit.report.junit import write_junit
-
-            write_junit(
-                self.junit,
-                bundle,
-                result,
-                stages=blame.stages,
-                layers=layers,
-                broken_off=blame.broken_off,
-            )

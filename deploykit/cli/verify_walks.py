@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from deploykit.errors import DeploykitError, UsageError
+from deploykit.progress import silent
 
 if TYPE_CHECKING:
     from deploykit.bundle import Bundle
@@ -66,15 +67,16 @@ class Walks:
                 "--stages and --layers hold every step against plain FP32, which --tf32 is not.",
                 hint="Leave out --tf32, or the walks.",
             )
-        if self.layers:
-            from deploykit.jobs.layer_candidates import refuse_sealed
-
-            refuse_sealed(request.runtime)
 
     def prepare(
         self, bundle: Bundle, request: VerifyRequest, progress: Progress
     ) -> StagesPlan | None:
-        """Let what the walk over the stages needs fail before a comparison that takes minutes."""
+        """Let what the walks need fail before a comparison that takes minutes."""
+        if self.layers:
+            from deploykit.jobs.layer_candidates import layer_candidates
+
+            # What is left out, the walk itself says.
+            layer_candidates(bundle, request.runtime, request.precision, silent)
         if not self.stages:
             return None
         from deploykit.jobs.blame_stages import prepare_stages

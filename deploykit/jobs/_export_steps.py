@@ -12,13 +12,13 @@ import numpy as np
 
 from deploykit.bundle import CANONICAL_GRAPH, deploy_graph
 from deploykit.errors import ModelError, ParityError
-from deploykit.jobs.export_request import ExportRequest, GoldenChoice, Subject
+from deploykit.jobs.export_request import ExportRequest, Subject
 from deploykit.jobs.golden import GOLDEN_IMAGES, Golden, choose_golden
-from deploykit.jobs.photos import generated_photos
+from deploykit.jobs.photos import Photos, generated_photos
 from deploykit.jobs.verdicts import Verdict, judge_sessions
+from deploykit.manifest import GoldenChoice
 from deploykit.parity.compare import NamedBatch
 from deploykit.progress import Progress
-from deploykit.proofs import PhotoKind
 from deploykit.runtime.opener import open_graph, open_module
 from deploykit.runtime.recorded import RecordedSession
 from deploykit.session import Logits, Session
@@ -73,17 +73,22 @@ def write_graphs(staging: Path, graph: ir.Model, subject: Subject) -> GraphSpecs
     return GraphSpecs(canonical_input, deploy_input, output, opset_of(graph))
 
 
-def answer(subject: Subject, groups: Sequence[NamedBatch], golden: GoldenChoice) -> Answers:
-    """Run the torch module on every batch, and choose the golden images."""
-    preprocessing, classes = subject.preprocessing, subject.model.num_classes
-    with open_module(
-        subject.model.module, preprocessing=preprocessing, classes=classes
-    ) as reference:
-        logits = np.concatenate([reference.run(images) for _, images in groups])
-        _require_finite(logits, [name for names, _ in groups for name in names])
-        if golden == "generated":
-            ((_, made),) = generated_photos(GOLDEN_IMAGES, preprocessing.input_size)
-            return Answers(logits, Golden(made, reference.run(made)))
+def open_module_of(subject: Subject) -> Session:
+    """Open the torch module, the reference."""
+    return open_module(
+        subject.model.module,
+        preprocessing=subject.preprocessing,
+        classes=subject.model.num_classes,
+    )
+
+
+def answer(reference: Session, groups: Sequence[NamedBatch], golden: GoldenChoice) -> Answers:
+    """Run the reference on every batch, and choose the golden images."""
+    logits = np.concatenate([reference.run(images) for _, images in groups])
+    _require_finite(logits, [name for names, _ in groups for name in names])
+    if golden == "generated":
+        ((_, made),) = generated_photos(GOLDEN_IMAGES, reference.spec.input_size)
+        return Answers(logits, Golden(made, reference.run(made)))
     images = np.concatenate([images for _, images in groups])
     return Answers(logits, choose_golden(images, logits))
 
@@ -118,22 +123,18 @@ def open_candidates(staging: Path, subject: Subject, stack: ExitStack) -> list[S
 def verify(
     candidates: Sequence[Session],
     answers: Answers,
-    groups: Sequence[NamedBatch],
+    photos: Photos,
     subject: Subject,
-    kind: PhotoKind,
     progress: Progress,
 ) -> tuple[Verdict, ...]:
-    """Compare both graphs with the module, on images of a kind.
+    """Compare both graphs with the module.
 
     Raises:
         ParityError: One of them does not give its answers.
     """
     size = subject.preprocessing.input_size
     reference = RecordedSession(answers.logits, name=REFERENCE, input_size=size)
-    count = len(answers.logits)
-    verdicts = judge_sessions(
-        reference, candidates, groups, count, subject.labels, progress, kind=kind
-    )
+    verdicts = judge_sessions(reference, candidates, photos, subject.labels, progress)
     failed = [
         f"{verdict.candidate.graph}: {'; '.join(verdict.objections)}"
         for verdict in verdicts

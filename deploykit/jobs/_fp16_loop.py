@@ -13,6 +13,7 @@ from deploykit.errors import ParityError
 from deploykit.jobs._fp16_ranking import rank_tensors
 from deploykit.jobs._fp16_scan import scan_ranges
 from deploykit.jobs._fp16_search import NodeSet, Trials, grow, shrink
+from deploykit.jobs.photos import Photos
 from deploykit.jobs.sessions import open_rehearsal
 from deploykit.jobs.verdicts import Verdict, judge_sessions
 from deploykit.manifest import Manifest
@@ -126,8 +127,7 @@ class Fp16Loop:
             (verdict,) = judge_sessions(
                 reference,
                 [candidate],
-                self._photos.batches,
-                len(self._photos.logits),
+                Photos("photos", "", len(self._photos.logits), self._photos.batches),
                 labels,
                 self._progress,
             )

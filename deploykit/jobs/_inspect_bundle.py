@@ -5,6 +5,7 @@ from __future__ import annotations
 from deploykit.bundle import Bundle
 from deploykit.errors import DeploykitError
 from deploykit.jobs._inspect_engine import inspect_bundle_engine
+from deploykit.jobs.candidates import Candidate
 from deploykit.jobs.choose import open_best
 from deploykit.jobs.engines import engines_left_out
 from deploykit.jobs.inspections import (
@@ -66,6 +67,5 @@ def _choose(bundle: Bundle) -> AutoChoice:
             spec = session.spec
     except DeploykitError as exc:
         return AutoChoice(runs="", reasons=(*reasons, *str(exc).splitlines()))
-    return AutoChoice(
-        runs=f"{spec.graph} on {spec.runtime} ({spec.device})", reasons=tuple(reasons)
-    )
+    chosen = Candidate(spec.graph, spec.runtime, spec.precision)
+    return AutoChoice(runs=f"{chosen} ({spec.device})", reasons=tuple(reasons))

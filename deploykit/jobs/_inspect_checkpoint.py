@@ -1,10 +1,11 @@
-"""What a checkpoint tells, without any of its code being run."""
+"""What a checkpoint tells, without any of its code being run unless it is trusted."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from deploykit.deps import need
+from deploykit.errors import CheckpointError
 from deploykit.jobs.inspections import CheckpointInspection
 
 _CONTAINERS = {
@@ -12,10 +13,15 @@ _CONTAINERS = {
     "legacy": "torch.save, from before torch 1.6",
     "safetensors": "safetensors",
 }
+_TAKEN = "inspect takes a bundle's name or folder, an ONNX graph, an engine and PyTorch weights."
 
 
-def inspect_checkpoint(path: Path) -> CheckpointInspection:
+def inspect_checkpoint(path: Path, *, trust_pickle: bool = False) -> CheckpointInspection:
     """Look into a checkpoint.
+
+    Args:
+        path: The file.
+        trust_pickle: Whether reading it may run the code in it.
 
     Raises:
         CheckpointError: The file is missing, damaged or of another kind; asks for code; or holds no
@@ -24,8 +30,14 @@ def inspect_checkpoint(path: Path) -> CheckpointInspection:
     """
     need("torch")
     from deploykit.models.contents import read_contents
+    from deploykit.models.file_kinds import SAVE_WEIGHTS
 
-    contents = read_contents(path)
+    try:
+        contents = read_contents(path, trust_pickle=trust_pickle)
+    except CheckpointError as exc:
+        raise CheckpointError(
+            exc.message, hint=_TAKEN if exc.hint == SAVE_WEIGHTS else exc.hint
+        ) from exc
     return CheckpointInspection(
         path=str(path),
         bytes=path.stat().st_size,

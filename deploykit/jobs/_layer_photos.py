@@ -12,19 +12,20 @@ from deploykit.bundle import Bundle
 from deploykit.errors import UsageError
 from deploykit.images.scan import sample_images
 from deploykit.jobs.photos import Photos, bundle_photos, listed_photos
+from deploykit.parity.copies import once_each
 from deploykit.progress import Progress, Step
 from deploykit.session import ImageBatch
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Photos in memory.
+    """Photos in memory, each of which shows other pixels.
 
     Attributes:
         names: Of the N photos.
         images: (N, H, W, 3) uint8.
         named: How many of them, at the beginning, were asked for by name.
-        population: How many photos there are where they come from.
+        population: How many photos there are where they come from, but for copies that were read.
     """
 
     names: tuple[str, ...]
@@ -71,7 +72,14 @@ def _ordered(
     for names, images in photos:
         drawn.update(zip(names, images.copy(), strict=True))  # the buffer behind them is reused
         progress(Step("reading photos", len(drawn), photos.count))
-    photos.drawn()  # refuses to go on without any
-    named = [name for name in dict.fromkeys(first) if name in drawn][:limit]
-    names = (*named, *(name for name in drawn if name not in named))[:limit]
-    return Sample(names, np.stack([drawn[name] for name in names]), len(named), population)
+    copies = photos.drawn().copies  # refuses to go on without any
+    known = [*drawn]
+    named = [name for name in dict.fromkeys(first) if name in drawn]
+    order = map(known.index, dict.fromkeys([*named, *drawn]))
+    names = tuple(known[row] for row in once_each(order, photos.firsts)[:limit])
+    return Sample(
+        names=names,
+        images=np.stack([drawn[name] for name in names]),
+        named=len({*named} & {*names}),
+        population=population - copies,
+    )

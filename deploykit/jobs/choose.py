@@ -263,7 +263,8 @@ def _instead(bundle: Bundle) -> str:
             spec = session.spec
     except DeploykitError:
         return ""
-    return f" Without --runtime, {spec.graph} on {spec.runtime} would run."
+    instead = Candidate(spec.graph, spec.runtime, spec.precision)
+    return f" Without --runtime, {instead} would run."
 
 
 def _is_proven(bundle: Bundle, candidate: Candidate, session: Session) -> bool:

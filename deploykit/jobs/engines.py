@@ -186,9 +186,7 @@ def self_test(
     photos = golden_photos(golden)
     labels = bundle.manifest.labels
     reference = RecordedSession(golden.logits, name=GOLDEN, input_size=session.spec.input_size)
-    (verdict,) = judge_sessions(
-        reference, [session], photos, photos.count, labels, progress, kind=photos.kind
-    )
+    (verdict,) = judge_sessions(reference, [session], photos, labels, progress)
     if not verdict.passed:
         raise ParityError(
             f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "

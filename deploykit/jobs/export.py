@@ -25,6 +25,7 @@ from deploykit.jobs._export_steps import (
     answer,
     canonical_graph,
     open_candidates,
+    open_module_of,
     verify,
     write_graphs,
 )
@@ -37,6 +38,7 @@ from deploykit.jobs.export_request import (
     photos_folder,
 )
 from deploykit.jobs.golden import write_golden
+from deploykit.jobs.photos import Photos
 from deploykit.jobs.verdicts import Verdict, installed_versions, now, proof_of
 from deploykit.manifest import (
     SCHEMA,
@@ -97,19 +99,23 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     groups = list(regroup(drawn, batch_sizes(photo_set.images)))
     with (
         new_bundle(folder, overwrite=request.overwrite) as staging,
+        ExitStack() as stack,
         ThreadPoolExecutor(max_workers=1) as background,
     ):
         clock.start("exporting")
         graph = canonical_graph(request, subject)
+        # Opened here: some Pythons 3.11 fail when two threads compile what they import.
+        reference = stack.enter_context(open_module_of(subject))
         # torch is free now and computes outside the interpreter's lock, so the reference answers
         # while the graphs are written and opened, which is one thread's work.
-        pending = background.submit(answer, subject, groups, request.golden)
+        pending = background.submit(answer, reference, groups, request.golden)
         specs = write_graphs(staging, graph, subject)
         clock.start("comparing")
-        with ExitStack() as stack:
-            candidates = open_candidates(staging, subject, stack)
-            answers = pending.result()
-            verdicts = verify(candidates, answers, groups, subject, photo_set.kind, progress)
+        candidates = open_candidates(staging, subject, stack)
+        answers = pending.result()
+        again = Photos(photo_set.kind, photo_set.source, photo_set.images, groups)
+        verdicts = verify(candidates, answers, again, subject, progress)
+        stack.close()  # a graph that is open cannot be moved on Windows
         clock.start("writing")
         write_golden(answers.golden, staging / GOLDEN)
         manifest = _manifest(staging, folder.name, request, subject, specs)
@@ -194,4 +200,6 @@ def _manifest(
         photos=None if folder is None else printable(folder.resolve()),
         proofs=(),
         versions=installed_versions(),
+        requested_opset=request.opset,
+        golden=request.golden,
     )

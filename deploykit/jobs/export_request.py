@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
@@ -14,7 +14,7 @@ from deploykit.errors import CheckpointError, UsageError
 from deploykit.jobs.labels import choose_labels, classes_folder
 from deploykit.jobs.photos import EXPORT_PHOTOS, Photos, folder_photos, generated_photos
 from deploykit.jobs.preprocessing import PreprocessingOptions, choose_preprocessing
-from deploykit.manifest import sha256_of
+from deploykit.manifest import GoldenChoice, sha256_of
 from deploykit.progress import Note, Progress
 from deploykit.specs import Labels, Preprocessing
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from deploykit.models.loading import LoadedModel
     from deploykit.models.registry import Architecture
 
-GoldenChoice: TypeAlias = Literal["photos", "generated"]
 GOLDEN_CHOICES: tuple[GoldenChoice, ...] = get_args(GoldenChoice)
 
 

@@ -62,6 +62,7 @@ class Identification(Value, frozen=True):
         compared: How many architectures were held against it.
         left_out: Which were not, and why.
         family: Whose names these are, where known.
+        trust_pickle: Whether reading it might run the code in it: an export must be let, too.
     """
 
     path: str
@@ -71,10 +72,15 @@ class Identification(Value, frozen=True):
     compared: int
     left_out: tuple[str, ...]
     family: str | None
+    trust_pickle: bool = False
 
 
 def identify_checkpoint(
-    path: Path, *, all_timm: bool = False, progress: Progress = silent
+    path: Path,
+    *,
+    all_timm: bool = False,
+    trust_pickle: bool = False,
+    progress: Progress = silent,
 ) -> Identification:
     """Hold a checkpoint against every architecture that ``--arch`` can name.
 
@@ -82,8 +88,9 @@ def identify_checkpoint(
     network are not like the checkpoint's; timm is, when the zoo or torchvision has one that fits.
 
     Args:
-        path: The checkpoint; no code of it is run.
+        path: The checkpoint.
         all_timm: Compare with every network of timm, which takes minutes.
+        trust_pickle: Whether reading the checkpoint may run the code in it.
         progress: Called after every family.
 
     Raises:
@@ -97,7 +104,7 @@ def identify_checkpoint(
     from deploykit.models.contents import read_contents
     from deploykit.models.registry import list_architectures
 
-    contents = read_contents(path)
+    contents = read_contents(path, trust_pickle=trust_pickle)
     known = list_architectures()
     found: list[Match] = []
     left_out: list[str] = []
@@ -122,6 +129,7 @@ def identify_checkpoint(
         compared=len(found),
         left_out=tuple(left_out),
         family=contents.family,
+        trust_pickle=trust_pickle,
     )
 
 

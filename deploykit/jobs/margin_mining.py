@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from deploykit.bundle import Bundle
@@ -88,7 +89,7 @@ class MarginRanking:
                     self.margins,
                     candidate.precision,
                     found,
-                    others_hold=mining.left_out_hold(_name_of(candidate)),
+                    others_hold=mining.left_out_hold(candidate.title),
                 ),
             )
             for candidate, found in zip(candidates, measurements, strict=True)
@@ -112,14 +113,10 @@ class MarginRanking:
             ranking_error=float(np.abs(ranking_margins(answers.reference) - ranked).max()),
             smallest_left_out=float(self.margins[budget]) if budget < len(self.margins) else None,
             apart={
-                _name_of(candidate): moved_apart(answers.reference, logits)
+                candidate.title: moved_apart(answers.reference, logits)
                 for candidate, logits in zip(candidates, answers.candidates, strict=True)
             },
         )
-
-
-def _name_of(candidate: SessionSpec) -> str:
-    return f"{candidate.graph} on {candidate.runtime}"
 
 
 def refuse_undecided(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
@@ -140,12 +137,13 @@ def tell_standing_proofs(bundle: Bundle, verdicts: Sequence[Verdict]) -> tuple[V
 def _with_standing_proof(bundle: Bundle, verdict: Verdict) -> Verdict:
     spec = verdict.candidate
     proof = bundle.manifest.proof_of(spec.graph, spec.runtime, spec.device)
-    if verdict.passed or verdict.disproves or spec.tf32 or proof is None:
+    if verdict.passed or verdict.broken or spec.tf32 or proof is None:
         return verdict
-    return verdict.refused(
+    note = (
         f"it failed on these photos, which were chosen by their margins: the proof of "
         f"{proof.created[:10]} stands; compare all photos, without --budget"
     )
+    return msgspec.structs.replace(verdict, note=note)
 
 
 def rank_photos(

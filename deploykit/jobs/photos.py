@@ -54,14 +54,15 @@ class Photos:
         self.expected = expected
         self._batches = batches
         self._digest = hashlib.sha256()
-        self._distinct: set[bytes] = set()
-        self._drawn = 0
+        self._places: dict[bytes, int] = {}
+        self._firsts: list[int] = []
 
     def __iter__(self) -> Iterator[NamedBatch]:
         for names, images in self._batches:
             self._digest.update(np.ascontiguousarray(images).data)
-            self._distinct.update(map(pixel_digest, images))
-            self._drawn += len(images)
+            for image in images:
+                place = len(self._firsts)
+                self._firsts.append(self._places.setdefault(pixel_digest(image), place))
             yield names, images
 
     def close(self) -> None:
@@ -70,9 +71,14 @@ class Photos:
             self._batches.close()
 
     @property
+    def firsts(self) -> tuple[int, ...]:
+        """For each image drawn so far the place of the first with the same pixels."""
+        return tuple(self._firsts)
+
+    @property
     def unreadable(self) -> int:
         """How many could not be read, once all are drawn."""
-        return self.count - self._drawn
+        return self.count - len(self._firsts)
 
     def drawn(self) -> PhotoSet:
         """What was drawn.
@@ -80,14 +86,14 @@ class Photos:
         Raises:
             ImagesError: Not one image could be read.
         """
-        if self._drawn == 0:
+        if not self._firsts:
             raise nothing_readable(self.source, self.count)
         return PhotoSet(
             kind=self.kind,
             source=self.source,
-            images=self._drawn,
+            images=len(self._firsts),
             sha256=self._digest.hexdigest(),
-            copies=self._drawn - len(self._distinct),
+            copies=len(self._firsts) - len(self._places),
         )
 
 

@@ -193,13 +193,7 @@ def _prove(
         labels=manifest.labels,
     ) as candidate:
         (verdict,) = judge_sessions(
-            reference.session,
-            [candidate],
-            photos,
-            photos.count,
-            manifest.labels,
-            progress,
-            kind=photos.kind,
+            reference.session, [candidate], photos, manifest.labels, progress
         )
     photos.drawn()
     if not verdict.passed:
@@ -212,7 +206,7 @@ def _prove(
 
 
 def _flips(verdict: Verdict) -> Iterable[str]:
-    for flip in verdict.measurement.flipped:
+    for flip in verdict.measurement.distinct_flips:
         yield f"{flip.path}: {flip.reference} -> {flip.candidate}, margin {flip.margin:.2e}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -11,13 +12,13 @@ import msgspec
 
 from deploykit.bundle import Bundle
 from deploykit.errors import BundleError
+from deploykit.jobs.photos import Photos
 from deploykit.jobs.reference import Reference
 from deploykit.manifest import Manifest, update_manifest
 from deploykit.measurements import Measurement
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import (
     MAX_BATCH_SIZE,
-    NamedBatch,
     ask_sessions,
     batch_sizes,
     measure_answers,
@@ -39,16 +40,17 @@ _PACKAGES = (
 class Verdict(Value, frozen=True):
     """What was measured of one candidate, what is allowed, and what speaks against it.
 
+    What speaks against it is a breach, where the numbers break the tolerance, or a doubt: nothing
+    was shown. Only a breach takes away a proof that there is.
+
     Attributes:
         candidate: What ran.
         kind: ``executed`` on the runtime itself or ``rehearsed`` on a model of the hardware.
         measurement: What was found.
         tolerance: What is allowed.
         objections: A sentence for each way in which it failed; empty when it passed.
-        broken: Whether the numbers break the tolerance; what else speaks against a candidate is
-            that nothing was shown.
-        disproves: Whether it takes away a proof that there is. What failed does, but where the
-            images were chosen by their margins only if all that they were chosen from would fail.
+        chosen_from: What the images were chosen from by their margins, if they were.
+        note: What a reader should know besides, as a sentence; None for nothing.
         seconds: How long the candidate took to answer; None where nobody looked.
     """
 
@@ -57,8 +59,8 @@ class Verdict(Value, frozen=True):
     measurement: Measurement
     tolerance: Tolerance
     objections: tuple[str, ...]
-    broken: bool
-    disproves: bool
+    chosen_from: Population | None = None
+    note: str | None = None
     seconds: float | None = None
 
     @property
@@ -66,61 +68,60 @@ class Verdict(Value, frozen=True):
         """Whether nothing speaks against it."""
         return not self.objections
 
+    @property
+    def broken(self) -> bool:
+        """Whether the numbers break the tolerance, whatever the images that were left out do."""
+        among = self.chosen_from
+        if among is not None:
+            among = msgspec.structs.replace(among, others_hold=True)
+        return bool(self.tolerance.breaches(self.measurement, among))
+
     def refused(self, objection: str) -> Verdict:
-        """A copy with one more thing that speaks against it, but not against an earlier proof."""
+        """A copy with one more doubt."""
         return msgspec.structs.replace(self, objections=(*self.objections, objection))
 
 
 def judge_sessions(
     reference: Session,
     candidates: Sequence[Session],
-    batches: Iterable[NamedBatch],
-    count: int,
+    photos: Photos,
     labels: Labels,
     progress: Progress,
-    *,
-    kind: PhotoKind = "photos",
 ) -> tuple[Verdict, ...]:
     """Compare candidates with a reference, in batches of several sizes, and judge them.
 
     Args:
         reference: See :func:`answer_images`, as the arguments below.
         candidates: What is compared with it.
-        batches: The images.
-        count: How many there are.
+        photos: The images, of which none is drawn yet.
         labels: The classes' names.
         progress: Called after every batch.
-        kind: See :func:`judge_answers`.
     """
-    answers = answer_images(reference, candidates, batches, count, progress)
+    answers = answer_images(reference, candidates, photos, progress)
     specs = [candidate.spec for candidate in candidates]
-    return judge_answers(answers, specs, labels, kind=kind)
+    return judge_answers(answers, specs, labels, kind=photos.kind)
 
 
 def answer_images(
-    reference: Session,
-    candidates: Sequence[Session],
-    batches: Iterable[NamedBatch],
-    count: int,
-    progress: Progress,
+    reference: Session, candidates: Sequence[Session], photos: Photos, progress: Progress
 ) -> Answers:
     """Let a reference and candidates answer the same images, in batches of several sizes.
 
     Args:
         reference: What is right by definition.
         candidates: What is compared with it.
-        batches: The images; see :func:`deploykit.parity.compare.regroup`.
-        count: How many images there are, if all can be read.
+        photos: The images, of which none is drawn yet.
         progress: Called after every batch; it tells how many changed their class so far.
     """
 
     def on_batch(done: int, changed: int) -> None:
         detail = f"comparing, {changed} changed their class" if changed else ""
-        progress(Step("comparing", done, count, detail))
+        progress(Step("comparing", done, photos.count, detail))
 
     limits = [each.spec.largest_batch for each in candidates if each.spec.largest_batch]
-    groups = regroup(batches, batch_sizes(count, min(limits, default=MAX_BATCH_SIZE)))
-    return ask_sessions(reference, candidates, groups, on_batch)
+    sizes = batch_sizes(photos.count, min(limits, default=MAX_BATCH_SIZE))
+    answers = ask_sessions(reference, candidates, regroup(photos, sizes), on_batch)
+    return dataclasses.replace(answers, firsts=photos.firsts)
 
 
 def judge_answers(
@@ -164,20 +165,13 @@ def judge(
         chosen_from: What the images were chosen from by their margins, if they were.
     """
     tolerance = tolerance_for(candidate.precision)
-    objections = tolerance.objections(measurement, chosen_from)
-    disproves = bool(objections)
-    if chosen_from is not None:
-        # Nobody knows what those do that were left out; to take a proof away they must not matter.
-        held = msgspec.structs.replace(chosen_from, others_hold=True)
-        disproves = bool(tolerance.breaches(measurement, held))
     return Verdict(
         candidate=candidate,
         kind="rehearsed" if candidate.runtime == REHEARSAL else "executed",
         measurement=measurement,
         tolerance=tolerance,
-        objections=objections,
-        broken=bool(tolerance.breaches(measurement, chosen_from)),
-        disproves=disproves,
+        objections=tolerance.objections(measurement, chosen_from),
+        chosen_from=chosen_from,
     )
 
 
@@ -211,7 +205,7 @@ def keep_proofs(
                 continue  # exported again meanwhile: this verdict is about another graph
             if verdict.candidate.tf32:
                 continue  # of FP32 it shows neither the one nor the other
-            if verdict.disproves:
+            if verdict.broken:
                 spec = verdict.candidate
                 manifest = manifest.without_proof(graph, spec.runtime, spec.device)
             elif verdict.passed and passed_is_proof:
@@ -219,7 +213,7 @@ def keep_proofs(
                 manifest = manifest.with_proof(_kept_proof(verdict, sha256, reference, photos))
         return manifest
 
-    disproved = any(verdict.disproves for verdict in verdicts)
+    disproved = any(verdict.broken for verdict in verdicts)
     if not disproved and not passed_is_proof:
         return
     try:

@@ -10,6 +10,7 @@ import numpy as np
 from deploykit.jobs.verdicts import Verdict
 from deploykit.parity.accuracy import Accuracy
 from deploykit.parity.answers import Answers
+from deploykit.parity.copies import once_each
 from deploykit.parity.mining import MarginMining
 from deploykit.proofs import PhotoSet, ReferenceKind
 
@@ -34,8 +35,8 @@ class Verification:
         versions: Of the packages that took part.
         mining: What the comparison rests on where the images were chosen by their margins.
         obstacle: Why the trained module was not asked, where the canonical graph stands in for it.
-        seconds: How long it took, from opening the reference to the verdicts; None where nobody
-            looked.
+        seconds: How long it took, from listing the images to keeping the proofs; None where nobody
+            looked. A reference that was open already took none.
     """
 
     reference: str
@@ -65,7 +66,8 @@ class Verification:
             count: How many at most.
 
         Returns:
-            Their names; among equals the largest error of a logit of any candidate first.
+            Their names, of images with the same pixels one; among equals the largest error of a
+            logit of any candidate first.
         """
         ours, paths = self.answers.reference, self.answers.paths
         flipped = {flip.path for verdict in self.verdicts for flip in verdict.measurement.flipped}
@@ -74,4 +76,4 @@ class Verification:
             moved = np.abs(theirs.astype(np.float64) - ours).max(axis=1)
             errors = np.maximum(errors, np.where(np.isfinite(moved), moved, np.inf))
         order = sorted(range(len(paths)), key=lambda i: (paths[i] not in flipped, -errors[i]))
-        return tuple(paths[i] for i in order[:count])
+        return tuple(paths[i] for i in once_each(order, self.answers.firsts)[:count])

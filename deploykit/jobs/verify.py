@@ -123,10 +123,10 @@ def verify_bundle(
     """Compare a bundle's graphs with the reference, and keep in the manifest what that shows.
 
     A failed verdict is a result, not an exception. A passed one becomes the graph's proof, unless
-    the proof that it has shows more, or the photos were chosen by their margins; a failed one takes
-    the graph's proof away, unless photos that were chosen by their margins leave it open whether
-    all would fail. Neither happens when the user named other weights than the bundle's, or the
-    reference is itself not proven.
+    the proof that it has shows more, or the photos were chosen by their margins; one whose numbers
+    break the tolerance takes the graph's proof away, where the photos were chosen by their margins
+    only if they would break it for all. Neither happens when the user named other weights than the
+    bundle's, or the reference is itself not proven.
 
     Args:
         bundle: The bundle.
@@ -143,6 +143,11 @@ def verify_bundle(
     """
     request = request or VerifyRequest()
     request.check()
+    if request.self_test and reference is not None:
+        raise UsageError(
+            "A self-test compares with the recorded answers, and with no other reference.",
+            hint="Leave out the reference, or the self-test.",
+        )
     bundle.checked(GOLDEN)  # which no graph's hash covers, and the next machine relies on
     start = time.perf_counter()
     compared = _compare(bundle, request, reference, progress)
@@ -153,7 +158,7 @@ def verify_bundle(
     else:
         verdicts = ranking.judge_answers(answers, compared.candidates, labels)
     drawn = photos.drawn()
-    if objection := mostly_unreadable(photos.unreadable, drawn.images):
+    if objection := mostly_unreadable(compared.unreadable, compared.tried - compared.unreadable):
         verdicts = tuple(verdict.refused(objection) for verdict in verdicts)
     mined = ranking is not None
     expected = {path: photos.expected[path] for path in answers.paths if path in photos.expected}
@@ -162,7 +167,7 @@ def verify_bundle(
         reference_kind=reference.kind,
         is_recorded=reference.is_recorded,
         photos=drawn,
-        unreadable=photos.unreadable + (ranking.unreadable if ranking else 0),
+        unreadable=compared.unreadable,
         verdicts=_settled(bundle, verdicts, reference, drawn, progress, mined=mined),
         answers=answers,
         expected=expected,
@@ -194,6 +199,16 @@ class _Compared:
     ranking: MarginRanking | None
     answers: Answers
 
+    @property
+    def tried(self) -> int:
+        """How many images there were, those that were ranked only included."""
+        return self.photos.count if self.ranking is None else len(self.ranking.wanted.folder.files)
+
+    @property
+    def unreadable(self) -> int:
+        """How many of them could not be read."""
+        return self.photos.unreadable + (self.ranking.unreadable if self.ranking else 0)
+
 
 def _compare(
     bundle: Bundle, request: VerifyRequest, reference: Reference | None, progress: Progress
@@ -215,7 +230,7 @@ def _compare(
             ranking = rank_photos(bundle, photos, reference.session, progress)
             photos = ranking.lowest
         stack.callback(photos.close)
-        answers = answer_images(reference.session, candidates, photos, photos.count, progress)
+        answers = answer_images(reference.session, candidates, photos, progress)
         specs = tuple(candidate.spec for candidate in candidates)
     return _Compared(reference, specs, photos, ranking, answers)
 

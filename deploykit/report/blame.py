@@ -16,6 +16,10 @@ _STAGE_COLUMNS = ("stage", "from here on", "flips", "|dlogit|/scale", "|dp|", "i
 _LAYER_COLUMNS = ("node", "operator", "module", "added", "carried")
 _TRIAL_COLUMNS = ("tried", "right", "export option")
 _SHOWN_TRIALS = 10
+#: What a search that found nothing tells, instead of what it tried.
+UNRESTORED = (
+    "{} usual ways to preprocess and to order labels: none gets more photos right than chance does"
+)
 _SHOWN_LAYERS = 10
 
 
@@ -93,17 +97,21 @@ def stage_report_text(report: StageReport) -> str:
         lines += [_accuracy_text(report), ""]
     for finding in report.findings:
         lines += [f"FOUND  {finding.stage}: {finding.message}", f"       {finding.hint}"]
-    if report.trials:
+    if report.trials and not report.restored:
+        # The best of many tries gets more right by chance alone: nobody is to follow it.
+        lines += [f"tried      {UNRESTORED.format(len(report.trials))}", ""]
+    elif report.trials:
         lines += [table_text(_TRIAL_COLUMNS, map(_trial_row, report.trials[:_SHOWN_TRIALS])), ""]
     lines.append(_stage_verdict(report))
     return "\n".join(lines)
 
 
 def _stage_row(step: StageStep) -> tuple[str, ...]:
-    added, total = step.added, step.total
-    in_all = f"{counted(total.flips, 'flip')}, {_error_text(total)}" if total.images else "-"
+    added, total = step.added, step.in_all
+    in_all = f"{counted(total.flips, 'flip')}, {_error_text(total)}" if total else "-"
     if added.images == 0:
-        return step.stage, step.change, "no photo compared", "-", "-", in_all, "not judged"
+        verdict = "FAILED" if step.objections else "not judged"
+        return step.stage, step.change, "no photo compared", "-", "-", in_all, verdict
     return (
         step.stage,
         step.change,
@@ -125,13 +133,13 @@ def _error_text(measurement: Measurement) -> str:
 
 
 def _accuracy_text(report: StageReport) -> str:
-    """How many photos are right that were not chosen for their answers, and what training had."""
+    """How many photos are right that were not picked for their answers, and what training had."""
     trained = ""
     if report.trained_accuracy is not None:
         trained = f"; training had {100 * report.trained_accuracy:.1f} % right"
     return (
-        f"accuracy   {report.correct} of {report.labelled} photos that were drawn at random "
-        f"get their folder's class{trained}"
+        f"accuracy   {report.correct} of {report.labelled} photos that were not picked for their "
+        f"answers get their folder's class{trained}"
     )
 
 

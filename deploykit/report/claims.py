@@ -9,15 +9,18 @@ from deploykit.bundle import CANONICAL_GRAPH, Bundle
 
 if TYPE_CHECKING:
     from deploykit.jobs.verification import Verification
-    from deploykit.parity.blame import StageReport
+    from deploykit.parity.blame import Stage, StageReport
     from deploykit.proofs import Proof, ReferenceKind
     from deploykit.session import SessionSpec
 
 
-#: What is left of a proof where the walk over the stages failed.
+#: What is left of a proof where training's preprocessing was another.
 RECORDED_ONLY = (
     "What is proven holds for photos that go through the recorded preprocessing, and for nothing "
-    "before it: the walk over the stages did not pass."
+    "before it: the walk over the stages found fault with that preprocessing."
+)
+_PREPROCESSING: frozenset[Stage] = frozenset(
+    {"decode", "resize", "preprocessing", "colour", "normalise"}
 )
 
 
@@ -78,10 +81,27 @@ def claim_of(verification: Verification) -> Claim:
 
 
 def limit_of_stages(verification: Verification, stages: StageReport | None) -> str:
-    """What a walk over the stages leaves of what was proven, as a sentence; empty for all of it."""
-    failed = stages is not None and not stages.passed
-    proven = any(verdict.passed for verdict in verification.verdicts)
-    return RECORDED_ONLY if failed and proven else ""
+    """What a walk over the stages leaves of what was proven, as a sentence; empty for all of it.
+
+    It limits only where it found fault with the preprocessing: a runtime or a batch size that is
+    wrong says nothing about what comes before.
+    """
+    if stages is None or not any(verdict.passed for verdict in verification.verdicts):
+        return ""
+    blamed = {finding.stage for finding in stages.findings}
+    blamed.update(step.stage for step in stages.steps if step.objections)
+    return RECORDED_ONLY if blamed & _PREPROCESSING else ""
+
+
+def limits_of(verification: Verification, stages: StageReport | None) -> tuple[str, ...]:
+    """All that a comparison does not show, a sentence each.
+
+    Args:
+        verification: What was found.
+        stages: The walk over the stages, which may limit what was proven; None without one.
+    """
+    limits = (claim_of(verification).limit, limit_of_stages(verification, stages))
+    return tuple(filter(None, limits))
 
 
 def bound_of(proof: Proof) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from deploykit.engine.passport import Passport
+from deploykit.jobs.candidates import Candidate
 from deploykit.jobs.inspections import (
     BundleInspection,
     CheckpointInspection,
@@ -118,7 +119,8 @@ def _origin_lines(manifest: Manifest) -> Iterator[str]:
 def _kept_proof_text(kept: KeptProof) -> str:
     proof = kept.proof
     stale = "" if kept.current else "OUTDATED, of another file of this name: "
-    return f"{stale}{proof.graph} on {proof.runtime}: {proof_text(proof)}"
+    proven = Candidate(proof.graph, proof.runtime, proof.precision)
+    return f"{stale}{proven}: {proof_text(proof)}"
 
 
 def _graph_lines(found: GraphInspection) -> Iterator[str]:

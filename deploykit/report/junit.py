@@ -19,7 +19,7 @@ from deploykit.jobs.verdicts import Verdict
 from deploykit.jobs.verification import Verification
 from deploykit.parity.blame import LayerError, LayerReport, StageReport, StageStep
 from deploykit.report.blame import BrokenWalk
-from deploykit.report.claims import claim_of
+from deploykit.report.claims import claim_of, limits_of
 from deploykit.report.terminal import flips_of, flips_text, photos_text
 from deploykit.session import SessionSpec
 from deploykit.specs import counted
@@ -56,7 +56,7 @@ def write_junit(
         InputError: The system fails to write it.
     """
     root = ET.Element("testsuites", name="deploykit")
-    root.append(_verify_suite(bundle, verification))
+    root.append(_verify_suite(bundle, verification, stages))
     if stages is not None:
         root.append(_stages_suite(bundle, stages, verification.created))
     if layers:
@@ -78,10 +78,12 @@ def write_junit(
         ) from exc
 
 
-def _verify_suite(bundle: Bundle, verification: Verification) -> ET.Element:
+def _verify_suite(
+    bundle: Bundle, verification: Verification, stages: StageReport | None
+) -> ET.Element:
     manifest, photos = bundle.manifest, verification.photos
     graphs = [CANONICAL_GRAPH, *(verdict.candidate.graph for verdict in verification.verdicts)]
-    claim = claim_of(verification)
+    limits = limits_of(verification, stages)
     compared = verification.is_recorded and verification.reference_kind == "module"
     origin = "checkpoint" if compared else "exported-from"
     facts = {
@@ -94,8 +96,8 @@ def _verify_suite(bundle: Bundle, verification: Verification) -> ET.Element:
             if graph in manifest.files
         },
         "reference": verification.reference,
-        "claim": claim.holds,
-        **({"limit": claim.limit} if claim.limit else {}),
+        "claim": claim_of(verification).holds,
+        **({"limit": " ".join(limits)} if limits else {}),
         "photos": photos_text(photos),
         "photos.sha256": photos.sha256,
         "photos.unreadable": str(verification.unreadable),
@@ -109,7 +111,7 @@ def _verify_suite(bundle: Bundle, verification: Verification) -> ET.Element:
             f"{bundle.name}.verify",
             _name_of(verdict.candidate),
             verdict.objections,
-            [*_numbers(verdict), *flips_text(verdict)],
+            [*_numbers(verdict), *flips_text(verdict), *filter(None, [verdict.note])],
             verdict.seconds,
         )
         properties = {
@@ -151,11 +153,14 @@ def _stages_suite(bundle: Bundle, stages: StageReport, created: str) -> ET.Eleme
 
 def _step_text(step: StageStep) -> str:
     if step.added.images == 0:
-        return "no photo was compared: this step is not judged"
+        return "no photo was compared" + ("" if step.objections else ": this step is not judged")
+    added, total = step.added, step.in_all
+    text = f"adds: flips {flips_of(added)}, error {added.max_relative_error:.1e} of the scale"
+    if total is None:
+        return text
     return (
-        f"adds: flips {flips_of(step.added)}, error {step.added.max_relative_error:.1e} of the "
-        f"scale; since the beginning: flips {flips_of(step.total)}, error "
-        f"{step.total.max_relative_error:.1e}"
+        f"{text}; since the beginning: flips {flips_of(total)}, error "
+        f"{total.max_relative_error:.1e}"
     )
 
 

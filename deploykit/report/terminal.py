@@ -65,7 +65,9 @@ def verification_text(result: Verification) -> str:
     for verdict in result.verdicts:
         lines += flips_text(verdict)
     for verdict in result.verdicts:
-        lines += (f"FAILED  {verdict.candidate.graph}: {reason}" for reason in verdict.objections)
+        lines += (f"FAILED  {verdict.candidate.title}: {reason}" for reason in verdict.objections)
+        if verdict.note is not None:
+            lines.append(f"note    {verdict.candidate.title}: {verdict.note}")
     if not result.verdicts:
         lines.append("FAILED  no candidate was compared")
     return "\n".join(lines)
@@ -75,6 +77,8 @@ def comparison_text(result: Verification) -> str:
     """The comparison's own verdict, where other lines follow that may fail the whole."""
     if result.passed:
         return "PASSED  comparison: every candidate is within its tolerance"
+    if not result.verdicts:
+        return "FAILED  comparison: no candidate was compared"
     failed = sum(not verdict.passed for verdict in result.verdicts)
     return f"FAILED  comparison: {failed} of {counted(len(result.verdicts), 'candidate')} failed"
 
@@ -90,7 +94,7 @@ def accuracy_text(result: Verification) -> list[str]:
     sides = {"reference": reference}
     lines = [f"accuracy   {_rate_text(reference)}: the reference"]
     for verdict, found in zip(result.verdicts, candidates, strict=True):
-        name = f"{verdict.candidate.graph} on {verdict.candidate.runtime}"
+        name = verdict.candidate.title
         if found == reference:
             lines.append(f"           the same, class by class: {name}")
         else:
@@ -162,15 +166,17 @@ def rate_digits(rate: float) -> str:
 
 
 def flips_text(verdict: Verdict) -> list[str]:
-    """A line for each image whose class changed, the largest margins first."""
-    flipped = verdict.measurement.flipped
+    """A line for each different image whose class changed, the largest margins first."""
+    flipped = verdict.measurement.distinct_flips
     lines = [
-        f"flip  {verdict.candidate.graph}: {flip.path}: {flip.reference} -> {flip.candidate}, "
+        f"flip  {verdict.candidate.title}: {flip.path}: {flip.reference} -> {flip.candidate}, "
         f"margin {flip.margin:.2e}{'' if flip.decidable else ' (undecidable)'}"
         for flip in flipped[:_SHOWN_FLIPS]
     ]
     if len(flipped) > _SHOWN_FLIPS:
         lines.append(f"      ... and {len(flipped) - _SHOWN_FLIPS} more")
+    if copies := len(verdict.measurement.flipped) - len(flipped):
+        lines.append(f"      ... and {counted(copies, 'copy', 'copies')} of these")
     return lines
 
 

@@ -14,7 +14,7 @@ from deploykit.jobs.verdicts import Verdict
 from deploykit.jobs.verification import Verification
 from deploykit.parity.blame import StageReport
 from deploykit.proofs import Proof
-from deploykit.report.claims import claim_of, limit_of_stages
+from deploykit.report.claims import claim_of, limits_of
 from deploykit.session import SessionSpec
 from deploykit.stages import Stage
 
@@ -38,7 +38,6 @@ def verification_value(result: Verification, stages: StageReport | None = None) 
         stages: The walk over the stages, which may limit what was proven; None without one.
     """
     reference, *candidates = result.accuracy or (None,)
-    limits = (claim_of(result).limit, limit_of_stages(result, stages))
     return {
         "passed": result.passed,
         "reference": result.reference,
@@ -46,7 +45,7 @@ def verification_value(result: Verification, stages: StageReport | None = None) 
         "is_recorded": result.is_recorded,
         "obstacle": result.obstacle,
         "claim": claim_of(result).holds,
-        "limit": " ".join(filter(None, limits)) or None,
+        "limit": " ".join(limits_of(result, stages)) or None,
         "photos": msgspec.to_builtins(result.photos),
         "unreadable": result.unreadable,
         "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
@@ -67,7 +66,7 @@ def verification_value(result: Verification, stages: StageReport | None = None) 
 
 def verdict_value(verdict: Verdict) -> dict[str, Any]:
     """A verdict with what can be derived from it."""
-    return {**plain_value(verdict), "passed": verdict.passed}
+    return {**plain_value(verdict), "broken": verdict.broken, "passed": verdict.passed}
 
 
 def plain_value(value: msgspec.Struct) -> dict[str, Any]:

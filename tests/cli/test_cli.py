@@ -261,7 +261,7 @@ def test_an_interruption_exits_with_130(cli, monkeypatch, exported_bundle):
     assert "Interrupted" in err
 
 
-def test_training_writes_what_export_takes(cli, photo_folder, tmp_path):
+def test_training_writes_what_export_takes(cli, photo_folder, tmp_path, posix_shell):
     code, out, err = cli(
         *("train", photo_folder, "--arch", "densenet", "--input-size", "32"),
         *("--arch-arg", "block_config=1,1", "--arch-arg", "growth_rate=4"),

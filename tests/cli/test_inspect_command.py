@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from deploykit.cli.app import run
 
@@ -39,6 +40,14 @@ def test_other_files_are_exit_code_4(tmp_path, name, capsys):
     (tmp_path / "notes.txt").write_text("not weights", encoding="utf-8")
     assert run(["inspect", str(tmp_path / name)]) == 4
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_pickled_network_is_inspected_where_it_is_trusted(tmp_path, capsys):
+    torch.save(torch.nn.Linear(4, 3), tmp_path / "whole.pth")
+    assert run(["inspect", str(tmp_path / "whole.pth")]) == 4
+    assert "--trust-pickle loads it" in capsys.readouterr().err
+    assert run(["inspect", str(tmp_path / "whole.pth"), "--trust-pickle"]) == 0
+    assert "2 tensors, 15 numbers" in capsys.readouterr().out
 
 
 def test_a_bundle_is_inspected_without_torch_and_onnx(exported_bundle):

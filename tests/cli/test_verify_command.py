@@ -7,10 +7,12 @@ import shutil
 import msgspec
 import numpy as np
 import pytest
+import torch
 from made_walks import BAD_LAYERS, BAD_STAGES, GOOD_LAYERS, GOOD_STAGES
 
 from deploykit.bundle import open_bundle
 from deploykit.errors import DependencyError
+from deploykit.manifest import update_manifest
 from deploykit.parity.blame import Finding, StageReport
 
 
@@ -205,6 +207,19 @@ def test_what_a_walk_needs_fails_before_the_comparison(verify, photo_folder, mon
     assert "no_such_file.py" in err or "no such folder" in err
 
 
+def test_what_no_layer_can_be_blamed_in_is_refused_before_the_comparison(
+    verify, photo_folder, monkeypatch
+):
+    def compare(*arguments, **options):
+        raise AssertionError("compared")
+
+    monkeypatch.setattr("deploykit.jobs.verify.verify_bundle", compare)
+    code, _, err = verify("--images", photo_folder, "--layers", "--precision", "bf16")
+    assert code == 2
+    assert "openvino fuses nodes" in err
+    assert "--runtime onnxruntime-cpu, without --precision" in err
+
+
 @pytest.mark.parametrize("name", ["stages", "layers"])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_walk_that_breaks_off_loses_no_comparison(
@@ -260,6 +275,20 @@ def test_the_walks_run_and_pass_on_a_bundle_without_a_fault(verify, network_file
     graphs = [report["candidate"]["graph"] for report in result["layers"]]
     assert graphs == ["model.onnx", "deploy/fp32.onnx"]
     assert all(report["passed"] for report in result["layers"])
+
+
+def test_what_the_comparison_and_the_walks_choose_alike_is_told_once(verify, folder, photo_folder):
+    update_manifest(folder, lambda it: msgspec.structs.replace(it, photos=str(photo_folder)))
+    code, _, err = verify("--stages", "--layers", "--max-images", 6)
+    assert code == 0
+    assert err.count("using the photos given at export") == 1
+
+
+def test_an_accuracy_that_is_no_number_is_told_to_be_none(verify, photo_folder):
+    options = ("--images", photo_folder, "--stages", "--trained-accuracy", "nan")
+    code, _, err = verify(*options)
+    assert code == 2
+    assert "An accuracy is a number between 0 and 1, not nan." in err
 
 
 def test_copies_are_counted_and_make_nobody_surer(verify, photo_folder, tmp_path):
@@ -321,15 +350,17 @@ def test_the_last_line_is_the_verdict_on_everything(verify, walks, photo_folder,
     assert "PASSED  comparison: every candidate is within its tolerance" in lines
 
 
-def test_one_command_mends_all_that_export_can(verify, walks, folder, photo_folder, tmp_path):
+def test_one_command_mends_all_that_export_can(
+    verify, walks, folder, photo_folder, tmp_path, posix_shell
+):
     def finding(*options):
         return Finding(stage="normalise", message="wrong", hint="See there.", options=options)
 
     walks["stages"] = msgspec.structs.replace(
         BAD_STAGES,
         findings=(
-            finding("--mean 0.5,0.5,0.5"),
-            finding("--std 0.2,0.2,0.2", "--resize 20x20"),
+            finding(("--mean", "0.5,0.5,0.5")),
+            finding(("--std", "0.2,0.2,0.2"), ("--resize", "20x20")),
             finding(),
         ),
     )
@@ -353,6 +384,21 @@ def test_one_command_mends_all_that_export_can(verify, walks, folder, photo_fold
     assert "--overwrite" in words
     assert "To mend all that export can" in page.read_text(encoding="utf-8")
     assert command in verify("--images", photo_folder, "--stages")[1].splitlines()
+
+
+def test_what_another_checkpoint_lacks_is_not_mended_in_the_bundle(
+    verify, walks, photo_folder, network_file, checkpoint, tmp_path
+):
+    fault = Finding(stage="normalise", message="wrong", hint="", options=(("--mean", "0.5"),))
+    walks["stages"] = msgspec.structs.replace(BAD_STAGES, findings=(fault,))
+    weights = torch.load(checkpoint, weights_only=True)
+    weights["head.bias"] += 0.5
+    torch.save(weights, tmp_path / "other.pth")
+    arguments = ("--images", photo_folder, "--stages", "--arch", f"{network_file}:Net", "--json")
+    mend = json.loads(verify(*arguments)[1])["result"]["mend"]
+    assert "--mean 0.5" in mend
+    _, out, _ = verify(*arguments, "--ckpt", tmp_path / "other.pth")
+    assert json.loads(out)["result"]["mend"] is None
 
 
 def test_the_reference_is_opened_once_for_the_comparison_and_the_walks(

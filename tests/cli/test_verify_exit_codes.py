@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -190,14 +192,60 @@ def test_what_is_left_of_photos_that_cannot_be_read_proves_nothing(verify, tmp_p
         assert ("2 of 3 photos cannot be read" in out) == bool(code)
 
 
-def test_an_earlier_report_does_not_outlive_a_run_that_fails(verify, tmp_path):
-    files = [tmp_path / "page.html", tmp_path / "verify.xml"]
-    options = ["--html", files[0], "--junit", files[1]]
-    assert verify("--self-test", *options)[0] == 0
-    assert verify("--images", tmp_path, "--budget", 0, *options)[0] == 2
-    assert all(file.exists() for file in files)
-    assert verify("--images", make_odd_folder(tmp_path / "photos", "unreadable"), *options)[0] == 4
-    assert not any(file.exists() for file in files)
+@dataclass(frozen=True)
+class Reports:
+    """What an earlier run has written."""
+
+    page: Path
+    xml: Path
+
+    @property
+    def options(self):
+        return ["--html", self.page, "--junit", self.xml]
+
+    @property
+    def left(self):
+        return [path for path in (self.page, self.xml) if path.exists()]
+
+
+@pytest.fixture
+def reports(tmp_path):
+    made = Reports(tmp_path / "page.html", tmp_path / "verify.xml")
+    for path in (made.page, made.xml):
+        path.write_text("of an earlier run", encoding="utf-8")
+    return made
+
+
+def test_an_earlier_report_does_not_outlive_a_run_that_fails(verify, reports, tmp_path):
+    assert verify("--images", tmp_path, "--budget", 0, *reports.options)[0] == 2
+    assert reports.left == [reports.page, reports.xml]
+    photos = make_odd_folder(tmp_path / "photos", "unreadable")
+    assert verify("--images", photos, *reports.options)[0] == 4
+    assert reports.left == []
+
+
+@pytest.mark.parametrize("options", [[], ["--stages"], ["--layers"], ["--budget", "5"]])
+def test_nor_a_run_that_finds_no_photo(verify, reports, tmp_path, options):
+    photos = make_odd_folder(tmp_path / "photos", "empty")
+    assert verify("--images", photos, *options, *reports.options)[0] == 4
+    assert reports.left == []
+
+
+@pytest.mark.parametrize("name", ["stages", "layers"])
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("bug"), 1)])
+def test_nor_a_walk_that_is_cut_off(verify, reports, photo_folder, monkeypatch, name, error, code):
+    def walk(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(f"deploykit.jobs.blame_{name}.walk_{name}", walk)
+    assert verify("--images", photo_folder, f"--{name}", *reports.options)[0] == code
+    assert reports.left == []
+
+
+def test_nor_a_bundle_that_is_damaged(verify, reports, folder):
+    (folder / "bundle.json").write_text("{", encoding="utf-8")
+    assert verify("--self-test", *reports.options)[0] == 4
+    assert reports.left == []
 
 
 def test_a_certificate_that_cannot_be_written_does_not_exit_with_0(verify, tmp_path, monkeypatch):

@@ -119,10 +119,13 @@ def test_the_graphs_say_what_they_mean(exported_bundle):
 
 def test_generated_golden_images_are_not_the_users(request_for, photo_folder, exported_bundle):
     request = request_for(golden="generated", classes=str(photo_folder))
-    golden = read_golden(export_bundle(request).bundle)
+    bundle = export_bundle(request).bundle
+    assert bundle.manifest.golden == "generated"
+    golden = read_golden(bundle)
     again = read_golden(export_bundle(request_for(golden="generated", name="other")).bundle)
     assert np.array_equal(golden.images, again.images)
     assert not np.array_equal(golden.images, read_golden(exported_bundle).images)
+    assert exported_bundle.manifest.golden == "photos"
 
 
 def test_what_is_assumed_is_said(request_for):

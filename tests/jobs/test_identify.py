@@ -1,11 +1,13 @@
 """Identify: the architecture that was trained is among those that fit, and others say why not."""
 
 import json
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 import torch
 
+from deploykit import shell
 from deploykit.cli.app import run
 from deploykit.errors import CheckpointError
 from deploykit.jobs.identify import identify_checkpoint
@@ -101,12 +103,25 @@ def test_a_network_of_ones_own(tmp_path, checkpoint):
     assert json.loads(json.dumps(msgspec.to_builtins(found)))["fits"] == []
 
 
-def test_a_path_with_a_space_is_quoted(tmp_path, save):
+@pytest.mark.parametrize(("system", "quote"), [("posix", "'"), ("nt", '"')])
+def test_a_path_with_a_space_is_quoted(tmp_path, save, monkeypatch, system, quote):
     folder = tmp_path / "my run"
     folder.mkdir()
     path = save("torchvision/squeezenet1_1").rename(folder / "best_model.pth")
     found = identify_checkpoint(path)
-    assert export_command(found).split("--ckpt ")[1] == f'"{path}" --classes DIR'
+    monkeypatch.setattr(shell, "os", SimpleNamespace(name=system))
+    assert export_command(found).endswith(f"--ckpt {quote}{path}{quote} --classes DIR")
+
+
+def test_a_pickled_network_that_is_trusted(tmp_path, capsys):
+    path = tmp_path / "whole.pth"
+    torch.save(resolve_architecture("torchvision/resnet18").build(7, {}), path)
+    assert run(["identify", str(path)]) == 4
+    assert "--trust-pickle loads it" in capsys.readouterr().err
+    assert run(["identify", str(path), "--trust-pickle"]) == 0
+    told = capsys.readouterr().out
+    assert "fits        torchvision/resnet18, 7 classes" in told
+    assert told.splitlines()[-1].endswith("--classes DIR --trust-pickle")
 
 
 def test_no_checkpoint(tmp_path):

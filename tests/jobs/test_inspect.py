@@ -1,18 +1,21 @@
 """Inspect: bundles, graphs, engines and checkpoints, sound and not."""
 
+import contextlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 import torch
 from bundle_files import contents, edited
 
-from deploykit.errors import BundleError, CheckpointError, GraphError, InputError
+from deploykit.errors import BundleError, CheckpointError, GraphError, InputError, UsageError
 from deploykit.jobs.inspect import inspect_path
 from deploykit.jobs.tune import TuneRequest, tune_fp16
 from deploykit.progress import Note
 from deploykit.report.inspection import inspection_text, inspection_value
+from deploykit.session import SessionSpec
 
 
 @pytest.fixture
@@ -83,6 +86,32 @@ def test_an_outdated_proof_is_told(bundle, look):
     assert "OUTDATED" in text
 
 
+def test_a_precision_that_is_not_the_graphs_is_told(bundle, look):
+    (first, *_) = bundle.manifest.proofs
+    graph = "deploy/fp32.onnx"
+    of_graph = {"graph": graph, "graph_sha256": bundle.manifest.files[graph].sha256}
+    of_runtime = {"runtime": "openvino", "device": "CPU (avx512_bf16)"}
+    proof = msgspec.structs.replace(first, precision="bf16", **of_graph, **of_runtime)
+    edited(bundle, proofs=(proof,))
+    _, text = look(bundle.folder)
+    assert "proof          deploy/fp32.onnx in bf16 on openvino: executed on CPU (avx5" in text
+
+
+def test_auto_tells_the_precision_that_it_takes(bundle, monkeypatch):
+    spec = SessionSpec(
+        runtime="openvino",
+        graph="deploy/fp32.onnx",
+        precision="bf16",
+        device="CPU (avx512_bf16)",
+        input_size=(16, 16),
+        classes=3,
+    )
+    session = contextlib.nullcontext(SimpleNamespace(spec=spec))
+    monkeypatch.setattr("deploykit.jobs._inspect_bundle.open_best", lambda *_, **__: session)
+    found = inspect_path(str(bundle.folder), bundle.folder.parent)
+    assert found.auto.runs == "deploy/fp32.onnx in bf16 on openvino (CPU (avx512_bf16))"
+
+
 def test_a_bundle_without_a_proof_says_how_to_get_one(bundle, look):
     edited(bundle, proofs=())
     found, text = look(bundle.folder)
@@ -95,6 +124,30 @@ def test_a_manifest_that_is_damaged(bundle, look):
     (bundle.folder / "bundle.json").write_text("{", encoding="utf-8")
     with pytest.raises(BundleError, match="is damaged"):
         look(bundle.folder)
+
+
+def test_labels_twice_are_told_with_one_full_stop(bundle, look):
+    path = bundle.folder / "bundle.json"
+    path.write_text(path.read_text("utf-8").replace('"green"', '"blue"'), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"repeated: blue\.\n"):
+        look(bundle.folder)
+
+
+def test_a_folder_that_is_no_bundle_is_named_as_it_was_given(tmp_path, monkeypatch, look):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"The folder empty is not a bundle") as caught:
+        look("empty")
+    assert "Name a bundle's folder" in caught.value.hint
+
+
+def test_the_home_of_bundles_tells_what_is_in_it(tmp_path, monkeypatch, exported_bundle, look):
+    monkeypatch.chdir(tmp_path)
+    for name in ("colours", "birds"):
+        shutil.copytree(exported_bundle.folder, tmp_path / "artifacts" / name)
+    with pytest.raises(InputError, match=r"The folder artifacts is not a bundle") as caught:
+        look("artifacts")
+    assert "There are bundles in it: birds, colours." in caught.value.hint
 
 
 def test_what_is_not_there(look):
@@ -261,6 +314,30 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, look, capsys):
     with pytest.raises(CheckpointError, match="loading it would run code"):
         look(path)
     assert "must not run" not in capsys.readouterr().out
+    found = inspect_path(str(path), tmp_path, trust_pickle=True)
+    assert found.tensors == 1
+    assert "must not run" in capsys.readouterr().err
+
+
+def test_only_a_checkpoint_has_code_to_trust(bundle):
+    with pytest.raises(UsageError, match="--trust-pickle is for a checkpoint"):
+        inspect_path(str(bundle.folder), bundle.folder.parent, trust_pickle=True)
+
+
+def test_other_weights_tell_nothing_of_the_training(tmp_path, look):
+    weights = {"b1.weight": torch.ones(2), "b1.num_batches_tracked": torch.tensor(0)}
+    file = {"model": weights, "ema": weights, "best": {"accuracy": torch.tensor(0.5)}, "epoch": 3}
+    torch.save(file, tmp_path / "two.pth")
+    found, _ = look(tmp_path / "two.pth")
+    assert found.told == {"best.accuracy": 0.5, "epoch": 3}
+
+
+def test_a_file_of_no_kind_gets_told_all_kinds(tmp_path, look):
+    (tmp_path / "classes.txt").write_text("bird\ndog\n", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        look(tmp_path / "classes.txt")
+    for kind in ("a bundle's name", "an ONNX graph", "an engine", "PyTorch weights"):
+        assert kind in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["golden.npz", "bundle.json.lock"])

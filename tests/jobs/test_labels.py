@@ -1,7 +1,7 @@
 import pytest
 
 from deploykit.errors import InputError, UsageError
-from deploykit.jobs.labels import choose_labels
+from deploykit.jobs.labels import LABELS_FILE, choose_labels, name_labels
 
 
 @pytest.fixture
@@ -76,3 +76,20 @@ def test_a_file_that_is_no_text_is_refused(tmp_path, weights):
     path.write_bytes(b"\xff\xfe\x00caf\xe9")
     with pytest.raises(InputError, match="cannot be read as a list"):
         choose_labels(str(path), weights, 2)
+
+
+def test_labels_are_named_so_that_they_are_chosen_again(tmp_path, weights):
+    folder = tmp_path / "photos"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+    assert name_labels(("a", "b"), folder) == str(folder)
+    assert name_labels(("b", "a"), folder) == "b,a"
+    assert name_labels(("a", "b", "c"), folder) == "a,b,c"
+    assert name_labels(("a", "b"), tmp_path / "gone") == "a,b"
+    assert name_labels(("a", "b"), None) == "a,b"
+
+
+def test_labels_that_nobody_can_type_are_a_file():
+    assert name_labels(("bird, big", "bird, small"), None) == LABELS_FILE
+    assert name_labels([f"class {i}" for i in range(21)], None) == LABELS_FILE
+    assert name_labels([f"class {i}" for i in range(20)], None) != LABELS_FILE

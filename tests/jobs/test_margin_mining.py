@@ -98,6 +98,8 @@ def test_a_flip_shows_after_few_and_takes_the_proof_away(bundle, photo_folder, m
     assert not result.passed
     assert result.verdicts[0].measurement.flips == 4
     assert "4 of 10 images changed their class" in result.verdicts[0].objections[0]
+    assert result.verdicts[0].broken
+    assert result.verdicts[0].note is None  # no proof stands
     proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.proofs]
     assert proven == ["model.onnx"]
     first, *_ = (event for event in events if isinstance(event, Step) and event.done == 1)
@@ -130,12 +132,13 @@ def test_flips_within_what_all_photos_allow_pass_only_where_the_others_are_out_o
     measured = result.verdicts[0].measurement
     assert (measured.flips, result.mining.ranked) == (5, 45)
     assert not result.mining.left_out_hold("deploy/fp32.onnx on onnxruntime-cpu")
-    objection, stands = result.verdicts[0].objections
-    assert objection == "5 of 5 images changed their class; at most 50.0% may"
-    assert result.verdicts[0].broken
+    verdict = result.verdicts[0]
+    assert verdict.objections == ("5 of 5 images changed their class; at most 50.0% may",)
+    assert not verdict.passed
     # Of all 45 they are few enough: so they do not speak against the proof that all of them gave.
-    assert f"the proof of {before.proofs[-1].created[:10]} stands" in stands
-    assert "compare all photos, without --budget" in stands
+    assert not verdict.broken
+    assert f"the proof of {before.proofs[-1].created[:10]} stands" in verdict.note
+    assert "compare all photos, without --budget" in verdict.note
     assert open_bundle(bundle.folder).manifest == before
 
 
@@ -163,6 +166,24 @@ def test_unreadable_photos_are_counted_and_not_ranked(bundle, photo_folder, tmp_
     result = mined(bundle, folder, 5)
     assert (result.photos.images, result.unreadable, result.mining.ranked) == (5, 2, 43)
     assert not {"blue/00.png", "red/14.png"} & set(result.answers.paths)
+
+
+@pytest.mark.parametrize(("torn", "passes"), [(45, True), (46, False)])
+def test_photos_most_of_which_cannot_be_read_stand_for_nothing(
+    bundle, photo_folder, tmp_path, torn, passes
+):
+    """However few of those that can be read are compared."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_folder, folder)
+    for i in range(torn):
+        (folder / "blue" / f"torn {i}.png").write_bytes(b"")
+    before = open_bundle(bundle.folder).manifest
+    result = mined(bundle, folder, 5)
+    assert (result.photos.images, result.unreadable) == (5, torn)
+    assert result.passed is passes
+    if not passes:
+        assert "46 of 91 photos cannot be read" in result.verdicts[0].objections[0]
+    assert open_bundle(bundle.folder).manifest == before
 
 
 def test_a_folder_without_a_readable_photo_is_refused(bundle, tmp_path):

@@ -51,9 +51,7 @@ def rehearsed(bundle, keep, photos):
             graph, name=FP16, preprocessing=manifest.preprocessing, labels=manifest.labels
         ) as candidate,
     ):
-        (verdict,) = judge_sessions(
-            reference.session, [candidate], photos, photos.count, manifest.labels, silent
-        )
+        (verdict,) = judge_sessions(reference.session, [candidate], photos, manifest.labels, silent)
     return verdict
 
 

@@ -407,6 +407,40 @@ def test_a_reference_that_is_open_already_stays_open(bundle, named, photo_folder
         assert reference.session.run(images).shape == (1, 3)
 
 
+def test_a_self_test_takes_no_other_reference(bundle, named):
+    """Or what it passes would be kept as a proof."""
+    reference = open_reference(bundle, named, lambda event: None)
+    with reference.session, pytest.raises(UsageError, match="with no other reference") as caught:
+        verify_bundle(bundle, VerifyRequest(self_test=True), reference=reference)
+    assert caught.value.hint
+
+
+def test_photos_that_decide_nothing_fail_and_take_no_proof_away(
+    bundle, tmp_path, monkeypatch, no_openvino
+):
+    """A doubt: the numbers agree, and the reference has two best classes."""
+    from PIL import Image
+
+    from deploykit.runtime._onnxruntime import OnnxRuntimeSession
+
+    run = OnnxRuntimeSession._run
+
+    def tie_the_black_ones(self, images):
+        logits = run(self, images)
+        logits[images.max(axis=(1, 2, 3)) == 0] = 0
+        return logits
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", tie_the_black_ones)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (20, 20)).save(folder / "black.png")
+    result = verify_bundle(bundle, VerifyRequest(images=folder))
+    assert not result.passed
+    assert "does not decide 1 of 1 image" in result.verdicts[0].objections[0]
+    assert not any(verdict.broken for verdict in result.verdicts)
+    assert open_bundle(bundle.folder).manifest == bundle.manifest
+
+
 def test_each_candidate_is_timed(bundle, photo_folder):
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder, max_images=4))
     assert result.seconds > sum(verdict.seconds for verdict in result.verdicts) > 0

@@ -97,6 +97,7 @@ def made_verification(
     labels: Labels = BIRDS,
     paths: Sequence[str] | None = None,
     expected: Mapping[str, str] | None = None,
+    firsts: Sequence[int] | None = None,
     **changes: object,
 ) -> Verification:
     """Judge logits as verify does.
@@ -108,12 +109,19 @@ def made_verification(
         labels: The classes.
         paths: The photos' names; None for ``<class>/<number>.png``.
         expected: The labels of labelled photos.
+        firsts: For each photo the place of the first with the same pixels; None where all differ.
         changes: Other fields of the verification.
     """
     if paths is None:
         names = (labels.names[i % len(labels)] for i in range(len(reference)))
         paths = [f"{name}/{i:03}.png" for i, name in enumerate(names)]
-    answers = Answers(tuple(paths), (1, 2, 5, 8), reference, tuple(candidates.values()))
+    answers = Answers(
+        tuple(paths),
+        (1, 2, 5, 8),
+        reference,
+        tuple(candidates.values()),
+        None if firsts is None else tuple(firsts),
+    )
     specs = [spec_of(graph, len(labels)) for graph in candidates]
     facts = {
         "reference": "torch module from best_model.pth",
@@ -124,6 +132,7 @@ def made_verification(
             source=str(folder or ""),
             images=len(reference),
             sha256="d" * 64,
+            copies=0 if firsts is None else len(reference) - len({*firsts}),
         ),
         "unreadable": 0,
         "verdicts": judge_answers(answers, specs, labels, kind="photos" if folder else "golden"),
@@ -178,6 +187,7 @@ def made_stages(
         )
         if fault
         else (),
+        restored=fault,
     )
 
 

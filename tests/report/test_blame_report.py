@@ -49,6 +49,11 @@ def cells(report):
     return [[cell.strip() for cell in line.split(" | ")] for line in lines[1:]]
 
 
+def test_a_batch_size_tried_on_other_images_adds_nothing_up():
+    report = stages(step("graph pass", "bn"), step("batch size", "2, 5"), step("runtime", "cpu"))
+    assert [row[5] == "-" for row in cells(report)] == [False, True, False]
+
+
 def compared(reference, candidate):
     """A step from these logits of two classes to those."""
     names = [f"{place}.jpg" for place in range(len(reference))]
@@ -66,6 +71,15 @@ def compared(reference, candidate):
 def test_without_a_photo_nothing_is_said_to_have_passed():
     (row,) = cells(stages(compared([], []), findings=(FINDING,)))
     assert row[2:] == ["no photo compared", "-", "-", "-", "not judged"]
+
+
+def test_a_step_that_gives_nothing_to_compare_has_failed():
+    broken = msgspec.structs.replace(compared([], []), objections=("it gives no graph that runs",))
+    (row,) = cells(stages(broken))
+    assert row[2:] == ["no photo compared", "-", "-", "-", "FAILED"]
+    assert "first at runtime, a device: it gives no graph that runs" in text_of(
+        stages=stages(broken)
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,7 +103,9 @@ def test_an_error_is_a_number_or_a_word(reference, candidate, error):
 
 def test_the_accuracy_is_told_beside_trainings():
     report = msgspec.structs.replace(GOOD_STAGES, correct=7, labelled=8, trained_accuracy=0.97)
-    line = "accuracy   7 of 8 photos that were drawn at random get their folder's class"
+    line = (
+        "accuracy   7 of 8 photos that were not picked for their answers get their folder's class"
+    )
     assert f"{line}; training had 97.0 % right" in text_of(stages=report)
     report = msgspec.structs.replace(report, trained_accuracy=None)
     assert f"{line}\n" in text_of(stages=report)
@@ -101,6 +117,14 @@ def test_a_fault_that_no_step_shows_fails_too():
     assert "FAILED  stages: every step is within its tolerance, but a fault was found" in text_of(
         stages=report
     )
+
+
+def test_a_search_that_found_nothing_hands_out_no_options():
+    trial = Trial(change="std 0.5", option="--std 0.5,0.5,0.5", correct=30, images=45)
+    report = stages(step("decode", "Pillow"), trials=(trial,), restored=False)
+    text = text_of(stages=report)
+    assert "tried      1 usual ways to preprocess and to order labels: none gets more" in text
+    assert "--std" not in text
 
 
 def test_the_trials_are_listed_with_their_option():

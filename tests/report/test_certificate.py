@@ -33,6 +33,7 @@ from deploykit.report.html.headline import headline_of, outcome_of
 from deploykit.report.html.scatter import MOST_POINTS, compared_photos, scatter_of
 from deploykit.report.html.words import bound, number
 from deploykit.specs import Labels
+from deploykit.tolerances import Tolerance
 
 FP32, FP16 = "deploy/fp32.onnx", "deploy/fp16.onnx"
 LOGITS = np.array([[3, 1, 0], [0, 2, 1.5], [0, 0.4, 0.5], [4, 0, 1]], np.float32)
@@ -137,7 +138,8 @@ def test_only_what_was_compared_is_claimed(
 ) -> None:
     passed = four_photos(tmp_path, LOGITS, **changes)
     headline = headline_of(passed, None, ())
-    assert headline.sentence == f"The deployed model {holds}."
+    assert headline.sentence.startswith("On 4 ")  # so few that the verdict names them
+    assert headline.sentence.endswith(f", the deployed model {holds}.")
     assert limit in headline.reservations[0]
     assert "trained" not in " ".join((headline.sentence, *headline.meaning))
     failed = headline_of(four_photos(tmp_path, **changes), None, ())
@@ -184,9 +186,35 @@ def test_flips_that_the_verdict_condemns_fail_the_page_though_few_of_all(tmp_pat
     verification = four_photos(tmp_path)
     (verdict,) = verification.verdicts
     assert outcome_of(verdict) == "failed"
-    excused = msgspec.structs.replace(verdict, objections=(), broken=False)
+    allowed = Tolerance(max_flip_rate=1.0)
+    excused = msgspec.structs.replace(verdict, objections=(), tolerance=allowed)
     assert outcome_of(excused) == "passed"
     assert outcome_of(excused.refused("the reference is not proven")) == "unproven"
+
+
+def test_copies_crowd_no_photo_out(tmp_path: Path) -> None:
+    """Thirty photos changed their class; 29 of them are the same."""
+    logits = np.tile(np.float32([3, 1, 0]), (30, 1))
+    logits[29] = [2, 1, 0]
+    firsts = [*[0] * 29, 29]
+    verification = made_verification(logits, {FP32: logits[:, ::-1].copy()}, firsts=firsts)
+    html = write(tmp_path, verification).read_text(encoding="utf-8")
+    listed = html[html.index("Photos that changed their class") : html.index("of these")]
+    assert [name in listed for name in ("cat/000.png", "dog/001.png", "owl/029.png")] == [
+        *(True, False, True),
+    ]
+    assert listed.endswith("and 28 copies ")
+    same = made_verification(logits, {FP32: moved(logits, 1e-6)}, firsts=firsts)
+    closest = write(tmp_path, same).read_text(encoding="utf-8").partition("these came nearest")[2]
+    assert closest.partition("</ul>")[0].count("<li>") == 2
+
+
+def test_a_note_is_shown(tmp_path: Path) -> None:
+    verification = four_photos(tmp_path)
+    note = "the proof of 2026-11-21 stands"
+    verdicts = tuple(msgspec.structs.replace(each, note=note) for each in verification.verdicts)
+    page = said(write(tmp_path, replace(verification, verdicts=verdicts)))
+    assert "The proof of 2026-11-21 stands." in page
 
 
 def test_a_failed_verdict_says_what_to_do(tmp_path: Path) -> None:
@@ -379,6 +407,27 @@ def test_stages_and_layers_name_who_is_to_blame(tmp_path: Path) -> None:
         "resize",
         "node_conv2d_3",
     ]
+
+
+def test_a_step_that_gave_nothing_to_compare_has_no_numbers(tmp_path: Path) -> None:
+    made = made_stages(made_logits(60), fault=False)
+    empty = made_stages(made_logits(60)[:0], fault=False).steps[0]
+    broken = msgspec.structs.replace(empty, objections=("it gives no graph that runs",))
+    stages = msgspec.structs.replace(made, steps=(*made.steps, broken))
+    html = write(tmp_path, four_photos(None, LOGITS), stages=stages).read_text(encoding="utf-8")
+    (row,) = re.findall(r'<tr class="culprit">(.*?)</tr>', html, re.S)
+    words = re.sub(r"<[^>]*>", " ", row).split()
+    assert " ".join(words).endswith("it gives no graph that runs no photo compared")
+
+
+def test_a_batch_size_does_not_stand_in_line_with_the_stages(tmp_path: Path) -> None:
+    made = made_stages(made_logits(60), fault=False)
+    batches = msgspec.structs.replace(made.steps[0], stage="batch size")
+    stages = msgspec.structs.replace(made, steps=(*made.steps, batches))
+    html = write(tmp_path, four_photos(None, LOGITS), stages=stages).read_text(encoding="utf-8")
+    (table,) = re.findall(r'<table class="stages">(.*?)</table>', html, re.S)
+    last = [re.findall(r"<td.*?</td>", row, re.S)[-1:] for row in table.split("<tr")[2:]]
+    assert ["changed" in cell for (cell,) in last] == [True, True, True, False]
 
 
 def test_a_page_that_cannot_be_written_is_explained(tmp_path: Path) -> None:

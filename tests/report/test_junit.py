@@ -20,8 +20,12 @@ from made_verifications import (
 
 from deploykit.errors import InputError
 from deploykit.jobs.verification import Verification
+from deploykit.parity.blame import Stage
 from deploykit.report.blame import BrokenWalk
+from deploykit.report.claims import RECORDED_ONLY, limits_of
+from deploykit.report.html.headline import headline_of
 from deploykit.report.junit import write_junit
+from deploykit.report.values import verification_value
 
 FP32, FP16 = "deploy/fp32.onnx", "deploy/fp16.onnx"
 LOGITS = made_logits(60)
@@ -82,6 +86,16 @@ def test_a_test_for_each_candidate(tmp_path: Path) -> None:
     assert properties(failed)["kind"] == "rehearsed"
 
 
+def test_a_note_is_told_and_fails_nothing(tmp_path: Path) -> None:
+    passed = made_verification(LOGITS, {FP32: LOGITS})
+    note = "the proof of 2026-11-21 stands"
+    verdicts = tuple(msgspec.structs.replace(each, note=note) for each in passed.verdicts)
+    found = suites(tmp_path, dataclasses.replace(passed, verdicts=verdicts))
+    (case,) = found["verify"].iter("testcase")
+    assert case.find("failure") is None
+    assert note in case.findtext("system-out", "")
+
+
 def test_the_hashes_are_properties(tmp_path: Path) -> None:
     verification = made_verification(LOGITS, {FP32: LOGITS})
     facts = properties(suites(tmp_path, verification)["verify"])
@@ -113,6 +127,15 @@ def test_a_test_for_each_step_and_finding(tmp_path: Path) -> None:
     assert failures(suite)[1][1] == "training used bicubic, the bundle records bilinear"
     clean = suites(tmp_path, verification, stages=made_stages(LOGITS, fault=False))
     assert failures(clean["stages"]) == []
+
+
+def test_a_batch_size_does_not_stand_in_line_with_the_steps(tmp_path: Path) -> None:
+    made = made_stages(LOGITS, fault=False)
+    batches = msgspec.structs.replace(made.steps[0], stage="batch size")
+    stages = msgspec.structs.replace(made, steps=(batches, *made.steps[1:]))
+    suite = suites(tmp_path, made_verification(LOGITS, {FP32: LOGITS}), stages=stages)["stages"]
+    told = ["since the beginning" in "".join(case.itertext()) for case in suite.iter("testcase")]
+    assert told == [False, True, True]
 
 
 def test_a_test_for_each_walk_over_the_nodes(tmp_path: Path) -> None:
@@ -191,3 +214,34 @@ def test_what_the_comparison_does_not_show_is_a_property(tmp_path: Path) -> None
     assert why in properties(suites(tmp_path, verification)["verify"])["limit"]
     trained = suites(tmp_path, made_verification(LOGITS, {FP32: LOGITS}))["verify"]
     assert "limit" not in properties(trained)
+
+
+def test_a_walk_that_finds_another_preprocessing_limits_what_was_proven(tmp_path: Path) -> None:
+    """As it does on the terminal, in the values and on the page."""
+    verification = made_verification(
+        LOGITS, {FP32: LOGITS}, reference_kind="graph", obstacle="best_model.pth is not there"
+    )
+    stages = made_stages(LOGITS, fault=True)
+    limits = limits_of(verification, stages)
+    assert limits[-1] == RECORDED_ONLY
+    suite = suites(tmp_path, verification, stages=stages)["verify"]
+    assert properties(suite)["limit"] == " ".join(limits)
+    assert verification_value(verification, stages)["limit"] == " ".join(limits)
+    headline = headline_of(verification, stages, ())
+    assert set(limits) <= {*headline.meaning, *headline.reservations}
+
+
+@pytest.mark.parametrize("stage", ["photos", "network", "labels", "batch size", "runtime"])
+def test_what_comes_after_the_preprocessing_limits_nothing(stage: Stage) -> None:
+    verification = made_verification(LOGITS, {FP32: LOGITS})
+    made = made_stages(LOGITS, fault=True)
+    elsewhere = [msgspec.structs.replace(step, stage=stage) for step in made.steps]
+    faults = [msgspec.structs.replace(fault, stage=stage) for fault in made.findings]
+    stages = msgspec.structs.replace(made, steps=tuple(elsewhere), findings=tuple(faults))
+    assert not stages.passed
+    assert limits_of(verification, stages) == ()
+    headline = headline_of(verification, stages, ())
+    assert headline.sentence.endswith(", but a walk to find faults did not pass.")
+    assert headline.meaning[-1] == "These photos bear it; others may not."
+    only_named = msgspec.structs.replace(stages, steps=made_stages(LOGITS, fault=False).steps)
+    assert "These photos" not in headline_of(verification, only_named, ()).meaning[-1]

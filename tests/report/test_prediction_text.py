@@ -82,12 +82,12 @@ def made_proof(kind="photos", images=222):
 
 def test_the_proof_is_one_line():
     assert proof_text(made_proof()) == (
-        "executed: 0 of 222 decisions changed with the recorded preprocessing, at most 1.3 % "
-        "(222 photos, 2026-11-22)"
+        "executed: 0 of 222 decisions differ from the trained model's, at most 1.3 % would "
+        "(222 photos, preprocessed as recorded, 2026-11-22)"
     )
     assert proof_text(made_proof("golden")) == (
-        "executed: 0 of 222 decisions changed with the recorded preprocessing "
-        "(222 golden images, 2026-11-22)"
+        "executed: 0 of 222 decisions differ from the trained model's "
+        "(222 golden images, preprocessed as recorded, 2026-11-22)"
     )
     assert "(1 photo, " in proof_text(made_proof(images=1))
     text = prediction_text(Tally(rows=1), HOST, {"session": 0.1}, [])

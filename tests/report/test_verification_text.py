@@ -1,11 +1,20 @@
 """What ``verify`` says of accuracy: both sides, class by class."""
 
+import dataclasses
+
+import msgspec
 import numpy as np
 import pytest
 from made_verifications import BIRDS, GRAPHS, made_logits, made_verification
 
 from deploykit.proofs import PhotoSet
-from deploykit.report.terminal import photos_text, rate_digits, verification_text
+from deploykit.report.terminal import (
+    comparison_text,
+    flips_text,
+    photos_text,
+    rate_digits,
+    verification_text,
+)
 from deploykit.report.values import verification_value
 from deploykit.specs import Labels
 
@@ -122,6 +131,40 @@ def test_the_photos_to_look_at_first_are_those_that_flipped_then_the_largest_err
     )
 
 
+def test_copies_crowd_no_flip_out():
+    """Thirteen photos changed their class, twelve of them the same."""
+    logits = np.tile(np.float32([3, 1, 0]), (20, 1))
+    logits[12:] = [2, 1, 0]
+    candidate = logits.copy()
+    candidate[:13] = candidate[:13, ::-1]
+    paths = [f"{i:02}.png" for i in range(20)]
+    firsts = [0] * 12 + [*range(12, 20)]
+    result = made_verification(logits, {GRAPHS[1]: candidate}, paths=paths, firsts=firsts)
+    (verdict,) = result.verdicts
+    assert verdict.measurement.flips == 2
+    first, other, copies = flips_text(verdict)
+    assert "00.png: cat -> owl" in first
+    assert "12.png: cat -> owl" in other
+    assert copies == "      ... and 11 copies of these"
+    assert result.worst_photos(3) == ("00.png", "12.png", "13.png")
+    assert len(result.worst_photos(16)) == 9
+
+
+def test_a_note_is_no_objection():
+    logits = made_logits(30)
+    result = made_verification(logits, {GRAPHS[1]: -logits})
+    (verdict,) = result.verdicts
+    told = msgspec.structs.replace(verdict, note="the proof of 2026-11-21 stands")
+    before, after = (
+        verification_text(dataclasses.replace(result, verdicts=(each,))).splitlines()
+        for each in (verdict, told)
+    )
+    assert after == [
+        *before,
+        f"note    {GRAPHS[1]} on onnxruntime-cpu: the proof of 2026-11-21 stands",
+    ]
+
+
 def test_where_the_graph_stands_in_it_is_said_and_why():
     logits = made_logits(30)
     why = "/runs/best_model.pth has changed since the export"
@@ -154,3 +197,12 @@ def test_one_photo_is_no_photos():
         ("generated", "1 made image, which is no photo: verify again with --images"),
     ):
         assert photos_text(PhotoSet(kind=kind, source="birds", images=1, sha256="d")) == text
+
+
+def test_a_comparison_of_nothing_does_not_count_candidates():
+    logits = made_logits(30)
+    assert comparison_text(made_verification(logits, {})) == (
+        "FAILED  comparison: no candidate was compared"
+    )
+    failed = made_verification(logits, {GRAPHS[1]: -logits})
+    assert comparison_text(failed) == "FAILED  comparison: 1 of 1 candidate failed"

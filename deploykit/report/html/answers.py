@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploykit.measurements import UNDECIDABLE_MARGIN
+from deploykit.parity.copies import once_each
 from deploykit.parity.measures import margins, softmax
 from deploykit.report.html.scatter import Photo, compared_photos
 from deploykit.report.html.thumbnails import make_thumbnails
@@ -16,7 +17,7 @@ from deploykit.report.html.words import number
 from deploykit.specs import Ranked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from deploykit.jobs.verification import Verification
@@ -70,7 +71,7 @@ class Comparison:
 
     def __init__(self, verification: Verification, place: int, labels: tuple[str, ...]) -> None:
         answers, verdict = verification.answers, verification.verdicts[place]
-        self._names = answers.paths
+        self._names, self._firsts = answers.paths, answers.firsts
         self._reference, self._candidate = answers.reference, answers.candidates[place]
         self._expected = verification.expected
         self._labels = labels
@@ -107,13 +108,18 @@ class Comparison:
         ]
 
     def flipped(self, most: int) -> list[Photo]:
-        """The photos whose class differs, the largest margins first."""
+        """The different photos whose class differs, the largest margins first."""
         flipped = [photo for photo in self.photos if photo.kind == "flipped"]
-        return sorted(flipped, key=lambda photo: -photo.margin)[:most]
+        return self._different(sorted(flipped, key=lambda photo: -photo.margin))[:most]
 
     def closest(self, most: int) -> list[Photo]:
-        """The photos whose class came closest to changing."""
-        return sorted(self.photos, key=lambda photo: photo.room)[:most]
+        """The different photos whose class came closest to changing."""
+        return self._different(sorted(self.photos, key=lambda photo: photo.room))[:most]
+
+    def _different(self, photos: Sequence[Photo]) -> list[Photo]:
+        """Of photos with the same pixels the first."""
+        kept = {*once_each((photo.index for photo in photos), self._firsts)}
+        return [photo for photo in photos if photo.index in kept]
 
     def _answer(self, logits: Logits) -> SideAnswer:
         probabilities = softmax(logits[None])[0]

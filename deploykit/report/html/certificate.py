@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploykit.bundle import CANONICAL_GRAPH
+from deploykit.report.blame import UNRESTORED
 from deploykit.report.claims import claim_of
 from deploykit.report.html.answers import Comparison, PhotoAnswers, thumbnail_urls
 from deploykit.report.html.document import render, script_json, write_document
@@ -107,6 +108,7 @@ def write_certificate(
         "pictures": thumbnail_urls(shown, photos_folder),
         "classes": _shown_classes(verification.accuracy),
         "stages": stages,
+        "unrestored": UNRESTORED,
         "mend": mend,
         "layers": layers,
         "most_layers": _MOST_LAYERS,

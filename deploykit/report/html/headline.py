@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from deploykit.report.claims import RECORDED_ONLY, Claim, claim_of, limit_of_stages
+from deploykit.report.claims import claim_of, limit_of_stages, limits_of
 from deploykit.report.html.words import bound, sentence_of
 from deploykit.report.terminal import photos_text
 from deploykit.specs import counted
@@ -27,6 +27,9 @@ _WITHOUT_BOUND: dict[PhotoKind, str] = {
     "golden": "They were chosen at export for their margins, so no rate follows for photos.",
     "generated": "They are made images, and say nothing about real photos.",
 }
+
+#: Where the 95 % bound is above this, so few photos are named in the verdict itself.
+_VAGUE_BOUND = 0.1
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def headline_of(
         outcome, (sentence, *meaning) = "failed", _failure(verification, blame)
     elif blame and verification.passed:
         outcome = "failed"
-        sentence, *meaning = _passed_but_blamed(claim, blame, stages)
+        sentence, *meaning = _passed_but_blamed(verification, stages, layers, blame)
     elif blame:
         outcome = "failed"
         sentence = "A fault was found on the way to the deployed model."
@@ -84,11 +87,15 @@ def headline_of(
     else:
         flips = any(verdict.measurement.flips for verdict in verification.verdicts)
         outcome = "passed"
-        sentence = f"The deployed model {claim.holds}"
+        deployed = "The deployed model"
+        worst = worst_of(verification.verdicts)
+        if (worst.flip_rate_bound or 0) > _VAGUE_BOUND:
+            deployed = f"On {counted(worst.decidable, _noun(verification))}, the deployed model"
+        sentence = f"{deployed} {claim.holds}"
         sentence += ", within what is allowed." if flips else "."
         meaning = _meaning(verification)
-    reservations = [*_reservations(verification), limit_of_stages(verification, stages)]
-    left_open = tuple(each for each in reservations if each and each not in meaning)
+    reservations = (*limits_of(verification, stages), *_reservations(verification))
+    left_open = tuple(each for each in reservations if each not in meaning)
     return Headline(outcome, sentence, tuple(meaning), left_open)
 
 
@@ -122,19 +129,22 @@ def _blame(stages: StageReport | None, layers: Sequence[LayerReport]) -> list[st
     return sentences
 
 
-def _passed_but_blamed(claim: Claim, blame: Sequence[str], stages: StageReport | None) -> list[str]:
+def _passed_but_blamed(
+    verification: Verification,
+    stages: StageReport | None,
+    layers: Sequence[LayerReport],
+    blame: Sequence[str],
+) -> list[str]:
     """The verdict and its meaning where every candidate passed, and a walk did not."""
-    if stages is None or stages.passed:
-        return [
-            f"The deployed model {claim.holds}, but a walk to find faults did not pass.",
-            *blame,
-            "These photos bear it; others may not.",
-        ]
-    return [
-        f"The deployed model {claim.holds} with the recorded preprocessing, but a fault was found.",
-        *blame,
-        RECORDED_ONLY,
-    ]
+    holds = f"The deployed model {claim_of(verification).holds}"
+    if limit := limit_of_stages(verification, stages):
+        fault = f"{holds} with the recorded preprocessing, but a fault was found."
+        return [fault, *blame, limit]
+    meaning = [f"{holds}, but a walk to find faults did not pass.", *blame]
+    culprit = None if stages is None else stages.culprit
+    if culprit is not None or not all(layer.passed for layer in layers):
+        meaning.append("These photos bear it; others may not.")
+    return meaning
 
 
 def _blamed_stages(stages: StageReport) -> list[str]:
@@ -215,10 +225,8 @@ def _meaning(verification: Verification) -> list[str]:
 
 
 def _reservations(verification: Verification) -> tuple[str, ...]:
-    """What no verdict, passed or not, says."""
-    claim = claim_of(verification)
-    sentences = [claim.limit] if claim.limit else []
-    sentences += _reservation_of_copies(verification)
+    """What else no verdict, passed or not, says."""
+    sentences = [*_reservation_of_copies(verification)]
     for verdict in verification.verdicts:
         sentences += _reservations_of(verdict, _noun(verification))
     if verification.photos.kind != "photos":
