@@ -22,6 +22,9 @@ _DECISIVE = {
         *("i8mm", "asimddp"),
     ),
 }
+#: Intel's INT8 instructions before VNNI add up pairs of products in 16 bits.
+_SIXTEEN_BIT_SUMS = ("avx2", "avx512f")
+_EXACT_SUMS = ("avx_vnni", "avx512_vnni", "amx_int8")
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,12 @@ def cpu_device(precision: str) -> str:
     cpu = read_cpu()
     usable = (each for each in _DECISIVE[precision] if each in (cpu.instruction_sets or ()))
     return f"CPU ({next(usable, cpu.name)})"
+
+
+def saturates_int8(cpu: Cpu) -> bool:
+    """Whether sums of INT8 products may saturate: x86 without VNNI or AMX adds them up in 16 bits.
+
+    An ARM CPU adds them up in 32, and of one whose system tells nothing nothing is known.
+    """
+    sets = frozenset(cpu.instruction_sets or ())
+    return not sets.isdisjoint(_SIXTEEN_BIT_SUMS) and sets.isdisjoint(_EXACT_SUMS)

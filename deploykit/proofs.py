@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from deploykit.measurements import Measurement
@@ -11,6 +12,28 @@ from deploykit.tolerances import Tolerance
 ProofKind: TypeAlias = Literal["rehearsed", "executed"]
 PhotoKind: TypeAlias = Literal["photos", "golden", "generated"]
 ReferenceKind: TypeAlias = Literal["module", "graph", "golden"]
+
+
+#: ONNX Runtime has a package with the GPU's provider and one without; the CPU's is in both.
+_PACKAGES = {
+    "onnxruntime-cpu": ("onnxruntime", "onnxruntime-gpu"),
+    "onnxruntime-cuda": ("onnxruntime", "onnxruntime-gpu"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt_rtx",),
+}
+RUNTIME_PACKAGES = frozenset(package for packages in _PACKAGES.values() for package in packages)
+
+
+def runtime_version(runtime: str, versions: Mapping[str, str]) -> str:
+    """The version of a runtime among those of packages; empty where it is not among them."""
+    found = {versions[package] for package in _PACKAGES.get(runtime, ()) if package in versions}
+    return " and ".join(sorted(found))
+
+
+#: Below FP32 a proof whose 95 % bound on the flip rate is above this decides nothing: that takes 29
+#: photos without a flip.
+MOST_UNSEEN_FLIPS = 0.1
 
 
 class PhotoSet(Value, frozen=True):
@@ -49,6 +72,8 @@ class Proof(Value, frozen=True):
         tolerance: What was allowed.
         created: When, UTC, ISO 8601.
         versions: Of the packages that took part.
+        searched: How many of the images had a part in making the graph: in its calibration or in
+            the search for its FP32 nodes.
     """
 
     graph: str
@@ -64,12 +89,44 @@ class Proof(Value, frozen=True):
     tolerance: Tolerance
     created: str
     versions: dict[str, str]
+    searched: int = 0
 
     @property
-    def strength(self) -> tuple[bool, bool, int]:
-        """Proofs in order of what they show: by the module, on photos, on many different ones."""
+    def runtime_version(self) -> str:
+        """Of what executed it; empty where that is not known."""
+        return runtime_version(self.runtime, self.versions)
+
+    def shows_more_than(self, other: Proof) -> bool:
+        """Whether it stays when there is another of the same graph, runtime and device.
+
+        One by another version of the runtime, which is what runs now, may be on fewer images, or
+        by the graph that was proven by the module.
+        """
+        if self.runtime_version != other.runtime_version:
+            return self.strength[1:3] > other.strength[1:3]  # neither the module nor numbers
+        return self.strength > other.strength
+
+    @property
+    def is_vague(self) -> bool:
+        """Whether it is on too few photos to decide anything.
+
+        FP32 gives the checkpoint's numbers but for rounding, which any image shows. What a lower
+        precision does to decisions only photos show.
+        """
+        bound = self.measurement.flip_rate_bound
+        return self.precision != "fp32" and (bound is None or bound > MOST_UNSEEN_FLIPS)
+
+    @property
+    def strength(self) -> tuple[bool, bool, bool, int, bool]:
+        """Proofs in order of what they show.
+
+        By the module, on photos, on enough of them of which none had a part in making the graph, on
+        many different ones that had not.
+        """
         return (
             self.reference_kind == "module",
             self.photos.kind == "photos",
-            self.measurement.distinct,
+            self.searched == 0 and not self.is_vague,
+            self.measurement.distinct - self.searched,
+            self.searched == 0,
         )

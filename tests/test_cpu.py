@@ -1,7 +1,7 @@
 import pytest
 
 from deploykit import cpu
-from deploykit.cpu import cpu_device, read_cpu
+from deploykit.cpu import Cpu, cpu_device, read_cpu, saturates_int8
 
 
 @pytest.fixture
@@ -42,6 +42,23 @@ def test_instruction_sets_are_those_that_matter(system_tells):
     assert read_cpu() == cpu.Cpu("Some CPU", ("avx2", "amx_int8"))
     system_tells("aes")
     assert read_cpu().instruction_sets == ()
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (("avx2",), True),
+        (("avx2", "avx512f"), True),
+        (("avx2", "avx_vnni"), False),
+        (("avx2", "avx512f", "avx512_vnni"), False),
+        (("avx2", "avx512f", "amx_int8"), False),
+        ((), False),  # an ARM CPU without asimddp widens to 32 bits
+        (("asimddp", "i8mm"), False),
+        (None, False),
+    ],
+)
+def test_only_x86_cpus_without_vnni_saturate(sets, told):
+    assert saturates_int8(Cpu("Some CPU", sets)) == told
 
 
 def test_this_cpu_has_a_name():

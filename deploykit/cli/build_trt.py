@@ -1,4 +1,4 @@
-"""``deploykit build-trt``: a proven FP16 graph becomes a TensorRT engine."""
+"""``deploykit build-trt``: a proven deploy graph becomes a TensorRT engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deploykit.cli.options import (
 
 def build_trt(
     bundle: BundleName = None,
-    precision: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
+    precision: Annotated[str, typer.Option(help="fp16, int8 or fp32.")] = "fp16",
     flavour: Annotated[
         str,
         typer.Option(help="tensorrt, tensorrt_rtx, or auto for what is installed and fits."),
@@ -43,7 +43,7 @@ def build_trt(
     images: Annotated[
         Path | None,
         typer.Option(
-            help="Photos to make the FP16 graph with, anew.  "
+            help="Photos to make the FP16 or INT8 graph with, anew.  "
             "[default: the graph that is there; else those of the export, else golden.npz]"
         ),
     ] = None,
@@ -57,11 +57,11 @@ def build_trt(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make the FP16 graph, prove it by rehearsal, and build an engine with its passport."""
+    """Make the FP16 or INT8 graph, prove it by rehearsal, and build an engine with a passport."""
     with command("build-trt", as_json=json, verbose=verbose) as console:
         from deploykit.errors import ParityError
         from deploykit.jobs.build import BUILD_PRECISIONS, BuildRequest, build_engine
-        from deploykit.jobs.tune import SEARCH_SECONDS, TuneRequest
+        from deploykit.jobs.searches import SEARCH_SECONDS, SearchRequest
         from deploykit.report.engines import build_text, build_value
         from deploykit.specs import FLAVOURS, Profile, choice
 
@@ -71,7 +71,7 @@ def build_trt(
             targets=tuple(target or ()),
             profile=Profile(min_batch=min_batch, opt_batch=opt_batch, max_batch=max_batch),
             workspace_bytes=parsed_bytes(workspace),
-            tuning=TuneRequest(
+            tuning=SearchRequest(
                 images=images,
                 search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
             ),

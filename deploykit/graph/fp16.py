@@ -18,6 +18,7 @@ from deploykit.graph.passes import MODULE_PATH, Pass
 from deploykit.graph.values import (
     PASS_THROUGH,
     all_values,
+    check_node_names,
     computes,
     fp16_weight,
     fp16_weight_loss,
@@ -49,7 +50,7 @@ def convert_to_fp16(keep: Collection[str] = frozenset()) -> Pass:
     def convert(model: ir.Model) -> tuple[ir.Model, bool]:
         if any(value.dtype == _FP16 for value in all_values(model.graph)):
             return model, False
-        _check_nodes(model, keep)
+        check_node_names(model, keep, "fp16")
         converted = working_copy(model)
         _retype(converted.graph, _converters_graph(converted, keep))
         return converted, True
@@ -137,29 +138,6 @@ def _readers(tensor: ir.Value) -> set[ir.Node]:
         readers |= found
         tensors += [out for node in found if node.op_type in PASS_THROUGH for out in node.outputs]
     return readers
-
-
-def _check_nodes(model: ir.Model, keep: Collection[str]) -> None:
-    """Refuse a graph whose nodes cannot be told apart by their names."""
-    if any(node.graph is not model.graph for node in model.graph.all_nodes()):
-        raise GraphError(
-            "The graph has a subgraph (If, Loop or Scan), which cannot be converted to FP16.",
-            hint="Keep to FP32: --precision fp32",
-        )
-    names: set[str | None] = {None, ""}
-    for node in model.graph:
-        if node.name in names:
-            raise GraphError(
-                f"The {node.op_type} node {node.name!r} has no name of its own.",
-                hint="Export the bundle again.",
-            )
-        names.add(node.name)
-    unknown = sorted(set(keep).difference(names))
-    if unknown:
-        raise GraphError(
-            f"The graph has no nodes {', '.join(unknown)} to keep in FP32.",
-            hint="Name them as the FP32 graph does.",
-        )
 
 
 def _converters_graph(model: ir.Model, keep: Collection[str]) -> onnx.GraphProto:

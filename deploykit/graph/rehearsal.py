@@ -8,19 +8,18 @@ a model of the hardware, not a bound on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias, cast
-
 import numpy as np
 import onnx_ir as ir
 
-from deploykit.errors import GraphError
+from deploykit.graph.switches import (
+    Dimension,
+    Switches,
+    batch_dimension,
+    named_node,
+    put_behind,
+)
 from deploykit.graph.values import PASS_THROUGH, all_values, computes, working_copy
 
-#: The second input of a switchable rehearsal.
-SWITCHES = "exact"
-
-_Dimension: TypeAlias = int | ir.SymbolicDim
 _FP32, _FP16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
@@ -39,7 +38,7 @@ def rehearsal_of(model: ir.Model) -> ir.Model:
     """
     rehearsal, held = _in_fp32(model)
     for tensor in held:
-        _put_behind(rehearsal.graph, tensor, _rounding(tensor))
+        put_behind(rehearsal.graph, tensor, _rounding(tensor))
     return rehearsal
 
 
@@ -61,16 +60,12 @@ def switchable_rehearsal(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
         GraphError: The type of a value cannot be inferred.
     """
     rehearsal, held = _in_fp32(model)
-    graph = rehearsal.graph
-    batch = _batch_dimension(graph)
+    batch = batch_dimension(rehearsal.graph)
     names = {tensor: name for tensor in held if (name := _switchable_name(tensor, batch))}
-    flags = dict(zip(names, _flags(graph, list(names), batch), strict=True))
+    switches = Switches(rehearsal.graph, list(names))
     for tensor in held:
         nodes = _rounding(tensor)
-        if tensor in flags:
-            rounded = nodes[-1].outputs[0]
-            nodes.append(_node("Where", [flags[tensor], tensor, rounded], f"{tensor.name}/choice"))
-        _put_behind(graph, tensor, nodes)
+        put_behind(rehearsal.graph, tensor, switches.chosen(tensor, nodes))
     return rehearsal, tuple(names.values())
 
 
@@ -102,14 +97,7 @@ def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     return ir.tensor(tensor.numpy().astype(np.float32))
 
 
-def _batch_dimension(graph: ir.Graph) -> _Dimension:
-    (images,) = graph.inputs
-    if not images.shape:
-        raise GraphError(f"The graph's input {images.name} has no batch dimension.")
-    return images.shape[0]
-
-
-def _switchable_name(tensor: ir.Value, batch: _Dimension) -> str | None:
+def _switchable_name(tensor: ir.Value, batch: Dimension) -> str | None:
     """What the FP32 graph calls a tensor that is rounded; None where that cannot be switched off.
 
     Behind an FP32 node the rounded tensor is the Cast's, and its name that of what is cast; before
@@ -125,74 +113,7 @@ def _switchable_name(tensor: ir.Value, batch: _Dimension) -> str | None:
     return next((value.name for value in casts if value.is_graph_output()), source.name)
 
 
-def _flags(graph: ir.Graph, tensors: Sequence[ir.Value], batch: _Dimension) -> list[ir.Value]:
-    """Add the input ``exact`` and cut it into columns, each of the rank of its tensor."""
-    switches = ir.Value(
-        name=SWITCHES, shape=ir.Shape([batch, len(tensors)]), type=ir.TensorType(ir.DataType.BOOL)
-    )
-    graph.inputs.append(switches)
-    if not tensors:
-        return []
-    split = ir.node(
-        "Split",
-        [switches],
-        {"axis": 1, "num_outputs": len(tensors)},
-        num_outputs=len(tensors),
-        name=f"{SWITCHES}/Split",
-    )
-    for tensor, column in zip(tensors, split.outputs, strict=True):
-        column.name = f"{tensor.name}/column"
-    # (N, 1) => (N, 1, 1, 1) for a tensor of four dimensions
-    ranks = [len(tensor.shape or ()) for tensor in tensors]
-    shapes = {rank: _column_shape(graph, rank) for rank in set(ranks)}
-    flags = [
-        _node("Reshape", [column, shapes[rank]], f"{tensor.name}/flag")
-        for tensor, column, rank in zip(tensors, split.outputs, ranks, strict=True)
-    ]
-    graph.insert_before(graph[0], [split, *flags])
-    return [flag.outputs[0] for flag in flags]
-
-
-def _column_shape(graph: ir.Graph, rank: int) -> ir.Value:
-    name = f"{SWITCHES}/shape_{rank}"
-    shape = np.array([-1] + [1] * (rank - 1), np.int64)
-    constant = ir.Value(
-        name=name,
-        shape=ir.Shape(shape.shape),
-        type=ir.TensorType(ir.DataType.INT64),
-        const_value=ir.tensor(shape, name=name),
-    )
-    graph.register_initializer(constant)
-    return constant
-
-
 def _rounding(tensor: ir.Value) -> list[ir.Node]:
     """To FP16 and back. ONNX Runtime leaves the two Casts alone, because they change values."""
-    half = _node("Cast", [tensor], f"{tensor.name}/half", {"to": _FP16})
-    return [half, _node("Cast", half.outputs, f"{tensor.name}/rounded", {"to": _FP32})]
-
-
-def _put_behind(graph: ir.Graph, tensor: ir.Value, nodes: Sequence[ir.Node]) -> None:
-    """Insert nodes behind a tensor; the last one's output gets its name and all who take it."""
-    result = nodes[-1].outputs[0]
-    for node, index in tensor.uses():
-        if node not in nodes:
-            node.replace_input_with(index, result)
-    for index, output in enumerate(graph.outputs):
-        if output is tensor:
-            graph.outputs[index] = result
-    tensor.name, result.name = f"{tensor.name}/exact", tensor.name
-    result.type, result.shape = tensor.type, tensor.shape
-    graph.insert_after(cast("ir.Node", tensor.producer()), nodes)  # only nodes' outputs are rounded
-
-
-def _node(
-    operator: str,
-    inputs: Sequence[ir.Value],
-    name: str,
-    attributes: Mapping[str, ir.DataType] | None = None,
-) -> ir.Node:
-    """A node whose output is called as the node is."""
-    node = ir.node(operator, inputs, attributes, name=name)
-    node.outputs[0].name = name
-    return node
+    half = named_node("Cast", [tensor], f"{tensor.name}/half", {"to": _FP16})
+    return [half, named_node("Cast", half.outputs, f"{tensor.name}/rounded", {"to": _FP32})]

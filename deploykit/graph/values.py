@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from onnx_ir.passes import common
 
 from deploykit.errors import GraphError
 from deploykit.graph.preprocessing import SCOPE
+from deploykit.specs import Precision
 
 _FP16 = np.finfo(np.float16)
 
@@ -64,6 +66,58 @@ def working_copy(model: ir.Model) -> ir.Model:
                 hint="An operator that ONNX does not know stays in FP32: --precision fp32",
             )
     return copy
+
+
+def check_node_names(model: ir.Model, keep: Collection[str], precision: Precision) -> None:
+    """Refuse a graph whose nodes cannot be told apart by their names.
+
+    Args:
+        model: An FP32 deploy graph.
+        keep: The names of nodes that are to stay in FP32.
+        precision: What it is to be converted to.
+
+    Raises:
+        GraphError: It has a subgraph, a node without a name of its own, or no node of such a name.
+    """
+    if any(node.graph is not model.graph for node in model.graph.all_nodes()):
+        raise GraphError(
+            f"The graph has a subgraph (If, Loop or Scan), which cannot be converted to "
+            f"{precision.upper()}.",
+            hint="Keep to FP32: --precision fp32",
+        )
+    names: set[str | None] = {None, ""}
+    for node in model.graph:
+        if node.name in names:
+            raise GraphError(
+                f"The {node.op_type} node {node.name!r} has no name of its own.",
+                hint="Export the bundle again.",
+            )
+        names.add(node.name)
+    unknown = sorted(set(keep).difference(names))
+    if unknown:
+        raise GraphError(
+            f"The graph has no nodes {', '.join(unknown)} to keep in FP32.",
+            hint="Name them as the FP32 graph does.",
+        )
+
+
+def constant_of(value: ir.Value | None) -> npt.NDArray[Any] | None:
+    """What a weight holds; None for what is computed, or is the graph's input."""
+    if value is None or value.const_value is None:
+        return None
+    return value.const_value.numpy()
+
+
+def new_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    """Give a graph a weight."""
+    constant = ir.Value(
+        name=name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        const_value=ir.tensor(array, name=name),
+    )
+    graph.register_initializer(constant)
+    return constant
 
 
 def fp16_weight(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:

@@ -76,7 +76,9 @@ def passport_of(
         inputs=built.inputs,
         outputs=built.outputs,
         precision=precision,
-        kept=bundle.manifest.kept.get(precision, ()),
+        kept=bundle.manifest.kept_for_tensorrt
+        if precision == "int8"
+        else bundle.manifest.kept.get(precision, ()),
         deploy_graph=proof.graph,
         deploy_graph_sha256=built.graph_sha256,
         engine=engine_name(
@@ -116,7 +118,10 @@ def publish_engine(bundle: Bundle, passport: Passport, plan: bytes) -> tuple[Bun
 
         def change(manifest: Manifest) -> Manifest:
             require_unchanged(bundle, manifest, passport.deploy_graph)
-            return _without_lost_engines(bundle.folder, manifest, engine, records)
+            changed = _without_lost_engines(bundle.folder, manifest, engine, records)
+            search = manifest.searches.get(passport.deploy_graph)
+            searches = changed.searches | ({} if search is None else {engine: search})
+            return msgspec.structs.replace(changed, searches=searches)
 
         update_manifest(bundle.folder, change, files)
     return open_bundle(bundle.folder), engine
@@ -134,6 +139,7 @@ def _without_lost_engines(
         engines=(*there, engine),
         files={name: r for name, r in manifest.files.items() if name not in lost} | dict(records),
         proofs=tuple(proof for proof in manifest.proofs if proof.graph not in lost),
+        searches={name: s for name, s in manifest.searches.items() if name not in lost | {engine}},
     )
 
 

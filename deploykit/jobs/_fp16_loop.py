@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from deploykit.bundle import deploy_graph
 from deploykit.errors import ParityError
+from deploykit.jobs._answered import AnsweredPhotos, KeptSet, group_reasons
 from deploykit.jobs._fp16_ranking import rank_tensors
 from deploykit.jobs._fp16_scan import scan_ranges
-from deploykit.jobs._fp16_search import NodeSet, Trials, grow, shrink
-from deploykit.jobs.photos import Photos
+from deploykit.jobs._search import NodeSet, Trials, grow, shrink
 from deploykit.jobs.sessions import open_rehearsal
-from deploykit.jobs.verdicts import Verdict, judge_sessions
+from deploykit.jobs.verdicts import Verdict
 from deploykit.manifest import Manifest
-from deploykit.parity.compare import NamedBatch
 from deploykit.progress import Note, Progress
-from deploykit.runtime.recorded import RecordedSession
-from deploykit.session import Logits
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 FP16_GRAPH = deploy_graph("fp16")
-
-
-@dataclass(frozen=True)
-class AnsweredPhotos:
-    """Photos and what the reference answers.
-
-    Attributes:
-        batches: The photos.
-        logits: (N, K), in their order.
-    """
-
-    batches: Sequence[NamedBatch]
-    logits: Logits
-
-
-@dataclass(frozen=True)
-class KeptSet:
-    """What the loop found.
-
-    Attributes:
-        nodes: The names of nodes that must stay in FP32.
-        reasons: Why, for each of them.
-        trials: How many sets were rehearsed.
-        minimal: Whether it was shown that no single one can be spared.
-    """
-
-    nodes: NodeSet
-    reasons: dict[str, str]
-    trials: int
-    minimal: bool
 
 
 class Fp16Loop:
@@ -93,7 +57,7 @@ class Fp16Loop:
         if not trials(frozenset(reasons)):
             self._progress(Note(f"FP16 does not pass yet: {'; '.join(self._objections)}"))
             groups = self._ranked_groups(frozenset(reasons), trials)
-            reasons = {**_search_reasons(groups), **reasons}
+            reasons = {**group_reasons(groups), **reasons}
             nodes = grow(frozenset(scan.reasons), [nodes for nodes, _ in groups], trials)
         if nodes is None:
             raise self._not_found(trials)
@@ -117,30 +81,22 @@ class Fp16Loop:
         return verdict.passed
 
     def _rehearse(self, keep: NodeSet) -> Verdict:
-        preprocessing, labels = self._manifest.preprocessing, self._manifest.labels
-        reference = RecordedSession(
-            self._photos.logits, name="reference", input_size=preprocessing.input_size
-        )
         with open_rehearsal(
-            self.converted(keep), name=FP16_GRAPH, preprocessing=preprocessing, labels=labels
+            self.converted(keep),
+            name=FP16_GRAPH,
+            preprocessing=self._manifest.preprocessing,
+            labels=self._manifest.labels,
         ) as candidate:
-            (verdict,) = judge_sessions(
-                reference,
-                [candidate],
-                Photos("photos", "", len(self._photos.logits), self._photos.batches),
-                labels,
-                self._progress,
-            )
-        return verdict
+            return self._photos.judge(candidate, self._manifest, self._progress)
 
     def _ranked_groups(self, keep: NodeSet, trials: Trials) -> list[tuple[Sequence[str], str]]:
         """Nodes to keep together, with the reason, the most promising first; all nodes at last."""
         from deploykit.graph.fp16 import guardians
 
         guarded = guardians(self._graph)
-        images = np.concatenate([images for _, images in self._photos.batches])
+        photos = self._photos
         gains = rank_tensors(
-            self.converted(keep), images, self._photos.logits, trials, self._progress
+            self.converted(keep), photos.images, photos.logits, trials, self._progress
         )
         groups: list[tuple[Sequence[str], str]] = [
             (guarded[tensor], f"rounding {tensor} to FP16 moves a logit by {gain:.2g}")
@@ -178,8 +134,3 @@ class Fp16Loop:
             hint="The FP32 graph is at fault, or the photos: deploykit verify shows which; "
             "--precision fp32 builds without FP16.",
         )
-
-
-def _search_reasons(groups: Sequence[tuple[Sequence[str], str]]) -> dict[str, str]:
-    """Each node's reason: that of the first group that it is in."""
-    return {name: reason for names, reason in reversed(groups) for name in names}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.jobs._fp16_search import Trials
+from deploykit.jobs._search import Trials
 from deploykit.progress import Progress, Step
 from deploykit.runtime.opener import open_probe
 from deploykit.session import ImageBatch, Logits
@@ -50,7 +50,8 @@ def rank_tensors(
     """
     from deploykit.graph.instruments import model_bytes
     from deploykit.graph.preprocessing import DEPLOY_INPUT
-    from deploykit.graph.rehearsal import SWITCHES, switchable_rehearsal
+    from deploykit.graph.rehearsal import switchable_rehearsal
+    from deploykit.graph.switches import SWITCHES
 
     switchable, tensors = switchable_rehearsal(graph)
     gains = dict.fromkeys(tensors, -math.inf)

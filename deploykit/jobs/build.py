@@ -11,23 +11,21 @@ from deploykit.engine.flavour import TensorRT, installed_flavours, open_flavour
 from deploykit.engine.history import Build, BuildHistory
 from deploykit.engine.passport import Passport, objection
 from deploykit.engine.targets import CURRENT, parse_targets
-from deploykit.errors import BundleError, DependencyError, MissingError, ParityError
+from deploykit.errors import DependencyError, MissingError, ParityError
 from deploykit.gpu import Gpu, find_gpu
 from deploykit.jobs._engine_files import passport_of, publish_engine
+from deploykit.jobs._proven_graph import proven_graph
 from deploykit.jobs.photos import split_photos
-from deploykit.jobs.tune import TuneRequest, Tuning, tune_fp16
+from deploykit.jobs.quantize import quantization_photos
+from deploykit.jobs.searches import SearchedGraph, SearchRequest
 from deploykit.jobs.verification import Verification
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.progress import Note, Progress, Step, silent
-from deploykit.proofs import Proof
-from deploykit.runtime.opener import CPU, REHEARSAL
 from deploykit.specs import Flavour, Precision, Profile, choice
 
-BUILD_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
+BUILD_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8")
 _TIMING_CACHE = "cache/timing.cache"
 _HISTORY = "cache/builds.json"
-#: On which runtime the proof of a deploy graph rests where no GPU has run it.
-_PROOF_RUNTIME: dict[Precision, str] = {"fp32": CPU, "fp16": REHEARSAL}
 
 
 @dataclass(frozen=True)
@@ -35,13 +33,13 @@ class BuildRequest:
     """What to build.
 
     Attributes:
-        precision: ``fp16`` or ``fp32``.
+        precision: ``fp16``, ``int8`` or ``fp32``.
         flavour: Which TensorRT; None for the one that is installed and fits.
         targets: See :func:`deploykit.engine.targets.parse_targets`.
         profile: The batch sizes.
         workspace_bytes: The most device memory that a layer may use while it computes; None for
             all there is.
-        tuning: How the FP16 graph is made, if it has to be.
+        tuning: How the FP16 or INT8 graph is made, if it has to be.
     """
 
     precision: Precision = "fp16"
@@ -49,7 +47,7 @@ class BuildRequest:
     targets: tuple[str, ...] = ()
     profile: Profile = field(default_factory=Profile)
     workspace_bytes: int | None = None
-    tuning: TuneRequest = field(default_factory=TuneRequest)
+    tuning: SearchRequest = field(default_factory=SearchRequest)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class BuildResult:
         bundle: The bundle, which has the engine now.
         engine: Relative to the bundle.
         passport: What it is, where it runs, and the proof that it rests on.
-        tuning: What it took to make the FP16 graph; None when the bundle had it.
+        tuning: What it took to make the FP16 or INT8 graph; None when the bundle had it.
         audit: The layers' precisions, where there is a GPU to load the engine.
         verification: The engine's own comparison, where there is a GPU to run it.
     """
@@ -68,7 +66,7 @@ class BuildResult:
     bundle: Bundle
     engine: str
     passport: Passport
-    tuning: Tuning | None
+    tuning: SearchedGraph | None
     audit: Audit | None
     verification: Verification | None
 
@@ -103,7 +101,7 @@ def build_engine(
     if targets == (CURRENT,):
         current_gpu()  # or the FP16 graph would be made first, and in vain
     tensorrt = open_flavour(flavour)
-    bundle, proof, tuning = _proven_graph(bundle, request, progress)
+    bundle, proof, tuning = proven_graph(bundle, request.precision, request.tuning, progress)
     built = _build(bundle, proof.graph, request, tensorrt, targets, progress)
     passport = passport_of(
         bundle,
@@ -162,8 +160,9 @@ def _audit(
 def _verify(
     bundle: Bundle, request: BuildRequest, engine: str, progress: Progress
 ) -> Verification | None:
-    """Compare the engine itself, on photos that no search has used."""
-    _, photos = split_photos(bundle, request.tuning.images, silent)
+    """Compare the engine itself, on the photos for proofs; the proof tells what a search used."""
+    split = quantization_photos if request.precision == "int8" else split_photos
+    _, photos = split(bundle, request.tuning.images, silent)
     try:
         return verify_bundle(bundle, VerifyRequest(engine=engine, photos=photos), progress)
     except MissingError as exc:
@@ -193,50 +192,6 @@ def _choose_flavour(request: BuildRequest, gpu: Gpu | None, progress: Progress) 
         hint='Install it: pip install "deploykit[rtx]"'
         + (', or for this GPU: pip install "deploykit[tensorrt]"' if gpu else ""),
     )
-
-
-def _proven_graph(
-    bundle: Bundle, request: BuildRequest, progress: Progress
-) -> tuple[Bundle, Proof, Tuning | None]:
-    """The deploy graph of the precision and its proof; an FP16 graph is made where there is none.
-
-    Raises:
-        ParityError: It is not proven.
-    """
-    precision = request.precision
-    proof = _proof_of(bundle, precision)
-    if proof is not None and precision == "fp16" and not _is_whole(bundle, proof.graph):
-        proof = None  # a crash between two files can be mended here: the graph is made again
-    if precision == "fp16" and (proof is None or request.tuning.images is not None):
-        tuning = tune_fp16(bundle, request.tuning, progress)
-        bundle = tuning.bundle
-        return bundle, tuning.proof, tuning
-    if proof is None:
-        raise ParityError(
-            f"The {precision} graph of bundle {bundle.name} is not proven to decide as the "
-            "checkpoint does.",
-            hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR",
-        )
-    made_anew = " (--images makes it anew)" if precision == "fp16" else ""
-    progress(
-        Note(f"{proof.graph} is there, {proof.kind} on {proof.photos.images} images{made_anew}")
-    )
-    return bundle, proof, None
-
-
-def _is_whole(bundle: Bundle, graph: str) -> bool:
-    try:
-        bundle.checked(graph)
-    except BundleError:
-        return False
-    return True
-
-
-def _proof_of(bundle: Bundle, precision: Precision) -> Proof | None:
-    graph = bundle.manifest.deploy.get(precision)
-    if graph is None:
-        return None
-    return bundle.manifest.proof_of(graph, _PROOF_RUNTIME[precision], "CPU")
 
 
 def _build(

@@ -27,6 +27,8 @@ EXPORT_PHOTOS = 24
 SEARCH_PHOTOS = 32
 PROOF_PHOTOS = 32
 _READ_BATCH = 8
+#: 48 bits: that two of a million photos share them is as likely as 1 in 500.
+_DIGEST_BYTES = 6
 
 
 class Photos:
@@ -79,6 +81,11 @@ class Photos:
     def unreadable(self) -> int:
         """How many could not be read, once all are drawn."""
         return self.count - len(self._firsts)
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """The different images that were drawn, each the start of its pixels' SHA-256."""
+        return frozenset(digest[:_DIGEST_BYTES].hex() for digest in self._places)
 
     def drawn(self) -> PhotoSet:
         """What was drawn.
@@ -155,13 +162,22 @@ def bundle_photos(
     return folder_photos(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
 
 
-def split_photos(bundle: Bundle, images: Path | None, progress: Progress) -> tuple[Photos, Photos]:
+def split_photos(
+    bundle: Bundle,
+    images: Path | None,
+    progress: Progress,
+    *,
+    search: int = SEARCH_PHOTOS,
+    proof: int = PROOF_PHOTOS,
+) -> tuple[Photos, Photos]:
     """Photos to search with, and others to prove on what the search found.
 
     Args:
         bundle: The bundle.
         images: See :func:`bundle_photos`.
         progress: Called with a note that says which photos are taken.
+        search: How many to search with, but never more than half.
+        proof: How many to prove on, of those that are left.
 
     Returns:
         Two fixed samples, even over the classes, without a photo in common.
@@ -187,14 +203,14 @@ def split_photos(bundle: Bundle, images: Path | None, progress: Progress) -> tup
     if len(files) < 2:
         raise ImagesError(
             f"{folder} has one image; a search and its proof need two.",
-            hint="Name a folder with more photos, 64 or more of them: --images DIR",
+            hint=f"Name a folder with more photos, {search + proof} or more of them: --images DIR",
         )
-    search = sample_images(files, min(SEARCH_PHOTOS, len(files) // 2))
-    searched = {file.name for file in search}
-    proof = sample_images([file for file in files if file.name not in searched], PROOF_PHOTOS)
+    first = sample_images(files, min(search, len(files) // 2))
+    taken = {file.name for file in first}
+    others = sample_images([file for file in files if file.name not in taken], proof)
     return (
-        _read_photos(folder, search, manifest.preprocessing),
-        _read_photos(folder, proof, manifest.preprocessing),
+        _read_photos(folder, first, manifest.preprocessing),
+        _read_photos(folder, others, manifest.preprocessing),
     )
 
 

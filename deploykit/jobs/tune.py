@@ -2,69 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from deploykit.bundle import Bundle, open_bundle, require_unchanged
 from deploykit.errors import ParityError
 from deploykit.files import staged
-from deploykit.jobs._fp16_loop import FP16_GRAPH, AnsweredPhotos, Fp16Loop, KeptSet
+from deploykit.jobs._answered import (
+    AnsweredPhotos,
+    KeptSet,
+    answered_photos,
+    flip_lines,
+    note_unreadable,
+    readable_photos,
+    warn_of_few,
+)
+from deploykit.jobs._fp16_loop import FP16_GRAPH, Fp16Loop
 from deploykit.jobs.photos import PROOF_PHOTOS, Photos, split_photos
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
+from deploykit.jobs.searches import SearchedGraph, SearchRequest
 from deploykit.jobs.sessions import open_rehearsal
 from deploykit.jobs.verdicts import Verdict, judge_sessions, proof_of
-from deploykit.manifest import Manifest, record_file, sha256_of, update_manifest
-from deploykit.progress import Note, Progress, Step, silent
+from deploykit.manifest import (
+    Manifest,
+    SearchRecord,
+    record_file,
+    sha256_of,
+    update_manifest,
+)
+from deploykit.progress import Progress, silent
 from deploykit.proofs import Proof
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs import KeptNode
 
-SEARCH_SECONDS = 300.0
-
 
 @dataclass(frozen=True)
-class TuneRequest:
-    """How to tune.
-
-    Attributes:
-        images: A folder of photos, of which one half of a sample is for the search and the other
-            for the proof; None for the one given at export, else the golden images.
-        search_seconds: How long the search may begin new trials.
-    """
-
-    images: Path | None = None
-    search_seconds: float = SEARCH_SECONDS
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """An FP16 graph that passed, and what it took.
+class Tuning(SearchedGraph):
+    """An FP16 graph that passed in rehearsal.
 
     Attributes:
         bundle: The bundle, which has the graph and its proof now.
-        kept: The nodes that stay in FP32, and why.
-        verdict: The rehearsal of the very file, on photos that the search did not use.
-        proof: The same as the manifest keeps it.
-        searched: How many photos the search used.
-        trials: How many sets of FP32 nodes were rehearsed; 1 when the first passed.
-        minimal: Whether it was shown that no single kept node can be spared.
     """
 
     bundle: Bundle
-    kept: tuple[KeptNode, ...]
-    verdict: Verdict
-    proof: Proof
-    searched: int
-    trials: int
-    minimal: bool
 
 
-def tune_fp16(bundle: Bundle, request: TuneRequest, progress: Progress = silent) -> Tuning:
+def tune_fp16(bundle: Bundle, request: SearchRequest, progress: Progress = silent) -> Tuning:
     """Make ``deploy/fp16.onnx`` from ``deploy/fp32.onnx`` and prove it by rehearsal.
 
     The range scan and the search choose the nodes that stay in FP32; then the file that was written
@@ -77,18 +63,19 @@ def tune_fp16(bundle: Bundle, request: TuneRequest, progress: Progress = silent)
 
     Raises:
         ParityError: No set of FP32 nodes was found with which the graph passes, or the one that was
-            found fails on the photos that the search did not see. The bundle stays as it was.
+            found fails on the photos that the search did not see, or most photos cannot be read.
+            The bundle stays as it was.
         InputError: The bundle is damaged, or the photos cannot be used.
         DependencyError: onnx is not installed.
     """
     search_photos, proof_photos = split_photos(bundle, request.images, progress)
-    _warn_of_few(bundle, proof_photos, progress)
+    warn_of_few(bundle, FP16_GRAPH, proof_photos, PROOF_PHOTOS, progress)
     with ExitStack() as stack:
         reference = open_reference(bundle, ReferenceRequest(), progress)
         stack.enter_context(reference.session)
         if reference.objection is not None:
             raise ParityError(f"Nothing can be proven in FP16: {reference.objection}.")
-        answered = _answered(search_photos, reference, progress)
+        answered = answered_photos(search_photos, reference, progress)
         loop = _open_loop(bundle, answered, progress)
         found = loop.run(request.search_seconds)
         folder = stack.enter_context(staged(bundle.folder))
@@ -102,8 +89,8 @@ def tune_fp16(bundle: Bundle, request: TuneRequest, progress: Progress = silent)
             reference_kind=reference.kind,
             photos=proof_photos.drawn(),
         )
-        _publish(bundle, path, kept, proof)
-        _note_unreadable((search_photos, proof_photos), progress)
+        _publish(bundle, path, kept, proof, answered.search_on(REHEARSAL))
+        note_unreadable((search_photos, proof_photos), progress)
     return Tuning(
         bundle=open_bundle(bundle.folder),
         kept=kept,
@@ -113,39 +100,6 @@ def tune_fp16(bundle: Bundle, request: TuneRequest, progress: Progress = silent)
         trials=found.trials,
         minimal=found.minimal,
     )
-
-
-def _warn_of_few(bundle: Bundle, photos: Photos, progress: Progress) -> None:
-    """Say aloud that a graph will be replaced by one that fewer photos prove."""
-    graph = bundle.manifest.deploy.get("fp16")
-    old = None if graph is None else bundle.manifest.proof_of(graph, REHEARSAL, "CPU")
-    if old is None or old.photos.kind != "photos":
-        return
-    if photos.count < min(old.photos.images, PROOF_PHOTOS):
-        progress(
-            Note(
-                f"WEAKER: {graph} was rehearsed on {old.photos.images} photos, and what replaces "
-                f"it will be on {photos.count}; {2 * PROOF_PHOTOS} photos give {PROOF_PHOTOS}"
-            )
-        )
-
-
-def _note_unreadable(drawn: Iterable[Photos], progress: Progress) -> None:
-    unreadable = sum(photos.unreadable for photos in drawn)
-    if unreadable:
-        progress(Note(f"{unreadable} of the sampled photos cannot be read: left out"))
-
-
-def _answered(photos: Photos, reference: Reference, progress: Progress) -> AnsweredPhotos:
-    batches, logits = [], []
-    for names, images in photos:
-        if not names:
-            continue  # not one of these files could be read
-        batches.append((names, images.copy()))  # the buffer behind them is reused
-        logits.append(reference.session.run(images))
-        progress(Step("asking the reference", sum(map(len, logits)), photos.count))
-    photos.drawn()  # refuses to go on without any
-    return AnsweredPhotos(batches, np.concatenate(logits))
 
 
 def _open_loop(bundle: Bundle, photos: AnsweredPhotos, progress: Progress) -> Fp16Loop:
@@ -195,23 +149,24 @@ def _prove(
         (verdict,) = judge_sessions(
             reference.session, [candidate], photos, manifest.labels, progress
         )
-    photos.drawn()
+    readable_photos(photos)
     if not verdict.passed:
         raise ParityError(
             "The FP16 graph passes on the photos of the search, but not on others:\n"
-            + "\n".join((*verdict.objections, *_flips(verdict))),
+            + "\n".join((*verdict.objections, *flip_lines(verdict))),
             hint="Give more photos (--images), or build in FP32: --precision fp32",
         )
     return verdict
 
 
-def _flips(verdict: Verdict) -> Iterable[str]:
-    for flip in verdict.measurement.distinct_flips:
-        yield f"{flip.path}: {flip.reference} -> {flip.candidate}, margin {flip.margin:.2e}"
-
-
-def _publish(bundle: Bundle, path: Path, kept: tuple[KeptNode, ...], proof: Proof) -> None:
-    """Put the graph, its kept nodes and its proof into the bundle, all at once."""
+def _publish(
+    bundle: Bundle,
+    path: Path,
+    kept: tuple[KeptNode, ...],
+    proof: Proof,
+    search: SearchRecord,
+) -> None:
+    """Put the graph, its kept nodes, what chose them and its proof into the bundle, all at once."""
     fp32 = bundle.deploy_graph("fp32")
 
     def change(manifest: Manifest) -> Manifest:
@@ -222,6 +177,7 @@ def _publish(bundle: Bundle, path: Path, kept: tuple[KeptNode, ...], proof: Proo
             deploy={**manifest.deploy, "fp16": FP16_GRAPH},
             files={**manifest.files, FP16_GRAPH: record_file(path)},
             kept={**manifest.kept, "fp16": kept},
+            searches={**manifest.searches, FP16_GRAPH: search},
         )
         return changed.with_proof(proof)
 

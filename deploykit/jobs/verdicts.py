@@ -179,7 +179,7 @@ def keep_proofs(
     bundle: Bundle,
     verdicts: Sequence[Verdict],
     reference: Reference,
-    photos: PhotoSet,
+    photos: Photos,
     progress: Progress,
     *,
     passed_is_proof: bool,
@@ -190,8 +190,9 @@ def keep_proofs(
         bundle: The bundle, as it was when it was measured.
         verdicts: On its graphs and engines.
         reference: What they were compared with.
-        photos: On which images.
-        progress: Called with a note when the bundle cannot be changed.
+        photos: On which images, drawn.
+        progress: Called with a note when the bundle cannot be changed, and when it has a proof on
+            photos that had no part in making the graph, as some of these had.
         passed_is_proof: Whether a verdict that passed is a proof. What the self-test passes is
             none: its answers come from the export's. Nor is what photos show that were chosen by
             their margins.
@@ -209,8 +210,17 @@ def keep_proofs(
                 spec = verdict.candidate
                 manifest = manifest.without_proof(graph, spec.runtime, spec.device)
             elif verdict.passed and passed_is_proof:
-                sha256 = measured[graph].sha256
-                manifest = manifest.with_proof(_kept_proof(verdict, sha256, reference, photos))
+                proof = proof_of(
+                    verdict,
+                    graph_sha256=measured[graph].sha256,
+                    reference=reference.description,
+                    reference_kind=reference.kind,
+                    photos=photos.drawn(),
+                    searched=manifest.searched(graph, photos.digests),
+                )
+                unchanged, manifest = manifest, manifest.with_proof(proof)
+                if manifest is unchanged and proof.searched:
+                    progress(Note(_stays(proof)))
         return manifest
 
     disproved = any(verdict.broken for verdict in verdicts)
@@ -224,15 +234,10 @@ def keep_proofs(
         progress(Note(f"{outcome}, {bundle.folder} cannot be changed: {exc}"))
 
 
-def _kept_proof(
-    verdict: Verdict, graph_sha256: str, reference: Reference, photos: PhotoSet
-) -> Proof:
-    return proof_of(
-        verdict,
-        graph_sha256=graph_sha256,
-        reference=reference.description,
-        reference_kind=reference.kind,
-        photos=photos,
+def _stays(proof: Proof) -> str:
+    return (
+        f"{proof.graph} on {proof.runtime}: {proof.searched} of these images had a part in making "
+        "it, so the proof on others stays"
     )
 
 
@@ -243,6 +248,7 @@ def proof_of(
     reference: str,
     reference_kind: ReferenceKind,
     photos: PhotoSet,
+    searched: int = 0,
 ) -> Proof:
     """Turn a verdict that passed into what the manifest keeps.
 
@@ -266,6 +272,7 @@ def proof_of(
         tolerance=verdict.tolerance,
         created=now(),
         versions=installed_versions(),
+        searched=searched,
     )
 
 

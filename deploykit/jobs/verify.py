@@ -34,7 +34,6 @@ from deploykit.jobs.verification import Verification
 from deploykit.parity.accuracy import accuracies
 from deploykit.parity.answers import Answers
 from deploykit.progress import Note, Progress, silent
-from deploykit.proofs import PhotoSet
 from deploykit.runtime.opener import CUDA
 from deploykit.runtime.recorded import RecordedSession
 from deploykit.session import SessionSpec
@@ -168,7 +167,7 @@ def verify_bundle(
         is_recorded=reference.is_recorded,
         photos=drawn,
         unreadable=compared.unreadable,
-        verdicts=_settled(bundle, verdicts, reference, drawn, progress, mined=mined),
+        verdicts=_settled(bundle, verdicts, reference, photos, progress, mined=mined),
         answers=answers,
         expected=expected,
         # The closest decisions tell nothing about the accuracy on all.
@@ -250,7 +249,7 @@ def _settled(
     bundle: Bundle,
     verdicts: tuple[Verdict, ...],
     reference: Reference,
-    photos: PhotoSet,
+    photos: Photos,
     progress: Progress,
     *,
     mined: bool,

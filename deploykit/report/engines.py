@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from deploykit.jobs.build import BuildResult
-from deploykit.jobs.tune import Tuning
+from deploykit.jobs.searches import SearchedGraph
 from deploykit.proofs import Proof
 from deploykit.report.inspection import flips_shown
 from deploykit.report.terminal import photos_text, verdict_text, verification_text
@@ -44,7 +44,7 @@ def build_text(result: BuildResult) -> str:
     return "\n".join(lines)
 
 
-def kept_text(kept: tuple[KeptNode, ...], tuning: Tuning | None) -> list[str]:
+def kept_text(kept: tuple[KeptNode, ...], search: SearchedGraph | None) -> list[str]:
     """The nodes that stay in FP32, a line each, with where they are and why."""
     lines = [
         f"FP32     {node.node} ({node.operator}{f' of {node.module}' if node.module else ''}): "
@@ -53,10 +53,10 @@ def kept_text(kept: tuple[KeptNode, ...], tuning: Tuning | None) -> list[str]:
     ]
     if len(kept) > _SHOWN_NODES:
         lines.append(f"         ... and {len(kept) - _SHOWN_NODES} more nodes")
-    if tuning is not None and kept:
-        verdict = "none of them can be spared" if tuning.minimal else "perhaps not all are needed"
-        sets = "set" if tuning.trials == 1 else "sets"
-        lines.append(f"         {verdict}: {tuning.trials} {sets} tried")
+    if search is not None and kept:
+        verdict = "none of them can be spared" if search.minimal else "perhaps not all are needed"
+        sets = "set" if search.trials == 1 else "sets"
+        lines.append(f"         {verdict}: {search.trials} {sets} tried")
     return lines
 
 

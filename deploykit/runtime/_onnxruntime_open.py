@@ -21,6 +21,9 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     ),
 )
 _SEVERITY_FATAL = 4
+#: It rounds the FP32 bias of a Conv whose input and weight are rounded to int32, and clips what is
+#: too large for it; TensorRT leaves biases as the graph has them.
+_DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 
 
 def session_options(threads: int | None) -> Any:
@@ -39,7 +42,7 @@ def session_options(threads: int | None) -> Any:
 
 
 def open_on_cpu(graph: Path | bytes, name: str, threads: int | None) -> Any:
-    """Open a graph on the CPU provider.
+    """Open a graph on the CPU provider, which computes what the graph leaves in FP32 in FP32.
 
     Args:
         graph: The graph's file, or what would be in it.
@@ -52,7 +55,11 @@ def open_on_cpu(graph: Path | bytes, name: str, threads: int | None) -> Any:
     try:
         # enable_fallback=0, or a failed run is repeated on the CPU and the session stays there.
         return ort.InferenceSession(
-            graph, session_options(threads), providers=["CPUExecutionProvider"], enable_fallback=0
+            graph,
+            session_options(threads),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=_DISABLED_OPTIMIZERS,
+            enable_fallback=0,
         )
     except ORT_ERRORS as exc:
         where = graph if isinstance(graph, Path) else name

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 CPU = "onnxruntime-cpu"
 CUDA = "onnxruntime-cuda"
 OPENVINO = "openvino"
-#: FP32 kernels on the CPU that round each tensor through FP16: a model of the hardware.
+#: A model of the hardware: each tensor rounded through FP16 or int8, and computed with mostly in
+#: FP32 by kernels on the CPU.
 REHEARSAL = "rehearsal"
 
 #: The precisions that each runtime really computes in. ONNX Runtime's CPU provider runs an FP16
@@ -34,7 +35,7 @@ RUNTIMES: dict[str, tuple[Precision, ...]] = {
     OPENVINO: ("fp32", "bf16", "int8"),
     "tensorrt": ("fp32", "fp16", "int8"),
     "tensorrt_rtx": ("fp32", "fp16", "int8"),
-    REHEARSAL: ("fp16",),
+    REHEARSAL: ("fp16", "int8"),
 }
 #: Those that run an ONNX graph; the others run engines.
 GRAPH_RUNTIMES = (CPU, CUDA, OPENVINO, REHEARSAL)

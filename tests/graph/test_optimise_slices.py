@@ -103,6 +103,17 @@ def test_what_is_no_whole_operand_is_cut_out(cut, gives):
     )
 
 
+def test_a_slice_without_axes_cuts_as_many_as_it_has_starts():
+    model = network(
+        "[join] x = Concat<axis=0>(u, v) [cut] p = Slice(x, zeros, corner) "
+        "[mean] mean = ReduceMean<keepdims=1>(p) [last] logits = Add(input, mean)",
+        gives=EIGHT,
+        u=(8, 5, 5),
+        v=(8, 5, 5),
+    )
+    check_unchanged(model, forward_slices_of_concats)
+
+
 def test_a_part_that_the_graph_hands_out_is_cut_out():
     check_unchanged(
         network(JOIN + "[cut] logits = Slice(x, zero, eight, one)", gives=EIGHT),

@@ -1,4 +1,4 @@
-"""Networks that tell colours apart, with something in their middle that FP16 cannot hold."""
+"""Networks that tell colours apart, with something that FP16 or INT8 cannot hold in the middle."""
 
 from pathlib import Path
 
@@ -72,6 +72,25 @@ class SensitiveSum(Colours):
 
     def make_middle(self):
         return nn.Sequential(Gains(1.0), Shift(20000.0), Gains(1.0))
+
+
+class Outliers(Colours):
+    """Channels a thousand times as loud, to which the next layer is deaf."""
+
+    def make_middle(self):
+        loud, deaf = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 3, 1)
+        same = torch.eye(3).reshape(3, 3, 1, 1)
+        with torch.no_grad():
+            loud.weight.copy_(torch.cat([same, 1000 * same]))
+            deaf.weight.copy_(torch.cat([same, 0 * same], 1))
+        return nn.Sequential(loud, deaf)
+
+
+class Pooled(Outliers):
+    """A MaxPool, which carries integers on and computes nothing."""
+
+    def make_middle(self):
+        return nn.Sequential(nn.MaxPool2d(2), super().make_middle())
 
 
 class Loud(Colours):

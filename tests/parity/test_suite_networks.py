@@ -15,7 +15,8 @@ from deploykit.images.scan import scan_images
 from deploykit.jobs.export import export_bundle
 from deploykit.jobs.export_request import ExportRequest
 from deploykit.jobs.preprocessing import PreprocessingOptions
-from deploykit.jobs.tune import TuneRequest, tune_fp16
+from deploykit.jobs.searches import SearchRequest
+from deploykit.jobs.tune import tune_fp16
 from deploykit.models.registry import resolve_architecture
 from deploykit.runtime.normalisation import network_input
 from deploykit.specs import Preprocessing
@@ -115,7 +116,7 @@ def test_the_suite_passes(architecture, arguments, side, tmp_path, photo_folder)
         ),
         artifacts=tmp_path / "artifacts",
     )
-    bundle = tune_fp16(export_bundle(request).bundle, TuneRequest()).bundle
+    bundle = tune_fp16(export_bundle(request).bundle, SearchRequest()).bundle
 
     command = [sys.executable, "-m", "pytest", "-p", "deploykit.suite.plugin", "-v"]
     options = ["--deploykit-bundle", bundle.folder, "--deploykit-images", photo_folder]

@@ -65,10 +65,12 @@ def _by_slice(node: ir.Node, axis: int) -> tuple[Cut, ...]:
     source, (part,) = node.inputs[0], node.outputs
     size = size_along(source, axis)
     starts, ends = _integers(node, 1), _integers(node, 2)
-    axes, steps = _integers(node, 3, default=(0,)), _integers(node, 4, default=(1,))
+    # Without axes a Slice cuts as many of them, from the front, as it has starts.
+    axes = _integers(node, 3, default=tuple(range(len(starts))))
+    steps = _integers(node, 4, default=(1,))
     if source is None or source.shape is None or size is None:
         return ()
-    if not starts or not ends or len(axes) != 1 or steps != (1,):
+    if len(starts) != 1 or len(ends) != 1 or len(axes) != 1 or steps != (1,):
         return ()
     start, stop, _ = slice(starts[0], ends[0]).indices(size)
     along = axes[0] % len(source.shape) == axis

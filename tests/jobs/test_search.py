@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from deploykit.jobs._fp16_search import Trials, grow, shrink
+from deploykit.jobs._search import Trials, grow, shrink
 
 LETTERS = "abcdefghijklmnop"
 

@@ -1,0 +1,247 @@
+"""The pass from an FP32 deploy graph to INT8, on small graphs."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from deploy_graphs import IMAGES, deploy_graph, run
+
+from deploykit.errors import GraphError
+from deploykit.graph.instruments import model_bytes, with_outputs
+from deploykit.graph.int8 import (
+    convert_to_int8,
+    integer_nodes,
+    quantized_tensors,
+    switchable_int8,
+)
+
+#: Two Convs, one behind a Relu, joined and pooled; with a sum, and a head.
+NODES = """
+    [left] a = Conv(input, left_weight, left_bias)
+    [act] b = Relu(a)
+    [right] c = Conv <group = 3> (input, right_weight)
+    [sum] d = Add(b, c)
+    [join] e = Concat <axis = 1> (d, b)
+    [pool] f = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (e)
+    [narrow] g = Conv(f, narrow_weight)
+    [shift] h = Add(g, offset)
+    [mean] i = GlobalAveragePool(h)
+    [flatten] j = Flatten(i)
+    [head] logits = Gemm <transB = 1> (j, head_weight, head_bias)
+"""
+INTEGERS = ("left", "right", "sum", "join", "pool", "narrow", "head")
+
+
+def weights():
+    rng = np.random.default_rng(0)
+    shapes = {
+        "left_weight": (3, 3, 1, 1),
+        "left_bias": (3,),
+        "right_weight": (3, 1, 3, 3),
+        "narrow_weight": (4, 6, 1, 1),
+        "offset": (1, 4, 1, 1),
+        "head_weight": (3, 4),
+        "head_bias": (3,),
+    }
+    return {name: rng.normal(0, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def graph():
+    nodes = NODES.replace("<group = 3>", "<group = 3, pads = [1, 1, 1, 1]>")
+    declared = ", ".join(
+        f"float[{', '.join(map(str, array.shape))}] {name} = "
+        f"{{{', '.join(map(str, array.ravel().tolist()))}}}"
+        for name, array in weights().items()
+    )
+    model = deploy_graph(nodes, declared)
+    model.graph.node("left").metadata_props["module"] = "stem.left"
+    return model
+
+
+@pytest.fixture
+def ranges(graph):
+    names = list(quantized_tensors(graph))
+    values = run(with_outputs(graph, names))
+    return {name: (min(values[name].min(), 0), max(values[name].max(), 0)) for name in names}
+
+
+def converted(graph, ranges, keep=(), **options):
+    model, changed = convert_to_int8(ranges, keep, **options)(graph)
+    assert changed
+    onnx.checker.check_model(model_bytes(model), full_check=True)
+    return model
+
+
+def test_integers_are_taken_by_what_has_a_weight_and_what_carries_them_on(graph):
+    assert [node.name for node in integer_nodes(graph)] == list(INTEGERS)
+    assert quantized_tensors(graph) == {
+        "preprocessing/Add": ("left", "right"),
+        "b": ("sum", "join"),
+        "c": ("sum",),
+        "d": ("join",),
+        "e": ("pool",),
+        "f": ("narrow",),
+        "j": ("head",),
+    }
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_answers_are_close_and_the_graph_takes_and_gives_the_same(graph, ranges, symmetric):
+    model = converted(graph, ranges, symmetric=symmetric)
+    wanted, found = run(graph)["logits"], run(model)["logits"]
+    scale = np.abs(wanted).max()
+    assert 0 < np.abs(found - wanted).max() < 0.05 * scale
+    assert [str(value) for value in model.graph.inputs] == [str(v) for v in graph.graph.inputs]
+    assert [value.name for value in model.graph.outputs] == ["logits"]
+
+
+def test_every_node_keeps_its_name_and_its_module(graph, ranges):
+    model = converted(graph, ranges)
+    names = [node.name for node in model.graph]
+    assert [name for name in names if "/" not in name] == [
+        node.name for node in graph.graph if "/" not in node.name
+    ]
+    for name in ("left", "left/weight/dequantized", "left/bias/dequantized"):
+        assert model.graph.node(name).metadata_props["module"] == "stem.left"
+
+
+def test_a_relu_lies_between_its_conv_and_the_rounding(graph, ranges):
+    model = converted(graph, ranges)
+    assert model.graph.node("act").inputs[0].producer().name == "left"
+    assert model.graph.node("b/quantized").inputs[0].producer().name == "act"
+
+
+@pytest.mark.parametrize(
+    ("symmetric", "activations", "biases"),
+    [(False, ir.DataType.UINT8, {ir.DataType.INT32}), (True, ir.DataType.INT8, set())],
+)
+def test_types_are_those_that_the_hardware_takes(graph, ranges, symmetric, activations, biases):
+    model = converted(graph, ranges, symmetric=symmetric)
+    rounded = [node.outputs[0].dtype for node in model.graph if node.op_type == "QuantizeLinear"]
+    assert set(rounded) == {activations}
+    constants = model.graph.initializers
+    assert {v.dtype for n, v in constants.items() if n.endswith("bias/integers")} == biases
+    assert {v.dtype for n, v in constants.items() if n.endswith("weight/integers")} == {
+        ir.DataType.INT8
+    }
+    zeros = [v.const_value.numpy() for n, v in constants.items() if n.endswith("/zero_point")]
+    assert not (symmetric and any(zero.any() for zero in zeros))
+
+
+def test_weights_have_a_scale_for_each_output_channel(graph, ranges):
+    constants = converted(graph, ranges).graph.initializers
+    for name in ("left", "right", "narrow", "head"):
+        weight = weights()[f"{name}_weight"]
+        scales = constants[f"{name}/weight/scale"].const_value.numpy()
+        largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+        np.testing.assert_allclose(scales, largest / 127, rtol=1e-6)
+        assert np.abs(constants[f"{name}/weight/integers"].const_value.numpy()).max() == 127
+    assert not set(weights()) - {"offset"} & set(constants)
+
+
+def test_a_max_pool_passes_integers_on_as_they_are(graph, ranges):
+    constants = converted(graph, ranges).graph.initializers
+    for what in ("scale", "zero_point"):
+        before, behind = (constants[f"{name}/{what}"].const_value.numpy() for name in "ef")
+        assert before == behind
+
+
+def test_a_kept_node_takes_what_was_computed_and_its_own_weights(graph, ranges):
+    model = converted(graph, ranges, keep=["narrow", "sum"])
+    kept = model.graph.node("narrow")
+    assert [value.name for value in kept.inputs] == ["f", "narrow_weight"]
+    assert [value.name for value in model.graph.node("sum").inputs] == ["b", "c"]
+    assert model.graph.node("join").inputs[1].name == "b/dequantized"
+    assert {"f/quantized", "c/quantized"}.isdisjoint(node.name for node in model.graph)
+
+
+def test_with_every_node_kept_nothing_changes(graph, ranges):
+    model = converted(graph, ranges, keep=INTEGERS)
+    np.testing.assert_array_equal(run(model)["logits"], run(graph)["logits"])
+
+
+def test_without_joins_only_what_has_a_weight_is_rounded_for(graph, ranges):
+    model = converted(graph, ranges, joins=False)
+    for name in ("sum", "join"):
+        assert not any("dequantized" in value.name for value in model.graph.node(name).inputs)
+    names = ("left", "right", "pool", "narrow", "head")
+    assert tuple(node.name for node in integer_nodes(graph, joins=False)) == names
+    assert set(quantized_tensors(graph, joins=False)) == {"preprocessing/Add", "e", "f", "j"}
+
+
+def test_the_given_graph_stays_as_it_is_and_an_int8_graph_too(graph, ranges):
+    before = model_bytes(graph)
+    model = converted(graph, ranges)
+    assert model_bytes(graph) == before
+    assert convert_to_int8(ranges)(model) == (model, False)
+
+
+def one_conv(nodes, weights=""):
+    """A graph with the weight ``one``, a 1x1 Conv that gives what it takes, and a head."""
+    one = ", ".join(map(str, np.eye(3).ravel()))
+    head = "[mean] pooled = GlobalAveragePool(z) [flatten] logits = Flatten(pooled)"
+    return deploy_graph(nodes + head, f"float[3, 3, 1, 1] one = {{{one}}} {weights}")
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("largest", [0.0, 1e-42, 1e-38])
+def test_a_tensor_of_next_to_nothing_stays_so(symmetric, largest):
+    nodes = "[dead] x = Mul(input, factor) [conv] z = Conv(x, one)"
+    graph = one_conv(nodes, f", float[1] factor = {{{largest}}}")
+    model = converted(graph, {"x": (-largest, largest)}, symmetric=symmetric)
+    scale = model.graph.initializers["x/scale"].const_value.numpy()
+    assert scale >= np.finfo(np.float32).tiny
+    rounded = run(with_outputs(model, ["x/dequantized"]))["x/dequantized"]
+    assert np.abs(rounded).max() <= 2 * largest
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("factor", [0.0, 1e-42, 1e-38, 1e-12, 1e-5])
+def test_a_channel_whose_weights_are_next_to_nothing_keeps_its_bias(
+    graph, ranges, factor, symmetric
+):
+    weight, bias = weights()["left_weight"], np.float32([1.0, -0.3, 0.0])
+    weight[:] *= np.float32(factor)
+    for name, array in (("left_weight", weight), ("left_bias", bias)):
+        graph.graph.initializers[name].const_value = ir.tensor(array, name=name)
+    with np.errstate(all="raise", under="ignore"):
+        model = converted(graph, ranges, symmetric=symmetric)
+    found = run(with_outputs(model, ["a"]))["a"]
+    wanted = np.broadcast_to(bias[:, None, None], found.shape[1:])
+    np.testing.assert_allclose(found, np.broadcast_to(wanted, found.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_shortcut_is_rounded_only_where_sums_take_integers(joins):
+    graph = one_conv("[stem] x = Conv(input, one) [body] y = Conv(x, one) [sum] z = Add(x, y)")
+    held = dict.fromkeys(quantized_tensors(graph), (0.0, 1.0))
+    model = converted(graph, held, joins=joins)
+    assert model.graph.node("body").inputs[0].name == "x/dequantized"
+    taken = [value.name for value in model.graph.node("sum").inputs]
+    assert taken == (["x/dequantized", "y/dequantized"] if joins else ["x", "y"])
+    switchable, tensors = switchable_int8(graph, held, joins=joins)
+    shortcut = switchable.graph.node("sum").inputs[0].name
+    assert shortcut == ("x/choice" if joins else "x")
+    assert ("y" in tensors) == joins
+
+
+def test_a_missing_range_and_an_unknown_node_are_refused(graph, ranges):
+    del ranges["d"]
+    with pytest.raises(GraphError, match="No range is known for the tensor d"):
+        convert_to_int8(ranges)(graph)
+    with pytest.raises(GraphError, match="no nodes nobody to keep"):
+        convert_to_int8(ranges, ["nobody"])(graph)
+
+
+def test_each_rounding_can_be_switched_off_for_each_image(graph, ranges):
+    model, tensors = switchable_int8(graph, ranges)
+    assert tensors == tuple(quantized_tensors(graph))
+    count = len(tensors)
+    exact = run(model, exact=np.ones((len(IMAGES), count), np.bool_))["logits"]
+    np.testing.assert_allclose(exact, run(graph)["logits"], rtol=1e-5, atol=1e-5)
+    same = np.repeat(IMAGES[:1], count, axis=0)
+    alone = run(model, same, exact=~np.eye(count, dtype=np.bool_))["logits"]
+    moved = np.abs(alone - exact[0]).max(axis=1)
+    assert (moved > 0).all()
+    assert moved.max() < 0.1 * np.abs(exact).max()

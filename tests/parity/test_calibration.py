@@ -1,0 +1,55 @@
+"""Which values INT8 is to hold."""
+
+import numpy as np
+import pytest
+
+from deploykit.parity.calibration import CALIBRATION_METHODS, ValueRange, calibration_methods
+
+
+def seen(*batches):
+    found = ValueRange()
+    for batch in batches:
+        found.add(np.asarray(batch, np.float32))
+    return found
+
+
+def test_minmax_holds_all_that_any_photo_has():
+    found = seen([[1.0, -2.0], [0.5, 0.25]], [[7.0, 3.0]])
+    assert found.interval("minmax") == (-2.0, 7.0)
+
+
+def test_percentile_leaves_out_the_photo_that_is_far_off():
+    photos = np.tile([-1.0, 2.0], (40, 1))
+    photos[7] = -100.0, 200.0
+    found = seen(photos[:20], photos[20:])
+    assert found.interval("minmax") == (-100.0, 200.0)
+    assert found.interval("percentile") == (-1.0, 2.0)
+
+
+@pytest.mark.parametrize(("photos", "left_out"), [(4, 0), (19, 0), (20, 1), (39, 1), (64, 3)])
+def test_percentile_leaves_out_whole_photos_a_twentieth_at_most(photos, left_out):
+    found = seen([[float(n), -2.0 * n] for n in range(1, photos + 1)])
+    last = photos - left_out
+    assert found.interval("percentile") == (-2 * last, last)
+    assert ("percentile" in calibration_methods(photos)) == (left_out > 0)
+
+
+@pytest.mark.parametrize("method", CALIBRATION_METHODS)
+@pytest.mark.parametrize(("values", "interval"), [([[3.0, 4.0]], (0, 4)), ([[-5.0]], (-5, 0))])
+def test_zero_is_always_held(method, values, interval):
+    assert seen(values).interval(method) == interval
+
+
+@pytest.mark.parametrize("method", CALIBRATION_METHODS)
+@pytest.mark.parametrize("values", [[], [[0.0, 0.0]], [[]]])
+def test_a_tensor_of_zeros_has_no_width(method, values):
+    assert seen(values).interval(method) == (0, 0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_told_and_its_photo_left_out(value):
+    found = seen([[1.0, 2.0]])
+    assert found.is_finite
+    found.add(np.array([[value, 5.0], [3.0, 0.0]], np.float32))
+    assert not found.is_finite
+    assert found.interval("minmax") == (0, 3)
