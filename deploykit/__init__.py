@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deploykit.bundle import Bundle, open_bundle
     from deploykit.errors import DeploykitError
+    from deploykit.jobs.bench import BenchRequest, bench_bundle
+    from deploykit.jobs.bench_results import Benchmark
     from deploykit.jobs.export import ExportResult, export_bundle
     from deploykit.jobs.export_request import ExportRequest
     from deploykit.jobs.predict import PredictionRun, PredictRequest, predict_folder
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BenchRequest": "deploykit.jobs.bench",
+    "Benchmark": "deploykit.jobs.bench_results",
     "Bundle": "deploykit.bundle",
     "DeploykitError": "deploykit.errors",
     "ExportRequest": "deploykit.jobs.export_request",
@@ -36,6 +40,7 @@ _HOMES = {
     "TrainingResult": "deploykit.jobs.train",
     "Verification": "deploykit.jobs.verification",
     "VerifyRequest": "deploykit.jobs.verify",
+    "bench_bundle": "deploykit.jobs.bench",
     "export_bundle": "deploykit.jobs.export",
     "open_bundle": "deploykit.bundle",
     "predict_folder": "deploykit.jobs.predict",
@@ -44,6 +49,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "BenchRequest",
+    "Benchmark",
     "Bundle",
     "DeploykitError",
     "ExportRequest",
@@ -57,6 +64,7 @@ __all__ = [
     "TrainingResult",
     "Verification",
     "VerifyRequest",
+    "bench_bundle",
     "export_bundle",
     "open_bundle",
     "predict_folder",

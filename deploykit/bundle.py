@@ -18,6 +18,8 @@ from deploykit.specs import Precision
 
 CANONICAL_GRAPH = "model.onnx"
 GOLDEN = "golden.npz"
+#: The symmetric INT8 graph, from which engines are built; ``deploy/int8.onnx`` is for CPUs.
+INT8_TENSORRT_GRAPH = "deploy/int8-tensorrt.onnx"
 #: No export takes a day: what is older was left by one that was killed.
 _ABANDONED_AFTER_SECONDS = 24 * 3600
 _FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
@@ -82,8 +84,9 @@ class Bundle:
 
     def _remedy(self, file: str) -> str:
         """How to get a file again: not all come from the export."""
-        lower = {graph for name, graph in self.manifest.deploy.items() if name != "fp32"}
-        if file in lower:
+        if file in (self.manifest.deploy.get("int8"), INT8_TENSORRT_GRAPH):
+            return "Copy the bundle again, or make this graph again: deploykit quantize"
+        if file == self.manifest.deploy.get("fp16"):
             return "Copy the bundle again, or make this graph again: deploykit build-trt"
         return "Copy the bundle again, or export it again."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from filelock import FileLock, Timeout
 
+from deploykit.accepted import Accepted, MachineIdentity
 from deploykit.errors import BundleError, UsageError
 from deploykit.files import move_into_place, replacing
 from deploykit.proofs import Proof
@@ -69,6 +70,19 @@ class CheckpointRecord(Value, frozen=True):
     trusted_pickle: bool = False
 
 
+class SearchRecord(Value, frozen=True):
+    """What chose the FP32 nodes of a graph below FP32, and its INT8 ranges.
+
+    Attributes:
+        runtime: What the search tried graphs on, and INT8 for CPUs is made for.
+        photos: The photos of search and calibration, each the start of its pixels' SHA-256: no
+            proof rests on them.
+    """
+
+    runtime: str
+    photos: tuple[str, ...]
+
+
 class Manifest(Value, frozen=True):
     """The contents of ``bundle.json``.
 
@@ -88,8 +102,11 @@ class Manifest(Value, frozen=True):
         golden: What ``golden.npz`` may hold, as export was told.
         deploy: The deploy graph of each precision, a path relative to the bundle.
         kept: The nodes that stay in FP32 in the deploy graph of a lower precision.
+        kept_for_tensorrt: The same of ``deploy/int8-tensorrt.onnx``.
+        searches: What chose them, by the path of the deploy graph or of the engine made from it.
         engines: TensorRT engines, paths relative to the bundle, the newest last; each has its
             passport beside it.
+        accepted: What the user chose from ``bench``, the newest last; one for each machine.
         files: Every file of the bundle but this one, by its path with ``/``.
         photos: The folder of photos that export was given, absolute; None without.
         proofs: What has been shown, the newest last; one for each graph, runtime and device.
@@ -113,7 +130,10 @@ class Manifest(Value, frozen=True):
     proofs: tuple[Proof, ...]
     versions: dict[str, str]
     kept: dict[Precision, tuple[KeptNode, ...]] = {}  # noqa: RUF012  # msgspec copies it
+    kept_for_tensorrt: tuple[KeptNode, ...] = ()
+    searches: dict[str, SearchRecord] = {}  # noqa: RUF012  # as above
     engines: tuple[str, ...] = ()
+    accepted: tuple[Accepted, ...] = ()
     requested_opset: int | None = None
     golden: GoldenChoice = "photos"
 
@@ -138,16 +158,36 @@ class Manifest(Value, frozen=True):
     def with_proof(self, proof: Proof) -> Manifest:
         """A copy that keeps a proof, unless the one that it has shows more."""
         old = self.proof_of(proof.graph, proof.runtime, proof.device)
-        if old is not None and old.strength > proof.strength:
+        if old is not None and old.shows_more_than(proof):
             return self
         kept = self.without_proof(proof.graph, proof.runtime, proof.device)
         return msgspec.structs.replace(kept, proofs=(*kept.proofs, proof))
+
+    def searched(self, graph: str, digests: Collection[str]) -> int:
+        """How many of some photos, told as in :class:`SearchRecord`, had a part in making a graph.
+
+        Args:
+            graph: A deploy graph or an engine.
+            digests: Of different photos.
+        """
+        search = self.searches.get(graph)
+        return 0 if search is None else len(frozenset(search.photos).intersection(digests))
 
     def without_proof(self, graph: str, runtime: str, device: str) -> Manifest:
         """A copy without the proof of a graph on a runtime and device."""
         key = (graph, runtime, device)
         kept = tuple(p for p in self.proofs if (p.graph, p.runtime, p.device) != key)
         return msgspec.structs.replace(self, proofs=kept)
+
+    def with_accepted(self, accepted: Accepted) -> Manifest:
+        """A copy that keeps a choice, in place of an earlier one for the same machine."""
+        others = self.without_accepted(accepted.machine).accepted
+        return msgspec.structs.replace(self, accepted=(*others, accepted))
+
+    def without_accepted(self, machine: MachineIdentity) -> Manifest:
+        """A copy without the choice for a machine, whatever was installed there."""
+        others = (each for each in self.accepted if each.machine.hardware != machine.hardware)
+        return msgspec.structs.replace(self, accepted=tuple(others))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -13,3 +13,6 @@ def _capabilities():
 needs_bf16 = pytest.mark.skipif(
     "BF16" not in _capabilities(), reason="this CPU does not compute in BF16"
 )
+needs_int8 = pytest.mark.skipif(
+    "INT8" not in _capabilities(), reason="this CPU does not compute in INT8"
+)

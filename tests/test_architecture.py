@@ -21,6 +21,7 @@ LAYERS = {
     "shell": 0,
     "threads": 0,
     "specs": 1,
+    "accepted": 1,
     "measurements": 1,
     "tolerances": 1,
     "proofs": 1,
@@ -50,7 +51,8 @@ WITHIN_LAYER = {
     "tolerances": {"specs", "measurements"},
     "proofs": {"specs", "measurements", "tolerances"},
     "session": {"specs"},
-    "manifest": {"specs", "proofs"},
+    "accepted": {"specs"},
+    "manifest": {"accepted", "specs", "proofs"},
     "bundle": {"specs", "manifest"},
 }
 #: Folders of L2 that say what they may not import: the heavy packages of the others.

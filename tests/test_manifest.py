@@ -133,6 +133,16 @@ def test_a_newer_proof_takes_the_place_of_the_older(exported_bundle):
     assert changed.without_proof(first.graph, first.runtime, first.device).proofs == (second,)
 
 
+def test_a_proof_on_images_that_made_the_graph_yields_to_one_on_others(exported_bundle):
+    manifest = exported_bundle.manifest
+    old, second = manifest.proofs  # in FP32, of which any number of images is enough
+    more = msgspec.structs.replace(old.measurement, images=old.measurement.images + 100)
+    searched = msgspec.structs.replace(old, measurement=more, searched=1)
+    assert manifest.with_proof(searched) is manifest
+    worse = msgspec.structs.replace(manifest, proofs=(second, searched))
+    assert worse.with_proof(old).proofs == (second, old)
+
+
 def test_a_file_is_recorded_with_hash_and_size(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     record = record_file(tmp_path / "file")

@@ -11,6 +11,7 @@ import typer
 from deploykit import __version__
 from deploykit.cli import (
     archs,
+    bench,
     build_trt,
     demo,
     doctor,
@@ -18,6 +19,7 @@ from deploykit.cli import (
     identify,
     inspect,
     predict,
+    quantize,
     train,
     verify,
 )
@@ -34,7 +36,9 @@ app = typer.Typer(
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("build-trt")(build_trt.build_trt)
+app.command("quantize")(quantize.quantize)
 app.command("predict")(predict.predict)
+app.command("bench")(bench.bench)
 app.command("train")(train.train)
 app.command("archs")(archs.archs)
 app.command("identify")(identify.identify)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from deploykit.bundle import Bundle
-from deploykit.errors import BundleError, UsageError
+from deploykit.bundle import INT8_TENSORRT_GRAPH, Bundle
+from deploykit.errors import BundleError, DeviceError, GraphError, UsageError
+from deploykit.gpu import need_gpu
 from deploykit.jobs.engines import Engine, engines_of, is_flavour, named_engine, open_bundle_engine
 from deploykit.jobs.sessions import open_bundle_graph
 from deploykit.progress import Note, Progress, silent
@@ -20,7 +21,13 @@ from deploykit.runtime.opener import (
     precisions_of,
 )
 from deploykit.session import Session
-from deploykit.specs import PRECISIONS, Precision
+from deploykit.specs import PRECISIONS, Precision, counted
+
+#: What makes the deploy graph of a lower precision.
+_MAKERS = {
+    "fp16": "deploykit build-trt makes the fp16 graph.",
+    "int8": "deploykit quantize --images DIR makes the int8 graphs.",
+}
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,23 @@ def _left_out(error: BundleError) -> Note:
 
 
 def _graph_candidates(bundle: Bundle) -> list[Candidate]:
-    deploy = bundle.manifest.deploy
     return [
-        Candidate(deploy[graph_precision(precision)], runtime, precision)
+        Candidate(graph, runtime, precision)
         for precision in PRECISIONS
-        if graph_precision(precision) in deploy
         for runtime, able in RUNTIMES.items()
         if precision in able and not is_flavour(runtime)
+        if (graph := _graph_for(bundle, runtime, precision)) is not None
     ]
+
+
+def _graph_for(bundle: Bundle, runtime: str, precision: Precision) -> str | None:
+    """What a runtime runs for a precision; None where the bundle is without it.
+
+    INT8 is rehearsed with the graph from which engines are built.
+    """
+    if (runtime, precision) == (REHEARSAL, "int8"):
+        return INT8_TENSORRT_GRAPH if INT8_TENSORRT_GRAPH in bundle.manifest.files else None
+    return bundle.manifest.deploy.get(graph_precision(precision))
 
 
 def engine_candidate(engine: Engine) -> Candidate:
@@ -131,7 +147,7 @@ def named_candidates(
     have = ", ".join(bundle.manifest.deploy)
     raise BundleError(
         f"Bundle {bundle.name} has no {wanted} graph; it has {have}.",
-        hint="deploykit build-trt makes the fp16 graph." if wanted == "fp16" else None,
+        hint=_MAKERS.get(wanted),
     )
 
 
@@ -180,8 +196,8 @@ def by_reason(left_out: Sequence[tuple[Candidate, str]]) -> Iterator[str]:
         yield f"{names}: {reason}"
 
 
-def decisive_proofs(bundle: Bundle, candidate: Candidate) -> list[Proof]:
-    """The executed proofs, without a decidable flip, of a candidate's file as it is now.
+def executed_proofs(bundle: Bundle, candidate: Candidate) -> list[Proof]:
+    """The executed proofs of a candidate's file as it is now.
 
     The recorded golden answers are too few to decide by.
     """
@@ -191,6 +207,65 @@ def decisive_proofs(bundle: Bundle, candidate: Candidate) -> list[Proof]:
         for proof in bundle.manifest.proofs
         if (proof.graph, proof.graph_sha256, proof.runtime, proof.precision)
         == (candidate.file, sha256, candidate.runtime, candidate.precision)
-        and (proof.kind, proof.measurement.flips) == ("executed", 0)
+        and proof.kind == "executed"
         and proof.reference_kind != "golden"
     ]
+
+
+def decisive_proofs(bundle: Bundle, candidate: Candidate) -> list[Proof]:
+    """Those of :func:`executed_proofs` that are without a decidable flip, on photos enough."""
+    proofs = executed_proofs(bundle, candidate)
+    return [proof for proof in proofs if proof.measurement.flips == 0 and not proof.is_vague]
+
+
+def open_proven(
+    bundle: Bundle, candidate: Candidate, open_it: Callable[[Bundle, Candidate], Session]
+) -> tuple[Session | None, str]:
+    """Open a candidate if it is proven on this very device: another GPU has other kernels.
+
+    Args:
+        bundle: The bundle.
+        candidate: One of its own.
+        open_it: Opens it.
+
+    Returns:
+        The session, or why there is none; an engine that is damaged is a reason as well.
+
+    Raises:
+        MissingError: Its runtime's package or device is not here.
+        InputError: It is a graph, and damaged.
+    """
+    proofs = decisive_proofs(bundle, candidate)
+    if not proofs:
+        return None, _why_unproven(bundle, candidate)
+    try:
+        session = open_it(bundle, candidate)
+    except (BundleError, GraphError) as exc:
+        if not is_flavour(candidate.runtime):
+            raise
+        return None, exc.message
+    if any(proof.device == session.spec.device for proof in proofs):
+        return session, ""
+    session.close()
+    return None, f"it is proven, but not on {session.spec.device}"
+
+
+def _why_unproven(bundle: Bundle, candidate: Candidate) -> str:
+    vague = [proof for proof in executed_proofs(bundle, candidate) if proof.is_vague]
+    if vague:
+        return (
+            f"its proof is on {counted(vague[-1].measurement.distinct, 'photo')}, too few for a "
+            f"precision below FP32: deploykit verify with 29 or more decides"
+        )
+    if not is_flavour(candidate.runtime):
+        return "it is not proven"
+    try:
+        need_gpu()
+    except DeviceError as exc:
+        return exc.message
+    return f"it is not proven on a GPU yet: {how_to_prove_engines(candidate.runtime)}"
+
+
+def how_to_prove_engines(flavour: str) -> str:
+    """The command that proves the engines of a flavour of TensorRT."""
+    return f"deploykit verify --runtime {flavour}"

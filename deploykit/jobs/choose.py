@@ -9,34 +9,39 @@ from typing import TypeAlias
 
 from deploykit.bundle import Bundle
 from deploykit.errors import (
-    BundleError,
     DeploykitError,
     DeviceError,
-    GraphError,
     MissingError,
     ParityError,
     UsageError,
 )
 from deploykit.gpu import find_gpu, need_gpu
+from deploykit.jobs.accepted_choice import accepted_choice
 from deploykit.jobs.candidates import (
     Candidate,
     all_candidates,
     by_reason,
     decisive_proofs,
+    executed_proofs,
+    how_to_prove_engines,
     named_candidates,
     open_candidate,
+    open_proven,
 )
 from deploykit.jobs.engines import is_flavour, self_test
 from deploykit.progress import Note, Progress, silent
-from deploykit.runtime.opener import CUDA, HOST_RUNTIMES, REHEARSAL, graph_precision
+from deploykit.runtime.opener import CPU, CUDA, HOST_RUNTIMES, REHEARSAL, graph_precision
 from deploykit.session import Session
 from deploykit.specs import Precision
 
 _Opener: TypeAlias = Callable[[Bundle, Candidate], Session]
 
 AUTO = "auto"
-#: What ``auto`` tries, fastest first.
+#: What ``auto`` tries, what is fastest first: measured on CPUs and, FP16 and FP32, on one GPU. That
+#: an INT8 engine is faster than one in FP16 is NVIDIA's word and not measured here.
 _PREFERENCE: tuple[tuple[str, Precision], ...] = (
+    ("tensorrt", "int8"),
+    ("tensorrt_rtx", "int8"),
     ("tensorrt", "fp16"),
     ("tensorrt_rtx", "fp16"),
     ("tensorrt", "fp32"),
@@ -69,14 +74,15 @@ def open_best(
 
     Args:
         bundle: The bundle.
-        runtime: A runtime's name, which is used or fails; or ``auto`` for the fastest that has an
+        runtime: A runtime's name, which is used or fails; or ``auto`` for what the user accepted
+            from ``bench`` on this machine, else what is usually the fastest; in either case with an
             ``executed`` proof without a decidable flip.
         precision: A precision; None for any.
         threads: For computing on the CPU; None for one a core.
         pipelined: Whether several batches will be under way at once.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
-        progress: Called with a note when ``auto`` leaves out an engine or a proven runtime, and
-            why, and when a runtime that was asked for has no proof.
+        progress: Called with a note of what ``auto`` takes or leaves that was accepted, built or
+            proven, and why, and when a runtime that was asked for has no proof.
 
     Raises:
         UsageError: No such runtime, or one that does not compute in that precision; or TF32 for one
@@ -100,30 +106,46 @@ def open_best(
 def _open_auto(
     bundle: Bundle, precision: Precision | None, open_it: _Opener, progress: Progress
 ) -> Session:
-    if precision is not None:
-        bundle.deploy_graph(graph_precision(precision))
     candidates = _by_preference(bundle, precision, progress)
+    if precision is not None and not candidates:
+        bundle.deploy_graph(graph_precision(precision))
+    choice = accepted_choice(bundle, precision, candidates, progress)
+    if choice is not None:
+        candidates = [choice.candidate, *(each for each in candidates if each != choice.candidate)]
     left_out: list[tuple[Candidate, str]] = []
     obstacle: MissingError | None = None
     try:
         for candidate in candidates:
             try:
-                session, reason = _open_proven(bundle, candidate, open_it)
+                session, reason = open_proven(bundle, candidate, open_it)
             except MissingError as exc:
                 obstacle, session, reason = exc, None, exc.message
+            if choice is not None and candidate == choice.candidate:
+                choice.tell(reason, progress)
+            elif session is None and _is_missed(bundle, candidate):
+                left_out.append((candidate, reason))
             if session is not None:
                 return session
-            if reason is not None:
-                left_out.append((candidate, reason))
     finally:
         for line in by_reason(left_out):
             progress(Note(f"not taken: {line}"))
     if obstacle is not None:
         raise obstacle
+    raise _nothing_proven(bundle, precision, candidates)
+
+
+def _is_missed(bundle: Bundle, candidate: Candidate) -> bool:
+    """Whether it is told why one is not taken: somebody has proven it, or built its engine."""
+    return is_flavour(candidate.runtime) or bool(executed_proofs(bundle, candidate))
+
+
+def _nothing_proven(
+    bundle: Bundle, precision: Precision | None, candidates: list[Candidate]
+) -> ParityError:
     if all(candidate.runtime not in HOST_RUNTIMES for candidate in candidates):
         need_gpu()  # without one a proof would not help
     option = "" if precision is None else f" --precision {precision}"
-    raise ParityError(
+    return ParityError(
         f"No graph of bundle {bundle.name} is proven to decide as the checkpoint does.",
         hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR{option}; "
         "or run it unproven by naming a --runtime.",
@@ -140,43 +162,18 @@ def _by_preference(
         if (candidate.runtime, candidate.precision) in rank
         and precision in (None, candidate.precision)
     ]
-    return sorted(wanted, key=lambda each: rank[each.runtime, each.precision])
+    return sorted(
+        wanted,
+        key=lambda each: (_is_no_faster(bundle, each), rank[each.runtime, each.precision]),
+    )
 
 
-def _open_proven(
-    bundle: Bundle, candidate: Candidate, open_it: _Opener
-) -> tuple[Session | None, str | None]:
-    """Open a candidate if it is proven on this very device: another GPU has other kernels.
-
-    Returns:
-        The session, or why there is none. A graph without a proof is passed over in silence, an
-        engine is not: somebody built it.
-    """
-    proofs = decisive_proofs(bundle, candidate)
-    if not proofs:
-        return None, _why_unproven(candidate) if is_flavour(candidate.runtime) else None
-    try:
-        session = open_it(bundle, candidate)
-    except (BundleError, GraphError) as exc:
-        if not is_flavour(candidate.runtime):
-            raise
-        return None, exc.message
-    if any(proof.device == session.spec.device for proof in proofs):
-        return session, None
-    session.close()
-    return None, f"it is proven, but not on {session.spec.device}"
-
-
-def _why_unproven(engine: Candidate) -> str:
-    try:
-        need_gpu()
-    except DeviceError as exc:
-        return exc.message
-    return f"it is not proven on a GPU yet: {_how_to_prove(engine.runtime)}"
-
-
-def _how_to_prove(runtime: str) -> str:
-    return f"deploykit verify --runtime {runtime}"
+def _is_no_faster(bundle: Bundle, candidate: Candidate) -> bool:
+    """Whether INT8 gains next to nothing: on ONNX Runtime, by a graph that is made for OpenVINO."""
+    if (candidate.runtime, candidate.precision) != (CPU, "int8"):
+        return False
+    search = bundle.manifest.searches.get(candidate.file)
+    return search is None or search.runtime != CPU
 
 
 def _open_named(
@@ -224,9 +221,8 @@ def _open_engine(
         with _closed_on_failure(session):
             self_test(bundle, session, progress)
     if not _is_proven(bundle, candidate, session):
-        progress(
-            Note(f"{candidate}, {session.spec.device}, is not proven: {_how_to_prove(runtime)}")
-        )
+        how = how_to_prove_engines(runtime)
+        progress(Note(f"{candidate}, {session.spec.device}, is not proven: {how}"))
     return session
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.bundle import GOLDEN, Bundle, require_unchanged
-from deploykit.engine.flavour import open_flavour
+from deploykit.engine.flavour import TensorRT, open_flavour
 from deploykit.engine.passport import Passport, objection, passport_path, read_passport
 from deploykit.engine.plan import check_plan
 from deploykit.errors import BundleError, DeviceError, ParityError
@@ -112,11 +112,7 @@ def open_bundle_engine(bundle: Bundle, engine: Engine) -> Session:
         BundleError: The engine is missing, damaged, or was built from another graph.
     """
     passport, manifest = engine.passport, bundle.manifest
-    gpu = need_gpu()
-    tensorrt = open_flavour(passport.flavour)
-    obstacle = objection(passport, tensorrt_version=tensorrt.version, gpu=gpu)
-    if obstacle is not None:
-        raise DeviceError(obstacle.message, hint=obstacle.hint)
+    tensorrt = need_flavour(engine)
     plan = _checked(bundle, engine.file).read_bytes()
     damage = check_plan(plan, passport.flavour)
     if damage is not None:
@@ -131,6 +127,21 @@ def open_bundle_engine(bundle: Bundle, engine: Engine) -> Session:
         labels=manifest.labels,
         cache=bundle.folder / "cache" / f"{passport.engine}.runtime",
     )
+
+
+def need_flavour(engine: Engine) -> TensorRT:
+    """The TensorRT that runs an engine here, as far as its passport tells.
+
+    Raises:
+        DeviceError: It cannot run here: no GPU, another GPU, another TensorRT.
+        DependencyError: TensorRT is not installed.
+    """
+    gpu = need_gpu()
+    tensorrt = open_flavour(engine.passport.flavour)
+    obstacle = objection(engine.passport, tensorrt_version=tensorrt.version, gpu=gpu)
+    if obstacle is not None:
+        raise DeviceError(obstacle.message, hint=obstacle.hint)
+    return tensorrt
 
 
 def _read_engine(bundle: Bundle, file: str) -> Engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from deploykit.bundle import CANONICAL_GRAPH, Bundle
 from deploykit.errors import CheckpointError, DependencyError, UsageError
@@ -14,6 +15,9 @@ from deploykit.progress import Note, Progress
 from deploykit.proofs import ReferenceKind
 from deploykit.runtime.opener import open_module
 from deploykit.session import Session
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress
         UsageError: A named architecture makes no sense for this bundle.
         InputError: A named checkpoint or architecture cannot be used.
     """
-    obstacle = None if request.named else _obstacle(bundle)
+    obstacle = None if request.named else module_obstacle(bundle)
     if obstacle is None:
         try:
             return _module_reference(bundle, request)
@@ -83,7 +87,7 @@ def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress
     return _graph_reference(bundle, obstacle)
 
 
-def _obstacle(bundle: Bundle) -> str | None:
+def module_obstacle(bundle: Bundle) -> str | None:
     """Why the module cannot be made without being asked; None when it can."""
     architecture, checkpoint = bundle.manifest.architecture, bundle.manifest.checkpoint
     if architecture.origin == "user":
@@ -117,7 +121,26 @@ def _graph_reference(bundle: Bundle, obstacle: str) -> Reference:
     )
 
 
-def _module_reference(bundle: Bundle, request: ReferenceRequest) -> Reference:
+def recorded_module(bundle: Bundle) -> nn.Module:
+    """The module that the bundle was exported from, where :func:`module_obstacle` has no objection.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used, or has other classes than the bundle.
+        DependencyError: torch, or what makes the network, is not installed.
+    """
+    return _loaded_module(bundle, ReferenceRequest()).module
+
+
+class _LoadedModule(NamedTuple):
+    """A module, and what it was made from."""
+
+    module: nn.Module
+    architecture: str
+    arch_args: Mapping[str, object]
+    path: Path
+
+
+def _loaded_module(bundle: Bundle, request: ReferenceRequest) -> _LoadedModule:
     from deploykit.models.loading import load_model
     from deploykit.models.registry import resolve_architecture
 
@@ -135,19 +158,26 @@ def _module_reference(bundle: Bundle, request: ReferenceRequest) -> Reference:
         arch_args = recorded.args if same else {}
     path = request.checkpoint or Path(manifest.checkpoint.path)
     model = load_model(architecture, path, arch_args=arch_args, trust_pickle=request.trust_pickle)
-    sha256 = sha256_of(path)
     if model.num_classes != recorded.classes:
         raise CheckpointError(
             f"{path} has {model.num_classes} classes; the bundle has {recorded.classes}."
         )
+    return _LoadedModule(model.module, architecture.name, arch_args, path)
+
+
+def _module_reference(bundle: Bundle, request: ReferenceRequest) -> Reference:
+    manifest = bundle.manifest
+    recorded = manifest.architecture
+    loaded = _loaded_module(bundle, request)
+    sha256 = sha256_of(loaded.path)
     session = open_module(
-        model.module, preprocessing=manifest.preprocessing, classes=recorded.classes
+        loaded.module, preprocessing=manifest.preprocessing, classes=recorded.classes
     )
     return Reference(
         session,
         kind="module",
-        description=f"torch module {architecture.name} from {path.name} ({sha256[:12]})",
-        is_recorded=same
+        description=f"torch module {loaded.architecture} from {loaded.path.name} ({sha256[:12]})",
+        is_recorded=loaded.architecture == recorded.name
         and sha256 == manifest.checkpoint.sha256
-        and dict(arch_args) == recorded.args,
+        and dict(loaded.arch_args) == recorded.args,
     )

@@ -25,6 +25,8 @@ def open_bundle_graph(
 ) -> Session:
     """Open one of a bundle's graphs, once its hash has been checked.
 
+    INT8 is rehearsed by running the very graph, FP16 by running it with FP32 kernels.
+
     Args:
         bundle: The bundle.
         graph: Relative to the bundle, ``deploy/fp32.onnx``.

@@ -92,6 +92,14 @@ def _bundle_lines(found: BundleInspection) -> Iterator[str]:
         yield _line("proof", _kept_proof_text(kept_proof))
     if not found.proofs:
         yield _line("proof", "none: deploykit verify --images DIR")
+    for accepted in manifest.accepted:
+        machine = accepted.machine
+        yield _line(
+            "accepted",
+            f"{accepted}, {accepted.images_per_second:.1f} images/s on {machine.cpu}, "
+            f"{machine.cpus} threads{f', {machine.gpu}' if machine.gpu else ''}; "
+            f"{accepted.created[:10]}",
+        )
     yield _line("auto", found.auto.runs or "nothing would run here")
     yield from (_line("", reason) for reason in found.auto.reasons)
 

@@ -94,7 +94,7 @@ def test_photos_and_time_reach_the_search(cli, folder, photo_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--precision", "int8"], 2, "There is no precision for engines 'int8'"),
+        (["--precision", "bf16"], 2, "There is no precision for engines 'bf16'"),
         (["--precision", "fp64"], 2, "there are fp16, fp32"),
         (["--flavour", "rtx"], 2, "There is no flavour 'rtx'; there are tensorrt, tensorrt_rtx"),
         (["--target", "sm90"], 2, "There is no target 'sm90'"),

@@ -15,7 +15,17 @@ import pytest
 import deploykit
 from deploykit.cli.app import run
 
-COMMANDS = ("export", "verify", "build-trt", "predict", "train", "archs", "doctor", "demo")
+COMMANDS = (
+    "export",
+    "verify",
+    "build-trt",
+    "quantize",
+    "predict",
+    "train",
+    "archs",
+    "doctor",
+    "demo",
+)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from made_engines import MadeEngines
 from training_runs import NETWORKS, SMALL, make_photos
 
 from deploykit.bundle import open_bundle
+from deploykit.jobs import bench
 from deploykit.jobs.train import TrainingResult, train_classifier
 
 
@@ -66,6 +67,22 @@ def no_onnx(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("deploykit.graph")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "onnx", None)
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Let bench measure some options alone: ``only(ORT, PLAIN)``."""
+
+    def keep(*wanted):
+        listed = bench.list_options
+
+        def some(bundle, progress):
+            able, left_out = listed(bundle, progress)
+            return [option for option in able if option in wanted], left_out
+
+        monkeypatch.setattr(bench, "list_options", some)
+
+    return keep
 
 
 @pytest.fixture

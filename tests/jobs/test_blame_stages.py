@@ -410,9 +410,10 @@ def test_a_graph_that_fails_at_other_batch_sizes(walk, bundle):
 
 def test_a_lower_precision_is_a_step_from_the_deploy_graph(toy):
     bundle = toy("Overflow")
-    from deploykit.jobs.tune import TuneRequest, tune_fp16
+    from deploykit.jobs.searches import SearchRequest
+    from deploykit.jobs.tune import tune_fp16
 
-    tune_fp16(bundle, TuneRequest())
+    tune_fp16(bundle, SearchRequest())
     request = StagesRequest(runtime="rehearsal")
     step = walk_stages(open_bundle(bundle.folder), request).steps[-1]
     assert (step.stage, step.tolerance.max_probability_change) == ("precision", 0.02)

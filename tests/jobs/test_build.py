@@ -16,7 +16,7 @@ from deploykit.errors import BundleError, DependencyError, DeviceError, ParityEr
 from deploykit.jobs.build import BuildRequest, build_engine
 from deploykit.jobs.candidates import named_candidates
 from deploykit.jobs.engines import named_engine
-from deploykit.jobs.tune import TuneRequest
+from deploykit.jobs.searches import SearchRequest
 from deploykit.manifest import record_file
 from deploykit.specs import Profile, TensorSpec
 
@@ -97,7 +97,7 @@ def test_a_graph_without_a_proof_is_made_anew(engine_bundle, no_gpu):
 def test_photos_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gpu):
     first = build_engine(toy("Overflow"), BuildRequest(targets=("sm120",)))
     photos = make_photos(tmp_path / "dim", DIM)
-    request = BuildRequest(targets=("sm121",), tuning=TuneRequest(images=photos))
+    request = BuildRequest(targets=("sm121",), tuning=SearchRequest(images=photos))
     second = build_engine(first.bundle, request)
     assert second.tuning.proof.photos.source == str(photos)
     assert second.passport.deploy_graph_sha256 != first.passport.deploy_graph_sha256

@@ -10,7 +10,7 @@ from fp16_networks import DIM, make_photos
 from deploykit.engine.audit import Audit
 from deploykit.errors import ParityError
 from deploykit.jobs.build import BuildRequest, build_engine
-from deploykit.jobs.tune import TuneRequest
+from deploykit.jobs.searches import SearchRequest
 
 IN_FP16 = Audit(Counter(fp16=3, fp32=1))
 ADA = BuildRequest(flavour="tensorrt_rtx", targets=("sm89",))
@@ -51,7 +51,7 @@ def test_the_engine_is_verified_on_the_photos_that_were_given(
 ):
     """On those of them that a search would not use."""
     photos = make_photos(tmp_path / "few", DIM, count=3)
-    request = BuildRequest(flavour="tensorrt_rtx", tuning=TuneRequest(images=photos))
+    request = BuildRequest(flavour="tensorrt_rtx", tuning=SearchRequest(images=photos))
     result = build_engine(engine_bundle, request)
     assert result.verification.photos.source == str(photos)
     assert result.verification.photos.images == 5

@@ -10,9 +10,12 @@ import pytest
 import torch
 from bundle_files import contents, edited
 
+from deploykit.accepted import Accepted
 from deploykit.errors import BundleError, CheckpointError, GraphError, InputError, UsageError
 from deploykit.jobs.inspect import inspect_path
-from deploykit.jobs.tune import TuneRequest, tune_fp16
+from deploykit.jobs.machine import this_machine
+from deploykit.jobs.searches import SearchRequest
+from deploykit.jobs.tune import tune_fp16
 from deploykit.progress import Note
 from deploykit.report.inspection import inspection_text, inspection_value
 from deploykit.session import SessionSpec
@@ -84,6 +87,24 @@ def test_an_outdated_proof_is_told(bundle, look):
     found, text = look(bundle.folder)
     assert [kept.current for kept in found.proofs] == [False] + [True] * len(others)
     assert "OUTDATED" in text
+
+
+def test_what_was_accepted_is_told(bundle, look, no_gpu):
+    machine = msgspec.structs.replace(this_machine(), cpu="Other CPU", cpus=64, gpu="Other GPU")
+    accepted = Accepted(
+        machine=machine,
+        file="deploy/fp32.onnx",
+        sha256=bundle.manifest.files["deploy/fp32.onnx"].sha256,
+        runtime="openvino",
+        precision="bf16",
+        images_per_second=48.12,
+        created="2026-11-22T09:00:00+00:00",
+    )
+    _, text = look(edited(bundle, accepted=(accepted,)).folder)
+    assert (
+        "accepted       deploy/fp32.onnx in bf16 on openvino, 48.1 images/s on Other CPU, "
+        "64 threads, Other GPU; 2026-11-22"
+    ) in text
 
 
 def test_a_precision_that_is_not_the_graphs_is_told(bundle, look):
@@ -168,7 +189,7 @@ def test_a_graph(bundle, look):
 
 
 def test_an_fp16_graph_names_its_fp32_nodes(toy, look):
-    bundle = tune_fp16(toy("Overflow"), TuneRequest()).bundle
+    bundle = tune_fp16(toy("Overflow"), SearchRequest()).bundle
     found, _ = look(bundle.folder / "deploy/fp16.onnx")
     assert found.precision == "fp16"
     kept = {node.node for node in bundle.manifest.kept["fp16"]}

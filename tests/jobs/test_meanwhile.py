@@ -13,7 +13,8 @@ from deploykit.jobs._fp16_loop import Fp16Loop
 from deploykit.jobs.build import BuildRequest, build_engine
 from deploykit.jobs.choose import open_best
 from deploykit.jobs.engines import engines_of
-from deploykit.jobs.tune import TuneRequest, tune_fp16
+from deploykit.jobs.searches import SearchRequest
+from deploykit.jobs.tune import tune_fp16
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.manifest import FileRecord, update_manifest
 from deploykit.progress import Note
@@ -40,7 +41,7 @@ def test_a_graph_of_weights_that_are_no_longer_there_is_not_added(bundle, monkey
 
     monkeypatch.setattr(Fp16Loop, "run", slow_run)
     with pytest.raises(BundleError, match="changed meanwhile") as caught:
-        tune_fp16(bundle, TuneRequest())
+        tune_fp16(bundle, SearchRequest())
     assert "again" in caught.value.hint
     assert "fp16" not in open_bundle(bundle.folder).manifest.deploy
     assert not any("fp16" in name or "new-" in name for name in contents(bundle))
@@ -49,7 +50,7 @@ def test_a_graph_of_weights_that_are_no_longer_there_is_not_added(bundle, monkey
 def test_an_engine_of_a_graph_that_is_no_longer_there_is_not_added(engine_bundle, no_gpu):
     (engine,) = engines_of(engine_bundle)
     plan = (engine_bundle.folder / engine.file).read_bytes()
-    tune_fp16(engine_bundle, TuneRequest())  # the same graph: nothing has changed
+    tune_fp16(engine_bundle, SearchRequest())  # the same graph: nothing has changed
     publish_engine(engine_bundle, engine.passport, plan)
 
     def change(manifest):
@@ -133,7 +134,7 @@ def test_a_graph_that_fewer_photos_prove_is_announced(engine_bundle, photo_folde
             shutil.copy(photo_folder / name / f"{i:02}.png", few / name)
     (few / "red" / "broken.png").write_bytes(b"no image")
     notes = []
-    tune_fp16(engine_bundle, TuneRequest(images=few), notes.append)
+    tune_fp16(engine_bundle, SearchRequest(images=few), notes.append)
     messages = [event.message for event in notes if isinstance(event, Note)]
     assert any(text.startswith("WEAKER") and "will be on 5" in text for text in messages)
     assert any("cannot be read" in text for text in messages)

@@ -110,6 +110,14 @@ def test_auto_takes_bf16_once_it_is_proven(proven_bf16, precision):
 
 
 @needs_bf16
+def test_auto_takes_no_bf16_on_a_few_photos(bundle):
+    _, proven, _ = verified(bundle, precision="bf16", max_images=6)
+    spec, (note,) = chosen(proven)
+    assert spec.precision == "fp32"
+    assert "its proof is on 6 photos, too few for a precision below FP32" in note
+
+
+@needs_bf16
 def test_auto_takes_no_bf16_of_another_cpu(proven_bf16):
     spec, (note,) = chosen(proven_elsewhere(proven_bf16))
     assert spec.precision == "fp32"

@@ -59,8 +59,9 @@ def test_a_few_photos_are_split_too(exported_bundle, tmp_path, photo_folder, ima
 
 def test_one_photo_cannot_be_both(exported_bundle, tmp_path, photo_folder):
     (tmp_path / "a.png").write_bytes((photo_folder / "red" / "00.png").read_bytes())
-    with pytest.raises(ImagesError, match="has one image; a search and its proof need two"):
-        split_photos(exported_bundle, tmp_path, silent)
+    with pytest.raises(ImagesError, match="has one image; a search and its proof need two") as lone:
+        split_photos(exported_bundle, tmp_path, silent, search=64, proof=128)
+    assert "192 or more" in lone.value.hint
 
 
 def test_the_photos_of_the_export_are_taken_while_they_are_there(exported_bundle, photo_folder):

@@ -1,10 +1,13 @@
 """``verify`` where a bundle has more than its FP32 graph: FP16 graphs, TF32, engines."""
 
+import shutil
+
 import msgspec
 import numpy as np
 import onnx
 import pytest
-from bundle_files import acknowledged, contents
+from bundle_files import acknowledged, contents, edited
+from fp16_networks import BRIGHT, make_photos
 from onnx import numpy_helper
 
 from deploykit.bundle import open_bundle
@@ -14,12 +17,21 @@ from deploykit.errors import (
     DeviceError,
     UsageError,
 )
-from deploykit.jobs.tune import TuneRequest, tune_fp16
+from deploykit.jobs.searches import SearchRequest
+from deploykit.jobs.tune import tune_fp16
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.runtime.fake import FakeSession
 
 FP16 = "deploy/fp16.onnx"
 REHEARSAL = VerifyRequest(runtime="rehearsal", precision="fp16")
+
+
+def others(folder):
+    return VerifyRequest(runtime="rehearsal", precision="fp16", images=folder)
+
+
+def renamed(source, target):
+    shutil.copy(source, f"{target}.copy.png")
 
 
 def candidates(result):
@@ -32,22 +44,56 @@ def notes_of(events):
 
 @pytest.fixture
 def tuned(bundle):
-    return tune_fp16(bundle, TuneRequest()).bundle
+    return tune_fp16(bundle, SearchRequest()).bundle
 
 
 @pytest.mark.parametrize("name", ["Overflow", "Underflow", "SensitiveSum"])
 def test_the_tuned_graph_passes_its_rehearsal_on_all_photos(toy, name):
-    result = verify_bundle(tune_fp16(toy(name), TuneRequest()).bundle, REHEARSAL)
+    result = verify_bundle(tune_fp16(toy(name), SearchRequest()).bundle, REHEARSAL)
     assert result.passed
     assert candidates(result) == [(FP16, "rehearsal", "rehearsed")]
     assert result.verdicts[0].measurement.images == 45
     assert result.verdicts[0].tolerance.max_flip_rate == 0.005
 
 
-def test_a_rehearsal_on_more_photos_replaces_the_proof(tuned):
-    verify_bundle(tuned, REHEARSAL)
+def test_a_rehearsal_on_photos_of_the_search_leaves_the_proof_on_others(tuned):
+    proof = tuned.manifest.proof_of(FP16, "rehearsal", "CPU")
+    events = []
+    assert verify_bundle(tuned, REHEARSAL, events.append).passed
+    assert open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU") == proof
+    assert any("22 of these images had a part in making it" in note for note in notes_of(events))
+
+
+def test_such_a_proof_is_kept_where_there_is_no_other_and_tells(tuned):
+    verify_bundle(edited(tuned, proofs=tuned.manifest.proofs[:1]), REHEARSAL)
     proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
-    assert (proof.kind, proof.photos.images) == ("rehearsed", 45)
+    assert (proof.kind, proof.photos.images, proof.searched) == ("rehearsed", 45, 22)
+
+
+def test_such_a_proof_replaces_one_that_is_on_too_few_others(tuned, tmp_path):
+    few = make_photos(tmp_path / "few", BRIGHT - 20, count=2)
+    verify_bundle(edited(tuned, proofs=tuned.manifest.proofs[:1]), others(few))
+    some = open_bundle(tuned.folder)
+    assert some.manifest.proof_of(FP16, "rehearsal", "CPU").photos.images == 6
+    verify_bundle(some, REHEARSAL)
+    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    assert (proof.photos.images, proof.searched) == (45, 22)
+
+
+def test_no_number_of_photos_of_the_search_replaces_a_proof_on_enough_others(tuned, tmp_path):
+    enough = make_photos(tmp_path / "enough", BRIGHT - 20)
+    verify_bundle(tuned, others(enough))
+    old = open_bundle(tuned.folder)
+    shutil.copytree(old.manifest.photos, enough, dirs_exist_ok=True, copy_function=renamed)
+    verify_bundle(old, others(enough))
+    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    assert (proof.photos.images, proof.searched) == (30, 0)
+
+
+def test_a_rehearsal_on_more_other_photos_replaces_the_proof(tuned, tmp_path):
+    verify_bundle(tuned, others(make_photos(tmp_path / "others", BRIGHT - 20)))
+    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    assert (proof.photos.images, proof.searched) == (30, 0)
 
 
 def test_a_changed_weight_fails_the_rehearsal_and_takes_the_proof_away(tuned):

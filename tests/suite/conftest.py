@@ -6,7 +6,8 @@ import pytest
 from suite_runs import run_suite
 
 from deploykit.bundle import open_bundle
-from deploykit.jobs.tune import TuneRequest, tune_fp16
+from deploykit.jobs.searches import SearchRequest
+from deploykit.jobs.tune import tune_fp16
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +15,7 @@ def tuned_bundle(tmp_path_factory, exported_bundle, photo_folder):
     """The exported bundle with its FP16 graph; tests that change it copy it first."""
     folder = tmp_path_factory.mktemp("tuned") / "colours"
     shutil.copytree(exported_bundle.folder, folder)
-    return tune_fp16(open_bundle(folder), TuneRequest(images=photo_folder)).bundle
+    return tune_fp16(open_bundle(folder), SearchRequest(images=photo_folder)).bundle
 
 
 @pytest.fixture

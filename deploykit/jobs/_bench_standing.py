@@ -1,0 +1,163 @@
+"""Whether an option decides as the reference does: what is proven here, and what can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from deploykit.bundle import Bundle, open_bundle
+from deploykit.errors import DeploykitError
+from deploykit.jobs.bench_results import TORCH, Benchmark, Measured, Option, Standing
+from deploykit.jobs.candidates import executed_proofs
+from deploykit.jobs.engines import is_flavour
+from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
+from deploykit.jobs.verdicts import proof_of
+from deploykit.jobs.verify import VerifyRequest, verify_bundle
+from deploykit.progress import Note, Progress
+from deploykit.proofs import Proof, runtime_version
+from deploykit.session import SessionSpec
+from deploykit.specs import counted
+
+
+class Stand(NamedTuple):
+    """Where an option stands.
+
+    Attributes:
+        standing: In a word.
+        proof: What shows it; None without.
+        objections: Why there is no better one.
+    """
+
+    standing: Standing
+    proof: Proof | None = None
+    objections: tuple[str, ...] = ()
+
+
+def standing_of(
+    bundle: Bundle, option: Option, spec: SessionSpec, versions: Mapping[str, str]
+) -> Stand:
+    """What the manifest has to say of an option, as its file is now, on this device.
+
+    Args:
+        bundle: The bundle.
+        option: One of its own.
+        spec: What really ran.
+        versions: What is installed.
+    """
+    if option.runtime == TORCH:
+        return Stand("reference")
+    here = [
+        proof for proof in executed_proofs(bundle, option.candidate) if proof.device == spec.device
+    ]
+    counting = [proof for proof in here if _doubt(proof, versions) is None]
+    if not counting:
+        doubts = dict.fromkeys(filter(None, (_doubt(proof, versions) for proof in here)))
+        return Stand("unproven", objections=tuple(doubts))
+    return _stand_on(min(counting, key=lambda proof: proof.measurement.flips))
+
+
+def _stand_on(proof: Proof) -> Stand:
+    return Stand("proven" if proof.measurement.flips == 0 else "flips", proof)
+
+
+def _doubt(proof: Proof, versions: Mapping[str, str]) -> str | None:
+    """Why a proof of this very option shows nothing about what predict would do here now."""
+    if proof.photos.kind != "photos":
+        return f"its proof is on {proof.photos.kind} images, not on photos"
+    if proof.is_vague:
+        return f"its proof is on {counted(proof.measurement.distinct, 'photo')}: too few below FP32"
+    then, now = proof.runtime_version, runtime_version(proof.runtime, versions)
+    if then != now:
+        return (
+            f"its proof is of {proof.runtime} {then or 'of an unknown version'}; "
+            f"here is {now or 'an unknown version'}"
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """What is proven on.
+
+    Attributes:
+        folder: The photos.
+        at_most: No more than so many, even over the classes.
+    """
+
+    folder: Path
+    at_most: int
+
+
+def with_proofs(
+    bundle: Bundle, benchmark: Benchmark, photographs: Photographs, progress: Progress
+) -> Benchmark:
+    """Verify what would be recommended if it were proven, the fastest first, until one passes.
+
+    What goes wrong with one is said of that one: what was measured stays.
+    """
+    benchmark = msgspec.structs.replace(benchmark, verified=True)
+    if not benchmark.faster_unproven:
+        return benchmark
+    with ExitStack() as stack:
+        try:
+            reference = open_reference(bundle, ReferenceRequest(), progress)
+        except DeploykitError as exc:
+            return msgspec.structs.replace(benchmark, obstacle=exc.message)
+        stack.enter_context(reference.session)
+        if reference.objection is not None:
+            how = "deploykit verify --arch NAME --ckpt FILE compares it"
+            return msgspec.structs.replace(benchmark, obstacle=f"{reference.objection}: {how}")
+        for measured in benchmark.faster_unproven:
+            progress(Note(f"verifying {measured.option.name}, faster than what is proven"))
+            stand = _verified(bundle, measured, reference, photographs, progress)
+            judged = msgspec.structs.replace(measured, **stand._asdict())
+            others = tuple(judged if each is measured else each for each in benchmark.options)
+            benchmark = msgspec.structs.replace(benchmark, options=others)
+            if stand.standing == "proven":
+                break
+    return benchmark
+
+
+def _verified(
+    bundle: Bundle,
+    measured: Measured,
+    reference: Reference,
+    photographs: Photographs,
+    progress: Progress,
+) -> Stand:
+    """Compare an option with the reference; the verdict counts, whether it can be kept or not."""
+    option = measured.option
+    is_engine = is_flavour(option.runtime)
+    request = VerifyRequest(
+        images=photographs.folder,
+        max_images=photographs.at_most,
+        runtime=None if is_engine else option.runtime,
+        precision=None if is_engine else option.precision,
+        engine=option.file if is_engine else None,
+    )
+    try:
+        found = verify_bundle(bundle, request, progress, reference=reference)
+        now = open_bundle(bundle.folder)
+    except DeploykitError as exc:
+        return Stand("unproven", objections=(exc.message,))
+    (verdict,) = found.verdicts
+    if not verdict.passed:
+        standing: Standing = "failed" if verdict.broken else "unproven"
+        return Stand(standing, objections=verdict.objections)
+    kept = standing_of(now, option, measured.spec, found.versions)
+    if kept.proof is not None:
+        return kept
+    return _stand_on(
+        proof_of(
+            verdict,
+            graph_sha256=bundle.manifest.files[option.file].sha256,
+            reference=found.reference,
+            reference_kind=found.reference_kind,
+            photos=found.photos,
+        )
+    )

@@ -1,0 +1,291 @@
+"""What ``bench`` found: frozen values, from which the recommendation follows."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+from typing import Literal, TypeAlias
+
+from deploykit.accepted import MachineIdentity
+from deploykit.bundle import CANONICAL_GRAPH
+from deploykit.errors import MissingError
+from deploykit.jobs.candidates import Candidate
+from deploykit.proofs import Proof
+from deploykit.runtime.opener import CPU
+from deploykit.session import SessionSpec
+from deploykit.specs import PRECISIONS, Precision, Value
+
+TORCH = "torch"
+CHECKPOINT = "checkpoint"
+
+Standing: TypeAlias = Literal["proven", "flips", "failed", "unproven", "reference"]
+"""Whether an option decides as the reference does: ``proven`` by an executed proof on photos, by
+the runtime as it is installed, without a decidable flip; ``flips``, by one within the tolerance
+that has some; ``failed``, because a comparison just now broke the tolerance; ``unproven``; or the
+``reference`` itself."""
+
+#: Fewer runs give no percentile worth its name.
+LEAST_FOR_PERCENTILES = 100
+_PERCENTILES = (90, 95, 99)
+
+
+class Option(Value, frozen=True):
+    """One way to run a bundle.
+
+    Attributes:
+        file: Relative to the bundle; ``checkpoint`` for the torch module itself.
+        runtime: What executes it.
+        precision: The precision of its arithmetic.
+        channels_last: Whether torch keeps an image's channels together in memory.
+    """
+
+    file: str
+    runtime: str
+    precision: Precision
+    channels_last: bool = False
+
+    @property
+    def is_deployable(self) -> bool:
+        """Whether ``predict`` can take it; the others are there to be compared with."""
+        return self.file not in (CHECKPOINT, CANONICAL_GRAPH)
+
+    @property
+    def name(self) -> str:
+        """What reports call it: ``openvino bf16``, ``onnxruntime-cpu fp32, plain export``."""
+        if self.runtime == TORCH:
+            return f"torch {self.precision}, {'channels-last' if self.channels_last else 'eager'}"
+        plain = ", plain export" if self.file == CANONICAL_GRAPH else ""
+        return f"{self.runtime} {self.precision}{plain}"
+
+    @property
+    def candidate(self) -> Candidate:
+        """The same, as what is verified and chosen."""
+        return Candidate(self.file, self.runtime, self.precision)
+
+
+PLAIN = Option(file=CANONICAL_GRAPH, runtime=CPU, precision="fp32")
+"""The exported graph on ONNX Runtime as it is, opened and run as deploykit runs its own."""
+
+
+class LeftOut(Value, frozen=True):
+    """An option that was not measured.
+
+    Attributes:
+        option: The option.
+        reason: Why.
+        exit_code: What a command that needs it ends with: for want of something this machine does
+            not have, or because the bundle is damaged.
+    """
+
+    option: Option
+    reason: str
+    exit_code: int = MissingError.exit_code
+
+
+class Timing(Value, frozen=True):
+    """The runs of a session alone, one at a time.
+
+    Attributes:
+        batch: Images a run.
+        seconds: Of each run, from images in memory to logits in memory.
+    """
+
+    batch: int
+    seconds: tuple[float, ...]
+
+    @property
+    def median_ms(self) -> float:
+        """The median latency."""
+        return 1000 * statistics.median(self.seconds)
+
+    @property
+    def range_ms(self) -> tuple[float, float]:
+        """The shortest and the longest latency."""
+        return 1000 * min(self.seconds), 1000 * max(self.seconds)
+
+    @property
+    def images_per_second(self) -> float:
+        """At the median latency."""
+        return self.batch / statistics.median(self.seconds)
+
+    @property
+    def percentiles_ms(self) -> dict[int, float]:
+        """Latencies by percentile, nearest rank; none of fewer than a hundred runs."""
+        if len(self.seconds) < LEAST_FOR_PERCENTILES:
+            return {}
+        ranked = sorted(self.seconds)
+        return {p: 1000 * ranked[math.ceil(p / 100 * len(ranked)) - 1] for p in _PERCENTILES}
+
+
+class EndToEnd(Value, frozen=True):
+    """Predictions, from photo files to logits, as ``predict`` makes them.
+
+    Attributes:
+        batch_size: The most photos that a run of the session took.
+        photos: How many each of the measured predictions had.
+        rates: The images/s of each.
+    """
+
+    batch_size: int
+    photos: int
+    rates: tuple[float, ...]
+
+    @property
+    def images_per_second(self) -> float:
+        """The median."""
+        return statistics.median(self.rates)
+
+
+class Measured(Value, frozen=True):
+    """An option, and what was measured of it.
+
+    Attributes:
+        option: The option.
+        spec: What really ran.
+        first_answer_seconds: From starting a process to one photo's logits; one measurement.
+        peak_memory_bytes: Of a process that predicts with it; None where the system does not tell.
+        timings: Of the session alone, by ascending batch.
+        refusals: The batch sizes that it cannot run alone, and why.
+        end_to_end: With reading and decoding.
+        labelled: Photos whose class their folder tells.
+        correct: Those of them that it answered rightly.
+        standing: Whether it decides as the reference does.
+        proof: What shows that; None without.
+        objections: Why it failed, or why what there is proves nothing here.
+    """
+
+    option: Option
+    spec: SessionSpec
+    first_answer_seconds: float
+    peak_memory_bytes: int | None
+    timings: tuple[Timing, ...]
+    end_to_end: EndToEnd
+    labelled: int
+    correct: int
+    standing: Standing
+    proof: Proof | None = None
+    objections: tuple[str, ...] = ()
+    refusals: dict[int, str] = {}  # noqa: RUF012  # msgspec copies it
+
+    @property
+    def images_per_second(self) -> float:
+        """End to end."""
+        return self.end_to_end.images_per_second
+
+    def ratios_to(self, other: Measured) -> list[float]:
+        """The images/s end to end in each round, over those of another option in the same round."""
+        return [
+            ours / theirs
+            for ours, theirs in zip(self.end_to_end.rates, other.end_to_end.rates, strict=True)
+        ]
+
+    def is_faster_than(self, other: Measured) -> bool:
+        """Whether it is more than chance that it has more images/s end to end.
+
+        It is where the lower quartile of the rounds' ratios (nearest rank) is above 1: in three
+        rounds, each of them. What disturbs the machine for longer than a turn is in both of a
+        ratio's rates.
+        """
+        ratios = sorted(self.ratios_to(other))
+        return ratios[(len(ratios) - 1) // 4] > 1
+
+
+class Benchmark(Value, frozen=True):
+    """Every option of a machine, side by side.
+
+    Attributes:
+        bundle: The bundle's name.
+        folder: The bundle.
+        machine: Where it was measured.
+        photos: The folder that the photos are from.
+        sample: How many of them were predicted, again and again.
+        options: What was measured, in the order of the options.
+        left_out: What cannot run here.
+        rounds: How often each option had its turn.
+        seconds: How long all of it took.
+        created: When, UTC, ISO 8601.
+        versions: Of the packages that took part.
+        verified: Whether what had no proof was compared.
+        obstacle: Why nothing could be proven, whatever the option.
+    """
+
+    bundle: str
+    folder: str
+    machine: MachineIdentity
+    photos: str
+    sample: int
+    options: tuple[Measured, ...]
+    left_out: tuple[LeftOut, ...]
+    rounds: int
+    seconds: float
+    created: str
+    versions: dict[str, str]
+    verified: bool = False
+    obstacle: str | None = None
+
+    @property
+    def ranked(self) -> tuple[Measured, ...]:
+        """The options, the one with the highest median of images/s end to end first."""
+        return tuple(sorted(self.options, key=lambda each: -each.images_per_second))
+
+    @property
+    def recommended(self) -> Measured | None:
+        """The fastest end to end that is proven and that a prediction can take.
+
+        Of those that are as fast as the fastest, as far as the rounds tell, the one in the highest
+        precision.
+        """
+        proven = self._proven
+        return min(
+            (each for each in proven if not proven[0].is_faster_than(each)),
+            key=lambda each: (PRECISIONS.index(each.option.precision), -each.images_per_second),
+            default=None,
+        )
+
+    @property
+    def as_fast(self) -> tuple[Measured, ...]:
+        """What is proven and had more images/s than the recommended one, but not clearly."""
+        recommended = self.recommended
+        return tuple(
+            each
+            for each in self._proven
+            if recommended is not None
+            and each.images_per_second > recommended.images_per_second
+            and not each.is_faster_than(recommended)
+        )
+
+    @property
+    def faster_unproven(self) -> tuple[Measured, ...]:
+        """What would be recommended, if it were proven; the fastest first."""
+        recommended = self.recommended
+        return tuple(
+            each
+            for each in self.ranked
+            if each.option.is_deployable
+            and each.standing == "unproven"
+            and (recommended is None or each.is_faster_than(recommended))
+        )
+
+    @property
+    def _proven(self) -> list[Measured]:
+        return [m for m in self.ranked if m.standing == "proven" and m.option.is_deployable]
+
+    @property
+    def plain(self) -> Measured | None:
+        """The plain export on ONNX Runtime, which the others are compared with."""
+        return next((each for each in self.options if each.option == PLAIN), None)
+
+    def times_plain(self, measured: Measured) -> float | None:
+        """How many times the plain export's images/s an option gives: the rounds' median."""
+        plain = self.plain
+        return None if plain is None else statistics.median(measured.ratios_to(plain))
+
+    def command(self, *options: str) -> str:
+        """The command that measures this again, with further options."""
+        return shlex.join(["deploykit", "bench", *self.what_words, *options])
+
+    @property
+    def what_words(self) -> tuple[str, ...]:
+        """The options of a command that name this bundle and these photos."""
+        return ("--bundle", self.folder, "--images", self.photos)

@@ -1,0 +1,193 @@
+"""What is proven of an option, and what ``--verify`` makes of what is not."""
+
+import msgspec
+import pytest
+from bench_runs import FP32, OPENVINO, ORT, benched
+from bundle_files import edited
+from PIL import Image
+
+from deploykit.bundle import CANONICAL_GRAPH, open_bundle
+from deploykit.errors import InputError, ParityError
+from deploykit.jobs import _bench_standing, verdicts
+from deploykit.jobs._bench_standing import standing_of
+from deploykit.jobs.bench import accept_recommended
+from deploykit.jobs.bench_results import PLAIN, Option
+from deploykit.jobs.verdicts import installed_versions
+from deploykit.progress import Note
+from deploykit.proofs import PhotoSet
+from deploykit.runtime._onnxruntime import OnnxRuntimeSession
+from deploykit.session import SessionSpec
+
+GOLDEN = PhotoSet(kind="golden", source="", images=8, sha256="0" * 64)
+
+
+def test_proofs_are_those_of_the_manifest(bundle, only):
+    only(PLAIN, ORT, OPENVINO)
+    before = open_bundle(bundle.folder).manifest
+    found, _ = benched(bundle)
+    assert open_bundle(bundle.folder).manifest == before
+    standings = {each.option: each.standing for each in found.options}
+    assert standings == {PLAIN: "proven", ORT: "proven", OPENVINO: "unproven"}
+    (proof,) = (each.proof for each in found.options if each.option == ORT)
+    assert proof.measurement.flips == 0
+    assert found.recommended.option == ORT
+
+
+@pytest.mark.parametrize(
+    ("fields", "standing"),
+    [
+        ({"reference_kind": "golden"}, "unproven"),
+        ({"kind": "rehearsed"}, "unproven"),
+        ({"graph_sha256": "0" * 64}, "unproven"),
+        ({"versions": {"onnxruntime": "1.0", "openvino": "2020.1"}}, "unproven"),
+        ({"photos": GOLDEN}, "unproven"),
+        ({"device": "CPU (other)"}, "unproven"),
+        ({"flips": 1}, "flips"),
+    ],
+)
+def test_what_is_no_proof_of_this_option(bundle, only, fields, standing):
+    only(ORT)
+    proofs = []
+    for proof in bundle.manifest.proofs:
+        if "flips" in fields:
+            changed = {"measurement": msgspec.structs.replace(proof.measurement, **fields)}
+        else:
+            changed = fields
+        proofs.append(msgspec.structs.replace(proof, **changed))
+    found, _ = benched(edited(bundle, proofs=tuple(proofs)))
+    assert [each.standing for each in found.options] == [standing]
+    assert found.recommended is None
+
+
+def canonical_alone(bundle):
+    """The bundle with the proof of its reference, and no other."""
+    proofs = tuple(p for p in bundle.manifest.proofs if p.graph == CANONICAL_GRAPH)
+    return edited(bundle, proofs=proofs)
+
+
+def test_verify_proves_the_fastest_that_has_no_proof_and_no_other(bundle, only):
+    only(ORT, OPENVINO)
+    found, events = benched(canonical_alone(bundle), verify=True)
+    fastest, slower = found.ranked
+    assert (fastest.standing, slower.standing) == ("proven", "unproven")
+    assert found.recommended == fastest
+    assert found.verified
+    assert fastest.proof in open_bundle(bundle.folder).manifest.proofs
+    notes = [event.message for event in events if isinstance(event, Note)]
+    assert f"verifying {fastest.option.name}, faster than what is proven" in notes
+
+
+def test_what_fails_its_verification_is_not_recommended(bundle, only, monkeypatch):
+    only(ORT)
+    compute = OnnxRuntimeSession._run
+
+    def otherwise(self, images):
+        logits = compute(self, images)
+        return -logits if self.spec.graph == FP32 else logits
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", otherwise)
+    found, _ = benched(canonical_alone(bundle), verify=True)
+    (failed,) = found.options
+    assert failed.standing == "failed"
+    assert any("changed their class" in objection for objection in failed.objections)
+    assert found.recommended is None
+
+
+def test_a_proof_by_another_version_is_named(bundle, only):
+    only(ORT)
+    versions = {"onnxruntime-gpu": "1.0"}
+    proofs = [msgspec.structs.replace(p, versions=versions) for p in bundle.manifest.proofs]
+    found, _ = benched(edited(bundle, proofs=tuple(proofs)))
+    (objection,) = found.options[0].objections
+    assert objection.startswith("its proof is of onnxruntime-cpu 1.0; here is ")
+
+
+def test_verify_renews_a_proof_by_another_version_whatever_it_was_on(bundle, only):
+    only(ORT)
+    (proof,) = (p for p in bundle.manifest.proofs if p.graph == FP32)
+    (canonical,) = (p for p in bundle.manifest.proofs if p.graph == CANONICAL_GRAPH)
+    many = msgspec.structs.replace(proof.measurement, images=9999)
+    old = msgspec.structs.replace(proof, measurement=many, versions={"onnxruntime": "1.0"})
+    found, _ = benched(edited(bundle, proofs=(canonical, old)), verify=True)
+    assert found.recommended.option == ORT
+    again, _ = benched(open_bundle(bundle.folder))
+    assert again.recommended.option == ORT
+
+
+def test_a_proof_of_int8_on_one_runtime_is_none_of_the_other(bundle):
+    (proof,) = (p for p in bundle.manifest.proofs if p.graph == FP32)
+    many = msgspec.structs.replace(proof.measurement, flip_rate_bound=0.02)
+    int8 = msgspec.structs.replace(proof, precision="int8", measurement=many)
+    quantized = edited(bundle, deploy={"fp32": FP32, "int8": FP32}, proofs=(int8,))
+    standings = {}
+    for runtime in ("onnxruntime-cpu", "openvino"):
+        spec = SessionSpec(
+            runtime=runtime, graph=FP32, precision="int8", device=proof.device,
+            input_size=(16, 16), classes=3,
+        )  # fmt: skip
+        option = Option(file=FP32, runtime=runtime, precision="int8")
+        standings[runtime] = standing_of(quantized, option, spec, installed_versions()).standing
+    assert standings == {"onnxruntime-cpu": "proven", "openvino": "unproven"}
+
+
+def test_what_is_compared_is_limited(bundle, only):
+    only(ORT)
+    found, _ = benched(canonical_alone(bundle), verify=True, max_images=12)
+    assert found.options[0].proof.photos.images == 12
+
+
+def test_a_bundle_that_cannot_be_written_is_proven_all_the_same(bundle, only, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(30, "Read-only file system")
+
+    only(ORT)
+    bundle = canonical_alone(bundle)
+    monkeypatch.setattr(verdicts, "update_manifest", refuse)
+    found, events = benched(bundle, verify=True)
+    assert found.recommended.option == ORT
+    assert found.recommended.proof.measurement.flips == 0
+    assert any("cannot be changed" in e.message for e in events if isinstance(e, Note))
+
+
+def test_a_verification_that_fails_leaves_what_was_measured(bundle, only, monkeypatch):
+    def fail(*arguments, **options):
+        raise InputError("the disk is full")
+
+    only(ORT)
+    bundle = canonical_alone(bundle)
+    monkeypatch.setattr(_bench_standing, "verify_bundle", fail)
+    found, _ = benched(bundle, verify=True)
+    assert (found.options[0].standing, found.options[0].objections) == (
+        "unproven",
+        ("the disk is full",),
+    )
+
+
+def test_an_unproven_reference_stops_all_of_it(bundle, only, monkeypatch):
+    def never(*arguments, **options):
+        raise AssertionError("compared in vain")
+
+    only(ORT)
+    bundle = edited(bundle, proofs=())
+    monkeypatch.setattr(_bench_standing, "verify_bundle", never)
+    found, _ = benched(bundle, verify=True)
+    assert "is itself not proven against the checkpoint" in found.obstacle
+    assert found.options[0].standing == "unproven"
+    with pytest.raises(ParityError) as caught:
+        accept_recommended(bundle, found)
+    assert "--verify" not in caught.value.hint
+
+
+def test_what_shows_too_little_has_not_failed(bundle, only, tmp_path):
+    """Nothing is known of photos that cannot be read; nobody changed a decision."""
+    only(ORT)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(3):
+        Image.new("RGB", (20, 20), (80 * i, 0, 200)).save(photos / f"good{i}.png")
+        for k in range(4):
+            (photos / f"bad{i}{k}.png").write_bytes(b"")
+    found, _ = benched(canonical_alone(bundle), images=photos, verify=True)
+    (measured,) = found.options
+    assert measured.standing == "unproven"
+    assert measured.objections
