@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy.typing as npt
 
+from deploykit.closing import Closing
 from deploykit.errors import GraphError
 from deploykit.parity.layers import TensorError
 from deploykit.runtime.opener import CUDA, open_probe
@@ -58,7 +58,7 @@ class Subject:
         return self.open(with_outputs(self.executed, tensors))
 
 
-class Pieces:
+class Pieces(Closing):
     """A graph in pieces, open to be run.
 
     Args:
@@ -114,17 +114,6 @@ class Pieces:
     def close(self) -> None:
         """Free the graph's memory."""
         self._probe.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _add(found: Tensors, wanted: Tensors, errors: Mapping[str, TensorError]) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from deploykit.bundle import CANONICAL_GRAPH, GOLDEN, Bundle
-from deploykit.jobs.candidates import Candidate
 from deploykit.jobs.golden import read_golden
 from deploykit.jobs.photos import golden_photos
 from deploykit.jobs.readable import mostly_unreadable
@@ -19,7 +18,7 @@ from deploykit.parity.measures import measure
 from deploykit.proofs import PhotoKind, PhotoSet
 from deploykit.report.terminal import copies_text, flips_of, flips_text, photos_text, verdicts_text
 from deploykit.runtime.opener import CPU
-from deploykit.session import Logits, Session, SessionSpec
+from deploykit.session import Logits, Session
 from deploykit.specs import counted
 from deploykit.suite._subject import Images, ReferenceAnswers, drawn_images, run_in_batches
 from deploykit.suite.plugin import IMAGES, MEASURED, REFERENCE
@@ -87,7 +86,7 @@ def test_answers_alike_twice(
     size = min(OPT_BATCH_SIZE, candidate.spec.largest_batch or OPT_BATCH_SIZE)
     batch = images.pixels[:size]
     first, second = candidate.run(batch), candidate.run(batch)
-    name, images_twice = _name_of(candidate.spec), f"the same {counted(len(batch), 'image')} twice"
+    name, images_twice = candidate.spec.title, f"the same {counted(len(batch), 'image')} twice"
     if not np.isfinite(first).all():
         pytest.fail(f"{name}: its answers are not finite.", pytrace=False)
     allowed = UNDECIDABLE_MARGIN[candidate.spec.precision]
@@ -121,10 +120,6 @@ def _verdict(
     return judge(candidate.spec, measurement)
 
 
-def _name_of(spec: SessionSpec) -> str:
-    return str(Candidate(spec.graph, spec.runtime, spec.precision))
-
-
 def _judge(
     verdict: Verdict,
     reference: str,
@@ -137,7 +132,7 @@ def _judge(
     batches = ", ".join(map(str, found.batch_sizes))
     record_property(
         MEASURED,
-        f"{_name_of(spec)}, {counted(described.images, _KINDS[described.kind])}"
+        f"{spec.title}, {counted(described.images, _KINDS[described.kind])}"
         f"{copies_text(described)} in batches of {batches}: flips {flips_of(found)}; "
         f"error {found.max_relative_error:.1e} of the scale; "
         f"|dp| {found.max_probability_change:.1e}",
