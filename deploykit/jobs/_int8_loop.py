@@ -248,18 +248,21 @@ class Int8Loop:
 
 
 def _with_headroom(verdict: Verdict) -> Verdict:
-    """A verdict that also fails where it leaves too little for other photos."""
-    found, allowed = (
-        verdict.measurement.max_probability_change,
-        verdict.tolerance.max_probability_change,
-    )
-    if allowed is None or not verdict.passed or found <= _SEARCHED_PART * allowed:
+    """A verdict that passes only where it leaves something for other photos."""
+    allowed = verdict.tolerance.max_probability_change
+    if allowed is None or not verdict.passed:
         return verdict
-    objection = (
-        f"a probability changed by {found:.4f}; at most {_SEARCHED_PART * allowed:g} is allowed "
-        "on the photos of the search"
+    strict = msgspec.structs.replace(
+        verdict.tolerance, max_probability_change=_SEARCHED_PART * allowed
     )
-    return msgspec.structs.replace(verdict.refused(objection), broken=True)
+    return msgspec.structs.replace(
+        verdict,
+        tolerance=strict,
+        objections=tuple(
+            f"{objection} on the photos of the search"
+            for objection in strict.objections(verdict.measurement)
+        ),
+    )
 
 
 def _preference(verdict: Verdict) -> tuple[bool, int, float]:

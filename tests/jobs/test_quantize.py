@@ -154,6 +154,17 @@ def test_a_healthy_network_keeps_nothing(toy):
         assert (graph.kept, graph.trials, graph.minimal) == ((), 2, True)
 
 
+def test_the_search_leaves_something_for_other_photos(toy, monkeypatch):
+    bundle = toy("Colours")
+    before = contents(bundle)
+    monkeypatch.setattr(f"{LOOP}._SEARCHED_PART", 1e-6)
+    notes = []
+    with pytest.raises(ParityError, match="is allowed on the photos of the search"):
+        quantize_bundle(bundle, QuantizeRequest(), notes.append)
+    assert any("at most 1e-07 is allowed on the photos" in line for line in said(notes))
+    assert contents(bundle) == before
+
+
 def test_quantizing_again_replaces_graphs_and_proofs(toy, tmp_path):
     first = quantize_bundle(toy("Colours"))
     dim = make_photos(tmp_path / "dim", DIM)
@@ -188,7 +199,7 @@ def test_a_refusal_names_the_nodes_that_stand_in_the_way(toy, monkeypatch):
     assert (
         f"rounding the inputs of these moves the answers most: {conv.name}" in caught.value.message
     )
-    assert "images changed their class" in caught.value.message
+    assert "images changed their class" in caught.value.message, caught.value.message
 
 
 def test_a_graph_that_fails_on_other_photos_changes_nothing(toy, tmp_path):
