@@ -201,6 +201,7 @@ class Int8Loop:
             precision="int8",
             preprocessing=self._manifest.preprocessing,
             labels=self._manifest.labels,
+            pipelined=True,  # one stream fits all batches: nothing is compiled twice
         ) as candidate:
             return _with_headroom(self._photos.judge(candidate, self._manifest, self._progress))
 
@@ -219,7 +220,7 @@ class Int8Loop:
             joins=self._joins,
         )
         groups: list[tuple[Sequence[str], str]] = [
-            (takers[tensor], f"rounding {tensor} to INT8 moves a logit by {by:.2g}")
+            (takers[tensor], f"rounding {tensor} to INT8 moves a probability by {by:.2g}")
             for tensor, by in moved.items()
         ]
         self._ranked = tuple(dict.fromkeys(name for names, _ in groups for name in names))

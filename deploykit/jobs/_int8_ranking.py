@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from deploykit.jobs._answered import AnsweredPhotos
 from deploykit.jobs._search import Trials
+from deploykit.parity.measures import softmax
 from deploykit.progress import Progress, Step
 from deploykit.runtime.opener import open_probe
 from deploykit.session import ImageBatch
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _ROWS = 8
-_IMAGES = 4
+#: Photos differ in what they are sensitive to: one that the network is sure of shows next to nothing.
+_IMAGES = 8
 
 
 def rank_roundings(
@@ -47,8 +49,8 @@ def rank_roundings(
         joins: Whether Add and Concat take integers.
 
     Returns:
-        For each tensor that was measured the root mean square of what a logit moves by, the
-        largest first.
+        For each tensor that was measured the root mean square of what a probability moves by,
+        the largest first.
     """
     from deploykit.graph.instruments import model_bytes
     from deploykit.graph.int8 import switchable_int8
@@ -84,7 +86,7 @@ def _spread(images: ImageBatch) -> ImageBatch:
 def _squares(
     found: Mapping[str, npt.NDArray[np.float32]], wanted: Mapping[str, npt.NDArray[np.float32]]
 ) -> npt.NDArray[np.float64]:
-    """(N,) the mean square of what each row's logits moved by."""
+    """(N,) the mean square of what each row's probabilities moved by."""
     (logits,), (reference,) = found.values(), wanted.values()
-    moved: npt.NDArray[np.float64] = np.square(logits.astype(np.float64) - reference).mean(axis=1)
+    moved: npt.NDArray[np.float64] = np.square(softmax(logits) - softmax(reference)).mean(axis=1)
     return moved

@@ -83,7 +83,7 @@ def test_the_search_keeps_the_one_node_that_integers_spoil(quantized):
     assert [graph.graph for graph in quantized.graphs] == list(BOTH)
     for graph in quantized.graphs:
         assert [(kept.operator, kept.module) for kept in graph.kept] == [("Conv", "middle.1")]
-        assert "to INT8 moves a logit by" in graph.kept[0].reason
+        assert "to INT8 moves a probability by" in graph.kept[0].reason
         assert (graph.integers, graph.minimal) == (3, True)
         assert graph.verdict.measurement.max_probability_change < 0.05
 
