@@ -6,8 +6,8 @@
 Prints one table: the images/s of the session on the graph without rules, and how many times that
 the graph gives with all rules, and without each one. Two sessions at a time run in turns, and a
 ratio is the median over the turns, so that what else the machine does hardly counts; where it does
-much, ``--clock cpu`` counts the CPU's time instead of the clock's. INT8 graphs are quantized here,
-with made images: their speed means something, their answers do not.
+much, ``--clock cpu`` counts the CPU's time instead of the clock's. INT8 graphs are calibrated
+here, on made images: their speed means something, their answers do not.
 
 The networks have random weights; DIR keeps their canonical graphs and INT8 graphs for the next run.
 """
@@ -20,21 +20,24 @@ import logging
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from deploykit.graph import passes
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.instruments import model_bytes
+from deploykit.graph.int8 import convert_to_int8
 from deploykit.graph.optimise import DEPLOY_RULES
-from deploykit.graph.preprocessing import DEPLOY_INPUT, fuse_preprocessing
+from deploykit.graph.preprocessing import fuse_preprocessing
+from deploykit.jobs._int8_calibration import calibrate, ranges_of
 from deploykit.models.registry import resolve_architecture
-from deploykit.runtime.opener import open_graph
+from deploykit.progress import silent
+from deploykit.runtime.opener import OPENVINO, open_graph
 from deploykit.session import ImageBatch, Session
 from deploykit.specs import Labels, Preprocessing
 
@@ -57,18 +60,6 @@ PREPROCESSING = Preprocessing(resize=SIZE)
 LABELS = Labels.numbered(1000)
 CALIBRATION_IMAGES = 4
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-
-
-class MadeImages(CalibrationDataReader):
-    """Images of noise, one at a time."""
-
-    def __init__(self) -> None:
-        self._left: Iterator[ImageBatch] = iter(made_images(CALIBRATION_IMAGES)[:, None])
-
-    def get_next(self) -> dict[str, ImageBatch] | None:
-        """The next feed; None behind the last."""
-        image = next(self._left, None)
-        return None if image is None else {DEPLOY_INPUT: image}
 
 
 def made_images(count: int) -> ImageBatch:
@@ -96,21 +87,16 @@ def deploy_graph(network: str, rules: Sequence[passes.Pass], folder: Path) -> by
     return model_bytes(passes.apply(canonical_graph(network, folder), [*rules, fuse]))
 
 
-def quantized(graph: bytes, folder: Path) -> bytes:
-    """The graph in INT8: QDQ, uint8 activations, int8 weights by channel."""
+def quantized(graph: bytes, runtime: str, folder: Path) -> bytes:
+    """The graph in INT8 as ``quantize`` makes it for a runtime, without a node in FP32."""
     name = hashlib.sha256(graph).hexdigest()[:16]
-    source, path = folder / f"{name}.fp32.onnx", folder / f"{name}.int8.onnx"
+    path = folder / f"{name}.{runtime}.int8.onnx"
     if not path.exists():
-        source.write_bytes(graph)
-        quantize_static(
-            source,
-            path,
-            MadeImages(),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-        source.unlink()
+        model = ir.from_proto(onnx.load_from_string(graph))
+        batches = [(["made"], image[None]) for image in made_images(CALIBRATION_IMAGES)]
+        ranges = ranges_of(calibrate(model, batches, silent), "minmax")
+        convert = convert_to_int8(ranges, joins=runtime != OPENVINO)
+        path.write_bytes(model_bytes(passes.apply(model, [convert])))
     return path.read_bytes()
 
 
@@ -118,7 +104,7 @@ def open_option(graph: bytes, option: str, options: argparse.Namespace) -> Sessi
     """Open a deploy graph on ``runtime:precision``."""
     runtime, precision = option.split(":")
     return open_graph(
-        quantized(graph, options.graphs) if precision == "int8" else graph,
+        quantized(graph, runtime, options.graphs) if precision == "int8" else graph,
         name=option,
         runtime=runtime,
         precision=precision,
