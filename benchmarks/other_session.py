@@ -1,6 +1,6 @@
 """One way to compute a batch, in a process of its own: a turn for each line on stdin.
 
-    python benchmarks/other_session.py WAY BUNDLE NETWORK CHECKPOINT BATCH
+    python benchmarks/other_session.py WAY BUNDLE BATCH
 
 ``others.py`` starts it. It writes ``ready``, and after each turn the mean seconds of a run: a batch
 of uint8 images in memory to logits in memory, normalisation included, with all cores.
@@ -16,35 +16,36 @@ from pathlib import Path
 import numpy as np
 
 from deploykit.bundle import CANONICAL_GRAPH, Bundle, open_bundle
-from deploykit.errors import MissingError
+from deploykit.errors import BundleError, MissingError
 from deploykit.jobs.candidates import Candidate, open_candidate
+from deploykit.jobs.reference import module_obstacle, recorded_module
 from deploykit.runtime.normalisation import network_input, normalised
+from deploykit.runtime.opener import graph_precision
 from deploykit.session import ImageBatch
 from deploykit.specs import Precision
 
-FP32 = "deploy/fp32.onnx"
 OURS: dict[str, tuple[str, Precision]] = {
     "deploykit onnxruntime-cpu fp32": ("onnxruntime-cpu", "fp32"),
     "deploykit openvino fp32": ("openvino", "fp32"),
     "deploykit openvino bf16": ("openvino", "bf16"),
+    "deploykit onnxruntime-cpu int8": ("onnxruntime-cpu", "int8"),
+    "deploykit openvino int8": ("openvino", "int8"),
 }
 TORCH, PLAIN_ORT, PLAIN_OPENVINO = "torch eager", "plain ONNX Runtime", "plain OpenVINO"
 #: Each turn takes as long as the clock needs to be sure.
 TURN_SECONDS = 0.5
 
 
-def opened(
-    way: str, bundle: Bundle, network: str, checkpoint: str
-) -> Callable[[ImageBatch], object]:
+def opened(way: str, bundle: Bundle) -> Callable[[ImageBatch], object]:
     """Open what computes; it imports nothing that another way needs."""
     preprocessing = bundle.manifest.preprocessing
     graph = str(bundle.folder / CANONICAL_GRAPH)
     if way == TORCH:
-        import timm
         import torch
 
-        classes = bundle.manifest.architecture.classes
-        module = timm.create_model(network, num_classes=classes, checkpoint_path=checkpoint).eval()
+        if obstacle := module_obstacle(bundle):
+            raise MissingError(obstacle)
+        module = recorded_module(bundle).eval()
 
         def eager(images: ImageBatch) -> object:
             with torch.inference_mode():
@@ -62,18 +63,19 @@ def opened(
         compiled = ov.compile_model(graph, "CPU")
         return lambda images: compiled(normalised(images, preprocessing))
     runtime, precision = OURS[way]
-    return open_candidate(bundle, Candidate(FP32, runtime, precision)).run
+    graph = bundle.deploy_graph(graph_precision(precision))
+    return open_candidate(bundle, Candidate(graph, runtime, precision)).run
 
 
 def main() -> None:
     """Take turns; the first run of all is a warm-up."""
-    way, folder, network, checkpoint, batch = sys.argv[1:]
+    way, folder, batch = sys.argv[1:]
     bundle = open_bundle(Path(folder))
     size = bundle.manifest.preprocessing.input_size
     images = np.random.default_rng(0).integers(0, 256, (int(batch), *size, 3), np.uint8)
     try:
-        run = opened(way, bundle, network, checkpoint)
-    except MissingError as exc:
+        run = opened(way, bundle)
+    except (MissingError, BundleError) as exc:
         raise SystemExit(exc.message) from exc
     run(images)
     print("ready", flush=True)

@@ -1,7 +1,7 @@
 """deploykit beside what others use, each measured in the same run: ratios, not records.
 
-    python benchmarks/others.py IMAGES [--network efficientnet_b0] [--batch 8] [--repeats 5]
-        [--parts session start-up export]
+    python benchmarks/others.py IMAGES [--network efficientnet_b0] [--bundle DIR] [--batch 8]
+        [--repeats 5] [--parts session start-up export]
 
 Prints one table. The ways of each part take turns, each in a process of its own; the median counts,
 and the last columns are how many times the time of its counterpart of deploykit it takes:
@@ -11,12 +11,14 @@ and the last columns are how many times the time of its counterpart of deploykit
   compares it on one batch of noise.
 - session: see ``other_session.py``. Plain is what the runtimes' own documentation shows: the
   exported graph, no options. Plain OpenVINO computes in BF16 without being asked, where the CPU
-  has it: its counterpart is in BF16 there, too. That of torch and of ONNX Runtime is in FP32.
+  has it: its counterpart is in BF16 there, too. That of torch and of ONNX Runtime is in FP32. INT8
+  has none; it is there where the bundle has a graph for it.
 - start-up: a fresh process each. The first answer of torch is that of the tutorials' script: load,
   one photo, print.
 
 The network is one of timm's, with random weights and four classes; IMAGES has four labelled
-folders, or any photos.
+folders, or any photos. With --bundle the sessions are those of a bundle with trained weights, to
+which ``deploykit quantize`` may have added INT8.
 """
 
 from __future__ import annotations
@@ -138,13 +140,11 @@ def deploykit_export(network: str, checkpoint: Path, images: Path, artifacts: Pa
     return list(map(str, [*command, checkpoint, *options, *preset]))
 
 
-def session_ways(
-    bundle: Bundle, network: str, checkpoint: Path, batch: int, stack: contextlib.ExitStack
-) -> list[Way]:
+def session_ways(bundle: Bundle, batch: int, stack: contextlib.ExitStack) -> list[Way]:
     """From images in memory to logits in memory."""
     ours = {}
     for name in OURS:
-        if turn := started(stack, name, bundle.folder, network, checkpoint, batch):
+        if turn := started(stack, name, bundle.folder, batch):
             ours[name] = turn
     fp32, bf16 = "deploykit openvino fp32", "deploykit openvino bf16"
     held_against = {
@@ -152,16 +152,16 @@ def session_ways(
         PLAIN_ORT: "deploykit onnxruntime-cpu fp32",
         PLAIN_OPENVINO: bf16 if bf16 in ours else fp32,
     }
-    part = f"batch of {batch}"
+    part = f"{bundle.name}, batch of {batch}"
     ways = [Way(part, name, turn, images=batch) for name, turn in ours.items()]
     for name, against in held_against.items():
-        if turn := started(stack, name, bundle.folder, network, checkpoint, batch):
+        if turn := started(stack, name, bundle.folder, batch):
             ways.append(Way(part, name, turn, against, batch))
     return ways
 
 
 def started(
-    stack: contextlib.ExitStack, way: str, *facts: str | int | Path
+    stack: contextlib.ExitStack, way: str, *facts: int | Path
 ) -> Callable[[], float] | None:
     """Start what computes a batch; None where it cannot run here."""
     command = [*PYTHON, Path(__file__).with_name("other_session.py"), way, *facts]
@@ -186,20 +186,13 @@ def start_ways(bundle: Bundle, network: str, checkpoint: Path, images: Path) -> 
     """From nothing to something, each in a process of its own."""
     photo = scan_images(images).files[0].path
     predict = [*PYTHON, "-m", "deploykit", "predict", photo, "--bundle", bundle.folder]
-    imports = ["deploykit", "onnxruntime", "torch", "timm"]
-    ways = [
-        Way(
-            "import",
-            name,
-            process(*PYTHON, "-c", f"import {name}"),
-            "" if name == "deploykit" else "deploykit",
-        )
-        for name in imports
-    ]
-    ways.append(Way("--help", "deploykit --help", process(*PYTHON, "-m", "deploykit", "--help")))
+    ways = []
     if importlib.util.find_spec("timmx") is not None:
-        timmx = process(*PYTHON, "-m", "timmx", "--help")
-        ways.append(Way("--help", "timmx --help", timmx, "deploykit --help"))
+        ours, theirs = (process(*PYTHON, "-m", each, "--help") for each in ("deploykit", "timmx"))
+        ways = [
+            Way("--help", "deploykit --help", ours),
+            Way("--help", "timmx --help", theirs, "deploykit --help"),
+        ]
     return [
         *ways,
         Way("first answer", "deploykit predict", process(*predict, "--output", "-", "--quiet")),
@@ -232,6 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", type=Path)
     parser.add_argument("--network", default="efficientnet_b0")
+    parser.add_argument("--bundle", type=Path)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
@@ -249,7 +243,8 @@ def main() -> None:
             process(*deploykit_export(network, checkpoint, options.images, scratch / "artifacts"))()
             bundle = open_bundle(scratch / "artifacts" / "bundle")
         if "session" in options.parts:
-            ways += session_ways(bundle, network, checkpoint, options.batch, stack)
+            measured = open_bundle(options.bundle) if options.bundle else bundle
+            ways += session_ways(measured, options.batch, stack)
         if "start-up" in options.parts:
             ways += start_ways(bundle, network, checkpoint, options.images)
         print(f"timm {network}, {usable_cpus()} cores, median of {options.repeats}")

@@ -32,7 +32,7 @@ def bench(
     seconds: Annotated[
         float,
         typer.Option(
-            min=0.0, help="How long the rounds take; three there are, unless --repeats says fewer."
+            help="How long the rounds take; three there are, unless --repeats says fewer."
         ),
     ] = 90.0,
     verify: Annotated[
@@ -59,7 +59,7 @@ def bench(
 ) -> None:
     """Measure every option of this machine, and recommend the fastest that is proven.
 
-    Exit code 3: --accept, and no option is proven.
+    With --accept, exit code 3: no option is proven; 4: a graph is damaged, and not measured.
     """
     with command("bench", as_json=json, verbose=verbose) as console:
         if forget and (accept or verify or html is not None):
@@ -67,12 +67,14 @@ def bench(
                 "--forget measures nothing, which --accept, --verify and --html need.",
                 hint="Leave out --forget: --accept replaces what was accepted.",
             )
-        from deploykit.jobs.bench import BenchRequest, bench_bundle
+        from deploykit.jobs.bench import BenchRequest, bench_bundle, require_rounds_to_accept
         from deploykit.report.destinations import check_page_path
 
         request = BenchRequest(
             images, _parsed_sizes(batch_sizes), repeats, seconds, verify, max_images
         )
+        if accept:
+            require_rounds_to_accept(repeats)
         if html is not None:
             check_page_path(html)
         chosen = chosen_bundle(bundle, artifacts, console)

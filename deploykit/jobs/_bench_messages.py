@@ -121,11 +121,19 @@ class Predicted(Value, frozen=True, tag=True):
 
 
 class Refused(Value, frozen=True, tag=True):
-    """The answer to anything that fails: the error's message, hint and exit code."""
+    """The answer to anything that fails.
+
+    Attributes:
+        message: The error's.
+        hint: The error's.
+        exit_code: The error's.
+        damaged: Whether a file of the bundle is missing or has changed.
+    """
 
     message: str
     hint: str | None
     exit_code: int
+    damaged: bool
 
 
 Request: TypeAlias = Begin | PredictSample | Compute | Predict

@@ -33,22 +33,33 @@ main(replies)
 
 
 class OptionError(Exception):
-    """An option failed, or its process ended: the others go on without it.
+    """An option failed: the others go on without it.
 
     Args:
         reason: What failed.
         exit_code: What a command that needs the option ends with.
+        damaged: Whether a file of the bundle is missing or has changed.
     """
 
-    def __init__(self, reason: str, exit_code: int = DeploykitError.exit_code) -> None:
+    def __init__(
+        self, reason: str, exit_code: int = DeploykitError.exit_code, *, damaged: bool = False
+    ) -> None:
         super().__init__(reason)
         self.exit_code = exit_code
+        self.damaged = damaged
+
+
+class ProcessEndedError(OptionError):
+    """An option's process ended, which another one can do without."""
 
 
 class Process(Closing):
     """A process that measures one option; a context manager that ends it."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         self._process = subprocess.Popen(  # noqa: S603  # ours
             [sys.executable, "-c", _WORKER, *sys.path],
@@ -64,6 +75,11 @@ class Process(Closing):
         """The system's number for it."""
         return self._process.pid
 
+    def restart(self) -> None:
+        """Be a new process, which nothing has been asked yet."""
+        self.close()
+        self._start()
+
     def ask(self, request: Request, kind: type[_Reply]) -> _Reply:
         """Let it do something, and wait for the answer.
 
@@ -72,14 +88,15 @@ class Process(Closing):
             kind: What the answer is.
 
         Raises:
-            OptionError: The option failed, or the process ended.
+            OptionError: The option failed.
+            ProcessEndedError: The process ended.
         """
         with contextlib.suppress(OSError):  # it has ended: then there is no answer
             self._requests.write(msgspec.json.encode(request) + b"\n")
             self._requests.flush()
         line = self._replies.readline()
         if not line:
-            raise OptionError(self._last_words())
+            raise ProcessEndedError(self._last_words())
         try:
             reply: Reply = msgspec.json.decode(line, type=Reply)
         except msgspec.MsgspecError as exc:
@@ -87,7 +104,7 @@ class Process(Closing):
             raise OptionError(f"its process said {said!r} where its answer should be") from exc
         if isinstance(reply, Refused):
             message = reply.message if reply.hint is None else f"{reply.message} {reply.hint}"
-            raise OptionError(message, reply.exit_code)
+            raise OptionError(message, reply.exit_code, damaged=reply.damaged)
         if not isinstance(reply, kind):
             raise TypeError(f"{request} was answered with {reply}")
         return reply

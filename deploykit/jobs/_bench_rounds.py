@@ -20,14 +20,14 @@ from deploykit.jobs._bench_messages import (
     Request,
     SamplePredicted,
 )
-from deploykit.jobs._bench_process import OptionError, Process
+from deploykit.jobs._bench_process import OptionError, Process, ProcessEndedError
 from deploykit.jobs.bench_results import LeftOut, Option
+from deploykit.jobs.bench_timings import LEAST_ROUNDS
+from deploykit.jobs.engines import is_flavour
 from deploykit.progress import Progress, Step
 
 _Reply = TypeVar("_Reply", bound=Reply)
 
-#: Fewer turns give no range worth its name.
-LEAST_ROUNDS = 3
 #: The most that a turn takes where one run takes less; of a short time each turn has its share.
 _COMPUTE_SECONDS = 0.25
 #: Long against what starting and ending its threads costs a prediction.
@@ -42,13 +42,17 @@ class Asked(Protocol):
         """Let it do something, and wait for the answer."""
         ...
 
+    def restart(self) -> None:
+        """Be a new one, which nothing has been asked yet."""
+        ...
+
 
 @dataclass
 class Contender:
     """An option that is open and has its turns.
 
     Attributes:
-        option: The option.
+        begin: The option, and the sample.
         process: What measures it.
         first_answer_seconds: From starting its process to one photo's logits.
         begun: What it is.
@@ -57,9 +61,10 @@ class Contender:
         latencies: The seconds of each run alone, by batch size.
         refusals: The batch sizes that it could not run, and why.
         rates: The images/s of each prediction.
+        restarted: Whether its process ended once, and another one goes on.
     """
 
-    option: Option
+    begin: Begin
     process: Asked
     first_answer_seconds: float
     begun: Begun
@@ -68,6 +73,12 @@ class Contender:
     latencies: dict[int, list[float]] = field(default_factory=dict)
     refusals: dict[int, str] = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
+    restarted: bool = False
+
+    @property
+    def option(self) -> Option:
+        """What it is."""
+        return self.begin.option
 
     def compute(self, batch_sizes: Sequence[int], seconds: float) -> None:
         """Run the session alone, for so long with each batch size that it takes."""
@@ -78,10 +89,29 @@ class Contender:
         taken = tuple(batch for batch in batch_sizes if batch not in self.refusals)
         if not taken:
             return
-        found = self.process.ask(Compute(batches=taken, seconds=seconds), Computed)
+        try:
+            found = self.process.ask(Compute(batches=taken, seconds=seconds), Computed)
+        except ProcessEndedError as exc:
+            untried = [batch for batch in taken if batch not in self.latencies]
+            if self.restarted or not untried:
+                raise
+            self._restart_without(max(untried), exc)
+            self.compute(batch_sizes, seconds)
+            return
         self.refusals.update(found.refusals)
         for batch, runs in found.seconds.items():
             self.latencies.setdefault(batch, []).extend(runs)
+
+    def _restart_without(self, batch: int, error: ProcessEndedError) -> None:
+        """Go on in another process without a batch size that this one did not survive.
+
+        Where memory runs out Linux ends a process instead of refusing it more.
+        """
+        self.restarted = True
+        self.refusals[batch] = str(error)
+        self.process.restart()
+        self.process.ask(self.begin, Begun)
+        self.process.ask(PredictSample(), SamplePredicted)
 
     def predict(self) -> None:
         """Predict photos."""
@@ -133,12 +163,18 @@ def start_all(
                 left_out.append(_left_out(begin.option, exc))
                 continue
             stack.push(own.pop_all())
-        contenders.append(Contender(begin.option, process, first_answer_seconds, begun, sample))
+        contenders.append(Contender(begin, process, first_answer_seconds, begun, sample))
     return contenders, left_out
 
 
 def _left_out(option: Option, error: OptionError) -> LeftOut:
-    return LeftOut(option=option, reason=str(error), exit_code=error.exit_code)
+    return LeftOut(
+        option=option,
+        reason=str(error),
+        exit_code=error.exit_code,
+        # An engine may as well be older than its graph, and another be built.
+        damaged=error.damaged and not is_flavour(option.runtime),
+    )
 
 
 def take_turns(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,17 @@ import msgspec
 
 from deploykit.bundle import Bundle, open_bundle
 from deploykit.errors import DeploykitError
+from deploykit.jobs._indecision import proven_on
 from deploykit.jobs.bench_results import TORCH, Benchmark, Measured, Option, Standing
 from deploykit.jobs.candidates import executed_proofs
 from deploykit.jobs.engines import is_flavour
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
+from deploykit.jobs.refutations import refutation_words, refutations_of
 from deploykit.jobs.verdicts import proof_of
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.progress import Note, Progress
 from deploykit.proofs import Proof, runtime_version
 from deploykit.session import SessionSpec
-from deploykit.specs import counted
 
 
 class Stand(NamedTuple):
@@ -31,11 +32,13 @@ class Stand(NamedTuple):
         standing: In a word.
         proof: What shows it; None without.
         objections: Why there is no better one.
+        outdated: Whether the runtime's version is all that speaks against a proof that there is.
     """
 
     standing: Standing
     proof: Proof | None = None
     objections: tuple[str, ...] = ()
+    outdated: bool = False
 
 
 def standing_of(
@@ -54,23 +57,44 @@ def standing_of(
     here = [
         proof for proof in executed_proofs(bundle, option.candidate) if proof.device == spec.device
     ]
-    counting = [proof for proof in here if _doubt(proof, versions) is None]
-    if not counting:
-        doubts = dict.fromkeys(filter(None, (_doubt(proof, versions) for proof in here)))
-        return Stand("unproven", objections=tuple(doubts))
-    return _stand_on(min(counting, key=lambda proof: proof.measurement.flips))
+    stand = _stand_on(here, versions)
+    version = runtime_version(option.runtime, versions)
+    known = [
+        each
+        for each in refutations_of(bundle.manifest, option.file, option.runtime, option.precision)
+        if (each.device, each.runtime_version) == (spec.device, version)
+    ]
+    if known and stand.proof is None:
+        return Stand("failed", objections=tuple(map(refutation_words, known)))
+    return stand
 
 
-def _stand_on(proof: Proof) -> Stand:
-    return Stand("proven" if proof.measurement.flips == 0 else "flips", proof)
+def _stand_on(proofs: Sequence[Proof], versions: Mapping[str, str]) -> Stand:
+    """Where an option stands by what is known of it on this device."""
+    telling = [proof for proof in proofs if _weakness(proof) is None]
+    current = [proof for proof in telling if _age(proof, versions) is None]
+    if current:
+        proof = min(current, key=lambda each: each.measurement.flips)
+        return Stand("proven" if proof.measurement.flips == 0 else "flips", proof)
+    doubts = (_weakness(proof) or _age(proof, versions) or "" for proof in proofs)
+    return Stand(
+        "unproven",
+        objections=tuple(dict.fromkeys(doubts)),
+        outdated=any(proof.measurement.flips == 0 for proof in telling),
+    )
 
 
-def _doubt(proof: Proof, versions: Mapping[str, str]) -> str | None:
-    """Why a proof of this very option shows nothing about what predict would do here now."""
+def _weakness(proof: Proof) -> str | None:
+    """Why a proof would decide nothing, whatever is installed."""
     if proof.photos.kind != "photos":
         return f"its proof is on {proof.photos.kind} images, not on photos"
     if proof.is_vague:
-        return f"its proof is on {counted(proof.measurement.distinct, 'photo')}: too few below FP32"
+        return f"its proof is on {proven_on(proof)}: too few below FP32"
+    return None
+
+
+def _age(proof: Proof, versions: Mapping[str, str]) -> str | None:
+    """Why a proof shows nothing about what predict would do now."""
     then, now = proof.runtime_version, runtime_version(proof.runtime, versions)
     if then != now:
         return (
@@ -152,12 +176,11 @@ def _verified(
     kept = standing_of(now, option, measured.spec, found.versions)
     if kept.proof is not None:
         return kept
-    return _stand_on(
-        proof_of(
-            verdict,
-            graph_sha256=bundle.manifest.files[option.file].sha256,
-            reference=found.reference,
-            reference_kind=found.reference_kind,
-            photos=found.photos,
-        )
+    proof = proof_of(
+        verdict,
+        graph_sha256=bundle.manifest.files[option.file].sha256,
+        reference=found.reference,
+        reference_kind=found.reference_kind,
+        photos=found.photos,
     )
+    return _stand_on([proof], found.versions)

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from deploykit.bundle import Bundle, open_bundle
-from deploykit.errors import DeploykitError, ImagesError, ModelError
+from deploykit.errors import BundleError, DeploykitError, ImagesError, ModelError
 from deploykit.images.batches import allocate_buffers, read_batch
 from deploykit.images.scan import ImageFile
 from deploykit.jobs._bench_messages import (
@@ -191,7 +191,12 @@ def answer_requests(requests: BinaryIO, replies: BinaryIO) -> None:
             else:
                 reply = opened.predict(request)
         except DeploykitError as exc:
-            reply = Refused(message=exc.message, hint=exc.hint, exit_code=exc.exit_code)
+            reply = Refused(
+                message=exc.message,
+                hint=exc.hint,
+                exit_code=exc.exit_code,
+                damaged=isinstance(exc, BundleError),
+            )
         replies.write(msgspec.json.encode(reply) + b"\n")
         replies.flush()
 

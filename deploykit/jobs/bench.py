@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,14 @@ import msgspec
 
 from deploykit.accepted import Accepted
 from deploykit.bundle import Bundle
-from deploykit.errors import DeploykitError, InputError, MissingError, ParityError, UsageError
+from deploykit.errors import (
+    BundleError,
+    DeploykitError,
+    InputError,
+    MissingError,
+    ParityError,
+    UsageError,
+)
 from deploykit.images.batches import read_batches
 from deploykit.images.scan import sample_images
 from deploykit.jobs._bench_messages import Begin, Sample
@@ -21,18 +29,14 @@ from deploykit.jobs._bench_options import list_options
 from deploykit.jobs._bench_rounds import Contender, Schedule, start_all, take_turns
 from deploykit.jobs._bench_standing import Photographs, standing_of, with_proofs
 from deploykit.jobs.accepted_choice import keep_accepted
-from deploykit.jobs.bench_results import (
-    Benchmark,
-    EndToEnd,
-    LeftOut,
-    Measured,
-    Timing,
-)
+from deploykit.jobs.bench_results import Benchmark, LeftOut, Measured
+from deploykit.jobs.bench_timings import LEAST_ROUNDS, EndToEnd, Timing
 from deploykit.jobs.machine import this_machine
 from deploykit.jobs.photos import PhotoFolder, listed_photos, nothing_readable
 from deploykit.jobs.verdicts import installed_versions, now
 from deploykit.manifest import printable
 from deploykit.progress import Progress, silent
+from deploykit.specs import counted
 
 BATCH_SIZES = (1, 8, 32)
 SECONDS = 90.0
@@ -123,14 +127,23 @@ def accept_recommended(bundle: Bundle, benchmark: Benchmark) -> Accepted:
         What was kept.
 
     Raises:
+        UsageError: The rounds are too few to choose by.
         ParityError: Nothing is recommended.
-        BundleError: The bundle's file was changed meanwhile.
+        BundleError: The bundle's file was changed meanwhile, or a part of the bundle is damaged, so
+            that not every option was measured.
         InputError: The bundle cannot be written.
     """
+    require_rounds_to_accept(benchmark.rounds)
+    if damaged := benchmark.damaged:
+        raise BundleError(
+            "Nothing is accepted, because not every option could be measured: "
+            + " ".join(dict.fromkeys(each.reason for each in damaged)),
+            hint=f"Then measure again: {benchmark.command('--accept')}",
+        )
     chosen = benchmark.recommended
     if chosen is None:
         raise ParityError(
-            f"Nothing can be accepted: no option of {bundle.name} is proven on this machine.",
+            f"Nothing can be accepted: {benchmark.why_nothing}.",
             hint="What speaks against each option is said above."
             if benchmark.verified
             else f"Let bench prove the fastest: {benchmark.command('--verify', '--accept')}",
@@ -148,16 +161,39 @@ def accept_recommended(bundle: Bundle, benchmark: Benchmark) -> Accepted:
     return accepted
 
 
+def require_rounds_to_accept(rounds: int | None) -> None:
+    """Refuse to choose by so few rounds that a difference may be noise.
+
+    Args:
+        rounds: How many there are or will be at most; None for as many as there is time for, which
+            are enough.
+
+    Raises:
+        UsageError: They are too few.
+    """
+    if rounds is not None and rounds < LEAST_ROUNDS:
+        raise UsageError(
+            f"{counted(rounds, 'round')} cannot tell a faster option from noise, and nothing is "
+            "accepted by chance.",
+            hint=f"Leave out --repeats, or choose {LEAST_ROUNDS} or more; or name what you want: "
+            "deploykit predict --runtime NAME --precision NAME",
+        )
+
+
 def _check_numbers(request: BenchRequest) -> None:
     if not request.batch_sizes or min(request.batch_sizes) < 1:
         raise UsageError(
             f"Batch sizes must be at least 1; got {', '.join(map(str, request.batch_sizes))}.",
             hint="For example --batch-sizes 1,8,32",
         )
-    if (request.repeats is not None and request.repeats < 1) or not request.seconds > 0:
+    if request.repeats is not None and request.repeats < 1:
         raise UsageError(
-            f"{request.repeats} rounds in {request.seconds:g} seconds measure nothing.",
-            hint="Choose --repeats of at least 1, and --seconds above 0.",
+            f"{request.repeats} rounds measure nothing.", hint="Choose --repeats of at least 1."
+        )
+    if not (request.seconds > 0 and math.isfinite(request.seconds)):
+        raise UsageError(
+            f"The rounds cannot take {request.seconds:g} seconds.",
+            hint=f"Choose --seconds above 0; {SECONDS:g} are usual.",
         )
     if request.max_images < 1:
         raise UsageError(
@@ -206,5 +242,6 @@ def _measured(bundle: Bundle, contender: Contender, versions: Mapping[str, str])
         standing=stand.standing,
         proof=stand.proof,
         objections=stand.objections,
+        outdated=stand.outdated,
         refusals=contender.refusals,
     )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import shlex
-import statistics
 from typing import Literal, TypeAlias
 
 from deploykit.accepted import MachineIdentity
 from deploykit.bundle import CANONICAL_GRAPH
 from deploykit.errors import MissingError
+from deploykit.jobs.bench_timings import LEAST_ROUNDS, EndToEnd, Timing
 from deploykit.jobs.candidates import Candidate
 from deploykit.proofs import Proof
 from deploykit.runtime.opener import CPU
 from deploykit.session import SessionSpec
+from deploykit.shell import command_line
 from deploykit.specs import PRECISIONS, Precision, Value
 
 TORCH = "torch"
@@ -22,12 +21,8 @@ CHECKPOINT = "checkpoint"
 Standing: TypeAlias = Literal["proven", "flips", "failed", "unproven", "reference"]
 """Whether an option decides as the reference does: ``proven`` by an executed proof on photos, by
 the runtime as it is installed, without a decidable flip; ``flips``, by one within the tolerance
-that has some; ``failed``, because a comparison just now broke the tolerance; ``unproven``; or the
-``reference`` itself."""
-
-#: Fewer runs give no percentile worth its name.
-LEAST_FOR_PERCENTILES = 100
-_PERCENTILES = (90, 95, 99)
+that has some; ``failed``, because a comparison, just now or before, broke the tolerance;
+``unproven``; or the ``reference`` itself."""
 
 
 class Option(Value, frozen=True):
@@ -76,65 +71,13 @@ class LeftOut(Value, frozen=True):
         reason: Why.
         exit_code: What a command that needs it ends with: for want of something this machine does
             not have, or because the bundle is damaged.
+        damaged: Whether a file of the bundle is missing or has changed.
     """
 
     option: Option
     reason: str
     exit_code: int = MissingError.exit_code
-
-
-class Timing(Value, frozen=True):
-    """The runs of a session alone, one at a time.
-
-    Attributes:
-        batch: Images a run.
-        seconds: Of each run, from images in memory to logits in memory.
-    """
-
-    batch: int
-    seconds: tuple[float, ...]
-
-    @property
-    def median_ms(self) -> float:
-        """The median latency."""
-        return 1000 * statistics.median(self.seconds)
-
-    @property
-    def range_ms(self) -> tuple[float, float]:
-        """The shortest and the longest latency."""
-        return 1000 * min(self.seconds), 1000 * max(self.seconds)
-
-    @property
-    def images_per_second(self) -> float:
-        """At the median latency."""
-        return self.batch / statistics.median(self.seconds)
-
-    @property
-    def percentiles_ms(self) -> dict[int, float]:
-        """Latencies by percentile, nearest rank; none of fewer than a hundred runs."""
-        if len(self.seconds) < LEAST_FOR_PERCENTILES:
-            return {}
-        ranked = sorted(self.seconds)
-        return {p: 1000 * ranked[math.ceil(p / 100 * len(ranked)) - 1] for p in _PERCENTILES}
-
-
-class EndToEnd(Value, frozen=True):
-    """Predictions, from photo files to logits, as ``predict`` makes them.
-
-    Attributes:
-        batch_size: The most photos that a run of the session took.
-        photos: How many each of the measured predictions had.
-        rates: The images/s of each.
-    """
-
-    batch_size: int
-    photos: int
-    rates: tuple[float, ...]
-
-    @property
-    def images_per_second(self) -> float:
-        """The median."""
-        return statistics.median(self.rates)
+    damaged: bool = False
 
 
 class Measured(Value, frozen=True):
@@ -153,6 +96,7 @@ class Measured(Value, frozen=True):
         standing: Whether it decides as the reference does.
         proof: What shows that; None without.
         objections: Why it failed, or why what there is proves nothing here.
+        outdated: Whether it is not proven only because its runtime has another version now.
     """
 
     option: Option
@@ -166,6 +110,7 @@ class Measured(Value, frozen=True):
     standing: Standing
     proof: Proof | None = None
     objections: tuple[str, ...] = ()
+    outdated: bool = False
     refusals: dict[int, str] = {}  # noqa: RUF012  # msgspec copies it
 
     @property
@@ -173,22 +118,9 @@ class Measured(Value, frozen=True):
         """End to end."""
         return self.end_to_end.images_per_second
 
-    def ratios_to(self, other: Measured) -> list[float]:
-        """The images/s end to end in each round, over those of another option in the same round."""
-        return [
-            ours / theirs
-            for ours, theirs in zip(self.end_to_end.rates, other.end_to_end.rates, strict=True)
-        ]
-
     def is_faster_than(self, other: Measured) -> bool:
-        """Whether it is more than chance that it has more images/s end to end.
-
-        It is where the lower quartile of the rounds' ratios (nearest rank) is above 1: in three
-        rounds, each of them. What disturbs the machine for longer than a turn is in both of a
-        ratio's rates.
-        """
-        ratios = sorted(self.ratios_to(other))
-        return ratios[(len(ratios) - 1) // 4] > 1
+        """Whether it is more than chance that it has more images/s end to end."""
+        return self.end_to_end.is_faster_than(other.end_to_end)
 
 
 class Benchmark(Value, frozen=True):
@@ -226,19 +158,19 @@ class Benchmark(Value, frozen=True):
 
     @property
     def ranked(self) -> tuple[Measured, ...]:
-        """The options, the one with the highest median of images/s end to end first."""
+        """The options, the one with the most images/s end to end first."""
         return tuple(sorted(self.options, key=lambda each: -each.images_per_second))
 
     @property
     def recommended(self) -> Measured | None:
         """The fastest end to end that is proven and that a prediction can take.
 
-        Of those that are as fast as the fastest, as far as the rounds tell, the one in the highest
-        precision.
+        Of those that no proven one is faster than, as far as the rounds tell, the one in the
+        highest precision, and of these the one with the most images/s.
         """
         proven = self._proven
         return min(
-            (each for each in proven if not proven[0].is_faster_than(each)),
+            (each for each in proven if not any(other.is_faster_than(each) for other in proven)),
             key=lambda each: (PRECISIONS.index(each.option.precision), -each.images_per_second),
             default=None,
         )
@@ -250,14 +182,12 @@ class Benchmark(Value, frozen=True):
         return tuple(
             each
             for each in self._proven
-            if recommended is not None
-            and each.images_per_second > recommended.images_per_second
-            and not each.is_faster_than(recommended)
+            if recommended is not None and each.images_per_second > recommended.images_per_second
         )
 
     @property
     def faster_unproven(self) -> tuple[Measured, ...]:
-        """What would be recommended, if it were proven; the fastest first."""
+        """What is faster than the recommended one and not proven; the fastest first."""
         recommended = self.recommended
         return tuple(
             each
@@ -266,6 +196,28 @@ class Benchmark(Value, frozen=True):
             and each.standing == "unproven"
             and (recommended is None or each.is_faster_than(recommended))
         )
+
+    @property
+    def why_nothing(self) -> str:
+        """What is the matter where nothing is recommended."""
+        if any(each.outdated and each.option.is_deployable for each in self.options):
+            return "by the versions that are installed now nothing is proven"
+        return "no option that predict can take is proven on this machine"
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether there were rounds enough to tell which option is faster."""
+        return self.rounds >= LEAST_ROUNDS
+
+    @property
+    def damaged(self) -> tuple[LeftOut, ...]:
+        """What was not measured because a file of the bundle is missing or has changed."""
+        return tuple(each for each in self.left_out if each.damaged)
+
+    @property
+    def missing(self) -> tuple[LeftOut, ...]:
+        """What was not measured for any other reason."""
+        return tuple(each for each in self.left_out if not each.damaged)
 
     @property
     def _proven(self) -> list[Measured]:
@@ -277,13 +229,13 @@ class Benchmark(Value, frozen=True):
         return next((each for each in self.options if each.option == PLAIN), None)
 
     def times_plain(self, measured: Measured) -> float | None:
-        """How many times the plain export's images/s an option gives: the rounds' median."""
+        """How many times the plain export's images/s an option gives."""
         plain = self.plain
-        return None if plain is None else statistics.median(measured.ratios_to(plain))
+        return None if plain is None else measured.images_per_second / plain.images_per_second
 
     def command(self, *options: str) -> str:
         """The command that measures this again, with further options."""
-        return shlex.join(["deploykit", "bench", *self.what_words, *options])
+        return command_line(["deploykit", "bench", *self.what_words, *options])
 
     @property
     def what_words(self) -> tuple[str, ...]:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from deploykit.bundle import Bundle
 from deploykit.errors import (
     DeploykitError,
     DeviceError,
+    InputError,
     MissingError,
     ParityError,
     UsageError,
 )
 from deploykit.gpu import find_gpu, need_gpu
-from deploykit.jobs.accepted_choice import accepted_choice
+from deploykit.jobs._preference import by_preference
+from deploykit.jobs.accepted_choice import AcceptedChoice, accepted_choice
 from deploykit.jobs.candidates import (
     Candidate,
-    all_candidates,
     by_reason,
-    decisive_proofs,
     executed_proofs,
     how_to_prove_engines,
     named_candidates,
@@ -29,31 +29,15 @@ from deploykit.jobs.candidates import (
     open_proven,
 )
 from deploykit.jobs.engines import is_flavour, self_test
+from deploykit.jobs.refutations import refutations_of
 from deploykit.progress import Note, Progress, silent
-from deploykit.runtime.opener import CPU, CUDA, HOST_RUNTIMES, REHEARSAL, graph_precision
+from deploykit.runtime.opener import CUDA, HOST_RUNTIMES, REHEARSAL, graph_precision
 from deploykit.session import Session
 from deploykit.specs import Precision
 
 _Opener: TypeAlias = Callable[[Bundle, Candidate], Session]
 
 AUTO = "auto"
-#: What ``auto`` tries, what is fastest first: measured on CPUs and, FP16 and FP32, on one GPU. That
-#: an INT8 engine is faster than one in FP16 is NVIDIA's word and not measured here.
-_PREFERENCE: tuple[tuple[str, Precision], ...] = (
-    ("tensorrt", "int8"),
-    ("tensorrt_rtx", "int8"),
-    ("tensorrt", "fp16"),
-    ("tensorrt_rtx", "fp16"),
-    ("tensorrt", "fp32"),
-    ("tensorrt_rtx", "fp32"),
-    ("onnxruntime-cuda", "fp16"),
-    ("onnxruntime-cuda", "fp32"),
-    ("openvino", "int8"),
-    ("openvino", "bf16"),
-    ("onnxruntime-cpu", "int8"),
-    ("openvino", "fp32"),
-    ("onnxruntime-cpu", "fp32"),
-)
 _PROVE_OR_FP32 = (
     "--precision fp32 decides the same on every CPU; or see by how much this one differs: "
     "deploykit verify with the same --runtime and --precision"
@@ -106,37 +90,67 @@ def open_best(
 def _open_auto(
     bundle: Bundle, precision: Precision | None, open_it: _Opener, progress: Progress
 ) -> Session:
-    candidates = _by_preference(bundle, precision, progress)
+    candidates = by_preference(bundle, precision, progress)
     if precision is not None and not candidates:
         bundle.deploy_graph(graph_precision(precision))
     choice = accepted_choice(bundle, precision, candidates, progress)
     if choice is not None:
         candidates = [choice.candidate, *(each for each in candidates if each != choice.candidate)]
     left_out: list[tuple[Candidate, str]] = []
-    obstacle: MissingError | None = None
+    obstacles: list[DeploykitError] = []
     try:
         for candidate in candidates:
-            try:
-                session, reason = open_proven(bundle, candidate, open_it)
-            except MissingError as exc:
-                obstacle, session, reason = exc, None, exc.message
+            attempt = _attempted(bundle, candidate, open_it, choice)
             if choice is not None and candidate == choice.candidate:
-                choice.tell(reason, progress)
-            elif session is None and _is_missed(bundle, candidate):
-                left_out.append((candidate, reason))
-            if session is not None:
-                return session
+                choice.tell(attempt.reason, progress)
+            elif attempt.session is None and _is_missed(bundle, candidate):
+                left_out.append((candidate, attempt.reason))
+            if attempt.session is not None:
+                return attempt.session
+            if attempt.obstacle is not None:
+                obstacles.append(attempt.obstacle)
     finally:
         for line in by_reason(left_out):
             progress(Note(f"not taken: {line}"))
-    if obstacle is not None:
-        raise obstacle
+    if obstacles:
+        # A damaged graph first, which can be mended.
+        raise min(reversed(obstacles), key=lambda each: isinstance(each, MissingError))
     raise _nothing_proven(bundle, precision, candidates)
 
 
+class _Attempt(NamedTuple):
+    """What came of opening a candidate: a session, or why there is none."""
+
+    session: Session | None
+    reason: str
+    obstacle: DeploykitError | None = None
+
+
+def _attempted(
+    bundle: Bundle, candidate: Candidate, open_it: _Opener, choice: AcceptedChoice | None
+) -> _Attempt:
+    """Open a candidate, if it is proven.
+
+    Raises:
+        InputError: It is a graph, and damaged. That of what was accepted is told instead: without
+            it the others have their turns.
+    """
+    try:
+        return _Attempt(*open_proven(bundle, candidate, open_it))
+    except MissingError as exc:
+        return _Attempt(None, exc.message, exc)
+    except InputError as exc:
+        if choice is None or candidate.file != choice.candidate.file:
+            raise
+        return _Attempt(None, exc.message, exc)
+
+
 def _is_missed(bundle: Bundle, candidate: Candidate) -> bool:
-    """Whether it is told why one is not taken: somebody has proven it, or built its engine."""
-    return is_flavour(candidate.runtime) or bool(executed_proofs(bundle, candidate))
+    """Whether it is told why one is not taken: somebody compared it, or built its engine."""
+    refuted = refutations_of(
+        *(bundle.manifest, candidate.file, candidate.runtime, candidate.precision)
+    )
+    return is_flavour(candidate.runtime) or bool(executed_proofs(bundle, candidate) or refuted)
 
 
 def _nothing_proven(
@@ -150,30 +164,6 @@ def _nothing_proven(
         hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR{option}; "
         "or run it unproven by naming a --runtime.",
     )
-
-
-def _by_preference(
-    bundle: Bundle, precision: Precision | None, progress: Progress
-) -> list[Candidate]:
-    rank = {key: place for place, key in enumerate(_PREFERENCE)}
-    wanted = [
-        candidate
-        for candidate in all_candidates(bundle, progress)
-        if (candidate.runtime, candidate.precision) in rank
-        and precision in (None, candidate.precision)
-    ]
-    return sorted(
-        wanted,
-        key=lambda each: (_is_no_faster(bundle, each), rank[each.runtime, each.precision]),
-    )
-
-
-def _is_no_faster(bundle: Bundle, candidate: Candidate) -> bool:
-    """Whether INT8 gains next to nothing: on ONNX Runtime, by a graph that is made for OpenVINO."""
-    if (candidate.runtime, candidate.precision) != (CPU, "int8"):
-        return False
-    search = bundle.manifest.searches.get(candidate.file)
-    return search is None or search.runtime != CPU
 
 
 def _open_named(
@@ -264,7 +254,8 @@ def _instead(bundle: Bundle) -> str:
 
 
 def _is_proven(bundle: Bundle, candidate: Candidate, session: Session) -> bool:
-    proofs = decisive_proofs(bundle, candidate)
+    """Whether a proof tells what it does here; who asked for it is told of its flips by that."""
+    proofs = executed_proofs(bundle, candidate)
     return any(proof.device == session.spec.device for proof in proofs)
 
 

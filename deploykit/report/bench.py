@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from deploykit.accepted import Accepted
-from deploykit.jobs.bench_results import Benchmark, LeftOut, Measured, Standing, Timing
+from deploykit.jobs.bench_results import Benchmark, LeftOut, Measured, Standing
+from deploykit.jobs.bench_timings import Timing
 from deploykit.jobs.engines import is_flavour
 from deploykit.proofs import Proof
 from deploykit.report.prediction import proof_text
 from deploykit.report.terminal import flips_of, table_text
 from deploykit.report.values import plain_value
+from deploykit.shell import command_line
+from deploykit.specs import counted
 
 _OPTION_COLUMNS = (
     *("option", "images/s", "range", "x plain", "first answer", "memory"),
@@ -82,11 +86,17 @@ def option_row(benchmark: Benchmark, measured: Measured) -> tuple[str, ...]:
         "" if times is None else f"{times:.2f}",
         f"{measured.first_answer_seconds:.1f} s",
         memory_text(measured),
-        "" if proof is None else flips_of(proof.measurement),
+        "" if proof is None else _flips_text(proof),
         "" if proof is None else f"{proof.measurement.max_probability_change:.1e}",
         accuracy_text(measured),
         STANDINGS[measured.standing],
     )
+
+
+def _flips_text(proof: Proof) -> str:
+    """The flips, and the bound over the photos that had no part in making the graph."""
+    bound = proof.flip_rate_bound
+    return flips_of(msgspec.structs.replace(proof.measurement, flip_rate_bound=bound))
 
 
 def memory_text(measured: Measured) -> str:
@@ -153,7 +163,7 @@ def _timing_value(timing: Timing) -> dict[str, Any]:
 
 def _about_lines(benchmark: Benchmark) -> Iterator[str]:
     yield from machine_lines(benchmark)
-    yield from left_out_lines(benchmark.left_out)
+    yield from left_out_lines(benchmark.missing)
     yield from (f"cannot run   {line}" for line in refusal_lines(benchmark))
 
 
@@ -166,23 +176,32 @@ def machine_lines(benchmark: Benchmark) -> Iterator[str]:
         yield f"gpu          {machine.gpu}"
     yield f"versions     {', '.join(f'{name} {v}' for name, v in machine.versions.items())}"
     yield (
-        f"measured     {benchmark.rounds} rounds in turns, {benchmark.seconds:.0f} s in all; "
-        f"images/s from photo files to logits, {benchmark.sample} photos of {benchmark.photos}"
+        f"measured     {counted(benchmark.rounds, 'round')} in turns, "
+        f"{benchmark.seconds:.0f} s in all; "
+        f"images/s from photo files to logits, {counted(benchmark.sample, 'photo')} of "
+        f"{benchmark.photos}"
     )
 
 
-def left_out_lines(left_out: Sequence[LeftOut]) -> Iterator[str]:
+def left_out_lines(left_out: Sequence[LeftOut], word: str = "cannot run") -> Iterator[str]:
     """What cannot run here, a line for each reason."""
-    for reason in dict.fromkeys(each.reason for each in left_out):
-        names = ", ".join(each.option.name for each in left_out if each.reason == reason)
-        yield f"cannot run   {names}: {reason}"
+    for reason, names in names_by_reason(left_out).items():
+        yield f"{word:<12} {', '.join(names)}: {reason}"
+
+
+def names_by_reason(left_out: Sequence[LeftOut]) -> dict[str, list[str]]:
+    """The options that cannot run here, by the reason."""
+    return {
+        reason: [each.option.name for each in left_out if each.reason == reason]
+        for reason in dict.fromkeys(each.reason for each in left_out)
+    }
 
 
 def recommendation_lines(benchmark: Benchmark) -> Iterator[str]:
     """The fastest that is proven, and what would be faster if it were."""
     recommended = benchmark.recommended
     if recommended is None:
-        yield "recommended  nothing: no option that predict can take is proven on this machine"
+        yield f"recommended  nothing: {benchmark.why_nothing}"
     else:
         times = benchmark.times_plain(recommended)
         compared = "" if times is None else f", {times:.2f} times the plain export on ONNX Runtime"
@@ -196,8 +215,9 @@ def recommendation_lines(benchmark: Benchmark) -> Iterator[str]:
     for measured in benchmark.as_fast:
         yield (
             f"as fast as   {measured.option.name}, {measured.images_per_second:.1f} images/s: "
-            "the rounds differ by more than the two"
+            f"{as_fast_words(benchmark)}"
         )
+    yield from left_out_lines(benchmark.damaged, "DAMAGED")
     for measured in benchmark.options:
         word = "FAILED" if measured.standing == "failed" else "not proven"
         for objection in measured.objections:
@@ -207,6 +227,13 @@ def recommendation_lines(benchmark: Benchmark) -> Iterator[str]:
             f"faster       {measured.option.name}, {measured.images_per_second:.1f} images/s, "
             f"if it were proven: {how_to_prove(benchmark, measured)}"
         )
+
+
+def as_fast_words(benchmark: Benchmark) -> str:
+    """Why what had more images/s than the recommended option is not called faster."""
+    if benchmark.tells_apart:
+        return "the rounds differ by more than the two"
+    return f"{counted(benchmark.rounds, 'round')} cannot tell which is faster"
 
 
 def basis_text(proof: Proof) -> str:
@@ -220,9 +247,9 @@ def _next_lines(benchmark: Benchmark, accepted: Accepted | None) -> Iterator[str
         yield f"unprovable   {benchmark.obstacle}"
     if accepted is not None:
         yield f"accepted     {accepted}: predict takes it on this machine"
-    elif benchmark.recommended is not None:
+    elif benchmark.recommended is not None and not benchmark.damaged:
         yield f"next         {benchmark.command('--accept')} lets predict take it on this machine"
-    elif not benchmark.verified:
+    elif benchmark.recommended is None and not benchmark.verified:
         yield f"next         {benchmark.command('--verify')} proves the fastest"
 
 
@@ -234,4 +261,4 @@ def how_to_prove(benchmark: Benchmark, measured: Measured) -> str:
         if is_flavour(option.runtime)
         else ["--runtime", option.runtime, "--precision", option.precision]
     )
-    return shlex.join(["deploykit", "verify", *benchmark.what_words, *what])
+    return command_line(["deploykit", "verify", *benchmark.what_words, *what])

@@ -26,7 +26,7 @@ def bench(capsys, folder, monkeypatch):
     monkeypatch.setattr(job, "list_options", on_onnxruntime)
 
     def call(*arguments):
-        quick = ("--seconds", "0.1", "--repeats", "1", "--batch-sizes", "4,1")
+        quick = ("--seconds", "0.1", "--batch-sizes", "4,1")
         code = run(["bench", "--bundle", str(folder), *quick, *map(str, arguments)])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -101,6 +101,28 @@ def test_nothing_proven_cannot_be_accepted(bench, folder, tmp_path):
     assert code == 0
 
 
+def test_what_is_too_little_to_accept_by_is_said_before_anything_is_measured(bench, monkeypatch):
+    def never(*arguments):
+        raise AssertionError("measured in vain")
+
+    monkeypatch.setattr(job, "bench_bundle", never)
+    code, _, err = bench("--accept", "--repeats", "2")
+    assert code == 2
+    assert "Leave out --repeats, or choose 3 or more" in err
+
+
+def test_a_damaged_graph_is_told_at_the_end_and_stops_the_choice(bench, folder):
+    (folder / "model.onnx").write_bytes(b"damaged")
+    code, out, _ = bench()
+    assert code == 0
+    end = out.split("recommended  onnxruntime-cpu fp32: ")[1]
+    assert "DAMAGED      onnxruntime-cpu fp32, plain export: " in end
+    code, out, _ = bench("--accept")
+    assert code == 4
+    assert "ERROR        Nothing is accepted, because not every option could be measured" in out
+    assert open_bundle(folder).manifest.accepted == ()
+
+
 def test_a_choice_that_cannot_be_kept_costs_nothing_that_was_measured(
     bench, folder, tmp_path, monkeypatch
 ):
@@ -157,7 +179,11 @@ def test_the_page_is_written(bench, tmp_path):
     [
         (("--batch-sizes", "1,x"), "'1,x' are no batch sizes"),
         (("--batch-sizes", "0"), "Batch sizes must be at least 1; got 0"),
-        (("--seconds", "0"), "measure nothing"),
+        (("--seconds", "0"), "The rounds cannot take 0 seconds"),
+        (("--seconds", "inf"), "The rounds cannot take inf seconds"),
+        (("--seconds", "nan"), "The rounds cannot take nan seconds"),
+        (("--accept", "--repeats", "1"), "1 round cannot tell a faster option from noise"),
+        (("--accept", "--repeats", "2"), "2 rounds cannot tell a faster option from noise"),
         (("--forget", "--accept"), "--forget measures nothing"),
         (("--forget", "--html", "page.html"), "--forget measures nothing"),
         (("--html", "page.txt"), "does not say its format"),

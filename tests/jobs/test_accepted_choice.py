@@ -8,13 +8,14 @@ from bundle_files import acknowledged, edited
 
 from deploykit.accepted import Accepted
 from deploykit.bundle import open_bundle
-from deploykit.cpu import read_cpu
+from deploykit.cpu import cpu_device, read_cpu
 from deploykit.errors import BundleError, InputError, ParityError
 from deploykit.jobs import accepted_choice, machine
 from deploykit.jobs.accepted_choice import forget_accepted, keep_accepted
 from deploykit.jobs.choose import open_best
 from deploykit.jobs.machine import this_machine
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
+from deploykit.manifest import SearchRecord
 from deploykit.progress import Note
 
 FP32 = "deploy/fp32.onnx"
@@ -198,6 +199,54 @@ def test_without_its_runtime_it_is_not_taken(accepted, no_openvino):
     runtime, (note,) = chosen(accepted)  # once, though auto would have tried it as well
     assert runtime == "onnxruntime-cpu"
     assert note.startswith(f"not taken: {FP32} in fp32 on openvino: openvino is not installed")
+
+
+def test_damaged_it_is_told_and_the_others_have_their_turns(accepted):
+    """Those that run the same graph on another runtime as well, which cannot open either."""
+    int8, manifest = "deploy/int8.onnx", accepted.manifest
+    (proof,) = (p for p in manifest.proofs if (p.graph, p.runtime) == (FP32, "onnxruntime-cpu"))
+    enough = msgspec.structs.replace(proof.measurement, flip_rate_bound=0.02)
+    proofs = (
+        msgspec.structs.replace(
+            proof, graph=int8, runtime=runtime, precision="int8", device=cpu_device("int8"),
+            measurement=enough,
+        )
+        for runtime in ("openvino", "onnxruntime-cpu")
+    )  # fmt: skip
+    bundle = edited(
+        accepted,
+        deploy={**manifest.deploy, "int8": int8},
+        files={**manifest.files, int8: manifest.files[FP32]},
+        searches={int8: SearchRecord("openvino", ())},
+        proofs=(*manifest.proofs, *proofs),
+        accepted=(accepted_of(accepted, file=int8, precision="int8", runtime="onnxruntime-cpu"),),
+    )
+    (bundle.folder / int8).write_bytes(b"damaged")
+    runtime, (of_choice, of_other) = chosen(bundle)
+    assert runtime == "openvino"
+    assert of_choice.startswith(f"not taken: {int8} in int8 on onnxruntime-cpu: ")
+    assert of_choice.endswith("; deploykit bench --accept chooses again")
+    assert of_other.startswith(f"not taken: {int8} on openvino: ")
+    for note in (of_choice, of_other):
+        assert "is not the file that was exported" in note
+    with pytest.raises(BundleError, match="is not the file that was exported"):
+        chosen(edited(bundle, accepted=()))
+
+
+def test_where_nothing_else_opens_the_damage_is_the_error(accepted):
+    (accepted.folder / FP32).write_bytes(b"damaged")
+    events = []
+    with pytest.raises(BundleError, match="is not the file that was exported") as caught:
+        open_best(accepted, progress=events.append)
+    assert caught.value.exit_code == 4
+    assert any(e.message.startswith("not taken: ") for e in events)
+
+
+def test_a_damaged_graph_that_nobody_accepted_is_an_error(accepted):
+    bundle = edited(accepted, accepted=())
+    (bundle.folder / FP32).write_bytes(b"damaged")
+    with pytest.raises(BundleError, match="is not the file that was exported"):
+        open_best(bundle)
 
 
 def test_a_graph_that_was_exported_again_is_not_accepted(bundle):

@@ -10,13 +10,20 @@ from openvino_cpu import needs_bf16
 from PIL import Image
 
 from deploykit.bundle import open_bundle
-from deploykit.errors import ImagesError, InputError, MissingError, ParityError, UsageError
-from deploykit.jobs import _bench_rounds
+from deploykit.errors import (
+    BundleError,
+    ImagesError,
+    InputError,
+    MissingError,
+    ParityError,
+    UsageError,
+)
+from deploykit.jobs import _bench_rounds, bench
 from deploykit.jobs._bench_messages import Begin
 from deploykit.jobs._bench_options import list_options
 from deploykit.jobs._bench_process import Process
 from deploykit.jobs.bench import accept_recommended
-from deploykit.jobs.bench_results import PLAIN
+from deploykit.jobs.bench_results import PLAIN, LeftOut, Option
 from deploykit.jobs.build import BuildRequest, build_engine
 from deploykit.jobs.choose import open_best
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
@@ -108,7 +115,7 @@ def test_nothing_proven_is_nothing_to_accept(bundle, only):
     only(ORT)
     bundle = edited(bundle, proofs=())
     found, _ = benched(bundle)
-    with pytest.raises(ParityError, match="no option of colours is proven") as caught:
+    with pytest.raises(ParityError, match="Nothing can be accepted: no option that") as caught:
         accept_recommended(bundle, found)
     assert "--verify --accept" in caught.value.hint
 
@@ -118,8 +125,37 @@ def test_an_option_that_does_not_open_is_left_out_with_its_reason(bundle, only):
     (bundle.folder / FP32).write_bytes(b"damaged")
     found, _ = benched(bundle)
     assert [each.option for each in found.options] == [PLAIN]
-    (reason,) = (each.reason for each in found.left_out if each.option == ORT)
-    assert "is not the file that was exported" in reason
+    (damaged,) = found.damaged
+    assert damaged.option == ORT
+    assert "is not the file that was exported" in damaged.reason
+    assert ORT not in [each.option for each in found.missing]
+
+
+def test_nothing_is_accepted_by_chance_or_of_a_part_of_the_options(bundle, only):
+    only(ORT)
+    found, _ = benched(bundle, repeats=2)
+    with pytest.raises(UsageError, match="2 rounds cannot tell"):
+        accept_recommended(bundle, found)
+    found, _ = benched(bundle)
+    damaged = LeftOut(option=OPENVINO, reason="it has changed. Export again.", damaged=True)
+    partly = msgspec.structs.replace(found, left_out=(damaged,))
+    with pytest.raises(BundleError, match=r"not every option .*: it has changed") as caught:
+        accept_recommended(bundle, partly)
+    assert "bench" in caught.value.hint
+    assert open_bundle(bundle.folder).manifest.accepted == ()
+
+
+def test_a_damaged_engine_stops_no_choice(bundle, only, monkeypatch):
+    """It may as well be older than its graph, which is whole."""
+    engine = Option(file="engines/a.engine", runtime="tensorrt_rtx", precision="fp16")
+    only(ORT)
+    listed = bench.list_options
+    monkeypatch.setattr(
+        bench, "list_options", lambda *given: ([*listed(*given)[0], engine], listed(*given)[1])
+    )
+    found, _ = benched(bundle)
+    assert engine in [each.option for each in found.missing]
+    assert accept_recommended(bundle, found).runtime == ORT.runtime
 
 
 def test_a_damaged_bundle_ends_as_everywhere(bundle, only):
@@ -201,6 +237,8 @@ def test_only_photos_that_can_be_read_count(bundle, only, tmp_path):
         {"batch_sizes": (0,)},
         {"repeats": 0},
         {"seconds": 0.0},
+        {"seconds": float("inf")},
+        {"seconds": float("nan")},
         {"max_images": 0},
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from bench_runs import FP32, OPENVINO, ORT
+from bench_runs import BEGUN, OPENVINO, ORT, SAMPLE, contender_of
 
 from deploykit.errors import GraphError, ImagesError, ModelError
 from deploykit.images.scan import ImageFile, scan_images
@@ -23,23 +23,17 @@ from deploykit.jobs._bench_messages import (
     Computed,
     Predict,
     Predicted,
+    PredictSample,
     Sample,
     SamplePredicted,
 )
-from deploykit.jobs._bench_process import OptionError, Process
-from deploykit.jobs._bench_rounds import Contender, Schedule, start_all, take_turns
+from deploykit.jobs._bench_process import OptionError, Process, ProcessEndedError
+from deploykit.jobs._bench_rounds import Schedule, start_all, take_turns
 from deploykit.jobs._bench_worker import OpenOption
-from deploykit.jobs.bench_results import PLAIN, EndToEnd, Timing
+from deploykit.jobs.bench_results import PLAIN
+from deploykit.jobs.bench_timings import Timing
 from deploykit.progress import silent
 from deploykit.runtime.fake import FakeSession
-from deploykit.session import SessionSpec
-
-SPEC = SessionSpec(
-    runtime="fake", graph=FP32, precision="fp32", device="CPU", input_size=(8, 8), classes=3,
-    largest_batch=4,
-)  # fmt: skip
-BEGUN = Begun(spec=SPEC, batch_size=2)
-SAMPLE = SamplePredicted(peak_memory_bytes=None, images_per_second=4.0, labelled=0, correct=0)
 
 
 @pytest.fixture
@@ -214,8 +208,7 @@ def test_what_fails_in_its_turn_has_no_further_one():
             return Predicted(seconds=2.0)
 
     contenders = [
-        Contender(option, process, 1.0, BEGUN, SAMPLE)
-        for option, process in ((ORT, Failing()), (PLAIN, Working()))
+        contender_of(option, process) for option, process in ((ORT, Failing()), (PLAIN, Working()))
     ]
     schedule = Schedule(batch_sizes=(1, 4, 8), repeats=5, seconds=600.0)
     going, failed, rounds = take_turns(contenders, schedule, silent)
@@ -243,8 +236,7 @@ class Answering:
 def test_another_option_begins_in_each_round():
     asked = []
     contenders = [
-        Contender(option, Answering(option.runtime, asked), 1.0, BEGUN, SAMPLE)
-        for option in (ORT, OPENVINO)
+        contender_of(option, Answering(option.runtime, asked)) for option in (ORT, OPENVINO)
     ]
     take_turns(contenders, Schedule(batch_sizes=(1,), repeats=2, seconds=60.0), silent)
     predicted = [name for name, request in asked if isinstance(request, Predict)]
@@ -253,13 +245,27 @@ def test_another_option_begins_in_each_round():
 
 def test_a_size_that_was_refused_is_not_asked_again():
     asked = []
-    contender = Contender(ORT, Answering("ort", asked, refusals=(2,)), 1.0, BEGUN, SAMPLE)
+    contender = contender_of(ORT, Answering("ort", asked, refusals=(2,)))
     schedule = Schedule(batch_sizes=(1, 2, 8), repeats=2, seconds=60.0)
     going, failed, _ = take_turns([contender], schedule, silent)
     computed = [request.batches for _, request in asked if isinstance(request, Compute)]
     assert computed == [(1, 2), (1,)]
     assert contender.refusals == {2: "too large", 8: "it takes at most 4"}
     assert (going, failed) == ([contender], [])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signal there")
+def test_a_process_that_was_killed_can_begin_again(begin):
+    with Process() as process:
+        process.ask(begin, Begun)
+        first = process.pid
+        os.kill(first, signal.SIGKILL)
+        with pytest.raises(ProcessEndedError):
+            process.ask(PredictSample(), SamplePredicted)
+        process.restart()
+        assert process.pid != first
+        process.ask(begin, Begun)
+        assert process.ask(PredictSample(), SamplePredicted).labelled == 45
 
 
 def test_numbers_of_a_session_alone():
@@ -270,4 +276,3 @@ def test_numbers_of_a_session_alone():
     assert few.percentiles_ms == {}
     many = Timing(batch=1, seconds=tuple(i / 1000 for i in range(1, 201)))
     assert many.percentiles_ms == pytest.approx({90: 180, 95: 190, 99: 198})
-    assert EndToEnd(batch_size=2, photos=8, rates=(10.0, 30.0, 20.0)).images_per_second == 20.0

@@ -12,9 +12,11 @@ from deploykit.jobs import _bench_standing, verdicts
 from deploykit.jobs._bench_standing import standing_of
 from deploykit.jobs.bench import accept_recommended
 from deploykit.jobs.bench_results import PLAIN, Option
+from deploykit.jobs.photos import bundle_photos
 from deploykit.jobs.verdicts import installed_versions
-from deploykit.progress import Note
-from deploykit.proofs import PhotoSet
+from deploykit.manifest import SearchRecord
+from deploykit.progress import Note, silent
+from deploykit.proofs import PhotoSet, Refutation
 from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 from deploykit.session import SessionSpec
 
@@ -77,6 +79,36 @@ def test_verify_proves_the_fastest_that_has_no_proof_and_no_other(bundle, only):
     assert f"verifying {fastest.option.name}, faster than what is proven" in notes
 
 
+def test_what_failed_before_is_not_compared_again(bundle, only, monkeypatch):
+    def never(*arguments, **options):
+        raise AssertionError("compared in vain")
+
+    only(ORT)
+    (proof,) = (p for p in bundle.manifest.proofs if p.graph == FP32)
+    refutation = Refutation(
+        graph=FP32,
+        graph_sha256=proof.graph_sha256,
+        runtime=ORT.runtime,
+        runtime_version=proof.runtime_version,
+        device=proof.device,
+        precision="fp32",
+        photos=proof.photos,
+        failed=("0" * 12,),
+        objections=("2 of 45 images changed their class",),
+        created="2026-11-21T09:00:00+00:00",
+    )
+    bundle = edited(canonical_alone(bundle), refutations=(refutation,))
+    monkeypatch.setattr(_bench_standing, "verify_bundle", never)
+    found, _ = benched(bundle, verify=True)
+    (failed,) = found.options
+    assert failed.standing == "failed"
+    assert "2 of 45 images changed their class" in failed.objections[0]
+    elsewhere = msgspec.structs.replace(refutation, device="CPU (other)")
+    before = msgspec.structs.replace(refutation, runtime_version="1.0")
+    found, _ = benched(edited(bundle, refutations=(elsewhere, before)))
+    assert found.options[0].standing == "unproven"
+
+
 def test_what_fails_its_verification_is_not_recommended(bundle, only, monkeypatch):
     only(ORT)
     compute = OnnxRuntimeSession._run
@@ -112,6 +144,84 @@ def test_verify_renews_a_proof_by_another_version_whatever_it_was_on(bundle, onl
     assert found.recommended.option == ORT
     again, _ = benched(open_bundle(bundle.folder))
     assert again.recommended.option == ORT
+
+
+def test_an_upgrade_alone_is_told_from_what_was_never_proven(bundle, only):
+    only(ORT)
+    versions = {"onnxruntime-gpu": "1.0"}
+    proofs = tuple(msgspec.structs.replace(p, versions=versions) for p in bundle.manifest.proofs)
+    found, _ = benched(edited(bundle, proofs=proofs))
+    assert found.options[0].outdated
+    assert "by the versions that are installed" in found.why_nothing
+    with pytest.raises(ParityError, match="by the versions that are installed") as caught:
+        accept_recommended(bundle, found)
+    assert "--verify --accept" in caught.value.hint
+    flips = [
+        msgspec.structs.replace(p, measurement=msgspec.structs.replace(p.measurement, flips=1))
+        for p in proofs
+    ]
+    for others in ((), tuple(flips)):
+        found, _ = benched(edited(bundle, proofs=others))
+        assert not found.options[0].outdated
+        assert found.why_nothing == "no option that predict can take is proven on this machine"
+
+
+def test_verify_renews_a_proof_whose_graph_was_calibrated_on_some_of_the_photos(
+    bundle, only, photo_folder
+):
+    only(ORT)
+    photos = bundle_photos(bundle, photo_folder, limit=None, progress=silent)
+    for _ in photos:
+        pass
+    (proof,) = (p for p in bundle.manifest.proofs if p.graph == FP32)
+    (canonical,) = (p for p in bundle.manifest.proofs if p.graph == CANONICAL_GRAPH)
+    old = msgspec.structs.replace(proof, versions={"onnxruntime": "1.0"})
+    search = SearchRecord(ORT.runtime, tuple(sorted(photos.digests)[:5]))
+    found, _ = benched(
+        edited(bundle, proofs=(canonical, old), searches={FP32: search}), verify=True
+    )
+    assert found.recommended.option == ORT
+    assert found.recommended.proof.searched == 5
+    (kept,) = (p for p in open_bundle(bundle.folder).manifest.proofs if p.graph == FP32)
+    assert kept == found.recommended.proof
+    again, _ = benched(open_bundle(bundle.folder))
+    assert again.recommended.option == ORT
+    assert again.options[0].objections == ()
+
+
+def test_what_cannot_be_kept_has_its_calibration_photos_all_the_same(
+    bundle, only, photo_folder, monkeypatch
+):
+    def refuse(*arguments):
+        raise PermissionError(30, "Read-only file system")
+
+    only(ORT)
+    photos = bundle_photos(bundle, photo_folder, limit=None, progress=silent)
+    for _ in photos:
+        pass
+    search = SearchRecord(ORT.runtime, tuple(photos.digests))
+    bundle = edited(canonical_alone(bundle), searches={FP32: search})
+    monkeypatch.setattr(verdicts, "update_manifest", refuse)
+    found, _ = benched(bundle, verify=True)
+    assert found.recommended.proof.searched == len(photos.digests)
+
+
+def test_a_proof_of_photos_that_the_graph_was_made_with_is_none(bundle):
+    (proof,) = (p for p in bundle.manifest.proofs if p.graph == FP32)
+    device = proof.device
+    many = msgspec.structs.replace(proof.measurement, flip_rate_bound=0.02)
+    int8 = msgspec.structs.replace(
+        proof, precision="int8", measurement=many, searched=many.distinct
+    )
+    quantized = edited(bundle, deploy={"fp32": FP32, "int8": FP32}, proofs=(int8,))
+    spec = SessionSpec(
+        runtime=ORT.runtime, graph=FP32, precision="int8", device=device,
+        input_size=(16, 16), classes=3,
+    )  # fmt: skip
+    option = msgspec.structs.replace(ORT, precision="int8")
+    stand = standing_of(quantized, option, spec, installed_versions())
+    assert stand.standing == "unproven"
+    assert f"{many.distinct} of which had a part in making it" in stand.objections[0]
 
 
 def test_a_proof_of_int8_on_one_runtime_is_none_of_the_other(bundle):

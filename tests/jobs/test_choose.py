@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 from bundle_files import acknowledged, edited
+from fp16_networks import BRIGHT, make_photos
 
 from deploykit.bundle import open_bundle
 from deploykit.errors import (
@@ -46,9 +47,11 @@ def engine_of(bundle):
 
 
 @pytest.fixture
-def proven_engine(engine_bundle, engines):
-    """The bundle with an engine that has been executed on the GPU, on photos."""
-    assert verify_bundle(engine_bundle, VerifyRequest(runtime="tensorrt_rtx")).passed
+def proven_engine(engine_bundle, engines, tmp_path):
+    """The bundle with an engine that has been executed on the GPU, on photos of no search."""
+    others = make_photos(tmp_path / "others", BRIGHT - 20)
+    request = VerifyRequest(runtime="tensorrt_rtx", images=others)
+    assert verify_bundle(engine_bundle, request).passed
     engines.sessions.clear()
     return open_bundle(engine_bundle.folder)
 

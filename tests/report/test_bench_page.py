@@ -19,7 +19,8 @@ from made_benchmarks import (
 
 from deploykit.accepted import Accepted
 from deploykit.errors import InputError
-from deploykit.jobs.bench_results import EndToEnd
+from deploykit.jobs.bench_results import LeftOut
+from deploykit.jobs.bench_timings import EndToEnd
 from deploykit.report.html.bench import write_bench_page
 from deploykit.report.html.pareto import front_of, pareto_of
 
@@ -95,6 +96,19 @@ def test_what_is_as_fast_and_what_cannot_run_is_said(page):
     assert "openvino fp32 with a batch of 512: memory does not hold so many" in text
 
 
+def test_a_page_after_an_upgrade_says_so(page):
+    text = said(page(benchmark_of(measured(BF16, 30.0, outdated=True))))
+    assert "By the versions that are installed now nothing is proven." in text
+
+
+def test_a_damaged_graph_has_a_place_of_its_own(page):
+    damaged = LeftOut(option=OPENVINO, reason="fp32.onnx is not it. Export again.", damaged=True)
+    text = said(page(benchmark_of(measured(INT8, 9.0, "proven"), left_out=(damaged,))))
+    assert "Damaged, and so not measured openvino fp32: fp32.onnx is not it" in text
+    assert "What cannot run here" not in text
+    assert "--accept" not in text
+
+
 def test_what_stops_every_proof_is_said_instead_of_its_command(page):
     text = said(page(benchmark_of(measured(BF16, 30.0), verified=True, obstacle="no reference")))
     assert "No reference." in text
@@ -130,7 +144,7 @@ def test_the_picture_has_every_point_and_sooner_is_to_the_left():
     labels = {dot.label: dot for dot in picture.dots if dot.label}
     assert labels.keys() == {each.option.name for each in BENCHMARK.options}
     assert all(dot.title.startswith(f"{label}, batch 8") for label, dot in labels.items())
-    assert all(64 <= dot.x <= 626 and 14 <= dot.y <= 366 for dot in picture.dots)
+    assert all(74 <= dot.x <= 626 and 14 <= dot.y <= 366 for dot in picture.dots)
     assert len(picture.x_marks) >= 2
 
 

@@ -10,10 +10,12 @@ from deploykit.jobs.bench_results import Benchmark
 from deploykit.report.bench import (
     STANDINGS,
     accuracy_text,
+    as_fast_words,
     basis_text,
     how_to_prove,
     memory_text,
     milliseconds,
+    names_by_reason,
     percentiles_text,
     refusal_lines,
 )
@@ -28,6 +30,7 @@ from deploykit.report.html.words import (
     stranger,
     visible,
 )
+from deploykit.specs import counted
 
 _TEMPLATE = "bench.html.j2"
 _STYLES = (
@@ -59,7 +62,6 @@ def write_bench_page(path: Path, benchmark: Benchmark, accepted: Accepted | None
         InputError: The system fails to write it: the disk may be full.
     """
     recommended = benchmark.recommended
-    reasons = dict.fromkeys(each.reason for each in benchmark.left_out)
     context = {
         "benchmark": benchmark,
         "created": datetime.fromisoformat(benchmark.created),
@@ -71,15 +73,15 @@ def write_bench_page(path: Path, benchmark: Benchmark, accepted: Accepted | None
         "fastest": max(max(each.end_to_end.rates) for each in benchmark.options),
         "frame": FRAME,
         "picture": pareto_of(benchmark.options),
-        "left_out": {
-            reason: [each.option.name for each in benchmark.left_out if each.reason == reason]
-            for reason in reasons
-        },
+        "left_out": names_by_reason(benchmark.missing),
+        "damaged": names_by_reason(benchmark.damaged),
         "standings": STANDINGS,
         "badges": _BADGES,
         "accuracy_text": accuracy_text,
+        "as_fast_words": as_fast_words,
         "basis_text": basis_text,
         "bound": bound,
+        "counted": counted,
         "duration": duration,
         "how_to_prove": how_to_prove,
         "kind_of": kind_of,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, TypeAlias
 
-from deploykit.jobs.bench_results import Measured, Timing
+from deploykit.jobs.bench_results import Measured
+from deploykit.jobs.bench_timings import Timing
 
 Kind: TypeAlias = Literal["proven", "open", "refused", "compared"]
 """How a point is drawn: proven; not proven; known to break its tolerance, or to have changed
@@ -25,7 +26,7 @@ class Frame:
 
     width: int = 640
     height: int = 420
-    left: int = 64
+    left: int = 74
     right: int = 626
     top: int = 14
     bottom: int = 366

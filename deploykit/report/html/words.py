@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploykit.report.claims import bound_of
+from deploykit.report.claims import searched_text
 from deploykit.report.terminal import photos_text, rate_digits
 from deploykit.specs import counted
 
@@ -53,7 +53,7 @@ def proof_words(proof: Proof) -> list[str]:
         f"{found.flips} of {counted(found.decidable, 'decision')} changed (flipped) against the "
         f"{proof.reference}"
     )
-    rate = bound_of(proof)
+    rate = proof.flip_rate_bound
     if rate is not None:
         decided += (
             f"; if your photos are like those it was proven on, at most "
@@ -69,7 +69,8 @@ def proof_words(proof: Proof) -> list[str]:
     else:
         how = f"Rehearsed in {proof.precision} on a model of the hardware, which has not run it yet"
     sentences.append(
-        f"{how}; with {photos_text(proof.photos)}, through the recorded preprocessing."
+        f"{how}; with {photos_text(proof.photos)}{searched_text(proof)}, through the recorded "
+        "preprocessing."
     )
     sentences.append(
         f"The largest change of a probability was {found.max_probability_change:.1e}, the largest "
