@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from deploykit.accepted import Accepted, MachineIdentity
 from deploykit.errors import BundleError, UsageError
 from deploykit.files import move_into_place, replacing
-from deploykit.proofs import Proof
+from deploykit.proofs import Proof, Refutation
 from deploykit.specs import KeptNode, Labels, Precision, Preprocessing, TensorSpec, Value
 
 GoldenChoice: TypeAlias = Literal["photos", "generated"]
@@ -77,10 +77,12 @@ class SearchRecord(Value, frozen=True):
         runtime: What the search tried graphs on, and INT8 for CPUs is made for.
         photos: The photos of search and calibration, each the start of its pixels' SHA-256: no
             proof rests on them.
+        integers: How many nodes of an INT8 graph compute with integers; None where nobody counted.
     """
 
     runtime: str
     photos: tuple[str, ...]
+    integers: int | None = None
 
 
 class Manifest(Value, frozen=True):
@@ -110,6 +112,7 @@ class Manifest(Value, frozen=True):
         files: Every file of the bundle but this one, by its path with ``/``.
         photos: The folder of photos that export was given, absolute; None without.
         proofs: What has been shown, the newest last; one for each graph, runtime and device.
+        refutations: What has been shown not to hold; one for each graph, runtime and device.
         versions: Of the packages that exported it.
     """
 
@@ -134,6 +137,7 @@ class Manifest(Value, frozen=True):
     searches: dict[str, SearchRecord] = {}  # noqa: RUF012  # as above
     engines: tuple[str, ...] = ()
     accepted: tuple[Accepted, ...] = ()
+    refutations: tuple[Refutation, ...] = ()
     requested_opset: int | None = None
     golden: GoldenChoice = "photos"
 
@@ -178,6 +182,18 @@ class Manifest(Value, frozen=True):
         key = (graph, runtime, device)
         kept = tuple(p for p in self.proofs if (p.graph, p.runtime, p.device) != key)
         return msgspec.structs.replace(self, proofs=kept)
+
+    def with_refutation(self, refutation: Refutation) -> Manifest:
+        """A copy that keeps a refutation, in place of an earlier one of the same and its proof."""
+        key = (refutation.graph, refutation.runtime, refutation.device)
+        others = self.without_refutation(*key).without_proof(*key)
+        return msgspec.structs.replace(others, refutations=(*others.refutations, refutation))
+
+    def without_refutation(self, graph: str, runtime: str, device: str) -> Manifest:
+        """A copy without the refutation of a graph on a runtime and device."""
+        key = (graph, runtime, device)
+        kept = tuple(r for r in self.refutations if (r.graph, r.runtime, r.device) != key)
+        return msgspec.structs.replace(self, refutations=kept)
 
     def with_accepted(self, accepted: Accepted) -> Manifest:
         """A copy that keeps a choice, in place of an earlier one for the same machine."""

@@ -58,7 +58,8 @@ class Measurement(Value, frozen=True):
         mean_probability_change: The mean absolute difference of the softmax probabilities.
         non_finite: The number of NaN or infinite logits, on both sides together.
         flip_rate_bound: The one-sided 95 % upper bound of the flip rate (Clopper-Pearson) over the
-            decidable images; None without any, and where the images are no blind sample of photos.
+            decidable images, of which had no part in making the graph; None without any, and where
+            the images are no blind sample of photos.
     """
 
     images: int

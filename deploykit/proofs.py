@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from deploykit.measurements import Measurement
 from deploykit.specs import Precision, Value
+from deploykit.statistics import CONFIDENCE, upper_bound
 from deploykit.tolerances import Tolerance
 
 ProofKind: TypeAlias = Literal["rehearsed", "executed"]
@@ -31,9 +33,29 @@ def runtime_version(runtime: str, versions: Mapping[str, str]) -> str:
     return " and ".join(sorted(found))
 
 
-#: Below FP32 a proof whose 95 % bound on the flip rate is above this decides nothing: that takes 29
-#: photos without a flip.
+#: Below FP32 a proof whose 95 % bound on the flip rate is above this decides nothing.
 MOST_UNSEEN_FLIPS = 0.1
+#: How many photos without a flip give that bound.
+ENOUGH_PHOTOS = math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - MOST_UNSEEN_FLIPS))
+
+
+def unseen_bound(found: Measurement, searched: int) -> float | None:
+    """The 95 % bound of the flip rate over the photos that had no part in making a graph.
+
+    To the others it was fitted. Which they are is not kept: every flip is taken to be of a photo
+    that had none, and every photo that had one to be decidable.
+
+    Args:
+        found: On all photos.
+        searched: How many of the different ones had a part.
+
+    Returns:
+        None without such a photo, and where the images are no blind sample of photos.
+    """
+    if searched == 0 or found.flip_rate_bound is None:
+        return found.flip_rate_bound
+    unseen = max(found.decidable - searched, 0)
+    return upper_bound(min(found.flips, unseen), unseen)
 
 
 class PhotoSet(Value, frozen=True):
@@ -99,12 +121,19 @@ class Proof(Value, frozen=True):
     def shows_more_than(self, other: Proof) -> bool:
         """Whether it stays when there is another of the same graph, runtime and device.
 
-        One by another version of the runtime, which is what runs now, may be on fewer images, or
-        by the graph that was proven by the module.
+        One by another version of the runtime, which is what runs now, may be on fewer images, on
+        some that had a part in making the graph, or by the graph that was proven by the module.
         """
         if self.runtime_version != other.runtime_version:
-            return self.strength[1:3] > other.strength[1:3]  # neither the module nor numbers
+            return self.strength[1:3] > other.strength[1:3]  # on photos, and not vague
         return self.strength > other.strength
+
+    @property
+    def flip_rate_bound(self) -> float | None:
+        """See :func:`unseen_bound`; None where its images are no sample of photos."""
+        if self.photos.kind != "photos":
+            return None
+        return unseen_bound(self.measurement, self.searched)
 
     @property
     def is_vague(self) -> bool:
@@ -113,20 +142,68 @@ class Proof(Value, frozen=True):
         FP32 gives the checkpoint's numbers but for rounding, which any image shows. What a lower
         precision does to decisions only photos show.
         """
-        bound = self.measurement.flip_rate_bound
+        bound = self.flip_rate_bound
         return self.precision != "fp32" and (bound is None or bound > MOST_UNSEEN_FLIPS)
 
     @property
-    def strength(self) -> tuple[bool, bool, bool, int, bool]:
+    def decides(self) -> bool:
+        """Whether it is of a kind to go by unasked: no flip, on photos enough.
+
+        The recorded golden answers are too few to decide by.
+        """
+        return self.reference_kind != "golden" and not (self.measurement.flips or self.is_vague)
+
+    @property
+    def strength(self) -> tuple[bool, bool, bool, bool, int]:
         """Proofs in order of what they show.
 
-        By the module, on photos, on enough of them of which none had a part in making the graph, on
-        many different ones that had not.
+        By the module, on photos, on enough of them that had no part in making the graph, on none
+        that had, on many different ones that had not.
         """
         return (
             self.reference_kind == "module",
             self.photos.kind == "photos",
-            self.searched == 0 and not self.is_vague,
-            self.measurement.distinct - self.searched,
+            not self.is_vague,
             self.searched == 0,
+            self.measurement.distinct - self.searched,
+        )
+
+
+class Refutation(Value, frozen=True):
+    """A comparison on photos whose numbers broke the tolerance.
+
+    What passes on other photos later is no proof: it would fail on these again.
+
+    Attributes:
+        graph: The candidate's graph or engine.
+        graph_sha256: Of it when it was measured.
+        runtime: What executed it.
+        runtime_version: Of that; another one may do better.
+        device: On which device.
+        precision: The candidate's precision.
+        photos: The images.
+        failed: Those that broke it, the worst of them, each the start of its pixels' SHA-256.
+        objections: What broke it, a sentence each.
+        created: When, UTC, ISO 8601.
+    """
+
+    graph: str
+    graph_sha256: str
+    runtime: str
+    runtime_version: str
+    device: str
+    precision: Precision
+    photos: PhotoSet
+    failed: tuple[str, ...]
+    objections: tuple[str, ...]
+    created: str
+
+    def refutes(self, proof: Proof) -> bool:
+        """Whether it is of the very thing that a proof, which did not see these photos, is of."""
+        return (
+            *(self.graph, self.graph_sha256, self.runtime, self.runtime_version, self.device),
+            self.precision,
+        ) == (
+            *(proof.graph, proof.graph_sha256, proof.runtime, proof.runtime_version, proof.device),
+            proof.precision,
         )

@@ -21,6 +21,8 @@ from deploykit.specs import Profile, TensorSpec
 
 #: Words in TensorRT's log that tell the machine's fault from the graph's.
 _DEVICE_WORDS = ("cudaerror", "cuda runtime", "cuda initialization")
+#: Words for what Turing, compute capability 7.5, is without.
+_TURING_WORDS = ("for turing", "sm75")
 #: Words for a lack of memory, which without an error of CUDA's may be the limit that the user set.
 _MEMORY_WORDS = ("outofmemory", "out of memory", "insufficient memory", "workspace")
 
@@ -211,8 +213,15 @@ def _failure(graph: Path, lines: Sequence[str], workspace_bytes: int | None) -> 
             hint="Close what else uses the GPU, lower --max-batch, or update the driver "
             "(`deploykit doctor`).",
         )
+    if any(word in said for word in _TURING_WORDS):
+        return GraphError(
+            message,
+            hint="TensorRT for RTX has no FP32 product of matrices for Turing, which graphs in "
+            "FP32 and INT8 may need. Build in FP16 (--precision fp16), or for newer GPUs (another "
+            "--target), or run deploy/fp32.onnx there with --runtime onnxruntime-cuda.",
+        )
     return GraphError(
         message,
-        hint="Build from another precision (--precision fp32), or run the graph with "
-        "--runtime onnxruntime-cuda.",
+        hint="Build in another precision than this one (--precision fp16, fp32 or int8), or run "
+        "deploy/fp32.onnx with --runtime onnxruntime-cuda.",
     )

@@ -201,8 +201,9 @@ def objection(passport: Passport, *, tensorrt_version: str, gpu: Gpu) -> Objecti
         misfit = f"was built for {passport.needs}; this machine has {gpu.name} ({gpu.target})"
     else:
         return None
+    target = gpu.target if gpu.target in COMPUTE_CAPABILITIES else PORTABLE
     return Objection(
-        f"{passport.engine} {misfit}.", hint=f"Build one: {_build_command(passport, gpu)}"
+        f"{passport.engine} {misfit}.", hint=f"Build one: {_build_command(passport, (target,))}"
     )
 
 
@@ -214,12 +215,15 @@ def _runs_on(passport: Passport, gpu: Gpu) -> bool:
     return runs_on(passport.compute_capabilities, gpu)
 
 
-def _build_command(passport: Passport, gpu: Gpu) -> str:
-    """The command that builds an engine like this one for a GPU, from the graph as it is now."""
+def how_to_build_again(passport: Passport) -> str:
+    """The command that builds an engine like this one from the graph as it is now."""
+    return _build_command(passport, passport.targets)
+
+
+def _build_command(passport: Passport, targets: tuple[str, ...]) -> str:
     words = ["deploykit build-trt", f"--flavour {passport.flavour}"]
     if passport.flavour == "tensorrt_rtx":
-        known = gpu.target in COMPUTE_CAPABILITIES
-        words.append(f"--target {gpu.target if known else PORTABLE}")
+        words += (f"--target {target}" for target in targets)
     words.append(f"--precision {passport.precision}")
     default = Profile()
     for name in ("min_batch", "opt_batch", "max_batch"):

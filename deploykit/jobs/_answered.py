@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploykit.bundle import Bundle
 from deploykit.errors import ParityError
 from deploykit.jobs._search import NodeSet
 from deploykit.jobs.photos import Photos
@@ -17,9 +16,10 @@ from deploykit.jobs.verdicts import Verdict, judge_sessions
 from deploykit.manifest import Manifest, SearchRecord
 from deploykit.parity.compare import NamedBatch
 from deploykit.progress import Note, Progress, Step
-from deploykit.proofs import PhotoSet
+from deploykit.proofs import ENOUGH_PHOTOS, PhotoSet
 from deploykit.runtime.recorded import RecordedSession
 from deploykit.session import ImageBatch, Logits, Session
+from deploykit.specs import counted
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,24 @@ class AnsweredPhotos:
     drawn: PhotoSet
     digests: frozenset[str]
 
-    def search_on(self, runtime: str) -> SearchRecord:
-        """What the manifest keeps of a search on these photos."""
-        return SearchRecord(runtime, tuple(sorted(self.digests)))
+    def search_on(self, runtime: str, integers: int | None = None) -> SearchRecord:
+        """What the manifest keeps of a search on these photos.
+
+        Args:
+            runtime: What it tried graphs on.
+            integers: How many nodes of an INT8 graph compute with integers.
+        """
+        return SearchRecord(runtime, tuple(sorted(self.digests)), integers)
+
+    @property
+    def distinct(self) -> int:
+        """How many different photos these are; none where they are no sample of photos."""
+        return len(self.digests) if self.drawn.kind == "photos" else 0
+
+    @property
+    def is_too_few(self) -> bool:
+        """Whether no proof on them decides anything below FP32, whatever it shows."""
+        return self.distinct < ENOUGH_PHOTOS
 
     @property
     def images(self) -> ImageBatch:
@@ -103,6 +118,34 @@ def answered_photos(photos: Photos, reference: Reference, progress: Progress) ->
     return AnsweredPhotos(batches, np.concatenate(logits), drawn, photos.digests)
 
 
+def split_answers(
+    split: tuple[Photos, Photos], reference: Reference, progress: Progress
+) -> tuple[AnsweredPhotos, AnsweredPhotos]:
+    """Let the reference answer the photos of a search, and other photos for its proof.
+
+    Args:
+        split: As :func:`deploykit.jobs.photos.split_photos` gives them. What of the second has the
+            same pixels as a photo of the first is left out.
+        reference: Who answers.
+        progress: Called with what is being done, and with a note of what is left out.
+
+    Raises:
+        ImagesError: Of one of the samples nothing is left.
+        ParityError: Most of one cannot be read.
+    """
+    search, proof = split
+    searched = answered_photos(search, reference, progress)
+    proof.leave_out(searched.digests)
+    proven = answered_photos(proof, reference, progress)
+    unreadable = search.unreadable + proof.unreadable
+    if unreadable:
+        progress(Note(f"{unreadable} of the sampled photos cannot be read: left out"))
+    if proof.left_out:
+        what = counted(proof.left_out, "image for the proof has", "images for the proof have")
+        progress(Note(f"{what} the same pixels as one of the search: left out"))
+    return searched, proven
+
+
 def readable_photos(photos: Photos) -> PhotoSet:
     """What photos were drawn, if they can stand for all.
 
@@ -120,38 +163,6 @@ def readable_photos(photos: Photos) -> PhotoSet:
     return drawn
 
 
-def warn_of_few(
-    bundle: Bundle, graph: str, photos: Photos, enough: int, progress: Progress
-) -> None:
-    """Say aloud that a graph will be replaced by one that fewer photos prove.
-
-    Args:
-        bundle: The bundle.
-        graph: The graph's path in it, whether it is there or not.
-        photos: On which it will be proven.
-        enough: How many a proof takes where there are that many.
-        progress: Called with the note.
-    """
-    record = bundle.manifest.files.get(graph)
-    proven = max(
-        (
-            each.photos.images
-            for each in bundle.manifest.proofs
-            if record is not None
-            and (each.graph, each.graph_sha256) == (graph, record.sha256)
-            and (each.photos.kind, each.searched) == ("photos", 0)
-        ),
-        default=0,
-    )
-    if photos.count < min(proven, enough):
-        progress(
-            Note(
-                f"WEAKER: {graph} was proven on {proven} photos, and what replaces it will be on "
-                f"{photos.count}; a proof takes {enough} where --images has that many to spare"
-            )
-        )
-
-
 def group_reasons(groups: Sequence[tuple[Sequence[str], str]]) -> dict[str, str]:
     """Each node's reason: that of the first group that it is in."""
     return {name: reason for names, reason in reversed(groups) for name in names}
@@ -161,10 +172,3 @@ def flip_lines(verdict: Verdict) -> Iterable[str]:
     """A line for each photo that changed its class."""
     for flip in verdict.measurement.distinct_flips:
         yield f"{flip.path}: {flip.reference} -> {flip.candidate}, margin {flip.margin:.2e}"
-
-
-def note_unreadable(drawn: Iterable[Photos], progress: Progress) -> None:
-    """Say aloud how many of the sampled photos were left out."""
-    unreadable = sum(photos.unreadable for photos in drawn)
-    if unreadable:
-        progress(Note(f"{unreadable} of the sampled photos cannot be read: left out"))

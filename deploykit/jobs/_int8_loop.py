@@ -227,14 +227,26 @@ class Int8Loop:
         everything = sorted(self._all_nodes)
         return [*groups, (everything, "the search found no set that passes without it")]
 
+    def in_the_way(self, seconds: float) -> str:
+        """Which nodes' roundings move the answers most, as a sentence.
+
+        Args:
+            seconds: How long to measure it, where the search had no need to.
+        """
+        if not self._ranked:
+            self._ranked_groups(Trials(self._passes, seconds))
+        worst = ", ".join(self._ranked[:_NAMED_NODES])
+        if not worst:
+            return "There was no time to measure which nodes stand in the way."
+        return (
+            f"Of the {len(self._all_nodes)} nodes that INT8 computes with integers, rounding the "
+            f"inputs of these moves the answers most: {worst}."
+        )
+
     def _not_found(self, trials: Trials) -> ParityError:
         """Why there is no graph, by how much it fails, and which nodes stand in the way."""
         objections = "; ".join(self._objections)
-        worst = ", ".join(self._ranked[:_NAMED_NODES]) or "none was measured"
-        message = (
-            f"INT8 does not pass: {objections}. Of the {len(self._all_nodes)} nodes that INT8 "
-            f"computes with integers, rounding the inputs of these moves the answers most: {worst}."
-        )
+        message = f"INT8 does not pass: {objections}. {self.in_the_way(0)}"
         if trials.expired:
             return ParityError(
                 f"{message} In {trials.seconds:.0f} s the search tried {self._judged} graphs.",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _ROWS = 8
-#: Photos differ in what they are sensitive to: one that the network is sure of shows next to nothing.
+#: Photos differ in what they show: of one that the network is sure of no probability moves.
 _IMAGES = 8
 
 

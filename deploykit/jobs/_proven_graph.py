@@ -32,7 +32,9 @@ def proven_graph(
     """
     proof = _proof_of(bundle, precision)
     if proof is not None and precision != "fp32" and not _is_whole(bundle, proof.graph):
-        proof = None  # a crash between two files can be mended here: the graph is made again
+        # A crash between two files can be mended here.
+        progress(Note(f"{proof.graph} is missing or damaged: it is made again"))
+        proof = None
     anew = precision != "fp32" and (proof is None or tuning.images is not None)
     if anew and precision == "fp16":
         tuned = tune_fp16(bundle, tuning, progress)

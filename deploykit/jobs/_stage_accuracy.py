@@ -18,9 +18,9 @@ from deploykit.jobs._stage_search import search_accuracy
 from deploykit.parity.blame import Finding, Stage, StageReport, Trial
 from deploykit.parity.label_order import Reordering
 from deploykit.parity.significance import SIGNIFICANT
-from deploykit.parity.statistics import binomial_cdf
 from deploykit.progress import Note, Progress
 from deploykit.session import Logits
+from deploykit.statistics import binomial_cdf
 
 #: Below this a model whose accuracy in training nobody knows is worth a search.
 _LEAST_ACCURACY = 0.8

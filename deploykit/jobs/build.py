@@ -15,6 +15,7 @@ from deploykit.errors import DependencyError, MissingError, ParityError
 from deploykit.gpu import Gpu, find_gpu
 from deploykit.jobs._engine_files import passport_of, publish_engine
 from deploykit.jobs._proven_graph import proven_graph
+from deploykit.jobs.engines import Engine, engines_outdated
 from deploykit.jobs.photos import split_photos
 from deploykit.jobs.quantize import quantization_photos
 from deploykit.jobs.searches import SearchedGraph, SearchRequest
@@ -61,6 +62,7 @@ class BuildResult:
         tuning: What it took to make the FP16 or INT8 graph; None when the bundle had it.
         audit: The layers' precisions, where there is a GPU to load the engine.
         verification: The engine's own comparison, where there is a GPU to run it.
+        outdated: The engines that were built from an earlier graph, and run no longer.
     """
 
     bundle: Bundle
@@ -69,6 +71,7 @@ class BuildResult:
     tuning: SearchedGraph | None
     audit: Audit | None
     verification: Verification | None
+    outdated: tuple[Engine, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -101,6 +104,7 @@ def build_engine(
     if targets == (CURRENT,):
         current_gpu()  # or the FP16 graph would be made first, and in vain
     tensorrt = open_flavour(flavour)
+    before = bundle
     bundle, proof, tuning = proven_graph(bundle, request.precision, request.tuning, progress)
     built = _build(bundle, proof.graph, request, tensorrt, targets, progress)
     passport = passport_of(
@@ -116,7 +120,11 @@ def build_engine(
     audit = _audit(tensorrt, built, passport, gpu, progress)
     bundle, engine = publish_engine(bundle, passport, built.plan)
     verification = None if audit is None else _verify(bundle, request, engine, progress)
-    return BuildResult(open_bundle(bundle.folder), engine, passport, tuning, audit, verification)
+    now = open_bundle(bundle.folder)
+    return BuildResult(
+        *(now, engine, passport, tuning, audit, verification),
+        outdated=engines_outdated(before, now),
+    )
 
 
 def _audit(

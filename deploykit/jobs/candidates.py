@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from deploykit.bundle import INT8_TENSORRT_GRAPH, Bundle
 from deploykit.errors import BundleError, DeviceError, GraphError, UsageError
 from deploykit.gpu import need_gpu
+from deploykit.jobs._indecision import why_indecisive
 from deploykit.jobs.engines import Engine, engines_of, is_flavour, named_engine, open_bundle_engine
+from deploykit.jobs.refutations import refutation_words, refutations_of
 from deploykit.jobs.sessions import open_bundle_graph
 from deploykit.progress import Note, Progress, silent
 from deploykit.proofs import Proof
@@ -21,7 +23,7 @@ from deploykit.runtime.opener import (
     precisions_of,
 )
 from deploykit.session import Session
-from deploykit.specs import PRECISIONS, Precision, counted
+from deploykit.specs import PRECISIONS, Precision
 
 #: What makes the deploy graph of a lower precision.
 _MAKERS = {
@@ -197,7 +199,7 @@ def by_reason(left_out: Sequence[tuple[Candidate, str]]) -> Iterator[str]:
 
 
 def executed_proofs(bundle: Bundle, candidate: Candidate) -> list[Proof]:
-    """The executed proofs of a candidate's file as it is now.
+    """The executed proofs of a candidate's file as it is now that nothing has refuted since.
 
     The recorded golden answers are too few to decide by.
     """
@@ -209,13 +211,13 @@ def executed_proofs(bundle: Bundle, candidate: Candidate) -> list[Proof]:
         == (candidate.file, sha256, candidate.runtime, candidate.precision)
         and proof.kind == "executed"
         and proof.reference_kind != "golden"
+        and not any(each.refutes(proof) for each in bundle.manifest.refutations)
     ]
 
 
 def decisive_proofs(bundle: Bundle, candidate: Candidate) -> list[Proof]:
     """Those of :func:`executed_proofs` that are without a decidable flip, on photos enough."""
-    proofs = executed_proofs(bundle, candidate)
-    return [proof for proof in proofs if proof.measurement.flips == 0 and not proof.is_vague]
+    return [proof for proof in executed_proofs(bundle, candidate) if proof.decides]
 
 
 def open_proven(
@@ -237,7 +239,7 @@ def open_proven(
     """
     proofs = decisive_proofs(bundle, candidate)
     if not proofs:
-        return None, _why_unproven(bundle, candidate)
+        return None, why_unproven(bundle, candidate)
     try:
         session = open_it(bundle, candidate)
     except (BundleError, GraphError) as exc:
@@ -250,20 +252,42 @@ def open_proven(
     return None, f"it is proven, but not on {session.spec.device}"
 
 
-def _why_unproven(bundle: Bundle, candidate: Candidate) -> str:
-    vague = [proof for proof in executed_proofs(bundle, candidate) if proof.is_vague]
-    if vague:
-        return (
-            f"its proof is on {counted(vague[-1].measurement.distinct, 'photo')}, too few for a "
-            f"precision below FP32: deploykit verify with 29 or more decides"
-        )
-    if not is_flavour(candidate.runtime):
-        return "it is not proven"
-    try:
-        need_gpu()
-    except DeviceError as exc:
-        return exc.message
-    return f"it is not proven on a GPU yet: {how_to_prove_engines(candidate.runtime)}"
+def why_unproven(bundle: Bundle, candidate: Candidate) -> str:
+    """Why ``auto`` does not take what no proof of decides, and what to do."""
+    if is_flavour(candidate.runtime):
+        try:
+            need_gpu()
+        except DeviceError as exc:
+            return exc.message  # without one a proof would not help
+    how = how_to_prove(candidate.runtime, candidate.precision)
+    known = (bundle.manifest, candidate.file, candidate.runtime, candidate.precision)
+    if refuted := refutations_of(*known):
+        return f"{refutation_words(refuted[-1])}; {how} with those photos among others decides"
+    proofs = executed_proofs(bundle, candidate)
+    if proofs:
+        return why_indecisive(proofs[-1], how)
+    if is_flavour(candidate.runtime):
+        return f"it is not proven on a GPU yet: {how}"
+    if _gives_golden_answers(bundle, candidate):
+        return f"it gives the recorded golden answers, and nothing shows more: {how} --images DIR"
+    return "it is not proven"
+
+
+def _gives_golden_answers(bundle: Bundle, candidate: Candidate) -> bool:
+    """Whether its self-test is all that there is."""
+    sha256 = bundle.manifest.files[candidate.file].sha256
+    return any(
+        (proof.graph, proof.graph_sha256, proof.runtime, proof.precision, proof.reference_kind)
+        == (candidate.file, sha256, candidate.runtime, candidate.precision, "golden")
+        for proof in bundle.manifest.proofs
+    )
+
+
+def how_to_prove(runtime: str, precision: Precision) -> str:
+    """The command that proves what a runtime makes of a precision."""
+    if is_flavour(runtime):
+        return how_to_prove_engines(runtime)
+    return f"deploykit verify --runtime {runtime} --precision {precision}"
 
 
 def how_to_prove_engines(flavour: str) -> str:

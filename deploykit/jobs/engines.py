@@ -82,6 +82,25 @@ def engines_left_out(bundle: Bundle) -> set[str]:
     }
 
 
+def engines_outdated(before: Bundle, now: Bundle) -> tuple[Engine, ...]:
+    """The engines that a change of a bundle's graphs has made useless, the newest first.
+
+    Args:
+        before: The bundle as it was.
+        now: The same with other graphs.
+    """
+    useful = {engine.file for engine in engines_of(now, on_damage=_ignored)}
+    return tuple(
+        engine
+        for engine in engines_of(before, on_damage=_ignored)
+        if engine.file in now.manifest.engines and engine.file not in useful
+    )
+
+
+def _ignored(error: BundleError) -> None:
+    """What was damaged before is no news."""
+
+
 def _engine_pairs(bundle: Bundle) -> list[tuple[str, str]]:
     return [(file, passport_path(Path(file)).as_posix()) for file in bundle.manifest.engines]
 

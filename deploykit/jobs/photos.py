@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -40,6 +40,9 @@ class Photos:
         count: How many there are if all can be read.
         batches: The images.
         expected: The labels of those images whose folder names one, by the image's name.
+
+    Attributes:
+        left_out: How many :meth:`leave_out` has kept from being drawn so far.
     """
 
     def __init__(
@@ -58,14 +61,25 @@ class Photos:
         self._digest = hashlib.sha256()
         self._places: dict[bytes, int] = {}
         self._firsts: list[int] = []
+        self._unwanted: frozenset[str] = frozenset()
+        self.left_out = 0
 
     def __iter__(self) -> Iterator[NamedBatch]:
         for names, images in self._batches:
-            self._digest.update(np.ascontiguousarray(images).data)
-            for image in images:
+            digests = [pixel_digest(image) for image in images]
+            kept = [row for row, each in enumerate(digests) if _short(each) not in self._unwanted]
+            self.left_out += len(digests) - len(kept)
+            # Only where it must be, an image is copied.
+            batch = images if len(kept) == len(digests) else images[kept]
+            self._digest.update(np.ascontiguousarray(batch).data)
+            for row in kept:
                 place = len(self._firsts)
-                self._firsts.append(self._places.setdefault(pixel_digest(image), place))
-            yield names, images
+                self._firsts.append(self._places.setdefault(digests[row], place))
+            yield [names[row] for row in kept], batch
+
+    def leave_out(self, digests: Collection[str]) -> None:
+        """Draw none of some images, told as :attr:`digests` tells them, under whatever name."""
+        self._unwanted = frozenset(digests)
 
     def close(self) -> None:
         """Stop reading ahead, whoever has drawn how many; closing twice is fine."""
@@ -80,19 +94,31 @@ class Photos:
     @property
     def unreadable(self) -> int:
         """How many could not be read, once all are drawn."""
-        return self.count - len(self._firsts)
+        return self.count - len(self._firsts) - self.left_out
 
     @property
     def digests(self) -> frozenset[str]:
         """The different images that were drawn, each the start of its pixels' SHA-256."""
-        return frozenset(digest[:_DIGEST_BYTES].hex() for digest in self._places)
+        return frozenset(map(_short, self._places))
+
+    def digest(self, place: int) -> str:
+        """What :attr:`digests` tells of the image that was drawn at a place."""
+        first = self._firsts[place]
+        return next(_short(each) for each, at in self._places.items() if at == first)
 
     def drawn(self) -> PhotoSet:
         """What was drawn.
 
         Raises:
-            ImagesError: Not one image could be read.
+            ImagesError: Not one image could be read, or each that could was left out.
         """
+        if not self._firsts and self.left_out:
+            raise ImagesError(
+                f"Nothing is left in {self.source or GOLDEN} to prove on: what can be read of the "
+                f"sample for the proof, {counted(self.left_out, 'image')}, has the same pixels as "
+                "images of the search.",
+                hint="Name a folder with more different photos: --images DIR",
+            )
         if not self._firsts:
             raise nothing_readable(self.source, self.count)
         return PhotoSet(
@@ -102,6 +128,10 @@ class Photos:
             sha256=self._digest.hexdigest(),
             copies=len(self._firsts) - len(self._places),
         )
+
+
+def _short(digest: bytes) -> str:
+    return digest[:_DIGEST_BYTES].hex()
 
 
 def nothing_readable(source: str, count: int) -> ImagesError:
@@ -139,8 +169,10 @@ def listed_photos(bundle: Bundle, images: Path | None, progress: Progress) -> Ph
     """
     folder = images or _recorded_folder(bundle, progress)
     if folder is None:
+        gone = _gone(bundle)
         raise UsageError(
-            "There is no folder of photos to choose from.", hint="Name one: --images DIR"
+            f"There is no folder of photos to choose from{f': {gone}' if gone else ''}.",
+            hint="Name one: --images DIR",
         )
     return PhotoFolder(folder, scan_images(folder, bundle.manifest.labels.names).files)
 
@@ -223,9 +255,16 @@ def _recorded_folder(bundle: Bundle, progress: Progress) -> Path | None:
     return None
 
 
+def _gone(bundle: Bundle) -> str:
+    """Which folder was given at export and is there no longer; empty where none was."""
+    recorded = bundle.manifest.photos
+    return f"{recorded}, given at export, is not there" if recorded else ""
+
+
 def _golden_instead(bundle: Bundle, progress: Progress) -> Golden:
     """The golden images where there is no folder, said aloud."""
-    progress(Note(f"no photos given: using {GOLDEN}; --images DIR takes yours"))
+    why = _gone(bundle) or "no photos given"
+    progress(Note(f"{why}: using {GOLDEN}; --images DIR takes yours"))
     return read_golden(bundle)
 
 

@@ -12,24 +12,21 @@ from deploykit.bundle import Bundle, open_bundle
 from deploykit.cpu import read_cpu, saturates_int8
 from deploykit.errors import GraphError, MissingError, ParityError
 from deploykit.files import staged
-from deploykit.jobs._answered import (
-    AnsweredPhotos,
-    answered_photos,
-    note_unreadable,
-    warn_of_few,
-)
+from deploykit.jobs._answered import AnsweredPhotos, split_answers
 from deploykit.jobs._int8_calibration import SeenRanges, calibrate
 from deploykit.jobs._int8_files import Publication, publish_graphs, write_graph
 from deploykit.jobs._int8_loop import FOR_TENSORRT, ON_CPU, Blanket, Int8Loop, Scheme
 from deploykit.jobs._int8_proof import note_left_out, proofs_of, prove_graph
+from deploykit.jobs._replacement import refuse_vague, weigh_photos
+from deploykit.jobs.engines import Engine, engines_outdated
 from deploykit.jobs.photos import Photos, split_photos
-from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
+from deploykit.jobs.reference import EXPORT_PROVES, Reference, ReferenceRequest, open_reference
 from deploykit.jobs.searches import SearchedGraph, SearchRequest
 from deploykit.jobs.verdicts import Verdict
 from deploykit.parity.calibration import CalibrationMethod
 from deploykit.progress import Note, Progress, silent
 from deploykit.proofs import Proof
-from deploykit.specs import choice
+from deploykit.specs import choice, counted
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -96,11 +93,13 @@ class Quantization:
         bundle: The bundle, which has the graphs and their proofs now.
         graphs: Those that passed: that for CPUs, then that for TensorRT.
         refused: Why none was made for TensorRT beside that for CPUs; None when it was.
+        outdated: The engines that were built from an earlier graph of a name, and run no longer.
     """
 
     bundle: Bundle
     graphs: tuple[QuantizedGraph, ...]
     refused: ParityError | None
+    outdated: tuple[Engine, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -115,7 +114,8 @@ def quantize_bundle(
 
     They are calibrated on photos; a search chooses the nodes that stay in FP32; then the files that
     were written are compared on other photos: the first on OpenVINO where it is installed and on
-    ONNX Runtime, and must pass on the one that it is made for, the second in rehearsal.
+    ONNX Runtime, and must pass on the one that it is made for, the second in rehearsal. Each is in
+    the bundle once it has passed, whatever becomes of the other.
 
     Args:
         bundle: The bundle.
@@ -125,35 +125,31 @@ def quantize_bundle(
     Raises:
         UsageError: There is no such runtime.
         ParityError: No set of FP32 nodes was found with which the first graph passes, or the one
-            that was found fails on the photos that the search did not see, or most photos cannot
-            be read. The bundle stays as it was.
+            that was found fails on the photos that the search did not see, or they are too few to
+            replace a graph that is proven, or most photos cannot be read. The bundle stays as it
+            was.
         InputError: The bundle is damaged, or the photos cannot be used.
         MissingError: onnx or the runtime that was asked for is not here.
     """
     request = request or QuantizeRequest()
     request.check()
-    search_photos, proof_photos = quantization_photos(bundle, request.images, progress)
-    _note_saturation(progress)
-    for graph in request.graphs:
-        warn_of_few(bundle, graph, proof_photos, _PROOF_PHOTOS, progress)
+    split = quantization_photos(bundle, request.images, progress)
+    if ON_CPU.graph in request.graphs:
+        _note_saturation(progress)
     with ExitStack() as stack:
         reference = open_reference(bundle, ReferenceRequest(), progress)
         stack.enter_context(reference.session)
         if reference.objection is not None:
-            raise ParityError(f"Nothing can be proven in INT8: {reference.objection}.")
-        maker = _Maker(
-            bundle,
-            request,
-            reference,
-            search=answered_photos(search_photos, reference, progress),
-            proof=answered_photos(proof_photos, reference, progress),
-            folder=stack.enter_context(staged(bundle.folder)),
-            progress=progress,
-        )
-        note_unreadable((search_photos, proof_photos), progress)
+            raise ParityError(
+                f"Nothing can be proven in INT8: {reference.objection}.", hint=EXPORT_PROVES
+            )
+        search, proof = split_answers(split, reference, progress)
+        weigh_photos(bundle, request.graphs, proof, _PROOF_PHOTOS, progress)
+        folder = stack.enter_context(staged(bundle.folder))
+        maker = _Maker(bundle, request, reference, search, proof, folder, progress)
         made, refused = maker.make()
-        publish_graphs(bundle, [maker.publication(graph) for graph in made])
-    return Quantization(open_bundle(bundle.folder), made, refused)
+    now = open_bundle(bundle.folder)
+    return Quantization(now, made, refused, engines_outdated(bundle, now))
 
 
 def quantization_photos(
@@ -176,7 +172,7 @@ def _note_saturation(progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes graphs, each of the same photos."""
+    """Makes graphs, each of the same photos, and puts each into the bundle."""
 
     bundle: Bundle
     request: QuantizeRequest
@@ -193,27 +189,43 @@ class _Maker:
             ParityError: The first does not pass.
         """
         first, *others = (each for each in _SCHEMES if each.graph in self.request.graphs)
-        made = [self._make(first)]
+        made = [self._publish(self._make(first))]
         for scheme in others:
             try:
-                made.append(self._make(scheme))
+                made.append(self._publish(self._make(scheme)))
             except ParityError as exc:
                 if scheme.graph in self.bundle.manifest.files:
                     self.progress(Note(f"{scheme.graph} stays as it was made before"))
                 return tuple(made), exc
         return tuple(made), None
 
-    def publication(self, graph: QuantizedGraph) -> Publication:
-        """What the bundle is to have of a graph that was made."""
-        search = self.search.search_on(graph.runtime)
-        return Publication(graph.graph, self._path(graph.graph), graph.kept, search, graph.proofs)
+    def _publish(self, graph: QuantizedGraph) -> QuantizedGraph:
+        """Put a graph into the bundle: making another may fail, or be given up.
+
+        Raises:
+            ParityError: It is not proven well enough to replace the one that is there.
+        """
+        refuse_vague(self.bundle, graph.graph, graph.proofs)
+        search = self.search.search_on(graph.runtime, graph.integers)
+        path = self._path(graph.graph)
+        publish_graphs(
+            self.bundle, [Publication(graph.graph, path, graph.kept, search, graph.proofs)]
+        )
+        how = f"{graph.proof.kind} on {graph.runtime}"
+        self.progress(Note(f"{graph.graph} passed, {how}: it is in the bundle"))
+        return graph
 
     def _make(self, scheme: Scheme) -> QuantizedGraph:
         manifest, path = self.bundle.manifest, self._path(scheme.graph)
         loop, blanket = self._begin(scheme)
         found = loop.run(blanket, self.request.search_seconds)
         kept, integers = write_graph(loop, found, manifest, path)
-        verdicts = prove_graph(scheme, path, loop.runtime, manifest, self.proof, self.progress)
+        try:
+            verdicts = prove_graph(scheme, path, loop.runtime, manifest, self.proof, self.progress)
+        except ParityError as exc:
+            blame = loop.in_the_way(self.request.search_seconds)
+            message = f"{exc.message}\n{counted(len(kept), 'node')} stayed in FP32. {blame}"
+            raise ParityError(message, hint=exc.hint) from exc
         proofs = proofs_of(verdicts, path, self.reference, self.proof)
         return QuantizedGraph(
             graph=scheme.graph,

@@ -15,9 +15,13 @@ from deploykit.progress import Note, Progress
 from deploykit.proofs import ReferenceKind
 from deploykit.runtime.opener import open_module
 from deploykit.session import Session
+from deploykit.shell import command_line
 
 if TYPE_CHECKING:
     from torch import nn
+
+#: What to do where the reference is itself not proven.
+EXPORT_PROVES = "Export the bundle again (--overwrite): that compares it with the checkpoint."
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,16 @@ def module_obstacle(bundle: Bundle) -> str | None:
     """Why the module cannot be made without being asked; None when it can."""
     architecture, checkpoint = bundle.manifest.architecture, bundle.manifest.checkpoint
     if architecture.origin == "user":
-        return f"{architecture.name} is your own code, which runs only when --arch names it"
+        how = command_line(["deploykit", "verify", "--arch", architecture.name])
+        return f"{architecture.name} is your own code, which runs only when --arch names it ({how})"
     if checkpoint.trusted_pickle:
-        return "the checkpoint runs code when it is read: name it with --ckpt and --trust-pickle"
+        return (
+            "the checkpoint runs code when it is read: name it with --ckpt and --trust-pickle "
+            "(deploykit verify takes both)"
+        )
     path = Path(checkpoint.path)
     if not path.is_file():
-        return f"{path} is not there; --ckpt names it elsewhere"
+        return f"{path} is not there; --ckpt names it elsewhere (deploykit verify --ckpt FILE)"
     if sha256_of(path) != checkpoint.sha256:
         return f"{path} has changed since the export"
     return None

@@ -14,18 +14,16 @@ from deploykit.files import staged
 from deploykit.jobs._answered import (
     AnsweredPhotos,
     KeptSet,
-    answered_photos,
     flip_lines,
-    note_unreadable,
-    readable_photos,
-    warn_of_few,
+    split_answers,
 )
 from deploykit.jobs._fp16_loop import FP16_GRAPH, Fp16Loop
-from deploykit.jobs.photos import PROOF_PHOTOS, Photos, split_photos
-from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
+from deploykit.jobs._replacement import refuse_vague, weigh_photos
+from deploykit.jobs.photos import PROOF_PHOTOS, split_photos
+from deploykit.jobs.reference import EXPORT_PROVES, ReferenceRequest, open_reference
 from deploykit.jobs.searches import SearchedGraph, SearchRequest
 from deploykit.jobs.sessions import open_rehearsal
-from deploykit.jobs.verdicts import Verdict, judge_sessions, proof_of
+from deploykit.jobs.verdicts import Verdict, proof_of
 from deploykit.manifest import (
     Manifest,
     SearchRecord,
@@ -63,40 +61,42 @@ def tune_fp16(bundle: Bundle, request: SearchRequest, progress: Progress = silen
 
     Raises:
         ParityError: No set of FP32 nodes was found with which the graph passes, or the one that was
-            found fails on the photos that the search did not see, or most photos cannot be read.
-            The bundle stays as it was.
+            found fails on the photos that the search did not see, or they are too few to replace
+            a graph that is proven, or most photos cannot be read. The bundle stays as it was.
         InputError: The bundle is damaged, or the photos cannot be used.
         DependencyError: onnx is not installed.
     """
-    search_photos, proof_photos = split_photos(bundle, request.images, progress)
-    warn_of_few(bundle, FP16_GRAPH, proof_photos, PROOF_PHOTOS, progress)
+    split = split_photos(bundle, request.images, progress)
     with ExitStack() as stack:
         reference = open_reference(bundle, ReferenceRequest(), progress)
         stack.enter_context(reference.session)
         if reference.objection is not None:
-            raise ParityError(f"Nothing can be proven in FP16: {reference.objection}.")
-        answered = answered_photos(search_photos, reference, progress)
-        loop = _open_loop(bundle, answered, progress)
+            raise ParityError(
+                f"Nothing can be proven in FP16: {reference.objection}.", hint=EXPORT_PROVES
+            )
+        searched, proven = split_answers(split, reference, progress)
+        weigh_photos(bundle, [FP16_GRAPH], proven, PROOF_PHOTOS, progress)
+        loop = _open_loop(bundle, searched, progress)
         found = loop.run(request.search_seconds)
         folder = stack.enter_context(staged(bundle.folder))
         path = folder / "fp16.onnx"
         kept = _write(loop, found, bundle.manifest, path)
-        verdict = _prove(path, bundle.manifest, reference, proof_photos, progress)
+        verdict = _prove(path, bundle.manifest, proven, progress)
         proof = proof_of(
             verdict,
             graph_sha256=sha256_of(path),
             reference=reference.description,
             reference_kind=reference.kind,
-            photos=proof_photos.drawn(),
+            photos=proven.drawn,
         )
-        _publish(bundle, path, kept, proof, answered.search_on(REHEARSAL))
-        note_unreadable((search_photos, proof_photos), progress)
+        refuse_vague(bundle, FP16_GRAPH, [proof])
+        _publish(bundle, path, kept, proof, searched.search_on(REHEARSAL))
     return Tuning(
         bundle=open_bundle(bundle.folder),
         kept=kept,
         verdict=verdict,
         proof=proof,
-        searched=len(answered.logits),
+        searched=len(searched.logits),
         trials=found.trials,
         minimal=found.minimal,
     )
@@ -130,9 +130,7 @@ def _write(loop: Fp16Loop, found: KeptSet, manifest: Manifest, path: Path) -> tu
     )
 
 
-def _prove(
-    path: Path, manifest: Manifest, reference: Reference, photos: Photos, progress: Progress
-) -> Verdict:
+def _prove(path: Path, manifest: Manifest, photos: AnsweredPhotos, progress: Progress) -> Verdict:
     """Rehearse the very file that was written.
 
     Raises:
@@ -146,10 +144,7 @@ def _prove(
         preprocessing=manifest.preprocessing,
         labels=manifest.labels,
     ) as candidate:
-        (verdict,) = judge_sessions(
-            reference.session, [candidate], photos, manifest.labels, progress
-        )
-    readable_photos(photos)
+        verdict = photos.judge(candidate, manifest, progress)
     if not verdict.passed:
         raise ParityError(
             "The FP16 graph passes on the photos of the search, but not on others:\n"

@@ -25,7 +25,7 @@ from deploykit.parity.compare import (
     regroup,
 )
 from deploykit.progress import Note, Progress, Step
-from deploykit.proofs import PhotoKind, PhotoSet, Proof, ProofKind, ReferenceKind
+from deploykit.proofs import PhotoKind, PhotoSet, Proof, ProofKind, ReferenceKind, unseen_bound
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.session import Session, SessionSpec
 from deploykit.specs import Labels, Value
@@ -52,6 +52,8 @@ class Verdict(Value, frozen=True):
         chosen_from: What the images were chosen from by their margins, if they were.
         note: What a reader should know besides, as a sentence; None for nothing.
         seconds: How long the candidate took to answer; None where nobody looked.
+        searched: How many of the different images had a part in making the graph, as the manifest
+            tells.
     """
 
     candidate: SessionSpec
@@ -62,6 +64,7 @@ class Verdict(Value, frozen=True):
     chosen_from: Population | None = None
     note: str | None = None
     seconds: float | None = None
+    searched: int = 0
 
     @property
     def passed(self) -> bool:
@@ -75,6 +78,12 @@ class Verdict(Value, frozen=True):
         if among is not None:
             among = msgspec.structs.replace(among, others_hold=True)
         return bool(self.tolerance.breaches(self.measurement, among))
+
+    def with_searched(self, searched: int) -> Verdict:
+        """A copy whose bound is over the images that had no part in making the graph."""
+        bound = unseen_bound(self.measurement, searched)
+        measurement = msgspec.structs.replace(self.measurement, flip_rate_bound=bound)
+        return msgspec.structs.replace(self, measurement=measurement, searched=searched)
 
     def refused(self, objection: str) -> Verdict:
         """A copy with one more doubt."""
@@ -216,10 +225,10 @@ def keep_proofs(
                     reference=reference.description,
                     reference_kind=reference.kind,
                     photos=photos.drawn(),
-                    searched=manifest.searched(graph, photos.digests),
                 )
-                unchanged, manifest = manifest, manifest.with_proof(proof)
-                if manifest is unchanged and proof.searched:
+                bare = manifest.without_refutation(graph, proof.runtime, proof.device)
+                manifest = bare.with_proof(proof)
+                if manifest is bare and proof.searched:
                     progress(Note(_stays(proof)))
         return manifest
 
@@ -237,7 +246,7 @@ def keep_proofs(
 def _stays(proof: Proof) -> str:
     return (
         f"{proof.graph} on {proof.runtime}: {proof.searched} of these images had a part in making "
-        "it, so the proof on others stays"
+        "it, and the proof that it has shows more: it stays"
     )
 
 
@@ -248,7 +257,6 @@ def proof_of(
     reference: str,
     reference_kind: ReferenceKind,
     photos: PhotoSet,
-    searched: int = 0,
 ) -> Proof:
     """Turn a verdict that passed into what the manifest keeps.
 
@@ -272,7 +280,7 @@ def proof_of(
         tolerance=verdict.tolerance,
         created=now(),
         versions=installed_versions(),
-        searched=searched,
+        searched=verdict.searched,
     )
 
 

@@ -22,6 +22,7 @@ from deploykit.jobs.margin_mining import (
 from deploykit.jobs.photos import Photos, bundle_photos, golden_photos, listed_photos
 from deploykit.jobs.readable import mostly_unreadable
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
+from deploykit.jobs.refutations import doubt_refuted, keep_refutations
 from deploykit.jobs.verdicts import (
     Verdict,
     answer_images,
@@ -124,7 +125,8 @@ def verify_bundle(
     A failed verdict is a result, not an exception. A passed one becomes the graph's proof, unless
     the proof that it has shows more, or the photos were chosen by their margins; one whose numbers
     break the tolerance takes the graph's proof away, where the photos were chosen by their margins
-    only if they would break it for all. Neither happens when the user named other weights than the
+    only if they would break it for all. Of such a graph no proof is kept after that but by photos
+    with which it failed. None of it happens when the user named other weights than the
     bundle's, or the reference is itself not proven.
 
     Args:
@@ -157,6 +159,7 @@ def verify_bundle(
     else:
         verdicts = ranking.judge_answers(answers, compared.candidates, labels)
     drawn = photos.drawn()
+    verdicts = tuple(_with_searched(bundle, verdict, photos) for verdict in verdicts)
     if objection := mostly_unreadable(compared.unreadable, compared.tried - compared.unreadable):
         verdicts = tuple(verdict.refused(objection) for verdict in verdicts)
     mined = ranking is not None
@@ -167,7 +170,7 @@ def verify_bundle(
         is_recorded=reference.is_recorded,
         photos=drawn,
         unreadable=compared.unreadable,
-        verdicts=_settled(bundle, verdicts, reference, photos, progress, mined=mined),
+        verdicts=_settled(bundle, verdicts, compared, progress),
         answers=answers,
         expected=expected,
         # The closest decisions tell nothing about the accuracy on all.
@@ -178,6 +181,10 @@ def verify_bundle(
         obstacle=reference.obstacle,
         seconds=time.perf_counter() - start,
     )
+
+
+def _with_searched(bundle: Bundle, verdict: Verdict, photos: Photos) -> Verdict:
+    return verdict.with_searched(bundle.manifest.searched(verdict.candidate.graph, photos.digests))
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,18 +255,19 @@ def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photo
 def _settled(
     bundle: Bundle,
     verdicts: tuple[Verdict, ...],
-    reference: Reference,
-    photos: Photos,
+    compared: _Compared,
     progress: Progress,
-    *,
-    mined: bool,
 ) -> tuple[Verdict, ...]:
     """Keep in the manifest what the verdicts show, and refuse those that show nothing."""
+    reference, photos, mined = compared.reference, compared.photos, compared.ranking is not None
     if reference.objection is not None:
         return tuple(verdict.refused(reference.objection) for verdict in verdicts)
     if reference.is_recorded:
         proves = reference.kind != "golden" and not mined
+        if proves:
+            verdicts = doubt_refuted(bundle, verdicts, photos)
         keep_proofs(bundle, verdicts, reference, photos, progress, passed_is_proof=proves)
+        keep_refutations(bundle, verdicts, compared.answers, photos, progress)
     else:
         progress(Note("no proof of the bundle: other weights or code than it was exported from"))
     if not mined:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from deploykit.parity.answers import Answers
 from deploykit.parity.copies import count_distinct
-from deploykit.parity.statistics import upper_bound
 from deploykit.session import Logits
 from deploykit.specs import Labels, Value
+from deploykit.statistics import upper_bound
 
 
 class ClassAccuracy(Value, frozen=True):

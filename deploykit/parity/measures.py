@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from deploykit.measurements import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Flip, Measurement
 from deploykit.parity.copies import count_distinct, once_each
-from deploykit.parity.statistics import upper_bound
 from deploykit.session import Logits
 from deploykit.specs import Labels, Precision
+from deploykit.statistics import upper_bound
 
 Array = npt.NDArray[np.float64]
 

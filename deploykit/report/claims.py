@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from deploykit.bundle import CANONICAL_GRAPH, Bundle
+from deploykit.proofs import runtime_version
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from deploykit.jobs.verification import Verification
     from deploykit.parity.blame import Stage, StageReport
     from deploykit.proofs import Proof, ReferenceKind
@@ -100,13 +103,43 @@ def limits_of(verification: Verification, stages: StageReport | None) -> tuple[s
         verification: What was found.
         stages: The walk over the stages, which may limit what was proven; None without one.
     """
-    limits = (claim_of(verification).limit, limit_of_stages(verification, stages))
+    limits = (
+        claim_of(verification).limit,
+        *searched_claims(verification),
+        limit_of_stages(verification, stages),
+    )
     return tuple(filter(None, limits))
 
 
-def bound_of(proof: Proof) -> float | None:
-    """The 95 % bound that a proof gives; None where its images are no sample of anything."""
-    return proof.measurement.flip_rate_bound if proof.photos.kind == "photos" else None
+def searched_claims(verification: Verification) -> list[str]:
+    """What images do not show of a graph that they had a part in making, a sentence a graph."""
+    return [
+        f"{searched} of these images had a part in making {graph}: its bound is over the others."
+        for graph, searched in {
+            verdict.candidate.graph: verdict.searched for verdict in verification.verdicts
+        }.items()
+        if searched
+    ]
+
+
+def searched_text(proof: Proof) -> str:
+    """``, 22 of them had a part in making the graph``; empty where none had."""
+    if not proof.searched:
+        return ""
+    return f", {proof.searched} of them had a part in making the graph"
+
+
+def version_text(proof: Proof, versions: Mapping[str, str]) -> str:
+    """``proven with onnxruntime-cpu 1.30.0; here is 1.31.1``; empty where it is the same.
+
+    Args:
+        proof: What there is.
+        versions: What is installed.
+    """
+    then, now = proof.runtime_version, runtime_version(proof.runtime, versions)
+    if not then or not now or then == now:
+        return ""
+    return f"proven with {proof.runtime} {then}; here is {now}"
 
 
 def proof_of_run(bundle: Bundle, spec: SessionSpec) -> Proof | None:

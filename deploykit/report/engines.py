@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
+from deploykit.engine.passport import how_to_build_again
+from deploykit.jobs._indecision import proven_on, why_indecisive
 from deploykit.jobs.build import BuildResult
+from deploykit.jobs.candidates import how_to_prove
+from deploykit.jobs.engines import Engine
 from deploykit.jobs.searches import SearchedGraph
-from deploykit.proofs import Proof
+from deploykit.proofs import ENOUGH_PHOTOS, Proof
 from deploykit.report.inspection import flips_shown
 from deploykit.report.terminal import photos_text, verdict_text, verification_text
 from deploykit.report.values import verdict_value, verification_value
-from deploykit.specs import KeptNode
+from deploykit.specs import KeptNode, counted
 
 _SHOWN_NODES = 12
 
@@ -33,15 +38,55 @@ def build_text(result: BuildResult) -> str:
     if result.audit is not None:
         counts = ", ".join(f"{n} in {name}" for name, n in result.audit.layers.most_common())
         lines.append(f"layers   {counts}")
+    if proof is not None and proof.kind == "rehearsed" and not proof.decides:
+        lines.append(f"WEAK     {weakness_text(proof)}")
+    lines += outdated_text(result.outdated)
     if result.verification is not None:
         found = result.verification
-        lines += (verification_text(found), verdict_text(found.passed))
+        lines += (verification_text(found), *_not_taken_text(result), verdict_text(found.passed))
     else:
         lines.append(
             "It has not been run: on the machine with the GPU, run "
             f"deploykit verify --runtime {passport.flavour}"
         )
     return "\n".join(lines)
+
+
+def weakness_text(proof: Proof) -> str:
+    """What a rehearsal that decides nothing is worth, and what to do."""
+    on_gpu = "deploykit verify on the GPU shows what the engine does"
+    if not proof.is_vague:
+        changed = counted(proof.measurement.flips, "changed decision")
+        return f"{proof.graph}: its rehearsal has {changed}; {on_gpu}"
+    return (
+        f"{proof.graph}: its rehearsal is on {proven_on(proof)}, too few for a precision below "
+        f"FP32; {on_gpu}, on {ENOUGH_PHOTOS} photos or more; or make the graph anew from "
+        f"{2 * ENOUGH_PHOTOS} different ones: "
+        f"deploykit build-trt --precision {proof.precision} --images DIR"
+    )
+
+
+def not_taken_text(proof: Proof) -> str:
+    """Why ``predict`` leaves what was just proven alone, and what to do."""
+    why = why_indecisive(proof, how_to_prove(proof.runtime, proof.precision))
+    what = f"{proof.graph} on {proof.runtime}"
+    return f"{what} by `predict`, nor recommended by `bench`: {why}"
+
+
+def outdated_text(engines: Sequence[Engine]) -> list[str]:
+    """A line for each engine that a new graph has made useless, with the command."""
+    return [
+        f"OUTDATED {engine.file} was built from an earlier {engine.passport.deploy_graph} and runs "
+        f"no longer: {how_to_build_again(engine.passport)}"
+        for engine in engines
+    ]
+
+
+def _not_taken_text(result: BuildResult) -> Iterator[str]:
+    """Where the engine itself was proven, and not so that anything goes by it."""
+    for proof in result.bundle.manifest.proofs:
+        if proof.graph == result.engine and proof.reference_kind != "golden" and not proof.decides:
+            yield f"NOT TAKEN  {not_taken_text(proof)}"
 
 
 def kept_text(kept: tuple[KeptNode, ...], search: SearchedGraph | None) -> list[str]:
@@ -76,6 +121,7 @@ def build_value(result: BuildResult) -> dict[str, Any]:
             "verdict": verdict_value(tuning.verdict),
         },
         "audit": None if result.audit is None else dict(result.audit.layers),
+        "outdated": [engine.file for engine in result.outdated],
         "verification": None
         if result.verification is None
         else verification_value(result.verification),

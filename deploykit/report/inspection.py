@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from deploykit.bundle import INT8_TENSORRT_GRAPH, deploy_graph
 from deploykit.engine.passport import Passport
 from deploykit.jobs.candidates import Candidate
 from deploykit.jobs.inspections import (
@@ -17,12 +18,15 @@ from deploykit.jobs.inspections import (
     Inspection,
     KeptProof,
 )
+from deploykit.jobs.refutations import refutation_words
 from deploykit.manifest import Manifest
 from deploykit.proofs import Proof
-from deploykit.report.claims import bound_of
+from deploykit.report.claims import searched_text
 from deploykit.report.terminal import flips_of, photos_text
-from deploykit.specs import KeptNode, TensorSpec
+from deploykit.runtime.opener import REHEARSAL
+from deploykit.specs import KeptNode, TensorSpec, counted
 
+_INT8_GRAPHS = (deploy_graph("int8"), INT8_TENSORRT_GRAPH)
 _SHOWN_NAMES = 12
 _SHOWN_NODES = 12
 _WIDTH = 15
@@ -63,16 +67,23 @@ def proof_text(proof: Proof) -> str:
     """``executed on CPU, 225 photos of bird_photos: flips 0 of 225, at most 1.3 %; ...``."""
     measurement = proof.measurement
     return (
-        f"{proof.kind} on {proof.device}, {photos_text(proof.photos)}: "
+        f"{proof.kind} on {proof.device}, {photos_text(proof.photos)}{searched_text(proof)}: "
         f"flips {flips_shown(proof)}; error {measurement.max_relative_error:.1e} of the scale; "
         f"|dp| {measurement.max_probability_change:.1e}; against "
         f"{_REFERENCES[proof.reference_kind]}; {proof.created[:10]}"
     )
 
 
+def made_for(runtime: str) -> str:
+    """What an INT8 graph is made for, by what the search tried it on: TensorRT's is rehearsed."""
+    return "TensorRT" if runtime == REHEARSAL else runtime
+
+
 def flips_shown(proof: Proof) -> str:
     """``0 of 225, at most 1.3 %``: the flips, and the bound where the images are a sample."""
-    return flips_of(msgspec.structs.replace(proof.measurement, flip_rate_bound=bound_of(proof)))
+    return flips_of(
+        msgspec.structs.replace(proof.measurement, flip_rate_bound=proof.flip_rate_bound)
+    )
 
 
 def _bundle_lines(found: BundleInspection) -> Iterator[str]:
@@ -82,14 +93,14 @@ def _bundle_lines(found: BundleInspection) -> Iterator[str]:
     for file in found.files:
         state = "" if file.state == "ok" else f"  {file.state.upper()}"
         yield _line("file", f"{file.name}, {_size(file.bytes)}{state}")
-    for precision, kept in manifest.kept.items():
-        if kept:
-            yield _line("kept", f"{len(kept)} nodes of {manifest.deploy[precision]} stay in FP32")
-        yield from _kept_lines(kept)
+    yield from _search_lines(manifest)
     for engine in found.engines:
         yield from _engine_lines(engine)
     for kept_proof in found.proofs:
         yield _line("proof", _kept_proof_text(kept_proof))
+    for known in manifest.refutations:
+        refuted = Candidate(known.graph, known.runtime, known.precision)
+        yield _line("FAILED", f"{refuted}, {known.device}: {refutation_words(known)}")
     if not found.proofs:
         yield _line("proof", "none: deploykit verify --images DIR")
     for accepted in manifest.accepted:
@@ -102,6 +113,19 @@ def _bundle_lines(found: BundleInspection) -> Iterator[str]:
         )
     yield _line("auto", found.auto.runs or "nothing would run here")
     yield from (_line("", reason) for reason in found.auto.reasons)
+
+
+def _search_lines(manifest: Manifest) -> Iterator[str]:
+    """What the graphs below FP32 are made for, and which of their nodes stay in FP32."""
+    for graph in _INT8_GRAPHS:
+        if (search := manifest.searches.get(graph)) is not None:
+            yield _line("made for", f"{made_for(search.runtime)}: {graph}")
+    graphs = {manifest.deploy[precision]: kept for precision, kept in manifest.kept.items()}
+    for graph, kept in {**graphs, INT8_TENSORRT_GRAPH: manifest.kept_for_tensorrt}.items():
+        if kept:
+            stay = counted(len(kept), f"node of {graph} stays", f"nodes of {graph} stay")
+            yield _line("kept", f"{stay} in FP32")
+        yield from _kept_lines(kept)
 
 
 def _origin_lines(manifest: Manifest) -> Iterator[str]:

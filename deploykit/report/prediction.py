@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from deploykit.bundle import CANONICAL_GRAPH
 from deploykit.jobs.tally import Tally, describe_failures
+from deploykit.jobs.verdicts import installed_versions
 from deploykit.proofs import Proof, ReferenceKind
-from deploykit.report.claims import bound_of
+from deploykit.report.claims import searched_text, version_text
 from deploykit.report.terminal import copies_text, rate_digits
 from deploykit.session import SessionSpec
 from deploykit.specs import counted
@@ -70,23 +72,30 @@ def prediction_text(
             lines[-1] += f", without the {tally.earlier} that were there before"
     if sum(stage_seconds.values()) >= _LEAST_SECONDS:
         lines.append(f"time      {stages_text(stage_seconds, concurrent=spec.concurrent)}")
-    lines.append(f"proof     {proof_text(proof)}")
+    lines.append(f"proof     {proof_text(proof, installed_versions())}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(lines)
 
 
-def proof_text(proof: Proof | None) -> str:
-    """``executed: 0 of 222 decisions differ from the trained model's, at most 1.3 % would ...``."""
+def proof_text(proof: Proof | None, versions: Mapping[str, str] = MappingProxyType({})) -> str:
+    """``executed: 0 of 222 decisions differ from the trained model's, at most 1.3 % would ...``.
+
+    Args:
+        proof: What there is; None for none.
+        versions: What is installed, where the proof may be of other versions.
+    """
     if proof is None:
         return "none here: deploykit verify --images DIR"
-    found, rate = proof.measurement, bound_of(proof)
+    found, rate = proof.measurement, proof.flip_rate_bound
     sure = "" if rate is None else f", at most {rate_digits(rate)} % would"
     what = {"photos": "photo", "golden": "golden image", "generated": "made image"}
     images = counted(proof.photos.images, what[proof.photos.kind])
+    other = version_text(proof, versions)
     return (
         f"{proof.kind}: {found.flips} of {counted(found.decidable, 'decision')} differ from "
-        f"{_ANSWERED[proof.reference_kind]}{sure} ({images}{copies_text(proof.photos)}, "
-        f"preprocessed as recorded, {proof.created[:10]})"
+        f"{_ANSWERED[proof.reference_kind]}{sure} ({images}{copies_text(proof.photos)}"
+        f"{searched_text(proof)}, preprocessed as recorded, {proof.created[:10]})"
+        f"{f'; {other}: deploykit verify proves it anew' if other else ''}"
     )
 
 

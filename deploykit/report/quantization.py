@@ -6,22 +6,24 @@ from collections.abc import Iterator
 from typing import Any
 
 from deploykit.jobs.quantize import Quantization, QuantizedGraph
-from deploykit.report.engines import kept_text
+from deploykit.proofs import Proof
+from deploykit.report.engines import kept_text, not_taken_text, outdated_text, weakness_text
+from deploykit.report.inspection import made_for
 from deploykit.report.terminal import flips_text, photos_text, verdicts_text
 from deploykit.report.values import plain_value, verdict_value
 from deploykit.runtime.opener import REHEARSAL
+from deploykit.specs import counted
 
 _METHODS = {
     "minmax": "all photos",
     "percentile": "all photos but the twentieth of them that is most extreme",
 }
-#: What is not called as the runtime is on which it was tried.
-_MADE_FOR = {REHEARSAL: "TensorRT"}
 
 
 def quantization_text(result: Quantization) -> str:
     """The verdicts, what stays in FP32 and why, what was calibrated on what."""
     verdicts = [verdict for graph in result.graphs for verdict in graph.verdicts]
+    proofs = [proof for graph in result.graphs for proof in graph.proofs]
     lines = [verdicts_text(verdicts)]
     for graph in result.graphs:
         lines += _graph_text(graph)
@@ -33,23 +35,34 @@ def quantization_text(result: Quantization) -> str:
         )
     if result.refused is not None:
         lines.append(f"REFUSED    {result.refused}")
-    lines.append(f"calibrated on {result.graphs[0].searched} photos, which were searched on too")
+    calibrated = counted(result.graphs[0].searched, "photo, which was", "photos, which were")
+    lines.append(f"calibrated on {calibrated} searched on too")
     lines += (
         f"{proof.kind:<10} {proof.graph} on {proof.runtime}, {proof.device}: "
         f"{photos_text(proof.photos)}"
-        for graph in result.graphs
-        for proof in graph.proofs
+        for proof in proofs
     )
+    lines += (_weakness_text(proof) for proof in proofs if not proof.decides)
+    lines += outdated_text(result.outdated)
     return "\n".join(lines)
 
 
 def _graph_text(graph: QuantizedGraph) -> Iterator[str]:
     yield (
-        f"{graph.graph}, made for {_MADE_FOR.get(graph.runtime, graph.runtime)}: "
-        f"{graph.integers} nodes in INT8, {len(graph.kept)} of that kind in FP32; "
+        f"{graph.graph}, made for {made_for(graph.runtime)}: "
+        f"{counted(graph.integers, 'node')} in INT8, {len(graph.kept)} of that kind in FP32; "
         f"ranges of {_METHODS[graph.method]}"
     )
     yield from kept_text(graph.kept, graph)
+    if graph.kept and graph.runtime != REHEARSAL:
+        yield "         each of them costs speed: deploykit bench shows what is fastest here"
+
+
+def _weakness_text(proof: Proof) -> str:
+    """Why ``auto`` goes by no such proof; an engine has its own, whatever its graph's."""
+    if proof.kind == "rehearsed":
+        return f"WEAK       {weakness_text(proof)}"
+    return f"NOT TAKEN  {not_taken_text(proof)}"
 
 
 def quantization_value(result: Quantization) -> dict[str, Any]:
@@ -75,11 +88,13 @@ def quantization_value(result: Quantization) -> dict[str, Any]:
                         "device": proof.device,
                         "kind": proof.kind,
                         "photos": plain_value(proof.photos),
+                        "decides": proof.decides,
                     }
                     for proof in graph.proofs
                 ],
             }
             for graph in result.graphs
         ],
+        "outdated": [engine.file for engine in result.outdated],
         "refused": None if refused is None else {"message": refused.message, "hint": refused.hint},
     }

@@ -13,7 +13,7 @@ from deploykit.jobs.verification import Verification
 from deploykit.measurements import Measurement
 from deploykit.parity.accuracy import Accuracy, ClassAccuracy
 from deploykit.proofs import PhotoSet
-from deploykit.report.claims import claim_of
+from deploykit.report.claims import claim_of, searched_claims
 from deploykit.specs import counted
 
 _VERDICT_COLUMNS = (
@@ -57,6 +57,7 @@ def verification_text(result: Verification) -> str:
         lines.append("           chosen at export for their margins: no bound follows for photos")
     if result.unreadable:
         lines.append(f"           {result.unreadable} more could not be read")
+    lines += (f"           {claim}" for claim in searched_claims(result))
     if result.mining is not None:
         first, *others = result.mining.sentences
         lines += (f"margins    {first}", *(f"           {sentence}" for sentence in others))

@@ -135,8 +135,8 @@ NO_KERNEL = "Error Code 10: Could not find any implementation for node conv."
         (OUT_OF_DEVICE_MEMORY, 1024, DeviceError, "lower --max-batch"),
         (OUT_OF_MEMORY, None, DeviceError, "lower --max-batch"),
         (OUT_OF_MEMORY, 1024, UsageError, "allows 1,024 bytes: allow more, or leave it out"),
-        (NO_KERNEL, None, GraphError, "--precision fp32"),
-        (NO_KERNEL, 1024, GraphError, "--precision fp32"),
+        (NO_KERNEL, None, GraphError, "another precision than this one (--precision fp16, fp32"),
+        (NO_KERNEL, 1024, GraphError, "another precision than this one (--precision fp16, fp32"),
     ],
 )
 def test_a_failed_build_is_the_machines_fault_or_the_graphs_or_the_users(
@@ -151,6 +151,25 @@ def test_a_failed_build_is_the_machines_fault_or_the_graphs_or_the_users(
     assert line in caught.value.message
     assert hint in caught.value.hint
     assert ("--workspace" in caught.value.hint) is (kind is UsageError)
+
+
+def test_what_turing_does_not_compute_is_built_in_fp16(build, tmp_path):
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    net (uint8[N, 8, 8, 3] images) => (float[N, 3] logits)
+    <float[192, 3] weight = {WEIGHTS}> {
+        numbers = Cast <to = 1> (images)
+        rows = Flatten (numbers)
+        logits = MatMul (rows, weight)
+    }
+    """
+    text = text.replace("WEIGHTS", ", ".join(["0.5"] * 576))
+    path = save_graph(tmp_path / "fp32.onnx", text)
+    assert build(path, targets=("sm86",)).plan
+    with pytest.raises(GraphError, match=r"for Turing \(SM75\): FP32 GEMM") as caught:
+        build(path, targets=("sm75",))
+    assert "Build in FP16 (--precision fp16), or for newer GPUs" in caught.value.hint
+    assert "--precision fp32" not in caught.value.hint
 
 
 def test_a_target_that_this_version_does_not_have_is_a_usage_error(rtx, deploy_graph):

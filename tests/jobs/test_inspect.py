@@ -14,6 +14,7 @@ from deploykit.accepted import Accepted
 from deploykit.errors import BundleError, CheckpointError, GraphError, InputError, UsageError
 from deploykit.jobs.inspect import inspect_path
 from deploykit.jobs.machine import this_machine
+from deploykit.jobs.quantize import QuantizeRequest, quantize_bundle
 from deploykit.jobs.searches import SearchRequest
 from deploykit.jobs.tune import tune_fp16
 from deploykit.progress import Note
@@ -197,6 +198,17 @@ def test_an_fp16_graph_names_its_fp32_nodes(toy, look):
     assert kept <= {node.node for node in found.kept}
     _, text = look(bundle.folder)
     assert f"{len(kept)} nodes of deploy/fp16.onnx stay in FP32" in text
+
+
+def test_a_bundle_tells_what_its_int8_graphs_are_made_for(toy, look):
+    bundle = quantize_bundle(toy("Outliers"), QuantizeRequest(runtime="onnxruntime-cpu")).bundle
+    lines = look(bundle.folder)[1].splitlines()
+    assert [line.split(maxsplit=2)[2] for line in lines if line.startswith("made for")] == [
+        "onnxruntime-cpu: deploy/int8.onnx",
+        "TensorRT: deploy/int8-tensorrt.onnx",
+    ]
+    for graph in ("deploy/int8.onnx", "deploy/int8-tensorrt.onnx"):
+        assert f"1 node of {graph} stays in FP32" in "\n".join(lines)
 
 
 def test_a_graph_of_somebody_else(tmp_path, look):

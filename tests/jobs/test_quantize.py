@@ -212,6 +212,8 @@ def test_a_graph_that_fails_on_other_photos_changes_nothing(toy, tmp_path):
     before = contents(bundle)
     with pytest.raises(ParityError, match="but not on others") as caught:
         quantize_bundle(bundle, QuantizeRequest(images=folder))
+    assert "0 nodes stayed in FP32. Of the" in caught.value.message
+    assert "rounding the inputs of these moves the answers most" in caught.value.message
     assert "--images" in caught.value.hint
     assert contents(bundle) == before
 
@@ -243,8 +245,8 @@ def test_what_tensorrt_is_refused_leaves_the_graph_for_cpus(toy, monkeypatch, th
 def test_photos_that_decide_nothing_begin_no_search(toy, tmp_path):
     bundle = toy("Colours")
     dark = make_photos(tmp_path / "dark", brightness=0)
-    for path in dark.rglob("*.png"):
-        Image.new("RGB", (16, 16)).save(path)
+    for shade, path in enumerate(dark.rglob("*.png")):
+        Image.new("RGB", (16, 16), (shade, shade, shade)).save(path)
     with pytest.raises(ParityError, match="INT8 cannot be judged on these photos") as caught:
         quantize_bundle(bundle, QuantizeRequest(images=dark))
     assert "margin" in caught.value.message

@@ -71,13 +71,23 @@ def test_such_a_proof_is_kept_where_there_is_no_other_and_tells(tuned):
 
 
 def test_such_a_proof_replaces_one_that_is_on_too_few_others(tuned, tmp_path):
-    few = make_photos(tmp_path / "few", BRIGHT - 20, count=2)
-    verify_bundle(edited(tuned, proofs=tuned.manifest.proofs[:1]), others(few))
-    some = open_bundle(tuned.folder)
-    assert some.manifest.proof_of(FP16, "rehearsal", "CPU").photos.images == 6
-    verify_bundle(some, REHEARSAL)
+    assert tuned.manifest.proof_of(FP16, "rehearsal", "CPU").is_vague
+    more = make_photos(tmp_path / "more", BRIGHT - 20)
+    shutil.copytree(tuned.manifest.photos, more, dirs_exist_ok=True, copy_function=renamed)
+    (verdict,) = verify_bundle(tuned, others(more)).verdicts
     proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
-    assert (proof.photos.images, proof.searched) == (45, 22)
+    assert (proof.photos.images, proof.searched, proof.is_vague) == (75, 22, False)
+    assert proof.measurement.flip_rate_bound == pytest.approx(1 - 0.05 ** (1 / (75 - 22)))
+    assert verdict.searched == 22
+
+
+def test_photos_of_the_search_are_no_evidence(tuned, tmp_path):
+    """Of 45 photos 22 were searched on: 23 are left, and 29 are enough."""
+    verify_bundle(edited(tuned, proofs=tuned.manifest.proofs[:1]), REHEARSAL)
+    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    assert (proof.measurement.flips, proof.measurement.decidable) == (0, 45)
+    assert proof.is_vague
+    assert proof.measurement.flip_rate_bound == pytest.approx(1 - 0.05 ** (1 / 23))
 
 
 def test_no_number_of_photos_of_the_search_replaces_a_proof_on_enough_others(tuned, tmp_path):

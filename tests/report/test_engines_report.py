@@ -10,6 +10,7 @@ import pytest
 
 from deploykit.bundle import open_bundle
 from deploykit.engine.audit import Audit
+from deploykit.jobs.engines import Engine
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.report.engines import build_text, build_value
 from deploykit.report.inspection import proof_text
@@ -45,7 +46,7 @@ def executed(built_engine, tmp_path_factory):
 
 
 def test_the_text_says_what_it_rests_on_where_it_is_and_where_it_runs(built_engine):
-    graph, engine, runs, advice = build_text(built_engine).splitlines()
+    graph, engine, runs, weak, advice = build_text(built_engine).splitlines()
     passport = built_engine.passport
     assert graph.startswith("graph    deploy/fp16.onnx: rehearsed on 23 photos of ")
     assert ", flips 0 of 23, at most 12.2 %, error " in graph
@@ -55,7 +56,43 @@ def test_the_text_says_what_it_rests_on_where_it_is_and_where_it_runs(built_engi
         "runs on  compute capability sm80 or newer, with tensorrt_rtx "
         f"{passport.version}, fp16, batches of 1 to 32 (best at 8)"
     )
+    assert weak.startswith("WEAK     deploy/fp16.onnx: its rehearsal is on 23 photos, too few ")
+    assert "from 58 different ones: deploykit build-trt --precision fp16 --images DIR" in weak
     assert advice.endswith("run deploykit verify --runtime tensorrt_rtx")
+
+
+def test_a_rehearsal_on_photos_enough_is_not_called_weak(built_engine):
+    proof = built_engine.passport.proof
+    enough = msgspec.structs.replace(proof.measurement, images=32, flip_rate_bound=0.09)
+    passport = msgspec.structs.replace(
+        built_engine.passport, proof=msgspec.structs.replace(proof, measurement=enough)
+    )
+    assert "WEAK" not in build_text(dataclasses.replace(built_engine, passport=passport))
+
+
+def test_an_engine_that_was_proven_and_is_not_taken_says_so(built_engine, executed):
+    bundle, engine = built_engine.bundle, built_engine.engine
+    proof = msgspec.structs.replace(
+        built_engine.passport.proof, graph=engine, runtime="tensorrt_rtx", kind="executed"
+    )
+    manifest = msgspec.structs.replace(bundle.manifest, proofs=(proof,))
+    result = dataclasses.replace(executed, bundle=dataclasses.replace(bundle, manifest=manifest))
+    assert (
+        f"\nNOT TAKEN  {engine} on tensorrt_rtx by `predict`, nor recommended by `bench`: its "
+        "proof is on 23 photos, too few for a precision below FP32: deploykit verify --runtime "
+        "tensorrt_rtx --images DIR decides on 29 or more"
+    ) in build_text(result)
+
+
+def test_an_engine_that_a_new_graph_made_useless_is_told(built_engine):
+    old = Engine(built_engine.engine, built_engine.passport)
+    result = dataclasses.replace(built_engine, outdated=(old,))
+    (line,) = (each for each in build_text(result).splitlines() if "OUTDATED" in each)
+    assert line == (
+        f"OUTDATED {old.file} was built from an earlier deploy/fp16.onnx and runs no longer: "
+        "deploykit build-trt --flavour tensorrt_rtx --target portable --precision fp16"
+    )
+    assert build_value(result)["outdated"] == [old.file]
 
 
 @pytest.mark.parametrize("kind", ["golden", "generated"])

@@ -7,8 +7,9 @@ import pytest
 from made_verifications import BIRDS, made_bundle, made_logits
 
 from deploykit.jobs.tally import Tally
+from deploykit.jobs.verdicts import installed_versions
 from deploykit.parity.measures import measure
-from deploykit.proofs import PhotoSet, Proof
+from deploykit.proofs import PhotoSet, Proof, runtime_version
 from deploykit.report.claims import proof_of_run
 from deploykit.report.prediction import prediction_text, proof_text
 from deploykit.session import SessionSpec
@@ -24,6 +25,7 @@ HOST = SessionSpec(
     classes=3,
     concurrent=True,
 )
+ORT_VERSION = runtime_version("onnxruntime-cpu", installed_versions())
 DEVICE = msgspec.structs.replace(HOST, runtime="tensorrt", device="GPU", concurrent=False)
 
 
@@ -92,6 +94,24 @@ def test_the_proof_is_one_line():
     assert "(1 photo, " in proof_text(made_proof(images=1))
     text = prediction_text(Tally(rows=1), HOST, {"session": 0.1}, [])
     assert "proof     none here: deploykit verify --images DIR" in text.splitlines()
+
+
+def test_photos_of_the_search_are_told_and_give_no_bound():
+    proof = msgspec.structs.replace(made_proof(), searched=45)
+    assert proof_text(proof) == (
+        "executed: 0 of 222 decisions differ from the trained model's, at most 1.7 % would "
+        "(222 photos, 45 of them had a part in making the graph, preprocessed as recorded, "
+        "2026-11-22)"
+    )
+
+
+@pytest.mark.parametrize("then", ["0.1", ORT_VERSION])
+def test_a_proof_of_another_version_of_the_runtime_says_so(then):
+    now = ORT_VERSION
+    proof = msgspec.structs.replace(made_proof(), versions={"onnxruntime": then})
+    text = prediction_text(Tally(rows=1), HOST, {"session": 0.1}, [], proof)
+    told = f"proven with onnxruntime-cpu {then}; here is {now}: deploykit verify proves it anew"
+    assert (told in text) == (then != now)
 
 
 def test_a_proof_of_fp32_says_nothing_of_tf32(tmp_path):

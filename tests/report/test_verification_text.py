@@ -107,6 +107,18 @@ def test_golden_images_give_no_bound(tmp_path):
     assert "0 of 30, at most 9.5 %" in photos
 
 
+def test_images_of_a_search_are_told_and_left_out_of_the_bound(tmp_path):
+    logits = made_logits(30)
+    result = made_verification(logits, {GRAPHS[1]: logits}, folder=tmp_path)
+    (verdict,) = result.verdicts
+    result = dataclasses.replace(result, verdicts=(verdict.with_searched(10),))
+    told = f"10 of these images had a part in making {GRAPHS[1]}: its bound is over the others."
+    assert f"           {told}" in verification_text(result).splitlines()
+    assert "0 of 30, at most 13.9 %" in verification_text(result)  # 1 - 0.05 ** (1 / 20)
+    value = verification_value(result)
+    assert (value["limit"], value["verdicts"][0]["searched"]) == (told, 10)
+
+
 def test_a_small_bound_does_not_look_like_none():
     assert [rate_digits(rate) for rate in (0.0, 0.0132, 0.0003, 0.00001)] == [
         *("0.0", "1.3", "0.03", "0.001"),
