@@ -58,8 +58,11 @@ class Measurement(Value, frozen=True):
         mean_probability_change: The mean absolute difference of the softmax probabilities.
         non_finite: The number of NaN or infinite logits, on both sides together.
         flip_rate_bound: The one-sided 95 % upper bound of the flip rate (Clopper-Pearson) over the
-            decidable images, of which had no part in making the graph; None without any, and where
-            the images are no blind sample of photos.
+            decidable images that had no part in making the graph; None without any, and where the
+            images are no blind sample of photos.
+        rms_probability_change: The root mean square, over the images, of an image's largest change
+            of a probability: unlike the largest of all it hardly depends on which images there are.
+            None in older bundles.
     """
 
     images: int
@@ -77,6 +80,7 @@ class Measurement(Value, frozen=True):
     non_finite: int
     flip_rate_bound: float | None
     copies: int = 0
+    rms_probability_change: float | None = None
 
     @property
     def max_relative_error(self) -> float:

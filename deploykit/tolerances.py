@@ -50,11 +50,14 @@ class Tolerance(Value, frozen=True):
         max_flip_rate: Flips for each decidable image.
         max_relative_error: The largest logit error relative to the scale; None for any.
         max_probability_change: The largest change of a probability; None for any.
+        max_typical_change: The largest root mean square, over the images, of an image's largest
+            change of a probability; None for any.
     """
 
     max_flip_rate: float
     max_relative_error: float | None = None
     max_probability_change: float | None = None
+    max_typical_change: float | None = None
 
     def objections(
         self, measurement: Measurement, chosen_from: Population | None = None
@@ -106,6 +109,16 @@ class Tolerance(Value, frozen=True):
             yield (
                 f"a probability changed by {found.max_probability_change:.4f}; "
                 f"at most {self.max_probability_change:g} is allowed"
+            )
+        typical = found.rms_probability_change
+        if (
+            self.max_typical_change is not None
+            and typical is not None
+            and not (typical <= self.max_typical_change)
+        ):
+            yield (
+                f"a photo's probabilities typically changed by {typical:.4f} (root mean square); "
+                f"at most {self.max_typical_change:g} is allowed"
             )
 
 

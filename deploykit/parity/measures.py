@@ -83,7 +83,7 @@ def measure(
     errors = np.abs(errors)
     scale = float(np.abs(ours[np.isfinite(ours)]).max(initial=least_scale))
     changes = (
-        np.abs(softmax(theirs[usable]) - softmax(ours[usable])) if usable.any() else np.ones(1)
+        np.abs(softmax(theirs[usable]) - softmax(ours[usable])) if usable.any() else np.ones((1, 1))
     )
 
     # An image with a non-finite logit decides nothing; its "margin" must not look decisive.
@@ -123,6 +123,7 @@ def measure(
         mean_probability_change=float(changes.mean()),
         non_finite=int((~np.isfinite(ours)).sum() + (~np.isfinite(theirs)).sum()),
         flip_rate_bound=upper_bound(flips, decisions) if bounded else None,
+        rms_probability_change=float(np.sqrt(np.square(changes.max(axis=1)).mean())),
         copies=len(paths) - distinct,
     )
 

@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 import pytest
 
@@ -152,6 +153,16 @@ def test_a_precision_allows_so_much_change_of_a_probability(precision, change, p
     found = measured(candidate.astype(np.float32), reference.astype(np.float32), precision)
     assert found.max_probability_change == pytest.approx(change, abs=1e-6)
     assert (objections(found, precision) == ()) is passes
+
+
+def test_the_typical_change_is_the_root_mean_square_of_the_images_largest():
+    reference = np.log(np.array([[0.7, 0.3], [0.6, 0.4], [0.6, 0.4]], np.float32))
+    candidate = np.log(np.array([[0.73, 0.27], [0.56, 0.44], [0.6, 0.4]], np.float32))
+    found = measured(candidate, reference, "int8")
+    assert found.rms_probability_change == pytest.approx(0.05 / 3**0.5, abs=1e-6)
+    for allowed, passes in ((0.0289, True), (0.0288, False)):
+        tolerance = msgspec.structs.replace(tolerance_for("int8"), max_typical_change=allowed)
+        assert (tolerance.breaches(found) == ()) is passes
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 0), ("fp16", 2), ("int8", 4)])
