@@ -211,8 +211,7 @@ class _Maker:
         publish_graphs(
             self.bundle, [Publication(graph.graph, path, graph.kept, search, graph.proofs)]
         )
-        how = f"{graph.proof.kind} on {graph.runtime}"
-        self.progress(Note(f"{graph.graph} passed, {how}: it is in the bundle"))
+        self.progress(Note(f"{graph.graph} passed: it is in the bundle"))
         return graph
 
     def _make(self, scheme: Scheme) -> QuantizedGraph:
