@@ -169,7 +169,7 @@ def test_the_search_leaves_something_for_other_photos(toy, monkeypatch, part, wo
     notes = []
     with pytest.raises(ParityError, match=f"{words} on the photos of the search"):
         quantize_bundle(bundle, QuantizeRequest(), notes.append)
-    assert any(re.search(f"does not pass yet: {words}", line) for line in said(notes))
+    assert any(re.search(f"does not pass yet: .*{words}", line) for line in said(notes))
     assert contents(bundle) == before
 
 
@@ -240,7 +240,9 @@ def test_what_tensorrt_is_refused_leaves_the_graph_for_cpus(toy, monkeypatch, th
     monkeypatch.setattr("deploykit.jobs.quantize.prove_graph", refuse)
     notes = []
     result = quantize_bundle(bundle, progress=notes.append)
-    assert (result.passed, str(result.refused)) == (False, "not on others")
+    assert not result.passed
+    message = str(result.refused)
+    assert message.startswith("not on others\n0 nodes stayed in FP32. Of the 2 nodes that INT8")
     manifest = result.bundle.manifest
     assert INT8 in manifest.files
     assert (INT8_TENSORRT_GRAPH in manifest.files) == there
