@@ -237,7 +237,7 @@ def test_what_breaks_off_the_second_graph_keeps_the_first(toy):
 
     def interrupt(event):
         notes.append(event)
-        if any(note.startswith(f"{INT8} passed, executed on ") for note in said([event])):
+        if any(note.startswith(f"{INT8} passed: ") for note in said([event])):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
