@@ -27,7 +27,7 @@ _NAMED_NODES = 5
 #: The part of the tolerance that the search uses up: on other photos a probability changes by more.
 _SEARCHED_PART = 0.75
 #: The same for a typical photo. The largest change of so few photos is luck, of which a search that
-#: tries many sets finds some; on dpn92 the largest of 192 photos was 4 to 7 times the typical one.
+#: tries many sets finds some; on dpn92 the largest of 192 photos was 3 to 10 times the typical one.
 _TYPICAL_PART = 0.2
 
 
@@ -238,18 +238,20 @@ class Int8Loop:
         """
         if not self._ranked:
             self._ranked_groups(Trials(self._passes, seconds))
-        worst = ", ".join(self._ranked[:_NAMED_NODES])
-        if not worst:
+        return self._worst_nodes()
+
+    def _worst_nodes(self) -> str:
+        if not self._ranked:
             return "There was no time to measure which nodes stand in the way."
         return (
             f"Of the {len(self._all_nodes)} nodes that INT8 computes with integers, rounding the "
-            f"inputs of these moves the answers most: {worst}."
+            f"inputs of these moves the answers most: {', '.join(self._ranked[:_NAMED_NODES])}."
         )
 
     def _not_found(self, trials: Trials) -> ParityError:
         """Why there is no graph, by how much it fails, and which nodes stand in the way."""
         objections = "; ".join(self._objections)
-        message = f"INT8 does not pass: {objections}. {self.in_the_way(0)}"
+        message = f"INT8 does not pass: {objections}. {self._worst_nodes()}"
         if trials.expired:
             return ParityError(
                 f"{message} In {trials.seconds:.0f} s the search tried {self._judged} graphs.",
