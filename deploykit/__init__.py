@@ -6,6 +6,7 @@ The names below are loaded when they are first used, so that importing deploykit
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from deploykit.specs import Labels, Prediction, Preprocessing
 
 __version__ = "0.1.0"
+
+# ONNX Runtime reads it when it is first imported; else it keeps a device id and a database of
+# events in the user's home and sends them to its makers (docs/security.md). Set here, it holds
+# before any module of deploykit can import it, and in the processes that deploykit starts.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "BenchRequest": "deploykit.jobs.bench",

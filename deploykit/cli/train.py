@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +54,7 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train a classifier on a folder of photos; keeps the epoch with the best test accuracy."""
-    with command("train", as_json=json, verbose=verbose) as console:
+    with command("train", as_json=json, verbose=verbose) as console, _passing_font_cache():
         from deploykit.deps import need
         from deploykit.errors import DeploykitError
         from deploykit.jobs.preprocessing import (
@@ -66,7 +69,7 @@ def train(
         from deploykit.report.terminal import training_text
         from deploykit.report.values import training_value
 
-        architecture = resolve_architecture(arch)
+        architecture = resolve_architecture(arch, allow_user_code=True)
         size = parse_size(input_size, "--input-size") if input_size else None
 
         need("matplotlib")  # now, rather than after an epoch of hours
@@ -107,3 +110,20 @@ def train(
             lambda: training_value(result),
             lambda: training_text(result, command_line(following)),
         )
+
+
+@contextlib.contextmanager
+def _passing_font_cache() -> Iterator[None]:
+    """Keep matplotlib's list of fonts out of the user's home, unless the user says where it is."""
+    import tempfile
+
+    name = "MPLCONFIGDIR"
+    if name in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="deploykit-", ignore_cleanup_errors=True) as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            del os.environ[name]
