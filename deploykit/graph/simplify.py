@@ -8,6 +8,7 @@ the graph has an operator that the rule cannot do without.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -16,9 +17,37 @@ from onnxscript.rewriter.rules import common as rules
 
 _ROUNDS = 3  # folding makes room for rules, and rules for folding; two rounds are the usual
 
+
+def _drop_neutral(operator: str, neutral: float) -> rewriter.RewriteRule:
+    """Make the rule that drops an operator with a scalar constant that changes no number.
+
+    onnxscript has such rules, as torch's ``optimize=True`` has, but they match a constant within
+    1e-8 and a millionth: the epsilon of ``x / (std + 1e-8)`` would go, and 0 / 0 be left.
+    """
+
+    def pattern(op: Any, x: ir.Value, constant: ir.Value) -> ir.Value:
+        found: ir.Value = getattr(op, operator)(x, constant)
+        return found
+
+    def is_neutral(context: object, x: ir.Value, constant: ir.Value) -> bool:
+        del context, x
+        tensor = None if constant.is_graph_input() else ir.convenience.get_const_tensor(constant)
+        if tensor is None or tensor.shape.rank() != 0:  # another shape may widen what it goes to
+            return False
+        numbers = tensor.numpy()
+        return bool(numbers.tobytes() == numbers.dtype.type(neutral).tobytes())
+
+    def replacement(op: Any, x: ir.Value, constant: ir.Value) -> ir.Value:
+        del constant
+        same: ir.Value = op.Identity(x)
+        return same
+
+    return rewriter.RewriteRule(pattern, replacement, is_neutral, name=f"Drop{operator}")
+
+
 #: An operator of each rule's pattern, without which the rule cannot apply.
 _RULES_BY_OPERATOR: dict[str, tuple[rewriter.RewriteRule, ...]] = {
-    "Add": (rules.add_0_rule,),
+    "Add": (_drop_neutral("Add", 0),),
     "BatchNormalization": (
         rules.fuse_batchnorm_into_conv_rule,
         rules.fuse_batchnorm_into_conv_transpose_rule,
@@ -28,13 +57,13 @@ _RULES_BY_OPERATOR: dict[str, tuple[rewriter.RewriteRule, ...]] = {
     "Clip": (rules.successive_clip_rule, rules.successive_clip_relu_rule),
     "Conv": (rules.remove_optional_bias_from_conv_rule,),
     "ConvTranspose": (rules.remove_optional_bias_from_conv_transpose_rule,),
-    "Div": (rules.div_by_1_rule,),
+    "Div": (_drop_neutral("Div", 1),),
     "Dropout": (rules.dropout_inference_rule, rules.dropout_zero_rule),
     "Expand": (rules.no_op_expand_rule,),
     "Gemm": (rules.remove_optional_bias_from_gemm_rule,),
     "Max": (rules.max_max_rule, rules.max_min_rule),
     "Min": (rules.min_min_rule, rules.min_max_rule),
-    "Mul": (rules.mul_by_1_rule,),
+    "Mul": (_drop_neutral("Mul", 1),),
     "Pad": (rules.normalize_pad_format_conv_rule, rules.fuse_pad_into_conv_rule),
     "Relu": (rules.successive_relu_rule, rules.successive_relu_clip_rule),
     "Reshape": (
@@ -43,7 +72,7 @@ _RULES_BY_OPERATOR: dict[str, tuple[rewriter.RewriteRule, ...]] = {
         rules.materialize_reshape_shape_rule,
     ),
     "Slice": (rules.collapse_slice_rule, rules.collapse_slice2_rule),
-    "Sub": (rules.sub_0_rule,),
+    "Sub": (_drop_neutral("Sub", 0),),
     "Transpose": (rules.no_op_transpose_rule, rules.transpose_transpose_rule),
     "Unsqueeze": (rules.unsqueeze_unsqueeze_rule,),
 }
