@@ -1,4 +1,4 @@
-"""Made images, for when there are no photos."""
+"""Made images: some that look like photos, for when there are none, and some unlike any photo."""
 
 from __future__ import annotations
 
@@ -28,4 +28,29 @@ def generated_images(count: int, size: Size, seed: int = 0) -> ImageBatch:
         coarse = colour + contrast * rng.standard_normal((cells, cells, 3))
         picture = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
         image[:] = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    return images
+
+
+def extreme_images(size: Size) -> dict[str, ImageBatch]:
+    """Make images that no folder of photos has, and that a camera gives all the same.
+
+    A covered lens is black, an overexposed sensor white: there is nothing to normalise by, and
+    sums are as large as they get.
+
+    Returns:
+        By what they show, each (1, H, W, 3) uint8.
+    """
+    colours = {
+        "black": (0, 0, 0),
+        "grey": (128, 128, 128),
+        "white": (255, 255, 255),
+        "red": (255, 0, 0),
+        "green": (0, 255, 0),
+        "blue": (0, 0, 255),
+    }
+    shape = (1, *size, 3)
+    images = {name: np.full(shape, colour, np.uint8) for name, colour in colours.items()}
+    images["saturated noise"] = 255 * np.random.default_rng(0).integers(
+        2, size=shape, dtype=np.uint8
+    )
     return images

@@ -13,6 +13,7 @@ import numpy as np
 from deploykit.bundle import CANONICAL_GRAPH, deploy_graph
 from deploykit.errors import ModelError, ParityError
 from deploykit.jobs.export_request import ExportRequest, Subject
+from deploykit.jobs.extremes import extreme_objections
 from deploykit.jobs.golden import GOLDEN_IMAGES, Golden, choose_golden
 from deploykit.jobs.photos import Photos, generated_photos
 from deploykit.jobs.verdicts import Verdict, judge_sessions
@@ -121,20 +122,29 @@ def open_candidates(staging: Path, subject: Subject, stack: ExitStack) -> list[S
 
 
 def verify(
+    module: Session,
     candidates: Sequence[Session],
     answers: Answers,
     photos: Photos,
     subject: Subject,
     progress: Progress,
 ) -> tuple[Verdict, ...]:
-    """Compare both graphs with the module.
+    """Compare both graphs with the module, on the photos and on extreme images.
 
     Raises:
         ParityError: One of them does not give its answers.
     """
-    size = subject.preprocessing.input_size
-    reference = RecordedSession(answers.logits, name=REFERENCE, input_size=size)
-    verdicts = judge_sessions(reference, candidates, photos, subject.labels, progress)
+    preprocessing = subject.preprocessing
+    reference = RecordedSession(answers.logits, name=REFERENCE, input_size=preprocessing.input_size)
+    extremes = extreme_objections(module, candidates, preprocessing, progress)
+    verdicts = tuple(
+        verdict.refused(*objections)
+        for verdict, objections in zip(
+            judge_sessions(reference, candidates, photos, subject.labels, progress),
+            extremes,
+            strict=True,
+        )
+    )
     failed = [
         f"{verdict.candidate.graph}: {'; '.join(verdict.objections)}"
         for verdict in verdicts

@@ -114,7 +114,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         candidates = open_candidates(staging, subject, stack)
         answers = pending.result()
         again = Photos(photo_set.kind, photo_set.source, photo_set.images, groups)
-        verdicts = verify(candidates, answers, again, subject, progress)
+        verdicts = verify(reference, candidates, answers, again, subject, progress)
         stack.close()  # a graph that is open cannot be moved on Windows
         clock.start("writing")
         write_golden(answers.golden, staging / GOLDEN)

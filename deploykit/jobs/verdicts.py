@@ -85,9 +85,9 @@ class Verdict(Value, frozen=True):
         measurement = msgspec.structs.replace(self.measurement, flip_rate_bound=bound)
         return msgspec.structs.replace(self, measurement=measurement, searched=searched)
 
-    def refused(self, objection: str) -> Verdict:
-        """A copy with one more doubt."""
-        return msgspec.structs.replace(self, objections=(*self.objections, objection))
+    def refused(self, *objections: str) -> Verdict:
+        """A copy with more doubts."""
+        return msgspec.structs.replace(self, objections=(*self.objections, *objections))
 
 
 def judge_sessions(

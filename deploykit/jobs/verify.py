@@ -11,6 +11,7 @@ from deploykit.bundle import GOLDEN, Bundle
 from deploykit.errors import UsageError
 from deploykit.jobs._verify_sessions import CandidateRequest, open_candidates
 from deploykit.jobs.engines import engine_files
+from deploykit.jobs.extremes import extreme_objections
 from deploykit.jobs.golden import read_golden
 from deploykit.jobs.margin_mining import (
     LowestMargins,
@@ -159,7 +160,10 @@ def verify_bundle(
     else:
         verdicts = ranking.judge_answers(answers, compared.candidates, labels)
     drawn = photos.drawn()
-    verdicts = tuple(_with_searched(bundle, verdict, photos) for verdict in verdicts)
+    verdicts = tuple(
+        _with_searched(bundle, verdict, photos).refused(*objections)
+        for verdict, objections in zip(verdicts, compared.extremes, strict=True)
+    )
     if objection := mostly_unreadable(compared.unreadable, compared.tried - compared.unreadable):
         verdicts = tuple(verdict.refused(objection) for verdict in verdicts)
     mined = ranking is not None
@@ -197,6 +201,7 @@ class _Compared:
         photos: The images, drawn.
         ranking: What they were chosen from by their margins; None where they were not.
         answers: To the images.
+        extremes: What speaks against each candidate on extreme images.
     """
 
     reference: Reference
@@ -204,6 +209,7 @@ class _Compared:
     photos: Photos
     ranking: MarginRanking | None
     answers: Answers
+    extremes: tuple[tuple[str, ...], ...]
 
     @property
     def tried(self) -> int:
@@ -237,8 +243,13 @@ def _compare(
             photos = ranking.lowest
         stack.callback(photos.close)
         answers = answer_images(reference.session, candidates, photos, progress)
+        extremes: tuple[tuple[str, ...], ...] = ((),) * len(candidates)
+        if not request.self_test:  # recorded answers are to other images
+            extremes = extreme_objections(
+                reference.session, candidates, bundle.manifest.preprocessing, progress
+            )
         specs = tuple(candidate.spec for candidate in candidates)
-    return _Compared(reference, specs, photos, ranking, answers)
+    return _Compared(reference, specs, photos, ranking, answers, extremes)
 
 
 def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos | LowestMargins:

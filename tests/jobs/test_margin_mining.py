@@ -110,10 +110,11 @@ def test_flips_within_what_all_photos_allow_pass_only_where_the_others_are_out_o
     bundle, photo_folder, monkeypatch
 ):
     """Every compared decision changes, by little: of all ranked photos that would be allowed."""
-    from deploykit.jobs import verdicts
+    from deploykit.jobs import extremes, verdicts
     from deploykit.tolerances import Tolerance
 
-    monkeypatch.setattr(verdicts, "tolerance_for", lambda precision: Tolerance(max_flip_rate=0.5))
+    for place in (extremes, verdicts):
+        monkeypatch.setattr(place, "tolerance_for", lambda precision: Tolerance(max_flip_rate=0.5))
     everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
     found = np.sort(margins(everything.answers.reference))
 
