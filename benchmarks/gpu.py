@@ -95,7 +95,7 @@ def torch_ways(bundle: Bundle) -> list[Way]:
     torch.backends.cuda.matmul.allow_tf32 = False
     manifest, device = bundle.manifest, torch.device("cuda")
     recorded = manifest.architecture
-    architecture = resolve_architecture(recorded.name)
+    architecture = resolve_architecture(recorded.name, allow_user_code=False)
 
     def way(name: str, **form: object) -> Way:
         module = architecture.build(recorded.classes, recorded.args).eval().to(device, **form)

@@ -17,6 +17,7 @@ import numpy as np
 from deploykit.bundle import CANONICAL_GRAPH, Bundle
 from deploykit.images.batches import read_batch
 from deploykit.images.scan import ImageFile
+from deploykit.jobs.reference import module_obstacle, recorded_module
 from deploykit.jobs.sessions import open_bundle_graph
 from deploykit.session import ImageBatch, Session
 from deploykit.stages import StageClock
@@ -55,13 +56,9 @@ def plain_rate(bundle: Bundle, files: tuple[ImageFile, ...]) -> float:
 
 def load_module(bundle: Bundle) -> Any:
     """The bundle's network in torch, with the recorded checkpoint's weights."""
-    from deploykit.models.loading import load_model
-    from deploykit.models.registry import resolve_architecture
-
-    manifest = bundle.manifest
-    architecture = resolve_architecture(manifest.architecture.name)
-    checkpoint = Path(manifest.checkpoint.path)
-    return load_model(architecture, checkpoint, arch_args=manifest.architecture.args).module
+    if obstacle := module_obstacle(bundle):
+        raise SystemExit(obstacle)
+    return recorded_module(bundle)
 
 
 def transforms_of(bundle: Bundle) -> Any:

@@ -43,7 +43,7 @@ class ArchitectureRecord(Value, frozen=True):
 
     Attributes:
         name: As ``--arch`` takes it.
-        origin: Whose code it is; the user's is never run unasked.
+        origin: Whose code it was at export, for readers; what may run is told by the name alone.
         args: What ``--arch-arg`` gave.
         classes: K, the number of logits.
         parameters: The number of trainable values.
@@ -60,7 +60,7 @@ class CheckpointRecord(Value, frozen=True):
     """The file that the weights came from.
 
     Attributes:
-        path: Absolute, on the machine that exported.
+        path: Absolute, on the machine that exported; see :func:`recorded_path`.
         sha256: In lowercase hex.
         trusted_pickle: Whether reading it runs code, as ``--trust-pickle`` allowed at export.
     """
@@ -110,7 +110,8 @@ class Manifest(Value, frozen=True):
             passport beside it.
         accepted: What the user chose from ``bench``, the newest last; one for each machine.
         files: Every file of the bundle but this one, by its path with ``/``.
-        photos: The folder of photos that export was given, absolute; None without.
+        photos: The folder of photos that export was given, absolute; None without. See
+            :func:`recorded_path`.
         proofs: What has been shown, the newest last; one for each graph, runtime and device.
         refutations: What has been shown not to hold; one for each graph, runtime and device.
         versions: Of the packages that exported it.
@@ -142,6 +143,9 @@ class Manifest(Value, frozen=True):
     golden: GoldenChoice = "photos"
 
     def __post_init__(self) -> None:
+        outside = [name for name in self.files if not _is_inside(name)]
+        if outside:
+            raise ValueError(f"{outside[0]!r} names no file inside the bundle")
         if len(self.labels) != self.architecture.classes:
             raise ValueError(
                 f"{len(self.labels)} labels do not fit {self.architecture.classes} classes"
@@ -278,6 +282,26 @@ def update_manifest(
             f"Another process has been changing {folder} for {_LOCK_SECONDS:.0f} seconds.",
             hint="Wait until it is done, and run this again.",
         ) from exc
+
+
+def recorded_path(text: str | None) -> Path | None:
+    r"""A path that a manifest records, where it may be followed; None where it may not.
+
+    A bundle may come from anybody. A relative path would lead to whatever lies there for whoever
+    runs this, perhaps into the bundle itself; and to open one on another machine (``\\server``),
+    Windows proves the user's identity to that machine.
+    """
+    path = None if text is None else Path(text)
+    if path is None or not path.is_absolute() or path.drive.startswith("\\\\"):
+        return None
+    return path
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a file's name, with ``/``, stays in the bundle on every system."""
+    return not any(bad in name for bad in "\\:\0") and all(
+        part not in ("", ".", "..") for part in name.split("/")
+    )
 
 
 def printable(path: Path) -> str:

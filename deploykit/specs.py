@@ -35,6 +35,14 @@ MAX_ENGINE_BATCH = 4096
 _Choice = TypeVar("_Choice", bound=str)
 
 
+def names_user_code(architecture: str) -> bool:
+    """Whether an architecture's name means the user's own code, rather than one that we know.
+
+    Nothing but the name decides it: what a bundle says of itself is no evidence.
+    """
+    return ":" in architecture or architecture.endswith(".py")
+
+
 class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A frozen value that reads from and writes to JSON strictly: an unknown field is an error."""
 

@@ -185,7 +185,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, network_file: Path) -> 
     from deploykit.models.registry import resolve_architecture
 
     torch.manual_seed(0)
-    module = resolve_architecture(f"{network_file}:Net").build(len(CLASSES))
+    module = resolve_architecture(f"{network_file}:Net", allow_user_code=True).build(len(CLASSES))
     with torch.no_grad():
         # Channel i of the features becomes colour i's mean, and class i's logit its excess.
         for layer in (module.features[0], module.features[3]):

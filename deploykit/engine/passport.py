@@ -23,6 +23,7 @@ from deploykit.files import replacing
 from deploykit.gpu import Gpu
 from deploykit.manifest import printable
 from deploykit.proofs import Proof
+from deploykit.shell import command_line
 from deploykit.specs import Flavour, KeptNode, Precision, Profile, TensorSpec, Value
 
 SCHEMA = 1
@@ -221,18 +222,19 @@ def how_to_build_again(passport: Passport) -> str:
 
 
 def _build_command(passport: Passport, targets: tuple[str, ...]) -> str:
-    words = ["deploykit build-trt", f"--flavour {passport.flavour}"]
+    words = ["deploykit", "build-trt", "--flavour", passport.flavour]
     if passport.flavour == "tensorrt_rtx":
-        words += (f"--target {target}" for target in targets)
-    words.append(f"--precision {passport.precision}")
+        for target in targets:
+            words += ("--target", target)
+    words += ("--precision", passport.precision)
     default = Profile()
     for name in ("min_batch", "opt_batch", "max_batch"):
         batch = getattr(passport.profile, name)
         if batch != getattr(default, name):
-            words.append(f"--{name.replace('_', '-')} {batch}")
+            words += (f"--{name.replace('_', '-')}", str(batch))
     if passport.workspace_bytes is not None:
-        words.append(f"--workspace {_binary(passport.workspace_bytes)}")
-    return " ".join(words)
+        words += ("--workspace", _binary(passport.workspace_bytes))
+    return command_line(words)
 
 
 def _binary(count: int) -> str:

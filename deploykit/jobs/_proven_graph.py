@@ -10,6 +10,7 @@ from deploykit.jobs.tune import tune_fp16
 from deploykit.progress import Note, Progress
 from deploykit.proofs import Proof
 from deploykit.runtime.opener import CPU, REHEARSAL
+from deploykit.shell import command_line
 from deploykit.specs import Precision
 
 #: On which runtime the proof of a deploy graph rests where no GPU has run it.
@@ -42,10 +43,11 @@ def proven_graph(
     if anew:
         return _quantized(bundle, tuning, progress)
     if proof is None:
+        words = ("deploykit", "verify", "--bundle", str(bundle.folder), "--images", "DIR")
         raise ParityError(
             f"The {precision} graph of bundle {bundle.name} is not proven to decide as the "
             "checkpoint does.",
-            hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR",
+            hint=f"Prove it: {command_line(words)}",
         )
     made_anew = " (--images makes it anew)" if precision != "fp32" else ""
     progress(

@@ -27,6 +27,7 @@ from deploykit.jobs._training_files import STATE, load_state
 from deploykit.jobs.candidates import Candidate
 from deploykit.jobs.history import best_epoch
 from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
+from deploykit.manifest import recorded_path
 from deploykit.parity.blame import StageReport
 from deploykit.progress import Note, Progress, silent
 from deploykit.session import Logits, NormalisedSession
@@ -256,8 +257,9 @@ def _trained_accuracy(bundle: Bundle, request: StagesRequest, progress: Progress
     """The test accuracy of the training that wrote the checkpoint; None where nobody tells."""
     if request.trained_accuracy is not None:
         return request.trained_accuracy
-    checkpoint = request.reference.checkpoint or Path(bundle.manifest.checkpoint.path)
-    if not checkpoint.with_name(STATE).is_file():
+    recorded = recorded_path(bundle.manifest.checkpoint.path)
+    checkpoint = request.reference.checkpoint or recorded
+    if checkpoint is None or not checkpoint.with_name(STATE).is_file():
         return None
     try:
         return best_epoch(load_state(checkpoint.parent).history).test_accuracy

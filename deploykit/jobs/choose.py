@@ -33,6 +33,7 @@ from deploykit.jobs.refutations import refutations_of
 from deploykit.progress import Note, Progress, silent
 from deploykit.runtime.opener import CUDA, HOST_RUNTIMES, REHEARSAL, graph_precision
 from deploykit.session import Session
+from deploykit.shell import command_line
 from deploykit.specs import Precision
 
 _Opener: TypeAlias = Callable[[Bundle, Candidate], Session]
@@ -158,11 +159,11 @@ def _nothing_proven(
 ) -> ParityError:
     if all(candidate.runtime not in HOST_RUNTIMES for candidate in candidates):
         need_gpu()  # without one a proof would not help
-    option = "" if precision is None else f" --precision {precision}"
+    option = () if precision is None else ("--precision", precision)
+    words = ("deploykit", "verify", "--bundle", str(bundle.folder), "--images", "DIR", *option)
     return ParityError(
         f"No graph of bundle {bundle.name} is proven to decide as the checkpoint does.",
-        hint=f"Prove it: deploykit verify --bundle {bundle.folder} --images DIR{option}; "
-        "or run it unproven by naming a --runtime.",
+        hint=f"Prove it: {command_line(words)}; or run it unproven by naming a --runtime.",
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -11,7 +11,7 @@ from deploykit.bundle import Bundle, default_artifacts
 from deploykit.errors import DeploykitError
 from deploykit.jobs.export_request import default_name
 from deploykit.jobs.labels import LABELS_FILE, choose_labels, name_labels
-from deploykit.manifest import MANIFEST_NAME, Manifest
+from deploykit.manifest import MANIFEST_NAME, Manifest, recorded_path
 from deploykit.parity.blame import Finding
 from deploykit.shell import command_line
 from deploykit.specs import Preprocessing, format_size
@@ -45,10 +45,15 @@ def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:
     options |= changes
     words = [word for pair in options.items() for word in pair]
     command = command_line(["deploykit", "export", *words, *_flags(bundle.manifest)])
-    if options.get("--classes") != LABELS_FILE:
-        return command
-    whose = "the finding" if "--classes" in changes else bundle.folder / MANIFEST_NAME
-    return f"{command}  # {LABELS_FILE}: a text file with the labels of {whose}, one a line"
+    comments = []
+    if options.get("--classes") == LABELS_FILE:
+        manifest = command_line([str(bundle.folder / MANIFEST_NAME)])
+        whose = "the finding" if "--classes" in changes else manifest
+        comments.append(f"{LABELS_FILE}: a text file with the labels of {whose}, one a line")
+    if bundle.manifest.checkpoint.trusted_pickle:
+        # Left to the user: whose checkpoint it is, only the manifest says.
+        comments.append("the checkpoint runs code: add --trust-pickle if it is yours")
+    return f"{command}  # {'; '.join(comments)}" if comments else command
 
 
 def _given(bundle: Bundle) -> dict[str, str]:
@@ -75,15 +80,12 @@ def _given(bundle: Bundle) -> dict[str, str]:
 
 def _labels_option(manifest: Manifest) -> dict[str, str]:
     names = manifest.labels.names
-    try:
-        unnamed = choose_labels(None, Path(manifest.checkpoint.path), len(names))
-    except DeploykitError:
-        pass  # the file beside the checkpoint is another training's, or damaged
-    else:
-        if unnamed.names == names:
+    checkpoint = recorded_path(manifest.checkpoint.path)
+    # What lies beside the checkpoint may be another training's, or damaged.
+    with contextlib.suppress(DeploykitError):
+        if checkpoint and choose_labels(None, checkpoint, len(names)).names == names:
             return {}
-    photos = None if manifest.photos is None else Path(manifest.photos)
-    return {"--classes": name_labels(names, photos)}
+    return {"--classes": name_labels(names, recorded_path(manifest.photos))}
 
 
 def _preprocessing_options(preprocessing: Preprocessing) -> dict[str, str]:
@@ -101,8 +103,6 @@ def _flags(manifest: Manifest) -> Iterator[str]:
     """What may be given several times, or without a value."""
     for key, value in manifest.architecture.args.items():
         yield from ("--arch-arg", f"{key}={_literal(value)}")
-    if manifest.checkpoint.trusted_pickle:
-        yield "--trust-pickle"
     yield "--overwrite"
 
 

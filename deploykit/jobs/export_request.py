@@ -92,7 +92,7 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
     from deploykit.models.registry import resolve_architecture
 
     _check_arch_args(request.arch_args)
-    architecture = resolve_architecture(request.arch)
+    architecture = resolve_architecture(request.arch, allow_user_code=True)
     preprocessing = choose_preprocessing(
         request.preprocessing,
         default=architecture.preprocessing,

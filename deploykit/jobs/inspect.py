@@ -92,9 +92,10 @@ def _inspect_file(
     if path.name.endswith(_PASSPORT_ENDINGS):
         return inspect_engine(path.with_suffix(""))
     if path.name == GOLDEN:
+        inspect_bundle = command_line(["deploykit", "inspect", str(path.parent)])
         raise InputError(
             f"{path} holds a bundle's golden images and answers.",
-            hint=f"Inspect the bundle: deploykit inspect {path.parent}",
+            hint=f"Inspect the bundle: {inspect_bundle}",
         )
     if is_engine(path):
         return inspect_engine(path)

@@ -16,7 +16,7 @@ from deploykit.images.batches import read_batches
 from deploykit.images.generated import generated_images
 from deploykit.images.scan import ImageFile, sample_images, scan_images
 from deploykit.jobs.golden import Golden, read_golden
-from deploykit.manifest import printable
+from deploykit.manifest import printable, recorded_path
 from deploykit.parity.compare import NamedBatch
 from deploykit.parity.copies import pixel_digest
 from deploykit.progress import Note, Progress
@@ -248,10 +248,10 @@ def split_photos(
 
 def _recorded_folder(bundle: Bundle, progress: Progress) -> Path | None:
     """The folder given at export while it is there, said aloud."""
-    recorded = bundle.manifest.photos
-    if recorded and Path(recorded).is_dir():
+    recorded = recorded_path(bundle.manifest.photos)
+    if recorded is not None and recorded.is_dir():
         progress(Note(f"using the photos given at export: {recorded}"))
-        return Path(recorded)
+        return recorded
     return None
 
 

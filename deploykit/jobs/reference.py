@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from deploykit.bundle import CANONICAL_GRAPH, Bundle
 from deploykit.errors import CheckpointError, DependencyError, UsageError
 from deploykit.jobs.sessions import open_bundle_graph
-from deploykit.manifest import sha256_of
+from deploykit.manifest import recorded_path, sha256_of
 from deploykit.progress import Note, Progress
 from deploykit.proofs import ReferenceKind
 from deploykit.runtime.opener import open_module
 from deploykit.session import Session
 from deploykit.shell import command_line
+from deploykit.specs import names_user_code
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,15 +95,23 @@ def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress
 def module_obstacle(bundle: Bundle) -> str | None:
     """Why the module cannot be made without being asked; None when it can."""
     architecture, checkpoint = bundle.manifest.architecture, bundle.manifest.checkpoint
-    if architecture.origin == "user":
+    if names_user_code(architecture.name):
         how = command_line(["deploykit", "verify", "--arch", architecture.name])
-        return f"{architecture.name} is your own code, which runs only when --arch names it ({how})"
+        return (
+            f"the manifest names code of its own, {architecture.name}, which runs only when --arch "
+            f"names it ({how})"
+        )
     if checkpoint.trusted_pickle:
         return (
             "the checkpoint runs code when it is read: name it with --ckpt and --trust-pickle "
             "(deploykit verify takes both)"
         )
-    path = Path(checkpoint.path)
+    path = recorded_path(checkpoint.path)
+    if path is None:
+        return (
+            f"the manifest's {checkpoint.path} is no full path on this machine, and is not "
+            "followed; --ckpt names the checkpoint (deploykit verify --ckpt FILE)"
+        )
     if not path.is_file():
         return f"{path} is not there; --ckpt names it elsewhere (deploykit verify --ckpt FILE)"
     if sha256_of(path) != checkpoint.sha256:
@@ -154,17 +163,19 @@ def _loaded_module(bundle: Bundle, request: ReferenceRequest) -> _LoadedModule:
 
     manifest = bundle.manifest
     recorded = manifest.architecture
-    if request.arch is None and recorded.origin == "user":
-        raise UsageError(
-            f"The bundle's architecture {recorded.name} is your own code.",
-            hint=f"Name it as well: --arch {recorded.name}",
-        )
-    architecture = resolve_architecture(request.arch or recorded.name)
+    architecture = resolve_architecture(
+        request.arch or recorded.name, allow_user_code=request.arch is not None
+    )
     same = architecture.name == recorded.name
     arch_args = request.arch_args
     if arch_args is None:
         arch_args = recorded.args if same else {}
-    path = request.checkpoint or Path(manifest.checkpoint.path)
+    path = request.checkpoint or recorded_path(manifest.checkpoint.path)
+    if path is None:
+        raise UsageError(
+            f"The manifest's {manifest.checkpoint.path} is no full path on this machine.",
+            hint="Name the checkpoint as well: --ckpt FILE",
+        )
     model = load_model(architecture, path, arch_args=arch_args, trust_pickle=request.trust_pickle)
     if model.num_classes != recorded.classes:
         raise CheckpointError(

@@ -133,7 +133,7 @@ def train_classifier(
     started = time.perf_counter()
     _check_numbers(epochs, batch_size, learning_rate, test_fraction, seed)
     check_output(output, resume=resume, overwrite=overwrite)
-    architecture = resolve_architecture(arch)
+    architecture = resolve_architecture(arch, allow_user_code=True)
     steps = preprocessing or architecture.preprocessing or Preprocessing()
     place = choose_device(device)
     photos = read_photos(folder, steps, threads=threads, progress=progress)

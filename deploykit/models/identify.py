@@ -63,7 +63,7 @@ def is_alike(family: Sequence[str], found: Shapes) -> bool:
     One network is made, the one with the shortest name, and names are compared without their
     numbers: layers are counted differently from one network to the next.
     """
-    shortest = resolve_architecture(min(family, key=len))
+    shortest = resolve_architecture(min(family, key=len), allow_user_code=False)
     expected = _shapes_without_weights(shortest)
     theirs = {_NUMBER.sub("#", name) for name in _renamed(found, expected, shortest)}
     ours = {_NUMBER.sub("#", name) for name in expected}
@@ -81,7 +81,7 @@ def matches(family: Sequence[str], found: Shapes) -> Iterator[Match]:
         A match for each, whether it fits or not.
     """
     for name in family:
-        architecture = resolve_architecture(name)
+        architecture = resolve_architecture(name, allow_user_code=False)
         expected = _shapes_without_weights(architecture)
         mismatch = compare(_renamed(found, expected, architecture), expected)
         classes = None

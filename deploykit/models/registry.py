@@ -14,9 +14,10 @@ from torch import nn
 from deploykit.deps import need
 from deploykit.errors import ArchitectureError, DeploykitError, UsageError
 from deploykit.models.factory import NO_ARGUMENTS, Factory, arguments_of_result, factory_of
-from deploykit.models.user_code import is_user_reference, user_callable
+from deploykit.models.user_code import user_callable
 from deploykit.models.zoo import ENTRIES
-from deploykit.specs import Preprocessing
+from deploykit.shell import command_line
+from deploykit.specs import Preprocessing, names_user_code
 
 Origin: TypeAlias = Literal["zoo", "torchvision", "timm", "user"]
 
@@ -99,15 +100,26 @@ class Architecture:
         )
 
 
-def resolve_architecture(name: str) -> Architecture:
+def resolve_architecture(name: str, *, allow_user_code: bool) -> Architecture:
     """Find an architecture; a bare name is the zoo's, else torchvision's.
 
+    Args:
+        name: See :class:`Architecture`.
+        allow_user_code: Whether the name may be that of a file or module, which is then imported:
+            only where whoever runs this has typed it, never where a bundle names it.
+
     Raises:
-        UsageError: No architecture has this name; the message has the closest that do.
+        UsageError: No architecture has this name, and the message has the closest that do; or it
+            names code, which is not allowed.
         ArchitectureError: The name refers to the user's own code, which fails.
         DependencyError: torchvision or timm is needed and missing.
     """
-    if is_user_reference(name):
+    if names_user_code(name):
+        if not allow_user_code:
+            raise UsageError(
+                f"{name} is code of its own, which runs only when it is named.",
+                hint=f"Name it as well: {command_line(['--arch', name])}",
+            )
         return Architecture(name, "user", factory=factory_of(user_callable(name)))
     library, slash, model = name.partition("/")
     if slash and library == "timm":

@@ -27,11 +27,6 @@ from deploykit.models._sandbox import run_user_code
 REFERENCE = re.compile(r"(?P<source>.+):(?P<attribute>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 
 
-def is_user_reference(name: str) -> bool:
-    """Whether a name means the user's own code, rather than one of an architecture we know."""
-    return ":" in name or name.endswith(".py")
-
-
 @dataclass(frozen=True)
 class UserObject:
     """Something of the user's own, imported.

@@ -176,7 +176,7 @@ def test_a_failed_verification_exits_with_3_and_the_numbers(
 
     from deploykit.models.registry import resolve_architecture
 
-    module = resolve_architecture(f"{network_file}:Net").build(3)
+    module = resolve_architecture(f"{network_file}:Net", allow_user_code=True).build(3)
     torch.save(module.state_dict(), tmp_path / "other.pth")
     folder = tmp_path / "colours"
     shutil.copytree(exported_bundle.folder, folder)

@@ -203,7 +203,7 @@ def test_a_network_that_prints_does_not_spoil_the_json(tmp_path, monkeypatch, ca
 
     monkeypatch.chdir(tmp_path)
     Path("printing.py").write_text(PRINTING, encoding="utf-8")
-    module = resolve_architecture("printing.py:Net").build(2)
+    module = resolve_architecture("printing.py:Net", allow_user_code=True).build(2)
     torch.save(module.state_dict(), "net.pth")
     capfd.readouterr()
     arguments = ["export", "--arch", "printing.py:Net", "--ckpt", "net.pth", "--classes", "a,b"]

@@ -33,7 +33,7 @@ def network(request, tmp_path_factory):
     """A network's FP16 deploy graph and the side of its images."""
     arch, side = request.param
     torch.manual_seed(0)
-    module = resolve_architecture(arch).build(10).eval()
+    module = resolve_architecture(arch, allow_user_code=True).build(10).eval()
     model = onnx_from_module(module, (side, side))
     fp32 = apply_deploy_passes(model, Preprocessing(resize=(side, side)))
     fp16, _ = convert_to_fp16()(fp32)

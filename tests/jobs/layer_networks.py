@@ -106,7 +106,7 @@ def export_blocks(photos: Path, folder: Path) -> Bundle:
     code = folder / "networks.py"
     code.write_text(NETWORKS, encoding="utf-8")
     torch.manual_seed(0)
-    module = resolve_architecture(f"{code}:Blocks").build(CLASSES)
+    module = resolve_architecture(f"{code}:Blocks", allow_user_code=True).build(CLASSES)
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, torch.nn.BatchNorm2d):

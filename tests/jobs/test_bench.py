@@ -42,7 +42,7 @@ def test_the_options_of_a_machine_without_a_gpu(bundle, no_gpu):
         "onnxruntime-cuda fp32",
     }
     assert "NVIDIA driver" in reasons["onnxruntime-cuda fp32"]
-    assert "your own code" in reasons["torch fp32, eager"]
+    assert "code of its own" in reasons["torch fp32, eager"]
 
 
 def test_every_precision_that_there_is_a_graph_for_is_an_option(bundle, no_gpu):

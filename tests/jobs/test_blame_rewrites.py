@@ -59,7 +59,7 @@ def exported_paths(tmp_path_factory, photo_folder):
     code = folder / "network.py"
     code.write_text(NETWORK, encoding="utf-8")
     torch.manual_seed(0)
-    module = resolve_architecture(f"{code}:DualPaths").build(3)
+    module = resolve_architecture(f"{code}:DualPaths", allow_user_code=True).build(3)
     with torch.no_grad():
         module.head.weight.mul_(20)
     torch.save(module.state_dict(), folder / "best_model.pth")

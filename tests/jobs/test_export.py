@@ -101,7 +101,7 @@ def test_the_golden_answers_are_the_torch_modules(exported_bundle, network_file,
 
     golden = read_golden(exported_bundle)
     assert golden.images.shape == (8, 16, 16, 3)
-    module = resolve_architecture(f"{network_file}:Net").build(3).eval()
+    module = resolve_architecture(f"{network_file}:Net", allow_user_code=True).build(3).eval()
     module.load_state_dict(torch.load(checkpoint, weights_only=True))
     mean, std = (np.array(v, np.float32) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     batch = ((golden.images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
@@ -185,7 +185,7 @@ def test_images_too_small_for_the_network_are_explained(request_for, tmp_path):
     )
     from deploykit.models.registry import resolve_architecture
 
-    module = resolve_architecture(f"{code}:make").build(3)
+    module = resolve_architecture(f"{code}:make", allow_user_code=True).build(3)
     torch.save(module.state_dict(), tmp_path / "deep.pth")
     request = request_for(arch=f"{code}:make", checkpoint=tmp_path / "deep.pth")
     with pytest.raises(ArchitectureError, match="fails on images of 16x16") as caught:
@@ -249,7 +249,7 @@ def test_nan_on_a_photo_is_the_networks_fault(request_for, tmp_path, photo_folde
     )
     from deploykit.models.registry import resolve_architecture
 
-    module = resolve_architecture(f"{code}:Net").build(3)
+    module = resolve_architecture(f"{code}:Net", allow_user_code=True).build(3)
     torch.save(module.state_dict(), tmp_path / "net.pth")
     request = request_for(arch=f"{code}:Net", checkpoint=tmp_path / "net.pth", images=photo_folder)
     with pytest.raises(ModelError, match="NaN or infinity on"):

@@ -37,7 +37,9 @@ def save(tmp_path):
     """Save an untrained network's weights."""
 
     def checkpoint(name, classes=7, prefix="", **arguments):
-        state = resolve_architecture(name).build(classes, arguments).state_dict()
+        state = (
+            resolve_architecture(name, allow_user_code=True).build(classes, arguments).state_dict()
+        )
         path = tmp_path / "best_model.pth"
         torch.save({prefix + key: value for key, value in state.items()}, path)
         return path
@@ -115,7 +117,9 @@ def test_a_path_with_a_space_is_quoted(tmp_path, save, monkeypatch, system, quot
 
 def test_a_pickled_network_that_is_trusted(tmp_path, capsys):
     path = tmp_path / "whole.pth"
-    torch.save(resolve_architecture("torchvision/resnet18").build(7, {}), path)
+    torch.save(
+        resolve_architecture("torchvision/resnet18", allow_user_code=False).build(7, {}), path
+    )
     assert run(["identify", str(path)]) == 4
     assert "--trust-pickle loads it" in capsys.readouterr().err
     assert run(["identify", str(path), "--trust-pickle"]) == 0

@@ -54,7 +54,7 @@ def test_a_row_agrees_with_the_torch_module_on_the_training_pixels(
 
     from deploykit.models.registry import resolve_architecture
 
-    module = resolve_architecture(f"{network_file}:Net").build(3).eval()
+    module = resolve_architecture(f"{network_file}:Net", allow_user_code=True).build(3).eval()
     module.load_state_dict(torch.load(checkpoint, weights_only=True))
     transform = transforms.Compose(
         [

@@ -131,7 +131,7 @@ def test_the_users_code_does_not_run_unasked(bundle, photo_folder, no_openvino):
     assert result.reference == "model.onnx on onnxruntime-cpu"
     assert (result.reference_kind, result.is_recorded) == ("graph", True)
     assert [v.candidate.graph for v in result.verdicts] == ["deploy/fp32.onnx"]
-    assert any("your own code" in e.message for e in notes if isinstance(e, Note))
+    assert any("code of its own" in e.message for e in notes if isinstance(e, Note))
 
 
 def test_a_perturbed_weight_fails_and_takes_the_proof_away(
@@ -289,7 +289,7 @@ def test_another_checkpoint_is_measured_not_excused(bundle, network_file, checkp
 def test_a_checkpoint_of_other_classes_is_refused(bundle, network_file, tmp_path):
     from deploykit.models.registry import resolve_architecture
 
-    module = resolve_architecture(f"{network_file}:Net").build(5)
+    module = resolve_architecture(f"{network_file}:Net", allow_user_code=True).build(5)
     torch.save(module.state_dict(), tmp_path / "five.pth")
     reference = ReferenceRequest(arch=f"{network_file}:Net", checkpoint=tmp_path / "five.pth")
     with pytest.raises(CheckpointError, match="5 classes; the bundle has 3"):
@@ -298,7 +298,7 @@ def test_a_checkpoint_of_other_classes_is_refused(bundle, network_file, tmp_path
 
 def test_naming_only_the_checkpoint_of_ones_own_code_is_explained(bundle, checkpoint):
     request = VerifyRequest(reference=ReferenceRequest(checkpoint=checkpoint))
-    with pytest.raises(UsageError, match="your own code") as caught:
+    with pytest.raises(UsageError, match="code of its own") as caught:
         verify_bundle(bundle, request)
     assert "--arch" in caught.value.hint
 
@@ -320,7 +320,7 @@ def test_a_zoo_network_is_rebuilt_from_the_recorded_checkpoint(tmp_path, photo_f
 
     torch.manual_seed(0)
     arguments = {"growth_rate": 4, "block_config": (1, 1), "num_init_features": 8}
-    module = resolve_architecture("densenet").build(3, arguments)
+    module = resolve_architecture("densenet", allow_user_code=False).build(3, arguments)
     torch.save(module.state_dict(), tmp_path / "best_model.pth")
     from deploykit.jobs.preprocessing import PreprocessingOptions
 

@@ -52,7 +52,7 @@ Make = Callable[[str], Architecture]
 def make(tmp_path: Path) -> Make:
     path = tmp_path / "tiny.py"
     path.write_text(TINY, encoding="utf-8")
-    return lambda name: resolve_architecture(f"{path}:{name}")
+    return lambda name: resolve_architecture(f"{path}:{name}", allow_user_code=True)
 
 
 def saved(state: object, folder: Path) -> Path:
@@ -108,7 +108,7 @@ def test_the_file_may_be_overwritten_afterwards(make: Make, tmp_path: Path) -> N
     ("name", "num_classes"), [("mnasnet0_5", 3), ("resnet_cifar96", 4), ("timm/resnet18", 2)]
 )
 def test_library_networks(name: str, num_classes: int, tmp_path: Path) -> None:
-    architecture = resolve_architecture(name)
+    architecture = resolve_architecture(name, allow_user_code=True)
     module = architecture.build(num_classes)
     loaded = load_model(architecture, saved({"model": module.state_dict()}, tmp_path))
     assert_same(loaded, module)
@@ -117,7 +117,7 @@ def test_library_networks(name: str, num_classes: int, tmp_path: Path) -> None:
 
 def test_densenet_with_arguments(tmp_path: Path) -> None:
     arch_args = {"growth_rate": 4, "block_config": (1, 2), "num_init_features": 8, "k": 2}
-    architecture = resolve_architecture("densenet")
+    architecture = resolve_architecture("densenet", allow_user_code=False)
     module = architecture.build(3, arch_args)
     path = saved(module.state_dict(), tmp_path)
     assert_same(load_model(architecture, path, arch_args=arch_args), module)
@@ -126,7 +126,7 @@ def test_densenet_with_arguments(tmp_path: Path) -> None:
 
 
 def test_weights_without_versions_load_into_networks_that_ask_for_one(tmp_path: Path) -> None:
-    architecture = resolve_architecture("mnasnet0_5")
+    architecture = resolve_architecture("mnasnet0_5", allow_user_code=False)
     module = architecture.build(2)
     assert_same(load_model(architecture, saved(dict(module.state_dict()), tmp_path)), module)
 
@@ -134,7 +134,10 @@ def test_weights_without_versions_load_into_networks_that_ask_for_one(tmp_path: 
 def test_heads_that_only_training_uses_are_left_out(tmp_path: Path) -> None:
     theirs = torchvision.models.googlenet(weights=None, init_weights=False, num_classes=3).eval()
     theirs.aux1.fc2 = nn.Linear(1024, 1000)  # fine-tuning often forgets them
-    loaded = load_model(resolve_architecture("googlenet"), saved(theirs.state_dict(), tmp_path))
+    loaded = load_model(
+        resolve_architecture("googlenet", allow_user_code=False),
+        saved(theirs.state_dict(), tmp_path),
+    )
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(loaded.module(images), theirs(images))
@@ -142,7 +145,7 @@ def test_heads_that_only_training_uses_are_left_out(tmp_path: Path) -> None:
     assert "only training uses: 'aux1.', 'aux2.'" in loaded.notes[0]
     assert "--arch-arg transform_input=true" in loaded.notes[1]
     decided = load_model(
-        resolve_architecture("googlenet"),
+        resolve_architecture("googlenet", allow_user_code=False),
         tmp_path / "best.pth",
         arch_args={"transform_input": True},
     )
@@ -224,8 +227,8 @@ def test_other_shapes_are_told(make: Make, tmp_path: Path) -> None:
 
 
 def test_another_architectures_weights_are_recognised(tmp_path: Path) -> None:
-    state = resolve_architecture("resnet18").build(3).state_dict()
-    error = misfit(resolve_architecture("densenet121"), state, tmp_path)
+    state = resolve_architecture("resnet18", allow_user_code=False).build(3).state_dict()
+    error = misfit(resolve_architecture("densenet121", allow_user_code=False), state, tmp_path)
     assert "best.pth does not fit torchvision/densenet121: 0 entries fit" in error.message
     assert len(error.message.splitlines()) == 3
     assert max(map(len, error.message.splitlines())) < 300

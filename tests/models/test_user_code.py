@@ -40,19 +40,19 @@ def write(tmp_path: Path) -> Write:
 
 
 def outputs(name: str, num_classes: int = 3, **arch_args: object) -> int:
-    module = resolve_architecture(name).build(num_classes, arch_args)
+    module = resolve_architecture(name, allow_user_code=True).build(num_classes, arch_args)
     return module(torch.zeros(1, 3, 8, 8)).shape[1]
 
 
 def failure(name: str) -> ArchitectureError:
     with pytest.raises(ArchitectureError) as caught:
-        resolve_architecture(name).build(3)
+        resolve_architecture(name, allow_user_code=True).build(3)
     return caught.value
 
 
 def test_a_class_in_a_file(write: Write) -> None:
     path = write(NETWORK)
-    architecture = resolve_architecture(f"{path}:Net")
+    architecture = resolve_architecture(f"{path}:Net", allow_user_code=True)
     assert (architecture.name, architecture.origin) == (f"{path}:Net", "user")
     assert architecture.preprocessing is None
     assert outputs(f"{path}:Net") == 3
@@ -64,7 +64,7 @@ def test_a_relative_path_and_further_arguments(
 ) -> None:
     write(NETWORK)
     monkeypatch.chdir(write(NETWORK).parent)
-    module = resolve_architecture("net.py:Net").build(3, {"width": 9})
+    module = resolve_architecture("net.py:Net", allow_user_code=True).build(3, {"width": 9})
     assert module.get_parameter("fc.weight").shape == (3, 9)
 
 
@@ -119,7 +119,7 @@ def make(num_classes):
     return Net(num_classes, WIDTH * SCALE)
 """
     )
-    module = resolve_architecture(f"{path}:make").build(2)
+    module = resolve_architecture(f"{path}:make", allow_user_code=True).build(2)
     assert module.get_parameter("fc.weight").shape == (2, 12)
 
 
@@ -129,7 +129,7 @@ def test_what_it_prints_does_not_reach_stdout(
     path = write(
         NETWORK + "\nprint('importing')\ndef make(n_class): print('making'); return Net(2)"
     )
-    resolve_architecture(f"{path}:make").build(2)
+    resolve_architecture(f"{path}:make", allow_user_code=True).build(2)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == "importing\nmaking\n"
@@ -197,7 +197,7 @@ def test_a_syntax_error_has_its_line(write: Write) -> None:
 def test_a_package_that_it_misses_is_named(write: Write) -> None:
     path = write("import no_such_package_1")
     with pytest.raises(DependencyError, match="No module named 'no_such_package_1'") as caught:
-        resolve_architecture(f"{path}:Net")
+        resolve_architecture(f"{path}:Net", allow_user_code=True)
     assert caught.value.exit_code == 5
     assert "pip install no_such_package_1;" in caught.value.hint
 
@@ -205,13 +205,13 @@ def test_a_package_that_it_misses_is_named(write: Write) -> None:
 def test_a_package_that_pip_calls_otherwise(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(DependencyError) as caught:
-        resolve_architecture(f"{write('import cv2')}:Net")
+        resolve_architecture(f"{write('import cv2')}:Net", allow_user_code=True)
     assert "pip install opencv-python;" in caught.value.hint
 
 
 def test_a_package_of_another_version(write: Write) -> None:
     with pytest.raises(DependencyError) as caught:
-        resolve_architecture(f"{write('import torch.no_such_part')}:Net")
+        resolve_architecture(f"{write('import torch.no_such_part')}:Net", allow_user_code=True)
     assert "torch is here, without no_such_part" in caught.value.hint
 
 
@@ -219,7 +219,7 @@ def test_logs_with_the_name_of_a_package_are_not_taken_for_it(write: Write) -> N
     write("loss 0.3", "no_such_logger/run.log")
     path = write("import no_such_logger", "code/net.py")
     with pytest.raises(DependencyError):
-        resolve_architecture(f"{path}:Net")
+        resolve_architecture(f"{path}:Net", allow_user_code=True)
 
 
 def test_a_module_of_ones_own_that_is_not_there(write: Write) -> None:
@@ -278,7 +278,7 @@ def test_a_missing_argument_can_be_given(write: Write) -> None:
 
 
 def test_an_argument_that_it_does_not_take(write: Write) -> None:
-    architecture = resolve_architecture(f"{write(NETWORK)}:Net")
+    architecture = resolve_architecture(f"{write(NETWORK)}:Net", allow_user_code=True)
     with pytest.raises(UsageError, match="takes no argument depth") as caught:
         architecture.build(3, {"depth": 2})
     assert caught.value.hint == "It takes: width."
@@ -316,11 +316,11 @@ def test_a_function_that_forgets_to_return(write: Write) -> None:
 )
 def test_names_that_lead_nowhere(name: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        resolve_architecture(name)
+        resolve_architecture(name, allow_user_code=True)
     assert message in caught.value.message.replace("/", "\\" if "\\" in message else "/")
 
 
 def test_a_misspelt_class_gets_the_closest(write: Write) -> None:
     with pytest.raises(UsageError, match="There is no Nett in") as caught:
-        resolve_architecture(f"{write(NETWORK)}:Nett")
+        resolve_architecture(f"{write(NETWORK)}:Nett", allow_user_code=True)
     assert caught.value.hint == "It defines: Net."

@@ -72,12 +72,14 @@ def assert_golden(module: nn.Module, name: str) -> None:
 )
 def test_names_shapes_and_logits_are_the_tutorials(architecture: str, name: str) -> None:
     num_classes = golden(name)["num_classes"]
-    assert_golden(resolve_architecture(architecture).build(num_classes), name)
+    assert_golden(resolve_architecture(architecture, allow_user_code=True).build(num_classes), name)
 
 
 def test_dpn92_takes_the_tutorials_checkpoints() -> None:
     with torch.device("meta"):
-        assert_names_and_shapes(resolve_architecture("dpn92").build(4), "dpn92")
+        assert_names_and_shapes(
+            resolve_architecture("dpn92", allow_user_code=False).build(4), "dpn92"
+        )
 
 
 class PooledLayer(nn.Module):
@@ -95,7 +97,7 @@ def test_a_dense_layer_appends_k_growth_rates() -> None:
 
 def test_dpn98_is_the_wider_dpn() -> None:
     with torch.device("meta"):
-        module = resolve_architecture("dpn98").build(7)
+        module = resolve_architecture("dpn98", allow_user_code=False).build(7)
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     assert shapes["conv1.0.weight"] == (96, 3, 7, 7)
     assert shapes["conv4.19.conv2.0.weight"] == (640, 640 // 40, 3, 3)
@@ -104,7 +106,9 @@ def test_dpn98_is_the_wider_dpn() -> None:
 
 def test_densenet_arguments_change_the_network() -> None:
     small = {"growth_rate": 8, "block_config": (2, 3), "num_init_features": 16, "bn_size": 2}
-    module = resolve_architecture("densenet").build(5, {**small, "k": 3, "drop_rate": 0.2})
+    module = resolve_architecture("densenet", allow_user_code=False).build(
+        5, {**small, "k": 3, "drop_rate": 0.2}
+    )
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     first_block = 16 + 2 * 3 * 8
     assert shapes["features.denseblock1.denselayer2.conv1.weight"] == (16, 16 + 3 * 8, 1, 1)
@@ -121,11 +125,11 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 def test_the_zoo_knows_how_its_networks_were_fed() -> None:
-    preprocessing = resolve_architecture("resnet_cifar96").preprocessing
+    preprocessing = resolve_architecture("resnet_cifar96", allow_user_code=False).preprocessing
     assert preprocessing == Preprocessing(
         resize=(96, 96), mean=(0.5,) * 3, std=(0.5,) * 3, source="zoo resnet_cifar96"
     )
-    assert resolve_architecture("dpn92").preprocessing is None
+    assert resolve_architecture("dpn92", allow_user_code=False).preprocessing is None
 
 
 def test_a_name_is_registered_once() -> None:

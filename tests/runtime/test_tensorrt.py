@@ -534,7 +534,7 @@ def test_dpn92_as_an_engine_gives_the_cpus_answers(tmp_path, flavour):
 
     from deploykit.models.registry import resolve_architecture
 
-    architecture = resolve_architecture("dpn92")
+    architecture = resolve_architecture("dpn92", allow_user_code=False)
     torch.manual_seed(0)
     preprocessing = architecture.preprocessing
     module = architecture.build(len(LABELS)).eval()

@@ -1,0 +1,331 @@
+"""A bundle that somebody else made: docs/security.md, a test for each row of its table."""
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from deploykit import manifest as manifest_file
+from deploykit import shell
+from deploykit.bundle import open_bundle
+from deploykit.cli.app import run
+from deploykit.engine.passport import how_to_build_again, read_passport
+from deploykit.errors import UsageError
+from deploykit.jobs.export_again import export_command
+from deploykit.manifest import record_file, recorded_path
+from deploykit.models.registry import resolve_architecture
+from deploykit.parity.blame import Finding
+from deploykit.shell import command_line
+
+TRAP = "CODE_RAN"
+CODE = f"open({TRAP!r}, 'a').write('x')\nfrom torch import nn\nclass Net(nn.Module): pass\n"
+SHELL_CODE = f"x; touch {TRAP}; $(touch {TRAP}) `touch {TRAP}` \n touch {TRAP} #'\""
+#: Each command that reads a bundle, as somebody runs it who has just received one.
+COMMANDS = [
+    "verify",
+    "verify --images photos --stages --layers --html page.html --junit parity.xml",
+    "verify --self-test",
+    "verify --budget 5 --images photos",
+    "quantize --images photos",
+    "build-trt --images photos --precision fp16",
+    "bench --images photos --seconds 0.1 --batch-sizes 2",
+    "predict photos --html rows.html",
+    "inspect",
+]
+
+
+@pytest.fixture
+def received(tmp_path, monkeypatch, exported_bundle, photo_folder):
+    """A bundle with code inside, where a user has unpacked it; nothing else is on this machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as ``python -m`` does
+    folder = tmp_path / "artifacts" / "colours"
+    shutil.copytree(exported_bundle.folder, folder)
+    shutil.copytree(photo_folder, tmp_path / "photos")
+    (folder / "net.py").write_text(CODE)
+    (tmp_path / "trap.py").write_text(CODE)
+    forge(folder, checkpoint={"path": "/nowhere/best_model.pth"}, photos=None)
+    return folder
+
+
+def forge(folder, **fields):
+    """Change the manifest as a text, as whoever sends it can; a dictionary changes some fields."""
+    path = folder / "bundle.json"
+    content = json.loads(path.read_text())
+    for name, value in fields.items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(content))
+
+
+def weights_like(folder, payload=None):
+    """A checkpoint file inside the bundle, recorded by its hash."""
+    path = folder / "best_model.pth"
+    torch.save({"weight": torch.zeros(3, 8)} if payload is None else payload, path)
+    return {"path": str(path), "sha256": record_file(path).sha256}
+
+
+class Payload:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return eval, (f"open({TRAP!r}, 'a')",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["artifacts/colours/net.py:Net", "trap:Net", "timm/trap:Net", "artifacts/colours/net.py"],
+)
+@pytest.mark.parametrize("origin", ["zoo", "torchvision", "timm", "user"])
+def test_architecture_name_never_imports(received, name, origin, capsys):
+    forge(
+        received,
+        architecture={"name": name, "origin": origin},
+        checkpoint=weights_like(received),
+    )
+    assert run(["verify", "--images", "photos"]) in (0, 3)
+    said = capsys.readouterr().err
+    assert f"the manifest names code of its own, {name}, which runs only when --arch names" in said
+    assert f"deploykit verify --arch {name}" in said
+    assert not Path(TRAP).exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_architecture_name_never_imports_in_any_command(received, command, capsys):
+    forge(
+        received,
+        architecture={"name": "artifacts/colours/net.py:Net", "origin": "zoo"},
+        checkpoint=weights_like(received),
+    )
+    assert run(command.split()) in (0, 3, 5)
+    assert not Path(TRAP).exists()
+    assert "trap" not in sys.modules
+
+
+def test_architecture_name_runs_when_the_user_names_it(received, checkpoint, network_file):
+    """The same code, named on the command line: what runs is the user's decision."""
+    forge(received, architecture={"name": f"{network_file}:Net", "origin": "zoo"})
+    words = ("verify", "--images", "photos", "--ckpt", str(checkpoint))
+    assert run(list(words)) == 2
+    assert run([*words, "--arch", f"{network_file}:Net"]) == 0
+
+
+def test_architecture_name_of_code_is_refused_by_the_registry(received):
+    with pytest.raises(UsageError, match="runs only when it is named"):
+        resolve_architecture("trap:Net", allow_user_code=False)
+    assert not Path(TRAP).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("timm/resnet18", {"pretrained": True}),
+        ("timm/resnet18", {"checkpoint_path": "artifacts/colours/best_model.pth"}),
+        ("timm/resnet18", {"pretrained_cfg": {"url": "https://example.com/x"}}),
+        ("torchvision/resnet18", {"weights": "DEFAULT"}),
+        ("torchvision/resnet18", {"progress": True}),
+    ],
+)
+def test_architecture_args_neither_download_nor_read(received, name, arguments):
+    forge(
+        received,
+        architecture={"name": name, "origin": "timm", "args": arguments},
+        checkpoint=weights_like(received),
+    )
+    assert run(["verify", "--images", "photos"]) in (2, 4)
+
+
+@pytest.mark.parametrize(
+    "path", ["best_model.pth", "artifacts/colours/best_model.pth", "../x/best_model.pth", ""]
+)
+def test_checkpoint_path_that_is_relative_is_not_followed(received, path, capsys):
+    found = weights_like(received)
+    shutil.copy(received / "best_model.pth", "best_model.pth")
+    forge(received, architecture={"name": "dpn92"}, checkpoint=found | {"path": path})
+    run(["verify", "--images", "photos"])
+    assert "is no full path on this machine, and is not followed" in capsys.readouterr().err
+
+
+def test_checkpoint_path_runs_no_code_of_the_file(received):
+    forge(
+        received,
+        architecture={"name": "dpn92"},
+        checkpoint=weights_like(received, Payload()) | {"trusted_pickle": False},
+    )
+    assert run(["verify", "--images", "photos"]) == 4
+    assert not Path(TRAP).exists()
+
+
+def test_checkpoint_trust_is_the_users_to_give(received, capsys):
+    forge(
+        received,
+        architecture={"name": "dpn92"},
+        checkpoint=weights_like(received, Payload()) | {"trusted_pickle": True},
+    )
+    assert run(["verify", "--images", "photos"]) in (0, 3)
+    assert not Path(TRAP).exists()
+    assert "the checkpoint runs code when it is read" in capsys.readouterr().err
+    command = export_command(open_bundle(received), [mended()])
+    assert "--trust-pickle" not in shlex.split(command, comments=True)
+    assert command.endswith("# the checkpoint runs code: add --trust-pickle if it is yours")
+
+
+def test_photos_are_read_from_a_full_path_only(received, capsys):
+    forge(received, photos="photos")
+    assert run(["verify"]) in (0, 3)
+    assert "photos, given at export, is not there: using golden.npz" in capsys.readouterr().err
+
+
+def test_recorded_paths_on_another_machine_are_not_followed(monkeypatch):
+    assert recorded_path("/data/photos") == Path("/data/photos")
+    monkeypatch.setattr(manifest_file, "Path", PureWindowsPath)
+    assert recorded_path(r"C:\data\photos") is not None
+    for text in (r"\\evil\share\photos", "//evil/share/photos", r"\\?\UNC\evil\x", "photos", "C:x"):
+        assert recorded_path(text) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "/etc/passwd",
+        "deploy/../../secret",
+        "C:\\secret",
+        "deploy\\x",
+        "a//b",
+        "./a",
+        "",
+    ],
+)
+def test_files_outside_the_bundle_are_not_read(received, name, capsys):
+    content = json.loads((received / "bundle.json").read_text())
+    forge(received, files={name: content["files"]["model.onnx"]})
+    assert run(["inspect"]) == 4
+    assert "names no file inside the bundle" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps no pipes in folders")
+def test_files_that_are_pipes_are_not_waited_for(received, capsys):
+    (received / "golden.npz").unlink()
+    os.mkfifo(received / "golden.npz")
+    assert run(["verify", "--images", "photos"]) == 4
+    assert "golden.npz is not a file" in capsys.readouterr().err
+
+
+def test_golden_answers_run_no_code(received, capsys):
+    path = received / "golden.npz"
+    np.savez(path, images=np.array([Payload()], dtype=object), logits=np.zeros((1, 3), np.float32))
+    forge(received, files={"golden.npz": msgspec.to_builtins(record_file(path))})
+    assert run(["verify", "--self-test"]) == 4
+    assert not Path(TRAP).exists()
+
+
+def test_graph_metadata_that_contradicts_the_manifest_is_refused(received, capsys):
+    change_graph(
+        received, lambda graph: graph.metadata_props.add(key="deploykit.labels", value='["a"]')
+    )
+    assert run(["verify", "--self-test"]) == 4
+    assert "but the manifest says" in capsys.readouterr().err
+
+
+def test_graph_loads_no_library(received, capsys):
+    def call_a_stranger(graph):
+        graph.opset_import.add(domain="evil", version=1)
+        graph.graph.node[0].domain = "evil"
+
+    change_graph(received, call_a_stranger)
+    assert run(["verify", "--self-test"]) == 4
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd"])
+@pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino"])
+def test_graph_weights_outside_the_bundle_are_not_read(received, location, runtime, capsys):
+    (received / "secret.bin").write_bytes(bytes(10**5))
+
+    def refer(graph):
+        weight = max(graph.graph.initializer, key=lambda item: len(item.raw_data))
+        weight.ClearField("raw_data")
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=location)
+
+    change_graph(received, refer)
+    assert run(["verify", "--images", "photos", "--runtime", runtime]) in (4, 5)
+
+
+def change_graph(folder, change):
+    path = folder / "deploy" / "fp32.onnx"
+    graph = onnx.load(path)
+    change(graph)
+    onnx.save(graph, path)
+    forge(folder, files={"deploy/fp32.onnx": msgspec.to_builtins(record_file(path))})
+
+
+def mended():
+    return Finding(stage="normalise", message="wrong", hint="x", options=(("--std", "1,1,1"),))
+
+
+@pytest.mark.parametrize("system", ["posix", "nt"])
+def test_shown_commands_do_no_more_than_they_say(system, monkeypatch):
+    monkeypatch.setattr(shell, "os", SimpleNamespace(name=system))
+    line = command_line(["deploykit", "verify", "--arch", SHELL_CODE, "--ckpt", "a\x03b\u2028c"])
+    assert line.isprintable()
+    if system == "posix":
+        words = shlex.split(line)
+        assert words[:4] == ["deploykit", "verify", "--arch", SHELL_CODE.replace("\n", "?")]
+    else:
+        quoted = line.removeprefix("deploykit verify --arch ")
+        assert quoted.count('"') == 4  # of two words, none ends before its own end
+        assert not {"$", "`", "%", "\u201c"} & set(quoted)
+
+
+def test_shown_commands_quote_what_a_bundle_says(received, posix_shell):
+    forge(
+        received,
+        architecture={"name": SHELL_CODE + ":Net", "args": {SHELL_CODE: SHELL_CODE}},
+        checkpoint={"path": f"/{SHELL_CODE}"},
+        photos=f"/{SHELL_CODE}",
+    )
+    words = shlex.split(export_command(open_bundle(received), [mended()]), comments=True)
+    plain = SHELL_CODE.replace("\n", "?")
+    options = dict(zip(words[2::2], words[3::2], strict=False))
+    assert options["--arch"] == plain + ":Net"
+    assert (options["--ckpt"], options["--images"]) == (f"/{plain}", f"/{plain}")
+    assert options["--std"] == "1,1,1"
+
+
+def test_shown_commands_quote_what_a_passport_says(built_engine, tmp_path, posix_shell):
+    path = tmp_path / "x.engine.json"
+    engine = built_engine.bundle.folder / built_engine.engine
+    content = json.loads(engine.with_name(f"{engine.name}.json").read_text())
+    path.write_text(json.dumps(content | {"targets": [SHELL_CODE]}))
+    words = shlex.split(how_to_build_again(read_passport(path)))
+    assert words[words.index("--target") + 1] == SHELL_CODE.replace("\n", "?")
+
+
+def test_pages_show_what_a_bundle_says_as_text(received):
+    markup = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    labels = {"names": [markup, "green", "red"], "source": markup}
+    forge(received, labels=labels, architecture={"name": f"{markup}:Net"}, name=markup)
+    for path in (received / "model.onnx", received / "deploy" / "fp32.onnx"):
+        graph = onnx.load(path)
+        for entry in graph.metadata_props:
+            if entry.key == "deploykit.labels":
+                entry.value = open_bundle(received).manifest.labels.to_metadata()
+        onnx.save(graph, path)
+        name = path.relative_to(received).as_posix()
+        forge(received, files={name: msgspec.to_builtins(record_file(path))})
+    run(["verify", "--images", "photos", "--html", "page.html"])
+    run(["predict", "photos", "--runtime", "onnxruntime-cpu", "--html", "rows.html"])
+    for page in ("page.html", "rows.html"):
+        text = Path(page).read_text(encoding="utf-8")
+        assert "<script>alert" not in text
+        assert "<img src=x" not in text
+        assert "Content-Security-Policy" in text
