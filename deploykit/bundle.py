@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.errors import BundleError, UsageError
-from deploykit.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_of
+from deploykit.manifest import LOCK_NAME, MANIFEST_NAME, Manifest, read_manifest, sha256_of
 from deploykit.specs import Precision
 
 CANONICAL_GRAPH = "model.onnx"
@@ -115,7 +115,7 @@ def open_bundle(folder: Path) -> Bundle:
     """Open a bundle by its folder.
 
     Raises:
-        BundleError: There is none, or its manifest is damaged.
+        BundleError: There is none, its manifest is damaged, or its folders lead elsewhere.
     """
     replaced = _replaced(folder)
     if not folder.exists() and replaced.is_dir():
@@ -123,7 +123,20 @@ def open_bundle(folder: Path) -> Bundle:
             f"{folder} is not there: an export was killed while it replaced it.",
             hint=f"The old bundle is whole: rename {replaced} to {folder.name}, or export again.",
         )
-    return Bundle(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    _check_links(folder)
+    return Bundle(folder, manifest)
+
+
+def _check_links(folder: Path) -> None:
+    """Refuse a bundle in which what is written would land outside."""
+    for name in (LOCK_NAME, "cache", "deploy", "engines"):
+        path = folder / name
+        if path.resolve().parent != folder.resolve():
+            raise BundleError(
+                f"{path} leads out of the bundle, and so would what is written there.",
+                hint="Copy the bundle with what its links lead to (cp -rL), and use the copy.",
+            )
 
 
 def find_bundle(wanted: str | None, artifacts: Path) -> tuple[Bundle, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -45,6 +46,17 @@ def _remove_abandoned(folder: Path) -> None:
         with contextlib.suppress(OSError, Timeout):
             FileLock(lock, blocking=False).acquire().lock.release()
             shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def read_file(path: Path) -> bytes:
+    """The contents of a file.
+
+    Raises:
+        OSError: It cannot be read, or is none: a pipe would be waited for, a device never end.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    return path.read_bytes()
 
 
 def move_into_place(source: Path, target: Path) -> None:

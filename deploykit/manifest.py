@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from deploykit.accepted import Accepted, MachineIdentity
 from deploykit.errors import BundleError, UsageError
-from deploykit.files import move_into_place, replacing
+from deploykit.files import move_into_place, read_file, replacing
 from deploykit.proofs import Proof, Refutation
 from deploykit.specs import KeptNode, Labels, Precision, Preprocessing, TensorSpec, Value
 
@@ -23,6 +23,7 @@ GoldenChoice: TypeAlias = Literal["photos", "generated"]
 
 SCHEMA = 2
 MANIFEST_NAME = "bundle.json"
+LOCK_NAME = f".{MANIFEST_NAME}.lock"
 _LOCK_SECONDS = 30.0
 
 
@@ -218,7 +219,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as exc:
         raise BundleError(
             f"{folder} is not a bundle: its {MANIFEST_NAME} cannot be read ({exc.strerror}).",
@@ -267,9 +268,14 @@ def update_manifest(
             on the same file system. They are moved into place under the same lock.
 
     Raises:
-        BundleError: Another process holds the lock, or the manifest cannot be read.
+        BundleError: Another process holds the lock, or the manifest cannot be read, or is a link.
     """
-    lock = FileLock(folder / f".{MANIFEST_NAME}.lock", timeout=_LOCK_SECONDS)
+    if (folder / MANIFEST_NAME).is_symlink():
+        raise BundleError(
+            f"{folder / MANIFEST_NAME} is a link, and what it leads to would be changed.",
+            hint="Copy the bundle with what its links lead to (cp -rL), and change the copy.",
+        )
+    lock = FileLock(folder / LOCK_NAME, timeout=_LOCK_SECONDS)
     try:
         with lock:
             manifest = change(read_manifest(folder))

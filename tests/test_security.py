@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ import onnx
 import pytest
 import torch
 
+import deploykit
 from deploykit import manifest as manifest_file
 from deploykit import shell
 from deploykit.bundle import open_bundle
@@ -27,6 +30,7 @@ from deploykit.parity.blame import Finding
 from deploykit.shell import command_line
 
 TRAP = "CODE_RAN"
+DOCS = Path(deploykit.__file__).parents[1] / "docs"
 CODE = f"open({TRAP!r}, 'a').write('x')\nfrom torch import nn\nclass Net(nn.Module): pass\n"
 SHELL_CODE = f"x; touch {TRAP}; $(touch {TRAP}) `touch {TRAP}` \n touch {TRAP} #'\""
 #: Each command that reads a bundle, as somebody runs it who has just received one.
@@ -94,7 +98,7 @@ def test_architecture_name_never_imports(received, name, origin, capsys):
     assert run(["verify", "--images", "photos"]) in (0, 3)
     said = capsys.readouterr().err
     assert f"the manifest names code of its own, {name}, which runs only when --arch names" in said
-    assert f"deploykit verify --arch {name}" in said
+    assert f"deploykit verify --bundle artifacts/colours --arch {name}" in said
     assert not Path(TRAP).exists()
 
 
@@ -134,13 +138,23 @@ def test_architecture_name_of_code_is_refused_by_the_registry(received):
         ("torchvision/resnet18", {"progress": True}),
     ],
 )
-def test_architecture_args_neither_download_nor_read(received, name, arguments):
+def test_architecture_args_neither_download_nor_read(received, name, arguments, capsys):
     forge(
         received,
         architecture={"name": name, "origin": "timm", "args": arguments},
         checkpoint=weights_like(received),
     )
-    assert run(["verify", "--images", "photos"]) in (2, 4)
+    assert run(["verify", "--images", "photos"]) in (0, 3)
+    said = capsys.readouterr().err
+    assert "comparing with model.onnx, not with the checkpoint: " in said
+    assert all(key in said for key in arguments)
+
+
+@pytest.mark.parametrize("name", ["evil", "net.PY", "timm/hf_hub/x", "torchvision/", ""])
+def test_architecture_name_that_nobody_knows_is_not_the_users_mistake(received, name, capsys):
+    forge(received, architecture={"name": name}, checkpoint=weights_like(received))
+    assert run(["verify", "--images", "photos"]) in (0, 3)
+    assert "comparing with model.onnx, not with the checkpoint: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -212,12 +226,67 @@ def test_files_outside_the_bundle_are_not_read(received, name, capsys):
     assert "names no file inside the bundle" in capsys.readouterr().err
 
 
+def test_checkpoint_that_is_another_one_has_no_neighbours(received, capsys):
+    """What training leaves beside a checkpoint is read where the hash tells that it is that one."""
+    private = received.parent / "private"
+    private.mkdir()
+    for name in ("w.pth", "training.pt", "classes.txt"):
+        (private / name).write_text("private")
+    os.utime(private / "training.pt", ns=(0, 0))
+    forge(received, architecture={"name": "dpn92"}, checkpoint={"path": str(private / "w.pth")})
+    run(["verify", "--images", "photos", "--stages"])
+    assert "the accuracy in training is not known" not in capsys.readouterr().err
+    assert "--classes" in export_command(open_bundle(received), [mended()])
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps no pipes in folders")
-def test_files_that_are_pipes_are_not_waited_for(received, capsys):
-    (received / "golden.npz").unlink()
-    os.mkfifo(received / "golden.npz")
+@pytest.mark.parametrize("name", ["golden.npz", "deploy/fp32.onnx", "bundle.json"])
+def test_files_that_are_pipes_are_not_waited_for(received, name, capsys):
+    (received / name).unlink()
+    os.mkfifo(received / name)
     assert run(["verify", "--images", "photos"]) == 4
-    assert "golden.npz is not a file" in capsys.readouterr().err
+    assert "not a file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+@pytest.mark.parametrize("name", ["deploy", "engines", "cache", ".bundle.json.lock"])
+def test_folders_that_lead_out_of_the_bundle_are_not_written_to(received, name, capsys):
+    mine = received.parents[1] / "mine"
+    if (received / name).is_dir():
+        (received / name).rename(mine)
+    elif name == ".bundle.json.lock":
+        mine.write_text("mine")
+        (received / name).unlink(missing_ok=True)
+    else:
+        mine.mkdir()
+    before = [*mine.rglob("*")], mine.is_file() and mine.read_text()
+    (received / name).symlink_to(mine)
+    assert run(["quantize", "--images", "photos"]) == 4
+    assert f"{received.name}/{name} leads out of the bundle" in capsys.readouterr().err
+    assert ([*mine.rglob("*")], mine.is_file() and mine.read_text()) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_manifest_that_is_a_link_is_read_and_not_written(received, capsys):
+    mine = received.parents[1] / "mine.json"
+    (received / "bundle.json").rename(mine)
+    (received / "bundle.json").symlink_to(mine)
+    before = mine.read_bytes()
+    assert run(["verify", "--images", "photos"]) == 0
+    assert "bundle.json is a link, and what it leads to would be changed" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+
+
+def test_suite_as_it_is_documented_reads_no_settings_of_the_bundle(received):
+    (received / "pytest.ini").write_text("[pytest]\naddopts = -p trap\npythonpath = .\n")
+    (received.parents[1] / "trap.py").rename(received / "trap.py")
+    page = (DOCS / "suite.md").read_text(encoding="utf-8")
+    _, line, _ = re.split("(?<=\n)(pytest --pyargs .*)", page, maxsplit=1)
+    line = line.replace("artifacts/dpn92", str(received)).replace("./bird_photos", "photos")
+    command = [sys.executable, "-m", *line.split(), "--co", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "test_file_is_unchanged[model.onnx]" in done.stdout, done.stderr
+    assert not Path(TRAP).exists()
 
 
 def test_golden_answers_run_no_code(received, capsys):

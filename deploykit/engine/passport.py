@@ -19,7 +19,7 @@ from deploykit.engine.targets import (
     runs_on,
 )
 from deploykit.errors import BundleError, UsageError
-from deploykit.files import replacing
+from deploykit.files import read_file, replacing
 from deploykit.gpu import Gpu
 from deploykit.manifest import printable
 from deploykit.proofs import Proof
@@ -151,7 +151,7 @@ def read_passport(path: Path) -> Passport:
     """
     hint = "Build the engine again: deploykit build-trt"
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as exc:
         raise BundleError(
             f"The engine has no passport: {printable(path)} cannot be read ({exc.strerror}).",

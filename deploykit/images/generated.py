@@ -31,26 +31,25 @@ def generated_images(count: int, size: Size, seed: int = 0) -> ImageBatch:
     return images
 
 
+#: Of the extreme images those of one colour: a covered lens, an overexposed sensor.
+COLOURS = {
+    "black": (0, 0, 0),
+    "grey": (128, 128, 128),
+    "white": (255, 255, 255),
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+}
+
+
 def extreme_images(size: Size) -> dict[str, ImageBatch]:
     """Make images that no folder of photos has, and that a camera gives all the same.
 
-    A covered lens is black, an overexposed sensor white: there is nothing to normalise by, and
-    sums are as large as they get.
-
     Returns:
-        By what they show, each (1, H, W, 3) uint8.
+        By what they show, each (1, H, W, 3) uint8: those of :data:`COLOURS`, in which there is
+        nothing to normalise by, and noise of black and full channels.
     """
-    colours = {
-        "black": (0, 0, 0),
-        "grey": (128, 128, 128),
-        "white": (255, 255, 255),
-        "red": (255, 0, 0),
-        "green": (0, 255, 0),
-        "blue": (0, 0, 255),
-    }
     shape = (1, *size, 3)
-    images = {name: np.full(shape, colour, np.uint8) for name, colour in colours.items()}
-    images["saturated noise"] = 255 * np.random.default_rng(0).integers(
-        2, size=shape, dtype=np.uint8
-    )
-    return images
+    images = {name: np.full(shape, colour, np.uint8) for name, colour in COLOURS.items()}
+    noise = np.random.default_rng(0).integers(2, size=shape, dtype=np.uint8)
+    return {**images, "saturated noise": 255 * noise}

@@ -134,16 +134,13 @@ def verify(
     Raises:
         ParityError: One of them does not give its answers.
     """
-    preprocessing = subject.preprocessing
-    reference = RecordedSession(answers.logits, name=REFERENCE, input_size=preprocessing.input_size)
-    extremes = extreme_objections(module, candidates, preprocessing, progress)
+    size = subject.preprocessing.input_size
+    reference = RecordedSession(answers.logits, name=REFERENCE, input_size=size)
+    on_photos = judge_sessions(reference, candidates, photos, subject.labels, progress)
+    extremes = extreme_objections(module, candidates, progress)
     verdicts = tuple(
         verdict.refused(*objections)
-        for verdict, objections in zip(
-            judge_sessions(reference, candidates, photos, subject.labels, progress),
-            extremes,
-            strict=True,
-        )
+        for verdict, objections in zip(on_photos, extremes, strict=True)
     )
     failed = [
         f"{verdict.candidate.graph}: {'; '.join(verdict.objections)}"

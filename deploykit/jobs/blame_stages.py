@@ -26,8 +26,12 @@ from deploykit.jobs._stage_walk import Walk
 from deploykit.jobs._training_files import STATE, load_state
 from deploykit.jobs.candidates import Candidate
 from deploykit.jobs.history import best_epoch
-from deploykit.jobs.reference import Reference, ReferenceRequest, open_reference
-from deploykit.manifest import recorded_path
+from deploykit.jobs.reference import (
+    Reference,
+    ReferenceRequest,
+    open_reference,
+    recorded_checkpoint,
+)
 from deploykit.parity.blame import StageReport
 from deploykit.progress import Note, Progress, silent
 from deploykit.session import Logits, NormalisedSession
@@ -257,12 +261,14 @@ def _trained_accuracy(bundle: Bundle, request: StagesRequest, progress: Progress
     """The test accuracy of the training that wrote the checkpoint; None where nobody tells."""
     if request.trained_accuracy is not None:
         return request.trained_accuracy
-    recorded = recorded_path(bundle.manifest.checkpoint.path)
-    checkpoint = request.reference.checkpoint or recorded
+    checkpoint = request.reference.checkpoint or recorded_checkpoint(bundle)
     if checkpoint is None or not checkpoint.with_name(STATE).is_file():
         return None
     try:
         return best_epoch(load_state(checkpoint.parent).history).test_accuracy
-    except (CheckpointError, ImportError) as exc:
+    except CheckpointError as exc:
+        progress(Note(f"the accuracy in training is not known: {exc.message}"))
+        return None
+    except ImportError as exc:
         progress(Note(f"the accuracy in training is not known: {exc}"))
         return None

@@ -11,6 +11,7 @@ from deploykit.bundle import Bundle, default_artifacts
 from deploykit.errors import DeploykitError
 from deploykit.jobs.export_request import default_name
 from deploykit.jobs.labels import LABELS_FILE, choose_labels, name_labels
+from deploykit.jobs.reference import recorded_checkpoint
 from deploykit.manifest import MANIFEST_NAME, Manifest, recorded_path
 from deploykit.parity.blame import Finding
 from deploykit.shell import command_line
@@ -62,7 +63,7 @@ def _given(bundle: Bundle) -> dict[str, str]:
     options = {
         "--arch": manifest.architecture.name,
         "--ckpt": manifest.checkpoint.path,
-        **_labels_option(manifest),
+        **_labels_option(bundle),
         **_preprocessing_options(manifest.preprocessing),
     }
     if manifest.photos is not None:
@@ -78,9 +79,10 @@ def _given(bundle: Bundle) -> dict[str, str]:
     return options
 
 
-def _labels_option(manifest: Manifest) -> dict[str, str]:
+def _labels_option(bundle: Bundle) -> dict[str, str]:
+    manifest = bundle.manifest
     names = manifest.labels.names
-    checkpoint = recorded_path(manifest.checkpoint.path)
+    checkpoint = recorded_checkpoint(bundle)
     # What lies beside the checkpoint may be another training's, or damaged.
     with contextlib.suppress(DeploykitError):
         if checkpoint and choose_labels(None, checkpoint, len(names)).names == names:

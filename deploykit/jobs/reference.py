@@ -84,7 +84,8 @@ def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress
     if obstacle is None:
         try:
             return _module_reference(bundle, request)
-        except DependencyError as exc:
+        except (DependencyError, UsageError) as exc:
+            # Who named nothing has made no mistake: the manifest's architecture is not known here.
             if request.named:
                 raise
             obstacle = exc.message.rstrip(".")
@@ -96,10 +97,10 @@ def module_obstacle(bundle: Bundle) -> str | None:
     """Why the module cannot be made without being asked; None when it can."""
     architecture, checkpoint = bundle.manifest.architecture, bundle.manifest.checkpoint
     if names_user_code(architecture.name):
-        how = command_line(["deploykit", "verify", "--arch", architecture.name])
+        words = ["deploykit", "verify", "--bundle", str(bundle.folder), "--arch", architecture.name]
         return (
             f"the manifest names code of its own, {architecture.name}, which runs only when --arch "
-            f"names it ({how})"
+            f"names it ({command_line(words)})"
         )
     if checkpoint.trusted_pickle:
         return (
@@ -114,9 +115,21 @@ def module_obstacle(bundle: Bundle) -> str | None:
         )
     if not path.is_file():
         return f"{path} is not there; --ckpt names it elsewhere (deploykit verify --ckpt FILE)"
-    if sha256_of(path) != checkpoint.sha256:
+    if recorded_checkpoint(bundle) is None:
         return f"{path} has changed since the export"
     return None
+
+
+def recorded_checkpoint(bundle: Bundle) -> Path | None:
+    """The file that the bundle was exported from, where it is here, unchanged.
+
+    Only then may what lies beside it be read, too: whoever wrote the manifest knows the file.
+    """
+    recorded = bundle.manifest.checkpoint
+    path = recorded_path(recorded.path)
+    if path is None or not path.is_file():
+        return None
+    return path if sha256_of(path) == recorded.sha256 else None
 
 
 def _graph_reference(bundle: Bundle, obstacle: str) -> Reference:

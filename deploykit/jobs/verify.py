@@ -245,9 +245,7 @@ def _compare(
         answers = answer_images(reference.session, candidates, photos, progress)
         extremes: tuple[tuple[str, ...], ...] = ((),) * len(candidates)
         if not request.self_test:  # recorded answers are to other images
-            extremes = extreme_objections(
-                reference.session, candidates, bundle.manifest.preprocessing, progress
-            )
+            extremes = extreme_objections(reference.session, candidates, progress)
         specs = tuple(candidate.spec for candidate in candidates)
     return _Compared(reference, specs, photos, ranking, answers, extremes)
 

@@ -125,8 +125,8 @@ def read_subject(config: pytest.Config) -> Subject:
     if name is None:
         raise UsageError(
             "The parity suite needs a bundle to test.",
-            hint="pytest --pyargs deploykit.suite --deploykit-bundle artifacts/NAME "
-            "--deploykit-images DIR",
+            hint="pytest --pyargs deploykit.suite --deploykit-bundle=artifacts/NAME "
+            "--deploykit-images=DIR",
         )
     bundle, _ = find_bundle(name, default_artifacts())
     folder, checkpoint = _path(config, "images"), _path(config, "ckpt")
