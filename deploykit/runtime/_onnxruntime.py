@@ -18,7 +18,12 @@ from deploykit.errors import DeviceError, GraphError, InputError
 from deploykit.gpu import Gpu, need_gpu
 from deploykit.runtime._base import BaseSession
 from deploykit.runtime._contract import check_meaning, takes_normalised
-from deploykit.runtime._onnxruntime_open import ORT_ERRORS, open_on_cpu, session_options
+from deploykit.runtime._onnxruntime_open import (
+    DISABLED_OPTIMIZERS,
+    ORT_ERRORS,
+    open_on_cpu,
+    session_options,
+)
 from deploykit.runtime.normalisation import normalised
 from deploykit.session import ImageBatch, Logits, NetworkInputs, SessionSpec
 from deploykit.specs import Labels, Precision, Preprocessing, TensorSpec
@@ -191,6 +196,7 @@ def _open_on_gpu(
             graph,
             session_options(threads),
             providers=[("CUDAExecutionProvider", options)],
+            disabled_optimizers=DISABLED_OPTIMIZERS,
             enable_fallback=0,
         )
     except ORT_ERRORS as exc:

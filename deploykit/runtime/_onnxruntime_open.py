@@ -21,9 +21,11 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     ),
 )
 _SEVERITY_FATAL = 4
-#: It rounds the FP32 bias of a Conv whose input and weight are rounded to int32, and clips what is
-#: too large for it; TensorRT leaves biases as the graph has them.
-_DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
+#: Those that change answers. The first rounds the FP32 bias of a Conv whose input and weight are
+#: rounded to int32, and clips what is too large for it; TensorRT leaves biases as the graph has
+#: them. The second makes the zeros of a Pad before a MaxPool the pool's own padding, which is
+#: -infinity: where all of a window is negative, the zeros were the largest (1.31).
+DISABLED_OPTIMIZERS = ["WeightBiasQuantization", "Pad_Fusion"]
 
 
 def session_options(threads: int | None) -> Any:
@@ -58,7 +60,7 @@ def open_on_cpu(graph: Path | bytes, name: str, threads: int | None) -> Any:
             graph,
             session_options(threads),
             providers=["CPUExecutionProvider"],
-            disabled_optimizers=_DISABLED_OPTIMIZERS,
+            disabled_optimizers=DISABLED_OPTIMIZERS,
             enable_fallback=0,
         )
     except ORT_ERRORS as exc:

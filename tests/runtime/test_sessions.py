@@ -4,8 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from runtime_graphs import ERROR_LIMIT, open_on, random_images, relative_error
 from torch import nn
+from torch.nn import functional
 
 from deploykit.errors import DeviceError, GraphError, InputError, UsageError
 from deploykit.gpu import Gpu
@@ -55,6 +57,36 @@ def open_text(tmp_path):
         )
 
     return open_it
+
+
+PADDED = """
+net (uint8[N, 4, 5, 3] images) => (float[N, 3] logits)
+<int64[8] pads = {{0, 0, 1, 1, 0, 0, 1, 1}}, float value = {{{value}}}, float far = {{-300}},
+ int64[2] axes = {{2, 3}}> {{
+    values = Cast<to = 1>(images)
+    channels = Transpose<perm = [0, 3, 1, 2]>(values)
+    negative = Add(channels, far)
+    padded = Pad(negative, pads, value)
+    pooled = {pool}<kernel_shape = [3, 3], strides = [2, 2]>(padded)
+    logits = ReduceMean<keepdims = 0>(pooled, axes)
+}}"""
+
+
+def pooled_means(pool, value):
+    """What that graph gives of the images, by torch."""
+    negative = torch.tensor(IMAGES).permute(0, 3, 1, 2).float() - 300
+    padded = functional.pad(negative, (1, 1, 1, 1), value=value)
+    pooling = functional.max_pool2d if pool == "MaxPool" else functional.avg_pool2d
+    return pooling(padded, 3, 2).mean((2, 3)).numpy()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino"])
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-8, -1000.0])
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+def test_padding_before_a_pool_keeps_its_value(open_text, runtime, pool, value):
+    """timm's resnetv2_50x1_bit pads with zeros what is negative."""
+    with open_text(PADDED.format(pool=pool, value=value), runtime=runtime) as session:
+        assert relative_error(session.run(IMAGES), pooled_means(pool, value)) <= ERROR_LIMIT["fp32"]
 
 
 def normalised_means(images):
@@ -316,7 +348,7 @@ def gpu_of_straw(monkeypatch):
     open_session, allocate = ort.InferenceSession, ort.OrtValue.ortvalue_from_shape_and_type
     bind_output = ort.IOBinding.bind_output
 
-    def open_on_cpu(graph, options, *, providers, enable_fallback):
+    def open_on_cpu(graph, options, *, providers, disabled_optimizers, enable_fallback):
         ((_, asked["options"]),) = providers
         session = open_session(graph, options, providers=["CPUExecutionProvider"])
         monkeypatch.setattr(session, "get_providers", lambda: [asked["provider"]])
