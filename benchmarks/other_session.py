@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from deploykit.bundle import CANONICAL_GRAPH, Bundle, open_bundle
+from deploykit.deps import need
 from deploykit.errors import BundleError, MissingError
 from deploykit.jobs.candidates import Candidate, open_candidate
 from deploykit.jobs.reference import module_obstacle, recorded_module
@@ -58,9 +59,7 @@ def opened(way: str, bundle: Bundle) -> Callable[[ImageBatch], object]:
         session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
         return lambda images: session.run(None, {"input": normalised(images, preprocessing)})
     if way == PLAIN_OPENVINO:
-        import openvino as ov
-
-        compiled = ov.compile_model(graph, "CPU")
+        compiled = need("openvino").compile_model(graph, "CPU")
         return lambda images: compiled(normalised(images, preprocessing))
     runtime, precision = OURS[way]
     graph = bundle.deploy_graph(graph_precision(precision))

@@ -68,8 +68,6 @@ class Bundle:
             names = ", ".join(self.manifest.files)
             raise BundleError(f"Bundle {self.folder} has no {file}; it has {names}.")
         path = self.folder / file
-        if path.exists() and not path.is_file():  # a pipe would be read for ever
-            raise BundleError(f"{path} is not a file.", hint=self._remedy(file))
         try:
             found = sha256_of(path)
         except OSError as exc:

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -48,15 +49,22 @@ def _remove_abandoned(folder: Path) -> None:
             shutil.rmtree(lock.parent, ignore_errors=True)
 
 
-def read_file(path: Path) -> bytes:
-    """The contents of a file.
+def open_file(path: Path) -> BufferedReader:
+    """Open a file to read.
 
     Raises:
-        OSError: It cannot be read, or is none: a pipe would be waited for, a device never end.
+        OSError: It cannot be read, or is not a regular file: a pipe would be waited for, a device
+            never end.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is not a file", str(path))
-    return path.read_bytes()
+    return path.open("rb")
+
+
+def read_file(path: Path) -> bytes:
+    """The contents of a file; see :func:`open_file`."""
+    with open_file(path) as file:
+        return file.read()
 
 
 def move_into_place(source: Path, target: Path) -> None:
@@ -89,15 +97,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, follow_link: bool = True) -> Iterator[Path]:
     """Write a file beside its name; it takes the name when the block ends well.
 
     Whoever reads ``path`` meanwhile, or after a crash or a power cut, finds the old file or the
     new one, whole.
 
     Args:
-        path: The final name; what has it stays until the new file is whole. A link stays: what
-            it leads to is replaced.
+        path: The final name; what has it stays until the new file is whole.
+        follow_link: Whether a link stays, and what it leads to is replaced; else the link is. In a
+            bundle, which anybody may have made, it is.
 
     Yields:
         Where to write.
@@ -105,7 +114,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The system fails to write it, or to give it its name.
     """
-    path = _followed(path)
+    path = _followed(path) if follow_link else path
     partial = path.with_name(f"{_partial_prefix(path)}{secrets.token_hex(_PARTIAL_BYTES)}")
     try:
         yield partial

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from deploykit.accepted import Accepted, MachineIdentity
 from deploykit.errors import BundleError, UsageError
-from deploykit.files import move_into_place, read_file, replacing
+from deploykit.files import move_into_place, open_file, read_file, replacing
 from deploykit.proofs import Proof, Refutation
 from deploykit.specs import KeptNode, Labels, Precision, Preprocessing, TensorSpec, Value
 
@@ -250,7 +250,7 @@ class _SchemaOnly(msgspec.Struct):
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``bundle.json`` so that a reader sees the old one or the new one, whole."""
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    with replacing(folder / MANIFEST_NAME) as path:
+    with replacing(folder / MANIFEST_NAME, follow_link=False) as path:
         path.write_bytes(data + b"\n")
 
 
@@ -268,13 +268,8 @@ def update_manifest(
             on the same file system. They are moved into place under the same lock.
 
     Raises:
-        BundleError: Another process holds the lock, or the manifest cannot be read, or is a link.
+        BundleError: Another process holds the lock, or the manifest cannot be read.
     """
-    if (folder / MANIFEST_NAME).is_symlink():
-        raise BundleError(
-            f"{folder / MANIFEST_NAME} is a link, and what it leads to would be changed.",
-            hint="Copy the bundle with what its links lead to (cp -rL), and change the copy.",
-        )
     lock = FileLock(folder / LOCK_NAME, timeout=_LOCK_SECONDS)
     try:
         with lock:
@@ -322,5 +317,5 @@ def record_file(path: Path) -> FileRecord:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's contents in lowercase hex."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,11 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from unicodedata import category
 
+#: Unicode's categories of what controls a terminal or the direction of text, ends a line, or is
+#: half a character.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 #: What cmd.exe and PowerShell both leave alone without quotes.
 _PLAIN_ON_WINDOWS = re.compile(r"[\w.:=+/\\-]+")
 #: What no quotes make plain for both: cmd.exe expands ``%``, PowerShell the next two, and ends a
@@ -21,7 +25,7 @@ def command_line(words: Sequence[str]) -> str:
     name something. What cannot be written so, a control character and on Windows a few others,
     is shown as ``?``.
     """
-    printable = ["".join(c if c.isprintable() else "?" for c in word) for word in words]
+    printable = ["".join("?" if category(c) in _UNSEEN else c for c in word) for word in words]
     if os.name == "nt":
         return " ".join(map(_for_windows, printable))
     return shlex.join(printable)

@@ -11,6 +11,9 @@ import pytest
 
 #: What a user might have set: none of it may hide what a fresh machine would get.
 SETTINGS = ("ORT_DISABLE_TELEMETRY", "MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+#: The stages find fault with a network that has seen one epoch; whether INT8 passes, and what is
+#: proven for ``bench``, depends on the CPU; and nobody but its author knows the network.
+EXIT_CODES = {"verify": (0, 3), "quantize": (0, 3), "bench": (0, 3), "identify": (4,)}
 COMMANDS = """
 train photos --arch networks.py:Net --input-size 16x16 --epochs 1 --output run
 export --arch networks.py:Net --ckpt run/best_model.pth --classes photos --input-size 16x16
@@ -66,7 +69,7 @@ def test_home_stays_empty_after_every_command(call, tmp_path, network_file, phot
     done = call(EVERY_COMMAND)
     assert done.returncode == 0, done.stderr
     for line, code, left in json.loads((tmp_path / "found.json").read_text()):
-        assert code in (0, 3, 4), f"{line} ended with {code}: {done.stderr}"
+        assert code in EXIT_CODES.get(line.split()[0], (0,)), f"{line}: {code}: {done.stderr}"
         assert left == [], line
 
 

@@ -54,7 +54,7 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train a classifier on a folder of photos; keeps the epoch with the best test accuracy."""
-    with command("train", as_json=json, verbose=verbose) as console, _passing_font_cache():
+    with command("train", as_json=json, verbose=verbose) as console, _temporary_font_folder():
         from deploykit.deps import need
         from deploykit.errors import DeploykitError
         from deploykit.jobs.preprocessing import (
@@ -113,7 +113,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _passing_font_cache() -> Iterator[None]:
+def _temporary_font_folder() -> Iterator[None]:
     """Keep matplotlib's list of fonts out of the user's home, unless the user says where it is."""
     import tempfile
 

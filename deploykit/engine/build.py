@@ -15,7 +15,7 @@ from deploykit.engine._progress import BuildMonitor, OnStep
 from deploykit.engine.flavour import TensorRT, make, quoting
 from deploykit.engine.targets import CURRENT, PORTABLE, parse_targets
 from deploykit.errors import DeploykitError, DeviceError, GraphError, UsageError
-from deploykit.files import replacing
+from deploykit.files import read_file, replacing
 from deploykit.gpu import Gpu, need_gpu
 from deploykit.specs import Profile, TensorSpec
 
@@ -174,7 +174,7 @@ def _set_targets(tensorrt: TensorRT, config: Any, targets: tuple[str, ...]) -> N
 def _load_timing_cache(config: Any, path: Path) -> None:
     """Give the configuration the cache in a file, or an empty one to fill, if it takes any."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError:
         data = b""
     # A cache of another GPU or TensorRT, or a damaged one, only costs the time that it would save.
@@ -192,7 +192,7 @@ def _save_timing_cache(config: Any, path: Path) -> None:
     # The engine, which may have taken minutes, is worth more than a cache that cannot be kept.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
+        with replacing(path, follow_link=False) as partial:
             partial.write_bytes(bytes(memory))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from deploykit.errors import UsageError
-from deploykit.files import replacing
+from deploykit.files import read_file, replacing
 from deploykit.specs import Flavour, Precision, Profile, Value
 
 _KEPT_BUILDS = 50
@@ -49,7 +49,7 @@ class BuildHistory:
     def builds(self) -> tuple[Build, ...]:
         """The builds that are remembered, the newest last."""
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=tuple[Build, ...])
+            return msgspec.json.decode(read_file(self.path), type=tuple[Build, ...])
         except (OSError, msgspec.MsgspecError, UsageError):
             return ()
 
@@ -58,7 +58,7 @@ class BuildHistory:
         builds = (*self.builds(), build)[-_KEPT_BUILDS:]
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self.path) as partial:
+            with replacing(self.path, follow_link=False) as partial:
                 partial.write_bytes(msgspec.json.encode(builds))
 
     def estimate_seconds(

@@ -139,7 +139,7 @@ def passport_path(engine: Path) -> Path:
 def write_passport(path: Path, passport: Passport) -> None:
     """Write a passport so that a reader sees it whole or not at all."""
     data = msgspec.json.format(msgspec.json.encode(passport), indent=2)
-    with replacing(path) as partial:
+    with replacing(path, follow_link=False) as partial:
         partial.write_bytes(data + b"\n")
 
 

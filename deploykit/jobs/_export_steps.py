@@ -137,9 +137,10 @@ def verify(
     size = subject.preprocessing.input_size
     reference = RecordedSession(answers.logits, name=REFERENCE, input_size=size)
     on_photos = judge_sessions(reference, candidates, photos, subject.labels, progress)
-    extremes = extreme_objections(module, candidates, progress)
+    scale = float(np.abs(answers.logits).max())
+    extremes = extreme_objections(module, candidates, scale, progress)
     verdicts = tuple(
-        verdict.refused(*objections)
+        verdict.with_extremes(objections)
         for verdict, objections in zip(on_photos, extremes, strict=True)
     )
     failed = [

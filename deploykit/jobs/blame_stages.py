@@ -266,9 +266,7 @@ def _trained_accuracy(bundle: Bundle, request: StagesRequest, progress: Progress
         return None
     try:
         return best_epoch(load_state(checkpoint.parent).history).test_accuracy
-    except CheckpointError as exc:
-        progress(Note(f"the accuracy in training is not known: {exc.message}"))
-        return None
-    except ImportError as exc:
-        progress(Note(f"the accuracy in training is not known: {exc}"))
+    except (CheckpointError, ImportError) as exc:
+        reason = exc.message if isinstance(exc, CheckpointError) else exc
+        progress(Note(f"the accuracy in training is not known: {reason}"))
         return None

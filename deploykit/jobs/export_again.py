@@ -30,8 +30,9 @@ def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:
             and of the other no part is taken.
 
     Returns:
-        A line for a shell, with a comment where it names a file that has to be written first; None
-        where no option of ``export`` mends anything.
+        A line for a shell, with a comment where it names a file that has to be written first, and
+        without ``--trust-pickle``, which is the user's to give; None where no option of ``export``
+        mends anything.
     """
     changes: dict[str, str] = {}
     for finding in findings:
@@ -46,15 +47,11 @@ def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:
     options |= changes
     words = [word for pair in options.items() for word in pair]
     command = command_line(["deploykit", "export", *words, *_flags(bundle.manifest)])
-    comments = []
-    if options.get("--classes") == LABELS_FILE:
-        manifest = command_line([str(bundle.folder / MANIFEST_NAME)])
-        whose = "the finding" if "--classes" in changes else manifest
-        comments.append(f"{LABELS_FILE}: a text file with the labels of {whose}, one a line")
-    if bundle.manifest.checkpoint.trusted_pickle:
-        # Left to the user: whose checkpoint it is, only the manifest says.
-        comments.append("the checkpoint runs code: add --trust-pickle if it is yours")
-    return f"{command}  # {'; '.join(comments)}" if comments else command
+    if options.get("--classes") != LABELS_FILE:
+        return command
+    manifest = command_line([str(bundle.folder / MANIFEST_NAME)])
+    whose = "the finding" if "--classes" in changes else manifest
+    return f"{command}  # {LABELS_FILE}: a text file with the labels of {whose}, one a line"
 
 
 def _given(bundle: Bundle) -> dict[str, str]:

@@ -13,7 +13,7 @@ from deploykit.tolerances import tolerance_for
 
 
 def extreme_objections(
-    reference: Session, candidates: Sequence[Session], progress: Progress
+    reference: Session, candidates: Sequence[Session], scale: float, progress: Progress
 ) -> tuple[tuple[str, ...], ...]:
     """Compare the candidates in FP32 with a reference on extreme images.
 
@@ -26,6 +26,7 @@ def extreme_objections(
     Args:
         reference: What is right by definition; a live one, for there are no recorded answers.
         candidates: What is compared with it.
+        scale: The reference's largest absolute logit on the images that are compared beside these.
         progress: Called with a note where the reference itself gives no numbers.
 
     Returns:
@@ -36,10 +37,7 @@ def extreme_objections(
     numbers = [name for name, logits in right.items() if np.isfinite(logits).all()]
     if none := [name for name in right if name not in numbers]:
         progress(
-            Note(
-                f"the network itself gives NaN or infinity on {', '.join(none)} images, and so "
-                "will whatever is made of it"
-            )
+            Note(f"{reference.spec.title} itself gives NaN or infinity on {', '.join(none)} images")
         )
 
     def objections(candidate: Session) -> Iterator[str]:
@@ -52,8 +50,9 @@ def extreme_objections(
         for name in numbers:
             if name in COLOURS or name in lost:
                 continue
-            error, scale = np.abs(given[name] - right[name]).max(), np.abs(right[name]).max()
-            if error > allowed * scale:
-                yield f"a logit is off by {error:.1e} on {name}; {allowed * scale:.1e} is allowed"
+            error = np.abs(given[name] - right[name]).max()
+            limit = allowed * max(scale, np.abs(right[name]).max())
+            if error > limit:
+                yield f"a logit is off by {error:.1e} on {name}; {limit:.1e} is allowed"
 
     return tuple(tuple(objections(candidate)) for candidate in candidates)

@@ -258,7 +258,11 @@ def _recorded_folder(bundle: Bundle, progress: Progress) -> Path | None:
 def _gone(bundle: Bundle) -> str:
     """Which folder was given at export and is there no longer; empty where none was."""
     recorded = bundle.manifest.photos
-    return f"{recorded}, given at export, is not there" if recorded else ""
+    if not recorded:
+        return ""
+    if recorded_path(recorded) is None:
+        return f"{recorded}, given at export, is no full path on a disk of this machine"
+    return f"{recorded}, given at export, is not there"
 
 
 def _golden_instead(bundle: Bundle, progress: Progress) -> Golden:

@@ -107,29 +107,32 @@ def module_obstacle(bundle: Bundle) -> str | None:
             "the checkpoint runs code when it is read: name it with --ckpt and --trust-pickle "
             "(deploykit verify takes both)"
         )
-    path = recorded_path(checkpoint.path)
-    if path is None:
-        return (
-            f"the manifest's {checkpoint.path} is no full path on this machine, and is not "
-            "followed; --ckpt names the checkpoint (deploykit verify --ckpt FILE)"
-        )
-    if not path.is_file():
-        return f"{path} is not there; --ckpt names it elsewhere (deploykit verify --ckpt FILE)"
-    if recorded_checkpoint(bundle) is None:
-        return f"{path} has changed since the export"
-    return None
+    return _checkpoint_obstacle(bundle)
 
 
 def recorded_checkpoint(bundle: Bundle) -> Path | None:
     """The file that the bundle was exported from, where it is here, unchanged.
 
-    Only then may what lies beside it be read, too: whoever wrote the manifest knows the file.
+    Only then may what lies beside it be read, too.
     """
+    recorded = recorded_path(bundle.manifest.checkpoint.path)
+    return recorded if _checkpoint_obstacle(bundle) is None else None
+
+
+def _checkpoint_obstacle(bundle: Bundle) -> str | None:
+    """Why the recorded checkpoint is not read; None when it is here, unchanged."""
     recorded = bundle.manifest.checkpoint
     path = recorded_path(recorded.path)
-    if path is None or not path.is_file():
-        return None
-    return path if sha256_of(path) == recorded.sha256 else None
+    if path is None:
+        return (
+            f"the manifest's {recorded.path} is no full path on a disk of this machine, and is not "
+            "followed; --ckpt names the checkpoint (deploykit verify --ckpt FILE)"
+        )
+    if not path.is_file():
+        return f"{path} is not there; --ckpt names it elsewhere (deploykit verify --ckpt FILE)"
+    if sha256_of(path) != recorded.sha256:
+        return f"{path} has changed since the export"
+    return None
 
 
 def _graph_reference(bundle: Bundle, obstacle: str) -> Reference:
@@ -176,6 +179,11 @@ def _loaded_module(bundle: Bundle, request: ReferenceRequest) -> _LoadedModule:
 
     manifest = bundle.manifest
     recorded = manifest.architecture
+    if request.trust_pickle and request.checkpoint is None:
+        raise UsageError(
+            "--trust-pickle is for a checkpoint that you name, not for one that a bundle names.",
+            hint=f"Name it as well: {command_line(['--ckpt', manifest.checkpoint.path])}",
+        )
     architecture = resolve_architecture(
         request.arch or recorded.name, allow_user_code=request.arch is not None
     )
@@ -183,10 +191,10 @@ def _loaded_module(bundle: Bundle, request: ReferenceRequest) -> _LoadedModule:
     arch_args = request.arch_args
     if arch_args is None:
         arch_args = recorded.args if same else {}
-    path = request.checkpoint or recorded_path(manifest.checkpoint.path)
+    path = request.checkpoint or recorded_checkpoint(bundle)
     if path is None:
-        raise UsageError(
-            f"The manifest's {manifest.checkpoint.path} is no full path on this machine.",
+        raise CheckpointError(
+            f"The recorded checkpoint is not used: {_checkpoint_obstacle(bundle)}.",
             hint="Name the checkpoint as well: --ckpt FILE",
         )
     model = load_model(architecture, path, arch_args=arch_args, trust_pickle=request.trust_pickle)

@@ -54,6 +54,7 @@ class Verdict(Value, frozen=True):
         seconds: How long the candidate took to answer; None where nobody looked.
         searched: How many of the different images had a part in making the graph, as the manifest
             tells.
+        extremes: Those of the objections that extreme images give.
     """
 
     candidate: SessionSpec
@@ -65,6 +66,7 @@ class Verdict(Value, frozen=True):
     note: str | None = None
     seconds: float | None = None
     searched: int = 0
+    extremes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -85,9 +87,14 @@ class Verdict(Value, frozen=True):
         measurement = msgspec.structs.replace(self.measurement, flip_rate_bound=bound)
         return msgspec.structs.replace(self, measurement=measurement, searched=searched)
 
-    def refused(self, *objections: str) -> Verdict:
-        """A copy with more doubts."""
-        return msgspec.structs.replace(self, objections=(*self.objections, *objections))
+    def refused(self, objection: str) -> Verdict:
+        """A copy with one more doubt."""
+        return msgspec.structs.replace(self, objections=(*self.objections, objection))
+
+    def with_extremes(self, objections: tuple[str, ...]) -> Verdict:
+        """A copy with what extreme images show against the candidate."""
+        every = (*self.objections, *objections)
+        return msgspec.structs.replace(self, objections=every, extremes=objections)
 
 
 def judge_sessions(
@@ -215,7 +222,7 @@ def keep_proofs(
                 continue  # exported again meanwhile: this verdict is about another graph
             if verdict.candidate.tf32:
                 continue  # of FP32 it shows neither the one nor the other
-            if verdict.broken:
+            if verdict.broken or verdict.extremes:
                 spec = verdict.candidate
                 manifest = manifest.without_proof(graph, spec.runtime, spec.device)
             elif verdict.passed and passed_is_proof:
@@ -232,7 +239,7 @@ def keep_proofs(
                     progress(Note(_stays(proof)))
         return manifest
 
-    disproved = any(verdict.broken for verdict in verdicts)
+    disproved = any(verdict.broken or verdict.extremes for verdict in verdicts)
     if not disproved and not passed_is_proof:
         return
     try:

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from deploykit.bundle import GOLDEN, Bundle
 from deploykit.errors import UsageError
 from deploykit.jobs._verify_sessions import CandidateRequest, open_candidates
@@ -161,7 +163,7 @@ def verify_bundle(
         verdicts = ranking.judge_answers(answers, compared.candidates, labels)
     drawn = photos.drawn()
     verdicts = tuple(
-        _with_searched(bundle, verdict, photos).refused(*objections)
+        _with_searched(bundle, verdict, photos).with_extremes(objections)
         for verdict, objections in zip(verdicts, compared.extremes, strict=True)
     )
     if objection := mostly_unreadable(compared.unreadable, compared.tried - compared.unreadable):
@@ -245,7 +247,8 @@ def _compare(
         answers = answer_images(reference.session, candidates, photos, progress)
         extremes: tuple[tuple[str, ...], ...] = ((),) * len(candidates)
         if not request.self_test:  # recorded answers are to other images
-            extremes = extreme_objections(reference.session, candidates, progress)
+            scale = float(np.abs(np.nan_to_num(answers.reference)).max(initial=0))
+            extremes = extreme_objections(reference.session, candidates, scale, progress)
         specs = tuple(candidate.spec for candidate in candidates)
     return _Compared(reference, specs, photos, ranking, answers, extremes)
 

@@ -59,7 +59,7 @@ class Contexts:
             content = bytes(ask(self._log, "serializing the kernels", kernels.serialize))
             if content != self._cached:
                 cache.parent.mkdir(parents=True, exist_ok=True)
-                with files.replacing(cache) as partial:
+                with files.replacing(cache, follow_link=False) as partial:
                     partial.write_bytes(content)
 
     def _new_config(self) -> Any:

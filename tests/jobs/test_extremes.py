@@ -8,8 +8,11 @@ import pytest
 import torch
 from onnxscript.rewriter.rules import common as rules
 
+from deploykit.bundle import open_bundle
 from deploykit.cli.app import run
+from deploykit.errors import ParityError
 from deploykit.graph import simplify
+from deploykit.jobs.choose import open_best
 from deploykit.jobs.extremes import extreme_objections
 from deploykit.jobs.reference import ReferenceRequest
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
@@ -98,9 +101,9 @@ class MadeSession:
         pass
 
 
-def objections(*candidates, reference=None):
+def objections(*candidates, reference=None, scale=100.0):
     notes = []
-    found = extreme_objections(reference or MadeSession(), candidates, notes.append)
+    found = extreme_objections(reference or MadeSession(), candidates, scale, notes.append)
     return found, [note.message for note in notes if isinstance(note, Note)]
 
 
@@ -149,6 +152,12 @@ def test_extreme_objections_another_number_on_one_colour_passes():
     assert objections(MadeSession(at(is_of_one_colour, 7e4))) == (((),), [])
 
 
+def test_extreme_objections_a_network_that_is_quiet_on_noise():
+    near = MadeSession(lambda images, logits: logits + 0.02)
+    assert objections(near)[0] != ((),)
+    assert objections(near, scale=1000.0) == (((),), [])
+
+
 def test_extreme_objections_a_loud_image_hides_nothing():
     loud = MadeSession(at(is_of_one_colour, 1e9))
     (found,), _ = objections(MadeSession(at(is_noise, 7.0)), reference=loud)
@@ -170,10 +179,7 @@ def test_extreme_objections_where_the_reference_gives_none():
     reference = MadeSession(at(is_black, np.nan))
     found, notes = objections(MadeSession(at(is_black, np.nan)), reference=reference)
     assert found == ((),)
-    assert notes == [
-        "the network itself gives NaN or infinity on black images, and so will whatever is made "
-        "of it"
-    ]
+    assert notes == ["made.onnx on made itself gives NaN or infinity on black images"]
 
 
 @pytest.fixture
@@ -217,7 +223,8 @@ def test_export_refuses_a_graph_that_fails_where_no_photo_is(export, monkeypatch
 def test_export_of_what_fails_by_itself_says_so(export, capsys):
     code, _ = export("Bare")
     assert code == 0
-    assert "the network itself gives NaN or infinity on black images" in capsys.readouterr().err
+    said = "checkpoint on torch itself gives NaN or infinity on black images"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["Spread", "Instance"])
@@ -225,7 +232,9 @@ def test_export_allows_what_rounding_decides(export, name):
     assert export(name)[0] == 0
 
 
-def test_verify_asks_every_candidate(bundle, network_file, photo_folder, monkeypatch, no_openvino):
+@pytest.fixture
+def nan_on_black(monkeypatch):
+    """The deploy graph gives NaN on a black image, as one of an older deploykit may."""
     compute = OnnxRuntimeSession._run
 
     def dark(self, images):
@@ -235,6 +244,10 @@ def test_verify_asks_every_candidate(bundle, network_file, photo_folder, monkeyp
         return logits
 
     monkeypatch.setattr(OnnxRuntimeSession, "_run", dark)
+
+
+@pytest.mark.usefixtures("nan_on_black", "no_openvino")
+def test_verify_asks_every_candidate(bundle, network_file, photo_folder):
     named = ReferenceRequest(arch=f"{network_file}:Net")
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
     canonical, deploy = result.verdicts
@@ -243,3 +256,16 @@ def test_verify_asks_every_candidate(bundle, network_file, photo_folder, monkeyp
         "NaN or infinity on black images, where the reference gives numbers",
     )
     assert deploy.measurement.non_finite == 0  # no photo is black
+
+
+@pytest.mark.usefixtures("nan_on_black", "no_openvino")
+def test_verify_takes_the_proof_away(bundle, network_file, photo_folder):
+    file = "deploy/fp32.onnx"
+    assert bundle.manifest.proof_of(file, "onnxruntime-cpu", "CPU") is not None
+    named = ReferenceRequest(arch=f"{network_file}:Net")
+    verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
+    now = open_bundle(bundle.folder)
+    assert now.manifest.proof_of(file, "onnxruntime-cpu", "CPU") is None
+    assert now.manifest.proof_of("model.onnx", "onnxruntime-cpu", "CPU") is not None
+    with pytest.raises(ParityError, match="No graph of bundle colours is proven"):
+        open_best(now)
