@@ -92,7 +92,7 @@ def keep_refutations(
     found = [
         _refutation(bundle, verdict, logits, answers, photos)
         for verdict, logits in zip(verdicts, answers.candidates, strict=True)
-        if verdict.broken and not verdict.candidate.tf32
+        if verdict.breaches and not verdict.candidate.tf32
     ]
     if not found:
         return
@@ -124,7 +124,7 @@ def _refutation(
         precision=spec.precision,
         photos=photos.drawn(),
         failed=tuple(map(photos.digest, rows)),
-        objections=verdict.tolerance.breaches(verdict.measurement, verdict.chosen_from),
+        objections=verdict.breaches,
         created=now(),
     )
 

@@ -76,10 +76,15 @@ class Verdict(Value, frozen=True):
     @property
     def broken(self) -> bool:
         """Whether the numbers break the tolerance, whatever the images that were left out do."""
+        return bool(self.breaches or self.extremes)
+
+    @property
+    def breaches(self) -> tuple[str, ...]:
+        """What breaks the tolerance on the compared images, a sentence each."""
         among = self.chosen_from
         if among is not None:
             among = msgspec.structs.replace(among, others_hold=True)
-        return bool(self.tolerance.breaches(self.measurement, among))
+        return self.tolerance.breaches(self.measurement, among)
 
     def with_searched(self, searched: int) -> Verdict:
         """A copy whose bound is over the images that had no part in making the graph."""
@@ -222,7 +227,7 @@ def keep_proofs(
                 continue  # exported again meanwhile: this verdict is about another graph
             if verdict.candidate.tf32:
                 continue  # of FP32 it shows neither the one nor the other
-            if verdict.broken or verdict.extremes:
+            if verdict.broken:
                 spec = verdict.candidate
                 manifest = manifest.without_proof(graph, spec.runtime, spec.device)
             elif verdict.passed and passed_is_proof:
@@ -239,7 +244,7 @@ def keep_proofs(
                     progress(Note(_stays(proof)))
         return manifest
 
-    disproved = any(verdict.broken or verdict.extremes for verdict in verdicts)
+    disproved = any(verdict.broken for verdict in verdicts)
     if not disproved and not passed_is_proof:
         return
     try:

@@ -18,6 +18,7 @@ from deploykit.jobs.reference import ReferenceRequest
 from deploykit.jobs.verify import VerifyRequest, verify_bundle
 from deploykit.models.registry import resolve_architecture
 from deploykit.progress import Note
+from deploykit.report.html.headline import headline_of
 from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 from deploykit.session import SessionSpec
 
@@ -256,6 +257,9 @@ def test_verify_asks_every_candidate(bundle, network_file, photo_folder):
         "NaN or infinity on black images, where the reference gives numbers",
     )
     assert deploy.measurement.non_finite == 0  # no photo is black
+    headline = headline_of(result, None, (), ())
+    assert headline.outcome == "failed"
+    assert any("NaN or infinity on black images" in each for each in headline.meaning)
 
 
 @pytest.mark.usefixtures("nan_on_black", "no_openvino")
@@ -266,6 +270,7 @@ def test_verify_takes_the_proof_away(bundle, network_file, photo_folder):
     verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
     now = open_bundle(bundle.folder)
     assert now.manifest.proof_of(file, "onnxruntime-cpu", "CPU") is None
+    assert now.manifest.refutations == ()  # it is asked again, with whatever photos
     assert now.manifest.proof_of("model.onnx", "onnxruntime-cpu", "CPU") is not None
     with pytest.raises(ParityError, match="No graph of bundle colours is proven"):
         open_best(now)
