@@ -22,7 +22,8 @@ from deploykit import shell
 from deploykit.bundle import open_bundle
 from deploykit.cli.app import run
 from deploykit.engine.passport import how_to_build_again, read_passport
-from deploykit.errors import UsageError
+from deploykit.errors import BundleError, UsageError
+from deploykit.jobs.engines import engines_of
 from deploykit.jobs.export_again import export_command
 from deploykit.manifest import record_file, recorded_path
 from deploykit.models.registry import resolve_architecture
@@ -319,6 +320,45 @@ def test_suite_as_it_is_documented_reads_no_settings_of_the_bundle(received):
     done = subprocess.run(command, capture_output=True, text=True)
     assert "test_file_is_unchanged[model.onnx]" in done.stdout, done.stderr
     assert not Path(TRAP).exists()
+
+
+def test_created_in_the_future_is_taken_and_said_aloud(received, capsys):
+    own = received.with_name("own")
+    shutil.copytree(received, own)
+    forge(received, created="2999-01-01T00:00:00+00:00")
+    assert run(["verify", "--self-test"]) == 0
+    said = capsys.readouterr().err
+    assert "using the newest of 2 bundles: artifacts/colours (--bundle chooses)" in said
+
+
+def test_checkpoint_that_the_user_names_runs_no_code_unasked(received, capsys):
+    weights_like(received, Payload())
+    mine = str(received / "best_model.pth")
+    assert run(["verify", "--images", "photos", "--arch", "dpn92", "--ckpt", mine]) == 4
+    assert "loading it would run code" in capsys.readouterr().err
+    assert not Path(TRAP).exists()
+
+
+def test_passport_of_another_engine_is_refused(built_engine, tmp_path):
+    folder = tmp_path / "colours"
+    shutil.copytree(built_engine.bundle.folder, folder)
+    passport = folder / f"{built_engine.engine}.json"
+    content = json.loads(passport.read_text())
+    for change in ({"engine": "other.engine"}, {"engine_sha256": "0" * 64}):
+        passport.write_text(json.dumps(content | change))
+        name = passport.relative_to(folder).as_posix()
+        forge(folder, files={name: msgspec.to_builtins(record_file(passport))})
+        with pytest.raises(BundleError, match="is not this engine's"):
+            engines_of(open_bundle(folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'[{"a": "\xff"}]', None])
+def test_cache_that_is_no_history_is_not_believed(received, content, no_gpu):
+    pytest.importorskip("tensorrt_rtx")
+    history = received / "cache" / "builds.json"
+    history.parent.mkdir()
+    history.mkdir() if content is None else history.write_bytes(content)
+    assert run(["build-trt", "--images", "photos", "--precision", "fp32"]) == 0
 
 
 def test_golden_answers_run_no_code(received, capsys):

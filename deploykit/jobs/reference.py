@@ -209,7 +209,8 @@ def _module_reference(bundle: Bundle, request: ReferenceRequest) -> Reference:
     manifest = bundle.manifest
     recorded = manifest.architecture
     loaded = _loaded_module(bundle, request)
-    sha256 = sha256_of(loaded.path)
+    # The recorded checkpoint was loaded because its hash is the recorded one.
+    sha256 = sha256_of(loaded.path) if request.checkpoint else manifest.checkpoint.sha256
     session = open_module(
         loaded.module, preprocessing=manifest.preprocessing, classes=recorded.classes
     )

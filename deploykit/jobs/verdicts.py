@@ -75,7 +75,7 @@ class Verdict(Value, frozen=True):
 
     @property
     def broken(self) -> bool:
-        """Whether the numbers break the tolerance, whatever the images that were left out do."""
+        """Whether numbers break the tolerance, whatever the images that were left out do."""
         return bool(self.breaches or self.extremes)
 
     @property
