@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from deploykit.jobs.export import export_bundle
-from deploykit.jobs.export_request import ExportRequest
+from deploykit.commands.export.request import ExportRequest
+from deploykit.commands.export.run import export_bundle
 from deploykit.models.registry import resolve_architecture
 
 CLASSES = 4

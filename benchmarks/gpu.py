@@ -23,15 +23,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deploykit.bundle import Bundle, open_bundle
+from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.errors import DeploykitError
-from deploykit.gpu import need_gpu
-from deploykit.jobs.engines import engines_of, open_bundle_engine
-from deploykit.jobs.sessions import open_bundle_graph
+from deploykit.inference.engines import engines_of, open_bundle_engine
+from deploykit.inference.sessions import open_bundle_graph
 from deploykit.models.registry import resolve_architecture
-from deploykit.report.terminal import table_text
 from deploykit.runtime.normalisation import network_input
-from deploykit.session import ImageBatch, Logits
+from deploykit.specs.session import ImageBatch, Logits
+from deploykit.system.gpu import need_gpu
+from deploykit.system.text import table_text
 
 #: How many batches one turn takes, so that two can be in flight.
 BATCHES_A_TURN = 4

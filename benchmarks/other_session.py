@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from deploykit.bundle import CANONICAL_GRAPH, Bundle, open_bundle
-from deploykit.deps import need
+from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, open_bundle
 from deploykit.errors import BundleError, MissingError
-from deploykit.jobs.candidates import Candidate, open_candidate
-from deploykit.jobs.reference import module_obstacle, recorded_module
+from deploykit.inference.candidates import Candidate, open_candidate
+from deploykit.proof.reference import module_obstacle, recorded_module
 from deploykit.runtime.normalisation import network_input, normalised
 from deploykit.runtime.opener import graph_precision
-from deploykit.session import ImageBatch
-from deploykit.specs import Precision
+from deploykit.specs.precision import Precision
+from deploykit.specs.session import ImageBatch
+from deploykit.system.deps import need
 
 OURS: dict[str, tuple[str, Precision]] = {
     "deploykit onnxruntime-cpu fp32": ("onnxruntime-cpu", "fp32"),

@@ -39,10 +39,10 @@ import timm
 import torch
 from other_session import OURS, PLAIN_OPENVINO, PLAIN_ORT, TORCH
 
-from deploykit.bundle import Bundle, open_bundle
+from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.images.scan import scan_images
-from deploykit.report.terminal import table_text
-from deploykit.threads import usable_cpus
+from deploykit.system.text import table_text
+from deploykit.system.threads import usable_cpus
 
 CLASSES = 4
 EXPORT = "deploykit export, proven"

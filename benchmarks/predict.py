@@ -41,20 +41,20 @@ from pathlib import Path
 from PIL import Image
 from predict_baselines import baselines, batches_of, open_session, plain_rate
 
-from deploykit.bundle import Bundle, open_bundle
+from deploykit.bundle.folder import Bundle, open_bundle
+from deploykit.commands.predict.fingerprint import fingerprint_of
+from deploykit.commands.predict.outputs import Outputs, write_run
+from deploykit.commands.predict.run import PredictionRun, PredictRequest
 from deploykit.images.scan import ImageFile, scan_images
-from deploykit.jobs._predict_pipeline import shared_work
-from deploykit.jobs.predict import PredictionRun, PredictRequest
-from deploykit.report.fingerprint import fingerprint_of
-from deploykit.report.outputs import Outputs, write_run
-from deploykit.stages import StageClock
-from deploykit.threads import usable_cpus
+from deploykit.inference.pipeline import shared_work
+from deploykit.system.stages import StageClock
+from deploykit.system.threads import usable_cpus
 
 # On Linux ru_maxrss begins with what the parent had: VmHWM is the process's own.
 MEASURE_MEMORY = """
 import re, resource, sys
 from pathlib import Path
-from deploykit.jobs.predict import predict_folder
+from deploykit.commands.predict.run import predict_folder
 rows = sum(1 for _ in predict_folder(sys.argv[1], sys.argv[2], runtime="onnxruntime-cpu"))
 if sys.platform == "darwin":
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -65,7 +65,7 @@ print(rows, peak)
 MEASURE_MANY = """
 import sys, time
 import psutil
-from deploykit.jobs.predict import predict_folder
+from deploykit.commands.predict.run import predict_folder
 tenth = int(sys.argv[3]) // 10
 before = time.perf_counter()
 for i, _ in enumerate(predict_folder(sys.argv[1], sys.argv[2]), 1):

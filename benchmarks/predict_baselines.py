@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from deploykit.bundle import CANONICAL_GRAPH, Bundle
+from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.images.batches import read_batch
 from deploykit.images.scan import ImageFile
-from deploykit.jobs.reference import module_obstacle, recorded_module
-from deploykit.jobs.sessions import open_bundle_graph
-from deploykit.session import ImageBatch, Session
-from deploykit.stages import StageClock
-from deploykit.threads import usable_cpus
+from deploykit.inference.sessions import open_bundle_graph
+from deploykit.proof.reference import module_obstacle, recorded_module
+from deploykit.specs.session import ImageBatch, Session
+from deploykit.system.stages import StageClock
+from deploykit.system.threads import usable_cpus
 
 BATCH = 8
 FP32 = "deploy/fp32.onnx"

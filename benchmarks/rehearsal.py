@@ -13,10 +13,10 @@ import statistics
 import time
 from pathlib import Path
 
-from deploykit.bundle import open_bundle
-from deploykit.jobs.photos import folder_photos
-from deploykit.jobs.sessions import open_bundle_graph
+from deploykit.bundle.folder import open_bundle
+from deploykit.inference.sessions import open_bundle_graph
 from deploykit.parity.compare import regroup
+from deploykit.proof.photos import folder_photos
 
 
 def main() -> None:

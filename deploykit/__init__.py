@@ -10,18 +10,20 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deploykit.bundle import Bundle, open_bundle
+    from deploykit.bundle.folder import Bundle, open_bundle
+    from deploykit.commands.bench.results import Benchmark
+    from deploykit.commands.bench.run import BenchRequest, bench_bundle
+    from deploykit.commands.export.preprocessing import PreprocessingOptions
+    from deploykit.commands.export.request import ExportRequest
+    from deploykit.commands.export.run import ExportResult, export_bundle
+    from deploykit.commands.predict.run import PredictionRun, PredictRequest, predict_folder
+    from deploykit.commands.train.run import TrainingResult, train_classifier
+    from deploykit.commands.verify.result import Verification
+    from deploykit.commands.verify.run import VerifyRequest, verify_bundle
     from deploykit.errors import DeploykitError
-    from deploykit.jobs.bench import BenchRequest, bench_bundle
-    from deploykit.jobs.bench_results import Benchmark
-    from deploykit.jobs.export import ExportResult, export_bundle
-    from deploykit.jobs.export_request import ExportRequest
-    from deploykit.jobs.predict import PredictionRun, PredictRequest, predict_folder
-    from deploykit.jobs.preprocessing import PreprocessingOptions
-    from deploykit.jobs.train import TrainingResult, train_classifier
-    from deploykit.jobs.verification import Verification
-    from deploykit.jobs.verify import VerifyRequest, verify_bundle
-    from deploykit.specs import Labels, Prediction, Preprocessing
+    from deploykit.specs.labels import Labels
+    from deploykit.specs.prediction import Prediction
+    from deploykit.specs.preprocessing import Preprocessing
 
 __version__ = "0.1.0"
 
@@ -31,27 +33,27 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
-    "BenchRequest": "deploykit.jobs.bench",
-    "Benchmark": "deploykit.jobs.bench_results",
-    "Bundle": "deploykit.bundle",
+    "BenchRequest": "deploykit.commands.bench.run",
+    "Benchmark": "deploykit.commands.bench.results",
+    "Bundle": "deploykit.bundle.folder",
     "DeploykitError": "deploykit.errors",
-    "ExportRequest": "deploykit.jobs.export_request",
-    "ExportResult": "deploykit.jobs.export",
-    "Labels": "deploykit.specs",
-    "PredictRequest": "deploykit.jobs.predict",
-    "Prediction": "deploykit.specs",
-    "PredictionRun": "deploykit.jobs.predict",
-    "Preprocessing": "deploykit.specs",
-    "PreprocessingOptions": "deploykit.jobs.preprocessing",
-    "TrainingResult": "deploykit.jobs.train",
-    "Verification": "deploykit.jobs.verification",
-    "VerifyRequest": "deploykit.jobs.verify",
-    "bench_bundle": "deploykit.jobs.bench",
-    "export_bundle": "deploykit.jobs.export",
-    "open_bundle": "deploykit.bundle",
-    "predict_folder": "deploykit.jobs.predict",
-    "train_classifier": "deploykit.jobs.train",
-    "verify_bundle": "deploykit.jobs.verify",
+    "ExportRequest": "deploykit.commands.export.request",
+    "ExportResult": "deploykit.commands.export.run",
+    "Labels": "deploykit.specs.labels",
+    "PredictRequest": "deploykit.commands.predict.run",
+    "Prediction": "deploykit.specs.prediction",
+    "PredictionRun": "deploykit.commands.predict.run",
+    "Preprocessing": "deploykit.specs.preprocessing",
+    "PreprocessingOptions": "deploykit.commands.export.preprocessing",
+    "TrainingResult": "deploykit.commands.train.run",
+    "Verification": "deploykit.commands.verify.result",
+    "VerifyRequest": "deploykit.commands.verify.run",
+    "bench_bundle": "deploykit.commands.bench.run",
+    "export_bundle": "deploykit.commands.export.run",
+    "open_bundle": "deploykit.bundle.folder",
+    "predict_folder": "deploykit.commands.predict.run",
+    "train_classifier": "deploykit.commands.train.run",
+    "verify_bundle": "deploykit.commands.verify.run",
 }
 
 __all__ = [

@@ -1,6 +1,6 @@
 """``python -m deploykit ...`` is ``deploykit ...``."""
 
-from deploykit.cli import main
+from deploykit.commands import main
 
 if __name__ == "__main__":
     main()

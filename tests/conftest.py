@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import shutil
 import sys
 from pathlib import Path
@@ -11,16 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fp16_networks import export_network
+from made_engines import MadeEngines
 from PIL import Image
 
-from deploykit import shell
-from deploykit.bundle import Bundle, open_bundle
+from deploykit.bundle.folder import Bundle, open_bundle
+from deploykit.commands.build.run import BuildResult, build_engine
+from deploykit.commands.export.preprocessing import PreprocessingOptions
+from deploykit.commands.export.request import ExportRequest
+from deploykit.commands.export.run import export_bundle
 from deploykit.engine.flavour import TensorRT, open_flavour
-from deploykit.gpu import DRIVER_LIBRARY, Gpu
-from deploykit.jobs.build import BuildResult, build_engine
-from deploykit.jobs.export import export_bundle
-from deploykit.jobs.export_request import ExportRequest
-from deploykit.jobs.preprocessing import PreprocessingOptions
+from deploykit.system import shell
+from deploykit.system.gpu import DRIVER_LIBRARY, Gpu
 
 #: A user's own file: a small network that tells colours apart, and what tests need beside it.
 NETWORK = '''
@@ -118,11 +121,11 @@ def put_driver(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None) -> None:
             raise OSError(f"{name}: cannot open shared object file")
         return made_driver(gpu)
 
-    monkeypatch.setattr("deploykit.gpu.ctypes.CDLL", load_other)
+    monkeypatch.setattr("deploykit.system.gpu.ctypes.CDLL", load_other)
 
 
 def made_driver(gpu: Gpu) -> SimpleNamespace:
-    """What :mod:`deploykit.gpu` asks of the driver; 0 is success."""
+    """What :mod:`deploykit.system.gpu` asks of the driver; 0 is success."""
 
     def tell_name(buffer: Any, size: int, device: Any) -> int:
         buffer.value = gpu.name.encode()
@@ -231,3 +234,58 @@ def built_engine(
     with pytest.MonkeyPatch.context() as monkeypatch:
         put_driver(monkeypatch, None)
         return build_engine(open_bundle(folder))
+
+
+@pytest.fixture
+def bundle(tmp_path, exported_bundle):
+    """A copy of the exported bundle that a test may change."""
+    folder = tmp_path / "colours"
+    shutil.copytree(exported_bundle.folder, folder)
+    return open_bundle(folder)
+
+
+@pytest.fixture
+def engine_bundle(tmp_path, built_engine):
+    """A copy of the bundle with an engine that a test may change."""
+    folder = tmp_path / "engines" / "colours"
+    shutil.copytree(built_engine.bundle.folder, folder)
+    return open_bundle(folder)
+
+
+@pytest.fixture
+def engines(monkeypatch, rtx_4070, exported_bundle):
+    """Engines of that bundle open on a GPU, and answer rightly."""
+    made = MadeEngines(exported_bundle, rtx_4070)
+    monkeypatch.setattr("deploykit.inference.engines.open_engine", made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def export_toy(tmp_path_factory, photo_folder):
+    """Export a network of ``fp16_networks``, each once."""
+
+    @functools.cache
+    def export(name):
+        return export_network(name, photo_folder, tmp_path_factory.mktemp(name))
+
+    return export
+
+
+@pytest.fixture
+def toy(tmp_path, export_toy):
+    """Copy a bundle of a network of ``fp16_networks``, to change it."""
+
+    def copy(name):
+        folder = tmp_path / "toys" / name.lower()
+        shutil.copytree(export_toy(name).folder, folder)
+        return open_bundle(folder)
+
+    return copy
+
+
+@pytest.fixture
+def no_onnx(monkeypatch):
+    """An installation without the extra ``graph``."""
+    for name in [name for name in sys.modules if name.startswith("deploykit.graph")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)

@@ -1,6 +1,12 @@
-"""The layers are a table; this enforces it. See "Layers" in CONTRIBUTING.md."""
+"""The layers, which command uses which, and what a file of a command may import: tables, enforced.
+
+See "Where is what" in CONTRIBUTING.md.
+"""
+
+from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,58 +15,56 @@ import deploykit
 
 PACKAGE = Path(deploykit.__file__).parent
 
-#: The layer of each top-level file and folder. A file imports only from lower layers and from its
-#: own folder; folders of L2 never import each other.
-LAYERS = {
-    "errors": 0,
-    "closing": 0,
-    "cpu": 0,
-    "deps": 0,
-    "files": 0,
-    "gpu": 0,
-    "shell": 0,
-    "threads": 0,
-    "statistics": 1,
-    "specs": 1,
-    "accepted": 1,
-    "measurements": 1,
-    "tolerances": 1,
-    "proofs": 1,
-    "session": 1,
-    "progress": 1,
-    "stages": 1,
-    "manifest": 1,
-    "bundle": 1,
-    "models": 2,
-    "images": 2,
-    "graph": 2,
-    "engine": 2,
-    "runtime": 2,
-    "parity": 2,
-    "jobs": 3,
-    "report": 4,
-    "cli": 5,
-    "suite": 5,
-    "__init__": 6,
-    "__main__": 6,
+#: From the lowest to the highest. A folder imports only from lower layers and from itself.
+LAYERS = (
+    {"errors"},
+    {"system"},
+    {"specs"},
+    {"parity"},
+    {"bundle"},
+    {"models", "images", "graph", "engine", "runtime"},
+    {"html", "inference"},
+    {"proof", "console"},
+    {"commands"},
+    {"suite"},
+    {"__init__", "__main__"},
+)
+#: Which other commands a command uses.
+COMMANDS = {
+    "bench": {"verify"},
+    "build": {"quantize", "verify"},
+    "diagnose": {"export", "train"},
+    "inspect": {"quantize"},
+    "train": {"export"},
+    "verify": {"diagnose", "export"},
 }
-#: Which files of L0 and L1 may import which others of their layer.
-WITHIN_LAYER = {
-    "deps": {"errors"},
-    "gpu": {"errors"},
-    "measurements": {"specs"},
-    "tolerances": {"specs", "measurements"},
-    "proofs": {"specs", "statistics", "measurements", "tolerances"},
-    "session": {"specs"},
-    "accepted": {"specs"},
-    "manifest": {"accepted", "specs", "proofs"},
-    "bundle": {"specs", "manifest"},
-}
-#: Folders of L2 that say what they may not import: the heavy packages of the others.
+#: Heavy packages that a folder must never load.
 FORBIDDEN = {
     "images": {"torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxruntime"},
     "parity": {"torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxruntime"},
 }
+#: What only the file ``cli.py`` of a command may import.
+CONSOLE = ("typer", "rich", "deploykit.console")
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+COMMAND_FILES = [
+    path
+    for path in FILES
+    if len(path.relative_to(PACKAGE).parts) > 2 and path.relative_to(PACKAGE).parts[0] == "commands"
+]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def module_of(path: Path) -> str:
+    """``deploykit/bundle/__init__.py`` => ``deploykit.bundle``."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path) for path in FILES}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -70,38 +74,36 @@ def imports_of(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (members & MODULES) or {node.module}
     return found
 
 
-def part_of(module: str) -> str:
-    """``deploykit.graph.passes`` => ``graph``."""
-    return module.split(".")[1]
+def layer_of(part: str) -> int:
+    (level,) = (level for level, parts in enumerate(LAYERS) if part in parts)
+    return level
 
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+def parts_of(module: str) -> list[str]:
+    """``deploykit.graph.passes`` => ``["graph", "passes"]``."""
+    return module.split(".")[1:] or ["__init__"]
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).as_posix()
-
-
-def test_every_file_has_a_layer():
+def test_every_folder_has_a_layer():
     parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
-    assert parts == set(LAYERS)
+    assert parts == set().union(*LAYERS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_downwards(path):
     part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     for module in imports_of(path):
-        if not module.startswith("deploykit.") or part_of(module) not in LAYERS:
+        if module.partition(".")[0] != "deploykit":
             continue
-        imported = part_of(module)
-        if imported == part or LAYERS[imported] < LAYERS[part]:
+        imported = parts_of(module)[0]
+        if imported in (part, "__init__"):  # the version stands in __init__.py
             continue
-        assert imported in WITHIN_LAYER.get(part, set()), f"{name_of(path)} imports {module}"
+        assert layer_of(imported) < layer_of(part), f"{name_of(path)} imports {module}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -111,21 +113,33 @@ def test_heavy_packages_stay_in_their_layer(path):
     assert not heavy & FORBIDDEN.get(part, set())
 
 
-def test_imports_within_jobs_are_acyclic():
-    graph = {
-        f"deploykit.jobs.{path.stem}": {
-            module for module in imports_of(path) if module.startswith("deploykit.jobs.")
-        }
-        for path in FILES
-        if path.parent.name == "jobs"
-    }
-    settled: set[str] = set()
-    while graph:
-        free = {name for name, needs in graph.items() if not (needs & graph.keys()) - {name}}
-        assert free, f"these import each other: {sorted(graph)}"
-        settled |= free
-        graph = {name: needs for name, needs in graph.items() if name not in free}
-    assert settled
+def test_a_command_uses_only_its_commands():
+    used: dict[str, set[str]] = {}
+    for path in COMMAND_FILES:
+        command = path.relative_to(PACKAGE).parts[1]
+        for module in imports_of(path):
+            if module.startswith("deploykit.commands.") and parts_of(module)[1] != command:
+                used.setdefault(command, set()).add(parts_of(module)[1])
+    assert used == COMMANDS
+
+
+@pytest.mark.parametrize("path", COMMAND_FILES, ids=name_of)
+def test_a_file_of_a_command_imports_what_it_may(path):
+    imported = imports_of(path)
+    if path.name != "cli.py":
+        assert not [module for module in imported if module.startswith(CONSOLE)]
+        assert not [module for module in imported if module.endswith(".cli")]
+    if path.name == "run.py":
+        shown = [module for module in imported if module.startswith("deploykit.commands.")]
+        assert not [module for module in shown if module.endswith((".text", ".page"))]
+
+
+def test_no_files_import_each_other():
+    # Raises CycleError, which names the circle.
+    order = TopologicalSorter(
+        {module_of(path): (imports_of(path) & MODULES) - {"deploykit"} for path in FILES}
+    ).static_order()
+    assert {*order} == MODULES
 
 
 def test_the_public_names():

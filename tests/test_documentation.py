@@ -8,7 +8,7 @@ import pytest
 import typer
 
 import deploykit
-from deploykit.cli.app import app
+from deploykit.commands.app import app
 
 ROOT = Path(deploykit.__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

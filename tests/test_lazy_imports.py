@@ -41,19 +41,19 @@ def test_importing_loads_nothing_heavy():
 
 @pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["predict", "--help"]])
 def test_help_loads_nothing_heavy(arguments):
-    code = "import sys; from deploykit.cli.app import run; assert run(sys.argv[1:]) == 0"
+    code = "import sys; from deploykit.commands.app import run; assert run(sys.argv[1:]) == 0"
     assert loaded_after(code, *arguments) == []
 
 
 def test_a_prediction_loads_only_onnx_runtime(exported_bundle, photo_folder, tmp_path):
-    code = "import sys; from deploykit.cli.app import run; assert run(sys.argv[1:]) == 0"
+    code = "import sys; from deploykit.commands.app import run; assert run(sys.argv[1:]) == 0"
     arguments = ["predict", str(photo_folder), "--bundle", str(exported_bundle.folder)]
     output = ["--output", str(tmp_path / "rows.csv")]
     assert loaded_after(code, *arguments, *output) == ["onnxruntime"]
 
 
 def test_a_self_test_loads_only_onnx_runtime(exported_bundle):
-    code = "import sys; from deploykit.cli.app import run; assert run(sys.argv[1:]) == 0"
+    code = "import sys; from deploykit.commands.app import run; assert run(sys.argv[1:]) == 0"
     arguments = ["verify", "--self-test", "--bundle", str(exported_bundle.folder)]
     assert loaded_after(code, *arguments) == ["onnxruntime"]
 
@@ -61,7 +61,7 @@ def test_a_self_test_loads_only_onnx_runtime(exported_bundle):
 def test_a_prediction_with_openvino_does_not_load_onnx_runtime(
     exported_bundle, photo_folder, tmp_path
 ):
-    code = "import sys; from deploykit.cli.app import run; assert run(sys.argv[1:]) == 0"
+    code = "import sys; from deploykit.commands.app import run; assert run(sys.argv[1:]) == 0"
     arguments = ["predict", str(photo_folder), "--bundle", str(exported_bundle.folder)]
     options = ["--output", str(tmp_path / "rows.csv"), "--runtime", "openvino"]
     assert loaded_after(code, *arguments, *options) == []

@@ -33,7 +33,7 @@ archs
 EVERY_COMMAND = f"""
 import json, os, sys
 from pathlib import Path
-from deploykit.cli.app import run
+from deploykit.commands.app import run
 
 found = []
 for line in {COMMANDS.strip().splitlines()!r}:

@@ -17,18 +17,18 @@ import pytest
 import torch
 
 import deploykit
-from deploykit import manifest as manifest_file
-from deploykit import shell
-from deploykit.bundle import open_bundle
-from deploykit.cli.app import run
+from deploykit.bundle import manifest as manifest_file
+from deploykit.bundle.folder import open_bundle
+from deploykit.bundle.manifest import record_file, recorded_path
+from deploykit.commands.app import run
+from deploykit.commands.export.again import export_command
 from deploykit.engine.passport import how_to_build_again, read_passport
 from deploykit.errors import BundleError, UsageError
-from deploykit.jobs.engines import engines_of
-from deploykit.jobs.export_again import export_command
-from deploykit.manifest import record_file, recorded_path
+from deploykit.inference.engines import engines_of
 from deploykit.models.registry import resolve_architecture
 from deploykit.parity.blame import Finding
-from deploykit.shell import command_line
+from deploykit.system import shell
+from deploykit.system.shell import command_line
 
 TRAP = "CODE_RAN"
 DOCS = Path(deploykit.__file__).parents[1] / "docs"

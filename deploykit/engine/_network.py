@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.flavour import TensorRT, make, quoting
 from deploykit.errors import GraphError
-from deploykit.specs import Profile, TensorSpec
+from deploykit.specs.engine import Profile
+from deploykit.specs.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -119,8 +120,8 @@ def add_profile(
 ) -> None:
     """Give the configuration its one optimization profile: batch sizes for every input.
 
-    The names and shapes are the network's own, and a :class:`~deploykit.specs.Profile` is in order
-    by construction: what TensorRT would accept here and fail at later cannot happen.
+    The names and shapes are the network's own, and a :class:`~deploykit.specs.engine.Profile` is in
+    order by construction: what TensorRT would accept here and fail at later cannot happen.
 
     Raises:
         GraphError: TensorRT refuses the profile all the same.

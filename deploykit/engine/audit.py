@@ -16,7 +16,9 @@ import msgspec
 
 from deploykit.engine.flavour import TensorRT, make, quoting
 from deploykit.errors import DeviceError
-from deploykit.specs import Precision, Profile, TensorSpec
+from deploykit.specs.engine import Profile
+from deploykit.specs.precision import Precision
+from deploykit.specs.tensors import TensorSpec
 
 UNKNOWN = "unknown"
 #: Layers that move or hold values and compute none.

@@ -15,9 +15,10 @@ from deploykit.engine._progress import BuildMonitor, OnStep
 from deploykit.engine.flavour import TensorRT, make, quoting
 from deploykit.engine.targets import CURRENT, PORTABLE, parse_targets
 from deploykit.errors import DeploykitError, DeviceError, GraphError, UsageError
-from deploykit.files import read_file, replacing
-from deploykit.gpu import Gpu, need_gpu
-from deploykit.specs import Profile, TensorSpec
+from deploykit.specs.engine import Profile
+from deploykit.specs.tensors import TensorSpec
+from deploykit.system.files import read_file, replacing
+from deploykit.system.gpu import Gpu, need_gpu
 
 #: Words in TensorRT's log that tell the machine's fault from the graph's.
 _DEVICE_WORDS = ("cudaerror", "cuda runtime", "cuda initialization")

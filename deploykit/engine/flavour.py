@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deploykit.deps import EXTRAS, need
 from deploykit.errors import DependencyError, DeviceError
-from deploykit.specs import FLAVOURS, Flavour
+from deploykit.specs.engine import FLAVOURS, Flavour
+from deploykit.system.deps import EXTRAS, need
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -10,8 +10,10 @@ from pathlib import Path
 import msgspec
 
 from deploykit.errors import UsageError
-from deploykit.files import read_file, replacing
-from deploykit.specs import Flavour, Precision, Profile, Value
+from deploykit.specs.engine import Flavour, Profile
+from deploykit.specs.precision import Precision
+from deploykit.specs.value import Value
+from deploykit.system.files import read_file, replacing
 
 _KEPT_BUILDS = 50
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from deploykit.bundle.manifest import printable
+from deploykit.bundle.proofs import Proof
 from deploykit.engine.targets import (
     COMPUTE_CAPABILITIES,
     CURRENT,
@@ -19,12 +21,13 @@ from deploykit.engine.targets import (
     runs_on,
 )
 from deploykit.errors import BundleError, UsageError
-from deploykit.files import read_file, replacing
-from deploykit.gpu import Gpu
-from deploykit.manifest import printable
-from deploykit.proofs import Proof
-from deploykit.shell import command_line
-from deploykit.specs import Flavour, KeptNode, Precision, Profile, TensorSpec, Value
+from deploykit.specs.engine import Flavour, Profile
+from deploykit.specs.precision import KeptNode, Precision
+from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.value import Value
+from deploykit.system.files import read_file, replacing
+from deploykit.system.gpu import Gpu
+from deploykit.system.shell import command_line
 
 SCHEMA = 1
 

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from deploykit.engine.targets import COMPUTE_CAPABILITIES, PORTABLE
-from deploykit.specs import Flavour
+from deploykit.specs.engine import Flavour
 
 #: Magic, 12 bytes not understood, size of the file, version, magic again, mask of targets.
 _RTX_HEADER = struct.Struct("<4s12xQ4B4sQ")

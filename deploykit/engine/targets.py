@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Sequence
 
 from deploykit.errors import UsageError
-from deploykit.gpu import Gpu
-from deploykit.specs import Flavour
+from deploykit.specs.engine import Flavour
+from deploykit.system.gpu import Gpu
 
 #: Any GPU of compute capability 8.0 or newer.
 PORTABLE = "portable"

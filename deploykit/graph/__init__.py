@@ -3,7 +3,7 @@
 This layer is onnx's: importing it where onnx is missing raises a DependencyError.
 """
 
-from deploykit.deps import need
+from deploykit.system.deps import need
 
 need("onnx")
 need("onnx_ir")

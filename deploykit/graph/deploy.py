@@ -9,7 +9,7 @@ import onnx_ir as ir
 from deploykit.graph.optimise import DEPLOY_RULES
 from deploykit.graph.passes import Pass
 from deploykit.graph.preprocessing import fuse_preprocessing
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 
 class NamedPass(NamedTuple):

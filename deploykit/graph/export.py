@@ -16,7 +16,7 @@ from torch import nn
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph import passes
 from deploykit.graph.simplify import simplify
-from deploykit.specs import Size
+from deploykit.specs.preprocessing import Size
 
 CANONICAL_INPUT = "input"
 OUTPUT = "logits"

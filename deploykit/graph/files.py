@@ -8,7 +8,9 @@ import onnx_ir as ir
 from google.protobuf import message as protobuf
 
 from deploykit.errors import GraphError
-from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Preprocessing, TensorSpec
+from deploykit.specs.labels import LABELS_KEY, Labels
+from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
+from deploykit.specs.tensors import TensorSpec
 
 PRODUCER = "deploykit"
 

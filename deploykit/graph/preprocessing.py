@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from deploykit.errors import GraphError
 from deploykit.graph.passes import MODULE_PATH, Pass
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 DEPLOY_INPUT = "images"
 #: The names of the nodes and weights of the normalisation begin with this.

@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 
 from deploykit.errors import GraphError
 from deploykit.graph.preprocessing import SCOPE
-from deploykit.specs import Precision
+from deploykit.specs.precision import Precision
 
 _FP16 = np.finfo(np.float16)
 

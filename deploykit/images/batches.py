@@ -14,16 +14,16 @@ from deploykit.errors import UsageError
 from deploykit.images.decode import DecodeError, Failure, decode_rgb
 from deploykit.images.preprocess import OversizeError, preprocess_into
 from deploykit.images.scan import ImageFile
-from deploykit.stages import StageClock
-from deploykit.threads import in_order, usable_cpus
+from deploykit.system.stages import StageClock
+from deploykit.system.threads import in_order, usable_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
     import numpy.typing as npt
 
-    from deploykit.session import ImageBatch
-    from deploykit.specs import Preprocessing
+    from deploykit.specs.preprocessing import Preprocessing
+    from deploykit.specs.session import ImageBatch
 
 # Of the 2 to 3 ms that a photo takes, about 0.14 ms are Python's: more threads would wait for it.
 _MOST_THREADS = 16
@@ -70,7 +70,7 @@ def read_batches(
     memory in use does not depend on the number of files.
 
     The threads start with the first batch and end with the last, or when the generator is closed,
-    as :func:`deploykit.threads.in_order` has it.
+    as :func:`deploykit.system.threads.in_order` has it.
 
     Args:
         files: Consumed as they are needed.

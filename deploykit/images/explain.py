@@ -19,16 +19,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from deploykit.images.explanation import TIE, Explanation, TransformedPhoto, judged
-from deploykit.images.pixel_steps import (
-    CHANNELS,
-    PixelSteps,
-    ordered,
-    recorded_steps,
-    take_steps,
-)
+from deploykit.images.pixel_steps import CHANNELS, PixelSteps, ordered, recorded_steps, take_steps
 from deploykit.images.preprocess import OversizeError
 from deploykit.images.usual import FILTERS_USED, Triple, usual_steps
-from deploykit.specs import Interpolation, Preprocessing
+from deploykit.specs.preprocessing import Interpolation, Preprocessing
 
 #: How many ways of getting the size are compared on more photos and with every filter.
 _SIZES_KEPT = 5

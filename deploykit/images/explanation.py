@@ -11,7 +11,8 @@ from PIL import Image
 
 from deploykit.images.pixel_steps import PixelSteps, take_steps
 from deploykit.images.usual import NORMALISATIONS, Triple
-from deploykit.specs import Preprocessing, Size, Value
+from deploykit.specs.preprocessing import Preprocessing, Size
+from deploykit.specs.value import Value
 
 #: In grey levels. A transform that resizes in floating point leaves 0.3, and one that makes grey
 #: before it resizes, so that bytes are rounded in another order, 0.5.

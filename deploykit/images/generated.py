@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from deploykit.session import ImageBatch
-from deploykit.specs import Size
+from deploykit.specs.preprocessing import Size
+from deploykit.specs.session import ImageBatch
 
 
 def generated_images(count: int, size: Size, seed: int = 0) -> ImageBatch:

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 
 from deploykit.images.preprocess import preprocess, resized_size
 from deploykit.images.sampling import resize_without_antialias
-from deploykit.specs import Interpolation, Preprocessing, Size, Value, format_size
+from deploykit.specs.preprocessing import Interpolation, Preprocessing, Size, format_size
+from deploykit.specs.value import Value
 
 Channels: TypeAlias = Literal["RGB", "BGR", "grey"]
 CHANNELS: tuple[Channels, ...] = get_args(Channels)

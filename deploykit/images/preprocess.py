@@ -12,7 +12,7 @@ from deploykit.errors import InputError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from deploykit.specs import Preprocessing, Size
+    from deploykit.specs.preprocessing import Preprocessing, Size
 
 
 class OversizeError(InputError):

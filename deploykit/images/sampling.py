@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.specs import Interpolation, Size
+from deploykit.specs.preprocessing import Interpolation, Size
 
 #: The filters that exist without antialiasing.
 FILTERS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")

@@ -8,7 +8,13 @@ from typing import Literal, TypeAlias
 
 from deploykit.images.pixel_steps import PixelSteps
 from deploykit.images.sampling import FILTERS
-from deploykit.specs import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Interpolation, Size
+from deploykit.specs.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    INTERPOLATIONS,
+    Interpolation,
+    Size,
+)
 
 Triple: TypeAlias = tuple[float, float, float]
 #: A filter, and whether it antialiases.

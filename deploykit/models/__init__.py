@@ -3,6 +3,6 @@
 This layer is torch's: importing it where torch is missing raises a DependencyError.
 """
 
-from deploykit.deps import need
+from deploykit.system.deps import need
 
 need("torch")

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deploykit.deps import need
 from deploykit.errors import ArchitectureError, CheckpointError
 from deploykit.models._sandbox import is_raised_by, run_user_code
 from deploykit.models.entries import Entry, find_weights
 from deploykit.models.file_kinds import AGAIN, Container, container_of
 from deploykit.models.names import WRAPPERS
 from deploykit.models.stand_ins import stand_ins
+from deploykit.system.deps import need
 
 #: How torch's restricted unpickler says that a file asks for code.
 NEEDS_CODE = re.compile(

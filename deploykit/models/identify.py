@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from deploykit.deps import need
 from deploykit.errors import ArchitectureError, CheckpointError
 from deploykit.models.class_count import PROBE_CLASSES, count_classes, find_head, shapes_of
 from deploykit.models.factory import NO_ARGUMENTS
@@ -17,6 +16,7 @@ from deploykit.models.fast_build import SkippingRandomInit
 from deploykit.models.mismatch import Mismatch, Shapes, compare
 from deploykit.models.names import align_names
 from deploykit.models.registry import Architecture, Origin, resolve_architecture
+from deploykit.system.deps import need
 
 #: A family is looked through when one of its networks has this part of the file's kinds of names.
 _ALIKE = 0.5

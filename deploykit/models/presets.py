@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from deploykit.deps import need
 from deploykit.errors import UsageError
 from deploykit.models.registry import Architecture
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.system.deps import need
 
 
 def timm_preprocessing(architecture: Architecture) -> Preprocessing:

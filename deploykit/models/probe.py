@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from deploykit.errors import ArchitectureError, ModelError
-from deploykit.specs import Size
+from deploykit.specs.preprocessing import Size
 
 #: Kernels may add in another order from call to call; a fresh random layer moves far more.
 _SAME = 1e-4

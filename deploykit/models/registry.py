@@ -11,13 +11,14 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
-from deploykit.deps import need
 from deploykit.errors import ArchitectureError, DeploykitError, UsageError
 from deploykit.models.factory import NO_ARGUMENTS, Factory, arguments_of_result, factory_of
 from deploykit.models.user_code import user_callable
 from deploykit.models.zoo import ENTRIES
-from deploykit.shell import command_line
-from deploykit.specs import Preprocessing, names_user_code
+from deploykit.specs.architecture import names_user_code
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.system.deps import need
+from deploykit.system.shell import command_line
 
 Origin: TypeAlias = Literal["zoo", "torchvision", "timm", "user"]
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from deploykit.deps import need
 from deploykit.errors import ArchitectureError, InputError, UsageError
 from deploykit.models._sandbox import run_user_code
 from deploykit.models.user_code import UserObject, user_object
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.system.deps import need
 
 _ABOUT = (
     "It gets a photo as ImageFolder's loader gives it, a PIL image in mode RGB; a function that "

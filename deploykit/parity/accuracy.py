@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from deploykit.parity.answers import Answers
 from deploykit.parity.copies import count_distinct
-from deploykit.session import Logits
-from deploykit.specs import Labels, Value
-from deploykit.statistics import upper_bound
+from deploykit.parity.statistics import upper_bound
+from deploykit.specs.labels import Labels
+from deploykit.specs.session import Logits
+from deploykit.specs.value import Value
 
 
 class ClassAccuracy(Value, frozen=True):

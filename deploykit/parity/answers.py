@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deploykit.session import Logits
+from deploykit.specs.session import Logits
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from deploykit.measurements import Measurement
-from deploykit.session import SessionSpec
-from deploykit.specs import Value
-from deploykit.tolerances import Tolerance
+from deploykit.parity.measurement import Measurement
+from deploykit.parity.tolerance import Tolerance
+from deploykit.specs.session import SessionSpec
+from deploykit.specs.value import Value
 
 Stage: TypeAlias = Literal[
     "photos", "decode", "resize", "preprocessing", "colour", "normalise", "network", "labels",

@@ -8,11 +8,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from deploykit.measurements import Measurement
 from deploykit.parity.answers import Answers
+from deploykit.parity.measurement import Measurement
 from deploykit.parity.measures import measure
-from deploykit.session import ImageBatch, Logits, Session, SessionSpec
-from deploykit.specs import Labels
+from deploykit.specs.labels import Labels
+from deploykit.specs.session import ImageBatch, Logits, Session, SessionSpec
 
 NamedBatch: TypeAlias = tuple[Sequence[str], ImageBatch]
 """The names of n images, and the images: (n, H, W, 3) uint8 RGB."""

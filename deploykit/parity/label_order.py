@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.parity.significance import SIGNIFICANT, several, sign_test
-from deploykit.specs import Value
+from deploykit.specs.value import Value
 
 _DIGITS = re.compile(r"(\d+)")
 #: The orders in which programs list folders, by their names.

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.measurements import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Flip, Measurement
 from deploykit.parity.copies import count_distinct, once_each
-from deploykit.session import Logits
-from deploykit.specs import Labels, Precision
-from deploykit.statistics import upper_bound
+from deploykit.parity.measurement import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Flip, Measurement
+from deploykit.parity.statistics import upper_bound
+from deploykit.specs.labels import Labels
+from deploykit.specs.precision import Precision
+from deploykit.specs.session import Logits
 
 Array = npt.NDArray[np.float64]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.measurements import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Measurement
+from deploykit.parity.measurement import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Measurement
 from deploykit.parity.measures import Array, margins
-from deploykit.session import Logits
-from deploykit.specs import Precision, Value, counted
-from deploykit.tolerances import Population
+from deploykit.parity.tolerance import Population
+from deploykit.specs.precision import Precision
+from deploykit.specs.session import Logits
+from deploykit.specs.value import Value
+from deploykit.system.text import counted
 
 
 class MarginMining(Value, frozen=True):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.specs import Value
+from deploykit.specs.value import Value
 
 #: The largest finite FP16 number (IEEE 754 binary16).
 FP16_MAX = 65504.0

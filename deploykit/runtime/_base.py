@@ -6,9 +6,9 @@ from abc import abstractmethod
 
 import numpy as np
 
-from deploykit.closing import Closing
 from deploykit.errors import GraphError, InputError
-from deploykit.session import ImageBatch, Logits, SessionSpec
+from deploykit.specs.session import ImageBatch, Logits, SessionSpec
+from deploykit.system.closing import Closing
 
 
 class BaseSession(Closing):
@@ -23,7 +23,7 @@ class BaseSession(Closing):
         return self._spec
 
     def run(self, images: ImageBatch) -> Logits:
-        """Compute the logits of a batch; see :class:`deploykit.session.Session`."""
+        """Compute the logits of a batch; see :class:`deploykit.specs.session.Session`."""
         self._check_images(images)
         return self._checked(self._run(images), len(images))
 

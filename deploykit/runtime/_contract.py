@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deploykit.errors import GraphError
-from deploykit.session import SessionSpec
-from deploykit.specs import LABELS_KEY, PREPROCESSING_KEY, Labels, Preprocessing, TensorSpec
+from deploykit.specs.labels import LABELS_KEY, Labels
+from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
+from deploykit.specs.session import SessionSpec
+from deploykit.specs.tensors import TensorSpec
 
 #: The names of a graph's inputs and output, the canonical graph's and the deploy graphs'.
 TENSORS = ("input", "images", "logits")

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from cuda.bindings import runtime as cudart
 from cuda.bindings.utils import get_cuda_native_handle
 
-from deploykit.closing import Closing
 from deploykit.errors import DeviceError
+from deploykit.system.closing import Closing
 
 _HINTS = {
     "cudaErrorMemoryAllocation": "Close what else uses the GPU, or build an engine for smaller "

@@ -13,9 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from deploykit.cpu import cpu_device
 from deploykit.errors import DeviceError, GraphError, InputError
-from deploykit.gpu import Gpu, need_gpu
 from deploykit.runtime._base import BaseSession
 from deploykit.runtime._contract import check_meaning, takes_normalised
 from deploykit.runtime._onnxruntime_open import (
@@ -25,8 +23,13 @@ from deploykit.runtime._onnxruntime_open import (
     session_options,
 )
 from deploykit.runtime.normalisation import normalised
-from deploykit.session import ImageBatch, Logits, NetworkInputs, SessionSpec
-from deploykit.specs import Labels, Precision, Preprocessing, TensorSpec
+from deploykit.specs.labels import Labels
+from deploykit.specs.precision import Precision
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.session import ImageBatch, Logits, NetworkInputs, SessionSpec
+from deploykit.specs.tensors import TensorSpec
+from deploykit.system.cpu import cpu_device
+from deploykit.system.gpu import Gpu, need_gpu
 
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 _CPU_HINT = "the CPU runs the same graph: --runtime onnxruntime-cpu"

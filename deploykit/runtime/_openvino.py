@@ -18,14 +18,17 @@ import numpy as np
 import openvino as ov
 from openvino import frontend
 
-from deploykit.cpu import cpu_device
 from deploykit.errors import DeviceError, GraphError
 from deploykit.runtime._base import BaseSession
 from deploykit.runtime._contract import METADATA_KEYS, TENSORS, check_meaning, takes_normalised
 from deploykit.runtime.normalisation import normalised
-from deploykit.session import ImageBatch, Logits, SessionSpec, Ticket
-from deploykit.specs import Labels, Precision, Preprocessing, TensorSpec
-from deploykit.threads import usable_cpus
+from deploykit.specs.labels import Labels
+from deploykit.specs.precision import Precision
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.session import ImageBatch, Logits, SessionSpec, Ticket
+from deploykit.specs.tensors import TensorSpec
+from deploykit.system.cpu import cpu_device
+from deploykit.system.threads import usable_cpus
 
 #: All that OpenVINO raises: RuntimeError, and from reading a graph errors of its own that share no
 #: base but Exception.
@@ -113,7 +116,7 @@ class OpenVinoSession(BaseSession):
         self._requests_for(self._at_once(1))
 
     def submit(self, images: ImageBatch) -> Ticket:
-        """Start a batch; see :class:`deploykit.session.PipelinedSession`.
+        """Start a batch; see :class:`deploykit.specs.session.PipelinedSession`.
 
         Raises:
             InputError: The batch does not fit the spec.

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy.typing as npt
 
-from deploykit.closing import Closing
 from deploykit.errors import GraphError
 from deploykit.runtime._onnxruntime import open_on_cuda
 from deploykit.runtime._onnxruntime_open import ORT_ERRORS, open_on_cpu
-from deploykit.specs import Precision
+from deploykit.specs.precision import Precision
+from deploykit.system.closing import Closing
 
 #: What a run raises; an input that is missing is a ValueError.
 _RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *ORT_ERRORS)

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.errors import GraphError
-from deploykit.gpu import need_gpu
 from deploykit.runtime._base import BaseSession
 from deploykit.runtime._tensorrt_contexts import Contexts
 from deploykit.runtime._tensorrt_slot import IMAGES, LOGITS, Slot, TensorRT, ask
-from deploykit.session import ImageBatch, Logits, SessionSpec, Ticket
-from deploykit.specs import Precision, Preprocessing, Profile
+from deploykit.specs.engine import Profile
+from deploykit.specs.precision import Precision
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.session import ImageBatch, Logits, SessionSpec, Ticket
+from deploykit.system.gpu import need_gpu
 
 #: How many batches can be in flight: one on the device, one on its way.
 SLOTS = 2

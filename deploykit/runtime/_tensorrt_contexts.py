@@ -10,9 +10,9 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from deploykit import files
 from deploykit.errors import DeviceError
 from deploykit.runtime._tensorrt_slot import TensorRT, ask
+from deploykit.system import files
 
 
 class Contexts:

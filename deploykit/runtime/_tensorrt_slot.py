@@ -14,8 +14,8 @@ import numpy as np
 
 from deploykit.errors import DeviceError
 from deploykit.runtime._cuda import CapturedGraph, DeviceBuffer, Event, PinnedBuffer, Stream
-from deploykit.session import ImageBatch, Logits, SessionSpec
-from deploykit.specs import Flavour, Profile
+from deploykit.specs.engine import Flavour, Profile
+from deploykit.specs.session import ImageBatch, Logits, SessionSpec
 
 #: The deploy graph's input and output.
 IMAGES, LOGITS = "images", "logits"

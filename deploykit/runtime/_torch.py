@@ -10,8 +10,8 @@ from deploykit.errors import InputError
 from deploykit.runtime._base import BaseSession
 from deploykit.runtime._torch_layers import ModuleProbe
 from deploykit.runtime.normalisation import network_input
-from deploykit.session import ImageBatch, Logits, NetworkInputs, SessionSpec
-from deploykit.specs import Preprocessing, format_size
+from deploykit.specs.preprocessing import Preprocessing, format_size
+from deploykit.specs.session import ImageBatch, Logits, NetworkInputs, SessionSpec
 
 
 class ModuleSession(BaseSession):
@@ -42,7 +42,7 @@ class ModuleSession(BaseSession):
         return self._module
 
     def run_normalised(self, inputs: NetworkInputs) -> Logits:
-        """Compute the logits; see :class:`deploykit.session.NormalisedSession`."""
+        """Compute the logits; see :class:`deploykit.specs.session.NormalisedSession`."""
         try:
             logits = self._answer(torch.tensor(inputs))
         except RuntimeError as exc:

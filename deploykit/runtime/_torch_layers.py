@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.runtime.normalisation import network_input
-from deploykit.session import ImageBatch
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.session import ImageBatch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

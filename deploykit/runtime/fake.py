@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from deploykit.runtime._base import BaseSession
-from deploykit.session import ImageBatch, Logits, SessionSpec
-from deploykit.specs import Precision, Size
+from deploykit.specs.precision import Precision
+from deploykit.specs.preprocessing import Size
+from deploykit.specs.session import ImageBatch, Logits, SessionSpec
 
 
 class FakeSession(BaseSession):

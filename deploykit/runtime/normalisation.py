@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.session import ImageBatch
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.session import ImageBatch
 
 if TYPE_CHECKING:
     import torch

@@ -7,10 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.deps import need
 from deploykit.errors import DependencyError, UsageError
-from deploykit.session import Session
-from deploykit.specs import Labels, Precision, Preprocessing, Profile, choice
+from deploykit.specs.engine import Profile
+from deploykit.specs.labels import Labels
+from deploykit.specs.precision import Precision
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.session import Session
+from deploykit.specs.value import choice
+from deploykit.system.deps import need
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from deploykit.errors import InputError
 from deploykit.runtime._base import BaseSession
-from deploykit.session import ImageBatch, Logits, SessionSpec
-from deploykit.specs import Size
+from deploykit.specs.preprocessing import Size
+from deploykit.specs.session import ImageBatch, Logits, SessionSpec
 
 
 class RecordedSession(BaseSession):

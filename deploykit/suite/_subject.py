@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.bundle import CANONICAL_GRAPH, Bundle, default_artifacts, find_bundle
+from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, default_artifacts, find_bundle
+from deploykit.bundle.proofs import PhotoSet, ReferenceKind
 from deploykit.errors import MissingError, UsageError
 from deploykit.images.scan import scan_images
-from deploykit.jobs.candidates import Candidate, named_candidates
-from deploykit.jobs.engines import engines_left_out
-from deploykit.jobs.photos import Photos, bundle_photos
-from deploykit.jobs.reference import ReferenceRequest, open_reference
+from deploykit.inference.candidates import Candidate, named_candidates
+from deploykit.inference.engines import engines_left_out
 from deploykit.parity.compare import OPT_BATCH_SIZE
-from deploykit.progress import Note, Step
-from deploykit.proofs import PhotoSet, ReferenceKind
+from deploykit.proof.photos import Photos, bundle_photos
+from deploykit.proof.reference import ReferenceRequest, open_reference
 from deploykit.runtime.opener import CPU
-from deploykit.session import ImageBatch, Logits, Session
-from deploykit.specs import PRECISIONS, Precision, choice
+from deploykit.specs.precision import PRECISIONS, Precision
+from deploykit.specs.session import ImageBatch, Logits, Session
+from deploykit.specs.value import choice
+from deploykit.system.progress import Note, Step
 
 if TYPE_CHECKING:
     import pytest
@@ -224,7 +225,7 @@ def ask_reference(subject: Subject, images: Images) -> ReferenceAnswers:
     """Open the reference, let it answer, and close it again.
 
     Raises:
-        DeploykitError: See :func:`deploykit.jobs.reference.open_reference`.
+        DeploykitError: See :func:`deploykit.proof.reference.open_reference`.
     """
     notes = Notes()
     reference = open_reference(subject.bundle, subject.reference, notes)

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from deploykit.bundle import Bundle
+from deploykit.bundle.folder import Bundle
 from deploykit.errors import DeploykitError, MissingError
-from deploykit.jobs.candidates import Candidate, open_candidate
-from deploykit.session import Session
+from deploykit.inference.candidates import Candidate, open_candidate
+from deploykit.specs.session import Session
 from deploykit.suite._subject import (
     Images,
     ReferenceAnswers,

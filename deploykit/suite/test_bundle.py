@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from deploykit.bundle import Bundle
+from deploykit.bundle.folder import Bundle
 from deploykit.engine.passport import Passport
 from deploykit.engine.plan import check_plan, read_header
-from deploykit.jobs.engines import named_engine
+from deploykit.inference.engines import named_engine
 
 
 def test_file_is_unchanged(file: str, bundle: Bundle) -> None:

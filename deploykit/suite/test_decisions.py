@@ -7,21 +7,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from deploykit.bundle import CANONICAL_GRAPH, GOLDEN, Bundle
-from deploykit.jobs.golden import read_golden
-from deploykit.jobs.photos import golden_photos
-from deploykit.jobs.readable import mostly_unreadable
-from deploykit.jobs.verdicts import Verdict, judge
-from deploykit.measurements import UNDECIDABLE_MARGIN
+from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
+from deploykit.bundle.golden import read_golden
+from deploykit.bundle.proofs import PhotoKind, PhotoSet
 from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATCH_SIZE
+from deploykit.parity.measurement import UNDECIDABLE_MARGIN
 from deploykit.parity.measures import measure
-from deploykit.proofs import PhotoKind, PhotoSet
-from deploykit.report.terminal import copies_text, flips_of, flips_text, photos_text, verdicts_text
+from deploykit.proof.photos import golden_photos
+from deploykit.proof.readable import mostly_unreadable
+from deploykit.proof.text import copies_text, flips_of, flips_text, photos_text, verdicts_text
+from deploykit.proof.verdict import Verdict, judge
 from deploykit.runtime.opener import CPU
-from deploykit.session import Logits, Session
-from deploykit.specs import counted
+from deploykit.specs.session import Logits, Session
 from deploykit.suite._subject import Images, ReferenceAnswers, drawn_images, run_in_batches
 from deploykit.suite.plugin import IMAGES, MEASURED, REFERENCE
+from deploykit.system.text import counted
 
 _KINDS: dict[PhotoKind, str] = {
     "photos": "photo",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deploykit.bundle import Bundle
+from deploykit.bundle.folder import Bundle
 from deploykit.parity.copies import once_each
 from deploykit.parity.label_order import doubtful_exchanges, order_name, reorderings
 from deploykit.suite._subject import Images, ReferenceAnswers

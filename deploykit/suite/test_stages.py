@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from deploykit.commands.diagnose.stages.run import StagesRequest, walk_stages
+from deploykit.commands.diagnose.text import stage_report_text
 from deploykit.errors import MissingError
-from deploykit.jobs.blame_stages import StagesRequest, walk_stages
-from deploykit.report.blame import stage_report_text
 from deploykit.suite._subject import Images, Subject
 from deploykit.suite.plugin import MEASURED
 

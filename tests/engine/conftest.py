@@ -6,7 +6,7 @@ import pytest
 from engine_graphs import DEPLOY_GRAPH, Altered, save_graph
 
 from deploykit.engine.build import engine_from_onnx
-from deploykit.specs import Profile
+from deploykit.specs.engine import Profile
 
 
 @pytest.fixture(scope="session")

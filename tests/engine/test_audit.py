@@ -8,8 +8,9 @@ import pytest
 from deploykit.engine.audit import Audit, audit_engine, layer_precisions
 from deploykit.engine.targets import COMPUTE_CAPABILITIES
 from deploykit.errors import DeviceError
-from deploykit.gpu import need_gpu
-from deploykit.specs import Profile, TensorSpec
+from deploykit.specs.engine import Profile
+from deploykit.specs.tensors import TensorSpec
+from deploykit.system.gpu import need_gpu
 
 
 def layer(kind, *types, weights=None):

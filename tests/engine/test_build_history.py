@@ -1,7 +1,7 @@
 import pytest
 
 from deploykit.engine.history import Build, BuildHistory
-from deploykit.specs import Profile
+from deploykit.specs.engine import Profile
 
 LIKE = ("tensorrt", "fp16", ("current",), Profile(), None)
 

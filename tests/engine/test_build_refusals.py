@@ -7,7 +7,7 @@ from engine_graphs import DEPLOY_GRAPH, save_graph
 
 from deploykit.engine.build import engine_from_onnx
 from deploykit.errors import DeviceError, GraphError, UsageError
-from deploykit.specs import Profile
+from deploykit.specs.engine import Profile
 
 
 def refused(build, path, text):

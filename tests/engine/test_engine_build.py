@@ -15,7 +15,8 @@ from engine_graphs import ADA, DEPLOY_GRAPH, Altered, save_graph
 import deploykit.engine.build
 from deploykit.engine.build import engine_from_onnx
 from deploykit.engine.plan import check_plan, read_header
-from deploykit.specs import Profile, TensorSpec
+from deploykit.specs.engine import Profile
+from deploykit.specs.tensors import TensorSpec
 
 
 @pytest.mark.parametrize("targets", [("sm89",), ("portable",), ("sm86", "sm89")])
@@ -38,7 +39,7 @@ BUILD = """
 import hashlib, pathlib, sys
 from deploykit.engine.build import engine_from_onnx
 from deploykit.engine.flavour import open_flavour
-from deploykit.specs import Profile
+from deploykit.specs.engine import Profile
 built = engine_from_onnx(
     open_flavour("tensorrt_rtx"), pathlib.Path(sys.argv[1]), profile=Profile(), targets=["sm89"]
 )

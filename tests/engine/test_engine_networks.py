@@ -9,7 +9,9 @@ from deploykit.graph.deploy import apply_deploy_passes
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.fp16 import convert_to_fp16
 from deploykit.models.registry import resolve_architecture
-from deploykit.specs import Preprocessing, Profile, TensorSpec
+from deploykit.specs.engine import Profile
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.tensors import TensorSpec
 
 #: The architecture and the side of its images.
 SMALL = [("resnet_cifar96", 96)]

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 from engine_graphs import ADA, AMPERE
 
-from deploykit.cli.options import parsed_bytes
+from deploykit.bundle.proofs import PhotoSet, Proof
+from deploykit.console.options import parsed_bytes
 from deploykit.engine.passport import (
     BuiltOn,
     Passport,
@@ -15,11 +16,12 @@ from deploykit.engine.passport import (
     write_passport,
 )
 from deploykit.errors import BundleError
-from deploykit.gpu import Gpu
-from deploykit.measurements import Measurement
-from deploykit.proofs import PhotoSet, Proof
-from deploykit.specs import KeptNode, Profile, TensorSpec
-from deploykit.tolerances import tolerance_for
+from deploykit.parity.measurement import Measurement
+from deploykit.parity.tolerance import tolerance_for
+from deploykit.specs.engine import Profile
+from deploykit.specs.precision import KeptNode
+from deploykit.specs.tensors import TensorSpec
+from deploykit.system.gpu import Gpu
 
 PROOF = Proof(
     graph="deploy/fp16.onnx",

@@ -3,7 +3,7 @@ from engine_graphs import ADA, AMPERE
 
 from deploykit.engine.targets import parse_targets, runs_on
 from deploykit.errors import UsageError
-from deploykit.gpu import Gpu
+from deploykit.system.gpu import Gpu
 
 
 @pytest.mark.parametrize(

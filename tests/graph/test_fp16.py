@@ -20,7 +20,7 @@ from deploykit.graph.passes import MODULE_PATH
 from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.graph.rehearsal import rehearsal_of
 from deploykit.runtime.normalisation import network_input
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 SHARED = """
     [first] a = Mul(input, w)

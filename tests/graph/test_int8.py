@@ -8,12 +8,7 @@ from deploy_graphs import IMAGES, deploy_graph, run
 
 from deploykit.errors import GraphError
 from deploykit.graph.instruments import model_bytes, with_outputs
-from deploykit.graph.int8 import (
-    convert_to_int8,
-    integer_nodes,
-    quantized_tensors,
-    switchable_int8,
-)
+from deploykit.graph.int8 import convert_to_int8, integer_nodes, quantized_tensors, switchable_int8
 
 #: Two Convs, one behind a Relu, joined and pooled; with a sum, and a head.
 NODES = """

@@ -9,7 +9,7 @@ from deploykit.graph.instruments import model_bytes, with_outputs
 from deploykit.graph.modules import module_tensors
 from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.runtime.opener import open_module, open_module_probe, open_probe
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 SMALL = Preprocessing(resize=(8, 8))
 IMAGES = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)

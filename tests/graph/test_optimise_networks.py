@@ -17,7 +17,7 @@ from deploykit.graph.optimise import DEPLOY_RULES
 from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.graph.rehearsal import rehearsal_of
 from deploykit.models.zoo.dpn import DualPathBlock
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 SIDE = 24
 FUSE = fuse_preprocessing(Preprocessing(resize=(SIDE, SIDE)))

@@ -12,7 +12,7 @@ from deploykit.graph.passes import (
     keep_module_paths,
 )
 from deploykit.graph.preprocessing import fuse_preprocessing
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 CONVOLUTION = """

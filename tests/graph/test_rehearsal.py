@@ -13,7 +13,7 @@ from deploykit.graph.instruments import model_bytes, with_outputs
 from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.graph.rehearsal import rehearsal_of, switchable_rehearsal
 from deploykit.runtime.normalisation import network_input
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 SMALL = Preprocessing(resize=(8, 8))
 PHOTOS = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)

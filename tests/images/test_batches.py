@@ -15,8 +15,8 @@ from deploykit.images.batches import read_batch, read_batches
 from deploykit.images.decode import decode_rgb
 from deploykit.images.preprocess import preprocess
 from deploykit.images.scan import ImageFile, scan_images
-from deploykit.specs import Preprocessing
-from deploykit.stages import StageClock
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.system.stages import StageClock
 
 PREPROCESSING = Preprocessing(resize=(8, 8))
 

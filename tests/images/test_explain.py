@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from deploykit.images.explain import explain
 from deploykit.images.explanation import TransformedPhoto
 from deploykit.images.pixel_steps import PixelSteps
-from deploykit.specs import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from deploykit.specs.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 RECORDED = Preprocessing(resize=(32, 32))
 NORMALISE = transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)

@@ -8,7 +8,7 @@ from torchvision.transforms import InterpolationMode
 
 from deploykit.errors import InputError
 from deploykit.images.preprocess import OversizeError, preprocess, preprocess_into
-from deploykit.specs import Interpolation, Preprocessing
+from deploykit.specs.preprocessing import Interpolation, Preprocessing
 
 # Height and width: odd, even, square, thin, smaller and larger than the targets.
 SHAPES = [(8, 8), (7, 12), (13, 9), (1, 5), (30, 3), (31, 47), (64, 33), (40, 40), (5, 4)]

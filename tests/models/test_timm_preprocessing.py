@@ -6,7 +6,7 @@ from PIL import Image
 from deploykit.errors import UsageError
 from deploykit.models.presets import timm_preprocessing
 from deploykit.models.registry import resolve_architecture
-from deploykit.specs import IMAGENET_MEAN, Preprocessing
+from deploykit.specs.preprocessing import IMAGENET_MEAN, Preprocessing
 
 
 def applied(preprocessing: Preprocessing, photo: Image.Image) -> torch.Tensor:

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from deploykit.errors import ArchitectureError, DependencyError, InputError, UsageError
 from deploykit.models.transforms import Transform, torchvision_transform, user_transform
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
 

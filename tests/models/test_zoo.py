@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from deploykit.models.registry import resolve_architecture
 from deploykit.models.zoo import register
 from deploykit.models.zoo.densenet import DenseLayer
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 GOLDEN = Path(__file__).parent / "golden"
 

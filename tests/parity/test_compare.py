@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from deploykit.parity.compare import ask_sessions, batch_sizes, measure_answers, regroup
+from deploykit.parity.tolerance import tolerance_for
 from deploykit.runtime.fake import FakeSession
-from deploykit.specs import Labels
-from deploykit.tolerances import tolerance_for
+from deploykit.specs.labels import Labels
 
 LABELS = Labels(names=("dark", "bright"), source="test")
 

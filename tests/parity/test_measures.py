@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from deploykit.parity.measures import margins, measure, softmax
-from deploykit.specs import Labels
-from deploykit.tolerances import tolerance_for
+from deploykit.parity.tolerance import tolerance_for
+from deploykit.specs.labels import Labels
 
 LABELS = Labels(names=("bird", "dog", "food"), source="test")
 REFERENCE = np.array([[4, 1, 0], [0, 2, 1], [1, 1.5, 3], [2, 0, 1.9]], np.float32)

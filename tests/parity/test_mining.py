@@ -3,8 +3,8 @@ import pytest
 
 from deploykit.parity.measures import measure
 from deploykit.parity.mining import MarginMining, moved_apart, population_of, ranking_margins
-from deploykit.specs import Labels
-from deploykit.tolerances import Population, tolerance_for
+from deploykit.parity.tolerance import Population, tolerance_for
+from deploykit.specs.labels import Labels
 
 LABELS = Labels(names=("dark", "bright"), source="test")
 

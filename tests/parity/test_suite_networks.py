@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
+from deploykit.commands.export.preprocessing import PreprocessingOptions
+from deploykit.commands.export.request import ExportRequest
+from deploykit.commands.export.run import export_bundle
+from deploykit.commands.quantize.fp16 import tune_fp16
+from deploykit.commands.quantize.request import SearchRequest
 from deploykit.images.batches import read_batches
 from deploykit.images.scan import scan_images
-from deploykit.jobs.export import export_bundle
-from deploykit.jobs.export_request import ExportRequest
-from deploykit.jobs.preprocessing import PreprocessingOptions
-from deploykit.jobs.searches import SearchRequest
-from deploykit.jobs.tune import tune_fp16
 from deploykit.models.registry import resolve_architecture
 from deploykit.runtime.normalisation import network_input
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 CLASSES = ("blue", "green", "red")
 K2 = {"k": 2, "growth_rate": 8, "block_config": (2, 2), "num_init_features": 16}

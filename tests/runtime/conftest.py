@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from deploykit.errors import UsageError
 from deploykit.runtime.normalisation import network_input
 from deploykit.runtime.opener import open_module, open_module_probe
 from deploykit.runtime.recorded import RecordedSession
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 SMALL = Preprocessing(resize=(6, 6))
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)

@@ -13,8 +13,9 @@ from runtime_graphs import ERROR_LIMIT, LABELS, open_on, random_images, relative
 from deploykit.errors import DependencyError, DeviceError, GraphError, InputError, UsageError
 from deploykit.runtime import _openvino
 from deploykit.runtime._openvino import OPENVINO_ERRORS
-from deploykit.session import PipelinedSession
-from deploykit.specs import Labels, Preprocessing
+from deploykit.specs.labels import Labels
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.session import PipelinedSession
 
 PREPROCESSING = Preprocessing(resize=(4, 5), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 CANONICAL = """
@@ -318,7 +319,8 @@ RUN = """
 import pathlib, sys
 import numpy as np
 from deploykit.runtime.opener import open_graph
-from deploykit.specs import Labels, Preprocessing
+from deploykit.specs.labels import Labels
+from deploykit.specs.preprocessing import Preprocessing
 
 with open_graph(
     sys.stdin.buffer.read(),

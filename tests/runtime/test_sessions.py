@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn import functional
 
 from deploykit.errors import DeviceError, GraphError, InputError, UsageError
-from deploykit.gpu import Gpu
 from deploykit.runtime.fake import FakeSession
 from deploykit.runtime.opener import REHEARSAL, RUNTIMES, open_graph, open_module
 from deploykit.runtime.recorded import RecordedSession
-from deploykit.specs import Labels, Preprocessing
+from deploykit.specs.labels import Labels
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.system.gpu import Gpu
 
 PREPROCESSING = Preprocessing(resize=(4, 5), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
@@ -290,7 +291,7 @@ def test_without_a_driver_cuda_is_refused_and_not_replaced(open_text, monkeypatc
     def no_library(name):
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr("deploykit.gpu.ctypes.CDLL", no_library)
+    monkeypatch.setattr("deploykit.system.gpu.ctypes.CDLL", no_library)
     with pytest.raises(DeviceError) as caught:
         open_text(DEPLOY, runtime="onnxruntime-cuda")
     assert "driver" in caught.value.message or "CUDA provider" in caught.value.message

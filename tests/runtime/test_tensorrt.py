@@ -18,9 +18,11 @@ from runtime_graphs import (
 )
 
 from deploykit.errors import DependencyError, DeviceError, GraphError, InputError
-from deploykit.gpu import Gpu
 from deploykit.runtime.opener import open_engine
-from deploykit.specs import Labels, Preprocessing, Profile
+from deploykit.specs.engine import Profile
+from deploykit.specs.labels import Labels
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.system.gpu import Gpu
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 4, 5, 3), dtype=np.uint8)
 FLAVOURS = ("tensorrt", "tensorrt_rtx")

@@ -5,9 +5,9 @@ import shutil
 import pytest
 from suite_runs import run_suite
 
-from deploykit.bundle import open_bundle
-from deploykit.jobs.searches import SearchRequest
-from deploykit.jobs.tune import tune_fp16
+from deploykit.bundle.folder import open_bundle
+from deploykit.commands.quantize.fp16 import tune_fp16
+from deploykit.commands.quantize.request import SearchRequest
 
 
 @pytest.fixture(scope="session")

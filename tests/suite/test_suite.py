@@ -9,10 +9,10 @@ import pytest
 from onnx import helper
 from suite_runs import acknowledged, edited, outcomes, run_suite, spoil_batches
 
-from deploykit.bundle import CANONICAL_GRAPH
-from deploykit.jobs.export import export_bundle
-from deploykit.jobs.export_request import ExportRequest
-from deploykit.jobs.preprocessing import PreprocessingOptions
+from deploykit.bundle.folder import CANONICAL_GRAPH
+from deploykit.commands.export.preprocessing import PreprocessingOptions
+from deploykit.commands.export.request import ExportRequest
+from deploykit.commands.export.run import export_bundle
 
 FP32, FP16 = "deploy/fp32.onnx-onnxruntime-cpu-fp32", "deploy/fp16.onnx-rehearsal-fp16"
 

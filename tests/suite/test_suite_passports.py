@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from suite_runs import acknowledged, outcomes, run_suite
 
-from deploykit.bundle import open_bundle
+from deploykit.bundle.folder import open_bundle
 from deploykit.engine.passport import passport_path, read_passport, write_passport
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 Build = TypeVar("Build", bound=Callable[..., nn.Module])
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deploykit.models.zoo._registry import register
-from deploykit.specs import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing
 
 STEM_NORM_EPS = 1e-3
 

@@ -1,0 +1,81 @@
+"""What ``bench --accept`` keeps in a manifest: which option was chosen, and on which machine."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from deploykit.specs.precision import Precision
+from deploykit.specs.value import Value
+
+Hardware: TypeAlias = tuple[str, int, tuple[str, ...], str | None]
+
+
+class MachineIdentity(Value, frozen=True):
+    """What decides which option is the fastest on a machine: on another one it may be another.
+
+    Attributes:
+        cpu: The CPU's name.
+        cpus: How many of its threads can be kept busy.
+        instruction_sets: Those that matter; empty where the system does not tell.
+        gpu: GPU 0's name; None without one.
+        versions: Of the installed runtimes, which change while the machine stays the same.
+    """
+
+    cpu: str
+    cpus: int
+    instruction_sets: tuple[str, ...]
+    gpu: str | None
+    versions: dict[str, str]
+
+    @property
+    def hardware(self) -> Hardware:
+        """All but what is installed."""
+        return self.cpu, self.cpus, self.instruction_sets, self.gpu
+
+    def changes_to(self, now: MachineIdentity) -> list[str]:
+        """What is otherwise on another machine, or on this one later: ``openvino was 1, now 2``."""
+        changes = []
+        if (self.cpu, self.instruction_sets) != (now.cpu, now.instruction_sets):
+            changes.append(f"the CPU was {self._cpu_words()}, now {now._cpu_words()}")
+        if self.cpus != now.cpus:
+            changes.append(f"{self.cpus} threads could compute, now {now.cpus}")
+        if self.gpu != now.gpu:
+            changes.append(f"the GPU was {self.gpu or 'none'}, now {now.gpu or 'none'}")
+        return changes + [
+            f"{name} was {self.versions.get(name, 'not installed')}, "
+            f"now {now.versions.get(name, 'not installed')}"
+            for name in sorted(self.versions.keys() | now.versions.keys())
+            if self.versions.get(name) != now.versions.get(name)
+        ]
+
+    def distance_to(self, now: MachineIdentity) -> tuple[bool, int]:
+        """What puts machines in order, the nearest first: the same hardware, then few changes."""
+        return self.hardware != now.hardware, len(self.changes_to(now))
+
+    def _cpu_words(self) -> str:
+        return f"{self.cpu} ({' '.join(self.instruction_sets)})"
+
+
+class Accepted(Value, frozen=True):
+    """The option that a user chose for a machine.
+
+    Attributes:
+        machine: Where it was measured.
+        file: The graph or engine, relative to the bundle.
+        sha256: That file's when it was measured, in lowercase hex.
+        runtime: What executes it.
+        precision: The precision of its arithmetic.
+        images_per_second: What it gave end to end.
+        created: When, UTC, ISO 8601.
+    """
+
+    machine: MachineIdentity
+    file: str
+    sha256: str
+    runtime: str
+    precision: Precision
+    images_per_second: float
+    created: str
+
+    def __str__(self) -> str:
+        return f"{self.file} in {self.precision} on {self.runtime}"

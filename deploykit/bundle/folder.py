@@ -1,0 +1,283 @@
+"""Bundles: where things are in one, which one to use, and how a new one appears whole."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploykit.bundle.manifest import LOCK_NAME, MANIFEST_NAME, Manifest, read_manifest, sha256_of
+from deploykit.errors import BundleError, UsageError
+from deploykit.specs.precision import Precision
+
+CANONICAL_GRAPH = "model.onnx"
+GOLDEN = "golden.npz"
+#: The symmetric INT8 graph, from which engines are built; ``deploy/int8.onnx`` is for CPUs.
+INT8_TENSORRT_GRAPH = "deploy/int8-tensorrt.onnx"
+#: No export takes a day: what is older was left by one that was killed.
+_ABANDONED_AFTER_SECONDS = 24 * 3600
+_FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
+
+
+def deploy_graph(precision: Precision) -> str:
+    """The deploy graph's path in a bundle, ``deploy/fp32.onnx``."""
+    return f"deploy/{precision}.onnx"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An exported model: a folder and what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is how the command line calls it."""
+        return self.folder.resolve().name
+
+    def deploy_graph(self, precision: Precision) -> str:
+        """The deploy graph of a precision, relative to the bundle.
+
+        Raises:
+            BundleError: There is none.
+        """
+        graph = self.manifest.deploy.get(precision)
+        if graph is None:
+            have = ", ".join(self.manifest.deploy)
+            raise BundleError(f"Bundle {self.name} has no {precision} graph; it has {have}.")
+        return graph
+
+    def checked(self, file: str) -> Path:
+        """The path of a file that the manifest names, once its hash has been checked.
+
+        Args:
+            file: Relative to the bundle, with ``/``: ``deploy/fp32.onnx``.
+
+        Raises:
+            BundleError: The manifest does not name it, or it is missing or changed.
+        """
+        record = self.manifest.files.get(file)
+        if record is None:
+            names = ", ".join(self.manifest.files)
+            raise BundleError(f"Bundle {self.folder} has no {file}; it has {names}.")
+        path = self.folder / file
+        try:
+            found = sha256_of(path)
+        except OSError as exc:
+            raise BundleError(
+                f"{path} cannot be read ({exc.strerror}).", hint=self._remedy(file)
+            ) from exc
+        if found != record.sha256:
+            raise BundleError(
+                f"{path} is not the file that was exported: its SHA-256 is {found[:12]}..., "
+                f"the manifest says {record.sha256[:12]}...",
+                hint=self._remedy(file),
+            )
+        return path
+
+    def _remedy(self, file: str) -> str:
+        """How to get a file again: not all come from the export."""
+        if file in (self.manifest.deploy.get("int8"), INT8_TENSORRT_GRAPH):
+            return "Copy the bundle again, or make this graph again: deploykit quantize"
+        if file == self.manifest.deploy.get("fp16"):
+            return "Copy the bundle again, or make this graph again: deploykit build-trt"
+        return "Copy the bundle again, or export it again."
+
+
+def require_unchanged(bundle: Bundle, manifest: Manifest, file: str) -> None:
+    """Refuse to add to a bundle what was made from a file that it no longer has.
+
+    Args:
+        bundle: As it was when the work began.
+        manifest: As it is now.
+        file: What the work was made from.
+
+    Raises:
+        BundleError: The bundle was exported again meanwhile.
+    """
+    if manifest.files.get(file) != bundle.manifest.files[file]:
+        raise BundleError(
+            f"{bundle.folder} was changed meanwhile: {file} is not the one that was used.",
+            hint="Run the command again.",
+        )
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Open a bundle by its folder.
+
+    Raises:
+        BundleError: There is none, its manifest is damaged, or its folders lead elsewhere.
+    """
+    replaced = _replaced(folder)
+    if not folder.exists() and replaced.is_dir():
+        raise BundleError(
+            f"{folder} is not there: an export was killed while it replaced it.",
+            hint=f"The old bundle is whole: rename {replaced} to {folder.name}, or export again.",
+        )
+    manifest = read_manifest(folder)
+    _check_links(folder)
+    return Bundle(folder, manifest)
+
+
+def _check_links(folder: Path) -> None:
+    """Refuse a bundle in which what is written would land outside."""
+    for name in (LOCK_NAME, "cache", "deploy", "engines"):
+        path = folder / name
+        if path.resolve().parent != folder.resolve():
+            raise BundleError(
+                f"{path} leads out of the bundle, and so would what is written there.",
+                hint="Copy the bundle with what its links lead to (cp -rL), and use the copy.",
+            )
+
+
+def find_bundle(wanted: str | None, artifacts: Path) -> tuple[Bundle, str | None]:
+    """Open the bundle that was named, or the one that must be meant.
+
+    Args:
+        wanted: A name below ``artifacts`` or a folder's path; None for the one bundle there is, or
+            the newest.
+        artifacts: The home of bundles.
+
+    Returns:
+        The bundle, and which one was chosen and why when there was a choice to make.
+
+    Raises:
+        BundleError: There is none.
+    """
+    if wanted is not None:
+        is_path = Path(wanted).name != wanted or (Path(wanted) / MANIFEST_NAME).is_file()
+        in_artifacts = (artifacts / wanted / MANIFEST_NAME).is_file()
+        folder = Path(wanted) if is_path and not in_artifacts else artifacts / wanted
+        if folder.is_file():
+            raise BundleError(f"{folder} is a file.", hint=f"Give its folder: {folder.parent}")
+        return open_bundle(folder), None
+    folders = [path.parent for path in artifacts.glob(f"[!.]*/{MANIFEST_NAME}")]
+    if not folders:
+        raise BundleError(
+            f"There is no bundle in {artifacts}.",
+            hint="Make one with `deploykit export --arch NAME --ckpt FILE`, "
+            "or say where it is with --bundle or --artifacts.",
+        )
+    bundles = [open_bundle(folder) for folder in folders]
+    newest = max(bundles, key=lambda bundle: (bundle.manifest.created, bundle.name))
+    if len(bundles) == 1:
+        return newest, f"using bundle {newest.folder}"
+    return newest, f"using the newest of {len(bundles)} bundles: {newest.folder} (--bundle chooses)"
+
+
+def check_bundle_name(name: str) -> str:
+    """Refuse a name that is no plain folder name on every system.
+
+    Raises:
+        UsageError: It is empty, hidden, or has a character that some system forbids.
+    """
+    if not name or name.startswith(".") or name.endswith((" ", ".")):
+        raise UsageError(f"{name!r} cannot name a bundle.", hint="Choose another --name.")
+    bad = sorted({c for c in name if c in _FORBIDDEN_IN_NAMES or ord(c) < 32})
+    if bad:
+        raise UsageError(
+            f"{name!r} cannot name a bundle: it contains {' '.join(map(repr, bad))}.",
+            hint="Choose another --name.",
+        )
+    return name
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse early what :func:`new_bundle` would refuse at the end.
+
+    Raises:
+        BundleError: A bundle is there and may not be replaced, or something else is.
+    """
+    _undo_replacement(folder)
+    if not folder.exists():
+        return
+    if not (folder / MANIFEST_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BundleError(
+            f"{folder} exists and is not a bundle.", hint="Choose another --name or --artifacts."
+        )
+    if not overwrite and (folder / MANIFEST_NAME).is_file():
+        raise BundleError(
+            f"The bundle {folder} exists.",
+            hint="Replace it with --overwrite, or choose another --name.",
+        )
+
+
+@contextlib.contextmanager
+def new_bundle(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Write a bundle beside its final name; it appears there whole or not at all.
+
+    Args:
+        folder: The final name.
+        overwrite: Whether a bundle that is there may be replaced; it stays until the new is whole.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        BundleError: See :func:`check_free`; also when another process made the bundle meanwhile.
+    """
+    check_free(folder, overwrite=overwrite)
+    staging = folder.with_name(f"{_staging_prefix(folder)}{secrets.token_hex(4)}")
+    staging.mkdir(parents=True)
+    _remove_abandoned(folder)
+    try:
+        yield staging
+        check_free(folder, overwrite=overwrite)
+        _publish(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        _undo_replacement(folder)
+
+
+def _staging_prefix(folder: Path) -> str:
+    return f".{folder.name}.new-"
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what exports that were killed have left beside a bundle."""
+    for staging in folder.parent.glob(f"{glob.escape(_staging_prefix(folder))}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - staging.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+def _publish(staging: Path, folder: Path) -> None:
+    """Rename a whole bundle into its place, and the one that was there out of the way."""
+    replaced = _replaced(folder)
+    try:
+        if folder.exists():
+            shutil.rmtree(replaced, ignore_errors=True)  # an older replacement was killed late
+            folder.replace(replaced)
+        staging.replace(folder)
+    except OSError as exc:
+        raise BundleError(
+            f"{folder} could not be put in place ({exc.strerror}): another program uses it, "
+            "or another export made it meanwhile.",
+            hint="Close what uses it and export again; what was there is unchanged.",
+        ) from exc
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def default_artifacts() -> Path:
+    """The home of bundles: ``DEPLOYKIT_ARTIFACTS``, else ``artifacts`` in the current folder."""
+    return Path(os.environ.get("DEPLOYKIT_ARTIFACTS") or "artifacts")
+
+
+def _replaced(folder: Path) -> Path:
+    """Where a bundle waits while another takes its place."""
+    folder = folder.absolute()
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _undo_replacement(folder: Path) -> None:
+    """Bring the old bundle back if a replacement ended between its two renames."""
+    replaced = _replaced(folder)
+    if replaced.is_dir() and not folder.exists():
+        replaced.replace(folder)

@@ -1,0 +1,325 @@
+"""``bundle.json``: what a bundle is, read strictly and updated atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from deploykit.bundle.accepted import Accepted, MachineIdentity
+from deploykit.bundle.proofs import Proof, Refutation
+from deploykit.errors import BundleError, UsageError
+from deploykit.specs.labels import Labels
+from deploykit.specs.precision import KeptNode, Precision
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.value import Value
+from deploykit.system.files import move_into_place, open_file, read_file, replacing
+
+GoldenChoice: TypeAlias = Literal["photos", "generated"]
+"""Whether ``golden.npz`` may hold the user's photos, or only made images."""
+
+SCHEMA = 2
+MANIFEST_NAME = "bundle.json"
+LOCK_NAME = f".{MANIFEST_NAME}.lock"
+_LOCK_SECONDS = 30.0
+
+
+class FileRecord(Value, frozen=True):
+    """One file of a bundle.
+
+    Attributes:
+        sha256: In lowercase hex.
+        bytes: Its size.
+    """
+
+    sha256: str
+    bytes: int
+
+
+class ArchitectureRecord(Value, frozen=True):
+    """The network that the bundle was exported from.
+
+    Attributes:
+        name: As ``--arch`` takes it.
+        origin: Whose code it was at export, for readers; what may run is told by the name alone.
+        args: What ``--arch-arg`` gave.
+        classes: K, the number of logits.
+        parameters: The number of trainable values.
+    """
+
+    name: str
+    origin: Literal["zoo", "torchvision", "timm", "user"]
+    args: dict[str, Any]
+    classes: int
+    parameters: int
+
+
+class CheckpointRecord(Value, frozen=True):
+    """The file that the weights came from.
+
+    Attributes:
+        path: Absolute, on the machine that exported; see :func:`recorded_path`.
+        sha256: In lowercase hex.
+        trusted_pickle: Whether reading it runs code, as ``--trust-pickle`` allowed at export.
+    """
+
+    path: str
+    sha256: str
+    trusted_pickle: bool = False
+
+
+class SearchRecord(Value, frozen=True):
+    """What chose the FP32 nodes of a graph below FP32, and its INT8 ranges.
+
+    Attributes:
+        runtime: What the search tried graphs on, and INT8 for CPUs is made for.
+        photos: The photos of search and calibration, each the start of its pixels' SHA-256: no
+            proof rests on them.
+        integers: How many nodes of an INT8 graph compute with integers; None where nobody counted.
+    """
+
+    runtime: str
+    photos: tuple[str, ...]
+    integers: int | None = None
+
+
+class Manifest(Value, frozen=True):
+    """The contents of ``bundle.json``.
+
+    Attributes:
+        schema: The version of this layout.
+        name: The bundle's name.
+        created: When it was exported, UTC, ISO 8601.
+        architecture: The network.
+        checkpoint: The weights' file.
+        labels: The classes' names.
+        preprocessing: From a decoded photo to the network's input.
+        canonical_input: ``model.onnx``'s input.
+        deploy_input: The deploy graphs' input, the same at every precision.
+        output: The graphs' output.
+        opset: The ONNX operator set.
+        requested_opset: The one that export was asked for; None for torch's own choice.
+        golden: What ``golden.npz`` may hold, as export was told.
+        deploy: The deploy graph of each precision, a path relative to the bundle.
+        kept: The nodes that stay in FP32 in the deploy graph of a lower precision.
+        kept_for_tensorrt: The same of ``deploy/int8-tensorrt.onnx``.
+        searches: What chose them, by the path of the deploy graph or of the engine made from it.
+        engines: TensorRT engines, paths relative to the bundle, the newest last; each has its
+            passport beside it.
+        accepted: What the user chose from ``bench``, the newest last; one for each machine.
+        files: Every file of the bundle but this one, by its path with ``/``.
+        photos: The folder of photos that export was given, absolute; None without. See
+            :func:`recorded_path`.
+        proofs: What has been shown, the newest last; one for each graph, runtime and device.
+        refutations: What has been shown not to hold; one for each graph, runtime and device.
+        versions: Of the packages that exported it.
+    """
+
+    schema: int
+    name: str
+    created: str
+    architecture: ArchitectureRecord
+    checkpoint: CheckpointRecord
+    labels: Labels
+    preprocessing: Preprocessing
+    canonical_input: TensorSpec
+    deploy_input: TensorSpec
+    output: TensorSpec
+    opset: int
+    deploy: dict[Precision, str]
+    files: dict[str, FileRecord]
+    photos: str | None
+    proofs: tuple[Proof, ...]
+    versions: dict[str, str]
+    kept: dict[Precision, tuple[KeptNode, ...]] = {}  # noqa: RUF012  # msgspec copies it
+    kept_for_tensorrt: tuple[KeptNode, ...] = ()
+    searches: dict[str, SearchRecord] = {}  # noqa: RUF012  # as above
+    engines: tuple[str, ...] = ()
+    accepted: tuple[Accepted, ...] = ()
+    refutations: tuple[Refutation, ...] = ()
+    requested_opset: int | None = None
+    golden: GoldenChoice = "photos"
+
+    def __post_init__(self) -> None:
+        outside = [name for name in self.files if not _is_inside(name)]
+        if outside:
+            raise ValueError(f"{outside[0]!r} names no file inside the bundle")
+        if len(self.labels) != self.architecture.classes:
+            raise ValueError(
+                f"{len(self.labels)} labels do not fit {self.architecture.classes} classes"
+            )
+        named = {*self.deploy.values(), *self.engines, *(p.graph for p in self.proofs)}
+        nameless = named - self.files.keys()
+        if nameless:
+            raise ValueError(f"no file is recorded for {', '.join(sorted(nameless))}")
+
+    def proof_of(self, graph: str, runtime: str, device: str) -> Proof | None:
+        """The proof of a graph, as it is now, on a runtime and device."""
+        key = (graph, self.files[graph].sha256, runtime, device)
+        for proof in self.proofs:
+            if (proof.graph, proof.graph_sha256, proof.runtime, proof.device) == key:
+                return proof
+        return None
+
+    def with_proof(self, proof: Proof) -> Manifest:
+        """A copy that keeps a proof, unless the one that it has shows more."""
+        old = self.proof_of(proof.graph, proof.runtime, proof.device)
+        if old is not None and old.shows_more_than(proof):
+            return self
+        kept = self.without_proof(proof.graph, proof.runtime, proof.device)
+        return msgspec.structs.replace(kept, proofs=(*kept.proofs, proof))
+
+    def searched(self, graph: str, digests: Collection[str]) -> int:
+        """How many of some photos, told as in :class:`SearchRecord`, had a part in making a graph.
+
+        Args:
+            graph: A deploy graph or an engine.
+            digests: Of different photos.
+        """
+        search = self.searches.get(graph)
+        return 0 if search is None else len(frozenset(search.photos).intersection(digests))
+
+    def without_proof(self, graph: str, runtime: str, device: str) -> Manifest:
+        """A copy without the proof of a graph on a runtime and device."""
+        key = (graph, runtime, device)
+        kept = tuple(p for p in self.proofs if (p.graph, p.runtime, p.device) != key)
+        return msgspec.structs.replace(self, proofs=kept)
+
+    def with_refutation(self, refutation: Refutation) -> Manifest:
+        """A copy that keeps a refutation, in place of an earlier one of the same and its proof."""
+        key = (refutation.graph, refutation.runtime, refutation.device)
+        others = self.without_refutation(*key).without_proof(*key)
+        return msgspec.structs.replace(others, refutations=(*others.refutations, refutation))
+
+    def without_refutation(self, graph: str, runtime: str, device: str) -> Manifest:
+        """A copy without the refutation of a graph on a runtime and device."""
+        key = (graph, runtime, device)
+        kept = tuple(r for r in self.refutations if (r.graph, r.runtime, r.device) != key)
+        return msgspec.structs.replace(self, refutations=kept)
+
+    def with_accepted(self, accepted: Accepted) -> Manifest:
+        """A copy that keeps a choice, in place of an earlier one for the same machine."""
+        others = self.without_accepted(accepted.machine).accepted
+        return msgspec.structs.replace(self, accepted=(*others, accepted))
+
+    def without_accepted(self, machine: MachineIdentity) -> Manifest:
+        """A copy without the choice for a machine, whatever was installed there."""
+        others = (each for each in self.accepted if each.machine.hardware != machine.hardware)
+        return msgspec.structs.replace(self, accepted=tuple(others))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``bundle.json`` strictly.
+
+    Raises:
+        BundleError: It is missing, no JSON, of another schema, or has unknown or missing fields.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        data = read_file(path)
+    except OSError as exc:
+        raise BundleError(
+            f"{folder} is not a bundle: its {MANIFEST_NAME} cannot be read ({exc.strerror}).",
+            hint="Make one: deploykit export --arch NAME --ckpt FILE",
+        ) from exc
+    try:
+        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
+    except msgspec.MsgspecError as exc:
+        raise BundleError(f"{path} is damaged: {exc}.", hint="Export the bundle again.") from exc
+    if schema != SCHEMA:
+        action = "Update deploykit." if schema > SCHEMA else "Export the bundle again."
+        raise BundleError(
+            f"{path} has schema {schema}; this version of deploykit reads schema {SCHEMA}.",
+            hint=action,
+        )
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UsageError) as exc:
+        raise BundleError(
+            f"{path} is damaged: {str(exc).rstrip('.')}.", hint="Export the bundle again."
+        ) from exc
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: int
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``bundle.json`` so that a reader sees the old one or the new one, whole."""
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    with replacing(folder / MANIFEST_NAME, follow_link=False) as path:
+        path.write_bytes(data + b"\n")
+
+
+def update_manifest(
+    folder: Path,
+    change: Callable[[Manifest], Manifest],
+    files: Mapping[str, Path] = MappingProxyType({}),
+) -> Manifest:
+    """Change ``bundle.json`` under a lock, so that two processes do not lose each other's change.
+
+    Args:
+        folder: The bundle.
+        change: Makes the new manifest from the one on disk, or raises.
+        files: Files that the new manifest names, by their path in the bundle: where they are now,
+            on the same file system. They are moved into place under the same lock.
+
+    Raises:
+        BundleError: Another process holds the lock, or the manifest cannot be read.
+    """
+    lock = FileLock(folder / LOCK_NAME, timeout=_LOCK_SECONDS)
+    try:
+        with lock:
+            manifest = change(read_manifest(folder))
+            for name, source in files.items():
+                move_into_place(source, folder / name)
+            write_manifest(folder, manifest)
+            return manifest
+    except Timeout as exc:
+        raise BundleError(
+            f"Another process has been changing {folder} for {_LOCK_SECONDS:.0f} seconds.",
+            hint="Wait until it is done, and run this again.",
+        ) from exc
+
+
+def recorded_path(text: str | None) -> Path | None:
+    r"""A path that a manifest records, where it may be followed; None where it may not.
+
+    A bundle may come from anybody. A relative path would lead to whatever lies there for whoever
+    runs this, perhaps into the bundle itself; and to open one on another machine (``\\server``),
+    Windows proves the user's identity to that machine.
+    """
+    path = None if text is None else Path(text)
+    if path is None or not path.is_absolute() or path.drive.startswith("\\\\"):
+        return None
+    return path
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a file's name, with ``/``, stays in the bundle on every system."""
+    return not any(bad in name for bad in "\\:\0") and all(
+        part not in ("", ".", "..") for part in name.split("/")
+    )
+
+
+def printable(path: Path) -> str:
+    """A path as text; what is not Unicode in it is escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def record_file(path: Path) -> FileRecord:
+    """Size and hash of a file."""
+    return FileRecord(sha256=sha256_of(path), bytes=path.stat().st_size)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's contents in lowercase hex."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

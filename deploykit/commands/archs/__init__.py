@@ -1,0 +1,1 @@
+"""`deploykit archs`: the architectures that can be named."""

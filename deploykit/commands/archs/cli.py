@@ -1,0 +1,30 @@
+"""``deploykit archs``: what ``--arch`` can name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deploykit.console.command import command
+from deploykit.console.options import Json, Verbose
+
+
+def archs(
+    pattern: Annotated[
+        str | None, typer.Argument(help="Only names that contain this.", show_default=False)
+    ] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the architectures that --arch can name."""
+    with command("archs", as_json=json, verbose=verbose) as console:
+        from deploykit.models.registry import list_architectures
+
+        names = {
+            origin: [name for name in known if pattern is None or pattern in name]
+            for origin, known in list_architectures().items()
+        }
+        console.result(
+            lambda: names, lambda: "\n".join(name for known in names.values() for name in known)
+        )

@@ -1,0 +1,1 @@
+"""`deploykit bench`: the fastest option that is proven, on this machine."""

@@ -1,0 +1,157 @@
+"""``deploykit bench``: every option of this machine side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploykit.console.command import command
+from deploykit.console.options import Artifacts, BundleName, Json, Verbose, chosen_bundle
+from deploykit.errors import DeploykitError, UsageError
+
+if TYPE_CHECKING:
+    from deploykit.bundle.folder import Bundle
+    from deploykit.commands.bench.results import Benchmark
+    from deploykit.console.command import Console
+
+
+def bench(
+    images: Annotated[
+        Path | None, typer.Option(help="Photos to predict.  [default: those of the export]")
+    ] = None,
+    bundle: BundleName = None,
+    batch_sizes: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Of the session alone.")
+    ] = "1,8,32",
+    repeats: Annotated[
+        int | None,
+        typer.Option(min=1, help="The most rounds.  [default: as many as there is time for]"),
+    ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            help="How long the rounds take; three there are, unless --repeats says fewer."
+        ),
+    ] = 90.0,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Prove the fastest options that have no proof, until one passes."
+        ),
+    ] = False,
+    max_images: Annotated[
+        int, typer.Option(min=1, help="The most photos that --verify compares.")
+    ] = 256,
+    accept: Annotated[
+        bool,
+        typer.Option("--accept", help="Let predict take the recommended option on this machine."),
+    ] = False,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Measure nothing; forget what was accepted on this machine."),
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page for people.")] = None,
+    artifacts: Artifacts = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure every option of this machine, and recommend the fastest that is proven.
+
+    With --accept, exit code 3: no option is proven; 4: a graph is damaged, and not measured.
+    """
+    with command("bench", as_json=json, verbose=verbose) as console:
+        if forget and (accept or verify or html is not None):
+            raise UsageError(
+                "--forget measures nothing, which --accept, --verify and --html need.",
+                hint="Leave out --forget: --accept replaces what was accepted.",
+            )
+        from deploykit.commands.bench.run import (
+            BenchRequest,
+            bench_bundle,
+            require_rounds_to_accept,
+        )
+        from deploykit.system.destinations import check_page_path
+
+        request = BenchRequest(
+            images, _parsed_sizes(batch_sizes), repeats, seconds, verify, max_images
+        )
+        if accept:
+            require_rounds_to_accept(repeats)
+        if html is not None:
+            check_page_path(html)
+        chosen = chosen_bundle(bundle, artifacts, console)
+        if forget:
+            _forget(chosen, console)
+            return
+        benchmark = bench_bundle(chosen, request, console.progress)
+        _finish(chosen, benchmark, console, accept=accept, html=html)
+
+
+def _forget(bundle: Bundle, console: Console) -> None:
+    from deploykit.proof.accepted import forget_accepted
+    from deploykit.specs.value import plain_value
+
+    forgotten = forget_accepted(bundle)
+    console.result(
+        lambda: {"forgotten": None if forgotten is None else plain_value(forgotten)},
+        lambda: (
+            "nothing was accepted on this machine"
+            if forgotten is None
+            else f"forgotten    {forgotten}: predict chooses by itself again"
+        ),
+    )
+
+
+def _finish(
+    bundle: Bundle, benchmark: Benchmark, console: Console, *, accept: bool, html: Path | None
+) -> None:
+    """Accept, write and show; of what fails none keeps the others from what was measured."""
+    from deploykit.commands.bench.run import accept_recommended
+    from deploykit.commands.bench.text import benchmark_text, benchmark_value
+
+    failures: list[DeploykitError] = []
+    accepted, outputs = None, []
+    if accept:
+        try:
+            accepted = accept_recommended(bundle, benchmark)
+        except DeploykitError as exc:
+            failures.append(exc)
+    if html is not None:
+        from deploykit.commands.bench.page import write_bench_page
+
+        try:
+            write_bench_page(html, benchmark, accepted)
+            outputs.append(html)
+        except DeploykitError as exc:
+            failures.append(exc)
+    console.result(
+        lambda: {
+            **benchmark_value(benchmark, accepted),
+            "outputs": [str(path) for path in outputs],
+            "failures": [{"message": exc.message, "hint": exc.hint} for exc in failures],
+        },
+        lambda: "\n".join(
+            (
+                benchmark_text(benchmark, accepted),
+                *(f"written      {path}" for path in outputs),
+                *(f"ERROR        {line}" for exc in failures for line in str(exc).splitlines()),
+            )
+        ),
+        exit_code=failures[0].exit_code if failures else 0,
+    )
+
+
+def _parsed_sizes(text: str) -> tuple[int, ...]:
+    """``1,8,32`` as ascending numbers, each once.
+
+    Raises:
+        UsageError: It has something else in it.
+    """
+    try:
+        return tuple(sorted({int(size) for size in text.split(",")}))
+    except ValueError as exc:
+        raise UsageError(
+            f"{text!r} are no batch sizes.", hint="Write numbers: --batch-sizes 1,8,32"
+        ) from exc

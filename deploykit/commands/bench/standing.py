@@ -1,0 +1,186 @@
+"""Whether an option decides as the reference does: what is proven here, and what can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from deploykit.bundle.folder import Bundle, open_bundle
+from deploykit.bundle.proofs import Proof
+from deploykit.commands.bench.results import TORCH, Benchmark, Measured, Option, Standing
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.errors import DeploykitError
+from deploykit.inference.engines import is_flavour
+from deploykit.proof.ledger import refutation_words, refutations_of
+from deploykit.proof.policy import executed_proofs, proven_on
+from deploykit.proof.reference import Reference, ReferenceRequest, open_reference
+from deploykit.proof.verdict import proof_of
+from deploykit.specs.session import SessionSpec
+from deploykit.system.progress import Note, Progress
+from deploykit.system.versions import runtime_version
+
+
+class Stand(NamedTuple):
+    """Where an option stands.
+
+    Attributes:
+        standing: In a word.
+        proof: What shows it; None without.
+        objections: Why there is no better one.
+        outdated: Whether the runtime's version is all that speaks against a proof that there is.
+    """
+
+    standing: Standing
+    proof: Proof | None = None
+    objections: tuple[str, ...] = ()
+    outdated: bool = False
+
+
+def standing_of(
+    bundle: Bundle, option: Option, spec: SessionSpec, versions: Mapping[str, str]
+) -> Stand:
+    """What the manifest has to say of an option, as its file is now, on this device.
+
+    Args:
+        bundle: The bundle.
+        option: One of its own.
+        spec: What really ran.
+        versions: What is installed.
+    """
+    if option.runtime == TORCH:
+        return Stand("reference")
+    here = [
+        proof for proof in executed_proofs(bundle, option.candidate) if proof.device == spec.device
+    ]
+    stand = _stand_on(here, versions)
+    version = runtime_version(option.runtime, versions)
+    known = [
+        each
+        for each in refutations_of(bundle.manifest, option.file, option.runtime, option.precision)
+        if (each.device, each.runtime_version) == (spec.device, version)
+    ]
+    if known and stand.proof is None:
+        return Stand("failed", objections=tuple(map(refutation_words, known)))
+    return stand
+
+
+def _stand_on(proofs: Sequence[Proof], versions: Mapping[str, str]) -> Stand:
+    """Where an option stands by what is known of it on this device."""
+    telling = [proof for proof in proofs if _weakness(proof) is None]
+    current = [proof for proof in telling if _age(proof, versions) is None]
+    if current:
+        proof = min(current, key=lambda each: each.measurement.flips)
+        return Stand("proven" if proof.measurement.flips == 0 else "flips", proof)
+    doubts = (_weakness(proof) or _age(proof, versions) or "" for proof in proofs)
+    return Stand(
+        "unproven",
+        objections=tuple(dict.fromkeys(doubts)),
+        outdated=any(proof.measurement.flips == 0 for proof in telling),
+    )
+
+
+def _weakness(proof: Proof) -> str | None:
+    """Why a proof would decide nothing, whatever is installed."""
+    if proof.photos.kind != "photos":
+        return f"its proof is on {proof.photos.kind} images, not on photos"
+    if proof.is_vague:
+        return f"its proof is on {proven_on(proof)}: too few below FP32"
+    return None
+
+
+def _age(proof: Proof, versions: Mapping[str, str]) -> str | None:
+    """Why a proof shows nothing about what predict would do now."""
+    then, now = proof.runtime_version, runtime_version(proof.runtime, versions)
+    if then != now:
+        return (
+            f"its proof is of {proof.runtime} {then or 'of an unknown version'}; "
+            f"here is {now or 'an unknown version'}"
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """What is proven on.
+
+    Attributes:
+        folder: The photos.
+        at_most: No more than so many, even over the classes.
+    """
+
+    folder: Path
+    at_most: int
+
+
+def with_proofs(
+    bundle: Bundle, benchmark: Benchmark, photographs: Photographs, progress: Progress
+) -> Benchmark:
+    """Verify what would be recommended if it were proven, the fastest first, until one passes.
+
+    What goes wrong with one is said of that one: what was measured stays.
+    """
+    benchmark = msgspec.structs.replace(benchmark, verified=True)
+    if not benchmark.faster_unproven:
+        return benchmark
+    with ExitStack() as stack:
+        try:
+            reference = open_reference(bundle, ReferenceRequest(), progress)
+        except DeploykitError as exc:
+            return msgspec.structs.replace(benchmark, obstacle=exc.message)
+        stack.enter_context(reference.session)
+        if reference.objection is not None:
+            how = "deploykit verify --arch NAME --ckpt FILE compares it"
+            return msgspec.structs.replace(benchmark, obstacle=f"{reference.objection}: {how}")
+        for measured in benchmark.faster_unproven:
+            progress(Note(f"verifying {measured.option.name}, faster than what is proven"))
+            stand = _verified(bundle, measured, reference, photographs, progress)
+            judged = msgspec.structs.replace(measured, **stand._asdict())
+            others = tuple(judged if each is measured else each for each in benchmark.options)
+            benchmark = msgspec.structs.replace(benchmark, options=others)
+            if stand.standing == "proven":
+                break
+    return benchmark
+
+
+def _verified(
+    bundle: Bundle,
+    measured: Measured,
+    reference: Reference,
+    photographs: Photographs,
+    progress: Progress,
+) -> Stand:
+    """Compare an option with the reference; the verdict counts, whether it can be kept or not."""
+    option = measured.option
+    is_engine = is_flavour(option.runtime)
+    request = VerifyRequest(
+        images=photographs.folder,
+        max_images=photographs.at_most,
+        runtime=None if is_engine else option.runtime,
+        precision=None if is_engine else option.precision,
+        engine=option.file if is_engine else None,
+    )
+    try:
+        found = verify_bundle(bundle, request, progress, reference=reference)
+        now = open_bundle(bundle.folder)
+    except DeploykitError as exc:
+        return Stand("unproven", objections=(exc.message,))
+    (verdict,) = found.verdicts
+    if not verdict.passed:
+        standing: Standing = "failed" if verdict.broken else "unproven"
+        return Stand(standing, objections=verdict.objections)
+    kept = standing_of(now, option, measured.spec, found.versions)
+    if kept.proof is not None:
+        return kept
+    proof = proof_of(
+        verdict,
+        graph_sha256=bundle.manifest.files[option.file].sha256,
+        reference=found.reference,
+        reference_kind=found.reference_kind,
+        photos=found.photos,
+    )
+    return _stand_on([proof], found.versions)

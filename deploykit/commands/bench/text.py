@@ -1,0 +1,263 @@
+"""What ``bench`` found, as text for a terminal and as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from deploykit.bundle.accepted import Accepted
+from deploykit.bundle.proofs import Proof
+from deploykit.commands.bench.results import Benchmark, LeftOut, Measured, Standing
+from deploykit.commands.bench.timings import Timing
+from deploykit.inference.engines import is_flavour
+from deploykit.proof.text import flips_of, proof_text
+from deploykit.specs.value import plain_value
+from deploykit.system.shell import command_line
+from deploykit.system.text import counted, table_text
+
+_OPTION_COLUMNS = (
+    *("option", "images/s", "range", "x plain", "first answer", "memory"),
+    *("flips", "|dp|", "accuracy", "decides the same"),
+)
+_SESSION_COLUMNS = ("session alone", "batch", "ms", "range", "images/s", "runs", "percentiles")
+STANDINGS: dict[Standing, str] = {
+    "proven": "proven",
+    "flips": "with flips",
+    "failed": "NO",
+    "unproven": "not proven",
+    "reference": "the reference",
+}
+
+
+def benchmark_text(benchmark: Benchmark, accepted: Accepted | None) -> str:
+    """The options, their sessions alone, what was left out, and the recommendation.
+
+    Args:
+        benchmark: What was measured.
+        accepted: What was accepted; None for nothing.
+    """
+    return "\n\n".join(
+        (
+            table_text(_OPTION_COLUMNS, [option_row(benchmark, m) for m in benchmark.ranked]),
+            table_text(_SESSION_COLUMNS, _session_rows(benchmark.ranked)),
+            "\n".join(_about_lines(benchmark)),
+            "\n".join((*recommendation_lines(benchmark), *_next_lines(benchmark, accepted))),
+        )
+    )
+
+
+def benchmark_value(benchmark: Benchmark, accepted: Accepted | None) -> dict[str, Any]:
+    """The same for ``--json``, with what follows from the numbers."""
+    recommended = benchmark.recommended
+    plain = plain_value(benchmark)
+    for given, measured in zip(plain["options"], benchmark.options, strict=True):
+        given["name"] = measured.option.name
+        given["images_per_second"] = measured.images_per_second
+        given["times_plain"] = benchmark.times_plain(measured)
+        given["timings"] = [_timing_value(timing) for timing in measured.timings]
+    return {
+        **plain,
+        "recommended": None if recommended is None else recommended.option.name,
+        "as_fast": [measured.option.name for measured in benchmark.as_fast],
+        "faster_unproven": [
+            {
+                "name": measured.option.name,
+                "images_per_second": measured.images_per_second,
+                "command": how_to_prove(benchmark, measured),
+            }
+            for measured in benchmark.faster_unproven
+        ],
+        "accepted": None if accepted is None else plain_value(accepted),
+    }
+
+
+def option_row(benchmark: Benchmark, measured: Measured) -> tuple[str, ...]:
+    """An option's row: speed, memory, and whether it decides the same."""
+    rates = measured.end_to_end.rates
+    times = benchmark.times_plain(measured)
+    proof = measured.proof
+    return (
+        measured.option.name,
+        f"{measured.images_per_second:.1f}",
+        f"{min(rates):.1f}-{max(rates):.1f}",
+        "" if times is None else f"{times:.2f}",
+        f"{measured.first_answer_seconds:.1f} s",
+        memory_text(measured),
+        "" if proof is None else _flips_text(proof),
+        "" if proof is None else f"{proof.measurement.max_probability_change:.1e}",
+        accuracy_text(measured),
+        STANDINGS[measured.standing],
+    )
+
+
+def _flips_text(proof: Proof) -> str:
+    """The flips, and the bound over the photos that had no part in making the graph."""
+    bound = proof.flip_rate_bound
+    return flips_of(msgspec.structs.replace(proof.measurement, flip_rate_bound=bound))
+
+
+def memory_text(measured: Measured) -> str:
+    """``412 MiB``; nothing where the system does not tell."""
+    size = measured.peak_memory_bytes
+    return "" if size is None else f"{size / 2**20:.0f} MiB"
+
+
+def accuracy_text(measured: Measured) -> str:
+    """``97.9 % (47 of 48)``; nothing without labels."""
+    if not measured.labelled:
+        return ""
+    rate = 100 * measured.correct / measured.labelled
+    return f"{rate:.1f} % ({measured.correct} of {measured.labelled})"
+
+
+def percentiles_text(timing: Timing) -> str:
+    """``p90 12.1, p95 12.4, p99 13.0``; nothing of fewer than a hundred runs."""
+    percentiles = timing.percentiles_ms.items()
+    return ", ".join(f"p{p} {milliseconds(value)}" for p, value in percentiles)
+
+
+def milliseconds(value: float) -> str:
+    """``12.3``, and ``1.23`` of what is short."""
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _session_rows(ranked: Sequence[Measured]) -> Iterator[tuple[str, ...]]:
+    for measured in ranked:
+        name = measured.option.name
+        for timing in measured.timings:
+            low, high = timing.range_ms
+            yield (
+                name,
+                str(timing.batch),
+                milliseconds(timing.median_ms),
+                f"{milliseconds(low)}-{milliseconds(high)}",
+                f"{timing.images_per_second:.1f}",
+                str(len(timing.seconds)),
+                percentiles_text(timing),
+            )
+            name = ""
+
+
+def refusal_lines(benchmark: Benchmark) -> Iterator[str]:
+    """The batch sizes that an option cannot run alone."""
+    for measured in benchmark.ranked:
+        for batch, reason in measured.refusals.items():
+            yield f"{measured.option.name} with a batch of {batch}: {reason}"
+
+
+def _timing_value(timing: Timing) -> dict[str, Any]:
+    low, high = timing.range_ms
+    return {
+        "batch": timing.batch,
+        "runs": len(timing.seconds),
+        "median_ms": timing.median_ms,
+        "min_ms": low,
+        "max_ms": high,
+        "percentiles_ms": {str(p): value for p, value in timing.percentiles_ms.items()},
+        "images_per_second": timing.images_per_second,
+    }
+
+
+def _about_lines(benchmark: Benchmark) -> Iterator[str]:
+    yield from machine_lines(benchmark)
+    yield from left_out_lines(benchmark.missing)
+    yield from (f"cannot run   {line}" for line in refusal_lines(benchmark))
+
+
+def machine_lines(benchmark: Benchmark) -> Iterator[str]:
+    """What was measured on, and how."""
+    machine = benchmark.machine
+    sets = " ".join(machine.instruction_sets) or "instruction sets not told"
+    yield f"cpu          {machine.cpu}, {machine.cpus} threads; {sets}"
+    if machine.gpu is not None:
+        yield f"gpu          {machine.gpu}"
+    yield f"versions     {', '.join(f'{name} {v}' for name, v in machine.versions.items())}"
+    yield (
+        f"measured     {counted(benchmark.rounds, 'round')} in turns, "
+        f"{benchmark.seconds:.0f} s in all; "
+        f"images/s from photo files to logits, {counted(benchmark.sample, 'photo')} of "
+        f"{benchmark.photos}"
+    )
+
+
+def left_out_lines(left_out: Sequence[LeftOut], word: str = "cannot run") -> Iterator[str]:
+    """What cannot run here, a line for each reason."""
+    for reason, names in names_by_reason(left_out).items():
+        yield f"{word:<12} {', '.join(names)}: {reason}"
+
+
+def names_by_reason(left_out: Sequence[LeftOut]) -> dict[str, list[str]]:
+    """The options that cannot run here, by the reason."""
+    return {
+        reason: [each.option.name for each in left_out if each.reason == reason]
+        for reason in dict.fromkeys(each.reason for each in left_out)
+    }
+
+
+def recommendation_lines(benchmark: Benchmark) -> Iterator[str]:
+    """The fastest that is proven, and what would be faster if it were."""
+    recommended = benchmark.recommended
+    if recommended is None:
+        yield f"recommended  nothing: {benchmark.why_nothing}"
+    else:
+        times = benchmark.times_plain(recommended)
+        compared = "" if times is None else f", {times:.2f} times the plain export on ONNX Runtime"
+        yield (
+            f"recommended  {recommended.option.name}: {recommended.images_per_second:.1f} "
+            f"images/s end to end{compared}"
+        )
+        yield f"proof        {proof_text(recommended.proof)}"
+        if recommended.proof is not None:
+            yield f"rests on     {basis_text(recommended.proof)}"
+    for measured in benchmark.as_fast:
+        yield (
+            f"as fast as   {measured.option.name}, {measured.images_per_second:.1f} images/s: "
+            f"{as_fast_words(benchmark)}"
+        )
+    yield from left_out_lines(benchmark.damaged, "DAMAGED")
+    for measured in benchmark.options:
+        word = "FAILED" if measured.standing == "failed" else "not proven"
+        for objection in measured.objections:
+            yield f"{word:<12} {measured.option.name}: {objection}"
+    for measured in benchmark.faster_unproven:
+        yield (
+            f"faster       {measured.option.name}, {measured.images_per_second:.1f} images/s, "
+            f"if it were proven: {how_to_prove(benchmark, measured)}"
+        )
+
+
+def as_fast_words(benchmark: Benchmark) -> str:
+    """Why what had more images/s than the recommended option is not called faster."""
+    if benchmark.tells_apart:
+        return "the rounds differ by more than the two"
+    return f"{counted(benchmark.rounds, 'round')} cannot tell which is faster"
+
+
+def basis_text(proof: Proof) -> str:
+    """``CPU, openvino 2026.4.1, 2026-11-22``: on what, by what and when a proof was executed."""
+    what = f"{proof.runtime} {proof.runtime_version or 'of an unknown version'}"
+    return f"{proof.device}, {what}, {proof.created[:10]}"
+
+
+def _next_lines(benchmark: Benchmark, accepted: Accepted | None) -> Iterator[str]:
+    if benchmark.obstacle is not None:
+        yield f"unprovable   {benchmark.obstacle}"
+    if accepted is not None:
+        yield f"accepted     {accepted}: predict takes it on this machine"
+    elif benchmark.recommended is not None and not benchmark.damaged:
+        yield f"next         {benchmark.command('--accept')} lets predict take it on this machine"
+    elif benchmark.recommended is None and not benchmark.verified:
+        yield f"next         {benchmark.command('--verify')} proves the fastest"
+
+
+def how_to_prove(benchmark: Benchmark, measured: Measured) -> str:
+    """The command that would prove an option."""
+    option = measured.option
+    what = (
+        ["--engine", option.file]
+        if is_flavour(option.runtime)
+        else ["--runtime", option.runtime, "--precision", option.precision]
+    )
+    return command_line(["deploykit", "verify", *benchmark.what_words, *what])

@@ -1,0 +1,85 @@
+"""``deploykit build-trt``: a proven deploy graph becomes a TensorRT engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploykit.console.command import command
+from deploykit.console.options import (
+    Artifacts,
+    BundleName,
+    Json,
+    Verbose,
+    chosen_bundle,
+    parsed_bytes,
+)
+
+
+def build_trt(
+    bundle: BundleName = None,
+    precision: Annotated[str, typer.Option(help="fp16, int8 or fp32.")] = "fp16",
+    flavour: Annotated[
+        str,
+        typer.Option(help="tensorrt, tensorrt_rtx, or auto for what is installed and fits."),
+    ] = "auto",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For which GPU: portable, current, sm75, sm80, sm86, sm89 (RTX 40), sm120 (RTX "
+            "50), sm121; several --target make one engine for several.  [default: portable; "
+            "current for tensorrt]"
+        ),
+    ] = None,
+    min_batch: Annotated[int, typer.Option(help="The smallest batch it takes.")] = 1,
+    opt_batch: Annotated[int, typer.Option(help="The batch it is tuned for.")] = 8,
+    max_batch: Annotated[int, typer.Option(help="The largest batch it takes.")] = 32,
+    workspace: Annotated[
+        str | None,
+        typer.Option(help="Device memory a layer may work in, 2GiB or 512MiB.  [default: all]"),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Photos to make the FP16 or INT8 graph with, anew.  "
+            "[default: the graph that is there; else those of the export, else golden.npz]"
+        ),
+    ] = None,
+    search_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="How long to look for the nodes that must stay in FP32.  [default: 300]"
+        ),
+    ] = None,
+    artifacts: Artifacts = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make the FP16 or INT8 graph, prove it by rehearsal, and build an engine with a passport."""
+    with command("build-trt", as_json=json, verbose=verbose) as console:
+        from deploykit.errors import ParityError
+        from deploykit.commands.build.run import BUILD_PRECISIONS, BuildRequest, build_engine
+        from deploykit.commands.quantize.request import SEARCH_SECONDS, SearchRequest
+        from deploykit.commands.build.text import build_text, build_value
+        from deploykit.specs.engine import FLAVOURS, Profile
+        from deploykit.specs.value import choice
+
+        request = BuildRequest(
+            precision=choice(precision, BUILD_PRECISIONS, "precision for engines"),
+            flavour=None if flavour == "auto" else choice(flavour, FLAVOURS, "flavour"),
+            targets=tuple(target or ()),
+            profile=Profile(min_batch=min_batch, opt_batch=opt_batch, max_batch=max_batch),
+            workspace_bytes=parsed_bytes(workspace),
+            tuning=SearchRequest(
+                images=images,
+                search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
+            ),
+        )
+        result = build_engine(chosen_bundle(bundle, artifacts, console), request, console.progress)
+        console.result(
+            lambda: build_value(result),
+            lambda: build_text(result),
+            exit_code=0 if result.passed else ParityError.exit_code,
+        )

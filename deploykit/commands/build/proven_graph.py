@@ -1,0 +1,93 @@
+"""The deploy graph that an engine is built from, and its proof."""
+
+from __future__ import annotations
+
+from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle, deploy_graph
+from deploykit.errors import BundleError, ParityError
+from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
+from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
+from deploykit.commands.quantize.fp16 import tune_fp16
+from deploykit.system.progress import Note, Progress
+from deploykit.bundle.proofs import Proof
+from deploykit.runtime.opener import CPU, REHEARSAL
+from deploykit.system.shell import command_line
+from deploykit.specs.precision import Precision
+
+#: On which runtime the proof of a deploy graph rests where no GPU has run it.
+_PROOF_RUNTIME: dict[Precision, str] = {"fp32": CPU, "fp16": REHEARSAL, "int8": REHEARSAL}
+#: What becomes an engine.
+_GRAPHS: dict[Precision, str] = {
+    "fp32": deploy_graph("fp32"),
+    "fp16": deploy_graph("fp16"),
+    "int8": INT8_TENSORRT_GRAPH,
+}
+
+
+def proven_graph(
+    bundle: Bundle, precision: Precision, tuning: SearchRequest, progress: Progress
+) -> tuple[Bundle, Proof, SearchedGraph | None]:
+    """The deploy graph of the precision and its proof; below FP32 it is made where there is none.
+
+    Raises:
+        ParityError: It is not proven.
+    """
+    proof = _proof_of(bundle, precision)
+    if proof is not None and precision != "fp32" and not _is_whole(bundle, proof.graph):
+        # A crash between two files can be mended here.
+        progress(Note(f"{proof.graph} is missing or damaged: it is made again"))
+        proof = None
+    anew = precision != "fp32" and (proof is None or tuning.images is not None)
+    if anew and precision == "fp16":
+        tuned = tune_fp16(bundle, tuning, progress)
+        return tuned.bundle, tuned.proof, tuned
+    if anew:
+        return _quantized(bundle, tuning, progress)
+    if proof is None:
+        words = ("deploykit", "verify", "--bundle", str(bundle.folder), "--images", "DIR")
+        raise ParityError(
+            f"The {precision} graph of bundle {bundle.name} is not proven to decide as the "
+            "checkpoint does.",
+            hint=f"Prove it: {command_line(words)}",
+        )
+    made_anew = " (--images makes it anew)" if precision != "fp32" else ""
+    progress(
+        Note(f"{proof.graph} is there, {proof.kind} on {proof.photos.images} images{made_anew}")
+    )
+    return bundle, proof, None
+
+
+def _quantized(
+    bundle: Bundle, tuning: SearchRequest, progress: Progress
+) -> tuple[Bundle, Proof, SearchedGraph]:
+    """The INT8 graph for TensorRT, made now; that for CPUs stays as it is.
+
+    Raises:
+        ParityError: It does not pass.
+    """
+    request = QuantizeRequest(tuning.images, tuning.search_seconds, graphs=(INT8_TENSORRT_GRAPH,))
+    made = quantize_bundle(bundle, request, progress)
+    (graph,) = made.graphs
+    return made.bundle, graph.proof, graph
+
+
+def _is_whole(bundle: Bundle, graph: str) -> bool:
+    try:
+        bundle.checked(graph)
+    except BundleError:
+        return False
+    return True
+
+
+def _proof_of(bundle: Bundle, precision: Precision) -> Proof | None:
+    graph = _GRAPHS[precision]
+    if graph not in bundle.manifest.files:
+        return None
+    # Of INT8, the proof's device tells the CPU's instruction sets, and any of them will do.
+    sha256 = bundle.manifest.files[graph].sha256
+    key = (graph, sha256, _PROOF_RUNTIME[precision])
+    proofs = (
+        each
+        for each in reversed(bundle.manifest.proofs)
+        if (each.graph, each.graph_sha256, each.runtime) == key
+    )
+    return next(proofs, None)

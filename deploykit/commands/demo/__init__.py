@@ -1,0 +1,1 @@
+"""`deploykit demo`: the whole way, on photos that come with scikit-image."""

@@ -1,0 +1,1 @@
+"""Diagnosing a difference: by stage (files to answers) and by layer (inside the graph)."""

@@ -1,0 +1,1 @@
+"""Which node of a graph moved an answer."""

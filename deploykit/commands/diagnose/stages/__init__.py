@@ -1,0 +1,1 @@
+"""Which stage from file to answer moved an answer."""

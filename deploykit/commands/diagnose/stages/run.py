@@ -1,0 +1,278 @@
+"""Blame by stage: which step, from a photo's file to the answer, moved the answer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from deploykit.bundle.folder import Bundle
+from deploykit.commands.diagnose.stages.accuracy import check_answers
+from deploykit.commands.diagnose.stages.beginning import (
+    OWN_NORMALISATION,
+    Beginning,
+    answer_ways,
+    begin,
+    module_way,
+)
+from deploykit.commands.diagnose.stages.graphs import walk_candidates, walk_fp32, wanted_candidates
+from deploykit.commands.diagnose.stages.photos import (
+    PhotoSource,
+    StagePhotos,
+    draw_photos,
+    list_photos,
+)
+from deploykit.commands.diagnose.stages.transform import load_transform, probe_transform
+from deploykit.commands.diagnose.stages.walk import Walk
+from deploykit.commands.train.files import STATE, load_state
+from deploykit.commands.train.history import best_epoch
+from deploykit.errors import CheckpointError, InputError, UsageError
+from deploykit.inference.candidates import Candidate
+from deploykit.parity.blame import StageReport
+from deploykit.proof.reference import (
+    Reference,
+    ReferenceRequest,
+    open_reference,
+    recorded_checkpoint,
+)
+from deploykit.specs.precision import Precision
+from deploykit.specs.preprocessing import Size, format_size
+from deploykit.specs.session import Logits, NormalisedSession
+from deploykit.system.progress import Note, Progress, silent
+
+if TYPE_CHECKING:
+    from deploykit.models.transforms import Transform
+
+_ALL_PICKED = (
+    "labels and accuracy are not checked: every photo was picked for its answers, which says "
+    "nothing about how often a model is right; --max-images takes more"
+)
+
+
+@dataclass(frozen=True)
+class StagesRequest:
+    """What to walk on, and from where.
+
+    Attributes:
+        images: A folder of photos; None for the one recorded at export.
+        max_images: At most so many, a fixed sample that is even over the classes; None for 48.
+        transform: The user's training transform, ``file.py:function``; None for torchvision's of
+            the recorded preprocessing.
+        trained_accuracy: The part of its test photos that training had right, 0..1; None for what
+            the run that wrote the checkpoint tells.
+        reference: What the user named to compare with.
+        runtime: Walk no other than this, beside where it comes from; None for all that can run.
+        precision: The same.
+        first: The names of photos that must be among them, and come first; others' names are left
+            out.
+    """
+
+    images: Path | None = None
+    max_images: int | None = None
+    transform: str | None = None
+    trained_accuracy: float | None = None
+    reference: ReferenceRequest = field(default_factory=ReferenceRequest)
+    runtime: str | None = None
+    precision: Precision | None = None
+    first: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StagesPlan:
+    """What a walk needs, found and checked before anything takes long.
+
+    Attributes:
+        source: The listed photos.
+        transform: What training does to a photo; None where there is nothing to compare with.
+        candidates: The precisions and runtimes to walk.
+        trained_accuracy: The part of its test photos that training had right; None where nobody
+            tells.
+    """
+
+    source: PhotoSource
+    transform: Transform | None
+    candidates: tuple[Candidate, ...]
+    trained_accuracy: float | None
+
+
+def prepare_stages(
+    bundle: Bundle, request: StagesRequest, progress: Progress = silent
+) -> StagesPlan:
+    """Find the photos, and load and probe the transform: what would fail fails within seconds.
+
+    Args:
+        bundle: The bundle.
+        request: What to walk on. Which photos come first need not be known yet.
+        progress: Told which photos are taken, and what is left out.
+
+    Raises:
+        UsageError: There are no photos, no such transform, runtime or precision, or an accuracy
+            that makes no sense.
+        ImagesError: There is no image file.
+        InputError: The transform is random, fails, or gives what is no network input, or images of
+            a size that the reference does not take.
+        BundleError: The bundle has nothing of the named runtime and precision.
+        MissingError: The transform needs a package that is not here.
+    """
+    _check_accuracy(request.trained_accuracy)
+    manifest = bundle.manifest
+    candidates = wanted_candidates(bundle, request.runtime, request.precision, progress)
+    source = list_photos(bundle, request.images, progress)
+    if request.trained_accuracy is not None and not source.labelled:
+        raise UsageError(
+            f"The photos of {source.folder} are in no folder that is named after a class, so that "
+            "an accuracy says nothing about them.",
+            hint="Name a folder with a sub-folder a class, or leave out --trained-accuracy.",
+        )
+    transform = load_transform(manifest.preprocessing, request.transform, progress)
+    if transform is not None:
+        size = probe_transform(transform, source.files)
+        if size not in (None, manifest.preprocessing.input_size):
+            _check_size(bundle, request.reference, transform.name, size)
+    accuracy = _trained_accuracy(bundle, request, progress) if source.labelled else None
+    return StagesPlan(source, transform, tuple(candidates), accuracy)
+
+
+def walk_stages(
+    bundle: Bundle,
+    request: StagesRequest,
+    progress: Progress = silent,
+    plan: StagesPlan | None = None,
+    *,
+    reference: Reference | None = None,
+) -> StageReport:
+    """Walk from training to what is deployed, one change at a time on the same photos.
+
+    Each step is measured against the one before and against the beginning. A lower precision is a
+    step from the FP32 deploy graph, a runtime from its precision on the CPU, and a batch size from
+    the same graph one by one. Where the photos are labelled, the order of the labels is checked;
+    where they show an accuracy far below training's that nothing found so far explains, the usual
+    ways to preprocess are tried.
+
+    Args:
+        bundle: The bundle.
+        request: What to walk on, and from where.
+        progress: Told of each step.
+        plan: What :func:`prepare_stages` found for this request; None to prepare now.
+        reference: What ``request.reference`` names, open already; it stays open. None to open it
+            where it is needed.
+
+    Raises:
+        UsageError: A reference makes no sense for this bundle; or see :func:`prepare_stages`.
+        ImagesError: Not one photo can be read.
+        InputError: The transform is random, fails, or gives what is no network input.
+        BundleError: A file of the bundle is missing or damaged.
+        MissingError: What was named needs a package that is not here.
+    """
+    plan = plan or prepare_stages(bundle, request, progress)
+    manifest = bundle.manifest
+    photos = draw_photos(
+        plan.source, manifest.preprocessing, request.max_images, progress, request.first
+    )
+    beginning = begin(manifest.preprocessing, plan.transform, photos, progress)
+    with ExitStack() as stack:
+        if reference is None:
+            reference = open_reference(bundle, request.reference, progress)
+            stack.enter_context(reference.session)
+        if reference.objection is not None:
+            progress(Note(reference.objection))
+        walk, trained, recorded = _walk_ways(bundle, beginning, photos, reference, progress)
+    deployed = walk_fp32(walk, bundle, recorded, is_reference=reference.kind == "graph")
+    walk_candidates(walk, bundle, plan.candidates, deployed)
+    findings = (*beginning.findings, *walk.findings)
+    report = StageReport(
+        beginning=f"{beginning.description}, then {reference.description}",
+        steps=tuple(walk.steps),
+        findings=findings,
+        trained_accuracy=plan.trained_accuracy,
+    )
+    if all(name is None for name in photos.truth):
+        if plan.source.labelled:
+            progress(Note(_ALL_PICKED))
+        return report
+    return check_answers(bundle, photos, report, trained, deployed, progress)
+
+
+def _walk_ways(
+    bundle: Bundle,
+    beginning: Beginning,
+    photos: StagePhotos,
+    reference: Reference,
+    progress: Progress,
+) -> tuple[Walk, Logits, Logits]:
+    """Step from training's preprocessing to the recorded one.
+
+    Returns:
+        The walk, and (N, K) answers to the first way and to the recorded one.
+    """
+    manifest = bundle.manifest
+    # A module and a canonical graph take normalised images; the deploy graphs do not.
+    network = cast("NormalisedSession", reference.session)
+    ways = beginning.ways
+    if reference.kind == "module":
+        ways = (*ways, module_way(manifest.preprocessing))
+    answers = answer_ways(beginning.first, ways, photos, network, progress)
+    walk = Walk(
+        photos,
+        answers[0],
+        network=reference.description,
+        labels=manifest.labels,
+        progress=progress,
+    )
+    for way, before, after in zip(ways, answers, answers[1:], strict=False):
+        step = walk.step(way.stage, way.change, after, since=before)
+        if way.if_it_moves is not None and step.objections:
+            walk.findings.append(way.if_it_moves)
+    if reference.kind == "module":
+        return walk, answers[0], answers[-1]
+    recorded = walk.ask(network, OWN_NORMALISATION)
+    walk.step("normalise", OWN_NORMALISATION, recorded, since=answers[-1])
+    return walk, answers[0], recorded
+
+
+def _check_size(bundle: Bundle, named: ReferenceRequest, transform: str, size: Size) -> None:
+    """Refuse images of another size than the recorded one, but where the reference takes them.
+
+    Raises:
+        InputError: It does not.
+    """
+    reference = open_reference(bundle, named, silent)
+    with reference.session as session:
+        network = cast("NormalisedSession", session)
+        try:
+            network.run_normalised(np.zeros((1, 3, *size), np.float32))
+        except InputError as exc:
+            given = format_size(size)
+            recorded = format_size(bundle.manifest.preprocessing.input_size)
+            raise InputError(
+                f"{transform} gives images of {given}; the bundle takes {recorded}, and "
+                f"{reference.description}, with which the walk begins, no other size.",
+                hint=f"If training used {given}, export again with --input-size {given}; else name "
+                "the transform that it evaluated with.",
+            ) from exc
+
+
+def _check_accuracy(trained: float | None) -> None:
+    if trained is not None and not 0 <= trained <= 1:
+        raise UsageError(
+            f"An accuracy is a number between 0 and 1, not {trained:g}.",
+            hint="Give it as a part of 1: --trained-accuracy 0.97 for 97 %.",
+        )
+
+
+def _trained_accuracy(bundle: Bundle, request: StagesRequest, progress: Progress) -> float | None:
+    """The test accuracy of the training that wrote the checkpoint; None where nobody tells."""
+    if request.trained_accuracy is not None:
+        return request.trained_accuracy
+    checkpoint = request.reference.checkpoint or recorded_checkpoint(bundle)
+    if checkpoint is None or not checkpoint.with_name(STATE).is_file():
+        return None
+    try:
+        return best_epoch(load_state(checkpoint.parent).history).test_accuracy
+    except (CheckpointError, ImportError) as exc:
+        reason = exc.message if isinstance(exc, CheckpointError) else exc
+        progress(Note(f"the accuracy in training is not known: {reason}"))
+        return None

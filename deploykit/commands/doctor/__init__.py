@@ -1,0 +1,1 @@
+"""`deploykit doctor`: what of this machine and installation can run a model."""

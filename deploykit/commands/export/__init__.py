@@ -1,0 +1,1 @@
+"""`deploykit export`: from a checkpoint to a bundle."""

@@ -1,0 +1,110 @@
+"""One command that exports a bundle again, with all that is to be changed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from deploykit.bundle.folder import Bundle, default_artifacts
+from deploykit.bundle.manifest import MANIFEST_NAME, Manifest, recorded_path
+from deploykit.commands.export.labels import LABELS_FILE, choose_labels, name_labels
+from deploykit.commands.export.request import default_name
+from deploykit.errors import DeploykitError
+from deploykit.parity.blame import Finding
+from deploykit.proof.reference import recorded_checkpoint
+from deploykit.specs.preprocessing import Preprocessing, format_size
+from deploykit.system.shell import command_line
+
+
+def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:
+    """The command that mends everything that options of ``export`` mend, with all that they need.
+
+    What training does to a photo is written out, whatever it was derived from at export: so the
+    command says all that it does, and a changed option moves no other.
+
+    Args:
+        bundle: What is to be exported again.
+        findings: What is wrong with it. Where two contradict each other, the first is believed,
+            and of the other no part is taken.
+
+    Returns:
+        A line for a shell, with a comment where it names a file that has to be written first, and
+        without ``--trust-pickle``, which is the user's to give; None where no option of ``export``
+        mends anything.
+    """
+    changes: dict[str, str] = {}
+    for finding in findings:
+        wanted = dict(finding.options)
+        if changes.keys().isdisjoint(wanted):
+            changes |= wanted
+    if not changes:
+        return None
+    options = _given(bundle)
+    if "--resize" in changes:
+        options.pop("--crop-size", None)  # a crop belongs to the resize before it
+    options |= changes
+    words = [word for pair in options.items() for word in pair]
+    command = command_line(["deploykit", "export", *words, *_flags(bundle.manifest)])
+    if options.get("--classes") != LABELS_FILE:
+        return command
+    manifest = command_line([str(bundle.folder / MANIFEST_NAME)])
+    whose = "the finding" if "--classes" in changes else manifest
+    return f"{command}  # {LABELS_FILE}: a text file with the labels of {whose}, one a line"
+
+
+def _given(bundle: Bundle) -> dict[str, str]:
+    """The options, each once, that a bundle was exported with or could have been."""
+    manifest = bundle.manifest
+    options = {
+        "--arch": manifest.architecture.name,
+        "--ckpt": manifest.checkpoint.path,
+        **_labels_option(bundle),
+        **_preprocessing_options(manifest.preprocessing),
+    }
+    if manifest.photos is not None:
+        options["--images"] = manifest.photos
+    if manifest.golden == "generated":
+        options["--golden"] = manifest.golden
+    if manifest.requested_opset is not None:
+        options["--opset"] = str(manifest.requested_opset)
+    if bundle.name != default_name(manifest.architecture.name):
+        options["--name"] = bundle.name
+    if bundle.folder.parent.resolve() != default_artifacts().resolve():
+        options["--artifacts"] = str(bundle.folder.parent)
+    return options
+
+
+def _labels_option(bundle: Bundle) -> dict[str, str]:
+    manifest = bundle.manifest
+    names = manifest.labels.names
+    checkpoint = recorded_checkpoint(bundle)
+    # What lies beside the checkpoint may be another training's, or damaged.
+    with contextlib.suppress(DeploykitError):
+        if checkpoint and choose_labels(None, checkpoint, len(names)).names == names:
+            return {}
+    return {"--classes": name_labels(names, recorded_path(manifest.photos))}
+
+
+def _preprocessing_options(preprocessing: Preprocessing) -> dict[str, str]:
+    resize, crop = preprocessing.resize, preprocessing.crop_size
+    return {
+        "--resize": str(resize) if isinstance(resize, int) else format_size(resize),
+        **({"--crop-size": format_size(crop)} if crop is not None else {}),
+        "--interpolation": preprocessing.interpolation,
+        "--mean": ",".join(map(str, preprocessing.mean)),
+        "--std": ",".join(map(str, preprocessing.std)),
+    }
+
+
+def _flags(manifest: Manifest) -> Iterator[str]:
+    """What may be given several times, or without a value."""
+    for key, value in manifest.architecture.args.items():
+        yield from ("--arch-arg", f"{key}={_literal(value)}")
+    yield "--overwrite"
+
+
+def _literal(value: object) -> str:
+    """An argument as ``--arch-arg`` reads it; a text in quotes, or ``5`` would be the number."""
+    return msgspec.json.encode(value).decode() if isinstance(value, str) else repr(value)

@@ -1,0 +1,164 @@
+"""What an export is asked for, and the model it is about: settled before the long work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import msgspec
+
+from deploykit.bundle.folder import default_artifacts
+from deploykit.bundle.manifest import GoldenChoice, sha256_of
+from deploykit.commands.export.labels import choose_labels, classes_folder
+from deploykit.commands.export.preprocessing import PreprocessingOptions, choose_preprocessing
+from deploykit.errors import CheckpointError, UsageError
+from deploykit.proof.photos import EXPORT_PHOTOS, Photos, folder_photos, generated_photos
+from deploykit.specs.labels import Labels
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.system.progress import Note, Progress
+
+if TYPE_CHECKING:
+    from deploykit.models.loading import LoadedModel
+    from deploykit.models.registry import Architecture
+
+GOLDEN_CHOICES: tuple[GoldenChoice, ...] = get_args(GoldenChoice)
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, and what the user said about it.
+
+    Attributes:
+        arch: The architecture's name, see :func:`deploykit.models.registry.resolve_architecture`.
+        checkpoint: The weights' file.
+        arch_args: Further arguments of the architecture.
+        classes: See :func:`deploykit.commands.export.labels.choose_labels`.
+        preprocessing: See :class:`PreprocessingOptions`.
+        images: A folder of photos to verify on; None for the folder that ``classes`` names, if it
+            does, else made images.
+        golden: Whether ``golden.npz`` may hold the user's photos or only made images.
+        opset: The ONNX operator set; None for torch's own choice.
+        name: The bundle's; None for one made from the architecture's.
+        artifacts: The home of bundles.
+        overwrite: Whether a bundle of that name may be replaced.
+        trust_pickle: Whether reading the checkpoint may run the code in it.
+    """
+
+    arch: str
+    checkpoint: Path
+    arch_args: Mapping[str, object] = field(default_factory=dict)
+    classes: str | None = None
+    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+    images: Path | None = None
+    golden: GoldenChoice = "photos"
+    opset: int | None = None
+    name: str | None = None
+    artifacts: Path = field(default_factory=default_artifacts)
+    overwrite: bool = False
+    trust_pickle: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """All that is known of the model before it is exported.
+
+    Attributes:
+        architecture: What makes the network.
+        model: The module with its weights.
+        checkpoint_sha256: Of the file that they were read from.
+        labels: The classes' names.
+        preprocessing: From a decoded photo to the network's input.
+    """
+
+    architecture: Architecture
+    model: LoadedModel
+    checkpoint_sha256: str
+    labels: Labels
+    preprocessing: Preprocessing
+
+
+def default_name(arch: str) -> str:
+    """``timm/dpn92`` => ``timm-dpn92``; ``models/net.py:Net`` => ``Net``."""
+    if ":" in arch:
+        return arch.rpartition(":")[2]
+    return arch.removeprefix("torchvision/").replace("/", "-")
+
+
+def load_subject(request: ExportRequest, progress: Progress) -> Subject:
+    """Make the module, and settle what the answers mean and what the images need."""
+    from deploykit.models.presets import timm_preprocessing
+    from deploykit.models.probe import check_answers
+    from deploykit.models.registry import resolve_architecture
+
+    _check_arch_args(request.arch_args)
+    architecture = resolve_architecture(request.arch, allow_user_code=True)
+    preprocessing = choose_preprocessing(
+        request.preprocessing,
+        default=architecture.preprocessing,
+        timm=lambda: timm_preprocessing(architecture),
+    )
+    model, sha256 = _read_checkpoint(architecture, request)
+    for note in model.notes:
+        progress(Note(note))
+    labels = choose_labels(request.classes, request.checkpoint, model.num_classes)
+    if labels.source == "assumed":
+        progress(Note(f"class names assumed: {labels.names[0]} ...; --classes gives the real ones"))
+    if request.preprocessing.preset is None and architecture.preprocessing is None:
+        progress(
+            Note(f"preprocessing assumed ({preprocessing.source}): {preprocessing.describe()}")
+        )
+    check_answers(model.module, preprocessing.input_size, model.num_classes)
+    return Subject(architecture, model, sha256, labels, preprocessing)
+
+
+def _read_checkpoint(architecture: Architecture, request: ExportRequest) -> tuple[LoadedModel, str]:
+    """Load the weights, with the hash of the very file that they came from."""
+    from deploykit.models.loading import load_model
+
+    path = request.checkpoint
+    before = _identity(path)
+    model = load_model(
+        architecture, path, arch_args=request.arch_args, trust_pickle=request.trust_pickle
+    )
+    sha256 = sha256_of(path)
+    if _identity(path) != before:
+        raise CheckpointError(
+            f"{path} changed while it was read.", hint="Export again when the training is done."
+        )
+    return model, sha256
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None when it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_arch_args(arch_args: Mapping[str, object]) -> None:
+    """Refuse early what the manifest cannot keep."""
+    try:
+        msgspec.json.encode(dict(arch_args))
+    except (TypeError, ValueError) as exc:
+        raise UsageError(
+            f"The architecture's arguments {dict(arch_args)} are no plain values: {exc}.",
+            hint="Numbers, texts, lists and true or false can be recorded in the bundle.",
+        ) from exc
+
+
+def photos_folder(request: ExportRequest) -> Path | None:
+    """The folder of photos that the user gave, with --images or with --classes."""
+    return request.images or classes_folder(request.classes)
+
+
+def choose_photos(request: ExportRequest, subject: Subject, progress: Progress) -> Photos:
+    """The photos to verify on: a sample of the user's, else made images."""
+    folder = photos_folder(request)
+    if folder is None:
+        progress(Note("no photos given: verifying on made images; --images DIR takes yours"))
+        return generated_photos(EXPORT_PHOTOS, subject.preprocessing.input_size)
+    return folder_photos(folder, subject.preprocessing, labels=subject.labels, limit=EXPORT_PHOTOS)

@@ -1,0 +1,39 @@
+"""The result of an export, for a terminal and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from deploykit.commands.export.run import ExportResult
+from deploykit.proof.text import photos_text, verdict_value, verdicts_text
+
+
+def export_text(result: ExportResult) -> str:
+    """What was exported, what was assumed, and the proof."""
+    manifest = result.bundle.manifest
+    architecture = manifest.architecture
+    names = ", ".join(manifest.labels.names[:6]) + (", ..." if len(manifest.labels) > 6 else "")
+    return "\n".join(
+        (
+            verdicts_text(result.verdicts),
+            f"network        {architecture.name}, {architecture.parameters:,} parameters, "
+            f"{architecture.classes} classes",
+            f"classes        {names} ({manifest.labels.source})",
+            f"preprocessing  {manifest.preprocessing.describe()} ({manifest.preprocessing.source})",
+            f"verified on    {photos_text(result.photos)}",
+            f"bundle         {result.bundle.folder} (in {sum(result.seconds.values()):.1f} s)",
+        )
+    )
+
+
+def export_value(result: ExportResult) -> dict[str, Any]:
+    """The bundle, its manifest and the verdicts."""
+    return {
+        "bundle": str(result.bundle.folder),
+        "manifest": msgspec.to_builtins(result.bundle.manifest),
+        "photos": msgspec.to_builtins(result.photos),
+        "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
+        "seconds": result.seconds,
+    }

@@ -1,0 +1,1 @@
+"""`deploykit identify`: which architecture a checkpoint is of."""

@@ -1,0 +1,1 @@
+"""`deploykit inspect`: what a bundle, graph, engine or checkpoint is."""

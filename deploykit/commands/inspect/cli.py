@@ -1,0 +1,40 @@
+"""``deploykit inspect``: what is in a bundle, an ONNX graph, an engine or a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deploykit.console.command import command
+from deploykit.console.options import Artifacts, Json, TrustPickle, Verbose, artifacts_folder
+
+
+def inspect(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help="A bundle's name or folder, or an ONNX graph, an engine or a checkpoint.  "
+            "[default: the newest bundle]",
+            show_default=False,
+        ),
+    ] = None,
+    trust_pickle: TrustPickle = False,
+    artifacts: Artifacts = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what is in a bundle or a file; exit code 4 when it is damaged."""
+    with command("inspect", as_json=json, verbose=verbose) as console:
+        from deploykit.commands.inspect.run import inspect_path
+        from deploykit.commands.inspect.text import inspection_text, inspection_value
+        from deploykit.errors import InputError
+
+        found = inspect_path(
+            what, artifacts_folder(artifacts), console.progress, trust_pickle=trust_pickle
+        )
+        console.result(
+            lambda: inspection_value(found),
+            lambda: inspection_text(found),
+            exit_code=0 if found.sound else InputError.exit_code,
+        )

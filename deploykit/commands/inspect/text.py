@@ -1,0 +1,234 @@
+"""What ``inspect`` found, as text and as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph
+from deploykit.bundle.manifest import Manifest
+from deploykit.bundle.proofs import Proof
+from deploykit.commands.inspect.results import (
+    BundleInspection,
+    CheckpointInspection,
+    EngineInspection,
+    GraphInspection,
+    Inspection,
+    KeptProof,
+)
+from deploykit.commands.quantize.text import made_for
+from deploykit.engine.passport import Passport
+from deploykit.inference.candidates import Candidate
+from deploykit.proof.ledger import refutation_words
+from deploykit.proof.text import flips_shown, photos_text, searched_text
+from deploykit.specs.precision import KeptNode
+from deploykit.specs.tensors import TensorSpec
+from deploykit.system.text import counted
+
+_INT8_GRAPHS = (deploy_graph("int8"), INT8_TENSORRT_GRAPH)
+_SHOWN_NAMES = 12
+_SHOWN_NODES = 12
+_WIDTH = 15
+_REFERENCES = {
+    "module": "the checkpoint's module",
+    "graph": "model.onnx, not the checkpoint's module",
+    "golden": "the recorded golden answers, too few to decide by",
+}
+
+
+def inspection_text(found: Inspection) -> str:
+    """What was found, a line each thing."""
+    match found:
+        case BundleInspection():
+            lines = _bundle_lines(found)
+        case GraphInspection():
+            lines = _graph_lines(found)
+        case EngineInspection():
+            lines = _engine_lines(found)
+        case CheckpointInspection():
+            lines = _checkpoint_lines(found)
+    return "\n".join(lines)
+
+
+def inspection_value(found: Inspection) -> dict[str, Any]:
+    """The same for ``--json``; numbers that are not finite become null."""
+    kinds = {
+        BundleInspection: "bundle",
+        GraphInspection: "graph",
+        EngineInspection: "engine",
+        CheckpointInspection: "checkpoint",
+    }
+    content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found))
+    return {"kind": kinds[type(found)], "sound": found.sound, **content}
+
+
+def proof_text(proof: Proof) -> str:
+    """``executed on CPU, 225 photos of bird_photos: flips 0 of 225, at most 1.3 %; ...``."""
+    measurement = proof.measurement
+    return (
+        f"{proof.kind} on {proof.device}, {photos_text(proof.photos)}{searched_text(proof)}: "
+        f"flips {flips_shown(proof)}; error {measurement.max_relative_error:.1e} of the scale; "
+        f"|dp| {measurement.max_probability_change:.1e}; against "
+        f"{_REFERENCES[proof.reference_kind]}; {proof.created[:10]}"
+    )
+
+
+def _bundle_lines(found: BundleInspection) -> Iterator[str]:
+    manifest = found.manifest
+    yield _line("bundle", f"{found.folder}, exported {manifest.created[:10]}")
+    yield from _origin_lines(manifest)
+    for file in found.files:
+        state = "" if file.state == "ok" else f"  {file.state.upper()}"
+        yield _line("file", f"{file.name}, {_size(file.bytes)}{state}")
+    yield from _search_lines(manifest)
+    for engine in found.engines:
+        yield from _engine_lines(engine)
+    for kept_proof in found.proofs:
+        yield _line("proof", _kept_proof_text(kept_proof))
+    for known in manifest.refutations:
+        refuted = Candidate(known.graph, known.runtime, known.precision)
+        yield _line("FAILED", f"{refuted}, {known.device}: {refutation_words(known)}")
+    if not found.proofs:
+        yield _line("proof", "none: deploykit verify --images DIR")
+    for accepted in manifest.accepted:
+        machine = accepted.machine
+        yield _line(
+            "accepted",
+            f"{accepted}, {accepted.images_per_second:.1f} images/s on {machine.cpu}, "
+            f"{machine.cpus} threads{f', {machine.gpu}' if machine.gpu else ''}; "
+            f"{accepted.created[:10]}",
+        )
+    yield _line("auto", found.auto.runs or "nothing would run here")
+    yield from (_line("", reason) for reason in found.auto.reasons)
+
+
+def _search_lines(manifest: Manifest) -> Iterator[str]:
+    """What the graphs below FP32 are made for, and which of their nodes stay in FP32."""
+    for graph in _INT8_GRAPHS:
+        if (search := manifest.searches.get(graph)) is not None:
+            yield _line("made for", f"{made_for(search.runtime)}: {graph}")
+    graphs = {manifest.deploy[precision]: kept for precision, kept in manifest.kept.items()}
+    for graph, kept in {**graphs, INT8_TENSORRT_GRAPH: manifest.kept_for_tensorrt}.items():
+        if kept:
+            stay = counted(len(kept), f"node of {graph} stays", f"nodes of {graph} stay")
+            yield _line("kept", f"{stay} in FP32")
+        yield from _kept_lines(kept)
+
+
+def _origin_lines(manifest: Manifest) -> Iterator[str]:
+    architecture, checkpoint = manifest.architecture, manifest.checkpoint
+    arguments = "".join(f", {key}={value!r}" for key, value in architecture.args.items())
+    yield _line(
+        "network",
+        f"{architecture.name}{arguments}, {architecture.parameters:,} parameters, "
+        f"{architecture.classes} classes",
+    )
+    yield _line("checkpoint", f"{checkpoint.path} ({checkpoint.sha256[:12]})")
+    yield _line("classes", f"{_names(manifest.labels.names)} ({manifest.labels.source})")
+    preprocessing = manifest.preprocessing
+    yield _line("preprocessing", f"{preprocessing.describe()} ({preprocessing.source})")
+    yield _line("photos", manifest.photos or "none given at export")
+    yield _line(
+        "exported with",
+        f"opset {manifest.opset}, "
+        + ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+    )
+
+
+def _kept_proof_text(kept: KeptProof) -> str:
+    proof = kept.proof
+    stale = "" if kept.current else "OUTDATED, of another file of this name: "
+    proven = Candidate(proof.graph, proof.runtime, proof.precision)
+    return f"{stale}{proven}: {proof_text(proof)}"
+
+
+def _graph_lines(found: GraphInspection) -> Iterator[str]:
+    opsets = ", ".join(f"{name or 'opset'} {version}" for name, version in found.opsets.items())
+    producer = f", made by {found.producer}" if found.producer else ""
+    yield _line("graph", f"{found.path}, {_size(found.bytes)}, {opsets}{producer}")
+    yield from (_line("input", _tensor(spec)) for spec in found.inputs)
+    yield from (_line("output", _tensor(spec)) for spec in found.outputs)
+    yield _line("precision", found.precision)
+    weights = ", ".join(f"{count:,} {dtype}" for dtype, count in found.weights.items())
+    yield _line("weights", weights or "none")
+    yield _line("operators", _counts(found.operators))
+    if found.kept:
+        yield _line("kept", f"{len(found.kept)} nodes compute in FP32")
+    yield from _kept_lines(found.kept)
+    yield _line("classes", _names(found.labels) if found.labels else "it carries none")
+    preprocessing = found.preprocessing
+    yield _line("preprocessing", preprocessing.describe() if preprocessing else "it carries none")
+    yield from (_line("DAMAGED", note) for note in found.notes)
+
+
+def _engine_lines(found: EngineInspection) -> Iterator[str]:
+    yield _line("engine", f"{found.path}, {_size(found.bytes)}")
+    header = [found.flavour, found.version, " ".join(found.targets or ())]
+    yield _line("  header", ", ".join(filter(None, header)) or "unknown")
+    if found.passport is not None:
+        yield from _passport_lines(found.passport)
+    yield from (_line("  UNUSABLE", objection) for objection in found.objections)
+
+
+def _passport_lines(passport: Passport) -> Iterator[str]:
+    profile = passport.profile
+    yield _line(
+        "  passport",
+        f"{passport.flavour} {passport.version}, runs on {passport.needs}, {passport.precision}, "
+        f"batches of {profile.min_batch} to {profile.max_batch} (best at {profile.opt_batch})",
+    )
+    yield _line(
+        "  built",
+        f"{passport.created[:10]} from {passport.deploy_graph} "
+        f"({passport.deploy_graph_sha256[:12]}), in {passport.build_seconds:.1f} s",
+    )
+    yield _line("  its graph", proof_text(passport.proof) if passport.proof else "not proven")
+
+
+def _checkpoint_lines(found: CheckpointInspection) -> Iterator[str]:
+    yield _line("checkpoint", f"{found.path}, {_size(found.bytes)}, {found.container}")
+    yield _line("weights", f"{found.tensors} tensors, {found.parameters:,} numbers")
+    if found.entry:
+        yield _line("entry", found.entry)
+    yield _line("types", _counts(found.dtypes))
+    if found.classes is not None:
+        yield _line("classes", f"{found.classes}, if {found.last_layer} is the last layer")
+    if found.family is not None:
+        yield _line("names", f"those of {found.family}")
+    for name, value in found.told.items():
+        yield _line("it says", f"{name} = {value}")
+    yield from (_line("note", note) for note in found.notes)
+    if found.non_finite:
+        yield _line("DAMAGED", f"NaN or infinity in {_names(found.non_finite)}")
+
+
+def _kept_lines(kept: tuple[KeptNode, ...]) -> Iterator[str]:
+    for node in kept[:_SHOWN_NODES]:
+        module = f" of {node.module}" if node.module else ""
+        reason = f": {node.reason}" if node.reason else ""
+        yield _line("", f"{node.node} ({node.operator}{module}){reason}")
+    if len(kept) > _SHOWN_NODES:
+        yield _line("", f"... and {len(kept) - _SHOWN_NODES} more")
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<{_WIDTH}}{text}"
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return f"{spec.name}: {spec.dtype} [{', '.join(map(str, spec.shape))}]"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _names(names: tuple[str, ...]) -> str:
+    more = f", ... ({len(names)})" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

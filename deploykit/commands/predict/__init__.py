@@ -1,0 +1,1 @@
+"""`deploykit predict`: one row for each image file."""

@@ -1,0 +1,182 @@
+"""``deploykit predict``: one row for each image file."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploykit.console.command import command
+from deploykit.console.options import (
+    RUNTIME_NAMES,
+    Artifacts,
+    BundleName,
+    Json,
+    PrecisionName,
+    Tf32,
+    Verbose,
+    chosen_bundle,
+    named_path,
+    parsed_precision,
+)
+from deploykit.console.streams import reserved_stdout, write_while_read
+from deploykit.errors import UnreadableImagesError, UsageError
+from deploykit.system.destinations import STDOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from deploykit.commands.predict.outputs import Outputs
+    from deploykit.console.command import Console
+
+_DEFAULT_OUTPUT = Path("predictions.csv")
+
+
+def predict(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            parser=named_path,
+            metavar="SOURCE",
+            help="A folder of images, a .txt file that lists them, or one image file.",
+        ),
+    ],
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A table to write: .csv, .jsonl or .parquet; - is stdout, a JSON object a line. "
+            f"Repeat it for several.  [default: {_DEFAULT_OUTPUT}]"
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="A page to look at: photos, filters, accuracy, where the time went."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with this command's run that was interrupted.")
+    ] = False,
+    bundle: BundleName = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="How many classes a row ranks.  [default: at most 5]")
+    ] = None,
+    runtime: Annotated[
+        str,
+        typer.Option(help=f"What executes: {RUNTIME_NAMES}, or auto for the fastest proven."),
+    ] = "auto",
+    precision: PrecisionName = None,
+    tf32: Tf32 = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images a run.  [default: 2 on the CPU, 8 on a GPU]"),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.  [default: one a core]")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 6 when an image could not be read.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no notes, no summary.")
+    ] = False,
+    artifacts: Artifacts = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Predict a folder of images: exactly one row a file, whatever is wrong with it.
+
+    Rows are kept in <output>.journal until the table is whole; an interrupted run loses none.
+    """
+    paths = output or [_DEFAULT_OUTPUT]
+    with (
+        _stdout_for_rows(wanted=STDOUT in paths and not json) as emit,
+        command("predict", as_json=json, verbose=verbose, quiet=quiet) as console,
+    ):
+        from deploykit.commands.predict.fingerprint import fingerprint_of
+        from deploykit.commands.predict.outputs import Outputs, write_run
+        from deploykit.commands.predict.page import page_of_run, write_prediction_page
+        from deploykit.commands.predict.run import PredictionRun, PredictRequest
+        from deploykit.commands.predict.text import prediction_text, prediction_value
+        from deploykit.proof.text import proof_of_run
+
+        if json and STDOUT in paths:
+            raise UsageError(
+                "--json and --output - both want stdout.", hint="Name a file as --output."
+            )
+        known_precision = parsed_precision(precision)
+        with Outputs(paths, source=source, page=html, emit=emit, resume=resume) as outputs:
+            request = PredictRequest(
+                source=source,
+                top_k=top_k,
+                runtime=runtime,
+                precision=known_precision,
+                tf32=tf32,
+                batch_size=batch_size,
+                threads=threads,
+                done=outputs.done,
+            )
+            chosen = chosen_bundle(bundle, artifacts, console)
+            with PredictionRun(chosen, request, console.progress) as run:
+                spec = run.spec
+                console.note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}")
+                outputs.begin(fingerprint_of(chosen, run, source))
+                _note_resumption(outputs, console, resume=resume)
+                with _telling_what_is_kept(outputs, console):
+                    nothing_predicted = write_run(run, outputs, console.progress)
+                    if html is not None and outputs.journal is not None:
+                        page = page_of_run(chosen, run)
+                        write_prediction_page(page, outputs.journal.rows(), html, console.progress)
+        if nothing_predicted:
+            raise nothing_predicted
+        tally = run.tally
+        failed, proof = tally.failures.total(), proof_of_run(chosen, spec)
+        written = [*outputs.tables, *([html] if html else [])]
+        console.result(
+            lambda: prediction_value(
+                tally, spec, run.clock.seconds, [str(path) for path in written], proof
+            ),
+            lambda: (
+                "" if quiet else prediction_text(tally, spec, run.clock.seconds, written, proof)
+            ),
+            exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
+        )
+
+
+@contextlib.contextmanager
+def _stdout_for_rows(*, wanted: bool) -> Iterator[Callable[[str], bool] | None]:
+    """Keep stdout for rows alone; what else the command has to say goes to stderr then."""
+    if not wanted:
+        yield None
+        return
+    with reserved_stdout(whole_process=True) as stdout:
+        yield partial(write_while_read, stdout)
+
+
+def _note_resumption(outputs: Outputs, console: Console, *, resume: bool) -> None:
+    if outputs.journal is None or not resume:
+        return
+    if outputs.done:
+        console.note(f"{len(outputs.done)} rows are in {outputs.journal.path}: resuming")
+        if outputs.journal.damaged:
+            console.warn(
+                f"{outputs.journal.damaged} lines of {outputs.journal.path} are damaged: "
+                "their files are predicted again"
+            )
+    else:
+        console.note(f"{outputs.journal.path} has no rows of an earlier run: starting afresh")
+
+
+@contextlib.contextmanager
+def _telling_what_is_kept(outputs: Outputs, console: Console) -> Iterator[None]:
+    """When a run does not come to its end, say how it can."""
+    try:
+        yield
+    except BaseException:
+        if outputs.journal is not None and outputs.journal.count:
+            console.warn(
+                f"{outputs.journal.count} rows are kept in {outputs.journal.path}: "
+                "the same command with --resume goes on"
+            )
+        raise

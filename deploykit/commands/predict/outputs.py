@@ -1,0 +1,219 @@
+"""Where the rows of a prediction go: a journal first, stdout beside it, tables in the end."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from itertools import islice
+from typing import TYPE_CHECKING, Self
+
+from deploykit.commands.predict.journal import Journal, journal_of, lock_of, only_writer
+from deploykit.commands.predict.tables import check_outputs, json_line, write_table
+from deploykit.errors import ImagesError, UsageError
+from deploykit.system.destinations import STDOUT, check_all_different, check_page_path
+from deploykit.system.files import remove_partials
+from deploykit.system.progress import Progress, Step, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from deploykit.commands.predict.fingerprint import Fingerprint
+    from deploykit.commands.predict.run import PredictionRun
+    from deploykit.specs.prediction import Prediction
+
+
+class Outputs:
+    """The outputs of one run.
+
+    A row is safe in the journal as soon as it is written, see :class:`Journal`; the tables are
+    made from the journal when the run is done, each in turn. Stdout alone has no journal: what it
+    got cannot be taken back.
+
+    Use it as a context manager: it owns the journal, which it removes when the block ends well.
+
+    Args:
+        paths: The tables, and :data:`STDOUT` for rows as they come, as JSON lines.
+        page: A page that will be made from the journal too; None for none.
+        source: What is predicted, which must stay as it is.
+        emit: Puts a text on stdout, and tells whether anyone still reads there; None when no
+            output is stdout.
+        resume: Whether to go on with a run that was interrupted.
+
+    Attributes:
+        tables: Those of the outputs that are files.
+        journal: What keeps the rows until there are tables; None without any.
+
+    Raises:
+        UsageError: See :func:`~deploykit.commands.predict.tables.check_outputs`; two of the
+            files are the same; a page without a table; or there is nothing that a run could be
+            resumed from.
+        DependencyError: A Parquet table without pyarrow.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        source: Path,
+        page: Path | None = None,
+        emit: Callable[[str], bool] | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.tables = [path for path in paths if path != STDOUT]
+        self._page = page
+        self._check(paths, source, resume=resume)
+        self.journal = Journal(self.tables[0], resume=resume) if self.tables else None
+        self._emit = emit
+        self._top_k = 0
+        self._open = ExitStack()
+
+    @property
+    def done(self) -> frozenset[str]:
+        """The ``path`` of each row that an earlier run has left."""
+        return self.journal.done if self.journal is not None else frozenset()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anyone still wants rows: not when stdout was all, and its reader has left."""
+        return self.journal is not None or self._emit is not None
+
+    def __enter__(self) -> Self:
+        """Find out what an earlier run has left.
+
+        Raises:
+            UsageError: That run named its outputs in another order.
+            DeploykitError: See :meth:`Journal.__enter__`.
+        """
+        for table in self.tables[1:]:
+            journal = journal_of(table)
+            if os.path.lexists(journal):
+                raise UsageError(
+                    f"{journal} keeps the rows of a run that was interrupted, whose first output "
+                    f"was {table}.",
+                    hint=f"Continue it: name {table} first, and add --resume. To start again, "
+                    "delete that file.",
+                )
+        if self.journal is not None:
+            self._open.enter_context(self.journal)
+        return self
+
+    def begin(self, fingerprint: Fingerprint) -> None:
+        """Make ready for rows; stdout gets those of an earlier run at once.
+
+        Args:
+            fingerprint: What the rows will follow from.
+
+        Raises:
+            UsageError: See :meth:`Journal.begin`.
+        """
+        self._top_k = fingerprint.top_k
+        if self.journal is not None:
+            self.journal.begin(fingerprint)
+        for table in self.tables[1:]:
+            self._open.enter_context(only_writer(table))
+        for row in self.earlier_rows():
+            self._show(row)
+
+    def earlier_rows(self) -> Iterator[Prediction]:
+        """The rows that an earlier run has left."""
+        if self.journal is not None and self.done:
+            yield from islice(self.journal.rows(), len(self.done))
+
+    def write(self, row: Prediction) -> None:
+        """Add a row.
+
+        Raises:
+            InputError: The system fails to write it: the disk may be full.
+        """
+        if self.journal is not None:
+            self.journal.write(row)
+        self._show(row)
+
+    def write_tables(self, progress: Progress = silent) -> None:
+        """Make the tables, now that all rows are there.
+
+        Args:
+            progress: Called before each.
+
+        Raises:
+            InputError: The system fails to write one; the journal stays.
+        """
+        if self.journal is None:
+            return
+        for path in (*self.tables, *([self._page] if self._page else [])):
+            remove_partials(path)
+        for path in self.tables:
+            progress(Step("writing", detail=path.name))
+            write_table(path, self.journal.rows(), top_k=self._top_k)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def _check(self, paths: Sequence[Path], source: Path, *, resume: bool) -> None:
+        check_outputs(paths)
+        if self._page is not None:
+            check_page_path(self._page)
+        hidden = [file(table) for table in self.tables[:1] for file in (journal_of, lock_of)]
+        pages = [self._page] if self._page else []
+        check_all_different({"output": paths, "page": pages, "journal": hidden, "source": [source]})
+        if self.tables:
+            return
+        if resume:
+            raise UsageError(
+                "--resume goes on with a table, and --output - is none.",
+                hint="Name the table of the run that was interrupted: --output predictions.csv",
+            )
+        if self._page is not None:
+            raise UsageError(
+                "--html is made from a table's journal, and --output - has none.",
+                hint="Name a table as well: --output - --output predictions.csv",
+            )
+
+    def _show(self, row: Prediction) -> None:
+        if self._emit is not None and not self._emit(json_line(row, self._top_k)):
+            self._emit = None
+
+
+def write_run(
+    run: PredictionRun, outputs: Outputs, progress: Progress = silent
+) -> ImagesError | None:
+    """Write one row a file, and the tables.
+
+    Args:
+        run: What predicts.
+        outputs: Where the rows go.
+        progress: Called before each table.
+
+    Returns:
+        The error to end with when not one file has a prediction. It is not raised, because the
+        tables are whole: each of their rows says what is wrong with a file.
+
+    Raises:
+        InputError: The system fails to write.
+    """
+    nothing_predicted: ImagesError | None = None
+    try:
+        for row in run:
+            with run.clock.waiting("write"):
+                outputs.write(row)
+            if not outputs.wanted:
+                break
+    except ImagesError as error:
+        nothing_predicted = error
+    for row in outputs.earlier_rows():
+        run.tally.add_earlier(row)
+    if outputs.done and run.tally.ok == 0:
+        nothing_predicted = run.nothing_predicted()
+    with run.clock.waiting("write"):
+        outputs.write_tables(progress)
+    if nothing_predicted is None:
+        return None
+    where = outputs.tables[0] if outputs.tables else "The output"
+    return ImagesError(nothing_predicted.message, hint=f"{where} says what is wrong with each.")

@@ -1,0 +1,205 @@
+"""The page of a prediction: a gallery that a person can search, and what the run adds up to."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from deploykit.bundle.manifest import printable
+from deploykit.commands.predict.tally import Tally
+from deploykit.html.document import render, script_json, write_document
+from deploykit.html.thumbnails import ThumbnailChoice, make_thumbnails
+from deploykit.html.words import duration, percent, shares
+from deploykit.proof.text import proof_of_run, proof_words
+from deploykit.system.progress import Progress, Step, silent
+from deploykit.system.versions import installed_versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from markupsafe import Markup
+
+    from deploykit.bundle.folder import Bundle
+    from deploykit.bundle.proofs import Proof
+    from deploykit.commands.predict.run import PredictionRun
+    from deploykit.specs.labels import Labels
+    from deploykit.specs.prediction import Prediction
+    from deploykit.specs.session import SessionSpec
+    from deploykit.system.stages import Stage
+
+_TEMPLATE = "predictions.html.j2"
+_STYLES = (
+    "tiles.css",
+    "tables.css",
+    "layout.css",
+    "gallery.css",
+    "photo.css",
+    "classes.css",
+)
+_SCRIPTS = (
+    "rows.js",
+    "view.js",
+    "gallery.js",
+    "photo.js",
+    "confusions.js",
+    "classes.js",
+    "failures.js",
+    "main.js",
+)
+
+
+@dataclass(frozen=True)
+class PredictionPage:
+    """What the page of a prediction tells beside its rows.
+
+    Attributes:
+        bundle: The bundle's name.
+        spec: What ran.
+        proof: What shows that it decides here as the trained network does; None without.
+        labels: The classes; every label of a row is one of them.
+        root: The folder that the rows' paths are relative to: thumbnails are made from its files.
+        created: When the run ended.
+        seconds: How long it took, reading included.
+        images_per_second: Photos with a prediction a second of it; None when none was predicted.
+        stage_seconds: How much of the run's time each stage took, in the order of the flow; what
+            threads did side by side counts once, see :class:`deploykit.system.stages.StageClock`:
+            ``{"decode": 1.1, "resize": 0.3, "session": 5.0, "write": 0.1}``.
+        skipped: Other files in the folder, which have no row.
+        earlier: Rows with a prediction that an interrupted run had left: not in what took time.
+        versions: Of the packages that took part.
+    """
+
+    bundle: str
+    spec: SessionSpec
+    proof: Proof | None
+    labels: Labels
+    root: Path
+    created: datetime
+    seconds: float
+    images_per_second: float | None
+    stage_seconds: Mapping[Stage, float]
+    skipped: int
+    earlier: int
+    versions: Mapping[str, str]
+
+
+def page_of_run(bundle: Bundle, run: PredictionRun) -> PredictionPage:
+    """What the page tells of a run that has ended."""
+    spec, manifest = run.spec, bundle.manifest
+    return PredictionPage(
+        bundle=bundle.name,
+        spec=spec,
+        proof=proof_of_run(bundle, spec),
+        labels=manifest.labels,
+        root=run.root,
+        created=datetime.now(UTC),
+        seconds=run.tally.seconds,
+        images_per_second=run.tally.images_per_second,
+        stage_seconds=run.clock.seconds,
+        skipped=run.tally.skipped,
+        earlier=run.tally.earlier,
+        versions=installed_versions(),
+    )
+
+
+def write_prediction_page(
+    page: PredictionPage,
+    rows: Iterable[Prediction],
+    path: Path,
+    progress: Progress = silent,
+) -> None:
+    """Write the page; one that is there is replaced when the new one is whole.
+
+    The rows are taken one by one and not kept: memory does not grow with their number.
+
+    Args:
+        page: What the page tells beside its rows.
+        rows: One prediction a file, in the order of the gallery.
+        path: The page.
+        progress: Called when the rows begin, and after every thumbnail.
+
+    Raises:
+        InputError: The system fails to write it: the disk may be full.
+    """
+    progress(Step("writing", detail=path.name))
+    context = {
+        "page": page,
+        "root": printable(page.root),
+        "photos_url": _url_of(page.root, path.parent),
+        "content": _Content(page.labels.names, page.root, progress),
+        "rows": rows,
+        "proof_sentences": proof_words(page.proof) if page.proof else [],
+        "stages": shares({str(stage): value for stage, value in page.stage_seconds.items()}),
+        "script_json": script_json,
+        "duration": duration,
+        "percent": percent,
+    }
+    write_document(path, render(__package__, _TEMPLATE, _STYLES, _SCRIPTS, context))
+
+
+class _Content:
+    """The rows and thumbnails as JSON, in one pass, and what the rows add up to behind them.
+
+    Attributes:
+        tally: What the rows that have gone by add up to.
+        choice: Which of them get a thumbnail.
+    """
+
+    def __init__(self, labels: tuple[str, ...], root: Path, progress: Progress) -> None:
+        self.tally = Tally()
+        self.choice = ThumbnailChoice(len(labels))
+        self._classes = {label: i for i, label in enumerate(labels)}
+        self._root = root
+        self._progress = progress
+
+    def rows_json(self, rows: Iterable[Prediction]) -> Iterator[Markup]:
+        """Each row as JSON, see :meth:`_cells`; counted as it goes by."""
+        for index, row in enumerate(rows):
+            self.tally.add(row)
+            self.choice.add(index, row)
+            yield script_json(self._cells(row))
+
+    def thumbnails_json(self) -> Iterator[Markup]:
+        """``[place, JPEG in base64]`` of each chosen row; null where the file is gone."""
+        chosen = self.choice.chosen()
+        for index, picture in make_thumbnails(chosen, self._root, self._progress):
+            encoded = None if picture is None else base64.b64encode(picture).decode()
+            yield script_json([index, encoded])
+
+    def _cells(self, row: Prediction) -> list[Any]:
+        """A row, short: classes by their number, and no more digits than a person reads.
+
+        ``[path, expected, class, probability, margin, class_1, probability_1, ...]``, and of a row
+        without a prediction ``[path, expected, status, reason]``.
+        """
+        expected = None if row.expected is None else self._classes[row.expected]
+        if row.label is None or row.probability is None or row.margin is None:
+            return [row.path, expected, row.status, row.reason]
+        top = [
+            value
+            for answer in row.top
+            for value in (self._classes[answer.label], round(answer.probability, 4))
+        ]
+        margin = float(f"{row.margin:.4g}")
+        return [
+            row.path,
+            expected,
+            self._classes[row.label],
+            round(row.probability, 4),
+            margin,
+            *top,
+        ]
+
+
+def _url_of(folder: Path, base: Path) -> str:
+    """Where a folder is, seen from another: relative where both are on one drive."""
+    try:
+        relative = os.path.relpath(folder, base)
+    except ValueError:  # Windows: no way leads from one drive to another
+        return f"{folder.absolute().as_uri()}/"
+    return f"./{quote(os.fsencode(Path(relative).as_posix()))}/"

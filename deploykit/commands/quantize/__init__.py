@@ -1,0 +1,1 @@
+"""`deploykit quantize`: the graphs of lower precision."""

@@ -1,0 +1,161 @@
+"""INT8 graphs: what was quantized, as text and as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from deploykit.bundle.proofs import ENOUGH_PHOTOS, Proof
+from deploykit.commands.quantize.request import SearchedGraph
+from deploykit.commands.quantize.run import Quantization, QuantizedGraph
+from deploykit.engine.passport import how_to_build_again
+from deploykit.inference.engines import Engine
+from deploykit.proof.policy import how_to_prove, proven_on, why_indecisive
+from deploykit.proof.text import (
+    flips_text,
+    photos_text,
+    verdict_value,
+    verdicts_text,
+)
+from deploykit.runtime.opener import REHEARSAL
+from deploykit.specs.precision import KeptNode
+from deploykit.specs.value import plain_value
+from deploykit.system.text import counted
+
+_METHODS = {
+    "minmax": "all photos",
+    "percentile": "all photos but the twentieth of them that is most extreme",
+}
+
+_SHOWN_NODES = 12
+
+
+def quantization_text(result: Quantization) -> str:
+    """The verdicts, what stays in FP32 and why, what was calibrated on what."""
+    verdicts = [verdict for graph in result.graphs for verdict in graph.verdicts]
+    proofs = [proof for graph in result.graphs for proof in graph.proofs]
+    lines = [verdicts_text(verdicts)]
+    for graph in result.graphs:
+        lines += _graph_text(graph)
+    for verdict in verdicts:
+        lines += flips_text(verdict)
+        lines += (
+            f"UNPROVEN   {verdict.candidate.graph} on {verdict.candidate.runtime}: {objection}"
+            for objection in verdict.objections
+        )
+    if result.refused is not None:
+        lines.append(f"REFUSED    {result.refused}")
+    calibrated = counted(result.graphs[0].searched, "photo, which was", "photos, which were")
+    lines.append(f"calibrated on {calibrated} searched on too")
+    lines += (
+        f"{proof.kind:<10} {proof.graph} on {proof.runtime}, {proof.device}: "
+        f"{photos_text(proof.photos)}"
+        for proof in proofs
+    )
+    lines += (_weakness_text(proof) for proof in proofs if not proof.decides)
+    lines += outdated_text(result.outdated)
+    return "\n".join(lines)
+
+
+def _graph_text(graph: QuantizedGraph) -> Iterator[str]:
+    yield (
+        f"{graph.graph}, made for {made_for(graph.runtime)}: "
+        f"{counted(graph.integers, 'node')} in INT8, {len(graph.kept)} of that kind in FP32; "
+        f"ranges of {_METHODS[graph.method]}"
+    )
+    yield from kept_text(graph.kept, graph)
+    if graph.kept and graph.runtime != REHEARSAL:
+        yield "         each of them costs speed: deploykit bench shows what is fastest here"
+
+
+def _weakness_text(proof: Proof) -> str:
+    """Why ``auto`` goes by no such proof; an engine has its own, whatever its graph's."""
+    if proof.kind == "rehearsed":
+        return f"WEAK       {weakness_text(proof)}"
+    return f"NOT TAKEN  {not_taken_text(proof)}"
+
+
+def quantization_value(result: Quantization) -> dict[str, Any]:
+    """The graphs with their verdicts, and why one was refused."""
+    refused = result.refused
+    return {
+        "bundle": str(result.bundle.folder),
+        "passed": result.passed,
+        "graphs": [
+            {
+                "graph": graph.graph,
+                "runtime": graph.runtime,
+                "integer_nodes": graph.integers,
+                "kept": [plain_value(node) for node in graph.kept],
+                "calibration": graph.method,
+                "searched_photos": graph.searched,
+                "trials": graph.trials,
+                "minimal": graph.minimal,
+                "verdicts": [verdict_value(verdict) for verdict in graph.verdicts],
+                "proofs": [
+                    {
+                        "runtime": proof.runtime,
+                        "device": proof.device,
+                        "kind": proof.kind,
+                        "photos": plain_value(proof.photos),
+                        "decides": proof.decides,
+                    }
+                    for proof in graph.proofs
+                ],
+            }
+            for graph in result.graphs
+        ],
+        "outdated": [engine.file for engine in result.outdated],
+        "refused": None if refused is None else {"message": refused.message, "hint": refused.hint},
+    }
+
+
+def made_for(runtime: str) -> str:
+    """What an INT8 graph is made for, by what the search tried it on: TensorRT's is rehearsed."""
+    return "TensorRT" if runtime == REHEARSAL else runtime
+
+
+def weakness_text(proof: Proof) -> str:
+    """What a rehearsal that decides nothing is worth, and what to do."""
+    on_gpu = "deploykit verify on the GPU shows what the engine does"
+    if not proof.is_vague:
+        changed = counted(proof.measurement.flips, "changed decision")
+        return f"{proof.graph}: its rehearsal has {changed}; {on_gpu}"
+    return (
+        f"{proof.graph}: its rehearsal is on {proven_on(proof)}, too few for a precision below "
+        f"FP32; {on_gpu}, on {ENOUGH_PHOTOS} photos or more; or make the graph anew from "
+        f"{2 * ENOUGH_PHOTOS} different ones: "
+        f"deploykit build-trt --precision {proof.precision} --images DIR"
+    )
+
+
+def not_taken_text(proof: Proof) -> str:
+    """Why ``predict`` leaves what was just proven alone, and what to do."""
+    why = why_indecisive(proof, how_to_prove(proof.runtime, proof.precision))
+    what = f"{proof.graph} on {proof.runtime}"
+    return f"{what} by `predict`, nor recommended by `bench`: {why}"
+
+
+def outdated_text(engines: Sequence[Engine]) -> list[str]:
+    """A line for each engine that a new graph has made useless, with the command."""
+    return [
+        f"OUTDATED {engine.file} was built from an earlier {engine.passport.deploy_graph} and runs "
+        f"no longer: {how_to_build_again(engine.passport)}"
+        for engine in engines
+    ]
+
+
+def kept_text(kept: tuple[KeptNode, ...], search: SearchedGraph | None) -> list[str]:
+    """The nodes that stay in FP32, a line each, with where they are and why."""
+    lines = [
+        f"FP32     {node.node} ({node.operator}{f' of {node.module}' if node.module else ''}): "
+        f"{node.reason}"
+        for node in kept[:_SHOWN_NODES]
+    ]
+    if len(kept) > _SHOWN_NODES:
+        lines.append(f"         ... and {len(kept) - _SHOWN_NODES} more nodes")
+    if search is not None and kept:
+        verdict = "none of them can be spared" if search.minimal else "perhaps not all are needed"
+        sets = "set" if search.trials == 1 else "sets"
+        lines.append(f"         {verdict}: {search.trials} {sets} tried")
+    return lines

@@ -1,0 +1,1 @@
+"""`deploykit train`: a checkpoint from a folder of labelled photos."""

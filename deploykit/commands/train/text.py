@@ -1,0 +1,37 @@
+"""The result of a training, for a terminal and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from deploykit.commands.export.labels import CLASSES_FILE
+from deploykit.commands.train.run import CURVES, TrainingResult
+
+
+def training_text(result: TrainingResult, next_command: str) -> str:
+    """The best epoch, the files, and the command that comes next."""
+    folder = result.checkpoint.parent
+    return "\n".join(
+        (
+            f"best epoch  {result.best.epoch} of {len(result.history)}: test accuracy "
+            f"{result.best.test_accuracy:.1%} on {result.test_photos} photos "
+            f"({result.train_photos} trained on), in {result.seconds:.0f} s",
+            f"written     {result.checkpoint}, {folder / CLASSES_FILE}, {folder / CURVES}",
+            f"next        {next_command}",
+        )
+    )
+
+
+def training_value(result: TrainingResult) -> dict[str, Any]:
+    """The best epoch, every epoch, and where the checkpoint is."""
+    return {
+        "checkpoint": str(result.checkpoint),
+        "classes": result.classes,
+        "best": msgspec.to_builtins(result.best),
+        "history": msgspec.to_builtins(result.history),
+        "train_photos": result.train_photos,
+        "test_photos": result.test_photos,
+        "seconds": round(result.seconds, 3),
+    }

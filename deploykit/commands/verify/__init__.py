@@ -1,0 +1,1 @@
+"""`deploykit verify`: whether a bundle still decides as its reference does."""

@@ -1,0 +1,196 @@
+"""What a command says: its result on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
+
+import typer
+
+from deploykit.console.streams import interruptions, reserved_stdout, write_while_read
+from deploykit.errors import DeploykitError, InputError
+from deploykit.system.progress import Note
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from deploykit.system.progress import Step
+
+JSON_SCHEMA = 1
+#: Exit code, message and hint.
+_Outcome: TypeAlias = tuple[int, str, str | None]
+
+INTERRUPTED = 130
+_INTERRUPTION: _Outcome = (INTERRUPTED, "Interrupted.", None)
+_BUG = 1
+_BAD_INPUT = 4
+
+
+class Console:
+    """The voice of one run of a command.
+
+    Args:
+        command: The command's name.
+        stdout: Where the result goes.
+        as_json: Whether stdout gets one JSON object and nothing else.
+        quiet: Whether progress and notes are left out.
+    """
+
+    def __init__(self, command: str, stdout: TextIO, *, as_json: bool, quiet: bool = False) -> None:
+        self.command = command
+        self.as_json = as_json
+        self._quiet = quiet
+        self._stdout = stdout
+        self._bar: Progress | None = None
+
+    def progress(self, event: Step | Note) -> None:
+        """Show a job's event: a note as a line, a step as a bar where someone is watching."""
+        if self._quiet:
+            return
+        if isinstance(event, Note):
+            self.note(event.message)
+        elif sys.stderr.isatty():
+            self._show_step(event)
+
+    def note(self, message: str) -> None:
+        """Say something that is not the result."""
+        if not self._quiet:
+            self.warn(message)
+
+    def warn(self, message: str) -> None:
+        """Say what must be known even where notes are not wanted."""
+        if self._bar is not None:
+            self._bar.console.print(message, markup=False, highlight=False)
+        else:
+            print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+    def result(
+        self, value: Callable[[], Any], render: Callable[[], str], *, exit_code: int = 0
+    ) -> None:
+        """Show what came out and end the command.
+
+        Args:
+            value: Makes the result for ``--json``, of plain types.
+            render: Makes the text for people.
+            exit_code: What the command ends with.
+
+        Raises:
+            typer.Exit: When the exit code is not 0.
+        """
+        self.close()
+        if self.as_json:
+            _write_json(self._stdout, self.command, exit_code, result=value())
+        else:
+            text = render()
+            if text:
+                self._show(text)
+        if exit_code:
+            raise typer.Exit(exit_code)
+
+    def _show(self, text: str) -> None:
+        try:
+            write_while_read(self._stdout, f"{text}\n")
+        except OSError as exc:
+            raise InputError(
+                f"The command is done, but its result cannot be shown: {exc.strerror or exc}.",
+                hint="Look at where stdout leads: its disk may be full.",
+            ) from exc
+
+    def close(self) -> None:
+        """Take the progress bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _show_step(self, step: Step) -> None:
+        if self._bar is None:
+            from deploykit.console.progress_bar import progress_bar
+
+            self._bar = progress_bar()
+            self._bar.start()
+        if [task.fields["stage"] for task in self._bar.tasks] != [step.stage]:
+            # Not ``reset``, which keeps the old total where the new one is not known.
+            for finished in self._bar.task_ids:
+                self._bar.remove_task(finished)
+            self._bar.add_task(step.stage, total=step.total, stage=step.stage, unit=step.unit)
+        (current,) = self._bar.task_ids
+        description = f"{step.stage}: {step.detail}" if step.detail else step.stage
+        self._bar.update(current, completed=step.done, total=step.total, description=description)
+
+
+@contextlib.contextmanager
+def command(
+    name: str, *, as_json: bool, verbose: bool = False, quiet: bool = False
+) -> Iterator[Console]:
+    """Run a command's body, and turn what it raises into a message and an exit code.
+
+    Meanwhile what Python code prints goes to stderr: the user's network, or a library, may print,
+    and stdout is the result's. Child processes still have the real one.
+
+    Raises:
+        typer.Exit: With the exit code of whatever went wrong.
+    """
+    with interruptions() as received:
+        try:
+            with (
+                reserved_stdout(whole_process=as_json) as stdout,
+                contextlib.closing(Console(name, stdout, as_json=as_json, quiet=quiet)) as console,
+            ):
+                yield console
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            raise _ended(name, _INTERRUPTION, as_json=as_json) from None
+        # Of what is no Exception, SystemExit alone: foreign code called sys.exit(), perhaps with 0.
+        except (Exception, SystemExit) as exc:
+            if verbose:
+                traceback.print_exc()
+            # A library may take an interruption for a failure of its own.
+            outcome = _INTERRUPTION if received else _explain(exc, verbose=verbose)
+            raise _ended(name, outcome, as_json=as_json) from exc
+
+
+def _ended(name: str, outcome: _Outcome, *, as_json: bool) -> typer.Exit:
+    """Tell how a command ended, and make the exception that ends it."""
+    code, message, hint = outcome
+    write_error(name, code, message, hint, as_json=as_json)
+    return typer.Exit(code)
+
+
+def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
+    """Exit code, message and hint of an error."""
+    if isinstance(error, DeploykitError):
+        return error.exit_code, error.message, error.hint
+    if isinstance(error, OSError) and error.strerror:
+        # Of the system's errors the ones that jobs do not foresee: a full disk, a folder that may
+        # not be written.
+        path = f"{error.filename}: " if error.filename else ""
+        hint = "Check the permissions of what is written to, and the space on its disk."
+        return _BAD_INPUT, f"{path}{error.strerror}.", hint
+    where = "." if verbose else ": -v shows where."
+    if isinstance(error, SystemExit):
+        message = f"The program was told to end, by sys.exit({error.code!r})."
+        return _BUG, message, f"Take that call out of the code that makes the network{where}"
+    return _BUG, f"{type(error).__name__}: {error}", f"This is a bug of deploykit's{where}"
+
+
+def write_error(
+    command: str, exit_code: int, message: str, hint: str | None, *, as_json: bool
+) -> None:
+    """Show what went wrong: on stdout as JSON, or on stderr for people."""
+    if as_json:
+        with contextlib.suppress(OSError):  # stdout may be what failed: then stderr tells
+            _write_json(sys.stdout, command, exit_code, error={"message": message, "hint": hint})
+            return
+    lines = [f"error: {message}", *([hint] if hint else [])]
+    print("\n".join(lines), file=sys.stderr)  # noqa: T201
+
+
+def _write_json(stream: TextIO, command: str, exit_code: int, **content: Any) -> None:
+    envelope = {"schema": JSON_SCHEMA, "command": command, "exit_code": exit_code, **content}
+    # ASCII only: it reads the same whatever the console's encoding is.
+    write_while_read(stream, json.dumps(envelope, indent=2) + "\n")

@@ -1,0 +1,141 @@
+"""Small pictures for a page: which photos get one, and how they are made."""
+
+from __future__ import annotations
+
+import heapq
+import io
+import zlib
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from deploykit.images.batches import default_threads
+from deploykit.images.decode import DecodeError, decode_rgb
+from deploykit.images.file_names import unescape_name
+from deploykit.system.progress import Progress, Step, silent
+from deploykit.system.threads import in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from deploykit.specs.prediction import Prediction
+
+#: Up to this many photos all get a thumbnail: about 7 MB of page.
+MOST_THUMBNAILS = 2000
+_LOWEST_MARGINS = 800
+_WRONG = 800
+_SAMPLES = 400
+
+#: Of the longer side, in pixels: cards show it at about this size.
+_SIDE = 128
+_QUALITY = 60
+# Decoded at no less than this many times the side and then resized, photos look as good.
+_REDUCING_GAP = 2
+
+
+class ThumbnailChoice:
+    """Which rows of a stream get a thumbnail, in memory that does not grow with the stream.
+
+    All of them, up to ``MOST_THUMBNAILS``. Of more, the lowest margins, the wrong ones that the
+    network was surest of, and a sample of each class: the rows that a person looks for.
+
+    Args:
+        classes: K, which says how many of a class are a sample.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._first: list[tuple[int, str]] = []
+        self._readable = 0
+        self._lowest_margins = _Smallest(_LOWEST_MARGINS)
+        self._wrong = _Smallest(_WRONG)
+        self._samples: dict[str, _Smallest] = {}
+        self._sample_size = max(1, _SAMPLES // classes)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every readable photo gets one."""
+        return self._readable <= MOST_THUMBNAILS
+
+    def add(self, index: int, row: Prediction) -> None:
+        """Consider a row.
+
+        Args:
+            index: Its place in the stream.
+            row: The row; one without a prediction gets no thumbnail.
+        """
+        if row.label is None or row.margin is None:
+            return
+        self._readable += 1
+        photo = (index, row.path)
+        if self.complete:
+            self._first.append(photo)
+        self._lowest_margins.add(row.margin, photo)
+        if row.expected is not None and row.expected != row.label:
+            self._wrong.add(-row.margin, photo)
+        if row.label in self._samples or len(self._samples) < _SAMPLES:
+            sample = self._samples.setdefault(row.label, _Smallest(self._sample_size))
+            sample.add(zlib.crc32(row.path.encode("utf-8", "backslashreplace")), photo)
+
+    def chosen(self) -> list[tuple[int, str]]:
+        """The place and the path of each row that gets one, in the stream's order."""
+        if self.complete:
+            return self._first
+        groups = (self._lowest_margins, self._wrong, *self._samples.values())
+        return sorted({photo for group in groups for photo in group})
+
+
+class _Smallest:
+    """The photos with the smallest keys of all that were added."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._heap: list[tuple[float, tuple[int, str]]] = []  # by the negative key: largest on top
+
+    def add(self, key: float, photo: tuple[int, str]) -> None:
+        if len(self._heap) < self._size:
+            heapq.heappush(self._heap, (-key, photo))
+        else:
+            heapq.heappushpop(self._heap, (-key, photo))
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        return (photo for _, photo in self._heap)
+
+
+def make_thumbnails(
+    photos: Sequence[tuple[int, str]], root: Path, progress: Progress = silent
+) -> Iterator[tuple[int, bytes | None]]:
+    """Make small JPEG files on threads, a few ahead of whoever consumes them.
+
+    Args:
+        photos: The place and the path of each row.
+        root: The folder that the paths are relative to.
+        progress: Called after every thumbnail.
+
+    Yields:
+        Each place with its JPEG; None where the file gives no pixels any more.
+    """
+
+    def make(photo: tuple[int, str]) -> tuple[int, bytes | None]:
+        index, name = photo
+        return index, _thumbnail(root / unescape_name(name))
+
+    threads = default_threads()
+    made = in_order(make, photos, threads=threads, ahead=4 * threads, name="deploykit-thumbnail")
+    with closing(made):
+        for done, thumbnail in enumerate(made, 1):
+            yield thumbnail
+            progress(Step("making thumbnails", done, len(photos), unit="images"))
+
+
+def _thumbnail(path: Path) -> bytes | None:
+    try:
+        image = decode_rgb(path, draft=_REDUCING_GAP * _SIDE)
+    except DecodeError:
+        return None
+    # In two steps, the first of whole pixels: several times as fast for what is still large.
+    image.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=_QUALITY, optimize=True)
+    return stream.getvalue()

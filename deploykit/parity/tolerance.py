@@ -1,0 +1,169 @@
+"""What a measurement may show and still pass: chosen by precision, judged after it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+from deploykit.errors import UsageError
+from deploykit.parity.measurement import NEAR_TIE_MARGIN, Measurement
+from deploykit.specs.precision import Precision
+from deploykit.specs.value import Value
+from deploykit.system.text import counted
+
+#: A comparison with more near ties, or with more undecidable images that changed their class, than
+#: this shows nothing about decisions.
+MAX_UNDECIDABLE_RATE = 0.05
+#: Nor does a comparison of which fewer images than this part decide anything.
+MIN_DECIDABLE_RATE = 0.5
+
+
+class Population(Value, frozen=True):
+    """The distinct images over which rates are judged.
+
+    Attributes:
+        images: How many there are.
+        undecidable: Those whose margin is too small to decide in the candidate's precision.
+        near_ties: Those whose margin is so small that the reference itself does not decide.
+        others_hold: Whether those that were not measured are shown to keep their class: only then
+            are flips judged over all.
+    """
+
+    images: int
+    undecidable: int
+    near_ties: int
+    others_hold: bool = True
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Self:
+        """The measured images themselves."""
+        return cls(measurement.distinct, measurement.undecidable, measurement.near_ties)
+
+    @property
+    def decidable(self) -> int:
+        """The number of images whose margin decides."""
+        return self.images - self.undecidable
+
+
+class Tolerance(Value, frozen=True):
+    """What a measurement may show and still pass.
+
+    Attributes:
+        max_flip_rate: Flips for each decidable image.
+        max_relative_error: The largest logit error relative to the scale; None for any.
+        max_probability_change: The largest change of a probability; None for any.
+        max_typical_change: The largest root mean square, over the images, of an image's largest
+            change of a probability; None for any.
+    """
+
+    max_flip_rate: float
+    max_relative_error: float | None = None
+    max_probability_change: float | None = None
+    max_typical_change: float | None = None
+
+    def objections(
+        self, measurement: Measurement, chosen_from: Population | None = None
+    ) -> tuple[str, ...]:
+        """Say what speaks against a measurement, a sentence each; nothing when it passes.
+
+        Args:
+            measurement: What was found.
+            chosen_from: What the images were chosen from by their margins, if they were.
+        """
+        among = chosen_from or Population.of(measurement)
+        return (*_doubts(measurement, among), *self.breaches(measurement, among))
+
+    def breaches(
+        self, measurement: Measurement, chosen_from: Population | None = None
+    ) -> tuple[str, ...]:
+        """Those of the objections that the numbers themselves give; the others are doubts."""
+        if measurement.non_finite:
+            what = counted(measurement.non_finite, "logit is", "logits are")
+            return (f"{what} NaN or infinite",)
+        among = chosen_from or Population.of(measurement)
+        return (
+            *self._objections_to_flips(measurement, among),
+            *self._objections_to_errors(measurement),
+        )
+
+    def _objections_to_flips(self, found: Measurement, among: Population) -> Iterator[str]:
+        judged = max(among.decidable if among.others_hold else 0, found.decidable)
+        if found.flips and found.flips / judged > self.max_flip_rate:
+            yield (
+                f"{found.flips} of {counted(judged, 'image')} changed their class; "
+                f"at most {self.max_flip_rate:.1%} may"
+            )
+
+    def _objections_to_errors(self, found: Measurement) -> Iterator[str]:
+        if found.max_abs_error == 0:
+            return  # of logits that are all zero the relative error is infinite all the same
+        # Written so that an error which is not a number is refused as well.
+        if self.max_relative_error is not None and not (
+            found.max_relative_error <= self.max_relative_error
+        ):
+            yield (
+                f"the largest logit error is {found.max_relative_error:.1e} of the scale; "
+                f"at most {self.max_relative_error:.0e} is allowed"
+            )
+        if self.max_probability_change is not None and not (
+            found.max_probability_change <= self.max_probability_change
+        ):
+            yield (
+                f"a probability changed by {found.max_probability_change:.4f}; "
+                f"at most {self.max_probability_change:g} is allowed"
+            )
+        typical = found.rms_probability_change
+        if (
+            self.max_typical_change is not None
+            and typical is not None
+            and not (typical <= self.max_typical_change)
+        ):
+            yield (
+                f"a photo's probabilities typically changed by {typical:.4f} (root mean square); "
+                f"at most {self.max_typical_change:g} is allowed"
+            )
+
+
+def _doubts(found: Measurement, among: Population) -> Iterator[str]:
+    """Why images show too little about decisions, whatever the candidate answers."""
+    if found.images == 0:
+        yield "no image was compared"
+    if found.images == 0 or found.non_finite:
+        return
+    images = counted(among.images, "image")
+    if among.near_ties > MAX_UNDECIDABLE_RATE * among.images:
+        yield (
+            f"the reference does not decide {among.near_ties} of {images}, whose margin is at most "
+            f"{NEAR_TIE_MARGIN:.0e} of the scale; at most {MAX_UNDECIDABLE_RATE:.0%} may be so"
+        )
+    if among.decidable < MIN_DECIDABLE_RATE * among.images:
+        yield (
+            f"only {among.decidable} of {images} with a margin that decides; "
+            f"at least {MIN_DECIDABLE_RATE:.0%} must have one"
+        )
+    if found.undecidable_flips > MAX_UNDECIDABLE_RATE * among.images:
+        yield (
+            f"{found.undecidable_flips} of {images} changed their class with a margin too small to "
+            f"decide; at most {MAX_UNDECIDABLE_RATE:.0%} may"
+        )
+
+
+_TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(max_flip_rate=0.0, max_relative_error=1e-4),
+    "fp16": Tolerance(max_flip_rate=0.005, max_probability_change=0.02),
+    # BF16 keeps 8 bits where FP16 keeps 11, and no node can be spared it: the same decisions, but
+    # probabilities that may move more.
+    "bf16": Tolerance(max_flip_rate=0.005, max_probability_change=0.05),
+    "int8": Tolerance(max_flip_rate=0.01, max_probability_change=0.1),
+}
+
+
+def tolerance_for(precision: Precision) -> Tolerance:
+    """The default tolerance of a precision.
+
+    Raises:
+        UsageError: The precision has no default tolerance.
+    """
+    if precision not in _TOLERANCES:
+        raise UsageError(f"There is no default tolerance for {precision}.")
+    return _TOLERANCES[precision]

@@ -1,0 +1,1 @@
+"""Whether a graph or an engine may be trusted: references, images, verdicts, the policy."""

@@ -1,0 +1,137 @@
+"""The option that the user accepted from ``bench``: kept for a machine, and taken on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+
+from deploykit.bundle.accepted import Accepted
+from deploykit.bundle.folder import Bundle, require_unchanged
+from deploykit.bundle.manifest import Manifest, update_manifest
+from deploykit.errors import InputError
+from deploykit.inference.candidates import Candidate
+from deploykit.inference.machine import this_machine
+from deploykit.specs.precision import Precision
+from deploykit.system.progress import Note, Progress
+
+
+@dataclass(frozen=True)
+class AcceptedChoice:
+    """What was accepted on this machine, and can be tried.
+
+    Attributes:
+        accepted: As it was kept.
+        candidate: The same, as what is opened.
+    """
+
+    accepted: Accepted
+    candidate: Candidate
+
+    def tell(self, objection: str, progress: Progress) -> None:
+        """Say that it is taken, or why it is not.
+
+        Args:
+            objection: What speaks against it; empty for nothing.
+            progress: Called with the note.
+        """
+        if objection:
+            _tell_refusal(self.accepted, objection, progress)
+            return
+        progress(
+            Note(
+                f"taking {self.accepted}, accepted from bench on {self.accepted.created[:10]}: "
+                f"{self.accepted.images_per_second:.1f} images/s then"
+            )
+        )
+
+
+def accepted_choice(
+    bundle: Bundle,
+    precision: Precision | None,
+    candidates: Container[Candidate],
+    progress: Progress,
+) -> AcceptedChoice | None:
+    """What was accepted on this machine, if it is still what was measured.
+
+    Args:
+        bundle: The bundle.
+        precision: What was asked for; None for any.
+        candidates: What the bundle has.
+        progress: Told why what was accepted is out of the question.
+
+    Returns:
+        The choice; None where nothing was accepted, or nothing that can be tried.
+    """
+    kept = [each for each in bundle.manifest.accepted if precision in (None, each.precision)]
+    if not kept:
+        return None
+    machine = this_machine()
+    accepted = min(reversed(kept), key=lambda each: each.machine.distance_to(machine))
+    candidate = Candidate(accepted.file, accepted.runtime, accepted.precision)
+    record = bundle.manifest.files.get(accepted.file)
+    if changes := accepted.machine.changes_to(machine):
+        same = accepted.machine.hardware == machine.hardware
+        where = "measured with other versions" if same else "accepted on another machine"
+        objection = f"{where}: {'; '.join(changes)}"
+    elif record is None or record.sha256 != accepted.sha256:
+        objection = f"{accepted.file} is not the one that was measured"
+    elif candidate not in candidates:
+        objection = "the bundle has it no longer, or it is damaged"
+    else:
+        return AcceptedChoice(accepted, candidate)
+    _tell_refusal(accepted, objection, progress)
+    return None
+
+
+def _tell_refusal(accepted: Accepted, objection: str, progress: Progress) -> None:
+    again = "deploykit bench --accept chooses again"
+    progress(Note(f"not taken: {accepted}: {objection.rstrip('.')}; {again}"))
+
+
+def keep_accepted(bundle: Bundle, accepted: Accepted) -> None:
+    """Put a choice into the manifest, in place of an earlier one for the same machine.
+
+    Raises:
+        BundleError: The bundle's file was changed meanwhile.
+        InputError: The bundle cannot be written.
+    """
+
+    def change(manifest: Manifest) -> Manifest:
+        require_unchanged(bundle, manifest, accepted.file)
+        return manifest.with_accepted(accepted)
+
+    _change(bundle, change, "The choice is not kept", "Name what you chose with --runtime")
+
+
+def forget_accepted(bundle: Bundle) -> Accepted | None:
+    """Take this machine's choice out of the manifest, whatever was installed when it was made.
+
+    Returns:
+        What was accepted; None where nothing was.
+
+    Raises:
+        InputError: The bundle cannot be written.
+    """
+    machine = this_machine()
+    found = (e for e in bundle.manifest.accepted if e.machine.hardware == machine.hardware)
+    accepted = next(found, None)
+    if accepted is not None:
+        _change(
+            bundle,
+            lambda manifest: manifest.without_accepted(machine),
+            "The choice is still there",
+            "Name another --runtime",
+        )
+    return accepted
+
+
+def _change(
+    bundle: Bundle, change: Callable[[Manifest], Manifest], outcome: str, instead: str
+) -> None:
+    try:
+        update_manifest(bundle.folder, change)
+    except OSError as exc:
+        raise InputError(
+            f"{outcome}, {bundle.folder} cannot be changed: {exc.strerror or exc}.",
+            hint=f"{instead}, or make the bundle writable.",
+        ) from exc

@@ -1,0 +1,151 @@
+"""What the searches of FP16 and INT8 share: photos that the reference answered, and their words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deploykit.bundle.manifest import Manifest, SearchRecord
+from deploykit.bundle.proofs import ENOUGH_PHOTOS, PhotoSet
+from deploykit.errors import ParityError
+from deploykit.parity.compare import NamedBatch
+from deploykit.proof.photos import Photos
+from deploykit.proof.readable import mostly_unreadable
+from deploykit.proof.reference import Reference
+from deploykit.proof.verdict import Verdict, judge_sessions
+from deploykit.runtime.recorded import RecordedSession
+from deploykit.specs.session import ImageBatch, Logits, Session
+from deploykit.system.progress import Note, Progress, Step
+from deploykit.system.text import counted
+
+
+@dataclass(frozen=True)
+class AnsweredPhotos:
+    """Photos and what the reference answers.
+
+    Attributes:
+        batches: The photos.
+        logits: (N, K), in their order.
+        drawn: What photos they are.
+        digests: See :attr:`deploykit.proof.photos.Photos.digests`.
+    """
+
+    batches: Sequence[NamedBatch]
+    logits: Logits
+    drawn: PhotoSet
+    digests: frozenset[str]
+
+    def search_on(self, runtime: str, integers: int | None = None) -> SearchRecord:
+        """What the manifest keeps of a search on these photos.
+
+        Args:
+            runtime: What it tried graphs on.
+            integers: How many nodes of an INT8 graph compute with integers.
+        """
+        return SearchRecord(runtime, tuple(sorted(self.digests)), integers)
+
+    @property
+    def distinct(self) -> int:
+        """How many different photos these are; none where they are no sample of photos."""
+        return len(self.digests) if self.drawn.kind == "photos" else 0
+
+    @property
+    def is_too_few(self) -> bool:
+        """Whether no proof on them decides anything below FP32, whatever it shows."""
+        return self.distinct < ENOUGH_PHOTOS
+
+    @property
+    def images(self) -> ImageBatch:
+        """(N, H, W, 3), all of them."""
+        return np.concatenate([images for _, images in self.batches])
+
+    def judge(self, candidate: Session, manifest: Manifest, progress: Progress) -> Verdict:
+        """Compare a candidate with what the reference answered.
+
+        Args:
+            candidate: An open session.
+            manifest: Of the bundle.
+            progress: Called after every batch.
+        """
+        reference = RecordedSession(
+            self.logits, name="reference", input_size=manifest.preprocessing.input_size
+        )
+        (verdict,) = judge_sessions(
+            reference,
+            [candidate],
+            Photos(self.drawn.kind, self.drawn.source, len(self.logits), self.batches),
+            manifest.labels,
+            progress,
+        )
+        return verdict
+
+
+def answered_photos(photos: Photos, reference: Reference, progress: Progress) -> AnsweredPhotos:
+    """Let the reference answer photos, and keep both.
+
+    Raises:
+        ImagesError: Not one of them can be read.
+        ParityError: Most of them cannot.
+    """
+    batches, logits = [], []
+    for names, images in photos:
+        if not names:
+            continue  # not one of these files could be read
+        batches.append((names, images.copy()))  # the buffer behind them is reused
+        logits.append(reference.session.run(images))
+        progress(Step("asking the reference", sum(map(len, logits)), photos.count))
+    drawn = readable_photos(photos)
+    return AnsweredPhotos(batches, np.concatenate(logits), drawn, photos.digests)
+
+
+def split_answers(
+    split: tuple[Photos, Photos], reference: Reference, progress: Progress
+) -> tuple[AnsweredPhotos, AnsweredPhotos]:
+    """Let the reference answer the photos of a search, and other photos for its proof.
+
+    Args:
+        split: As :func:`deploykit.proof.photos.split_photos` gives them. What of the second has the
+            same pixels as a photo of the first is left out.
+        reference: Who answers.
+        progress: Called with what is being done, and with a note of what is left out.
+
+    Raises:
+        ImagesError: Of one of the samples nothing is left.
+        ParityError: Most of one cannot be read.
+    """
+    search, proof = split
+    searched = answered_photos(search, reference, progress)
+    proof.leave_out(searched.digests)
+    proven = answered_photos(proof, reference, progress)
+    unreadable = search.unreadable + proof.unreadable
+    if unreadable:
+        progress(Note(f"{unreadable} of the sampled photos cannot be read: left out"))
+    if proof.left_out:
+        what = counted(proof.left_out, "image for the proof has", "images for the proof have")
+        progress(Note(f"{what} the same pixels as one of the search: left out"))
+    return searched, proven
+
+
+def readable_photos(photos: Photos) -> PhotoSet:
+    """What photos were drawn, if they can stand for all.
+
+    Raises:
+        ImagesError: Not one of them can be read.
+        ParityError: Most of them cannot.
+    """
+    drawn = photos.drawn()
+    if objection := mostly_unreadable(photos.unreadable, drawn.images):
+        raise ParityError(
+            f"{photos.source}: {objection}.",
+            hint="Look at them with `deploykit predict`, which says what is wrong with each; "
+            "or name another folder: --images DIR",
+        )
+    return drawn
+
+
+def flip_lines(verdict: Verdict) -> Iterable[str]:
+    """A line for each photo that changed its class."""
+    for flip in verdict.measurement.distinct_flips:
+        yield f"{flip.path}: {flip.reference} -> {flip.candidate}, margin {flip.margin:.2e}"

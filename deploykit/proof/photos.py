@@ -1,0 +1,309 @@
+"""The images that a job measures on: the user's photos, the bundle's golden ones, or made ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from deploykit.bundle.folder import GOLDEN, Bundle
+from deploykit.bundle.golden import Golden, read_golden
+from deploykit.bundle.manifest import printable, recorded_path
+from deploykit.bundle.proofs import PhotoKind, PhotoSet
+from deploykit.errors import ImagesError, UsageError
+from deploykit.images.batches import read_batches
+from deploykit.images.generated import generated_images
+from deploykit.images.scan import ImageFile, sample_images, scan_images
+from deploykit.parity.compare import NamedBatch
+from deploykit.parity.copies import pixel_digest
+from deploykit.specs.labels import Labels
+from deploykit.specs.preprocessing import Preprocessing, Size
+from deploykit.system.progress import Note, Progress
+from deploykit.system.text import counted
+
+EXPORT_PHOTOS = 24
+SEARCH_PHOTOS = 32
+PROOF_PHOTOS = 32
+_READ_BATCH = 8
+#: 48 bits: that two of a million photos share them is as likely as 1 in 500.
+_DIGEST_BYTES = 6
+
+
+class Photos:
+    """Named images to be drawn once, which afterwards can say what they were.
+
+    Args:
+        kind: Whose images they are.
+        source: The folder, or empty.
+        count: How many there are if all can be read.
+        batches: The images.
+        expected: The labels of those images whose folder names one, by the image's name.
+
+    Attributes:
+        left_out: How many :meth:`leave_out` has kept from being drawn so far.
+    """
+
+    def __init__(
+        self,
+        kind: PhotoKind,
+        source: str,
+        count: int,
+        batches: Iterable[NamedBatch],
+        expected: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.kind: PhotoKind = kind
+        self.source = source
+        self.count = count
+        self.expected = expected
+        self._batches = batches
+        self._digest = hashlib.sha256()
+        self._places: dict[bytes, int] = {}
+        self._firsts: list[int] = []
+        self._unwanted: frozenset[str] = frozenset()
+        self.left_out = 0
+
+    def __iter__(self) -> Iterator[NamedBatch]:
+        for names, images in self._batches:
+            digests = [pixel_digest(image) for image in images]
+            kept = [row for row, each in enumerate(digests) if _short(each) not in self._unwanted]
+            self.left_out += len(digests) - len(kept)
+            # Only where it must be, an image is copied.
+            batch = images if len(kept) == len(digests) else images[kept]
+            self._digest.update(np.ascontiguousarray(batch).data)
+            for row in kept:
+                place = len(self._firsts)
+                self._firsts.append(self._places.setdefault(digests[row], place))
+            yield [names[row] for row in kept], batch
+
+    def leave_out(self, digests: Collection[str]) -> None:
+        """Draw none of some images, told as :attr:`digests` tells them, under whatever name."""
+        self._unwanted = frozenset(digests)
+
+    def close(self) -> None:
+        """Stop reading ahead, whoever has drawn how many; closing twice is fine."""
+        if isinstance(self._batches, Generator):
+            self._batches.close()
+
+    @property
+    def firsts(self) -> tuple[int, ...]:
+        """For each image drawn so far the place of the first with the same pixels."""
+        return tuple(self._firsts)
+
+    @property
+    def unreadable(self) -> int:
+        """How many could not be read, once all are drawn."""
+        return self.count - len(self._firsts) - self.left_out
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """The different images that were drawn, each the start of its pixels' SHA-256."""
+        return frozenset(map(_short, self._places))
+
+    def digest(self, place: int) -> str:
+        """What :attr:`digests` tells of the image that was drawn at a place."""
+        first = self._firsts[place]
+        return next(_short(each) for each, at in self._places.items() if at == first)
+
+    def drawn(self) -> PhotoSet:
+        """What was drawn.
+
+        Raises:
+            ImagesError: Not one image could be read, or each that could was left out.
+        """
+        if not self._firsts and self.left_out:
+            raise ImagesError(
+                f"Nothing is left in {self.source or GOLDEN} to prove on: what can be read of the "
+                f"sample for the proof, {counted(self.left_out, 'image')}, has the same pixels as "
+                "images of the search.",
+                hint="Name a folder with more different photos: --images DIR",
+            )
+        if not self._firsts:
+            raise nothing_readable(self.source, self.count)
+        return PhotoSet(
+            kind=self.kind,
+            source=self.source,
+            images=len(self._firsts),
+            sha256=self._digest.hexdigest(),
+            copies=len(self._firsts) - len(self._places),
+        )
+
+
+def _short(digest: bytes) -> str:
+    return digest[:_DIGEST_BYTES].hex()
+
+
+def nothing_readable(source: str, count: int) -> ImagesError:
+    """The error to end with when not one image can be read."""
+    return ImagesError(
+        f"Not one image can be read in {source}; {counted(count, 'was', 'were')} tried.",
+        hint="Look at them with `deploykit predict`, which says what is wrong with each; "
+        "or name another folder: --images DIR",
+    )
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """A folder whose photos are listed, and not read yet.
+
+    Attributes:
+        path: The folder.
+        files: Its image files.
+    """
+
+    path: Path
+    files: tuple[ImageFile, ...]
+
+    def read(self, files: Sequence[ImageFile], preprocessing: Preprocessing) -> Photos:
+        """Read some of its files, in the given order."""
+        return _read_photos(self.path, files, preprocessing)
+
+
+def listed_photos(bundle: Bundle, images: Path | None, progress: Progress) -> PhotoFolder:
+    """List the photos of a folder, else of the one given at export while it is there.
+
+    Raises:
+        UsageError: No folder is named, and the one given at export is not there.
+        ImagesError: There is no image file.
+    """
+    folder = images or _recorded_folder(bundle, progress)
+    if folder is None:
+        gone = _gone(bundle)
+        raise UsageError(
+            f"There is no folder of photos to choose from{f': {gone}' if gone else ''}.",
+            hint="Name one: --images DIR",
+        )
+    return PhotoFolder(folder, scan_images(folder, bundle.manifest.labels.names).files)
+
+
+def bundle_photos(
+    bundle: Bundle, images: Path | None, *, limit: int | None, progress: Progress
+) -> Photos:
+    """The photos of a folder, else of the one given at export while it is there, else golden ones.
+
+    Raises:
+        ImagesError: There is no image file.
+        BundleError: The golden images are needed and damaged.
+    """
+    folder = images or _recorded_folder(bundle, progress)
+    if folder is None:
+        golden = _golden_instead(bundle, progress)
+        return golden_photos(Golden(golden.images[:limit], golden.logits[:limit]))
+    manifest = bundle.manifest
+    return folder_photos(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
+
+
+def split_photos(
+    bundle: Bundle,
+    images: Path | None,
+    progress: Progress,
+    *,
+    search: int = SEARCH_PHOTOS,
+    proof: int = PROOF_PHOTOS,
+) -> tuple[Photos, Photos]:
+    """Photos to search with, and others to prove on what the search found.
+
+    Args:
+        bundle: The bundle.
+        images: See :func:`bundle_photos`.
+        progress: Called with a note that says which photos are taken.
+        search: How many to search with, but never more than half.
+        proof: How many to prove on, of those that are left.
+
+    Returns:
+        Two fixed samples, even over the classes, without a photo in common.
+
+    Raises:
+        ImagesError: There are not two images.
+        BundleError: The golden images are needed and damaged.
+    """
+    folder = images or _recorded_folder(bundle, progress)
+    if folder is None:
+        golden = _golden_instead(bundle, progress)
+        if len(golden.images) < 2:
+            raise ImagesError(
+                f"{GOLDEN} has one image; a search and its proof need two.",
+                hint="Give a folder of photos: --images DIR",
+            )
+        return (
+            golden_photos(Golden(golden.images[0::2], golden.logits[0::2])),
+            golden_photos(Golden(golden.images[1::2], golden.logits[1::2])),
+        )
+    manifest = bundle.manifest
+    files = scan_images(folder, manifest.labels.names).files
+    if len(files) < 2:
+        raise ImagesError(
+            f"{folder} has one image; a search and its proof need two.",
+            hint=f"Name a folder with more photos, {search + proof} or more of them: --images DIR",
+        )
+    first = sample_images(files, min(search, len(files) // 2))
+    taken = {file.name for file in first}
+    others = sample_images([file for file in files if file.name not in taken], proof)
+    return (
+        _read_photos(folder, first, manifest.preprocessing),
+        _read_photos(folder, others, manifest.preprocessing),
+    )
+
+
+def _recorded_folder(bundle: Bundle, progress: Progress) -> Path | None:
+    """The folder given at export while it is there, said aloud."""
+    recorded = recorded_path(bundle.manifest.photos)
+    if recorded is not None and recorded.is_dir():
+        progress(Note(f"using the photos given at export: {recorded}"))
+        return recorded
+    return None
+
+
+def _gone(bundle: Bundle) -> str:
+    """Which folder was given at export and is there no longer; empty where none was."""
+    recorded = bundle.manifest.photos
+    if not recorded:
+        return ""
+    if recorded_path(recorded) is None:
+        return f"{recorded}, given at export, is no full path on a disk of this machine"
+    return f"{recorded}, given at export, is not there"
+
+
+def _golden_instead(bundle: Bundle, progress: Progress) -> Golden:
+    """The golden images where there is no folder, said aloud."""
+    why = _gone(bundle) or "no photos given"
+    progress(Note(f"{why}: using {GOLDEN}; --images DIR takes yours"))
+    return read_golden(bundle)
+
+
+def folder_photos(
+    folder: Path, preprocessing: Preprocessing, *, labels: Labels, limit: int | None = None
+) -> Photos:
+    """A folder's photos, all of them or a fixed sample that is even over the classes.
+
+    Raises:
+        ImagesError: There is no image file.
+    """
+    files = scan_images(folder, labels.names).files
+    if limit is not None and limit < len(files):
+        files = tuple(sample_images(files, limit))
+    return _read_photos(folder, files, preprocessing)
+
+
+def _read_photos(folder: Path, files: Sequence[ImageFile], preprocessing: Preprocessing) -> Photos:
+    batches = (
+        ([file.name for file in batch.readable], batch.images)
+        for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH)
+    )
+    expected = {file.name: file.expected for file in files if file.expected is not None}
+    return Photos("photos", printable(folder), len(files), batches, expected)
+
+
+def generated_photos(count: int, size: Size) -> Photos:
+    """Made images, for a user who gave none."""
+    names = [f"generated {i}" for i in range(count)]
+    return Photos("generated", "", count, [(names, generated_images(count, size))])
+
+
+def golden_photos(golden: Golden) -> Photos:
+    """A bundle's own images."""
+    names = [f"golden {i}" for i in range(len(golden.images))]
+    return Photos("golden", "", len(names), [(names, golden.images)])

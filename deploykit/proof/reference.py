@@ -1,0 +1,224 @@
+"""What a bundle is compared with: the checkpoint's module, else its own canonical graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
+from deploykit.bundle.manifest import recorded_path, sha256_of
+from deploykit.bundle.proofs import ReferenceKind
+from deploykit.errors import CheckpointError, DependencyError, UsageError
+from deploykit.inference.sessions import open_bundle_graph
+from deploykit.runtime.opener import open_module
+from deploykit.specs.architecture import names_user_code
+from deploykit.specs.session import Session
+from deploykit.system.progress import Note, Progress
+from deploykit.system.shell import command_line
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: What to do where the reference is itself not proven.
+EXPORT_PROVES = "Export the bundle again (--overwrite): that compares it with the checkpoint."
+
+
+@dataclass(frozen=True)
+class ReferenceRequest:
+    """The reference that the user named on the command line.
+
+    Attributes:
+        arch: The architecture; None for the bundle's, if that is not the user's own code.
+        checkpoint: The weights' file; None for the recorded one.
+        arch_args: Further arguments of the architecture; None for the recorded ones.
+        trust_pickle: Whether reading the checkpoint may run the code in it.
+    """
+
+    arch: str | None = None
+    checkpoint: Path | None = None
+    arch_args: Mapping[str, object] | None = None
+    trust_pickle: bool = False
+
+    @property
+    def named(self) -> bool:
+        """Whether the user named one, which then must work."""
+        return self != ReferenceRequest()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An open reference.
+
+    Attributes:
+        session: What answers.
+        kind: What it is.
+        description: What reports call it.
+        is_recorded: Whether it stands for the bundle's own checkpoint, so that a verdict says
+            something about the bundle. A module with other weights does not.
+        objection: Why nothing can be proven by it; None when it can.
+        obstacle: Why the module was not asked, where the canonical graph stands in for it.
+    """
+
+    session: Session
+    kind: ReferenceKind
+    description: str
+    is_recorded: bool = True
+    objection: str | None = None
+    obstacle: str | None = None
+
+
+def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress) -> Reference:
+    """Open the best reference there is.
+
+    The module from the checkpoint, when the user names it, or when the architecture is not the
+    user's own code and the recorded checkpoint is there unchanged; else the canonical graph on
+    ONNX Runtime's CPU provider, with a note that says why.
+
+    Raises:
+        UsageError: A named architecture makes no sense for this bundle.
+        InputError: A named checkpoint or architecture cannot be used.
+    """
+    obstacle = None if request.named else module_obstacle(bundle)
+    if obstacle is None:
+        try:
+            return _module_reference(bundle, request)
+        except (DependencyError, UsageError) as exc:
+            # Who named nothing has made no mistake: the manifest's architecture is not known here.
+            if request.named:
+                raise
+            obstacle = exc.message.rstrip(".")
+    progress(Note(f"comparing with {CANONICAL_GRAPH}, not with the checkpoint: {obstacle}"))
+    return _graph_reference(bundle, obstacle)
+
+
+def module_obstacle(bundle: Bundle) -> str | None:
+    """Why the module cannot be made without being asked; None when it can."""
+    architecture, checkpoint = bundle.manifest.architecture, bundle.manifest.checkpoint
+    if names_user_code(architecture.name):
+        words = ["deploykit", "verify", "--bundle", str(bundle.folder), "--arch", architecture.name]
+        return (
+            f"the manifest names code of its own, {architecture.name}, which runs only when --arch "
+            f"names it ({command_line(words)})"
+        )
+    if checkpoint.trusted_pickle:
+        return (
+            "the checkpoint runs code when it is read: name it with --ckpt and --trust-pickle "
+            "(deploykit verify takes both)"
+        )
+    return _checkpoint_obstacle(bundle)
+
+
+def recorded_checkpoint(bundle: Bundle) -> Path | None:
+    """The file that the bundle was exported from, where it is here, unchanged.
+
+    Only then may what lies beside it be read, too.
+    """
+    recorded = recorded_path(bundle.manifest.checkpoint.path)
+    return recorded if _checkpoint_obstacle(bundle) is None else None
+
+
+def _checkpoint_obstacle(bundle: Bundle) -> str | None:
+    """Why the recorded checkpoint is not read; None when it is here, unchanged."""
+    recorded = bundle.manifest.checkpoint
+    path = recorded_path(recorded.path)
+    if path is None:
+        return (
+            f"the manifest's {recorded.path} is no full path on a disk of this machine, and is not "
+            "followed; --ckpt names the checkpoint (deploykit verify --ckpt FILE)"
+        )
+    if not path.is_file():
+        return f"{path} is not there; --ckpt names it elsewhere (deploykit verify --ckpt FILE)"
+    if sha256_of(path) != recorded.sha256:
+        return f"{path} has changed since the export"
+    return None
+
+
+def _graph_reference(bundle: Bundle, obstacle: str) -> Reference:
+    """The canonical graph, which stands for the checkpoint as far as it was proven itself."""
+    session = open_bundle_graph(
+        bundle, CANONICAL_GRAPH, runtime="onnxruntime-cpu", precision="fp32"
+    )
+    spec = session.spec
+    proof = bundle.manifest.proof_of(CANONICAL_GRAPH, spec.runtime, spec.device)
+    proven = proof is not None and proof.reference_kind == "module"
+    return Reference(
+        session,
+        kind="graph",
+        description=f"{CANONICAL_GRAPH} on {spec.runtime}",
+        objection=None
+        if proven
+        else f"{CANONICAL_GRAPH}, the reference, is itself not proven against the checkpoint",
+        obstacle=obstacle,
+    )
+
+
+def recorded_module(bundle: Bundle) -> nn.Module:
+    """The module that the bundle was exported from, where :func:`module_obstacle` has no objection.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used, or has other classes than the bundle.
+        DependencyError: torch, or what makes the network, is not installed.
+    """
+    return _loaded_module(bundle, ReferenceRequest()).module
+
+
+class _LoadedModule(NamedTuple):
+    """A module, and what it was made from."""
+
+    module: nn.Module
+    architecture: str
+    arch_args: Mapping[str, object]
+    path: Path
+
+
+def _loaded_module(bundle: Bundle, request: ReferenceRequest) -> _LoadedModule:
+    from deploykit.models.loading import load_model
+    from deploykit.models.registry import resolve_architecture
+
+    manifest = bundle.manifest
+    recorded = manifest.architecture
+    if request.trust_pickle and request.checkpoint is None:
+        raise UsageError(
+            "--trust-pickle is for a checkpoint that you name, not for one that a bundle names.",
+            hint=f"Name it as well: {command_line(['--ckpt', manifest.checkpoint.path])}",
+        )
+    architecture = resolve_architecture(
+        request.arch or recorded.name, allow_user_code=request.arch is not None
+    )
+    same = architecture.name == recorded.name
+    arch_args = request.arch_args
+    if arch_args is None:
+        arch_args = recorded.args if same else {}
+    path = request.checkpoint or recorded_checkpoint(bundle)
+    if path is None:
+        raise CheckpointError(
+            f"The recorded checkpoint is not used: {_checkpoint_obstacle(bundle)}.",
+            hint="Name the checkpoint as well: --ckpt FILE",
+        )
+    model = load_model(architecture, path, arch_args=arch_args, trust_pickle=request.trust_pickle)
+    if model.num_classes != recorded.classes:
+        raise CheckpointError(
+            f"{path} has {model.num_classes} classes; the bundle has {recorded.classes}."
+        )
+    return _LoadedModule(model.module, architecture.name, arch_args, path)
+
+
+def _module_reference(bundle: Bundle, request: ReferenceRequest) -> Reference:
+    manifest = bundle.manifest
+    recorded = manifest.architecture
+    loaded = _loaded_module(bundle, request)
+    # The recorded checkpoint was loaded because its hash is the recorded one.
+    sha256 = sha256_of(loaded.path) if request.checkpoint else manifest.checkpoint.sha256
+    session = open_module(
+        loaded.module, preprocessing=manifest.preprocessing, classes=recorded.classes
+    )
+    return Reference(
+        session,
+        kind="module",
+        description=f"torch module {loaded.architecture} from {loaded.path.name} ({sha256[:12]})",
+        is_recorded=loaded.architecture == recorded.name
+        and sha256 == manifest.checkpoint.sha256
+        and dict(loaded.arch_args) == recorded.args,
+    )

@@ -1,0 +1,61 @@
+"""A self-test of an engine: it must give the recorded golden answers."""
+
+from __future__ import annotations
+
+from deploykit.bundle.folder import GOLDEN, Bundle, require_unchanged
+from deploykit.bundle.golden import read_golden
+from deploykit.bundle.manifest import Manifest, update_manifest
+from deploykit.errors import BundleError, ParityError
+from deploykit.inference.engines import BUILD_AGAIN
+from deploykit.proof.photos import golden_photos
+from deploykit.proof.verdict import judge_sessions, proof_of
+from deploykit.runtime.recorded import RecordedSession
+from deploykit.specs.session import Session
+from deploykit.system.progress import Note, Progress
+
+
+def self_test(
+    bundle: Bundle, session: Session, progress: Progress, *, hint: str = BUILD_AGAIN
+) -> None:
+    """Let what runs on this device for the first time answer the golden images.
+
+    That it passed is kept as the weakest of proofs, so that it is asked once.
+
+    Args:
+        bundle: The bundle.
+        session: Of one of its engines or graphs.
+        progress: Called as the images are compared, and with a note of what that showed.
+        hint: What to do when it fails.
+
+    Raises:
+        ParityError: Its answers are not the recorded ones.
+    """
+    golden = read_golden(bundle)
+    photos = golden_photos(golden)
+    labels = bundle.manifest.labels
+    reference = RecordedSession(golden.logits, name=GOLDEN, input_size=session.spec.input_size)
+    (verdict,) = judge_sessions(reference, [session], photos, labels, progress)
+    if not verdict.passed:
+        raise ParityError(
+            f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
+            f"{'; '.join(verdict.objections)}.",
+            hint=hint,
+        )
+    file = session.spec.graph
+    proof = proof_of(
+        verdict,
+        graph_sha256=bundle.manifest.files[file].sha256,
+        reference=f"answers recorded in {GOLDEN}",
+        reference_kind="golden",
+        photos=photos.drawn(),
+    )
+    progress(Note(f"{session.spec.graph} gives the recorded answers on {session.spec.device}"))
+
+    def change(manifest: Manifest) -> Manifest:
+        require_unchanged(bundle, manifest, file)
+        return manifest.with_proof(proof)
+
+    try:
+        update_manifest(bundle.folder, change)
+    except (OSError, BundleError) as exc:
+        progress(Note(f"not kept, {bundle.folder} cannot be changed: {exc}"))

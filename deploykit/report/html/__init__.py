@@ -1,1 +1,0 @@
-"""Pages: one self-contained HTML file each, for people."""

@@ -1,0 +1,88 @@
+"""The values that deploykit's parts hand to each other: frozen, and without any I/O."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias, cast, get_args
+
+import msgspec
+
+from deploykit.errors import UsageError
+from deploykit.specs.value import Value
+
+Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Size: TypeAlias = tuple[int, int]
+"""Height and width in pixels, in this order everywhere."""
+
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+
+PREPROCESSING_KEY = "deploykit.preprocessing"
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Preprocessing(Value, frozen=True):
+    """What happens to a photo between decoding and the network, exactly as in training.
+
+    A photo is decoded to RGB, resized, cropped if there is a crop, scaled to 0..1 and normalised.
+
+    Attributes:
+        resize: The shorter side in pixels, keeping the aspect ratio, or (height, width) to
+            stretch to.
+        crop_size: The centre crop's (height, width); None for no crop.
+        interpolation: Pillow's filter, antialiased as Pillow does.
+        mean: Subtracted from each channel (R, G, B) of the image in 0..1.
+        std: Divides each channel after that.
+        source: Where the values come from, in words: ``preset tutorial``, ``zoo resnet_cifar96``.
+    """
+
+    resize: int | Size = (224, 224)
+    crop_size: Size | None = None
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    source: str = "preset tutorial"
+
+    def __post_init__(self) -> None:
+        sizes = [self.resize] if isinstance(self.resize, int) else [*self.resize]
+        if min([*sizes, *(self.crop_size or ())]) < 1:
+            raise UsageError(f"Sizes must be at least 1 pixel: {self.describe()}.")
+        if isinstance(self.resize, int) and self.crop_size is None:
+            raise UsageError(
+                f"Resizing the shorter side to {self.resize} leaves images of different shapes.",
+                hint="Add a centre crop (--crop-size), or stretch both sides (--resize HxW).",
+            )
+        if not all(math.isfinite(v) for v in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise UsageError(f"Mean and std must be finite, std above 0: {self.mean}, {self.std}.")
+        if max(*self.mean, *self.std) > 1:
+            raise UsageError(
+                f"Mean {self.mean} and std {self.std} are not those of an image in 0..1.",
+                hint="Divide values for 0..255 by 255.",
+            )
+
+    @property
+    def input_size(self) -> Size:
+        """Height and width of what the network gets."""
+        # A resize of the shorter side has a crop: __post_init__ sees to it.
+        return self.crop_size or cast("Size", self.resize)
+
+    def to_metadata(self) -> str:
+        """What stands under :data:`PREPROCESSING_KEY`."""
+        return msgspec.json.encode(self).decode()
+
+    def describe(self) -> str:
+        """One line for people: ``resize 256 (shorter side), crop 224x224, bilinear, ...``."""
+        if isinstance(self.resize, int):
+            steps = [f"resize {self.resize} (shorter side)"]
+        else:
+            steps = [f"resize {format_size(self.resize)} (stretch)"]
+        if self.crop_size is not None:
+            steps.append(f"centre crop {format_size(self.crop_size)}")
+        mean, std = (",".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
+        return ", ".join([*steps, self.interpolation, "RGB", f"mean {mean}", f"std {std}"])
+
+
+def format_size(size: Size) -> str:
+    """Write a size as the command line takes it: ``224x224``, height first."""
+    return f"{size[0]}x{size[1]}"

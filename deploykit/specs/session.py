@@ -1,0 +1,132 @@
+"""The protocol of an open runtime: a batch of images in, logits out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NewType, Protocol, Self, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.specs.precision import Precision
+from deploykit.specs.preprocessing import Size
+from deploykit.specs.value import Value
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+ImageBatch: TypeAlias = npt.NDArray[np.uint8]
+"""(N, H, W, 3) uint8, RGB."""
+Logits: TypeAlias = npt.NDArray[np.float32]
+"""(N, K) float32."""
+NetworkInputs: TypeAlias = npt.NDArray[np.float32]
+"""(N, 3, H, W) float32, normalised: what a network takes."""
+
+Ticket = NewType("Ticket", int)
+"""Stands for a batch in flight."""
+
+
+class SessionSpec(Value, frozen=True):
+    """What really runs, which need not be what was asked for.
+
+    Attributes:
+        runtime: What executes: ``onnxruntime-cpu``, ``onnxruntime-cuda``, ``torch``, ...
+        graph: What it executes: ``model.onnx``, ``deploy/fp32.onnx``, ``checkpoint``.
+        precision: The precision of the arithmetic between input and logits.
+        device: The device's name for people: ``CPU``, ``NVIDIA GeForce RTX 4070``.
+        input_size: Height and width of the images it takes.
+        classes: K, the number of logits an image.
+        largest_batch: The most images that one run takes; None when any number goes.
+        tf32: Whether FP32 arithmetic may round to TensorFloat-32: what was measured with it shows
+            nothing about plain FP32.
+        concurrent: Whether several threads may run it at once, each on a core of its own.
+    """
+
+    runtime: str
+    graph: str
+    precision: Precision
+    device: str
+    input_size: Size
+    classes: int
+    largest_batch: int | None = None
+    tf32: bool = False
+    concurrent: bool = False
+
+    @property
+    def title(self) -> str:
+        """What a report calls it: ``deploy/fp32.onnx in bf16 on openvino``."""
+        # A graph's file is named after its precision, unless the runtime computes in another.
+        named = self.precision == "fp32" or self.precision in self.graph
+        hint = "" if named else f" in {self.precision}"
+        return f"{self.graph}{hint} on {self.runtime}"
+
+
+class Session(Protocol):
+    """An open runtime. Use it as a context manager: it may own device memory."""
+
+    @property
+    def spec(self) -> SessionSpec:
+        """What really runs."""
+        ...
+
+    def run(self, images: ImageBatch) -> Logits:
+        """Compute the logits of a batch.
+
+        Args:
+            images: (N, H, W, 3) uint8 RGB, N at least 1; only read.
+
+        Returns:
+            (N, K) float32, owned by the caller.
+
+        Raises:
+            InputError: The batch's shape or type is not what ``spec`` says.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the session holds; closing twice is fine."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+@runtime_checkable
+class PipelinedSession(Session, Protocol):
+    """A session that can have two batches in flight on its device."""
+
+    def submit(self, images: ImageBatch) -> Ticket:
+        """Start a batch, without waiting for the device; ``images`` is free when this returns.
+
+        Returns:
+            A ticket for :meth:`collect`.
+        """
+        ...
+
+    def collect(self, ticket: Ticket) -> Logits:
+        """Wait for a batch; returns (N, K) float32, owned by the caller."""
+        ...
+
+
+@runtime_checkable
+class NormalisedSession(Session, Protocol):
+    """A session that can also be given what normalisation by anyone else has made of the images."""
+
+    def run_normalised(self, inputs: NetworkInputs) -> Logits:
+        """Compute the logits of a batch.
+
+        Args:
+            inputs: (N, 3, H, W), H and W being the session's, or others that its network takes.
+
+        Returns:
+            (N, K) float32, owned by the caller.
+
+        Raises:
+            InputError: The network does not take images of this size.
+        """
+        ...

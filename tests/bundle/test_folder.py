@@ -1,0 +1,199 @@
+import os
+import shutil
+
+import msgspec
+import pytest
+
+from deploykit.bundle.folder import (
+    check_bundle_name,
+    check_free,
+    default_artifacts,
+    find_bundle,
+    new_bundle,
+    open_bundle,
+)
+from deploykit.bundle.manifest import MANIFEST_NAME, write_manifest
+from deploykit.errors import BundleError, UsageError
+
+
+@pytest.fixture
+def artifacts(tmp_path, exported_bundle):
+    """A home with one bundle, ``first``, of which only the manifest is real."""
+    folder = tmp_path / "artifacts" / "first"
+    folder.mkdir(parents=True)
+    write_manifest(folder, exported_bundle.manifest)
+    return folder.parent
+
+
+def add_bundle(artifacts, name, created, exported_bundle):
+    (artifacts / name).mkdir()
+    manifest = msgspec.structs.replace(exported_bundle.manifest, created=created)
+    write_manifest(artifacts / name, manifest)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_one_bundle_is_found_and_named(artifacts):
+    bundle, note = find_bundle(None, artifacts)
+    assert bundle.name == "first"
+    assert "first" in note
+
+
+def test_the_newest_bundle_is_found_and_named(artifacts, exported_bundle):
+    add_bundle(artifacts, "newest", "2999-01-01T00:00:00+00:00", exported_bundle)
+    add_bundle(artifacts, "oldest", "1999-01-01T00:00:00+00:00", exported_bundle)
+    bundle, note = find_bundle(None, artifacts)
+    assert bundle.name == "newest"
+    assert "newest of 3 bundles" in note
+
+
+def test_a_bundle_is_found_by_name_and_by_path(artifacts):
+    assert find_bundle("first", artifacts)[0].folder == artifacts / "first"
+    assert find_bundle(str(artifacts / "first"), artifacts)[0].name == "first"
+    assert find_bundle("first", artifacts)[1] is None
+
+
+def test_no_bundle_says_how_to_make_one(tmp_path):
+    with pytest.raises(BundleError, match="no bundle") as caught:
+        find_bundle(None, tmp_path / "nowhere")
+    assert "deploykit export" in caught.value.hint
+
+
+def test_an_unknown_name_is_no_bundle(artifacts):
+    with pytest.raises(BundleError, match="second is not a bundle"):
+        find_bundle("second", artifacts)
+
+
+def test_a_changed_file_is_refused(tmp_path, exported_bundle):
+    folder = tmp_path / "copy"
+    shutil.copytree(exported_bundle.folder, folder)
+    bundle = open_bundle(folder)
+    assert bundle.checked("model.onnx") == folder / "model.onnx"
+    with (folder / "model.onnx").open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(BundleError, match="is not the file that was exported"):
+        bundle.checked("model.onnx")
+    (folder / "model.onnx").unlink()
+    with pytest.raises(BundleError, match="cannot be read"):
+        bundle.checked("model.onnx")
+    with pytest.raises(BundleError, match=r"has no deploy/fp16.onnx; it has model.onnx"):
+        bundle.checked("deploy/fp16.onnx")
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "a:b", "x ", "tab\there", "x."])
+def test_names_that_some_system_forbids_are_refused(name):
+    with pytest.raises(UsageError, match="cannot name a bundle"):
+        check_bundle_name(name)
+
+
+def test_a_new_bundle_appears_whole(tmp_path, exported_bundle):
+    folder = tmp_path / "artifacts" / "new"
+    with new_bundle(folder, overwrite=False) as staging:
+        write_manifest(staging, exported_bundle.manifest)
+        assert not folder.exists()
+    assert names(folder) == [MANIFEST_NAME]
+    assert names(folder.parent) == ["new"]
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    folder = tmp_path / "artifacts" / "new"
+
+    def interrupted():
+        with new_bundle(folder, overwrite=False) as staging:
+            (staging / "model.onnx").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert names(folder.parent) == []
+
+
+def test_a_bundle_is_replaced_only_when_asked(artifacts, exported_bundle):
+    folder = artifacts / "first"
+    (folder / "old").touch()
+    with pytest.raises(BundleError, match="exists") as caught:
+        check_free(folder, overwrite=False)
+    assert "--overwrite" in caught.value.hint
+    with new_bundle(folder, overwrite=True) as staging:
+        write_manifest(staging, exported_bundle.manifest)
+        assert (folder / "old").exists()
+    assert names(folder) == [MANIFEST_NAME]
+    assert names(artifacts) == ["first"]
+
+
+def test_what_a_killed_export_left_is_removed_a_day_later(artifacts):
+    old, young = artifacts / ".new.new-1", artifacts / ".new.new-2"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "model.onnx").touch()
+    os.utime(old, (0, 0))
+    with pytest.raises(ZeroDivisionError), new_bundle(artifacts / "new", overwrite=False):
+        raise ZeroDivisionError
+    assert names(artifacts) == [".new.new-2", "first"]
+
+
+def test_a_file_of_a_bundle_is_no_bundle(artifacts):
+    with pytest.raises(BundleError, match="is a file") as caught:
+        find_bundle(str(artifacts / "first" / MANIFEST_NAME), artifacts)
+    assert caught.value.hint.endswith("first")
+
+
+def test_a_failed_replacement_keeps_the_old_bundle(artifacts):
+    folder = artifacts / "first"
+    with pytest.raises(ZeroDivisionError), new_bundle(folder, overwrite=True):
+        raise ZeroDivisionError
+    assert open_bundle(folder).name == "first"
+    assert names(artifacts) == ["first"]
+
+
+def test_a_replacement_that_was_killed_between_its_renames_is_explained_and_undone(artifacts):
+    folder = artifacts / "first"
+    folder.rename(artifacts / ".first.replaced")
+    with pytest.raises(BundleError, match="killed while it replaced it") as caught:
+        open_bundle(folder)
+    assert ".first.replaced" in caught.value.hint
+    with pytest.raises(BundleError, match="killed while it replaced it"):
+        find_bundle("first", artifacts)
+    with pytest.raises(BundleError, match="exists"):
+        check_free(folder, overwrite=False)
+    assert open_bundle(folder).name == "first"
+    assert names(artifacts) == ["first"]
+
+
+def test_a_bundle_that_appears_meanwhile_is_not_replaced(tmp_path, exported_bundle):
+    folder = tmp_path / "artifacts" / "new"
+
+    def overtaken():
+        with new_bundle(folder, overwrite=False) as staging:
+            write_manifest(staging, exported_bundle.manifest)
+            folder.mkdir()
+            write_manifest(folder, exported_bundle.manifest)
+
+    with pytest.raises(BundleError, match="exists"):
+        overtaken()
+    assert names(folder.parent) == ["new"]
+
+
+def test_the_current_folder_is_a_bundle_too(artifacts, monkeypatch):
+    monkeypatch.chdir(artifacts / "first")
+    assert find_bundle(".", artifacts)[0].name == "first"
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter1.tex").touch()
+    with pytest.raises(BundleError, match="is not a bundle"):
+        check_free(folder, overwrite=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleError, match="is not a bundle"):
+        check_free(tmp_path / "file", overwrite=True)
+
+
+def test_the_environment_names_the_home_of_bundles(monkeypatch, tmp_path):
+    monkeypatch.delenv("DEPLOYKIT_ARTIFACTS", raising=False)
+    assert str(default_artifacts()) == "artifacts"
+    monkeypatch.setenv("DEPLOYKIT_ARTIFACTS", str(tmp_path))
+    assert default_artifacts() == tmp_path

@@ -1,0 +1,91 @@
+"""Engines that fit the GPU at hand, on which running them is pretended."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from bundle_files import contents
+from fp16_networks import DIM, make_photos
+
+from deploykit.engine.audit import Audit
+from deploykit.errors import ParityError
+from deploykit.commands.build.run import BuildRequest, build_engine
+from deploykit.commands.quantize.request import SearchRequest
+
+IN_FP16 = Audit(Counter(fp16=3, fp32=1))
+ADA = BuildRequest(flavour="tensorrt_rtx", targets=("sm89",))
+
+
+def notes_of(events):
+    return [event.message for event in events if hasattr(event, "message")]
+
+
+@pytest.fixture
+def audited(monkeypatch):
+    """What the engine's inspector tells, which needs a GPU."""
+
+    def tell(audit):
+        monkeypatch.setattr("deploykit.commands.build.run.audit_engine", lambda *a, **k: audit)
+
+    tell(IN_FP16)
+    return tell
+
+
+def test_on_its_gpu_an_engine_is_audited_executed_and_proven(engine_bundle, engines, audited):
+    events = []
+    result = build_engine(engine_bundle, ADA, events.append)
+    assert result.passed
+    assert result.audit == IN_FP16
+    (verdict,) = result.verification.verdicts
+    assert (verdict.kind, verdict.candidate.graph) == ("executed", result.engine)
+    proof = result.bundle.manifest.proof_of(
+        result.engine, "tensorrt_rtx", engines.sessions[0].spec.device
+    )
+    assert (proof.kind, proof.measurement) == ("executed", verdict.measurement)
+    assert engines.plans == [(result.bundle.folder / result.engine).read_bytes()]
+    assert result.passport.proof.kind == "rehearsed"  # what it rested on when it was built
+
+
+def test_the_engine_is_verified_on_the_photos_that_were_given(
+    engine_bundle, engines, audited, tmp_path
+):
+    """On those of them that a search would not use."""
+    photos = make_photos(tmp_path / "few", DIM, count=3)
+    request = BuildRequest(flavour="tensorrt_rtx", tuning=SearchRequest(images=photos))
+    result = build_engine(engine_bundle, request)
+    assert result.verification.photos.source == str(photos)
+    assert result.verification.photos.images == 5
+
+
+def test_an_engine_that_answers_wrongly_is_no_success(engine_bundle, engines, audited):
+    engines.distort = np.negative
+    result = build_engine(engine_bundle, ADA)
+    assert not result.passed
+    assert not result.verification.passed
+    assert not any(proof.graph == result.engine for proof in result.bundle.manifest.proofs)
+
+
+def test_an_fp16_engine_without_a_layer_in_fp16_is_refused(engine_bundle, engines, audited):
+    audited(Audit(Counter(fp32=4)))
+    before = contents(engine_bundle)
+    with pytest.raises(ParityError, match="none of the engine's computing layers is in fp16"):
+        build_engine(engine_bundle, ADA)
+    del before["cache/builds.json"]  # that one took its time too
+    after = contents(engine_bundle)
+    del after["cache/builds.json"]
+    assert after == before
+    assert engines.sessions == []
+
+
+def test_an_engine_that_does_not_tell_is_kept_aloud(engine_bundle, engines, audited):
+    audited(Audit(Counter(unknown=4)))
+    events = []
+    result = build_engine(engine_bundle, ADA, events.append)
+    assert result.passed
+    assert "the engine does not tell in which precision its layers compute" in notes_of(events)
+
+
+def test_an_engine_for_another_gpu_is_not_run(engine_bundle, engines):
+    result = build_engine(engine_bundle, BuildRequest(targets=("sm120",), flavour="tensorrt_rtx"))
+    assert (result.audit, result.verification) == (None, None)
+    assert engines.sessions == []

@@ -1,0 +1,291 @@
+"""Real builds by TensorRT for RTX, which needs no GPU for them; running engines is pretended."""
+
+import hashlib
+import sys
+
+import pytest
+from bundle_files import contents, edited
+from fp16_networks import DIM, make_photos
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.engine.flavour import open_flavour
+from deploykit.engine.history import Build, BuildHistory
+from deploykit.engine.passport import read_passport
+from deploykit.engine.plan import read_header
+from deploykit.errors import BundleError, DependencyError, DeviceError, ParityError, UsageError
+from deploykit.commands.build.run import BuildRequest, build_engine
+from deploykit.inference.candidates import named_candidates
+from deploykit.inference.engines import named_engine
+from deploykit.commands.quantize.request import SearchRequest
+from deploykit.bundle.manifest import record_file
+from deploykit.specs.engine import Profile
+from deploykit.specs.tensors import TensorSpec
+
+FP16 = "deploy/fp16.onnx"
+
+pytestmark = pytest.mark.usefixtures("rtx")
+
+
+def notes_of(events):
+    return [event.message for event in events if hasattr(event, "message")]
+
+
+def steps_of(events):
+    return [event for event in events if hasattr(event, "stage")]
+
+
+def test_without_a_gpu_a_rehearsed_fp16_engine_is_built(bundle, no_gpu, rtx):
+    result = build_engine(bundle, BuildRequest(targets=("SM89",)))
+    assert result.passed
+    assert (result.audit, result.verification) == (None, None)
+    passport = result.passport
+    assert passport == read_passport(result.bundle.folder / f"{result.engine}.json")
+    assert (passport.flavour, passport.version) == ("tensorrt_rtx", rtx.version)
+    assert (passport.targets, passport.gpu, passport.profile) == (("sm89",), None, Profile())
+    assert passport.inputs == (TensorSpec(name="images", dtype="uint8", shape=("N", 16, 16, 3)),)
+    assert passport.outputs == (TensorSpec(name="logits", dtype="float32", shape=("N", 3)),)
+    assert (passport.precision, passport.kept) == ("fp16", result.tuning.kept)
+    assert passport.deploy_graph == FP16
+    assert passport.deploy_graph_sha256 == record_file(bundle.folder / FP16).sha256
+    plan = (bundle.folder / result.engine).read_bytes()
+    assert passport.engine_sha256 == hashlib.sha256(plan).hexdigest()
+    assert (passport.engine_bytes, read_header(plan).targets) == (len(plan), ("sm89",))
+    assert 0 < passport.build_seconds < 60
+    assert passport.proof == result.tuning.proof
+    assert (passport.proof.kind, passport.proof.runtime) == ("rehearsed", "rehearsal")
+
+
+def test_the_manifest_names_engine_and_passport_with_their_hashes(bundle, no_gpu):
+    before = bundle.manifest
+    result = build_engine(bundle, BuildRequest())
+    manifest = result.bundle.manifest
+    version = ".".join(result.passport.version.split(".")[:3])
+    assert result.engine == f"engines/tensorrt_rtx-{version}-portable-fp16-b1-8-32.engine"
+    assert manifest == open_bundle(bundle.folder).manifest
+    assert manifest.engines == (result.engine,)
+    new = (FP16, result.engine, f"{result.engine}.json")
+    assert manifest.files == {
+        **before.files,
+        **{name: record_file(bundle.folder / name) for name in new},
+    }
+    assert {*contents(bundle)} == {*manifest.files, "bundle.json", "cache/builds.json"}
+
+
+def test_kept_nodes_are_in_the_passport(toy, no_gpu):
+    result = build_engine(toy("Overflow"), BuildRequest(targets=("sm89",)))
+    assert [node.module for node in result.passport.kept] == ["middle.1", "middle.2"]
+    assert "FP16 ends at 65504" in result.passport.kept[0].reason
+
+
+def test_a_second_build_takes_the_graph_that_is_there(engine_bundle, no_gpu):
+    before = engine_bundle.manifest
+    events = []
+    result = build_engine(engine_bundle, BuildRequest(targets=("sm89",)), events.append)
+    assert result.tuning is None
+    assert result.bundle.manifest.files[FP16] == before.files[FP16]
+    assert result.passport.proof == before.proof_of(FP16, "rehearsal", "CPU")
+    assert f"{FP16} is there, rehearsed on 23 images (--images makes it anew)" in notes_of(events)
+    assert {step.stage for step in steps_of(events)} == {"building"}
+    assert result.bundle.manifest.engines == (*before.engines, result.engine)
+
+
+def test_a_graph_without_a_proof_is_made_anew(engine_bundle, no_gpu):
+    proofs = tuple(p for p in engine_bundle.manifest.proofs if p.graph != FP16)
+    result = build_engine(edited(engine_bundle, proofs=proofs), BuildRequest())
+    assert result.tuning is not None
+
+
+def test_photos_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gpu):
+    first = build_engine(toy("Overflow"), BuildRequest(targets=("sm120",)))
+    photos = make_photos(tmp_path / "dim", DIM)
+    request = BuildRequest(targets=("sm121",), tuning=SearchRequest(images=photos))
+    second = build_engine(first.bundle, request)
+    assert second.tuning.proof.photos.source == str(photos)
+    assert second.passport.deploy_graph_sha256 != first.passport.deploy_graph_sha256
+    assert second.bundle.manifest.engines == (first.engine, second.engine)
+    with pytest.raises(BundleError, match=f"another {FP16} than the bundle has now") as caught:
+        named_engine(second.bundle, first.engine)
+    assert "deploykit build-trt" in caught.value.hint
+    notes = []
+    (candidate,) = named_candidates(second.bundle, "tensorrt_rtx", None, notes.append)
+    assert candidate.file == second.engine
+    assert first.engine in notes[0].message
+
+
+def test_an_engine_of_the_same_name_is_replaced(engine_bundle, no_gpu):
+    for file in (engine_bundle.folder / "engines").iterdir():
+        file.write_bytes(b"damaged")
+    other = build_engine(engine_bundle, BuildRequest(targets=("sm89",)))
+    again = build_engine(other.bundle, BuildRequest())
+    manifest = again.bundle.manifest
+    assert manifest.engines == (other.engine, again.engine)  # the newest last
+    assert again.engine in engine_bundle.manifest.engines
+    for name in manifest.files:
+        again.bundle.checked(name)
+    assert len(list((again.bundle.folder / "engines").iterdir())) == 4
+
+
+def test_one_engine_for_several_gpus(engine_bundle, no_gpu):
+    request = BuildRequest(targets=("sm120", "sm86"), profile=Profile(min_batch=2, max_batch=16))
+    result = build_engine(engine_bundle, request)
+    assert result.engine.endswith("-sm86+sm120-fp16-b2-8-16.engine")
+    assert result.passport.needs == "compute capability sm86 or sm120"
+    plan = (result.bundle.folder / result.engine).read_bytes()
+    assert read_header(plan).targets == ("sm86", "sm120")
+
+
+def test_fp32_needs_no_fp16_graph(bundle, no_gpu):
+    result = build_engine(bundle, BuildRequest(precision="fp32"))
+    assert result.tuning is None
+    assert not (bundle.folder / FP16).exists()
+    passport = result.passport
+    assert (passport.precision, passport.deploy_graph) == ("fp32", "deploy/fp32.onnx")
+    assert (passport.proof.kind, passport.proof.runtime) == ("executed", "onnxruntime-cpu")
+    assert result.engine.endswith("-portable-fp32-b1-8-32.engine")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_bundle_that_is_not_proven_gets_no_engine(bundle, no_gpu, precision):
+    unproven = edited(bundle, proofs=())
+    before = contents(unproven)
+    with pytest.raises(ParityError, match="not proven"):
+        build_engine(unproven, BuildRequest(precision=precision))
+    assert contents(unproven) == before
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "message"),
+    [
+        ({"targets": ("sm90",)}, UsageError, "no target 'sm90'"),
+        ({"targets": ("portable", "sm89")}, UsageError, "exclude each other"),
+        ({"flavour": "tensorrt", "targets": ("sm89",)}, UsageError, "this machine only"),
+        ({"targets": ("current",)}, DeviceError, "no NVIDIA driver"),
+        ({"flavour": "tensorrt"}, DeviceError, "no NVIDIA driver"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_made(
+    bundle, no_gpu, request_, error, message
+):
+    before = contents(bundle)
+    with pytest.raises(error, match=message) as caught:
+        build_engine(bundle, BuildRequest(**request_))
+    assert contents(bundle) == before
+    assert caught.value.exit_code == {UsageError: 2, DeviceError: 5}[error]
+
+
+def test_batch_sizes_that_make_no_sense_are_no_request():
+    with pytest.raises(UsageError, match="min 9, opt 8"):
+        Profile(min_batch=9)
+
+
+def test_a_workspace_that_is_too_small_leaves_no_engine(engine_bundle, no_gpu):
+    before = contents(engine_bundle)
+    request = BuildRequest(targets=("sm89",), workspace_bytes=1)
+    with pytest.raises(UsageError, match="workspace") as caught:
+        build_engine(engine_bundle, request)
+    assert "--workspace allows 1 bytes" in caught.value.hint
+    assert contents(engine_bundle) == before
+
+
+class ChosenError(Exception):
+    """Ends a build where its flavour is chosen."""
+
+
+@pytest.mark.parametrize(
+    ("gpu", "installed", "targets", "chosen"),
+    [
+        ("no_gpu", ("tensorrt_rtx",), (), "tensorrt_rtx"),
+        ("no_gpu", ("tensorrt", "tensorrt_rtx"), (), "tensorrt_rtx"),
+        ("rtx_4070", ("tensorrt_rtx",), (), "tensorrt_rtx"),
+        ("rtx_4070", ("tensorrt", "tensorrt_rtx"), (), "tensorrt"),
+        ("rtx_4070", ("tensorrt",), (), "tensorrt"),
+        ("rtx_4070", ("tensorrt", "tensorrt_rtx"), ("current",), "tensorrt"),
+        ("rtx_4070", ("tensorrt", "tensorrt_rtx"), ("sm120",), "tensorrt_rtx"),
+    ],
+)
+def test_auto_takes_what_is_installed_and_fits(
+    bundle, request, monkeypatch, gpu, installed, targets, chosen
+):
+    def open_none(flavour):
+        raise ChosenError(flavour)
+
+    request.getfixturevalue(gpu)
+    monkeypatch.setattr("deploykit.commands.build.run.installed_flavours", lambda: installed)
+    monkeypatch.setattr("deploykit.commands.build.run.open_flavour", open_none)
+    events = []
+    with pytest.raises(ChosenError, match=f"^{chosen}$"):
+        build_engine(bundle, BuildRequest(targets=targets), events.append)
+    (note,) = notes_of(events)
+    assert note.startswith(f"building with {chosen}, ")
+    assert "--flavour" in note
+
+
+@pytest.mark.parametrize(
+    ("gpu", "installed", "targets", "hints"),
+    [
+        ("no_gpu", (), (), ["rtx"]),
+        ("no_gpu", ("tensorrt",), (), ["rtx"]),
+        ("rtx_4070", (), (), ["rtx", "tensorrt"]),
+        ("rtx_4070", ("tensorrt",), ("sm120",), ["rtx"]),
+    ],
+)
+def test_auto_says_what_to_install(bundle, request, monkeypatch, gpu, installed, targets, hints):
+    request.getfixturevalue(gpu)
+    monkeypatch.setattr("deploykit.commands.build.run.installed_flavours", lambda: installed)
+    before = contents(bundle)
+    with pytest.raises(DependencyError, match="TensorRT for RTX is not installed") as caught:
+        build_engine(bundle, BuildRequest(targets=targets))
+    for extra in hints:
+        assert f'pip install "deploykit[{extra}]"' in caught.value.hint
+    assert contents(bundle) == before
+
+
+def test_a_flavour_that_was_named_and_is_missing_is_refused_first(bundle, no_gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    monkeypatch.setattr("deploykit.commands.build.run.open_flavour", open_flavour.__wrapped__)
+    before = contents(bundle)
+    with pytest.raises(DependencyError, match="tensorrt_rtx is not installed") as caught:
+        build_engine(bundle, BuildRequest(flavour="tensorrt_rtx"))
+    assert "deploykit[rtx]" in caught.value.hint
+    assert contents(bundle) == before
+
+
+def test_ctrl_c_stops_the_build_and_leaves_nothing(engine_bundle, no_gpu):
+    before = contents(engine_bundle)
+
+    def interrupt(event):
+        if getattr(event, "stage", "").startswith("building") and event.done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(engine_bundle, BuildRequest(targets=("sm89",)), interrupt)
+    assert contents(engine_bundle) == before
+
+
+def test_the_build_counts_its_steps(engine_bundle, no_gpu):
+    events = []
+    build_engine(engine_bundle, BuildRequest(targets=("sm89",)), events.append)
+    steps = steps_of(events)
+    assert steps[0].stage == "building"  # the first time nobody knows how long it takes
+    assert len({step.detail for step in steps}) > 3
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+
+
+def test_an_earlier_build_tells_how_long_it_may_take(engine_bundle, no_gpu):
+    history = BuildHistory(engine_bundle.folder / "cache/builds.json")
+    (earlier,) = history.builds()
+    assert (earlier.targets, earlier.profile) == (("portable",), Profile())
+    for seconds in (100.0, 200.0):
+        history.add(
+            Build(
+                flavour="tensorrt_rtx",
+                precision="fp16",
+                targets=("sm89",),
+                profile=Profile(),
+                seconds=seconds,
+            )
+        )
+    events = []
+    build_engine(engine_bundle, BuildRequest(targets=("sm89",)), events.append)
+    assert {step.stage for step in steps_of(events)} == {"building (~150 s)"}
+    assert len(history.builds()) == 4

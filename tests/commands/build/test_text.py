@@ -1,0 +1,170 @@
+"""What is said about an engine that was built."""
+
+import dataclasses
+import json
+import shutil
+from collections import Counter
+
+import msgspec
+import pytest
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.engine.audit import Audit
+from deploykit.inference.engines import Engine
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.build.text import build_text, build_value
+from deploykit.commands.inspect.text import proof_text
+from deploykit.specs.precision import KeptNode
+
+
+def kept_nodes(count):
+    return tuple(
+        KeptNode(node=f"node_Conv_{i}", operator="Conv", module=f"middle.{i}", reason="too loud")
+        for i in range(count)
+    )
+
+
+def with_kept(result, count, **tuning):
+    """The result of a build that keeps so many nodes in FP32."""
+    return dataclasses.replace(
+        result,
+        passport=msgspec.structs.replace(result.passport, kept=kept_nodes(count)),
+        tuning=dataclasses.replace(result.tuning, **tuning),
+    )
+
+
+@pytest.fixture(scope="module")
+def executed(built_engine, tmp_path_factory):
+    """The same with an audit and a verification, as a machine with a GPU has them."""
+    folder = tmp_path_factory.mktemp("executed") / "colours"
+    shutil.copytree(built_engine.bundle.folder, folder)
+    return dataclasses.replace(
+        built_engine,
+        audit=Audit(Counter(fp32=2, fp16=7)),
+        verification=verify_bundle(open_bundle(folder), VerifyRequest(precision="fp32")),
+    )
+
+
+def test_the_text_says_what_it_rests_on_where_it_is_and_where_it_runs(built_engine):
+    graph, engine, runs, weak, advice = build_text(built_engine).splitlines()
+    passport = built_engine.passport
+    assert graph.startswith("graph    deploy/fp16.onnx: rehearsed on 23 photos of ")
+    assert ", flips 0 of 23, at most 12.2 %, error " in graph
+    path = built_engine.bundle.folder / built_engine.engine
+    assert engine == f"engine   {path} (0 MB, in {passport.build_seconds:.1f} s)"
+    assert runs == (
+        "runs on  compute capability sm80 or newer, with tensorrt_rtx "
+        f"{passport.version}, fp16, batches of 1 to 32 (best at 8)"
+    )
+    assert weak.startswith("WEAK     deploy/fp16.onnx: its rehearsal is on 23 photos, too few ")
+    assert "from 58 different ones: deploykit build-trt --precision fp16 --images DIR" in weak
+    assert advice.endswith("run deploykit verify --runtime tensorrt_rtx")
+
+
+def test_a_rehearsal_on_photos_enough_is_not_called_weak(built_engine):
+    proof = built_engine.passport.proof
+    enough = msgspec.structs.replace(proof.measurement, images=32, flip_rate_bound=0.09)
+    passport = msgspec.structs.replace(
+        built_engine.passport, proof=msgspec.structs.replace(proof, measurement=enough)
+    )
+    assert "WEAK" not in build_text(dataclasses.replace(built_engine, passport=passport))
+
+
+def test_an_engine_that_was_proven_and_is_not_taken_says_so(built_engine, executed):
+    bundle, engine = built_engine.bundle, built_engine.engine
+    proof = msgspec.structs.replace(
+        built_engine.passport.proof, graph=engine, runtime="tensorrt_rtx", kind="executed"
+    )
+    manifest = msgspec.structs.replace(bundle.manifest, proofs=(proof,))
+    result = dataclasses.replace(executed, bundle=dataclasses.replace(bundle, manifest=manifest))
+    assert (
+        f"\nNOT TAKEN  {engine} on tensorrt_rtx by `predict`, nor recommended by `bench`: its "
+        "proof is on 23 photos, too few for a precision below FP32: deploykit verify --runtime "
+        "tensorrt_rtx --images DIR decides on 29 or more"
+    ) in build_text(result)
+
+
+def test_an_engine_that_a_new_graph_made_useless_is_told(built_engine):
+    old = Engine(built_engine.engine, built_engine.passport)
+    result = dataclasses.replace(built_engine, outdated=(old,))
+    (line,) = (each for each in build_text(result).splitlines() if "OUTDATED" in each)
+    assert line == (
+        f"OUTDATED {old.file} was built from an earlier deploy/fp16.onnx and runs no longer: "
+        "deploykit build-trt --flavour tensorrt_rtx --target portable --precision fp16"
+    )
+    assert build_value(result)["outdated"] == [old.file]
+
+
+@pytest.mark.parametrize("kind", ["golden", "generated"])
+def test_images_that_are_no_sample_give_no_bound(built_engine, kind):
+    passport = built_engine.passport
+    photos = msgspec.structs.replace(passport.proof.photos, kind=kind)
+    proof = msgspec.structs.replace(passport.proof, photos=photos)
+    assert proof.measurement.flip_rate_bound is not None  # as an older version kept it
+    passport = msgspec.structs.replace(passport, proof=proof)
+    graph, *_ = build_text(dataclasses.replace(built_engine, passport=passport)).splitlines()
+    assert ", flips 0 of 23, error " in graph
+    assert "flips 0 of 23; error" in proof_text(proof)
+
+
+def test_kept_nodes_are_told_with_module_and_reason(built_engine):
+    result = with_kept(built_engine, 2, trials=7, minimal=True)
+    lines = build_text(result).splitlines()
+    assert lines[:3] == [
+        "FP32     node_Conv_0 (Conv of middle.0): too loud",
+        "FP32     node_Conv_1 (Conv of middle.1): too loud",
+        "         none of them can be spared: 7 sets tried",
+    ]
+
+
+def test_a_node_without_a_module_has_none(built_engine):
+    node = KeptNode(node="node_add", operator="Add", module="", reason="too loud")
+    passport = msgspec.structs.replace(built_engine.passport, kept=(node,))
+    text = build_text(dataclasses.replace(built_engine, passport=passport))
+    assert text.startswith("FP32     node_add (Add): too loud\n")
+
+
+def test_many_kept_nodes_are_counted(built_engine):
+    lines = build_text(with_kept(built_engine, 15, trials=9, minimal=False)).splitlines()
+    assert sum(line.startswith("FP32 ") for line in lines) == 12
+    assert lines[12:14] == [
+        "         ... and 3 more nodes",
+        "         perhaps not all are needed: 9 sets tried",
+    ]
+
+
+def test_without_a_search_nothing_is_said_of_one(built_engine):
+    result = dataclasses.replace(with_kept(built_engine, 1), tuning=None)
+    assert "tried" not in build_text(result)
+
+
+def test_layers_and_verdict_take_the_advices_place(executed):
+    text = build_text(executed)
+    assert "\nlayers   7 in fp16, 2 in fp32\n" in text
+    assert text.endswith("PASSED")
+    assert "has not been run" not in text
+
+
+def test_an_engine_whose_graph_nothing_proves_says_so(built_engine):
+    passport = msgspec.structs.replace(built_engine.passport, proof=None)
+    text = build_text(dataclasses.replace(built_engine, passport=passport))
+    assert "graph    deploy/fp16.onnx: not proven" in text
+
+
+def test_the_value_is_plain_and_has_the_passport_as_the_file_has_it(built_engine):
+    value = json.loads(json.dumps(build_value(built_engine)))
+    path = built_engine.bundle.folder / f"{built_engine.engine}.json"
+    assert value["passport"] == json.loads(path.read_text(encoding="utf-8"))
+    assert value["engine"] == built_engine.engine
+    assert value["bundle"] == str(built_engine.bundle.folder)
+    tuning = value["tuning"]
+    assert (tuning["searched_photos"], tuning["trials"], tuning["minimal"]) == (22, 1, True)
+    assert (tuning["verdict"]["passed"], tuning["verdict"]["kind"]) == (True, "rehearsed")
+    assert (value["audit"], value["verification"]) == (None, None)
+
+
+def test_the_value_has_audit_and_verification(executed):
+    value = build_value(dataclasses.replace(executed, tuning=None))
+    assert value["audit"] == {"fp32": 2, "fp16": 7}
+    assert value["verification"]["passed"] is True
+    assert value["tuning"] is None

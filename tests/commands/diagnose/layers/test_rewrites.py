@@ -1,0 +1,264 @@
+"""The walks over graphs that rules rewrote: each rule is a step, and each node has its name."""
+
+import functools
+import shutil
+
+import onnx_ir as ir
+import pytest
+import torch
+from layer_networks import replaced, rewritten, with_fp16
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.commands.diagnose.layers.run import LayersRequest, walk_layers
+from deploykit.commands.diagnose.stages.run import StagesRequest, walk_stages
+from deploykit.commands.export.preprocessing import PreprocessingOptions
+from deploykit.commands.export.request import ExportRequest
+from deploykit.commands.export.run import export_bundle
+from deploykit.errors import GraphError
+from deploykit.graph import passes
+from deploykit.graph.files import load_graph
+from deploykit.graph.optimise import DEPLOY_RULES
+from deploykit.graph.preprocessing import fuse_preprocessing
+from deploykit.models.registry import resolve_architecture
+
+FP32 = "deploy/fp32.onnx"
+SPLIT, MOVE, DROP, FORWARD = (rule.__name__.replace("_", " ") for rule in DEPLOY_RULES)
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    '''A dual-path block: of what its Conv gives, one part is added, the other appended.'''
+
+    def __init__(self, inputs):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, 16, 1)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.act(torch.cat([x[:, :8] + y[:, :8], x[:, 8:], y[:, 8:]], 1))
+
+
+class DualPaths(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = nn.Sequential(Block(16), Block(24))
+        self.head = nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+"""
+
+
+@pytest.fixture(scope="session")
+def exported_paths(tmp_path_factory, photo_folder):
+    folder = tmp_path_factory.mktemp("paths")
+    code = folder / "network.py"
+    code.write_text(NETWORK, encoding="utf-8")
+    torch.manual_seed(0)
+    module = resolve_architecture(f"{code}:DualPaths", allow_user_code=True).build(3)
+    with torch.no_grad():
+        module.head.weight.mul_(20)
+    torch.save(module.state_dict(), folder / "best_model.pth")
+    request = ExportRequest(
+        arch=f"{code}:DualPaths",
+        checkpoint=folder / "best_model.pth",
+        classes=str(photo_folder),
+        images=photo_folder,
+        preprocessing=PreprocessingOptions(input_size=(16, 16)),
+        name="paths",
+        artifacts=folder / "artifacts",
+    )
+    return export_bundle(request).bundle
+
+
+@pytest.fixture
+def paths(tmp_path, exported_paths):
+    """A copy of the bundle of ``DualPaths``, to change it."""
+    folder = tmp_path / "paths"
+    shutil.copytree(exported_paths.folder, folder)
+    return open_bundle(folder)
+
+
+@pytest.fixture
+def stage_report(photo_folder):
+    """Walk the stages on photos without labels, for the network is not trained."""
+
+    def walk(bundle):
+        images = photo_folder / "red"
+        named = StagesRequest(images=images, runtime="onnxruntime-cpu", precision="fp32")
+        return walk_stages(bundle, named)
+
+    return walk
+
+
+def layer_report(bundle):
+    (report,) = walk_layers(bundle, LayersRequest(runtime="onnxruntime-cpu", precision="fp32"))
+    return report
+
+
+def of_module(graph, module, operator):
+    """The nodes of a module with this operator, in the graph's order."""
+    return [
+        node
+        for node in graph
+        if (node.metadata_props.get("module"), node.op_type) == (module, operator)
+    ]
+
+
+def perturb(node):
+    """Change one of a node's weights."""
+    weight = node.inputs[1]
+    values = weight.const_value.numpy().copy()
+    values.flat[1] += 0.5
+    weight.const_value = ir.tensor(values, name=weight.name)
+
+
+def skip(node):
+    """Let who reads a node's output read its input."""
+    node.outputs[0].replace_all_uses_with(node.inputs[0])
+    node.graph.remove(node, safe=True)
+
+
+def perturb_a_conv(graph):
+    perturb(of_module(graph, "blocks.0.conv", "Conv")[0])
+
+
+def drop_a_moved_relu(graph):
+    skip(of_module(graph, "blocks.1.act", "Relu")[0])
+
+
+def drop_a_needed_relu(graph):
+    skip(of_module(graph, "blocks.0.act", "Relu")[0])
+
+
+def turn_a_concat_around(graph):
+    concat = [node for node in graph if node.op_type == "Concat"][-1]
+    first, last = concat.inputs[0], concat.inputs[-1]
+    concat.replace_input_with(0, last)
+    concat.replace_input_with(len(concat.inputs) - 1, first)
+
+
+def leave_an_operand_out(graph):
+    concat = [node for node in graph if node.op_type == "Concat"][-1]
+    concat.resize_inputs(len(concat.inputs) - 1)
+
+
+def give_up(graph):
+    raise GraphError(f"The graph {graph.name} has no shapes.")
+
+
+@pytest.fixture
+def break_rule(monkeypatch):
+    """Let a rule plant a fault in what it makes."""
+
+    def plant(name, fault):
+        def broken(rule):
+            @functools.wraps(rule)
+            def run(model):
+                model, changed = rule(model)
+                fault(model.graph)
+                return model, changed
+
+            return run
+
+        rules = [
+            broken(rule) if rule.__name__.replace("_", " ") == name else rule
+            for rule in DEPLOY_RULES
+        ]
+        monkeypatch.setattr("deploykit.graph.deploy.DEPLOY_RULES", rules)
+
+    return plant
+
+
+def test_each_rule_is_a_step(paths, stage_report):
+    report = stage_report(paths)
+    passes = [step.change for step in report.steps if step.stage == "graph pass"]
+    assert passes == [
+        *(SPLIT, MOVE, DROP, FORWARD),
+        "normalisation inside the graph",
+        "deploy/fp32.onnx as it is in the bundle",
+    ]
+    assert report.passed
+
+
+@pytest.mark.parametrize(
+    ("rule", "fault"),
+    [
+        (SPLIT, perturb_a_conv),
+        (MOVE, drop_a_moved_relu),
+        (DROP, drop_a_needed_relu),
+        (FORWARD, turn_a_concat_around),
+    ],
+)
+def test_a_rule_that_is_wrong_is_to_blame(paths, break_rule, stage_report, rule, fault):
+    break_rule(rule, fault)
+    report = stage_report(paths)
+    assert (report.culprit.stage, report.culprit.change) == ("graph pass", rule)
+
+
+@pytest.mark.parametrize("fault", [leave_an_operand_out, give_up])
+def test_a_rule_whose_graph_does_not_run_is_to_blame(paths, break_rule, stage_report, fault):
+    break_rule(FORWARD, fault)
+    report = stage_report(paths)
+    assert (report.culprit.stage, report.culprit.change) == ("graph pass", FORWARD)
+    assert report.culprit.objections == ("it gives no graph that runs",)
+    assert (report.culprit.added.images, report.culprit.added.non_finite) == (0, 0)
+    (finding,) = report.findings
+    assert finding.stage == "graph pass"
+    assert finding.message.startswith(f'"{FORWARD}" makes no graph that runs of model.onnx: ')
+    assert "deploykit's" in finding.hint
+    (deployed,) = (
+        step for step in report.steps if step.change.startswith(FP32) and step.stage == "graph pass"
+    )
+    assert not deployed.objections
+
+
+def test_the_nodes_of_a_sound_graph(paths):
+    report = layer_report(paths)
+    assert report.passed, report
+    names = {node.name for node in load_graph(paths.folder / FP32).graph}
+    assert any(name.endswith("/channels_0_8") for name in names)
+    assert report.nodes > 10
+
+
+@pytest.mark.parametrize(
+    ("fault", "operator", "module", "reason"),
+    [
+        (
+            *(perturb_a_conv, "Conv", "blocks.0.conv"),
+            "takes blocks.0.conv.weight/channels_0_8 with 1 of 128 values changed",
+        ),
+        (drop_a_moved_relu, "Relu", "blocks.1.act", "(module blocks.1.act) is missing, a Relu"),
+        (turn_a_concat_around, "Concat", "blocks.1", "reads"),
+    ],
+)
+def test_a_fault_in_a_rewritten_graph_is_named(paths, fault, operator, module, reason):
+    report = layer_report(rewritten(paths, FP32, fault))
+    assert not report.passed
+    assert (report.first.operator, report.first.module) == (operator, module)
+    assert reason in report.first.reason
+    assert len(report.differences) == 1
+
+
+def test_a_graph_that_other_passes_made(paths):
+    """A bundle from before the rules: its graph has the canonical graph's nodes."""
+    manifest = paths.manifest
+    canonical = load_graph(paths.folder / "model.onnx")
+    plain = passes.apply(canonical, [fuse_preprocessing(manifest.preprocessing)])
+    bundle = replaced(paths, FP32, plain)
+    assert layer_report(bundle).passed
+    report = layer_report(rewritten(bundle, FP32, perturb_a_conv))
+    assert report.first.module == "blocks.0.conv"
+    assert len(report.differences) == 1
+    assert "blocks.0.conv.weight with 1 of 256 values changed" in report.first.reason
+
+
+def test_the_fp16_of_a_rewritten_graph(paths):
+    (report,) = walk_layers(with_fp16(paths), LayersRequest(runtime="rehearsal"))
+    assert report.passed, report
+    ranked = {(error.node, error.module) for error in report.ranking}
+    assert any("/channels_" in node and module.endswith(".conv") for node, module in ranked)

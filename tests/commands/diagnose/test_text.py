@@ -1,0 +1,194 @@
+"""What is said of the walks over the stages and over the nodes."""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from made_walks import (
+    BAD_LAYERS,
+    BAD_STAGES,
+    FINDING,
+    GOOD_LAYERS,
+    GOOD_STAGES,
+    layer,
+    layers,
+    stages,
+    step,
+)
+
+from deploykit.commands.diagnose.text import Blame, blame_text, blame_value
+from deploykit.parity.blame import Trial
+from deploykit.parity.measures import measure
+from deploykit.specs.labels import Labels
+
+
+def text_of(**walks):
+    return "\n\n".join(blame_text(Blame(**walks)))
+
+
+def test_a_walk_that_passed_says_so():
+    text = text_of(stages=GOOD_STAGES, layers=(GOOD_LAYERS,))
+    assert "stages     from train.py:transform and the checkpoint" in text
+    assert "PASSED  stages: every step is within its tolerance" in text
+    assert "PASSED  layers of deploy/fp16.onnx: no node adds more than it may" in text
+    assert "FAILED" not in text
+
+
+def test_the_first_step_that_leaves_its_tolerance_is_named_with_what_mends_it():
+    text = text_of(stages=BAD_STAGES)
+    assert "FOUND  normalise: training used std 0.5\n       --std 0.5,0.5,0.5" in text
+    assert "FAILED  stages: first at normalise, std 0.25 instead of 0.5: the largest" in text
+    verdicts = [line.rsplit("|", 1)[1].strip() for line in text.splitlines() if "|" in line]
+    assert verdicts == ["verdict", "passed", "FAILED", "passed"]
+
+
+def cells(report):
+    """The table's rows below its header."""
+    lines = [line for line in text_of(stages=report).splitlines() if line.count("|") >= 6]
+    return [[cell.strip() for cell in line.split(" | ")] for line in lines[1:]]
+
+
+def test_a_batch_size_tried_on_other_images_adds_nothing_up():
+    report = stages(step("graph pass", "bn"), step("batch size", "2, 5"), step("runtime", "cpu"))
+    assert [row[5] == "-" for row in cells(report)] == [False, True, False]
+
+
+def compared(reference, candidate):
+    """A step from these logits of two classes to those."""
+    names = [f"{place}.jpg" for place in range(len(reference))]
+    found = measure(
+        np.array(reference, np.float32).reshape(-1, 2),
+        np.array(candidate, np.float32).reshape(-1, 2),
+        precision="fp32",
+        paths=names,
+        labels=Labels(names=("dark", "bright"), source="test"),
+        batch_sizes=[1],
+    )
+    return msgspec.structs.replace(step("runtime", "a device"), added=found, total=found)
+
+
+def test_without_a_photo_nothing_is_said_to_have_passed():
+    (row,) = cells(stages(compared([], []), findings=(FINDING,)))
+    assert row[2:] == ["no photo compared", "-", "-", "-", "not judged"]
+
+
+def test_a_step_that_gives_nothing_to_compare_has_failed():
+    broken = msgspec.structs.replace(compared([], []), objections=("it gives no graph that runs",))
+    (row,) = cells(stages(broken))
+    assert row[2:] == ["no photo compared", "-", "-", "-", "FAILED"]
+    assert "first at runtime, a device: it gives no graph that runs" in text_of(
+        stages=stages(broken)
+    )
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "error"),
+    [
+        ([[0, 0]], [[0, 0]], "0.0e+00"),
+        ([[0, 0]], [[0, 1]], "all were zero"),
+        ([[0, 4]], [[0, np.nan]], "not finite"),
+        ([[0, 4]], [[0, np.inf]], "not finite"),
+        ([[0, 4]], [[0, 5]], "2.5e-01"),
+    ],
+)
+def test_an_error_is_a_number_or_a_word(reference, candidate, error):
+    report = stages(compared(reference, candidate))
+    (row,) = cells(report)
+    assert row[3] == error
+    assert row[5] == f"0 flips, {error}"
+    words = text_of(stages=report).split()
+    assert not {"inf", "nan"}.intersection(words)
+
+
+def test_the_accuracy_is_told_beside_trainings():
+    report = msgspec.structs.replace(GOOD_STAGES, correct=7, labelled=8, trained_accuracy=0.97)
+    line = (
+        "accuracy   7 of 8 photos that were not picked for their answers get their folder's class"
+    )
+    assert f"{line}; training had 97.0 % right" in text_of(stages=report)
+    report = msgspec.structs.replace(report, trained_accuracy=None)
+    assert f"{line}\n" in text_of(stages=report)
+    assert "accuracy" not in text_of(stages=GOOD_STAGES)
+
+
+def test_a_fault_that_no_step_shows_fails_too():
+    report = stages(step("decode", "Pillow"), findings=(FINDING,))
+    assert "FAILED  stages: every step is within its tolerance, but a fault was found" in text_of(
+        stages=report
+    )
+
+
+def test_a_search_that_found_nothing_hands_out_no_options():
+    trial = Trial(change="std 0.5", option="--std 0.5,0.5,0.5", correct=30, images=45)
+    report = stages(step("decode", "Pillow"), trials=(trial,), restored=False)
+    text = text_of(stages=report)
+    assert "tried      1 usual ways to preprocess and to order labels: none gets more" in text
+    assert "--std" not in text
+
+
+def test_the_trials_are_listed_with_their_option():
+    trial = Trial(change="BGR", option="", correct=40, images=45)
+    other = Trial(change="std 0.5", option="--std 0.5,0.5,0.5", correct=30, images=45)
+    lines = text_of(stages=stages(step("decode", "Pillow"), trials=(trial, other))).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.count("|") == 2]
+    assert rows == [
+        ["tried", "right", "export option"],
+        ["BGR", "40 of 45", "none"],
+        ["std 0.5", "30 of 45", "--std 0.5,0.5,0.5"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        (layer("node_2", 0.1), "node_2 (Conv of features.0): it adds an error of 1.0e-01; 2.0e-03"),
+        (layer("node_2", np.inf, non_finite=7, module=""), "node_2 (Conv): 7 of its values are"),
+        (layer("node_2", 0.1, reason="differs between batch sizes 1 and 5"), "sizes 1 and 5"),
+    ],
+)
+def test_the_node_that_is_to_blame_is_named(first, words):
+    assert f"FAILED  layers of deploy/fp16.onnx: first at {first.node}" in text_of(
+        layers=(layers(first=first),)
+    )
+    assert words in text_of(layers=(layers(first=first),))
+
+
+def test_differences_between_graphs_are_listed():
+    text = text_of(layers=(layers(differences=("Relu_3 (module conv2.act) is missing",)),))
+    assert "FOUND  Relu_3 (module conv2.act) is missing" in text
+    assert "FAILED  layers of deploy/fp16.onnx: the graph differs from the reference's" in text
+
+
+@pytest.mark.parametrize(
+    ("walks", "passed"),
+    [
+        ({}, True),
+        ({"stages": GOOD_STAGES}, True),
+        ({"stages": BAD_STAGES}, False),
+        ({"stages": stages()}, False),
+        ({"layers": (GOOD_LAYERS,)}, True),
+        ({"layers": (GOOD_LAYERS, BAD_LAYERS)}, False),
+        ({"layers": ()}, False),
+        ({"layers": (layers(nodes=0),)}, False),
+        ({"stages": GOOD_STAGES, "layers": (BAD_LAYERS,)}, False),
+    ],
+)
+def test_what_was_asked_for_must_have_been_walked_and_pass(walks, passed):
+    assert Blame(**walks).passed is passed
+    assert ("FAILED" in text_of(**walks)) is not passed
+
+
+def test_the_values_are_plain_and_finite():
+    broken = layers(first=layer("node_2", np.inf, non_finite=7))
+    value = blame_value(Blame(BAD_STAGES, (GOOD_LAYERS, broken)))
+    json.dumps(value, allow_nan=False)
+    assert (value["stages"]["passed"], value["stages"]["culprit"]) == (False, 1)
+    assert value["stages"]["steps"][1]["stage"] == "normalise"
+    assert [report["passed"] for report in value["layers"]] == [True, False]
+    assert value["layers"][1]["first"]["added"] is None
+
+
+def test_what_was_not_asked_for_is_null():
+    assert blame_value(Blame()) == {"stages": None, "layers": None, "broken_off": []}
+    assert blame_value(Blame(GOOD_STAGES))["stages"]["culprit"] is None

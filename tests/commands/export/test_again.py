@@ -1,0 +1,193 @@
+"""The command that mends a bundle: run, it gives the same bundle but for what is changed."""
+
+import shlex
+import shutil
+
+import msgspec
+import pytest
+import torch
+from bundle_files import edited
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.commands.app import run
+from deploykit.commands.export.again import export_command
+from deploykit.models.registry import resolve_architecture
+from deploykit.parity.blame import Finding
+
+pytestmark = pytest.mark.usefixtures("posix_shell")
+
+STD = ("--std", "0.2,0.3,0.4")
+#: What two exports of the same never share.
+_OF_ITS_OWN = ("created", "files", "proofs", "labels", "preprocessing")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, network_file, checkpoint, photo_folder):
+    """A folder with a space in its name that has the network, its checkpoint and the photos."""
+    folder = tmp_path / "my runs"
+    shutil.copytree(photo_folder, folder / "photos")
+    shutil.copy(network_file, folder)
+    shutil.copy(checkpoint, folder)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def export(place):
+    """Export what is there with these options."""
+
+    def call(*options, ckpt="best_model.pth"):
+        code = run(
+            [
+                *("export", "--arch", f"{place / 'networks.py'}:Net", "--ckpt", str(place / ckpt)),
+                *("--name", "colours", "--artifacts", str(place / "artifacts")),
+                *map(str, options),
+            ]
+        )
+        assert code == 0
+        return open_bundle(place / "artifacts" / "colours")
+
+    return call
+
+
+def finding(*options):
+    return Finding(stage="normalise", message="wrong", hint="See there.", options=options)
+
+
+def words_of(bundle, *findings):
+    command = export_command(bundle, findings)
+    assert command is not None
+    return shlex.split(command, comments=True)
+
+
+def again(bundle, *findings):
+    """Run the command; gives the new manifest."""
+    words = words_of(bundle, *findings)
+    assert words[0] == "deploykit"
+    assert run(words[1:]) == 0
+    return open_bundle(bundle.folder).manifest
+
+
+def assert_same(old, new, **preprocessing):
+    """But for what is said of the preprocessing, and what is of each export its own."""
+    for field in msgspec.structs.fields(old):
+        if field.name not in _OF_ITS_OWN:
+            assert getattr(new, field.name) == getattr(old, field.name), field.name
+    assert new.labels.names == old.labels.names
+    assert new.preprocessing == msgspec.structs.replace(
+        old.preprocessing, source=new.preprocessing.source, **preprocessing
+    )
+    old_photos, new_photos = old.proofs[0].photos, new.proofs[0].photos
+    assert (new_photos.kind, new_photos.images) == (old_photos.kind, old_photos.images)
+
+
+SMALL = ("--input-size", "16x16")
+CROPPED = ("--resize", "20", "--crop-size", "16x16", "--interpolation", "bicubic")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [*SMALL, "--classes", "blue,red,green", "--images", "photos"],
+        [*CROPPED, "--mean", "0.1,0.2,0.3", "--golden", "generated", "--images", "photos"],
+        [*SMALL, "--opset", "20", "--arch-arg", "width=8"],
+    ],
+)
+def test_only_what_is_wrong_changes(export, place, options):
+    old = export(*(place / word if word == "photos" else word for word in options))
+    new = again(old, finding(STD))
+    assert_same(old.manifest, new, std=(0.2, 0.3, 0.4))
+
+
+def test_another_order_of_the_labels_is_verified_on_the_same_photos(export, place):
+    """The folder that named the classes was the one of the photos, too."""
+    old = export(*SMALL, "--classes", place / "photos")
+    new = again(old, finding(("--classes", "red,green,blue")))
+    assert new.labels.names == ("red", "green", "blue")
+    assert new.photos == old.manifest.photos
+    assert new.proofs[0].photos.kind == "photos"
+
+
+def test_a_folder_of_the_same_name_does_not_name_the_classes(export, place):
+    """Of the photos that were kept for testing, one class has none."""
+    shutil.copytree(place / "photos", place / "test" / "photos")
+    shutil.rmtree(place / "test" / "photos" / "green")
+    old = export(*SMALL, "--classes", place / "photos", "--images", place / "test" / "photos")
+    assert_same(old.manifest, again(old, finding(STD)), std=(0.2, 0.3, 0.4))
+
+
+def test_labels_are_named_where_the_file_beside_the_checkpoint_is_another(export, place):
+    beside = place / "classes.txt"
+    beside.write_text("blue\nred\ngreen", encoding="utf-8")
+    old = export(*SMALL)
+    assert "--classes" not in words_of(old, finding(STD))
+    beside.write_text("one\ntwo\nthree\nfour", encoding="utf-8")
+    assert_same(old.manifest, again(old, finding(STD)), std=(0.2, 0.3, 0.4))
+    beside.unlink()
+    assert_same(old.manifest, again(old, finding(STD)), std=(0.2, 0.3, 0.4))
+
+
+@pytest.fixture
+def many(place):
+    """A checkpoint of 24 classes, and a text file with their names."""
+    torch.manual_seed(0)
+    module = resolve_architecture(f"{place / 'networks.py'}:Net", allow_user_code=True).build(24)
+    with torch.no_grad():
+        module.head.weight.mul_(20)
+    torch.save(module.state_dict(), place / "many.pth")
+    path = place / "names.txt"
+    path.write_text("\n".join(f"bird {i}, of {i}" for i in range(24)), encoding="utf-8")
+    return path
+
+
+def test_labels_that_nobody_types_are_a_file_that_the_command_tells_of(export, many):
+    old = export(*SMALL, "--classes", many, ckpt="many.pth")
+    command = export_command(old, [finding(STD)])
+    assert command.endswith(
+        f"  # FILE: a text file with the labels of '{old.folder / 'bundle.json'}', one a line"
+    )
+    words = words_of(old, finding(STD))
+    assert words[words.index("--classes") + 1] == "FILE"
+    words[words.index("--classes") + 1] = str(many)
+    assert run(words[1:]) == 0
+    new = open_bundle(old.folder).manifest
+    assert_same(old.manifest, new, std=(0.2, 0.3, 0.4))
+    command = export_command(old, [finding(("--classes", "FILE"))])
+    assert command.endswith("the labels of the finding, one a line")
+
+
+def test_a_new_resize_takes_its_own_crop_or_none(export):
+    old = export(*CROPPED)
+    new = again(old, finding(("--resize", "16x16")))
+    assert_same(old.manifest, new, resize=(16, 16), crop_size=None)
+    new = again(old, finding(("--resize", "18"), ("--crop-size", "16x16")))
+    assert_same(old.manifest, new, resize=18)
+
+
+def test_of_two_that_contradict_each_other_the_first_is_believed_alone(bundle):
+    stretch = finding(("--resize", "16x16"))
+    crop = finding(("--resize", "20"), ("--crop-size", "16x16"), ("--interpolation", "bicubic"))
+    words = words_of(bundle, stretch, crop)
+    assert words[words.index("--resize") + 1] == "16x16"
+    assert "--crop-size" not in words
+    assert words[words.index("--interpolation") + 1] == "bilinear"
+    words = words_of(bundle, crop, stretch)
+    assert words[words.index("--resize") + 1] == "20"
+    assert words[words.index("--crop-size") + 1] == "16x16"
+    words = words_of(bundle, finding(("--mean", "0.5,0.5,0.5")), stretch)
+    assert words[words.index("--mean") + 1] == "0.5,0.5,0.5"
+    assert words[words.index("--resize") + 1] == "16x16"
+
+
+def test_there_is_no_command_where_no_option_mends_anything(bundle):
+    assert export_command(bundle, []) is None
+    assert export_command(bundle, [finding()]) is None
+
+
+@pytest.mark.parametrize("value", [8, 0.5, True, None, "relu", "8", "none", 'a "b"é', [1, 2], []])
+def test_an_argument_is_the_same_value_again(bundle, value):
+    from deploykit.models.arch_args import parse_arch_args
+
+    recorded = msgspec.structs.replace(bundle.manifest.architecture, args={"width": value})
+    words = words_of(edited(bundle, architecture=recorded), finding(STD))
+    assert parse_arch_args([words[words.index("--arch-arg") + 1]]) == {"width": value}

@@ -1,0 +1,126 @@
+import pytest
+
+from deploykit.commands.export.preprocessing import (
+    TORCHVISION,
+    PreprocessingOptions,
+    choose_preprocessing,
+    parse_channels,
+    parse_options,
+    parse_resize,
+    parse_size,
+)
+from deploykit.errors import UsageError
+from deploykit.specs.preprocessing import Preprocessing
+
+TIMM = Preprocessing(resize=248, crop_size=(224, 224), interpolation="bicubic", source="timm model")
+ZOO = Preprocessing(resize=(96, 96), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), source="zoo net")
+
+
+def choose(default=None, **options):
+    return choose_preprocessing(PreprocessingOptions(**options), default=default, timm=lambda: TIMM)
+
+
+def test_the_default_is_the_architectures_own_else_the_tutorials():
+    assert choose(ZOO) is ZOO
+    assert choose() == Preprocessing()
+    assert choose().source == "preset tutorial"
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [("tutorial", Preprocessing()), ("torchvision", TORCHVISION), ("timm", TIMM)],
+)
+def test_a_preset_takes_the_place_of_the_architectures_own(preset, expected):
+    assert choose(ZOO, preset=preset) == expected
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(UsageError, match="tutorial, torchvision, timm"):
+        choose(preset="keras")
+
+
+@pytest.mark.parametrize(
+    ("options", "resize", "crop_size"),
+    [
+        ({"input_size": (96, 128)}, (96, 128), None),
+        ({"preset": "torchvision", "input_size": (112, 112)}, 128, (112, 112)),
+        ({"preset": "torchvision", "crop_size": (112, 112)}, 128, (112, 112)),
+        ({"preset": "torchvision", "resize": 300}, 300, (224, 224)),
+        ({"preset": "torchvision", "resize": (192, 192)}, (192, 192), None),
+        ({"resize": 256}, 256, (224, 224)),
+        ({"resize": 256, "crop_size": (200, 180)}, 256, (200, 180)),
+        ({"resize": (256, 256), "crop_size": (224, 224)}, (256, 256), (224, 224)),
+        ({"crop_size": (200, 200)}, (224, 224), (200, 200)),
+        ({"resize": 256, "input_size": (224, 224)}, 256, (224, 224)),
+    ],
+)
+def test_sizes_depend_on_each_other_as_people_expect(options, resize, crop_size):
+    chosen = choose(**options)
+    assert (chosen.resize, chosen.crop_size) == (resize, crop_size)
+
+
+def test_what_was_changed_is_said():
+    chosen = choose(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), interpolation="bicubic")
+    assert chosen.source == "preset tutorial, changed by options"
+    assert (chosen.mean, chosen.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    assert chosen.interpolation == "bicubic"
+    assert choose(mean=Preprocessing().mean).source == "preset tutorial"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"input_size": (224, 224), "crop_size": (200, 200)},
+        {"input_size": (224, 224), "resize": (256, 256)},
+    ],
+)
+def test_sizes_that_contradict_are_refused(options):
+    with pytest.raises(UsageError, match="--input-size 224x224 contradicts"):
+        choose(**options)
+
+
+@pytest.mark.parametrize("std", [(0, 1, 1), (1, -1, 1), (1, 1, float("nan"))])
+def test_values_that_make_no_sense_are_refused(std):
+    with pytest.raises(UsageError, match="std above 0"):
+        choose(std=std)
+
+
+def test_a_size_of_nothing_is_refused():
+    with pytest.raises(UsageError, match="at least 1 pixel"):
+        choose(input_size=(0, 224))
+
+
+def test_sizes_are_height_first():
+    assert parse_size("96x128", "--input-size") == (96, 128)
+    assert parse_size("224", "--input-size") == (224, 224)
+    assert parse_resize("256") == 256
+    assert parse_resize("256x192") == (256, 192)
+
+
+@pytest.mark.parametrize("text", ["", "x", "224x", "-1", "1.5", "224x224x3", "big"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UsageError, match="--crop-size takes"):
+        parse_size(text, "--crop-size")
+
+
+def test_channels_are_three_numbers_or_one():
+    assert parse_channels("0.1,0.2,0.3", "--mean") == (0.1, 0.2, 0.3)
+    assert parse_channels("0.5", "--mean") == (0.5, 0.5, 0.5)
+    for text in ("", "a", "1,2", "1,2,3,4"):
+        with pytest.raises(UsageError, match="--std takes"):
+            parse_channels(text, "--std")
+
+
+def test_an_interpolation_is_one_of_pillows_filters():
+    nothing = dict.fromkeys(("preset", "input_size", "resize", "crop_size", "mean", "std"))
+    assert parse_options(**nothing, interpolation="bicubic").interpolation == "bicubic"
+    with pytest.raises(UsageError, match=r"no interpolation 'cubic'; there are .*bilinear"):
+        parse_options(**nothing, interpolation="cubic")
+
+
+def test_a_description_names_every_step():
+    text = TORCHVISION.describe()
+    assert text == (
+        "resize 256 (shorter side), centre crop 224x224, bilinear, RGB, "
+        "mean 0.485,0.456,0.406, std 0.229,0.224,0.225"
+    )

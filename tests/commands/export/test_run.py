@@ -1,0 +1,342 @@
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import deploykit.commands.export.run as export_module
+from deploykit.bundle.golden import read_golden
+from deploykit.bundle.manifest import sha256_of
+from deploykit.commands.export import steps as _export_steps
+from deploykit.commands.export.preprocessing import PreprocessingOptions
+from deploykit.commands.export.request import ExportRequest, default_name
+from deploykit.commands.export.run import export_bundle
+from deploykit.errors import (
+    ArchitectureError,
+    BundleError,
+    CheckpointError,
+    ImagesError,
+    InputError,
+    ModelError,
+    ParityError,
+    UsageError,
+)
+from deploykit.runtime.fake import FakeSession
+from deploykit.system.progress import Note
+
+SMALL = PreprocessingOptions(input_size=(16, 16))
+
+
+@pytest.fixture
+def request_for(tmp_path, network_file, checkpoint):
+    """An export of ``networks.py`` into an empty home, with changes."""
+
+    def make(network="Net", **changes):
+        defaults = {
+            "arch": f"{network_file}:{network}",
+            "checkpoint": checkpoint,
+            "preprocessing": SMALL,
+            "artifacts": tmp_path / "artifacts",
+            "name": "net",
+        }
+        return ExportRequest(**(defaults | changes))
+
+    return make
+
+
+def test_a_bundle_holds_what_a_deployment_machine_needs(exported_bundle):
+    files = {
+        path.relative_to(exported_bundle.folder).as_posix()
+        for path in exported_bundle.folder.rglob("*")
+        if path.is_file()
+    }
+    assert files == {"bundle.json", "model.onnx", "deploy/fp32.onnx", "golden.npz"}
+    assert set(exported_bundle.manifest.files) == files - {"bundle.json"}
+    for file in exported_bundle.manifest.files:
+        exported_bundle.checked(file)
+
+
+def test_the_manifest_says_what_was_exported(
+    exported_bundle, network_file, checkpoint, photo_folder
+):
+    manifest = exported_bundle.manifest
+    assert manifest.name == "colours"
+    assert manifest.architecture.name.endswith("networks.py:Net")
+    assert manifest.architecture.origin == "user"
+    assert manifest.architecture.classes == 3
+    module = torch.load(checkpoint, weights_only=True)
+    counted = sum(v.numel() for k, v in module.items() if "running" not in k and "num_" not in k)
+    assert manifest.architecture.parameters == counted
+    assert manifest.checkpoint.path == str(checkpoint.resolve())
+    assert manifest.checkpoint.sha256 == sha256_of(checkpoint)
+    assert manifest.labels.names == ("blue", "green", "red")
+    assert manifest.preprocessing.input_size == (16, 16)
+    assert manifest.photos == str(photo_folder.resolve())
+    assert manifest.deploy == {"fp32": "deploy/fp32.onnx"}
+    assert manifest.deploy_input.shape == ("N", 16, 16, 3)
+    assert {"torch", "onnx", "python"} <= set(manifest.versions)
+
+
+def test_both_graphs_are_proven_on_the_photos(exported_bundle):
+    proofs = {proof.graph: proof for proof in exported_bundle.manifest.proofs}
+    assert set(proofs) == {"model.onnx", "deploy/fp32.onnx"}
+    for graph, proof in proofs.items():
+        assert proof.graph_sha256 == exported_bundle.manifest.files[graph].sha256
+        assert (proof.kind, proof.runtime, proof.precision) == (
+            "executed",
+            "onnxruntime-cpu",
+            "fp32",
+        )
+        assert (proof.photos.kind, proof.photos.images) == ("photos", 24)
+        assert proof.measurement.batch_sizes == (1, 2, 5, 7, 8)
+        assert proof.measurement.flips == 0
+        assert proof.measurement.max_relative_error <= 1e-4
+        assert proof.tolerance.objections(proof.measurement) == ()
+
+
+def test_the_golden_answers_are_the_torch_modules(exported_bundle, network_file, checkpoint):
+    from deploykit.models.registry import resolve_architecture
+
+    golden = read_golden(exported_bundle)
+    assert golden.images.shape == (8, 16, 16, 3)
+    module = resolve_architecture(f"{network_file}:Net", allow_user_code=True).build(3).eval()
+    module.load_state_dict(torch.load(checkpoint, weights_only=True))
+    mean, std = (np.array(v, np.float32) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    batch = ((golden.images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
+    with torch.inference_mode():
+        expected = module(torch.tensor(batch)).numpy()
+    assert golden.logits == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_graphs_say_what_they_mean(exported_bundle):
+    for name in ("model.onnx", "deploy/fp32.onnx"):
+        model = onnx.load(exported_bundle.folder / name)
+        props = {prop.key: prop.value for prop in model.metadata_props}
+        assert json.loads(props["deploykit.labels"]) == ["blue", "green", "red"]
+
+
+def test_generated_golden_images_are_not_the_users(request_for, photo_folder, exported_bundle):
+    request = request_for(golden="generated", classes=str(photo_folder))
+    bundle = export_bundle(request).bundle
+    assert bundle.manifest.golden == "generated"
+    golden = read_golden(bundle)
+    again = read_golden(export_bundle(request_for(golden="generated", name="other")).bundle)
+    assert np.array_equal(golden.images, again.images)
+    assert not np.array_equal(golden.images, read_golden(exported_bundle).images)
+    assert exported_bundle.manifest.golden == "photos"
+
+
+def test_what_is_assumed_is_said(request_for):
+    notes = []
+    result = export_bundle(
+        request_for(preprocessing=PreprocessingOptions(), classes=None),
+        lambda event: notes.append(event.message) if isinstance(event, Note) else None,
+    )
+    text = "\n".join(notes)
+    assert "class names assumed: class_0" in text
+    assert "preprocessing assumed (preset tutorial): resize 224x224" in text
+    assert "no photos given" in text
+    assert result.photos.kind == "generated"
+    assert result.bundle.manifest.photos is None
+    assert set(result.seconds) >= {"exporting", "comparing", "writing"}
+
+
+def nothing_is_left(request):
+    return not request.artifacts.exists() or not any(request.artifacts.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "message"),
+    [
+        ("RandomNet", ModelError, "another answer each time"),
+        ("MixingNet", ModelError, "depends on the other images"),
+        ("PairNet", ModelError, "answers with a tuple"),
+        ("Missing", (UsageError, ArchitectureError), "Missing"),
+    ],
+)
+def test_a_network_nobody_can_deploy_is_refused(request_for, network, error, message):
+    request = request_for(network)
+    with pytest.raises(error, match=message):
+        export_bundle(request)
+    assert nothing_is_left(request)
+
+
+def test_a_network_that_gives_infinity_is_refused(request_for, tmp_path, checkpoint):
+    weights = torch.load(checkpoint, weights_only=True)
+    weights["features.0.weight"] *= 1e30
+    weights["features.3.weight"] *= 1e30
+    torch.save(weights, tmp_path / "huge.pth")
+    request = request_for(checkpoint=tmp_path / "huge.pth")
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        export_bundle(request)
+    assert nothing_is_left(request)
+
+
+def test_images_too_small_for_the_network_are_explained(request_for, tmp_path):
+    code = tmp_path / "deep.py"
+    code.write_text(
+        "from torch import nn\n"
+        "def make(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 9), nn.Flatten(), nn.LazyLinear(num_classes)"
+        " if False else nn.Linear(4 * 24 * 24, num_classes))\n",
+        encoding="utf-8",
+    )
+    from deploykit.models.registry import resolve_architecture
+
+    module = resolve_architecture(f"{code}:make", allow_user_code=True).build(3)
+    torch.save(module.state_dict(), tmp_path / "deep.pth")
+    request = request_for(arch=f"{code}:make", checkpoint=tmp_path / "deep.pth")
+    with pytest.raises(ArchitectureError, match="fails on images of 16x16") as caught:
+        export_bundle(request)
+    assert "--input-size" in caught.value.hint
+    assert nothing_is_left(request)
+
+
+def test_a_folder_without_a_readable_image_is_refused(request_for, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    request = request_for(images=tmp_path / "photos")
+    with pytest.raises(ImagesError, match="Not one image"):
+        export_bundle(request)
+    assert nothing_is_left(request)
+
+
+def test_unreadable_photos_are_left_out_and_counted(request_for, tmp_path, photo_folder):
+    (tmp_path / "photos").mkdir()
+    for path in sorted((photo_folder / "red").iterdir())[:3]:
+        (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    notes = []
+    result = export_bundle(request_for(images=tmp_path / "photos"), notes.append)
+    assert result.photos.images == 3
+    assert Note("1 of 4 photos cannot be read: left out") in notes
+
+
+def test_a_checkpoint_that_changes_while_it_is_read_is_refused(
+    request_for, tmp_path, checkpoint, monkeypatch
+):
+    """A training may replace it at any moment; then its hash is not that of the weights."""
+    path = tmp_path / "best_model.pth"
+    path.write_bytes(checkpoint.read_bytes())
+    import deploykit.models.loading as loading
+
+    original = loading.load_model
+
+    def load_then_replace(*arguments, **options):
+        model = original(*arguments, **options)
+        path.write_bytes(checkpoint.read_bytes() + b" ")
+        return model
+
+    monkeypatch.setattr(loading, "load_model", load_then_replace)
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        export_bundle(request_for(checkpoint=path))
+
+
+def test_nan_on_a_photo_is_the_networks_fault(request_for, tmp_path, photo_folder):
+    code = tmp_path / "nets.py"
+    code.write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(3, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        flat = (x.amax((1, 2, 3)) < 2.0) & (x.amin((1, 2, 3)) > -2.2)\n"
+        "        return self.head(x.mean((2, 3))) * torch.where(flat, torch.nan, 1.0)[:, None]\n",
+        encoding="utf-8",
+    )
+    from deploykit.models.registry import resolve_architecture
+
+    module = resolve_architecture(f"{code}:Net", allow_user_code=True).build(3)
+    torch.save(module.state_dict(), tmp_path / "net.pth")
+    request = request_for(arch=f"{code}:Net", checkpoint=tmp_path / "net.pth", images=photo_folder)
+    with pytest.raises(ModelError, match="NaN or infinity on"):
+        export_bundle(request)
+    assert nothing_is_left(request)
+
+
+def test_arguments_that_cannot_be_recorded_are_refused_early(request_for):
+    with pytest.raises(UsageError, match="no plain values"):
+        export_bundle(request_for(arch_args={"width": 1j}))
+
+
+def test_a_wrong_number_of_classes_is_refused(request_for):
+    request = request_for(classes="a,b,c,d")
+    with pytest.raises(InputError, match="weights have 3 classes"):
+        export_bundle(request)
+    assert nothing_is_left(request)
+
+
+def test_an_existing_bundle_is_refused_before_the_work(request_for, monkeypatch):
+    export_bundle(request_for())
+    monkeypatch.setattr(export_module, "load_subject", None)  # calling it would fail
+    with pytest.raises(BundleError, match="exists"):
+        export_bundle(request_for())
+
+
+def test_an_existing_bundle_is_replaced_when_asked(request_for):
+    first = export_bundle(request_for()).bundle
+    second = export_bundle(request_for(overwrite=True, classes="x,y,z")).bundle
+    assert first.folder == second.folder
+    assert second.manifest.labels.names == ("x", "y", "z")
+    assert [path.name for path in first.folder.parent.iterdir()] == ["net"]
+
+
+def test_a_failed_parity_publishes_nothing(request_for, monkeypatch):
+    """The deploy graph's session is made to answer a little wrong."""
+    original = _export_steps.open_graph
+
+    def open_wrong(graph, *, name, **options):
+        session = original(graph, name=name, **options)
+        if name == "model.onnx":
+            return session
+        fake = FakeSession(
+            lambda images: session.run(images) * 1.01, classes=3, input_size=(16, 16)
+        )
+        fake._spec = session.spec
+        return fake
+
+    monkeypatch.setattr(_export_steps, "open_graph", open_wrong)
+    request = request_for()
+    with pytest.raises(ParityError, match=r"deploy/fp32.onnx: the largest logit error"):
+        export_bundle(request)
+    assert nothing_is_left(request)
+
+
+def test_an_interrupted_export_leaves_nothing(request_for, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_module, "write_golden", interrupt)
+    request = request_for()
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(request)
+    assert nothing_is_left(request)
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("dpn92", "dpn92"),
+        ("torchvision/resnet50", "resnet50"),
+        ("timm/dpn92", "timm-dpn92"),
+        ("my.package:make_net", "make_net"),
+        ("models/net.py:Net", "Net"),
+    ],
+)
+def test_a_bundle_is_named_after_its_architecture(arch, name):
+    assert default_name(arch) == name
+
+
+def test_copies_of_a_photo_make_its_proof_no_stronger(request_for, tmp_path, photo_folder):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(12):
+        shutil.copy(photo_folder / "red" / "00.png", photos / f"{i}.png")
+    bundle = export_bundle(request_for(images=photos)).bundle
+    for proof in bundle.manifest.proofs:
+        assert (proof.photos.images, proof.photos.copies) == (12, 11)
+        assert proof.measurement.decidable == 1
+        assert proof.measurement.flip_rate_bound == pytest.approx(0.95)

@@ -1,0 +1,323 @@
+"""The journal: what a kill, a power cut or a full disk leaves, and who may go on with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from deploykit.commands.predict.fingerprint import Fingerprint
+from deploykit.commands.predict.journal import Journal
+from deploykit.errors import InputError, UsageError
+from deploykit.specs.prediction import Prediction, Ranked
+
+FINGERPRINT = Fingerprint(
+    file="deploy/fp32.onnx",
+    sha256="ab" * 32,
+    runtime="onnxruntime-cpu",
+    device="CPU",
+    precision="fp32",
+    tf32=False,
+    labels=("crow", "owl"),
+    preprocessing="resize 224x224 (stretch)",
+    top_k=2,
+    source="/photos",
+    versions={"pillow": "13.0.0"},
+)
+ROWS = [
+    Prediction(
+        path=f"{i}.jpg",
+        label="owl",
+        probability=1 / (i + 1),
+        margin=math.pi * i,
+        expected="crow",
+        top=(Ranked(label="owl", probability=1 / 3), Ranked(label="crow", probability=2 / 3)),
+    )
+    for i in range(4)
+]
+BROKEN = Prediction(path="b.jpg", status="truncated", reason="The file ends too early.")
+HOSTILE = [
+    Prediction(path=name)
+    for name in ("new\nline.jpg", "carriage\rreturn.jpg", "line\u2028end.jpg", "caf\\udce9.jpg")
+]
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a run."""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return tmp_path / "p.csv"
+
+
+def leave(table: Path, rows: Iterable[Prediction]) -> Path:
+    """What a run leaves that was killed after some rows: its journal."""
+    with suppress(KilledError), Journal(table, resume=False) as journal:
+        journal.begin(FINGERPRINT)
+        for row in rows:
+            journal.write(row)
+        raise KilledError
+    return journal.path
+
+
+def resumed(table: Path, rows: Iterable[Prediction] = ()) -> list[Prediction]:
+    """All rows after another run has added some."""
+    with Journal(table, resume=True) as journal:
+        journal.begin(FINGERPRINT)
+        for row in rows:
+            journal.write(row)
+        return list(journal.rows())
+
+
+def test_rows_come_back_as_they_were(table: Path) -> None:
+    rows = [*ROWS, BROKEN, *HOSTILE]
+    with Journal(table, resume=False) as journal:
+        journal.begin(FINGERPRINT)
+        for row in rows:
+            journal.write(row)
+        assert list(journal.rows()) == rows
+        assert journal.count == len(rows)
+    assert list(table.parent.iterdir()) == []
+
+
+def test_it_is_json_lines_beside_the_table(table: Path) -> None:
+    path = leave(table, [*ROWS, *HOSTILE])
+    assert path == table.with_name("p.csv.journal")
+    lines = path.read_bytes().split(b"\n")
+    assert msgspec.json.decode(lines[0])["fingerprint"]["labels"] == ["crow", "owl"]
+    assert [msgspec.json.decode(line)["path"] for line in lines[1:-1]] == [
+        row.path for row in [*ROWS, *HOSTILE]
+    ]
+    assert lines[-1] == b""
+
+
+def test_what_is_no_unicode_is_escaped(table: Path) -> None:
+    stray = Prediction(path="a", label="caf\udce9", top=(Ranked(label="\udce9", probability=1),))
+    leave(table, [stray, BROKEN])
+    first, second = resumed(table)
+    assert (first.label, first.top[0].label) == ("caf\\udce9", "\\udce9")
+    assert second == BROKEN
+
+
+def test_every_row_is_the_systems_at_once(table: Path) -> None:
+    with Journal(table, resume=False) as journal:
+        journal.begin(FINGERPRINT)
+        for count, row in enumerate(ROWS, start=1):
+            journal.write(row)
+            assert len(journal.path.read_bytes().splitlines()) == 1 + count
+
+
+@pytest.mark.parametrize(("seconds", "synced"), [(0.0, 4), (3600.0, 0)])
+def test_the_disk_has_the_rows_every_so_often(
+    table: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, synced: int
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr("deploykit.commands.predict.journal._SYNC_SECONDS", seconds)
+    monkeypatch.setattr("deploykit.commands.predict.journal.os.fsync", calls.append)
+    with Journal(table, resume=False) as journal:
+        journal.begin(FINGERPRINT)
+        for row in ROWS:
+            journal.write(row)
+    assert len(calls) == synced
+
+
+def test_a_run_goes_on_where_it_was_killed(table: Path) -> None:
+    leave(table, ROWS[:2])
+    with Journal(table, resume=True) as journal:
+        assert journal.done == {"0.jpg", "1.jpg"}
+        assert journal.count == 2
+        journal.begin(FINGERPRINT)
+        for row in ROWS[2:]:
+            journal.write(row)
+        assert list(journal.rows()) == ROWS
+        assert journal.count == 4
+    assert list(table.parent.iterdir()) == []
+
+
+def test_a_kill_at_any_byte_costs_no_whole_row(table: Path) -> None:
+    path = leave(table, ROWS[:3])
+    whole = path.read_bytes()
+    ends = [end for end, byte in enumerate(whole, start=1) if byte == ord("\n")][1:]
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        kept = sum(end <= size for end in ends)
+        with Journal(table, resume=True) as journal:
+            assert journal.damaged == 0
+        assert resumed(table, ROWS[kept:]) == ROWS
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 40 + b"\n", b"{}\n", b"\xff\n", b'{"path": 3}\n'])
+def test_after_a_power_cut_the_rows_before_the_damage_are_kept(table: Path, damage: bytes) -> None:
+    path = leave(table, ROWS)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], damage, *lines[4:]]))
+    with Journal(table, resume=True) as journal:
+        assert journal.damaged == 1 + len(lines[4:])
+    assert resumed(table, ROWS[2:]) == ROWS
+
+
+def test_no_file_has_two_rows(table: Path) -> None:
+    path = leave(table, ROWS)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], lines[2], *lines[3:]]))
+    assert resumed(table, ROWS[2:]) == ROWS
+
+
+def test_rows_are_not_thrown_away_unasked(table: Path) -> None:
+    path = leave(table, ROWS)
+    before = path.read_bytes()
+    with (
+        pytest.raises(UsageError, match="holds the 4 rows") as caught,
+        Journal(table, resume=False),
+    ):
+        pass
+    assert "--resume" in str(caught.value.hint)
+    assert "delete" in str(caught.value.hint)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in table.parent.iterdir()] == [path.name]
+
+
+def test_a_run_that_ended_before_its_first_row_leaves_nothing(table: Path) -> None:
+    leave(table, [])
+    assert list(table.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", [b"", b'{"journal":', b"\0\0\0"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_journal_without_a_row_is_in_nobodys_way(table: Path, left: bytes, resume: bool) -> None:
+    table.with_name("p.csv.journal").write_bytes(left)
+    with Journal(table, resume=resume) as journal:
+        assert journal.done == frozenset()
+        journal.begin(FINGERPRINT)
+        journal.write(BROKEN)
+        assert list(journal.rows()) == [BROKEN]
+    assert list(table.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"file": "deploy/fp16.onnx"}, "file was deploy/fp32.onnx, now deploy/fp16.onnx"),
+        (
+            {"sha256": "cd" * 32},
+            "the SHA-256 of deploy/fp32.onnx was abababababab..., now cdcdcdcdcdcd...",
+        ),
+        ({"runtime": "tensorrt"}, "runtime was onnxruntime-cpu, now tensorrt"),
+        ({"device": "NVIDIA RTX"}, "device was CPU, now NVIDIA RTX"),
+        ({"versions": {"pillow": "13.1.0"}}, "pillow was 13.0.0, now 13.1.0"),
+        ({"versions": {}}, "pillow was 13.0.0, now not installed"),
+        ({"precision": "fp16"}, "precision was fp32, now fp16"),
+        ({"tf32": True}, "--tf32 was False, now True"),
+        ({"labels": ("crow", "hawk")}, "label 1 was 'owl', now 'hawk'"),
+        ({"labels": ("crow",)}, "there were 2 labels, now 1"),
+        ({"preprocessing": "resize 256"}, "preprocessing was resize 224x224 (stretch), now resize"),
+        ({"top_k": 1}, "--top-k was 2, now 1"),
+        ({"source": "/others"}, "what is predicted was /photos, now /others"),
+        ({"top_k": 1, "tf32": True}, "--tf32 was False, now True; --top-k was 2, now 1"),
+    ],
+)
+def test_rows_of_another_run_are_not_added_to(
+    table: Path, changes: dict[str, object], said: str
+) -> None:
+    path = leave(table, ROWS)
+    before = path.read_bytes()
+    other = msgspec.structs.replace(FINGERPRINT, **changes)
+    with pytest.raises(UsageError) as caught, Journal(table, resume=True) as journal:
+        journal.begin(other)
+    assert said in caught.value.message
+    assert "--runtime onnxruntime-cpu --precision fp32" in str(caught.value.hint)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in table.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("rows_of_the_first", [0, 1])
+def test_a_journal_has_one_writer(table: Path, resume: bool, rows_of_the_first: int) -> None:
+    with Journal(table, resume=False) as journal:
+        journal.begin(FINGERPRINT)
+        for row in ROWS[:rows_of_the_first]:
+            journal.write(row)
+        with (
+            pytest.raises(UsageError, match=r"Another run is writing .*p\.csv") as caught,
+            Journal(table, resume=resume),
+        ):
+            pass
+        assert "--output" in str(caught.value.hint)
+        journal.write(BROKEN)
+        assert list(journal.rows()) == [*ROWS[:rows_of_the_first], BROKEN]
+    assert list(table.parent.iterdir()) == []
+
+
+def test_of_two_runs_that_begin_together_one_does(table: Path) -> None:
+    with Journal(table, resume=False) as first, Journal(table, resume=False) as second:
+        first.begin(FINGERPRINT)
+        with pytest.raises(UsageError, match="Another run is writing"):
+            second.begin(FINGERPRINT)
+        first.write(BROKEN)
+        assert list(first.rows()) == [BROKEN]
+
+
+def test_a_lock_that_a_killed_run_left_keeps_none_out(table: Path) -> None:
+    leave(table, ROWS[:1])
+    table.with_name("p.csv.journal.lock").touch()
+    assert resumed(table) == ROWS[:1]
+
+
+def test_looking_makes_no_file(table: Path) -> None:
+    with Journal(table, resume=True) as journal:
+        assert journal.done == frozenset()
+        assert list(table.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"path,status\n",
+        b"notes",
+        b'{"journal":"deploykit predict","schema":2}\n',
+        msgspec.json.encode({"journal": "other", "schema": 1, "fingerprint": FINGERPRINT}) + b"\n",
+    ],
+)
+def test_what_is_no_journal_of_ours_is_left_alone(table: Path, header: bytes) -> None:
+    path = table.with_name("p.csv.journal")
+    path.write_bytes(header + b"something\n")
+    for resume in (False, True):
+        with (
+            pytest.raises(InputError, match="is no journal") as caught,
+            Journal(table, resume=resume),
+        ):
+            pass
+        assert "delete it" in str(caught.value.hint)
+    assert path.read_bytes() == header + b"something\n"
+
+
+def test_a_name_that_cannot_be_used(table: Path) -> None:
+    table.with_name("p.csv.journal").mkdir()
+    with (
+        pytest.raises(UsageError, match=r"p\.csv\.journal cannot be used") as caught,
+        Journal(table, resume=False),
+    ):
+        pass
+    assert "permissions" in str(caught.value.hint)
+
+
+def test_a_journal_that_cannot_be_removed_is_told(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        with Journal(table, resume=False) as journal:
+            journal.begin(FINGERPRINT)
+            journal.write(BROKEN)
+            monkeypatch.setattr(Path, "unlink", held)
+
+    def held(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(InputError, match="cannot be removed: Permission denied") as caught:
+        run()
+    assert "Delete it" in str(caught.value.hint)

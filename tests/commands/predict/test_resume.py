@@ -1,0 +1,564 @@
+"""``predict`` is interrupted, killed, left by its reader or out of room, and no row is lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deploykit.commands.app import run
+from deploykit.commands.predict import tables
+from deploykit.commands.predict.journal import Journal, only_writer
+
+OUTPUTS = ("rows.csv", "rows.jsonl")
+JOURNAL = Path("rows.csv.journal")
+PHOTOS = 45
+
+#: ``predict`` in a process of its own, with time to be killed between two rows.
+SLOWLY = """
+import sys, time
+from deploykit.commands.app import run
+from deploykit.commands.predict.journal import Journal
+
+write, rows = Journal.write, Journal.rows
+
+
+def write_slowly(self, row):
+    time.sleep(0.01)
+    write(self, row)
+
+
+def read_slowly(self):
+    for row in rows(self):
+        time.sleep(0.002)
+        yield row
+
+
+Journal.write, Journal.rows = write_slowly, read_slowly
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def predict(capsys, monkeypatch, tmp_path, exported_bundle, photo_folder):
+    """Run ``predict`` in an empty folder; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*options, source=photo_folder, outputs=OUTPUTS):
+        code = run(arguments(exported_bundle, source, *options, outputs=outputs))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def whole(predict):
+    """The tables of an uninterrupted run."""
+    assert predict()[0] == 0
+    written = contents()
+    for name in OUTPUTS:
+        Path(name).unlink()
+    return written
+
+
+def arguments(bundle, source, *options, outputs=OUTPUTS):
+    named = [word for output in outputs for word in ("--output", output)]
+    return ["predict", str(source), "--bundle", str(bundle.folder), *named, *map(str, options)]
+
+
+def contents():
+    return {name: Path(name).read_bytes() for name in OUTPUTS}
+
+
+def files():
+    return sorted(entry.name for entry in Path().iterdir())
+
+
+def rows_of(path):
+    with Path(path).open(encoding="utf-8-sig", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def interrupt_after(monkeypatch, count):
+    """Let the next run be interrupted when it has written some rows."""
+    write = Journal.write
+
+    def interrupted(self, row):
+        if self.count == count:
+            monkeypatch.setattr(Journal, "write", write)
+            raise KeyboardInterrupt
+        write(self, row)
+
+    monkeypatch.setattr(Journal, "write", interrupted)
+
+
+def start(bundle, source, *options):
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, *arguments(bundle, source, "--resume", *options)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for_rows(process, count=0):
+    """Wait until a process has so many rows in the journal, or has ended."""
+    while process.poll() is None:
+        if JOURNAL.exists() and JOURNAL.read_bytes().count(b"\n") > count:
+            return
+        time.sleep(0.002)
+
+
+def kill_at_random_moments(moments, bundle, source, whole):
+    """Kill run after run, each of which goes on with what the one before has left."""
+    moment = random.Random(0)
+    killed = 0
+    while killed < moments:
+        with start(bundle, source, "--quiet") as process:
+            wait_for_rows(process)
+            time.sleep(moment.uniform(0, 0.5))
+            process.kill()
+            process.wait()
+            if process.returncode == 0:  # it was done before
+                assert process.stderr.read() == b""
+                assert contents() == whole
+                for name in OUTPUTS:
+                    Path(name).unlink()
+            else:
+                killed += 1
+
+
+def test_a_run_killed_again_and_again_ends_as_one_that_went_through(
+    predict, whole, exported_bundle, photo_folder
+):
+    kill_at_random_moments(5, exported_bundle, photo_folder, whole)
+    code, _, err = predict("--resume")
+    assert code == 0, err
+    assert contents() == whole
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_twenty_moments_ends_as_one_that_went_through(
+    predict, whole, exported_bundle, photo_folder
+):
+    kill_at_random_moments(20, exported_bundle, photo_folder, whole)
+    code, _, err = predict("--resume")
+    assert code == 0, err
+    assert contents() == whole
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no way to signal one process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)])
+def test_a_signal_leaves_what_resume_needs_and_says_so(
+    predict, whole, exported_bundle, photo_folder, number
+):
+    with start(exported_bundle, photo_folder) as process:
+        wait_for_rows(process, 3)
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert b"rows are kept in rows.csv.journal: the same command with --resume goes on" in err
+    assert b"Interrupted" in err
+    assert b"Traceback" not in err
+    assert files() == [JOURNAL.name]
+    code, _, err = predict("--resume")
+    assert code == 0, err
+    assert contents() == whole
+    assert files() == sorted(OUTPUTS)
+
+
+@pytest.mark.parametrize("count", [1, 8, 13, 44])
+def test_a_resumed_run_equals_one_that_went_through(predict, whole, monkeypatch, count):
+    interrupt_after(monkeypatch, count)
+    assert predict()[0] == 130
+    code, out, err = predict("--resume")
+    assert code == 0
+    assert f"{count} rows are in rows.csv.journal: resuming" in err
+    assert out.startswith(f"{PHOTOS} rows: {PHOTOS} predicted\n")
+    assert f"of {PHOTOS} labelled images" in out
+    assert contents() == whole
+    assert files() == sorted(OUTPUTS)
+
+
+def test_no_file_is_predicted_twice(predict, whole, monkeypatch):
+    interrupt_after(monkeypatch, 30)
+    predict()
+    written = []
+    write = Journal.write
+    monkeypatch.setattr(
+        Journal, "write", lambda self, row: (written.append(row.path), write(self, row))
+    )
+    assert predict("--resume")[0] == 0
+    assert written == [row["path"] for row in rows_of("rows.csv")[30:]]
+
+
+def test_a_run_whose_tables_alone_are_missing(predict, whole, monkeypatch):
+    def full(path, rows, top_k):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(tables._FORMATS, ".jsonl", full)
+        code, _, err = predict()
+    assert code == 4
+    assert "Writing rows.jsonl failed: No space left on device." in err
+    assert f"{PHOTOS} rows are kept in {JOURNAL}" in err
+    assert files() == ["rows.csv", JOURNAL.name]
+    code, out, _ = predict("--resume")
+    assert code == 0
+    assert out.startswith(f"{PHOTOS} rows: {PHOTOS} predicted\n")
+    assert contents() == whole
+
+
+def test_the_same_command_again_throws_no_row_away(predict, whole, monkeypatch):
+    interrupt_after(monkeypatch, 20)
+    predict()
+    before = JOURNAL.read_bytes()
+    code, _, err = predict()
+    assert code == 2
+    assert "rows.csv.journal holds the 20 rows of a run that was interrupted" in err
+    assert "--resume" in err
+    assert JOURNAL.read_bytes() == before
+    JOURNAL.unlink()
+    assert predict()[0] == 0
+    assert contents() == whole
+
+
+def test_without_a_journal_resume_starts_afresh_and_says_so(predict, whole):
+    code, _, err = predict("--resume")
+    assert code == 0
+    assert "rows.csv.journal has no rows of an earlier run: starting afresh" in err
+    assert contents() == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--top-k", "2"], "--top-k was 3, now 2"),
+        (["--precision", "fp32", "--runtime", "onnxruntime-cpu"], None),
+        (["--batch-size", "3", "--threads", "1"], None),
+    ],
+)
+def test_options_that_change_rows_must_be_the_same(predict, whole, monkeypatch, options, said):
+    interrupt_after(monkeypatch, 20)
+    predict()
+    before = JOURNAL.read_bytes()
+    code, _, err = predict("--resume", *options)
+    if said is None:
+        assert code == 0, err
+        assert [row["label"] for row in rows_of("rows.csv")] == [
+            row["label"] for row in csv.DictReader(whole["rows.csv"].decode().splitlines())
+        ]
+    else:
+        assert code == 2
+        assert said in err
+        assert JOURNAL.read_bytes() == before
+
+
+def test_the_photos_must_be_those_of_the_same_folder(predict, monkeypatch, photo_folder):
+    interrupt_after(monkeypatch, 5)
+    predict()
+    code, _, err = predict("--resume", source=photo_folder / "red")
+    assert code == 2
+    assert (
+        f"what is predicted was {photo_folder.resolve()}, now {(photo_folder / 'red').resolve()}"
+        in err
+    )
+
+
+def test_another_model_of_the_same_name_is_refused(predict, monkeypatch, exported_bundle, tmp_path):
+    from deploykit.bundle.manifest import record_file, update_manifest
+
+    interrupt_after(monkeypatch, 5)
+    predict()
+    folder = tmp_path / "changed" / exported_bundle.folder.name
+    shutil.copytree(exported_bundle.folder, folder)
+    graph = folder / "deploy" / "fp32.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\x1a\x00")  # an empty field: another hash, no more
+
+    def change(manifest):
+        manifest.files["deploy/fp32.onnx"] = record_file(graph)
+        return manifest
+
+    update_manifest(folder, change)
+    code, _, err = predict("--resume", "--bundle", folder, "--runtime", "onnxruntime-cpu")
+    assert code == 2
+    assert "the SHA-256 of deploy/fp32.onnx was" in err
+
+
+def test_rows_of_files_that_vanished_stay_and_new_files_are_added(
+    predict, monkeypatch, photo_folder, tmp_path
+):
+    photos = tmp_path / "photos"
+    shutil.copytree(photo_folder, photos)
+    interrupt_after(monkeypatch, 20)
+    predict(source=photos)
+    (photos / "blue" / "00.png").unlink()
+    shutil.copy(photos / "red" / "00.png", photos / "blue" / "new.png")
+    code, out, _ = predict("--resume", source=photos)
+    assert code == 0
+    assert out.startswith("46 rows: 46 predicted\n")
+    paths = [row["path"] for row in rows_of("rows.csv")]
+    assert paths[0] == "blue/00.png"
+    assert paths[20] == "blue/new.png"
+    assert len(set(paths)) == len(paths) == 46
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names of any bytes")
+def test_hostile_names_survive_an_interruption(predict, monkeypatch, photo_folder, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = [b"new\nline.png", b"caf\xe9.png", b"=1+1.png", "\u2028鸟.png".encode(), b"back\\.png"]
+    for name in names:
+        shutil.copy(photo_folder / "red" / "00.png", photos / os.fsdecode(name))
+    assert predict(source=photos)[0] == 0
+    expected = contents()
+    for count in range(1, len(names)):
+        interrupt_after(monkeypatch, count)
+        assert predict(source=photos)[0] == 130
+        assert predict("--resume", source=photos)[0] == 0
+        assert contents() == expected
+    assert len(rows_of("rows.csv")) == len(names)
+
+
+def test_the_journal_is_no_file_of_the_folder_it_is_in(
+    predict, monkeypatch, photo_folder, tmp_path
+):
+    shutil.copytree(photo_folder / "red", "red")
+    code, out, _ = predict(source=tmp_path)
+    assert code == 0
+    assert "without a row" not in out
+
+
+def test_several_tables_have_the_same_rows(predict):
+    pq = pytest.importorskip("pyarrow.parquet")
+    assert predict(outputs=["a.jsonl", "b.parquet", "c.CSV"])[0] == 0
+    lines = [json.loads(line) for line in Path("a.jsonl").read_text("utf-8").splitlines()]
+    paths = [line["path"] for line in lines]
+    assert len(paths) == PHOTOS
+    assert paths == pq.read_table("b.parquet")["path"].to_pylist()
+    assert paths == [row["path"] for row in rows_of("c.CSV")]
+    assert files() == ["a.jsonl", "b.parquet", "c.CSV"]
+
+
+@pytest.mark.parametrize("outputs", [["-"], ["-", *OUTPUTS]])
+def test_stdout_has_the_rows_and_nothing_else(predict, whole, outputs):
+    code, out, err = predict(outputs=outputs)
+    assert code == 0
+    assert [json.loads(line) for line in out.splitlines()] == [
+        json.loads(line) for line in whole["rows.jsonl"].splitlines()
+    ]
+    assert f"{PHOTOS} rows: {PHOTOS} predicted" in err
+    assert files() == sorted(name for name in outputs if name != "-")
+
+
+def test_stdout_of_a_resumed_run_has_all_rows(predict, whole, monkeypatch):
+    interrupt_after(monkeypatch, 20)
+    assert len(predict(outputs=["-", *OUTPUTS])[1].splitlines()) == 20
+    _, out, _ = predict("--resume", outputs=["-", *OUTPUTS])
+    assert [json.loads(line)["path"] for line in out.splitlines()] == [
+        row["path"] for row in rows_of("rows.csv")
+    ]
+    assert contents() == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "outputs", "said"),
+    [
+        (["--json"], ["-"], "both want stdout"),
+        (["--resume"], ["-"], "--output - is none"),
+        ([], ["-", "-"], "are the same file"),
+        ([], ["a.csv", "./a.csv"], "are the same file"),
+        (["--html", "p.csv"], ["a.csv"], "does not say its format"),
+        (["--html", "-"], ["a.csv"], "does not say its format"),
+        (["--html", "nowhere/p.html"], ["a.csv"], "does not exist"),
+        (["--html", "p.html"], ["-"], "made from a table's journal"),
+        ([], ["a.csv", "b.xlsx"], "does not say its format"),
+    ],
+)
+def test_outputs_that_make_no_sense(predict, options, outputs, said):
+    code, out, err = predict(*options, outputs=outputs)
+    assert code == 2
+    assert said in (json.loads(out)["error"]["message"] if "--json" in options else err)
+    assert files() == []
+
+
+def test_what_is_read_is_never_written(predict, photo_folder):
+    photo = next(file for file in photo_folder.rglob("*") if file.is_file())
+    for name in ("photo.html", "photo.csv"):
+        source = Path(name)
+        shutil.copy(photo, source)
+        before = source.read_bytes()
+        options = ["--html", name] if source.suffix == ".html" else []
+        outputs = ["a.csv"] if options else [name]
+        code, _, err = predict(*options, source=source, outputs=outputs)
+        assert (code, source.read_bytes()) == (2, before)
+        assert "are the same file" in err
+
+
+def test_a_resumed_run_names_its_outputs_in_the_same_order(predict, monkeypatch, whole):
+    interrupt_after(monkeypatch, 5)
+    assert predict()[0] == 130
+    for options in ([], ["--resume"]):
+        code, _, err = predict(*options, outputs=OUTPUTS[::-1])
+        assert code == 2
+        assert f"{JOURNAL} keeps the rows" in err
+        assert f"name {OUTPUTS[0]} first" in err
+    assert predict("--resume")[0] == 0
+    assert contents() == whole
+
+
+def test_what_killed_writers_left_is_removed(predict, whole):
+    left = [".rows.csv.0123abcd", ".rows.jsonl.ffffffff", ".p.html.00000000"]
+    others = [".rows.csv.notes", ".rows.csv.0123abc", "rows.csv.0123abcd"]
+    for name in [*left, *others]:
+        Path(name).touch()
+    assert predict("--html", "p.html")[0] == 0
+    assert files() == sorted([*OUTPUTS, "p.html", *others])
+
+
+def test_an_empty_source_is_not_the_current_folder(predict):
+    code, _, err = predict(source="")
+    assert code == 2
+    assert "the path is empty" in err
+
+
+def test_a_linked_table_stays_a_link(predict, whole):
+    Path("real").mkdir()
+    Path(OUTPUTS[0]).symlink_to(Path("real") / "table.csv")
+    assert predict()[0] == 0
+    assert Path(OUTPUTS[0]).is_symlink()
+    assert (Path("real") / "table.csv").read_bytes() == whole[OUTPUTS[0]]
+    assert [entry.name for entry in Path("real").iterdir()] == ["table.csv"]
+
+
+def test_a_link_to_another_kind_of_file_is_not_followed(predict):
+    Path("model.pth").write_bytes(b"weights")
+    Path("page.html").symlink_to("model.pth")
+    code, _, err = predict("--html", "page.html")
+    assert code == 2
+    assert "is a link to" in err
+    assert Path("model.pth").read_bytes() == b"weights"
+
+
+def test_a_second_table_has_one_writer_too(predict, photo_folder):
+    with only_writer(Path(OUTPUTS[1])):
+        code, _, err = predict()
+        assert code == 2
+        assert f"Another run is writing {OUTPUTS[1]}" in err
+    assert files() == []
+    assert predict()[0] == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_closed_streams_are_no_failure(whole, exported_bundle, photo_folder, closed):
+    words = [sys.executable, "-m", "deploykit", *arguments(exported_bundle, photo_folder)]
+    assert subprocess.run(f"{shlex.join(words)} {closed}", shell=True, check=False).returncode == 0
+    assert contents() == whole
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("outputs", [["-"], ["a.csv"]])
+def test_a_stdout_that_is_full_is_told_in_one_line(
+    exported_bundle, photo_folder, tmp_path, outputs
+):
+    words = arguments(exported_bundle, photo_folder, outputs=outputs)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "deploykit", *words],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+    assert done.returncode == 4
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def pipe_to_a_reader_that_leaves(*command):
+    """Run a command whose reader takes a line and leaves; gives that, exit code and stderr."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        line = process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+    return line, process.returncode, err
+
+
+def test_a_reader_that_leaves_ends_the_run(predict, exported_bundle, photo_folder):
+    line, code, err = pipe_to_a_reader_that_leaves(
+        *arguments(exported_bundle, photo_folder, "--quiet", "--batch-size", "1", outputs=["-"])
+    )
+    assert json.loads(line)["path"] == "blue/00.png"
+    assert (code, err) == (0, b"")
+
+
+def test_a_reader_that_leaves_costs_the_tables_no_row(
+    predict, whole, exported_bundle, photo_folder
+):
+    _, code, err = pipe_to_a_reader_that_leaves(
+        *arguments(exported_bundle, photo_folder, "--quiet", outputs=["-", *OUTPUTS])
+    )
+    assert (code, err) == (0, b"")
+    assert contents() == whole
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_summary_that_nobody_reads_is_no_failure(
+    predict, whole, exported_bundle, photo_folder, as_json
+):
+    command = arguments(exported_bundle, photo_folder, *(["--json"] if as_json else []))
+    with subprocess.Popen(
+        [sys.executable, "-m", "deploykit", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 0, err
+    assert b"rror" not in err
+    assert contents() == whole
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit for a file's size")
+def test_a_full_disk_keeps_the_rows(predict, whole, exported_bundle, photo_folder):
+    limited = (
+        "import resource, sys\n"
+        "from deploykit.commands.app import run\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *arguments(exported_bundle, photo_folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 4
+    assert "Writing rows.csv.journal failed: File too large. It holds the" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert files() == [JOURNAL.name]
+    code, _, err = predict("--resume")
+    assert code == 0, err
+    assert contents() == whole
+
+
+def test_quiet_is_quiet_when_it_resumes(predict, whole, monkeypatch):
+    interrupt_after(monkeypatch, 20)
+    code, out, err = predict("--quiet")
+    assert (code, out) == (130, "")
+    kept, ending = err.splitlines()
+    assert kept.startswith(f"20 rows are kept in {JOURNAL}")
+    assert "--resume" in kept
+    assert ending == "error: Interrupted."
+    assert predict("--quiet", "--resume") == (0, "", "")
+    assert contents() == whole

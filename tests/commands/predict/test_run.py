@@ -1,0 +1,249 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import deploykit
+from deploykit.commands.predict.run import (
+    PredictionRun,
+    PredictRequest,
+    predict_folder,
+    predictions,
+)
+from deploykit.errors import ImagesError, InputError, UsageError
+from deploykit.specs.labels import Labels
+from deploykit.system.progress import Note, Step
+
+LABELS = Labels(names=("bird", "dog", "food"), source="test")
+
+
+@pytest.fixture
+def broken_folder(tmp_path, photo_folder):
+    """Three good photos with bad files between them, so that a shift by one would show."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for i, colour in enumerate(("blue", "green", "red")):
+        shutil.copy(photo_folder / colour / "00.png", folder / f"{2 * i}_{colour}.png")
+    (folder / "1_empty.png").touch()
+    (folder / "3_text.jpg").write_text("not an image")
+    whole = (photo_folder / "red" / "01.png").read_bytes()
+    (folder / "5_half.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("no row")
+    return folder
+
+
+def rows_of(bundle, source, **options):
+    with PredictionRun(bundle, PredictRequest(source, **options)) as run:
+        rows = list(run)
+    return rows, run.tally
+
+
+def test_labelled_photos_get_their_class_and_the_accuracy(exported_bundle, photo_folder):
+    rows, tally = rows_of(exported_bundle, photo_folder)
+    assert len(rows) == tally.rows == tally.ok == tally.labelled == 45
+    assert [row.path for row in rows] == sorted(
+        path.relative_to(photo_folder).as_posix() for path in photo_folder.rglob("*.png")
+    )
+    assert tally.accuracy == sum(row.label == row.expected for row in rows) / 45
+    assert tally.accuracy >= 0.9
+    assert {row.expected for row in rows} == {"blue", "green", "red"}
+
+
+def test_a_row_agrees_with_the_torch_module_on_the_training_pixels(
+    exported_bundle, network_file, checkpoint, photo_folder
+):
+    import torch
+    from torchvision import transforms
+
+    from deploykit.models.registry import resolve_architecture
+
+    module = resolve_architecture(f"{network_file}:Net", allow_user_code=True).build(3).eval()
+    module.load_state_dict(torch.load(checkpoint, weights_only=True))
+    transform = transforms.Compose(
+        [
+            transforms.Resize([16, 16]),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    for row in rows_of(exported_bundle, photo_folder)[0]:
+        with Image.open(photo_folder / row.path) as image, torch.inference_mode():
+            logits = module(transform(image.convert("RGB"))[None])[0]
+        probabilities = logits.softmax(0)
+        best = logits.sort(descending=True)
+        assert row.label == exported_bundle.manifest.labels.names[int(best.indices[0])]
+        assert row.probability == pytest.approx(float(probabilities.max()), abs=1e-5)
+        assert row.margin == pytest.approx(float(best.values[0] - best.values[1]), abs=1e-4)
+
+
+def test_a_bad_file_is_a_row_and_moves_no_other(exported_bundle, broken_folder):
+    rows, tally = rows_of(exported_bundle, broken_folder, batch_size=2)
+    found = [(row.path, row.status, row.label) for row in rows]
+    assert found[0] == ("0_blue.png", "ok", "blue")
+    assert found[2] == ("2_green.png", "ok", "green")
+    assert found[4] == ("4_red.png", "ok", "red")
+    for i in (1, 3, 5):
+        assert rows[i].status != "ok"
+        assert rows[i].reason
+        assert (rows[i].label, rows[i].probability, rows[i].top) == (None, None, ())
+    assert (tally.rows, tally.ok, tally.failures.total(), tally.skipped) == (6, 3, 3, 1)
+    assert tally.accuracy is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+def test_the_batch_size_changes_no_answer(exported_bundle, photo_folder, batch_size):
+    expected, _ = rows_of(exported_bundle, photo_folder)
+    found, _ = rows_of(exported_bundle, photo_folder, batch_size=batch_size)
+    assert [row.label for row in found] == [row.label for row in expected]
+    assert [row.margin for row in found] == pytest.approx(
+        [row.margin for row in expected], abs=1e-5
+    )
+
+
+def test_one_file_is_one_row(exported_bundle, photo_folder):
+    (row,), tally = rows_of(exported_bundle, photo_folder / "red" / "03.png")
+    assert (row.path, row.label, tally.rows) == ("03.png", "red", 1)
+
+
+def test_the_top_k_are_ranked(exported_bundle, photo_folder):
+    rows, _ = rows_of(exported_bundle, photo_folder, top_k=2)
+    for row in rows:
+        assert len(row.top) == 2
+        assert row.top[0].label == row.label
+        assert row.top[0].probability == row.probability >= row.top[1].probability
+    rows, _ = rows_of(exported_bundle, photo_folder)
+    assert sum(ranked.probability for ranked in rows[0].top) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("top_k", [0, 4])
+def test_a_top_k_beyond_the_classes_is_refused(exported_bundle, photo_folder, top_k):
+    with pytest.raises(UsageError, match="1 to 3"):
+        rows_of(exported_bundle, photo_folder, top_k=top_k)
+
+
+def test_a_folder_without_a_readable_image_has_rows_and_then_fails(exported_bundle, tmp_path):
+    (tmp_path / "a.png").touch()
+    rows = []
+    with (
+        PredictionRun(exported_bundle, PredictRequest(tmp_path)) as run,
+        pytest.raises(ImagesError, match="has a prediction, of 1: 1"),
+    ):
+        rows.extend(run)
+    with PredictionRun(exported_bundle, PredictRequest(tmp_path)) as run:
+        assert next(iter(run)).status == "truncated"
+
+
+def test_a_folder_without_an_image_is_refused(exported_bundle, tmp_path):
+    with pytest.raises(ImagesError):
+        rows_of(exported_bundle, tmp_path)
+
+
+def test_an_answer_that_is_not_finite_is_a_row():
+    logits = np.array([[1, 2, 3], [np.nan, 1, 2], [3, np.inf, 1]], np.float32)
+    rows = predictions(logits, ["a", "b", "c"], [None, "dog", None], LABELS, 3)
+    assert [row.status for row in rows] == ["ok", "non-finite", "non-finite"]
+    assert rows[0].label == "food"
+    assert (rows[1].label, rows[1].expected) == (None, "dog")
+
+
+def test_of_equal_logits_the_first_class_wins_as_in_torch():
+    (row,) = predictions(np.array([[1, 2, 2]], np.float32), ["a"], [None], LABELS, 3)
+    assert [ranked.label for ranked in row.top] == ["dog", "food", "bird"]
+    assert row.margin == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights on Windows")
+def test_a_link_to_nothing_is_a_row(exported_bundle, tmp_path, photo_folder):
+    shutil.copy(photo_folder / "red" / "00.png", tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    rows, _ = rows_of(exported_bundle, tmp_path)
+    assert [row.status for row in rows] == ["ok", "vanished"]
+
+
+def test_an_engine_gets_no_more_images_than_it_takes(engine_bundle, engines, photo_folder):
+    rows, _ = rows_of(engine_bundle, photo_folder, runtime="tensorrt_rtx", batch_size=64)
+    expected, _ = rows_of(engine_bundle, photo_folder, runtime="onnxruntime-cpu")
+    assert rows == expected
+    assert engines.sessions[0].batch_sizes[-2:] == [32, 13]
+    assert engines.sessions[0].closed
+
+
+def test_the_python_function_gives_the_same_rows(exported_bundle, photo_folder):
+    expected, _ = rows_of(exported_bundle, photo_folder)
+    assert list(predict_folder(exported_bundle.folder, photo_folder)) == expected
+    assert deploykit.predict_folder is predict_folder
+
+
+@pytest.mark.parametrize("option", ["batch_size", "threads"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_numbers_below_one_are_refused_before_anything_is_opened(
+    exported_bundle, photo_folder, option, number
+):
+    steps = []
+    request = PredictRequest(photo_folder, **{option: number})
+    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} must be at least 1"):
+        PredictionRun(exported_bundle, request, steps.append)
+    assert steps == []
+    with pytest.raises(UsageError, match=f"at least 1; got {number}"):
+        next(predict_folder(exported_bundle.folder, photo_folder, **{option: number}))
+
+
+def test_a_batch_size_beyond_all_memory_is_no_more_than_the_files(exported_bundle, photo_folder):
+    rows, _ = rows_of(exported_bundle, photo_folder, batch_size=10**15)
+    assert len(rows) == 45
+
+
+def test_a_drive_that_goes_away_ends_the_run_and_makes_no_rows(
+    exported_bundle, photo_folder, tmp_path
+):
+    drive = tmp_path / "drive"
+    shutil.copytree(photo_folder, drive)
+    request = PredictRequest(drive, batch_size=1, threads=1)
+    with PredictionRun(exported_bundle, request) as run:
+        rows = iter(run)
+        read = [next(rows) for _ in range(5)]
+        shutil.rmtree(drive)
+        with pytest.raises(InputError, match="drive went away while its images were") as caught:
+            read.extend(rows)
+    # No ImagesError, which tells of a run that has a row for each file.
+    assert not isinstance(caught.value, ImagesError)
+    assert 5 <= run.tally.rows < 45
+    assert run.tally.ok == run.tally.rows
+
+
+def test_files_that_go_away_are_rows(exported_bundle, photo_folder, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_folder, folder)
+    statuses = []
+    request = PredictRequest(folder, batch_size=1, threads=1)
+    with PredictionRun(exported_bundle, request) as run:
+        for row in run:
+            statuses.append(row.status)
+            if len(statuses) == 5:
+                shutil.rmtree(folder / "red")
+    assert statuses == ["ok"] * 30 + ["vanished"] * 15
+
+
+def test_the_stages_fit_into_the_run(exported_bundle, photo_folder):
+    request = PredictRequest(photo_folder, runtime="onnxruntime-cpu", threads=2)
+    with PredictionRun(exported_bundle, request) as run:
+        list(run)
+    assert 0 < sum(run.clock.seconds.values()) <= run.tally.seconds
+
+
+def test_progress_counts_every_file(exported_bundle, broken_folder):
+    events = []
+    request = PredictRequest(broken_folder, batch_size=4, done=frozenset({"1_empty.png"}))
+    with PredictionRun(exported_bundle, request, events.append) as run:
+        list(run)
+    steps = [event for event in events if not isinstance(event, Note)]
+    assert [step.stage for step in steps[:3]] == ["scanning", "opening", "predicting"]
+    assert steps[2] == Step("predicting", 1, 6, unit="images")
+    assert {(step.stage, step.total, step.unit) for step in steps[2:]} == {
+        ("predicting", 6, "images")
+    }
+    counts = [step.done for step in steps[2:]]
+    assert counts == sorted(counts)
+    assert counts[-1] == 6

@@ -1,0 +1,267 @@
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploykit.commands.predict.tables import check_outputs, json_line, write_table
+from deploykit.errors import DependencyError, InputError, UsageError
+from deploykit.specs.prediction import Prediction, Ranked
+
+GOOD = Prediction(
+    path="dog/a.jpg",
+    label="dog",
+    probability=0.75,
+    margin=1.5,
+    expected="cat",
+    top=(Ranked(label="dog", probability=0.75), Ranked(label="cat", probability=0.25)),
+)
+BROKEN = Prediction(path="b.jpg", status="truncated", reason="The file ends, too early.")
+HOSTILE_NAMES = [
+    'quo"te.jpg',
+    "com,ma.jpg",
+    "new\nline.jpg",
+    "carriage\rreturn.jpg",
+    " space ",
+    "鸟/图\u2028片.jpg",
+    "back\\slash.jpg",
+]
+FORMULA_NAMES = ["=1+1.jpg", "+1.jpg", "-1.jpg", "@sum.jpg", "\tx.jpg", "\rx.jpg"]
+
+
+def write(path: Path, *predictions: Prediction, top_k: int = 2) -> Path:
+    return write_all(path, predictions, top_k)
+
+
+def write_all(path: Path, predictions: Iterable[Prediction], top_k: int = 2) -> Path:
+    check_outputs([path])
+    write_table(path, predictions, top_k=top_k)
+    return path
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        return list(csv.DictReader(stream, strict=True))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
+
+
+def test_csv_in_full(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.csv", GOOD, BROKEN)
+    assert path.read_bytes().decode("utf-8-sig").split("\r\n") == [
+        "path,status,reason,label,probability,margin,expected,"
+        "label_1,probability_1,label_2,probability_2",
+        "dog/a.jpg,ok,,dog,0.75,1.5,cat,dog,0.75,cat,0.25",
+        'b.jpg,truncated,"The file ends, too early.",,,,,,,,',
+        "",
+    ]
+
+
+def test_jsonl_in_full(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", GOOD, BROKEN)
+    assert [list(row.items()) for row in read_jsonl(path)] == [
+        [
+            ("path", "dog/a.jpg"),
+            ("status", "ok"),
+            ("reason", ""),
+            ("label", "dog"),
+            ("probability", 0.75),
+            ("margin", 1.5),
+            ("expected", "cat"),
+            (
+                "top",
+                [{"label": "dog", "probability": 0.75}, {"label": "cat", "probability": 0.25}],
+            ),
+        ],
+        [
+            ("path", "b.jpg"),
+            ("status", "truncated"),
+            ("reason", "The file ends, too early."),
+            ("label", None),
+            ("probability", None),
+            ("margin", None),
+            ("expected", None),
+            ("top", []),
+        ],
+    ]
+
+
+def test_excel_is_told_that_csv_is_utf8_and_jsonl_has_no_mark(tmp_path: Path) -> None:
+    assert write(tmp_path / "p.csv", GOOD).read_bytes().startswith(b"\xef\xbb\xbfpath,")
+    assert write(tmp_path / "p.jsonl", GOOD).read_bytes().startswith(b'{"path"')
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_top_k_decides_how_many_answers_there_are(tmp_path: Path, top_k: int) -> None:
+    row = read_csv(write(tmp_path / "p.csv", GOOD, top_k=top_k))[0]
+    assert [name for name in row if name.startswith("label_")] == [
+        f"label_{k}" for k in range(1, top_k + 1)
+    ]
+    assert (row["label_1"], row.get("label_3", "")) == ("dog", "")
+    (row_json,) = read_jsonl(write(tmp_path / "p.jsonl", GOOD, top_k=top_k))
+    assert len(row_json["top"]) == min(top_k, 2)
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_names_survive(tmp_path: Path, name: str) -> None:
+    prediction = Prediction(path=name, label=name, probability=1.0)
+    (row,) = read_csv(write(tmp_path / "p.csv", prediction))
+    assert (row["path"], row["label"]) == (name, name)
+    (row_json,) = read_jsonl(write(tmp_path / "p.jsonl", prediction))
+    assert (row_json["path"], row_json["label"]) == (name, name)
+
+
+@pytest.mark.parametrize("name", FORMULA_NAMES)
+def test_a_name_is_no_formula_and_still_leads_to_the_file(tmp_path: Path, name: str) -> None:
+    (row,) = read_csv(write(tmp_path / "p.csv", Prediction(path=name)))
+    assert row["path"] == f"./{name}"
+    assert tmp_path / row["path"] == tmp_path / name
+    (row_json,) = read_jsonl(write(tmp_path / "p.jsonl", Prediction(path=name)))
+    assert row_json["path"] == name
+
+
+def test_numbers_are_short_and_exact_as_float32_in_both_formats(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random(200, dtype=np.float32) * np.float32(3) ** np.arange(
+        -100, 100, dtype=np.float32
+    ).clip(-20, 20)
+    rows = [
+        Prediction(path="x", probability=float(value), margin=-float(value)) for value in values
+    ]
+    cells = read_csv(write(tmp_path / "p.csv", *rows))
+    lines = (write(tmp_path / "p.jsonl", *rows)).read_text(encoding="utf-8").splitlines()
+    for value, row, line in zip(values, cells, lines, strict=True):
+        assert np.float32(float(row["probability"])) == value
+        assert np.float32(float(row["margin"])) == -value
+        assert f'"probability": {row["probability"]}, "margin": {row["margin"]},' in line
+    assert max(len(row["probability"].lstrip("0.")) for row in cells) <= 14
+    (row,) = read_csv(write(tmp_path / "p.csv", Prediction(path="x", probability=0.1)))
+    assert row["probability"] == "0.1"
+
+
+def test_stdout_gets_the_same_objects_in_ascii(tmp_path: Path) -> None:
+    rows = [GOOD, BROKEN, *(Prediction(path=name) for name in HOSTILE_NAMES)]
+    lines = "".join(json_line(row, 2) for row in rows)
+    assert lines.isascii()
+    assert [json.loads(line) for line in lines.splitlines()] == read_jsonl(
+        write(tmp_path / "p.jsonl", *rows)
+    )
+
+
+def test_parquet_in_full(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(write(tmp_path / "p.parquet", GOOD, BROKEN))
+    numbers = {"probability", "margin", "probability_1", "probability_2"}
+    assert table.schema.names == [
+        *("path", "status", "reason", "label", "probability", "margin", "expected"),
+        *("label_1", "probability_1", "label_2", "probability_2"),
+    ]
+    for field in table.schema:
+        assert field.type == (pa.float32() if field.name in numbers else pa.string())
+        assert field.nullable == (field.name not in {"path", "status", "reason"})
+    good, broken = table.to_pylist()
+    assert list(good.values()) == [
+        *("dog/a.jpg", "ok", "", "dog", 0.75, 1.5, "cat", "dog", 0.75, "cat", 0.25)
+    ]
+    assert list(broken.values()) == [
+        *("b.jpg", "truncated", "The file ends, too early."),
+        *[None] * 8,
+    ]
+
+
+def test_parquet_keeps_names_and_grows_by_groups(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    names = [*HOSTILE_NAMES, *FORMULA_NAMES] * 3000
+    rows = (Prediction(path=name, probability=0.1, margin=0.1) for name in names)
+    path = write_all(tmp_path / "p.parquet", rows)
+    table = pq.read_table(path)
+    assert table["path"].to_pylist() == names
+    assert set(table["margin"].to_pylist()) == {float(np.float32(0.1))}
+    assert pq.ParquetFile(path).num_row_groups == -(-len(names) // 16_384)
+
+
+def test_parquet_needs_pyarrow_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    check_outputs([tmp_path / "p.csv"])
+    with pytest.raises(DependencyError) as caught:
+        check_outputs([tmp_path / "p.csv", tmp_path / "p.parquet"])
+    assert 'pip install "deploykit[parquet]"' in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_an_old_table_stays_until_the_new_one_is_whole(tmp_path: Path, ending: str) -> None:
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"p.{ending}"
+    path.write_text("old")
+
+    def interrupted() -> Iterable[Prediction]:
+        yield GOOD
+        assert path.read_text() == "old"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_all(path, interrupted())
+    assert path.read_text() == "old"
+    assert write(path, GOOD).read_bytes() != b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_table_without_rows_is_a_table(tmp_path: Path) -> None:
+    assert write(tmp_path / "p.csv").read_bytes().startswith(b"\xef\xbb\xbfpath,")
+    assert write(tmp_path / "p.jsonl").read_bytes() == b""
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    assert pq.read_table(write(tmp_path / "p.parquet")).num_rows == 0
+
+
+def test_endings_may_be_in_capitals(tmp_path: Path) -> None:
+    assert len(read_csv(write(tmp_path / "P.CSV", GOOD))) == 1
+
+
+def test_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    for name, problem, hint in [
+        ("p.xlsx", "does not say its format", ".csv, .jsonl, .parquet"),
+        ("p", "does not say its format", ".csv, .jsonl, .parquet"),
+        ("folder.csv", "is a folder", "output.csv"),
+        ("nowhere/p.csv", "nowhere does not exist", "Create it"),
+    ]:
+        with pytest.raises(UsageError, match=problem) as caught:
+            check_outputs([tmp_path / "fine.csv", tmp_path / name])
+        assert hint in str(caught.value.hint)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder.csv"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no file")
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work() -> None:
+    with pytest.raises(UsageError, match="/proc/self cannot be written to") as caught:
+        check_outputs([Path("/proc/self/p.csv")])
+    assert "permissions" in str(caught.value.hint)
+
+
+def test_a_table_that_another_program_holds_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(self: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", held)
+    with pytest.raises(InputError, match=r"p\.csv failed: Permission denied") as caught:
+        write(tmp_path / "p.csv", GOOD)
+    assert "close the program" in str(caught.value.hint)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,78 @@
+"""``deploykit quantize``, from outside."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from deploykit.bundle.folder import INT8_TENSORRT_GRAPH
+from deploykit.commands.app import run
+from deploykit.errors import ParityError
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch, tmp_path, exported_bundle):
+    """Run a command where a copy of the exported bundle is; gives exit code, stdout and stderr."""
+    shutil.copytree(exported_bundle.folder, tmp_path / "artifacts" / "colours")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_a_plain_call_makes_both_graphs_and_says_what_they_rest_on(cli):
+    code, out, err = cli("quantize")
+    assert code == 0, err
+    assert re.search(r"int8\.onnx, made for \S+: \d nodes in INT8, 0 of that kind in FP32", out)
+    assert f"{INT8_TENSORRT_GRAPH}, made for TensorRT: " in out
+    assert "calibrated on 22 photos, which were searched on too" in out
+    assert re.search(r"executed   deploy/int8.onnx on onnxruntime-cpu, CPU .*: 23 photos of ", out)
+    assert re.search(rf"rehearsed  {INT8_TENSORRT_GRAPH} on rehearsal, CPU .*: 23 photos of ", out)
+
+
+def test_json_has_the_graphs_with_their_verdicts(cli, photo_folder):
+    code, out, _ = cli("quantize", "--images", photo_folder, "--json")
+    result = json.loads(out)["result"]
+    assert (code, result["passed"], result["refused"]) == (0, True, None)
+    assert [graph["graph"] for graph in result["graphs"]] == [
+        "deploy/int8.onnx",
+        INT8_TENSORRT_GRAPH,
+    ]
+    for graph in result["graphs"]:
+        assert (graph["kept"], graph["trials"]) == ([], 2)
+        assert all(verdict["passed"] for verdict in graph["verdicts"])
+        assert {proof["photos"]["images"] for proof in graph["proofs"]} == {23}
+        assert {proof["kind"] for proof in graph["proofs"]} <= {"executed", "rehearsed"}
+
+
+def test_the_graph_for_cpus_is_made_for_the_runtime_that_is_named(cli):
+    code, out, _ = cli("quantize", "--runtime", "onnxruntime-cpu", "--json")
+    assert code == 0
+    assert json.loads(out)["result"]["graphs"][0]["runtime"] == "onnxruntime-cpu"
+    code, _, err = cli("quantize", "--runtime", "onnxruntime-cuda")
+    assert code == 2
+    assert "openvino, onnxruntime-cpu" in err
+
+
+def test_what_is_refused_for_tensorrt_is_told_and_exits_with_3(cli, monkeypatch):
+    from deploykit.commands.quantize.int8_proof import prove_graph
+
+    def refuse(scheme, *arguments):
+        if scheme.symmetric:
+            raise ParityError("By 2 flips.", hint="Stay with FP32.")
+        return prove_graph(scheme, *arguments)
+
+    monkeypatch.setattr("deploykit.commands.quantize.run.prove_graph", refuse)
+    code, out, _ = cli("quantize", "--json")
+    assert code == 3
+    refused = json.loads(out)["result"]["refused"]
+    assert refused["message"].startswith("By 2 flips.\n0 nodes stayed in FP32.")
+    assert refused["hint"] == "Stay with FP32."
+    code, out, _ = cli("quantize")
+    assert code == 3
+    assert "REFUSED    By 2 flips." in out

@@ -1,0 +1,284 @@
+"""FP16 graphs of networks with something in their middle that FP16 cannot hold."""
+
+import re
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from bundle_files import contents, edited
+from fp16_networks import BRIGHT, DIM, make_photos, write_photo
+
+from deploykit.bundle.manifest import record_file
+from deploykit.commands.quantize.fp16 import tune_fp16
+from deploykit.commands.quantize.request import SearchRequest
+from deploykit.errors import DependencyError, ImagesError, ParityError
+from deploykit.graph import passes
+from deploykit.graph.files import load_graph
+from deploykit.graph.fp16 import convert_to_fp16, fp32_nodes
+from deploykit.inference.sessions import open_rehearsal
+from deploykit.proof.photos import split_photos
+from deploykit.proof.reference import ReferenceRequest, open_reference
+from deploykit.proof.verdict import judge_sessions
+from deploykit.system.progress import silent
+
+FP16 = "deploy/fp16.onnx"
+#: The kept nodes of each network with something planted: operators, modules, and why they stay.
+PLANTED = {
+    "Overflow": (
+        [("Conv", "middle.1"), ("Conv", "middle.2")],
+        [r"its output reaches [\d.]+e\+04; FP16 ends at 65504", r"its input .* reaches"],
+    ),
+    "Underflow": (
+        [("Conv", "middle.1"), ("Conv", "middle.2")],
+        ["rounding its output to FP16 loses 100.0 %", "rounding its input .* loses 100.0 %"],
+    ),
+    "SensitiveSum": (
+        [("Add", "middle.1"), ("Sub", "middle.1")],
+        ["rounding .* to FP16 moves a logit by", "rounding .* to FP16 moves a logit by"],
+    ),
+}
+planted = pytest.mark.parametrize("name", PLANTED)
+
+
+def rehearsed(bundle, keep, photos):
+    """The verdict on the conversion that keeps some nodes, on photos."""
+    manifest = bundle.manifest
+    graph = passes.apply(load_graph(bundle.folder / "deploy/fp32.onnx"), [convert_to_fp16(keep)])
+    reference = open_reference(bundle, ReferenceRequest(), silent)
+    with (
+        reference.session,
+        open_rehearsal(
+            graph, name=FP16, preprocessing=manifest.preprocessing, labels=manifest.labels
+        ) as candidate,
+    ):
+        (verdict,) = judge_sessions(reference.session, [candidate], photos, manifest.labels, silent)
+    return verdict
+
+
+@planted
+def test_what_fp16_cannot_hold_stays_in_fp32(toy, name):
+    tuning = tune_fp16(toy(name), SearchRequest())
+    nodes, reasons = PLANTED[name]
+    assert [(kept.operator, kept.module) for kept in tuning.kept] == nodes
+    for kept, reason in zip(tuning.kept, reasons, strict=True):
+        assert re.search(reason, kept.reason)
+    assert tuning.minimal
+    assert tuning.verdict.passed
+    assert tuning.verdict.measurement.max_relative_error < 1e-3
+
+
+@planted
+def test_the_kept_nodes_are_those_that_compute_in_fp32_in_the_file(toy, name):
+    tuning = tune_fp16(toy(name), SearchRequest())
+    graph = load_graph(tuning.bundle.folder / FP16)
+    assert [node.name for node in fp32_nodes(graph)] == [kept.node for kept in tuning.kept]
+    assert any(value.dtype.name == "FLOAT16" for node in graph.graph for value in node.outputs)
+
+
+@planted
+def test_blanket_conversion_fails_the_same_check(toy, name):
+    tuning = tune_fp16(toy(name), SearchRequest())
+    kept = [node.node for node in tuning.kept]
+    _, proof = split_photos(tuning.bundle, None, silent)
+    assert rehearsed(tuning.bundle, kept, proof).measurement == tuning.verdict.measurement
+    _, proof = split_photos(tuning.bundle, None, silent)
+    blanket = rehearsed(tuning.bundle, [], proof)
+    assert not blanket.passed
+    assert blanket.candidate == tuning.verdict.candidate
+
+
+@planted
+def test_no_single_kept_node_can_be_spared(toy, name):
+    tuning = tune_fp16(toy(name), SearchRequest())
+    kept = {node.node for node in tuning.kept}
+    for node in kept:
+        search, _ = split_photos(tuning.bundle, None, silent)
+        assert not rehearsed(tuning.bundle, kept - {node}, search).passed
+
+
+@pytest.mark.parametrize("name", ["Colours", "Net"])
+def test_a_healthy_network_keeps_nothing_and_takes_one_trial(toy, bundle, name):
+    tuning = tune_fp16(bundle if name == "Net" else toy(name), SearchRequest())
+    assert (tuning.kept, tuning.trials, tuning.minimal) == ((), 1, True)
+    assert tuning.verdict.passed
+
+
+def test_the_bundle_has_the_graph_what_it_keeps_and_its_proof(toy):
+    bundle = toy("Overflow")
+    before = bundle.manifest
+    tuning = tune_fp16(bundle, SearchRequest())
+    manifest = tuning.bundle.manifest
+    assert manifest.deploy == {"fp32": "deploy/fp32.onnx", "fp16": FP16}
+    assert manifest.kept == {"fp16": tuning.kept}
+    assert manifest.files == {**before.files, FP16: record_file(bundle.folder / FP16)}
+    assert manifest.proofs == (*before.proofs, tuning.proof)
+    proof = tuning.proof
+    assert (proof.graph, proof.graph_sha256) == (FP16, manifest.files[FP16].sha256)
+    assert (proof.runtime, proof.device, proof.kind) == ("rehearsal", "CPU", "rehearsed")
+    assert (proof.precision, proof.measurement) == ("fp16", tuning.verdict.measurement)
+    assert {path.name for path in (bundle.folder / "deploy").iterdir()} == {
+        "fp16.onnx",
+        "fp32.onnx",
+    }
+
+
+def test_the_graph_tells_what_it_means_and_takes_and_gives_the_same(bundle):
+    tuned = tune_fp16(bundle, SearchRequest()).bundle
+    fp32, fp16 = (onnx.load(tuned.folder / name) for name in ("deploy/fp32.onnx", FP16))
+    told = {prop.key: prop.value for prop in fp16.metadata_props}
+    assert told["deploykit.labels"] == tuned.manifest.labels.to_metadata()
+    assert told["deploykit.preprocessing"] == tuned.manifest.preprocessing.to_metadata()
+    assert fp16.graph.input == fp32.graph.input
+    assert fp16.graph.output == fp32.graph.output
+    assert (tuned.folder / FP16).stat().st_size < (tuned.folder / "deploy/fp32.onnx").stat().st_size
+
+
+def test_the_proof_is_on_photos_that_the_search_did_not_see(bundle):
+    searched, proven = split_photos(bundle, None, silent)
+    for photos in (searched, proven):
+        list(photos)
+    tuning = tune_fp16(bundle, SearchRequest())
+    assert tuning.proof.photos == proven.drawn()
+    assert tuning.proof.photos.sha256 != searched.drawn().sha256
+    assert (tuning.searched, tuning.proof.photos.images) == (22, 23)
+
+
+def test_without_photos_the_golden_images_serve_for_both(bundle):
+    tuning = tune_fp16(edited(bundle, photos="/gone"), SearchRequest())
+    assert tuning.searched == 4
+    assert (tuning.proof.photos.kind, tuning.proof.photos.images) == ("golden", 4)
+
+
+def test_photos_that_cannot_be_read_are_left_out(bundle, tmp_path, photo_folder):
+    shutil.copytree(photo_folder, tmp_path / "photos")
+    search, proof = split_photos(bundle, tmp_path / "photos", silent)
+    names = [[name for names, _ in photos for name in names] for photos in (search, proof)]
+    # Eight in a row are a whole batch of the reader's.
+    for name in (*names[0][8:16], names[1][0]):
+        (tmp_path / "photos" / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+    tuning = tune_fp16(bundle, SearchRequest(images=tmp_path / "photos"))
+    assert (tuning.searched, tuning.proof.photos.images) == (14, 22)
+
+
+@pytest.mark.parametrize("sample", [0, 1], ids=["search", "proof"])
+def test_a_sample_without_a_readable_photo_is_refused(bundle, tmp_path, photo_folder, sample):
+    shutil.copytree(photo_folder, tmp_path / "photos")
+    before = contents(bundle)
+    for names, _ in split_photos(bundle, tmp_path / "photos", silent)[sample]:
+        for name in names:
+            (tmp_path / "photos" / name).write_bytes(b"")
+    with pytest.raises(ImagesError, match=r"Not one image .* 2[23] were"):
+        tune_fp16(bundle, SearchRequest(images=tmp_path / "photos"))
+    assert contents(bundle) == before
+
+
+@pytest.mark.parametrize("sample", [0, 1], ids=["search", "proof"])
+def test_a_sample_of_which_most_cannot_be_read_is_refused(bundle, tmp_path, photo_folder, sample):
+    shutil.copytree(photo_folder, tmp_path / "photos")
+    before = contents(bundle)
+    split = split_photos(bundle, tmp_path / "photos", silent)
+    for name in [name for names, _ in split[sample] for name in names][:12]:
+        (tmp_path / "photos" / name).write_bytes(b"")
+    with pytest.raises(ParityError, match=r"12 of 2[23] photos cannot be read: what is left"):
+        tune_fp16(bundle, SearchRequest(images=tmp_path / "photos"))
+    assert contents(bundle) == before
+
+
+@pytest.mark.parametrize("tuned", [False, True], ids=["new", "retuned"])
+def test_a_search_that_finds_nothing_changes_nothing(toy, tuned):
+    bundle = toy("SensitiveSum")
+    if tuned:
+        bundle = tune_fp16(bundle, SearchRequest()).bundle
+    before = contents(bundle)
+    with pytest.raises(ParityError, match="in 0 s the search tried 2 sets") as caught:
+        tune_fp16(bundle, SearchRequest(search_seconds=0))
+    assert "images changed their class" in caught.value.message
+    assert "--search-seconds" in caught.value.hint
+    assert contents(bundle) == before
+
+
+def test_what_the_scan_finds_needs_no_time_to_search(toy):
+    tuning = tune_fp16(toy("Underflow"), SearchRequest(search_seconds=0))
+    assert [kept.module for kept in tuning.kept] == ["middle.1", "middle.2"]
+    assert not tuning.minimal
+
+
+def test_a_network_that_would_be_all_fp32_is_no_fp16_network(toy):
+    bundle = toy("Loud")
+    before = contents(bundle)
+    with pytest.raises(ParityError, match="only with every node in FP32") as caught:
+        tune_fp16(bundle, SearchRequest())
+    assert "--precision fp32" in caught.value.hint
+    assert contents(bundle) == before
+
+
+def photos_that_mislead(bundle, folder):
+    """Dim photos for the search, and bright ones for the proof."""
+    make_photos(folder, DIM)
+    _, proof = split_photos(bundle, folder, silent)
+    rng = np.random.default_rng(1)
+    for name in [name for names, _ in proof for name in names]:
+        write_photo(folder / name, {"blue": 2, "green": 1, "red": 0}[name[:-7]], BRIGHT, rng)
+    return folder
+
+
+@pytest.mark.parametrize("tuned", [False, True], ids=["new", "retuned"])
+def test_a_graph_that_fails_on_the_other_photos_changes_nothing(toy, tmp_path, tuned):
+    bundle = toy("Overflow")
+    if tuned:
+        bundle = tune_fp16(bundle, SearchRequest()).bundle
+    photos = photos_that_mislead(bundle, tmp_path / "photos")
+    before = contents(bundle)
+    with pytest.raises(ParityError, match="but not on others") as caught:
+        tune_fp16(bundle, SearchRequest(images=photos))
+    assert "logits are NaN or infinite" in caught.value.message
+    assert "--images" in caught.value.hint
+    assert contents(bundle) == before
+
+
+def test_tuning_again_replaces_graph_kept_nodes_and_proof(toy, tmp_path):
+    first = tune_fp16(toy("Overflow"), SearchRequest())
+    dim = make_photos(tmp_path / "dim", DIM)
+    second = tune_fp16(first.bundle, SearchRequest(images=dim))
+    manifest = second.bundle.manifest
+    assert second.kept == manifest.kept["fp16"] == ()
+    assert manifest.files[FP16] != first.bundle.manifest.files[FP16]
+    assert [proof for proof in manifest.proofs if proof.graph == FP16] == [second.proof]
+    assert second.proof.photos.source == str(dim)
+
+
+def test_fewer_photos_replace_the_proof_of_the_same_graph(bundle, tmp_path):
+    first = tune_fp16(bundle, SearchRequest())
+    few = make_photos(tmp_path / "few", BRIGHT, count=2)
+    second = tune_fp16(first.bundle, SearchRequest(images=few))
+    manifest = second.bundle.manifest
+    assert manifest.files[FP16] == first.bundle.manifest.files[FP16]
+    assert manifest.proof_of(FP16, "rehearsal", "CPU").photos.source == str(few)
+
+
+def test_nothing_is_proven_by_a_reference_that_is_not(bundle):
+    unproven = edited(bundle, proofs=())
+    before = contents(unproven)
+    with pytest.raises(ParityError, match=r"model\.onnx, the reference, is itself not proven"):
+        tune_fp16(unproven, SearchRequest())
+    assert contents(unproven) == before
+
+
+@pytest.mark.parametrize("stage", ["asking the reference", "scanning ranges", "comparing"])
+def test_an_interruption_leaves_nothing(bundle, stage):
+    before = contents(bundle)
+
+    def interrupt(event):
+        if getattr(event, "stage", "") == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune_fp16(bundle, SearchRequest(), interrupt)
+    assert contents(bundle) == before
+
+
+def test_onnx_is_named_where_it_is_missing(bundle, no_onnx):
+    with pytest.raises(DependencyError, match="onnx is not installed") as caught:
+        tune_fp16(bundle, SearchRequest())
+    assert "deploykit[graph]" in caught.value.hint

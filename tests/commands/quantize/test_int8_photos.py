@@ -1,0 +1,285 @@
+"""The photos of an INT8 graph: those that it was made with, and those that prove it."""
+
+import shutil
+import sys
+
+import msgspec
+import pytest
+from bundle_files import contents, edited
+from fp16_networks import BRIGHT, DIM, make_photos
+
+from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
+from deploykit.commands.quantize.fp16 import tune_fp16
+from deploykit.commands.quantize.request import SearchRequest
+from deploykit.commands.quantize.run import QuantizeRequest, quantization_photos, quantize_bundle
+from deploykit.commands.quantize.text import quantization_text
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.errors import GraphError, ImagesError, ParityError
+from deploykit.inference.candidates import Candidate
+from deploykit.proof.answered import AnsweredPhotos
+from deploykit.proof.auto import open_best
+from deploykit.proof.photos import split_photos
+from deploykit.proof.policy import why_unproven
+from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL
+from deploykit.system.progress import Note, Step, silent
+
+INT8 = deploy_graph("int8")
+ON_ORT = Candidate(INT8, CPU, "int8")
+
+
+def said(events):
+    return [event.message for event in events if isinstance(event, Note)]
+
+
+def copied(source, target):
+    """Every photo of a folder a second time under another name; gives the folder."""
+    shutil.copytree(source, target)
+    for path in sorted(target.rglob("*.png")):
+        shutil.copy(path, f"{path}.copy.png")
+    return target
+
+
+def enough_photos(folder, brightness=BRIGHT):
+    """60 photos: 30 to search on, 30 to prove on."""
+    return make_photos(folder, brightness, count=20)
+
+
+def verified(bundle, folder):
+    request = VerifyRequest(runtime=CPU, precision="int8", images=folder)
+    (verdict,) = verify_bundle(open_bundle(bundle.folder), request).verdicts
+    return verdict, open_bundle(bundle.folder)
+
+
+def int8_proof(bundle, runtime=CPU):
+    (proof,) = (p for p in bundle.manifest.proofs if (p.graph, p.runtime) == (INT8, runtime))
+    return proof
+
+
+@pytest.fixture
+def made(toy, tmp_path, monkeypatch):
+    """``Colours`` in INT8 for ONNX Runtime, calibrated on 30 photos and proven on 30 others."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    folder = enough_photos(tmp_path / "made from")
+    request = QuantizeRequest(images=folder, graphs=(INT8,))
+    return quantize_bundle(toy("Colours"), request).bundle
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_no_photo_of_the_proof_is_a_copy_of_one_of_the_search(toy, tmp_path, precision):
+    folder = copied(make_photos(tmp_path / "photos", BRIGHT), tmp_path / "twice")
+    bundle, notes = toy("Colours"), []
+    if precision == "fp16":
+        made = tune_fp16(bundle, SearchRequest(images=folder), notes.append)
+        graph, proof, split = "deploy/fp16.onnx", made.proof, split_photos
+    else:
+        request = QuantizeRequest(images=folder, graphs=(INT8,))
+        (graph_made,) = quantize_bundle(bundle, request, notes.append).graphs
+        graph, proof, split = INT8, graph_made.proof, quantization_photos
+    search, others = split(bundle, folder, silent)
+    list(search)
+    list(others)
+    shared = search.digests & others.digests
+    assert shared  # as long as only names are looked at
+    searched = frozenset(open_bundle(bundle.folder).manifest.searches[graph].photos)
+    assert (searched, proof.searched) == (search.digests, 0)
+    assert proof.measurement.distinct == len(others.digests - search.digests)
+    left_out = others.count - proof.photos.images
+    told = f"{left_out} images for the proof have the same pixels as one of the search: left out"
+    assert told in said(notes)
+
+
+def test_where_nothing_is_left_the_words_are_clear(toy, tmp_path):
+    photo = make_photos(tmp_path / "photos", BRIGHT, count=1) / "red" / "00.png"
+    (tmp_path / "same").mkdir()
+    for i in range(6):
+        shutil.copy(photo, tmp_path / "same" / f"{i}.png")
+    bundle = toy("Colours")
+    before = contents(bundle)
+    with pytest.raises(ImagesError, match="3 images, has the same pixels as images of") as caught:
+        quantize_bundle(bundle, QuantizeRequest(images=tmp_path / "same"))
+    assert "Nothing is left" in caught.value.message
+    assert "more different photos" in caught.value.hint
+    assert contents(bundle) == before
+
+
+def test_a_proof_of_nothing_but_photos_of_the_search_is_none_to_go_by(made, tmp_path):
+    """As where the proof failed there, and the user verifies on a part of the folder."""
+    search, _ = quantization_photos(made, tmp_path / "made from", silent)
+    part = tmp_path / "part"
+    for name in [name for names, _ in search for name in names]:
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "made from" / name, part / name)
+    unproven = edited(made, proofs=tuple(p for p in made.manifest.proofs if p.graph != INT8))
+    verdict, bundle = verified(unproven, part)
+    assert (verdict.passed, verdict.searched) == (True, 30)
+    assert verdict.measurement.flip_rate_bound is None
+    proof = int8_proof(bundle)
+    assert (proof.searched, proof.is_vague, proof.measurement.flips) == (30, True, 0)
+    with open_best(bundle) as session:
+        assert session.spec.precision == "fp32"
+    assert why_unproven(bundle, ON_ORT).startswith(
+        "its proof is on 30 photos, 30 of which had a part in making it, too few for a precision "
+        f"below FP32: deploykit verify --runtime {CPU} --precision int8 --images DIR"
+    )
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_after_an_upgrade_a_folder_with_photos_of_the_search_proves_anew(made, tmp_path, upgraded):
+    old = int8_proof(made)
+    assert (old.photos.images, old.searched, old.decides) == (30, 0, True)
+    if upgraded:
+        older = msgspec.structs.replace(old, versions={"onnxruntime": "0.1"})
+        proofs = tuple(older if proof == old else proof for proof in made.manifest.proofs)
+        made = edited(made, proofs=proofs)
+    _, bundle = verified(made, tmp_path / "made from")
+    proof = int8_proof(bundle)
+    if upgraded:
+        assert (proof.photos.images, proof.searched, proof.decides) == (60, 30, True)
+        assert proof.runtime_version == old.runtime_version
+    else:
+        assert proof == old
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A folder of two photos: one to search on, one to prove on."""
+    folder = make_photos(tmp_path / "two", DIM, count=1)
+    (folder / "red" / "00.png").unlink()
+    return folder
+
+
+def test_two_photos_prove_too_little_and_that_is_said(toy, two):
+    notes = []
+    request = QuantizeRequest(images=two, runtime=CPU)
+    text = quantization_text(quantize_bundle(toy("Colours"), request, notes.append))
+    assert any(note.startswith("WEAK: the proof will be on 1 diff") for note in said(notes))
+    assert "calibrated on 1 photo, which was searched on too" in text
+    assert f"NOT TAKEN  {INT8} on {CPU} by `predict`, nor recommended by `bench`: its" in text
+    assert f"WEAK       {INT8_TENSORRT_GRAPH}: its rehearsal is on 1 photo, too few" in text
+
+
+def test_two_photos_replace_nothing_that_is_proven(made, two):
+    before, events = contents(made), []
+    with pytest.raises(ParityError, match=f"{INT8} stays as it is, proven on 30") as caught:
+        quantize_bundle(made, QuantizeRequest(images=two), events.append)
+    assert "proven on 1 different photo, too few to decide anything" in caught.value.message
+    assert "58 different photos or more" in caught.value.hint
+    assert not any(isinstance(e, Step) and e.stage == "calibrating" for e in events)
+    assert contents(made) == before
+
+
+def test_two_photos_replace_a_graph_that_is_damaged(made, two):
+    (made.folder / INT8).write_bytes(b"damaged")
+    again = quantize_bundle(made, QuantizeRequest(images=two, graphs=(INT8,)))
+    assert again.bundle.checked(INT8)
+
+
+def test_what_turns_out_vague_replaces_nothing_that_is_proven(made, tmp_path, monkeypatch):
+    before = contents(made)
+    judge = AnsweredPhotos.judge
+
+    def undecided(photos, candidate, *arguments):
+        verdict = judge(photos, candidate, *arguments)
+        few = msgspec.structs.replace(verdict.measurement, undecidable=4, flip_rate_bound=0.11)
+        return msgspec.structs.replace(verdict, measurement=few)
+
+    monkeypatch.setattr(AnsweredPhotos, "judge", undecided)
+    request = QuantizeRequest(images=enough_photos(tmp_path / "dim", DIM), graphs=(INT8,))
+    with pytest.raises(ParityError, match="0 changed decisions of 26, and on so few"):
+        quantize_bundle(made, request)
+    assert contents(made) == before
+
+
+def flipped(proof, flips=1):
+    measurement = msgspec.structs.replace(proof.measurement, flips=flips)
+    return msgspec.structs.replace(proof, measurement=measurement)
+
+
+def test_a_flip_is_told_as_a_flip(made):
+    proof = int8_proof(made)
+    enough = msgspec.structs.replace(proof.measurement, images=128, flip_rate_bound=0.02)
+    proof = flipped(msgspec.structs.replace(proof, measurement=enough))
+    bundle = edited(made, proofs=(*made.manifest.proofs[:-1], proof))
+    notes = []
+    with open_best(bundle, progress=notes.append) as session:
+        assert session.spec.precision == "fp32"
+    assert said(notes) == [
+        f"not taken: {INT8} on {CPU}: its proof has 1 changed decision; name it with --runtime "
+        f"{CPU} --precision int8 to have it"
+    ]
+
+
+def test_golden_answers_are_told_as_such(made):
+    proof = msgspec.structs.replace(int8_proof(made), reference_kind="golden")
+    bundle = edited(made, proofs=(*made.manifest.proofs[:-1], proof))
+    assert why_unproven(bundle, ON_ORT).startswith("it gives the recorded golden answers, and")
+    assert why_unproven(edited(made, proofs=()), ON_ORT) == "it is not proven"
+
+
+def test_a_graph_that_passes_with_a_flip_is_not_said_to_be_taken(toy, monkeypatch):
+    judge = AnsweredPhotos.judge
+
+    def with_a_flip(photos, candidate, *arguments):
+        verdict = judge(photos, candidate, *arguments)
+        found = msgspec.structs.replace(
+            verdict.measurement, images=128, flips=1, flip_rate_bound=0.04
+        )
+        return msgspec.structs.replace(verdict, measurement=found)
+
+    monkeypatch.setattr(AnsweredPhotos, "judge", with_a_flip)
+    text = quantization_text(quantize_bundle(toy("Colours"), QuantizeRequest(runtime=CPU)))
+    assert f"NOT TAKEN  {INT8} on {CPU} by `predict`, nor recommended by `bench`: its" in text
+    assert f"proof has 1 changed decision; name it with --runtime {CPU} --precision int8" in text
+    assert f"{INT8_TENSORRT_GRAPH}: its rehearsal has 1 changed decision; deploykit verify" in text
+
+
+def test_what_breaks_off_the_second_graph_keeps_the_first(toy):
+    bundle, notes = toy("Colours"), []
+
+    def interrupt(event):
+        notes.append(event)
+        if any(note.startswith(f"{INT8} passed: ") for note in said([event])):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize_bundle(bundle, QuantizeRequest(), interrupt)
+    manifest = open_bundle(bundle.folder).manifest
+    assert manifest.deploy["int8"] == INT8
+    assert int8_proof(open_bundle(bundle.folder)).graph_sha256 == manifest.files[INT8].sha256
+    assert INT8_TENSORRT_GRAPH not in manifest.files
+
+
+def test_the_manifest_counts_the_nodes_that_compute_with_integers(made):
+    assert made.manifest.searches[INT8].integers == 2
+
+
+def test_a_runtime_that_breaks_down_on_the_photos_is_left_out(toy, monkeypatch):
+    """OpenVINO compiles once more at the first batch of two."""
+    pytest.importorskip("openvino")
+    judge = AnsweredPhotos.judge
+
+    def break_down(photos, candidate, *arguments):
+        if candidate.spec.runtime == OPENVINO:
+            raise GraphError("OpenVINO does not compile it for two.")
+        return judge(photos, candidate, *arguments)
+
+    monkeypatch.setattr(AnsweredPhotos, "judge", break_down)
+    notes = []
+    request = QuantizeRequest(runtime=CPU, graphs=(INT8,))
+    (graph,) = quantize_bundle(toy("Colours"), request, notes.append).graphs
+    assert [proof.runtime for proof in graph.proofs] == [CPU]
+    told = f"left out: {INT8} on openvino: OpenVINO does not compile it for two."
+    assert told in said(notes)
+
+
+def test_only_the_graph_for_cpus_has_sums_that_saturate_here(toy, monkeypatch):
+    from deploykit.system.cpu import Cpu
+
+    monkeypatch.setattr(
+        "deploykit.commands.quantize.run.read_cpu", lambda: Cpu("Old CPU", ("avx2",))
+    )
+    notes = []
+    request = QuantizeRequest(graphs=(INT8_TENSORRT_GRAPH,))
+    (graph,) = quantize_bundle(toy("Colours"), request, notes.append).graphs
+    assert graph.runtime == REHEARSAL
+    assert not any("VNNI" in note for note in said(notes))

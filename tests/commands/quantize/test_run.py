@@ -1,0 +1,461 @@
+"""INT8 graphs: calibrated, searched, proven on other photos, and published."""
+
+import re
+import shutil
+import sys
+
+import msgspec
+import onnx
+import pytest
+from bundle_files import contents, edited
+from fp16_networks import BRIGHT, DIM, make_photos
+from openvino_cpu import needs_int8
+from PIL import Image
+
+from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
+from deploykit.bundle.manifest import record_file
+from deploykit.commands.quantize.int8_proof import prove_graph
+from deploykit.commands.quantize.run import QuantizeRequest, quantization_photos, quantize_bundle
+from deploykit.commands.quantize.text import quantization_text
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.errors import DependencyError, DeviceError, GraphError, ParityError, UsageError
+from deploykit.graph.files import load_graph
+from deploykit.proof.answered import AnsweredPhotos
+from deploykit.proof.auto import open_best
+from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL
+from deploykit.system.cpu import Cpu, cpu_device
+from deploykit.system.progress import Note, silent
+
+INT8 = deploy_graph("int8")
+LOOP = "deploykit.commands.quantize.int8_loop"
+PROOF = "deploykit.commands.quantize.int8_proof"
+BOTH = (INT8, INT8_TENSORRT_GRAPH)
+
+
+def said(events):
+    return [event.message for event in events if isinstance(event, Note)]
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Let a function have the last word on every verdict; gives what was judged on what."""
+    judge, asked = AnsweredPhotos.judge, []
+
+    def with_last_word(word):
+        def judged(photos, candidate, *arguments):
+            asked.append(candidate.spec.runtime)
+            verdict = judge(photos, candidate, *arguments)
+            objection = word(len(photos.logits), candidate.spec)
+            return verdict if objection is None else verdict.refused(objection)
+
+        monkeypatch.setattr(AnsweredPhotos, "judge", judged)
+        return asked
+
+    return with_last_word
+
+
+def failing(monkeypatch, module, runtime, error, *, after=0):
+    """Let a runtime fail to open graphs in a module, from one call on, or once ``after`` calls."""
+    from deploykit.runtime.opener import open_graph
+
+    calls = []
+
+    def open_or_fail(graph, **options):
+        if options["runtime"] == runtime:
+            calls.append(options["name"])
+            if not after or len(calls) == after:
+                raise error
+        return open_graph(graph, **options)
+
+    monkeypatch.setattr(f"{module}.open_graph", open_or_fail)
+    return calls
+
+
+@pytest.fixture(scope="session")
+def quantized(export_toy, tmp_path_factory):
+    """``Outliers`` quantized, to be looked at only."""
+    folder = tmp_path_factory.mktemp("quantized") / "outliers"
+    shutil.copytree(export_toy("Outliers").folder, folder)
+    return quantize_bundle(open_bundle(folder), QuantizeRequest())
+
+
+def test_the_search_keeps_the_one_node_that_integers_spoil(quantized):
+    assert quantized.passed
+    assert [graph.graph for graph in quantized.graphs] == list(BOTH)
+    for graph in quantized.graphs:
+        assert [(kept.operator, kept.module) for kept in graph.kept] == [("Conv", "middle.1")]
+        assert "to INT8 moves a probability by" in graph.kept[0].reason
+        assert (graph.integers, graph.minimal) == (3, True)
+        assert graph.verdict.measurement.max_probability_change < 0.05
+
+
+def test_the_bundle_has_both_graphs_what_they_keep_and_their_proofs(quantized):
+    manifest, folder = quantized.bundle.manifest, quantized.bundle.folder
+    assert manifest.deploy == {"fp32": "deploy/fp32.onnx", "int8": INT8}
+    for_cpu, for_tensorrt = quantized.graphs
+    assert manifest.kept == {"int8": for_cpu.kept}
+    assert manifest.kept_for_tensorrt == for_tensorrt.kept
+    for graph in quantized.graphs:
+        assert manifest.files[graph.graph] == record_file(folder / graph.graph)
+        assert [p for p in manifest.proofs if p.graph == graph.graph] == list(graph.proofs)
+    proof = for_cpu.proofs[-1]
+    assert (proof.runtime, proof.kind, proof.device) == (CPU, "executed", cpu_device("int8"))
+    assert (for_tensorrt.proof.runtime, for_tensorrt.proof.kind) == (REHEARSAL, "rehearsed")
+    assert proof.photos.images == 23
+
+
+def test_the_graphs_tell_what_they_mean_and_take_and_give_the_same(quantized):
+    folder, manifest = quantized.bundle.folder, quantized.bundle.manifest
+    fp32 = onnx.load(folder / "deploy/fp32.onnx")
+    for name in BOTH:
+        graph = onnx.load(folder / name)
+        told = {prop.key: prop.value for prop in graph.metadata_props}
+        assert told["deploykit.labels"] == manifest.labels.to_metadata()
+        assert told["deploykit.preprocessing"] == manifest.preprocessing.to_metadata()
+        assert (graph.graph.input, graph.graph.output) == (fp32.graph.input, fp32.graph.output)
+    kinds = [
+        {str(v.dtype) for v in load_graph(folder / name).graph.initializers.values()}
+        for name in BOTH
+    ]
+    assert "UINT8" in kinds[0]
+    assert "UINT8" not in kinds[1]
+
+
+@needs_int8
+def test_openvino_is_proven_along_with_onnx_runtime(quantized, tmp_path):
+    for_cpu, _ = quantized.graphs
+    assert [proof.runtime for proof in for_cpu.proofs] == [OPENVINO, CPU]
+    bundle = open_bundle(shutil.copytree(quantized.bundle.folder, tmp_path / "outliers"))
+    others = make_photos(tmp_path / "others", BRIGHT - 20)  # auto wants 29 photos, 23 were left
+    verify_bundle(bundle, VerifyRequest(precision="int8", images=others))
+    with open_best(open_bundle(bundle.folder)) as session:
+        assert (session.spec.runtime, session.spec.precision) == (OPENVINO, "int8")
+
+
+def test_verify_and_predict_take_the_graphs(quantized):
+    result = verify_bundle(quantized.bundle, VerifyRequest(precision="int8"))
+    assert result.passed
+    ran = {(verdict.candidate.graph, verdict.candidate.runtime) for verdict in result.verdicts}
+    assert {(INT8, CPU), (INT8_TENSORRT_GRAPH, REHEARSAL)} <= ran
+    with open_best(quantized.bundle, runtime=CPU, precision="int8") as session:
+        assert session.spec.graph == INT8
+
+
+def test_calibration_and_proof_use_other_photos(quantized):
+    searched, proven = quantization_photos(quantized.bundle, None, silent)
+    for photos in (searched, proven):
+        list(photos)
+    assert quantized.graphs[0].proof.photos == proven.drawn()
+    assert quantized.graphs[0].searched == searched.drawn().images == 22
+
+
+def test_a_healthy_network_keeps_nothing(toy):
+    result = quantize_bundle(toy("Colours"))
+    for graph in result.graphs:
+        assert (graph.kept, graph.trials, graph.minimal) == ((), 2, True)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("_SEARCHED_PART", "a probability changed by .*; at most 1e-07 is allowed"),
+        ("_TYPICAL_PART", "probabilities typically changed by .*; at most 1e-07 is allowed"),
+    ],
+)
+def test_the_search_leaves_something_for_other_photos(toy, monkeypatch, part, words):
+    bundle = toy("Colours")
+    before = contents(bundle)
+    monkeypatch.setattr(f"{LOOP}.{part}", 1e-6)
+    notes = []
+    with pytest.raises(ParityError, match=f"{words} on the photos of the search"):
+        quantize_bundle(bundle, QuantizeRequest(), notes.append)
+    assert any(re.search(f"does not pass yet: .*{words}", line) for line in said(notes))
+    assert contents(bundle) == before
+
+
+def test_quantizing_again_replaces_graphs_and_proofs(toy, tmp_path):
+    first = quantize_bundle(toy("Colours"))
+    dim = make_photos(tmp_path / "dim", DIM)
+    second = quantize_bundle(first.bundle, QuantizeRequest(images=dim))
+    manifest = second.bundle.manifest
+    for graph in second.graphs:
+        assert manifest.files[graph.graph] != first.bundle.manifest.files[graph.graph]
+        assert [p for p in manifest.proofs if p.graph == graph.graph] == list(graph.proofs)
+        assert graph.proof.photos.source == str(dim)
+
+
+def test_a_search_that_finds_nothing_changes_nothing(toy):
+    bundle = toy("Outliers")
+    before = contents(bundle)
+    with pytest.raises(ParityError, match="INT8 does not pass") as caught:
+        quantize_bundle(bundle, QuantizeRequest(search_seconds=0))
+    assert "In 0 s the search tried" in caught.value.message
+    assert "--search-seconds" in caught.value.hint
+    assert contents(bundle) == before
+
+
+def test_a_refusal_names_the_nodes_that_stand_in_the_way(toy, monkeypatch):
+    bundle = toy("Outliers")
+    conv = next(
+        n
+        for n in load_graph(bundle.folder / "deploy/fp32.onnx").graph
+        if n.metadata_props.get("module") == "middle.1"
+    )
+    monkeypatch.setattr("deploykit.commands.quantize.int8_loop.grow", lambda *arguments: None)
+    with pytest.raises(ParityError) as caught:
+        quantize_bundle(bundle)
+    assert (
+        f"rounding the inputs of these moves the answers most: {conv.name}" in caught.value.message
+    )
+    assert "images changed their class" in caught.value.message, caught.value.message
+
+
+def test_a_graph_that_fails_on_other_photos_changes_nothing(toy, tmp_path):
+    bundle = toy("Colours")
+    folder = make_photos(tmp_path / "photos", brightness=40)
+    _, proof = quantization_photos(bundle, folder, silent)
+    for name in [name for names, _ in proof for name in names]:
+        # So bright that all three channels are clipped to the same value.
+        Image.new("RGB", (16, 16), (180, 200, 220)).save(folder / name)
+    before = contents(bundle)
+    with pytest.raises(ParityError, match="but not on others") as caught:
+        quantize_bundle(bundle, QuantizeRequest(images=folder))
+    assert "0 nodes stayed in FP32. Of the" in caught.value.message
+    assert "rounding the inputs of these moves the answers most" in caught.value.message
+    assert "--images" in caught.value.hint
+    assert contents(bundle) == before
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "again"])
+def test_what_tensorrt_is_refused_leaves_the_graph_for_cpus(toy, monkeypatch, there):
+    bundle = toy("Colours")
+    if there:
+        bundle = quantize_bundle(bundle).bundle
+
+    def refuse(scheme, *arguments):
+        if scheme.symmetric:
+            raise ParityError("not on others")
+        return prove_graph(scheme, *arguments)
+
+    monkeypatch.setattr("deploykit.commands.quantize.run.prove_graph", refuse)
+    notes = []
+    result = quantize_bundle(bundle, progress=notes.append)
+    assert not result.passed
+    message = str(result.refused)
+    assert message.startswith("not on others\n0 nodes stayed in FP32. Of the 2 nodes that INT8")
+    manifest = result.bundle.manifest
+    assert INT8 in manifest.files
+    assert (INT8_TENSORRT_GRAPH in manifest.files) == there
+    assert [p for p in manifest.proofs if p.graph == INT8_TENSORRT_GRAPH] == [
+        p for p in bundle.manifest.proofs if p.graph == INT8_TENSORRT_GRAPH
+    ]
+    assert (f"{INT8_TENSORRT_GRAPH} stays as it was made before" in said(notes)) == there
+
+
+def test_photos_that_decide_nothing_begin_no_search(toy, tmp_path):
+    bundle = toy("Colours")
+    dark = make_photos(tmp_path / "dark", brightness=0)
+    for shade, path in enumerate(dark.rglob("*.png")):
+        Image.new("RGB", (16, 16), (shade, shade, shade)).save(path)
+    with pytest.raises(ParityError, match="INT8 cannot be judged on these photos") as caught:
+        quantize_bundle(bundle, QuantizeRequest(images=dark))
+    assert "margin" in caught.value.message
+    assert "--images" in caught.value.hint
+
+
+def test_nothing_is_proven_by_a_reference_that_is_not(toy):
+    unproven = edited(toy("Colours"), proofs=())
+    with pytest.raises(ParityError, match=r"model\.onnx, the reference, is itself not proven"):
+        quantize_bundle(unproven)
+
+
+@pytest.mark.parametrize("stage", ["asking the reference", "calibrating", "comparing"])
+def test_an_interruption_leaves_nothing(toy, stage):
+    bundle = toy("Colours")
+    before = contents(bundle)
+
+    def interrupt(event):
+        if getattr(event, "stage", "") == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize_bundle(bundle, QuantizeRequest(), interrupt)
+    assert contents(bundle) == before
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"), [(("avx2",), True), (("avx2", "avx512_vnni"), False), (("asimddp",), False)]
+)
+def test_a_cpu_whose_sums_saturate_is_told(toy, monkeypatch, sets, told):
+    monkeypatch.setattr("deploykit.commands.quantize.run.read_cpu", lambda: Cpu("Old CPU", sets))
+    notes = []
+    quantize_bundle(toy("Colours"), QuantizeRequest(), notes.append)
+    assert any("Old CPU has no VNNI" in message for message in said(notes)) == told
+
+
+def test_a_proof_of_another_cpu_is_tested_before_it_is_taken(quantized, toy):
+    bundle = quantize_bundle(toy("Colours")).bundle
+    other = tuple(
+        msgspec.structs.replace(proof, device="CPU (avx2)") if proof.graph == INT8 else proof
+        for proof in bundle.manifest.proofs
+    )
+    notes = []
+    with open_best(
+        edited(bundle, proofs=other), runtime=CPU, precision="int8", progress=notes.append
+    ):
+        pass
+    assert any("gives the recorded answers" in message for message in said(notes))
+
+
+def test_without_openvino_onnx_runtime_is_searched_and_proven_on(toy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    result = quantize_bundle(toy("Outliers"))
+    for_cpu, _ = result.graphs
+    assert [proof.runtime for proof in for_cpu.proofs] == [CPU]
+    assert [kept.module for kept in for_cpu.kept] == ["middle.1"]
+
+
+@needs_int8
+def test_another_runtime_on_which_the_graph_fails_gets_no_proof(toy, judged):
+    judged(lambda photos, spec: "for the test" if spec.runtime == CPU else None)
+    result = quantize_bundle(toy("Colours"))
+    for_cpu, _ = result.graphs
+    assert for_cpu.runtime == OPENVINO
+    assert [verdict.passed for verdict in for_cpu.verdicts] == [True, False]
+    assert [proof.runtime for proof in for_cpu.proofs] == [OPENVINO]
+    assert "UNPROVEN" in quantization_text(result)
+
+
+@needs_int8
+@pytest.mark.parametrize("made_for", [OPENVINO, CPU])
+def test_a_graph_that_fails_on_what_it_is_made_for_is_refused(toy, judged, made_for):
+    bundle = toy("Colours")
+    before = contents(bundle)
+    # On 22 photos it is searched for, on 23 it is proven.
+    judged(lambda photos, spec: "no" if (photos, spec.runtime) == (23, made_for) else None)
+    with pytest.raises(ParityError, match="but not on others") as caught:
+        quantize_bundle(bundle, QuantizeRequest(runtime=made_for))
+    assert "BF16 or FP32" in caught.value.hint
+    assert contents(bundle) == before
+
+
+@needs_int8
+def test_a_search_that_fails_on_openvino_is_not_begun_again_elsewhere(toy, judged):
+    asked = judged(lambda photos, spec: "no")
+    with pytest.raises(ParityError, match=r"INT8 does not pass: (.*; )?no\."):
+        quantize_bundle(toy("Pooled"))
+    assert set(asked) == {OPENVINO}
+
+
+def test_where_openvino_has_no_int8_onnx_runtime_is_searched_on_aloud(toy, monkeypatch):
+    for module in (LOOP, PROOF):
+        failing(monkeypatch, module, OPENVINO, DeviceError("No INT8 on this CPU."))
+    notes = []
+    result = quantize_bundle(toy("Colours"), progress=notes.append)
+    assert result.graphs[0].runtime == CPU
+    assert f"left out: {INT8} on openvino: No INT8 on this CPU." in said(notes)
+
+
+def test_a_graph_that_openvino_cannot_run_is_proven_elsewhere_aloud(toy, monkeypatch):
+    failing(monkeypatch, PROOF, OPENVINO, GraphError("OpenVINO does not know Foo."))
+    notes = []
+    request = QuantizeRequest(runtime=CPU)
+    result = quantize_bundle(toy("Colours"), request, notes.append)
+    assert [proof.runtime for proof in result.graphs[0].proofs] == [CPU]
+    assert f"left out: {INT8} on openvino: OpenVINO does not know Foo." in said(notes)
+
+
+def test_what_a_runtime_does_not_compute_in_int8_is_no_set_that_passes(toy, monkeypatch):
+    # The blanket graph is opened twice, for two calibrations; the third is the first trial.
+    lost = DeviceError("It would compute in f32.")
+    calls = failing(monkeypatch, LOOP, CPU, lost, after=3)
+    request = QuantizeRequest(runtime=CPU, graphs=(INT8,))
+    (graph,) = quantize_bundle(toy("Outliers"), request).graphs
+    assert graph.runtime == CPU
+    assert "middle.1" in [kept.module for kept in graph.kept]
+    assert graph.trials == len(calls) > 3
+
+
+def test_a_graph_is_made_for_the_runtime_that_is_asked_for(toy):
+    result = quantize_bundle(toy("Colours"), QuantizeRequest(runtime=CPU))
+    for_cpu, for_tensorrt = result.graphs
+    assert (for_cpu.runtime, for_cpu.proof.runtime) == (CPU, CPU)
+    searches = result.bundle.manifest.searches
+    assert {name: search.runtime for name, search in searches.items()} == {
+        INT8: CPU,
+        INT8_TENSORRT_GRAPH: REHEARSAL,
+    }
+    assert for_tensorrt.runtime == REHEARSAL
+    assert f"{INT8}, made for {CPU}: " in quantization_text(result)
+
+
+@needs_int8
+@pytest.mark.parametrize(("made_for", "taken"), [(OPENVINO, "fp32"), (CPU, "int8")])
+def test_auto_takes_int8_on_onnx_runtime_where_it_is_made_for_it(
+    toy, tmp_path, monkeypatch, made_for, taken
+):
+    bundle = quantize_bundle(
+        toy("Colours"), QuantizeRequest(runtime=made_for, graphs=(INT8,))
+    ).bundle
+    others = make_photos(tmp_path / "others", BRIGHT - 20)
+    verify_bundle(bundle, VerifyRequest(runtime=CPU, precision="int8", images=others))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with open_best(open_bundle(bundle.folder)) as session:
+        assert (session.spec.runtime, session.spec.precision) == (CPU, taken)
+
+
+def test_int8_is_made_for_no_gpu_provider(bundle):
+    with pytest.raises(UsageError, match="no runtime for INT8 on CPUs 'onnxruntime-cuda'"):
+        quantize_bundle(bundle, QuantizeRequest(runtime="onnxruntime-cuda"))
+
+
+def test_one_graph_alone_leaves_the_other_as_it_is(toy):
+    bundle = toy("Colours")
+    made = quantize_bundle(bundle, QuantizeRequest(graphs=(INT8_TENSORRT_GRAPH,)))
+    assert [graph.graph for graph in made.graphs] == [INT8_TENSORRT_GRAPH]
+    assert "int8" not in made.bundle.manifest.deploy
+    both = quantize_bundle(made.bundle, QuantizeRequest(graphs=(INT8,))).bundle.manifest
+    assert both.files[INT8_TENSORRT_GRAPH] == made.bundle.manifest.files[INT8_TENSORRT_GRAPH]
+    assert {proof.graph for proof in both.proofs} >= set(BOTH)
+
+
+def test_a_proof_on_photos_of_the_search_does_not_replace_one_on_others(quantized, tmp_path):
+    bundle = open_bundle(shutil.copytree(quantized.bundle.folder, tmp_path / "outliers"))
+    for name in BOTH:
+        assert len(bundle.manifest.searches[name].photos) == 22
+    assert verify_bundle(bundle, VerifyRequest(precision="int8")).passed
+    assert open_bundle(bundle.folder).manifest.proofs == bundle.manifest.proofs
+
+
+def test_a_network_without_weights_is_refused(toy, monkeypatch):
+    monkeypatch.setattr("deploykit.graph.int8.has_weight", lambda node: False)
+    with pytest.raises(ParityError, match="INT8 computes nothing of this network"):
+        quantize_bundle(toy("Colours"))
+
+
+def test_a_trial_is_counted_when_a_graph_is_judged(toy, judged):
+    asked = judged(lambda photos, spec: None)
+    (graph,) = quantize_bundle(toy("Outliers"), QuantizeRequest(graphs=(INT8,))).graphs
+    assert len(asked) == graph.trials + len(graph.verdicts)
+    assert graph.trials == 3  # two calibrations, and a set of one node that passes
+
+
+def test_fewer_photos_are_announced_and_unreadable_ones_refused(toy, tmp_path):
+    bundle = quantize_bundle(toy("Colours")).bundle
+    few = make_photos(tmp_path / "few", DIM, count=4)
+    notes = []
+    quantize_bundle(bundle, QuantizeRequest(images=few), notes.append)
+    weaker = [text for text in said(notes) if text.startswith("WEAKER")]
+    assert len(weaker) == 2
+    assert f"{INT8} was proven on 23 photos, and what replaces it will be on 6" in weaker[0]
+    searched, _ = quantization_photos(bundle, few, silent)
+    for name in [name for names, _ in searched for name in names][2:]:
+        (few / name).write_bytes(b"no image")
+    with pytest.raises(ParityError, match="photos cannot be read: what is left"):
+        quantize_bundle(bundle, QuantizeRequest(images=few))
+
+
+def test_onnx_is_named_where_it_is_missing(bundle, no_onnx):
+    with pytest.raises(DependencyError, match="onnx is not installed") as caught:
+        quantize_bundle(bundle)
+    assert "deploykit[graph]" in caught.value.hint

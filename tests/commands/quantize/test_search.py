@@ -1,0 +1,83 @@
+"""The search for the nodes that stay in FP32, on sets of letters."""
+
+import itertools
+
+import pytest
+
+from deploykit.commands.quantize.search import Trials, grow, shrink
+
+LETTERS = "abcdefghijklmnop"
+
+
+def needing(*needed, seconds=60.0):
+    """Trials that pass when all the needed letters are kept."""
+    return Trials(lambda nodes: nodes >= set("".join(needed)), seconds)
+
+
+def test_growing_takes_the_groups_in_their_order_and_no_more_than_needed():
+    groups = [("a", "b"), ("c",), ("d",), ("e",), ("f",)]
+    assert grow(frozenset("z"), groups, needing("cz")) == frozenset("zabc")
+    assert grow(frozenset(), groups, needing("e")) == frozenset("abcde")
+
+
+def test_growing_takes_few_trials():
+    trials = needing("k")
+    assert grow(frozenset(), list(LETTERS), trials) == frozenset(LETTERS[:11])
+    assert trials.count <= 9
+
+
+def test_growing_ends_when_all_are_not_enough():
+    assert grow(frozenset(), list("abc"), needing("z")) is None
+
+
+def test_growing_ends_when_the_time_is_up():
+    trials = needing("p", seconds=0)
+    assert grow(frozenset(), list(LETTERS), trials) is None
+    assert trials.count == 1
+
+
+@pytest.mark.parametrize("needed", ["", "a", "p", "bn", "aeip", LETTERS])
+def test_shrinking_leaves_what_is_needed(needed):
+    nodes, minimal = shrink(frozenset(LETTERS), frozenset(), needing(needed))
+    assert nodes == frozenset(needed)
+    assert minimal
+
+
+def test_shrinking_drops_everything_in_one_trial_when_nothing_is_needed():
+    trials = needing("")
+    shrink(frozenset(LETTERS), frozenset(), trials)
+    assert trials.count == 1
+
+
+def test_pinned_nodes_stay():
+    assert shrink(frozenset("abc"), frozenset("b"), needing("c")) == (frozenset("bc"), True)
+
+
+def test_no_single_node_can_be_dropped_even_where_passing_is_not_monotonic():
+    """Two pairs, of which either is enough: the smallest set is two letters."""
+
+    def passes(nodes):
+        return nodes >= set("ab") or nodes >= set("cd")
+
+    nodes, minimal = shrink(frozenset("abcd"), frozenset(), Trials(passes, 60))
+    assert minimal
+    assert passes(nodes)
+    assert not any(passes(nodes - {letter}) for letter in nodes)
+
+
+def test_shrinking_that_is_cut_short_says_so_and_still_passes():
+    trials = needing("b", seconds=0)
+    assert shrink(frozenset("abc"), frozenset(), trials) == (frozenset("abc"), False)
+
+
+def test_each_set_is_tried_once():
+    tried = []
+
+    def passes(nodes):
+        tried.append(nodes)
+        return True
+
+    trials = Trials(passes, 60)
+    for letters in itertools.repeat("ab", 3):
+        assert trials(frozenset(letters))
+    assert len(tried) == trials.count == 1

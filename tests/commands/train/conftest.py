@@ -1,0 +1,29 @@
+"""Fixtures of the tests of training."""
+
+import pytest
+from training_runs import NETWORKS, SMALL, make_photos
+
+from deploykit.commands.train.run import TrainingResult, train_classifier
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return make_photos(tmp_path / "photos")
+
+
+@pytest.fixture
+def train(tmp_path, photos):
+    """``train_classifier`` with small defaults."""
+    code = tmp_path / "networks.py"
+    code.write_text(NETWORKS, encoding="utf-8")
+
+    def run(output="run", *, network="Tiny", folder=photos, **options) -> TrainingResult:
+        defaults = {"epochs": 2, "learning_rate": 0.02, "preprocessing": SMALL, "device": "cpu"}
+        return train_classifier(
+            folder,
+            arch=f"{code}:{network}",
+            output=tmp_path / output,
+            **(defaults | options),
+        )
+
+    return run

@@ -1,0 +1,97 @@
+"""The picture of a training run."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from deploykit.commands.train.curves import draw_curves, write_curves
+from deploykit.commands.train.history import EpochResult
+from deploykit.errors import UsageError
+
+
+def run_of(*test_accuracies: float) -> list[EpochResult]:
+    return [
+        EpochResult(
+            epoch=i,
+            learning_rate=1e-4,
+            train_accuracy=accuracy / 2,
+            train_loss=2.0 / i,
+            test_accuracy=accuracy,
+            test_loss=3.0 / i,
+            seconds=1.0,
+        )
+        for i, accuracy in enumerate(test_accuracies, start=1)
+    ]
+
+
+def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
+    return {
+        line.get_label(): (list(line.get_xdata()), list(line.get_ydata()))
+        for line in axes.get_lines()
+    }
+
+
+def test_both_panels_show_training_test_and_the_best_epoch():
+    accuracy, loss = draw_curves(run_of(0.5, 0.75, 0.25)).axes
+    assert lines(accuracy) == {
+        "training": ([1, 2, 3], [25.0, 37.5, 12.5]),
+        "test": ([1, 2, 3], [50.0, 75.0, 25.0]),
+        "best: epoch 2, 75.0%": ([2], [75.0]),
+    }
+    assert lines(loss) == {
+        "training": ([1, 2, 3], [2.0, 1.0, 2.0 / 3]),
+        "test": ([1, 2, 3], [3.0, 1.5, 1.0]),
+        "best: epoch 2, 1.500": ([2], [1.5]),
+    }
+    assert (accuracy.get_title(), loss.get_title()) == ("Accuracy", "Loss")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 200])
+def test_epochs_are_ticked_at_whole_numbers(epochs):
+    for axes in draw_curves(run_of(*[0.5] * epochs)).axes:
+        assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
+def test_a_single_epoch_can_be_seen():
+    axes = draw_curves(run_of(0.5)).axes[0]
+    assert {line.get_marker() for line in axes.get_lines()} <= {".", "*"}
+
+
+def test_writes_a_png_and_replaces_it(tmp_path):
+    path = tmp_path / "curves.png"
+    write_curves(run_of(0.5, 0.6), path)
+    with Image.open(path) as picture:
+        assert (picture.format, picture.size) == ("PNG", (1500, 600))
+        first = picture.convert("RGB").tobytes()
+    write_curves(run_of(0.5, 0.6, 0.9), path)
+    with Image.open(path) as picture:
+        assert picture.convert("RGB").tobytes() != first
+
+
+def test_a_picture_that_cannot_be_replaced_stays_whole(tmp_path, monkeypatch):
+    path = tmp_path / "curves.png"
+    write_curves(run_of(0.5), path)
+    before = path.read_bytes()
+
+    def held_open(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", held_open)
+    with pytest.raises(UsageError, match=r"cannot be written to .*\(Permission denied\)"):
+        write_curves(run_of(0.5, 0.6), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_draws_beside_the_main_thread(tmp_path):
+    thread = threading.Thread(target=write_curves, args=(run_of(0.5), tmp_path / "curves.png"))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_a_folder_that_is_not_there_is_explained(tmp_path):
+    with pytest.raises(UsageError, match="cannot be written to"):
+        write_curves(run_of(0.5), tmp_path / "missing" / "curves.png")

@@ -1,0 +1,428 @@
+"""``deploykit verify`` from outside: what it says and what it writes."""
+
+import json
+import shlex
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from made_walks import BAD_LAYERS, BAD_STAGES, GOOD_LAYERS, GOOD_STAGES
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.bundle.manifest import update_manifest
+from deploykit.errors import DependencyError
+from deploykit.parity.blame import Finding, StageReport
+
+
+def test_labelled_photos_tell_the_accuracy_of_both_sides(verify, photo_folder):
+    code, out, _ = verify("--images", photo_folder)
+    assert code == 0
+    assert "accuracy   100.0 % (45 of 45), errors at most 6.4 %: the reference" in out
+    assert "the same, class by class: deploy/fp32.onnx on onnxruntime-cpu" in out
+    (row,) = (line for line in out.splitlines() if line.startswith("green "))
+    assert [cell.strip() for cell in row.split("|")] == ["green", "15", "100.0 %", "18.1 %"]
+
+
+def test_json_has_the_accuracy_of_both_sides(verify, photo_folder, no_openvino):
+    _, out, _ = verify("--images", photo_folder, "--json")
+    result = json.loads(out)["result"]
+    accuracy = result["accuracy"]
+    assert (accuracy["reference"]["images"], accuracy["reference"]["correct"]) == (45, 45)
+    assert accuracy["reference"]["error_rate_bound"] == pytest.approx(1 - 0.05 ** (1 / 45))
+    assert accuracy["candidates"] == [accuracy["reference"]]
+    assert [each["label"] for each in accuracy["reference"]["classes"]] == ["blue", "green", "red"]
+    assert result["versions"]["onnxruntime-gpu" if "onnxruntime-gpu" in out else "onnxruntime"]
+    assert result["created"].endswith("+00:00")
+    assert result["mining"] is result["stages"] is result["layers"] is None
+
+
+def test_photos_without_labels_have_no_accuracy(verify, photo_folder, tmp_path):
+    shutil.copytree(photo_folder / "red", tmp_path / "unsorted")
+    code, out, _ = verify("--images", tmp_path / "unsorted", "--json")
+    assert code == 0
+    assert json.loads(out)["result"]["accuracy"] is None
+    _, out, _ = verify("--images", tmp_path / "unsorted")
+    assert "accuracy" not in out
+
+
+def test_a_budget_says_what_it_proves_and_what_not(verify, photo_folder, no_openvino):
+    code, out, err = verify("--images", photo_folder, "--budget", 5)
+    assert code == 0
+    assert "ranking 45 photos by the margins of deploy/fp32.onnx on onnxruntime-cpu" in err
+    assert "the 5 with the lowest were compared" in out
+    assert "there is no bound" in out
+    assert "of the 40 that were left out is" in out
+    (row,) = (line for line in out.splitlines() if line.startswith("deploy/fp32.onnx "))
+    assert row.split("|")[3].strip() == "0 of 5"
+    assert "accuracy" not in out
+    _, out, _ = verify("--images", photo_folder, "--budget", 5, "--json")
+    mining = json.loads(out)["result"]["mining"]
+    assert (mining["budget"], mining["compared"], mining["ranked"]) == (5, 5, 45)
+    assert mining["apart"].keys() == {"deploy/fp32.onnx on onnxruntime-cpu"}
+    assert len(mining["sentences"]) == 4
+
+
+def test_the_certificate_and_junit_are_written(verify, photo_folder, tmp_path):
+    page, xml = tmp_path / "certificate.html", tmp_path / "verify.xml"
+    code, out, err = verify("--images", photo_folder, "--html", page, "--junit", xml)
+    assert code == 0, err
+    assert f"written    {page}" in out
+    assert f"written    {xml}" in out
+    assert "PASSED" in page.read_text(encoding="utf-8").upper()
+    assert xml.read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_they_are_written_when_it_fails_too(verify, photo_folder, tmp_path, answers):
+    answers("deploy/fp32.onnx", np.negative)
+    page, xml = tmp_path / "certificate.html", tmp_path / "verify.xml"
+    arguments = ("--images", photo_folder, "--html", page, "--junit", xml, "--json")
+    code, out, _ = verify(*arguments)
+    assert code == 3
+    assert json.loads(out)["result"]["outputs"] == [str(page), str(xml)]
+    assert "<failure" in xml.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def walks(monkeypatch):
+    """Put what the walks find, and keep what they were asked."""
+    found = {"stages": GOOD_STAGES, "layers": (GOOD_LAYERS,), "asked": []}
+
+    def put(name):
+        def walk(bundle, request, progress, plan=None, *, reference=None):
+            found["asked"].append(request)
+            return found[name]
+
+        monkeypatch.setattr(f"deploykit.commands.diagnose.{name}.run.walk_{name}", walk)
+
+    put("stages")
+    put("layers")
+    return found
+
+
+@pytest.fixture
+def transform(tmp_path):
+    """A file with a training transform."""
+    path = tmp_path / "train.py"
+    lines = (
+        "import numpy as np",
+        "def transform(photo):",
+        "    small = np.asarray(photo.resize((16, 16)), np.float32)",
+        "    return small.transpose(2, 0, 1) / 255",
+    )
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_the_walks_get_what_was_named(verify, walks, photo_folder, transform):
+    code, out, _ = verify(
+        *("--images", photo_folder, "--max-images", 9, "--runtime", "onnxruntime-cpu"),
+        *("--stages", "--transform", f"{transform}:transform", "--trained-accuracy", "0.9"),
+        *("--layers", "--precision", "fp32"),
+    )
+    assert code == 0
+    stages, layers = walks["asked"]
+    assert (stages.images, stages.max_images) == (photo_folder, 9)
+    assert (stages.transform, stages.trained_accuracy) == (f"{transform}:transform", 0.9)
+    assert (layers.images, layers.max_images) == (photo_folder, 9)
+    for walk in (stages, layers):
+        assert (walk.runtime, walk.precision) == ("onnxruntime-cpu", "fp32")
+        assert len(walk.first) == 9
+        assert all((photo_folder / name).is_file() for name in walk.first)
+    assert "PASSED  stages: every step is within its tolerance" in out
+    assert "PASSED  layers of deploy/fp16.onnx: no node adds more than it may" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "report"),
+    [
+        ("stages", BAD_STAGES),
+        ("stages", StageReport(beginning="nothing", steps=())),
+        ("layers", (GOOD_LAYERS, BAD_LAYERS)),
+        ("layers", ()),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_walk_that_failed_exits_with_3_though_the_verdicts_pass(
+    verify, walks, photo_folder, tmp_path, option, report, as_json
+):
+    walks[option] = report
+    page, xml = tmp_path / "page.html", tmp_path / "verify.xml"
+    code, out, _ = verify(
+        *("--images", photo_folder, f"--{option}", "--html", page, "--junit", xml),
+        *(["--json"] if as_json else []),
+    )
+    assert code == 3
+    assert page.exists()
+    assert xml.exists()
+    if as_json:
+        result = json.loads(out)["result"]
+        assert result["passed"] is False
+        assert all(verdict["passed"] for verdict in result["verdicts"])
+        assert result[option] is not None
+    else:
+        assert "FAILED" in out
+
+
+def test_the_walks_begin_with_the_photos_that_flipped(verify, walks, photo_folder, answers):
+    """Of the lowest margins only the budget is compared; they are what the walks look at first."""
+    answers("deploy/fp32.onnx", np.negative)
+    arguments = ("--images", photo_folder, "--budget", 5, "--stages", "--layers", "--json")
+    code, out, _ = verify(*arguments)
+    assert code == 3
+    flipped = json.loads(out)["result"]["verdicts"][0]["measurement"]["flipped"]
+    for request in walks["asked"]:
+        assert set(request.first) == {flip["path"] for flip in flipped}
+        assert len(request.first) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--stages", "--engine", "a.engine"], "--engine compares one engine"),
+        (["--layers", "--engine", "a.engine"], "--engine compares one engine"),
+        (["--stages", "--tf32", "--runtime", "onnxruntime-cuda"], "which --tf32 is not"),
+        (["--layers", "--self-test"], "--self-test needs only the bundle"),
+        (["--layers", "--runtime", "tensorrt"], "hands out no tensor"),
+        (["--transform", "train.py:transform"], "for the walk over the stages"),
+    ],
+)
+def test_options_that_a_walk_cannot_take_are_refused(verify, options, message):
+    code, _, err = verify(*options)
+    assert code == 2
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    "options", [["--transform", "no_such_file.py:transform"], ["--images", "no such folder"]]
+)
+def test_what_a_walk_needs_fails_before_the_comparison(verify, photo_folder, monkeypatch, options):
+    def compare(*arguments):
+        raise AssertionError("compared")
+
+    monkeypatch.setattr("deploykit.commands.verify.run.verify_bundle", compare)
+    code, _, err = verify("--images", photo_folder, "--stages", *options)
+    assert code in (2, 4)
+    assert "no_such_file.py" in err or "no such folder" in err
+
+
+def test_what_no_layer_can_be_blamed_in_is_refused_before_the_comparison(
+    verify, photo_folder, monkeypatch
+):
+    def compare(*arguments, **options):
+        raise AssertionError("compared")
+
+    monkeypatch.setattr("deploykit.commands.verify.run.verify_bundle", compare)
+    code, _, err = verify("--images", photo_folder, "--layers", "--precision", "bf16")
+    assert code == 2
+    assert "openvino fuses nodes" in err
+    assert "--runtime onnxruntime-cpu, without --precision" in err
+
+
+@pytest.mark.parametrize("name", ["stages", "layers"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_walk_that_breaks_off_loses_no_comparison(
+    verify, photo_folder, tmp_path, monkeypatch, name, as_json
+):
+    def walk(*arguments, **options):
+        raise DependencyError("There is no torch.", hint="Install it.")
+
+    monkeypatch.setattr(f"deploykit.commands.diagnose.{name}.run.walk_{name}", walk)
+    page, xml = tmp_path / "page.html", tmp_path / "verify.xml"
+    code, out, _ = verify(
+        *("--images", photo_folder, f"--{name}", "--html", page, "--junit", xml),
+        *(["--json"] if as_json else []),
+    )
+    assert code == DependencyError.exit_code
+    assert "There is no torch." in page.read_text(encoding="utf-8")
+    assert "There is no torch." in xml.read_text(encoding="utf-8")
+    if as_json:
+        result = json.loads(out)["result"]
+        assert result["passed"] is False
+        assert result["verdicts"][0]["passed"] is True
+        (walk,) = result["broken_off"]
+        assert (walk["name"], walk["message"]) == (name, "There is no torch.")
+    else:
+        assert f"FAILED  {name}: the walk broke off: There is no torch." in out
+        assert "Install it." in out
+
+
+def test_where_the_stages_fail_the_proof_is_told_to_be_of_the_recorded_preprocessing(
+    verify, walks, photo_folder
+):
+    arguments = ("--images", photo_folder, "--stages")
+    assert "the recorded preprocessing, and for nothing before it" not in verify(*arguments)[1]
+    walks["stages"] = BAD_STAGES
+    assert "the recorded preprocessing, and for nothing before it" in verify(*arguments)[1]
+    _, out, _ = verify(*arguments, "--json")
+    assert "recorded preprocessing" in json.loads(out)["result"]["limit"]
+
+
+def test_a_walk_that_passed_excuses_no_verdict(verify, walks, photo_folder, answers):
+    answers("deploy/fp32.onnx", np.negative)
+    assert verify("--images", photo_folder, "--stages", "--layers")[0] == 3
+
+
+def test_the_walks_run_and_pass_on_a_bundle_without_a_fault(verify, network_file, photo_folder):
+    code, out, err = verify(
+        *("--images", photo_folder, "--max-images", 12, "--arch", f"{network_file}:Net"),
+        *("--stages", "--layers", "--json"),
+    )
+    assert code == 0, out + err
+    result = json.loads(out)["result"]
+    assert (result["passed"], result["stages"]["passed"]) == (True, True)
+    graphs = [report["candidate"]["graph"] for report in result["layers"]]
+    assert graphs == ["model.onnx", "deploy/fp32.onnx"]
+    assert all(report["passed"] for report in result["layers"])
+
+
+def test_what_the_comparison_and_the_walks_choose_alike_is_told_once(verify, folder, photo_folder):
+    update_manifest(folder, lambda it: msgspec.structs.replace(it, photos=str(photo_folder)))
+    code, _, err = verify("--stages", "--layers", "--max-images", 6)
+    assert code == 0
+    assert err.count("using the photos given at export") == 1
+
+
+def test_an_accuracy_that_is_no_number_is_told_to_be_none(verify, photo_folder):
+    options = ("--images", photo_folder, "--stages", "--trained-accuracy", "nan")
+    code, _, err = verify(*options)
+    assert code == 2
+    assert "An accuracy is a number between 0 and 1, not nan." in err
+
+
+def test_copies_are_counted_and_make_nobody_surer(verify, photo_folder, tmp_path):
+    copies = tmp_path / "photos" / "red"
+    copies.mkdir(parents=True)
+    for i in range(20):
+        shutil.copy(photo_folder / "red" / "00.png", copies / f"{i:02}.png")
+    shutil.copy(photo_folder / "red" / "01.png", copies / "other.png")
+    code, out, _ = verify("--images", copies)
+    assert code == 0
+    assert f"21 photos of {copies}, 19 of them copies" in out
+    (row,) = (line for line in out.splitlines() if line.startswith("deploy/fp32.onnx | onnx"))
+    assert row.split("|")[3].strip() == f"0 of 2, at most {100 * (1 - 0.05**0.5):.1f} %"
+    result = json.loads(verify("--images", copies, "--json")[1])["result"]
+    assert (result["photos"]["images"], result["photos"]["copies"]) == (21, 19)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_damaged_golden_file_is_told_of_by_every_verification(
+    verify, folder, photo_folder, as_json
+):
+    with (folder / "golden.npz").open("ab") as file:
+        file.write(b"x")
+    code, out, err = verify("--images", photo_folder, *(["--json"] if as_json else []))
+    assert code == 4
+    assert "golden.npz is not the file that was exported" in (out if as_json else err)
+
+
+def test_the_reports_say_why_the_graph_stands_in(verify, photo_folder, tmp_path):
+    """The architecture is the user's own code, which runs only when it is named."""
+    page, xml = tmp_path / "page.html", tmp_path / "verify.xml"
+    code, out, _ = verify("--images", photo_folder, "--html", page, "--junit", xml, "--json")
+    assert code == 0
+    why = "which runs only when --arch names it"
+    result = json.loads(out)["result"]
+    assert why in result["obstacle"]
+    assert why in result["limit"]
+    for report in (page, xml):
+        assert why in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("option", ["--images", "--ckpt", "--html", "--junit", "--transform"])
+def test_an_empty_path_does_not_mean_the_current_folder(
+    verify, photo_folder, monkeypatch, tmp_path, option
+):
+    monkeypatch.chdir(photo_folder)
+    code, out, err = verify(option, "", *(["--stages"] if option == "--transform" else []))
+    assert (code, out) == (2, "")
+    assert "the path is empty" in err or "names a file, but not the transform" in err
+
+
+@pytest.mark.parametrize("stages", [GOOD_STAGES, BAD_STAGES])
+def test_the_last_line_is_the_verdict_on_everything(verify, walks, photo_folder, tmp_path, stages):
+    walks["stages"] = stages
+    code, out, _ = verify("--images", photo_folder, "--stages", "--html", tmp_path / "page.html")
+    lines = out.splitlines()
+    assert lines[-1] == ("FAILED" if code else "PASSED")
+    assert (code, lines.count("PASSED"), lines.count("FAILED")) in [(0, 1, 0), (3, 0, 1)]
+    assert "PASSED  comparison: every candidate is within its tolerance" in lines
+
+
+def test_one_command_mends_all_that_export_can(
+    verify, walks, folder, photo_folder, tmp_path, posix_shell
+):
+    def finding(*options):
+        return Finding(stage="normalise", message="wrong", hint="See there.", options=options)
+
+    walks["stages"] = msgspec.structs.replace(
+        BAD_STAGES,
+        findings=(
+            finding(("--mean", "0.5,0.5,0.5")),
+            finding(("--std", "0.2,0.2,0.2"), ("--resize", "20x20")),
+            finding(),
+        ),
+    )
+    page = tmp_path / "page.html"
+    code, out, _ = verify("--images", photo_folder, "--stages", "--html", page, "--json")
+    assert code == 3
+    command = json.loads(out)["result"]["mend"]
+    words = shlex.split(command)
+    assert words[:2] == ["deploykit", "export"]
+    manifest = open_bundle(folder).manifest
+    for option, value in {
+        "--arch": manifest.architecture.name,
+        "--ckpt": manifest.checkpoint.path,
+        "--mean": "0.5,0.5,0.5",
+        "--std": "0.2,0.2,0.2",
+        "--resize": "20x20",
+        "--interpolation": "bilinear",
+    }.items():
+        assert words[words.index(option) + 1] == value
+        assert words.count(option) == 1
+    assert "--overwrite" in words
+    assert "To mend all that export can" in page.read_text(encoding="utf-8")
+    assert command in verify("--images", photo_folder, "--stages")[1].splitlines()
+
+
+def test_what_another_checkpoint_lacks_is_not_mended_in_the_bundle(
+    verify, walks, photo_folder, network_file, checkpoint, tmp_path
+):
+    fault = Finding(stage="normalise", message="wrong", hint="", options=(("--mean", "0.5"),))
+    walks["stages"] = msgspec.structs.replace(BAD_STAGES, findings=(fault,))
+    weights = torch.load(checkpoint, weights_only=True)
+    weights["head.bias"] += 0.5
+    torch.save(weights, tmp_path / "other.pth")
+    arguments = ("--images", photo_folder, "--stages", "--arch", f"{network_file}:Net", "--json")
+    mend = json.loads(verify(*arguments)[1])["result"]["mend"]
+    assert "--mean 0.5" in mend
+    _, out, _ = verify(*arguments, "--ckpt", tmp_path / "other.pth")
+    assert json.loads(out)["result"]["mend"] is None
+
+
+def test_the_reference_is_opened_once_for_the_comparison_and_the_walks(
+    verify, photo_folder, network_file, monkeypatch
+):
+    from deploykit.proof import reference
+
+    opened = []
+    open_module = reference.open_module
+
+    def counted(*arguments, **options):
+        opened.append(open_module(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(reference, "open_module", counted)
+    code, out, err = verify(
+        *("--images", photo_folder, "--max-images", 12, "--arch", f"{network_file}:Net"),
+        *("--stages", "--layers"),
+    )
+    assert code == 0, out + err
+    assert len(opened) == 1
+
+
+def test_a_self_test_takes_no_number_of_photos(verify):
+    code, _, err = verify("--self-test", "--max-images", 3)
+    assert code == 2
+    assert "--max-images" in err

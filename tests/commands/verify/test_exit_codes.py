@@ -1,0 +1,261 @@
+"""No way to get exit code 0 with a comparison that failed, is empty, or is not finite."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.bundle.manifest import update_manifest
+from deploykit.errors import GraphError
+from deploykit.runtime._onnxruntime import OnnxRuntimeSession
+
+CHANGES = {
+    "other classes": np.negative,
+    "NaN": lambda logits: np.full_like(logits, np.nan),
+    "one infinity": lambda logits: np.concatenate([logits[:, :-1], logits[:, -1:] * np.inf], 1),
+    "zeros": np.zeros_like,
+    "ones": np.ones_like,
+    "a little off": lambda logits: logits + np.float32(0.05) * np.arange(3, dtype=np.float32),
+    "huge": lambda logits: logits * np.float32(1e30),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize("graph", ["model.onnx", "deploy/fp32.onnx"])
+@pytest.mark.parametrize("how", [[], ["--budget", "5"], ["--max-images", "1"], ["--json"]])
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_wrong_answers_exit_with_3(verify, photo_folder, answers, change, graph, how):
+    """On the candidate's side, and on the reference's."""
+    answers(graph, change)
+    code, out, _ = verify("--images", photo_folder, *how)
+    assert code == 3
+    if "--json" in how:
+        assert json.loads(out)["result"]["passed"] is False
+    else:
+        assert out.rstrip().endswith("FAILED")
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_wrong_answers_fail_the_self_test(verify, answers, change):
+    answers("deploy/fp32.onnx", change)
+    assert verify("--self-test")[0] == 3
+
+
+@pytest.mark.parametrize("change", [np.zeros_like, np.ones_like, lambda x: x * np.nan])
+@pytest.mark.parametrize("how", [[], ["--budget", "5"]])
+def test_both_sides_agreeing_on_nothing_exit_with_3(verify, photo_folder, monkeypatch, change, how):
+    compute = OnnxRuntimeSession._run
+    monkeypatch.setattr(
+        OnnxRuntimeSession, "_run", lambda self, images: change(compute(self, images))
+    )
+    code, out, _ = verify("--images", photo_folder, *how)
+    assert (code, out.rstrip().endswith("FAILED")) == (3, True)
+
+
+@pytest.mark.parametrize("how", [["--self-test"], [], ["--json"]])
+def test_no_candidate_exits_with_3(verify, folder, photo_folder, monkeypatch, how):
+    monkeypatch.setattr(
+        "deploykit.commands.verify.sessions.named_candidates", lambda *arguments: []
+    )
+    images = [] if "--self-test" in how else ["--images", photo_folder]
+    before = open_bundle(folder).manifest
+    code, out, _ = verify(*images, *how)
+    assert code == 3
+    if "--json" in how:
+        assert json.loads(out)["result"]["passed"] is False
+    else:
+        assert "FAILED  no candidate was compared" in out
+    assert open_bundle(folder).manifest == before
+
+
+def test_a_bundle_without_deploy_graphs_exits_with_4(verify, folder, photo_folder):
+    update_manifest(folder, lambda m: msgspec.structs.replace(m, deploy={}))
+    assert verify("--images", photo_folder)[0] == 4
+    assert verify("--self-test")[0] == 4
+
+
+def make_odd_folder(path, kind):
+    path.mkdir()
+    if kind == "other files":
+        (path / "notes.txt").write_text("no photo")
+    elif kind == "unreadable":
+        (path / "a.png").write_bytes(b"")
+        (path / "b.jpg").write_bytes(b"\xff\xd8\xff")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["empty", "other files", "unreadable"])
+@pytest.mark.parametrize("how", [[], ["--budget", "5"], ["--max-images", "5"], ["--json"]])
+def test_no_photo_exits_with_4(verify, tmp_path, kind, how):
+    code, out, err = verify("--images", make_odd_folder(tmp_path / "photos", kind), *how)
+    assert code == 4
+    assert "Traceback" not in err
+    assert json.loads(out)["error"]["hint"] if "--json" in how else out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--images", "nowhere"], 4),
+        (["--budget", "0"], 2),
+        (["--budget", "-3"], 2),
+        (["--budget", "many"], 2),
+        (["--max-images", "0"], 2),
+        (["--budget", "5", "--max-images", "5"], 2),
+        (["--budget", "5", "--self-test"], 2),
+        (["--runtime", "tensorflow"], 2),
+        (["--runtime", "onnxruntime-cuda"], 5),
+        (["--runtime", "onnxruntime-cpu", "--precision", "fp16"], 2),
+        (["--precision", "fp16"], 4),
+        (["--runtime", "tensorrt_rtx"], 4),
+        (["--engine", "none.engine"], 4),
+        (["--transform", "train.py:transform"], 2),
+        (["--trained-accuracy", "0.9"], 2),
+        (["--stages", "--trained-accuracy", "90"], 2),
+        (["--self-test", "--stages"], 2),
+        (["--self-test", "--layers"], 2),
+        (["--engine", "none.engine", "--layers"], 2),
+        (["--html", "."], 2),
+        (["--html", "nowhere/page.html"], 2),
+        (["--junit", "."], 2),
+        (["--junit", "nowhere/verify.xml"], 2),
+        (["--html", "same", "--junit", "same"], 2),
+    ],
+)
+def test_what_cannot_be_done_does_not_exit_with_0(
+    verify, no_gpu, tmp_path, monkeypatch, arguments, code
+):
+    monkeypatch.chdir(tmp_path)
+    found, out, err = verify(*arguments)
+    assert (found, out) == (code, "")
+    assert err.splitlines()[0].startswith(("error: ", "left out: ")) or "error: " in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (GraphError("the graph failed"), 4),
+        (RuntimeError("a bug"), 1),
+        (SystemExit(0), 1),
+        (KeyboardInterrupt(), 130),
+        (MemoryError(), 1),
+    ],
+)
+@pytest.mark.parametrize("how", [[], ["--budget", "20"]])
+def test_an_error_in_the_middle_does_not_exit_with_0(
+    verify, photo_folder, monkeypatch, error, code, how
+):
+    compute = OnnxRuntimeSession._run
+    calls = []
+
+    def fail_late(self, images):
+        calls.append(len(images))
+        if len(calls) > 4:
+            raise error
+        return compute(self, images)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", fail_late)
+    assert verify("--images", photo_folder, *how)[0] == code
+
+
+def test_photos_that_vanish_after_the_scan_leave_nothing_to_compare(
+    verify, photo_folder, tmp_path, monkeypatch
+):
+    from deploykit.proof import photos as jobs_photos
+
+    shutil.copytree(photo_folder, tmp_path / "photos")
+    scan = jobs_photos.scan_images
+
+    def scan_then_remove(*arguments):
+        found = scan(*arguments)
+        shutil.rmtree(tmp_path / "photos")
+        return found
+
+    monkeypatch.setattr(jobs_photos, "scan_images", scan_then_remove)
+    assert verify("--images", tmp_path / "photos")[0] == 4
+
+
+def test_what_is_left_of_photos_that_cannot_be_read_proves_nothing(verify, tmp_path):
+    path = make_odd_folder(tmp_path / "photos", "unreadable")
+    for readable, exit_code in enumerate((3, 0), start=1):
+        Image.new("RGB", (20, 20), (200, 30 * readable, 30)).save(path / f"{readable}.png")
+        code, out, _ = verify("--images", path)
+        assert code == exit_code
+        assert f"0 of {readable}, at most" in out
+        assert "2 more could not be read" in out
+        assert ("2 of 3 photos cannot be read" in out) == bool(code)
+
+
+@dataclass(frozen=True)
+class Reports:
+    """What an earlier run has written."""
+
+    page: Path
+    xml: Path
+
+    @property
+    def options(self):
+        return ["--html", self.page, "--junit", self.xml]
+
+    @property
+    def left(self):
+        return [path for path in (self.page, self.xml) if path.exists()]
+
+
+@pytest.fixture
+def reports(tmp_path):
+    made = Reports(tmp_path / "page.html", tmp_path / "verify.xml")
+    for path in (made.page, made.xml):
+        path.write_text("of an earlier run", encoding="utf-8")
+    return made
+
+
+def test_an_earlier_report_does_not_outlive_a_run_that_fails(verify, reports, tmp_path):
+    assert verify("--images", tmp_path, "--budget", 0, *reports.options)[0] == 2
+    assert reports.left == [reports.page, reports.xml]
+    photos = make_odd_folder(tmp_path / "photos", "unreadable")
+    assert verify("--images", photos, *reports.options)[0] == 4
+    assert reports.left == []
+
+
+@pytest.mark.parametrize("options", [[], ["--stages"], ["--layers"], ["--budget", "5"]])
+def test_nor_a_run_that_finds_no_photo(verify, reports, tmp_path, options):
+    photos = make_odd_folder(tmp_path / "photos", "empty")
+    assert verify("--images", photos, *options, *reports.options)[0] == 4
+    assert reports.left == []
+
+
+@pytest.mark.parametrize("name", ["stages", "layers"])
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("bug"), 1)])
+def test_nor_a_walk_that_is_cut_off(verify, reports, photo_folder, monkeypatch, name, error, code):
+    def walk(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(f"deploykit.commands.diagnose.{name}.run.walk_{name}", walk)
+    assert verify("--images", photo_folder, f"--{name}", *reports.options)[0] == code
+    assert reports.left == []
+
+
+def test_nor_a_bundle_that_is_damaged(verify, reports, folder):
+    (folder / "bundle.json").write_text("{", encoding="utf-8")
+    assert verify("--self-test", *reports.options)[0] == 4
+    assert reports.left == []
+
+
+def test_a_certificate_that_cannot_be_written_does_not_exit_with_0(verify, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("deploykit.system.files.move_into_place", refuse)
+    for option, name in (("--html", "page.html"), ("--junit", "verify.xml")):
+        code, out, err = verify("--self-test", option, tmp_path / name)
+        assert (code, out) == (4, "")
+        assert "No space left" in err

@@ -1,0 +1,286 @@
+"""``verify --budget``: the photos with the lowest margins, the lowest first."""
+
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+from bundle_files import contents
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.bundle.manifest import update_manifest
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.errors import ImagesError, UsageError
+from deploykit.parity.measures import margins
+from deploykit.proof.reference import ReferenceRequest
+from deploykit.runtime.fake import FakeSession
+from deploykit.system.progress import Note, Step
+
+
+@pytest.fixture
+def named(network_file):
+    """The user's own architecture, named as on the command line."""
+    return ReferenceRequest(arch=f"{network_file}:Net")
+
+
+def put_candidate(monkeypatch, answer):
+    """Let every graph that is opened as a candidate answer through ``answer(images, logits)``."""
+    from deploykit.inference.sessions import open_bundle_graph
+
+    def open_wrapped(bundle, graph, *, runtime, precision, **options):
+        inner = open_bundle_graph(bundle, graph, runtime=runtime, precision=precision, **options)
+        session = FakeSession(
+            lambda images: answer(images, inner.run(images)), classes=3, input_size=(16, 16)
+        )
+        session._spec = msgspec.structs.replace(inner.spec, concurrent=False)
+        return session
+
+    monkeypatch.setattr("deploykit.inference.candidates.open_bundle_graph", open_wrapped)
+
+
+def mined(bundle, photo_folder, budget, progress=lambda event: None, **fields):
+    request = VerifyRequest(images=photo_folder, budget=budget, **fields)
+    return verify_bundle(bundle, request, progress)
+
+
+def test_the_photos_with_the_lowest_margins_are_compared_the_lowest_first(bundle, photo_folder):
+    everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
+    found = margins(everything.answers.reference)
+    lowest = [everything.answers.paths[i] for i in np.argsort(found)[:7]]
+    result = mined(bundle, photo_folder, 7)
+    assert result.passed
+    assert list(result.answers.paths) == lowest
+    assert (result.photos.images, result.unreadable) == (7, 0)
+    mining = result.mining
+    assert (mining.budget, mining.compared, mining.ranked) == (7, 7, 45)
+    assert mining.ranked_by == "deploy/fp32.onnx on onnxruntime-cpu"
+    assert mining.smallest_left_out == pytest.approx(np.sort(found)[7], rel=1e-5)
+    assert mining.ranking_error < 1e-4
+    assert 0 <= mining.apart["deploy/fp32.onnx on onnxruntime-cpu"] < 1e-4
+
+
+def test_errors_and_margins_are_judged_by_the_scale_of_all_photos(bundle, photo_folder):
+    everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
+    result = mined(bundle, photo_folder, 3)
+    scale = everything.verdicts[0].measurement.scale
+    assert np.abs(result.answers.reference).max() < 0.99 * scale
+    assert result.verdicts[0].measurement.scale == pytest.approx(scale, rel=1e-5)
+
+
+def test_no_bound_and_no_accuracy_is_claimed(bundle, photo_folder):
+    result = mined(bundle, photo_folder, 7)
+    assert result.verdicts[0].measurement.flip_rate_bound is None
+    assert result.expected
+    assert result.accuracy == ()
+
+
+def test_what_passes_is_no_proof_and_takes_none_away(bundle, photo_folder, named):
+    before = contents(bundle)
+    assert mined(bundle, photo_folder, 45, reference=named).passed
+    assert contents(bundle) == before
+    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, proofs=()))
+    assert mined(open_bundle(bundle.folder), photo_folder, 45, reference=named).passed
+    assert open_bundle(bundle.folder).manifest.proofs == ()
+
+
+def test_a_flip_shows_after_few_and_takes_the_proof_away(bundle, photo_folder, monkeypatch):
+    """The candidate is wrong where it was close."""
+
+    def answer(images, logits):
+        close = margins(logits) < limit
+        return np.where(close[:, None], -logits, logits)
+
+    everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
+    limit = np.sort(margins(everything.answers.reference))[3] * 1.0001
+    put_candidate(monkeypatch, answer)
+    events = []
+    result = mined(bundle, photo_folder, 10, events.append)
+    assert not result.passed
+    assert result.verdicts[0].measurement.flips == 4
+    assert "4 of 10 images changed their class" in result.verdicts[0].objections[0]
+    assert result.verdicts[0].broken
+    assert result.verdicts[0].note is None  # no proof stands
+    proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.proofs]
+    assert proven == ["model.onnx"]
+    first, *_ = (event for event in events if isinstance(event, Step) and event.done == 1)
+    assert first.detail == "comparing, 1 changed their class"
+
+
+def test_flips_within_what_all_photos_allow_pass_only_where_the_others_are_out_of_reach(
+    bundle, photo_folder, monkeypatch
+):
+    """Every compared decision changes, by little: of all ranked photos that would be allowed."""
+    from deploykit.parity.tolerance import Tolerance
+    from deploykit.proof import extremes
+    from deploykit.proof import verdict as verdicts
+
+    for place in (extremes, verdicts):
+        monkeypatch.setattr(place, "tolerance_for", lambda precision: Tolerance(max_flip_rate=0.5))
+    everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
+    found = np.sort(margins(everything.answers.reference))
+
+    def swap_of(close):
+        def answer(images, logits):
+            ranked = np.argsort(-logits, axis=1)[:, :2]
+            changed = logits.copy()
+            np.put_along_axis(changed, ranked[:, :1], logits.min() - close, axis=1)
+            return changed
+
+        return answer
+
+    put_candidate(monkeypatch, swap_of(close=10 * found[-1]))
+    before = open_bundle(bundle.folder).manifest
+    result = mined(bundle, photo_folder, 5)
+    measured = result.verdicts[0].measurement
+    assert (measured.flips, result.mining.ranked) == (5, 45)
+    assert not result.mining.left_out_hold("deploy/fp32.onnx on onnxruntime-cpu")
+    verdict = result.verdicts[0]
+    assert verdict.objections == ("5 of 5 images changed their class; at most 50.0% may",)
+    assert not verdict.passed
+    # Of all 45 they are few enough: so they do not speak against the proof that all of them gave.
+    assert not verdict.broken
+    assert f"the proof of {before.proofs[-1].created[:10]} stands" in verdict.note
+    assert "compare all photos, without --budget" in verdict.note
+    assert open_bundle(bundle.folder).manifest == before
+
+
+def test_it_is_said_what_ranks(bundle, photo_folder):
+    events = []
+    mined(bundle, photo_folder, 7, events.append)
+    notes = [event.message for event in events if isinstance(event, Note)]
+    assert "ranking 45 photos by the margins of deploy/fp32.onnx on onnxruntime-cpu" in notes
+    steps = [event for event in events if isinstance(event, Step) and event.stage == "ranking"]
+    assert (steps[-1].done, steps[-1].total) == (45, 45)
+
+
+def test_a_budget_beyond_the_photos_compares_all(bundle, photo_folder):
+    result = mined(bundle, photo_folder, 1000)
+    assert result.photos.images == 45
+    assert result.mining.smallest_left_out is None
+    assert result.verdicts[0].measurement.flip_rate_bound is None
+
+
+def test_unreadable_photos_are_counted_and_not_ranked(bundle, photo_folder, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_folder, folder)
+    for name in ("blue/00.png", "red/14.png"):
+        (folder / name).write_bytes(b"")
+    result = mined(bundle, folder, 5)
+    assert (result.photos.images, result.unreadable, result.mining.ranked) == (5, 2, 43)
+    assert not {"blue/00.png", "red/14.png"} & set(result.answers.paths)
+
+
+@pytest.mark.parametrize(("torn", "passes"), [(45, True), (46, False)])
+def test_photos_most_of_which_cannot_be_read_stand_for_nothing(
+    bundle, photo_folder, tmp_path, torn, passes
+):
+    """However few of those that can be read are compared."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_folder, folder)
+    for i in range(torn):
+        (folder / "blue" / f"torn {i}.png").write_bytes(b"")
+    before = open_bundle(bundle.folder).manifest
+    result = mined(bundle, folder, 5)
+    assert (result.photos.images, result.unreadable) == (5, torn)
+    assert result.passed is passes
+    if not passes:
+        assert "46 of 91 photos cannot be read" in result.verdicts[0].objections[0]
+    assert open_bundle(bundle.folder).manifest == before
+
+
+def test_a_folder_without_a_readable_photo_is_refused(bundle, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    with pytest.raises(ImagesError, match="Not one image"):
+        mined(bundle, tmp_path / "photos", 5)
+
+
+def test_a_sample_that_decides_nothing_fails_and_takes_no_proof_away(
+    bundle, photo_folder, monkeypatch, tmp_path
+):
+    """Two of 45 photos are ties: too few to speak against the bundle, and all that was compared."""
+    from deploykit.runtime._onnxruntime import OnnxRuntimeSession
+
+    run = OnnxRuntimeSession._run
+
+    def tie_the_black_ones(self, images):
+        logits = run(self, images)
+        logits[images.max(axis=(1, 2, 3)) <= 1] = 0
+        return logits
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", tie_the_black_ones)
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_folder, folder)
+    for shade, name in enumerate(("a.png", "b.png")):
+        Image.new("RGB", (20, 20), (shade, 0, 0)).save(folder / "blue" / name)
+    before = open_bundle(bundle.folder).manifest
+    result = mined(bundle, folder, 2)
+    assert result.answers.paths == ("blue/a.png", "blue/b.png")
+    assert not result.passed
+    assert "not one of the compared images" in result.verdicts[0].objections[-1]
+    assert open_bundle(bundle.folder).manifest.proofs == before.proofs
+    assert not mined(bundle, folder, 3).verdicts[0].objections
+
+
+def test_photos_that_the_ranking_graph_cannot_answer_come_first(bundle, photo_folder, monkeypatch):
+    from deploykit.runtime._onnxruntime import OnnxRuntimeSession
+
+    run = OnnxRuntimeSession._run
+
+    def break_the_reds(self, images):
+        logits = run(self, images)
+        if self.spec.graph == "deploy/fp32.onnx":
+            logits[images[..., 0].mean(axis=(1, 2)) > images[..., 2].mean(axis=(1, 2))] = np.nan
+        return logits
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", break_the_reds)
+    result = mined(bundle, photo_folder, 4)
+    assert not result.passed
+    assert "NaN" in result.verdicts[0].objections[0]
+    assert result.mining.smallest_left_out == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"budget": 0}, "A budget of 0 photos compares nothing"),
+        ({"budget": -1}, "A budget of -1 photos compares nothing"),
+        ({"budget": 5, "max_images": 9}, "--max-images a fixed sample"),
+        ({"budget": 5, "self_test": True}, "--budget chooses from a folder"),
+    ],
+)
+def test_a_budget_that_contradicts_is_refused(bundle, fields, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        verify_bundle(bundle, VerifyRequest(**fields))
+    assert caught.value.hint
+
+
+def test_without_a_folder_there_is_nothing_to_choose_from(bundle):
+    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, photos=None))
+    events = []
+    with pytest.raises(UsageError, match="no folder of photos to choose from"):
+        verify_bundle(open_bundle(bundle.folder), VerifyRequest(budget=5), events.append)
+    assert events == []
+
+
+def test_a_runtime_that_is_not_here_is_refused_before_the_ranking(bundle, photo_folder, no_gpu):
+    from deploykit.errors import DeviceError
+
+    events = []
+    with pytest.raises(DeviceError):
+        mined(bundle, photo_folder, 5, events.append, runtime="onnxruntime-cuda")
+    assert not any("ranking" in str(event) for event in events)
+
+
+def test_copies_are_ranked_once(bundle, photo_folder, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_folder, folder)
+    lowest = mined(bundle, photo_folder, 1).answers.paths[0]
+    for i in range(5):
+        shutil.copy(folder / lowest, folder / "blue" / f"copy_{i}.png")
+    result = mined(bundle, folder, 6)
+    assert (result.mining.ranked, result.mining.copies, result.unreadable) == (45, 5, 0)
+    assert len({(folder / path).read_bytes() for path in result.answers.paths}) == 6
+    assert "5 copies of them were left out" in " ".join(result.mining.sentences)

@@ -1,0 +1,250 @@
+"""``verify`` where a bundle has more than its FP32 graph: FP16 graphs, TF32, engines."""
+
+import shutil
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from bundle_files import acknowledged, contents, edited
+from fp16_networks import BRIGHT, make_photos
+from onnx import numpy_helper
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.commands.quantize.fp16 import tune_fp16
+from deploykit.commands.quantize.request import SearchRequest
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.errors import BundleError, DependencyError, DeviceError, UsageError
+from deploykit.runtime.fake import FakeSession
+
+FP16 = "deploy/fp16.onnx"
+REHEARSAL = VerifyRequest(runtime="rehearsal", precision="fp16")
+
+
+def others(folder):
+    return VerifyRequest(runtime="rehearsal", precision="fp16", images=folder)
+
+
+def renamed(source, target):
+    shutil.copy(source, f"{target}.copy.png")
+
+
+def candidates(result):
+    return [(each.candidate.graph, each.candidate.runtime, each.kind) for each in result.verdicts]
+
+
+def notes_of(events):
+    return [event.message for event in events if hasattr(event, "message")]
+
+
+@pytest.fixture
+def tuned(bundle):
+    return tune_fp16(bundle, SearchRequest()).bundle
+
+
+@pytest.mark.parametrize("name", ["Overflow", "Underflow", "SensitiveSum"])
+def test_the_tuned_graph_passes_its_rehearsal_on_all_photos(toy, name):
+    result = verify_bundle(tune_fp16(toy(name), SearchRequest()).bundle, REHEARSAL)
+    assert result.passed
+    assert candidates(result) == [(FP16, "rehearsal", "rehearsed")]
+    assert result.verdicts[0].measurement.images == 45
+    assert result.verdicts[0].tolerance.max_flip_rate == 0.005
+
+
+def test_a_rehearsal_on_photos_of_the_search_leaves_the_proof_on_others(tuned):
+    proof = tuned.manifest.proof_of(FP16, "rehearsal", "CPU")
+    events = []
+    assert verify_bundle(tuned, REHEARSAL, events.append).passed
+    assert open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU") == proof
+    assert any("22 of these images had a part in making it" in note for note in notes_of(events))
+
+
+def test_such_a_proof_is_kept_where_there_is_no_other_and_tells(tuned):
+    verify_bundle(edited(tuned, proofs=tuned.manifest.proofs[:1]), REHEARSAL)
+    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    assert (proof.kind, proof.photos.images, proof.searched) == ("rehearsed", 45, 22)
+
+
+def test_such_a_proof_replaces_one_that_is_on_too_few_others(tuned, tmp_path):
+    assert tuned.manifest.proof_of(FP16, "rehearsal", "CPU").is_vague
+    more = make_photos(tmp_path / "more", BRIGHT - 20)
+    shutil.copytree(tuned.manifest.photos, more, dirs_exist_ok=True, copy_function=renamed)
+    (verdict,) = verify_bundle(tuned, others(more)).verdicts
+    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    assert (proof.photos.images, proof.searched, proof.is_vague) == (75, 22, False)
+    assert proof.measurement.flip_rate_bound == pytest.approx(1 - 0.05 ** (1 / (75 - 22)))
+    assert verdict.searched == 22
+
+
+def test_photos_of_the_search_are_no_evidence(tuned, tmp_path):
+    """Of 45 photos 22 were searched on: 23 are left, and 29 are enough."""
+    verify_bundle(edited(tuned, proofs=tuned.manifest.proofs[:1]), REHEARSAL)
+    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    assert (proof.measurement.flips, proof.measurement.decidable) == (0, 45)
+    assert proof.is_vague
+    assert proof.measurement.flip_rate_bound == pytest.approx(1 - 0.05 ** (1 / 23))
+
+
+def test_no_number_of_photos_of_the_search_replaces_a_proof_on_enough_others(tuned, tmp_path):
+    enough = make_photos(tmp_path / "enough", BRIGHT - 20)
+    verify_bundle(tuned, others(enough))
+    old = open_bundle(tuned.folder)
+    shutil.copytree(old.manifest.photos, enough, dirs_exist_ok=True, copy_function=renamed)
+    verify_bundle(old, others(enough))
+    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    assert (proof.photos.images, proof.searched) == (30, 0)
+
+
+def test_a_rehearsal_on_more_other_photos_replaces_the_proof(tuned, tmp_path):
+    verify_bundle(tuned, others(make_photos(tmp_path / "others", BRIGHT - 20)))
+    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    assert (proof.photos.images, proof.searched) == (30, 0)
+
+
+def test_a_changed_weight_fails_the_rehearsal_and_takes_the_proof_away(tuned):
+    path = tuned.folder / FP16
+    model = onnx.load(path)
+    weight = next(w for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT16)
+    values = -numpy_helper.to_array(weight)
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, path)
+    result = verify_bundle(acknowledged(tuned, FP16), REHEARSAL)
+    assert not result.passed
+    manifest = open_bundle(tuned.folder).manifest
+    assert manifest.proof_of(FP16, "rehearsal", "CPU") is None
+    assert manifest.proof_of("deploy/fp32.onnx", "onnxruntime-cpu", "CPU") is not None
+
+
+def test_a_plain_verify_rehearses_too(tuned, no_openvino):
+    result = verify_bundle(tuned)
+    assert result.passed
+    assert candidates(result) == [
+        ("deploy/fp32.onnx", "onnxruntime-cpu", "executed"),
+        (FP16, "rehearsal", "rehearsed"),
+    ]
+
+
+def test_the_self_test_rehearses_too_and_changes_nothing(tuned, no_openvino):
+    before = contents(tuned)
+    result = verify_bundle(tuned, VerifyRequest(self_test=True))
+    assert result.passed
+    assert [graph for graph, _, _ in candidates(result)] == ["deploy/fp32.onnx", FP16]
+    assert contents(tuned) == before
+
+
+@pytest.mark.parametrize("self_test", [False, True])
+def test_without_onnx_the_rehearsal_is_left_out_aloud(tuned, no_onnx, self_test, no_openvino):
+    events = []
+    result = verify_bundle(tuned, VerifyRequest(self_test=self_test), events.append)
+    assert result.passed
+    assert [graph for graph, _, _ in candidates(result)] == ["deploy/fp32.onnx"]
+    (note,) = (note for note in notes_of(events) if "left out" in note)
+    assert note.startswith(f"left out: {FP16} on rehearsal: onnx is not installed")
+
+
+def test_a_rehearsal_that_was_asked_for_needs_onnx(tuned, no_onnx):
+    with pytest.raises(DependencyError, match="onnx is not installed"):
+        verify_bundle(tuned, REHEARSAL)
+
+
+def test_onnx_runtime_on_the_cpu_shows_nothing_about_fp16(tuned):
+    """It would compute in FP32."""
+    request = VerifyRequest(runtime="onnxruntime-cpu", precision="fp16")
+    with pytest.raises(UsageError, match="onnxruntime-cpu does not compute in fp16") as caught:
+        verify_bundle(tuned, request)
+    assert caught.value.exit_code == 2
+
+
+def test_a_graph_that_was_not_made_yet_is_made_by_build_trt(bundle):
+    with pytest.raises(BundleError, match="has no fp16 graph") as caught:
+        verify_bundle(bundle, REHEARSAL)
+    assert "build-trt" in caught.value.hint
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "rehearsal", None])
+def test_only_cuda_has_tf32(tuned, runtime):
+    with pytest.raises(UsageError, match=r"has( no)? TF32") as caught:
+        verify_bundle(tuned, VerifyRequest(runtime=runtime, tf32=True))
+    assert "onnxruntime-cuda" in caught.value.hint
+
+
+class CudaSession(FakeSession):
+    """Says that it is ONNX Runtime on a GPU."""
+
+    def __init__(self, answer, *, tf32):
+        super().__init__(answer, classes=3, input_size=(16, 16))
+        self._spec = msgspec.structs.replace(
+            self._spec,
+            runtime="onnxruntime-cuda",
+            graph="deploy/fp32.onnx",
+            device="NVIDIA GeForce RTX 4070",
+            tf32=tf32,
+        )
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("right", [False, True])
+def test_what_tf32_shows_is_neither_kept_nor_held_against_fp32(bundle, monkeypatch, tf32, right):
+    """Without TF32 the same answers are a proof, or take one away."""
+    from deploykit.inference.sessions import open_bundle_graph
+
+    key = "deploy/fp32.onnx", "onnxruntime-cuda", "NVIDIA GeForce RTX 4070"
+    graph = open_bundle_graph(
+        bundle, "deploy/fp32.onnx", runtime="onnxruntime-cpu", precision="fp32"
+    )
+    answers = {True: graph.run, False: lambda images: -graph.run(images)}
+
+    def verify(*, right, tf32):
+        session = CudaSession(answers[right], tf32=tf32)
+        monkeypatch.setattr(
+            "deploykit.inference.candidates.open_bundle_graph", lambda *a, **k: session
+        )
+        request = VerifyRequest(runtime="onnxruntime-cuda", precision="fp32", tf32=tf32)
+        result = verify_bundle(open_bundle(bundle.folder), request)
+        assert result.passed == right
+        assert session.closed
+        return open_bundle(bundle.folder).manifest.proof_of(*key)
+
+    before = None if right else verify(right=True, tf32=False)
+    after = verify(right=right, tf32=tf32)
+    assert (after == before) == tf32
+
+
+def test_an_engine_is_left_out_where_there_is_no_gpu(engine_bundle, no_gpu, no_openvino):
+    events = []
+    result = verify_bundle(engine_bundle, progress=events.append)
+    assert result.passed
+    assert [graph for graph, _, _ in candidates(result)] == ["deploy/fp32.onnx", FP16]
+    (note,) = (note for note in notes_of(events) if "left out" in note)
+    assert "portable-fp16-b1-8-32.engine on tensorrt_rtx: There is no NVIDIA driver" in note
+
+
+@pytest.mark.parametrize("by", ["runtime", "engine"])
+def test_an_engine_that_was_asked_for_is_not_left_out(engine_bundle, no_gpu, by):
+    named = {"runtime": "tensorrt_rtx", "engine": engine_bundle.manifest.engines[0]}
+    with pytest.raises(DeviceError, match="no NVIDIA driver"):
+        verify_bundle(engine_bundle, VerifyRequest(**{by: named[by]}))
+
+
+def test_on_its_gpu_an_engine_is_executed_and_proven(engine_bundle, engines):
+    (engine,) = engine_bundle.manifest.engines
+    result = verify_bundle(engine_bundle, VerifyRequest(runtime="tensorrt_rtx"))
+    assert result.passed
+    assert candidates(result) == [(engine, "tensorrt_rtx", "executed")]
+    manifest = open_bundle(engine_bundle.folder).manifest
+    proof = manifest.proof_of(engine, "tensorrt_rtx", "NVIDIA GeForce RTX 4070")
+    assert (proof.kind, proof.reference_kind, proof.photos.images) == ("executed", "graph", 45)
+    assert engines.sessions[0].closed
+    assert max(engines.sessions[0].batch_sizes) == 32
+
+
+def test_an_engine_that_answers_wrongly_fails(engine_bundle, engines):
+    engines.distort = np.negative
+    result = verify_bundle(engine_bundle, VerifyRequest(runtime="tensorrt_rtx"))
+    assert not result.passed
+    assert "changed their class" in result.verdicts[0].objections[0]
+
+
+def test_an_engine_that_is_not_there_is_refused_by_name(engine_bundle):
+    with pytest.raises(BundleError, match=r"has no engine other\.engine; it has tensorrt_rtx-"):
+        verify_bundle(engine_bundle, VerifyRequest(engine="other.engine"))

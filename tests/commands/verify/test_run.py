@@ -1,0 +1,446 @@
+import shutil
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.bundle.manifest import record_file, update_manifest
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.errors import (
+    BundleError,
+    CheckpointError,
+    DeviceError,
+    GraphError,
+    ImagesError,
+    UsageError,
+)
+from deploykit.inference.engines import engines_left_out
+from deploykit.proof.reference import ReferenceRequest, open_reference
+from deploykit.system.progress import Note
+
+
+@pytest.fixture
+def named(network_file):
+    """The user's own architecture, named as on the command line."""
+    return ReferenceRequest(arch=f"{network_file}:Net")
+
+
+def perturb(bundle, name="deploy/fp32.onnx", factor=1.05):
+    """Change one weight of a graph, and let the manifest call it its own."""
+    path = bundle.folder / name
+    model = onnx.load(path)
+    weight = next(item for item in model.graph.initializer if item.name == "head.weight")
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0] *= factor
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, path)
+
+    def change(manifest):
+        files = {**manifest.files, name: record_file(path)}
+        return msgspec.structs.replace(manifest, files=files)
+
+    update_manifest(bundle.folder, change)
+    return open_bundle(bundle.folder)
+
+
+def test_both_graphs_are_compared_with_the_checkpoint(bundle, named, photo_folder, no_openvino):
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
+    assert result.passed
+    assert result.reference.startswith("torch module")
+    assert [v.candidate.graph for v in result.verdicts] == ["model.onnx", "deploy/fp32.onnx"]
+    assert (result.photos.kind, result.photos.images, result.unreadable) == ("photos", 45, 0)
+    for verdict in result.verdicts:
+        assert verdict.measurement.batch_sizes == (1, 2, 5, 32)
+        assert verdict.measurement.images == 45
+        assert verdict.measurement.flips == 0
+        assert verdict.measurement.flip_rate_bound == pytest.approx(1 - 0.05 ** (1 / 45))
+
+
+def test_what_passed_is_kept(bundle, named, photo_folder):
+    verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
+    proofs = {proof.graph: proof for proof in open_bundle(bundle.folder).manifest.proofs}
+    assert len(proofs) == 2
+    assert proofs["deploy/fp32.onnx"].photos.images == 45
+    assert proofs["deploy/fp32.onnx"].reference.startswith("torch module")
+
+
+def test_a_weaker_comparison_does_not_replace_the_proof(bundle, named, photo_folder):
+    verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
+    strong = open_bundle(bundle.folder)
+    request = VerifyRequest(images=photo_folder, max_images=9, reference=named)
+    assert verify_bundle(strong, request).passed
+    assert verify_bundle(strong, VerifyRequest(images=photo_folder)).passed
+    assert open_bundle(bundle.folder).manifest.proofs == strong.manifest.proofs
+
+
+def test_a_graph_that_failed_is_no_reference(bundle, named, photo_folder):
+    """Or a plain verify would bring back the proof that a comparison with torch took away."""
+    changed = perturb(perturb(bundle), "model.onnx")
+    assert not verify_bundle(changed, VerifyRequest(reference=named)).passed
+    again = verify_bundle(open_bundle(bundle.folder), VerifyRequest(images=photo_folder))
+    assert not again.passed
+    assert "itself not proven" in again.verdicts[0].objections[-1]
+    assert open_bundle(bundle.folder).manifest.proofs == ()
+
+
+def test_other_weights_leave_the_proofs_alone(bundle, network_file, checkpoint, tmp_path):
+    weights = torch.load(checkpoint, weights_only=True)
+    for factor in (1.0, 1.5):
+        weights["head.bias"] = weights["head.bias"] * factor
+        torch.save({"state_dict": weights}, tmp_path / "other.pth")
+        reference = ReferenceRequest(arch=f"{network_file}:Net", checkpoint=tmp_path / "other.pth")
+        notes = []
+        result = verify_bundle(bundle, VerifyRequest(reference=reference), notes.append)
+        assert "other.pth" in result.reference
+        assert (result.reference_kind, result.is_recorded) == ("module", False)
+        assert open_bundle(bundle.folder).manifest == bundle.manifest
+        assert any("other weights" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_a_bundle_that_is_exported_again_meanwhile_gets_no_proof(bundle, named, photo_folder):
+    path = bundle.folder / "deploy/fp32.onnx"
+
+    def replace_graph(manifest):
+        other = msgspec.structs.replace(record_file(path), sha256="0" * 64)
+        files = {**manifest.files, "deploy/fp32.onnx": other}
+        return msgspec.structs.replace(manifest, files=files, proofs=())
+
+    update_manifest(bundle.folder, replace_graph)
+    assert verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named)).passed
+    kept = open_bundle(bundle.folder).manifest.proofs
+    assert [proof.graph for proof in kept] == ["model.onnx"]
+
+
+def test_a_bundle_that_cannot_be_written_is_verified_all_the_same(bundle, named, monkeypatch):
+    def read_only(*arguments):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("deploykit.proof.verdict.update_manifest", read_only)
+    notes = []
+    assert verify_bundle(bundle, VerifyRequest(reference=named), notes.append).passed
+    assert any("the proof is not kept" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_the_users_code_does_not_run_unasked(bundle, photo_folder, no_openvino):
+    notes = []
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder), notes.append)
+    assert result.reference == "model.onnx on onnxruntime-cpu"
+    assert (result.reference_kind, result.is_recorded) == ("graph", True)
+    assert [v.candidate.graph for v in result.verdicts] == ["deploy/fp32.onnx"]
+    assert any("code of its own" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_a_perturbed_weight_fails_and_takes_the_proof_away(
+    bundle, named, photo_folder, no_openvino
+):
+    changed = perturb(bundle)
+    result = verify_bundle(changed, VerifyRequest(images=photo_folder, reference=named))
+    assert not result.passed
+    canonical, deploy = result.verdicts
+    assert canonical.passed
+    assert not deploy.passed
+    assert "of the scale" in deploy.objections[0]
+    proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.proofs]
+    assert proven == ["model.onnx"]
+
+
+def test_the_recorded_photos_are_used_while_they_are_there(bundle, named, photo_folder):
+    notes = []
+    result = verify_bundle(bundle, VerifyRequest(reference=named), notes.append)
+    assert result.photos.source == str(photo_folder.resolve())
+    assert any("given at export" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_without_photos_the_golden_images_are_used(bundle, named):
+    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, photos="/gone"))
+    result = verify_bundle(open_bundle(bundle.folder), VerifyRequest(reference=named))
+    assert (result.photos.kind, result.photos.images) == ("golden", 8)
+    assert result.passed
+    assert {verdict.measurement.flip_rate_bound for verdict in result.verdicts} == {None}
+
+
+def test_a_sample_is_even_over_the_classes(bundle, named, photo_folder):
+    request = VerifyRequest(images=photo_folder, max_images=9, reference=named)
+    assert verify_bundle(bundle, request).photos.images == 9
+
+
+def test_the_self_test_needs_only_the_bundle(bundle, no_openvino):
+    result = verify_bundle(bundle, VerifyRequest(self_test=True))
+    assert result.passed
+    assert result.reference == "answers recorded in golden.npz"
+    assert (result.reference_kind, result.is_recorded) == ("golden", True)
+    assert result.verdicts[0].measurement.flip_rate_bound is None
+    assert result.photos.images == 8
+    assert [v.candidate.graph for v in result.verdicts] == ["deploy/fp32.onnx"]
+
+
+def test_the_self_test_finds_a_perturbed_weight_and_takes_the_proof_away(bundle):
+    assert not verify_bundle(perturb(bundle), VerifyRequest(self_test=True)).passed
+    proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.proofs]
+    assert proven == ["model.onnx"]
+
+
+@pytest.mark.parametrize("change", ["labels", "preprocessing"])
+def test_a_manifest_that_was_edited_by_hand_is_refused(bundle, change):
+    """Swapped labels would pass every comparison of logits."""
+
+    def edit(manifest):
+        if change == "labels":
+            names = manifest.labels.names[::-1]
+            labels = msgspec.structs.replace(manifest.labels, names=names)
+            return msgspec.structs.replace(manifest, labels=labels)
+        steps = msgspec.structs.replace(manifest.preprocessing, mean=(0.5, 0.5, 0.5))
+        return msgspec.structs.replace(manifest, preprocessing=steps)
+
+    update_manifest(bundle.folder, edit)
+    for self_test in (False, True):
+        with pytest.raises(GraphError, match=f"exported with deploykit.{change}"):
+            verify_bundle(open_bundle(bundle.folder), VerifyRequest(self_test=self_test))
+
+
+def test_the_self_test_checks_every_file(bundle):
+    (bundle.folder / "model.onnx").write_bytes(b"truncated")
+    with pytest.raises(BundleError, match=r"model.onnx is not the file that was exported"):
+        verify_bundle(bundle, VerifyRequest(self_test=True))
+
+
+def test_a_copy_without_engines_passes_the_self_test(bundle):
+    engine = bundle.folder / "engines" / "a.engine"
+    engine.parent.mkdir()
+    engine.write_bytes(b"plan")
+    passport = engine.with_name("a.engine.json")
+    passport.write_bytes(b"{}")
+    records = {f"engines/{path.name}": record_file(path) for path in (engine, passport)}
+
+    def add(manifest):
+        files = {**manifest.files, **records}
+        return msgspec.structs.replace(manifest, files=files, engines=("engines/a.engine",))
+
+    update_manifest(bundle.folder, add)
+    request = VerifyRequest(self_test=True)
+    passport.unlink()
+    assert not engines_left_out(open_bundle(bundle.folder))
+    engine.unlink()
+    assert engines_left_out(open_bundle(bundle.folder)) == records.keys()
+    assert verify_bundle(open_bundle(bundle.folder), request).passed
+
+
+def test_a_damaged_graph_is_refused(bundle):
+    (bundle.folder / "deploy/fp32.onnx").write_bytes(b"")
+    with pytest.raises(BundleError, match="not the file that was exported"):
+        verify_bundle(bundle, VerifyRequest(self_test=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip"])
+def test_a_damaged_golden_file_is_refused(bundle, content):
+    path = bundle.folder / "golden.npz"
+    path.write_bytes(content)
+    update_manifest(
+        bundle.folder,
+        lambda m: msgspec.structs.replace(m, files={**m.files, "golden.npz": record_file(path)}),
+    )
+    with pytest.raises(BundleError, match="damaged"):
+        verify_bundle(open_bundle(bundle.folder), VerifyRequest(self_test=True))
+
+
+def test_golden_answers_that_are_not_finite_fail(bundle):
+    path = bundle.folder / "golden.npz"
+    with np.load(path) as data:
+        logits = data["logits"].copy()
+        images = data["images"]
+    logits[0, 0] = np.nan
+    np.savez(path, images=images, logits=logits)
+    update_manifest(
+        bundle.folder,
+        lambda m: msgspec.structs.replace(m, files={**m.files, "golden.npz": record_file(path)}),
+    )
+    result = verify_bundle(open_bundle(bundle.folder), VerifyRequest(self_test=True))
+    assert not result.passed
+    assert "NaN" in result.verdicts[0].objections[0]
+
+
+def test_unreadable_photos_are_counted(bundle, named, tmp_path, photo_folder):
+    shutil.copytree(photo_folder / "red", tmp_path / "photos")
+    (tmp_path / "photos" / "07.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = verify_bundle(bundle, VerifyRequest(images=tmp_path / "photos", reference=named))
+    assert (result.photos.images, result.unreadable) == (14, 1)
+    assert result.passed
+
+
+def test_a_folder_without_a_readable_image_is_refused(bundle, named, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    with pytest.raises(ImagesError, match="Not one"):
+        verify_bundle(bundle, VerifyRequest(images=tmp_path / "photos", reference=named))
+
+
+def test_another_checkpoint_is_measured_not_excused(bundle, network_file, checkpoint, tmp_path):
+    weights = torch.load(checkpoint, weights_only=True)
+    weights["head.bias"] += torch.tensor([0.5, 0.0, 0.0])
+    torch.save(weights, tmp_path / "other.pth")
+    reference = ReferenceRequest(arch=f"{network_file}:Net", checkpoint=tmp_path / "other.pth")
+    assert not verify_bundle(bundle, VerifyRequest(reference=reference)).passed
+
+
+def test_a_checkpoint_of_other_classes_is_refused(bundle, network_file, tmp_path):
+    from deploykit.models.registry import resolve_architecture
+
+    module = resolve_architecture(f"{network_file}:Net", allow_user_code=True).build(5)
+    torch.save(module.state_dict(), tmp_path / "five.pth")
+    reference = ReferenceRequest(arch=f"{network_file}:Net", checkpoint=tmp_path / "five.pth")
+    with pytest.raises(CheckpointError, match="5 classes; the bundle has 3"):
+        verify_bundle(bundle, VerifyRequest(reference=reference))
+
+
+def test_naming_only_the_checkpoint_of_ones_own_code_is_explained(bundle, checkpoint):
+    request = VerifyRequest(reference=ReferenceRequest(checkpoint=checkpoint))
+    with pytest.raises(UsageError, match="code of its own") as caught:
+        verify_bundle(bundle, request)
+    assert "--arch" in caught.value.hint
+
+
+def test_a_precision_that_is_not_there_is_refused(bundle):
+    with pytest.raises(BundleError, match="no fp16 graph; it has fp32"):
+        verify_bundle(bundle, VerifyRequest(precision="fp16"))
+
+
+def test_a_device_that_is_not_there_is_refused(bundle, no_gpu):
+    with pytest.raises(DeviceError):
+        verify_bundle(bundle, VerifyRequest(runtime="onnxruntime-cuda"))
+
+
+def test_a_zoo_network_is_rebuilt_from_the_recorded_checkpoint(tmp_path, photo_folder):
+    from deploykit.commands.export.request import ExportRequest
+    from deploykit.commands.export.run import export_bundle
+    from deploykit.models.registry import resolve_architecture
+
+    torch.manual_seed(0)
+    arguments = {"growth_rate": 4, "block_config": (1, 1), "num_init_features": 8}
+    module = resolve_architecture("densenet", allow_user_code=False).build(3, arguments)
+    torch.save(module.state_dict(), tmp_path / "best_model.pth")
+    from deploykit.commands.export.preprocessing import PreprocessingOptions
+
+    request = ExportRequest(
+        arch="densenet",
+        arch_args=arguments,
+        checkpoint=tmp_path / "best_model.pth",
+        preprocessing=PreprocessingOptions(input_size=(32, 32)),
+        artifacts=tmp_path / "artifacts",
+    )
+    bundle = export_bundle(request).bundle
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder))
+    assert result.reference.startswith("torch module densenet from best_model.pth (")
+    assert result.passed
+
+    (tmp_path / "best_model.pth").write_bytes(b"changed")
+    notes = []
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder), notes.append)
+    assert result.reference == "model.onnx on onnxruntime-cpu"
+    assert any("has changed since the export" in e.message for e in notes if isinstance(e, Note))
+
+    (tmp_path / "best_model.pth").unlink()
+    notes = []
+    verify_bundle(bundle, VerifyRequest(images=photo_folder), notes.append)
+    assert any("is not there" in e.message for e in notes if isinstance(e, Note))
+
+
+def test_many_copies_do_not_replace_the_proof_of_fewer_different_photos(
+    bundle, named, photo_folder, tmp_path
+):
+    verify_bundle(bundle, VerifyRequest(images=photo_folder, max_images=30, reference=named))
+    before = open_bundle(bundle.folder)
+    copies = tmp_path / "photos"
+    copies.mkdir()
+    for i in range(40):
+        shutil.copy(photo_folder / "red" / "00.png", copies / f"{i}.png")
+    result = verify_bundle(before, VerifyRequest(images=copies, reference=named))
+    assert result.passed
+    assert (result.photos.images, result.photos.copies) == (40, 39)
+    assert open_bundle(bundle.folder).manifest.proofs == before.manifest.proofs
+
+
+def put_golden(bundle, count):
+    """Let the bundle's golden file hold so many of its images."""
+    path = bundle.folder / "golden.npz"
+    with np.load(path) as data:
+        images, logits = data["images"][:count], data["logits"][:count]
+    np.savez(path, images=images, logits=logits)
+    files = {**bundle.manifest.files, "golden.npz": record_file(path)}
+    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, files=files, photos=None))
+    return open_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize("request_", [VerifyRequest(), VerifyRequest(self_test=True)])
+def test_golden_images_of_which_there_are_none_are_refused(bundle, request_):
+    with pytest.raises(BundleError, match="holds no image") as caught:
+        verify_bundle(put_golden(bundle, 0), request_)
+    assert caught.value.hint
+
+
+def test_golden_images_are_limited_as_photos_are(bundle, named):
+    request = VerifyRequest(max_images=3, reference=named)
+    assert verify_bundle(put_golden(bundle, 8), request).photos.images == 3
+
+
+def test_a_self_test_with_a_number_of_photos_is_refused(bundle):
+    with pytest.raises(UsageError, match="--max-images"):
+        verify_bundle(bundle, VerifyRequest(self_test=True, max_images=3))
+
+
+def test_a_golden_file_that_changed_is_refused_though_it_is_not_needed(bundle, photo_folder):
+    with (bundle.folder / "golden.npz").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BundleError, match=r"golden.npz is not the file"):
+        verify_bundle(bundle, VerifyRequest(images=photo_folder))
+
+
+def test_a_reference_that_is_open_already_stays_open(bundle, named, photo_folder):
+    reference = open_reference(bundle, named, lambda event: None)
+    with reference.session:
+        request = VerifyRequest(images=photo_folder, max_images=4, reference=named)
+        assert verify_bundle(bundle, request, reference=reference).passed
+        images = np.zeros((1, *reference.session.spec.input_size, 3), np.uint8)
+        assert reference.session.run(images).shape == (1, 3)
+
+
+def test_a_self_test_takes_no_other_reference(bundle, named):
+    """Or what it passes would be kept as a proof."""
+    reference = open_reference(bundle, named, lambda event: None)
+    with reference.session, pytest.raises(UsageError, match="with no other reference") as caught:
+        verify_bundle(bundle, VerifyRequest(self_test=True), reference=reference)
+    assert caught.value.hint
+
+
+def test_photos_that_decide_nothing_fail_and_take_no_proof_away(
+    bundle, tmp_path, monkeypatch, no_openvino
+):
+    """A doubt: the numbers agree, and the reference has two best classes."""
+    from PIL import Image
+
+    from deploykit.runtime._onnxruntime import OnnxRuntimeSession
+
+    run = OnnxRuntimeSession._run
+
+    def tie_the_black_ones(self, images):
+        logits = run(self, images)
+        logits[images.max(axis=(1, 2, 3)) == 0] = 0
+        return logits
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", tie_the_black_ones)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (20, 20)).save(folder / "black.png")
+    result = verify_bundle(bundle, VerifyRequest(images=folder))
+    assert not result.passed
+    assert "does not decide 1 of 1 image" in result.verdicts[0].objections[0]
+    assert not any(verdict.broken for verdict in result.verdicts)
+    assert open_bundle(bundle.folder).manifest == bundle.manifest
+
+
+def test_each_candidate_is_timed(bundle, photo_folder):
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder, max_images=4))
+    assert result.seconds > sum(verdict.seconds for verdict in result.verdicts) > 0

@@ -1,0 +1,275 @@
+"""One command's voice: what is the result's, what is everybody's, and what an end means."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from filelock import FileLock
+
+from deploykit.commands.app import run
+from deploykit.console.command import Console, command
+from deploykit.system.progress import Note, Step
+
+
+class Terminal(io.StringIO):
+    """A stream that someone watches."""
+
+    def isatty(self):
+        return True
+
+
+def put_terminal(monkeypatch):
+    """Make stderr a terminal; a fixture would do so before pytest puts its own stream there."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    return stream
+
+
+def test_a_stage_takes_the_place_of_the_one_before_it(monkeypatch):
+    terminal = put_terminal(monkeypatch)
+    console = Console("train", sys.stdout, as_json=False)
+    for epoch in range(40):
+        console.progress(Step(f"epoch {epoch}", 5, 8))
+    console.progress(Step("saving"))
+    (task,) = console._bar.tasks
+    assert (task.description, task.completed, task.total) == ("saving", 0, None)
+    console.progress(Step("saving", 1, 2))
+    (task,) = console._bar.tasks
+    assert (task.description, task.completed, task.total) == ("saving", 1, 2)
+    console.close()
+    assert "epoch 0" in terminal.getvalue()
+
+
+def test_a_stage_with_parts_keeps_its_bar_and_its_clock(monkeypatch):
+    put_terminal(monkeypatch)
+    console = Console("build-trt", sys.stdout, as_json=False)
+    console.progress(Step("building", 0, 6, detail="cloning"))
+    (first,) = console._bar.tasks
+    console.progress(Step("building", 1, 6, detail="timing"))
+    (task,) = console._bar.tasks
+    assert task is first
+    assert (task.description, task.completed, task.total) == ("building: timing", 1, 6)
+    console.close()
+
+
+def shown(console):
+    """The bar's line as it stands."""
+    from rich.console import Console as RichConsole
+
+    stream = io.StringIO()
+    RichConsole(file=stream, width=100).print(console._bar.get_renderable())
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("unit", "rate"), [("images", "50.0 images/s"), ("", None)])
+def test_a_stage_that_counts_something_shows_how_fast_it_goes(monkeypatch, unit, rate):
+    put_terminal(monkeypatch)
+    console = Console("predict", sys.stdout, as_json=False)
+    console.progress(Step("scanning"))
+    now = 0
+    monkeypatch.setattr(console._bar, "get_time", lambda: now)
+    # What an interrupted run had done already is no speed of this one.
+    for done in (5000, 5100, 5200):
+        console.progress(Step("predicting", done, 6000, unit=unit))
+        now += 2
+    line = shown(console)
+    console.close()
+    assert "5200/6000" in line
+    assert "0:00:16" in line
+    assert (rate in line) if rate else "/s" not in line
+
+
+def test_notes_stand_above_the_bar(monkeypatch):
+    terminal = put_terminal(monkeypatch)
+    console = Console("train", sys.stdout, as_json=False)
+    console.progress(Step("epoch 1", 0, 8))
+    console.progress(Note("[bold]epoch 1: 95 %"))
+    console.close()
+    assert "[bold]epoch 1: 95 %\n" in terminal.getvalue()
+
+
+def test_where_no_one_watches_there_are_only_notes(capsys):
+    console = Console("train", sys.stdout, as_json=False)
+    console.progress(Step("epoch 1", 0, 8))
+    console.progress(Note("epoch 1: 95 %"))
+    console.close()
+    assert capsys.readouterr() == ("", "epoch 1: 95 %\n")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_stdout_is_the_results_alone(capsys, as_json):
+    before = sys.stdout
+    with command("verify", as_json=as_json) as console:
+        print("printed by a network")
+        console.result(lambda: 42, lambda: "forty-two")
+        print("printed while it ends")
+    assert sys.stdout is before
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["result"] if as_json else out) == (42 if as_json else "forty-two\n")
+    assert err == "printed by a network\nprinted while it ends\n"
+
+
+def test_stdout_is_the_results_beside_a_bar(capsys, monkeypatch):
+    terminal = put_terminal(monkeypatch)
+    with command("verify", as_json=True) as console:
+        console.progress(Step("comparing", 1, 2))
+        print("printed by a network")
+        console.result(lambda: 42, lambda: "forty-two")
+    assert sys.stderr is terminal
+    assert json.loads(capsys.readouterr().out)["result"] == 42
+    assert "printed by a network\n" in terminal.getvalue()
+
+
+def test_an_error_as_json_is_all_that_stdout_gets(capsys):
+    with pytest.raises(typer.Exit), command("verify", as_json=True):
+        1 / print("printed by a network")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["exit_code"] == 1
+    assert err == "printed by a network\n"
+
+
+def test_a_command_within_a_command_leaves_stdout_to_the_outer(capsys):
+    before = sys.stdout
+    with command("demo", as_json=True) as outer:
+        with command("verify", as_json=True) as inner:
+            inner.result(lambda: "inner", lambda: "")
+        outer.result(lambda: "outer", lambda: "")
+    assert sys.stdout is before
+    out, err = capsys.readouterr()
+    assert json.loads(out)["result"] == "outer"
+    assert json.loads(err)["result"] == "inner"
+
+
+def test_a_child_process_has_the_real_stdout(capfd):
+    with command("demo", as_json=False):
+        subprocess.run([sys.executable, "-c", "print('child')"], check=True)
+    assert capfd.readouterr() == ("child\n", "")
+
+
+@pytest.mark.parametrize("code", [0, None, 3, "Give me a folder."])
+def test_a_network_that_ends_the_program_is_an_error(capsys, code):
+    with pytest.raises(typer.Exit) as caught, command("verify", as_json=False):
+        sys.exit(code)
+    assert caught.value.exit_code == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: The program was told to end, by sys.exit({code!r}).\n")
+    assert "-v shows where" in err
+    assert "Traceback" not in err
+
+
+def test_verbose_shows_what_ended_the_program(capsys):
+    with pytest.raises(typer.Exit), command("verify", as_json=False, verbose=True):
+        sys.exit(0)
+    assert 'test_command.py", line' in capsys.readouterr().err
+
+
+def test_an_output_that_the_system_refuses_is_named(capsys):
+    with pytest.raises(typer.Exit) as caught, command("train", as_json=False):
+        raise OSError(28, "No space left on device", "run/best_model.pth")
+    assert caught.value.exit_code == 4
+    message, hint = capsys.readouterr().err.splitlines()
+    assert message == "error: run/best_model.pth: No space left on device."
+    assert "space" in hint
+
+
+PRINTING = """
+import sys
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.Linear(3, num_classes)
+
+    def forward(self, x):
+        print("in forward")
+        sys.stdout.write("and again")
+        return self.layer(x.mean((2, 3)))
+"""
+
+
+def test_a_network_that_prints_does_not_spoil_the_json(tmp_path, monkeypatch, capfd):
+    import torch
+
+    from deploykit.models.registry import resolve_architecture
+
+    monkeypatch.chdir(tmp_path)
+    Path("printing.py").write_text(PRINTING, encoding="utf-8")
+    module = resolve_architecture("printing.py:Net", allow_user_code=True).build(2)
+    torch.save(module.state_dict(), "net.pth")
+    capfd.readouterr()
+    arguments = ["export", "--arch", "printing.py:Net", "--ckpt", "net.pth", "--classes", "a,b"]
+    code = run([*arguments, "--input-size", "16", "--json"])
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    assert json.loads(out)["exit_code"] == 0
+    assert "in forward\nand again" in err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_folder_without_a_prediction_still_has_its_table(
+    exported_bundle, tmp_path, capsys, as_json
+):
+    photos, table = tmp_path / "photos", tmp_path / "rows.csv"
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        (photos / name).touch()
+    arguments = ["predict", str(photos), "--bundle", str(exported_bundle.folder)]
+    code = run([*arguments, "--output", str(table), *(["--json"] if as_json else [])])
+    captured = capsys.readouterr()
+    assert code == 4
+    said = json.loads(captured.out)["error"] if as_json else captured.err
+    assert "has a prediction, of 2" in str(said)
+    assert "rows.csv says what is wrong with each" in str(said)
+    with table.open(encoding="utf-8-sig", newline="") as stream:
+        assert [row["path"] for row in csv.DictReader(stream)] == ["a.png", "b.png"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["photos", "rows.csv"]
+
+
+def test_a_table_that_another_run_writes_is_refused(
+    exported_bundle, photo_folder, tmp_path, capsys
+):
+    output = tmp_path / "rows.csv"
+    arguments = ["predict", str(photo_folder / "red"), "--bundle", str(exported_bundle.folder)]
+    with FileLock(f"{output}.journal.lock"):
+        assert run([*arguments, "--output", str(output)]) == 2
+    assert "Another run is writing" in capsys.readouterr().err
+    assert run([*arguments, "--output", str(output)]) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_behind_stdout_is_no_bug(options):
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "deploykit", "doctor", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert process.returncode == 4
+    assert "No space left" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_leaves_early_is_no_failure(options):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploykit", "doctor", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+    process.stderr.close()

@@ -1,0 +1,99 @@
+"""What the tests of training share: tiny photos, tiny networks, and looks at what a run left."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from deploykit.commands.train.history import EpochResult
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.system.progress import Note, Step
+
+NETWORKS = '''
+import torch
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self, num_classes, width=6, stride=2):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=stride), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(0.2)
+        )
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(width))
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        return self.head(self.squeeze(self.features(x)).flatten(1))
+
+class Spoiling(Tiny):
+    """Says the opposite of what it has learnt from the ninth batch on."""
+
+    def forward(self, x):
+        seen = self.features[1].num_batches_tracked
+        return super().forward(x) if self.training or seen <= 8 else -super().forward(x)
+
+class Exploding(Tiny):
+    def forward(self, x):
+        return super().forward(x) * float("inf")
+
+class Headless(Tiny):
+    def forward(self, x):
+        return self.features(x)
+
+class Paired(Tiny):
+    def forward(self, x):
+        return super().forward(x), x
+
+class Failing(Tiny):
+    def forward(self, x):
+        return x.reshape(5, 7)
+
+class Weightless(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+'''
+
+SMALL = Preprocessing(resize=(8, 8))
+COLOURS = {"blue": (40, 60, 200), "red": (200, 60, 40)}
+
+
+def make_photos(folder: Path, count: int = 10) -> Path:
+    """A labelled folder of small noisy photos, whose colours tell the class."""
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.array(colour) + random.integers(-40, 41, (10, 12, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def weights(run: Path, file: str = "best_model.pth") -> dict[str, torch.Tensor]:
+    content = torch.load(run / file, weights_only=True)
+    return content["model"] if file == "training.pt" else content
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Names and bytes of what a run left to be used; ``training.pt`` is only for going on."""
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.name != "training.pt"}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def scores(history: tuple[EpochResult, ...]) -> list[tuple[float, ...]]:
+    return [
+        (r.epoch, r.learning_rate, r.train_accuracy, r.train_loss, r.test_accuracy, r.test_loss)
+        for r in history
+    ]
+
+
+def notes(events: list[Note | Step]) -> list[str]:
+    return [event.message for event in events if isinstance(event, Note)]
+
+
+def interrupt_at_epoch(event: Note | Step, number: int) -> None:
+    if isinstance(event, Step) and event.stage.startswith(f"epoch {number}/"):
+        raise KeyboardInterrupt

@@ -1,0 +1,251 @@
+"""A bundle's engines: found, checked before they are opened, tested at their first run."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from bundle_files import acknowledged, contents, edited
+
+from deploykit.bundle.folder import GOLDEN, open_bundle
+from deploykit.commands.build.run import BuildRequest, build_engine
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.engine.passport import read_passport, write_passport
+from deploykit.errors import BundleError, DependencyError, DeviceError, InputError, ParityError
+from deploykit.inference.engines import engines_of, named_engine, open_bundle_engine
+from deploykit.proof.self_test import self_test
+from deploykit.specs.engine import Profile
+from deploykit.system.progress import silent
+
+RTX_4070 = "NVIDIA GeForce RTX 4070"
+
+
+@pytest.fixture
+def several(engine_bundle, no_gpu):
+    """The bundle with engines for any GPU, RTX 40, in FP32, and, the newest, for RTX 50."""
+    bundle = build_engine(engine_bundle, BuildRequest(targets=("sm89",))).bundle
+    bundle = build_engine(bundle, BuildRequest(precision="fp32")).bundle
+    return build_engine(bundle, BuildRequest(targets=("sm120",))).bundle
+
+
+def changed_passport(bundle, **fields):
+    """The bundle whose engine's passport says something else, and whose manifest knows."""
+    file = f"{bundle.manifest.engines[0]}.json"
+    path = bundle.folder / file
+    write_passport(path, msgspec.structs.replace(read_passport(path), **fields))
+    return acknowledged(bundle, file)
+
+
+def refusal(bundle):
+    """Why the bundle's first engine does not open."""
+    with pytest.raises((DeviceError, InputError)) as caught:
+        open_bundle_engine(bundle, engines_of(bundle)[0])
+    return caught.value
+
+
+def test_engines_are_found_the_newest_first(several):
+    names = [engine.passport.engine for engine in engines_of(several)]
+    assert [name.split("-")[2:4] for name in names] == [
+        ["sm120", "fp16"],
+        ["portable", "fp32"],
+        ["sm89", "fp16"],
+        ["portable", "fp16"],
+    ]
+
+
+def test_an_engine_has_two_names(engine_bundle):
+    (engine,) = engines_of(engine_bundle)
+    assert named_engine(engine_bundle, engine.file) == engine
+    assert named_engine(engine_bundle, Path(engine.file).name) == engine
+    with pytest.raises(
+        BundleError, match=r"has no engine x\.engine; it has tensorrt_rtx-"
+    ) as caught:
+        named_engine(engine_bundle, "x.engine")
+    assert caught.value.hint == "Name one of these."
+
+
+def test_a_bundle_without_engines_says_so(bundle):
+    assert engines_of(bundle) == []
+    with pytest.raises(BundleError, match="it has none"):
+        named_engine(bundle, "x.engine")
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+@pytest.mark.parametrize("suffix", ["", ".json"], ids=["engine", "passport"])
+def test_a_damaged_or_missing_file_is_refused(engine_bundle, engines, suffix, damage):
+    path = engine_bundle.folder / f"{engine_bundle.manifest.engines[0]}{suffix}"
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    error = refusal(engine_bundle)
+    assert isinstance(error, BundleError)
+    assert path.name in error.message
+    assert error.hint
+    assert engines.sessions == []
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "only 0 bytes"),
+        (b"ftrt" + bytes(100), "an engine of tensorrt, not of tensorrt_rtx"),
+        (b"version https://git-lfs.github.com/spec/v1", "it is no engine but a text"),
+    ],
+)
+def test_a_file_that_is_no_such_engine_is_refused(engine_bundle, engines, data, message):
+    (file,) = engine_bundle.manifest.engines
+    (engine_bundle.folder / file).write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    error = refusal(changed_passport(acknowledged(engine_bundle, file), engine_sha256=sha256))
+    assert isinstance(error, BundleError)
+    assert message in error.message
+    assert "deploykit build-trt" in error.hint
+
+
+def test_a_passport_that_is_none_is_refused(engine_bundle):
+    file = f"{engine_bundle.manifest.engines[0]}.json"
+    (engine_bundle.folder / file).write_text("{}")
+    with pytest.raises(BundleError, match="is damaged") as caught:
+        engines_of(acknowledged(engine_bundle, file))
+    assert "deploykit build-trt" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"version": "1.0.0.1"}, "was built by tensorrt_rtx 1.0.0.1 and runs on no other"),
+        ({"targets": ("sm120",)}, f"this machine has {RTX_4070} (sm89)"),
+    ],
+)
+def test_a_passport_that_does_not_fit_says_what_to_run(engine_bundle, engines, fields, message):
+    error = refusal(changed_passport(engine_bundle, **fields))
+    assert isinstance(error, DeviceError)
+    assert message in error.message
+    assert error.hint == (
+        "Build one: deploykit build-trt --flavour tensorrt_rtx --target sm89 --precision fp16"
+    )
+    assert "\n" not in error.message
+    assert engines.sessions == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"engine": "other.engine"}, "is not this engine's"),
+        ({"engine_sha256": "0" * 64}, "is not this engine's"),
+        ({"deploy_graph_sha256": "0" * 64}, "another deploy/fp16.onnx than the bundle has now"),
+        ({"deploy_graph": "deploy/int8.onnx"}, "another deploy/int8.onnx than the bundle has now"),
+    ],
+)
+def test_a_passport_of_another_engine_or_graph_is_refused(engine_bundle, fields, message):
+    bundle = changed_passport(engine_bundle, **fields)
+    with pytest.raises(BundleError, match=message) as caught:
+        engines_of(bundle)
+    assert "deploykit build-trt" in caught.value.hint
+    damaged = []
+    assert engines_of(bundle, on_damage=damaged.append) == []
+    assert [error.message for error in damaged] == [caught.value.message]
+
+
+def test_without_a_gpu_an_engine_does_not_open(engine_bundle, no_gpu):
+    assert "no NVIDIA driver" in refusal(engine_bundle).message
+
+
+def test_without_its_tensorrt_an_engine_does_not_open(engine_bundle, rtx_4070, monkeypatch):
+    def open_none(flavour):
+        raise DependencyError(f"{flavour} is not installed.", hint="Install it.")
+
+    monkeypatch.setattr("deploykit.inference.engines.open_flavour", open_none)
+    with pytest.raises(DependencyError, match="tensorrt_rtx is not installed"):
+        open_bundle_engine(engine_bundle, engines_of(engine_bundle)[0])
+
+
+def test_what_is_opened_is_what_the_passport_says(engine_bundle, engines):
+    profile = Profile(min_batch=2, opt_batch=4, max_batch=4)
+    bundle = changed_passport(engine_bundle, profile=profile)
+    (engine,) = engines_of(bundle)
+    with open_bundle_engine(bundle, engine) as session:
+        spec = session.spec
+    assert (spec.runtime, spec.graph, spec.device) == ("tensorrt_rtx", engine.file, RTX_4070)
+    assert (spec.precision, spec.largest_batch, spec.classes) == ("fp16", 4, 3)
+    assert engines.plans == [(bundle.folder / engine.file).read_bytes()]
+
+
+def test_the_newest_engine_that_fits_is_verified(several, engines):
+    """Those for other GPUs are left out aloud, and an older one of the same kind is not asked."""
+    events = []
+    result = verify_bundle(several, VerifyRequest(runtime="tensorrt_rtx"), events.append)
+    assert result.passed
+    assert [v.candidate.graph.split("-")[2:4] for v in result.verdicts] == [
+        ["portable", "fp32"],
+        ["sm89", "fp16"],
+    ]
+    (note,) = (e.message for e in events if "left out" in getattr(e, "message", ""))
+    assert "was built for compute capability sm120" in note
+
+
+def test_where_no_engine_fits_the_newest_says_why(several, engines):
+    only = edited(several, engines=several.manifest.engines[-1:])
+    with pytest.raises(DeviceError, match="was built for compute capability sm120"):
+        verify_bundle(only, VerifyRequest(runtime="tensorrt_rtx"))
+
+
+def test_the_self_test_is_kept_as_the_weakest_proof(engine_bundle, engines):
+    events = []
+    (engine,) = engines_of(engine_bundle)
+    with open_bundle_engine(engine_bundle, engine) as session:
+        self_test(engine_bundle, session, events.append)
+    proof = open_bundle(engine_bundle.folder).manifest.proof_of(
+        engine.file, "tensorrt_rtx", RTX_4070
+    )
+    assert (proof.kind, proof.reference_kind, proof.photos.kind) == ("executed", "golden", "golden")
+    assert proof.photos.images == 8
+    assert f"{engine.file} gives the recorded answers on {RTX_4070}" in str(events)
+
+
+def test_the_self_test_does_not_replace_a_stronger_proof(engine_bundle, engines):
+    verify_bundle(engine_bundle, VerifyRequest(runtime="tensorrt_rtx"))
+    proven = open_bundle(engine_bundle.folder)
+    (engine,) = engines_of(proven)
+    with open_bundle_engine(proven, engine) as session:
+        self_test(proven, session, silent)
+    assert open_bundle(engine_bundle.folder).manifest == proven.manifest
+
+
+def test_an_engine_that_fails_the_self_test_is_not_proven(engine_bundle, engines):
+    engines.distort = np.negative
+    before = contents(engine_bundle)
+    with (
+        open_bundle_engine(engine_bundle, engines_of(engine_bundle)[0]) as session,
+        pytest.raises(
+            ParityError, match=f"does not give the recorded answers on {RTX_4070}"
+        ) as caught,
+    ):
+        self_test(engine_bundle, session, silent)
+    assert "changed their class" in caught.value.message
+    assert "build-trt" in caught.value.hint
+    assert contents(engine_bundle) == before
+
+
+def test_the_self_test_needs_the_golden_answers_whole(engine_bundle, engines):
+    (engine_bundle.folder / GOLDEN).write_bytes(b"")
+    with (
+        open_bundle_engine(engine_bundle, engines_of(engine_bundle)[0]) as session,
+        pytest.raises(BundleError, match=GOLDEN),
+    ):
+        self_test(engine_bundle, session, silent)
+
+
+def test_a_bundle_that_cannot_be_written_is_tested_all_the_same(
+    engine_bundle, engines, monkeypatch
+):
+    def read_only(*arguments):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("deploykit.proof.self_test.update_manifest", read_only)
+    events = []
+    with open_bundle_engine(engine_bundle, engines_of(engine_bundle)[0]) as session:
+        self_test(engine_bundle, session, events.append)
+    assert any("not kept" in getattr(event, "message", "") for event in events)

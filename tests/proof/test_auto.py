@@ -1,0 +1,324 @@
+"""Which runtime a bundle runs on: what was asked for, or the best that is proven."""
+
+import msgspec
+import numpy as np
+import pytest
+from bundle_files import acknowledged, edited
+from fp16_networks import BRIGHT, make_photos
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.commands.build.run import BuildRequest, build_engine
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.errors import BundleError, DependencyError, DeviceError, ParityError, UsageError
+from deploykit.inference.candidates import all_candidates
+from deploykit.proof.auto import open_best
+from deploykit.proof.policy import decisive_proofs
+from deploykit.runtime.opener import RUNTIMES
+from deploykit.system.progress import Note
+
+FP32 = "deploy/fp32.onnx"
+RTX_4070 = "NVIDIA GeForce RTX 4070"
+
+
+def chosen(bundle, **options):
+    """What opens, and what is said meanwhile."""
+    events = []
+    with open_best(bundle, progress=events.append, **options) as session:
+        return session.spec, [event.message for event in events if isinstance(event, Note)]
+
+
+def with_proofs(bundle, *, of=None, **fields):
+    """The bundle whose proofs (of one file) say something else."""
+    proofs = tuple(
+        msgspec.structs.replace(proof, **fields) if of in (None, proof.graph) else proof
+        for proof in bundle.manifest.proofs
+    )
+    return edited(bundle, proofs=proofs)
+
+
+def engine_of(bundle):
+    (engine,) = bundle.manifest.engines
+    return engine
+
+
+@pytest.fixture
+def proven_engine(engine_bundle, engines, tmp_path):
+    """The bundle with an engine that has been executed on the GPU, on photos of no search."""
+    others = make_photos(tmp_path / "others", BRIGHT - 20)
+    request = VerifyRequest(runtime="tensorrt_rtx", images=others)
+    assert verify_bundle(engine_bundle, request).passed
+    engines.sessions.clear()
+    return open_bundle(engine_bundle.folder)
+
+
+def test_auto_takes_what_is_proven(exported_bundle):
+    proofs = {
+        candidate.runtime: len(decisive_proofs(exported_bundle, candidate))
+        for candidate in all_candidates(exported_bundle)
+    }
+    assert proofs == {"onnxruntime-cpu": 1, "onnxruntime-cuda": 0, "openvino": 0}
+    spec, notes = chosen(exported_bundle)
+    assert (spec.runtime, spec.precision, spec.graph) == ("onnxruntime-cpu", "fp32", FP32)
+    assert notes == []
+
+
+def test_auto_refuses_what_is_not_proven(bundle):
+    with pytest.raises(ParityError, match="proven") as caught:
+        chosen(edited(bundle, proofs=()))
+    assert "deploykit verify" in caught.value.hint
+
+
+def test_a_runtime_that_was_named_runs_unproven_and_says_so(bundle):
+    spec, notes = chosen(edited(bundle, proofs=()), runtime="onnxruntime-cpu")
+    assert spec.runtime == "onnxruntime-cpu"
+    assert notes == ["fp32 on onnxruntime-cpu, CPU, is not proven: deploykit verify does that"]
+
+
+def test_auto_says_aloud_when_a_proven_device_is_missing(bundle, no_gpu):
+    proof = next(p for p in bundle.manifest.proofs if p.graph == FP32)
+    cuda = msgspec.structs.replace(proof, runtime="onnxruntime-cuda", device="NVIDIA GPU")
+    spec, notes = chosen(edited(bundle, proofs=(*bundle.manifest.proofs, cuda)))
+    assert spec.runtime == "onnxruntime-cpu"
+    assert any("onnxruntime-cuda: There is no NVIDIA" in note for note in notes)
+
+
+def test_a_proof_from_another_device_does_not_count(bundle):
+    notes = []
+    with pytest.raises(ParityError, match="is proven"):
+        open_best(with_proofs(bundle, device="Another CPU"), progress=notes.append)
+    assert any("but not on CPU" in note.message for note in notes)
+
+
+def test_a_precision_that_is_not_there_is_refused(bundle):
+    for runtime in ("onnxruntime-cpu", "auto"):
+        with pytest.raises(BundleError, match="no int8 graph"):
+            open_best(bundle, runtime=runtime, precision="int8")
+
+
+def test_a_device_that_was_named_is_not_replaced(bundle, no_gpu):
+    with pytest.raises(DeviceError):
+        open_best(bundle, runtime="onnxruntime-cuda")
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime-cpu", "rehearsal", "tensorrt_rtx"])
+def test_tf32_is_not_ignored(engine_bundle, engines, runtime):
+    with pytest.raises(UsageError, match="TF32") as caught:
+        open_best(engine_bundle, runtime=runtime, tf32=True)
+    assert "--runtime onnxruntime-cuda" in caught.value.hint
+
+
+def test_auto_never_takes_a_rehearsal(engine_bundle, no_gpu):
+    """It is proven, and runs here, but it is a model of another machine."""
+    spec, _ = chosen(engine_bundle)
+    assert (spec.runtime, spec.precision) == ("onnxruntime-cpu", "fp32")
+    with pytest.raises(DeviceError, match="no NVIDIA driver"):
+        open_best(engine_bundle, precision="fp16")
+
+
+def test_without_a_gpu_auto_says_why_it_took_no_engine(engine_bundle, no_gpu):
+    spec, notes = chosen(engine_bundle)
+    assert spec.runtime == "onnxruntime-cpu"
+    (note,) = notes
+    assert note.startswith(f"not taken: {engine_of(engine_bundle)} on tensorrt_rtx: There is no")
+
+
+def test_an_engine_that_could_not_run_anyway_is_not_what_auto_fails_on(engine_bundle, no_gpu):
+    """What helps is to prove the FP32 graph, which runs here."""
+    with pytest.raises(ParityError, match="No graph of bundle colours is proven"):
+        open_best(edited(engine_bundle, proofs=()))
+
+
+def test_auto_takes_no_engine_that_is_not_proven_and_names_the_command(engine_bundle, engines):
+    spec, notes = chosen(engine_bundle)
+    assert spec.runtime == "onnxruntime-cpu"
+    (note,) = notes
+    assert "not proven on a GPU yet: deploykit verify --runtime tensorrt_rtx" in note
+    assert engines.sessions == []
+
+
+def test_auto_takes_an_engine_that_is_proven_on_this_gpu(proven_engine, engines):
+    spec, notes = chosen(proven_engine)
+    assert (spec.runtime, spec.graph) == ("tensorrt_rtx", engine_of(proven_engine))
+    assert (spec.device, spec.precision, notes) == (RTX_4070, "fp16", [])
+    assert engines.sessions[0].closed
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_auto_keeps_to_the_precision_that_was_named(proven_engine, precision):
+    spec, _ = chosen(proven_engine, precision=precision)
+    assert spec.precision == precision
+
+
+def test_auto_takes_no_engine_that_is_proven_on_another_gpu(proven_engine, engines):
+    other = with_proofs(proven_engine, of=engine_of(proven_engine), device="NVIDIA H100")
+    spec, notes = chosen(other)
+    assert spec.runtime == "onnxruntime-cpu"
+    assert f"it is proven, but not on {RTX_4070}" in notes[0]
+    assert engines.sessions[0].closed
+
+
+def test_auto_takes_no_engine_that_flips(proven_engine):
+    engine = engine_of(proven_engine)
+    proof = next(p for p in proven_engine.manifest.proofs if p.graph == engine)
+    flips = msgspec.structs.replace(proof.measurement, flips=1)
+    spec, _ = chosen(with_proofs(proven_engine, of=engine, measurement=flips))
+    assert spec.runtime == "onnxruntime-cpu"
+
+
+def test_auto_takes_no_engine_that_was_built_from_an_older_graph(proven_engine, engines):
+    path = proven_engine.folder / "deploy/fp16.onnx"
+    path.write_bytes(path.read_bytes() + b"\x00")
+    spec, notes = chosen(acknowledged(proven_engine, "deploy/fp16.onnx"))
+    assert spec.runtime == "onnxruntime-cpu"
+    assert "another deploy/fp16.onnx than the bundle has now" in notes[0]
+    assert "deploykit build-trt" in notes[0]
+    assert engines.sessions == []
+
+
+def test_the_first_run_of_an_engine_on_a_gpu_is_a_test(engine_bundle, engines):
+    spec, notes = chosen(engine_bundle, runtime="tensorrt_rtx")
+    engine = engine_of(engine_bundle)
+    assert (spec.runtime, spec.graph) == ("tensorrt_rtx", engine)
+    assert f"{engine} gives the recorded answers on {RTX_4070}" in notes
+    assert sum(engines.sessions[0].batch_sizes) == 8
+
+
+def test_the_test_is_asked_once_and_does_not_convince_auto(engine_bundle, engines):
+    chosen(engine_bundle, runtime="tensorrt_rtx")
+    tested = open_bundle(engine_bundle.folder)
+    _, notes = chosen(tested, runtime="tensorrt_rtx")
+    (note,) = notes
+    assert note.endswith("is not proven: deploykit verify --runtime tensorrt_rtx")
+    assert engines.sessions[1].batch_sizes == []
+    spec, _ = chosen(tested)
+    assert spec.runtime == "onnxruntime-cpu"
+
+
+def test_an_engine_that_is_proven_runs_without_a_word(proven_engine, engines):
+    spec, notes = chosen(proven_engine, runtime="tensorrt_rtx")
+    assert (spec.graph, notes) == (engine_of(proven_engine), [])
+    assert engines.sessions[0].batch_sizes == []
+
+
+def test_another_gpu_tests_the_engine_again(proven_engine, engines):
+    other = with_proofs(proven_engine, of=engine_of(proven_engine), device="NVIDIA H100")
+    _, notes = chosen(other, runtime="tensorrt_rtx")
+    assert any("gives the recorded answers" in note for note in notes)
+
+
+def test_an_engine_that_fails_its_test_does_not_run(engine_bundle, engines):
+    engines.distort = np.negative
+    with pytest.raises(ParityError, match="does not give the recorded answers") as caught:
+        open_best(engine_bundle, runtime="tensorrt_rtx")
+    assert caught.value.exit_code == 3
+    assert engines.sessions[0].closed
+    assert open_bundle(engine_bundle.folder).manifest == engine_bundle.manifest
+
+
+def test_an_interrupted_test_closes_the_engine(engine_bundle, engines):
+    def interrupt(logits):
+        raise KeyboardInterrupt
+
+    engines.distort = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        open_best(engine_bundle, runtime="tensorrt_rtx")
+    assert engines.sessions[0].closed
+
+
+def test_the_newest_engine_that_fits_is_taken(engine_bundle, engines):
+    bundle = build_engine(engine_bundle, BuildRequest(targets=("sm120",))).bundle
+    spec, _ = chosen(bundle, runtime="tensorrt_rtx")
+    assert "portable" in spec.graph
+
+
+@pytest.mark.parametrize("precision", [None, "fp16"])
+def test_without_a_gpu_a_flavour_says_what_would_run_instead(engine_bundle, no_gpu, precision):
+    with pytest.raises(DeviceError) as caught:
+        open_best(engine_bundle, runtime="tensorrt_rtx", precision=precision)
+    message = caught.value.message
+    assert message.startswith("tensorrt_rtx cannot run here: There is no NVIDIA driver")
+    assert message.endswith(f"Without --runtime, {FP32} on onnxruntime-cpu would run.")
+    assert "\n" not in message
+    assert caught.value.hint is None
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt_rtx"])
+def test_without_a_gpu_it_does_not_matter_that_there_is_no_engine(bundle, no_gpu, runtime):
+    """Or the user would build one first, and in vain."""
+    with pytest.raises(DeviceError, match=f"{runtime} cannot run here"):
+        open_best(bundle, runtime=runtime)
+
+
+def test_where_nothing_would_run_instead_nothing_is_promised(engine_bundle, no_gpu):
+    with pytest.raises(DeviceError) as caught:
+        open_best(edited(engine_bundle, proofs=()), runtime="tensorrt_rtx")
+    assert "would run" not in caught.value.message
+
+
+def test_a_missing_tensorrt_is_named_with_its_command(engine_bundle, engines, monkeypatch):
+    def open_none(flavour):
+        raise DependencyError(f"{flavour} is not installed.", hint="Install it.")
+
+    monkeypatch.setattr("deploykit.inference.engines.open_flavour", open_none)
+    with pytest.raises(DeviceError, match=r"tensorrt_rtx is not installed.*would run") as caught:
+        open_best(engine_bundle, runtime="tensorrt_rtx")
+    assert caught.value.hint == "Install it."
+
+
+def test_an_engine_that_fits_no_gpu_here_says_what_to_run(engine_bundle, engines):
+    built = build_engine(engine_bundle, BuildRequest(targets=("sm120",)))
+    only = edited(built.bundle, engines=(built.engine,))
+    with pytest.raises(DeviceError, match="was built for compute capability sm120") as caught:
+        open_best(only, runtime="tensorrt_rtx")
+    assert "deploykit build-trt --flavour tensorrt_rtx --target sm89" in caught.value.hint
+
+
+@pytest.mark.parametrize("suffix", ["", ".json"], ids=["engine", "passport"])
+def test_a_damaged_engine_is_an_error_by_name_and_a_note_by_auto(proven_engine, engines, suffix):
+    path = proven_engine.folder / f"{engine_of(proven_engine)}{suffix}"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BundleError, match=path.name) as caught:
+        open_best(proven_engine, runtime="tensorrt_rtx")
+    assert "deploykit build-trt" in caught.value.hint
+    spec, notes = chosen(proven_engine)
+    assert spec.runtime == "onnxruntime-cpu"
+    assert path.name in notes[0]
+    assert engines.sessions == []
+
+
+def test_a_damaged_engine_is_not_in_the_way_of_others(proven_engine):
+    damaged = proven_engine.folder / engine_of(proven_engine)
+    other = build_engine(proven_engine, BuildRequest(flavour="tensorrt_rtx", targets=("sm120",)))
+    damaged.with_name(f"{damaged.name}.json").unlink()
+    with pytest.raises(DeviceError, match="was built for compute capability sm120"):
+        open_best(other.bundle, runtime="tensorrt_rtx")
+    spec, _ = chosen(other.bundle, runtime="onnxruntime-cpu")
+    assert spec.runtime == "onnxruntime-cpu"
+
+
+def test_a_bundle_without_an_engine_says_how_to_build_one(bundle, rtx_4070):
+    with pytest.raises(BundleError, match="has no engine for tensorrt_rtx") as caught:
+        open_best(bundle, runtime="tensorrt_rtx")
+    assert caught.value.hint == "Build one: deploykit build-trt --flavour tensorrt_rtx"
+    with pytest.raises(BundleError, match="has no fp32 engine for tensorrt"):
+        open_best(bundle, runtime="tensorrt", precision="fp32")
+
+
+def test_every_runtime_can_be_named(bundle):
+    with pytest.raises(UsageError, match=f"there are {', '.join(RUNTIMES)}") as caught:
+        open_best(bundle, runtime="tensort")
+    assert caught.value.hint == "Did you mean tensorrt?"
+
+
+def test_a_gpu_that_is_missing_is_told_once_for_all_engines(engine_bundle, no_gpu):
+    bundle = build_engine(engine_bundle, BuildRequest(targets=("sm89",))).bundle
+    _, notes = chosen(bundle)
+    (line,) = [note for note in notes if "There is no NVIDIA driver" in note]
+    assert all(engine in line for engine in bundle.manifest.engines)
+
+
+def test_a_rehearsed_graph_is_not_called_unproven(engine_bundle, no_gpu):
+    spec, notes = chosen(engine_bundle, runtime="rehearsal")
+    assert spec.runtime == "rehearsal"
+    assert not any("not proven" in note for note in notes)

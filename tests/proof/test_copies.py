@@ -1,0 +1,131 @@
+"""Photos with the same pixels are one observation, whatever is told from them."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploykit.commands.diagnose.layers.photos import drawn_sample
+from deploykit.commands.diagnose.stages.run import StagesRequest, walk_stages
+from deploykit.commands.export.preprocessing import PreprocessingOptions
+from deploykit.commands.export.request import ExportRequest
+from deploykit.commands.export.run import export_bundle
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.proof.photos import Photos, bundle_photos
+from deploykit.proof.reference import ReferenceRequest
+from deploykit.system.progress import Note, silent
+
+ORIENTATION, TURN_RIGHT = 0x0112, 6
+
+
+@pytest.fixture
+def copied_folder(tmp_path, photo_folder):
+    """Three photos: of a red and a green one there are eight more copies each, of a blue none."""
+    root = tmp_path / "copied"
+    for label, copies in (("blue", 0), ("green", 8), ("red", 8)):
+        (root / label).mkdir(parents=True)
+        for i in range(1 + copies):
+            shutil.copy(photo_folder / label / "00.png", root / label / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def walk(network_file):
+    def run(bundle, images, progress=silent, **fields):
+        named = ReferenceRequest(arch=f"{network_file}:Net")
+        request = StagesRequest(images, runtime="onnxruntime-cpu", reference=named, **fields)
+        return walk_stages(bundle, request, progress)
+
+    return run
+
+
+def test_copies_are_known_whatever_batches_they_come_in():
+    pixels = np.zeros((4, 2, 2, 3), np.uint8)
+    pixels[[1, 2]] = 7
+    photos = Photos("photos", "birds", 4, [(["a", "b"], pixels[:2]), (["c", "d"], pixels[2:])])
+    assert photos.firsts == ()
+    list(photos)
+    assert photos.firsts == (0, 1, 1, 0)
+    assert (photos.drawn().images, photos.drawn().copies, photos.unreadable) == (4, 2, 0)
+
+
+def test_the_photos_tell_the_answers_which_are_copies(bundle, copied_folder):
+    result = verify_bundle(bundle, VerifyRequest(images=copied_folder))
+    photos = bundle_photos(bundle, copied_folder, limit=None, progress=silent)
+    list(photos)
+    assert result.answers.firsts == photos.firsts
+    for verdict in result.verdicts:
+        assert verdict.measurement.copies == result.photos.copies == 16
+        assert verdict.measurement.distinct == 3
+
+
+def test_copies_make_no_exchange_of_labels_likelier(
+    walk, checkpoint, network_file, photo_folder, copied_folder, tmp_path
+):
+    """Two photos are crossed. Were their copies others, that would be no chance."""
+    request = ExportRequest(
+        arch=f"{network_file}:Net",
+        checkpoint=checkpoint,
+        classes="blue,red,green",
+        preprocessing=PreprocessingOptions(input_size=(16, 16)),
+        images=photo_folder,
+        artifacts=tmp_path / "artifacts",
+    )
+    exchanged = export_bundle(request).bundle
+    notes = []
+    report = walk(exchanged, copied_folder, notes.append)
+    assert (report.correct, report.labelled) == (1, 3)
+    assert all(finding.stage not in ("labels", "accuracy") for finding in report.findings)
+    told = [event.message for event in notes if isinstance(event, Note)]
+    assert "left out: 16 of 19 photos are copies of others" in told
+    assert any("red and green look exchanged, but 3 labelled photos" in each for each in told)
+
+
+def test_every_step_is_measured_on_different_photos(walk, exported_bundle, copied_folder):
+    report = walk(exported_bundle, copied_folder)
+    assert report.passed
+    assert {step.added.images for step in report.steps[:5]} == {3}
+
+
+def test_a_copy_that_is_to_be_turned_is_the_one_that_stays(walk, exported_bundle, tmp_path):
+    """Without it, no photo would show whether training turned photos by EXIF."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(2)
+    for i in range(4):
+        image = Image.fromarray(rng.integers(0, 255, (20, 30, 3)).astype(np.uint8))
+        exif = Image.Exif()
+        image.save(folder / f"{i}.png", exif=exif)
+        exif[ORIENTATION] = TURN_RIGHT
+        image.save(folder / f"{i} turned.png", exif=exif)
+    code = tmp_path / "train.py"
+    code.write_text(
+        "from PIL import ImageOps\n"
+        "from torchvision.transforms import v2 as t\n"
+        "import torch\n"
+        "transform = t.Compose([\n"
+        "    ImageOps.exif_transpose, t.Resize((16, 16)), t.PILToTensor(),\n"
+        "    t.ToDtype(torch.float32, scale=True),\n"
+        "    t.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),\n"
+        "])\n",
+        encoding="utf-8",
+    )
+    report = walk(exported_bundle, folder, transform=f"{code}:transform")
+    assert "EXIF" in report.findings[0].message
+    assert report.steps[0].added.images == 4
+
+
+def test_copies_among_torn_photos_do_not_make_them_most(walk, exported_bundle, copied_folder):
+    for i in range(10):
+        (copied_folder / "blue" / f"torn {i}.png").write_bytes(b"")
+    report = walk(exported_bundle, copied_folder)
+    assert all("cannot be read" not in finding.message for finding in report.findings)
+
+
+@pytest.mark.parametrize(("first", "named"), [((), 0), (("red/3.png", "red/5.png"), 1)])
+def test_layers_are_walked_on_different_photos(bundle, copied_folder, first, named):
+    sample = drawn_sample(bundle, copied_folder, first, limit=19, progress=silent)
+    assert (len(sample.names), sample.named, sample.population) == (3, named, 3)
+    assert sample.names[:named] == first[:named]
+    assert len({image.tobytes() for image in sample.images}) == 3

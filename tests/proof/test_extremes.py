@@ -1,0 +1,276 @@
+"""Black, white, of one colour, saturated: what no photo shows is compared as well."""
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnxscript.rewriter.rules import common as rules
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.commands.app import run
+from deploykit.commands.verify.headline import headline_of
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.errors import ParityError
+from deploykit.graph import simplify
+from deploykit.models.registry import resolve_architecture
+from deploykit.proof.auto import open_best
+from deploykit.proof.extremes import extreme_objections
+from deploykit.proof.reference import ReferenceRequest
+from deploykit.runtime._onnxruntime import OnnxRuntimeSession
+from deploykit.specs.session import SessionSpec
+from deploykit.system.progress import Note
+
+NETWORKS = """
+import torch
+from torch import nn
+
+
+class Peak(nn.Module):
+    \"\"\"Divides an image by its brightest value: a black one by the epsilon alone.\"\"\"
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Linear(3, num_classes)
+
+    def forward(self, x):
+        return self.head((x / (x.amax((1, 2, 3), keepdim=True) + 1e-8)).mean((2, 3)))
+
+
+class Bare(Peak):
+    \"\"\"The same without an epsilon.\"\"\"
+
+    def forward(self, x):
+        return self.head((x / x.amax((1, 2, 3), keepdim=True)).mean((2, 3)))
+
+
+class Spread(Peak):
+    \"\"\"Divides by the spread of a channel, which in an image of one colour is rounding.\"\"\"
+
+    def forward(self, x):
+        x = x * 0.3 + 0.1
+        x = (x - x.mean((2, 3), keepdim=True)) / (x.std((2, 3), keepdim=True) + 1e-8)
+        return self.head(x.abs().mean((2, 3)))
+
+
+class Instance(Peak):
+    \"\"\"Normalises each image first.\"\"\"
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.norm = nn.InstanceNorm2d(3)
+        self.conv = nn.Conv2d(3, 3, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.conv(self.norm(x))).mean((2, 3)))
+"""
+
+
+class MadeSession:
+    """Answers by the colours of an image, and by ``change`` where it says otherwise.
+
+    Args:
+        change: From (N, 8, 8, 3) uint8 and (N, 3) logits to other logits.
+        precision: Of the candidate.
+    """
+
+    def __init__(self, change=None, *, precision="fp32"):
+        self.spec = SessionSpec(
+            runtime="made",
+            graph="made.onnx",
+            precision=precision,
+            device="CPU",
+            input_size=(8, 8),
+            classes=3,
+            largest_batch=2,
+        )
+        self._change = change
+
+    def run(self, images):
+        assert len(images) <= self.spec.largest_batch
+        logits = images.mean((1, 2)).astype(np.float32)
+        return logits if self._change is None else self._change(images, logits)
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+def objections(*candidates, reference=None, scale=100.0):
+    notes = []
+    found = extreme_objections(reference or MadeSession(), candidates, scale, notes.append)
+    return found, [note.message for note in notes if isinstance(note, Note)]
+
+
+def at(shown, value):
+    """Give another value where an image shows something."""
+
+    def change(images, logits):
+        logits[shown(images.astype(int))] = value
+        return logits
+
+    return change
+
+
+def is_black(images):
+    return images.max((1, 2, 3)) == 0
+
+
+def is_of_one_colour(images):
+    return np.ptp(images, (1, 2)).max(1) == 0
+
+
+def is_noise(images):
+    return ~is_of_one_colour(images)
+
+
+def test_extreme_objections_equal_answers():
+    assert objections(MadeSession(), MadeSession(precision="fp16")) == (((), ()), [])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_extreme_objections_no_number(value):
+    (found, fine), _ = objections(MadeSession(at(is_black, value)), MadeSession())
+    assert found == ("NaN or infinity on black images, where the reference gives numbers",)
+    assert fine == ()
+
+
+def test_extreme_objections_another_number_on_noise():
+    ((sentence,),), _ = objections(MadeSession(at(is_noise, 7.0)))
+    assert re.fullmatch(
+        r"a logit is off by 1\.\de\+02 on saturated noise; 1\.\de-02 is allowed", sentence
+    )
+
+
+def test_extreme_objections_another_number_on_one_colour_passes():
+    """There a network that normalises each image divides rounding by rounding."""
+    assert objections(MadeSession(at(is_of_one_colour, 7e4))) == (((),), [])
+
+
+def test_extreme_objections_a_network_that_is_quiet_on_noise():
+    near = MadeSession(lambda images, logits: logits + 0.02)
+    assert objections(near)[0] != ((),)
+    assert objections(near, scale=1000.0) == (((),), [])
+
+
+def test_extreme_objections_a_loud_image_hides_nothing():
+    loud = MadeSession(at(is_of_one_colour, 1e9))
+    (found,), _ = objections(MadeSession(at(is_noise, 7.0)), reference=loud)
+    assert found
+
+
+def test_extreme_objections_rounding_passes():
+    near = MadeSession(lambda images, logits: logits * (1 + 1e-6))
+    assert objections(near) == (((),), [])
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_extreme_objections_lower_precision_is_not_asked(precision):
+    overflowing = MadeSession(at(is_black, np.inf), precision=precision)
+    assert objections(overflowing) == (((),), [])
+
+
+def test_extreme_objections_where_the_reference_gives_none():
+    reference = MadeSession(at(is_black, np.nan))
+    found, notes = objections(MadeSession(at(is_black, np.nan)), reference=reference)
+    assert found == ((),)
+    assert notes == ["made.onnx on made itself gives NaN or infinity on black images"]
+
+
+@pytest.fixture
+def export(tmp_path, photo_folder, monkeypatch):
+    """Export one of the networks above with random weights; gives the exit code and the bundle."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "networks.py").write_text(NETWORKS, encoding="utf-8")
+    torch.manual_seed(0)
+
+    def call(name):
+        module = resolve_architecture(f"networks.py:{name}", allow_user_code=True).build(3)
+        torch.save(module.state_dict(), "net.pth")
+        words = f"export --arch networks.py:{name} --ckpt net.pth --classes {photo_folder}"
+        code = run([*words.split(), *["--input-size", "8x8", "--mean", "0,0,0", "--std", "1,1,1"]])
+        return code, tmp_path / "artifacts" / name
+
+    return call
+
+
+def test_export_keeps_an_epsilon(export):
+    code, folder = export("Peak")
+    assert code == 0
+    for name in ("model.onnx", "deploy/fp32.onnx"):
+        graph = onnx.load(folder / name).graph
+        constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+        added = [constants[i] for node in graph.node for i in node.input if i in constants]
+        assert any(value.shape == () and value == np.float32(1e-8) for value in added)
+
+
+def test_export_refuses_a_graph_that_fails_where_no_photo_is(export, monkeypatch, capsys):
+    """An epsilon that is lost shows on a black image, and on no photo."""
+    monkeypatch.setitem(simplify._RULES_BY_OPERATOR, "Add", (rules.add_0_rule,))
+    code, folder = export("Peak")
+    assert code == 3
+    assert not folder.exists()
+    error = capsys.readouterr().err
+    for name in ("model.onnx", "deploy/fp32.onnx"):
+        assert f"{name}: NaN or infinity on black images, where the reference gives" in error
+
+
+def test_export_of_what_fails_by_itself_says_so(export, capsys):
+    code, _ = export("Bare")
+    assert code == 0
+    said = "checkpoint on torch itself gives NaN or infinity on black images"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["Spread", "Instance"])
+def test_export_allows_what_rounding_decides(export, name):
+    assert export(name)[0] == 0
+
+
+@pytest.fixture
+def nan_on_black(monkeypatch):
+    """The deploy graph gives NaN on a black image, as one of an older deploykit may."""
+    compute = OnnxRuntimeSession._run
+
+    def dark(self, images):
+        logits = compute(self, images)
+        if self.spec.graph == "deploy/fp32.onnx":
+            logits[images.max((1, 2, 3)) == 0] = np.nan
+        return logits
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", dark)
+
+
+@pytest.mark.usefixtures("nan_on_black", "no_openvino")
+def test_verify_asks_every_candidate(bundle, network_file, photo_folder):
+    named = ReferenceRequest(arch=f"{network_file}:Net")
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
+    canonical, deploy = result.verdicts
+    assert canonical.passed
+    assert deploy.objections == (
+        "NaN or infinity on black images, where the reference gives numbers",
+    )
+    assert deploy.measurement.non_finite == 0  # no photo is black
+    headline = headline_of(result, None, (), ())
+    assert headline.outcome == "failed"
+    assert any("NaN or infinity on black images" in each for each in headline.meaning)
+
+
+@pytest.mark.usefixtures("nan_on_black", "no_openvino")
+def test_verify_takes_the_proof_away(bundle, network_file, photo_folder):
+    file = "deploy/fp32.onnx"
+    assert bundle.manifest.proof_of(file, "onnxruntime-cpu", "CPU") is not None
+    named = ReferenceRequest(arch=f"{network_file}:Net")
+    verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
+    now = open_bundle(bundle.folder)
+    assert now.manifest.proof_of(file, "onnxruntime-cpu", "CPU") is None
+    assert now.manifest.refutations == ()  # it is asked again, with whatever photos
+    assert now.manifest.proof_of("model.onnx", "onnxruntime-cpu", "CPU") is not None
+    with pytest.raises(ParityError, match="No graph of bundle colours is proven"):
+        open_best(now)

@@ -1,0 +1,205 @@
+"""OpenVINO among a bundle's candidates: verified, proven, chosen, and left out."""
+
+import sys
+
+import msgspec
+import pytest
+from bundle_files import edited
+from openvino_cpu import needs_bf16
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.bundle.golden import Golden
+from deploykit.commands.predict.run import PredictionRun, PredictRequest
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.errors import DependencyError, ParityError, UsageError
+from deploykit.inference.candidates import Candidate, named_candidates
+from deploykit.proof import self_test
+from deploykit.proof.auto import open_best
+from deploykit.proof.policy import decisive_proofs
+from deploykit.system.progress import Note
+
+FP32 = "deploy/fp32.onnx"
+OPENVINO = Candidate(FP32, "openvino", "fp32")
+BF16 = Candidate(FP32, "openvino", "bf16")
+ANOTHER_CPU = "CPU (some_bf16)"
+
+
+def verified(bundle, **options):
+    """What was compared, the bundle with the proofs, and what was said meanwhile."""
+    events = []
+    result = verify_bundle(bundle, VerifyRequest(**options), events.append)
+    assert result.passed
+    kinds = [(each.candidate.runtime, each.candidate.precision) for each in result.verdicts]
+    return kinds, open_bundle(bundle.folder), notes_of(events)
+
+
+def chosen(bundle, **options):
+    """What opens, and what is said meanwhile."""
+    events = []
+    with open_best(bundle, progress=events.append, **options) as session:
+        return session.spec, notes_of(events)
+
+
+def notes_of(events):
+    return [event.message for event in events if isinstance(event, Note)]
+
+
+def proven_elsewhere(bundle):
+    """The bundle whose BF16 proof is of a CPU with other instruction sets."""
+    return edited(
+        bundle,
+        proofs=tuple(
+            msgspec.structs.replace(proof, device=ANOTHER_CPU)
+            if proof.precision == "bf16"
+            else proof
+            for proof in bundle.manifest.proofs
+        ),
+    )
+
+
+@pytest.fixture
+def proven_bf16(bundle):
+    _, proven, _ = verified(bundle, precision="bf16")
+    return proven
+
+
+def test_what_of_a_bundle_it_runs(bundle):
+    assert named_candidates(bundle, "openvino", None) == [OPENVINO]
+    assert named_candidates(bundle, None, "bf16") == [BF16]
+    assert str(OPENVINO) == "deploy/fp32.onnx on openvino"
+    assert str(BF16) == "deploy/fp32.onnx in bf16 on openvino"
+
+
+def test_a_plain_verify_compares_it_in_the_precision_of_the_graph(bundle):
+    kinds, proven, _ = verified(bundle)
+    assert ("openvino", "fp32") in kinds
+    assert all(precision != "bf16" for _, precision in kinds)
+    (proof,) = decisive_proofs(proven, OPENVINO)
+    assert (proof.runtime, proof.device, proof.kind) == ("openvino", "CPU", "executed")
+    assert "openvino" in proof.versions
+
+
+@pytest.mark.parametrize("options", [{}, {"runtime": "openvino"}])
+def test_bf16_is_compared_only_when_it_is_asked_for(bundle, options):
+    """It is no graph's own precision: a bundle is not at fault when its network needs more bits."""
+    kinds, _, _ = verified(bundle, **options)
+    assert ("openvino", "bf16") not in kinds
+
+
+@needs_bf16
+def test_a_bf16_proof_names_the_instruction_set_and_says_nothing_of_fp32(proven_bf16):
+    (proof,) = decisive_proofs(proven_bf16, BF16)
+    assert (proof.graph, proof.precision) == (FP32, "bf16")
+    assert proof.device not in ("CPU", ANOTHER_CPU)
+    assert proof.tolerance.max_probability_change == 0.05
+    assert decisive_proofs(proven_bf16, OPENVINO) == []
+
+
+def test_auto_takes_it_once_it_is_proven(bundle):
+    spec, _ = chosen(bundle)
+    assert spec.runtime == "onnxruntime-cpu"
+    _, proven, _ = verified(bundle, runtime="openvino")
+    spec, notes = chosen(proven)
+    assert (spec.runtime, spec.precision, notes) == ("openvino", "fp32", [])
+
+
+@needs_bf16
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_auto_takes_bf16_once_it_is_proven(proven_bf16, precision):
+    spec, notes = chosen(proven_bf16, precision=precision)
+    assert (spec.runtime, spec.precision, notes) == ("openvino", "bf16", [])
+
+
+@needs_bf16
+def test_auto_takes_no_bf16_on_a_few_photos(bundle):
+    _, proven, _ = verified(bundle, precision="bf16", max_images=6)
+    spec, (note,) = chosen(proven)
+    assert spec.precision == "fp32"
+    assert "its proof is on 6 photos, too few for a precision below FP32" in note
+
+
+@needs_bf16
+def test_auto_takes_no_bf16_of_another_cpu(proven_bf16):
+    spec, (note,) = chosen(proven_elsewhere(proven_bf16))
+    assert spec.precision == "fp32"
+    assert note.startswith("not taken: deploy/fp32.onnx in bf16 on openvino: it is proven, but")
+
+
+def test_auto_refuses_bf16_that_is_not_proven(bundle):
+    with pytest.raises(ParityError, match="No graph of bundle colours is proven") as caught:
+        open_best(bundle, precision="bf16")
+    assert "--precision bf16" in caught.value.hint
+
+
+@needs_bf16
+def test_a_named_bf16_runs_unproven_and_says_how_to_prove_it(bundle):
+    spec, (note,) = chosen(bundle, runtime="openvino", precision="bf16")
+    assert spec.precision == "bf16"
+    assert note.endswith("is not proven: deploykit verify --precision bf16 does that")
+
+
+@needs_bf16
+def test_a_named_bf16_is_tested_first_where_only_another_cpu_has_proven_it(proven_bf16):
+    bundle = proven_elsewhere(proven_bf16)
+    spec, notes = chosen(bundle, runtime="openvino", precision="bf16")
+    assert f"{FP32} gives the recorded answers on {spec.device}" in notes
+    _, notes = chosen(open_bundle(bundle.folder), runtime="openvino", precision="bf16")
+    assert not any("recorded answers" in note for note in notes)
+
+
+@needs_bf16
+def test_a_named_bf16_that_fails_its_test_does_not_run(proven_bf16, monkeypatch):
+    read = self_test.read_golden
+
+    def other_answers(bundle):
+        golden = read(bundle)
+        return Golden(golden.images, -golden.logits)
+
+    monkeypatch.setattr(self_test, "read_golden", other_answers)
+    with pytest.raises(ParityError, match="does not give the recorded answers") as caught:
+        open_best(proven_elsewhere(proven_bf16), runtime="openvino", precision="bf16")
+    assert "--precision fp32" in caught.value.hint
+
+
+def test_a_named_runtime_takes_fp32(bundle):
+    spec, _ = chosen(bundle, runtime="openvino")
+    assert (spec.runtime, spec.precision) == ("openvino", "fp32")
+
+
+def test_bf16_is_refused_where_no_graph_is_for_it(bundle):
+    with pytest.raises(UsageError, match="onnxruntime-cpu does not compute in bf16"):
+        open_best(bundle, runtime="onnxruntime-cpu", precision="bf16")
+
+
+def test_without_the_package_a_verify_does_not_mention_it(bundle, no_openvino):
+    kinds, _, notes = verified(bundle)
+    assert all(runtime != "openvino" for runtime, _ in kinds)
+    assert not any("openvino" in note for note in notes)
+
+
+@pytest.mark.parametrize("options", [{"runtime": "openvino"}, {"precision": "bf16"}])
+def test_without_the_package_asking_for_it_names_the_command(bundle, no_openvino, options):
+    with pytest.raises(DependencyError, match="openvino is not installed") as caught:
+        verify_bundle(bundle, VerifyRequest(**options))
+    assert 'pip install "deploykit[openvino]"' in caught.value.hint
+
+
+def test_without_the_package_auto_says_why_what_is_proven_is_not_taken(bundle, monkeypatch):
+    _, proven, _ = verified(bundle, runtime="openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    spec, (note,) = chosen(proven)
+    assert spec.runtime == "onnxruntime-cpu"
+    assert note.startswith("not taken: deploy/fp32.onnx on openvino: openvino is not installed")
+
+
+def test_a_prediction_is_the_same_on_it(bundle, photo_folder):
+    rows = {}
+    for runtime in ("onnxruntime-cpu", "openvino"):
+        request = PredictRequest(photo_folder, runtime=runtime, batch_size=3)
+        with PredictionRun(bundle, request) as run:
+            rows[runtime] = list(run)
+            assert run.spec.runtime == runtime
+    assert rows["openvino"]
+    for found, expected in zip(rows["openvino"], rows["onnxruntime-cpu"], strict=True):
+        assert (found.path, found.label) == (expected.path, expected.label)
+        assert found.probability == pytest.approx(expected.probability, abs=1e-4)

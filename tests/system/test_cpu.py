@@ -1,0 +1,65 @@
+import pytest
+
+from deploykit.system import cpu
+from deploykit.system.cpu import Cpu, cpu_device, read_cpu, saturates_int8
+
+
+@pytest.fixture
+def system_tells(tmp_path, monkeypatch):
+    """Let the system tell of a CPU with these flags, or of none."""
+
+    def tell(flags):
+        file = tmp_path / "cpuinfo"
+        if flags is not None:
+            file.write_text(f"model name\t: Some CPU\nflags\t\t: fpu {flags}\n", encoding="utf-8")
+        monkeypatch.setattr(cpu, "_CPUINFO", file)
+        monkeypatch.setattr(cpu.platform, "processor", lambda: "Family 6 Model 154")
+
+    return tell
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "device"),
+    [
+        ("avx2 avx512f avx512_bf16", "fp32", "CPU"),
+        ("avx2 avx512f avx512_bf16", "bf16", "CPU (avx512_bf16)"),
+        ("avx512_bf16 amx_tile amx_bf16", "bf16", "CPU (amx_bf16)"),
+        ("avx2 avx512f avx512_vnni", "int8", "CPU (avx512_vnni)"),
+        ("avx2 avx512f", "int8", "CPU (avx512f)"),
+        ("avx2 avx_vnni", "int8", "CPU (avx_vnni)"),
+        ("sse4_2", "int8", "CPU (Some CPU)"),
+        (None, "int8", "CPU (Family 6 Model 154)"),
+        (None, "fp16", "CPU"),
+    ],
+)
+def test_a_proof_below_fp32_names_what_it_rests_on(system_tells, flags, precision, device):
+    system_tells(flags)
+    assert cpu_device(precision) == device
+
+
+def test_instruction_sets_are_those_that_matter(system_tells):
+    system_tells("avx2 aes amx_int8")
+    assert read_cpu() == cpu.Cpu("Some CPU", ("avx2", "amx_int8"))
+    system_tells("aes")
+    assert read_cpu().instruction_sets == ()
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (("avx2",), True),
+        (("avx2", "avx512f"), True),
+        (("avx2", "avx_vnni"), False),
+        (("avx2", "avx512f", "avx512_vnni"), False),
+        (("avx2", "avx512f", "amx_int8"), False),
+        ((), False),  # an ARM CPU without asimddp widens to 32 bits
+        (("asimddp", "i8mm"), False),
+        (None, False),
+    ],
+)
+def test_only_x86_cpus_without_vnni_saturate(sets, told):
+    assert saturates_int8(Cpu("Some CPU", sets)) == told
+
+
+def test_this_cpu_has_a_name():
+    assert read_cpu().name

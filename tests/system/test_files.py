@@ -1,0 +1,68 @@
+import pytest
+
+from deploykit.system.files import move_into_place, replacing, staged
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    return path
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(path):
+    with replacing(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_failure_leaves_the_old_file_alone(path):
+    def fail():
+        with replacing(path) as partial:
+            partial.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_what_cannot_be_renamed_is_removed(path):
+    folder = path.parent / "folder"
+    folder.mkdir()
+    (folder / "inside").touch()
+
+    def fail():
+        with replacing(folder) as partial:
+            partial.write_text("new")
+
+    with pytest.raises(OSError, match="folder"):
+        fail()
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["file.txt", "folder"]
+
+
+def test_staged_files_are_moved_where_they_belong(tmp_path):
+    with staged(tmp_path) as folder:
+        assert folder.parent == tmp_path
+        (folder / "graph").write_text("new")
+        (folder / "rest").write_text("left behind")
+        move_into_place(folder / "graph", tmp_path / "deploy" / "graph.onnx")
+    assert (tmp_path / "deploy" / "graph.onnx").read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["deploy"]
+
+
+def test_what_a_killed_run_has_staged_is_removed_and_what_a_live_one_has_is_not(tmp_path):
+    killed = tmp_path / ".new-killed"
+    killed.mkdir()
+    (killed / "in-use.lock").touch()
+    (killed / "engine").write_bytes(b"half")
+    with staged(tmp_path) as live:
+        assert not killed.exists()
+        with staged(tmp_path) as other:
+            assert live.exists()
+            assert other != live
+        assert live.exists()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,128 @@
+"""How many threads, and work on them in order."""
+
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from deploykit.system import threads
+from deploykit.system.threads import in_order, usable_cpus
+
+
+@pytest.fixture
+def cgroups(tmp_path, monkeypatch):
+    """A machine with 8 CPUs whose cgroups a test writes; gives their folder."""
+    monkeypatch.setattr(threads, "_allowed_cpus", lambda: 8)
+    monkeypatch.setattr(threads, "_OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(threads, "_CGROUPS", tmp_path / "cgroup")
+    return tmp_path / "cgroup"
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("quota", "cpus"),
+    [
+        ("max 100000", 8),
+        ("400000 100000", 4),
+        ("250000 100000", 3),
+        ("10000 100000", 1),
+        ("3200000 100000", 8),
+    ],
+)
+def test_a_quota_of_version_2(cgroups, quota, cpus):
+    (cgroups.parent / "own").write_text("0::/docker/1a2b\n")
+    write(cgroups / "docker" / "1a2b", cpu__max=quota)
+    assert usable_cpus() == cpus
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [("-1", 8), ("150000", 2)])
+def test_a_quota_of_version_1(cgroups, quota, cpus):
+    (cgroups.parent / "own").write_text("4:memory:/m\n2:cpu,cpuacct:/job\n0::/\n")
+    write(cgroups / "cpu" / "job", cpu__cfs_quota_us=quota, cpu__cfs_period_us="100000")
+    assert usable_cpus() == cpus
+
+
+def test_the_quota_of_an_outer_group_binds_too(cgroups):
+    (cgroups.parent / "own").write_text("0::/slice/job\n")
+    write(cgroups / "slice" / "job", cpu__max="600000 100000")
+    write(cgroups / "slice", cpu__max="200000 100000")
+    assert usable_cpus() == 2
+
+
+def test_a_container_that_sees_the_hosts_name_of_its_group(cgroups):
+    (cgroups.parent / "own").write_text("2:cpu,cpuacct:/docker/1a2b\n")
+    write(cgroups / "cpu", cpu__cfs_quota_us="300000", cpu__cfs_period_us="100000")
+    assert usable_cpus() == 3
+
+
+def test_without_cgroups_all_cpus_count(cgroups):
+    assert usable_cpus() == 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process has all CPUs")
+def test_cpus_that_the_process_may_not_use_do_not_count():
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cpus() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def results(work, items, *, workers=3, ahead=4):
+    return in_order(work, items, threads=workers, ahead=ahead, name="test-threads")
+
+
+def our_threads():
+    return [each for each in threading.enumerate() if each.name.startswith("test-threads")]
+
+
+def test_results_come_in_the_order_of_the_items():
+    def slowest_first(item):
+        time.sleep(0.03 if item == 0 else 0)
+        return item, threading.current_thread().name
+
+    found = list(results(slowest_first, range(20)))
+    assert [item for item, _ in found] == list(range(20))
+    assert len({name for _, name in found}) > 1
+    assert not our_threads()
+
+
+def test_items_are_taken_as_they_are_needed():
+    taken = []
+    found = results(str, (taken.append(item) or item for item in range(50)), ahead=4)
+    assert not taken
+    assert next(found) == "0"
+    assert taken == [0, 1, 2, 3, 4]
+    assert next(found) == "1"
+    assert len(taken) == 6
+    found.close()
+
+
+def test_an_error_comes_in_its_items_place():
+    found = results(lambda item: 6 // item, [1, 2, 0, 3])
+    assert next(found) == 6
+    assert next(found) == 3
+    with pytest.raises(ZeroDivisionError):
+        next(found)
+    assert not our_threads()
+
+
+def test_a_consumer_that_leaves_ends_the_threads():
+    done = []
+
+    def work(item):
+        time.sleep(0.01)
+        done.append(item)
+
+    for _ in results(work, range(1000), workers=1, ahead=100):
+        break
+    assert len(done) < 10
+    assert not our_threads()
