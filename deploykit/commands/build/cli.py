@@ -59,10 +59,10 @@ def build_trt(
 ) -> None:
     """Make the FP16 or INT8 graph, prove it by rehearsal, and build an engine with a passport."""
     with command("build-trt", as_json=json, verbose=verbose) as console:
-        from deploykit.errors import ParityError
         from deploykit.commands.build.run import BUILD_PRECISIONS, BuildRequest, build_engine
-        from deploykit.commands.quantize.request import SEARCH_SECONDS, SearchRequest
         from deploykit.commands.build.text import build_text, build_value
+        from deploykit.commands.quantize.request import SEARCH_SECONDS, SearchRequest
+        from deploykit.errors import ParityError
         from deploykit.specs.engine import FLAVOURS, Profile
         from deploykit.specs.value import choice
 

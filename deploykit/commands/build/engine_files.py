@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 
 from deploykit.bundle.folder import Bundle, open_bundle, require_unchanged
+from deploykit.bundle.manifest import FileRecord, Manifest, record_file, update_manifest
+from deploykit.bundle.proofs import Proof
 from deploykit.engine.build import BuiltEngine
 from deploykit.engine.flavour import TensorRT
 from deploykit.engine.passport import (
@@ -20,12 +22,10 @@ from deploykit.engine.passport import (
     write_passport,
 )
 from deploykit.errors import BundleError
+from deploykit.specs.engine import Profile
+from deploykit.specs.precision import Precision
 from deploykit.system.files import staged
 from deploykit.system.versions import now
-from deploykit.bundle.manifest import FileRecord, Manifest, record_file, update_manifest
-from deploykit.bundle.proofs import Proof
-from deploykit.specs.precision import Precision
-from deploykit.specs.engine import Profile
 
 ENGINES = "engines"
 

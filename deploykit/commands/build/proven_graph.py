@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle, deploy_graph
-from deploykit.errors import BundleError, ParityError
-from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
-from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
-from deploykit.commands.quantize.fp16 import tune_fp16
-from deploykit.system.progress import Note, Progress
 from deploykit.bundle.proofs import Proof
+from deploykit.commands.quantize.fp16 import tune_fp16
+from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
+from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
+from deploykit.errors import BundleError, ParityError
 from deploykit.runtime.opener import CPU, REHEARSAL
-from deploykit.system.shell import command_line
 from deploykit.specs.precision import Precision
+from deploykit.system.progress import Note, Progress
+from deploykit.system.shell import command_line
 
 #: On which runtime the proof of a deploy graph rests where no GPU has run it.
 _PROOF_RUNTIME: dict[Precision, str] = {"fp32": CPU, "fp16": REHEARSAL, "int8": REHEARSAL}

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from deploykit.bundle.folder import Bundle, open_bundle
+from deploykit.commands.build.engine_files import passport_of, publish_engine
+from deploykit.commands.build.proven_graph import proven_graph
+from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
+from deploykit.commands.quantize.run import quantization_photos
+from deploykit.commands.verify.result import Verification
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.engine.audit import Audit, audit_engine
 from deploykit.engine.build import BuiltEngine, current_gpu, engine_from_onnx
 from deploykit.engine.flavour import TensorRT, installed_flavours, open_flavour
@@ -12,19 +18,13 @@ from deploykit.engine.history import Build, BuildHistory
 from deploykit.engine.passport import Passport, objection
 from deploykit.engine.targets import CURRENT, parse_targets
 from deploykit.errors import DependencyError, MissingError, ParityError
-from deploykit.system.gpu import Gpu, find_gpu
-from deploykit.commands.build.engine_files import passport_of, publish_engine
-from deploykit.commands.build.proven_graph import proven_graph
 from deploykit.inference.engines import Engine, engines_outdated
 from deploykit.proof.photos import split_photos
-from deploykit.commands.quantize.run import quantization_photos
-from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
-from deploykit.commands.verify.result import Verification
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
-from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.specs.engine import Flavour, Profile
 from deploykit.specs.precision import Precision
 from deploykit.specs.value import choice
+from deploykit.system.gpu import Gpu, find_gpu
+from deploykit.system.progress import Note, Progress, Step, silent
 
 BUILD_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8")
 _TIMING_CACHE = "cache/timing.cache"

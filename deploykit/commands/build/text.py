@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from deploykit.commands.quantize.text import weakness_text
-from deploykit.commands.quantize.text import not_taken_text
-from deploykit.commands.quantize.text import outdated_text
-from deploykit.commands.quantize.text import kept_text
-
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from deploykit.engine.passport import how_to_build_again
-from deploykit.proof.policy import proven_on, why_indecisive
+from deploykit.bundle.proofs import Proof
 from deploykit.commands.build.run import BuildResult
-from deploykit.proof.policy import how_to_prove
-from deploykit.inference.engines import Engine
-from deploykit.commands.quantize.request import SearchedGraph
-from deploykit.bundle.proofs import ENOUGH_PHOTOS, Proof
-from deploykit.proof.text import flips_shown
-from deploykit.proof.text import photos_text
-from deploykit.commands.verify.text import verdict_text, verification_text
-from deploykit.proof.text import verdict_value
-from deploykit.commands.verify.text import verification_value
-from deploykit.specs.precision import KeptNode
-from deploykit.system.text import counted
+from deploykit.commands.quantize.text import kept_text, not_taken_text, outdated_text, weakness_text
+from deploykit.commands.verify.text import verdict_text, verification_text, verification_value
+from deploykit.proof.text import flips_shown, photos_text, verdict_value
 
 _SHOWN_NODES = 12
 
@@ -61,19 +46,11 @@ def build_text(result: BuildResult) -> str:
     return "\n".join(lines)
 
 
-
-
-
-
-
-
 def _not_taken_text(result: BuildResult) -> Iterator[str]:
     """Where the engine itself was proven, and not so that anything goes by it."""
     for proof in result.bundle.manifest.proofs:
         if proof.graph == result.engine and proof.reference_kind != "golden" and not proof.decides:
             yield f"NOT TAKEN  {not_taken_text(proof)}"
-
-
 
 
 def build_value(result: BuildResult) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import pytest
 from bundle_files import contents
 from fp16_networks import DIM, make_photos
 
-from deploykit.engine.audit import Audit
-from deploykit.errors import ParityError
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.commands.quantize.request import SearchRequest
+from deploykit.engine.audit import Audit
+from deploykit.errors import ParityError
 
 IN_FP16 = Audit(Counter(fp16=3, fp32=1))
 ADA = BuildRequest(flavour="tensorrt_rtx", targets=("sm89",))

@@ -6,15 +6,15 @@ import pytest
 from fp16_networks import BRIGHT, DIM, make_photos
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH
+from deploykit.commands.build.run import BuildRequest, build_engine
+from deploykit.commands.build.text import build_text, build_value
+from deploykit.commands.quantize.request import SearchRequest
+from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
+from deploykit.commands.quantize.text import quantization_text, quantization_value
 from deploykit.engine.passport import read_passport
 from deploykit.errors import DeviceError, ParityError
-from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.proof.auto import open_best
-from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
-from deploykit.commands.quantize.request import SearchRequest
 from deploykit.system.progress import Note
-from deploykit.commands.build.text import build_text, build_value
-from deploykit.commands.quantize.text import quantization_text, quantization_value
 
 pytestmark = pytest.mark.usefixtures("rtx", "no_gpu")
 INT8 = BuildRequest(precision="int8", targets=("sm89",))

@@ -8,16 +8,16 @@ from bundle_files import contents, edited
 from fp16_networks import DIM, make_photos
 
 from deploykit.bundle.folder import open_bundle
+from deploykit.bundle.manifest import record_file
+from deploykit.commands.build.run import BuildRequest, build_engine
+from deploykit.commands.quantize.request import SearchRequest
 from deploykit.engine.flavour import open_flavour
 from deploykit.engine.history import Build, BuildHistory
 from deploykit.engine.passport import read_passport
 from deploykit.engine.plan import read_header
 from deploykit.errors import BundleError, DependencyError, DeviceError, ParityError, UsageError
-from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.inference.candidates import named_candidates
 from deploykit.inference.engines import named_engine
-from deploykit.commands.quantize.request import SearchRequest
-from deploykit.bundle.manifest import record_file
 from deploykit.specs.engine import Profile
 from deploykit.specs.tensors import TensorSpec
 

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.engine.audit import Audit
-from deploykit.inference.engines import Engine
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.commands.build.text import build_text, build_value
 from deploykit.commands.inspect.text import proof_text
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.engine.audit import Audit
+from deploykit.inference.engines import Engine
 from deploykit.specs.precision import KeptNode
 
 

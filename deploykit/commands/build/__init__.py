@@ -1,0 +1,1 @@
+"""`deploykit build-trt`: TensorRT engines."""
