@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -13,7 +13,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from deploykit.bundle.accepted import Accepted, MachineIdentity
-from deploykit.bundle.proofs import Proof, Refutation
+from deploykit.bundle.verdicts import CandidateKey, KeptVerdict
 from deploykit.errors import BundleError, UsageError
 from deploykit.specs.labels import Labels
 from deploykit.specs.precision import KeptNode, Precision
@@ -25,7 +25,7 @@ from deploykit.system.files import move_into_place, open_file, read_file, replac
 GoldenChoice: TypeAlias = Literal["photos", "generated"]
 """Whether ``golden.npz`` may hold the user's photos, or only made images."""
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST_NAME = "bundle.json"
 LOCK_NAME = f".{MANIFEST_NAME}.lock"
 _LOCK_SECONDS = 30.0
@@ -117,8 +117,7 @@ class Manifest(Value, frozen=True):
         files: Every file of the bundle but this one, by its path with ``/``.
         photos: The folder of photos that export was given, absolute; None without. See
             :func:`recorded_path`.
-        proofs: What has been shown, the newest last; one for each graph, runtime and device.
-        refutations: What has been shown not to hold; one for each graph, runtime and device.
+        verdicts: What has been shown, the newest last; see :meth:`with_verdict`.
         versions: Of the packages that exported it.
     """
 
@@ -136,14 +135,13 @@ class Manifest(Value, frozen=True):
     deploy: dict[Precision, str]
     files: dict[str, FileRecord]
     photos: str | None
-    proofs: tuple[Proof, ...]
+    verdicts: tuple[KeptVerdict, ...]
     versions: dict[str, str]
     kept: dict[Precision, tuple[KeptNode, ...]] = {}  # noqa: RUF012  # msgspec copies it
     kept_for_tensorrt: tuple[KeptNode, ...] = ()
     searches: dict[str, SearchRecord] = {}  # noqa: RUF012  # as above
     engines: tuple[str, ...] = ()
     accepted: tuple[Accepted, ...] = ()
-    refutations: tuple[Refutation, ...] = ()
     requested_opset: int | None = None
     golden: GoldenChoice = "photos"
 
@@ -155,54 +153,35 @@ class Manifest(Value, frozen=True):
             raise ValueError(
                 f"{len(self.labels)} labels do not fit {self.architecture.classes} classes"
             )
-        named = {*self.deploy.values(), *self.engines, *(p.graph for p in self.proofs)}
+        named = {*self.deploy.values(), *self.engines, *(each.graph for each in self.verdicts)}
         nameless = named - self.files.keys()
         if nameless:
             raise ValueError(f"no file is recorded for {', '.join(sorted(nameless))}")
 
-    def proof_of(self, graph: str, runtime: str, device: str) -> Proof | None:
-        """The proof of a graph, as it is now, on a runtime and device."""
-        key = (graph, self.files[graph].sha256, runtime, device)
-        for proof in self.proofs:
-            if (proof.graph, proof.graph_sha256, proof.runtime, proof.device) == key:
-                return proof
-        return None
+    def key_of(self, file: str, runtime: str, precision: Precision, device: str) -> CandidateKey:
+        """What identifies a graph or an engine, as it is now, on a runtime and device."""
+        return CandidateKey(self.files[file].sha256, runtime, precision, device)
 
-    def with_proof(self, proof: Proof) -> Manifest:
-        """A copy that keeps a proof, unless the one that it has shows more."""
-        old = self.proof_of(proof.graph, proof.runtime, proof.device)
-        if old is not None and old.shows_more_than(proof):
-            return self
-        kept = self.without_proof(proof.graph, proof.runtime, proof.device)
-        return msgspec.structs.replace(kept, proofs=(*kept.proofs, proof))
+    def with_verdict(self, verdict: KeptVerdict) -> Manifest:
+        """A copy that keeps a verdict, unless one that it would not replace shows more.
 
-    def searched(self, graph: str, digests: Collection[str]) -> int:
-        """How many of some photos, told as in :class:`SearchRecord`, had a part in making a graph.
-
-        Args:
-            graph: A deploy graph or an engine.
-            digests: Of different photos.
+        A candidate has one verdict for each device and version of its runtime, and one of its
+        self-test there: the last on at least as many images, or the last that failed.
         """
-        search = self.searches.get(graph)
-        return 0 if search is None else len(frozenset(search.photos).intersection(digests))
+        others = tuple(each for each in self.verdicts if not verdict.replaces(each))
+        if any(each.replaces(verdict) for each in others):
+            return self
+        return msgspec.structs.replace(self, verdicts=(*others, verdict))
 
-    def without_proof(self, graph: str, runtime: str, device: str) -> Manifest:
-        """A copy without the proof of a graph on a runtime and device."""
-        key = (graph, runtime, device)
-        kept = tuple(p for p in self.proofs if (p.graph, p.runtime, p.device) != key)
-        return msgspec.structs.replace(self, proofs=kept)
+    def without_verdicts_of(self, file: str) -> Manifest:
+        """A copy without what is known of a graph or an engine."""
+        kept = tuple(each for each in self.verdicts if each.graph != file)
+        return msgspec.structs.replace(self, verdicts=kept)
 
-    def with_refutation(self, refutation: Refutation) -> Manifest:
-        """A copy that keeps a refutation, in place of an earlier one of the same and its proof."""
-        key = (refutation.graph, refutation.runtime, refutation.device)
-        others = self.without_refutation(*key).without_proof(*key)
-        return msgspec.structs.replace(others, refutations=(*others.refutations, refutation))
-
-    def without_refutation(self, graph: str, runtime: str, device: str) -> Manifest:
-        """A copy without the refutation of a graph on a runtime and device."""
-        key = (graph, runtime, device)
-        kept = tuple(r for r in self.refutations if (r.graph, r.runtime, r.device) != key)
-        return msgspec.structs.replace(self, refutations=kept)
+    def calibration_images(self, files: Iterable[str]) -> frozenset[str]:
+        """The images that had a part in making graphs or engines, told as in SearchRecord."""
+        searches = (self.searches[file] for file in files if file in self.searches)
+        return frozenset(digest for search in searches for digest in search.photos)
 
     def with_accepted(self, accepted: Accepted) -> Manifest:
         """A copy that keeps a choice, in place of an earlier one for the same machine."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from deploykit.bundle.manifest import printable
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.engine.targets import (
     COMPUTE_CAPABILITIES,
     CURRENT,
@@ -88,7 +88,7 @@ class Passport(Value, frozen=True):
     engine_bytes: int
     build_seconds: float
     created: str
-    proof: Proof | None
+    proof: KeptVerdict | None
 
     def __post_init__(self) -> None:
         if (self.gpu is None) == (self.targets == (CURRENT,)):

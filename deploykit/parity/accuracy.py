@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from deploykit.parity.answers import Answers
-from deploykit.parity.copies import count_distinct
 from deploykit.parity.statistics import upper_bound
 from deploykit.specs.labels import Labels
 from deploykit.specs.session import Logits
@@ -63,7 +61,6 @@ def accuracy_of(
     paths: Sequence[str],
     expected: Mapping[str, str],
     labels: Labels,
-    firsts: Sequence[int] | None = None,
 ) -> Accuracy | None:
     """Hold answers against the folders' names.
 
@@ -72,7 +69,6 @@ def accuracy_of(
         paths: The N images' names.
         expected: The labels of those images whose folder names one.
         labels: The K classes' names.
-        firsts: For each image the place of the first with the same pixels; None where all differ.
 
     Returns:
         The accuracy over the labelled images; None where there is none.
@@ -84,20 +80,19 @@ def accuracy_of(
     wanted = np.array([index[expected[paths[row]]] for row in rows])
     given = logits[rows]
     right = (given.argmax(axis=1) == wanted) & np.isfinite(given).all(axis=1)
-    firsts = rows if firsts is None else [firsts[row] for row in rows]
     classes = [
         ClassAccuracy(
             label=labels.names[i],
             images=int((wanted == i).sum()),
             correct=int((right & (wanted == i)).sum()),
-            error_rate_bound=_error_rate_bound(wanted == i, right, firsts),
+            error_rate_bound=_error_rate_bound(wanted == i, right),
         )
         for i in np.unique(wanted).tolist()
     ]
     return Accuracy(
         images=len(rows),
         correct=int(right.sum()),
-        error_rate_bound=_error_rate_bound(np.ones_like(right), right, firsts),
+        error_rate_bound=_error_rate_bound(np.ones_like(right), right),
         classes=tuple(classes),
     )
 
@@ -107,15 +102,13 @@ def accuracies(
 ) -> tuple[Accuracy, ...]:
     """The accuracy of the reference, then of each candidate; empty without a labelled image."""
     found = (
-        accuracy_of(logits, answers.paths, expected, labels, answers.firsts)
+        accuracy_of(logits, answers.paths, expected, labels)
         for logits in (answers.reference, *answers.candidates)
     )
     return tuple(each for each in found if each is not None)
 
 
-def _error_rate_bound(
-    rows: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], firsts: Sequence[int]
-) -> float:
-    """The bound over some rows, of which there is at least one; copies are one observation."""
-    wrong, images = count_distinct(rows & ~right, firsts), count_distinct(rows, firsts)
-    return cast("float", upper_bound(wrong, images))  # None without images only
+def _error_rate_bound(rows: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> float:
+    """The bound over some rows, of which there is at least one."""
+    bound = upper_bound(int((rows & ~right).sum()), int(rows.sum()))
+    return 1.0 if bound is None else bound

@@ -16,8 +16,6 @@ class Answers:
         batch_sizes: The sizes of the batches that they were run in, in order.
         reference: (N, K) float32.
         candidates: One (N, K) float32 for each candidate.
-        firsts: For each image the place of the first with the same pixels, which is its own where
-            it is no copy; None where all differ.
         seconds: How long each candidate took to answer them all; empty where nobody looked.
     """
 
@@ -25,5 +23,4 @@ class Answers:
     batch_sizes: tuple[int, ...]
     reference: Logits
     candidates: tuple[Logits, ...]
-    firsts: tuple[int, ...] | None = None
     seconds: tuple[float, ...] = ()

@@ -79,7 +79,7 @@ def regroup(batches: Iterable[NamedBatch], sizes: Iterable[int]) -> Iterator[Nam
 
 
 def ask_sessions(
-    reference: Session,
+    reference: Session | Logits,
     candidates: Sequence[Session],
     batches: Iterable[NamedBatch],
     on_batch: Callable[[int, int], None],
@@ -87,39 +87,57 @@ def ask_sessions(
     """Let every session answer the same batches, one after the other: none has to share a core.
 
     Args:
-        reference: What is right by definition.
+        reference: What is right by definition; or what it answered to these images, (N, K).
         candidates: What is compared with it.
         batches: The images; see :func:`regroup`.
         on_batch: Called after every batch with the number of images done, and the number of those
             to which a candidate has given another top-1 class than the reference.
+
+    Raises:
+        ValueError: There are more images than answers of the reference.
     """
     paths: list[str] = []
     sizes: list[int] = []
-    sessions = (reference, *candidates)
-    logits: list[list[Logits]] = [[] for _ in sessions]
-    seconds = [0.0 for _ in sessions]
+    right: list[Logits] = []
+    given: list[list[Logits]] = [[] for _ in candidates]
+    seconds = [0.0 for _ in candidates]
     changed = 0
     for names, images in batches:
+        right.append(_right_answers(reference, images, len(paths)))
         paths.extend(names)
         sizes.append(len(images))
-        for i, session in enumerate(sessions):
+        for i, session in enumerate(candidates):
             start = time.perf_counter()
-            logits[i].append(session.run(images))
+            given[i].append(session.run(images))
             seconds[i] += time.perf_counter() - start
-        classes = np.stack([given[-1].argmax(axis=1) for given in logits])
+        classes = np.stack([each[-1].argmax(axis=1) for each in (right, *given)])
         changed += int((classes != classes[0]).any(axis=0).sum())
         on_batch(len(paths), changed)
-    right, *found = (
-        _stacked(given, session.spec.classes)
-        for given, session in zip(logits, sessions, strict=True)
-    )
     return Answers(
         paths=tuple(paths),
         batch_sizes=tuple(sizes),
-        reference=right,
-        candidates=tuple(found),
-        seconds=tuple(seconds[1:]),
+        reference=_stacked(right, _classes(reference)),
+        candidates=tuple(
+            _stacked(each, session.spec.classes)
+            for each, session in zip(given, candidates, strict=True)
+        ),
+        seconds=tuple(seconds),
     )
+
+
+def _right_answers(reference: Session | Logits, images: ImageBatch, start: int) -> Logits:
+    if not isinstance(reference, np.ndarray):
+        return reference.run(images)
+    rows = reference[start : start + len(images)]
+    if len(rows) < len(images):
+        raise ValueError(f"{len(reference)} answers of the reference are too few")
+    return rows
+
+
+def _classes(reference: Session | Logits) -> int:
+    if isinstance(reference, np.ndarray):
+        return int(reference.shape[1])
+    return reference.spec.classes
 
 
 def _stacked(batches: Sequence[Logits], classes: int) -> Logits:
@@ -151,7 +169,6 @@ def measure_answers(
             paths=answers.paths,
             labels=labels,
             batch_sizes=answers.batch_sizes,
-            firsts=answers.firsts,
             least_scale=least_scale,
             bounded=bounded,
         )

@@ -26,7 +26,6 @@ class Flip(Value, frozen=True):
         candidate: The candidate's top-1 label.
         margin: The reference's top-1 logit minus its top-2 logit.
         decidable: Whether the margin is large enough for the flip to count.
-        copy: Whether another flip of an image with the same pixels is counted already.
     """
 
     path: str
@@ -34,24 +33,19 @@ class Flip(Value, frozen=True):
     candidate: str
     margin: float
     decidable: bool
-    copy: bool = False
 
 
 class Measurement(Value, frozen=True):
     """A candidate's logits compared with the reference's, image by image.
 
-    Images with the same pixels are one decision: what is counted below is counted over distinct
-    images.
-
     Attributes:
         images: The number of images compared.
-        copies: Those of them with the same pixels as another that is counted.
         batch_sizes: The sizes of the batches that the images were run in, ascending.
         scale: The largest absolute reference logit; relative errors are relative to it.
         max_abs_error: The largest absolute difference of a logit.
         mean_abs_error: The mean absolute difference of the logits.
         min_cosine: The smallest cosine similarity of an image's two logit vectors.
-        flips: Images whose top-1 class differs although their margin decides, in any copy.
+        flips: Images whose top-1 class differs although their margin decides.
         undecidable: Images whose margin is too small to decide, flipped or not.
         near_ties: Images whose margin is so small that the reference itself does not decide.
         flipped: Every image whose top-1 class differs, smallest margin last.
@@ -59,8 +53,7 @@ class Measurement(Value, frozen=True):
         mean_probability_change: The mean absolute difference of the softmax probabilities.
         non_finite: The number of NaN or infinite logits, on both sides together.
         flip_rate_bound: The one-sided 95 % upper bound of the flip rate (Clopper-Pearson) over the
-            decidable images that had no part in making the graph; None without any, and where the
-            images are no blind sample of photos.
+            decidable images; None without any, and where the images are no blind sample of photos.
         rms_probability_change: The root mean square, over the images, of an image's largest change
             of a probability: unlike the largest of all it hardly depends on which images there are.
             None in older bundles.
@@ -80,7 +73,6 @@ class Measurement(Value, frozen=True):
     mean_probability_change: float
     non_finite: int
     flip_rate_bound: float | None
-    copies: int = 0
     rms_probability_change: float | None = None
 
     @property
@@ -89,24 +81,14 @@ class Measurement(Value, frozen=True):
         return self.max_abs_error / self.scale if self.scale > 0 else float("inf")
 
     @property
-    def distinct(self) -> int:
-        """The number of images with different pixels."""
-        return self.images - self.copies
-
-    @property
     def decidable(self) -> int:
-        """The number of distinct images whose margin decides."""
-        return self.distinct - self.undecidable
-
-    @property
-    def distinct_flips(self) -> tuple[Flip, ...]:
-        """Of the flips one for each distinct image, in their order."""
-        return tuple(flip for flip in self.flipped if not flip.copy)
+        """The number of images whose margin decides."""
+        return self.images - self.undecidable
 
     @property
     def undecidable_flips(self) -> int:
-        """Distinct images whose top-1 class differs and whose margin does not decide."""
-        return sum(not flip.decidable for flip in self.distinct_flips)
+        """Images whose top-1 class differs and whose margin does not decide."""
+        return sum(not flip.decidable for flip in self.flipped)
 
     @property
     def flip_rate(self) -> float:

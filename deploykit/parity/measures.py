@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.parity.copies import count_distinct, once_each
 from deploykit.parity.measurement import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Flip, Measurement
 from deploykit.parity.statistics import upper_bound
 from deploykit.specs.labels import Labels
@@ -44,7 +43,6 @@ def measure(
     paths: Sequence[str],
     labels: Labels,
     batch_sizes: Sequence[int],
-    firsts: Sequence[int] | None = None,
     least_scale: float = 0.0,
     bounded: bool = True,
 ) -> Measurement:
@@ -57,7 +55,6 @@ def measure(
         paths: The N images' names.
         labels: The K classes' names.
         batch_sizes: The sizes of the batches that the candidate ran.
-        firsts: For each image the place of the first with the same pixels; None where all differ.
         least_scale: What the scale is at least, where the images are a part of others on which the
             reference's logits are known to be that large.
         bounded: Whether the images were drawn blindly, so that a bound holds for others like them.
@@ -92,13 +89,8 @@ def measure(
     margin[usable] = margins(ours[usable])
     decidable = margin > UNDECIDABLE_MARGIN[precision] * scale
     flipped = usable & (ours.argmax(axis=1) != theirs.argmax(axis=1))
-    # A decision counts once, however many copies of its image there are: as changed where it
-    # changed in any of them.
-    firsts = range(len(paths)) if firsts is None else firsts
-    distinct, decisions = len(set(firsts)), count_distinct(decidable, firsts)
-    flips = count_distinct(flipped & decidable, firsts)
+    decisions, flips = int(decidable.sum()), int((flipped & decidable).sum())
     order = sorted(np.flatnonzero(flipped).tolist(), key=lambda i: -margin[i])
-    shown = {*once_each(order, firsts)}
     return Measurement(
         images=len(paths),
         batch_sizes=tuple(sorted(set(batch_sizes))),
@@ -107,8 +99,8 @@ def measure(
         mean_abs_error=float(errors.mean()),
         min_cosine=float(_cosines(ours[usable], theirs[usable]).min()) if usable.all() else 0.0,
         flips=flips,
-        undecidable=distinct - decisions,
-        near_ties=distinct - count_distinct(margin > NEAR_TIE_MARGIN * scale, firsts),
+        undecidable=len(paths) - decisions,
+        near_ties=int((margin <= NEAR_TIE_MARGIN * scale).sum()),
         flipped=tuple(
             Flip(
                 path=paths[i],
@@ -116,7 +108,6 @@ def measure(
                 candidate=labels.names[int(theirs[i].argmax())],
                 margin=float(margin[i]),
                 decidable=bool(decidable[i]),
-                copy=i not in shown,
             )
             for i in order
         ),
@@ -125,7 +116,6 @@ def measure(
         non_finite=int((~np.isfinite(ours)).sum() + (~np.isfinite(theirs)).sum()),
         flip_rate_bound=upper_bound(flips, decisions) if bounded else None,
         rms_probability_change=float(np.sqrt(np.square(changes.max(axis=1)).mean())),
-        copies=len(paths) - distinct,
     )
 
 

@@ -20,9 +20,8 @@ class MarginMining(Value, frozen=True):
     Attributes:
         budget: How many photos were asked for.
         compared: How many were compared: fewer where there are fewer.
-        ranked: How many photos could be read and were ranked by their margin, each once however
-            many copies of it there are.
-        copies: How many were left out for having the pixels of another.
+        ranked: How many photos were ranked by their margin.
+        skipped: How many readable ones were not: duplicates, and calibration images.
         ranked_by: What gave the margins that they were ranked by, ``deploy/fp32.onnx on
             onnxruntime-cpu``.
         ranking_error: The most by which such a margin differs from the reference's, over the
@@ -40,7 +39,7 @@ class MarginMining(Value, frozen=True):
     ranking_error: float
     smallest_left_out: float | None
     apart: dict[str, float]
-    copies: int = 0
+    skipped: int = 0
 
     def left_out_hold(self, name: str) -> bool:
         """Whether a candidate is shown to change the class of no photo that was left out.
@@ -63,9 +62,12 @@ class MarginMining(Value, frozen=True):
             "They were chosen by margin, so there is no bound for photos like them, and passing "
             "is no proof that the bundle could keep.",
         ]
-        if self.copies:
-            copies = counted(self.copies, "copy of them was", "copies of them were")
-            lines.append(f"{copies} left out, which would show nothing new.")
+        if self.skipped:
+            skipped = counted(self.skipped, "more was", "more were")
+            lines.append(
+                f"{skipped} skipped, which would show nothing new: duplicates, or calibration "
+                "images."
+            )
         if self.smallest_left_out is None:
             return (*lines, "None was left out: without --budget the same photos give a bound.")
         left_out = self.ranked - self.compared

@@ -19,7 +19,7 @@ MIN_DECIDABLE_RATE = 0.5
 
 
 class Population(Value, frozen=True):
-    """The distinct images over which rates are judged.
+    """The images over which rates are judged.
 
     Attributes:
         images: How many there are.
@@ -37,7 +37,7 @@ class Population(Value, frozen=True):
     @classmethod
     def of(cls, measurement: Measurement) -> Self:
         """The measured images themselves."""
-        return cls(measurement.distinct, measurement.undecidable, measurement.near_ties)
+        return cls(measurement.images, measurement.undecidable, measurement.near_ties)
 
     @property
     def decidable(self) -> int:

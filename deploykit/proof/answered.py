@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploykit.bundle.manifest import Manifest, SearchRecord
-from deploykit.bundle.proofs import ENOUGH_PHOTOS, PhotoSet
+from deploykit.bundle.verdicts import PhotoSet
 from deploykit.errors import ParityError
 from deploykit.parity.compare import NamedBatch
 from deploykit.proof.photos import Photos
+from deploykit.proof.policy import MIN_PHOTOS
 from deploykit.proof.readable import mostly_unreadable
-from deploykit.proof.reference import Reference
+from deploykit.proof.reference import OpenReference
+from deploykit.proof.text import skipped_text
 from deploykit.proof.verdict import Verdict, judge_sessions
-from deploykit.runtime.recorded import RecordedSession
 from deploykit.specs.session import ImageBatch, Logits, Session
 from deploykit.system.progress import Note, Progress, Step
-from deploykit.system.text import counted
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,9 @@ class AnsweredPhotos:
         return SearchRecord(runtime, tuple(sorted(self.digests)), integers)
 
     @property
-    def distinct(self) -> int:
-        """How many different photos these are; none where they are no sample of photos."""
-        return len(self.digests) if self.drawn.kind == "photos" else 0
-
-    @property
     def is_too_few(self) -> bool:
-        """Whether no proof on them decides anything below FP32, whatever it shows."""
-        return self.distinct < ENOUGH_PHOTOS
+        """Whether no proof on them counts below FP32, whatever it shows."""
+        return self.drawn.kind != "photos" or self.drawn.images < MIN_PHOTOS
 
     @property
     def images(self) -> ImageBatch:
@@ -69,20 +64,19 @@ class AnsweredPhotos:
             manifest: Of the bundle.
             progress: Called after every batch.
         """
-        reference = RecordedSession(
-            self.logits, name="reference", input_size=manifest.preprocessing.input_size
-        )
         (verdict,) = judge_sessions(
-            reference,
+            self.logits,
             [candidate],
-            Photos(self.drawn.kind, self.drawn.source, len(self.logits), self.batches),
+            self.batches,
             manifest.labels,
             progress,
+            count=len(self.logits),
+            kind=self.drawn.kind,
         )
         return verdict
 
 
-def answered_photos(photos: Photos, reference: Reference, progress: Progress) -> AnsweredPhotos:
+def answered_photos(photos: Photos, reference: OpenReference, progress: Progress) -> AnsweredPhotos:
     """Let the reference answer photos, and keep both.
 
     Raises:
@@ -101,15 +95,15 @@ def answered_photos(photos: Photos, reference: Reference, progress: Progress) ->
 
 
 def split_answers(
-    split: tuple[Photos, Photos], reference: Reference, progress: Progress
+    split: tuple[Photos, Photos], reference: OpenReference, progress: Progress
 ) -> tuple[AnsweredPhotos, AnsweredPhotos]:
     """Let the reference answer the photos of a search, and other photos for its proof.
 
     Args:
         split: As :func:`deploykit.proof.photos.split_photos` gives them. What of the second has the
-            same pixels as a photo of the first is left out.
+            same pixels as a photo of the first is skipped.
         reference: Who answers.
-        progress: Called with what is being done, and with a note of what is left out.
+        progress: Called with what is being done, and with a note of what is skipped.
 
     Raises:
         ImagesError: Of one of the samples nothing is left.
@@ -117,14 +111,14 @@ def split_answers(
     """
     search, proof = split
     searched = answered_photos(search, reference, progress)
-    proof.leave_out(searched.digests)
+    proof.skip(searched.digests)
     proven = answered_photos(proof, reference, progress)
     unreadable = search.unreadable + proof.unreadable
     if unreadable:
         progress(Note(f"{unreadable} of the sampled photos cannot be read: left out"))
-    if proof.left_out:
-        what = counted(proof.left_out, "image for the proof has", "images for the proof have")
-        progress(Note(f"{what} the same pixels as one of the search: left out"))
+    for drawn in (searched.drawn, proven.drawn):
+        if skipped := skipped_text(drawn):
+            progress(Note(f"{drawn.images} of the sampled photos are used{skipped}"))
     return searched, proven
 
 
@@ -147,5 +141,5 @@ def readable_photos(photos: Photos) -> PhotoSet:
 
 def flip_lines(verdict: Verdict) -> Iterable[str]:
     """A line for each photo that changed its class."""
-    for flip in verdict.measurement.distinct_flips:
+    for flip in verdict.measurement.flipped:
         yield f"{flip.path}: {flip.reference} -> {flip.candidate}, margin {flip.margin:.2e}"

@@ -19,16 +19,16 @@ from deploykit.errors import (
 from deploykit.inference.candidates import Candidate, by_reason, named_candidates, open_candidate
 from deploykit.inference.engines import is_flavour
 from deploykit.proof.accepted import AcceptedChoice, accepted_choice
-from deploykit.proof.ledger import refutations_of
-from deploykit.proof.policy import executed_proofs, how_to_prove_engines, open_proven
+from deploykit.proof.policy import Status, status
 from deploykit.proof.preference import by_preference
 from deploykit.proof.self_test import self_test
-from deploykit.runtime.opener import CUDA, HOST_RUNTIMES, REHEARSAL, graph_precision
+from deploykit.runtime.opener import CUDA, HOST_RUNTIMES, graph_precision
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Session
 from deploykit.system.gpu import find_gpu, need_gpu
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.shell import command_line
+from deploykit.system.versions import installed_versions, runtime_version
 
 _Opener: TypeAlias = Callable[[Bundle, Candidate], Session]
 
@@ -124,28 +124,48 @@ class _Attempt(NamedTuple):
 def _attempted(
     bundle: Bundle, candidate: Candidate, open_it: _Opener, choice: AcceptedChoice | None
 ) -> _Attempt:
-    """Open a candidate, if it is proven.
+    """Open a candidate, if it is proven on this very device, or accepted within its budget.
 
     Raises:
         InputError: It is a graph, and damaged. That of what was accepted is told instead: without
             it the others have their turns.
     """
+    accepted = choice is not None and candidate == choice.candidate
+    enough = ("proven", "within budget") if accepted else ("proven",)
     try:
-        return _Attempt(*open_proven(bundle, candidate, open_it))
+        known = status(bundle, candidate)
+        if known.word not in enough:
+            return _Attempt(None, _why_not(candidate, known))
+        session = open_it(bundle, candidate)
     except MissingError as exc:
         return _Attempt(None, exc.message, exc)
     except InputError as exc:
+        # An engine that is damaged is a reason like others.
+        if is_flavour(candidate.runtime):
+            return _Attempt(None, exc.message)
         if choice is None or candidate.file != choice.candidate.file:
             raise
         return _Attempt(None, exc.message, exc)
+    here = status(bundle, candidate, session.spec.device)
+    if here.word in enough:
+        return _Attempt(session, "")
+    session.close()
+    return _Attempt(None, here.reason)
+
+
+def _why_not(candidate: Candidate, known: Status) -> str:
+    if is_flavour(candidate.runtime):
+        try:
+            need_gpu()
+        except DeviceError as exc:
+            return exc.message  # without one a proof would not help
+    return known.reason
 
 
 def _is_missed(bundle: Bundle, candidate: Candidate) -> bool:
     """Whether it is told why one is not taken: somebody compared it, or built its engine."""
-    refuted = refutations_of(
-        *(bundle.manifest, candidate.file, candidate.runtime, candidate.precision)
-    )
-    return is_flavour(candidate.runtime) or bool(executed_proofs(bundle, candidate) or refuted)
+    known = status(bundle, candidate).verdict
+    return is_flavour(candidate.runtime) or (known is not None and not known.is_recorded)
 
 
 def _nothing_proven(
@@ -173,13 +193,16 @@ def _open_named(
     candidate = named_candidates(bundle, runtime, precision)[0]
     session = open_it(bundle, candidate)
     spec = session.spec
-    if _is_proven_elsewhere(bundle, session):
+    known = status(bundle, candidate, spec.device)
+    if known.verdict is None and status(bundle, candidate).proof is not None:
+        # Proven, but on a CPU with other instruction sets.
         with _closed_on_failure(session):
             self_test(bundle, session, progress, hint=_PROVE_OR_FP32)
-    if spec.tf32 or not (_is_proven(bundle, candidate, session) or _is_rehearsed(bundle, session)):
-        how = f"{spec.precision}{' with TF32' if spec.tf32 else ''} on {runtime}, {spec.device},"
-        option = f" --precision {precision}" if candidate.is_hinted else ""
-        progress(Note(f"{how} is not proven: deploykit verify{option} does that"))
+    if spec.tf32:
+        how = f"{spec.precision} with TF32 on {runtime}, {spec.device},"
+        progress(Note(f"{how} is not proven: deploykit verify does that"))
+    elif known.proof is None:
+        progress(Note(f"{candidate}, {spec.device}: {known.reason}"))
     return session
 
 
@@ -202,13 +225,17 @@ def _open_engine(
             # Where what runs instead is said, nobody needs to be told to get a GPU.
             hint=exc.hint if find_gpu() or not instead else None,
         ) from exc
-    if not _has_run(bundle, session):
+    known = status(bundle, candidate, session.spec.device)
+    if known.verdict is None or known.verdict.runtime_version != _installed_version(runtime):
         with _closed_on_failure(session):
             self_test(bundle, session, progress)
-    if not _is_proven(bundle, candidate, session):
-        how = how_to_prove_engines(runtime)
-        progress(Note(f"{candidate}, {session.spec.device}, is not proven: {how}"))
+    if known.proof is None:
+        progress(Note(f"{candidate}, {session.spec.device}: {known.reason}"))
     return session
+
+
+def _installed_version(runtime: str) -> str:
+    return runtime_version(runtime, installed_versions())
 
 
 def _open_first(
@@ -246,32 +273,3 @@ def _instead(bundle: Bundle) -> str:
         return ""
     instead = Candidate(spec.graph, spec.runtime, spec.precision)
     return f" Without --runtime, {instead} would run."
-
-
-def _is_proven(bundle: Bundle, candidate: Candidate, session: Session) -> bool:
-    """Whether a proof tells what it does here; who asked for it is told of its flips by that."""
-    proofs = executed_proofs(bundle, candidate)
-    return any(proof.device == session.spec.device for proof in proofs)
-
-
-def _is_rehearsed(bundle: Bundle, session: Session) -> bool:
-    """Whether it is a rehearsal, and proven as such."""
-    spec = session.spec
-    proof = bundle.manifest.proof_of(spec.graph, spec.runtime, spec.device)
-    return spec.runtime == REHEARSAL and proof is not None
-
-
-def _is_proven_elsewhere(bundle: Bundle, session: Session) -> bool:
-    """Whether a graph is proven, but on a CPU with other instruction sets only."""
-    spec = session.spec
-    return not _has_run(bundle, session) and any(
-        (proof.graph, proof.runtime, proof.precision) == (spec.graph, spec.runtime, spec.precision)
-        and spec.runtime in HOST_RUNTIMES
-        for proof in bundle.manifest.proofs
-    )
-
-
-def _has_run(bundle: Bundle, session: Session) -> bool:
-    """Whether it has passed at least the self-test on this device."""
-    spec = session.spec
-    return bundle.manifest.proof_of(spec.graph, spec.runtime, spec.device) is not None

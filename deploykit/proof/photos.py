@@ -9,11 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 
 from deploykit.bundle.folder import GOLDEN, Bundle
 from deploykit.bundle.golden import Golden, read_golden
 from deploykit.bundle.manifest import printable, recorded_path
-from deploykit.bundle.proofs import PhotoKind, PhotoSet
+from deploykit.bundle.verdicts import PhotoKind, PhotoSet
 from deploykit.errors import ImagesError, UsageError
 from deploykit.images.batches import read_batches
 from deploykit.images.generated import generated_images
@@ -36,15 +37,14 @@ _DIGEST_BYTES = 6
 class Photos:
     """Named images to be drawn once, which afterwards can say what they were.
 
+    Each is drawn once however many files have its pixels: of decisions a duplicate tells nothing.
+
     Args:
         kind: Whose images they are.
         source: The folder, or empty.
         count: How many there are if all can be read.
         batches: The images.
         expected: The labels of those images whose folder names one, by the image's name.
-
-    Attributes:
-        left_out: How many :meth:`leave_out` has kept from being drawn so far.
     """
 
     def __init__(
@@ -60,28 +60,39 @@ class Photos:
         self.count = count
         self.expected = expected
         self._batches = batches
-        self._digest = hashlib.sha256()
-        self._places: dict[bytes, int] = {}
-        self._firsts: list[int] = []
+        self._pixels = hashlib.sha256()
+        self._drawn: set[str] = set()
         self._unwanted: frozenset[str] = frozenset()
-        self.left_out = 0
+        self._images = self._duplicates = self._calibration = 0
 
     def __iter__(self) -> Iterator[NamedBatch]:
         for names, images in self._batches:
-            digests = [pixel_digest(image) for image in images]
-            kept = [row for row, each in enumerate(digests) if _short(each) not in self._unwanted]
-            self.left_out += len(digests) - len(kept)
+            kept = [row for row, image in enumerate(images) if self._is_wanted(image)]
             # Only where it must be, an image is copied.
-            batch = images if len(kept) == len(digests) else images[kept]
-            self._digest.update(np.ascontiguousarray(batch).data)
-            for row in kept:
-                place = len(self._firsts)
-                self._firsts.append(self._places.setdefault(digests[row], place))
+            batch = images if len(kept) == len(images) else images[kept]
+            self._pixels.update(np.ascontiguousarray(batch).data)
             yield [names[row] for row in kept], batch
 
-    def leave_out(self, digests: Collection[str]) -> None:
-        """Draw none of some images, told as :attr:`digests` tells them, under whatever name."""
-        self._unwanted = frozenset(digests)
+    def _is_wanted(self, image: npt.NDArray[np.uint8]) -> bool:
+        digest = short_digest(pixel_digest(image))
+        # Of golden images the answers are recorded one by one, duplicates or not.
+        if digest in self._drawn and self.kind == "photos":
+            self._duplicates += 1
+            return False
+        if digest in self._unwanted:
+            self._calibration += 1
+            return False
+        self._drawn.add(digest)
+        self._images += 1
+        return True
+
+    def skip(self, calibration: Collection[str]) -> None:
+        """Draw none of some images, told as :attr:`digests` tells them, under whatever name.
+
+        Args:
+            calibration: They had a part in making what is compared, which was fitted to them.
+        """
+        self._unwanted = frozenset(calibration)
 
     def close(self) -> None:
         """Stop reading ahead, whoever has drawn how many; closing twice is fine."""
@@ -89,50 +100,41 @@ class Photos:
             self._batches.close()
 
     @property
-    def firsts(self) -> tuple[int, ...]:
-        """For each image drawn so far the place of the first with the same pixels."""
-        return tuple(self._firsts)
-
-    @property
     def unreadable(self) -> int:
         """How many could not be read, once all are drawn."""
-        return self.count - len(self._firsts) - self.left_out
+        return self.count - self._images - self._duplicates - self._calibration
 
     @property
     def digests(self) -> frozenset[str]:
-        """The different images that were drawn, each the start of its pixels' SHA-256."""
-        return frozenset(map(_short, self._places))
-
-    def digest(self, place: int) -> str:
-        """What :attr:`digests` tells of the image that was drawn at a place."""
-        first = self._firsts[place]
-        return next(_short(each) for each, at in self._places.items() if at == first)
+        """The images that were drawn, each the start of its pixels' SHA-256."""
+        return frozenset(self._drawn)
 
     def drawn(self) -> PhotoSet:
         """What was drawn.
 
         Raises:
-            ImagesError: Not one image could be read, or each that could was left out.
+            ImagesError: Not one image could be read, or each that could was skipped.
         """
-        if not self._firsts and self.left_out:
+        if not self._drawn and self._calibration:
             raise ImagesError(
-                f"Nothing is left in {self.source or GOLDEN} to prove on: what can be read of the "
-                f"sample for the proof, {counted(self.left_out, 'image')}, has the same pixels as "
-                "images of the search.",
-                hint="Name a folder with more different photos: --images DIR",
+                f"Nothing is left in {self.source or GOLDEN} to compare on: "
+                f"{counted(self._calibration, 'image')} had a part in making what is compared.",
+                hint="Name a folder with other photos: --images DIR",
             )
-        if not self._firsts:
+        if not self._drawn:
             raise nothing_readable(self.source, self.count)
         return PhotoSet(
             kind=self.kind,
             source=self.source,
-            images=len(self._firsts),
-            sha256=self._digest.hexdigest(),
-            copies=len(self._firsts) - len(self._places),
+            images=self._images,
+            sha256=self._pixels.hexdigest(),
+            duplicates=self._duplicates,
+            calibration=self._calibration,
         )
 
 
-def _short(digest: bytes) -> str:
+def short_digest(digest: bytes) -> str:
+    """The start of the SHA-256 of an image's pixels, by which the manifest knows it."""
     return digest[:_DIGEST_BYTES].hex()
 
 

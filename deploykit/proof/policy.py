@@ -1,151 +1,188 @@
-"""Why a proof that passed is not one to go by unasked."""
+"""What counts as proven: the one answer that everybody asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple, TypeAlias
 
 from deploykit.bundle.folder import Bundle
-from deploykit.bundle.proofs import ENOUGH_PHOTOS, Proof
-from deploykit.errors import BundleError, DeviceError, GraphError
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.inference.candidates import Candidate
-from deploykit.inference.engines import (
-    is_flavour,
-)
-from deploykit.proof.ledger import refutation_words, refutations_of
+from deploykit.inference.engines import is_flavour
+from deploykit.parity.statistics import CONFIDENCE
+from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.precision import Precision
-from deploykit.specs.session import Session
-from deploykit.system.gpu import need_gpu
 from deploykit.system.text import counted
+from deploykit.system.versions import installed_versions, runtime_version
+
+#: Below FP32 a proof counts if its bound on the flip rate, at 95 % confidence, is at most this.
+MAX_FLIP_RATE_BOUND = 0.1
+#: How many decidable photos without a flip give that bound.
+MIN_PHOTOS = math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - MAX_FLIP_RATE_BOUND))
+
+StatusWord: TypeAlias = Literal["proven", "within budget", "failed", "unproven"]
+_BEST_FIRST: tuple[StatusWord, ...] = ("proven", "within budget", "failed", "unproven")
 
 
-def why_indecisive(proof: Proof, how: str) -> str:
-    """Why ``auto`` does not go by a proof that does not decide, and what to do.
+class Status(NamedTuple):
+    """Whether a candidate may be trusted.
 
-    Args:
-        proof: By another reference than the recorded golden answers.
-        how: The command that proves the same anew.
-
-    Returns:
-        A clause, without a full stop.
+    Attributes:
+        word: ``proven``: it passed without a flip, executed on this device by the installed version
+            of its runtime, below FP32 on photos enough. ``within budget``: the same, with flips
+            that its tolerance allows. ``failed``: it broke its tolerance here. ``unproven``: else.
+        verdict: The kept verdict that shows it; None where nothing is known here.
+        reason: Why it is not proven, and what to do; a clause without a full stop, empty where it
+            is proven.
     """
-    flips = proof.measurement.flips
-    changed = counted(flips, "changed decision")
-    if flips and not proof.is_vague:
-        return (
-            f"its proof has {changed}; name it with --runtime {proof.runtime} --precision "
-            f"{proof.precision} to have it"
-        )
-    where = f"on {proven_on(proof)}{f', with {changed}' if flips else ''}"
-    return (
-        f"its proof is {where}, too few for a precision below FP32: {how} --images DIR decides on "
-        f"{ENOUGH_PHOTOS} or more that had no part in making it"
-    )
+
+    word: StatusWord
+    verdict: KeptVerdict | None = None
+    reason: str = ""
+
+    @property
+    def proof(self) -> KeptVerdict | None:
+        """The verdict, where it passed and counts."""
+        return self.verdict if self.word in ("proven", "within budget") else None
 
 
-def proven_on(proof: Proof) -> str:
-    """``22 photos, 3 of which decide nothing``."""
-    if proof.photos.kind != "photos":
-        return f"{proof.photos.kind} images, which are no sample of photos"
-    words = counted(proof.measurement.distinct, "photo")
-    if proof.measurement.undecidable:
-        words += f", {proof.measurement.undecidable} of which decide nothing"
-    if proof.searched:
-        words += f", {proof.searched} of which had a part in making it"
-    return words
-
-
-def executed_proofs(bundle: Bundle, candidate: Candidate) -> list[Proof]:
-    """The executed proofs of a candidate's file as it is now that nothing has refuted since.
-
-    The recorded golden answers are too few to decide by.
-    """
-    sha256 = bundle.manifest.files[candidate.file].sha256
-    return [
-        proof
-        for proof in bundle.manifest.proofs
-        if (proof.graph, proof.graph_sha256, proof.runtime, proof.precision)
-        == (candidate.file, sha256, candidate.runtime, candidate.precision)
-        and proof.kind == "executed"
-        and proof.reference_kind != "golden"
-        and not any(each.refutes(proof) for each in bundle.manifest.refutations)
-    ]
-
-
-def decisive_proofs(bundle: Bundle, candidate: Candidate) -> list[Proof]:
-    """Those of :func:`executed_proofs` that are without a decidable flip, on photos enough."""
-    return [proof for proof in executed_proofs(bundle, candidate) if proof.decides]
-
-
-def open_proven(
-    bundle: Bundle, candidate: Candidate, open_it: Callable[[Bundle, Candidate], Session]
-) -> tuple[Session | None, str]:
-    """Open a candidate if it is proven on this very device: another GPU has other kernels.
+def status(
+    bundle: Bundle,
+    candidate: Candidate,
+    device: str | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> Status:
+    """Whether a candidate is proven to decide as its reference does.
 
     Args:
         bundle: The bundle.
-        candidate: One of its own.
-        open_it: Opens it.
-
-    Returns:
-        The session, or why there is none; an engine that is damaged is a reason as well.
-
-    Raises:
-        MissingError: Its runtime's package or device is not here.
-        InputError: It is a graph, and damaged.
+        candidate: One of its graphs or engines, on a runtime.
+        device: The device that it runs on, as its session tells it: another one has other kernels.
+            None for the device with the best answer, where none is open yet.
+        versions: What is installed; None to look.
     """
-    proofs = decisive_proofs(bundle, candidate)
-    if not proofs:
-        return None, why_unproven(bundle, candidate)
-    try:
-        session = open_it(bundle, candidate)
-    except (BundleError, GraphError) as exc:
-        if not is_flavour(candidate.runtime):
-            raise
-        return None, exc.message
-    if any(proof.device == session.spec.device for proof in proofs):
-        return session, ""
-    session.close()
-    return None, f"it is proven, but not on {session.spec.device}"
-
-
-def why_unproven(bundle: Bundle, candidate: Candidate) -> str:
-    """Why ``auto`` does not take what no proof of decides, and what to do."""
-    if is_flavour(candidate.runtime):
-        try:
-            need_gpu()
-        except DeviceError as exc:
-            return exc.message  # without one a proof would not help
-    how = how_to_prove(candidate.runtime, candidate.precision)
-    known = (bundle.manifest, candidate.file, candidate.runtime, candidate.precision)
-    if refuted := refutations_of(*known):
-        return f"{refutation_words(refuted[-1])}; {how} with those photos among others decides"
-    proofs = executed_proofs(bundle, candidate)
-    if proofs:
-        return why_indecisive(proofs[-1], how)
-    if is_flavour(candidate.runtime):
-        return f"it is not proven on a GPU yet: {how}"
-    if _gives_golden_answers(bundle, candidate):
-        return f"it gives the recorded golden answers, and nothing shows more: {how} --images DIR"
-    return "it is not proven"
-
-
-def _gives_golden_answers(bundle: Bundle, candidate: Candidate) -> bool:
-    """Whether its self-test is all that there is."""
     sha256 = bundle.manifest.files[candidate.file].sha256
-    return any(
-        (proof.graph, proof.graph_sha256, proof.runtime, proof.precision, proof.reference_kind)
-        == (candidate.file, sha256, candidate.runtime, candidate.precision, "golden")
-        for proof in bundle.manifest.proofs
+    known = [each for each in bundle.manifest.verdicts if each.graph_sha256 == sha256]
+    return status_by(known, candidate, device, versions)
+
+
+def status_of(bundle: Bundle, verdict: KeptVerdict) -> Status:
+    """The status, on its own device, of the candidate that a kept verdict is about."""
+    candidate = Candidate(verdict.graph, verdict.runtime, verdict.precision)
+    return status(bundle, candidate, verdict.device)
+
+
+def status_by(
+    verdicts: Iterable[KeptVerdict],
+    candidate: Candidate,
+    device: str | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> Status:
+    """The same by verdicts on a candidate's file that no bundle has kept yet."""
+    kind = candidate.runtime, candidate.precision
+    known = [each for each in verdicts if (each.runtime, each.precision) == kind]
+    installed = runtime_version(candidate.runtime, versions or installed_versions())
+    on_device: dict[str, list[KeptVerdict]] = {}
+    for each in known:
+        on_device.setdefault(each.device, []).append(each)
+    if device is not None:
+        here = on_device.pop(device, [])
+        proven = [
+            where
+            for where, verdicts in on_device.items()
+            if any(each.passed and not each.is_recorded for each in verdicts)
+        ]
+        if proven and not here:
+            how = how_to_prove(candidate.runtime, candidate.precision)
+            return Status(
+                "unproven", None, f"it is proven on {', '.join(proven)}, not on {device}: {how}"
+            )
+        return _on_device(here, candidate, installed)
+    found = [_on_device(verdicts, candidate, installed) for verdicts in on_device.values()]
+    return min(
+        found or [_on_device([], candidate, installed)],
+        key=lambda each: _BEST_FIRST.index(each.word),
+    )
+
+
+def _on_device(known: list[KeptVerdict], candidate: Candidate, installed: str) -> Status:
+    """The status by what is known of a candidate on one device."""
+    how = how_to_prove(candidate.runtime, candidate.precision)
+    current = [each for each in known if each.runtime_version == installed]
+    for failed in current:
+        if not failed.passed:
+            return Status("failed", failed, _failure(failed, how))
+    proofs = [each for each in current if not each.is_recorded]
+    if proofs:
+        return _by_proof(proofs[-1], candidate, how)
+    if older := [each for each in known if not each.is_recorded]:
+        verdict = older[-1]
+        then = verdict.runtime_version or "an unknown version"
+        passed = "passed" if verdict.passed else "failed"
+        return Status(
+            "unproven",
+            verdict,
+            f"it {passed} with {candidate.runtime} {then}, and {installed or 'another version'} is "
+            f"installed: {how}",
+        )
+    if current:
+        return Status(
+            "unproven",
+            current[-1],
+            f"it gives the recorded golden answers, and nothing shows more: {how} --images DIR",
+        )
+    where = " on a GPU" if is_flavour(candidate.runtime) else ""
+    return Status("unproven", None, f"it is not proven{where}: {how}")
+
+
+def _by_proof(proof: KeptVerdict, candidate: Candidate, how: str) -> Status:
+    if proof.kind == "rehearsed" and candidate.runtime != REHEARSAL:
+        return Status("unproven", proof, f"it was rehearsed, and never executed: {how}")
+    if too_few := too_few_photos(proof):
+        return Status("unproven", proof, f"{too_few}: {how} --images DIR")
+    flips = proof.measurement.flips
+    if not flips:
+        return Status("proven", proof)
+    return Status(
+        "within budget",
+        proof,
+        f"it changes {counted(flips, 'decision')} of {proof.measurement.decidable}, which its "
+        f"tolerance allows; --runtime {proof.runtime} --precision {proof.precision} takes it",
+    )
+
+
+def too_few_photos(proof: KeptVerdict) -> str:
+    """Why a proof below FP32 is on too few photos to count; empty where it is not.
+
+    FP32 gives the checkpoint's numbers but for rounding, which any image shows. What a lower
+    precision does to decisions only photos show.
+    """
+    bound = proof.measurement.flip_rate_bound
+    if proof.precision == "fp32" or (bound is not None and bound <= MAX_FLIP_RATE_BOUND):
+        return ""
+    if proof.photos.kind != "photos":
+        images = f"{proof.photos.kind} images, which are no sample of photos"
+    else:
+        images = counted(proof.photos.images, "photo")
+        if undecidable := proof.measurement.undecidable:
+            images += f", {undecidable} of them undecidable"
+    flips = proof.measurement.flips
+    changed = f", with {counted(flips, 'changed decision')}" if flips else ""
+    return f"its proof is on {images}{changed}; below FP32 {MIN_PHOTOS} photos are the least"
+
+
+def _failure(failed: KeptVerdict, how: str) -> str:
+    images = {"photos": "photo", "golden": "golden image", "generated": "generated image"}
+    where = f" of {failed.photos.source}" if failed.photos.source else ""
+    return (
+        f"it failed on {counted(failed.among, images[failed.photos.kind])}{where} on "
+        f"{failed.created[:10]} ({'; '.join(failed.reasons)}); {how}, on as many or more, decides"
     )
 
 
 def how_to_prove(runtime: str, precision: Precision) -> str:
     """The command that proves what a runtime makes of a precision."""
     if is_flavour(runtime):
-        return how_to_prove_engines(runtime)
+        return f"deploykit verify --runtime {runtime}"
     return f"deploykit verify --runtime {runtime} --precision {precision}"
-
-
-def how_to_prove_engines(flavour: str) -> str:
-    """The command that proves the engines of a flavour of TensorRT."""
-    return f"deploykit verify --runtime {flavour}"

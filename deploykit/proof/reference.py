@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
+from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.manifest import recorded_path, sha256_of
-from deploykit.bundle.proofs import ReferenceKind
+from deploykit.bundle.verdicts import ReferenceKind
 from deploykit.errors import CheckpointError, DependencyError, UsageError
 from deploykit.inference.sessions import open_bundle_graph
 from deploykit.runtime.opener import open_module
@@ -47,12 +47,11 @@ class ReferenceRequest:
         return self != ReferenceRequest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reference:
-    """An open reference.
+    """What something is compared with.
 
     Attributes:
-        session: What answers.
         kind: What it is.
         description: What reports call it.
         is_recorded: Whether it stands for the bundle's own checkpoint, so that a verdict says
@@ -61,7 +60,6 @@ class Reference:
         obstacle: Why the module was not asked, where the canonical graph stands in for it.
     """
 
-    session: Session
     kind: ReferenceKind
     description: str
     is_recorded: bool = True
@@ -69,7 +67,22 @@ class Reference:
     obstacle: str | None = None
 
 
-def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress) -> Reference:
+@dataclass(frozen=True, kw_only=True)
+class OpenReference(Reference):
+    """A reference that answers.
+
+    Attributes:
+        session: What answers.
+    """
+
+    session: Session
+
+
+#: The answers that the export recorded.
+GOLDEN_REFERENCE = Reference(kind="golden", description=f"answers recorded in {GOLDEN}")
+
+
+def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress) -> OpenReference:
     """Open the best reference there is.
 
     The module from the checkpoint, when the user names it, or when the architecture is not the
@@ -135,16 +148,17 @@ def _checkpoint_obstacle(bundle: Bundle) -> str | None:
     return None
 
 
-def _graph_reference(bundle: Bundle, obstacle: str) -> Reference:
+def _graph_reference(bundle: Bundle, obstacle: str) -> OpenReference:
     """The canonical graph, which stands for the checkpoint as far as it was proven itself."""
     session = open_bundle_graph(
         bundle, CANONICAL_GRAPH, runtime="onnxruntime-cpu", precision="fp32"
     )
     spec = session.spec
-    proof = bundle.manifest.proof_of(CANONICAL_GRAPH, spec.runtime, spec.device)
-    proven = proof is not None and proof.reference_kind == "module"
-    return Reference(
-        session,
+    key = bundle.manifest.key_of(CANONICAL_GRAPH, spec.runtime, spec.precision, spec.device)
+    known = [each for each in bundle.manifest.verdicts if each.key == key]
+    proven = any(each.reference_kind == "module" and each.passed for each in known)
+    return OpenReference(
+        session=session,
         kind="graph",
         description=f"{CANONICAL_GRAPH} on {spec.runtime}",
         objection=None
@@ -205,7 +219,7 @@ def _loaded_module(bundle: Bundle, request: ReferenceRequest) -> _LoadedModule:
     return _LoadedModule(model.module, architecture.name, arch_args, path)
 
 
-def _module_reference(bundle: Bundle, request: ReferenceRequest) -> Reference:
+def _module_reference(bundle: Bundle, request: ReferenceRequest) -> OpenReference:
     manifest = bundle.manifest
     recorded = manifest.architecture
     loaded = _loaded_module(bundle, request)
@@ -214,8 +228,8 @@ def _module_reference(bundle: Bundle, request: ReferenceRequest) -> Reference:
     session = open_module(
         loaded.module, preprocessing=manifest.preprocessing, classes=recorded.classes
     )
-    return Reference(
-        session,
+    return OpenReference(
+        session=session,
         kind="module",
         description=f"torch module {loaded.architecture} from {loaded.path.name} ({sha256[:12]})",
         is_recorded=loaded.architecture == recorded.name

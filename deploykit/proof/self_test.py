@@ -1,15 +1,15 @@
-"""A self-test of an engine: it must give the recorded golden answers."""
+"""A self-test: what runs here for the first time must give the recorded golden answers."""
 
 from __future__ import annotations
 
-from deploykit.bundle.folder import GOLDEN, Bundle, require_unchanged
+from deploykit.bundle.folder import Bundle, require_unchanged
 from deploykit.bundle.golden import read_golden
 from deploykit.bundle.manifest import Manifest, update_manifest
 from deploykit.errors import BundleError, ParityError
 from deploykit.inference.engines import BUILD_AGAIN
 from deploykit.proof.photos import golden_photos
-from deploykit.proof.verdict import judge_sessions, proof_of
-from deploykit.runtime.recorded import RecordedSession
+from deploykit.proof.reference import GOLDEN_REFERENCE
+from deploykit.proof.verdict import judge_sessions, kept_verdict
 from deploykit.specs.session import Session
 from deploykit.system.progress import Note, Progress
 
@@ -19,7 +19,7 @@ def self_test(
 ) -> None:
     """Let what runs on this device for the first time answer the golden images.
 
-    That it passed is kept as the weakest of proofs, so that it is asked once.
+    That it passed is kept, so that it is asked once. It is no proof.
 
     Args:
         bundle: The bundle.
@@ -32,9 +32,15 @@ def self_test(
     """
     golden = read_golden(bundle)
     photos = golden_photos(golden)
-    labels = bundle.manifest.labels
-    reference = RecordedSession(golden.logits, name=GOLDEN, input_size=session.spec.input_size)
-    (verdict,) = judge_sessions(reference, [session], photos, labels, progress)
+    (verdict,) = judge_sessions(
+        golden.logits,
+        [session],
+        photos,
+        bundle.manifest.labels,
+        progress,
+        count=photos.count,
+        kind="golden",
+    )
     if not verdict.passed:
         raise ParityError(
             f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
@@ -42,18 +48,13 @@ def self_test(
             hint=hint,
         )
     file = session.spec.graph
-    proof = proof_of(
-        verdict,
-        graph_sha256=bundle.manifest.files[file].sha256,
-        reference=f"answers recorded in {GOLDEN}",
-        reference_kind="golden",
-        photos=photos.drawn(),
-    )
-    progress(Note(f"{session.spec.graph} gives the recorded answers on {session.spec.device}"))
+    progress(Note(f"{file} gives the recorded answers on {session.spec.device}"))
+    sha256 = bundle.manifest.files[file].sha256
+    kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, photos.drawn())
 
     def change(manifest: Manifest) -> Manifest:
         require_unchanged(bundle, manifest, file)
-        return manifest.with_proof(proof)
+        return manifest.with_verdict(kept)
 
     try:
         update_manifest(bundle.folder, change)

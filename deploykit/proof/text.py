@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
-from deploykit.bundle.proofs import PhotoSet, Proof, ReferenceKind
+from deploykit.bundle.verdicts import KeptVerdict, PhotoKind, PhotoSet, ReferenceKind
 from deploykit.html.words import NARROW_SPACE, bound
+from deploykit.inference.candidates import Candidate
 from deploykit.parity.measurement import Measurement
+from deploykit.proof.policy import Status, status
 from deploykit.proof.verdict import Verdict
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted, rate_digits, table_text
-from deploykit.system.versions import runtime_version
 
 _VERDICT_COLUMNS = (
     *("graph", "runtime", "precision"),
@@ -28,7 +26,17 @@ _ANSWERED: dict[ReferenceKind, str] = {
     "graph": f"{CANONICAL_GRAPH}'s",
     "golden": "the recorded ones",
 }
+_REFERENCES: dict[ReferenceKind, str] = {
+    "module": "the checkpoint's module",
+    "graph": f"{CANONICAL_GRAPH}, not the checkpoint's module",
+    "golden": "the recorded golden answers, too few to decide by",
+}
 _SHOWN_FLIPS = 10
+_IMAGES: dict[PhotoKind, str] = {
+    "photos": "photo",
+    "golden": "golden image",
+    "generated": "generated image",
+}
 
 
 def verdicts_text(verdicts: Iterable[Verdict]) -> str:
@@ -60,8 +68,8 @@ def flips_of(measurement: Measurement) -> str:
 
 
 def flips_text(verdict: Verdict) -> list[str]:
-    """A line for each different image whose class changed, the largest margins first."""
-    flipped = verdict.measurement.distinct_flips
+    """A line for each image whose class changed, the largest margins first."""
+    flipped = verdict.measurement.flipped
     lines = [
         f"flip  {verdict.candidate.title}: {flip.path}: {flip.reference} -> {flip.candidate}, "
         f"margin {flip.margin:.2e}{'' if flip.decidable else ' (undecidable)'}"
@@ -69,32 +77,28 @@ def flips_text(verdict: Verdict) -> list[str]:
     ]
     if len(flipped) > _SHOWN_FLIPS:
         lines.append(f"      ... and {len(flipped) - _SHOWN_FLIPS} more")
-    if copies := len(verdict.measurement.flipped) - len(flipped):
-        lines.append(f"      ... and {counted(copies, 'copy', 'copies')} of these")
     return lines
 
 
 def photos_text(photos: PhotoSet) -> str:
-    """``225 photos of bird_photos``; the bound beside it holds for photos like these only."""
-    return f"{_kind_text(photos)}{copies_text(photos)}"
+    """``225 photos of bird_photos (3 duplicates skipped)``."""
+    return f"{_kind_text(photos)}{skipped_text(photos)}"
 
 
-def copies_text(photos: PhotoSet) -> str:
-    """``, 3 of them copies``: they were compared, and tell nothing of how sure that makes us."""
-    if not photos.copies:
-        return ""
-    return f", {photos.copies} of them {'a copy' if photos.copies == 1 else 'copies'}"
+def skipped_text(photos: PhotoSet) -> str:
+    """`` (3 duplicates and 32 calibration images skipped)``; empty where none were."""
+    counts = {"duplicate": photos.duplicates, "calibration image": photos.calibration}
+    skipped = [counted(count, name) for name, count in counts.items() if count]
+    return f" ({' and '.join(skipped)} skipped)" if skipped else ""
 
 
 def _kind_text(photos: PhotoSet) -> str:
+    images = counted(photos.images, _IMAGES[photos.kind])
     if photos.kind == "photos":
-        return f"{counted(photos.images, 'photo')} of {photos.source}"
+        return f"{images} of {photos.source}"
     if photos.kind == "golden":
-        return f"the bundle's {counted(photos.images, 'golden image')}"
-    made = counted(
-        photos.images, "made image, which is no photo", "made images, which are no photos"
-    )
-    return f"{made}: verify again with --images"
+        return f"the bundle's {images}"
+    return f"{images}, no photos (verify again with --images)"
 
 
 def verdict_value(verdict: Verdict) -> dict[str, Any]:
@@ -102,70 +106,60 @@ def verdict_value(verdict: Verdict) -> dict[str, Any]:
     return {**plain_value(verdict), "broken": verdict.broken, "passed": verdict.passed}
 
 
-def searched_text(proof: Proof) -> str:
-    """``, 22 of them had a part in making the graph``; empty where none had."""
-    if not proof.searched:
-        return ""
-    return f", {proof.searched} of them had a part in making the graph"
-
-
-def version_text(proof: Proof, versions: Mapping[str, str]) -> str:
-    """``proven with onnxruntime-cpu 1.30.0; here is 1.31.1``; empty where it is the same.
-
-    Args:
-        proof: What there is.
-        versions: What is installed.
-    """
-    then, now = proof.runtime_version, runtime_version(proof.runtime, versions)
-    if not then or not now or then == now:
-        return ""
-    return f"proven with {proof.runtime} {then}; here is {now}"
-
-
-def proof_of_run(bundle: Bundle, spec: SessionSpec) -> Proof | None:
-    """What shows that a bundle decides, as it ran here, as the trained network does."""
+def status_of_run(bundle: Bundle, spec: SessionSpec) -> Status:
+    """Whether a bundle is proven to decide, as it ran here, as the trained network does."""
     if spec.tf32:
-        return None  # the proofs are of plain FP32
-    return bundle.manifest.proof_of(spec.graph, spec.runtime, spec.device)
+        return Status("unproven", None, "it ran in TF32, and the proofs are of plain FP32")
+    return status(bundle, Candidate(spec.graph, spec.runtime, spec.precision), spec.device)
 
 
-def proof_text(proof: Proof | None, versions: Mapping[str, str] = MappingProxyType({})) -> str:
-    """``executed: 0 of 222 decisions differ from the trained model's, at most 1.3 % would ...``.
+def status_text(known: Status) -> str:
+    """``proven: 0 of 222 decisions differ from the trained model's, at most 1.3 % would ...``.
 
-    Args:
-        proof: What there is; None for none.
-        versions: What is installed, where the proof may be of other versions.
+    Where nothing counts, why, and what to do.
     """
+    proof = known.proof
     if proof is None:
-        return "none here: deploykit verify --images DIR"
-    found, rate = proof.measurement, proof.flip_rate_bound
+        return f"{known.word}: {known.reason}"
+    found = proof.measurement
+    rate = found.flip_rate_bound
     sure = "" if rate is None else f", at most {rate_digits(rate)} % would"
-    what = {"photos": "photo", "golden": "golden image", "generated": "made image"}
-    images = counted(proof.photos.images, what[proof.photos.kind])
-    other = version_text(proof, versions)
+    images = counted(proof.photos.images, _IMAGES[proof.photos.kind])
     return (
-        f"{proof.kind}: {found.flips} of {counted(found.decidable, 'decision')} differ from "
-        f"{_ANSWERED[proof.reference_kind]}{sure} ({images}{copies_text(proof.photos)}"
-        f"{searched_text(proof)}, preprocessed as recorded, {proof.created[:10]})"
-        f"{f'; {other}: deploykit verify proves it anew' if other else ''}"
+        f"{known.word}: {found.flips} of {counted(found.decidable, 'decision')} differ from "
+        f"{_ANSWERED[proof.reference_kind]}{sure} ({images}{skipped_text(proof.photos)}, "
+        f"preprocessed as recorded, {proof.created[:10]})"
     )
 
 
-def flips_shown(proof: Proof) -> str:
-    """``0 of 225, at most 1.3 %``: the flips, and the bound where the images are a sample."""
-    return flips_of(
-        msgspec.structs.replace(proof.measurement, flip_rate_bound=proof.flip_rate_bound)
+def status_value(known: Status) -> dict[str, Any]:
+    """A status as plain values: the word, the reason, and the verdict that shows it."""
+    return {
+        "status": known.word,
+        "reason": known.reason or None,
+        "verdict": None if known.verdict is None else plain_value(known.verdict),
+    }
+
+
+def kept_verdict_text(kept: KeptVerdict) -> str:
+    """``executed on CPU, 225 photos of bird_photos: flips 0 of 225, at most 1.3 %; ...``."""
+    found = kept.measurement
+    return (
+        f"{kept.kind} on {kept.device}, {photos_text(kept.photos)}: flips {flips_of(found)}; "
+        f"error {found.max_relative_error:.1e} of the scale; "
+        f"|dp| {found.max_probability_change:.1e}; against {_REFERENCES[kept.reference_kind]}; "
+        f"{kept.created[:10]}"
     )
 
 
-def proof_words(proof: Proof) -> list[str]:
+def proof_words(proof: KeptVerdict) -> list[str]:
     """What a proof shows, a sentence each, the most important first."""
     found = proof.measurement
     decided = (
         f"{found.flips} of {counted(found.decidable, 'decision')} changed (flipped) against the "
         f"{proof.reference}"
     )
-    rate = proof.flip_rate_bound
+    rate = found.flip_rate_bound
     if rate is not None:
         decided += (
             f"; if your photos are like those it was proven on, at most "
@@ -181,8 +175,7 @@ def proof_words(proof: Proof) -> list[str]:
     else:
         how = f"Rehearsed in {proof.precision} on a model of the hardware, which has not run it yet"
     sentences.append(
-        f"{how}; with {photos_text(proof.photos)}{searched_text(proof)}, through the recorded "
-        "preprocessing."
+        f"{how}; with {photos_text(proof.photos)}, through the recorded preprocessing."
     )
     sentences.append(
         f"The largest change of a probability was {found.max_probability_change:.1e}, the largest "

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import Manifest, update_manifest
-from deploykit.bundle.proofs import (
-    PhotoKind,
-    PhotoSet,
-    Proof,
-    ProofKind,
-    ReferenceKind,
-    unseen_bound,
-)
+from deploykit.bundle.verdicts import KeptVerdict, PhotoKind, PhotoSet, ProofKind
 from deploykit.errors import BundleError
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import (
     MAX_BATCH_SIZE,
+    NamedBatch,
     ask_sessions,
     batch_sizes,
     measure_answers,
@@ -28,19 +21,13 @@ from deploykit.parity.compare import (
 )
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import Population, Tolerance, tolerance_for
-from deploykit.proof.photos import Photos
 from deploykit.proof.reference import Reference
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.labels import Labels
-from deploykit.specs.session import Session, SessionSpec
+from deploykit.specs.session import Logits, Session, SessionSpec
 from deploykit.specs.value import Value
 from deploykit.system.progress import Note, Progress, Step
 from deploykit.system.versions import installed_versions, now
-
-_PACKAGES = (
-    *("deploykit", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
-    *("pillow", "tensorrt", "tensorrt_rtx", "torch"),
-)
 
 
 class Verdict(Value, frozen=True):
@@ -58,8 +45,6 @@ class Verdict(Value, frozen=True):
         chosen_from: What the images were chosen from by their margins, if they were.
         note: What a reader should know besides, as a sentence; None for nothing.
         seconds: How long the candidate took to answer; None where nobody looked.
-        searched: How many of the different images had a part in making the graph, as the manifest
-            tells.
         extremes: Those of the objections that extreme images give.
     """
 
@@ -71,7 +56,6 @@ class Verdict(Value, frozen=True):
     chosen_from: Population | None = None
     note: str | None = None
     seconds: float | None = None
-    searched: int = 0
     extremes: tuple[str, ...] = ()
 
     @property
@@ -92,11 +76,10 @@ class Verdict(Value, frozen=True):
             among = msgspec.structs.replace(among, others_hold=True)
         return self.tolerance.breaches(self.measurement, among)
 
-    def with_searched(self, searched: int) -> Verdict:
-        """A copy whose bound is over the images that had no part in making the graph."""
-        bound = unseen_bound(self.measurement, searched)
-        measurement = msgspec.structs.replace(self.measurement, flip_rate_bound=bound)
-        return msgspec.structs.replace(self, measurement=measurement, searched=searched)
+    @property
+    def among(self) -> int:
+        """The number of images that it speaks for."""
+        return self.measurement.images if self.chosen_from is None else self.chosen_from.images
 
     def refused(self, objection: str) -> Verdict:
         """A copy with one more doubt."""
@@ -109,46 +92,56 @@ class Verdict(Value, frozen=True):
 
 
 def judge_sessions(
-    reference: Session,
+    reference: Session | Logits,
     candidates: Sequence[Session],
-    photos: Photos,
+    images: Iterable[NamedBatch],
     labels: Labels,
     progress: Progress,
+    *,
+    count: int,
+    kind: PhotoKind,
 ) -> tuple[Verdict, ...]:
     """Compare candidates with a reference, in batches of several sizes, and judge them.
 
     Args:
-        reference: See :func:`answer_images`, as the arguments below.
+        reference: See :func:`answer_images`, as the arguments below that are not told here.
         candidates: What is compared with it.
-        photos: The images, of which none is drawn yet.
+        images: The images.
         labels: The classes' names.
         progress: Called after every batch.
+        count: How many images there are.
+        kind: See :func:`judge_answers`.
     """
-    answers = answer_images(reference, candidates, photos, progress)
+    answers = answer_images(reference, candidates, images, progress, count=count)
     specs = [candidate.spec for candidate in candidates]
-    return judge_answers(answers, specs, labels, kind=photos.kind)
+    return judge_answers(answers, specs, labels, kind=kind)
 
 
 def answer_images(
-    reference: Session, candidates: Sequence[Session], photos: Photos, progress: Progress
+    reference: Session | Logits,
+    candidates: Sequence[Session],
+    images: Iterable[NamedBatch],
+    progress: Progress,
+    *,
+    count: int,
 ) -> Answers:
     """Let a reference and candidates answer the same images, in batches of several sizes.
 
     Args:
-        reference: What is right by definition.
+        reference: What is right by definition; or what it answered to these images, (N, K).
         candidates: What is compared with it.
-        photos: The images, of which none is drawn yet.
+        images: The images.
         progress: Called after every batch; it tells how many changed their class so far.
+        count: How many images there are, at most.
     """
 
     def on_batch(done: int, changed: int) -> None:
         detail = f"comparing, {changed} changed their class" if changed else ""
-        progress(Step("comparing", done, photos.count, detail))
+        progress(Step("comparing", done, count, detail))
 
     limits = [each.spec.largest_batch for each in candidates if each.spec.largest_batch]
-    sizes = batch_sizes(photos.count, min(limits, default=MAX_BATCH_SIZE))
-    answers = ask_sessions(reference, candidates, regroup(photos, sizes), on_batch)
-    return dataclasses.replace(answers, firsts=photos.firsts)
+    sizes = batch_sizes(count, min(limits, default=MAX_BATCH_SIZE))
+    return ask_sessions(reference, candidates, regroup(images, sizes), on_batch)
 
 
 def judge_answers(
@@ -202,101 +195,85 @@ def judge(
     )
 
 
-def keep_proofs(
+def keep_verdicts(
     bundle: Bundle,
     verdicts: Sequence[Verdict],
     reference: Reference,
-    photos: Photos,
+    photos: PhotoSet,
     progress: Progress,
-    *,
-    passed_is_proof: bool,
 ) -> None:
-    """Put the proofs of what passed into the manifest, and take away those that are disproved.
+    """Put into the manifest what passed, and what failed: that takes an earlier proof away.
+
+    What showed too little either way is not kept, nor what passed on images that were chosen by
+    their margins, nor what ran in TF32: of plain FP32 that shows nothing. That a self-test passed
+    is kept only where one has failed.
 
     Args:
         bundle: The bundle, as it was when it was measured.
         verdicts: On its graphs and engines.
         reference: What they were compared with.
-        photos: On which images, drawn.
-        progress: Called with a note when the bundle cannot be changed, and when it has a proof on
-            photos that had no part in making the graph, as some of these had.
-        passed_is_proof: Whether a verdict that passed is a proof. What the self-test passes is
-            none: its answers come from the export's. Nor is what photos show that were chosen by
-            their margins.
+        photos: On which images.
+        progress: Called with a note when the bundle cannot be changed.
     """
     measured = bundle.manifest.files
+    kept = [
+        kept_verdict(verdict, measured[verdict.candidate.graph].sha256, reference, photos)
+        for verdict in verdicts
+        if not verdict.candidate.tf32
+        and (verdict.broken or (verdict.passed and verdict.chosen_from is None))
+    ]
+
+    if reference.kind == "golden":
+        failed = [each for each in bundle.manifest.verdicts if not each.passed]
+        kept = [
+            each for each in kept if not each.passed or any(each.replaces(old) for old in failed)
+        ]
 
     def change(manifest: Manifest) -> Manifest:
-        for verdict in verdicts:
-            graph = verdict.candidate.graph
-            if manifest.files.get(graph) != measured[graph]:
-                continue  # exported again meanwhile: this verdict is about another graph
-            if verdict.candidate.tf32:
-                continue  # of FP32 it shows neither the one nor the other
-            if verdict.broken:
-                spec = verdict.candidate
-                manifest = manifest.without_proof(graph, spec.runtime, spec.device)
-            elif verdict.passed and passed_is_proof:
-                proof = proof_of(
-                    verdict,
-                    graph_sha256=measured[graph].sha256,
-                    reference=reference.description,
-                    reference_kind=reference.kind,
-                    photos=photos.drawn(),
-                )
-                bare = manifest.without_refutation(graph, proof.runtime, proof.device)
-                manifest = bare.with_proof(proof)
-                if manifest is bare and proof.searched:
-                    progress(Note(_stays(proof)))
+        for each in kept:
+            record = manifest.files.get(each.graph)
+            # Else it was made anew meanwhile: this verdict is about another file.
+            if record is not None and record.sha256 == each.graph_sha256:
+                manifest = manifest.with_verdict(each)
         return manifest
 
-    disproved = any(verdict.broken for verdict in verdicts)
-    if not disproved and not passed_is_proof:
+    if not kept:
         return
     try:
         update_manifest(bundle.folder, change)
     except (OSError, BundleError) as exc:
         # The comparison stands, whether the bundle can be written or not (a read-only mount).
-        outcome = "the old proof is still there" if disproved else "the proof is not kept"
+        failures = any(not each.passed for each in kept)
+        outcome = "an earlier proof is still there" if failures else "the proof is not kept"
         progress(Note(f"{outcome}, {bundle.folder} cannot be changed: {exc}"))
 
 
-def _stays(proof: Proof) -> str:
-    return (
-        f"{proof.graph} on {proof.runtime}: {proof.searched} of these images had a part in making "
-        "it, and the proof that it has shows more: it stays"
-    )
+def kept_verdict(
+    verdict: Verdict, graph_sha256: str, reference: Reference, photos: PhotoSet
+) -> KeptVerdict:
+    """Turn a verdict into what the manifest keeps.
 
-
-def proof_of(
-    verdict: Verdict,
-    *,
-    graph_sha256: str,
-    reference: str,
-    reference_kind: ReferenceKind,
-    photos: PhotoSet,
-) -> Proof:
-    """Turn a verdict that passed into what the manifest keeps.
-
-    Raises:
-        ValueError: It did not pass.
+    Args:
+        verdict: Of a graph or an engine; a proof if it passed.
+        graph_sha256: Of the file that was measured.
+        reference: What it was compared with.
+        photos: On which images.
     """
-    if not verdict.passed:
-        raise ValueError(f"not a proof: {'; '.join(verdict.objections)}")
     spec = verdict.candidate
-    return Proof(
+    return KeptVerdict(
         graph=spec.graph,
         graph_sha256=graph_sha256,
         runtime=spec.runtime,
         device=spec.device,
         precision=spec.precision,
         kind=verdict.kind,
-        reference=reference,
-        reference_kind=reference_kind,
+        reference=reference.description,
+        reference_kind=reference.kind,
         photos=photos,
         measurement=verdict.measurement,
         tolerance=verdict.tolerance,
         created=now(),
         versions=installed_versions(),
-        searched=verdict.searched,
+        among=verdict.among,
+        reasons=verdict.objections,
     )

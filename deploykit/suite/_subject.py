@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, default_artifacts, find_bundle
-from deploykit.bundle.proofs import PhotoSet, ReferenceKind
+from deploykit.bundle.verdicts import PhotoSet, ReferenceKind
 from deploykit.errors import MissingError, UsageError
 from deploykit.images.scan import scan_images
 from deploykit.inference.candidates import Candidate, named_candidates
@@ -74,7 +74,6 @@ class Images:
         names: One an image.
         pixels: (N, H, W, 3) uint8 RGB, preprocessed but for the normalisation.
         described: What reports say of them.
-        firsts: For each image the place of the first with the same pixels.
         unreadable: How many more could not be read.
         expected: The labels of those whose folder names one, by the image's name.
     """
@@ -82,7 +81,6 @@ class Images:
     names: tuple[str, ...]
     pixels: ImageBatch
     described: PhotoSet
-    firsts: tuple[int, ...]
     unreadable: int
     expected: Mapping[str, str]
 
@@ -215,7 +213,6 @@ def drawn_images(photos: Photos) -> Images:
         names=tuple(names),
         pixels=np.concatenate(batches),
         described=described,
-        firsts=photos.firsts,
         unreadable=photos.unreadable,
         expected=photos.expected,
     )

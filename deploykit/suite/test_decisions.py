@@ -9,13 +9,13 @@ import pytest
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.golden import read_golden
-from deploykit.bundle.proofs import PhotoKind, PhotoSet
+from deploykit.bundle.verdicts import PhotoKind, PhotoSet
 from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATCH_SIZE
 from deploykit.parity.measurement import UNDECIDABLE_MARGIN
 from deploykit.parity.measures import measure
 from deploykit.proof.photos import golden_photos
 from deploykit.proof.readable import mostly_unreadable
-from deploykit.proof.text import copies_text, flips_of, flips_text, photos_text, verdicts_text
+from deploykit.proof.text import flips_of, flips_text, photos_text, skipped_text, verdicts_text
 from deploykit.proof.verdict import Verdict, judge
 from deploykit.runtime.opener import CPU
 from deploykit.specs.session import Logits, Session
@@ -114,7 +114,6 @@ def _verdict(
         paths=images.names,
         labels=bundle.manifest.labels,
         batch_sizes=[size, len(images.names) % size or size],
-        firsts=images.firsts,
         bounded=images.described.kind == "photos",
     )
     return judge(candidate.spec, measurement)
@@ -133,7 +132,7 @@ def _judge(
     record_property(
         MEASURED,
         f"{spec.title}, {counted(described.images, _KINDS[described.kind])}"
-        f"{copies_text(described)} in batches of {batches}: flips {flips_of(found)}; "
+        f"{skipped_text(described)} in batches of {batches}: flips {flips_of(found)}; "
         f"error {found.max_relative_error:.1e} of the scale; "
         f"|dp| {found.max_probability_change:.1e}",
     )

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from engine_graphs import ADA, AMPERE
 
-from deploykit.bundle.proofs import PhotoSet, Proof
+from deploykit.bundle.verdicts import KeptVerdict, PhotoSet
 from deploykit.console.options import parsed_bytes
 from deploykit.engine.passport import (
     BuiltOn,
@@ -23,7 +23,7 @@ from deploykit.specs.precision import KeptNode
 from deploykit.specs.tensors import TensorSpec
 from deploykit.system.gpu import Gpu
 
-PROOF = Proof(
+PROOF = KeptVerdict(
     graph="deploy/fp16.onnx",
     graph_sha256="aa",
     runtime="rehearsal",
@@ -52,6 +52,7 @@ PROOF = Proof(
     tolerance=tolerance_for("fp16"),
     created="2026-11-22T00:00:00Z",
     versions={"onnxruntime": "1.31.1"},
+    among=32,
 )
 PASSPORT = Passport(
     schema=1,

@@ -5,7 +5,8 @@ from pathlib import Path
 import msgspec
 
 from deploykit.bundle.folder import Bundle, open_bundle
-from deploykit.bundle.manifest import record_file, update_manifest
+from deploykit.bundle.manifest import Manifest, record_file, update_manifest
+from deploykit.bundle.verdicts import KeptVerdict
 
 
 def contents(bundle: Bundle) -> dict[str, bytes]:
@@ -27,3 +28,13 @@ def acknowledged(bundle: Bundle, file: str) -> Bundle:
     """The bundle whose manifest calls a file that was changed its own."""
     files = {**bundle.manifest.files, file: record_file(bundle.folder / file)}
     return edited(bundle, files=files)
+
+
+def kept(bundle: Bundle | Manifest, graph: str, runtime: str, device: str) -> KeptVerdict | None:
+    """The last verdict on a graph as it is now, on a runtime and a device; None without one."""
+    manifest = bundle.manifest if isinstance(bundle, Bundle) else bundle
+    key = (manifest.files[graph].sha256, runtime, device)
+    found = [
+        each for each in manifest.verdicts if (each.graph_sha256, each.runtime, each.device) == key
+    ]
+    return found[-1] if found else None

@@ -6,7 +6,7 @@ import msgspec
 from made_proofs import PROOF
 
 from deploykit.bundle.accepted import MachineIdentity
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.bench.results import (
     CHECKPOINT,
     PLAIN,
@@ -36,7 +36,7 @@ INT8 = Option(file="deploy/int8.onnx", runtime="openvino", precision="int8")
 CUDA = Option(file=FP32, runtime="onnxruntime-cuda", precision="fp32")
 
 
-def proof_for(option: Option, **measured: object) -> Proof:
+def proof_for(option: Option, **measured: object) -> KeptVerdict:
     """An executed proof of an option."""
     measurement = msgspec.structs.replace(PROOF.measurement, **measured)
     return msgspec.structs.replace(

@@ -1,10 +1,10 @@
 """A proof, as if 225 photos had been compared."""
 
-from deploykit.bundle.proofs import PhotoSet, Proof
+from deploykit.bundle.verdicts import KeptVerdict, PhotoSet
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import Tolerance
 
-PROOF = Proof(
+PROOF = KeptVerdict(
     graph="deploy/fp32.onnx",
     graph_sha256="0" * 64,
     runtime="onnxruntime-cpu",
@@ -33,4 +33,5 @@ PROOF = Proof(
     tolerance=Tolerance(max_flip_rate=0.0),
     created="2026-11-22T03:11:26+00:00",
     versions={},
+    among=225,
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import ArchitectureRecord, CheckpointRecord, FileRecord, Manifest
-from deploykit.bundle.proofs import PhotoSet
+from deploykit.bundle.verdicts import PhotoSet
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import accuracies
 from deploykit.parity.answers import Answers

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from bundle_files import acknowledged, contents, edited
+from bundle_files import acknowledged, contents, edited, kept
 
 from deploykit.bundle.folder import GOLDEN, open_bundle
 from deploykit.commands.build.run import BuildRequest, build_engine
@@ -197,21 +197,21 @@ def test_the_self_test_is_kept_as_the_weakest_proof(engine_bundle, engines):
     (engine,) = engines_of(engine_bundle)
     with open_bundle_engine(engine_bundle, engine) as session:
         self_test(engine_bundle, session, events.append)
-    proof = open_bundle(engine_bundle.folder).manifest.proof_of(
-        engine.file, "tensorrt_rtx", RTX_4070
-    )
+    proof = kept(open_bundle(engine_bundle.folder), engine.file, "tensorrt_rtx", RTX_4070)
     assert (proof.kind, proof.reference_kind, proof.photos.kind) == ("executed", "golden", "golden")
     assert proof.photos.images == 8
     assert f"{engine.file} gives the recorded answers on {RTX_4070}" in str(events)
 
 
-def test_the_self_test_does_not_replace_a_stronger_proof(engine_bundle, engines):
+def test_self_test_is_kept_beside_a_proof(engine_bundle, engines):
     verify_bundle(engine_bundle, VerifyRequest(runtime="tensorrt_rtx"))
     proven = open_bundle(engine_bundle.folder)
     (engine,) = engines_of(proven)
     with open_bundle_engine(proven, engine) as session:
         self_test(proven, session, silent)
-    assert open_bundle(engine_bundle.folder).manifest == proven.manifest
+    after = open_bundle(engine_bundle.folder).manifest.verdicts
+    assert after[:-1] == proven.manifest.verdicts
+    assert after[-1].is_recorded
 
 
 def test_an_engine_that_fails_the_self_test_is_not_proven(engine_bundle, engines):

@@ -179,21 +179,26 @@ def test_a_changed_graph_is_not_taken(accepted):
 
 
 def test_without_its_proof_it_is_not_taken(accepted):
-    proofs = tuple(p for p in accepted.manifest.proofs if p.runtime != "openvino")
-    assert chosen(edited(accepted, proofs=proofs)) == (
+    proofs = tuple(p for p in accepted.manifest.verdicts if p.runtime != "openvino")
+    assert chosen(edited(accepted, verdicts=proofs)) == (
         "onnxruntime-cpu",
-        [not_taken("it is not proven")],
+        [not_taken("it is not proven: deploykit verify --runtime openvino --precision fp32")],
     )
 
 
 def test_proven_on_another_device_it_is_not_taken(accepted):
     proofs = tuple(
         msgspec.structs.replace(p, device="CPU (other)") if p.runtime == "openvino" else p
-        for p in accepted.manifest.proofs
+        for p in accepted.manifest.verdicts
     )
-    runtime, notes = chosen(edited(accepted, proofs=proofs))
+    runtime, notes = chosen(edited(accepted, verdicts=proofs))
     assert runtime == "onnxruntime-cpu"
-    assert notes == [not_taken("it is proven, but not on CPU")]
+    assert notes == [
+        not_taken(
+            "it is proven on CPU (other), not on CPU: deploykit verify --runtime openvino "
+            "--precision fp32"
+        )
+    ]
 
 
 def test_without_its_runtime_it_is_not_taken(accepted, no_openvino):
@@ -205,7 +210,7 @@ def test_without_its_runtime_it_is_not_taken(accepted, no_openvino):
 def test_damaged_it_is_told_and_the_others_have_their_turns(accepted):
     """Those that run the same graph on another runtime as well, which cannot open either."""
     int8, manifest = "deploy/int8.onnx", accepted.manifest
-    (proof,) = (p for p in manifest.proofs if (p.graph, p.runtime) == (FP32, "onnxruntime-cpu"))
+    (proof,) = (p for p in manifest.verdicts if (p.graph, p.runtime) == (FP32, "onnxruntime-cpu"))
     enough = msgspec.structs.replace(proof.measurement, flip_rate_bound=0.02)
     proofs = (
         msgspec.structs.replace(
@@ -219,7 +224,7 @@ def test_damaged_it_is_told_and_the_others_have_their_turns(accepted):
         deploy={**manifest.deploy, "int8": int8},
         files={**manifest.files, int8: manifest.files[FP32]},
         searches={int8: SearchRecord("openvino", ())},
-        proofs=(*manifest.proofs, *proofs),
+        verdicts=(*manifest.verdicts, *proofs),
         accepted=(accepted_of(accepted, file=int8, precision="int8", runtime="onnxruntime-cpu"),),
     )
     (bundle.folder / int8).write_bytes(b"damaged")

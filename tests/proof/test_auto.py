@@ -12,7 +12,7 @@ from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import BundleError, DependencyError, DeviceError, ParityError, UsageError
 from deploykit.inference.candidates import all_candidates
 from deploykit.proof.auto import open_best
-from deploykit.proof.policy import decisive_proofs
+from deploykit.proof.policy import status
 from deploykit.runtime.opener import RUNTIMES
 from deploykit.system.progress import Note
 
@@ -27,13 +27,13 @@ def chosen(bundle, **options):
         return session.spec, [event.message for event in events if isinstance(event, Note)]
 
 
-def with_proofs(bundle, *, of=None, **fields):
-    """The bundle whose proofs (of one file) say something else."""
-    proofs = tuple(
-        msgspec.structs.replace(proof, **fields) if of in (None, proof.graph) else proof
-        for proof in bundle.manifest.proofs
+def with_verdicts(bundle, *, of=None, **fields):
+    """The bundle whose verdicts (on one file) say something else."""
+    verdicts = tuple(
+        msgspec.structs.replace(each, **fields) if of in (None, each.graph) else each
+        for each in bundle.manifest.verdicts
     )
-    return edited(bundle, proofs=proofs)
+    return edited(bundle, verdicts=verdicts)
 
 
 def engine_of(bundle):
@@ -52,11 +52,12 @@ def proven_engine(engine_bundle, engines, tmp_path):
 
 
 def test_auto_takes_what_is_proven(exported_bundle):
-    proofs = {
-        candidate.runtime: len(decisive_proofs(exported_bundle, candidate))
+    words = {
+        candidate.runtime: status(exported_bundle, candidate).word
         for candidate in all_candidates(exported_bundle)
     }
-    assert proofs == {"onnxruntime-cpu": 1, "onnxruntime-cuda": 0, "openvino": 0}
+    unproven = dict.fromkeys(("onnxruntime-cuda", "openvino"), "unproven")
+    assert words == {"onnxruntime-cpu": "proven", **unproven}
     spec, notes = chosen(exported_bundle)
     assert (spec.runtime, spec.precision, spec.graph) == ("onnxruntime-cpu", "fp32", FP32)
     assert notes == []
@@ -64,20 +65,23 @@ def test_auto_takes_what_is_proven(exported_bundle):
 
 def test_auto_refuses_what_is_not_proven(bundle):
     with pytest.raises(ParityError, match="proven") as caught:
-        chosen(edited(bundle, proofs=()))
+        chosen(edited(bundle, verdicts=()))
     assert "deploykit verify" in caught.value.hint
 
 
 def test_a_runtime_that_was_named_runs_unproven_and_says_so(bundle):
-    spec, notes = chosen(edited(bundle, proofs=()), runtime="onnxruntime-cpu")
+    spec, notes = chosen(edited(bundle, verdicts=()), runtime="onnxruntime-cpu")
     assert spec.runtime == "onnxruntime-cpu"
-    assert notes == ["fp32 on onnxruntime-cpu, CPU, is not proven: deploykit verify does that"]
+    assert notes == [
+        "deploy/fp32.onnx on onnxruntime-cpu, CPU: it is not proven: deploykit verify "
+        "--runtime onnxruntime-cpu --precision fp32"
+    ]
 
 
 def test_auto_says_aloud_when_a_proven_device_is_missing(bundle, no_gpu):
-    proof = next(p for p in bundle.manifest.proofs if p.graph == FP32)
+    proof = next(p for p in bundle.manifest.verdicts if p.graph == FP32)
     cuda = msgspec.structs.replace(proof, runtime="onnxruntime-cuda", device="NVIDIA GPU")
-    spec, notes = chosen(edited(bundle, proofs=(*bundle.manifest.proofs, cuda)))
+    spec, notes = chosen(edited(bundle, verdicts=(*bundle.manifest.verdicts, cuda)))
     assert spec.runtime == "onnxruntime-cpu"
     assert any("onnxruntime-cuda: There is no NVIDIA" in note for note in notes)
 
@@ -85,8 +89,8 @@ def test_auto_says_aloud_when_a_proven_device_is_missing(bundle, no_gpu):
 def test_a_proof_from_another_device_does_not_count(bundle):
     notes = []
     with pytest.raises(ParityError, match="is proven"):
-        open_best(with_proofs(bundle, device="Another CPU"), progress=notes.append)
-    assert any("but not on CPU" in note.message for note in notes)
+        open_best(with_verdicts(bundle, device="Another CPU"), progress=notes.append)
+    assert any("it is proven on Another CPU, not on CPU" in note.message for note in notes)
 
 
 def test_a_precision_that_is_not_there_is_refused(bundle):
@@ -125,14 +129,14 @@ def test_without_a_gpu_auto_says_why_it_took_no_engine(engine_bundle, no_gpu):
 def test_an_engine_that_could_not_run_anyway_is_not_what_auto_fails_on(engine_bundle, no_gpu):
     """What helps is to prove the FP32 graph, which runs here."""
     with pytest.raises(ParityError, match="No graph of bundle colours is proven"):
-        open_best(edited(engine_bundle, proofs=()))
+        open_best(edited(engine_bundle, verdicts=()))
 
 
 def test_auto_takes_no_engine_that_is_not_proven_and_names_the_command(engine_bundle, engines):
     spec, notes = chosen(engine_bundle)
     assert spec.runtime == "onnxruntime-cpu"
     (note,) = notes
-    assert "not proven on a GPU yet: deploykit verify --runtime tensorrt_rtx" in note
+    assert "not proven on a GPU: deploykit verify --runtime tensorrt_rtx" in note
     assert engines.sessions == []
 
 
@@ -150,18 +154,18 @@ def test_auto_keeps_to_the_precision_that_was_named(proven_engine, precision):
 
 
 def test_auto_takes_no_engine_that_is_proven_on_another_gpu(proven_engine, engines):
-    other = with_proofs(proven_engine, of=engine_of(proven_engine), device="NVIDIA H100")
+    other = with_verdicts(proven_engine, of=engine_of(proven_engine), device="NVIDIA H100")
     spec, notes = chosen(other)
     assert spec.runtime == "onnxruntime-cpu"
-    assert f"it is proven, but not on {RTX_4070}" in notes[0]
+    assert f"it is proven on NVIDIA H100, not on {RTX_4070}" in notes[0]
     assert engines.sessions[0].closed
 
 
 def test_auto_takes_no_engine_that_flips(proven_engine):
     engine = engine_of(proven_engine)
-    proof = next(p for p in proven_engine.manifest.proofs if p.graph == engine)
+    proof = next(p for p in proven_engine.manifest.verdicts if p.graph == engine)
     flips = msgspec.structs.replace(proof.measurement, flips=1)
-    spec, _ = chosen(with_proofs(proven_engine, of=engine, measurement=flips))
+    spec, _ = chosen(with_verdicts(proven_engine, of=engine, measurement=flips))
     assert spec.runtime == "onnxruntime-cpu"
 
 
@@ -188,7 +192,7 @@ def test_the_test_is_asked_once_and_does_not_convince_auto(engine_bundle, engine
     tested = open_bundle(engine_bundle.folder)
     _, notes = chosen(tested, runtime="tensorrt_rtx")
     (note,) = notes
-    assert note.endswith("is not proven: deploykit verify --runtime tensorrt_rtx")
+    assert note.endswith("nothing shows more: deploykit verify --runtime tensorrt_rtx --images DIR")
     assert engines.sessions[1].batch_sizes == []
     spec, _ = chosen(tested)
     assert spec.runtime == "onnxruntime-cpu"
@@ -201,7 +205,7 @@ def test_an_engine_that_is_proven_runs_without_a_word(proven_engine, engines):
 
 
 def test_another_gpu_tests_the_engine_again(proven_engine, engines):
-    other = with_proofs(proven_engine, of=engine_of(proven_engine), device="NVIDIA H100")
+    other = with_verdicts(proven_engine, of=engine_of(proven_engine), device="NVIDIA H100")
     _, notes = chosen(other, runtime="tensorrt_rtx")
     assert any("gives the recorded answers" in note for note in notes)
 
@@ -252,7 +256,7 @@ def test_without_a_gpu_it_does_not_matter_that_there_is_no_engine(bundle, no_gpu
 
 def test_where_nothing_would_run_instead_nothing_is_promised(engine_bundle, no_gpu):
     with pytest.raises(DeviceError) as caught:
-        open_best(edited(engine_bundle, proofs=()), runtime="tensorrt_rtx")
+        open_best(edited(engine_bundle, verdicts=()), runtime="tensorrt_rtx")
     assert "would run" not in caught.value.message
 
 

@@ -26,7 +26,7 @@ def export_again(bundle):
     def change(manifest):
         other = FileRecord(sha256="0" * 64, bytes=1)
         files = {**manifest.files, "deploy/fp32.onnx": other}
-        return msgspec.structs.replace(manifest, files=files, proofs=())
+        return msgspec.structs.replace(manifest, files=files, verdicts=())
 
     update_manifest(bundle.folder, change)
 
@@ -55,7 +55,7 @@ def test_an_engine_of_a_graph_that_is_no_longer_there_is_not_added(engine_bundle
 
     def change(manifest):
         files = {**manifest.files, "deploy/fp16.onnx": FileRecord(sha256="0" * 64, bytes=1)}
-        return msgspec.structs.replace(manifest, files=files, proofs=())
+        return msgspec.structs.replace(manifest, files=files, verdicts=())
 
     update_manifest(engine_bundle.folder, change)
     before = contents(engine_bundle)
@@ -126,7 +126,7 @@ def test_the_next_build_forgets_engines_whose_files_are_gone(engine_bundle, no_g
     assert not {gone, f"{gone}.json"} & bundle.manifest.files.keys()
 
 
-def test_a_graph_that_fewer_photos_prove_is_announced(engine_bundle, photo_folder, tmp_path):
+def test_tune_on_too_few_photos_says_so_before(engine_bundle, photo_folder, tmp_path):
     few = tmp_path / "few"
     for name in ("blue", "green", "red"):
         (few / name).mkdir(parents=True)
@@ -136,5 +136,7 @@ def test_a_graph_that_fewer_photos_prove_is_announced(engine_bundle, photo_folde
     notes = []
     tune_fp16(engine_bundle, SearchRequest(images=few), notes.append)
     messages = [event.message for event in notes if isinstance(event, Note)]
-    assert any(text.startswith("WEAKER") and "will be on 5" in text for text in messages)
+    assert any(
+        text.startswith("UNPROVEN: what is made will be compared on 5 photos") for text in messages
+    )
     assert any("cannot be read" in text for text in messages)

@@ -15,7 +15,7 @@ from deploykit.errors import DependencyError, ParityError, UsageError
 from deploykit.inference.candidates import Candidate, named_candidates
 from deploykit.proof import self_test
 from deploykit.proof.auto import open_best
-from deploykit.proof.policy import decisive_proofs
+from deploykit.proof.policy import status
 from deploykit.system.progress import Note
 
 FP32 = "deploy/fp32.onnx"
@@ -48,11 +48,11 @@ def proven_elsewhere(bundle):
     """The bundle whose BF16 proof is of a CPU with other instruction sets."""
     return edited(
         bundle,
-        proofs=tuple(
+        verdicts=tuple(
             msgspec.structs.replace(proof, device=ANOTHER_CPU)
             if proof.precision == "bf16"
             else proof
-            for proof in bundle.manifest.proofs
+            for proof in bundle.manifest.verdicts
         ),
     )
 
@@ -74,7 +74,7 @@ def test_a_plain_verify_compares_it_in_the_precision_of_the_graph(bundle):
     kinds, proven, _ = verified(bundle)
     assert ("openvino", "fp32") in kinds
     assert all(precision != "bf16" for _, precision in kinds)
-    (proof,) = decisive_proofs(proven, OPENVINO)
+    proof = status(proven, OPENVINO).proof
     assert (proof.runtime, proof.device, proof.kind) == ("openvino", "CPU", "executed")
     assert "openvino" in proof.versions
 
@@ -88,11 +88,11 @@ def test_bf16_is_compared_only_when_it_is_asked_for(bundle, options):
 
 @needs_bf16
 def test_a_bf16_proof_names_the_instruction_set_and_says_nothing_of_fp32(proven_bf16):
-    (proof,) = decisive_proofs(proven_bf16, BF16)
+    proof = status(proven_bf16, BF16).proof
     assert (proof.graph, proof.precision) == (FP32, "bf16")
     assert proof.device not in ("CPU", ANOTHER_CPU)
     assert proof.tolerance.max_probability_change == 0.05
-    assert decisive_proofs(proven_bf16, OPENVINO) == []
+    assert status(proven_bf16, OPENVINO).proof is None
 
 
 def test_auto_takes_it_once_it_is_proven(bundle):
@@ -115,14 +115,14 @@ def test_auto_takes_no_bf16_on_a_few_photos(bundle):
     _, proven, _ = verified(bundle, precision="bf16", max_images=6)
     spec, (note,) = chosen(proven)
     assert spec.precision == "fp32"
-    assert "its proof is on 6 photos, too few for a precision below FP32" in note
+    assert "its proof is on 6 photos; below FP32 29 photos are the least" in note
 
 
 @needs_bf16
 def test_auto_takes_no_bf16_of_another_cpu(proven_bf16):
     spec, (note,) = chosen(proven_elsewhere(proven_bf16))
     assert spec.precision == "fp32"
-    assert note.startswith("not taken: deploy/fp32.onnx in bf16 on openvino: it is proven, but")
+    assert note.startswith("not taken: deploy/fp32.onnx in bf16 on openvino: it is proven on")
 
 
 def test_auto_refuses_bf16_that_is_not_proven(bundle):
@@ -135,7 +135,7 @@ def test_auto_refuses_bf16_that_is_not_proven(bundle):
 def test_a_named_bf16_runs_unproven_and_says_how_to_prove_it(bundle):
     spec, (note,) = chosen(bundle, runtime="openvino", precision="bf16")
     assert spec.precision == "bf16"
-    assert note.endswith("is not proven: deploykit verify --precision bf16 does that")
+    assert note.endswith("it is not proven: deploykit verify --runtime openvino --precision bf16")
 
 
 @needs_bf16

@@ -12,7 +12,6 @@ from torch.nn import functional
 from deploykit.errors import DeviceError, GraphError, InputError, UsageError
 from deploykit.runtime.fake import FakeSession
 from deploykit.runtime.opener import REHEARSAL, RUNTIMES, open_graph, open_module
-from deploykit.runtime.recorded import RecordedSession
 from deploykit.specs.labels import Labels
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.system.gpu import Gpu
@@ -430,16 +429,6 @@ def test_tf32_is_near_fp32_and_said_to_be_tf32(small_graphs, small_preprocessing
     ):
         assert (plain.spec.tf32, rounded.spec.tf32) == (False, True)
         assert relative_error(rounded.run(images), plain.run(images)) < ERROR_LIMIT["fp16"]
-
-
-def test_recorded_answers_come_in_order_and_end():
-    logits = np.arange(10, dtype=np.float32).reshape(5, 2)
-    session = RecordedSession(logits, name="golden.npz", input_size=(4, 5))
-    images = np.zeros((2, 4, 5, 3), np.uint8)
-    assert session.run(images).tolist() == [[0, 1], [2, 3]]
-    assert session.run(images[:1]).tolist() == [[4, 5]]
-    with pytest.raises(InputError, match="5 images"):
-        session.run(np.zeros((3, 4, 5, 3), np.uint8))
 
 
 def test_a_closed_session_does_not_run(open_text):

@@ -10,7 +10,7 @@ from deploykit.specs.value import Value
 def test_every_value_is_frozen():
     """A struct that inherits from a frozen one is not frozen by itself."""
     import deploykit.bundle.manifest
-    import deploykit.bundle.proofs
+    import deploykit.bundle.verdicts
     import deploykit.specs.session  # noqa: F401 - defines values
 
     values = Value.__subclasses__()

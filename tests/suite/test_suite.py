@@ -78,7 +78,7 @@ def test_the_suite_changes_nothing(tuned_bundle, sound_run):
         if path.is_file() and path.suffix != ".lock"
     } == {*files, "bundle.json"}
     manifest = json.loads((tuned_bundle.folder / "bundle.json").read_text(encoding="utf-8"))
-    assert len(manifest["proofs"]) == len(tuned_bundle.manifest.proofs)
+    assert len(manifest["proofs"]) == len(tuned_bundle.manifest.verdicts)
 
 
 def test_a_graph_that_is_wrong_in_large_batches_fails_there(bundle, check):

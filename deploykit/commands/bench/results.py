@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from deploykit.bundle.accepted import MachineIdentity
 from deploykit.bundle.folder import CANONICAL_GRAPH
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.bench.timings import LEAST_ROUNDS, EndToEnd, Timing
 from deploykit.errors import MissingError
 from deploykit.inference.candidates import Candidate
@@ -109,7 +109,7 @@ class Measured(Value, frozen=True):
     labelled: int
     correct: int
     standing: Standing
-    proof: Proof | None = None
+    proof: KeptVerdict | None = None
     objections: tuple[str, ...] = ()
     outdated: bool = False
     refusals: dict[int, str] = {}  # noqa: RUF012  # msgspec copies it

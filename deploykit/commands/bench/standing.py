@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,17 @@ from typing import NamedTuple
 import msgspec
 
 from deploykit.bundle.folder import Bundle, open_bundle
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.bench.results import TORCH, Benchmark, Measured, Option, Standing
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import DeploykitError
 from deploykit.inference.engines import is_flavour
-from deploykit.proof.ledger import refutation_words, refutations_of
-from deploykit.proof.policy import executed_proofs, proven_on
-from deploykit.proof.reference import Reference, ReferenceRequest, open_reference
-from deploykit.proof.verdict import proof_of
+from deploykit.proof.policy import Status, status, status_by
+from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
+from deploykit.proof.verdict import kept_verdict
 from deploykit.specs.session import SessionSpec
 from deploykit.system.progress import Note, Progress
-from deploykit.system.versions import runtime_version
+from deploykit.system.versions import installed_versions, runtime_version
 
 
 class Stand(NamedTuple):
@@ -36,7 +35,7 @@ class Stand(NamedTuple):
     """
 
     standing: Standing
-    proof: Proof | None = None
+    proof: KeptVerdict | None = None
     objections: tuple[str, ...] = ()
     outdated: bool = False
 
@@ -54,54 +53,20 @@ def standing_of(
     """
     if option.runtime == TORCH:
         return Stand("reference")
-    here = [
-        proof for proof in executed_proofs(bundle, option.candidate) if proof.device == spec.device
-    ]
-    stand = _stand_on(here, versions)
-    version = runtime_version(option.runtime, versions)
-    known = [
-        each
-        for each in refutations_of(bundle.manifest, option.file, option.runtime, option.precision)
-        if (each.device, each.runtime_version) == (spec.device, version)
-    ]
-    if known and stand.proof is None:
-        return Stand("failed", objections=tuple(map(refutation_words, known)))
-    return stand
+    return _stand(status(bundle, option.candidate, spec.device, versions))
 
 
-def _stand_on(proofs: Sequence[Proof], versions: Mapping[str, str]) -> Stand:
-    """Where an option stands by what is known of it on this device."""
-    telling = [proof for proof in proofs if _weakness(proof) is None]
-    current = [proof for proof in telling if _age(proof, versions) is None]
-    if current:
-        proof = min(current, key=lambda each: each.measurement.flips)
-        return Stand("proven" if proof.measurement.flips == 0 else "flips", proof)
-    doubts = (_weakness(proof) or _age(proof, versions) or "" for proof in proofs)
+def _stand(known: Status) -> Stand:
+    verdict = known.verdict
     return Stand(
-        "unproven",
-        objections=tuple(dict.fromkeys(doubts)),
-        outdated=any(proof.measurement.flips == 0 for proof in telling),
+        "flips" if known.word == "within budget" else known.word,
+        known.proof,
+        (known.reason,) if known.reason else (),
+        outdated=known.word == "unproven"
+        and verdict is not None
+        and verdict.passed
+        and verdict.runtime_version != runtime_version(verdict.runtime, installed_versions()),
     )
-
-
-def _weakness(proof: Proof) -> str | None:
-    """Why a proof would decide nothing, whatever is installed."""
-    if proof.photos.kind != "photos":
-        return f"its proof is on {proof.photos.kind} images, not on photos"
-    if proof.is_vague:
-        return f"its proof is on {proven_on(proof)}: too few below FP32"
-    return None
-
-
-def _age(proof: Proof, versions: Mapping[str, str]) -> str | None:
-    """Why a proof shows nothing about what predict would do now."""
-    then, now = proof.runtime_version, runtime_version(proof.runtime, versions)
-    if then != now:
-        return (
-            f"its proof is of {proof.runtime} {then or 'of an unknown version'}; "
-            f"here is {now or 'an unknown version'}"
-        )
-    return None
 
 
 @dataclass(frozen=True)
@@ -150,7 +115,7 @@ def with_proofs(
 def _verified(
     bundle: Bundle,
     measured: Measured,
-    reference: Reference,
+    reference: OpenReference,
     photographs: Photographs,
     progress: Progress,
 ) -> Stand:
@@ -176,11 +141,8 @@ def _verified(
     kept = standing_of(now, option, measured.spec, found.versions)
     if kept.proof is not None:
         return kept
-    proof = proof_of(
-        verdict,
-        graph_sha256=bundle.manifest.files[option.file].sha256,
-        reference=found.reference,
-        reference_kind=found.reference_kind,
-        photos=found.photos,
+    # The bundle cannot be written; the verdict counts all the same.
+    proof = kept_verdict(
+        verdict, bundle.manifest.files[option.file].sha256, reference, found.photos
     )
-    return _stand_on([proof], found.versions)
+    return _stand(status_by([proof], option.candidate, measured.spec.device, found.versions))

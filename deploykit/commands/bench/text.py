@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from deploykit.bundle.accepted import Accepted
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.bench.results import Benchmark, LeftOut, Measured, Standing
 from deploykit.commands.bench.timings import Timing
 from deploykit.inference.engines import is_flavour
-from deploykit.proof.text import flips_of, proof_text
+from deploykit.proof.text import flips_of, kept_verdict_text
 from deploykit.specs.value import plain_value
 from deploykit.system.shell import command_line
 from deploykit.system.text import counted, table_text
@@ -85,17 +83,11 @@ def option_row(benchmark: Benchmark, measured: Measured) -> tuple[str, ...]:
         "" if times is None else f"{times:.2f}",
         f"{measured.first_answer_seconds:.1f} s",
         memory_text(measured),
-        "" if proof is None else _flips_text(proof),
+        "" if proof is None else flips_of(proof.measurement),
         "" if proof is None else f"{proof.measurement.max_probability_change:.1e}",
         accuracy_text(measured),
         STANDINGS[measured.standing],
     )
-
-
-def _flips_text(proof: Proof) -> str:
-    """The flips, and the bound over the photos that had no part in making the graph."""
-    bound = proof.flip_rate_bound
-    return flips_of(msgspec.structs.replace(proof.measurement, flip_rate_bound=bound))
 
 
 def memory_text(measured: Measured) -> str:
@@ -208,8 +200,8 @@ def recommendation_lines(benchmark: Benchmark) -> Iterator[str]:
             f"recommended  {recommended.option.name}: {recommended.images_per_second:.1f} "
             f"images/s end to end{compared}"
         )
-        yield f"proof        {proof_text(recommended.proof)}"
         if recommended.proof is not None:
+            yield f"proof        {kept_verdict_text(recommended.proof)}"
             yield f"rests on     {basis_text(recommended.proof)}"
     for measured in benchmark.as_fast:
         yield (
@@ -235,7 +227,7 @@ def as_fast_words(benchmark: Benchmark) -> str:
     return f"{counted(benchmark.rounds, 'round')} cannot tell which is faster"
 
 
-def basis_text(proof: Proof) -> str:
+def basis_text(proof: KeptVerdict) -> str:
     """``CPU, openvino 2026.4.1, 2026-11-22``: on what, by what and when a proof was executed."""
     what = f"{proof.runtime} {proof.runtime_version or 'of an unknown version'}"
     return f"{proof.device}, {what}, {proof.created[:10]}"

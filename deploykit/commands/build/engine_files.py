@@ -10,7 +10,7 @@ import msgspec
 
 from deploykit.bundle.folder import Bundle, open_bundle, require_unchanged
 from deploykit.bundle.manifest import FileRecord, Manifest, record_file, update_manifest
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.engine.build import BuiltEngine
 from deploykit.engine.flavour import TensorRT
 from deploykit.engine.passport import (
@@ -39,7 +39,7 @@ def passport_of(
     targets: tuple[str, ...],
     profile: Profile,
     workspace_bytes: int | None,
-    proof: Proof,
+    proof: KeptVerdict,
 ) -> Passport:
     """Write down what an engine is.
 
@@ -139,7 +139,7 @@ def _without_lost_engines(
         manifest,
         engines=(*there, engine),
         files={name: r for name, r in manifest.files.items() if name not in lost} | dict(records),
-        proofs=tuple(proof for proof in manifest.proofs if proof.graph not in lost),
+        verdicts=tuple(each for each in manifest.verdicts if each.graph not in lost),
         searches={name: s for name, s in manifest.searches.items() if name not in lost | {engine}},
     )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle, deploy_graph
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.quantize.fp16 import tune_fp16
 from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
 from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.errors import BundleError, ParityError
+from deploykit.inference.candidates import Candidate
+from deploykit.proof.policy import status
 from deploykit.runtime.opener import CPU, REHEARSAL
 from deploykit.specs.precision import Precision
 from deploykit.system.progress import Note, Progress
@@ -25,7 +27,7 @@ _GRAPHS: dict[Precision, str] = {
 
 def proven_graph(
     bundle: Bundle, precision: Precision, tuning: SearchRequest, progress: Progress
-) -> tuple[Bundle, Proof, SearchedGraph | None]:
+) -> tuple[Bundle, KeptVerdict, SearchedGraph | None]:
     """The deploy graph of the precision and its proof; below FP32 it is made where there is none.
 
     Raises:
@@ -58,7 +60,7 @@ def proven_graph(
 
 def _quantized(
     bundle: Bundle, tuning: SearchRequest, progress: Progress
-) -> tuple[Bundle, Proof, SearchedGraph]:
+) -> tuple[Bundle, KeptVerdict, SearchedGraph]:
     """The INT8 graph for TensorRT, made now; that for CPUs stays as it is.
 
     Raises:
@@ -78,16 +80,14 @@ def _is_whole(bundle: Bundle, graph: str) -> bool:
     return True
 
 
-def _proof_of(bundle: Bundle, precision: Precision) -> Proof | None:
+def _proof_of(bundle: Bundle, precision: Precision) -> KeptVerdict | None:
+    """The proof on any device: of INT8 it tells the CPU's instruction sets, and any will do."""
     graph = _GRAPHS[precision]
     if graph not in bundle.manifest.files:
         return None
-    # Of INT8, the proof's device tells the CPU's instruction sets, and any of them will do.
-    sha256 = bundle.manifest.files[graph].sha256
-    key = (graph, sha256, _PROOF_RUNTIME[precision])
-    proofs = (
-        each
-        for each in reversed(bundle.manifest.proofs)
-        if (each.graph, each.graph_sha256, each.runtime) == key
-    )
-    return next(proofs, None)
+    known = status(bundle, Candidate(graph, _PROOF_RUNTIME[precision], precision))
+    if known.proof is not None or precision == "fp32":
+        return known.proof
+    # A rehearsal on few photos is no proof; the engine, which is compared itself, may be built.
+    rehearsal = known.verdict
+    return rehearsal if rehearsal is not None and rehearsal.passed else None

@@ -29,7 +29,7 @@ from deploykit.bundle.manifest import (
     record_file,
     write_manifest,
 )
-from deploykit.bundle.proofs import PhotoSet
+from deploykit.bundle.verdicts import PhotoSet
 from deploykit.commands.export.request import (
     ExportRequest,
     Subject,
@@ -49,8 +49,8 @@ from deploykit.commands.export.steps import (
     write_graphs,
 )
 from deploykit.parity.compare import batch_sizes, regroup
-from deploykit.proof.photos import Photos
-from deploykit.proof.verdict import Verdict, proof_of
+from deploykit.proof.reference import Reference
+from deploykit.proof.verdict import Verdict, kept_verdict
 from deploykit.specs.precision import Precision
 from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.system.versions import installed_versions, now
@@ -114,13 +114,13 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         clock.start("comparing")
         candidates = open_candidates(staging, subject, stack)
         answers = pending.result()
-        again = Photos(photo_set.kind, photo_set.source, photo_set.images, groups)
-        verdicts = verify(reference, candidates, answers, again, subject, progress)
+        verdicts = verify(reference, candidates, answers, groups, photo_set.kind, subject, progress)
+        module = Reference(kind="module", description=REFERENCE)
         stack.close()  # a graph that is open cannot be moved on Windows
         clock.start("writing")
         write_golden(answers.golden, staging / GOLDEN)
         manifest = _manifest(staging, folder.name, request, subject, specs)
-        write_manifest(staging, _with_proofs(manifest, verdicts, photo_set))
+        write_manifest(staging, _with_verdicts(manifest, verdicts, module, photo_set))
     return ExportResult(open_bundle(folder), verdicts, photo_set, clock.stop())
 
 
@@ -150,17 +150,12 @@ class _Clock:
         return self._seconds
 
 
-def _with_proofs(manifest: Manifest, verdicts: Sequence[Verdict], photos: PhotoSet) -> Manifest:
+def _with_verdicts(
+    manifest: Manifest, verdicts: Sequence[Verdict], reference: Reference, photos: PhotoSet
+) -> Manifest:
     for verdict in verdicts:
         sha256 = manifest.files[verdict.candidate.graph].sha256
-        proof = proof_of(
-            verdict,
-            graph_sha256=sha256,
-            reference=REFERENCE,
-            reference_kind="module",
-            photos=photos,
-        )
-        manifest = manifest.with_proof(proof)
+        manifest = manifest.with_verdict(kept_verdict(verdict, sha256, reference, photos))
     return manifest
 
 
@@ -199,7 +194,7 @@ def _manifest(
         deploy=deploy,
         files={file: record_file(staging / file) for file in files},
         photos=None if folder is None else printable(folder.resolve()),
-        proofs=(),
+        verdicts=(),
         versions=installed_versions(),
         requested_opset=request.opset,
         golden=request.golden,

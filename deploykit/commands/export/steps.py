@@ -13,14 +13,14 @@ import numpy as np
 from deploykit.bundle.folder import CANONICAL_GRAPH, deploy_graph
 from deploykit.bundle.golden import GOLDEN_IMAGES, Golden, choose_golden
 from deploykit.bundle.manifest import GoldenChoice
+from deploykit.bundle.verdicts import PhotoKind
 from deploykit.commands.export.request import ExportRequest, Subject
 from deploykit.errors import ModelError, ParityError
 from deploykit.parity.compare import NamedBatch
 from deploykit.proof.extremes import extreme_objections
-from deploykit.proof.photos import Photos, generated_photos
+from deploykit.proof.photos import generated_photos
 from deploykit.proof.verdict import Verdict, judge_sessions
 from deploykit.runtime.opener import open_graph, open_module
-from deploykit.runtime.recorded import RecordedSession
 from deploykit.specs.session import Logits, Session
 from deploykit.specs.tensors import TensorSpec
 from deploykit.system.progress import Progress
@@ -125,7 +125,8 @@ def verify(
     module: Session,
     candidates: Sequence[Session],
     answers: Answers,
-    photos: Photos,
+    groups: Sequence[NamedBatch],
+    kind: PhotoKind,
     subject: Subject,
     progress: Progress,
 ) -> tuple[Verdict, ...]:
@@ -134,9 +135,15 @@ def verify(
     Raises:
         ParityError: One of them does not give its answers.
     """
-    size = subject.preprocessing.input_size
-    reference = RecordedSession(answers.logits, name=REFERENCE, input_size=size)
-    on_photos = judge_sessions(reference, candidates, photos, subject.labels, progress)
+    on_photos = judge_sessions(
+        answers.logits,
+        candidates,
+        groups,
+        subject.labels,
+        progress,
+        count=len(answers.logits),
+        kind=kind,
+    )
     scale = float(np.abs(answers.logits).max())
     extremes = extreme_objections(module, candidates, scale, progress)
     verdicts = tuple(

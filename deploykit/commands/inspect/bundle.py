@@ -10,12 +10,13 @@ from deploykit.commands.inspect.results import (
     BundleFile,
     BundleInspection,
     FileState,
-    KeptProof,
+    InspectedVerdict,
 )
 from deploykit.errors import DeploykitError
 from deploykit.inference.candidates import Candidate
 from deploykit.inference.engines import engines_left_out
 from deploykit.proof.auto import open_best
+from deploykit.proof.policy import status_of
 from deploykit.system.progress import Note, Step
 
 
@@ -36,12 +37,10 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
         engines=tuple(
             inspect_bundle_engine(bundle, file) for file in manifest.engines if file not in left_out
         ),
-        proofs=tuple(
-            KeptProof(
-                proof=proof,
-                current=manifest.files[proof.graph].sha256 == proof.graph_sha256,
-            )
-            for proof in manifest.proofs
+        verdicts=tuple(
+            InspectedVerdict(status=known.word, reason=known.reason, verdict=each)
+            for each in manifest.verdicts
+            for known in [status_of(bundle, each)]
         ),
         auto=_choose(bundle),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from deploykit.bundle.manifest import Manifest
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.engine.passport import Passport
+from deploykit.proof.policy import StatusWord
 from deploykit.specs.engine import Flavour
 from deploykit.specs.precision import KeptNode
 from deploykit.specs.preprocessing import Preprocessing
@@ -59,16 +60,18 @@ class EngineInspection(Value, frozen=True):
         return not self.objections
 
 
-class KeptProof(Value, frozen=True):
-    """A proof in a manifest.
+class InspectedVerdict(Value, frozen=True):
+    """A verdict of a manifest, and what the policy makes of it here.
 
     Attributes:
-        proof: As it was kept.
-        current: Whether it is about the graph that the bundle has now.
+        status: See :class:`deploykit.proof.policy.Status`, as the reason.
+        reason: Why it is not proven; empty where it is.
+        verdict: As it was kept.
     """
 
-    proof: Proof
-    current: bool
+    status: StatusWord
+    reason: str
+    verdict: KeptVerdict
 
 
 class AutoChoice(Value, frozen=True):
@@ -91,7 +94,7 @@ class BundleInspection(Value, frozen=True):
         manifest: What it says of itself.
         files: Its files, and whether they are the recorded ones.
         engines: The engines that are there, the newest last.
-        proofs: What has been shown, the newest last.
+        verdicts: What has been shown, the newest last.
         auto: What would run here.
     """
 
@@ -99,7 +102,7 @@ class BundleInspection(Value, frozen=True):
     manifest: Manifest
     files: tuple[BundleFile, ...]
     engines: tuple[EngineInspection, ...]
-    proofs: tuple[KeptProof, ...]
+    verdicts: tuple[InspectedVerdict, ...]
     auto: AutoChoice
 
     @property

@@ -9,20 +9,17 @@ import msgspec
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph
 from deploykit.bundle.manifest import Manifest
-from deploykit.bundle.proofs import Proof
 from deploykit.commands.inspect.results import (
     BundleInspection,
     CheckpointInspection,
     EngineInspection,
     GraphInspection,
     Inspection,
-    KeptProof,
 )
 from deploykit.commands.quantize.text import made_for
 from deploykit.engine.passport import Passport
 from deploykit.inference.candidates import Candidate
-from deploykit.proof.ledger import refutation_words
-from deploykit.proof.text import flips_shown, photos_text, searched_text
+from deploykit.proof.text import kept_verdict_text
 from deploykit.specs.precision import KeptNode
 from deploykit.specs.tensors import TensorSpec
 from deploykit.system.text import counted
@@ -31,11 +28,6 @@ _INT8_GRAPHS = (deploy_graph("int8"), INT8_TENSORRT_GRAPH)
 _SHOWN_NAMES = 12
 _SHOWN_NODES = 12
 _WIDTH = 15
-_REFERENCES = {
-    "module": "the checkpoint's module",
-    "graph": "model.onnx, not the checkpoint's module",
-    "golden": "the recorded golden answers, too few to decide by",
-}
 
 
 def inspection_text(found: Inspection) -> str:
@@ -64,17 +56,6 @@ def inspection_value(found: Inspection) -> dict[str, Any]:
     return {"kind": kinds[type(found)], "sound": found.sound, **content}
 
 
-def proof_text(proof: Proof) -> str:
-    """``executed on CPU, 225 photos of bird_photos: flips 0 of 225, at most 1.3 %; ...``."""
-    measurement = proof.measurement
-    return (
-        f"{proof.kind} on {proof.device}, {photos_text(proof.photos)}{searched_text(proof)}: "
-        f"flips {flips_shown(proof)}; error {measurement.max_relative_error:.1e} of the scale; "
-        f"|dp| {measurement.max_probability_change:.1e}; against "
-        f"{_REFERENCES[proof.reference_kind]}; {proof.created[:10]}"
-    )
-
-
 def _bundle_lines(found: BundleInspection) -> Iterator[str]:
     manifest = found.manifest
     yield _line("bundle", f"{found.folder}, exported {manifest.created[:10]}")
@@ -85,13 +66,14 @@ def _bundle_lines(found: BundleInspection) -> Iterator[str]:
     yield from _search_lines(manifest)
     for engine in found.engines:
         yield from _engine_lines(engine)
-    for kept_proof in found.proofs:
-        yield _line("proof", _kept_proof_text(kept_proof))
-    for known in manifest.refutations:
-        refuted = Candidate(known.graph, known.runtime, known.precision)
-        yield _line("FAILED", f"{refuted}, {known.device}: {refutation_words(known)}")
-    if not found.proofs:
-        yield _line("proof", "none: deploykit verify --images DIR")
+    for each in found.verdicts:
+        kept = each.verdict
+        candidate = Candidate(kept.graph, kept.runtime, kept.precision)
+        yield _line(each.status, f"{candidate}: {kept_verdict_text(kept)}")
+        if each.reason:
+            yield _line("", each.reason)
+    if not found.verdicts:
+        yield _line("unproven", "nothing was compared: deploykit verify --images DIR")
     for accepted in manifest.accepted:
         machine = accepted.machine
         yield _line(
@@ -137,13 +119,6 @@ def _origin_lines(manifest: Manifest) -> Iterator[str]:
     )
 
 
-def _kept_proof_text(kept: KeptProof) -> str:
-    proof = kept.proof
-    stale = "" if kept.current else "OUTDATED, of another file of this name: "
-    proven = Candidate(proof.graph, proof.runtime, proof.precision)
-    return f"{stale}{proven}: {proof_text(proof)}"
-
-
 def _graph_lines(found: GraphInspection) -> Iterator[str]:
     opsets = ", ".join(f"{name or 'opset'} {version}" for name, version in found.opsets.items())
     producer = f", made by {found.producer}" if found.producer else ""
@@ -184,7 +159,9 @@ def _passport_lines(passport: Passport) -> Iterator[str]:
         f"{passport.created[:10]} from {passport.deploy_graph} "
         f"({passport.deploy_graph_sha256[:12]}), in {passport.build_seconds:.1f} s",
     )
-    yield _line("  its graph", proof_text(passport.proof) if passport.proof else "not proven")
+    yield _line(
+        "  its graph", kept_verdict_text(passport.proof) if passport.proof else "not proven"
+    )
 
 
 def _checkpoint_lines(found: CheckpointInspection) -> Iterator[str]:

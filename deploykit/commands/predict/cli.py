@@ -99,7 +99,7 @@ def predict(
         from deploykit.commands.predict.page import page_of_run, write_prediction_page
         from deploykit.commands.predict.run import PredictionRun, PredictRequest
         from deploykit.commands.predict.text import prediction_text, prediction_value
-        from deploykit.proof.text import proof_of_run
+        from deploykit.proof.text import status_of_run
 
         if json and STDOUT in paths:
             raise UsageError(
@@ -131,7 +131,7 @@ def predict(
         if nothing_predicted:
             raise nothing_predicted
         tally = run.tally
-        failed, proof = tally.failures.total(), proof_of_run(chosen, spec)
+        failed, proof = tally.failures.total(), status_of_run(chosen, spec)
         written = [*outputs.tables, *([html] if html else [])]
         console.result(
             lambda: prediction_value(

@@ -15,7 +15,8 @@ from deploykit.commands.predict.tally import Tally
 from deploykit.html.document import render, script_json, write_document
 from deploykit.html.thumbnails import ThumbnailChoice, make_thumbnails
 from deploykit.html.words import duration, percent, shares
-from deploykit.proof.text import proof_of_run, proof_words
+from deploykit.proof.policy import Status
+from deploykit.proof.text import proof_words, status_of_run
 from deploykit.system.progress import Progress, Step, silent
 from deploykit.system.versions import installed_versions
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from deploykit.bundle.folder import Bundle
-    from deploykit.bundle.proofs import Proof
     from deploykit.commands.predict.run import PredictionRun
     from deploykit.specs.labels import Labels
     from deploykit.specs.prediction import Prediction
@@ -60,7 +60,7 @@ class PredictionPage:
     Attributes:
         bundle: The bundle's name.
         spec: What ran.
-        proof: What shows that it decides here as the trained network does; None without.
+        proof: Whether it is proven to decide here as the trained network does.
         labels: The classes; every label of a row is one of them.
         root: The folder that the rows' paths are relative to: thumbnails are made from its files.
         created: When the run ended.
@@ -76,7 +76,7 @@ class PredictionPage:
 
     bundle: str
     spec: SessionSpec
-    proof: Proof | None
+    proof: Status
     labels: Labels
     root: Path
     created: datetime
@@ -94,7 +94,7 @@ def page_of_run(bundle: Bundle, run: PredictionRun) -> PredictionPage:
     return PredictionPage(
         bundle=bundle.name,
         spec=spec,
-        proof=proof_of_run(bundle, spec),
+        proof=status_of_run(bundle, spec),
         labels=manifest.labels,
         root=run.root,
         created=datetime.now(UTC),
@@ -133,7 +133,7 @@ def write_prediction_page(
         "photos_url": _url_of(page.root, path.parent),
         "content": _Content(page.labels.names, page.root, progress),
         "rows": rows,
-        "proof_sentences": proof_words(page.proof) if page.proof else [],
+        "proof_sentences": proof_words(page.proof.proof) if page.proof.proof else [],
         "stages": shares({str(stage): value for stage, value in page.stage_seconds.items()}),
         "script_json": script_json,
         "duration": duration,

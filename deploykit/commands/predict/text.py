@@ -8,19 +8,16 @@ from typing import Any
 
 import msgspec
 
-from deploykit.bundle.proofs import Proof
 from deploykit.commands.predict.tally import Tally, describe_failures
-from deploykit.proof.text import proof_text
+from deploykit.proof.policy import Status
+from deploykit.proof.text import status_text, status_value
 from deploykit.specs.session import SessionSpec
-from deploykit.specs.value import plain_value
 from deploykit.system.stages import Stage, bottleneck
 from deploykit.system.text import counted
-from deploykit.system.versions import installed_versions
 
 _SHOWN_CLASSES = 20
 # On Windows a thread's CPU time advances in steps of 15.6 ms: of less, the shares are chance.
 _LEAST_SECONDS = 0.5
-#: Whose decisions a proof was held against.
 _BOTTLENECKS: dict[Stage, str] = {
     "decode": "decoding",
     "resize": "resizing",
@@ -34,7 +31,7 @@ def prediction_text(
     spec: SessionSpec,
     stage_seconds: Mapping[Stage, float],
     outputs: Sequence[Path],
-    proof: Proof | None = None,
+    proof: Status,
 ) -> str:
     """Rows, failures by kind, classes, accuracy, speed, where the time went, the proof.
 
@@ -43,7 +40,7 @@ def prediction_text(
         spec: What ran.
         stage_seconds: Where the time went.
         outputs: What was written.
-        proof: What shows that it decides here as the trained network does; None without.
+        proof: Whether it is proven to decide here as the trained network does.
     """
     lines = [f"{counted(tally.rows, 'row')}: {tally.ok} predicted"]
     if tally.failures:
@@ -68,7 +65,7 @@ def prediction_text(
             lines[-1] += f", without the {tally.earlier} that were there before"
     if sum(stage_seconds.values()) >= _LEAST_SECONDS:
         lines.append(f"time      {stages_text(stage_seconds, concurrent=spec.concurrent)}")
-    lines.append(f"proof     {proof_text(proof, installed_versions())}")
+    lines.append(f"proof     {status_text(proof)}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(lines)
 
@@ -93,9 +90,9 @@ def prediction_value(
     spec: SessionSpec,
     stage_seconds: Mapping[Stage, float],
     outputs: list[str],
-    proof: Proof | None = None,
+    proof: Status,
 ) -> dict[str, Any]:
-    """The tally, what ran, what each stage took, and the proof; null for one that is not there."""
+    """The tally, what ran, what each stage took, and whether it is proven."""
     return {
         "rows": tally.rows,
         "ok": tally.ok,
@@ -109,6 +106,6 @@ def prediction_value(
         "images_per_second": tally.images_per_second,
         "stage_seconds": {stage: round(value, 3) for stage, value in stage_seconds.items()},
         "session": msgspec.to_builtins(spec),
-        "proof": None if proof is None else plain_value(proof),
+        "proof": status_value(proof),
         "outputs": outputs,
     }

@@ -16,17 +16,17 @@ from deploykit.bundle.manifest import (
     sha256_of,
     update_manifest,
 )
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.quantize.fp16_loop import FP16_GRAPH, Fp16Loop
-from deploykit.commands.quantize.replacement import refuse_vague, weigh_photos
+from deploykit.commands.quantize.replacement import refuse_unproven, weigh_photos
 from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
 from deploykit.commands.quantize.search import KeptSet
 from deploykit.errors import ParityError
 from deploykit.inference.sessions import open_rehearsal
 from deploykit.proof.answered import AnsweredPhotos, flip_lines, split_answers
-from deploykit.proof.photos import PROOF_PHOTOS, split_photos
+from deploykit.proof.photos import split_photos
 from deploykit.proof.reference import EXPORT_PROVES, ReferenceRequest, open_reference
-from deploykit.proof.verdict import Verdict, proof_of
+from deploykit.proof.verdict import Verdict, kept_verdict
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.precision import KeptNode
 from deploykit.system.files import staged
@@ -71,21 +71,15 @@ def tune_fp16(bundle: Bundle, request: SearchRequest, progress: Progress = silen
                 f"Nothing can be proven in FP16: {reference.objection}.", hint=EXPORT_PROVES
             )
         searched, proven = split_answers(split, reference, progress)
-        weigh_photos(bundle, [FP16_GRAPH], proven, PROOF_PHOTOS, progress)
+        weigh_photos(bundle, [FP16_GRAPH], proven, progress)
         loop = _open_loop(bundle, searched, progress)
         found = loop.run(request.search_seconds)
         folder = stack.enter_context(staged(bundle.folder))
         path = folder / "fp16.onnx"
         kept = _write(loop, found, bundle.manifest, path)
         verdict = _prove(path, bundle.manifest, proven, progress)
-        proof = proof_of(
-            verdict,
-            graph_sha256=sha256_of(path),
-            reference=reference.description,
-            reference_kind=reference.kind,
-            photos=proven.drawn,
-        )
-        refuse_vague(bundle, FP16_GRAPH, [proof])
+        proof = kept_verdict(verdict, sha256_of(path), reference, proven.drawn)
+        refuse_unproven(bundle, FP16_GRAPH, [proof])
         _publish(bundle, path, kept, proof, searched.search_on(REHEARSAL))
     return Tuning(
         bundle=open_bundle(bundle.folder),
@@ -154,7 +148,7 @@ def _publish(
     bundle: Bundle,
     path: Path,
     kept: tuple[KeptNode, ...],
-    proof: Proof,
+    proof: KeptVerdict,
     search: SearchRecord,
 ) -> None:
     """Put the graph, its kept nodes, what chose them and its proof into the bundle, all at once."""
@@ -162,14 +156,13 @@ def _publish(
 
     def change(manifest: Manifest) -> Manifest:
         require_unchanged(bundle, manifest, fp32)
-        bare = manifest.without_proof(FP16_GRAPH, proof.runtime, proof.device)
         changed = msgspec.structs.replace(
-            bare,
+            manifest.without_verdicts_of(FP16_GRAPH),
             deploy={**manifest.deploy, "fp16": FP16_GRAPH},
             files={**manifest.files, FP16_GRAPH: record_file(path)},
             kept={**manifest.kept, "fp16": kept},
             searches={**manifest.searches, FP16_GRAPH: search},
         )
-        return changed.with_proof(proof)
+        return changed.with_verdict(proof)
 
     update_manifest(bundle.folder, change, {FP16_GRAPH: path})

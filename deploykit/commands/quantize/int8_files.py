@@ -10,7 +10,7 @@ import msgspec
 
 from deploykit.bundle.folder import Bundle, require_unchanged
 from deploykit.bundle.manifest import Manifest, SearchRecord, record_file, update_manifest
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.quantize.int8_loop import ON_CPU, Int8Loop, Int8Set
 from deploykit.specs.precision import KeptNode
 
@@ -31,7 +31,7 @@ class Publication:
     path: Path
     kept: tuple[KeptNode, ...]
     search: SearchRecord
-    proofs: tuple[Proof, ...]
+    proofs: tuple[KeptVerdict, ...]
 
 
 def write_graph(
@@ -86,11 +86,12 @@ def publish_graphs(bundle: Bundle, made: Sequence[Publication]) -> None:
 def _with_graph(manifest: Manifest, made: Publication) -> Manifest:
     """A copy with a graph and its proofs, and with none of an earlier one of its name."""
     changed = msgspec.structs.replace(
-        manifest,
+        manifest.without_verdicts_of(made.graph),
         files={**manifest.files, made.graph: record_file(made.path)},
         searches={**manifest.searches, made.graph: made.search},
-        proofs=(*(each for each in manifest.proofs if each.graph != made.graph), *made.proofs),
     )
+    for proof in made.proofs:
+        changed = changed.with_verdict(proof)
     if made.graph != ON_CPU.graph:
         return msgspec.structs.replace(changed, kept_for_tensorrt=made.kept)
     return msgspec.structs.replace(

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deploykit.bundle.manifest import Manifest, sha256_of
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.quantize.int8_loop import Scheme
 from deploykit.errors import GraphError, MissingError, ParityError
 from deploykit.proof.answered import AnsweredPhotos, flip_lines
 from deploykit.proof.reference import Reference
-from deploykit.proof.verdict import Verdict, proof_of
+from deploykit.proof.verdict import Verdict, kept_verdict
 from deploykit.runtime.opener import open_graph
 from deploykit.system.progress import Note, Progress
 
@@ -79,7 +79,7 @@ def note_left_out(
 
 def proofs_of(
     verdicts: Sequence[Verdict], path: Path, reference: Reference, photos: AnsweredPhotos
-) -> tuple[Proof, ...]:
+) -> tuple[KeptVerdict, ...]:
     """What the manifest keeps of those verdicts that passed.
 
     Args:
@@ -89,13 +89,7 @@ def proofs_of(
         photos: The photos.
     """
     return tuple(
-        proof_of(
-            verdict,
-            graph_sha256=sha256_of(path),
-            reference=reference.description,
-            reference_kind=reference.kind,
-            photos=photos.drawn,
-        )
+        kept_verdict(verdict, sha256_of(path), reference, photos.drawn)
         for verdict in verdicts
         if verdict.passed
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.proof.verdict import Verdict
 from deploykit.specs.precision import KeptNode
 
@@ -41,7 +41,7 @@ class SearchedGraph:
 
     kept: tuple[KeptNode, ...]
     verdict: Verdict
-    proof: Proof
+    proof: KeptVerdict
     searched: int
     trials: int
     minimal: bool

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.bundle.folder import Bundle, open_bundle
-from deploykit.bundle.proofs import Proof
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.quantize.int8_calibration import SeenRanges, calibrate
 from deploykit.commands.quantize.int8_files import Publication, publish_graphs, write_graph
 from deploykit.commands.quantize.int8_loop import FOR_TENSORRT, ON_CPU, Blanket, Int8Loop, Scheme
 from deploykit.commands.quantize.int8_proof import note_left_out, proofs_of, prove_graph
-from deploykit.commands.quantize.replacement import refuse_vague, weigh_photos
+from deploykit.commands.quantize.replacement import refuse_unproven, weigh_photos
 from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
 from deploykit.errors import GraphError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
@@ -83,7 +83,7 @@ class QuantizedGraph(SearchedGraph):
     integers: int
     method: CalibrationMethod
     verdicts: tuple[Verdict, ...]
-    proofs: tuple[Proof, ...]
+    proofs: tuple[KeptVerdict, ...]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def quantize_bundle(
                 f"Nothing can be proven in INT8: {reference.objection}.", hint=EXPORT_PROVES
             )
         search, proof = split_answers(split, reference, progress)
-        weigh_photos(bundle, request.graphs, proof, _PROOF_PHOTOS, progress)
+        weigh_photos(bundle, request.graphs, proof, progress)
         folder = stack.enter_context(staged(bundle.folder))
         maker = _Maker(bundle, request, reference, search, proof, folder, progress)
         made, refused = maker.make()
@@ -206,7 +206,7 @@ class _Maker:
         Raises:
             ParityError: It is not proven well enough to replace the one that is there.
         """
-        refuse_vague(self.bundle, graph.graph, graph.proofs)
+        refuse_unproven(self.bundle, graph.graph, graph.proofs)
         search = self.search.search_on(graph.runtime, graph.integers)
         path = self._path(graph.graph)
         publish_graphs(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from deploykit.bundle.proofs import ENOUGH_PHOTOS, Proof
+from deploykit.bundle.folder import Bundle
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.quantize.request import SearchedGraph
 from deploykit.commands.quantize.run import Quantization, QuantizedGraph
 from deploykit.engine.passport import how_to_build_again
 from deploykit.inference.engines import Engine
-from deploykit.proof.policy import how_to_prove, proven_on, why_indecisive
+from deploykit.proof.policy import status_of
 from deploykit.proof.text import (
     flips_text,
     photos_text,
@@ -52,7 +53,7 @@ def quantization_text(result: Quantization) -> str:
         f"{photos_text(proof.photos)}"
         for proof in proofs
     )
-    lines += (_weakness_text(proof) for proof in proofs if not proof.decides)
+    lines += not_proven_text(result.bundle, proofs)
     lines += outdated_text(result.outdated)
     return "\n".join(lines)
 
@@ -66,13 +67,6 @@ def _graph_text(graph: QuantizedGraph) -> Iterator[str]:
     yield from kept_text(graph.kept, graph)
     if graph.kept and graph.runtime != REHEARSAL:
         yield "         each of them costs speed: deploykit bench shows what is fastest here"
-
-
-def _weakness_text(proof: Proof) -> str:
-    """Why ``auto`` goes by no such proof; an engine has its own, whatever its graph's."""
-    if proof.kind == "rehearsed":
-        return f"WEAK       {weakness_text(proof)}"
-    return f"NOT TAKEN  {not_taken_text(proof)}"
 
 
 def quantization_value(result: Quantization) -> dict[str, Any]:
@@ -98,7 +92,7 @@ def quantization_value(result: Quantization) -> dict[str, Any]:
                         "device": proof.device,
                         "kind": proof.kind,
                         "photos": plain_value(proof.photos),
-                        "decides": proof.decides,
+                        "status": status_of(result.bundle, proof).word,
                     }
                     for proof in graph.proofs
                 ],
@@ -115,25 +109,12 @@ def made_for(runtime: str) -> str:
     return "TensorRT" if runtime == REHEARSAL else runtime
 
 
-def weakness_text(proof: Proof) -> str:
-    """What a rehearsal that decides nothing is worth, and what to do."""
-    on_gpu = "deploykit verify on the GPU shows what the engine does"
-    if not proof.is_vague:
-        changed = counted(proof.measurement.flips, "changed decision")
-        return f"{proof.graph}: its rehearsal has {changed}; {on_gpu}"
-    return (
-        f"{proof.graph}: its rehearsal is on {proven_on(proof)}, too few for a precision below "
-        f"FP32; {on_gpu}, on {ENOUGH_PHOTOS} photos or more; or make the graph anew from "
-        f"{2 * ENOUGH_PHOTOS} different ones: "
-        f"deploykit build-trt --precision {proof.precision} --images DIR"
-    )
-
-
-def not_taken_text(proof: Proof) -> str:
-    """Why ``predict`` leaves what was just proven alone, and what to do."""
-    why = why_indecisive(proof, how_to_prove(proof.runtime, proof.precision))
-    what = f"{proof.graph} on {proof.runtime}"
-    return f"{what} by `predict`, nor recommended by `bench`: {why}"
+def not_proven_text(bundle: Bundle, verdicts: Iterable[KeptVerdict]) -> Iterator[str]:
+    """A line for each candidate that passed and is not proven all the same, and why."""
+    for each in verdicts:
+        known = status_of(bundle, each)
+        if known.word != "proven":
+            yield f"{known.word.upper()}  {each.graph} on {each.runtime}: {known.reason}"
 
 
 def outdated_text(engines: Sequence[Engine]) -> list[str]:

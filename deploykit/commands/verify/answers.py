@@ -11,13 +11,12 @@ import numpy as np
 from deploykit.commands.verify.scatter import Photo, compared_photos
 from deploykit.html.thumbnails import make_thumbnails
 from deploykit.html.words import number
-from deploykit.parity.copies import once_each
 from deploykit.parity.measurement import UNDECIDABLE_MARGIN
 from deploykit.parity.measures import margins, softmax
 from deploykit.specs.prediction import Ranked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from deploykit.commands.verify.result import Verification
@@ -71,7 +70,7 @@ class Comparison:
 
     def __init__(self, verification: Verification, place: int, labels: tuple[str, ...]) -> None:
         answers, verdict = verification.answers, verification.verdicts[place]
-        self._names, self._firsts = answers.paths, answers.firsts
+        self._names = answers.paths
         self._reference, self._candidate = answers.reference, answers.candidates[place]
         self._expected = verification.expected
         self._labels = labels
@@ -108,18 +107,13 @@ class Comparison:
         ]
 
     def flipped(self, most: int) -> list[Photo]:
-        """The different photos whose class differs, the largest margins first."""
+        """The photos whose class differs, the largest margins first."""
         flipped = [photo for photo in self.photos if photo.kind == "flipped"]
-        return self._different(sorted(flipped, key=lambda photo: -photo.margin))[:most]
+        return sorted(flipped, key=lambda photo: -photo.margin)[:most]
 
     def closest(self, most: int) -> list[Photo]:
-        """The different photos whose class came closest to changing."""
-        return self._different(sorted(self.photos, key=lambda photo: photo.room))[:most]
-
-    def _different(self, photos: Sequence[Photo]) -> list[Photo]:
-        """Of photos with the same pixels the first."""
-        kept = {*once_each((photo.index for photo in photos), self._firsts)}
-        return [photo for photo in photos if photo.index in kept]
+        """The photos whose class came closest to changing."""
+        return sorted(self.photos, key=lambda photo: photo.room)[:most]
 
     def _answer(self, logits: Logits) -> SideAnswer:
         probabilities = softmax(logits[None])[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deploykit.bundle.folder import CANONICAL_GRAPH
 
 if TYPE_CHECKING:
-    from deploykit.bundle.proofs import ReferenceKind
+    from deploykit.bundle.verdicts import ReferenceKind
     from deploykit.commands.verify.result import Verification
     from deploykit.parity.blame import Stage, StageReport
 
@@ -101,18 +101,6 @@ def limits_of(verification: Verification, stages: StageReport | None) -> tuple[s
     """
     limits = (
         claim_of(verification).limit,
-        *searched_claims(verification),
         limit_of_stages(verification, stages),
     )
     return tuple(filter(None, limits))
-
-
-def searched_claims(verification: Verification) -> list[str]:
-    """What images do not show of a graph that they had a part in making, a sentence a graph."""
-    return [
-        f"{searched} of these images had a part in making {graph}: its bound is over the others."
-        for graph, searched in {
-            verdict.candidate.graph: verdict.searched for verdict in verification.verdicts
-        }.items()
-        if searched
-    ]

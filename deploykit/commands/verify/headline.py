@@ -13,7 +13,7 @@ from deploykit.system.text import counted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from deploykit.bundle.proofs import PhotoKind
+    from deploykit.bundle.verdicts import PhotoKind
     from deploykit.commands.diagnose.text import BrokenWalk
     from deploykit.commands.verify.result import Verification
     from deploykit.parity.blame import LayerReport, StageReport
@@ -209,7 +209,7 @@ def _meaning(verification: Verification) -> list[str]:
         changed = counted(worst.decidable, "decision")
         decided = f"{worst.flips:,} of {changed} changed, which is allowed."
     else:
-        kind = f"{'different ' if worst.copies else ''}{_noun(verification)}"
+        kind = _noun(verification)
         judged = " that could be judged" if worst.undecidable else ""
         photos = f"The one {kind}" if worst.decidable == 1 else f"All {worst.decidable:,} {kind}s"
         decided = (
@@ -226,7 +226,9 @@ def _meaning(verification: Verification) -> list[str]:
 
 def _reservations(verification: Verification) -> tuple[str, ...]:
     """What else no verdict, passed or not, says."""
-    sentences = [*_reservation_of_copies(verification)]
+    sentences: list[str] = []
+    if verification.photos.duplicates or verification.photos.calibration:
+        sentences.append(f"Compared were {photos_text(verification.photos)}.")
     for verdict in verification.verdicts:
         sentences += _reservations_of(verdict, _noun(verification))
     if verification.photos.kind != "photos":
@@ -246,17 +248,6 @@ def _reservations(verification: Verification) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _reservation_of_copies(verification: Verification) -> Iterator[str]:
-    photos = verification.photos
-    if photos.copies:
-        them = "is a copy of another" if photos.copies == 1 else "are copies of others"
-        noun = _noun(verification)
-        yield (
-            f"{photos.copies:,} of the {counted(photos.images, noun)} {them}, pixel by pixel; such "
-            f"{noun}s count once."
-        )
-
-
 def _reservations_of(verdict: Verdict, photo: str) -> Iterator[str]:
     spec, found = verdict.candidate, verdict.measurement
     if verdict.kind == "rehearsed":
@@ -268,7 +259,7 @@ def _reservations_of(verdict: Verdict, photo: str) -> Iterator[str]:
         yield f"{spec.graph} ran with TensorFloat-32, which shows nothing about plain FP32."
     if found.undecidable:
         yield (
-            f"{found.undecidable:,} of {counted(found.distinct, photo)} "
+            f"{found.undecidable:,} of {counted(found.images, photo)} "
             f"{'is' if found.undecidable == 1 else 'are'} too close to call in {spec.precision} "
             f"({spec.graph}), and not judged."
         )

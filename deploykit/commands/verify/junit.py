@@ -118,8 +118,6 @@ def _verify_suite(
             "kind": verdict.kind,
             "device": verdict.candidate.device,
             "images": str(found.images),
-            "copies": str(found.copies),
-            "searched": str(verdict.searched),
             "flips": str(found.flips),
             "undecidable": str(found.undecidable),
             "max_relative_error": f"{found.max_relative_error:.3e}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -13,13 +13,15 @@ from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import printable
 from deploykit.images.batches import default_threads
 from deploykit.images.scan import ImageFile
+from deploykit.inference.candidates import Candidate
 from deploykit.inference.pipeline import answer_files
 from deploykit.inference.sessions import open_bundle_graph
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import measure_answers
 from deploykit.parity.measures import Array
 from deploykit.parity.mining import MarginMining, moved_apart, population_of, ranking_margins
-from deploykit.proof.photos import PhotoFolder, Photos, nothing_readable
+from deploykit.proof.photos import PhotoFolder, Photos, nothing_readable, short_digest
+from deploykit.proof.policy import status
 from deploykit.proof.verdict import Verdict, judge, timed
 from deploykit.runtime.opener import CPU
 from deploykit.specs.labels import Labels
@@ -48,12 +50,12 @@ class LowestMargins:
 
 @dataclass(frozen=True, eq=False)
 class MarginRanking:
-    """A folder's readable photos without copies, the lowest margin first.
+    """A folder's photos that can be compared, the lowest margin first.
 
     Attributes:
         wanted: Where they are, and how many are to be compared.
-        files: The readable files, in this order; of those with the same pixels one.
-        copies: How many readable files were left out, for they have the pixels of another.
+        files: Their files, in this order.
+        skipped: How many readable files are not among them: duplicates, and calibration images.
         margins: (N,) float64, theirs, ascending.
         scale: The reference's largest absolute logit on the photo on which the ranking has its
             own: with the sample's alone, errors and margins would be judged by another measure
@@ -64,7 +66,7 @@ class MarginRanking:
 
     wanted: LowestMargins
     files: Sequence[ImageFile]
-    copies: int
+    skipped: int
     margins: Array
     scale: float
     ranked_by: str
@@ -73,7 +75,7 @@ class MarginRanking:
     @property
     def unreadable(self) -> int:
         """How many files could not be read."""
-        return len(self.wanted.folder.files) - len(self.files) - self.copies
+        return len(self.wanted.folder.files) - len(self.files) - self.skipped
 
     def judge_answers(
         self, answers: Answers, candidates: Sequence[SessionSpec], labels: Labels
@@ -110,7 +112,7 @@ class MarginRanking:
             budget=budget,
             compared=len(answers.paths),
             ranked=len(self.files),
-            copies=self.copies,
+            skipped=self.skipped,
             ranked_by=self.ranked_by,
             ranking_error=float(np.abs(ranking_margins(answers.reference) - ranked).max()),
             smallest_left_out=float(self.margins[budget]) if budget < len(self.margins) else None,
@@ -138,7 +140,7 @@ def tell_standing_proofs(bundle: Bundle, verdicts: Sequence[Verdict]) -> tuple[V
 
 def _with_standing_proof(bundle: Bundle, verdict: Verdict) -> Verdict:
     spec = verdict.candidate
-    proof = bundle.manifest.proof_of(spec.graph, spec.runtime, spec.device)
+    proof = status(bundle, Candidate(spec.graph, spec.runtime, spec.precision), spec.device).proof
     if verdict.passed or verdict.broken or spec.tf32 or proof is None:
         return verdict
     note = (
@@ -149,7 +151,11 @@ def _with_standing_proof(bundle: Bundle, verdict: Verdict) -> Verdict:
 
 
 def rank_photos(
-    bundle: Bundle, wanted: LowestMargins, reference: Session, progress: Progress
+    bundle: Bundle,
+    wanted: LowestMargins,
+    reference: Session,
+    calibration: Collection[str],
+    progress: Progress,
 ) -> MarginRanking:
     """Rank a folder's photos by the margins that the FP32 deploy graph gives them on the CPU.
 
@@ -159,6 +165,7 @@ def rank_photos(
         bundle: The bundle.
         wanted: The photos.
         reference: Asked about one photo, for the scale: the graph that ranks is not proven.
+        calibration: See :meth:`deploykit.proof.photos.Photos.skip`.
         progress: Called after every batch.
 
     Raises:
@@ -171,7 +178,7 @@ def rank_photos(
     progress(Note(f"ranking {counted(len(folder.files), 'photo')} by the margins of {ranked_by}"))
     # One thread: the session computes in the threads that read.
     with open_bundle_graph(bundle, graph, runtime=CPU, precision="fp32", threads=1) as session:
-        answered = _answered(folder.files, preprocessing, session, progress)
+        answered = _answered(folder.files, preprocessing, session, calibration, progress)
     margins = answered.margins
     order = np.argsort(margins, kind="stable")[: np.isfinite(margins).sum()]  # NaN comes last
     if len(order) == 0:
@@ -182,7 +189,7 @@ def rank_photos(
     return MarginRanking(
         wanted=wanted,
         files=files,
-        copies=answered.copies,
+        skipped=answered.skipped,
         margins=margins[order],
         scale=_largest(np.concatenate(answers)) if answers else 0.0,
         ranked_by=ranked_by,
@@ -195,23 +202,27 @@ class _Answered:
     """What the ranking graph answers to files.
 
     Attributes:
-        margins: (N,) float64, NaN of a file that cannot be read, and of a copy of an earlier one.
+        margins: (N,) float64, NaN of a file that cannot be read or is skipped.
         sizes: (N,) float64, the largest absolute logit; NaN likewise.
-        copies: How many copies there are.
+        skipped: How many are duplicates of an earlier one or calibration images.
     """
 
     margins: Array
     sizes: Array
-    copies: int
+    skipped: int
 
 
 def _answered(
-    files: Sequence[ImageFile], preprocessing: Preprocessing, session: Session, progress: Progress
+    files: Sequence[ImageFile],
+    preprocessing: Preprocessing,
+    session: Session,
+    calibration: Collection[str],
+    progress: Progress,
 ) -> _Answered:
     """Rank by what a graph answers: of each file its margin is kept, and what tells its pixels."""
     margins, sizes = np.full((2, len(files)), np.nan)
-    seen: set[bytes] = set()
-    done = copies = 0
+    seen = set(calibration)
+    done = skipped = 0
     batches = answer_files(
         files,
         preprocessing,
@@ -225,15 +236,15 @@ def _answered(
         for batch in batches:
             places = done + np.flatnonzero([failure is None for failure in batch.failures])
             for place, logits, digest in zip(places, batch.logits, batch.digests, strict=True):
-                if digest in seen:
-                    copies += 1
+                if (short := short_digest(digest)) in seen:
+                    skipped += 1
                     continue
-                seen.add(digest)
+                seen.add(short)
                 margins[place] = ranking_margins(logits[None])[0]
                 sizes[place] = _largest(logits)
             done += len(batch.files)
             progress(Step("ranking", done, len(files)))
-    return _Answered(margins, sizes, copies)
+    return _Answered(margins, sizes, skipped)
 
 
 def _largest(logits: Logits) -> float:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploykit.bundle.proofs import PhotoSet, ReferenceKind
+from deploykit.bundle.verdicts import PhotoSet, ReferenceKind
 from deploykit.parity.accuracy import Accuracy
 from deploykit.parity.answers import Answers
-from deploykit.parity.copies import once_each
 from deploykit.parity.mining import MarginMining
 from deploykit.proof.verdict import Verdict
 
@@ -66,8 +65,7 @@ class Verification:
             count: How many at most.
 
         Returns:
-            Their names, of images with the same pixels one; among equals the largest error of a
-            logit of any candidate first.
+            Their names; among equals the largest error of a logit of any candidate first.
         """
         ours, paths = self.answers.reference, self.answers.paths
         flipped = {flip.path for verdict in self.verdicts for flip in verdict.measurement.flipped}
@@ -76,4 +74,4 @@ class Verification:
             moved = np.abs(theirs.astype(np.float64) - ours).max(axis=1)
             errors = np.maximum(errors, np.where(np.isfinite(moved), moved, np.inf))
         order = sorted(range(len(paths)), key=lambda i: (paths[i] not in flipped, -errors[i]))
-        return tuple(paths[i] for i in once_each(order, self.answers.firsts)[:count])
+        return tuple(paths[i] for i in order[:count])

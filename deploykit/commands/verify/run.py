@@ -25,15 +25,19 @@ from deploykit.inference.engines import engine_files
 from deploykit.parity.accuracy import accuracies
 from deploykit.parity.answers import Answers
 from deploykit.proof.extremes import extreme_objections
-from deploykit.proof.ledger import doubt_refuted, keep_refutations
 from deploykit.proof.photos import Photos, bundle_photos, golden_photos, listed_photos
 from deploykit.proof.readable import mostly_unreadable
-from deploykit.proof.reference import Reference, ReferenceRequest, open_reference
-from deploykit.proof.verdict import Verdict, answer_images, judge_answers, keep_proofs
+from deploykit.proof.reference import (
+    GOLDEN_REFERENCE,
+    OpenReference,
+    Reference,
+    ReferenceRequest,
+    open_reference,
+)
+from deploykit.proof.verdict import Verdict, answer_images, judge_answers, keep_verdicts
 from deploykit.runtime.opener import CUDA
-from deploykit.runtime.recorded import RecordedSession
 from deploykit.specs.precision import Precision
-from deploykit.specs.session import SessionSpec
+from deploykit.specs.session import Logits, SessionSpec
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.versions import installed_versions, now
 
@@ -115,16 +119,13 @@ def verify_bundle(
     request: VerifyRequest | None = None,
     progress: Progress = silent,
     *,
-    reference: Reference | None = None,
+    reference: OpenReference | None = None,
 ) -> Verification:
     """Compare a bundle's graphs with the reference, and keep in the manifest what that shows.
 
-    A failed verdict is a result, not an exception. A passed one becomes the graph's proof, unless
-    the proof that it has shows more, or the photos were chosen by their margins; one whose numbers
-    break the tolerance takes the graph's proof away, where the photos were chosen by their margins
-    only if they would break it for all. Of such a graph no proof is kept after that but by photos
-    with which it failed. None of it happens when the user named other weights than the
-    bundle's, or the reference is itself not proven.
+    A failed verdict is a result, not an exception. What passed becomes the candidate's proof, and
+    what failed takes it away: the last verdict on at least as many images counts. Nothing is kept
+    when the user named other weights than the bundle's, or the reference is itself not proven.
 
     Args:
         bundle: The bundle.
@@ -150,14 +151,14 @@ def verify_bundle(
     start = time.perf_counter()
     compared = _compare(bundle, request, reference, progress)
     photos, ranking, answers = compared.photos, compared.ranking, compared.answers
-    labels, reference = bundle.manifest.labels, compared.reference
+    labels, compared_with = bundle.manifest.labels, compared.reference
     if ranking is None:
         verdicts = judge_answers(answers, compared.candidates, labels, kind=photos.kind)
     else:
         verdicts = ranking.judge_answers(answers, compared.candidates, labels)
     drawn = photos.drawn()
     verdicts = tuple(
-        _with_searched(bundle, verdict, photos).with_extremes(objections)
+        verdict.with_extremes(objections)
         for verdict, objections in zip(verdicts, compared.extremes, strict=True)
     )
     if objection := mostly_unreadable(compared.unreadable, compared.tried - compared.unreadable):
@@ -165,9 +166,9 @@ def verify_bundle(
     mined = ranking is not None
     expected = {path: photos.expected[path] for path in answers.paths if path in photos.expected}
     return Verification(
-        reference=reference.description,
-        reference_kind=reference.kind,
-        is_recorded=reference.is_recorded,
+        reference=compared_with.description,
+        reference_kind=compared_with.kind,
+        is_recorded=compared_with.is_recorded,
         photos=drawn,
         unreadable=compared.unreadable,
         verdicts=_settled(bundle, verdicts, compared, progress),
@@ -178,13 +179,9 @@ def verify_bundle(
         created=now(),
         versions=installed_versions(),
         mining=ranking.mining_of(answers, compared.candidates) if ranking else None,
-        obstacle=reference.obstacle,
+        obstacle=compared_with.obstacle,
         seconds=time.perf_counter() - start,
     )
-
-
-def _with_searched(bundle: Bundle, verdict: Verdict, photos: Photos) -> Verdict:
-    return verdict.with_searched(bundle.manifest.searched(verdict.candidate.graph, photos.digests))
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,32 +216,38 @@ class _Compared:
 
 
 def _compare(
-    bundle: Bundle, request: VerifyRequest, reference: Reference | None, progress: Progress
+    bundle: Bundle, request: VerifyRequest, reference: OpenReference | None, progress: Progress
 ) -> _Compared:
     """Open what is to be compared, let it answer, and close it again."""
     photos = _photos(bundle, request, progress)
     wanted = CandidateRequest(request.runtime, request.precision, request.engine, request.tf32)
     ranking = None
     with ExitStack() as stack:
-        if reference is None:
-            reference = _reference(bundle, request, progress)
+        if reference is None and not request.self_test:
+            reference = open_reference(bundle, request.reference, progress)
             stack.enter_context(reference.session)
+        right = _recorded_answers(bundle) if reference is None else reference.session
+        compared_with = reference or GOLDEN_REFERENCE
         candidates = [
             stack.enter_context(session)
-            for session in open_candidates(bundle, wanted, reference.kind, progress)
+            for session in open_candidates(bundle, wanted, compared_with.kind, progress)
         ]
-        if isinstance(photos, LowestMargins):
+        calibration = bundle.manifest.calibration_images(each.spec.graph for each in candidates)
+        if reference is not None and isinstance(photos, LowestMargins):
             # Not before: that may take minutes, and what cannot run here should fail at once.
-            ranking = rank_photos(bundle, photos, reference.session, progress)
+            ranking = rank_photos(bundle, photos, reference.session, calibration, progress)
             photos = ranking.lowest
+        assert isinstance(photos, Photos)  # noqa: S101
         stack.callback(photos.close)
-        answers = answer_images(reference.session, candidates, photos, progress)
+        if not request.self_test:
+            photos.skip(calibration)
+        answers = answer_images(right, candidates, photos, progress, count=photos.count)
         extremes: tuple[tuple[str, ...], ...] = ((),) * len(candidates)
-        if not request.self_test:  # recorded answers are to other images
+        if reference is not None:  # recorded answers are to other images
             scale = float(np.abs(np.nan_to_num(answers.reference)).max(initial=0))
             extremes = extreme_objections(reference.session, candidates, scale, progress)
         specs = tuple(candidate.spec for candidate in candidates)
-    return _Compared(reference, specs, photos, ranking, answers, extremes)
+    return _Compared(compared_with, specs, photos, ranking, answers, extremes)
 
 
 def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos | LowestMargins:
@@ -269,11 +272,7 @@ def _settled(
     if reference.objection is not None:
         return tuple(verdict.refused(reference.objection) for verdict in verdicts)
     if reference.is_recorded:
-        proves = reference.kind != "golden" and not mined
-        if proves:
-            verdicts = doubt_refuted(bundle, verdicts, photos)
-        keep_proofs(bundle, verdicts, reference, photos, progress, passed_is_proof=proves)
-        keep_refutations(bundle, verdicts, compared.answers, photos, progress)
+        keep_verdicts(bundle, verdicts, reference, photos.drawn(), progress)
     else:
         progress(Note("no proof of the bundle: other weights or code than it was exported from"))
     if not mined:
@@ -283,16 +282,10 @@ def _settled(
     return refuse_undecided(verdicts)
 
 
-def _reference(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Reference:
-    if not request.self_test:
-        return open_reference(bundle, request.reference, progress)
+def _recorded_answers(bundle: Bundle) -> Logits:
+    """The answers recorded at export; every file of the bundle is checked with them."""
     engines = engine_files(bundle)
     for file in bundle.manifest.files:
         if file not in engines:  # opening an engine checks it; a damaged one stops nothing else
             bundle.checked(file)
-    session = RecordedSession(
-        read_golden(bundle).logits,
-        name=GOLDEN,
-        input_size=bundle.manifest.preprocessing.input_size,
-    )
-    return Reference(session, kind="golden", description=f"answers recorded in {GOLDEN}")
+    return read_golden(bundle).logits

@@ -22,7 +22,7 @@ from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress
 
 if TYPE_CHECKING:
-    from deploykit.bundle.proofs import ReferenceKind
+    from deploykit.bundle.verdicts import ReferenceKind
     from deploykit.specs.precision import Precision
     from deploykit.specs.session import Session
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from deploykit.commands.verify.claims import claim_of, limits_of, searched_claims
+from deploykit.commands.verify.claims import claim_of, limits_of
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import Accuracy, ClassAccuracy
 from deploykit.parity.blame import StageReport
@@ -35,7 +35,6 @@ def verification_text(result: Verification) -> str:
         lines.append("           chosen at export for their margins: no bound follows for photos")
     if result.unreadable:
         lines.append(f"           {result.unreadable} more could not be read")
-    lines += (f"           {claim}" for claim in searched_claims(result))
     if result.mining is not None:
         first, *others = result.mining.sentences
         lines += (f"margins    {first}", *(f"           {sentence}" for sentence in others))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deploykit.commands.verify.result import Verification
     from deploykit.commands.verify.run import VerifyRequest
     from deploykit.parity.blame import LayerReport, StageReport
-    from deploykit.proof.reference import Reference
+    from deploykit.proof.reference import OpenReference
     from deploykit.system.progress import Progress
 
 #: So many of the photos that changed their class, or whose answers moved most, a walk begins with.
@@ -85,7 +85,7 @@ class Walks:
 
     def open_reference(
         self, bundle: Bundle, request: VerifyRequest, stack: ExitStack, progress: Progress
-    ) -> Reference | None:
+    ) -> OpenReference | None:
         """Open what the comparison and the walks share, until the stack is left.
 
         Returns:
@@ -105,7 +105,7 @@ class Walks:
         request: VerifyRequest,
         found: Verification,
         plan: StagesPlan | None,
-        reference: Reference | None,
+        reference: OpenReference | None,
         progress: Progress,
     ) -> Blame:
         """Walk what is wanted, beginning with the photos that the comparison liked least.
@@ -158,7 +158,7 @@ def _walk_layers(
     bundle: Bundle,
     request: VerifyRequest,
     first: tuple[str, ...],
-    reference: Reference | None,
+    reference: OpenReference | None,
     progress: Progress,
 ) -> tuple[LayerReport, ...]:
     from deploykit.commands.diagnose.layers.run import LayersRequest, walk_layers
@@ -178,7 +178,7 @@ def _walk_stages(
     bundle: Bundle,
     request: StagesRequest,
     plan: StagesPlan | None,
-    reference: Reference | None,
+    reference: OpenReference | None,
     progress: Progress,
 ) -> StageReport:
     from deploykit.commands.diagnose.stages.run import walk_stages

@@ -86,7 +86,7 @@ def test_json_has_every_number_that_the_tables_have(bench):
 
 
 def test_nothing_proven_cannot_be_accepted(bench, folder, tmp_path):
-    change(folder, proofs=())
+    change(folder, verdicts=())
     page = tmp_path / "bench.html"
     code, out, _ = bench("--accept", "--html", page)
     assert code == 3

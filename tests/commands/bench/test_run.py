@@ -114,7 +114,7 @@ def test_an_accepted_option_is_what_auto_takes_and_says(bundle, only):
 
 def test_nothing_proven_is_nothing_to_accept(bundle, only):
     only(ORT)
-    bundle = edited(bundle, proofs=())
+    bundle = edited(bundle, verdicts=())
     found, _ = benched(bundle)
     with pytest.raises(ParityError, match="Nothing can be accepted: no option that") as caught:
         accept_recommended(bundle, found)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, open_bundle
 from deploykit.bundle.manifest import SearchRecord
-from deploykit.bundle.proofs import PhotoSet, Refutation
+from deploykit.bundle.verdicts import PhotoSet, Refutation
 from deploykit.commands.bench import standing as _bench_standing
 from deploykit.commands.bench.results import PLAIN, Option
 from deploykit.commands.bench.run import accept_recommended
@@ -51,21 +51,21 @@ def test_proofs_are_those_of_the_manifest(bundle, only):
 def test_what_is_no_proof_of_this_option(bundle, only, fields, standing):
     only(ORT)
     proofs = []
-    for proof in bundle.manifest.proofs:
+    for proof in bundle.manifest.verdicts:
         if "flips" in fields:
             changed = {"measurement": msgspec.structs.replace(proof.measurement, **fields)}
         else:
             changed = fields
         proofs.append(msgspec.structs.replace(proof, **changed))
-    found, _ = benched(edited(bundle, proofs=tuple(proofs)))
+    found, _ = benched(edited(bundle, verdicts=tuple(proofs)))
     assert [each.standing for each in found.options] == [standing]
     assert found.recommended is None
 
 
 def canonical_alone(bundle):
     """The bundle with the proof of its reference, and no other."""
-    proofs = tuple(p for p in bundle.manifest.proofs if p.graph == CANONICAL_GRAPH)
-    return edited(bundle, proofs=proofs)
+    proofs = tuple(p for p in bundle.manifest.verdicts if p.graph == CANONICAL_GRAPH)
+    return edited(bundle, verdicts=proofs)
 
 
 def test_verify_proves_the_fastest_that_has_no_proof_and_no_other(bundle, only):
@@ -75,7 +75,7 @@ def test_verify_proves_the_fastest_that_has_no_proof_and_no_other(bundle, only):
     assert (fastest.standing, slower.standing) == ("proven", "unproven")
     assert found.recommended == fastest
     assert found.verified
-    assert fastest.proof in open_bundle(bundle.folder).manifest.proofs
+    assert fastest.proof in open_bundle(bundle.folder).manifest.verdicts
     notes = [event.message for event in events if isinstance(event, Note)]
     assert f"verifying {fastest.option.name}, faster than what is proven" in notes
 
@@ -85,7 +85,7 @@ def test_what_failed_before_is_not_compared_again(bundle, only, monkeypatch):
         raise AssertionError("compared in vain")
 
     only(ORT)
-    (proof,) = (p for p in bundle.manifest.proofs if p.graph == FP32)
+    (proof,) = (p for p in bundle.manifest.verdicts if p.graph == FP32)
     refutation = Refutation(
         graph=FP32,
         graph_sha256=proof.graph_sha256,
@@ -129,19 +129,19 @@ def test_what_fails_its_verification_is_not_recommended(bundle, only, monkeypatc
 def test_a_proof_by_another_version_is_named(bundle, only):
     only(ORT)
     versions = {"onnxruntime-gpu": "1.0"}
-    proofs = [msgspec.structs.replace(p, versions=versions) for p in bundle.manifest.proofs]
-    found, _ = benched(edited(bundle, proofs=tuple(proofs)))
+    proofs = [msgspec.structs.replace(p, versions=versions) for p in bundle.manifest.verdicts]
+    found, _ = benched(edited(bundle, verdicts=tuple(proofs)))
     (objection,) = found.options[0].objections
     assert objection.startswith("its proof is of onnxruntime-cpu 1.0; here is ")
 
 
 def test_verify_renews_a_proof_by_another_version_whatever_it_was_on(bundle, only):
     only(ORT)
-    (proof,) = (p for p in bundle.manifest.proofs if p.graph == FP32)
-    (canonical,) = (p for p in bundle.manifest.proofs if p.graph == CANONICAL_GRAPH)
+    (proof,) = (p for p in bundle.manifest.verdicts if p.graph == FP32)
+    (canonical,) = (p for p in bundle.manifest.verdicts if p.graph == CANONICAL_GRAPH)
     many = msgspec.structs.replace(proof.measurement, images=9999)
     old = msgspec.structs.replace(proof, measurement=many, versions={"onnxruntime": "1.0"})
-    found, _ = benched(edited(bundle, proofs=(canonical, old)), verify=True)
+    found, _ = benched(edited(bundle, verdicts=(canonical, old)), verify=True)
     assert found.recommended.option == ORT
     again, _ = benched(open_bundle(bundle.folder))
     assert again.recommended.option == ORT
@@ -150,8 +150,8 @@ def test_verify_renews_a_proof_by_another_version_whatever_it_was_on(bundle, onl
 def test_an_upgrade_alone_is_told_from_what_was_never_proven(bundle, only):
     only(ORT)
     versions = {"onnxruntime-gpu": "1.0"}
-    proofs = tuple(msgspec.structs.replace(p, versions=versions) for p in bundle.manifest.proofs)
-    found, _ = benched(edited(bundle, proofs=proofs))
+    proofs = tuple(msgspec.structs.replace(p, versions=versions) for p in bundle.manifest.verdicts)
+    found, _ = benched(edited(bundle, verdicts=proofs))
     assert found.options[0].outdated
     assert "by the versions that are installed" in found.why_nothing
     with pytest.raises(ParityError, match="by the versions that are installed") as caught:
@@ -162,7 +162,7 @@ def test_an_upgrade_alone_is_told_from_what_was_never_proven(bundle, only):
         for p in proofs
     ]
     for others in ((), tuple(flips)):
-        found, _ = benched(edited(bundle, proofs=others))
+        found, _ = benched(edited(bundle, verdicts=others))
         assert not found.options[0].outdated
         assert found.why_nothing == "no option that predict can take is proven on this machine"
 
@@ -174,16 +174,16 @@ def test_verify_renews_a_proof_whose_graph_was_calibrated_on_some_of_the_photos(
     photos = bundle_photos(bundle, photo_folder, limit=None, progress=silent)
     for _ in photos:
         pass
-    (proof,) = (p for p in bundle.manifest.proofs if p.graph == FP32)
-    (canonical,) = (p for p in bundle.manifest.proofs if p.graph == CANONICAL_GRAPH)
+    (proof,) = (p for p in bundle.manifest.verdicts if p.graph == FP32)
+    (canonical,) = (p for p in bundle.manifest.verdicts if p.graph == CANONICAL_GRAPH)
     old = msgspec.structs.replace(proof, versions={"onnxruntime": "1.0"})
     search = SearchRecord(ORT.runtime, tuple(sorted(photos.digests)[:5]))
     found, _ = benched(
-        edited(bundle, proofs=(canonical, old), searches={FP32: search}), verify=True
+        edited(bundle, verdicts=(canonical, old), searches={FP32: search}), verify=True
     )
     assert found.recommended.option == ORT
     assert found.recommended.proof.searched == 5
-    (kept,) = (p for p in open_bundle(bundle.folder).manifest.proofs if p.graph == FP32)
+    (kept,) = (p for p in open_bundle(bundle.folder).manifest.verdicts if p.graph == FP32)
     assert kept == found.recommended.proof
     again, _ = benched(open_bundle(bundle.folder))
     assert again.recommended.option == ORT
@@ -208,13 +208,13 @@ def test_what_cannot_be_kept_has_its_calibration_photos_all_the_same(
 
 
 def test_a_proof_of_photos_that_the_graph_was_made_with_is_none(bundle):
-    (proof,) = (p for p in bundle.manifest.proofs if p.graph == FP32)
+    (proof,) = (p for p in bundle.manifest.verdicts if p.graph == FP32)
     device = proof.device
     many = msgspec.structs.replace(proof.measurement, flip_rate_bound=0.02)
     int8 = msgspec.structs.replace(
         proof, precision="int8", measurement=many, searched=many.distinct
     )
-    quantized = edited(bundle, deploy={"fp32": FP32, "int8": FP32}, proofs=(int8,))
+    quantized = edited(bundle, deploy={"fp32": FP32, "int8": FP32}, verdicts=(int8,))
     spec = SessionSpec(
         runtime=ORT.runtime, graph=FP32, precision="int8", device=device,
         input_size=(16, 16), classes=3,
@@ -226,10 +226,10 @@ def test_a_proof_of_photos_that_the_graph_was_made_with_is_none(bundle):
 
 
 def test_a_proof_of_int8_on_one_runtime_is_none_of_the_other(bundle):
-    (proof,) = (p for p in bundle.manifest.proofs if p.graph == FP32)
+    (proof,) = (p for p in bundle.manifest.verdicts if p.graph == FP32)
     many = msgspec.structs.replace(proof.measurement, flip_rate_bound=0.02)
     int8 = msgspec.structs.replace(proof, precision="int8", measurement=many)
-    quantized = edited(bundle, deploy={"fp32": FP32, "int8": FP32}, proofs=(int8,))
+    quantized = edited(bundle, deploy={"fp32": FP32, "int8": FP32}, verdicts=(int8,))
     standings = {}
     for runtime in ("onnxruntime-cpu", "openvino"):
         spec = SessionSpec(
@@ -279,7 +279,7 @@ def test_an_unproven_reference_stops_all_of_it(bundle, only, monkeypatch):
         raise AssertionError("compared in vain")
 
     only(ORT)
-    bundle = edited(bundle, proofs=())
+    bundle = edited(bundle, verdicts=())
     monkeypatch.setattr(_bench_standing, "verify_bundle", never)
     found, _ = benched(bundle, verify=True)
     assert "is itself not proven against the checkpoint" in found.obstacle

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from bundle_files import contents
+from bundle_files import contents, kept
 from fp16_networks import DIM, make_photos
 
 from deploykit.commands.build.run import BuildRequest, build_engine
@@ -38,9 +38,7 @@ def test_on_its_gpu_an_engine_is_audited_executed_and_proven(engine_bundle, engi
     assert result.audit == IN_FP16
     (verdict,) = result.verification.verdicts
     assert (verdict.kind, verdict.candidate.graph) == ("executed", result.engine)
-    proof = result.bundle.manifest.proof_of(
-        result.engine, "tensorrt_rtx", engines.sessions[0].spec.device
-    )
+    proof = kept(result.bundle, result.engine, "tensorrt_rtx", engines.sessions[0].spec.device)
     assert (proof.kind, proof.measurement) == ("executed", verdict.measurement)
     assert engines.plans == [(result.bundle.folder / result.engine).read_bytes()]
     assert result.passport.proof.kind == "rehearsed"  # what it rested on when it was built
@@ -62,7 +60,7 @@ def test_an_engine_that_answers_wrongly_is_no_success(engine_bundle, engines, au
     result = build_engine(engine_bundle, ADA)
     assert not result.passed
     assert not result.verification.passed
-    assert not any(proof.graph == result.engine for proof in result.bundle.manifest.proofs)
+    assert not any(proof.graph == result.engine for proof in result.bundle.manifest.verdicts)
 
 
 def test_an_fp16_engine_without_a_layer_in_fp16_is_refused(engine_bundle, engines, audited):

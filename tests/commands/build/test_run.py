@@ -90,8 +90,8 @@ def test_a_second_build_takes_the_graph_that_is_there(engine_bundle, no_gpu):
 
 
 def test_a_graph_without_a_proof_is_made_anew(engine_bundle, no_gpu):
-    proofs = tuple(p for p in engine_bundle.manifest.proofs if p.graph != FP16)
-    result = build_engine(edited(engine_bundle, proofs=proofs), BuildRequest())
+    proofs = tuple(p for p in engine_bundle.manifest.verdicts if p.graph != FP16)
+    result = build_engine(edited(engine_bundle, verdicts=proofs), BuildRequest())
     assert result.tuning is not None
 
 
@@ -146,7 +146,7 @@ def test_fp32_needs_no_fp16_graph(bundle, no_gpu):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_bundle_that_is_not_proven_gets_no_engine(bundle, no_gpu, precision):
-    unproven = edited(bundle, proofs=())
+    unproven = edited(bundle, verdicts=())
     before = contents(unproven)
     with pytest.raises(ParityError, match="not proven"):
         build_engine(unproven, BuildRequest(precision=precision))

@@ -75,7 +75,7 @@ def test_an_engine_that_was_proven_and_is_not_taken_says_so(built_engine, execut
     proof = msgspec.structs.replace(
         built_engine.passport.proof, graph=engine, runtime="tensorrt_rtx", kind="executed"
     )
-    manifest = msgspec.structs.replace(bundle.manifest, proofs=(proof,))
+    manifest = msgspec.structs.replace(bundle.manifest, verdicts=(proof,))
     result = dataclasses.replace(executed, bundle=dataclasses.replace(bundle, manifest=manifest))
     assert (
         f"\nNOT TAKEN  {engine} on tensorrt_rtx by `predict`, nor recommended by `bench`: its "

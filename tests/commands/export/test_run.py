@@ -80,7 +80,7 @@ def test_the_manifest_says_what_was_exported(
 
 
 def test_both_graphs_are_proven_on_the_photos(exported_bundle):
-    proofs = {proof.graph: proof for proof in exported_bundle.manifest.proofs}
+    proofs = {proof.graph: proof for proof in exported_bundle.manifest.verdicts}
     assert set(proofs) == {"model.onnx", "deploy/fp32.onnx"}
     for graph, proof in proofs.items():
         assert proof.graph_sha256 == exported_bundle.manifest.files[graph].sha256
@@ -336,7 +336,7 @@ def test_copies_of_a_photo_make_its_proof_no_stronger(request_for, tmp_path, pho
     for i in range(12):
         shutil.copy(photo_folder / "red" / "00.png", photos / f"{i}.png")
     bundle = export_bundle(request_for(images=photos)).bundle
-    for proof in bundle.manifest.proofs:
+    for proof in bundle.manifest.verdicts:
         assert (proof.photos.images, proof.photos.copies) == (12, 11)
         assert proof.measurement.decidable == 1
         assert proof.measurement.flip_rate_bound == pytest.approx(0.95)

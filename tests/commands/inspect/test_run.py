@@ -82,9 +82,9 @@ def test_changed_and_missing_files_are_told(bundle, look):
 
 
 def test_an_outdated_proof_is_told(bundle, look):
-    (first, *others) = bundle.manifest.proofs
+    (first, *others) = bundle.manifest.verdicts
     outdated = msgspec.structs.replace(first, graph_sha256="0" * 64)
-    edited(bundle, proofs=(outdated, *others))
+    edited(bundle, verdicts=(outdated, *others))
     found, text = look(bundle.folder)
     assert [kept.current for kept in found.proofs] == [False] + [True] * len(others)
     assert "OUTDATED" in text
@@ -109,12 +109,12 @@ def test_what_was_accepted_is_told(bundle, look, no_gpu):
 
 
 def test_a_precision_that_is_not_the_graphs_is_told(bundle, look):
-    (first, *_) = bundle.manifest.proofs
+    (first, *_) = bundle.manifest.verdicts
     graph = "deploy/fp32.onnx"
     of_graph = {"graph": graph, "graph_sha256": bundle.manifest.files[graph].sha256}
     of_runtime = {"runtime": "openvino", "device": "CPU (avx512_bf16)"}
     proof = msgspec.structs.replace(first, precision="bf16", **of_graph, **of_runtime)
-    edited(bundle, proofs=(proof,))
+    edited(bundle, verdicts=(proof,))
     _, text = look(bundle.folder)
     assert "proof          deploy/fp32.onnx in bf16 on openvino: executed on CPU (avx5" in text
 
@@ -135,7 +135,7 @@ def test_auto_tells_the_precision_that_it_takes(bundle, monkeypatch):
 
 
 def test_a_bundle_without_a_proof_says_how_to_get_one(bundle, look):
-    edited(bundle, proofs=())
+    edited(bundle, verdicts=())
     found, text = look(bundle.folder)
     assert "none: deploykit verify" in text
     assert "nothing would run here" in text

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from made_verifications import BIRDS, made_bundle, made_logits
 
-from deploykit.bundle.proofs import PhotoSet, Proof
+from deploykit.bundle.verdicts import KeptVerdict, PhotoSet
 from deploykit.commands.predict.tally import Tally
 from deploykit.commands.predict.text import prediction_text
 from deploykit.parity.measures import measure
@@ -65,7 +65,7 @@ def made_proof(kind="photos", images=222):
         labels=BIRDS,
         batch_sizes=[8],
     )
-    return Proof(
+    return KeptVerdict(
         graph="deploy/fp32.onnx",
         graph_sha256="2" * 64,
         runtime="onnxruntime-cpu",
@@ -116,7 +116,7 @@ def test_a_proof_of_another_version_of_the_runtime_says_so(then):
 
 def test_a_proof_of_fp32_says_nothing_of_tf32(tmp_path):
     bundle = made_bundle(tmp_path)
-    proven = msgspec.structs.replace(bundle.manifest, proofs=(made_proof(),))
+    proven = msgspec.structs.replace(bundle.manifest, verdicts=(made_proof(),))
     bundle = type(bundle)(bundle.folder, proven)
     assert proof_of_run(bundle, HOST) == made_proof()
     assert proof_of_run(bundle, msgspec.structs.replace(HOST, tf32=True)) is None

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import onnx
 import pytest
-from bundle_files import contents, edited
+from bundle_files import contents, edited, kept
 from fp16_networks import BRIGHT, DIM, make_photos, write_photo
 
 from deploykit.bundle.manifest import record_file
@@ -112,7 +112,7 @@ def test_the_bundle_has_the_graph_what_it_keeps_and_its_proof(toy):
     assert manifest.deploy == {"fp32": "deploy/fp32.onnx", "fp16": FP16}
     assert manifest.kept == {"fp16": tuning.kept}
     assert manifest.files == {**before.files, FP16: record_file(bundle.folder / FP16)}
-    assert manifest.proofs == (*before.proofs, tuning.proof)
+    assert manifest.verdicts == (*before.proofs, tuning.proof)
     proof = tuning.proof
     assert (proof.graph, proof.graph_sha256) == (FP16, manifest.files[FP16].sha256)
     assert (proof.runtime, proof.device, proof.kind) == ("rehearsal", "CPU", "rehearsed")
@@ -244,7 +244,7 @@ def test_tuning_again_replaces_graph_kept_nodes_and_proof(toy, tmp_path):
     manifest = second.bundle.manifest
     assert second.kept == manifest.kept["fp16"] == ()
     assert manifest.files[FP16] != first.bundle.manifest.files[FP16]
-    assert [proof for proof in manifest.proofs if proof.graph == FP16] == [second.proof]
+    assert [proof for proof in manifest.verdicts if proof.graph == FP16] == [second.proof]
     assert second.proof.photos.source == str(dim)
 
 
@@ -254,11 +254,11 @@ def test_fewer_photos_replace_the_proof_of_the_same_graph(bundle, tmp_path):
     second = tune_fp16(first.bundle, SearchRequest(images=few))
     manifest = second.bundle.manifest
     assert manifest.files[FP16] == first.bundle.manifest.files[FP16]
-    assert manifest.proof_of(FP16, "rehearsal", "CPU").photos.source == str(few)
+    assert kept(manifest, FP16, "rehearsal", "CPU").photos.source == str(few)
 
 
 def test_nothing_is_proven_by_a_reference_that_is_not(bundle):
-    unproven = edited(bundle, proofs=())
+    unproven = edited(bundle, verdicts=())
     before = contents(unproven)
     with pytest.raises(ParityError, match=r"model\.onnx, the reference, is itself not proven"):
         tune_fp16(unproven, SearchRequest())

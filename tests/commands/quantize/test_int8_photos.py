@@ -51,7 +51,7 @@ def verified(bundle, folder):
 
 
 def int8_proof(bundle, runtime=CPU):
-    (proof,) = (p for p in bundle.manifest.proofs if (p.graph, p.runtime) == (INT8, runtime))
+    (proof,) = (p for p in bundle.manifest.verdicts if (p.graph, p.runtime) == (INT8, runtime))
     return proof
 
 
@@ -109,7 +109,7 @@ def test_a_proof_of_nothing_but_photos_of_the_search_is_none_to_go_by(made, tmp_
     for name in [name for names, _ in search for name in names]:
         (part / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(tmp_path / "made from" / name, part / name)
-    unproven = edited(made, proofs=tuple(p for p in made.manifest.proofs if p.graph != INT8))
+    unproven = edited(made, verdicts=tuple(p for p in made.manifest.verdicts if p.graph != INT8))
     verdict, bundle = verified(unproven, part)
     assert (verdict.passed, verdict.searched) == (True, 30)
     assert verdict.measurement.flip_rate_bound is None
@@ -129,8 +129,8 @@ def test_after_an_upgrade_a_folder_with_photos_of_the_search_proves_anew(made, t
     assert (old.photos.images, old.searched, old.decides) == (30, 0, True)
     if upgraded:
         older = msgspec.structs.replace(old, versions={"onnxruntime": "0.1"})
-        proofs = tuple(older if proof == old else proof for proof in made.manifest.proofs)
-        made = edited(made, proofs=proofs)
+        proofs = tuple(older if proof == old else proof for proof in made.manifest.verdicts)
+        made = edited(made, verdicts=proofs)
     _, bundle = verified(made, tmp_path / "made from")
     proof = int8_proof(bundle)
     if upgraded:
@@ -199,7 +199,7 @@ def test_a_flip_is_told_as_a_flip(made):
     proof = int8_proof(made)
     enough = msgspec.structs.replace(proof.measurement, images=128, flip_rate_bound=0.02)
     proof = flipped(msgspec.structs.replace(proof, measurement=enough))
-    bundle = edited(made, proofs=(*made.manifest.proofs[:-1], proof))
+    bundle = edited(made, verdicts=(*made.manifest.verdicts[:-1], proof))
     notes = []
     with open_best(bundle, progress=notes.append) as session:
         assert session.spec.precision == "fp32"
@@ -211,9 +211,9 @@ def test_a_flip_is_told_as_a_flip(made):
 
 def test_golden_answers_are_told_as_such(made):
     proof = msgspec.structs.replace(int8_proof(made), reference_kind="golden")
-    bundle = edited(made, proofs=(*made.manifest.proofs[:-1], proof))
+    bundle = edited(made, verdicts=(*made.manifest.verdicts[:-1], proof))
     assert why_unproven(bundle, ON_ORT).startswith("it gives the recorded golden answers, and")
-    assert why_unproven(edited(made, proofs=()), ON_ORT) == "it is not proven"
+    assert why_unproven(edited(made, verdicts=()), ON_ORT) == "it is not proven"
 
 
 def test_a_graph_that_passes_with_a_flip_is_not_said_to_be_taken(toy, monkeypatch):

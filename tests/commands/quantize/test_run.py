@@ -97,7 +97,7 @@ def test_the_bundle_has_both_graphs_what_they_keep_and_their_proofs(quantized):
     assert manifest.kept_for_tensorrt == for_tensorrt.kept
     for graph in quantized.graphs:
         assert manifest.files[graph.graph] == record_file(folder / graph.graph)
-        assert [p for p in manifest.proofs if p.graph == graph.graph] == list(graph.proofs)
+        assert [p for p in manifest.verdicts if p.graph == graph.graph] == list(graph.proofs)
     proof = for_cpu.proofs[-1]
     assert (proof.runtime, proof.kind, proof.device) == (CPU, "executed", cpu_device("int8"))
     assert (for_tensorrt.proof.runtime, for_tensorrt.proof.kind) == (REHEARSAL, "rehearsed")
@@ -180,7 +180,7 @@ def test_quantizing_again_replaces_graphs_and_proofs(toy, tmp_path):
     manifest = second.bundle.manifest
     for graph in second.graphs:
         assert manifest.files[graph.graph] != first.bundle.manifest.files[graph.graph]
-        assert [p for p in manifest.proofs if p.graph == graph.graph] == list(graph.proofs)
+        assert [p for p in manifest.verdicts if p.graph == graph.graph] == list(graph.proofs)
         assert graph.proof.photos.source == str(dim)
 
 
@@ -246,8 +246,8 @@ def test_what_tensorrt_is_refused_leaves_the_graph_for_cpus(toy, monkeypatch, th
     manifest = result.bundle.manifest
     assert INT8 in manifest.files
     assert (INT8_TENSORRT_GRAPH in manifest.files) == there
-    assert [p for p in manifest.proofs if p.graph == INT8_TENSORRT_GRAPH] == [
-        p for p in bundle.manifest.proofs if p.graph == INT8_TENSORRT_GRAPH
+    assert [p for p in manifest.verdicts if p.graph == INT8_TENSORRT_GRAPH] == [
+        p for p in bundle.manifest.verdicts if p.graph == INT8_TENSORRT_GRAPH
     ]
     assert (f"{INT8_TENSORRT_GRAPH} stays as it was made before" in said(notes)) == there
 
@@ -264,7 +264,7 @@ def test_photos_that_decide_nothing_begin_no_search(toy, tmp_path):
 
 
 def test_nothing_is_proven_by_a_reference_that_is_not(toy):
-    unproven = edited(toy("Colours"), proofs=())
+    unproven = edited(toy("Colours"), verdicts=())
     with pytest.raises(ParityError, match=r"model\.onnx, the reference, is itself not proven"):
         quantize_bundle(unproven)
 
@@ -297,7 +297,7 @@ def test_a_proof_of_another_cpu_is_tested_before_it_is_taken(quantized, toy):
     bundle = quantize_bundle(toy("Colours")).bundle
     other = tuple(
         msgspec.structs.replace(proof, device="CPU (avx2)") if proof.graph == INT8 else proof
-        for proof in bundle.manifest.proofs
+        for proof in bundle.manifest.verdicts
     )
     notes = []
     with open_best(
@@ -424,7 +424,7 @@ def test_a_proof_on_photos_of_the_search_does_not_replace_one_on_others(quantize
     for name in BOTH:
         assert len(bundle.manifest.searches[name].photos) == 22
     assert verify_bundle(bundle, VerifyRequest(precision="int8")).passed
-    assert open_bundle(bundle.folder).manifest.proofs == bundle.manifest.proofs
+    assert open_bundle(bundle.folder).manifest.verdicts == bundle.manifest.verdicts
 
 
 def test_a_network_without_weights_is_refused(toy, monkeypatch):

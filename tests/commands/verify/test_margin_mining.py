@@ -78,9 +78,9 @@ def test_what_passes_is_no_proof_and_takes_none_away(bundle, photo_folder, named
     before = contents(bundle)
     assert mined(bundle, photo_folder, 45, reference=named).passed
     assert contents(bundle) == before
-    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, proofs=()))
+    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, verdicts=()))
     assert mined(open_bundle(bundle.folder), photo_folder, 45, reference=named).passed
-    assert open_bundle(bundle.folder).manifest.proofs == ()
+    assert open_bundle(bundle.folder).manifest.verdicts == ()
 
 
 def test_a_flip_shows_after_few_and_takes_the_proof_away(bundle, photo_folder, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_flip_shows_after_few_and_takes_the_proof_away(bundle, photo_folder, m
     assert "4 of 10 images changed their class" in result.verdicts[0].objections[0]
     assert result.verdicts[0].broken
     assert result.verdicts[0].note is None  # no proof stands
-    proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.proofs]
+    proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.verdicts]
     assert proven == ["model.onnx"]
     first, *_ = (event for event in events if isinstance(event, Step) and event.done == 1)
     assert first.detail == "comparing, 1 changed their class"
@@ -220,7 +220,7 @@ def test_a_sample_that_decides_nothing_fails_and_takes_no_proof_away(
     assert result.answers.paths == ("blue/a.png", "blue/b.png")
     assert not result.passed
     assert "not one of the compared images" in result.verdicts[0].objections[-1]
-    assert open_bundle(bundle.folder).manifest.proofs == before.proofs
+    assert open_bundle(bundle.folder).manifest.verdicts == before.proofs
     assert not mined(bundle, folder, 3).verdicts[0].objections
 
 

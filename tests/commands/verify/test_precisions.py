@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from bundle_files import acknowledged, contents, edited
+from bundle_files import acknowledged, contents, edited, kept
 from fp16_networks import BRIGHT, make_photos
 from onnx import numpy_helper
 
@@ -52,25 +52,25 @@ def test_the_tuned_graph_passes_its_rehearsal_on_all_photos(toy, name):
 
 
 def test_a_rehearsal_on_photos_of_the_search_leaves_the_proof_on_others(tuned):
-    proof = tuned.manifest.proof_of(FP16, "rehearsal", "CPU")
+    proof = kept(tuned, FP16, "rehearsal", "CPU")
     events = []
     assert verify_bundle(tuned, REHEARSAL, events.append).passed
-    assert open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU") == proof
+    assert kept(open_bundle(tuned.folder), FP16, "rehearsal", "CPU") == proof
     assert any("22 of these images had a part in making it" in note for note in notes_of(events))
 
 
 def test_such_a_proof_is_kept_where_there_is_no_other_and_tells(tuned):
-    verify_bundle(edited(tuned, proofs=tuned.manifest.proofs[:1]), REHEARSAL)
-    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    verify_bundle(edited(tuned, verdicts=tuned.manifest.verdicts[:1]), REHEARSAL)
+    proof = kept(open_bundle(tuned.folder), FP16, "rehearsal", "CPU")
     assert (proof.kind, proof.photos.images, proof.searched) == ("rehearsed", 45, 22)
 
 
 def test_such_a_proof_replaces_one_that_is_on_too_few_others(tuned, tmp_path):
-    assert tuned.manifest.proof_of(FP16, "rehearsal", "CPU").is_vague
+    assert kept(tuned, FP16, "rehearsal", "CPU").is_vague
     more = make_photos(tmp_path / "more", BRIGHT - 20)
     shutil.copytree(tuned.manifest.photos, more, dirs_exist_ok=True, copy_function=renamed)
     (verdict,) = verify_bundle(tuned, others(more)).verdicts
-    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    proof = kept(open_bundle(tuned.folder), FP16, "rehearsal", "CPU")
     assert (proof.photos.images, proof.searched, proof.is_vague) == (75, 22, False)
     assert proof.measurement.flip_rate_bound == pytest.approx(1 - 0.05 ** (1 / (75 - 22)))
     assert verdict.searched == 22
@@ -78,8 +78,8 @@ def test_such_a_proof_replaces_one_that_is_on_too_few_others(tuned, tmp_path):
 
 def test_photos_of_the_search_are_no_evidence(tuned, tmp_path):
     """Of 45 photos 22 were searched on: 23 are left, and 29 are enough."""
-    verify_bundle(edited(tuned, proofs=tuned.manifest.proofs[:1]), REHEARSAL)
-    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    verify_bundle(edited(tuned, verdicts=tuned.manifest.verdicts[:1]), REHEARSAL)
+    proof = kept(open_bundle(tuned.folder), FP16, "rehearsal", "CPU")
     assert (proof.measurement.flips, proof.measurement.decidable) == (0, 45)
     assert proof.is_vague
     assert proof.measurement.flip_rate_bound == pytest.approx(1 - 0.05 ** (1 / 23))
@@ -91,13 +91,13 @@ def test_no_number_of_photos_of_the_search_replaces_a_proof_on_enough_others(tun
     old = open_bundle(tuned.folder)
     shutil.copytree(old.manifest.photos, enough, dirs_exist_ok=True, copy_function=renamed)
     verify_bundle(old, others(enough))
-    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    proof = kept(open_bundle(tuned.folder), FP16, "rehearsal", "CPU")
     assert (proof.photos.images, proof.searched) == (30, 0)
 
 
 def test_a_rehearsal_on_more_other_photos_replaces_the_proof(tuned, tmp_path):
     verify_bundle(tuned, others(make_photos(tmp_path / "others", BRIGHT - 20)))
-    proof = open_bundle(tuned.folder).manifest.proof_of(FP16, "rehearsal", "CPU")
+    proof = kept(open_bundle(tuned.folder), FP16, "rehearsal", "CPU")
     assert (proof.photos.images, proof.searched) == (30, 0)
 
 
@@ -111,8 +111,8 @@ def test_a_changed_weight_fails_the_rehearsal_and_takes_the_proof_away(tuned):
     result = verify_bundle(acknowledged(tuned, FP16), REHEARSAL)
     assert not result.passed
     manifest = open_bundle(tuned.folder).manifest
-    assert manifest.proof_of(FP16, "rehearsal", "CPU") is None
-    assert manifest.proof_of("deploy/fp32.onnx", "onnxruntime-cpu", "CPU") is not None
+    assert kept(manifest, FP16, "rehearsal", "CPU") is None
+    assert kept(manifest, "deploy/fp32.onnx", "onnxruntime-cpu", "CPU") is not None
 
 
 def test_a_plain_verify_rehearses_too(tuned, no_openvino):
@@ -203,7 +203,7 @@ def test_what_tf32_shows_is_neither_kept_nor_held_against_fp32(bundle, monkeypat
         result = verify_bundle(open_bundle(bundle.folder), request)
         assert result.passed == right
         assert session.closed
-        return open_bundle(bundle.folder).manifest.proof_of(*key)
+        return kept(open_bundle(bundle.folder), *key)
 
     before = None if right else verify(right=True, tf32=False)
     after = verify(right=right, tf32=tf32)
@@ -232,7 +232,7 @@ def test_on_its_gpu_an_engine_is_executed_and_proven(engine_bundle, engines):
     assert result.passed
     assert candidates(result) == [(engine, "tensorrt_rtx", "executed")]
     manifest = open_bundle(engine_bundle.folder).manifest
-    proof = manifest.proof_of(engine, "tensorrt_rtx", "NVIDIA GeForce RTX 4070")
+    proof = kept(manifest, engine, "tensorrt_rtx", "NVIDIA GeForce RTX 4070")
     assert (proof.kind, proof.reference_kind, proof.photos.images) == ("executed", "graph", 45)
     assert engines.sessions[0].closed
     assert max(engines.sessions[0].batch_sizes) == 32

@@ -62,7 +62,7 @@ def test_both_graphs_are_compared_with_the_checkpoint(bundle, named, photo_folde
 
 def test_what_passed_is_kept(bundle, named, photo_folder):
     verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
-    proofs = {proof.graph: proof for proof in open_bundle(bundle.folder).manifest.proofs}
+    proofs = {proof.graph: proof for proof in open_bundle(bundle.folder).manifest.verdicts}
     assert len(proofs) == 2
     assert proofs["deploy/fp32.onnx"].photos.images == 45
     assert proofs["deploy/fp32.onnx"].reference.startswith("torch module")
@@ -74,7 +74,7 @@ def test_a_weaker_comparison_does_not_replace_the_proof(bundle, named, photo_fol
     request = VerifyRequest(images=photo_folder, max_images=9, reference=named)
     assert verify_bundle(strong, request).passed
     assert verify_bundle(strong, VerifyRequest(images=photo_folder)).passed
-    assert open_bundle(bundle.folder).manifest.proofs == strong.manifest.proofs
+    assert open_bundle(bundle.folder).manifest.verdicts == strong.manifest.verdicts
 
 
 def test_a_graph_that_failed_is_no_reference(bundle, named, photo_folder):
@@ -84,7 +84,7 @@ def test_a_graph_that_failed_is_no_reference(bundle, named, photo_folder):
     again = verify_bundle(open_bundle(bundle.folder), VerifyRequest(images=photo_folder))
     assert not again.passed
     assert "itself not proven" in again.verdicts[0].objections[-1]
-    assert open_bundle(bundle.folder).manifest.proofs == ()
+    assert open_bundle(bundle.folder).manifest.verdicts == ()
 
 
 def test_other_weights_leave_the_proofs_alone(bundle, network_file, checkpoint, tmp_path):
@@ -107,11 +107,11 @@ def test_a_bundle_that_is_exported_again_meanwhile_gets_no_proof(bundle, named, 
     def replace_graph(manifest):
         other = msgspec.structs.replace(record_file(path), sha256="0" * 64)
         files = {**manifest.files, "deploy/fp32.onnx": other}
-        return msgspec.structs.replace(manifest, files=files, proofs=())
+        return msgspec.structs.replace(manifest, files=files, verdicts=())
 
     update_manifest(bundle.folder, replace_graph)
     assert verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named)).passed
-    kept = open_bundle(bundle.folder).manifest.proofs
+    kept = open_bundle(bundle.folder).manifest.verdicts
     assert [proof.graph for proof in kept] == ["model.onnx"]
 
 
@@ -144,7 +144,7 @@ def test_a_perturbed_weight_fails_and_takes_the_proof_away(
     assert canonical.passed
     assert not deploy.passed
     assert "of the scale" in deploy.objections[0]
-    proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.proofs]
+    proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.verdicts]
     assert proven == ["model.onnx"]
 
 
@@ -180,7 +180,7 @@ def test_the_self_test_needs_only_the_bundle(bundle, no_openvino):
 
 def test_the_self_test_finds_a_perturbed_weight_and_takes_the_proof_away(bundle):
     assert not verify_bundle(perturb(bundle), VerifyRequest(self_test=True)).passed
-    proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.proofs]
+    proven = [proof.graph for proof in open_bundle(bundle.folder).manifest.verdicts]
     assert proven == ["model.onnx"]
 
 
@@ -360,7 +360,7 @@ def test_many_copies_do_not_replace_the_proof_of_fewer_different_photos(
     result = verify_bundle(before, VerifyRequest(images=copies, reference=named))
     assert result.passed
     assert (result.photos.images, result.photos.copies) == (40, 39)
-    assert open_bundle(bundle.folder).manifest.proofs == before.manifest.proofs
+    assert open_bundle(bundle.folder).manifest.verdicts == before.manifest.verdicts
 
 
 def put_golden(bundle, count):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_verifications import BIRDS, GRAPHS, made_logits, made_verification
 
-from deploykit.bundle.proofs import PhotoSet
+from deploykit.bundle.verdicts import PhotoSet
 from deploykit.commands.verify.text import comparison_text, verification_text, verification_value
 from deploykit.proof.text import flips_text, photos_text
 from deploykit.specs.labels import Labels

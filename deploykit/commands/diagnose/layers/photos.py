@@ -11,7 +11,6 @@ import numpy as np
 from deploykit.bundle.folder import Bundle
 from deploykit.errors import UsageError
 from deploykit.images.scan import sample_images
-from deploykit.parity.copies import once_each
 from deploykit.proof.photos import Photos, bundle_photos, listed_photos
 from deploykit.specs.session import ImageBatch
 from deploykit.system.progress import Progress, Step
@@ -72,14 +71,12 @@ def _ordered(
     for names, images in photos:
         drawn.update(zip(names, images.copy(), strict=True))  # the buffer behind them is reused
         progress(Step("reading photos", len(drawn), photos.count))
-    copies = photos.drawn().copies  # refuses to go on without any
-    known = [*drawn]
+    duplicates = photos.drawn().duplicates  # refuses to go on without any
     named = [name for name in dict.fromkeys(first) if name in drawn]
-    order = map(known.index, dict.fromkeys([*named, *drawn]))
-    names = tuple(known[row] for row in once_each(order, photos.firsts)[:limit])
+    names = tuple([*dict.fromkeys([*named, *drawn])][:limit])
     return Sample(
         names=names,
         images=np.stack([drawn[name] for name in names]),
         named=len({*named} & {*names}),
-        population=population - copies,
+        population=population - duplicates,
     )

@@ -22,7 +22,7 @@ from deploykit.commands.diagnose.layers.report import graph_report
 from deploykit.errors import GraphError, MissingError, UsageError
 from deploykit.inference.candidates import Candidate, by_reason, open_candidate
 from deploykit.parity.blame import LayerReport
-from deploykit.proof.reference import Reference, ReferenceRequest, open_reference
+from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
 from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, open_module_probe, open_probe
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import ImageBatch, Logits
@@ -77,7 +77,7 @@ def walk_layers(
     request: LayersRequest | None = None,
     progress: Progress = silent,
     *,
-    reference: Reference | None = None,
+    reference: OpenReference | None = None,
 ) -> tuple[LayerReport, ...]:
     """Find the nodes of a bundle's graphs that are to blame, each graph by what it was made from.
 
@@ -134,7 +134,7 @@ class _Walk:
         self._progress = progress
         self._known: dict[str, Logits] = {}
 
-    def ask(self, reference: Reference) -> None:
+    def ask(self, reference: OpenReference) -> None:
         """Hold every graph's answers against those of the module as well."""
         images = self._sample.images
         self._known[_MODULE] = np.concatenate(
@@ -144,7 +144,7 @@ class _Walk:
             ]
         )
 
-    def canonical(self, reference: Reference) -> LayerReport:
+    def canonical(self, reference: OpenReference) -> LayerReport:
         """Compare the canonical graph with the module, which was asked."""
         graph = self._canonical_graph()
         answered = self._answered(Candidate(CANONICAL_GRAPH, CPU, "fp32"))

@@ -33,7 +33,7 @@ from deploykit.errors import CheckpointError, InputError, UsageError
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.blame import StageReport
 from deploykit.proof.reference import (
-    Reference,
+    OpenReference,
     ReferenceRequest,
     open_reference,
     recorded_checkpoint,
@@ -142,7 +142,7 @@ def walk_stages(
     progress: Progress = silent,
     plan: StagesPlan | None = None,
     *,
-    reference: Reference | None = None,
+    reference: OpenReference | None = None,
 ) -> StageReport:
     """Walk from training to what is deployed, one change at a time on the same photos.
 
@@ -200,7 +200,7 @@ def _walk_ways(
     bundle: Bundle,
     beginning: Beginning,
     photos: StagePhotos,
-    reference: Reference,
+    reference: OpenReference,
     progress: Progress,
 ) -> tuple[Walk, Logits, Logits]:
     """Step from training's preprocessing to the recorded one.

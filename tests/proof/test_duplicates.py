@@ -12,7 +12,8 @@ from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
-from deploykit.proof.photos import Photos, bundle_photos
+from deploykit.errors import ImagesError
+from deploykit.proof.photos import Photos
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.system.progress import Note, silent
 
@@ -40,24 +41,41 @@ def walk(network_file):
     return run
 
 
-def test_copies_are_known_whatever_batches_they_come_in():
+def test_photos_draw_duplicates_once_whatever_batches_they_come_in():
     pixels = np.zeros((4, 2, 2, 3), np.uint8)
     pixels[[1, 2]] = 7
     photos = Photos("photos", "birds", 4, [(["a", "b"], pixels[:2]), (["c", "d"], pixels[2:])])
-    assert photos.firsts == ()
+    assert [name for names, _ in photos for name in names] == ["a", "b"]
+    drawn = photos.drawn()
+    assert (drawn.images, drawn.duplicates, photos.unreadable) == (2, 2, 0)
+
+
+def test_photos_skip_calibration_images_under_whatever_name():
+    pixels = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    first = Photos("photos", "birds", 1, [(["a"], pixels[:1])])
+    list(first)
+    photos = Photos("photos", "birds", 3, [(["x", "y", "z"], pixels)])
+    photos.skip(first.digests)
+    assert [name for names, _ in photos for name in names] == ["y", "z"]
+    drawn = photos.drawn()
+    assert (drawn.images, drawn.calibration, photos.unreadable) == (2, 1, 0)
+
+
+def test_photos_that_are_all_calibration_images_say_so():
+    pixels = np.zeros((1, 2, 2, 3), np.uint8)
+    first = Photos("photos", "birds", 1, [(["a"], pixels)])
+    list(first)
+    photos = Photos("photos", "birds", 1, [(["a"], pixels)])
+    photos.skip(first.digests)
     list(photos)
-    assert photos.firsts == (0, 1, 1, 0)
-    assert (photos.drawn().images, photos.drawn().copies, photos.unreadable) == (4, 2, 0)
+    with pytest.raises(ImagesError, match="1 image had a part in making what is compared"):
+        photos.drawn()
 
 
-def test_the_photos_tell_the_answers_which_are_copies(bundle, copied_folder):
+def test_verify_counts_duplicates_once(bundle, copied_folder):
     result = verify_bundle(bundle, VerifyRequest(images=copied_folder))
-    photos = bundle_photos(bundle, copied_folder, limit=None, progress=silent)
-    list(photos)
-    assert result.answers.firsts == photos.firsts
-    for verdict in result.verdicts:
-        assert verdict.measurement.copies == result.photos.copies == 16
-        assert verdict.measurement.distinct == 3
+    assert (result.photos.images, result.photos.duplicates) == (3, 16)
+    assert all(verdict.measurement.images == 3 for verdict in result.verdicts)
 
 
 def test_copies_make_no_exchange_of_labels_likelier(

@@ -1,0 +1,230 @@
+"""What counts as proven, and that everybody who asks gets the same answer."""
+
+import msgspec
+import numpy as np
+import pytest
+from bundle_files import edited
+from fp16_networks import BRIGHT, make_photos
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.bundle.verdicts import PhotoSet
+from deploykit.commands.bench.results import Option
+from deploykit.commands.bench.standing import standing_of
+from deploykit.commands.build.proven_graph import proven_graph
+from deploykit.commands.inspect.run import inspect_bundle
+from deploykit.commands.quantize.replacement import weigh_photos
+from deploykit.commands.quantize.request import SearchRequest
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.errors import ParityError
+from deploykit.inference.candidates import Candidate
+from deploykit.parity.statistics import upper_bound
+from deploykit.proof.answered import AnsweredPhotos
+from deploykit.proof.auto import open_best
+from deploykit.proof.policy import MAX_FLIP_RATE_BOUND, MIN_PHOTOS, status
+from deploykit.proof.text import status_of_run
+from deploykit.runtime.fake import FakeSession
+from deploykit.system.progress import silent
+from deploykit.system.versions import installed_versions
+
+FP32, INT8 = "deploy/fp32.onnx", "deploy/int8.onnx"
+CPU = "onnxruntime-cpu"
+BF16 = Candidate(FP32, "openvino", "bf16")
+
+
+def photo_set(kind, images):
+    return PhotoSet(kind=kind, source="birds" if kind == "photos" else "", images=images, sha256="")
+
+
+def measured(verdict, kind, images, flips=0):
+    """The verdict on so many images of a kind."""
+    bound = upper_bound(flips, images) if kind == "photos" else None
+    found = msgspec.structs.replace(
+        verdict.measurement, images=images, flips=flips, undecidable=0, flip_rate_bound=bound
+    )
+    return {"photos": photo_set(kind, images), "measurement": found, "among": images}
+
+
+#: Precision, how the verdict differs from an executed proof without a flip, and the answer.
+KINDS = {
+    "executed on photos": ("fp32", {}, "proven"),
+    "by the graph": ("fp32", {"reference_kind": "graph"}, "proven"),
+    "by golden answers": ("fp32", {"reference_kind": "golden"}, "unproven"),
+    "on generated images": ("fp32", ("generated", 24), "proven"),
+    "on golden images": ("fp32", ("golden", 8), "proven"),
+    "on one photo": ("fp32", ("photos", 1), "proven"),
+    "rehearsed": ("fp32", {"kind": "rehearsed"}, "unproven"),
+    "another device": ("fp32", {"device": "CPU (other)"}, "unproven"),
+    "another version": ("fp32", {"versions": {"onnxruntime-gpu": "1.0"}}, "unproven"),
+    "unknown version": ("fp32", {"versions": {}}, "unproven"),
+    "another file": ("fp32", {"graph_sha256": "0" * 64}, "unproven"),
+    "failed": ("fp32", {"reasons": ("2 of 45 images changed their class",)}, "failed"),
+    "none": ("fp32", None, "unproven"),
+    "int8 on photos": ("int8", ("photos", MIN_PHOTOS), "proven"),
+    "int8 on too few": ("int8", ("photos", MIN_PHOTOS - 1), "unproven"),
+    "int8 on generated images": ("int8", ("generated", 225), "unproven"),
+    "int8 on golden images": ("int8", ("golden", 225), "unproven"),
+    "int8 with flips": ("int8", ("photos", 225, 1), "within budget"),
+    "int8 with flips on too few": ("int8", ("photos", 40, 1), "unproven"),
+}
+
+
+@pytest.fixture
+def known(bundle):
+    """The bundle whose FP32 graph, or the same called INT8, is known by one verdict alone."""
+
+    def make(kind):
+        precision, change, _ = KINDS[kind]
+        (proof,) = (each for each in bundle.manifest.verdicts if each.graph == FP32)
+        if isinstance(change, tuple):
+            change = measured(proof, *change)
+        if precision == "int8":
+            path = bundle.folder / INT8
+            path.write_bytes((bundle.folder / FP32).read_bytes())
+            manifest = bundle.manifest
+            quantized = edited(
+                bundle,
+                deploy={**manifest.deploy, "int8": INT8},
+                files={**manifest.files, INT8: manifest.files[FP32]},
+            )
+            with open_best(quantized, runtime=CPU, precision="int8") as session:
+                device = session.spec.device
+            proof = msgspec.structs.replace(proof, precision="int8", graph=INT8, device=device)
+        verdicts = () if change is None else (msgspec.structs.replace(proof, **change),)
+        canonical = tuple(e for e in bundle.manifest.verdicts if e.graph == "model.onnx")
+        return edited(bundle, verdicts=(*canonical, *verdicts))
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_status_is_the_same_for_all_who_ask(known, kind):
+    precision, _, word = KINDS[kind]
+    bundle, graph = known(kind), FP32 if precision == "fp32" else INT8
+    candidate = Candidate(graph, CPU, precision)
+    with open_best(bundle, runtime=CPU, precision=precision) as session:
+        spec = session.spec
+    answer = status(bundle, candidate, spec.device)
+    assert answer.word == word
+    assert (answer.reason == "") == (word == "proven")
+    # predict's summary, its JSON and its page
+    assert status_of_run(bundle, spec) == answer
+    # bench
+    option = Option(runtime=CPU, precision=precision, file=graph)
+    stand = standing_of(bundle, option, spec, installed_versions())
+    assert stand.standing == {"within budget": "flips"}.get(word, word)
+    assert stand.proof == answer.proof
+    # inspect; it shows a verdict by what it is worth on its own device
+    shown = [each for each in inspect_bundle(bundle).verdicts if each.verdict.graph == graph]
+    if kind not in ("another device", "another file"):
+        assert [each.status for each in shown] == [word] * len(shown)
+    # auto
+    if word == "proven":
+        with open_best(bundle, precision=precision) as session:
+            assert (session.spec.runtime, session.spec.graph) == (CPU, graph)
+    else:
+        with pytest.raises(ParityError):
+            open_best(bundle, precision=precision)
+
+
+@pytest.mark.parametrize("kind", ["executed on photos", "failed", "none", "another version"])
+def test_status_decides_what_an_engine_is_built_from(known, kind):
+    bundle = known(kind)
+    if KINDS[kind][2] == "proven":
+        _, proof, _ = proven_graph(bundle, "fp32", SearchRequest(), silent)
+        assert proof.graph == FP32
+    else:
+        with pytest.raises(ParityError, match="not proven"):
+            proven_graph(bundle, "fp32", SearchRequest(), silent)
+
+
+@pytest.mark.parametrize(("kind", "replaced"), [("int8 on photos", False), ("failed", True)])
+def test_status_decides_what_too_few_photos_may_replace(known, kind, replaced):
+    bundle = known(kind)
+    few = AnsweredPhotos([], np.zeros((5, 3), np.float32), photo_set("photos", 5), frozenset())
+    if replaced:
+        weigh_photos(bundle, [INT8], few, silent)
+    else:
+        with pytest.raises(ParityError, match="stays as it is"):
+            weigh_photos(bundle, [INT8], few, silent)
+
+
+def test_min_photos_are_just_enough():
+    assert upper_bound(0, MIN_PHOTOS) <= MAX_FLIP_RATE_BOUND < upper_bound(0, MIN_PHOTOS - 1)
+
+
+def test_status_elsewhere_names_the_device(known):
+    answer = status(known("another device"), Candidate(FP32, CPU, "fp32"), "CPU")
+    assert answer.reason.startswith("it is proven on CPU (other), not on CPU: deploykit verify")
+
+
+def test_status_by_another_version_names_both(known):
+    reason = status(known("another version"), Candidate(FP32, CPU, "fp32"), "CPU").reason
+    assert reason.startswith("it passed with onnxruntime-cpu 1.0, and ")
+
+
+class Treacherous(FakeSession):
+    """Says that it is OpenVINO in BF16, and turns the answers to bright photos around."""
+
+    def __init__(self, graph, *, mended):
+        def answer(images):
+            logits = graph.run(images)
+            bright = (images.max(axis=(1, 2, 3)) > 225) & (not mended)
+            return np.where(bright[:, None], -logits, logits).astype(np.float32)
+
+        super().__init__(answer, classes=3, input_size=(16, 16))
+        self._spec = msgspec.structs.replace(
+            self._spec, runtime="openvino", precision="bf16", graph=FP32, device="CPU (avx512_bf16)"
+        )
+
+
+@pytest.fixture
+def verified(bundle, monkeypatch):
+    """Compare the treacherous runtime on photos; gives the verdict and what it is worth then."""
+    from deploykit.inference.sessions import open_bundle_graph
+
+    graph = open_bundle_graph(bundle, FP32, runtime=CPU, precision="fp32")
+
+    def verify(folder, *, mended=False):
+        session = Treacherous(graph, mended=mended)
+        monkeypatch.setattr(
+            "deploykit.inference.candidates.open_bundle_graph", lambda *a, **k: session
+        )
+        request = VerifyRequest(runtime="openvino", precision="bf16", images=folder)
+        (verdict,) = verify_bundle(open_bundle(bundle.folder), request).verdicts
+        return verdict, status(open_bundle(bundle.folder), BF16)
+
+    return verify
+
+
+@pytest.fixture
+def easy(tmp_path):
+    return make_photos(tmp_path / "easy", BRIGHT - 20)
+
+
+def test_easy_photos_do_not_bring_back_what_failed(verified, easy, tmp_path):
+    verdict, known = verified(easy)
+    assert (verdict.passed, known.word) == (True, "proven")
+    mixed = make_photos(tmp_path / "mixed", BRIGHT - 20)
+    bright = make_photos(tmp_path / "bright", BRIGHT, count=1)
+    (bright / "red" / "00.png").rename(mixed / "red" / "bright.png")
+    verdict, known = verified(mixed)
+    assert (verdict.broken, known.word) == (True, "failed")
+    assert f"it failed on 31 photos of {mixed} on " in known.reason
+    assert "1 of 31 images changed their class" in known.reason
+    verdict, known = verified(easy)
+    assert (verdict.passed, known.word) == (True, "failed")
+    verdict, known = verified(mixed, mended=True)
+    assert (verdict.passed, known.word) == (True, "proven")
+
+
+def test_duplicates_prove_nothing(verified, easy, tmp_path):
+    first = next(easy.rglob("*.png")).read_bytes()
+    folder = tmp_path / "duplicates" / "red"
+    folder.mkdir(parents=True)
+    for i in range(225):
+        (folder / f"{i}.png").write_bytes(first)
+    verdict, known = verified(folder.parent)
+    assert verdict.passed
+    assert verdict.measurement.images == 1
+    assert known.word == "unproven"
+    assert "its proof is on 1 photo" in known.reason
