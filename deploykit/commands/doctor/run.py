@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -225,36 +226,43 @@ def _try(check: Check, gpu: Gpu | None, packages: _Packages) -> Finding:
         status: Status = "not installed" if check.modules[0] in EXTRAS else "broken"
         detail = f"No module named {check.modules[0]!r}"
         return Finding(name=check.name, status=status, detail=detail, remedy=check.install)
-    # -P, so that a file of the user's that is called torch.py is not taken for torch; and the path
-    # of this process, so that the probe sees the same packages.
-    command = [sys.executable, "-P", "-m", "deploykit.commands.doctor.probes", *check.probe]
+    works, detail = _run_probe(check.probe)
+    if works:
+        return Finding(name=check.name, status="works", detail=detail)
+    remedy = _remedy_for(check, detail, packages)
+    return Finding(name=check.name, status="broken", detail=detail, remedy=remedy)
+
+
+def _run_probe(arguments: tuple[str, ...]) -> tuple[bool, str]:
+    """Whether a probe succeeds, and what it found or why it fails."""
+    # -P, so that the current folder's torch.py is not taken for torch.
+    command = [sys.executable, "-P", "-m", "deploykit.commands.doctor.probes", *arguments]
+    # The probe sees the packages that this process sees.
     path = os.pathsep.join(each for each in sys.path if each)
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1"}
-    try:
-        done = subprocess.run(  # noqa: S603  # ours
-            *(command,),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as exc:
-        detail = f"no answer within {TIMEOUT_S:g} seconds"
-        code, said = 1, _last_line(exc.stderr or b"")
+    # Without a folder of ours, matplotlib makes one in the user's home.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        settings = {"PYTHONPATH": path, "PYTHONUTF8": "1", "MPLCONFIGDIR": folder}
+        try:
+            done = subprocess.run(  # noqa: S603  # ours
+                command,
+                env=os.environ | settings,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return False, f"no answer within {TIMEOUT_S:g} seconds"
+    if done.returncode == 0:
+        return True, _last_line(done.stdout)
+    error = _last_line(done.stderr)
+    if done.returncode == 1:
+        return False, error
+    if done.returncode == FELL_BACK:
+        what = "computed on the CPU, although CUDA was asked for"
     else:
-        code, said = done.returncode, _last_line(done.stderr)
-        detail = ""
-        if code == 0:
-            return Finding(name=check.name, status="works", detail=_last_line(done.stdout))
-        if code == FELL_BACK:
-            detail = "computed on the CPU, although CUDA was asked for"
-        elif code != 1:
-            detail = f"crashed ({_signal_name(code)})"
-    detail = ": ".join(each for each in (detail, said) if each)
-    return Finding(
-        name=check.name, status="broken", detail=detail, remedy=_remedy_for(check, detail, packages)
-    )
+        what = f"crashed ({_signal_name(done.returncode)})"
+    return False, f"{what}: {error}" if error else what
 
 
 def _last_line(output: bytes) -> str:

@@ -6,6 +6,7 @@ The processes are real; the packages in them are made (``made_machines.py``), bu
 import os
 import platform
 import sys
+from types import SimpleNamespace
 
 import pytest
 from made_machines import ONNX_RUNTIME, TENSORRT, TORCH, MadeMachine
@@ -43,6 +44,18 @@ def test_doctor_without_a_gpu(machine, no_gpu):
     assert findings["NVIDIA GPU"].remedy == (
         "Install NVIDIA's driver, or start the container with --gpus all"
     )
+
+
+def test_doctor_a_driver_that_does_not_start(machine, monkeypatch):
+    driver = SimpleNamespace(cuInit=lambda flags: 803, cuGetErrorString=lambda status, words: 1)
+    monkeypatch.setattr("deploykit.system.gpu.ctypes.CDLL", lambda name: driver)
+    findings = machine.look("onnxruntime-cpu", "onnxruntime-cuda")
+    assert findings["NVIDIA GPU"].status == "broken"
+    assert "does not start: error 803" in findings["NVIDIA GPU"].detail
+    assert findings["NVIDIA GPU"].remedy == (
+        "Restart the machine, as every update of NVIDIA's driver demands"
+    )
+    assert findings["onnxruntime-cuda"].status == "no GPU"
 
 
 FALLS_BACK = r"""
