@@ -247,10 +247,10 @@ def test_a_table_that_another_run_writes_is_refused(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_full_disk_behind_stdout_is_no_bug(options):
+def test_a_full_disk_behind_stdout_is_no_bug(exported_bundle, options):
     with Path("/dev/full").open("w") as full:
         process = subprocess.run(
-            [sys.executable, "-m", "deploykit", "doctor", *options],
+            [sys.executable, "-m", "deploykit", "inspect", exported_bundle.folder, *options],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -262,9 +262,9 @@ def test_a_full_disk_behind_stdout_is_no_bug(options):
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_reader_that_leaves_early_is_no_failure(options):
+def test_a_reader_that_leaves_early_is_no_failure(exported_bundle, options):
     process = subprocess.Popen(
-        [sys.executable, "-m", "deploykit", "doctor", *options],
+        [sys.executable, "-m", "deploykit", "inspect", exported_bundle.folder, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,7 +1,10 @@
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from deploykit.system import cpu
-from deploykit.system.cpu import Cpu, cpu_device, read_cpu, saturates_int8
+from deploykit.system.cpu import Cpu, cpu_device, describe_cpu, read_cpu, saturates_int8
 
 
 @pytest.fixture
@@ -61,5 +64,30 @@ def test_only_x86_cpus_without_vnni_saturate(sets, told):
     assert saturates_int8(Cpu("Some CPU", sets)) == told
 
 
-def test_this_cpu_has_a_name():
-    assert read_cpu().name
+@pytest.mark.parametrize(
+    ("found", "described"),
+    [
+        (
+            {"brand_raw": "Intel Core i7", "flags": ["aes", "avx2", "avx512vnni"]},
+            Cpu("Intel Core i7", ("avx2", "avx512_vnni")),
+        ),
+        ({"brand_raw": "Apple M3"}, Cpu("Apple M3", None)),
+        ({}, Cpu("Family 6 Model 154", None)),
+    ],
+)
+def test_describe_cpu_outside_linux(system_tells, monkeypatch, found, described):
+    system_tells(None)
+    monkeypatch.setitem(sys.modules, "cpuinfo", SimpleNamespace(get_cpu_info=lambda: found))
+    assert describe_cpu() == described
+    # What py-cpuinfo finds is too little for a proof: it does not know avx_vnni.
+    assert cpu_device("int8") == "CPU (Family 6 Model 154)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="compares with what Linux tells")
+def test_describe_cpu_by_py_cpuinfo(system_tells):
+    here = describe_cpu()
+    assert here == read_cpu()
+    system_tells(None)
+    described = describe_cpu()
+    assert described.name
+    assert set(described.instruction_sets or ()) <= set(here.instruction_sets)

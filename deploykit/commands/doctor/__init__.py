@@ -1,1 +1,1 @@
-"""`deploykit doctor`: what of this machine and installation can run a model."""
+"""`deploykit doctor`: which runtimes work on this machine, and what mends the others."""

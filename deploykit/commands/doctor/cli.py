@@ -7,12 +7,14 @@ from deploykit.console.options import Json, Verbose
 
 
 def doctor(json: Json = False, verbose: Verbose = False) -> None:
-    """Show what this machine can run, and for each gap the command that closes it."""
+    """Try each runtime on this machine, and show the command that mends what does not work."""
     with command("doctor", as_json=json, verbose=verbose) as console:
-        from deploykit.commands.doctor.run import examine_machine
-        from deploykit.commands.doctor.text import examination_text, examination_value
+        import msgspec
 
-        examination = examine_machine()
+        from deploykit.commands.doctor.run import examine_machine
+        from deploykit.commands.doctor.text import examination_text
+
+        examination = examine_machine(console.progress)
         console.result(
-            lambda: examination_value(examination), lambda: examination_text(examination)
+            lambda: msgspec.to_builtins(examination), lambda: examination_text(examination)
         )

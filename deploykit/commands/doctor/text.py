@@ -1,78 +1,52 @@
-"""What ``doctor`` found, as text for a terminal and as plain values."""
+"""What ``doctor`` found, as text for a terminal."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
-from typing import Any
 
-import msgspec
-
-from deploykit.commands.doctor.findings import Ability, Finding, Machine
 from deploykit.commands.doctor.run import Examination
+from deploykit.engine.targets import COMPUTE_CAPABILITIES
 from deploykit.system.text import table_text
 
-_ABILITY_COLUMNS = ("runtime", "task", "verdict", "why")
-_FINDING_COLUMNS = ("looked at", "status", "found", "to mend")
+_WIDTH = 90
 
 
 def examination_text(examination: Examination) -> str:
-    """The machine, a verdict for each runtime, and all that was looked at."""
-    abilities = (_ability_row(ability) for ability in examination.abilities)
-    findings = (row for finding in examination.findings for row in _finding_rows(finding))
-    return "\n\n".join(
+    """The machine, then a row for all that was tried, with its remedy on lines of their own."""
+    rows = [
         (
-            "\n".join(_machine_lines(examination.machine)),
-            table_text(_ABILITY_COLUMNS, abilities),
-            table_text(_FINDING_COLUMNS, findings),
+            finding.name,
+            "not installed (optional)" if finding.status == "not installed" else finding.status,
+            "\n".join(
+                (
+                    *textwrap.wrap(finding.detail, _WIDTH, break_long_words=False),
+                    *(f"-> {remedy}" for remedy in finding.remedy.splitlines()),
+                )
+            ),
         )
-    )
+        for finding in examination.findings
+    ]
+    table = table_text(("tried", "status", "found"), rows)
+    return "\n".join((*_machine_lines(examination), "", table))
 
 
-def examination_value(examination: Examination) -> dict[str, Any]:
-    """The same for ``--json``, with the verdicts that follow from the obstacles."""
-    value: dict[str, Any] = msgspec.to_builtins(examination)
-    for ability, given in zip(examination.abilities, value["abilities"], strict=True):
-        given["works"] = ability.works
-    return value
-
-
-def _machine_lines(machine: Machine) -> Iterator[str]:
-    yield f"system  {machine.system}"
-    yield f"python  {machine.python}, {machine.executable}"
-    if machine.instruction_sets is None:
-        instruction_sets = "its instruction sets are not told here"
-    else:
-        instruction_sets = " ".join(machine.instruction_sets) or "none that matters"
-    yield f"cpu     {machine.processor}, {machine.cores} cores; {instruction_sets}"
-    yield f"memory  {_gibibytes(machine.memory_bytes)}"
-    gpu = machine.gpu
-    if gpu is None:
-        yield "gpu     none that can be used"
-        return
-    major, minor = gpu.compute_capability
+def _machine_lines(examination: Examination) -> Iterator[str]:
+    machine = examination.machine
+    sets = machine.instruction_sets
+    yield f"system    {machine.system}"
+    yield f"python    {machine.executable}"
     yield (
-        f"gpu     {gpu.name}, compute capability {major}.{minor} (--target {gpu.target}), "
-        f"memory {_gibibytes(machine.gpu_memory_bytes)}"
+        f"cpu       {machine.cpu}, {machine.cores} cores, "
+        f"{'instruction sets unknown' if sets is None else ' '.join(sets) or 'no AVX2'}"
     )
-    major, minor = gpu.cuda_version
-    yield f"driver  {machine.driver_version or 'version not known'}, CUDA up to {major}.{minor}"
-
-
-def _ability_row(ability: Ability) -> tuple[str, ...]:
-    """The verdict, and the names of what is in the way: the other table tells more of each."""
-    if ability.works:
-        return (ability.runtime, ability.task, "works", ability.note)
-    names = ", ".join(finding.name for finding in ability.obstacles)
-    return (ability.runtime, ability.task, "cannot", f"for want of: {names}")
-
-
-def _finding_rows(finding: Finding) -> Iterator[tuple[str, ...]]:
-    """What was found with its first remedy, and a row for each further one."""
-    first, *further = finding.remedies or ("",)
-    yield (finding.name, finding.status, finding.detail, first)
-    for remedy in further:
-        yield ("", "", "", remedy)
-
-
-def _gibibytes(size: int | None) -> str:
-    return "not known" if size is None else f"{size / 2**30:.1f} GiB"
+    yield f"memory    {machine.memory_bytes / 2**30:.1f} GiB"
+    gpu = machine.gpu
+    if gpu is not None:
+        capability = ".".join(map(str, gpu.compute_capability))
+        cuda = ".".join(map(str, gpu.cuda_version))
+        target = f" (--target {gpu.target})" if gpu.target in COMPUTE_CAPABILITIES else ""
+        yield f"gpu       {gpu.name}, compute capability {capability}{target}, CUDA up to {cuda}"
+    yield from (f"driver    {line}" for line in machine.nvidia_smi)
+    versions = (f"{name} {version}" for name, version in examination.versions.items())
+    yield f"versions  {', '.join(versions)}"

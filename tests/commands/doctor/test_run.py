@@ -1,326 +1,256 @@
-"""Machines of every kind, looked at; what they are made of is in ``made_machines.py``."""
+"""What doctor says of runtimes that work, crash, hang, or compute elsewhere.
 
-import dataclasses
+The processes are real; the packages in them are made (``made_machines.py``), but for three tests.
+"""
+
+import os
+import platform
 import sys
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
-from elf_files import shared_library
-from made_machines import RTX_4070, MadeMachine, found, obstacles, working
+from made_machines import ONNX_RUNTIME, TENSORRT, TORCH, MadeMachine
 
-from deploykit.commands.doctor import run as doctor
-from deploykit.errors import DeviceError
-from deploykit.system import cpu
+from deploykit.commands.doctor import run
+from deploykit.commands.doctor.text import examination_text
 
-ALL = {
-    *{("onnxruntime-cpu", "run"), ("onnxruntime-cuda", "run"), ("torch", "run")},
-    *{("tensorrt", "run"), ("tensorrt", "build"), ("rehearsal", "run")},
-    *{("tensorrt_rtx", "run"), ("tensorrt_rtx", "build"), ("openvino", "run")},
-}
-#: Where nothing can be done about them: no driver answers, or no provider is published.
-NOT_FOR_EVERY_SYSTEM = ("nvidia-ml-py", "CUDA provider", "TensorRT provider")
-KEEP_THE_GPU_PACKAGE = "pip install --force-reinstall --no-deps onnxruntime-gpu"
+KEEP_ONE = "pip install --force-reinstall --no-deps onnxruntime-gpu"
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    return MadeMachine(tmp_path / "site-packages", monkeypatch)
+    return MadeMachine(tmp_path / "site", monkeypatch)
 
 
-def test_a_gpu_with_everything(machine):
-    machine.install_everything()
-    examination = doctor.examine_machine()
-    assert {(ability.runtime, ability.task) for ability in examination.abilities} == ALL
-    assert working() == ALL
-    assert examination.machine.gpu == RTX_4070
-    assert examination.machine.driver_version == "580.65.06"
-    assert examination.machine.gpu_memory_bytes == 12 * 2**30
-    assert [finding.name for finding in examination.findings if not finding.ok] == [
-        "TensorRT provider"
-    ]
+def test_doctor_everything_works(machine, rtx_4070):
+    findings = machine.look()
+    assert [name for name, finding in findings.items() if finding.status != "works"] == []
+    assert findings["NVIDIA GPU"].detail == "NVIDIA GeForce RTX 4070"
+    assert findings["onnxruntime-cuda"].detail == "1.31.1"
+    assert findings["openvino"].detail == "2026.4.1, computes in FP32, INT8"
+    assert findings["tensorrt"].detail == "11.4.0"
+    assert findings["tensorrt_rtx, build only"].status == "works"
+    assert findings["torch on CUDA"].detail == "2.15.0, built for CUDA 13.2"
+    assert findings["extra graph"].detail == "onnx 1.2, onnx_ir 1.2, onnxscript 1.2"
+    assert {"extra train", "extra timm", "extra parquet", "extra demo"} < set(findings)
 
 
-def test_no_gpu(machine):
-    machine.install_everything()
-    machine.driver = DeviceError("There is no NVIDIA driver.")
-    machine.driver.__cause__ = OSError()
-    assert working() == {
-        *{("onnxruntime-cpu", "run"), ("torch", "run"), ("rehearsal", "run")},
-        *{("tensorrt_rtx", "build"), ("openvino", "run")},
+def test_doctor_without_a_gpu(machine, no_gpu):
+    findings = machine.look()
+    assert {name for name, finding in findings.items() if finding.status == "no GPU"} == {
+        *("NVIDIA GPU", "onnxruntime-cuda", "tensorrt", "tensorrt_rtx", "torch on CUDA")
     }
-    assert list(obstacles("tensorrt_rtx")) == ["NVIDIA GPU"]
-    gpu = found()["NVIDIA GPU"]
-    assert gpu.status == "absent-but-fine"
-    assert "its driver, from nvidia.com" in gpu.remedies[0]
-
-
-def test_an_empty_machine(machine):
-    assert working() == set()
-    findings = found()
-    assert findings["onnxruntime package"].remedies == (KEEP_THE_GPU_PACKAGE,)
-    assert findings["onnxruntime"].status == "broken"
-    assert findings["tensorrt_rtx"].remedies == ('pip install "deploykit[rtx]"',)
-    assert "CUDA provider" not in findings
-
-
-def test_both_packages_of_onnx_runtime(machine):
-    machine.install_everything()
-    machine.install_onnx_runtime("onnxruntime", "1.30.0", cuda=False)
-    assert obstacles("onnxruntime-cpu") == {}
-    lost = obstacles("onnxruntime-cuda")["CUDA provider"]
-    assert lost.status == "missing"
-    assert "the installed ONNX Runtime 1.30.0 has none" in lost.detail
-    packages = found()["onnxruntime package"]
-    assert packages.status == "broken"
-    assert "onnxruntime 1.30.0, onnxruntime-gpu 1.31.1" in packages.detail
-    assert packages.remedies == ("pip uninstall -y onnxruntime", KEEP_THE_GPU_PACKAGE)
-    assert lost.remedies == (*packages.remedies, 'pip install "deploykit[cuda]"')
-    (cpu, *_) = doctor.examine_machine().abilities
-    assert "overwritten each other's files" in cpu.note
-
-
-def test_the_package_without_cuda_alone(machine):
-    machine.driver = RTX_4070
-    machine.install_deploykit()
-    machine.install_onnx_runtime("onnxruntime", cuda=False)
-    findings = found()
-    assert "asks for onnxruntime-gpu" in findings["onnxruntime package"].detail
-    assert findings["deploykit"].detail == "lacks onnxruntime-gpu"
-    assert findings["deploykit"].remedies == (
-        *("pip uninstall -y onnxruntime", KEEP_THE_GPU_PACKAGE),
-        "pip install deploykit",
+    assert {finding.status for finding in findings.values()} == {"no GPU", "works"}
+    assert findings["NVIDIA GPU"].remedy == (
+        "Install NVIDIA's driver, or start the container with --gpus all"
     )
 
 
-def test_a_system_without_a_package_for_gpus(machine):
-    machine.become("linux", "aarch64")
-    machine.install_onnx_runtime("onnxruntime", cuda=False)
-    findings = found()
-    assert findings["onnxruntime package"].ok
-    assert "none is published for" in findings["CUDA provider"].detail
-    assert findings["CUDA provider"].remedies == ()
-
-
-def test_tensorrt_11_does_not_help_onnx_runtime(machine):
-    machine.install_everything()
-    provider = found()["TensorRT provider"]
-    assert provider.status == "absent-but-fine"
-    assert "libnvinfer.so.10, libnvonnxparser.so.10 not found" in provider.detail
-    assert "pip install tensorrt gives libnvinfer.so.11" in provider.detail
-    assert provider.remedies == ('pip install "tensorrt-cu13<11"',)
-
-
-def test_tensorrt_10_does(machine):
-    machine.install_everything()
-    for name in ("libnvinfer.so.10", "libnvonnxparser.so.10"):
-        machine.file(f"tensorrt_libs/{name}")
-    provider = found()["TensorRT provider"]
-    assert provider.ok
-    assert "CUDA 13" in provider.detail
-
-
-def test_a_missing_cuda_library(machine):
-    machine.install_everything()
-    (machine.site / "nvidia/cu13/lib/libcurand.so.10").unlink()
-    assert working() == ALL - {("onnxruntime-cuda", "run")}
-    provider = obstacles("onnxruntime-cuda")["CUDA provider"]
-    assert provider.status == "missing"
-    assert provider.detail == "libcurand.so.10 not found"
-    assert provider.remedies == ('pip install "deploykit[cuda]"',)
-
-
-def test_a_cuda_library_of_the_system(machine):
-    machine.install_everything()
-    (machine.site / "nvidia/cu13/lib/libcurand.so.10").unlink()
-    machine.add_system_libraries("libcurand.so.10")
-    assert working() == ALL
-
-
-def test_cudnn_is_needed_although_the_provider_does_not_link_it(machine):
-    machine.install_everything()
-    (machine.site / "nvidia/cudnn/lib/libcudnn.so.9").unlink()
-    assert obstacles("onnxruntime-cuda")["CUDA provider"].detail == "libcudnn.so.9 not found"
-
-
-def test_a_library_that_does_not_load(machine):
-    machine.install_everything()
-    machine.file("nvidia/cudnn/lib/libcudnn.so.9", b"damaged")
-    detail = obstacles("onnxruntime-cuda")["CUDA provider"].detail
-    assert detail.startswith("libcudnn.so.9 does not load: ")
-    assert detail.endswith("invalid ELF header")
-
-
-def test_a_library_of_the_system_that_is_not_there(machine):
-    machine.install_everything()
-    machine.file(
-        "onnxruntime/capi/libonnxruntime_providers_cuda.so", shared_library("libgomp.so.1")
+def test_doctor_a_driver_that_does_not_start(machine, monkeypatch):
+    driver = SimpleNamespace(cuInit=lambda flags: 803, cuGetErrorString=lambda status, words: 1)
+    monkeypatch.setattr("deploykit.system.gpu.ctypes.CDLL", lambda name: driver)
+    findings = machine.look("onnxruntime-cpu", "onnxruntime-cuda")
+    assert findings["NVIDIA GPU"].status == "broken"
+    assert "does not start: error 803" in findings["NVIDIA GPU"].detail
+    assert findings["NVIDIA GPU"].remedy == (
+        "Restart the machine, as every update of NVIDIA's driver demands"
     )
-    (remedy,) = obstacles("onnxruntime-cuda")["CUDA provider"].remedies
-    assert "from the system's packages" in remedy
+    assert findings["onnxruntime-cuda"].status == "no GPU"
 
 
-def test_a_damaged_provider(machine):
-    machine.install_everything()
-    machine.file("onnxruntime/capi/libonnxruntime_providers_cuda.so", b"damaged")
-    provider = obstacles("onnxruntime-cuda")["CUDA provider"]
-    assert provider.status == "broken"
-    assert "libonnxruntime_providers_cuda.so is not a shared library" in provider.detail
-    assert provider.remedies == (KEEP_THE_GPU_PACKAGE,)
+FALLS_BACK = r"""
+import sys
+class InferenceSession(InferenceSession):
+    def get_providers(self):
+        print("\x1b[1;31m12:00 [E:ort] x.cc:1 [ONNXRuntimeError] : 1 : FAIL : Failed to load",
+              "libonnxruntime_providers_cuda.so with error: libcudnn.so.9: not found\n\x1b[m",
+              file=sys.stderr)
+        return ["CPUExecutionProvider"]
+"""
+NO_BUILDER = """
+class Builder:
+    def __init__(self, log):
+        log.log(1, "CUDA initialization failure with error: 35")
+        raise TypeError("factory function returned nullptr")
+"""
 
 
 @pytest.mark.parametrize(
-    ("module", "why"),
+    ("module", "source", "name", "detail", "remedy"),
     [
-        (None, "onnxruntime is not installed"),
-        (ModuleType("onnxruntime"), "most of its files are gone"),
+        (
+            *("openvino", "raise ImportError('libopenvino.so: cannot open')", "openvino"),
+            "ImportError: libopenvino.so: cannot open",
+            "pip install --force-reinstall --no-deps openvino",
+        ),
+        (
+            *("torchvision", "raise RuntimeError('no\\n operator nms')", "torch"),
+            "RuntimeError: no operator nms",
+            "pip install --force-reinstall torch torchvision",
+        ),
+        (
+            *("timm", "import no_such_module", "extra timm"),
+            "ModuleNotFoundError: No module named 'no_such_module'",
+            'pip install "deploykit[timm]"',
+        ),
+        (
+            *("onnxruntime", ONNX_RUNTIME.replace("-inputs", "inputs"), "onnxruntime-cpu"),
+            "ArithmeticError: it computes [1. 1. 1. 1.] where [-1. -1. -1. -1.] is right",
+            KEEP_ONE,
+        ),
+        (
+            *("onnxruntime", "", "onnxruntime-cpu"),
+            "AttributeError: module 'onnxruntime' has no attribute 'set_default_logger_severity'",
+            KEEP_ONE,
+        ),
+        (
+            *("onnxruntime", ONNX_RUNTIME.replace('"CUDAExecutionProvider", ', "")),
+            "onnxruntime-cuda",
+            "RuntimeError: this onnxruntime 1.31.1 is built without CUDA",
+            KEEP_ONE,
+        ),
+        (
+            *("onnxruntime", ONNX_RUNTIME + FALLS_BACK, "onnxruntime-cuda"),
+            "computed on the CPU, although CUDA was asked for: 1 : FAIL : Failed to load "
+            "libonnxruntime_providers_cuda.so with error: libcudnn.so.9: not found",
+            'pip install "deploykit[cuda]"',
+        ),
+        (
+            *("tensorrt", TENSORRT + NO_BUILDER, "tensorrt"),
+            "DeviceError: tensorrt 11.4.0 makes no builder: CUDA initialization failure with "
+            "error: 35",
+            "Install a newer NVIDIA driver: https://www.nvidia.com/drivers",
+        ),
+        (
+            *("cuda/bindings/runtime", "import cuda.bindings.no_such_module", "tensorrt_rtx"),
+            "ModuleNotFoundError: No module named 'cuda.bindings.no_such_module'",
+            'pip install "deploykit[rtx]"',
+        ),
+        (
+            *("torch", TORCH.replace("return 1.0", "assert device == 'cpu', 'no CUDA'")),
+            "torch on CUDA",
+            "AssertionError: no CUDA",
+            "Install torch for your CUDA: https://pytorch.org/get-started/locally",
+        ),
     ],
 )
-def test_an_onnx_runtime_that_is_not_whole(machine, module, why):
-    machine.install_everything()
-    machine.module("onnxruntime", module)
-    assert working() == {
-        *{("tensorrt", "run"), ("tensorrt_rtx", "run"), ("torch", "run")},
-        ("openvino", "run"),
-    }
-    assert why in obstacles("onnxruntime-cpu")["onnxruntime"].detail
+def test_doctor_shows_the_error_of_the_library(
+    machine, rtx_4070, monkeypatch, module, source, name, detail, remedy
+):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(sys, "platform", "linux")
+    machine.package("onnxruntime-gpu", "1.31.1", module="onnxruntime")
+    machine.module(module, source)
+    finding = machine.look(name)[name]
+    assert (finding.status, finding.detail, finding.remedy) == ("broken", detail, remedy)
 
 
-def test_an_onnx_runtime_that_raises_what_it_likes(machine, monkeypatch):
-    machine.install_everything()
-    monkeypatch.delitem(sys.modules, "onnxruntime")
-    machine.file("onnxruntime/__init__.py", b"raise AttributeError('_ARRAY_API')")
-    detail = obstacles("onnxruntime-cpu")["onnxruntime"].detail
-    assert detail.endswith("does not import: AttributeError: _ARRAY_API")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals")
+def test_doctor_a_crash(machine, no_gpu):
+    machine.module("onnx", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    finding = machine.look("extra graph")["extra graph"]
+    assert (finding.status, finding.detail) == ("broken", "crashed (SIGSEGV)")
+    assert finding.remedy.startswith("pip install --force-reinstall --no-deps onnx")
 
 
-def test_an_old_driver(machine):
-    machine.install_everything()
-    machine.driver = dataclasses.replace(RTX_4070, cuda_version=(12, 4))
-    assert ("tensorrt_rtx", "build") in working()
-    assert list(obstacles("onnxruntime-cuda")) == ["driver for onnxruntime"]
-    assert list(obstacles("tensorrt")) == ["driver for tensorrt"]
-    driver = obstacles("tensorrt_rtx")["driver for tensorrt_rtx"]
-    assert driver.status == "broken"
-    assert "CUDA up to 12.4, and tensorrt_rtx is built for CUDA 13" in driver.detail
-    assert "newer driver" in driver.remedies[0]
-    assert "it computes on the CPU" in found()["torch"].detail
+def test_doctor_a_hang(machine, no_gpu, monkeypatch):
+    monkeypatch.setattr(run, "TIMEOUT_S", 2.0)
+    machine.module("openvino", "import time; time.sleep(60)")
+    finding = machine.look("openvino")["openvino"]
+    assert (finding.status, finding.detail) == ("broken", "no answer within 2 seconds")
 
 
-@pytest.mark.parametrize(
-    ("hidden", "remedy"),
-    [(None, "see whether nvidia-smi runs"), ("", "unset CUDA_VISIBLE_DEVICES, which is ''")],
-)
-def test_a_driver_that_does_not_start(machine, monkeypatch, hidden, remedy):
-    machine.install_everything()
-    machine.driver = DeviceError("The NVIDIA driver does not start: cuInit gives error 100.")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if hidden is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-    gpu = obstacles("tensorrt_rtx")["NVIDIA GPU"]
-    assert gpu.status == "broken"
-    assert "error 100" in gpu.detail
-    assert gpu.remedies[0].startswith(remedy)
+def test_doctor_what_is_not_installed(machine, no_gpu, monkeypatch):
+    for module in ("openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, module, None)
+    findings = machine.look("openvino", "onnxruntime-cpu")
+    assert findings["openvino"].status == "not installed"
+    assert findings["openvino"].remedy == 'pip install "deploykit[openvino]"'
+    assert findings["onnxruntime-cpu"].status == "broken"  # deploykit requires it
+    assert findings["onnxruntime-cpu"].remedy == "pip install deploykit"
 
 
 @pytest.mark.parametrize(
-    ("compute_capability", "note"), [((8, 9), ""), ((9, 0), "not built for sm90")]
-)
-def test_a_gpu_that_is_no_target_of_tensorrt_for_rtx(machine, compute_capability, note):
-    machine.install_everything()
-    machine.driver = dataclasses.replace(RTX_4070, compute_capability=compute_capability)
-    abilities = doctor.examine_machine().abilities
-    (run,) = (a for a in abilities if (a.runtime, a.task) == ("tensorrt_rtx", "run"))
-    assert run.works
-    assert run.note.startswith(note)
-    assert bool(run.note) == bool(note)
-
-
-def test_a_gpu_too_old_for_tensorrt_for_rtx(machine):
-    machine.install_everything()
-    machine.driver = dataclasses.replace(RTX_4070, compute_capability=(7, 0))
-    assert working() == ALL - {("tensorrt_rtx", "run")}
-    assert "begins with 7.5" in obstacles("tensorrt_rtx")["GPU for tensorrt_rtx"].detail
-
-
-def test_without_nvml_all_but_two_facts_are_there(machine):
-    machine.install_everything()
-    machine.module("pynvml", None)
-    examination = doctor.examine_machine()
-    assert working() == ALL
-    assert examination.machine.gpu == RTX_4070
-    assert examination.machine.driver_version is None
-    assert found()["nvidia-ml-py"].status == "absent-but-fine"
-    assert found()["nvidia-ml-py"].remedies == ("pip install nvidia-ml-py",)
-
-
-def test_nvml_that_fails(machine):
-    machine.install_everything()
-    machine.install_nvml(failure="Driver/library version mismatch")
-    assert working() == ALL
-    assert found()["nvidia-ml-py"].status == "broken"
-    assert "version mismatch" in found()["nvidia-ml-py"].detail
-
-
-def test_the_memory_is_that_of_the_gpu_that_is_used(machine):
-    machine.install_everything()
-    machine.install_nvml(("NVIDIA T400", 2 * 2**30), (RTX_4070.name, 12 * 2**30))
-    assert doctor.examine_machine().machine.gpu_memory_bytes == 12 * 2**30
-
-
-def test_windows(machine):
-    machine.install_everything()
-    machine.become("win32", "AMD64")
-    machine.file("tensorrt_rtx_bindings/tensorrt_rtx.pyd")
-    (machine.site / "tensorrt_rtx_bindings/tensorrt_rtx.so").unlink()
-    machine.file("tensorrt_rtx_libs/tensorrt_rtx_1_7.dll")
-    machine.file("tensorrt_rtx_libs/tensorrt_onnxparser_rtx_1_7.dll")
-    for provider in ("cuda", "tensorrt"):
-        machine.file(f"onnxruntime/capi/onnxruntime_providers_{provider}.dll")
-    for name in ("cublasLt64_13", "cublas64_13", "cufft64_12", "cudart64_13"):
-        machine.file(f"nvidia/cu13/bin/x86_64/{name}.dll")
-    findings = found()
-    assert findings["tensorrt_rtx"].ok
-    assert findings["CUDA provider"].detail == "cudnn64_9.dll not found"
-    assert findings["TensorRT provider"].detail.startswith(
-        "cudnn64_9.dll, nvinfer_10.dll, nvonnxparser_10.dll not found; TensorRT 11.4.0.106 is "
-        "installed: pip install tensorrt gives nvinfer_11.dll"
-    )
-    machine.file("nvidia/cudnn/bin/cudnn64_9.dll")
-    assert found()["CUDA provider"].ok
-    (machine.site / "tensorrt_rtx_libs/tensorrt_rtx_1_7.dll").unlink()
-    assert "tensorrt_rtx_1_7.dll not found" in found()["tensorrt_rtx"].detail
-
-
-@pytest.mark.parametrize(
-    ("cpuinfo", "processor", "instruction_sets"),
+    ("processor", "unwanted", "wanted"),
     [
-        ("model name\t: AMD EPYC\nflags\t\t: fpu avx2 amx_int8 avx512f\n", "AMD EPYC", 3),
-        ("processor\t: 0\nFeatures\t: fp asimddp i8mm\n", "", 2),
-        ("", "", None),
-        (None, "", None),
+        ("x86_64", "onnxruntime", "onnxruntime-gpu"),
+        ("aarch64", "onnxruntime-gpu", "onnxruntime"),
     ],
-    ids=["x86", "ARM", "empty", "not Linux"],
 )
-def test_the_cpu(machine, tmp_path, monkeypatch, cpuinfo, processor, instruction_sets):
-    monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "cpuinfo")
-    if cpuinfo is not None:
-        (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
-    seen = doctor.examine_machine().machine
-    assert processor in seen.processor
-    assert seen.processor
-    if instruction_sets is None:
-        assert seen.instruction_sets is None
-    else:
-        assert len(seen.instruction_sets) == instruction_sets
+def test_doctor_two_packages_of_onnx_runtime(
+    machine, rtx_4070, monkeypatch, processor, unwanted, wanted
+):
+    monkeypatch.setattr(platform, "machine", lambda: processor)
+    monkeypatch.setattr(sys, "platform", "linux")
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        machine.package(package, "1.31.1", module="onnxruntime")
+    machine.module("onnxruntime", ONNX_RUNTIME + FALLS_BACK)
+    findings = machine.look("onnxruntime-cpu", "onnxruntime-cuda")
+    assert findings["onnxruntime packages"].detail.startswith("onnxruntime and onnxruntime-gpu")
+    assert findings["onnxruntime-cpu"].status == "works"
+    for name in ("onnxruntime packages", "onnxruntime-cuda"):
+        assert findings[name].status == "broken"
+        assert findings[name].remedy == (
+            f"pip uninstall -y {unwanted}\npip install --force-reinstall --no-deps {wanted}"
+        )
 
 
-def test_this_machine():
-    examination = doctor.examine_machine()
-    abilities = {(each.runtime, each.task): each for each in examination.abilities}
-    assert set(abilities) == ALL
-    assert abilities["onnxruntime-cpu", "run"].works
-    assert examination.machine.cores >= 1
-    assert examination.machine.memory_bytes > 2**28
-    for finding in examination.findings:
-        assert finding.detail
-        assert finding.ok or finding.remedies or finding.name in NOT_FOR_EVERY_SYSTEM
+def test_doctor_requirements(machine, no_gpu):
+    machine.package(
+        *("deploykit", "0.1.0", "Provides-Extra: graph", "Provides-Extra: other"),
+        "Requires-Dist: no-such-package>=2",
+        "Requires-Dist: no-other-package; sys_platform == 'no-such-system'",
+        "Requires-Dist: numpy>=1",
+        "Requires-Dist: onnx>=1.20; extra == 'graph'",
+        "Requires-Dist: absent>=3; extra == 'other'",
+    )
+    machine.package("onnx", "1.19.0")
+    finding = machine.look("extra graph")["requirements"]
+    assert finding.status == "broken"
+    assert finding.detail == (
+        "no-such-package is not installed, onnx 1.19.0, but onnx>=1.20 is needed"
+    )
+    assert finding.remedy == 'pip install "no-such-package>=2" "onnx>=1.20"'
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script for POSIX")
+def test_doctor_text(machine, rtx_4070, monkeypatch, tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4070, 580.65.06, 12282 MiB'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    machine.module("timm", "raise OSError('a long error ' * 20)")
+    text = examination_text(run.examine_machine())
+    lines = text.splitlines()
+    assert (
+        "gpu       NVIDIA GeForce RTX 4070, compute capability 8.9 (--target sm89), CUDA up to 13.0"
+        in lines
+    )
+    assert "driver    NVIDIA GeForce RTX 4070, 580.65.06, 12282 MiB" in lines
+    assert any(line.startswith("memory    ") and line.endswith(" GiB") for line in lines)
+    assert any(line.startswith("versions  python 3.") for line in lines)
+    assert any(line.startswith("extra parquet ") and "(optional)" in line for line in lines)
+    assert any(line.endswith('| -> pip install "deploykit[parquet]"') for line in lines)
+    assert max(len(line) for line in lines[lines.index("") :]) < 150
+    assert text.isascii()
+
+
+def test_doctor_a_real_fallback(rtx_4070, monkeypatch):
+    ort = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("an ONNX Runtime without CUDA")
+    (check,) = (check for check in run.CHECKS if check.name == "onnxruntime-cuda")
+    monkeypatch.setattr(run, "CHECKS", (check,))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    finding = run.examine_machine().findings[-1]
+    assert finding.status == "broken"
+    assert finding.detail.startswith("computed on the CPU, although CUDA was asked for: ")
+    assert finding.remedy
+
+
+@pytest.mark.gpu
+def test_doctor_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(run, "CHECKS", tuple(check for check in run.CHECKS if check.needs_gpu))
+    for finding in run.examine_machine().findings:
+        assert finding.status in ("works", "not installed"), finding
