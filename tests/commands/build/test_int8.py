@@ -74,9 +74,12 @@ def test_next_to_no_photos_are_warned_of(toy, tmp_path):
     few, notes = make_photos(tmp_path / "few", BRIGHT, count=1), []
     request = replace(INT8, tuning=SearchRequest(images=few))
     result = build_engine(toy("Colours"), request, notes.append)
-    weak = "proof will be on 2 different photos, too few to decide anything below FP32"
+    weak = "UNPROVEN: what is made will be compared on 2 photos"
     assert any(weak in note.message for note in notes if isinstance(note, Note))
-    assert f"WEAK     {INT8_TENSORRT_GRAPH}: its rehearsal is on 2 photos, " in build_text(result)
+    assert (
+        f"UNPROVEN  {INT8_TENSORRT_GRAPH} on rehearsal: its proof is on 2 photos; "
+        in build_text(result)
+    )
 
 
 def test_a_graph_that_does_not_pass_becomes_no_engine(toy, monkeypatch):

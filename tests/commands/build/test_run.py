@@ -4,7 +4,7 @@ import hashlib
 import sys
 
 import pytest
-from bundle_files import contents, edited
+from bundle_files import contents, edited, kept
 from fp16_networks import DIM, make_photos
 
 from deploykit.bundle.folder import open_bundle
@@ -83,7 +83,7 @@ def test_a_second_build_takes_the_graph_that_is_there(engine_bundle, no_gpu):
     result = build_engine(engine_bundle, BuildRequest(targets=("sm89",)), events.append)
     assert result.tuning is None
     assert result.bundle.manifest.files[FP16] == before.files[FP16]
-    assert result.passport.proof == before.proof_of(FP16, "rehearsal", "CPU")
+    assert result.passport.proof == kept(before, FP16, "rehearsal", "CPU")
     assert f"{FP16} is there, rehearsed on 23 images (--images makes it anew)" in notes_of(events)
     assert {step.stage for step in steps_of(events)} == {"building"}
     assert result.bundle.manifest.engines == (*before.engines, result.engine)

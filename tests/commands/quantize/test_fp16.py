@@ -52,7 +52,15 @@ def rehearsed(bundle, keep, photos):
             graph, name=FP16, preprocessing=manifest.preprocessing, labels=manifest.labels
         ) as candidate,
     ):
-        (verdict,) = judge_sessions(reference.session, [candidate], photos, manifest.labels, silent)
+        (verdict,) = judge_sessions(
+            reference.session,
+            [candidate],
+            photos,
+            manifest.labels,
+            silent,
+            count=photos.count,
+            kind=photos.kind,
+        )
     return verdict
 
 
@@ -60,9 +68,9 @@ def rehearsed(bundle, keep, photos):
 def test_what_fp16_cannot_hold_stays_in_fp32(toy, name):
     tuning = tune_fp16(toy(name), SearchRequest())
     nodes, reasons = PLANTED[name]
-    assert [(kept.operator, kept.module) for kept in tuning.kept] == nodes
-    for kept, reason in zip(tuning.kept, reasons, strict=True):
-        assert re.search(reason, kept.reason)
+    assert [(node.operator, node.module) for node in tuning.kept] == nodes
+    for node, reason in zip(tuning.kept, reasons, strict=True):
+        assert re.search(reason, node.reason)
     assert tuning.minimal
     assert tuning.verdict.passed
     assert tuning.verdict.measurement.max_relative_error < 1e-3
@@ -112,7 +120,7 @@ def test_the_bundle_has_the_graph_what_it_keeps_and_its_proof(toy):
     assert manifest.deploy == {"fp32": "deploy/fp32.onnx", "fp16": FP16}
     assert manifest.kept == {"fp16": tuning.kept}
     assert manifest.files == {**before.files, FP16: record_file(bundle.folder / FP16)}
-    assert manifest.verdicts == (*before.proofs, tuning.proof)
+    assert manifest.verdicts == (*before.verdicts, tuning.proof)
     proof = tuning.proof
     assert (proof.graph, proof.graph_sha256) == (FP16, manifest.files[FP16].sha256)
     assert (proof.runtime, proof.device, proof.kind) == ("rehearsal", "CPU", "rehearsed")
