@@ -8,13 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from fp16_networks import tune_fp16
 from torch import nn
 
 from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
-from deploykit.commands.quantize.fp16 import tune_fp16
-from deploykit.commands.quantize.request import SearchRequest
 from deploykit.images.batches import read_batches
 from deploykit.images.scan import scan_images
 from deploykit.models.registry import resolve_architecture
@@ -116,7 +115,7 @@ def test_the_suite_passes(architecture, arguments, side, tmp_path, photo_folder)
         ),
         artifacts=tmp_path / "artifacts",
     )
-    bundle = tune_fp16(export_bundle(request).bundle, SearchRequest()).bundle
+    bundle = tune_fp16(export_bundle(request).bundle).bundle
 
     command = [sys.executable, "-m", "pytest", "-p", "deploykit.suite.plugin", "-v"]
     options = ["--deploykit-bundle", bundle.folder, "--deploykit-images", photo_folder]

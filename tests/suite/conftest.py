@@ -3,11 +3,10 @@
 import shutil
 
 import pytest
+from fp16_networks import tune_fp16
 from suite_runs import run_suite
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.commands.quantize.fp16 import tune_fp16
-from deploykit.commands.quantize.request import SearchRequest
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +14,7 @@ def tuned_bundle(tmp_path_factory, exported_bundle, photo_folder):
     """The exported bundle with its FP16 graph; tests that change it copy it first."""
     folder = tmp_path_factory.mktemp("tuned") / "colours"
     shutil.copytree(exported_bundle.folder, folder)
-    return tune_fp16(open_bundle(folder), SearchRequest(images=photo_folder)).bundle
+    return tune_fp16(open_bundle(folder), images=photo_folder).bundle
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from fp16_networks import DIM, make_photos
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import record_file
 from deploykit.commands.build.run import BuildRequest, build_engine
-from deploykit.commands.quantize.request import SearchRequest
 from deploykit.engine.flavour import open_flavour
 from deploykit.engine.history import Build, BuildHistory
 from deploykit.engine.passport import read_passport
@@ -98,7 +97,7 @@ def test_a_graph_without_a_proof_is_made_anew(engine_bundle, no_gpu):
 def test_photos_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gpu):
     first = build_engine(toy("Overflow"), BuildRequest(targets=("sm120",)))
     photos = make_photos(tmp_path / "dim", DIM)
-    request = BuildRequest(targets=("sm121",), tuning=SearchRequest(images=photos))
+    request = BuildRequest(targets=("sm121",), images=photos)
     second = build_engine(first.bundle, request)
     assert second.tuning.proof.photos.source == str(photos)
     assert second.passport.deploy_graph_sha256 != first.passport.deploy_graph_sha256

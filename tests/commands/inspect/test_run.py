@@ -9,12 +9,11 @@ import msgspec
 import pytest
 import torch
 from bundle_files import contents, edited
+from fp16_networks import tune_fp16
 
 from deploykit.bundle.accepted import Accepted
 from deploykit.commands.inspect.run import inspect_path
 from deploykit.commands.inspect.text import inspection_text, inspection_value
-from deploykit.commands.quantize.fp16 import tune_fp16
-from deploykit.commands.quantize.request import SearchRequest
 from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.errors import BundleError, CheckpointError, GraphError, InputError, UsageError
 from deploykit.inference.machine import this_machine
@@ -190,7 +189,7 @@ def test_a_graph(bundle, look):
 
 
 def test_an_fp16_graph_names_its_fp32_nodes(toy, look):
-    bundle = tune_fp16(toy("Overflow"), SearchRequest()).bundle
+    bundle = tune_fp16(toy("Overflow")).bundle
     found, _ = look(bundle.folder / "deploy/fp16.onnx")
     assert found.precision == "fp16"
     kept = {node.node for node in bundle.manifest.kept["fp16"]}

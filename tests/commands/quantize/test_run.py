@@ -14,7 +14,6 @@ from PIL import Image
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
 from deploykit.bundle.manifest import record_file
-from deploykit.commands.quantize.int8_proof import prove_graph
 from deploykit.commands.quantize.run import QuantizeRequest, quantization_photos, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
@@ -27,13 +26,18 @@ from deploykit.system.cpu import Cpu, cpu_device
 from deploykit.system.progress import Note, silent
 
 INT8 = deploy_graph("int8")
-LOOP = "deploykit.commands.quantize.int8_loop"
-PROOF = "deploykit.commands.quantize.int8_proof"
+LOOP = "deploykit.commands.quantize.int8"
+PROOF = "deploykit.commands.quantize.run"
 BOTH = (INT8, INT8_TENSORRT_GRAPH)
 
 
 def said(events):
     return [event.message for event in events if isinstance(event, Note)]
+
+
+def refuses_tensorrt(photos, spec):
+    """On the 23 photos of the proof, and not on the 22 of the search."""
+    return photos == 23 and spec.graph == INT8_TENSORRT_GRAPH
 
 
 @pytest.fixture
@@ -142,7 +146,7 @@ def test_verify_and_predict_take_the_graphs(quantized):
 
 
 def test_calibration_and_proof_use_other_photos(quantized):
-    searched, proven = quantization_photos(quantized.bundle, None, silent)
+    searched, proven = quantization_photos(quantized.bundle, "int8", None, silent)
     for photos in (searched, proven):
         list(photos)
     assert quantized.graphs[0].proof.photos == proven.drawn()
@@ -201,19 +205,17 @@ def test_a_refusal_names_the_nodes_that_stand_in_the_way(toy, monkeypatch):
         for n in load_graph(bundle.folder / "deploy/fp32.onnx").graph
         if n.metadata_props.get("module") == "middle.1"
     )
-    monkeypatch.setattr("deploykit.commands.quantize.int8_loop.grow", lambda *arguments: None)
+    monkeypatch.setattr("deploykit.commands.quantize.strategy.grow", lambda *arguments: None)
     with pytest.raises(ParityError) as caught:
         quantize_bundle(bundle)
-    assert (
-        f"rounding the inputs of these moves the answers most: {conv.name}" in caught.value.message
-    )
+    assert f"rounding around these moves the answers most: {conv.name}" in caught.value.message
     assert "images changed their class" in caught.value.message, caught.value.message
 
 
 def test_a_graph_that_fails_on_other_photos_changes_nothing(toy, tmp_path):
     bundle = toy("Colours")
     folder = make_photos(tmp_path / "photos", brightness=40)
-    _, proof = quantization_photos(bundle, folder, silent)
+    _, proof = quantization_photos(bundle, "int8", folder, silent)
     for name in [name for names, _ in proof for name in names]:
         # So bright that all three channels are clipped to the same value.
         Image.new("RGB", (16, 16), (180, 200, 220)).save(folder / name)
@@ -221,28 +223,23 @@ def test_a_graph_that_fails_on_other_photos_changes_nothing(toy, tmp_path):
     with pytest.raises(ParityError, match="but not on others") as caught:
         quantize_bundle(bundle, QuantizeRequest(images=folder))
     assert "0 nodes stayed in FP32. Of the" in caught.value.message
-    assert "rounding the inputs of these moves the answers most" in caught.value.message
+    assert "rounding around these moves the answers most" in caught.value.message
     assert "--images" in caught.value.hint
     assert contents(bundle) == before
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "again"])
-def test_what_tensorrt_is_refused_leaves_the_graph_for_cpus(toy, monkeypatch, there):
+def test_what_tensorrt_is_refused_leaves_the_graph_for_cpus(toy, judged, there):
     bundle = toy("Colours")
     if there:
         bundle = quantize_bundle(bundle).bundle
 
-    def refuse(scheme, *arguments):
-        if scheme.symmetric:
-            raise ParityError("not on others")
-        return prove_graph(scheme, *arguments)
-
-    monkeypatch.setattr("deploykit.commands.quantize.run.prove_graph", refuse)
+    judged(lambda photos, spec: "for the test" if refuses_tensorrt(photos, spec) else None)
     notes = []
     result = quantize_bundle(bundle, progress=notes.append)
     assert not result.passed
     message = str(result.refused)
-    assert message.startswith("not on others\n0 nodes stayed in FP32. Of the 2 nodes that INT8")
+    assert "but not on others:\nrehearsal: for the test\n0 nodes stayed in FP32. Of the " in message
     manifest = result.bundle.manifest
     assert INT8 in manifest.files
     assert (INT8_TENSORRT_GRAPH in manifest.files) == there
@@ -353,7 +350,7 @@ def test_where_openvino_has_no_int8_onnx_runtime_is_searched_on_aloud(toy, monke
     notes = []
     result = quantize_bundle(toy("Colours"), progress=notes.append)
     assert result.graphs[0].runtime == CPU
-    assert f"left out: {INT8} on openvino: No INT8 on this CPU." in said(notes)
+    assert f"skipped: {INT8} on openvino: No INT8 on this CPU." in said(notes)
 
 
 def test_a_graph_that_openvino_cannot_run_is_proven_elsewhere_aloud(toy, monkeypatch):
@@ -362,7 +359,7 @@ def test_a_graph_that_openvino_cannot_run_is_proven_elsewhere_aloud(toy, monkeyp
     request = QuantizeRequest(runtime=CPU)
     result = quantize_bundle(toy("Colours"), request, notes.append)
     assert [proof.runtime for proof in result.graphs[0].proofs] == [CPU]
-    assert f"left out: {INT8} on openvino: OpenVINO does not know Foo." in said(notes)
+    assert f"skipped: {INT8} on openvino: OpenVINO does not know Foo." in said(notes)
 
 
 def test_what_a_runtime_does_not_compute_in_int8_is_no_set_that_passes(toy, monkeypatch):
@@ -446,7 +443,7 @@ def test_a_trial_is_counted_when_a_graph_is_judged(toy, judged):
 def test_quantize_refuses_photos_that_are_mostly_unreadable(toy, tmp_path):
     bundle = quantize_bundle(toy("Colours")).bundle
     few = make_photos(tmp_path / "few", DIM, count=4)
-    searched, _ = quantization_photos(bundle, few, silent)
+    searched, _ = quantization_photos(bundle, "int8", few, silent)
     for name in [name for names, _ in searched for name in names][2:]:
         (few / name).write_bytes(b"no image")
     with pytest.raises(ParityError, match="photos cannot be read: what is left"):

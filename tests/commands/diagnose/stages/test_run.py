@@ -410,10 +410,9 @@ def test_a_graph_that_fails_at_other_batch_sizes(walk, bundle):
 
 def test_a_lower_precision_is_a_step_from_the_deploy_graph(toy):
     bundle = toy("Overflow")
-    from deploykit.commands.quantize.fp16 import tune_fp16
-    from deploykit.commands.quantize.request import SearchRequest
+    from fp16_networks import tune_fp16
 
-    tune_fp16(bundle, SearchRequest())
+    tune_fp16(bundle)
     request = StagesRequest(runtime="rehearsal")
     step = walk_stages(open_bundle(bundle.folder), request).steps[-1]
     assert (step.stage, step.tolerance.max_probability_change) == ("precision", 0.02)
