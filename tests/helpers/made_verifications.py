@@ -13,7 +13,14 @@ from deploykit.bundle.proofs import PhotoSet
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import accuracies
 from deploykit.parity.answers import Answers
-from deploykit.parity.blame import Finding, LayerError, LayerReport, StageReport, StageStep, Trial
+from deploykit.parity.diagnosis import (
+    Finding,
+    LayerError,
+    LayerReport,
+    StageReport,
+    StageStep,
+    Trial,
+)
 from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import Tolerance
 from deploykit.proof.verdict import judge_answers

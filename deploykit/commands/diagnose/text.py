@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deploykit.parity.blame import LayerError, LayerReport, StageReport, StageStep, Trial
+from deploykit.parity.diagnosis import LayerError, LayerReport, StageReport, StageStep, Trial
 from deploykit.parity.measurement import Measurement
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted, table_text

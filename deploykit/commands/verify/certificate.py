@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from deploykit.commands.diagnose.text import BrokenWalk
     from deploykit.commands.verify.result import Verification
     from deploykit.parity.accuracy import Accuracy, ClassAccuracy
-    from deploykit.parity.blame import LayerReport, StageReport
+    from deploykit.parity.diagnosis import LayerReport, StageReport
     from deploykit.proof.verdict import Verdict
 
 _TEMPLATE = "certificate.html.j2"

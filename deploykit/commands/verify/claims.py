@@ -10,7 +10,7 @@ from deploykit.bundle.folder import CANONICAL_GRAPH
 if TYPE_CHECKING:
     from deploykit.bundle.proofs import ReferenceKind
     from deploykit.commands.verify.result import Verification
-    from deploykit.parity.blame import Stage, StageReport
+    from deploykit.parity.diagnosis import Stage, StageReport
 
 
 #: What is left of a proof where training's preprocessing was another.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deploykit.bundle.proofs import PhotoKind
     from deploykit.commands.diagnose.text import BrokenWalk
     from deploykit.commands.verify.result import Verification
-    from deploykit.parity.blame import LayerReport, StageReport
+    from deploykit.parity.diagnosis import LayerReport, StageReport
     from deploykit.parity.measurement import Measurement
     from deploykit.proof.verdict import Verdict
 

@@ -17,7 +17,7 @@ from deploykit.commands.diagnose.text import BrokenWalk
 from deploykit.commands.verify.claims import claim_of, limits_of
 from deploykit.commands.verify.result import Verification
 from deploykit.errors import InputError
-from deploykit.parity.blame import LayerError, LayerReport, StageReport, StageStep
+from deploykit.parity.diagnosis import LayerError, LayerReport, StageReport, StageStep
 from deploykit.proof.text import flips_of, flips_text, photos_text
 from deploykit.proof.verdict import Verdict
 from deploykit.specs.session import SessionSpec

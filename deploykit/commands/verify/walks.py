@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deploykit.commands.diagnose.text import Blame
     from deploykit.commands.verify.result import Verification
     from deploykit.commands.verify.run import VerifyRequest
-    from deploykit.parity.blame import LayerReport, StageReport
+    from deploykit.parity.diagnosis import LayerReport, StageReport
     from deploykit.proof.reference import Reference
     from deploykit.system.progress import Progress
 

@@ -5,7 +5,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
-from made_walks import (
+from made_reports import (
     BAD_LAYERS,
     BAD_STAGES,
     FINDING,
@@ -18,7 +18,7 @@ from made_walks import (
 )
 
 from deploykit.commands.diagnose.text import Blame, blame_text, blame_value
-from deploykit.parity.blame import Trial
+from deploykit.parity.diagnosis import Trial
 from deploykit.parity.measures import measure
 from deploykit.specs.labels import Labels
 

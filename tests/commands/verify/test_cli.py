@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from made_walks import BAD_LAYERS, BAD_STAGES, GOOD_LAYERS, GOOD_STAGES
+from made_reports import BAD_LAYERS, BAD_STAGES, GOOD_LAYERS, GOOD_STAGES
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import update_manifest
 from deploykit.errors import DependencyError
-from deploykit.parity.blame import Finding, StageReport
+from deploykit.parity.diagnosis import Finding, StageReport
 
 
 def test_labelled_photos_tell_the_accuracy_of_both_sides(verify, photo_folder):

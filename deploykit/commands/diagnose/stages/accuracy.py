@@ -15,7 +15,7 @@ from deploykit.commands.diagnose.stages.labels import (
 )
 from deploykit.commands.diagnose.stages.photos import StagePhotos
 from deploykit.commands.diagnose.stages.search import search_accuracy
-from deploykit.parity.blame import Finding, Stage, StageReport, Trial
+from deploykit.parity.diagnosis import Finding, Stage, StageReport, Trial
 from deploykit.parity.label_order import Reordering
 from deploykit.parity.significance import SIGNIFICANT
 from deploykit.parity.statistics import binomial_cdf

@@ -11,8 +11,8 @@ import numpy as np
 from deploykit.commands.diagnose.stages.doubts import objections_to_change
 from deploykit.commands.diagnose.stages.walk import Walk, largest
 from deploykit.errors import GraphError
-from deploykit.parity.blame import Finding
 from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATCH_SIZE
+from deploykit.parity.diagnosis import Finding
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import tolerance_for

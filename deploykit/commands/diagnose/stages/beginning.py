@@ -24,7 +24,7 @@ from deploykit.images.decode import decode_rgb
 from deploykit.images.explain import explain
 from deploykit.images.explanation import Explanation, TransformedPhoto
 from deploykit.images.pixel_steps import normalised, open_as_training, take_steps
-from deploykit.parity.blame import Finding, Stage
+from deploykit.parity.diagnosis import Finding, Stage
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Logits, NormalisedSession
 from deploykit.system.progress import Progress, Step

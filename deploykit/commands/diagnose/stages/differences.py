@@ -10,7 +10,7 @@ import msgspec
 from deploykit.commands.diagnose.stages.flips import Flip
 from deploykit.images.pixel_steps import Channels, PixelSteps, recorded_steps
 from deploykit.images.usual import Triple, describe_values, format_values
-from deploykit.parity.blame import Finding, Options, Stage
+from deploykit.parity.diagnosis import Finding, Options, Stage
 from deploykit.specs.preprocessing import Preprocessing, format_size
 from deploykit.specs.value import Value
 from deploykit.system.shell import command_line

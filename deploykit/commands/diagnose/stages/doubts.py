@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from deploykit.parity.blame import Finding
+from deploykit.parity.diagnosis import Finding
 from deploykit.parity.measurement import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Measurement
 from deploykit.parity.measures import margins
 from deploykit.parity.tolerance import (

@@ -19,7 +19,7 @@ from deploykit.inference.candidates import (
 )
 from deploykit.inference.engines import is_flavour
 from deploykit.inference.sessions import open_bundle_graph
-from deploykit.parity.blame import Finding
+from deploykit.parity.diagnosis import Finding
 from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, graph_precision, open_graph
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Logits, Session

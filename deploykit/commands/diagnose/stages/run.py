@@ -31,7 +31,7 @@ from deploykit.commands.train.files import STATE, load_state
 from deploykit.commands.train.history import best_epoch
 from deploykit.errors import CheckpointError, InputError, UsageError
 from deploykit.inference.candidates import Candidate
-from deploykit.parity.blame import StageReport
+from deploykit.parity.diagnosis import StageReport
 from deploykit.proof.reference import (
     Reference,
     ReferenceRequest,

@@ -31,7 +31,7 @@ from deploykit.images.decode import decode_rgb
 from deploykit.images.pixel_steps import PixelSteps, normalised, take_steps
 from deploykit.images.preprocess import OversizeError
 from deploykit.inference.sessions import open_bundle_graph
-from deploykit.parity.blame import Finding, Trial
+from deploykit.parity.diagnosis import Finding, Trial
 from deploykit.parity.significance import SIGNIFICANT, several, sign_test
 from deploykit.runtime.opener import CPU
 from deploykit.specs.session import ImageBatch, Logits, NormalisedSession

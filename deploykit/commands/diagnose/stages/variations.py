@@ -21,7 +21,7 @@ from deploykit.commands.diagnose.stages.differences import (
 from deploykit.commands.diagnose.stages.labels import label_options, order_hint, tried_orders
 from deploykit.commands.diagnose.stages.photos import StagePhotos
 from deploykit.images.usual import FILTERS_USED, NORMALISATIONS, describe_values, format_values
-from deploykit.parity.blame import Options, Stage
+from deploykit.parity.diagnosis import Options, Stage
 from deploykit.parity.label_order import Reordering
 from deploykit.specs.labels import Labels
 from deploykit.specs.preprocessing import Size

@@ -13,7 +13,7 @@ from deploykit.commands.diagnose.stages.doubts import (
     unreadable_fault,
 )
 from deploykit.commands.diagnose.stages.photos import StagePhotos
-from deploykit.parity.blame import Finding, Stage, StageStep
+from deploykit.parity.diagnosis import Finding, Stage, StageStep
 from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import tolerance_for
 from deploykit.specs.labels import Labels

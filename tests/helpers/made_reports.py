@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deploykit.parity.blame import Finding, LayerError, LayerReport, StageReport, StageStep
+from deploykit.parity.diagnosis import Finding, LayerError, LayerReport, StageReport, StageStep
 from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import tolerance_for
 from deploykit.specs.labels import Labels
