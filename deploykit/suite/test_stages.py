@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deploykit.commands.diagnose.stages.run import StagesRequest, walk_stages
+from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages
 from deploykit.commands.diagnose.text import stage_report_text
 from deploykit.errors import MissingError
 from deploykit.suite._subject import Images, Subject
@@ -28,7 +28,7 @@ def test_no_stage_is_to_blame(
         precision=subject.precision,
     )
     try:
-        report = walk_stages(subject.bundle, request)
+        report = diagnose_stages(subject.bundle, request)
     except MissingError as error:
         pytest.skip(f"it cannot be walked here: {error.message}")
     if not report.passed:

@@ -1,4 +1,4 @@
-"""Reports of walks over the stages and over the nodes, made by hand."""
+"""Diagnoses by stage and by layer, made by hand."""
 
 import numpy as np
 
@@ -36,17 +36,16 @@ def step(stage, change, error=0.0):
         added=found,
         total=found,
         tolerance=TOLERANCE,
-        objections=TOLERANCE.objections(found),
+        reasons=TOLERANCE.objections(found),
     )
 
 
-def stages(*steps, findings=(), trials=(), restored=True):
+def stages(*steps, findings=(), variations=()):
     return StageReport(
         beginning="train.py:transform and the checkpoint",
         steps=steps,
         findings=findings,
-        trials=trials,
-        restored=restored,
+        variations=variations,
     )
 
 
