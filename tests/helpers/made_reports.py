@@ -8,6 +8,11 @@ from deploykit.parity.tolerance import tolerance_for
 from deploykit.specs.labels import Labels
 from deploykit.specs.session import SessionSpec
 
+#: The function that makes each diagnosis, for a test to put another in its place.
+JOBS = {
+    "stages": "deploykit.commands.diagnose.stages.run.diagnose_stages",
+    "layers": "deploykit.commands.diagnose.layers.run.walk_layers",
+}
 TOLERANCE = tolerance_for("fp32")
 SPEC = SessionSpec(
     runtime="rehearsal",
