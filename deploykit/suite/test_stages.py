@@ -16,7 +16,7 @@ from deploykit.suite.plugin import MEASURED
 def test_no_stage_is_to_blame(
     subject: Subject, images: Images, record_property: Callable[[str, object], None]
 ) -> None:
-    """The walk of ``verify --stages`` finds no step that leaves its tolerance, and no fault."""
+    """``verify --stages`` finds no step that leaves its tolerance, and no fault."""
     if images.described.kind != "photos":
         pytest.skip("the walk begins with the files of photos: --deploykit-images DIR")
     request = StagesRequest(

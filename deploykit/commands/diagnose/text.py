@@ -94,7 +94,7 @@ def stage_report_text(report: StageReport) -> str:
         agreement = report.compared_with == "agreement"
         columns = ("changed alone", "as in training" if agreement else "right", "gained")
         rows = map(_variation_row, report.variations)
-        lines += [table_text((*columns, "export option"), rows), ""]
+        lines += ["", table_text((*columns, "export option"), rows), ""]
     lines.append(_stage_verdict(report))
     return "\n".join(lines)
 

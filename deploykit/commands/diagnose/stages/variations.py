@@ -39,7 +39,7 @@ from deploykit.commands.diagnose.stages.preprocessing import (
 from deploykit.images.decode import decode_rgb
 from deploykit.images.pixel_steps import Treatment, recorded_treatment
 from deploykit.images.preprocess import OversizeError
-from deploykit.images.usual import NORMALISATIONS, describe_values, format_values, usual_sizes
+from deploykit.images.usual import NORMALISATIONS, format_values, usual_sizes
 from deploykit.inference.sessions import open_bundle_graph
 from deploykit.parity.diagnosis import Finding, Options, Stage, StageReport, Variation
 from deploykit.parity.label_order import Reordering, clear_gain
@@ -287,10 +287,10 @@ def _changes(own: Treatment, *, turned: bool) -> Iterator[_Change]:
         own: What the bundle records.
         turned: Whether there is a photo that is to be turned by EXIF.
     """
-    for mean, std in NORMALISATIONS.values():
+    for name, (mean, std) in NORMALISATIONS.items():
         if (mean, std) != (own.mean, own.std):
             options: Options = (("--mean", format_values(mean)), ("--std", format_values(std)))
-            change = f"mean {describe_values(mean, 'mean')}, std {describe_values(std, 'std')}"
+            change = f"mean {format_values(mean)}, std {format_values(std)} ({name})"
             treatment = msgspec.structs.replace(own, mean=mean, std=std)
             yield _Change("normalise", change, treatment, options, export_again(options))
     yield _Change("colour", "BGR", with_steps(own, channels="BGR"), (), f"{BGR_HINT}.")
@@ -305,9 +305,9 @@ def _changes(own: Treatment, *, turned: bool) -> Iterator[_Change]:
     if turned:
         treatment = with_steps(own, upright=True)
         yield _Change("decode", "photos turned by EXIF", treatment, (), TURNING_HINT)
-    for name, antialias in _FILTERS:
-        if (name, antialias) != (own.steps.interpolation, own.steps.antialias):
-            treatment = with_steps(own, interpolation=name, antialias=antialias)
+    for kind, antialias in _FILTERS:
+        if (kind, antialias) != (own.steps.interpolation, own.steps.antialias):
+            treatment = with_steps(own, interpolation=kind, antialias=antialias)
             options = filter_options(treatment.steps)
             hint = export_again(options) if options else ANTIALIAS_HINT
             yield _Change("resize", treatment.steps.describe_filter(), treatment, options, hint)
