@@ -88,9 +88,7 @@ def verify(
     ] = False,
     stages: Annotated[
         bool,
-        typer.Option(
-            "--stages", help="Find the stage that moves the answer, from photo to runtime."
-        ),
+        typer.Option("--stages", help="Find the stage that moves the answer."),
     ] = False,
     transform: Annotated[
         str | None,
@@ -102,8 +100,8 @@ def verify(
     trained_accuracy: Annotated[
         float | None,
         typer.Option(
-            help="With --stages, the accuracy of the training on its test photos, 0 to 1. Below it, "
-            "the usual mistakes are tried.",
+            help="With --stages, the accuracy of the training on its test photos, 0 to 1. "
+            "Below it, the usual mistakes are tried.",
         ),
     ] = None,
     layers: Annotated[
