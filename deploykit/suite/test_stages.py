@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deploykit.commands.diagnose.stages.run import StagesRequest, walk_stages
+from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages
 from deploykit.commands.diagnose.text import stage_report_text
 from deploykit.errors import MissingError
 from deploykit.suite._subject import Images, Subject
@@ -16,7 +16,7 @@ from deploykit.suite.plugin import MEASURED
 def test_no_stage_is_to_blame(
     subject: Subject, images: Images, record_property: Callable[[str, object], None]
 ) -> None:
-    """The walk of ``verify --stages`` finds no step that leaves its tolerance, and no fault."""
+    """``verify --stages`` finds no step that leaves its tolerance, and no fault."""
     if images.described.kind != "photos":
         pytest.skip("the walk begins with the files of photos: --deploykit-images DIR")
     request = StagesRequest(
@@ -28,7 +28,7 @@ def test_no_stage_is_to_blame(
         precision=subject.precision,
     )
     try:
-        report = walk_stages(subject.bundle, request)
+        report = diagnose_stages(subject.bundle, request)
     except MissingError as error:
         pytest.skip(f"it cannot be walked here: {error.message}")
     if not report.passed:

@@ -12,7 +12,7 @@ from deploykit.bundle.folder import open_bundle
 from deploykit.commands.app import run
 from deploykit.commands.export.again import export_command
 from deploykit.models.registry import resolve_architecture
-from deploykit.parity.blame import Finding
+from deploykit.parity.diagnosis import Finding
 
 pytestmark = pytest.mark.usefixtures("posix_shell")
 
