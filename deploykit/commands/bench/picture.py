@@ -9,13 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
-from deploykit.commands.bench.results import Measured, Timing
-
-Kind: TypeAlias = Literal["proven", "open", "refused", "compared"]
-"""How a point is drawn: proven; not proven; known to break its tolerance, or to have changed
-decisions; or only compared with, because ``predict`` cannot take it."""
+from deploykit.commands.bench.results import Measured, Standing, Timing
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Dot:
 
     x: float
     y: float
-    kind: Kind
+    kind: Standing
     title: str
 
 
@@ -78,19 +73,15 @@ class Picture:
 
     dots: tuple[Dot, ...]
     labels: tuple[Text, ...]
-    lines: tuple[tuple[str, Kind], ...]
+    lines: tuple[tuple[str, Standing], ...]
     front: str
     x_marks: tuple[Text, ...]
     y_marks: tuple[Text, ...]
 
 
-def kind_of(measured: Measured) -> Kind:
-    """How an option is drawn."""
-    if not measured.option.is_deployable:
-        return "compared"
-    if measured.standing == "proven":
-        return "proven"
-    return "open" if measured.standing == "unproven" else "refused"
+def kind_of(measured: Measured) -> Standing:
+    """How an option is drawn: by its standing, unless it is only compared with."""
+    return measured.standing if measured.option.is_deployable else "reference"
 
 
 def draw_options(options: Sequence[Measured]) -> Picture | None:
@@ -102,7 +93,7 @@ def draw_options(options: Sequence[Measured]) -> Picture | None:
     y = _Axis.over([timing.images_per_second for timing in timings], FRAME.bottom, FRAME.top)
     dots: list[Dot] = []
     labels: list[Text] = []
-    lines: list[tuple[str, Kind]] = []
+    lines: list[tuple[str, Standing]] = []
     proven: list[tuple[Timing, Dot]] = []
     for measured in options:
         kind = kind_of(measured)

@@ -15,9 +15,10 @@ from types import ModuleType
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from deploykit.commands.bench.measure import OpenOption
-from deploykit.commands.bench.results import Option
+from deploykit.commands.bench.results import Option, Skipped
 from deploykit.errors import BundleError, DeploykitError
 from deploykit.images.scan import ImageFile
+from deploykit.inference.engines import is_flavour
 from deploykit.system.closing import Closing
 
 _Given = ParamSpec("_Given")
@@ -28,24 +29,6 @@ PATIENCE_SECONDS = 900.0
 _SECONDS_TO_END = 10.0
 #: By the system, on Linux and macOS.
 _KILLED = -9
-
-
-class OptionError(Exception):
-    """An option failed; the others are still measured.
-
-    Args:
-        reason: What failed.
-        exit_code: Of a command that needs this option.
-        damaged: Whether a file of the bundle is missing or has changed.
-    """
-
-    def __init__(
-        self, reason: str, exit_code: int = DeploykitError.exit_code, damaged: bool = False
-    ) -> None:
-        super().__init__(reason, exit_code, damaged)  # what it is pickled by
-        self.reason = reason
-        self.exit_code = exit_code
-        self.damaged = damaged
 
 
 class OptionProcess(Closing):
@@ -80,23 +63,22 @@ class OptionProcess(Closing):
         method: Callable[Concatenate[OpenOption, _Given], _Found],
         *args: _Given.args,
         **options: _Given.kwargs,
-    ) -> _Found:
-        """Call a method of the open option in its process, and wait for what it returns.
+    ) -> _Found | Skipped:
+        """Call a method of the open option in its process.
 
-        Raises:
-            OptionError: The option does not open, the method failed, or the process ended or hangs.
+        Returns:
+            What the method returns; or why the option is skipped: it does not open, the method
+            fails, or the process has ended or hangs.
         """
         with contextlib.suppress(OSError):  # the process has ended, and the reply says why
             self._connection.send((method, args, options))
         if not self._connection.poll(PATIENCE_SECONDS):
-            raise OptionError(f"its process did not answer within {PATIENCE_SECONDS:g} seconds")
+            reason = f"its process did not answer within {PATIENCE_SECONDS:g} seconds"
+            return Skipped(option=self.option, reason=reason)
         try:
-            reply = self._connection.recv()
-        except (EOFError, OSError) as exc:
-            raise OptionError(self._how_it_ended()) from exc
-        if isinstance(reply, OptionError):
-            raise reply
-        return cast("_Found", reply)
+            return cast("_Found | Skipped", self._connection.recv())
+        except (EOFError, OSError):
+            return Skipped(option=self.option, reason=self._how_it_ended())
 
     def _how_it_ended(self) -> str:
         """The exit code, and the last line that the process wrote."""
@@ -163,6 +145,12 @@ def _answer_requests(
             method, args, options = connection.recv()  # raises EOFError when the parent has ended
             connection.send(method(opened, *args, **options))
     except DeploykitError as exc:
-        reason = exc.message if exc.hint is None else f"{exc.message} {exc.hint}"
-        damaged = isinstance(exc, BundleError)
-        connection.send(OptionError(reason, exc.exit_code, damaged))
+        connection.send(
+            Skipped(
+                option=option,
+                reason=exc.message if exc.hint is None else f"{exc.message} {exc.hint}",
+                exit_code=exc.exit_code,
+                # A damaged engine can be built again, and may be older than its graph anyway.
+                damaged=isinstance(exc, BundleError) and not is_flavour(option.runtime),
+            )
+        )

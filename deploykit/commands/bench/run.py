@@ -17,7 +17,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import printable
 from deploykit.commands.bench.measure import OpenOption
 from deploykit.commands.bench.options import list_options
-from deploykit.commands.bench.process import OptionError, OptionProcess
+from deploykit.commands.bench.process import OptionProcess
 from deploykit.commands.bench.results import Benchmark, Measured, Option, Skipped
 from deploykit.commands.bench.standing import Photographs, standing_of, with_proofs
 from deploykit.errors import (
@@ -30,7 +30,6 @@ from deploykit.errors import (
 )
 from deploykit.images.batches import read_batches
 from deploykit.images.scan import ImageFile, sample_images
-from deploykit.inference.engines import is_flavour
 from deploykit.inference.machine import this_machine
 from deploykit.proof.accepted import keep_accepted
 from deploykit.proof.photos import PhotoFolder, listed_photos, nothing_readable
@@ -165,13 +164,12 @@ def _start_all(
         progress(Step("starting", place, len(options), option.name))
         process = OptionProcess(bundle.folder, option, files, logs / f"{place}.txt")
         stack.enter_context(process)
-        try:
-            process.ask(OpenOption.predict_sample)
-        except OptionError as exc:
-            process.close()
-            skipped.append(_skipped(option, exc))
-        else:
+        failure = process.ask(OpenOption.predict_sample)
+        if failure is None:
             processes.append(process)
+        else:
+            process.close()
+            skipped.append(failure)
     return processes, skipped
 
 
@@ -201,23 +199,18 @@ def take_turns(
             for process in [each for each in order if each in running]:
                 detail = f"round {rounds + 1}, {kind}: {process.option.name}"
                 progress(Step("measuring", rounds, request.repeats, detail))
-                try:
-                    if kind == "alone":
-                        process.ask(OpenOption.compute, request.batch_sizes, seconds)
-                    else:
-                        process.ask(OpenOption.predict, seconds)
-                except OptionError as exc:
+                if kind == "alone":
+                    failure = process.ask(OpenOption.compute, request.batch_sizes, seconds)
+                else:
+                    failure = process.ask(OpenOption.predict, seconds)
+                if failure is not None:
                     process.close()
                     running.remove(process)
-                    skipped.append(_skipped(process.option, exc))
+                    skipped.append(failure)
         rounds += 1
-    measured = []
-    for process in running:
-        try:
-            measured.append(process.ask(OpenOption.measured))
-        except OptionError as exc:
-            skipped.append(_skipped(process.option, exc))
-    return measured, skipped
+    found = [process.ask(OpenOption.measured) for process in running]
+    skipped += [each for each in found if isinstance(each, Skipped)]
+    return [each for each in found if isinstance(each, Measured)], skipped
 
 
 def _has_time(request: BenchRequest, rounds: int, elapsed: float) -> bool:
@@ -225,16 +218,6 @@ def _has_time(request: BenchRequest, rounds: int, elapsed: float) -> bool:
     if request.repeats is not None and rounds >= request.repeats:
         return False
     return rounds < LEAST_ROUNDS or elapsed * (rounds + 1) / rounds <= request.seconds
-
-
-def _skipped(option: Option, error: OptionError) -> Skipped:
-    return Skipped(
-        option=option,
-        reason=error.reason,
-        exit_code=error.exit_code,
-        # A damaged engine can be built again, and may be older than its graph anyway.
-        damaged=error.damaged and not is_flavour(option.runtime),
-    )
 
 
 def _nothing_runs(bundle: Bundle, skipped: Sequence[Skipped]) -> DeploykitError:

@@ -7,15 +7,17 @@ import timm
 import torch
 from bench_runs import BF16, FP32, OPENVINO, ORT, TORCH_FP32, benched
 from bundle_files import edited
+from made_benchmarks import measured
 from openvino_cpu import needs_bf16
 from PIL import Image
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import sha256_of
 from deploykit.commands.bench import run as bench
+from deploykit.commands.bench.measure import OpenOption
 from deploykit.commands.bench.options import list_options
-from deploykit.commands.bench.process import OptionError, OptionProcess
-from deploykit.commands.bench.results import PLAIN, Option
+from deploykit.commands.bench.process import OptionProcess
+from deploykit.commands.bench.results import PLAIN, Option, Skipped
 from deploykit.commands.bench.run import BenchRequest, accept_recommended, take_turns
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
@@ -167,6 +169,9 @@ def test_bench_skips_an_option_whose_process_dies(bundle, only, monkeypatch, met
     assert reason == "its process ended with exit code 7: out of luck"
 
 
+FOUND = measured(ORT, 9.0)
+
+
 class Turns:
     """Stands for an option's process: writes down who was asked what, and may fail."""
 
@@ -176,8 +181,8 @@ class Turns:
     def ask(self, method, *given):
         self.asked.append((self.name, method.__name__))
         if len(self.asked) == self.fails_at:
-            raise OptionError("it is full")
-        return self.name
+            return Skipped(option=self.option, reason="it is full")
+        return FOUND if method is OpenOption.measured else None
 
     def close(self):
         self.asked.append((self.name, "close"))
@@ -186,23 +191,23 @@ class Turns:
 def test_turns_begin_with_another_option_in_each_round():
     asked = []
     processes = [Turns(ORT, "a", asked), Turns(OPENVINO, "b", asked)]
-    measured, _ = take_turns(processes, BenchRequest(repeats=3), silent)
+    found, _ = take_turns(processes, BenchRequest(repeats=3), silent)
     turns = [("a", "b"), ("b", "a"), ("a", "b")]
     assert asked == [
         *((name, method) for turn in turns for method in ("compute", "predict") for name in turn),
         ("a", "measured"),
         ("b", "measured"),
     ]
-    assert measured == ["a", "b"]
+    assert found == [FOUND, FOUND]
 
 
 def test_turns_of_an_option_that_fails_are_over():
     asked = []
     processes = [Turns(ORT, "a", asked), Turns(OPENVINO, "b", asked, fails_at=5)]
-    measured, (skipped,) = take_turns(processes, BenchRequest(repeats=3), silent)
+    found, (skipped,) = take_turns(processes, BenchRequest(repeats=3), silent)
     assert asked[4:6] == [("b", "compute"), ("b", "close")]
     assert "b" not in [name for name, _ in asked[6:]]
-    assert measured == ["a"]
+    assert found == [FOUND]
     assert (skipped.option, skipped.reason) == (OPENVINO, "it is full")
 
 
