@@ -106,14 +106,14 @@ def _as_a_fresh_program() -> Iterator[None]:
     modules in the current folder, which may have a ``random.py``: so it must not. And Ctrl+C would
     make it print a traceback: so the parent alone hears of that, and ends it.
     """
-    main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
-    sys.modules["__main__"] = ModuleType("__main__")
-    os.environ["PYTHONSAFEPATH"] = "1"
     if sys.platform != "win32":
         from multiprocessing import resource_tracker
 
         resource_tracker.ensure_running()  # when it starts, it lets SIGINT through again
         signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
+    sys.modules["__main__"] = ModuleType("__main__")
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         yield
     finally:
