@@ -49,7 +49,7 @@ def made_bundle(folder: Path, labels: Labels = BIRDS, name: str = "birds") -> Bu
     """A bundle of which there is only the manifest."""
     tensor = TensorSpec(name="input", dtype="float32", shape=("N", 3, 16, 16))
     manifest = Manifest(
-        schema=2,
+        schema=3,
         name=name,
         created="2026-11-20T10:00:00+00:00",
         architecture=ArchitectureRecord(
@@ -68,7 +68,7 @@ def made_bundle(folder: Path, labels: Labels = BIRDS, name: str = "birds") -> Bu
             for graph, digit in zip(GRAPHS, "123", strict=True)
         },
         photos=None,
-        proofs=(),
+        verdicts=(),
         versions={},
     )
     return Bundle(folder / name, manifest)
@@ -99,7 +99,6 @@ def made_verification(
     labels: Labels = BIRDS,
     paths: Sequence[str] | None = None,
     expected: Mapping[str, str] | None = None,
-    firsts: Sequence[int] | None = None,
     **changes: object,
 ) -> Verification:
     """Judge logits as verify does.
@@ -111,19 +110,12 @@ def made_verification(
         labels: The classes.
         paths: The photos' names; None for ``<class>/<number>.png``.
         expected: The labels of labelled photos.
-        firsts: For each photo the place of the first with the same pixels; None where all differ.
         changes: Other fields of the verification.
     """
     if paths is None:
         names = (labels.names[i % len(labels)] for i in range(len(reference)))
         paths = [f"{name}/{i:03}.png" for i, name in enumerate(names)]
-    answers = Answers(
-        tuple(paths),
-        (1, 2, 5, 8),
-        reference,
-        tuple(candidates.values()),
-        None if firsts is None else tuple(firsts),
-    )
+    answers = Answers(tuple(paths), (1, 2, 5, 8), reference, tuple(candidates.values()))
     specs = [spec_of(graph, len(labels)) for graph in candidates]
     facts = {
         "reference": "torch module from best_model.pth",
@@ -134,7 +126,6 @@ def made_verification(
             source=str(folder or ""),
             images=len(reference),
             sha256="d" * 64,
-            copies=0 if firsts is None else len(reference) - len({*firsts}),
         ),
         "unreadable": 0,
         "verdicts": judge_answers(answers, specs, labels, kind="photos" if folder else "golden"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from deploykit.commands.verify.claims import claim_of, limit_of_stages, limits_of
 from deploykit.html.words import bound, sentence_of
+from deploykit.proof.policy import MAX_FLIP_RATE_BOUND
 from deploykit.proof.text import photos_text
 from deploykit.system.text import counted
 
@@ -25,11 +26,8 @@ Outcome: TypeAlias = Literal["passed", "failed", "unproven"]
 _WITHOUT_BOUND: dict[PhotoKind, str] = {
     "photos": "They were chosen by their margins, so no rate follows for others.",
     "golden": "They were chosen at export for their margins, so no rate follows for photos.",
-    "generated": "They are made images, and say nothing about real photos.",
+    "generated": "They are generated images, and say nothing about real photos.",
 }
-
-#: Where the 95 % bound is above this, so few photos are named in the verdict itself.
-_VAGUE_BOUND = 0.1
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def headline_of(
         outcome = "passed"
         deployed = "The deployed model"
         worst = worst_of(verification.verdicts)
-        if (worst.flip_rate_bound or 0) > _VAGUE_BOUND:
+        if (worst.flip_rate_bound or 0) > MAX_FLIP_RATE_BOUND:  # so few photos are named
             deployed = f"On {counted(worst.decidable, _noun(verification))}, the deployed model"
         sentence = f"{deployed} {claim.holds}"
         sentence += ", within what is allowed." if flips else "."

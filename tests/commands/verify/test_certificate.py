@@ -155,7 +155,7 @@ def test_images_that_are_no_sample_give_no_bound(tmp_path: Path, kind: str) -> N
     photos = msgspec.structs.replace(verification.photos, kind=kind)
     verification = replace(verification, photos=photos)
     headline = headline_of(verification, None, ())
-    words = {"golden": "chosen at export for their margins", "generated": "made images"}
+    words = {"golden": "chosen at export for their margins", "generated": "generated images"}
     assert words[kind] in headline.meaning[1]
     assert "95" not in " ".join(headline.meaning)
     assert "no bound" in said(write(tmp_path, verification))
@@ -190,23 +190,6 @@ def test_flips_that_the_verdict_condemns_fail_the_page_though_few_of_all(tmp_pat
     excused = msgspec.structs.replace(verdict, objections=(), tolerance=allowed)
     assert outcome_of(excused) == "passed"
     assert outcome_of(excused.refused("the reference is not proven")) == "unproven"
-
-
-def test_copies_crowd_no_photo_out(tmp_path: Path) -> None:
-    """Thirty photos changed their class; 29 of them are the same."""
-    logits = np.tile(np.float32([3, 1, 0]), (30, 1))
-    logits[29] = [2, 1, 0]
-    firsts = [*[0] * 29, 29]
-    verification = made_verification(logits, {FP32: logits[:, ::-1].copy()}, firsts=firsts)
-    html = write(tmp_path, verification).read_text(encoding="utf-8")
-    listed = html[html.index("Photos that changed their class") : html.index("of these")]
-    assert [name in listed for name in ("cat/000.png", "dog/001.png", "owl/029.png")] == [
-        *(True, False, True),
-    ]
-    assert listed.endswith("and 28 copies ")
-    same = made_verification(logits, {FP32: moved(logits, 1e-6)}, firsts=firsts)
-    closest = write(tmp_path, same).read_text(encoding="utf-8").partition("these came nearest")[2]
-    assert closest.partition("</ul>")[0].count("<li>") == 2
 
 
 def test_a_note_is_shown(tmp_path: Path) -> None:
@@ -666,16 +649,14 @@ def test_a_narrow_page_shows_the_verdict_beside_the_candidate(tmp_path: Path) ->
     assert "stage verdict change " in page
 
 
-def test_the_page_tells_copies_and_why_the_graph_stands_in(tmp_path: Path) -> None:
+def test_certificate_tells_what_was_skipped_and_why_the_graph_stands_in(tmp_path: Path) -> None:
     verification = four_photos(tmp_path, LOGITS)
-    photos = msgspec.structs.replace(verification.photos, copies=1)
+    photos = msgspec.structs.replace(verification.photos, duplicates=1, calibration=2)
     verification = replace(
         verification, photos=photos, reference_kind="graph", obstacle="best_model.pth is not there"
     )
     page = said(write(tmp_path, verification))
-    assert "4 photos of" in page
-    assert ", 1 of them a copy" in page
-    assert "1 of the 4 photos is a copy of another, pixel by pixel; such photos count once." in page
+    assert page.count("(1 duplicate and 2 calibration images skipped)") == 2
     assert "instead of the trained model: best_model.pth is not there" in page
 
 

@@ -291,19 +291,19 @@ def test_an_accuracy_that_is_no_number_is_told_to_be_none(verify, photo_folder):
     assert "An accuracy is a number between 0 and 1, not nan." in err
 
 
-def test_copies_are_counted_and_make_nobody_surer(verify, photo_folder, tmp_path):
-    copies = tmp_path / "photos" / "red"
-    copies.mkdir(parents=True)
+def test_verify_counts_duplicates_and_skips_them(verify, photo_folder, tmp_path):
+    folder = tmp_path / "photos" / "red"
+    folder.mkdir(parents=True)
     for i in range(20):
-        shutil.copy(photo_folder / "red" / "00.png", copies / f"{i:02}.png")
-    shutil.copy(photo_folder / "red" / "01.png", copies / "other.png")
-    code, out, _ = verify("--images", copies)
+        shutil.copy(photo_folder / "red" / "00.png", folder / f"{i:02}.png")
+    shutil.copy(photo_folder / "red" / "01.png", folder / "other.png")
+    code, out, _ = verify("--images", folder)
     assert code == 0
-    assert f"21 photos of {copies}, 19 of them copies" in out
+    assert f"2 photos of {folder} (19 duplicates skipped)" in out
     (row,) = (line for line in out.splitlines() if line.startswith("deploy/fp32.onnx | onnx"))
     assert row.split("|")[3].strip() == f"0 of 2, at most {100 * (1 - 0.05**0.5):.1f} %"
-    result = json.loads(verify("--images", copies, "--json")[1])["result"]
-    assert (result["photos"]["images"], result["photos"]["copies"]) == (21, 19)
+    result = json.loads(verify("--images", folder, "--json")[1])["result"]
+    assert (result["photos"]["images"], result["photos"]["duplicates"]) == (2, 19)
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -9,7 +9,7 @@ from made_verifications import BIRDS, GRAPHS, made_logits, made_verification
 
 from deploykit.bundle.verdicts import PhotoSet
 from deploykit.commands.verify.text import comparison_text, verification_text, verification_value
-from deploykit.proof.text import flips_text, photos_text
+from deploykit.proof.text import photos_text
 from deploykit.specs.labels import Labels
 from deploykit.system.text import rate_digits
 
@@ -28,7 +28,7 @@ def rows_of(text, columns):
     return [[cell.strip() for cell in line] for line in lines if len(line) == columns]
 
 
-def test_sides_that_differ_have_a_column_each():
+def test_verification_text_has_a_column_for_each_accuracy_that_differs():
     logits = made_logits(30)
     wrong = logits.copy()
     wrong[0] = [0, 9, 0]
@@ -49,7 +49,7 @@ def test_sides_that_differ_have_a_column_each():
     assert owl[:2] == ["owl", "10"]
 
 
-def test_of_many_classes_the_worst_are_shown():
+def test_verification_text_shows_the_worst_of_many_classes():
     labels = Labels(names=tuple(f"kind_{i}" for i in range(40)), source="test")
     logits = made_logits(80, 40)
     wrong = logits.copy()
@@ -62,14 +62,14 @@ def test_of_many_classes_the_worst_are_shown():
     assert [rows[0][i] for i in (0, 1, 2, 4)] == ["kind_37", "2", "100.0 %", "50.0 %"]
 
 
-def test_without_labels_nothing_is_said_of_accuracy():
+def test_verification_text_without_labels_has_no_accuracy():
     logits = made_logits(30)
     result = made_verification(logits, {GRAPHS[1]: logits})
     assert "accuracy" not in verification_text(result)
     assert verification_value(result)["accuracy"] is None
 
 
-def test_numbers_that_are_not_finite_are_null_in_json():
+def test_verification_value_has_null_for_numbers_that_are_not_finite():
     logits = made_logits(30)
     broken = np.full_like(logits, np.nan)
     value = verification_value(labelled(logits, {GRAPHS[1]: broken}))
@@ -78,7 +78,7 @@ def test_numbers_that_are_not_finite_are_null_in_json():
     assert value["accuracy"]["candidates"][0]["correct"] == 0
 
 
-def test_the_reference_is_told_for_what_it_is():
+def test_verification_text_and_value_name_the_reference():
     logits = made_logits(30)
     candidates = {GRAPHS[1]: logits}
     trained = made_verification(logits, candidates)
@@ -93,7 +93,7 @@ def test_the_reference_is_told_for_what_it_is():
     assert "a few recorded answers, not with the trained model" in verification_text(golden)
 
 
-def test_golden_images_give_no_bound(tmp_path):
+def test_verification_text_gives_no_bound_on_golden_images(tmp_path):
     logits = made_logits(30)
     text = verification_text(made_verification(logits, {GRAPHS[1]: logits}))
     assert "at most" not in text
@@ -102,25 +102,13 @@ def test_golden_images_give_no_bound(tmp_path):
     assert "0 of 30, at most 9.5 %" in photos
 
 
-def test_images_of_a_search_are_told_and_left_out_of_the_bound(tmp_path):
-    logits = made_logits(30)
-    result = made_verification(logits, {GRAPHS[1]: logits}, folder=tmp_path)
-    (verdict,) = result.verdicts
-    result = dataclasses.replace(result, verdicts=(verdict.with_searched(10),))
-    told = f"10 of these images had a part in making {GRAPHS[1]}: its bound is over the others."
-    assert f"           {told}" in verification_text(result).splitlines()
-    assert "0 of 30, at most 13.9 %" in verification_text(result)  # 1 - 0.05 ** (1 / 20)
-    value = verification_value(result)
-    assert (value["limit"], value["verdicts"][0]["searched"]) == (told, 10)
-
-
-def test_a_small_bound_does_not_look_like_none():
+def test_rate_digits_show_a_small_rate_as_more_than_zero():
     assert [rate_digits(rate) for rate in (0.0, 0.0132, 0.0003, 0.00001)] == [
         *("0.0", "1.3", "0.03", "0.001"),
     ]
 
 
-def test_the_photos_to_look_at_first_are_those_that_flipped_then_the_largest_errors():
+def test_worst_photos_flipped_first_then_by_error():
     logits = made_logits(6)
     candidate = logits.copy()
     candidate[1] += 5  # far, and without another class
@@ -138,26 +126,7 @@ def test_the_photos_to_look_at_first_are_those_that_flipped_then_the_largest_err
     )
 
 
-def test_copies_crowd_no_flip_out():
-    """Thirteen photos changed their class, twelve of them the same."""
-    logits = np.tile(np.float32([3, 1, 0]), (20, 1))
-    logits[12:] = [2, 1, 0]
-    candidate = logits.copy()
-    candidate[:13] = candidate[:13, ::-1]
-    paths = [f"{i:02}.png" for i in range(20)]
-    firsts = [0] * 12 + [*range(12, 20)]
-    result = made_verification(logits, {GRAPHS[1]: candidate}, paths=paths, firsts=firsts)
-    (verdict,) = result.verdicts
-    assert verdict.measurement.flips == 2
-    first, other, copies = flips_text(verdict)
-    assert "00.png: cat -> owl" in first
-    assert "12.png: cat -> owl" in other
-    assert copies == "      ... and 11 copies of these"
-    assert result.worst_photos(3) == ("00.png", "12.png", "13.png")
-    assert len(result.worst_photos(16)) == 9
-
-
-def test_a_note_is_no_objection():
+def test_verification_text_shows_a_note_as_no_failure():
     logits = made_logits(30)
     result = made_verification(logits, {GRAPHS[1]: -logits})
     (verdict,) = result.verdicts
@@ -172,7 +141,7 @@ def test_a_note_is_no_objection():
     ]
 
 
-def test_where_the_graph_stands_in_it_is_said_and_why():
+def test_verification_text_and_value_say_why_the_graph_stands_in():
     logits = made_logits(30)
     why = "/runs/best_model.pth has changed since the export"
     result = made_verification(logits, {GRAPHS[1]: logits}, reference_kind="graph", obstacle=why)
@@ -185,28 +154,29 @@ def test_where_the_graph_stands_in_it_is_said_and_why():
 
 
 @pytest.mark.parametrize(
-    ("copies", "text"),
+    ("fields", "text"),
     [
-        (0, "225 photos of birds"),
-        (1, "225 photos of birds, 1 of them a copy"),
-        (3, "225 photos of birds, 3 of them copies"),
+        ({"images": 225}, "225 photos of birds"),
+        ({"images": 225, "duplicates": 1}, "225 photos of birds (1 duplicate skipped)"),
+        (
+            {"images": 1, "duplicates": 3, "calibration": 32},
+            "1 photo of birds (3 duplicates and 32 calibration images skipped)",
+        ),
+        ({"images": 1, "kind": "golden"}, "the bundle's 1 golden image"),
+        (
+            {"images": 24, "kind": "generated"},
+            "24 generated images, no photos (verify again with --images)",
+        ),
     ],
 )
-def test_copies_are_told(copies, text):
-    photos = PhotoSet(kind="photos", source="birds", images=225, sha256="d", copies=copies)
-    assert photos_text(photos) == text
+def test_photos_text_counts_what_was_compared_and_skipped(fields, text):
+    assert (
+        photos_text(PhotoSet(**{"kind": "photos", "source": "birds", "sha256": "d"} | fields))
+        == text
+    )
 
 
-def test_one_photo_is_no_photos():
-    for kind, text in (
-        ("photos", "1 photo of birds"),
-        ("golden", "the bundle's 1 golden image"),
-        ("generated", "1 made image, which is no photo: verify again with --images"),
-    ):
-        assert photos_text(PhotoSet(kind=kind, source="birds", images=1, sha256="d")) == text
-
-
-def test_a_comparison_of_nothing_does_not_count_candidates():
+def test_comparison_text_without_candidates_fails():
     logits = made_logits(30)
     assert comparison_text(made_verification(logits, {})) == (
         "FAILED  comparison: no candidate was compared"
