@@ -4,7 +4,6 @@ import dataclasses
 import math
 import shutil
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +12,7 @@ from bundle_files import acknowledged, edited
 from onnx import helper
 from openvino_cpu import needs_bf16
 from PIL import Image
+from training_runs import epoch, write_state
 from training_transforms import TRANSFORMS
 
 from deploykit.bundle.folder import open_bundle
@@ -23,8 +23,6 @@ from deploykit.commands.diagnose.stages.transform import load_transform
 from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
-from deploykit.commands.train.files import Recipe, TrainingState, save_state
-from deploykit.commands.train.history import EpochResult
 from deploykit.errors import ImagesError, InputError, UsageError
 from deploykit.images.decode import decode_rgb
 from deploykit.images.pixel_steps import open_as_training
@@ -765,21 +763,11 @@ def test_the_run_beside_the_checkpoint_tells_its_accuracy(dim, brightness, tmp_p
     checkpoint = tmp_path / "run" / "best_model.pth"
     checkpoint.parent.mkdir()
     checkpoint.write_bytes((brightness / "best_model.pth").read_bytes())
-    recipe = Recipe(
-        **dict.fromkeys(("architecture", "preprocessing", "device", "photos"), ""),
-        **dict.fromkeys(("batch_size", "seed"), 1),
-        **dict.fromkeys(("learning_rate", "test_fraction"), 0.5),
-        arch_args={},
-        classes=("a dark", "b middling", "c bright"),
-    )
-    numbers = dict.fromkeys(("learning_rate", "train_accuracy", "train_loss"), 0.5)
-    poor = EpochResult(epoch=1, test_accuracy=0.35, test_loss=1.0, seconds=1.0, **numbers)
-    save_state(checkpoint.parent, TrainingState(recipe, (poor,), {}, {}))
+    write_state(checkpoint.parent, epoch(test_accuracy=0.35))
     reference = ReferenceRequest(arch=f"{brightness / 'net.py'}:Brightness", checkpoint=checkpoint)
     request = StagesRequest(images=brightness / "photos", reference=reference)
     assert walk_stages(bundle, request).trials == ()
-    good = msgspec.structs.replace(poor, test_accuracy=0.98)
-    save_state(checkpoint.parent, TrainingState(recipe, (good,), {}, {}))
+    write_state(checkpoint.parent, epoch(test_accuracy=0.98))
     assert walk_stages(bundle, request).trials
 
 
