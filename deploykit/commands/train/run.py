@@ -96,8 +96,8 @@ def train_classifier(
     the weights of the epoch with the best test accuracy are kept, not those of the last.
 
     After each epoch ``output`` holds ``best_model.pth``, ``classes.txt``, ``curves.png`` and
-    ``training.pt``. After an interruption ``resume`` continues with the next epoch. The weights
-    then differ from those of an uninterrupted training, because the photos are shuffled anew.
+    ``training.pt``. After an interruption ``resume`` continues with the next epoch, but not to the
+    very weights of an uninterrupted training: the photos come in another order.
 
     Args:
         folder: The photos; the classes are its sub-folders, in the order of ``ImageFolder``.
@@ -162,8 +162,6 @@ def train_classifier(
         if best_epoch(history) is history[-1]:
             # The program may have ended between writing the state and writing the checkpoint.
             write_best(output, module.state_dict(), photos.classes)
-    # Seeded by the epoch, so that a resumed training does not shuffle as the first epochs did.
-    torch.manual_seed(seed + len(history))
     train_loader, test_loader = _loaders(photos, batch_size, place, workers)
     progress(
         Note(
