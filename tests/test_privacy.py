@@ -73,6 +73,21 @@ def test_home_stays_empty_after_every_command(call, tmp_path, network_file, phot
         assert left == [], line
 
 
+def test_home_stays_empty_after_curves_are_drawn_from_python(call, tmp_path):
+    code = """
+from pathlib import Path
+from deploykit.commands.train.curves import write_curves
+from deploykit.commands.train.state import Epoch
+
+values = dict.fromkeys(Epoch.__struct_fields__, 1)
+for _ in range(2):
+    write_curves([Epoch(**values)], Path("curves.png"))
+"""
+    assert call(code).stderr == ""
+    assert (tmp_path / "curves.png").is_file()
+    assert list((tmp_path / "home").rglob("*")) == []
+
+
 def test_onnxruntime_is_told_before_anything_can_import_it(call):
     told = "import deploykit, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     assert call(told).stdout == "1\n"

@@ -1,4 +1,4 @@
-"""From the bytes of a batch to what a network takes, in training and in a session."""
+"""From the bytes of a batch to the input of a network, in a session."""
 
 from __future__ import annotations
 

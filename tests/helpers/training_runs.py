@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
-from deploykit.commands.train.history import EpochResult
+from deploykit.commands.train.state import STATE, Epoch
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.system.progress import Note, Step
 
 NETWORKS = '''
+import time
+
 import torch
 from torch import nn
 
@@ -36,6 +39,11 @@ class Spoiling(Tiny):
 class Exploding(Tiny):
     def forward(self, x):
         return super().forward(x) * float("inf")
+
+class Slow(Tiny):
+    def forward(self, x):
+        time.sleep(0.2)
+        return super().forward(x)
 
 class Headless(Tiny):
     def forward(self, x):
@@ -69,25 +77,41 @@ def make_photos(folder: Path, count: int = 10) -> Path:
     return folder
 
 
+def odd_photos(folder: Path, count: int) -> Path:
+    """A labelled folder of blurred noise in many sizes, some turned by EXIF or with palettes."""
+    random = np.random.default_rng(0)
+    for name in COLOURS:
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            noise = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+            photo = noise.resize((31 + i, 24))
+            exif = Image.Exif()
+            exif[ExifTags.Base.Orientation] = 6
+            if i % 3 == 0:
+                photo.save(folder / name / f"{i}.jpg", quality=60, exif=exif)
+            else:
+                (photo.quantize(5) if i % 3 == 1 else photo).save(folder / name / f"{i}.png")
+    return folder
+
+
+def epoch(number: int = 1, **values: float) -> Epoch:
+    defaults = dict.fromkeys(("train_accuracy", "train_loss", "test_accuracy", "test_loss"), 0.5)
+    return Epoch(number=number, **(defaults | {"learning_rate": 1e-4, "seconds": 1.0} | values))
+
+
+def write_state(folder: Path, *history: Epoch) -> None:
+    """Leave what a training of these epochs would, without a network."""
+    content = {"options": {}, "history": msgspec.to_builtins(history), "model": {}, "optimizer": {}}
+    torch.save(content, folder / STATE)
+
+
 def weights(run: Path, file: str = "best_model.pth") -> dict[str, torch.Tensor]:
     content = torch.load(run / file, weights_only=True)
-    return content["model"] if file == "training.pt" else content
-
-
-def contents(run: Path) -> dict[str, bytes]:
-    """Names and bytes of what a run left to be used; ``training.pt`` is only for going on."""
-    return {path.name: path.read_bytes() for path in run.iterdir() if path.name != "training.pt"}
+    return content["model"] if file == STATE else content
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
-def scores(history: tuple[EpochResult, ...]) -> list[tuple[float, ...]]:
-    return [
-        (r.epoch, r.learning_rate, r.train_accuracy, r.train_loss, r.test_accuracy, r.test_loss)
-        for r in history
-    ]
 
 
 def notes(events: list[Note | Step]) -> list[str]:

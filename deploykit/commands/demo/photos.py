@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -12,14 +11,10 @@ from PIL import Image
 from deploykit.errors import DependencyError, UsageError
 from deploykit.system.deps import need
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, right and bottom exclusive."""
 
-#: The colour photographs among the files that scikit-image's wheel has had since 0.18: nothing is
-#: downloaded.
+#: The colour photographs that scikit-image's wheel has had since 0.18: nothing is downloaded.
 PHOTOS = {
     "cat": "chelsea.png",
     "galaxies": "hubble_deep_field.jpg",
@@ -29,88 +24,59 @@ PHOTOS = {
 TRAIN_CROPS, TEST_CROPS = 40, 12
 #: Training crops lie left of the first share of the width, test crops right of the second.
 TRAIN_END, TEST_START = 0.54, 0.56
-#: A crop's sides as shares of the shorter side of the part it is cut from.
+#: The sides of a crop, as shares of the shorter side of the part that it is cut from.
 SMALLEST_CROP, LARGEST_CROP = 0.6, 0.98
-JPEG_QUALITY = 90
-#: Tells the demo's own folder from one of the user's that happens to have its name.
+#: Marks a folder as the demo's own: a user's folder may have the same name.
 MARK = "made-by-deploykit-demo.txt"
 
 
-@dataclass(frozen=True)
-class DemoPhotos:
-    """The folders that were made, each with one sub-folder a class.
-
-    Attributes:
-        train: Crops to train on.
-        test: Crops from other parts of the same photographs; no pixel is in both.
-        classes: The classes' names, sorted.
-    """
-
-    train: Path
-    test: Path
-    classes: tuple[str, ...]
-
-
 def claim_folder(folder: Path) -> None:
-    """Mark a folder as the demo's, which may then replace what is in it.
+    """Mark a folder as the demo's, which may then replace its files.
 
     Raises:
-        UsageError: It has something in it and no mark, or cannot be written to.
+        UsageError: It has files and no mark, or cannot be written to.
     """
     mark = folder / MARK
     try:
-        if mark.is_file():
-            return
-        if folder.exists() and any(folder.iterdir()):
+        if not mark.is_file() and folder.exists() and any(folder.iterdir()):
             raise UsageError(
-                f"{folder} has files that are not the demo's, which would write over them.",
+                f"{folder} has files that are not the demo's.",
                 hint="Choose another folder: deploykit demo --output NAME.",
             )
         folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text("`deploykit demo` replaces what is in this folder.\n", encoding="utf-8")
+        mark.write_text("`deploykit demo` replaces files in this folder.\n", encoding="utf-8")
     except OSError as exc:
-        raise _unwritable(folder, exc) from exc
+        raise UsageError(
+            f"The demo cannot write to {folder} ({exc.strerror}).", hint="Choose another folder."
+        ) from exc
 
 
-def make_demo_photos(folder: Path, *, seed: int = 0) -> DemoPhotos:
-    """Cut crops of varied size and place from four photographs, and save them as JPEG.
+def make_demo_photos(folder: Path) -> tuple[Path, Path]:
+    """Cut crops of different sizes from four photographs, always the same, and save them as JPEG.
 
-    A file's name tells where it was cut: ``cat_07_31-40-172-190.jpg`` has left, top, right, bottom.
+    A file is named after its place: ``cat_07_31-40-172-190.jpg`` has left, top, right and bottom.
 
-    Args:
-        folder: Gets the folders ``train`` and ``test``. What an earlier call made is made again.
-        seed: Another seed cuts other crops; the same one always the same.
+    Returns:
+        The folders to train and to test on, with one sub-folder a class. No pixel is in both.
 
     Raises:
         DependencyError: scikit-image is not installed, or came without its photographs.
-        UsageError: The folder has other files where the crops should be, or cannot be written to.
     """
-    demo = DemoPhotos(folder / "train", folder / "test", tuple(sorted(PHOTOS)))
-    crops = dict(_plan_crops(demo, seed))
-    _refuse_other_files(demo, crops)
-    try:
-        for path, crop in crops.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            crop.save(path, quality=JPEG_QUALITY)
-    except OSError as exc:
-        raise _unwritable(folder, exc) from exc
-    return demo
-
-
-def _plan_crops(demo: DemoPhotos, seed: int) -> Iterator[tuple[Path, Image.Image]]:
-    """Every crop with the path it is saved to."""
-    for index, label in enumerate(demo.classes):
-        random = np.random.default_rng((seed, index))
-        photo = _open_photo(PHOTOS[label])
+    train, test = folder / "train", folder / "test"
+    for index, (label, file) in enumerate(sorted(PHOTOS.items())):
+        random = np.random.default_rng((0, index))
+        photo = _open_photo(file)
         width, height = photo.size
         train_part = (0, 0, int(TRAIN_END * width), height)
         test_part = (int(TEST_START * width), 0, width, height)
-        parts = ((demo.train, train_part, TRAIN_CROPS), (demo.test, test_part, TEST_CROPS))
-        for folder, part, count in parts:
+        for part, box, count in ((train, train_part, TRAIN_CROPS), (test, test_part, TEST_CROPS)):
+            (part / label).mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                box = _random_box(part, random)
-                place = "-".join(map(str, box))
-                yield folder / label / f"{label}_{number:02d}_{place}.jpg", photo.crop(box)
+                crop = _random_box(box, random)
+                place = "-".join(map(str, crop))
+                path = part / label / f"{label}_{number:02d}_{place}.jpg"
+                photo.crop(crop).save(path, quality=90)
+    return train, test
 
 
 def _random_box(part: Box, random: np.random.Generator) -> Box:
@@ -134,20 +100,3 @@ def _open_photo(name: str) -> Image.Image:
             f"scikit-image is installed without its photograph {name}: {exc}",
             hint="Install it from PyPI: pip install --force-reinstall scikit-image",
         ) from exc
-
-
-def _unwritable(folder: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"The demo cannot write to {folder} ({error.strerror}).", hint="Choose another folder."
-    )
-
-
-def _refuse_other_files(demo: DemoPhotos, crops: dict[Path, Image.Image]) -> None:
-    """A stranger's photo in these folders would be trained on."""
-    for folder in (demo.train, demo.test):
-        others = [path for path in folder.rglob("*") if path.is_file() and path not in crops]
-        if others:
-            raise UsageError(
-                f"{folder} has {len(others)} files that are not the demo's: {others[0].name} ...",
-                hint="Choose another folder, or move them away.",
-            )

@@ -1,12 +1,15 @@
-"""The picture of a training run: accuracy and loss, epoch by epoch."""
+"""The picture of a training: accuracy and loss, epoch by epoch."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import tempfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from deploykit.commands.train.history import best_epoch
-from deploykit.errors import UsageError
+from deploykit.commands.train.state import best_epoch
 from deploykit.system.deps import need
 from deploykit.system.files import replacing
 
@@ -14,17 +17,26 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from deploykit.commands.train.history import EpochResult
+    from deploykit.commands.train.state import Epoch
 
-TRAIN_COLOUR, TEST_COLOUR = "tab:blue", "tab:orange"
-MOST_MARKED_POINTS = 50
+_SETTINGS = "MPLCONFIGDIR"
+_MOST_MARKED_POINTS = 50
 
 
-def write_curves(history: Sequence[EpochResult], path: Path) -> None:
-    """Write the curves as a PNG of 1500 x 600 pixels; one that is there is replaced as a whole.
+def load_matplotlib() -> None:
+    """Import matplotlib, without writing its list of fonts into the user's home.
+
+    Raises:
+        DependencyError: It is not installed.
+    """
+    with _settings_of_its_own():
+        need("matplotlib.figure")
+
+
+def write_curves(history: Sequence[Epoch], path: Path) -> None:
+    """Write the curves as a PNG of 1500 x 600 pixels; an existing one is replaced as a whole.
 
     Args:
         history: At least one epoch.
@@ -32,21 +44,16 @@ def write_curves(history: Sequence[EpochResult], path: Path) -> None:
 
     Raises:
         DependencyError: matplotlib is not installed.
-        UsageError: The file cannot be written; what was there before is still there.
+        OSError: The file cannot be written; the one that was there before is still there.
     """
     picture = io.BytesIO()
-    draw_curves(history).savefig(picture, format="png", dpi=150)
-    try:
-        with replacing(path) as partial:
-            partial.write_bytes(picture.getvalue())
-    except OSError as exc:
-        raise UsageError(
-            f"The curves cannot be written to {path} ({exc.strerror}).",
-            hint="Is the disk full, or the picture open elsewhere? Else choose another --output.",
-        ) from exc
+    with _settings_of_its_own():
+        draw_curves(history).savefig(picture, format="png", dpi=150)
+    with replacing(path) as partial:
+        partial.write_bytes(picture.getvalue())
 
 
-def draw_curves(history: Sequence[EpochResult]) -> Figure:
+def draw_curves(history: Sequence[Epoch]) -> Figure:
     """Draw accuracy (left) and loss (right) of training and test, with the best epoch marked.
 
     The figure belongs to no window and no global state: it works without a display, and in threads.
@@ -54,52 +61,51 @@ def draw_curves(history: Sequence[EpochResult]) -> Figure:
     Raises:
         DependencyError: matplotlib is not installed.
     """
-    need("matplotlib")
+    load_matplotlib()
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    accuracy, loss = figure.subplots(1, 2)
     best = best_epoch(history)
-    _draw(
-        accuracy,
-        [result.epoch for result in history],
-        train=[100 * result.train_accuracy for result in history],
-        test=[100 * result.test_accuracy for result in history],
-        best=(best.epoch, 100 * best.test_accuracy),
-        best_label=f"best: epoch {best.epoch}, {best.test_accuracy:.1%}",
+    epochs = [epoch.number for epoch in history]
+    # A line through a single epoch shows nothing without a marker.
+    marker = "." if len(epochs) <= _MOST_MARKED_POINTS else None
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = (
+        (
+            *("Accuracy", "photos classified right (%)", f"{best.test_accuracy:.1%}"),
+            [100 * epoch.train_accuracy for epoch in history],
+            [100 * epoch.test_accuracy for epoch in history],
+        ),
+        (
+            *("Loss", "cross-entropy", f"{best.test_loss:.3f}"),
+            [epoch.train_loss for epoch in history],
+            [epoch.test_loss for epoch in history],
+        ),
     )
-    accuracy.set(title="Accuracy", ylabel="photos classified right (%)")
-    _draw(
-        loss,
-        [result.epoch for result in history],
-        train=[result.train_loss for result in history],
-        test=[result.test_loss for result in history],
-        best=(best.epoch, best.test_loss),
-        best_label=f"best: epoch {best.epoch}, {best.test_loss:.3f}",
-    )
-    loss.set(title="Loss", ylabel="cross-entropy")
-    loss.set_ylim(bottom=0)
+    for axes, (title, unit, value, train, test) in zip(figure.subplots(1, 2), panels, strict=True):
+        axes.plot(epochs, train, color="tab:blue", marker=marker, label="training")
+        axes.plot(epochs, test, color="tab:orange", marker=marker, label="test")
+        label = f"best: epoch {best.number}, {value}"
+        best_test = test[history.index(best)]
+        star = axes.plot(best.number, best_test, "*", color="tab:orange", ms=14, label=label)[0]
+        star.set(clip_on=False, zorder=3)
+        axes.set(title=title, xlabel="epoch", ylabel=unit)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.axes[1].set_ylim(bottom=0)
     return figure
 
 
-def _draw(
-    axes: Axes,
-    epochs: list[int],
-    *,
-    train: list[float],
-    test: list[float],
-    best: tuple[int, float],
-    best_label: str,
-) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    # A line through a single epoch shows nothing without a marker.
-    marker = "." if len(epochs) <= MOST_MARKED_POINTS else None
-    axes.plot(epochs, train, color=TRAIN_COLOUR, marker=marker, label="training")
-    axes.plot(epochs, test, color=TEST_COLOUR, marker=marker, label="test")
-    (star,) = axes.plot(*best, color=TEST_COLOUR, marker="*", markersize=14, label=best_label)
-    star.set(linestyle="none", clip_on=False, zorder=3)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(alpha=0.3)
-    axes.legend()
+@contextlib.contextmanager
+def _settings_of_its_own() -> Iterator[None]:
+    """Give matplotlib a temporary folder for its settings, unless the user named one."""
+    if _SETTINGS in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="deploykit-", ignore_cleanup_errors=True) as folder:
+        os.environ[_SETTINGS] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(_SETTINGS, None)  # another thread may have

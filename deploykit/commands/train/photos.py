@@ -1,201 +1,157 @@
-"""The photos of a training run: found, read once, and dealt out in batches."""
+"""The photos of a training, as torch's datasets."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deploykit.errors import ImagesError
 from deploykit.images.batches import read_batches
-from deploykit.images.scan import ImageFile, class_folders, scan_images
+from deploykit.images.decode import DecodeError, decode_rgb
+from deploykit.images.file_names import escape_name
+from deploykit.images.preprocess import preprocess
+from deploykit.images.scan import IMAGE_EXTENSIONS, ImageFile, class_folders
+from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from PIL import Image
+    from torch.utils.data import Subset
 
-    from deploykit.images.batches import Batch
     from deploykit.specs.preprocessing import Preprocessing
-    from deploykit.specs.session import ImageBatch
 
-#: The most memory that decoded photos are kept in; beyond it each epoch decodes them again.
-CACHE_BYTES = 2**30
-READING_BATCH = 32
-NAMED_FAILURES = 20
+_CHECKED_TOGETHER = 32
+_SHOWN_FAILURES = 20
 
 
-class LabelledBatch(NamedTuple):
-    """Photos with their classes.
+class TrainingPhotos(NamedTuple):
+    """The readable photos of a folder, split in two.
 
     Attributes:
-        images: (N, H, W, 3) uint8 RGB, valid until the next batch is asked for.
-        targets: (N,) int64, the index of each photo's class.
-        classes: How many classes there are.
-    """
-
-    images: ImageBatch
-    targets: npt.NDArray[np.int64]
-    classes: int
-
-
-@dataclass(frozen=True)
-class TrainingPhotos:
-    """The readable photos of a folder of class folders.
-
-    Attributes:
-        classes: The classes' names, in the order of the logits.
-        files: The photos' files.
-        targets: (N,) int64, the index of each photo's class.
-        preprocessing: How a photo becomes an image of the network's size.
-        pixels: (N, H, W, 3) uint8, every photo decoded; None when that exceeds ``CACHE_BYTES``.
-        threads: How many threads decode; None for the reader's default.
-        digest: SHA-256 over names and pixels, which tells whether the photos are still the same.
+        classes: The names of the classes, in the order of the logits.
+        train: Pairs of a photo, a float32 tensor (3, H, W), and the index of its class.
+        test: The same.
+        digest: SHA-256 of the classes and names, which tells whether the split is still the same.
     """
 
     classes: tuple[str, ...]
-    files: tuple[ImageFile, ...]
-    targets: npt.NDArray[np.int64]
-    preprocessing: Preprocessing
-    pixels: ImageBatch | None
-    threads: int | None
+    train: Subset[Any]
+    test: Subset[Any]
     digest: str
-
-    def batches(
-        self, order: npt.NDArray[np.int64], batch_size: int, *, drop_single: bool = False
-    ) -> Iterator[LabelledBatch]:
-        """Deal out the photos.
-
-        Args:
-            order: The positions of the photos wanted, in the order wanted.
-            batch_size: How many a batch; the last has what is left.
-            drop_single: Leave out a last batch of one photo.
-
-        Raises:
-            ImagesError: A photo that was readable at first no longer is.
-        """
-        if drop_single and len(order) % batch_size == 1 and len(order) > 1:
-            order = order[:-1]
-        starts = range(0, len(order), batch_size)
-        parts = (order[start : start + batch_size] for start in starts)
-        for part, images in zip(parts, self._images(order, batch_size), strict=True):
-            yield LabelledBatch(images, self.targets[part], len(self.classes))
-
-    def _images(self, order: npt.NDArray[np.int64], batch_size: int) -> Iterator[ImageBatch]:
-        if self.pixels is not None:
-            for start in range(0, len(order), batch_size):
-                yield self.pixels[order[start : start + batch_size]]
-            return
-        files = [self.files[i] for i in order]
-        for batch in read_batches(
-            files, self.preprocessing, batch_size=batch_size, threads=self.threads
-        ):
-            if failures := _failures(batch):
-                raise ImagesError(
-                    _describe(failures, "photos could be read at first and no longer can"),
-                    hint="Is the folder still there and complete? Then go on with --resume.",
-                )
-            yield batch.images
 
 
 def read_photos(
     folder: Path,
     preprocessing: Preprocessing,
-    *,
-    threads: int | None = None,
+    test_fraction: float,
+    seed: int,
     progress: Progress,
 ) -> TrainingPhotos:
-    """Read every photo of a folder of class folders once; the unreadable ones are left out, aloud.
+    """Find the photos of a folder with one sub-folder a class, check each, and split them.
+
+    A photo that cannot be read is left out, with a note. The others are decoded and resized by the
+    code that ``predict`` uses, and normalised by torchvision.
+
+    Args:
+        folder: The photos.
+        preprocessing: The steps from a photo to the input of the network.
+        test_fraction: The share of the photos to test on, 0..1.
+        seed: The seed of the split.
+        progress: Told how many photos are checked, and which are left out.
 
     Raises:
-        ImagesError: Fewer than two classes, or a class without a readable photo.
+        UsageError: There is no such folder.
+        ImagesError: There are fewer than two classes, a class has no readable photo, or there are
+            too few photos to split.
+        DependencyError: torchvision is not installed.
     """
+    datasets, transforms = need("torchvision.datasets"), need("torchvision.transforms")
+    from torch import Generator
+    from torch.utils.data import Subset, random_split
+
     classes = tuple(class_folders(folder))
-    found = [file for file in scan_images(folder, classes).files if file.expected is not None]
-    _check_classes(folder, classes, found, "photo")
-    height, width = preprocessing.input_size
-    fits = len(found) * height * width * 3 <= CACHE_BYTES
-    pixels = np.empty((len(found) if fits else 0, height, width, 3), dtype=np.uint8)
-    readable: list[ImageFile] = []
-    failures: list[str] = []
-    digest = hashlib.sha256()
-    for batch in read_batches(found, preprocessing, batch_size=READING_BATCH, threads=threads):
-        start = len(readable)
-        readable += batch.readable
-        failures += _failures(batch)
-        digest.update("\0".join(file.name for file in readable[start:]).encode())
-        digest.update(batch.images.data)
-        if fits:
-            pixels[start : len(readable)] = batch.images
-        progress(Step("reading photos", len(readable) + len(failures), len(found)))
-    if failures:
-        progress(Note(_describe(failures, "photos cannot be read and are left out")))
-    _check_classes(folder, classes, readable, "readable photo")
-    index = {name: i for i, name in enumerate(classes)}
-    return TrainingPhotos(
-        classes=classes,
-        files=tuple(readable),
-        targets=np.array([index[str(file.expected)] for file in readable], np.int64),
-        preprocessing=preprocessing,
-        pixels=pixels[: len(readable)] if fits else None,
-        threads=threads,
-        digest=digest.hexdigest(),
-    )
-
-
-def split_photos(
-    count: int, test_fraction: float, seed: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Split at random: the positions for training and those for testing.
-
-    The same split as ``torch.utils.data.random_split`` makes of ``[int((1 - test_fraction) * n),
-    rest]`` with a generator of that seed, so that a tutorial's run can be compared with ours.
-
-    Raises:
-        ImagesError: Nothing would be left to test on, or fewer than two photos to train on.
-    """
-    import torch
-
-    # 10 * (1 - 0.9) is 0.9999999999999998, and means 1.
-    train_count = int(round(count * (1 - test_fraction), 6))
-    if train_count < 2 or train_count == count:
-        raise ImagesError(
-            f"{count} photos are too few to keep {test_fraction:.0%} for testing: "
-            f"{train_count} to train on, {count - train_count} to test on.",
-            hint="Add photos, or change --test-fraction.",
-        )
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
-    return order[:train_count], order[train_count:]
-
-
-def _failures(batch: Batch) -> list[str]:
-    pairs = zip(batch.files, batch.failures, strict=True)
-    return [f"{file.name}: {failure.reason}" for file, failure in pairs if failure is not None]
-
-
-def _describe(failures: Sequence[str], what: str) -> str:
-    """One line for the count, then one line a failure, as far as anyone reads on."""
-    more = len(failures) - NAMED_FAILURES
-    rest = [f"... and {more} more"] if more > 0 else []
-    return "\n  ".join([f"{len(failures)} {what}:", *failures[:NAMED_FAILURES], *rest])
-
-
-def _check_classes(
-    folder: Path, classes: Sequence[str], files: Sequence[ImageFile], what: str
-) -> None:
-    """Refuse a folder that cannot teach a difference."""
     if len(classes) < 2:
         raise ImagesError(
-            f"{folder} has {len(classes)} class folder: {', '.join(classes)}.",
+            f"{folder} has 1 class folder: {classes[0]}.",
             hint="Training needs one folder of photos for each of two classes or more.",
         )
-    present = {file.expected for file in files}
-    empty = [name for name in classes if name not in present]
-    if empty:
+    dataset = datasets.ImageFolder(
+        folder,
+        transform=transforms.Compose(
+            [
+                functools.partial(preprocess, preprocessing=preprocessing),
+                transforms.ToTensor(),
+                transforms.Normalize(preprocessing.mean, preprocessing.std),
+            ]
+        ),
+        loader=_open_photo,
+        is_valid_file=_is_photo,
+        allow_empty=True,
+    )
+    names = [escape_name(Path(path).relative_to(folder).as_posix()) for path, _ in dataset.samples]
+    failures = _check(folder, names, preprocessing, progress)
+    readable = [i for i, name in enumerate(names) if name not in failures]
+    present = {dataset.targets[i] for i in readable}
+    if missing := [name for i, name in enumerate(classes) if i not in present]:
         raise ImagesError(
-            f"{folder} has class folders without a single {what}: {', '.join(empty)}.",
+            f"{folder} has class folders without a single readable photo: {', '.join(missing)}.",
             hint="Add photos to these folders, or move the folders away.",
         )
+
+    tested = int(len(readable) * test_fraction)
+    counts = [len(readable) - tested, tested]
+    if counts[0] < 2 or counts[1] < 1:
+        raise ImagesError(
+            f"{len(readable)} photos are too few to keep {test_fraction:.0%} for testing: "
+            f"{counts[0]} to train on, {counts[1]} to test on.",
+            hint="Add photos, or change --test-fraction.",
+        )
+    train, test = random_split(Subset(dataset, readable), counts, Generator().manual_seed(seed))
+    trained = {dataset.targets[readable[i]] for i in train.indices}
+    if untrained := [name for i, name in enumerate(classes) if i not in trained]:
+        progress(
+            Note(
+                f"All photos of {', '.join(untrained)} are among the test photos, so that this "
+                "cannot be learned. Add photos, or try another --seed."
+            )
+        )
+    listed = "\0".join([*classes, *(names[i] for i in readable)])
+    digest = hashlib.sha256(listed.encode()).hexdigest()
+    return TrainingPhotos(classes, train, test, digest)
+
+
+def _open_photo(path: str) -> Image.Image:
+    # A function of the module: a process that reads photos gets it pickled on Windows. The error is
+    # one that comes whole from such a process.
+    try:
+        return decode_rgb(Path(path))
+    except DecodeError as exc:
+        raise OSError(exc.message) from exc
+
+
+def _is_photo(path: str) -> bool:
+    return Path(path).suffix.lower() in IMAGE_EXTENSIONS
+
+
+def _check(
+    folder: Path, names: list[str], preprocessing: Preprocessing, progress: Progress
+) -> dict[str, str]:
+    """Read every photo once; the reasons of those that cannot be read, by name."""
+    failures: dict[str, str] = {}
+    done = 0
+    files = [ImageFile(folder, name) for name in names]
+    for batch in read_batches(files, preprocessing, batch_size=_CHECKED_TOGETHER):
+        for file, failure in zip(batch.files, batch.failures, strict=True):
+            if failure is not None:
+                failures[file.name] = failure.reason
+        done += len(batch.files)
+        progress(Step("checking photos", done, len(files)))
+    if failures:
+        lines = [f"{name}: {reason}" for name, reason in failures.items()][:_SHOWN_FAILURES]
+        if len(failures) > len(lines):
+            lines.append(f"... and {len(failures) - len(lines)} more")
+        header = f"{len(failures)} of {len(files)} photos cannot be read and are left out:"
+        progress(Note("\n  ".join([header, *lines])))
+    return failures

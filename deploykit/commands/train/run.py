@@ -1,60 +1,58 @@
-"""Train a classifier as the tutorials do, so that a newcomer has a checkpoint."""
+"""Train a classifier with the recipe of the tutorials, so that a newcomer has a checkpoint."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from deploykit.commands.train.files import (
+from deploykit.commands.train.curves import load_matplotlib, write_curves
+from deploykit.commands.train.photos import TrainingPhotos, read_photos
+from deploykit.commands.train.state import (
     CHECKPOINT,
     CURVES,
-    Recipe,
-    TrainingState,
-    check_output,
-    check_same_recipe,
-    discard_state,
-    load_state,
-    make_output,
-    save_best,
-    save_state,
+    Epoch,
+    Training,
+    best_epoch,
+    claim_folder,
+    read_training,
+    write_best,
+    write_training,
 )
-from deploykit.commands.train.history import EpochResult, best_epoch
-from deploykit.commands.train.loop import Learner, choose_device
-from deploykit.commands.train.photos import TrainingPhotos, read_photos, split_photos
-from deploykit.errors import ModelError, UsageError
+from deploykit.errors import (
+    ArchitectureError,
+    DeploykitError,
+    DeviceError,
+    ImagesError,
+    ModelError,
+    UsageError,
+)
 from deploykit.specs.preprocessing import Preprocessing
+from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, Step, silent
+from deploykit.system.threads import usable_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    import numpy.typing as npt
     import torch
-
-    from deploykit.commands.train.photos import LabelledBatch
-
-__all__ = ["CURVES", "TrainingResult", "train_classifier"]
+    from torch import Tensor, nn
+    from torch.utils.data import DataLoader
 
 RATE_DECAY = 0.92
 EPOCHS_PER_RATE = 4
+_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run made.
+    """The outcome of a training.
 
     Attributes:
         checkpoint: ``best_model.pth``: the weights of the best epoch, a plain ``state_dict``.
-        classes: The classes' names, in the order of the logits.
-        best: The epoch that the checkpoint is from.
-        history: Every epoch, those before a resume included.
+        classes: The names of the classes, in the order of the logits.
+        history: Every epoch, with those before a resume.
         train_photos: How many photos it was trained on.
         test_photos: How many photos it was tested on.
         seconds: The wall time of this call.
@@ -62,11 +60,15 @@ class TrainingResult:
 
     checkpoint: Path
     classes: tuple[str, ...]
-    best: EpochResult
-    history: tuple[EpochResult, ...]
+    history: tuple[Epoch, ...]
     train_photos: int
     test_photos: int
     seconds: float
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch that the checkpoint is from."""
+        return best_epoch(self.history)
 
 
 def train_classifier(
@@ -81,234 +83,293 @@ def train_classifier(
     preprocessing: Preprocessing | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
-    threads: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    device: str = "auto",
     progress: Progress = silent,
-    on_epoch: Callable[[tuple[EpochResult, ...]], None] | None = None,
 ) -> TrainingResult:
     """Train a classifier on a folder with one sub-folder of photos a class.
 
     The defaults are the DPN tutorial's: a random 80/20 split, Adam, cross-entropy, batches of 4,
-    40 epochs, and a learning rate of 1e-4 that is multiplied by 0.92 every 4 epochs. Unlike it, the
-    weights that are kept are those of the epoch with the best test accuracy, not the last's.
+    40 epochs, and a learning rate of 1e-4 that is multiplied by 0.92 every 4 epochs. Unlike there,
+    the weights of the epoch with the best test accuracy are kept, not those of the last.
 
-    After each epoch ``output`` holds ``best_model.pth``, ``classes.txt`` and ``training.pt``, each
-    replaced as a whole: whatever interrupts the run, ``resume`` goes on after the last finished
-    epoch. On the CPU, with the same number of threads, that gives the very weights of a run that
-    was not interrupted; CUDA kernels may differ in the last digits from run to run.
+    After each epoch ``output`` holds ``best_model.pth``, ``classes.txt``, ``curves.png`` and
+    ``training.pt``. After an interruption ``resume`` continues with the next epoch, but not to the
+    very weights of an uninterrupted training: the photos come in another order.
 
     Args:
         folder: The photos; the classes are its sub-folders, in the order of ``ImageFolder``.
-        arch: The architecture's name.
+        arch: The name of the architecture.
         arch_args: More arguments of the architecture.
-        output: The folder for the results, made if need be.
-        epochs: How many in all; a resumed run may be given more than it began with.
-        batch_size: Photos an optimizer step.
-        learning_rate: The first epochs'.
-        preprocessing: From a photo to the network's input; None for the architecture's own, else
-            the tutorials'.
-        test_fraction: The share of the photos that is tested on and never trained on, 0..1.
-        seed: Of the split, the first weights and the shuffling; 0 or more.
-        threads: For decoding, and for computing on the CPU; None for one a core.
-        resume: Go on with the run in ``output``.
-        overwrite: Replace the run in ``output``, once the new one has finished an epoch.
-        device: ``auto`` (the GPU where there is one), ``cpu``, ``cuda``.
-        progress: Told of every batch, and with a note of every epoch.
-        on_epoch: Given the history after each epoch's files are written.
+        output: The folder for the results; made if it does not exist.
+        epochs: The number of epochs in all. A resumed training may be given more.
+        batch_size: Photos in an optimizer step.
+        learning_rate: The rate of the first epochs.
+        preprocessing: None for the architecture's own, else the tutorials'.
+        test_fraction: The share of the photos to test on, which are never trained on, 0..1.
+        seed: The seed of the split, the first weights and the shuffling.
+        device: ``auto`` (the GPU if there is one), ``cpu`` or ``cuda``.
+        workers: Processes that read photos; 0 reads them in this one. None for 0 on a CPU, which
+            computes longer than it reads, and up to 8 for a GPU.
+        resume: Continue the training in ``output``.
+        overwrite: Replace the training in ``output``, after the first epoch of the new one.
+        progress: Told of every batch, and of every epoch with a note.
 
     Raises:
         UsageError: An option makes no sense, or ``output`` does not fit ``resume`` or
             ``overwrite``.
-        ImagesError: There are not the photos to train and test on.
+        ImagesError: There are too few photos to train and test on.
         ArchitectureError: The network cannot be built or trained.
         ModelError: The loss became NaN or infinite.
-        CheckpointError: The state to resume is damaged.
+        CheckpointError: The state to resume from is damaged.
         DeviceError: The device is not there, or its memory does not suffice.
-        DependencyError: torch, or a package of the architecture's, is not installed.
+        DependencyError: torch, torchvision or matplotlib is not installed.
     """
-    from deploykit.models.registry import resolve_architecture
-
     started = time.perf_counter()
     _check_numbers(epochs, batch_size, learning_rate, test_fraction, seed)
-    check_output(output, resume=resume, overwrite=overwrite)
+    torch = need("torch")
+    load_matplotlib()  # a missing one is told now rather than after an epoch of hours
+    from deploykit.models.registry import resolve_architecture
+
     architecture = resolve_architecture(arch, allow_user_code=True)
     steps = preprocessing or architecture.preprocessing or Preprocessing()
-    place = choose_device(device)
-    photos = read_photos(folder, steps, threads=threads, progress=progress)
-    train_part, test_part = split_photos(len(photos.files), test_fraction, seed)
-    recipe = Recipe(
-        architecture=architecture.name,
-        arch_args=dict(arch_args or {}),
-        preprocessing=steps.describe(),
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        test_fraction=test_fraction,
-        seed=seed,
-        device=place.type,
-        classes=photos.classes,
-        photos=photos.digest,
+    place = _choose_device(device)
+    claim_folder(output, resume=resume, overwrite=overwrite)
+    photos = read_photos(folder, steps, test_fraction, seed, progress)
+    torch.manual_seed(seed)
+    module = architecture.build(len(photos.classes), dict(arch_args or {})).to(place)
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    if not weights:
+        raise ArchitectureError(
+            "The network has no weights to train.",
+            hint="At least some of its parameters must have requires_grad.",
+        )
+    optimizer = torch.optim.Adam(weights)
+    # What may not change at a resume: another split would train on photos that were tested on.
+    options = {
+        "architecture": architecture.name,
+        "arch args": repr(dict(arch_args or {})),
+        "preprocessing": steps.describe(),
+        "test fraction": f"{test_fraction:g}",
+        "seed": str(seed),
+        "list of photos": photos.digest,
+    }
+    history: tuple[Epoch, ...] = ()
+    if resume:
+        history = _resume(output, options, epochs, module, optimizer)
+        if best_epoch(history) is history[-1]:
+            # The program may have ended between writing the state and writing the checkpoint.
+            write_best(output, module.state_dict(), photos.classes)
+    train_loader, test_loader = _loaders(photos, batch_size, place, workers)
+    progress(
+        Note(
+            f"{architecture.name} on {place}: {len(photos.train)} photos to train on, "
+            f"{len(photos.test)} to test on, {len(photos.classes)} classes; {steps.describe()}"
+        )
     )
-    make_output(output)
-    with _torch_threads(threads), _random_numbers_of_its_own(place, seed):
-        module = architecture.build(len(photos.classes), recipe.arch_args)
-        learner = Learner.of(module, steps, place)
-        run = _Run(recipe, photos, train_part, test_part, learner, epochs, output, progress)
-        history = run.go_back() if resume else ()
-        for line in run.describe():
-            progress(Note(line))
-        for number in range(len(history) + 1, epochs + 1):
-            history = run.go_on(history, number)
-            if on_epoch is not None:
-                on_epoch(history)
+    for number in range(len(history) + 1, epochs + 1):
+        began = time.perf_counter()
+        rate = learning_rate * RATE_DECAY ** ((number - 1) // EPOCHS_PER_RATE)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        stage, classes = f"epoch {number}/{epochs}", len(photos.classes)
+        train = _run_through(train_loader, module, optimizer, classes, stage, progress)
+        test = _run_through(test_loader, module, None, classes, f"{stage}, testing", progress)
+        epoch = Epoch(
+            number=number,
+            learning_rate=rate,
+            train_accuracy=train[0],
+            train_loss=train[1],
+            test_accuracy=test[0],
+            test_loss=test[1],
+            seconds=time.perf_counter() - began,
+        )
+        if not math.isfinite(epoch.train_loss + epoch.test_loss):
+            raise ModelError(
+                f"In epoch {number} the training loss became {epoch.train_loss} and the test loss "
+                f"{epoch.test_loss}.",
+                hint=f"Start again with a smaller --learning-rate than {rate:g}.",
+            )
+        history = (*history, epoch)
+        state = Training(options, history, module.state_dict(), optimizer.state_dict())
+        write_training(output, state, photos.classes)
+        best = ", best so far" if best_epoch(history) is epoch else ""
+        progress(Note(f"Epoch {number}/{epochs}: {epoch.describe()}{best}"))
+        try:
+            write_curves(history, output / CURVES)
+        except OSError as exc:  # a picture is not worth ending a training for
+            progress(Note(f"{CURVES} was not written, the training continues: {exc}"))
     return TrainingResult(
         checkpoint=output / CHECKPOINT,
         classes=photos.classes,
-        best=best_epoch(history),
         history=history,
-        train_photos=len(train_part),
-        test_photos=len(test_part),
+        train_photos=len(photos.train),
+        test_photos=len(photos.test),
         seconds=time.perf_counter() - started,
     )
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A run that is under way: what it works on, and where it keeps its results."""
-
-    recipe: Recipe
-    photos: TrainingPhotos
-    train_part: npt.NDArray[np.int64]
-    test_part: npt.NDArray[np.int64]
-    learner: Learner
-    epochs: int
-    output: Path
-    progress: Progress
-
-    def go_back(self) -> tuple[EpochResult, ...]:
-        """Put the learner where the interrupted run was, and return that run's history."""
-        state = load_state(self.output)
-        check_same_recipe(state.recipe, self.recipe)
-        if len(state.history) > self.epochs:
-            raise UsageError(
-                f"The run in {self.output} has finished {len(state.history)} epochs already; "
-                f"{self.epochs} were asked for.",
-                hint="Its best_model.pth is ready to use. To train it further, give more --epochs.",
-            )
-        self.learner.restore(state.model, state.optimizer)
-        return state.history
-
-    def go_on(self, history: tuple[EpochResult, ...], number: int) -> tuple[EpochResult, ...]:
-        """Train an epoch, keep its results, and return the history with it."""
-        result = self._train_epoch(number)
-        history = (*history, result)
-        is_best = best_epoch(history) is result
-        module_state = self.learner.module.state_dict()
-        if number == 1:
-            discard_state(self.output)
-        if is_best:
-            save_best(self.output, module_state, self.photos.classes)
-        # Last, so that an epoch counts as finished only once its best_model.pth is there.
-        optimizer_state = self.learner.optimizer.state_dict()
-        save_state(self.output, TrainingState(self.recipe, history, module_state, optimizer_state))
-        best = ", best so far" if is_best else ""
-        self.progress(Note(f"Epoch {number}/{self.epochs}: {result.describe()}{best}"))
-        return history
-
-    def _train_epoch(self, number: int) -> EpochResult:
-        import torch
-
-        started = time.perf_counter()
-        # Seeded anew: an epoch's shuffling and dropout don't depend on what ran before it.
-        (seed,) = np.random.SeedSequence((self.recipe.seed, number)).generate_state(1)
-        torch.manual_seed(int(seed))
-        order = self.train_part[torch.randperm(len(self.train_part)).numpy()]
-        rate = self.recipe.learning_rate * RATE_DECAY ** ((number - 1) // EPOCHS_PER_RATE)
-        size = self.recipe.batch_size
-        # BatchNorm cannot learn from a single photo once the maps are down to 1x1.
-        batches = self.photos.batches(order, size, drop_single=True)
-        train = self.learner.train(self._counted(batches, number, 0), rate)
-        batches = self.photos.batches(self.test_part, size)
-        test = self.learner.test(self._counted(batches, number, len(order)))
-        for part, score in (("training", train), ("test", test)):
-            if not math.isfinite(score.loss):
-                raise ModelError(
-                    f"In epoch {number} the {part} loss became {score.loss}.",
-                    hint=f"Start over with a smaller --learning-rate than {rate:g}.",
-                )
-        return EpochResult(
-            epoch=number,
-            learning_rate=rate,
-            train_accuracy=train.accuracy,
-            train_loss=train.loss,
-            test_accuracy=test.accuracy,
-            test_loss=test.loss,
-            seconds=time.perf_counter() - started,
-        )
-
-    def _counted(
-        self, batches: Iterable[LabelledBatch], number: int, done: int
-    ) -> Iterator[LabelledBatch]:
-        """Hand batches on, and tell how many of the epoch's photos have been seen."""
-        total = len(self.photos.files)
-        for batch in batches:
-            yield batch
-            done += len(batch.images)
-            self.progress(Step(f"epoch {number}/{self.epochs}", done, total))
-
-    def describe(self) -> Iterator[str]:
-        """What to know before it starts, line by line."""
-        yield (
-            f"{self.recipe.architecture} on {self.learner.device}: {len(self.train_part)} photos "
-            f"to train on, {len(self.test_part)} to test on, {len(self.photos.classes)} classes; "
-            f"{self.recipe.preprocessing}"
-        )
-        present = set(self.photos.targets[self.train_part].tolist())
-        missing = [name for i, name in enumerate(self.photos.classes) if i not in present]
-        if missing:
-            yield (
-                f"No photo to train on happens to be of {', '.join(missing)}: this cannot be "
-                "learned. Add photos, or try another --seed."
-            )
 
 
 def _check_numbers(
     epochs: int, batch_size: int, learning_rate: float, test_fraction: float, seed: int
 ) -> None:
-    """Refuse numbers that no training can use."""
-    if epochs < 1 or batch_size < 1:
-        raise UsageError(
-            f"Epochs and batch size must be at least 1: epochs {epochs}, batch size {batch_size}."
-        )
-    if not 0 < learning_rate < math.inf:
-        raise UsageError(f"The learning rate must be above 0 and finite, not {learning_rate}.")
-    if not 0 < test_fraction < 1:
-        raise UsageError(f"The test fraction must be between 0 and 1, not {test_fraction}.")
-    if not 0 <= seed < 2**32:
-        raise UsageError(f"The seed must be between 0 and {2**32 - 1}, not {seed}.")
+    for valid, wanted in (
+        (epochs >= 1, f"at least 1 epoch, not {epochs}"),
+        (batch_size >= 1, f"batches of at least 1 photo, not {batch_size}"),
+        (0 < learning_rate < math.inf, f"a finite learning rate above 0, not {learning_rate}"),
+        (0 < test_fraction < 1, f"a test fraction between 0 and 1, not {test_fraction}"),
+        (0 <= seed < 2**32, f"a seed between 0 and {2**32 - 1}, not {seed}"),
+    ):
+        if not valid:
+            raise UsageError(f"Training needs {wanted}.")
 
 
-@contextmanager
-def _torch_threads(count: int | None) -> Iterator[None]:
-    """Let torch compute on so many threads of the CPU, and on as many as before afterwards."""
+def _choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is the first CUDA GPU if there is one, else the CPU."""
     import torch
 
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        yield
-    finally:
-        if count is not None:
-            torch.set_num_threads(before)
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as exc:
+        raise DeviceError(
+            f"torch {torch.__version__} cannot use the device {name!r}: {_first_line(exc)}",
+            hint="Use --device cpu, or install a torch that supports it (https://pytorch.org).",
+        ) from exc
+    return device
 
 
-@contextmanager
-def _random_numbers_of_its_own(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed torch, and leave the caller's random numbers as they were afterwards."""
+def _resume(
+    folder: Path,
+    options: dict[str, str],
+    epochs: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> tuple[Epoch, ...]:
+    """Give a network and its optimizer the state of an interrupted training; its history."""
+    state = read_training(folder)
+    changes = [
+        f"the {name} was {before}, and is now {options.get(name)}"
+        for name, before in state.options.items()
+        if options.get(name) != before
+    ]
+    if changes:
+        raise UsageError(
+            f"This training cannot be resumed: {'; '.join(changes)}.",
+            hint="Resume with the options it was started with, or start again with --overwrite.",
+        )
+    if len(state.history) > epochs:
+        raise UsageError(
+            f"The training in {folder} has finished {len(state.history)} epochs already; "
+            f"{epochs} were asked for.",
+            hint=f"Its {CHECKPOINT} is ready to use. To train it further, give more --epochs.",
+        )
+    try:
+        module.load_state_dict(state.model)
+        optimizer.load_state_dict(state.optimizer)
+    except (RuntimeError, ValueError, KeyError) as exc:
+        raise ArchitectureError(
+            f"The code of the network has changed since this training began: {_first_line(exc)}",
+            hint="Restore the code, or start again with --overwrite.",
+        ) from exc
+    return state.history
+
+
+def _loaders(
+    photos: TrainingPhotos, batch_size: int, device: torch.device, workers: int | None
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """The batches to train on, shuffled for each epoch, and those to test on."""
+    from torch.utils.data import DataLoader
+
+    if workers is None:
+        workers = 0 if device.type == "cpu" else min(usable_cpus(), _MOST_WORKERS)
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "pin_memory": device.type == "cuda",
+    }
+    # BatchNorm cannot learn from a last batch of one photo once the maps are down to 1x1.
+    alone = len(photos.train) % batch_size == 1
+    return (
+        DataLoader(photos.train, shuffle=True, drop_last=alone, **options),
+        DataLoader(photos.test, **options),
+    )
+
+
+def _run_through(
+    loader: DataLoader[Any],
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    classes: int,
+    stage: str,
+    progress: Progress,
+) -> tuple[float, float]:
+    """Train on every batch of a loader, or without an optimizer only test.
+
+    Returns:
+        The share of correct photos, 0..1, and their mean cross-entropy.
+    """
     import torch
 
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+    device = next(module.parameters()).device
+    module.train(optimizer is not None)
+    photos, correct, loss_sum = 0, 0, 0.0
+    for images, targets in _batches(loader):
+        shape = tuple(images.shape)
+        try:
+            with torch.set_grad_enabled(optimizer is not None):
+                logits = module(images.to(device))
+                _check_logits(logits, (len(images), classes))
+                loss = torch.nn.functional.cross_entropy(logits, targets.to(device))
+                if optimizer is not None:
+                    optimizer.zero_grad()
+                    torch.autograd.backward(loss)
+                    optimizer.step()
+        except DeploykitError:
+            raise
+        except torch.OutOfMemoryError as exc:
+            raise DeviceError(
+                f"The memory of the device does not suffice for a batch of shape {shape}.",
+                hint="Use a smaller --batch-size, or --device cpu.",
+            ) from exc
+        except Exception as exc:  # the network may be the user's code, which raises what it likes
+            raise ArchitectureError(
+                f"The network fails on a training batch of shape {shape}: {_first_line(exc)}",
+                hint="Is it made for another --input-size, or for batches of more than one photo?",
+            ) from exc
+        photos += len(images)
+        correct += int((logits.argmax(1).cpu() == targets).sum())
+        loss_sum += loss.item() * len(images)
+        progress(Step(stage, photos, len(loader.dataset)))  # type: ignore[arg-type]
+    return correct / photos, loss_sum / photos
+
+
+def _batches(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a loader; explains why photos can no longer be read."""
+    try:
+        yield from loader
+    except (OSError, RuntimeError) as exc:
+        # An error of another process has its traceback as text; its last line is the message.
+        message = str(exc).strip().splitlines()[-1].removeprefix("OSError: ")
+        raise ImagesError(
+            f"Photos that could be read at first no longer can: {message}",
+            hint="Is the folder still complete? Then continue with --resume.",
+        ) from exc
+
+
+def _check_logits(logits: object, wanted: tuple[int, int]) -> None:
+    shape = getattr(logits, "shape", None)
+    if shape is None or tuple(shape) != wanted:
+        given = type(logits).__name__ if shape is None else f"tensor of shape {tuple(shape)}"
+        raise ArchitectureError(
+            f"In training the network returns a {given} instead of logits of shape {wanted}.",
+            hint="It must return one logit a class for each photo, and nothing else.",
+        )
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc) or type(exc).__name__).splitlines()[0]

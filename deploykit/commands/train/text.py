@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from deploykit.commands.export.labels import CLASSES_FILE
-from deploykit.commands.train.run import CURVES, TrainingResult
+from deploykit.commands.train.run import TrainingResult
+from deploykit.commands.train.state import CURVES
 
 
 def training_text(result: TrainingResult, next_command: str) -> str:
@@ -15,7 +16,7 @@ def training_text(result: TrainingResult, next_command: str) -> str:
     folder = result.checkpoint.parent
     return "\n".join(
         (
-            f"best epoch  {result.best.epoch} of {len(result.history)}: test accuracy "
+            f"best epoch  {result.best.number} of {len(result.history)}: test accuracy "
             f"{result.best.test_accuracy:.1%} on {result.test_photos} photos "
             f"({result.train_photos} trained on), in {result.seconds:.0f} s",
             f"written     {result.checkpoint}, {folder / CLASSES_FILE}, {folder / CURVES}",

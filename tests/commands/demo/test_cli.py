@@ -47,7 +47,7 @@ def assert_whole_flow(out, folder):
     assert (folder / "artifacts" / "resnet_cifar96" / "bundle.json").is_file()
 
 
-def test_the_whole_flow_on_few_photos(few_photos, monkeypatch, capfd, tmp_path):
+def test_demo_runs_the_whole_flow_on_few_photos(few_photos, monkeypatch, capfd, tmp_path):
     options = ("--arch", "resnet_cifar96", "--epochs", "1", "--batch-size", "8")
     monkeypatch.setattr(demo, "_TRAINING", options)
     code = run(["demo"])
@@ -58,7 +58,7 @@ def test_the_whole_flow_on_few_photos(few_photos, monkeypatch, capfd, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_demo_as_it_is(capfd, tmp_path):
+def test_demo_runs_as_it_is(capfd, tmp_path):
     code = run(["demo"])
     captured = capfd.readouterr()
     assert code == 0, captured.err
@@ -67,7 +67,7 @@ def test_the_demo_as_it_is(capfd, tmp_path):
     assert accuracy >= 85
 
 
-def test_a_folder_of_the_users_stays_as_it_is(steps, capsys, tmp_path):
+def test_demo_leaves_a_folder_of_the_users_alone(steps, capsys, tmp_path):
     mine = tmp_path / "demo" / "best_model.pth"
     mine.parent.mkdir()
     mine.write_bytes(b"mine")
@@ -78,7 +78,7 @@ def test_a_folder_of_the_users_stays_as_it_is(steps, capsys, tmp_path):
     assert steps["names"] == []
 
 
-def test_the_demo_takes_an_empty_folder_and_its_own(steps, tmp_path):
+def test_demo_takes_an_empty_folder_and_its_own(steps, tmp_path):
     (tmp_path / "demo").mkdir()
     assert run(["demo"]) == 0
     (tmp_path / "demo" / "best_model.pth").write_bytes(b"an earlier demo's")
@@ -86,13 +86,13 @@ def test_the_demo_takes_an_empty_folder_and_its_own(steps, tmp_path):
     assert steps["names"] == [*STEPS, *STEPS]
 
 
-def test_a_folder_that_is_a_file_is_explained(steps, capsys, tmp_path):
+def test_demo_explains_a_folder_that_is_a_file(steps, capsys, tmp_path):
     (tmp_path / "demo").write_text("mine")
     assert run(["demo"]) == 2
     assert "The demo cannot write to demo (" in capsys.readouterr().err
 
 
-def test_without_scikit_image_nothing_is_written(steps, monkeypatch, capsys, tmp_path):
+def test_demo_without_scikit_image_writes_nothing(steps, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "skimage", None)
     assert run(["demo"]) == 5
     assert 'pip install "deploykit[demo]"' in capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_without_scikit_image_nothing_is_written(steps, monkeypatch, capsys, tmp
         (0xC0000005, 1, "failed with exit code 3221225477: deploykit verify --images "),
     ],
 )
-def test_a_step_that_fails_ends_the_demo(steps, capsys, code, expected, said):
+def test_demo_ends_as_its_failed_step(steps, capsys, code, expected, said):
     steps["code"] = code
     assert run(["demo"]) == expected
     captured = capsys.readouterr()
@@ -125,7 +125,7 @@ def test_a_step_that_fails_ends_the_demo(steps, capsys, code, expected, said):
     assert said in answer["error"]["message"]
 
 
-def test_json_names_the_commands(steps, capsys):
+def test_demo_json_names_the_commands(steps, capsys):
     assert run(["demo", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)["result"]
     assert [line.split()[1] for line in result["commands"]] == list(STEPS)

@@ -12,8 +12,10 @@ def photos(tmp_path):
 
 
 @pytest.fixture
-def train(tmp_path, photos):
-    """``train_classifier`` with small defaults."""
+def train(tmp_path, photos, monkeypatch):
+    """``train_classifier`` with small defaults; its curves, which take long to draw, are empty."""
+    draw = "deploykit.commands.train.run.write_curves"
+    monkeypatch.setattr(draw, lambda history, path: path.touch())
     code = tmp_path / "networks.py"
     code.write_text(NETWORKS, encoding="utf-8")
 

@@ -5,24 +5,16 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from training_runs import epoch
 
 from deploykit.commands.train.curves import draw_curves, write_curves
-from deploykit.commands.train.history import EpochResult
-from deploykit.errors import UsageError
+from deploykit.commands.train.state import Epoch
 
 
-def run_of(*test_accuracies: float) -> list[EpochResult]:
+def run_of(*accuracies: float) -> list[Epoch]:
     return [
-        EpochResult(
-            epoch=i,
-            learning_rate=1e-4,
-            train_accuracy=accuracy / 2,
-            train_loss=2.0 / i,
-            test_accuracy=accuracy,
-            test_loss=3.0 / i,
-            seconds=1.0,
-        )
-        for i, accuracy in enumerate(test_accuracies, start=1)
+        epoch(i, train_accuracy=each / 2, train_loss=2.0 / i, test_accuracy=each, test_loss=3.0 / i)
+        for i, each in enumerate(accuracies, start=1)
     ]
 
 
@@ -33,7 +25,7 @@ def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
     }
 
 
-def test_both_panels_show_training_test_and_the_best_epoch():
+def test_curves_show_training_test_and_the_best_epoch():
     accuracy, loss = draw_curves(run_of(0.5, 0.75, 0.25)).axes
     assert lines(accuracy) == {
         "training": ([1, 2, 3], [25.0, 37.5, 12.5]),
@@ -49,17 +41,17 @@ def test_both_panels_show_training_test_and_the_best_epoch():
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 7, 200])
-def test_epochs_are_ticked_at_whole_numbers(epochs):
+def test_curves_have_ticks_at_whole_epochs(epochs):
     for axes in draw_curves(run_of(*[0.5] * epochs)).axes:
         assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
-def test_a_single_epoch_can_be_seen():
+def test_curves_of_one_epoch_have_markers():
     axes = draw_curves(run_of(0.5)).axes[0]
     assert {line.get_marker() for line in axes.get_lines()} <= {".", "*"}
 
 
-def test_writes_a_png_and_replaces_it(tmp_path):
+def test_curves_are_a_png_that_is_replaced(tmp_path):
     path = tmp_path / "curves.png"
     write_curves(run_of(0.5, 0.6), path)
     with Image.open(path) as picture:
@@ -70,7 +62,7 @@ def test_writes_a_png_and_replaces_it(tmp_path):
         assert picture.convert("RGB").tobytes() != first
 
 
-def test_a_picture_that_cannot_be_replaced_stays_whole(tmp_path, monkeypatch):
+def test_curves_that_cannot_be_replaced_stay_whole(tmp_path, monkeypatch):
     path = tmp_path / "curves.png"
     write_curves(run_of(0.5), path)
     before = path.read_bytes()
@@ -79,19 +71,14 @@ def test_a_picture_that_cannot_be_replaced_stays_whole(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "replace", held_open)
-    with pytest.raises(UsageError, match=r"cannot be written to .*\(Permission denied\)"):
+    with pytest.raises(PermissionError):
         write_curves(run_of(0.5, 0.6), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_draws_beside_the_main_thread(tmp_path):
+def test_curves_are_drawn_beside_the_main_thread(tmp_path):
     thread = threading.Thread(target=write_curves, args=(run_of(0.5), tmp_path / "curves.png"))
     thread.start()
     thread.join()
     assert (tmp_path / "curves.png").stat().st_size > 1000
-
-
-def test_a_folder_that_is_not_there_is_explained(tmp_path):
-    with pytest.raises(UsageError, match="cannot be written to"):
-        write_curves(run_of(0.5), tmp_path / "missing" / "curves.png")

@@ -1,122 +1,117 @@
-"""Training: what it learns, and what it leaves behind."""
+"""Training: what it learns, what it leaves behind, and what it refuses."""
 
 import math
 
 import pytest
 import torch
-from training_runs import equal, interrupt_at_epoch, make_photos, notes, weights
+from PIL import Image
+from torchvision import transforms
+from training_runs import (
+    SMALL,
+    epoch,
+    equal,
+    interrupt_at_epoch,
+    make_photos,
+    notes,
+    odd_photos,
+    weights,
+)
 
-from deploykit.commands.train import photos as _training_data
-from deploykit.commands.train.history import EpochResult, best_epoch
+from deploykit.commands.train.photos import read_photos
 from deploykit.commands.train.run import train_classifier
-from deploykit.system.progress import Note, Step
+from deploykit.commands.train.state import best_epoch
+from deploykit.errors import ArchitectureError, DeviceError, ImagesError, ModelError, UsageError
+from deploykit.images.decode import decode_rgb
+from deploykit.images.preprocess import preprocess
+from deploykit.runtime.normalisation import network_input
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.system.progress import Note, Step, silent
 
 
-def test_learns_to_tell_the_classes_apart(train, tmp_path):
-    result = train(epochs=8)
+def test_train_learns_and_leaves_its_files(train, tmp_path):
+    result = train(epochs=8, arch_args={"width": 5})
     assert result.best.test_accuracy == 1.0
     assert result.history[-1].train_loss < result.history[0].train_loss
     assert (result.train_photos, result.test_photos) == (16, 4)
     assert result.classes == ("blue", "red")
     assert result.checkpoint == tmp_path / "run" / "best_model.pth"
-
-
-def test_leaves_a_plain_state_dict_and_the_classes(train, tmp_path):
-    train(arch_args={"width": 5})
     state = weights(tmp_path / "run")
     assert state["features.0.weight"].shape == (5, 3, 3, 3)
     assert state["head.bias"].shape == (2,)
     assert (tmp_path / "run/classes.txt").read_bytes() == b"blue\nred\n"
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names == ["best_model.pth", "classes.txt", "training.pt"]
+    assert names == ["best_model.pth", "classes.txt", "curves.png", "training.pt"]
 
 
-def test_keeps_the_weights_of_the_best_epoch(train, tmp_path):
+def test_train_keeps_the_best_epoch(train, tmp_path):
     after: list[dict[str, torch.Tensor]] = []
 
-    def remember(_: tuple[EpochResult, ...]) -> None:
-        after.append(weights(tmp_path / "run", "training.pt"))
+    def remember(event: Note | Step) -> None:
+        if isinstance(event, Note) and event.message.startswith("Epoch"):
+            after.append(weights(tmp_path / "run", "training.pt"))
 
-    result = train(network="Spoiling", epochs=6, on_epoch=remember)
-    assert result.best.epoch <= 2
-    assert result.best.test_accuracy == max(r.test_accuracy for r in result.history)
-    assert equal(weights(tmp_path / "run"), after[result.best.epoch - 1])
+    result = train(network="Spoiling", epochs=6, progress=remember)
+    assert result.best.number <= 2
+    assert result.best.test_accuracy == max(epoch.test_accuracy for epoch in result.history)
+    assert equal(weights(tmp_path / "run"), after[result.best.number - 1])
     assert not equal(weights(tmp_path / "run"), after[-1])
 
 
-def test_among_equal_accuracies_the_lower_loss_is_best():
-    def epoch(number: int, accuracy: float, loss: float) -> EpochResult:
-        return EpochResult(
-            epoch=number,
-            learning_rate=1e-4,
-            train_accuracy=1.0,
-            train_loss=0.0,
-            test_accuracy=accuracy,
-            test_loss=loss,
-            seconds=1.0,
-        )
-
-    history = [epoch(1, 0.5, 0.1), epoch(2, 0.9, 0.4), epoch(3, 0.9, 0.3), epoch(4, 0.9, 0.3)]
-    assert best_epoch(history).epoch == 3
+def test_best_epoch_of_equals_has_the_lower_loss():
+    values = ((0.5, 0.1), (0.9, 0.4), (0.9, 0.3), (0.9, 0.3))
+    history = [
+        epoch(number, test_accuracy=accuracy, test_loss=loss)
+        for number, (accuracy, loss) in enumerate(values, start=1)
+    ]
+    assert best_epoch(history).number == 3
 
 
-def test_the_rate_falls_every_four_epochs(train):
-    rates = [result.learning_rate for result in train(epochs=9, learning_rate=1e-3).history]
-    assert rates == pytest.approx([1e-3] * 4 + [0.92e-3] * 4 + [0.92**2 * 1e-3], rel=1e-12)
+@pytest.mark.parametrize("steps", [SMALL, Preprocessing(resize=12, crop_size=(8, 8))])
+def test_photos_have_the_pixels_of_training_and_prediction(tmp_path, steps):
+    folder = odd_photos(tmp_path / "odd", 6)
+    photos = read_photos(folder, steps, 0.5, 0, silent)
+    found = {(tensor.numpy().tobytes(), target) for tensor, target in photos.train + photos.test}
+    resize = transforms.Resize(steps.resize)
+    crop = transforms.CenterCrop(8)
+    tensor, normalise = transforms.ToTensor(), transforms.Normalize(steps.mean, steps.std)
+    for path in folder.rglob("*.*g"):
+        target = photos.classes.index(path.parent.name)
+        with Image.open(path) as photo:
+            torchvisions = normalise(tensor(crop(resize(photo.convert("RGB")))))
+        assert (torchvisions.numpy().tobytes(), target) in found
+        pixels = preprocess(decode_rgb(path), steps)
+        session = network_input(pixels[None], steps, torch.device("cpu"))[0]
+        assert (session.numpy().tobytes(), target) in found
 
 
-def test_tells_of_every_batch_and_epoch(train):
+def test_train_tells_of_every_batch_and_epoch(train):
     events: list[Note | Step] = []
-    histories: list[int] = []
-    train(progress=events.append, on_epoch=lambda history: histories.append(len(history)))
+    result = train(epochs=5, learning_rate=1e-3, progress=events.append)
     first, *epochs = notes(events)
     assert "16 photos to train on, 4 to test on, 2 classes" in first
-    assert [line.partition(":")[0] for line in epochs] == ["Epoch 1/2", "Epoch 2/2"]
+    assert [line.partition(":")[0] for line in epochs] == [f"Epoch {i}/5" for i in range(1, 6)]
     assert "best so far" in epochs[0]
-    steps = [event for event in events if isinstance(event, Step) and event.stage == "epoch 2/2"]
-    assert [step.done for step in steps] == [4, 8, 12, 16, 20]
-    assert histories == [1, 2]
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [step.done for step in steps if step.stage == "epoch 2/5"] == [4, 8, 12, 16]
+    assert [step.done for step in steps if step.stage == "epoch 2/5, testing"] == [4]
+    rates = [epoch.learning_rate for epoch in result.history]
+    assert rates == pytest.approx([1e-3] * 4 + [0.92e-3], rel=1e-12)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_others(train, tmp_path):
-    train("one")
-    train("two")
-    train("three", seed=1)
-    assert equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
-    assert not equal(weights(tmp_path / "one"), weights(tmp_path / "three"))
+@pytest.mark.parametrize(("options", "same"), [({"workers": 2}, True), ({"seed": 1}, False)])
+def test_train_same_seed_same_weights(train, tmp_path, options, same):
+    train("one", epochs=1)
+    train("two", epochs=1, **options)
+    assert equal(weights(tmp_path / "one"), weights(tmp_path / "two")) == same
 
 
-def test_leaves_the_callers_random_numbers_alone(train):
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    train()
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_threads_are_torchs_too_and_only_while_it_trains(train):
-    before = torch.get_num_threads()
-    seen: list[int] = []
-    train(threads=before + 1, on_epoch=lambda _: seen.append(torch.get_num_threads()))
-    assert seen == [before + 1] * 2
-    assert torch.get_num_threads() == before
-
-
-def test_decoding_anew_each_epoch_changes_nothing(train, tmp_path, monkeypatch):
-    train("cached")
-    monkeypatch.setattr(_training_data, "CACHE_BYTES", 0)
-    train("streamed")
-    assert equal(weights(tmp_path / "cached"), weights(tmp_path / "streamed"))
-
-
-def test_a_last_batch_of_one_photo_does_not_stop_batchnorm(train, tmp_path):
-    folder = make_photos(tmp_path / "uneven", 11)
-    result = train(folder=folder, batch_size=4, test_fraction=5 / 22)
+def test_train_with_a_last_batch_of_one_photo(train, tmp_path):
+    result = train(folder=make_photos(tmp_path / "uneven", 11), test_fraction=5 / 22)
     assert result.train_photos % 4 == 1
     assert math.isfinite(result.best.train_loss)
 
 
-def test_the_architectures_own_preprocessing_is_the_default(train, tmp_path):
+def test_train_takes_the_architectures_preprocessing(tmp_path):
     events: list[Note | Step] = []
     with pytest.raises(KeyboardInterrupt):
         train_classifier(
@@ -127,11 +122,122 @@ def test_the_architectures_own_preprocessing_is_the_default(train, tmp_path):
             device="cpu",
             progress=lambda event: events.append(event) or interrupt_at_epoch(event, 1),
         )
-    assert "resize 96x96 (stretch), bilinear, RGB, mean 0.5,0.5,0.5" in notes(events)[0]
+    assert "resize 96x96 (stretch), bilinear, RGB, mean 0.5,0.5,0.5" in notes(events)[-1]
+
+
+def test_train_leaves_out_unreadable_photos(train, photos):
+    (photos / "red" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    (photos / "red" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (photos / "red" / "notes.txt").write_text("no photo")
+    events: list[Note | Step] = []
+    result = train(progress=events.append)
+    assert result.train_photos + result.test_photos == 19
+    header, *reasons = notes(events)[0].splitlines()
+    assert header == "2 of 21 photos cannot be read and are left out:"
+    assert reasons[0].startswith("  red/3.png: It begins as PNG, but")
+    assert reasons[1].startswith("  red/phone.heic: It is HEIC, which must be converted")
+
+
+def test_train_tells_of_a_class_that_is_only_tested(train, tmp_path):
+    folder = make_photos(tmp_path / "rare", 4)
+    for i in range(1, 4):
+        (folder / "red" / f"{i}.png").unlink()
+
+    def warnings_of(seed: int) -> list[str]:
+        events: list[Note | Step] = []
+        options = {"seed": seed, "test_fraction": 0.4, "epochs": 1, "progress": events.append}
+        train(f"run{seed}", folder=folder, **options)
+        return [note for note in notes(events) if "All photos of red are among" in note]
+
+    assert {len(warnings_of(seed)) for seed in range(4)} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda red: [path.write_bytes(b"") for path in red.iterdir()], "readable photo: red"),
+        (lambda red: red.with_name("green").mkdir(), "readable photo: green"),
+        (lambda red: red.rename(red.parents[1] / "gone"), "has 1 class folder: blue"),
+        (
+            lambda red: [path.unlink() for path in red.parent.rglob("*.png") if path.stem != "0"],
+            "2 photos are too few to keep 20% for testing",
+        ),
+    ],
+)
+def test_train_refuses_photos_that_cannot_teach(train, photos, change, said):
+    change(photos / "red")
+    with pytest.raises(ImagesError, match=said):
+        train()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_train_stops_when_a_photo_vanishes(train, photos, tmp_path, workers):
+    def remove(event: Note | Step) -> None:
+        if isinstance(event, Note) and event.message.startswith("Epoch 1/"):
+            for path in photos.rglob("*.png"):
+                path.unlink()
+
+    with pytest.raises(ImagesError, match=r"no longer can: .*\.png: It is not there") as caught:
+        train(progress=remove, workers=workers)
+    assert "--resume" in caught.value.hint
+    assert (tmp_path / "run/best_model.pth").is_file()
+
+
+def test_train_stops_when_the_loss_is_no_number(train, tmp_path):
+    with pytest.raises(ModelError, match="In epoch 1 the training loss became nan") as caught:
+        train(network="Exploding")
+    assert "--learning-rate" in caught.value.hint
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("Headless", r"tensor of shape \(4, 6, 3, 3\) instead of logits of shape \(4, 2\)"),
+        ("Paired", "returns a tuple instead of logits"),
+        ("Failing", r"fails on a training batch of shape \(4, 3, 8, 8\): shape '\[5, 7\]'"),
+        ("Weightless", "no weights to train"),
+    ],
+)
+def test_train_explains_an_unsuitable_network(train, network, said):
+    with pytest.raises(ArchitectureError, match=said):
+        train(network=network)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
+        {"test_fraction": 0.0},
+        {"test_fraction": 1.0},
+        {"seed": -1},
+    ],
+)
+def test_train_refuses_senseless_numbers(train, tmp_path, options):
+    with pytest.raises(UsageError, match="Training needs"):
+        train(**options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "quantum"])
+def test_train_explains_a_missing_device(train, device):
+    with pytest.raises(DeviceError, match=f"cannot use the device '{device}'"):
+        train(device=device)
+
+
+def test_train_refuses_an_output_that_is_a_file(train, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(UsageError, match="cannot be written to"):
+        train("taken")
+    assert (tmp_path / "taken").read_text() == "mine"
 
 
 @pytest.mark.gpu
-def test_trains_and_resumes_on_a_gpu(train, tmp_path):
+def test_train_and_resume_on_a_gpu(train, tmp_path):
     train(device="auto")
     assert len(train(device="auto", epochs=3, resume=True).history) == 3
     assert all(tensor.device.type == "cpu" for tensor in weights(tmp_path / "run").values())

@@ -20,8 +20,7 @@ from deploykit.commands.diagnose.stages.preprocessing import answer_ways, begin
 from deploykit.commands.diagnose.stages.table import StageTable
 from deploykit.commands.diagnose.stages.transform import load_transform, probe_transform
 from deploykit.commands.diagnose.stages.variations import check_answers
-from deploykit.commands.train.files import STATE, load_state
-from deploykit.commands.train.history import best_epoch
+from deploykit.commands.train.state import STATE, best_epoch, read_training
 from deploykit.errors import CheckpointError, InputError, UsageError
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.diagnosis import StageReport
@@ -243,7 +242,7 @@ def _trained_accuracy(bundle: Bundle, request: StagesRequest, progress: Progress
     if checkpoint is None or not checkpoint.with_name(STATE).is_file():
         return None
     try:
-        return best_epoch(load_state(checkpoint.parent).history).test_accuracy
+        return best_epoch(read_training(checkpoint.parent).history).test_accuracy
     except (CheckpointError, ImportError) as exc:
         reason = exc.message if isinstance(exc, CheckpointError) else exc
         progress(Note(f"the accuracy in training is not known: {reason}"))

@@ -4,16 +4,14 @@ import dataclasses
 import math
 import shutil
 
-import msgspec
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training_runs import epoch, write_state
 
 from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages, prepare_stages
 from deploykit.commands.export.preprocessing import PreprocessingOptions
-from deploykit.commands.train.files import Recipe, TrainingState, save_state
-from deploykit.commands.train.history import EpochResult
 from deploykit.errors import UsageError
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.system.progress import Note
@@ -275,21 +273,12 @@ def test_trained_accuracy_of_the_run_beside_the_checkpoint(dim, brightness, tmp_
     checkpoint = tmp_path / "run" / "best_model.pth"
     checkpoint.parent.mkdir()
     shutil.copy(brightness / "best_model.pth", checkpoint)
-    recipe = Recipe(
-        **dict.fromkeys(("architecture", "preprocessing", "device", "photos"), ""),
-        **dict.fromkeys(("batch_size", "seed"), 1),
-        **dict.fromkeys(("learning_rate", "test_fraction"), 0.5),
-        arch_args={},
-        classes=tuple(LEVELS),
-    )
-    numbers = dict.fromkeys(("learning_rate", "train_accuracy", "train_loss"), 0.5)
-    poor = EpochResult(epoch=1, test_accuracy=0.35, test_loss=1.0, seconds=1.0, **numbers)
     reference = ReferenceRequest(arch=f"{brightness / 'net.py'}:Brightness", checkpoint=checkpoint)
     bundle = dim()
-    for epoch, tried in ((poor, False), (msgspec.structs.replace(poor, test_accuracy=0.98), True)):
-        save_state(checkpoint.parent, TrainingState(recipe, (epoch,), {}, {}))
+    for accuracy, tried in ((0.35, False), (0.98, True)):
+        write_state(checkpoint.parent, epoch(test_accuracy=accuracy))
         report = diagnose_stages(bundle, StagesRequest(reference=reference))
-        assert report.trained_accuracy == epoch.test_accuracy
+        assert report.trained_accuracy == accuracy
         assert bool(report.variations) == tried
 
 

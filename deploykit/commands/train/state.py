@@ -1,0 +1,197 @@
+"""The files of a training: its results, and the state that it can be resumed from."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from deploykit.commands.export.labels import CLASSES_FILE
+from deploykit.errors import CheckpointError, UsageError
+from deploykit.specs.value import Value
+from deploykit.system.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHECKPOINT = "best_model.pth"
+CURVES = "curves.png"
+STATE = "training.pt"
+
+
+class Epoch(Value, frozen=True):
+    """The results of one finished epoch.
+
+    Attributes:
+        number: From 1.
+        learning_rate: The rate it was trained with.
+        train_accuracy: The share of correct training photos, 0..1, measured while the weights
+            change.
+        train_loss: The mean cross-entropy over the training photos.
+        test_accuracy: The share of correct test photos at the end of the epoch, 0..1.
+        test_loss: The mean cross-entropy over the test photos.
+        seconds: The wall time of training and testing.
+    """
+
+    number: int
+    learning_rate: float
+    train_accuracy: float
+    train_loss: float
+    test_accuracy: float
+    test_loss: float
+    seconds: float
+
+    def describe(self) -> str:
+        """One line for people: ``train 67.5% (loss 0.818), test 69.9% (loss 0.917), ...``."""
+        return (
+            f"train {self.train_accuracy:.1%} (loss {self.train_loss:.3f}), "
+            f"test {self.test_accuracy:.1%} (loss {self.test_loss:.3f}), "
+            f"lr {self.learning_rate:.2e}, {self.seconds:.1f} s"
+        )
+
+
+def best_epoch(history: Sequence[Epoch]) -> Epoch:
+    """The epoch with the highest test accuracy; of equals the lowest test loss, then the first.
+
+    Raises:
+        ValueError: The history is empty.
+    """
+    return max(history, key=lambda epoch: (epoch.test_accuracy, -epoch.test_loss))
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training after a finished epoch.
+
+    Attributes:
+        options: The options that a resumed training must share, each in words.
+        history: The finished epochs.
+        model: The ``state_dict`` of the network after the last of them.
+        optimizer: The ``state_dict`` of the optimizer.
+    """
+
+    options: dict[str, str]
+    history: tuple[Epoch, ...]
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+
+def read_training(folder: Path) -> Training:
+    """Read the state of the training that wrote a folder.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or of another version of deploykit.
+        ImportError: torch is not installed.
+    """
+    import torch
+
+    path = folder / STATE
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return Training(
+            options=content["options"],
+            history=msgspec.convert(content["history"], tuple[Epoch, ...]),
+            model=content["model"],
+            optimizer=content["optimizer"],
+        )
+    # TypeError, LookupError: it was read, and is something else.
+    except (
+        *(OSError, EOFError, RuntimeError, pickle.UnpicklingError),
+        *(ValueError, TypeError, LookupError),
+    ) as exc:
+        reason = (str(exc) or type(exc).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{path} is not a training state that can be resumed: {reason}",
+            hint="Start again with --overwrite.",
+        ) from exc
+
+
+def write_training(folder: Path, training: Training, classes: Sequence[str]) -> None:
+    """Write the state, and ``best_model.pth`` with ``classes.txt`` if the last epoch is the best.
+
+    Each file is replaced as a whole. The state is first: if the program ends before the others
+    are written, a resumed training writes them.
+
+    Raises:
+        UsageError: A file cannot be written; the file that was there before is still there.
+    """
+    import torch
+
+    content = {
+        "options": training.options,
+        "history": msgspec.to_builtins(training.history),
+        "model": training.model,
+        "optimizer": training.optimizer,
+    }
+    with _replacing(folder / STATE) as path:
+        torch.save(content, path)
+    if best_epoch(training.history) is training.history[-1]:
+        write_best(folder, training.model, classes)
+
+
+def write_best(folder: Path, model: dict[str, Tensor], classes: Sequence[str]) -> None:
+    """Write ``best_model.pth``, a plain ``state_dict`` on the CPU, and ``classes.txt``.
+
+    Raises:
+        UsageError: A file cannot be written.
+    """
+    import torch
+
+    with _replacing(folder / CHECKPOINT) as path:
+        torch.save({name: tensor.cpu() for name, tensor in model.items()}, path)
+        # Names of an earlier training never lie beside these weights, even if the program ends
+        # here: without the file, export says that it numbers the classes.
+        (folder / CLASSES_FILE).unlink(missing_ok=True)
+    with _replacing(folder / CLASSES_FILE) as path:
+        path.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8", newline="\n")
+
+
+def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the folder of a training, and check that it can be written to.
+
+    Raises:
+        UsageError: It cannot be written to, has the files of another training, or has none to
+            resume.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume continues a training, --overwrite discards it: use one of them.")
+    there = [name for name in (CHECKPOINT, CLASSES_FILE, CURVES, STATE) if (folder / name).exists()]
+    missing = [name for name in (STATE, CHECKPOINT) if name not in there]
+    if resume and missing:
+        raise UsageError(
+            f"There is no training to resume in {folder}: {' and '.join(missing)} not found.",
+            hint="Name the folder of the training with --output, or start without --resume.",
+        )
+    if there and not (resume or overwrite):
+        raise UsageError(
+            f"{folder} has the files of an earlier training: {', '.join(there)}.",
+            hint="Continue it (--resume), replace it (--overwrite), or choose another --output.",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # now rather than after an hour of training
+            pass
+    except OSError as exc:
+        raise UsageError(
+            f"The folder {folder} cannot be written to ({exc.strerror}).",
+            hint="Choose another --output.",
+        ) from exc
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Replace a file as a whole, and explain why that fails."""
+    try:
+        with replacing(path) as partial:
+            yield partial
+    except (OSError, RuntimeError) as exc:  # torch's own file writer raises RuntimeError
+        raise UsageError(
+            f"{path} cannot be written: {exc}",
+            hint="Is the disk full, or the file open elsewhere? Then continue with --resume.",
+        ) from exc
