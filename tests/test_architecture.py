@@ -33,7 +33,8 @@ LAYERS = (
 COMMANDS = {
     "bench": {"verify"},
     "build": {"quantize", "verify"},
-    "diagnose": {"export", "train"},
+    "diagnose": {"train"},
+    "export": {"diagnose"},
     "inspect": {"quantize"},
     "train": {"export"},
     "verify": {"diagnose", "export"},

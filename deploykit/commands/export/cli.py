@@ -76,6 +76,12 @@ def export(
         bool, typer.Option("--overwrite", help="Replace a bundle of that name.")
     ] = False,
     trust_pickle: TrustPickle = False,
+    no_diagnose: Annotated[
+        bool,
+        typer.Option(
+            "--no-diagnose", help="Do not look for the node at fault when the comparison fails."
+        ),
+    ] = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -109,6 +115,7 @@ def export(
             artifacts=artifacts_folder(artifacts),
             overwrite=overwrite,
             trust_pickle=trust_pickle,
+            diagnose=not no_diagnose,
         )
         result = export_bundle(request, console.progress)
         console.result(lambda: export_value(result), lambda: export_text(result))

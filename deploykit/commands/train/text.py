@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from deploykit.commands.export.labels import CLASSES_FILE
 from deploykit.commands.train.run import CURVES, TrainingResult
+from deploykit.images.labels import CLASSES_FILE
 
 
 def training_text(result: TrainingResult, next_command: str) -> str:

@@ -300,9 +300,10 @@ def test_a_failed_parity_publishes_nothing(request_for, monkeypatch):
 
     monkeypatch.setattr(_export_steps, "open_graph", open_wrong)
     request = request_for()
-    with pytest.raises(ParityError, match=r"deploy/fp32.onnx: the largest logit error"):
+    with pytest.raises(ParityError, match=r"deploy/fp32.onnx: the largest logit error") as caught:
         export_bundle(request)
-    assert nothing_is_left(request)
+    assert [path.name for path in request.artifacts.iterdir()] == [".failed"]
+    assert "no node adds too much when it is computed alone" in caught.value.message
 
 
 def test_an_interrupted_export_leaves_nothing(request_for, monkeypatch):

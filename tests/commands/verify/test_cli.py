@@ -84,6 +84,12 @@ def test_they_are_written_when_it_fails_too(verify, photo_folder, tmp_path, answ
     assert "<failure" in xml.read_text(encoding="utf-8")
 
 
+DIAGNOSES = {
+    "stages": "deploykit.commands.diagnose.stages.run.walk_stages",
+    "layers": "deploykit.commands.diagnose.layers.run.diagnose_layers",
+}
+
+
 @pytest.fixture
 def walks(monkeypatch):
     """Put what the walks find, and keep what they were asked."""
@@ -94,7 +100,7 @@ def walks(monkeypatch):
             found["asked"].append(request)
             return found[name]
 
-        monkeypatch.setattr(f"deploykit.commands.diagnose.{name}.run.walk_{name}", walk)
+        monkeypatch.setattr(DIAGNOSES[name], walk)
 
     put("stages")
     put("layers")
@@ -228,7 +234,7 @@ def test_a_walk_that_breaks_off_loses_no_comparison(
     def walk(*arguments, **options):
         raise DependencyError("There is no torch.", hint="Install it.")
 
-    monkeypatch.setattr(f"deploykit.commands.diagnose.{name}.run.walk_{name}", walk)
+    monkeypatch.setattr(DIAGNOSES[name], walk)
     page, xml = tmp_path / "page.html", tmp_path / "verify.xml"
     code, out, _ = verify(
         *("--images", photo_folder, f"--{name}", "--html", page, "--junit", xml),

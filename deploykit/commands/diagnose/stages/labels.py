@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from deploykit.commands.diagnose.stages.differences import export_again
 from deploykit.commands.diagnose.stages.photos import StagePhotos
-from deploykit.commands.export.labels import LABELS_FILE, name_labels
+from deploykit.images.labels import LABELS_FILE, name_labels
 from deploykit.parity.blame import Finding, Options
 from deploykit.parity.label_order import Reordering, doubtful_exchanges, order_name, reorderings
 from deploykit.specs.labels import Labels
