@@ -239,7 +239,8 @@ def test_nor_a_walk_that_is_cut_off(verify, reports, photo_folder, monkeypatch, 
     def walk(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(f"deploykit.commands.diagnose.{name}.run.walk_{name}", walk)
+    function = {"stages": "walk_stages", "layers": "diagnose_layers"}[name]
+    monkeypatch.setattr(f"deploykit.commands.diagnose.{name}.run.{function}", walk)
     assert verify("--images", photo_folder, f"--{name}", *reports.options)[0] == code
     assert reports.left == []
 
