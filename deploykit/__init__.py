@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from deploykit.bundle.folder import Bundle, open_bundle
     from deploykit.commands.bench.results import Benchmark
     from deploykit.commands.bench.run import BenchRequest, bench_bundle
-    from deploykit.commands.export.preprocessing import PreprocessingOptions
     from deploykit.commands.export.request import ExportRequest
     from deploykit.commands.export.run import ExportResult, export_bundle
     from deploykit.commands.predict.run import PredictionRun, PredictRequest, predict_folder
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from deploykit.specs.labels import Labels
     from deploykit.specs.prediction import Prediction
     from deploykit.specs.preprocessing import Preprocessing
+    from deploykit.specs.preprocessing_options import PreprocessingOptions
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ _HOMES = {
     "Prediction": "deploykit.specs.prediction",
     "PredictionRun": "deploykit.commands.predict.run",
     "Preprocessing": "deploykit.specs.preprocessing",
-    "PreprocessingOptions": "deploykit.commands.export.preprocessing",
+    "PreprocessingOptions": "deploykit.specs.preprocessing_options",
     "TrainingResult": "deploykit.commands.train.run",
     "Verification": "deploykit.commands.verify.result",
     "VerifyRequest": "deploykit.commands.verify.run",

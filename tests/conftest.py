@@ -18,10 +18,10 @@ from PIL import Image
 
 from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.commands.build.run import BuildResult, build_engine
-from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.engine.flavour import TensorRT, open_flavour
+from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system import shell
 from deploykit.system.gpu import DRIVER_LIBRARY, Gpu
 

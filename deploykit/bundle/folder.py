@@ -18,6 +18,8 @@ from deploykit.specs.precision import Precision
 
 CANONICAL_GRAPH = "model.onnx"
 GOLDEN = "golden.npz"
+#: Where graphs that failed their comparison are kept. No bundle's name begins with a dot.
+FAILED = ".failed"
 #: The symmetric INT8 graph, from which engines are built; ``deploy/int8.onnx`` is for CPUs.
 INT8_TENSORRT_GRAPH = "deploy/int8-tensorrt.onnx"
 #: No export takes a day: what is older was left by one that was killed.
@@ -263,6 +265,28 @@ def _publish(staging: Path, folder: Path) -> None:
             hint="Close what uses it and export again; what was there is unchanged.",
         ) from exc
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def keep_failed(made: Path, folder: Path) -> Path:
+    """Keep what failed its comparison, for a closer look: it is no bundle, and not taken for one.
+
+    Args:
+        made: The folder with the graphs, without a manifest; it is moved.
+        folder: The bundle's folder, whether there is one or not.
+
+    Returns:
+        Where it is now, ``.failed/NAME`` beside the bundle. What failed before is replaced.
+
+    Raises:
+        BundleError: It cannot be moved; it is where it was.
+    """
+    kept = folder.with_name(FAILED) / folder.name
+    try:
+        kept.parent.mkdir(exist_ok=True)
+    except OSError as exc:
+        raise BundleError(f"{kept.parent} cannot be made ({exc.strerror}).") from exc
+    _publish(made, kept)
+    return kept
 
 
 def default_artifacts() -> Path:

@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 import onnx_ir as ir
 
+from deploykit.graph.passes import MODULE_PATH
 from deploykit.graph.values import working_copy
 
+#: A change of precision inserts these around a node.
+_CARRIERS = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a tensor is computed.
+
+    Attributes:
+        node: The name of what computes it.
+        operator: ``Conv``; torch's name for it in a traced module.
+        module: The path of its ``nn.Module``; empty where none is known.
+        inputs: The names of the tensors that it takes.
+    """
+
+    node: str
+    operator: str
+    module: str
+    inputs: tuple[str, ...]
+
+
+def steps_of(model: ir.Model) -> dict[str, Step]:
+    """By the name of each tensor of a graph how it is computed, in the graph's order."""
+    return {
+        value.name or "": Step(
+            node=node.name or "",
+            operator=node.op_type,
+            module=node.metadata_props.get(MODULE_PATH, ""),
+            inputs=tuple(each.name or "" for each in node.inputs if each is not None),
+        )
+        for node in model.graph
+        for value in node.outputs
+    }
+
+
+def computing_node(piece: Sequence[ir.Node]) -> ir.Node:
+    """The node of a piece that its tensor is called after: the last but for inserted Casts."""
+    computing = [node for node in piece if node.op_type not in _CARRIERS]
+    return (computing or piece)[-1]
 
 
 @dataclass(frozen=True, eq=False)

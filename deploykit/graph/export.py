@@ -46,29 +46,60 @@ def onnx_from_module(module: nn.Module, input_size: Size, *, opset: int | None =
     """
     if opset is not None and opset not in OPSETS:
         raise UsageError(f"Opset {opset} is not supported; {OPSETS[0]} to {OPSETS[-1]} are.")
-    example = torch.zeros(_EXPORT_BATCH, 3, *input_size)
+    with _exporting():
+        model, _ = simplify(_program(module, input_size, opset).model)
+    _check_size(model)
+    return passes.apply(model, passes.CLEAN_UP)
+
+
+def traced_program(
+    module: nn.Module, input_size: Size, *, opset: int | None = None
+) -> torch.export.ExportedProgram:
+    """Trace a module as :func:`onnx_from_module` does, without translating it to ONNX.
+
+    Args:
+        module: See :func:`onnx_from_module`, as the arguments below.
+        input_size: H and W.
+        opset: The ONNX operator set.
+
+    Returns:
+        The program, in torch's operators. Its tensors have the names that the canonical graph
+        gives them.
+
+    Raises:
+        GraphError: torch cannot export the module.
+    """
+    with _exporting():
+        program: torch.export.ExportedProgram = _program(module, input_size, opset).exported_program
+    return program
+
+
+def _program(module: nn.Module, input_size: Size, opset: int | None) -> Any:
+    return torch.onnx.export(
+        module,
+        (torch.zeros(_EXPORT_BATCH, 3, *input_size),),
+        dynamo=True,
+        input_names=[CANONICAL_INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: BATCH_DIMENSION},),
+        opset_version=opset,
+        optimize=False,  # graph.simplify does it in less time
+        verbose=False,
+    )
+
+
+@contextlib.contextmanager
+def _exporting() -> Iterator[None]:
+    """Turn what the exporter raises into a GraphError."""
     try:
         with _quiet():
-            program: Any = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                input_names=[CANONICAL_INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: BATCH_DIMENSION},),
-                opset_version=opset,
-                optimize=False,  # graph.simplify does it in less time
-                verbose=False,
-            )
-            model, _ = simplify(program.model)
+            yield
     except Exception as exc:  # the exporter raises whatever its own parts and the module raise
         raise GraphError(
             f"torch.onnx.export failed: {_root_cause(exc)}",
             hint="The forward may branch on values or on the batch size; "
             "-v shows the exporter's whole report.",
         ) from exc
-    _check_size(model)
-    return passes.apply(model, passes.CLEAN_UP)
 
 
 def _check_size(model: ir.Model) -> None:

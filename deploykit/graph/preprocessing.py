@@ -12,6 +12,8 @@ from deploykit.specs.preprocessing import Preprocessing
 DEPLOY_INPUT = "images"
 #: The names of the nodes and weights of the normalisation begin with this.
 SCOPE = "preprocessing"
+#: The tensor in a deploy graph that stands for the canonical graph's input.
+NORMALISED = f"{SCOPE}/Add"
 
 
 def fuse_preprocessing(preprocessing: Preprocessing) -> Pass:
@@ -74,7 +76,7 @@ def _normalisation(
         "Transpose", [cast.outputs[0]], {"perm": [0, 3, 1, 2]}, name=f"{SCOPE}/Transpose"
     )
     multiply = ir.node("Mul", [transpose.outputs[0], constants[0]], name=f"{SCOPE}/Mul")
-    add = ir.node("Add", [multiply.outputs[0], constants[1]], name=f"{SCOPE}/Add")
+    add = ir.node("Add", [multiply.outputs[0], constants[1]], name=NORMALISED)
     nodes = [cast, transpose, multiply, add]
     for node in nodes:
         node.outputs[0].name = node.name

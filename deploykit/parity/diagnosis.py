@@ -123,7 +123,7 @@ class LayerError(Value, frozen=True):
     They are infinite where a value is not finite, or there is no tensor to compare.
 
     Attributes:
-        node: The ONNX node's name: the reference's where that node is missing.
+        node: The ONNX node's name; the reference's name where that node is missing.
         operator: ``Conv``.
         module: The path of its ``nn.Module``; empty where the exporter named none.
         tensor: The output that was compared.
@@ -132,6 +132,7 @@ class LayerError(Value, frozen=True):
         non_finite: How many of the candidate's values are NaN or infinite where the reference's are
             finite.
         reason: What was seen at this node beside the numbers, in words; empty for nothing.
+        inherited: The largest error, in the candidate, of what the node reads.
     """
 
     node: str
@@ -142,23 +143,23 @@ class LayerError(Value, frozen=True):
     carried: float
     non_finite: int
     reason: str = ""
+    inherited: float = 0.0
 
 
 class LayerReport(Value, frozen=True):
-    """The walk over the nodes of one candidate.
+    """The diagnosis of one candidate, node by node.
 
     Attributes:
-        candidate: What was walked.
+        candidate: What was diagnosed.
         reference: What its tensors were compared with, in words.
         images: On how many images.
         tolerance: The ``added`` error that a node of this precision may have.
-        first: The first node, in the order of the graph, that leaves the tolerance, gives what is
-            not finite, or differs from the reference's; None for none. Where every node is right
-            for one image, the first that is not for a batch.
+        first: The first node, in the order of the graph, that leaves the tolerance or gives what is
+            not finite; None for none. Where every node is right for one image, the first that is
+            not for a batch.
         ranking: The nodes that add most, the worst first; without those that add nothing.
         nodes: How many nodes were compared.
-        differences: How the graph itself differs from the reference's, a sentence each: ``Relu_3
-            (module conv2.act) is missing, a Relu``; and what else is wrong with its answer.
+        differences: What is wrong with its answer although every node is right, a sentence each.
     """
 
     candidate: SessionSpec

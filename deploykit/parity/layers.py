@@ -18,7 +18,7 @@ from deploykit.specs.precision import Precision
 #: room. In FP16 it was 6e-4 on trained networks, but the range scan keeps a node in FP32 only when
 #: its weights or its output lose more than it allows each. INT8 has steps of 1/127 of the largest
 #: value, rounding to which costs 0.3 / 127 of it: a tenth of the norm where the largest is 44 times
-#: the root mean square. A scale that clips costs several times that.
+#: the root mean square. A scale that is too small costs several times that.
 _TOLERANCES: dict[Precision, float] = {"fp32": 5e-5, "fp16": 2 * MAX_ROUNDING_LOSS, "int8": 0.1}
 #: How much more the whole network may be off than one node: errors add up on their way.
 _WHOLE_NETWORK = 10.0
@@ -38,7 +38,7 @@ def layer_tolerance(precision: Precision) -> float:
 
 
 def answer_tolerance(precision: Precision) -> float:
-    """The error that the logits of a graph may have by running in other batches.
+    """The error that the logits of a graph may have where no node adds too much.
 
     Raises:
         UsageError: The precision has none.

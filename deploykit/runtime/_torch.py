@@ -8,7 +8,6 @@ from torch import nn
 
 from deploykit.errors import InputError
 from deploykit.runtime._base import BaseSession
-from deploykit.runtime._torch_layers import ModuleProbe
 from deploykit.runtime.normalisation import network_input
 from deploykit.specs.preprocessing import Preprocessing, format_size
 from deploykit.specs.session import ImageBatch, Logits, NetworkInputs, SessionSpec
@@ -31,12 +30,9 @@ class ModuleSession(BaseSession):
         self._module: nn.Module | None = module
         self._preprocessing = preprocessing
 
-    def probe(self) -> ModuleProbe:
-        """Look into the module: the same one, which stays open when the session closes."""
-        return ModuleProbe(self._open_module, self._preprocessing)
-
     @property
-    def _open_module(self) -> nn.Module:
+    def module(self) -> nn.Module:
+        """The module itself, while the session is open."""
         if self._module is None:
             raise RuntimeError("the session is closed")
         return self._module
@@ -59,7 +55,7 @@ class ModuleSession(BaseSession):
 
     def _answer(self, batch: torch.Tensor) -> Logits:
         with torch.inference_mode():
-            logits: Logits = self._open_module(batch).numpy()
+            logits: Logits = self.module(batch).numpy()
         # A module may hand out a buffer of its own: the logits are the caller's.
         return np.array(logits, dtype=np.float32)
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from deploykit.runtime._probe import GraphProbe
     from deploykit.runtime._tensorrt import TensorRTSession
     from deploykit.runtime._tensorrt_slot import TensorRT
-    from deploykit.runtime._torch_layers import ModuleProbe
 
 CPU = "onnxruntime-cpu"
 CUDA = "onnxruntime-cuda"
@@ -211,8 +210,8 @@ def open_module(module: nn.Module, *, preprocessing: Preprocessing, classes: int
     return ModuleSession(module, preprocessing=preprocessing, classes=classes)
 
 
-def open_module_probe(session: Session) -> ModuleProbe:
-    """Look into the module behind a session.
+def module_of(session: Session) -> nn.Module:
+    """The module behind a session.
 
     Args:
         session: What :func:`open_module` gave, still open.
@@ -225,7 +224,7 @@ def open_module_probe(session: Session) -> ModuleProbe:
 
     if not isinstance(session, ModuleSession):
         raise UsageError(f"{session.spec.graph} on {session.spec.runtime} is no torch module.")
-    return session.probe()
+    return session.module
 
 
 def open_probe(

@@ -1,6 +1,8 @@
 """A small network with the blocks that real ones have, and changes to its bundle's graphs."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import onnx_ir as ir
@@ -8,12 +10,12 @@ import torch
 
 from deploykit.bundle.folder import Bundle, deploy_graph, open_bundle
 from deploykit.bundle.manifest import record_file, update_manifest
-from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.graph.files import load_graph, save_graph
 from deploykit.graph.fp16 import convert_to_fp16
 from deploykit.models.registry import resolve_architecture
+from deploykit.specs.preprocessing_options import PreprocessingOptions
 
 NETWORKS = '''
 import torch
@@ -102,7 +104,12 @@ CLASSES = 3
 
 
 def export_blocks(photos: Path, folder: Path) -> Bundle:
-    """A bundle of ``Blocks`` with made weights, which answers decidedly."""
+    """A bundle of ``Blocks``."""
+    return export_bundle(blocks_request(photos, folder)).bundle
+
+
+def blocks_request(photos: Path, folder: Path, **changes: Any) -> ExportRequest:
+    """An export of ``Blocks`` with made weights, which answers decidedly."""
     code = folder / "networks.py"
     code.write_text(NETWORKS, encoding="utf-8")
     torch.manual_seed(0)
@@ -125,7 +132,7 @@ def export_blocks(photos: Path, folder: Path) -> Bundle:
         name="blocks",
         artifacts=folder / "artifacts",
     )
-    return export_bundle(request).bundle
+    return dataclasses.replace(request, **changes)
 
 
 def rewritten(bundle: Bundle, file: str, change) -> Bundle:
@@ -158,6 +165,29 @@ def node_of(graph: ir.Graph, module: str, operator: str) -> ir.Node:
         for node in graph
         if (node.metadata_props.get("module"), node.op_type) == (module, operator)
     )
+
+
+def drop(module: str, operator: str):
+    """Take a node out of a graph: what read its output reads its input."""
+
+    def change(graph: ir.Graph) -> None:
+        node = node_of(graph, module, operator)
+        node.outputs[0].replace_all_uses_with(node.inputs[0])
+        graph.remove(node, safe=True)
+
+    return change
+
+
+def perturb(module: str, operator: str, factor: float):
+    """Change one element of a node's weight."""
+
+    def change(graph: ir.Graph) -> None:
+        weight = node_of(graph, module, operator).inputs[1]
+        values = weight.const_value.numpy().copy()
+        values.flat[1] *= factor
+        weight.const_value = ir.tensor(values, name=weight.name)
+
+    return change
 
 
 def _recorded(bundle: Bundle, file: str, **fields: object) -> Bundle:

@@ -11,7 +11,7 @@ from deploykit.specs.session import SessionSpec
 #: The function that makes each diagnosis, for a test to put another in its place.
 JOBS = {
     "stages": "deploykit.commands.diagnose.stages.run.diagnose_stages",
-    "layers": "deploykit.commands.diagnose.layers.run.walk_layers",
+    "layers": "deploykit.commands.diagnose.layers.run.diagnose_layers",
 }
 TOLERANCE = tolerance_for("fp32")
 SPEC = SessionSpec(

@@ -11,7 +11,6 @@ import torch
 from fp16_networks import tune_fp16
 from torch import nn
 
-from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.images.batches import read_batches
@@ -19,6 +18,7 @@ from deploykit.images.scan import scan_images
 from deploykit.models.registry import resolve_architecture
 from deploykit.runtime.normalisation import network_input
 from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.preprocessing_options import PreprocessingOptions
 
 CLASSES = ("blue", "green", "red")
 K2 = {"k": 2, "growth_rate": 8, "block_config": (2, 2), "num_init_features": 16}

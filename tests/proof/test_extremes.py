@@ -220,6 +220,7 @@ def test_export_refuses_a_graph_that_fails_where_no_photo_is(export, monkeypatch
     error = capsys.readouterr().err
     for name in ("model.onnx", "deploy/fp32.onnx"):
         assert f"{name}: NaN or infinity on black images, where the reference gives" in error
+    assert "(add): it is missing before node_div" in error
 
 
 def test_export_of_what_fails_by_itself_says_so(export, capsys):

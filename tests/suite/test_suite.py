@@ -10,9 +10,9 @@ from onnx import helper
 from suite_runs import acknowledged, edited, outcomes, run_suite, spoil_batches
 
 from deploykit.bundle.folder import CANONICAL_GRAPH
-from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
+from deploykit.specs.preprocessing_options import PreprocessingOptions
 
 FP32, FP16 = "deploy/fp32.onnx-onnxruntime-cpu-fp32", "deploy/fp16.onnx-rehearsal-fp16"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from deploykit.parity.diagnosis import LayerError, LayerReport, StageReport, StageStep, Variation
@@ -185,16 +186,26 @@ def _layer_verdict(report: LayerReport) -> str:
     if report.nodes == 0:
         return f"FAILED  layers of {graph}: no node could be compared"
     if first is not None:
-        where = f"{first.node} ({first.operator}{f' of {first.module}' if first.module else ''})"
-        what = first.reason or (
-            f"{first.non_finite} of its values are NaN or infinite"
-            if first.non_finite
-            else f"it adds an error of {first.added:.1e}; {report.tolerance:.1e} is allowed"
-        )
-        return f"FAILED  layers of {graph}: first at {where}: {what}"
+        return f"FAILED  layers of {graph}: first at {first_node_text(first, report.tolerance)}"
     if report.differences:
-        return f"FAILED  layers of {graph}: the graph differs from the reference's"
+        return f"FAILED  layers of {graph}: every node is right, but the answer is not"
     return f"PASSED  layers of {graph}: no node adds more than it may"
+
+
+def first_node_text(first: LayerError, tolerance: float) -> str:
+    """``node_relu (Relu of stem.2): its error is 2.1e-01, before it 3.0e-07; ...``."""
+    where = f"{first.node} ({first.operator}{f' of {first.module}' if first.module else ''})"
+    parts = [first.reason] if first.reason else []
+    if first.non_finite:
+        parts.append(f"{first.non_finite} of its values are NaN or infinite")
+    if isfinite(first.carried):
+        parts.append(
+            f"the error is {first.inherited:.1e} before it and {first.carried:.1e} after it; it "
+            f"adds {first.added:.1e}, and {tolerance:.1e} is allowed"
+        )
+    else:
+        parts.append(f"the error before it is {first.inherited:.1e}")
+    return f"{where}: {'; '.join(parts)}"
 
 
 def stage_report_value(report: StageReport) -> dict[str, Any]:

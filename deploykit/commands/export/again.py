@@ -9,9 +9,9 @@ import msgspec
 
 from deploykit.bundle.folder import Bundle, default_artifacts
 from deploykit.bundle.manifest import MANIFEST_NAME, Manifest, recorded_path
-from deploykit.commands.export.labels import LABELS_FILE, choose_labels, name_labels
 from deploykit.commands.export.request import default_name
 from deploykit.errors import DeploykitError
+from deploykit.images.labels import LABELS_FILE, choose_labels, name_labels
 from deploykit.parity.diagnosis import Finding
 from deploykit.proof.reference import recorded_checkpoint
 from deploykit.specs.preprocessing import Preprocessing, format_size

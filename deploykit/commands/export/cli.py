@@ -76,16 +76,22 @@ def export(
         bool, typer.Option("--overwrite", help="Replace a bundle of that name.")
     ] = False,
     trust_pickle: TrustPickle = False,
+    no_diagnose: Annotated[
+        bool,
+        typer.Option(
+            "--no-diagnose", help="Do not look for the node at fault when the comparison fails."
+        ),
+    ] = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Export a checkpoint to a bundle, verified before it is published."""
     with command("export", as_json=json, verbose=verbose) as console:
-        from deploykit.commands.export.preprocessing import parse_options
         from deploykit.commands.export.request import GOLDEN_CHOICES, ExportRequest
         from deploykit.commands.export.run import export_bundle
         from deploykit.commands.export.text import export_text, export_value
+        from deploykit.specs.preprocessing_options import parse_options
         from deploykit.specs.value import choice
 
         request = ExportRequest(
@@ -109,6 +115,7 @@ def export(
             artifacts=artifacts_folder(artifacts),
             overwrite=overwrite,
             trust_pickle=trust_pickle,
+            diagnose=not no_diagnose,
         )
         result = export_bundle(request, console.progress)
         console.result(lambda: export_value(result), lambda: export_text(result))

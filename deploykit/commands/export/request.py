@@ -11,12 +11,12 @@ import msgspec
 
 from deploykit.bundle.folder import default_artifacts
 from deploykit.bundle.manifest import GoldenChoice, sha256_of
-from deploykit.commands.export.labels import choose_labels, classes_folder
-from deploykit.commands.export.preprocessing import PreprocessingOptions, choose_preprocessing
 from deploykit.errors import CheckpointError, UsageError
+from deploykit.images.labels import choose_labels, classes_folder
 from deploykit.proof.photos import EXPORT_PHOTOS, Photos, folder_photos, generated_photos
 from deploykit.specs.labels import Labels
 from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.preprocessing_options import PreprocessingOptions, choose_preprocessing
 from deploykit.system.progress import Note, Progress
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class ExportRequest:
         arch: The architecture's name, see :func:`deploykit.models.registry.resolve_architecture`.
         checkpoint: The weights' file.
         arch_args: Further arguments of the architecture.
-        classes: See :func:`deploykit.commands.export.labels.choose_labels`.
+        classes: See :func:`deploykit.images.labels.choose_labels`.
         preprocessing: See :class:`PreprocessingOptions`.
         images: A folder of photos to verify on; None for the folder that ``classes`` names, if it
             does, else made images.
@@ -44,6 +44,7 @@ class ExportRequest:
         artifacts: The home of bundles.
         overwrite: Whether a bundle of that name may be replaced.
         trust_pickle: Whether reading the checkpoint may run the code in it.
+        diagnose: Whether a failed comparison is followed by a search for the node at fault.
     """
 
     arch: str
@@ -58,6 +59,7 @@ class ExportRequest:
     artifacts: Path = field(default_factory=default_artifacts)
     overwrite: bool = False
     trust_pickle: bool = False
+    diagnose: bool = True
 
 
 @dataclass(frozen=True)

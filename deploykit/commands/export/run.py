@@ -30,6 +30,7 @@ from deploykit.bundle.manifest import (
     write_manifest,
 )
 from deploykit.bundle.verdicts import PhotoSet
+from deploykit.commands.export.failed import failed_export
 from deploykit.commands.export.request import (
     ExportRequest,
     Subject,
@@ -84,7 +85,8 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         UsageError: Options that make no sense.
         InputError: The architecture, the checkpoint or the photos cannot be used, the network
             cannot be exported, or there is a bundle of that name.
-        ParityError: The exported graphs do not give the reference's answers.
+        ParityError: The exported graphs do not give the reference's answers. They are kept in
+            ``.failed``, and the message names the node at fault.
         DependencyError: torch or onnx is not installed.
     """
     clock = _Clock(progress)
@@ -117,6 +119,10 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         verdicts = verify(reference, candidates, answers, groups, photo_set.kind, subject, progress)
         module = Reference(kind="module", description=REFERENCE)
         stack.close()  # a graph that is open cannot be moved on Windows
+        if not all(verdict.passed for verdict in verdicts):
+            raise failed_export(
+                staging, folder, request, subject, groups, answers, verdicts, progress
+            )
         clock.start("writing")
         write_golden(answers.golden, staging / GOLDEN)
         manifest = _manifest(staging, folder.name, request, subject, specs)

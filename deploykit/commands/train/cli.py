@@ -62,15 +62,15 @@ def train(
 ) -> None:
     """Train a classifier on a folder of photos, and keep the epoch with the best test accuracy."""
     with command("train", as_json=json, verbose=verbose) as console:
-        from deploykit.commands.export.preprocessing import (
-            PreprocessingOptions,
-            choose_preprocessing,
-            parse_size,
-        )
         from deploykit.commands.train.run import train_classifier
         from deploykit.commands.train.text import training_text, training_value
         from deploykit.models.presets import timm_preprocessing
         from deploykit.models.registry import resolve_architecture
+        from deploykit.specs.preprocessing_options import (
+            PreprocessingOptions,
+            choose_preprocessing,
+            parse_size,
+        )
 
         architecture = resolve_architecture(arch, allow_user_code=True)
         size = parse_size(input_size, "--input-size") if input_size else None

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from deploykit.commands.export.labels import CLASSES_FILE
 from deploykit.errors import CheckpointError, UsageError
+from deploykit.images.labels import CLASSES_FILE
 from deploykit.specs.value import Value
 from deploykit.system.files import replacing
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from deploykit.commands.export.labels import CLASSES_FILE
 from deploykit.commands.train.run import TrainingResult
 from deploykit.commands.train.state import CURVES
+from deploykit.images.labels import CLASSES_FILE
 
 
 def training_text(result: TrainingResult, next_command: str) -> str:

@@ -135,7 +135,7 @@ class Walks:
         layers = made(
             "layers",
             self.layers,
-            lambda: _walk_layers(bundle, request, first, reference, progress),
+            lambda: _diagnose_layers(bundle, request, first, reference, progress),
         )
         return Blame(stages, layers, tuple(broken_off))
 
@@ -154,14 +154,14 @@ class Walks:
         )
 
 
-def _walk_layers(
+def _diagnose_layers(
     bundle: Bundle,
     request: VerifyRequest,
     first: tuple[str, ...],
     reference: OpenReference | None,
     progress: Progress,
 ) -> tuple[LayerReport, ...]:
-    from deploykit.commands.diagnose.layers.run import LayersRequest, walk_layers
+    from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers
 
     wanted = LayersRequest(
         images=request.images,
@@ -171,7 +171,7 @@ def _walk_layers(
         max_images=request.max_images,
         first=first,
     )
-    return walk_layers(bundle, wanted, progress, reference=reference)
+    return diagnose_layers(bundle, wanted, progress, reference=reference)
 
 
 def _diagnose_stages(

@@ -139,7 +139,11 @@ def test_variations_are_a_table_with_what_each_gains(compared_with, column):
 @pytest.mark.parametrize(
     ("first", "words"),
     [
-        (layer("node_2", 0.1), "node_2 (Conv of features.0): it adds an error of 1.0e-01; 2.0e-03"),
+        (
+            layer("node_2", 0.1, inherited=0.01),
+            "node_2 (Conv of features.0): the error is 1.0e-02 before it and 2.0e-01 after it; it "
+            "adds 1.0e-01, and 2.0e-03 is allowed",
+        ),
         (layer("node_2", np.inf, non_finite=7, module=""), "node_2 (Conv): 7 of its values are"),
         (layer("node_2", 0.1, reason="differs between batch sizes 1 and 5"), "sizes 1 and 5"),
     ],
@@ -151,10 +155,10 @@ def test_the_node_that_is_to_blame_is_named(first, words):
     assert words in text_of(layers=(layers(first=first),))
 
 
-def test_differences_between_graphs_are_listed():
-    text = text_of(layers=(layers(differences=("Relu_3 (module conv2.act) is missing",)),))
-    assert "FOUND  Relu_3 (module conv2.act) is missing" in text
-    assert "FAILED  layers of deploy/fp16.onnx: the graph differs from the reference's" in text
+def test_layer_report_an_answer_that_no_node_explains():
+    text = text_of(layers=(layers(differences=("the answer's error is 0.3",)),))
+    assert "FOUND  the answer's error is 0.3" in text
+    assert "FAILED  layers of deploy/fp16.onnx: every node is right, but the answer is not" in text
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.models.registry import resolve_architecture
+from deploykit.specs.preprocessing_options import PreprocessingOptions
 
 K2 = {"k": 2, "growth_rate": 8, "block_config": (2, 2), "num_init_features": 16}
 SMALL = [

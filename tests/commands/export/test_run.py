@@ -10,7 +10,6 @@ import deploykit.commands.export.run as export_module
 from deploykit.bundle.golden import read_golden
 from deploykit.bundle.manifest import sha256_of
 from deploykit.commands.export import steps as _export_steps
-from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest, default_name
 from deploykit.commands.export.run import export_bundle
 from deploykit.errors import (
@@ -24,6 +23,7 @@ from deploykit.errors import (
     UsageError,
 )
 from deploykit.runtime.fake import FakeSession
+from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.progress import Note
 
 SMALL = PreprocessingOptions(input_size=(16, 16))
@@ -300,9 +300,10 @@ def test_a_failed_parity_publishes_nothing(request_for, monkeypatch):
 
     monkeypatch.setattr(_export_steps, "open_graph", open_wrong)
     request = request_for()
-    with pytest.raises(ParityError, match=r"deploy/fp32.onnx: the largest logit error"):
+    with pytest.raises(ParityError, match=r"deploy/fp32.onnx: the largest logit error") as caught:
         export_bundle(request)
-    assert nothing_is_left(request)
+    assert [path.name for path in request.artifacts.iterdir()] == [".failed"]
+    assert "no node adds too much when it is computed alone" in caught.value.message
 
 
 def test_an_interrupted_export_leaves_nothing(request_for, monkeypatch):

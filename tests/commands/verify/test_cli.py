@@ -84,6 +84,12 @@ def test_they_are_written_when_it_fails_too(verify, photo_folder, tmp_path, answ
     assert "<failure" in xml.read_text(encoding="utf-8")
 
 
+DIAGNOSES = {
+    "stages": "deploykit.commands.diagnose.stages.run.diagnose_stages",
+    "layers": "deploykit.commands.diagnose.layers.run.diagnose_layers",
+}
+
+
 @pytest.fixture
 def walks(monkeypatch):
     """Put what the walks find, and keep what they were asked."""

@@ -332,7 +332,7 @@ def test_a_zoo_network_is_rebuilt_from_the_recorded_checkpoint(tmp_path, photo_f
     arguments = {"growth_rate": 4, "block_config": (1, 1), "num_init_features": 8}
     module = resolve_architecture("densenet", allow_user_code=False).build(3, arguments)
     torch.save(module.state_dict(), tmp_path / "best_model.pth")
-    from deploykit.commands.export.preprocessing import PreprocessingOptions
+    from deploykit.specs.preprocessing_options import PreprocessingOptions
 
     request = ExportRequest(
         arch="densenet",

@@ -3,157 +3,182 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploykit.commands.diagnose.layers.pieces import Subject
-from deploykit.commands.diagnose.layers.walk import Walked, walk_graph
+import msgspec
+
+from deploykit.commands.diagnose.layers.measure import (
+    Errors,
+    Origin,
+    Pieces,
+    Subject,
+    common_tensors,
+    measured,
+)
+from deploykit.errors import GraphError
 from deploykit.parity.diagnosis import LayerError, LayerReport
-from deploykit.parity.layers import TensorError, layer_tolerance
+from deploykit.parity.layers import answer_tolerance, layer_tolerance
 from deploykit.specs.session import ImageBatch
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    from deploykit.graph.cut import Step
 
-    from deploykit.graph.differences import Difference
-
+DIAGNOSED_IMAGES = 4
 _RANKED = 10
+#: One by one, then in pairs: some graphs are right for an image, and wrong for a batch.
+_BATCHES = (1, 2)
 
 
-@dataclass(frozen=True, eq=False)
-class _Row:
-    """A node, and how it differs from the reference's where that matters."""
-
-    layer: LayerError
-    differences: tuple[Difference, ...]
-
-
-def graph_report(
-    subject: Subject,
-    reference: ir.Model,
-    description: str,
-    images: ImageBatch,
-    *,
-    made: ir.Model | None = None,
-) -> LayerReport:
-    """Walk over a graph that should compute the same as another, and judge.
+def layer_report(subject: Subject, origin: Origin, images: ImageBatch) -> LayerReport:
+    """Diagnose a graph: which node is the first whose error is too large, which add most.
 
     Args:
         subject: The graph.
-        reference: The other, which takes bytes too.
-        description: What the report calls it.
+        origin: What it was made from.
         images: (N, H, W, 3) uint8.
-        made: What the graph should be, node by node; None for the reference.
     """
-    from deploykit.graph.differences import graph_differences
+    names = common_tensors(subject, origin)
+    report = _judged(subject, origin, len(images), {})
+    for batch in _BATCHES:
+        try:
+            errors = measured(subject, origin, names, images, batch)
+        except GraphError as exc:
+            why = f"the reference cannot run in batches of {batch}: {exc.message}"
+            return msgspec.structs.replace(report, differences=(why,))
+        report = _judged(subject, origin, len(images), errors)
+        if report.first is not None:
+            first = _with_omission(subject, origin, names, report.first, images[:batch])
+            if batch > 1:
+                reason = f"only in batches of {batch} images"
+                first = msgspec.structs.replace(
+                    first, reason="; ".join(each for each in (reason, first.reason) if each)
+                )
+            return msgspec.structs.replace(report, first=first)
+    return report
 
-    walked = walk_graph(subject, reference, images)
-    differences = graph_differences(subject.graph, made or reference, walked)
-    return layer_report(subject, description, len(images), walked, differences)
 
-
-def layer_report(
-    subject: Subject,
-    reference: str,
-    images: int,
-    walked: Mapping[str, Walked],
-    differences: Mapping[str, Sequence[Difference]] | None = None,
+def _judged(
+    subject: Subject, origin: Origin, images: int, errors: Mapping[str, Errors]
 ) -> LayerReport:
-    """Judge what was measured: which node is the first, which add most.
-
-    Args:
-        subject: The graph.
-        reference: What it was compared with, in words.
-        images: On how many images.
-        walked: By tensor what was measured, in the graph's order.
-        differences: By tensor how the graph differs before it from the reference's; None where
-            that is no graph.
-    """
     tolerance = layer_tolerance(subject.spec.precision)
-    rows = list(_rows(subject, walked, differences or {}, tolerance))
-    lost = _lost_reference(subject, walked)
-    guilty = (
-        row.layer
-        for row in rows
-        if row.differences
-        or row.layer.added > tolerance
-        or row.layer.non_finite
-        or row.layer.tensor == lost
+    layers = list(_layers(subject, errors))
+    answer = errors.get(subject.graph.graph.outputs[0].name or "", Errors())
+    # A mask that is infinite in places does no harm, an answer without numbers does.
+    lost = bool(answer.own.reference_non_finite)
+
+    def is_lost(layer: LayerError) -> bool:
+        return lost and errors[layer.tensor].own.reference_non_finite > 0
+
+    first = next(
+        (each for each in layers if each.added > tolerance or each.non_finite or is_lost(each)),
+        None,
     )
-    told = (difference.message for row in rows for difference in row.differences)
-    ranking = sorted((row.layer for row in rows if row.layer.added > 0), key=lambda it: -it.added)
+    if first is not None and is_lost(first):
+        first = msgspec.structs.replace(first, reason="the reference is not finite from here on")
+    carried = answer.whole.relative
+    differences: tuple[str, ...] = ()
+    if first is None and carried > answer_tolerance(subject.spec.precision):
+        what = f"the answer's error is {carried:.1e}, and no node alone adds too much"
+        differences = (f"{what}: it adds up",)
+    ranking = sorted((each for each in layers if each.added > 0), key=lambda each: -each.added)
     return LayerReport(
         candidate=subject.spec,
-        reference=reference,
+        reference=origin.description,
         images=images,
         tolerance=tolerance,
-        first=next(guilty, None),
+        first=first,
         ranking=tuple(ranking[:_RANKED]),
-        nodes=len(rows),
-        differences=tuple(dict.fromkeys(told)),
+        nodes=len(layers),
+        differences=differences,
     )
 
 
-def layer_error(
-    node: ir.Node, tensor: str, own: TensorError, whole: TensorError, reasons: Sequence[str]
-) -> LayerError:
-    """What a node does to the error, by name and module.
+def _layers(subject: Subject, errors: Mapping[str, Errors]) -> Iterator[LayerError]:
+    """Each tensor by the node that computes it, with the error before that node."""
+    from deploykit.graph.cut import computing_node, pieces
+    from deploykit.graph.passes import MODULE_PATH
 
-    Args:
-        node: The node that is to blame for the tensor.
-        tensor: What was compared.
-        own: The tensor's error when it is computed from the reference's tensors.
-        whole: Its error in the whole graph.
-        reasons: What was seen beside the numbers.
-    """
-    from deploykit.graph.differences import module_of
-
-    return LayerError(
-        node=node.name or "",
-        operator=node.op_type,
-        module=module_of(node),
-        tensor=tensor,
-        added=own.relative,
-        carried=whole.relative,
-        non_finite=whole.non_finite,
-        reason="; ".join([*reasons, own.failure] if own.failure else reasons),
-    )
-
-
-def _rows(
-    subject: Subject,
-    walked: Mapping[str, Walked],
-    differences: Mapping[str, Sequence[Difference]],
-    tolerance: float,
-) -> Iterator[_Row]:
-    """Each tensor by the node that is to blame: where the graph differs, the one that differs."""
-    from deploykit.graph.cut import pieces
-    from deploykit.graph.differences import computing_node
-
-    found = pieces(subject.graph, walked)
-    lost = _lost_reference(subject, walked)
-    for name, walk in walked.items():
-        telling = tuple(
-            difference
-            for difference in differences.get(name, ())
-            if difference.certain or walk.own.relative > tolerance
+    for name, piece in pieces(subject.graph, errors).items():
+        own, whole = errors[name].own, errors[name].whole
+        node = computing_node(piece)
+        read = {value.name or "" for each in piece for value in each.inputs if value is not None}
+        before = [errors[each].whole.relative for each in read & errors.keys()]
+        yield LayerError(
+            node=node.name or "",
+            operator=node.op_type,
+            module=node.metadata_props.get(MODULE_PATH, ""),
+            tensor=name,
+            added=own.relative,
+            carried=whole.relative,
+            non_finite=whole.non_finite,
+            reason=own.failure,
+            inherited=max(before, default=0.0),
         )
-        node = telling[0].node if telling else computing_node(found[name])
-        reasons = [difference.message for difference in telling]
-        if name == lost:
-            reasons.append("the reference is not finite from here on")
-        yield _Row(layer_error(node, name, walk.own, walk.whole, reasons), telling)
 
 
-def _lost_reference(subject: Subject, walked: Mapping[str, Walked]) -> str | None:
-    """The first tensor of which the reference is not finite, where that reaches its answer.
+def _with_omission(
+    subject: Subject, origin: Origin, names: Sequence[str], first: LayerError, images: ImageBatch
+) -> LayerError:
+    """Name the operation that is missing before a node, where its absence is the fault.
 
-    A mask that is infinite in places does not.
+    That is so where the node is right once it reads what the missing operation gives instead of
+    what that one takes. Others may be missing for a good reason: a BatchNorm is in its Conv.
     """
-    outputs = {value.name for value in subject.graph.graph.outputs}
-    if any(
-        walk.own.nothing_to_compare or (name in outputs and walk.own.reference_non_finite)
-        for name, walk in walked.items()
-    ):
-        return next(name for name, walk in walked.items() if walk.own.reference_non_finite)
-    return None
+    from deploykit.graph.cut import pieces
+
+    piece = pieces(subject.graph, names)[first.tensor]
+    read = {value.name for node in piece for value in node.inputs if value is not None}
+    tolerance = layer_tolerance(subject.spec.precision)
+    wanted = origin.tensors(images)
+    with Pieces(subject, names) as cut:
+        for missing, sources in _missing(origin, names, first.tensor):
+            for source in sources & read & wanted.keys():
+                if missing not in wanted or wanted[missing].shape != wanted[source].shape:
+                    continue
+                error = cut.alone(images, wanted, first.tensor, {source: wanted[missing]})
+                if error.relative <= tolerance:
+                    step = origin.steps[missing]
+                    return msgspec.structs.replace(
+                        first,
+                        node=step.node,
+                        operator=step.operator,
+                        module=step.module,
+                        reason=f"it is missing before {first.node}",
+                    )
+    same = origin.steps[first.tensor]
+    if same.module in ("", first.module):
+        return first
+    # A BatchNorm that is in its Conv, a Relu that a pass moved.
+    what = f"it gives what {same.node} ({same.operator} of {same.module}) gives in the reference"
+    return msgspec.structs.replace(first, reason="; ".join(filter(None, (first.reason, what))))
+
+
+def _missing(origin: Origin, names: Sequence[str], tensor: str) -> Iterator[tuple[str, set[str]]]:
+    """What the origin computes on the way to a tensor and the graph does not, last ones first.
+
+    Yields:
+        A tensor's name, and those of the common tensors that it is computed from.
+    """
+    known = set(names)
+    pending, seen = list(origin.steps[tensor].inputs), set()
+    while pending:
+        name = pending.pop(0)
+        step: Step | None = origin.steps.get(name)
+        if step is None or name in known or name in seen:
+            continue
+        seen.add(name)
+        pending += step.inputs
+        yield name, _known_before(origin, known, name)
+
+
+def _known_before(origin: Origin, known: set[str], tensor: str) -> set[str]:
+    found: set[str] = set()
+    pending, seen = list(origin.steps[tensor].inputs), set()
+    while pending:
+        name = pending.pop()
+        if name in known:
+            found.add(name)
+        elif name in origin.steps and name not in seen:
+            seen.add(name)
+            pending += origin.steps[name].inputs
+    return found

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from deploykit.commands.diagnose.stages.photos import StagePhotos
 from deploykit.commands.diagnose.stages.preprocessing import export_again
-from deploykit.commands.export.labels import LABELS_FILE, name_labels
+from deploykit.images.labels import LABELS_FILE, name_labels
 from deploykit.parity.diagnosis import Finding, Options
 from deploykit.parity.label_order import Reordering, order_name, reorderings
 from deploykit.specs.labels import Labels

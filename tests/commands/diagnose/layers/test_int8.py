@@ -1,4 +1,4 @@
-"""Blame by layer for INT8: a scale that clips is found, and healthy graphs are not blamed."""
+"""Diagnosis by layer for INT8: a scale that is too small is found, and sound graphs pass."""
 
 import shutil
 
@@ -8,7 +8,7 @@ import pytest
 from layer_networks import export_blocks, node_of, rewritten
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
-from deploykit.commands.diagnose.layers.run import LayersRequest, walk_layers
+from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers
 from deploykit.commands.quantize.run import quantize_bundle
 from deploykit.graph.files import load_graph
 from deploykit.runtime.opener import CPU, REHEARSAL
@@ -28,7 +28,7 @@ def blocks(int8_blocks, tmp_path):
     return open_bundle(folder)
 
 
-def clip(graph, tensor):
+def shrink(graph, tensor):
     """Make a tensor's scale 8 times too small."""
     scale = graph.initializers[f"{tensor}/scale"]
     scale.const_value = ir.tensor((scale.const_value.numpy() / 8).astype(np.float32))
@@ -37,12 +37,12 @@ def clip(graph, tensor):
 @pytest.mark.parametrize(
     ("file", "runtime"), [(INT8, CPU), (INT8_TENSORRT_GRAPH, REHEARSAL)], ids=["cpu", "tensorrt"]
 )
-def test_a_clipped_scale_is_found(blocks, file, runtime):
+def test_diagnose_layers_int8_with_a_small_scale(blocks, file, runtime):
     graph = load_graph(blocks.folder / file).graph
     conv = node_of(graph, "dense.left", "Conv")
     tensor = conv.inputs[0].name.removesuffix("/dequantized")
-    bundle = rewritten(blocks, file, lambda graph: clip(graph, tensor))
-    (report,) = walk_layers(bundle, LayersRequest(runtime=runtime, precision="int8"))
+    bundle = rewritten(blocks, file, lambda graph: shrink(graph, tensor))
+    (report,) = diagnose_layers(bundle, LayersRequest(runtime=runtime, precision="int8"))
     assert not report.passed
     taking = {node.name for node, _ in conv.inputs[0].uses()}
     assert report.first.node in taking
@@ -52,7 +52,7 @@ def test_a_clipped_scale_is_found(blocks, file, runtime):
 
 
 @pytest.mark.parametrize("runtime", [CPU, REHEARSAL])
-def test_a_healthy_graph_is_not_blamed(int8_blocks, runtime):
-    (report,) = walk_layers(int8_blocks, LayersRequest(runtime=runtime, precision="int8"))
+def test_diagnose_layers_int8(int8_blocks, runtime):
+    (report,) = diagnose_layers(int8_blocks, LayersRequest(runtime=runtime, precision="int8"))
     assert report.first is None
     assert report.nodes > 20

@@ -4,10 +4,10 @@ import pytest
 from training_transforms import TRANSFORMS
 
 from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages
-from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.proof.reference import ReferenceRequest
+from deploykit.specs.preprocessing_options import PreprocessingOptions
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ from PIL import Image
 from training_runs import epoch, write_state
 
 from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages, prepare_stages
-from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.errors import UsageError
 from deploykit.proof.reference import ReferenceRequest
+from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.progress import Note
 
 ORIENTATION = 0x0112

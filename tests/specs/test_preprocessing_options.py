@@ -1,6 +1,8 @@
 import pytest
 
-from deploykit.commands.export.preprocessing import (
+from deploykit.errors import UsageError
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.preprocessing_options import (
     TORCHVISION,
     PreprocessingOptions,
     choose_preprocessing,
@@ -9,8 +11,6 @@ from deploykit.commands.export.preprocessing import (
     parse_resize,
     parse_size,
 )
-from deploykit.errors import UsageError
-from deploykit.specs.preprocessing import Preprocessing
 
 TIMM = Preprocessing(resize=248, crop_size=(224, 224), interpolation="bicubic", source="timm model")
 ZOO = Preprocessing(resize=(96, 96), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), source="zoo net")

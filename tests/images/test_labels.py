@@ -1,7 +1,7 @@
 import pytest
 
-from deploykit.commands.export.labels import LABELS_FILE, choose_labels, name_labels
 from deploykit.errors import InputError, UsageError
+from deploykit.images.labels import LABELS_FILE, choose_labels, name_labels
 
 
 @pytest.fixture

@@ -1,0 +1,124 @@
+"""Diagnose at once a graph that has just failed its comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from deploykit.commands.diagnose.layers.measure import Subject, graph_origin, module_origin
+from deploykit.commands.diagnose.layers.report import DIAGNOSED_IMAGES, layer_report
+from deploykit.commands.diagnose.text import first_node_text
+from deploykit.errors import DeploykitError, GraphError
+from deploykit.parity.diagnosis import LayerReport
+from deploykit.parity.layers import TensorError, answer_tolerance
+from deploykit.runtime.opener import REHEARSAL
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.session import ImageBatch, Logits, SessionSpec
+from deploykit.system.progress import Progress, Step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def diagnose_failed(
+    graph: Path,
+    spec: SessionSpec,
+    made_from: Path | nn.Module,
+    images: ImageBatch,
+    expected: Logits,
+    preprocessing: Preprocessing,
+    progress: Progress,
+    *,
+    opset: int | None = None,
+) -> str:
+    """Name the first node whose error is too large, in a graph that failed its comparison.
+
+    The diagnosis comes on top of an error that the caller raises, so it raises none of its own.
+
+    Args:
+        graph: The graph's file.
+        spec: What ran it; its ``graph`` is what the text calls it.
+        made_from: The file of the graph that it was made from, or the torch module.
+        images: (N, H, W, 3) uint8, those of the comparison. The worst are diagnosed.
+        expected: (N, K), the right answers.
+        preprocessing: What the images need.
+        progress: Called with what is being done.
+        opset: The ONNX operator set of the export; None for torch's own choice.
+
+    Returns:
+        A sentence with the node, by its name in the ONNX and in the module, and the error before
+        and after it; or why there is no diagnosis.
+    """
+    progress(Step("diagnosing", detail=spec.graph))
+    try:
+        report = _failed_report(graph, spec, made_from, images, expected, preprocessing, opset)
+    except Exception as exc:  # noqa: BLE001 (whatever it is, it must not hide the caller's error)
+        why = exc.message if isinstance(exc, DeploykitError) else f"{type(exc).__name__}: {exc}"
+        return f"No diagnosis of {spec.graph}: {why}"
+    return _sentence(report)
+
+
+def _failed_report(
+    graph: Path,
+    spec: SessionSpec,
+    made_from: Path | nn.Module,
+    images: ImageBatch,
+    expected: Logits,
+    preprocessing: Preprocessing,
+    opset: int | None,
+) -> LayerReport:
+    from deploykit.graph.files import load_graph
+    from deploykit.graph.rehearsal import rehearsal_of
+
+    model = load_graph(graph)
+    executed = rehearsal_of(model) if spec.runtime == REHEARSAL else model
+    subject = Subject(spec, model, executed, preprocessing)
+    rows = _worst(subject, images, expected)
+    if isinstance(made_from, Path):
+        with graph_origin(load_graph(made_from), preprocessing, made_from.name) as origin:
+            return layer_report(subject, origin, images[rows])
+    origin = module_origin(made_from, preprocessing, "the torch module", opset=opset)
+    report = layer_report(subject, origin, images[rows])
+    (answer,) = (value.name or "" for value in model.graph.outputs)
+    traced = TensorError()
+    for row in rows:
+        traced.add(origin.tensors(images[row : row + 1])[answer], expected[row : row + 1])
+    if report.first is not None or traced.relative <= answer_tolerance(spec.precision):
+        return report
+    off = f"its answer is off by {traced.relative:.1e}"
+    other = f"torch traces another network than the module: {off}"
+    return msgspec.structs.replace(report, differences=(other,))
+
+
+def _worst(subject: Subject, images: ImageBatch, expected: Logits) -> list[int]:
+    """The images whose answers are furthest off, one by one, those without numbers first."""
+    errors = np.zeros(len(images))
+    with subject.open(subject.executed) as probe:
+        for row, image in enumerate(images):
+            try:
+                (logits,) = probe.run(subject.feeds(image[None])).values()
+            except GraphError:
+                errors[row] = np.inf
+                continue
+            moved = float(np.abs(logits.astype(np.float64) - expected[row]).max())
+            errors[row] = moved if np.isfinite(moved) else np.inf
+    return [int(row) for row in np.argsort(-errors, kind="stable")[:DIAGNOSED_IMAGES]]
+
+
+def _sentence(report: LayerReport) -> str:
+    against = f"{report.candidate.graph} against {report.reference}"
+    if report.first is not None:
+        return f"Diagnosis of {against}: the first node with too large an error is " + (
+            first_node_text(report.first, report.tolerance)
+        )
+    if report.nodes == 0:
+        return f"No diagnosis of {against}: they have no tensor in common."
+    why = (
+        report.differences[0]
+        if report.differences
+        else ("no node adds too much when it is computed alone; the runtime may fuse nodes wrongly")
+    )
+    return f"Diagnosis of {against}: {why}."
