@@ -26,7 +26,7 @@ from deploykit.engine.passport import how_to_build_again, read_passport
 from deploykit.errors import BundleError, UsageError
 from deploykit.inference.engines import engines_of
 from deploykit.models.registry import resolve_architecture
-from deploykit.parity.blame import Finding
+from deploykit.parity.diagnosis import Finding
 from deploykit.system import shell
 from deploykit.system.shell import command_line
 

@@ -1,61 +1,169 @@
-"""Find out what a training transform does to photos, by comparing its output with what we can do.
+"""Find out what a training transform does to photos, by comparing its values with what we can do.
 
-A transform is a black box from a photo to numbers. Whatever it does to the pixels, scaling and
-normalising are then a straight line in each channel: where the line through (our pixel, its value)
-leaves no residual, our pixels are its pixels, and slope and offset tell mean and standard
-deviation.
+A transform makes numbers of a photo. Whatever it does to the pixels, scaling and normalising are
+then a straight line in each channel: where the line through (our pixel, its value) leaves no
+residual, our pixels are its pixels, and slope and offset tell mean and standard deviation.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from deploykit.images.explanation import TIE, Explanation, TransformedPhoto, judged
-from deploykit.images.pixel_steps import CHANNELS, PixelSteps, ordered, recorded_steps, take_steps
+from deploykit.images.pixel_steps import (
+    CHANNELS,
+    PixelSteps,
+    Treatment,
+    Triple,
+    ordered,
+    recorded_treatment,
+    take_steps,
+)
 from deploykit.images.preprocess import OversizeError
-from deploykit.images.usual import FILTERS_USED, Triple, usual_steps
-from deploykit.specs.preprocessing import Interpolation, Preprocessing
+from deploykit.images.usual import FILTERS_USED, NORMALISATIONS, usual_sizes
+from deploykit.specs.preprocessing import Preprocessing, Size
+from deploykit.specs.value import Value
 
-#: How many ways of getting the size are compared on more photos and with every filter.
-_SIZES_KEPT = 5
-_PHOTOS_FOR_FILTERS = 3
+#: In grey levels. A transform that resizes in floating point leaves 0.3, and one that makes grey
+#: before it resizes, so that bytes are rounded in another order, 0.5.
+EXPLAINED_RESIDUAL = 0.7
+#: Below this a difference of two residuals, in grey levels, says nothing.
+_TIE = 0.02
+#: A mean or standard deviation, of an image in 0..1, is taken for a usual one within this.
+_ALIKE, _ALIKE_AFTER_ROUNDING = 1e-5, 5e-4
+_WHOLE_WITHIN = 0.05  # grey levels
+_PHOTOS_FOR_SIZES = 3
 _PIXELS_SAMPLED = 20_000
-_STAND_INS: tuple[Interpolation, ...] = ("bilinear", "nearest")
 
-_Opened: TypeAlias = tuple[Callable[[], Image.Image], TransformedPhoto]
+Values = npt.NDArray[np.float32]
 
 
-def explain(photos: Sequence[TransformedPhoto], recorded: Preprocessing) -> Explanation | None:
-    """Find the steps, mean and standard deviation that come nearest to a transform.
+@dataclass(frozen=True, eq=False)
+class TransformedPhoto:
+    """A photo, and what the transform made of it.
+
+    Attributes:
+        open: Decodes the photo: RGB, with what its file told of its orientation.
+        turned: Whether its EXIF orientation says that it is to be turned.
+        elongation: Its longer side by its shorter.
+        values: (3, H, W) float32.
+    """
+
+    open: Callable[[], Image.Image]
+    turned: bool
+    elongation: float
+    values: Values
+
+    @property
+    def size(self) -> Size:
+        """Height and width of what the transform made."""
+        _, height, width = self.values.shape
+        return height, width
+
+
+class Explanation(Value, frozen=True):
+    """What comes nearest to a transform.
+
+    Attributes:
+        treatment: The same in our steps.
+        residual: In grey levels, the root mean square difference on the photo that fits worst.
+        worst: In grey levels, the largest difference of a pixel.
+        whole: Whether the transform's values stand for whole grey levels; if not, it resized in
+            floating point.
+        tried: How many candidates were compared.
+    """
+
+    treatment: Treatment
+    residual: float
+    worst: float
+    whole: bool
+    tried: int
+
+    @property
+    def explained(self) -> bool:
+        """Whether the difference is no more than rounding."""
+        return self.residual <= EXPLAINED_RESIDUAL
+
+
+def explain(
+    photos: Sequence[TransformedPhoto], recorded: Preprocessing, read: Treatment | None = None
+) -> Explanation | None:
+    """Find the treatment that comes nearest to a transform.
 
     Args:
         photos: A few, among them photos with an orientation if there are any; at least one.
         recorded: What the bundle records; between equals, what is nearer to it is taken.
+        read: What the transform says that it does. It is believed where its values agree.
 
     Returns:
-        The explanation; None when there are no pixels that rise with the transform's values.
+        The explanation; None where no candidate's pixels rise with the transform's values.
     """
-    search = _Search(photos, recorded)
-    best = search.run()
+    if read is not None:
+        found = _compared(read, photos, tried=1)
+        if found is not None and found.explained:
+            return found
+    # Photos that are not turned come first, for they leave one question fewer, and of those the
+    # long ones, which tell a crop from a stretch.
+    photos = sorted(photos, key=lambda photo: (photo.turned, -photo.elongation))
+    few = photos[:_PHOTOS_FOR_SIZES]
+    few = [photo for photo in few if not photo.turned] or few
+    # They are looked at again and again, so they stay decoded.
+    few = [dataclasses.replace(photo, open=functools.cache(photo.open)) for photo in few]
+    candidates = _candidates(photos[0].size, recorded, turned=few[0].turned)
+    best, tried = _nearest(candidates, few)
     if best is None:
         return None
-    return judged(
-        best.steps,
-        best.mean,
-        best.std,
-        photos,
-        recorded,
-        exact=best.residual < TIE,
-        tried=search.tried,
+    ways = [msgspec.structs.replace(best.steps, upright=upright) for upright in (False, True)]
+    best, _ = _nearest(ways, photos)
+    if best is None:
+        return None
+    known = [(recorded.mean, recorded.std), *NORMALISATIONS.values()]
+    within = _ALIKE if best.residual < _TIE else _ALIKE_AFTER_ROUNDING
+    treatment = Treatment(
+        steps=best.steps,
+        mean=_recognised(best.mean, [mean for mean, _ in known], within),
+        std=_recognised(best.std, [std for _, std in known], within),
     )
+    return _compared(treatment, photos, tried=tried)
+
+
+def _candidates(size: Size, recorded: Preprocessing, *, turned: bool) -> list[PixelSteps]:
+    """The usual ways to get the size, with every filter; what is most like the bundle's first."""
+    own = recorded_treatment(recorded).steps
+    sizes = list(usual_sizes(size))
+    if recorded.input_size == size:
+        sizes.append((own.resize, own.crop_size))
+    candidates = [
+        PixelSteps(
+            resize=resize,
+            crop_size=crop_size,
+            interpolation=name,
+            antialias=antialias,
+            upright=upright,
+        )
+        for resize, crop_size in dict.fromkeys(sizes)
+        for name, antialias in FILTERS_USED
+        for upright in ((False, True) if turned else (False,))
+    ]
+
+    def unlike(steps: PixelSteps) -> int:
+        return sum(
+            (
+                (steps.resize, steps.crop_size) != (own.resize, own.crop_size),
+                (steps.interpolation, steps.antialias) != (own.interpolation, own.antialias),
+                steps.upright != own.upright,
+            )
+        )
+
+    return sorted(candidates, key=unlike)
 
 
 @dataclass(frozen=True)
@@ -75,100 +183,42 @@ class _Fitted:
     residual: float
 
 
-class _Search:
-    """Discards ways of getting the size on one photo, filters on a few, the rest on all."""
+def _nearest(
+    candidates: Iterable[PixelSteps], photos: Sequence[TransformedPhoto]
+) -> tuple[_Fitted | None, int]:
+    """The first candidate that fits exactly, else the one that fits best; and how many were tried.
 
-    def __init__(self, photos: Sequence[TransformedPhoto], recorded: Preprocessing) -> None:
-        # Photos that are not turned come first, for they leave one question fewer, and of those
-        # the long ones, which tell a crop from a stretch.
-        photos = sorted(photos, key=lambda photo: (photo.turned, -photo.elongation))
-        self._photos: list[_Opened] = [
-            # The few that are looked at again and again stay decoded.
-            (functools.cache(photo.open) if place < _PHOTOS_FOR_FILTERS else photo.open, photo)
-            for place, photo in enumerate(photos)
-        ]
-        self._own = recorded_steps(recorded)
-        self._size = photos[0].size
-        self._sizes = list(usual_steps(self._size))
-        if recorded.input_size == self._size:
-            self._sizes.insert(0, self._own)
-        self.tried = 0
-
-    def run(self) -> _Fitted | None:
-        """What fits best; None when nothing does at all."""
-        few = self._photos[:_PHOTOS_FOR_FILTERS]
-        # Whether photos are turned is asked last: until then those that are would only confuse.
-        few = [each for each in few if not each[1].turned] or few
-        best = self._nearest(self._fits(self._sizes[:1], few))
-        if best is None or best.residual > TIE:
-            filters = (
-                msgspec.structs.replace(each.steps, interpolation=name, antialias=antialias)
-                for each in self._sizes_that_fit()
-                for name, antialias in FILTERS_USED
-            )
-            best = self._nearest(self._fits(filters, few))
-        if best is None:
-            return None
-        ways = [msgspec.structs.replace(best.steps, upright=upright) for upright in (False, True)]
-        return self._nearest(self._fits(ways, self._photos))
-
-    def _sizes_that_fit(self) -> list[_Fitted]:
-        """The likeliest ways of getting the size, by one photo, whatever the filter."""
-        first = self._photos[:1]
-        turns = (False, True) if first[0][1].turned else (False,)
-        # What averages over neighbours is like bilinear, and what does not is like nearest.
-        ways = (
-            msgspec.structs.replace(steps, interpolation=name, antialias=True, upright=upright)
-            for steps in self._sizes
-            for upright in turns
-            for name in _STAND_INS
-        )
-        found: dict[tuple[object, ...], _Fitted] = {}
-        for fitted in sorted(self._fits(ways, first), key=lambda fitted: fitted.residual):
-            steps = fitted.steps
-            found.setdefault((steps.resize, steps.crop_size, steps.upright), fitted)
-        return list(found.values())[:_SIZES_KEPT]
-
-    def _fits(self, ways: Iterable[PixelSteps], photos: Sequence[_Opened]) -> list[_Fitted]:
-        return [fitted for steps in ways for fitted in self._fit(steps, photos)]
-
-    def _fit(self, steps: PixelSteps, photos: Sequence[_Opened]) -> Iterator[_Fitted]:
-        """Fit the line for every order of channels; yields nothing where there is no line."""
-        try:
-            colours = msgspec.structs.replace(steps, channels="RGB")
-            pixels = [take_steps(opened(), colours) for opened, _ in photos]
-        except OversizeError:
-            return
-        if any(each.shape[:2] != self._size for each in pixels):
-            return
-        values = np.concatenate([_sampled(photo.values.transpose(1, 2, 0)) for _, photo in photos])
-        for channels in CHANNELS:
-            self.tried += 1
-            given = np.concatenate([_sampled(ordered(each, channels)) for each in pixels])
-            line = _line(given, values)
-            if line is not None:
-                yield _Fitted(msgspec.structs.replace(steps, channels=channels), *line)
-
-    def _nearest(self, fits: Sequence[_Fitted]) -> _Fitted | None:
-        """What fits best, and of equals what is most like the bundle's."""
-        if not fits:
-            return None
-        least = min(fitted.residual for fitted in fits)
-        equals = [fitted for fitted in fits if fitted.residual <= least + TIE]
-        return max(equals, key=lambda fitted: _likeness(fitted.steps, self._own))
+    Of those that fit alike the first is taken.
+    """
+    values = np.concatenate([_sampled(photo.values.transpose(1, 2, 0)) for photo in photos])
+    best: _Fitted | None = None
+    tried = 0
+    for steps in candidates:
+        for fitted in _fits(steps, photos, values):
+            tried += 1
+            if best is None or fitted.residual < best.residual - _TIE:
+                best = fitted
+        if best is not None and best.residual < _TIE:
+            break
+    return best, tried
 
 
-def _likeness(steps: PixelSteps, other: PixelSteps) -> int:
-    """How many fields two ways have in common; how the size comes about is one."""
-    return sum(
-        (
-            (steps.resize, steps.crop_size) == (other.resize, other.crop_size),
-            steps.interpolation == other.interpolation,
-            steps.antialias == other.antialias,
-            steps.upright == other.upright,
-            steps.channels == other.channels,
-        )
-    )
+def _fits(
+    steps: PixelSteps, photos: Sequence[TransformedPhoto], values: npt.NDArray[np.float64]
+) -> Iterator[_Fitted]:
+    """Fit the line for every order of channels; yields nothing where there is no line."""
+    try:
+        colours = msgspec.structs.replace(steps, channels="RGB")
+        pixels = [take_steps(photo.open(), colours) for photo in photos]
+    except OversizeError:
+        return
+    if any(each.shape[:2] != photos[0].size for each in pixels):
+        return
+    for channels in CHANNELS:
+        given = np.concatenate([_sampled(ordered(each, channels)) for each in pixels])
+        line = _line(given, values)
+        if line is not None:
+            yield _Fitted(msgspec.structs.replace(steps, channels=channels), *line)
 
 
 def _sampled(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
@@ -207,6 +257,39 @@ def _line(
     return _triple(-offset * std), _triple(std), float(residual.max())
 
 
-def _triple(values: npt.NDArray[np.float64]) -> Triple:
-    red, green, blue = values.tolist()
+def _triple(values: Iterable[float]) -> Triple:
+    red, green, blue = map(float, values)
     return red, green, blue
+
+
+def _recognised(values: Triple, known: Sequence[Triple], within: float) -> Triple:
+    """The usual values that these are, in either order of channels; else what they round to."""
+    for usual in itertools.chain.from_iterable((each, each[::-1]) for each in known):
+        if all(abs(a - b) < within for a, b in zip(values, usual, strict=True)):
+            return usual
+    return _triple(
+        short if abs((short := round(value, 4)) - value) < within else value for value in values
+    )
+
+
+def _compared(
+    treatment: Treatment, photos: Sequence[TransformedPhoto], *, tried: int
+) -> Explanation | None:
+    """Look at every pixel of every photo; None where a treatment gives another size."""
+    mean, std = np.array(treatment.mean), np.array(treatment.std)
+    residuals, worst, whole = [], 0.0, True
+    for photo in photos:
+        try:
+            pixels = take_steps(photo.open(), treatment.steps)
+        except OversizeError:
+            return None
+        if pixels.shape[:2] != photo.size:
+            return None
+        levels = (photo.values.transpose(1, 2, 0) * std + mean) * 255
+        differences = np.abs(levels.clip(0, 255) - pixels)
+        residuals.append(float(np.sqrt((differences**2).mean())))
+        worst = max(worst, float(differences.max()))
+        whole = whole and bool((np.abs(levels - np.rint(levels)) < _WHOLE_WITHIN).all())
+    return Explanation(
+        treatment=treatment, residual=max(residuals), worst=worst, whole=whole, tried=tried
+    )

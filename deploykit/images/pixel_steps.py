@@ -14,6 +14,7 @@ from deploykit.images.sampling import resize_without_antialias
 from deploykit.specs.preprocessing import Interpolation, Preprocessing, Size, format_size
 from deploykit.specs.value import Value
 
+Triple: TypeAlias = tuple[float, float, float]
 Channels: TypeAlias = Literal["RGB", "BGR", "grey"]
 CHANNELS: tuple[Channels, ...] = get_args(Channels)
 
@@ -59,13 +60,36 @@ class PixelSteps(Value, frozen=True):
         return ", ".join([*turned, self.describe_size(), self.describe_filter(), self.channels])
 
 
-def recorded_steps(preprocessing: Preprocessing) -> PixelSteps:
-    """The part of a bundle's preprocessing that comes before scaling and normalising."""
-    return PixelSteps(
+class Treatment(Value, frozen=True):
+    """All that happens to a decoded photo before the network.
+
+    Attributes:
+        steps: From the decoded photo to pixels.
+        mean: Subtracted from each channel of the pixels in 0..1.
+        std: Divides each channel after that.
+    """
+
+    steps: PixelSteps
+    mean: Triple
+    std: Triple
+
+    def __call__(self, image: Image.Image) -> npt.NDArray[np.float32]:
+        """Make the network's input, (3, H, W), of a decoded photo in mode RGB.
+
+        Raises:
+            OversizeError: See :func:`take_steps`.
+        """
+        return normalised(take_steps(image, self.steps), self.mean, self.std)
+
+
+def recorded_treatment(preprocessing: Preprocessing) -> Treatment:
+    """What a bundle does to a photo."""
+    steps = PixelSteps(
         resize=preprocessing.resize,
         crop_size=preprocessing.crop_size,
         interpolation=preprocessing.interpolation,
     )
+    return Treatment(steps=steps, mean=preprocessing.mean, std=preprocessing.std)
 
 
 def take_steps(image: Image.Image, steps: PixelSteps) -> npt.NDArray[np.uint8]:
@@ -106,11 +130,7 @@ def ordered(pixels: npt.NDArray[np.uint8], channels: Channels) -> npt.NDArray[np
     return np.stack([grey] * 3, axis=-1)
 
 
-def normalised(
-    pixels: npt.NDArray[np.uint8],
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> npt.NDArray[np.float32]:
+def normalised(pixels: npt.NDArray[np.uint8], mean: Triple, std: Triple) -> npt.NDArray[np.float32]:
     """Scale to 0..1 and normalise, with torchvision's operations in torchvision's order.
 
     Args:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
-from deploykit.images.pixel_steps import PixelSteps
+from deploykit.images.pixel_steps import Triple
 from deploykit.images.sampling import FILTERS
 from deploykit.specs.preprocessing import (
     IMAGENET_MEAN,
@@ -16,7 +16,6 @@ from deploykit.specs.preprocessing import (
     Size,
 )
 
-Triple: TypeAlias = tuple[float, float, float]
 #: A filter, and whether it antialiases.
 Filter: TypeAlias = tuple[Interpolation, bool]
 #: A resize and a centre crop, as :class:`PixelSteps` has them.
@@ -45,54 +44,22 @@ FILTERS_USED: tuple[Filter, ...] = (
     *((name, True) for name in INTERPOLATIONS),
     *((name, False) for name in FILTERS),
 )
-
-#: Sizes of a shorter side that recipes name, and what evaluation crops of it.
-_SHORTER_SIDES = (
-    224,
-    232,
-    235,
-    236,
-    240,
-    246,
-    248,
-    256,
-    288,
-    292,
-    299,
-    320,
-    331,
-    342,
-    384,
-    480,
-    512,
-)
-_CROP_FRACTIONS = (0.875, 0.9, 0.95, 0.96, 0.965)
-_BORDERS = (0, 4, 8, 16, 32)
+#: What recipes resize to, as a multiple of the input size: 256 for 224 before all.
+_RESIZE_RATIOS = (256 / 224, 1.0, 1 / 0.9, 1 / 0.95)
 
 
-def usual_fits(size: Size) -> Iterator[Fit]:
+def usual_sizes(size: Size) -> Iterator[Fit]:
     """The usual ways from a photo of any shape to the network's size, the likeliest first."""
     height, width = size
     shorter = min(size)
     yield size, None
-    fractions = [side for each in _CROP_FRACTIONS for side in _around(shorter / each)]
-    borders = [shorter + border for border in _BORDERS]
-    for side in dict.fromkeys([*fractions, *borders, *_SHORTER_SIDES]):
+    sides = [round(shorter * ratio) for ratio in _RESIZE_RATIOS]
+    for side in dict.fromkeys([*sides, math.floor(shorter / 0.875), 256]):
         if side >= shorter:
             yield side, size
-            yield (side * height // shorter, side * width // shorter), size
+    side = sides[0]
+    yield (side * height // shorter, side * width // shorter), size
     yield None, size
-
-
-def usual_steps(size: Size) -> Iterator[PixelSteps]:
-    """Each usual fit, bilinear."""
-    for resize, crop_size in usual_fits(size):
-        yield PixelSteps(resize=resize, crop_size=crop_size)
-
-
-def _around(value: float) -> tuple[int, ...]:
-    """The whole numbers that a program may make of one."""
-    return math.floor(value), round(value), math.ceil(value)
 
 
 def describe_values(values: Triple, place: Literal["mean", "std"]) -> str:

@@ -41,10 +41,14 @@ class Transform:
     Args:
         name: What reports call it.
         apply: From a PIL image in mode RGB to a tensor or array (3, H, W) of floats.
+        code: The object that does it, to be read: a ``Compose`` tells its steps.
     """
 
-    def __init__(self, name: str, apply: Callable[[Image.Image], object]) -> None:
+    def __init__(
+        self, name: str, apply: Callable[[Image.Image], object], code: object = None
+    ) -> None:
         self.name = name
+        self.code = code
         self._apply = apply
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.float32]:
@@ -107,7 +111,7 @@ def user_transform(name: str) -> Transform:
             f"{name} is of type {type(transform).__name__}; it transforms no photo.", hint=_ABOUT
         )
     apply = transform
-    return Transform(name, lambda image: _run(functools.partial(apply, image), found))
+    return Transform(name, lambda image: _run(functools.partial(apply, image), found), apply)
 
 
 def _makes_a_transform(value: Callable[..., object]) -> bool:
@@ -148,4 +152,5 @@ def torchvision_transform(preprocessing: Preprocessing) -> Transform:
         transforms.ToTensor(),
         transforms.Normalize(preprocessing.mean, preprocessing.std),
     ]
-    return Transform("torchvision, with the recorded preprocessing", transforms.Compose(steps))
+    compose = transforms.Compose(steps)
+    return Transform("torchvision, with the recorded preprocessing", compose, compose)

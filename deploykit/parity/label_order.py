@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.parity.significance import SIGNIFICANT, several, sign_test
 from deploykit.specs.value import Value
 
+#: A change is more than chance where it makes so many more images right than wrong,
+MIN_GAIN = 6
+#: and at least so many right for each that it makes wrong.
+MIN_GAIN_RATIO = 3
 _DIGITS = re.compile(r"(\d+)")
 #: The orders in which programs list folders, by their names.
 IMAGE_FOLDER, NATURAL, CASE_INSENSITIVE = (
@@ -29,22 +30,26 @@ class Reordering(Value, frozen=True):
         change: What is done otherwise, in words: ``dog and food exchanged``.
         names: The labels in that order.
         correct: Images that are right with it.
-        chance: How likely an order that is no better would look as good; 1 where it makes images of
-            one class only right.
-        exchanges: Whether it is pairs that change places, for which the folders may be to blame as
-            well.
+        likely: Whether it is the order of the training: it is a :func:`clear_gain`, and images of
+            at least two classes show it.
+        exchanges: Whether pairs of labels change places: then the folders may be exchanged instead.
     """
 
     change: str
     names: tuple[str, ...]
     correct: int
-    chance: float
+    likely: bool
     exchanges: bool = False
 
-    @property
-    def significant(self) -> bool:
-        """Whether it is more than chance."""
-        return self.chance < SIGNIFICANT
+
+def clear_gain(gained: int, lost: int) -> bool:
+    """Whether a change helps beyond chance.
+
+    Args:
+        gained: Images that it makes right.
+        lost: Images that it makes wrong.
+    """
+    return gained - lost >= MIN_GAIN and gained >= MIN_GAIN_RATIO * lost
 
 
 def order_name(names: Sequence[str]) -> str | None:
@@ -82,117 +87,65 @@ def reorderings(
         folder_names: The K classes as the folder has them, in any order.
 
     Returns:
-        The usual orders of the folder's names but for the recorded one, and exchanged pairs; the
-        best first.
+        The usual orders of the folder's names but for the recorded one, and pairs of labels that
+        take each other's images: those that are likely together, any other alone. The best first.
     """
     right = np.array(truth)
     recorded = np.array(names)[answers] == right
-    orders: dict[str, list[str]] = {}
+    found: list[Reordering] = []
     for change, order in usual_orders(folder_names).items():
-        if order != [*names] and order not in orders.values():
-            orders[change] = order
-    hypotheses = len(orders)
-    found = []
-    for change, order in orders.items():
+        if order == [*names] or any(each.names == tuple(order) for each in found):
+            continue
         correct = np.array(order)[answers] == right
         gained, lost = correct & ~recorded, recorded & ~correct
-        chance = 1.0
-        if several(right[gained].tolist()):
-            chance = sign_test(int(gained.sum()), int(lost.sum()), hypotheses)
+        several = len({*right[gained].tolist()}) > 1
+        likely = several and clear_gain(int(gained.sum()), int(lost.sum()))
         found.append(
-            Reordering(change=change, names=tuple(order), correct=int(correct.sum()), chance=chance)
+            Reordering(change=change, names=tuple(order), correct=int(correct.sum()), likely=likely)
         )
-    exchanged = _exchanged(answers, right, names)
-    if exchanged is not None:
-        # Of labels in no usual order, two that are exchanged say more than a sorted rest.
-        found.insert(len(found) if order_name(names) else 0, exchanged)
+    exchanged = _exchanges(answers, right, names)
+    # Of labels in no usual order, two that are exchanged say more than a sorted rest.
+    found = [*found, *exchanged] if order_name(names) else [*exchanged, *found]
     return sorted(found, key=lambda each: -each.correct)
 
 
-def doubtful_exchanges(
-    answers: npt.NDArray[np.int64], truth: Sequence[str], names: tuple[str, ...]
-) -> list[str]:
-    """Say which labels look exchanged on images too few to tell it from chance.
-
-    Args:
-        answers: (N,) the top-1 index of each image.
-        truth: The N images' right names.
-        names: The K labels in the recorded order.
-
-    Returns:
-        ``dog and food`` for each two, the likeliest first.
-    """
-    pairs = _crossed_pairs(_confusion(answers, np.array(truth), names))
-    return [
-        f"{names[pair.one]} and {names[pair.other]}" for pair in pairs if pair.chance >= SIGNIFICANT
-    ]
-
-
-def _exchanged(
+def _exchanges(
     answers: npt.NDArray[np.int64], right: npt.NDArray[np.str_], names: tuple[str, ...]
-) -> Reordering | None:
-    """The labels with those pairs exchanged that take each other's images; None for no pair."""
-    pairs = [
-        pair
-        for pair in _crossed_pairs(_confusion(answers, right, names))
-        if pair.chance < SIGNIFICANT
-    ]
-    if not pairs:
-        return None
-    order = list(names)
-    for one, other, _ in pairs:
-        order[one], order[other] = names[other], names[one]
-    return Reordering(
-        change=", ".join(f"{names[one]} and {names[other]} exchanged" for one, other, _ in pairs),
-        names=tuple(order),
-        correct=int((np.array(order)[answers] == right).sum()),
-        chance=max(pair.chance for pair in pairs),
-        exchanges=True,
-    )
+) -> list[Reordering]:
+    """The labels with those pairs exchanged of which each takes more of the other's than its own.
 
-
-class _Pair(NamedTuple):
-    """Two labels' places, and how likely it is that they look so exchanged by chance."""
-
-    one: int
-    other: int
-    chance: float
-
-
-def _crossed_pairs(counts: npt.NDArray[np.int64]) -> list[_Pair]:
-    """The pairs of which each takes more of the other's images than of its own.
-
-    Any two might look so: the chance is corrected for all pairs that there are.
-
-    Args:
-        counts: (K, K), how many images of each class (row) were given each label (column).
-
-    Returns:
-        The pairs, the surest first; no label is in two.
+    No label is in two pairs.
     """
+    place = {name: index for index, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)), np.int64)  # (class of the folder, answer)
+    for name, answer in zip(right.tolist(), answers.tolist(), strict=True):
+        if name in place:
+            counts[place[name], answer] += 1
     pairs = []
     for one, other in np.argwhere(np.triu(np.minimum(counts, counts.T), 1) > 0).tolist():
         if counts[one, other] > counts[one, one] and counts[other, one] > counts[other, other]:
             crossed = int(counts[one, other] + counts[other, one])
             straight = int(counts[one, one] + counts[other, other])
-            chance = sign_test(crossed, straight, hypotheses=math.comb(len(counts), 2))
-            pairs.append(_Pair(one, other, chance))
+            pairs.append((crossed, straight, one, other))
+    likely: list[tuple[int, int]] = []
+    unlikely: list[tuple[int, int]] = []
     taken: set[int] = set()
-    surest = []
-    for pair in sorted(pairs, key=lambda pair: pair.chance):
-        if taken.isdisjoint((pair.one, pair.other)):
-            taken.update((pair.one, pair.other))
-            surest.append(pair)
-    return surest
-
-
-def _confusion(
-    answers: npt.NDArray[np.int64], right: npt.NDArray[np.str_], names: tuple[str, ...]
-) -> npt.NDArray[np.int64]:
-    """How many images of each class (row) were given each label (column), as (K, K)."""
-    place = {name: index for index, name in enumerate(names)}
-    counts = np.zeros((len(names), len(names)), np.int64)
-    for name, answer in zip(right.tolist(), answers.tolist(), strict=True):
-        if name in place:
-            counts[place[name], answer] += 1
-    return counts
+    for crossed, straight, one, other in sorted(pairs, key=lambda pair: pair[1] - pair[0]):
+        if taken.isdisjoint((one, other)):
+            taken.update((one, other))
+            (likely if clear_gain(crossed, straight) else unlikely).append((one, other))
+    found = []
+    for together in ([likely] if likely else []) + [[pair] for pair in unlikely]:
+        order = list(names)
+        for one, other in together:
+            order[one], order[other] = names[other], names[one]
+        found.append(
+            Reordering(
+                change=", ".join(f"{names[a]} and {names[b]} exchanged" for a, b in together),
+                names=tuple(order),
+                correct=int((np.array(order)[answers] == right).sum()),
+                likely=together is likely,
+                exchanges=True,
+            )
+        )
+    return found

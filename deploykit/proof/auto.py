@@ -194,8 +194,9 @@ def _open_named(
     session = open_it(bundle, candidate)
     spec = session.spec
     known = status(bundle, candidate, spec.device)
-    if known.verdict is None and status(bundle, candidate).proof is not None:
-        # Proven, but on a CPU with other instruction sets.
+    elsewhere = status(bundle, candidate).verdict
+    if known.verdict is None and elsewhere is not None and elsewhere.passed:
+        # It passed, but on a CPU with other instruction sets.
         with _closed_on_failure(session):
             self_test(bundle, session, progress, hint=_PROVE_OR_FP32)
     if spec.tf32:

@@ -27,8 +27,6 @@ from deploykit.system.progress import Note, Progress
 from deploykit.system.text import counted
 
 EXPORT_PHOTOS = 24
-SEARCH_PHOTOS = 32
-PROOF_PHOTOS = 32
 _READ_BATCH = 8
 #: 48 bits: that two of a million photos share them is as likely as 1 in 500.
 _DIGEST_BYTES = 6
@@ -203,8 +201,8 @@ def split_photos(
     images: Path | None,
     progress: Progress,
     *,
-    search: int = SEARCH_PHOTOS,
-    proof: int = PROOF_PHOTOS,
+    search: int,
+    proof: int,
 ) -> tuple[Photos, Photos]:
     """Photos to search with, and others to prove on what the search found.
 

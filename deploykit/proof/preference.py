@@ -9,8 +9,8 @@ from deploykit.runtime.opener import CPU, OPENVINO
 from deploykit.specs.precision import Precision
 from deploykit.system.progress import Progress
 
-#: What is fastest first: measured on CPUs and, FP16 and FP32, on one GPU. That an INT8 engine is
-#: faster than one in FP16 is NVIDIA's word and not measured here.
+#: What is usually the fastest first. The order on a CPU was measured; that on a GPU is an
+#: assumption, and nothing of it was measured. ``deploykit bench`` measures a machine.
 _PREFERENCE: tuple[tuple[str, Precision], ...] = (
     ("tensorrt", "int8"),
     ("tensorrt_rtx", "int8"),
@@ -26,21 +26,22 @@ _PREFERENCE: tuple[tuple[str, Precision], ...] = (
     ("openvino", "fp32"),
     ("onnxruntime-cpu", "fp32"),
 )
-#: Of the nodes that could compute with integers. Measured on dpn92, images/s of OpenVINO on one
-#: thread: BF16 9.7, INT8 with none of 131 nodes in FP32 17.3, with 40 of them 8.2. In between it is
-#: overtaken at about a fifth; before that it gains little, and its errors are the larger ones.
+#: The largest share of the nodes that could compute with integers and stay in FP32, at which INT8
+#: still comes before BF16. Measured on dpn92, images/s of OpenVINO on one thread: BF16 9.7, INT8
+#: with none of 131 nodes in FP32 17.3, with 40 of them 8.2. They break even at about a fifth; below
+#: that INT8 gains little, and has the larger errors.
 _MOST_IN_FP32 = 0.1
 
 
 def by_preference(
     bundle: Bundle, precision: Precision | None, progress: Progress
 ) -> list[Candidate]:
-    """What ``auto`` may take, what is usually the fastest first.
+    """What ``auto`` may take, the usually fastest first.
 
     Args:
         bundle: The bundle.
         precision: What was asked for; None for any.
-        progress: Called with a note of an engine that is damaged, and none of them.
+        progress: Called with a note of each engine that is skipped because it is damaged.
     """
     wanted = [
         candidate
@@ -52,10 +53,10 @@ def by_preference(
 
 
 def _rank(bundle: Bundle, candidate: Candidate) -> tuple[bool, int, bool]:
-    """Where a candidate stands in the order, the first the lowest.
+    """A candidate's place in the order, the lowest first.
 
-    INT8 on CPUs comes last where its graph is made for another runtime: it gains next to nothing.
-    On OpenVINO it comes right after BF16 where many of its nodes compute in FP32.
+    INT8 on a CPU comes last if its graph is made for another runtime, because then it gains next to
+    nothing. On OpenVINO it comes right after BF16 if many of its nodes compute in FP32.
     """
     kind = candidate.runtime, candidate.precision
     search = bundle.manifest.searches.get(candidate.file)

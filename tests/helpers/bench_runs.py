@@ -1,28 +1,22 @@
-"""Quick benchmarks of the tests' bundle, and options of it."""
+"""Quick benchmarks of the tests' bundle, options of it, and what an option's process may do."""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+
 from deploykit.bundle.folder import Bundle
-from deploykit.commands.bench.messages import Begin, Begun, Sample, SamplePredicted
+from deploykit.commands.bench.measure import OpenOption, peak_memory_bytes
 from deploykit.commands.bench.results import CHECKPOINT, TORCH, Benchmark, Option
-from deploykit.commands.bench.rounds import Asked, Contender
 from deploykit.commands.bench.run import BenchRequest, bench_bundle
-from deploykit.specs.session import SessionSpec
 from deploykit.system.progress import Note, Step
 
 FP32 = "deploy/fp32.onnx"
 ORT = Option(file=FP32, runtime="onnxruntime-cpu", precision="fp32")
 OPENVINO = Option(file=FP32, runtime="openvino", precision="fp32")
 BF16 = Option(file=FP32, runtime="openvino", precision="bf16")
-EAGER = Option(file=CHECKPOINT, runtime=TORCH, precision="fp32")
-
-
-SPEC = SessionSpec(
-    runtime="fake", graph=FP32, precision="fp32", device="CPU", input_size=(8, 8), classes=3,
-    largest_batch=4,
-)  # fmt: skip
-BEGUN = Begun(spec=SPEC, batch_size=2)
-SAMPLE = SamplePredicted(peak_memory_bytes=None, images_per_second=4.0, labelled=0, correct=0)
+TORCH_FP32 = Option(file=CHECKPOINT, runtime=TORCH, precision="fp32")
 
 
 def benched(bundle: Bundle, **fields: object) -> tuple[Benchmark, list[Step | Note]]:
@@ -32,7 +26,36 @@ def benched(bundle: Bundle, **fields: object) -> tuple[Benchmark, list[Step | No
     return bench_bundle(bundle, request, events.append), events
 
 
-def contender_of(option: Option, process: Asked) -> Contender:
-    """An option that has begun."""
-    begin = Begin(bundle=b"bundle", option=option, sample=Sample(root=b"", photos=()))
-    return Contender(begin, process, 1.0, BEGUN, SAMPLE)
+# What follows runs in an option's process, instead of a method of the open option.
+
+
+def die(opened: OpenOption, *given: object) -> None:
+    """End as a library that aborts does."""
+    print("out of luck", file=sys.stderr, flush=True)
+    os._exit(7)
+
+
+def hang(opened: OpenOption) -> None:
+    """Never answer."""
+    time.sleep(600)
+
+
+def chatter(opened: OpenOption) -> int:
+    """Print, from Python and past it."""
+    print("I am a library", flush=True)
+    os.write(1, b"written past Python\n")
+    return os.getpid()
+
+
+def grow(opened: OpenOption, size: int) -> tuple[int | None, int | None, int | None]:
+    """The peak of the memory before, while and after so many bytes are held."""
+    before = peak_memory_bytes()
+    taken = bytearray(b"x") * size
+    held = peak_memory_bytes()
+    del taken
+    return before, held, peak_memory_bytes()
+
+
+def imported(opened: OpenOption, name: str) -> str | None:
+    """The file of a module that was imported."""
+    return sys.modules[name].__file__

@@ -1,6 +1,7 @@
 """Networks that tell colours apart, with something that FP16 or INT8 cannot hold in the middle."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from deploykit.bundle.folder import Bundle
 from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
+from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.models.registry import resolve_architecture
+from deploykit.system.progress import silent
 
 NETWORKS = '''
 import torch
@@ -142,3 +145,14 @@ def export_network(name: str, photos: Path, folder: Path) -> Bundle:
         artifacts=folder / "artifacts",
     )
     return export_bundle(request).bundle
+
+
+def tune_fp16(bundle, images=None, progress=silent, **options):
+    """Make the FP16 graph; gives it with the bundle as it is then."""
+    request = QuantizeRequest("fp16", images, **options)
+    result = quantize_bundle(bundle, request, progress)
+    (graph,) = result.graphs
+    found = {name: getattr(graph, name) for name in ("kept", "verdict", "proof", "searched")}
+    return SimpleNamespace(
+        bundle=result.bundle, trials=graph.trials, minimal=graph.minimal, **found
+    )

@@ -12,12 +12,12 @@ from deploykit.commands.bench.results import (
     PLAIN,
     TORCH,
     Benchmark,
-    LeftOut,
     Measured,
     Option,
+    Skipped,
     Standing,
+    Timing,
 )
-from deploykit.commands.bench.timings import EndToEnd, Timing
 from deploykit.specs.session import SessionSpec
 
 FP32 = "deploy/fp32.onnx"
@@ -28,7 +28,7 @@ MACHINE = MachineIdentity(
     gpu=None,
     versions={"onnxruntime": "1.31.1", "openvino": "2026.4.1"},
 )
-EAGER = Option(file=CHECKPOINT, runtime=TORCH, precision="fp32")
+TORCH_FP32 = Option(file=CHECKPOINT, runtime=TORCH, precision="fp32")
 ORT = Option(file=FP32, runtime="onnxruntime-cpu", precision="fp32")
 OPENVINO = Option(file=FP32, runtime="openvino", precision="fp32")
 BF16 = Option(file=FP32, runtime="openvino", precision="bf16")
@@ -69,7 +69,9 @@ def measured(
         "first_answer_seconds": 0.82,
         "peak_memory_bytes": 300 * 2**20,
         "timings": timings,
-        "end_to_end": EndToEnd(batch_size=2, photos=24, rates=(0.9 * rate, rate, rate / 0.9)),
+        "refusals": {},
+        "batch_size": 2,
+        "rates": (0.9 * rate, rate, rate / 0.9),
         "labelled": 48,
         "correct": 47,
         "standing": standing,
@@ -87,7 +89,7 @@ def benchmark_of(*options: Measured, **fields: object) -> Benchmark:
         "photos": "bird_photos",
         "sample": 48,
         "options": options,
-        "left_out": (LeftOut(option=CUDA, reason="There is no NVIDIA driver on this machine."),),
+        "skipped": (Skipped(option=CUDA, reason="There is no NVIDIA driver on this machine."),),
         "rounds": 3,
         "seconds": 150.0,
         "created": "2026-11-22T03:11:26+00:00",
@@ -97,7 +99,7 @@ def benchmark_of(*options: Measured, **fields: object) -> Benchmark:
 
 
 BENCHMARK = benchmark_of(
-    measured(EAGER, 8.0, "reference"),
+    measured(TORCH_FP32, 8.0, "reference"),
     measured(PLAIN, 10.0, "proven"),
     measured(ORT, 12.0, "proven"),
     measured(OPENVINO, 15.0, "proven"),

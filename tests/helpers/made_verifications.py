@@ -13,7 +13,14 @@ from deploykit.bundle.verdicts import PhotoSet
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import accuracies
 from deploykit.parity.answers import Answers
-from deploykit.parity.blame import Finding, LayerError, LayerReport, StageReport, StageStep, Trial
+from deploykit.parity.diagnosis import (
+    Finding,
+    LayerError,
+    LayerReport,
+    StageReport,
+    StageStep,
+    Variation,
+)
 from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import Tolerance
 from deploykit.proof.verdict import judge_answers
@@ -134,7 +141,7 @@ def made_verification(
 def made_stages(
     reference: Logits, *, fault: bool, hint: str = "--interpolation bicubic"
 ) -> StageReport:
-    """A walk of three steps, the second of them at fault or not."""
+    """A diagnosis of three steps, the second of them at fault or not."""
     paths = [str(i) for i in range(len(reference))]
 
     def step(stage: str, change: str, logits: Logits) -> StageStep:
@@ -148,7 +155,7 @@ def made_stages(
             added=found,
             total=found,
             tolerance=tolerance,
-            objections=tolerance.objections(found),
+            reasons=tolerance.objections(found),
         )
 
     return StageReport(
@@ -167,13 +174,12 @@ def made_stages(
         )
         if fault
         else (),
-        trials=(
-            Trial(change="bicubic", option=hint, correct=58, images=60),
-            Trial(change="BGR", option="", correct=20, images=60),
+        variations=(
+            Variation(change="bicubic", option=hint, correct=58, images=60, gained=4),
+            Variation(change="BGR", option="", correct=20, images=60, gained=-34),
         )
         if fault
         else (),
-        restored=fault,
     )
 
 

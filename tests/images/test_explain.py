@@ -9,9 +9,8 @@ from PIL import ExifTags, Image, ImageOps
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from deploykit.images.explain import explain
-from deploykit.images.explanation import TransformedPhoto
-from deploykit.images.pixel_steps import PixelSteps
+from deploykit.images.explain import TransformedPhoto, explain
+from deploykit.images.pixel_steps import PixelSteps, Treatment
 from deploykit.specs.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 RECORDED = Preprocessing(resize=(32, 32))
@@ -31,7 +30,7 @@ def pictures():
     return made
 
 
-def explained(pictures, transform, recorded=RECORDED, turned=()):
+def explained(pictures, transform, recorded=RECORDED, turned=(), read=None):
     return explain(
         [
             TransformedPhoto(
@@ -43,6 +42,7 @@ def explained(pictures, transform, recorded=RECORDED, turned=()):
             for place, picture in enumerate(pictures)
         ],
         recorded,
+        read,
     )
 
 
@@ -65,8 +65,8 @@ WAYS = {
     "shorter side": (transforms.Compose([transforms.Resize(36), CROP]), steps(36, (32, 32))),
     "fractions": (transforms.Compose([transforms.Resize(37), CROP]), steps(37, (32, 32))),
     "stretch and crop": (
-        transforms.Compose([transforms.Resize([40, 40]), CROP]),
-        steps((40, 40), (32, 32)),
+        transforms.Compose([transforms.Resize([37, 37]), CROP]),
+        steps((37, 37), (32, 32)),
     ),
     "crop alone": (CROP, steps(None, (32, 32))),
 }
@@ -76,8 +76,8 @@ WAYS = {
 def test_the_way_to_the_size_is_told(pictures, name):
     resize, expected = WAYS[name]
     found = explained(pictures, transforms.Compose([resize, transforms.ToTensor(), NORMALISE]))
-    assert found.steps == expected
-    assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert found.treatment.steps == expected
+    assert (found.treatment.mean, found.treatment.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert found.explained
     assert found.whole
     assert found.worst < 0.01
@@ -87,10 +87,10 @@ def test_the_way_to_the_size_is_told(pictures, name):
 def test_a_resize_of_tensors_without_antialiasing(pictures, name):
     resize = transforms.Resize([32, 32], mode(name), antialias=False)
     found = explained(pictures, transforms.Compose([transforms.ToTensor(), resize, NORMALISE]))
-    assert found.steps == steps(interpolation=name, antialias=False)
+    assert found.treatment.steps == steps(interpolation=name, antialias=False)
     assert found.explained
     assert not found.whole
-    assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert (found.treatment.mean, found.treatment.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_torchs_nearest_is_not_pillows(pictures):
@@ -101,7 +101,7 @@ def test_torchs_nearest_is_not_pillows(pictures):
             [transforms.PILToTensor(), resize, transforms.ConvertImageDtype(torch.float)]
         ),
     )
-    assert found.steps == steps(interpolation="nearest", antialias=False)
+    assert found.treatment.steps == steps(interpolation="nearest", antialias=False)
     assert found.worst < 0.01
 
 
@@ -110,7 +110,7 @@ def test_a_resize_in_floating_point_is_explained_but_told(pictures):
         pictures,
         transforms.Compose([transforms.ToTensor(), transforms.Resize([32, 32]), NORMALISE]),
     )
-    assert found.steps == steps()
+    assert found.treatment.steps == steps()
     assert found.explained
     assert 0.1 < found.residual < 0.7
     assert not found.whole
@@ -133,7 +133,7 @@ def test_mean_and_std_are_read_off(pictures, mean, std):
             [transforms.Resize([32, 32]), transforms.ToTensor(), transforms.Normalize(mean, std)]
         ),
     )
-    assert (found.mean, found.std) == (mean, std)
+    assert (found.treatment.mean, found.treatment.std) == (mean, std)
 
 
 @pytest.mark.parametrize("order", ["BGR", "grey"])
@@ -148,8 +148,8 @@ def test_the_channels_are_told(pictures, order):
         [transforms.Resize([32, 32]), first, transforms.ToTensor(), change, NORMALISE]
     )
     found = explained(pictures, transform)
-    assert found.steps == steps(channels=order)
-    assert (found.mean, found.worst < 0.01) == (IMAGENET_MEAN, True)
+    assert found.treatment.steps == steps(channels=order)
+    assert (found.treatment.mean, found.worst < 0.01) == (IMAGENET_MEAN, True)
 
 
 def test_photos_that_are_turned(pictures):
@@ -166,15 +166,15 @@ def test_photos_that_are_turned(pictures):
         ]
     )
     found = explained(lying, turn, turned=(1, 2))
-    assert found.steps == steps(upright=True)
+    assert found.treatment.steps == steps(upright=True)
     assert found.worst < 0.01
-    assert explained(lying[1:3], turn, turned=(0, 1)).steps == steps(upright=True)
+    assert explained(lying[1:3], turn, turned=(0, 1)).treatment.steps == steps(upright=True)
     left = explained(
         lying,
         transforms.Compose([transforms.Resize([32, 32]), transforms.ToTensor()]),
         turned=(1, 2),
     )
-    assert left.steps == steps()
+    assert left.treatment.steps == steps()
 
 
 def test_another_size_than_the_recorded_one(pictures):
@@ -182,7 +182,7 @@ def test_another_size_than_the_recorded_one(pictures):
         pictures,
         transforms.Compose([transforms.Resize([24, 40]), transforms.ToTensor(), NORMALISE]),
     )
-    assert found.steps == steps((24, 40))
+    assert found.treatment.steps == steps((24, 40))
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,19 @@ def test_what_is_not_usual_is_not_explained(pictures, strange):
     assert found is None or not found.explained
 
 
+def test_what_a_transform_says_is_believed_where_its_values_agree(pictures):
+    """A crop of 41 to 32 is no usual one; and what is read may be wrong."""
+    transform = transforms.Compose([transforms.Resize(41), CROP, transforms.ToTensor(), NORMALISE])
+    right = Treatment(steps=steps(41, (32, 32)), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    found = explained(pictures, transform, read=right)
+    assert (found.treatment, found.tried, found.explained) == (right, 1, True)
+    wrong = Treatment(steps=steps(), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    found = explained(pictures, transform, read=wrong)
+    assert found.tried > 100
+    assert not found.explained
+    assert found.treatment.steps.crop_size == (32, 32)
+
+
 def test_a_transform_that_sees_nothing(pictures):
     assert explained(pictures, lambda picture: torch.zeros(3, 32, 32)) is None
 
@@ -209,5 +222,5 @@ def test_between_equals_what_is_recorded_wins(pictures):
     small = [pictures[0].resize((32, 32))]
     transform = transforms.Compose([transforms.Resize([32, 32]), transforms.ToTensor(), NORMALISE])
     recorded = Preprocessing(resize=(32, 32), interpolation="bicubic")
-    assert explained(small, transform, recorded).steps == steps(interpolation="bicubic")
-    assert explained(small, transform).steps == steps()
+    assert explained(small, transform, recorded).treatment.steps == steps(interpolation="bicubic")
+    assert explained(small, transform).treatment.steps == steps()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from deploykit.commands.diagnose.layers.photos import drawn_sample
-from deploykit.commands.diagnose.stages.run import StagesRequest, walk_stages
+from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages
 from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
@@ -36,7 +36,7 @@ def walk(network_file):
     def run(bundle, images, progress=silent, **fields):
         named = ReferenceRequest(arch=f"{network_file}:Net")
         request = StagesRequest(images, runtime="onnxruntime-cpu", reference=named, **fields)
-        return walk_stages(bundle, request, progress)
+        return diagnose_stages(bundle, request, progress)
 
     return run
 
@@ -96,7 +96,7 @@ def test_copies_make_no_exchange_of_labels_likelier(
     assert (report.correct, report.labelled) == (1, 3)
     assert all(finding.stage not in ("labels", "accuracy") for finding in report.findings)
     told = [event.message for event in notes if isinstance(event, Note)]
-    assert "left out: 16 of 19 photos are copies of others" in told
+    assert "left out: 16 of 19 photos are duplicates of others" in told
     assert any("red and green look exchanged, but 3 labelled photos" in each for each in told)
 
 

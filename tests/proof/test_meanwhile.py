@@ -5,14 +5,13 @@ import shutil
 import msgspec
 import pytest
 from bundle_files import contents
+from fp16_networks import tune_fp16
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import FileRecord, update_manifest
 from deploykit.commands.build.engine_files import publish_engine
 from deploykit.commands.build.run import BuildRequest, build_engine
-from deploykit.commands.quantize.fp16 import tune_fp16
-from deploykit.commands.quantize.fp16_loop import Fp16Loop
-from deploykit.commands.quantize.request import SearchRequest
+from deploykit.commands.quantize.fp16 import Fp16
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import BundleError
 from deploykit.inference.engines import engines_of
@@ -32,16 +31,16 @@ def export_again(bundle):
 
 
 def test_a_graph_of_weights_that_are_no_longer_there_is_not_added(bundle, monkeypatch):
-    run = Fp16Loop.run
+    run = Fp16.find
 
-    def slow_run(loop, seconds):
-        found = run(loop, seconds)
+    def slow_run(strategy, start, seconds):
+        found = run(strategy, start, seconds)
         export_again(bundle)
         return found
 
-    monkeypatch.setattr(Fp16Loop, "run", slow_run)
+    monkeypatch.setattr(Fp16, "find", slow_run)
     with pytest.raises(BundleError, match="changed meanwhile") as caught:
-        tune_fp16(bundle, SearchRequest())
+        tune_fp16(bundle)
     assert "again" in caught.value.hint
     assert "fp16" not in open_bundle(bundle.folder).manifest.deploy
     assert not any("fp16" in name or "new-" in name for name in contents(bundle))
@@ -50,7 +49,7 @@ def test_a_graph_of_weights_that_are_no_longer_there_is_not_added(bundle, monkey
 def test_an_engine_of_a_graph_that_is_no_longer_there_is_not_added(engine_bundle, no_gpu):
     (engine,) = engines_of(engine_bundle)
     plan = (engine_bundle.folder / engine.file).read_bytes()
-    tune_fp16(engine_bundle, SearchRequest())  # the same graph: nothing has changed
+    tune_fp16(engine_bundle)  # the same graph: nothing has changed
     publish_engine(engine_bundle, engine.passport, plan)
 
     def change(manifest):
@@ -134,7 +133,7 @@ def test_tune_on_too_few_photos_says_so_before(engine_bundle, photo_folder, tmp_
             shutil.copy(photo_folder / name / f"{i:02}.png", few / name)
     (few / "red" / "broken.png").write_bytes(b"no image")
     notes = []
-    tune_fp16(engine_bundle, SearchRequest(images=few), notes.append)
+    tune_fp16(engine_bundle, images=few, progress=notes.append)
     messages = [event.message for event in notes if isinstance(event, Note)]
     assert any(
         text.startswith("UNPROVEN: what is made will be compared on 5 photos") for text in messages

@@ -12,13 +12,11 @@ from deploykit.commands.bench.results import Option
 from deploykit.commands.bench.standing import standing_of
 from deploykit.commands.build.proven_graph import proven_graph
 from deploykit.commands.inspect.run import inspect_bundle
-from deploykit.commands.quantize.replacement import weigh_photos
-from deploykit.commands.quantize.request import SearchRequest
+from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import ParityError
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.statistics import upper_bound
-from deploykit.proof.answered import AnsweredPhotos
 from deploykit.proof.auto import open_best
 from deploykit.proof.policy import MAX_FLIP_RATE_BOUND, MIN_PHOTOS, status
 from deploykit.proof.text import status_of_run
@@ -130,22 +128,19 @@ def test_status_is_the_same_for_all_who_ask(known, kind):
 def test_status_decides_what_an_engine_is_built_from(known, kind):
     bundle = known(kind)
     if KINDS[kind][2] == "proven":
-        _, proof, _ = proven_graph(bundle, "fp32", SearchRequest(), silent)
+        _, proof, _ = proven_graph(bundle, "fp32", None, 0, silent)
         assert proof.graph == FP32
     else:
         with pytest.raises(ParityError, match="not proven"):
-            proven_graph(bundle, "fp32", SearchRequest(), silent)
+            proven_graph(bundle, "fp32", None, 0, silent)
 
 
-@pytest.mark.parametrize(("kind", "replaced"), [("int8 on photos", False), ("failed", True)])
-def test_status_decides_what_too_few_photos_may_replace(known, kind, replaced):
-    bundle = known(kind)
-    few = AnsweredPhotos([], np.zeros((5, 3), np.float32), photo_set("photos", 5), frozenset())
-    if replaced:
-        weigh_photos(bundle, [INT8], few, silent)
-    else:
-        with pytest.raises(ParityError, match="stays as it is"):
-            weigh_photos(bundle, [INT8], few, silent)
+def test_status_decides_what_too_few_photos_may_replace(known, tmp_path):
+    few = make_photos(tmp_path / "few", BRIGHT - 20, count=2)
+    request = QuantizeRequest(images=few, runtime=CPU, graphs=(INT8,))
+    with pytest.raises(ParityError, match=f"{INT8} stays as it is: it is proven"):
+        quantize_bundle(known("int8 on photos"), request)
+    assert quantize_bundle(known("int8 on too few"), request).passed
 
 
 def test_min_photos_are_just_enough():

@@ -22,7 +22,7 @@ def drawn(photos):
 
 
 def test_no_photo_is_in_both_samples(exported_bundle, photo_folder):
-    search, proof = split_photos(exported_bundle, photo_folder, silent)
+    search, proof = split_photos(exported_bundle, photo_folder, silent, search=32, proof=32)
     searched, proven = drawn(search)[0], drawn(proof)[0]
     assert len({*searched, *proven}) == len(searched) + len(proven) == 45
     assert search.drawn().sha256 != proof.drawn().sha256
@@ -30,7 +30,7 @@ def test_no_photo_is_in_both_samples(exported_bundle, photo_folder):
 
 
 def test_both_samples_are_even_over_the_classes(exported_bundle, photo_folder):
-    for photos in split_photos(exported_bundle, photo_folder, silent):
+    for photos in split_photos(exported_bundle, photo_folder, silent, search=32, proof=32):
         counts = Counter(name.split("/")[0] for name in drawn(photos)[0])
         assert set(counts) == {"blue", "green", "red"}
         assert max(counts.values()) - min(counts.values()) <= 1
@@ -38,7 +38,10 @@ def test_both_samples_are_even_over_the_classes(exported_bundle, photo_folder):
 
 def test_the_samples_are_the_same_every_time(exported_bundle, photo_folder):
     first, second = (
-        [drawn(photos)[0] for photos in split_photos(exported_bundle, photo_folder, silent)]
+        [
+            drawn(photos)[0]
+            for photos in split_photos(exported_bundle, photo_folder, silent, search=32, proof=32)
+        ]
         for _ in range(2)
     )
     assert first == second
@@ -46,7 +49,9 @@ def test_the_samples_are_the_same_every_time(exported_bundle, photo_folder):
 
 def test_a_large_folder_is_sampled(exported_bundle, tmp_path):
     folder = make_photos(tmp_path / "many", BRIGHT, count=24)
-    assert [p.count for p in split_photos(exported_bundle, folder, silent)] == [32, 32]
+    assert [
+        p.count for p in split_photos(exported_bundle, folder, silent, search=32, proof=32)
+    ] == [32, 32]
 
 
 @pytest.mark.parametrize(("images", "counts"), [(2, [1, 1]), (3, [1, 2])])
@@ -54,7 +59,9 @@ def test_a_few_photos_are_split_too(exported_bundle, tmp_path, photo_folder, ima
     for i in range(images):
         data = (photo_folder / "red" / f"{i:02}.png").read_bytes()
         (tmp_path / f"{i}.png").write_bytes(data)
-    assert [p.count for p in split_photos(exported_bundle, tmp_path, silent)] == counts
+    assert [
+        p.count for p in split_photos(exported_bundle, tmp_path, silent, search=32, proof=32)
+    ] == counts
 
 
 def test_one_photo_cannot_be_both(exported_bundle, tmp_path, photo_folder):
@@ -66,7 +73,7 @@ def test_one_photo_cannot_be_both(exported_bundle, tmp_path, photo_folder):
 
 def test_the_photos_of_the_export_are_taken_while_they_are_there(exported_bundle, photo_folder):
     notes = []
-    search, proof = split_photos(exported_bundle, None, notes.append)
+    search, proof = split_photos(exported_bundle, None, notes.append, search=32, proof=32)
     assert search.count + proof.count == 45
     assert [note.message for note in notes] == [
         f"using the photos given at export: {photo_folder.resolve()}"
@@ -75,7 +82,9 @@ def test_the_photos_of_the_export_are_taken_while_they_are_there(exported_bundle
 
 def test_without_any_folder_the_golden_images_are_split(bundle):
     notes = []
-    search, proof = split_photos(edited(bundle, photos="/gone"), None, notes.append)
+    search, proof = split_photos(
+        edited(bundle, photos="/gone"), None, notes.append, search=32, proof=32
+    )
     (note,) = (note.message for note in notes)
     assert note.startswith("/gone, given at export, is not there: using golden.npz")
     halves = [drawn(photos)[1] for photos in (search, proof)]
@@ -90,5 +99,5 @@ def test_one_golden_image_cannot_be_both(bundle):
     write_golden(Golden(golden.images[:1], golden.logits[:1]), bundle.folder / "golden.npz")
     changed = edited(acknowledged(bundle, "golden.npz"), photos=None)
     with pytest.raises(ImagesError, match="has one image; a search") as caught:
-        split_photos(changed, None, silent)
+        split_photos(changed, None, silent, search=32, proof=32)
     assert "--images" in caught.value.hint

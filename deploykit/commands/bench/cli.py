@@ -19,66 +19,55 @@ if TYPE_CHECKING:
 
 def bench(
     images: Annotated[
-        Path | None, typer.Option(help="Photos to predict.  [default: those of the export]")
+        Path | None,
+        typer.Option(help="Folder of photos to predict.  [default: the one of the export]"),
     ] = None,
     bundle: BundleName = None,
     batch_sizes: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Of the session alone.")
+        str, typer.Option(metavar="N,N,...", help="Batch sizes of the session alone.")
     ] = "1,8,32",
     repeats: Annotated[
         int | None,
-        typer.Option(min=1, help="The most rounds.  [default: as many as there is time for]"),
+        typer.Option(min=3, help="The most rounds.  [default: as many as there is time for]"),
     ] = None,
     seconds: Annotated[
         float,
-        typer.Option(
-            help="How long the rounds take; three there are, unless --repeats says fewer."
-        ),
+        typer.Option(help="Seconds to measure (at least three rounds run)."),
     ] = 90.0,
     verify: Annotated[
         bool,
-        typer.Option(
-            "--verify", help="Prove the fastest options that have no proof, until one passes."
-        ),
+        typer.Option("--verify", help="Prove the fastest unproven options, until one passes."),
     ] = False,
-    max_images: Annotated[
-        int, typer.Option(min=1, help="The most photos that --verify compares.")
-    ] = 256,
+    max_images: Annotated[int, typer.Option(min=1, help="Photos to compare with --verify.")] = 256,
     accept: Annotated[
         bool,
-        typer.Option("--accept", help="Let predict take the recommended option on this machine."),
+        typer.Option("--accept", help="Make predict use the recommended option here."),
     ] = False,
     forget: Annotated[
         bool,
-        typer.Option("--forget", help="Measure nothing; forget what was accepted on this machine."),
+        typer.Option("--forget", help="Measure nothing; forget what was accepted here."),
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page for people.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page.")] = None,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure every option of this machine, and recommend the fastest that is proven.
+    """Measure every way to run the bundle on this machine and recommend the fastest proven one.
 
-    With --accept, exit code 3: no option is proven; 4: a graph is damaged, and not measured.
+    Exit codes of --accept: 3 if no option is proven, 4 if a graph is damaged.
     """
     with command("bench", as_json=json, verbose=verbose) as console:
         if forget and (accept or verify or html is not None):
             raise UsageError(
-                "--forget measures nothing, which --accept, --verify and --html need.",
+                "--forget measures nothing, but --accept, --verify and --html need a measurement.",
                 hint="Leave out --forget: --accept replaces what was accepted.",
             )
-        from deploykit.commands.bench.run import (
-            BenchRequest,
-            bench_bundle,
-            require_rounds_to_accept,
-        )
+        from deploykit.commands.bench.run import BenchRequest, bench_bundle
         from deploykit.system.destinations import check_page_path
 
         request = BenchRequest(
             images, _parsed_sizes(batch_sizes), repeats, seconds, verify, max_images
         )
-        if accept:
-            require_rounds_to_accept(repeats)
         if html is not None:
             check_page_path(html)
         chosen = chosen_bundle(bundle, artifacts, console)
@@ -107,7 +96,7 @@ def _forget(bundle: Bundle, console: Console) -> None:
 def _finish(
     bundle: Bundle, benchmark: Benchmark, console: Console, *, accept: bool, html: Path | None
 ) -> None:
-    """Accept, write and show; of what fails none keeps the others from what was measured."""
+    """Accept, write and show; if one of them fails, the others are still done."""
     from deploykit.commands.bench.run import accept_recommended
     from deploykit.commands.bench.text import benchmark_text, benchmark_value
 
@@ -147,11 +136,11 @@ def _parsed_sizes(text: str) -> tuple[int, ...]:
     """``1,8,32`` as ascending numbers, each once.
 
     Raises:
-        UsageError: It has something else in it.
+        UsageError: It is something else.
     """
     try:
         return tuple(sorted({int(size) for size in text.split(",")}))
     except ValueError as exc:
         raise UsageError(
-            f"{text!r} are no batch sizes.", hint="Write numbers: --batch-sizes 1,8,32"
+            f"{text!r} is no list of batch sizes.", hint="Write numbers: --batch-sizes 1,8,32"
         ) from exc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
-from deploykit.commands.bench.results import CHECKPOINT, PLAIN, TORCH, LeftOut, Option
+from deploykit.commands.bench.results import CHECKPOINT, PLAIN, TORCH, Option, Skipped
 from deploykit.errors import DeviceError, MissingError
 from deploykit.inference.candidates import Candidate, all_candidates, open_candidate
 from deploykit.inference.engines import is_flavour, named_engine, need_flavour
@@ -16,31 +16,12 @@ from deploykit.system.gpu import need_gpu
 from deploykit.system.progress import Progress
 
 
-def list_options(bundle: Bundle, progress: Progress) -> tuple[list[Option], list[LeftOut]]:
+def list_options(bundle: Bundle, progress: Progress) -> tuple[list[Option], list[Skipped]]:
     """The options that may run here, and those that cannot.
 
-    The rehearsal is none, because it is a model of another device; of the engines of a kind the
-    newest is one that its passport lets run here.
+    There is one of each runtime and precision: of several engines the newest that its passport
+    lets run here. A rehearsal is no option, because it models another device.
     """
-    torch = [
-        Option(file=CHECKPOINT, runtime=TORCH, precision="fp32", channels_last=channels_last)
-        for channels_last in (False, True)
-    ]
-    options = [*torch, PLAIN, *_deployable(bundle, progress)]
-    obstacles = {TORCH: module_obstacle(bundle), "gpu": _gpu_obstacle()}
-    able, left_out = [], []
-    for option in options:
-        place = option.runtime if option.runtime in (TORCH, *HOST_RUNTIMES) else "gpu"
-        reason = obstacles.get(place)
-        if reason is None:
-            able.append(option)
-        else:
-            left_out.append(LeftOut(option=option, reason=reason))
-    return able, left_out
-
-
-def _deployable(bundle: Bundle, progress: Progress) -> list[Option]:
-    """What a prediction can take, one of each runtime and precision."""
     chosen: dict[tuple[str, Precision], Candidate] = {}
     for candidate in all_candidates(bundle, progress):
         kind = candidate.runtime, candidate.precision
@@ -48,14 +29,24 @@ def _deployable(bundle: Bundle, progress: Progress) -> list[Option]:
             continue
         if kind not in chosen or (not _fits(bundle, chosen[kind]) and _fits(bundle, candidate)):
             chosen[kind] = candidate
-    return [
-        Option(file=each.file, runtime=each.runtime, precision=each.precision)
-        for each in chosen.values()
+    options = [
+        Option(file=CHECKPOINT, runtime=TORCH, precision="fp32"),
+        PLAIN,
+        *(Option(file=c.file, runtime=c.runtime, precision=c.precision) for c in chosen.values()),
     ]
+    no_torch, no_gpu = module_obstacle(bundle), _gpu_obstacle()
+    able, skipped = [], []
+    for option in options:
+        reason = no_torch if option.runtime == TORCH else no_gpu
+        if reason is None or option.runtime in HOST_RUNTIMES:
+            able.append(option)
+        else:
+            skipped.append(Skipped(option=option, reason=reason))
+    return able, skipped
 
 
 def _fits(bundle: Bundle, candidate: Candidate) -> bool:
-    """Whether an engine may run here, as far as its passport tells; a graph does."""
+    """Whether an engine may run here, as far as its passport tells; a graph always may."""
     if not is_flavour(candidate.runtime):
         return True
     try:
@@ -86,22 +77,14 @@ def open_option(bundle: Bundle, option: Option, *, pipelined: bool) -> Session:
         DeploykitError: See :func:`deploykit.inference.candidates.open_candidate`.
     """
     if option.runtime == TORCH:
-        return _open_torch(bundle, channels_last=option.channels_last)
+        # Never a user's own code, and no pickle that runs some: see module_obstacle.
+        return open_module(
+            recorded_module(bundle),
+            preprocessing=bundle.manifest.preprocessing,
+            classes=bundle.manifest.architecture.classes,
+        )
     if option.file == CANONICAL_GRAPH:
         return open_bundle_graph(
             bundle, option.file, runtime=CPU, precision="fp32", pipelined=pipelined
         )
     return open_candidate(bundle, option.candidate, pipelined=pipelined)
-
-
-def _open_torch(bundle: Bundle, *, channels_last: bool) -> Session:
-    """The recorded checkpoint's module; nobody's own code, and no pickle that would run some."""
-    import torch
-
-    module = recorded_module(bundle)
-    if channels_last:
-        module.to(memory_format=torch.channels_last)
-    manifest = bundle.manifest
-    return open_module(
-        module, preprocessing=manifest.preprocessing, classes=manifest.architecture.classes
-    )

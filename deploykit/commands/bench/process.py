@@ -1,131 +1,156 @@
-"""The processes that measure for ``bench``, as who asks them sees them."""
+"""A process for each option, so that a crash or a leak of one spoils no other."""
 
 from __future__ import annotations
 
 import contextlib
-import subprocess
+import multiprocessing
+import os
+import signal
 import sys
-import tempfile
-from typing import IO, TypeVar, cast
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
-import msgspec
-
-from deploykit.commands.bench.messages import Refused, Reply, Request
-from deploykit.errors import DeploykitError
+from deploykit.commands.bench.measure import OpenOption
+from deploykit.commands.bench.results import Option, Skipped
+from deploykit.errors import BundleError, DeploykitError
+from deploykit.images.scan import ImageFile
+from deploykit.inference.engines import is_flavour
 from deploykit.system.closing import Closing
 
-_Reply = TypeVar("_Reply", bound=Reply)
-_PATIENCE_SECONDS = 10.0
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
+
+#: For opening an option, and for each turn; large batches on a slow CPU take minutes.
+PATIENCE_SECONDS = 900.0
+_SECONDS_TO_END = 10.0
 #: By the system, on Linux and macOS.
 _KILLED = -9
-_CHARACTERS = 80
-#: It imports what its parent does from where its parent does: from the current folder, which may
-#: have modules of any name, only if that is on the parent's path. What libraries print goes to
-#: stderr.
-_WORKER = """
-import os, sys
-replies = os.dup(1)
-os.dup2(2, 1)
-sys.path[:] = sys.argv[1:]
-from deploykit.commands.bench.worker import main
-main(replies)
-"""
 
 
-class OptionError(Exception):
-    """An option failed: the others go on without it.
+class OptionProcess(Closing):
+    """A process that opens an option and measures it; a context manager that ends it.
 
     Args:
-        reason: What failed.
-        exit_code: What a command that needs the option ends with.
-        damaged: Whether a file of the bundle is missing or has changed.
+        folder: The bundle.
+        option: What to open.
+        files: The sample.
+        log: Where what is printed in the process goes.
+
+    Attributes:
+        option: The same.
     """
 
-    def __init__(
-        self, reason: str, exit_code: int = DeploykitError.exit_code, *, damaged: bool = False
-    ) -> None:
-        super().__init__(reason)
-        self.exit_code = exit_code
-        self.damaged = damaged
-
-
-class ProcessEndedError(OptionError):
-    """An option's process ended, which another one can do without."""
-
-
-class Process(Closing):
-    """A process that measures one option; a context manager that ends it."""
-
-    def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
-        self._process = subprocess.Popen(  # noqa: S603  # ours
-            [sys.executable, "-c", _WORKER, *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
+    def __init__(self, folder: Path, option: Option, files: list[ImageFile], log: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.option = option
+        self._log = log
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_answer_requests,
+            args=(theirs, log, folder, option, files, time.time()),
+            daemon=True,
         )
-        self._requests = cast("IO[bytes]", self._process.stdin)
-        self._replies = cast("IO[bytes]", self._process.stdout)
+        with _as_a_fresh_program():
+            self._process.start()
+        theirs.close()  # so that the end of the process ends the pipe
 
-    @property
-    def pid(self) -> int:
-        """The system's number for it."""
-        return self._process.pid
+    def ask(
+        self,
+        method: Callable[Concatenate[OpenOption, _Given], _Found],
+        *args: _Given.args,
+        **options: _Given.kwargs,
+    ) -> _Found | Skipped:
+        """Call a method of the open option in its process.
 
-    def restart(self) -> None:
-        """Be a new process, which nothing has been asked yet."""
-        self.close()
-        self._start()
-
-    def ask(self, request: Request, kind: type[_Reply]) -> _Reply:
-        """Let it do something, and wait for the answer.
-
-        Args:
-            request: What to do.
-            kind: What the answer is.
-
-        Raises:
-            OptionError: The option failed.
-            ProcessEndedError: The process ended.
+        Returns:
+            What the method returns; or why the option is skipped: it does not open, the method
+            fails, or the process has ended or hangs.
         """
-        with contextlib.suppress(OSError):  # it has ended: then there is no answer
-            self._requests.write(msgspec.json.encode(request) + b"\n")
-            self._requests.flush()
-        line = self._replies.readline()
-        if not line:
-            raise ProcessEndedError(self._last_words())
+        with contextlib.suppress(OSError):  # the process has ended, and the reply says why
+            self._connection.send((method, args, options))
+        if not self._connection.poll(PATIENCE_SECONDS):
+            reason = f"its process did not answer within {PATIENCE_SECONDS:g} seconds"
+            return Skipped(option=self.option, reason=reason)
         try:
-            reply: Reply = msgspec.json.decode(line, type=Reply)
-        except msgspec.MsgspecError as exc:
-            said = line.decode("utf-8", "replace").strip()[:_CHARACTERS]
-            raise OptionError(f"its process said {said!r} where its answer should be") from exc
-        if isinstance(reply, Refused):
-            message = reply.message if reply.hint is None else f"{reply.message} {reply.hint}"
-            raise OptionError(message, reply.exit_code, damaged=reply.damaged)
-        if not isinstance(reply, kind):
-            raise TypeError(f"{request} was answered with {reply}")
-        return reply
+            return cast("_Found | Skipped", self._connection.recv())
+        except (EOFError, OSError):
+            return Skipped(option=self.option, reason=self._how_it_ended())
 
-    def _last_words(self) -> str:
-        """How the process ended, and the last line that it wrote."""
-        code = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode("utf-8", "replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-        why = f"{last} (that is what happens when memory runs out)" if code == _KILLED else last
+    def _how_it_ended(self) -> str:
+        """The exit code, and the last line that the process wrote."""
+        self._process.join(_SECONDS_TO_END)
+        code = self._process.exitcode
+        said = self._log.read_text("utf-8", "replace").strip() if self._log.exists() else ""
+        why = (said or "it said nothing").splitlines()[-1].strip()
+        if code == _KILLED:
+            why += " (this happens when memory runs out: smaller --batch-sizes may help)"
         return f"its process ended with exit code {code}: {why}"
 
     def close(self) -> None:
-        """End the process, by asking first."""
-        for stream in (self._requests, self._replies):
-            with contextlib.suppress(OSError):
-                stream.close()
-        try:
-            self._process.wait(_PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
+        """End the process, whatever it is doing: it has nothing to save."""
+        self._connection.close()
+        self._process.kill()
+        self._process.join()
+
+
+@contextlib.contextmanager
+def _as_a_fresh_program() -> Iterator[None]:
+    """Start processes that do not depend on the program that starts them.
+
+    A spawned process runs the file of ``__main__`` again, which a script without
+    ``if __name__ == "__main__"`` does not survive: so it is shown none. It looks for Python's own
+    modules in the current folder, which may have a ``random.py``: so it must not. And Ctrl+C would
+    make it print a traceback: so the parent alone hears of that, and ends it.
+    """
+    if sys.platform != "win32":
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # when it starts, it lets SIGINT through again
+        signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
+    sys.modules["__main__"] = ModuleType("__main__")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        if safe_path is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = safe_path
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+
+
+def _answer_requests(
+    connection: Connection,
+    log: Path,
+    folder: Path,
+    option: Option,
+    files: list[ImageFile],
+    started: float,
+) -> None:
+    """Open an option and call its methods, in the process that was started for it."""
+    with log.open("wb") as stream:
+        # What libraries print must not get into the result on the parent's stdout.
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    try:
+        opened = OpenOption(folder, option, files, started)
+        while True:
+            method, args, options = connection.recv()  # raises EOFError when the parent has ended
+            connection.send(method(opened, *args, **options))
+    except DeploykitError as exc:
+        connection.send(
+            Skipped(
+                option=option,
+                reason=exc.message if exc.hint is None else f"{exc.message} {exc.hint}",
+                exit_code=exc.exit_code,
+                # A damaged engine can be built again, and may be older than its graph anyway.
+                damaged=isinstance(exc, BundleError) and not is_flavour(option.runtime),
+            )
+        )

@@ -1,13 +1,13 @@
-"""What ``bench`` found: frozen values, from which the recommendation follows."""
+"""What ``bench`` measured: frozen values, from which the recommendation follows."""
 
 from __future__ import annotations
 
+import statistics
 from typing import Literal, TypeAlias
 
 from deploykit.bundle.accepted import MachineIdentity
 from deploykit.bundle.folder import CANONICAL_GRAPH
 from deploykit.bundle.verdicts import KeptVerdict
-from deploykit.commands.bench.timings import LEAST_ROUNDS, EndToEnd, Timing
 from deploykit.errors import MissingError
 from deploykit.inference.candidates import Candidate
 from deploykit.runtime.opener import CPU
@@ -18,12 +18,14 @@ from deploykit.system.shell import command_line
 
 TORCH = "torch"
 CHECKPOINT = "checkpoint"
+#: A lower precision must give so many times the images/s to be called faster.
+CLEARLY_FASTER = 1.05
 
 Standing: TypeAlias = Literal["proven", "flips", "failed", "unproven", "reference"]
 """Whether an option decides as the reference does: ``proven`` by an executed proof on photos, by
-the runtime as it is installed, without a decidable flip; ``flips``, by one within the tolerance
-that has some; ``failed``, because a comparison, just now or before, broke the tolerance;
-``unproven``; or the ``reference`` itself."""
+the installed version of the runtime, without a decidable flip; ``flips``: within tolerance, with
+some; ``failed``: a comparison, just now or before, broke the tolerance; ``unproven``; or the
+``reference`` itself."""
 
 
 class Option(Value, frozen=True):
@@ -33,24 +35,20 @@ class Option(Value, frozen=True):
         file: Relative to the bundle; ``checkpoint`` for the torch module itself.
         runtime: What executes it.
         precision: The precision of its arithmetic.
-        channels_last: Whether torch keeps an image's channels together in memory.
     """
 
     file: str
     runtime: str
     precision: Precision
-    channels_last: bool = False
 
     @property
     def is_deployable(self) -> bool:
-        """Whether ``predict`` can take it; the others are there to be compared with."""
+        """Whether ``predict`` can take it; the others are only compared with."""
         return self.file not in (CHECKPOINT, CANONICAL_GRAPH)
 
     @property
     def name(self) -> str:
         """What reports call it: ``openvino bf16``, ``onnxruntime-cpu fp32, plain export``."""
-        if self.runtime == TORCH:
-            return f"torch {self.precision}, {'channels-last' if self.channels_last else 'eager'}"
         plain = ", plain export" if self.file == CANONICAL_GRAPH else ""
         return f"{self.runtime} {self.precision}{plain}"
 
@@ -61,17 +59,16 @@ class Option(Value, frozen=True):
 
 
 PLAIN = Option(file=CANONICAL_GRAPH, runtime=CPU, precision="fp32")
-"""The exported graph on ONNX Runtime as it is, opened and run as deploykit runs its own."""
+"""The exported graph as it is on ONNX Runtime, opened and run as deploykit runs its own."""
 
 
-class LeftOut(Value, frozen=True):
+class Skipped(Value, frozen=True):
     """An option that was not measured.
 
     Attributes:
         option: The option.
         reason: Why.
-        exit_code: What a command that needs it ends with: for want of something this machine does
-            not have, or because the bundle is damaged.
+        exit_code: Of a command that needs this option.
         damaged: Whether a file of the bundle is missing or has changed.
     """
 
@@ -81,17 +78,45 @@ class LeftOut(Value, frozen=True):
     damaged: bool = False
 
 
+class Timing(Value, frozen=True):
+    """The runs of a session alone, one at a time.
+
+    Attributes:
+        batch: Images a run.
+        seconds: Of each run, from images in memory to logits in memory.
+    """
+
+    batch: int
+    seconds: tuple[float, ...]
+
+    @property
+    def median_ms(self) -> float:
+        """The median latency."""
+        return 1000 * statistics.median(self.seconds)
+
+    @property
+    def range_ms(self) -> tuple[float, float]:
+        """The shortest and the longest latency."""
+        return 1000 * min(self.seconds), 1000 * max(self.seconds)
+
+    @property
+    def images_per_second(self) -> float:
+        """At the median latency."""
+        return self.batch / statistics.median(self.seconds)
+
+
 class Measured(Value, frozen=True):
     """An option, and what was measured of it.
 
     Attributes:
         option: The option.
         spec: What really ran.
-        first_answer_seconds: From starting a process to one photo's logits; one measurement.
+        first_answer_seconds: From starting a process to one photo's logits; measured once.
         peak_memory_bytes: Of a process that predicts with it; None where the system does not tell.
         timings: Of the session alone, by ascending batch.
         refusals: The batch sizes that it cannot run alone, and why.
-        end_to_end: With reading and decoding.
+        batch_size: The most photos that a run of the session took in a prediction.
+        rates: The images/s of each prediction, from photo files to logits; one a round.
         labelled: Photos whose class their folder tells.
         correct: Those of them that it answered rightly.
         standing: Whether it decides as the reference does.
@@ -105,23 +130,34 @@ class Measured(Value, frozen=True):
     first_answer_seconds: float
     peak_memory_bytes: int | None
     timings: tuple[Timing, ...]
-    end_to_end: EndToEnd
+    refusals: dict[int, str]
+    batch_size: int
+    rates: tuple[float, ...]
     labelled: int
     correct: int
-    standing: Standing
+    standing: Standing = "unproven"
     proof: KeptVerdict | None = None
     objections: tuple[str, ...] = ()
     outdated: bool = False
-    refusals: dict[int, str] = {}  # noqa: RUF012  # msgspec copies it
 
     @property
     def images_per_second(self) -> float:
-        """End to end."""
-        return self.end_to_end.images_per_second
+        """End to end: the median of the rounds."""
+        return statistics.median(self.rates)
 
     def is_faster_than(self, other: Measured) -> bool:
-        """Whether it is more than chance that it has more images/s end to end."""
-        return self.end_to_end.is_faster_than(other.end_to_end)
+        """Whether it is faster end to end in every round.
+
+        In a lower precision than the other's it must also be faster by more than 5 %.
+
+        Args:
+            other: Another option, measured in the same rounds.
+        """
+        lower = PRECISIONS.index(self.option.precision) > PRECISIONS.index(other.option.precision)
+        needed = CLEARLY_FASTER if lower else 1.0
+        return self.images_per_second > needed * other.images_per_second and all(
+            ours > theirs for ours, theirs in zip(self.rates, other.rates, strict=True)
+        )
 
 
 class Benchmark(Value, frozen=True):
@@ -134,7 +170,7 @@ class Benchmark(Value, frozen=True):
         photos: The folder that the photos are from.
         sample: How many of them were predicted, again and again.
         options: What was measured, in the order of the options.
-        left_out: What cannot run here.
+        skipped: What was not.
         rounds: How often each option had its turn.
         seconds: How long all of it took.
         created: When, UTC, ISO 8601.
@@ -149,7 +185,7 @@ class Benchmark(Value, frozen=True):
     photos: str
     sample: int
     options: tuple[Measured, ...]
-    left_out: tuple[LeftOut, ...]
+    skipped: tuple[Skipped, ...]
     rounds: int
     seconds: float
     created: str
@@ -164,10 +200,10 @@ class Benchmark(Value, frozen=True):
 
     @property
     def recommended(self) -> Measured | None:
-        """The fastest end to end that is proven and that a prediction can take.
+        """The fastest that is proven and that ``predict`` can take.
 
-        Of those that no proven one is faster than, as far as the rounds tell, the one in the
-        highest precision, and of these the one with the most images/s.
+        Of those that no other is faster than, the one in the highest precision, and of these the
+        one with the most images/s.
         """
         proven = self._proven
         return min(
@@ -178,60 +214,45 @@ class Benchmark(Value, frozen=True):
 
     @property
     def as_fast(self) -> tuple[Measured, ...]:
-        """What is proven and had more images/s than the recommended one, but not clearly."""
-        recommended = self.recommended
+        """What is proven and had more images/s than the recommended one, but is not faster."""
+        best = self.recommended
         return tuple(
             each
             for each in self._proven
-            if recommended is not None and each.images_per_second > recommended.images_per_second
+            if best is not None and each.images_per_second > best.images_per_second
         )
 
     @property
     def faster_unproven(self) -> tuple[Measured, ...]:
         """What is faster than the recommended one and not proven; the fastest first."""
-        recommended = self.recommended
+        best = self.recommended
         return tuple(
             each
             for each in self.ranked
             if each.option.is_deployable
             and each.standing == "unproven"
-            and (recommended is None or each.is_faster_than(recommended))
+            and (best is None or each.is_faster_than(best))
         )
 
     @property
     def why_nothing(self) -> str:
-        """What is the matter where nothing is recommended."""
+        """Why nothing is recommended."""
         if any(each.outdated and each.option.is_deployable for each in self.options):
-            return "by the versions that are installed now nothing is proven"
+            return "nothing is proven by the versions that are installed now"
         return "no option that predict can take is proven on this machine"
 
     @property
-    def tells_apart(self) -> bool:
-        """Whether there were rounds enough to tell which option is faster."""
-        return self.rounds >= LEAST_ROUNDS
-
-    @property
-    def damaged(self) -> tuple[LeftOut, ...]:
-        """What was not measured because a file of the bundle is missing or has changed."""
-        return tuple(each for each in self.left_out if each.damaged)
-
-    @property
-    def missing(self) -> tuple[LeftOut, ...]:
-        """What was not measured for any other reason."""
-        return tuple(each for each in self.left_out if not each.damaged)
+    def damaged(self) -> tuple[Skipped, ...]:
+        """What was skipped because a file of the bundle is missing or has changed."""
+        return tuple(each for each in self.skipped if each.damaged)
 
     @property
     def _proven(self) -> list[Measured]:
         return [m for m in self.ranked if m.standing == "proven" and m.option.is_deployable]
 
-    @property
-    def plain(self) -> Measured | None:
-        """The plain export on ONNX Runtime, which the others are compared with."""
-        return next((each for each in self.options if each.option == PLAIN), None)
-
     def times_plain(self, measured: Measured) -> float | None:
-        """How many times the plain export's images/s an option gives."""
-        plain = self.plain
+        """How many times the images/s of the plain export an option gives."""
+        plain = next((each for each in self.options if each.option == PLAIN), None)
         return None if plain is None else measured.images_per_second / plain.images_per_second
 
     def command(self, *options: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,11 @@ import msgspec
 from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import printable
-from deploykit.commands.bench.messages import Begin, Sample
+from deploykit.commands.bench.measure import OpenOption
 from deploykit.commands.bench.options import list_options
-from deploykit.commands.bench.results import Benchmark, LeftOut, Measured
-from deploykit.commands.bench.rounds import Contender, Schedule, start_all, take_turns
+from deploykit.commands.bench.process import OptionProcess
+from deploykit.commands.bench.results import Benchmark, Measured, Option, Skipped
 from deploykit.commands.bench.standing import Photographs, standing_of, with_proofs
-from deploykit.commands.bench.timings import LEAST_ROUNDS, EndToEnd, Timing
 from deploykit.errors import (
     BundleError,
     DeploykitError,
@@ -30,11 +29,11 @@ from deploykit.errors import (
     UsageError,
 )
 from deploykit.images.batches import read_batches
-from deploykit.images.scan import sample_images
+from deploykit.images.scan import ImageFile, sample_images
 from deploykit.inference.machine import this_machine
 from deploykit.proof.accepted import keep_accepted
 from deploykit.proof.photos import PhotoFolder, listed_photos, nothing_readable
-from deploykit.system.progress import Progress, silent
+from deploykit.system.progress import Progress, Step, silent
 from deploykit.system.text import counted
 from deploykit.system.versions import installed_versions, now
 
@@ -44,6 +43,8 @@ SECONDS = 90.0
 PROOF_PHOTOS = 256
 #: So many photos are predicted again and again: all of them stay in the system's file cache.
 _SAMPLE = 48
+#: Fewer rounds cannot tell a difference from noise.
+LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -84,28 +85,29 @@ def bench_bundle(
     _check_numbers(request)
     start = time.monotonic()
     folder = listed_photos(bundle, request.images, progress)
-    sample = _readable_sample(bundle, folder)
-    options, left_out = list_options(bundle, progress)
-    begins = [
-        Begin(bundle=os.fsencode(bundle.folder), option=option, sample=sample) for option in options
-    ]
-    schedule = Schedule(request.batch_sizes, request.repeats, request.seconds)
+    files = _readable_sample(bundle, folder)
+    options, skipped = list_options(bundle, progress)
     with ExitStack() as stack:
-        contenders, not_started = start_all(stack, begins, progress)
-        finished, broken, rounds = take_turns(contenders, schedule, progress)
-    left_out += [*not_started, *broken]
-    if not finished:
-        raise _nothing_runs(bundle, left_out)
+        processes, not_opened = _start_all(stack, bundle, options, files, progress)
+        measured, failed = take_turns(processes, request, progress)
+    skipped += [*not_opened, *failed]
+    if not measured:
+        raise _nothing_runs(bundle, skipped)
     versions = installed_versions()
     benchmark = Benchmark(
         bundle=bundle.name,
         folder=printable(bundle.folder),
         machine=this_machine(),
         photos=printable(folder.path),
-        sample=len(sample.photos),
-        options=tuple(_measured(bundle, contender, versions) for contender in finished),
-        left_out=tuple(left_out),
-        rounds=rounds,
+        sample=len(files),
+        options=tuple(
+            msgspec.structs.replace(
+                each, **standing_of(bundle, each.option, each.spec, versions)._asdict()
+            )
+            for each in measured
+        ),
+        skipped=tuple(skipped),
+        rounds=len(measured[0].rates),
         seconds=0.0,
         created=now(),
         versions=versions,
@@ -114,6 +116,117 @@ def bench_bundle(
         photographs = Photographs(folder.path, request.max_images)
         benchmark = with_proofs(bundle, benchmark, photographs, progress)
     return msgspec.structs.replace(benchmark, seconds=time.monotonic() - start)
+
+
+def _check_numbers(request: BenchRequest) -> None:
+    if not request.batch_sizes or min(request.batch_sizes) < 1:
+        raise UsageError(
+            f"Batch sizes must be at least 1; got {', '.join(map(str, request.batch_sizes))}.",
+            hint="For example --batch-sizes 1,8,32",
+        )
+    if request.repeats is not None and request.repeats < LEAST_ROUNDS:
+        raise UsageError(
+            f"{counted(request.repeats, 'round')} cannot tell a faster option from noise.",
+            hint=f"Choose --repeats of at least {LEAST_ROUNDS}.",
+        )
+    if not (request.seconds > 0 and math.isfinite(request.seconds)):
+        raise UsageError(
+            f"The rounds cannot take {request.seconds:g} seconds.",
+            hint=f"Choose --seconds above 0; {SECONDS:g} are usual.",
+        )
+    if request.max_images < 1:
+        raise UsageError(
+            f"{request.max_images} photos prove nothing.", hint="Choose --max-images of at least 1."
+        )
+
+
+def _readable_sample(bundle: Bundle, folder: PhotoFolder) -> list[ImageFile]:
+    """Photos, even over the classes, without those that cannot be read."""
+    files = sample_images(folder.files, _SAMPLE)
+    batches = read_batches(files, bundle.manifest.preprocessing, batch_size=_SAMPLE)
+    readable = [file for batch in batches for file in batch.readable]
+    if not readable:
+        raise nothing_readable(printable(folder.path), len(files))
+    return readable
+
+
+def _start_all(
+    stack: ExitStack,
+    bundle: Bundle,
+    options: Sequence[Option],
+    files: list[ImageFile],
+    progress: Progress,
+) -> tuple[list[OptionProcess], list[Skipped]]:
+    """Start a process for each option, one after the other; ``stack`` ends them."""
+    logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-bench-")))
+    processes, skipped = [], []
+    for place, option in enumerate(options):
+        progress(Step("starting", place, len(options), option.name))
+        process = OptionProcess(bundle.folder, option, files, logs / f"{place}.txt")
+        stack.enter_context(process)
+        failure = process.ask(OpenOption.predict_sample)
+        if failure is None:
+            processes.append(process)
+        else:
+            process.close()
+            skipped.append(failure)
+    return processes, skipped
+
+
+def take_turns(
+    processes: Sequence[OptionProcess], request: BenchRequest, progress: Progress
+) -> tuple[list[Measured], list[Skipped]]:
+    """Measure round after round, so that what disturbs the machine hits all options alike.
+
+    Args:
+        processes: One for each option, which is open.
+        request: The batch sizes, and how long to go on.
+        progress: Called before each turn.
+
+    Returns:
+        What was measured, and the options that failed.
+    """
+    running, skipped = list(processes), list[Skipped]()
+    # Three rounds share the time, and in each every option has an equal part.
+    turns = LEAST_ROUNDS * max(1, len(running)) * (len(request.batch_sizes) + 1)
+    seconds = request.seconds / turns
+    start = time.monotonic()
+    rounds = 0
+    while running and _has_time(request, rounds, time.monotonic() - start):
+        first = rounds % len(running)  # so that no option always follows the same one
+        order = running[first:] + running[:first]
+        for kind in ("alone", "end to end"):
+            for process in [each for each in order if each in running]:
+                detail = f"round {rounds + 1}, {kind}: {process.option.name}"
+                progress(Step("measuring", rounds, request.repeats, detail))
+                if kind == "alone":
+                    failure = process.ask(OpenOption.compute, request.batch_sizes, seconds)
+                else:
+                    failure = process.ask(OpenOption.predict, seconds)
+                if failure is not None:
+                    process.close()
+                    running.remove(process)
+                    skipped.append(failure)
+        rounds += 1
+    found = [process.ask(OpenOption.measured) for process in running]
+    skipped += [each for each in found if isinstance(each, Skipped)]
+    return [each for each in found if isinstance(each, Measured)], skipped
+
+
+def _has_time(request: BenchRequest, rounds: int, elapsed: float) -> bool:
+    """Whether another round can begin: the next takes about as long as those before."""
+    if request.repeats is not None and rounds >= request.repeats:
+        return False
+    return rounds < LEAST_ROUNDS or elapsed * (rounds + 1) / rounds <= request.seconds
+
+
+def _nothing_runs(bundle: Bundle, skipped: Sequence[Skipped]) -> DeploykitError:
+    """The error when every option was skipped: damage comes first, because it can be repaired."""
+    kind: type[DeploykitError] = MissingError
+    if any(each.exit_code == InputError.exit_code for each in skipped):
+        kind = InputError
+    reasons = "; ".join(dict.fromkeys(each.reason.rstrip(".") for each in skipped))
+    return kind(f"No option of {bundle.name} runs here: {reasons}.")
 
 
 def accept_recommended(bundle: Bundle, benchmark: Benchmark) -> Accepted:
@@ -127,13 +240,11 @@ def accept_recommended(bundle: Bundle, benchmark: Benchmark) -> Accepted:
         What was kept.
 
     Raises:
-        UsageError: The rounds are too few to choose by.
         ParityError: Nothing is recommended.
         BundleError: The bundle's file was changed meanwhile, or a part of the bundle is damaged, so
             that not every option was measured.
         InputError: The bundle cannot be written.
     """
-    require_rounds_to_accept(benchmark.rounds)
     if damaged := benchmark.damaged:
         raise BundleError(
             "Nothing is accepted, because not every option could be measured: "
@@ -144,7 +255,7 @@ def accept_recommended(bundle: Bundle, benchmark: Benchmark) -> Accepted:
     if chosen is None:
         raise ParityError(
             f"Nothing can be accepted: {benchmark.why_nothing}.",
-            hint="What speaks against each option is said above."
+            hint="The reason of each option is said above."
             if benchmark.verified
             else f"Let bench prove the fastest: {benchmark.command('--verify', '--accept')}",
         )
@@ -159,89 +270,3 @@ def accept_recommended(bundle: Bundle, benchmark: Benchmark) -> Accepted:
     )
     keep_accepted(bundle, accepted)
     return accepted
-
-
-def require_rounds_to_accept(rounds: int | None) -> None:
-    """Refuse to choose by so few rounds that a difference may be noise.
-
-    Args:
-        rounds: How many there are or will be at most; None for as many as there is time for, which
-            are enough.
-
-    Raises:
-        UsageError: They are too few.
-    """
-    if rounds is not None and rounds < LEAST_ROUNDS:
-        raise UsageError(
-            f"{counted(rounds, 'round')} cannot tell a faster option from noise, and nothing is "
-            "accepted by chance.",
-            hint=f"Leave out --repeats, or choose {LEAST_ROUNDS} or more; or name what you want: "
-            "deploykit predict --runtime NAME --precision NAME",
-        )
-
-
-def _check_numbers(request: BenchRequest) -> None:
-    if not request.batch_sizes or min(request.batch_sizes) < 1:
-        raise UsageError(
-            f"Batch sizes must be at least 1; got {', '.join(map(str, request.batch_sizes))}.",
-            hint="For example --batch-sizes 1,8,32",
-        )
-    if request.repeats is not None and request.repeats < 1:
-        raise UsageError(
-            f"{request.repeats} rounds measure nothing.", hint="Choose --repeats of at least 1."
-        )
-    if not (request.seconds > 0 and math.isfinite(request.seconds)):
-        raise UsageError(
-            f"The rounds cannot take {request.seconds:g} seconds.",
-            hint=f"Choose --seconds above 0; {SECONDS:g} are usual.",
-        )
-    if request.max_images < 1:
-        raise UsageError(
-            f"{request.max_images} photos prove nothing.", hint="Choose --max-images of at least 1."
-        )
-
-
-def _readable_sample(bundle: Bundle, folder: PhotoFolder) -> Sample:
-    """Photos, even over the classes, without those that cannot be read."""
-    files = sample_images(folder.files, _SAMPLE)
-    batches = read_batches(files, bundle.manifest.preprocessing, batch_size=_SAMPLE)
-    readable = [file for batch in batches for file in batch.readable]
-    if not readable:
-        raise nothing_readable(printable(folder.path), len(files))
-    return Sample.of(readable[0].root, readable)
-
-
-def _nothing_runs(bundle: Bundle, left_out: Sequence[LeftOut]) -> DeploykitError:
-    """What to end with: what is damaged can be mended, and what is missing need not be."""
-    kind: type[DeploykitError] = MissingError
-    if any(each.exit_code == InputError.exit_code for each in left_out):
-        kind = InputError
-    reasons = "; ".join(dict.fromkeys(each.reason.rstrip(".") for each in left_out))
-    return kind(f"No option of {bundle.name} runs here: {reasons}.")
-
-
-def _measured(bundle: Bundle, contender: Contender, versions: Mapping[str, str]) -> Measured:
-    spec, sample = contender.begun.spec, contender.sample
-    stand = standing_of(bundle, contender.option, spec, versions)
-    return Measured(
-        option=contender.option,
-        spec=spec,
-        first_answer_seconds=contender.first_answer_seconds,
-        peak_memory_bytes=sample.peak_memory_bytes,
-        timings=tuple(
-            Timing(batch=batch, seconds=tuple(seconds))
-            for batch, seconds in sorted(contender.latencies.items())
-        ),
-        end_to_end=EndToEnd(
-            batch_size=contender.begun.batch_size,
-            photos=contender.photos,
-            rates=tuple(contender.rates),
-        ),
-        labelled=sample.labelled,
-        correct=sample.correct,
-        standing=stand.standing,
-        proof=stand.proof,
-        objections=stand.objections,
-        outdated=stand.outdated,
-        refusals=contender.refusals,
-    )

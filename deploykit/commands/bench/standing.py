@@ -65,6 +65,7 @@ def _stand(known: Status) -> Stand:
         outdated=known.word == "unproven"
         and verdict is not None
         and verdict.passed
+        and not verdict.measurement.flips
         and verdict.runtime_version != runtime_version(verdict.runtime, installed_versions()),
     )
 

@@ -7,8 +7,13 @@ from typing import Any
 
 from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.verdicts import KeptVerdict
-from deploykit.commands.bench.results import Benchmark, LeftOut, Measured, Standing
-from deploykit.commands.bench.timings import Timing
+from deploykit.commands.bench.results import (
+    CLEARLY_FASTER,
+    Benchmark,
+    Measured,
+    Skipped,
+    Standing,
+)
 from deploykit.inference.engines import is_flavour
 from deploykit.proof.text import flips_of, kept_verdict_text
 from deploykit.specs.value import plain_value
@@ -19,7 +24,12 @@ _OPTION_COLUMNS = (
     *("option", "images/s", "range", "x plain", "first answer", "memory"),
     *("flips", "|dp|", "accuracy", "decides the same"),
 )
-_SESSION_COLUMNS = ("session alone", "batch", "ms", "range", "images/s", "runs", "percentiles")
+_SESSION_COLUMNS = ("session alone", "batch", "ms", "range", "images/s", "runs")
+#: Why what had more images/s than the recommended option is not called faster.
+AS_FAST = (
+    "not faster in every round, or in a lower precision and not by "
+    f"{round(100 * (CLEARLY_FASTER - 1))} %"
+)
 STANDINGS: dict[Standing, str] = {
     "proven": "proven",
     "flips": "with flips",
@@ -30,7 +40,7 @@ STANDINGS: dict[Standing, str] = {
 
 
 def benchmark_text(benchmark: Benchmark, accepted: Accepted | None) -> str:
-    """The options, their sessions alone, what was left out, and the recommendation.
+    """The options, their sessions alone, what was skipped, and the recommendation.
 
     Args:
         benchmark: What was measured.
@@ -38,10 +48,10 @@ def benchmark_text(benchmark: Benchmark, accepted: Accepted | None) -> str:
     """
     return "\n\n".join(
         (
-            table_text(_OPTION_COLUMNS, [option_row(benchmark, m) for m in benchmark.ranked]),
+            table_text(_OPTION_COLUMNS, [_option_row(benchmark, m) for m in benchmark.ranked]),
             table_text(_SESSION_COLUMNS, _session_rows(benchmark.ranked)),
             "\n".join(_about_lines(benchmark)),
-            "\n".join((*recommendation_lines(benchmark), *_next_lines(benchmark, accepted))),
+            "\n".join((*_recommendation_lines(benchmark), *_next_lines(benchmark, accepted))),
         )
     )
 
@@ -54,7 +64,17 @@ def benchmark_value(benchmark: Benchmark, accepted: Accepted | None) -> dict[str
         given["name"] = measured.option.name
         given["images_per_second"] = measured.images_per_second
         given["times_plain"] = benchmark.times_plain(measured)
-        given["timings"] = [_timing_value(timing) for timing in measured.timings]
+        given["timings"] = [
+            {
+                "batch": timing.batch,
+                "runs": len(timing.seconds),
+                "median_ms": timing.median_ms,
+                "min_ms": timing.range_ms[0],
+                "max_ms": timing.range_ms[1],
+                "images_per_second": timing.images_per_second,
+            }
+            for timing in measured.timings
+        ]
     return {
         **plain,
         "recommended": None if recommended is None else recommended.option.name,
@@ -71,15 +91,12 @@ def benchmark_value(benchmark: Benchmark, accepted: Accepted | None) -> dict[str
     }
 
 
-def option_row(benchmark: Benchmark, measured: Measured) -> tuple[str, ...]:
-    """An option's row: speed, memory, and whether it decides the same."""
-    rates = measured.end_to_end.rates
-    times = benchmark.times_plain(measured)
-    proof = measured.proof
+def _option_row(benchmark: Benchmark, measured: Measured) -> tuple[str, ...]:
+    times, proof = benchmark.times_plain(measured), measured.proof
     return (
         measured.option.name,
         f"{measured.images_per_second:.1f}",
-        f"{min(rates):.1f}-{max(rates):.1f}",
+        f"{min(measured.rates):.1f}-{max(measured.rates):.1f}",
         "" if times is None else f"{times:.2f}",
         f"{measured.first_answer_seconds:.1f} s",
         memory_text(measured),
@@ -104,12 +121,6 @@ def accuracy_text(measured: Measured) -> str:
     return f"{rate:.1f} % ({measured.correct} of {measured.labelled})"
 
 
-def percentiles_text(timing: Timing) -> str:
-    """``p90 12.1, p95 12.4, p99 13.0``; nothing of fewer than a hundred runs."""
-    percentiles = timing.percentiles_ms.items()
-    return ", ".join(f"p{p} {milliseconds(value)}" for p, value in percentiles)
-
-
 def milliseconds(value: float) -> str:
     """``12.3``, and ``1.23`` of what is short."""
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
@@ -127,9 +138,33 @@ def _session_rows(ranked: Sequence[Measured]) -> Iterator[tuple[str, ...]]:
                 f"{milliseconds(low)}-{milliseconds(high)}",
                 f"{timing.images_per_second:.1f}",
                 str(len(timing.seconds)),
-                percentiles_text(timing),
             )
             name = ""
+
+
+def _about_lines(benchmark: Benchmark) -> Iterator[str]:
+    """What was measured on, how, and what could not be."""
+    machine = benchmark.machine
+    sets = " ".join(machine.instruction_sets) or "instruction sets unknown"
+    yield f"cpu          {machine.cpu}, {machine.cpus} threads; {sets}"
+    if machine.gpu is not None:
+        yield f"gpu          {machine.gpu}"
+    yield f"versions     {', '.join(f'{name} {v}' for name, v in machine.versions.items())}"
+    yield (
+        f"measured     {counted(benchmark.rounds, 'round')}, {benchmark.seconds:.0f} s in all; "
+        f"images/s from photo files to logits, {counted(benchmark.sample, 'photo')} of "
+        f"{benchmark.photos}"
+    )
+    others = [each for each in benchmark.skipped if not each.damaged]
+    yield from (f"skipped      {line}" for line in skipped_lines(others))
+    yield from (f"skipped      {line}" for line in refusal_lines(benchmark))
+
+
+def skipped_lines(skipped: Sequence[Skipped]) -> Iterator[str]:
+    """``A, B: why``, a line for each reason."""
+    for reason in dict.fromkeys(each.reason for each in skipped):
+        names = ", ".join(each.option.name for each in skipped if each.reason == reason)
+        yield f"{names}: {reason}"
 
 
 def refusal_lines(benchmark: Benchmark) -> Iterator[str]:
@@ -139,56 +174,7 @@ def refusal_lines(benchmark: Benchmark) -> Iterator[str]:
             yield f"{measured.option.name} with a batch of {batch}: {reason}"
 
 
-def _timing_value(timing: Timing) -> dict[str, Any]:
-    low, high = timing.range_ms
-    return {
-        "batch": timing.batch,
-        "runs": len(timing.seconds),
-        "median_ms": timing.median_ms,
-        "min_ms": low,
-        "max_ms": high,
-        "percentiles_ms": {str(p): value for p, value in timing.percentiles_ms.items()},
-        "images_per_second": timing.images_per_second,
-    }
-
-
-def _about_lines(benchmark: Benchmark) -> Iterator[str]:
-    yield from machine_lines(benchmark)
-    yield from left_out_lines(benchmark.missing)
-    yield from (f"cannot run   {line}" for line in refusal_lines(benchmark))
-
-
-def machine_lines(benchmark: Benchmark) -> Iterator[str]:
-    """What was measured on, and how."""
-    machine = benchmark.machine
-    sets = " ".join(machine.instruction_sets) or "instruction sets not told"
-    yield f"cpu          {machine.cpu}, {machine.cpus} threads; {sets}"
-    if machine.gpu is not None:
-        yield f"gpu          {machine.gpu}"
-    yield f"versions     {', '.join(f'{name} {v}' for name, v in machine.versions.items())}"
-    yield (
-        f"measured     {counted(benchmark.rounds, 'round')} in turns, "
-        f"{benchmark.seconds:.0f} s in all; "
-        f"images/s from photo files to logits, {counted(benchmark.sample, 'photo')} of "
-        f"{benchmark.photos}"
-    )
-
-
-def left_out_lines(left_out: Sequence[LeftOut], word: str = "cannot run") -> Iterator[str]:
-    """What cannot run here, a line for each reason."""
-    for reason, names in names_by_reason(left_out).items():
-        yield f"{word:<12} {', '.join(names)}: {reason}"
-
-
-def names_by_reason(left_out: Sequence[LeftOut]) -> dict[str, list[str]]:
-    """The options that cannot run here, by the reason."""
-    return {
-        reason: [each.option.name for each in left_out if each.reason == reason]
-        for reason in dict.fromkeys(each.reason for each in left_out)
-    }
-
-
-def recommendation_lines(benchmark: Benchmark) -> Iterator[str]:
+def _recommendation_lines(benchmark: Benchmark) -> Iterator[str]:
     """The fastest that is proven, and what would be faster if it were."""
     recommended = benchmark.recommended
     if recommended is None:
@@ -206,9 +192,9 @@ def recommendation_lines(benchmark: Benchmark) -> Iterator[str]:
     for measured in benchmark.as_fast:
         yield (
             f"as fast as   {measured.option.name}, {measured.images_per_second:.1f} images/s: "
-            f"{as_fast_words(benchmark)}"
+            f"{AS_FAST}"
         )
-    yield from left_out_lines(benchmark.damaged, "DAMAGED")
+    yield from (f"DAMAGED      {line}" for line in skipped_lines(benchmark.damaged))
     for measured in benchmark.options:
         word = "FAILED" if measured.standing == "failed" else "not proven"
         for objection in measured.objections:
@@ -218,13 +204,6 @@ def recommendation_lines(benchmark: Benchmark) -> Iterator[str]:
             f"faster       {measured.option.name}, {measured.images_per_second:.1f} images/s, "
             f"if it were proven: {how_to_prove(benchmark, measured)}"
         )
-
-
-def as_fast_words(benchmark: Benchmark) -> str:
-    """Why what had more images/s than the recommended option is not called faster."""
-    if benchmark.tells_apart:
-        return "the rounds differ by more than the two"
-    return f"{counted(benchmark.rounds, 'round')} cannot tell which is faster"
 
 
 def basis_text(proof: KeptVerdict) -> str:

@@ -61,7 +61,7 @@ def build_trt(
     with command("build-trt", as_json=json, verbose=verbose) as console:
         from deploykit.commands.build.run import BUILD_PRECISIONS, BuildRequest, build_engine
         from deploykit.commands.build.text import build_text, build_value
-        from deploykit.commands.quantize.request import SEARCH_SECONDS, SearchRequest
+        from deploykit.commands.quantize.run import SEARCH_SECONDS
         from deploykit.errors import ParityError
         from deploykit.specs.engine import FLAVOURS, Profile
         from deploykit.specs.value import choice
@@ -72,10 +72,8 @@ def build_trt(
             targets=tuple(target or ()),
             profile=Profile(min_batch=min_batch, opt_batch=opt_batch, max_batch=max_batch),
             workspace_bytes=parsed_bytes(workspace),
-            tuning=SearchRequest(
-                images=images,
-                search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
-            ),
+            images=images,
+            search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
         )
         result = build_engine(chosen_bundle(bundle, artifacts, console), request, console.progress)
         console.result(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle, deploy_graph
 from deploykit.bundle.verdicts import KeptVerdict
-from deploykit.commands.quantize.fp16 import tune_fp16
-from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
-from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
+from deploykit.commands.quantize.run import QuantizedGraph, QuantizeRequest, quantize_bundle
 from deploykit.errors import BundleError, ParityError
 from deploykit.inference.candidates import Candidate
 from deploykit.proof.policy import status
@@ -26,8 +26,12 @@ _GRAPHS: dict[Precision, str] = {
 
 
 def proven_graph(
-    bundle: Bundle, precision: Precision, tuning: SearchRequest, progress: Progress
-) -> tuple[Bundle, KeptVerdict, SearchedGraph | None]:
+    bundle: Bundle,
+    precision: Precision,
+    images: Path | None,
+    search_seconds: float,
+    progress: Progress,
+) -> tuple[Bundle, KeptVerdict, QuantizedGraph | None]:
     """The deploy graph of the precision and its proof; below FP32 it is made where there is none.
 
     Raises:
@@ -38,12 +42,12 @@ def proven_graph(
         # A crash between two files can be mended here.
         progress(Note(f"{proof.graph} is missing or damaged: it is made again"))
         proof = None
-    anew = precision != "fp32" and (proof is None or tuning.images is not None)
-    if anew and precision == "fp16":
-        tuned = tune_fp16(bundle, tuning, progress)
-        return tuned.bundle, tuned.proof, tuned
-    if anew:
-        return _quantized(bundle, tuning, progress)
+    if precision != "fp32" and (proof is None or images is not None):
+        graphs = (_GRAPHS[precision],)  # of INT8 that for CPUs stays as it is
+        request = QuantizeRequest(precision, images, search_seconds, graphs=graphs)
+        made = quantize_bundle(bundle, request, progress)
+        (graph,) = made.graphs
+        return made.bundle, graph.proof, graph
     if proof is None:
         words = ("deploykit", "verify", "--bundle", str(bundle.folder), "--images", "DIR")
         raise ParityError(
@@ -56,20 +60,6 @@ def proven_graph(
         Note(f"{proof.graph} is there, {proof.kind} on {proof.photos.images} images{made_anew}")
     )
     return bundle, proof, None
-
-
-def _quantized(
-    bundle: Bundle, tuning: SearchRequest, progress: Progress
-) -> tuple[Bundle, KeptVerdict, SearchedGraph]:
-    """The INT8 graph for TensorRT, made now; that for CPUs stays as it is.
-
-    Raises:
-        ParityError: It does not pass.
-    """
-    request = QuantizeRequest(tuning.images, tuning.search_seconds, graphs=(INT8_TENSORRT_GRAPH,))
-    made = quantize_bundle(bundle, request, progress)
-    (graph,) = made.graphs
-    return made.bundle, graph.proof, graph
 
 
 def _is_whole(bundle: Bundle, graph: str) -> bool:

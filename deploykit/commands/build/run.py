@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.commands.build.engine_files import passport_of, publish_engine
 from deploykit.commands.build.proven_graph import proven_graph
-from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
-from deploykit.commands.quantize.run import quantization_photos
+from deploykit.commands.quantize.run import SEARCH_SECONDS, QuantizedGraph, quantization_photos
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.engine.audit import Audit, audit_engine
@@ -19,7 +19,6 @@ from deploykit.engine.passport import Passport, objection
 from deploykit.engine.targets import CURRENT, parse_targets
 from deploykit.errors import DependencyError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
-from deploykit.proof.photos import split_photos
 from deploykit.specs.engine import Flavour, Profile
 from deploykit.specs.precision import Precision
 from deploykit.specs.value import choice
@@ -42,7 +41,9 @@ class BuildRequest:
         profile: The batch sizes.
         workspace_bytes: The most device memory that a layer may use while it computes; None for
             all there is.
-        tuning: How the FP16 or INT8 graph is made, if it has to be.
+        images: A folder of photos to make the FP16 or INT8 graph anew on, and to verify on; None to
+            take the graph that is there, or the photos given at export.
+        search_seconds: How long the search for its FP32 nodes may begin new trials.
     """
 
     precision: Precision = "fp16"
@@ -50,7 +51,8 @@ class BuildRequest:
     targets: tuple[str, ...] = ()
     profile: Profile = field(default_factory=Profile)
     workspace_bytes: int | None = None
-    tuning: SearchRequest = field(default_factory=SearchRequest)
+    images: Path | None = None
+    search_seconds: float = SEARCH_SECONDS
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class BuildResult:
     bundle: Bundle
     engine: str
     passport: Passport
-    tuning: SearchedGraph | None
+    tuning: QuantizedGraph | None
     audit: Audit | None
     verification: Verification | None
     outdated: tuple[Engine, ...] = ()
@@ -107,7 +109,9 @@ def build_engine(
         current_gpu()  # or the FP16 graph would be made first, and in vain
     tensorrt = open_flavour(flavour)
     before = bundle
-    bundle, proof, tuning = proven_graph(bundle, request.precision, request.tuning, progress)
+    bundle, proof, tuning = proven_graph(
+        bundle, request.precision, request.images, request.search_seconds, progress
+    )
     built = _build(bundle, proof.graph, request, tensorrt, targets, progress)
     passport = passport_of(
         bundle,
@@ -171,8 +175,8 @@ def _verify(
     bundle: Bundle, request: BuildRequest, engine: str, progress: Progress
 ) -> Verification | None:
     """Compare the engine itself, on the photos for proofs; the proof tells what a search used."""
-    split = quantization_photos if request.precision == "int8" else split_photos
-    _, photos = split(bundle, request.tuning.images, silent)
+    precision = "fp16" if request.precision == "fp32" else request.precision
+    _, photos = quantization_photos(bundle, precision, request.images, silent)
     try:
         return verify_bundle(bundle, VerifyRequest(engine=engine, photos=photos), progress)
     except MissingError as exc:

@@ -6,19 +6,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deploykit.parity.blame import LayerError, LayerReport, StageReport, StageStep, Trial
+from deploykit.parity.diagnosis import LayerError, LayerReport, StageReport, StageStep, Variation
 from deploykit.parity.measurement import Measurement
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted, table_text
 
 _STAGE_COLUMNS = ("stage", "from here on", "flips", "|dlogit|/scale", "|dp|", "in all", "verdict")
 _LAYER_COLUMNS = ("node", "operator", "module", "added", "carried")
-_TRIAL_COLUMNS = ("tried", "right", "export option")
-_SHOWN_TRIALS = 10
-#: What a search that found nothing tells, instead of what it tried.
-UNRESTORED = (
-    "{} usual ways to preprocess and to order labels: none gets more photos right than chance does"
-)
 _SHOWN_LAYERS = 10
 
 
@@ -85,7 +79,7 @@ def blame_value(blame: Blame) -> dict[str, Any]:
 
 
 def stage_report_text(report: StageReport) -> str:
-    """The steps, what is wrong and what mends it, and what the search tried."""
+    """The steps, what is wrong and what corrects it, and what the usual changes would gain."""
     lines = [
         f"stages     from {report.beginning}",
         "",
@@ -96,11 +90,11 @@ def stage_report_text(report: StageReport) -> str:
         lines += [_accuracy_text(report), ""]
     for finding in report.findings:
         lines += [f"FOUND  {finding.stage}: {finding.message}", f"       {finding.hint}"]
-    if report.trials and not report.restored:
-        # The best of many tries gets more right by chance alone: nobody is to follow it.
-        lines += [f"tried      {UNRESTORED.format(len(report.trials))}", ""]
-    elif report.trials:
-        lines += [table_text(_TRIAL_COLUMNS, map(_trial_row, report.trials[:_SHOWN_TRIALS])), ""]
+    if report.variations:
+        agreement = report.compared_with == "agreement"
+        columns = ("changed alone", "as in training" if agreement else "right", "gained")
+        rows = map(_variation_row, report.variations)
+        lines += ["", table_text((*columns, "export option"), rows), ""]
     lines.append(_stage_verdict(report))
     return "\n".join(lines)
 
@@ -109,7 +103,7 @@ def _stage_row(step: StageStep) -> tuple[str, ...]:
     added, total = step.added, step.in_all
     in_all = f"{counted(total.flips, 'flip')}, {_error_text(total)}" if total else "-"
     if added.images == 0:
-        verdict = "FAILED" if step.objections else "not judged"
+        verdict = "FAILED" if step.reasons else "not judged"
         return step.stage, step.change, "no photo compared", "-", "-", in_all, verdict
     return (
         step.stage,
@@ -118,7 +112,7 @@ def _stage_row(step: StageStep) -> tuple[str, ...]:
         _error_text(added),
         "-" if added.non_finite else f"{added.max_probability_change:.1e}",
         in_all,
-        "FAILED" if step.objections else "passed",
+        "FAILED" if step.reasons else "passed",
     )
 
 
@@ -142,18 +136,19 @@ def _accuracy_text(report: StageReport) -> str:
     )
 
 
-def _trial_row(trial: Trial) -> tuple[str, ...]:
-    return trial.change, f"{trial.correct} of {trial.images}", trial.option or "none"
+def _variation_row(tried: Variation) -> tuple[str, ...]:
+    correct = f"{tried.correct} of {tried.images}"
+    return tried.change, correct, f"{tried.gained:+d}", tried.option or "none"
 
 
 def _stage_verdict(report: StageReport) -> str:
     """The first step that leaves its tolerance, and why; or that none does."""
     if not report.steps:
-        return "FAILED  stages: no step could be walked"
-    culprit = report.culprit
-    if culprit is not None:
-        reasons = "; ".join(culprit.objections)
-        return f"FAILED  stages: first at {culprit.stage}, {culprit.change}: {reasons}"
+        return "FAILED  stages: no step could be compared"
+    first = report.first
+    if first is not None:
+        reasons = "; ".join(first.reasons)
+        return f"FAILED  stages: first at {first.stage}, {first.change}: {reasons}"
     if report.findings:
         return "FAILED  stages: every step is within its tolerance, but a fault was found"
     return "PASSED  stages: every step is within its tolerance"
@@ -203,9 +198,9 @@ def _layer_verdict(report: LayerReport) -> str:
 
 
 def stage_report_value(report: StageReport) -> dict[str, Any]:
-    """The walk over the stages, its verdict, and the first step that leaves its tolerance."""
-    culprit = None if report.culprit is None else report.steps.index(report.culprit)
-    return {**plain_value(report), "passed": report.passed, "culprit": culprit}
+    """The diagnosis by stage, its verdict, and which step is the first beyond its tolerance."""
+    first = None if report.first is None else report.steps.index(report.first)
+    return {**plain_value(report), "passed": report.passed, "first": first}
 
 
 def layer_report_value(report: LayerReport) -> dict[str, Any]:

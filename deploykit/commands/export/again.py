@@ -12,7 +12,7 @@ from deploykit.bundle.manifest import MANIFEST_NAME, Manifest, recorded_path
 from deploykit.commands.export.labels import LABELS_FILE, choose_labels, name_labels
 from deploykit.commands.export.request import default_name
 from deploykit.errors import DeploykitError
-from deploykit.parity.blame import Finding
+from deploykit.parity.diagnosis import Finding
 from deploykit.proof.reference import recorded_checkpoint
 from deploykit.specs.preprocessing import Preprocessing, format_size
 from deploykit.system.shell import command_line

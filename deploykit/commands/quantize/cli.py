@@ -1,4 +1,4 @@
-"""``deploykit quantize``: INT8 deploy graphs that are proven to decide as the checkpoint does."""
+"""``deploykit quantize``: graphs in FP16 or INT8 that are proven to decide as the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from deploykit.console.options import Artifacts, BundleName, Json, Verbose, chos
 
 def quantize(
     bundle: BundleName = None,
+    precision: Annotated[str, typer.Option(help="fp16 or int8.")] = "int8",
     images: Annotated[
         Path | None,
         typer.Option(
-            help="Photos: one sample to calibrate and search on, another to prove on.  "
+            help="Photos: one sample to search and calibrate on, another to prove on.  "
             "[default: those of the export; else golden.npz]"
         ),
     ] = None,
@@ -24,14 +25,14 @@ def quantize(
         float | None,
         typer.Option(
             min=0,
-            help="How long to look for the nodes that must stay in FP32, for each of the two "
-            "graphs.  [default: 300]",
+            help="Seconds to look for the nodes that must stay in FP32, for each graph.  "
+            "[default: 300]",
         ),
     ] = None,
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="What the graph for CPUs is made for: openvino or onnxruntime-cpu.  "
+            help="What the INT8 graph for CPUs is made for: openvino or onnxruntime-cpu.  "
             "[default: openvino where it is installed]"
         ),
     ] = None,
@@ -39,14 +40,20 @@ def quantize(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make INT8 graphs, for CPUs and for TensorRT: calibrated on photos, proven on others."""
+    """Make graphs in FP16 or INT8 that are proven, on other photos, to decide as the checkpoint."""
     with command("quantize", as_json=json, verbose=verbose) as console:
-        from deploykit.commands.quantize.request import SEARCH_SECONDS
-        from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
+        from deploykit.commands.quantize.run import (
+            SCHEMES,
+            SEARCH_SECONDS,
+            QuantizeRequest,
+            quantize_bundle,
+        )
         from deploykit.commands.quantize.text import quantization_text, quantization_value
         from deploykit.errors import ParityError
+        from deploykit.specs.value import choice
 
         request = QuantizeRequest(
+            precision=choice(precision, tuple(SCHEMES), "precision to quantize to"),
             images=images,
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
             runtime=runtime,

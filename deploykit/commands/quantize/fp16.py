@@ -1,168 +1,243 @@
-"""Tune: make the FP16 deploy graph that decides as the checkpoint does, and rehearse it."""
+"""FP16: the range scan, the conversion, and what each tensor's rounding costs."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from deploykit.bundle.folder import Bundle, open_bundle, require_unchanged
-from deploykit.bundle.manifest import (
-    Manifest,
-    SearchRecord,
-    record_file,
-    sha256_of,
-    update_manifest,
-)
-from deploykit.bundle.verdicts import KeptVerdict
-from deploykit.commands.quantize.fp16_loop import FP16_GRAPH, Fp16Loop
-from deploykit.commands.quantize.replacement import refuse_unproven, weigh_photos
-from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
-from deploykit.commands.quantize.search import KeptSet
-from deploykit.errors import ParityError
+from deploykit.bundle.folder import deploy_graph
+from deploykit.commands.quantize.search import NodeSet, Trials
+from deploykit.commands.quantize.strategy import Group, KeptSet, Scheme, Strategy
 from deploykit.inference.sessions import open_rehearsal
-from deploykit.proof.answered import AnsweredPhotos, flip_lines, split_answers
-from deploykit.proof.photos import split_photos
-from deploykit.proof.reference import EXPORT_PROVES, ReferenceRequest, open_reference
-from deploykit.proof.verdict import Verdict, kept_verdict
-from deploykit.runtime.opener import REHEARSAL
+from deploykit.parity.compare import NamedBatch, regroup
+from deploykit.parity.ranges import FP16_MAX, MAX_ROUNDING_LOSS, RangeScan, TensorRange
+from deploykit.runtime.opener import REHEARSAL, open_probe
 from deploykit.specs.precision import KeptNode
-from deploykit.system.files import staged
-from deploykit.system.progress import Progress, silent
+from deploykit.specs.session import ImageBatch, Logits, Session
+from deploykit.system.progress import Progress, Step
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FP16 = Scheme(deploy_graph("fp16"), "fp16", (REHEARSAL,), instead="FP32 (--precision fp32)")
 
 
-@dataclass(frozen=True)
-class Tuning(SearchedGraph):
-    """An FP16 graph that passed in rehearsal.
+class Fp16(Strategy):
+    """Keeps in FP32 what FP16 cannot hold, and what is rounded at too high a cost."""
 
-    Attributes:
-        bundle: The bundle, which has the graph and its proof now.
-    """
+    @property
+    def lowered(self) -> NodeSet:
+        """See :class:`Strategy`, as the methods below."""
+        from deploykit.graph.fp16 import convertible_nodes
 
-    bundle: Bundle
+        return convertible_nodes(self._graph)
+
+    def converted(self, keep: NodeSet) -> ir.Model:
+        """The FP16 graph that keeps these nodes in FP32."""
+        from deploykit.graph import passes
+        from deploykit.graph.fp16 import convert_to_fp16
+
+        return passes.apply(self._graph, [convert_to_fp16(keep)])
+
+    def open(self, graph: ir.Model | Path) -> Session:
+        """Open its rehearsal."""
+        from deploykit.graph.files import load_graph
+
+        return open_rehearsal(
+            load_graph(graph) if isinstance(graph, Path) else graph,
+            name=self.scheme.graph,
+            preprocessing=self._manifest.preprocessing,
+            labels=self._manifest.labels,
+        )
+
+    def kept_nodes(self, graph: ir.Model, found: KeptSet) -> tuple[KeptNode, ...]:
+        """Those that the search kept, and those that no converter takes."""
+        from deploykit.graph.fp16 import fp32_nodes
+        from deploykit.graph.passes import MODULE_PATH
+
+        return tuple(
+            KeptNode(
+                node=node.name or "",
+                operator=node.op_type,
+                module=node.metadata_props.get(MODULE_PATH, ""),
+                reason=found.reasons.get(
+                    node.name or "", f"ONNX Runtime's converter leaves {node.op_type} in FP32"
+                ),
+            )
+            for node in fp32_nodes(graph)
+        )
+
+    def begin(self) -> tuple[dict[str, str], NodeSet]:
+        """Run the FP32 graph on photos, and look at every tensor that it computes."""
+        return scan_ranges(self._graph, self._photos.batches, self._progress)
+
+    def ranked(self, keep: NodeSet, trials: Trials) -> list[Group]:
+        """By how much the answers improve without the rounding of one tensor."""
+        from deploykit.graph.fp16 import guardians
+
+        guarded = guardians(self._graph)
+        photos = self._photos
+        gains = rank_tensors(
+            self.converted(keep), photos.images, photos.logits, trials, self._progress
+        )
+        return [
+            (guarded[tensor], f"rounding {tensor} to FP16 moves a logit by {gain:.2g}")
+            for tensor, gain in gains.items()
+        ]
 
 
-def tune_fp16(bundle: Bundle, request: SearchRequest, progress: Progress = silent) -> Tuning:
-    """Make ``deploy/fp16.onnx`` from ``deploy/fp32.onnx`` and prove it by rehearsal.
+#: Every tensor of two images of a large network is in memory at once: some 200 MB for dpn92.
+_SCAN_BATCH = 2
 
-    The range scan and the search choose the nodes that stay in FP32; then the file that was written
-    is rehearsed on other photos.
+
+def scan_ranges(
+    graph: ir.Model, batches: Sequence[NamedBatch], progress: Progress
+) -> tuple[dict[str, str], NodeSet]:
+    """Find what FP16 cannot hold of a graph's weights and, on photos, of its tensors.
 
     Args:
-        bundle: The bundle.
-        request: How.
-        progress: Called with what is being done.
+        graph: ``deploy/fp32.onnx``.
+        batches: The photos.
+        progress: Called after every batch.
 
-    Raises:
-        ParityError: No set of FP32 nodes was found with which the graph passes, or the one that was
-            found fails on the photos that the search did not see, or they are too few to replace
-            a graph that is proven, or most photos cannot be read. The bundle stays as it was.
-        InputError: The bundle is damaged, or the photos cannot be used.
-        DependencyError: onnx is not installed.
+    Returns:
+        Why a node should stay in FP32, by its name, in the order of the graph; and those nodes
+        without which a tensor would overflow.
     """
-    split = split_photos(bundle, request.images, progress)
-    with ExitStack() as stack:
-        reference = open_reference(bundle, ReferenceRequest(), progress)
-        stack.enter_context(reference.session)
-        if reference.objection is not None:
-            raise ParityError(
-                f"Nothing can be proven in FP16: {reference.objection}.", hint=EXPORT_PROVES
-            )
-        searched, proven = split_answers(split, reference, progress)
-        weigh_photos(bundle, [FP16_GRAPH], proven, progress)
-        loop = _open_loop(bundle, searched, progress)
-        found = loop.run(request.search_seconds)
-        folder = stack.enter_context(staged(bundle.folder))
-        path = folder / "fp16.onnx"
-        kept = _write(loop, found, bundle.manifest, path)
-        verdict = _prove(path, bundle.manifest, proven, progress)
-        proof = kept_verdict(verdict, sha256_of(path), reference, proven.drawn)
-        refuse_unproven(bundle, FP16_GRAPH, [proof])
-        _publish(bundle, path, kept, proof, searched.search_on(REHEARSAL))
-    return Tuning(
-        bundle=open_bundle(bundle.folder),
-        kept=kept,
-        verdict=verdict,
-        proof=proof,
-        searched=len(searched.logits),
-        trials=found.trials,
-        minimal=found.minimal,
-    )
+    from deploykit.graph.fp16 import guardians, weight_losses
+    from deploykit.graph.instruments import model_bytes, with_outputs
+    from deploykit.graph.preprocessing import DEPLOY_INPUT
+
+    guarded = guardians(graph)
+    scan = RangeScan()
+    count = sum(len(images) for _, images in batches)
+    done = 0
+    with open_probe(model_bytes(with_outputs(graph, list(guarded)))) as probe:
+        for _, images in regroup(batches, [_SCAN_BATCH] * count):
+            values = probe.run({DEPLOY_INPUT: images})
+            scan.add({name: values[name] for name in guarded}, len(images))
+            done += len(images)
+            progress(Step("scanning ranges", done, count))
+    reasons = {
+        name: _weight_reason(loss)
+        for name, loss in weight_losses(graph).items()
+        if not loss <= MAX_ROUNDING_LOSS
+    }
+    pinned: set[str] = set()
+    for found in scan.ranges():
+        if found.fits:
+            continue
+        producer, *others = guarded[found.name]
+        reasons.setdefault(producer, _reason(found, "its output"))
+        for node in others:
+            reasons.setdefault(node, _reason(found, f"its input {found.name}"))
+        if found.overflows:
+            pinned.update(guarded[found.name])
+    return _in_order(reasons, graph), frozenset(pinned)
 
 
-def _open_loop(bundle: Bundle, photos: AnsweredPhotos, progress: Progress) -> Fp16Loop:
-    from deploykit.graph.files import load_graph
-
-    graph = load_graph(bundle.checked(bundle.deploy_graph("fp32")))
-    return Fp16Loop(graph, bundle.manifest, photos, progress)
-
-
-def _write(loop: Fp16Loop, found: KeptSet, manifest: Manifest, path: Path) -> tuple[KeptNode, ...]:
-    """Write the FP16 graph, and say which of its nodes compute in FP32 after all."""
-    from deploykit.graph.files import save_graph
-    from deploykit.graph.fp16 import fp32_nodes
-    from deploykit.graph.passes import MODULE_PATH
-
-    graph = loop.converted(found.nodes)
-    save_graph(graph, path, labels=manifest.labels, preprocessing=manifest.preprocessing)
-    return tuple(
-        KeptNode(
-            node=node.name or "",
-            operator=node.op_type,
-            module=node.metadata_props.get(MODULE_PATH, ""),
-            reason=found.reasons.get(
-                node.name or "", f"ONNX Runtime's converter leaves {node.op_type} in FP32"
-            ),
-        )
-        for node in fp32_nodes(graph)
-    )
+def _weight_reason(loss: float) -> str:
+    if math.isinf(loss):
+        return f"it has a weight beyond {FP16_MAX:.0f}, where FP16 ends"
+    return f"rounding its weights to FP16 loses {100 * loss:.1f} % of their norm"
 
 
-def _prove(path: Path, manifest: Manifest, photos: AnsweredPhotos, progress: Progress) -> Verdict:
-    """Rehearse the very file that was written.
+def _reason(found: TensorRange, tensor: str) -> str:
+    if found.overflows:
+        return f"{tensor} reaches {found.max_abs:.3g}; FP16 ends at {FP16_MAX:.0f}"
+    return f"rounding {tensor} to FP16 loses {100 * found.rounding_loss:.1f} % of its norm"
 
-    Raises:
-        ParityError: It does not pass.
+
+def _in_order(reasons: dict[str, str], graph: ir.Model) -> dict[str, str]:
+    names: Iterable[str] = (node.name or "" for node in graph.graph)
+    return {name: reasons[name] for name in names if name in reasons}
+
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+_ROWS = 8
+_WORST_IMAGES = 2
+
+Errors: TypeAlias = npt.NDArray[np.float64]
+"""(N,) the largest logit error of each row; infinite where a logit is not finite."""
+
+
+def rank_tensors(
+    graph: ir.Model,
+    images: ImageBatch,
+    reference: Logits,
+    trials: Trials,
+    progress: Progress,
+) -> dict[str, float]:
+    """Measure, in one pass over the tensors, by how much the answer improves without each rounding.
+
+    Each row of a batch is the same image with another tensor left unrounded. The images are the two
+    whose answers are furthest from the reference's.
+
+    Args:
+        graph: A converted deploy graph, ``deploy/fp16.onnx``.
+        images: (N, H, W, 3) uint8.
+        reference: (N, K), the reference's logits of these images.
+        trials: When their time is up, what has been measured must do.
+        progress: Called after every batch.
+
+    Returns:
+        For each tensor that was measured the decrease of the largest logit error, the largest
+        first; infinite where only without this rounding the answer is finite.
     """
-    from deploykit.graph.files import load_graph
+    from deploykit.graph.instruments import model_bytes
+    from deploykit.graph.preprocessing import DEPLOY_INPUT
+    from deploykit.graph.rehearsal import switchable_rehearsal
+    from deploykit.graph.switches import SWITCHES
 
-    with open_rehearsal(
-        load_graph(path),
-        name=FP16_GRAPH,
-        preprocessing=manifest.preprocessing,
-        labels=manifest.labels,
-    ) as candidate:
-        verdict = photos.judge(candidate, manifest, progress)
-    if not verdict.passed:
-        raise ParityError(
-            "The FP16 graph passes on the photos of the search, but not on others:\n"
-            + "\n".join((*verdict.objections, *flip_lines(verdict))),
-            hint="Give more photos (--images), or build in FP32: --precision fp32",
+    switchable, tensors = switchable_rehearsal(graph)
+    gains = dict.fromkeys(tensors, -math.inf)
+    measured: set[str] = set()
+    with open_probe(model_bytes(switchable)) as probe:
+
+        def errors(rows: ImageBatch, exact: npt.NDArray[np.bool_], wanted: Logits) -> Errors:
+            (logits,) = probe.run({DEPLOY_INPUT: rows, SWITCHES: exact}).values()
+            return _largest_errors(logits, wanted)
+
+        nothing = np.zeros((_ROWS, len(tensors)), np.bool_)
+        rounded = np.concatenate(
+            [
+                errors(rows, nothing[: len(rows)], reference[i : i + _ROWS])
+                for i, rows in _slices(images)
+            ]
         )
-    return verdict
+        worst = np.argsort(-rounded, kind="stable")[:_WORST_IMAGES]
+        choices = np.eye(len(tensors), dtype=np.bool_)
+        for start, exact in _slices(choices):
+            if trials.expired:
+                break
+            for image in worst:
+                rows = np.broadcast_to(images[image], (len(exact), *images.shape[1:]))
+                wanted = np.broadcast_to(reference[image], (len(exact), reference.shape[1]))
+                found = errors(np.ascontiguousarray(rows), exact, wanted)
+                for tensor, error in zip(tensors[start : start + _ROWS], found, strict=True):
+                    gains[tensor] = max(gains[tensor], _gain(rounded[image], error))
+                    measured.add(tensor)
+            progress(Step("measuring sensitivity", len(measured), len(tensors)))
+    return {name: gains[name] for name in sorted(measured, key=lambda name: -gains[name])}
 
 
-def _publish(
-    bundle: Bundle,
-    path: Path,
-    kept: tuple[KeptNode, ...],
-    proof: KeptVerdict,
-    search: SearchRecord,
-) -> None:
-    """Put the graph, its kept nodes, what chose them and its proof into the bundle, all at once."""
-    fp32 = bundle.deploy_graph("fp32")
+def _largest_errors(logits: Logits, reference: Logits) -> Errors:
+    """Each row's largest logit error; infinite where a logit is not finite."""
+    errors = np.abs(logits.astype(np.float64) - reference).max(axis=1)
+    return np.where(np.isfinite(errors), errors, np.inf)
 
-    def change(manifest: Manifest) -> Manifest:
-        require_unchanged(bundle, manifest, fp32)
-        changed = msgspec.structs.replace(
-            manifest.without_verdicts_of(FP16_GRAPH),
-            deploy={**manifest.deploy, "fp16": FP16_GRAPH},
-            files={**manifest.files, FP16_GRAPH: record_file(path)},
-            kept={**manifest.kept, "fp16": kept},
-            searches={**manifest.searches, FP16_GRAPH: search},
-        )
-        return changed.with_verdict(proof)
 
-    update_manifest(bundle.folder, change, {FP16_GRAPH: path})
+def _gain(before: float, after: float) -> float:
+    if math.isinf(after):
+        return 0.0
+    return before - after
+
+
+def _slices(rows: npt.NDArray[_Scalar]) -> Iterator[tuple[int, npt.NDArray[_Scalar]]]:
+    for start in range(0, len(rows), _ROWS):
+        yield start, rows[start : start + _ROWS]

@@ -1,28 +1,50 @@
-"""Quantize: make the INT8 deploy graphs that decide as the checkpoint does, and prove them."""
+"""Quantize: make graphs of lower precision that decide as the checkpoint does, and prove them.
+
+One flow for FP16 and INT8: scan or calibrate, convert, compare on the photos of the search, rank
+the nodes by what they cost, keep the fewest in FP32, prove on other photos, publish.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.bundle.folder import Bundle, open_bundle
+import msgspec
+
+from deploykit.bundle.folder import Bundle, open_bundle, require_unchanged
+from deploykit.bundle.manifest import (
+    Manifest,
+    SearchRecord,
+    record_file,
+    sha256_of,
+    update_manifest,
+)
 from deploykit.bundle.verdicts import KeptVerdict
-from deploykit.commands.quantize.int8_calibration import SeenRanges, calibrate
-from deploykit.commands.quantize.int8_files import Publication, publish_graphs, write_graph
-from deploykit.commands.quantize.int8_loop import FOR_TENSORRT, ON_CPU, Blanket, Int8Loop, Scheme
-from deploykit.commands.quantize.int8_proof import note_left_out, proofs_of, prove_graph
-from deploykit.commands.quantize.replacement import refuse_unproven, weigh_photos
-from deploykit.commands.quantize.request import SearchedGraph, SearchRequest
-from deploykit.errors import GraphError, MissingError, ParityError
+from deploykit.commands.quantize.fp16 import FP16, Fp16
+from deploykit.commands.quantize.int8 import FOR_TENSORRT, ON_CPU, Int8, SeenRanges, calibrate
+from deploykit.commands.quantize.search import NodeSet
+from deploykit.commands.quantize.strategy import KeptSet, Scheme, Strategy
+from deploykit.errors import BundleError, GraphError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
+from deploykit.inference.sessions import open_rehearsal
 from deploykit.parity.calibration import CalibrationMethod
-from deploykit.proof.answered import AnsweredPhotos, split_answers
+from deploykit.proof.answered import AnsweredPhotos, flip_lines, split_answers
 from deploykit.proof.photos import Photos, split_photos
-from deploykit.proof.reference import EXPORT_PROVES, Reference, ReferenceRequest, open_reference
-from deploykit.proof.verdict import Verdict
+from deploykit.proof.policy import MIN_PHOTOS, status_of, too_few_photos
+from deploykit.proof.reference import (
+    EXPORT_PROVES,
+    OpenReference,
+    ReferenceRequest,
+    open_reference,
+)
+from deploykit.proof.verdict import Verdict, kept_verdict
+from deploykit.runtime.opener import open_graph
+from deploykit.specs.precision import KeptNode, Precision
+from deploykit.specs.session import Session
 from deploykit.specs.value import choice
 from deploykit.system.cpu import read_cpu, saturates_int8
 from deploykit.system.files import staged
@@ -32,67 +54,104 @@ from deploykit.system.text import counted
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+SEARCH_SECONDS = 300.0
 #: What the graph for CPUs can be made for.
 INT8_RUNTIMES = ON_CPU.runtimes
-#: INT8 adds up many small errors, which takes more photos to see than FP16's few large ones.
-_SEARCH_PHOTOS = 64
-_PROOF_PHOTOS = 128
-_SCHEMES = (ON_CPU, FOR_TENSORRT)
+#: What is made for a precision, in this order.
+SCHEMES: dict[Precision, tuple[Scheme, ...]] = {"fp16": (FP16,), "int8": (ON_CPU, FOR_TENSORRT)}
+#: For the search and for the proof. INT8 adds up many small errors, which takes more photos to see
+#: than FP16's few large ones.
+_PHOTOS: dict[Precision, tuple[int, int]] = {"fp16": (32, 32), "int8": (64, 128)}
+_MORE_PHOTOS = (
+    f"Give {2 * MIN_PHOTOS} different photos or more (--images DIR): one half is searched on, "
+    "the other proves."
+)
 
 
 @dataclass(frozen=True)
-class QuantizeRequest(SearchRequest):
-    """How to quantize.
+class QuantizeRequest:
+    """How to make graphs of lower precision.
 
     Attributes:
-        runtime: What the graph for CPUs is made for, one of :data:`INT8_RUNTIMES`; None for the
-            first of them that is here.
-        graphs: What to make, ``deploy/int8.onnx`` and ``deploy/int8-tensorrt.onnx`` or one of them.
+        precision: ``fp16`` or ``int8``.
+        images: A folder of photos, of which one sample is for the search, and INT8's calibration,
+            and another for the proof; None for the one given at export, else the golden images.
+        search_seconds: How long the search for each graph may begin new trials.
+        runtime: What the INT8 graph for CPUs is made for, one of :data:`INT8_RUNTIMES`; None for
+            the first of them that is here.
+        graphs: Which of the precision's graphs to make, by their paths in the bundle; empty for
+            all.
     """
 
+    precision: Precision = "int8"
+    images: Path | None = None
+    search_seconds: float = SEARCH_SECONDS
     runtime: str | None = None
-    graphs: tuple[str, ...] = (ON_CPU.graph, FOR_TENSORRT.graph)
+    graphs: tuple[str, ...] = ()
 
-    def check(self) -> None:
-        """Refuse options that make no sense.
+    def schemes(self) -> tuple[Scheme, ...]:
+        """What is to be made.
 
         Raises:
-            UsageError: There is no such runtime or graph.
+            UsageError: There is no such precision, runtime or graph.
         """
+        precision = choice(self.precision, tuple(SCHEMES), "precision to quantize to")
         if self.runtime is not None:
             choice(self.runtime, INT8_RUNTIMES, "runtime for INT8 on CPUs")
         for graph in self.graphs:
-            choice(graph, tuple(each.graph for each in _SCHEMES), "INT8 graph")
+            choice(graph, tuple(each.graph for each in SCHEMES[precision]), f"{precision} graph")
+        return tuple(
+            each for each in SCHEMES[precision] if not self.graphs or each.graph in self.graphs
+        )
 
 
 @dataclass(frozen=True)
-class QuantizedGraph(SearchedGraph):
-    """An INT8 graph that passed on the runtime that it is made for.
+class QuantizedGraph:
+    """A graph of lower precision that passed on the runtime that it is made for.
 
     Attributes:
         graph: Its path in the bundle.
         runtime: What it is made for: the search tried graphs there.
-        integers: How many nodes compute with integers.
-        method: How the tensors' ranges were chosen.
-        verdicts: Of the very file, one for each runtime that is here.
+        kept: The nodes that stay in FP32, and why.
+        integers: How many nodes of an INT8 graph compute with integers; None for FP16.
+        method: How the tensors' ranges were chosen; None for FP16.
+        verdicts: Of the very file, on photos that the search did not use, one for each runtime
+            that is here.
         proofs: Those of them that passed, as the manifest keeps them.
+        searched: How many photos the search used.
+        trials: How many graphs were tried.
+        minimal: Whether it was shown that no single kept node can be spared.
     """
 
     graph: str
     runtime: str
-    integers: int
-    method: CalibrationMethod
+    kept: tuple[KeptNode, ...]
+    integers: int | None
+    method: CalibrationMethod | None
     verdicts: tuple[Verdict, ...]
     proofs: tuple[KeptVerdict, ...]
+    searched: int
+    trials: int
+    minimal: bool
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the runtime that it is made for."""
+        return next(each for each in self.verdicts if each.candidate.runtime == self.runtime)
+
+    @property
+    def proof(self) -> KeptVerdict:
+        """The same as the manifest keeps it."""
+        return next(each for each in self.proofs if each.runtime == self.runtime)
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """The INT8 graphs of a bundle.
+    """The graphs of lower precision that were made.
 
     Attributes:
         bundle: The bundle, which has the graphs and their proofs now.
-        graphs: Those that passed: that for CPUs, then that for TensorRT.
+        graphs: Those that passed, in the order of :data:`SCHEMES`.
         refused: Why none was made for TensorRT beside that for CPUs; None when it was.
         outdated: The engines that were built from an earlier graph of a name, and run no longer.
     """
@@ -111,12 +170,12 @@ class Quantization:
 def quantize_bundle(
     bundle: Bundle, request: QuantizeRequest | None = None, progress: Progress = silent
 ) -> Quantization:
-    """Make ``deploy/int8.onnx`` and ``deploy/int8-tensorrt.onnx`` from ``deploy/fp32.onnx``.
+    """Make graphs of lower precision from ``deploy/fp32.onnx``.
 
-    They are calibrated on photos; a search chooses the nodes that stay in FP32; then the files that
-    were written are compared on other photos: the first on OpenVINO where it is installed and on
-    ONNX Runtime, and must pass on the one that it is made for, the second in rehearsal. Each is in
-    the bundle once it has passed, whatever becomes of the other.
+    A search chooses the nodes that stay in FP32; then the files that were written are compared on
+    other photos: INT8 for CPUs on OpenVINO where it is installed and on ONNX Runtime, and must pass
+    on the one that it is made for; FP16 and INT8 for TensorRT in rehearsal, which needs no
+    TensorRT. Each is in the bundle once it has passed, whatever becomes of the other.
 
     Args:
         bundle: The bundle.
@@ -124,7 +183,7 @@ def quantize_bundle(
         progress: Called with what is being done.
 
     Raises:
-        UsageError: There is no such runtime.
+        UsageError: There is no such precision, runtime or graph.
         ParityError: No set of FP32 nodes was found with which the first graph passes, or the one
             that was found fails on the photos that the search did not see, or they are too few to
             replace a graph that is proven, or most photos cannot be read. The bundle stays as it
@@ -133,31 +192,33 @@ def quantize_bundle(
         MissingError: onnx or the runtime that was asked for is not here.
     """
     request = request or QuantizeRequest()
-    request.check()
-    split = quantization_photos(bundle, request.images, progress)
-    if ON_CPU.graph in request.graphs:
+    schemes = request.schemes()
+    split = quantization_photos(bundle, request.precision, request.images, progress)
+    if ON_CPU in schemes:
         _note_saturation(progress)
     with ExitStack() as stack:
         reference = open_reference(bundle, ReferenceRequest(), progress)
         stack.enter_context(reference.session)
         if reference.objection is not None:
             raise ParityError(
-                f"Nothing can be proven in INT8: {reference.objection}.", hint=EXPORT_PROVES
+                f"Nothing can be proven in {request.precision.upper()}: {reference.objection}.",
+                hint=EXPORT_PROVES,
             )
         search, proof = split_answers(split, reference, progress)
-        weigh_photos(bundle, request.graphs, proof, progress)
+        _weigh_photos(bundle, schemes, proof, progress)
         folder = stack.enter_context(staged(bundle.folder))
         maker = _Maker(bundle, request, reference, search, proof, folder, progress)
-        made, refused = maker.make()
+        made, refused = maker.make(schemes)
     now = open_bundle(bundle.folder)
     return Quantization(now, made, refused, engines_outdated(bundle, now))
 
 
 def quantization_photos(
-    bundle: Bundle, images: Path | None, progress: Progress
+    bundle: Bundle, precision: Precision, images: Path | None, progress: Progress
 ) -> tuple[Photos, Photos]:
     """Photos to calibrate and search on, and others to prove on; see :func:`split_photos`."""
-    return split_photos(bundle, images, progress, search=_SEARCH_PHOTOS, proof=_PROOF_PHOTOS)
+    search, proof = _PHOTOS[precision]
+    return split_photos(bundle, images, progress, search=search, proof=proof)
 
 
 def _note_saturation(progress: Progress) -> None:
@@ -177,93 +238,70 @@ class _Maker:
 
     bundle: Bundle
     request: QuantizeRequest
-    reference: Reference
+    reference: OpenReference
     search: AnsweredPhotos
     proof: AnsweredPhotos
     folder: Path
     progress: Progress
 
-    def make(self) -> tuple[tuple[QuantizedGraph, ...], ParityError | None]:
+    def make(
+        self, schemes: Sequence[Scheme]
+    ) -> tuple[tuple[QuantizedGraph, ...], ParityError | None]:
         """Make what was asked for, but not the one for TensorRT beside another if it fails.
 
         Raises:
             ParityError: The first does not pass.
         """
-        first, *others = (each for each in _SCHEMES if each.graph in self.request.graphs)
-        made = [self._publish(self._make(first))]
+        first, *others = schemes
+        made = [self._make(first)]
         for scheme in others:
             try:
-                made.append(self._publish(self._make(scheme)))
+                made.append(self._make(scheme))
             except ParityError as exc:
                 if scheme.graph in self.bundle.manifest.files:
                     self.progress(Note(f"{scheme.graph} stays as it was made before"))
                 return tuple(made), exc
         return tuple(made), None
 
-    def _publish(self, graph: QuantizedGraph) -> QuantizedGraph:
-        """Put a graph into the bundle: making another may fail, or be given up.
-
-        Raises:
-            ParityError: It is not proven well enough to replace the one that is there.
-        """
-        refuse_unproven(self.bundle, graph.graph, graph.proofs)
-        search = self.search.search_on(graph.runtime, graph.integers)
-        path = self._path(graph.graph)
-        publish_graphs(
-            self.bundle, [Publication(graph.graph, path, graph.kept, search, graph.proofs)]
-        )
-        self.progress(Note(f"{graph.graph} passed: it is in the bundle"))
-        return graph
-
     def _make(self, scheme: Scheme) -> QuantizedGraph:
-        manifest, path = self.bundle.manifest, self._path(scheme.graph)
-        loop, blanket = self._begin(scheme)
-        found = loop.run(blanket, self.request.search_seconds)
-        kept, integers = write_graph(loop, found, manifest, path)
-        try:
-            verdicts = prove_graph(scheme, path, loop.runtime, manifest, self.proof, self.progress)
-        except ParityError as exc:
-            blame = loop.in_the_way(self.request.search_seconds)
-            message = f"{exc.message}\n{counted(len(kept), 'node')} stayed in FP32. {blame}"
-            raise ParityError(message, hint=exc.hint) from exc
-        proofs = proofs_of(verdicts, path, self.reference, self.proof)
-        return QuantizedGraph(
-            graph=scheme.graph,
-            runtime=loop.runtime,
-            kept=kept,
-            integers=integers,
-            method=found.method,
-            verdict=next(each for each in verdicts if each.candidate.runtime == loop.runtime),
-            verdicts=verdicts,
-            proof=next(each for each in proofs if each.runtime == loop.runtime),
-            proofs=proofs,
-            searched=len(self.search.logits),
-            trials=found.trials,
-            minimal=found.minimal,
-        )
+        from deploykit.graph.files import save_graph
 
-    def _begin(self, scheme: Scheme) -> tuple[Int8Loop, Blanket]:
-        """Choose the runtime to search on: what was asked for, else the first that runs INT8.
+        manifest, path = self.bundle.manifest, self.folder / Path(scheme.graph).name
+        strategy, start = self._begin(scheme)
+        found = strategy.find(start, self.request.search_seconds)
+        graph = strategy.converted(found.nodes)
+        save_graph(graph, path, labels=manifest.labels, preprocessing=manifest.preprocessing)
+        made = self._proven(strategy, found, strategy.kept_nodes(graph, found), path)
+        _refuse_unproven(self.bundle, scheme.graph, made.proofs)
+        search = SearchRecord(made.runtime, tuple(sorted(self.search.digests)), made.integers)
+        _publish(self.bundle, scheme, made, search, path)
+        self.progress(Note(f"{scheme.graph} passed: it is in the bundle"))
+        return made
+
+    def _begin(self, scheme: Scheme) -> tuple[Strategy, tuple[dict[str, str], NodeSet]]:
+        """Choose the runtime to search on: what was asked for, else the first that runs it.
 
         Raises:
-            ParityError: INT8 computes nothing of the network.
+            ParityError: See :meth:`Strategy.begin`.
             MissingError: That runtime, or every one, is not here.
             GraphError: It cannot run the graph.
         """
         wanted = self.request.runtime
         *others, last = [wanted] if wanted in scheme.runtimes else scheme.runtimes
         for runtime in others:
-            loop = self._loop(scheme, runtime)
+            strategy = self._strategy(scheme, runtime)
             try:
-                return loop, loop.judge_blanket()
+                return strategy, strategy.begin()
             except (MissingError, GraphError) as exc:
-                note_left_out(scheme, runtime, exc, self.progress)
-        loop = self._loop(scheme, last)
-        return loop, loop.judge_blanket()
+                self._note_skipped(scheme, runtime, exc)
+        strategy = self._strategy(scheme, last)
+        return strategy, strategy.begin()
 
-    def _loop(self, scheme: Scheme, runtime: str) -> Int8Loop:
-        manifest, seen = self.bundle.manifest, self._seen
-        return Int8Loop(self._fp32, scheme, runtime, manifest, seen, self.search, self.progress)
+    def _strategy(self, scheme: Scheme, runtime: str) -> Strategy:
+        arguments = (self._fp32, scheme, runtime, self.bundle.manifest, self.search, self.progress)
+        if scheme.precision == "fp16":
+            return Fp16(*arguments)
+        return Int8(*arguments, seen=self._seen)
 
     @cached_property
     def _fp32(self) -> ir.Model:
@@ -275,5 +313,165 @@ class _Maker:
     def _seen(self) -> SeenRanges:
         return calibrate(self._fp32, self.search.batches, self.progress)
 
-    def _path(self, graph: str) -> Path:
-        return self.folder / Path(graph).name
+    def _proven(
+        self, strategy: Strategy, found: KeptSet, kept: tuple[KeptNode, ...], path: Path
+    ) -> QuantizedGraph:
+        """Compare the very file that was written, on photos that no search has used.
+
+        Raises:
+            ParityError: It does not pass on the runtime of the search.
+            MissingError: That one is not here any more.
+            GraphError: It cannot run the graph.
+        """
+        scheme, runtime, verdicts = strategy.scheme, strategy.runtime, []
+        for each in scheme.runtimes:
+            try:
+                with self._opened(scheme, each, path) as session:
+                    # OpenVINO compiles once more at the first batch of two images.
+                    judged = self.proof.judge(session, self.bundle.manifest, self.progress)
+                    verdicts.append(judged)
+            except (MissingError, GraphError) as exc:
+                if each == runtime:
+                    raise
+                self._note_skipped(scheme, each, exc)
+        if not any(each.passed and each.candidate.runtime == runtime for each in verdicts):
+            lines = [line for verdict in verdicts for line in _failure_lines(verdict)]
+            worst = strategy.worst_nodes(self.request.search_seconds)
+            lines.append(f"{counted(len(kept), 'node')} stayed in FP32. {worst}")
+            raise ParityError(
+                f"{scheme.graph} passes on the photos of the search, but not on others:\n"
+                + "\n".join(lines),
+                hint=f"Give more photos (--images), or stay with {scheme.instead}.",
+            )
+        sha256 = sha256_of(path)
+        return QuantizedGraph(
+            graph=scheme.graph,
+            runtime=runtime,
+            kept=kept,
+            integers=strategy.integers(kept) if isinstance(strategy, Int8) else None,
+            method=found.method,
+            verdicts=tuple(verdicts),
+            proofs=tuple(
+                kept_verdict(each, sha256, self.reference, self.proof.drawn)
+                for each in verdicts
+                if each.passed
+            ),
+            searched=len(self.search.logits),
+            trials=found.trials,
+            minimal=found.minimal,
+        )
+
+    def _opened(self, scheme: Scheme, runtime: str, path: Path) -> Session:
+        manifest = self.bundle.manifest
+        if scheme.precision == "fp16":
+            from deploykit.graph.files import load_graph
+
+            return open_rehearsal(
+                load_graph(path),
+                name=scheme.graph,
+                preprocessing=manifest.preprocessing,
+                labels=manifest.labels,
+            )
+        return open_graph(
+            path,
+            name=scheme.graph,
+            runtime=runtime,
+            precision=scheme.precision,
+            preprocessing=manifest.preprocessing,
+            labels=manifest.labels,
+        )
+
+    def _note_skipped(self, scheme: Scheme, runtime: str, error: MissingError | GraphError) -> None:
+        """Say that a runtime cannot run a graph, unless it is just not installed."""
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            self.progress(Note(f"skipped: {scheme.graph} on {runtime}: {error.message}"))
+
+
+def _failure_lines(verdict: Verdict) -> Iterator[str]:
+    for objection in verdict.objections:
+        yield f"{verdict.candidate.runtime}: {objection}"
+    yield from flip_lines(verdict)
+
+
+def _publish(
+    bundle: Bundle, scheme: Scheme, made: QuantizedGraph, search: SearchRecord, path: Path
+) -> None:
+    """Put a graph and what is known of it into the bundle, all at once.
+
+    Raises:
+        BundleError: Its FP32 graph is not the one that it was made from any more.
+    """
+    fp32 = bundle.deploy_graph("fp32")
+
+    def change(manifest: Manifest) -> Manifest:
+        require_unchanged(bundle, manifest, fp32)
+        changed = msgspec.structs.replace(
+            manifest.without_verdicts_of(made.graph),
+            files={**manifest.files, made.graph: record_file(path)},
+            searches={**manifest.searches, made.graph: search},
+        )
+        for proof in made.proofs:
+            changed = changed.with_verdict(proof)
+        if scheme == FOR_TENSORRT:
+            return msgspec.structs.replace(changed, kept_for_tensorrt=made.kept)
+        return msgspec.structs.replace(
+            changed,
+            deploy={**manifest.deploy, scheme.precision: made.graph},
+            kept={**manifest.kept, scheme.precision: made.kept},
+        )
+
+    update_manifest(bundle.folder, change, {made.graph: path})
+
+
+def _weigh_photos(
+    bundle: Bundle, schemes: Iterable[Scheme], photos: AnsweredPhotos, progress: Progress
+) -> None:
+    """Say before a search that what it finds will not be proven, if the photos are too few.
+
+    Raises:
+        ParityError: The photos are too few, and a graph is there that is proven.
+    """
+    if not photos.is_too_few:
+        return
+    images = counted(photos.drawn.images, "photo" if photos.drawn.kind == "photos" else "image")
+    for scheme in schemes:
+        if _is_proven(bundle, scheme.graph):
+            raise ParityError(
+                f"{scheme.graph} stays as it is: it is proven, and what would replace it would be "
+                f"compared on {images}; below FP32 a proof takes {MIN_PHOTOS} photos.",
+                hint=_MORE_PHOTOS,
+            )
+    progress(
+        Note(
+            f"UNPROVEN: what is made will be compared on {images}; below FP32 a proof takes "
+            f"{MIN_PHOTOS} photos. {_MORE_PHOTOS}"
+        )
+    )
+
+
+def _refuse_unproven(bundle: Bundle, graph: str, proofs: Sequence[KeptVerdict]) -> None:
+    """Refuse what was made where it would replace what is proven and is not proven itself.
+
+    Raises:
+        ParityError: A graph is there that is proven, and no proof of this one counts.
+    """
+    reasons = [too_few_photos(proof) for proof in proofs]
+    if all(reasons) and _is_proven(bundle, graph):
+        raise ParityError(
+            f"{graph} stays as it is: it is proven, and what would replace it is not: "
+            f"{reasons[0]}.",
+            hint=_MORE_PHOTOS,
+        )
+
+
+def _is_proven(bundle: Bundle, graph: str) -> bool:
+    """Whether a proof of a graph counts anywhere; not of one that is missing or damaged."""
+    try:
+        bundle.checked(graph)
+    except BundleError:
+        return False
+    sha256 = bundle.manifest.files[graph].sha256
+    return any(
+        each.graph_sha256 == sha256 and status_of(bundle, each).word == "proven"
+        for each in bundle.manifest.verdicts
+    )

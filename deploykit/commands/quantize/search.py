@@ -6,7 +6,7 @@ It knows nothing of graphs: nodes are names, and whether a set passes is a funct
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -112,25 +112,3 @@ def shrink(nodes: NodeSet, pinned: NodeSet, passes: Trials) -> tuple[NodeSet, bo
 
 def _chunks(names: Sequence[str], size: int) -> list[NodeSet]:
     return [frozenset(names[i : i + size]) for i in range(0, len(names), size)]
-
-
-@dataclass(frozen=True)
-class KeptSet:
-    """What a search found.
-
-    Attributes:
-        nodes: The names of nodes that must stay in FP32.
-        reasons: Why, for each of them.
-        trials: How many sets were tried.
-        minimal: Whether it was shown that no single one can be spared.
-    """
-
-    nodes: NodeSet
-    reasons: Mapping[str, str]
-    trials: int
-    minimal: bool
-
-
-def group_reasons(groups: Sequence[tuple[Sequence[str], str]]) -> dict[str, str]:
-    """Each node's reason: that of the first group that it is in."""
-    return {name: reason for names, reason in reversed(groups) for name in names}

@@ -7,7 +7,6 @@ from typing import Any
 
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.verdicts import KeptVerdict
-from deploykit.commands.quantize.request import SearchedGraph
 from deploykit.commands.quantize.run import Quantization, QuantizedGraph
 from deploykit.engine.passport import how_to_build_again
 from deploykit.inference.engines import Engine
@@ -59,11 +58,13 @@ def quantization_text(result: Quantization) -> str:
 
 
 def _graph_text(graph: QuantizedGraph) -> Iterator[str]:
-    yield (
-        f"{graph.graph}, made for {made_for(graph.runtime)}: "
-        f"{counted(graph.integers, 'node')} in INT8, {len(graph.kept)} of that kind in FP32; "
-        f"ranges of {_METHODS[graph.method]}"
-    )
+    line = f"{graph.graph}, made for {made_for(graph.runtime)}: "
+    if graph.integers is not None and graph.method is not None:
+        line += f"{counted(graph.integers, 'node')} in INT8, {len(graph.kept)} of that kind in "
+        line += f"FP32; ranges of {_METHODS[graph.method]}"
+    else:
+        line += f"{counted(len(graph.kept), 'node')} in FP32"
+    yield line
     yield from kept_text(graph.kept, graph)
     if graph.kept and graph.runtime != REHEARSAL:
         yield "         each of them costs speed: deploykit bench shows what is fastest here"
@@ -126,7 +127,7 @@ def outdated_text(engines: Sequence[Engine]) -> list[str]:
     ]
 
 
-def kept_text(kept: tuple[KeptNode, ...], search: SearchedGraph | None) -> list[str]:
+def kept_text(kept: tuple[KeptNode, ...], search: QuantizedGraph | None) -> list[str]:
     """The nodes that stay in FP32, a line each, with where they are and why."""
     lines = [
         f"FP32     {node.node} ({node.operator}{f' of {node.module}' if node.module else ''}): "

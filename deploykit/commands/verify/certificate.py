@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploykit.bundle.folder import CANONICAL_GRAPH
-from deploykit.commands.diagnose.text import UNRESTORED
 from deploykit.commands.verify.answers import Comparison, PhotoAnswers, thumbnail_urls
 from deploykit.commands.verify.claims import claim_of
 from deploykit.commands.verify.headline import Outcome, headline_of, outcome_of, worst_of
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from deploykit.commands.diagnose.text import BrokenWalk
     from deploykit.commands.verify.result import Verification
     from deploykit.parity.accuracy import Accuracy, ClassAccuracy
-    from deploykit.parity.blame import LayerReport, StageReport
+    from deploykit.parity.diagnosis import LayerReport, StageReport
     from deploykit.proof.verdict import Verdict
 
 _TEMPLATE = "certificate.html.j2"
@@ -108,7 +107,6 @@ def write_certificate(
         "pictures": thumbnail_urls(shown, photos_folder),
         "classes": _shown_classes(verification.accuracy),
         "stages": stages,
-        "unrestored": UNRESTORED,
         "mend": mend,
         "layers": layers,
         "most_layers": _MOST_LAYERS,

@@ -10,7 +10,7 @@ from deploykit.bundle.folder import CANONICAL_GRAPH
 if TYPE_CHECKING:
     from deploykit.bundle.verdicts import ReferenceKind
     from deploykit.commands.verify.result import Verification
-    from deploykit.parity.blame import Stage, StageReport
+    from deploykit.parity.diagnosis import Stage, StageReport
 
 
 #: What is left of a proof where training's preprocessing was another.
@@ -88,7 +88,7 @@ def limit_of_stages(verification: Verification, stages: StageReport | None) -> s
     if stages is None or not any(verdict.passed for verdict in verification.verdicts):
         return ""
     blamed = {finding.stage for finding in stages.findings}
-    blamed.update(step.stage for step in stages.steps if step.objections)
+    blamed.update(step.stage for step in stages.steps if step.reasons)
     return RECORDED_ONLY if blamed & _PREPROCESSING else ""
 
 

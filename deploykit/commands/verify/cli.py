@@ -88,7 +88,7 @@ def verify(
     ] = False,
     stages: Annotated[
         bool,
-        typer.Option("--stages", help="Walk from the photo to the runtime, one change at a time."),
+        typer.Option("--stages", help="Find the stage that moves the answer."),
     ] = False,
     transform: Annotated[
         str | None,
@@ -100,8 +100,8 @@ def verify(
     trained_accuracy: Annotated[
         float | None,
         typer.Option(
-            help="With --stages, what training had, 0 to 1: far below it, the usual mistakes are "
-            "tried.",
+            help="With --stages, the accuracy of the training on its test photos, 0 to 1. "
+            "Below it, the usual mistakes are tried.",
         ),
     ] = None,
     layers: Annotated[

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deploykit.bundle.verdicts import PhotoKind
     from deploykit.commands.diagnose.text import BrokenWalk
     from deploykit.commands.verify.result import Verification
-    from deploykit.parity.blame import LayerReport, StageReport
+    from deploykit.parity.diagnosis import LayerReport, StageReport
     from deploykit.parity.measurement import Measurement
     from deploykit.proof.verdict import Verdict
 
@@ -139,8 +139,8 @@ def _passed_but_blamed(
         fault = f"{holds} with the recorded preprocessing, but a fault was found."
         return [fault, *blame, limit]
     meaning = [f"{holds}, but a walk to find faults did not pass.", *blame]
-    culprit = None if stages is None else stages.culprit
-    if culprit is not None or not all(layer.passed for layer in layers):
+    first = None if stages is None else stages.first
+    if first is not None or not all(layer.passed for layer in layers):
         meaning.append("These photos bear it; others may not.")
     return meaning
 
@@ -148,8 +148,8 @@ def _passed_but_blamed(
 def _blamed_stages(stages: StageReport) -> list[str]:
     """The faults that have a name, else the first stage that left its tolerance."""
     blamed = [(finding.stage, finding.message) for finding in stages.findings]
-    if not blamed and stages.culprit is not None:
-        blamed = [(stages.culprit.stage, stages.culprit.change)]
+    if not blamed and stages.first is not None:
+        blamed = [(stages.first.stage, stages.first.change)]
     return [f"To blame: {stage}. {sentence_of(what)}" for stage, what in blamed] or [
         "The walk over the stages compared nothing."
     ]

@@ -18,7 +18,7 @@ from deploykit.commands.verify.claims import claim_of, limits_of
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.text import numbers_text
 from deploykit.errors import InputError
-from deploykit.parity.blame import LayerError, LayerReport, StageReport, StageStep
+from deploykit.parity.diagnosis import LayerError, LayerReport, StageReport, StageStep
 from deploykit.proof.text import flips_of, flips_text, photos_text
 from deploykit.specs.session import SessionSpec
 from deploykit.system.files import replacing
@@ -133,7 +133,7 @@ def _stages_suite(bundle: Bundle, stages: StageReport, created: str) -> ET.Eleme
     suite = _suite("stages", created, {"beginning": stages.beginning})
     name = f"{bundle.name}.stages"
     for step in stages.steps:
-        _case(suite, name, f"{step.stage}: {step.change}", step.objections, [_step_text(step)])
+        _case(suite, name, f"{step.stage}: {step.change}", step.reasons, [_step_text(step)])
     for finding in stages.findings:
         _case(suite, name, f"{finding.stage}: finding", [finding.message], [finding.hint])
     if not stages.steps:
@@ -143,7 +143,7 @@ def _stages_suite(bundle: Bundle, stages: StageReport, created: str) -> ET.Eleme
 
 def _step_text(step: StageStep) -> str:
     if step.added.images == 0:
-        return "no photo was compared" + ("" if step.objections else ": this step is not judged")
+        return "no photo was compared" + ("" if step.reasons else ": this step is not judged")
     added, total = step.added, step.in_all
     text = f"adds: flips {flips_of(added)}, error {added.max_relative_error:.1e} of the scale"
     if total is None:

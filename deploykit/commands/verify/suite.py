@@ -236,8 +236,8 @@ def check_candidate(subject: Subject, candidate: Candidate) -> str:
 
 
 def check_stages(subject: Subject) -> str:
-    """Whether the walk of ``verify --stages`` finds every step within its tolerance."""
-    from deploykit.commands.diagnose.stages.run import StagesRequest, walk_stages
+    """Whether ``verify --stages`` finds every step within its tolerance, and no fault."""
+    from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages
     from deploykit.commands.diagnose.text import stage_report_text
 
     request = subject.request
@@ -249,7 +249,7 @@ def check_stages(subject: Subject) -> str:
         runtime=request.runtime,
         precision=request.precision,
     )
-    report = walk_stages(subject.bundle, wanted)
+    report = diagnose_stages(subject.bundle, wanted)
     if not report.passed:
         pytest.fail(stage_report_text(report), pytrace=False)
     return f"{len(report.steps)} stages, each within its tolerance"

@@ -10,7 +10,7 @@ import msgspec
 from deploykit.commands.verify.claims import claim_of, limits_of
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import Accuracy, ClassAccuracy
-from deploykit.parity.blame import StageReport
+from deploykit.parity.diagnosis import StageReport
 from deploykit.proof.text import (
     flips_of,
     flips_text,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deploykit.commands.diagnose.text import Blame
     from deploykit.commands.verify.result import Verification
     from deploykit.commands.verify.run import VerifyRequest
-    from deploykit.parity.blame import LayerReport, StageReport
+    from deploykit.parity.diagnosis import LayerReport, StageReport
     from deploykit.proof.reference import OpenReference
     from deploykit.system.progress import Progress
 
@@ -130,7 +130,7 @@ class Walks:
         stages = made(
             "stages",
             self.stages,
-            lambda: _walk_stages(bundle, wanted, plan, reference, progress),
+            lambda: _diagnose_stages(bundle, wanted, plan, reference, progress),
         )
         layers = made(
             "layers",
@@ -174,13 +174,13 @@ def _walk_layers(
     return walk_layers(bundle, wanted, progress, reference=reference)
 
 
-def _walk_stages(
+def _diagnose_stages(
     bundle: Bundle,
     request: StagesRequest,
     plan: StagesPlan | None,
     reference: OpenReference | None,
     progress: Progress,
 ) -> StageReport:
-    from deploykit.commands.diagnose.stages.run import walk_stages
+    from deploykit.commands.diagnose.stages.run import diagnose_stages
 
-    return walk_stages(bundle, request, progress, plan, reference=reference)
+    return diagnose_stages(bundle, request, progress, plan, reference=reference)

@@ -13,8 +13,8 @@ def only(monkeypatch):
         listed = bench.list_options
 
         def some(bundle, progress):
-            able, left_out = listed(bundle, progress)
-            return [option for option in able if option in wanted], left_out
+            able, skipped = listed(bundle, progress)
+            return [option for option in able if option in wanted], skipped
 
         monkeypatch.setattr(bench, "list_options", some)
 

@@ -19,9 +19,8 @@ from made_benchmarks import (
 
 from deploykit.bundle.accepted import Accepted
 from deploykit.commands.bench.page import write_bench_page
-from deploykit.commands.bench.pareto import front_of, pareto_of
-from deploykit.commands.bench.results import LeftOut
-from deploykit.commands.bench.timings import EndToEnd
+from deploykit.commands.bench.picture import draw_options
+from deploykit.commands.bench.results import Skipped
 from deploykit.errors import InputError
 
 
@@ -50,7 +49,7 @@ def said(path):
     return re.sub(r"[ \n\t]+", " ", text)
 
 
-def test_the_recommendation_comes_first(page):
+def test_page_begins_with_the_recommendation(page):
     text = said(page())
     assert "15.0 images/s Recommended: openvino fp32" in text
     assert "1.50 times the plain export" in text
@@ -62,7 +61,7 @@ def test_the_recommendation_comes_first(page):
     assert "onnxruntime-cuda fp32: There is no NVIDIA driver" in text
 
 
-def test_what_was_accepted_is_said(page):
+def test_page_says_what_was_accepted(page):
     accepted = Accepted(
         machine=MACHINE, file=FP32, sha256="0" * 64, runtime="openvino", precision="fp32",
         images_per_second=15.0, created="2026-11-22T03:11:26+00:00",
@@ -72,22 +71,19 @@ def test_what_was_accepted_is_said(page):
     assert "--accept" not in text
 
 
-def test_nothing_proven_is_said_first(page):
+def test_page_begins_with_nothing_proven(page):
     text = said(page(benchmark_of(measured(BF16, 30.0))))
     assert "Not proven Nothing can be recommended" in text
     assert "--images bird_photos --verify proves the fastest" in text
 
 
-def test_what_is_as_fast_and_what_cannot_run_is_said(page):
-    def at(option, *rates, **fields):
-        end_to_end = EndToEnd(batch_size=2, photos=24, rates=rates)
-        return measured(option, rates[0], "proven", end_to_end=end_to_end, **fields)
-
+def test_page_says_what_is_as_fast_and_what_was_skipped(page):
     refusals = {512: "memory does not hold so many images at once"}
     text = said(
         page(
             benchmark_of(
-                at(BF16, 20.0, 21.0, 22.0), at(OPENVINO, 19.0, 20.0, 22.5, refusals=refusals)
+                measured(BF16, 21.0, "proven"),
+                measured(OPENVINO, 20.5, "proven", refusals=refusals),
             )
         )
     )
@@ -96,72 +92,70 @@ def test_what_is_as_fast_and_what_cannot_run_is_said(page):
     assert "openvino fp32 with a batch of 512: memory does not hold so many" in text
 
 
-def test_a_page_after_an_upgrade_says_so(page):
+def test_page_after_an_upgrade_says_so(page):
     text = said(page(benchmark_of(measured(BF16, 30.0, outdated=True))))
-    assert "By the versions that are installed now nothing is proven." in text
+    assert "Nothing is proven by the versions that are installed now." in text
 
 
-def test_a_damaged_graph_has_a_place_of_its_own(page):
-    damaged = LeftOut(option=OPENVINO, reason="fp32.onnx is not it. Export again.", damaged=True)
-    text = said(page(benchmark_of(measured(INT8, 9.0, "proven"), left_out=(damaged,))))
+def test_page_has_a_place_for_a_damaged_graph(page):
+    damaged = Skipped(option=OPENVINO, reason="fp32.onnx is not it. Export again.", damaged=True)
+    text = said(page(benchmark_of(measured(INT8, 9.0, "proven"), skipped=(damaged,))))
     assert "Damaged, and so not measured openvino fp32: fp32.onnx is not it" in text
-    assert "What cannot run here" not in text
+    assert "Skipped" not in text
     assert "--accept" not in text
 
 
-def test_what_stops_every_proof_is_said_instead_of_its_command(page):
+def test_page_says_what_stops_every_proof(page):
     text = said(page(benchmark_of(measured(BF16, 30.0), verified=True, obstacle="no reference")))
     assert "No reference." in text
     assert "--verify" not in text
 
 
-def test_a_strangers_name_stays_text(page):
+def test_page_shows_a_strangers_name_as_text(page):
     html = page(benchmark_of(measured(ORT, 1.0), bundle="<b>x\u202e")).read_text(encoding="utf-8")
     assert "<b>x" not in html
     assert "&lt;b&gt;x\\u202e" in html
 
 
-def test_a_page_that_cannot_be_written_is_explained(tmp_path):
+def test_page_that_cannot_be_written_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"Writing .* failed"):
         write_bench_page(tmp_path / "missing" / "bench.html", BENCHMARK, None)
 
 
-def test_the_front_is_what_no_proven_point_beats():
-    points = [(each, timing) for each in BENCHMARK.options for timing in each.timings]
-    names = [(points[i][0].option.name, points[i][1].batch) for i in front_of(points)]
-    assert names == [("openvino fp32", 1), ("openvino fp32", 8)]
+def test_picture_joins_what_no_proven_point_beats():
+    picture = draw_options(BENCHMARK.options)
+    places = {dot.title.partition(":")[0]: dot for dot in picture.dots}
+    front = [places[f"openvino fp32, batch {batch}"] for batch in (1, 8)]
+    assert picture.front == " ".join(f"{dot.x:g},{dot.y:g}" for dot in front)
 
 
-def test_the_picture_has_every_point_and_sooner_is_to_the_left():
-    picture = pareto_of(BENCHMARK.options)
+def test_picture_has_every_point_and_sooner_is_to_the_left():
+    picture = draw_options(BENCHMARK.options)
     assert len(picture.dots) == 12
     places = {dot.title.partition(":")[0]: dot for dot in picture.dots}
-    slow, fast = places["torch fp32, eager, batch 1"], places["openvino bf16, batch 1"]
+    slow, fast = places["torch fp32, batch 1"], places["openvino bf16, batch 1"]
     assert fast.x < slow.x
     assert fast.y < slow.y  # SVG counts downwards
-    assert (fast.kind, slow.kind) == ("open", "compared")
-    assert places["openvino int8, batch 8"].kind == "refused"
-    labels = {dot.label: dot for dot in picture.dots if dot.label}
-    assert labels.keys() == {each.option.name for each in BENCHMARK.options}
-    assert all(dot.title.startswith(f"{label}, batch 8") for label, dot in labels.items())
+    assert (fast.kind, slow.kind) == ("unproven", "reference")
+    assert places["openvino int8, batch 8"].kind == "flips"
+    assert [label.text for label in picture.labels] == [m.option.name for m in BENCHMARK.options]
     assert all(74 <= dot.x <= 626 and 14 <= dot.y <= 366 for dot in picture.dots)
-    assert len(picture.x_marks) >= 2
 
 
-def test_labels_of_near_points_do_not_cover_each_other():
+def test_picture_labels_of_near_points_do_not_cover_each_other():
     options = (ORT, OPENVINO, BF16, INT8)
-    picture = pareto_of([measured(option, 20.0 + i / 10) for i, option in enumerate(options)])
-    heights = sorted(dot.label_y for dot in picture.dots if dot.label)
+    picture = draw_options([measured(option, 20.0 + i / 10) for i, option in enumerate(options)])
+    heights = sorted(label.y for label in picture.labels)
     assert min(b - a for a, b in itertools.pairwise(heights)) >= 14
 
 
-def test_without_a_session_alone_there_is_no_picture(page):
+def test_page_without_a_session_alone_has_no_picture(page):
     benchmark = benchmark_of(measured(ORT, 12.0, "proven", timings=()))
-    assert pareto_of(benchmark.options) is None
+    assert draw_options(benchmark.options) is None
     assert "Latency against throughput" not in said(page(benchmark))
 
 
-def test_loads_without_complaints_or_requests(browser, page):
+def test_page_loads_without_complaints_or_requests(browser, page):
     path = page()
     for dark in (False, True):
         opened = browser.open(path.as_uri(), dark=dark)
@@ -170,12 +164,12 @@ def test_loads_without_complaints_or_requests(browser, page):
         assert opened.evaluate("document.querySelectorAll('.picture circle').length") == 12
 
 
-def test_fits_a_narrow_window(browser, page):
+def test_page_fits_a_narrow_window(browser, page):
     opened = browser.open(page().as_uri(), width=390)
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_bars_are_as_long_as_the_rates(browser, page):
+def test_page_has_bars_as_long_as_the_rates(browser, page):
     opened = browser.open(page().as_uri())
     widths = opened.evaluate(
         "[...document.querySelectorAll('.rate rect')].map(r => r.getBoundingClientRect().width)"

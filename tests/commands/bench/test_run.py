@@ -1,23 +1,24 @@
 """Every option of a machine side by side, each in a process of its own."""
 
+import bench_runs
 import msgspec
 import pytest
 import timm
 import torch
-from bench_runs import BF16, EAGER, FP32, OPENVINO, ORT, benched
+from bench_runs import BF16, FP32, OPENVINO, ORT, TORCH_FP32, benched
 from bundle_files import edited
+from made_benchmarks import measured
 from openvino_cpu import needs_bf16
 from PIL import Image
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import sha256_of
-from deploykit.commands.bench import rounds as _bench_rounds
 from deploykit.commands.bench import run as bench
-from deploykit.commands.bench.messages import Begin
+from deploykit.commands.bench.measure import OpenOption
 from deploykit.commands.bench.options import list_options
-from deploykit.commands.bench.process import Process
-from deploykit.commands.bench.results import PLAIN, LeftOut, Option
-from deploykit.commands.bench.run import accept_recommended
+from deploykit.commands.bench.process import OptionProcess
+from deploykit.commands.bench.results import PLAIN, Option, Skipped
+from deploykit.commands.bench.run import BenchRequest, accept_recommended, take_turns
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import (
@@ -32,23 +33,19 @@ from deploykit.proof.auto import open_best
 from deploykit.system.progress import Note, Step, silent
 
 
-def test_the_options_of_a_machine_without_a_gpu(bundle, no_gpu):
-    able, left_out = list_options(bundle, silent)
+def test_options_of_a_machine_without_a_gpu(bundle, no_gpu):
+    able, skipped = list_options(bundle, silent)
     assert able[0] == PLAIN
     assert {ORT, OPENVINO, BF16} == set(able[1:])
-    reasons = {each.option.name: each.reason for each in left_out}
-    assert reasons.keys() == {
-        "torch fp32, eager",
-        "torch fp32, channels-last",
-        "onnxruntime-cuda fp32",
-    }
+    reasons = {each.option.name: each.reason for each in skipped}
+    assert reasons.keys() == {"torch fp32", "onnxruntime-cuda fp32"}
     assert "NVIDIA driver" in reasons["onnxruntime-cuda fp32"]
-    assert "code of its own" in reasons["torch fp32, eager"]
+    assert "code of its own" in reasons["torch fp32"]
 
 
-def test_every_precision_that_there_is_a_graph_for_is_an_option(bundle, no_gpu):
+def test_options_are_every_precision_that_there_is_a_graph_for(bundle, no_gpu):
     graphs = {"fp32": FP32, "fp16": FP32, "int8": FP32}
-    able, left_out = list_options(edited(bundle, deploy=graphs), silent)
+    able, skipped = list_options(edited(bundle, deploy=graphs), silent)
     assert {option.name for option in able[1:]} == {
         "onnxruntime-cpu fp32",
         "onnxruntime-cpu int8",
@@ -57,13 +54,13 @@ def test_every_precision_that_there_is_a_graph_for_is_an_option(bundle, no_gpu):
         "openvino int8",
     }
     # A rehearsal of FP16 is no way to run anything.
-    assert {each.option.name for each in left_out if each.option.is_deployable} == {
+    assert {each.option.name for each in skipped if each.option.is_deployable} == {
         "onnxruntime-cuda fp32",
         "onnxruntime-cuda fp16",
     }
 
 
-def test_the_newest_engine_that_can_run_here_is_an_option(engine_bundle, engines):
+def test_options_have_the_newest_engine_that_can_run_here(engine_bundle, engines):
     older = engine_bundle.manifest.engines[-1]
     bundle = build_engine(engine_bundle, BuildRequest(targets=("sm120",))).bundle
     assert bundle.manifest.engines[-1] != older
@@ -71,14 +68,14 @@ def test_the_newest_engine_that_can_run_here_is_an_option(engine_bundle, engines
     assert [each.file for each in able if each.runtime == "tensorrt_rtx"] == [older]
 
 
-def test_where_no_engine_can_run_the_newest_is_left_out(engine_bundle, no_gpu):
+def test_options_skip_the_newest_engine_where_none_can_run(engine_bundle, no_gpu):
     bundle = build_engine(engine_bundle, BuildRequest(targets=("sm120",))).bundle
-    _, left_out = list_options(bundle, silent)
-    (engine,) = (each.option for each in left_out if each.option.runtime == "tensorrt_rtx")
+    _, skipped = list_options(bundle, silent)
+    (engine,) = (each.option for each in skipped if each.option.runtime == "tensorrt_rtx")
     assert engine.file == bundle.manifest.engines[-1]
 
 
-def test_each_option_is_measured_alone_and_end_to_end(bundle, only):
+def test_bench_measures_each_option_alone_and_end_to_end(bundle, only):
     only(PLAIN, ORT, OPENVINO)
     found, events = benched(bundle)
     assert [each.option for each in found.options] == [PLAIN, ORT, OPENVINO]
@@ -86,19 +83,18 @@ def test_each_option_is_measured_alone_and_end_to_end(bundle, only):
     for each in found.options:
         assert [timing.batch for timing in each.timings] == [1, 4]
         assert all(len(timing.seconds) >= 3 for timing in each.timings)
-        assert len(each.end_to_end.rates) == 3
-        assert each.end_to_end.photos >= 8
+        assert len(each.rates) == 3
         assert each.images_per_second > 0
         assert 0 < each.first_answer_seconds < 60
         assert 20 * 2**20 < each.peak_memory_bytes < 8 * 2**30
         assert (each.labelled, each.correct) == (45, 45)
-    batches = {each.option: each.end_to_end.batch_size for each in found.options}
+    batches = {each.option: each.batch_size for each in found.options}
     assert batches == {PLAIN: 2, ORT: 2, OPENVINO: 8}
     stages = [event.stage for event in events if isinstance(event, Step)]
     assert {"starting", "measuring"} <= set(stages)
 
 
-def test_an_accepted_option_is_what_auto_takes_and_says(bundle, only):
+def test_accept_decides_what_auto_takes(bundle, only):
     assert verify_bundle(bundle, VerifyRequest(runtime="openvino")).passed
     bundle = open_bundle(bundle.folder)
     only(ORT)
@@ -112,7 +108,7 @@ def test_an_accepted_option_is_what_auto_takes_and_says(bundle, only):
     assert note.startswith(f"taking {FP32} in fp32 on onnxruntime-cpu, accepted from bench on ")
 
 
-def test_nothing_proven_is_nothing_to_accept(bundle, only):
+def test_accept_refuses_where_nothing_is_proven(bundle, only):
     only(ORT)
     bundle = edited(bundle, verdicts=())
     found, _ = benched(bundle)
@@ -121,7 +117,7 @@ def test_nothing_proven_is_nothing_to_accept(bundle, only):
     assert "--verify --accept" in caught.value.hint
 
 
-def test_an_option_that_does_not_open_is_left_out_with_its_reason(bundle, only):
+def test_bench_skips_an_option_that_is_damaged_and_accepts_none(bundle, only):
     only(PLAIN, ORT)
     (bundle.folder / FP32).write_bytes(b"damaged")
     found, _ = benched(bundle)
@@ -129,24 +125,12 @@ def test_an_option_that_does_not_open_is_left_out_with_its_reason(bundle, only):
     (damaged,) = found.damaged
     assert damaged.option == ORT
     assert "is not the file that was exported" in damaged.reason
-    assert ORT not in [each.option for each in found.missing]
-
-
-def test_nothing_is_accepted_by_chance_or_of_a_part_of_the_options(bundle, only):
-    only(ORT)
-    found, _ = benched(bundle, repeats=2)
-    with pytest.raises(UsageError, match="2 rounds cannot tell"):
+    with pytest.raises(BundleError, match=r"not every option .*: .*is not the file") as caught:
         accept_recommended(bundle, found)
-    found, _ = benched(bundle)
-    damaged = LeftOut(option=OPENVINO, reason="it has changed. Export again.", damaged=True)
-    partly = msgspec.structs.replace(found, left_out=(damaged,))
-    with pytest.raises(BundleError, match=r"not every option .*: it has changed") as caught:
-        accept_recommended(bundle, partly)
     assert "bench" in caught.value.hint
-    assert open_bundle(bundle.folder).manifest.accepted == ()
 
 
-def test_a_damaged_engine_stops_no_choice(bundle, only, monkeypatch):
+def test_accept_does_not_mind_a_damaged_engine(bundle, only, monkeypatch):
     """It may as well be older than its graph, which is whole."""
     engine = Option(file="engines/a.engine", runtime="tensorrt_rtx", precision="fp16")
     only(ORT)
@@ -155,11 +139,12 @@ def test_a_damaged_engine_stops_no_choice(bundle, only, monkeypatch):
         bench, "list_options", lambda *given: ([*listed(*given)[0], engine], listed(*given)[1])
     )
     found, _ = benched(bundle)
-    assert engine in [each.option for each in found.missing]
+    assert engine in [each.option for each in found.skipped]
+    assert found.damaged == ()
     assert accept_recommended(bundle, found).runtime == ORT.runtime
 
 
-def test_a_damaged_bundle_ends_as_everywhere(bundle, only):
+def test_bench_of_a_bundle_that_is_all_damaged_is_an_input_error(bundle, only):
     only(ORT)
     (bundle.folder / FP32).write_bytes(b"damaged")
     with pytest.raises(InputError, match="is not the file that was exported") as caught:
@@ -167,23 +152,66 @@ def test_a_damaged_bundle_ends_as_everywhere(bundle, only):
     assert caught.value.exit_code == 4
 
 
-def test_an_option_whose_process_dies_is_left_out_with_its_last_words(bundle, only, monkeypatch):
+@pytest.mark.parametrize("method", ["predict_sample", "compute", "measured"])
+def test_bench_skips_an_option_whose_process_dies(bundle, only, monkeypatch, method):
+    """Whenever it dies; the others are measured."""
     only(PLAIN, ORT)
+    ask = OptionProcess.ask
 
-    class Dying(Process):
-        def ask(self, request, kind):
-            if isinstance(request, Begin) and request.option == ORT:
-                self._process.kill()
-            return super().ask(request, kind)
+    def ask_doomed(process, asked, *given):
+        dies = asked.__name__ == method and process.option == ORT
+        return ask(process, bench_runs.die if dies else asked, *given)
 
-    monkeypatch.setattr(_bench_rounds, "Process", Dying)
+    monkeypatch.setattr(OptionProcess, "ask", ask_doomed)
     found, _ = benched(bundle)
     assert [each.option for each in found.options] == [PLAIN]
-    (reason,) = (each.reason for each in found.left_out if each.option == ORT)
-    assert "its process ended with exit code" in reason
+    (reason,) = (each.reason for each in found.skipped if each.option == ORT)
+    assert reason == "its process ended with exit code 7: out of luck"
 
 
-def test_a_batch_that_memory_does_not_hold_stops_no_option(bundle, only):
+FOUND = measured(ORT, 9.0)
+
+
+class Turns:
+    """Stands for an option's process: writes down who was asked what, and may fail."""
+
+    def __init__(self, option, name, asked, fails_at=None):
+        self.option, self.name, self.asked, self.fails_at = option, name, asked, fails_at
+
+    def ask(self, method, *given):
+        self.asked.append((self.name, method.__name__))
+        if len(self.asked) == self.fails_at:
+            return Skipped(option=self.option, reason="it is full")
+        return FOUND if method is OpenOption.measured else None
+
+    def close(self):
+        self.asked.append((self.name, "close"))
+
+
+def test_turns_begin_with_another_option_in_each_round():
+    asked = []
+    processes = [Turns(ORT, "a", asked), Turns(OPENVINO, "b", asked)]
+    found, _ = take_turns(processes, BenchRequest(repeats=3), silent)
+    turns = [("a", "b"), ("b", "a"), ("a", "b")]
+    assert asked == [
+        *((name, method) for turn in turns for method in ("compute", "predict") for name in turn),
+        ("a", "measured"),
+        ("b", "measured"),
+    ]
+    assert found == [FOUND, FOUND]
+
+
+def test_turns_of_an_option_that_fails_are_over():
+    asked = []
+    processes = [Turns(ORT, "a", asked), Turns(OPENVINO, "b", asked, fails_at=5)]
+    found, (skipped,) = take_turns(processes, BenchRequest(repeats=3), silent)
+    assert asked[4:6] == [("b", "compute"), ("b", "close")]
+    assert "b" not in [name for name, _ in asked[6:]]
+    assert found == [FOUND]
+    assert (skipped.option, skipped.reason) == (OPENVINO, "it is full")
+
+
+def test_bench_skips_a_batch_size_that_memory_does_not_hold(bundle, only):
     only(ORT)
     found, _ = benched(bundle, batch_sizes=(1, 10**15))
     assert found.recommended.option == ORT
@@ -191,7 +219,7 @@ def test_a_batch_that_memory_does_not_hold_stops_no_option(bundle, only):
     assert found.options[0].refusals == {10**15: "memory does not hold so many images at once"}
 
 
-def test_the_checkpoints_module_is_an_option(bundle, only, tmp_path):
+def test_options_have_the_checkpoints_module(bundle, only, tmp_path):
     """Of a zoo's architecture; torch's answers are the reference, and never recommended."""
     resnet = timm.create_model("test_resnet", num_classes=3)
     checkpoint = tmp_path / "resnet.pth"
@@ -203,22 +231,20 @@ def test_the_checkpoints_module_is_an_option(bundle, only, tmp_path):
     weights = msgspec.structs.replace(
         manifest.checkpoint, path=str(checkpoint), sha256=sha256_of(checkpoint)
     )
-    channels_last = msgspec.structs.replace(EAGER, channels_last=True)
-    only(EAGER, channels_last)
+    only(TORCH_FP32)
     found, _ = benched(edited(bundle, architecture=recorded, checkpoint=weights))
-    assert [each.option for each in found.options] == [EAGER, channels_last]
-    assert [each.standing for each in found.options] == ["reference", "reference"]
+    assert [each.standing for each in found.options] == ["reference"]
     assert found.options[0].spec.runtime == "torch"
     assert found.recommended is None
 
 
-def test_nothing_that_runs_is_an_error(bundle, only):
+def test_bench_where_nothing_runs_is_an_error(bundle, only):
     only()
     with pytest.raises(MissingError, match="No option of colours runs here"):
         benched(bundle)
 
 
-def test_only_photos_that_can_be_read_count(bundle, only, tmp_path):
+def test_bench_counts_only_photos_that_can_be_read(bundle, only, tmp_path):
     only(ORT)
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -236,28 +262,22 @@ def test_only_photos_that_can_be_read_count(bundle, only, tmp_path):
     [
         {"batch_sizes": ()},
         {"batch_sizes": (0,)},
-        {"repeats": 0},
+        {"repeats": 2},
         {"seconds": 0.0},
         {"seconds": float("inf")},
         {"seconds": float("nan")},
         {"max_images": 0},
     ],
 )
-def test_numbers_that_make_no_sense(bundle, fields):
+def test_bench_refuses_numbers_that_make_no_sense(bundle, fields):
     with pytest.raises(UsageError):
         benched(bundle, **fields)
 
 
-def test_repeats_limit_the_rounds(bundle, only):
-    only(ORT)
-    found, _ = benched(bundle, repeats=1, seconds=60.0)
-    assert found.rounds == 1
-    assert len(found.options[0].end_to_end.rates) == 1
-
-
 @needs_bf16
-def test_bf16_is_an_option_by_its_hint(bundle, only):
+def test_options_have_bf16_by_its_hint(bundle, only):
     only(BF16)
-    found, _ = benched(bundle)
+    found, _ = benched(bundle, repeats=4, seconds=60.0)
     assert found.options[0].spec.precision == "bf16"
     assert found.options[0].option.name == "openvino bf16"
+    assert found.rounds == len(found.options[0].rates) == 4

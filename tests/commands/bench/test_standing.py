@@ -7,21 +7,16 @@ from bundle_files import edited
 from PIL import Image
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, open_bundle
-from deploykit.bundle.manifest import SearchRecord
-from deploykit.bundle.verdicts import PhotoSet, Refutation
-from deploykit.commands.bench import standing as _bench_standing
+from deploykit.commands.bench import standing
 from deploykit.commands.bench.results import PLAIN, Option
 from deploykit.commands.bench.run import accept_recommended
 from deploykit.commands.bench.standing import standing_of
 from deploykit.errors import InputError, ParityError
 from deploykit.proof import verdict as verdicts
-from deploykit.proof.photos import bundle_photos
 from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 from deploykit.specs.session import SessionSpec
-from deploykit.system.progress import Note, silent
+from deploykit.system.progress import Note
 from deploykit.system.versions import installed_versions
-
-GOLDEN = PhotoSet(kind="golden", source="", images=8, sha256="0" * 64)
 
 
 def test_proofs_are_those_of_the_manifest(bundle, only):
@@ -34,32 +29,6 @@ def test_proofs_are_those_of_the_manifest(bundle, only):
     (proof,) = (each.proof for each in found.options if each.option == ORT)
     assert proof.measurement.flips == 0
     assert found.recommended.option == ORT
-
-
-@pytest.mark.parametrize(
-    ("fields", "standing"),
-    [
-        ({"reference_kind": "golden"}, "unproven"),
-        ({"kind": "rehearsed"}, "unproven"),
-        ({"graph_sha256": "0" * 64}, "unproven"),
-        ({"versions": {"onnxruntime": "1.0", "openvino": "2020.1"}}, "unproven"),
-        ({"photos": GOLDEN}, "unproven"),
-        ({"device": "CPU (other)"}, "unproven"),
-        ({"flips": 1}, "flips"),
-    ],
-)
-def test_what_is_no_proof_of_this_option(bundle, only, fields, standing):
-    only(ORT)
-    proofs = []
-    for proof in bundle.manifest.verdicts:
-        if "flips" in fields:
-            changed = {"measurement": msgspec.structs.replace(proof.measurement, **fields)}
-        else:
-            changed = fields
-        proofs.append(msgspec.structs.replace(proof, **changed))
-    found, _ = benched(edited(bundle, verdicts=tuple(proofs)))
-    assert [each.standing for each in found.options] == [standing]
-    assert found.recommended is None
 
 
 def canonical_alone(bundle):
@@ -80,36 +49,6 @@ def test_verify_proves_the_fastest_that_has_no_proof_and_no_other(bundle, only):
     assert f"verifying {fastest.option.name}, faster than what is proven" in notes
 
 
-def test_what_failed_before_is_not_compared_again(bundle, only, monkeypatch):
-    def never(*arguments, **options):
-        raise AssertionError("compared in vain")
-
-    only(ORT)
-    (proof,) = (p for p in bundle.manifest.verdicts if p.graph == FP32)
-    refutation = Refutation(
-        graph=FP32,
-        graph_sha256=proof.graph_sha256,
-        runtime=ORT.runtime,
-        runtime_version=proof.runtime_version,
-        device=proof.device,
-        precision="fp32",
-        photos=proof.photos,
-        failed=("0" * 12,),
-        objections=("2 of 45 images changed their class",),
-        created="2026-11-21T09:00:00+00:00",
-    )
-    bundle = edited(canonical_alone(bundle), refutations=(refutation,))
-    monkeypatch.setattr(_bench_standing, "verify_bundle", never)
-    found, _ = benched(bundle, verify=True)
-    (failed,) = found.options
-    assert failed.standing == "failed"
-    assert "2 of 45 images changed their class" in failed.objections[0]
-    elsewhere = msgspec.structs.replace(refutation, device="CPU (other)")
-    before = msgspec.structs.replace(refutation, runtime_version="1.0")
-    found, _ = benched(edited(bundle, refutations=(elsewhere, before)))
-    assert found.options[0].standing == "unproven"
-
-
 def test_what_fails_its_verification_is_not_recommended(bundle, only, monkeypatch):
     only(ORT)
     compute = OnnxRuntimeSession._run
@@ -124,15 +63,6 @@ def test_what_fails_its_verification_is_not_recommended(bundle, only, monkeypatc
     assert failed.standing == "failed"
     assert any("changed their class" in objection for objection in failed.objections)
     assert found.recommended is None
-
-
-def test_a_proof_by_another_version_is_named(bundle, only):
-    only(ORT)
-    versions = {"onnxruntime-gpu": "1.0"}
-    proofs = [msgspec.structs.replace(p, versions=versions) for p in bundle.manifest.verdicts]
-    found, _ = benched(edited(bundle, verdicts=tuple(proofs)))
-    (objection,) = found.options[0].objections
-    assert objection.startswith("its proof is of onnxruntime-cpu 1.0; here is ")
 
 
 def test_verify_renews_a_proof_by_another_version_whatever_it_was_on(bundle, only):
@@ -165,64 +95,6 @@ def test_an_upgrade_alone_is_told_from_what_was_never_proven(bundle, only):
         found, _ = benched(edited(bundle, verdicts=others))
         assert not found.options[0].outdated
         assert found.why_nothing == "no option that predict can take is proven on this machine"
-
-
-def test_verify_renews_a_proof_whose_graph_was_calibrated_on_some_of_the_photos(
-    bundle, only, photo_folder
-):
-    only(ORT)
-    photos = bundle_photos(bundle, photo_folder, limit=None, progress=silent)
-    for _ in photos:
-        pass
-    (proof,) = (p for p in bundle.manifest.verdicts if p.graph == FP32)
-    (canonical,) = (p for p in bundle.manifest.verdicts if p.graph == CANONICAL_GRAPH)
-    old = msgspec.structs.replace(proof, versions={"onnxruntime": "1.0"})
-    search = SearchRecord(ORT.runtime, tuple(sorted(photos.digests)[:5]))
-    found, _ = benched(
-        edited(bundle, verdicts=(canonical, old), searches={FP32: search}), verify=True
-    )
-    assert found.recommended.option == ORT
-    assert found.recommended.proof.searched == 5
-    (kept,) = (p for p in open_bundle(bundle.folder).manifest.verdicts if p.graph == FP32)
-    assert kept == found.recommended.proof
-    again, _ = benched(open_bundle(bundle.folder))
-    assert again.recommended.option == ORT
-    assert again.options[0].objections == ()
-
-
-def test_what_cannot_be_kept_has_its_calibration_photos_all_the_same(
-    bundle, only, photo_folder, monkeypatch
-):
-    def refuse(*arguments):
-        raise PermissionError(30, "Read-only file system")
-
-    only(ORT)
-    photos = bundle_photos(bundle, photo_folder, limit=None, progress=silent)
-    for _ in photos:
-        pass
-    search = SearchRecord(ORT.runtime, tuple(photos.digests))
-    bundle = edited(canonical_alone(bundle), searches={FP32: search})
-    monkeypatch.setattr(verdicts, "update_manifest", refuse)
-    found, _ = benched(bundle, verify=True)
-    assert found.recommended.proof.searched == len(photos.digests)
-
-
-def test_a_proof_of_photos_that_the_graph_was_made_with_is_none(bundle):
-    (proof,) = (p for p in bundle.manifest.verdicts if p.graph == FP32)
-    device = proof.device
-    many = msgspec.structs.replace(proof.measurement, flip_rate_bound=0.02)
-    int8 = msgspec.structs.replace(
-        proof, precision="int8", measurement=many, searched=many.distinct
-    )
-    quantized = edited(bundle, deploy={"fp32": FP32, "int8": FP32}, verdicts=(int8,))
-    spec = SessionSpec(
-        runtime=ORT.runtime, graph=FP32, precision="int8", device=device,
-        input_size=(16, 16), classes=3,
-    )  # fmt: skip
-    option = msgspec.structs.replace(ORT, precision="int8")
-    stand = standing_of(quantized, option, spec, installed_versions())
-    assert stand.standing == "unproven"
-    assert f"{many.distinct} of which had a part in making it" in stand.objections[0]
 
 
 def test_a_proof_of_int8_on_one_runtime_is_none_of_the_other(bundle):
@@ -266,7 +138,7 @@ def test_a_verification_that_fails_leaves_what_was_measured(bundle, only, monkey
 
     only(ORT)
     bundle = canonical_alone(bundle)
-    monkeypatch.setattr(_bench_standing, "verify_bundle", fail)
+    monkeypatch.setattr(standing, "verify_bundle", fail)
     found, _ = benched(bundle, verify=True)
     assert (found.options[0].standing, found.options[0].objections) == (
         "unproven",
@@ -280,7 +152,7 @@ def test_an_unproven_reference_stops_all_of_it(bundle, only, monkeypatch):
 
     only(ORT)
     bundle = edited(bundle, verdicts=())
-    monkeypatch.setattr(_bench_standing, "verify_bundle", never)
+    monkeypatch.setattr(standing, "verify_bundle", never)
     found, _ = benched(bundle, verify=True)
     assert "is itself not proven against the checkpoint" in found.obstacle
     assert found.options[0].standing == "unproven"
@@ -302,3 +174,31 @@ def test_what_shows_too_little_has_not_failed(bundle, only, tmp_path):
     (measured,) = found.options
     assert measured.standing == "unproven"
     assert measured.objections
+
+
+def test_verify_compares_nothing_again_that_failed_here(bundle, only, monkeypatch):
+    def never(*arguments, **options):
+        raise AssertionError("compared in vain")
+
+    only(ORT)
+    reasons = ("2 of 45 images changed their class",)
+    failed = tuple(
+        msgspec.structs.replace(each, reasons=reasons) if each.graph == FP32 else each
+        for each in bundle.manifest.verdicts
+    )
+    monkeypatch.setattr(standing, "verify_bundle", never)
+    found, _ = benched(edited(bundle, verdicts=failed), verify=True)
+    (option,) = found.options
+    assert option.standing == "failed"
+    assert "2 of 45 images changed their class" in option.objections[0]
+
+
+def test_verify_counts_what_passed_where_the_bundle_cannot_be_written(bundle, only, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(30, "Read-only file system")
+
+    only(ORT)
+    monkeypatch.setattr(verdicts, "update_manifest", refuse)
+    found, _ = benched(canonical_alone(bundle), verify=True)
+    assert found.recommended.option == ORT
+    assert found.recommended.proof not in open_bundle(bundle.folder).manifest.verdicts

@@ -48,7 +48,7 @@ def engine_folder(tmp_path_factory, built_engine):
 def test_a_plain_call_builds_a_rehearsed_fp16_engine(cli, folder, tmp_path):
     code, out, err = cli("build-trt")
     assert code == 0, err
-    assert "rehearsed on 23 photos of" in out
+    assert "rehearsed on CPU, 23 photos of" in out
     assert "runs on  compute capability sm80 or newer, with tensorrt_rtx" in out
     assert "deploykit verify --runtime tensorrt_rtx" in out
     assert "building with tensorrt_rtx, which needs no GPU to build" in err
@@ -200,7 +200,8 @@ def test_verify_rehearses_and_refuses_fp16_on_the_cpu(cli, engine_folder, photo_
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys; from deploykit.commands.app import run; assert run(['build-trt', '--help']) == 0;"
+        "import sys; from deploykit.commands.app import run;"
+        "assert run(['build-trt', '--help']) == 0;"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,11 +8,11 @@ from fp16_networks import BRIGHT, DIM, make_photos
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.commands.build.text import build_text, build_value
-from deploykit.commands.quantize.request import SearchRequest
 from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text, quantization_value
 from deploykit.engine.passport import read_passport
 from deploykit.errors import DeviceError, ParityError
+from deploykit.proof.answered import AnsweredPhotos
 from deploykit.proof.auto import open_best
 from deploykit.system.progress import Note
 
@@ -56,8 +56,8 @@ def test_a_new_graph_tells_which_engines_are_to_be_built_again(toy, tmp_path):
     assert quantization_value(quantized)["outdated"] == [built.engine]
     assert quantize_bundle(quantized.bundle, dim).outdated == ()  # it was useless before
     again = build_engine(quantized.bundle, INT8)
-    bright = SearchRequest(images=make_photos(tmp_path / "bright", BRIGHT))
-    other = build_engine(again.bundle, replace(INT8, targets=("sm86",), tuning=bright))
+    bright = make_photos(tmp_path / "bright", BRIGHT)
+    other = build_engine(again.bundle, replace(INT8, targets=("sm86",), images=bright))
     assert [engine.file for engine in other.outdated] == [again.engine]
 
 
@@ -72,19 +72,27 @@ def test_a_damaged_graph_is_made_again_aloud(toy):
 
 def test_next_to_no_photos_are_warned_of(toy, tmp_path):
     few, notes = make_photos(tmp_path / "few", BRIGHT, count=1), []
-    request = replace(INT8, tuning=SearchRequest(images=few))
+    request = replace(INT8, images=few)
     result = build_engine(toy("Colours"), request, notes.append)
-    weak = "proof will be on 2 different photos, too few to decide anything below FP32"
+    weak = "UNPROVEN: what is made will be compared on 2 photos"
     assert any(weak in note.message for note in notes if isinstance(note, Note))
-    assert f"WEAK     {INT8_TENSORRT_GRAPH}: its rehearsal is on 2 photos, " in build_text(result)
+    assert (
+        f"UNPROVEN  {INT8_TENSORRT_GRAPH} on rehearsal: its proof is on 2 photos; "
+        in build_text(result)
+    )
 
 
 def test_a_graph_that_does_not_pass_becomes_no_engine(toy, monkeypatch):
-    def refuse(scheme, *arguments):
-        raise ParityError(f"{scheme.graph} fails")
+    judge = AnsweredPhotos.judge
 
-    monkeypatch.setattr("deploykit.commands.quantize.run.prove_graph", refuse)
+    def refuse(photos, candidate, *arguments):
+        verdict = judge(photos, candidate, *arguments)
+        return verdict.refused("for the test") if len(photos.logits) == 23 else verdict
+
+    monkeypatch.setattr(AnsweredPhotos, "judge", refuse)
     bundle = toy("Colours")
-    with pytest.raises(ParityError, match=r"int8-tensorrt\.onnx fails"):
+    with pytest.raises(
+        ParityError, match=r"int8-tensorrt\.onnx passes on the photos of the search"
+    ):
         build_engine(bundle, INT8)
     assert not (bundle.folder / "engines").exists()

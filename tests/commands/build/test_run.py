@@ -4,13 +4,12 @@ import hashlib
 import sys
 
 import pytest
-from bundle_files import contents, edited
+from bundle_files import contents, edited, kept
 from fp16_networks import DIM, make_photos
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import record_file
 from deploykit.commands.build.run import BuildRequest, build_engine
-from deploykit.commands.quantize.request import SearchRequest
 from deploykit.engine.flavour import open_flavour
 from deploykit.engine.history import Build, BuildHistory
 from deploykit.engine.passport import read_passport
@@ -83,7 +82,7 @@ def test_a_second_build_takes_the_graph_that_is_there(engine_bundle, no_gpu):
     result = build_engine(engine_bundle, BuildRequest(targets=("sm89",)), events.append)
     assert result.tuning is None
     assert result.bundle.manifest.files[FP16] == before.files[FP16]
-    assert result.passport.proof == before.proof_of(FP16, "rehearsal", "CPU")
+    assert result.passport.proof == kept(before, FP16, "rehearsal", "CPU")
     assert f"{FP16} is there, rehearsed on 23 images (--images makes it anew)" in notes_of(events)
     assert {step.stage for step in steps_of(events)} == {"building"}
     assert result.bundle.manifest.engines == (*before.engines, result.engine)
@@ -98,7 +97,7 @@ def test_a_graph_without_a_proof_is_made_anew(engine_bundle, no_gpu):
 def test_photos_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gpu):
     first = build_engine(toy("Overflow"), BuildRequest(targets=("sm120",)))
     photos = make_photos(tmp_path / "dim", DIM)
-    request = BuildRequest(targets=("sm121",), tuning=SearchRequest(images=photos))
+    request = BuildRequest(targets=("sm121",), images=photos)
     second = build_engine(first.bundle, request)
     assert second.tuning.proof.photos.source == str(photos)
     assert second.passport.deploy_graph_sha256 != first.passport.deploy_graph_sha256

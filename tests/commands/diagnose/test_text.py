@@ -5,7 +5,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
-from made_walks import (
+from made_reports import (
     BAD_LAYERS,
     BAD_STAGES,
     FINDING,
@@ -18,7 +18,7 @@ from made_walks import (
 )
 
 from deploykit.commands.diagnose.text import Blame, blame_text, blame_value
-from deploykit.parity.blame import Trial
+from deploykit.parity.diagnosis import Variation
 from deploykit.parity.measures import measure
 from deploykit.specs.labels import Labels
 
@@ -74,7 +74,7 @@ def test_without_a_photo_nothing_is_said_to_have_passed():
 
 
 def test_a_step_that_gives_nothing_to_compare_has_failed():
-    broken = msgspec.structs.replace(compared([], []), objections=("it gives no graph that runs",))
+    broken = msgspec.structs.replace(compared([], []), reasons=("it gives no graph that runs",))
     (row,) = cells(stages(broken))
     assert row[2:] == ["no photo compared", "-", "-", "-", "FAILED"]
     assert "first at runtime, a device: it gives no graph that runs" in text_of(
@@ -119,23 +119,20 @@ def test_a_fault_that_no_step_shows_fails_too():
     )
 
 
-def test_a_search_that_found_nothing_hands_out_no_options():
-    trial = Trial(change="std 0.5", option="--std 0.5,0.5,0.5", correct=30, images=45)
-    report = stages(step("decode", "Pillow"), trials=(trial,), restored=False)
-    text = text_of(stages=report)
-    assert "tried      1 usual ways to preprocess and to order labels: none gets more" in text
-    assert "--std" not in text
-
-
-def test_the_trials_are_listed_with_their_option():
-    trial = Trial(change="BGR", option="", correct=40, images=45)
-    other = Trial(change="std 0.5", option="--std 0.5,0.5,0.5", correct=30, images=45)
-    lines = text_of(stages=stages(step("decode", "Pillow"), trials=(trial, other))).splitlines()
-    rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.count("|") == 2]
+@pytest.mark.parametrize(
+    ("compared_with", "column"), [("accuracy", "right"), ("agreement", "as in training")]
+)
+def test_variations_are_a_table_with_what_each_gains(compared_with, column):
+    tried = Variation(change="BGR", option="", correct=40, images=45, gained=10)
+    other = Variation(change="std 0.5", option="--std 0.5", correct=28, images=45, gained=-2)
+    report = stages(step("decode", "Pillow"), variations=(tried, other))
+    report = msgspec.structs.replace(report, compared_with=compared_with)
+    lines = text_of(stages=report).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.count("|") == 3]
     assert rows == [
-        ["tried", "right", "export option"],
-        ["BGR", "40 of 45", "none"],
-        ["std 0.5", "30 of 45", "--std 0.5,0.5,0.5"],
+        ["changed alone", column, "gained", "export option"],
+        ["BGR", "40 of 45", "+10", "none"],
+        ["std 0.5", "28 of 45", "-2", "--std 0.5"],
     ]
 
 
@@ -183,7 +180,7 @@ def test_the_values_are_plain_and_finite():
     broken = layers(first=layer("node_2", np.inf, non_finite=7))
     value = blame_value(Blame(BAD_STAGES, (GOOD_LAYERS, broken)))
     json.dumps(value, allow_nan=False)
-    assert (value["stages"]["passed"], value["stages"]["culprit"]) == (False, 1)
+    assert (value["stages"]["passed"], value["stages"]["first"]) == (False, 1)
     assert value["stages"]["steps"][1]["stage"] == "normalise"
     assert [report["passed"] for report in value["layers"]] == [True, False]
     assert value["layers"][1]["first"]["added"] is None
@@ -191,4 +188,4 @@ def test_the_values_are_plain_and_finite():
 
 def test_what_was_not_asked_for_is_null():
     assert blame_value(Blame()) == {"stages": None, "layers": None, "broken_off": []}
-    assert blame_value(Blame(GOOD_STAGES))["stages"]["culprit"] is None
+    assert blame_value(Blame(GOOD_STAGES))["stages"]["first"] is None

@@ -12,13 +12,13 @@ from deploykit.bundle.folder import open_bundle
 from deploykit.commands.app import run
 from deploykit.commands.export.again import export_command
 from deploykit.models.registry import resolve_architecture
-from deploykit.parity.blame import Finding
+from deploykit.parity.diagnosis import Finding
 
 pytestmark = pytest.mark.usefixtures("posix_shell")
 
 STD = ("--std", "0.2,0.3,0.4")
 #: What two exports of the same never share.
-_OF_ITS_OWN = ("created", "files", "proofs", "labels", "preprocessing")
+_OF_ITS_OWN = ("created", "files", "verdicts", "labels", "preprocessing")
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def assert_same(old, new, **preprocessing):
     assert new.preprocessing == msgspec.structs.replace(
         old.preprocessing, source=new.preprocessing.source, **preprocessing
     )
-    old_photos, new_photos = old.proofs[0].photos, new.proofs[0].photos
+    old_photos, new_photos = old.verdicts[0].photos, new.verdicts[0].photos
     assert (new_photos.kind, new_photos.images) == (old_photos.kind, old_photos.images)
 
 
@@ -105,7 +105,7 @@ def test_another_order_of_the_labels_is_verified_on_the_same_photos(export, plac
     new = again(old, finding(("--classes", "red,green,blue")))
     assert new.labels.names == ("red", "green", "blue")
     assert new.photos == old.manifest.photos
-    assert new.proofs[0].photos.kind == "photos"
+    assert new.verdicts[0].photos.kind == "photos"
 
 
 def test_a_folder_of_the_same_name_does_not_name_the_classes(export, place):

@@ -13,7 +13,7 @@ from deploykit.commands.app import run
 
 def test_text(exported_bundle, capsys):
     assert run(["inspect", str(exported_bundle.folder)]) == 0
-    assert "proof          model.onnx on onnxruntime-cpu: executed" in capsys.readouterr().out
+    assert "proven         model.onnx on onnxruntime-cpu: executed" in capsys.readouterr().out
 
 
 def test_json(exported_bundle, capsys):

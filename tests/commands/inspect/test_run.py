@@ -9,12 +9,11 @@ import msgspec
 import pytest
 import torch
 from bundle_files import contents, edited
+from fp16_networks import tune_fp16
 
 from deploykit.bundle.accepted import Accepted
 from deploykit.commands.inspect.run import inspect_path
 from deploykit.commands.inspect.text import inspection_text, inspection_value
-from deploykit.commands.quantize.fp16 import tune_fp16
-from deploykit.commands.quantize.request import SearchRequest
 from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.errors import BundleError, CheckpointError, GraphError, InputError, UsageError
 from deploykit.inference.machine import this_machine
@@ -81,13 +80,13 @@ def test_changed_and_missing_files_are_told(bundle, look):
     assert "is not the file that was exported" in found.auto.reasons[0]
 
 
-def test_an_outdated_proof_is_told(bundle, look):
+def test_inspect_tells_a_verdict_by_another_version(bundle, look):
     (first, *others) = bundle.manifest.verdicts
-    outdated = msgspec.structs.replace(first, graph_sha256="0" * 64)
+    outdated = msgspec.structs.replace(first, versions={"onnxruntime": "0.1"})
     edited(bundle, verdicts=(outdated, *others))
     found, text = look(bundle.folder)
-    assert [kept.current for kept in found.proofs] == [False] + [True] * len(others)
-    assert "OUTDATED" in text
+    assert [each.status for each in found.verdicts] == ["unproven"] + ["proven"] * len(others)
+    assert "it passed with onnxruntime-cpu 0.1, and " in text
 
 
 def test_what_was_accepted_is_told(bundle, look, no_gpu):
@@ -116,7 +115,7 @@ def test_a_precision_that_is_not_the_graphs_is_told(bundle, look):
     proof = msgspec.structs.replace(first, precision="bf16", **of_graph, **of_runtime)
     edited(bundle, verdicts=(proof,))
     _, text = look(bundle.folder)
-    assert "proof          deploy/fp32.onnx in bf16 on openvino: executed on CPU (avx5" in text
+    assert "deploy/fp32.onnx in bf16 on openvino: executed on CPU (avx5" in text
 
 
 def test_auto_tells_the_precision_that_it_takes(bundle, monkeypatch):
@@ -137,7 +136,7 @@ def test_auto_tells_the_precision_that_it_takes(bundle, monkeypatch):
 def test_a_bundle_without_a_proof_says_how_to_get_one(bundle, look):
     edited(bundle, verdicts=())
     found, text = look(bundle.folder)
-    assert "none: deploykit verify" in text
+    assert "nothing was compared: deploykit verify" in text
     assert "nothing would run here" in text
     assert any("deploykit verify" in reason for reason in found.auto.reasons)
 
@@ -190,7 +189,7 @@ def test_a_graph(bundle, look):
 
 
 def test_an_fp16_graph_names_its_fp32_nodes(toy, look):
-    bundle = tune_fp16(toy("Overflow"), SearchRequest()).bundle
+    bundle = tune_fp16(toy("Overflow")).bundle
     found, _ = look(bundle.folder / "deploy/fp16.onnx")
     assert found.precision == "fp16"
     kept = {node.node for node in bundle.manifest.kept["fp16"]}

@@ -8,7 +8,7 @@ import pytest
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH
 from deploykit.commands.app import run
-from deploykit.errors import ParityError
+from deploykit.proof.answered import AnsweredPhotos
 
 
 @pytest.fixture
@@ -60,19 +60,19 @@ def test_the_graph_for_cpus_is_made_for_the_runtime_that_is_named(cli):
 
 
 def test_what_is_refused_for_tensorrt_is_told_and_exits_with_3(cli, monkeypatch):
-    from deploykit.commands.quantize.int8_proof import prove_graph
+    judge = AnsweredPhotos.judge
 
-    def refuse(scheme, *arguments):
-        if scheme.symmetric:
-            raise ParityError("By 2 flips.", hint="Stay with FP32.")
-        return prove_graph(scheme, *arguments)
+    def refuse(photos, candidate, *arguments):
+        verdict = judge(photos, candidate, *arguments)
+        is_proof = len(photos.logits) == 23 and candidate.spec.graph == INT8_TENSORRT_GRAPH
+        return verdict.refused("by 2 flips") if is_proof else verdict
 
-    monkeypatch.setattr("deploykit.commands.quantize.run.prove_graph", refuse)
+    monkeypatch.setattr(AnsweredPhotos, "judge", refuse)
     code, out, _ = cli("quantize", "--json")
     assert code == 3
     refused = json.loads(out)["result"]["refused"]
-    assert refused["message"].startswith("By 2 flips.\n0 nodes stayed in FP32.")
-    assert refused["hint"] == "Stay with FP32."
+    assert "rehearsal: by 2 flips\n0 nodes stayed in FP32." in refused["message"]
+    assert refused["hint"].endswith("or stay with FP16 or FP32.")
     code, out, _ = cli("quantize")
     assert code == 3
-    assert "REFUSED    By 2 flips." in out
+    assert f"REFUSED    {INT8_TENSORRT_GRAPH} passes on the photos of the search, but" in out

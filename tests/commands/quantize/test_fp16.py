@@ -7,11 +7,9 @@ import numpy as np
 import onnx
 import pytest
 from bundle_files import contents, edited, kept
-from fp16_networks import BRIGHT, DIM, make_photos, write_photo
+from fp16_networks import BRIGHT, DIM, make_photos, tune_fp16, write_photo
 
 from deploykit.bundle.manifest import record_file
-from deploykit.commands.quantize.fp16 import tune_fp16
-from deploykit.commands.quantize.request import SearchRequest
 from deploykit.errors import DependencyError, ImagesError, ParityError
 from deploykit.graph import passes
 from deploykit.graph.files import load_graph
@@ -52,17 +50,25 @@ def rehearsed(bundle, keep, photos):
             graph, name=FP16, preprocessing=manifest.preprocessing, labels=manifest.labels
         ) as candidate,
     ):
-        (verdict,) = judge_sessions(reference.session, [candidate], photos, manifest.labels, silent)
+        (verdict,) = judge_sessions(
+            reference.session,
+            [candidate],
+            photos,
+            manifest.labels,
+            silent,
+            count=photos.count,
+            kind=photos.kind,
+        )
     return verdict
 
 
 @planted
 def test_what_fp16_cannot_hold_stays_in_fp32(toy, name):
-    tuning = tune_fp16(toy(name), SearchRequest())
+    tuning = tune_fp16(toy(name))
     nodes, reasons = PLANTED[name]
-    assert [(kept.operator, kept.module) for kept in tuning.kept] == nodes
-    for kept, reason in zip(tuning.kept, reasons, strict=True):
-        assert re.search(reason, kept.reason)
+    assert [(node.operator, node.module) for node in tuning.kept] == nodes
+    for node, reason in zip(tuning.kept, reasons, strict=True):
+        assert re.search(reason, node.reason)
     assert tuning.minimal
     assert tuning.verdict.passed
     assert tuning.verdict.measurement.max_relative_error < 1e-3
@@ -70,7 +76,7 @@ def test_what_fp16_cannot_hold_stays_in_fp32(toy, name):
 
 @planted
 def test_the_kept_nodes_are_those_that_compute_in_fp32_in_the_file(toy, name):
-    tuning = tune_fp16(toy(name), SearchRequest())
+    tuning = tune_fp16(toy(name))
     graph = load_graph(tuning.bundle.folder / FP16)
     assert [node.name for node in fp32_nodes(graph)] == [kept.node for kept in tuning.kept]
     assert any(value.dtype.name == "FLOAT16" for node in graph.graph for value in node.outputs)
@@ -78,11 +84,11 @@ def test_the_kept_nodes_are_those_that_compute_in_fp32_in_the_file(toy, name):
 
 @planted
 def test_blanket_conversion_fails_the_same_check(toy, name):
-    tuning = tune_fp16(toy(name), SearchRequest())
+    tuning = tune_fp16(toy(name))
     kept = [node.node for node in tuning.kept]
-    _, proof = split_photos(tuning.bundle, None, silent)
+    _, proof = split_photos(tuning.bundle, None, silent, search=32, proof=32)
     assert rehearsed(tuning.bundle, kept, proof).measurement == tuning.verdict.measurement
-    _, proof = split_photos(tuning.bundle, None, silent)
+    _, proof = split_photos(tuning.bundle, None, silent, search=32, proof=32)
     blanket = rehearsed(tuning.bundle, [], proof)
     assert not blanket.passed
     assert blanket.candidate == tuning.verdict.candidate
@@ -90,16 +96,16 @@ def test_blanket_conversion_fails_the_same_check(toy, name):
 
 @planted
 def test_no_single_kept_node_can_be_spared(toy, name):
-    tuning = tune_fp16(toy(name), SearchRequest())
+    tuning = tune_fp16(toy(name))
     kept = {node.node for node in tuning.kept}
     for node in kept:
-        search, _ = split_photos(tuning.bundle, None, silent)
+        search, _ = split_photos(tuning.bundle, None, silent, search=32, proof=32)
         assert not rehearsed(tuning.bundle, kept - {node}, search).passed
 
 
 @pytest.mark.parametrize("name", ["Colours", "Net"])
 def test_a_healthy_network_keeps_nothing_and_takes_one_trial(toy, bundle, name):
-    tuning = tune_fp16(bundle if name == "Net" else toy(name), SearchRequest())
+    tuning = tune_fp16(bundle if name == "Net" else toy(name))
     assert (tuning.kept, tuning.trials, tuning.minimal) == ((), 1, True)
     assert tuning.verdict.passed
 
@@ -107,12 +113,12 @@ def test_a_healthy_network_keeps_nothing_and_takes_one_trial(toy, bundle, name):
 def test_the_bundle_has_the_graph_what_it_keeps_and_its_proof(toy):
     bundle = toy("Overflow")
     before = bundle.manifest
-    tuning = tune_fp16(bundle, SearchRequest())
+    tuning = tune_fp16(bundle)
     manifest = tuning.bundle.manifest
     assert manifest.deploy == {"fp32": "deploy/fp32.onnx", "fp16": FP16}
     assert manifest.kept == {"fp16": tuning.kept}
     assert manifest.files == {**before.files, FP16: record_file(bundle.folder / FP16)}
-    assert manifest.verdicts == (*before.proofs, tuning.proof)
+    assert manifest.verdicts == (*before.verdicts, tuning.proof)
     proof = tuning.proof
     assert (proof.graph, proof.graph_sha256) == (FP16, manifest.files[FP16].sha256)
     assert (proof.runtime, proof.device, proof.kind) == ("rehearsal", "CPU", "rehearsed")
@@ -124,7 +130,7 @@ def test_the_bundle_has_the_graph_what_it_keeps_and_its_proof(toy):
 
 
 def test_the_graph_tells_what_it_means_and_takes_and_gives_the_same(bundle):
-    tuned = tune_fp16(bundle, SearchRequest()).bundle
+    tuned = tune_fp16(bundle).bundle
     fp32, fp16 = (onnx.load(tuned.folder / name) for name in ("deploy/fp32.onnx", FP16))
     told = {prop.key: prop.value for prop in fp16.metadata_props}
     assert told["deploykit.labels"] == tuned.manifest.labels.to_metadata()
@@ -135,29 +141,29 @@ def test_the_graph_tells_what_it_means_and_takes_and_gives_the_same(bundle):
 
 
 def test_the_proof_is_on_photos_that_the_search_did_not_see(bundle):
-    searched, proven = split_photos(bundle, None, silent)
+    searched, proven = split_photos(bundle, None, silent, search=32, proof=32)
     for photos in (searched, proven):
         list(photos)
-    tuning = tune_fp16(bundle, SearchRequest())
+    tuning = tune_fp16(bundle)
     assert tuning.proof.photos == proven.drawn()
     assert tuning.proof.photos.sha256 != searched.drawn().sha256
     assert (tuning.searched, tuning.proof.photos.images) == (22, 23)
 
 
 def test_without_photos_the_golden_images_serve_for_both(bundle):
-    tuning = tune_fp16(edited(bundle, photos="/gone"), SearchRequest())
+    tuning = tune_fp16(edited(bundle, photos="/gone"))
     assert tuning.searched == 4
     assert (tuning.proof.photos.kind, tuning.proof.photos.images) == ("golden", 4)
 
 
 def test_photos_that_cannot_be_read_are_left_out(bundle, tmp_path, photo_folder):
     shutil.copytree(photo_folder, tmp_path / "photos")
-    search, proof = split_photos(bundle, tmp_path / "photos", silent)
+    search, proof = split_photos(bundle, tmp_path / "photos", silent, search=32, proof=32)
     names = [[name for names, _ in photos for name in names] for photos in (search, proof)]
     # Eight in a row are a whole batch of the reader's.
     for name in (*names[0][8:16], names[1][0]):
         (tmp_path / "photos" / name).write_bytes(b"\x89PNG\r\n\x1a\n")
-    tuning = tune_fp16(bundle, SearchRequest(images=tmp_path / "photos"))
+    tuning = tune_fp16(bundle, images=tmp_path / "photos")
     assert (tuning.searched, tuning.proof.photos.images) == (14, 22)
 
 
@@ -165,11 +171,11 @@ def test_photos_that_cannot_be_read_are_left_out(bundle, tmp_path, photo_folder)
 def test_a_sample_without_a_readable_photo_is_refused(bundle, tmp_path, photo_folder, sample):
     shutil.copytree(photo_folder, tmp_path / "photos")
     before = contents(bundle)
-    for names, _ in split_photos(bundle, tmp_path / "photos", silent)[sample]:
+    for names, _ in split_photos(bundle, tmp_path / "photos", silent, search=32, proof=32)[sample]:
         for name in names:
             (tmp_path / "photos" / name).write_bytes(b"")
     with pytest.raises(ImagesError, match=r"Not one image .* 2[23] were"):
-        tune_fp16(bundle, SearchRequest(images=tmp_path / "photos"))
+        tune_fp16(bundle, images=tmp_path / "photos")
     assert contents(bundle) == before
 
 
@@ -177,11 +183,11 @@ def test_a_sample_without_a_readable_photo_is_refused(bundle, tmp_path, photo_fo
 def test_a_sample_of_which_most_cannot_be_read_is_refused(bundle, tmp_path, photo_folder, sample):
     shutil.copytree(photo_folder, tmp_path / "photos")
     before = contents(bundle)
-    split = split_photos(bundle, tmp_path / "photos", silent)
+    split = split_photos(bundle, tmp_path / "photos", silent, search=32, proof=32)
     for name in [name for names, _ in split[sample] for name in names][:12]:
         (tmp_path / "photos" / name).write_bytes(b"")
     with pytest.raises(ParityError, match=r"12 of 2[23] photos cannot be read: what is left"):
-        tune_fp16(bundle, SearchRequest(images=tmp_path / "photos"))
+        tune_fp16(bundle, images=tmp_path / "photos")
     assert contents(bundle) == before
 
 
@@ -189,17 +195,17 @@ def test_a_sample_of_which_most_cannot_be_read_is_refused(bundle, tmp_path, phot
 def test_a_search_that_finds_nothing_changes_nothing(toy, tuned):
     bundle = toy("SensitiveSum")
     if tuned:
-        bundle = tune_fp16(bundle, SearchRequest()).bundle
+        bundle = tune_fp16(bundle).bundle
     before = contents(bundle)
-    with pytest.raises(ParityError, match="in 0 s the search tried 2 sets") as caught:
-        tune_fp16(bundle, SearchRequest(search_seconds=0))
+    with pytest.raises(ParityError, match="In 0 s the search tried 1 graph") as caught:
+        tune_fp16(bundle, search_seconds=0)
     assert "images changed their class" in caught.value.message
     assert "--search-seconds" in caught.value.hint
     assert contents(bundle) == before
 
 
 def test_what_the_scan_finds_needs_no_time_to_search(toy):
-    tuning = tune_fp16(toy("Underflow"), SearchRequest(search_seconds=0))
+    tuning = tune_fp16(toy("Underflow"), search_seconds=0)
     assert [kept.module for kept in tuning.kept] == ["middle.1", "middle.2"]
     assert not tuning.minimal
 
@@ -208,7 +214,7 @@ def test_a_network_that_would_be_all_fp32_is_no_fp16_network(toy):
     bundle = toy("Loud")
     before = contents(bundle)
     with pytest.raises(ParityError, match="only with every node in FP32") as caught:
-        tune_fp16(bundle, SearchRequest())
+        tune_fp16(bundle)
     assert "--precision fp32" in caught.value.hint
     assert contents(bundle) == before
 
@@ -216,7 +222,7 @@ def test_a_network_that_would_be_all_fp32_is_no_fp16_network(toy):
 def photos_that_mislead(bundle, folder):
     """Dim photos for the search, and bright ones for the proof."""
     make_photos(folder, DIM)
-    _, proof = split_photos(bundle, folder, silent)
+    _, proof = split_photos(bundle, folder, silent, search=32, proof=32)
     rng = np.random.default_rng(1)
     for name in [name for names, _ in proof for name in names]:
         write_photo(folder / name, {"blue": 2, "green": 1, "red": 0}[name[:-7]], BRIGHT, rng)
@@ -227,20 +233,20 @@ def photos_that_mislead(bundle, folder):
 def test_a_graph_that_fails_on_the_other_photos_changes_nothing(toy, tmp_path, tuned):
     bundle = toy("Overflow")
     if tuned:
-        bundle = tune_fp16(bundle, SearchRequest()).bundle
+        bundle = tune_fp16(bundle).bundle
     photos = photos_that_mislead(bundle, tmp_path / "photos")
     before = contents(bundle)
     with pytest.raises(ParityError, match="but not on others") as caught:
-        tune_fp16(bundle, SearchRequest(images=photos))
+        tune_fp16(bundle, images=photos)
     assert "logits are NaN or infinite" in caught.value.message
     assert "--images" in caught.value.hint
     assert contents(bundle) == before
 
 
 def test_tuning_again_replaces_graph_kept_nodes_and_proof(toy, tmp_path):
-    first = tune_fp16(toy("Overflow"), SearchRequest())
+    first = tune_fp16(toy("Overflow"))
     dim = make_photos(tmp_path / "dim", DIM)
-    second = tune_fp16(first.bundle, SearchRequest(images=dim))
+    second = tune_fp16(first.bundle, images=dim)
     manifest = second.bundle.manifest
     assert second.kept == manifest.kept["fp16"] == ()
     assert manifest.files[FP16] != first.bundle.manifest.files[FP16]
@@ -249,9 +255,9 @@ def test_tuning_again_replaces_graph_kept_nodes_and_proof(toy, tmp_path):
 
 
 def test_fewer_photos_replace_the_proof_of_the_same_graph(bundle, tmp_path):
-    first = tune_fp16(bundle, SearchRequest())
+    first = tune_fp16(bundle)
     few = make_photos(tmp_path / "few", BRIGHT, count=2)
-    second = tune_fp16(first.bundle, SearchRequest(images=few))
+    second = tune_fp16(first.bundle, images=few)
     manifest = second.bundle.manifest
     assert manifest.files[FP16] == first.bundle.manifest.files[FP16]
     assert kept(manifest, FP16, "rehearsal", "CPU").photos.source == str(few)
@@ -261,7 +267,7 @@ def test_nothing_is_proven_by_a_reference_that_is_not(bundle):
     unproven = edited(bundle, verdicts=())
     before = contents(unproven)
     with pytest.raises(ParityError, match=r"model\.onnx, the reference, is itself not proven"):
-        tune_fp16(unproven, SearchRequest())
+        tune_fp16(unproven)
     assert contents(unproven) == before
 
 
@@ -274,11 +280,11 @@ def test_an_interruption_leaves_nothing(bundle, stage):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune_fp16(bundle, SearchRequest(), interrupt)
+        tune_fp16(bundle, progress=interrupt)
     assert contents(bundle) == before
 
 
 def test_onnx_is_named_where_it_is_missing(bundle, no_onnx):
     with pytest.raises(DependencyError, match="onnx is not installed") as caught:
-        tune_fp16(bundle, SearchRequest())
+        tune_fp16(bundle)
     assert "deploykit[graph]" in caught.value.hint

@@ -380,7 +380,7 @@ def test_stages_and_layers_name_who_is_to_blame(tmp_path: Path) -> None:
     )
     page = said(path)
     assert "Export again with --interpolation bicubic" in page
-    assert "bicubic 58 of 60 --interpolation bicubic" in page
+    assert "bicubic 58 of 60 +4 --interpolation bicubic" in page
     assert "The first node that leaves its tolerance: node_conv2d_3 Conv of features.3" in page
     assert "It adds 0.21, and gives 12 values that are no numbers." in page
     assert "Relu_3 (module features.4) is missing" in page
@@ -395,7 +395,7 @@ def test_stages_and_layers_name_who_is_to_blame(tmp_path: Path) -> None:
 def test_a_step_that_gave_nothing_to_compare_has_no_numbers(tmp_path: Path) -> None:
     made = made_stages(made_logits(60), fault=False)
     empty = made_stages(made_logits(60)[:0], fault=False).steps[0]
-    broken = msgspec.structs.replace(empty, objections=("it gives no graph that runs",))
+    broken = msgspec.structs.replace(empty, reasons=("it gives no graph that runs",))
     stages = msgspec.structs.replace(made, steps=(*made.steps, broken))
     html = write(tmp_path, four_photos(None, LOGITS), stages=stages).read_text(encoding="utf-8")
     (row,) = re.findall(r'<tr class="culprit">(.*?)</tr>', html, re.S)

@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from made_walks import BAD_LAYERS, BAD_STAGES, GOOD_LAYERS, GOOD_STAGES
+from made_reports import BAD_LAYERS, BAD_STAGES, GOOD_LAYERS, GOOD_STAGES, JOBS
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import update_manifest
 from deploykit.errors import DependencyError
-from deploykit.parity.blame import Finding, StageReport
+from deploykit.parity.diagnosis import Finding, StageReport
 
 
 def test_labelled_photos_tell_the_accuracy_of_both_sides(verify, photo_folder):
@@ -94,7 +94,7 @@ def walks(monkeypatch):
             found["asked"].append(request)
             return found[name]
 
-        monkeypatch.setattr(f"deploykit.commands.diagnose.{name}.run.walk_{name}", walk)
+        monkeypatch.setattr(JOBS[name], walk)
 
     put("stages")
     put("layers")
@@ -228,7 +228,7 @@ def test_a_walk_that_breaks_off_loses_no_comparison(
     def walk(*arguments, **options):
         raise DependencyError("There is no torch.", hint="Install it.")
 
-    monkeypatch.setattr(f"deploykit.commands.diagnose.{name}.run.walk_{name}", walk)
+    monkeypatch.setattr(JOBS[name], walk)
     page, xml = tmp_path / "page.html", tmp_path / "verify.xml"
     code, out, _ = verify(
         *("--images", photo_folder, f"--{name}", "--html", page, "--junit", xml),

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from made_reports import JOBS
 from PIL import Image
 
 from deploykit.bundle.folder import open_bundle
@@ -239,7 +240,7 @@ def test_nor_a_walk_that_is_cut_off(verify, reports, photo_folder, monkeypatch, 
     def walk(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(f"deploykit.commands.diagnose.{name}.run.walk_{name}", walk)
+    monkeypatch.setattr(JOBS[name], walk)
     assert verify("--images", photo_folder, f"--{name}", *reports.options)[0] == code
     assert reports.left == []
 

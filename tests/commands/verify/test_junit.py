@@ -25,7 +25,7 @@ from deploykit.commands.verify.junit import write_junit
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.text import verification_value
 from deploykit.errors import InputError
-from deploykit.parity.blame import Stage
+from deploykit.parity.diagnosis import Stage
 
 FP32, FP16 = "deploy/fp32.onnx", "deploy/fp16.onnx"
 LOGITS = made_logits(60)

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from fp16_networks import tune_fp16
 from torch import nn
 
 from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
-from deploykit.commands.quantize.fp16 import tune_fp16
-from deploykit.commands.quantize.request import SearchRequest
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.commands.verify.text import verification_text
 from deploykit.images.batches import read_batches
@@ -107,7 +106,7 @@ def test_verify_passes_real_networks(architecture, arguments, side, tmp_path, ph
         ),
         artifacts=tmp_path / "artifacts",
     )
-    bundle = tune_fp16(export_bundle(request).bundle, SearchRequest()).bundle
+    bundle = tune_fp16(export_bundle(request).bundle).bundle
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder))
     assert result.passed, verification_text(result)
     assert result.reference_kind == "module"

@@ -7,12 +7,10 @@ import numpy as np
 import onnx
 import pytest
 from bundle_files import acknowledged, contents, kept
-from fp16_networks import BRIGHT, make_photos
+from fp16_networks import BRIGHT, make_photos, tune_fp16
 from onnx import numpy_helper
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.commands.quantize.fp16 import tune_fp16
-from deploykit.commands.quantize.request import SearchRequest
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import BundleError, DependencyError, DeviceError, UsageError
 from deploykit.runtime.fake import FakeSession
@@ -35,12 +33,12 @@ def notes_of(events):
 
 @pytest.fixture
 def tuned(bundle):
-    return tune_fp16(bundle, SearchRequest()).bundle
+    return tune_fp16(bundle).bundle
 
 
 @pytest.mark.parametrize("name", ["Overflow", "Underflow", "SensitiveSum"])
 def test_verify_rehearses_a_tuned_graph_on_photos_it_was_not_tuned_on(toy, name):
-    tuned = tune_fp16(toy(name), SearchRequest()).bundle
+    tuned = tune_fp16(toy(name)).bundle
     result = verify_bundle(tuned, REHEARSAL)
     assert result.passed
     assert candidates(result) == [(FP16, "rehearsal", "rehearsed")]

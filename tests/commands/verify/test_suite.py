@@ -203,7 +203,9 @@ def test_check_files_takes_a_copy_without_engines(engine_bundle, subject):
     assert check_files(Subject(open_bundle(engine_bundle.folder), (), subject.request, None))
 
 
-@pytest.mark.parametrize(("deviation", "passes"), [("[0.229, 0.224, 0.225]", True), ("0.5", False)])
+@pytest.mark.parametrize(
+    ("deviation", "passes"), [("[0.229, 0.224, 0.225]", True), ("[0.5, 0.5, 0.5]", False)]
+)
 def test_check_stages_compares_the_training_transform(
     tmp_path, subject, failure, deviation, passes
 ):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from deploykit.commands.diagnose.layers.pieces import Pieces, Subject
 from deploykit.commands.diagnose.layers.report import layer_error
 from deploykit.errors import DeviceError, GraphError
-from deploykit.parity.blame import LayerError, LayerReport
+from deploykit.parity.diagnosis import LayerError, LayerReport
 from deploykit.parity.layers import TensorError, answer_tolerance, layer_tolerance
 from deploykit.specs.session import ImageBatch, Logits, Session
 

@@ -13,7 +13,7 @@ from deploykit.commands.diagnose.layers.pieces import Subject
 from deploykit.commands.diagnose.layers.report import graph_report, layer_report
 from deploykit.commands.diagnose.layers.walk import walk_tensors
 from deploykit.errors import GraphError
-from deploykit.parity.blame import LayerReport
+from deploykit.parity.diagnosis import LayerReport
 from deploykit.specs.session import ImageBatch
 from deploykit.system.progress import Note, Progress, Step
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.commands.diagnose.layers.pieces import Subject
 from deploykit.commands.diagnose.layers.walk import Walked, walk_graph
-from deploykit.parity.blame import LayerError, LayerReport
+from deploykit.parity.diagnosis import LayerError, LayerReport
 from deploykit.parity.layers import TensorError, layer_tolerance
 from deploykit.specs.session import ImageBatch
 

@@ -21,7 +21,7 @@ from deploykit.commands.diagnose.layers.pieces import Subject
 from deploykit.commands.diagnose.layers.report import graph_report
 from deploykit.errors import GraphError, MissingError, UsageError
 from deploykit.inference.candidates import Candidate, by_reason, open_candidate
-from deploykit.parity.blame import LayerReport
+from deploykit.parity.diagnosis import LayerReport
 from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
 from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, open_module_probe, open_probe
 from deploykit.specs.precision import Precision

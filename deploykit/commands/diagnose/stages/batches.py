@@ -1,4 +1,4 @@
-"""Batches of several sizes against images one by one: a side step of the walk."""
+"""Batches of several sizes against images one by one: a side step of the table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploykit.commands.diagnose.stages.doubts import objections_to_change
-from deploykit.commands.diagnose.stages.walk import Walk, largest
+from deploykit.commands.diagnose.stages.table import StageTable, largest, reasons_against
 from deploykit.errors import GraphError
-from deploykit.parity.blame import Finding
 from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATCH_SIZE
+from deploykit.parity.diagnosis import Finding
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import tolerance_for
@@ -46,7 +45,7 @@ class BatchTrial:
     def wrong(self) -> tuple[Measurement, ...]:
         """The batches whose answers are not those of their images one by one."""
         tolerance = tolerance_for("fp32")
-        return tuple(each for each in self.added if objections_to_change(each, tolerance))
+        return tuple(each for each in self.added if reasons_against(each, tolerance))
 
 
 def planned_batches(photos: int) -> tuple[tuple[int, ...], ...]:
@@ -62,11 +61,11 @@ def planned_batches(photos: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(itertools.islice(places, size)) for size in sizes)
 
 
-def try_batches(walk: Walk, session: Session, alone: Logits) -> BatchTrial:
+def try_batches(table: StageTable, session: Session, alone: Logits) -> BatchTrial:
     """Let a graph answer in batches, and compare: nothing is written down yet.
 
     Args:
-        walk: Gives the photos.
+        table: Gives the photos.
         session: A graph's, which takes any batch size.
         alone: (N, K), its answers one by one.
     """
@@ -74,9 +73,9 @@ def try_batches(walk: Walk, session: Session, alone: Logits) -> BatchTrial:
     batches = planned_batches(len(alone))
     answers, failures, added = [], [], []
     for places in batches:
-        walk.progress(Step("walking the stages", detail=f"{graph} in a batch of {len(places)}"))
+        table.progress(Step("diagnosing the stages", detail=f"{graph} in a batch of {len(places)}"))
         try:
-            logits = session.run(walk.photos.pixels(places))
+            logits = session.run(table.photos.pixels[list(places)])
         except GraphError as exc:
             failures.append(exc.message)
             logits = np.full((len(places), alone.shape[1]), np.nan, np.float32)
@@ -87,8 +86,8 @@ def try_batches(walk: Walk, session: Session, alone: Logits) -> BatchTrial:
                 alone[list(places)][fine],
                 logits[fine],
                 precision="fp32",
-                paths=[walk.photos.names[place] for place in np.array(places)[fine]],
-                labels=walk.labels,
+                paths=[table.photos.names[place] for place in np.array(places)[fine]],
+                labels=table.labels,
                 batch_sizes=[len(places)],
                 least_scale=largest(alone),
             )
@@ -96,19 +95,19 @@ def try_batches(walk: Walk, session: Session, alone: Logits) -> BatchTrial:
     return BatchTrial(graph, alone, batches, tuple(answers), tuple(failures), tuple(added))
 
 
-def record_batches(walk: Walk, trial: BatchTrial) -> None:
+def record_batches(table: StageTable, trial: BatchTrial) -> None:
     """Write a trial down: a step, and a finding where the answers depend on the batch size."""
     sizes = [len(places) for places in trial.batches]
-    walk.part_step(
+    table.add(
         "batch size",
         f"{trial.graph} in batches of {_listed(sizes)} instead of one by one",
-        [*itertools.chain.from_iterable(trial.batches)],
         np.concatenate(trial.logits),
         since=trial.alone,
+        places=[*itertools.chain.from_iterable(trial.batches)],
         batch_sizes=sizes,
     )
     if trial.wrong:
-        walk.findings.append(_batch_finding(trial))
+        table.findings.append(_batch_finding(trial))
 
 
 def _batch_finding(trial: BatchTrial) -> Finding:

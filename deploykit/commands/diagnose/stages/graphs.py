@@ -1,14 +1,12 @@
-"""The walk from the network to what is deployed: graphs, passes, precisions, runtimes."""
+"""The steps from the network to what is deployed: graphs, passes, precisions, runtimes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, deploy_graph
 from deploykit.commands.diagnose.stages.batches import record_batches, try_batches
-from deploykit.commands.diagnose.stages.walk import Walk
+from deploykit.commands.diagnose.stages.table import StageTable
 from deploykit.errors import BundleError, DependencyError, GraphError, MissingError
 from deploykit.inference.candidates import (
     Candidate,
@@ -19,7 +17,7 @@ from deploykit.inference.candidates import (
 )
 from deploykit.inference.engines import is_flavour
 from deploykit.inference.sessions import open_bundle_graph
-from deploykit.parity.blame import Finding
+from deploykit.parity.diagnosis import Finding
 from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, graph_precision, open_graph
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Logits, Session
@@ -27,14 +25,16 @@ from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress
 
 
-def walk_fp32(walk: Walk, bundle: Bundle, since: Logits, *, is_reference: bool) -> Logits:
+def add_fp32_steps(
+    table: StageTable, bundle: Bundle, since: Logits, *, is_reference: bool
+) -> Logits:
     """Step from the network over the canonical graph and each pass to the FP32 deploy graph.
 
     What is deployed is tried in batches. The canonical graph is, too, where the deploy graph is not
     what the passes make of it, or depends on the batch size and may have that from it.
 
     Args:
-        walk: So far.
+        table: So far.
         bundle: The bundle.
         since: (N, K), the network's answers to the recorded preprocessing.
         is_reference: Whether the network is the canonical graph already.
@@ -46,20 +46,20 @@ def walk_fp32(walk: Walk, bundle: Bundle, since: Logits, *, is_reference: bool) 
     if not is_reference:
         change = f"{CANONICAL_GRAPH} on {CPU} instead of the torch module"
         with _opened(bundle, CANONICAL_GRAPH) as session:
-            canonical = walk.ask(session, change)
-        walk.step("canonical graph", change, canonical, since=since)
-    passed, content = _walk_each_pass(walk, bundle, canonical)
+            canonical = table.ask(session, change)
+        table.add("canonical graph", change, canonical, since=since)
+    passed, content = _add_each_pass(table, bundle, canonical)
     graph = deploy_graph("fp32")
     change = f"{graph} as it is in the bundle"
     is_passed = content == bundle.checked(graph).read_bytes()
     with _opened(bundle, graph) as session:
-        deployed = passed if is_passed else walk.ask(session, change)
-        walk.step("graph pass", change, deployed, since=passed)
-        trial = try_batches(walk, session, deployed)
+        deployed = passed if is_passed else table.ask(session, change)
+        table.add("graph pass", change, deployed, since=passed)
+        trial = try_batches(table, session, deployed)
     if trial.wrong or not is_passed:
         with _opened(bundle, CANONICAL_GRAPH) as session:
-            record_batches(walk, try_batches(walk, session, canonical))
-    record_batches(walk, trial)
+            record_batches(table, try_batches(table, session, canonical))
+    record_batches(table, trial)
     return deployed
 
 
@@ -67,7 +67,7 @@ def _opened(bundle: Bundle, graph: str) -> Session:
     return open_bundle_graph(bundle, graph, runtime=CPU, precision="fp32")
 
 
-def _walk_each_pass(walk: Walk, bundle: Bundle, since: Logits) -> tuple[Logits, bytes | None]:
+def _add_each_pass(table: StageTable, bundle: Bundle, since: Logits) -> tuple[Logits, bytes | None]:
     """Apply one graph pass after the other.
 
     A pass that finds nothing to do is no step.
@@ -81,7 +81,7 @@ def _walk_each_pass(walk: Walk, bundle: Bundle, since: Logits) -> tuple[Logits, 
         from deploykit.graph.files import load_graph
         from deploykit.graph.instruments import model_bytes
     except DependencyError as exc:
-        walk.progress(Note(f"graph passes are not walked one by one: {exc.message}"))
+        table.progress(Note(f"graph passes are not compared one by one: {exc.message}"))
         return since, None
     manifest = bundle.manifest
     model = load_graph(bundle.checked(CANONICAL_GRAPH))
@@ -100,20 +100,22 @@ def _walk_each_pass(walk: Walk, bundle: Bundle, since: Logits) -> tuple[Logits, 
                 preprocessing=manifest.preprocessing,
                 labels=manifest.labels,
             ) as session:
-                logits = walk.ask(session, each.name)
+                logits = table.ask(session, each.name)
         except GraphError as exc:
-            _record_broken_pass(walk, each.name, since, exc)
+            _record_broken_pass(table, each.name, since, exc)
             return since, None
-        walk.step("graph pass", each.name, logits, since=since)
+        table.add("graph pass", each.name, logits, since=since)
         since = logits
     return since, content
 
 
-def _record_broken_pass(walk: Walk, name: str, since: Logits, error: GraphError) -> None:
+def _record_broken_pass(table: StageTable, name: str, since: Logits, error: GraphError) -> None:
     """Write down a pass that gives no answer to compare: a step that failed, and a finding."""
-    step = walk.part_step("graph pass", name, (), since[:0], since=since, batch_sizes=())
-    walk.steps[-1] = msgspec.structs.replace(step, objections=("it gives no graph that runs",))
-    walk.findings.append(
+    reasons = ("it gives no graph that runs",)
+    table.add(
+        "graph pass", name, since[:0], since=since, places=(), batch_sizes=(), reasons=reasons
+    )
+    table.findings.append(
         Finding(
             stage="graph pass",
             message=f'"{name}" makes no graph that runs of {CANONICAL_GRAPH}: '
@@ -124,8 +126,8 @@ def _record_broken_pass(walk: Walk, name: str, since: Logits, error: GraphError)
     )
 
 
-def walk_candidates(
-    walk: Walk, bundle: Bundle, candidates: Sequence[Candidate], deployed: Logits
+def add_candidates(
+    table: StageTable, bundle: Bundle, candidates: Sequence[Candidate], deployed: Logits
 ) -> None:
     """Step from the FP32 deploy graph to each lower precision, and from there to each runtime.
 
@@ -133,9 +135,9 @@ def walk_candidates(
     told in a note.
 
     Args:
-        walk: So far.
+        table: So far.
         bundle: The bundle.
-        candidates: What is walked, of engines the newest first.
+        candidates: What is compared, of engines the newest first.
         deployed: (N, K), the FP32 deploy graph's answers on ONNX Runtime's CPU provider.
     """
     known: dict[tuple[str, Precision], Logits] = {(CPU, "fp32"): deployed}
@@ -145,7 +147,8 @@ def walk_candidates(
         if kind in known:
             continue  # an older engine
         try:
-            logits = _answers(walk, bundle, candidate)
+            with open_candidate(bundle, candidate) as session:
+                logits = table.ask(session, str(candidate))
         except (MissingError, BundleError, GraphError) as exc:
             if not (isinstance(exc, MissingError) or is_flavour(candidate.runtime)):
                 raise
@@ -153,7 +156,7 @@ def walk_candidates(
                 left_out.append((candidate, exc.message))
             continue
         origins = (known[origin] for origin in _origins(candidate) if origin in known)
-        walk.step(
+        table.add(
             "precision" if _on_cpu(candidate) or candidate.is_hinted else "runtime",
             str(candidate),
             logits,
@@ -162,7 +165,7 @@ def walk_candidates(
         )
         known[kind] = logits
     for line in by_reason(left_out):
-        walk.progress(Note(f"left out: {line}"))
+        table.progress(Note(f"left out: {line}"))
 
 
 def _origins(candidate: Candidate) -> list[tuple[str, Precision]]:
@@ -174,18 +177,13 @@ def _origins(candidate: Candidate) -> list[tuple[str, Precision]]:
     return [(runtime, candidate.precision) for runtime in (CPU, REHEARSAL)]
 
 
-def _answers(walk: Walk, bundle: Bundle, candidate: Candidate) -> Logits:
-    with open_candidate(bundle, candidate) as session:
-        return walk.ask(session, str(candidate))
-
-
 def wanted_candidates(
     bundle: Bundle, runtime: str | None, precision: Precision | None, progress: Progress
 ) -> list[Candidate]:
     """What is meant by a runtime, a precision, or both; with where it comes from.
 
-    A device's step is from the same precision on the CPU, else it would be blamed for what the
-    precision does; and BF16's from its runtime's FP32, else it would be for what the runtime does.
+    A device's step is from the same precision on the CPU, so that it does not answer for what the
+    precision does; and BF16's from its runtime's FP32.
     BF16 is meant only where it is named, for it is no graph's own.
 
     Raises:

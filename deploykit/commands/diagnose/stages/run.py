@@ -1,4 +1,4 @@
-"""Blame by stage: which step, from a photo's file to the answer, moved the answer."""
+"""The diagnosis by stage: which step, from a photo's file to the answer, moved the answer."""
 
 from __future__ import annotations
 
@@ -10,28 +10,21 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from deploykit.bundle.folder import Bundle
-from deploykit.commands.diagnose.stages.accuracy import check_answers
-from deploykit.commands.diagnose.stages.beginning import (
-    OWN_NORMALISATION,
-    Beginning,
-    answer_ways,
-    begin,
-    module_way,
+from deploykit.commands.diagnose.stages.graphs import (
+    add_candidates,
+    add_fp32_steps,
+    wanted_candidates,
 )
-from deploykit.commands.diagnose.stages.graphs import walk_candidates, walk_fp32, wanted_candidates
-from deploykit.commands.diagnose.stages.photos import (
-    PhotoSource,
-    StagePhotos,
-    draw_photos,
-    list_photos,
-)
+from deploykit.commands.diagnose.stages.photos import PhotoSource, draw_photos, list_photos
+from deploykit.commands.diagnose.stages.preprocessing import answer_ways, begin
+from deploykit.commands.diagnose.stages.table import StageTable
 from deploykit.commands.diagnose.stages.transform import load_transform, probe_transform
-from deploykit.commands.diagnose.stages.walk import Walk
+from deploykit.commands.diagnose.stages.variations import check_answers
 from deploykit.commands.train.files import STATE, load_state
 from deploykit.commands.train.history import best_epoch
 from deploykit.errors import CheckpointError, InputError, UsageError
 from deploykit.inference.candidates import Candidate
-from deploykit.parity.blame import StageReport
+from deploykit.parity.diagnosis import StageReport
 from deploykit.proof.reference import (
     OpenReference,
     ReferenceRequest,
@@ -40,12 +33,14 @@ from deploykit.proof.reference import (
 )
 from deploykit.specs.precision import Precision
 from deploykit.specs.preprocessing import Size, format_size
-from deploykit.specs.session import Logits, NormalisedSession
+from deploykit.specs.session import NormalisedSession
 from deploykit.system.progress import Note, Progress, silent
 
 if TYPE_CHECKING:
     from deploykit.models.transforms import Transform
 
+#: The last change before the network: from here on the bundle's own code does it all.
+_OWN_NORMALISATION = "normalised by deploykit"
 _ALL_PICKED = (
     "labels and accuracy are not checked: every photo was picked for its answers, which says "
     "nothing about how often a model is right; --max-images takes more"
@@ -54,7 +49,7 @@ _ALL_PICKED = (
 
 @dataclass(frozen=True)
 class StagesRequest:
-    """What to walk on, and from where.
+    """What to compare, and on what.
 
     Attributes:
         images: A folder of photos; None for the one recorded at export.
@@ -64,7 +59,7 @@ class StagesRequest:
         trained_accuracy: The part of its test photos that training had right, 0..1; None for what
             the run that wrote the checkpoint tells.
         reference: What the user named to compare with.
-        runtime: Walk no other than this, beside where it comes from; None for all that can run.
+        runtime: No other than this, beside where it comes from; None for all that can run.
         precision: The same.
         first: The names of photos that must be among them, and come first; others' names are left
             out.
@@ -82,12 +77,12 @@ class StagesRequest:
 
 @dataclass(frozen=True)
 class StagesPlan:
-    """What a walk needs, found and checked before anything takes long.
+    """What the diagnosis needs, found and checked before anything takes long.
 
     Attributes:
         source: The listed photos.
         transform: What training does to a photo; None where there is nothing to compare with.
-        candidates: The precisions and runtimes to walk.
+        candidates: The precisions and runtimes to compare.
         trained_accuracy: The part of its test photos that training had right; None where nobody
             tells.
     """
@@ -105,7 +100,7 @@ def prepare_stages(
 
     Args:
         bundle: The bundle.
-        request: What to walk on. Which photos come first need not be known yet.
+        request: What to compare. Which photos come first need not be known yet.
         progress: Told which photos are taken, and what is left out.
 
     Raises:
@@ -136,7 +131,7 @@ def prepare_stages(
     return StagesPlan(source, transform, tuple(candidates), accuracy)
 
 
-def walk_stages(
+def diagnose_stages(
     bundle: Bundle,
     request: StagesRequest,
     progress: Progress = silent,
@@ -144,17 +139,17 @@ def walk_stages(
     *,
     reference: OpenReference | None = None,
 ) -> StageReport:
-    """Walk from training to what is deployed, one change at a time on the same photos.
+    """Go from training to what is deployed, one change at a time on the same photos.
 
     Each step is measured against the one before and against the beginning. A lower precision is a
     step from the FP32 deploy graph, a runtime from its precision on the CPU, and a batch size from
     the same graph one by one. Where the photos are labelled, the order of the labels is checked;
-    where they show an accuracy far below training's that nothing found so far explains, the usual
-    ways to preprocess are tried.
+    where their accuracy is below training's and nothing found so far explains it, the usual changes
+    to the preprocessing are tried.
 
     Args:
         bundle: The bundle.
-        request: What to walk on, and from where.
+        request: What to compare, and on what.
         progress: Told of each step.
         plan: What :func:`prepare_stages` found for this request; None to prepare now.
         reference: What ``request.reference`` names, open already; it stays open. None to open it
@@ -179,58 +174,35 @@ def walk_stages(
             stack.enter_context(reference.session)
         if reference.objection is not None:
             progress(Note(reference.objection))
-        walk, trained, recorded = _walk_ways(bundle, beginning, photos, reference, progress)
-    deployed = walk_fp32(walk, bundle, recorded, is_reference=reference.kind == "graph")
-    walk_candidates(walk, bundle, plan.candidates, deployed)
-    findings = (*beginning.findings, *walk.findings)
+        # A module and a canonical graph take normalised images; the deploy graphs do not.
+        network = cast("NormalisedSession", reference.session)
+        answers = answer_ways(beginning, photos, network, progress)
+        trained = answers[0]
+        table = StageTable(
+            photos,
+            trained,
+            network=reference.description,
+            labels=manifest.labels,
+            progress=progress,
+        )
+        table.findings += beginning.findings
+        for way, before, after in zip(beginning.ways, answers, answers[1:], strict=False):
+            step = table.add(way.stage, way.change, after, since=before)
+            if way.if_it_moves is not None and step.reasons:
+                table.findings.append(way.if_it_moves)
+        recorded = table.ask(network, _OWN_NORMALISATION)
+        table.add("normalise", _OWN_NORMALISATION, recorded, since=answers[-1])
+    deployed = add_fp32_steps(table, bundle, recorded, is_reference=reference.kind == "graph")
+    add_candidates(table, bundle, plan.candidates, deployed)
     report = StageReport(
         beginning=f"{beginning.description}, then {reference.description}",
-        steps=tuple(walk.steps),
-        findings=findings,
+        steps=tuple(table.steps),
+        findings=tuple(table.findings),
         trained_accuracy=plan.trained_accuracy,
     )
-    if all(name is None for name in photos.truth):
-        if plan.source.labelled:
-            progress(Note(_ALL_PICKED))
-        return report
+    if plan.source.labelled and all(name is None for name in photos.truth):
+        progress(Note(_ALL_PICKED))
     return check_answers(bundle, photos, report, trained, deployed, progress)
-
-
-def _walk_ways(
-    bundle: Bundle,
-    beginning: Beginning,
-    photos: StagePhotos,
-    reference: OpenReference,
-    progress: Progress,
-) -> tuple[Walk, Logits, Logits]:
-    """Step from training's preprocessing to the recorded one.
-
-    Returns:
-        The walk, and (N, K) answers to the first way and to the recorded one.
-    """
-    manifest = bundle.manifest
-    # A module and a canonical graph take normalised images; the deploy graphs do not.
-    network = cast("NormalisedSession", reference.session)
-    ways = beginning.ways
-    if reference.kind == "module":
-        ways = (*ways, module_way(manifest.preprocessing))
-    answers = answer_ways(beginning.first, ways, photos, network, progress)
-    walk = Walk(
-        photos,
-        answers[0],
-        network=reference.description,
-        labels=manifest.labels,
-        progress=progress,
-    )
-    for way, before, after in zip(ways, answers, answers[1:], strict=False):
-        step = walk.step(way.stage, way.change, after, since=before)
-        if way.if_it_moves is not None and step.objections:
-            walk.findings.append(way.if_it_moves)
-    if reference.kind == "module":
-        return walk, answers[0], answers[-1]
-    recorded = walk.ask(network, OWN_NORMALISATION)
-    walk.step("normalise", OWN_NORMALISATION, recorded, since=answers[-1])
-    return walk, answers[0], recorded
 
 
 def _check_size(bundle: Bundle, named: ReferenceRequest, transform: str, size: Size) -> None:
@@ -249,7 +221,7 @@ def _check_size(bundle: Bundle, named: ReferenceRequest, transform: str, size: S
             recorded = format_size(bundle.manifest.preprocessing.input_size)
             raise InputError(
                 f"{transform} gives images of {given}; the bundle takes {recorded}, and "
-                f"{reference.description}, with which the walk begins, no other size.",
+                f"{reference.description}, which is the reference, no other size.",
                 hint=f"If training used {given}, export again with --input-size {given}; else name "
                 "the transform that it evaluated with.",
             ) from exc

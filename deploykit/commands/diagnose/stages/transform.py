@@ -1,21 +1,22 @@
-"""The transform that the walk begins with: loaded, probed, and applied to a few photos."""
+"""What training does to a photo: the transform loaded, tried on a few photos, and read."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from PIL import ImageOps
 
 from deploykit.commands.diagnose.stages.photos import StagePhotos
 from deploykit.errors import DependencyError, InputError
 from deploykit.images.decode import DecodeError, decode_rgb
-from deploykit.images.explanation import TransformedPhoto, Values
-from deploykit.images.pixel_steps import open_as_training
+from deploykit.images.explain import TransformedPhoto
+from deploykit.images.pixel_steps import PixelSteps, Treatment, Triple, open_as_training
 from deploykit.images.scan import ImageFile, sample_images
-from deploykit.specs.preprocessing import Preprocessing, Size, format_size
+from deploykit.specs.preprocessing import INTERPOLATIONS, Preprocessing, Size, format_size
 from deploykit.system.progress import Note, Progress
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _EXPLAINED_ON = 12
 _TURNED_EXPLAINED_ON = 3
 _PROBED_ON = 3
+#: Steps of torchvision that make a tensor.
+_TO_TENSOR = ("ToTensor", "PILToTensor", "ToImage")
 
 
 def load_transform(
@@ -95,7 +98,13 @@ def _applied(
         image = open_as_training(file.path)
         values = transform(image)
         for _ in range(max(1, _EXPLAINED_ON // len(files))):  # a coin may fall alike once
-            require_same(values, transform(image), transform.name)
+            if not np.array_equal(values, transform(image)):
+                raise InputError(
+                    f"{transform.name} is random: it gave the same photo other values the second "
+                    "time.",
+                    hint="Name the transform of the evaluation, without RandomHorizontalFlip, "
+                    "RandomResizedCrop, ColorJitter and the like.",
+                )
         examples.append(
             TransformedPhoto(
                 open=functools.partial(decode_rgb, file.path),
@@ -114,20 +123,91 @@ def _applied(
     return examples
 
 
-def require_same(values: Values, again: Values, name: str) -> None:
-    """Refuse a transform that makes different values of the same photo.
+def read_transform(code: object) -> Treatment | None:
+    """Read what a torchvision ``Compose`` (v1 or v2), or the preset of its weights, says it does.
 
     Args:
-        values: (3, H, W), what it made.
-        again: What it made the second time.
-        name: The transform's.
+        code: The transform.
 
-    Raises:
-        InputError: They differ.
+    Returns:
+        None where it is something else, or has a step that a :class:`Treatment` cannot tell.
     """
-    if not np.array_equal(values, again):
-        raise InputError(
-            f"{name} is random: it gave the same photo other values the second time.",
-            hint="Name the transform of the evaluation, without RandomHorizontalFlip, "
-            "RandomResizedCrop, ColorJitter and the like.",
-        )
+    steps = getattr(code, "transforms", None)
+    if not _is_torchvision(code):
+        return None
+    if type(code).__name__ == "ImageClassification":
+        preset = cast("Any", code)
+        fields = _resize_fields(preset.resize_size, preset.interpolation, antialias=True)
+        fields |= {"crop_size": _pair(preset.crop_size), "mean": preset.mean, "std": preset.std}
+        return _treatment(fields)
+    if not isinstance(steps, Sequence):
+        return None
+    fields = {}
+    on_tensor = False
+    for step in steps:
+        if type(step).__name__ in _TO_TENSOR and _is_torchvision(step):
+            on_tensor = True
+            continue
+        found = _fields_of(step, on_tensor=on_tensor)
+        twice = not fields.keys().isdisjoint(found or ())
+        if found is None or twice or ("resize" in found and "crop_size" in fields):
+            return None
+        fields |= found
+    return _treatment(fields)
+
+
+def _is_torchvision(value: object) -> bool:
+    return type(value).__module__.startswith("torchvision.transforms")
+
+
+def _fields_of(step: Any, *, on_tensor: bool) -> dict[str, Any] | None:
+    """What one step sets in a treatment; None where it cannot be told."""
+    if ImageOps.exif_transpose in (step, getattr(step, "lambd", None)):
+        return {"upright": True}
+    if not _is_torchvision(step):
+        return None
+    match type(step).__name__:
+        case "Resize" if step.max_size is None:
+            # Of a PIL image the argument antialias is ignored: Pillow always does.
+            antialias = not on_tensor or bool(step.antialias)
+            return _resize_fields(step.size, step.interpolation, antialias=antialias)
+        case "CenterCrop":
+            return {"crop_size": _pair(step.size)}
+        case "Grayscale" if step.num_output_channels == 3:
+            return {"channels": "grey"}
+        case "Normalize":
+            return {"mean": step.mean, "std": step.std}
+        case "ConvertImageDtype" | "ToDtype" | "ToPureTensor":
+            return {}
+    return None
+
+
+def _resize_fields(
+    size: int | Sequence[int], interpolation: Any, *, antialias: bool
+) -> dict[str, Any]:
+    sides = [size] if isinstance(size, int) else [*size]
+    return {
+        "resize": sides[0] if len(sides) == 1 else (sides[0], sides[1]),
+        # In v2 it may be the filter's name itself.
+        "interpolation": getattr(interpolation, "value", interpolation),
+        "antialias": antialias,
+    }
+
+
+def _pair(size: int | Sequence[int]) -> Size:
+    sides = [size] if isinstance(size, int) else [*size]
+    return sides[0], sides[-1]
+
+
+def _treatment(fields: dict[str, Any]) -> Treatment | None:
+    mean, std = (
+        tuple(map(float, fields.pop(name, default)))
+        for name, default in (("mean", (0, 0, 0)), ("std", (1, 1, 1)))
+    )
+    known = fields.get("interpolation", "bilinear") in INTERPOLATIONS
+    if not known or (len(mean), len(std)) != (3, 3):
+        return None
+    if fields.get("crop_size") == fields.get("resize"):
+        fields.pop("crop_size", None)  # it cuts nothing off
+    steps = PixelSteps(**({"resize": None, "crop_size": None} | fields))
+    return Treatment(steps=steps, mean=cast("Triple", mean), std=cast("Triple", std))

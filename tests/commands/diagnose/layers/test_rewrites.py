@@ -10,7 +10,7 @@ from layer_networks import replaced, rewritten, with_fp16
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.commands.diagnose.layers.run import LayersRequest, walk_layers
-from deploykit.commands.diagnose.stages.run import StagesRequest, walk_stages
+from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages
 from deploykit.commands.export.preprocessing import PreprocessingOptions
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
@@ -90,7 +90,7 @@ def stage_report(photo_folder):
     def walk(bundle):
         images = photo_folder / "red"
         named = StagesRequest(images=images, runtime="onnxruntime-cpu", precision="fp32")
-        return walk_stages(bundle, named)
+        return diagnose_stages(bundle, named)
 
     return walk
 
@@ -197,16 +197,16 @@ def test_each_rule_is_a_step(paths, stage_report):
 def test_a_rule_that_is_wrong_is_to_blame(paths, break_rule, stage_report, rule, fault):
     break_rule(rule, fault)
     report = stage_report(paths)
-    assert (report.culprit.stage, report.culprit.change) == ("graph pass", rule)
+    assert (report.first.stage, report.first.change) == ("graph pass", rule)
 
 
 @pytest.mark.parametrize("fault", [leave_an_operand_out, give_up])
 def test_a_rule_whose_graph_does_not_run_is_to_blame(paths, break_rule, stage_report, fault):
     break_rule(FORWARD, fault)
     report = stage_report(paths)
-    assert (report.culprit.stage, report.culprit.change) == ("graph pass", FORWARD)
-    assert report.culprit.objections == ("it gives no graph that runs",)
-    assert (report.culprit.added.images, report.culprit.added.non_finite) == (0, 0)
+    assert (report.first.stage, report.first.change) == ("graph pass", FORWARD)
+    assert report.first.reasons == ("it gives no graph that runs",)
+    assert (report.first.added.images, report.first.added.non_finite) == (0, 0)
     (finding,) = report.findings
     assert finding.stage == "graph pass"
     assert finding.message.startswith(f'"{FORWARD}" makes no graph that runs of model.onnx: ')
@@ -214,7 +214,7 @@ def test_a_rule_whose_graph_does_not_run_is_to_blame(paths, break_rule, stage_re
     (deployed,) = (
         step for step in report.steps if step.change.startswith(FP32) and step.stage == "graph pass"
     )
-    assert not deployed.objections
+    assert not deployed.reasons
 
 
 def test_the_nodes_of_a_sound_graph(paths):

@@ -16,7 +16,7 @@ from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.errors import DeviceError, UsageError
 from deploykit.models.registry import resolve_architecture
-from deploykit.proof.reference import Reference, ReferenceRequest, open_reference
+from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
 from deploykit.system.progress import Note, Step, silent
 
 CANONICAL, FP32 = "model.onnx", "deploy/fp32.onnx"
@@ -432,7 +432,7 @@ def test_a_fault_before_the_walks_reference_is_said(blocks):
 
 def test_an_open_reference_is_used_and_stays_open(blocks, monkeypatch):
     with open_reference(blocks, module_of(blocks), silent).session as session:
-        reference = Reference(session, kind="module", description="mine")
+        reference = OpenReference(session=session, kind="module", description="mine")
         monkeypatch.delattr("deploykit.commands.diagnose.layers.run.open_reference")
         reports = walk_layers(blocks, reference=reference)
         assert [report.candidate.graph for report in reports] == [CANONICAL, FP32]

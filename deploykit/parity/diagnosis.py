@@ -1,4 +1,4 @@
-"""Who is to blame: what a walk over the stages, and one over the nodes of a graph, found."""
+"""What a diagnosis found: stage by stage, and node by node of a graph."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class StageStep(Value, frozen=True):
         change: What is done from here on, in words: ``bilinear instead of bicubic``.
         added: The answers from here on compared with those of the step before, on the images to
             which those are finite.
-        total: The same compared with the walk's beginning.
+        total: The same compared with the beginning.
         tolerance: What this step alone may add.
-        objections: A sentence for each way in which ``added`` leaves the tolerance: by what the
-            step changes, not by what the images were too weak to show before it.
+        reasons: Why the step failed, a sentence each; empty where it passed. Only what the step
+            changes counts, not what the images were too weak to show before it.
     """
 
     stage: Stage
@@ -36,14 +36,11 @@ class StageStep(Value, frozen=True):
     added: Measurement
     total: Measurement
     tolerance: Tolerance
-    objections: tuple[str, ...]
+    reasons: tuple[str, ...]
 
     @property
     def in_all(self) -> Measurement | None:
-        """``total``, where it stands in line with the other steps': a batch size has other images.
-
-        None where there is no image, too.
-        """
+        """``total``; None for a batch size, which has other images, and where there is no image."""
         return self.total if self.stage != "batch size" and self.total.images else None
 
 
@@ -55,7 +52,7 @@ class Finding(Value, frozen=True):
         message: What is wrong, with both values: ``training used bicubic, the bundle records
             bilinear``.
         hint: What to do.
-        options: Those of ``export`` that mend it. None where something else has to be looked at or
+        options: The options of ``export`` that correct it; empty where something else has to be
             done first. The value ``FILE`` stands for a text file with ``labels``, one a line.
         labels: In the order that the answers follow; empty where they are not the fault.
     """
@@ -67,55 +64,57 @@ class Finding(Value, frozen=True):
     labels: tuple[str, ...] = ()
 
 
-class Trial(Value, frozen=True):
-    """A usual way of preprocessing or of ordering labels, tried on a labelled folder.
+class Variation(Value, frozen=True):
+    """One change to the recorded preprocessing or to the order of the labels, tried alone.
 
     Attributes:
-        change: What is done otherwise than the bundle records: ``resize 256, centre crop``.
-        option: How ``export`` is told: ``--resize 256 --crop-size 224x224``; empty when it cannot.
-        correct: Images whose class is the folder's.
-        images: How many were tried.
+        change: What is done otherwise: ``resize 256 (shorter side), centre crop 224x224``.
+        option: How ``export`` is told: ``--resize 256 --crop-size 224x224``; empty where it cannot.
+        correct: Images that get the right class, or the class of the beginning.
+        images: How many images were tried.
+        gained: ``correct`` minus that of the bundle as recorded.
     """
 
     change: str
     option: str
     correct: int
     images: int
+    gained: int
 
 
 class StageReport(Value, frozen=True):
-    """The walk over the stages.
+    """The diagnosis by stage.
 
     Attributes:
-        beginning: What the walk starts from, in words: ``train.py:transform and the checkpoint``.
+        beginning: What the steps start from, in words: ``train.py:transform and the checkpoint``.
         steps: In the order of the flow.
         findings: The faults that could be named.
-        trials: What the search for a lost accuracy tried, the best first; empty without a search.
-        restored: Whether one of them gets more right than the best of so many does by chance.
+        variations: What was tried, the best first; empty where there was no need.
+        compared_with: What ``variations`` were compared with: the folders' names (``accuracy``),
+            or the answers of the beginning (``agreement``).
         correct: Labelled images that the FP32 deploy graph gives their folder's class.
         labelled: How many images are labelled.
-        trained_accuracy: The part of its test images that training had right, 0..1; None where
-            nobody tells.
+        trained_accuracy: The accuracy of training on its test images, 0..1; None if unknown.
     """
 
     beginning: str
     steps: tuple[StageStep, ...]
     findings: tuple[Finding, ...] = ()
-    trials: tuple[Trial, ...] = ()
-    restored: bool = False
+    variations: tuple[Variation, ...] = ()
+    compared_with: Literal["accuracy", "agreement"] = "accuracy"
     correct: int = 0
     labelled: int = 0
     trained_accuracy: float | None = None
 
     @property
-    def culprit(self) -> StageStep | None:
-        """The first step that leaves its tolerance."""
-        return next((step for step in self.steps if step.objections), None)
+    def first(self) -> StageStep | None:
+        """The first step that moves the answer beyond its tolerance."""
+        return next((step for step in self.steps if step.reasons), None)
 
     @property
     def passed(self) -> bool:
         """Whether there are steps, each within its tolerance, and no fault was named."""
-        return bool(self.steps) and self.culprit is None and not self.findings
+        return bool(self.steps) and self.first is None and not self.findings
 
 
 class LayerError(Value, frozen=True):

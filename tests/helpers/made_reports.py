@@ -1,13 +1,18 @@
-"""Reports of walks over the stages and over the nodes, made by hand."""
+"""Diagnoses by stage and by layer, made by hand."""
 
 import numpy as np
 
-from deploykit.parity.blame import Finding, LayerError, LayerReport, StageReport, StageStep
+from deploykit.parity.diagnosis import Finding, LayerError, LayerReport, StageReport, StageStep
 from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import tolerance_for
 from deploykit.specs.labels import Labels
 from deploykit.specs.session import SessionSpec
 
+#: The function that makes each diagnosis, for a test to put another in its place.
+JOBS = {
+    "stages": "deploykit.commands.diagnose.stages.run.diagnose_stages",
+    "layers": "deploykit.commands.diagnose.layers.run.walk_layers",
+}
 TOLERANCE = tolerance_for("fp32")
 SPEC = SessionSpec(
     runtime="rehearsal",
@@ -36,17 +41,16 @@ def step(stage, change, error=0.0):
         added=found,
         total=found,
         tolerance=TOLERANCE,
-        objections=TOLERANCE.objections(found),
+        reasons=TOLERANCE.objections(found),
     )
 
 
-def stages(*steps, findings=(), trials=(), restored=True):
+def stages(*steps, findings=(), variations=()):
     return StageReport(
         beginning="train.py:transform and the checkpoint",
         steps=steps,
         findings=findings,
-        trials=trials,
-        restored=restored,
+        variations=variations,
     )
 
 

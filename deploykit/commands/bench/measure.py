@@ -1,0 +1,213 @@
+"""What is measured of one option, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+
+from deploykit.bundle.folder import open_bundle
+from deploykit.commands.bench.options import open_option
+from deploykit.commands.bench.results import Measured, Option, Timing
+from deploykit.errors import DeploykitError, ImagesError, ModelError
+from deploykit.images.batches import allocate_buffers, read_batch
+from deploykit.images.scan import ImageFile
+from deploykit.inference.pipeline import answer_files, shared_work
+from deploykit.runtime.opener import HOST_RUNTIMES
+from deploykit.specs.session import ImageBatch, Logits, Session
+from deploykit.system.stages import StageClock
+
+#: The longest that one batch size runs in a turn, unless one run takes longer.
+_COMPUTE_SECONDS = 0.25
+#: The longest prediction of a turn: long against starting and ending its threads.
+_PREDICT_SECONDS = 1.5
+_LEAST_PHOTOS = 8
+
+
+class OpenOption:
+    """An option that is open as in a prediction, and has given one photo's logits.
+
+    Args:
+        folder: The bundle.
+        option: What to open.
+        files: The sample: photos that can be read.
+        started: When its process was started, as :func:`time.time` tells.
+
+    Raises:
+        DeploykitError: It does not open, or its logits are NaN or infinite.
+    """
+
+    def __init__(
+        self, folder: Path, option: Option, files: list[ImageFile], started: float
+    ) -> None:
+        self._bundle = open_bundle(folder)
+        self._option = option
+        self._files = files
+        self._session = open_option(self._bundle, option, pipelined=True)
+        self._require_finite(self._session.run(self._read(files[:1])))
+        self._first_answer_seconds = time.time() - started
+        self._workers, self._batch_size = shared_work(
+            self._session.spec, threads=None, batch_size=None
+        )
+        self._runs: dict[int, list[float]] = {}
+        self._refusals: dict[int, str] = {}
+        self._rates: list[float] = []
+
+    def predict_sample(self) -> None:
+        """Predict the sample once: for the memory that it takes, the accuracy, and the speed.
+
+        Raises:
+            ModelError: Some logits are NaN or infinite.
+            ImagesError: A photo can no longer be read.
+        """
+        start = time.perf_counter()
+        logits = self._answer(self._files)
+        self._sample_rate = len(self._files) / (time.perf_counter() - start)
+        self._peak_memory_bytes = peak_memory_bytes()
+        self._require_finite(logits)
+        labels = self._bundle.manifest.labels.names
+        self._correct = [
+            labels[place] == file.expected
+            for place, file in zip(logits.argmax(axis=1).tolist(), self._files, strict=True)
+            if file.expected is not None
+        ]
+
+    def predict(self, seconds: float) -> None:
+        """Predict photos, the sample again and again.
+
+        Args:
+            seconds: About how long it may take.
+
+        Raises:
+            ImagesError: A photo can no longer be read.
+        """
+        photos = max(_LEAST_PHOTOS, round(min(_PREDICT_SECONDS, seconds) * self._sample_rate))
+        files = list(islice(cycle(self._files), photos))
+        start = time.perf_counter()
+        self._answer(files)
+        self._rates.append(photos / (time.perf_counter() - start))
+
+    def compute(self, batch_sizes: tuple[int, ...], seconds: float) -> None:
+        """Run the session alone with batches of one size after the other.
+
+        Args:
+            batch_sizes: Images a run.
+            seconds: Each size has a warm-up, and then runs for so long; at least once.
+
+        Raises:
+            ImagesError: A photo can no longer be read.
+        """
+        largest = self._session.spec.largest_batch
+        images = self._read(self._files)
+        with self._alone() as session:
+            for batch in batch_sizes:
+                if largest is not None and batch > largest:
+                    self._refusals[batch] = f"it takes at most {largest}"
+                if batch in self._refusals:
+                    continue
+                try:
+                    repeated = images[np.arange(batch) % len(images)]
+                    runs = _seconds_of_runs(session, repeated, min(_COMPUTE_SECONDS, seconds))
+                except MemoryError:
+                    self._refusals[batch] = "memory does not hold so many images at once"
+                except DeploykitError as exc:
+                    self._refusals[batch] = exc.message
+                else:
+                    self._runs.setdefault(batch, []).extend(runs)
+
+    def measured(self) -> Measured:
+        """All that was found, without what is proven."""
+        return Measured(
+            option=self._option,
+            spec=self._session.spec,
+            first_answer_seconds=self._first_answer_seconds,
+            peak_memory_bytes=self._peak_memory_bytes,
+            timings=tuple(
+                Timing(batch=batch, seconds=tuple(seconds))
+                for batch, seconds in sorted(self._runs.items())
+            ),
+            refusals=self._refusals,
+            batch_size=self._batch_size,
+            rates=tuple(self._rates),
+            labelled=len(self._correct),
+            correct=sum(self._correct),
+        )
+
+    def _alone(self) -> contextlib.AbstractContextManager[Session]:
+        """The session that has the machine to itself: on the CPU, all threads compute one batch.
+
+        It is opened for each turn, because it holds memory for large batches.
+        """
+        if self._option.runtime in HOST_RUNTIMES:
+            return open_option(self._bundle, self._option, pipelined=False)
+        return contextlib.nullcontext(self._session)
+
+    def _read(self, files: list[ImageFile]) -> ImageBatch:
+        preprocessing = self._bundle.manifest.preprocessing
+        (buffer,) = allocate_buffers(1, len(files), preprocessing)
+        images = read_batch(files, preprocessing, buffer, StageClock()).images
+        _require_all(len(images), files)
+        return images
+
+    def _answer(self, files: list[ImageFile]) -> Logits:
+        batches = answer_files(
+            files,
+            self._bundle.manifest.preprocessing,
+            self._session,
+            batch_size=self._batch_size,
+            workers=self._workers,
+            clock=StageClock(),
+        )
+        logits = np.concatenate([batch.logits for batch in batches])
+        _require_all(len(logits), files)
+        return logits
+
+    def _require_finite(self, logits: Logits) -> None:
+        """Refuse NaN and infinity: the largest of them would name a class, too."""
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                f"{self._option.name} gives NaN or infinity for photos of the sample.",
+                hint="deploykit verify compares its answers with the reference's.",
+            )
+
+
+def _require_all(answered: int, files: list[ImageFile]) -> None:
+    """Refuse a sample from which photos have vanished: they would count as predicted."""
+    if answered < len(files):
+        raise ImagesError(
+            f"{len(files) - answered} of {len(files)} photos of {files[0].root} can no longer be "
+            "read.",
+            hint="Leave the folder alone while bench measures.",
+        )
+
+
+def _seconds_of_runs(session: Session, images: ImageBatch, enough: float) -> list[float]:
+    session.run(images)
+    seconds: list[float] = []
+    while sum(seconds) < enough:
+        start = time.perf_counter()
+        session.run(images)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_memory_bytes() -> int | None:
+    """The peak of this process's resident memory; None where the system does not tell."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    elif sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes there
+    else:
+        # psutil has no peak here, and ru_maxrss begins with the parent's; VmHWM is our own.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        found = re.search(r"VmHWM:\s*(\d+) kB", status)
+        return 1024 * int(found[1]) if found else None

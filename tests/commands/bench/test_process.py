@@ -1,0 +1,208 @@
+"""The process of an option: what it measures, and that it spoils nothing when it fails."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import bench_runs
+import numpy as np
+import pytest
+from bench_runs import ORT
+
+from deploykit.commands.bench import measure
+from deploykit.commands.bench import process as processes
+from deploykit.commands.bench.measure import OpenOption
+from deploykit.commands.bench.process import OptionProcess
+from deploykit.errors import GraphError, ImagesError, ModelError
+from deploykit.images.scan import scan_images
+from deploykit.runtime.fake import FakeSession
+
+USERS_SCRIPT = """
+from pathlib import Path
+import deploykit
+
+print("the script runs")
+bundle = deploykit.open_bundle(Path({folder!r}))
+request = deploykit.BenchRequest(images=Path({photos!r}), batch_sizes=(1,), seconds=0.1)
+found = deploykit.bench_bundle(bundle, request)
+print("measured", [each.option.name for each in found.options])
+"""
+
+
+@pytest.fixture
+def files(bundle, photo_folder):
+    return list(scan_images(photo_folder, bundle.manifest.labels.names).files)
+
+
+@pytest.fixture
+def start(bundle, files, tmp_path):
+    """Start processes, which end with the test."""
+    started = []
+
+    def begin(folder=bundle.folder, option=ORT):
+        log = tmp_path / f"{len(started)}.txt"
+        started.append(OptionProcess(folder, option, files, log))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.close()
+
+
+@pytest.fixture
+def opened_with(bundle, files, monkeypatch):
+    """Open, in this process, an option that answers like this: ``(OpenOption, FakeSession)``."""
+
+    def use(answer, **fields):
+        session = FakeSession(answer, classes=3, input_size=(16, 16), **fields)
+        monkeypatch.setattr(measure, "open_option", lambda *args, **kwargs: session)
+        return OpenOption(bundle.folder, ORT, files, time.time()), session
+
+    return use
+
+
+def zeros(images):
+    return np.zeros((len(images), 3))
+
+
+def test_process_measures_an_option(start):
+    process = start()
+    process.ask(OpenOption.predict_sample)
+    process.ask(OpenOption.compute, (1, 4), 0.01)
+    process.ask(OpenOption.predict, 0.01)
+    found = process.ask(OpenOption.measured)
+    assert (found.option, found.spec.runtime, found.batch_size) == (ORT, "onnxruntime-cpu", 2)
+    assert [timing.batch for timing in found.timings] == [1, 4]
+    assert len(found.rates) == 1
+    assert (found.labelled, found.correct) == (45, 45)
+    assert 0 < found.first_answer_seconds < 60
+
+
+def test_process_prints_nothing_on_the_parents_streams(start, capfd):
+    assert start().ask(bench_runs.chatter) != os.getpid()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_process_that_dies_gives_its_last_line(start):
+    skipped = start().ask(bench_runs.die)
+    assert skipped.option == ORT
+    assert skipped.reason == "its process ended with exit code 7: out of luck"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signal there")
+def test_process_that_the_system_kills_says_why(start):
+    process = start()
+    os.kill(process.ask(bench_runs.chatter), signal.SIGKILL)
+    reason = process.ask(OpenOption.predict_sample).reason
+    assert "exit code -9: " in reason
+    assert "memory runs out: smaller --batch-sizes may help" in reason
+
+
+def test_process_that_hangs_is_not_waited_for(start, monkeypatch):
+    process = start()
+    pid = process.ask(bench_runs.chatter)
+    monkeypatch.setattr(processes, "PATIENCE_SECONDS", 0.2)
+    assert process.ask(bench_runs.hang).reason == "its process did not answer within 0.2 seconds"
+    process.close()
+    if os.name != "nt":
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_process_passes_an_error_on_with_its_exit_code(start, tmp_path):
+    skipped = start(tmp_path / "no-such-bundle").ask(OpenOption.predict_sample)
+    assert "is not a bundle" in skipped.reason
+    assert (skipped.exit_code, skipped.damaged) == (4, True)
+
+
+def test_process_imports_what_its_parent_would(start, tmp_path, monkeypatch):
+    """Of the parent's path, and nothing of the current folder, whatever it is called."""
+    for name in ("random", "socket", "msgspec"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a stray file')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert start().ask(bench_runs.imported, "bench_runs") == bench_runs.__file__
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
+def test_process_runs_a_users_script_once(bundle, photo_folder, tmp_path):
+    """It has no ``if __name__ == "__main__"``, which multiprocessing would need."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        USERS_SCRIPT.format(folder=str(bundle.folder), photos=str(photo_folder)), encoding="utf-8"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    first, measured = done.stdout.splitlines()
+    assert first == "the script runs"
+    assert "'onnxruntime-cpu fp32'" in measured
+
+
+@pytest.mark.skipif(measure.peak_memory_bytes() is None, reason="this system does not tell")
+def test_memory_peak_is_the_processs_own(start):
+    """This process has more; the peak grows with what is held, and stays."""
+    kept = bytearray(b"x") * 600_000_000
+    before, held, later = start().ask(bench_runs.grow, 200_000_000)
+    assert before < 500e6 < len(kept)
+    assert 180e6 < held - before < 260e6
+    assert abs(later - held) < 20e6  # the system counts by pages, and late
+
+
+def test_photos_that_are_gone_do_not_count_as_predicted(bundle, files, tmp_path):
+    for file in files[:4]:
+        (tmp_path / Path(file.name).name).write_bytes(file.path.read_bytes())
+    copies = list(scan_images(tmp_path, ()).files)
+    opened = OpenOption(bundle.folder, ORT, copies, time.time())
+    opened.predict_sample()
+    copies[0].path.unlink()
+    with pytest.raises(ImagesError, match=r"of \d+ photos of .* can no longer be read"):
+        opened.predict(0.001)
+    with pytest.raises(ImagesError, match="1 of 4 photos"):
+        opened.compute((1,), 0.01)
+
+
+def test_logits_that_are_no_numbers_are_refused(opened_with):
+    with pytest.raises(ModelError, match="onnxruntime-cpu fp32 gives NaN or infinity"):
+        opened_with(lambda images: np.full((len(images), 3), np.nan))
+    opened, session = opened_with(zeros)
+    session._answer = lambda images: np.full((len(images), 3), np.inf)
+    with pytest.raises(ModelError):
+        opened.predict_sample()
+
+
+def test_compute_does_not_count_the_first_run_of_a_size(opened_with):
+    def answer(images):
+        time.sleep(0.001)
+        return zeros(images)
+
+    opened, session = opened_with(answer)
+    opened.predict_sample()
+    session.batch_sizes.clear()
+    opened.compute((1, 5), 0.01)
+    runs = {timing.batch: len(timing.seconds) for timing in opened.measured().timings}
+    assert {batch: session.batch_sizes.count(batch) - 1 for batch in (1, 5)} == runs
+
+
+def test_compute_skips_only_the_sizes_that_fail(opened_with):
+    def answer(images):
+        if len(images) == 8:
+            raise MemoryError
+        if len(images) == 16:
+            raise GraphError("the arena is full")
+        return zeros(images)
+
+    opened, session = opened_with(zeros, largest_batch=32)
+    opened.predict_sample()
+    session._answer = answer
+    opened.compute((1, 8, 16, 32, 64), 1e-6)
+    session.batch_sizes.clear()
+    opened.compute((1, 8, 16, 32, 64), 1e-6)
+    found = opened.measured()
+    assert [timing.batch for timing in found.timings] == [1, 32]
+    assert found.refusals == {
+        8: "memory does not hold so many images at once",
+        16: "the arena is full",
+        64: "it takes at most 32",
+    }
+    assert {*session.batch_sizes} == {1, 32}  # what was refused is not tried again

@@ -1,0 +1,116 @@
+"""Which option is faster than another, and which is recommended."""
+
+import pytest
+from made_benchmarks import (
+    BF16,
+    INT8,
+    OPENVINO,
+    ORT,
+    PLAIN,
+    TORCH_FP32,
+    benchmark_of,
+    measured,
+)
+
+from deploykit.commands.bench.results import Timing
+from deploykit.commands.bench.text import benchmark_text
+
+
+def at(option, *rates, standing="proven", **fields):
+    """An option that gives these images/s, round after round."""
+    return measured(option, rates[0], standing, rates=rates, **fields)
+
+
+def test_timing_has_median_and_range():
+    timing = Timing(batch=8, seconds=(0.2, 0.1, 0.4))
+    assert timing.median_ms == pytest.approx(200)
+    assert timing.range_ms == pytest.approx((100, 400))
+    assert timing.images_per_second == pytest.approx(40)
+
+
+def test_images_per_second_are_the_median_of_the_rounds():
+    fast, plain = at(ORT, 20.0, 90.0, 30.0), at(PLAIN, 10.0, 30.0, 20.0)
+    assert fast.images_per_second == 30
+    assert benchmark_of(plain, fast).times_plain(fast) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "faster"),
+    [
+        ((11.0, 33.0, 22.0), (10.0, 30.0, 20.0), True),  # in every round, however they differ
+        ((99.0, 99.0, 9.9, 99.0), (10.0, 10.0, 10.0, 10.0), False),  # not in the third
+        ((10.0, 11.0, 12.0), (10.0, 10.0, 10.0), False),  # as fast in the first
+        ((10.1, 10.1, 10.1), (10.0, 10.0, 10.0), True),
+    ],
+)
+def test_faster_is_faster_in_every_round(ours, theirs, faster):
+    assert at(ORT, *ours).is_faster_than(at(OPENVINO, *theirs)) is faster
+
+
+@pytest.mark.parametrize(
+    ("option", "other", "gain", "faster"),
+    [
+        (BF16, OPENVINO, 1.04, False),
+        (BF16, OPENVINO, 1.06, True),
+        (INT8, BF16, 1.04, False),
+        (OPENVINO, BF16, 1.01, True),
+        (ORT, OPENVINO, 1.01, True),
+    ],
+)
+def test_faster_in_a_lower_precision_is_faster_by_five_percent(option, other, gain, faster):
+    rates = (10.0, 12.0, 11.0)
+    ours = at(option, *(gain * rate for rate in rates))
+    assert ours.is_faster_than(at(other, *rates)) is faster
+
+
+def test_recommended_within_five_percent_is_the_higher_precision():
+    benchmark = benchmark_of(at(BF16, 20.8, 20.8, 20.8), at(OPENVINO, 20.0, 20.0, 20.0))
+    assert benchmark.recommended.option == OPENVINO
+    assert [each.option for each in benchmark.as_fast] == [BF16]
+    text = benchmark_text(benchmark, None)
+    assert "recommended  openvino fp32: 20.0 images/s" in text
+    assert "as fast as   openvino bf16, 20.8 images/s: not faster in every round" in text
+
+
+def test_recommended_where_rounds_disagree_is_the_higher_precision():
+    benchmark = benchmark_of(at(BF16, 30.0, 31.0, 19.0), at(OPENVINO, 20.0, 20.0, 20.0))
+    assert benchmark.recommended.option == OPENVINO
+
+
+def test_recommended_in_one_precision_has_the_most_images_per_second():
+    benchmark = benchmark_of(at(ORT, 20.0, 21.0, 19.0), at(OPENVINO, 19.0, 22.0, 20.5))
+    assert benchmark.recommended.option == OPENVINO
+    assert benchmark.as_fast == ()
+
+
+def test_recommended_is_nothing_that_another_proven_one_is_faster_than():
+    """FP32 is as fast as the fastest, whose rounds differ much, but BF16 is faster than FP32."""
+    noisy, steady, high = (
+        at(INT8, 20.0, 50.0, 51.0), at(BF16, 25.0, 25.1, 25.0), at(OPENVINO, 20.0, 20.1, 20.0)
+    )  # fmt: skip
+    assert benchmark_of(noisy, high).recommended.option == OPENVINO
+    benchmark = benchmark_of(noisy, steady, high)
+    assert benchmark.recommended.option == BF16
+    assert [each.option for each in benchmark.as_fast] == [INT8]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [measured(TORCH_FP32, 99.0, "reference"), measured(PLAIN, 10.0, "proven")],
+        [measured(INT8, 45.0, "flips"), measured(BF16, 30.0, "failed")],
+        [measured(ORT, 10.0, "unproven")],
+    ],
+)
+def test_recommended_is_nothing_unproven_and_nothing_that_predict_cannot_take(options):
+    benchmark = benchmark_of(*options)
+    assert benchmark.recommended is None
+    assert "recommended  nothing" in benchmark_text(benchmark, None)
+
+
+def test_faster_unproven_is_only_what_is_faster():
+    proven = at(ORT, 20.0, 20.0, 20.0)
+    slower = at(OPENVINO, 19.0, 19.0, 19.0, standing="unproven")
+    close = at(BF16, 20.5, 20.5, 20.5, standing="unproven")
+    faster = at(INT8, 30.0, 30.0, 30.0, standing="unproven")
+    assert benchmark_of(proven, slower, close, faster).faster_unproven == (faster,)

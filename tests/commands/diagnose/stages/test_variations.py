@@ -1,0 +1,349 @@
+"""Labelled photos tell the order of the labels, and what lost the accuracy."""
+
+import dataclasses
+import math
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages, prepare_stages
+from deploykit.commands.export.preprocessing import PreprocessingOptions
+from deploykit.commands.train.files import Recipe, TrainingState, save_state
+from deploykit.commands.train.history import EpochResult
+from deploykit.errors import UsageError
+from deploykit.proof.reference import ReferenceRequest
+from deploykit.system.progress import Note
+
+ORIENTATION = 0x0112
+TURN_AROUND = 3
+#: The grey level of each class, and its index among the labels.
+LEVELS = {"a dark": 50, "b middling": 147, "c bright": 205}
+
+
+def notes_of(events):
+    return [event.message for event in events if isinstance(event, Note)]
+
+
+def test_labels_exchanged(diagnose, export, photo_folder):
+    notes = []
+    bundle = export(classes="blue,red,green")
+    report = diagnose(bundle, max_images=None, progress=notes.append)
+    (finding,) = report.findings
+    assert finding.stage == "labels"
+    assert "with red and green exchanged 45 of 45 photos" in finding.message
+    assert finding.message.endswith(
+        "instead of 15: either the labels are exchanged, or the photos' folders are"
+    )
+    assert finding.hint.startswith("Look at the photos in these folders.")
+    assert finding.hint.endswith(f"Export again with --classes {photo_folder}")
+    assert (finding.options, finding.labels) == ((), ("blue", "green", "red"))
+    assert not report.passed
+    assert report.variations == ()
+    assert "the labels explain the lost accuracy: nothing else is tried" in notes_of(notes)
+
+
+def test_labels_with_exchanged_folders(diagnose, photo_folder, tmp_path):
+    folder = tmp_path / "exchanged"
+    for colour, name in (("blue", "blue"), ("green", "red"), ("red", "green")):
+        shutil.copytree(photo_folder / colour, folder / name)
+    (finding,) = diagnose(images=folder, max_images=None).findings
+    assert "with green and red exchanged 45 of 45 photos" in finding.message
+    assert "or the photos' folders are" in finding.message
+    assert "Where they are not what the folder says, move them." in finding.hint
+
+
+def test_labels_of_few_photos(diagnose, export, photo_folder, tmp_path):
+    """Four photos that are crossed may be chance; more are advised where there are more."""
+    bundle = export(classes="blue,red,green")
+    notes = []
+    report = diagnose(bundle, max_images=6, progress=notes.append)
+    assert all(finding.stage != "labels" for finding in report.findings)
+    told = "red and green look exchanged, but {} labelled photos are too few to tell that from "
+    assert f"{told.format(6)}chance: more of them would (--max-images)" in notes_of(notes)
+    few = tmp_path / "few"
+    for path in sorted(photo_folder.glob("*/*"))[::8]:
+        (few / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, few / path.parent.name)
+    notes = []
+    diagnose(bundle, images=few, max_images=None, progress=notes.append)
+    assert f"{told.format(6)}chance: more would, and {few} has no more" in notes_of(notes)
+
+
+def test_labels_in_natural_order(diagnose, export, tmp_path, photo_folder):
+    """Training had class_10 before class_2, as ImageFolder lists them."""
+    folder = tmp_path / "numbered"
+    for colour, name in (("blue", "class_1"), ("green", "class_10"), ("red", "class_2")):
+        shutil.copytree(photo_folder / colour, folder / name)
+    report = diagnose(export(classes="class_1,class_2,class_10"), images=folder)
+    finding = report.findings[0]
+    assert finding.stage == "labels"
+    assert "training had its labels sorted by code point, as ImageFolder does" in finding.message
+    assert "the bundle's are in natural order" in finding.message
+    assert finding.options == (("--classes", str(folder)),)
+    assert finding.labels == ("class_1", "class_10", "class_2")
+
+
+def test_labels_that_nobody_gave(diagnose, export):
+    report = diagnose(export(classes=None))
+    assert [finding.stage for finding in report.findings] == ["labels"]
+    message = report.findings[0].message
+    assert message.startswith("the bundle's labels are made-up names (class_0, class_1, class_2): ")
+    assert "15 of 15 photos get their folder's class instead of 0" in message
+    assert "--classes" in report.findings[0].hint
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Brightness(nn.Module):
+    '''The class whose level, in -1 to 1, is nearest: -0.6, 0 or 0.6.'''
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Linear(1, num_classes)
+
+    def forward(self, x):
+        return self.head(({level})[:, None])
+"""
+BRIGHTNESS = "x.mean((1, 2, 3))"
+
+
+def save_network(folder, level):
+    (folder / "net.py").write_text(NETWORK.replace("{level}", level), encoding="utf-8")
+    centres = torch.tensor([-0.6, 0.0, 0.6])
+    weights = {"head.weight": 2 * centres[:, None], "head.bias": -(centres**2)}
+    torch.save(weights, folder / "best_model.pth")
+
+
+@pytest.fixture(scope="session")
+def brightness(tmp_path_factory):
+    """A folder of dark, middling and bright photos, and the network that tells them."""
+    root = tmp_path_factory.mktemp("brightness")
+    save_network(root, BRIGHTNESS)
+    rng = np.random.default_rng(2)
+    for name, level in LEVELS.items():
+        (root / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(level - 12, level + 13) + rng.integers(-20, 21, (20, 24, 3))
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(root / "photos" / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def dim(export, brightness):
+    """The brightness network, exported as if training had only scaled photos to 0..1."""
+
+    def run(mean=0.0, std=1.0, root=brightness):
+        return export(
+            arch=f"{root / 'net.py'}:Brightness",
+            checkpoint=root / "best_model.pth",
+            classes=str(root / "photos"),
+            images=root / "photos",
+            preprocessing=PreprocessingOptions(
+                input_size=(16, 16), mean=(mean,) * 3, std=(std,) * 3
+            ),
+        )
+
+    return run
+
+
+def test_variations_name_mean_and_std(dim):
+    report = diagnose_stages(dim(), StagesRequest())
+    assert report.first is None
+    (finding,) = report.findings
+    assert finding.stage == "normalise"
+    assert "36 of 36 photos get their folder's class instead of 12" in finding.message
+    assert finding.hint == "Export again with --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
+    assert finding.options == (("--mean", "0.5,0.5,0.5"), ("--std", "0.5,0.5,0.5"))
+    best = report.variations[0]
+    assert (best.correct, best.images, best.gained) == (36, 36, 24)
+    assert best.option == "--mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
+    assert report.compared_with == "accuracy"
+    correct = [each.correct for each in report.variations]
+    assert correct == sorted(correct, reverse=True)
+    recorded = next(each for each in report.variations if each.change == "as recorded")
+    assert (recorded.correct, recorded.gained) == (12, 0)
+
+
+def blue_only(level, pixels):
+    """Only the blue channel tells the class."""
+    pixels[..., :2] = 115
+    pixels[..., 2] += level - 127
+
+
+def middle_only(level, pixels):
+    """The middle third tells the class; the rest is bright."""
+    pixels += 90
+    pixels[:, 16:32] += level - 217
+
+
+def top_less_bottom(level, pixels):
+    """The top half is above the bottom half by what tells the class."""
+    pixels[:8] += (level - 127) // 2
+    pixels[8:] -= (level - 127) // 2
+
+
+@pytest.mark.parametrize(
+    ("level", "paint", "stage", "cause", "recorded"),
+    [
+        ("x[:, 0].mean((1, 2))", blue_only, "colour", "BGR", 12),
+        (
+            *(BRIGHTNESS, middle_only, "resize"),
+            *("resize 18 (shorter side), centre crop 16x16", 12),
+        ),
+        (
+            *("x[:, :, :8].mean((1, 2, 3)) - x[:, :, 8:].mean((1, 2, 3))", top_less_bottom),
+            *("decode", "photos turned by EXIF", 24),
+        ),
+    ],
+)
+def test_variations_name_a_planted_fault(dim, tmp_path, level, paint, stage, cause, recorded):
+    """Training did it, and the bundle does not; half of the photos lie upside down for EXIF."""
+    save_network(tmp_path, level)
+    rng = np.random.default_rng(4)
+    for name, grey in LEVELS.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = 127 + rng.integers(-20, 21, (16, 48, 3))
+            paint(grey, pixels)
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            exif = Image.Exif()
+            if i % 2:
+                image = image.rotate(180)
+                exif[ORIENTATION] = TURN_AROUND
+            image.save(tmp_path / "photos" / name / f"{i}.png", exif=exif)
+    report = diagnose_stages(dim(0.5, 0.5, tmp_path), StagesRequest())
+    (finding,) = report.findings
+    assert finding.stage == stage
+    assert finding.message.startswith(
+        f"{cause}: 36 of 36 photos get their folder's class instead of {recorded}"
+    )
+    assert report.variations[0].gained == 36 - recorded
+
+
+def test_variations_are_not_tried_where_the_accuracy_is_good(dim):
+    report = diagnose_stages(dim(0.5, 0.5), StagesRequest())
+    assert report.passed
+    assert report.variations == ()
+
+
+def test_variations_that_restore_nothing(dim, brightness, tmp_path):
+    """Photos in folders that have nothing to do with them."""
+    photos = sorted((brightness / "photos").rglob("*.png"))
+    np.random.default_rng(3).shuffle(photos)
+    for place, photo in enumerate(photos):
+        folder = tmp_path / "shuffled" / list(LEVELS)[place % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, folder / f"{place}.png")
+    bundle = dim(0.5, 0.5)
+    report = diagnose_stages(bundle, StagesRequest(images=tmp_path / "shuffled"))
+    assert report.variations
+    assert report.passed
+    lost = StagesRequest(images=tmp_path / "shuffled", trained_accuracy=0.97)
+    report = diagnose_stages(bundle, lost)
+    (finding,) = report.findings
+    assert finding.stage == "accuracy"
+    assert f"{report.correct} of 36 photos get their folder's class" in finding.message
+    assert "training had 97.0% right; none of the 1" in finding.message
+    assert (report.labelled, report.trained_accuracy) == (36, 0.97)
+    assert not report.passed
+
+
+def test_variations_shown_by_one_class_name_nothing(dim, brightness, tmp_path):
+    """Another mean makes them all right, as it would with a network that says one thing only."""
+    shutil.copytree(brightness / "photos" / "b middling", tmp_path / "b middling")
+    report = diagnose_stages(dim(), StagesRequest(images=tmp_path))
+    assert (report.correct, report.labelled) == (0, 12)
+    assert report.variations[0].correct == 12
+    assert report.findings == ()
+
+
+@pytest.mark.parametrize(("accuracy", "tried"), [(0.98, True), (0.35, False)])
+def test_trained_accuracy_decides_whether_variations_are_tried(dim, accuracy, tried):
+    report = diagnose_stages(dim(), StagesRequest(trained_accuracy=accuracy))
+    assert bool(report.variations) == tried
+
+
+def test_trained_accuracy_of_the_run_beside_the_checkpoint(dim, brightness, tmp_path):
+    checkpoint = tmp_path / "run" / "best_model.pth"
+    checkpoint.parent.mkdir()
+    shutil.copy(brightness / "best_model.pth", checkpoint)
+    recipe = Recipe(
+        **dict.fromkeys(("architecture", "preprocessing", "device", "photos"), ""),
+        **dict.fromkeys(("batch_size", "seed"), 1),
+        **dict.fromkeys(("learning_rate", "test_fraction"), 0.5),
+        arch_args={},
+        classes=tuple(LEVELS),
+    )
+    numbers = dict.fromkeys(("learning_rate", "train_accuracy", "train_loss"), 0.5)
+    poor = EpochResult(epoch=1, test_accuracy=0.35, test_loss=1.0, seconds=1.0, **numbers)
+    reference = ReferenceRequest(arch=f"{brightness / 'net.py'}:Brightness", checkpoint=checkpoint)
+    bundle = dim()
+    for epoch, tried in ((poor, False), (msgspec.structs.replace(poor, test_accuracy=0.98), True)):
+        save_state(checkpoint.parent, TrainingState(recipe, (epoch,), {}, {}))
+        report = diagnose_stages(bundle, StagesRequest(reference=reference))
+        assert report.trained_accuracy == epoch.test_accuracy
+        assert bool(report.variations) == tried
+
+
+@pytest.mark.parametrize("accuracy", [97.0, -0.1, math.nan])
+def test_trained_accuracy_that_is_none(diagnose, accuracy):
+    with pytest.raises(UsageError, match=f"between 0 and 1, not {accuracy:g}"):
+        diagnose(trained_accuracy=accuracy)
+
+
+def test_trained_accuracy_needs_labelled_photos(exported_bundle, photo_folder):
+    request = StagesRequest(images=photo_folder / "red", trained_accuracy=0.9)
+    with pytest.raises(UsageError, match="named after a class") as caught:
+        prepare_stages(exported_bundle, request)
+    assert "--trained-accuracy" in caught.value.hint
+
+
+def test_picked_photos_do_not_count_for_the_accuracy(diagnose, photo_folder):
+    name = min(photo_folder.glob("red/*.png")).name
+    assert diagnose(first=(f"red/{name}",)).labelled == 14
+    notes = []
+    report = diagnose(first=(f"red/{name}",), max_images=1, progress=notes.append)
+    assert report.labelled == 0
+    assert any(each.startswith("labels and accuracy are not checked") for each in notes_of(notes))
+
+
+def test_photos_that_decide_nothing_are_a_finding_of_their_own(dim, tmp_path):
+    """Two of twelve lie right between two classes: mean -0.3 in -1 to 1."""
+    tie = np.full((16, 16, 3), 89, np.uint8)
+    tie[::2, ::2] = 90
+    for place in range(12):
+        other = np.full_like(tie, 40 + 80 * (place % 3) + place)
+        pixels = np.roll(tie, place, axis=0) if place < 2 else other
+        Image.fromarray(pixels).save(tmp_path / f"{place}.png")
+    report = diagnose_stages(dim(0.5, 0.5), StagesRequest(images=tmp_path))
+    assert report.first is None
+    (finding,) = report.findings
+    assert finding.stage == "photos"
+    assert finding.message.startswith("2 of 12 photos are near ties")
+    assert not report.passed
+
+
+def test_a_network_that_gives_nan_is_a_finding_of_its_own(dim, brightness, tmp_path):
+    bundle = dim(0.5, 0.5)
+    save_network(tmp_path, f"(0.3 - {BRIGHTNESS}).sqrt() * 0 + {BRIGHTNESS}")
+    reference = ReferenceRequest(
+        arch=f"{tmp_path / 'net.py'}:Brightness", checkpoint=brightness / "best_model.pth"
+    )
+    request = StagesRequest(reference=reference)
+    report = diagnose_stages(bundle, request)
+    assert report.first is None
+    (finding,) = report.findings
+    assert finding.stage == "network"
+    assert "answers NaN or infinity to 12 of 36 photos: c bright/0.png, " in finding.message
+    assert not report.passed
+    alone = dataclasses.replace(request, max_images=1, first=("c bright/7.png", "not/there.png"))
+    (finding,) = diagnose_stages(bundle, alone).findings
+    assert "1 of 1 photos: c bright/7.png" in finding.message
