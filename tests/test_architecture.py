@@ -26,7 +26,6 @@ LAYERS = (
     {"html", "inference"},
     {"proof", "console"},
     {"commands"},
-    {"suite"},
     {"__init__", "__main__"},
 )
 #: Which other commands a command uses.

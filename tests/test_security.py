@@ -314,11 +314,11 @@ def test_suite_as_it_is_documented_reads_no_settings_of_the_bundle(received):
     (received / "pytest.ini").write_text("[pytest]\naddopts = -p trap\npythonpath = .\n")
     (received.parents[1] / "trap.py").rename(received / "trap.py")
     page = (DOCS / "suite.md").read_text(encoding="utf-8")
-    _, line, _ = re.split("(?<=\n)(pytest --pyargs .*)", page, maxsplit=1)
+    _, line, _ = re.split("(?<=\n)(pytest --deploykit-bundle=.*)", page, maxsplit=1)
     line = line.replace("artifacts/dpn92", str(received)).replace("./bird_photos", "photos")
     command = [sys.executable, "-m", *line.split(), "--co", "-q"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert "test_file_is_unchanged[model.onnx]" in done.stdout, done.stderr
+    assert "colours::files" in done.stdout, done.stderr
     assert not Path(TRAP).exists()
 
 

@@ -24,8 +24,8 @@ from deploykit.images.batches import (
     read_batches,
 )
 from deploykit.images.decode import Failure
+from deploykit.images.digest import pixel_digest
 from deploykit.images.scan import ImageFile
-from deploykit.parity.copies import pixel_digest
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch, Logits, PipelinedSession, Session, SessionSpec
 from deploykit.system.stages import StageClock

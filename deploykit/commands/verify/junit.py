@@ -16,10 +16,10 @@ from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.commands.diagnose.text import BrokenWalk
 from deploykit.commands.verify.claims import claim_of, limits_of
 from deploykit.commands.verify.result import Verification
+from deploykit.commands.verify.text import numbers_text
 from deploykit.errors import InputError
 from deploykit.parity.diagnosis import LayerError, LayerReport, StageReport, StageStep
 from deploykit.proof.text import flips_of, flips_text, photos_text
-from deploykit.proof.verdict import Verdict
 from deploykit.specs.session import SessionSpec
 from deploykit.system.files import replacing
 from deploykit.system.text import counted
@@ -111,7 +111,7 @@ def _verify_suite(
             f"{bundle.name}.verify",
             _name_of(verdict.candidate),
             verdict.objections,
-            [*_numbers(verdict), *flips_text(verdict), *filter(None, [verdict.note])],
+            [numbers_text(verdict), *flips_text(verdict), *filter(None, [verdict.note])],
             verdict.seconds,
         )
         properties = {
@@ -127,15 +127,6 @@ def _verify_suite(
     if not verification.verdicts:
         _case(suite, f"{bundle.name}.verify", "candidates", ["no candidate was compared"], [])
     return suite
-
-
-def _numbers(verdict: Verdict) -> list[str]:
-    found = verdict.measurement
-    return [
-        f"flips {flips_of(found)}, error {found.max_relative_error:.1e} of the scale, "
-        f"|dp| {found.max_probability_change:.1e}, {verdict.kind} on {verdict.candidate.device}, "
-        f"batches of {', '.join(map(str, found.batch_sizes))}"
-    ]
 
 
 def _stages_suite(bundle: Bundle, stages: StageReport, created: str) -> ET.Element:

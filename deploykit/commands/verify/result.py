@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from deploykit.bundle.verdicts import PhotoSet, ReferenceKind
+from deploykit.inference.candidates import Candidate
 from deploykit.parity.accuracy import Accuracy
 from deploykit.parity.answers import Answers
 from deploykit.parity.mining import MarginMining
@@ -33,6 +34,7 @@ class Verification:
         created: When, UTC, ISO 8601.
         versions: Of the packages that took part.
         mining: What the comparison rests on where the images were chosen by their margins.
+        skipped: The candidates that were not compared, and why.
         obstacle: Why the trained module was not asked, where the canonical graph stands in for it.
         seconds: How long it took, from listing the images to keeping the proofs; None where nobody
             looked. A reference that was open already took none.
@@ -50,6 +52,7 @@ class Verification:
     created: str
     versions: dict[str, str]
     mining: MarginMining | None = None
+    skipped: Mapping[Candidate, str] = field(default_factory=dict)
     obstacle: str | None = None
     seconds: float | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from deploykit.commands.verify.margin_mining import (
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.sessions import CandidateRequest, open_candidates
 from deploykit.errors import UsageError
+from deploykit.inference.candidates import Candidate
 from deploykit.inference.engines import engine_files
 from deploykit.parity.accuracy import accuracies
 from deploykit.parity.answers import Answers
@@ -60,6 +62,7 @@ class VerifyRequest:
         tf32: Whether a GPU may compute FP32 in TensorFloat-32; proves nothing about FP32.
         reference: What the user named to compare with.
         self_test: Compare with the recorded golden answers; needs only the bundle.
+        keep: Whether the bundle keeps the verdicts.
     """
 
     photos: Photos | None = None
@@ -72,6 +75,7 @@ class VerifyRequest:
     tf32: bool = False
     reference: ReferenceRequest = field(default_factory=ReferenceRequest)
     self_test: bool = False
+    keep: bool = True
 
     def check(self) -> None:
         """Refuse what makes no sense together, before anything is opened.
@@ -171,7 +175,8 @@ def verify_bundle(
         is_recorded=compared_with.is_recorded,
         photos=drawn,
         unreadable=compared.unreadable,
-        verdicts=_settled(bundle, verdicts, compared, progress),
+        verdicts=_settled(bundle, verdicts, compared, progress, keep=request.keep),
+        skipped=compared.skipped,
         answers=answers,
         expected=expected,
         # The closest decisions tell nothing about the accuracy on all.
@@ -191,6 +196,7 @@ class _Compared:
     Attributes:
         reference: What is right by definition; closed, if it was opened for this.
         candidates: What was compared with it.
+        skipped: What was not, and why.
         photos: The images, drawn.
         ranking: What they were chosen from by their margins; None where they were not.
         answers: To the images.
@@ -199,6 +205,7 @@ class _Compared:
 
     reference: Reference
     candidates: tuple[SessionSpec, ...]
+    skipped: Mapping[Candidate, str]
     photos: Photos
     ranking: MarginRanking | None
     answers: Answers
@@ -228,10 +235,7 @@ def _compare(
             stack.enter_context(reference.session)
         right = _recorded_answers(bundle) if reference is None else reference.session
         compared_with = reference or GOLDEN_REFERENCE
-        candidates = [
-            stack.enter_context(session)
-            for session in open_candidates(bundle, wanted, compared_with.kind, progress)
-        ]
+        candidates, skipped = open_candidates(bundle, wanted, compared_with.kind, stack, progress)
         calibration = bundle.manifest.calibration_images(each.spec.graph for each in candidates)
         if reference is not None and isinstance(photos, LowestMargins):
             # Not before: that may take minutes, and what cannot run here should fail at once.
@@ -247,7 +251,7 @@ def _compare(
             scale = float(np.abs(np.nan_to_num(answers.reference)).max(initial=0))
             extremes = extreme_objections(reference.session, candidates, scale, progress)
         specs = tuple(candidate.spec for candidate in candidates)
-    return _Compared(compared_with, specs, photos, ranking, answers, extremes)
+    return _Compared(compared_with, specs, skipped, photos, ranking, answers, extremes)
 
 
 def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos | LowestMargins:
@@ -266,13 +270,16 @@ def _settled(
     verdicts: tuple[Verdict, ...],
     compared: _Compared,
     progress: Progress,
+    *,
+    keep: bool,
 ) -> tuple[Verdict, ...]:
     """Keep in the manifest what the verdicts show, and refuse those that show nothing."""
     reference, photos, mined = compared.reference, compared.photos, compared.ranking is not None
     if reference.objection is not None:
         return tuple(verdict.refused(reference.objection) for verdict in verdicts)
     if reference.is_recorded:
-        keep_verdicts(bundle, verdicts, reference, photos.drawn(), progress)
+        if keep:
+            keep_verdicts(bundle, verdicts, reference, photos.drawn(), progress)
     else:
         progress(Note("no proof of the bundle: other weights or code than it was exported from"))
     if not mined:

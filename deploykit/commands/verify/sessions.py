@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,53 +51,65 @@ class CandidateRequest:
 
 
 def open_candidates(
-    bundle: Bundle, request: CandidateRequest, against: ReferenceKind, progress: Progress
-) -> Iterator[Session]:
+    bundle: Bundle,
+    request: CandidateRequest,
+    against: ReferenceKind,
+    stack: ExitStack,
+    progress: Progress,
+) -> tuple[list[Session], dict[Candidate, str]]:
     """Open what is to be compared; never the reference with itself.
 
     Args:
         bundle: The bundle.
         request: What is meant.
         against: What it is compared with.
+        stack: Closes the sessions.
         progress: Told what is left out.
 
-    Yields:
-        Open sessions, owned by the caller.
+    Returns:
+        Open sessions, and why other candidates are skipped.
 
     Raises:
         UsageError: A runtime, precision or engine that makes no sense.
         BundleError: A file of the bundle is missing or damaged.
         MissingError: Nothing of what is meant can run here.
     """
+    sessions: list[Session] = []
     if against == "module" and not request.named:
-        yield open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32")
+        canonical = open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32")
+        sessions.append(stack.enter_context(canonical))
     opened: set[tuple[str, Precision]] = set()
-    left_out: list[tuple[Candidate, MissingError]] = []
+    missing: dict[Candidate, MissingError] = {}
+    skipped: dict[Candidate, str] = {}
     for candidate in _candidates(bundle, request, progress):
         kind = candidate.runtime, candidate.precision
         if kind in opened:
-            continue  # an older engine
+            skipped[candidate] = "a newer engine was compared"
+            continue
         try:
             session = open_candidate(bundle, candidate, tf32=request.tf32)
         except MissingError as exc:
-            left_out.append((candidate, exc))
+            missing[candidate] = exc
+            skipped[candidate] = exc.message
             continue
         except (BundleError, GraphError) as exc:
             if request.named or not is_flavour(candidate.runtime):
                 raise
             progress(Note(f"left out: {candidate}: {exc.message}"))
+            skipped[candidate] = exc.message
             continue
         opened.add(kind)
-        yield session
-    if left_out and not opened:
-        raise left_out[0][1]
+        sessions.append(stack.enter_context(session))
+    if missing and not opened:
+        raise next(iter(missing.values()))
     told = [
-        (candidate, obstacle.message)
-        for candidate, obstacle in left_out
-        if not _is_optional(candidate, obstacle)
+        (candidate, reason.message)
+        for candidate, reason in missing.items()
+        if not _is_optional(candidate, reason)
     ]
     for line in by_reason(told):
         progress(Note(f"left out: {line}"))
+    return sessions, skipped
 
 
 def _candidates(bundle: Bundle, request: CandidateRequest, progress: Progress) -> list[Candidate]:
@@ -112,8 +124,8 @@ def _candidates(bundle: Bundle, request: CandidateRequest, progress: Progress) -
     return named_candidates(bundle, request.runtime, request.precision, progress)
 
 
-def _is_optional(candidate: Candidate, obstacle: MissingError) -> bool:
+def _is_optional(candidate: Candidate, reason: MissingError) -> bool:
     """Whether nobody who did not ask for a runtime misses it: no GPU, or no OpenVINO at all."""
     if candidate.runtime == OPENVINO:
-        return isinstance(obstacle.__cause__, ModuleNotFoundError)
+        return isinstance(reason.__cause__, ModuleNotFoundError)
     return candidate.runtime == CUDA and find_gpu() is None

@@ -11,13 +11,18 @@ from deploykit.commands.verify.claims import claim_of, limits_of
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import Accuracy, ClassAccuracy
 from deploykit.parity.diagnosis import StageReport
-from deploykit.proof.text import flips_text, photos_text, verdict_value, verdicts_text
+from deploykit.proof.text import (
+    flips_of,
+    flips_text,
+    photos_text,
+    verdict_value,
+    verdicts_text,
+)
+from deploykit.proof.verdict import Verdict
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted, table_text
 
 _SHOWN_CLASSES = 20
-
-
 _WORST_CLASSES = 10
 
 
@@ -49,6 +54,16 @@ def verification_text(result: Verification) -> str:
     if not result.verdicts:
         lines.append("FAILED  no candidate was compared")
     return "\n".join(lines)
+
+
+def numbers_text(verdict: Verdict) -> str:
+    """What was measured of a candidate, in a line."""
+    found = verdict.measurement
+    return (
+        f"flips {flips_of(found)}, error {found.max_relative_error:.1e} of the scale, "
+        f"|dp| {found.max_probability_change:.1e}, {verdict.kind} on {verdict.candidate.device}, "
+        f"batches of {', '.join(map(str, found.batch_sizes))}"
+    )
 
 
 def comparison_text(result: Verification) -> str:
@@ -129,6 +144,10 @@ def verification_value(result: Verification, stages: StageReport | None = None) 
         "photos": msgspec.to_builtins(result.photos),
         "unreadable": result.unreadable,
         "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
+        "skipped": [
+            {"candidate": str(candidate), "reason": reason}
+            for candidate, reason in result.skipped.items()
+        ],
         "accuracy": {
             "reference": msgspec.to_builtins(reference),
             "candidates": msgspec.to_builtins(candidates),

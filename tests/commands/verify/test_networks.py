@@ -1,9 +1,4 @@
-"""The suite over real networks: each decides as its module in FP32 and in FP16, at every batch."""
-
-import itertools
-import os
-import subprocess
-import sys
+"""``verify`` over real networks: each decides as its module in FP32, and rehearsed in FP16."""
 
 import numpy as np
 import pytest
@@ -13,6 +8,8 @@ from torch import nn
 
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.text import verification_text
 from deploykit.images.batches import read_batches
 from deploykit.images.scan import scan_images
 from deploykit.models.registry import resolve_architecture
@@ -40,12 +37,6 @@ LARGE = [
     ("timm/dpn92", {}, 224),
     ("timm/regnetx_002", {}, 224),
 ]
-CANDIDATES = (
-    "model.onnx-onnxruntime-cpu-fp32",
-    "deploy/fp32.onnx-onnxruntime-cpu-fp32",
-    "deploy/fp16.onnx-rehearsal-fp16",
-)
-SIZES = ("batch1", "batch2", "batch5", "batch8", "max")
 
 
 def taught(architecture, arguments, photos, side):
@@ -100,7 +91,7 @@ def taught(architecture, arguments, photos, side):
         ),
     ],
 )
-def test_the_suite_passes(architecture, arguments, side, tmp_path, photo_folder):
+def test_verify_passes_real_networks(architecture, arguments, side, tmp_path, photo_folder):
     torch.save(
         taught(architecture, arguments, photo_folder, side).state_dict(),
         tmp_path / "best_model.pth",
@@ -116,17 +107,12 @@ def test_the_suite_passes(architecture, arguments, side, tmp_path, photo_folder)
         artifacts=tmp_path / "artifacts",
     )
     bundle = tune_fp16(export_bundle(request).bundle).bundle
-
-    command = [sys.executable, "-m", "pytest", "-p", "deploykit.suite.plugin", "-v"]
-    options = ["--deploykit-bundle", bundle.folder, "--deploykit-images", photo_folder]
-    run = subprocess.run(
-        [*command, "--pyargs", "deploykit.suite", *options],
-        cwd=tmp_path,
-        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout
-    assert "reference  torch module" in run.stdout
-    for candidate, size in itertools.product(CANDIDATES, SIZES):
-        assert f"test_decides_alike[{candidate}-{size}] PASSED" in run.stdout
+    result = verify_bundle(bundle, VerifyRequest(images=photo_folder))
+    assert result.passed, verification_text(result)
+    assert result.reference_kind == "module"
+    compared = {(verdict.candidate.graph, verdict.candidate.runtime) for verdict in result.verdicts}
+    assert compared >= {
+        ("model.onnx", "onnxruntime-cpu"),
+        ("deploy/fp32.onnx", "onnxruntime-cpu"),
+        ("deploy/fp16.onnx", "rehearsal"),
+    }
