@@ -93,7 +93,7 @@ def test_the_three_commands(cli, export_arguments, photo_folder, no_openvino):
     code, out, err = cli("predict", photo_folder)
     assert code == 0, err
     assert "45 rows: 45 predicted" in out
-    assert "proof     executed: 0 of " in out
+    assert "proof     proven: 0 of " in out
     assert "accuracy" in out
     assert "onnxruntime-cpu" in out
     rows = read_csv("predictions.csv")

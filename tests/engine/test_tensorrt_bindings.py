@@ -39,6 +39,7 @@ RUNNING = {
     "config": "IRuntimeConfig",
 }
 FILES = {
+    "commands/doctor/probes.py": {**RUNNING, **BUILDING},
     "engine/flavour.py": BUILDING,
     "engine/_network.py": BUILDING,
     "engine/_progress.py": BUILDING,

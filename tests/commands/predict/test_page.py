@@ -23,6 +23,7 @@ from deploykit.commands.predict.page import PredictionPage, write_prediction_pag
 from deploykit.errors import InputError, UsageError
 from deploykit.html.thumbnails import MOST_THUMBNAILS
 from deploykit.html.words import duration, percent, shares
+from deploykit.proof.policy import Status
 from deploykit.proof.text import proof_words
 from deploykit.specs.labels import Labels
 from deploykit.specs.prediction import Prediction, Ranked
@@ -78,7 +79,7 @@ def page_of(root: Path, **changes: object) -> PredictionPage:
     facts = {
         "bundle": "birds",
         "spec": SPEC,
-        "proof": PROOF,
+        "proof": Status("proven", PROOF),
         "labels": LABELS,
         "root": root,
         "created": datetime(2026, 11, 22, 3, 11, tzinfo=UTC),
@@ -330,11 +331,13 @@ def test_many_classes_show_their_confusions_as_pairs(browser: Browser, photos: P
 
 def test_folders_without_labels_have_no_accuracy(browser: Browser, photos: Path) -> None:
     rows = [answer("a.png", "cat", 1.0), answer("b.png", "dog", 2.0), answer("c.png", "dog", 2.0)]
-    page = browser.open(write(photos, rows, proof=None).as_uri())
+    page = browser.open(
+        write(photos, rows, proof=Status("unproven", None, "it is not proven: run verify")).as_uri()
+    )
     assert "accuracy" not in text(page, "main")
     assert text(page, "#class-table tbody") == "cat 1 dog 2"
     assert page.evaluate("document.querySelector('.matrix')") is None
-    assert text(page, "#proof-heading") == "Proof not proven here"
+    assert text(page, "#proof-heading") == "Proof unproven"
     assert page.complaints == []
 
 
