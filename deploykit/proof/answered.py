@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploykit.bundle.manifest import Manifest, SearchRecord
+from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verdicts import PhotoSet
 from deploykit.errors import ParityError
 from deploykit.parity.compare import NamedBatch
@@ -36,15 +36,6 @@ class AnsweredPhotos:
     logits: Logits
     drawn: PhotoSet
     digests: frozenset[str]
-
-    def search_on(self, runtime: str, integers: int | None = None) -> SearchRecord:
-        """What the manifest keeps of a search on these photos.
-
-        Args:
-            runtime: What it tried graphs on.
-            integers: How many nodes of an INT8 graph compute with integers.
-        """
-        return SearchRecord(runtime, tuple(sorted(self.digests)), integers)
 
     @property
     def is_too_few(self) -> bool:

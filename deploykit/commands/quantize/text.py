@@ -45,8 +45,9 @@ def quantization_text(result: Quantization) -> str:
         )
     if result.refused is not None:
         lines.append(f"REFUSED    {result.refused}")
-    calibrated = counted(result.graphs[0].searched, "photo, which was", "photos, which were")
-    lines.append(f"calibrated on {calibrated} searched on too")
+    first = result.graphs[0]
+    made_on = "searched" if first.method is None else "calibrated and searched"
+    lines.append(f"{made_on} on {counted(first.searched, 'photo')}")
     lines += (
         f"{proof.kind:<10} {proof.graph} on {proof.runtime}, {proof.device}: "
         f"{photos_text(proof.photos)}"

@@ -30,7 +30,7 @@ def test_a_plain_call_makes_both_graphs_and_says_what_they_rest_on(cli):
     assert code == 0, err
     assert re.search(r"int8\.onnx, made for \S+: \d nodes in INT8, 0 of that kind in FP32", out)
     assert f"{INT8_TENSORRT_GRAPH}, made for TensorRT: " in out
-    assert "calibrated on 22 photos, which were searched on too" in out
+    assert "calibrated and searched on 22 photos" in out
     assert re.search(r"executed   deploy/int8.onnx on onnxruntime-cpu, CPU .*: 23 photos of ", out)
     assert re.search(rf"rehearsed  {INT8_TENSORRT_GRAPH} on rehearsal, CPU .*: 23 photos of ", out)
 

@@ -140,7 +140,7 @@ def test_two_photos_prove_too_little_and_that_is_said(toy, two):
         note.startswith("UNPROVEN: what is made will be compared on 1 photo")
         for note in said(notes)
     )
-    assert "calibrated on 1 photo, which was searched on too" in text
+    assert "calibrated and searched on 1 photo" in text
     assert f"UNPROVEN  {INT8} on {CPU}: its proof is on 1 photo; below FP32 29 photos" in text
     assert f"UNPROVEN  {INT8_TENSORRT_GRAPH} on rehearsal: its proof is on 1 photo" in text
 
