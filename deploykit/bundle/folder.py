@@ -89,7 +89,8 @@ class Bundle:
         if file in (self.manifest.deploy.get("int8"), INT8_TENSORRT_GRAPH):
             return "Copy the bundle again, or make this graph again: deploykit quantize"
         if file == self.manifest.deploy.get("fp16"):
-            return "Copy the bundle again, or make this graph again: deploykit build-trt"
+            again = "deploykit quantize --precision fp16"
+            return f"Copy the bundle again, or make this graph again: {again}"
         return "Copy the bundle again, or export it again."
 
 

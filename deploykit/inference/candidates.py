@@ -22,7 +22,7 @@ from deploykit.system.progress import Note, Progress, silent
 
 #: What makes the deploy graph of a lower precision.
 _MAKERS = {
-    "fp16": "deploykit build-trt makes the fp16 graph.",
+    "fp16": "deploykit quantize --precision fp16 makes the fp16 graph; build-trt does, too.",
     "int8": "deploykit quantize --images DIR makes the int8 graphs.",
 }
 

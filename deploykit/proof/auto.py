@@ -19,7 +19,7 @@ from deploykit.errors import (
 from deploykit.inference.candidates import Candidate, by_reason, named_candidates, open_candidate
 from deploykit.inference.engines import is_flavour
 from deploykit.proof.accepted import AcceptedChoice, accepted_choice
-from deploykit.proof.policy import Status, status
+from deploykit.proof.policy import Status, has_run, status
 from deploykit.proof.preference import by_preference
 from deploykit.proof.self_test import self_test
 from deploykit.runtime.opener import CUDA, HOST_RUNTIMES, graph_precision
@@ -28,7 +28,6 @@ from deploykit.specs.session import Session
 from deploykit.system.gpu import find_gpu, need_gpu
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.shell import command_line
-from deploykit.system.versions import installed_versions, runtime_version
 
 _Opener: TypeAlias = Callable[[Bundle, Candidate], Session]
 
@@ -227,16 +226,12 @@ def _open_engine(
             hint=exc.hint if find_gpu() or not instead else None,
         ) from exc
     known = status(bundle, candidate, session.spec.device)
-    if known.verdict is None or known.verdict.runtime_version != _installed_version(runtime):
+    if not has_run(bundle, candidate, session.spec.device):
         with _closed_on_failure(session):
             self_test(bundle, session, progress)
     if known.proof is None:
         progress(Note(f"{candidate}, {session.spec.device}: {known.reason}"))
     return session
-
-
-def _installed_version(runtime: str) -> str:
-    return runtime_version(runtime, installed_versions())
 
 
 def _open_first(

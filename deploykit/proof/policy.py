@@ -73,6 +73,18 @@ def status_of(bundle: Bundle, verdict: KeptVerdict) -> Status:
     return status(bundle, candidate, verdict.device)
 
 
+def has_run(bundle: Bundle, candidate: Candidate, device: str) -> bool:
+    """Whether a candidate was ever compared on a device by the installed version of its runtime.
+
+    A self-test is enough.
+    """
+    key = bundle.manifest.key_of(candidate.file, candidate.runtime, candidate.precision, device)
+    installed = runtime_version(candidate.runtime, installed_versions())
+    return any(
+        each.key == key and each.runtime_version == installed for each in bundle.manifest.verdicts
+    )
+
+
 def status_by(
     verdicts: Iterable[KeptVerdict],
     candidate: Candidate,
@@ -82,7 +94,9 @@ def status_by(
     """The same by verdicts on a candidate's file that no bundle has kept yet."""
     kind = candidate.runtime, candidate.precision
     known = [each for each in verdicts if (each.runtime, each.precision) == kind]
-    installed = runtime_version(candidate.runtime, versions or installed_versions())
+    if versions is None:
+        versions = installed_versions()
+    installed = runtime_version(candidate.runtime, versions)
     on_device: dict[str, list[KeptVerdict]] = {}
     for each in known:
         on_device.setdefault(each.device, []).append(each)

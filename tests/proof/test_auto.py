@@ -326,3 +326,12 @@ def test_a_rehearsed_graph_is_not_called_unproven(engine_bundle, no_gpu):
     spec, notes = chosen(engine_bundle, runtime="rehearsal")
     assert spec.runtime == "rehearsal"
     assert not any("not proven" in note for note in notes)
+
+
+def test_an_engine_is_tested_once_beside_a_proof_by_another_version(proven_engine, engines):
+    engine = engine_of(proven_engine)
+    older = with_verdicts(proven_engine, of=engine, versions={"tensorrt_rtx": "0.1"})
+    _, notes = chosen(older, runtime="tensorrt_rtx")
+    assert f"{engine} gives the recorded answers on {RTX_4070}" in notes
+    _, notes = chosen(open_bundle(older.folder), runtime="tensorrt_rtx")
+    assert not any("gives the recorded answers" in note for note in notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -30,7 +31,7 @@ FP16 = Scheme(deploy_graph("fp16"), "fp16", (REHEARSAL,), instead="FP32 (--preci
 class Fp16(Strategy):
     """Keeps in FP32 what FP16 cannot hold, and what is rounded at too high a cost."""
 
-    @property
+    @cached_property
     def lowered(self) -> NodeSet:
         """See :class:`Strategy`, as the methods below."""
         from deploykit.graph.fp16 import convertible_nodes
@@ -44,8 +45,9 @@ class Fp16(Strategy):
 
         return passes.apply(self._graph, [convert_to_fp16(keep)])
 
-    def open(self, graph: ir.Model | Path) -> Session:
+    def open(self, graph: ir.Model | Path, runtime: str) -> Session:
         """Open its rehearsal."""
+        del runtime  # there is one
         from deploykit.graph.files import load_graph
 
         return open_rehearsal(

@@ -34,9 +34,7 @@ from deploykit.system.progress import Progress, Step
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-ON_CPU = Scheme(
-    deploy_graph("int8"), "int8", (OPENVINO, CPU), instead="BF16 or FP32", symmetric=False
-)
+ON_CPU = Scheme(deploy_graph("int8"), "int8", (OPENVINO, CPU), instead="BF16 or FP32")
 FOR_TENSORRT = Scheme(
     INT8_TENSORRT_GRAPH, "int8", (REHEARSAL,), instead="FP16 or FP32", symmetric=True
 )
@@ -102,18 +100,18 @@ class Int8(Strategy):
         step = convert_to_int8(ranges, keep, symmetric=symmetric, joins=self._joins)
         return passes.apply(self._graph, [step])
 
-    def open(self, graph: ir.Model | Path) -> Session:
-        """Open it on the runtime of the search."""
+    def open(self, graph: ir.Model | Path, runtime: str) -> Session:
+        """Open it there; a trial with one stream, so that nothing is compiled twice."""
         from deploykit.graph.instruments import model_bytes
 
         return open_graph(
             graph if isinstance(graph, Path) else model_bytes(graph),
             name=self.scheme.graph,
-            runtime=self.runtime,
+            runtime=runtime,
             precision="int8",
             preprocessing=self._manifest.preprocessing,
             labels=self._manifest.labels,
-            pipelined=True,  # one stream fits all batches: nothing is compiled twice
+            pipelined=not isinstance(graph, Path),
         )
 
     def kept_nodes(self, graph: ir.Model, found: KeptSet) -> tuple[KeptNode, ...]:

@@ -30,7 +30,6 @@ from deploykit.commands.quantize.search import NodeSet
 from deploykit.commands.quantize.strategy import KeptSet, Scheme, Strategy
 from deploykit.errors import BundleError, GraphError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
-from deploykit.inference.sessions import open_rehearsal
 from deploykit.parity.calibration import CalibrationMethod
 from deploykit.proof.answered import AnsweredPhotos, flip_lines, split_answers
 from deploykit.proof.photos import Photos, split_photos
@@ -42,9 +41,7 @@ from deploykit.proof.reference import (
     open_reference,
 )
 from deploykit.proof.verdict import Verdict, kept_verdict
-from deploykit.runtime.opener import open_graph
 from deploykit.specs.precision import KeptNode, Precision
-from deploykit.specs.session import Session
 from deploykit.specs.value import choice
 from deploykit.system.cpu import read_cpu, saturates_int8
 from deploykit.system.files import staged
@@ -326,7 +323,7 @@ class _Maker:
         scheme, runtime, verdicts = strategy.scheme, strategy.runtime, []
         for each in scheme.runtimes:
             try:
-                with self._opened(scheme, each, path) as session:
+                with strategy.open(path, each) as session:
                     # OpenVINO compiles once more at the first batch of two images.
                     judged = self.proof.judge(session, self.bundle.manifest, self.progress)
                     verdicts.append(judged)
@@ -359,26 +356,6 @@ class _Maker:
             searched=len(self.search.logits),
             trials=found.trials,
             minimal=found.minimal,
-        )
-
-    def _opened(self, scheme: Scheme, runtime: str, path: Path) -> Session:
-        manifest = self.bundle.manifest
-        if scheme.precision == "fp16":
-            from deploykit.graph.files import load_graph
-
-            return open_rehearsal(
-                load_graph(path),
-                name=scheme.graph,
-                preprocessing=manifest.preprocessing,
-                labels=manifest.labels,
-            )
-        return open_graph(
-            path,
-            name=scheme.graph,
-            runtime=runtime,
-            precision=scheme.precision,
-            preprocessing=manifest.preprocessing,
-            labels=manifest.labels,
         )
 
     def _note_skipped(self, scheme: Scheme, runtime: str, error: MissingError | GraphError) -> None:

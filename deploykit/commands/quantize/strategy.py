@@ -118,8 +118,8 @@ class Strategy(ABC):
         """The graph that keeps these nodes in FP32."""
 
     @abstractmethod
-    def open(self, graph: ir.Model | Path) -> Session:
-        """Open a converted graph on the runtime of the search."""
+    def open(self, graph: ir.Model | Path, runtime: str) -> Session:
+        """Open a converted graph, or its file, on one of the scheme's runtimes."""
 
     @abstractmethod
     def kept_nodes(self, graph: ir.Model, found: KeptSet) -> tuple[KeptNode, ...]:
@@ -150,7 +150,7 @@ class Strategy(ABC):
     def judge(self, keep: NodeSet) -> Verdict:
         """Compare the graph that keeps these nodes in FP32 on the photos of the search."""
         self._judged += 1
-        with self.open(self.converted(keep)) as candidate:
+        with self.open(self.converted(keep), self.runtime) as candidate:
             return self._photos.judge(candidate, self._manifest, self._progress)
 
     def find(self, start: tuple[dict[str, str], NodeSet], seconds: float) -> KeptSet:

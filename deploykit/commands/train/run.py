@@ -234,7 +234,7 @@ def _choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as exc:
+    except (RuntimeError, AssertionError) as exc:
         raise DeviceError(
             f"torch {torch.__version__} cannot use the device {name!r}: {_first_line(exc)}",
             hint="Use --device cpu, or install a torch that supports it (https://pytorch.org).",
