@@ -53,7 +53,7 @@ class Audit:
         """Whether the inspector tells the precision of any layer."""
         return bool(self.layers.keys() - {UNKNOWN})
 
-    def objection(self, precision: Precision) -> str | None:
+    def reason(self, precision: Precision) -> str | None:
         """Say why this is no engine of a precision; None when it is, or the inspector is silent."""
         if precision == "fp32" or self.layers[precision] or not self.tells:
             return None

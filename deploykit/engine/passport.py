@@ -176,7 +176,7 @@ class _SchemaOnly(msgspec.Struct):
     schema: int
 
 
-class Objection(NamedTuple):
+class Reason(NamedTuple):
     """Why an engine cannot run here.
 
     Attributes:
@@ -188,7 +188,7 @@ class Objection(NamedTuple):
     hint: str
 
 
-def objection(passport: Passport, *, tensorrt_version: str, gpu: Gpu) -> Objection | None:
+def reason(passport: Passport, *, tensorrt_version: str, gpu: Gpu) -> Reason | None:
     """Say why an engine cannot run on a GPU, and what to do; None when nothing is known.
 
     Args:
@@ -206,7 +206,7 @@ def objection(passport: Passport, *, tensorrt_version: str, gpu: Gpu) -> Objecti
     else:
         return None
     target = gpu.target if gpu.target in COMPUTE_CAPABILITIES else PORTABLE
-    return Objection(
+    return Reason(
         f"{passport.engine} {misfit}.", hint=f"Build one: {_build_command(passport, (target,))}"
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploykit.bundle.folder import Bundle
 from deploykit.engine.flavour import TensorRT, open_flavour
-from deploykit.engine.passport import Passport, objection, passport_path, read_passport
+from deploykit.engine.passport import Passport, passport_path, read_passport, reason
 from deploykit.engine.plan import check_plan
 from deploykit.errors import BundleError, DeviceError
 from deploykit.runtime.opener import open_engine
@@ -151,7 +151,7 @@ def need_flavour(engine: Engine) -> TensorRT:
     """
     gpu = need_gpu()
     tensorrt = open_flavour(engine.passport.flavour)
-    obstacle = objection(engine.passport, tensorrt_version=tensorrt.version, gpu=gpu)
+    obstacle = reason(engine.passport, tensorrt_version=tensorrt.version, gpu=gpu)
     if obstacle is not None:
         raise DeviceError(obstacle.message, hint=obstacle.hint)
     return tensorrt

@@ -14,7 +14,7 @@ UNDECIDABLE_MARGIN: dict[Precision, float] = {
 }
 
 #: At or below this part of the scale even the reference does not decide.
-NEAR_TIE_MARGIN = UNDECIDABLE_MARGIN["fp32"]
+UNDECIDED_MARGIN = UNDECIDABLE_MARGIN["fp32"]
 
 
 class Flip(Value, frozen=True):
@@ -47,7 +47,7 @@ class Measurement(Value, frozen=True):
         min_cosine: The smallest cosine similarity of an image's two logit vectors.
         flips: Images whose top-1 class differs although their margin decides.
         undecidable: Images whose margin is too small to decide, flipped or not.
-        near_ties: Images whose margin is so small that the reference itself does not decide.
+        undecided: Images whose margin is so small that the reference itself does not decide.
         flipped: Every image whose top-1 class differs, smallest margin last.
         max_probability_change: The largest absolute difference of a softmax probability.
         mean_probability_change: The mean absolute difference of the softmax probabilities.
@@ -67,7 +67,7 @@ class Measurement(Value, frozen=True):
     min_cosine: float
     flips: int
     undecidable: int
-    near_ties: int
+    undecided: int
     flipped: tuple[Flip, ...]
     max_probability_change: float
     mean_probability_change: float

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.parity.measurement import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Flip, Measurement
+from deploykit.parity.measurement import UNDECIDABLE_MARGIN, UNDECIDED_MARGIN, Flip, Measurement
 from deploykit.parity.statistics import upper_bound
 from deploykit.specs.labels import Labels
 from deploykit.specs.precision import Precision
@@ -100,7 +100,7 @@ def measure(
         min_cosine=float(_cosines(ours[usable], theirs[usable]).min()) if usable.all() else 0.0,
         flips=flips,
         undecidable=len(paths) - decisions,
-        near_ties=int((margin <= NEAR_TIE_MARGIN * scale).sum()),
+        undecided=int((margin <= UNDECIDED_MARGIN * scale).sum()),
         flipped=tuple(
             Flip(
                 path=paths[i],
@@ -139,7 +139,7 @@ def _nothing_measured(batch_sizes: Sequence[int]) -> Measurement:
         min_cosine=0.0,
         flips=0,
         undecidable=0,
-        near_ties=0,
+        undecided=0,
         flipped=(),
         max_probability_change=0.0,
         mean_probability_change=0.0,

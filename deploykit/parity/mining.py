@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.parity.measurement import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Measurement
+from deploykit.parity.measurement import UNDECIDABLE_MARGIN, UNDECIDED_MARGIN, Measurement
 from deploykit.parity.measures import Array, margins
 from deploykit.parity.tolerance import Population
 from deploykit.specs.precision import Precision
@@ -141,10 +141,10 @@ def population_of(
         others_hold: See :meth:`MarginMining.left_out_hold`.
     """
     undecidable = int((ranked <= UNDECIDABLE_MARGIN[precision] * found.scale).sum())
-    near_ties = int((ranked <= NEAR_TIE_MARGIN * found.scale).sum())
+    undecided = int((ranked <= UNDECIDED_MARGIN * found.scale).sum())
     return Population(
         images=len(ranked),
         undecidable=max(undecidable, found.undecidable),
-        near_ties=max(near_ties, found.near_ties),
+        undecided=max(undecided, found.undecided),
         others_hold=others_hold,
     )

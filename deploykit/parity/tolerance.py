@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Self
 
 from deploykit.errors import UsageError
-from deploykit.parity.measurement import NEAR_TIE_MARGIN, Measurement
+from deploykit.parity.measurement import UNDECIDED_MARGIN, Measurement
 from deploykit.specs.precision import Precision
 from deploykit.specs.value import Value
 from deploykit.system.text import counted
 
-#: A comparison with more near ties, or with more undecidable images that changed their class, than
-#: this shows nothing about decisions.
+#: A comparison with more undecided images, or with more undecidable flips, than
+#: this part shows nothing about decisions.
 MAX_UNDECIDABLE_RATE = 0.05
 #: Nor does a comparison of which fewer images than this part decide anything.
 MIN_DECIDABLE_RATE = 0.5
@@ -24,20 +24,20 @@ class Population(Value, frozen=True):
     Attributes:
         images: How many there are.
         undecidable: Those whose margin is too small to decide in the candidate's precision.
-        near_ties: Those whose margin is so small that the reference itself does not decide.
+        undecided: Those whose margin is so small that the reference itself does not decide.
         others_hold: Whether those that were not measured are shown to keep their class: only then
             are flips judged over all.
     """
 
     images: int
     undecidable: int
-    near_ties: int
+    undecided: int
     others_hold: bool = True
 
     @classmethod
     def of(cls, measurement: Measurement) -> Self:
         """The measured images themselves."""
-        return cls(measurement.images, measurement.undecidable, measurement.near_ties)
+        return cls(measurement.images, measurement.undecidable, measurement.undecided)
 
     @property
     def decidable(self) -> int:
@@ -61,7 +61,7 @@ class Tolerance(Value, frozen=True):
     max_probability_change: float | None = None
     max_typical_change: float | None = None
 
-    def objections(
+    def reasons(
         self, measurement: Measurement, chosen_from: Population | None = None
     ) -> tuple[str, ...]:
         """Say what speaks against a measurement, a sentence each; nothing when it passes.
@@ -71,22 +71,22 @@ class Tolerance(Value, frozen=True):
             chosen_from: What the images were chosen from by their margins, if they were.
         """
         among = chosen_from or Population.of(measurement)
-        return (*_doubts(measurement, among), *self.breaches(measurement, among))
+        return (*_doubts(measurement, among), *self.exceeded(measurement, among))
 
-    def breaches(
+    def exceeded(
         self, measurement: Measurement, chosen_from: Population | None = None
     ) -> tuple[str, ...]:
-        """Those of the objections that the numbers themselves give; the others are doubts."""
+        """Those of the reasons that the numbers themselves give; the others are doubts."""
         if measurement.non_finite:
             what = counted(measurement.non_finite, "logit is", "logits are")
             return (f"{what} NaN or infinite",)
         among = chosen_from or Population.of(measurement)
         return (
-            *self._objections_to_flips(measurement, among),
-            *self._objections_to_errors(measurement),
+            *self._reasons_by_flips(measurement, among),
+            *self._reasons_by_errors(measurement),
         )
 
-    def _objections_to_flips(self, found: Measurement, among: Population) -> Iterator[str]:
+    def _reasons_by_flips(self, found: Measurement, among: Population) -> Iterator[str]:
         judged = max(among.decidable if among.others_hold else 0, found.decidable)
         if found.flips and found.flips / judged > self.max_flip_rate:
             yield (
@@ -94,7 +94,7 @@ class Tolerance(Value, frozen=True):
                 f"at most {self.max_flip_rate:.1%} may"
             )
 
-    def _objections_to_errors(self, found: Measurement) -> Iterator[str]:
+    def _reasons_by_errors(self, found: Measurement) -> Iterator[str]:
         if found.max_abs_error == 0:
             return  # of logits that are all zero the relative error is infinite all the same
         # Written so that an error which is not a number is refused as well.
@@ -131,10 +131,10 @@ def _doubts(found: Measurement, among: Population) -> Iterator[str]:
     if found.images == 0 or found.non_finite:
         return
     images = counted(among.images, "image")
-    if among.near_ties > MAX_UNDECIDABLE_RATE * among.images:
+    if among.undecided > MAX_UNDECIDABLE_RATE * among.images:
         yield (
-            f"the reference does not decide {among.near_ties} of {images}, whose margin is at most "
-            f"{NEAR_TIE_MARGIN:.0e} of the scale; at most {MAX_UNDECIDABLE_RATE:.0%} may be so"
+            f"the reference does not decide {among.undecided} of {images}, whose margin is at most "
+            f"{UNDECIDED_MARGIN:.0e} of the scale; at most {MAX_UNDECIDABLE_RATE:.0%} may be so"
         )
     if among.decidable < MIN_DECIDABLE_RATE * among.images:
         yield (

@@ -27,15 +27,15 @@ class AcceptedChoice:
     accepted: Accepted
     candidate: Candidate
 
-    def tell(self, objection: str, progress: Progress) -> None:
+    def tell(self, reason: str, progress: Progress) -> None:
         """Say that it is taken, or why it is not.
 
         Args:
-            objection: What speaks against it; empty for nothing.
+            reason: What speaks against it; empty for nothing.
             progress: Called with the note.
         """
-        if objection:
-            _tell_refusal(self.accepted, objection, progress)
+        if reason:
+            _tell_refusal(self.accepted, reason, progress)
             return
         progress(
             Note(
@@ -72,20 +72,20 @@ def accepted_choice(
     if changes := accepted.machine.changes_to(machine):
         same = accepted.machine.hardware == machine.hardware
         where = "measured with other versions" if same else "accepted on another machine"
-        objection = f"{where}: {'; '.join(changes)}"
+        reason = f"{where}: {'; '.join(changes)}"
     elif record is None or record.sha256 != accepted.sha256:
-        objection = f"{accepted.file} is not the one that was measured"
+        reason = f"{accepted.file} is not the one that was measured"
     elif candidate not in candidates:
-        objection = "the bundle has it no longer, or it is damaged"
+        reason = "the bundle has it no longer, or it is damaged"
     else:
         return AcceptedChoice(accepted, candidate)
-    _tell_refusal(accepted, objection, progress)
+    _tell_refusal(accepted, reason, progress)
     return None
 
 
-def _tell_refusal(accepted: Accepted, objection: str, progress: Progress) -> None:
+def _tell_refusal(accepted: Accepted, reason: str, progress: Progress) -> None:
     again = "deploykit bench --accept chooses again"
-    progress(Note(f"not taken: {accepted}: {objection.rstrip('.')}; {again}"))
+    progress(Note(f"not taken: {accepted}: {reason.rstrip('.')}; {again}"))
 
 
 def keep_accepted(bundle: Bundle, accepted: Accepted) -> None:

@@ -121,9 +121,9 @@ def readable_photos(photos: Photos) -> PhotoSet:
         ParityError: Most of them cannot.
     """
     drawn = photos.drawn()
-    if objection := mostly_unreadable(photos.unreadable, drawn.images):
+    if reason := mostly_unreadable(photos.unreadable, drawn.images):
         raise ParityError(
-            f"{photos.source}: {objection}.",
+            f"{photos.source}: {reason}.",
             hint="Look at them with `deploykit predict`, which says what is wrong with each; "
             "or name another folder: --images DIR",
         )

@@ -12,7 +12,7 @@ from deploykit.specs.session import Session
 from deploykit.system.progress import Note, Progress
 
 
-def extreme_objections(
+def extreme_reasons(
     reference: Session, candidates: Sequence[Session], scale: float, progress: Progress
 ) -> tuple[tuple[str, ...], ...]:
     """Compare the candidates in FP32 with a reference on extreme images.
@@ -40,7 +40,7 @@ def extreme_objections(
             Note(f"{reference.spec.title} itself gives NaN or infinity on {', '.join(none)} images")
         )
 
-    def objections(candidate: Session) -> Iterator[str]:
+    def reasons(candidate: Session) -> Iterator[str]:
         allowed = tolerance_for(candidate.spec.precision).max_relative_error
         if allowed is None or candidate.spec.tf32:
             return
@@ -55,4 +55,4 @@ def extreme_objections(
             if error > limit:
                 yield f"a logit is off by {error:.1e} on {name}; {limit:.1e} is allowed"
 
-    return tuple(tuple(objections(candidate)) for candidate in candidates)
+    return tuple(tuple(reasons(candidate)) for candidate in candidates)

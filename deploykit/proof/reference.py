@@ -56,14 +56,14 @@ class Reference:
         description: What reports call it.
         is_recorded: Whether it stands for the bundle's own checkpoint, so that a verdict says
             something about the bundle. A module with other weights does not.
-        objection: Why nothing can be proven by it; None when it can.
+        reason: Why nothing can be proven by it; None when it can.
         obstacle: Why the module was not asked, where the canonical graph stands in for it.
     """
 
     kind: ReferenceKind
     description: str
     is_recorded: bool = True
-    objection: str | None = None
+    reason: str | None = None
     obstacle: str | None = None
 
 
@@ -161,7 +161,7 @@ def _graph_reference(bundle: Bundle, obstacle: str) -> OpenReference:
         session=session,
         kind="graph",
         description=f"{CANONICAL_GRAPH} on {spec.runtime}",
-        objection=None
+        reason=None
         if proven
         else f"{CANONICAL_GRAPH}, the reference, is itself not proven against the checkpoint",
         obstacle=obstacle,
@@ -169,7 +169,7 @@ def _graph_reference(bundle: Bundle, obstacle: str) -> OpenReference:
 
 
 def recorded_module(bundle: Bundle) -> nn.Module:
-    """The module that the bundle was exported from, where :func:`module_obstacle` has no objection.
+    """The module that the bundle was exported from, where :func:`module_obstacle` has no reason.
 
     Raises:
         CheckpointError: The checkpoint cannot be used, or has other classes than the bundle.

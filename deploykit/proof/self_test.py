@@ -44,7 +44,7 @@ def self_test(
     if not verdict.passed:
         raise ParityError(
             f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
-            f"{'; '.join(verdict.objections)}.",
+            f"{'; '.join(verdict.reasons)}.",
             hint=hint,
         )
     file = session.spec.graph

@@ -103,7 +103,7 @@ def _kind_text(photos: PhotoSet) -> str:
 
 def verdict_value(verdict: Verdict) -> dict[str, Any]:
     """A verdict with what can be derived from it."""
-    return {**plain_value(verdict), "broken": verdict.broken, "passed": verdict.passed}
+    return {**plain_value(verdict), "failed": verdict.failed, "passed": verdict.passed}
 
 
 def status_of_run(bundle: Bundle, spec: SessionSpec) -> Status:

@@ -31,28 +31,28 @@ from deploykit.system.versions import installed_versions, now
 
 
 class Verdict(Value, frozen=True):
-    """What was measured of one candidate, what is allowed, and what speaks against it.
+    """What was measured of one candidate, what is allowed, and the reasons why it did not pass.
 
-    What speaks against it is a breach, where the numbers break the tolerance, or a doubt: nothing
-    was shown. Only a breach takes away a proof that there is.
+    It failed if the numbers exceed the tolerance. It is unproven, neither passed nor failed, if the
+    images show too little. Only a failure takes away a proof that there is.
 
     Attributes:
         candidate: What ran.
         kind: ``executed`` on the runtime itself or ``rehearsed`` on a model of the hardware.
         measurement: What was found.
         tolerance: What is allowed.
-        objections: A sentence for each way in which it failed; empty when it passed.
+        reasons: A sentence for each way in which it failed; empty when it passed.
         chosen_from: What the images were chosen from by their margins, if they were.
         note: What a reader should know besides, as a sentence; None for nothing.
         seconds: How long the candidate took to answer; None where nobody looked.
-        extremes: Those of the objections that extreme images give.
+        extremes: Those of the reasons that extreme images give.
     """
 
     candidate: SessionSpec
     kind: ProofKind
     measurement: Measurement
     tolerance: Tolerance
-    objections: tuple[str, ...]
+    reasons: tuple[str, ...]
     chosen_from: Population | None = None
     note: str | None = None
     seconds: float | None = None
@@ -60,35 +60,35 @@ class Verdict(Value, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing speaks against it."""
-        return not self.objections
+        """Whether there is no reason against it."""
+        return not self.reasons
 
     @property
-    def broken(self) -> bool:
-        """Whether numbers break the tolerance, whatever the images that were left out do."""
-        return bool(self.breaches or self.extremes)
+    def failed(self) -> bool:
+        """Whether the compared images exceed the tolerance, whatever the skipped images do."""
+        return bool(self.exceeded or self.extremes)
 
     @property
-    def breaches(self) -> tuple[str, ...]:
-        """What breaks the tolerance on the compared images, a sentence each."""
+    def exceeded(self) -> tuple[str, ...]:
+        """How the compared images exceed the tolerance, a sentence each."""
         among = self.chosen_from
         if among is not None:
             among = msgspec.structs.replace(among, others_hold=True)
-        return self.tolerance.breaches(self.measurement, among)
+        return self.tolerance.exceeded(self.measurement, among)
 
     @property
     def among(self) -> int:
         """The number of images that it speaks for."""
         return self.measurement.images if self.chosen_from is None else self.chosen_from.images
 
-    def refused(self, objection: str) -> Verdict:
+    def refused(self, reason: str) -> Verdict:
         """A copy with one more doubt."""
-        return msgspec.structs.replace(self, objections=(*self.objections, objection))
+        return msgspec.structs.replace(self, reasons=(*self.reasons, reason))
 
-    def with_extremes(self, objections: tuple[str, ...]) -> Verdict:
+    def with_extremes(self, reasons: tuple[str, ...]) -> Verdict:
         """A copy with what extreme images show against the candidate."""
-        every = (*self.objections, *objections)
-        return msgspec.structs.replace(self, objections=every, extremes=objections)
+        every = (*self.reasons, *reasons)
+        return msgspec.structs.replace(self, reasons=every, extremes=reasons)
 
 
 def judge_sessions(
@@ -190,7 +190,7 @@ def judge(
         kind="rehearsed" if candidate.runtime == REHEARSAL else "executed",
         measurement=measurement,
         tolerance=tolerance,
-        objections=tolerance.objections(measurement, chosen_from),
+        reasons=tolerance.reasons(measurement, chosen_from),
         chosen_from=chosen_from,
     )
 
@@ -220,7 +220,7 @@ def keep_verdicts(
         kept_verdict(verdict, measured[verdict.candidate.graph].sha256, reference, photos)
         for verdict in verdicts
         if not verdict.candidate.tf32
-        and (verdict.broken or (verdict.passed and verdict.chosen_from is None))
+        and (verdict.failed or (verdict.passed and verdict.chosen_from is None))
     ]
 
     if reference.kind == "golden":
@@ -275,5 +275,5 @@ def kept_verdict(
         created=now(),
         versions=installed_versions(),
         among=verdict.among,
-        reasons=verdict.objections,
+        reasons=verdict.reasons,
     )

@@ -81,21 +81,21 @@ def test_what_is_laid_out_otherwise_is_unknown(text, expected):
 
 
 def test_an_engine_with_layers_in_its_precision_passes():
-    assert Audit(Counter(fp16=1, fp32=99)).objection("fp16") is None
-    assert Audit(Counter(fp32=3)).objection("fp32") is None
+    assert Audit(Counter(fp16=1, fp32=99)).reason("fp16") is None
+    assert Audit(Counter(fp32=3)).reason("fp32") is None
 
 
 def test_an_fp16_engine_without_an_fp16_layer_does_not_pass():
-    assert Audit(Counter(fp32=5, unknown=1)).objection("fp16") == (
+    assert Audit(Counter(fp32=5, unknown=1)).reason("fp16") == (
         "none of the engine's computing layers is in fp16: 5 in fp32, 1 in unknown"
     )
 
 
 @pytest.mark.parametrize("layers", [Counter(), Counter(unknown=4)])
-def test_not_knowing_is_said_and_no_objection(layers):
+def test_not_knowing_is_said_and_no_reason(layers):
     audit = Audit(layers)
     assert not audit.tells
-    assert audit.objection("fp16") is None
+    assert audit.reason("fp16") is None
 
 
 class Engine:

@@ -10,9 +10,9 @@ from deploykit.engine.passport import (
     BuiltOn,
     Passport,
     engine_name,
-    objection,
     passport_path,
     read_passport,
+    reason,
     write_passport,
 )
 from deploykit.errors import BundleError
@@ -42,7 +42,7 @@ PROOF = KeptVerdict(
         min_cosine=0.9999,
         flips=0,
         undecidable=0,
-        near_ties=0,
+        undecided=0,
         flipped=(),
         max_probability_change=0.001,
         mean_probability_change=0.0001,
@@ -83,7 +83,7 @@ def altered(**changes):
 
 
 def why_not(passport=PASSPORT, *, version="1.7.1.116", gpu=ADA):
-    return objection(passport, tensorrt_version=version, gpu=gpu)
+    return reason(passport, tensorrt_version=version, gpu=gpu)
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def test_an_engine_of_the_other_flavour_is_told(plan):
 
 def test_a_truncated_engine_is_told(plan):
     size = len(plan)
-    objection = check_plan(plan[:-1], "tensorrt_rtx")
-    assert objection == f"it is damaged: it has {size - 1} bytes and should have {size}"
+    reason = check_plan(plan[:-1], "tensorrt_rtx")
+    assert reason == f"it is damaged: it has {size - 1} bytes and should have {size}"
     assert "should have" in check_plan(plan + b"\0", "tensorrt_rtx")
 
 
@@ -51,8 +51,8 @@ def test_a_few_bytes_are_no_engine(data):
 
 def test_a_text_in_the_engines_place_is_no_engine():
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123"
-    objection = check_plan(pointer, "tensorrt_rtx")
-    assert objection.startswith("it is no engine but a text that begins with 'version https://git")
+    reason = check_plan(pointer, "tensorrt_rtx")
+    assert reason.startswith("it is no engine but a text that begins with 'version https://git")
 
 
 def test_an_unknown_header_is_unknown_and_not_wrong(plan):

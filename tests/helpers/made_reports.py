@@ -41,7 +41,7 @@ def step(stage, change, error=0.0):
         added=found,
         total=found,
         tolerance=TOLERANCE,
-        reasons=TOLERANCE.objections(found),
+        reasons=TOLERANCE.reasons(found),
     )
 
 

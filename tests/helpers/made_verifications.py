@@ -155,7 +155,7 @@ def made_stages(
             added=found,
             total=found,
             tolerance=tolerance,
-            reasons=tolerance.objections(found),
+            reasons=tolerance.reasons(found),
         )
 
     return StageReport(

@@ -143,13 +143,13 @@ def test_a_graph_that_is_wrong_at_one_batch_size_is_found(broken_size):
 
     images = images_with_values(range(0, 250, 10))
     (found,) = measured([FakeSession(answer, classes=2)], images)
-    assert tolerance_for("fp32").objections(found) != ()
+    assert tolerance_for("fp32").reasons(found) != ()
 
 
 def test_comparing_no_images_gives_an_empty_measurement():
     (found,) = measured([FakeSession(brightness, classes=2)], np.zeros((0, 8, 8, 3), np.uint8))
     assert found.images == 0
-    assert tolerance_for("fp32").objections(found) == ("no image was compared",)
+    assert tolerance_for("fp32").reasons(found) == ("no image was compared",)
 
 
 def test_each_candidate_is_timed():

@@ -72,15 +72,15 @@ def test_what_is_not_finite_has_moved_without_limit(value):
 
 
 def test_rates_are_judged_over_all_that_was_ranked():
-    # Of 100 photos four are near ties, and two more decide in fp32 only.
+    # Of 100 photos four are undecided images, and two more decide in fp32 only.
     ranked = np.array([0.0005] * 4 + [0.02] * 2 + [5.0] * 94)
     reference = logits_with(ranked[:10])
     found = measured(reference, reference.copy())
-    assert (found.near_ties, found.undecidable) == (4, 6)
-    assert tolerance_for("fp16").objections(found) != ()
+    assert (found.undecided, found.undecidable) == (4, 6)
+    assert tolerance_for("fp16").reasons(found) != ()
     among = population_of(ranked, "fp16", found, others_hold=True)
-    assert among == Population(images=100, undecidable=6, near_ties=4)
-    assert tolerance_for("fp16").objections(found, among) == ()
+    assert among == Population(images=100, undecidable=6, undecided=4)
+    assert tolerance_for("fp16").reasons(found, among) == ()
 
 
 @pytest.mark.parametrize(("flips", "passes"), [(1, True), (2, False)])
@@ -91,12 +91,12 @@ def test_flips_are_held_against_what_all_ranked_photos_allow(flips, passes):
     candidate[:flips] = candidate[:flips, ::-1]
     found = measured(reference, candidate)
     assert found.flips == flips
-    assert tolerance_for("fp16").objections(found)[0].startswith(f"{flips} of 10 images changed")
-    objections = tolerance_for("fp16").objections(
+    assert tolerance_for("fp16").reasons(found)[0].startswith(f"{flips} of 10 images changed")
+    reasons = tolerance_for("fp16").reasons(
         found,
         population_of(np.array([0.06] * 10 + [5.0] * 290), "fp16", found, others_hold=True),
     )
-    assert [text for text in objections if "changed their class" in text] == (
+    assert [text for text in reasons if "changed their class" in text] == (
         [] if passes else ["2 of 300 images changed their class; at most 0.5% may"]
     )
 
@@ -108,9 +108,9 @@ def test_flips_are_all_there_are_only_where_the_others_are_out_of_reach(others_h
     found = measured(reference, reference + np.float32([-0.031, 0.031]))
     ranked = np.array([0.06] * 20 + [5.0] * 9_980)
     among = population_of(ranked, "fp16", found, others_hold=others_hold)
-    objections = tolerance_for("fp16").objections(found, among)
-    assert objections == tolerance_for("fp16").breaches(found, among)
-    assert objections == (
+    reasons = tolerance_for("fp16").reasons(found, among)
+    assert reasons == tolerance_for("fp16").exceeded(found, among)
+    assert reasons == (
         () if others_hold else ("20 of 20 images changed their class; at most 0.5% may",)
     )
 
@@ -135,22 +135,22 @@ def test_the_reference_is_believed_where_it_decides_less_than_the_ranking_says()
     reference = logits_with([0.0] * 10)
     found = measured(reference, reference.copy())
     among = population_of(np.full(20, 5.0), "fp16", found, others_hold=True)
-    assert (among.undecidable, among.near_ties) == (10, 10)
-    assert tolerance_for("fp16").objections(found, among) != ()
+    assert (among.undecidable, among.undecided) == (10, 10)
+    assert tolerance_for("fp16").reasons(found, among) != ()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_large_population_excuses_neither_nothing_nor_nan_nor_an_error(precision):
-    many = Population(images=10**6, undecidable=0, near_ties=0)
+    many = Population(images=10**6, undecidable=0, undecided=0)
     tolerance = tolerance_for(precision)
     reference = logits_with([1, 1])
     nothing = measured(reference[:0], reference[:0], precision)
-    assert tolerance.objections(nothing, many) == ("no image was compared",)
+    assert tolerance.reasons(nothing, many) == ("no image was compared",)
     broken = reference * np.float32(np.nan)
     found = measured(reference, broken, precision)
-    assert tolerance.objections(found, many) == ("4 logits are NaN or infinite",)
+    assert tolerance.reasons(found, many) == ("4 logits are NaN or infinite",)
     moved = reference + np.array([[0, -1]], np.float32)
-    assert tolerance.objections(measured(reference, moved, precision), many) != ()
+    assert tolerance.reasons(measured(reference, moved, precision), many) != ()
 
 
 def test_the_scale_may_be_known_from_more_images():

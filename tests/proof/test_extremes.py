@@ -17,7 +17,7 @@ from deploykit.errors import ParityError
 from deploykit.graph import simplify
 from deploykit.models.registry import resolve_architecture
 from deploykit.proof.auto import open_best
-from deploykit.proof.extremes import extreme_objections
+from deploykit.proof.extremes import extreme_reasons
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 from deploykit.specs.session import SessionSpec
@@ -103,9 +103,9 @@ class MadeSession:
         pass
 
 
-def objections(*candidates, reference=None, scale=100.0):
+def reasons(*candidates, reference=None, scale=100.0):
     notes = []
-    found = extreme_objections(reference or MadeSession(), candidates, scale, notes.append)
+    found = extreme_reasons(reference or MadeSession(), candidates, scale, notes.append)
     return found, [note.message for note in notes if isinstance(note, Note)]
 
 
@@ -131,55 +131,55 @@ def is_noise(images):
     return ~is_of_one_colour(images)
 
 
-def test_extreme_objections_equal_answers():
-    assert objections(MadeSession(), MadeSession(precision="fp16")) == (((), ()), [])
+def test_extreme_reasons_equal_answers():
+    assert reasons(MadeSession(), MadeSession(precision="fp16")) == (((), ()), [])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_extreme_objections_no_number(value):
-    (found, fine), _ = objections(MadeSession(at(is_black, value)), MadeSession())
+def test_extreme_reasons_no_number(value):
+    (found, fine), _ = reasons(MadeSession(at(is_black, value)), MadeSession())
     assert found == ("NaN or infinity on black images, where the reference gives numbers",)
     assert fine == ()
 
 
-def test_extreme_objections_another_number_on_noise():
-    ((sentence,),), _ = objections(MadeSession(at(is_noise, 7.0)))
+def test_extreme_reasons_another_number_on_noise():
+    ((sentence,),), _ = reasons(MadeSession(at(is_noise, 7.0)))
     assert re.fullmatch(
         r"a logit is off by 1\.\de\+02 on saturated noise; 1\.\de-02 is allowed", sentence
     )
 
 
-def test_extreme_objections_another_number_on_one_colour_passes():
+def test_extreme_reasons_another_number_on_one_colour_passes():
     """There a network that normalises each image divides rounding by rounding."""
-    assert objections(MadeSession(at(is_of_one_colour, 7e4))) == (((),), [])
+    assert reasons(MadeSession(at(is_of_one_colour, 7e4))) == (((),), [])
 
 
-def test_extreme_objections_a_network_that_is_quiet_on_noise():
+def test_extreme_reasons_a_network_that_is_quiet_on_noise():
     near = MadeSession(lambda images, logits: logits + 0.02)
-    assert objections(near)[0] != ((),)
-    assert objections(near, scale=1000.0) == (((),), [])
+    assert reasons(near)[0] != ((),)
+    assert reasons(near, scale=1000.0) == (((),), [])
 
 
-def test_extreme_objections_a_loud_image_hides_nothing():
+def test_extreme_reasons_a_loud_image_hides_nothing():
     loud = MadeSession(at(is_of_one_colour, 1e9))
-    (found,), _ = objections(MadeSession(at(is_noise, 7.0)), reference=loud)
+    (found,), _ = reasons(MadeSession(at(is_noise, 7.0)), reference=loud)
     assert found
 
 
-def test_extreme_objections_rounding_passes():
+def test_extreme_reasons_rounding_passes():
     near = MadeSession(lambda images, logits: logits * (1 + 1e-6))
-    assert objections(near) == (((),), [])
+    assert reasons(near) == (((),), [])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
-def test_extreme_objections_lower_precision_is_not_asked(precision):
+def test_extreme_reasons_lower_precision_is_not_asked(precision):
     overflowing = MadeSession(at(is_black, np.inf), precision=precision)
-    assert objections(overflowing) == (((),), [])
+    assert reasons(overflowing) == (((),), [])
 
 
-def test_extreme_objections_where_the_reference_gives_none():
+def test_extreme_reasons_where_the_reference_gives_none():
     reference = MadeSession(at(is_black, np.nan))
-    found, notes = objections(MadeSession(at(is_black, np.nan)), reference=reference)
+    found, notes = reasons(MadeSession(at(is_black, np.nan)), reference=reference)
     assert found == ((),)
     assert notes == ["made.onnx on made itself gives NaN or infinity on black images"]
 
@@ -255,9 +255,7 @@ def test_verify_asks_every_candidate(bundle, network_file, photo_folder):
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
     canonical, deploy = result.verdicts
     assert canonical.passed
-    assert deploy.objections == (
-        "NaN or infinity on black images, where the reference gives numbers",
-    )
+    assert deploy.reasons == ("NaN or infinity on black images, where the reference gives numbers",)
     assert deploy.measurement.non_finite == 0  # no photo is black
     headline = headline_of(result, None, (), ())
     assert headline.outcome == "failed"

@@ -203,7 +203,7 @@ def test_easy_photos_do_not_bring_back_what_failed(verified, easy, tmp_path):
     bright = make_photos(tmp_path / "bright", BRIGHT, count=1)
     (bright / "red" / "00.png").rename(mixed / "red" / "bright.png")
     verdict, known = verified(mixed)
-    assert (verdict.broken, known.word) == (True, "failed")
+    assert (verdict.failed, known.word) == (True, "failed")
     assert f"it failed on 31 photos of {mixed} on " in known.reason
     assert "1 of 31 images changed their class" in known.reason
     verdict, known = verified(easy)

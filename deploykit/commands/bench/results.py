@@ -121,7 +121,7 @@ class Measured(Value, frozen=True):
         correct: Those of them that it answered rightly.
         standing: Whether it decides as the reference does.
         proof: What shows that; None without.
-        objections: Why it failed, or why what there is proves nothing here.
+        reasons: Why it failed, or why what there is proves nothing here.
         outdated: Whether it is not proven only because its runtime has another version now.
     """
 
@@ -137,7 +137,7 @@ class Measured(Value, frozen=True):
     correct: int
     standing: Standing = "unproven"
     proof: KeptVerdict | None = None
-    objections: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
     outdated: bool = False
 
     @property

@@ -30,13 +30,13 @@ class Stand(NamedTuple):
     Attributes:
         standing: In a word.
         proof: What shows it; None without.
-        objections: Why there is no better one.
+        reasons: Why there is no better one.
         outdated: Whether the runtime's version is all that speaks against a proof that there is.
     """
 
     standing: Standing
     proof: KeptVerdict | None = None
-    objections: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
     outdated: bool = False
 
 
@@ -99,9 +99,9 @@ def with_proofs(
         except DeploykitError as exc:
             return msgspec.structs.replace(benchmark, obstacle=exc.message)
         stack.enter_context(reference.session)
-        if reference.objection is not None:
+        if reference.reason is not None:
             how = "deploykit verify --arch NAME --ckpt FILE compares it"
-            return msgspec.structs.replace(benchmark, obstacle=f"{reference.objection}: {how}")
+            return msgspec.structs.replace(benchmark, obstacle=f"{reference.reason}: {how}")
         for measured in benchmark.faster_unproven:
             progress(Note(f"verifying {measured.option.name}, faster than what is proven"))
             stand = _verified(bundle, measured, reference, photographs, progress)
@@ -134,11 +134,11 @@ def _verified(
         found = verify_bundle(bundle, request, progress, reference=reference)
         now = open_bundle(bundle.folder)
     except DeploykitError as exc:
-        return Stand("unproven", objections=(exc.message,))
+        return Stand("unproven", reasons=(exc.message,))
     (verdict,) = found.verdicts
     if not verdict.passed:
-        standing: Standing = "failed" if verdict.broken else "unproven"
-        return Stand(standing, objections=verdict.objections)
+        standing: Standing = "failed" if verdict.failed else "unproven"
+        return Stand(standing, reasons=verdict.reasons)
     kept = standing_of(now, option, measured.spec, found.versions)
     if kept.proof is not None:
         return kept

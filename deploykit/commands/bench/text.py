@@ -197,8 +197,8 @@ def _recommendation_lines(benchmark: Benchmark) -> Iterator[str]:
     yield from (f"DAMAGED      {line}" for line in skipped_lines(benchmark.damaged))
     for measured in benchmark.options:
         word = "FAILED" if measured.standing == "failed" else "not proven"
-        for objection in measured.objections:
-            yield f"{word:<12} {measured.option.name}: {objection}"
+        for reason in measured.reasons:
+            yield f"{word:<12} {measured.option.name}: {reason}"
     for measured in benchmark.faster_unproven:
         yield (
             f"faster       {measured.option.name}, {measured.images_per_second:.1f} images/s, "

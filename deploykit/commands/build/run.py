@@ -15,7 +15,7 @@ from deploykit.engine.audit import Audit, audit_engine
 from deploykit.engine.build import BuiltEngine, current_gpu, engine_from_onnx
 from deploykit.engine.flavour import TensorRT, installed_flavours, open_flavour
 from deploykit.engine.history import Build, BuildHistory
-from deploykit.engine.passport import Passport, objection
+from deploykit.engine.passport import Passport, reason
 from deploykit.engine.targets import CURRENT, parse_targets
 from deploykit.errors import DependencyError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
@@ -149,7 +149,7 @@ def _audit(
         ParityError: An engine that is to compute in FP16 has no layer that does.
         MissingError: It was built for this very GPU, which does not load it.
     """
-    if gpu is None or objection(passport, tensorrt_version=tensorrt.version, gpu=gpu):
+    if gpu is None or reason(passport, tensorrt_version=tensorrt.version, gpu=gpu):
         return None
     progress(Step("auditing the engine's layers"))
     try:
@@ -162,7 +162,7 @@ def _audit(
     if not audit.tells:
         # The types of a strongly typed network are those of its graph, so it is kept all the same.
         progress(Note("the engine does not tell in which precision its layers compute"))
-    obstacle = audit.objection(passport.precision)
+    obstacle = audit.reason(passport.precision)
     if obstacle is not None:
         raise ParityError(
             f"{passport.engine}: {obstacle}. It was not kept.",

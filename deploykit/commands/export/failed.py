@@ -46,7 +46,7 @@ def failed_export(
     failed = [verdict for verdict in verdicts if not verdict.passed]
     lines = [
         "The exported model does not give the checkpoint's answers, so nothing was published.",
-        *(f"{each.candidate.graph}: {'; '.join(each.objections)}" for each in failed),
+        *(f"{each.candidate.graph}: {'; '.join(each.reasons)}" for each in failed),
     ]
     try:
         graphs = keep_failed(staging, folder)
@@ -71,7 +71,7 @@ def _diagnosis(
 
     graph = verdict.candidate.graph
     images, expected = np.concatenate([batch for _, batch in groups]), answers.logits
-    if not verdict.breaches:  # no image of the comparison shows the fault
+    if not verdict.exceeded:  # no image of the comparison shows the fault
         images, expected = _extremes(subject)
     return diagnose_failed(
         graphs / graph,

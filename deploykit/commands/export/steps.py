@@ -17,7 +17,7 @@ from deploykit.bundle.verdicts import PhotoKind
 from deploykit.commands.export.request import ExportRequest, Subject
 from deploykit.errors import ModelError
 from deploykit.parity.compare import NamedBatch
-from deploykit.proof.extremes import extreme_objections
+from deploykit.proof.extremes import extreme_reasons
 from deploykit.proof.photos import generated_photos
 from deploykit.proof.verdict import Verdict, judge_sessions
 from deploykit.runtime.opener import open_graph, open_module
@@ -141,8 +141,7 @@ def verify(
         kind=kind,
     )
     scale = float(np.abs(answers.logits).max())
-    extremes = extreme_objections(module, candidates, scale, progress)
+    extremes = extreme_reasons(module, candidates, scale, progress)
     return tuple(
-        verdict.with_extremes(objections)
-        for verdict, objections in zip(on_photos, extremes, strict=True)
+        verdict.with_extremes(reasons) for verdict, reasons in zip(on_photos, extremes, strict=True)
     )

@@ -39,7 +39,7 @@ def inspect_engine(path: Path) -> EngineInspection:
         raise InputError(
             f"The engine {path} cannot be read ({exc.strerror}).", hint="Check the path."
         ) from exc
-    passport, objection = _passport_of(path)
+    passport, reason = _passport_of(path)
     header = read_header(plan)
     if header is None and passport is None:
         raise InputError(
@@ -47,10 +47,10 @@ def inspect_engine(path: Path) -> EngineInspection:
             "no passport is beside it.",
             hint="Build one: deploykit build-trt",
         )
-    objections = [] if objection is None else [objection]
+    reasons = [] if reason is None else [reason]
     if passport is not None:
-        objections += _contradictions(plan, passport)
-    return _inspection(str(path), len(plan), header, passport, objections)
+        reasons += _contradictions(plan, passport)
+    return _inspection(str(path), len(plan), header, passport, reasons)
 
 
 def inspect_bundle_engine(bundle: Bundle, file: str) -> EngineInspection:
@@ -71,8 +71,8 @@ def inspect_bundle_engine(bundle: Bundle, file: str) -> EngineInspection:
     except BundleError as exc:
         passport, _ = _passport_of(path)
         return _inspection(file, len(plan), read_header(plan), passport, [exc.message.rstrip(".")])
-    objections = _contradictions(plan, engine.passport)
-    return _inspection(file, len(plan), read_header(plan), engine.passport, objections)
+    reasons = _contradictions(plan, engine.passport)
+    return _inspection(file, len(plan), read_header(plan), engine.passport, reasons)
 
 
 def _passport_of(engine: Path) -> tuple[Passport | None, str | None]:
@@ -98,7 +98,7 @@ def _inspection(
     size: int,
     header: PlanHeader | None,
     passport: Passport | None,
-    objections: list[str],
+    reasons: list[str],
 ) -> EngineInspection:
     return EngineInspection(
         path=name,
@@ -107,5 +107,5 @@ def _inspection(
         version=None if header is None else header.version,
         targets=None if header is None else header.targets,
         passport=passport,
-        objections=tuple(objections),
+        reasons=tuple(reasons),
     )

@@ -43,7 +43,7 @@ class EngineInspection(Value, frozen=True):
         version: Of the TensorRT that built it.
         targets: What it was built for.
         passport: What its passport says; None without a usable one.
-        objections: Why it cannot be used, a sentence each.
+        reasons: Why it cannot be used, a sentence each.
     """
 
     path: str
@@ -52,12 +52,12 @@ class EngineInspection(Value, frozen=True):
     version: str | None
     targets: tuple[str, ...] | None
     passport: Passport | None
-    objections: tuple[str, ...]
+    reasons: tuple[str, ...]
 
     @property
     def sound(self) -> bool:
         """Whether nothing speaks against it."""
-        return not self.objections
+        return not self.reasons
 
 
 class InspectedVerdict(Value, frozen=True):

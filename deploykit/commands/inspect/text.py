@@ -144,7 +144,7 @@ def _engine_lines(found: EngineInspection) -> Iterator[str]:
     yield _line("  header", ", ".join(filter(None, header)) or "unknown")
     if found.passport is not None:
         yield from _passport_lines(found.passport)
-    yield from (_line("  UNUSABLE", objection) for objection in found.objections)
+    yield from (_line("  UNUSABLE", reason) for reason in found.reasons)
 
 
 def _passport_lines(passport: Passport) -> Iterator[str]:

@@ -188,11 +188,11 @@ def _with_headroom(verdict: Verdict) -> Verdict:
         max_probability_change=_SEARCHED_PART * allowed,
         max_typical_change=_TYPICAL_PART * allowed,
     )
-    objections = strict.objections(verdict.measurement)
+    reasons = strict.reasons(verdict.measurement)
     return msgspec.structs.replace(
         verdict,
         tolerance=strict,
-        objections=tuple(f"{each} on the photos of the search" for each in objections),
+        reasons=tuple(f"{each} on the photos of the search" for each in reasons),
     )
 
 

@@ -196,9 +196,9 @@ def quantize_bundle(
     with ExitStack() as stack:
         reference = open_reference(bundle, ReferenceRequest(), progress)
         stack.enter_context(reference.session)
-        if reference.objection is not None:
+        if reference.reason is not None:
             raise ParityError(
-                f"Nothing can be proven in {request.precision.upper()}: {reference.objection}.",
+                f"Nothing can be proven in {request.precision.upper()}: {reference.reason}.",
                 hint=EXPORT_PROVES,
             )
         search, proof = split_answers(split, reference, progress)
@@ -365,8 +365,8 @@ class _Maker:
 
 
 def _failure_lines(verdict: Verdict) -> Iterator[str]:
-    for objection in verdict.objections:
-        yield f"{verdict.candidate.runtime}: {objection}"
+    for reason in verdict.reasons:
+        yield f"{verdict.candidate.runtime}: {reason}"
     yield from flip_lines(verdict)
 
 

@@ -210,7 +210,7 @@ class Strategy(ABC):
         return verdict.passed
 
     def _refuse_vague(self) -> None:
-        if isinstance(self._last, Verdict) and not self._last.broken:
+        if isinstance(self._last, Verdict) and not self._last.failed:
             raise ParityError(
                 f"{self._name} cannot be judged on these photos: {self._why()}.",
                 hint="Give photos that the network decides: --images DIR",
@@ -218,7 +218,7 @@ class Strategy(ABC):
 
     def _why(self) -> str:
         last = self._last
-        return "; ".join(last.objections) if isinstance(last, Verdict) else last or ""
+        return "; ".join(last.reasons) if isinstance(last, Verdict) else last or ""
 
     @property
     def _name(self) -> str:

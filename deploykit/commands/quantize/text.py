@@ -40,8 +40,8 @@ def quantization_text(result: Quantization) -> str:
     for verdict in verdicts:
         lines += flips_text(verdict)
         lines += (
-            f"UNPROVEN   {verdict.candidate.graph} on {verdict.candidate.runtime}: {objection}"
-            for objection in verdict.objections
+            f"UNPROVEN   {verdict.candidate.graph} on {verdict.candidate.runtime}: {reason}"
+            for reason in verdict.reasons
         )
     if result.refused is not None:
         lines.append(f"REFUSED    {result.refused}")

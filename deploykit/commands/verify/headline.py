@@ -101,7 +101,7 @@ def outcome_of(verdict: Verdict) -> Outcome:
     """A verdict that did not pass has failed where the numbers themselves break the tolerance."""
     if verdict.passed:
         return "passed"
-    return "failed" if verdict.broken else "unproven"
+    return "failed" if verdict.failed else "unproven"
 
 
 def worst_of(verdicts: Sequence[Verdict]) -> Measurement:
@@ -170,7 +170,7 @@ def _nothing_shown(verification: Verification) -> list[str]:
         what = doubtful.candidate.graph
     return [
         f"Nothing shows whether {what} {claim_of(verification).holds}.",
-        sentence_of("no candidate was compared" if doubtful is None else doubtful.objections[0]),
+        sentence_of("no candidate was compared" if doubtful is None else doubtful.reasons[0]),
         "That is no proof of a fault, and none of the opposite.",
     ]
 
@@ -189,7 +189,7 @@ def _failure(verification: Verification, blame: Sequence[str]) -> list[str]:
     if found.flips:
         what = f"{found.flips:,} of {counted(found.decidable, 'decision')} changed in {graph}."
     else:
-        what = f"In {graph}, {worst.objections[0]}."
+        what = f"In {graph}, {worst.reasons[0]}."
     names = " and ".join(dict.fromkeys(verdict.candidate.graph for verdict in broken))
     advice = f"Do not deploy {names if len(verification.verdicts) > 1 else 'it'} as it is."
     how = (

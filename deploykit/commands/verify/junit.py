@@ -110,7 +110,7 @@ def _verify_suite(
             suite,
             f"{bundle.name}.verify",
             _name_of(verdict.candidate),
-            verdict.objections,
+            verdict.reasons,
             [numbers_text(verdict), *flips_text(verdict), *filter(None, [verdict.note])],
             verdict.seconds,
         )
@@ -157,17 +157,17 @@ def _step_text(step: StageStep) -> str:
 def _layers_suite(bundle: Bundle, layers: Sequence[LayerReport], created: str) -> ET.Element:
     suite = _suite("layers", created, {})
     for layer in layers:
-        objections = list(layer.differences)
+        reasons = list(layer.differences)
         if layer.first is not None:
-            objections.insert(0, f"the first node out of tolerance: {_node_text(layer.first)}")
+            reasons.insert(0, f"the first node out of tolerance: {_node_text(layer.first)}")
         if layer.nodes == 0:
-            objections.append("no node was compared")
+            reasons.append("no node was compared")
         details = [
             f"{counted(layer.nodes, 'node')} compared with {layer.reference} on "
             f"{counted(layer.images, 'image')}, a node may add {layer.tolerance:.1e}",
             *map(_node_text, layer.ranking[:_SHOWN_NODES]),
         ]
-        _case(suite, f"{bundle.name}.layers", _name_of(layer.candidate), objections, details)
+        _case(suite, f"{bundle.name}.layers", _name_of(layer.candidate), reasons, details)
     return suite
 
 
@@ -204,7 +204,7 @@ def _case(
     suite: ET.Element,
     classname: str,
     name: str,
-    objections: Sequence[str],
+    reasons: Sequence[str],
     details: Iterable[str],
     seconds: float | None = None,
 ) -> ET.Element:
@@ -212,9 +212,9 @@ def _case(
         suite, "testcase", classname=_xml(classname), name=_unused(suite, _xml(name))
     )
     _set_time(case, seconds)
-    text = _xml("\n".join((*objections, *details)))
-    if objections:
-        failure = ET.SubElement(case, "failure", message=_xml(objections[0]), type="ParityError")
+    text = _xml("\n".join((*reasons, *details)))
+    if reasons:
+        failure = ET.SubElement(case, "failure", message=_xml(reasons[0]), type="ParityError")
         failure.text = text
     else:
         ET.SubElement(case, "system-out").text = text

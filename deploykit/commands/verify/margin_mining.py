@@ -141,7 +141,7 @@ def tell_standing_proofs(bundle: Bundle, verdicts: Sequence[Verdict]) -> tuple[V
 def _with_standing_proof(bundle: Bundle, verdict: Verdict) -> Verdict:
     spec = verdict.candidate
     proof = status(bundle, Candidate(spec.graph, spec.runtime, spec.precision), spec.device).proof
-    if verdict.passed or verdict.broken or spec.tf32 or proof is None:
+    if verdict.passed or verdict.failed or spec.tf32 or proof is None:
         return verdict
     note = (
         f"it failed on these photos, which were chosen by their margins: the proof of "

@@ -26,7 +26,7 @@ from deploykit.inference.candidates import Candidate
 from deploykit.inference.engines import engine_files
 from deploykit.parity.accuracy import accuracies
 from deploykit.parity.answers import Answers
-from deploykit.proof.extremes import extreme_objections
+from deploykit.proof.extremes import extreme_reasons
 from deploykit.proof.photos import Photos, bundle_photos, golden_photos, listed_photos
 from deploykit.proof.readable import mostly_unreadable
 from deploykit.proof.reference import (
@@ -162,11 +162,11 @@ def verify_bundle(
         verdicts = ranking.judge_answers(answers, compared.candidates, labels)
     drawn = photos.drawn()
     verdicts = tuple(
-        verdict.with_extremes(objections)
-        for verdict, objections in zip(verdicts, compared.extremes, strict=True)
+        verdict.with_extremes(reasons)
+        for verdict, reasons in zip(verdicts, compared.extremes, strict=True)
     )
-    if objection := mostly_unreadable(compared.unreadable, compared.tried - compared.unreadable):
-        verdicts = tuple(verdict.refused(objection) for verdict in verdicts)
+    if reason := mostly_unreadable(compared.unreadable, compared.tried - compared.unreadable):
+        verdicts = tuple(verdict.refused(reason) for verdict in verdicts)
     mined = ranking is not None
     expected = {path: photos.expected[path] for path in answers.paths if path in photos.expected}
     return Verification(
@@ -249,7 +249,7 @@ def _compare(
         extremes: tuple[tuple[str, ...], ...] = ((),) * len(candidates)
         if reference is not None:  # recorded answers are to other images
             scale = float(np.abs(np.nan_to_num(answers.reference)).max(initial=0))
-            extremes = extreme_objections(reference.session, candidates, scale, progress)
+            extremes = extreme_reasons(reference.session, candidates, scale, progress)
         specs = tuple(candidate.spec for candidate in candidates)
     return _Compared(compared_with, specs, skipped, photos, ranking, answers, extremes)
 
@@ -275,8 +275,8 @@ def _settled(
 ) -> tuple[Verdict, ...]:
     """Keep in the manifest what the verdicts show, and refuse those that show nothing."""
     reference, photos, mined = compared.reference, compared.photos, compared.ranking is not None
-    if reference.objection is not None:
-        return tuple(verdict.refused(reference.objection) for verdict in verdicts)
+    if reference.reason is not None:
+        return tuple(verdict.refused(reference.reason) for verdict in verdicts)
     if reference.is_recorded:
         if keep:
             keep_verdicts(bundle, verdicts, reference, photos.drawn(), progress)

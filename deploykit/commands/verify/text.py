@@ -48,7 +48,7 @@ def verification_text(result: Verification) -> str:
     for verdict in result.verdicts:
         lines += flips_text(verdict)
     for verdict in result.verdicts:
-        lines += (f"FAILED  {verdict.candidate.title}: {reason}" for reason in verdict.objections)
+        lines += (f"FAILED  {verdict.candidate.title}: {reason}" for reason in verdict.reasons)
         if verdict.note is not None:
             lines.append(f"note    {verdict.candidate.title}: {verdict.note}")
     if not result.verdicts:

@@ -61,7 +61,7 @@ def test_what_fails_its_verification_is_not_recommended(bundle, only, monkeypatc
     found, _ = benched(canonical_alone(bundle), verify=True)
     (failed,) = found.options
     assert failed.standing == "failed"
-    assert any("changed their class" in objection for objection in failed.objections)
+    assert any("changed their class" in reason for reason in failed.reasons)
     assert found.recommended is None
 
 
@@ -140,7 +140,7 @@ def test_a_verification_that_fails_leaves_what_was_measured(bundle, only, monkey
     bundle = canonical_alone(bundle)
     monkeypatch.setattr(standing, "verify_bundle", fail)
     found, _ = benched(bundle, verify=True)
-    assert (found.options[0].standing, found.options[0].objections) == (
+    assert (found.options[0].standing, found.options[0].reasons) == (
         "unproven",
         ("the disk is full",),
     )
@@ -173,7 +173,7 @@ def test_what_shows_too_little_has_not_failed(bundle, only, tmp_path):
     found, _ = benched(canonical_alone(bundle), images=photos, verify=True)
     (measured,) = found.options
     assert measured.standing == "unproven"
-    assert measured.objections
+    assert measured.reasons
 
 
 def test_verify_compares_nothing_again_that_failed_here(bundle, only, monkeypatch):
@@ -190,7 +190,7 @@ def test_verify_compares_nothing_again_that_failed_here(bundle, only, monkeypatc
     found, _ = benched(edited(bundle, verdicts=failed), verify=True)
     (option,) = found.options
     assert option.standing == "failed"
-    assert "2 of 45 images changed their class" in option.objections[0]
+    assert "2 of 45 images changed their class" in option.reasons[0]
 
 
 def test_verify_counts_what_passed_where_the_bundle_cannot_be_written(bundle, only, monkeypatch):

@@ -68,7 +68,7 @@ def test_text_recommends_the_fastest_proven_and_names_what_is_faster():
 
 
 def test_text_says_that_an_upgrade_took_the_proofs():
-    old = measured(ORT, 12.0, objections=("its proof is of onnxruntime-cpu 1.0",), outdated=True)
+    old = measured(ORT, 12.0, reasons=("its proof is of onnxruntime-cpu 1.0",), outdated=True)
     text = benchmark_text(benchmark_of(measured(PLAIN, 10.0, "proven"), old), None)
     assert "recommended  nothing: nothing is proven by the versions that are installed now" in text
     assert "--images bird_photos --verify proves the fastest" in text
@@ -106,7 +106,7 @@ def test_text_names_a_batch_size_that_cannot_run():
 
 
 def test_text_does_not_advise_to_verify_what_was_just_verified():
-    unproven = measured(ORT, 9.0, objections=("only 1 of 4 images decides",))
+    unproven = measured(ORT, 9.0, reasons=("only 1 of 4 images decides",))
     assert "--verify proves the fastest" in benchmark_text(benchmark_of(unproven), None)
     text = benchmark_text(benchmark_of(unproven, verified=True, obstacle="no reference"), None)
     assert "--verify" not in text
@@ -137,7 +137,7 @@ def test_text_says_a_reason_once_for_all_options_that_it_skips():
 
 
 def test_text_says_why_an_option_failed():
-    failed = measured(BF16, 30.0, "failed", objections=("2 of 45 images changed their class",))
+    failed = measured(BF16, 30.0, "failed", reasons=("2 of 45 images changed their class",))
     text = benchmark_text(benchmark_of(failed), None)
     assert "FAILED       openvino bf16: 2 of 45 images changed their class" in text
 

@@ -93,7 +93,7 @@ def test_both_graphs_are_proven_on_the_photos(exported_bundle):
         assert proof.measurement.batch_sizes == (1, 2, 5, 7, 8)
         assert proof.measurement.flips == 0
         assert proof.measurement.max_relative_error <= 1e-4
-        assert proof.tolerance.objections(proof.measurement) == ()
+        assert proof.tolerance.reasons(proof.measurement) == ()
 
 
 def test_the_golden_answers_are_the_torch_modules(exported_bundle, network_file, checkpoint):

@@ -274,7 +274,7 @@ def test_a_damaged_engine_of_a_bundle(engine_bundle, look):
     path = engine_bundle.folder / file
     path.write_bytes(path.read_bytes()[:-1])
     alone, _ = look(path)
-    assert "should have" in alone.objections[0]
+    assert "should have" in alone.reasons[0]
     found, text = look(engine_bundle.folder)
     assert not found.sound
     assert "UNUSABLE" in text
@@ -293,7 +293,7 @@ def test_an_engine_whose_passport_alone_is_there(engine_bundle, look):
     (engine_bundle.folder / file).unlink()
     found, _ = look(engine_bundle.folder)
     assert not found.sound
-    assert found.engines[0].objections == ("it is not there",)
+    assert found.engines[0].reasons == ("it is not there",)
 
 
 def test_a_file_that_only_its_name_calls_an_engine(tmp_path, look):

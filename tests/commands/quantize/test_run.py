@@ -48,8 +48,8 @@ def judged(monkeypatch):
         def judged(photos, candidate, *arguments):
             asked.append(candidate.spec.runtime)
             verdict = judge(photos, candidate, *arguments)
-            objection = word(len(photos.logits), candidate.spec)
-            return verdict if objection is None else verdict.refused(objection)
+            reason = word(len(photos.logits), candidate.spec)
+            return verdict if reason is None else verdict.refused(reason)
 
         monkeypatch.setattr(AnsweredPhotos, "judge", judged)
         return asked

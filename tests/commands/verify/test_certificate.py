@@ -187,7 +187,7 @@ def test_flips_that_the_verdict_condemns_fail_the_page_though_few_of_all(tmp_pat
     (verdict,) = verification.verdicts
     assert outcome_of(verdict) == "failed"
     allowed = Tolerance(max_flip_rate=1.0)
-    excused = msgspec.structs.replace(verdict, objections=(), tolerance=allowed)
+    excused = msgspec.structs.replace(verdict, reasons=(), tolerance=allowed)
     assert outcome_of(excused) == "passed"
     assert outcome_of(excused.refused("the reference is not proven")) == "unproven"
 
@@ -238,8 +238,8 @@ def test_what_shows_nothing_is_neither_passed_nor_failed(tmp_path: Path) -> None
     assert headline.meaning[0] == "No candidate was compared."
 
 
-def refusing(verification: Verification, objection: str) -> Verification:
-    verdicts = tuple(verdict.refused(objection) for verdict in verification.verdicts)
+def refusing(verification: Verification, reason: str) -> Verification:
+    verdicts = tuple(verdict.refused(reason) for verdict in verification.verdicts)
     return made_verification(
         verification.answers.reference,
         {FP32: verification.answers.candidates[0]},

@@ -80,9 +80,9 @@ def test_a_test_for_each_candidate(tmp_path: Path) -> None:
     passed, failed = suite.findall("testcase")
     assert passed.get("classname") == "birds.verify"
     assert "flips 0 of 60, at most 4.9 %" in (passed.findtext("system-out") or "")
-    objections = verification.verdicts[1].objections
-    assert failed.find("failure").get("message") == objections[0]
-    assert set(objections) < set((failed.findtext("failure") or "").split("\n"))
+    reasons = verification.verdicts[1].reasons
+    assert failed.find("failure").get("message") == reasons[0]
+    assert set(reasons) < set((failed.findtext("failure") or "").split("\n"))
     assert properties(failed)["kind"] == "rehearsed"
 
 

@@ -97,8 +97,8 @@ def test_budget_finds_a_flip_after_few_and_takes_the_proof_away(bundle, photo_fo
     result = mined(bundle, photo_folder, 10, events.append)
     assert not result.passed
     assert result.verdicts[0].measurement.flips == 4
-    assert "4 of 10 images changed their class" in result.verdicts[0].objections[0]
-    assert result.verdicts[0].broken
+    assert "4 of 10 images changed their class" in result.verdicts[0].reasons[0]
+    assert result.verdicts[0].failed
     assert result.verdicts[0].note is None  # no proof stands
     failed = kept(open_bundle(bundle.folder), "deploy/fp32.onnx", "onnxruntime-cpu", "CPU")
     assert (failed.passed, failed.photos.images, failed.among) == (False, 10, 45)
@@ -135,10 +135,10 @@ def test_budget_passes_allowed_flips_only_where_the_others_are_out_of_reach(
     assert (measured.flips, result.mining.ranked) == (5, 45)
     assert not result.mining.left_out_hold("deploy/fp32.onnx on onnxruntime-cpu")
     verdict = result.verdicts[0]
-    assert verdict.objections == ("5 of 5 images changed their class; at most 50.0% may",)
+    assert verdict.reasons == ("5 of 5 images changed their class; at most 50.0% may",)
     assert not verdict.passed
     # Of all 45 they are few enough: so they do not speak against the proof that all of them gave.
-    assert not verdict.broken
+    assert not verdict.failed
     assert f"the proof of {before.verdicts[-1].created[:10]} stands" in verdict.note
     assert "compare all photos, without --budget" in verdict.note
     assert open_bundle(bundle.folder).manifest == before
@@ -184,7 +184,7 @@ def test_photos_most_of_which_cannot_be_read_stand_for_nothing(
     assert (result.photos.images, result.unreadable) == (5, torn)
     assert result.passed is passes
     if not passes:
-        assert "46 of 91 photos cannot be read" in result.verdicts[0].objections[0]
+        assert "46 of 91 photos cannot be read" in result.verdicts[0].reasons[0]
     assert open_bundle(bundle.folder).manifest == before
 
 
@@ -219,9 +219,9 @@ def test_budget_whose_photos_decide_nothing_takes_no_proof_away(
     result = mined(bundle, folder, 2)
     assert result.answers.paths == ("blue/a.png", "blue/b.png")
     assert not result.passed
-    assert "not one of the compared images" in result.verdicts[0].objections[-1]
+    assert "not one of the compared images" in result.verdicts[0].reasons[-1]
     assert open_bundle(bundle.folder).manifest.verdicts == before.verdicts
-    assert not mined(bundle, folder, 3).verdicts[0].objections
+    assert not mined(bundle, folder, 3).verdicts[0].reasons
 
 
 def test_photos_that_the_ranking_graph_cannot_answer_come_first(bundle, photo_folder, monkeypatch):
@@ -238,7 +238,7 @@ def test_photos_that_the_ranking_graph_cannot_answer_come_first(bundle, photo_fo
     monkeypatch.setattr(OnnxRuntimeSession, "_run", break_the_reds)
     result = mined(bundle, photo_folder, 4)
     assert not result.passed
-    assert "NaN" in result.verdicts[0].objections[0]
+    assert "NaN" in result.verdicts[0].reasons[0]
     assert result.mining.smallest_left_out == 0
 
 

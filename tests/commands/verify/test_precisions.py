@@ -197,7 +197,7 @@ def test_an_engine_that_answers_wrongly_fails(engine_bundle, engines):
     engines.distort = np.negative
     result = verify_bundle(engine_bundle, VerifyRequest(runtime="tensorrt_rtx"))
     assert not result.passed
-    assert "changed their class" in result.verdicts[0].objections[0]
+    assert "changed their class" in result.verdicts[0].reasons[0]
 
 
 def test_an_engine_that_is_not_there_is_refused_by_name(engine_bundle):

@@ -92,7 +92,7 @@ def test_verify_takes_no_graph_that_failed_as_reference(bundle, named, photo_fol
     assert not verify_bundle(changed, VerifyRequest(reference=named)).passed
     again = verify_bundle(open_bundle(bundle.folder), VerifyRequest(images=photo_folder))
     assert not again.passed
-    assert "itself not proven" in again.verdicts[0].objections[-1]
+    assert "itself not proven" in again.verdicts[0].reasons[-1]
     assert [known(bundle, graph).word for graph in ("model.onnx", FP32)] == ["failed", "failed"]
 
 
@@ -152,9 +152,9 @@ def test_verify_fails_a_perturbed_weight_and_takes_its_proof_away(
     canonical, deploy = result.verdicts
     assert canonical.passed
     assert not deploy.passed
-    assert "of the scale" in deploy.objections[0]
+    assert "of the scale" in deploy.reasons[0]
     assert known(bundle, "model.onnx").word == "proven"
-    assert known(bundle).verdict.reasons == deploy.objections
+    assert known(bundle).verdict.reasons == deploy.reasons
 
 
 def test_the_recorded_photos_are_used_while_they_are_there(bundle, named, photo_folder):
@@ -270,7 +270,7 @@ def test_golden_answers_that_are_not_finite_fail(bundle):
     )
     result = verify_bundle(open_bundle(bundle.folder), VerifyRequest(self_test=True))
     assert not result.passed
-    assert "NaN" in result.verdicts[0].objections[0]
+    assert "NaN" in result.verdicts[0].reasons[0]
 
 
 def test_unreadable_photos_are_counted(bundle, named, tmp_path, photo_folder):
@@ -431,8 +431,8 @@ def test_photos_that_decide_nothing_fail_and_take_no_proof_away(
     Image.new("RGB", (20, 20)).save(folder / "black.png")
     result = verify_bundle(bundle, VerifyRequest(images=folder))
     assert not result.passed
-    assert "does not decide 1 of 1 image" in result.verdicts[0].objections[0]
-    assert not any(verdict.broken for verdict in result.verdicts)
+    assert "does not decide 1 of 1 image" in result.verdicts[0].reasons[0]
+    assert not any(verdict.failed for verdict in result.verdicts)
     assert open_bundle(bundle.folder).manifest == bundle.manifest
 
 

@@ -171,8 +171,8 @@ def diagnose_stages(
         if reference is None:
             reference = open_reference(bundle, request.reference, progress)
             stack.enter_context(reference.session)
-        if reference.objection is not None:
-            progress(Note(reference.objection))
+        if reference.reason is not None:
+            progress(Note(reference.reason))
         # A module and a canonical graph take normalised images; the deploy graphs do not.
         network = cast("NormalisedSession", reference.session)
         answers = answer_ways(beginning, photos, network, progress)

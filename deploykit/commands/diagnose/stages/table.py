@@ -9,7 +9,7 @@ import numpy as np
 
 from deploykit.commands.diagnose.stages.photos import StagePhotos
 from deploykit.parity.diagnosis import Finding, Stage, StageStep
-from deploykit.parity.measurement import NEAR_TIE_MARGIN, UNDECIDABLE_MARGIN, Measurement
+from deploykit.parity.measurement import UNDECIDABLE_MARGIN, UNDECIDED_MARGIN, Measurement
 from deploykit.parity.measures import margins, measure
 from deploykit.parity.tolerance import (
     MAX_UNDECIDABLE_RATE,
@@ -144,8 +144,8 @@ def reasons_against(added: Measurement, tolerance: Tolerance) -> tuple[str, ...]
     decided = msgspec.structs.replace(
         added, flipped=tuple(flip for flip in added.flipped if flip.decidable)
     )
-    among = Population(images=max(added.decidable, 1), undecidable=0, near_ties=0)
-    return tolerance.objections(decided, among)
+    among = Population(images=max(added.decidable, 1), undecidable=0, undecided=0)
+    return tolerance.reasons(decided, among)
 
 
 def _network_finding(logits: Logits, names: Sequence[str], network: str) -> Finding | None:
@@ -186,12 +186,12 @@ def _margin_finding(logits: Logits, precision: Precision) -> Finding | None:
     if len(usable) == 0:
         return None
     images, margin, scale = len(usable), margins(usable), float(np.abs(usable).max())
-    ties = int((margin <= NEAR_TIE_MARGIN * scale).sum())
+    ties = int((margin <= UNDECIDED_MARGIN * scale).sum())
     decidable = int((margin > UNDECIDABLE_MARGIN[precision] * scale).sum())
     if ties > MAX_UNDECIDABLE_RATE * images:
         message = (
-            f"{ties} of {images} photos are near ties: the network's two best classes lie within "
-            f"{NEAR_TIE_MARGIN:.0e} of the scale; at most {MAX_UNDECIDABLE_RATE:.0%} may"
+            f"{ties} of {images} images are undecided: the network's two best classes lie within "
+            f"{UNDECIDED_MARGIN:.0e} of the scale; at most {MAX_UNDECIDABLE_RATE:.0%} may"
         )
     elif decidable < MIN_DECIDABLE_RATE * images:
         message = (

@@ -316,7 +316,7 @@ def test_photos_that_decide_nothing_are_a_finding_of_their_own(dim, tmp_path):
     assert report.first is None
     (finding,) = report.findings
     assert finding.stage == "photos"
-    assert finding.message.startswith("2 of 12 photos are near ties")
+    assert finding.message.startswith("2 of 12 photos are undecided images")
     assert not report.passed
 
 
