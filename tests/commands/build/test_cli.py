@@ -99,7 +99,7 @@ def test_photos_and_time_reach_the_search(cli, folder, photo_folder, tmp_path):
         (["--flavour", "rtx"], 2, "There is no flavour 'rtx'; there are tensorrt, tensorrt_rtx"),
         (["--target", "sm90"], 2, "There is no target 'sm90'"),
         (["--min-batch", "9"], 2, "got min 9, opt 8, max 32"),
-        (["--workspace", "2GB"], 2, "'2GB' is no amount of memory"),
+        (["--workspace", "2GB"], 2, "'2GB' is not an amount of memory"),
         (["--search-seconds", "-1"], 2, "--search-seconds"),
         (["--target", "current"], 5, "no NVIDIA driver"),
         (["--flavour", "tensorrt"], 5, "no NVIDIA driver"),
@@ -148,8 +148,8 @@ def test_memory_is_written_with_its_unit(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "0GiB", "2", "2GB", "-1MiB", "1e3MiB", "half", "0.0001KiB"])
-def test_what_is_no_amount_of_memory_is_refused(text):
-    with pytest.raises(UsageError, match="is no amount of memory") as caught:
+def test_build_trt_rejects_an_unclear_amount_of_memory(text):
+    with pytest.raises(UsageError, match="is not an amount of memory") as caught:
         parsed_bytes(text)
     assert "512MiB or 2GiB" in caught.value.hint
 
