@@ -262,6 +262,14 @@ def test_arguments_that_cannot_be_recorded_are_refused_early(request_for):
         export_bundle(request_for(arch_args={"width": 1j}))
 
 
+def test_export_refuses_the_parts_of_a_data_set_as_classes(request_for, tmp_path):
+    for name in ("train", "val", "test"):
+        (tmp_path / "data" / name / "robin").mkdir(parents=True)
+    with pytest.raises(ImagesError, match="parts of a data set, not classes") as caught:
+        export_bundle(request_for(classes=str(tmp_path / "data")))
+    assert caught.value.hint.endswith(str(tmp_path / "data" / "train"))
+
+
 def test_a_wrong_number_of_classes_is_refused(request_for):
     request = request_for(classes="a,b,c,d")
     with pytest.raises(InputError, match="weights have 3 classes"):

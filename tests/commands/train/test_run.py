@@ -125,6 +125,14 @@ def test_train_takes_the_architectures_preprocessing(tmp_path):
     assert "resize 96x96 (stretch), bilinear, RGB, mean 0.5,0.5,0.5" in notes(events)[-1]
 
 
+def test_train_refuses_the_parts_of_a_data_set_as_classes(train, tmp_path):
+    for name in ("Train", "test"):
+        make_photos(tmp_path / "data" / name, 2)
+    with pytest.raises(ImagesError, match="parts of a data set, not classes: Train, test") as caught:
+        train(folder=tmp_path / "data")
+    assert caught.value.hint.endswith(str(tmp_path / "data" / "Train"))
+
+
 def test_train_leaves_out_unreadable_photos(train, photos):
     (photos / "red" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (photos / "red" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
