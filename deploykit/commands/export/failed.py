@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deploykit.bundle.folder import CANONICAL_GRAPH, keep_failed
+from deploykit.bundle.folder import CANONICAL_GRAPH
+from deploykit.commands.diagnose.layers.failed import failure_lines
 from deploykit.commands.export.request import ExportRequest, Subject
 from deploykit.commands.export.steps import Answers, open_module_of
-from deploykit.errors import BundleError, ParityError
+from deploykit.errors import ParityError
 from deploykit.images.generated import extreme_images
 from deploykit.parity.compare import NamedBatch
 from deploykit.proof.verdict import Verdict
@@ -48,41 +49,24 @@ def failed_export(
         "The exported model does not give the checkpoint's answers, so nothing was published.",
         *(f"{each.candidate.graph}: {'; '.join(each.reasons)}" for each in failed),
     ]
-    try:
-        graphs = keep_failed(staging, folder)
-        kept = f"Its graphs are kept in {graphs}, which is no bundle."
-    except BundleError as exc:
-        graphs, kept = staging, f"Its graphs are not kept: {exc.message}"
-    if request.diagnose:
-        lines.append(_diagnosis(graphs, failed[0], request, subject, groups, answers, progress))
-    return ParityError("\n".join([*lines, kept]), hint=_hint(failed[0].candidate.graph, request))
-
-
-def _diagnosis(
-    graphs: Path,
-    verdict: Verdict,
-    request: ExportRequest,
-    subject: Subject,
-    groups: Sequence[NamedBatch],
-    answers: Answers,
-    progress: Progress,
-) -> str:
-    from deploykit.commands.diagnose.layers.failed import diagnose_failed
-
+    verdict = failed[0]
     graph = verdict.candidate.graph
     images, expected = np.concatenate([batch for _, batch in groups]), answers.logits
-    if not verdict.exceeded:  # no image of the comparison shows the fault
+    if request.diagnose and not verdict.exceeded:  # no image of the comparison shows the fault
         images, expected = _extremes(subject)
-    return diagnose_failed(
-        graphs / graph,
+    lines += failure_lines(
+        staging,
+        folder,
         verdict.candidate,
-        subject.model.module if graph == CANONICAL_GRAPH else graphs / CANONICAL_GRAPH,
+        subject.model.module if graph == CANONICAL_GRAPH else CANONICAL_GRAPH,
         images,
         expected,
         subject.preprocessing,
         progress,
+        diagnose=request.diagnose,
         opset=request.opset,
     )
+    return ParityError("\n".join(lines), hint=_hint(graph, request))
 
 
 def _extremes(subject: Subject) -> tuple[ImageBatch, Logits]:

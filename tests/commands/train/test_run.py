@@ -128,7 +128,9 @@ def test_train_takes_the_architectures_preprocessing(tmp_path):
 def test_train_refuses_the_parts_of_a_data_set_as_classes(train, tmp_path):
     for name in ("Train", "test"):
         make_photos(tmp_path / "data" / name, 2)
-    with pytest.raises(ImagesError, match="parts of a data set, not classes: Train, test") as caught:
+    with pytest.raises(
+        ImagesError, match="parts of a data set, not classes: Train, test"
+    ) as caught:
         train(folder=tmp_path / "data")
     assert caught.value.hint.endswith(str(tmp_path / "data" / "Train"))
 
