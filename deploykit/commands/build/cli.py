@@ -53,6 +53,12 @@ def build_trt(
             min=0, help="How long to look for the nodes that must stay in FP32.  [default: 300]"
         ),
     ] = None,
+    no_diagnose: Annotated[
+        bool,
+        typer.Option(
+            "--no-diagnose", help="Do not look for the node at fault when the comparison fails."
+        ),
+    ] = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -74,6 +80,7 @@ def build_trt(
             workspace_bytes=parsed_bytes(workspace),
             images=images,
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
+            diagnose=not no_diagnose,
         )
         result = build_engine(chosen_bundle(bundle, artifacts, console), request, console.progress)
         console.result(

@@ -36,6 +36,12 @@ def quantize(
             "[default: openvino where it is installed]"
         ),
     ] = None,
+    no_diagnose: Annotated[
+        bool,
+        typer.Option(
+            "--no-diagnose", help="Do not look for the node at fault when the comparison fails."
+        ),
+    ] = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -57,6 +63,7 @@ def quantize(
             images=images,
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
             runtime=runtime,
+            diagnose=not no_diagnose,
         )
         result = quantize_bundle(
             chosen_bundle(bundle, artifacts, console), request, console.progress

@@ -6,6 +6,7 @@ the nodes by what they cost, keep the fewest in FP32, prove on other photos, pub
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from deploykit.bundle.manifest import (
     update_manifest,
 )
 from deploykit.bundle.verdicts import KeptVerdict
+from deploykit.commands.diagnose.layers.failed import failure_lines
 from deploykit.commands.quantize.fp16 import FP16, Fp16
 from deploykit.commands.quantize.int8 import FOR_TENSORRT, ON_CPU, Int8, SeenRanges, calibrate
 from deploykit.commands.quantize.search import NodeSet
@@ -78,6 +80,7 @@ class QuantizeRequest:
             the first of them that is here.
         graphs: Which of the precision's graphs to make, by their paths in the bundle; empty for
             all.
+        diagnose: Whether a graph that fails is followed by a search for the node at fault.
     """
 
     precision: Precision = "int8"
@@ -85,6 +88,7 @@ class QuantizeRequest:
     search_seconds: float = SEARCH_SECONDS
     runtime: str | None = None
     graphs: tuple[str, ...] = ()
+    diagnose: bool = True
 
     def schemes(self) -> tuple[Scheme, ...]:
         """What is to be made.
@@ -203,7 +207,7 @@ def quantize_bundle(
             )
         search, proof = split_answers(split, reference, progress)
         _weigh_photos(bundle, schemes, proof, progress)
-        folder = stack.enter_context(staged(bundle.folder))
+        folder = stack.enter_context(staged(bundle.folder)) / "made"
         maker = _Maker(bundle, request, reference, search, proof, folder, progress)
         made, refused = maker.make(schemes)
     now = open_bundle(bundle.folder)
@@ -261,19 +265,56 @@ class _Maker:
         return tuple(made), None
 
     def _make(self, scheme: Scheme) -> QuantizedGraph:
-        from deploykit.graph.files import save_graph
-
-        manifest, path = self.bundle.manifest, self.folder / Path(scheme.graph).name
         strategy, start = self._begin(scheme)
-        found = strategy.find(start, self.request.search_seconds)
+        try:
+            found = strategy.find(start, self.request.search_seconds)
+        except ParityError as exc:
+            if strategy.failed is None:
+                raise
+            keep, verdict = strategy.failed
+            self._write(scheme, strategy.converted(keep))
+            raise self._kept_failure(exc, verdict, self.search) from exc
         graph = strategy.converted(found.nodes)
-        save_graph(graph, path, labels=manifest.labels, preprocessing=manifest.preprocessing)
+        path = self._write(scheme, graph)
         made = self._proven(strategy, found, strategy.kept_nodes(graph, found), path)
         _refuse_unproven(self.bundle, scheme.graph, made.proofs)
         search = SearchRecord(made.runtime, tuple(sorted(self.search.digests)), made.integers)
         _publish(self.bundle, scheme, made, search, path)
         self.progress(Note(f"{scheme.graph} passed: it is in the bundle"))
         return made
+
+    def _write(self, scheme: Scheme, graph: ir.Model) -> Path:
+        from deploykit.graph.files import save_graph
+
+        manifest, path = self.bundle.manifest, self.folder / scheme.graph
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_graph(graph, path, labels=manifest.labels, preprocessing=manifest.preprocessing)
+        return path
+
+    def _kept_failure(
+        self, error: ParityError, verdict: Verdict, images: AnsweredPhotos
+    ) -> ParityError:
+        """Keep a written graph that failed and what it was made from, and name the node at fault.
+
+        Args:
+            error: What to say before that.
+            verdict: On the graph.
+            images: Those of the verdict.
+        """
+        fp32 = self.bundle.deploy_graph("fp32")
+        shutil.copyfile(self.bundle.checked(fp32), self.folder / fp32)
+        lines = failure_lines(
+            self.folder,
+            self.bundle.folder,
+            verdict.candidate,
+            fp32,
+            images.images,
+            images.logits,
+            self.bundle.manifest.preprocessing,
+            self.progress,
+            diagnose=self.request.diagnose,
+        )
+        return ParityError("\n".join([error.message, *lines]), hint=error.hint)
 
     def _begin(self, scheme: Scheme) -> tuple[Strategy, tuple[dict[str, str], NodeSet]]:
         """Choose the runtime to search on: what was asked for, else the first that runs it.
@@ -296,9 +337,7 @@ class _Maker:
 
     def _strategy(self, scheme: Scheme, runtime: str) -> Strategy:
         arguments = (self._fp32, scheme, runtime, self.bundle.manifest, self.search, self.progress)
-        if scheme.precision == "fp16":
-            return Fp16(*arguments)
-        return Int8(*arguments, seen=self._seen)
+        return Fp16(*arguments) if scheme == FP16 else Int8(self._seen, *arguments)
 
     @cached_property
     def _fp32(self) -> ir.Model:
@@ -320,37 +359,40 @@ class _Maker:
             MissingError: That one is not here any more.
             GraphError: It cannot run the graph.
         """
-        scheme, runtime, verdicts = strategy.scheme, strategy.runtime, []
+        scheme, runtime = strategy.scheme, strategy.runtime
+        verdicts: dict[str, Verdict] = {}
         for each in scheme.runtimes:
             try:
                 with strategy.open(path, each) as session:
                     # OpenVINO compiles once more at the first batch of two images.
                     judged = self.proof.judge(session, self.bundle.manifest, self.progress)
-                    verdicts.append(judged)
+                    verdicts[each] = judged
             except (MissingError, GraphError) as exc:
                 if each == runtime:
                     raise
                 self._note_skipped(scheme, each, exc)
-        if not any(each.passed and each.candidate.runtime == runtime for each in verdicts):
-            lines = [line for verdict in verdicts for line in _failure_lines(verdict)]
-            worst = strategy.worst_nodes(self.request.search_seconds)
-            lines.append(f"{counted(len(kept), 'node')} stayed in FP32. {worst}")
-            raise ParityError(
+        if not verdicts[runtime].passed:
+            lines = [line for verdict in verdicts.values() for line in verdict_lines(verdict)]
+            lines.append(f"{counted(len(kept), 'node')} stayed in FP32.{strategy.worst_nodes()}")
+            error = ParityError(
                 f"{scheme.graph} passes on the photos of the search, but not on others:\n"
                 + "\n".join(lines),
                 hint=f"Give more photos (--images), or stay with {scheme.instead}.",
             )
+            if not verdicts[runtime].failed:
+                raise error
+            raise self._kept_failure(error, verdicts[runtime], self.proof)
         sha256 = sha256_of(path)
         return QuantizedGraph(
             graph=scheme.graph,
             runtime=runtime,
             kept=kept,
-            integers=strategy.integers(kept) if isinstance(strategy, Int8) else None,
+            integers=strategy.integers(kept),
             method=found.method,
-            verdicts=tuple(verdicts),
+            verdicts=tuple(verdicts.values()),
             proofs=tuple(
                 kept_verdict(each, sha256, self.reference, self.proof.drawn)
-                for each in verdicts
+                for each in verdicts.values()
                 if each.passed
             ),
             searched=len(self.search.logits),
@@ -364,7 +406,8 @@ class _Maker:
             self.progress(Note(f"skipped: {scheme.graph} on {runtime}: {error.message}"))
 
 
-def _failure_lines(verdict: Verdict) -> Iterator[str]:
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    """Why a graph or an engine failed, and which images changed their class."""
     for reason in verdict.reasons:
         yield f"{verdict.candidate.runtime}: {reason}"
     yield from flip_lines(verdict)

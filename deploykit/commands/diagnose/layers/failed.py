@@ -23,8 +23,6 @@ from deploykit.system.progress import Progress, Step
 if TYPE_CHECKING:
     from torch import nn
 
-_NAMED_NODES = 3
-
 
 def failure_lines(
     made: Path,
@@ -56,11 +54,7 @@ def failure_lines(
     Returns:
         The diagnosis, and where the files are.
     """
-    try:
-        made = keep_failed(made, folder)
-        where = f"What failed is kept in {made}, which is no bundle."
-    except BundleError as exc:
-        where = f"What failed is not kept: {exc.message}"
+    made, where = kept_files(made, folder)
     if not diagnose:
         return [where]
     origin = made / made_from if isinstance(made_from, str) else made_from
@@ -69,6 +63,15 @@ def failure_lines(
         path, spec, origin, images, expected, preprocessing, progress, opset=opset
     )
     return [found, where]
+
+
+def kept_files(made: Path, folder: Path) -> tuple[Path, str]:
+    """Keep the files of what failed; where they are then, and a line that says it."""
+    try:
+        made = keep_failed(made, folder)
+    except BundleError as exc:
+        return made, f"What failed is not kept: {exc.message}"
+    return made, f"What failed is kept in {made}, which is no bundle."
 
 
 def diagnose_failed(
@@ -169,9 +172,4 @@ def _sentence(report: LayerReport) -> str:
         if report.differences
         else ("no node adds too much when it is computed alone; the runtime may fuse nodes wrongly")
     )
-    ranked = ", ".join(
-        f"{each.node} ({each.operator}{f' of {each.module}' if each.module else ''})"
-        for each in report.ranking[:_NAMED_NODES]
-    )
-    most = f" The nodes that add most: {ranked}." if ranked else ""
-    return f"Diagnosis of {against}: {why}.{most}"
+    return f"Diagnosis of {against}: {why}."
