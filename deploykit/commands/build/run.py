@@ -176,7 +176,9 @@ def _passport(
         flavour=tensorrt.flavour,
         version=tensorrt.version,
         targets=targets,
-        gpu=None if gpu is None else BuiltOn(gpu.name, gpu.compute_capability),
+        gpu=None
+        if gpu is None
+        else BuiltOn(name=gpu.name, compute_capability=gpu.compute_capability),
         profile=request.profile,
         workspace_bytes=request.workspace_bytes,
         inputs=built.inputs,

@@ -9,7 +9,6 @@ import torch
 import deploykit.commands.export.run as export_module
 from deploykit.bundle.golden import read_golden
 from deploykit.bundle.manifest import sha256_of
-from deploykit.commands.export import steps as _export_steps
 from deploykit.commands.export.request import ExportRequest, default_name
 from deploykit.commands.export.run import export_bundle
 from deploykit.errors import (
@@ -294,7 +293,7 @@ def test_an_existing_bundle_is_replaced_when_asked(request_for):
 
 def test_a_failed_parity_publishes_nothing(request_for, monkeypatch):
     """The deploy graph's session is made to answer a little wrong."""
-    original = _export_steps.open_graph
+    original = export_module.open_graph
 
     def open_wrong(graph, *, name, **options):
         session = original(graph, name=name, **options)
@@ -306,7 +305,7 @@ def test_a_failed_parity_publishes_nothing(request_for, monkeypatch):
         fake._spec = session.spec
         return fake
 
-    monkeypatch.setattr(_export_steps, "open_graph", open_wrong)
+    monkeypatch.setattr(export_module, "open_graph", open_wrong)
     request = request_for()
     with pytest.raises(ParityError, match=r"deploy/fp32.onnx: the largest logit error") as caught:
         export_bundle(request)
