@@ -27,7 +27,6 @@ from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.engine.audit import Audit, audit_engine
 from deploykit.engine.build import BuiltEngine, current_gpu, engine_from_onnx
 from deploykit.engine.flavour import TensorRT, installed_flavours, open_flavour
-from deploykit.engine.history import Build, BuildHistory
 from deploykit.engine.passport import SCHEMA, BuiltOn, Passport, engine_name, reason
 from deploykit.engine.targets import CURRENT, parse_targets
 from deploykit.errors import BundleError, DependencyError, MissingError, ParityError
@@ -43,7 +42,6 @@ from deploykit.system.versions import now
 
 BUILD_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8")
 _TIMING_CACHE = "cache/timing.cache"
-_HISTORY = "cache/builds.json"
 
 
 @dataclass(frozen=True)
@@ -343,21 +341,11 @@ def _build(
     targets: tuple[str, ...],
     progress: Progress,
 ) -> BuiltEngine:
-    history = BuildHistory(bundle.folder / _HISTORY)
-    expected = history.estimate_seconds(
-        tensorrt.flavour,
-        request.precision,
-        targets,
-        request.profile,
-        request.workspace_bytes,
-    )
-    stage = "building" if expected is None else f"building (~{expected:.0f} s)"
-
     def on_step(phase: str, done: int, total: int) -> None:
-        progress(Step(stage, done, total, detail=phase.lower()))
+        progress(Step("building", done, total, detail=phase.lower()))
 
-    progress(Step(stage))
-    built = engine_from_onnx(
+    progress(Step("building"))
+    return engine_from_onnx(
         tensorrt,
         bundle.checked(graph),
         profile=request.profile,
@@ -367,14 +355,3 @@ def _build(
         on_step=on_step,
         on_cancel=lambda: progress(Note("stopping at TensorRT's next step")),
     )
-    history.add(
-        Build(
-            flavour=tensorrt.flavour,
-            precision=request.precision,
-            targets=targets,
-            profile=request.profile,
-            workspace_bytes=request.workspace_bytes,
-            seconds=built.seconds,
-        )
-    )
-    return built

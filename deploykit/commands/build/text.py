@@ -11,8 +11,6 @@ from deploykit.commands.quantize.text import kept_text, not_proven_text, outdate
 from deploykit.commands.verify.text import verdict_text, verification_text, verification_value
 from deploykit.proof.text import kept_verdict_text, verdict_value
 
-_SHOWN_NODES = 12
-
 
 def build_text(result: BuildResult) -> str:
     """The FP32 nodes, the proof, the engine and where it runs."""

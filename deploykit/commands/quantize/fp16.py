@@ -16,11 +16,9 @@ from deploykit.commands.quantize.observe import each_switched, observed, run_swi
 from deploykit.commands.quantize.search import NodeSet, Trials
 from deploykit.commands.quantize.strategy import Group, Scheme, Strategy
 from deploykit.inference.sessions import open_rehearsal
-from deploykit.parity.compare import NamedBatch
 from deploykit.parity.ranges import FP16_MAX, MAX_ROUNDING_LOSS, RangeScan, TensorRange
 from deploykit.runtime.opener import REHEARSAL, open_probe
 from deploykit.specs.session import Logits, Session
-from deploykit.system.progress import Progress
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -66,8 +64,31 @@ class Fp16(Strategy):
         return fp32_nodes(graph)
 
     def begin(self) -> tuple[dict[str, str], NodeSet]:
-        """Run the FP32 graph on images, and look at every tensor that it computes."""
-        return scan_ranges(self._graph, self._images.batches, self._progress)
+        """Find what FP16 cannot hold: of the weights, and of every tensor on the images."""
+        from deploykit.graph.fp16 import guardians, weight_losses
+
+        guarded = guardians(self._graph)
+        scan = RangeScan()
+        batches, progress = self._images.batches, self._progress
+        for values, images in observed(self._graph, guarded, batches, progress, "scanning ranges"):
+            scan.add({name: values[name] for name in guarded}, images)
+        reasons = {
+            name: _weight_reason(loss)
+            for name, loss in weight_losses(self._graph).items()
+            if not loss <= MAX_ROUNDING_LOSS
+        }
+        pinned: set[str] = set()
+        for found in scan.ranges():
+            if found.fits:
+                continue
+            producer, *others = guarded[found.name]
+            reasons.setdefault(producer, _reason(found, "its output"))
+            for node in others:
+                reasons.setdefault(node, _reason(found, f"its input {found.name}"))
+            if found.overflows:
+                pinned.update(guarded[found.name])
+        names = [node.name or "" for node in self._graph.graph]
+        return {name: reasons[name] for name in names if name in reasons}, frozenset(pinned)
 
     def ranked(self, keep: NodeSet, trials: Trials) -> list[Group]:
         """By how much the answers improve without the rounding of one tensor.
@@ -113,45 +134,6 @@ def _largest_errors(logits: Logits, reference: Logits) -> npt.NDArray[np.float64
     """(N,) each row's largest logit error; infinite where a logit is not finite."""
     errors = np.abs(logits.astype(np.float64) - reference).max(axis=1)
     return np.where(np.isfinite(errors), errors, np.inf)
-
-
-def scan_ranges(
-    graph: ir.Model, batches: Sequence[NamedBatch], progress: Progress
-) -> tuple[dict[str, str], NodeSet]:
-    """Find what FP16 cannot hold of a graph's weights and, on images, of its tensors.
-
-    Args:
-        graph: ``deploy/fp32.onnx``.
-        batches: The images.
-        progress: Called after every batch.
-
-    Returns:
-        Why a node should stay in FP32, by its name, in the order of the graph; and those nodes
-        without which a tensor would overflow.
-    """
-    from deploykit.graph.fp16 import guardians, weight_losses
-
-    guarded = guardians(graph)
-    scan = RangeScan()
-    for values, images in observed(graph, guarded, batches, progress, "scanning ranges"):
-        scan.add({name: values[name] for name in guarded}, images)
-    reasons = {
-        name: _weight_reason(loss)
-        for name, loss in weight_losses(graph).items()
-        if not loss <= MAX_ROUNDING_LOSS
-    }
-    pinned: set[str] = set()
-    for found in scan.ranges():
-        if found.fits:
-            continue
-        producer, *others = guarded[found.name]
-        reasons.setdefault(producer, _reason(found, "its output"))
-        for node in others:
-            reasons.setdefault(node, _reason(found, f"its input {found.name}"))
-        if found.overflows:
-            pinned.update(guarded[found.name])
-    ordered = {name: reasons[name] for node in graph.graph if (name := node.name or "") in reasons}
-    return ordered, frozenset(pinned)
 
 
 def _weight_reason(loss: float) -> str:

@@ -277,7 +277,8 @@ class _Maker:
         graph = strategy.converted(found.nodes)
         path = self._write(scheme, graph)
         made = self._proven(strategy, found, strategy.kept_nodes(graph, found), path)
-        _refuse_unproven(self.bundle, scheme.graph, made.proofs)
+        if all(reasons := [too_few_photos(proof) for proof in made.proofs]):
+            _keep_what_is_proven(self.bundle, scheme.graph, f"is not: {reasons[0]}")
         search = SearchRecord(made.runtime, tuple(sorted(self.search.digests)), made.integers)
         _publish(self.bundle, scheme, made, search, path)
         self.progress(Note(f"{scheme.graph} passed: it is in the bundle"))
@@ -454,32 +455,21 @@ def _weigh_photos(
     if not photos.is_too_few:
         return
     images = counted(photos.drawn.images, "photo" if photos.drawn.kind == "photos" else "image")
+    why = f"compared on {images}; below FP32 a proof takes {MIN_PHOTOS} photos"
     for scheme in schemes:
-        if _is_proven(bundle, scheme.graph):
-            raise ParityError(
-                f"{scheme.graph} stays as it is: it is proven, and what would replace it would be "
-                f"compared on {images}; below FP32 a proof takes {MIN_PHOTOS} photos.",
-                hint=_MORE_PHOTOS,
-            )
-    progress(
-        Note(
-            f"UNPROVEN: what is made will be compared on {images}; below FP32 a proof takes "
-            f"{MIN_PHOTOS} photos. {_MORE_PHOTOS}"
-        )
-    )
+        _keep_what_is_proven(bundle, scheme.graph, f"would be {why}")
+    progress(Note(f"UNPROVEN: what is made will be {why}. {_MORE_PHOTOS}"))
 
 
-def _refuse_unproven(bundle: Bundle, graph: str, proofs: Sequence[KeptVerdict]) -> None:
-    """Refuse what was made where it would replace what is proven and is not proven itself.
+def _keep_what_is_proven(bundle: Bundle, graph: str, why: str) -> None:
+    """Refuse to replace a graph that is proven by one that is not.
 
     Raises:
-        ParityError: A graph is there that is proven, and no proof of this one counts.
+        ParityError: There is such a graph, and ``why`` says what the other one lacks.
     """
-    reasons = [too_few_photos(proof) for proof in proofs]
-    if all(reasons) and _is_proven(bundle, graph):
+    if _is_proven(bundle, graph):
         raise ParityError(
-            f"{graph} stays as it is: it is proven, and what would replace it is not: "
-            f"{reasons[0]}.",
+            f"{graph} stays as it is: it is proven, and what would replace it {why}.",
             hint=_MORE_PHOTOS,
         )
 

@@ -37,10 +37,6 @@ class Trials:
         """Whether the time is up."""
         return time.monotonic() - self._since >= self.seconds
 
-    def know(self, nodes: NodeSet, *, passing: bool) -> None:
-        """Take note of a set that has been judged before."""
-        self._known[nodes] = passing
-
     def __call__(self, nodes: NodeSet) -> bool:
         """Whether a set passes."""
         if nodes not in self._known:
