@@ -214,7 +214,7 @@ def test_checkpoint_that_changed_is_not_read(received, capsys):
     assert "has changed since the export" in capsys.readouterr().err
 
 
-def test_photos_are_read_from_a_full_path_only(received, capsys):
+def test_images_are_read_from_a_full_path_only(received, capsys):
     forge(received, photos="photos")
     assert run(["verify"]) in (0, 3)
     said = "photos, given at export, is no full path on a disk of this machine: using golden.npz"

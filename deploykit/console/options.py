@@ -41,6 +41,12 @@ TrustPickle = Annotated[
         help="Let the checkpoint run the code in it; only for files you made yourself.",
     ),
 ]
+NoDiagnose = Annotated[
+    bool,
+    typer.Option(
+        "--no-diagnose", help="Do not look for the node at fault when the comparison fails."
+    ),
+]
 RUNTIME_NAMES = "onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt, tensorrt_rtx, rehearsal"
 PrecisionName = Annotated[
     str | None, typer.Option("--precision", help="Of the computation: fp32, fp16, bf16 or int8.")

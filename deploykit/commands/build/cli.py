@@ -12,6 +12,7 @@ from deploykit.console.options import (
     Artifacts,
     BundleName,
     Json,
+    NoDiagnose,
     Verbose,
     chosen_bundle,
     parsed_bytes,
@@ -53,12 +54,7 @@ def build_trt(
             min=0, help="How long to look for the nodes that must stay in FP32.  [default: 300]"
         ),
     ] = None,
-    no_diagnose: Annotated[
-        bool,
-        typer.Option(
-            "--no-diagnose", help="Do not look for the node at fault when the comparison fails."
-        ),
-    ] = False,
+    no_diagnose: NoDiagnose = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,

@@ -19,7 +19,7 @@ from deploykit.commands.quantize.run import (
     SEARCH_SECONDS,
     QuantizedGraph,
     QuantizeRequest,
-    quantization_photos,
+    quantization_images,
     verdict_lines,
 )
 from deploykit.commands.verify.result import Verification
@@ -294,7 +294,7 @@ def _failed_engine(
 def _photos(bundle: Bundle, request: BuildRequest) -> Photos:
     """The photos for proofs; the proof tells what a search used."""
     precision = "fp16" if request.precision == "fp32" else request.precision
-    return quantization_photos(bundle, precision, request.images, silent)[1]
+    return quantization_images(bundle, precision, request.images, silent)[1]
 
 
 def _verify(

@@ -57,7 +57,7 @@ def build_value(result: BuildResult) -> dict[str, Any]:
         "tuning": None
         if tuning is None
         else {
-            "searched_photos": tuning.searched,
+            "searched_images": tuning.searched,
             "trials": tuning.trials,
             "minimal": tuning.minimal,
             "verdict": verdict_value(tuning.verdict),

@@ -12,6 +12,7 @@ from deploykit.console.options import (
     ArchArgs,
     Artifacts,
     Json,
+    NoDiagnose,
     TrustPickle,
     Verbose,
     artifacts_folder,
@@ -76,12 +77,7 @@ def export(
         bool, typer.Option("--overwrite", help="Replace a bundle of that name.")
     ] = False,
     trust_pickle: TrustPickle = False,
-    no_diagnose: Annotated[
-        bool,
-        typer.Option(
-            "--no-diagnose", help="Do not look for the node at fault when the comparison fails."
-        ),
-    ] = False,
+    no_diagnose: NoDiagnose = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,

@@ -61,7 +61,7 @@ class ExportRequest:
     diagnose: bool = True
 
     @property
-    def photos_folder(self) -> Path | None:
+    def images_folder(self) -> Path | None:
         """The folder of photos that the user gave, with --images or with --classes."""
         return self.images or classes_folder(self.classes)
 

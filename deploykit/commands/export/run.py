@@ -98,7 +98,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     check_free(folder, overwrite=request.overwrite)
     begin("loading the checkpoint")
     subject = load_subject(request, progress)
-    photos = _choose_photos(request, subject, progress)
+    photos = _choose_images(request, subject, progress)
     drawn = [(names, images.copy()) for names, images in photos]
     photo_set = photos.drawn()
     if photos.unreadable:
@@ -161,9 +161,9 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     return ExportResult(open_bundle(folder), verdicts, photo_set, seconds)
 
 
-def _choose_photos(request: ExportRequest, subject: Subject, progress: Progress) -> Photos:
+def _choose_images(request: ExportRequest, subject: Subject, progress: Progress) -> Photos:
     """The photos to verify on: a sample of the user's, else made images."""
-    folder = request.photos_folder
+    folder = request.images_folder
     if folder is None:
         progress(Note("no photos given: verifying on made images; --images DIR takes yours"))
         return generated_photos(EXPORT_PHOTOS, subject.preprocessing.input_size)
@@ -292,7 +292,7 @@ def _manifest(
     subject: Subject,
     specs: _GraphSpecs,
 ) -> Manifest:
-    folder = request.photos_folder
+    folder = request.images_folder
     return Manifest(
         schema=SCHEMA,
         name=name,

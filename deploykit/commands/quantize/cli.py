@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from deploykit.console.command import command
-from deploykit.console.options import Artifacts, BundleName, Json, Verbose, chosen_bundle
+from deploykit.console.options import (
+    Artifacts,
+    BundleName,
+    Json,
+    NoDiagnose,
+    Verbose,
+    chosen_bundle,
+)
 
 
 def quantize(
@@ -36,12 +43,7 @@ def quantize(
             "[default: openvino where it is installed]"
         ),
     ] = None,
-    no_diagnose: Annotated[
-        bool,
-        typer.Option(
-            "--no-diagnose", help="Do not look for the node at fault when the comparison fails."
-        ),
-    ] = False,
+    no_diagnose: NoDiagnose = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,

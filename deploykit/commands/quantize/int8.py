@@ -119,8 +119,7 @@ class Int8(Strategy):
             )
         for method in self._ranges:
             self._method = method
-            self._blanket[method] = super().judge(frozenset())
-        self._blanket = {m: _with_headroom(verdict) for m, verdict in self._blanket.items()}
+            self._blanket[method] = _with_headroom(super().judge(frozenset()))
         self._method = min(self._blanket, key=lambda method: _preference(self._blanket[method]))
         return {}, frozenset()
 

@@ -194,7 +194,7 @@ def quantize_bundle(
     """
     request = request or QuantizeRequest()
     schemes = request.schemes()
-    split = quantization_photos(bundle, request.precision, request.images, progress)
+    split = quantization_images(bundle, request.precision, request.images, progress)
     if ON_CPU in schemes:
         _note_saturation(progress)
     with ExitStack() as stack:
@@ -214,7 +214,7 @@ def quantize_bundle(
     return Quantization(now, made, refused, engines_outdated(bundle, now))
 
 
-def quantization_photos(
+def quantization_images(
     bundle: Bundle, precision: Precision, images: Path | None, progress: Progress
 ) -> tuple[Photos, Photos]:
     """Photos to calibrate and search on, and others to prove on; see :func:`split_photos`."""

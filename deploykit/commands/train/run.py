@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploykit.commands.train.curves import load_matplotlib, write_curves
-from deploykit.commands.train.photos import read_photos
+from deploykit.commands.train.images import read_images
 from deploykit.commands.train.state import (
     CHECKPOINT,
     CURVES,
@@ -54,16 +54,16 @@ class TrainingResult:
         checkpoint: ``best_model.pth``: the weights of the best epoch, a plain ``state_dict``.
         classes: The names of the classes, in the order of the logits.
         history: Every epoch, with those before a resume.
-        train_photos: How many photos it was trained on.
-        test_photos: How many photos it was tested on.
+        train_images: How many photos it was trained on.
+        test_images: How many photos it was tested on.
         seconds: The wall time of this call.
     """
 
     checkpoint: Path
     classes: tuple[str, ...]
     history: tuple[Epoch, ...]
-    train_photos: int
-    test_photos: int
+    train_images: int
+    test_images: int
     seconds: float
 
     @property
@@ -138,7 +138,7 @@ def train_classifier(
     steps = preprocessing or architecture.preprocessing or Preprocessing()
     place = _choose_device(device)
     claim_folder(output, resume=resume, overwrite=overwrite)
-    photos = read_photos(folder, steps, test_fraction, seed, progress)
+    photos = read_images(folder, steps, test_fraction, seed, progress)
     torch.manual_seed(seed)
     module = architecture.build(len(photos.classes), dict(arch_args or {})).to(place)
     weights = [weight for weight in module.parameters() if weight.requires_grad]
@@ -229,8 +229,8 @@ def train_classifier(
         checkpoint=output / CHECKPOINT,
         classes=photos.classes,
         history=history,
-        train_photos=len(photos.train),
-        test_photos=len(photos.test),
+        train_images=len(photos.train),
+        test_images=len(photos.test),
         seconds=time.perf_counter() - started,
     )
 

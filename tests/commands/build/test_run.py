@@ -93,7 +93,7 @@ def test_a_graph_without_a_proof_is_made_anew(engine_bundle, no_gpu):
     assert result.tuning is not None
 
 
-def test_photos_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gpu):
+def test_images_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gpu):
     first = build_engine(toy("Overflow"), BuildRequest(targets=("sm120",)))
     photos = make_photos(tmp_path / "dim", DIM)
     request = BuildRequest(targets=("sm121",), images=photos)

@@ -12,7 +12,7 @@ from fp16_networks import BRIGHT, DIM, make_photos, write_photo
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, find_bundle
 from deploykit.commands.app import run
 from deploykit.commands.quantize import int8
-from deploykit.commands.quantize.run import QuantizeRequest, quantization_photos, quantize_bundle
+from deploykit.commands.quantize.run import QuantizeRequest, quantization_images, quantize_bundle
 from deploykit.errors import BundleError, ParityError
 from deploykit.system.progress import silent
 
@@ -56,7 +56,7 @@ def test_fp16_failed_where_no_tensor_fits(toy):
 def test_fp16_failed_on_other_images_names_the_layer_that_overflows(toy, tmp_path):
     bundle = toy("Overflow")
     folder = make_photos(tmp_path / "photos", DIM)
-    _, proof = quantization_photos(bundle, "fp16", folder, silent)
+    _, proof = quantization_images(bundle, "fp16", folder, silent)
     rng = np.random.default_rng(1)
     for name in [name for names, _ in proof for name in names]:
         write_photo(folder / name, {"blue": 2, "green": 1, "red": 0}[name[:-7]], BRIGHT, rng)

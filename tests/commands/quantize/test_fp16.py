@@ -156,7 +156,7 @@ def test_without_photos_the_golden_images_serve_for_both(bundle):
     assert (tuning.proof.photos.kind, tuning.proof.photos.images) == ("golden", 4)
 
 
-def test_photos_that_cannot_be_read_are_left_out(bundle, tmp_path, photo_folder):
+def test_images_that_cannot_be_read_are_left_out(bundle, tmp_path, photo_folder):
     shutil.copytree(photo_folder, tmp_path / "photos")
     search, proof = split_photos(bundle, tmp_path / "photos", silent, search=32, proof=32)
     names = [[name for names, _ in photos for name in names] for photos in (search, proof)]

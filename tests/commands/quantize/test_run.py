@@ -14,7 +14,7 @@ from PIL import Image
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
 from deploykit.bundle.manifest import record_file
-from deploykit.commands.quantize.run import QuantizeRequest, quantization_photos, quantize_bundle
+from deploykit.commands.quantize.run import QuantizeRequest, quantization_images, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import DependencyError, DeviceError, GraphError, ParityError, UsageError
@@ -145,7 +145,7 @@ def test_verify_and_predict_take_the_graphs(quantized):
 
 
 def test_calibration_and_proof_use_other_photos(quantized):
-    searched, proven = quantization_photos(quantized.bundle, "int8", None, silent)
+    searched, proven = quantization_images(quantized.bundle, "int8", None, silent)
     for photos in (searched, proven):
         list(photos)
     assert quantized.graphs[0].proof.photos == proven.drawn()
@@ -217,7 +217,7 @@ def test_a_refusal_names_the_nodes_that_stand_in_the_way(toy, monkeypatch):
 def test_a_graph_that_fails_on_other_photos_changes_nothing(toy, tmp_path):
     bundle = toy("Colours")
     folder = make_photos(tmp_path / "photos", brightness=40)
-    _, proof = quantization_photos(bundle, "int8", folder, silent)
+    _, proof = quantization_images(bundle, "int8", folder, silent)
     for name in [name for names, _ in proof for name in names]:
         # So bright that all three channels are clipped to the same value.
         Image.new("RGB", (16, 16), (180, 200, 220)).save(folder / name)
@@ -250,7 +250,7 @@ def test_what_tensorrt_is_refused_leaves_the_graph_for_cpus(toy, judged, there):
     assert (f"{INT8_TENSORRT_GRAPH} stays as it was made before" in said(notes)) == there
 
 
-def test_photos_that_decide_nothing_begin_no_search(toy, tmp_path):
+def test_images_that_decide_nothing_begin_no_search(toy, tmp_path):
     bundle = toy("Colours")
     dark = make_photos(tmp_path / "dark", brightness=0)
     for shade, path in enumerate(dark.rglob("*.png")):
@@ -443,7 +443,7 @@ def test_a_trial_is_counted_when_a_graph_is_judged(toy, judged):
 def test_quantize_refuses_photos_that_are_mostly_unreadable(toy, tmp_path):
     bundle = quantize_bundle(toy("Colours")).bundle
     few = make_photos(tmp_path / "few", DIM, count=4)
-    searched, _ = quantization_photos(bundle, "int8", few, silent)
+    searched, _ = quantization_images(bundle, "int8", few, silent)
     for name in [name for names, _ in searched for name in names][2:]:
         (few / name).write_bytes(b"no image")
     with pytest.raises(ParityError, match="photos cannot be read: what is left"):
