@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -138,7 +139,13 @@ def build_engine(
     if gpu and not reason(passport, tensorrt_version=tensorrt.version, gpu=gpu):
         audit = _audit(bundle, tensorrt, built, passport, gpu, progress)
     bundle, engine = publish_engine(bundle, passport, built.plan)
-    verification = None if audit is None else _verify(bundle, request, engine, progress)
+    verification = None
+    if audit is not None:
+        verifying = VerifyRequest(engine=engine, photos=_proof_photos(bundle, request))
+        try:
+            verification = verify_bundle(bundle, verifying, progress)
+        except MissingError as exc:
+            progress(Note(f"built, but not verified here: {exc.message}"))
     if verification is not None and any(verdict.failed for verdict in verification.verdicts):
         raise _failed_engine(bundle, engine, passport, built.plan, verification, request, progress)
     bundle = open_bundle(bundle.folder)
@@ -168,34 +175,28 @@ def _passport(
             f"{proof.graph_sha256[:12]}...",
             hint="Run the command again.",
         )
-    gpu, manifest, precision = built.gpu, bundle.manifest, request.precision
+    gpu, manifest = built.gpu, bundle.manifest
+    kept = manifest.kept.get(request.precision, ())
+    options: dict[str, Any] = {
+        "flavour": tensorrt.flavour,
+        "version": tensorrt.version,
+        "targets": targets,
+        "precision": request.precision,
+        "profile": request.profile,
+        "workspace_bytes": request.workspace_bytes,
+    }
     return Passport(
+        **options,
         schema=SCHEMA,
-        flavour=tensorrt.flavour,
-        version=tensorrt.version,
-        targets=targets,
         gpu=None
         if gpu is None
         else BuiltOn(name=gpu.name, compute_capability=gpu.compute_capability),
-        profile=request.profile,
-        workspace_bytes=request.workspace_bytes,
         inputs=built.inputs,
         outputs=built.outputs,
-        precision=precision,
-        kept=manifest.kept_for_tensorrt
-        if precision == "int8"
-        else manifest.kept.get(precision, ()),
+        kept=manifest.kept_for_tensorrt if request.precision == "int8" else kept,
         deploy_graph=proof.graph,
         deploy_graph_sha256=built.graph_sha256,
-        engine=engine_name(
-            flavour=tensorrt.flavour,
-            version=tensorrt.version,
-            targets=targets,
-            gpu=gpu,
-            precision=precision,
-            profile=request.profile,
-            workspace_bytes=request.workspace_bytes,
-        ),
+        engine=engine_name(**options, gpu=gpu),
         engine_sha256=hashlib.sha256(built.plan).hexdigest(),
         engine_bytes=len(built.plan),
         build_seconds=round(built.seconds, 3),
@@ -262,7 +263,7 @@ def _failed_engine(
     withdraw_engine(bundle, engine)
     drawn = {
         name: image
-        for names, images in _photos(bundle, request)
+        for names, images in _proof_photos(bundle, request)
         for name, image in zip(names, images.copy(), strict=True)
     }
     with staged(bundle.folder) as folder:
@@ -291,22 +292,10 @@ def _failed_engine(
     )
 
 
-def _photos(bundle: Bundle, request: BuildRequest) -> Photos:
+def _proof_photos(bundle: Bundle, request: BuildRequest) -> Photos:
     """The photos for proofs; the proof tells what a search used."""
     precision = "fp16" if request.precision == "fp32" else request.precision
     return quantization_images(bundle, precision, request.images, silent)[1]
-
-
-def _verify(
-    bundle: Bundle, request: BuildRequest, engine: str, progress: Progress
-) -> Verification | None:
-    """Compare the engine itself."""
-    photos = _photos(bundle, request)
-    try:
-        return verify_bundle(bundle, VerifyRequest(engine=engine, photos=photos), progress)
-    except MissingError as exc:
-        progress(Note(f"built, but not verified here: {exc.message}"))
-        return None
 
 
 def _choose_flavour(request: BuildRequest, gpu: Gpu | None, progress: Progress) -> Flavour:

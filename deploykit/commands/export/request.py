@@ -98,7 +98,13 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
     from deploykit.models.probe import check_answers
     from deploykit.models.registry import resolve_architecture
 
-    _check_arch_args(request.arch_args)
+    try:
+        msgspec.json.encode(dict(request.arch_args))  # the manifest keeps them
+    except (TypeError, ValueError) as exc:
+        raise UsageError(
+            f"The architecture's arguments {dict(request.arch_args)} are no plain values: {exc}.",
+            hint="Numbers, texts, lists and true or false can be recorded in the bundle.",
+        ) from exc
     architecture = resolve_architecture(request.arch, allow_user_code=True)
     preprocessing = choose_preprocessing(
         request.preprocessing,
@@ -143,14 +149,3 @@ def _read_checkpoint(architecture: Architecture, request: ExportRequest) -> tupl
             f"{path} changed while it was read.", hint="Export again when the training is done."
         )
     return model, sha256
-
-
-def _check_arch_args(arch_args: Mapping[str, object]) -> None:
-    """Refuse early what the manifest cannot keep."""
-    try:
-        msgspec.json.encode(dict(arch_args))
-    except (TypeError, ValueError) as exc:
-        raise UsageError(
-            f"The architecture's arguments {dict(arch_args)} are no plain values: {exc}.",
-            hint="Numbers, texts, lists and true or false can be recorded in the bundle.",
-        ) from exc

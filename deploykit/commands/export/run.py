@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +45,6 @@ from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict, judge_sessions, kept_verdict
 from deploykit.runtime.opener import CPU, open_graph, open_module
 from deploykit.specs.session import ImageBatch, Logits, Session
-from deploykit.specs.tensors import TensorSpec
 from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.system.versions import installed_versions, now
 
@@ -102,7 +101,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     drawn = [(names, images.copy()) for names, images in photos]
     photo_set = photos.drawn()
     if photos.unreadable:
-        progress(Note(f"{photos.unreadable} of {photos.count} photos cannot be read: skipped"))
+        progress(Note(f"skipped: {photos.unreadable} of {photos.count} photos cannot be read"))
     groups = list(regroup(drawn, batch_sizes(photo_set.images)))
     with (
         new_bundle(folder, overwrite=request.overwrite) as staging,
@@ -201,17 +200,8 @@ def _images(groups: Sequence[NamedBatch]) -> ImageBatch:
     return np.concatenate([images for _, images in groups])
 
 
-class _GraphSpecs(NamedTuple):
-    """What the written graphs take and give, for the manifest."""
-
-    canonical_input: TensorSpec
-    deploy_input: TensorSpec
-    output: TensorSpec
-    opset: int
-
-
-def _write_graphs(staging: Path, graph: ir.Model, subject: Subject) -> _GraphSpecs:
-    """Write the canonical graph and, from it, the FP32 deploy graph."""
+def _write_graphs(staging: Path, graph: ir.Model, subject: Subject) -> dict[str, Any]:
+    """Write the canonical graph and, from it, the FP32 deploy graph; what the manifest says."""
     from deploykit.graph.deploy import apply_deploy_passes
     from deploykit.graph.files import opset_of, save_graph, tensor_specs
 
@@ -222,7 +212,12 @@ def _write_graphs(staging: Path, graph: ir.Model, subject: Subject) -> _GraphSpe
     deploy_input, _ = tensor_specs(graph)
     (staging / _DEPLOY_GRAPH).parent.mkdir()
     save_graph(graph, staging / _DEPLOY_GRAPH, labels=labels, preprocessing=preprocessing)
-    return _GraphSpecs(canonical_input, deploy_input, output, opset_of(graph))
+    return {
+        "canonical_input": canonical_input,
+        "deploy_input": deploy_input,
+        "output": output,
+        "opset": opset_of(graph),
+    }
 
 
 def _failure(
@@ -235,21 +230,7 @@ def _failure(
     verdicts: Sequence[Verdict],
     progress: Progress,
 ) -> ParityError:
-    """Keep the graphs of an export that failed, and diagnose the first that did.
-
-    Args:
-        staging: The folder with the graphs, none of them open; it is moved.
-        folder: Where the bundle would have been.
-        request: What was exported.
-        subject: The module and what its images need.
-        groups: The images of the comparison.
-        logits: The module's answers to those images.
-        verdicts: On the canonical graph and the deploy graph; at least one failed.
-        progress: Called with what is being done.
-
-    Returns:
-        The error to raise: what failed, which node is at fault, where the graphs are.
-    """
+    """Keep the graphs of an export that failed, of which none is open, and diagnose the first."""
     failed = [verdict for verdict in verdicts if not verdict.passed]
     graph = failed[0].candidate.graph
     images, expected = _images(groups), logits
@@ -290,7 +271,7 @@ def _manifest(
     name: str,
     request: ExportRequest,
     subject: Subject,
-    specs: _GraphSpecs,
+    specs: dict[str, Any],
 ) -> Manifest:
     folder = request.images_folder
     return Manifest(
@@ -311,7 +292,7 @@ def _manifest(
         ),
         labels=subject.labels,
         preprocessing=subject.preprocessing,
-        **specs._asdict(),
+        **specs,
         deploy={"fp32": _DEPLOY_GRAPH},
         files={
             file: record_file(staging / file) for file in (CANONICAL_GRAPH, _DEPLOY_GRAPH, GOLDEN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -73,7 +72,9 @@ class Fp16(Strategy):
         for values, images in observed(self._graph, guarded, batches, progress, "scanning ranges"):
             scan.add({name: values[name] for name in guarded}, images)
         reasons = {
-            name: _weight_reason(loss)
+            name: f"it has a weight beyond {FP16_MAX:.0f}, where FP16 ends"
+            if np.isinf(loss)
+            else f"rounding its weights to FP16 loses {100 * loss:.1f} % of their norm"
             for name, loss in weight_losses(self._graph).items()
             if not loss <= MAX_ROUNDING_LOSS
         }
@@ -134,12 +135,6 @@ def _largest_errors(logits: Logits, reference: Logits) -> npt.NDArray[np.float64
     """(N,) each row's largest logit error; infinite where a logit is not finite."""
     errors = np.abs(logits.astype(np.float64) - reference).max(axis=1)
     return np.where(np.isfinite(errors), errors, np.inf)
-
-
-def _weight_reason(loss: float) -> str:
-    if math.isinf(loss):
-        return f"it has a weight beyond {FP16_MAX:.0f}, where FP16 ends"
-    return f"rounding its weights to FP16 loses {100 * loss:.1f} % of their norm"
 
 
 def _reason(found: TensorRange, tensor: str) -> str:

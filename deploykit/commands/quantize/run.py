@@ -195,8 +195,14 @@ def quantize_bundle(
     request = request or QuantizeRequest()
     schemes = request.schemes()
     split = quantization_images(bundle, request.precision, request.images, progress)
-    if ON_CPU in schemes:
-        _note_saturation(progress)
+    cpu = read_cpu()
+    if ON_CPU in schemes and saturates_int8(cpu):
+        progress(
+            Note(
+                f"{cpu.name} has no VNNI: sums of INT8 products may saturate on it. The proof "
+                "holds for CPUs like it; others run the self-test first."
+            )
+        )
     with ExitStack() as stack:
         reference = open_reference(bundle, ReferenceRequest(), progress)
         stack.enter_context(reference.session)
@@ -220,17 +226,6 @@ def quantization_images(
     """Photos to calibrate and search on, and others to prove on; see :func:`split_photos`."""
     search, proof = _PHOTOS[precision]
     return split_photos(bundle, images, progress, search=search, proof=proof)
-
-
-def _note_saturation(progress: Progress) -> None:
-    cpu = read_cpu()
-    if saturates_int8(cpu):
-        progress(
-            Note(
-                f"{cpu.name} has no VNNI: sums of INT8 products may saturate on it. The proof "
-                "holds for CPUs like it; others run the self-test first."
-            )
-        )
 
 
 @dataclass(frozen=True)
@@ -279,8 +274,7 @@ class _Maker:
         made = self._proven(strategy, found, strategy.kept_nodes(graph, found), path)
         if all(reasons := [too_few_photos(proof) for proof in made.proofs]):
             _keep_what_is_proven(self.bundle, scheme.graph, f"is not: {reasons[0]}")
-        search = SearchRecord(made.runtime, tuple(sorted(self.search.digests)), made.integers)
-        _publish(self.bundle, scheme, made, search, path)
+        self._publish(scheme, made, path)
         self.progress(Note(f"{scheme.graph} passed: it is in the bundle"))
         return made
 
@@ -401,6 +395,33 @@ class _Maker:
             minimal=found.minimal,
         )
 
+    def _publish(self, scheme: Scheme, made: QuantizedGraph, path: Path) -> None:
+        """Put a graph and what is known of it into the bundle, all at once.
+
+        Raises:
+            BundleError: Its FP32 graph is not the one that it was made from any more.
+        """
+        search = SearchRecord(made.runtime, tuple(sorted(self.search.digests)), made.integers)
+
+        def change(manifest: Manifest) -> Manifest:
+            require_unchanged(self.bundle, manifest, self.bundle.deploy_graph("fp32"))
+            changed = msgspec.structs.replace(
+                manifest.without_verdicts_of(made.graph),
+                files={**manifest.files, made.graph: record_file(path)},
+                searches={**manifest.searches, made.graph: search},
+            )
+            for proof in made.proofs:
+                changed = changed.with_verdict(proof)
+            if scheme == FOR_TENSORRT:
+                return msgspec.structs.replace(changed, kept_for_tensorrt=made.kept)
+            return msgspec.structs.replace(
+                changed,
+                deploy={**manifest.deploy, scheme.precision: made.graph},
+                kept={**manifest.kept, scheme.precision: made.kept},
+            )
+
+        update_manifest(self.bundle.folder, change, {made.graph: path})
+
     def _note_skipped(self, scheme: Scheme, runtime: str, error: MissingError | GraphError) -> None:
         """Say that a runtime cannot run a graph, unless it is just not installed."""
         if not isinstance(error.__cause__, ModuleNotFoundError):
@@ -412,36 +433,6 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     for reason in verdict.reasons:
         yield f"{verdict.candidate.runtime}: {reason}"
     yield from flip_lines(verdict)
-
-
-def _publish(
-    bundle: Bundle, scheme: Scheme, made: QuantizedGraph, search: SearchRecord, path: Path
-) -> None:
-    """Put a graph and what is known of it into the bundle, all at once.
-
-    Raises:
-        BundleError: Its FP32 graph is not the one that it was made from any more.
-    """
-    fp32 = bundle.deploy_graph("fp32")
-
-    def change(manifest: Manifest) -> Manifest:
-        require_unchanged(bundle, manifest, fp32)
-        changed = msgspec.structs.replace(
-            manifest.without_verdicts_of(made.graph),
-            files={**manifest.files, made.graph: record_file(path)},
-            searches={**manifest.searches, made.graph: search},
-        )
-        for proof in made.proofs:
-            changed = changed.with_verdict(proof)
-        if scheme == FOR_TENSORRT:
-            return msgspec.structs.replace(changed, kept_for_tensorrt=made.kept)
-        return msgspec.structs.replace(
-            changed,
-            deploy={**manifest.deploy, scheme.precision: made.graph},
-            kept={**manifest.kept, scheme.precision: made.kept},
-        )
-
-    update_manifest(bundle.folder, change, {made.graph: path})
 
 
 def _weigh_photos(

@@ -202,7 +202,7 @@ def test_a_folder_without_a_readable_image_is_refused(request_for, tmp_path):
     assert nothing_is_left(request)
 
 
-def test_unreadable_photos_are_left_out_and_counted(request_for, tmp_path, photo_folder):
+def test_export_skips_unreadable_images_and_counts_them(request_for, tmp_path, photo_folder):
     (tmp_path / "photos").mkdir()
     for path in sorted((photo_folder / "red").iterdir())[:3]:
         (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
@@ -210,7 +210,7 @@ def test_unreadable_photos_are_left_out_and_counted(request_for, tmp_path, photo
     notes = []
     result = export_bundle(request_for(images=tmp_path / "photos"), notes.append)
     assert result.photos.images == 3
-    assert Note("1 of 4 photos cannot be read: left out") in notes
+    assert Note("skipped: 1 of 4 photos cannot be read") in notes
 
 
 def test_a_checkpoint_that_changes_while_it_is_read_is_refused(
