@@ -187,16 +187,6 @@ def test_quantizing_again_replaces_graphs_and_proofs(toy, tmp_path):
         assert graph.proof.photos.source == str(dim)
 
 
-def test_a_search_that_finds_nothing_changes_nothing(toy):
-    bundle = toy("Outliers")
-    before = contents(bundle)
-    with pytest.raises(ParityError, match="INT8 does not pass") as caught:
-        quantize_bundle(bundle, QuantizeRequest(search_seconds=0))
-    assert "In 0 s the search tried" in caught.value.message
-    assert "--search-seconds" in caught.value.hint
-    assert contents(bundle) == before
-
-
 def test_a_refusal_names_the_nodes_that_stand_in_the_way(toy, monkeypatch):
     bundle = toy("Outliers")
     conv = next(
@@ -259,26 +249,6 @@ def test_images_that_decide_nothing_begin_no_search(toy, tmp_path):
         quantize_bundle(bundle, QuantizeRequest(images=dark))
     assert "margin" in caught.value.message
     assert "--images" in caught.value.hint
-
-
-def test_nothing_is_proven_by_a_reference_that_is_not(toy):
-    unproven = edited(toy("Colours"), verdicts=())
-    with pytest.raises(ParityError, match=r"model\.onnx, the reference, is itself not proven"):
-        quantize_bundle(unproven)
-
-
-@pytest.mark.parametrize("stage", ["asking the reference", "calibrating", "comparing"])
-def test_an_interruption_leaves_nothing(toy, stage):
-    bundle = toy("Colours")
-    before = contents(bundle)
-
-    def interrupt(event):
-        if getattr(event, "stage", "") == stage:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        quantize_bundle(bundle, QuantizeRequest(), interrupt)
-    assert contents(bundle) == before
 
 
 @pytest.mark.parametrize(
@@ -438,16 +408,6 @@ def test_a_trial_is_counted_when_a_graph_is_judged(toy, judged):
     (graph,) = quantize_bundle(toy("Outliers"), QuantizeRequest(graphs=(INT8,))).graphs
     assert len(asked) == graph.trials + len(graph.verdicts)
     assert graph.trials == 3  # two calibrations, and a set of one node that passes
-
-
-def test_quantize_refuses_photos_that_are_mostly_unreadable(toy, tmp_path):
-    bundle = quantize_bundle(toy("Colours")).bundle
-    few = make_photos(tmp_path / "few", DIM, count=4)
-    searched, _ = quantization_images(bundle, "int8", few, silent)
-    for name in [name for names, _ in searched for name in names][2:]:
-        (few / name).write_bytes(b"no image")
-    with pytest.raises(ParityError, match="photos cannot be read: what is left"):
-        quantize_bundle(bundle, QuantizeRequest(images=few))
 
 
 def test_onnx_is_named_where_it_is_missing(bundle, no_onnx):
