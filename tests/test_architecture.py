@@ -31,10 +31,11 @@ LAYERS = (
 #: Which other commands a command uses.
 COMMANDS = {
     "bench": {"verify"},
-    "build": {"quantize", "verify"},
+    "build": {"diagnose", "quantize", "verify"},
     "diagnose": {"train"},
     "export": {"diagnose"},
     "inspect": {"quantize"},
+    "quantize": {"diagnose"},
     "verify": {"diagnose", "export"},
 }
 #: Heavy packages that a folder must never load.

@@ -12,6 +12,7 @@ from deploykit.console.options import (
     Artifacts,
     BundleName,
     Json,
+    NoDiagnose,
     SearchSeconds,
     Verbose,
     chosen_bundle,
@@ -72,6 +73,7 @@ def build_trt(
             help="The most device memory for a layer, as 2GiB or 512MiB.  [default: all]",
         ),
     ] = None,
+    no_diagnose: NoDiagnose = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -97,6 +99,7 @@ def build_trt(
             workspace_bytes=parsed_bytes(workspace),
             images=images,
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
+            diagnose=not no_diagnose,
         )
         result = build_engine(chosen_bundle(bundle, artifacts, console), request, console.progress)
         console.result(

@@ -12,6 +12,7 @@ from deploykit.console.options import (
     Artifacts,
     BundleName,
     Json,
+    NoDiagnose,
     SearchSeconds,
     Verbose,
     chosen_bundle,
@@ -40,6 +41,7 @@ def quantize(
             "[default: openvino where it is installed]",
         ),
     ] = None,
+    no_diagnose: NoDiagnose = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -64,6 +66,7 @@ def quantize(
             images=images,
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
             runtime=runtime,
+            diagnose=not no_diagnose,
         )
         result = quantize_bundle(
             chosen_bundle(bundle, artifacts, console), request, console.progress

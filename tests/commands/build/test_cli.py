@@ -81,13 +81,13 @@ def test_the_options_reach_the_engine(cli, folder):
     assert "batches of 2 to 16 (best at 4)" in out
 
 
-def test_photos_and_time_reach_the_search(cli, folder, photo_folder, tmp_path):
+def test_images_and_time_reach_the_search(cli, folder, photo_folder, tmp_path):
     shutil.copytree(photo_folder / "red", tmp_path / "few")
     arguments = ("build-trt", "--images", tmp_path / "few", "--search-seconds", "0", "--json")
     code, out, _ = cli(*arguments)
     assert code == 0
     result = json.loads(out)["result"]
-    assert result["tuning"]["searched_photos"] == 7
+    assert result["tuning"]["searched_images"] == 7
     assert result["passport"]["proof"]["photos"]["source"] == str(tmp_path / "few")
 
 
