@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-
 NARROW_SPACE = "\u202f"
 _SUPERSCRIPTS = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"

@@ -11,9 +11,8 @@ from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verdicts import PhotoSet
 from deploykit.errors import ParityError
 from deploykit.parity.compare import NamedBatch
-from deploykit.proof.photos import Photos
+from deploykit.proof.photos import Photos, mostly_unreadable
 from deploykit.proof.policy import MIN_PHOTOS
-from deploykit.proof.readable import mostly_unreadable
 from deploykit.proof.reference import OpenReference
 from deploykit.proof.text import skipped_text
 from deploykit.proof.verdict import Verdict, judge_sessions

@@ -145,6 +145,14 @@ def nothing_readable(source: str, count: int) -> ImagesError:
     )
 
 
+def mostly_unreadable(unreadable: int, readable: int) -> str | None:
+    """The reason why nothing is shown where most images cannot be read; None where most can."""
+    if unreadable <= readable:
+        return None
+    images = counted(unreadable + readable, "photo")
+    return f"{unreadable} of {images} cannot be read: the others do not stand for all"
+
+
 @dataclass(frozen=True)
 class PhotoFolder:
     """A folder whose photos are listed, and not read yet.
