@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-from deploykit.bundle.folder import Bundle
-from deploykit.bundle.manifest import SearchRecord
+from deploykit.bundle.folder import Bundle, require_unchanged
+from deploykit.bundle.golden import read_golden
+from deploykit.bundle.manifest import Manifest, SearchRecord, update_manifest
 from deploykit.errors import (
+    BundleError,
     DeploykitError,
     DeviceError,
     InputError,
@@ -24,10 +25,12 @@ from deploykit.inference.candidates import (
     named_candidates,
     open_candidate,
 )
-from deploykit.inference.engines import is_flavour
+from deploykit.inference.engines import BUILD_AGAIN, is_flavour
 from deploykit.proof.accepted import accepted_here, candidate_of, tell_accepted
+from deploykit.proof.photos import golden_photos
 from deploykit.proof.policy import Status, has_run, status
-from deploykit.proof.self_test import self_test
+from deploykit.proof.reference import GOLDEN_REFERENCE
+from deploykit.proof.verdict import judge_sessions, kept_verdict
 from deploykit.runtime.opener import CPU, CUDA, HOST_RUNTIMES, OPENVINO, graph_precision
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Session
@@ -223,50 +226,38 @@ def _open_named(
     open_it: _Opener,
     progress: Progress,
 ) -> Session:
-    if is_flavour(runtime):
-        return _open_engine(bundle, runtime, precision, open_it, progress)
-    candidate = named_candidates(bundle, runtime, precision)[0]
-    session = open_it(bundle, candidate)
-    spec = session.spec
-    known = status(bundle, candidate, spec.device)
-    elsewhere = status(bundle, candidate).verdict
-    if known.verdict is None and elsewhere is not None and elsewhere.passed:
-        # It passed, but on a CPU with other instruction sets.
-        with _closed_on_failure(session):
-            self_test(bundle, session, progress, hint=_PROVE_OR_FP32)
-    if spec.tf32:
-        how = f"{spec.precision} with TF32 on {runtime}, {spec.device},"
-        progress(Note(f"{how} is not proven: deploykit verify does that"))
-    elif known.proof is None:
-        progress(Note(f"{candidate}, {spec.device}: {known.reason}"))
-    return session
-
-
-def _open_engine(
-    bundle: Bundle,
-    runtime: str,
-    precision: Precision | None,
-    open_it: _Opener,
-    progress: Progress,
-) -> Session:
-    """Open the newest engine that can run here; at its first run on a GPU it is tested."""
+    """Open what was named; an engine at its first run on a GPU is tested, the newest that fits."""
+    flavour = is_flavour(runtime)
     try:
-        need_gpu()  # or an engine would have to be built first, and in vain
+        if flavour:
+            need_gpu()  # or an engine would have to be built first, and in vain
         candidates = named_candidates(bundle, runtime, precision, progress)
-        candidate, session = _open_first(bundle, candidates, open_it)
+        candidate, session = _open_first(bundle, candidates if flavour else candidates[:1], open_it)
     except MissingError as exc:
+        if not flavour:
+            raise
         instead = _instead(bundle)
         raise DeviceError(
             f"{runtime} cannot run here: {exc.message}{instead}",
             # Where what runs instead is said, nobody needs to be told to get a GPU.
             hint=exc.hint if find_gpu() or not instead else None,
         ) from exc
-    known = status(bundle, candidate, session.spec.device)
-    if not has_run(bundle, candidate, session.spec.device):
-        with _closed_on_failure(session):
+    spec = session.spec
+    known, elsewhere = status(bundle, candidate, spec.device), status(bundle, candidate).verdict
+    try:
+        if flavour and not has_run(bundle, candidate, spec.device):
             self_test(bundle, session, progress)
-    if known.proof is None:
-        progress(Note(f"{candidate}, {session.spec.device}: {known.reason}"))
+        elif not flavour and known.verdict is None and elsewhere is not None and elsewhere.passed:
+            # It passed, but on a CPU with other instruction sets.
+            self_test(bundle, session, progress, hint=_PROVE_OR_FP32)
+    except BaseException:
+        session.close()
+        raise
+    if spec.tf32:
+        how = f"{spec.precision} with TF32 on {runtime}, {spec.device},"
+        progress(Note(f"{how} is not proven: deploykit verify does that"))
+    elif known.proof is None:
+        progress(Note(f"{candidate}, {spec.device}: {known.reason}"))
     return session
 
 
@@ -287,13 +278,52 @@ def _open_first(
     raise errors[0]
 
 
-@contextlib.contextmanager
-def _closed_on_failure(session: Session) -> Iterator[None]:
+def self_test(
+    bundle: Bundle, session: Session, progress: Progress, *, hint: str = BUILD_AGAIN
+) -> None:
+    """Let what runs on this device for the first time answer the golden images.
+
+    That it passed is kept, so that it is asked once. It is no proof.
+
+    Args:
+        bundle: The bundle.
+        session: Of one of its engines or graphs.
+        progress: Called as the images are compared, and with a note of what that showed.
+        hint: What to do when it fails.
+
+    Raises:
+        ParityError: Its answers are not the recorded ones.
+    """
+    golden = read_golden(bundle)
+    photos = golden_photos(golden)
+    (verdict,) = judge_sessions(
+        golden.logits,
+        [session],
+        photos,
+        bundle.manifest.labels,
+        progress,
+        count=photos.count,
+        kind="golden",
+    )
+    if not verdict.passed:
+        raise ParityError(
+            f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
+            f"{'; '.join(verdict.reasons)}.",
+            hint=hint,
+        )
+    file = session.spec.graph
+    progress(Note(f"{file} gives the recorded answers on {session.spec.device}"))
+    sha256 = bundle.manifest.files[file].sha256
+    kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, photos.drawn())
+
+    def change(manifest: Manifest) -> Manifest:
+        require_unchanged(bundle, manifest, file)
+        return manifest.with_verdict(kept)
+
     try:
-        yield
-    except BaseException:
-        session.close()
-        raise
+        update_manifest(bundle.folder, change)
+    except (OSError, BundleError) as exc:
+        progress(Note(f"not kept, {bundle.folder} cannot be changed: {exc}"))
 
 
 def _instead(bundle: Bundle) -> str:

@@ -57,7 +57,7 @@ def conclusion_of(found: Verification) -> Conclusion:
     """Put everything that was found into one verdict; a failure anywhere fails the whole."""
     faults = [*_faults(found)]
     broken = [verdict for verdict in found.verdicts if verdict.failed]
-    does = _decides(found)
+    does, _ = _claims(found)
     outcome: Outcome = "failed"
     if broken:
         sentence, reasons = _failure(found, broken, faults)
@@ -114,11 +114,13 @@ def noun_of(found: Verification) -> str:
     return "photo" if found.photos.kind == "photos" else "image"
 
 
-def _decides(found: Verification) -> str:
-    """What a candidate that passed does."""
+def _claims(found: Verification) -> tuple[str, str]:
+    """What a candidate that passed does, and what one with changed decisions does."""
     if found.reference.kind == "golden":
-        return "gives the answers recorded at export"
-    return f"decides as {reference_name(found)} does"
+        answers = "the answers recorded at export"
+        return f"gives {answers}", f"does not give {answers}"
+    reference = reference_name(found)
+    return f"decides as {reference} does", f"does not decide as {reference} does"
 
 
 def _faults(found: Verification) -> Iterator[str]:
@@ -161,9 +163,7 @@ def _failure(
     if any(verdict.measurement.non_finite for verdict in broken):
         sentence = "Some of the answers are NaN or infinite."
     elif flips:
-        sentence = f"It is not so that the deployed model {_decides(found)}."
-        if found.reference.kind != "golden":
-            sentence = f"The deployed model does not decide as {reference_name(found)} does."
+        sentence = f"The deployed model {_claims(found)[1]}."
     else:
         sentence = "The deployed model's answers moved further than is allowed."
     names = " and ".join(dict.fromkeys(verdict.candidate.graph for verdict in broken))

@@ -19,7 +19,7 @@ from deploykit.parity.compare import measure_answers
 from deploykit.parity.measures import Array
 from deploykit.parity.mining import MarginMining, moved_apart, population_of, ranking_margins
 from deploykit.proof.photos import PhotoFolder, nothing_readable, short_digest
-from deploykit.proof.verdict import Verdict, judge, timed
+from deploykit.proof.verdict import Verdict, judge
 from deploykit.runtime.opener import CPU
 from deploykit.specs.labels import Labels
 from deploykit.specs.session import SessionSpec
@@ -151,4 +151,4 @@ def judge_lowest(
         if verdict.passed and found.decidable == 0:
             verdict = verdict.refused(_UNDECIDED)
         verdicts.append(verdict)
-    return timed(verdicts, answers)
+    return tuple(verdicts)

@@ -71,19 +71,10 @@ class VerifyRequest:
                 "Add --stages.",
             ),
             (
-                self.diagnoses and self.self_test,
-                "--self-test needs only the bundle; --stages and --layers need more than that.",
-                "Leave out --self-test.",
-            ),
-            (
-                self.diagnoses and self.engine is not None,
-                "--stages and --layers diagnose graphs; --engine compares one engine.",
-                "Leave out --engine, or diagnose the graph that it was built from afterwards.",
-            ),
-            (
-                self.diagnoses and self.tf32,
-                "--stages and --layers judge by plain FP32, which --tf32 is not.",
-                "Leave out --tf32, or --stages and --layers.",
+                self.diagnoses and (self.self_test or self.tf32 or self.engine is not None),
+                "--stages and --layers diagnose graphs in plain FP32 by the reference: "
+                "they take no --self-test, --engine or --tf32.",
+                "Leave out one or the other.",
             ),
             (
                 self.tf32 and self.runtime != CUDA,
@@ -96,15 +87,13 @@ class VerifyRequest:
                 "Leave out --runtime and --precision.",
             ),
             (
-                self.self_test and self.max_images is not None,
-                "--self-test compares all the answers that are recorded, and --max-images photos.",
-                "Leave out one of the two.",
-            ),
-            (
-                self.self_test and (self.images is not None or self.reference.named),
-                "--self-test compares the bundle with its own recorded answers: "
-                "it takes no photos and no checkpoint.",
-                "Leave out --self-test, or --images, --arch and --ckpt.",
+                self.self_test
+                and (
+                    self.images is not None or self.max_images is not None or self.reference.named
+                ),
+                "--self-test compares the bundle with all its own recorded answers: it takes no "
+                "--images, --max-images and no checkpoint.",
+                "Leave out one or the other.",
             ),
             (
                 self.budget is not None and self.budget < 1,
@@ -112,14 +101,11 @@ class VerifyRequest:
                 "Give at least 1.",
             ),
             (
-                self.budget is not None and self.max_images is not None,
-                "--budget chooses the photos with the lowest margins, --max-images a fixed sample.",
-                "Give one of the two.",
-            ),
-            (
-                self.budget is not None and (self.self_test or self.photos is not None),
-                "--budget chooses from a folder of photos, not from images that are given already.",
-                "Name a folder, without --self-test: --budget N --images DIR",
+                self.budget is not None
+                and (self.max_images is not None or self.self_test or self.photos is not None),
+                "--budget chooses the photos with the lowest margins of a folder: it takes no "
+                "--max-images, no --self-test and no images that are given already.",
+                "Name a folder alone: --budget N --images DIR",
             ),
         ):
             if wrong:

@@ -181,10 +181,10 @@ def test_the_walks_begin_with_the_photos_that_flipped(verify, walks, photo_folde
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--stages", "--engine", "a.engine"], "--engine compares one engine"),
-        (["--layers", "--engine", "a.engine"], "--engine compares one engine"),
-        (["--stages", "--tf32", "--runtime", "onnxruntime-cuda"], "which --tf32 is not"),
-        (["--layers", "--self-test"], "--self-test needs only the bundle"),
+        (["--stages", "--engine", "a.engine"], "they take no --self-test, --engine"),
+        (["--layers", "--engine", "a.engine"], "they take no --self-test, --engine"),
+        (["--stages", "--tf32", "--runtime", "onnxruntime-cuda"], "diagnose graphs in plain FP32"),
+        (["--layers", "--self-test"], "they take no --self-test"),
         (["--layers", "--runtime", "tensorrt"], "hands out no tensor"),
         (["--transform", "train.py:transform"], "for the diagnosis by stage"),
     ],

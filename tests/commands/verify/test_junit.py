@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-import msgspec
 import pytest
 from made_verifications import (
     made_bundle,
@@ -62,7 +60,7 @@ def test_a_test_for_each_candidate(tmp_path: Path) -> None:
     reasons = verification.verdicts[1].reasons
     assert failed.find("failure").get("message") == reasons[0]
     assert set(reasons) < set((failed.findtext("failure") or "").split("\n"))
-    assert properties(failed)["kind"] == "rehearsed"
+    assert "rehearsed on CPU" in (failed.findtext("failure") or "")
 
 
 def test_the_hashes_are_properties(tmp_path: Path) -> None:
@@ -135,13 +133,10 @@ def test_junit_has_a_test_for_each_part_of_the_diagnosis(tmp_path: Path) -> None
     assert failures(suites(tmp_path, clean)["diagnosis"]) == []
 
 
-def test_junit_has_the_seconds_of_what_was_timed(tmp_path: Path) -> None:
-    verification = made_verification(
-        LOGITS, {FP32: LOGITS}, seconds=12.3456, stages=made_stages(LOGITS, fault=False)
+def test_junit_has_the_seconds_of_the_comparison(tmp_path: Path) -> None:
+    stages = made_stages(LOGITS, fault=False)
+    found = suites(
+        tmp_path, made_verification(LOGITS, {FP32: LOGITS}, seconds=12.3456, stages=stages)
     )
-    (verdict,) = verification.verdicts
-    timed = msgspec.structs.replace(verdict, seconds=1.5)
-    found = suites(tmp_path, dataclasses.replace(verification, verdicts=(timed,)))
     assert found["verify"].get("time") == "12.346"
-    assert found["verify"].find("testcase").get("time") == "1.500"
     assert all("time" not in element.attrib for element in found["diagnosis"].iter())

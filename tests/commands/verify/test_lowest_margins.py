@@ -237,8 +237,8 @@ def test_photos_that_the_ranking_graph_cannot_answer_come_first(bundle, photo_fo
     [
         ({"budget": 0}, "A budget of 0 photos compares nothing"),
         ({"budget": -1}, "A budget of -1 photos compares nothing"),
-        ({"budget": 5, "max_images": 9}, "--max-images a fixed sample"),
-        ({"budget": 5, "self_test": True}, "--budget chooses from a folder"),
+        ({"budget": 5, "max_images": 9}, "it takes no --max-images"),
+        ({"budget": 5, "self_test": True}, "--budget chooses the photos"),
     ],
 )
 def test_a_budget_that_contradicts_is_refused(bundle, fields, message):
