@@ -149,7 +149,7 @@ def test_a_named_bf16_is_tested_first_where_only_another_cpu_has_proven_it(prove
 
 @needs_bf16
 def test_a_named_bf16_that_fails_its_test_does_not_run(proven_bf16, monkeypatch):
-    read = self_test.read_golden
+    read = auto.read_golden
 
     def other_answers(bundle):
         golden = read(bundle)

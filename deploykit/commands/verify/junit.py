@@ -73,7 +73,7 @@ def _add_comparison(root: ET.Element, bundle: Bundle, found: Verification) -> No
         **{f"version.{name}": version for name, version in found.versions.items()},
     }
     properties = ET.SubElement(suite, "properties")
-    for name, value in facts.items():
+    for name, value in filter(all, facts.items()):
         ET.SubElement(properties, "property", name=_xml(name), value=_xml(value))
     for verdict in found.verdicts:
         text = "\n".join((*verdict.reasons, numbers_text(verdict), *flips_text(verdict)))

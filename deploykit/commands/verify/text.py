@@ -95,7 +95,7 @@ def _accuracy_text(result: Verification) -> Iterator[str]:
         for found in row:
             cells += (f"{100 * found.rate:.1f} %", f"{100 * found.error_rate_bound:.1f} %")
         table.append(cells)
-    yield f"{table_text(header, table)}\n"
+    yield table_text(header, table)
 
 
 def _rate_text(found: Accuracy) -> str:
