@@ -154,7 +154,7 @@ def mostly_unreadable(unreadable: int, readable: int) -> str | None:
     if unreadable <= readable:
         return None
     images = counted(unreadable + readable, "photo")
-    return f"{unreadable} of {images} cannot be read: the others do not stand for all"
+    return f"{unreadable} of {images} cannot be read: what is left of them stands for nothing"
 
 
 @dataclass(frozen=True)
