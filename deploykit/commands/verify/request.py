@@ -91,8 +91,8 @@ class VerifyRequest:
                 and (
                     self.images is not None or self.max_images is not None or self.reference.named
                 ),
-                "--self-test compares the bundle with all its own recorded answers: it takes no "
-                "--images, --max-images and no checkpoint.",
+                "--self-test compares the bundle with all its own recorded answers: "
+                "it takes no --images, --max-images, --arch or --ckpt.",
                 "Leave out one or the other.",
             ),
             (
