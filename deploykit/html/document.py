@@ -16,7 +16,9 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from deploykit.errors import InputError
+from deploykit.html import words
 from deploykit.system.files import replacing
+from deploykit.system.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -103,10 +105,25 @@ def script_json(value: object) -> Markup:
     return Markup(text.replace("<", "\\u003c"))  # noqa: S704  # escaped for where it goes
 
 
+#: What every template may call.
+_TEMPLATE_FUNCTIONS = (
+    words.bound,
+    words.duration,
+    words.number,
+    words.percent,
+    words.power_of_ten,
+    words.sentence_of,
+    words.stranger,
+    words.visible,
+    counted,
+    script_json,
+)
+
+
 def _environment(read: Callable[[str], str]) -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=FunctionLoader(read),
         autoescape=True,
         undefined=StrictUndefined,
@@ -114,6 +131,8 @@ def _environment(read: Callable[[str], str]) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals |= {each.__name__: each for each in _TEMPLATE_FUNCTIONS}
+    return environment
 
 
 def _reader(package: str) -> Callable[[str], str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
 from deploykit.system.text import rate_digits
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from markupsafe import Markup
-
 
 NARROW_SPACE = "\u202f"
 _SUPERSCRIPTS = str.maketrans(
@@ -26,16 +25,8 @@ _UNSEEN = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Share:
-    """A part of a whole, for a bar.
-
-    Attributes:
-        name: ``decode``.
-        seconds: How long it took.
-        start: Where it begins in the bar, in percent of its length.
-        percent: Its part of the whole.
-    """
+class Share(NamedTuple):
+    """A part of a whole, for a bar: where it begins and how long it is, in percent of the bar."""
 
     name: str
     seconds: float
@@ -48,12 +39,11 @@ def shares(seconds: Mapping[str, float]) -> list[Share]:
     total = sum(seconds.values())
     if total <= 0:
         return []
-    parts, start = [], 0.0
-    for name, part in seconds.items():
-        width = 100 * part / total
-        parts.append(Share(name, part, start, width))
-        start += width
-    return parts
+    starts = accumulate(seconds.values(), initial=0.0)
+    return [
+        Share(name, part, 100 * start / total, 100 * part / total)
+        for (name, part), start in zip(seconds.items(), starts, strict=False)
+    ]
 
 
 def percent(part: float) -> str:

@@ -16,11 +16,9 @@ class Answers:
         batch_sizes: The sizes of the batches that they were run in, in order.
         reference: (N, K) float32.
         candidates: One (N, K) float32 for each candidate.
-        seconds: How long each candidate took to answer them all; empty where nobody looked.
     """
 
     paths: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     reference: Logits
     candidates: tuple[Logits, ...]
-    seconds: tuple[float, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -100,16 +99,13 @@ def ask_sessions(
     sizes: list[int] = []
     right: list[Logits] = []
     given: list[list[Logits]] = [[] for _ in candidates]
-    seconds = [0.0 for _ in candidates]
     changed = 0
     for names, images in batches:
         right.append(_right_answers(reference, images, len(paths)))
         paths.extend(names)
         sizes.append(len(images))
         for i, session in enumerate(candidates):
-            start = time.perf_counter()
             given[i].append(session.run(images))
-            seconds[i] += time.perf_counter() - start
         classes = np.stack([each[-1].argmax(axis=1) for each in (right, *given)])
         changed += int((classes != classes[0]).any(axis=0).sum())
         on_batch(len(paths), changed)
@@ -121,7 +117,6 @@ def ask_sessions(
             _stacked(each, session.spec.classes)
             for each, session in zip(given, candidates, strict=True)
         ),
-        seconds=tuple(seconds),
     )
 
 

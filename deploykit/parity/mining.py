@@ -1,4 +1,4 @@
-"""Margin mining: what a comparison of the photos with the lowest margins shows, and what not."""
+"""Margin mining: what a comparison of the images with the lowest margins shows, and what not."""
 
 from __future__ import annotations
 
@@ -15,41 +15,39 @@ from deploykit.system.text import counted
 
 
 class MarginMining(Value, frozen=True):
-    """What a comparison of the photos with the lowest margins rests on.
+    """What a comparison of the images with the lowest margins rests on.
 
     Attributes:
-        budget: How many photos were asked for.
-        compared: How many were compared: fewer where there are fewer.
-        ranked: How many photos were ranked by their margin.
-        skipped: How many readable ones were not: duplicates, and calibration images.
+        compared: How many images were compared.
+        ranked: How many were ranked by their margin, these included.
+        skipped: How many readable ones were not ranked: duplicates, and calibration images.
         ranked_by: What gave the margins that they were ranked by, ``deploy/fp32.onnx on
             onnxruntime-cpu``.
         ranking_error: The most by which such a margin differs from the reference's, over the
-            compared photos.
-        smallest_left_out: The smallest margin of a photo that was ranked and not compared; None
-            where none was left out.
+            compared images.
+        smallest_skipped: The smallest margin of an image that was ranked and not compared; None
+            if all were compared.
         apart: For each candidate, by ``graph on runtime``, the most by which the candidate moved
-            two logits of one compared photo apart; infinite where one is not finite.
+            two logits of one compared image apart; infinite where one is not finite.
     """
 
-    budget: int
     compared: int
     ranked: int
     ranked_by: str
     ranking_error: float
-    smallest_left_out: float | None
+    smallest_skipped: float | None
     apart: dict[str, float]
     skipped: int = 0
 
-    def left_out_hold(self, name: str) -> bool:
-        """Whether a candidate is shown to change the class of no photo that was left out.
+    def others_hold(self, name: str) -> bool:
+        """Whether a candidate is shown to change the class of no image that was not compared.
 
         Args:
             name: One of ``apart``.
         """
         # The ranking may rate a margin higher than the reference does.
-        return self.smallest_left_out is None or (
-            self.apart[name] + self.ranking_error < self.smallest_left_out
+        return self.smallest_skipped is None or (
+            self.apart[name] + self.ranking_error < self.smallest_skipped
         )
 
     @property
@@ -64,37 +62,33 @@ class MarginMining(Value, frozen=True):
         ]
         if self.skipped:
             skipped = counted(self.skipped, "more was", "more were")
-            lines.append(
-                f"{skipped} skipped, which would show nothing new: duplicates, or calibration "
-                "images."
-            )
-        if self.smallest_left_out is None:
-            return (*lines, "None was left out: without --budget the same photos give a bound.")
-        left_out = self.ranked - self.compared
+            lines.append(f"{skipped} skipped: duplicates, or calibration images.")
+        if self.smallest_skipped is None:
+            return (*lines, "All were compared: without --budget the same photos give a bound.")
+        others = counted(self.ranked - self.compared, "other photo", "other photos")
         lines.append(
-            f"The smallest margin of the {counted(left_out, 'that was', 'that were')} left out is "
-            f"{self.smallest_left_out:.2g}: one of them changes its class only if two of its "
-            "logits move apart by more than that."
+            f"The smallest margin of the {others} is {self.smallest_skipped:.2g}: one of them "
+            "changes its class only if two of its logits move apart by more than that."
         )
         lines += (self._reach(name, apart) for name, apart in self.apart.items())
-        if self.ranking_error > self.smallest_left_out:
+        if self.ranking_error > self.smallest_skipped:
             lines.append(
-                f"The ranking itself is in doubt: its margins differ from the reference's by up "
-                f"to {self.ranking_error:.2g}, more than the smallest margin that was left out."
+                f"The ranking is uncertain: its margins differ from the reference's by up to "
+                f"{self.ranking_error:.2g}, more than the smallest margin of the others."
             )
         return tuple(lines)
 
     def _reach(self, name: str, apart: float) -> str:
-        """How far a candidate is from changing a class among the photos that were left out."""
+        """How far a candidate is from changing a class among the images that were not compared."""
         found = f"On the compared photos {name} moved two logits apart by at most {apart:.2g}"
-        if not self.left_out_hold(name):
+        if not self.others_hold(name):
             return (
-                f"{found}: photos that were left out may change their class too, so that flips "
-                "are judged over the compared ones alone."
+                f"{found}: the others may change their class too, so the flips are judged over "
+                "the compared ones alone. Compare all photos, without --budget."
             )
         if apart == 0:
             return f"{found}: nothing moved."
-        times = ((self.smallest_left_out or 0.0) - self.ranking_error) / apart
+        times = ((self.smallest_skipped or 0.0) - self.ranking_error) / apart
         return f"{found}: it would take {times:,.{0 if times >= 10 else 1}f} times that."
 
 
@@ -131,14 +125,14 @@ def population_of(
     *,
     others_hold: bool,
 ) -> Population:
-    """All ranked photos, over which the rates of a sample with the lowest margins are judged.
+    """All ranked images, over which the rates of a sample with the lowest margins are judged.
 
     Args:
-        ranked: (N,) every photo's margin.
+        ranked: (N,) every image's margin.
         precision: The candidate's.
-        found: What was measured on the sample. Where the reference decides fewer of its photos
+        found: What was measured on the sample. Where the reference decides fewer of its images
             than the ranking says of all, the reference is believed.
-        others_hold: See :meth:`MarginMining.left_out_hold`.
+        others_hold: See :meth:`MarginMining.others_hold`.
     """
     undecidable = int((ranked <= UNDECIDABLE_MARGIN[precision] * found.scale).sum())
     undecided = int((ranked <= UNDECIDED_MARGIN * found.scale).sum())

@@ -62,25 +62,25 @@ class Tolerance(Value, frozen=True):
     max_typical_change: float | None = None
 
     def reasons(
-        self, measurement: Measurement, chosen_from: Population | None = None
+        self, measurement: Measurement, population: Population | None = None
     ) -> tuple[str, ...]:
         """Say what speaks against a measurement, a sentence each; nothing when it passes.
 
         Args:
             measurement: What was found.
-            chosen_from: What the images were chosen from by their margins, if they were.
+            population: What the images were chosen from by their margins; None if they were not.
         """
-        among = chosen_from or Population.of(measurement)
+        among = population or Population.of(measurement)
         return (*_doubts(measurement, among), *self.exceeded(measurement, among))
 
     def exceeded(
-        self, measurement: Measurement, chosen_from: Population | None = None
+        self, measurement: Measurement, population: Population | None = None
     ) -> tuple[str, ...]:
         """Those of the reasons that the numbers themselves give; the others are doubts."""
         if measurement.non_finite:
             what = counted(measurement.non_finite, "logit is", "logits are")
             return (f"{what} NaN or infinite",)
-        among = chosen_from or Population.of(measurement)
+        among = population or Population.of(measurement)
         return (
             *self._reasons_by_flips(measurement, among),
             *self._reasons_by_errors(measurement),

@@ -1,9 +1,8 @@
-"""The option that the user accepted from ``bench``: kept for a machine, and taken on it."""
+"""The candidate that the user accepted from ``bench``: kept for a machine, and taken on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
 
 from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import Bundle, require_unchanged
@@ -15,59 +14,28 @@ from deploykit.specs.precision import Precision
 from deploykit.system.progress import Note, Progress
 
 
-@dataclass(frozen=True)
-class AcceptedChoice:
-    """What was accepted on this machine, and can be tried.
-
-    Attributes:
-        accepted: As it was kept.
-        candidate: The same, as what is opened.
-    """
-
-    accepted: Accepted
-    candidate: Candidate
-
-    def tell(self, reason: str, progress: Progress) -> None:
-        """Say that it is taken, or why it is not.
-
-        Args:
-            reason: What speaks against it; empty for nothing.
-            progress: Called with the note.
-        """
-        if reason:
-            _tell_refusal(self.accepted, reason, progress)
-            return
-        progress(
-            Note(
-                f"taking {self.accepted}, accepted from bench on {self.accepted.created[:10]}: "
-                f"{self.accepted.images_per_second:.1f} images/s then"
-            )
-        )
-
-
-def accepted_choice(
+def accepted_here(
     bundle: Bundle,
     precision: Precision | None,
     candidates: Container[Candidate],
     progress: Progress,
-) -> AcceptedChoice | None:
+) -> Accepted | None:
     """What was accepted on this machine, if it is still what was measured.
 
     Args:
         bundle: The bundle.
         precision: What was asked for; None for any.
         candidates: What the bundle has.
-        progress: Told why what was accepted is out of the question.
+        progress: Told why what was accepted is not taken.
 
     Returns:
-        The choice; None where nothing was accepted, or nothing that can be tried.
+        What was accepted; None where nothing was, or it cannot be tried.
     """
     kept = [each for each in bundle.manifest.accepted if precision in (None, each.precision)]
     if not kept:
         return None
     machine = this_machine()
     accepted = min(reversed(kept), key=lambda each: each.machine.distance_to(machine))
-    candidate = Candidate(accepted.file, accepted.runtime, accepted.precision)
     record = bundle.manifest.files.get(accepted.file)
     if changes := accepted.machine.changes_to(machine):
         same = accepted.machine.hardware == machine.hardware
@@ -75,17 +43,31 @@ def accepted_choice(
         reason = f"{where}: {'; '.join(changes)}"
     elif record is None or record.sha256 != accepted.sha256:
         reason = f"{accepted.file} is not the one that was measured"
-    elif candidate not in candidates:
+    elif candidate_of(accepted) not in candidates:
         reason = "the bundle has it no longer, or it is damaged"
     else:
-        return AcceptedChoice(accepted, candidate)
-    _tell_refusal(accepted, reason, progress)
+        return accepted
+    tell_accepted(accepted, reason, progress)
     return None
 
 
-def _tell_refusal(accepted: Accepted, reason: str, progress: Progress) -> None:
-    again = "deploykit bench --accept chooses again"
-    progress(Note(f"not taken: {accepted}: {reason.rstrip('.')}; {again}"))
+def candidate_of(accepted: Accepted) -> Candidate:
+    """What was accepted, as what is opened."""
+    return Candidate(accepted.file, accepted.runtime, accepted.precision)
+
+
+def tell_accepted(accepted: Accepted, reason: str, progress: Progress) -> None:
+    """Say that what was accepted is taken, or the reason why not; empty for none."""
+    if reason:
+        again = "deploykit bench --accept chooses again"
+        progress(Note(f"not taken: {accepted}: {reason.rstrip('.')}; {again}"))
+        return
+    progress(
+        Note(
+            f"taking {accepted}, accepted from bench on {accepted.created[:10]}: "
+            f"{accepted.images_per_second:.1f} images/s then"
+        )
+    )
 
 
 def keep_accepted(bundle: Bundle, accepted: Accepted) -> None:

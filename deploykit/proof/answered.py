@@ -11,9 +11,8 @@ from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verdicts import PhotoSet
 from deploykit.errors import ParityError
 from deploykit.parity.compare import NamedBatch
-from deploykit.proof.photos import Photos
+from deploykit.proof.photos import LOOK_AT_THEM, Photos, mostly_unreadable
 from deploykit.proof.policy import MIN_PHOTOS
-from deploykit.proof.readable import mostly_unreadable
 from deploykit.proof.reference import OpenReference
 from deploykit.proof.text import skipped_text
 from deploykit.proof.verdict import Verdict, judge_sessions
@@ -81,7 +80,9 @@ def answered_photos(photos: Photos, reference: OpenReference, progress: Progress
         batches.append((names, images.copy()))  # the buffer behind them is reused
         logits.append(reference.session.run(images))
         progress(Step("asking the reference", sum(map(len, logits)), photos.count))
-    drawn = readable_photos(photos)
+    drawn = photos.drawn()
+    if reason := mostly_unreadable(photos.unreadable, drawn.images):
+        raise ParityError(f"{photos.source}: {reason}.", hint=LOOK_AT_THEM)
     return AnsweredPhotos(batches, np.concatenate(logits), drawn, photos.digests)
 
 
@@ -106,28 +107,11 @@ def split_answers(
     proven = answered_photos(proof, reference, progress)
     unreadable = search.unreadable + proof.unreadable
     if unreadable:
-        progress(Note(f"{unreadable} of the sampled photos cannot be read: left out"))
+        progress(Note(f"{unreadable} of the sampled photos are skipped, as they cannot be read"))
     for drawn in (searched.drawn, proven.drawn):
         if skipped := skipped_text(drawn):
             progress(Note(f"{drawn.images} of the sampled photos are used{skipped}"))
     return searched, proven
-
-
-def readable_photos(photos: Photos) -> PhotoSet:
-    """What photos were drawn, if they can stand for all.
-
-    Raises:
-        ImagesError: Not one of them can be read.
-        ParityError: Most of them cannot.
-    """
-    drawn = photos.drawn()
-    if reason := mostly_unreadable(photos.unreadable, drawn.images):
-        raise ParityError(
-            f"{photos.source}: {reason}.",
-            hint="Look at them with `deploykit predict`, which says what is wrong with each; "
-            "or name another folder: --images DIR",
-        )
-    return drawn
 
 
 def flip_lines(verdict: Verdict) -> Iterable[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
-from deploykit.bundle.folder import Bundle
+from deploykit.bundle.folder import Bundle, require_unchanged
+from deploykit.bundle.golden import read_golden
+from deploykit.bundle.manifest import Manifest, SearchRecord, update_manifest
 from deploykit.errors import (
+    BundleError,
     DeploykitError,
     DeviceError,
     InputError,
@@ -16,13 +18,20 @@ from deploykit.errors import (
     ParityError,
     UsageError,
 )
-from deploykit.inference.candidates import Candidate, by_reason, named_candidates, open_candidate
-from deploykit.inference.engines import is_flavour
-from deploykit.proof.accepted import AcceptedChoice, accepted_choice
+from deploykit.inference.candidates import (
+    Candidate,
+    all_candidates,
+    by_reason,
+    named_candidates,
+    open_candidate,
+)
+from deploykit.inference.engines import BUILD_AGAIN, is_flavour
+from deploykit.proof.accepted import accepted_here, candidate_of, tell_accepted
+from deploykit.proof.photos import golden_photos
 from deploykit.proof.policy import Status, has_run, status
-from deploykit.proof.preference import by_preference
-from deploykit.proof.self_test import self_test
-from deploykit.runtime.opener import CUDA, HOST_RUNTIMES, graph_precision
+from deploykit.proof.reference import GOLDEN_REFERENCE
+from deploykit.proof.verdict import judge_sessions, kept_verdict
+from deploykit.runtime.opener import CPU, CUDA, HOST_RUNTIMES, OPENVINO, graph_precision
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Session
 from deploykit.system.gpu import find_gpu, need_gpu
@@ -36,6 +45,29 @@ _PROVE_OR_FP32 = (
     "--precision fp32 decides the same on every CPU; or see by how much this one differs: "
     "deploykit verify with the same --runtime and --precision"
 )
+
+#: What is usually the fastest first. The order on a CPU was measured; that on a GPU is an
+#: assumption, and nothing of it was measured. ``deploykit bench`` measures a machine.
+_PREFERENCE: tuple[tuple[str, Precision], ...] = (
+    ("tensorrt", "int8"),
+    ("tensorrt_rtx", "int8"),
+    ("tensorrt", "fp16"),
+    ("tensorrt_rtx", "fp16"),
+    ("tensorrt", "fp32"),
+    ("tensorrt_rtx", "fp32"),
+    ("onnxruntime-cuda", "fp16"),
+    ("onnxruntime-cuda", "fp32"),
+    ("openvino", "int8"),
+    ("openvino", "bf16"),
+    ("onnxruntime-cpu", "int8"),
+    ("openvino", "fp32"),
+    ("onnxruntime-cpu", "fp32"),
+)
+#: The largest share of the nodes that could compute with integers and stay in FP32, at which INT8
+#: still comes before BF16. Measured on dpn92, images/s of OpenVINO on one thread: BF16 9.7, INT8
+#: with none of 131 nodes in FP32 17.3, with 40 of them 8.2. They break even at about a fifth; below
+#: that INT8 gains little, and has the larger errors.
+_MOST_IN_FP32 = 0.1
 
 
 def open_best(
@@ -87,69 +119,76 @@ def _open_auto(
     candidates = by_preference(bundle, precision, progress)
     if precision is not None and not candidates:
         bundle.deploy_graph(graph_precision(precision))
-    choice = accepted_choice(bundle, precision, candidates, progress)
-    if choice is not None:
-        candidates = [choice.candidate, *(each for each in candidates if each != choice.candidate)]
-    left_out: list[tuple[Candidate, str]] = []
-    obstacles: list[DeploykitError] = []
+    accepted = accepted_here(bundle, precision, candidates, progress)
+    first = None if accepted is None else candidate_of(accepted)
+    if first is not None:
+        candidates = [first, *(each for each in candidates if each != first)]
+    skipped: list[tuple[Candidate, str]] = []
+    errors: list[DeploykitError] = []
     try:
         for candidate in candidates:
-            attempt = _attempted(bundle, candidate, open_it, choice)
-            if choice is not None and candidate == choice.candidate:
-                choice.tell(attempt.reason, progress)
-            elif attempt.session is None and _is_missed(bundle, candidate):
-                left_out.append((candidate, attempt.reason))
-            if attempt.session is not None:
-                return attempt.session
-            if attempt.obstacle is not None:
-                obstacles.append(attempt.obstacle)
+            known = status(bundle, candidate)
+            session, reason = _attempt(bundle, candidate, known, first, open_it, errors)
+            if accepted is not None and candidate == first:
+                tell_accepted(accepted, reason, progress)
+            elif session is None and _is_missed(candidate, known):
+                skipped.append((candidate, reason))
+            if session is not None:
+                return session
     finally:
-        for line in by_reason(left_out):
+        for line in by_reason(skipped):
             progress(Note(f"not taken: {line}"))
-    if obstacles:
+    if errors:
         # A damaged graph first, which can be mended.
-        raise min(reversed(obstacles), key=lambda each: isinstance(each, MissingError))
+        raise min(reversed(errors), key=lambda each: isinstance(each, MissingError))
     raise _nothing_proven(bundle, precision, candidates)
 
 
-class _Attempt(NamedTuple):
-    """What came of opening a candidate: a session, or why there is none."""
-
-    session: Session | None
-    reason: str
-    obstacle: DeploykitError | None = None
-
-
-def _attempted(
-    bundle: Bundle, candidate: Candidate, open_it: _Opener, choice: AcceptedChoice | None
-) -> _Attempt:
+def _attempt(
+    bundle: Bundle,
+    candidate: Candidate,
+    known: Status,
+    accepted: Candidate | None,
+    open_it: _Opener,
+    errors: list[DeploykitError],
+) -> tuple[Session | None, str]:
     """Open a candidate, if it is proven on this very device, or accepted within its budget.
 
+    Args:
+        bundle: The bundle.
+        candidate: One of its graphs or engines.
+        known: Its status on any device.
+        accepted: What the user accepted.
+        open_it: Opens it.
+        errors: Gets the error that is raised if no other candidate can be taken.
+
+    Returns:
+        The session, or the reason why there is none.
+
     Raises:
-        InputError: It is a graph, and damaged. That of what was accepted is told instead: without
-            it the others have their turns.
+        InputError: It is a graph, and damaged. Of what was accepted that is only told: the other
+            candidates have their turns.
     """
-    accepted = choice is not None and candidate == choice.candidate
-    enough = ("proven", "within budget") if accepted else ("proven",)
+    enough = ("proven", "within budget") if candidate == accepted else ("proven",)
+    if known.word not in enough:
+        return None, _why_not(candidate, known)
     try:
-        known = status(bundle, candidate)
-        if known.word not in enough:
-            return _Attempt(None, _why_not(candidate, known))
         session = open_it(bundle, candidate)
     except MissingError as exc:
-        return _Attempt(None, exc.message, exc)
+        errors.append(exc)
+        return None, exc.message
     except InputError as exc:
-        # An engine that is damaged is a reason like others.
-        if is_flavour(candidate.runtime):
-            return _Attempt(None, exc.message)
-        if choice is None or candidate.file != choice.candidate.file:
+        if is_flavour(candidate.runtime):  # a damaged engine is a reason like others
+            return None, exc.message
+        if accepted is None or candidate.file != accepted.file:
             raise
-        return _Attempt(None, exc.message, exc)
+        errors.append(exc)
+        return None, exc.message
     here = status(bundle, candidate, session.spec.device)
     if here.word in enough:
-        return _Attempt(session, "")
+        return session, ""
     session.close()
-    return _Attempt(None, here.reason)
+    return None, here.reason
 
 
 def _why_not(candidate: Candidate, known: Status) -> str:
@@ -161,10 +200,10 @@ def _why_not(candidate: Candidate, known: Status) -> str:
     return known.reason
 
 
-def _is_missed(bundle: Bundle, candidate: Candidate) -> bool:
+def _is_missed(candidate: Candidate, known: Status) -> bool:
     """Whether it is told why one is not taken: somebody compared it, or built its engine."""
-    known = status(bundle, candidate).verdict
-    return is_flavour(candidate.runtime) or (known is not None and not known.is_recorded)
+    compared = known.verdict is not None and not known.verdict.is_recorded
+    return is_flavour(candidate.runtime) or compared
 
 
 def _nothing_proven(
@@ -187,50 +226,38 @@ def _open_named(
     open_it: _Opener,
     progress: Progress,
 ) -> Session:
-    if is_flavour(runtime):
-        return _open_engine(bundle, runtime, precision, open_it, progress)
-    candidate = named_candidates(bundle, runtime, precision)[0]
-    session = open_it(bundle, candidate)
-    spec = session.spec
-    known = status(bundle, candidate, spec.device)
-    elsewhere = status(bundle, candidate).verdict
-    if known.verdict is None and elsewhere is not None and elsewhere.passed:
-        # It passed, but on a CPU with other instruction sets.
-        with _closed_on_failure(session):
-            self_test(bundle, session, progress, hint=_PROVE_OR_FP32)
-    if spec.tf32:
-        how = f"{spec.precision} with TF32 on {runtime}, {spec.device},"
-        progress(Note(f"{how} is not proven: deploykit verify does that"))
-    elif known.proof is None:
-        progress(Note(f"{candidate}, {spec.device}: {known.reason}"))
-    return session
-
-
-def _open_engine(
-    bundle: Bundle,
-    runtime: str,
-    precision: Precision | None,
-    open_it: _Opener,
-    progress: Progress,
-) -> Session:
-    """Open the newest engine that can run here; at its first run on a GPU it is tested."""
+    """Open what was named; an engine at its first run on a GPU is tested, the newest that fits."""
+    flavour = is_flavour(runtime)
     try:
-        need_gpu()  # or an engine would have to be built first, and in vain
+        if flavour:
+            need_gpu()  # or an engine would have to be built first, and in vain
         candidates = named_candidates(bundle, runtime, precision, progress)
-        candidate, session = _open_first(bundle, candidates, open_it)
+        candidate, session = _open_first(bundle, candidates if flavour else candidates[:1], open_it)
     except MissingError as exc:
+        if not flavour:
+            raise
         instead = _instead(bundle)
         raise DeviceError(
             f"{runtime} cannot run here: {exc.message}{instead}",
             # Where what runs instead is said, nobody needs to be told to get a GPU.
             hint=exc.hint if find_gpu() or not instead else None,
         ) from exc
-    known = status(bundle, candidate, session.spec.device)
-    if not has_run(bundle, candidate, session.spec.device):
-        with _closed_on_failure(session):
+    spec = session.spec
+    known, elsewhere = status(bundle, candidate, spec.device), status(bundle, candidate).verdict
+    try:
+        if flavour and not has_run(bundle, candidate, spec.device):
             self_test(bundle, session, progress)
-    if known.proof is None:
-        progress(Note(f"{candidate}, {session.spec.device}: {known.reason}"))
+        elif not flavour and known.verdict is None and elsewhere is not None and elsewhere.passed:
+            # It passed, but on a CPU with other instruction sets.
+            self_test(bundle, session, progress, hint=_PROVE_OR_FP32)
+    except BaseException:
+        session.close()
+        raise
+    if spec.tf32:
+        how = f"{spec.precision} with TF32 on {runtime}, {spec.device},"
+        progress(Note(f"{how} is not proven: deploykit verify does that"))
+    elif known.proof is None:
+        progress(Note(f"{candidate}, {spec.device}: {known.reason}"))
     return session
 
 
@@ -242,22 +269,61 @@ def _open_first(
     Raises:
         MissingError: None can; what the first one lacks.
     """
-    obstacles = []
+    errors = []
     for candidate in candidates:
         try:
             return candidate, open_it(bundle, candidate)
         except MissingError as exc:
-            obstacles.append(exc)
-    raise obstacles[0]
+            errors.append(exc)
+    raise errors[0]
 
 
-@contextlib.contextmanager
-def _closed_on_failure(session: Session) -> Iterator[None]:
+def self_test(
+    bundle: Bundle, session: Session, progress: Progress, *, hint: str = BUILD_AGAIN
+) -> None:
+    """Let what runs on this device for the first time answer the golden images.
+
+    That it passed is kept, so that it is asked once. It is no proof.
+
+    Args:
+        bundle: The bundle.
+        session: Of one of its engines or graphs.
+        progress: Called as the images are compared, and with a note of what that showed.
+        hint: What to do when it fails.
+
+    Raises:
+        ParityError: Its answers are not the recorded ones.
+    """
+    golden = read_golden(bundle)
+    photos = golden_photos(golden)
+    (verdict,) = judge_sessions(
+        golden.logits,
+        [session],
+        photos,
+        bundle.manifest.labels,
+        progress,
+        count=photos.count,
+        kind="golden",
+    )
+    if not verdict.passed:
+        raise ParityError(
+            f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
+            f"{'; '.join(verdict.reasons)}.",
+            hint=hint,
+        )
+    file = session.spec.graph
+    progress(Note(f"{file} gives the recorded answers on {session.spec.device}"))
+    sha256 = bundle.manifest.files[file].sha256
+    kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, photos.drawn())
+
+    def change(manifest: Manifest) -> Manifest:
+        require_unchanged(bundle, manifest, file)
+        return manifest.with_verdict(kept)
+
     try:
-        yield
-    except BaseException:
-        session.close()
-        raise
+        update_manifest(bundle.folder, change)
+    except (OSError, BundleError) as exc:
+        progress(Note(f"not kept, {bundle.folder} cannot be changed: {exc}"))
 
 
 def _instead(bundle: Bundle) -> str:
@@ -269,3 +335,46 @@ def _instead(bundle: Bundle) -> str:
         return ""
     instead = Candidate(spec.graph, spec.runtime, spec.precision)
     return f" Without --runtime, {instead} would run."
+
+
+def by_preference(
+    bundle: Bundle, precision: Precision | None, progress: Progress
+) -> list[Candidate]:
+    """What ``auto`` may take, the usually fastest first.
+
+    Args:
+        bundle: The bundle.
+        precision: What was asked for; None for any.
+        progress: Called with a note of each engine that is skipped because it is damaged.
+    """
+    wanted = [
+        candidate
+        for candidate in all_candidates(bundle, progress)
+        if (candidate.runtime, candidate.precision) in _PREFERENCE
+        and precision in (None, candidate.precision)
+    ]
+    return sorted(wanted, key=lambda each: _rank(bundle, each))
+
+
+def _rank(bundle: Bundle, candidate: Candidate) -> tuple[bool, int, bool]:
+    """A candidate's place in the order, the lowest first.
+
+    INT8 on a CPU comes last if its graph is made for another runtime, because then it gains next to
+    nothing. On OpenVINO it comes right after BF16 if many of its nodes compute in FP32.
+    """
+    kind = candidate.runtime, candidate.precision
+    search = bundle.manifest.searches.get(candidate.file)
+    if kind in ((CPU, "int8"), (OPENVINO, "int8")):
+        if search is None or search.runtime != candidate.runtime:
+            return True, _PREFERENCE.index(kind), False
+        if candidate.runtime == OPENVINO and _keeps_many(bundle, search):
+            return False, _PREFERENCE.index((OPENVINO, "bf16")), True
+    return False, _PREFERENCE.index(kind), False
+
+
+def _keeps_many(bundle: Bundle, search: SearchRecord) -> bool:
+    """Whether so much of the INT8 graph for CPUs is FP32 that BF16 may be faster."""
+    if search.integers is None:
+        return False
+    kept = len(bundle.manifest.kept.get("int8", ()))
+    return kept > _MOST_IN_FP32 * (kept + search.integers)

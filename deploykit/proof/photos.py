@@ -28,6 +28,11 @@ from deploykit.system.text import counted
 
 EXPORT_PHOTOS = 24
 _READ_BATCH = 8
+#: What to do about images that cannot be read.
+LOOK_AT_THEM = (
+    "Look at them with `deploykit predict`, which says what is wrong with each; or name another "
+    "folder: --images DIR"
+)
 #: 48 bits: that two of a million photos share them is as likely as 1 in 500.
 _DIGEST_BYTES = 6
 
@@ -140,9 +145,16 @@ def nothing_readable(source: str, count: int) -> ImagesError:
     """The error to end with when not one image can be read."""
     return ImagesError(
         f"Not one image can be read in {source}; {counted(count, 'was', 'were')} tried.",
-        hint="Look at them with `deploykit predict`, which says what is wrong with each; "
-        "or name another folder: --images DIR",
+        hint=LOOK_AT_THEM,
     )
+
+
+def mostly_unreadable(unreadable: int, readable: int) -> str | None:
+    """The reason why nothing is shown where most images cannot be read; None where most can."""
+    if unreadable <= readable:
+        return None
+    images = counted(unreadable + readable, "photo")
+    return f"{unreadable} of {images} cannot be read: what is left of them stands for nothing"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from deploykit.bundle.folder import Bundle
-from deploykit.bundle.verdicts import KeptVerdict
+from deploykit.bundle.verdicts import KeptVerdict, PhotoKind
 from deploykit.inference.candidates import Candidate
 from deploykit.inference.engines import is_flavour
 from deploykit.parity.statistics import CONFIDENCE
@@ -20,6 +20,13 @@ from deploykit.system.versions import installed_versions, runtime_version
 MAX_FLIP_RATE_BOUND = 0.1
 #: How many decidable photos without a flip give that bound.
 MIN_PHOTOS = math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - MAX_FLIP_RATE_BOUND))
+
+#: What one image of a kind is called.
+IMAGE_NAMES: dict[PhotoKind, str] = {
+    "photos": "photo",
+    "golden": "golden image",
+    "generated": "generated image",
+}
 
 StatusWord: TypeAlias = Literal["proven", "within budget", "failed", "unproven"]
 _BEST_FIRST: tuple[StatusWord, ...] = ("proven", "within budget", "failed", "unproven")
@@ -187,10 +194,9 @@ def too_few_photos(proof: KeptVerdict) -> str:
 
 
 def _failure(failed: KeptVerdict, how: str) -> str:
-    images = {"photos": "photo", "golden": "golden image", "generated": "generated image"}
     where = f" of {failed.photos.source}" if failed.photos.source else ""
     return (
-        f"it failed on {counted(failed.among, images[failed.photos.kind])}{where} on "
+        f"it failed on {counted(failed.among, IMAGE_NAMES[failed.photos.kind])}{where} on "
         f"{failed.created[:10]} ({'; '.join(failed.reasons)}); {how}, on as many or more, decides"
     )
 

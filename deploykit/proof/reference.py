@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.manifest import recorded_path, sha256_of
@@ -57,14 +57,14 @@ class Reference:
         is_recorded: Whether it stands for the bundle's own checkpoint, so that a verdict says
             something about the bundle. A module with other weights does not.
         reason: Why nothing can be proven by it; None when it can.
-        obstacle: Why the module was not asked, where the canonical graph stands in for it.
+        module_reason: Why the module was not asked, where the canonical graph stands in for it.
     """
 
     kind: ReferenceKind
     description: str
     is_recorded: bool = True
     reason: str | None = None
-    obstacle: str | None = None
+    module_reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,20 +93,20 @@ def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress
         UsageError: A named architecture makes no sense for this bundle.
         InputError: A named checkpoint or architecture cannot be used.
     """
-    obstacle = None if request.named else module_obstacle(bundle)
-    if obstacle is None:
+    reason = None if request.named else module_reason(bundle)
+    if reason is None:
         try:
             return _module_reference(bundle, request)
         except (DependencyError, UsageError) as exc:
             # Who named nothing has made no mistake: the manifest's architecture is not known here.
             if request.named:
                 raise
-            obstacle = exc.message.rstrip(".")
-    progress(Note(f"comparing with {CANONICAL_GRAPH}, not with the checkpoint: {obstacle}"))
-    return _graph_reference(bundle, obstacle)
+            reason = exc.message.rstrip(".")
+    progress(Note(f"comparing with {CANONICAL_GRAPH}, not with the checkpoint: {reason}"))
+    return _graph_reference(bundle, reason)
 
 
-def module_obstacle(bundle: Bundle) -> str | None:
+def module_reason(bundle: Bundle) -> str | None:
     """Why the module cannot be made without being asked; None when it can."""
     architecture, checkpoint = bundle.manifest.architecture, bundle.manifest.checkpoint
     if names_user_code(architecture.name):
@@ -120,7 +120,7 @@ def module_obstacle(bundle: Bundle) -> str | None:
             "the checkpoint runs code when it is read: name it with --ckpt and --trust-pickle "
             "(deploykit verify takes both)"
         )
-    return _checkpoint_obstacle(bundle)
+    return _checkpoint_reason(bundle)
 
 
 def recorded_checkpoint(bundle: Bundle) -> Path | None:
@@ -129,10 +129,10 @@ def recorded_checkpoint(bundle: Bundle) -> Path | None:
     Only then may what lies beside it be read, too.
     """
     recorded = recorded_path(bundle.manifest.checkpoint.path)
-    return recorded if _checkpoint_obstacle(bundle) is None else None
+    return recorded if _checkpoint_reason(bundle) is None else None
 
 
-def _checkpoint_obstacle(bundle: Bundle) -> str | None:
+def _checkpoint_reason(bundle: Bundle) -> str | None:
     """Why the recorded checkpoint is not read; None when it is here, unchanged."""
     recorded = bundle.manifest.checkpoint
     path = recorded_path(recorded.path)
@@ -148,7 +148,7 @@ def _checkpoint_obstacle(bundle: Bundle) -> str | None:
     return None
 
 
-def _graph_reference(bundle: Bundle, obstacle: str) -> OpenReference:
+def _graph_reference(bundle: Bundle, reason: str) -> OpenReference:
     """The canonical graph, which stands for the checkpoint as far as it was proven itself."""
     session = open_bundle_graph(
         bundle, CANONICAL_GRAPH, runtime="onnxruntime-cpu", precision="fp32"
@@ -164,30 +164,24 @@ def _graph_reference(bundle: Bundle, obstacle: str) -> OpenReference:
         reason=None
         if proven
         else f"{CANONICAL_GRAPH}, the reference, is itself not proven against the checkpoint",
-        obstacle=obstacle,
+        module_reason=reason,
     )
 
 
 def recorded_module(bundle: Bundle) -> nn.Module:
-    """The module that the bundle was exported from, where :func:`module_obstacle` has no reason.
+    """The module that the bundle was exported from, where :func:`module_reason` has no reason.
 
     Raises:
         CheckpointError: The checkpoint cannot be used, or has other classes than the bundle.
         DependencyError: torch, or what makes the network, is not installed.
     """
-    return _loaded_module(bundle, ReferenceRequest()).module
+    return _loaded_module(bundle, ReferenceRequest())[0]
 
 
-class _LoadedModule(NamedTuple):
-    """A module, and what it was made from."""
-
-    module: nn.Module
-    architecture: str
-    arch_args: Mapping[str, object]
-    path: Path
-
-
-def _loaded_module(bundle: Bundle, request: ReferenceRequest) -> _LoadedModule:
+def _loaded_module(
+    bundle: Bundle, request: ReferenceRequest
+) -> tuple[nn.Module, Path, str, Mapping[str, object]]:
+    """The module that is meant, its checkpoint, its architecture and that one's arguments."""
     from deploykit.models.loading import load_model
     from deploykit.models.registry import resolve_architecture
 
@@ -208,7 +202,7 @@ def _loaded_module(bundle: Bundle, request: ReferenceRequest) -> _LoadedModule:
     path = request.checkpoint or recorded_checkpoint(bundle)
     if path is None:
         raise CheckpointError(
-            f"The recorded checkpoint is not used: {_checkpoint_obstacle(bundle)}.",
+            f"The recorded checkpoint is not used: {_checkpoint_reason(bundle)}.",
             hint="Name the checkpoint as well: --ckpt FILE",
         )
     model = load_model(architecture, path, arch_args=arch_args, trust_pickle=request.trust_pickle)
@@ -216,23 +210,20 @@ def _loaded_module(bundle: Bundle, request: ReferenceRequest) -> _LoadedModule:
         raise CheckpointError(
             f"{path} has {model.num_classes} classes; the bundle has {recorded.classes}."
         )
-    return _LoadedModule(model.module, architecture.name, arch_args, path)
+    return model.module, path, architecture.name, arch_args
 
 
 def _module_reference(bundle: Bundle, request: ReferenceRequest) -> OpenReference:
     manifest = bundle.manifest
     recorded = manifest.architecture
-    loaded = _loaded_module(bundle, request)
+    module, path, architecture, arch_args = _loaded_module(bundle, request)
     # The recorded checkpoint was loaded because its hash is the recorded one.
-    sha256 = sha256_of(loaded.path) if request.checkpoint else manifest.checkpoint.sha256
-    session = open_module(
-        loaded.module, preprocessing=manifest.preprocessing, classes=recorded.classes
-    )
+    sha256 = sha256_of(path) if request.checkpoint else manifest.checkpoint.sha256
     return OpenReference(
-        session=session,
+        session=open_module(module, preprocessing=manifest.preprocessing, classes=recorded.classes),
         kind="module",
-        description=f"torch module {loaded.architecture} from {loaded.path.name} ({sha256[:12]})",
-        is_recorded=loaded.architecture == recorded.name
+        description=f"torch module {architecture} from {path.name} ({sha256[:12]})",
+        is_recorded=architecture == recorded.name
         and sha256 == manifest.checkpoint.sha256
-        and dict(loaded.arch_args) == recorded.args,
+        and dict(arch_args) == recorded.args,
     )

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
-from deploykit.bundle.verdicts import KeptVerdict, PhotoKind, PhotoSet, ReferenceKind
+from deploykit.bundle.verdicts import KeptVerdict, PhotoSet, ReferenceKind
 from deploykit.html.words import NARROW_SPACE, bound
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.measurement import Measurement
-from deploykit.proof.policy import Status, status
+from deploykit.proof.policy import IMAGE_NAMES, Status, status
 from deploykit.proof.verdict import Verdict
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import plain_value
@@ -32,11 +32,6 @@ _REFERENCES: dict[ReferenceKind, str] = {
     "golden": "the recorded golden answers, too few to decide by",
 }
 _SHOWN_FLIPS = 10
-_IMAGES: dict[PhotoKind, str] = {
-    "photos": "photo",
-    "golden": "golden image",
-    "generated": "generated image",
-}
 
 
 def verdicts_text(verdicts: Iterable[Verdict]) -> str:
@@ -93,7 +88,7 @@ def skipped_text(photos: PhotoSet) -> str:
 
 
 def _kind_text(photos: PhotoSet) -> str:
-    images = counted(photos.images, _IMAGES[photos.kind])
+    images = counted(photos.images, IMAGE_NAMES[photos.kind])
     if photos.kind == "photos":
         return f"{images} of {photos.source}"
     if photos.kind == "golden":
@@ -124,7 +119,7 @@ def status_text(known: Status) -> str:
     found = proof.measurement
     rate = found.flip_rate_bound
     sure = "" if rate is None else f", at most {rate_digits(rate)} % would"
-    images = counted(proof.photos.images, _IMAGES[proof.photos.kind])
+    images = counted(proof.photos.images, IMAGE_NAMES[proof.photos.kind])
     return (
         f"{known.word}: {found.flips} of {counted(found.decidable, 'decision')} differ from "
         f"{_ANSWERED[proof.reference_kind]}{sure} ({images}{skipped_text(proof.photos)}, "
@@ -155,30 +150,22 @@ def kept_verdict_text(kept: KeptVerdict) -> str:
 def proof_words(proof: KeptVerdict) -> list[str]:
     """What a proof shows, a sentence each, the most important first."""
     found = proof.measurement
-    decided = (
-        f"{found.flips} of {counted(found.decidable, 'decision')} changed (flipped) against the "
-        f"{proof.reference}"
-    )
     rate = found.flip_rate_bound
+    sure = ""
     if rate is not None:
-        decided += (
-            f"; if your photos are like those it was proven on, at most "
-            f"{bound(rate)} will, with 95{NARROW_SPACE}% confidence"
+        sure = (
+            f"; if your photos are like those it was proven on, at most {bound(rate)} will, "
+            f"with 95{NARROW_SPACE}% confidence"
         )
-    sentences = [f"{decided}."]
-    if found.undecidable:
-        what = "photo" if proof.photos.kind == "photos" else "image"
-        more = counted(found.undecidable, f"more {what} was", f"more {what}s were")
-        sentences.append(f"{more} too close to call, and not judged.")
+    more = counted(found.undecidable, "more image was", "more images were")
+    how = f"Rehearsed in {proof.precision} on a model of the hardware, which has not run it yet"
     if proof.kind == "executed":
         how = f"Executed in {proof.precision} on {proof.runtime}, {proof.device}"
-    else:
-        how = f"Rehearsed in {proof.precision} on a model of the hardware, which has not run it yet"
-    sentences.append(
-        f"{how}; with {photos_text(proof.photos)}, through the recorded preprocessing."
-    )
-    sentences.append(
+    return [
+        f"{found.flips} of {counted(found.decidable, 'decision')} changed (flipped) against the "
+        f"{proof.reference}{sure}.",
+        *([f"{more} undecidable, and not judged."] if found.undecidable else []),
+        f"{how}; with {photos_text(proof.photos)}, through the recorded preprocessing.",
         f"The largest change of a probability was {found.max_probability_change:.1e}, the largest "
-        f"error of a logit {found.max_relative_error:.1e} of the scale."
-    )
-    return sentences
+        f"error of a logit {found.max_relative_error:.1e} of the scale.",
+    ]

@@ -42,9 +42,7 @@ class Verdict(Value, frozen=True):
         measurement: What was found.
         tolerance: What is allowed.
         reasons: A sentence for each way in which it failed; empty when it passed.
-        chosen_from: What the images were chosen from by their margins, if they were.
-        note: What a reader should know besides, as a sentence; None for nothing.
-        seconds: How long the candidate took to answer; None where nobody looked.
+        population: What the images were chosen from by their margins; None if they were not.
         extremes: Those of the reasons that extreme images give.
     """
 
@@ -53,9 +51,7 @@ class Verdict(Value, frozen=True):
     measurement: Measurement
     tolerance: Tolerance
     reasons: tuple[str, ...]
-    chosen_from: Population | None = None
-    note: str | None = None
-    seconds: float | None = None
+    population: Population | None = None
     extremes: tuple[str, ...] = ()
 
     @property
@@ -71,7 +67,7 @@ class Verdict(Value, frozen=True):
     @property
     def exceeded(self) -> tuple[str, ...]:
         """How the compared images exceed the tolerance, a sentence each."""
-        among = self.chosen_from
+        among = self.population
         if among is not None:
             among = msgspec.structs.replace(among, others_hold=True)
         return self.tolerance.exceeded(self.measurement, among)
@@ -79,10 +75,10 @@ class Verdict(Value, frozen=True):
     @property
     def among(self) -> int:
         """The number of images that it speaks for."""
-        return self.measurement.images if self.chosen_from is None else self.chosen_from.images
+        return self.measurement.images if self.population is None else self.population.images
 
     def refused(self, reason: str) -> Verdict:
-        """A copy with one more doubt."""
+        """A copy with one more reason against it."""
         return msgspec.structs.replace(self, reasons=(*self.reasons, reason))
 
     def with_extremes(self, reasons: tuple[str, ...]) -> Verdict:
@@ -161,28 +157,18 @@ def judge_answers(
             for which a bound holds.
     """
     measurements = measure_answers(answers, candidates, labels, bounded=kind == "photos")
-    return timed(map(judge, candidates, measurements), answers)
-
-
-def timed(verdicts: Iterable[Verdict], answers: Answers) -> tuple[Verdict, ...]:
-    """The verdicts with how long their candidates took to answer, where that is known."""
-    if not answers.seconds:
-        return tuple(verdicts)
-    return tuple(
-        msgspec.structs.replace(verdict, seconds=seconds)
-        for verdict, seconds in zip(verdicts, answers.seconds, strict=True)
-    )
+    return tuple(map(judge, candidates, measurements))
 
 
 def judge(
-    candidate: SessionSpec, measurement: Measurement, chosen_from: Population | None = None
+    candidate: SessionSpec, measurement: Measurement, population: Population | None = None
 ) -> Verdict:
     """Hold a measurement against its precision's tolerance.
 
     Args:
         candidate: What ran.
         measurement: What was found.
-        chosen_from: What the images were chosen from by their margins, if they were.
+        population: What the images were chosen from by their margins; None if they were not.
     """
     tolerance = tolerance_for(candidate.precision)
     return Verdict(
@@ -190,8 +176,8 @@ def judge(
         kind="rehearsed" if candidate.runtime == REHEARSAL else "executed",
         measurement=measurement,
         tolerance=tolerance,
-        reasons=tolerance.reasons(measurement, chosen_from),
-        chosen_from=chosen_from,
+        reasons=tolerance.reasons(measurement, population),
+        population=population,
     )
 
 
@@ -220,7 +206,7 @@ def keep_verdicts(
         kept_verdict(verdict, measured[verdict.candidate.graph].sha256, reference, photos)
         for verdict in verdicts
         if not verdict.candidate.tf32
-        and (verdict.failed or (verdict.passed and verdict.chosen_from is None))
+        and (verdict.failed or (verdict.passed and verdict.population is None))
     ]
 
     if reference.kind == "golden":

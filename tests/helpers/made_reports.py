@@ -10,8 +10,8 @@ from deploykit.specs.session import SessionSpec
 
 #: The function that makes each diagnosis, for a test to put another in its place.
 JOBS = {
-    "stages": "deploykit.commands.diagnose.stages.run.diagnose_stages",
-    "layers": "deploykit.commands.diagnose.layers.run.diagnose_layers",
+    "stages": "deploykit.commands.verify.diagnosis.diagnose_stages",
+    "layers": "deploykit.commands.verify.diagnosis.diagnose_layers",
 }
 TOLERANCE = tolerance_for("fp32")
 SPEC = SessionSpec(

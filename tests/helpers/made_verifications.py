@@ -10,6 +10,7 @@ import numpy as np
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import ArchitectureRecord, CheckpointRecord, FileRecord, Manifest
 from deploykit.bundle.verdicts import PhotoSet
+from deploykit.commands.diagnose.text import Blame, BrokenWalk
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import accuracies
 from deploykit.parity.answers import Answers
@@ -23,6 +24,7 @@ from deploykit.parity.diagnosis import (
 )
 from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import Tolerance
+from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import judge_answers
 from deploykit.specs.labels import Labels
 from deploykit.specs.preprocessing import Preprocessing
@@ -30,6 +32,7 @@ from deploykit.specs.session import Logits, SessionSpec
 from deploykit.specs.tensors import TensorSpec
 
 BIRDS = Labels(names=("cat", "dog", "owl"), source="folder photos")
+MODULE = "torch module from best_model.pth"
 GRAPHS = ("model.onnx", "deploy/fp32.onnx", "deploy/fp16.onnx")
 
 
@@ -99,6 +102,10 @@ def made_verification(
     labels: Labels = BIRDS,
     paths: Sequence[str] | None = None,
     expected: Mapping[str, str] | None = None,
+    reference_fields: Mapping[str, object] | None = None,
+    stages: StageReport | None = None,
+    layers: Sequence[LayerReport] | None = None,
+    broken_off: Sequence[BrokenWalk] = (),
     **changes: object,
 ) -> Verification:
     """Judge logits as verify does.
@@ -110,6 +117,10 @@ def made_verification(
         labels: The classes.
         paths: The photos' names; None for ``<class>/<number>.png``.
         expected: The labels of labelled photos.
+        reference_fields: Fields of the reference that are other than of the trained module.
+        stages: The diagnosis by stage.
+        layers: The diagnosis by node.
+        broken_off: What of the diagnosis could not be made.
         changes: Other fields of the verification.
     """
     if paths is None:
@@ -118,9 +129,9 @@ def made_verification(
     answers = Answers(tuple(paths), (1, 2, 5, 8), reference, tuple(candidates.values()))
     specs = [spec_of(graph, len(labels)) for graph in candidates]
     facts = {
-        "reference": "torch module from best_model.pth",
-        "reference_kind": "module",
-        "is_recorded": True,
+        "reference": Reference(
+            **{"kind": "module", "description": MODULE, **(reference_fields or {})}
+        ),
         "photos": PhotoSet(
             kind="photos" if folder else "golden",
             source=str(folder or ""),
@@ -134,6 +145,7 @@ def made_verification(
         "accuracy": accuracies(answers, expected or {}, labels),
         "created": "2026-11-22T03:11:26+00:00",
         "versions": {"python": "3.11.9", "numpy": "2.4.6"},
+        "diagnosis": Blame(stages, None if layers is None else tuple(layers), tuple(broken_off)),
     }
     return Verification(**{**facts, **changes})  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.engine.passport import read_passport, write_passport
 from deploykit.errors import BundleError, DependencyError, DeviceError, InputError, ParityError
 from deploykit.inference.engines import engines_of, named_engine, open_bundle_engine
-from deploykit.proof.self_test import self_test
+from deploykit.proof.auto import self_test
 from deploykit.specs.engine import Profile
 from deploykit.system.progress import silent
 
@@ -174,7 +174,7 @@ def test_what_is_opened_is_what_the_passport_says(engine_bundle, engines):
 
 
 def test_the_newest_engine_that_fits_is_verified(several, engines):
-    """Those for other GPUs are left out aloud, and an older one of the same kind is not asked."""
+    """Those for other GPUs are skipped with a note; an older one of the same kind is not asked."""
     events = []
     result = verify_bundle(several, VerifyRequest(runtime="tensorrt_rtx"), events.append)
     assert result.passed
@@ -182,7 +182,7 @@ def test_the_newest_engine_that_fits_is_verified(several, engines):
         ["portable", "fp32"],
         ["sm89", "fp16"],
     ]
-    (note,) = (e.message for e in events if "left out" in getattr(e, "message", ""))
+    (note,) = (e.message for e in events if "skipped" in getattr(e, "message", ""))
     assert "was built for compute capability sm120" in note
 
 
@@ -244,7 +244,7 @@ def test_a_bundle_that_cannot_be_written_is_tested_all_the_same(
     def read_only(*arguments):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("deploykit.proof.self_test.update_manifest", read_only)
+    monkeypatch.setattr("deploykit.proof.auto.update_manifest", read_only)
     events = []
     with open_bundle_engine(engine_bundle, engines_of(engine_bundle)[0]) as session:
         self_test(engine_bundle, session, events.append)

@@ -150,11 +150,3 @@ def test_comparing_no_images_gives_an_empty_measurement():
     (found,) = measured([FakeSession(brightness, classes=2)], np.zeros((0, 8, 8, 3), np.uint8))
     assert found.images == 0
     assert tolerance_for("fp32").reasons(found) == ("no image was compared",)
-
-
-def test_each_candidate_is_timed():
-    sessions = [FakeSession(brightness, classes=2, input_size=(8, 8)) for _ in range(2)]
-    batches = [(["a", "b"], images_with_values([9, 5]))]
-    answers = ask_sessions(sessions[0], sessions[1:], batches, lambda done, changed: None)
-    (seconds,) = answers.seconds
-    assert 0 < seconds < 60

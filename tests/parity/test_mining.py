@@ -28,12 +28,11 @@ def measured(reference, candidate, precision="fp16"):
 
 def mining(**changes):
     fields = {
-        "budget": 20,
         "compared": 20,
         "ranked": 225,
         "ranked_by": "deploy/fp32.onnx on onnxruntime-cpu",
         "ranking_error": 0.0,
-        "smallest_left_out": 0.5,
+        "smallest_skipped": 0.5,
         "apart": {"deploy/fp16.onnx on rehearsal": 0.01},
     }
     return MarginMining(**{**fields, **changes})
@@ -123,12 +122,12 @@ def test_flips_are_all_there_are_only_where_the_others_are_out_of_reach(others_h
         ({"apart": {"graph": 0.3}, "ranking_error": 0.2}, False),
         ({"apart": {"graph": 0.3}, "ranking_error": 0.19}, True),
         ({"apart": {"graph": np.inf}}, False),
-        ({"apart": {"graph": np.inf}, "smallest_left_out": None}, True),
+        ({"apart": {"graph": np.inf}, "smallest_skipped": None}, True),
     ],
 )
-def test_those_left_out_hold_where_nothing_moves_as_far(changes, holds):
+def test_those_others_hold_where_nothing_moves_as_far(changes, holds):
     found = mining(**{"apart": {"graph": 0.01}, **changes})
-    assert found.left_out_hold("graph") is holds
+    assert found.others_hold("graph") is holds
 
 
 def test_the_reference_is_believed_where_it_decides_less_than_the_ranking_says():
@@ -174,17 +173,21 @@ def test_the_words_say_what_was_compared_and_what_a_flip_would_take():
     assert "the 20 with the lowest were compared" in ranked
     assert "no bound" in bound
     assert "is no proof" in bound
-    assert "of the 205 that were left out is 0.5:" in left_out
+    assert "of the 205 other photos is 0.5:" in left_out
     assert reach.endswith("moved two logits apart by at most 0.01: it would take 50 times that.")
 
 
 @pytest.mark.parametrize(
     ("apart", "ranking_error", "words"),
     [
-        (0.5, 0.0, "flips are judged over the compared ones alone."),
-        (float("inf"), 0.0, "flips are judged over the compared ones alone."),
+        (0.5, 0.0, "alone. Compare all photos, without --budget."),
+        (
+            float("inf"),
+            0.0,
+            "alone. Compare all photos, without --budget.",
+        ),
         (0.2, 0.1, "it would take 2.0 times that."),
-        (0.2, 0.4, "flips are judged over the compared ones alone."),
+        (0.2, 0.4, "alone. Compare all photos, without --budget."),
         (0.0, 0.0, "nothing moved."),
     ],
 )
@@ -194,12 +197,12 @@ def test_the_words_do_not_promise_more_than_the_numbers(apart, ranking_error, wo
 
 
 def test_a_ranking_that_the_reference_does_not_share_is_in_doubt():
-    assert "in doubt" in mining(ranking_error=0.6).sentences[-1]
-    assert not any("in doubt" in sentence for sentence in mining(ranking_error=0.4).sentences)
+    assert "uncertain" in mining(ranking_error=0.6).sentences[-1]
+    assert not any("uncertain" in sentence for sentence in mining(ranking_error=0.4).sentences)
 
 
 def test_where_none_was_left_out_the_words_say_how_to_get_a_bound():
-    found = mining(compared=225, budget=300, smallest_left_out=None)
+    found = mining(compared=225, smallest_skipped=None)
     assert found.sentences[-1] == (
-        "None was left out: without --budget the same photos give a bound."
+        "All were compared: without --budget the same photos give a bound."
     )

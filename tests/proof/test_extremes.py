@@ -11,7 +11,7 @@ from onnxscript.rewriter.rules import common as rules
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.commands.app import run
-from deploykit.commands.verify.headline import headline_of
+from deploykit.commands.verify.conclusion import conclusion_of
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import ParityError
 from deploykit.graph import simplify
@@ -257,9 +257,9 @@ def test_verify_asks_every_candidate(bundle, network_file, photo_folder):
     assert canonical.passed
     assert deploy.reasons == ("NaN or infinity on black images, where the reference gives numbers",)
     assert deploy.measurement.non_finite == 0  # no photo is black
-    headline = headline_of(result, None, (), ())
-    assert headline.outcome == "failed"
-    assert any("NaN or infinity on black images" in each for each in headline.meaning)
+    conclusion = conclusion_of(result)
+    assert conclusion.outcome == "failed"
+    assert any("NaN or infinity on black images" in each for each in conclusion.reasons)
 
 
 @pytest.mark.usefixtures("nan_on_black", "no_openvino")

@@ -5,7 +5,7 @@ import pytest
 from bundle_files import edited
 
 from deploykit.bundle.manifest import SearchRecord
-from deploykit.proof.preference import by_preference
+from deploykit.proof.auto import by_preference
 from deploykit.specs.precision import KeptNode
 from deploykit.system.progress import silent
 

@@ -8,7 +8,7 @@ from deploykit.errors import DeviceError, MissingError
 from deploykit.inference.candidates import Candidate, all_candidates, open_candidate
 from deploykit.inference.engines import is_flavour, named_engine, need_flavour
 from deploykit.inference.sessions import open_bundle_graph
-from deploykit.proof.reference import module_obstacle, recorded_module
+from deploykit.proof.reference import module_reason, recorded_module
 from deploykit.runtime.opener import CPU, HOST_RUNTIMES, REHEARSAL, open_module
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Session
@@ -34,7 +34,7 @@ def list_options(bundle: Bundle, progress: Progress) -> tuple[list[Option], list
         PLAIN,
         *(Option(file=c.file, runtime=c.runtime, precision=c.precision) for c in chosen.values()),
     ]
-    no_torch, no_gpu = module_obstacle(bundle), _gpu_obstacle()
+    no_torch, no_gpu = module_reason(bundle), _gpu_obstacle()
     able, skipped = [], []
     for option in options:
         reason = no_torch if option.runtime == TORCH else no_gpu
@@ -77,7 +77,7 @@ def open_option(bundle: Bundle, option: Option, *, pipelined: bool) -> Session:
         DeploykitError: See :func:`deploykit.inference.candidates.open_candidate`.
     """
     if option.runtime == TORCH:
-        # Never a user's own code, and no pickle that runs some: see module_obstacle.
+        # Never a user's own code, and no pickle that runs some: see module_reason.
         return open_module(
             recorded_module(bundle),
             preprocessing=bundle.manifest.preprocessing,

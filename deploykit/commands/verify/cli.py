@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploykit.commands.verify.files import Files
-from deploykit.commands.verify.walks import Walks
 from deploykit.console.command import command
 from deploykit.console.options import (
     REFERENCE,
@@ -29,15 +26,10 @@ from deploykit.console.options import (
     parsed_precision,
 )
 from deploykit.errors import ParityError, UsageError
-from deploykit.system.progress import Progress, without_repeats
+from deploykit.system.destinations import check_all_different, check_destination, check_page_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from deploykit.bundle.folder import Bundle
-    from deploykit.commands.diagnose.text import Blame
-    from deploykit.commands.verify.result import Verification
-    from deploykit.commands.verify.run import VerifyRequest
+    from deploykit.commands.verify.request import VerifyRequest
     from deploykit.console.command import Console
 
 _DIAGNOSIS = "Diagnosis options"
@@ -162,10 +154,9 @@ def verify(
     Exits with 3 if one decides differently, or if the images show too little.
     """
     with command("verify", as_json=json, verbose=verbose) as console:
-        from deploykit.commands.verify.run import VerifyRequest
+        from deploykit.commands.verify.request import VerifyRequest
         from deploykit.proof.reference import ReferenceRequest
 
-        named = ReferenceRequest(arch, ckpt, parsed_arch_args(arch_arg), trust_pickle)
         request = VerifyRequest(
             images=images,
             max_images=max_images,
@@ -174,97 +165,62 @@ def verify(
             precision=parsed_precision(precision),
             engine=engine,
             tf32=tf32,
-            reference=named,
+            reference=ReferenceRequest(arch, ckpt, parsed_arch_args(arch_arg), trust_pickle),
             self_test=self_test,
+            stages=stages,
+            transform=transform,
+            trained_accuracy=trained_accuracy,
+            layers=layers,
         )
-        walks = Walks(stages, transform, trained_accuracy, layers)
-        _verify(request, walks, Files(html, junit), console, bundle, artifacts)
+        _verify(request, html, junit, console, bundle, artifacts)
 
 
 def _verify(
     request: VerifyRequest,
-    walks: Walks,
-    files: Files,
+    html: Path | None,
+    junit: Path | None,
     console: Console,
-    bundle: str | None,
+    name: str | None,
     artifacts: Path | None,
 ) -> None:
-    """Refuse what makes no sense, compare, walk, write and show."""
-    from deploykit.commands.export.again import export_command
+    """Refuse what makes no sense, verify, write the files, and show the result."""
+    from deploykit.commands.verify.run import verify_bundle
+    from deploykit.commands.verify.text import verdict_text, verification_text, verification_value
 
-    walks.check(request)
     request.check()
-    files.check()
+    if html is not None:
+        check_page_path(html)
+    if junit is not None:
+        check_destination(junit, "report", (".xml",))
+    outputs = [path for path in (html, junit) if path is not None]
+    check_all_different({"output": outputs})
     try:
-        chosen = chosen_bundle(bundle, artifacts, console)
-        result, blame = _compared(chosen, request, walks, console.progress)
-        mend = None
-        if blame.stages and result.is_recorded:  # another checkpoint's faults are not the bundle's
-            mend = export_command(chosen, blame.stages.findings)
-        files.write(chosen, result, blame, mend, request.images)
+        bundle = chosen_bundle(name, artifacts, console)
+        result = verify_bundle(bundle, request, console.progress)
+        if html is not None:
+            from deploykit.commands.verify.page import write_certificate
+
+            write_certificate(html, bundle, result, images=request.images)
+        if junit is not None:
+            from deploykit.commands.verify.junit import write_junit
+
+            write_junit(junit, bundle, result)
     except UsageError:
         raise
     except BaseException:
-        files.forget()  # or an earlier run's would be taken for this one's
+        for path in outputs:  # or an earlier run's would be taken for this one's
+            path.unlink(missing_ok=True)
         raise
-    _show(console, result, blame, mend, files)
-
-
-def _compared(
-    bundle: Bundle, request: VerifyRequest, walks: Walks, progress: Progress
-) -> tuple[Verification, Blame]:
-    """Compare, then walk, with one reference."""
-    from deploykit.commands.verify.run import verify_bundle
-
-    progress = without_repeats(progress)  # the comparison and each walk choose the same photos
-    plan = walks.prepare(bundle, request, progress)
-    with ExitStack() as stack:
-        reference = walks.open_reference(bundle, request, stack, progress)
-        result = verify_bundle(bundle, request, progress, reference=reference)
-        return result, walks.walk(bundle, request, result, plan, reference, progress)
-
-
-def _show(
-    console: Console, result: Verification, blame: Blame, mend: str | None, files: Files
-) -> None:
-    """Show the verdicts and the walks; what fails in either exits with 3, or as a broken walk."""
-    from deploykit.commands.diagnose.text import blame_value
-    from deploykit.commands.verify.text import verdict_text, verification_value
-
-    passed = result.passed and blame.passed
-    failed = next((walk.exit_code for walk in blame.broken_off), ParityError.exit_code)
+    broken_off = result.diagnosis.broken_off
+    failed = broken_off[0].exit_code if broken_off else ParityError.exit_code
     console.result(
-        lambda: {
-            **verification_value(result, blame.stages),
-            **blame_value(blame),
-            "mend": mend,
-            "passed": passed,
-            "outputs": [str(path) for path in files.paths],
-        },
+        lambda: {**verification_value(result), "outputs": [str(path) for path in outputs]},
         lambda: "\n".join(
             (
-                "\n\n".join(_findings(result, blame, mend)),
-                *(f"written    {path}" for path in files.paths),
-                verdict_text(passed),
+                verification_text(result),
+                *(f"written    {path}" for path in outputs),
+                verdict_text(result.passed),
             )
         ),
-        exit_code=0 if passed else failed,
+        exit_code=0 if result.passed else failed,
     )
-
-
-def _findings(result: Verification, blame: Blame, mend: str | None) -> Iterator[str]:
-    """What the comparison found, and each walk; where there are walks, each with its verdict."""
-    from deploykit.commands.diagnose.text import Blame, blame_text
-    from deploykit.commands.verify.claims import limit_of_stages
-    from deploykit.commands.verify.text import comparison_text, verification_text
-
-    if blame == Blame():
-        yield verification_text(result)
-        return
-    yield f"{verification_text(result)}\n{comparison_text(result)}"
-    yield from blame_text(blame)
-    if mend is not None:
-        yield f"To mend all that export can:\n{mend}"
-    limit = limit_of_stages(result, blame.stages)
-    if limit:
-        yield limit

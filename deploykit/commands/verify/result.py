@@ -1,4 +1,4 @@
-"""What a verification found."""
+"""What a verification found: the one value that text, JSON, page and JUnit show."""
 
 from __future__ import annotations
 
@@ -7,42 +7,40 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deploykit.bundle.verdicts import PhotoSet, ReferenceKind
+from deploykit.bundle.verdicts import PhotoSet
+from deploykit.commands.diagnose.text import Blame
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.accuracy import Accuracy
 from deploykit.parity.answers import Answers
 from deploykit.parity.mining import MarginMining
+from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared with what, on which images, and the verdicts.
+    """What was compared with what, on which images, the verdicts, and the diagnosis.
 
     Attributes:
-        reference: What the candidates were compared with, in words.
-        reference_kind: What that is.
-        is_recorded: Whether it stands for the bundle's own checkpoint; a module with other weights
-            or code does not, and what agrees with it proves nothing of the bundle.
+        reference: What the candidates were compared with.
         photos: The images.
         unreadable: How many more could not be read.
         verdicts: One a candidate.
         answers: What the reference and the candidates answered, these in the verdicts' order.
         expected: The labels of those compared images whose folder names one, by the image's name.
-        accuracy: On them, the reference's first, then each candidate's; empty without any, and
+        accuracy: On them, the reference's first, then each candidate's; empty without labels, and
             where the images were chosen by their margins.
         created: When, UTC, ISO 8601.
         versions: Of the packages that took part.
         mining: What the comparison rests on where the images were chosen by their margins.
         skipped: The candidates that were not compared, and why.
-        obstacle: Why the trained module was not asked, where the canonical graph stands in for it.
-        seconds: How long it took, from listing the images to keeping the proofs; None where nobody
-            looked. A reference that was open already took none.
+        seconds: Seconds from listing the images to keeping the proofs; None if not timed.
+        diagnosis: By stage and by node, as far as it was asked for.
+        export_command: The command that exports the bundle again without the faults that the
+            diagnosis by stage found; None where no option of ``export`` mends one.
     """
 
-    reference: str
-    reference_kind: ReferenceKind
-    is_recorded: bool
+    reference: Reference
     photos: PhotoSet
     unreadable: int
     verdicts: tuple[Verdict, ...]
@@ -53,15 +51,21 @@ class Verification:
     versions: dict[str, str]
     mining: MarginMining | None = None
     skipped: Mapping[Candidate, str] = field(default_factory=dict)
-    obstacle: str | None = None
     seconds: float | None = None
+    diagnosis: Blame = field(default_factory=Blame)
+    export_command: str | None = None
 
     @property
-    def passed(self) -> bool:
+    def candidates_passed(self) -> bool:
         """Whether there is a verdict and every one passed."""
         return bool(self.verdicts) and all(verdict.passed for verdict in self.verdicts)
 
-    def worst_photos(self, count: int) -> tuple[str, ...]:
+    @property
+    def passed(self) -> bool:
+        """Whether the candidates passed, and the diagnosis found no fault."""
+        return self.candidates_passed and self.diagnosis.passed
+
+    def worst_images(self, count: int) -> tuple[str, ...]:
         """The images to look at first: those that changed their class, then the largest errors.
 
         Args:

@@ -1,121 +1,52 @@
-"""Verify: do a bundle's graphs decide as the reference does, on these photos?"""
+"""Verify: do a bundle's graphs decide as the reference does, on these images?"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
-from deploykit.bundle.folder import GOLDEN, Bundle
+from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.golden import read_golden
-from deploykit.commands.verify.margin_mining import (
-    LowestMargins,
-    MarginRanking,
-    rank_photos,
-    refuse_undecided,
-    tell_standing_proofs,
-)
+from deploykit.bundle.verdicts import ReferenceKind
+from deploykit.commands.verify.lowest_margins import judge_lowest, mining_of, rank_images
+from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
-from deploykit.commands.verify.sessions import CandidateRequest, open_candidates
-from deploykit.errors import UsageError
-from deploykit.inference.candidates import Candidate
-from deploykit.inference.engines import engine_files
+from deploykit.errors import BundleError, GraphError, MissingError, UsageError
+from deploykit.inference.candidates import (
+    Candidate,
+    by_reason,
+    engine_candidate,
+    named_candidates,
+    open_candidate,
+)
+from deploykit.inference.engines import engine_files, is_flavour, named_engine
+from deploykit.inference.sessions import open_bundle_graph
 from deploykit.parity.accuracy import accuracies
-from deploykit.parity.answers import Answers
 from deploykit.proof.extremes import extreme_reasons
-from deploykit.proof.photos import Photos, bundle_photos, golden_photos, listed_photos
-from deploykit.proof.readable import mostly_unreadable
+from deploykit.proof.photos import (
+    Photos,
+    bundle_photos,
+    golden_photos,
+    listed_photos,
+    mostly_unreadable,
+)
 from deploykit.proof.reference import (
     GOLDEN_REFERENCE,
     OpenReference,
-    Reference,
-    ReferenceRequest,
     open_reference,
 )
-from deploykit.proof.verdict import Verdict, answer_images, judge_answers, keep_verdicts
-from deploykit.runtime.opener import CUDA
+from deploykit.proof.verdict import answer_images, judge_answers, keep_verdicts
+from deploykit.runtime.opener import CPU, CUDA, OPENVINO
 from deploykit.specs.precision import Precision
-from deploykit.specs.session import Logits, SessionSpec
-from deploykit.system.progress import Note, Progress, silent
+from deploykit.specs.session import Logits, Session
+from deploykit.system.gpu import find_gpu
+from deploykit.system.progress import Note, Progress, silent, without_repeats
 from deploykit.system.versions import installed_versions, now
 
-
-@dataclass(frozen=True)
-class VerifyRequest:
-    """What to verify.
-
-    Attributes:
-        photos: Photos that are open already; instead of ``images``.
-        images: A folder of photos; None for the one recorded at export while it is there, else the
-            golden images.
-        max_images: At most so many, a fixed sample that is even over the classes.
-        budget: Compare so many photos, those with the lowest margins; see
-            :mod:`deploykit.commands.verify.margin_mining`.
-        runtime: What executes; None for every runtime that can run here.
-        precision: Of the deploy graphs and engines; None for every one that they are made for, and
-            so not for BF16, which is no graph's own.
-        engine: One engine by its name; None for the newest of each kind that can run here.
-        tf32: Whether a GPU may compute FP32 in TensorFloat-32; proves nothing about FP32.
-        reference: What the user named to compare with.
-        self_test: Compare with the recorded golden answers; needs only the bundle.
-        keep: Whether the bundle keeps the verdicts.
-    """
-
-    photos: Photos | None = None
-    images: Path | None = None
-    max_images: int | None = None
-    budget: int | None = None
-    runtime: str | None = None
-    precision: Precision | None = None
-    engine: str | None = None
-    tf32: bool = False
-    reference: ReferenceRequest = field(default_factory=ReferenceRequest)
-    self_test: bool = False
-    keep: bool = True
-
-    def check(self) -> None:
-        """Refuse what makes no sense together, before anything is opened.
-
-        Raises:
-            UsageError: Options that contradict each other, or compare nothing.
-        """
-        if self.tf32 and self.runtime != CUDA:
-            raise UsageError(f"Only {CUDA} has TF32.", hint=f"Name it: --runtime {CUDA} --tf32")
-        if self.self_test:
-            self._check_self_test()
-        if self.budget is None:
-            return
-        if self.budget < 1:
-            raise UsageError(
-                f"A budget of {self.budget} photos compares nothing.", hint="Give at least 1."
-            )
-        if self.max_images is not None:
-            raise UsageError(
-                "--budget chooses the photos with the lowest margins, --max-images a fixed sample.",
-                hint="Give one of the two.",
-            )
-        if self.self_test or self.photos is not None:
-            raise UsageError(
-                "--budget chooses from a folder of photos, not from images that are given already.",
-                hint="Name a folder, without --self-test: --budget N --images DIR",
-            )
-
-    def _check_self_test(self) -> None:
-        if self.max_images is not None:
-            raise UsageError(
-                "--self-test compares all the answers that are recorded, and --max-images photos.",
-                hint="Leave out one of the two.",
-            )
-        if self.images is not None or self.reference.named:
-            raise UsageError(
-                "--self-test compares the bundle with its own recorded answers: "
-                "it takes no photos and no checkpoint.",
-                hint="Leave out --self-test, or --images, --arch and --ckpt.",
-            )
+__all__ = ["VerifyRequest", "verify_bundle"]
 
 
 def verify_bundle(
@@ -141,7 +72,7 @@ def verify_bundle(
     Raises:
         UsageError: A runtime or precision that makes no sense, or options that contradict.
         BundleError: A file of the bundle is missing or damaged.
-        InputError: The photos, or a checkpoint that was named, cannot be used.
+        InputError: The images, or a checkpoint that was named, cannot be used.
         MissingError: The runtime needs a package or a device that is not here.
     """
     request = request or VerifyRequest()
@@ -151,142 +82,100 @@ def verify_bundle(
             "A self-test compares with the recorded answers, and with no other reference.",
             hint="Leave out the reference, or the self-test.",
         )
-    bundle.checked(GOLDEN)  # which no graph's hash covers, and the next machine relies on
-    start = time.perf_counter()
-    compared = _compare(bundle, request, reference, progress)
-    photos, ranking, answers = compared.photos, compared.ranking, compared.answers
-    labels, compared_with = bundle.manifest.labels, compared.reference
-    if ranking is None:
-        verdicts = judge_answers(answers, compared.candidates, labels, kind=photos.kind)
-    else:
-        verdicts = ranking.judge_answers(answers, compared.candidates, labels)
-    drawn = photos.drawn()
-    verdicts = tuple(
-        verdict.with_extremes(reasons)
-        for verdict, reasons in zip(verdicts, compared.extremes, strict=True)
-    )
-    if reason := mostly_unreadable(compared.unreadable, compared.tried - compared.unreadable):
-        verdicts = tuple(verdict.refused(reason) for verdict in verdicts)
-    mined = ranking is not None
-    expected = {path: photos.expected[path] for path in answers.paths if path in photos.expected}
-    return Verification(
-        reference=compared_with.description,
-        reference_kind=compared_with.kind,
-        is_recorded=compared_with.is_recorded,
-        photos=drawn,
-        unreadable=compared.unreadable,
-        verdicts=_settled(bundle, verdicts, compared, progress, keep=request.keep),
-        skipped=compared.skipped,
-        answers=answers,
-        expected=expected,
-        # The closest decisions tell nothing about the accuracy on all.
-        accuracy=() if mined else accuracies(answers, expected, labels),
-        created=now(),
-        versions=installed_versions(),
-        mining=ranking.mining_of(answers, compared.candidates) if ranking else None,
-        obstacle=compared_with.obstacle,
-        seconds=time.perf_counter() - start,
-    )
+    if not request.diagnoses:
+        return _compare(bundle, request, progress, reference)
+    from deploykit.commands.export.again import export_command
+    from deploykit.commands.verify.diagnosis import diagnose, prepare_diagnosis
 
-
-@dataclass(frozen=True, eq=False)
-class _Compared:
-    """What was asked, and what it answered.
-
-    Attributes:
-        reference: What is right by definition; closed, if it was opened for this.
-        candidates: What was compared with it.
-        skipped: What was not, and why.
-        photos: The images, drawn.
-        ranking: What they were chosen from by their margins; None where they were not.
-        answers: To the images.
-        extremes: What speaks against each candidate on extreme images.
-    """
-
-    reference: Reference
-    candidates: tuple[SessionSpec, ...]
-    skipped: Mapping[Candidate, str]
-    photos: Photos
-    ranking: MarginRanking | None
-    answers: Answers
-    extremes: tuple[tuple[str, ...], ...]
-
-    @property
-    def tried(self) -> int:
-        """How many images there were, those that were ranked only included."""
-        return self.photos.count if self.ranking is None else len(self.ranking.wanted.folder.files)
-
-    @property
-    def unreadable(self) -> int:
-        """How many of them could not be read."""
-        return self.photos.unreadable + (self.ranking.unreadable if self.ranking else 0)
+    progress = without_repeats(progress)  # comparison and diagnosis choose the same images
+    plan = prepare_diagnosis(bundle, request, progress)
+    with ExitStack() as stack:
+        if reference is None:
+            reference = open_reference(bundle, request.reference, progress)
+            stack.enter_context(reference.session)
+        result = _compare(bundle, request, progress, reference)
+        diagnosis = diagnose(bundle, request, result, plan, reference, progress)
+    again = None
+    if diagnosis.stages and reference.is_recorded:  # another checkpoint's faults are not ours
+        again = export_command(bundle, diagnosis.stages.findings)
+    return replace(result, diagnosis=diagnosis, export_command=again)
 
 
 def _compare(
-    bundle: Bundle, request: VerifyRequest, reference: OpenReference | None, progress: Progress
-) -> _Compared:
-    """Open what is to be compared, let it answer, and close it again."""
-    photos = _photos(bundle, request, progress)
-    wanted = CandidateRequest(request.runtime, request.precision, request.engine, request.tf32)
-    ranking = None
+    bundle: Bundle, request: VerifyRequest, progress: Progress, reference: OpenReference | None
+) -> Verification:
+    bundle.checked(GOLDEN)  # which no graph's hash covers, and the next machine relies on
+    start = time.perf_counter()
+    labels, preprocessing = bundle.manifest.labels, bundle.manifest.preprocessing
+    folder = ranking = None
+    if request.budget is not None:
+        folder = listed_photos(bundle, request.images, progress)
+        photos = folder.read((), preprocessing)  # chosen below
+    else:
+        photos = _photos(bundle, request, progress)
     with ExitStack() as stack:
         if reference is None and not request.self_test:
             reference = open_reference(bundle, request.reference, progress)
             stack.enter_context(reference.session)
-        right = _recorded_answers(bundle) if reference is None else reference.session
+        right = reference.session if reference else _recorded_answers(bundle)
         compared_with = reference or GOLDEN_REFERENCE
-        candidates, skipped = open_candidates(bundle, wanted, compared_with.kind, stack, progress)
+        candidates, skipped = _open_candidates(bundle, request, compared_with.kind, stack, progress)
         calibration = bundle.manifest.calibration_images(each.spec.graph for each in candidates)
-        if reference is not None and isinstance(photos, LowestMargins):
+        if folder is not None:
             # Not before: that may take minutes, and what cannot run here should fail at once.
-            ranking = rank_photos(bundle, photos, reference.session, calibration, progress)
-            photos = ranking.lowest
-        assert isinstance(photos, Photos)  # noqa: S101
+            ranking = rank_images(bundle, folder, calibration, progress)
+            photos = folder.read(ranking.files[: request.budget], preprocessing)
         stack.callback(photos.close)
-        if not request.self_test:
-            photos.skip(calibration)
+        photos.skip(frozenset() if request.self_test else calibration)
         answers = answer_images(right, candidates, photos, progress, count=photos.count)
         extremes: tuple[tuple[str, ...], ...] = ((),) * len(candidates)
         if reference is not None:  # recorded answers are to other images
             scale = float(np.abs(np.nan_to_num(answers.reference)).max(initial=0))
             extremes = extreme_reasons(reference.session, candidates, scale, progress)
-        specs = tuple(candidate.spec for candidate in candidates)
-    return _Compared(compared_with, specs, skipped, photos, ranking, answers, extremes)
+        specs = [candidate.spec for candidate in candidates]
+    drawn, unreadable = photos.drawn(), photos.unreadable
+    readable, mining = photos.count - unreadable, None
+    if ranking is None:
+        verdicts = judge_answers(answers, specs, labels, kind=photos.kind)
+    else:
+        mining = mining_of(ranking, answers, specs)
+        verdicts = judge_lowest(ranking, mining, answers, specs, labels)
+        unreadable += ranking.unreadable
+        readable = len(ranking.files) + ranking.skipped
+    verdicts = tuple(
+        verdict.with_extremes(reasons) for verdict, reasons in zip(verdicts, extremes, strict=True)
+    )
+    for reason in (mostly_unreadable(unreadable, readable), compared_with.reason):
+        if reason is not None:
+            verdicts = tuple(verdict.refused(reason) for verdict in verdicts)
+    if not compared_with.is_recorded:
+        progress(Note("no proof of the bundle: other weights or code than it was exported from"))
+    elif request.keep and compared_with.reason is None:
+        keep_verdicts(bundle, verdicts, compared_with, drawn, progress)
+    expected = {path: photos.expected[path] for path in answers.paths if path in photos.expected}
+    return Verification(
+        reference=compared_with,
+        photos=drawn,
+        unreadable=unreadable,
+        verdicts=verdicts,
+        skipped=skipped,
+        answers=answers,
+        expected=expected,
+        # The closest decisions tell nothing about the accuracy on all.
+        accuracy=() if mining else accuracies(answers, expected, labels),
+        created=now(),
+        versions=installed_versions(),
+        mining=mining,
+        seconds=time.perf_counter() - start,
+    )
 
 
-def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos | LowestMargins:
-    """The images, or where those with the lowest margins are to be found."""
+def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos:
     if request.self_test:
         return golden_photos(read_golden(bundle))
-    if request.photos is not None:
-        return request.photos
-    if request.budget is not None:
-        return LowestMargins(listed_photos(bundle, request.images, progress), request.budget)
-    return bundle_photos(bundle, request.images, limit=request.max_images, progress=progress)
-
-
-def _settled(
-    bundle: Bundle,
-    verdicts: tuple[Verdict, ...],
-    compared: _Compared,
-    progress: Progress,
-    *,
-    keep: bool,
-) -> tuple[Verdict, ...]:
-    """Keep in the manifest what the verdicts show, and refuse those that show nothing."""
-    reference, photos, mined = compared.reference, compared.photos, compared.ranking is not None
-    if reference.reason is not None:
-        return tuple(verdict.refused(reference.reason) for verdict in verdicts)
-    if reference.is_recorded:
-        if keep:
-            keep_verdicts(bundle, verdicts, reference, photos.drawn(), progress)
-    else:
-        progress(Note("no proof of the bundle: other weights or code than it was exported from"))
-    if not mined:
-        return verdicts
-    if reference.is_recorded:
-        verdicts = tell_standing_proofs(bundle, verdicts)
-    return refuse_undecided(verdicts)
+    return request.photos or bundle_photos(
+        bundle, request.images, limit=request.max_images, progress=progress
+    )
 
 
 def _recorded_answers(bundle: Bundle) -> Logits:
@@ -296,3 +185,73 @@ def _recorded_answers(bundle: Bundle) -> Logits:
         if file not in engines:  # opening an engine checks it; a damaged one stops nothing else
             bundle.checked(file)
     return read_golden(bundle).logits
+
+
+def _open_candidates(
+    bundle: Bundle,
+    request: VerifyRequest,
+    against: ReferenceKind,
+    stack: ExitStack,
+    progress: Progress,
+) -> tuple[list[Session], dict[Candidate, str]]:
+    """Open what is to be compared; never the reference with itself.
+
+    Args:
+        bundle: The bundle.
+        request: What is meant. What the user named must run.
+        against: What it is compared with.
+        stack: Closes the sessions.
+        progress: Told what is skipped.
+
+    Returns:
+        Open sessions, and why other candidates are skipped.
+
+    Raises:
+        UsageError: A runtime, precision or engine that makes no sense.
+        BundleError: A file of the bundle is missing or damaged.
+        MissingError: Nothing of what is meant can run here.
+    """
+    named = (request.runtime, request.precision, request.engine) != (None, None, None)
+    if request.engine is not None:
+        candidates = [engine_candidate(named_engine(bundle, request.engine))]
+    else:
+        candidates = named_candidates(bundle, request.runtime, request.precision, progress)
+    sessions: list[Session] = []
+    if against == "module" and not named:
+        canonical = open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32")
+        sessions.append(stack.enter_context(canonical))
+    opened: set[tuple[str, Precision]] = set()
+    missing: dict[Candidate, MissingError] = {}
+    skipped: dict[Candidate, str] = {}
+    for candidate in candidates:
+        kind = candidate.runtime, candidate.precision
+        if kind in opened:
+            skipped[candidate] = "a newer engine was compared"
+            continue
+        try:
+            session = open_candidate(bundle, candidate, tf32=request.tf32)
+        except MissingError as exc:
+            missing[candidate] = exc
+            skipped[candidate] = exc.message
+            continue
+        except (BundleError, GraphError) as exc:
+            if named or not is_flavour(candidate.runtime):
+                raise
+            progress(Note(f"skipped: {candidate}: {exc.message}"))
+            skipped[candidate] = exc.message
+            continue
+        opened.add(kind)
+        sessions.append(stack.enter_context(session))
+    if missing and not opened:
+        raise next(iter(missing.values()))
+    told = [(each, exc.message) for each, exc in missing.items() if not _is_optional(each, exc)]
+    for line in by_reason(told):
+        progress(Note(f"skipped: {line}"))
+    return sessions, skipped
+
+
+def _is_optional(candidate: Candidate, reason: MissingError) -> bool:
+    """Whether nobody who did not ask for a runtime misses it: no GPU, or no OpenVINO at all."""
+    if candidate.runtime == OPENVINO:
+        return isinstance(reason.__cause__, ModuleNotFoundError)
+    return candidate.runtime == CUDA and find_gpu() is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from functools import cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,8 @@ import pytest
 
 if TYPE_CHECKING:
     from deploykit.bundle.folder import Bundle
+    from deploykit.commands.verify.request import VerifyRequest
     from deploykit.commands.verify.result import Verification
-    from deploykit.commands.verify.run import VerifyRequest
-    from deploykit.errors import DeploykitError
     from deploykit.inference.candidates import Candidate
 
 #: Under this name a test that passed tells in ``user_properties`` what was measured.
@@ -51,35 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What is tested.
-
-    Attributes:
-        bundle: The bundle; no test changes it.
-        candidates: What is to be compared, whether it can run here or not.
-        request: How.
-        transform: The training's own transform, ``file.py:name``; None to test no stages.
-    """
-
-    bundle: Bundle
-    candidates: tuple[Candidate, ...]
-    request: VerifyRequest
-    transform: str | None
-
-    @cached_property
-    def outcome(self) -> Verification | DeploykitError:
-        """What ``verify`` finds, or why it finds nothing; it runs once for all tests."""
-        from deploykit.commands.verify.run import verify_bundle
-        from deploykit.errors import DeploykitError
-
-        try:
-            return verify_bundle(self.bundle, self.request)
-        except DeploykitError as error:
-            return error
-
-
-_SUBJECT = pytest.StashKey[Subject]()
+_CHECKS = pytest.StashKey[tuple[str, dict[str, Callable[[], str]]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -89,54 +60,66 @@ def pytest_configure(config: pytest.Config) -> None:
     from deploykit.errors import DeploykitError
 
     try:
-        config.stash[_SUBJECT] = _read_subject(config)
+        bundle, request = read_options(config)
+        config.stash[_CHECKS] = bundle.name, checks_of(bundle, request)
     except DeploykitError as error:
         raise pytest.UsageError(str(error)) from error
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args.clear()  # else a folder of scripts and photos would be searched for tests
 
 
-def _read_subject(config: pytest.Config) -> Subject:
-    from deploykit.bundle.folder import CANONICAL_GRAPH, default_artifacts, find_bundle
-    from deploykit.commands.verify.run import VerifyRequest
+def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
+    """The bundle that is meant, and what to verify of it; no test changes it."""
+    from deploykit.bundle.folder import default_artifacts, find_bundle
+    from deploykit.commands.verify.request import VerifyRequest
     from deploykit.errors import UsageError
     from deploykit.images.scan import scan_images
-    from deploykit.inference.candidates import Candidate, named_candidates
     from deploykit.proof.reference import ReferenceRequest
-    from deploykit.runtime.opener import CPU
     from deploykit.specs.precision import PRECISIONS
     from deploykit.specs.value import choice
 
-    def option(name: str) -> str | None:
-        value: str | None = config.getoption(f"deploykit_{name}")
-        return value
-
-    def path(name: str) -> Path | None:
-        text = option(name)  # relative to where pytest was called, wherever tests are run
-        return None if text is None else config.invocation_params.dir / text
-
-    count, precision = option("max_images"), option("precision")
+    given = {name: config.getoption(f"deploykit_{name.replace('-', '_')}") for name in _OPTIONS}
+    for name in ("images", "ckpt"):  # relative to where pytest was called, wherever tests are run
+        given[name] = given[name] and config.invocation_params.dir / given[name]
+    count, precision = given["max-images"], given["precision"]
     if count is not None and not (count.isdecimal() and int(count) > 0):
         raise UsageError(f"--deploykit-max-images takes 1 or more, not {count}.")
+    if given["images"] is not None:
+        scan_images(given["images"])
     request = VerifyRequest(
-        images=path("images"),
-        max_images=None if count is None else int(count),
-        runtime=option("runtime"),
-        precision=None if precision is None else choice(precision, PRECISIONS, "precision"),
+        images=given["images"],
+        max_images=count and int(count),
+        runtime=given["runtime"],
+        precision=precision and choice(precision, PRECISIONS, "precision"),
         reference=ReferenceRequest(
-            arch=option("arch"),
-            checkpoint=path("ckpt"),
+            arch=given["arch"],
+            checkpoint=given["ckpt"],
             trust_pickle=config.getoption("deploykit_trust_pickle"),
         ),
         keep=False,
+        stages=given["transform"] is not None,
+        transform=given["transform"],
     )
-    if request.images is not None:
-        scan_images(request.images)
-    bundle, _ = find_bundle(option("bundle"), default_artifacts())
+    return find_bundle(config.getoption("deploykit_bundle"), default_artifacts())[0], request
+
+
+def checks_of(bundle: Bundle, request: VerifyRequest) -> dict[str, Callable[[], str]]:
+    """A check for the files, each candidate, and the stages: it tells what it found, or fails."""
+    from deploykit.bundle.folder import CANONICAL_GRAPH
+    from deploykit.commands.verify.run import verify_bundle
+    from deploykit.inference.candidates import Candidate, named_candidates
+    from deploykit.runtime.opener import CPU
+
+    verified = cache(partial(verify_bundle, bundle, request))  # once for all tests
     candidates = named_candidates(bundle, request.runtime, request.precision)
     if request.runtime is request.precision is None:
         candidates.insert(0, Candidate(CANONICAL_GRAPH, CPU, "fp32"))
-    return Subject(bundle, tuple(candidates), request, option("transform"))
+    checks: dict[str, Callable[[], str]] = {"files": partial(_check_files, bundle)}
+    for candidate in candidates:
+        checks[str(candidate)] = partial(_check_candidate, verified, candidate)
+    if request.stages:
+        checks["stages"] = partial(_check_stages, verified)
+    return checks
 
 
 @pytest.hookimpl(wrapper=True)
@@ -145,30 +128,24 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Add the bundle to the paths that are searched for tests."""
     report = yield
-    subject = collector.config.stash.get(_SUBJECT, None)
-    if isinstance(collector, pytest.Session) and report.passed and subject is not None:
-        name = subject.bundle.name
-        bundle = BundleTests.from_parent(collector, name=name, nodeid=name, subject=subject)
-        report.result.append(bundle)
+    name, checks = collector.config.stash.get(_CHECKS, ("", {}))
+    if isinstance(collector, pytest.Session) and report.passed and checks:
+        report.result.append(
+            BundleTests.from_parent(collector, name=name, nodeid=name, checks=checks)
+        )
     return report
 
 
 class BundleTests(pytest.Collector):
-    """The tests of a bundle: its files, each candidate's verdict, and the stages."""
+    """The tests of a bundle; nothing is compared before the first of them runs."""
 
-    def __init__(self, *, subject: Subject, **node: object) -> None:
+    def __init__(self, *, checks: dict[str, Callable[[], str]], **node: object) -> None:
         super().__init__(**node)  # type: ignore[arg-type]
-        self._subject = subject
+        self._checks = checks
 
     def collect(self) -> Iterator[BundleTest]:
-        """Make the tests; nothing is compared before the first of them runs."""
-        subject = self._subject
-        checks = {"files": partial(check_files, subject)}
-        for candidate in subject.candidates:
-            checks[str(candidate)] = partial(check_candidate, subject, candidate)
-        if subject.transform is not None:
-            checks["stages"] = partial(check_stages, subject)
-        for name, check in checks.items():
+        """Make the tests."""
+        for name, check in self._checks.items():
             yield BundleTest.from_parent(self, name=name, check=check)
 
 
@@ -192,18 +169,16 @@ class BundleTest(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """Name it above a failure."""
-        assert self.parent is not None  # noqa: S101
-        return self.path, None, f"{self.parent.name}: {self.name}"
+        return self.path, None, self.nodeid.replace("::", ": ")
 
 
-def check_files(subject: Subject) -> str:
+def _check_files(bundle: Bundle) -> str:
     """Whether each file is as recorded, and the graphs give the answers recorded at export."""
     from deploykit.commands.verify.run import VerifyRequest, verify_bundle
     from deploykit.commands.verify.text import verification_text
     from deploykit.inference.engines import engines_left_out, named_engine
     from deploykit.system.text import counted
 
-    bundle = subject.bundle
     files = [file for file in bundle.manifest.files if file not in engines_left_out(bundle)]
     for file in files:
         bundle.checked(file)
@@ -215,15 +190,12 @@ def check_files(subject: Subject) -> str:
     return f"{counted(len(files), 'file is', 'files are')} as recorded, and so are the answers"
 
 
-def check_candidate(subject: Subject, candidate: Candidate) -> str:
+def _check_candidate(verified: Callable[[], Verification], candidate: Candidate) -> str:
     """What ``verify`` measured of a candidate, whose verdict decides; skipped where it has none."""
     from deploykit.commands.verify.text import numbers_text, verification_text
-    from deploykit.errors import DeploykitError
     from deploykit.proof.text import photos_text
 
-    found = subject.outcome
-    if isinstance(found, DeploykitError):
-        raise found
+    found = verified()
     for verdict in found.verdicts:
         spec = verdict.candidate
         if (spec.graph, spec.runtime, spec.precision) != dataclasses.astuple(candidate):
@@ -231,28 +203,19 @@ def check_candidate(subject: Subject, candidate: Candidate) -> str:
         if not verdict.passed:
             alone = dataclasses.replace(found, verdicts=(verdict,), accuracy=())
             pytest.fail(verification_text(alone), pytrace=False)
-        return f"{numbers_text(verdict)}; {photos_text(found.photos)}, against {found.reference}"
+        against = f"against {found.reference.description}"
+        return f"{numbers_text(verdict)}; {photos_text(found.photos)}, {against}"
     pytest.skip(found.skipped.get(candidate, "it is the reference"))
 
 
-def check_stages(subject: Subject) -> str:
-    """Whether ``verify --stages`` finds every step within its tolerance, and no fault."""
-    from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages
-    from deploykit.commands.diagnose.text import stage_report_text
+def _check_stages(verified: Callable[[], Verification]) -> str:
+    """Whether the diagnosis finds every stage within its tolerance, and no fault."""
+    from deploykit.commands.diagnose.text import blame_text
 
-    request = subject.request
-    wanted = StagesRequest(
-        images=request.images,
-        max_images=request.max_images,
-        transform=subject.transform,
-        reference=request.reference,
-        runtime=request.runtime,
-        precision=request.precision,
-    )
-    report = diagnose_stages(subject.bundle, wanted)
-    if not report.passed:
-        pytest.fail(stage_report_text(report), pytrace=False)
-    return f"{len(report.steps)} stages, each within its tolerance"
+    diagnosis = verified().diagnosis
+    if not diagnosis.passed or diagnosis.stages is None:
+        pytest.fail("\n".join(blame_text(diagnosis)), pytrace=False)
+    return f"{len(diagnosis.stages.steps)} stages, each within its tolerance"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

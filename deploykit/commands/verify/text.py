@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
 
-from deploykit.commands.verify.claims import claim_of, limits_of
+from deploykit.commands.diagnose.text import blame_text, blame_value
+from deploykit.commands.verify.conclusion import conclusion_of
 from deploykit.commands.verify.result import Verification
-from deploykit.parity.accuracy import Accuracy, ClassAccuracy
-from deploykit.parity.diagnosis import StageReport
+from deploykit.parity.accuracy import Accuracy
 from deploykit.proof.text import (
     flips_of,
     flips_text,
@@ -20,39 +21,36 @@ from deploykit.proof.text import (
 )
 from deploykit.proof.verdict import Verdict
 from deploykit.specs.value import plain_value
-from deploykit.system.text import counted, table_text
+from deploykit.system.text import table_text
 
 _SHOWN_CLASSES = 20
 _WORST_CLASSES = 10
 
 
 def verification_text(result: Verification) -> str:
-    """The verdicts, the flips, and what speaks against those that failed."""
+    """The verdicts with their flips and reasons, the diagnosis, and the conclusion at the end."""
     lines = [
         verdicts_text(result.verdicts),
-        f"reference  {result.reference}",
+        f"reference  {result.reference.description}",
+        f"images     {photos_text(result.photos)}",
     ]
-    claim = claim_of(result)
-    if claim.limit:
-        lines.append(f"           {claim.limit}")
-    lines.append(f"images     {photos_text(result.photos)}")
-    if result.photos.kind == "golden":
-        lines.append("           chosen at export for their margins: no bound follows for photos")
     if result.unreadable:
         lines.append(f"           {result.unreadable} more could not be read")
-    if result.mining is not None:
-        first, *others = result.mining.sentences
-        lines += (f"margins    {first}", *(f"           {sentence}" for sentence in others))
     if result.accuracy:
-        lines += accuracy_text(result)
+        lines += _accuracy_text(result)
     for verdict in result.verdicts:
         lines += flips_text(verdict)
     for verdict in result.verdicts:
         lines += (f"FAILED  {verdict.candidate.title}: {reason}" for reason in verdict.reasons)
-        if verdict.note is not None:
-            lines.append(f"note    {verdict.candidate.title}: {verdict.note}")
     if not result.verdicts:
         lines.append("FAILED  no candidate was compared")
+    for block in blame_text(result.diagnosis):
+        lines += ("", block)
+    if result.export_command is not None:
+        lines += ("", "To mend all that export can:", result.export_command)
+    conclusion = conclusion_of(result)
+    lines += ("", conclusion.sentence, *conclusion.reasons)
+    lines += (f"note    {limit}" for limit in conclusion.limits)
     return "\n".join(lines)
 
 
@@ -66,34 +64,38 @@ def numbers_text(verdict: Verdict) -> str:
     )
 
 
-def comparison_text(result: Verification) -> str:
-    """The comparison's own verdict, where other lines follow that may fail the whole."""
-    if result.passed:
-        return "PASSED  comparison: every candidate is within its tolerance"
-    if not result.verdicts:
-        return "FAILED  comparison: no candidate was compared"
-    failed = sum(not verdict.passed for verdict in result.verdicts)
-    return f"FAILED  comparison: {failed} of {counted(len(result.verdicts), 'candidate')} failed"
-
-
 def verdict_text(passed: bool) -> str:
     """The last line."""
     return "PASSED" if passed else "FAILED"
 
 
-def accuracy_text(result: Verification) -> list[str]:
+def _accuracy_text(result: Verification) -> Iterator[str]:
     """How often each side is right on the labelled images, and on which classes."""
     reference, *candidates = result.accuracy
     sides = {"reference": reference}
-    lines = [f"accuracy   {_rate_text(reference)}: the reference"]
+    yield f"accuracy   {_rate_text(reference)}: the reference"
     for verdict, found in zip(result.verdicts, candidates, strict=True):
         name = verdict.candidate.title
         if found == reference:
-            lines.append(f"           the same, class by class: {name}")
+            yield f"           the same, class by class: {name}"
         else:
-            lines.append(f"           {_rate_text(found)}: {name}")
+            yield f"           {_rate_text(found)}: {name}"
             sides[name] = found
-    return [*lines, "", _classes_text(sides), ""]
+    rows = list(zip(*(side.classes for side in sides.values()), strict=True))
+    yield ""
+    if len(rows) > _SHOWN_CLASSES:
+        yield f"the worst {_WORST_CLASSES} of {len(rows)} classes:"
+        rows = sorted(rows, key=lambda row: min(found.rate for found in row))[:_WORST_CLASSES]
+    header = ["class", "images"]
+    for name in sides:
+        header += (name, "its errors at most")
+    table = []
+    for row in rows:
+        cells = [row[0].label, str(row[0].images)]
+        for found in row:
+            cells += (f"{100 * found.rate:.1f} %", f"{100 * found.error_rate_bound:.1f} %")
+        table.append(cells)
+    yield table_text(header, table)
 
 
 def _rate_text(found: Accuracy) -> str:
@@ -104,43 +106,19 @@ def _rate_text(found: Accuracy) -> str:
     )
 
 
-def _classes_text(sides: Mapping[str, Accuracy]) -> str:
-    """A table with a row for each class, or for the worst ones where there are many."""
-    rows = list(zip(*(side.classes for side in sides.values()), strict=True))
-    caption = []
-    if len(rows) > _SHOWN_CLASSES:
-        caption = [f"the worst {_WORST_CLASSES} of {len(rows)} classes:"]
-        rows = sorted(rows, key=lambda row: min(found.rate for found in row))[:_WORST_CLASSES]
-    header = ["class", "images"]
-    for side in sides:
-        header += (side, "its errors at most")
-    table = table_text(header, map(_class_row, rows))
-    return "\n".join((*caption, table))
-
-
-def _class_row(sides: Sequence[ClassAccuracy]) -> list[str]:
-    cells = [sides[0].label, str(sides[0].images)]
-    for found in sides:
-        cells += (f"{100 * found.rate:.1f} %", f"{100 * found.error_rate_bound:.1f} %")
-    return cells
-
-
-def verification_value(result: Verification, stages: StageReport | None = None) -> dict[str, Any]:
-    """The verdicts, what was compared, and how often each side is right on labelled images.
-
-    Args:
-        result: What was found.
-        stages: The walk over the stages, which may limit what was proven; None without one.
-    """
-    reference, *candidates = result.accuracy or (None,)
+def verification_value(result: Verification) -> dict[str, Any]:
+    """Everything that was found, as plain values."""
+    reference, mining = result.reference, result.mining
+    accuracy = [msgspec.to_builtins(side) for side in result.accuracy]
     return {
         "passed": result.passed,
-        "reference": result.reference,
-        "reference_kind": result.reference_kind,
-        "is_recorded": result.is_recorded,
-        "obstacle": result.obstacle,
-        "claim": claim_of(result).holds,
-        "limit": " ".join(limits_of(result, stages)) or None,
+        "conclusion": asdict(conclusion_of(result)),
+        "reference": {
+            "kind": reference.kind,
+            "description": reference.description,
+            "is_recorded": reference.is_recorded,
+            "module_reason": reference.module_reason,
+        },
         "photos": msgspec.to_builtins(result.photos),
         "unreadable": result.unreadable,
         "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
@@ -148,15 +126,10 @@ def verification_value(result: Verification, stages: StageReport | None = None) 
             {"candidate": str(candidate), "reason": reason}
             for candidate, reason in result.skipped.items()
         ],
-        "accuracy": {
-            "reference": msgspec.to_builtins(reference),
-            "candidates": msgspec.to_builtins(candidates),
-        }
-        if reference is not None
-        else None,
-        "mining": None
-        if result.mining is None
-        else {**plain_value(result.mining), "sentences": list(result.mining.sentences)},
+        "accuracy": {"reference": accuracy[0], "candidates": accuracy[1:]} if accuracy else None,
+        "mining": mining and {**plain_value(mining), "sentences": list(mining.sentences)},
+        **blame_value(result.diagnosis),
+        "export_command": result.export_command,
         "created": result.created,
         "seconds": None if result.seconds is None else round(result.seconds, 3),
         "versions": result.versions,

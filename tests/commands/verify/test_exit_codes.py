@@ -62,9 +62,7 @@ def test_both_sides_agreeing_on_nothing_exit_with_3(verify, photo_folder, monkey
 
 @pytest.mark.parametrize("how", [["--self-test"], [], ["--json"]])
 def test_no_candidate_exits_with_3(verify, folder, photo_folder, monkeypatch, how):
-    monkeypatch.setattr(
-        "deploykit.commands.verify.sessions.named_candidates", lambda *arguments: []
-    )
+    monkeypatch.setattr("deploykit.commands.verify.run.named_candidates", lambda *arguments: [])
     images = [] if "--self-test" in how else ["--images", photo_folder]
     before = open_bundle(folder).manifest
     code, out, _ = verify(*images, *how)
@@ -136,7 +134,7 @@ def test_what_cannot_be_done_does_not_exit_with_0(
     monkeypatch.chdir(tmp_path)
     found, out, err = verify(*arguments)
     assert (found, out) == (code, "")
-    assert err.splitlines()[0].startswith(("error: ", "left out: ")) or "error: " in err
+    assert err.splitlines()[0].startswith(("error: ", "skipped: ")) or "error: " in err
     assert "Traceback" not in err
 
 

@@ -109,7 +109,7 @@ def test_verify_passes_real_networks(architecture, arguments, side, tmp_path, ph
     bundle = tune_fp16(export_bundle(request).bundle).bundle
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder))
     assert result.passed, verification_text(result)
-    assert result.reference_kind == "module"
+    assert result.reference.kind == "module"
     compared = {(verdict.candidate.graph, verdict.candidate.runtime) for verdict in result.verdicts}
     assert compared >= {
         ("model.onnx", "onnxruntime-cpu"),

@@ -94,8 +94,8 @@ def test_without_onnx_the_rehearsal_is_left_out_aloud(tuned, no_onnx, self_test,
     result = verify_bundle(tuned, VerifyRequest(self_test=self_test), events.append)
     assert result.passed
     assert [graph for graph, _, _ in candidates(result)] == ["deploy/fp32.onnx"]
-    (note,) = (note for note in notes_of(events) if "left out" in note)
-    assert note.startswith(f"left out: {FP16} on rehearsal: onnx is not installed")
+    (note,) = (note for note in notes_of(events) if "skipped" in note)
+    assert note.startswith(f"skipped: {FP16} on rehearsal: onnx is not installed")
 
 
 def test_a_rehearsal_that_was_asked_for_needs_onnx(tuned, no_onnx):
@@ -171,7 +171,7 @@ def test_an_engine_is_left_out_where_there_is_no_gpu(engine_bundle, no_gpu, no_o
     result = verify_bundle(engine_bundle, progress=events.append)
     assert result.passed
     assert [graph for graph, _, _ in candidates(result)] == ["deploy/fp32.onnx", FP16]
-    (note,) = (note for note in notes_of(events) if "left out" in note)
+    (note,) = (note for note in notes_of(events) if "skipped" in note)
     assert "portable-fp16-b1-8-32.engine on tensorrt_rtx: There is no NVIDIA driver" in note
 
 

@@ -1,5 +1,6 @@
 """The pytest plugin: what a run says of bundles that are sound and that are not."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -13,7 +14,8 @@ from bundle_files import acknowledged, contents
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.commands.verify.run import VerifyRequest
-from deploykit.commands.verify.suite import Subject, check_candidate, check_files, check_stages
+from deploykit.commands.verify.suite import checks_of
+from deploykit.errors import BundleError
 from deploykit.inference.candidates import Candidate
 
 PLUGIN = "deploykit.commands.verify.suite"
@@ -64,19 +66,18 @@ def project(tmp_path):
 
 
 @pytest.fixture
-def subject(bundle, photo_folder):
-    """The bundle compared with its own graph on photos."""
-    request = VerifyRequest(images=photo_folder, runtime="onnxruntime-cpu", keep=False)
-    return Subject(bundle, (FP32,), request, transform=None)
+def request_(photo_folder):
+    """Compare the bundle with its own graph on photos."""
+    return VerifyRequest(images=photo_folder, runtime="onnxruntime-cpu", keep=False)
 
 
 @pytest.fixture
 def failure():
     """The words in which a check fails."""
 
-    def call(check, *arguments):
+    def call(check):
         with pytest.raises(pytest.fail.Exception) as caught:
-            check(*arguments)
+            check()
         assert not caught.value.pytrace
         return caught.value.msg
 
@@ -159,55 +160,53 @@ def test_plugin_loads_nothing_in_other_runs(tmp_path, arguments):
     assert json.loads(run.stdout.splitlines()[-1]) == [0, packages, []]
 
 
-def test_check_candidate_fails_with_flips_and_reasons(answers, subject, failure):
+def test_check_of_a_candidate_fails_with_flips_and_reasons(bundle, answers, request_, failure):
     answers(FP32.file, lambda logits: logits[:, ::-1])
-    words = failure(check_candidate, subject, FP32)
+    words = failure(checks_of(bundle, request_)[str(FP32)])
     assert "30 of 45 images changed their class; at most 0.0% may" in words
     assert f"flip  {FP32}: " in words
     assert "... and 20 more" in words
 
 
-def test_check_candidate_skips_what_cannot_run_and_the_reference(bundle, photo_folder, no_gpu):
-    request = VerifyRequest(images=photo_folder, max_images=4, keep=False)
-    subject = Subject(bundle, (), request, transform=None)
+def test_check_skips_what_cannot_run_and_the_reference(bundle, photo_folder, no_gpu):
+    checks = checks_of(bundle, VerifyRequest(images=photo_folder, max_images=4, keep=False))
     with pytest.raises(pytest.skip.Exception, match="no NVIDIA driver"):
-        check_candidate(subject, Candidate(FP32.file, "onnxruntime-cuda", "fp32"))
+        checks["deploy/fp32.onnx on onnxruntime-cuda"]()
     with pytest.raises(pytest.skip.Exception, match="it is the reference"):
-        check_candidate(subject, Candidate("model.onnx", "onnxruntime-cpu", "fp32"))
+        checks["model.onnx on onnxruntime-cpu"]()
 
 
-def test_check_files_fails_other_answers_than_recorded(bundle, subject, failure):
+def test_check_of_files_fails_other_answers_than_recorded(bundle, request_, failure):
     golden = bundle.folder / "golden.npz"
     with np.load(golden) as data:
         images, logits = data["images"], data["logits"]
     np.savez(golden, images=images, logits=logits[:, ::-1])
-    changed = Subject(acknowledged(bundle, "golden.npz"), (), subject.request, None)
-    assert "answers recorded in golden.npz" in failure(check_files, changed)
+    changed = acknowledged(bundle, "golden.npz")
+    words = failure(checks_of(changed, request_)["files"])
+    assert "answers recorded in golden.npz" in words
 
 
-def test_check_files_looks_at_engines_without_a_gpu(engine_bundle, subject):
-    from deploykit.errors import BundleError
-
-    whole = Subject(engine_bundle, (), subject.request, None)
-    assert check_files(whole).startswith(f"{len(engine_bundle.manifest.files)} files are as")
+def test_check_of_files_looks_at_engines_without_a_gpu(engine_bundle, request_):
+    files = len(engine_bundle.manifest.files)
+    assert checks_of(engine_bundle, request_)["files"]().startswith(f"{files} files are as")
     graph = engine_bundle.folder / "deploy/fp16.onnx"
     graph.write_bytes((engine_bundle.folder / "deploy/fp32.onnx").read_bytes())
-    outdated = Subject(acknowledged(engine_bundle, "deploy/fp16.onnx"), (), subject.request, None)
+    outdated = checks_of(acknowledged(engine_bundle, "deploy/fp16.onnx"), request_)
     with pytest.raises(BundleError, match=r"was built from another deploy/fp16\.onnx"):
-        check_files(outdated)
+        outdated["files"]()
 
 
-def test_check_files_takes_a_copy_without_engines(engine_bundle, subject):
+def test_check_of_files_takes_a_copy_without_engines(engine_bundle, request_):
     for file in (engine_bundle.folder / "engines").iterdir():
         file.unlink()
-    assert check_files(Subject(open_bundle(engine_bundle.folder), (), subject.request, None))
+    assert checks_of(open_bundle(engine_bundle.folder), request_)["files"]()
 
 
 @pytest.mark.parametrize(
     ("deviation", "passes"), [("[0.229, 0.224, 0.225]", True), ("[0.5, 0.5, 0.5]", False)]
 )
-def test_check_stages_compares_the_training_transform(
-    tmp_path, subject, failure, deviation, passes
+def test_check_of_stages_compares_the_training_transform(
+    tmp_path, bundle, request_, failure, deviation, passes
 ):
     code = tmp_path / "training.py"
     code.write_text(
@@ -217,8 +216,9 @@ def test_check_stages_compares_the_training_transform(
         f"        transforms.Normalize([0.485, 0.456, 0.406], {deviation})])\n",
         encoding="utf-8",
     )
-    walked = Subject(subject.bundle, (), subject.request, f"{code}:transform")
+    staged = dataclasses.replace(request_, stages=True, transform=f"{code}:transform")
+    check = checks_of(bundle, staged)["stages"]
     if passes:
-        assert "stages, each within its tolerance" in check_stages(walked)
+        assert "stages, each within its tolerance" in check()
     else:
-        assert "FOUND  normalise: " in failure(check_stages, walked)
+        assert "FOUND  normalise: " in failure(check)

@@ -1,14 +1,11 @@
 """What ``verify`` says of accuracy: both sides, class by class."""
 
-import dataclasses
-
-import msgspec
 import numpy as np
 import pytest
-from made_verifications import BIRDS, GRAPHS, made_logits, made_verification
+from made_verifications import BIRDS, GRAPHS, MODULE, made_logits, made_verification
 
 from deploykit.bundle.verdicts import PhotoSet
-from deploykit.commands.verify.text import comparison_text, verification_text, verification_value
+from deploykit.commands.verify.text import verification_text, verification_value
 from deploykit.proof.text import photos_text
 from deploykit.specs.labels import Labels
 from deploykit.system.text import rate_digits
@@ -78,26 +75,11 @@ def test_verification_value_has_null_for_numbers_that_are_not_finite():
     assert value["accuracy"]["candidates"][0]["correct"] == 0
 
 
-def test_verification_text_and_value_name_the_reference():
-    logits = made_logits(30)
-    candidates = {GRAPHS[1]: logits}
-    trained = made_verification(logits, candidates)
-    value = verification_value(trained)
-    assert (value["reference_kind"], value["is_recorded"]) == ("module", True)
-    assert value["claim"] == "decides as the trained one does"
-    assert "no proof of this bundle" not in verification_text(trained)
-    other = made_verification(logits, candidates, is_recorded=False)
-    assert "That is no proof of this bundle" in verification_text(other)
-    assert verification_value(other)["is_recorded"] is False
-    golden = made_verification(logits, candidates, reference_kind="golden")
-    assert "a few recorded answers, not with the trained model" in verification_text(golden)
-
-
 def test_verification_text_gives_no_bound_on_golden_images(tmp_path):
     logits = made_logits(30)
     text = verification_text(made_verification(logits, {GRAPHS[1]: logits}))
     assert "at most" not in text
-    assert "chosen at export for their margins: no bound" in text
+    assert "chosen at export for their margins, so no rate follows" in text
     photos = verification_text(made_verification(logits, {GRAPHS[1]: logits}, folder=tmp_path))
     assert "0 of 30, at most 9.5 %" in photos
 
@@ -108,7 +90,7 @@ def test_rate_digits_show_a_small_rate_as_more_than_zero():
     ]
 
 
-def test_worst_photos_flipped_first_then_by_error():
+def test_worst_images_flipped_first_then_by_error():
     logits = made_logits(6)
     candidate = logits.copy()
     candidate[1] += 5  # far, and without another class
@@ -118,39 +100,12 @@ def test_worst_photos_flipped_first_then_by_error():
     candidate[flipped, [top, second]] = candidate[flipped, [second, top]]
     result = made_verification(logits, {GRAPHS[1]: candidate}, paths=list("abcdef"))
     expected = ["abcdef"[flipped], *(name for name in "bd" if name != "abcdef"[flipped])]
-    assert result.worst_photos(len(expected)) == tuple(expected)
-    assert len(result.worst_photos(16)) == 6
+    assert result.worst_images(len(expected)) == tuple(expected)
+    assert len(result.worst_images(16)) == 6
     broken = np.where(np.arange(6)[:, None] == 4, np.nan, logits)
-    assert made_verification(logits, {GRAPHS[1]: broken}, paths=list("abcdef")).worst_photos(1) == (
+    assert made_verification(logits, {GRAPHS[1]: broken}, paths=list("abcdef")).worst_images(1) == (
         "e",
     )
-
-
-def test_verification_text_shows_a_note_as_no_failure():
-    logits = made_logits(30)
-    result = made_verification(logits, {GRAPHS[1]: -logits})
-    (verdict,) = result.verdicts
-    told = msgspec.structs.replace(verdict, note="the proof of 2026-11-21 stands")
-    before, after = (
-        verification_text(dataclasses.replace(result, verdicts=(each,))).splitlines()
-        for each in (verdict, told)
-    )
-    assert after == [
-        *before,
-        f"note    {GRAPHS[1]} on onnxruntime-cpu: the proof of 2026-11-21 stands",
-    ]
-
-
-def test_verification_text_and_value_say_why_the_graph_stands_in():
-    logits = made_logits(30)
-    why = "/runs/best_model.pth has changed since the export"
-    result = made_verification(logits, {GRAPHS[1]: logits}, reference_kind="graph", obstacle=why)
-    for text in (verification_text(result), verification_value(result)["limit"]):
-        assert f"The trained model itself was not asked: {GRAPHS[0]}" in text
-        assert f"because {why}." in text
-    assert verification_value(result)["obstacle"] == why
-    trained = verification_value(made_verification(logits, {GRAPHS[1]: logits}))
-    assert trained["limit"] is trained["obstacle"] is None
 
 
 @pytest.mark.parametrize(
@@ -176,10 +131,10 @@ def test_photos_text_counts_what_was_compared_and_skipped(fields, text):
     )
 
 
-def test_comparison_text_without_candidates_fails():
+def test_verification_value_names_the_reference():
     logits = made_logits(30)
-    assert comparison_text(made_verification(logits, {})) == (
-        "FAILED  comparison: no candidate was compared"
+    fields = {"kind": "graph", "module_reason": "best_model.pth is not there"}
+    value = verification_value(
+        made_verification(logits, {GRAPHS[1]: logits}, reference_fields=fields)
     )
-    failed = made_verification(logits, {GRAPHS[1]: -logits})
-    assert comparison_text(failed) == "FAILED  comparison: 1 of 1 candidate failed"
+    assert value["reference"] == {"description": MODULE, "is_recorded": True, **fields}

@@ -18,7 +18,7 @@ from deploykit.parity.tolerance import (
     Tolerance,
     tolerance_for,
 )
-from deploykit.proof.readable import mostly_unreadable
+from deploykit.proof.photos import mostly_unreadable
 from deploykit.specs.labels import Labels
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Logits, Session

@@ -1,12 +1,12 @@
-// The dots tell which photo they are: to a pointer that is near, and to the arrow keys.
+// The dots tell which image they are: to a pointer that is near, and to the arrow keys.
 
 const NEAR = 14; // in the picture's own units
 
-/** A dot's photo in words; `[name, class, class, margin, movement, whether the margin decides]`. */
+/** A dot's image in words; `[name, class, class, margin, movement, whether the margin decides]`. */
 const tellPoint = ([name, before, after, margin, change, decidable]) => {
   const answer = make("span", {}, stranger(before));
   if (after !== before) answer.append(" → ", stranger(after));
-  if (after !== before && !decidable) answer.append(" (too close to call)");
+  if (after !== before && !decidable) answer.append(" (undecidable)");
   return [
     make("strong", {}, stranger(name)),
     answer,

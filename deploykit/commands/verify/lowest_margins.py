@@ -1,0 +1,154 @@
+"""``verify --budget``: rank a folder's images by margin, and compare the closest decisions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deploykit.bundle.folder import Bundle
+from deploykit.bundle.manifest import printable
+from deploykit.images.batches import default_threads
+from deploykit.images.scan import ImageFile
+from deploykit.inference.pipeline import answer_files
+from deploykit.inference.sessions import open_bundle_graph
+from deploykit.parity.answers import Answers
+from deploykit.parity.compare import measure_answers
+from deploykit.parity.measures import Array
+from deploykit.parity.mining import MarginMining, moved_apart, population_of, ranking_margins
+from deploykit.proof.photos import PhotoFolder, nothing_readable, short_digest
+from deploykit.proof.verdict import Verdict, judge
+from deploykit.runtime.opener import CPU
+from deploykit.specs.labels import Labels
+from deploykit.specs.session import SessionSpec
+from deploykit.system.progress import Note, Progress, Step
+from deploykit.system.stages import StageClock
+from deploykit.system.text import counted
+
+_BATCH_SIZE = 8
+_UNDECIDED = "not one of the compared images has a margin that decides; a larger --budget has some"
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """A folder's images that can be compared, the lowest margin first.
+
+    Attributes:
+        files: Their files.
+        margins: (N,) float64, theirs, ascending.
+        skipped: How many more are duplicates or calibration images.
+        unreadable: How many more could not be read.
+        ranked_by: What gave the margins, in words.
+    """
+
+    files: Sequence[ImageFile]
+    margins: Array
+    skipped: int
+    unreadable: int
+    ranked_by: str
+
+
+def rank_images(
+    bundle: Bundle, folder: PhotoFolder, calibration: Collection[str], progress: Progress
+) -> Ranking:
+    """Rank a folder's images by the margins that the FP32 deploy graph gives them on the CPU.
+
+    Of an image its place in the folder and its margin are kept, not its pixels.
+
+    Args:
+        bundle: The bundle.
+        folder: The images.
+        calibration: See :meth:`deploykit.proof.photos.Photos.skip`.
+        progress: Called after every batch.
+
+    Raises:
+        ImagesError: Not one image can be read.
+        BundleError: The FP32 deploy graph is missing or damaged.
+    """
+    graph, files = bundle.deploy_graph("fp32"), folder.files
+    ranked_by = f"{graph} on {CPU}"
+    progress(Note(f"ranking {counted(len(files), 'photo')} by the margins of {ranked_by}"))
+    margins = np.full(len(files), np.nan)  # stays NaN where nothing can be compared
+    seen = set(calibration)
+    done = skipped = 0
+    # One thread: the session computes in the threads that read.
+    with open_bundle_graph(bundle, graph, runtime=CPU, precision="fp32", threads=1) as session:
+        batches = answer_files(
+            files,
+            bundle.manifest.preprocessing,
+            session,
+            batch_size=_BATCH_SIZE,
+            workers=default_threads(),
+            clock=StageClock(),
+            digested=True,
+        )
+        with contextlib.closing(batches):
+            for batch in batches:
+                places = done + np.flatnonzero([failure is None for failure in batch.failures])
+                for place, logits, digest in zip(places, batch.logits, batch.digests, strict=True):
+                    if (short := short_digest(digest)) in seen:
+                        skipped += 1
+                        continue
+                    seen.add(short)
+                    margins[place] = ranking_margins(logits[None])[0]
+                done += len(batch.files)
+                progress(Step("ranking", done, len(files)))
+    order = np.argsort(margins, kind="stable")[: np.isfinite(margins).sum()]  # NaN comes last
+    if len(order) == 0:
+        raise nothing_readable(printable(folder.path), len(files))
+    return Ranking(
+        files=[files[place] for place in order],
+        margins=margins[order],
+        skipped=skipped,
+        unreadable=len(files) - len(order) - skipped,
+        ranked_by=ranked_by,
+    )
+
+
+def mining_of(
+    ranking: Ranking, answers: Answers, candidates: Sequence[SessionSpec]
+) -> MarginMining:
+    """What answers to the lowest margins show about the images that were not compared."""
+    compared = len(answers.paths)
+    margin_of = {
+        file.name: margin
+        for file, margin in zip(ranking.files, ranking.margins.tolist(), strict=True)
+    }
+    ranked = np.array([margin_of[path] for path in answers.paths])
+    others = ranking.margins[compared:]
+    return MarginMining(
+        compared=compared,
+        ranked=len(ranking.files),
+        skipped=ranking.skipped,
+        ranked_by=ranking.ranked_by,
+        ranking_error=float(np.abs(ranking_margins(answers.reference) - ranked).max()),
+        smallest_skipped=float(others[0]) if len(others) else None,
+        apart={
+            candidate.title: moved_apart(answers.reference, logits)
+            for candidate, logits in zip(candidates, answers.candidates, strict=True)
+        },
+    )
+
+
+def judge_lowest(
+    ranking: Ranking,
+    mining: MarginMining,
+    answers: Answers,
+    candidates: Sequence[SessionSpec],
+    labels: Labels,
+) -> tuple[Verdict, ...]:
+    """Judge answers to the lowest margins as those of a part of all ranked images."""
+    verdicts = []
+    measurements = measure_answers(answers, candidates, labels, bounded=False)
+    for candidate, found in zip(candidates, measurements, strict=True):
+        others_hold = mining.others_hold(candidate.title)
+        population = population_of(
+            ranking.margins, candidate.precision, found, others_hold=others_hold
+        )
+        verdict = judge(candidate, found, population)
+        if verdict.passed and found.decidable == 0:
+            verdict = verdict.refused(_UNDECIDED)
+        verdicts.append(verdict)
+    return tuple(verdicts)

@@ -1,0 +1,191 @@
+"""The certificate of a verification: the verdict first, then all that it rests on."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deploykit.bundle.folder import CANONICAL_GRAPH
+from deploykit.commands.verify.conclusion import (
+    conclusion_of,
+    noun_of,
+    outcome_of,
+    reference_name,
+    worst_of,
+)
+from deploykit.commands.verify.scatter import Movement, movements, scatter_of
+from deploykit.html.document import render, write_document
+from deploykit.html.thumbnails import make_thumbnails
+from deploykit.html.words import number
+from deploykit.parity.measurement import UNDECIDABLE_MARGIN
+from deploykit.parity.measures import margins, softmax
+from deploykit.proof.text import photos_text
+from deploykit.specs.prediction import Ranked
+
+if TYPE_CHECKING:
+    from deploykit.bundle.folder import Bundle
+    from deploykit.commands.verify.result import Verification
+    from deploykit.parity.accuracy import Accuracy, ClassAccuracy
+    from deploykit.specs.session import Logits
+
+_STYLES = (
+    "tiles.css",
+    "tables.css",
+    "verdict.css",
+    "picture.css",
+    "images.css",
+    "diagnosis.css",
+    "print.css",
+)
+_OUTCOMES = {
+    "passed": ("Passed", "good"),
+    "failed": ("Failed", "bad"),
+    "unproven": ("Not proven", "warn"),
+}
+_TOP_K = 3
+_MOST_FLIPS = 24
+_CLOSEST = 6
+_MOST_CLASSES = 40
+
+
+def write_certificate(
+    path: Path, bundle: Bundle, found: Verification, *, images: Path | None = None
+) -> None:
+    """Write the page; one that is there is replaced when the new one is whole.
+
+    Args:
+        path: The page.
+        bundle: What was verified.
+        found: What was found.
+        images: The folder of the images, or the file that lists them; None for what the
+            verification names. An image that cannot be read there is shown without its thumbnail.
+
+    Raises:
+        InputError: The system fails to write it: the disk may be full.
+    """
+    if images is None and found.photos.kind == "photos":
+        images = Path(found.photos.source)
+    elif images is not None and images.is_file():
+        images = images.parent  # to which the names in it are relative
+    labels = bundle.manifest.labels.names
+    candidates = [_candidate(found, place, labels) for place in range(len(found.verdicts))]
+    shown = {each["name"] for view in candidates for each in (*view["flips"], *view["closest"])}
+    graphs = (CANONICAL_GRAPH, *(verdict.candidate.graph for verdict in found.verdicts))
+    files = bundle.manifest.files
+    context = {
+        "bundle": bundle.name,
+        "manifest": bundle.manifest,
+        "verification": found,
+        "created": datetime.fromisoformat(found.created),
+        "conclusion": conclusion_of(found),
+        "outcomes": _OUTCOMES,
+        "worst": worst_of(found) if found.verdicts else None,
+        "noun": noun_of(found),
+        "reference_name": reference_name(found),
+        "photos_words": photos_text(found.photos),
+        "graphs": {graph: files[graph].sha256 for graph in graphs if graph in files},
+        "candidates": candidates,
+        "thumbnails": _thumbnail_urls(shown, images),
+        "classes": _shown_classes(found.accuracy),
+        "part_of": _part_of,
+    }
+    pieces = render(__package__, "certificate.html.j2", _STYLES, ("picture.js",), context)
+    write_document(path, pieces)
+
+
+def _candidate(found: Verification, place: int, labels: Sequence[str]) -> dict[str, Any]:
+    """What the page shows of a candidate, beside its verdict.
+
+    Returns:
+        The ``scatter`` of its images, None where there is nothing to draw, with a row of
+        ``points`` for each that is drawn; how many images have finite numbers, ``placed``, and how
+        many of those moved too little to change their class, ``safe``; how many times further the
+        nearest one would have to move, ``room``; the ``flips``, the largest margins first, and
+        where there are none the ``closest``.
+    """
+    verdict, names = found.verdicts[place], found.answers.paths
+    sides = {"reference": found.answers.reference, "candidate": found.answers.candidates[place]}
+    images = movements(*sides.values())
+    scale, limit = verdict.measurement.scale, verdict.tolerance.max_relative_error
+    undecidable = UNDECIDABLE_MARGIN[verdict.candidate.precision] * scale
+
+    def shown(image: Movement) -> dict[str, Any]:
+        answers = {side: _answer(logits[image.index], labels) for side, logits in sides.items()}
+        name = names[image.index]
+        return {
+            "name": name,
+            "expected": found.expected.get(name),
+            "decidable": image.margin > undecidable,
+            "room": image.room,
+            **answers,
+        }
+
+    def point(image: Movement) -> list[Any]:
+        """Its name, both classes, margin, change, and whether the margin decides."""
+        classes = (labels[int(logits[image.index].argmax())] for logits in sides.values())
+        numbers = number(image.margin), number(image.change)
+        return [names[image.index], *classes, *numbers, image.margin > undecidable]
+
+    scatter = scatter_of(images, undecidable, None if limit is None else limit * scale)
+    flips = sorted((each for each in images if each.flipped), key=lambda each: -each.margin)
+    closest = [] if flips else sorted(images, key=lambda each: each.room)
+    return {
+        "verdict": verdict,
+        "outcome": outcome_of(verdict),
+        "scatter": scatter,
+        "points": [point(image) for _, _, image in scatter.points] if scatter else [],
+        "placed": len(images),
+        "safe": sum(image.kind == "safe" for image in images),
+        "room": min((image.room for image in images), default=None),
+        "flips": [*map(shown, flips[:_MOST_FLIPS])],
+        "closest": [*map(shown, closest[:_CLOSEST])],
+    }
+
+
+def _answer(logits: Logits, labels: Sequence[str]) -> dict[str, Any]:
+    """The best classes that one side gives an image, the best first, and its margin."""
+    probabilities = softmax(logits[None])[0]
+    best = np.argsort(-probabilities, kind="stable")[:_TOP_K]
+    return {
+        "top": [
+            Ranked(label=labels[i], probability=float(probabilities[i])) for i in best.tolist()
+        ],
+        "margin": float(margins(logits[None])[0]),
+    }
+
+
+def _thumbnail_urls(names: Iterable[str], folder: Path | None) -> Mapping[str, str]:
+    """The thumbnail of each image that can still be read, as a ``data:`` URL."""
+    if folder is None:
+        return {}
+    wanted = sorted(names)
+    return {
+        wanted[place]: f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+        for place, jpeg in make_thumbnails(list(enumerate(wanted)), folder)
+        if jpeg is not None
+    }
+
+
+def _shown_classes(accuracy: Sequence[Accuracy]) -> list[tuple[ClassAccuracy, ...]]:
+    """The classes that are shown, each as the reference and then every candidate has it.
+
+    Of many, those that differ come first, then those that are recognised worst.
+    """
+
+    def interest(row: tuple[ClassAccuracy, ...]) -> tuple[bool, float]:
+        reference, *others = row
+        return all(each.correct == reference.correct for each in others), reference.rate
+
+    rows = list(zip(*(side.classes for side in accuracy), strict=True))
+    return rows if len(rows) <= _MOST_CLASSES else sorted(rows, key=interest)[:_MOST_CLASSES]
+
+
+def _part_of(value: float, whole: float) -> float:
+    """How far a bar is filled; a value that is no finite number fills it."""
+    return value / whole if 0 <= value < whole < math.inf else float(value != 0)

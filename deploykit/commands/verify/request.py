@@ -1,0 +1,112 @@
+"""What to verify, and which options make no sense together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploykit.errors import UsageError
+from deploykit.proof.photos import Photos
+from deploykit.proof.reference import ReferenceRequest
+from deploykit.runtime.opener import CUDA
+from deploykit.specs.precision import Precision
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What to verify.
+
+    Attributes:
+        photos: Images that are open already; instead of ``images``.
+        images: A folder of photos; None for the one recorded at export while it is there, else the
+            golden images.
+        max_images: At most so many, a fixed sample that is even over the classes.
+        budget: Compare so many images, those with the lowest margins; see
+            :mod:`deploykit.commands.verify.lowest_margins`.
+        runtime: What executes; None for every runtime that can run here.
+        precision: Of the deploy graphs and engines; None for every one that they are made for, and
+            so not for BF16, which is no graph's own.
+        engine: One engine by its name; None for the newest of each kind that can run here.
+        tf32: Whether a GPU may compute FP32 in TensorFloat-32; proves nothing about FP32.
+        reference: What the user named to compare with.
+        self_test: Compare with the recorded golden answers; needs only the bundle.
+        keep: Whether the bundle keeps the verdicts.
+        stages: Whether to diagnose which stage moves the answer.
+        transform: The user's training transform, ``file.py:function``, for that diagnosis.
+        trained_accuracy: The accuracy of training on its test images, 0..1, for that diagnosis.
+        layers: Whether to diagnose which node adds the error.
+    """
+
+    photos: Photos | None = None
+    images: Path | None = None
+    max_images: int | None = None
+    budget: int | None = None
+    runtime: str | None = None
+    precision: Precision | None = None
+    engine: str | None = None
+    tf32: bool = False
+    reference: ReferenceRequest = field(default_factory=ReferenceRequest)
+    self_test: bool = False
+    keep: bool = True
+    stages: bool = False
+    transform: str | None = None
+    trained_accuracy: float | None = None
+    layers: bool = False
+
+    @property
+    def diagnoses(self) -> bool:
+        """Whether a diagnosis is asked for."""
+        return self.stages or self.layers
+
+    def check(self) -> None:
+        """Refuse what makes no sense together, before anything is opened.
+
+        Raises:
+            UsageError: Options that contradict each other, or compare nothing.
+        """
+        for wrong, message, hint in (
+            (
+                not self.stages and (self.transform, self.trained_accuracy) != (None, None),
+                "--transform and --trained-accuracy are for the diagnosis by stage.",
+                "Add --stages.",
+            ),
+            (
+                self.diagnoses and (self.self_test or self.tf32 or self.engine is not None),
+                "--stages and --layers diagnose graphs in plain FP32 by the reference: "
+                "they take no --self-test, --engine or --tf32.",
+                "Leave out one or the other.",
+            ),
+            (
+                self.tf32 and self.runtime != CUDA,
+                f"Only {CUDA} has TF32.",
+                f"Name it: --runtime {CUDA} --tf32",
+            ),
+            (
+                self.engine is not None and (self.runtime, self.precision) != (None, None),
+                "--engine says by itself what runs, on what and in which precision.",
+                "Leave out --runtime and --precision.",
+            ),
+            (
+                self.self_test
+                and (
+                    self.images is not None or self.max_images is not None or self.reference.named
+                ),
+                "--self-test compares the bundle with all its own recorded answers: "
+                "it takes no --images, --max-images, --arch or --ckpt.",
+                "Leave out one or the other.",
+            ),
+            (
+                self.budget is not None and self.budget < 1,
+                f"A budget of {self.budget} photos compares nothing.",
+                "Give at least 1.",
+            ),
+            (
+                self.budget is not None
+                and (self.max_images is not None or self.self_test or self.photos is not None),
+                "--budget chooses the photos with the lowest margins of a folder: it takes no "
+                "--max-images, no --self-test and no images that are given already.",
+                "Name a folder alone: --budget N --images DIR",
+            ),
+        ):
+            if wrong:
+                raise UsageError(message, hint=hint)
