@@ -1,8 +1,8 @@
-"""What ``bench --accept`` keeps in a manifest: which option was chosen, and on which machine."""
+"""What ``bench --accept`` keeps in a manifest: which candidate was chosen, on which machine."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from deploykit.specs.precision import Precision
 from deploykit.specs.value import Value
@@ -11,7 +11,7 @@ Hardware: TypeAlias = tuple[str, int, tuple[str, ...], str | None]
 
 
 class MachineIdentity(Value, frozen=True):
-    """What decides which option is the fastest on a machine: on another one it may be another.
+    """What decides which candidate is the fastest: on another machine it may be another.
 
     Attributes:
         cpu: The CPU's name.
@@ -57,7 +57,7 @@ class MachineIdentity(Value, frozen=True):
 
 
 class Accepted(Value, frozen=True):
-    """The option that a user chose for a machine.
+    """The candidate that a user chose for a machine.
 
     Attributes:
         machine: Where it was measured.
@@ -65,6 +65,7 @@ class Accepted(Value, frozen=True):
         sha256: That file's when it was measured, in lowercase hex.
         runtime: What executes it.
         precision: The precision of its arithmetic.
+        status: Its status when it was accepted: ``predict`` takes nothing worse.
         images_per_second: What it gave end to end.
         created: When, UTC, ISO 8601.
     """
@@ -74,6 +75,7 @@ class Accepted(Value, frozen=True):
     sha256: str
     runtime: str
     precision: Precision
+    status: Literal["proven", "within budget"]
     images_per_second: float
     created: str
 

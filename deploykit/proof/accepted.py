@@ -9,8 +9,7 @@ from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import Bundle, require_unchanged
 from deploykit.bundle.manifest import Manifest, update_manifest
 from deploykit.errors import InputError
-from deploykit.inference.candidates import Candidate
-from deploykit.inference.machine import this_machine
+from deploykit.inference.candidates import Candidate, this_machine
 from deploykit.specs.precision import Precision
 from deploykit.system.progress import Note, Progress
 
@@ -40,7 +39,7 @@ class AcceptedChoice:
         progress(
             Note(
                 f"taking {self.accepted}, accepted from bench on {self.accepted.created[:10]}: "
-                f"{self.accepted.images_per_second:.1f} images/s then"
+                f"{self.accepted.status}, {self.accepted.images_per_second:.1f} images/s then"
             )
         )
 

@@ -17,12 +17,12 @@ from deploykit.errors import (
     UsageError,
 )
 from deploykit.inference.candidates import Candidate, by_reason, named_candidates, open_candidate
-from deploykit.inference.engines import is_flavour
 from deploykit.proof.accepted import AcceptedChoice, accepted_choice
 from deploykit.proof.policy import Status, has_run, status
 from deploykit.proof.preference import by_preference
 from deploykit.proof.self_test import self_test
 from deploykit.runtime.opener import CUDA, HOST_RUNTIMES, graph_precision
+from deploykit.specs.engine import is_flavour
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Session
 from deploykit.system.gpu import find_gpu, need_gpu
@@ -123,14 +123,14 @@ class _Attempt(NamedTuple):
 def _attempted(
     bundle: Bundle, candidate: Candidate, open_it: _Opener, choice: AcceptedChoice | None
 ) -> _Attempt:
-    """Open a candidate, if it is proven on this very device, or accepted within its budget.
+    """Open a candidate, if it is proven on this very device, or was accepted within its budget.
 
     Raises:
         InputError: It is a graph, and damaged. That of what was accepted is told instead: without
             it the others have their turns.
     """
     accepted = choice is not None and candidate == choice.candidate
-    enough = ("proven", "within budget") if accepted else ("proven",)
+    enough = {"proven", choice.accepted.status} if choice and accepted else {"proven"}
     try:
         known = status(bundle, candidate)
         if known.word not in enough:

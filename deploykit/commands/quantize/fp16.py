@@ -14,7 +14,7 @@ import numpy.typing as npt
 from deploykit.bundle.folder import deploy_graph
 from deploykit.commands.quantize.search import NodeSet, Trials
 from deploykit.commands.quantize.strategy import Group, KeptSet, Scheme, Strategy
-from deploykit.inference.sessions import open_rehearsal
+from deploykit.inference.candidates import open_rehearsal
 from deploykit.parity.compare import NamedBatch, regroup
 from deploykit.parity.ranges import FP16_MAX, MAX_ROUNDING_LOSS, RangeScan, TensorRange
 from deploykit.runtime.opener import REHEARSAL, open_probe

@@ -13,11 +13,12 @@ from deploykit.inference.candidates import (
     by_reason,
     engine_candidate,
     named_candidates,
+    open_bundle_graph,
     open_candidate,
 )
-from deploykit.inference.engines import is_flavour, named_engine
-from deploykit.inference.sessions import open_bundle_graph
+from deploykit.inference.engines import named_engine
 from deploykit.runtime.opener import CPU, CUDA, OPENVINO
+from deploykit.specs.engine import is_flavour
 from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress
 

@@ -16,7 +16,7 @@ from deploykit.commands.inspect.run import inspect_path
 from deploykit.commands.inspect.text import inspection_text, inspection_value
 from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.errors import BundleError, CheckpointError, GraphError, InputError, UsageError
-from deploykit.inference.machine import this_machine
+from deploykit.inference.candidates import this_machine
 from deploykit.specs.session import SessionSpec
 from deploykit.system.progress import Note
 
@@ -97,6 +97,7 @@ def test_what_was_accepted_is_told(bundle, look, no_gpu):
         sha256=bundle.manifest.files["deploy/fp32.onnx"].sha256,
         runtime="openvino",
         precision="bf16",
+        status="proven",
         images_per_second=48.12,
         created="2026-11-22T09:00:00+00:00",
     )
