@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from deploykit.specs.precision import Precision
 from deploykit.specs.value import Value
+from deploykit.system.versions import version_changes
 
 Hardware: TypeAlias = tuple[str, int, tuple[str, ...], str | None]
 
@@ -41,12 +42,7 @@ class MachineIdentity(Value, frozen=True):
             changes.append(f"{self.cpus} threads could compute, now {now.cpus}")
         if self.gpu != now.gpu:
             changes.append(f"the GPU was {self.gpu or 'none'}, now {now.gpu or 'none'}")
-        return changes + [
-            f"{name} was {self.versions.get(name, 'not installed')}, "
-            f"now {now.versions.get(name, 'not installed')}"
-            for name in sorted(self.versions.keys() | now.versions.keys())
-            if self.versions.get(name) != now.versions.get(name)
-        ]
+        return changes + version_changes(self.versions, now.versions)
 
     def distance_to(self, now: MachineIdentity) -> tuple[bool, int]:
         """What puts machines in order, the nearest first: the same hardware, then few changes."""

@@ -65,7 +65,7 @@ def engine_files(bundle: Bundle) -> set[str]:
     return {name for file in bundle.manifest.engines for name in _pair(file)}
 
 
-def engines_left_out(bundle: Bundle) -> set[str]:
+def engines_not_copied(bundle: Bundle) -> set[str]:
     """The engines and their passports that a copy of a bundle was made without."""
     pairs = map(_pair, bundle.manifest.engines)
     return {

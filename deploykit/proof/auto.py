@@ -20,7 +20,6 @@ from deploykit.inference.candidates import Candidate, by_reason, named_candidate
 from deploykit.proof.accepted import AcceptedChoice, accepted_choice
 from deploykit.proof.policy import Status, has_run, status
 from deploykit.proof.preference import by_preference
-from deploykit.proof.self_test import self_test
 from deploykit.runtime.opener import CUDA, HOST_RUNTIMES, graph_precision
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.precision import Precision
@@ -196,6 +195,8 @@ def _open_named(
     elsewhere = status(bundle, candidate).verdict
     if known.verdict is None and elsewhere is not None and elsewhere.passed:
         # It passed, but on a CPU with other instruction sets.
+        from deploykit.proof.self_test import self_test
+
         with _closed_on_failure(session):
             self_test(bundle, session, progress, hint=_PROVE_OR_FP32)
     if spec.tf32:
@@ -227,6 +228,8 @@ def _open_engine(
         ) from exc
     known = status(bundle, candidate, session.spec.device)
     if not has_run(bundle, candidate, session.spec.device):
+        from deploykit.proof.self_test import self_test
+
         with _closed_on_failure(session):
             self_test(bundle, session, progress)
     if known.proof is None:

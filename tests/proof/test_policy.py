@@ -9,7 +9,7 @@ from fp16_networks import BRIGHT, make_photos
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.verdicts import PhotoSet
 from deploykit.commands.build.proven_graph import proven_graph
-from deploykit.commands.inspect.run import inspect_bundle
+from deploykit.commands.inspect.bundle import inspect_bundle
 from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import ParityError
@@ -104,9 +104,9 @@ def test_status_is_the_same_for_all_who_ask(known, kind):
     # predict's summary, its JSON and its page
     assert status_of_run(bundle, spec) == answer
     # inspect; it shows a verdict by what it is worth on its own device
-    shown = [each for each in inspect_bundle(bundle).verdicts if each.verdict.graph == graph]
+    shown = [status for each, status in inspect_bundle(bundle).verdicts if each.graph == graph]
     if kind not in ("another device", "another file"):
-        assert [each.status for each in shown] == [word] * len(shown)
+        assert [each.word for each in shown] == [word] * len(shown)
     # auto
     if word == "proven":
         with open_best(bundle, precision=precision) as session:

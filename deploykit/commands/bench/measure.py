@@ -105,7 +105,12 @@ class OpenCandidate:
         """
         largest = self._session.spec.largest_batch
         images = self._read(self._files)
-        with self._alone() as session:
+        # On the CPU, all threads compute one batch. That session is opened for each turn, because
+        # it holds memory for large batches.
+        alone: contextlib.AbstractContextManager[Session] = contextlib.nullcontext(self._session)
+        if self._candidate.runtime in HOST_RUNTIMES:
+            alone = open_listed(self._bundle, self._candidate, pipelined=False)
+        with alone as session:
             for batch in batch_sizes:
                 if largest is not None and batch > largest:
                     self._skipped_batches[batch] = f"it takes at most {largest}"
@@ -113,7 +118,12 @@ class OpenCandidate:
                     continue
                 try:
                     repeated = images[np.arange(batch) % len(images)]
-                    runs = _seconds_of_runs(session, repeated, min(_COMPUTE_SECONDS, seconds))
+                    session.run(repeated)  # the warm-up
+                    runs: list[float] = []
+                    while sum(runs) < min(_COMPUTE_SECONDS, seconds):
+                        start = time.perf_counter()
+                        session.run(repeated)
+                        runs.append(time.perf_counter() - start)
                 except MemoryError:
                     self._skipped_batches[batch] = "memory does not hold so many images at once"
                 except DeploykitError as exc:
@@ -138,15 +148,6 @@ class OpenCandidate:
             labelled=len(self._correct),
             correct=sum(self._correct),
         )
-
-    def _alone(self) -> contextlib.AbstractContextManager[Session]:
-        """The session that has the machine to itself: on the CPU, all threads compute one batch.
-
-        It is opened for each turn, because it holds memory for large batches.
-        """
-        if self._candidate.runtime in HOST_RUNTIMES:
-            return open_listed(self._bundle, self._candidate, pipelined=False)
-        return contextlib.nullcontext(self._session)
 
     def _read(self, files: list[ImageFile]) -> ImageBatch:
         preprocessing = self._bundle.manifest.preprocessing
@@ -185,16 +186,6 @@ def _require_all(answered: int, files: list[ImageFile]) -> None:
             "read.",
             hint="Leave the folder alone while bench measures.",
         )
-
-
-def _seconds_of_runs(session: Session, images: ImageBatch, enough: float) -> list[float]:
-    session.run(images)
-    seconds: list[float] = []
-    while sum(seconds) < enough:
-        start = time.perf_counter()
-        session.run(images)
-        seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 def peak_memory_bytes() -> int | None:

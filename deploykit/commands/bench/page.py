@@ -51,7 +51,7 @@ def write_bench_page(path: Path, benchmark: Benchmark, accepted: Accepted | None
         InputError: The system fails to write it: the disk may be full.
     """
     best = benchmark.recommended
-    proof = best.status.proof if best is not None and best.status is not None else None
+    proof = None if best is None else best.proof
     context = {
         "benchmark": benchmark,
         "created": datetime.fromisoformat(benchmark.created),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from deploykit.bundle.accepted import MachineIdentity
 from deploykit.bundle.folder import CANONICAL_GRAPH
+from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.inference.candidates import Candidate
 from deploykit.proof.policy import Status
 from deploykit.runtime.opener import CPU
@@ -103,6 +104,11 @@ class Measured(Value, frozen=True):
     def word(self) -> str:
         """The word of its status; ``reference`` for the reference itself."""
         return "reference" if self.status is None else self.status.word
+
+    @property
+    def proof(self) -> KeptVerdict | None:
+        """The verdict that passed, where it is proven or within its budget."""
+        return None if self.status is None else self.status.proof
 
     @property
     def is_deployable(self) -> bool:
@@ -202,11 +208,7 @@ class Benchmark(Value, frozen=True):
 
     @property
     def _passed(self) -> list[Measured]:
-        return [
-            each
-            for each in self.measured
-            if each.is_deployable and each.status is not None and each.status.proof is not None
-        ]
+        return [each for each in self.measured if each.is_deployable and each.proof is not None]
 
     def times_plain(self, measured: Measured) -> float | None:
         """How many times the images/s of the plain export a candidate gives."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from deploykit.bundle.accepted import Accepted
 from deploykit.commands.bench.results import CLEARLY_FASTER, Benchmark, Measured, Skipped, name_of
-from deploykit.proof.text import flips_of, status_text, status_value
+from deploykit.proof.text import flips_of, kept_verdict_text, status_value
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted, table_text
 
@@ -75,8 +75,7 @@ def benchmark_value(benchmark: Benchmark, accepted: Accepted | None) -> dict[str
 def candidate_row(benchmark: Benchmark, measured: Measured) -> dict[str, str]:
     """A candidate's cells by the names of their columns, for the terminal and the page."""
     times = benchmark.times_plain(measured)
-    proof = measured.status.proof if measured.status is not None else None
-    memory, labelled = measured.peak_memory_bytes, measured.labelled
+    proof, memory, labelled = measured.proof, measured.peak_memory_bytes, measured.labelled
     accuracy = 100 * measured.correct / max(1, labelled)
     return {
         "candidate": measured.name,
@@ -148,15 +147,15 @@ def _by_reason(skipped: Sequence[Skipped]) -> Iterator[str]:
 def _recommendation_lines(benchmark: Benchmark, accepted: Accepted | None) -> Iterator[str]:
     """The fastest that passed, what would be faster if it were proven, and what to do next."""
     best = benchmark.recommended
-    if best is None or best.status is None:
+    if best is None:
         yield f"recommended    nothing: {NOTHING}"
     else:
         times = benchmark.times_plain(best)
         compared = "" if times is None else f", {times:.2f} times the plain export on ONNX Runtime"
         rate = f"{best.images_per_second:.1f} images/s end to end{compared}"
         yield f"recommended    {best.name}: {rate}"
-        yield f"status         {status_text(best.status)}"
-        yield f"rests on       {rests_on(best)}"
+        if best.proof is not None:
+            yield f"{best.word:<15}{kept_verdict_text(best.proof)}"
     if (proven := benchmark.proven_instead) is not None:
         yield f"proven         {proven.name}, {proven.images_per_second:.1f} images/s"
     for each in benchmark.as_fast:
@@ -178,12 +177,3 @@ def _recommendation_lines(benchmark: Benchmark, accepted: Accepted | None) -> It
         yield f"next           {command} lets predict take it on this machine"
     elif best is None and not benchmark.verified:
         yield f"next           {benchmark.command('bench', '--verify')} proves the fastest"
-
-
-def rests_on(measured: Measured) -> str:
-    """``CPU, openvino 2026.4.1, 2026-11-22``: the device, version and day of a proof."""
-    proof = measured.status.proof if measured.status is not None else None
-    if proof is None:
-        return "nothing"
-    version = proof.runtime_version or "of an unknown version"
-    return f"{proof.device}, {proof.runtime} {version}, {proof.created[:10]}"

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from deploykit.bundle.folder import GOLDEN, find_bundle, open_bundle
 from deploykit.bundle.manifest import MANIFEST_NAME
-from deploykit.commands.inspect.bundle import inspect_bundle
-from deploykit.commands.inspect.checkpoint import inspect_checkpoint
-from deploykit.commands.inspect.engine import ENGINE_ENDINGS, inspect_engine, is_engine
-from deploykit.commands.inspect.graph import inspect_graph
-from deploykit.commands.inspect.results import (
-    CheckpointInspection,
+from deploykit.commands.inspect.bundle import BundleInspection, inspect_bundle
+from deploykit.commands.inspect.engine import (
+    ENGINE_ENDINGS,
     EngineInspection,
-    GraphInspection,
-    Inspection,
+    inspect_engine,
+    is_engine,
 )
+from deploykit.commands.inspect.graph import GraphInspection, inspect_graph
 from deploykit.engine.passport import passport_path
-from deploykit.errors import InputError, UsageError
+from deploykit.errors import CheckpointError, InputError, UsageError
+from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.shell import command_line
+
+if TYPE_CHECKING:
+    from deploykit.models.contents import Contents
+
+_TAKEN = "inspect takes a bundle's name or folder, an ONNX graph, an engine and PyTorch weights."
+
+
+@dataclass(frozen=True)
+class CheckpointInspection:
+    """A checkpoint.
+
+    Attributes:
+        path: The file.
+        bytes: Its size.
+        contents: What is in it.
+    """
+
+    path: str
+    bytes: int
+    contents: Contents
+
+    @property
+    def sound(self) -> bool:
+        """Whether its weights are finite."""
+        return not self.contents.non_finite
+
+
+Inspection: TypeAlias = BundleInspection | GraphInspection | EngineInspection | CheckpointInspection
 
 _PASSPORT_ENDINGS = tuple(passport_path(Path(f"x{ending}")).name[1:] for ending in ENGINE_ENDINGS)
 
@@ -101,4 +130,13 @@ def _inspect_file(
         return inspect_engine(path)
     if path.suffix.lower() == ".onnx":
         return inspect_graph(path)
-    return inspect_checkpoint(path, trust_pickle=trust_pickle)
+    need("torch")
+    from deploykit.models.contents import read_contents
+    from deploykit.models.file_kinds import SAVE_WEIGHTS
+
+    try:
+        contents = read_contents(path, trust_pickle=trust_pickle)
+    except CheckpointError as exc:
+        hint = _TAKEN if exc.hint == SAVE_WEIGHTS else exc.hint
+        raise CheckpointError(exc.message, hint=hint) from exc
+    return CheckpointInspection(str(path), path.stat().st_size, contents)

@@ -48,7 +48,7 @@ def test_bench_recommends_and_says_what_comes_next(bench, folder):
     assert rows["onnxruntime-cpu fp32, plain export"].endswith("proven")
     assert "100.0 % (45 of 45)" in rows["onnxruntime-cpu fp32"]
     assert "recommended    onnxruntime-cpu fp32: " in out
-    assert "status         proven: 0 of " in out
+    assert "proven         executed on CPU, " in out
     assert "skipped        torch fp32: " in out
     assert f"next           deploykit bench --bundle {folder} --images " in out
 

@@ -53,7 +53,6 @@ def test_page_begins_with_the_recommendation(page):
     assert "45.0 images/s Recommended: openvino int8" in text
     assert "all that passed, within budget: 4.50 times the plain export" in text
     assert "The fastest that is proven is openvino fp32, 15.0 images/s" in text
-    assert "The proof rests on CPU, openvino " in text
     assert "--accept lets predict take it" in text
     assert "openvino bf16, 60.0 images/s: deploykit verify --bundle" in text
     assert "1 of 225 decisions changed (flipped)" in text

@@ -24,7 +24,7 @@ def test_proofs_are_those_of_the_manifest(bundle, only):
     assert open_bundle(bundle.folder).manifest == before
     words = {each.candidate: each.word for each in found.measured}
     assert words == {PLAIN: "proven", ORT: "proven", OPENVINO: "unproven"}
-    (proof,) = (each.status.proof for each in found.measured if each.candidate == ORT)
+    (proof,) = (each.proof for each in found.measured if each.candidate == ORT)
     assert proof.measurement.flips == 0
     assert found.recommended.candidate == ORT
 
@@ -42,7 +42,7 @@ def test_verify_proves_the_fastest_that_has_no_proof_and_no_other(bundle, only):
     assert (fastest.word, slower.word) == ("proven", "unproven")
     assert found.recommended == fastest
     assert found.verified
-    assert fastest.status.proof in open_bundle(bundle.folder).manifest.verdicts
+    assert fastest.proof in open_bundle(bundle.folder).manifest.verdicts
     notes = [event.message for event in events if isinstance(event, Note)]
     assert f"verifying {fastest.name}, faster than what is proven" in notes
 
@@ -106,7 +106,7 @@ def test_accept_takes_what_is_within_its_budget(bundle, only):
 def test_what_is_compared_is_limited(bundle, only):
     only(ORT)
     found, _ = benched(canonical_alone(bundle), verify=True, max_images=12)
-    assert found.measured[0].status.proof.photos.images == 12
+    assert found.measured[0].proof.photos.images == 12
 
 
 def test_a_bundle_that_cannot_be_written_is_proven_all_the_same(bundle, only, monkeypatch):
@@ -118,7 +118,7 @@ def test_a_bundle_that_cannot_be_written_is_proven_all_the_same(bundle, only, mo
     monkeypatch.setattr(verdicts, "update_manifest", refuse)
     found, events = benched(bundle, verify=True)
     assert found.recommended.candidate == ORT
-    assert found.recommended.status.proof.measurement.flips == 0
+    assert found.recommended.proof.measurement.flips == 0
     assert any("cannot be changed" in e.message for e in events if isinstance(e, Note))
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deploykit.commands.predict.fingerprint import Fingerprint
-from deploykit.commands.predict.journal import Journal
+from deploykit.commands.predict.journal import Fingerprint, Journal
 from deploykit.errors import InputError, UsageError
 from deploykit.specs.prediction import Prediction, Ranked
 

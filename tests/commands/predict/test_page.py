@@ -8,9 +8,9 @@ import re
 import threading
 import tracemalloc
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -19,7 +19,8 @@ from chromium import Browser, Page, open_browser
 from made_proofs import PROOF
 from PIL import Image
 
-from deploykit.commands.predict.page import PredictionPage, write_prediction_page
+from deploykit.commands.predict.page import write_prediction_page
+from deploykit.commands.predict.run import Tally
 from deploykit.errors import InputError, UsageError
 from deploykit.html.thumbnails import MOST_THUMBNAILS
 from deploykit.html.words import duration, percent, shares
@@ -75,27 +76,28 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
-def page_of(root: Path, **changes: object) -> PredictionPage:
-    facts = {
-        "bundle": "birds",
-        "spec": SPEC,
-        "proof": Status("proven", PROOF),
-        "labels": LABELS,
-        "root": root,
-        "created": datetime(2026, 11, 22, 3, 11, tzinfo=UTC),
-        "seconds": 6.5,
-        "images_per_second": 34.61,
-        "stage_seconds": {"decode": 3.0, "resize": 1.0, "session": 5.9, "write": 0.1},
-        "skipped": 2,
-        "earlier": 0,
-        "versions": {"numpy": "2.4.6"},
-    }
-    return PredictionPage(**{**facts, **changes})  # type: ignore[arg-type]
+PROVEN = Status("proven", PROOF)
 
 
-def write(root: Path, rows: Iterable[Prediction], **changes: object) -> Path:
+def run_in(root: Path, bundle: str = "birds", labels: Labels = LABELS) -> SimpleNamespace:
+    """A run as it is when it has ended."""
+    return SimpleNamespace(
+        bundle=SimpleNamespace(name=bundle, manifest=SimpleNamespace(labels=labels)),
+        spec=SPEC,
+        root=root,
+        tally=Tally(rows=225, skipped=2, seconds=6.5),
+        clock=SimpleNamespace(seconds={"decode": 3.0, "resize": 1.0, "session": 5.9, "write": 0.1}),
+    )
+
+
+def write(
+    root: Path,
+    rows: Iterable[Prediction],
+    status: Status = PROVEN,
+    **changes: object,
+) -> Path:
     path = root.parent / "page.html"
-    write_prediction_page(page_of(root, **changes), rows, path)
+    write_prediction_page(run_in(root, **changes), status, rows, path)
     return path
 
 
@@ -128,7 +130,7 @@ def squeezed(said: str) -> str:
 def test_the_facts_stand_in_the_page_itself(photos: Path) -> None:
     html = write(photos, ROWS).read_text(encoding="utf-8")
     said = squeezed(re.sub(r"<[^>]*>", " ", html[html.index("<header") :]))
-    assert "5 image files and 2 others, left out" in said
+    assert "5 image files and 2 others, skipped" in said
     assert "50.0\u202f% accuracy 2 wrong of 4 labelled" in said
     assert "1 without a prediction" in said
     assert "34.6 images/s in 6.5\u202fs" in said
@@ -192,7 +194,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
 def test_a_page_that_cannot_be_written_is_explained(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Writing .*page\.html failed"):
-        write_prediction_page(page_of(photos), ROWS, tmp_path / "missing" / "page.html")
+        write_prediction_page(
+            run_in(photos), Status("proven", PROOF), ROWS, tmp_path / "missing" / "page.html"
+        )
     with pytest.raises(UsageError, match="does not exist"):
         check_page_path(tmp_path / "missing" / "page.html")
     folder = tmp_path / "folder.html"
@@ -332,7 +336,9 @@ def test_many_classes_show_their_confusions_as_pairs(browser: Browser, photos: P
 def test_folders_without_labels_have_no_accuracy(browser: Browser, photos: Path) -> None:
     rows = [answer("a.png", "cat", 1.0), answer("b.png", "dog", 2.0), answer("c.png", "dog", 2.0)]
     page = browser.open(
-        write(photos, rows, proof=Status("unproven", None, "it is not proven: run verify")).as_uri()
+        write(
+            photos, rows, status=Status("unproven", None, "it is not proven: run verify")
+        ).as_uri()
     )
     assert "accuracy" not in text(page, "main")
     assert text(page, "#class-table tbody") == "cat 1 dog 2"
