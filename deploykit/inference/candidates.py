@@ -92,23 +92,17 @@ def engine_candidate(engine: Engine) -> Candidate:
 
 
 def _graph_candidates(bundle: Bundle) -> list[Candidate]:
-    return [
-        Candidate(graph, runtime, precision)
-        for precision in PRECISIONS
-        for runtime, able in RUNTIMES.items()
-        if precision in able and not is_flavour(runtime)
-        if (graph := _graph_for(bundle, runtime, precision)) is not None
-    ]
-
-
-def _graph_for(bundle: Bundle, runtime: str, precision: Precision) -> str | None:
-    """What a runtime runs for a precision; None where the bundle is without it.
-
-    INT8 is rehearsed with the graph from which engines are built.
-    """
-    if (runtime, precision) == (REHEARSAL, "int8"):
-        return INT8_TENSORRT_GRAPH if INT8_TENSORRT_GRAPH in bundle.manifest.files else None
-    return bundle.manifest.deploy.get(graph_precision(precision))
+    manifest = bundle.manifest
+    found = []
+    for precision in PRECISIONS:
+        for runtime, able in RUNTIMES.items():
+            graph = manifest.deploy.get(graph_precision(precision))
+            if (runtime, precision) == (REHEARSAL, "int8"):
+                # Rehearsed is the graph from which engines are built.
+                graph = INT8_TENSORRT_GRAPH if INT8_TENSORRT_GRAPH in manifest.files else None
+            if graph is not None and precision in able and not is_flavour(runtime):
+                found.append(Candidate(graph, runtime, precision))
+    return found
 
 
 def named_candidates(
@@ -222,14 +216,8 @@ def open_bundle_graph(
 
     INT8 is rehearsed by running the very graph, FP16 by running it with FP32 kernels.
 
-    Args:
-        bundle: The bundle.
-        graph: Relative to the bundle, ``deploy/fp32.onnx``.
-        runtime: One of :data:`deploykit.runtime.opener.RUNTIMES`.
-        precision: The graph's, or one that the runtime takes the graph for.
-        threads: For computing on the CPU; None for one a core.
-        pipelined: Whether several batches will be under way at once.
-        tf32: Whether a GPU may compute FP32 in TensorFloat-32.
+    The arguments are those of :func:`open_candidate`, with a graph of the bundle, a runtime and the
+    precision that it takes the graph for.
 
     Raises:
         BundleError: The file is missing or changed.

@@ -1,6 +1,6 @@
 """The page of a benchmark: the recommendation first, then every candidate it was chosen from.
 
-It has a picture of latency against images/s, in logarithmic coordinates. A dot is a candidate at a
+It has a chart of latency against images/s, in logarithmic coordinates. A dot is a candidate at a
 batch size, its session alone. One dot beats another if it answers sooner and computes more; the
 dots that none beats are the Pareto front.
 """
@@ -60,7 +60,7 @@ def write_bench_page(path: Path, benchmark: Benchmark, accepted: Accepted | None
         "proof_sentences": proof_words(proof) if proof is not None else [],
         "fastest": max(max(each.rates) for each in benchmark.measured),
         "frame": FRAME,
-        "picture": draw_picture(benchmark.measured),
+        "chart": draw_chart(benchmark.measured),
         "badges": _BADGES,
         "css_class": css_class,
         "counted": counted,
@@ -77,7 +77,7 @@ def css_class(measured: Measured) -> str:
 
 
 class Dot(NamedTuple):
-    """A candidate at a batch size, in the picture's coordinates."""
+    """A candidate at a batch size, in the chart's coordinates."""
 
     x: float
     y: float
@@ -93,8 +93,8 @@ class Label(NamedTuple):
     text: str
 
 
-class Picture(NamedTuple):
-    """The picture's parts.
+class Chart(NamedTuple):
+    """The chart's parts.
 
     Attributes:
         dots: Every candidate at every batch size.
@@ -113,7 +113,7 @@ class Picture(NamedTuple):
     y_marks: list[Label]
 
 
-def draw_picture(measured: Sequence[Measured]) -> Picture | None:
+def draw_chart(measured: Sequence[Measured]) -> Chart | None:
     """Draw candidates; None where no session ran alone."""
     timings = [timing for each in measured for timing in each.timings]
     if not timings:
@@ -122,7 +122,7 @@ def draw_picture(measured: Sequence[Measured]) -> Picture | None:
     y = _Axis.over([timing.images_per_second for timing in timings], BOTTOM, TOP)
     x_marks = [Label(at, BOTTOM + 18, text) for at, text in x.marks()]
     y_marks = [Label(LEFT - 8, at + 4, text) for at, text in y.marks()]
-    picture = Picture([], [], [], "", x_marks, y_marks)
+    chart = Chart([], [], [], "", x_marks, y_marks)
     proven: list[tuple[Timing, Dot]] = []
     for each in measured:
         kind = css_class(each)
@@ -136,11 +136,11 @@ def draw_picture(measured: Sequence[Measured]) -> Picture | None:
             )
             for timing in each.timings
         ]
-        picture.dots.extend(dots)
-        picture.lines.append((_points(dots), kind))
+        chart.dots.extend(dots)
+        chart.lines.append((_points(dots), kind))
         if dots:
             fastest = min(dots, key=lambda dot: dot.y)
-            picture.labels.append(_label(fastest, each.name, picture.labels))
+            chart.labels.append(_label(fastest, each.name, chart.labels))
         if kind == "proven":
             proven += zip(each.timings, dots, strict=True)
     front: list[Dot] = []
@@ -149,7 +149,7 @@ def draw_picture(measured: Sequence[Measured]) -> Picture | None:
         if timing.images_per_second > most:
             front.append(dot)
             most = timing.images_per_second
-    return picture._replace(front=_points(front))
+    return chart._replace(front=_points(front))
 
 
 def _label(dot: Dot, text: str, others: Sequence[Label]) -> Label:
@@ -175,7 +175,7 @@ def _points(dots: Sequence[Dot]) -> str:
 
 @dataclass(frozen=True)
 class _Axis:
-    """A logarithmic axis from a value to another, between two places of the picture."""
+    """A logarithmic axis from a value to another, between two places of the chart."""
 
     low: float
     high: float

@@ -126,19 +126,15 @@ def _about_lines(benchmark: Benchmark) -> Iterator[str]:
 
 
 def skipped_lines(benchmark: Benchmark) -> Iterator[str]:
-    """``A, B: reason`` of the candidates and of the batch sizes that could not be measured."""
-    yield from _by_reason([each for each in benchmark.skipped if not each.damaged])
+    """The candidates and the batch sizes that could not be measured, and why."""
+    yield from by_reason([each for each in benchmark.skipped if not each.damaged])
     for measured in benchmark.measured:
         for batch, reason in measured.skipped_batches.items():
             yield f"{measured.name} with a batch of {batch}: {reason}"
 
 
-def damaged_lines(benchmark: Benchmark) -> Iterator[str]:
-    """The same of the candidates whose file is missing or has changed."""
-    return _by_reason(benchmark.damaged)
-
-
-def _by_reason(skipped: Sequence[Skipped]) -> Iterator[str]:
+def by_reason(skipped: Sequence[Skipped]) -> Iterator[str]:
+    """``A, B: reason``, a line for each reason."""
     for reason in dict.fromkeys(each.reason for each in skipped):
         names = ", ".join(name_of(each.candidate) for each in skipped if each.reason == reason)
         yield f"{names}: {reason}"
@@ -160,7 +156,7 @@ def _recommendation_lines(benchmark: Benchmark, accepted: Accepted | None) -> It
         yield f"proven         {proven.name}, {proven.images_per_second:.1f} images/s"
     for each in benchmark.as_fast:
         yield f"as fast as     {each.name}, {each.images_per_second:.1f} images/s: {AS_FAST}"
-    yield from (f"DAMAGED        {line}" for line in damaged_lines(benchmark))
+    yield from (f"DAMAGED        {line}" for line in by_reason(benchmark.damaged))
     for each in benchmark.measured:
         if each.status is not None and each.status.proof is None:
             word = "FAILED" if each.word == "failed" else each.word
@@ -170,10 +166,14 @@ def _recommendation_lines(benchmark: Benchmark, accepted: Accepted | None) -> It
             f"faster         {each.name}, {each.images_per_second:.1f} images/s, if it were "
             f"proven: {benchmark.how_to_prove(each)}"
         )
+    yield from _next_lines(benchmark, accepted)
+
+
+def _next_lines(benchmark: Benchmark, accepted: Accepted | None) -> Iterator[str]:
     if accepted is not None:
-        yield (f"accepted       {accepted}, {accepted.status}: predict takes it on this machine")
-    elif best is not None and not benchmark.damaged:
+        yield f"accepted       {accepted}, {accepted.status}: predict takes it on this machine"
+    elif benchmark.recommended is None and not benchmark.verified:
+        yield f"next           {benchmark.command('bench', '--verify')} proves the fastest"
+    elif benchmark.recommended is not None and not benchmark.damaged:
         command = benchmark.command("bench", "--accept")
         yield f"next           {command} lets predict take it on this machine"
-    elif best is None and not benchmark.verified:
-        yield f"next           {benchmark.command('bench', '--verify')} proves the fastest"

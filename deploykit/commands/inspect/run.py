@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from deploykit.bundle.folder import GOLDEN, find_bundle, open_bundle
+from deploykit.bundle.folder import GOLDEN, Bundle, find_bundle, open_bundle
 from deploykit.bundle.manifest import MANIFEST_NAME
 from deploykit.commands.inspect.bundle import BundleInspection, inspect_bundle
 from deploykit.commands.inspect.engine import (
@@ -73,7 +73,12 @@ def inspect_path(
             is none of an ONNX graph, an engine, an engine's passport and a checkpoint.
         DependencyError: onnx, for a graph, or torch, for a checkpoint, is not installed.
     """
-    found = _inspect(what, artifacts, progress, trust_pickle=trust_pickle)
+    path = Path(what or "")
+    found: Inspection
+    if what is not None and path.is_file() and path.name != MANIFEST_NAME:
+        found = _inspect_file(path, trust_pickle=trust_pickle)
+    else:
+        found = inspect_bundle(_named_bundle(what, artifacts, progress))
     if trust_pickle and not isinstance(found, CheckpointInspection):
         raise UsageError(
             "--trust-pickle is for a checkpoint; reading anything else runs no code.",
@@ -82,36 +87,28 @@ def inspect_path(
     return found
 
 
-def _inspect(
-    what: str | None, artifacts: Path, progress: Progress, *, trust_pickle: bool
-) -> Inspection:
+def _named_bundle(what: str | None, artifacts: Path, progress: Progress) -> Bundle:
     path = Path(what or "")
-    if what is not None and path.is_file():
-        if path.name == MANIFEST_NAME:
-            return inspect_bundle(open_bundle(path.parent))
-        return _inspect_file(path, trust_pickle=trust_pickle)
+    if path.name == MANIFEST_NAME and path.is_file():
+        return open_bundle(path.parent)
     if what is not None and not (artifacts / what).exists():
         if not path.exists():
             raise InputError(
                 f"There is no file or folder {what}, and no bundle of that name in {artifacts}.",
                 hint="Check the path, or say where bundles are with --artifacts.",
             )
-        _check_is_bundle(path)
+        if not (path / MANIFEST_NAME).exists():
+            hint = "Name a bundle's folder, an ONNX graph, an engine or a checkpoint."
+            if inside := sorted(each.parent.name for each in path.glob(f"[!.]*/{MANIFEST_NAME}")):
+                example = command_line(["deploykit", "inspect", str(path / inside[0])])
+                hint = f"There are bundles in it: {', '.join(inside)}. Name one: {example}"
+            raise InputError(
+                f"The folder {path} is not a bundle: it has no {MANIFEST_NAME}.", hint=hint
+            )
     bundle, note = find_bundle(what, artifacts)
     if note:
         progress(Note(note))
-    return inspect_bundle(bundle)
-
-
-def _check_is_bundle(folder: Path) -> None:
-    """Refuse a folder that is no bundle, with the bundles that it may hold."""
-    if (folder / MANIFEST_NAME).exists():
-        return
-    hint = "Name a bundle's folder, an ONNX graph, an engine or a checkpoint."
-    if inside := sorted(path.parent.name for path in folder.glob(f"[!.]*/{MANIFEST_NAME}")):
-        example = command_line(["deploykit", "inspect", str(folder / inside[0])])
-        hint = f"There are bundles in it: {', '.join(inside)}. Name one: {example}"
-    raise InputError(f"The folder {folder} is not a bundle: it has no {MANIFEST_NAME}.", hint=hint)
+    return bundle
 
 
 def _inspect_file(

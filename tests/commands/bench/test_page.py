@@ -18,7 +18,7 @@ from made_benchmarks import (
 )
 
 from deploykit.bundle.accepted import Accepted
-from deploykit.commands.bench.page import draw_picture, write_bench_page
+from deploykit.commands.bench.page import draw_chart, write_bench_page
 from deploykit.commands.bench.results import Skipped
 from deploykit.errors import InputError
 
@@ -110,36 +110,36 @@ def test_page_that_cannot_be_written_is_an_input_error(tmp_path):
         write_bench_page(tmp_path / "missing" / "bench.html", BENCHMARK, None)
 
 
-def test_picture_joins_what_no_proven_point_beats():
-    picture = draw_picture(BENCHMARK.measured)
-    places = {dot.title.partition(":")[0]: dot for dot in picture.dots}
+def test_chart_joins_what_no_proven_point_beats():
+    chart = draw_chart(BENCHMARK.measured)
+    places = {dot.title.partition(":")[0]: dot for dot in chart.dots}
     front = [places[f"openvino fp32, batch {batch}"] for batch in (1, 8)]
-    assert picture.front == " ".join(f"{dot.x:g},{dot.y:g}" for dot in front)
+    assert chart.front == " ".join(f"{dot.x:g},{dot.y:g}" for dot in front)
 
 
-def test_picture_has_every_point_and_sooner_is_to_the_left():
-    picture = draw_picture(BENCHMARK.measured)
-    assert len(picture.dots) == 12
-    places = {dot.title.partition(":")[0]: dot for dot in picture.dots}
+def test_chart_has_every_point_and_sooner_is_to_the_left():
+    chart = draw_chart(BENCHMARK.measured)
+    assert len(chart.dots) == 12
+    places = {dot.title.partition(":")[0]: dot for dot in chart.dots}
     slow, fast = places["torch fp32, batch 1"], places["openvino bf16, batch 1"]
     assert fast.x < slow.x
     assert fast.y < slow.y  # SVG counts downwards
     assert (fast.css_class, slow.css_class) == ("unproven", "reference")
     assert places["openvino int8, batch 8"].css_class == "within-budget"
-    assert [label.text for label in picture.labels] == [m.name for m in BENCHMARK.measured]
-    assert all(74 <= dot.x <= 626 and 14 <= dot.y <= 366 for dot in picture.dots)
+    assert [label.text for label in chart.labels] == [m.name for m in BENCHMARK.measured]
+    assert all(74 <= dot.x <= 626 and 14 <= dot.y <= 366 for dot in chart.dots)
 
 
-def test_picture_labels_of_near_points_do_not_cover_each_other():
+def test_chart_labels_of_near_points_do_not_cover_each_other():
     candidates = (ORT, OPENVINO, BF16, INT8)
-    picture = draw_picture([measured(each, 20.0 + i / 10) for i, each in enumerate(candidates)])
-    heights = sorted(label.y for label in picture.labels)
+    chart = draw_chart([measured(each, 20.0 + i / 10) for i, each in enumerate(candidates)])
+    heights = sorted(label.y for label in chart.labels)
     assert min(b - a for a, b in itertools.pairwise(heights)) >= 14
 
 
-def test_page_without_a_session_alone_has_no_picture(page):
+def test_page_without_a_session_alone_has_no_chart(page):
     benchmark = benchmark_of(measured(ORT, 12.0, "proven", timings=()))
-    assert draw_picture(benchmark.measured) is None
+    assert draw_chart(benchmark.measured) is None
     assert "Latency against throughput" not in said(page(benchmark))
 
 
