@@ -95,7 +95,7 @@ def test_accept_refuses_where_nothing_is_proven(bench, folder, tmp_path):
     assert "recommended    nothing" in out
     assert "faster         onnxruntime-cpu fp32, " in out
     assert "--runtime onnxruntime-cpu --precision fp32" in out
-    assert "ERROR        Nothing can be accepted" in out
+    assert "ERROR          Nothing can be accepted" in out
     assert f"deploykit bench --bundle {folder} --images " in out
     assert "Nothing can be recommended" in page.read_text(encoding="utf-8")
     assert open_bundle(folder).manifest.accepted == ()
@@ -111,7 +111,9 @@ def test_accept_refuses_where_a_graph_is_damaged(bench, folder):
     assert "DAMAGED        onnxruntime-cpu fp32, plain export: " in end
     code, out, _ = bench("--accept")
     assert code == 4
-    assert "ERROR        Nothing is accepted, because not every candidate could be measured" in out
+    assert (
+        "ERROR          Nothing is accepted, because not every candidate could be measured" in out
+    )
     assert open_bundle(folder).manifest.accepted == ()
 
 
@@ -124,7 +126,7 @@ def test_accept_that_cannot_be_kept_loses_no_measurement(bench, folder, tmp_path
     code, out, _ = bench("--accept", "--html", page)
     assert code == 4
     assert "recommended    onnxruntime-cpu fp32" in out
-    assert "ERROR        The choice is not kept" in out
+    assert "ERROR          The choice is not kept" in out
     assert "Recommended: onnxruntime-cpu fp32" in page.read_text(encoding="utf-8")
     code, out, _ = bench("--accept", "--json")
     result = json.loads(out)["result"]
@@ -140,7 +142,7 @@ def test_page_that_cannot_be_written_loses_no_measurement(bench, folder, tmp_pat
     code, out, _ = bench("--accept", "--html", tmp_path / "bench.html")
     assert code == 4
     assert "accepted       deploy/fp32.onnx" in out
-    assert "ERROR        the disk is full" in out
+    assert "ERROR          the disk is full" in out
     assert "written" not in out
 
 
@@ -148,7 +150,7 @@ def test_forget_forgets_what_was_accepted(bench, folder):
     assert bench("--accept")[0] == 0
     code, out, _ = bench("--forget")
     assert code == 0
-    assert out.startswith("forgotten    deploy/fp32.onnx in fp32 on onnxruntime-cpu")
+    assert out.startswith("forgotten      deploy/fp32.onnx in fp32 on onnxruntime-cpu")
     assert open_bundle(folder).manifest.accepted == ()
     code, out, _ = bench("--forget", "--json")
     assert (code, json.loads(out)["result"]) == (0, {"forgotten": None})

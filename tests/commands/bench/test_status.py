@@ -17,7 +17,7 @@ from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 from deploykit.system.progress import Note
 
 
-def test_proofs_are_those_of_the_manifest(bundle, only):
+def test_status_proofs_are_those_of_the_manifest(bundle, only):
     only(PLAIN, ORT, OPENVINO)
     before = open_bundle(bundle.folder).manifest
     found, _ = benched(bundle)
@@ -47,7 +47,7 @@ def test_verify_proves_the_fastest_that_has_no_proof_and_no_other(bundle, only):
     assert f"verifying {fastest.name}, faster than what is proven" in notes
 
 
-def test_what_fails_its_verification_is_not_recommended(bundle, only, monkeypatch):
+def test_status_what_fails_its_verification_is_not_recommended(bundle, only, monkeypatch):
     only(ORT)
     compute = OnnxRuntimeSession._run
 
@@ -75,7 +75,7 @@ def test_verify_renews_a_proof_by_another_version_whatever_it_was_on(bundle, onl
     assert again.recommended.candidate == ORT
 
 
-def test_a_proof_by_another_version_recommends_nothing(bundle, only):
+def test_status_a_proof_by_another_version_recommends_nothing(bundle, only):
     only(ORT)
     versions = {"onnxruntime-gpu": "1.0"}
     proofs = tuple(msgspec.structs.replace(p, versions=versions) for p in bundle.manifest.verdicts)
@@ -103,13 +103,13 @@ def test_accept_takes_what_is_within_its_budget(bundle, only):
         assert session.spec.runtime == ORT.runtime
 
 
-def test_what_is_compared_is_limited(bundle, only):
+def test_status_what_is_compared_is_limited(bundle, only):
     only(ORT)
     found, _ = benched(canonical_alone(bundle), verify=True, max_images=12)
     assert found.measured[0].proof.photos.images == 12
 
 
-def test_a_bundle_that_cannot_be_written_is_proven_all_the_same(bundle, only, monkeypatch):
+def test_status_a_bundle_that_cannot_be_written_is_proven_all_the_same(bundle, only, monkeypatch):
     def refuse(*arguments):
         raise PermissionError(30, "Read-only file system")
 
@@ -122,7 +122,7 @@ def test_a_bundle_that_cannot_be_written_is_proven_all_the_same(bundle, only, mo
     assert any("cannot be changed" in e.message for e in events if isinstance(e, Note))
 
 
-def test_a_verification_that_fails_leaves_what_was_measured(bundle, only, monkeypatch):
+def test_status_a_verification_that_fails_leaves_what_was_measured(bundle, only, monkeypatch):
     def fail(*arguments, **options):
         raise InputError("the disk is full")
 
@@ -133,7 +133,7 @@ def test_a_verification_that_fails_leaves_what_was_measured(bundle, only, monkey
     assert found.measured[0].status[::2] == ("unproven", "the disk is full")
 
 
-def test_an_unproven_reference_stops_all_of_it(bundle, only, monkeypatch):
+def test_status_an_unproven_reference_stops_all_of_it(bundle, only, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("compared in vain")
 
@@ -148,7 +148,7 @@ def test_an_unproven_reference_stops_all_of_it(bundle, only, monkeypatch):
     assert "--verify" not in caught.value.hint
 
 
-def test_what_shows_too_little_has_not_failed(bundle, only, tmp_path):
+def test_status_what_shows_too_little_has_not_failed(bundle, only, tmp_path):
     """Nothing is known of photos that cannot be read; nobody changed a decision."""
     only(ORT)
     photos = tmp_path / "photos"
