@@ -60,6 +60,22 @@ def test_it_is_taken_and_said(accepted):
     assert chosen(accepted) == ("openvino", [TAKEN])
 
 
+def test_accepted_as_proven_is_not_taken_with_flips(accepted):
+    def changed(proof):
+        measurement = msgspec.structs.replace(proof.measurement, flips=1)
+        return msgspec.structs.replace(proof, measurement=measurement)
+
+    known = accepted.manifest.verdicts
+    flips = tuple(changed(each) if each.runtime == "openvino" else each for each in known)
+    edited(accepted, verdicts=flips)
+    runtime, (note, *_) = chosen(accepted)
+    assert runtime == "onnxruntime-cpu"
+    assert "it changes 1 decision of " in note
+    within = accepted_of(accepted, status="within budget")
+    edited(open_bundle(accepted.folder), accepted=(within,))
+    assert chosen(accepted)[0] == "openvino"
+
+
 def test_against_the_rule_it_is_taken_all_the_same(accepted):
     """The rule prefers openvino; the user measured."""
     keep_accepted(accepted, accepted_of(accepted, runtime="onnxruntime-cpu"))

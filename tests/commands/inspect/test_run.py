@@ -149,13 +149,6 @@ def test_inspect_a_manifest_that_is_damaged(bundle, look):
         look(bundle.folder)
 
 
-def test_inspect_labels_twice_are_told_with_one_full_stop(bundle, look):
-    path = bundle.folder / "bundle.json"
-    path.write_text(path.read_text("utf-8").replace('"green"', '"blue"'), encoding="utf-8")
-    with pytest.raises(BundleError, match=r"repeated: blue\.\n"):
-        look(bundle.folder)
-
-
 def test_inspect_a_folder_that_is_no_bundle_is_named_as_it_was_given(tmp_path, monkeypatch, look):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()

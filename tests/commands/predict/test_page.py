@@ -149,10 +149,6 @@ def test_page_rows_and_thumbnails_travel_as_json(photos: Path) -> None:
     assert all(thumbnails[i].startswith("/9j/") for i in (0, 1, 2))  # a JPEG's first bytes
 
 
-def test_page_no_rows_at_all_still_make_a_page(photos: Path) -> None:
-    assert data_of(write(photos, []), "rows-data") == []
-
-
 @pytest.mark.skipif(os.name == "nt", reason="a backslash is no part of a name there")
 def test_page_thumbnails_find_names_that_were_escaped(tmp_path: Path) -> None:
     root = tmp_path / "photos"

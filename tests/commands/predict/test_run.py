@@ -1,5 +1,7 @@
 import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -256,3 +258,30 @@ def test_predict_progress_counts_every_file(exported_bundle, broken_folder):
     counts = [step.done for step in steps[2:]]
     assert counts == sorted(counts)
     assert counts[-1] == 6
+
+
+LOADED = """
+import sys
+from deploykit.commands.app import run
+
+assert run(sys.argv[1:]) == 0
+print(*[name for name in sys.modules if name.startswith("deploykit")], file=sys.stderr)
+"""
+
+
+def test_predict_loads_no_code_that_it_does_not_need(exported_bundle, photo_folder, tmp_path):
+    words = ["predict", photo_folder / "red" / "00.png", "--bundle", exported_bundle.folder]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *words, "--output", tmp_path / "rows.csv"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert "deploykit.commands.predict.tables" in loaded
+    unneeded = ("deploykit.engine", "deploykit.inference.engines", "deploykit.html.document")
+    assert not [name for name in loaded if name.startswith(unneeded)]
+    unneeded = (
+        "deploykit.proof.verdict",
+        "deploykit.proof.photos",
+        "deploykit.commands.predict.page",
+    )
+    assert not loaded & {*unneeded}

@@ -229,10 +229,6 @@ def test_table_a_table_without_rows_is_a_table(tmp_path: Path) -> None:
     assert pq.read_table(write(tmp_path / "p.parquet")).num_rows == 0
 
 
-def test_table_endings_may_be_in_capitals(tmp_path: Path) -> None:
-    assert len(read_csv(write(tmp_path / "P.CSV", GOOD))) == 1
-
-
 def test_table_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     for name, problem, hint in [
