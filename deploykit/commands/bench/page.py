@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from deploykit.bundle.accepted import Accepted
 from deploykit.commands.bench import text
-from deploykit.commands.bench.results import Benchmark, Measured, Timing
+from deploykit.commands.bench.results import NOTHING_PASSED, Benchmark, Measured, Timing
 from deploykit.html import words
 from deploykit.html.document import render, write_document
 from deploykit.proof.text import proof_words
@@ -65,6 +65,7 @@ def write_bench_page(path: Path, benchmark: Benchmark, accepted: Accepted | None
         "css_class": css_class,
         "counted": counted,
         "text": text,
+        "nothing": NOTHING_PASSED,
         "words": words,
         "stranger": words.stranger,
     }

@@ -21,6 +21,7 @@ TORCH = Candidate("checkpoint", "torch", "fp32")
 """The checkpoint's own module: the reference itself."""
 PLAIN = Candidate(CANONICAL_GRAPH, CPU, "fp32")
 """The exported graph as it is on ONNX Runtime, opened and run as deploykit runs its own."""
+NOTHING_PASSED = "no candidate that predict can take passed on this machine"
 #: A lower precision must give so many times the images/s to be called faster.
 CLEARLY_FASTER = 1.05
 

@@ -18,7 +18,14 @@ from deploykit.bundle.manifest import printable
 from deploykit.commands.bench.candidates import list_candidates
 from deploykit.commands.bench.measure import OpenCandidate
 from deploykit.commands.bench.process import CandidateProcess
-from deploykit.commands.bench.results import TORCH, Benchmark, Measured, Skipped, name_of
+from deploykit.commands.bench.results import (
+    NOTHING_PASSED,
+    TORCH,
+    Benchmark,
+    Measured,
+    Skipped,
+    name_of,
+)
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import (
     BundleError,
@@ -316,7 +323,7 @@ def accept_recommended(bundle: Bundle, benchmark: Benchmark) -> Accepted:
     if chosen is None:
         prove = benchmark.command("bench", "--verify", "--accept")
         raise ParityError(
-            "Nothing can be accepted: no candidate that predict can take passed on this machine.",
+            f"Nothing can be accepted: {NOTHING_PASSED}.",
             hint="The reason of each is above."
             if benchmark.verified
             else f"Let bench prove the fastest: {prove}",

@@ -6,12 +6,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from deploykit.bundle.accepted import Accepted
-from deploykit.commands.bench.results import CLEARLY_FASTER, Benchmark, Measured, Skipped, name_of
+from deploykit.commands.bench.results import (
+    CLEARLY_FASTER,
+    NOTHING_PASSED,
+    Benchmark,
+    Measured,
+    Skipped,
+    name_of,
+)
 from deploykit.proof.text import flips_of, kept_verdict_text, status_value
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted, table_text
 
-NOTHING = "no candidate that predict can take passed on this machine"
 #: Why what had more images/s than the recommended candidate is not called faster.
 AS_FAST = (
     "not faster in every round, or in a lower precision and not by "
@@ -144,7 +150,7 @@ def _recommendation_lines(benchmark: Benchmark, accepted: Accepted | None) -> It
     """The fastest that passed, what would be faster if it were proven, and what to do next."""
     best = benchmark.recommended
     if best is None:
-        yield f"recommended    nothing: {NOTHING}"
+        yield f"recommended    nothing: {NOTHING_PASSED}"
     else:
         times = benchmark.times_plain(best)
         compared = "" if times is None else f", {times:.2f} times the plain export on ONNX Runtime"
