@@ -13,6 +13,7 @@ from deploykit.commands.bench.run import accept_recommended
 from deploykit.errors import InputError, ParityError
 from deploykit.proof import verdict as verdicts
 from deploykit.proof.auto import open_best
+from deploykit.proof.policy import status
 from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 from deploykit.system.progress import Note
 
@@ -42,7 +43,8 @@ def test_verify_proves_the_fastest_that_has_no_proof_and_no_other(bundle, only):
     assert (fastest.word, slower.word) == ("proven", "unproven")
     assert found.recommended == fastest
     assert found.verified
-    assert fastest.proof in open_bundle(bundle.folder).manifest.verdicts
+    kept = status(open_bundle(bundle.folder), fastest.candidate, fastest.spec.device)
+    assert kept.proof.measurement == fastest.proof.measurement
     notes = [event.message for event in events if isinstance(event, Note)]
     assert f"verifying {fastest.name}, faster than what is proven" in notes
 
