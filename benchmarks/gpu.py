@@ -25,8 +25,8 @@ import torch
 
 from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.errors import DeploykitError
+from deploykit.inference.candidates import open_bundle_graph
 from deploykit.inference.engines import engines_of, open_bundle_engine
-from deploykit.inference.sessions import open_bundle_graph
 from deploykit.models.registry import resolve_architecture
 from deploykit.runtime.normalisation import network_input
 from deploykit.specs.session import ImageBatch, Logits

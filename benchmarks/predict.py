@@ -42,7 +42,6 @@ from PIL import Image
 from predict_baselines import baselines, batches_of, open_session, plain_rate
 
 from deploykit.bundle.folder import Bundle, open_bundle
-from deploykit.commands.predict.fingerprint import fingerprint_of
 from deploykit.commands.predict.outputs import Outputs, write_run
 from deploykit.commands.predict.run import PredictionRun, PredictRequest
 from deploykit.images.scan import ImageFile, scan_images
@@ -96,7 +95,7 @@ def deploykit_rate(bundle: Bundle, folder: Path) -> float:
         Outputs([Path(scratch) / "rows.csv"], source=folder) as outputs,
         PredictionRun(bundle, request) as run,
     ):
-        outputs.begin(fingerprint_of(bundle, run, folder))
+        outputs.begin(run)
         start = time.perf_counter()
         write_run(run, outputs)
         return run.tally.rows / (time.perf_counter() - start)

@@ -17,7 +17,7 @@ import numpy as np
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.images.batches import read_batch
 from deploykit.images.scan import ImageFile
-from deploykit.inference.sessions import open_bundle_graph
+from deploykit.inference.candidates import open_bundle_graph
 from deploykit.proof.reference import module_obstacle, recorded_module
 from deploykit.specs.session import ImageBatch, Session
 from deploykit.system.stages import StageClock

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.inference.sessions import open_bundle_graph
+from deploykit.inference.candidates import open_bundle_graph
 from deploykit.parity.compare import regroup
 from deploykit.proof.photos import folder_photos
 

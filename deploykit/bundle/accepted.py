@@ -1,17 +1,18 @@
-"""What ``bench --accept`` keeps in a manifest: which option was chosen, and on which machine."""
+"""What ``bench --accept`` keeps in a manifest: which candidate was chosen, on which machine."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from deploykit.specs.precision import Precision
 from deploykit.specs.value import Value
+from deploykit.system.versions import version_changes
 
 Hardware: TypeAlias = tuple[str, int, tuple[str, ...], str | None]
 
 
 class MachineIdentity(Value, frozen=True):
-    """What decides which option is the fastest on a machine: on another one it may be another.
+    """What decides which candidate is the fastest: on another machine it may be another.
 
     Attributes:
         cpu: The CPU's name.
@@ -41,12 +42,7 @@ class MachineIdentity(Value, frozen=True):
             changes.append(f"{self.cpus} threads could compute, now {now.cpus}")
         if self.gpu != now.gpu:
             changes.append(f"the GPU was {self.gpu or 'none'}, now {now.gpu or 'none'}")
-        return changes + [
-            f"{name} was {self.versions.get(name, 'not installed')}, "
-            f"now {now.versions.get(name, 'not installed')}"
-            for name in sorted(self.versions.keys() | now.versions.keys())
-            if self.versions.get(name) != now.versions.get(name)
-        ]
+        return changes + version_changes(self.versions, now.versions)
 
     def distance_to(self, now: MachineIdentity) -> tuple[bool, int]:
         """What puts machines in order, the nearest first: the same hardware, then few changes."""
@@ -57,7 +53,7 @@ class MachineIdentity(Value, frozen=True):
 
 
 class Accepted(Value, frozen=True):
-    """The option that a user chose for a machine.
+    """The candidate that a user chose for a machine.
 
     Attributes:
         machine: Where it was measured.
@@ -65,6 +61,7 @@ class Accepted(Value, frozen=True):
         sha256: That file's when it was measured, in lowercase hex.
         runtime: What executes it.
         precision: The precision of its arithmetic.
+        status: Its status when it was accepted: ``predict`` takes nothing worse.
         images_per_second: What it gave end to end.
         created: When, UTC, ISO 8601.
     """
@@ -74,6 +71,7 @@ class Accepted(Value, frozen=True):
     sha256: str
     runtime: str
     precision: Precision
+    status: Literal["proven", "within budget"]
     images_per_second: float
     created: str
 

@@ -1,24 +1,38 @@
-"""Candidates: what of a bundle can run on what."""
+"""Candidates: what of a bundle can run on what, and how it is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from deploykit.bundle.accepted import MachineIdentity
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle
 from deploykit.errors import BundleError, UsageError
-from deploykit.inference.engines import (
-    Engine,
-    engines_of,
-    is_flavour,
-    named_engine,
-    open_bundle_engine,
+from deploykit.runtime.opener import (
+    CPU,
+    CUDA,
+    REHEARSAL,
+    RUNTIMES,
+    graph_precision,
+    open_graph,
+    precisions_of,
 )
-from deploykit.inference.sessions import open_bundle_graph
-from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, RUNTIMES, graph_precision, precisions_of
+from deploykit.specs.engine import is_flavour
+from deploykit.specs.labels import Labels
 from deploykit.specs.precision import PRECISIONS, Precision
+from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Session
+from deploykit.system.cpu import read_cpu
+from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress, silent
+from deploykit.system.threads import usable_cpus
+from deploykit.system.versions import RUNTIME_PACKAGES, installed_versions
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from deploykit.inference.engines import Engine
 
 #: What makes the deploy graph of a lower precision.
 _MAKERS = {
@@ -54,39 +68,41 @@ class Candidate:
 def all_candidates(bundle: Bundle, progress: Progress = silent) -> list[Candidate]:
     """Every engine, the newest first, and every deploy graph on every runtime that computes in it.
 
-    An engine that is damaged is none; a note says so.
+    A damaged engine is skipped; a note says so.
     """
-    engines = engines_of(bundle, on_damage=lambda error: progress(_left_out(error)))
-    return [*map(engine_candidate, engines), *_graph_candidates(bundle)]
+    engines = _engine_candidates(bundle, lambda error: progress(_damage_note(error)))
+    return [*engines, *_graph_candidates(bundle)]
 
 
-def _left_out(error: BundleError) -> Note:
-    return Note(f"left out: {error.message} {error.hint}")
+def _damage_note(error: BundleError) -> Note:
+    return Note(f"skipped: {error.message} {error.hint}")
 
 
-def _graph_candidates(bundle: Bundle) -> list[Candidate]:
-    return [
-        Candidate(graph, runtime, precision)
-        for precision in PRECISIONS
-        for runtime, able in RUNTIMES.items()
-        if precision in able and not is_flavour(runtime)
-        if (graph := _graph_for(bundle, runtime, precision)) is not None
-    ]
+def _engine_candidates(bundle: Bundle, on_damage: Callable[[BundleError], None]) -> list[Candidate]:
+    if not bundle.manifest.engines:
+        return []
+    from deploykit.inference.engines import engines_of
 
-
-def _graph_for(bundle: Bundle, runtime: str, precision: Precision) -> str | None:
-    """What a runtime runs for a precision; None where the bundle is without it.
-
-    INT8 is rehearsed with the graph from which engines are built.
-    """
-    if (runtime, precision) == (REHEARSAL, "int8"):
-        return INT8_TENSORRT_GRAPH if INT8_TENSORRT_GRAPH in bundle.manifest.files else None
-    return bundle.manifest.deploy.get(graph_precision(precision))
+    return [engine_candidate(engine) for engine in engines_of(bundle, on_damage=on_damage)]
 
 
 def engine_candidate(engine: Engine) -> Candidate:
     """An engine on its flavour of TensorRT."""
     return Candidate(engine.file, engine.passport.flavour, engine.passport.precision)
+
+
+def _graph_candidates(bundle: Bundle) -> list[Candidate]:
+    manifest = bundle.manifest
+    found = []
+    for precision in PRECISIONS:
+        for runtime, able in RUNTIMES.items():
+            graph = manifest.deploy.get(graph_precision(precision))
+            if (runtime, precision) == (REHEARSAL, "int8"):
+                # Rehearsed is the graph from which engines are built.
+                graph = INT8_TENSORRT_GRAPH if INT8_TENSORRT_GRAPH in manifest.files else None
+            if graph is not None and precision in able and not is_flavour(runtime):
+                found.append(Candidate(graph, runtime, precision))
+    return found
 
 
 def named_candidates(
@@ -116,8 +132,7 @@ def named_candidates(
     if runtime is None:
         candidates = all_candidates(bundle, progress)
     elif is_flavour(runtime):
-        engines = engines_of(bundle, on_damage=damaged.append)
-        candidates = [engine_candidate(engine) for engine in engines]
+        candidates = _engine_candidates(bundle, damaged.append)
     else:
         candidates = _graph_candidates(bundle)
     found = [
@@ -128,17 +143,16 @@ def named_candidates(
     ]
     if found:
         for error in damaged:
-            progress(_left_out(error))
+            progress(_damage_note(error))
         return found
     if damaged:
         raise damaged[0]
     if runtime is not None and is_flavour(runtime):
+        kind = f"{precision} " if precision else ""
+        option = f" --precision {precision}" if precision else ""
         raise BundleError(
-            f"Bundle {bundle.name} has no {precision or ''} engine for {runtime}.".replace(
-                "  ", " "
-            ),
-            hint=f"Build one: deploykit build-trt --flavour {runtime}"
-            + (f" --precision {precision}" if precision else ""),
+            f"Bundle {bundle.name} has no {kind}engine for {runtime}.",
+            hint=f"Build one: deploykit build-trt --flavour {runtime}{option}",
         )
     wanted = precision or " or ".join(able)
     have = ", ".join(bundle.manifest.deploy)
@@ -169,11 +183,13 @@ def open_candidate(
         UsageError: TF32 for a runtime that has none.
         BundleError: Its file is missing or changed.
         MissingError: Its runtime's package or device is not here.
-        DeploykitError: See :func:`deploykit.inference.sessions.open_bundle_graph`.
+        DeploykitError: See :func:`open_bundle_graph`.
     """
     if tf32 and candidate.runtime != CUDA:
         raise UsageError(f"{candidate.runtime} has no TF32.", hint=f"What has: --runtime {CUDA}")
     if is_flavour(candidate.runtime):
+        from deploykit.inference.engines import named_engine, open_bundle_engine
+
         return open_bundle_engine(bundle, named_engine(bundle, candidate.file))
     return open_bundle_graph(
         bundle,
@@ -186,8 +202,98 @@ def open_candidate(
     )
 
 
-def by_reason(left_out: Sequence[tuple[Candidate, str]]) -> Iterator[str]:
-    """``A on R, B on R: why``, a line for each reason: a GPU that is missing is missing for all."""
-    for reason in dict.fromkeys(reason for _, reason in left_out):
-        names = ", ".join(str(candidate) for candidate, each in left_out if each == reason)
+def open_bundle_graph(
+    bundle: Bundle,
+    graph: str,
+    *,
+    runtime: str,
+    precision: Precision,
+    threads: int | None = None,
+    pipelined: bool = False,
+    tf32: bool = False,
+) -> Session:
+    """Open one of a bundle's graphs, once its hash has been checked.
+
+    INT8 is rehearsed by running the very graph, FP16 by running it with FP32 kernels.
+
+    The arguments are those of :func:`open_candidate`, with a graph of the bundle, a runtime and the
+    precision that it takes the graph for.
+
+    Raises:
+        BundleError: The file is missing or changed.
+        DependencyError: A rehearsal without onnx.
+        DeploykitError: See :func:`deploykit.runtime.opener.open_graph`.
+    """
+    manifest = bundle.manifest
+    path = bundle.checked(graph)
+    if runtime == REHEARSAL and precision == "fp16":
+        from deploykit.graph.files import load_graph
+
+        return open_rehearsal(
+            load_graph(path),
+            name=graph,
+            preprocessing=manifest.preprocessing,
+            labels=manifest.labels,
+            threads=threads,
+        )
+    return open_graph(
+        path,
+        name=graph,
+        runtime=runtime,
+        precision=precision,
+        preprocessing=manifest.preprocessing,
+        labels=manifest.labels,
+        threads=threads,
+        pipelined=pipelined,
+        tf32=tf32,
+    )
+
+
+def open_rehearsal(
+    graph: ir.Model,
+    *,
+    name: str,
+    preprocessing: Preprocessing,
+    labels: Labels,
+    threads: int | None = None,
+) -> Session:
+    """Open an FP16 graph's rehearsal: FP32 kernels, each tensor rounded through FP16.
+
+    Args:
+        graph: ``deploy/fp16.onnx``.
+        name: What reports call it.
+        preprocessing: See :func:`deploykit.runtime.opener.open_graph`, as the arguments below.
+        labels: The classes' names.
+        threads: For computing; None for one a core.
+    """
+    from deploykit.graph.instruments import model_bytes
+    from deploykit.graph.rehearsal import rehearsal_of
+
+    return open_graph(
+        model_bytes(rehearsal_of(graph)),
+        name=name,
+        runtime=REHEARSAL,
+        precision="fp16",
+        preprocessing=preprocessing,
+        labels=labels,
+        threads=threads,
+    )
+
+
+def by_reason(skipped: Sequence[tuple[Candidate, str]]) -> Iterator[str]:
+    """``A on R, B on R: reason``, a line for each reason."""
+    for reason in dict.fromkeys(reason for _, reason in skipped):
+        names = ", ".join(str(candidate) for candidate, each in skipped if each == reason)
         yield f"{names}: {reason}"
+
+
+def this_machine() -> MachineIdentity:
+    """This machine, as far as it decides which candidate is the fastest."""
+    cpu, gpu = read_cpu(), find_gpu()
+    return MachineIdentity(
+        cpu=cpu.name,
+        cpus=usable_cpus(),
+        instruction_sets=cpu.instruction_sets or (),
+        gpu=None if gpu is None else gpu.name,
+        versions={name: v for name, v in installed_versions().items() if name in RUNTIME_PACKAGES},
+    )

@@ -12,7 +12,6 @@ from deploykit.engine.passport import Passport, passport_path, read_passport, re
 from deploykit.engine.plan import check_plan
 from deploykit.errors import BundleError, DeviceError
 from deploykit.runtime.opener import open_engine
-from deploykit.specs.engine import FLAVOURS
 from deploykit.specs.session import Session
 from deploykit.system.gpu import need_gpu
 
@@ -44,7 +43,7 @@ def engines_of(
 
     Args:
         bundle: The bundle.
-        on_damage: Told of an engine that cannot be used, which is then left out.
+        on_damage: Told of an engine that cannot be used, which is then skipped.
 
     Raises:
         BundleError: A passport is missing or damaged, or not that of its engine or of the bundle's
@@ -63,40 +62,38 @@ def engines_of(
 
 def engine_files(bundle: Bundle) -> set[str]:
     """The engines and their passports, whether they are there or not."""
-    return {name for pair in _engine_pairs(bundle) for name in pair}
+    return {name for file in bundle.manifest.engines for name in _pair(file)}
 
 
-def engines_left_out(bundle: Bundle) -> set[str]:
-    """The engines, and their passports, of which a copy of a bundle has neither."""
+def engines_not_copied(bundle: Bundle) -> set[str]:
+    """The engines and their passports that a copy of a bundle was made without."""
+    pairs = map(_pair, bundle.manifest.engines)
     return {
         name
-        for pair in _engine_pairs(bundle)
+        for pair in pairs
         if not any((bundle.folder / each).exists() for each in pair)
         for name in pair
     }
+
+
+def _pair(file: str) -> tuple[str, str]:
+    return file, passport_path(Path(file)).as_posix()
 
 
 def engines_outdated(before: Bundle, now: Bundle) -> tuple[Engine, ...]:
     """The engines that a change of a bundle's graphs has made useless, the newest first.
 
     Args:
-        before: The bundle as it was.
+        before: The bundle as it was. What was damaged then is no news.
         now: The same with other graphs.
     """
-    useful = {engine.file for engine in engines_of(now, on_damage=_ignored)}
+    damaged: list[BundleError] = []
+    useful = {engine.file for engine in engines_of(now, on_damage=damaged.append)}
     return tuple(
         engine
-        for engine in engines_of(before, on_damage=_ignored)
+        for engine in engines_of(before, on_damage=damaged.append)
         if engine.file in now.manifest.engines and engine.file not in useful
     )
-
-
-def _ignored(error: BundleError) -> None:
-    """What was damaged before is no news."""
-
-
-def _engine_pairs(bundle: Bundle) -> list[tuple[str, str]]:
-    return [(file, passport_path(Path(file)).as_posix()) for file in bundle.manifest.engines]
 
 
 def named_engine(bundle: Bundle, name: str) -> Engine:
@@ -151,9 +148,9 @@ def need_flavour(engine: Engine) -> TensorRT:
     """
     gpu = need_gpu()
     tensorrt = open_flavour(engine.passport.flavour)
-    obstacle = reason(engine.passport, tensorrt_version=tensorrt.version, gpu=gpu)
-    if obstacle is not None:
-        raise DeviceError(obstacle.message, hint=obstacle.hint)
+    against = reason(engine.passport, tensorrt_version=tensorrt.version, gpu=gpu)
+    if against is not None:
+        raise DeviceError(against.message, hint=against.hint)
     return tensorrt
 
 
@@ -183,8 +180,3 @@ def _checked(bundle: Bundle, file: str) -> Path:
         return bundle.checked(file)
     except BundleError as exc:
         raise BundleError(exc.message, hint=BUILD_AGAIN) from exc
-
-
-def is_flavour(runtime: str) -> bool:
-    """Whether a runtime is one of TensorRT's flavours, which run engines instead of graphs."""
-    return runtime in FLAVOURS

@@ -121,15 +121,16 @@ def _on_device(
     # No buffer needs to be larger than what there is to read.
     size = min(batch_size, max(1, len(files)))
     batches = read_batches(files, preprocessing, batch_size=size, threads=workers, clock=clock)
-    started: deque[tuple[Batch, Callable[[], Logits], tuple[bytes, ...]]] = deque()
+    started: deque[Callable[[], AnsweredBatch]] = deque()
     for batch in batches:
-        digests = _digests(batch, wanted=digested)
+        digests = tuple(map(pixel_digest, batch.images)) if digested else ()
         with clock.waiting("session"):
-            started.append((batch, _start(session, batch.images), digests))
+            wait = _start(session, batch.images)
+        started.append(partial(_finish, batch, wait, digests, clock))
         if len(started) == _IN_FLIGHT:
-            yield _finish(*started.popleft(), clock)
+            yield started.popleft()()
     while started:
-        yield _finish(*started.popleft(), clock)
+        yield started.popleft()()
 
 
 def _start(session: Session, images: ImageBatch) -> Callable[[], Logits]:
@@ -144,12 +145,7 @@ def _finish(
     batch: Batch, wait: Callable[[], Logits], digests: tuple[bytes, ...], clock: StageClock
 ) -> AnsweredBatch:
     with clock.waiting("session"):
-        logits = wait()
-    return AnsweredBatch(batch.files, batch.failures, logits, digests)
-
-
-def _digests(batch: Batch, *, wanted: bool) -> tuple[bytes, ...]:
-    return tuple(map(pixel_digest, batch.images)) if wanted else ()
+        return AnsweredBatch(batch.files, batch.failures, wait(), digests)
 
 
 def _on_host(
@@ -161,9 +157,13 @@ def _on_host(
     clock: StageClock,
     digested: bool,
 ) -> Generator[AnsweredBatch, None, None]:
+    def group_size(left: int) -> int:
+        """Batches get smaller when fewer files are left than would keep all workers busy."""
+        return min(batch_size, -(-left // (2 * workers)))
+
     free: SimpleQueue[ImageBatch] = SimpleQueue()
-    largest = _group_size(len(files), batch_size, workers)
-    for buffer in allocate_buffers(min(workers, len(files)), largest, preprocessing):
+    buffers = allocate_buffers(min(workers, len(files)), group_size(len(files)), preprocessing)
+    for buffer in buffers:
         free.put(buffer)
 
     def work(group: Sequence[ImageFile]) -> AnsweredBatch:
@@ -172,32 +172,23 @@ def _on_host(
             batch = read_batch(group, preprocessing, buffer, clock)
             with clock.computing("session"):
                 logits = _run(session, batch.images)
-            digests = _digests(batch, wanted=digested)
+            digests = tuple(map(pixel_digest, batch.images)) if digested else ()
         finally:
             free.put(buffer)
         return AnsweredBatch(batch.files, batch.failures, logits, digests)
 
-    groups = _groups(files, batch_size, workers)
+    def groups() -> Iterator[Sequence[ImageFile]]:
+        start = 0
+        while start < len(files):
+            size = group_size(len(files) - start)
+            yield files[start : start + size]
+            start += size
+
     ahead = 2 * workers
-    return in_order(work, groups, threads=workers, ahead=ahead, name="deploykit-predict")
+    return in_order(work, groups(), threads=workers, ahead=ahead, name="deploykit-predict")
 
 
 def _run(session: Session, images: ImageBatch) -> Logits:
     if len(images) == 0:
         return np.empty((0, session.spec.classes), np.float32)
     return session.run(images)
-
-
-def _groups(
-    files: Sequence[ImageFile], batch_size: int, workers: int
-) -> Iterator[Sequence[ImageFile]]:
-    """Cut files into batches that get smaller when fewer are left than would keep all busy."""
-    start = 0
-    while start < len(files):
-        size = _group_size(len(files) - start, batch_size, workers)
-        yield files[start : start + size]
-        start += size
-
-
-def _group_size(left: int, batch_size: int, workers: int) -> int:
-    return min(batch_size, -(-left // (2 * workers)))

@@ -8,8 +8,7 @@ from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import Bundle, require_unchanged
 from deploykit.bundle.manifest import Manifest, update_manifest
 from deploykit.errors import InputError
-from deploykit.inference.candidates import Candidate
-from deploykit.inference.machine import this_machine
+from deploykit.inference.candidates import Candidate, this_machine
 from deploykit.specs.precision import Precision
 from deploykit.system.progress import Note, Progress
 
@@ -65,7 +64,7 @@ def tell_accepted(accepted: Accepted, reason: str, progress: Progress) -> None:
     progress(
         Note(
             f"taking {accepted}, accepted from bench on {accepted.created[:10]}: "
-            f"{accepted.images_per_second:.1f} images/s then"
+            f"{accepted.status}, {accepted.images_per_second:.1f} images/s then"
         )
     )
 

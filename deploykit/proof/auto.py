@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
+from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import Bundle, require_unchanged
 from deploykit.bundle.golden import read_golden
 from deploykit.bundle.manifest import Manifest, SearchRecord, update_manifest
@@ -25,13 +26,14 @@ from deploykit.inference.candidates import (
     named_candidates,
     open_candidate,
 )
-from deploykit.inference.engines import BUILD_AGAIN, is_flavour
+from deploykit.inference.engines import BUILD_AGAIN
 from deploykit.proof.accepted import accepted_here, candidate_of, tell_accepted
 from deploykit.proof.photos import golden_photos
 from deploykit.proof.policy import Status, has_run, status
 from deploykit.proof.reference import GOLDEN_REFERENCE
 from deploykit.proof.verdict import judge_sessions, kept_verdict
 from deploykit.runtime.opener import CPU, CUDA, HOST_RUNTIMES, OPENVINO, graph_precision
+from deploykit.specs.engine import is_flavour
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Session
 from deploykit.system.gpu import find_gpu, need_gpu
@@ -128,7 +130,7 @@ def _open_auto(
     try:
         for candidate in candidates:
             known = status(bundle, candidate)
-            session, reason = _attempt(bundle, candidate, known, first, open_it, errors)
+            session, reason = _attempt(bundle, candidate, known, accepted, open_it, errors)
             if accepted is not None and candidate == first:
                 tell_accepted(accepted, reason, progress)
             elif session is None and _is_missed(candidate, known):
@@ -148,7 +150,7 @@ def _attempt(
     bundle: Bundle,
     candidate: Candidate,
     known: Status,
-    accepted: Candidate | None,
+    accepted: Accepted | None,
     open_it: _Opener,
     errors: list[DeploykitError],
 ) -> tuple[Session | None, str]:
@@ -169,7 +171,9 @@ def _attempt(
         InputError: It is a graph, and damaged. Of what was accepted that is only told: the other
             candidates have their turns.
     """
-    enough = ("proven", "within budget") if candidate == accepted else ("proven",)
+    enough = {"proven"}
+    if accepted is not None and candidate == candidate_of(accepted):
+        enough.add(accepted.status)
     if known.word not in enough:
         return None, _why_not(candidate, known)
     try:

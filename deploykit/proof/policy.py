@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple, TypeAlias
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.verdicts import KeptVerdict, PhotoKind
 from deploykit.inference.candidates import Candidate
-from deploykit.inference.engines import is_flavour
 from deploykit.parity.statistics import CONFIDENCE
 from deploykit.runtime.opener import REHEARSAL
+from deploykit.specs.engine import is_flavour
 from deploykit.specs.precision import Precision
 from deploykit.system.text import counted
 from deploykit.system.versions import installed_versions, runtime_version

@@ -11,7 +11,7 @@ from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.manifest import recorded_path, sha256_of
 from deploykit.bundle.verdicts import ReferenceKind
 from deploykit.errors import CheckpointError, DependencyError, UsageError
-from deploykit.inference.sessions import open_bundle_graph
+from deploykit.inference.candidates import open_bundle_graph
 from deploykit.runtime.opener import open_module
 from deploykit.specs.architecture import names_user_code
 from deploykit.specs.session import Session

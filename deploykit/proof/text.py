@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.bundle.verdicts import KeptVerdict, PhotoSet, ReferenceKind
@@ -15,6 +15,9 @@ from deploykit.proof.verdict import Verdict
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted, rate_digits, table_text
+
+if TYPE_CHECKING:
+    from deploykit.proof.verdict import Verdict
 
 _VERDICT_COLUMNS = (
     *("graph", "runtime", "precision"),

@@ -8,13 +8,15 @@ from deploykit.errors import UsageError
 from deploykit.specs.value import Value
 
 Flavour: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
-
-
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
-
 
 #: A larger batch is a slip of the keyboard: 4096 photos of 224x224 take 0.6 GB as bytes alone.
 MAX_ENGINE_BATCH = 4096
+
+
+def is_flavour(runtime: str) -> bool:
+    """Whether a runtime is one of TensorRT's flavours, which run engines instead of graphs."""
+    return runtime in FLAVOURS
 
 
 class Profile(Value, frozen=True):

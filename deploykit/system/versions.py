@@ -29,6 +29,15 @@ def runtime_version(runtime: str, versions: Mapping[str, str]) -> str:
     return " and ".join(sorted(found))
 
 
+def version_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """What is otherwise in other versions: ``openvino was 2025.2, now 2026.4``."""
+    return [
+        f"{name} was {before.get(name, 'not installed')}, now {after.get(name, 'not installed')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

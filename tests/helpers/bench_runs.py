@@ -1,4 +1,4 @@
-"""Quick benchmarks of the tests' bundle, options of it, and what an option's process may do."""
+"""Quick benchmarks of the tests' bundle, its candidates, and what their processes may do."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 import time
 
 from deploykit.bundle.folder import Bundle
-from deploykit.commands.bench.measure import OpenOption, peak_memory_bytes
-from deploykit.commands.bench.results import CHECKPOINT, TORCH, Benchmark, Option
+from deploykit.commands.bench.measure import OpenCandidate, peak_memory_bytes
+from deploykit.commands.bench.results import Benchmark
 from deploykit.commands.bench.run import BenchRequest, bench_bundle
+from deploykit.inference.candidates import Candidate
 from deploykit.system.progress import Note, Step
 
 FP32 = "deploy/fp32.onnx"
-ORT = Option(file=FP32, runtime="onnxruntime-cpu", precision="fp32")
-OPENVINO = Option(file=FP32, runtime="openvino", precision="fp32")
-BF16 = Option(file=FP32, runtime="openvino", precision="bf16")
-TORCH_FP32 = Option(file=CHECKPOINT, runtime=TORCH, precision="fp32")
+ORT = Candidate(FP32, "onnxruntime-cpu", "fp32")
+OPENVINO = Candidate(FP32, "openvino", "fp32")
+BF16 = Candidate(FP32, "openvino", "bf16")
 
 
 def benched(bundle: Bundle, **fields: object) -> tuple[Benchmark, list[Step | Note]]:
@@ -26,28 +26,28 @@ def benched(bundle: Bundle, **fields: object) -> tuple[Benchmark, list[Step | No
     return bench_bundle(bundle, request, events.append), events
 
 
-# What follows runs in an option's process, instead of a method of the open option.
+# What follows runs in a candidate's process, instead of a method of the open candidate.
 
 
-def die(opened: OpenOption, *given: object) -> None:
+def die(opened: OpenCandidate, *given: object) -> None:
     """End as a library that aborts does."""
     print("out of luck", file=sys.stderr, flush=True)
     os._exit(7)
 
 
-def hang(opened: OpenOption) -> None:
+def hang(opened: OpenCandidate) -> None:
     """Never answer."""
     time.sleep(600)
 
 
-def chatter(opened: OpenOption) -> int:
+def chatter(opened: OpenCandidate) -> int:
     """Print, from Python and past it."""
     print("I am a library", flush=True)
     os.write(1, b"written past Python\n")
     return os.getpid()
 
 
-def grow(opened: OpenOption, size: int) -> tuple[int | None, int | None, int | None]:
+def grow(opened: OpenCandidate, size: int) -> tuple[int | None, int | None, int | None]:
     """The peak of the memory before, while and after so many bytes are held."""
     before = peak_memory_bytes()
     taken = bytearray(b"x") * size
@@ -56,6 +56,6 @@ def grow(opened: OpenOption, size: int) -> tuple[int | None, int | None, int | N
     return before, held, peak_memory_bytes()
 
 
-def imported(opened: OpenOption, name: str) -> str | None:
+def imported(opened: OpenCandidate, name: str) -> str | None:
     """The file of a module that was imported."""
     return sys.modules[name].__file__

@@ -3,7 +3,7 @@
 import msgspec
 
 from deploykit.bundle.folder import Bundle
-from deploykit.inference.sessions import open_bundle_graph
+from deploykit.inference.candidates import open_bundle_graph
 from deploykit.runtime.fake import FakeSession
 from deploykit.specs.session import SessionSpec
 from deploykit.system.gpu import Gpu

@@ -44,7 +44,7 @@ def refusal(bundle):
     return caught.value
 
 
-def test_engines_are_found_the_newest_first(several):
+def test_engine_engines_are_found_the_newest_first(several):
     names = [engine.passport.engine for engine in engines_of(several)]
     assert [name.split("-")[2:4] for name in names] == [
         ["sm120", "fp16"],
@@ -54,7 +54,7 @@ def test_engines_are_found_the_newest_first(several):
     ]
 
 
-def test_an_engine_has_two_names(engine_bundle):
+def test_engine_an_engine_has_two_names(engine_bundle):
     (engine,) = engines_of(engine_bundle)
     assert named_engine(engine_bundle, engine.file) == engine
     assert named_engine(engine_bundle, Path(engine.file).name) == engine
@@ -65,7 +65,7 @@ def test_an_engine_has_two_names(engine_bundle):
     assert caught.value.hint == "Name one of these."
 
 
-def test_a_bundle_without_engines_says_so(bundle):
+def test_engine_a_bundle_without_engines_says_so(bundle):
     assert engines_of(bundle) == []
     with pytest.raises(BundleError, match="it has none"):
         named_engine(bundle, "x.engine")
@@ -73,7 +73,7 @@ def test_a_bundle_without_engines_says_so(bundle):
 
 @pytest.mark.parametrize("damage", ["changed", "gone"])
 @pytest.mark.parametrize("suffix", ["", ".json"], ids=["engine", "passport"])
-def test_a_damaged_or_missing_file_is_refused(engine_bundle, engines, suffix, damage):
+def test_engine_a_damaged_or_missing_file_is_refused(engine_bundle, engines, suffix, damage):
     path = engine_bundle.folder / f"{engine_bundle.manifest.engines[0]}{suffix}"
     if damage == "gone":
         path.unlink()
@@ -94,7 +94,7 @@ def test_a_damaged_or_missing_file_is_refused(engine_bundle, engines, suffix, da
         (b"version https://git-lfs.github.com/spec/v1", "it is no engine but a text"),
     ],
 )
-def test_a_file_that_is_no_such_engine_is_refused(engine_bundle, engines, data, message):
+def test_engine_a_file_that_is_no_such_engine_is_refused(engine_bundle, engines, data, message):
     (file,) = engine_bundle.manifest.engines
     (engine_bundle.folder / file).write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_such_engine_is_refused(engine_bundle, engines, data, 
     assert "deploykit build-trt" in error.hint
 
 
-def test_a_passport_that_is_none_is_refused(engine_bundle):
+def test_engine_a_passport_that_is_none_is_refused(engine_bundle):
     file = f"{engine_bundle.manifest.engines[0]}.json"
     (engine_bundle.folder / file).write_text("{}")
     with pytest.raises(BundleError, match="is damaged") as caught:
@@ -119,7 +119,9 @@ def test_a_passport_that_is_none_is_refused(engine_bundle):
         ({"targets": ("sm120",)}, f"this machine has {RTX_4070} (sm89)"),
     ],
 )
-def test_a_passport_that_does_not_fit_says_what_to_run(engine_bundle, engines, fields, message):
+def test_engine_a_passport_that_does_not_fit_says_what_to_run(
+    engine_bundle, engines, fields, message
+):
     error = refusal(changed_passport(engine_bundle, **fields))
     assert isinstance(error, DeviceError)
     assert message in error.message
@@ -139,7 +141,7 @@ def test_a_passport_that_does_not_fit_says_what_to_run(engine_bundle, engines, f
         ({"deploy_graph": "deploy/int8.onnx"}, "another deploy/int8.onnx than the bundle has now"),
     ],
 )
-def test_a_passport_of_another_engine_or_graph_is_refused(engine_bundle, fields, message):
+def test_engine_a_passport_of_another_engine_or_graph_is_refused(engine_bundle, fields, message):
     bundle = changed_passport(engine_bundle, **fields)
     with pytest.raises(BundleError, match=message) as caught:
         engines_of(bundle)
@@ -149,11 +151,11 @@ def test_a_passport_of_another_engine_or_graph_is_refused(engine_bundle, fields,
     assert [error.message for error in damaged] == [caught.value.message]
 
 
-def test_without_a_gpu_an_engine_does_not_open(engine_bundle, no_gpu):
+def test_engine_without_a_gpu_an_engine_does_not_open(engine_bundle, no_gpu):
     assert "no NVIDIA driver" in refusal(engine_bundle).message
 
 
-def test_without_its_tensorrt_an_engine_does_not_open(engine_bundle, rtx_4070, monkeypatch):
+def test_engine_without_its_tensorrt_an_engine_does_not_open(engine_bundle, rtx_4070, monkeypatch):
     def open_none(flavour):
         raise DependencyError(f"{flavour} is not installed.", hint="Install it.")
 
@@ -162,7 +164,7 @@ def test_without_its_tensorrt_an_engine_does_not_open(engine_bundle, rtx_4070, m
         open_bundle_engine(engine_bundle, engines_of(engine_bundle)[0])
 
 
-def test_what_is_opened_is_what_the_passport_says(engine_bundle, engines):
+def test_engine_what_is_opened_is_what_the_passport_says(engine_bundle, engines):
     profile = Profile(min_batch=2, opt_batch=4, max_batch=4)
     bundle = changed_passport(engine_bundle, profile=profile)
     (engine,) = engines_of(bundle)
@@ -173,7 +175,7 @@ def test_what_is_opened_is_what_the_passport_says(engine_bundle, engines):
     assert engines.plans == [(bundle.folder / engine.file).read_bytes()]
 
 
-def test_the_newest_engine_that_fits_is_verified(several, engines):
+def test_engine_the_newest_engine_that_fits_is_verified(several, engines):
     """Those for other GPUs are skipped with a note; an older one of the same kind is not asked."""
     events = []
     result = verify_bundle(several, VerifyRequest(runtime="tensorrt_rtx"), events.append)
@@ -186,13 +188,13 @@ def test_the_newest_engine_that_fits_is_verified(several, engines):
     assert "was built for compute capability sm120" in note
 
 
-def test_where_no_engine_fits_the_newest_says_why(several, engines):
+def test_engine_where_no_engine_fits_the_newest_says_why(several, engines):
     only = edited(several, engines=several.manifest.engines[-1:])
     with pytest.raises(DeviceError, match="was built for compute capability sm120"):
         verify_bundle(only, VerifyRequest(runtime="tensorrt_rtx"))
 
 
-def test_the_self_test_is_kept_as_the_weakest_proof(engine_bundle, engines):
+def test_engine_the_self_test_is_kept_as_the_weakest_proof(engine_bundle, engines):
     events = []
     (engine,) = engines_of(engine_bundle)
     with open_bundle_engine(engine_bundle, engine) as session:
@@ -214,7 +216,7 @@ def test_self_test_is_kept_beside_a_proof(engine_bundle, engines):
     assert after[-1].is_recorded
 
 
-def test_an_engine_that_fails_the_self_test_is_not_proven(engine_bundle, engines):
+def test_engine_an_engine_that_fails_the_self_test_is_not_proven(engine_bundle, engines):
     engines.distort = np.negative
     before = contents(engine_bundle)
     with (
@@ -229,7 +231,7 @@ def test_an_engine_that_fails_the_self_test_is_not_proven(engine_bundle, engines
     assert contents(engine_bundle) == before
 
 
-def test_the_self_test_needs_the_golden_answers_whole(engine_bundle, engines):
+def test_engine_the_self_test_needs_the_golden_answers_whole(engine_bundle, engines):
     (engine_bundle.folder / GOLDEN).write_bytes(b"")
     with (
         open_bundle_engine(engine_bundle, engines_of(engine_bundle)[0]) as session,
@@ -238,7 +240,7 @@ def test_the_self_test_needs_the_golden_answers_whole(engine_bundle, engines):
         self_test(engine_bundle, session, silent)
 
 
-def test_a_bundle_that_cannot_be_written_is_tested_all_the_same(
+def test_engine_a_bundle_that_cannot_be_written_is_tested_all_the_same(
     engine_bundle, engines, monkeypatch
 ):
     def read_only(*arguments):

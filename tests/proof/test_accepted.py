@@ -11,8 +11,8 @@ from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import SearchRecord
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import BundleError, InputError, ParityError
-from deploykit.inference import machine
-from deploykit.inference.machine import this_machine
+from deploykit.inference import candidates
+from deploykit.inference.candidates import this_machine
 from deploykit.proof import accepted as accepted_choice
 from deploykit.proof.accepted import forget_accepted, keep_accepted
 from deploykit.proof.auto import open_best
@@ -20,7 +20,10 @@ from deploykit.system.cpu import cpu_device, read_cpu
 from deploykit.system.progress import Note
 
 FP32 = "deploy/fp32.onnx"
-TAKEN = f"taking {FP32} in fp32 on openvino, accepted from bench on 2026-11-22: 91.5 images/s then"
+TAKEN = (
+    f"taking {FP32} in fp32 on openvino, accepted from bench on 2026-11-22: "
+    "proven, 91.5 images/s then"
+)
 
 
 def accepted_of(bundle, **fields):
@@ -30,6 +33,7 @@ def accepted_of(bundle, **fields):
         "sha256": bundle.manifest.files[FP32].sha256,
         "runtime": "openvino",
         "precision": "fp32",
+        "status": "proven",
         "images_per_second": 91.52,
         "created": "2026-11-22T09:00:00+00:00",
     }
@@ -54,6 +58,22 @@ def accepted(bundle):
 
 def test_it_is_taken_and_said(accepted):
     assert chosen(accepted) == ("openvino", [TAKEN])
+
+
+def test_accepted_as_proven_is_not_taken_with_flips(accepted):
+    def changed(proof):
+        measurement = msgspec.structs.replace(proof.measurement, flips=1)
+        return msgspec.structs.replace(proof, measurement=measurement)
+
+    known = accepted.manifest.verdicts
+    flips = tuple(changed(each) if each.runtime == "openvino" else each for each in known)
+    edited(accepted, verdicts=flips)
+    runtime, (note, *_) = chosen(accepted)
+    assert runtime == "onnxruntime-cpu"
+    assert "it changes 1 decision of " in note
+    within = accepted_of(accepted, status="within budget")
+    edited(open_bundle(accepted.folder), accepted=(within,))
+    assert chosen(accepted)[0] == "openvino"
 
 
 def test_against_the_rule_it_is_taken_all_the_same(accepted):
@@ -165,7 +185,7 @@ def test_it_can_be_forgotten_after_an_upgrade(accepted):
 
 def test_another_instruction_set_is_another_machine(accepted, monkeypatch):
     other = dataclasses.replace(read_cpu(), instruction_sets=("avx2",))
-    monkeypatch.setattr(machine, "read_cpu", lambda: other)
+    monkeypatch.setattr(candidates, "read_cpu", lambda: other)
     _, (note,) = chosen(accepted)
     assert "(avx2)" in note
 

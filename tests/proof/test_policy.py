@@ -8,10 +8,8 @@ from fp16_networks import BRIGHT, make_photos
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.verdicts import PhotoSet
-from deploykit.commands.bench.results import Option
-from deploykit.commands.bench.standing import standing_of
 from deploykit.commands.build.proven_graph import proven_graph
-from deploykit.commands.inspect.run import inspect_bundle
+from deploykit.commands.inspect.bundle import inspect_bundle
 from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import ParityError
@@ -22,7 +20,6 @@ from deploykit.proof.policy import MAX_FLIP_RATE_BOUND, MIN_PHOTOS, status
 from deploykit.proof.text import status_of_run
 from deploykit.runtime.fake import FakeSession
 from deploykit.system.progress import silent
-from deploykit.system.versions import installed_versions
 
 FP32, INT8 = "deploy/fp32.onnx", "deploy/int8.onnx"
 CPU = "onnxruntime-cpu"
@@ -106,15 +103,10 @@ def test_status_is_the_same_for_all_who_ask(known, kind):
     assert (answer.reason == "") == (word == "proven")
     # predict's summary, its JSON and its page
     assert status_of_run(bundle, spec) == answer
-    # bench
-    option = Option(runtime=CPU, precision=precision, file=graph)
-    stand = standing_of(bundle, option, spec, installed_versions())
-    assert stand.standing == {"within budget": "flips"}.get(word, word)
-    assert stand.proof == answer.proof
     # inspect; it shows a verdict by what it is worth on its own device
-    shown = [each for each in inspect_bundle(bundle).verdicts if each.verdict.graph == graph]
+    shown = [status for each, status in inspect_bundle(bundle).verdicts if each.graph == graph]
     if kind not in ("another device", "another file"):
-        assert [each.status for each in shown] == [word] * len(shown)
+        assert [each.word for each in shown] == [word] * len(shown)
     # auto
     if word == "proven":
         with open_best(bundle, precision=precision) as session:
@@ -175,7 +167,7 @@ class Treacherous(FakeSession):
 @pytest.fixture
 def verified(bundle, monkeypatch):
     """Compare the treacherous runtime on photos; gives the verdict and what it is worth then."""
-    from deploykit.inference.sessions import open_bundle_graph
+    from deploykit.inference.candidates import open_bundle_graph
 
     graph = open_bundle_graph(bundle, FP32, runtime=CPU, precision="fp32")
 

@@ -110,7 +110,7 @@ def _forget(bundle: Bundle, console: Console) -> None:
         lambda: (
             "nothing was accepted on this machine"
             if forgotten is None
-            else f"forgotten    {forgotten}: predict chooses by itself again"
+            else f"forgotten      {forgotten}: predict chooses by itself again"
         ),
     )
 
@@ -146,8 +146,8 @@ def _finish(
         lambda: "\n".join(
             (
                 benchmark_text(benchmark, accepted),
-                *(f"written      {path}" for path in outputs),
-                *(f"ERROR        {line}" for exc in failures for line in str(exc).splitlines()),
+                *(f"written        {path}" for path in outputs),
+                *(f"ERROR          {line}" for exc in failures for line in str(exc).splitlines()),
             )
         ),
         exit_code=failures[0].exit_code if failures else 0,

@@ -1,4 +1,4 @@
-"""What is measured of one option, in a process of its own."""
+"""What is measured of one candidate, in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.commands.bench.options import open_option
-from deploykit.commands.bench.results import Measured, Option, Timing
+from deploykit.commands.bench.candidates import open_listed
+from deploykit.commands.bench.results import Measured, Timing, name_of
 from deploykit.errors import DeploykitError, ImagesError, ModelError
 from deploykit.images.batches import allocate_buffers, read_batch
 from deploykit.images.scan import ImageFile
+from deploykit.inference.candidates import Candidate
 from deploykit.inference.pipeline import answer_files, shared_work
 from deploykit.runtime.opener import HOST_RUNTIMES
 from deploykit.specs.session import ImageBatch, Logits, Session
@@ -26,16 +27,16 @@ from deploykit.system.stages import StageClock
 _COMPUTE_SECONDS = 0.25
 #: The longest prediction of a turn: long against starting and ending its threads.
 _PREDICT_SECONDS = 1.5
-_LEAST_PHOTOS = 8
+_LEAST_IMAGES = 8
 
 
-class OpenOption:
-    """An option that is open as in a prediction, and has given one photo's logits.
+class OpenCandidate:
+    """A candidate that is open as in a prediction, and has given one image's logits.
 
     Args:
         folder: The bundle.
-        option: What to open.
-        files: The sample: photos that can be read.
+        candidate: What to open.
+        files: The sample: images that can be read.
         started: When its process was started, as :func:`time.time` tells.
 
     Raises:
@@ -43,19 +44,19 @@ class OpenOption:
     """
 
     def __init__(
-        self, folder: Path, option: Option, files: list[ImageFile], started: float
+        self, folder: Path, candidate: Candidate, files: list[ImageFile], started: float
     ) -> None:
         self._bundle = open_bundle(folder)
-        self._option = option
+        self._candidate = candidate
         self._files = files
-        self._session = open_option(self._bundle, option, pipelined=True)
+        self._session = open_listed(self._bundle, candidate, pipelined=True)
         self._require_finite(self._session.run(self._read(files[:1])))
         self._first_answer_seconds = time.time() - started
         self._workers, self._batch_size = shared_work(
             self._session.spec, threads=None, batch_size=None
         )
         self._runs: dict[int, list[float]] = {}
-        self._refusals: dict[int, str] = {}
+        self._skipped_batches: dict[int, str] = {}
         self._rates: list[float] = []
 
     def predict_sample(self) -> None:
@@ -63,7 +64,7 @@ class OpenOption:
 
         Raises:
             ModelError: Some logits are NaN or infinite.
-            ImagesError: A photo can no longer be read.
+            ImagesError: An image can no longer be read.
         """
         start = time.perf_counter()
         logits = self._answer(self._files)
@@ -78,19 +79,19 @@ class OpenOption:
         ]
 
     def predict(self, seconds: float) -> None:
-        """Predict photos, the sample again and again.
+        """Predict the sample, again and again.
 
         Args:
             seconds: About how long it may take.
 
         Raises:
-            ImagesError: A photo can no longer be read.
+            ImagesError: An image can no longer be read.
         """
-        photos = max(_LEAST_PHOTOS, round(min(_PREDICT_SECONDS, seconds) * self._sample_rate))
-        files = list(islice(cycle(self._files), photos))
+        count = max(_LEAST_IMAGES, round(min(_PREDICT_SECONDS, seconds) * self._sample_rate))
+        files = list(islice(cycle(self._files), count))
         start = time.perf_counter()
         self._answer(files)
-        self._rates.append(photos / (time.perf_counter() - start))
+        self._rates.append(count / (time.perf_counter() - start))
 
     def compute(self, batch_sizes: tuple[int, ...], seconds: float) -> None:
         """Run the session alone with batches of one size after the other.
@@ -100,30 +101,40 @@ class OpenOption:
             seconds: Each size has a warm-up, and then runs for so long; at least once.
 
         Raises:
-            ImagesError: A photo can no longer be read.
+            ImagesError: An image can no longer be read.
         """
         largest = self._session.spec.largest_batch
         images = self._read(self._files)
-        with self._alone() as session:
+        # On the CPU, all threads compute one batch. That session is opened for each turn, because
+        # it holds memory for large batches.
+        alone: contextlib.AbstractContextManager[Session] = contextlib.nullcontext(self._session)
+        if self._candidate.runtime in HOST_RUNTIMES:
+            alone = open_listed(self._bundle, self._candidate, pipelined=False)
+        with alone as session:
             for batch in batch_sizes:
                 if largest is not None and batch > largest:
-                    self._refusals[batch] = f"it takes at most {largest}"
-                if batch in self._refusals:
+                    self._skipped_batches[batch] = f"it takes at most {largest}"
+                if batch in self._skipped_batches:
                     continue
                 try:
                     repeated = images[np.arange(batch) % len(images)]
-                    runs = _seconds_of_runs(session, repeated, min(_COMPUTE_SECONDS, seconds))
+                    session.run(repeated)  # the warm-up
+                    runs: list[float] = []
+                    while sum(runs) < min(_COMPUTE_SECONDS, seconds):
+                        start = time.perf_counter()
+                        session.run(repeated)
+                        runs.append(time.perf_counter() - start)
                 except MemoryError:
-                    self._refusals[batch] = "memory does not hold so many images at once"
+                    self._skipped_batches[batch] = "memory does not hold so many images at once"
                 except DeploykitError as exc:
-                    self._refusals[batch] = exc.message
+                    self._skipped_batches[batch] = exc.message
                 else:
                     self._runs.setdefault(batch, []).extend(runs)
 
     def measured(self) -> Measured:
-        """All that was found, without what is proven."""
+        """All that was found, without a status."""
         return Measured(
-            option=self._option,
+            candidate=self._candidate,
             spec=self._session.spec,
             first_answer_seconds=self._first_answer_seconds,
             peak_memory_bytes=self._peak_memory_bytes,
@@ -131,21 +142,12 @@ class OpenOption:
                 Timing(batch=batch, seconds=tuple(seconds))
                 for batch, seconds in sorted(self._runs.items())
             ),
-            refusals=self._refusals,
+            skipped_batches=self._skipped_batches,
             batch_size=self._batch_size,
             rates=tuple(self._rates),
             labelled=len(self._correct),
             correct=sum(self._correct),
         )
-
-    def _alone(self) -> contextlib.AbstractContextManager[Session]:
-        """The session that has the machine to itself: on the CPU, all threads compute one batch.
-
-        It is opened for each turn, because it holds memory for large batches.
-        """
-        if self._option.runtime in HOST_RUNTIMES:
-            return open_option(self._bundle, self._option, pipelined=False)
-        return contextlib.nullcontext(self._session)
 
     def _read(self, files: list[ImageFile]) -> ImageBatch:
         preprocessing = self._bundle.manifest.preprocessing
@@ -171,29 +173,19 @@ class OpenOption:
         """Refuse NaN and infinity: the largest of them would name a class, too."""
         if not np.isfinite(logits).all():
             raise ModelError(
-                f"{self._option.name} gives NaN or infinity for photos of the sample.",
+                f"{name_of(self._candidate)} gives NaN or infinity for images of the sample.",
                 hint="deploykit verify compares its answers with the reference's.",
             )
 
 
 def _require_all(answered: int, files: list[ImageFile]) -> None:
-    """Refuse a sample from which photos have vanished: they would count as predicted."""
+    """Refuse a sample from which images have vanished: they would count as predicted."""
     if answered < len(files):
         raise ImagesError(
-            f"{len(files) - answered} of {len(files)} photos of {files[0].root} can no longer be "
+            f"{len(files) - answered} of {len(files)} images of {files[0].root} can no longer be "
             "read.",
             hint="Leave the folder alone while bench measures.",
         )
-
-
-def _seconds_of_runs(session: Session, images: ImageBatch, enough: float) -> list[float]:
-    session.run(images)
-    seconds: list[float] = []
-    while sum(seconds) < enough:
-        start = time.perf_counter()
-        session.run(images)
-        seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 def peak_memory_bytes() -> int | None:

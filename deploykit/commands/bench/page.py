@@ -1,21 +1,42 @@
-"""The page of a benchmark: the recommendation first, then every option that it was chosen from."""
+"""The page of a benchmark: the recommendation first, then every candidate it was chosen from.
+
+It has a chart of latency against images/s, in logarithmic coordinates. A dot is a candidate at a
+batch size, its session alone. One dot beats another if it answers sooner and computes more; the
+dots that none beats are the Pareto front.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from deploykit.bundle.accepted import Accepted
 from deploykit.commands.bench import text
-from deploykit.commands.bench.picture import FRAME, draw_options, kind_of
-from deploykit.commands.bench.results import Benchmark
+from deploykit.commands.bench.results import NOTHING_PASSED, Benchmark, Measured, Timing
 from deploykit.html import words
 from deploykit.html.document import render, write_document
 from deploykit.proof.text import proof_words
 from deploykit.system.text import counted
 
 _STYLES = ("tiles.css", "tables.css", "verdict.css", "picture.css", "print.css", "bench.css")
-_BADGES = {"proven": "good", "flips": "bad", "failed": "bad", "unproven": "warn", "reference": ""}
+_BADGES = {
+    "proven": "good",
+    "within budget": "warn",
+    "failed": "bad",
+    "unproven": "warn",
+    "reference": "",
+}
+
+LEFT, RIGHT, TOP, BOTTOM = 74, 626, 14, 366
+FRAME = dict(width=640, height=420, left=LEFT, right=RIGHT, top=TOP, bottom=BOTTOM)  # noqa: C408
+#: Of a letter of a label, on average.
+_LETTER_WIDTH = 6.4
+_LABEL_HEIGHT = 14
+_LABEL_OFFSETS = (-10, 19, -25, 34, -40, 49)
 
 
 def write_bench_page(path: Path, benchmark: Benchmark, accepted: Accepted | None) -> None:
@@ -29,28 +50,153 @@ def write_bench_page(path: Path, benchmark: Benchmark, accepted: Accepted | None
     Raises:
         InputError: The system fails to write it: the disk may be full.
     """
-    recommended = benchmark.recommended
+    best = benchmark.recommended
+    proof = None if best is None else best.proof
     context = {
         "benchmark": benchmark,
         "created": datetime.fromisoformat(benchmark.created),
         "accepted": accepted,
-        "recommended": recommended,
-        "proof_sentences": proof_words(recommended.proof)
-        if recommended is not None and recommended.proof is not None
-        else [],
-        "fastest": max(max(each.rates) for each in benchmark.options),
+        "recommended": best,
+        "proof_sentences": proof_words(proof) if proof is not None else [],
+        "fastest": max(max(each.rates) for each in benchmark.measured),
         "frame": FRAME,
-        "picture": draw_options(benchmark.options),
-        "skipped": [
-            *text.skipped_lines([each for each in benchmark.skipped if not each.damaged]),
-            *text.refusal_lines(benchmark),
-        ],
-        "damaged": list(text.skipped_lines(benchmark.damaged)),
+        "chart": draw_chart(benchmark.measured),
         "badges": _BADGES,
+        "css_class": css_class,
         "counted": counted,
-        "kind_of": kind_of,
         "text": text,
+        "nothing": NOTHING_PASSED,
         "words": words,
         "stranger": words.stranger,
     }
     write_document(path, render(__package__, "bench.html.j2", _STYLES, (), context))
+
+
+def css_class(measured: Measured) -> str:
+    """How a candidate is drawn: by its status, unless it is only compared with."""
+    return measured.word.replace(" ", "-") if measured.is_deployable else "reference"
+
+
+class Dot(NamedTuple):
+    """A candidate at a batch size, in the chart's coordinates."""
+
+    x: float
+    y: float
+    css_class: str
+    title: str
+
+
+class Label(NamedTuple):
+    """A text; x and y are the middle of its foot."""
+
+    x: float
+    y: float
+    text: str
+
+
+class Chart(NamedTuple):
+    """The chart's parts.
+
+    Attributes:
+        dots: Every candidate at every batch size.
+        labels: A candidate's name at its fastest dot.
+        lines: What joins a candidate's dots, as SVG's ``points``, and how they are drawn.
+        front: What joins the proven dots that no other proven one beats.
+        x_marks: Of the latency in milliseconds.
+        y_marks: Of the images/s.
+    """
+
+    dots: list[Dot]
+    labels: list[Label]
+    lines: list[tuple[str, str]]
+    front: str
+    x_marks: list[Label]
+    y_marks: list[Label]
+
+
+def draw_chart(measured: Sequence[Measured]) -> Chart | None:
+    """Draw candidates; None where no session ran alone."""
+    timings = [timing for each in measured for timing in each.timings]
+    if not timings:
+        return None
+    x = _Axis.over([timing.median_ms for timing in timings], LEFT, RIGHT)
+    y = _Axis.over([timing.images_per_second for timing in timings], BOTTOM, TOP)
+    x_marks = [Label(at, BOTTOM + 18, text) for at, text in x.marks()]
+    y_marks = [Label(LEFT - 8, at + 4, text) for at, text in y.marks()]
+    chart = Chart([], [], [], "", x_marks, y_marks)
+    proven: list[tuple[Timing, Dot]] = []
+    for each in measured:
+        kind = css_class(each)
+        dots = [
+            Dot(
+                x.at(timing.median_ms),
+                y.at(timing.images_per_second),
+                kind,
+                f"{each.name}, batch {timing.batch}: {timing.median_ms:.1f} ms, "
+                f"{timing.images_per_second:.1f} images/s",
+            )
+            for timing in each.timings
+        ]
+        chart.dots.extend(dots)
+        chart.lines.append((_points(dots), kind))
+        if dots:
+            fastest = min(dots, key=lambda dot: dot.y)
+            chart.labels.append(_label(fastest, each.name, chart.labels))
+        if kind == "proven":
+            proven += zip(each.timings, dots, strict=True)
+    front: list[Dot] = []
+    most = 0.0
+    for timing, dot in sorted(proven, key=lambda p: (p[0].median_ms, -p[0].images_per_second)):
+        if timing.images_per_second > most:
+            front.append(dot)
+            most = timing.images_per_second
+    return chart._replace(front=_points(front))
+
+
+def _label(dot: Dot, text: str, others: Sequence[Label]) -> Label:
+    """A text above a dot or below it, where it covers none of the others."""
+    half = _LETTER_WIDTH * len(text) / 2
+    middle = min(max(dot.x, LEFT + half + 4), RIGHT - half)
+    heights = [round(dot.y + offset, 1) for offset in _LABEL_OFFSETS]
+    free = (
+        height
+        for height in heights
+        if not any(
+            abs(middle - other.x) < half + _LETTER_WIDTH * len(other.text) / 2
+            and abs(height - other.y) < _LABEL_HEIGHT
+            for other in others
+        )
+    )
+    return Label(round(middle, 1), next(free, heights[0]), text)
+
+
+def _points(dots: Sequence[Dot]) -> str:
+    return " ".join(f"{dot.x:g},{dot.y:g}" for dot in dots)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A logarithmic axis from a value to another, between two places of the chart."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    @classmethod
+    def over(cls, values: Sequence[float], start: float, end: float) -> _Axis:
+        """An axis that shows values with some room around them."""
+        return cls(min(values) / 1.3, max(values) * 1.3, start, end)
+
+    def at(self, value: float) -> float:
+        part = math.log(value / self.low) / math.log(self.high / self.low)
+        return round(self.start + part * (self.end - self.start), 1)
+
+    def marks(self) -> list[tuple[float, str]]:
+        """One, two and five times the powers of ten; of a long axis the powers alone."""
+        exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        steps = (1, 2, 5) if math.log10(self.high / self.low) < 3 else (1,)
+        values = [step * 10.0**exponent for exponent in exponents for step in steps]
+        return [
+            (self.at(value), f"{value:g}") for value in values if self.low <= value <= self.high
+        ]

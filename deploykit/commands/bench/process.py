@@ -1,4 +1,4 @@
-"""A process for each option, so that a crash or a leak of one spoils no other."""
+"""A process for each candidate, so that a crash or a leak of one spoils no other."""
 
 from __future__ import annotations
 
@@ -14,44 +14,47 @@ from pathlib import Path
 from types import ModuleType
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
-from deploykit.commands.bench.measure import OpenOption
-from deploykit.commands.bench.results import Option, Skipped
+from deploykit.commands.bench.measure import OpenCandidate
+from deploykit.commands.bench.results import Skipped
 from deploykit.errors import BundleError, DeploykitError
 from deploykit.images.scan import ImageFile
-from deploykit.inference.engines import is_flavour
+from deploykit.inference.candidates import Candidate
+from deploykit.specs.engine import is_flavour
 from deploykit.system.closing import Closing
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
 
-#: For opening an option, and for each turn; large batches on a slow CPU take minutes.
+#: For opening a candidate, and for each turn; large batches on a slow CPU take minutes.
 PATIENCE_SECONDS = 900.0
 _SECONDS_TO_END = 10.0
 #: By the system, on Linux and macOS.
 _KILLED = -9
 
 
-class OptionProcess(Closing):
-    """A process that opens an option and measures it; a context manager that ends it.
+class CandidateProcess(Closing):
+    """A process that opens a candidate and measures it; a context manager that ends it.
 
     Args:
         folder: The bundle.
-        option: What to open.
+        candidate: What to open.
         files: The sample.
         log: Where what is printed in the process goes.
 
     Attributes:
-        option: The same.
+        candidate: The same.
     """
 
-    def __init__(self, folder: Path, option: Option, files: list[ImageFile], log: Path) -> None:
+    def __init__(
+        self, folder: Path, candidate: Candidate, files: list[ImageFile], log: Path
+    ) -> None:
         context = multiprocessing.get_context("spawn")
-        self.option = option
+        self.candidate = candidate
         self._log = log
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_answer_requests,
-            args=(theirs, log, folder, option, files, time.time()),
+            args=(theirs, log, folder, candidate, files, time.time()),
             daemon=True,
         )
         with _as_a_fresh_program():
@@ -60,25 +63,25 @@ class OptionProcess(Closing):
 
     def ask(
         self,
-        method: Callable[Concatenate[OpenOption, _Given], _Found],
+        method: Callable[Concatenate[OpenCandidate, _Given], _Found],
         *args: _Given.args,
         **options: _Given.kwargs,
     ) -> _Found | Skipped:
-        """Call a method of the open option in its process.
+        """Call a method of the open candidate in its process.
 
         Returns:
-            What the method returns; or why the option is skipped: it does not open, the method
+            What the method returns; or why the candidate is skipped: it does not open, the method
             fails, or the process has ended or hangs.
         """
         with contextlib.suppress(OSError):  # the process has ended, and the reply says why
             self._connection.send((method, args, options))
         if not self._connection.poll(PATIENCE_SECONDS):
             reason = f"its process did not answer within {PATIENCE_SECONDS:g} seconds"
-            return Skipped(option=self.option, reason=reason)
+            return Skipped(candidate=self.candidate, reason=reason)
         try:
             return cast("_Found | Skipped", self._connection.recv())
         except (EOFError, OSError):
-            return Skipped(option=self.option, reason=self._how_it_ended())
+            return Skipped(candidate=self.candidate, reason=self._how_it_ended())
 
     def _how_it_ended(self) -> str:
         """The exit code, and the last line that the process wrote."""
@@ -130,27 +133,26 @@ def _answer_requests(
     connection: Connection,
     log: Path,
     folder: Path,
-    option: Option,
+    candidate: Candidate,
     files: list[ImageFile],
     started: float,
 ) -> None:
-    """Open an option and call its methods, in the process that was started for it."""
+    """Open a candidate and call its methods, in the process that was started for it."""
     with log.open("wb") as stream:
         # What libraries print must not get into the result on the parent's stdout.
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     try:
-        opened = OpenOption(folder, option, files, started)
+        opened = OpenCandidate(folder, candidate, files, started)
         while True:
             method, args, options = connection.recv()  # raises EOFError when the parent has ended
             connection.send(method(opened, *args, **options))
     except DeploykitError as exc:
         connection.send(
             Skipped(
-                option=option,
+                candidate=candidate,
                 reason=exc.message if exc.hint is None else f"{exc.message} {exc.hint}",
-                exit_code=exc.exit_code,
                 # A damaged engine can be built again, and may be older than its graph anyway.
-                damaged=isinstance(exc, BundleError) and not is_flavour(option.runtime),
+                damaged=isinstance(exc, BundleError) and not is_flavour(candidate.runtime),
             )
         )

@@ -1,4 +1,4 @@
-"""Bench: every option of this machine side by side, and the fastest of those that are proven."""
+"""Bench: every candidate of this machine side by side, and the fastest of those that passed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ import msgspec
 from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import printable
-from deploykit.commands.bench.measure import OpenOption
-from deploykit.commands.bench.options import list_options
-from deploykit.commands.bench.process import OptionProcess
-from deploykit.commands.bench.results import Benchmark, Measured, Option, Skipped
-from deploykit.commands.bench.standing import Photographs, standing_of, with_proofs
+from deploykit.commands.bench.candidates import list_candidates
+from deploykit.commands.bench.measure import OpenCandidate
+from deploykit.commands.bench.process import CandidateProcess
+from deploykit.commands.bench.results import (
+    NOTHING_PASSED,
+    TORCH,
+    Benchmark,
+    Measured,
+    Skipped,
+    name_of,
+)
+from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import (
     BundleError,
     DeploykitError,
@@ -30,18 +37,18 @@ from deploykit.errors import (
 )
 from deploykit.images.batches import read_batches
 from deploykit.images.scan import ImageFile, sample_images
-from deploykit.inference.machine import this_machine
+from deploykit.inference.candidates import Candidate, this_machine
 from deploykit.proof.accepted import keep_accepted
 from deploykit.proof.photos import PhotoFolder, listed_photos, nothing_readable
-from deploykit.system.progress import Progress, Step, silent
+from deploykit.proof.policy import Status, status, status_by
+from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
+from deploykit.proof.verdict import kept_verdict
+from deploykit.specs.engine import is_flavour
+from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.system.text import counted
 from deploykit.system.versions import installed_versions, now
 
-BATCH_SIZES = (1, 8, 32)
-SECONDS = 90.0
-#: So many unchanged decisions bound the rate at which decisions change by 1.2 %.
-PROOF_PHOTOS = 256
-#: So many photos are predicted again and again: all of them stay in the system's file cache.
+#: So many images are predicted again and again: all of them stay in the system's file cache.
 _SAMPLE = 48
 #: Fewer rounds cannot tell a difference from noise.
 LEAST_ROUNDS = 3
@@ -56,56 +63,85 @@ class BenchRequest:
         batch_sizes: Of the session alone; end to end it is the one that ``predict`` takes.
         repeats: The most rounds; None for as many as there is time for.
         seconds: How long the rounds may take, beside what the first three need.
-        verify: Whether the fastest options that have no proof are verified, until one passes.
-        max_images: On so many photos at most, a fixed sample that is even over the classes.
+        verify: Whether the fastest unproven candidates are verified, until one passes.
+        max_images: On so many images at most, even over the classes. 256 without a flip bound the
+            rate of flips at 1.2 %.
     """
 
     images: Path | None = None
-    batch_sizes: tuple[int, ...] = BATCH_SIZES
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
     repeats: int | None = None
-    seconds: float = SECONDS
+    seconds: float = 90.0
     verify: bool = False
-    max_images: int = PROOF_PHOTOS
+    max_images: int = 256
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise UsageError(
+                f"Batch sizes must be at least 1; got {', '.join(map(str, self.batch_sizes))}.",
+                hint="For example --batch-sizes 1,8,32",
+            )
+        if self.repeats is not None and self.repeats < LEAST_ROUNDS:
+            raise UsageError(
+                f"{counted(self.repeats, 'round')} cannot tell a difference from noise.",
+                hint=f"Choose --repeats of at least {LEAST_ROUNDS}.",
+            )
+        if not (self.seconds > 0 and math.isfinite(self.seconds)):
+            raise UsageError(
+                f"The rounds cannot take {self.seconds:g} seconds.",
+                hint="Choose --seconds above 0; 90 are usual.",
+            )
+        if self.max_images < 1:
+            raise UsageError(
+                f"{self.max_images} photos prove nothing.",
+                hint="Choose --max-images of at least 1.",
+            )
 
 
 def bench_bundle(
     bundle: Bundle, request: BenchRequest | None = None, progress: Progress = silent
 ) -> Benchmark:
-    """Measure every option of this machine.
+    """Measure every candidate of this machine.
 
-    Proofs are those of the manifest; what has none is compared only with ``verify``.
+    Proofs are those of the manifest; what is unproven is compared only with ``verify``.
 
     Raises:
-        UsageError: A number that makes no sense, or no folder of photos.
-        ImagesError: There is no photo that can be read.
-        InputError: Not one option runs, because the bundle is damaged.
-        MissingError: Not one option runs here.
+        UsageError: No folder of photos.
+        ImagesError: No image can be read.
+        InputError: Not one candidate runs, because the bundle is damaged.
+        MissingError: Not one candidate runs here.
     """
     request = request or BenchRequest()
-    _check_numbers(request)
     start = time.monotonic()
     folder = listed_photos(bundle, request.images, progress)
     files = _readable_sample(bundle, folder)
-    options, skipped = list_options(bundle, progress)
+    candidates, skipped = list_candidates(bundle, progress)
     with ExitStack() as stack:
-        processes, not_opened = _start_all(stack, bundle, options, files, progress)
+        processes, not_opened = _start_all(stack, bundle, candidates, files, progress)
         measured, failed = take_turns(processes, request, progress)
     skipped += [*not_opened, *failed]
     if not measured:
-        raise _nothing_runs(bundle, skipped)
+        # Damage comes first, because it can be repaired.
+        kind = InputError if any(each.damaged for each in skipped) else MissingError
+        reasons = "; ".join(dict.fromkeys(each.reason.rstrip(".") for each in skipped))
+        raise kind(f"No candidate of {bundle.name} runs here: {reasons}.")
     versions = installed_versions()
+    known = [
+        msgspec.structs.replace(
+            each,
+            status=None
+            if each.candidate == TORCH
+            else status(bundle, each.candidate, each.spec.device, versions),
+        )
+        for each in measured
+    ]
     benchmark = Benchmark(
         bundle=bundle.name,
         folder=printable(bundle.folder),
         machine=this_machine(),
-        photos=printable(folder.path),
+        images=printable(folder.path),
         sample=len(files),
-        options=tuple(
-            msgspec.structs.replace(
-                each, **standing_of(bundle, each.option, each.spec, versions)._asdict()
-            )
-            for each in measured
-        ),
+        measured=tuple(sorted(known, key=lambda each: -each.images_per_second)),
         skipped=tuple(skipped),
         rounds=len(measured[0].rates),
         seconds=0.0,
@@ -113,35 +149,12 @@ def bench_bundle(
         versions=versions,
     )
     if request.verify:
-        photographs = Photographs(folder.path, request.max_images)
-        benchmark = with_proofs(bundle, benchmark, photographs, progress)
+        benchmark = _with_proofs(bundle, benchmark, folder.path, request.max_images, progress)
     return msgspec.structs.replace(benchmark, seconds=time.monotonic() - start)
 
 
-def _check_numbers(request: BenchRequest) -> None:
-    if not request.batch_sizes or min(request.batch_sizes) < 1:
-        raise UsageError(
-            f"Batch sizes must be at least 1; got {', '.join(map(str, request.batch_sizes))}.",
-            hint="For example --batch-sizes 1,8,32",
-        )
-    if request.repeats is not None and request.repeats < LEAST_ROUNDS:
-        raise UsageError(
-            f"{counted(request.repeats, 'round')} cannot tell a faster option from noise.",
-            hint=f"Choose --repeats of at least {LEAST_ROUNDS}.",
-        )
-    if not (request.seconds > 0 and math.isfinite(request.seconds)):
-        raise UsageError(
-            f"The rounds cannot take {request.seconds:g} seconds.",
-            hint=f"Choose --seconds above 0; {SECONDS:g} are usual.",
-        )
-    if request.max_images < 1:
-        raise UsageError(
-            f"{request.max_images} photos prove nothing.", hint="Choose --max-images of at least 1."
-        )
-
-
 def _readable_sample(bundle: Bundle, folder: PhotoFolder) -> list[ImageFile]:
-    """Photos, even over the classes, without those that cannot be read."""
+    """Images, even over the classes, without those that cannot be read."""
     files = sample_images(folder.files, _SAMPLE)
     batches = read_batches(files, bundle.manifest.preprocessing, batch_size=_SAMPLE)
     readable = [file for batch in batches for file in batch.readable]
@@ -153,18 +166,18 @@ def _readable_sample(bundle: Bundle, folder: PhotoFolder) -> list[ImageFile]:
 def _start_all(
     stack: ExitStack,
     bundle: Bundle,
-    options: Sequence[Option],
+    candidates: Sequence[Candidate],
     files: list[ImageFile],
     progress: Progress,
-) -> tuple[list[OptionProcess], list[Skipped]]:
-    """Start a process for each option, one after the other; ``stack`` ends them."""
+) -> tuple[list[CandidateProcess], list[Skipped]]:
+    """Start a process for each candidate, one after the other; ``stack`` ends them."""
     logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-bench-")))
     processes, skipped = [], []
-    for place, option in enumerate(options):
-        progress(Step("starting", place, len(options), option.name))
-        process = OptionProcess(bundle.folder, option, files, logs / f"{place}.txt")
+    for place, candidate in enumerate(candidates):
+        progress(Step("starting", place, len(candidates), name_of(candidate)))
+        process = CandidateProcess(bundle.folder, candidate, files, logs / f"{place}.txt")
         stack.enter_context(process)
-        failure = process.ask(OpenOption.predict_sample)
+        failure = process.ask(OpenCandidate.predict_sample)
         if failure is None:
             processes.append(process)
         else:
@@ -174,41 +187,41 @@ def _start_all(
 
 
 def take_turns(
-    processes: Sequence[OptionProcess], request: BenchRequest, progress: Progress
+    processes: Sequence[CandidateProcess], request: BenchRequest, progress: Progress
 ) -> tuple[list[Measured], list[Skipped]]:
-    """Measure round after round, so that what disturbs the machine hits all options alike.
+    """Measure round after round, so that what disturbs the machine hits all candidates alike.
 
     Args:
-        processes: One for each option, which is open.
+        processes: One for each candidate, which is open.
         request: The batch sizes, and how long to go on.
         progress: Called before each turn.
 
     Returns:
-        What was measured, and the options that failed.
+        What was measured, and the candidates that failed.
     """
     running, skipped = list(processes), list[Skipped]()
-    # Three rounds share the time, and in each every option has an equal part.
+    # Three rounds share the time, and in each every candidate has an equal part.
     turns = LEAST_ROUNDS * max(1, len(running)) * (len(request.batch_sizes) + 1)
     seconds = request.seconds / turns
     start = time.monotonic()
     rounds = 0
     while running and _has_time(request, rounds, time.monotonic() - start):
-        first = rounds % len(running)  # so that no option always follows the same one
+        first = rounds % len(running)  # so that no candidate always follows the same one
         order = running[first:] + running[:first]
         for kind in ("alone", "end to end"):
             for process in [each for each in order if each in running]:
-                detail = f"round {rounds + 1}, {kind}: {process.option.name}"
+                detail = f"round {rounds + 1}, {kind}: {name_of(process.candidate)}"
                 progress(Step("measuring", rounds, request.repeats, detail))
                 if kind == "alone":
-                    failure = process.ask(OpenOption.compute, request.batch_sizes, seconds)
+                    failure = process.ask(OpenCandidate.compute, request.batch_sizes, seconds)
                 else:
-                    failure = process.ask(OpenOption.predict, seconds)
+                    failure = process.ask(OpenCandidate.predict, seconds)
                 if failure is not None:
                     process.close()
                     running.remove(process)
                     skipped.append(failure)
         rounds += 1
-    found = [process.ask(OpenOption.measured) for process in running]
+    found = [process.ask(OpenCandidate.measured) for process in running]
     skipped += [each for each in found if isinstance(each, Skipped)]
     return [each for each in found if isinstance(each, Measured)], skipped
 
@@ -220,17 +233,72 @@ def _has_time(request: BenchRequest, rounds: int, elapsed: float) -> bool:
     return rounds < LEAST_ROUNDS or elapsed * (rounds + 1) / rounds <= request.seconds
 
 
-def _nothing_runs(bundle: Bundle, skipped: Sequence[Skipped]) -> DeploykitError:
-    """The error when every option was skipped: damage comes first, because it can be repaired."""
-    kind: type[DeploykitError] = MissingError
-    if any(each.exit_code == InputError.exit_code for each in skipped):
-        kind = InputError
-    reasons = "; ".join(dict.fromkeys(each.reason.rstrip(".") for each in skipped))
-    return kind(f"No option of {bundle.name} runs here: {reasons}.")
+def _with_proofs(
+    bundle: Bundle, benchmark: Benchmark, images: Path, at_most: int, progress: Progress
+) -> Benchmark:
+    """Verify what would be recommended if it were proven, the fastest first, until one passes.
+
+    If a verification fails, what was measured stays.
+    """
+    benchmark = msgspec.structs.replace(benchmark, verified=True)
+    wanted = benchmark.faster_unproven
+    if not wanted:
+        return benchmark
+    with ExitStack() as stack:
+        try:
+            reference = open_reference(bundle, ReferenceRequest(), progress)
+            stack.enter_context(reference.session)
+            reason = reference.reason
+            if reason is not None:
+                reason += ": deploykit verify --arch NAME --ckpt FILE compares it"
+        except DeploykitError as exc:
+            reason = exc.message
+        for measured in wanted:
+            if reason is not None:
+                known = Status("unproven", None, reason)
+            else:
+                progress(Note(f"verifying {measured.name}, faster than what is proven"))
+                known = _verified(bundle, measured, reference, images, at_most, progress)
+            judged = msgspec.structs.replace(measured, status=known)
+            every = tuple(judged if each is measured else each for each in benchmark.measured)
+            benchmark = msgspec.structs.replace(benchmark, measured=every)
+            if known.proof is not None:
+                break
+    return benchmark
+
+
+def _verified(
+    bundle: Bundle,
+    measured: Measured,
+    reference: OpenReference,
+    images: Path,
+    at_most: int,
+    progress: Progress,
+) -> Status:
+    """Compare a candidate with the reference; the verdict counts, whether it is kept or not."""
+    what = measured.candidate
+    is_engine = is_flavour(what.runtime)
+    request = VerifyRequest(
+        images=images,
+        max_images=at_most,
+        runtime=None if is_engine else what.runtime,
+        precision=None if is_engine else what.precision,
+        engine=what.file if is_engine else None,
+    )
+    try:
+        found = verify_bundle(bundle, request, progress, reference=reference)
+    except DeploykitError as exc:
+        return Status("unproven", None, exc.message)
+    (verdict,) = found.verdicts
+    if not verdict.passed and not verdict.failed:
+        return Status("unproven", None, "; ".join(verdict.reasons))
+    sha256 = bundle.manifest.files[what.file].sha256
+    kept = kept_verdict(verdict, sha256, reference, found.photos)
+    return status_by([kept], what, measured.spec.device, found.versions)
 
 
 def accept_recommended(bundle: Bundle, benchmark: Benchmark) -> Accepted:
-    """Keep the recommended option as this machine's choice, which ``predict`` will take.
+    """Keep the recommended candidate as this machine's choice, which ``predict`` will take.
 
     Args:
         bundle: The bundle, as it was measured.
@@ -242,29 +310,31 @@ def accept_recommended(bundle: Bundle, benchmark: Benchmark) -> Accepted:
     Raises:
         ParityError: Nothing is recommended.
         BundleError: The bundle's file was changed meanwhile, or a part of the bundle is damaged, so
-            that not every option was measured.
+            that not every candidate was measured.
         InputError: The bundle cannot be written.
     """
     if damaged := benchmark.damaged:
         raise BundleError(
-            "Nothing is accepted, because not every option could be measured: "
+            "Nothing is accepted, because not every candidate could be measured: "
             + " ".join(dict.fromkeys(each.reason for each in damaged)),
-            hint=f"Then measure again: {benchmark.command('--accept')}",
+            hint=f"Then measure again: {benchmark.command('bench', '--accept')}",
         )
     chosen = benchmark.recommended
     if chosen is None:
+        prove = benchmark.command("bench", "--verify", "--accept")
         raise ParityError(
-            f"Nothing can be accepted: {benchmark.why_nothing}.",
-            hint="The reason of each option is said above."
+            f"Nothing can be accepted: {NOTHING_PASSED}.",
+            hint="The reason of each is above."
             if benchmark.verified
-            else f"Let bench prove the fastest: {benchmark.command('--verify', '--accept')}",
+            else f"Let bench prove the fastest: {prove}",
         )
     accepted = Accepted(
         machine=benchmark.machine,
-        file=chosen.option.file,
-        sha256=bundle.manifest.files[chosen.option.file].sha256,
-        runtime=chosen.option.runtime,
-        precision=chosen.option.precision,
+        file=chosen.candidate.file,
+        sha256=bundle.manifest.files[chosen.candidate.file].sha256,
+        runtime=chosen.candidate.runtime,
+        precision=chosen.candidate.precision,
+        status="proven" if chosen.word == "proven" else "within budget",
         images_per_second=chosen.images_per_second,
         created=benchmark.created,
     )

@@ -60,7 +60,6 @@ class Machine(Value, frozen=True):
 
     Attributes:
         system: The operating system with its version.
-        python: Python's version.
         executable: The Python program, which tells the environment.
         cpu: The CPU's name.
         cores: How many logical cores this process may use.
@@ -71,7 +70,6 @@ class Machine(Value, frozen=True):
     """
 
     system: str
-    python: str
     executable: str
     cpu: str
     cores: int
@@ -161,6 +159,8 @@ def examine_machine(progress: Progress = silent) -> Examination:
     Args:
         progress: Called after each check.
     """
+    import psutil
+
     gpu, gpu_finding = _find_gpu()
     packages = importlib.metadata.packages_distributions()
     findings = [gpu_finding, *_package_findings(packages)]
@@ -174,18 +174,9 @@ def examine_machine(progress: Progress = silent) -> Examination:
     for done, finding in enumerate(tried, 1):
         findings.append(finding)
         progress(Step("trying the runtimes", done, len(CHECKS)))
-    return Examination(
-        machine=_describe_machine(gpu), versions=installed_versions(), findings=tuple(findings)
-    )
-
-
-def _describe_machine(gpu: Gpu | None) -> Machine:
-    import psutil
-
     cpu = describe_cpu()
-    return Machine(
+    machine = Machine(
         system=platform.platform(),
-        python=platform.python_version(),
         executable=sys.executable,
         cpu=cpu.name,
         cores=usable_cpus(),
@@ -194,6 +185,7 @@ def _describe_machine(gpu: Gpu | None) -> Machine:
         gpu=gpu,
         nvidia_smi=_nvidia_smi() if gpu else (),
     )
+    return Examination(machine=machine, versions=installed_versions(), findings=tuple(findings))
 
 
 def _nvidia_smi() -> tuple[str, ...]:

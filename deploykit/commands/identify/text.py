@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploykit.commands.identify.run import Identification, NearMiss
+from deploykit.commands.identify.run import Identification
 from deploykit.system.shell import command_line
 
 _SHOWN_FITS = 12
@@ -13,7 +13,7 @@ def identification_text(found: Identification) -> str:
     lines = [f"checkpoint  {found.path}, {found.tensors} tensors"]
     lines += _fits(found) if found.fits else _misses(found)
     lines.append(f"compared    {found.compared} architectures, with their default arguments")
-    lines += (f"left out    {reason}" for reason in found.left_out)
+    lines += (f"skipped     {reason}" for reason in found.skipped)
     if found.fits:
         lines.append(f"next        {export_command(found)}")
     return "\n".join(lines)
@@ -21,14 +21,14 @@ def identification_text(found: Identification) -> str:
 
 def export_command(found: Identification) -> str:
     """The command that exports the first architecture that fits."""
-    words = ["--arch", found.fits[0].architecture, "--ckpt", found.path, "--classes", "DIR"]
+    words = ["--arch", next(iter(found.fits)), "--ckpt", found.path, "--classes", "DIR"]
     if found.trust_pickle:
         words.append("--trust-pickle")
     return command_line(["deploykit", "export", *words])
 
 
 def _fits(found: Identification) -> list[str]:
-    lines = [f"fits        {fit.architecture}, {fit.classes} classes" for fit in found.fits]
+    lines = [f"fits        {name}, {classes} classes" for name, classes in found.fits.items()]
     if len(lines) > _SHOWN_FITS:
         lines[_SHOWN_FITS:] = [f"            ... and {len(lines) - _SHOWN_FITS} more: --json"]
     if len(found.fits) > 1:
@@ -44,18 +44,16 @@ def _misses(found: Identification) -> list[str]:
     lines = ["fits        none"]
     if found.family is not None:
         lines.append(f"names       those of {found.family}")
-    for miss in found.near_misses:
-        lines.append(f"close       {miss.architecture}: {_counts(miss)}")
-        lines += (f"            {line.strip()}" for line in miss.difference.splitlines()[1:])
+    for match in found.near_misses:
+        differs = match.mismatch
+        lines.append(
+            f"close       {match.architecture}: {differs.shared} entries fit, "
+            f"{len(differs.missing)} are missing, {len(differs.unexpected)} unexpected, "
+            f"{len(differs.misshapen)} of another shape"
+        )
+        lines += (f"            {line.strip()}" for line in differs.message.splitlines()[1:])
     lines.append(
         "            Your own network is named by its file, --arch train.py:Net; arguments other\n"
         "            than the defaults are given with --arch-arg."
     )
     return lines
-
-
-def _counts(miss: NearMiss) -> str:
-    return (
-        f"{miss.shared} entries fit, {miss.missing} are missing, {miss.unexpected} unexpected, "
-        f"{miss.misshapen} of another shape"
-    )

@@ -2,47 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
 from deploykit.bundle.folder import Bundle
-from deploykit.bundle.manifest import sha256_of
-from deploykit.commands.inspect.engine import inspect_bundle_engine
-from deploykit.commands.inspect.results import (
-    AutoChoice,
-    BundleFile,
-    BundleInspection,
-    FileState,
-    InspectedVerdict,
-)
+from deploykit.bundle.manifest import Manifest, sha256_of
+from deploykit.bundle.verdicts import KeptVerdict
+from deploykit.commands.inspect.engine import EngineInspection, inspect_bundle_engine
 from deploykit.errors import DeploykitError
 from deploykit.inference.candidates import Candidate
-from deploykit.inference.engines import engines_left_out
+from deploykit.inference.engines import engines_not_copied
 from deploykit.proof.auto import open_best
-from deploykit.proof.policy import status_of
+from deploykit.proof.policy import Status, status_of
 from deploykit.system.progress import Note, Step
+
+FileState: TypeAlias = Literal["ok", "changed", "missing", "not copied"]
+"""``not copied`` is said of an engine and its passport when neither is there."""
+
+
+@dataclass(frozen=True)
+class BundleInspection:
+    """A bundle.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What it says of itself.
+        files: Whether each of its files is the recorded one.
+        engines: The engines that are there, the newest last.
+        verdicts: What has been shown, the newest last, and what the policy makes of it here.
+        runs: What ``auto`` takes here, ``deploy/fp32.onnx on onnxruntime-cpu (CPU)``; empty when
+            nothing would run.
+        reasons: What ``auto`` would not take, and why; or why nothing runs, and what to do.
+    """
+
+    folder: str
+    manifest: Manifest
+    files: dict[str, FileState]
+    engines: tuple[EngineInspection, ...]
+    verdicts: tuple[tuple[KeptVerdict, Status], ...]
+    runs: str
+    reasons: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether every file is the recorded one, and each engine that of its passport."""
+        return {*self.files.values()} <= {"ok", "not copied"} and all(
+            engine.sound for engine in self.engines
+        )
 
 
 def inspect_bundle(bundle: Bundle) -> BundleInspection:
     """Look at all of a bundle; what is missing or changed in it is told, not raised."""
-    manifest, left_out = bundle.manifest, engines_left_out(bundle)
+    manifest, absent = bundle.manifest, engines_not_copied(bundle)
+    runs, reasons = _auto(bundle)
     return BundleInspection(
         folder=str(bundle.folder),
         manifest=manifest,
-        files=tuple(
-            BundleFile(
-                name=name,
-                bytes=record.bytes,
-                state="left out" if name in left_out else _state(bundle, name),
-            )
-            for name, record in manifest.files.items()
-        ),
+        files={
+            name: "not copied" if name in absent else _state(bundle, name)
+            for name in manifest.files
+        },
         engines=tuple(
-            inspect_bundle_engine(bundle, file) for file in manifest.engines if file not in left_out
+            inspect_bundle_engine(bundle, file) for file in manifest.engines if file not in absent
         ),
-        verdicts=tuple(
-            InspectedVerdict(status=known.word, reason=known.reason, verdict=each)
-            for each in manifest.verdicts
-            for known in [status_of(bundle, each)]
-        ),
-        auto=_choose(bundle),
+        verdicts=tuple((each, status_of(bundle, each)) for each in manifest.verdicts),
+        runs=runs,
+        reasons=tuple(reasons),
     )
 
 
@@ -53,8 +78,8 @@ def _state(bundle: Bundle, name: str) -> FileState:
     return "ok" if sha256_of(path) == bundle.manifest.files[name].sha256 else "changed"
 
 
-def _choose(bundle: Bundle) -> AutoChoice:
-    """Let ``auto`` choose, as ``predict`` does."""
+def _auto(bundle: Bundle) -> tuple[str, list[str]]:
+    """Let ``auto`` choose, as ``predict`` does: what runs, and the reasons against others."""
     reasons: list[str] = []
 
     def on_event(event: Step | Note) -> None:
@@ -65,6 +90,5 @@ def _choose(bundle: Bundle) -> AutoChoice:
         with open_best(bundle, progress=on_event) as session:
             spec = session.spec
     except DeploykitError as exc:
-        return AutoChoice(runs="", reasons=(*reasons, *str(exc).splitlines()))
-    chosen = Candidate(spec.graph, spec.runtime, spec.precision)
-    return AutoChoice(runs=f"{chosen} ({spec.device})", reasons=tuple(reasons))
+        return "", [*reasons, *str(exc).splitlines()]
+    return f"{Candidate(spec.graph, spec.runtime, spec.precision)} ({spec.device})", reasons

@@ -6,14 +6,37 @@ import hashlib
 from pathlib import Path
 
 from deploykit.bundle.folder import Bundle
-from deploykit.commands.inspect.results import EngineInspection
 from deploykit.engine.passport import Passport, passport_path, read_passport
 from deploykit.engine.plan import PlanHeader, check_plan, read_header
 from deploykit.errors import BundleError, InputError
 from deploykit.inference.engines import named_engine
+from deploykit.specs.value import Value
 
 ENGINE_ENDINGS = (".engine", ".plan", ".trt")
 _HEADER_BYTES = 64
+
+
+class EngineInspection(Value, frozen=True):
+    """A serialized TensorRT engine.
+
+    Attributes:
+        path: The file; relative to the bundle for one of a bundle's.
+        bytes: Its size; 0 when it is not there.
+        header: What its first bytes say; None where they are unknown.
+        passport: What its passport says; None without a usable one.
+        reasons: Why it cannot be used.
+    """
+
+    path: str
+    bytes: int
+    header: PlanHeader | None
+    passport: Passport | None
+    reasons: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether it can be used."""
+        return not self.reasons
 
 
 def is_engine(path: Path) -> bool:
@@ -39,18 +62,14 @@ def inspect_engine(path: Path) -> EngineInspection:
         raise InputError(
             f"The engine {path} cannot be read ({exc.strerror}).", hint="Check the path."
         ) from exc
-    passport, reason = _passport_of(path)
-    header = read_header(plan)
-    if header is None and passport is None:
+    found = _inspection(str(path), path, plan)
+    if found.header is None and found.passport is None:
         raise InputError(
             f"{path} is no engine that is known here: its header is none of TensorRT's, and "
             "no passport is beside it.",
             hint="Build one: deploykit build-trt",
         )
-    reasons = [] if reason is None else [reason]
-    if passport is not None:
-        reasons += _contradictions(plan, passport)
-    return _inspection(str(path), len(plan), header, passport, reasons)
+    return found
 
 
 def inspect_bundle_engine(bundle: Bundle, file: str) -> EngineInspection:
@@ -62,50 +81,37 @@ def inspect_bundle_engine(bundle: Bundle, file: str) -> EngineInspection:
     """
     path = bundle.folder / file
     if not path.is_file():
-        passport, _ = _passport_of(path)
-        return _inspection(file, 0, None, passport, ["it is not there"])
-    plan = path.read_bytes()
+        return _inspection(file, path, b"", "it is not there")
     try:
-        engine = named_engine(bundle, file)
+        named_engine(bundle, file)
         bundle.checked(file)
     except BundleError as exc:
-        passport, _ = _passport_of(path)
-        return _inspection(file, len(plan), read_header(plan), passport, [exc.message.rstrip(".")])
-    reasons = _contradictions(plan, engine.passport)
-    return _inspection(file, len(plan), read_header(plan), engine.passport, reasons)
+        return _inspection(file, path, path.read_bytes(), exc.message.rstrip("."))
+    return _inspection(file, path, path.read_bytes())
 
 
-def _passport_of(engine: Path) -> tuple[Passport | None, str | None]:
-    """The passport beside an engine, or why there is none."""
+def _inspection(name: str, path: Path, plan: bytes, reason: str | None = None) -> EngineInspection:
+    """What an engine and the passport beside it tell.
+
+    Args:
+        name: What reports call it.
+        path: The engine.
+        plan: Its bytes.
+        reason: Why it cannot be used, where that is known.
+    """
+    passport = None
     try:
-        return read_passport(passport_path(engine)), None
+        passport = read_passport(passport_path(path))
     except BundleError as exc:
-        return None, exc.message.rstrip(".")
-
-
-def _contradictions(plan: bytes, passport: Passport) -> list[str]:
-    """What speaks against an engine's being that of its passport."""
-    damage = check_plan(plan, passport.flavour)
-    if damage is not None:
-        return [damage]
-    if hashlib.sha256(plan).hexdigest() != passport.engine_sha256:
-        return ["its hash is not that of its passport"]
-    return []
-
-
-def _inspection(
-    name: str,
-    size: int,
-    header: PlanHeader | None,
-    passport: Passport | None,
-    reasons: list[str],
-) -> EngineInspection:
+        reason = reason or exc.message.rstrip(".")
+    else:
+        reason = reason or check_plan(plan, passport.flavour)
+        if reason is None and hashlib.sha256(plan).hexdigest() != passport.engine_sha256:
+            reason = "its hash is not that of its passport"
     return EngineInspection(
         path=name,
-        bytes=size,
-        flavour=None if header is None else header.flavour,
-        version=None if header is None else header.version,
-        targets=None if header is None else header.targets,
+        bytes=len(plan),
+        header=read_header(plan),
         passport=passport,
-        reasons=tuple(reasons),
+        reasons=() if reason is None else (reason,),
     )

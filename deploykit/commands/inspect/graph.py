@@ -4,23 +4,64 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from deploykit.commands.inspect.results import GraphInspection
 from deploykit.errors import GraphError, UsageError
 from deploykit.specs.labels import LABELS_KEY
 from deploykit.specs.precision import KeptNode
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.value import Value
 from deploykit.system.deps import need
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_Carried = TypeVar("_Carried")
+
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
 _FOREIGN = "Give an ONNX file; a bundle's are model.onnx and those in its folder deploy."
+
+
+class GraphInspection(Value, frozen=True):
+    """An ONNX graph.
+
+    Attributes:
+        path: The file.
+        bytes: Its size.
+        producer: The program that made it.
+        opsets: The version of each operator set; the empty name is ONNX's own.
+        inputs: Names, types and shapes.
+        outputs: Likewise.
+        operators: How many nodes each operator has, most first.
+        weights: How many numbers of each type the weights are.
+        precision: What it computes in, in words.
+        kept: Nodes in FP32 in a graph of lower precision; the reasons are the bundle's to tell.
+        labels: The classes' names that it carries; None without.
+        preprocessing: What it carries of it; None without.
+        notes: What is wrong with what it carries.
+    """
+
+    path: str
+    bytes: int
+    producer: str
+    opsets: dict[str, int]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    operators: dict[str, int]
+    weights: dict[str, int]
+    precision: str
+    kept: tuple[KeptNode, ...]
+    labels: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
+    notes: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether all that it carries can be read."""
+        return not self.notes
 
 
 def inspect_graph(path: Path) -> GraphInspection:
@@ -32,6 +73,8 @@ def inspect_graph(path: Path) -> GraphInspection:
     """
     need("onnx_ir")
     from deploykit.graph.files import load_graph
+    from deploykit.graph.fp16 import fp32_nodes
+    from deploykit.graph.passes import MODULE_PATH
 
     try:
         model = load_graph(path)
@@ -53,9 +96,17 @@ def inspect_graph(path: Path) -> GraphInspection:
         operators=dict(operators.most_common()),
         weights=dict(weights.most_common()),
         precision=_precision(operators, weights),
-        kept=_kept(model) if "float16" in weights else (),
-        labels=_labels(model.metadata_props, notes),
-        preprocessing=_preprocessing(model.metadata_props, notes),
+        kept=tuple(
+            KeptNode(
+                node=node.name or "",
+                operator=node.op_type,
+                module=node.metadata_props.get(MODULE_PATH, ""),
+                reason="",
+            )
+            for node in (fp32_nodes(model) if "float16" in weights else ())
+        ),
+        labels=_carried(model, LABELS_KEY, tuple[str, ...], notes),
+        preprocessing=_carried(model, PREPROCESSING_KEY, Preprocessing, notes),
         notes=tuple(notes),
     )
 
@@ -82,21 +133,6 @@ def _precision(operators: Counter[str], weights: Counter[str]) -> str:
     return "fp32"
 
 
-def _kept(model: ir.Model) -> tuple[KeptNode, ...]:
-    from deploykit.graph.fp16 import fp32_nodes
-    from deploykit.graph.passes import MODULE_PATH
-
-    return tuple(
-        KeptNode(
-            node=node.name or "",
-            operator=node.op_type,
-            module=node.metadata_props.get(MODULE_PATH, ""),
-            reason="",
-        )
-        for node in fp32_nodes(model)
-    )
-
-
 def _spec(value: ir.Value) -> TensorSpec:
     """An input's or output's name, type and shape; ``?`` stands for what a graph leaves open."""
     dtype = "?" if value.dtype is None else value.dtype.numpy().name
@@ -106,21 +142,12 @@ def _spec(value: ir.Value) -> TensorSpec:
     return TensorSpec(name=value.name or "", dtype=dtype, shape=shape)
 
 
-def _labels(carried: dict[str, str], notes: list[str]) -> tuple[str, ...] | None:
-    if LABELS_KEY not in carried:
+def _carried(model: ir.Model, key: str, kind: type[_Carried], notes: list[str]) -> _Carried | None:
+    """What a graph carries under a key; what cannot be read is a note."""
+    if key not in model.metadata_props:
         return None
     try:
-        return msgspec.json.decode(carried[LABELS_KEY], type=tuple[str, ...])
-    except msgspec.MsgspecError as exc:
-        notes.append(f"its labels cannot be read: {exc}")
-        return None
-
-
-def _preprocessing(carried: dict[str, str], notes: list[str]) -> Preprocessing | None:
-    if PREPROCESSING_KEY not in carried:
-        return None
-    try:
-        return msgspec.json.decode(carried[PREPROCESSING_KEY], type=Preprocessing)
+        return msgspec.json.decode(model.metadata_props[key], type=kind)
     except (msgspec.MsgspecError, UsageError) as exc:
-        notes.append(f"its preprocessing cannot be read: {exc}")
+        notes.append(f"its {key.rpartition('.')[2]} cannot be read: {exc}")
         return None

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from deploykit.bundle.folder import GOLDEN, find_bundle, open_bundle
+from deploykit.bundle.folder import GOLDEN, Bundle, find_bundle, open_bundle
 from deploykit.bundle.manifest import MANIFEST_NAME
-from deploykit.commands.inspect.bundle import inspect_bundle
-from deploykit.commands.inspect.checkpoint import inspect_checkpoint
-from deploykit.commands.inspect.engine import ENGINE_ENDINGS, inspect_engine, is_engine
-from deploykit.commands.inspect.graph import inspect_graph
-from deploykit.commands.inspect.results import (
-    CheckpointInspection,
+from deploykit.commands.inspect.bundle import BundleInspection, inspect_bundle
+from deploykit.commands.inspect.engine import (
+    ENGINE_ENDINGS,
     EngineInspection,
-    GraphInspection,
-    Inspection,
+    inspect_engine,
+    is_engine,
 )
+from deploykit.commands.inspect.graph import GraphInspection, inspect_graph
 from deploykit.engine.passport import passport_path
-from deploykit.errors import InputError, UsageError
+from deploykit.errors import CheckpointError, InputError, UsageError
+from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.shell import command_line
+
+if TYPE_CHECKING:
+    from deploykit.models.contents import Contents
+
+_TAKEN = "inspect takes a bundle's name or folder, an ONNX graph, an engine and PyTorch weights."
+
+
+@dataclass(frozen=True)
+class CheckpointInspection:
+    """A checkpoint.
+
+    Attributes:
+        path: The file.
+        bytes: Its size.
+        contents: What is in it.
+    """
+
+    path: str
+    bytes: int
+    contents: Contents
+
+    @property
+    def sound(self) -> bool:
+        """Whether its weights are finite."""
+        return not self.contents.non_finite
+
+
+Inspection: TypeAlias = BundleInspection | GraphInspection | EngineInspection | CheckpointInspection
 
 _PASSPORT_ENDINGS = tuple(passport_path(Path(f"x{ending}")).name[1:] for ending in ENGINE_ENDINGS)
 
@@ -44,7 +73,12 @@ def inspect_path(
             is none of an ONNX graph, an engine, an engine's passport and a checkpoint.
         DependencyError: onnx, for a graph, or torch, for a checkpoint, is not installed.
     """
-    found = _inspect(what, artifacts, progress, trust_pickle=trust_pickle)
+    path = Path(what or "")
+    found: Inspection
+    if what is not None and path.is_file() and path.name != MANIFEST_NAME:
+        found = _inspect_file(path, trust_pickle=trust_pickle)
+    else:
+        found = inspect_bundle(_named_bundle(what, artifacts, progress))
     if trust_pickle and not isinstance(found, CheckpointInspection):
         raise UsageError(
             "--trust-pickle is for a checkpoint; reading anything else runs no code.",
@@ -53,36 +87,28 @@ def inspect_path(
     return found
 
 
-def _inspect(
-    what: str | None, artifacts: Path, progress: Progress, *, trust_pickle: bool
-) -> Inspection:
+def _named_bundle(what: str | None, artifacts: Path, progress: Progress) -> Bundle:
     path = Path(what or "")
-    if what is not None and path.is_file():
-        if path.name == MANIFEST_NAME:
-            return inspect_bundle(open_bundle(path.parent))
-        return _inspect_file(path, trust_pickle=trust_pickle)
+    if path.name == MANIFEST_NAME and path.is_file():
+        return open_bundle(path.parent)
     if what is not None and not (artifacts / what).exists():
         if not path.exists():
             raise InputError(
                 f"There is no file or folder {what}, and no bundle of that name in {artifacts}.",
                 hint="Check the path, or say where bundles are with --artifacts.",
             )
-        _check_is_bundle(path)
+        if not (path / MANIFEST_NAME).exists():
+            hint = "Name a bundle's folder, an ONNX graph, an engine or a checkpoint."
+            if inside := sorted(each.parent.name for each in path.glob(f"[!.]*/{MANIFEST_NAME}")):
+                example = command_line(["deploykit", "inspect", str(path / inside[0])])
+                hint = f"There are bundles in it: {', '.join(inside)}. Name one: {example}"
+            raise InputError(
+                f"The folder {path} is not a bundle: it has no {MANIFEST_NAME}.", hint=hint
+            )
     bundle, note = find_bundle(what, artifacts)
     if note:
         progress(Note(note))
-    return inspect_bundle(bundle)
-
-
-def _check_is_bundle(folder: Path) -> None:
-    """Refuse a folder that is no bundle, with the bundles that it may hold."""
-    if (folder / MANIFEST_NAME).exists():
-        return
-    hint = "Name a bundle's folder, an ONNX graph, an engine or a checkpoint."
-    if inside := sorted(path.parent.name for path in folder.glob(f"[!.]*/{MANIFEST_NAME}")):
-        example = command_line(["deploykit", "inspect", str(folder / inside[0])])
-        hint = f"There are bundles in it: {', '.join(inside)}. Name one: {example}"
-    raise InputError(f"The folder {folder} is not a bundle: it has no {MANIFEST_NAME}.", hint=hint)
+    return bundle
 
 
 def _inspect_file(
@@ -101,4 +127,13 @@ def _inspect_file(
         return inspect_engine(path)
     if path.suffix.lower() == ".onnx":
         return inspect_graph(path)
-    return inspect_checkpoint(path, trust_pickle=trust_pickle)
+    need("torch")
+    from deploykit.models.contents import read_contents
+    from deploykit.models.file_kinds import SAVE_WEIGHTS
+
+    try:
+        contents = read_contents(path, trust_pickle=trust_pickle)
+    except CheckpointError as exc:
+        hint = _TAKEN if exc.hint == SAVE_WEIGHTS else exc.hint
+        raise CheckpointError(exc.message, hint=hint) from exc
+    return CheckpointInspection(str(path), path.stat().st_size, contents)

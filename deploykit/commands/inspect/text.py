@@ -9,22 +9,25 @@ import msgspec
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph
 from deploykit.bundle.manifest import Manifest
-from deploykit.commands.inspect.results import (
-    BundleInspection,
-    CheckpointInspection,
-    EngineInspection,
-    GraphInspection,
-    Inspection,
-)
+from deploykit.commands.inspect.bundle import BundleInspection
+from deploykit.commands.inspect.engine import EngineInspection
+from deploykit.commands.inspect.graph import GraphInspection
+from deploykit.commands.inspect.run import CheckpointInspection, Inspection
 from deploykit.commands.quantize.text import made_for
 from deploykit.engine.passport import Passport
 from deploykit.inference.candidates import Candidate
-from deploykit.proof.text import kept_verdict_text
+from deploykit.proof.text import kept_verdict_text, status_value
 from deploykit.specs.precision import KeptNode
 from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.value import plain_value
 from deploykit.system.text import counted
 
 _INT8_GRAPHS = (deploy_graph("int8"), INT8_TENSORRT_GRAPH)
+_CONTAINERS = {
+    "zip": "torch.save",
+    "legacy": "torch.save, from before torch 1.6",
+    "safetensors": "safetensors",
+}
 _SHOWN_NAMES = 12
 _SHOWN_NODES = 12
 _WIDTH = 15
@@ -46,44 +49,44 @@ def inspection_text(found: Inspection) -> str:
 
 def inspection_value(found: Inspection) -> dict[str, Any]:
     """The same for ``--json``; numbers that are not finite become null."""
-    kinds = {
-        BundleInspection: "bundle",
-        GraphInspection: "graph",
-        EngineInspection: "engine",
-        CheckpointInspection: "checkpoint",
-    }
-    content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found))
-    return {"kind": kinds[type(found)], "sound": found.sound, **content}
+    value: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found))
+    if isinstance(found, BundleInspection):
+        value["verdicts"] = [
+            {**status_value(status), "verdict": plain_value(each)}
+            for each, status in found.verdicts
+        ]
+    kind = type(found).__name__.removesuffix("Inspection").lower()
+    return {"kind": kind, "sound": found.sound, **value}
 
 
 def _bundle_lines(found: BundleInspection) -> Iterator[str]:
     manifest = found.manifest
     yield _line("bundle", f"{found.folder}, exported {manifest.created[:10]}")
     yield from _origin_lines(manifest)
-    for file in found.files:
-        state = "" if file.state == "ok" else f"  {file.state.upper()}"
-        yield _line("file", f"{file.name}, {_size(file.bytes)}{state}")
+    for name, state in found.files.items():
+        told = "" if state == "ok" else f"  {state.upper()}"
+        yield _line("file", f"{name}, {_size(manifest.files[name].bytes)}{told}")
     yield from _search_lines(manifest)
     for engine in found.engines:
         yield from _engine_lines(engine)
-    for each in found.verdicts:
-        kept = each.verdict
+    for kept, status in found.verdicts:
         candidate = Candidate(kept.graph, kept.runtime, kept.precision)
-        yield _line(each.status, f"{candidate}: {kept_verdict_text(kept)}")
-        if each.reason:
-            yield _line("", each.reason)
+        yield _line(status.word, f"{candidate}: {kept_verdict_text(kept)}")
+        if status.reason:
+            yield _line("", status.reason)
     if not found.verdicts:
         yield _line("unproven", "nothing was compared: deploykit verify --images DIR")
     for accepted in manifest.accepted:
         machine = accepted.machine
         yield _line(
             "accepted",
-            f"{accepted}, {accepted.images_per_second:.1f} images/s on {machine.cpu}, "
+            f"{accepted}, {accepted.status}, {accepted.images_per_second:.1f} images/s on "
+            f"{machine.cpu}, "
             f"{machine.cpus} threads{f', {machine.gpu}' if machine.gpu else ''}; "
             f"{accepted.created[:10]}",
         )
-    yield _line("auto", found.auto.runs or "nothing would run here")
-    yield from (_line("", reason) for reason in found.auto.reasons)
+    yield _line("auto", found.runs or "nothing would run here")
+    yield from (_line("", reason) for reason in found.reasons)
 
 
 def _search_lines(manifest: Manifest) -> Iterator[str]:
@@ -140,8 +143,12 @@ def _graph_lines(found: GraphInspection) -> Iterator[str]:
 
 def _engine_lines(found: EngineInspection) -> Iterator[str]:
     yield _line("engine", f"{found.path}, {_size(found.bytes)}")
-    header = [found.flavour, found.version, " ".join(found.targets or ())]
-    yield _line("  header", ", ".join(filter(None, header)) or "unknown")
+    header = found.header
+    if header is None:
+        yield _line("  header", "unknown")
+    else:
+        facts = (header.flavour, header.version, " ".join(header.targets or ()))
+        yield _line("  header", ", ".join(filter(None, facts)))
     if found.passport is not None:
         yield from _passport_lines(found.passport)
     yield from (_line("  UNUSABLE", reason) for reason in found.reasons)
@@ -165,20 +172,22 @@ def _passport_lines(passport: Passport) -> Iterator[str]:
 
 
 def _checkpoint_lines(found: CheckpointInspection) -> Iterator[str]:
-    yield _line("checkpoint", f"{found.path}, {_size(found.bytes)}, {found.container}")
-    yield _line("weights", f"{found.tensors} tensors, {found.parameters:,} numbers")
-    if found.entry:
-        yield _line("entry", found.entry)
-    yield _line("types", _counts(found.dtypes))
-    if found.classes is not None:
-        yield _line("classes", f"{found.classes}, if {found.last_layer} is the last layer")
-    if found.family is not None:
-        yield _line("names", f"those of {found.family}")
-    for name, value in found.told.items():
+    contents = found.contents
+    container = _CONTAINERS[contents.container]
+    yield _line("checkpoint", f"{found.path}, {_size(found.bytes)}, {container}")
+    yield _line("weights", f"{len(contents.tensors)} tensors, {contents.parameters:,} numbers")
+    if contents.entry:
+        yield _line("entry", contents.entry)
+    yield _line("types", _counts(contents.dtypes))
+    if contents.classes is not None:
+        yield _line("classes", f"{contents.classes}, if {contents.last_layer} is the last layer")
+    if contents.family is not None:
+        yield _line("names", f"those of {contents.family}")
+    for name, value in contents.told.items():
         yield _line("it says", f"{name} = {value}")
-    yield from (_line("note", note) for note in found.notes)
-    if found.non_finite:
-        yield _line("DAMAGED", f"NaN or infinity in {_names(found.non_finite)}")
+    yield from (_line("note", note) for note in contents.notes)
+    if contents.non_finite:
+        yield _line("DAMAGED", f"NaN or infinity in {_names(contents.non_finite)}")
 
 
 def _kept_lines(kept: tuple[KeptNode, ...]) -> Iterator[str]:

@@ -113,9 +113,7 @@ def predict(
         _stdout_for_rows(wanted=STDOUT in paths and not json) as emit,
         command("predict", as_json=json, verbose=verbose, quiet=quiet) as console,
     ):
-        from deploykit.commands.predict.fingerprint import fingerprint_of
         from deploykit.commands.predict.outputs import Outputs, write_run
-        from deploykit.commands.predict.page import page_of_run, write_prediction_page
         from deploykit.commands.predict.run import PredictionRun, PredictRequest
         from deploykit.commands.predict.text import prediction_text, prediction_value
         from deploykit.proof.text import status_of_run
@@ -140,25 +138,23 @@ def predict(
             with PredictionRun(chosen, request, console.progress) as run:
                 spec = run.spec
                 console.note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}")
-                outputs.begin(fingerprint_of(chosen, run, source))
+                outputs.begin(run)
                 _note_resumption(outputs, console, resume=resume)
                 with _telling_what_is_kept(outputs, console):
                     nothing_predicted = write_run(run, outputs, console.progress)
                     if html is not None and outputs.journal is not None:
-                        page = page_of_run(chosen, run)
-                        write_prediction_page(page, outputs.journal.rows(), html, console.progress)
+                        from deploykit.commands.predict.page import write_prediction_page
+
+                        rows = outputs.journal.rows()
+                        status = status_of_run(chosen, spec)
+                        write_prediction_page(run, status, rows, html, console.progress)
         if nothing_predicted:
             raise nothing_predicted
-        tally = run.tally
-        failed, proof = tally.failures.total(), status_of_run(chosen, spec)
+        failed, status = run.tally.failures.total(), status_of_run(chosen, spec)
         written = [*outputs.tables, *([html] if html else [])]
         console.result(
-            lambda: prediction_value(
-                tally, spec, run.clock.seconds, [str(path) for path in written], proof
-            ),
-            lambda: (
-                "" if quiet else prediction_text(tally, spec, run.clock.seconds, written, proof)
-            ),
+            lambda: prediction_value(run, status, written),
+            lambda: "" if quiet else prediction_text(run, status, written),
             exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
         )
 

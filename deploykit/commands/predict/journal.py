@@ -11,20 +11,112 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 import msgspec
 from filelock import FileLock, Timeout
 
-from deploykit.commands.predict.fingerprint import Fingerprint
+from deploykit.bundle.manifest import printable
 from deploykit.errors import InputError, UsageError
+from deploykit.specs.precision import Precision
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.value import Value
+from deploykit.system.versions import installed_versions, version_changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
+    from deploykit.commands.predict.run import PredictionRun
+
 _SYNC_SECONDS = 5.0
 _BEGINNING = b'{"journal":"deploykit predict",'
+_SHOWN_HASH_DIGITS = 12
+_WORDS = {"top_k": "--top-k", "tf32": "--tf32", "source": "what is predicted"}
+#: Another version may decode or compute the last digits otherwise.
+_DECISIVE = ("onnxruntime", "onnxruntime-gpu", "pillow", "tensorrt", "tensorrt_rtx")
 
 _encode = msgspec.json.Encoder().encode
 _decode_row = msgspec.json.Decoder(Prediction).decode
+
+
+class Fingerprint(Value, frozen=True):
+    """What a run's rows follow from: had any of it been otherwise, so would they.
+
+    The batch size and the number of threads are not here. They move an answer's last digits at
+    most, and a run that ran out of memory must be able to go on with smaller batches.
+
+    Attributes:
+        file: The graph or engine that runs, relative to the bundle.
+        sha256: That file's, in lowercase hex.
+        runtime: What executes it.
+        device: On which device.
+        precision: The precision of its arithmetic.
+        tf32: Whether FP32 arithmetic may round to TensorFloat-32.
+        labels: The classes' names, in the order of the logits.
+        preprocessing: As JSON, see :meth:`deploykit.specs.Preprocessing.to_metadata`.
+        top_k: How many classes a row ranks.
+        source: The folder or file that is predicted, absolute.
+        versions: Of the packages that decode and compute.
+    """
+
+    file: str
+    sha256: str
+    runtime: str
+    device: str
+    precision: Precision
+    tf32: bool
+    labels: tuple[str, ...]
+    preprocessing: str
+    top_k: int
+    source: str
+    versions: dict[str, str]
+
+    def options(self) -> str:
+        """The options that choose what ran: ``--runtime onnxruntime-cpu --precision fp32``."""
+        return f"--runtime {self.runtime} --precision {self.precision}" + " --tf32" * self.tf32
+
+    def changes_to(self, now: Fingerprint) -> list[str]:
+        """What is otherwise in another fingerprint: ``top_k was 5, now 3``."""
+        changes = []
+        for name in self.__struct_fields__:
+            before, after = getattr(self, name), getattr(now, name)
+            if before == after:
+                continue
+            if name == "labels":
+                changes.append(_change_of_labels(before, after))
+            elif name == "versions":
+                changes += version_changes(before, after)
+            elif name == "sha256":
+                before, after = (f"{hash_[:_SHOWN_HASH_DIGITS]}..." for hash_ in (before, after))
+                changes.append(f"the SHA-256 of {now.file} was {before}, now {after}")
+            else:
+                changes.append(f"{_WORDS.get(name, name)} was {before}, now {after}")
+        return changes
+
+
+def fingerprint_of(run: PredictionRun) -> Fingerprint:
+    """The fingerprint of a run whose session is open."""
+    spec, manifest = run.spec, run.bundle.manifest
+    return Fingerprint(
+        file=spec.graph,
+        sha256=manifest.files[spec.graph].sha256,
+        runtime=spec.runtime,
+        device=spec.device,
+        precision=spec.precision,
+        tf32=spec.tf32,
+        labels=manifest.labels.names,
+        preprocessing=manifest.preprocessing.to_metadata(),
+        top_k=run.top_k,
+        source=printable(run.request.source.resolve()),
+        versions={name: v for name, v in installed_versions().items() if name in _DECISIVE},
+    )
+
+
+def _change_of_labels(before: tuple[str, ...], after: tuple[str, ...]) -> str:
+    if len(before) != len(after):
+        return f"there were {len(before)} labels, now {len(after)}"
+    place, old, new = next(
+        (place, old, new)
+        for place, (old, new) in enumerate(zip(before, after, strict=True))
+        if old != new
+    )
+    return f"label {place} was {old!r}, now {new!r}"
 
 
 class _Header(Value, frozen=True):
@@ -96,7 +188,7 @@ class Journal:
         """
         # Where there is none, none is made yet: the folder may be the one to be scanned.
         if os.path.lexists(self.path):
-            with ExitStack() as lock, _refusals(self._table):
+            with ExitStack() as lock, _refusing(self._table):
                 lock.enter_context(only_writer(self._table))
                 self._read()
                 if self.done and not self._resume:
@@ -126,7 +218,7 @@ class Journal:
                 hint=f"Continue it as it was begun ({self._before.options()}). To start again, "
                 "delete that file; or name another --output.",
             )
-        with _refusals(self._table):
+        with _refusing(self._table):
             if not self._found:
                 self._lock.enter_context(only_writer(self._table))
             self._stream = self.path.open("r+b" if self._found else "xb")
@@ -240,7 +332,7 @@ def lock_of(table: Path) -> Path:
 
 
 @contextmanager
-def _refusals(table: Path) -> Iterator[None]:
+def _refusing(table: Path) -> Iterator[None]:
     """Say what keeps a run from beginning."""
     try:
         yield
@@ -298,7 +390,7 @@ def only_writer(table: Path) -> Iterator[None]:
         UsageError: Another run is writing it; or the system refuses to make the lock file.
     """
     lock = FileLock(lock_of(table))
-    with _refusals(table):
+    with _refusing(table):
         lock.acquire(blocking=False)
     try:
         yield

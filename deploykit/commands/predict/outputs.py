@@ -7,7 +7,13 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
-from deploykit.commands.predict.journal import Journal, journal_of, lock_of, only_writer
+from deploykit.commands.predict.journal import (
+    Journal,
+    fingerprint_of,
+    journal_of,
+    lock_of,
+    only_writer,
+)
 from deploykit.commands.predict.tables import check_outputs, json_line, write_table
 from deploykit.errors import ImagesError, UsageError
 from deploykit.system.destinations import STDOUT, check_all_different, check_page_path
@@ -19,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from deploykit.commands.predict.fingerprint import Fingerprint
     from deploykit.commands.predict.run import PredictionRun
     from deploykit.specs.prediction import Prediction
 
@@ -63,7 +68,22 @@ class Outputs:
     ) -> None:
         self.tables = [path for path in paths if path != STDOUT]
         self._page = page
-        self._check(paths, source, resume=resume)
+        check_outputs(paths)
+        pages = [] if page is None else [page]
+        for each in pages:
+            check_page_path(each)
+        hidden = [file(table) for table in self.tables[:1] for file in (journal_of, lock_of)]
+        check_all_different({"output": paths, "page": pages, "journal": hidden, "source": [source]})
+        if not self.tables and resume:
+            raise UsageError(
+                "--resume goes on with a table, and --output - is none.",
+                hint="Name the table of the run that was interrupted: --output predictions.csv",
+            )
+        if not self.tables and pages:
+            raise UsageError(
+                "--html is made from a table's journal, and --output - has none.",
+                hint="Name a table as well: --output - --output predictions.csv",
+            )
         self.journal = Journal(self.tables[0], resume=resume) if self.tables else None
         self._emit = emit
         self._top_k = 0
@@ -99,18 +119,15 @@ class Outputs:
             self._open.enter_context(self.journal)
         return self
 
-    def begin(self, fingerprint: Fingerprint) -> None:
-        """Make ready for rows; stdout gets those of an earlier run at once.
-
-        Args:
-            fingerprint: What the rows will follow from.
+    def begin(self, run: PredictionRun) -> None:
+        """Make ready for the rows of a run; stdout gets those of an earlier run at once.
 
         Raises:
             UsageError: See :meth:`Journal.begin`.
         """
-        self._top_k = fingerprint.top_k
+        self._top_k = run.top_k
         if self.journal is not None:
-            self.journal.begin(fingerprint)
+            self.journal.begin(fingerprint_of(run))
         for table in self.tables[1:]:
             self._open.enter_context(only_writer(table))
         for row in self.earlier_rows():
@@ -155,26 +172,6 @@ class Outputs:
         trace: TracebackType | None,
     ) -> None:
         self._open.__exit__(kind, error, trace)
-
-    def _check(self, paths: Sequence[Path], source: Path, *, resume: bool) -> None:
-        check_outputs(paths)
-        if self._page is not None:
-            check_page_path(self._page)
-        hidden = [file(table) for table in self.tables[:1] for file in (journal_of, lock_of)]
-        pages = [self._page] if self._page else []
-        check_all_different({"output": paths, "page": pages, "journal": hidden, "source": [source]})
-        if self.tables:
-            return
-        if resume:
-            raise UsageError(
-                "--resume goes on with a table, and --output - is none.",
-                hint="Name the table of the run that was interrupted: --output predictions.csv",
-            )
-        if self._page is not None:
-            raise UsageError(
-                "--html is made from a table's journal, and --output - has none.",
-                hint="Name a table as well: --output - --output predictions.csv",
-            )
 
     def _show(self, row: Prediction) -> None:
         if self._emit is not None and not self._emit(json_line(row, self._top_k)):

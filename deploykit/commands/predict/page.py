@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import base64
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from deploykit.bundle.manifest import printable
-from deploykit.commands.predict.tally import Tally
+from deploykit.commands.predict.run import PredictionRun, Tally
 from deploykit.html.document import render, script_json, write_document
 from deploykit.html.thumbnails import ThumbnailChoice, make_thumbnails
 from deploykit.html.words import duration, percent, shares
 from deploykit.proof.policy import Status
-from deploykit.proof.text import proof_words, status_of_run
+from deploykit.proof.text import proof_words
 from deploykit.system.progress import Progress, Step, silent
 from deploykit.system.versions import installed_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from markupsafe import Markup
 
-    from deploykit.bundle.folder import Bundle
-    from deploykit.commands.predict.run import PredictionRun
-    from deploykit.specs.labels import Labels
     from deploykit.specs.prediction import Prediction
-    from deploykit.specs.session import SessionSpec
-    from deploykit.system.stages import Stage
 
-_TEMPLATE = "predictions.html.j2"
 _STYLES = (
     "tiles.css",
     "tables.css",
@@ -53,62 +46,9 @@ _SCRIPTS = (
 )
 
 
-@dataclass(frozen=True)
-class PredictionPage:
-    """What the page of a prediction tells beside its rows.
-
-    Attributes:
-        bundle: The bundle's name.
-        spec: What ran.
-        proof: Whether it is proven to decide here as the trained network does.
-        labels: The classes; every label of a row is one of them.
-        root: The folder that the rows' paths are relative to: thumbnails are made from its files.
-        created: When the run ended.
-        seconds: How long it took, reading included.
-        images_per_second: Photos with a prediction a second of it; None when none was predicted.
-        stage_seconds: How much of the run's time each stage took, in the order of the flow; what
-            threads did side by side counts once, see :class:`deploykit.system.stages.StageClock`:
-            ``{"decode": 1.1, "resize": 0.3, "session": 5.0, "write": 0.1}``.
-        skipped: Other files in the folder, which have no row.
-        earlier: Rows with a prediction that an interrupted run had left: not in what took time.
-        versions: Of the packages that took part.
-    """
-
-    bundle: str
-    spec: SessionSpec
-    proof: Status
-    labels: Labels
-    root: Path
-    created: datetime
-    seconds: float
-    images_per_second: float | None
-    stage_seconds: Mapping[Stage, float]
-    skipped: int
-    earlier: int
-    versions: Mapping[str, str]
-
-
-def page_of_run(bundle: Bundle, run: PredictionRun) -> PredictionPage:
-    """What the page tells of a run that has ended."""
-    spec, manifest = run.spec, bundle.manifest
-    return PredictionPage(
-        bundle=bundle.name,
-        spec=spec,
-        proof=status_of_run(bundle, spec),
-        labels=manifest.labels,
-        root=run.root,
-        created=datetime.now(UTC),
-        seconds=run.tally.seconds,
-        images_per_second=run.tally.images_per_second,
-        stage_seconds=run.clock.seconds,
-        skipped=run.tally.skipped,
-        earlier=run.tally.earlier,
-        versions=installed_versions(),
-    )
-
-
 def write_prediction_page(
-    page: PredictionPage,
+    run: PredictionRun,
+    status: Status,
     rows: Iterable[Prediction],
     path: Path,
     progress: Progress = silent,
@@ -118,7 +58,8 @@ def write_prediction_page(
     The rows are taken one by one and not kept: memory does not grow with their number.
 
     Args:
-        page: What the page tells beside its rows.
+        run: That has ended; thumbnails are made from the files in its folder.
+        status: Whether it is proven to decide here as the trained network does.
         rows: One prediction a file, in the order of the gallery.
         path: The page.
         progress: Called when the rows begin, and after every thumbnail.
@@ -127,19 +68,24 @@ def write_prediction_page(
         InputError: The system fails to write it: the disk may be full.
     """
     progress(Step("writing", detail=path.name))
+    labels = run.bundle.manifest.labels
     context = {
-        "page": page,
-        "root": printable(page.root),
-        "photos_url": _url_of(page.root, path.parent),
-        "content": _Content(page.labels.names, page.root, progress),
+        "run": run,
+        "labels": labels,
+        "status": status,
+        "created": datetime.now(UTC),
+        "versions": installed_versions(),
+        "root": printable(run.root),
+        "photos_url": _url_of(run.root, path.parent),
+        "content": _Content(labels.names, run.root, progress),
         "rows": rows,
-        "proof_sentences": proof_words(page.proof.proof) if page.proof.proof else [],
-        "stages": shares({str(stage): value for stage, value in page.stage_seconds.items()}),
+        "proof_sentences": proof_words(status.proof) if status.proof else [],
+        "stages": shares({str(stage): value for stage, value in run.clock.seconds.items()}),
         "script_json": script_json,
         "duration": duration,
         "percent": percent,
     }
-    write_document(path, render(__package__, _TEMPLATE, _STYLES, _SCRIPTS, context))
+    write_document(path, render(__package__, "predictions.html.j2", _STYLES, _SCRIPTS, context))
 
 
 class _Content:
@@ -167,8 +113,8 @@ class _Content:
     def thumbnails_json(self) -> Iterator[Markup]:
         """``[place, JPEG in base64]`` of each chosen row; null where the file is gone."""
         chosen = self.choice.chosen()
-        for index, picture in make_thumbnails(chosen, self._root, self._progress):
-            encoded = None if picture is None else base64.b64encode(picture).decode()
+        for index, image in make_thumbnails(chosen, self._root, self._progress):
+            encoded = None if image is None else base64.b64encode(image).decode()
             yield script_json([index, encoded])
 
     def _cells(self, row: Prediction) -> list[Any]:
@@ -185,15 +131,8 @@ class _Content:
             for answer in row.top
             for value in (self._classes[answer.label], round(answer.probability, 4))
         ]
-        margin = float(f"{row.margin:.4g}")
-        return [
-            row.path,
-            expected,
-            self._classes[row.label],
-            round(row.probability, 4),
-            margin,
-            *top,
-        ]
+        first = [self._classes[row.label], round(row.probability, 4), float(f"{row.margin:.4g}")]
+        return [row.path, expected, *first, *top]
 
 
 def _url_of(folder: Path, base: Path) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from deploykit.bundle.folder import Bundle, open_bundle
-from deploykit.commands.predict.tally import Tally, describe_failures
 from deploykit.errors import ImagesError, UsageError
 from deploykit.images.presence import FolderPresence
 from deploykit.images.scan import scan_images
@@ -22,12 +22,12 @@ from deploykit.proof.auto import AUTO, open_best
 from deploykit.specs.labels import Labels
 from deploykit.specs.precision import Precision
 from deploykit.specs.prediction import Prediction, Ranked
-from deploykit.specs.session import Logits, SessionSpec
+from deploykit.specs.session import SessionSpec
 from deploykit.system.closing import Closing
 from deploykit.system.progress import Progress, Step, silent
 from deploykit.system.stages import StageClock, worker_stages
 
-NON_FINITE = "non-finite"
+_NOT_FINITE = ("non-finite", "the network's answer for this image is NaN or infinite")
 _DEFAULT_TOP = 5
 # What becomes of every file when its drive goes away.
 _NOT_THERE = frozenset({"unreadable", "vanished"})
@@ -59,6 +59,72 @@ class PredictRequest:
     tf32: bool = False
     done: frozenset[str] = frozenset()
 
+    def __post_init__(self) -> None:
+        for option, number in (("--batch-size", self.batch_size), ("--threads", self.threads)):
+            if number is not None and number < 1:
+                raise UsageError(f"{option} must be at least 1; got {number}.")
+
+
+@dataclass
+class Tally:
+    """What the rows so far add up to.
+
+    Attributes:
+        rows: Image files.
+        failures: Rows that are not ok, by status.
+        labels: Rows that are ok, by label.
+        labelled: Rows that are ok and whose class the folder names.
+        correct: Those of them whose label is that class.
+        skipped: Other files in the folder, which have no row.
+        seconds: Since the first file was read.
+        earlier: Rows with a prediction that an interrupted run has left: not in ``seconds``.
+    """
+
+    rows: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    labelled: int = 0
+    correct: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    earlier: int = 0
+
+    @property
+    def ok(self) -> int:
+        """Rows with a prediction."""
+        return self.rows - self.failures.total()
+
+    @property
+    def accuracy(self) -> float | None:
+        """The part of labelled rows that is correct, 0..1; None without any."""
+        return self.correct / self.labelled if self.labelled else None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """This run's rows with a prediction a second, reading included."""
+        return (self.ok - self.earlier) / self.seconds if self.seconds > 0 else None
+
+    @property
+    def failures_text(self) -> str:
+        """The rows that are not ok, by kind: ``2 corrupt, 1 truncated``."""
+        return ", ".join(f"{count} {status}" for status, count in self.failures.most_common())
+
+    def add(self, row: Prediction) -> None:
+        """Count a row."""
+        self.rows += 1
+        if row.label is None:
+            self.failures[row.status] += 1
+            return
+        self.labels[row.label] += 1
+        if row.expected is not None:
+            self.labelled += 1
+            self.correct += row.label == row.expected
+
+    def add_earlier(self, row: Prediction) -> None:
+        """Count a row that an interrupted run has left."""
+        self.add(row)
+        self.earlier += row.ok
+
 
 class PredictionRun(Closing):
     """An open session and a folder: iterate once for the rows, then read the tally.
@@ -71,6 +137,8 @@ class PredictionRun(Closing):
         progress: Called with every stage, after every batch, and with notes about the runtime.
 
     Attributes:
+        bundle: What predicts.
+        request: What to predict.
         tally: What the rows so far add up to.
         clock: What the stages took so far.
         top_k: How many classes a row ranks.
@@ -85,17 +153,16 @@ class PredictionRun(Closing):
     def __init__(
         self, bundle: Bundle, request: PredictRequest, progress: Progress = silent
     ) -> None:
-        self._labels = bundle.manifest.labels
-        self._preprocessing = bundle.manifest.preprocessing
-        self._request = request
+        self.bundle = bundle
+        self.request = request
         self._progress = progress
-        _check_numbers(request)
-        classes = len(self._labels)
+        labels = bundle.manifest.labels
+        classes = len(labels)
         self.top_k = min(_DEFAULT_TOP, classes) if request.top_k is None else request.top_k
         if not 1 <= self.top_k <= classes:
             raise UsageError(f"--top-k must be 1 to {classes}, the classes; got {self.top_k}.")
         progress(Step("scanning"))
-        scan = scan_images(request.source, self._labels.names)
+        scan = scan_images(request.source, labels.names)
         self.root = scan.root
         self._presence = FolderPresence(scan.root)
         self._files = scan.files
@@ -121,11 +188,6 @@ class PredictionRun(Closing):
         """What really runs."""
         return self._session.spec
 
-    @property
-    def total(self) -> int:
-        """How many rows there will be."""
-        return len(self._files)
-
     def close(self) -> None:
         """Close what answers; closing twice is fine."""
         self._session.close()
@@ -140,12 +202,12 @@ class PredictionRun(Closing):
                 says of a file what is true of all.
         """
         start = time.perf_counter()
-        done = self._request.done
+        done = self.request.done
         files = [file for file in self._files if file.name not in done] if done else self._files
         self._tell_progress()
         batches = answer_files(
             files,
-            self._preprocessing,
+            self.bundle.manifest.preprocessing,
             self._session,
             batch_size=self._batch_size,
             workers=self._workers,
@@ -155,7 +217,7 @@ class PredictionRun(Closing):
             for batch in batches:
                 if any(failure and failure.status in _NOT_THERE for failure in batch.failures):
                     self._presence.check()
-                for row in self._rows(batch):
+                for row in rows_of(batch, self.bundle.manifest.labels, self.top_k):
                     self.tally.add(row)
                     self.tally.seconds = time.perf_counter() - start
                     yield row
@@ -164,51 +226,15 @@ class PredictionRun(Closing):
             raise self.nothing_predicted()
 
     def _tell_progress(self) -> None:
-        done = len(self._request.done) + self.tally.rows
-        self._progress(Step("predicting", done, self.total, unit="images"))
+        done = len(self.request.done) + self.tally.rows
+        self._progress(Step("predicting", done, len(self._files), unit="images"))
 
     def nothing_predicted(self) -> ImagesError:
         """The error to end with when not one file has a prediction."""
         return ImagesError(
-            f"No image in {self._request.source} has a prediction, of {self.tally.rows}: "
-            f"{describe_failures(self.tally)}."
+            f"No image in {self.request.source} has a prediction, of {self.tally.rows}: "
+            f"{self.tally.failures_text}."
         )
-
-    def _rows(self, batch: AnsweredBatch) -> Iterator[Prediction]:
-        """A row for each of a batch's files, in their order."""
-        readable = [
-            file
-            for file, failure in zip(batch.files, batch.failures, strict=True)
-            if failure is None
-        ]
-        answers = iter(
-            predictions(
-                batch.logits,
-                [file.name for file in readable],
-                [file.expected for file in readable],
-                self._labels,
-                self.top_k,
-            )
-        )
-        for file, failure in zip(batch.files, batch.failures, strict=True):
-            if failure is None:
-                yield next(answers)
-            else:
-                yield Prediction(
-                    path=file.name,
-                    status=failure.status,
-                    reason=failure.reason,
-                    expected=file.expected,
-                )
-
-
-def _check_numbers(request: PredictRequest) -> None:
-    for option, number in (
-        ("--batch-size", request.batch_size),
-        ("--threads", request.threads),
-    ):
-        if number is not None and number < 1:
-            raise UsageError(f"{option} must be at least 1; got {number}.")
 
 
 def predict_folder(
@@ -250,46 +276,31 @@ def predict_folder(
         yield from run
 
 
-def predictions(
-    logits: Logits,
-    paths: list[str],
-    expected: list[str | None],
-    labels: Labels,
-    top_k: int,
-) -> list[Prediction]:
-    """Turn (N, K) logits into N rows; an answer that is not finite becomes a row that says so."""
-    finite = np.asarray(np.isfinite(logits).all(axis=1))
-    usable = np.where(finite[:, None], logits, 0)
+def rows_of(batch: AnsweredBatch, labels: Labels, top_k: int) -> Iterator[Prediction]:
+    """A row for each of a batch's files, in their order.
+
+    A file that cannot be read, and an answer that is not finite, have a row that says so.
+    """
+    finite = np.asarray(np.isfinite(batch.logits).all(axis=1))
+    usable = np.where(finite[:, None], batch.logits, 0)
     probabilities, margin = softmax(usable), margins(usable)
     # Stable, so that of equal logits the first class wins, as argmax has it in training.
     ranking = np.argsort(-usable, axis=1, kind="stable")[:, :top_k]
-    return [
-        _ranked(path, wanted, labels, probabilities[i], float(margin[i]), ranking[i].tolist())
-        if finite[i]
-        else Prediction(
-            path=path,
-            status=NON_FINITE,
-            reason="the network's answer for this image is NaN or infinite",
-            expected=wanted,
-        )
-        for i, (path, wanted) in enumerate(zip(paths, expected, strict=True))
-    ]
-
-
-def _ranked(
-    path: str,
-    expected: str | None,
-    labels: Labels,
-    probabilities: npt.NDArray[np.float64],
-    margin: float,
-    ranking: list[int],
-) -> Prediction:
-    top = tuple(Ranked(label=labels.names[i], probability=float(probabilities[i])) for i in ranking)
-    return Prediction(
-        path=path,
-        label=top[0].label,
-        probability=top[0].probability,
-        margin=margin,
-        expected=expected,
-        top=top,
-    )
+    answer = itertools.count()
+    for file, failure in zip(batch.files, batch.failures, strict=True):
+        if failure is None and finite[i := next(answer)]:
+            top = tuple(
+                Ranked(label=labels.names[k], probability=float(probabilities[i, k]))
+                for k in ranking[i].tolist()
+            )
+            yield Prediction(
+                path=file.name,
+                label=top[0].label,
+                probability=top[0].probability,
+                margin=float(margin[i]),
+                expected=file.expected,
+                top=top,
+            )
+        else:
+            status, reason = _NOT_FINITE if failure is None else (failure.status, failure.reason)
+            yield Prediction(path=file.name, status=status, reason=reason, expected=file.expected)

@@ -44,7 +44,7 @@ def check_outputs(paths: Sequence[Path]) -> None:
         if path == STDOUT:
             continue
         check_destination(path, "output", tuple(_FORMATS))
-        if path.suffix.lower() == _PARQUET:
+        if path.suffix.lower() == ".parquet":
             need("pyarrow")
 
 
@@ -83,24 +83,40 @@ def json_line(row: Prediction, top_k: int) -> str:
     return json.dumps(_json_row(row, top_k)) + "\n"
 
 
-def top_columns(top_k: int) -> list[str]:
-    """``label_1``, ``probability_1``, ``label_2``, ..."""
-    return [name for k in range(1, top_k + 1) for name in (f"label_{k}", f"probability_{k}")]
+def columns(top_k: int) -> list[str]:
+    """``COLUMNS``, ``label_1``, ``probability_1``, ``label_2``, ..."""
+    ranks = range(1, top_k + 1)
+    return [*COLUMNS, *(f"{name}_{k}" for k in ranks for name in ("label", "probability"))]
+
+
+def _cells(row: Prediction, top_k: int) -> list[str | float | None]:
+    """What ``columns`` names; a number as the shortest decimal that is the same float32."""
+    cells = [getattr(row, name) for name in COLUMNS]
+    for ranked in row.top[:top_k]:
+        cells += [ranked.label, ranked.probability]
+    cells += [None] * (len(COLUMNS) + 2 * top_k - len(cells))
+    return [float(str(np.float32(cell))) if isinstance(cell, float) else cell for cell in cells]
+
+
+def _json_row(row: Prediction, top_k: int) -> dict[str, Any]:
+    cells = _cells(row, min(top_k, len(row.top)))
+    top = cells[len(COLUMNS) :]
+    return {
+        **dict(zip(COLUMNS, cells, strict=False)),
+        "top": [
+            {"label": label, "probability": probability}
+            for label, probability in zip(top[::2], top[1::2], strict=True)
+        ],
+    }
 
 
 def _write_csv(path: Path, rows: Iterable[Prediction], top_k: int) -> None:
-    columns = top_columns(top_k)
     with path.open("w", encoding="utf-8-sig", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow([*COLUMNS, *columns])
+        writer.writerow(columns(top_k))
         for row in rows:
-            name, *cells = _cells(row)
-            if row.path.startswith(_FORMULA_STARTS):
-                name = f"./{name}"
-            top = [
-                cell for each in row.top[:top_k] for cell in (each.label, _short(each.probability))
-            ]
-            writer.writerow([name, *cells, *top, *[None] * (len(columns) - len(top))])
+            name, *cells = _cells(row, top_k)
+            writer.writerow([f"./{name}" if row.path.startswith(_FORMULA_STARTS) else name, *cells])
 
 
 def _write_jsonl(path: Path, rows: Iterable[Prediction], top_k: int) -> None:
@@ -111,81 +127,26 @@ def _write_jsonl(path: Path, rows: Iterable[Prediction], top_k: int) -> None:
 
 
 def _write_parquet(path: Path, rows: Iterable[Prediction], top_k: int) -> None:
-    """Write a Parquet table, group by group.
-
-    The columns are those of CSV: strings, and numbers as float32, the type that logits have.
-    ``path``, ``status`` and ``reason`` are never null.
-
-    Args:
-        path: The file.
-        rows: Consumed a group at a time.
-        top_k: How many of an image's answers a row shows.
-
-    Raises:
-        DependencyError: pyarrow is not installed.
-        OSError: The system fails to write it.
-    """
+    """Write a Parquet table, group by group: strings, and numbers as float32."""
     pyarrow, parquet = need("pyarrow"), need("pyarrow.parquet")
-    schema = _parquet_schema(pyarrow, top_k)
+    fields = [
+        pyarrow.field(
+            name,
+            pyarrow.float32() if name.startswith(("probability", "margin")) else pyarrow.string(),
+            nullable=name not in _NEVER_NULL,
+        )
+        for name in columns(top_k)
+    ]
+    schema = pyarrow.schema(fields)
     remaining = iter(rows)
     with path.open("wb") as file, parquet.ParquetWriter(file, schema) as writer:
         while group := list(islice(remaining, _ROWS_PER_GROUP)):
-            columns = _parquet_columns(group, top_k)
-            writer.write_table(pyarrow.Table.from_pydict(columns, schema))
+            cells = zip(*(_cells(row, top_k) for row in group), strict=True)
+            writer.write_table(pyarrow.Table.from_arrays([*map(list, cells)], schema=schema))
 
 
-def _parquet_schema(pyarrow: Any, top_k: int) -> Any:
-    return pyarrow.schema(
-        [
-            pyarrow.field(
-                name,
-                pyarrow.float32()
-                if name.startswith(("probability", "margin"))
-                else pyarrow.string(),
-                nullable=name not in _NEVER_NULL,
-            )
-            for name in (*COLUMNS, *top_columns(top_k))
-        ]
-    )
-
-
-def _parquet_columns(rows: Sequence[Prediction], top_k: int) -> dict[str, list[str | float | None]]:
-    columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
-    for k in range(top_k):
-        ranked = [row.top[k] if k < len(row.top) else None for row in rows]
-        columns[f"label_{k + 1}"] = [each and each.label for each in ranked]
-        columns[f"probability_{k + 1}"] = [each and each.probability for each in ranked]
-    return columns
-
-
-_PARQUET = ".parquet"
 _FORMATS: dict[str, _Write] = {
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
-    _PARQUET: _write_parquet,
+    ".parquet": _write_parquet,
 }
-
-
-def _json_row(row: Prediction, top_k: int) -> dict[str, Any]:
-    top = [
-        {"label": each.label, "probability": _short(each.probability)} for each in row.top[:top_k]
-    ]
-    return {**dict(zip(COLUMNS, _cells(row), strict=True)), "top": top}
-
-
-def _cells(row: Prediction) -> tuple[str | float | None, ...]:
-    """What ``COLUMNS`` names."""
-    return (
-        row.path,
-        row.status,
-        row.reason,
-        row.label,
-        _short(row.probability),
-        _short(row.margin),
-        row.expected,
-    )
-
-
-def _short(value: float | None) -> float | None:
-    """Round to the shortest decimal that is the same float32, the type that logits have."""
-    return None if value is None else float(str(np.float32(value)))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from deploykit.commands.predict.tally import Tally, describe_failures
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
-from deploykit.specs.session import SessionSpec
 from deploykit.system.stages import Stage, bottleneck
 from deploykit.system.text import counted
+
+if TYPE_CHECKING:
+    from deploykit.commands.predict.run import PredictionRun
 
 _SHOWN_CLASSES = 20
 # On Windows a thread's CPU time advances in steps of 15.6 ms: of less, the shares are chance.
@@ -26,25 +27,18 @@ _BOTTLENECKS: dict[Stage, str] = {
 }
 
 
-def prediction_text(
-    tally: Tally,
-    spec: SessionSpec,
-    stage_seconds: Mapping[Stage, float],
-    outputs: Sequence[Path],
-    proof: Status,
-) -> str:
-    """Rows, failures by kind, classes, accuracy, speed, where the time went, the proof.
+def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path]) -> str:
+    """Rows, failures by kind, classes, accuracy, speed, where the time went, the status.
 
     Args:
-        tally: What the rows add up to.
-        spec: What ran.
-        stage_seconds: Where the time went.
+        run: That has ended.
+        status: Whether it is proven to decide here as the trained network does.
         outputs: What was written.
-        proof: Whether it is proven to decide here as the trained network does.
     """
+    tally, spec, stage_seconds = run.tally, run.spec, run.clock.seconds
     lines = [f"{counted(tally.rows, 'row')}: {tally.ok} predicted"]
     if tally.failures:
-        lines[0] += f", {tally.failures.total()} failed ({describe_failures(tally)})"
+        lines[0] += f", {tally.failures.total()} failed ({tally.failures_text})"
     if tally.skipped:
         lines[0] += f"; {counted(tally.skipped, 'other file')} without a row"
     classes = tally.labels.most_common(_SHOWN_CLASSES)
@@ -64,35 +58,20 @@ def prediction_text(
         if tally.earlier:
             lines[-1] += f", without the {tally.earlier} that were there before"
     if sum(stage_seconds.values()) >= _LEAST_SECONDS:
-        lines.append(f"time      {stages_text(stage_seconds, concurrent=spec.concurrent)}")
-    lines.append(f"proof     {status_text(proof)}")
+        total = sum(stage_seconds.values())
+        ranked = sorted(stage_seconds.items(), key=lambda item: -item[1])
+        shares = ", ".join(f"{stage} {100 * seconds / total:.0f} %" for stage, seconds in ranked)
+        beside = "" if spec.concurrent else ", side by side"
+        slowest = _BOTTLENECKS[bottleneck(stage_seconds, concurrent=spec.concurrent)]
+        lines.append(f"time      {shares}{beside}: the bottleneck is {slowest}")
+    lines.append(f"proof     {status_text(status)}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(lines)
 
 
-def stages_text(stage_seconds: Mapping[Stage, float], *, concurrent: bool) -> str:
-    """``session 81 %, decode 14 %, ...: the bottleneck is the network``.
-
-    Args:
-        stage_seconds: As :attr:`deploykit.system.stages.StageClock.seconds` tells them.
-        concurrent: Whether the workers ran the session; else it ran beside them.
-    """
-    total = sum(stage_seconds.values())
-    ranked = sorted(stage_seconds.items(), key=lambda item: -item[1])
-    shares = ", ".join(f"{stage} {100 * seconds / total:.0f} %" for stage, seconds in ranked)
-    beside = "" if concurrent else ", side by side"
-    found = _BOTTLENECKS[bottleneck(stage_seconds, concurrent=concurrent)]
-    return f"{shares}{beside}: the bottleneck is {found}"
-
-
-def prediction_value(
-    tally: Tally,
-    spec: SessionSpec,
-    stage_seconds: Mapping[Stage, float],
-    outputs: list[str],
-    proof: Status,
-) -> dict[str, Any]:
-    """The tally, what ran, what each stage took, and whether it is proven."""
+def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]) -> dict[str, Any]:
+    """The same for ``--json``."""
+    tally = run.tally
     return {
         "rows": tally.rows,
         "ok": tally.ok,
@@ -104,8 +83,8 @@ def prediction_value(
         "accuracy": tally.accuracy,
         "seconds": round(tally.seconds, 3),
         "images_per_second": tally.images_per_second,
-        "stage_seconds": {stage: round(value, 3) for stage, value in stage_seconds.items()},
-        "session": msgspec.to_builtins(spec),
-        "proof": status_value(proof),
-        "outputs": outputs,
+        "stage_seconds": {stage: round(value, 3) for stage, value in run.clock.seconds.items()},
+        "session": msgspec.to_builtins(run.spec),
+        "proof": status_value(status),
+        "outputs": [str(path) for path in outputs],
     }

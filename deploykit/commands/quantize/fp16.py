@@ -14,7 +14,7 @@ from deploykit.bundle.folder import deploy_graph
 from deploykit.commands.quantize.observe import each_switched, observed, run_switched
 from deploykit.commands.quantize.search import NodeSet, Trials
 from deploykit.commands.quantize.strategy import Group, Scheme, Strategy
-from deploykit.inference.sessions import open_rehearsal
+from deploykit.inference.candidates import open_rehearsal
 from deploykit.parity.ranges import FP16_MAX, MAX_ROUNDING_LOSS, RangeScan, TensorRange
 from deploykit.runtime.opener import REHEARSAL, open_probe
 from deploykit.specs.session import Logits, Session

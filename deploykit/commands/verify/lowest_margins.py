@@ -12,8 +12,8 @@ from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import printable
 from deploykit.images.batches import default_threads
 from deploykit.images.scan import ImageFile
+from deploykit.inference.candidates import open_bundle_graph
 from deploykit.inference.pipeline import answer_files
-from deploykit.inference.sessions import open_bundle_graph
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import measure_answers
 from deploykit.parity.measures import Array

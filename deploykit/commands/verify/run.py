@@ -20,10 +20,10 @@ from deploykit.inference.candidates import (
     by_reason,
     engine_candidate,
     named_candidates,
+    open_bundle_graph,
     open_candidate,
 )
-from deploykit.inference.engines import engine_files, is_flavour, named_engine
-from deploykit.inference.sessions import open_bundle_graph
+from deploykit.inference.engines import engine_files, named_engine
 from deploykit.parity.accuracy import accuracies
 from deploykit.proof.extremes import extreme_reasons
 from deploykit.proof.photos import (
@@ -40,6 +40,7 @@ from deploykit.proof.reference import (
 )
 from deploykit.proof.verdict import answer_images, judge_answers, keep_verdicts
 from deploykit.runtime.opener import CPU, CUDA, OPENVINO
+from deploykit.specs.engine import is_flavour
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Logits, Session
 from deploykit.system.gpu import find_gpu

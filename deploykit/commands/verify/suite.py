@@ -176,10 +176,10 @@ def _check_files(bundle: Bundle) -> str:
     """Whether each file is as recorded, and the graphs give the answers recorded at export."""
     from deploykit.commands.verify.run import VerifyRequest, verify_bundle
     from deploykit.commands.verify.text import verification_text
-    from deploykit.inference.engines import engines_left_out, named_engine
+    from deploykit.inference.engines import engines_not_copied, named_engine
     from deploykit.system.text import counted
 
-    files = [file for file in bundle.manifest.files if file not in engines_left_out(bundle)]
+    files = [file for file in bundle.manifest.files if file not in engines_not_copied(bundle)]
     for file in files:
         bundle.checked(file)
         if file in bundle.manifest.engines:

@@ -7,15 +7,15 @@ from deploykit.commands.bench import run as bench
 
 @pytest.fixture
 def only(monkeypatch):
-    """Let bench measure some options alone: ``only(ORT, PLAIN)``."""
+    """Let bench measure some candidates alone: ``only(ORT, PLAIN)``."""
 
     def keep(*wanted):
-        listed = bench.list_options
+        listed = bench.list_candidates
 
         def some(bundle, progress):
             able, skipped = listed(bundle, progress)
-            return [option for option in able if option in wanted], skipped
+            return [each for each in able if each in wanted], skipped
 
-        monkeypatch.setattr(bench, "list_options", some)
+        monkeypatch.setattr(bench, "list_candidates", some)
 
     return keep

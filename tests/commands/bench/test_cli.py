@@ -43,20 +43,23 @@ def change(folder, **fields):
 def test_bench_recommends_and_says_what_comes_next(bench, folder):
     code, out, err = bench()
     assert code == 0, err
-    options = out.split("\n\n")[0].splitlines()
-    rows = {line.split(" | ")[0].strip(): line for line in options}
+    rows = out.split("\n\n")[0].splitlines()
+    rows = {line.split(" | ")[0].strip(): line for line in rows}
     assert rows["onnxruntime-cpu fp32, plain export"].endswith("proven")
     assert "100.0 % (45 of 45)" in rows["onnxruntime-cpu fp32"]
-    assert "recommended  onnxruntime-cpu fp32: " in out
-    assert "proof        executed on CPU, " in out
-    assert "skipped      torch fp32: " in out
-    assert f"next         deploykit bench --bundle {folder} --images " in out
+    assert "recommended    onnxruntime-cpu fp32: " in out
+    assert "proven         executed on CPU, " in out
+    assert "skipped        torch fp32: " in out
+    assert f"next           deploykit bench --bundle {folder} --images " in out
 
 
 def test_accept_decides_what_predict_takes_and_says(bench, folder, photo_folder, tmp_path, capsys):
     code, out, _ = bench("--accept")
     assert code == 0
-    assert "accepted     deploy/fp32.onnx in fp32 on onnxruntime-cpu: predict takes it" in out
+    assert (
+        "accepted       deploy/fp32.onnx in fp32 on onnxruntime-cpu, proven: predict takes it"
+        in out
+    )
     assert len(open_bundle(folder).manifest.accepted) == 1
     output = tmp_path / "rows.csv"
     arguments = ["predict", str(photo_folder), "--bundle", str(folder), "--output", str(output)]
@@ -69,19 +72,19 @@ def test_json_has_the_numbers_of_the_tables(bench):
     code, out, _ = bench("--accept", "--json")
     assert code == 0
     result = json.loads(out)["result"]
-    plain, deploy = result["options"]
+    plain, deploy = sorted(result["measured"], key=lambda each: len(each["name"]), reverse=True)
     assert (plain["name"], deploy["name"]) == (
         "onnxruntime-cpu fp32, plain export",
         "onnxruntime-cpu fp32",
     )
     assert plain["times_plain"] == 1
-    assert deploy["standing"] == "proven"
+    assert deploy["status"] == "proven"
     assert [timing["batch"] for timing in deploy["timings"]] == [1, 4]
     assert deploy["timings"][0]["runs"] >= 1
     assert result["recommended"] == "onnxruntime-cpu fp32"
     assert result["accepted"]["runtime"] == "onnxruntime-cpu"
     assert result["machine"]["versions"]
-    assert {each["option"]["runtime"] for each in result["skipped"]} >= {"torch"}
+    assert {each["candidate"]["runtime"] for each in result["skipped"]} >= {"torch"}
 
 
 def test_accept_refuses_where_nothing_is_proven(bench, folder, tmp_path):
@@ -89,10 +92,10 @@ def test_accept_refuses_where_nothing_is_proven(bench, folder, tmp_path):
     page = tmp_path / "bench.html"
     code, out, _ = bench("--accept", "--html", page)
     assert code == 3
-    assert "recommended  nothing" in out
-    assert "faster       onnxruntime-cpu fp32, " in out
+    assert "recommended    nothing" in out
+    assert "faster         onnxruntime-cpu fp32, " in out
     assert "--runtime onnxruntime-cpu --precision fp32" in out
-    assert "ERROR        Nothing can be accepted" in out
+    assert "ERROR          Nothing can be accepted" in out
     assert f"deploykit bench --bundle {folder} --images " in out
     assert "Nothing can be recommended" in page.read_text(encoding="utf-8")
     assert open_bundle(folder).manifest.accepted == ()
@@ -104,11 +107,13 @@ def test_accept_refuses_where_a_graph_is_damaged(bench, folder):
     (folder / "model.onnx").write_bytes(b"damaged")
     code, out, _ = bench()
     assert code == 0
-    end = out.split("recommended  onnxruntime-cpu fp32: ")[1]
-    assert "DAMAGED      onnxruntime-cpu fp32, plain export: " in end
+    end = out.split("recommended    onnxruntime-cpu fp32: ")[1]
+    assert "DAMAGED        onnxruntime-cpu fp32, plain export: " in end
     code, out, _ = bench("--accept")
     assert code == 4
-    assert "ERROR        Nothing is accepted, because not every option could be measured" in out
+    assert (
+        "ERROR          Nothing is accepted, because not every candidate could be measured" in out
+    )
     assert open_bundle(folder).manifest.accepted == ()
 
 
@@ -120,8 +125,8 @@ def test_accept_that_cannot_be_kept_loses_no_measurement(bench, folder, tmp_path
     page = tmp_path / "bench.html"
     code, out, _ = bench("--accept", "--html", page)
     assert code == 4
-    assert "recommended  onnxruntime-cpu fp32" in out
-    assert "ERROR        The choice is not kept" in out
+    assert "recommended    onnxruntime-cpu fp32" in out
+    assert "ERROR          The choice is not kept" in out
     assert "Recommended: onnxruntime-cpu fp32" in page.read_text(encoding="utf-8")
     code, out, _ = bench("--accept", "--json")
     result = json.loads(out)["result"]
@@ -136,8 +141,8 @@ def test_page_that_cannot_be_written_loses_no_measurement(bench, folder, tmp_pat
     monkeypatch.setattr(page_of_bench, "write_bench_page", refuse)
     code, out, _ = bench("--accept", "--html", tmp_path / "bench.html")
     assert code == 4
-    assert "accepted     deploy/fp32.onnx" in out
-    assert "ERROR        the disk is full" in out
+    assert "accepted       deploy/fp32.onnx" in out
+    assert "ERROR          the disk is full" in out
     assert "written" not in out
 
 
@@ -145,7 +150,7 @@ def test_forget_forgets_what_was_accepted(bench, folder):
     assert bench("--accept")[0] == 0
     code, out, _ = bench("--forget")
     assert code == 0
-    assert out.startswith("forgotten    deploy/fp32.onnx in fp32 on onnxruntime-cpu")
+    assert out.startswith("forgotten      deploy/fp32.onnx in fp32 on onnxruntime-cpu")
     assert open_bundle(folder).manifest.accepted == ()
     code, out, _ = bench("--forget", "--json")
     assert (code, json.loads(out)["result"]) == (0, {"forgotten": None})

@@ -1,4 +1,4 @@
-"""The process of an option: what it measures, and that it spoils nothing when it fails."""
+"""The process of a candidate: what it measures, and that it spoils nothing when it fails."""
 
 import os
 import signal
@@ -14,8 +14,8 @@ from bench_runs import ORT
 
 from deploykit.commands.bench import measure
 from deploykit.commands.bench import process as processes
-from deploykit.commands.bench.measure import OpenOption
-from deploykit.commands.bench.process import OptionProcess
+from deploykit.commands.bench.measure import OpenCandidate
+from deploykit.commands.bench.process import CandidateProcess
 from deploykit.errors import GraphError, ImagesError, ModelError
 from deploykit.images.scan import scan_images
 from deploykit.runtime.fake import FakeSession
@@ -28,7 +28,7 @@ print("the script runs")
 bundle = deploykit.open_bundle(Path({folder!r}))
 request = deploykit.BenchRequest(images=Path({photos!r}), batch_sizes=(1,), seconds=0.1)
 found = deploykit.bench_bundle(bundle, request)
-print("measured", [each.option.name for each in found.options])
+print("measured", [each.name for each in found.measured])
 """
 
 
@@ -42,9 +42,9 @@ def start(bundle, files, tmp_path):
     """Start processes, which end with the test."""
     started = []
 
-    def begin(folder=bundle.folder, option=ORT):
+    def begin(folder=bundle.folder, candidate=ORT):
         log = tmp_path / f"{len(started)}.txt"
-        started.append(OptionProcess(folder, option, files, log))
+        started.append(CandidateProcess(folder, candidate, files, log))
         return started[-1]
 
     yield begin
@@ -54,12 +54,12 @@ def start(bundle, files, tmp_path):
 
 @pytest.fixture
 def opened_with(bundle, files, monkeypatch):
-    """Open, in this process, an option that answers like this: ``(OpenOption, FakeSession)``."""
+    """Open here a candidate that answers like this: ``(OpenCandidate, FakeSession)``."""
 
     def use(answer, **fields):
         session = FakeSession(answer, classes=3, input_size=(16, 16), **fields)
-        monkeypatch.setattr(measure, "open_option", lambda *args, **kwargs: session)
-        return OpenOption(bundle.folder, ORT, files, time.time()), session
+        monkeypatch.setattr(measure, "open_listed", lambda *args, **kwargs: session)
+        return OpenCandidate(bundle.folder, ORT, files, time.time()), session
 
     return use
 
@@ -68,13 +68,13 @@ def zeros(images):
     return np.zeros((len(images), 3))
 
 
-def test_process_measures_an_option(start):
+def test_process_measures_a_candidate(start):
     process = start()
-    process.ask(OpenOption.predict_sample)
-    process.ask(OpenOption.compute, (1, 4), 0.01)
-    process.ask(OpenOption.predict, 0.01)
-    found = process.ask(OpenOption.measured)
-    assert (found.option, found.spec.runtime, found.batch_size) == (ORT, "onnxruntime-cpu", 2)
+    process.ask(OpenCandidate.predict_sample)
+    process.ask(OpenCandidate.compute, (1, 4), 0.01)
+    process.ask(OpenCandidate.predict, 0.01)
+    found = process.ask(OpenCandidate.measured)
+    assert (found.candidate, found.spec.runtime, found.batch_size) == (ORT, "onnxruntime-cpu", 2)
     assert [timing.batch for timing in found.timings] == [1, 4]
     assert len(found.rates) == 1
     assert (found.labelled, found.correct) == (45, 45)
@@ -88,7 +88,7 @@ def test_process_prints_nothing_on_the_parents_streams(start, capfd):
 
 def test_process_that_dies_gives_its_last_line(start):
     skipped = start().ask(bench_runs.die)
-    assert skipped.option == ORT
+    assert skipped.candidate == ORT
     assert skipped.reason == "its process ended with exit code 7: out of luck"
 
 
@@ -96,7 +96,7 @@ def test_process_that_dies_gives_its_last_line(start):
 def test_process_that_the_system_kills_says_why(start):
     process = start()
     os.kill(process.ask(bench_runs.chatter), signal.SIGKILL)
-    reason = process.ask(OpenOption.predict_sample).reason
+    reason = process.ask(OpenCandidate.predict_sample).reason
     assert "exit code -9: " in reason
     assert "memory runs out: smaller --batch-sizes may help" in reason
 
@@ -112,10 +112,10 @@ def test_process_that_hangs_is_not_waited_for(start, monkeypatch):
             os.kill(pid, 0)
 
 
-def test_process_passes_an_error_on_with_its_exit_code(start, tmp_path):
-    skipped = start(tmp_path / "no-such-bundle").ask(OpenOption.predict_sample)
+def test_process_passes_an_error_on(start, tmp_path):
+    skipped = start(tmp_path / "no-such-bundle").ask(OpenCandidate.predict_sample)
     assert "is not a bundle" in skipped.reason
-    assert (skipped.exit_code, skipped.damaged) == (4, True)
+    assert skipped.damaged
 
 
 def test_process_imports_what_its_parent_would(start, tmp_path, monkeypatch):
@@ -149,20 +149,20 @@ def test_memory_peak_is_the_processs_own(start):
     assert abs(later - held) < 20e6  # the system counts by pages, and late
 
 
-def test_photos_that_are_gone_do_not_count_as_predicted(bundle, files, tmp_path):
+def test_measure_does_not_count_images_that_are_gone(bundle, files, tmp_path):
     for file in files[:4]:
         (tmp_path / Path(file.name).name).write_bytes(file.path.read_bytes())
     copies = list(scan_images(tmp_path, ()).files)
-    opened = OpenOption(bundle.folder, ORT, copies, time.time())
+    opened = OpenCandidate(bundle.folder, ORT, copies, time.time())
     opened.predict_sample()
     copies[0].path.unlink()
-    with pytest.raises(ImagesError, match=r"of \d+ photos of .* can no longer be read"):
+    with pytest.raises(ImagesError, match=r"of \d+ images of .* can no longer be read"):
         opened.predict(0.001)
-    with pytest.raises(ImagesError, match="1 of 4 photos"):
+    with pytest.raises(ImagesError, match="1 of 4 images"):
         opened.compute((1,), 0.01)
 
 
-def test_logits_that_are_no_numbers_are_refused(opened_with):
+def test_measure_refuses_logits_that_are_no_numbers(opened_with):
     with pytest.raises(ModelError, match="onnxruntime-cpu fp32 gives NaN or infinity"):
         opened_with(lambda images: np.full((len(images), 3), np.nan))
     opened, session = opened_with(zeros)
@@ -200,7 +200,7 @@ def test_compute_skips_only_the_sizes_that_fail(opened_with):
     opened.compute((1, 8, 16, 32, 64), 1e-6)
     found = opened.measured()
     assert [timing.batch for timing in found.timings] == [1, 32]
-    assert found.refusals == {
+    assert found.skipped_batches == {
         8: "memory does not hold so many images at once",
         16: "the arena is full",
         64: "it takes at most 32",

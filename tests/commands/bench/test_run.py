@@ -1,52 +1,48 @@
-"""Every option of a machine side by side, each in a process of its own."""
+"""Every candidate of a machine side by side, each in a process of its own."""
 
 import bench_runs
 import msgspec
 import pytest
 import timm
 import torch
-from bench_runs import BF16, FP32, OPENVINO, ORT, TORCH_FP32, benched
+from bench_runs import BF16, FP32, OPENVINO, ORT, benched
 from bundle_files import edited
 from made_benchmarks import measured
 from openvino_cpu import needs_bf16
 from PIL import Image
 
-from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import sha256_of
 from deploykit.commands.bench import run as bench
-from deploykit.commands.bench.measure import OpenOption
-from deploykit.commands.bench.options import list_options
-from deploykit.commands.bench.process import OptionProcess
-from deploykit.commands.bench.results import PLAIN, Option, Skipped
+from deploykit.commands.bench.candidates import list_candidates
+from deploykit.commands.bench.measure import OpenCandidate
+from deploykit.commands.bench.process import CandidateProcess
+from deploykit.commands.bench.results import PLAIN, TORCH, Skipped, name_of
 from deploykit.commands.bench.run import BenchRequest, accept_recommended, take_turns
 from deploykit.commands.build.run import BuildRequest, build_engine
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import (
     BundleError,
     ImagesError,
     InputError,
     MissingError,
-    ParityError,
-    UsageError,
 )
-from deploykit.proof.auto import open_best
-from deploykit.system.progress import Note, Step, silent
+from deploykit.inference.candidates import Candidate
+from deploykit.system.progress import Step, silent
 
 
-def test_options_of_a_machine_without_a_gpu(bundle, no_gpu):
-    able, skipped = list_options(bundle, silent)
+def test_candidates_of_a_machine_without_a_gpu(bundle, no_gpu):
+    able, skipped = list_candidates(bundle, silent)
     assert able[0] == PLAIN
     assert {ORT, OPENVINO, BF16} == set(able[1:])
-    reasons = {each.option.name: each.reason for each in skipped}
+    reasons = {name_of(each.candidate): each.reason for each in skipped}
     assert reasons.keys() == {"torch fp32", "onnxruntime-cuda fp32"}
     assert "NVIDIA driver" in reasons["onnxruntime-cuda fp32"]
     assert "code of its own" in reasons["torch fp32"]
 
 
-def test_options_are_every_precision_that_there_is_a_graph_for(bundle, no_gpu):
+def test_candidates_are_every_precision_that_there_is_a_graph_for(bundle, no_gpu):
     graphs = {"fp32": FP32, "fp16": FP32, "int8": FP32}
-    able, skipped = list_options(edited(bundle, deploy=graphs), silent)
-    assert {option.name for option in able[1:]} == {
+    able, skipped = list_candidates(edited(bundle, deploy=graphs), silent)
+    assert {name_of(each) for each in able[1:]} == {
         "onnxruntime-cpu fp32",
         "onnxruntime-cpu int8",
         "openvino fp32",
@@ -54,33 +50,33 @@ def test_options_are_every_precision_that_there_is_a_graph_for(bundle, no_gpu):
         "openvino int8",
     }
     # A rehearsal of FP16 is no way to run anything.
-    assert {each.option.name for each in skipped if each.option.is_deployable} == {
+    assert {name_of(each.candidate) for each in skipped if each.candidate != TORCH} == {
         "onnxruntime-cuda fp32",
         "onnxruntime-cuda fp16",
     }
 
 
-def test_options_have_the_newest_engine_that_can_run_here(engine_bundle, engines):
+def test_candidates_have_the_newest_engine_that_can_run_here(engine_bundle, engines):
     older = engine_bundle.manifest.engines[-1]
     bundle = build_engine(engine_bundle, BuildRequest(targets=("sm120",))).bundle
     assert bundle.manifest.engines[-1] != older
-    able, _ = list_options(bundle, silent)
+    able, _ = list_candidates(bundle, silent)
     assert [each.file for each in able if each.runtime == "tensorrt_rtx"] == [older]
 
 
-def test_options_skip_the_newest_engine_where_none_can_run(engine_bundle, no_gpu):
+def test_candidates_skip_the_newest_engine_where_none_can_run(engine_bundle, no_gpu):
     bundle = build_engine(engine_bundle, BuildRequest(targets=("sm120",))).bundle
-    _, skipped = list_options(bundle, silent)
-    (engine,) = (each.option for each in skipped if each.option.runtime == "tensorrt_rtx")
+    _, skipped = list_candidates(bundle, silent)
+    (engine,) = (each.candidate for each in skipped if each.candidate.runtime == "tensorrt_rtx")
     assert engine.file == bundle.manifest.engines[-1]
 
 
 def test_bench_measures_each_option_alone_and_end_to_end(bundle, only):
     only(PLAIN, ORT, OPENVINO)
     found, events = benched(bundle)
-    assert [each.option for each in found.options] == [PLAIN, ORT, OPENVINO]
+    assert {each.candidate for each in found.measured} == {PLAIN, ORT, OPENVINO}
     assert (found.rounds, found.sample) == (3, 45)
-    for each in found.options:
+    for each in found.measured:
         assert [timing.batch for timing in each.timings] == [1, 4]
         assert all(len(timing.seconds) >= 3 for timing in each.timings)
         assert len(each.rates) == 3
@@ -88,84 +84,53 @@ def test_bench_measures_each_option_alone_and_end_to_end(bundle, only):
         assert 0 < each.first_answer_seconds < 60
         assert 20 * 2**20 < each.peak_memory_bytes < 8 * 2**30
         assert (each.labelled, each.correct) == (45, 45)
-    batches = {each.option: each.batch_size for each in found.options}
+    batches = {each.candidate: each.batch_size for each in found.measured}
     assert batches == {PLAIN: 2, ORT: 2, OPENVINO: 8}
     stages = [event.stage for event in events if isinstance(event, Step)]
     assert {"starting", "measuring"} <= set(stages)
 
 
-def test_accept_decides_what_auto_takes(bundle, only):
-    assert verify_bundle(bundle, VerifyRequest(runtime="openvino")).passed
-    bundle = open_bundle(bundle.folder)
-    only(ORT)
-    found, _ = benched(bundle)
-    accepted = accept_recommended(bundle, found)
-    assert (accepted.file, accepted.runtime, accepted.precision) == (FP32, ORT.runtime, "fp32")
-    events = []
-    with open_best(open_bundle(bundle.folder), progress=events.append) as session:
-        assert session.spec.runtime == "onnxruntime-cpu"
-    (note,) = (event.message for event in events if isinstance(event, Note))
-    assert note.startswith(f"taking {FP32} in fp32 on onnxruntime-cpu, accepted from bench on ")
-
-
-def test_accept_refuses_where_nothing_is_proven(bundle, only):
-    only(ORT)
-    bundle = edited(bundle, verdicts=())
-    found, _ = benched(bundle)
-    with pytest.raises(ParityError, match="Nothing can be accepted: no option that") as caught:
-        accept_recommended(bundle, found)
-    assert "--verify --accept" in caught.value.hint
-
-
-def test_bench_skips_an_option_that_is_damaged_and_accepts_none(bundle, only):
+def test_bench_skips_a_candidate_that_is_damaged_and_accepts_none(bundle, only):
     only(PLAIN, ORT)
     (bundle.folder / FP32).write_bytes(b"damaged")
     found, _ = benched(bundle)
-    assert [each.option for each in found.options] == [PLAIN]
+    assert [each.candidate for each in found.measured] == [PLAIN]
     (damaged,) = found.damaged
-    assert damaged.option == ORT
+    assert damaged.candidate == ORT
     assert "is not the file that was exported" in damaged.reason
-    with pytest.raises(BundleError, match=r"not every option .*: .*is not the file") as caught:
+    with pytest.raises(BundleError, match=r"not every candidate .*: .*is not the file") as caught:
         accept_recommended(bundle, found)
     assert "bench" in caught.value.hint
 
 
 def test_accept_does_not_mind_a_damaged_engine(bundle, only, monkeypatch):
     """It may as well be older than its graph, which is whole."""
-    engine = Option(file="engines/a.engine", runtime="tensorrt_rtx", precision="fp16")
+    engine = Candidate("engines/a.engine", "tensorrt_rtx", "fp16")
     only(ORT)
-    listed = bench.list_options
+    listed = bench.list_candidates
     monkeypatch.setattr(
-        bench, "list_options", lambda *given: ([*listed(*given)[0], engine], listed(*given)[1])
+        bench, "list_candidates", lambda *given: ([*listed(*given)[0], engine], listed(*given)[1])
     )
     found, _ = benched(bundle)
-    assert engine in [each.option for each in found.skipped]
+    assert engine in [each.candidate for each in found.skipped]
     assert found.damaged == ()
     assert accept_recommended(bundle, found).runtime == ORT.runtime
 
 
-def test_bench_of_a_bundle_that_is_all_damaged_is_an_input_error(bundle, only):
-    only(ORT)
-    (bundle.folder / FP32).write_bytes(b"damaged")
-    with pytest.raises(InputError, match="is not the file that was exported") as caught:
-        benched(bundle)
-    assert caught.value.exit_code == 4
-
-
 @pytest.mark.parametrize("method", ["predict_sample", "compute", "measured"])
-def test_bench_skips_an_option_whose_process_dies(bundle, only, monkeypatch, method):
+def test_bench_skips_a_candidate_whose_process_dies(bundle, only, monkeypatch, method):
     """Whenever it dies; the others are measured."""
     only(PLAIN, ORT)
-    ask = OptionProcess.ask
+    ask = CandidateProcess.ask
 
     def ask_doomed(process, asked, *given):
-        dies = asked.__name__ == method and process.option == ORT
+        dies = asked.__name__ == method and process.candidate == ORT
         return ask(process, bench_runs.die if dies else asked, *given)
 
-    monkeypatch.setattr(OptionProcess, "ask", ask_doomed)
+    monkeypatch.setattr(CandidateProcess, "ask", ask_doomed)
     found, _ = benched(bundle)
-    assert [each.option for each in found.options] == [PLAIN]
-    (reason,) = (each.reason for each in found.skipped if each.option == ORT)
+    assert [each.candidate for each in found.measured] == [PLAIN]
+    (reason,) = (each.reason for each in found.skipped if each.candidate == ORT)
     assert reason == "its process ended with exit code 7: out of luck"
 
 
@@ -173,16 +138,16 @@ FOUND = measured(ORT, 9.0)
 
 
 class Turns:
-    """Stands for an option's process: writes down who was asked what, and may fail."""
+    """Stands for a candidate's process: writes down who was asked what, and may fail."""
 
-    def __init__(self, option, name, asked, fails_at=None):
-        self.option, self.name, self.asked, self.fails_at = option, name, asked, fails_at
+    def __init__(self, candidate, name, asked, fails_at=None):
+        self.candidate, self.name, self.asked, self.fails_at = candidate, name, asked, fails_at
 
     def ask(self, method, *given):
         self.asked.append((self.name, method.__name__))
         if len(self.asked) == self.fails_at:
-            return Skipped(option=self.option, reason="it is full")
-        return FOUND if method is OpenOption.measured else None
+            return Skipped(candidate=self.candidate, reason="it is full")
+        return FOUND if method is OpenCandidate.measured else None
 
     def close(self):
         self.asked.append((self.name, "close"))
@@ -201,25 +166,27 @@ def test_turns_begin_with_another_option_in_each_round():
     assert found == [FOUND, FOUND]
 
 
-def test_turns_of_an_option_that_fails_are_over():
+def test_turns_of_a_candidate_that_fails_are_over():
     asked = []
     processes = [Turns(ORT, "a", asked), Turns(OPENVINO, "b", asked, fails_at=5)]
     found, (skipped,) = take_turns(processes, BenchRequest(repeats=3), silent)
     assert asked[4:6] == [("b", "compute"), ("b", "close")]
     assert "b" not in [name for name, _ in asked[6:]]
     assert found == [FOUND]
-    assert (skipped.option, skipped.reason) == (OPENVINO, "it is full")
+    assert (skipped.candidate, skipped.reason) == (OPENVINO, "it is full")
 
 
 def test_bench_skips_a_batch_size_that_memory_does_not_hold(bundle, only):
     only(ORT)
     found, _ = benched(bundle, batch_sizes=(1, 10**15))
-    assert found.recommended.option == ORT
-    assert [timing.batch for timing in found.options[0].timings] == [1]
-    assert found.options[0].refusals == {10**15: "memory does not hold so many images at once"}
+    assert found.recommended.candidate == ORT
+    assert [timing.batch for timing in found.measured[0].timings] == [1]
+    assert found.measured[0].skipped_batches == {
+        10**15: "memory does not hold so many images at once"
+    }
 
 
-def test_options_have_the_checkpoints_module(bundle, only, tmp_path):
+def test_candidates_have_the_checkpoints_module(bundle, only, tmp_path):
     """Of a zoo's architecture; torch's answers are the reference, and never recommended."""
     resnet = timm.create_model("test_resnet", num_classes=3)
     checkpoint = tmp_path / "resnet.pth"
@@ -231,16 +198,20 @@ def test_options_have_the_checkpoints_module(bundle, only, tmp_path):
     weights = msgspec.structs.replace(
         manifest.checkpoint, path=str(checkpoint), sha256=sha256_of(checkpoint)
     )
-    only(TORCH_FP32)
+    only(TORCH)
     found, _ = benched(edited(bundle, architecture=recorded, checkpoint=weights))
-    assert [each.standing for each in found.options] == ["reference"]
-    assert found.options[0].spec.runtime == "torch"
+    assert [each.word for each in found.measured] == ["reference"]
+    assert found.measured[0].spec.runtime == "torch"
     assert found.recommended is None
 
 
 def test_bench_where_nothing_runs_is_an_error(bundle, only):
+    only(ORT)
+    (bundle.folder / FP32).write_bytes(b"damaged")
+    with pytest.raises(InputError, match="is not the file that was exported"):
+        benched(bundle)
     only()
-    with pytest.raises(MissingError, match="No option of colours runs here"):
+    with pytest.raises(MissingError, match="No candidate of colours runs here"):
         benched(bundle)
 
 
@@ -254,30 +225,13 @@ def test_bench_counts_only_photos_that_can_be_read(bundle, only, tmp_path):
     Image.new("RGB", (20, 20)).save(photos / "good.png")
     found, _ = benched(bundle, images=photos)
     assert found.sample == 1
-    assert found.options[0].labelled == 0
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"batch_sizes": ()},
-        {"batch_sizes": (0,)},
-        {"repeats": 2},
-        {"seconds": 0.0},
-        {"seconds": float("inf")},
-        {"seconds": float("nan")},
-        {"max_images": 0},
-    ],
-)
-def test_bench_refuses_numbers_that_make_no_sense(bundle, fields):
-    with pytest.raises(UsageError):
-        benched(bundle, **fields)
+    assert found.measured[0].labelled == 0
 
 
 @needs_bf16
-def test_options_have_bf16_by_its_hint(bundle, only):
+def test_candidates_have_bf16_by_its_hint(bundle, only):
     only(BF16)
     found, _ = benched(bundle, repeats=4, seconds=60.0)
-    assert found.options[0].spec.precision == "bf16"
-    assert found.options[0].option.name == "openvino bf16"
-    assert found.rounds == len(found.options[0].rates) == 4
+    assert found.measured[0].spec.precision == "bf16"
+    assert found.measured[0].name == "openvino bf16"
+    assert found.rounds == len(found.measured[0].rates) == 4

@@ -8,9 +8,9 @@ import re
 import threading
 import tracemalloc
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -19,7 +19,8 @@ from chromium import Browser, Page, open_browser
 from made_proofs import PROOF
 from PIL import Image
 
-from deploykit.commands.predict.page import PredictionPage, write_prediction_page
+from deploykit.commands.predict.page import write_prediction_page
+from deploykit.commands.predict.run import Tally
 from deploykit.errors import InputError, UsageError
 from deploykit.html.thumbnails import MOST_THUMBNAILS
 from deploykit.html.words import duration, percent, shares
@@ -75,27 +76,28 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
-def page_of(root: Path, **changes: object) -> PredictionPage:
-    facts = {
-        "bundle": "birds",
-        "spec": SPEC,
-        "proof": Status("proven", PROOF),
-        "labels": LABELS,
-        "root": root,
-        "created": datetime(2026, 11, 22, 3, 11, tzinfo=UTC),
-        "seconds": 6.5,
-        "images_per_second": 34.61,
-        "stage_seconds": {"decode": 3.0, "resize": 1.0, "session": 5.9, "write": 0.1},
-        "skipped": 2,
-        "earlier": 0,
-        "versions": {"numpy": "2.4.6"},
-    }
-    return PredictionPage(**{**facts, **changes})  # type: ignore[arg-type]
+PROVEN = Status("proven", PROOF)
 
 
-def write(root: Path, rows: Iterable[Prediction], **changes: object) -> Path:
+def run_in(root: Path, bundle: str = "birds", labels: Labels = LABELS) -> SimpleNamespace:
+    """A run as it is when it has ended."""
+    return SimpleNamespace(
+        bundle=SimpleNamespace(name=bundle, manifest=SimpleNamespace(labels=labels)),
+        spec=SPEC,
+        root=root,
+        tally=Tally(rows=225, skipped=2, seconds=6.5),
+        clock=SimpleNamespace(seconds={"decode": 3.0, "resize": 1.0, "session": 5.9, "write": 0.1}),
+    )
+
+
+def write(
+    root: Path,
+    rows: Iterable[Prediction],
+    status: Status = PROVEN,
+    **changes: object,
+) -> Path:
     path = root.parent / "page.html"
-    write_prediction_page(page_of(root, **changes), rows, path)
+    write_prediction_page(run_in(root, **changes), status, rows, path)
     return path
 
 
@@ -125,10 +127,10 @@ def squeezed(said: str) -> str:
 # What the page says, without a browser.
 
 
-def test_the_facts_stand_in_the_page_itself(photos: Path) -> None:
+def test_page_the_facts_stand_in_the_page_itself(photos: Path) -> None:
     html = write(photos, ROWS).read_text(encoding="utf-8")
     said = squeezed(re.sub(r"<[^>]*>", " ", html[html.index("<header") :]))
-    assert "5 image files and 2 others, left out" in said
+    assert "5 image files and 2 others, skipped" in said
     assert "50.0\u202f% accuracy 2 wrong of 4 labelled" in said
     assert "1 without a prediction" in said
     assert "34.6 images/s in 6.5\u202fs" in said
@@ -136,7 +138,7 @@ def test_the_facts_stand_in_the_page_itself(photos: Path) -> None:
     assert "0 of 225 decisions changed (flipped) against the torch module" in said
 
 
-def test_rows_and_thumbnails_travel_as_json(photos: Path) -> None:
+def test_page_rows_and_thumbnails_travel_as_json(photos: Path) -> None:
     path = write(photos, ROWS)
     rows = data_of(path, "rows-data")
     assert rows[1] == ["cat/b.png", 0, 1, 0.75, 0.5, 1, 0.75, 0, 0.25]
@@ -147,12 +149,8 @@ def test_rows_and_thumbnails_travel_as_json(photos: Path) -> None:
     assert all(thumbnails[i].startswith("/9j/") for i in (0, 1, 2))  # a JPEG's first bytes
 
 
-def test_no_rows_at_all_still_make_a_page(photos: Path) -> None:
-    assert data_of(write(photos, []), "rows-data") == []
-
-
 @pytest.mark.skipif(os.name == "nt", reason="a backslash is no part of a name there")
-def test_thumbnails_find_names_that_were_escaped(tmp_path: Path) -> None:
+def test_page_thumbnails_find_names_that_were_escaped(tmp_path: Path) -> None:
     root = tmp_path / "photos"
     root.mkdir()
     Image.new("RGB", (8, 8)).save(root / "\\u12ab.png")
@@ -162,7 +160,7 @@ def test_thumbnails_find_names_that_were_escaped(tmp_path: Path) -> None:
     assert thumbnails[1] is None
 
 
-def test_of_many_photos_the_interesting_ones_have_thumbnails(tmp_path: Path) -> None:
+def test_page_of_many_photos_the_interesting_ones_have_thumbnails(tmp_path: Path) -> None:
     count = MOST_THUMBNAILS + 1000
     margins = np.random.default_rng(0).permutation(count) + 1.0
     rows = [answer(f"{i}.png", ("cat", "dog")[i % 2], margins[i], "cat") for i in range(count)]
@@ -177,7 +175,7 @@ def test_of_many_photos_the_interesting_ones_have_thumbnails(tmp_path: Path) -> 
     assert f"{len(chosen):,} of 3,000 photos" in path.read_text(encoding="utf-8")
 
 
-def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+def test_page_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     def peak_of(count: int) -> int:
         rows = (answer(f"{i}.png", "cat", float(i), "dog") for i in range(count))
         tracemalloc.start()
@@ -190,9 +188,11 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     assert peak_of(10 * MOST_THUMBNAILS) < 1.2 * peak_of(3 * MOST_THUMBNAILS)
 
 
-def test_a_page_that_cannot_be_written_is_explained(photos: Path, tmp_path: Path) -> None:
+def test_page_a_page_that_cannot_be_written_is_explained(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Writing .*page\.html failed"):
-        write_prediction_page(page_of(photos), ROWS, tmp_path / "missing" / "page.html")
+        write_prediction_page(
+            run_in(photos), Status("proven", PROOF), ROWS, tmp_path / "missing" / "page.html"
+        )
     with pytest.raises(UsageError, match="does not exist"):
         check_page_path(tmp_path / "missing" / "page.html")
     folder = tmp_path / "folder.html"
@@ -201,7 +201,7 @@ def test_a_page_that_cannot_be_written_is_explained(photos: Path, tmp_path: Path
         check_page_path(folder)
 
 
-def test_a_run_that_breaks_off_leaves_the_old_page(photos: Path) -> None:
+def test_page_a_run_that_breaks_off_leaves_the_old_page(photos: Path) -> None:
     path = write(photos, ROWS)
     before = path.read_bytes()
 
@@ -215,7 +215,7 @@ def test_a_run_that_breaks_off_leaves_the_old_page(photos: Path) -> None:
     assert sorted(each.name for each in path.parent.iterdir()) == ["page.html", "photos"]
 
 
-def test_a_proof_in_words() -> None:
+def test_page_a_proof_in_words() -> None:
     assert proof_words(PROOF) == [
         "0 of 225 decisions changed (flipped) against the torch module from the checkpoint; if "
         "your photos are like those it was proven on, at most 1.3\u202f% will, with 95\u202f% "
@@ -233,7 +233,7 @@ def test_a_proof_in_words() -> None:
     assert words[2].startswith("Rehearsed in fp32 on a model of the hardware")
 
 
-def test_numbers_in_units_of_people() -> None:
+def test_page_numbers_in_units_of_people() -> None:
     assert [duration(s) for s in (0.03, 0.9994, 99.94, 99.95, 200, 7500)] == [
         "30\u202fms", "999\u202fms", "99.9\u202fs", "1\u202fmin 40\u202fs",
         "3\u202fmin 20\u202fs", "2\u202fh 05\u202fmin",
@@ -247,7 +247,7 @@ def test_numbers_in_units_of_people() -> None:
 # What the page does, in a browser.
 
 
-def test_loads_without_complaints_or_requests(browser: Browser, photos: Path) -> None:
+def test_page_loads_without_complaints_or_requests(browser: Browser, photos: Path) -> None:
     path = write(photos, ROWS)
     for dark in (False, True):
         page = browser.open(path.as_uri(), dark=dark)
@@ -272,7 +272,7 @@ def test_loads_without_complaints_or_requests(browser: Browser, photos: Path) ->
         ("filter=__proto__&sort=constructor&q=gone", ["dog/gone.png"]),
     ],
 )
-def test_an_address_names_a_view(
+def test_page_an_address_names_a_view(
     browser: Browser, photos: Path, view: str, shown: list[str]
 ) -> None:
     page = browser.open(f"{write(photos, ROWS).as_uri()}#{view}")
@@ -280,7 +280,7 @@ def test_an_address_names_a_view(
     assert page.complaints == []
 
 
-def test_the_controls_filter_and_the_address_follows(browser: Browser, photos: Path) -> None:
+def test_page_the_controls_filter_and_the_address_follows(browser: Browser, photos: Path) -> None:
     page = browser.open(write(photos, ROWS).as_uri())
     page.evaluate("document.querySelector('[name=filter][value=wrong]').click()")
     page.evaluate(
@@ -294,7 +294,7 @@ def test_the_controls_filter_and_the_address_follows(browser: Browser, photos: P
     assert len(names(page)) == 5
 
 
-def test_the_matrix_counts_and_leads_to_its_photos(browser: Browser, photos: Path) -> None:
+def test_page_the_matrix_counts_and_leads_to_its_photos(browser: Browser, photos: Path) -> None:
     page = browser.open(write(photos, ROWS).as_uri())
     cells = "[...document.querySelectorAll('.matrix tbody tr')].map(r => r.innerText.split(/\\s+/))"
     assert page.evaluate(cells) == [
@@ -307,7 +307,7 @@ def test_the_matrix_counts_and_leads_to_its_photos(browser: Browser, photos: Pat
     assert names(page) == ["cat/b.png"]
 
 
-def test_recall_and_precision_of_each_class(browser: Browser, photos: Path) -> None:
+def test_page_recall_and_precision_of_each_class(browser: Browser, photos: Path) -> None:
     page = browser.open(write(photos, ROWS).as_uri())
     lines = "[...document.querySelectorAll('#class-table tbody tr')].map(r => r.innerText)"
 
@@ -321,7 +321,7 @@ def test_recall_and_precision_of_each_class(browser: Browser, photos: Path) -> N
     assert table() == [owl, dog, cat]
 
 
-def test_many_classes_show_their_confusions_as_pairs(browser: Browser, photos: Path) -> None:
+def test_page_many_classes_show_their_confusions_as_pairs(browser: Browser, photos: Path) -> None:
     labels = Labels(names=tuple(f"class {i}" for i in range(40)), source="made")
     rows = [answer(f"{n}.png", n, 1.0, n, labels) for n in labels.names]
     rows += [answer("x.png", "class 3", 1.0, "class 7", labels)] * 2
@@ -329,10 +329,12 @@ def test_many_classes_show_their_confusions_as_pairs(browser: Browser, photos: P
     assert text(page, "#confusions tbody") == "class 7 class 3 2"
 
 
-def test_folders_without_labels_have_no_accuracy(browser: Browser, photos: Path) -> None:
+def test_page_folders_without_labels_have_no_accuracy(browser: Browser, photos: Path) -> None:
     rows = [answer("a.png", "cat", 1.0), answer("b.png", "dog", 2.0), answer("c.png", "dog", 2.0)]
     page = browser.open(
-        write(photos, rows, proof=Status("unproven", None, "it is not proven: run verify")).as_uri()
+        write(
+            photos, rows, status=Status("unproven", None, "it is not proven: run verify")
+        ).as_uri()
     )
     assert "accuracy" not in text(page, "main")
     assert text(page, "#class-table tbody") == "cat 1 dog 2"
@@ -341,14 +343,14 @@ def test_folders_without_labels_have_no_accuracy(browser: Browser, photos: Path)
     assert page.complaints == []
 
 
-def test_failed_files_are_listed_by_kind(browser: Browser, photos: Path) -> None:
+def test_page_failed_files_are_listed_by_kind(browser: Browser, photos: Path) -> None:
     page = browser.open(write(photos, ROWS).as_uri())
     assert text(page, "#failure-kinds") == (
         "truncated 1 dog/c.png The file is empty. show in the gallery"
     )
 
 
-def test_a_photo_opens_and_is_leafed_through(browser: Browser, photos: Path) -> None:
+def test_page_a_photo_opens_and_is_leafed_through(browser: Browser, photos: Path) -> None:
     page = browser.open(f"{write(photos, ROWS).as_uri()}#filter=wrong")
     page.evaluate("document.querySelector('.card').click()")
     assert text(page, "#photo-name") == "cat/b.png"
@@ -363,7 +365,7 @@ def test_a_photo_opens_and_is_leafed_through(browser: Browser, photos: Path) -> 
     assert page.evaluate("document.getElementById('photo').open") is False
 
 
-def test_a_name_that_leads_nowhere_is_no_link(browser: Browser, photos: Path) -> None:
+def test_page_a_name_that_leads_nowhere_is_no_link(browser: Browser, photos: Path) -> None:
     rows = [answer(name, "cat", 1.0) for name in ("/a.png", "C:/a.png", "\\udcff.png", "ö #.png")]
     page = browser.open(write(photos, rows).as_uri())
     page.evaluate("document.querySelector('.card').click()")
@@ -376,7 +378,7 @@ def test_a_name_that_leads_nowhere_is_no_link(browser: Browser, photos: Path) ->
     assert link == (photos / "ö #.png").as_uri()
 
 
-def test_the_theme_can_be_chosen(browser: Browser, photos: Path) -> None:
+def test_page_the_theme_can_be_chosen(browser: Browser, photos: Path) -> None:
     page = browser.open(write(photos, ROWS).as_uri(), dark=True)
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(ground)
@@ -388,14 +390,14 @@ def test_the_theme_can_be_chosen(browser: Browser, photos: Path) -> None:
     assert dark != light
 
 
-def test_a_narrow_window_does_not_scroll_sideways(browser: Browser, photos: Path) -> None:
+def test_page_a_narrow_window_does_not_scroll_sideways(browser: Browser, photos: Path) -> None:
     long = "dog/" + "long-name-" * 20 + ".png"
     rows = [*ROWS, answer(long, "dog", 1.0, "dog"), Prediction(path=long, status="corrupt")]
     page = browser.open(write(photos, rows).as_uri(), width=360)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_every_control_and_picture_has_a_name(browser: Browser, photos: Path) -> None:
+def test_page_every_control_and_picture_has_a_name(browser: Browser, photos: Path) -> None:
     page = browser.open(write(photos, ROWS).as_uri())
     nodes = page.send("Accessibility.getFullAXTree")["nodes"]
     nameless = [
@@ -448,7 +450,7 @@ def visited() -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
-def test_hostile_names_stay_text(
+def test_page_hostile_names_stay_text(
     browser: Browser, photos: Path, visited: tuple[str, list[str]]
 ) -> None:
     address, paths = visited
@@ -473,7 +475,7 @@ def test_hostile_names_stay_text(
     assert "\\u202egnp.exe" in shown
 
 
-def test_the_policy_forbids_what_slips_through(
+def test_page_the_policy_forbids_what_slips_through(
     browser: Browser, photos: Path, visited: tuple[str, list[str]]
 ) -> None:
     address, paths = visited
@@ -495,7 +497,9 @@ def test_the_policy_forbids_what_slips_through(
     assert paths == ["/beacon"]
 
 
-def test_ten_thousand_photos_are_shown_a_page_at_a_time(browser: Browser, photos: Path) -> None:
+def test_page_ten_thousand_photos_are_shown_a_page_at_a_time(
+    browser: Browser, photos: Path
+) -> None:
     count = 10_000
     rows = (answer(f"cat/{i:05}.png", "cat", count - i, "cat") for i in range(count))
     page = browser.open(write(photos, rows).as_uri())

@@ -1,5 +1,8 @@
 import os
 import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +13,10 @@ from deploykit.commands.predict.run import (
     PredictionRun,
     PredictRequest,
     predict_folder,
-    predictions,
+    rows_of,
 )
 from deploykit.errors import ImagesError, InputError, UsageError
+from deploykit.inference.pipeline import AnsweredBatch
 from deploykit.specs.labels import Labels
 from deploykit.system.progress import Note, Step
 
@@ -34,14 +38,14 @@ def broken_folder(tmp_path, photo_folder):
     return folder
 
 
-def rows_of(bundle, source, **options):
+def predicted(bundle, source, **options):
     with PredictionRun(bundle, PredictRequest(source, **options)) as run:
         rows = list(run)
     return rows, run.tally
 
 
-def test_labelled_photos_get_their_class_and_the_accuracy(exported_bundle, photo_folder):
-    rows, tally = rows_of(exported_bundle, photo_folder)
+def test_predict_labelled_photos_get_their_class_and_the_accuracy(exported_bundle, photo_folder):
+    rows, tally = predicted(exported_bundle, photo_folder)
     assert len(rows) == tally.rows == tally.ok == tally.labelled == 45
     assert [row.path for row in rows] == sorted(
         path.relative_to(photo_folder).as_posix() for path in photo_folder.rglob("*.png")
@@ -51,7 +55,7 @@ def test_labelled_photos_get_their_class_and_the_accuracy(exported_bundle, photo
     assert {row.expected for row in rows} == {"blue", "green", "red"}
 
 
-def test_a_row_agrees_with_the_torch_module_on_the_training_pixels(
+def test_predict_a_row_agrees_with_the_torch_module_on_the_training_pixels(
     exported_bundle, network_file, checkpoint, photo_folder
 ):
     import torch
@@ -68,7 +72,7 @@ def test_a_row_agrees_with_the_torch_module_on_the_training_pixels(
             transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    for row in rows_of(exported_bundle, photo_folder)[0]:
+    for row in predicted(exported_bundle, photo_folder)[0]:
         with Image.open(photo_folder / row.path) as image, torch.inference_mode():
             logits = module(transform(image.convert("RGB"))[None])[0]
         probabilities = logits.softmax(0)
@@ -78,8 +82,8 @@ def test_a_row_agrees_with_the_torch_module_on_the_training_pixels(
         assert row.margin == pytest.approx(float(best.values[0] - best.values[1]), abs=1e-4)
 
 
-def test_a_bad_file_is_a_row_and_moves_no_other(exported_bundle, broken_folder):
-    rows, tally = rows_of(exported_bundle, broken_folder, batch_size=2)
+def test_predict_a_bad_file_is_a_row_and_moves_no_other(exported_bundle, broken_folder):
+    rows, tally = predicted(exported_bundle, broken_folder, batch_size=2)
     found = [(row.path, row.status, row.label) for row in rows]
     assert found[0] == ("0_blue.png", "ok", "blue")
     assert found[2] == ("2_green.png", "ok", "green")
@@ -93,37 +97,39 @@ def test_a_bad_file_is_a_row_and_moves_no_other(exported_bundle, broken_folder):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
-def test_the_batch_size_changes_no_answer(exported_bundle, photo_folder, batch_size):
-    expected, _ = rows_of(exported_bundle, photo_folder)
-    found, _ = rows_of(exported_bundle, photo_folder, batch_size=batch_size)
+def test_predict_the_batch_size_changes_no_answer(exported_bundle, photo_folder, batch_size):
+    expected, _ = predicted(exported_bundle, photo_folder)
+    found, _ = predicted(exported_bundle, photo_folder, batch_size=batch_size)
     assert [row.label for row in found] == [row.label for row in expected]
     assert [row.margin for row in found] == pytest.approx(
         [row.margin for row in expected], abs=1e-5
     )
 
 
-def test_one_file_is_one_row(exported_bundle, photo_folder):
-    (row,), tally = rows_of(exported_bundle, photo_folder / "red" / "03.png")
+def test_predict_one_file_is_one_row(exported_bundle, photo_folder):
+    (row,), tally = predicted(exported_bundle, photo_folder / "red" / "03.png")
     assert (row.path, row.label, tally.rows) == ("03.png", "red", 1)
 
 
-def test_the_top_k_are_ranked(exported_bundle, photo_folder):
-    rows, _ = rows_of(exported_bundle, photo_folder, top_k=2)
+def test_predict_the_top_k_are_ranked(exported_bundle, photo_folder):
+    rows, _ = predicted(exported_bundle, photo_folder, top_k=2)
     for row in rows:
         assert len(row.top) == 2
         assert row.top[0].label == row.label
         assert row.top[0].probability == row.probability >= row.top[1].probability
-    rows, _ = rows_of(exported_bundle, photo_folder)
+    rows, _ = predicted(exported_bundle, photo_folder)
     assert sum(ranked.probability for ranked in rows[0].top) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("top_k", [0, 4])
-def test_a_top_k_beyond_the_classes_is_refused(exported_bundle, photo_folder, top_k):
+def test_predict_a_top_k_beyond_the_classes_is_refused(exported_bundle, photo_folder, top_k):
     with pytest.raises(UsageError, match="1 to 3"):
-        rows_of(exported_bundle, photo_folder, top_k=top_k)
+        predicted(exported_bundle, photo_folder, top_k=top_k)
 
 
-def test_a_folder_without_a_readable_image_has_rows_and_then_fails(exported_bundle, tmp_path):
+def test_predict_a_folder_without_a_readable_image_has_rows_and_then_fails(
+    exported_bundle, tmp_path
+):
     (tmp_path / "a.png").touch()
     rows = []
     with (
@@ -135,67 +141,72 @@ def test_a_folder_without_a_readable_image_has_rows_and_then_fails(exported_bund
         assert next(iter(run)).status == "truncated"
 
 
-def test_a_folder_without_an_image_is_refused(exported_bundle, tmp_path):
+def test_predict_a_folder_without_an_image_is_refused(exported_bundle, tmp_path):
     with pytest.raises(ImagesError):
-        rows_of(exported_bundle, tmp_path)
+        predicted(exported_bundle, tmp_path)
 
 
-def test_an_answer_that_is_not_finite_is_a_row():
-    logits = np.array([[1, 2, 3], [np.nan, 1, 2], [3, np.inf, 1]], np.float32)
-    rows = predictions(logits, ["a", "b", "c"], [None, "dog", None], LABELS, 3)
+def rows_from(logits, expected):
+    """The rows of images with these logits, whose folders name these classes."""
+    files = tuple(SimpleNamespace(name="a", expected=each) for each in expected)
+    batch = AnsweredBatch(files, (None,) * len(files), np.array(logits, np.float32))
+    return list(rows_of(batch, LABELS, 3))
+
+
+def test_predict_an_answer_that_is_not_finite_is_a_row():
+    rows = rows_from([[1, 2, 3], [np.nan, 1, 2], [3, np.inf, 1]], [None, "dog", None])
     assert [row.status for row in rows] == ["ok", "non-finite", "non-finite"]
     assert rows[0].label == "food"
     assert (rows[1].label, rows[1].expected) == (None, "dog")
 
 
-def test_of_equal_logits_the_first_class_wins_as_in_torch():
-    (row,) = predictions(np.array([[1, 2, 2]], np.float32), ["a"], [None], LABELS, 3)
+def test_predict_of_equal_logits_the_first_class_wins_as_in_torch():
+    (row,) = rows_from([[1, 2, 2]], [None])
     assert [ranked.label for ranked in row.top] == ["dog", "food", "bird"]
     assert row.margin == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights on Windows")
-def test_a_link_to_nothing_is_a_row(exported_bundle, tmp_path, photo_folder):
+def test_predict_a_link_to_nothing_is_a_row(exported_bundle, tmp_path, photo_folder):
     shutil.copy(photo_folder / "red" / "00.png", tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
-    rows, _ = rows_of(exported_bundle, tmp_path)
+    rows, _ = predicted(exported_bundle, tmp_path)
     assert [row.status for row in rows] == ["ok", "vanished"]
 
 
-def test_an_engine_gets_no_more_images_than_it_takes(engine_bundle, engines, photo_folder):
-    rows, _ = rows_of(engine_bundle, photo_folder, runtime="tensorrt_rtx", batch_size=64)
-    expected, _ = rows_of(engine_bundle, photo_folder, runtime="onnxruntime-cpu")
+def test_predict_an_engine_gets_no_more_images_than_it_takes(engine_bundle, engines, photo_folder):
+    rows, _ = predicted(engine_bundle, photo_folder, runtime="tensorrt_rtx", batch_size=64)
+    expected, _ = predicted(engine_bundle, photo_folder, runtime="onnxruntime-cpu")
     assert rows == expected
     assert engines.sessions[0].batch_sizes[-2:] == [32, 13]
     assert engines.sessions[0].closed
 
 
-def test_the_python_function_gives_the_same_rows(exported_bundle, photo_folder):
-    expected, _ = rows_of(exported_bundle, photo_folder)
+def test_predict_the_python_function_gives_the_same_rows(exported_bundle, photo_folder):
+    expected, _ = predicted(exported_bundle, photo_folder)
     assert list(predict_folder(exported_bundle.folder, photo_folder)) == expected
     assert deploykit.predict_folder is predict_folder
 
 
 @pytest.mark.parametrize("option", ["batch_size", "threads"])
 @pytest.mark.parametrize("number", [0, -1])
-def test_numbers_below_one_are_refused_before_anything_is_opened(
+def test_predict_numbers_below_one_are_refused_before_anything_is_opened(
     exported_bundle, photo_folder, option, number
 ):
-    steps = []
-    request = PredictRequest(photo_folder, **{option: number})
     with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} must be at least 1"):
-        PredictionRun(exported_bundle, request, steps.append)
-    assert steps == []
+        PredictRequest(photo_folder, **{option: number})
     with pytest.raises(UsageError, match=f"at least 1; got {number}"):
         next(predict_folder(exported_bundle.folder, photo_folder, **{option: number}))
 
 
-def test_a_batch_size_beyond_all_memory_is_no_more_than_the_files(exported_bundle, photo_folder):
-    rows, _ = rows_of(exported_bundle, photo_folder, batch_size=10**15)
+def test_predict_a_batch_size_beyond_all_memory_is_no_more_than_the_files(
+    exported_bundle, photo_folder
+):
+    rows, _ = predicted(exported_bundle, photo_folder, batch_size=10**15)
     assert len(rows) == 45
 
 
-def test_a_drive_that_goes_away_ends_the_run_and_makes_no_rows(
+def test_predict_a_drive_that_goes_away_ends_the_run_and_makes_no_rows(
     exported_bundle, photo_folder, tmp_path
 ):
     drive = tmp_path / "drive"
@@ -213,7 +224,7 @@ def test_a_drive_that_goes_away_ends_the_run_and_makes_no_rows(
     assert run.tally.ok == run.tally.rows
 
 
-def test_files_that_go_away_are_rows(exported_bundle, photo_folder, tmp_path):
+def test_predict_files_that_go_away_are_rows(exported_bundle, photo_folder, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(photo_folder, folder)
     statuses = []
@@ -226,14 +237,14 @@ def test_files_that_go_away_are_rows(exported_bundle, photo_folder, tmp_path):
     assert statuses == ["ok"] * 30 + ["vanished"] * 15
 
 
-def test_the_stages_fit_into_the_run(exported_bundle, photo_folder):
+def test_predict_the_stages_fit_into_the_run(exported_bundle, photo_folder):
     request = PredictRequest(photo_folder, runtime="onnxruntime-cpu", threads=2)
     with PredictionRun(exported_bundle, request) as run:
         list(run)
     assert 0 < sum(run.clock.seconds.values()) <= run.tally.seconds
 
 
-def test_progress_counts_every_file(exported_bundle, broken_folder):
+def test_predict_progress_counts_every_file(exported_bundle, broken_folder):
     events = []
     request = PredictRequest(broken_folder, batch_size=4, done=frozenset({"1_empty.png"}))
     with PredictionRun(exported_bundle, request, events.append) as run:
@@ -247,3 +258,30 @@ def test_progress_counts_every_file(exported_bundle, broken_folder):
     counts = [step.done for step in steps[2:]]
     assert counts == sorted(counts)
     assert counts[-1] == 6
+
+
+LOADED = """
+import sys
+from deploykit.commands.app import run
+
+assert run(sys.argv[1:]) == 0
+print(*[name for name in sys.modules if name.startswith("deploykit")], file=sys.stderr)
+"""
+
+
+def test_predict_loads_no_code_that_it_does_not_need(exported_bundle, photo_folder, tmp_path):
+    words = ["predict", photo_folder / "red" / "00.png", "--bundle", exported_bundle.folder]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *words, "--output", tmp_path / "rows.csv"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert "deploykit.commands.predict.tables" in loaded
+    unneeded = ("deploykit.engine", "deploykit.inference.engines", "deploykit.html.document")
+    assert not [name for name in loaded if name.startswith(unneeded)]
+    unneeded = (
+        "deploykit.proof.verdict",
+        "deploykit.proof.photos",
+        "deploykit.commands.predict.page",
+    )
+    assert not loaded & {*unneeded}

@@ -1,13 +1,14 @@
 """The summary of a prediction."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from made_proofs import PROOF
 from made_verifications import made_bundle
 
-from deploykit.commands.predict.tally import Tally
+from deploykit.commands.predict.run import Tally
 from deploykit.commands.predict.text import prediction_text
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_of_run, status_text
@@ -32,17 +33,18 @@ def line_of_time(spec, **seconds):
     tally = Tally(seconds=10.0)
     tally.add(Prediction(path="a.png", label="cat", probability=1.0, margin=1.0))
     stages = dict.fromkeys(("decode", "resize", "session", "write"), 0.0) | seconds
-    lines = prediction_text(tally, spec, stages, [Path("rows.csv")], UNPROVEN).splitlines()
+    run = SimpleNamespace(tally=tally, spec=spec, clock=SimpleNamespace(seconds=stages))
+    lines = prediction_text(run, UNPROVEN, [Path("rows.csv")]).splitlines()
     return next((line for line in lines if line.startswith("time")), None)
 
 
-def test_the_shares_of_workers_that_do_it_all():
+def test_text_the_shares_of_workers_that_do_it_all():
     assert line_of_time(HOST, decode=1.4, resize=0.4, session=8.1, write=0.1) == (
         "time      session 81 %, decode 14 %, resize 4 %, write 1 %: the bottleneck is the network"
     )
 
 
-def test_the_shares_of_workers_beside_a_device():
+def test_text_the_shares_of_workers_beside_a_device():
     assert line_of_time(DEVICE, decode=4.0, resize=3.0, session=6.0) == (
         "time      session 46 %, decode 31 %, resize 23 %, write 0 %, side by side: "
         "the bottleneck is decoding"
@@ -50,7 +52,7 @@ def test_the_shares_of_workers_beside_a_device():
 
 
 @pytest.mark.parametrize("spec", [HOST, DEVICE], ids=["host", "device"])
-def test_of_too_short_a_run_nothing_is_told(spec):
+def test_text_of_too_short_a_run_nothing_is_told(spec):
     assert line_of_time(spec, decode=0.2, session=0.29) is None
     assert line_of_time(spec, decode=0.2, session=0.31) is not None
 
@@ -68,7 +70,10 @@ def test_status_text_of_a_proof_is_one_line():
 
 
 def test_prediction_text_says_why_nothing_is_proven():
-    text = prediction_text(Tally(rows=1), HOST, {"session": 0.1}, [], UNPROVEN)
+    clock = SimpleNamespace(seconds={"session": 0.1})
+    text = prediction_text(
+        SimpleNamespace(tally=Tally(rows=1), spec=HOST, clock=clock), UNPROVEN, []
+    )
     assert "proof     unproven: it is not proven: run verify" in text.splitlines()
 
 

@@ -13,7 +13,7 @@ from deploykit.errors import ImagesError, ParityError
 from deploykit.graph import passes
 from deploykit.graph.files import load_graph
 from deploykit.graph.fp16 import convert_to_fp16, fp32_nodes
-from deploykit.inference.sessions import open_rehearsal
+from deploykit.inference.candidates import open_rehearsal
 from deploykit.proof.photos import split_photos
 from deploykit.proof.reference import ReferenceRequest, open_reference
 from deploykit.proof.verdict import judge_sessions

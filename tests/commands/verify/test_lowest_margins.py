@@ -25,7 +25,7 @@ def named(network_file):
 
 def put_candidate(monkeypatch, answer):
     """Let every graph that is opened as a candidate answer through ``answer(images, logits)``."""
-    from deploykit.inference.sessions import open_bundle_graph
+    from deploykit.inference.candidates import open_bundle_graph
 
     def open_wrapped(bundle, graph, *, runtime, precision, **options):
         inner = open_bundle_graph(bundle, graph, runtime=runtime, precision=precision, **options)

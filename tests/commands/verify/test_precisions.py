@@ -142,7 +142,7 @@ class CudaSession(FakeSession):
 @pytest.mark.parametrize("right", [False, True])
 def test_what_tf32_shows_is_neither_kept_nor_held_against_fp32(bundle, monkeypatch, tf32, right):
     """Without TF32 the same answers are a proof, or take one away."""
-    from deploykit.inference.sessions import open_bundle_graph
+    from deploykit.inference.candidates import open_bundle_graph
 
     key = "deploy/fp32.onnx", "onnxruntime-cuda", "NVIDIA GeForce RTX 4070"
     graph = open_bundle_graph(

@@ -19,7 +19,7 @@ from deploykit.errors import (
     UsageError,
 )
 from deploykit.inference.candidates import Candidate
-from deploykit.inference.engines import engines_left_out
+from deploykit.inference.engines import engines_not_copied
 from deploykit.proof.policy import status
 from deploykit.proof.reference import ReferenceRequest, open_reference
 from deploykit.runtime.opener import CPU
@@ -233,9 +233,9 @@ def test_a_copy_without_engines_passes_the_self_test(bundle):
     update_manifest(bundle.folder, add)
     request = VerifyRequest(self_test=True)
     passport.unlink()
-    assert not engines_left_out(open_bundle(bundle.folder))
+    assert not engines_not_copied(open_bundle(bundle.folder))
     engine.unlink()
-    assert engines_left_out(open_bundle(bundle.folder)) == records.keys()
+    assert engines_not_copied(open_bundle(bundle.folder)) == records.keys()
     assert verify_bundle(open_bundle(bundle.folder), request).passed
 
 

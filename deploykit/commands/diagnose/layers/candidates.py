@@ -5,8 +5,8 @@ from __future__ import annotations
 from deploykit.bundle.folder import Bundle
 from deploykit.errors import UsageError
 from deploykit.inference.candidates import Candidate, by_reason, named_candidates
-from deploykit.inference.engines import is_flavour
 from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL
+from deploykit.specs.engine import is_flavour
 from deploykit.specs.precision import Precision
 from deploykit.system.progress import Note, Progress
 

@@ -13,12 +13,12 @@ from deploykit.inference.candidates import (
     all_candidates,
     by_reason,
     named_candidates,
+    open_bundle_graph,
     open_candidate,
 )
-from deploykit.inference.engines import is_flavour
-from deploykit.inference.sessions import open_bundle_graph
 from deploykit.parity.diagnosis import Finding
 from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, graph_precision, open_graph
+from deploykit.specs.engine import is_flavour
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Logits, Session
 from deploykit.system.gpu import find_gpu

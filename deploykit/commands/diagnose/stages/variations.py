@@ -40,7 +40,7 @@ from deploykit.images.decode import decode_rgb
 from deploykit.images.pixel_steps import Treatment, recorded_treatment
 from deploykit.images.preprocess import OversizeError
 from deploykit.images.usual import NORMALISATIONS, format_values, usual_sizes
-from deploykit.inference.sessions import open_bundle_graph
+from deploykit.inference.candidates import open_bundle_graph
 from deploykit.parity.diagnosis import Finding, Options, Stage, StageReport, Variation
 from deploykit.parity.label_order import Reordering, clear_gain
 from deploykit.parity.statistics import upper_bound

@@ -321,7 +321,7 @@ def test_stages_openvino(diagnose):
 def test_stages_a_runtime_that_differs(diagnose, exported_bundle, photo_folder, monkeypatch):
     """Planted: what runs under OpenVINO's name gives the logits in reverse order."""
     pytest.importorskip("openvino")
-    from deploykit.inference.sessions import open_bundle_graph
+    from deploykit.inference.candidates import open_bundle_graph
 
     graph = open_bundle_graph(
         exported_bundle, "deploy/fp32.onnx", runtime="onnxruntime-cpu", precision="fp32"
