@@ -16,8 +16,14 @@ from deploykit.errors import (
     ParityError,
     UsageError,
 )
-from deploykit.inference.candidates import Candidate, by_reason, named_candidates, open_candidate
-from deploykit.inference.engines import is_flavour
+from deploykit.inference.candidates import (
+    Candidate,
+    by_reason,
+    engine_candidate,
+    named_candidates,
+    open_candidate,
+)
+from deploykit.inference.engines import is_flavour, named_engine
 from deploykit.proof.accepted import AcceptedChoice, accepted_choice
 from deploykit.proof.policy import Status, has_run, status
 from deploykit.proof.preference import by_preference
@@ -43,6 +49,7 @@ def open_best(
     *,
     runtime: str = AUTO,
     precision: Precision | None = None,
+    engine: str | None = None,
     threads: int | None = None,
     pipelined: bool = False,
     tf32: bool = False,
@@ -56,6 +63,7 @@ def open_best(
             from ``bench`` on this machine, else what is usually the fastest; in either case with an
             ``executed`` proof without a decidable flip.
         precision: A precision; None for any.
+        engine: One engine by its name, which says all of this itself.
         threads: For computing on the CPU; None for one a core.
         pipelined: Whether several batches will be under way at once.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
@@ -76,6 +84,14 @@ def open_best(
             hint=f"Name the runtime: --runtime {CUDA} --tf32",
         )
     open_it = partial(open_candidate, threads=threads, pipelined=pipelined, tf32=tf32)
+    if engine is not None:
+        named = engine_candidate(named_engine(bundle, engine))
+        if runtime not in (AUTO, named.runtime) or precision not in (None, named.precision):
+            raise UsageError(
+                f"{named.file} runs on {named.runtime} in {named.precision}.",
+                hint="Leave out --runtime and --precision.",
+            )
+        return _open_engine(bundle, named.runtime, lambda: [named], open_it, progress)
     if runtime != AUTO:
         return _open_named(bundle, runtime, precision, open_it, progress)
     return _open_auto(bundle, precision, open_it, progress)
@@ -188,7 +204,8 @@ def _open_named(
     progress: Progress,
 ) -> Session:
     if is_flavour(runtime):
-        return _open_engine(bundle, runtime, precision, open_it, progress)
+        engines = partial(named_candidates, bundle, runtime, precision, progress)
+        return _open_engine(bundle, runtime, engines, open_it, progress)
     candidate = named_candidates(bundle, runtime, precision)[0]
     session = open_it(bundle, candidate)
     spec = session.spec
@@ -209,15 +226,14 @@ def _open_named(
 def _open_engine(
     bundle: Bundle,
     runtime: str,
-    precision: Precision | None,
+    engines: Callable[[], list[Candidate]],
     open_it: _Opener,
     progress: Progress,
 ) -> Session:
-    """Open the newest engine that can run here; at its first run on a GPU it is tested."""
+    """Open the first engine that can run here; at its first run on a GPU it is tested."""
     try:
         need_gpu()  # or an engine would have to be built first, and in vain
-        candidates = named_candidates(bundle, runtime, precision, progress)
-        candidate, session = _open_first(bundle, candidates, open_it)
+        candidate, session = _open_first(bundle, engines(), open_it)
     except MissingError as exc:
         instead = _instead(bundle)
         raise DeviceError(

@@ -13,6 +13,7 @@ from deploykit.inference.candidates import Candidate
 from deploykit.runtime.opener import CPU
 from deploykit.specs.precision import PRECISIONS, Precision
 from deploykit.specs.session import SessionSpec
+from deploykit.specs.shown import Shown
 from deploykit.specs.value import Value
 from deploykit.system.shell import command_line
 
@@ -160,7 +161,7 @@ class Measured(Value, frozen=True):
         )
 
 
-class Benchmark(Value, frozen=True):
+class Benchmark(Shown, Value, frozen=True):
     """Every option of a machine, side by side.
 
     Attributes:

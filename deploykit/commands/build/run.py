@@ -21,6 +21,7 @@ from deploykit.errors import DependencyError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
 from deploykit.specs.engine import Flavour, Profile
 from deploykit.specs.precision import Precision
+from deploykit.specs.shown import Shown
 from deploykit.specs.value import choice
 from deploykit.system.gpu import Gpu, find_gpu
 from deploykit.system.progress import Note, Progress, Step, silent
@@ -55,8 +56,8 @@ class BuildRequest:
     search_seconds: float = SEARCH_SECONDS
 
 
-@dataclass(frozen=True)
-class BuildResult:
+@dataclass(frozen=True, repr=False)
+class BuildResult(Shown):
     """An engine of a bundle.
 
     Attributes:

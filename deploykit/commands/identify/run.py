@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploykit.specs.shown import Shown
 from deploykit.specs.value import Value
 from deploykit.system.deps import need
 from deploykit.system.progress import Progress, Step, silent
@@ -50,7 +51,7 @@ class NearMiss(Value, frozen=True):
     difference: str
 
 
-class Identification(Value, frozen=True):
+class Identification(Shown, Value, frozen=True):
     """What a checkpoint may be.
 
     Attributes:

@@ -11,6 +11,7 @@ from deploykit.proof.policy import StatusWord
 from deploykit.specs.engine import Flavour
 from deploykit.specs.precision import KeptNode
 from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.shown import Shown
 from deploykit.specs.tensors import TensorSpec
 from deploykit.specs.value import Value
 
@@ -33,7 +34,7 @@ class BundleFile(Value, frozen=True):
     state: FileState
 
 
-class EngineInspection(Value, frozen=True):
+class EngineInspection(Shown, Value, frozen=True):
     """A serialized TensorRT engine.
 
     Attributes:
@@ -86,7 +87,7 @@ class AutoChoice(Value, frozen=True):
     reasons: tuple[str, ...]
 
 
-class BundleInspection(Value, frozen=True):
+class BundleInspection(Shown, Value, frozen=True):
     """A bundle.
 
     Attributes:
@@ -113,7 +114,7 @@ class BundleInspection(Value, frozen=True):
         )
 
 
-class GraphInspection(Value, frozen=True):
+class GraphInspection(Shown, Value, frozen=True):
     """An ONNX graph.
 
     Attributes:
@@ -152,7 +153,7 @@ class GraphInspection(Value, frozen=True):
         return not self.notes
 
 
-class CheckpointInspection(Value, frozen=True):
+class CheckpointInspection(Shown, Value, frozen=True):
     """A checkpoint, read without running any code from it.
 
     Attributes:

@@ -11,6 +11,7 @@ import msgspec
 from deploykit.commands.predict.tally import Tally, describe_failures
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
+from deploykit.specs.prediction import Prediction
 from deploykit.specs.session import SessionSpec
 from deploykit.system.stages import Stage, bottleneck
 from deploykit.system.text import counted
@@ -109,3 +110,12 @@ def prediction_value(
         "proof": status_value(proof),
         "outputs": outputs,
     }
+
+
+def row_text(row: Prediction) -> str:
+    """A prediction in one line: ``robin.jpg: robin 97.3 %, crow 1.2 %; margin 4.31``."""
+    if not row.ok or row.margin is None:
+        return f"{row.path}: {row.status}: {row.reason}"
+    ranked = ", ".join(f"{each.label} {100 * each.probability:.1f} %" for each in row.top)
+    expected = f"; expected {row.expected}" if row.expected not in (None, row.label) else ""
+    return f"{row.path}: {ranked}; margin {row.margin:.2f}{expected}"

@@ -31,6 +31,7 @@ from deploykit.errors import (
     UsageError,
 )
 from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.shown import Shown
 from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.system.threads import usable_cpus
@@ -45,8 +46,8 @@ EPOCHS_PER_RATE = 4
 _MOST_WORKERS = 8
 
 
-@dataclass(frozen=True)
-class TrainingResult:
+@dataclass(frozen=True, repr=False)
+class TrainingResult(Shown):
     """The outcome of a training.
 
     Attributes:

@@ -13,10 +13,11 @@ from deploykit.parity.accuracy import Accuracy
 from deploykit.parity.answers import Answers
 from deploykit.parity.mining import MarginMining
 from deploykit.proof.verdict import Verdict
+from deploykit.specs.shown import Shown
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """What was compared with what, on which images, and the verdicts.
 
     Attributes:

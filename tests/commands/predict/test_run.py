@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import deploykit
 from deploykit.commands.predict.run import (
     PredictionRun,
     PredictRequest,
-    predict_folder,
     predictions,
 )
 from deploykit.errors import ImagesError, InputError, UsageError
@@ -170,12 +168,6 @@ def test_an_engine_gets_no_more_images_than_it_takes(engine_bundle, engines, pho
     assert engines.sessions[0].closed
 
 
-def test_the_python_function_gives_the_same_rows(exported_bundle, photo_folder):
-    expected, _ = rows_of(exported_bundle, photo_folder)
-    assert list(predict_folder(exported_bundle.folder, photo_folder)) == expected
-    assert deploykit.predict_folder is predict_folder
-
-
 @pytest.mark.parametrize("option", ["batch_size", "threads"])
 @pytest.mark.parametrize("number", [0, -1])
 def test_numbers_below_one_are_refused_before_anything_is_opened(
@@ -186,8 +178,6 @@ def test_numbers_below_one_are_refused_before_anything_is_opened(
     with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} must be at least 1"):
         PredictionRun(exported_bundle, request, steps.append)
     assert steps == []
-    with pytest.raises(UsageError, match=f"at least 1; got {number}"):
-        next(predict_folder(exported_bundle.folder, photo_folder, **{option: number}))
 
 
 def test_a_batch_size_beyond_all_memory_is_no_more_than_the_files(exported_bundle, photo_folder):
