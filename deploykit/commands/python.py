@@ -21,7 +21,7 @@ from typing import get_type_hints as type_hints
 from deploykit.bundle.folder import Bundle, default_artifacts, find_bundle, open_bundle
 from deploykit.errors import DeploykitError, UsageError
 from deploykit.proof.reference import ReferenceRequest
-from deploykit.system.progress import Note, Progress
+from deploykit.system.progress import Note, Progress, Step
 
 PathLike: TypeAlias = Path | str
 BundleLike: TypeAlias = Bundle | Path | str
@@ -63,14 +63,16 @@ def verb(function: Callable[_P, _R]) -> Callable[_P, _R]:
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
         except TypeError:
             return function(*args, **kwargs)  # Python tells it best
         with python_words():
             hints = type_hints(function)
-            for name, value in given.items():
+            for name, value in bound.arguments.items():
                 _check(name, value, hints[name])
-            return function(*args, **kwargs)
+            if "progress" in bound.arguments:
+                bound.arguments["progress"] = _told_in_python(bound.arguments["progress"])
+            return function(*bound.args, **bound.kwargs)
 
     return call
 
@@ -85,6 +87,15 @@ def python_words() -> Iterator[None]:
         exc.hint = None if exc.hint is None else in_python(exc.hint)
         exc.args = (exc.message,)
         raise
+
+
+def _told_in_python(progress: Progress) -> Progress:
+    """A callback that gets notes in Python's words."""
+
+    def tell(event: Step | Note) -> None:
+        progress(Note(in_python(event.message)) if isinstance(event, Note) else event)
+
+    return tell
 
 
 def chosen_bundle(
@@ -141,7 +152,9 @@ def _check(name: str, value: object, hint: Any) -> None:
     if any(_is(value, kind) for kind in kinds):
         return
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-    close = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
+    close = (
+        difflib.get_close_matches(value, choices, 1, cutoff=0.7) if isinstance(value, str) else []
+    )
     *others, last = dict.fromkeys(_words(kind, kinds) for kind in kinds)
     allowed = f"{', '.join(others)} or {last}" if others else last
     raise UsageError(

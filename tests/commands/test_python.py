@@ -4,6 +4,7 @@ import inspect
 import multiprocessing
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -124,6 +125,15 @@ def test_progress_tells_which_bundle_and_nothing_is_printed(
     assert len(rows) == 1
     assert Note(f"using bundle {bundle.folder}") in events
     assert capfd.readouterr() == ("", "")
+
+
+def test_progress_speaks_of_arguments(bundle, tmp_path, capsys):
+    for name in ("a", "b"):
+        shutil.copytree(bundle.folder, tmp_path / name)
+    deploykit.inspect(artifacts=tmp_path, progress=print)
+    assert capsys.readouterr().out == (
+        f"using the newest of 2 bundles: {tmp_path / 'b'} (bundle chooses)\n"
+    )
 
 
 def test_loading_a_model_loads_no_training_code(bundle):
