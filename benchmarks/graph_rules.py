@@ -27,8 +27,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from deploykit.commands.quantize.int8_calibration import calibrate, ranges_of
 
+from deploykit.commands.quantize.int8 import calibrate, ranges_of
 from deploykit.graph import passes
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.instruments import model_bytes

@@ -31,10 +31,11 @@ LAYERS = (
 #: Which other commands a command uses.
 COMMANDS = {
     "bench": {"verify"},
-    "build": {"quantize", "verify"},
+    "build": {"diagnose", "quantize", "verify"},
     "diagnose": {"train"},
     "export": {"diagnose"},
     "inspect": {"quantize"},
+    "quantize": {"diagnose"},
     "verify": {"diagnose", "export"},
 }
 #: What the Python functions of all commands share; it is no command.

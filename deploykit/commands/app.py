@@ -2,47 +2,117 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from typing import Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from deploykit import __version__
-from deploykit.commands.archs import cli as archs
-from deploykit.commands.bench import cli as bench
-from deploykit.commands.build import cli as build_trt
-from deploykit.commands.demo import cli as demo
-from deploykit.commands.doctor import cli as doctor
-from deploykit.commands.export import cli as export
-from deploykit.commands.identify import cli as identify
-from deploykit.commands.inspect import cli as inspect
-from deploykit.commands.predict import cli as predict
-from deploykit.commands.quantize import cli as quantize
-from deploykit.commands.train import cli as train
-from deploykit.commands.verify import cli as verify
 from deploykit.console.command import write_error
+from deploykit.console.help import GroupedCommand
+
+
+class _Entry(NamedTuple):
+    """What the help says of a command: one sentence and an example."""
+
+    summary: str
+    example: str
+    folder: str = ""
+
+
+#: The commands, in the order of the help.
+COMMANDS = {
+    "export": _Entry(
+        "Export a checkpoint to a bundle and prove it.",
+        "deploykit export --arch dpn92 --ckpt best_model.pth --classes ./bird_photos",
+    ),
+    "verify": _Entry(
+        "Compare a bundle's graphs and engines with the checkpoint.",
+        "deploykit verify --images ./bird_photos --html certificate.html",
+    ),
+    "quantize": _Entry(
+        "Make an FP16 or INT8 graph and prove it on other images.",
+        "deploykit quantize --precision int8 --images ./bird_photos",
+    ),
+    "build-trt": _Entry(
+        "Build a TensorRT engine from a proven graph.",
+        "deploykit build-trt --precision fp16 --target sm89",
+        folder="build",
+    ),
+    "predict": _Entry(
+        "Predict images: one row for each file.",
+        "deploykit predict ./bird_photos --output birds.csv --html birds.html",
+    ),
+    "bench": _Entry(
+        "Measure which proven graph or engine is the fastest here.",
+        "deploykit bench --images ./bird_photos --accept",
+    ),
+    "train": _Entry(
+        "Train a classifier on a folder of labelled images.",
+        "deploykit train ./bird_photos --arch dpn92 --epochs 40",
+    ),
+    "archs": _Entry("List the architectures that --arch accepts.", "deploykit archs dpn"),
+    "identify": _Entry(
+        "Find the architectures that a checkpoint fits.", "deploykit identify best_model.pth"
+    ),
+    "inspect": _Entry(
+        "Show what is in a bundle, graph, engine or checkpoint.", "deploykit inspect dpn92"
+    ),
+    "doctor": _Entry("Check which runtimes work on this machine.", "deploykit doctor"),
+    "demo": _Entry(
+        "Try every step on photos that scikit-image ships.", "deploykit demo --output demo"
+    ),
+}
+_FIRST_STEPS = """\b
+Examples:
+  deploykit export --arch dpn92 --ckpt best_model.pth --classes ./bird_photos
+  deploykit build-trt
+  deploykit predict ./bird_photos"""
+
+
+class _Commands(TyperGroup):
+    """The commands, of which only the one that runs is imported: start-up counts."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = dict.fromkeys(COMMANDS, TyperCommand(None))  # never asked
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import a command; None where there is none of that name."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        entry = COMMANDS[cmd_name]
+        cli = importlib.import_module(f"deploykit.commands.{entry.folder or cmd_name}.cli")
+        alone = typer.Typer(
+            add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+        )
+        alone.command(cmd_name, cls=GroupedCommand, epilog=f"\b\nExample:\n  {entry.example}")(
+            getattr(cli, cmd_name.replace("-", "_"))
+        )
+        return typer.main.get_command(alone)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write each command with its whole sentence."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
 
 app = typer.Typer(
     name="deploykit",
+    cls=_Commands,
     help="From a trained PyTorch image classifier to a model that runs fast and is proven to "
     "decide the same.",
-    add_completion=False,
+    epilog=_FIRST_STEPS,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("export")(export.export)
-app.command("verify")(verify.verify)
-app.command("build-trt")(build_trt.build_trt)
-app.command("quantize")(quantize.quantize)
-app.command("predict")(predict.predict)
-app.command("bench")(bench.bench)
-app.command("train")(train.train)
-app.command("archs")(archs.archs)
-app.command("identify")(identify.identify)
-app.command("inspect")(inspect.inspect)
-app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
 
 
 def _version(wanted: bool) -> None:
@@ -81,7 +151,7 @@ def run(arguments: Sequence[str]) -> int:
             list(arguments) or ["--help"], prog_name="deploykit", standalone_mode=False
         )
     except typer.TyperException as exc:
-        name = next((word for word in arguments if not word.startswith("-")), "")
+        name = next((word for word in arguments if word in COMMANDS), "")
         as_json = "--json" in arguments
         hint = f"deploykit {name} --help".replace("  ", " ")
         write_error(name, exc.exit_code, exc.format_message(), f"See: {hint}", as_json=as_json)

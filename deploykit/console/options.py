@@ -2,25 +2,66 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploykit.console.help import GENERAL
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from deploykit.bundle.folder import Bundle
     from deploykit.console.command import Console
     from deploykit.specs.precision import Precision
 
 _UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")]
+RUNTIME_NAMES = "onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt, tensorrt_rtx, rehearsal"
+#: Groups of options that several commands have.
+WHAT_RUNS = "Runtime options"
+REFERENCE = "Reference options"
+PREPROCESSING = "Preprocessing options"
+
+
+def _starting_with(choices: Iterable[str]) -> Callable[[str], list[str]]:
+    """What a shell completes an option's value from."""
+
+    def matching(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return matching
+
+
+def _bundle_names(incomplete: str) -> list[str]:
+    """The bundles in the folder that deploykit looks in by default."""
+    from deploykit.bundle.folder import default_artifacts
+    from deploykit.bundle.manifest import MANIFEST_NAME
+
+    home = default_artifacts()
+    manifests = home.glob(f"{glob.escape(incomplete)}*/{MANIFEST_NAME}")
+    return sorted(manifest.parent.name for manifest in manifests)
+
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel=GENERAL, help="Print one JSON object on stdout."),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", rich_help_panel=GENERAL, help="Show where an error comes from."
+    ),
+]
 Artifacts = Annotated[
     Path | None,
     typer.Option(
-        help="The home of bundles.  [default: artifacts]",
+        metavar="DIR",
+        rich_help_panel=GENERAL,
+        help="The folder of all bundles.  [default: artifacts, or $DEPLOYKIT_ARTIFACTS]",
         envvar="DEPLOYKIT_ARTIFACTS",
         show_default=False,
         show_envvar=False,
@@ -28,38 +69,80 @@ Artifacts = Annotated[
 ]
 BundleName = Annotated[
     str | None,
-    typer.Option("--bundle", help="A bundle's name or folder.  [default: the newest]"),
+    typer.Option(
+        "--bundle",
+        metavar="NAME|DIR",
+        help="The bundle, by name or folder.  [default: the newest]",
+        autocompletion=_bundle_names,
+    ),
 ]
 ArchArgs = Annotated[
     list[str] | None,
-    typer.Option("--arch-arg", metavar="KEY=VALUE", help="An argument of the architecture."),
+    typer.Option(
+        "--arch-arg", metavar="KEY=VALUE", help="An argument of the architecture; repeatable."
+    ),
 ]
 TrustPickle = Annotated[
     bool,
     typer.Option(
         "--trust-pickle",
-        help="Let the checkpoint run the code in it; only for files you made yourself.",
+        help="Run the code inside the checkpoint; only for files you made yourself.",
     ),
 ]
-RUNTIME_NAMES = "onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt, tensorrt_rtx, rehearsal"
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        rich_help_panel=WHAT_RUNS,
+        help=f"The runtime: {RUNTIME_NAMES}.  [default: all that run here]",
+        autocompletion=_starting_with(RUNTIME_NAMES.split(", ")),
+    ),
+]
 PrecisionName = Annotated[
-    str | None, typer.Option("--precision", help="Of the computation: fp32, fp16, bf16 or int8.")
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        rich_help_panel=WHAT_RUNS,
+        help="The precision: fp32, fp16, bf16 or int8.  [default: all]",
+        autocompletion=_starting_with(("fp32", "fp16", "bf16", "int8")),
+    ),
 ]
 Tf32 = Annotated[
     bool,
-    typer.Option("--tf32", help="Let onnxruntime-cuda compute FP32 in TensorFloat-32: faster."),
+    typer.Option(
+        "--tf32",
+        rich_help_panel=WHAT_RUNS,
+        help="Compute FP32 in TensorFloat-32 on onnxruntime-cuda: faster, less exact.",
+    ),
+]
+NoDiagnose = Annotated[
+    bool,
+    typer.Option(
+        "--no-diagnose", help="Skip the search for the wrong node if the comparison fails."
+    ),
+]
+SearchSeconds = Annotated[
+    float | None,
+    typer.Option(
+        "--search-seconds",
+        min=0,
+        metavar="SECONDS",
+        help="Time to search for the nodes that must stay in FP32, for each graph.  [default: 300]",
+    ),
 ]
 
 
 def artifacts_folder(artifacts: Path | None) -> Path:
-    """The home of bundles that an option or the environment names, or the default."""
+    """The folder of all bundles that an option or the environment names, or the default."""
     from deploykit.bundle.folder import default_artifacts
 
     return artifacts or default_artifacts()
 
 
 def chosen_bundle(name: str | None, artifacts: Path | None, console: Console) -> Bundle:
-    """The bundle that is meant, said aloud when nobody named it."""
+    """The bundle to work on; a note says which one if none was named."""
     from deploykit.bundle.folder import find_bundle
 
     bundle, note = find_bundle(name, artifacts_folder(artifacts))
@@ -78,7 +161,7 @@ def parsed_arch_args(items: list[str] | None) -> dict[str, object] | None:
 
 
 def named_path(text: str) -> Path:
-    """A path that must be named: of an unset variable, ``""``, the current folder is not meant."""
+    """A path that is not empty: ``""``, an unset variable, must not mean the current folder."""
     if not text:
         raise typer.BadParameter("the path is empty; the current folder is '.'.")
     return Path(text)
@@ -93,7 +176,9 @@ def parsed_bytes(text: str | None) -> int | None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB)", text.strip(), re.IGNORECASE)
     value = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
     if value < 1:
-        raise UsageError(f"{text!r} is no amount of memory.", hint="Write it as 512MiB or 2GiB.")
+        raise UsageError(
+            f"{text!r} is not an amount of memory.", hint="Write it as 512MiB or 2GiB."
+        )
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from deploykit.errors import InputError, UsageError
+from deploykit.errors import ImagesError, InputError, UsageError
 from deploykit.images.scan import class_folders
 from deploykit.specs.labels import Labels
 
@@ -28,6 +28,7 @@ def choose_labels(classes: str | None, checkpoint: Path, count: int) -> Labels:
 
     Raises:
         UsageError: ``classes`` is none of these, or names a class twice.
+        ImagesError: The folder holds ``train``, ``val`` and ``test`` instead of classes.
         InputError: There are not as many names as classes.
     """
     beside = checkpoint.with_name(CLASSES_FILE)
@@ -74,8 +75,8 @@ def name_labels(names: Sequence[str], folder: Path | None) -> str:
 def _has_classes(folder: Path, names: Sequence[str]) -> bool:
     try:
         return class_folders(folder) == [*names]
-    except UsageError:
-        return False  # it is not there any more, or has no sub-folders
+    except (UsageError, ImagesError):
+        return False  # it is not there any more, or has no sub-folders that are classes
 
 
 def _is(test: Callable[[Path], bool], text: str) -> bool:

@@ -28,6 +28,8 @@ IMAGE_EXTENSIONS = frozenset(
 """The endings by which a folder's image files are told, in lower case; any case counts."""
 
 _ENDINGS = tuple(sorted(IMAGE_EXTENSIONS))
+#: The parts that a data set is often split into; the first is the one to name classes by.
+_SPLITS = ("train", "val", "valid", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def class_folders(path: Path) -> list[str]:
 
     Raises:
         UsageError: The path is not a folder, cannot be read, or has no sub-folder.
+        ImagesError: Its sub-folders are ``train``, ``val`` and ``test``, which are no classes.
     """
     try:
         with os.scandir(path) as entries:
@@ -135,6 +138,13 @@ def class_folders(path: Path) -> list[str]:
         raise UsageError(
             f"{path} has no sub-folders to name the classes.",
             hint="Give the folder that holds one sub-folder a class.",
+        )
+    shown = [name for name in names if not name.startswith(".")]
+    if shown and all(name.lower() in _SPLITS for name in shown):
+        first = min(shown, key=lambda name: _SPLITS.index(name.lower()))
+        raise ImagesError(
+            f"The sub-folders of {path} are parts of a data set, not classes: {', '.join(shown)}.",
+            hint=f"Give the part that names the classes: {path / first}",
         )
     return [escape_name(name) for name in names]
 

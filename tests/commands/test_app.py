@@ -13,19 +13,7 @@ from pathlib import Path
 import pytest
 
 import deploykit
-from deploykit.commands.app import run
-
-COMMANDS = (
-    "export",
-    "verify",
-    "build-trt",
-    "quantize",
-    "predict",
-    "train",
-    "archs",
-    "doctor",
-    "demo",
-)
+from deploykit.commands.app import COMMANDS, run
 
 
 @pytest.fixture
@@ -54,11 +42,12 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_help_names_every_command(cli):
-    code, out, _ = cli("--help")
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_shows_each_command_with_its_whole_sentence(cli, option):
+    code, out, _ = cli(option)
     assert code == 0
-    for command in COMMANDS:
-        assert re.search(rf"^  {command} ", out, re.MULTILINE)
+    for name, entry in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(entry.summary)}$", out, re.MULTILINE)
 
 
 def test_no_arguments_show_the_help(cli):
@@ -68,11 +57,39 @@ def test_no_arguments_show_the_help(cli):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(cli, command):
-    code, out, _ = cli(command, "--help")
+def test_command_help_has_the_sentence_groups_and_an_example(cli, command):
+    code, out, _ = cli(command, "-h")
     assert code == 0
-    assert "--json" in out
-    assert "--verbose" in out
+    assert out.splitlines()[2] == f"  {COMMANDS[command].summary}"
+    general = out.index("General options:")
+    assert general < out.index("--json") < out.index("--verbose") < out.index("-h, --help")
+    assert out.endswith(f"  Example:\n    {COMMANDS[command].example}\n")
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_a_shell_completes_commands_and_bundles(cli, tmp_path):
+    bundle = tmp_path / "artifacts" / "sparrow"
+    bundle.mkdir(parents=True)
+    (bundle / "bundle.json").touch()
+    (tmp_path / "artifacts" / ".failed").mkdir()
+    for words, completed in (
+        ("deploykit pre", "predict"),
+        ("deploykit predict --bundle ", "sparrow"),
+        ("deploykit verify --runtime openv", "openvino"),
+    ):
+        process = subprocess.run(
+            [sys.executable, "-m", "deploykit"],
+            env={
+                **os.environ,
+                "_DEPLOYKIT_COMPLETE": "complete_bash",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(len(words.split(" ")) - 1),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert process.stdout.split() == [completed]
 
 
 def test_the_version(cli):

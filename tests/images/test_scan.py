@@ -262,6 +262,24 @@ def test_class_folders_needs_sub_folders(tmp_path: Path) -> None:
         assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [
+        (("val", "Train", "test", ".cache"), "Train"),
+        (("valid", "test"), "valid"),
+        (("VALIDATION",), "VALIDATION"),
+    ],
+)
+def test_class_folders_refuses_the_parts_of_a_data_set(tmp_path: Path, names, given) -> None:
+    touch(tmp_path, *(f"{name}/robin/x.jpg" for name in names))
+    with pytest.raises(ImagesError, match="are parts of a data set, not classes: ") as caught:
+        class_folders(tmp_path)
+    assert caught.value.exit_code == 4
+    assert caught.value.hint.endswith(str(tmp_path / given))
+    touch(tmp_path, "robin/x.jpg")  # beside a class, they are classes too
+    assert class_folders(tmp_path) == sorted([*names, "robin"])
+
+
 def made_files(**counts: int) -> list[ImageFile]:
     return [
         ImageFile(Path(), f"{label}/{i}.jpg", label)

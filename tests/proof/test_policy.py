@@ -128,11 +128,11 @@ def test_status_is_the_same_for_all_who_ask(known, kind):
 def test_status_decides_what_an_engine_is_built_from(known, kind):
     bundle = known(kind)
     if KINDS[kind][2] == "proven":
-        _, proof, _ = proven_graph(bundle, "fp32", None, 0, silent)
+        _, proof, _ = proven_graph(bundle, QuantizeRequest("fp32"), silent)
         assert proof.graph == FP32
     else:
         with pytest.raises(ParityError, match="not proven"):
-            proven_graph(bundle, "fp32", None, 0, silent)
+            proven_graph(bundle, QuantizeRequest("fp32"), silent)
 
 
 def test_status_decides_what_too_few_photos_may_replace(known, tmp_path):

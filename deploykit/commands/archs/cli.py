@@ -12,12 +12,12 @@ from deploykit.console.options import Json, Verbose
 
 def archs(
     pattern: Annotated[
-        str | None, typer.Argument(help="Only names that contain this.", show_default=False)
+        str | None, typer.Argument(help="List only names that contain this.", show_default=False)
     ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """List the architectures that --arch can name."""
+    """List the architectures that --arch accepts."""
     with command("archs", as_json=json, verbose=verbose) as console:
         from deploykit.models.registry import list_architectures
 

@@ -16,45 +16,67 @@ if TYPE_CHECKING:
     from deploykit.commands.bench.results import Benchmark
     from deploykit.console.command import Console
 
+_MEASUREMENT = "Measurement options"
+
 
 def bench(
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of photos to predict.  [default: the one of the export]"),
+        typer.Option(metavar="DIR", help="Images to predict.  [default: those of the export]"),
     ] = None,
     bundle: BundleName = None,
-    batch_sizes: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Batch sizes of the session alone.")
-    ] = "1,8,32",
-    repeats: Annotated[
-        int | None,
-        typer.Option(min=3, help="The most rounds.  [default: as many as there is time for]"),
-    ] = None,
-    seconds: Annotated[
-        float,
-        typer.Option(help="Seconds to measure (at least three rounds run)."),
-    ] = 90.0,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Prove the fastest unproven options, until one passes."),
-    ] = False,
-    max_images: Annotated[int, typer.Option(min=1, help="Photos to compare with --verify.")] = 256,
     accept: Annotated[
-        bool,
-        typer.Option("--accept", help="Make predict use the recommended option here."),
+        bool, typer.Option("--accept", help="Let predict use the recommended one on this machine.")
     ] = False,
     forget: Annotated[
-        bool,
-        typer.Option("--forget", help="Measure nothing; forget what was accepted here."),
+        bool, typer.Option("--forget", help="Forget what was accepted here; measure nothing.")
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write an HTML page.")] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Prove the fastest unproven ones, until one passes."),
+    ] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page.")] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            rich_help_panel=_MEASUREMENT,
+            help="Time to measure; at least three rounds run.",
+        ),
+    ] = 90.0,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            min=3,
+            metavar="N",
+            rich_help_panel=_MEASUREMENT,
+            help="The most rounds.  [default: as many as there is time for]",
+        ),
+    ] = None,
+    batch_sizes: Annotated[
+        str,
+        typer.Option(
+            metavar="N,N,...",
+            rich_help_panel=_MEASUREMENT,
+            help="Batch sizes to time without decoding.",
+        ),
+    ] = "1,8,32",
+    max_images: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            rich_help_panel=_MEASUREMENT,
+            help="The most images to compare with --verify.",
+        ),
+    ] = 256,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure every way to run the bundle on this machine and recommend the fastest proven one.
+    """Measure which proven graph or engine is the fastest here.
 
-    Exit codes of --accept: 3 if no option is proven, 4 if a graph is damaged.
+    Times are end to end, with decoding. --accept exits with 3 if nothing is proven.
     """
     with command("bench", as_json=json, verbose=verbose) as console:
         if forget and (accept or verify or html is not None):

@@ -12,52 +12,77 @@ from deploykit.console.options import (
     Artifacts,
     BundleName,
     Json,
+    NoDiagnose,
+    SearchSeconds,
     Verbose,
     chosen_bundle,
     parsed_bytes,
 )
 
+_ENGINE = "Engine options"
+
 
 def build_trt(
     bundle: BundleName = None,
-    precision: Annotated[str, typer.Option(help="fp16, int8 or fp32.")] = "fp16",
-    flavour: Annotated[
-        str,
-        typer.Option(help="tensorrt, tensorrt_rtx, or auto for what is installed and fits."),
-    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="The precision: fp16, int8 or fp32.")
+    ] = "fp16",
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="For which GPU: portable, current, sm75, sm80, sm86, sm89 (RTX 40), sm120 (RTX "
-            "50), sm121; several --target make one engine for several.  [default: portable; "
-            "current for tensorrt]"
+            metavar="GPU",
+            help="The GPU to build for: portable, current, sm75, sm80, sm86, sm89 (RTX 40), sm120 "
+            "(RTX 50) or sm121; repeat it for one engine for several.  [default: portable; "
+            "current for tensorrt]",
         ),
-    ] = None,
-    min_batch: Annotated[int, typer.Option(help="The smallest batch it takes.")] = 1,
-    opt_batch: Annotated[int, typer.Option(help="The batch it is tuned for.")] = 8,
-    max_batch: Annotated[int, typer.Option(help="The largest batch it takes.")] = 32,
-    workspace: Annotated[
-        str | None,
-        typer.Option(help="Device memory a layer may work in, 2GiB or 512MiB.  [default: all]"),
     ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
-            help="Photos to make the FP16 or INT8 graph with, anew.  "
-            "[default: the graph that is there; else those of the export, else golden.npz]"
+            metavar="PATH",
+            help="Images to make the FP16 or INT8 graph anew with.  "
+            "[default: the graph that is there; else those of the export, else golden.npz]",
         ),
     ] = None,
-    search_seconds: Annotated[
-        float | None,
+    search_seconds: SearchSeconds = None,
+    flavour: Annotated[
+        str,
         typer.Option(
-            min=0, help="How long to look for the nodes that must stay in FP32.  [default: 300]"
+            metavar="NAME",
+            rich_help_panel=_ENGINE,
+            help="tensorrt, tensorrt_rtx, or auto for the installed one that fits.",
+        ),
+    ] = "auto",
+    min_batch: Annotated[
+        int,
+        typer.Option(metavar="N", rich_help_panel=_ENGINE, help="The smallest batch it accepts."),
+    ] = 1,
+    opt_batch: Annotated[
+        int,
+        typer.Option(metavar="N", rich_help_panel=_ENGINE, help="The batch it is tuned for."),
+    ] = 8,
+    max_batch: Annotated[
+        int,
+        typer.Option(metavar="N", rich_help_panel=_ENGINE, help="The largest batch it accepts."),
+    ] = 32,
+    workspace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            rich_help_panel=_ENGINE,
+            help="The most device memory for a layer, as 2GiB or 512MiB.  [default: all]",
         ),
     ] = None,
+    no_diagnose: NoDiagnose = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make the FP16 or INT8 graph, prove it by rehearsal, and build an engine with a passport."""
+    """Build a TensorRT engine from a proven graph.
+
+    The FP16 or INT8 graph is made first where it is missing, and proven by rehearsal. The passport
+    beside the engine says where it runs.
+    """
     with command("build-trt", as_json=json, verbose=verbose) as console:
         from deploykit.commands.build.run import BUILD_PRECISIONS, BuildRequest, build_engine
         from deploykit.commands.build.text import build_text, build_value
@@ -74,6 +99,7 @@ def build_trt(
             workspace_bytes=parsed_bytes(workspace),
             images=images,
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
+            diagnose=not no_diagnose,
         )
         result = build_engine(chosen_bundle(bundle, artifacts, console), request, console.progress)
         console.result(

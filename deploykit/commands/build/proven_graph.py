@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle, deploy_graph
 from deploykit.bundle.verdicts import KeptVerdict
@@ -16,7 +16,7 @@ from deploykit.system.progress import Note, Progress
 from deploykit.system.shell import command_line
 
 #: On which runtime the proof of a deploy graph rests where no GPU has run it.
-_PROOF_RUNTIME: dict[Precision, str] = {"fp32": CPU, "fp16": REHEARSAL, "int8": REHEARSAL}
+PROOF_RUNTIMES: dict[Precision, str] = {"fp32": CPU, "fp16": REHEARSAL, "int8": REHEARSAL}
 #: What becomes an engine.
 _GRAPHS: dict[Precision, str] = {
     "fp32": deploy_graph("fp32"),
@@ -26,26 +26,27 @@ _GRAPHS: dict[Precision, str] = {
 
 
 def proven_graph(
-    bundle: Bundle,
-    precision: Precision,
-    images: Path | None,
-    search_seconds: float,
-    progress: Progress,
+    bundle: Bundle, request: QuantizeRequest, progress: Progress
 ) -> tuple[Bundle, KeptVerdict, QuantizedGraph | None]:
-    """The deploy graph of the precision and its proof; below FP32 it is made where there is none.
+    """The deploy graph of a precision and its proof; below FP32 it is made where there is none.
+
+    Args:
+        bundle: The bundle.
+        request: The precision, and how its graph is made: anew where images are given.
+        progress: Called with what is being done.
 
     Raises:
         ParityError: It is not proven.
     """
+    precision = request.precision
     proof = _proof_of(bundle, precision)
     if proof is not None and precision != "fp32" and not _is_whole(bundle, proof.graph):
         # A crash between two files can be mended here.
         progress(Note(f"{proof.graph} is missing or damaged: it is made again"))
         proof = None
-    if precision != "fp32" and (proof is None or images is not None):
-        graphs = (_GRAPHS[precision],)  # of INT8 that for CPUs stays as it is
-        request = QuantizeRequest(precision, images, search_seconds, graphs=graphs)
-        made = quantize_bundle(bundle, request, progress)
+    if precision != "fp32" and (proof is None or request.images is not None):
+        # Of INT8 the graph for CPUs stays as it is.
+        made = quantize_bundle(bundle, replace(request, graphs=(_GRAPHS[precision],)), progress)
         (graph,) = made.graphs
         return made.bundle, graph.proof, graph
     if proof is None:
@@ -75,7 +76,7 @@ def _proof_of(bundle: Bundle, precision: Precision) -> KeptVerdict | None:
     graph = _GRAPHS[precision]
     if graph not in bundle.manifest.files:
         return None
-    known = status(bundle, Candidate(graph, _PROOF_RUNTIME[precision], precision))
+    known = status(bundle, Candidate(graph, PROOF_RUNTIMES[precision], precision))
     if known.proof is not None or precision == "fp32":
         return known.proof
     # A rehearsal on few photos is no proof; the engine, which is compared itself, may be built.

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from deploykit.bundle.folder import Bundle, open_bundle
-from deploykit.commands.build.engine_files import passport_of, publish_engine
-from deploykit.commands.build.proven_graph import proven_graph
-from deploykit.commands.quantize.run import SEARCH_SECONDS, QuantizedGraph, quantization_photos
+import msgspec
+import numpy as np
+
+from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, open_bundle
+from deploykit.bundle.verdicts import KeptVerdict
+from deploykit.commands.build.engine_files import publish_engine, withdraw_engine, write_engine
+from deploykit.commands.build.proven_graph import PROOF_RUNTIMES, proven_graph
+from deploykit.commands.diagnose.layers.failed import failure_lines, kept_files
+from deploykit.commands.quantize.run import (
+    SEARCH_SECONDS,
+    QuantizedGraph,
+    QuantizeRequest,
+    quantization_images,
+    verdict_lines,
+)
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.engine.audit import Audit, audit_engine
 from deploykit.engine.build import BuiltEngine, current_gpu, engine_from_onnx
 from deploykit.engine.flavour import TensorRT, installed_flavours, open_flavour
-from deploykit.engine.history import Build, BuildHistory
-from deploykit.engine.passport import Passport, reason
+from deploykit.engine.passport import SCHEMA, BuiltOn, Passport, engine_name, reason
 from deploykit.engine.targets import CURRENT, parse_targets
-from deploykit.errors import DependencyError, MissingError, ParityError
+from deploykit.errors import BundleError, DependencyError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
+from deploykit.proof.photos import Photos
 from deploykit.specs.engine import Flavour, Profile
 from deploykit.specs.precision import Precision
 from deploykit.specs.shown import Shown
 from deploykit.specs.value import choice
+from deploykit.system.files import staged
 from deploykit.system.gpu import Gpu, find_gpu
 from deploykit.system.progress import Note, Progress, Step, silent
+from deploykit.system.versions import now
 
 BUILD_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8")
 _TIMING_CACHE = "cache/timing.cache"
-_HISTORY = "cache/builds.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,8 @@ class BuildRequest:
         images: A folder of photos to make the FP16 or INT8 graph anew on, and to verify on; None to
             take the graph that is there, or the photos given at export.
         search_seconds: How long the search for its FP32 nodes may begin new trials.
+        diagnose: Whether a graph or an engine that fails is followed by a search for the node at
+            fault.
     """
 
     precision: Precision = "fp16"
@@ -54,6 +71,7 @@ class BuildRequest:
     workspace_bytes: int | None = None
     images: Path | None = None
     search_seconds: float = SEARCH_SECONDS
+    diagnose: bool = True
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,7 +98,7 @@ class BuildResult(Shown):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing that could be checked here failed."""
+        """Whether what could be compared here passed."""
         return self.verification is None or self.verification.passed
 
 
@@ -96,8 +114,9 @@ def build_engine(
 
     Raises:
         UsageError: Targets, batch sizes or a flavour that make no sense.
-        ParityError: The deploy graph is not proven, or cannot be made in FP16; or an FP16 engine
-            has no layer in FP16. The bundle has no new engine.
+        ParityError: The deploy graph is not proven, or cannot be made; or the engine fails its
+            comparison, or has no layer in FP16. The bundle has no new engine: what failed is kept
+            in ``.failed``.
         GraphError: TensorRT does not take the graph.
         MissingError: TensorRT is not installed, or a GPU is needed and not there.
     """
@@ -110,48 +129,100 @@ def build_engine(
         current_gpu()  # or the FP16 graph would be made first, and in vain
     tensorrt = open_flavour(flavour)
     before = bundle
-    bundle, proof, tuning = proven_graph(
-        bundle, request.precision, request.images, request.search_seconds, progress
+    making = QuantizeRequest(
+        request.precision, request.images, request.search_seconds, diagnose=request.diagnose
     )
+    bundle, proof, tuning = proven_graph(bundle, making, progress)
     built = _build(bundle, proof.graph, request, tensorrt, targets, progress)
-    passport = passport_of(
-        bundle,
-        built,
-        tensorrt=tensorrt,
-        precision=request.precision,
-        targets=targets,
-        profile=request.profile,
-        workspace_bytes=request.workspace_bytes,
-        proof=proof,
-    )
-    audit = _audit(tensorrt, built, passport, gpu, progress)
+    passport = _passport(bundle, built, request, tensorrt, targets, proof)
+    audit = None
+    # Only the GPU that it is for loads it.
+    if gpu and not reason(passport, tensorrt_version=tensorrt.version, gpu=gpu):
+        audit = _audit(bundle, tensorrt, built, passport, gpu, progress)
     bundle, engine = publish_engine(bundle, passport, built.plan)
-    verification = None if audit is None else _verify(bundle, request, engine, progress)
-    now = open_bundle(bundle.folder)
+    verification = None
+    if audit is not None:
+        verifying = VerifyRequest(engine=engine, photos=_proof_photos(bundle, request))
+        try:
+            verification = verify_bundle(bundle, verifying, progress)
+        except MissingError as exc:
+            progress(Note(f"built, but not verified here: {exc.message}"))
+    if verification is not None and any(verdict.failed for verdict in verification.verdicts):
+        raise _failed_engine(bundle, engine, passport, built.plan, verification, request, progress)
+    bundle = open_bundle(bundle.folder)
     return BuildResult(
-        *(now, engine, passport, tuning, audit, verification),
-        outdated=engines_outdated(before, now),
+        *(bundle, engine, passport, tuning, audit, verification),
+        outdated=engines_outdated(before, bundle),
+    )
+
+
+def _passport(
+    bundle: Bundle,
+    built: BuiltEngine,
+    request: BuildRequest,
+    tensorrt: TensorRT,
+    targets: tuple[str, ...],
+    proof: KeptVerdict,
+) -> Passport:
+    """Write down what an engine is.
+
+    Raises:
+        BundleError: It was built from another graph than the proof is about.
+    """
+    if built.graph_sha256 != proof.graph_sha256:
+        raise BundleError(
+            f"{proof.graph} changed while it was built: its SHA-256 was "
+            f"{built.graph_sha256[:12]}..., that of the proven graph is "
+            f"{proof.graph_sha256[:12]}...",
+            hint="Run the command again.",
+        )
+    gpu, manifest = built.gpu, bundle.manifest
+    kept = manifest.kept.get(request.precision, ())
+    options: dict[str, Any] = {
+        "flavour": tensorrt.flavour,
+        "version": tensorrt.version,
+        "targets": targets,
+        "precision": request.precision,
+        "profile": request.profile,
+        "workspace_bytes": request.workspace_bytes,
+    }
+    return Passport(
+        **options,
+        schema=SCHEMA,
+        gpu=None
+        if gpu is None
+        else BuiltOn(name=gpu.name, compute_capability=gpu.compute_capability),
+        inputs=built.inputs,
+        outputs=built.outputs,
+        kept=manifest.kept_for_tensorrt if request.precision == "int8" else kept,
+        deploy_graph=proof.graph,
+        deploy_graph_sha256=built.graph_sha256,
+        engine=engine_name(**options, gpu=gpu),
+        engine_sha256=hashlib.sha256(built.plan).hexdigest(),
+        engine_bytes=len(built.plan),
+        build_seconds=round(built.seconds, 3),
+        created=now(),
+        proof=proof,
     )
 
 
 def _audit(
+    bundle: Bundle,
     tensorrt: TensorRT,
     built: BuiltEngine,
     passport: Passport,
-    gpu: Gpu | None,
+    gpu: Gpu,
     progress: Progress,
 ) -> Audit | None:
-    """Look at the precision of the engine's layers, on the GPU that it is for.
+    """Look at the precision of the engine's layers.
 
     Returns:
-        None where there is no such GPU, or it does not load the engine, which may be for another.
+        None where this GPU does not load the engine, which may be for another.
 
     Raises:
         ParityError: An engine that is to compute in FP16 has no layer that does.
         MissingError: It was built for this very GPU, which does not load it.
     """
-    if gpu is None or reason(passport, tensorrt_version=tensorrt.version, gpu=gpu):
-        return None
     progress(Step("auditing the engine's layers"))
     try:
         audit = audit_engine(tensorrt, built.plan, inputs=built.inputs, profile=passport.profile)
@@ -163,26 +234,69 @@ def _audit(
     if not audit.tells:
         # The types of a strongly typed network are those of its graph, so it is kept all the same.
         progress(Note("the engine does not tell in which precision its layers compute"))
-    obstacle = audit.reason(passport.precision)
-    if obstacle is not None:
+    if why := audit.reason(passport.precision):
+        with staged(bundle.folder) as folder:
+            write_engine(folder / "made", passport, built.plan)
+            _, kept = kept_files(folder / "made", bundle.folder)
         raise ParityError(
-            f"{passport.engine}: {obstacle}. It was not kept.",
+            f"{passport.engine}: {why}. It is not in the bundle.\n{kept}",
             hint="Build it from the FP32 graph, which is what it computes: --precision fp32",
         )
     return audit
 
 
-def _verify(
-    bundle: Bundle, request: BuildRequest, engine: str, progress: Progress
-) -> Verification | None:
-    """Compare the engine itself, on the photos for proofs; the proof tells what a search used."""
+def _failed_engine(
+    bundle: Bundle,
+    engine: str,
+    passport: Passport,
+    plan: bytes,
+    verification: Verification,
+    request: BuildRequest,
+    progress: Progress,
+) -> ParityError:
+    """Take an engine that failed out of its bundle, keep it elsewhere, and diagnose its graph.
+
+    TensorRT hands out no tensor between nodes: the graph is diagnosed as it was proven.
+    """
+    (verdict,) = verification.verdicts
+    graph, precision = passport.deploy_graph, request.precision
+    made_from = CANONICAL_GRAPH if precision == "fp32" else bundle.deploy_graph("fp32")
+    withdraw_engine(bundle, engine)
+    drawn = {
+        name: image
+        for names, images in _proof_photos(bundle, request)
+        for name, image in zip(names, images.copy(), strict=True)
+    }
+    with staged(bundle.folder) as folder:
+        made = folder / "made"
+        write_engine(made, passport, plan)
+        for file in (graph, made_from):
+            (made / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(bundle.folder / file, made / file)
+        lines = failure_lines(
+            made,
+            bundle.folder,
+            msgspec.structs.replace(
+                verdict.candidate, graph=graph, runtime=PROOF_RUNTIMES[precision]
+            ),
+            made_from,
+            np.stack([drawn[name] for name in verification.answers.paths]),
+            verification.answers.reference,
+            bundle.manifest.preprocessing,
+            progress,
+            diagnose=request.diagnose,
+        )
+    first = f"{engine} does not give the checkpoint's answers, so it is not in the bundle."
+    return ParityError(
+        "\n".join([first, *verdict_lines(verdict), *lines]),
+        hint="Build it with --precision fp32, or with another version of TensorRT.",
+    )
+
+
+def _proof_photos(bundle: Bundle, request: BuildRequest) -> Photos:
+    """The photos for proofs; the proof tells what a search used."""
     precision = "fp16" if request.precision == "fp32" else request.precision
-    _, photos = quantization_photos(bundle, precision, request.images, silent)
-    try:
-        return verify_bundle(bundle, VerifyRequest(engine=engine, photos=photos), progress)
-    except MissingError as exc:
-        progress(Note(f"built, but not verified here: {exc.message}"))
-        return None
+    return quantization_images(bundle, precision, request.images, silent)[1]
 
 
 def _choose_flavour(request: BuildRequest, gpu: Gpu | None, progress: Progress) -> Flavour:
@@ -198,8 +312,8 @@ def _choose_flavour(request: BuildRequest, gpu: Gpu | None, progress: Progress) 
         progress(Note("building with tensorrt, for the GPU of this machine (--flavour chooses)"))
         return "tensorrt"
     if "tensorrt_rtx" in installed:
-        reason = "for other GPUs" if gpu else "which needs no GPU to build"
-        progress(Note(f"building with tensorrt_rtx, {reason} (--flavour chooses)"))
+        why = "for other GPUs" if gpu else "which needs no GPU to build"
+        progress(Note(f"building with tensorrt_rtx, {why} (--flavour chooses)"))
         return "tensorrt_rtx"
     raise DependencyError(
         "TensorRT for RTX is not installed"
@@ -217,21 +331,11 @@ def _build(
     targets: tuple[str, ...],
     progress: Progress,
 ) -> BuiltEngine:
-    history = BuildHistory(bundle.folder / _HISTORY)
-    expected = history.estimate_seconds(
-        tensorrt.flavour,
-        request.precision,
-        targets,
-        request.profile,
-        request.workspace_bytes,
-    )
-    stage = "building" if expected is None else f"building (~{expected:.0f} s)"
-
     def on_step(phase: str, done: int, total: int) -> None:
-        progress(Step(stage, done, total, detail=phase.lower()))
+        progress(Step("building", done, total, detail=phase.lower()))
 
-    progress(Step(stage))
-    built = engine_from_onnx(
+    progress(Step("building"))
+    return engine_from_onnx(
         tensorrt,
         bundle.checked(graph),
         profile=request.profile,
@@ -241,14 +345,3 @@ def _build(
         on_step=on_step,
         on_cancel=lambda: progress(Note("stopping at TensorRT's next step")),
     )
-    history.add(
-        Build(
-            flavour=tensorrt.flavour,
-            precision=request.precision,
-            targets=targets,
-            profile=request.profile,
-            workspace_bytes=request.workspace_bytes,
-            seconds=built.seconds,
-        )
-    )
-    return built

@@ -11,8 +11,6 @@ from deploykit.commands.quantize.text import kept_text, not_proven_text, outdate
 from deploykit.commands.verify.text import verdict_text, verification_text, verification_value
 from deploykit.proof.text import kept_verdict_text, verdict_value
 
-_SHOWN_NODES = 12
-
 
 def build_text(result: BuildResult) -> str:
     """The FP32 nodes, the proof, the engine and where it runs."""
@@ -59,7 +57,7 @@ def build_value(result: BuildResult) -> dict[str, Any]:
         "tuning": None
         if tuning is None
         else {
-            "searched_photos": tuning.searched,
+            "searched_images": tuning.searched,
             "trials": tuning.trials,
             "minimal": tuning.minimal,
             "verdict": verdict_value(tuning.verdict),

@@ -34,24 +34,27 @@ $ deploykit predict ./bird_photos"""
 
 def demo(
     output: Annotated[
-        Path, typer.Option(help="The folder for the photos, the checkpoint and the bundle.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="The folder for the photos, the checkpoint and the bundle."
+        ),
     ] = Path("demo"),
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train, export, verify and predict on photos that scikit-image ships, in under two minutes.
+    """Try every step on photos that scikit-image ships.
 
-    Shows each command as you would type it for photos of your own.
+    Trains, exports, verifies and predicts, and shows each command as you would type it.
     """
     with command("demo", as_json=json, verbose=verbose) as console:
-        from deploykit.commands.demo.photos import claim_folder, make_demo_photos
+        from deploykit.commands.demo.images import claim_folder, make_demo_images
         from deploykit.system.deps import need
 
         started = time.perf_counter()
         need("skimage")  # before anything is written
         claim_folder(output)
         console.note(f"making {output / 'photos'}: crops of the photographs of scikit-image")
-        train, test = make_demo_photos(output / "photos")
+        train, test = make_demo_images(output / "photos")
         artifacts, table = output / "artifacts", output / "predictions.csv"
         checkpoint, home = output / "best_model.pth", ("--artifacts", str(artifacts))
         steps = (

@@ -7,7 +7,10 @@ from deploykit.console.options import Json, Verbose
 
 
 def doctor(json: Json = False, verbose: Verbose = False) -> None:
-    """Try each runtime on this machine, and show the command that mends what does not work."""
+    """Check which runtimes work on this machine.
+
+    Each one runs a small network; for one that does not work, shows the command that helps.
+    """
     with command("doctor", as_json=json, verbose=verbose) as console:
         import msgspec
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import msgspec
 
 from deploykit.bundle.folder import Bundle, default_artifacts
-from deploykit.bundle.manifest import MANIFEST_NAME, Manifest, recorded_path
+from deploykit.bundle.manifest import MANIFEST_NAME, recorded_path
 from deploykit.commands.export.request import default_name
 from deploykit.errors import DeploykitError
 from deploykit.images.labels import LABELS_FILE, choose_labels, name_labels
 from deploykit.parity.diagnosis import Finding
 from deploykit.proof.reference import recorded_checkpoint
-from deploykit.specs.preprocessing import Preprocessing, format_size
+from deploykit.specs.preprocessing import format_size
 from deploykit.system.shell import command_line
 
 
@@ -41,12 +41,16 @@ def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:
             changes |= wanted
     if not changes:
         return None
-    options = _given(bundle)
+    options = _given_options(bundle)
     if "--resize" in changes:
         options.pop("--crop-size", None)  # a crop belongs to the resize before it
     options |= changes
     words = [word for pair in options.items() for word in pair]
-    command = command_line(["deploykit", "export", *words, *_flags(bundle.manifest)])
+    for key, value in bundle.manifest.architecture.args.items():
+        # A text in quotes, as --arch-arg reads it: 5 would be the number.
+        literal = msgspec.json.encode(value).decode() if isinstance(value, str) else repr(value)
+        words += ["--arch-arg", f"{key}={literal}"]
+    command = command_line(["deploykit", "export", *words, "--overwrite"])
     if options.get("--classes") != LABELS_FILE:
         return command
     manifest = command_line([str(bundle.folder / MANIFEST_NAME)])
@@ -54,15 +58,25 @@ def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:
     return f"{command}  # {LABELS_FILE}: a text file with the labels of {whose}, one a line"
 
 
-def _given(bundle: Bundle) -> dict[str, str]:
+def _given_options(bundle: Bundle) -> dict[str, str]:
     """The options, each once, that a bundle was exported with or could have been."""
     manifest = bundle.manifest
-    options = {
-        "--arch": manifest.architecture.name,
-        "--ckpt": manifest.checkpoint.path,
-        **_labels_option(bundle),
-        **_preprocessing_options(manifest.preprocessing),
-    }
+    preprocessing, names = manifest.preprocessing, manifest.labels.names
+    options = {"--arch": manifest.architecture.name, "--ckpt": manifest.checkpoint.path}
+    checkpoint = recorded_checkpoint(bundle)
+    found = None
+    # What lies beside the checkpoint may be another training's, or damaged.
+    with contextlib.suppress(DeploykitError):
+        found = checkpoint and choose_labels(None, checkpoint, len(names)).names
+    if found != names:
+        options["--classes"] = name_labels(names, recorded_path(manifest.photos))
+    resize = preprocessing.resize
+    options["--resize"] = str(resize) if isinstance(resize, int) else format_size(resize)
+    if preprocessing.crop_size is not None:
+        options["--crop-size"] = format_size(preprocessing.crop_size)
+    options["--interpolation"] = preprocessing.interpolation
+    options["--mean"] = ",".join(map(str, preprocessing.mean))
+    options["--std"] = ",".join(map(str, preprocessing.std))
     if manifest.photos is not None:
         options["--images"] = manifest.photos
     if manifest.golden == "generated":
@@ -74,37 +88,3 @@ def _given(bundle: Bundle) -> dict[str, str]:
     if bundle.folder.parent.resolve() != default_artifacts().resolve():
         options["--artifacts"] = str(bundle.folder.parent)
     return options
-
-
-def _labels_option(bundle: Bundle) -> dict[str, str]:
-    manifest = bundle.manifest
-    names = manifest.labels.names
-    checkpoint = recorded_checkpoint(bundle)
-    # What lies beside the checkpoint may be another training's, or damaged.
-    with contextlib.suppress(DeploykitError):
-        if checkpoint and choose_labels(None, checkpoint, len(names)).names == names:
-            return {}
-    return {"--classes": name_labels(names, recorded_path(manifest.photos))}
-
-
-def _preprocessing_options(preprocessing: Preprocessing) -> dict[str, str]:
-    resize, crop = preprocessing.resize, preprocessing.crop_size
-    return {
-        "--resize": str(resize) if isinstance(resize, int) else format_size(resize),
-        **({"--crop-size": format_size(crop)} if crop is not None else {}),
-        "--interpolation": preprocessing.interpolation,
-        "--mean": ",".join(map(str, preprocessing.mean)),
-        "--std": ",".join(map(str, preprocessing.std)),
-    }
-
-
-def _flags(manifest: Manifest) -> Iterator[str]:
-    """What may be given several times, or without a value."""
-    for key, value in manifest.architecture.args.items():
-        yield from ("--arch-arg", f"{key}={_literal(value)}")
-    yield "--overwrite"
-
-
-def _literal(value: object) -> str:
-    """An argument as ``--arch-arg`` reads it; a text in quotes, or ``5`` would be the number."""
-    return msgspec.json.encode(value).decode() if isinstance(value, str) else repr(value)

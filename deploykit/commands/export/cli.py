@@ -9,9 +9,11 @@ import typer
 
 from deploykit.console.command import command
 from deploykit.console.options import (
+    PREPROCESSING,
     ArchArgs,
     Artifacts,
     Json,
+    NoDiagnose,
     TrustPickle,
     Verbose,
     artifacts_folder,
@@ -23,70 +25,116 @@ def export(
     arch: Annotated[
         str,
         typer.Option(
+            metavar="NAME",
             help="The architecture: dpn92, torchvision/NAME, timm/NAME, package.module:function "
-            "or file.py:Name; `deploykit archs` lists them."
+            "or file.py:Name; see `deploykit archs`.",
         ),
     ],
-    ckpt: Annotated[Path, typer.Option(help="The checkpoint: a .pth, .pt or .safetensors file.")],
+    ckpt: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="The checkpoint: a .pth, .pt or .safetensors file with weights."
+        ),
+    ],
     classes: Annotated[
         str | None,
         typer.Option(
-            help="The classes: the folder of the training, a text file, or a comma list.  "
-            "[default: classes.txt beside the checkpoint]"
+            metavar="DIR|FILE|A,B,...",
+            help="The classes: the folder of the training images, a text or JSON file, or a comma "
+            "list.  [default: classes.txt beside the checkpoint]",
         ),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Photos to verify on.  [default: the folder that --classes names]"),
+        typer.Option(
+            metavar="PATH", help="Images to compare on.  [default: the folder of --classes]"
+        ),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The bundle's name.  [default: the architecture's]"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a bundle of the same name.")
+    ] = False,
+    arch_arg: ArchArgs = None,
+    trust_pickle: TrustPickle = False,
+    golden: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="The 8 images of the self-test: photos, or generated if yours are private.",
+        ),
+    ] = "photos",
+    opset: Annotated[
+        int | None, typer.Option(metavar="N", help="The version of the ONNX operator set.")
+    ] = None,
+    no_diagnose: NoDiagnose = False,
     preset: Annotated[
         str | None,
-        typer.Option(help="The preprocessing: tutorial, torchvision or timm."),
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=PREPROCESSING,
+            help="A usual preprocessing: tutorial, torchvision or timm.  "
+            "[default: the architecture's, else tutorial]",
+        ),
     ] = None,
     input_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="What the network takes, in pixels.")
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            rich_help_panel=PREPROCESSING,
+            help="The size of the network's input in pixels.",
+        ),
     ] = None,
     resize: Annotated[
         str | None,
-        typer.Option(metavar="N|HxW", help="N: the shorter side; HxW: stretch both sides."),
+        typer.Option(
+            metavar="N|HxW",
+            rich_help_panel=PREPROCESSING,
+            help="Resize the shorter side to N, or stretch to HxW.",
+        ),
     ] = None,
     crop_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="The centre crop after resizing.")
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            rich_help_panel=PREPROCESSING,
+            help="Crop the centre to this size after resizing.",
+        ),
     ] = None,
     interpolation: Annotated[
         str | None,
-        typer.Option(help="The filter: bilinear, bicubic, nearest, lanczos, box or hamming."),
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=PREPROCESSING,
+            help="The resize filter: bilinear, bicubic, nearest, lanczos, box or hamming.",
+        ),
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Subtracted from the image in 0..1.")
+        str | None,
+        typer.Option(
+            metavar="R,G,B",
+            rich_help_panel=PREPROCESSING,
+            help="The mean to subtract, for pixels from 0 to 1.",
+        ),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Divides the image after that.")
-    ] = None,
-    arch_arg: ArchArgs = None,
-    golden: Annotated[
-        str,
-        typer.Option(help="The self-test's 8 images: photos, or generated if they are private."),
-    ] = "photos",
-    opset: Annotated[int | None, typer.Option(help="The ONNX operator set.")] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The bundle's name.  [default: the architecture's]")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle of that name.")
-    ] = False,
-    trust_pickle: TrustPickle = False,
-    no_diagnose: Annotated[
-        bool,
+        str | None,
         typer.Option(
-            "--no-diagnose", help="Do not look for the node at fault when the comparison fails."
+            metavar="R,G,B",
+            rich_help_panel=PREPROCESSING,
+            help="The standard deviation to divide by.",
         ),
-    ] = False,
+    ] = None,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Export a checkpoint to a bundle, verified before it is published."""
+    """Export a checkpoint to a bundle and prove it.
+
+    The bundle is published only if its graphs decide as the checkpoint does, on your photos.
+    """
     with command("export", as_json=json, verbose=verbose) as console:
         from deploykit.commands.export.request import GOLDEN_CHOICES, ExportRequest
         from deploykit.commands.export.run import export_bundle

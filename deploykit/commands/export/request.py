@@ -13,7 +13,6 @@ from deploykit.bundle.folder import default_artifacts
 from deploykit.bundle.manifest import GoldenChoice, sha256_of
 from deploykit.errors import CheckpointError, UsageError
 from deploykit.images.labels import choose_labels, classes_folder
-from deploykit.proof.photos import EXPORT_PHOTOS, Photos, folder_photos, generated_photos
 from deploykit.specs.labels import Labels
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.preprocessing_options import PreprocessingOptions, choose_preprocessing
@@ -61,6 +60,11 @@ class ExportRequest:
     trust_pickle: bool = False
     diagnose: bool = True
 
+    @property
+    def images_folder(self) -> Path | None:
+        """The folder of photos that the user gave, with --images or with --classes."""
+        return self.images or classes_folder(self.classes)
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -94,7 +98,13 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
     from deploykit.models.probe import check_answers
     from deploykit.models.registry import resolve_architecture
 
-    _check_arch_args(request.arch_args)
+    try:
+        msgspec.json.encode(dict(request.arch_args))  # the manifest keeps them
+    except (TypeError, ValueError) as exc:
+        raise UsageError(
+            f"The architecture's arguments {dict(request.arch_args)} are no plain values: {exc}.",
+            hint="Numbers, texts, lists and true or false can be recorded in the bundle.",
+        ) from exc
     architecture = resolve_architecture(request.arch, allow_user_code=True)
     preprocessing = choose_preprocessing(
         request.preprocessing,
@@ -120,47 +130,22 @@ def _read_checkpoint(architecture: Architecture, request: ExportRequest) -> tupl
     from deploykit.models.loading import load_model
 
     path = request.checkpoint
-    before = _identity(path)
+
+    def identity() -> tuple[int, int, int] | None:
+        """What changes when the file is written or replaced; None when it is not there."""
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    before = identity()
     model = load_model(
         architecture, path, arch_args=request.arch_args, trust_pickle=request.trust_pickle
     )
     sha256 = sha256_of(path)
-    if _identity(path) != before:
+    if identity() != before:
         raise CheckpointError(
             f"{path} changed while it was read.", hint="Export again when the training is done."
         )
     return model, sha256
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is written or replaced; None when it is not there."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _check_arch_args(arch_args: Mapping[str, object]) -> None:
-    """Refuse early what the manifest cannot keep."""
-    try:
-        msgspec.json.encode(dict(arch_args))
-    except (TypeError, ValueError) as exc:
-        raise UsageError(
-            f"The architecture's arguments {dict(arch_args)} are no plain values: {exc}.",
-            hint="Numbers, texts, lists and true or false can be recorded in the bundle.",
-        ) from exc
-
-
-def photos_folder(request: ExportRequest) -> Path | None:
-    """The folder of photos that the user gave, with --images or with --classes."""
-    return request.images or classes_folder(request.classes)
-
-
-def choose_photos(request: ExportRequest, subject: Subject, progress: Progress) -> Photos:
-    """The photos to verify on: a sample of the user's, else made images."""
-    folder = photos_folder(request)
-    if folder is None:
-        progress(Note("no photos given: verifying on made images; --images DIR takes yours"))
-        return generated_photos(EXPORT_PHOTOS, subject.preprocessing.input_size)
-    return folder_photos(folder, subject.preprocessing, labels=subject.labels, limit=EXPORT_PHOTOS)

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from deploykit.bundle.folder import (
     CANONICAL_GRAPH,
@@ -19,7 +23,7 @@ from deploykit.bundle.folder import (
     new_bundle,
     open_bundle,
 )
-from deploykit.bundle.golden import write_golden
+from deploykit.bundle.golden import GOLDEN_IMAGES, Golden, choose_golden, write_golden
 from deploykit.bundle.manifest import (
     SCHEMA,
     ArchitectureRecord,
@@ -30,31 +34,24 @@ from deploykit.bundle.manifest import (
     write_manifest,
 )
 from deploykit.bundle.verdicts import PhotoSet
-from deploykit.commands.export.failed import failed_export
-from deploykit.commands.export.request import (
-    ExportRequest,
-    Subject,
-    choose_photos,
-    default_name,
-    load_subject,
-    photos_folder,
-)
-from deploykit.commands.export.steps import (
-    REFERENCE,
-    GraphSpecs,
-    answer,
-    canonical_graph,
-    open_candidates,
-    open_module_of,
-    verify,
-    write_graphs,
-)
-from deploykit.parity.compare import batch_sizes, regroup
+from deploykit.commands.diagnose.layers.failed import failure_lines
+from deploykit.commands.export.request import ExportRequest, Subject, default_name, load_subject
+from deploykit.errors import ModelError, ParityError
+from deploykit.images.generated import extreme_images
+from deploykit.parity.compare import NamedBatch, batch_sizes, regroup
+from deploykit.proof.extremes import extreme_reasons
+from deploykit.proof.photos import EXPORT_PHOTOS, Photos, folder_photos, generated_photos
 from deploykit.proof.reference import Reference
-from deploykit.proof.verdict import Verdict, kept_verdict
-from deploykit.specs.precision import Precision
+from deploykit.proof.verdict import Verdict, judge_sessions, kept_verdict
+from deploykit.runtime.opener import CPU, open_graph, open_module
+from deploykit.specs.session import ImageBatch, Logits, Session
 from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.system.versions import installed_versions, now
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_DEPLOY_GRAPH = deploy_graph("fp32")
 
 
 @dataclass(frozen=True)
@@ -89,80 +86,184 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
             ``.failed``, and the message names the node at fault.
         DependencyError: torch or onnx is not installed.
     """
-    clock = _Clock(progress)
-    folder = request.artifacts / check_bundle_name(_name(request))
+    marks: list[tuple[str, float]] = []
+
+    def begin(stage: str) -> None:
+        marks.append((stage, time.perf_counter()))
+        progress(Step(stage))
+
+    name = default_name(request.arch) if request.name is None else request.name
+    folder = request.artifacts / check_bundle_name(name)
     check_free(folder, overwrite=request.overwrite)
-    clock.start("loading the checkpoint")
+    begin("loading the checkpoint")
     subject = load_subject(request, progress)
-    photos = choose_photos(request, subject, progress)
+    photos = _choose_images(request, subject, progress)
     drawn = [(names, images.copy()) for names, images in photos]
     photo_set = photos.drawn()
     if photos.unreadable:
-        progress(Note(f"{photos.unreadable} of {photos.count} photos cannot be read: left out"))
+        progress(Note(f"skipped: {photos.unreadable} of {photos.count} photos cannot be read"))
     groups = list(regroup(drawn, batch_sizes(photo_set.images)))
     with (
         new_bundle(folder, overwrite=request.overwrite) as staging,
         ExitStack() as stack,
         ThreadPoolExecutor(max_workers=1) as background,
     ):
-        clock.start("exporting")
-        graph = canonical_graph(request, subject)
+        begin("exporting")
+        from deploykit.graph.export import onnx_from_module
+
+        size = subject.preprocessing.input_size
+        graph = onnx_from_module(subject.model.module, size, opset=request.opset)
         # Opened here: some Pythons 3.11 fail when two threads compile what they import.
-        reference = stack.enter_context(open_module_of(subject))
+        module = stack.enter_context(_open_module(subject))
         # torch is free now and computes outside the interpreter's lock, so the reference answers
         # while the graphs are written and opened, which is one thread's work.
-        pending = background.submit(answer, reference, groups, request.golden)
-        specs = write_graphs(staging, graph, subject)
-        clock.start("comparing")
-        candidates = open_candidates(staging, subject, stack)
-        answers = pending.result()
-        verdicts = verify(reference, candidates, answers, groups, photo_set.kind, subject, progress)
-        module = Reference(kind="module", description=REFERENCE)
+        pending = background.submit(_answer, module, groups, request)
+        specs = _write_graphs(staging, graph, subject)
+        begin("comparing")
+        candidates = [
+            stack.enter_context(
+                open_graph(
+                    staging / file,
+                    name=file,
+                    runtime=CPU,
+                    precision="fp32",
+                    preprocessing=subject.preprocessing,
+                    labels=subject.labels,
+                )
+            )
+            for file in (CANONICAL_GRAPH, _DEPLOY_GRAPH)
+        ]
+        logits, golden = pending.result()
+        on_images = judge_sessions(
+            *(logits, candidates, groups, subject.labels, progress),
+            count=len(logits),
+            kind=photo_set.kind,
+        )
+        extremes = extreme_reasons(module, candidates, float(np.abs(logits).max()), progress)
+        verdicts = tuple(
+            verdict.with_extremes(reasons)
+            for verdict, reasons in zip(on_images, extremes, strict=True)
+        )
         stack.close()  # a graph that is open cannot be moved on Windows
         if not all(verdict.passed for verdict in verdicts):
-            raise failed_export(
-                staging, folder, request, subject, groups, answers, verdicts, progress
-            )
-        clock.start("writing")
-        write_golden(answers.golden, staging / GOLDEN)
-        manifest = _manifest(staging, folder.name, request, subject, specs)
-        write_manifest(staging, _with_verdicts(manifest, verdicts, module, photo_set))
-    return ExportResult(open_bundle(folder), verdicts, photo_set, clock.stop())
+            raise _failure(staging, folder, request, subject, groups, logits, verdicts, progress)
+        begin("writing")
+        write_golden(golden, staging / GOLDEN)
+        manifest = _manifest(staging, name, request, subject, specs)
+        reference = Reference(kind="module", description="torch module from the checkpoint")
+        for verdict in verdicts:
+            sha256 = manifest.files[verdict.candidate.graph].sha256
+            manifest = manifest.with_verdict(kept_verdict(verdict, sha256, reference, photo_set))
+        write_manifest(staging, manifest)
+    ends = pairwise([*marks, ("", time.perf_counter())])
+    seconds = {stage: round(end - since, 3) for (stage, since), (_, end) in ends}
+    return ExportResult(open_bundle(folder), verdicts, photo_set, seconds)
 
 
-def _name(request: ExportRequest) -> str:
-    return default_name(request.arch) if request.name is None else request.name
+def _choose_images(request: ExportRequest, subject: Subject, progress: Progress) -> Photos:
+    """The photos to verify on: a sample of the user's, else made images."""
+    folder = request.images_folder
+    if folder is None:
+        progress(Note("no photos given: verifying on made images; --images DIR takes yours"))
+        return generated_photos(EXPORT_PHOTOS, subject.preprocessing.input_size)
+    return folder_photos(folder, subject.preprocessing, labels=subject.labels, limit=EXPORT_PHOTOS)
 
 
-class _Clock:
-    """Tells which stage begins, and how long each took."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._seconds: dict[str, float] = {}
-        self._stage: str | None = None
-        self._since = time.perf_counter()
-
-    def start(self, stage: str) -> None:
-        self.stop()
-        self._stage = stage
-        self._progress(Step(stage))
-
-    def stop(self) -> dict[str, float]:
-        now = time.perf_counter()
-        if self._stage is not None:
-            self._seconds[self._stage] = round(now - self._since, 3)
-        self._since = now
-        return self._seconds
+def _open_module(subject: Subject) -> Session:
+    return open_module(
+        subject.model.module,
+        preprocessing=subject.preprocessing,
+        classes=subject.model.num_classes,
+    )
 
 
-def _with_verdicts(
-    manifest: Manifest, verdicts: Sequence[Verdict], reference: Reference, photos: PhotoSet
-) -> Manifest:
-    for verdict in verdicts:
-        sha256 = manifest.files[verdict.candidate.graph].sha256
-        manifest = manifest.with_verdict(kept_verdict(verdict, sha256, reference, photos))
-    return manifest
+def _answer(
+    reference: Session, groups: Sequence[NamedBatch], request: ExportRequest
+) -> tuple[Logits, Golden]:
+    """Run the reference on every batch; its logits, and the golden images."""
+    names = [name for names, _ in groups for name in names]
+    logits = np.concatenate([reference.run(images) for _, images in groups])
+    bad = [name for name, row in zip(names, logits, strict=True) if not np.isfinite(row).all()]
+    if bad:
+        raise ModelError(
+            f"The network gives NaN or infinity on {len(bad)} of {len(names)} images: "
+            f"{', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}.",
+            hint="The checkpoint may come from a training that diverged; use an earlier epoch's.",
+        )
+    if request.golden == "generated":
+        ((_, made),) = generated_photos(GOLDEN_IMAGES, reference.spec.input_size)
+        return logits, Golden(made, reference.run(made))
+    return logits, choose_golden(_images(groups), logits)
+
+
+def _images(groups: Sequence[NamedBatch]) -> ImageBatch:
+    return np.concatenate([images for _, images in groups])
+
+
+def _write_graphs(staging: Path, graph: ir.Model, subject: Subject) -> dict[str, Any]:
+    """Write the canonical graph and, from it, the FP32 deploy graph; what the manifest says."""
+    from deploykit.graph.deploy import apply_deploy_passes
+    from deploykit.graph.files import opset_of, save_graph, tensor_specs
+
+    preprocessing, labels = subject.preprocessing, subject.labels
+    canonical_input, output = tensor_specs(graph)
+    save_graph(graph, staging / CANONICAL_GRAPH, labels=labels, preprocessing=preprocessing)
+    graph = apply_deploy_passes(graph, preprocessing)
+    deploy_input, _ = tensor_specs(graph)
+    (staging / _DEPLOY_GRAPH).parent.mkdir()
+    save_graph(graph, staging / _DEPLOY_GRAPH, labels=labels, preprocessing=preprocessing)
+    return {
+        "canonical_input": canonical_input,
+        "deploy_input": deploy_input,
+        "output": output,
+        "opset": opset_of(graph),
+    }
+
+
+def _failure(
+    staging: Path,
+    folder: Path,
+    request: ExportRequest,
+    subject: Subject,
+    groups: Sequence[NamedBatch],
+    logits: Logits,
+    verdicts: Sequence[Verdict],
+    progress: Progress,
+) -> ParityError:
+    """Keep the graphs of an export that failed, of which none is open, and diagnose the first."""
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    graph = failed[0].candidate.graph
+    images, expected = _images(groups), logits
+    if request.diagnose and not failed[0].exceeded:
+        # No image of the comparison shows the fault: an extreme one does, of which the module
+        # gives numbers for some.
+        images = np.concatenate([*extreme_images(subject.preprocessing.input_size).values()])
+        with _open_module(subject) as module:
+            expected = module.run(images)
+        finite = np.isfinite(expected).all(axis=1)
+        images, expected = images[finite], expected[finite]
+    lines = failure_lines(
+        staging,
+        folder,
+        failed[0].candidate,
+        subject.model.module if graph == CANONICAL_GRAPH else CANONICAL_GRAPH,
+        images,
+        expected,
+        subject.preprocessing,
+        progress,
+        diagnose=request.diagnose,
+        opset=request.opset,
+    )
+    opset = "another --opset" if request.opset is None else "without --opset"
+    hint = (
+        f"Write that part of the module with other operations, or export with {opset}; "
+        "another version of torch may translate it rightly."
+    )
+    if graph != CANONICAL_GRAPH:
+        hint = "deploykit's own passes make that graph: please report it, with the folder."
+    first = "The exported model does not give the checkpoint's answers, so nothing was published."
+    reasons = [f"{each.candidate.graph}: {'; '.join(each.reasons)}" for each in failed]
+    return ParityError("\n".join([first, *reasons, *lines]), hint=hint)
 
 
 def _manifest(
@@ -170,11 +271,9 @@ def _manifest(
     name: str,
     request: ExportRequest,
     subject: Subject,
-    specs: GraphSpecs,
+    specs: dict[str, Any],
 ) -> Manifest:
-    folder = photos_folder(request)
-    deploy: dict[Precision, str] = {"fp32": deploy_graph("fp32")}
-    files = (CANONICAL_GRAPH, *deploy.values(), GOLDEN)
+    folder = request.images_folder
     return Manifest(
         schema=SCHEMA,
         name=name,
@@ -193,12 +292,11 @@ def _manifest(
         ),
         labels=subject.labels,
         preprocessing=subject.preprocessing,
-        canonical_input=specs.canonical_input,
-        deploy_input=specs.deploy_input,
-        output=specs.output,
-        opset=specs.opset,
-        deploy=deploy,
-        files={file: record_file(staging / file) for file in files},
+        **specs,
+        deploy={"fp32": _DEPLOY_GRAPH},
+        files={
+            file: record_file(staging / file) for file in (CANONICAL_GRAPH, _DEPLOY_GRAPH, GOLDEN)
+        },
         photos=None if folder is None else printable(folder.resolve()),
         verdicts=(),
         versions=installed_versions(),

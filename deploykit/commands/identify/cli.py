@@ -12,15 +12,18 @@ from deploykit.console.options import Json, TrustPickle, Verbose
 
 
 def identify(
-    checkpoint: Annotated[Path, typer.Argument(help="The weights' file.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="The checkpoint.")],
     timm: Annotated[
-        bool, typer.Option("--timm", help="Compare with every network of timm: takes minutes.")
+        bool, typer.Option("--timm", help="Compare with every network of timm too; takes minutes.")
     ] = False,
     trust_pickle: TrustPickle = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Tell which architectures a checkpoint fits; exit code 4 when none does."""
+    """Find the architectures that a checkpoint fits.
+
+    Exits with 4 if there is none.
+    """
     with command("identify", as_json=json, verbose=verbose) as console:
         import msgspec
 

@@ -14,6 +14,7 @@ def inspect(
     what: Annotated[
         str | None,
         typer.Argument(
+            metavar="NAME|PATH",
             help="A bundle's name or folder, or an ONNX graph, an engine or a checkpoint.  "
             "[default: the newest bundle]",
             show_default=False,
@@ -24,7 +25,10 @@ def inspect(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show what is in a bundle or a file; exit code 4 when it is damaged."""
+    """Show what is in a bundle, graph, engine or checkpoint.
+
+    Exits with 4 if it is damaged.
+    """
     with command("inspect", as_json=json, verbose=verbose) as console:
         from deploykit.commands.inspect.run import inspect_path
         from deploykit.commands.inspect.text import inspection_text, inspection_value

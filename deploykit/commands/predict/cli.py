@@ -12,6 +12,7 @@ import typer
 from deploykit.console.command import command
 from deploykit.console.options import (
     RUNTIME_NAMES,
+    WHAT_RUNS,
     Artifacts,
     BundleName,
     Json,
@@ -47,47 +48,65 @@ def predict(
     output: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A table to write: .csv, .jsonl or .parquet; - is stdout, a JSON object a line. "
-            f"Repeat it for several.  [default: {_DEFAULT_OUTPUT}]"
+            metavar="FILE",
+            help="The table: .csv, .jsonl or .parquet, or - for JSON lines on stdout; "
+            f"repeatable.  [default: {_DEFAULT_OUTPUT}]",
         ),
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(help="A page to look at: photos, filters, accuracy, where the time went."),
+        typer.Option(metavar="FILE", help="Write an HTML page with the images and their classes."),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="The number of classes in a row.  [default: at most 5]"),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with this command's run that was interrupted.")
+        bool, typer.Option("--resume", help="Continue this command's interrupted run.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 6 if an image cannot be read.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show no progress, notes or summary.")
     ] = False,
     bundle: BundleName = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="How many classes a row ranks.  [default: at most 5]")
-    ] = None,
     runtime: Annotated[
         str,
-        typer.Option(help=f"What executes: {RUNTIME_NAMES}, or auto for the fastest proven."),
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=WHAT_RUNS,
+            help=f"The runtime: {RUNTIME_NAMES}, or auto for the fastest proven.",
+        ),
     ] = "auto",
     precision: PrecisionName = None,
     tf32: Tf32 = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images a run.  [default: 2 on the CPU, 8 on a GPU]"),
+        typer.Option(
+            min=1,
+            metavar="N",
+            rich_help_panel=WHAT_RUNS,
+            help="Images in a batch.  [default: 2 on the CPU, 8 on a GPU]",
+        ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.  [default: one a core]")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            rich_help_panel=WHAT_RUNS,
+            help="CPU threads.  [default: one for each core]",
+        ),
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 6 when an image could not be read.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, no notes, no summary.")
-    ] = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Predict a folder of images: exactly one row a file, whatever is wrong with it.
+    """Predict images: one row for each file.
 
-    Rows are kept in <output>.journal until the table is whole; an interrupted run loses none.
+    A file that cannot be read gets a row that says why. Rows are kept in <output>.journal until the
+    table is whole, so an interrupted run loses none.
     """
     paths = output or [_DEFAULT_OUTPUT]
     with (

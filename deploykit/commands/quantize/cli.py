@@ -8,39 +8,48 @@ from typing import Annotated
 import typer
 
 from deploykit.console.command import command
-from deploykit.console.options import Artifacts, BundleName, Json, Verbose, chosen_bundle
+from deploykit.console.options import (
+    Artifacts,
+    BundleName,
+    Json,
+    NoDiagnose,
+    SearchSeconds,
+    Verbose,
+    chosen_bundle,
+)
 
 
 def quantize(
     bundle: BundleName = None,
-    precision: Annotated[str, typer.Option(help="fp16 or int8.")] = "int8",
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="The precision: fp16 or int8.")
+    ] = "int8",
     images: Annotated[
         Path | None,
         typer.Option(
-            help="Photos: one sample to search and calibrate on, another to prove on.  "
-            "[default: those of the export; else golden.npz]"
+            metavar="PATH",
+            help="Images: some to search and calibrate on, others to prove on.  "
+            "[default: those of the export; else golden.npz]",
         ),
     ] = None,
-    search_seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Seconds to look for the nodes that must stay in FP32, for each graph.  "
-            "[default: 300]",
-        ),
-    ] = None,
+    search_seconds: SearchSeconds = None,
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="What the INT8 graph for CPUs is made for: openvino or onnxruntime-cpu.  "
-            "[default: openvino where it is installed]"
+            metavar="NAME",
+            help="The runtime of the INT8 graph for CPUs: openvino or onnxruntime-cpu.  "
+            "[default: openvino where it is installed]",
         ),
     ] = None,
+    no_diagnose: NoDiagnose = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make graphs in FP16 or INT8 that are proven, on other photos, to decide as the checkpoint."""
+    """Make an FP16 or INT8 graph and prove it on other images.
+
+    As few nodes as possible stay in FP32. Exits with 3 if no graph passes.
+    """
     with command("quantize", as_json=json, verbose=verbose) as console:
         from deploykit.commands.quantize.run import (
             SCHEMES,
@@ -57,6 +66,7 @@ def quantize(
             images=images,
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
             runtime=runtime,
+            diagnose=not no_diagnose,
         )
         result = quantize_bundle(
             chosen_bundle(bundle, artifacts, console), request, console.progress

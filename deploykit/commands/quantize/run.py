@@ -6,6 +6,7 @@ the nodes by what they cost, keep the fewest in FP32, prove on other photos, pub
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from deploykit.bundle.manifest import (
     update_manifest,
 )
 from deploykit.bundle.verdicts import KeptVerdict
+from deploykit.commands.diagnose.layers.failed import failure_lines
 from deploykit.commands.quantize.fp16 import FP16, Fp16
 from deploykit.commands.quantize.int8 import FOR_TENSORRT, ON_CPU, Int8, SeenRanges, calibrate
 from deploykit.commands.quantize.search import NodeSet
@@ -79,6 +81,7 @@ class QuantizeRequest:
             the first of them that is here.
         graphs: Which of the precision's graphs to make, by their paths in the bundle; empty for
             all.
+        diagnose: Whether a graph that fails is followed by a search for the node at fault.
     """
 
     precision: Precision = "int8"
@@ -86,6 +89,7 @@ class QuantizeRequest:
     search_seconds: float = SEARCH_SECONDS
     runtime: str | None = None
     graphs: tuple[str, ...] = ()
+    diagnose: bool = True
 
     def schemes(self) -> tuple[Scheme, ...]:
         """What is to be made.
@@ -191,9 +195,15 @@ def quantize_bundle(
     """
     request = request or QuantizeRequest()
     schemes = request.schemes()
-    split = quantization_photos(bundle, request.precision, request.images, progress)
-    if ON_CPU in schemes:
-        _note_saturation(progress)
+    split = quantization_images(bundle, request.precision, request.images, progress)
+    cpu = read_cpu()
+    if ON_CPU in schemes and saturates_int8(cpu):
+        progress(
+            Note(
+                f"{cpu.name} has no VNNI: sums of INT8 products may saturate on it. The proof "
+                "holds for CPUs like it; others run the self-test first."
+            )
+        )
     with ExitStack() as stack:
         reference = open_reference(bundle, ReferenceRequest(), progress)
         stack.enter_context(reference.session)
@@ -204,30 +214,19 @@ def quantize_bundle(
             )
         search, proof = split_answers(split, reference, progress)
         _weigh_photos(bundle, schemes, proof, progress)
-        folder = stack.enter_context(staged(bundle.folder))
+        folder = stack.enter_context(staged(bundle.folder)) / "made"
         maker = _Maker(bundle, request, reference, search, proof, folder, progress)
         made, refused = maker.make(schemes)
     now = open_bundle(bundle.folder)
     return Quantization(now, made, refused, engines_outdated(bundle, now))
 
 
-def quantization_photos(
+def quantization_images(
     bundle: Bundle, precision: Precision, images: Path | None, progress: Progress
 ) -> tuple[Photos, Photos]:
     """Photos to calibrate and search on, and others to prove on; see :func:`split_photos`."""
     search, proof = _PHOTOS[precision]
     return split_photos(bundle, images, progress, search=search, proof=proof)
-
-
-def _note_saturation(progress: Progress) -> None:
-    cpu = read_cpu()
-    if saturates_int8(cpu):
-        progress(
-            Note(
-                f"{cpu.name} has no VNNI: sums of INT8 products may saturate on it. The proof "
-                "holds for CPUs like it; others run the self-test first."
-            )
-        )
 
 
 @dataclass(frozen=True)
@@ -262,19 +261,56 @@ class _Maker:
         return tuple(made), None
 
     def _make(self, scheme: Scheme) -> QuantizedGraph:
-        from deploykit.graph.files import save_graph
-
-        manifest, path = self.bundle.manifest, self.folder / Path(scheme.graph).name
         strategy, start = self._begin(scheme)
-        found = strategy.find(start, self.request.search_seconds)
+        try:
+            found = strategy.find(start, self.request.search_seconds)
+        except ParityError as exc:
+            if strategy.failed is None:
+                raise
+            keep, verdict = strategy.failed
+            self._write(scheme, strategy.converted(keep))
+            raise self._kept_failure(exc, verdict, self.search) from exc
         graph = strategy.converted(found.nodes)
-        save_graph(graph, path, labels=manifest.labels, preprocessing=manifest.preprocessing)
+        path = self._write(scheme, graph)
         made = self._proven(strategy, found, strategy.kept_nodes(graph, found), path)
-        _refuse_unproven(self.bundle, scheme.graph, made.proofs)
-        search = SearchRecord(made.runtime, tuple(sorted(self.search.digests)), made.integers)
-        _publish(self.bundle, scheme, made, search, path)
+        if all(reasons := [too_few_photos(proof) for proof in made.proofs]):
+            _keep_what_is_proven(self.bundle, scheme.graph, f"is not: {reasons[0]}")
+        self._publish(scheme, made, path)
         self.progress(Note(f"{scheme.graph} passed: it is in the bundle"))
         return made
+
+    def _write(self, scheme: Scheme, graph: ir.Model) -> Path:
+        from deploykit.graph.files import save_graph
+
+        manifest, path = self.bundle.manifest, self.folder / scheme.graph
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_graph(graph, path, labels=manifest.labels, preprocessing=manifest.preprocessing)
+        return path
+
+    def _kept_failure(
+        self, error: ParityError, verdict: Verdict, images: AnsweredPhotos
+    ) -> ParityError:
+        """Keep a written graph that failed and what it was made from, and name the node at fault.
+
+        Args:
+            error: What to say before that.
+            verdict: On the graph.
+            images: Those of the verdict.
+        """
+        fp32 = self.bundle.deploy_graph("fp32")
+        shutil.copyfile(self.bundle.checked(fp32), self.folder / fp32)
+        lines = failure_lines(
+            self.folder,
+            self.bundle.folder,
+            verdict.candidate,
+            fp32,
+            images.images,
+            images.logits,
+            self.bundle.manifest.preprocessing,
+            self.progress,
+            diagnose=self.request.diagnose,
+        )
+        return ParityError("\n".join([error.message, *lines]), hint=error.hint)
 
     def _begin(self, scheme: Scheme) -> tuple[Strategy, tuple[dict[str, str], NodeSet]]:
         """Choose the runtime to search on: what was asked for, else the first that runs it.
@@ -297,9 +333,7 @@ class _Maker:
 
     def _strategy(self, scheme: Scheme, runtime: str) -> Strategy:
         arguments = (self._fp32, scheme, runtime, self.bundle.manifest, self.search, self.progress)
-        if scheme.precision == "fp16":
-            return Fp16(*arguments)
-        return Int8(*arguments, seen=self._seen)
+        return Fp16(*arguments) if scheme == FP16 else Int8(self._seen, *arguments)
 
     @cached_property
     def _fp32(self) -> ir.Model:
@@ -321,37 +355,40 @@ class _Maker:
             MissingError: That one is not here any more.
             GraphError: It cannot run the graph.
         """
-        scheme, runtime, verdicts = strategy.scheme, strategy.runtime, []
+        scheme, runtime = strategy.scheme, strategy.runtime
+        verdicts: dict[str, Verdict] = {}
         for each in scheme.runtimes:
             try:
                 with strategy.open(path, each) as session:
                     # OpenVINO compiles once more at the first batch of two images.
                     judged = self.proof.judge(session, self.bundle.manifest, self.progress)
-                    verdicts.append(judged)
+                    verdicts[each] = judged
             except (MissingError, GraphError) as exc:
                 if each == runtime:
                     raise
                 self._note_skipped(scheme, each, exc)
-        if not any(each.passed and each.candidate.runtime == runtime for each in verdicts):
-            lines = [line for verdict in verdicts for line in _failure_lines(verdict)]
-            worst = strategy.worst_nodes(self.request.search_seconds)
-            lines.append(f"{counted(len(kept), 'node')} stayed in FP32. {worst}")
-            raise ParityError(
+        if not verdicts[runtime].passed:
+            lines = [line for verdict in verdicts.values() for line in verdict_lines(verdict)]
+            lines.append(f"{counted(len(kept), 'node')} stayed in FP32.{strategy.worst_nodes()}")
+            error = ParityError(
                 f"{scheme.graph} passes on the photos of the search, but not on others:\n"
                 + "\n".join(lines),
                 hint=f"Give more photos (--images), or stay with {scheme.instead}.",
             )
+            if not verdicts[runtime].failed:
+                raise error
+            raise self._kept_failure(error, verdicts[runtime], self.proof)
         sha256 = sha256_of(path)
         return QuantizedGraph(
             graph=scheme.graph,
             runtime=runtime,
             kept=kept,
-            integers=strategy.integers(kept) if isinstance(strategy, Int8) else None,
+            integers=strategy.integers(kept),
             method=found.method,
-            verdicts=tuple(verdicts),
+            verdicts=tuple(verdicts.values()),
             proofs=tuple(
                 kept_verdict(each, sha256, self.reference, self.proof.drawn)
-                for each in verdicts
+                for each in verdicts.values()
                 if each.passed
             ),
             searched=len(self.search.logits),
@@ -359,46 +396,44 @@ class _Maker:
             minimal=found.minimal,
         )
 
+    def _publish(self, scheme: Scheme, made: QuantizedGraph, path: Path) -> None:
+        """Put a graph and what is known of it into the bundle, all at once.
+
+        Raises:
+            BundleError: Its FP32 graph is not the one that it was made from any more.
+        """
+        search = SearchRecord(made.runtime, tuple(sorted(self.search.digests)), made.integers)
+
+        def change(manifest: Manifest) -> Manifest:
+            require_unchanged(self.bundle, manifest, self.bundle.deploy_graph("fp32"))
+            changed = msgspec.structs.replace(
+                manifest.without_verdicts_of(made.graph),
+                files={**manifest.files, made.graph: record_file(path)},
+                searches={**manifest.searches, made.graph: search},
+            )
+            for proof in made.proofs:
+                changed = changed.with_verdict(proof)
+            if scheme == FOR_TENSORRT:
+                return msgspec.structs.replace(changed, kept_for_tensorrt=made.kept)
+            return msgspec.structs.replace(
+                changed,
+                deploy={**manifest.deploy, scheme.precision: made.graph},
+                kept={**manifest.kept, scheme.precision: made.kept},
+            )
+
+        update_manifest(self.bundle.folder, change, {made.graph: path})
+
     def _note_skipped(self, scheme: Scheme, runtime: str, error: MissingError | GraphError) -> None:
         """Say that a runtime cannot run a graph, unless it is just not installed."""
         if not isinstance(error.__cause__, ModuleNotFoundError):
             self.progress(Note(f"skipped: {scheme.graph} on {runtime}: {error.message}"))
 
 
-def _failure_lines(verdict: Verdict) -> Iterator[str]:
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    """Why a graph or an engine failed, and which images changed their class."""
     for reason in verdict.reasons:
         yield f"{verdict.candidate.runtime}: {reason}"
     yield from flip_lines(verdict)
-
-
-def _publish(
-    bundle: Bundle, scheme: Scheme, made: QuantizedGraph, search: SearchRecord, path: Path
-) -> None:
-    """Put a graph and what is known of it into the bundle, all at once.
-
-    Raises:
-        BundleError: Its FP32 graph is not the one that it was made from any more.
-    """
-    fp32 = bundle.deploy_graph("fp32")
-
-    def change(manifest: Manifest) -> Manifest:
-        require_unchanged(bundle, manifest, fp32)
-        changed = msgspec.structs.replace(
-            manifest.without_verdicts_of(made.graph),
-            files={**manifest.files, made.graph: record_file(path)},
-            searches={**manifest.searches, made.graph: search},
-        )
-        for proof in made.proofs:
-            changed = changed.with_verdict(proof)
-        if scheme == FOR_TENSORRT:
-            return msgspec.structs.replace(changed, kept_for_tensorrt=made.kept)
-        return msgspec.structs.replace(
-            changed,
-            deploy={**manifest.deploy, scheme.precision: made.graph},
-            kept={**manifest.kept, scheme.precision: made.kept},
-        )
-
-    update_manifest(bundle.folder, change, {made.graph: path})
 
 
 def _weigh_photos(
@@ -412,32 +447,21 @@ def _weigh_photos(
     if not photos.is_too_few:
         return
     images = counted(photos.drawn.images, "photo" if photos.drawn.kind == "photos" else "image")
+    why = f"compared on {images}; below FP32 a proof takes {MIN_PHOTOS} photos"
     for scheme in schemes:
-        if _is_proven(bundle, scheme.graph):
-            raise ParityError(
-                f"{scheme.graph} stays as it is: it is proven, and what would replace it would be "
-                f"compared on {images}; below FP32 a proof takes {MIN_PHOTOS} photos.",
-                hint=_MORE_PHOTOS,
-            )
-    progress(
-        Note(
-            f"UNPROVEN: what is made will be compared on {images}; below FP32 a proof takes "
-            f"{MIN_PHOTOS} photos. {_MORE_PHOTOS}"
-        )
-    )
+        _keep_what_is_proven(bundle, scheme.graph, f"would be {why}")
+    progress(Note(f"UNPROVEN: what is made will be {why}. {_MORE_PHOTOS}"))
 
 
-def _refuse_unproven(bundle: Bundle, graph: str, proofs: Sequence[KeptVerdict]) -> None:
-    """Refuse what was made where it would replace what is proven and is not proven itself.
+def _keep_what_is_proven(bundle: Bundle, graph: str, why: str) -> None:
+    """Refuse to replace a graph that is proven by one that is not.
 
     Raises:
-        ParityError: A graph is there that is proven, and no proof of this one counts.
+        ParityError: There is such a graph, and ``why`` says what the other one lacks.
     """
-    reasons = [too_few_photos(proof) for proof in proofs]
-    if all(reasons) and _is_proven(bundle, graph):
+    if _is_proven(bundle, graph):
         raise ParityError(
-            f"{graph} stays as it is: it is proven, and what would replace it is not: "
-            f"{reasons[0]}.",
+            f"{graph} stays as it is: it is proven, and what would replace it {why}.",
             hint=_MORE_PHOTOS,
         )
 

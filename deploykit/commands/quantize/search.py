@@ -21,14 +21,10 @@ class Trials:
     Args:
         passes: Whether the graph passes that keeps these nodes in FP32; may take seconds.
         seconds: How long trials may begin.
-
-    Attributes:
-        count: How many sets were tried.
     """
 
     passes: Passes
     seconds: float
-    count: int = 0
     _known: dict[NodeSet, bool] = field(default_factory=dict)
     _since: float = field(default_factory=time.monotonic)
 
@@ -37,14 +33,9 @@ class Trials:
         """Whether the time is up."""
         return time.monotonic() - self._since >= self.seconds
 
-    def know(self, nodes: NodeSet, *, passing: bool) -> None:
-        """Take note of a set that has been judged before."""
-        self._known[nodes] = passing
-
     def __call__(self, nodes: NodeSet) -> bool:
         """Whether a set passes."""
         if nodes not in self._known:
-            self.count += 1
             self._known[nodes] = self.passes(nodes)
         return self._known[nodes]
 

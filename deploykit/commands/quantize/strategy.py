@@ -73,6 +73,10 @@ class Scheme:
     symmetric: bool = False
 
 
+StrategyArguments: TypeAlias = tuple["ir.Model", Scheme, str, Manifest, AnsweredPhotos, Progress]
+"""What a :class:`Strategy` is made of."""
+
+
 class Strategy(ABC):
     """Looks for the nodes of one graph that must stay in FP32.
 
@@ -81,12 +85,14 @@ class Strategy(ABC):
         scheme: What to make of it.
         runtime: What to try it on, one of the scheme's.
         manifest: The bundle's.
-        photos: What to search on.
+        images: What to search on.
         progress: Called with what is being done.
 
     Attributes:
         scheme: As given, as the runtime.
         runtime: What graphs are tried on.
+        failed: Of the graphs that failed the one with the smallest error, as the nodes that it
+            keeps in FP32 and its verdict; None while none failed.
     """
 
     def __init__(
@@ -95,17 +101,20 @@ class Strategy(ABC):
         scheme: Scheme,
         runtime: str,
         manifest: Manifest,
-        photos: AnsweredPhotos,
+        images: AnsweredPhotos,
         progress: Progress,
     ) -> None:
         self.scheme = scheme
         self.runtime = runtime
+        self.failed: tuple[NodeSet, Verdict] | None = None
         self._graph = graph
         self._manifest = manifest
-        self._photos = photos
+        self._images = images
         self._progress = progress
+        self._method: CalibrationMethod | None = None
         self._judged = 0
-        self._last: Verdict | str | None = None
+        self._why = ""
+        self._undecided = False
         self._ranked: tuple[str, ...] = ()
 
     @property
@@ -122,8 +131,13 @@ class Strategy(ABC):
         """Open a converted graph, or its file, on one of the scheme's runtimes."""
 
     @abstractmethod
-    def kept_nodes(self, graph: ir.Model, found: KeptSet) -> tuple[KeptNode, ...]:
-        """The nodes of a converted graph that compute in FP32 and would not have to, and why."""
+    def fp32_nodes(self, graph: ir.Model, keep: NodeSet) -> Sequence[ir.Node]:
+        """The nodes that compute in FP32 and would not have to, where these are kept.
+
+        Args:
+            graph: The converted graph.
+            keep: The names of the kept nodes.
+        """
 
     @abstractmethod
     def begin(self) -> tuple[dict[str, str], NodeSet]:
@@ -147,11 +161,16 @@ class Strategy(ABC):
             trials: When their time is up, what has been measured must do.
         """
 
+    def integers(self, kept: Sequence[KeptNode]) -> int | None:
+        """How many nodes compute with integers where some are kept; None but in INT8."""
+        del kept
+        return None
+
     def judge(self, keep: NodeSet) -> Verdict:
-        """Compare the graph that keeps these nodes in FP32 on the photos of the search."""
+        """Compare the graph that keeps these nodes in FP32 on the images of the search."""
         self._judged += 1
         with self.open(self.converted(keep), self.runtime) as candidate:
-            return self._photos.judge(candidate, self._manifest, self._progress)
+            return self._images.judge(candidate, self._manifest, self._progress)
 
     def find(self, start: tuple[dict[str, str], NodeSet], seconds: float) -> KeptSet:
         """Find a set with which the graph passes, and from which no node can be dropped.
@@ -162,40 +181,57 @@ class Strategy(ABC):
 
         Raises:
             ParityError: There is none but that of all nodes, or none was found in that time; or
-                the photos do not show whether it passes.
+                the images do not show whether it passes.
         """
         reasons, pinned = start
-        nodes: NodeSet | None = frozenset(reasons)
+        first = frozenset(reasons)
+        nodes: NodeSet | None = first
+        minimal = False
         trials = Trials(self._passes, seconds)
-        if not trials(frozenset(reasons)):
-            self._refuse_vague()
-            self._progress(Note(f"{self.scheme.graph} does not pass yet: {self._why()}"))
-            groups = self._groups(frozenset(reasons), trials)
-            nodes = grow(frozenset(reasons), [names for names, _ in groups], trials)
-            first = {name: reason for names, reason in reversed(groups) for name in names}
-            reasons = {**first, **reasons}
-        if nodes is None:
-            raise self._not_found(trials)
-        nodes, minimal = shrink(nodes, pinned, trials)
-        if nodes >= self.lowered:
+        if not trials(first):
+            if self._undecided:
+                raise ParityError(
+                    f"{self._name} cannot be judged on these photos: {self._why}.",
+                    hint="Give photos that the network decides: --images DIR",
+                )
+            self._progress(Note(f"{self.scheme.graph} does not pass yet: {self._why}"))
+            groups = self.ranked(first, trials)
+            self._ranked = tuple(dict.fromkeys(name for names, _ in groups for name in names))
+            groups.append((sorted(self.lowered), _NO_SET))
+            nodes = grow(first, [names for names, _ in groups], trials)
+            reasons = {name: why for names, why in reversed(groups) for name in names} | reasons
+        if nodes is not None:
+            nodes, minimal = shrink(nodes, pinned, trials)
+        if nodes is None or nodes >= self.lowered:
             raise self._not_found(trials)
         kept = {name: reasons[name] for name in nodes}
-        return KeptSet(nodes, kept, self._judged, minimal)
+        return KeptSet(nodes, kept, self._judged, minimal, self._method)
 
-    def worst_nodes(self, seconds: float) -> str:
-        """Which nodes' roundings move the answers most, as a sentence.
+    def kept_nodes(self, graph: ir.Model, found: KeptSet) -> tuple[KeptNode, ...]:
+        """The nodes of a converted graph that stay in FP32, and why."""
+        return tuple(
+            KeptNode(
+                node=node.name or "",
+                operator=node.op_type,
+                module=_module(node),
+                reason=found.reasons.get(
+                    node.name or "", f"ONNX Runtime's converter leaves {node.op_type} in FP32"
+                ),
+            )
+            for node in self.fp32_nodes(graph, found.nodes)
+        )
 
-        Args:
-            seconds: How long to measure it, where the search had no need to.
-        """
-        if not self._ranked:
-            self._groups(frozenset(), Trials(self._passes, seconds))
-        return self._worst()
-
-    def _groups(self, keep: NodeSet, trials: Trials) -> list[Group]:
-        groups = self.ranked(keep, trials)
-        self._ranked = tuple(dict.fromkeys(name for names, _ in groups for name in names))
-        return [*groups, (sorted(self.lowered), _NO_SET)]
+    def worst_nodes(self) -> str:
+        """Which nodes' roundings move the answers most, as a sentence; "" if not measured."""
+        modules = {node.name or "": _module(node) for node in self._graph.graph}
+        worst = ", ".join(
+            f"{name}{f' ({modules[name]})' if modules.get(name) else ''}"
+            for name in self._ranked[:_NAMED_NODES]
+        )
+        return worst and (
+            f" Of the {len(self.lowered)} nodes that would compute in {self._name}, rounding "
+            f"around these moves the answers most: {worst}."
+        )
 
     def _passes(self, keep: NodeSet) -> bool:
         if keep >= self.lowered:
@@ -203,40 +239,27 @@ class Strategy(ABC):
         try:
             verdict = self.judge(keep)
         except DeviceError as exc:  # OpenVINO may leave integers alone that it took before
-            self._last = exc.message
+            self._why = exc.message
             return False
-        if not verdict.passed:
-            self._last = verdict
-        return verdict.passed
-
-    def _refuse_vague(self) -> None:
-        if isinstance(self._last, Verdict) and not self._last.failed:
-            raise ParityError(
-                f"{self._name} cannot be judged on these photos: {self._why()}.",
-                hint="Give photos that the network decides: --images DIR",
-            )
-
-    def _why(self) -> str:
-        last = self._last
-        return "; ".join(last.reasons) if isinstance(last, Verdict) else last or ""
+        if verdict.passed:
+            return True
+        self._why = "; ".join(verdict.reasons)
+        if verdict.failed and (self.failed is None or _error(verdict) < _error(self.failed[1])):
+            self.failed = keep, verdict
+        self._undecided = not verdict.failed
+        return False
 
     @property
     def _name(self) -> str:
         return self.scheme.precision.upper()
 
-    def _worst(self) -> str:
-        if not self._ranked:
-            return "There was no time to measure which nodes stand in the way."
-        return (
-            f"Of the {len(self.lowered)} nodes that would compute in {self._name}, rounding around "
-            f"these moves the answers most: {', '.join(self._ranked[:_NAMED_NODES])}."
-        )
-
     def _not_found(self, trials: Trials) -> ParityError:
         """Why there is no graph, by how much it fails, and which nodes stand in the way."""
-        why = self._why()
-        message = f"{self._name} does not pass: {why}. {self._worst()} " if why else ""
-        if trials.expired and why:
+        expired = trials.expired and self._why
+        if not self._why:
+            self._passes(frozenset())  # the scan kept every node: what would happen without
+        message = f"{self._name} does not pass: {self._why}.{self.worst_nodes()} "
+        if expired:
             return ParityError(
                 f"{message}In {trials.seconds:.0f} s the search tried "
                 f"{counted(self._judged, 'graph')}.",
@@ -248,3 +271,15 @@ class Strategy(ABC):
             "in it.",
             hint=f"Stay with {self.scheme.instead}: deploykit verify shows which of them passes.",
         )
+
+
+def _module(node: ir.Node) -> str:
+    from deploykit.graph.passes import MODULE_PATH
+
+    return node.metadata_props.get(MODULE_PATH, "")
+
+
+def _error(verdict: Verdict) -> tuple[bool, int, float]:
+    """Verdicts in order: those that are finite, then by what they change."""
+    found = verdict.measurement
+    return found.non_finite > 0, found.flips, found.max_abs_error

@@ -84,7 +84,7 @@ def quantization_value(result: Quantization) -> dict[str, Any]:
                 "integer_nodes": graph.integers,
                 "kept": [plain_value(node) for node in graph.kept],
                 "calibration": graph.method,
-                "searched_photos": graph.searched,
+                "searched_images": graph.searched,
                 "trials": graph.trials,
                 "minimal": graph.minimal,
                 "verdicts": [verdict_value(verdict) for verdict in graph.verdicts],

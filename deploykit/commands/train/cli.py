@@ -11,22 +11,41 @@ from deploykit.console.command import command
 from deploykit.console.options import ArchArgs, Json, Verbose, parsed_arch_args
 from deploykit.system.shell import command_line
 
+_TRAINING = "Training options"
+
 
 def train(
-    folder: Annotated[Path, typer.Argument(help="Photos, with one sub-folder a class.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Labelled images, with one sub-folder for each class."),
+    ],
     arch: Annotated[
-        str, typer.Option(help="The architecture; `deploykit archs` lists them.")
+        str, typer.Option(metavar="NAME", help="The architecture; see `deploykit archs`.")
     ] = "dpn92",
     output: Annotated[
-        Path, typer.Option(help="The folder for best_model.pth, classes.txt and curves.png.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="The folder for best_model.pth, classes.txt and curves.png."
+        ),
     ] = Path(),
-    epochs: Annotated[int, typer.Option(help="The number of epochs in all.")] = 40,
-    batch_size: Annotated[int, typer.Option(help="Photos in a training step.")] = 4,
+    epochs: Annotated[int, typer.Option(metavar="N", help="The number of epochs.")] = 40,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue after the last finished epoch.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the files of an earlier training.")
+    ] = False,
+    batch_size: Annotated[
+        int,
+        typer.Option(metavar="N", rich_help_panel=_TRAINING, help="Images in a training step."),
+    ] = 4,
     learning_rate: Annotated[
         float,
         typer.Option(
             "--learning-rate",
             "--lr",
+            metavar="RATE",
+            rich_help_panel=_TRAINING,
             help="The learning rate of Adam; multiplied by 0.92 every 4 epochs.",
         ),
     ] = 1e-4,
@@ -34,33 +53,46 @@ def train(
         str | None,
         typer.Option(
             metavar="HxW",
-            help="The size that photos are resized to.  [default: the architecture's, or 224x224]",
+            rich_help_panel=_TRAINING,
+            help="The size to stretch images to.  [default: the architecture's, or 224x224]",
         ),
     ] = None,
     test_fraction: Annotated[
-        float, typer.Option(help="The share of the photos to test on and not to train on.")
+        float,
+        typer.Option(
+            metavar="0..1",
+            rich_help_panel=_TRAINING,
+            help="The share of the images to test on instead of training on.",
+        ),
     ] = 0.2,
     seed: Annotated[
-        int, typer.Option(help="The seed of the split, the first weights and the shuffling.")
+        int,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=_TRAINING,
+            help="The seed of the split, the first weights and the shuffling.",
+        ),
     ] = 0,
     arch_arg: ArchArgs = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="NAME", rich_help_panel=_TRAINING, help="auto, cpu or cuda.")
+    ] = "auto",
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Processes that read photos.  [default: 0 on a CPU, up to 8 for a GPU]"
+            min=0,
+            metavar="N",
+            rich_help_panel=_TRAINING,
+            help="Processes that read images.  [default: 0 on a CPU, up to 8 for a GPU]",
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue after the last finished epoch.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the files of an earlier training.")
-    ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a classifier on a folder of photos, and keep the epoch with the best test accuracy."""
+    """Train a classifier on a folder of labelled images.
+
+    Keeps the epoch with the best test accuracy as best_model.pth.
+    """
     with command("train", as_json=json, verbose=verbose) as console:
         from deploykit.commands.train.run import train_classifier
         from deploykit.commands.train.text import training_text, training_value

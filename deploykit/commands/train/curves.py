@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from deploykit.commands.train.state import Epoch
 
 _SETTINGS = "MPLCONFIGDIR"
-_MOST_MARKED_POINTS = 50
 
 
 def load_matplotlib() -> None:
@@ -67,24 +66,19 @@ def draw_curves(history: Sequence[Epoch]) -> Figure:
 
     best = best_epoch(history)
     epochs = [epoch.number for epoch in history]
-    # A line through a single epoch shows nothing without a marker.
-    marker = "." if len(epochs) <= _MOST_MARKED_POINTS else None
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = (
-        (
-            *("Accuracy", "photos classified right (%)", f"{best.test_accuracy:.1%}"),
-            [100 * epoch.train_accuracy for epoch in history],
-            [100 * epoch.test_accuracy for epoch in history],
-        ),
-        (
-            *("Loss", "cross-entropy", f"{best.test_loss:.3f}"),
-            [epoch.train_loss for epoch in history],
-            [epoch.test_loss for epoch in history],
-        ),
+        ("Accuracy", "photos classified right (%)", 100, f"{best.test_accuracy:.1%}"),
+        ("Loss", "cross-entropy", 1, f"{best.test_loss:.3f}"),
     )
-    for axes, (title, unit, value, train, test) in zip(figure.subplots(1, 2), panels, strict=True):
-        axes.plot(epochs, train, color="tab:blue", marker=marker, label="training")
-        axes.plot(epochs, test, color="tab:orange", marker=marker, label="test")
+    for axes, (title, unit, scale, value) in zip(figure.subplots(1, 2), panels, strict=True):
+        train, test = (
+            [scale * getattr(epoch, f"{part}_{title.lower()}") for epoch in history]
+            for part in ("train", "test")
+        )
+        # A line through a single epoch shows nothing without a marker.
+        axes.plot(epochs, train, color="tab:blue", marker=".", label="training")
+        axes.plot(epochs, test, color="tab:orange", marker=".", label="test")
         label = f"best: epoch {best.number}, {value}"
         best_test = test[history.index(best)]
         star = axes.plot(best.number, best_test, "*", color="tab:orange", ms=14, label=label)[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploykit.commands.train.curves import load_matplotlib, write_curves
-from deploykit.commands.train.photos import TrainingPhotos, read_photos
+from deploykit.commands.train.images import read_images
 from deploykit.commands.train.state import (
     CHECKPOINT,
     CURVES,
@@ -18,6 +18,7 @@ from deploykit.commands.train.state import (
     Training,
     best_epoch,
     claim_folder,
+    first_line,
     read_training,
     write_best,
     write_training,
@@ -54,16 +55,16 @@ class TrainingResult(Shown):
         checkpoint: ``best_model.pth``: the weights of the best epoch, a plain ``state_dict``.
         classes: The names of the classes, in the order of the logits.
         history: Every epoch, with those before a resume.
-        train_photos: How many photos it was trained on.
-        test_photos: How many photos it was tested on.
+        train_images: How many photos it was trained on.
+        test_images: How many photos it was tested on.
         seconds: The wall time of this call.
     """
 
     checkpoint: Path
     classes: tuple[str, ...]
     history: tuple[Epoch, ...]
-    train_photos: int
-    test_photos: int
+    train_images: int
+    test_images: int
     seconds: float
 
     @property
@@ -138,7 +139,7 @@ def train_classifier(
     steps = preprocessing or architecture.preprocessing or Preprocessing()
     place = _choose_device(device)
     claim_folder(output, resume=resume, overwrite=overwrite)
-    photos = read_photos(folder, steps, test_fraction, seed, progress)
+    photos = read_images(folder, steps, test_fraction, seed, progress)
     torch.manual_seed(seed)
     module = architecture.build(len(photos.classes), dict(arch_args or {})).to(place)
     weights = [weight for weight in module.parameters() if weight.requires_grad]
@@ -163,7 +164,21 @@ def train_classifier(
         if best_epoch(history) is history[-1]:
             # The program may have ended between writing the state and writing the checkpoint.
             write_best(output, module.state_dict(), photos.classes)
-    train_loader, test_loader = _loaders(photos, batch_size, place, workers)
+    if workers is None:
+        workers = 0 if place.type == "cpu" else min(usable_cpus(), _MOST_WORKERS)
+    train_loader, test_loader = (
+        torch.utils.data.DataLoader(
+            part,
+            batch_size=batch_size,
+            shuffle=part is photos.train,
+            # BatchNorm cannot learn from a last batch of one photo once the maps are down to 1x1.
+            drop_last=part is photos.train and len(part) % batch_size == 1,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=place.type == "cuda",
+        )
+        for part in (photos.train, photos.test)
+    )
     progress(
         Note(
             f"{architecture.name} on {place}: {len(photos.train)} photos to train on, "
@@ -176,15 +191,16 @@ def train_classifier(
         for group in optimizer.param_groups:
             group["lr"] = rate
         stage, classes = f"epoch {number}/{epochs}", len(photos.classes)
-        train = _run_through(train_loader, module, optimizer, classes, stage, progress)
-        test = _run_through(test_loader, module, None, classes, f"{stage}, testing", progress)
+        accuracy, loss = _run_through(train_loader, module, optimizer, classes, stage, progress)
+        stage += ", testing"
+        tested = _run_through(test_loader, module, None, classes, stage, progress)
         epoch = Epoch(
             number=number,
             learning_rate=rate,
-            train_accuracy=train[0],
-            train_loss=train[1],
-            test_accuracy=test[0],
-            test_loss=test[1],
+            train_accuracy=accuracy,
+            train_loss=loss,
+            test_accuracy=tested[0],
+            test_loss=tested[1],
             seconds=time.perf_counter() - began,
         )
         if not math.isfinite(epoch.train_loss + epoch.test_loss):
@@ -194,10 +210,18 @@ def train_classifier(
                 hint=f"Start again with a smaller --learning-rate than {rate:g}.",
             )
         history = (*history, epoch)
-        state = Training(options, history, module.state_dict(), optimizer.state_dict())
-        write_training(output, state, photos.classes)
-        best = ", best so far" if best_epoch(history) is epoch else ""
-        progress(Note(f"Epoch {number}/{epochs}: {epoch.describe()}{best}"))
+        weights_now = module.state_dict()
+        write_training(output, Training(options, history, weights_now, optimizer.state_dict()))
+        best = ""
+        if best_epoch(history) is epoch:
+            write_best(output, weights_now, photos.classes)
+            best = ", best so far"
+        results = (
+            f"train {accuracy:.1%} (loss {loss:.3f}), test {tested[0]:.1%} (loss {tested[1]:.3f})"
+        )
+        progress(
+            Note(f"Epoch {number}/{epochs}: {results}, lr {rate:.2e}, {epoch.seconds:.1f} s{best}")
+        )
         try:
             write_curves(history, output / CURVES)
         except OSError as exc:  # a picture is not worth ending a training for
@@ -206,8 +230,8 @@ def train_classifier(
         checkpoint=output / CHECKPOINT,
         classes=photos.classes,
         history=history,
-        train_photos=len(photos.train),
-        test_photos=len(photos.test),
+        train_images=len(photos.train),
+        test_images=len(photos.test),
         seconds=time.perf_counter() - started,
     )
 
@@ -237,7 +261,7 @@ def _choose_device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as exc:
         raise DeviceError(
-            f"torch {torch.__version__} cannot use the device {name!r}: {_first_line(exc)}",
+            f"torch {torch.__version__} cannot use the device {name!r}: {first_line(exc)}",
             hint="Use --device cpu, or install a torch that supports it (https://pytorch.org).",
         ) from exc
     return device
@@ -273,32 +297,10 @@ def _resume(
         optimizer.load_state_dict(state.optimizer)
     except (RuntimeError, ValueError, KeyError) as exc:
         raise ArchitectureError(
-            f"The code of the network has changed since this training began: {_first_line(exc)}",
+            f"The code of the network has changed since this training began: {first_line(exc)}",
             hint="Restore the code, or start again with --overwrite.",
         ) from exc
     return state.history
-
-
-def _loaders(
-    photos: TrainingPhotos, batch_size: int, device: torch.device, workers: int | None
-) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """The batches to train on, shuffled for each epoch, and those to test on."""
-    from torch.utils.data import DataLoader
-
-    if workers is None:
-        workers = 0 if device.type == "cpu" else min(usable_cpus(), _MOST_WORKERS)
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "num_workers": workers,
-        "persistent_workers": workers > 0,
-        "pin_memory": device.type == "cuda",
-    }
-    # BatchNorm cannot learn from a last batch of one photo once the maps are down to 1x1.
-    alone = len(photos.train) % batch_size == 1
-    return (
-        DataLoader(photos.train, shuffle=True, drop_last=alone, **options),
-        DataLoader(photos.test, **options),
-    )
 
 
 def _run_through(
@@ -339,7 +341,7 @@ def _run_through(
             ) from exc
         except Exception as exc:  # the network may be the user's code, which raises what it likes
             raise ArchitectureError(
-                f"The network fails on a training batch of shape {shape}: {_first_line(exc)}",
+                f"The network fails on a training batch of shape {shape}: {first_line(exc)}",
                 hint="Is it made for another --input-size, or for batches of more than one photo?",
             ) from exc
         photos += len(images)
@@ -370,7 +372,3 @@ def _check_logits(logits: object, wanted: tuple[int, int]) -> None:
             f"In training the network returns a {given} instead of logits of shape {wanted}.",
             hint="It must return one logit a class for each photo, and nothing else.",
         )
-
-
-def _first_line(exc: BaseException) -> str:
-    return (str(exc) or type(exc).__name__).splitlines()[0]

@@ -6,7 +6,7 @@ import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +47,6 @@ class Epoch(Value, frozen=True):
     test_loss: float
     seconds: float
 
-    def describe(self) -> str:
-        """One line for people: ``train 67.5% (loss 0.818), test 69.9% (loss 0.917), ...``."""
-        return (
-            f"train {self.train_accuracy:.1%} (loss {self.train_loss:.3f}), "
-            f"test {self.test_accuracy:.1%} (loss {self.test_loss:.3f}), "
-            f"lr {self.learning_rate:.2e}, {self.seconds:.1f} s"
-        )
-
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
     """The epoch with the highest test accuracy; of equals the lowest test loss, then the first.
@@ -94,45 +86,34 @@ def read_training(folder: Path) -> Training:
     path = folder / STATE
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return Training(
-            options=content["options"],
-            history=msgspec.convert(content["history"], tuple[Epoch, ...]),
-            model=content["model"],
-            optimizer=content["optimizer"],
-        )
+        history = msgspec.convert(content.pop("history"), tuple[Epoch, ...])
+        return Training(history=history, **content)
     # TypeError, LookupError: it was read, and is something else.
     except (
         *(OSError, EOFError, RuntimeError, pickle.UnpicklingError),
         *(ValueError, TypeError, LookupError),
     ) as exc:
-        reason = (str(exc) or type(exc).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{path} is not a training state that can be resumed: {reason}",
+            f"{path} is not a training state that can be resumed: {first_line(exc)}",
             hint="Start again with --overwrite.",
         ) from exc
 
 
-def write_training(folder: Path, training: Training, classes: Sequence[str]) -> None:
-    """Write the state, and ``best_model.pth`` with ``classes.txt`` if the last epoch is the best.
+def write_training(folder: Path, training: Training) -> None:
+    """Write the state as a whole.
 
-    Each file is replaced as a whole. The state is first: if the program ends before the others
-    are written, a resumed training writes them.
+    It comes before ``best_model.pth``: if the program ends between them, a resumed training writes
+    that one.
 
     Raises:
-        UsageError: A file cannot be written; the file that was there before is still there.
+        UsageError: It cannot be written; the file that was there before is still there.
     """
     import torch
 
-    content = {
-        "options": training.options,
-        "history": msgspec.to_builtins(training.history),
-        "model": training.model,
-        "optimizer": training.optimizer,
-    }
+    content = {each.name: getattr(training, each.name) for each in fields(training)}
+    content["history"] = msgspec.to_builtins(training.history)
     with _replacing(folder / STATE) as path:
         torch.save(content, path)
-    if best_epoch(training.history) is training.history[-1]:
-        write_best(folder, training.model, classes)
 
 
 def write_best(folder: Path, model: dict[str, Tensor], classes: Sequence[str]) -> None:
@@ -175,13 +156,17 @@ def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # now rather than after an hour of training
-            pass
+        tempfile.TemporaryFile(dir=folder).close()  # now rather than after an hour of training
     except OSError as exc:
         raise UsageError(
             f"The folder {folder} cannot be written to ({exc.strerror}).",
             hint="Choose another --output.",
         ) from exc
+
+
+def first_line(exc: BaseException) -> str:
+    """What an error says, without the rest of it."""
+    return (str(exc) or type(exc).__name__).splitlines()[0]
 
 
 @contextmanager

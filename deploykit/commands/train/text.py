@@ -17,8 +17,8 @@ def training_text(result: TrainingResult, next_command: str | None = None) -> st
     return "\n".join(
         (
             f"best epoch  {result.best.number} of {len(result.history)}: test accuracy "
-            f"{result.best.test_accuracy:.1%} on {result.test_photos} photos "
-            f"({result.train_photos} trained on), in {result.seconds:.0f} s",
+            f"{result.best.test_accuracy:.1%} on {result.test_images} photos "
+            f"({result.train_images} trained on), in {result.seconds:.0f} s",
             f"written     {result.checkpoint}, {folder / CLASSES_FILE}, {folder / CURVES}",
             *([] if next_command is None else [f"next        {next_command}"]),
         )
@@ -32,7 +32,7 @@ def training_value(result: TrainingResult) -> dict[str, Any]:
         "classes": result.classes,
         "best": msgspec.to_builtins(result.best),
         "history": msgspec.to_builtins(result.history),
-        "train_photos": result.train_photos,
-        "test_photos": result.test_photos,
+        "train_images": result.train_images,
+        "test_images": result.test_images,
         "seconds": round(result.seconds, 3),
     }

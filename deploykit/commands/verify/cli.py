@@ -12,12 +12,14 @@ from deploykit.commands.verify.files import Files
 from deploykit.commands.verify.walks import Walks
 from deploykit.console.command import command
 from deploykit.console.options import (
-    RUNTIME_NAMES,
+    REFERENCE,
+    WHAT_RUNS,
     ArchArgs,
     Artifacts,
     BundleName,
     Json,
     PrecisionName,
+    Runtime,
     Tf32,
     TrustPickle,
     Verbose,
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from deploykit.commands.verify.run import VerifyRequest
     from deploykit.console.command import Console
 
+_DIAGNOSIS = "Diagnosis options"
+_REPORTS = "Report options"
+
 
 def verify(
     images: Annotated[
@@ -45,85 +50,117 @@ def verify(
         typer.Option(
             parser=named_path,
             metavar="PATH",
-            help="Photos to compare on.  [default: those of the export, else golden.npz]",
+            help="Images to compare on.  [default: those of the export, else golden.npz]",
         ),
     ] = None,
     max_images: Annotated[
-        int | None, typer.Option(min=1, help="At most so many, even over the classes.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="The most images to compare, spread evenly over the classes."
+        ),
     ] = None,
     budget: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Only the N photos with the lowest margins, the lowest first: a flip shows after "
-            "few, but there is no bound and no proof.",
+            metavar="N",
+            help="Compare only the N images with the smallest margins: finds a flip quickly, and "
+            "proves nothing.",
         ),
     ] = None,
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test", help="Compare with the recorded golden answers; needs no torch."
+        ),
+    ] = False,
     bundle: BundleName = None,
-    runtime: Annotated[
-        str | None,
-        typer.Option(help=f"What executes: {RUNTIME_NAMES}.  [default: all that run here]"),
-    ] = None,
+    runtime: Runtime = None,
     precision: PrecisionName = None,
     engine: Annotated[
-        str | None, typer.Option(help="One engine, by its file's name.  [default: the newest]")
+        str | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel=WHAT_RUNS, help="One engine.  [default: the newest]"
+        ),
     ] = None,
     tf32: Tf32 = False,
     arch: Annotated[
-        str | None, typer.Option(help="Compare with this architecture, your own code included.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=REFERENCE,
+            help="Compare with this architecture.  [default: the recorded one]",
+        ),
     ] = None,
     ckpt: Annotated[
         Path | None,
         typer.Option(
             parser=named_path,
-            metavar="PATH",
+            metavar="FILE",
+            rich_help_panel=REFERENCE,
             help="Compare with this checkpoint.  [default: the recorded one]",
         ),
     ] = None,
     arch_arg: ArchArgs = None,
     trust_pickle: TrustPickle = False,
-    self_test: Annotated[
-        bool,
-        typer.Option("--self-test", help="Compare with the recorded answers; needs no torch."),
-    ] = False,
     stages: Annotated[
         bool,
-        typer.Option("--stages", help="Find the stage that moves the answer."),
+        typer.Option(
+            "--stages",
+            rich_help_panel=_DIAGNOSIS,
+            help="Find the stage that changes the answers: decode, resize, normalise, export, "
+            "graph pass, precision or batch size.",
+        ),
+    ] = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", rich_help_panel=_DIAGNOSIS, help="Find the node that adds the error."
+        ),
     ] = False,
     transform: Annotated[
         str | None,
         typer.Option(
             metavar="FILE.PY:FUNCTION",
-            help="With --stages, your own training transform, to compare the recorded one with.",
+            rich_help_panel=_DIAGNOSIS,
+            help="With --stages: your training transform, to compare the recorded one with.",
         ),
     ] = None,
     trained_accuracy: Annotated[
         float | None,
         typer.Option(
-            help="With --stages, the accuracy of the training on its test photos, 0 to 1. "
-            "Below it, the usual mistakes are tried.",
+            metavar="0..1",
+            rich_help_panel=_DIAGNOSIS,
+            help="With --stages: the test accuracy in training; if it is lower now, the usual "
+            "mistakes are tried.",
         ),
     ] = None,
-    layers: Annotated[
-        bool, typer.Option("--layers", help="Look for the node that adds the error.")
-    ] = False,
     html: Annotated[
         Path | None,
         typer.Option(
-            parser=named_path, metavar="PATH", help="Write a page for people: the certificate."
+            parser=named_path,
+            metavar="FILE",
+            rich_help_panel=_REPORTS,
+            help="Write an HTML certificate.",
         ),
     ] = None,
     junit: Annotated[
         Path | None,
         typer.Option(
-            parser=named_path, metavar="PATH", help="Write JUnit XML, which CI systems read."
+            parser=named_path,
+            metavar="FILE",
+            rich_help_panel=_REPORTS,
+            help="Write JUnit XML for a CI system.",
         ),
     ] = None,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare a bundle's graphs with the checkpoint; exit code 3 when they decide differently."""
+    """Compare a bundle's graphs and engines with the checkpoint.
+
+    Exits with 3 if one decides differently, or if the images show too little.
+    """
     with command("verify", as_json=json, verbose=verbose) as console:
         from deploykit.commands.verify.run import VerifyRequest
         from deploykit.proof.reference import ReferenceRequest

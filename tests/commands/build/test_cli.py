@@ -81,13 +81,13 @@ def test_the_options_reach_the_engine(cli, folder):
     assert "batches of 2 to 16 (best at 4)" in out
 
 
-def test_photos_and_time_reach_the_search(cli, folder, photo_folder, tmp_path):
+def test_images_and_time_reach_the_search(cli, folder, photo_folder, tmp_path):
     shutil.copytree(photo_folder / "red", tmp_path / "few")
     arguments = ("build-trt", "--images", tmp_path / "few", "--search-seconds", "0", "--json")
     code, out, _ = cli(*arguments)
     assert code == 0
     result = json.loads(out)["result"]
-    assert result["tuning"]["searched_photos"] == 7
+    assert result["tuning"]["searched_images"] == 7
     assert result["passport"]["proof"]["photos"]["source"] == str(tmp_path / "few")
 
 
@@ -99,7 +99,7 @@ def test_photos_and_time_reach_the_search(cli, folder, photo_folder, tmp_path):
         (["--flavour", "rtx"], 2, "There is no flavour 'rtx'; there are tensorrt, tensorrt_rtx"),
         (["--target", "sm90"], 2, "There is no target 'sm90'"),
         (["--min-batch", "9"], 2, "got min 9, opt 8, max 32"),
-        (["--workspace", "2GB"], 2, "'2GB' is no amount of memory"),
+        (["--workspace", "2GB"], 2, "'2GB' is not an amount of memory"),
         (["--search-seconds", "-1"], 2, "--search-seconds"),
         (["--target", "current"], 5, "no NVIDIA driver"),
         (["--flavour", "tensorrt"], 5, "no NVIDIA driver"),
@@ -148,8 +148,8 @@ def test_memory_is_written_with_its_unit(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "0GiB", "2", "2GB", "-1MiB", "1e3MiB", "half", "0.0001KiB"])
-def test_what_is_no_amount_of_memory_is_refused(text):
-    with pytest.raises(UsageError, match="is no amount of memory") as caught:
+def test_build_trt_rejects_an_unclear_amount_of_memory(text):
+    with pytest.raises(UsageError, match="is not an amount of memory") as caught:
         parsed_bytes(text)
     assert "512MiB or 2GiB" in caught.value.hint
 

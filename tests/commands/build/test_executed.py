@@ -7,9 +7,12 @@ import pytest
 from bundle_files import contents, kept
 from fp16_networks import DIM, make_photos
 
+from deploykit.bundle.folder import find_bundle
+from deploykit.bundle.manifest import sha256_of
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.engine.audit import Audit
-from deploykit.errors import ParityError
+from deploykit.engine.passport import read_passport
+from deploykit.errors import BundleError, ParityError
 
 IN_FP16 = Audit(Counter(fp16=3, fp32=1))
 ADA = BuildRequest(flavour="tensorrt_rtx", targets=("sm89",))
@@ -54,24 +57,39 @@ def test_the_engine_is_verified_on_the_photos_that_were_given(
     assert result.verification.photos.images == 5
 
 
-def test_an_engine_that_answers_wrongly_is_no_success(engine_bundle, engines, audited):
+def test_engine_failed_is_kept_beside_the_bundle_and_diagnosed(engine_bundle, engines, audited):
     engines.distort = np.negative
-    result = build_engine(engine_bundle, ADA)
-    assert not result.passed
-    assert not result.verification.passed
-    (kept,) = (v for v in result.bundle.manifest.verdicts if v.graph == result.engine)
-    assert not kept.passed
+    before = contents(engine_bundle)
+    with pytest.raises(ParityError, match="does not give the checkpoint's answers") as caught:
+        build_engine(engine_bundle, ADA)
+    lines = caught.value.message.splitlines()
+    assert "images changed their class" in lines[1]
+    # The graph is right: the engine alone is wrong.
+    assert lines[-2].startswith("Diagnosis of deploy/fp16.onnx against fp32.onnx: no node adds too")
+    folder = engine_bundle.folder.with_name(".failed") / engine_bundle.name
+    assert lines[-1] == f"What failed is kept in {folder}, which is no bundle."
+    assert "--precision fp32" in caught.value.hint
+    (engine,) = (folder / "engines").glob("*.engine")
+    passport = read_passport(folder / "engines" / f"{engine.name}.json")
+    assert passport.engine_sha256 == sha256_of(engine)
+    for graph in ("fp16", "fp32"):
+        assert (folder / f"deploy/{graph}.onnx").read_bytes() == before[f"deploy/{graph}.onnx"]
+    after = contents(engine_bundle)
+    assert {*after} == {*before}
+    assert after["bundle.json"] == before["bundle.json"]
+    for wanted in (None, str(folder)):
+        with pytest.raises(BundleError):
+            find_bundle(wanted, folder.parent)
 
 
-def test_an_fp16_engine_without_a_layer_in_fp16_is_refused(engine_bundle, engines, audited):
+def test_engine_without_a_layer_in_fp16_is_kept_beside_the_bundle(engine_bundle, engines, audited):
     audited(Audit(Counter(fp32=4)))
     before = contents(engine_bundle)
     with pytest.raises(ParityError, match="none of the engine's computing layers is in fp16"):
         build_engine(engine_bundle, ADA)
-    del before["cache/builds.json"]  # that one took its time too
-    after = contents(engine_bundle)
-    del after["cache/builds.json"]
-    assert after == before
+    folder = engine_bundle.folder.with_name(".failed") / engine_bundle.name
+    assert len([*(folder / "engines").iterdir()]) == 2
+    assert contents(engine_bundle) == before
     assert engines.sessions == []
 
 

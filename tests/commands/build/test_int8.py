@@ -34,7 +34,7 @@ def test_an_int8_engine_makes_its_graph_first(toy):
     with pytest.raises(DeviceError):  # the engine is INT8's only form, and it wants a GPU
         open_best(result.bundle, precision="int8")
     assert "none of them can be spared" in build_text(result)
-    assert build_value(result)["tuning"]["searched_photos"] == 22
+    assert build_value(result)["tuning"]["searched_images"] == 22
 
 
 def test_a_proven_graph_is_taken_as_it_is(toy):

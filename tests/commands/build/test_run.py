@@ -11,7 +11,6 @@ from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import record_file
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.engine.flavour import open_flavour
-from deploykit.engine.history import Build, BuildHistory
 from deploykit.engine.passport import read_passport
 from deploykit.engine.plan import read_header
 from deploykit.errors import BundleError, DependencyError, DeviceError, ParityError, UsageError
@@ -67,7 +66,7 @@ def test_the_manifest_names_engine_and_passport_with_their_hashes(bundle, no_gpu
         **before.files,
         **{name: record_file(bundle.folder / name) for name in new},
     }
-    assert {*contents(bundle)} == {*manifest.files, "bundle.json", "cache/builds.json"}
+    assert {*contents(bundle)} == {*manifest.files, "bundle.json"}
 
 
 def test_kept_nodes_are_in_the_passport(toy, no_gpu):
@@ -94,7 +93,7 @@ def test_a_graph_without_a_proof_is_made_anew(engine_bundle, no_gpu):
     assert result.tuning is not None
 
 
-def test_photos_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gpu):
+def test_images_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gpu):
     first = build_engine(toy("Overflow"), BuildRequest(targets=("sm120",)))
     photos = make_photos(tmp_path / "dim", DIM)
     request = BuildRequest(targets=("sm121",), images=photos)
@@ -265,26 +264,6 @@ def test_the_build_counts_its_steps(engine_bundle, no_gpu):
     events = []
     build_engine(engine_bundle, BuildRequest(targets=("sm89",)), events.append)
     steps = steps_of(events)
-    assert steps[0].stage == "building"  # the first time nobody knows how long it takes
+    assert steps[0].stage == "building"
     assert len({step.detail for step in steps}) > 3
     assert [step.done for step in steps] == sorted(step.done for step in steps)
-
-
-def test_an_earlier_build_tells_how_long_it_may_take(engine_bundle, no_gpu):
-    history = BuildHistory(engine_bundle.folder / "cache/builds.json")
-    (earlier,) = history.builds()
-    assert (earlier.targets, earlier.profile) == (("portable",), Profile())
-    for seconds in (100.0, 200.0):
-        history.add(
-            Build(
-                flavour="tensorrt_rtx",
-                precision="fp16",
-                targets=("sm89",),
-                profile=Profile(),
-                seconds=seconds,
-            )
-        )
-    events = []
-    build_engine(engine_bundle, BuildRequest(targets=("sm89",)), events.append)
-    assert {step.stage for step in steps_of(events)} == {"building (~150 s)"}
-    assert len(history.builds()) == 4

@@ -149,7 +149,7 @@ def test_the_value_is_plain_and_has_the_passport_as_the_file_has_it(built_engine
     assert value["engine"] == built_engine.engine
     assert value["bundle"] == str(built_engine.bundle.folder)
     tuning = value["tuning"]
-    assert (tuning["searched_photos"], tuning["trials"], tuning["minimal"]) == (22, 1, True)
+    assert (tuning["searched_images"], tuning["trials"], tuning["minimal"]) == (22, 1, True)
     assert (tuning["verdict"]["passed"], tuning["verdict"]["kind"]) == (True, "rehearsed")
     assert (value["audit"], value["verification"]) == (None, None)
 

@@ -9,7 +9,7 @@ import pytest
 
 from deploykit.commands.app import run
 from deploykit.commands.demo import cli as demo
-from deploykit.commands.demo import photos as demo_photos
+from deploykit.commands.demo import images as demo_images
 
 STEPS = ("train", "export", "verify", "predict")
 
@@ -21,8 +21,8 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def few_photos(monkeypatch):
-    monkeypatch.setattr(demo_photos, "TRAIN_CROPS", 6)
-    monkeypatch.setattr(demo_photos, "TEST_CROPS", 3)
+    monkeypatch.setattr(demo_images, "TRAIN_CROPS", 6)
+    monkeypatch.setattr(demo_images, "TEST_CROPS", 3)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_export_failed_names_the_node(request_for, break_export, change, node):
     assert lines[3].startswith("Diagnosis of model.onnx against the torch module: the first node")
     assert node in lines[3]
     assert re.search(r"the error is \d\.\de-0[78] before it and \d\.\de-0[12] after it", lines[3])
-    assert lines[4] == f"Its graphs are kept in {folder}, which is no bundle."
+    assert lines[4] == f"What failed is kept in {folder}, which is no bundle."
     assert "--opset" in error.hint
 
 
@@ -151,7 +151,7 @@ def test_export_failed_where_it_cannot_be_kept(request_for, break_export):
     (request.artifacts / ".failed").touch()
     error, _ = failure(request)
     assert "Diagnosis of model.onnx against the torch module: the first node" in error.message
-    assert "Its graphs are not kept: " in error.message
+    assert "What failed is not kept: " in error.message
 
 
 @pytest.mark.parametrize("option", [[], ["--no-diagnose"]])

@@ -9,7 +9,6 @@ import torch
 import deploykit.commands.export.run as export_module
 from deploykit.bundle.golden import read_golden
 from deploykit.bundle.manifest import sha256_of
-from deploykit.commands.export import steps as _export_steps
 from deploykit.commands.export.request import ExportRequest, default_name
 from deploykit.commands.export.run import export_bundle
 from deploykit.errors import (
@@ -203,7 +202,7 @@ def test_a_folder_without_a_readable_image_is_refused(request_for, tmp_path):
     assert nothing_is_left(request)
 
 
-def test_unreadable_photos_are_left_out_and_counted(request_for, tmp_path, photo_folder):
+def test_export_skips_unreadable_images_and_counts_them(request_for, tmp_path, photo_folder):
     (tmp_path / "photos").mkdir()
     for path in sorted((photo_folder / "red").iterdir())[:3]:
         (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
@@ -211,7 +210,7 @@ def test_unreadable_photos_are_left_out_and_counted(request_for, tmp_path, photo
     notes = []
     result = export_bundle(request_for(images=tmp_path / "photos"), notes.append)
     assert result.photos.images == 3
-    assert Note("1 of 4 photos cannot be read: left out") in notes
+    assert Note("skipped: 1 of 4 photos cannot be read") in notes
 
 
 def test_a_checkpoint_that_changes_while_it_is_read_is_refused(
@@ -262,6 +261,14 @@ def test_arguments_that_cannot_be_recorded_are_refused_early(request_for):
         export_bundle(request_for(arch_args={"width": 1j}))
 
 
+def test_export_refuses_the_parts_of_a_data_set_as_classes(request_for, tmp_path):
+    for name in ("train", "val", "test"):
+        (tmp_path / "data" / name / "robin").mkdir(parents=True)
+    with pytest.raises(ImagesError, match="parts of a data set, not classes") as caught:
+        export_bundle(request_for(classes=str(tmp_path / "data")))
+    assert caught.value.hint.endswith(str(tmp_path / "data" / "train"))
+
+
 def test_a_wrong_number_of_classes_is_refused(request_for):
     request = request_for(classes="a,b,c,d")
     with pytest.raises(InputError, match="weights have 3 classes"):
@@ -286,7 +293,7 @@ def test_an_existing_bundle_is_replaced_when_asked(request_for):
 
 def test_a_failed_parity_publishes_nothing(request_for, monkeypatch):
     """The deploy graph's session is made to answer a little wrong."""
-    original = _export_steps.open_graph
+    original = export_module.open_graph
 
     def open_wrong(graph, *, name, **options):
         session = original(graph, name=name, **options)
@@ -298,7 +305,7 @@ def test_a_failed_parity_publishes_nothing(request_for, monkeypatch):
         fake._spec = session.spec
         return fake
 
-    monkeypatch.setattr(_export_steps, "open_graph", open_wrong)
+    monkeypatch.setattr(export_module, "open_graph", open_wrong)
     request = request_for()
     with pytest.raises(ParityError, match=r"deploy/fp32.onnx: the largest logit error") as caught:
         export_bundle(request)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
 from deploykit.bundle.manifest import record_file
-from deploykit.commands.quantize.run import QuantizeRequest, quantization_photos, quantize_bundle
+from deploykit.commands.quantize.run import QuantizeRequest, quantization_images, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import DependencyError, DeviceError, GraphError, ParityError, UsageError
@@ -145,7 +145,7 @@ def test_verify_and_predict_take_the_graphs(quantized):
 
 
 def test_calibration_and_proof_use_other_photos(quantized):
-    searched, proven = quantization_photos(quantized.bundle, "int8", None, silent)
+    searched, proven = quantization_images(quantized.bundle, "int8", None, silent)
     for photos in (searched, proven):
         list(photos)
     assert quantized.graphs[0].proof.photos == proven.drawn()
@@ -170,7 +170,7 @@ def test_the_search_leaves_something_for_other_photos(toy, monkeypatch, part, wo
     before = contents(bundle)
     monkeypatch.setattr(f"{STRATEGY}.{part}", 1e-6)
     notes = []
-    with pytest.raises(ParityError, match=f"{words} on the photos of the search"):
+    with pytest.raises(ParityError, match=f"{words} on the images of the search"):
         quantize_bundle(bundle, QuantizeRequest(), notes.append)
     assert any(re.search(f"does not pass yet: .*{words}", line) for line in said(notes))
     assert contents(bundle) == before
@@ -187,16 +187,6 @@ def test_quantizing_again_replaces_graphs_and_proofs(toy, tmp_path):
         assert graph.proof.photos.source == str(dim)
 
 
-def test_a_search_that_finds_nothing_changes_nothing(toy):
-    bundle = toy("Outliers")
-    before = contents(bundle)
-    with pytest.raises(ParityError, match="INT8 does not pass") as caught:
-        quantize_bundle(bundle, QuantizeRequest(search_seconds=0))
-    assert "In 0 s the search tried" in caught.value.message
-    assert "--search-seconds" in caught.value.hint
-    assert contents(bundle) == before
-
-
 def test_a_refusal_names_the_nodes_that_stand_in_the_way(toy, monkeypatch):
     bundle = toy("Outliers")
     conv = next(
@@ -207,22 +197,24 @@ def test_a_refusal_names_the_nodes_that_stand_in_the_way(toy, monkeypatch):
     monkeypatch.setattr("deploykit.commands.quantize.strategy.grow", lambda *arguments: None)
     with pytest.raises(ParityError) as caught:
         quantize_bundle(bundle)
-    assert f"rounding around these moves the answers most: {conv.name}" in caught.value.message
+    assert (
+        f"rounding around these moves the answers most: {conv.name} (middle.1)"
+        in caught.value.message
+    )
     assert "images changed their class" in caught.value.message, caught.value.message
 
 
 def test_a_graph_that_fails_on_other_photos_changes_nothing(toy, tmp_path):
     bundle = toy("Colours")
     folder = make_photos(tmp_path / "photos", brightness=40)
-    _, proof = quantization_photos(bundle, "int8", folder, silent)
+    _, proof = quantization_images(bundle, "int8", folder, silent)
     for name in [name for names, _ in proof for name in names]:
         # So bright that all three channels are clipped to the same value.
         Image.new("RGB", (16, 16), (180, 200, 220)).save(folder / name)
     before = contents(bundle)
     with pytest.raises(ParityError, match="but not on others") as caught:
         quantize_bundle(bundle, QuantizeRequest(images=folder))
-    assert "0 nodes stayed in FP32. Of the" in caught.value.message
-    assert "rounding around these moves the answers most" in caught.value.message
+    assert "0 nodes stayed in FP32.\nDiagnosis of deploy/int8.onnx" in caught.value.message
     assert "--images" in caught.value.hint
     assert contents(bundle) == before
 
@@ -238,7 +230,7 @@ def test_what_tensorrt_is_refused_leaves_the_graph_for_cpus(toy, judged, there):
     result = quantize_bundle(bundle, progress=notes.append)
     assert not result.passed
     message = str(result.refused)
-    assert "but not on others:\nrehearsal: for the test\n0 nodes stayed in FP32. Of the " in message
+    assert "but not on others:\nrehearsal: for the test\n0 nodes stayed in FP32." in message
     manifest = result.bundle.manifest
     assert INT8 in manifest.files
     assert (INT8_TENSORRT_GRAPH in manifest.files) == there
@@ -248,7 +240,7 @@ def test_what_tensorrt_is_refused_leaves_the_graph_for_cpus(toy, judged, there):
     assert (f"{INT8_TENSORRT_GRAPH} stays as it was made before" in said(notes)) == there
 
 
-def test_photos_that_decide_nothing_begin_no_search(toy, tmp_path):
+def test_images_that_decide_nothing_begin_no_search(toy, tmp_path):
     bundle = toy("Colours")
     dark = make_photos(tmp_path / "dark", brightness=0)
     for shade, path in enumerate(dark.rglob("*.png")):
@@ -257,26 +249,6 @@ def test_photos_that_decide_nothing_begin_no_search(toy, tmp_path):
         quantize_bundle(bundle, QuantizeRequest(images=dark))
     assert "margin" in caught.value.message
     assert "--images" in caught.value.hint
-
-
-def test_nothing_is_proven_by_a_reference_that_is_not(toy):
-    unproven = edited(toy("Colours"), verdicts=())
-    with pytest.raises(ParityError, match=r"model\.onnx, the reference, is itself not proven"):
-        quantize_bundle(unproven)
-
-
-@pytest.mark.parametrize("stage", ["asking the reference", "calibrating", "comparing"])
-def test_an_interruption_leaves_nothing(toy, stage):
-    bundle = toy("Colours")
-    before = contents(bundle)
-
-    def interrupt(event):
-        if getattr(event, "stage", "") == stage:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        quantize_bundle(bundle, QuantizeRequest(), interrupt)
-    assert contents(bundle) == before
 
 
 @pytest.mark.parametrize(
@@ -436,16 +408,6 @@ def test_a_trial_is_counted_when_a_graph_is_judged(toy, judged):
     (graph,) = quantize_bundle(toy("Outliers"), QuantizeRequest(graphs=(INT8,))).graphs
     assert len(asked) == graph.trials + len(graph.verdicts)
     assert graph.trials == 3  # two calibrations, and a set of one node that passes
-
-
-def test_quantize_refuses_photos_that_are_mostly_unreadable(toy, tmp_path):
-    bundle = quantize_bundle(toy("Colours")).bundle
-    few = make_photos(tmp_path / "few", DIM, count=4)
-    searched, _ = quantization_photos(bundle, "int8", few, silent)
-    for name in [name for names, _ in searched for name in names][2:]:
-        (few / name).write_bytes(b"no image")
-    with pytest.raises(ParityError, match="photos cannot be read: what is left"):
-        quantize_bundle(bundle, QuantizeRequest(images=few))
 
 
 def test_onnx_is_named_where_it_is_missing(bundle, no_onnx):

@@ -43,7 +43,7 @@ def test_train_names_the_files_and_the_next_command(arguments, capsys, tmp_path,
     result = json.loads(capsys.readouterr().out)["result"]
     assert [epoch["number"] for epoch in result["history"]] == [1, 2]
     assert result["best"] in result["history"]
-    assert (result["classes"], result["train_photos"]) == (["blue", "red"], 16)
+    assert (result["classes"], result["train_images"]) == (["blue", "red"], 16)
 
 
 def test_train_accuracy_is_what_predict_measures(arguments, capsys, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from training_runs import (
     weights,
 )
 
-from deploykit.commands.train.photos import read_photos
+from deploykit.commands.train.images import read_images
 from deploykit.commands.train.run import train_classifier
 from deploykit.commands.train.state import best_epoch
 from deploykit.errors import ArchitectureError, DeviceError, ImagesError, ModelError, UsageError
@@ -32,7 +32,7 @@ def test_train_learns_and_leaves_its_files(train, tmp_path):
     result = train(epochs=8, arch_args={"width": 5})
     assert result.best.test_accuracy == 1.0
     assert result.history[-1].train_loss < result.history[0].train_loss
-    assert (result.train_photos, result.test_photos) == (16, 4)
+    assert (result.train_images, result.test_images) == (16, 4)
     assert result.classes == ("blue", "red")
     assert result.checkpoint == tmp_path / "run" / "best_model.pth"
     state = weights(tmp_path / "run")
@@ -67,9 +67,9 @@ def test_best_epoch_of_equals_has_the_lower_loss():
 
 
 @pytest.mark.parametrize("steps", [SMALL, Preprocessing(resize=12, crop_size=(8, 8))])
-def test_photos_have_the_pixels_of_training_and_prediction(tmp_path, steps):
+def test_images_have_the_pixels_of_training_and_prediction(tmp_path, steps):
     folder = odd_photos(tmp_path / "odd", 6)
-    photos = read_photos(folder, steps, 0.5, 0, silent)
+    photos = read_images(folder, steps, 0.5, 0, silent)
     found = {(tensor.numpy().tobytes(), target) for tensor, target in photos.train + photos.test}
     resize = transforms.Resize(steps.resize)
     crop = transforms.CenterCrop(8)
@@ -107,7 +107,7 @@ def test_train_same_seed_same_weights(train, tmp_path, options, same):
 
 def test_train_with_a_last_batch_of_one_photo(train, tmp_path):
     result = train(folder=make_photos(tmp_path / "uneven", 11), test_fraction=5 / 22)
-    assert result.train_photos % 4 == 1
+    assert result.train_images % 4 == 1
     assert math.isfinite(result.best.train_loss)
 
 
@@ -125,15 +125,25 @@ def test_train_takes_the_architectures_preprocessing(tmp_path):
     assert "resize 96x96 (stretch), bilinear, RGB, mean 0.5,0.5,0.5" in notes(events)[-1]
 
 
+def test_train_refuses_the_parts_of_a_data_set_as_classes(train, tmp_path):
+    for name in ("Train", "test"):
+        make_photos(tmp_path / "data" / name, 2)
+    with pytest.raises(
+        ImagesError, match="parts of a data set, not classes: Train, test"
+    ) as caught:
+        train(folder=tmp_path / "data")
+    assert caught.value.hint.endswith(str(tmp_path / "data" / "Train"))
+
+
 def test_train_leaves_out_unreadable_photos(train, photos):
     (photos / "red" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (photos / "red" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (photos / "red" / "notes.txt").write_text("no photo")
     events: list[Note | Step] = []
     result = train(progress=events.append)
-    assert result.train_photos + result.test_photos == 19
+    assert result.train_images + result.test_images == 19
     header, *reasons = notes(events)[0].splitlines()
-    assert header == "2 of 21 photos cannot be read and are left out:"
+    assert header == "2 of 21 photos cannot be read and are skipped:"
     assert reasons[0].startswith("  red/3.png: It begins as PNG, but")
     assert reasons[1].startswith("  red/phone.heic: It is HEIC, which must be converted")
 

@@ -1,4 +1,4 @@
-"""Diagnose at once a graph that has just failed its comparison."""
+"""Keep a graph that has just failed its comparison, and diagnose it at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from deploykit.bundle.folder import keep_failed
 from deploykit.commands.diagnose.layers.measure import Subject, graph_origin, module_origin
 from deploykit.commands.diagnose.layers.report import DIAGNOSED_IMAGES, layer_report
 from deploykit.commands.diagnose.text import first_node_text
-from deploykit.errors import DeploykitError, GraphError
+from deploykit.errors import BundleError, DeploykitError, GraphError
 from deploykit.parity.diagnosis import LayerReport
 from deploykit.parity.layers import TensorError, answer_tolerance
 from deploykit.runtime.opener import REHEARSAL
@@ -21,6 +22,56 @@ from deploykit.system.progress import Progress, Step
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def failure_lines(
+    made: Path,
+    folder: Path,
+    spec: SessionSpec,
+    made_from: str | nn.Module,
+    images: ImageBatch,
+    expected: Logits,
+    preprocessing: Preprocessing,
+    progress: Progress,
+    *,
+    diagnose: bool,
+    opset: int | None = None,
+) -> list[str]:
+    """Keep what failed its comparison, and name the node at fault: the last lines of an error.
+
+    Args:
+        made: The folder with the files, none of them open, laid out as in a bundle; it is moved.
+        folder: The bundle's folder, whether there is one or not.
+        spec: See :func:`diagnose_failed`, as the arguments below; its ``graph`` is in ``made``.
+        made_from: The graph in ``made`` that it was made from, or the torch module.
+        images: Those of the comparison.
+        expected: The right answers.
+        preprocessing: What the images need.
+        progress: Called with what is being done.
+        diagnose: Whether to look for the node at fault.
+        opset: Of the export.
+
+    Returns:
+        The diagnosis, and where the files are.
+    """
+    made, where = kept_files(made, folder)
+    if not diagnose:
+        return [where]
+    origin = made / made_from if isinstance(made_from, str) else made_from
+    path = made / spec.graph
+    found = diagnose_failed(
+        path, spec, origin, images, expected, preprocessing, progress, opset=opset
+    )
+    return [found, where]
+
+
+def kept_files(made: Path, folder: Path) -> tuple[Path, str]:
+    """Keep the files of what failed; where they are then, and a line that says it."""
+    try:
+        made = keep_failed(made, folder)
+    except BundleError as exc:
+        return made, f"What failed is not kept: {exc.message}"
+    return made, f"What failed is kept in {made}, which is no bundle."
 
 
 def diagnose_failed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -79,7 +80,12 @@ def _judged(
     differences: tuple[str, ...] = ()
     if first is None and carried > answer_tolerance(subject.spec.precision):
         what = f"the answer's error is {carried:.1e}, and no node alone adds too much"
-        differences = (f"{what}: it adds up",)
+        # Where large values cancel, small errors become large ones of a node that adds none.
+        finite = [each for each in layers if isfinite(each.carried)]
+        worst = max(finite, key=lambda each: each.carried - each.inherited)
+        where = f"{worst.node} ({worst.operator}{f' of {worst.module}' if worst.module else ''})"
+        growth = f"from {worst.inherited:.1e} before it to {worst.carried:.1e} after it"
+        differences = (f"{what}: it adds up, most at {where}, {growth}",)
     ranking = sorted((each for each in layers if each.added > 0), key=lambda each: -each.added)
     return LayerReport(
         candidate=subject.spec,

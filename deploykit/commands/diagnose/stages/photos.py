@@ -11,6 +11,7 @@ import numpy as np
 
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import printable
+from deploykit.errors import ImagesError
 from deploykit.images.batches import read_batches
 from deploykit.images.decode import DecodeError, exif_orientation
 from deploykit.images.digest import pixel_digest
@@ -110,7 +111,10 @@ def list_photos(bundle: Bundle, images: Path | None, progress: Progress) -> Phot
         return PhotoSource(folder, files, labels.names)
     if not folder.is_dir() or all("/" not in file.name for file in files):
         return PhotoSource(folder, files, ())
-    classes = tuple(class_folders(folder))
+    try:
+        classes = tuple(class_folders(folder))
+    except ImagesError:  # the parts of a data set, whose photos are as good without their labels
+        return PhotoSource(folder, files, ())
     if len(classes) != len(labels):
         return PhotoSource(folder, files, ())
     return PhotoSource(folder, scan_images(folder, classes).files, classes)

@@ -51,7 +51,7 @@ def claim_folder(folder: Path) -> None:
         ) from exc
 
 
-def make_demo_photos(folder: Path) -> tuple[Path, Path]:
+def make_demo_images(folder: Path) -> tuple[Path, Path]:
     """Cut crops of different sizes from four photographs, always the same, and save them as JPEG.
 
     A file is named after its place: ``cat_07_31-40-172-190.jpg`` has left, top, right and bottom.
@@ -65,7 +65,7 @@ def make_demo_photos(folder: Path) -> tuple[Path, Path]:
     train, test = folder / "train", folder / "test"
     for index, (label, file) in enumerate(sorted(PHOTOS.items())):
         random = np.random.default_rng((0, index))
-        photo = _open_photo(file)
+        photo = _open_image(file)
         width, height = photo.size
         train_part = (0, 0, int(TRAIN_END * width), height)
         test_part = (int(TEST_START * width), 0, width, height)
@@ -89,7 +89,7 @@ def _random_box(part: Box, random: np.random.Generator) -> Box:
     return x, y, x + width, y + height
 
 
-def _open_photo(name: str) -> Image.Image:
+def _open_image(name: str) -> Image.Image:
     # By its path: scikit-image's own loaders reach for the network when a file is not there.
     path = Path(str(need("skimage.data").__file__)).parent / name
     try:

@@ -26,7 +26,7 @@ _CHECKED_TOGETHER = 32
 _SHOWN_FAILURES = 20
 
 
-class TrainingPhotos(NamedTuple):
+class TrainingImages(NamedTuple):
     """The readable photos of a folder, split in two.
 
     Attributes:
@@ -42,16 +42,16 @@ class TrainingPhotos(NamedTuple):
     digest: str
 
 
-def read_photos(
+def read_images(
     folder: Path,
     preprocessing: Preprocessing,
     test_fraction: float,
     seed: int,
     progress: Progress,
-) -> TrainingPhotos:
+) -> TrainingImages:
     """Find the photos of a folder with one sub-folder a class, check each, and split them.
 
-    A photo that cannot be read is left out, with a note. The others are decoded and resized by the
+    A photo that cannot be read is skipped, with a note. The others are decoded and resized by the
     code that ``predict`` uses, and normalised by torchvision.
 
     Args:
@@ -59,7 +59,7 @@ def read_photos(
         preprocessing: The steps from a photo to the input of the network.
         test_fraction: The share of the photos to test on, 0..1.
         seed: The seed of the split.
-        progress: Told how many photos are checked, and which are left out.
+        progress: Told how many photos are checked, and which are skipped.
 
     Raises:
         UsageError: There is no such folder.
@@ -86,8 +86,8 @@ def read_photos(
                 transforms.Normalize(preprocessing.mean, preprocessing.std),
             ]
         ),
-        loader=_open_photo,
-        is_valid_file=_is_photo,
+        loader=_open_image,
+        is_valid_file=_is_image,
         allow_empty=True,
     )
     names = [escape_name(Path(path).relative_to(folder).as_posix()) for path, _ in dataset.samples]
@@ -119,10 +119,10 @@ def read_photos(
         )
     listed = "\0".join([*classes, *(names[i] for i in readable)])
     digest = hashlib.sha256(listed.encode()).hexdigest()
-    return TrainingPhotos(classes, train, test, digest)
+    return TrainingImages(classes, train, test, digest)
 
 
-def _open_photo(path: str) -> Image.Image:
+def _open_image(path: str) -> Image.Image:
     # A function of the module: a process that reads photos gets it pickled on Windows. The error is
     # one that comes whole from such a process.
     try:
@@ -131,7 +131,7 @@ def _open_photo(path: str) -> Image.Image:
         raise OSError(exc.message) from exc
 
 
-def _is_photo(path: str) -> bool:
+def _is_image(path: str) -> bool:
     return Path(path).suffix.lower() in IMAGE_EXTENSIONS
 
 
@@ -152,6 +152,6 @@ def _check(
         lines = [f"{name}: {reason}" for name, reason in failures.items()][:_SHOWN_FAILURES]
         if len(failures) > len(lines):
             lines.append(f"... and {len(failures) - len(lines)} more")
-        header = f"{len(failures)} of {len(files)} photos cannot be read and are left out:"
+        header = f"{len(failures)} of {len(files)} photos cannot be read and are skipped:"
         progress(Note("\n  ".join([header, *lines])))
     return failures

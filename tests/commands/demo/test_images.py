@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.commands.demo import photos as demo_photos
-from deploykit.commands.demo.photos import MARK, claim_folder, make_demo_photos
+from deploykit.commands.demo import images as demo_images
+from deploykit.commands.demo.images import MARK, claim_folder, make_demo_images
 from deploykit.errors import DependencyError, UsageError
 
 CLASSES = ["cat", "galaxies", "motorcycle", "rocket"]
@@ -15,7 +15,7 @@ CLASSES = ["cat", "galaxies", "motorcycle", "rocket"]
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[Path, Path]:
-    return make_demo_photos(tmp_path_factory.mktemp("demo"))
+    return make_demo_images(tmp_path_factory.mktemp("demo"))
 
 
 def box_of(path: Path) -> tuple[int, ...]:
@@ -23,7 +23,7 @@ def box_of(path: Path) -> tuple[int, ...]:
     return tuple(map(int, path.stem.rpartition("_")[2].split("-")))
 
 
-def test_demo_photos_are_varied_crops_of_each_class(demo):
+def test_demo_images_are_varied_crops_of_each_class(demo):
     for folder, count in zip(demo, (40, 12), strict=True):
         assert sorted(path.name for path in folder.iterdir()) == CLASSES
         assert [len(list((folder / name).iterdir())) for name in CLASSES] == [count] * 4
@@ -33,7 +33,7 @@ def test_demo_photos_are_varied_crops_of_each_class(demo):
         assert len({(right - left, bottom - top) for left, top, right, bottom in boxes}) > 30
 
 
-def test_demo_photos_are_what_their_names_say(demo):
+def test_demo_images_are_what_their_names_say(demo):
     skimage_data = pytest.importorskip("skimage.data")
     photo = Image.open(Path(skimage_data.__file__).parent / "chelsea.png").convert("RGB")
     for path in [path for folder in demo for path in (folder / "cat").iterdir()]:
@@ -45,25 +45,25 @@ def test_demo_photos_are_what_their_names_say(demo):
         assert np.abs(difference).mean() < 4, "more than JPEG's own loss"
 
 
-def test_demo_photos_to_train_and_test_share_no_pixel(demo):
+def test_demo_images_to_train_and_test_share_no_pixel(demo):
     train, test = demo
     for name in CLASSES:
         train_end = max(box_of(path)[2] for path in (train / name).iterdir())
         assert train_end < min(box_of(path)[0] for path in (test / name).iterdir())
 
 
-def test_demo_photos_are_always_the_same(demo):
+def test_demo_images_are_always_the_same(demo):
     folder = demo[0].parent
     before = {path: path.read_bytes() for path in folder.rglob("*.jpg")}
     next(iter(before)).write_bytes(b"broken")
-    make_demo_photos(folder)
+    make_demo_images(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*.jpg")} == before
 
 
-def test_demo_photos_without_the_photographs(tmp_path, monkeypatch):
-    monkeypatch.setitem(demo_photos.PHOTOS, "cat", "not_shipped.png")
+def test_demo_images_without_the_photographs(tmp_path, monkeypatch):
+    monkeypatch.setitem(demo_images.PHOTOS, "cat", "not_shipped.png")
     with pytest.raises(DependencyError, match=r"without its photograph not_shipped\.png"):
-        make_demo_photos(tmp_path)
+        make_demo_images(tmp_path)
 
 
 def test_demo_folder_is_claimed_once_and_recognised_later(tmp_path):

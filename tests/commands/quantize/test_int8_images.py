@@ -9,7 +9,7 @@ from bundle_files import contents, edited
 from fp16_networks import BRIGHT, DIM, make_photos, tune_fp16
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
-from deploykit.commands.quantize.run import QuantizeRequest, quantization_photos, quantize_bundle
+from deploykit.commands.quantize.run import QuantizeRequest, quantization_images, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import GraphError, ImagesError, ParityError
@@ -72,7 +72,7 @@ def test_no_photo_of_the_proof_is_a_copy_of_one_of_the_search(toy, tmp_path, pre
         request = QuantizeRequest(images=folder, graphs=(INT8,))
         (graph_made,) = quantize_bundle(bundle, request, notes.append).graphs
         graph, proof, split = INT8, graph_made.proof, "int8"
-    search, others = quantization_photos(bundle, split, folder, silent)
+    search, others = quantization_images(bundle, split, folder, silent)
     list(search)
     list(others)
     shared = search.digests & others.digests
@@ -102,7 +102,7 @@ def test_where_nothing_is_left_the_words_are_clear(toy, tmp_path):
 
 def test_verify_on_calibration_images_alone_is_refused(made, tmp_path):
     """As where the proof failed there, and the user verifies on a part of the folder."""
-    search, _ = quantization_photos(made, "int8", tmp_path / "made from", silent)
+    search, _ = quantization_images(made, "int8", tmp_path / "made from", silent)
     part = tmp_path / "part"
     for name in [name for names, _ in search for name in names]:
         (part / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,93 @@
+"""Run a graph on the images of a search, and look inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.commands.quantize.search import Trials
+from deploykit.parity.compare import NamedBatch, regroup
+from deploykit.runtime.opener import open_probe
+from deploykit.specs.session import ImageBatch, Logits
+from deploykit.system.progress import Progress, Step
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from deploykit.runtime._probe import GraphProbe
+
+Switches: TypeAlias = npt.NDArray[np.bool_]
+"""(N, T): for each image of a batch, which of a graph's T roundings are switched off."""
+
+#: Every tensor of two images of a large network is in memory at once: some 200 MB for dpn92.
+_OBSERVED_TOGETHER = 2
+_ROWS = 8
+
+
+def observed(
+    graph: ir.Model,
+    tensors: Collection[str],
+    batches: Sequence[NamedBatch],
+    progress: Progress,
+    stage: str,
+) -> Iterator[tuple[Mapping[str, npt.NDArray[Any]], int]]:
+    """Run a deploy graph on images, and hand out some of its tensors.
+
+    Args:
+        graph: ``deploy/fp32.onnx``.
+        tensors: Their names.
+        batches: The images.
+        progress: Called after every batch.
+        stage: What it is told.
+
+    Yields:
+        Of two images the tensors by their names, and how many images these are.
+    """
+    from deploykit.graph.instruments import model_bytes, with_outputs
+    from deploykit.graph.preprocessing import DEPLOY_INPUT
+
+    count = sum(len(images) for _, images in batches)
+    done = 0
+    with open_probe(model_bytes(with_outputs(graph, list(tensors)))) as probe:
+        for _, images in regroup(batches, [_OBSERVED_TOGETHER] * count):
+            yield probe.run({DEPLOY_INPUT: images}), len(images)
+            done += len(images)
+            progress(Step(stage, done, count))
+
+
+def run_switched(probe: GraphProbe, images: ImageBatch, switches: Switches) -> Logits:
+    """Run a graph whose roundings have switches; (N, K) logits."""
+    from deploykit.graph.preprocessing import DEPLOY_INPUT
+    from deploykit.graph.switches import SWITCHES
+
+    logits: Logits
+    (logits,) = probe.run({DEPLOY_INPUT: images, SWITCHES: switches}).values()
+    return logits
+
+
+def each_switched(
+    probe: GraphProbe, images: ImageBatch, switches: Switches, trials: Trials, progress: Progress
+) -> Iterator[tuple[slice, int, Logits]]:
+    """Run every image with every row of switches: a batch is the same image several times.
+
+    Args:
+        probe: The open graph.
+        images: (M, H, W, 3) uint8.
+        switches: (R, T).
+        trials: When their time is up, it ends early.
+        progress: Called after every few rows.
+
+    Yields:
+        Which rows, with which image, and the logits, one line a row.
+    """
+    for start in range(0, len(switches), _ROWS):
+        if trials.expired:
+            return
+        rows = switches[start : start + _ROWS]
+        for index, image in enumerate(images):
+            batch = np.repeat(image[None], len(rows), axis=0)
+            yield slice(start, start + len(rows)), index, run_switched(probe, batch, rows)
+        progress(Step("measuring sensitivity", start + len(rows), len(switches)))
