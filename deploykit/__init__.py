@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from deploykit.commands.build.api import build_engine
     from deploykit.commands.diagnose.api import diagnose
     from deploykit.commands.export.api import export
-    from deploykit.commands.identify.api import identify
-    from deploykit.commands.inspect.api import inspect
+    from deploykit.commands.identify.run import identify
+    from deploykit.commands.inspect.run import inspect
     from deploykit.commands.predict.api import predict
     from deploykit.commands.predict.model import Model, load
     from deploykit.commands.quantize.api import quantize
-    from deploykit.commands.train.api import train
+    from deploykit.commands.train.run import train
     from deploykit.commands.verify.api import verify
     from deploykit.errors import DeploykitError
     from deploykit.specs.prediction import Prediction
@@ -42,12 +42,12 @@ _HOMES = {
     "build_engine": "deploykit.commands.build.api",
     "diagnose": "deploykit.commands.diagnose.api",
     "export": "deploykit.commands.export.api",
-    "identify": "deploykit.commands.identify.api",
-    "inspect": "deploykit.commands.inspect.api",
+    "identify": "deploykit.commands.identify.run",
+    "inspect": "deploykit.commands.inspect.run",
     "load": "deploykit.commands.predict.model",
     "predict": "deploykit.commands.predict.api",
     "quantize": "deploykit.commands.quantize.api",
-    "train": "deploykit.commands.train.api",
+    "train": "deploykit.commands.train.run",
     "verify": "deploykit.commands.verify.api",
 }
 
@@ -73,7 +73,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    if name.islower():
+        from deploykit.commands.python import verb
+
+        found = verb(found)
+    globals()[name] = found  # so that it is resolved once
+    return found
 
 
 def __dir__() -> list[str]:

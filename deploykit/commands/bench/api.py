@@ -16,13 +16,12 @@ from deploykit.commands.bench.run import (
     bench_bundle,
 )
 from deploykit.commands.bench.text import benchmark_text
-from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path, verb
+from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
 from deploykit.errors import BundleError
 from deploykit.system.destinations import check_page_path
 from deploykit.system.progress import Progress, silent
 
 
-@verb
 def bench(
     bundle: BundleLike | None = None,
     *,

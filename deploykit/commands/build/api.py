@@ -7,13 +7,12 @@ from typing import Literal
 
 from deploykit.commands.build.run import BuildRequest, BuildResult
 from deploykit.commands.build.run import build_engine as build
-from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path, verb
+from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
 from deploykit.commands.quantize.run import SEARCH_SECONDS
 from deploykit.specs.engine import Profile
 from deploykit.system.progress import Progress, silent
 
 
-@verb
 def build_engine(
     bundle: BundleLike | None = None,
     *,
@@ -26,6 +25,7 @@ def build_engine(
     workspace: int | None = None,
     images: PathLike | None = None,
     search_seconds: float = SEARCH_SECONDS,
+    diagnose: bool = True,
     artifacts: PathLike | None = None,
     progress: Progress = silent,
 ) -> BuildResult:
@@ -45,6 +45,7 @@ def build_engine(
         images: Photos to make the FP16 or INT8 graph with, anew; None for the graph that is there,
             else for those of the export, else ``golden.npz``.
         search_seconds: How long to look for the nodes that must stay in FP32.
+        diagnose: Look for the node at fault if a graph or the engine fails.
         artifacts: The home of bundles; None for ``artifacts``.
         progress: Called with what is being done.
 
@@ -65,5 +66,6 @@ def build_engine(
         workspace_bytes=workspace,
         images=optional_path(images),
         search_seconds=search_seconds,
+        diagnose=diagnose,
     )
     return build(chosen_bundle(bundle, artifacts, progress), request, progress)

@@ -15,7 +15,6 @@ from deploykit.commands.python import (
     chosen_bundle,
     named_reference,
     optional_path,
-    verb,
 )
 from deploykit.errors import UsageError
 from deploykit.proof.reference import open_reference
@@ -23,7 +22,6 @@ from deploykit.specs.precision import Precision
 from deploykit.system.progress import Progress, silent, without_repeats
 
 
-@verb
 def diagnose(
     bundle: BundleLike | None = None,
     *,

@@ -15,7 +15,6 @@ from deploykit.commands.python import (
     SizeLike,
     option_text,
     optional_path,
-    verb,
 )
 from deploykit.errors import UsageError
 from deploykit.specs.preprocessing import Interpolation
@@ -23,7 +22,6 @@ from deploykit.specs.preprocessing_options import parse_options
 from deploykit.system.progress import Progress, silent
 
 
-@verb
 def export(
     arch: str,
     ckpt: PathLike,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploykit.commands.python import PathLike
 from deploykit.specs.shown import Shown
 from deploykit.specs.value import Value
 from deploykit.system.deps import need
@@ -76,10 +77,10 @@ class Identification(Shown, Value, frozen=True):
     trust_pickle: bool = False
 
 
-def identify_checkpoint(
-    path: Path,
+def identify(
+    checkpoint: PathLike,
     *,
-    all_timm: bool = False,
+    timm: bool = False,
     trust_pickle: bool = False,
     progress: Progress = silent,
 ) -> Identification:
@@ -89,9 +90,9 @@ def identify_checkpoint(
     network are not like the checkpoint's; timm is, when the zoo or torchvision has one that fits.
 
     Args:
-        path: The checkpoint.
-        all_timm: Compare with every network of timm, which takes minutes.
-        trust_pickle: Whether reading the checkpoint may run the code in it.
+        checkpoint: The weights' file.
+        timm: Compare with every network of timm, which takes minutes.
+        trust_pickle: Run the code in the checkpoint; only for files you made yourself.
         progress: Called after every family.
 
     Raises:
@@ -99,8 +100,9 @@ def identify_checkpoint(
             weights.
         DependencyError: torch is not installed; or timm, which was asked for.
     """
+    path = Path(checkpoint)
     need("torch")
-    if all_timm:
+    if timm:
         need("timm")
     from deploykit.models.contents import read_contents
     from deploykit.models.registry import list_architectures
@@ -110,10 +112,10 @@ def identify_checkpoint(
     found: list[Match] = []
     left_out: list[str] = []
     for origin, names in known.items():
-        if origin == "timm" and not all_timm and _fits(found):
+        if origin == "timm" and not timm and _fits(found):
             left_out.append(f"timm's {len(names)} networks, since another fits: --timm")
             continue
-        alike = _alike(origin, names, contents.tensors, all_timm and origin == "timm", progress)
+        alike = _alike(origin, names, contents.tensors, timm and origin == "timm", progress)
         others = len(names) - sum(map(len, alike))
         if others:
             told = " (--timm compares with all)" if origin == "timm" else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploykit.bundle.folder import GOLDEN, find_bundle, open_bundle
+from deploykit.bundle.folder import GOLDEN, Bundle, default_artifacts, find_bundle, open_bundle
 from deploykit.bundle.manifest import MANIFEST_NAME
 from deploykit.commands.inspect.bundle import inspect_bundle
 from deploykit.commands.inspect.checkpoint import inspect_checkpoint
@@ -16,6 +16,7 @@ from deploykit.commands.inspect.results import (
     GraphInspection,
     Inspection,
 )
+from deploykit.commands.python import BundleLike, PathLike
 from deploykit.engine.passport import passport_path
 from deploykit.errors import InputError, UsageError
 from deploykit.system.progress import Note, Progress, silent
@@ -24,19 +25,25 @@ from deploykit.system.shell import command_line
 _PASSPORT_ENDINGS = tuple(passport_path(Path(f"x{ending}")).name[1:] for ending in ENGINE_ENDINGS)
 
 
-def inspect_path(
-    what: str | None, artifacts: Path, progress: Progress = silent, *, trust_pickle: bool = False
+def inspect(
+    what: BundleLike | None = None,
+    *,
+    trust_pickle: bool = False,
+    artifacts: PathLike | None = None,
+    progress: Progress = silent,
 ) -> Inspection:
     """Look into a bundle or a file.
 
     Args:
-        what: A file; or a bundle's name or folder; None for the one bundle there is, or the newest.
-        artifacts: The home of bundles.
+        what: A bundle, its name or its folder; or an ONNX graph, an engine or a checkpoint. None
+            for the one bundle there is, or the newest.
+        trust_pickle: Run the code in a checkpoint; only for files you made yourself.
+        artifacts: The folder of all bundles; None for ``artifacts``.
         progress: Called with a note when there was a bundle to choose.
-        trust_pickle: Whether reading a checkpoint may run the code in it.
 
     Returns:
-        What was found. What is missing or changed in a bundle is told by it, not raised.
+        What was found. What is missing or changed is told by it, not raised; ``sound`` tells
+        whether there is any of that.
 
     Raises:
         UsageError: Code is trusted of what is no checkpoint.
@@ -44,7 +51,13 @@ def inspect_path(
             is none of an ONNX graph, an engine, an engine's passport and a checkpoint.
         DependencyError: onnx, for a graph, or torch, for a checkpoint, is not installed.
     """
-    found = _inspect(what, artifacts, progress, trust_pickle=trust_pickle)
+    named = what.folder if isinstance(what, Bundle) else what
+    found = _inspect(
+        None if named is None else str(named),
+        default_artifacts() if artifacts is None else Path(artifacts),
+        progress,
+        trust_pickle=trust_pickle,
+    )
     if trust_pickle and not isinstance(found, CheckpointInspection):
         raise UsageError(
             "--trust-pickle is for a checkpoint; reading anything else runs no code.",

@@ -15,7 +15,7 @@ from PIL import Image
 
 from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.commands.predict.run import checked_top, predictions
-from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words, verb
+from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words
 from deploykit.errors import InputError, UsageError
 from deploykit.images.decode import DecodeError, Failure, decode_rgb, rgb_of
 from deploykit.images.file_names import escape_name
@@ -226,7 +226,6 @@ class Model(Shown, Closing):
             return Failure("too-large", exc.message)
 
 
-@verb
 def load(
     bundle: BundleLike | None = None,
     *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path, verb
+from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
 from deploykit.commands.quantize.run import (
     SEARCH_SECONDS,
     Quantization,
@@ -14,7 +14,6 @@ from deploykit.commands.quantize.run import (
 from deploykit.system.progress import Progress, silent
 
 
-@verb
 def quantize(
     bundle: BundleLike | None = None,
     *,
@@ -22,6 +21,7 @@ def quantize(
     images: PathLike | None = None,
     search_seconds: float = SEARCH_SECONDS,
     runtime: Literal["openvino", "onnxruntime-cpu"] | None = None,
+    diagnose: bool = True,
     artifacts: PathLike | None = None,
     progress: Progress = silent,
 ) -> Quantization:
@@ -35,6 +35,7 @@ def quantize(
             of the export, else ``golden.npz``.
         search_seconds: How long to look for the nodes that must stay in FP32, for each graph.
         runtime: What the INT8 graph for CPUs is made for; None for OpenVINO where it is installed.
+        diagnose: Look for the node at fault if a graph fails.
         artifacts: The home of bundles; None for ``artifacts``.
         progress: Called with what is being done.
 
@@ -49,5 +50,6 @@ def quantize(
         images=optional_path(images),
         search_seconds=search_seconds,
         runtime=runtime,
+        diagnose=diagnose,
     )
     return quantize_bundle(chosen_bundle(bundle, artifacts, progress), request, progress)

@@ -11,7 +11,6 @@ from deploykit.commands.python import (
     chosen_bundle,
     named_reference,
     optional_path,
-    verb,
 )
 from deploykit.commands.verify.files import Files
 from deploykit.commands.verify.result import Verification
@@ -21,7 +20,6 @@ from deploykit.specs.precision import Precision
 from deploykit.system.progress import Progress, silent
 
 
-@verb
 def verify(
     bundle: BundleLike | None = None,
     *,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deploykit.commands.app import run
-from deploykit.commands.identify.run import identify_checkpoint
+from deploykit.commands.identify.run import identify
 from deploykit.commands.identify.text import export_command, identification_text
 from deploykit.errors import CheckpointError
 from deploykit.models.registry import resolve_architecture
@@ -54,7 +54,7 @@ def fits(found):
 @pytest.mark.parametrize("name", ["resnet_cifar96", "torchvision/resnet18", "timm/test_resnet"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_the_trained_network_fits(save, name, prefix):
-    found = identify_checkpoint(save(name, prefix=prefix))
+    found = identify(save(name, prefix=prefix))
     assert fits(found) == {name: 7}
     assert found.near_misses == ()
     assert f"next        deploykit export --arch {name} --ckpt " in identification_text(found)
@@ -67,28 +67,28 @@ def test_weights_that_only_training_uses_do_not_matter(tmp_path):
         weights=None, num_classes=5, aux_logits=True, init_weights=False
     )
     torch.save(module.state_dict(), tmp_path / "best_model.pth")
-    assert fits(identify_checkpoint(tmp_path / "best_model.pth")) == {"torchvision/googlenet": 5}
+    assert fits(identify(tmp_path / "best_model.pth")) == {"torchvision/googlenet": 5}
 
 
 def test_networks_that_differ_in_no_weight_are_both_named(save):
-    found = identify_checkpoint(save("timm/tf_efficientnet_b0"))
+    found = identify(save("timm/tf_efficientnet_b0"))
     assert fits(found) == {"timm/efficientnet_b0": 7, "timm/tf_efficientnet_b0": 7}
     assert "Names and shapes alone cannot tell these apart" in identification_text(found)
 
 
 def test_timm_is_left_out_when_another_fits(save):
     path = save("torchvision/resnet18")
-    found = identify_checkpoint(path)
+    found = identify(path)
     assert "timm's 3 networks, since another fits: --timm" in found.left_out
     assert found.compared == 2  # ResNets
-    everything = identify_checkpoint(path, all_timm=True)
+    everything = identify(path, timm=True)
     assert everything.compared == 5
     assert not any("timm" in reason for reason in everything.left_out)
 
 
 def test_other_arguments_than_the_defaults_are_a_near_miss(save):
     path = save("densenet", growth_rate=8, block_config=(2, 2), num_init_features=16)
-    found = identify_checkpoint(path)
+    found = identify(path)
     assert found.fits == ()
     closest = found.near_misses[0]
     assert closest.architecture == "densenet"
@@ -99,7 +99,7 @@ def test_other_arguments_than_the_defaults_are_a_near_miss(save):
 
 
 def test_a_network_of_ones_own(tmp_path, checkpoint):
-    found = identify_checkpoint(checkpoint)
+    found = identify(checkpoint)
     assert found.fits == ()
     assert "--arch train.py:Net" in identification_text(found)
     assert json.loads(json.dumps(msgspec.to_builtins(found)))["fits"] == []
@@ -110,7 +110,7 @@ def test_a_path_with_a_space_is_quoted(tmp_path, save, monkeypatch, system, quot
     folder = tmp_path / "my run"
     folder.mkdir()
     path = save("torchvision/squeezenet1_1").rename(folder / "best_model.pth")
-    found = identify_checkpoint(path)
+    found = identify(path)
     monkeypatch.setattr(shell, "os", SimpleNamespace(name=system))
     assert export_command(found).endswith(f"--ckpt {quote}{path}{quote} --classes DIR")
 
@@ -130,7 +130,7 @@ def test_a_pickled_network_that_is_trusted(tmp_path, capsys):
 
 def test_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="There is no checkpoint"):
-        identify_checkpoint(tmp_path / "nonsuch.pth")
+        identify(tmp_path / "nonsuch.pth")
 
 
 def test_the_command(save, checkpoint, capsys):
