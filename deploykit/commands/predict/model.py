@@ -50,7 +50,7 @@ class Model(Shown, Closing):
         self._folder = folder.absolute()
         self._options = options
         self._top_k = top_k
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._closed = False
         self._open: tuple[Bundle, Session] | None = None
 
@@ -98,7 +98,8 @@ class Model(Shown, Closing):
             UsageError: Something is no image, or the model is closed.
         """
         with python_words():
-            if isinstance(images, str | os.PathLike | Image.Image) or not _is_iterable(images):
+            is_one = isinstance(images, str | os.PathLike | Image.Image)
+            if is_one or not hasattr(images, "__iter__"):
                 raise UsageError(
                     f"images must be a list of images, not {type(images).__name__}.",
                     hint="model(image) takes one image, and deploykit.predict(folder) a folder.",
@@ -152,39 +153,30 @@ class Model(Shown, Closing):
             spec = self._open[1].spec
             options |= {"runtime": spec.runtime, "precision": spec.precision}
             options["engine"] = spec.graph if is_flavour(spec.runtime) else None
-        return {
-            "folder": self._folder,
-            "options": options,
-            "top_k": self._top_k,
-            "closed": self._closed,
-        }
+        return {"made": (self._folder, options, self._top_k), "closed": self._closed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        Model.__init__(self, state["folder"], state["options"], state["top_k"])
+        Model.__init__(self, *state["made"])
         self._closed = state["closed"]
 
     def _opened(self, progress: Progress = silent) -> tuple[Bundle, Session]:
         if self._open is not None and not self._closed:
             return self._open  # without waiting for who computes
         with self._lock:
-            return self._opened_by_its_turn(progress)
-
-    def _opened_by_its_turn(self, progress: Progress = silent) -> tuple[Bundle, Session]:
-        """Whoever has the lock opens it, if nobody has before."""
-        if self._closed:
-            raise UsageError(
-                f"The model of {self._folder} is closed.",
-                hint="Open it again: deploykit.load, and use it inside its with block.",
-            )
-        if self._open is None:
-            bundle = open_bundle(self._folder)
-            checked_top(self._top_k, len(bundle.manifest.labels))
-            self._open = bundle, open_best(bundle, **self._options, progress=progress)
-        return self._open
+            if self._closed:
+                raise UsageError(
+                    f"The model of {self._folder} is closed.",
+                    hint="Open it again: deploykit.load, and use it inside its with block.",
+                )
+            if self._open is None:
+                bundle = open_bundle(self._folder)
+                checked_top(self._top_k, len(bundle.manifest.labels))
+                self._open = bundle, open_best(bundle, **self._options, progress=progress)
+            return self._open
 
     def _run(self, images: ImageBatch) -> Logits:
         with self._lock:
-            session = self._opened_by_its_turn()[1]
+            session = self._opened()[1]
             step = session.spec.largest_batch or max(1, len(images))
             parts = [
                 session.run(np.ascontiguousarray(images[start : start + step]))
@@ -194,8 +186,7 @@ class Model(Shown, Closing):
 
     def _rows(self, images: Iterable[ImageLike], unnamed: str) -> Iterator[Prediction]:
         """A row an image; a few images are in memory at a time."""
-        bundle = self.bundle
-        labels = bundle.manifest.labels
+        labels = self.bundle.manifest.labels
         numbered = enumerate(images)
         while group := [*islice(numbered, _BATCH)]:
             names = [_name_of(image, unnamed.format(number)) for number, image in group]
@@ -288,10 +279,6 @@ def model_text(model: Model) -> str:
             f"status   {known.word}{f': {known.reason}' if known.reason else ''}",
         )
     )
-
-
-def _is_iterable(images: object) -> bool:
-    return hasattr(images, "__iter__")
 
 
 def _name_of(image: ImageLike, unnamed: str) -> str:
