@@ -53,8 +53,8 @@ from deploykit.system.threads import usable_cpus
 MEASURE_MEMORY = """
 import re, resource, sys
 from pathlib import Path
-from deploykit.commands.predict.run import predict_folder
-rows = sum(1 for _ in predict_folder(sys.argv[1], sys.argv[2], runtime="onnxruntime-cpu"))
+import deploykit
+rows = sum(1 for _ in deploykit.predict(sys.argv[2], bundle=sys.argv[1], runtime="onnxruntime-cpu"))
 if sys.platform == "darwin":
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 else:
@@ -64,10 +64,10 @@ print(rows, peak)
 MEASURE_MANY = """
 import sys, time
 import psutil
-from deploykit.commands.predict.run import predict_folder
+import deploykit
 tenth = int(sys.argv[3]) // 10
 before = time.perf_counter()
-for i, _ in enumerate(predict_folder(sys.argv[1], sys.argv[2]), 1):
+for i, _ in enumerate(deploykit.predict(sys.argv[2], bundle=sys.argv[1]), 1):
     if i % tenth == 0:
         now = time.perf_counter()
         memory = psutil.Process().memory_info().rss / 2**20

@@ -1,6 +1,7 @@
 """deploykit: from a trained PyTorch image classifier to a model that is proven to decide the same.
 
-The names below are loaded when they are first used, so that importing deploykit costs nothing.
+The functions below are the commands, with their options as keyword arguments; see docs/python.md.
+Each is loaded when it is first used, so that importing deploykit costs nothing.
 """
 
 from __future__ import annotations
@@ -10,20 +11,20 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deploykit.bundle.folder import Bundle, open_bundle
-    from deploykit.commands.bench.results import Benchmark
-    from deploykit.commands.bench.run import BenchRequest, bench_bundle
-    from deploykit.commands.export.request import ExportRequest
-    from deploykit.commands.export.run import ExportResult, export_bundle
-    from deploykit.commands.predict.run import PredictionRun, PredictRequest, predict_folder
-    from deploykit.commands.train.run import TrainingResult, train_classifier
-    from deploykit.commands.verify.result import Verification
-    from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+    from deploykit.bundle.folder import Bundle
+    from deploykit.commands.bench.api import bench
+    from deploykit.commands.build.api import build_engine
+    from deploykit.commands.diagnose.api import diagnose
+    from deploykit.commands.export.api import export
+    from deploykit.commands.identify.run import identify
+    from deploykit.commands.inspect.run import inspect
+    from deploykit.commands.predict.api import predict
+    from deploykit.commands.predict.model import Model, load
+    from deploykit.commands.quantize.api import quantize
+    from deploykit.commands.train.run import train
+    from deploykit.commands.verify.api import verify
     from deploykit.errors import DeploykitError
-    from deploykit.specs.labels import Labels
     from deploykit.specs.prediction import Prediction
-    from deploykit.specs.preprocessing import Preprocessing
-    from deploykit.specs.preprocessing_options import PreprocessingOptions
 
 __version__ = "0.1.0"
 
@@ -33,58 +34,52 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
-    "BenchRequest": "deploykit.commands.bench.run",
-    "Benchmark": "deploykit.commands.bench.results",
     "Bundle": "deploykit.bundle.folder",
     "DeploykitError": "deploykit.errors",
-    "ExportRequest": "deploykit.commands.export.request",
-    "ExportResult": "deploykit.commands.export.run",
-    "Labels": "deploykit.specs.labels",
-    "PredictRequest": "deploykit.commands.predict.run",
+    "Model": "deploykit.commands.predict.model",
     "Prediction": "deploykit.specs.prediction",
-    "PredictionRun": "deploykit.commands.predict.run",
-    "Preprocessing": "deploykit.specs.preprocessing",
-    "PreprocessingOptions": "deploykit.specs.preprocessing_options",
-    "TrainingResult": "deploykit.commands.train.run",
-    "Verification": "deploykit.commands.verify.result",
-    "VerifyRequest": "deploykit.commands.verify.run",
-    "bench_bundle": "deploykit.commands.bench.run",
-    "export_bundle": "deploykit.commands.export.run",
-    "open_bundle": "deploykit.bundle.folder",
-    "predict_folder": "deploykit.commands.predict.run",
-    "train_classifier": "deploykit.commands.train.run",
-    "verify_bundle": "deploykit.commands.verify.run",
+    "bench": "deploykit.commands.bench.api",
+    "build_engine": "deploykit.commands.build.api",
+    "diagnose": "deploykit.commands.diagnose.api",
+    "export": "deploykit.commands.export.api",
+    "identify": "deploykit.commands.identify.run",
+    "inspect": "deploykit.commands.inspect.run",
+    "load": "deploykit.commands.predict.model",
+    "predict": "deploykit.commands.predict.api",
+    "quantize": "deploykit.commands.quantize.api",
+    "train": "deploykit.commands.train.run",
+    "verify": "deploykit.commands.verify.api",
 }
 
 __all__ = [
-    "BenchRequest",
-    "Benchmark",
     "Bundle",
     "DeploykitError",
-    "ExportRequest",
-    "ExportResult",
-    "Labels",
-    "PredictRequest",
+    "Model",
     "Prediction",
-    "PredictionRun",
-    "Preprocessing",
-    "PreprocessingOptions",
-    "TrainingResult",
-    "Verification",
-    "VerifyRequest",
-    "bench_bundle",
-    "export_bundle",
-    "open_bundle",
-    "predict_folder",
-    "train_classifier",
-    "verify_bundle",
+    "bench",
+    "build_engine",
+    "diagnose",
+    "export",
+    "identify",
+    "inspect",
+    "load",
+    "predict",
+    "quantize",
+    "train",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    if name.islower():
+        from deploykit.commands.python import verb
+
+        found = verb(found)
+    globals()[name] = found  # so that it is resolved once
+    return found
 
 
 def __dir__() -> list[str]:

@@ -38,6 +38,8 @@ COMMANDS = {
     "quantize": {"diagnose"},
     "verify": {"diagnose", "export"},
 }
+#: What the Python functions of all commands share; it is no command.
+SHARED = "deploykit.commands.python"
 #: Heavy packages that a folder must never load.
 FORBIDDEN = {
     "images": {"torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxruntime"},
@@ -118,7 +120,9 @@ def test_a_command_uses_only_its_commands():
     for path in COMMAND_FILES:
         command = path.relative_to(PACKAGE).parts[1]
         for module in imports_of(path):
-            if module.startswith("deploykit.commands.") and parts_of(module)[1] != command:
+            if module == SHARED or not module.startswith("deploykit.commands."):
+                continue
+            if parts_of(module)[1] != command:
                 used.setdefault(command, set()).add(parts_of(module)[1])
     assert used == COMMANDS
 
@@ -131,7 +135,7 @@ def test_a_file_of_a_command_imports_what_it_may(path):
         assert not [module for module in imported if module.endswith(".cli")]
     if path.name == "run.py":
         shown = [module for module in imported if module.startswith("deploykit.commands.")]
-        assert not [module for module in shown if module.endswith((".text", ".page"))]
+        assert not [module for module in shown if module.endswith((".text", ".page", ".api"))]
 
 
 def test_commands_use_each_other_in_no_circle():
@@ -150,6 +154,7 @@ def test_the_public_names():
     assert deploykit.__all__ == sorted(deploykit.__all__, key=lambda name: (name.islower(), name))
     for name in deploykit.__all__:
         assert getattr(deploykit, name).__name__ == name
+        assert getattr(deploykit, name).__module__ == deploykit._HOMES[name]
         assert not (PACKAGE / name).exists()
         assert not (PACKAGE / f"{name}.py").exists()
     with pytest.raises(AttributeError, match="no_such_name"):

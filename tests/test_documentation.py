@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,29 @@ def test_a_documented_command_parses(line):
     _, name, *arguments = shlex.split(line)
     command = group.get_command(group.make_context("deploykit", [name]), name)
     command.make_context(name, arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_run(page, user_folder, monkeypatch):
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    if page.name in ("README.md", "python.md"):
+        assert blocks
+    monkeypatch.chdir(user_folder)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+
+
+@pytest.fixture
+def user_folder(tmp_path, photo_folder, checkpoint, network_file, exported_bundle):
+    """What the examples name: photos, one image, a checkpoint with its code, and a bundle."""
+    shutil.copytree(photo_folder, tmp_path / "bird_photos")
+    shutil.copy(photo_folder / "red" / "00.png", tmp_path / "robin.jpg")
+    shutil.copy(checkpoint, tmp_path / "best_model.pth")
+    code = network_file.read_text(encoding="utf-8").replace("class Net(", "class BirdNet(")
+    (tmp_path / "train_birds.py").write_text(code.replace("(Net)", "(BirdNet)"), encoding="utf-8")
+    shutil.copytree(exported_bundle.folder, tmp_path / "artifacts" / "dpn92")
+    return tmp_path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -15,6 +15,7 @@ from pathlib import Path
 from deploykit.bundle.manifest import LOCK_NAME, MANIFEST_NAME, Manifest, read_manifest, sha256_of
 from deploykit.errors import BundleError, UsageError
 from deploykit.specs.precision import Precision
+from deploykit.specs.shown import Shown
 
 CANONICAL_GRAPH = "model.onnx"
 GOLDEN = "golden.npz"
@@ -32,8 +33,8 @@ def deploy_graph(precision: Precision) -> str:
     return f"deploy/{precision}.onnx"
 
 
-@dataclass(frozen=True)
-class Bundle:
+@dataclass(frozen=True, repr=False)
+class Bundle(Shown):
     """An exported model: a folder and what its manifest says."""
 
     folder: Path

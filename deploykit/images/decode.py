@@ -86,7 +86,7 @@ class DecodeError(InputError):
         failure: Why not.
     """
 
-    def __init__(self, path: Path, failure: Failure) -> None:
+    def __init__(self, path: Path | str, failure: Failure) -> None:
         super().__init__(f"{path}: {failure.reason}", hint="Replace the file, or leave it out.")
         self.failure = failure
 
@@ -128,6 +128,22 @@ def decode_rgb(path: Path, *, draft: int | None = None) -> Image.Image:
             return image.convert("RGB")
         except Exception as exc:
             raise DecodeError(path, _failure_of_decoding(exc, head, size)) from exc
+
+
+def rgb_of(image: Image.Image, name: str) -> Image.Image:
+    """Convert an image that is open already to RGB, as :func:`decode_rgb` does with a file.
+
+    Args:
+        image: In any mode; it need not be loaded yet.
+        name: What an error calls it.
+
+    Raises:
+        DecodeError: It gives no pixels.
+    """
+    try:
+        return image.convert("RGB")
+    except Exception as exc:
+        raise DecodeError(name, _failure_of_decoding(exc, b"", 0)) from exc
 
 
 def exif_orientation(path: Path) -> int:

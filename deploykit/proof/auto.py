@@ -7,11 +7,9 @@ from functools import partial
 from typing import TypeAlias
 
 from deploykit.bundle.accepted import Accepted
-from deploykit.bundle.folder import Bundle, require_unchanged
-from deploykit.bundle.golden import read_golden
-from deploykit.bundle.manifest import Manifest, SearchRecord, update_manifest
+from deploykit.bundle.folder import Bundle
+from deploykit.bundle.manifest import SearchRecord
 from deploykit.errors import (
-    BundleError,
     DeploykitError,
     DeviceError,
     InputError,
@@ -23,15 +21,12 @@ from deploykit.inference.candidates import (
     Candidate,
     all_candidates,
     by_reason,
+    engine_candidate,
     named_candidates,
     open_candidate,
 )
-from deploykit.inference.engines import BUILD_AGAIN
 from deploykit.proof.accepted import accepted_here, candidate_of, tell_accepted
-from deploykit.proof.photos import golden_photos
 from deploykit.proof.policy import Status, has_run, status
-from deploykit.proof.reference import GOLDEN_REFERENCE
-from deploykit.proof.verdict import judge_sessions, kept_verdict
 from deploykit.runtime.opener import CPU, CUDA, HOST_RUNTIMES, OPENVINO, graph_precision
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.precision import Precision
@@ -77,6 +72,7 @@ def open_best(
     *,
     runtime: str = AUTO,
     precision: Precision | None = None,
+    engine: str | None = None,
     threads: int | None = None,
     pipelined: bool = False,
     tf32: bool = False,
@@ -90,6 +86,7 @@ def open_best(
             from ``bench`` on this machine, else what is usually the fastest; in either case with an
             ``executed`` proof without a decidable flip.
         precision: A precision; None for any.
+        engine: One engine by its name, which says all of this itself.
         threads: For computing on the CPU; None for one a core.
         pipelined: Whether several batches will be under way at once.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
@@ -110,8 +107,19 @@ def open_best(
             hint=f"Name the runtime: --runtime {CUDA} --tf32",
         )
     open_it = partial(open_candidate, threads=threads, pipelined=pipelined, tf32=tf32)
+    if engine is not None:
+        from deploykit.inference.engines import named_engine
+
+        named = engine_candidate(named_engine(bundle, engine))
+        if runtime not in (AUTO, named.runtime) or precision not in (None, named.precision):
+            raise UsageError(
+                f"{named.file} runs on {named.runtime} in {named.precision}.",
+                hint="Leave out --runtime and --precision.",
+            )
+        return _open_named(bundle, named.runtime, lambda: [named], open_it, progress)
     if runtime != AUTO:
-        return _open_named(bundle, runtime, precision, open_it, progress)
+        candidates = partial(named_candidates, bundle, runtime, precision, progress)
+        return _open_named(bundle, runtime, candidates, open_it, progress)
     return _open_auto(bundle, precision, open_it, progress)
 
 
@@ -226,7 +234,7 @@ def _nothing_proven(
 def _open_named(
     bundle: Bundle,
     runtime: str,
-    precision: Precision | None,
+    candidates: Callable[[], list[Candidate]],
     open_it: _Opener,
     progress: Progress,
 ) -> Session:
@@ -235,8 +243,8 @@ def _open_named(
     try:
         if flavour:
             need_gpu()  # or an engine would have to be built first, and in vain
-        candidates = named_candidates(bundle, runtime, precision, progress)
-        candidate, session = _open_first(bundle, candidates if flavour else candidates[:1], open_it)
+        named = candidates()
+        candidate, session = _open_first(bundle, named if flavour else named[:1], open_it)
     except MissingError as exc:
         if not flavour:
             raise
@@ -248,12 +256,14 @@ def _open_named(
         ) from exc
     spec = session.spec
     known, elsewhere = status(bundle, candidate, spec.device), status(bundle, candidate).verdict
+    is_new = flavour and not has_run(bundle, candidate, spec.device)
+    # It passed, but on a CPU with other instruction sets.
+    is_elsewhere = known.verdict is None and elsewhere is not None and elsewhere.passed
     try:
-        if flavour and not has_run(bundle, candidate, spec.device):
-            self_test(bundle, session, progress)
-        elif not flavour and known.verdict is None and elsewhere is not None and elsewhere.passed:
-            # It passed, but on a CPU with other instruction sets.
-            self_test(bundle, session, progress, hint=_PROVE_OR_FP32)
+        if is_new or (not flavour and is_elsewhere):
+            from deploykit.proof.self_test import self_test
+
+            self_test(bundle, session, progress, hint=None if flavour else _PROVE_OR_FP32)
     except BaseException:
         session.close()
         raise
@@ -280,54 +290,6 @@ def _open_first(
         except MissingError as exc:
             errors.append(exc)
     raise errors[0]
-
-
-def self_test(
-    bundle: Bundle, session: Session, progress: Progress, *, hint: str = BUILD_AGAIN
-) -> None:
-    """Let what runs on this device for the first time answer the golden images.
-
-    That it passed is kept, so that it is asked once. It is no proof.
-
-    Args:
-        bundle: The bundle.
-        session: Of one of its engines or graphs.
-        progress: Called as the images are compared, and with a note of what that showed.
-        hint: What to do when it fails.
-
-    Raises:
-        ParityError: Its answers are not the recorded ones.
-    """
-    golden = read_golden(bundle)
-    photos = golden_photos(golden)
-    (verdict,) = judge_sessions(
-        golden.logits,
-        [session],
-        photos,
-        bundle.manifest.labels,
-        progress,
-        count=photos.count,
-        kind="golden",
-    )
-    if not verdict.passed:
-        raise ParityError(
-            f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
-            f"{'; '.join(verdict.reasons)}.",
-            hint=hint,
-        )
-    file = session.spec.graph
-    progress(Note(f"{file} gives the recorded answers on {session.spec.device}"))
-    sha256 = bundle.manifest.files[file].sha256
-    kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, photos.drawn())
-
-    def change(manifest: Manifest) -> Manifest:
-        require_unchanged(bundle, manifest, file)
-        return manifest.with_verdict(kept)
-
-    try:
-        update_manifest(bundle.folder, change)
-    except (OSError, BundleError) as exc:
-        progress(Note(f"not kept, {bundle.folder} cannot be changed: {exc}"))
 
 
 def _instead(bundle: Bundle) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deploykit.specs.shown import Shown
 from deploykit.specs.value import Value
 
 
@@ -17,7 +18,7 @@ class Ranked(Value, frozen=True):
     probability: float
 
 
-class Prediction(Value, frozen=True):
+class Prediction(Shown, Value, frozen=True):
     """The answer for one image file; exactly one for each file, whatever is wrong with it.
 
     Attributes:

@@ -25,12 +25,20 @@ class Step:
     detail: str = ""
     unit: str = ""
 
+    def __str__(self) -> str:
+        detail = f": {self.detail}" if self.detail else ""
+        of = "" if self.total is None else f" ({self.done} of {self.total})"
+        return f"{self.stage}{detail}{of}"
+
 
 @dataclass(frozen=True)
 class Note:
     """Something that the user should read: an assumption, a choice, a finished epoch."""
 
     message: str
+
+    def __str__(self) -> str:
+        return self.message
 
 
 Progress: TypeAlias = Callable[[Step | Note], None]

@@ -14,6 +14,7 @@ from deploykit.runtime.opener import CPU
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.precision import PRECISIONS
 from deploykit.specs.session import SessionSpec
+from deploykit.specs.shown import Shown
 from deploykit.specs.value import Value
 from deploykit.system.shell import command_line
 
@@ -136,7 +137,7 @@ class Measured(Value, frozen=True):
         )
 
 
-class Benchmark(Value, frozen=True):
+class Benchmark(Shown, Value, frozen=True):
     """Every candidate of a machine, side by side.
 
     Attributes:

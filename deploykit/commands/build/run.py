@@ -35,6 +35,7 @@ from deploykit.inference.engines import Engine, engines_outdated
 from deploykit.proof.photos import Photos
 from deploykit.specs.engine import Flavour, Profile
 from deploykit.specs.precision import Precision
+from deploykit.specs.shown import Shown
 from deploykit.specs.value import choice
 from deploykit.system.files import staged
 from deploykit.system.gpu import Gpu, find_gpu
@@ -73,8 +74,8 @@ class BuildRequest:
     diagnose: bool = True
 
 
-@dataclass(frozen=True)
-class BuildResult:
+@dataclass(frozen=True, repr=False)
+class BuildResult(Shown):
     """An engine of a bundle.
 
     Attributes:

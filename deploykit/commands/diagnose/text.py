@@ -9,6 +9,7 @@ from typing import Any
 
 from deploykit.parity.diagnosis import LayerError, LayerReport, StageReport, StageStep, Variation
 from deploykit.parity.measurement import Measurement
+from deploykit.specs.shown import Shown
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted, table_text
 
@@ -34,8 +35,8 @@ class BrokenWalk:
     exit_code: int
 
 
-@dataclass(frozen=True)
-class Blame:
+@dataclass(frozen=True, repr=False)
+class Blame(Shown):
     """The walks that were asked for.
 
     Attributes:

@@ -27,12 +27,12 @@ def identify(
     with command("identify", as_json=json, verbose=verbose) as console:
         import msgspec
 
-        from deploykit.commands.identify.run import identify_checkpoint
+        from deploykit.commands.identify import run
         from deploykit.commands.identify.text import identification_text
         from deploykit.errors import CheckpointError
 
-        found = identify_checkpoint(
-            checkpoint, all_timm=timm, trust_pickle=trust_pickle, progress=console.progress
+        found = run.identify(
+            checkpoint, timm=timm, trust_pickle=trust_pickle, progress=console.progress
         )
         console.result(
             lambda: msgspec.to_builtins(found),

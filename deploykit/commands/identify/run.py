@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploykit.commands.python import PathLike
+from deploykit.specs.shown import Shown
 from deploykit.system.deps import need
 from deploykit.system.progress import Progress, Step, silent
 
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
 _NEAR_MISSES = 3
 
 
-@dataclass(frozen=True)
-class Identification:
+@dataclass(frozen=True, repr=False)
+class Identification(Shown):
     """What a checkpoint may be.
 
     Attributes:
@@ -41,10 +43,10 @@ class Identification:
     trust_pickle: bool = False
 
 
-def identify_checkpoint(
-    path: Path,
+def identify(
+    checkpoint: PathLike,
     *,
-    all_timm: bool = False,
+    timm: bool = False,
     trust_pickle: bool = False,
     progress: Progress = silent,
 ) -> Identification:
@@ -54,9 +56,9 @@ def identify_checkpoint(
     network are not like the checkpoint's; timm is, when the zoo or torchvision has one that fits.
 
     Args:
-        path: The checkpoint.
-        all_timm: Compare with every network of timm, which takes minutes.
-        trust_pickle: Whether reading the checkpoint may run the code in it.
+        checkpoint: The weights' file.
+        timm: Compare with every network of timm, which takes minutes.
+        trust_pickle: Run the code in the checkpoint; only for files you made yourself.
         progress: Called after every family.
 
     Raises:
@@ -64,8 +66,9 @@ def identify_checkpoint(
             weights.
         DependencyError: torch is not installed; or timm, which was asked for.
     """
+    path = Path(checkpoint)
     need("torch")
-    if all_timm:
+    if timm:
         need("timm")
     from deploykit.models.contents import read_contents
     from deploykit.models.identify import families, is_alike, matches
@@ -77,14 +80,14 @@ def identify_checkpoint(
     fits: dict[str, int] = {}
     skipped: list[str] = []
     for origin, names in known.items():
-        if origin == "timm" and fits and not all_timm:
+        if origin == "timm" and fits and not timm:
             skipped.append(f"timm's {len(names)} networks, since another fits: --timm")
             continue
         alike: list[list[str]] = []
         grouped = families(names, origin)
         for done, family in enumerate(grouped):
             progress(Step(f"looking through {origin}", done, len(grouped)))
-            if (all_timm and origin == "timm") or is_alike(family, contents.tensors):
+            if (timm and origin == "timm") or is_alike(family, contents.tensors):
                 alike.append(family)
         total = sum(map(len, alike))
         if others := len(names) - total:

@@ -14,14 +14,15 @@ from deploykit.inference.candidates import Candidate
 from deploykit.inference.engines import engines_not_copied
 from deploykit.proof.auto import open_best
 from deploykit.proof.policy import Status, status_of
+from deploykit.specs.shown import Shown
 from deploykit.system.progress import Note, Step
 
 FileState: TypeAlias = Literal["ok", "changed", "missing", "not copied"]
 """``not copied`` is said of an engine and its passport when neither is there."""
 
 
-@dataclass(frozen=True)
-class BundleInspection:
+@dataclass(frozen=True, repr=False)
+class BundleInspection(Shown):
     """A bundle.
 
     Attributes:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deploykit.console.command import command
-from deploykit.console.options import Artifacts, Json, TrustPickle, Verbose, artifacts_folder
+from deploykit.console.options import Artifacts, Json, TrustPickle, Verbose
 
 
 def inspect(
@@ -30,12 +30,12 @@ def inspect(
     Exits with 4 if it is damaged.
     """
     with command("inspect", as_json=json, verbose=verbose) as console:
-        from deploykit.commands.inspect.run import inspect_path
+        from deploykit.commands.inspect import run
         from deploykit.commands.inspect.text import inspection_text, inspection_value
         from deploykit.errors import InputError
 
-        found = inspect_path(
-            what, artifacts_folder(artifacts), console.progress, trust_pickle=trust_pickle
+        found = run.inspect(
+            what, trust_pickle=trust_pickle, artifacts=artifacts, progress=console.progress
         )
         console.result(
             lambda: inspection_value(found),

@@ -10,13 +10,14 @@ from deploykit.engine.passport import Passport, passport_path, read_passport
 from deploykit.engine.plan import PlanHeader, check_plan, read_header
 from deploykit.errors import BundleError, InputError
 from deploykit.inference.engines import named_engine
+from deploykit.specs.shown import Shown
 from deploykit.specs.value import Value
 
 ENGINE_ENDINGS = (".engine", ".plan", ".trt")
 _HEADER_BYTES = 64
 
 
-class EngineInspection(Value, frozen=True):
+class EngineInspection(Shown, Value, frozen=True):
     """A serialized TensorRT engine.
 
     Attributes:

@@ -12,6 +12,7 @@ from deploykit.errors import GraphError, UsageError
 from deploykit.specs.labels import LABELS_KEY
 from deploykit.specs.precision import KeptNode
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
+from deploykit.specs.shown import Shown
 from deploykit.specs.tensors import TensorSpec
 from deploykit.specs.value import Value
 from deploykit.system.deps import need
@@ -25,7 +26,7 @@ _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"
 _FOREIGN = "Give an ONNX file; a bundle's are model.onnx and those in its folder deploy."
 
 
-class GraphInspection(Value, frozen=True):
+class GraphInspection(Shown, Value, frozen=True):
     """An ONNX graph.
 
     Attributes:

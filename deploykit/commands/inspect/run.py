@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from deploykit.bundle.folder import GOLDEN, Bundle, find_bundle, open_bundle
+from deploykit.bundle.folder import GOLDEN, Bundle, default_artifacts, find_bundle, open_bundle
 from deploykit.bundle.manifest import MANIFEST_NAME
 from deploykit.commands.inspect.bundle import BundleInspection, inspect_bundle
 from deploykit.commands.inspect.engine import (
@@ -16,8 +16,10 @@ from deploykit.commands.inspect.engine import (
     is_engine,
 )
 from deploykit.commands.inspect.graph import GraphInspection, inspect_graph
+from deploykit.commands.python import BundleLike, PathLike
 from deploykit.engine.passport import passport_path
 from deploykit.errors import CheckpointError, InputError, UsageError
+from deploykit.specs.shown import Shown
 from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.shell import command_line
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 _TAKEN = "inspect takes a bundle's name or folder, an ONNX graph, an engine and PyTorch weights."
 
 
-@dataclass(frozen=True)
-class CheckpointInspection:
+@dataclass(frozen=True, repr=False)
+class CheckpointInspection(Shown):
     """A checkpoint.
 
     Attributes:
@@ -53,19 +55,25 @@ Inspection: TypeAlias = BundleInspection | GraphInspection | EngineInspection | 
 _PASSPORT_ENDINGS = tuple(passport_path(Path(f"x{ending}")).name[1:] for ending in ENGINE_ENDINGS)
 
 
-def inspect_path(
-    what: str | None, artifacts: Path, progress: Progress = silent, *, trust_pickle: bool = False
+def inspect(
+    what: BundleLike | None = None,
+    *,
+    trust_pickle: bool = False,
+    artifacts: PathLike | None = None,
+    progress: Progress = silent,
 ) -> Inspection:
     """Look into a bundle or a file.
 
     Args:
-        what: A file; or a bundle's name or folder; None for the one bundle there is, or the newest.
-        artifacts: The home of bundles.
+        what: A bundle, its name or its folder; or an ONNX graph, an engine or a checkpoint. None
+            for the one bundle there is, or the newest.
+        trust_pickle: Run the code in a checkpoint; only for files you made yourself.
+        artifacts: The folder of all bundles; None for ``artifacts``.
         progress: Called with a note when there was a bundle to choose.
-        trust_pickle: Whether reading a checkpoint may run the code in it.
 
     Returns:
-        What was found. What is missing or changed in a bundle is told by it, not raised.
+        What was found. What is missing or changed is told by it, not raised; ``sound`` tells
+        whether there is any of that.
 
     Raises:
         UsageError: Code is trusted of what is no checkpoint.
@@ -73,12 +81,15 @@ def inspect_path(
             is none of an ONNX graph, an engine, an engine's passport and a checkpoint.
         DependencyError: onnx, for a graph, or torch, for a checkpoint, is not installed.
     """
+    if isinstance(what, Bundle):
+        what = what.folder
     path = Path(what or "")
     found: Inspection
     if what is not None and path.is_file() and path.name != MANIFEST_NAME:
         found = _inspect_file(path, trust_pickle=trust_pickle)
     else:
-        found = inspect_bundle(_named_bundle(what, artifacts, progress))
+        home = default_artifacts() if artifacts is None else Path(artifacts)
+        found = inspect_bundle(_named_bundle(None if what is None else str(what), home, progress))
     if trust_pickle and not isinstance(found, CheckpointInspection):
         raise UsageError(
             "--trust-pickle is for a checkpoint; reading anything else runs no code.",

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph
+from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle, deploy_graph, open_bundle
 from deploykit.bundle.manifest import Manifest
 from deploykit.commands.inspect.bundle import BundleInspection
 from deploykit.commands.inspect.engine import EngineInspection
@@ -15,7 +15,9 @@ from deploykit.commands.inspect.graph import GraphInspection
 from deploykit.commands.inspect.run import CheckpointInspection, Inspection
 from deploykit.commands.quantize.text import made_for
 from deploykit.engine.passport import Passport
+from deploykit.errors import BundleError
 from deploykit.inference.candidates import Candidate
+from deploykit.proof.policy import status_of
 from deploykit.proof.text import kept_verdict_text, status_value
 from deploykit.specs.precision import KeptNode
 from deploykit.specs.tensors import TensorSpec
@@ -31,6 +33,21 @@ _CONTAINERS = {
 _SHOWN_NAMES = 12
 _SHOWN_NODES = 12
 _WIDTH = 15
+
+
+def bundle_text(bundle: Bundle) -> str:
+    """What a bundle is and what of it is proven, as it is now if it is still there."""
+    try:
+        now = open_bundle(bundle.folder)
+    except BundleError as exc:
+        return "\n".join([_line("bundle", f"{bundle.folder}, as it was"), _line("", exc.message)])
+    lines = [_line("bundle", f"{now.folder}, exported {now.manifest.created[:10]}")]
+    lines += [*_origin_lines(now.manifest)][:-1]  # not with which versions
+    for kept in now.manifest.verdicts:
+        known = status_of(now, kept)
+        candidate = Candidate(kept.graph, kept.runtime, kept.precision)
+        lines.append(_line(known.word, f"{candidate}{f': {known.reason}' if known.reason else ''}"))
+    return "\n".join(lines)
 
 
 def inspection_text(found: Inspection) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploykit.bundle.folder import Bundle, open_bundle
+from deploykit.bundle.folder import Bundle
 from deploykit.errors import ImagesError, UsageError
 from deploykit.images.presence import FolderPresence
 from deploykit.images.scan import scan_images
@@ -157,10 +157,7 @@ class PredictionRun(Closing):
         self.request = request
         self._progress = progress
         labels = bundle.manifest.labels
-        classes = len(labels)
-        self.top_k = min(_DEFAULT_TOP, classes) if request.top_k is None else request.top_k
-        if not 1 <= self.top_k <= classes:
-            raise UsageError(f"--top-k must be 1 to {classes}, the classes; got {self.top_k}.")
+        self.top_k = checked_top(request.top_k, len(labels))
         progress(Step("scanning"))
         scan = scan_images(request.source, labels.names)
         self.root = scan.root
@@ -237,43 +234,16 @@ class PredictionRun(Closing):
         )
 
 
-def predict_folder(
-    bundle: Path | str,
-    source: Path | str,
-    *,
-    top_k: int | None = None,
-    runtime: str = AUTO,
-    precision: Precision | None = None,
-    batch_size: int | None = None,
-    threads: int | None = None,
-) -> Iterator[Prediction]:
-    """Predict a folder of images, or one file.
-
-    Rows come as they are predicted and are kept nowhere: the journal and ``--resume`` are the
-    command's.
-
-    Args:
-        bundle: The bundle's folder.
-        source: A folder, whose files are told by their ending, a .txt file that lists images, or
-            one image file.
-        top_k: See :class:`PredictRequest`, as the arguments below.
-        runtime: What executes.
-        precision: The deploy graph's.
-        batch_size: Images a run.
-        threads: CPU threads.
-
-    Yields:
-        One prediction a file, in a stable order; see :class:`Prediction` for files that cannot be
-        read.
+def checked_top(top_k: int | None, classes: int) -> int:
+    """How many classes a row ranks: at most five where nobody said.
 
     Raises:
-        DeploykitError: See :class:`PredictionRun`.
+        UsageError: There are not as many classes.
     """
-    if not str(source):
-        raise UsageError("The source is an empty path.", hint="The current folder is '.'.")
-    request = PredictRequest(Path(source), top_k, runtime, precision, batch_size, threads)
-    with PredictionRun(open_bundle(Path(bundle)), request) as run:
-        yield from run
+    chosen = min(_DEFAULT_TOP, classes) if top_k is None else top_k
+    if not 1 <= chosen <= classes:
+        raise UsageError(f"--top-k must be 1 to {classes}, the classes; got {chosen}.")
+    return chosen
 
 
 def rows_of(batch: AnsweredBatch, labels: Labels, top_k: int) -> Iterator[Prediction]:

@@ -10,6 +10,7 @@ import msgspec
 
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
+from deploykit.specs.prediction import Prediction
 from deploykit.system.stages import Stage, bottleneck
 from deploykit.system.text import counted
 
@@ -88,3 +89,12 @@ def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]
         "proof": status_value(status),
         "outputs": [str(path) for path in outputs],
     }
+
+
+def row_text(row: Prediction) -> str:
+    """A prediction in one line: ``robin.jpg: robin 97.3 %, crow 1.2 %; margin 4.31``."""
+    if not row.ok or row.margin is None:
+        return f"{row.path}: {row.status}: {row.reason}"
+    ranked = ", ".join(f"{each.label} {100 * each.probability:.1f} %" for each in row.top)
+    expected = f"; expected {row.expected}" if row.expected not in (None, row.label) else ""
+    return f"{row.path}: {ranked}; margin {row.margin:.2f}{expected}"

@@ -44,6 +44,7 @@ from deploykit.proof.reference import (
 )
 from deploykit.proof.verdict import Verdict, kept_verdict
 from deploykit.specs.precision import KeptNode, Precision
+from deploykit.specs.shown import Shown
 from deploykit.specs.value import choice
 from deploykit.system.cpu import read_cpu, saturates_int8
 from deploykit.system.files import staged
@@ -146,8 +147,8 @@ class QuantizedGraph:
         return next(each for each in self.proofs if each.runtime == self.runtime)
 
 
-@dataclass(frozen=True)
-class Quantization:
+@dataclass(frozen=True, repr=False)
+class Quantization(Shown):
     """The graphs of lower precision that were made.
 
     Attributes:

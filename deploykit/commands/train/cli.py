@@ -94,19 +94,10 @@ def train(
     Keeps the epoch with the best test accuracy as best_model.pth.
     """
     with command("train", as_json=json, verbose=verbose) as console:
-        from deploykit.commands.train.run import train_classifier
+        from deploykit.commands.train import run
         from deploykit.commands.train.text import training_text, training_value
-        from deploykit.models.presets import timm_preprocessing
-        from deploykit.models.registry import resolve_architecture
-        from deploykit.specs.preprocessing_options import (
-            PreprocessingOptions,
-            choose_preprocessing,
-            parse_size,
-        )
 
-        architecture = resolve_architecture(arch, allow_user_code=True)
-        size = parse_size(input_size, "--input-size") if input_size else None
-        result = train_classifier(
+        result = run.train(
             folder,
             arch=arch,
             arch_args=parsed_arch_args(arch_arg),
@@ -114,11 +105,7 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            preprocessing=choose_preprocessing(
-                PreprocessingOptions(input_size=size),
-                default=architecture.preprocessing,
-                timm=lambda: timm_preprocessing(architecture),
-            ),
+            input_size=input_size,
             test_fraction=test_fraction,
             seed=seed,
             device=device,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploykit.commands.python import PathLike, SizeLike, option_text
 from deploykit.commands.train.curves import load_matplotlib, write_curves
 from deploykit.commands.train.images import read_images
 from deploykit.commands.train.state import (
@@ -31,7 +32,12 @@ from deploykit.errors import (
     ModelError,
     UsageError,
 )
-from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.preprocessing_options import (
+    PreprocessingOptions,
+    choose_preprocessing,
+    parse_size,
+)
+from deploykit.specs.shown import Shown
 from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.system.threads import usable_cpus
@@ -46,8 +52,8 @@ EPOCHS_PER_RATE = 4
 _MOST_WORKERS = 8
 
 
-@dataclass(frozen=True)
-class TrainingResult:
+@dataclass(frozen=True, repr=False)
+class TrainingResult(Shown):
     """The outcome of a training.
 
     Attributes:
@@ -72,16 +78,16 @@ class TrainingResult:
         return best_epoch(self.history)
 
 
-def train_classifier(
-    folder: Path,
+def train(
+    folder: PathLike,
     *,
     arch: str = "dpn92",
     arch_args: Mapping[str, object] | None = None,
-    output: Path = Path(),
+    output: PathLike = ".",
     epochs: int = 40,
     batch_size: int = 4,
     learning_rate: float = 1e-4,
-    preprocessing: Preprocessing | None = None,
+    input_size: SizeLike | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
     device: str = "auto",
@@ -108,7 +114,8 @@ def train_classifier(
         epochs: The number of epochs in all. A resumed training may be given more.
         batch_size: Photos in an optimizer step.
         learning_rate: The rate of the first epochs.
-        preprocessing: None for the architecture's own, else the tutorials'.
+        input_size: The size to stretch images to, in pixels; None for the architecture's, or
+            224x224.
         test_fraction: The share of the photos to test on, which are never trained on, 0..1.
         seed: The seed of the split, the first weights and the shuffling.
         device: ``auto`` (the GPU if there is one), ``cpu`` or ``cuda``.
@@ -132,10 +139,17 @@ def train_classifier(
     _check_numbers(epochs, batch_size, learning_rate, test_fraction, seed)
     torch = need("torch")
     load_matplotlib()  # a missing one is told now rather than after an epoch of hours
+    from deploykit.models.presets import timm_preprocessing
     from deploykit.models.registry import resolve_architecture
 
+    folder, output = Path(folder), Path(output)
     architecture = resolve_architecture(arch, allow_user_code=True)
-    steps = preprocessing or architecture.preprocessing or Preprocessing()
+    size = option_text(input_size, "x")
+    steps = choose_preprocessing(
+        PreprocessingOptions(input_size=parse_size(size, "--input-size") if size else None),
+        default=architecture.preprocessing,
+        timm=lambda: timm_preprocessing(architecture),
+    )
     place = _choose_device(device)
     claim_folder(output, resume=resume, overwrite=overwrite)
     photos = read_images(folder, steps, test_fraction, seed, progress)

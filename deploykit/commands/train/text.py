@@ -11,8 +11,8 @@ from deploykit.commands.train.state import CURVES
 from deploykit.images.labels import CLASSES_FILE
 
 
-def training_text(result: TrainingResult, next_command: str) -> str:
-    """The best epoch, the files, and the command that comes next."""
+def training_text(result: TrainingResult, next_command: str | None = None) -> str:
+    """The best epoch, the files, and the command that comes next, where that is known."""
     folder = result.checkpoint.parent
     return "\n".join(
         (
@@ -20,7 +20,7 @@ def training_text(result: TrainingResult, next_command: str) -> str:
             f"{result.best.test_accuracy:.1%} on {result.test_images} photos "
             f"({result.train_images} trained on), in {result.seconds:.0f} s",
             f"written     {result.checkpoint}, {folder / CLASSES_FILE}, {folder / CURVES}",
-            f"next        {next_command}",
+            *([] if next_command is None else [f"next        {next_command}"]),
         )
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +26,7 @@ from deploykit.console.options import (
     parsed_arch_args,
     parsed_precision,
 )
-from deploykit.errors import ParityError, UsageError
-from deploykit.system.destinations import check_all_different, check_destination, check_page_path
+from deploykit.errors import ParityError
 
 if TYPE_CHECKING:
     from deploykit.commands.verify.request import VerifyRequest
@@ -183,34 +183,15 @@ def _verify(
     name: str | None,
     artifacts: Path | None,
 ) -> None:
-    """Refuse what makes no sense, verify, write the files, and show the result."""
-    from deploykit.commands.verify.run import verify_bundle
+    """Verify, write the reports, and show the result."""
+    from deploykit.commands.verify.reports import verify_with_reports
     from deploykit.commands.verify.text import verdict_text, verification_text, verification_value
 
-    request.check()
-    if html is not None:
-        check_page_path(html)
-    if junit is not None:
-        check_destination(junit, "report", (".xml",))
+    open_it = partial(chosen_bundle, name, artifacts, console)
+    result = verify_with_reports(
+        open_it, request, html=html, junit=junit, progress=console.progress
+    )
     outputs = [path for path in (html, junit) if path is not None]
-    check_all_different({"output": outputs})
-    try:
-        bundle = chosen_bundle(name, artifacts, console)
-        result = verify_bundle(bundle, request, console.progress)
-        if html is not None:
-            from deploykit.commands.verify.page import write_certificate
-
-            write_certificate(html, bundle, result, images=request.images)
-        if junit is not None:
-            from deploykit.commands.verify.junit import write_junit
-
-            write_junit(junit, bundle, result)
-    except UsageError:
-        raise
-    except BaseException:
-        for path in outputs:  # or an earlier run's would be taken for this one's
-            path.unlink(missing_ok=True)
-        raise
     broken_off = result.diagnosis.broken_off
     failed = broken_off[0].exit_code if broken_off else ParityError.exit_code
     console.result(

@@ -15,10 +15,11 @@ from deploykit.parity.answers import Answers
 from deploykit.parity.mining import MarginMining
 from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict
+from deploykit.specs.shown import Shown
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """What was compared with what, on which images, the verdicts, and the diagnosis.
 
     Attributes:

@@ -21,13 +21,10 @@ from deploykit.images.scan import scan_images
 from deploykit.runtime.fake import FakeSession
 
 USERS_SCRIPT = """
-from pathlib import Path
 import deploykit
 
 print("the script runs")
-bundle = deploykit.open_bundle(Path({folder!r}))
-request = deploykit.BenchRequest(images=Path({photos!r}), batch_sizes=(1,), seconds=0.1)
-found = deploykit.bench_bundle(bundle, request)
+found = deploykit.bench({folder!r}, images={photos!r}, batch_sizes=[1], seconds=0.1)
 print("measured", [each.name for each in found.measured])
 """
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deploykit.commands.app import run
-from deploykit.commands.identify.run import identify_checkpoint
+from deploykit.commands.identify.run import identify
 from deploykit.commands.identify.text import export_command, identification_text
 from deploykit.errors import CheckpointError
 from deploykit.models.registry import resolve_architecture
@@ -50,7 +50,7 @@ def save(tmp_path):
 @pytest.mark.parametrize("name", ["resnet_cifar96", "torchvision/resnet18", "timm/test_resnet"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_identify_the_trained_network_fits(save, name, prefix):
-    found = identify_checkpoint(save(name, prefix=prefix))
+    found = identify(save(name, prefix=prefix))
     assert found.fits == {name: 7}
     assert found.near_misses == ()
     assert f"next        deploykit export --arch {name} --ckpt " in identification_text(found)
@@ -63,28 +63,28 @@ def test_identify_weights_that_only_training_uses_do_not_matter(tmp_path):
         weights=None, num_classes=5, aux_logits=True, init_weights=False
     )
     torch.save(module.state_dict(), tmp_path / "best_model.pth")
-    assert identify_checkpoint(tmp_path / "best_model.pth").fits == {"torchvision/googlenet": 5}
+    assert identify(tmp_path / "best_model.pth").fits == {"torchvision/googlenet": 5}
 
 
 def test_identify_networks_that_differ_in_no_weight_are_both_named(save):
-    found = identify_checkpoint(save("timm/tf_efficientnet_b0"))
+    found = identify(save("timm/tf_efficientnet_b0"))
     assert found.fits == {"timm/efficientnet_b0": 7, "timm/tf_efficientnet_b0": 7}
     assert "Names and shapes alone cannot tell these apart" in identification_text(found)
 
 
 def test_identify_timm_is_skipped_when_another_fits(save):
     path = save("torchvision/resnet18")
-    found = identify_checkpoint(path)
+    found = identify(path)
     assert "timm's 3 networks, since another fits: --timm" in found.skipped
     assert found.compared == 2  # ResNets
-    everything = identify_checkpoint(path, all_timm=True)
+    everything = identify(path, timm=True)
     assert everything.compared == 5
     assert not any("timm" in reason for reason in everything.skipped)
 
 
 def test_identify_other_arguments_than_the_defaults_are_a_near_miss(save):
     path = save("densenet", growth_rate=8, block_config=(2, 2), num_init_features=16)
-    found = identify_checkpoint(path)
+    found = identify(path)
     assert found.fits == {}
     closest = found.near_misses[0]
     assert closest.architecture == "densenet"
@@ -95,7 +95,7 @@ def test_identify_other_arguments_than_the_defaults_are_a_near_miss(save):
 
 
 def test_identify_a_network_of_ones_own(tmp_path, checkpoint):
-    found = identify_checkpoint(checkpoint)
+    found = identify(checkpoint)
     assert found.fits == {}
     assert "--arch train.py:Net" in identification_text(found)
     assert json.loads(json.dumps(msgspec.to_builtins(found)))["fits"] == {}
@@ -106,7 +106,7 @@ def test_identify_a_path_with_a_space_is_quoted(tmp_path, save, monkeypatch, sys
     folder = tmp_path / "my run"
     folder.mkdir()
     path = save("torchvision/squeezenet1_1").rename(folder / "best_model.pth")
-    found = identify_checkpoint(path)
+    found = identify(path)
     monkeypatch.setattr(shell, "os", SimpleNamespace(name=system))
     assert export_command(found).endswith(f"--ckpt {quote}{path}{quote} --classes DIR")
 
@@ -126,7 +126,7 @@ def test_identify_a_pickled_network_that_is_trusted(tmp_path, capsys):
 
 def test_identify_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="There is no checkpoint"):
-        identify_checkpoint(tmp_path / "nonsuch.pth")
+        identify(tmp_path / "nonsuch.pth")
 
 
 def test_identify_the_command(save, checkpoint, capsys):

@@ -12,7 +12,7 @@ from bundle_files import contents, edited
 from fp16_networks import tune_fp16
 
 from deploykit.bundle.accepted import Accepted
-from deploykit.commands.inspect.run import inspect_path
+from deploykit.commands.inspect.run import inspect
 from deploykit.commands.inspect.text import inspection_text, inspection_value
 from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.errors import BundleError, CheckpointError, GraphError, InputError, UsageError
@@ -25,13 +25,13 @@ from deploykit.system.progress import Note
 def look(tmp_path):
     """Inspect something, and see that both reports can be made of it."""
 
-    def inspect(what):
-        found = inspect_path(str(what), tmp_path / "artifacts")
+    def look(what):
+        found = inspect(what, artifacts=tmp_path / "artifacts")
         text = inspection_text(found)
         assert json.loads(json.dumps(inspection_value(found), allow_nan=False))["sound"] in (0, 1)
         return found, text
 
-    return inspect
+    return look
 
 
 def test_inspect_a_bundle(bundle, look, no_gpu):
@@ -54,7 +54,7 @@ def test_inspect_a_bundle(bundle, look, no_gpu):
 def test_inspect_the_newest_bundle_is_meant_without_a_name(tmp_path, exported_bundle):
     notes = []
     shutil.copytree(exported_bundle.folder, tmp_path / "colours")
-    found = inspect_path(None, tmp_path, notes.append)
+    found = inspect(artifacts=tmp_path, progress=notes.append)
     assert found.manifest.name == "colours"
     assert notes == [Note(f"using bundle {tmp_path / 'colours'}")]
 
@@ -131,7 +131,7 @@ def test_inspect_auto_tells_the_precision_that_it_takes(bundle, monkeypatch):
     )
     session = contextlib.nullcontext(SimpleNamespace(spec=spec))
     monkeypatch.setattr("deploykit.commands.inspect.bundle.open_best", lambda *_, **__: session)
-    found = inspect_path(str(bundle.folder), bundle.folder.parent)
+    found = inspect(bundle)
     assert found.runs == "deploy/fp32.onnx in bf16 on openvino (CPU (avx512_bf16))"
 
 
@@ -343,14 +343,14 @@ def test_inspect_code_in_a_checkpoint_does_not_run(tmp_path, look, capsys):
     with pytest.raises(CheckpointError, match="loading it would run code"):
         look(path)
     assert "must not run" not in capsys.readouterr().out
-    found = inspect_path(str(path), tmp_path, trust_pickle=True)
+    found = inspect(path, trust_pickle=True)
     assert len(found.contents.tensors) == 1
     assert "must not run" in capsys.readouterr().err
 
 
 def test_inspect_only_a_checkpoint_has_code_to_trust(bundle):
     with pytest.raises(UsageError, match="--trust-pickle is for a checkpoint"):
-        inspect_path(str(bundle.folder), bundle.folder.parent, trust_pickle=True)
+        inspect(bundle, trust_pickle=True)
 
 
 def test_inspect_other_weights_tell_nothing_of_the_training(tmp_path, look):

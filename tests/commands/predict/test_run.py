@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import deploykit
 from deploykit.commands.predict.run import (
     PredictionRun,
     PredictRequest,
-    predict_folder,
     rows_of,
 )
 from deploykit.errors import ImagesError, InputError, UsageError
@@ -182,12 +180,6 @@ def test_predict_an_engine_gets_no_more_images_than_it_takes(engine_bundle, engi
     assert engines.sessions[0].closed
 
 
-def test_predict_the_python_function_gives_the_same_rows(exported_bundle, photo_folder):
-    expected, _ = predicted(exported_bundle, photo_folder)
-    assert list(predict_folder(exported_bundle.folder, photo_folder)) == expected
-    assert deploykit.predict_folder is predict_folder
-
-
 @pytest.mark.parametrize("option", ["batch_size", "threads"])
 @pytest.mark.parametrize("number", [0, -1])
 def test_predict_numbers_below_one_are_refused_before_anything_is_opened(
@@ -195,8 +187,6 @@ def test_predict_numbers_below_one_are_refused_before_anything_is_opened(
 ):
     with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} must be at least 1"):
         PredictRequest(photo_folder, **{option: number})
-    with pytest.raises(UsageError, match=f"at least 1; got {number}"):
-        next(predict_folder(exported_bundle.folder, photo_folder, **{option: number}))
 
 
 def test_predict_a_batch_size_beyond_all_memory_is_no_more_than_the_files(

@@ -1,9 +1,10 @@
 """Fixtures of the tests of training."""
 
 import pytest
-from training_runs import NETWORKS, SMALL, make_photos
+from training_runs import NETWORKS, make_photos
 
-from deploykit.commands.train.run import TrainingResult, train_classifier
+from deploykit.commands.train.run import TrainingResult
+from deploykit.commands.train.run import train as train_network
 
 
 @pytest.fixture
@@ -13,15 +14,15 @@ def photos(tmp_path):
 
 @pytest.fixture
 def train(tmp_path, photos, monkeypatch):
-    """``train_classifier`` with small defaults; its curves, which take long to draw, are empty."""
+    """``train`` with small defaults; its curves, which take long to draw, are empty."""
     draw = "deploykit.commands.train.run.write_curves"
     monkeypatch.setattr(draw, lambda history, path: path.touch())
     code = tmp_path / "networks.py"
     code.write_text(NETWORKS, encoding="utf-8")
 
     def run(output="run", *, network="Tiny", folder=photos, **options) -> TrainingResult:
-        defaults = {"epochs": 2, "learning_rate": 0.02, "preprocessing": SMALL, "device": "cpu"}
-        return train_classifier(
+        defaults = {"epochs": 2, "learning_rate": 0.02, "input_size": 8, "device": "cpu"}
+        return train_network(
             folder,
             arch=f"{code}:{network}",
             output=tmp_path / output,

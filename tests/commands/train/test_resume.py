@@ -8,7 +8,6 @@ from training_runs import equal, interrupt_at_epoch, weights
 
 from deploykit.commands.train.state import read_training
 from deploykit.errors import ArchitectureError, CheckpointError, UsageError
-from deploykit.specs.preprocessing import Preprocessing
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -76,7 +75,7 @@ def test_resume_writes_the_checkpoint_that_an_interruption_prevented(
         ({"seed": 3}, "the seed was 0, and is now 3"),
         ({"test_fraction": 0.3}, "the test fraction was 0.2, and is now 0.3"),
         ({"arch_args": {"width": 7}}, "the arch args was {}, and is now {'width': 7}"),
-        ({"preprocessing": Preprocessing(resize=(9, 9))}, "the preprocessing was resize 8x8"),
+        ({"input_size": 9}, "the preprocessing was resize 8x8"),
         ({"epochs": 1}, "finished 2 epochs already; 1 were asked for"),
         ({"overwrite": True}, "use one of them"),
     ],

@@ -18,7 +18,7 @@ from training_runs import (
 )
 
 from deploykit.commands.train.images import read_images
-from deploykit.commands.train.run import train_classifier
+from deploykit.commands.train.run import train as train_network
 from deploykit.commands.train.state import best_epoch
 from deploykit.errors import ArchitectureError, DeviceError, ImagesError, ModelError, UsageError
 from deploykit.images.decode import decode_rgb
@@ -114,7 +114,7 @@ def test_train_with_a_last_batch_of_one_photo(train, tmp_path):
 def test_train_takes_the_architectures_preprocessing(tmp_path):
     events: list[Note | Step] = []
     with pytest.raises(KeyboardInterrupt):
-        train_classifier(
+        train_network(
             make_photos(tmp_path / "few", 2),
             arch="resnet_cifar96",
             output=tmp_path / "own",

@@ -1,0 +1,67 @@
+"""``deploykit.predict``: one row for each image file, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from deploykit.bundle.folder import Bundle
+from deploykit.commands.predict.run import PredictionRun, PredictRequest
+from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words
+from deploykit.proof.auto import AUTO
+from deploykit.specs.precision import Precision
+from deploykit.specs.prediction import Prediction
+from deploykit.system.progress import Progress, silent
+
+
+def predict(
+    source: PathLike,
+    *,
+    bundle: BundleLike | None = None,
+    top_k: int | None = None,
+    runtime: str = AUTO,
+    precision: Precision | None = None,
+    tf32: bool = False,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    artifacts: PathLike | None = None,
+    progress: Progress = silent,
+) -> Iterator[Prediction]:
+    """Predict a folder of images: exactly one row a file, whatever is wrong with it.
+
+    Rows come as they are predicted, memory stays flat, and nothing is written: tables, pages and
+    resuming are the command's. The files are looked for when the first row is asked for.
+
+    Args:
+        source: A folder of images, a .txt file that lists them, or one image file.
+        bundle: What :func:`deploykit.export` returned, a bundle's name or its folder; None for the
+            one there is, or the newest.
+        top_k: How many classes a row ranks; None for at most 5.
+        runtime: What executes; ``auto`` for the fastest that is proven.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None for any.
+        tf32: Let onnxruntime-cuda compute FP32 in TensorFloat-32.
+        batch_size: Images a run; None for 2 on the CPU and 8 on a GPU.
+        threads: CPU threads; None for one a core.
+        artifacts: The home of bundles; None for ``artifacts``.
+        progress: Called after every batch, and with notes about the runtime.
+
+    Yields:
+        A prediction a file, in a stable order. That of a file that cannot be read has no label; its
+        ``status`` and ``reason`` tell why.
+
+    Raises:
+        UsageError: An argument makes no sense.
+        ImagesError: There is no image file, or, at the end, not one could be read.
+        BundleError: There is no such bundle, or it is damaged.
+        ParityError: Nothing is proven, and no runtime was named.
+        MissingError: The runtime's package or device is not here.
+    """
+    request = PredictRequest(
+        Path(source), top_k, runtime, precision, batch_size, threads, tf32=tf32
+    )
+    return _rows(chosen_bundle(bundle, artifacts, progress), request, progress)
+
+
+def _rows(bundle: Bundle, request: PredictRequest, progress: Progress) -> Iterator[Prediction]:
+    with python_words(), PredictionRun(bundle, request, progress) as run:
+        yield from run

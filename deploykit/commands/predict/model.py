@@ -1,0 +1,320 @@
+"""An open bundle that answers for single images, from Python."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from deploykit.bundle.folder import Bundle, open_bundle
+from deploykit.commands.predict.run import checked_top, rows_of
+from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words
+from deploykit.errors import InputError, UsageError
+from deploykit.images.decode import DecodeError, Failure, decode_rgb, rgb_of
+from deploykit.images.file_names import escape_name
+from deploykit.images.preprocess import OversizeError, preprocess
+from deploykit.images.scan import ImageFile
+from deploykit.inference.pipeline import AnsweredBatch
+from deploykit.proof.auto import AUTO, open_best
+from deploykit.proof.text import status_of_run
+from deploykit.specs.engine import is_flavour
+from deploykit.specs.precision import Precision
+from deploykit.specs.prediction import Prediction
+from deploykit.specs.preprocessing import format_size
+from deploykit.specs.session import ImageBatch, Logits, Session, SessionSpec
+from deploykit.specs.shown import Shown
+from deploykit.system.closing import Closing
+from deploykit.system.progress import Progress, silent
+
+ImageLike: TypeAlias = PathLike | Image.Image | npt.NDArray[np.uint8]
+"""A file; an image of Pillow's; or an array (H, W, 3) of uint8, RGB, of any size."""
+
+_BATCH = 8
+_SHOWN_CLASSES = 6
+
+
+class Model(Shown, Closing):
+    """A bundle that is open and answers; :func:`deploykit.load` makes it.
+
+    Use it as a context manager, or close it. Several threads may use it: they read images side by
+    side and take turns to compute, with all cores. It can be pickled: a copy carries the bundle's
+    path and what was chosen to run, and opens that when it is first used.
+    """
+
+    def __init__(self, folder: Path, options: dict[str, Any], top_k: int | None) -> None:
+        self._folder = folder.absolute()
+        self._options = options
+        self._top_k = top_k
+        self._lock = threading.RLock()
+        self._closed = False
+        self._open: tuple[Bundle, Session] | None = None
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle, as it was when it was opened."""
+        return self._opened()[0]
+
+    @property
+    def spec(self) -> SessionSpec:
+        """What really runs: graph, runtime, precision, device, input size."""
+        return self._opened()[1].spec
+
+    def __call__(self, image: ImageLike) -> Prediction:
+        """Answer for one image.
+
+        Args:
+            image: A path; an image of Pillow's, in any mode; or an array (H, W, 3) of uint8, RGB.
+                All are converted, resized and cropped as files are; none is turned by its EXIF.
+
+        Returns:
+            Label, probability, margin and the best classes.
+
+        Raises:
+            InputError: The image cannot be read, or the answer is not finite.
+            UsageError: It is no image, or the model is closed.
+        """
+        with python_words():
+            (row,) = self._rows([image], "image")
+            if not row.ok:
+                raise InputError(f"{row.path}: {row.reason}", hint="Replace it, or leave it out.")
+            return row
+
+    def predict(self, images: Iterable[ImageLike]) -> list[Prediction]:
+        """Answer for several images, of which each may be of another kind.
+
+        Args:
+            images: As one call takes each.
+
+        Returns:
+            One prediction an image, in their order. That of an image that cannot be read has no
+            label; its ``status`` and ``reason`` tell why.
+
+        Raises:
+            UsageError: Something is no image, or the model is closed.
+        """
+        with python_words():
+            is_one = isinstance(images, str | os.PathLike | Image.Image)
+            if is_one or not hasattr(images, "__iter__"):
+                raise UsageError(
+                    f"images must be a list of images, not {type(images).__name__}.",
+                    hint="model(image) takes one image, and deploykit.predict(folder) a folder.",
+                )
+            return [*self._rows(images, "image {}")]
+
+    def logits(self, images: ImageBatch) -> Logits:
+        """Compute the logits of a batch that needs no preprocessing any more.
+
+        Args:
+            images: (N, H, W, 3) uint8, RGB, of the model's input size.
+
+        Returns:
+            (N, K) float32, one column a class, in the order of ``classes``.
+
+        Raises:
+            UsageError: The batch has another type or shape, or the model is closed.
+        """
+        with python_words():
+            expected = (*self.spec.input_size, 3)
+            if not isinstance(images, np.ndarray):
+                raise UsageError(f"A batch must be a NumPy array, not {type(images).__name__}.")
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+                raise UsageError(
+                    f"A batch must be uint8 of shape (N, {', '.join(map(str, expected))}), not "
+                    f"{images.dtype} of shape {images.shape}.",
+                    hint="model.predict(list_of_arrays) takes arrays of any size.",
+                )
+            return self._run(images)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.bundle.manifest.labels.names
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Free the session; closing twice is fine, and using the model afterwards is an error."""
+        with self._lock:
+            self._closed = True
+            if self._open is not None:
+                self._open[1].close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        options = dict(self._options)
+        if self._open is not None:
+            spec = self._open[1].spec
+            options |= {"runtime": spec.runtime, "precision": spec.precision}
+            options["engine"] = spec.graph if is_flavour(spec.runtime) else None
+        return {"made": (self._folder, options, self._top_k), "closed": self._closed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Model.__init__(self, *state["made"])
+        self._closed = state["closed"]
+
+    def _opened(self, progress: Progress = silent) -> tuple[Bundle, Session]:
+        if self._open is not None and not self._closed:
+            return self._open  # without waiting for who computes
+        with self._lock:
+            if self._closed:
+                raise UsageError(
+                    f"The model of {self._folder} is closed.",
+                    hint="Open it again: deploykit.load, and use it inside its with block.",
+                )
+            if self._open is None:
+                bundle = open_bundle(self._folder)
+                checked_top(self._top_k, len(bundle.manifest.labels))
+                self._open = bundle, open_best(bundle, **self._options, progress=progress)
+            return self._open
+
+    def _run(self, images: ImageBatch) -> Logits:
+        with self._lock:
+            session = self._opened()[1]
+            step = session.spec.largest_batch or max(1, len(images))
+            parts = [
+                session.run(np.ascontiguousarray(images[start : start + step]))
+                for start in range(0, len(images), step)
+            ]
+        return np.concatenate(parts or [np.empty((0, session.spec.classes), np.float32)])
+
+    def _rows(self, images: Iterable[ImageLike], unnamed: str) -> Iterator[Prediction]:
+        """A row an image; a few images are in memory at a time."""
+        labels = self.bundle.manifest.labels
+        numbered = enumerate(images)
+        top = checked_top(self._top_k, len(labels))
+        while group := [*islice(numbered, _BATCH)]:
+            files = tuple(
+                ImageFile(Path(), _name_of(image, unnamed.format(number)))
+                for number, image in group
+            )
+            read = [
+                self._read(image, file.name) for (_, image), file in zip(group, files, strict=True)
+            ]
+            failures = tuple(each if isinstance(each, Failure) else None for each in read)
+            pixels = [each for each in read if not isinstance(each, Failure)]
+            batch = (
+                np.stack(pixels) if pixels else np.empty((0, *self.spec.input_size, 3), np.uint8)
+            )
+            yield from rows_of(AnsweredBatch(files, failures, self._run(batch)), labels, top)
+
+    def _read(self, image: ImageLike, name: str) -> npt.NDArray[np.uint8] | Failure:
+        """(H, W, 3) of the model's input size; or what is wrong with the image."""
+        try:
+            return preprocess(_decoded(image, name), self.bundle.manifest.preprocessing)
+        except DecodeError as exc:
+            return exc.failure
+        except OversizeError as exc:
+            return Failure("too-large", exc.message)
+
+
+def load(
+    bundle: BundleLike | None = None,
+    *,
+    runtime: str = AUTO,
+    precision: Precision | None = None,
+    engine: str | None = None,
+    tf32: bool = False,
+    threads: int | None = None,
+    top_k: int | None = None,
+    artifacts: PathLike | None = None,
+    progress: Progress = silent,
+) -> Model:
+    """Open a bundle to answer for images: what ``deploykit predict`` would run.
+
+    Args:
+        bundle: What :func:`deploykit.export` returned, a bundle's name or its folder; None for the
+            one there is, or the newest.
+        runtime: What executes; ``auto`` for the fastest that is proven.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None for any.
+        engine: One engine by its file's name; it says runtime and precision by itself.
+        tf32: Let onnxruntime-cuda compute FP32 in TensorFloat-32.
+        threads: CPU threads; None for one a core.
+        top_k: How many classes a prediction ranks; None for at most 5.
+        artifacts: The home of bundles; None for ``artifacts``.
+        progress: Called with what is taken, and why.
+
+    Raises:
+        UsageError: An argument makes no sense.
+        BundleError: There is no such bundle, graph or engine, or it is damaged.
+        ParityError: Nothing is proven, or what runs here for the first time gives other answers.
+        MissingError: The runtime's package or device is not here.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1; got {threads}.")
+    options = {
+        "runtime": runtime,
+        "precision": precision,
+        "engine": engine,
+        "tf32": tf32,
+        "threads": threads,
+    }
+    model = Model(chosen_bundle(bundle, artifacts, progress).folder, options, top_k)
+    model._opened(progress)  # noqa: SLF001  # its own file's
+    return model
+
+
+def model_text(model: Model) -> str:
+    """What a model runs, on what, and whether that is proven."""
+    if model.closed:
+        return "model    closed"
+    spec, bundle, names = model.spec, model.bundle, model.classes
+    shown = ", ".join(names[:_SHOWN_CLASSES]) + (", ..." if len(names) > _SHOWN_CLASSES else "")
+    known = status_of_run(bundle, spec)
+    return "\n".join(
+        (
+            f"model    {bundle.name}: {bundle.folder}",
+            f"runs     {spec.title}, {spec.device}",
+            f"input    {format_size(spec.input_size)}: {bundle.manifest.preprocessing.describe()}",
+            f"classes  {len(names)}: {shown}",
+            f"status   {known.word}{f': {known.reason}' if known.reason else ''}",
+        )
+    )
+
+
+def _name_of(image: ImageLike, unnamed: str) -> str:
+    """An image's path as it was given; else its place in the list."""
+    path = getattr(image, "filename", "") if isinstance(image, Image.Image) else image
+    if isinstance(path, str | os.PathLike) and os.fspath(path):
+        return escape_name(os.fspath(path))
+    return unnamed
+
+
+def _decoded(image: ImageLike, name: str) -> Image.Image:
+    """An image in mode RGB.
+
+    Raises:
+        UsageError: It is of no kind that holds an image.
+        DecodeError: It gives no pixels.
+    """
+    if isinstance(image, Image.Image):
+        return rgb_of(image, name)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UsageError(
+                f"An array must be uint8 of shape (H, W, 3), RGB, not {image.dtype} of shape "
+                f"{image.shape}.",
+                hint="Of a float image in 0..1: (image * 255).round().astype('uint8'); of (3, H, "
+                "W): image.transpose(1, 2, 0).",
+            )
+        return Image.fromarray(np.ascontiguousarray(image))
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        if path.is_dir() or not os.fspath(image):
+            raise UsageError(
+                f"{name} is a folder, not an image." if os.fspath(image) else "The path is empty.",
+                hint="deploykit.predict(folder) gives a row for each of a folder's images.",
+            )
+        return decode_rgb(path)
+    raise UsageError(
+        f"An image must be a path, an image of Pillow's or an array, not {type(image).__name__}.",
+        hint="Of a tensor (3, H, W) of bytes: tensor.permute(1, 2, 0).numpy().",
+    )

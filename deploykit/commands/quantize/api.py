@@ -1,0 +1,55 @@
+"""``deploykit.quantize``: graphs in FP16 or INT8, from Python."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
+from deploykit.commands.quantize.run import (
+    SEARCH_SECONDS,
+    Quantization,
+    QuantizeRequest,
+    quantize_bundle,
+)
+from deploykit.system.progress import Progress, silent
+
+
+def quantize(
+    bundle: BundleLike | None = None,
+    *,
+    precision: Literal["fp16", "int8"] = "int8",
+    images: PathLike | None = None,
+    search_seconds: float = SEARCH_SECONDS,
+    runtime: Literal["openvino", "onnxruntime-cpu"] | None = None,
+    diagnose: bool = True,
+    artifacts: PathLike | None = None,
+    progress: Progress = silent,
+) -> Quantization:
+    """Make graphs in FP16 or INT8 that are proven, on other photos, to decide as the checkpoint.
+
+    Args:
+        bundle: What :func:`deploykit.export` returned, a bundle's name or its folder; None for the
+            one there is, or the newest.
+        precision: What to make.
+        images: Photos: one sample to search and calibrate on, another to prove on; None for those
+            of the export, else ``golden.npz``.
+        search_seconds: How long to look for the nodes that must stay in FP32, for each graph.
+        runtime: What the INT8 graph for CPUs is made for; None for OpenVINO where it is installed.
+        diagnose: Look for the node at fault if a graph fails.
+        artifacts: The home of bundles; None for ``artifacts``.
+        progress: Called with what is being done.
+
+    Raises:
+        UsageError: An argument makes no sense.
+        ParityError: No graph was found that passes; the bundle stays as it was.
+        InputError: The bundle is damaged, or the photos cannot be used.
+        MissingError: onnx or the runtime that was asked for is not here.
+    """
+    request = QuantizeRequest(
+        precision=precision,
+        images=optional_path(images),
+        search_seconds=search_seconds,
+        runtime=runtime,
+        diagnose=diagnose,
+    )
+    return quantize_bundle(chosen_bundle(bundle, artifacts, progress), request, progress)

@@ -1,0 +1,62 @@
+"""The first run on a device: does it give the recorded golden answers?"""
+
+from __future__ import annotations
+
+from deploykit.bundle.folder import Bundle, require_unchanged
+from deploykit.bundle.golden import read_golden
+from deploykit.bundle.manifest import Manifest, update_manifest
+from deploykit.errors import BundleError, ParityError
+from deploykit.inference.engines import BUILD_AGAIN
+from deploykit.proof.photos import golden_photos
+from deploykit.proof.reference import GOLDEN_REFERENCE
+from deploykit.proof.verdict import judge_sessions, kept_verdict
+from deploykit.specs.session import Session
+from deploykit.system.progress import Note, Progress
+
+
+def self_test(
+    bundle: Bundle, session: Session, progress: Progress, *, hint: str | None = None
+) -> None:
+    """Let what runs on this device for the first time answer the golden images.
+
+    That it passed is kept, so that it is asked once. It is no proof.
+
+    Args:
+        bundle: The bundle.
+        session: Of one of its engines or graphs.
+        progress: Called as the images are compared, and with a note of what that showed.
+        hint: What to do when it fails; None to build the engine again.
+
+    Raises:
+        ParityError: Its answers are not the recorded ones.
+    """
+    golden = read_golden(bundle)
+    photos = golden_photos(golden)
+    (verdict,) = judge_sessions(
+        golden.logits,
+        [session],
+        photos,
+        bundle.manifest.labels,
+        progress,
+        count=photos.count,
+        kind="golden",
+    )
+    if not verdict.passed:
+        raise ParityError(
+            f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
+            f"{'; '.join(verdict.reasons)}.",
+            hint=hint or BUILD_AGAIN,
+        )
+    file = session.spec.graph
+    progress(Note(f"{file} gives the recorded answers on {session.spec.device}"))
+    sha256 = bundle.manifest.files[file].sha256
+    kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, photos.drawn())
+
+    def change(manifest: Manifest) -> Manifest:
+        require_unchanged(bundle, manifest, file)
+        return manifest.with_verdict(kept)
+
+    try:
+        update_manifest(bundle.folder, change)
+    except (OSError, BundleError) as exc:
+        progress(Note(f"not kept, {bundle.folder} cannot be changed: {exc}"))
