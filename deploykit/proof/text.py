@@ -11,7 +11,6 @@ from deploykit.html.words import NARROW_SPACE, bound
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.measurement import Measurement
 from deploykit.proof.policy import IMAGE_NAMES, Status, status
-from deploykit.proof.verdict import Verdict
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted, rate_digits, table_text

@@ -14,7 +14,7 @@ from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.engine.passport import read_passport, write_passport
 from deploykit.errors import BundleError, DependencyError, DeviceError, InputError, ParityError
 from deploykit.inference.engines import engines_of, named_engine, open_bundle_engine
-from deploykit.proof.auto import self_test
+from deploykit.proof.self_test import self_test
 from deploykit.specs.engine import Profile
 from deploykit.system.progress import silent
 
