@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deploykit.commands.verify.result import Verification
     from deploykit.commands.verify.run import VerifyRequest, verify_bundle
     from deploykit.errors import DeploykitError
-    from deploykit.specs.labels import Labels
+    from deploykit.specs.model import Labels
     from deploykit.specs.prediction import Prediction
     from deploykit.specs.preprocessing import Preprocessing
     from deploykit.specs.preprocessing_options import PreprocessingOptions
@@ -39,7 +39,7 @@ _HOMES = {
     "DeploykitError": "deploykit.errors",
     "ExportRequest": "deploykit.commands.export.request",
     "ExportResult": "deploykit.commands.export.run",
-    "Labels": "deploykit.specs.labels",
+    "Labels": "deploykit.specs.model",
     "PredictRequest": "deploykit.commands.predict.run",
     "Prediction": "deploykit.specs.prediction",
     "PredictionRun": "deploykit.commands.predict.run",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 
 Hardware: TypeAlias = tuple[str, int, tuple[str, ...], str | None]

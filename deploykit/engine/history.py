@@ -11,7 +11,7 @@ import msgspec
 
 from deploykit.errors import UsageError
 from deploykit.specs.engine import Flavour, Profile
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 from deploykit.system.files import read_file, replacing
 

@@ -16,7 +16,7 @@ from deploykit.inference.engines import (
 )
 from deploykit.inference.sessions import open_bundle_graph
 from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, RUNTIMES, graph_precision, precisions_of
-from deploykit.specs.precision import PRECISIONS, Precision
+from deploykit.specs.model import PRECISIONS, Precision
 from deploykit.specs.session import Session
 from deploykit.system.progress import Note, Progress, silent
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.bundle.folder import Bundle
-from deploykit.engine.flavour import TensorRT, open_flavour
-from deploykit.engine.passport import Passport, passport_path, read_passport, reason
-from deploykit.engine.plan import check_plan
+from deploykit.engine.flavour import open_flavour
+from deploykit.engine.passport import Passport, check_plan, passport_path, read_passport, reason
 from deploykit.errors import BundleError, DeviceError
 from deploykit.runtime.opener import open_engine
-from deploykit.specs.engine import FLAVOURS
+from deploykit.specs.engine import FLAVOURS, TensorRT
 from deploykit.specs.session import Session
 from deploykit.system.gpu import need_gpu
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from deploykit.bundle.accepted import MachineIdentity
 from deploykit.system.cpu import read_cpu
+from deploykit.system.deps import RUNTIME_PACKAGES, installed_versions
 from deploykit.system.gpu import find_gpu
 from deploykit.system.threads import usable_cpus
-from deploykit.system.versions import RUNTIME_PACKAGES, installed_versions
 
 
 def this_machine() -> MachineIdentity:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.bundle.folder import Bundle
 from deploykit.runtime.opener import REHEARSAL, open_graph
-from deploykit.specs.labels import Labels
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Labels, Precision
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Session
 

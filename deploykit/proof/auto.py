@@ -23,11 +23,11 @@ from deploykit.proof.policy import Status, has_run, status
 from deploykit.proof.preference import by_preference
 from deploykit.proof.self_test import self_test
 from deploykit.runtime.opener import CUDA, HOST_RUNTIMES, graph_precision
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.session import Session
 from deploykit.system.gpu import find_gpu, need_gpu
 from deploykit.system.progress import Note, Progress, silent
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 _Opener: TypeAlias = Callable[[Bundle, Candidate], Session]
 

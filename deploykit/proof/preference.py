@@ -6,7 +6,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import SearchRecord
 from deploykit.inference.candidates import Candidate, all_candidates
 from deploykit.runtime.opener import CPU, OPENVINO
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.system.progress import Progress
 
 #: What is usually the fastest first. The order on a CPU was measured; that on a GPU is an

@@ -19,8 +19,7 @@ from deploykit.errors import BundleError
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import tolerance_for
 from deploykit.specs.engine import Profile
-from deploykit.specs.precision import KeptNode
-from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.model import KeptNode, TensorSpec
 from deploykit.system.gpu import Gpu
 
 PROOF = KeptVerdict(

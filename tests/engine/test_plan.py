@@ -4,8 +4,7 @@ import struct
 
 import pytest
 
-from deploykit.engine.plan import PlanHeader, check_plan, read_header
-from deploykit.engine.targets import COMPUTE_CAPABILITIES
+from deploykit.engine.passport import COMPUTE_CAPABILITIES, PlanHeader, check_plan, read_header
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import pytest
 from engine_graphs import ADA, AMPERE
 
-from deploykit.engine.targets import parse_targets, runs_on
+from deploykit.engine.passport import parse_targets, runs_on
 from deploykit.errors import UsageError
 from deploykit.system.gpu import Gpu
 

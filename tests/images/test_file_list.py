@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from deploykit.errors import ImagesError
-from deploykit.images.file_list import read_file_list
+from deploykit.images.scan import read_file_list
 
 
 def listed(folder: Path, content: bytes) -> list[str]:

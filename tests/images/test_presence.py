@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from deploykit.errors import InputError
-from deploykit.images.presence import FolderPresence
+from deploykit.images.scan import FolderPresence
 
 
 def test_a_folder_that_is_there_is_fine_whatever_becomes_of_its_files(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from deploykit.errors import UsageError
-from deploykit.models.arch_args import parse_arch_args
+from deploykit.models.registry import parse_arch_args
 
 
 @pytest.mark.parametrize(

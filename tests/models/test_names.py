@@ -1,6 +1,6 @@
 import pytest
 
-from deploykit.models.names import align_names
+from deploykit.models.loading import align_names
 
 NETWORK = ("conv.weight", "head.fc.weight", "head.fc.bias")
 

@@ -4,8 +4,7 @@ import torch
 from PIL import Image
 
 from deploykit.errors import UsageError
-from deploykit.models.presets import timm_preprocessing
-from deploykit.models.registry import resolve_architecture
+from deploykit.models.registry import resolve_architecture, timm_preprocessing
 from deploykit.specs.preprocessing import IMAGENET_MEAN, Preprocessing
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from deploykit.system.stages import StageClock, bottleneck, worker_stages
+from deploykit.system.threads import StageClock, bottleneck, worker_stages
 
 
 def test_what_workers_do_side_by_side_counts_once():

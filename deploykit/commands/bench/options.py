@@ -10,7 +10,7 @@ from deploykit.inference.engines import is_flavour, named_engine, need_flavour
 from deploykit.inference.sessions import open_bundle_graph
 from deploykit.proof.reference import module_obstacle, recorded_module
 from deploykit.runtime.opener import CPU, HOST_RUNTIMES, REHEARSAL, open_module
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.session import Session
 from deploykit.system.gpu import need_gpu
 from deploykit.system.progress import Progress

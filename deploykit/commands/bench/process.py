@@ -19,7 +19,7 @@ from deploykit.commands.bench.results import Option, Skipped
 from deploykit.errors import BundleError, DeploykitError
 from deploykit.images.scan import ImageFile
 from deploykit.inference.engines import is_flavour
-from deploykit.system.closing import Closing
+from deploykit.specs.session import Closing
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")

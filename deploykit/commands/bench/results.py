@@ -11,10 +11,10 @@ from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.errors import MissingError
 from deploykit.inference.candidates import Candidate
 from deploykit.runtime.opener import CPU
-from deploykit.specs.precision import PRECISIONS, Precision
+from deploykit.specs.model import PRECISIONS, Precision
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import Value
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 TORCH = "torch"
 CHECKPOINT = "checkpoint"

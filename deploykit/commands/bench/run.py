@@ -33,9 +33,9 @@ from deploykit.images.scan import ImageFile, sample_images
 from deploykit.inference.machine import this_machine
 from deploykit.proof.accepted import keep_accepted
 from deploykit.proof.photos import PhotoFolder, listed_photos, nothing_readable
+from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Progress, Step, silent
-from deploykit.system.text import counted
-from deploykit.system.versions import installed_versions, now
+from deploykit.system.text import counted, now
 
 BATCH_SIZES = (1, 8, 32)
 SECONDS = 90.0

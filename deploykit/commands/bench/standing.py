@@ -20,8 +20,8 @@ from deploykit.proof.policy import Status, status, status_by
 from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
 from deploykit.proof.verdict import kept_verdict
 from deploykit.specs.session import SessionSpec
+from deploykit.system.deps import installed_versions, runtime_version
 from deploykit.system.progress import Note, Progress
-from deploykit.system.versions import installed_versions, runtime_version
 
 
 class Stand(NamedTuple):

@@ -17,8 +17,7 @@ from deploykit.commands.bench.results import (
 from deploykit.inference.engines import is_flavour
 from deploykit.proof.text import flips_of, kept_verdict_text
 from deploykit.specs.value import plain_value
-from deploykit.system.shell import command_line
-from deploykit.system.text import counted, table_text
+from deploykit.system.text import command_line, counted, table_text
 
 _OPTION_COLUMNS = (
     *("option", "images/s", "range", "x plain", "first answer", "memory"),

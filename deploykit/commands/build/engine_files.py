@@ -12,7 +12,6 @@ from deploykit.bundle.folder import Bundle, open_bundle, require_unchanged
 from deploykit.bundle.manifest import FileRecord, Manifest, record_file, update_manifest
 from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.engine.build import BuiltEngine
-from deploykit.engine.flavour import TensorRT
 from deploykit.engine.passport import (
     SCHEMA,
     BuiltOn,
@@ -22,10 +21,10 @@ from deploykit.engine.passport import (
     write_passport,
 )
 from deploykit.errors import BundleError
-from deploykit.specs.engine import Profile
-from deploykit.specs.precision import Precision
+from deploykit.specs.engine import Profile, TensorRT
+from deploykit.specs.model import Precision
 from deploykit.system.files import staged
-from deploykit.system.versions import now
+from deploykit.system.text import now
 
 ENGINES = "engines"
 

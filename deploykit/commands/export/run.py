@@ -52,9 +52,10 @@ from deploykit.commands.export.steps import (
 from deploykit.parity.compare import batch_sizes, regroup
 from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict, kept_verdict
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
+from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Note, Progress, Step, silent
-from deploykit.system.versions import installed_versions, now
+from deploykit.system.text import now
 
 
 @dataclass(frozen=True)

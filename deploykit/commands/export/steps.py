@@ -21,8 +21,8 @@ from deploykit.proof.extremes import extreme_reasons
 from deploykit.proof.photos import generated_photos
 from deploykit.proof.verdict import Verdict, judge_sessions
 from deploykit.runtime.opener import open_graph, open_module
+from deploykit.specs.model import TensorSpec
 from deploykit.specs.session import Logits, Session
-from deploykit.specs.tensors import TensorSpec
 from deploykit.system.progress import Progress
 
 if TYPE_CHECKING:

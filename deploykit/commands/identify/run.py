@@ -12,7 +12,7 @@ from deploykit.system.progress import Progress, Step, silent
 
 if TYPE_CHECKING:
     from deploykit.models.identify import Match
-    from deploykit.models.mismatch import Shapes
+    from deploykit.models.loading import Shapes
     from deploykit.models.registry import Origin
 
 _NEAR_MISSES = 3

@@ -10,10 +10,8 @@ import msgspec
 
 from deploykit.commands.inspect.results import GraphInspection
 from deploykit.errors import GraphError, UsageError
-from deploykit.specs.labels import LABELS_KEY
-from deploykit.specs.precision import KeptNode
+from deploykit.specs.model import LABELS_KEY, KeptNode, TensorSpec
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
-from deploykit.specs.tensors import TensorSpec
 from deploykit.system.deps import need
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.engine.passport import Passport
 from deploykit.proof.policy import StatusWord
 from deploykit.specs.engine import Flavour
-from deploykit.specs.precision import KeptNode
+from deploykit.specs.model import KeptNode, TensorSpec
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.tensors import TensorSpec
 from deploykit.specs.value import Value
 
 FileState: TypeAlias = Literal["ok", "changed", "missing", "left out"]

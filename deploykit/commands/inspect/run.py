@@ -19,7 +19,7 @@ from deploykit.commands.inspect.results import (
 from deploykit.engine.passport import passport_path
 from deploykit.errors import InputError, UsageError
 from deploykit.system.progress import Note, Progress, silent
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 _PASSPORT_ENDINGS = tuple(passport_path(Path(f"x{ending}")).name[1:] for ending in ENGINE_ENDINGS)
 

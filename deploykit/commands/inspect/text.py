@@ -20,8 +20,7 @@ from deploykit.commands.quantize.text import made_for
 from deploykit.engine.passport import Passport
 from deploykit.inference.candidates import Candidate
 from deploykit.proof.text import kept_verdict_text
-from deploykit.specs.precision import KeptNode
-from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.model import KeptNode, TensorSpec
 from deploykit.system.text import counted
 
 _INT8_GRAPHS = (deploy_graph("int8"), INT8_TENSORRT_GRAPH)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.bundle.manifest import printable
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
-from deploykit.system.versions import installed_versions
+from deploykit.system.deps import installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

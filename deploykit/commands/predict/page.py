@@ -17,8 +17,8 @@ from deploykit.html.thumbnails import ThumbnailChoice, make_thumbnails
 from deploykit.html.words import duration, percent, shares
 from deploykit.proof.policy import Status
 from deploykit.proof.text import proof_words, status_of_run
+from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Progress, Step, silent
-from deploykit.system.versions import installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from deploykit.bundle.folder import Bundle
     from deploykit.commands.predict.run import PredictionRun
-    from deploykit.specs.labels import Labels
+    from deploykit.specs.model import Labels
     from deploykit.specs.prediction import Prediction
     from deploykit.specs.session import SessionSpec
-    from deploykit.system.stages import Stage
+    from deploykit.system.threads import Stage
 
 _TEMPLATE = "predictions.html.j2"
 _STYLES = (
@@ -67,7 +67,7 @@ class PredictionPage:
         seconds: How long it took, reading included.
         images_per_second: Photos with a prediction a second of it; None when none was predicted.
         stage_seconds: How much of the run's time each stage took, in the order of the flow; what
-            threads did side by side counts once, see :class:`deploykit.system.stages.StageClock`:
+            threads did side by side counts once, see :class:`deploykit.system.threads.StageClock`:
             ``{"decode": 1.1, "resize": 0.3, "session": 5.0, "write": 0.1}``.
         skipped: Other files in the folder, which have no row.
         earlier: Rows with a prediction that an interrupted run had left: not in what took time.

@@ -12,8 +12,8 @@ from deploykit.commands.predict.tally import Tally, describe_failures
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
 from deploykit.specs.session import SessionSpec
-from deploykit.system.stages import Stage, bottleneck
 from deploykit.system.text import counted
+from deploykit.system.threads import Stage, bottleneck
 
 _SHOWN_CLASSES = 20
 # On Windows a thread's CPU time advances in steps of 15.6 ms: of less, the shares are chance.
@@ -74,7 +74,7 @@ def stages_text(stage_seconds: Mapping[Stage, float], *, concurrent: bool) -> st
     """``session 81 %, decode 14 %, ...: the bottleneck is the network``.
 
     Args:
-        stage_seconds: As :attr:`deploykit.system.stages.StageClock.seconds` tells them.
+        stage_seconds: As :attr:`deploykit.system.threads.StageClock.seconds` tells them.
         concurrent: Whether the workers ran the session; else it ran beside them.
     """
     total = sum(stage_seconds.values())

@@ -18,7 +18,7 @@ from deploykit.inference.sessions import open_rehearsal
 from deploykit.parity.compare import NamedBatch, regroup
 from deploykit.parity.ranges import FP16_MAX, MAX_ROUNDING_LOSS, RangeScan, TensorRange
 from deploykit.runtime.opener import REHEARSAL, open_probe
-from deploykit.specs.precision import KeptNode
+from deploykit.specs.model import KeptNode
 from deploykit.specs.session import ImageBatch, Logits, Session
 from deploykit.system.progress import Progress, Step
 
@@ -111,9 +111,9 @@ def scan_ranges(
         Why a node should stay in FP32, by its name, in the order of the graph; and those nodes
         without which a tensor would overflow.
     """
+    from deploykit.graph.deploy import DEPLOY_INPUT
     from deploykit.graph.fp16 import guardians, weight_losses
     from deploykit.graph.instruments import model_bytes, with_outputs
-    from deploykit.graph.preprocessing import DEPLOY_INPUT
 
     guarded = guardians(graph)
     scan = RangeScan()
@@ -191,10 +191,10 @@ def rank_tensors(
         For each tensor that was measured the decrease of the largest logit error, the largest
         first; infinite where only without this rounding the answer is finite.
     """
+    from deploykit.graph.deploy import DEPLOY_INPUT
     from deploykit.graph.instruments import model_bytes
-    from deploykit.graph.preprocessing import DEPLOY_INPUT
     from deploykit.graph.rehearsal import switchable_rehearsal
-    from deploykit.graph.switches import SWITCHES
+    from deploykit.graph.values import SWITCHES
 
     switchable, tensors = switchable_rehearsal(graph)
     gains = dict.fromkeys(tensors, -math.inf)

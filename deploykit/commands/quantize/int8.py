@@ -27,7 +27,7 @@ from deploykit.parity.measures import softmax
 from deploykit.proof.answered import AnsweredPhotos
 from deploykit.proof.verdict import Verdict
 from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL, open_graph, open_probe
-from deploykit.specs.precision import KeptNode
+from deploykit.specs.model import KeptNode
 from deploykit.specs.session import ImageBatch, Session
 from deploykit.system.progress import Progress, Step
 
@@ -220,9 +220,9 @@ def calibrate(graph: ir.Model, batches: Sequence[NamedBatch], progress: Progress
     Raises:
         ParityError: A tensor has values that are not finite.
     """
+    from deploykit.graph.deploy import DEPLOY_INPUT
     from deploykit.graph.instruments import model_bytes, with_outputs
     from deploykit.graph.int8 import quantized_tensors
-    from deploykit.graph.preprocessing import DEPLOY_INPUT
 
     seen = {name: ValueRange() for name in quantized_tensors(graph)}
     count = sum(len(images) for _, images in batches)
@@ -282,10 +282,10 @@ def rank_roundings(
         For each tensor that was measured the root mean square of what a probability moves by,
         the largest first.
     """
+    from deploykit.graph.deploy import DEPLOY_INPUT
     from deploykit.graph.instruments import model_bytes
     from deploykit.graph.int8 import switchable_int8
-    from deploykit.graph.preprocessing import DEPLOY_INPUT
-    from deploykit.graph.switches import SWITCHES
+    from deploykit.graph.values import SWITCHES
 
     switchable, tensors = switchable_int8(graph, ranges, symmetric=symmetric, joins=joins)
     moved = np.zeros(len(tensors))

@@ -41,7 +41,7 @@ from deploykit.proof.reference import (
     open_reference,
 )
 from deploykit.proof.verdict import Verdict, kept_verdict
-from deploykit.specs.precision import KeptNode, Precision
+from deploykit.specs.model import KeptNode, Precision
 from deploykit.specs.value import choice
 from deploykit.system.cpu import read_cpu, saturates_int8
 from deploykit.system.files import staged

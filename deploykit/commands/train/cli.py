@@ -9,7 +9,7 @@ import typer
 
 from deploykit.console.command import command
 from deploykit.console.options import ArchArgs, Json, Verbose, parsed_arch_args
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 
 def train(
@@ -64,8 +64,7 @@ def train(
     with command("train", as_json=json, verbose=verbose) as console:
         from deploykit.commands.train.run import train_classifier
         from deploykit.commands.train.text import training_text, training_value
-        from deploykit.models.presets import timm_preprocessing
-        from deploykit.models.registry import resolve_architecture
+        from deploykit.models.registry import resolve_architecture, timm_preprocessing
         from deploykit.specs.preprocessing_options import (
             PreprocessingOptions,
             choose_preprocessing,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.system.destinations import check_all_different, check_destination, check_page_path
+from deploykit.system.files import check_all_different, check_destination, check_page_path
 
 if TYPE_CHECKING:
     from deploykit.bundle.folder import Bundle

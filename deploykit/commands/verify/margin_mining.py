@@ -24,12 +24,12 @@ from deploykit.proof.photos import PhotoFolder, Photos, nothing_readable, short_
 from deploykit.proof.policy import status
 from deploykit.proof.verdict import Verdict, judge, timed
 from deploykit.runtime.opener import CPU
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Logits, Session, SessionSpec
 from deploykit.system.progress import Note, Progress, Step
-from deploykit.system.stages import StageClock
 from deploykit.system.text import counted
+from deploykit.system.threads import StageClock
 
 _BATCH_SIZE = 8
 _UNDECIDED = "not one of the compared images has a margin that decides; a larger --budget has some"

@@ -38,10 +38,11 @@ from deploykit.proof.reference import (
 )
 from deploykit.proof.verdict import Verdict, answer_images, judge_answers, keep_verdicts
 from deploykit.runtime.opener import CUDA
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits, SessionSpec
+from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Note, Progress, silent
-from deploykit.system.versions import installed_versions, now
+from deploykit.system.text import now
 
 
 @dataclass(frozen=True)

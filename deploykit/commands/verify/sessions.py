@@ -23,7 +23,7 @@ from deploykit.system.progress import Note, Progress
 
 if TYPE_CHECKING:
     from deploykit.bundle.verdicts import ReferenceKind
-    from deploykit.specs.precision import Precision
+    from deploykit.specs.model import Precision
     from deploykit.specs.session import Session
 
 

@@ -104,7 +104,7 @@ def _read_subject(config: pytest.Config) -> Subject:
     from deploykit.inference.candidates import Candidate, named_candidates
     from deploykit.proof.reference import ReferenceRequest
     from deploykit.runtime.opener import CPU
-    from deploykit.specs.precision import PRECISIONS
+    from deploykit.specs.model import PRECISIONS
     from deploykit.specs.value import choice
 
     def option(name: str) -> str | None:

@@ -15,8 +15,8 @@ from deploykit.errors import InputError, ParityError
 from deploykit.proof import verdict as verdicts
 from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 from deploykit.specs.session import SessionSpec
+from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Note
-from deploykit.system.versions import installed_versions
 
 
 def test_proofs_are_those_of_the_manifest(bundle, only):

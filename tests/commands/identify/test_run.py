@@ -12,7 +12,6 @@ from deploykit.commands.identify.run import identify_checkpoint
 from deploykit.commands.identify.text import export_command, identification_text
 from deploykit.errors import CheckpointError
 from deploykit.models.registry import resolve_architecture
-from deploykit.system import shell
 
 KNOWN = {
     "zoo": ["densenet", "dpn92", "resnet_cifar96"],
@@ -111,7 +110,7 @@ def test_a_path_with_a_space_is_quoted(tmp_path, save, monkeypatch, system, quot
     folder.mkdir()
     path = save("torchvision/squeezenet1_1").rename(folder / "best_model.pth")
     found = identify_checkpoint(path)
-    monkeypatch.setattr(shell, "os", SimpleNamespace(name=system))
+    monkeypatch.setattr("deploykit.system.text.os", SimpleNamespace(name=system))
     assert export_command(found).endswith(f"--ckpt {quote}{path}{quote} --classes DIR")
 
 

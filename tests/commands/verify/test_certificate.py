@@ -33,7 +33,7 @@ from deploykit.errors import InputError
 from deploykit.html.words import bound, number
 from deploykit.parity.mining import MarginMining
 from deploykit.parity.tolerance import Tolerance
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 
 FP32, FP16 = "deploy/fp32.onnx", "deploy/fp16.onnx"
 LOGITS = np.array([[3, 1, 0], [0, 2, 1.5], [0, 0.4, 0.5], [4, 0, 1]], np.float32)

@@ -10,7 +10,7 @@ from made_verifications import BIRDS, GRAPHS, made_logits, made_verification
 from deploykit.bundle.verdicts import PhotoSet
 from deploykit.commands.verify.text import comparison_text, verification_text, verification_value
 from deploykit.proof.text import photos_text
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.system.text import rate_digits
 
 
