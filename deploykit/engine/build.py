@@ -325,7 +325,7 @@ def add_profile(
     order by construction: what TensorRT would accept here and fail at later cannot happen.
 
     Raises:
-        GraphError: TensorRT refuses the profile all the same.
+        GraphError: TensorRT rejects the profile all the same.
         DeviceError: TensorRT makes no profile at all.
     """
     batches = (profile.min_batch, profile.opt_batch, profile.max_batch)
@@ -335,7 +335,7 @@ def add_profile(
             optimization.set_shape(spec.name, *((batch, *spec.shape[1:]) for batch in batches))
         if config.add_optimization_profile(optimization) < 0:
             raise GraphError(
-                quoting(f"TensorRT refuses the batch sizes {batches}", lines),
+                quoting(f"TensorRT rejects the batch sizes {batches}", lines),
                 hint="Set others with --min-batch, --opt-batch and --max-batch.",
             )
 

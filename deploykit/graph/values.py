@@ -67,7 +67,7 @@ def working_copy(model: ir.Model) -> ir.Model:
 
 
 def check_node_names(model: ir.Model, keep: Collection[str], precision: Precision) -> None:
-    """Refuse a graph whose nodes cannot be told apart by their names.
+    """Check that the nodes of a graph can be told apart by their names.
 
     Args:
         model: An FP32 deploy graph.

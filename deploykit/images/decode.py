@@ -55,7 +55,7 @@ _HEAD_BYTES = 16
 # size alone.
 _WITHOUT_PIXELS = frozenset({"EPS", "MPEG"})
 
-# These refuse the process, whatever file it asks for.
+# With these the process gets no file at all.
 _NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 _PILLOW_MODULES = r"PIL\."
@@ -177,8 +177,8 @@ def _silence_libraries() -> None:
 def _load_every_decoder() -> None:
     """Import Pillow's plugins before ``Image.open`` does so itself; free after the first time.
 
-    Left to itself it imports the rarer ones when it meets a file that the common ones refuse; a
-    second thread that does so at the same moment may call a good file unidentified. The order is
+    Left to itself it imports the rarer ones when it meets a file that the common ones do not know.
+    A second thread that does so at the same moment may call a good file unidentified. The order is
     ``Image.open``'s.
     """
     Image.preinit()

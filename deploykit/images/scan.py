@@ -24,7 +24,7 @@ IMAGE_EXTENSIONS = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
     # what else people keep photos in and Pillow reads,
     | {".avif", ".gif", ".jfif", ".jp2", ".jpe", ".mpo", ".pbm", ".pnm"}
-    # and what phones write and Pillow does not read: a row that says so beats a file left out.
+    # and what phones write and Pillow does not read: a row that says so beats a file skipped.
     | {".heic", ".heif"}
 )
 """The endings by which a folder's image files are told, in lower case; any case counts."""
@@ -244,7 +244,7 @@ class _Walk:
 
 
 def _is_directory(path: Path) -> bool:
-    """Tell a folder from a file; refuse the rest: whoever opens a pipe waits for ever."""
+    """Tell a folder from a file. Anything else is an error: opening a pipe waits for ever."""
     hint = "Give a folder of images, a .txt file that lists them, or one image file."
     try:
         mode = path.stat().st_mode
@@ -276,9 +276,8 @@ def read_file_list(path: Path) -> list[str]:
     """Read the names of the images that a text file lists.
 
     One path a line, relative to the list's folder or absolute. Blanks around a path, the double
-    quotes that Windows copies with one, empty lines, and a path that was named before are left
-    out. The text is UTF-8, or the UTF-16 that Windows
-    PowerShell writes.
+    quotes that Windows copies with one, empty lines, and repeated paths are skipped. The text is
+    UTF-8, or the UTF-16 that Windows PowerShell writes.
 
     Returns:
         The names in the order of the list, with ``/`` and escaped as :func:`escape_name` does.
@@ -324,15 +323,6 @@ def _read_text(path: Path) -> str:
             f"{exc.reason} at byte {exc.start}.",
             hint="Save it as UTF-8, with one path a line.",
         ) from exc
-
-
-def _unquoted(line: str) -> str:
-    quoted = len(line) > 2 and line.startswith('"') and line.endswith('"')
-    return line[1:-1] if quoted else line
-
-
-def _name(line: str) -> str:
-    return "/".join(map(escape_name, PurePath(line).as_posix().split("/")))
 
 
 def escape_name(part: str) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.bundle.folder import Bundle
-from deploykit.engine.flavour import open_flavour
 from deploykit.engine.passport import Passport, check_plan, passport_path, read_passport, reason
 from deploykit.errors import BundleError, DeviceError
 from deploykit.runtime.opener import open_engine
@@ -148,11 +147,13 @@ def need_flavour(engine: Engine) -> TensorRT:
         DeviceError: It cannot run here: no GPU, another GPU, another TensorRT.
         DependencyError: TensorRT is not installed.
     """
+    from deploykit.engine.flavour import open_flavour
+
     gpu = need_gpu()
     tensorrt = open_flavour(engine.passport.flavour)
-    obstacle = reason(engine.passport, tensorrt_version=tensorrt.version, gpu=gpu)
-    if obstacle is not None:
-        raise DeviceError(obstacle.message, hint=obstacle.hint)
+    misfit = reason(engine.passport, tensorrt_version=tensorrt.version, gpu=gpu)
+    if misfit is not None:
+        raise DeviceError(misfit.message, hint=misfit.hint)
     return tensorrt
 
 

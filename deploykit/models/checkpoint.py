@@ -120,15 +120,15 @@ def named_tensors(entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of an entry under the names that the network itself gave them.
 
     Returns:
-        Names to tensors, and notes for the user on what was left out or taken off.
+        Names to tensors, and notes for the user on what was skipped or taken off.
     """
     tensors = {k: v.detach() for k, v in entry.values.items() if isinstance(v, Tensor)}
     others = [str(key) for key in entry.values if key not in tensors]
-    notes = [f"left out what is no tensor: {_first(others)}"] if others else []
+    notes = [f"skipped what is no tensor: {_first(others)}"] if others else []
     averaged = tensors.keys() - {AVERAGE_COUNT}
     if AVERAGE_COUNT in tensors and all(name.startswith("module.") for name in averaged):
         del tensors[AVERAGE_COUNT]
-        notes.append(f"entry '{AVERAGE_COUNT}' of an averaged model left out")
+        notes.append(f"entry '{AVERAGE_COUNT}' of an averaged model skipped")
     removed = ""
     while prefix := next((w for w in WRAPPERS if all(n.startswith(f"{w}.") for n in tensors)), ""):
         tensors = {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items()}
@@ -144,16 +144,6 @@ def is_finite(tensor: Tensor) -> bool:
         return True
     # The extremes of a tensor with a NaN are NaN: one pass, and no mask as large as the weights.
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor.float()))
-
-
-def _load_safetensors(path: Path) -> object:
-    reader = need("safetensors.torch")
-    error_type: type[Exception] = need("safetensors").SafetensorError
-    try:
-        loaded: object = reader.load_file(path, device="cpu")
-    except (error_type, OSError, ValueError) as error:
-        raise _damaged(path, error) from error
-    return loaded
 
 
 def _load_torch(path: Path, container: Container, *, trust_pickle: bool) -> object:

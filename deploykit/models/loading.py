@@ -372,7 +372,7 @@ def load_model(
         del state[name]
     if unused:
         prefixes = ", ".join(f"'{prefix}'" for prefix in architecture.training_only)
-        notes.append(f"left out {len(unused)} entries that only training uses: {prefixes}")
+        notes.append(f"skipped {len(unused)} entries that only training uses: {prefixes}")
     found: Shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     count = count_classes(head, found)
     if count is None:
@@ -391,7 +391,7 @@ def load_model(
         module.load_state_dict(complete, strict=True)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{architecture.name} refuses the weights in {path}: {error}",
+            f"{architecture.name} does not take the weights in {path}: {error}",
             hint="Name the architecture that was trained, with the --arch-arg values it had.",
         ) from error
     module.eval()

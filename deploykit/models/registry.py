@@ -177,7 +177,7 @@ class Architecture:
             arch_args: Further arguments of the function, as ``--arch-arg`` gives them.
 
         Raises:
-            UsageError: An argument that the function does not take, or a value that it refuses.
+            UsageError: An argument that the function does not take, or a value that it rejects.
             ArchitectureError: The function fails, or does not return a network.
         """
         arguments = self.factory.arguments(self.name, num_classes, arch_args)

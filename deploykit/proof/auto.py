@@ -91,7 +91,7 @@ def _open_auto(
     if choice is not None:
         candidates = [choice.candidate, *(each for each in candidates if each != choice.candidate)]
     left_out: list[tuple[Candidate, str]] = []
-    obstacles: list[DeploykitError] = []
+    errors: list[DeploykitError] = []
     try:
         for candidate in candidates:
             attempt = _attempted(bundle, candidate, open_it, choice)
@@ -101,14 +101,14 @@ def _open_auto(
                 left_out.append((candidate, attempt.reason))
             if attempt.session is not None:
                 return attempt.session
-            if attempt.obstacle is not None:
-                obstacles.append(attempt.obstacle)
+            if attempt.error is not None:
+                errors.append(attempt.error)
     finally:
         for line in by_reason(left_out):
             progress(Note(f"not taken: {line}"))
-    if obstacles:
+    if errors:
         # A damaged graph first, which can be mended.
-        raise min(reversed(obstacles), key=lambda each: isinstance(each, MissingError))
+        raise min(reversed(errors), key=lambda each: isinstance(each, MissingError))
     raise _nothing_proven(bundle, precision, candidates)
 
 
@@ -117,7 +117,7 @@ class _Attempt(NamedTuple):
 
     session: Session | None
     reason: str
-    obstacle: DeploykitError | None = None
+    error: DeploykitError | None = None
 
 
 def _attempted(
@@ -242,13 +242,13 @@ def _open_first(
     Raises:
         MissingError: None can; what the first one lacks.
     """
-    obstacles = []
+    errors = []
     for candidate in candidates:
         try:
             return candidate, open_it(bundle, candidate)
         except MissingError as exc:
-            obstacles.append(exc)
-    raise obstacles[0]
+            errors.append(exc)
+    raise errors[0]
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class BaseSession(Closing):
-    """A session that knows its spec, refuses batches that do not fit it, and closes itself."""
+    """A session that knows its spec, checks its batches and answers, and closes itself."""
 
     def __init__(self, spec: SessionSpec) -> None:
         self._spec = spec
@@ -35,7 +35,7 @@ class BaseSession(Closing):
         return self._checked(self._run(images), len(images))
 
     def _checked(self, logits: Logits, count: int) -> Logits:
-        """Refuse answers that are not one row for each image."""
+        """The answers, if they are one row for each image."""
         if logits.shape != (count, self._spec.classes):
             raise GraphError(
                 f"{self._spec.graph} on {self._spec.runtime} answers {count} images with "
@@ -44,7 +44,7 @@ class BaseSession(Closing):
         return logits
 
     def _check_images(self, images: ImageBatch) -> None:
-        """Refuse a batch that does not fit the spec."""
+        """Check that a batch fits the spec."""
         expected = (*self._spec.input_size, 3)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
             raise InputError(
@@ -100,7 +100,7 @@ def takes_normalised(
 def check_meaning(
     told: Mapping[str, str], name: str, labels: Labels, preprocessing: Preprocessing
 ) -> None:
-    """Refuse a graph that tells other labels or preprocessing than its bundle's manifest.
+    """Check that a graph tells the labels and the preprocessing of its bundle's manifest.
 
     Args:
         told: The graph's ``metadata_props``.
@@ -109,7 +109,7 @@ def check_meaning(
         preprocessing: The manifest's.
 
     Raises:
-        GraphError: It does.
+        GraphError: It tells others.
     """
     expected = {
         LABELS_KEY: labels.to_metadata(),

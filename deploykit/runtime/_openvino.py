@@ -277,7 +277,7 @@ def _tensors(ports: Iterable[Any]) -> list[TensorSpec]:
 
 
 def _check_precision(compiled: Any, spec: SessionSpec) -> None:
-    """Refuse what OpenVINO would compute in another precision than the one that was asked for."""
+    """Check that OpenVINO computes in the precision that was asked for."""
     found = {
         layer["runtimePrecision"].astype(str)
         for layer in (op.get_rt_info() for op in compiled.get_runtime_model().get_ops())

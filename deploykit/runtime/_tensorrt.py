@@ -143,7 +143,7 @@ class TensorRTSession(BaseSession):
 
 
 def _check_contract(engine: Any, spec: SessionSpec, profile: Profile) -> None:
-    """Refuse an engine that takes or gives something else than a deploy graph does."""
+    """Check that an engine takes and gives what a deploy graph does."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     found = {
         name: (
@@ -229,7 +229,7 @@ class Contexts:
         def choose() -> bool:
             config.cuda_graph_strategy = whole
             config.dynamic_shapes_kernel_specialization_strategy = eager
-            # Python does not pass on that TensorRT refused one.
+            # Python does not pass on that TensorRT rejected one.
             found = config.dynamic_shapes_kernel_specialization_strategy
             return bool(config.cuda_graph_strategy == whole and found == eager)
 

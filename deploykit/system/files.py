@@ -141,7 +141,7 @@ PAGE_ENDINGS = (".html", ".htm")
 
 
 def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
-    """Refuse a file that could not be written.
+    """Check that a file can be written.
 
     Args:
         path: The file; one that is there will be replaced.
@@ -188,7 +188,7 @@ def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
 
 
 def check_page_path(path: Path) -> None:
-    """Refuse a page that could not be written.
+    """Check that a page can be written.
 
     Raises:
         UsageError: See :func:`check_destination`.
@@ -197,7 +197,7 @@ def check_page_path(path: Path) -> None:
 
 
 def check_all_different(paths: Mapping[str, Sequence[Path]]) -> None:
-    """Refuse to write one file twice, or what is read.
+    """Check that no file is written twice, and none that is read.
 
     Args:
         paths: By what they are: ``{"output": [...], "page": [...], "source": [...]}``.

@@ -32,23 +32,23 @@ NETWORK = ("conv.weight", "head.fc.weight", "head.fc.bias")
 def test_prefixes_go_where_that_makes_the_names_fit(
     found: list[str], expected: list[str], note: str
 ) -> None:
-    aligned = align_names(found, expected)
-    assert list(aligned.names) == list(found)
-    assert list(aligned.names.values()) == list(expected)
-    assert aligned.note == note
+    names, changed = align_names(found, expected)
+    assert list(names) == list(found)
+    assert list(names.values()) == list(expected)
+    assert changed == note
 
 
 def test_names_stay_where_nothing_fits_better() -> None:
-    aligned = align_names(["model.a.weight", "model.b.weight"], NETWORK)
-    assert aligned.names == {"model.a.weight": "model.a.weight", "model.b.weight": "model.b.weight"}
-    assert aligned.note == ""
+    names, changed = align_names(["model.a.weight", "model.b.weight"], NETWORK)
+    assert names == {"model.a.weight": "model.a.weight", "model.b.weight": "model.b.weight"}
+    assert changed == ""
 
 
 def test_a_networks_own_module_named_module_is_kept() -> None:
     names = ["module.weight", "weight"]
-    assert align_names(names, names).names == {"module.weight": "module.weight", "weight": "weight"}
+    assert align_names(names, names)[0] == {"module.weight": "module.weight", "weight": "weight"}
 
 
 def test_two_names_never_become_one() -> None:
     found = ["model.conv.weight", "conv.weight"]
-    assert len(set(align_names(found, NETWORK).names.values())) == 2
+    assert len(set(align_names(found, NETWORK)[0].values())) == 2

@@ -161,10 +161,10 @@ def _audit(
     if not audit.tells:
         # The types of a strongly typed network are those of its graph, so it is kept all the same.
         progress(Note("the engine does not tell in which precision its layers compute"))
-    obstacle = audit.reason(passport.precision)
-    if obstacle is not None:
+    why = audit.reason(passport.precision)
+    if why is not None:
         raise ParityError(
-            f"{passport.engine}: {obstacle}. It was not kept.",
+            f"{passport.engine}: {why}. It was not kept.",
             hint="Build it from the FP32 graph, which is what it computes: --precision fp32",
         )
     return audit
