@@ -65,14 +65,10 @@ def choose_preprocessing(
     """
     if options.preset is None:
         base = default if default is not None else Preprocessing()
-    elif options.preset == "timm":
+    elif choice(options.preset, PRESETS, "preset") == "timm":
         base = timm()
     else:
-        base = (
-            TORCHVISION
-            if choice(options.preset, PRESETS, "preset") == "torchvision"
-            else Preprocessing()
-        )
+        base = TORCHVISION if options.preset == "torchvision" else Preprocessing()
     changed = _resized(base, options)
     values = {"interpolation": options.interpolation, "mean": options.mean, "std": options.std}
     changed = msgspec.structs.replace(
