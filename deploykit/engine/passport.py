@@ -2,8 +2,8 @@
 
 An engine tells nothing about itself without a GPU of the right kind and the TensorRT that built it,
 but for its first bytes. TensorRT does not document them. They were found by building engines with
-TensorRT for RTX 1.7 for one compute capability after another and comparing; tests/engine/
-test_plan.py repeats that. What is not recognised in them is unknown, not wrong.
+TensorRT for RTX 1.7 for one compute capability after another and comparing, which
+tests/engine/test_passport.py repeats. What is not recognised in them is unknown, not wrong.
 """
 
 from __future__ import annotations
