@@ -28,7 +28,7 @@ from deploykit.errors import DeploykitError
 from deploykit.inference.candidates import open_bundle_graph
 from deploykit.inference.engines import engines_of, open_bundle_engine
 from deploykit.models.registry import resolve_architecture
-from deploykit.runtime.normalisation import network_input
+from deploykit.runtime._base import network_input
 from deploykit.specs.session import ImageBatch, Logits
 from deploykit.system.gpu import need_gpu
 from deploykit.system.text import table_text

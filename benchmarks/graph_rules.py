@@ -30,14 +30,14 @@ import torch
 
 from deploykit.commands.quantize.int8 import calibrate, ranges_of
 from deploykit.graph import passes
+from deploykit.graph.deploy import fuse_preprocessing
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.instruments import model_bytes
 from deploykit.graph.int8 import convert_to_int8
 from deploykit.graph.optimise import DEPLOY_RULES
-from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.models.registry import resolve_architecture
 from deploykit.runtime.opener import OPENVINO, open_graph
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch, Session
 from deploykit.system.progress import silent

@@ -19,9 +19,9 @@ from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, open_bundle
 from deploykit.errors import BundleError, MissingError
 from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.proof.reference import module_obstacle, recorded_module
-from deploykit.runtime.normalisation import network_input, normalised
+from deploykit.runtime._base import network_input, normalised
 from deploykit.runtime.opener import graph_precision
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.session import ImageBatch
 from deploykit.system.deps import need
 

@@ -46,8 +46,7 @@ from deploykit.commands.predict.outputs import Outputs, write_run
 from deploykit.commands.predict.run import PredictionRun, PredictRequest
 from deploykit.images.scan import ImageFile, scan_images
 from deploykit.inference.pipeline import shared_work
-from deploykit.system.stages import StageClock
-from deploykit.system.threads import usable_cpus
+from deploykit.system.threads import StageClock, usable_cpus
 
 # On Linux ru_maxrss begins with what the parent had: VmHWM is the process's own.
 MEASURE_MEMORY = """

@@ -20,8 +20,7 @@ from deploykit.images.scan import ImageFile
 from deploykit.inference.candidates import open_bundle_graph
 from deploykit.proof.reference import module_obstacle, recorded_module
 from deploykit.specs.session import ImageBatch, Session
-from deploykit.system.stages import StageClock
-from deploykit.system.threads import usable_cpus
+from deploykit.system.threads import StageClock, usable_cpus
 
 BATCH = 8
 FP32 = "deploy/fp32.onnx"

@@ -20,9 +20,9 @@ from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.commands.build.run import BuildResult, build_engine
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
-from deploykit.engine.flavour import TensorRT, open_flavour
+from deploykit.engine.flavour import open_flavour
+from deploykit.specs.engine import TensorRT
 from deploykit.specs.preprocessing_options import PreprocessingOptions
-from deploykit.system import shell
 from deploykit.system.gpu import DRIVER_LIBRARY, Gpu
 
 #: A user's own file: a small network that tells colours apart, and what tests need beside it.
@@ -93,7 +93,7 @@ def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def posix_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands are shown as a POSIX shell takes them, which ``shlex`` reads on every system."""
-    monkeypatch.setattr(shell, "os", SimpleNamespace(name="posix"))
+    monkeypatch.setattr("deploykit.system.text.os", SimpleNamespace(name="posix"))
 
 
 @pytest.fixture

@@ -27,8 +27,7 @@ from deploykit.errors import BundleError, UsageError
 from deploykit.inference.engines import engines_of
 from deploykit.models.registry import resolve_architecture
 from deploykit.parity.diagnosis import Finding
-from deploykit.system import shell
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 TRAP = "CODE_RAN"
 DOCS = Path(deploykit.__file__).parents[1] / "docs"
@@ -405,7 +404,7 @@ def mended():
 
 @pytest.mark.parametrize("system", ["posix", "nt"])
 def test_shown_commands_do_no_more_than_they_say(system, monkeypatch):
-    monkeypatch.setattr(shell, "os", SimpleNamespace(name=system))
+    monkeypatch.setattr("deploykit.system.text.os", SimpleNamespace(name=system))
     line = command_line(["deploykit", "verify", "--arch", SHELL_CODE, "--ckpt", "a\x03b\u2028c"])
     assert line.isprintable()
     if system == "posix":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
-from deploykit.system.versions import version_changes
+from deploykit.system.deps import version_changes
 
 Hardware: TypeAlias = tuple[str, int, tuple[str, ...], str | None]
 

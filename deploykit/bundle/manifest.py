@@ -15,10 +15,8 @@ from filelock import FileLock, Timeout
 from deploykit.bundle.accepted import Accepted, MachineIdentity
 from deploykit.bundle.verdicts import CandidateKey, KeptVerdict
 from deploykit.errors import BundleError, UsageError
-from deploykit.specs.labels import Labels
-from deploykit.specs.precision import KeptNode, Precision
+from deploykit.specs.model import KeptNode, Labels, Precision, TensorSpec
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.tensors import TensorSpec
 from deploykit.specs.value import Value
 from deploykit.system.files import move_into_place, open_file, read_file, replacing
 

@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import Tolerance
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
-from deploykit.system.versions import runtime_version
+from deploykit.system.deps import runtime_version
 
 ProofKind: TypeAlias = Literal["rehearsed", "executed"]
 PhotoKind: TypeAlias = Literal["photos", "golden", "generated"]

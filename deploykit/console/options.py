@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from deploykit.bundle.folder import Bundle
     from deploykit.console.command import Console
-    from deploykit.specs.precision import Precision
+    from deploykit.specs.model import Precision
 
 _UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -155,7 +155,7 @@ def parsed_arch_args(items: list[str] | None) -> dict[str, object] | None:
     """``--arch-arg`` as keyword arguments; None when it was not given."""
     if not items:
         return None
-    from deploykit.models.arch_args import parse_arch_args
+    from deploykit.models.registry import parse_arch_args
 
     return parse_arch_args(items)
 
@@ -188,7 +188,7 @@ def parsed_precision(name: str | None) -> Precision | None:
     Raises:
         UsageError: There is no such precision.
     """
-    from deploykit.specs.precision import PRECISIONS
+    from deploykit.specs.model import PRECISIONS
     from deploykit.specs.value import choice
 
     return None if name is None else choice(name, PRECISIONS, "precision")

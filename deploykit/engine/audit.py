@@ -14,11 +14,10 @@ from typing import Any
 
 import msgspec
 
-from deploykit.engine.flavour import TensorRT, make, quoting
+from deploykit.engine.flavour import make, quoting
 from deploykit.errors import DeviceError
-from deploykit.specs.engine import Profile
-from deploykit.specs.precision import Precision
-from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.engine import Profile, TensorRT
+from deploykit.specs.model import Precision, TensorSpec
 
 UNKNOWN = "unknown"
 #: Layers that move or hold values and compute none.

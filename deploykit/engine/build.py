@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import queue
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Event
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from deploykit.engine._network import add_profile, inputs_of, network_from_onnx, outputs_of
-from deploykit.engine._progress import BuildMonitor, OnStep
-from deploykit.engine.flavour import TensorRT, make, quoting
-from deploykit.engine.targets import CURRENT, PORTABLE, parse_targets
+from deploykit.engine.flavour import make, quoting
+from deploykit.engine.passport import CURRENT, PORTABLE, parse_targets
 from deploykit.errors import DeploykitError, DeviceError, GraphError, UsageError
-from deploykit.specs.engine import Profile
-from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.engine import Profile, TensorRT
+from deploykit.specs.model import TensorSpec
 from deploykit.system.files import read_file, replacing
 from deploykit.system.gpu import Gpu, need_gpu
+
+if TYPE_CHECKING:
+    pass
 
 #: Words in TensorRT's log that tell the machine's fault from the graph's.
 _DEVICE_WORDS = ("cudaerror", "cuda runtime", "cuda initialization")
@@ -69,7 +74,7 @@ def engine_from_onnx(
         tensorrt: The flavour that builds.
         graph: An ONNX deploy graph, which decides the precision of every layer.
         profile: The batch sizes that the engine takes.
-        targets: As :func:`~deploykit.engine.targets.parse_targets` gives them.
+        targets: As :func:`~deploykit.engine.passport.parse_targets` gives them.
         workspace_bytes: The most device memory that a layer may use for itself; None for all.
         timing_cache: Where TensorRT keeps how fast its kernels were on this GPU; a file that does
             not fit is replaced. TensorRT for RTX measures nothing and leaves it alone.
@@ -86,11 +91,17 @@ def engine_from_onnx(
     """
     targets = parse_targets(targets, tensorrt.flavour)
     gpu = current_gpu() if targets == (CURRENT,) else None
-    data = _read(graph)
+    try:
+        data = graph.read_bytes()
+    except OSError as exc:
+        raise GraphError(
+            f"{graph} cannot be read ({exc.strerror}).", hint="Export the bundle again."
+        ) from exc
     start = time.perf_counter()
     builder = make(tensorrt, "builder", lambda: tensorrt.trt.Builder(tensorrt.log))
     network = network_from_onnx(tensorrt, builder, data, name=graph.name)
-    inputs, outputs = inputs_of(network), outputs_of(network)
+    inputs = tuple(_spec(network.get_input(index)) for index in range(network.num_inputs))
+    outputs = tuple(_spec(network.get_output(index)) for index in range(network.num_outputs))
     config = _configure(tensorrt, builder, targets, workspace_bytes)
     add_profile(tensorrt, builder, config, inputs, profile)
     if tensorrt.flavour == "tensorrt_rtx":
@@ -133,15 +144,6 @@ def current_gpu() -> Gpu:
         ) from exc
 
 
-def _read(graph: Path) -> bytes:
-    try:
-        return graph.read_bytes()
-    except OSError as exc:
-        raise GraphError(
-            f"{graph} cannot be read ({exc.strerror}).", hint="Export the bundle again."
-        ) from exc
-
-
 def _configure(
     tensorrt: TensorRT, builder: Any, targets: tuple[str, ...], workspace_bytes: int | None
 ) -> Any:
@@ -156,20 +158,17 @@ def _configure(
     if workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     if tensorrt.flavour == "tensorrt_rtx" and targets != (PORTABLE,):
-        _set_targets(tensorrt, config, targets)
+        config.num_compute_capabilities = len(targets)
+        with tensorrt.log.capture() as lines:
+            for index, target in enumerate(targets):
+                capability = getattr(trt.ComputeCapability, target.upper(), None)
+                if capability is None or not config.set_compute_capability(capability, index):
+                    built = f"tensorrt_rtx {tensorrt.version} does not build for {target}"
+                    raise UsageError(
+                        quoting(built, lines),
+                        hint='Update it: pip install --upgrade "deploykit[rtx]"',
+                    )
     return config
-
-
-def _set_targets(tensorrt: TensorRT, config: Any, targets: tuple[str, ...]) -> None:
-    config.num_compute_capabilities = len(targets)
-    with tensorrt.log.capture() as lines:
-        for index, target in enumerate(targets):
-            capability = getattr(tensorrt.trt.ComputeCapability, target.upper(), None)
-            if capability is None or not config.set_compute_capability(capability, index):
-                raise UsageError(
-                    quoting(f"tensorrt_rtx {tensorrt.version} does not build for {target}", lines),
-                    hint='Update it: pip install --upgrade "deploykit[rtx]"',
-                )
 
 
 def _load_timing_cache(config: Any, path: Path) -> None:
@@ -226,3 +225,201 @@ def _failure(graph: Path, lines: Sequence[str], workspace_bytes: int | None) -> 
         hint="Build in another precision than this one (--precision fp16, fp32 or int8), or run "
         "deploy/fp32.onnx with --runtime onnxruntime-cuda.",
     )
+
+
+_BATCH = "N"
+#: NumPy's name of each of TensorRT's ``DataType``, where NumPy or ml_dtypes has one.
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+_SHOWN_ERRORS = 5
+
+
+def network_from_onnx(tensorrt: TensorRT, builder: Any, data: bytes, *, name: str) -> Any:
+    """Parse a graph into a strongly typed network: its types are the ONNX graph's.
+
+    Args:
+        tensorrt: The flavour.
+        builder: Its ``Builder``.
+        data: What is in the ONNX file. A path would not do: TensorRT opens only those that the
+            system's own code page can write.
+        name: What errors call it.
+
+    Returns:
+        An ``INetworkDefinition``; it keeps its parser, which owns the weights, alive.
+
+    Raises:
+        GraphError: TensorRT cannot read the graph, or does not know one of its operators.
+        DeviceError: TensorRT makes no network or parser at all.
+    """
+    trt = tensorrt.trt
+    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    with tensorrt.log.capture() as lines:
+        network = make(tensorrt, "network", lambda: builder.create_network(strongly_typed))
+        parser = make(tensorrt, "parser", lambda: trt.OnnxParser(network, tensorrt.log))
+        if parser.parse(data):
+            return network
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    reasons = [_describe(error) for error in errors[:_SHOWN_ERRORS]] or list(lines)
+    if len(errors) > _SHOWN_ERRORS:
+        reasons.append(f"and {len(errors) - _SHOWN_ERRORS} more")
+    at_nodes = any(error.node_name() or error.node_operator() for error in errors)
+    raise GraphError(
+        quoting(f"TensorRT cannot read {name}", reasons),
+        hint="Replace that operation in the network's forward by one that TensorRT knows, export "
+        "again, or run the graph with --runtime onnxruntime-cuda."
+        if at_nodes
+        else "Export the bundle again.",
+    )
+
+
+def _describe(error: Any) -> str:
+    """One line for a ``ParserError``: the node and what is wrong with it."""
+    # What follows the first lines repeats the machine's state: no driver.
+    reason = "; ".join(line for line in error.desc().splitlines() if "catchCudaError" not in line)
+    if not error.node_operator():
+        return reason
+    return f"node {error.node_name() or error.node()} ({error.node_operator()}): {reason}"
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    """The spec of an input or output.
+
+    Raises:
+        GraphError: Its batch is not dynamic, another dimension is, or NumPy lacks its type.
+    """
+    shape = tuple(tensor.shape)
+    if not shape or shape[0] != -1 or min(shape[1:], default=1) < 1:
+        raise GraphError(
+            f"{tensor.name} has shape {list(shape)} (-1 is dynamic): an engine needs a dynamic "
+            "batch, which comes first, and nothing else that is dynamic.",
+            hint="Export the bundle again: its graphs are like that.",
+        )
+    dtype = _DTYPES.get(tensor.dtype.name)
+    if dtype is None:
+        raise GraphError(
+            f"{tensor.name} is {tensor.dtype.name}, which NumPy has no type for.",
+            hint="Export the bundle again: its graphs take bytes and give FP32.",
+        )
+    batch = tensor.get_dimension_name(0) or _BATCH
+    return TensorSpec(name=tensor.name, dtype=dtype, shape=(batch, *shape[1:]))
+
+
+def add_profile(
+    tensorrt: TensorRT,
+    builder: Any,
+    config: Any,
+    inputs: tuple[TensorSpec, ...],
+    profile: Profile,
+) -> None:
+    """Give the configuration its one optimization profile: batch sizes for every input.
+
+    The names and shapes are the network's own, and a :class:`~deploykit.specs.engine.Profile` is in
+    order by construction: what TensorRT would accept here and fail at later cannot happen.
+
+    Raises:
+        GraphError: TensorRT rejects the profile all the same.
+        DeviceError: TensorRT makes no profile at all.
+    """
+    batches = (profile.min_batch, profile.opt_batch, profile.max_batch)
+    optimization = make(tensorrt, "profile", builder.create_optimization_profile)
+    with tensorrt.log.capture() as lines:
+        for spec in inputs:
+            optimization.set_shape(spec.name, *((batch, *spec.shape[1:]) for batch in batches))
+        if config.add_optimization_profile(optimization) < 0:
+            raise GraphError(
+                quoting(f"TensorRT rejects the batch sizes {batches}", lines),
+                hint="Set others with --min-batch, --opt-batch and --max-batch.",
+            )
+
+
+_Result = TypeVar("_Result")
+OnStep: TypeAlias = Callable[[str, int, int], None]
+"""Called with the phase that a build is in, how many of the build's own steps are done, and how
+many it has."""
+
+#: Python delivers Ctrl-C between two waits: on Windows a wait cannot be interrupted.
+_POLL_SECONDS = 0.1
+
+
+class BuildMonitor:
+    """Runs a build in a thread and hands its steps to the caller's.
+
+    TensorRT calls its monitor from the building thread, where an exception would have to pass
+    through C++. So the monitor only notes the step, and ``on_step`` is called, and may raise, in
+    the thread that waits for the build: the main one, which is also where Ctrl-C arrives.
+
+    Attributes:
+        progress: The ``IProgressMonitor`` to give to TensorRT.
+    """
+
+    def __init__(self, trt: ModuleType) -> None:
+        self._steps: queue.SimpleQueue[tuple[str, int, int] | None] = queue.SimpleQueue()
+        self._cancelled = Event()
+        self.progress: Any = _make_progress(trt, self._steps.put, self._cancelled)
+
+    def run(
+        self, build: Callable[[], _Result], on_step: OnStep, on_cancel: Callable[[], None]
+    ) -> _Result:
+        """Run a build and return what it returns.
+
+        Whatever interrupts the wait, Ctrl-C or an exception of ``on_step``, stops the build at its
+        next step and goes on when its thread has ended. ``on_cancel`` is called when that wait
+        begins, and again at each further Ctrl-C, which does not end it: Python itself would wait
+        for the thread when it exits, and in silence.
+        """
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tensorrt-build") as threads:
+            result = threads.submit(build)
+            try:
+                result.add_done_callback(lambda _: self._steps.put(None))
+                while (step := self._next_step()) is not None:
+                    on_step(*step)
+            except BaseException:
+                self._cancelled.set()
+                # Not by joining the thread: where Ctrl-C interrupts that, Python 3.11 takes it for
+                # ended.
+                while not result.done():
+                    with contextlib.suppress(KeyboardInterrupt):
+                        on_cancel()
+                        while not result.done():
+                            wait([result], timeout=_POLL_SECONDS)
+                raise
+            return result.result()
+
+    def _next_step(self) -> tuple[str, int, int] | None:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._steps.get(timeout=_POLL_SECONDS)
+
+
+def _make_progress(trt: Any, put: Callable[[tuple[str, int, int]], None], cancelled: Event) -> Any:
+    """Make the monitor, whose class cannot exist before TensorRT is imported."""
+
+    class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._build = ""  # the phase that all others are parts of
+            self._done, self._total = 0, 0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None:
+                self._build, self._done, self._total = phase_name, 0, num_steps
+            put((phase_name, self._done, self._total))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name == self._build:
+                self._done = step + 1
+            put((phase_name, self._done, self._total))
+            return not cancelled.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            """Nothing to tell: its last step has said it."""
+
+    return ProgressMonitor()

@@ -7,45 +7,19 @@ import functools
 import importlib.util
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from deploykit.errors import DependencyError, DeviceError
-from deploykit.specs.engine import FLAVOURS, Flavour
+from deploykit.specs.engine import FLAVOURS, Flavour, Log, TensorRT
 from deploykit.system.deps import EXTRAS, need
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    pass
 
 #: TensorRT repeats itself for every tactic it skips; what went wrong is said last.
 _KEPT_LINES = 40
 #: TensorRT for RTX adds this to each error on a machine without a driver, whatever the error is.
 _ECHO_OF_NO_DRIVER = ("catchCudaError", "cudaError 35")
-
-
-class Log(Protocol):
-    """The logger of a flavour: silent, and remembering while somebody listens."""
-
-    def capture(self) -> contextlib.AbstractContextManager[deque[str]]:
-        """Collect TensorRT's warnings and errors, the last few dozen, while the block runs."""
-        ...
-
-
-@dataclass(frozen=True)
-class TensorRT:
-    """An imported flavour of TensorRT.
-
-    Attributes:
-        flavour: Which one.
-        version: In full, ``1.7.1.116``: engines fit no other.
-        trt: The Python module.
-        log: The one logger of this process; every TensorRT object is made with it.
-    """
-
-    flavour: Flavour
-    version: str
-    trt: ModuleType
-    log: Log
 
 
 def installed_flavours() -> tuple[Flavour, ...]:

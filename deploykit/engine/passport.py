@@ -1,11 +1,18 @@
 """Passports: the JSON beside an engine that says what it is and where it runs.
 
-An engine tells nothing about itself without a GPU of the right kind and the TensorRT that built it.
+An engine tells nothing about itself without a GPU of the right kind and the TensorRT that built it,
+but for its first bytes. TensorRT does not document them. They were found by building engines with
+TensorRT for RTX 1.7 for one compute capability after another and comparing, which
+tests/engine/test_passport.py repeats. What is not recognised in them is unknown, not wrong.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,21 +20,140 @@ import msgspec
 
 from deploykit.bundle.manifest import printable
 from deploykit.bundle.verdicts import KeptVerdict
-from deploykit.engine.targets import (
-    COMPUTE_CAPABILITIES,
-    CURRENT,
-    OLDEST_PORTABLE,
-    PORTABLE,
-    runs_on,
-)
 from deploykit.errors import BundleError, UsageError
 from deploykit.specs.engine import Flavour, Profile
-from deploykit.specs.precision import KeptNode, Precision
-from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.model import KeptNode, Precision, TensorSpec
 from deploykit.specs.value import Value
 from deploykit.system.files import read_file, replacing
 from deploykit.system.gpu import Gpu
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
+
+#: Any GPU of compute capability 8.0 or newer.
+PORTABLE = "portable"
+#: The GPU of this machine.
+CURRENT = "current"
+#: The compute capabilities that TensorRT for RTX builds for, oldest first; ``sm89`` is the RTX 40
+#: series. See "Supported Compute Capabilities" in its support matrix.
+COMPUTE_CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+#: "CPU-Only AOT and TensorRT-RTX Engines" in its documentation: Turing has to be asked for.
+OLDEST_PORTABLE = (8, 0)
+TARGETS = (PORTABLE, CURRENT, *COMPUTE_CAPABILITIES)
+
+
+def parse_targets(texts: Sequence[str], flavour: Flavour = "tensorrt_rtx") -> tuple[str, ...]:
+    """The targets that a user names.
+
+    Args:
+        texts: As written, in any case and order; none for the flavour's default, which is
+            ``portable`` for TensorRT for RTX.
+        flavour: TensorRT itself builds for the GPU at hand only, ``current``.
+
+    Returns:
+        ``portable`` alone, ``current`` alone, or compute capabilities, oldest first, each once.
+
+    Raises:
+        UsageError: One is unknown, they exclude each other, or the flavour does not build for them.
+    """
+    named = {text.strip().lower() for text in texts}
+    for target in sorted(named - set(TARGETS)):
+        close = difflib.get_close_matches(target, TARGETS, n=1)
+        raise UsageError(
+            f"There is no target {target!r}; there are {', '.join(TARGETS)}.",
+            hint=f"Did you mean {close[0]}?"
+            if close
+            else "RTX 20 is sm75, RTX 30 sm86, RTX 40 sm89, RTX 50 sm120.",
+        )
+    targets = tuple(target for target in TARGETS if target in named)
+    if len(targets) > 1 and {PORTABLE, CURRENT} & named:
+        raise UsageError(
+            f"Targets {' and '.join(targets)} exclude each other.",
+            hint=f"{PORTABLE} and {CURRENT} stand alone; several compute capabilities can be given "
+            "together: --target sm86 --target sm89",
+        )
+    if flavour == "tensorrt" and targets not in ((), (CURRENT,)):
+        raise UsageError(
+            f"TensorRT builds for the GPU of this machine only, not for {' and '.join(targets)}.",
+            hint="Leave --target out, or build with --flavour tensorrt_rtx.",
+        )
+    return targets or ((CURRENT,) if flavour == "tensorrt" else (PORTABLE,))
+
+
+def runs_on(targets: tuple[str, ...], gpu: Gpu) -> bool:
+    """Whether an engine of TensorRT for RTX may run on a GPU.
+
+    Args:
+        targets: Compute capabilities, or ``portable``, which goes for GPUs that nobody has tried
+            too; not ``current``, which does not say which GPU that was.
+        gpu: The GPU.
+    """
+    if targets == (PORTABLE,):
+        return gpu.compute_capability >= OLDEST_PORTABLE
+    return gpu.target in targets
+
+
+#: Magic, 12 bytes not understood, size of the file, version, magic again, mask of targets.
+_RTX_HEADER = struct.Struct("<4s12xQ4B4sQ")
+_RTX_MAGIC, _TENSORRT_MAGIC = b"vtrt", b"ftrt"
+#: Bit i of the mask is compute capability i; this one is set in portable engines only.
+_PORTABLE_BIT = len(COMPUTE_CAPABILITIES)
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """What an engine says about itself.
+
+    Attributes:
+        flavour: Which TensorRT it is for.
+        version: Of that TensorRT, in full; None where it is not understood.
+        size: How many bytes it has when it is whole; None where it is not understood.
+        targets: What it was built for; None where it is not understood.
+    """
+
+    flavour: Flavour
+    version: str | None = None
+    size: int | None = None
+    targets: tuple[str, ...] | None = None
+
+
+def read_header(data: bytes) -> PlanHeader | None:
+    """Read the header of a serialized engine; None for one that is unknown.
+
+    Args:
+        data: The engine, or at least its first 40 bytes.
+    """
+    if data[:4] == _TENSORRT_MAGIC:
+        return PlanHeader("tensorrt")
+    if len(data) < _RTX_HEADER.size or data[:4] != _RTX_MAGIC:
+        return None
+    _, size, *version, magic, mask = _RTX_HEADER.unpack_from(data)
+    if magic != _RTX_MAGIC:
+        return PlanHeader("tensorrt_rtx")
+    if mask >> _PORTABLE_BIT & 1:
+        targets: tuple[str, ...] = (PORTABLE,)
+    else:
+        targets = tuple(sm for bit, sm in enumerate(COMPUTE_CAPABILITIES) if mask >> bit & 1)
+    return PlanHeader("tensorrt_rtx", ".".join(map(str, version)), size, targets)
+
+
+def check_plan(data: bytes, flavour: Flavour) -> str | None:
+    """Say in words why these bytes are no engine of a flavour; None when nothing speaks against it.
+
+    TensorRT itself answers such bytes with None and a line that tells nobody what to do.
+    """
+    start = data[: _RTX_HEADER.size]
+    if len(start) < _RTX_HEADER.size:
+        return f"it is no engine: it has only {len(data)} bytes"
+    if start.isascii() and " ".join(start.decode().split()).isprintable():
+        return f"it is no engine but a text that begins with {start.decode()!r}"
+    header = read_header(data)
+    if header is None:
+        return None
+    if header.flavour != flavour:
+        return f"it is an engine of {header.flavour}, not of {flavour}"
+    if header.size is not None and header.size != len(data):
+        return f"it is damaged: it has {len(data)} bytes and should have {header.size}"
+    return None
+
 
 SCHEMA = 1
 
@@ -201,7 +327,12 @@ def reason(passport: Passport, *, tensorrt_version: str, gpu: Gpu) -> Reason | N
             f"was built by {passport.flavour} {passport.version} and runs on no other; "
             f"this machine has {tensorrt_version}"
         )
-    elif not _runs_on(passport, gpu):
+    # TensorRT times its kernels on one model of GPU and supports an engine on no other.
+    elif (
+        passport.gpu != BuiltOn(name=gpu.name, compute_capability=gpu.compute_capability)
+        if passport.flavour == "tensorrt"
+        else not runs_on(passport.compute_capabilities, gpu)
+    ):
         misfit = f"was built for {passport.needs}; this machine has {gpu.name} ({gpu.target})"
     else:
         return None
@@ -209,14 +340,6 @@ def reason(passport: Passport, *, tensorrt_version: str, gpu: Gpu) -> Reason | N
     return Reason(
         f"{passport.engine} {misfit}.", hint=f"Build one: {_build_command(passport, (target,))}"
     )
-
-
-def _runs_on(passport: Passport, gpu: Gpu) -> bool:
-    """Whether an engine may run on a GPU; where nobody has tried, it may."""
-    if passport.flavour == "tensorrt":
-        # TensorRT times its kernels on one model of GPU and supports an engine on no other.
-        return passport.gpu == BuiltOn(name=gpu.name, compute_capability=gpu.compute_capability)
-    return runs_on(passport.compute_capabilities, gpu)
 
 
 def how_to_build_again(passport: Passport) -> str:

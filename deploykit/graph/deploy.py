@@ -1,15 +1,21 @@
-"""The passes that turn the canonical graph into the FP32 deploy graph, by name and in order."""
+"""From the canonical graph to the FP32 deploy graph: the rules, then the normalisation inside."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 
+from deploykit.errors import GraphError
 from deploykit.graph.optimise import DEPLOY_RULES
-from deploykit.graph.passes import Pass
-from deploykit.graph.preprocessing import fuse_preprocessing
+from deploykit.graph.passes import MODULE_PATH, SCOPE, Pass
+from deploykit.graph.values import named_node, new_constant
 from deploykit.specs.preprocessing import Preprocessing
+
+DEPLOY_INPUT = "images"
+#: The tensor in a deploy graph that stands for the canonical graph's input.
+NORMALISED = f"{SCOPE}/Add"
 
 
 class NamedPass(NamedTuple):
@@ -25,7 +31,7 @@ class NamedPass(NamedTuple):
 
 
 def deploy_passes(preprocessing: Preprocessing) -> tuple[NamedPass, ...]:
-    """The passes for a bundle with this preprocessing."""
+    """The passes for a bundle with this preprocessing, in their order."""
     return (
         *(NamedPass(rule.__name__.replace("_", " "), rule) for rule in DEPLOY_RULES),
         NamedPass("normalisation inside the graph", fuse_preprocessing(preprocessing)),
@@ -37,3 +43,51 @@ def apply_deploy_passes(canonical: ir.Model, preprocessing: Preprocessing) -> ir
     for each in deploy_passes(preprocessing):
         canonical, _ = each.run(canonical)
     return canonical
+
+
+def fuse_preprocessing(preprocessing: Preprocessing) -> Pass:
+    """Make the pass that puts scaling to 0..1 and normalisation into the graph.
+
+    ``images`` uint8 [N, H, W, 3] replaces the normalised float32 [N, 3, H, W]. The bytes are cast
+    before they are transposed, because TensorRT does not transpose uint8.
+    """
+    mean = np.array(preprocessing.mean, np.float64)
+    std = np.array(preprocessing.std, np.float64)
+
+    def fuse(model: ir.Model) -> tuple[ir.Model, bool]:
+        graph = model.graph
+        (old,) = graph.inputs
+        if old.name == DEPLOY_INPUT:
+            return model, False
+        if old.shape is None or len(old.shape) != 4:
+            raise GraphError(
+                f"The graph's input {old.name} has shape {old.shape}, not [N, 3, H, W]."
+            )
+        batch, _, height, width = old.shape
+        images = ir.Value(
+            name=DEPLOY_INPUT,
+            shape=ir.Shape([batch, height, width, 3]),
+            type=ir.TensorType(ir.DataType.UINT8),
+        )
+        factor, offset = (
+            new_constant(graph, f"{SCOPE}.{name}", values.astype(np.float32).reshape(1, 3, 1, 1))
+            for name, values in (("factor", 1 / (255 * std)), ("offset", -mean / std))
+        )
+        # (N, H, W, 3) uint8 => float32 => (N, 3, H, W)
+        cast = named_node("Cast", [images], f"{SCOPE}/Cast", {"to": ir.DataType.FLOAT})
+        order = {"perm": [0, 3, 1, 2]}
+        transpose = named_node("Transpose", cast.outputs, f"{SCOPE}/Transpose", order)
+        multiply = named_node("Mul", [*transpose.outputs, factor], f"{SCOPE}/Mul")
+        add = named_node("Add", [*multiply.outputs, offset], NORMALISED)
+        nodes = [cast, transpose, multiply, add]
+        for node in nodes:
+            node.metadata_props[MODULE_PATH] = SCOPE
+            node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+            node.outputs[0].shape = ir.Shape([batch, 3, height, width])
+        cast.outputs[0].shape = images.shape
+        old.replace_all_uses_with(add.outputs[0])
+        graph.inputs[0] = images
+        graph.insert_before(graph[0], nodes)
+        return model, True
+
+    return fuse

@@ -48,7 +48,12 @@ def onnx_from_module(module: nn.Module, input_size: Size, *, opset: int | None =
         raise UsageError(f"Opset {opset} is not supported; {OPSETS[0]} to {OPSETS[-1]} are.")
     with _exporting():
         model, _ = simplify(_program(module, input_size, opset).model)
-    _check_size(model)
+    weights = (value.const_value for value in model.graph.initializers.values())
+    size = sum(weight.nbytes for weight in weights if weight is not None)
+    if size > MAX_GRAPH_BYTES:
+        raise GraphError(
+            f"The weights take {size / 1e9:.1f} GB; an ONNX file holds {MAX_GRAPH_BYTES / 1e9:.1f}."
+        )
     return passes.apply(model, passes.CLEAN_UP)
 
 
@@ -90,9 +95,13 @@ def _program(module: nn.Module, input_size: Size, opset: int | None) -> Any:
 
 @contextlib.contextmanager
 def _exporting() -> Iterator[None]:
-    """Turn what the exporter raises into a GraphError."""
+    """Turn what the exporter raises into a GraphError, and keep its chatter off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        with _quiet():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
             yield
     except Exception as exc:  # the exporter raises whatever its own parts and the module raise
         raise GraphError(
@@ -100,15 +109,8 @@ def _exporting() -> Iterator[None]:
             hint="The forward may branch on values or on the batch size; "
             "-v shows the exporter's whole report.",
         ) from exc
-
-
-def _check_size(model: ir.Model) -> None:
-    weights = (value.const_value for value in model.graph.initializers.values())
-    size = sum(weight.nbytes for weight in weights if weight is not None)
-    if size > MAX_GRAPH_BYTES:
-        raise GraphError(
-            f"The weights take {size / 1e9:.1f} GB; an ONNX file holds {MAX_GRAPH_BYTES / 1e9:.1f}."
-        )
+    finally:
+        logger.setLevel(level)
 
 
 def _root_cause(error: BaseException) -> str:
@@ -117,17 +119,3 @@ def _root_cause(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's chatter off stdout, which belongs to the caller, and off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -8,9 +8,8 @@ import onnx_ir as ir
 from google.protobuf import message as protobuf
 
 from deploykit.errors import GraphError
-from deploykit.specs.labels import LABELS_KEY, Labels
+from deploykit.specs.model import LABELS_KEY, Labels, TensorSpec
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
-from deploykit.specs.tensors import TensorSpec
 
 PRODUCER = "deploykit"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -20,13 +21,12 @@ from deploykit.graph.values import (
     all_values,
     check_node_names,
     computes,
-    fp16_weight,
-    fp16_weight_loss,
     in_preprocessing,
     working_copy,
 )
 
 _FP32, _FP16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
+_RANGE = np.finfo(np.float16)
 
 
 def convert_to_fp16(keep: Collection[str] = frozenset()) -> Pass:
@@ -117,7 +117,7 @@ def weight_losses(model: ir.Model) -> dict[str, float]:
         FP16's range.
     """
     losses = {
-        value: fp16_weight_loss(value.const_value.numpy())
+        value: _loss(value.const_value.numpy())
         for value in model.graph.initializers.values()
         if value.dtype == _FP32 and value.const_value is not None
     }
@@ -200,7 +200,7 @@ def _weight_in_fp16(graph: ir.Graph, weight: ir.Value, *, shared: bool) -> ir.Va
     if weight.const_value is None:
         raise GraphError(f"The graph does not tell the values of its weight {weight.name}.")
     rounded = ir.Value(name=f"{weight.name}/fp16", shape=weight.shape) if shared else weight
-    rounded.const_value = ir.tensor(fp16_weight(weight.const_value.numpy()))
+    rounded.const_value = ir.tensor(_rounded(weight.const_value.numpy()))
     rounded.type = ir.TensorType(_FP16)
     if shared:
         graph.register_initializer(rounded)
@@ -230,3 +230,30 @@ def _hand_out(graph: ir.Graph, value: ir.Value, cast: ir.Value) -> None:
     for index, output in enumerate(graph.outputs):
         if output is value:
             graph.outputs[index] = cast
+
+
+def _rounded(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    """Round a weight to FP16: nothing finite becomes infinite, and nothing becomes zero.
+
+    As ONNX Runtime's converter does it: what is out of range becomes the nearest FP16 number with
+    the same sign, so that an epsilon still keeps a division from zero.
+    """
+    magnitude = np.abs(weight)
+    with np.errstate(over="ignore"):
+        rounded = weight.astype(np.float16)
+    lost = (magnitude < _RANGE.smallest_subnormal) & (weight != 0)
+    rounded[lost] = np.copysign(_RANGE.smallest_subnormal, weight[lost])
+    beyond = (magnitude > _RANGE.max) & np.isfinite(weight)
+    rounded[beyond] = np.copysign(_RANGE.max, weight[beyond])
+    return rounded
+
+
+def _loss(weight: npt.NDArray[np.float32]) -> float:
+    """The L2 norm of a weight's rounding error relative to the weight's; 0 for a weight of zeros.
+
+    Infinite where a value is beyond FP16's range.
+    """
+    if not np.abs(weight).max(initial=0.0) <= _RANGE.max:
+        return float("inf")
+    error = np.linalg.norm(weight.astype(np.float64) - _rounded(weight))
+    return float(error / np.linalg.norm(weight.astype(np.float64))) if error else 0.0

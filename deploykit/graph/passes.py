@@ -12,6 +12,8 @@ Pass: TypeAlias = Callable[[ir.Model], tuple[ir.Model, bool]]
 
 #: The key under which a node keeps the path of its ``nn.Module``: ``conv2.0.conv1.0``.
 MODULE_PATH = "module"
+#: The names of the nodes and weights of the normalisation in a deploy graph begin with this.
+SCOPE = "preprocessing"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 

@@ -11,8 +11,17 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from deploykit.graph.switches import Dimension, Switches, batch_dimension, named_node, put_behind
-from deploykit.graph.values import PASS_THROUGH, all_values, computes, working_copy
+from deploykit.graph.values import (
+    PASS_THROUGH,
+    Dimension,
+    Switches,
+    all_values,
+    batch_dimension,
+    computes,
+    named_node,
+    put_behind,
+    working_copy,
+)
 
 _FP32, _FP16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 

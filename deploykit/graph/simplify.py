@@ -89,25 +89,12 @@ def simplify(model: ir.Model) -> tuple[ir.Model, bool]:
     for _ in range(_ROUNDS):
         count = _fingerprint(model)
         optimizer.fold_constants(model, onnx_shape_inference=True)
-        rewriter.rewrite(model, _rules_for(model))
+        present = {node.op_type for node in model.graph.all_nodes()}
+        found = [each for name, each in _RULES_BY_OPERATOR.items() if name in present]
+        rewriter.rewrite(model, [rule for each in found for rule in each])
         if _fingerprint(model) == count:
             break
-    _tidy(model)
-    return model, _fingerprint(model) != before
-
-
-def _rules_for(model: ir.Model) -> list[rewriter.RewriteRule]:
-    present = {node.op_type for node in model.graph.all_nodes()}
-    return [
-        rule
-        for operator, candidates in _RULES_BY_OPERATOR.items()
-        if operator in present
-        for rule in candidates
-    ]
-
-
-def _tidy(model: ir.Model) -> None:
-    """Make constants initializers, each once, and give every value a name of its own."""
+    # Constants become initializers, each once, and every value gets a name of its own.
     for step in (
         common.RemoveUnusedNodesPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -118,6 +105,7 @@ def _tidy(model: ir.Model) -> None:
         common.NameFixPass(),
     ):
         step(model)
+    return model, _fingerprint(model) != before
 
 
 def _fingerprint(model: ir.Model) -> Counter[str]:

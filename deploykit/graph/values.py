@@ -1,9 +1,9 @@
-"""What the passes between precisions ask of a graph: types, what computes, what rounding loses."""
+"""What the passes between precisions ask of a graph and put into it: types, constants, switches."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from deploykit.errors import GraphError
-from deploykit.graph.preprocessing import SCOPE
-from deploykit.specs.precision import Precision
-
-_FP16 = np.finfo(np.float16)
+from deploykit.graph.passes import SCOPE
+from deploykit.specs.model import Precision
 
 #: Operators whose outputs are values of their inputs, their negatives or constants: what is in FP16
 #: before them is exactly in FP16 behind them.
@@ -69,7 +67,7 @@ def working_copy(model: ir.Model) -> ir.Model:
 
 
 def check_node_names(model: ir.Model, keep: Collection[str], precision: Precision) -> None:
-    """Refuse a graph whose nodes cannot be told apart by their names.
+    """Check that the nodes of a graph can be told apart by their names.
 
     Args:
         model: An FP32 deploy graph.
@@ -120,28 +118,99 @@ def new_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Valu
     return constant
 
 
-def fp16_weight(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
-    """Round a weight to FP16: nothing finite becomes infinite, and nothing becomes zero.
+#: The second input of a graph with switches: bool (N, T).
+SWITCHES = "exact"
 
-    As ONNX Runtime's converter does it: what is out of range becomes the nearest FP16 number with
-    the same sign, so that an epsilon still keeps a division from zero.
+Dimension: TypeAlias = int | ir.SymbolicDim
+
+
+class Switches:
+    """Gives a graph the input ``exact``: where ``exact[n, t]``, tensor t of image n is not rounded.
+
+    Args:
+        graph: The graph, which is changed.
+        tensors: T tensors whose first dimension is the batch's.
     """
-    magnitude = np.abs(weight)
-    with np.errstate(over="ignore"):
-        rounded = weight.astype(np.float16)
-    lost = (magnitude < _FP16.smallest_subnormal) & (weight != 0)
-    rounded[lost] = np.copysign(_FP16.smallest_subnormal, weight[lost])
-    beyond = (magnitude > _FP16.max) & np.isfinite(weight)
-    rounded[beyond] = np.copysign(_FP16.max, weight[beyond])
-    return rounded
+
+    def __init__(self, graph: ir.Graph, tensors: Sequence[ir.Value]) -> None:
+        self._flags: dict[ir.Value, ir.Value] = {}
+        switches = ir.Value(
+            name=SWITCHES,
+            shape=ir.Shape([batch_dimension(graph), len(tensors)]),
+            type=ir.TensorType(ir.DataType.BOOL),
+        )
+        graph.inputs.append(switches)
+        if not tensors:
+            return
+        split = ir.node(
+            "Split",
+            [switches],
+            {"axis": 1, "num_outputs": len(tensors)},
+            num_outputs=len(tensors),
+            name=f"{SWITCHES}/Split",
+        )
+        # (N, 1) => (N, 1, 1, 1) for a tensor of four dimensions
+        shapes = {
+            rank: new_constant(
+                graph, f"{SWITCHES}/shape_{rank}", np.array([-1] + [1] * (rank - 1), np.int64)
+            )
+            for rank in {len(tensor.shape or ()) for tensor in tensors}
+        }
+        flags = []
+        for tensor, column in zip(tensors, split.outputs, strict=True):
+            column.name = f"{tensor.name}/column"
+            shape = shapes[len(tensor.shape or ())]
+            flags.append(named_node("Reshape", [column, shape], f"{tensor.name}/flag"))
+            self._flags[tensor] = flags[-1].outputs[0]
+        graph.insert_before(graph[0], [split, *flags])
+
+    def chosen(self, tensor: ir.Value, rounding: Sequence[ir.Node]) -> list[ir.Node]:
+        """A tensor's rounding, with the choice behind it where there is a switch.
+
+        Args:
+            tensor: Any tensor.
+            rounding: The nodes that round it, the last one's output rounded.
+        """
+        flag = self._flags.get(tensor)
+        if flag is None:
+            return [*rounding]
+        rounded = rounding[-1].outputs[0]
+        return [*rounding, named_node("Where", [flag, tensor, rounded], f"{tensor.name}/choice")]
 
 
-def fp16_weight_loss(weight: npt.NDArray[np.float32]) -> float:
-    """The L2 norm of a weight's rounding error relative to the weight's; 0 for a weight of zeros.
+def batch_dimension(graph: ir.Graph) -> Dimension:
+    """The first dimension of a graph's input.
 
-    Infinite where a value is beyond FP16's range.
+    Raises:
+        GraphError: It has none.
     """
-    if not np.abs(weight).max(initial=0.0) <= _FP16.max:
-        return float("inf")
-    error = np.linalg.norm(weight.astype(np.float64) - fp16_weight(weight))
-    return float(error / np.linalg.norm(weight.astype(np.float64))) if error else 0.0
+    (images,) = graph.inputs
+    if not images.shape:
+        raise GraphError(f"The graph's input {images.name} has no batch dimension.")
+    return images.shape[0]
+
+
+def put_behind(graph: ir.Graph, tensor: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Insert nodes behind a tensor; the last one's output gets its name and all who take it."""
+    result = nodes[-1].outputs[0]
+    for node, index in tensor.uses():
+        if node not in nodes:
+            node.replace_input_with(index, result)
+    for index, output in enumerate(graph.outputs):
+        if output is tensor:
+            graph.outputs[index] = result
+    tensor.name, result.name = f"{tensor.name}/exact", tensor.name
+    result.type, result.shape = tensor.type, tensor.shape
+    graph.insert_after(cast("ir.Node", tensor.producer()), nodes)  # only nodes' outputs are rounded
+
+
+def named_node(
+    operator: str,
+    inputs: Sequence[ir.Value],
+    name: str,
+    attributes: Mapping[str, int | list[int]] | None = None,
+) -> ir.Node:
+    """A node whose output is called as the node is."""
+    node = ir.node(operator, inputs, attributes, name=name)
+    node.outputs[0].name = name
+    return node

@@ -12,7 +12,7 @@ from PIL import Image
 
 from deploykit.images.batches import default_threads
 from deploykit.images.decode import DecodeError, decode_rgb
-from deploykit.images.file_names import unescape_name
+from deploykit.images.scan import unescape_name
 from deploykit.system.progress import Progress, Step, silent
 from deploykit.system.threads import in_order
 

@@ -14,8 +14,7 @@ from deploykit.errors import UsageError
 from deploykit.images.decode import DecodeError, Failure, decode_rgb
 from deploykit.images.preprocess import OversizeError, preprocess_into
 from deploykit.images.scan import ImageFile
-from deploykit.system.stages import StageClock
-from deploykit.system.threads import in_order, usable_cpus
+from deploykit.system.threads import StageClock, in_order, usable_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence

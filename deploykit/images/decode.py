@@ -55,7 +55,7 @@ _HEAD_BYTES = 16
 # size alone.
 _WITHOUT_PIXELS = frozenset({"EPS", "MPEG"})
 
-# These refuse the process, whatever file it asks for.
+# With these the process gets no file at all.
 _NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 _PILLOW_MODULES = r"PIL\."
@@ -193,8 +193,8 @@ def _silence_libraries() -> None:
 def _load_every_decoder() -> None:
     """Import Pillow's plugins before ``Image.open`` does so itself; free after the first time.
 
-    Left to itself it imports the rarer ones when it meets a file that the common ones refuse; a
-    second thread that does so at the same moment may call a good file unidentified. The order is
+    Left to itself it imports the rarer ones when it meets a file that the common ones do not know.
+    A second thread that does so at the same moment may call a good file unidentified. The order is
     ``Image.open``'s.
     """
     Image.preinit()
@@ -248,16 +248,13 @@ def _failure_of_decoding(exc: Exception, head: bytes, size: int) -> Failure:
         return Failure("unreadable", f"The system fails to read it: {exc.strerror}.")
     if isinstance(exc, EOFError) or "truncated" in message.lower():
         return Failure("truncated", f"The file ends too early: {message or 'no more data'}.")
-    if _PHOTOS["WebP"].match(head) and size < (promised := _webp_bytes(head)):
+    # A RIFF header has the length of the whole file, in bytes, without its first eight.
+    promised = int.from_bytes(head[4:8], "little") + 8
+    if _PHOTOS["WebP"].match(head) and size < promised:
         return Failure("truncated", f"The file ends too early: it has {size} of {promised} bytes.")
     if message.startswith("conversion from"):
         return Failure("unsupported", f"Its pixels cannot become RGB: {message}.")
     return Failure("corrupt", f"It cannot be decoded: {message or type(exc).__name__}.")
-
-
-def _webp_bytes(head: bytes) -> int:
-    """The length of the whole file, in bytes, as a RIFF header has it: without its first eight."""
-    return int.from_bytes(head[4:8], "little") + 8
 
 
 def _failure_of_identifying(head: bytes) -> Failure:
@@ -268,10 +265,6 @@ def _failure_of_identifying(head: bytes) -> Failure:
             return Failure("corrupt", f"It begins as {kind}, but its header is damaged or cut off.")
     others = (kind for kind, signature in _OTHERS.items() if signature.match(head))
     kind = next(others, "No image format that Pillow reads")
-    return Failure("unsupported", f"{kind}; it begins with {_shown(head)}.")
-
-
-def _shown(head: bytes) -> str:
-    """A file's beginning for people: as text where it is text, else as bytes in hexadecimal."""
     text = " ".join(head.decode("ascii", "replace").split())
-    return f'"{text}"' if text.isascii() and text.isprintable() and text else head[:8].hex(" ")
+    shown = f'"{text}"' if text.isascii() and text.isprintable() and text else head[:8].hex(" ")
+    return Failure("unsupported", f"{kind}; it begins with {shown}.")

@@ -26,8 +26,8 @@ def generated_images(count: int, size: Size, seed: int = 0) -> ImageBatch:
         colour = rng.uniform(40, 216, 3)
         contrast = rng.uniform(15, 90)
         coarse = colour + contrast * rng.standard_normal((cells, cells, 3))
-        picture = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
-        image[:] = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+        cells_image = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
+        image[:] = np.asarray(cells_image.resize((width, height), Image.Resampling.BICUBIC))
     return images
 
 

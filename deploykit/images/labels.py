@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploykit.errors import ImagesError, InputError, UsageError
 from deploykit.images.scan import class_folders
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 
 CLASSES_FILE = "classes.txt"
 #: What stands for a text file that the user has to write before ``--classes`` can name it.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from deploykit.errors import InputError
@@ -55,7 +57,10 @@ def preprocess_into(
         resample = Image.Resampling[preprocessing.interpolation.upper()]
         image = image.resize((width, height), resample)
     if preprocessing.crop_size is not None:
-        image = _center_crop(image, preprocessing.crop_size)
+        # The centre; an image that is too small gets a black border.
+        height, width = preprocessing.crop_size
+        top, left = _crop_start(image.height, height), _crop_start(image.width, width)
+        image = image.crop((left, top, left + width, top + height))
     out[...] = np.asarray(image)
 
 
@@ -83,14 +88,6 @@ def resized_size(image: Image.Image, resize: int | Size) -> Size:
     return (longer, resize) if image.height > image.width else (resize, longer)
 
 
-def _center_crop(image: Image.Image, crop_size: Size) -> Image.Image:
-    """Cut out the centre; an image that is too small gets a black border."""
-    height, width = crop_size
-    top = _crop_start(image.height, height)
-    left = _crop_start(image.width, width)
-    return image.crop((left, top, left + width, top + height))
-
-
 def _crop_start(length: int, crop: int) -> int:
     """Where a centred crop begins on one axis, in pixels; negative where it must be padded.
 
@@ -100,3 +97,8 @@ def _crop_start(length: int, crop: int) -> int:
     if length < crop:
         return -((crop - length) // 2)
     return round((length - crop) / 2)
+
+
+def pixel_digest(image: npt.NDArray[np.uint8]) -> bytes:
+    """What tells an image's pixels, (H, W, 3), from those of every other."""
+    return hashlib.sha256(np.ascontiguousarray(image).data).digest()

@@ -1,33 +1,38 @@
-"""Which image files there are: a folder's, a class's, a sample of them."""
+"""Which image files there are: a folder's, a list's, a class's, a sample of them."""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
+import re
 import stat
+import sys
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from deploykit.errors import ImagesError, UsageError
-from deploykit.images.file_list import LIST_EXTENSION, read_file_list
-from deploykit.images.file_names import escape_name, unescape_name
+from deploykit.errors import ImagesError, InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
 
 IMAGE_EXTENSIONS = frozenset(
     # What torchvision's ImageFolder lists,
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
     # what else people keep photos in and Pillow reads,
     | {".avif", ".gif", ".jfif", ".jp2", ".jpe", ".mpo", ".pbm", ".pnm"}
-    # and what phones write and Pillow does not read: a row that says so beats a file left out.
+    # and what phones write and Pillow does not read: a row that says so beats a file skipped.
     | {".heic", ".heif"}
 )
 """The endings by which a folder's image files are told, in lower case; any case counts."""
 
 _ENDINGS = tuple(sorted(IMAGE_EXTENSIONS))
+_ESCAPE = re.compile(r"\\u[0-9a-f]{4}")
+_ESCAPED_CHARACTER = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
+LIST_EXTENSION = ".txt"
 #: The parts that a data set is often split into; the first is the one to name classes by.
 _SPLITS = ("train", "val", "valid", "validation", "test")
 
@@ -41,7 +46,7 @@ class ImageFile:
     Attributes:
         root: The folder that the name is relative to.
         name: ``/`` on every system; what is not Unicode is written as
-            :func:`deploykit.images.file_names.escape_name` does, hence no two files share a name.
+            :func:`deploykit.images.scan.escape_name` does, hence no two files share a name.
         expected: The class that the file's folder names; None where no class is known.
     """
 
@@ -79,7 +84,7 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
 
     Args:
         path: A folder, whose files are told by ``IMAGE_EXTENSIONS``; a ``.txt`` file, see
-            :func:`deploykit.images.file_list.read_file_list`; or an image file with any other
+            :func:`deploykit.images.scan.read_file_list`; or an image file with any other
             ending.
         labels: The model's classes. A file is expected to be of the class that the first folder
             below ``path`` is named after; a file that is listed or given, of the class that its own
@@ -91,28 +96,26 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
     # Each label stands for itself, so that all files of a class share one string.
     classes = {label: label for label in labels or ()}
     if _is_directory(path):
-        return _scan_folder(path, classes)
+        walk = _Walk(path)
+        walk.run()
+        if not walk.names:
+            endings = ", ".join(end or "without ending" for end, _ in walk.others.most_common(5))
+            others = f"other files: {walk.others.total()}, {endings}" if endings else "it is empty"
+            raise ImagesError(
+                f"No image file in {path} ({others}).",
+                hint=f"Images are told by their ending: {' '.join(_ENDINGS)}.",
+            )
+        # The class is the first folder of the name: dog of dog/puppies/b.jpg.
+        named = ((name, name.rpartition("/")[0].partition("/")[0]) for name in sorted(walk.names))
+        files = tuple(ImageFile(path, name, classes.get(folder)) for name, folder in named)
+        return Scan(path, files, skipped=walk.others.total())
     root = path.parent
     if path.suffix.lower() != LIST_EXTENSION:
         expected = classes.get(path.absolute().parent.name)
         return Scan(root, (ImageFile(root, escape_name(path.name), expected),))
-    names = read_file_list(path)
-    return Scan(
-        root, tuple(ImageFile(root, name, classes.get(_own_folder(name))) for name in names)
-    )
-
-
-def _scan_folder(root: Path, classes: dict[str, str]) -> Scan:
-    walk = _Walk(root)
-    walk.run()
-    if not walk.names:
-        raise ImagesError(
-            f"No image file in {root} ({_describe_others(walk.others)}).",
-            hint=f"Images are told by their ending: {' '.join(_ENDINGS)}.",
-        )
-    walk.names.sort()
-    files = tuple(ImageFile(root, name, classes.get(_first_folder(name))) for name in walk.names)
-    return Scan(root, files, skipped=walk.others.total())
+    # Of a file that is listed it is the file's own folder: puppies of dog/puppies/b.jpg.
+    named = ((name, name.rpartition("/")[0].rpartition("/")[2]) for name in read_file_list(path))
+    return Scan(root, tuple(ImageFile(root, name, classes.get(folder)) for name, folder in named))
 
 
 def class_folders(path: Path) -> list[str]:
@@ -168,7 +171,10 @@ def sample_images(files: Sequence[ImageFile], count: int, seed: int = 0) -> list
     """
     if count < 1:
         raise UsageError(f"A sample of {count} images is none.", hint="Ask for at least 1.")
-    drawn = sorted(range(len(files)), key=lambda index: _rank(files[index], seed))
+    drawn = sorted(
+        range(len(files)),
+        key=lambda index: hashlib.sha256(f"{seed}/{files[index].name}".encode()).digest(),
+    )
     taken: Counter[str] = Counter()
     rounds: dict[int, int] = {}  # every class gives one file a round
     for index in drawn:
@@ -225,8 +231,10 @@ class _Walk:
             for entry in self._entries(folder):
                 if _is_folder(entry):
                     inner.append(entry)
+                elif entry.name.lower().endswith(_ENDINGS) and _is_file_or_broken(entry):
+                    self.names.append(folder.prefix + escape_name(entry.name))
                 else:
-                    self._add(entry, folder.prefix)
+                    self.others[PurePath(entry.name).suffix.lower()] += 1
             # In an order of our own: it decides which of two links gives a folder its name.
             for entry in sorted(inner, key=lambda entry: entry.name):
                 below = _Folder(entry.path, f"{folder.prefix}{escape_name(entry.name)}/")
@@ -244,15 +252,9 @@ class _Walk:
                 ) from exc
             self.names.append(folder.prefix)
 
-    def _add(self, entry: os.DirEntry[str], prefix: str) -> None:
-        if entry.name.lower().endswith(_ENDINGS) and _is_file_or_broken(entry):
-            self.names.append(prefix + escape_name(entry.name))
-        else:
-            self.others[PurePath(entry.name).suffix.lower()] += 1
-
 
 def _is_directory(path: Path) -> bool:
-    """Tell a folder from a file; refuse the rest: whoever opens a pipe waits for ever."""
+    """Tell a folder from a file. Anything else is an error: opening a pipe waits for ever."""
     hint = "Give a folder of images, a .txt file that lists them, or one image file."
     try:
         mode = path.stat().st_mode
@@ -280,22 +282,117 @@ def _is_file_or_broken(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def _first_folder(name: str) -> str:
-    """``dog`` of ``dog/puppies/b.jpg``; empty for a file without a folder."""
-    return name.rpartition("/")[0].partition("/")[0]
+def read_file_list(path: Path) -> list[str]:
+    """Read the names of the images that a text file lists.
+
+    One path a line, relative to the list's folder or absolute. Blanks around a path, the double
+    quotes that Windows copies with one, empty lines, and repeated paths are skipped. The text is
+    UTF-8, or the UTF-16 that Windows PowerShell writes.
+
+    Returns:
+        The names in the order of the list, with ``/`` and escaped as :func:`escape_name` does.
+        Whether a file is there, opening it says.
+
+    Raises:
+        ImagesError: The list cannot be read, is no such text, or names no file.
+    """
+    text = _read_text(path)
+    if "\0" in text:  # no path has one; UTF-16 without its mark has many
+        raise ImagesError(
+            f"The file list {path} is not text in UTF-8: it holds zero bytes.",
+            hint="Save it as UTF-8, with one path a line.",
+        )
+    # Not str.splitlines: it ends lines at characters that names may have, such as U+2028.
+    lines = filter(None, (line.strip(" \t\r") for line in text.split("\n")))
+    quoted = re.compile('"(.+)"')
+    paths = (match[1] if (match := quoted.fullmatch(line)) else line for line in lines)
+    parts = (PurePath(path).as_posix().split("/") for path in paths)
+    names = list(dict.fromkeys("/".join(map(escape_name, each)) for each in parts))
+    if not names:
+        raise ImagesError(
+            f"The file list {path} names no file.", hint="Write one path a line into it."
+        )
+    return names
 
 
-def _own_folder(name: str) -> str:
-    """``puppies`` of ``dog/puppies/b.jpg``; empty for a file without a folder."""
-    return name.rpartition("/")[0].rpartition("/")[2]
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ImagesError(
+            f"The file list {path} cannot be read: {exc.strerror}.", hint="Check its permissions."
+        ) from exc
+    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        # As the system's own names are decoded: where they are bytes, those that are not UTF-8 are
+        # kept; where they are text, there can be none.
+        return data.decode("utf-16" if utf_16 else "utf-8-sig", sys.getfilesystemencodeerrors())
+    except UnicodeDecodeError as exc:
+        raise ImagesError(
+            f"The file list {path} is not text in {'UTF-16' if utf_16 else 'UTF-8'}: "
+            f"{exc.reason} at byte {exc.start}.",
+            hint="Save it as UTF-8, with one path a line.",
+        ) from exc
 
 
-def _rank(file: ImageFile, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{file.name}".encode()).digest()
+def escape_name(part: str) -> str:
+    r"""Write one part of a path as Unicode, so that no two parts are written alike.
+
+    A part that is not Unicode has its stray bytes written ``\udcXX`` and its backslashes doubled;
+    so has one that looks as if it had been through that. Any other stays as it is.
+    """
+    if part.isascii() and "\\" not in part:
+        return part
+    escaped = part.replace("\\", "\\\\").encode("utf-8", "backslashreplace").decode()
+    return escaped if _ESCAPE.search(escaped) else part
 
 
-def _describe_others(others: Counter[str]) -> str:
-    if not others:
-        return "it is empty"
-    endings = ", ".join(ending or "without ending" for ending, _ in others.most_common(5))
-    return f"other files: {others.total()}, {endings}"
+def unescape_name(name: str) -> str:
+    """Turn a whole shown name, parts and ``/``, back into what the system calls the file."""
+    if "\\" not in name:
+        return name
+    return "/".join(
+        _ESCAPED_CHARACTER.sub(lambda match: chr(int(match[1], 16)) if match[1] else "\\", part)
+        if _ESCAPE.search(part)
+        else part
+        for part in name.split("/")
+    )
+
+
+class FolderPresence:
+    """What a folder looked like before its files were read.
+
+    Args:
+        folder: What the files are read from.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._before = _device_of(folder)
+
+    def check(self) -> None:
+        """See that the folder is where it was, now that a file is missing or unreadable.
+
+        Raises:
+            InputError: It cannot be listed any more, or another drive has its place, as below the
+                mount point of one that was unmounted.
+        """
+        now = _device_of(self._folder)
+        # A folder that could never be listed may still have files that can be read.
+        if isinstance(self._before, str) or now == self._before:
+            return
+        why = now if isinstance(now, str) else "another drive is in its place"
+        raise InputError(
+            f"{self._folder} went away while its images were read: {why}.",
+            hint="Bring it back, then add --resume: the rows so far are in the tables' journal.",
+        )
+
+
+def _device_of(folder: Path) -> int | str:
+    """The number of the device that a folder is on, or why the folder cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            next(entries, None)
+        return folder.stat().st_dev
+    except OSError as exc:
+        return exc.strerror or str(exc)

@@ -19,15 +19,14 @@ from deploykit.runtime.opener import (
     precisions_of,
 )
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.labels import Labels
-from deploykit.specs.precision import PRECISIONS, Precision
+from deploykit.specs.model import PRECISIONS, Labels, Precision
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Session
 from deploykit.system.cpu import read_cpu
+from deploykit.system.deps import RUNTIME_PACKAGES, installed_versions
 from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.threads import usable_cpus
-from deploykit.system.versions import RUNTIME_PACKAGES, installed_versions
 
 if TYPE_CHECKING:
     import onnx_ir as ir

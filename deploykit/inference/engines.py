@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.bundle.folder import Bundle
-from deploykit.engine.flavour import TensorRT, open_flavour
-from deploykit.engine.passport import Passport, passport_path, read_passport, reason
-from deploykit.engine.plan import check_plan
+from deploykit.engine.passport import Passport, check_plan, passport_path, read_passport, reason
 from deploykit.errors import BundleError, DeviceError
 from deploykit.runtime.opener import open_engine
+from deploykit.specs.engine import TensorRT
 from deploykit.specs.session import Session
 from deploykit.system.gpu import need_gpu
 
@@ -146,6 +145,8 @@ def need_flavour(engine: Engine) -> TensorRT:
         DeviceError: It cannot run here: no GPU, another GPU, another TensorRT.
         DependencyError: TensorRT is not installed.
     """
+    from deploykit.engine.flavour import open_flavour
+
     gpu = need_gpu()
     tensorrt = open_flavour(engine.passport.flavour)
     against = reason(engine.passport, tensorrt_version=tensorrt.version, gpu=gpu)

@@ -6,20 +6,21 @@ import functools
 import pickle
 import re
 import struct
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deploykit.errors import ArchitectureError, CheckpointError
-from deploykit.models._sandbox import is_raised_by, run_user_code
-from deploykit.models.entries import Entry, find_weights
 from deploykit.models.file_kinds import AGAIN, Container, container_of
-from deploykit.models.names import WRAPPERS
-from deploykit.models.stand_ins import stand_ins
+from deploykit.models.user_code import is_raised_by, run_user_code
 from deploykit.system.deps import need
 
+#: Names that DataParallel, torch.compile, FSDP and checkpointing put around a module.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 #: How torch's restricted unpickler says that a file asks for code.
 NEEDS_CODE = re.compile(
     r"(?:Unsupported global:|Trying to load unsupported) GLOBAL (?P<name>[\w.]+)"
@@ -73,9 +74,26 @@ def read_weights(path: Path, *, trust_pickle: bool = False) -> Weights:
     entry, notes = find_weights(load_checkpoint(path, trust_pickle=trust_pickle), path)
     tensors, more = named_tensors(entry)
     notes += more
-    tensors, more = _as_float32(tensors, path)
-    notes += more
-    _check_finite(tensors, path)
+    odd = [n for n, t in tensors.items() if t.is_quantized or t.layout != torch.strided]
+    if odd:
+        raise CheckpointError(
+            f"{path} holds quantised or sparse weights: {_first(odd)}.",
+            hint="Give the checkpoint from before quantisation or pruning.",
+        )
+    converted = {
+        str(tensor.dtype).removeprefix("torch.")
+        for tensor in tensors.values()
+        if tensor.is_floating_point() and tensor.dtype != torch.float32
+    }
+    notes += [f"{name} weights converted to float32" for name in sorted(converted)]
+    tensors = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
+    bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    if bad:
+        raise CheckpointError(
+            f"{len(bad)} of {len(tensors)} entries in {path} have NaN or infinite values: "
+            f"{_first(bad)}.",
+            hint="Training diverged, or float16 overflowed: give a checkpoint from before that.",
+        )
     return Weights(tensors, tuple(notes))
 
 
@@ -87,23 +105,8 @@ def load_checkpoint(path: Path, *, trust_pickle: bool = False) -> object:
         trust_pickle: Let a file that asks for code run it.
     """
     container = container_of(path)
-    if container == "safetensors":
-        return _load_safetensors(path)
-    return _load_torch(path, container, trust_pickle=trust_pickle)
-
-
-def named_tensors(entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of an entry under the names that the network itself gave them.
-
-    Returns:
-        Names to tensors, and notes for the user on what was left out or taken off.
-    """
-    tensors, notes = _tensors(entry)
-    tensors, more = _unwrapped(tensors)
-    return tensors, notes + more
-
-
-def _load_safetensors(path: Path) -> object:
+    if container != "safetensors":
+        return _load_torch(path, container, trust_pickle=trust_pickle)
     reader = need("safetensors.torch")
     error_type: type[Exception] = need("safetensors").SafetensorError
     try:
@@ -113,10 +116,47 @@ def _load_safetensors(path: Path) -> object:
     return loaded
 
 
+def named_tensors(entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of an entry under the names that the network itself gave them.
+
+    Returns:
+        Names to tensors, and notes for the user on what was skipped or taken off.
+    """
+    tensors = {k: v.detach() for k, v in entry.values.items() if isinstance(v, Tensor)}
+    others = [str(key) for key in entry.values if key not in tensors]
+    notes = [f"skipped what is no tensor: {_first(others)}"] if others else []
+    averaged = tensors.keys() - {AVERAGE_COUNT}
+    if AVERAGE_COUNT in tensors and all(name.startswith("module.") for name in averaged):
+        del tensors[AVERAGE_COUNT]
+        notes.append(f"entry '{AVERAGE_COUNT}' of an averaged model skipped")
+    removed = ""
+    while prefix := next((w for w in WRAPPERS if all(n.startswith(f"{w}.") for n in tensors)), ""):
+        tensors = {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items()}
+        removed += f"{prefix}."
+    if removed:
+        notes.append(f"prefix '{removed}' removed")
+    return tensors, notes
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor has no NaN and no infinity; True of sparse ones and of other types."""
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or not tensor.numel():
+        return True
+    # The extremes of a tensor with a NaN are NaN: one pass, and no mask as large as the weights.
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor.float()))
+
+
 def _load_torch(path: Path, container: Container, *, trust_pickle: bool) -> object:
     try:
-        with torch.serialization.safe_globals(stand_ins()):
-            return _torch_load(path, container)
+        with torch.serialization.safe_globals(_stand_ins()):
+            # Mapped, the weights take no memory of their own; torch maps by name, which must be
+            # ASCII to be safe on every Windows.
+            if container == "zip" and str(path).isascii():
+                mapped: object = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return mapped
+            with path.open("rb") as file:
+                loaded: object = torch.load(file, map_location="cpu", weights_only=True)
+                return loaded
     except pickle.UnpicklingError as error:
         asked = NEEDS_CODE.search(str(error))
         if asked is None:
@@ -131,17 +171,6 @@ def _load_torch(path: Path, container: Container, *, trust_pickle: bool) -> obje
     except DAMAGED as error:
         raise _damaged(path, error) from error
     return _load_trusted(path)
-
-
-def _torch_load(path: Path, container: Container) -> object:
-    # Mapped, the weights take no memory of their own; torch maps by name, which must be ASCII
-    # to be safe on every Windows.
-    if container == "zip" and str(path).isascii():
-        mapped: object = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return mapped
-    with path.open("rb") as file:
-        loaded: object = torch.load(file, map_location="cpu", weights_only=True)
-        return loaded
 
 
 def _load_trusted(path: Path) -> object:
@@ -175,62 +204,6 @@ def _unpickle(path: Path) -> object:
         raise _damaged(path, error) from error
 
 
-def _tensors(entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
-    tensors = {k: v.detach() for k, v in entry.values.items() if isinstance(v, Tensor)}
-    others = [str(key) for key in entry.values if key not in tensors]
-    notes = [f"left out what is no tensor: {_first(others)}"] if others else []
-    return tensors, notes
-
-
-def _unwrapped(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    notes = []
-    averaged = tensors.keys() - {AVERAGE_COUNT}
-    if AVERAGE_COUNT in tensors and all(name.startswith("module.") for name in averaged):
-        tensors = {name: tensor for name, tensor in tensors.items() if name != AVERAGE_COUNT}
-        notes.append(f"entry '{AVERAGE_COUNT}' of an averaged model left out")
-    removed = ""
-    while prefix := next((w for w in WRAPPERS if all(n.startswith(f"{w}.") for n in tensors)), ""):
-        tensors = {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items()}
-        removed += f"{prefix}."
-    if removed:
-        notes.append(f"prefix '{removed}' removed")
-    return tensors, notes
-
-
-def _as_float32(tensors: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    odd = [n for n, t in tensors.items() if t.is_quantized or t.layout != torch.strided]
-    if odd:
-        raise CheckpointError(
-            f"{path} holds quantised or sparse weights: {_first(odd)}.",
-            hint="Give the checkpoint from before quantisation or pruning.",
-        )
-    converted = {
-        str(tensor.dtype).removeprefix("torch.")
-        for tensor in tensors.values()
-        if tensor.is_floating_point() and tensor.dtype != torch.float32
-    }
-    floats = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
-    notes = [f"{name} weights converted to float32" for name in sorted(converted)]
-    return floats, notes
-
-
-def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
-    # The extremes of a tensor with a NaN are NaN: one pass, and no mask as large as the weights.
-    bad = [
-        name
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point()
-        and tensor.numel()
-        and not all(torch.isfinite(extreme) for extreme in torch.aminmax(tensor))
-    ]
-    if bad:
-        raise CheckpointError(
-            f"{len(bad)} of {len(tensors)} entries in {path} have NaN or infinite values: "
-            f"{_first(bad)}.",
-            hint="Training diverged, or float16 overflowed: give a checkpoint from before that.",
-        )
-
-
 def _first(names: list[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (" ..." if len(names) > count else "")
 
@@ -240,3 +213,152 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{path} is cut short or damaged: {reason or type(error).__name__}.", hint=AGAIN
     )
+
+
+#: Entries that hold weights, the first that a file has is taken. The trained weights come before
+#: their moving average, because ``model.load_state_dict(file["model"])`` is what scripts do.
+WEIGHT_ENTRIES = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "module",
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema",
+    "params_ema",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A mapping of names to tensors in a checkpoint.
+
+    Attributes:
+        trail: The entries that lead to it; empty for the checkpoint itself.
+        values: The mapping; what is no tensor in it is not a weight.
+    """
+
+    trail: tuple[str, ...]
+    values: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        """The trail for people: ``model.state_dict``."""
+        return ".".join(self.trail)
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """Where it stands among the usual names; lower is taken first."""
+        known = {name: rank for rank, name in enumerate(WEIGHT_ENTRIES)}
+        return tuple(known.get(step, len(known)) for step in self.trail)
+
+
+def find_weights(loaded: object, path: Path) -> tuple[Entry, list[str]]:
+    """Find the entry that holds the weights.
+
+    Args:
+        loaded: What the file holds.
+        path: The file, for the messages.
+
+    Returns:
+        The entry, and notes for the user on the choice.
+
+    Raises:
+        CheckpointError: No entry holds weights, or several do and none has a usual name.
+    """
+    entries = sorted(_entries(loaded), key=lambda entry: entry.rank)
+    if not entries:
+        if not isinstance(loaded, Mapping):
+            found = f"an object of type {type(loaded).__name__}, not weights"
+        elif _is_optimizer(loaded):
+            found = "an optimizer's state, not a network's"
+        else:
+            names = ", ".join(str(key) for key in list(loaded)[:6]) or "none"
+            found = f"no weights; its entries: {names}"
+        raise CheckpointError(
+            f"{path} holds {found}.",
+            hint="Save the weights: torch.save(model.state_dict(), 'weights.pth').",
+        )
+    best, others = entries[0], entries[1:]
+    if others and best.rank == others[0].rank:
+        names = ", ".join(repr(entry.name) for entry in entries)
+        raise CheckpointError(
+            f"{path} holds several sets of weights: {names}.",
+            hint="Save the one to deploy alone: torch.save(torch.load(FILE)[NAME], 'weights.pth').",
+        )
+    notes = [f"taken from the entry '{best.name}'"] if best.trail else []
+    if others:
+        names = ", ".join(f"'{entry.name}'" for entry in others)
+        notes.append(f"other weights in the file are not used: {names}")
+    return best, notes
+
+
+def _entries(value: object, trail: tuple[str, ...] = ()) -> Iterator[Entry]:
+    if isinstance(value, nn.Module):
+        value = value.state_dict()
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping) or _is_optimizer(value):
+        return
+    inner = [entry for key, child in value.items() for entry in _entries(child, (*trail, str(key)))]
+    if inner:
+        yield from inner
+    # A tensor without dimensions is a loss or an accuracy that was kept.
+    elif any(
+        isinstance(key, str) and isinstance(child, Tensor) and child.ndim > 0
+        for key, child in value.items()
+    ):
+        yield Entry(trail, value)
+
+
+def _is_optimizer(value: Mapping[object, object]) -> bool:
+    return "param_groups" in value and "state" in value
+
+
+#: How pickles name what a stand-in takes the place of.
+STAND_IN_NAMES = (
+    "argparse.Namespace",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray.scalar",  # before numpy 2
+    "numpy.dtype",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",  # Python 3.13
+    "pathlib._local.WindowsPath",
+    # What a defaultdict is usually made with.
+    "builtins.dict",
+    "builtins.float",
+    "builtins.int",
+    "builtins.list",
+)
+
+
+class StandIn:
+    """An empty object that takes any arguments and any state, and keeps neither."""
+
+    def __new__(cls, *_args: object) -> Self:
+        """Make it, whatever the original needs."""
+        return super().__new__(cls)
+
+    def __setstate__(self, _state: object) -> None:
+        """Forget the original's state."""
+
+
+def _stand_ins() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
+    """What ``torch.serialization.safe_globals`` takes: each stand-in, and the name it answers to.
+
+    A class a name, so that a message on the object says what it was.
+    """
+    inert = [(type(name.rpartition(".")[2], (StandIn,), {}), name) for name in STAND_IN_NAMES]
+    return [*inert, (_plain_dict, "collections.defaultdict")]
+
+
+def _plain_dict(*_args: object) -> dict[object, object]:
+    # torch's restricted unpickler fills a plain dictionary, but not a defaultdict.
+    return {}

@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from deploykit.models.checkpoint import load_checkpoint, named_tensors
-from deploykit.models.entries import find_weights
+from deploykit.models.checkpoint import find_weights, is_finite, load_checkpoint, named_tensors
 from deploykit.models.file_kinds import Container, container_of
-from deploykit.models.mismatch import family_of
+from deploykit.models.loading import family_of
 
 #: Containers of values that may be the training's notes, and how deep they are looked for.
 _DEPTH = 2
@@ -78,7 +76,7 @@ def read_contents(path: Path, *, trust_pickle: bool = False) -> Contents:
         entry=entry.name,
         tensors={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         dtypes=dict(Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())),
-        non_finite=tuple(name for name, tensor in tensors.items() if _is_broken(tensor)),
+        non_finite=tuple(name for name, tensor in tensors.items() if not is_finite(tensor)),
         last_layer=last or "",
         classes=None if last is None else tensors[f"{last}.weight"].shape[0],
         family=family_of(tensors),
@@ -101,15 +99,6 @@ def _last_layer(tensors: Mapping[str, Tensor]) -> str | None:
         if names:
             return names[-1].removesuffix(".weight")
     return None
-
-
-def _is_broken(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or tensor.is_quantized or tensor.layout != torch.strided:
-        return False
-    # The extremes of a tensor with a NaN are NaN: one pass, and no mask as large as the weights.
-    return tensor.numel() > 0 and not all(
-        torch.isfinite(extreme) for extreme in torch.aminmax(tensor.float())
-    )
 
 
 def _told(

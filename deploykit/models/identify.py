@@ -10,12 +10,18 @@ from dataclasses import dataclass
 import torch
 
 from deploykit.errors import ArchitectureError, CheckpointError
-from deploykit.models.class_count import PROBE_CLASSES, count_classes, find_head, shapes_of
-from deploykit.models.factory import NO_ARGUMENTS
-from deploykit.models.fast_build import SkippingRandomInit
-from deploykit.models.mismatch import Mismatch, Shapes, compare
-from deploykit.models.names import align_names
-from deploykit.models.registry import Architecture, Origin, resolve_architecture
+from deploykit.models.loading import (
+    PROBE_CLASSES,
+    Mismatch,
+    Shapes,
+    SkippingRandomInit,
+    align_names,
+    compare,
+    count_classes,
+    find_head,
+    shapes_of,
+)
+from deploykit.models.registry import NO_ARGUMENTS, Architecture, Origin, resolve_architecture
 from deploykit.system.deps import need
 
 #: A family is looked through when one of its networks has this part of the file's kinds of names.
@@ -123,7 +129,7 @@ def _shapes_without_weights(architecture: Architecture) -> dict[str, tuple[int, 
 
 def _renamed(found: Shapes, expected: Shapes, architecture: Architecture) -> Shapes:
     """A checkpoint's shapes under the network's names, without what only training uses."""
-    names = align_names(found, expected).names
+    names = align_names(found, expected)[0]
     return {
         names[name]: shape
         for name, shape in found.items()

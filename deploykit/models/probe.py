@@ -15,7 +15,7 @@ _SUM_ERROR = 1e-4
 
 
 def check_answers(module: nn.Module, input_size: Size, classes: int) -> None:
-    """Run a module a few times on two made images and refuse answers nobody can deploy.
+    """Run a module a few times on two made images: are its answers logits, always the same?
 
     Args:
         module: In eval mode, from (N, 3, H, W) float32.
@@ -27,7 +27,13 @@ def check_answers(module: nn.Module, input_size: Size, classes: int) -> None:
         ModelError: Its answer is no (N, K) floats, has NaN or infinity, is another one each time,
             depends on which other images are in the batch, or is probabilities.
     """
-    images = _noise(input_size)
+    try:
+        images = torch.randn(2, 3, *input_size, generator=torch.Generator().manual_seed(0))
+    except (MemoryError, RuntimeError) as exc:
+        size = "x".join(map(str, input_size))
+        raise ArchitectureError(
+            f"Images of {size} do not fit in memory.", hint="Give another --input-size."
+        ) from exc
     first = _answer(module, images, classes)
     if not torch.isfinite(first).all():
         count = int((~torch.isfinite(first)).sum())
@@ -36,7 +42,10 @@ def check_answers(module: nn.Module, input_size: Size, classes: int) -> None:
             hint="The checkpoint may come from a training that diverged; use an earlier epoch's.",
         )
     _check_steady(module, images, first)
-    if _are_probabilities(first):
+    # Softmax adds up to 1 in each row, (N, K) => (N,); a row of zeros and a one is not its.
+    sums = first.double().sum(1)
+    adds_up = bool((first >= 0).all()) and bool(((sums - 1).abs() <= _SUM_ERROR).all())
+    if adds_up and not bool(((first == 0) | (first == 1)).all()):
         raise ModelError(
             "The network answers with probabilities: they are not negative, and an image's add up "
             "to 1. deploykit makes the probabilities itself, from logits, and these would come out "
@@ -61,23 +70,6 @@ def _check_steady(module: nn.Module, images: Tensor, first: Tensor) -> None:
         hint="Something in its forward mixes the batch: a BatchNorm without running "
         "statistics, or a mean or softmax over dimension 0.",
     )
-
-
-def _are_probabilities(answer: Tensor) -> bool:
-    """Whether each row (N, K) => (K,) is what softmax gives; a row of zeros and a one is not."""
-    sums = answer.double().sum(1)
-    softmaxed = bool((answer >= 0).all()) and bool(((sums - 1).abs() <= _SUM_ERROR).all())
-    return softmaxed and not bool(((answer == 0) | (answer == 1)).all())
-
-
-def _noise(input_size: Size) -> Tensor:
-    try:
-        return torch.randn(2, 3, *input_size, generator=torch.Generator().manual_seed(0))
-    except (MemoryError, RuntimeError) as exc:
-        size = "x".join(map(str, input_size))
-        raise ArchitectureError(
-            f"Images of {size} do not fit in memory.", hint="Give another --input-size."
-        ) from exc
 
 
 def _answer(module: nn.Module, images: Tensor, classes: int) -> Tensor:

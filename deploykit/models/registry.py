@@ -2,23 +2,130 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import functools
 import importlib.util
-from collections.abc import Mapping
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from torch import nn
 
 from deploykit.errors import ArchitectureError, DeploykitError, UsageError
-from deploykit.models.factory import NO_ARGUMENTS, Factory, arguments_of_result, factory_of
-from deploykit.models.user_code import user_callable
+from deploykit.models.user_code import CLASS_ARGUMENTS, user_callable
 from deploykit.models.zoo import ENTRIES
-from deploykit.specs.architecture import names_user_code
+from deploykit.specs.model import names_user_code
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.system.deps import need
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
+
+NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Factory:
+    """A callable that makes a network.
+
+    Attributes:
+        make: The callable; called with keywords only.
+        class_argument: The keyword for the number of classes; None where the maker decides it.
+        accepted: The keywords that it takes; None when it takes any.
+        reserved: Keywords that are not the user's to give, whatever ``accepted`` says.
+        required: The keywords that it cannot do without, the number of classes apart.
+    """
+
+    make: Callable[..., object]
+    class_argument: str | None
+    accepted: frozenset[str] | None
+    reserved: frozenset[str] = frozenset()
+    required: tuple[str, ...] = ()
+
+    def arguments(
+        self, name: str, num_classes: int, arch_args: Mapping[str, object]
+    ) -> dict[str, object]:
+        """Put the keywords of one call together.
+
+        Args:
+            name: The architecture's name, for the messages.
+            num_classes: The number of logits.
+            arch_args: The user's arguments.
+
+        Raises:
+            UsageError: An argument that the maker does not take, or that is not the user's to give.
+            ArchitectureError: An argument without a default is missing.
+        """
+        if self.class_argument in arch_args:
+            raise UsageError(
+                f"{self.class_argument} of {name} is not set by --arch-arg.",
+                hint="Leave it out: the number of classes is read off the weights.",
+            )
+        allowed = frozenset(arch_args) if self.accepted is None else self.accepted
+        unknown = sorted(arch_args.keys() - (allowed - self.reserved))
+        if unknown:
+            accepted = sorted(allowed - self.reserved - {self.class_argument, *unknown})
+            raise UsageError(
+                f"{name} takes no argument {', '.join(unknown)}.",
+                hint=f"It takes: {', '.join(accepted)}." if accepted else "Leave it out.",
+            )
+        missing = [argument for argument in self.required if argument not in arch_args]
+        if missing:
+            given = ", ".join(f"{argument}=..." for argument in missing)
+            options = " ".join(f"--arch-arg {argument}=VALUE" for argument in missing)
+            has = "has no default" if len(missing) == 1 else "have no defaults"
+            raise ArchitectureError(
+                f"{name} needs {', '.join(missing)}, which {has}.",
+                hint=f"Give it: {options}; or write a function that needs the number of classes "
+                f"only, 'def make(num_classes): return {name.rpartition(':')[2]}({given})', "
+                f"and name that: --arch FILE.py:make.",
+            )
+        counted = {self.class_argument: num_classes} if self.class_argument else {}
+        return {**arch_args, **counted}
+
+
+def factory_of(make: Callable[..., object]) -> Factory:
+    """Read a callable's signature.
+
+    A callable with ``**kwargs`` and none of the known names for the number of classes is taken to
+    hand ``num_classes`` on.
+    """
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (ValueError, TypeError):  # C code has no signature to read
+        return Factory(make, CLASS_ARGUMENTS[0], accepted=None)
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    names = {p.name for p in named}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    fallback = CLASS_ARGUMENTS[0] if takes_any else None
+    class_argument = next((name for name in CLASS_ARGUMENTS if name in names), fallback)
+    return Factory(
+        make,
+        class_argument,
+        accepted=None if takes_any else frozenset(names),
+        required=tuple(p.name for p in named if p.default is p.empty and p.name != class_argument),
+    )
+
+
+def arguments_of_result(make: Callable[..., object]) -> frozenset[str] | None:
+    """The keywords of the class that a library's function says it returns; None when it takes any.
+
+    torchvision's and timm's functions take ``**kwargs`` and hand them to that class. Their own
+    named arguments (``weights``, ``pretrained``) ask for downloads and are no business of ours.
+    """
+    try:
+        result = inspect.signature(make, eval_str=True).return_annotation
+    except (NameError, ValueError, TypeError):  # it names types that only type checkers import
+        return None
+    if not isinstance(result, type) or result is inspect.Signature.empty:
+        return None
+    parameters = inspect.signature(result).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters)
+
 
 Origin: TypeAlias = Literal["zoo", "torchvision", "timm", "user"]
 
@@ -70,7 +177,7 @@ class Architecture:
             arch_args: Further arguments of the function, as ``--arch-arg`` gives them.
 
         Raises:
-            UsageError: An argument that the function does not take, or a value that it refuses.
+            UsageError: An argument that the function does not take, or a value that it rejects.
             ArchitectureError: The function fails, or does not return a network.
         """
         arguments = self.factory.arguments(self.name, num_classes, arch_args)
@@ -79,26 +186,23 @@ class Architecture:
         except DeploykitError:
             raise
         except Exception as error:
-            raise self._failure(error, arch_args) from error
+            reason = f"{type(error).__name__}: {error}"
+            if arch_args:
+                values = ", ".join(f"{key}={value!r}" for key, value in arch_args.items())
+                raise UsageError(
+                    f"{self.name} cannot be made with {values}: {reason}",
+                    hint="Check the --arch-arg values.",
+                ) from error
+            raise ArchitectureError(
+                f"{self.name} cannot be made: {reason}",
+                hint="Update the library that it comes from, or choose another architecture.",
+            ) from error
         if not isinstance(module, nn.Module):
             raise ArchitectureError(
                 f"{self.name} returns {type(module).__name__}, not a torch.nn.Module.",
                 hint="Name a class derived from nn.Module, or a function that returns the network.",
             )
         return module
-
-    def _failure(self, error: Exception, arch_args: Mapping[str, object]) -> DeploykitError:
-        reason = f"{type(error).__name__}: {error}"
-        if not arch_args:
-            return ArchitectureError(
-                f"{self.name} cannot be made: {reason}",
-                hint="Update the library that it comes from, or choose another architecture.",
-            )
-        values = ", ".join(f"{key}={value!r}" for key, value in arch_args.items())
-        return UsageError(
-            f"{self.name} cannot be made with {values}: {reason}",
-            hint="Check the --arch-arg values.",
-        )
 
 
 def resolve_architecture(name: str, *, allow_user_code: bool) -> Architecture:
@@ -203,4 +307,83 @@ def _unknown(name: str) -> UsageError:
         f"There is no architecture {name!r}.",
         hint=(f"Did you mean {close}? " if close else "")
         + "'deploykit archs' lists them; your own is path/to/file.py:Name.",
+    )
+
+
+CONSTANTS = {"true": True, "false": False, "none": None}
+
+
+def parse_arch_args(items: Sequence[str]) -> dict[str, object]:
+    """Read ``k=2``, ``drop_rate=0.1``, ``block_config=6,12,24,16``, ``pretrained=false``.
+
+    A value is a constant (``true``, ``false``, ``none``, in any case), a Python literal, a comma
+    list of these (a tuple), or else text.
+
+    Raises:
+        UsageError: An item is not ``key=value``, or a key comes twice.
+    """
+    arguments: dict[str, object] = {}
+    for item in items:
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not (equals and value and key.isidentifier()):
+            raise UsageError(
+                f"--arch-arg {item!r} is not KEY=VALUE.",
+                hint="Write it as --arch-arg k=2, or --arch-arg block_config=6,12,24,16.",
+            )
+        if key in arguments:
+            raise UsageError(f"--arch-arg {key} is given twice.", hint="Give it once.")
+        arguments[key] = _value(value)
+    return arguments
+
+
+def _value(text: str) -> object:
+    if text.lower() in CONSTANTS:
+        return CONSTANTS[text.lower()]
+    try:
+        literal: object = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        if "," not in text:
+            return text
+        return tuple(_value(part.strip()) for part in text.split(",") if part.strip())
+    return literal
+
+
+def timm_preprocessing(architecture: Architecture) -> Preprocessing:
+    """What timm's evaluation transform does to a photo for one of its networks.
+
+    Source: ``timm.data.transforms_factory.transforms_imagenet_eval``, which resizes by the crop
+    fraction, rounded down, and then crops the centre.
+
+    Raises:
+        UsageError: The architecture is not timm's, or its transform is one that we do not have.
+    """
+    if architecture.origin != "timm":
+        raise UsageError(
+            f"{architecture.name} is not a timm network, so timm has no preprocessing for it.",
+            hint="Name it timm/NAME, or use --preset tutorial or torchvision.",
+        )
+    model = architecture.name.removeprefix("timm/")
+    settings = need("timm.models").get_pretrained_cfg(model).to_dict()
+    config = need("timm.data").resolve_data_config(pretrained_cfg=settings)
+    channels, height, width = config["input_size"]
+    mode, filter_name = config["crop_mode"], config["interpolation"]
+    stretched = mode == "squash"
+    if (
+        channels != 3
+        or filter_name not in ("nearest", "bilinear", "bicubic")
+        or not (stretched or (mode == "center" and height == width))
+    ):
+        raise UsageError(
+            f"timm preprocesses for {model} in a way that deploykit does not have: "
+            f"{channels}x{height}x{width}, crop mode {mode}, interpolation {filter_name}.",
+            hint="Say what training did with --resize, --crop-size and --interpolation.",
+        )
+    resized = tuple(math.floor(side / config["crop_pct"]) for side in (height, width))
+    return Preprocessing(
+        resize=(resized[0], resized[1]) if stretched else resized[0],
+        crop_size=(height, width),
+        interpolation=filter_name,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        source=f"timm {model}",
     )

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from deploykit.errors import ArchitectureError, InputError, UsageError
-from deploykit.models._sandbox import run_user_code
-from deploykit.models.user_code import UserObject, user_object
+from deploykit.models.user_code import UserObject, run_user_code, user_object
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.system.deps import need
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from deploykit.parity.answers import Answers
 from deploykit.parity.statistics import upper_bound
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.session import Logits
 from deploykit.specs.value import Value
 

@@ -10,7 +10,7 @@ import numpy as np
 from deploykit.parity.answers import Answers
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.measures import measure
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.session import ImageBatch, Logits, Session, SessionSpec
 
 NamedBatch: TypeAlias = tuple[Sequence[str], ImageBatch]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from deploykit.errors import UsageError
 from deploykit.parity.ranges import MAX_ROUNDING_LOSS
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 
 #: The error that one node may add. In FP32 kernels add up in different orders: torch and ONNX
 #: Runtime's CPU provider were 9e-7 apart at most, on seven networks; a GPU's algorithms get more

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 
 #: Below this part of the scale a margin is too small for the top-1 class to mean anything.

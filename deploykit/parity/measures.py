@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from deploykit.parity.measurement import UNDECIDABLE_MARGIN, UNDECIDED_MARGIN, Flip, Measurement
 from deploykit.parity.statistics import upper_bound
-from deploykit.specs.labels import Labels
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Labels, Precision
 from deploykit.specs.session import Logits
 
 Array = npt.NDArray[np.float64]

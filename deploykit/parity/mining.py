@@ -8,7 +8,7 @@ import numpy.typing as npt
 from deploykit.parity.measurement import UNDECIDABLE_MARGIN, UNDECIDED_MARGIN, Measurement
 from deploykit.parity.measures import Array, margins
 from deploykit.parity.tolerance import Population
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits
 from deploykit.specs.value import Value
 from deploykit.system.text import counted

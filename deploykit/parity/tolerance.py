@@ -7,7 +7,7 @@ from typing import Self
 
 from deploykit.errors import UsageError
 from deploykit.parity.measurement import UNDECIDED_MARGIN, Measurement
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 from deploykit.system.text import counted
 

@@ -9,7 +9,7 @@ from deploykit.bundle.folder import Bundle, require_unchanged
 from deploykit.bundle.manifest import Manifest, update_manifest
 from deploykit.errors import InputError
 from deploykit.inference.candidates import Candidate, this_machine
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.system.progress import Note, Progress
 
 

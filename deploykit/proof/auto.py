@@ -29,11 +29,11 @@ from deploykit.proof.accepted import accepted_here, candidate_of, tell_accepted
 from deploykit.proof.policy import Status, has_run, status
 from deploykit.runtime.opener import CPU, CUDA, HOST_RUNTIMES, OPENVINO, graph_precision
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.session import Session
 from deploykit.system.gpu import find_gpu, need_gpu
 from deploykit.system.progress import Note, Progress, silent
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 _Opener: TypeAlias = Callable[[Bundle, Candidate], Session]
 

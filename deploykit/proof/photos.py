@@ -17,11 +17,11 @@ from deploykit.bundle.manifest import printable, recorded_path
 from deploykit.bundle.verdicts import PhotoKind, PhotoSet
 from deploykit.errors import ImagesError, UsageError
 from deploykit.images.batches import read_batches
-from deploykit.images.digest import pixel_digest
 from deploykit.images.generated import generated_images
+from deploykit.images.preprocess import pixel_digest
 from deploykit.images.scan import ImageFile, sample_images, scan_images
 from deploykit.parity.compare import NamedBatch
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing, Size
 from deploykit.system.progress import Note, Progress
 from deploykit.system.text import counted

@@ -12,9 +12,9 @@ from deploykit.inference.candidates import Candidate
 from deploykit.parity.statistics import CONFIDENCE
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
+from deploykit.system.deps import installed_versions, runtime_version
 from deploykit.system.text import counted
-from deploykit.system.versions import installed_versions, runtime_version
 
 #: Below FP32 a proof counts if its bound on the flip rate, at 95 % confidence, is at most this.
 MAX_FLIP_RATE_BOUND = 0.1

@@ -13,10 +13,10 @@ from deploykit.bundle.verdicts import ReferenceKind
 from deploykit.errors import CheckpointError, DependencyError, UsageError
 from deploykit.inference.candidates import open_bundle_graph
 from deploykit.runtime.opener import open_module
-from deploykit.specs.architecture import names_user_code
+from deploykit.specs.model import names_user_code
 from deploykit.specs.session import Session
 from deploykit.system.progress import Note, Progress
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 if TYPE_CHECKING:
     from torch import nn

@@ -23,11 +23,12 @@ from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import Population, Tolerance, tolerance_for
 from deploykit.proof.reference import Reference
 from deploykit.runtime.opener import REHEARSAL
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.session import Logits, Session, SessionSpec
 from deploykit.specs.value import Value
+from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Note, Progress, Step
-from deploykit.system.versions import installed_versions, now
+from deploykit.system.text import now
 
 
 class Verdict(Value, frozen=True):

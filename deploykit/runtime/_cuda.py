@@ -22,7 +22,7 @@ from cuda.bindings import runtime as cudart
 from cuda.bindings.utils import get_cuda_native_handle
 
 from deploykit.errors import DeviceError
-from deploykit.system.closing import Closing
+from deploykit.specs.session import Closing
 
 _HINTS = {
     "cudaErrorMemoryAllocation": "Close what else uses the GPU, or build an engine for smaller "
@@ -65,6 +65,11 @@ class Resource(Closing):
     def __init__(self, handle: Any) -> None:
         self.handle = handle
 
+    @property
+    def address(self) -> int:
+        """Where memory begins."""
+        return int(self.handle)
+
     def close(self) -> None:
         """Give it back; closing twice is fine.
 
@@ -90,19 +95,11 @@ class DeviceBuffer(Resource):
 
     Args:
         size_bytes: How much.
-
-    Raises:
-        DeviceError: CUDA failed, for want of memory or otherwise.
     """
 
     def __init__(self, size_bytes: int) -> None:
         doing = f"allocating {size_bytes} bytes on the GPU"
         super().__init__(_check(cudart.cudaMalloc(size_bytes), doing))
-
-    @property
-    def address(self) -> int:
-        """Where it begins, on the device."""
-        return int(self.handle)
 
     @staticmethod
     def _free(handle: Any) -> Any:
@@ -118,9 +115,6 @@ class PinnedBuffer(Resource):
 
     Attributes:
         array: The memory as NumPy sees it; not to be used once the buffer is closed.
-
-    Raises:
-        DeviceError: CUDA failed, for want of memory or otherwise.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
@@ -130,33 +124,20 @@ class PinnedBuffer(Resource):
         memory = (ctypes.c_ubyte * size_bytes).from_address(self.address)
         self.array: npt.NDArray[Any] = np.ndarray(shape, dtype, memoryview(memory))
 
-    @property
-    def address(self) -> int:
-        """Where it begins, on the host."""
-        return int(self.handle)
-
     @staticmethod
     def _free(handle: Any) -> Any:
         return cudart.cudaFreeHost(handle)
 
 
 class Event(Resource):
-    """A mark in a stream that a thread can wait for, asleep, so that decoding has the core.
-
-    Raises:
-        DeviceError: CUDA failed.
-    """
+    """A mark in a stream that a thread can wait for, asleep, so that decoding has the core."""
 
     def __init__(self) -> None:
         flags = cudart.cudaEventBlockingSync | cudart.cudaEventDisableTiming
         super().__init__(_check(cudart.cudaEventCreateWithFlags(flags), "making an event"))
 
     def record(self, stream: Stream) -> None:
-        """Set the mark behind what a stream has to do.
-
-        Raises:
-            DeviceError: CUDA failed.
-        """
+        """Set the mark behind what a stream has to do."""
         _check(cudart.cudaEventRecord(self.handle, stream.handle), "recording an event")
 
     def wait(self, doing: str) -> None:
@@ -179,9 +160,6 @@ class Stream(Resource):
     """Work that the GPU does in order, beside other streams and without the default one.
 
     Closing it waits for the work, which may use what is closed after it.
-
-    Raises:
-        DeviceError: CUDA failed.
     """
 
     def __init__(self) -> None:
@@ -194,20 +172,12 @@ class Stream(Resource):
         return int(get_cuda_native_handle(self.handle))
 
     def copy_in(self, target: DeviceBuffer, source: PinnedBuffer, size_bytes: int) -> None:
-        """Copy the first bytes of a host buffer to the device, when the stream comes to it.
-
-        Raises:
-            DeviceError: CUDA failed.
-        """
+        """Copy the first bytes of a host buffer to the device, when the stream comes to it."""
         kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._copy(target.address, source.address, size_bytes, kind, "to the GPU")
 
     def copy_out(self, target: PinnedBuffer, source: DeviceBuffer, size_bytes: int) -> None:
-        """Copy the first bytes of a device buffer to the host, when the stream comes to it.
-
-        Raises:
-            DeviceError: CUDA failed.
-        """
+        """Copy the first bytes of a device buffer to the host, when the stream comes to it."""
         kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(target.address, source.address, size_bytes, kind, "from the GPU")
 
@@ -229,11 +199,7 @@ class Stream(Resource):
             raise
 
     def replay(self, graph: CapturedGraph) -> None:
-        """Do what a graph recorded, when the stream comes to it.
-
-        Raises:
-            DeviceError: CUDA failed.
-        """
+        """Do what a graph recorded, when the stream comes to it."""
         _check(cudart.cudaGraphLaunch(graph.handle, self.handle), "launching a CUDA graph")
 
     def _record(self, enqueue: Callable[[], None]) -> _Recording:
@@ -274,9 +240,6 @@ class CapturedGraph(Resource):
 
     Args:
         recording: What :meth:`Stream.capture` recorded.
-
-    Raises:
-        DeviceError: CUDA failed.
     """
 
     def __init__(self, recording: _Recording) -> None:

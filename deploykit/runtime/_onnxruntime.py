@@ -5,34 +5,136 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from deploykit.errors import DeviceError, GraphError, InputError
-from deploykit.runtime._base import BaseSession
-from deploykit.runtime._contract import check_meaning, takes_normalised
-from deploykit.runtime._onnxruntime_open import (
-    DISABLED_OPTIMIZERS,
-    ORT_ERRORS,
-    open_on_cpu,
-    session_options,
-)
-from deploykit.runtime.normalisation import normalised
-from deploykit.specs.labels import Labels
-from deploykit.specs.precision import Precision
+from deploykit.runtime._base import BaseSession, check_meaning, normalised, takes_normalised
+from deploykit.specs.model import Labels, Precision, TensorSpec
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.session import ImageBatch, Logits, NetworkInputs, SessionSpec
-from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.session import Closing, ImageBatch, Logits, NetworkInputs, SessionSpec
 from deploykit.system.cpu import cpu_device
-from deploykit.system.gpu import Gpu, need_gpu
+from deploykit.system.gpu import need_gpu
 
+#: All that ONNX Runtime raises: errors of its own that share no base but Exception, and
+#: RuntimeError from what is bound to device memory.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(
+        value
+        for value in vars(ort_errors).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    ),
+)
+_SEVERITY_FATAL = 4
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 _CPU_HINT = "the CPU runs the same graph: --runtime onnxruntime-cpu"
+#: Those that change answers. The first rounds the FP32 bias of a Conv whose input and weight are
+#: rounded to int32, and clips what is too large for it; TensorRT leaves biases as the graph has
+#: them. The second makes the zeros of a Pad before a MaxPool the pool's own padding, which is
+#: -infinity: where all of a window is negative, the zeros were the largest (1.31).
+DISABLED_OPTIMIZERS = ["WeightBiasQuantization", "Pad_Fusion"]
+
+
+def session_options(threads: int | None) -> Any:
+    """Options of a session on any provider.
+
+    Args:
+        threads: For computing on the CPU; None for one a core.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _SEVERITY_FATAL  # errors come as exceptions; its log is on stderr
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # Threads that spin between two runs take the cores from whoever decodes or compares meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _open(graph: Path | bytes, provider: str | tuple[str, dict[str, str]], options: Any) -> Any:
+    # enable_fallback=0, or a failed run is repeated on the CPU and the session stays there.
+    return ort.InferenceSession(
+        graph,
+        options,
+        providers=[provider],
+        disabled_optimizers=DISABLED_OPTIMIZERS,
+        enable_fallback=0,
+    )
+
+
+def open_on_cpu(graph: Path | bytes, name: str, threads: int | None) -> Any:
+    """Open a graph on the CPU provider, which computes what the graph leaves in FP32 in FP32.
+
+    Args:
+        graph: The graph's file, or what would be in it.
+        name: What an error calls a graph that is no file.
+        threads: For computing; None for one a core.
+
+    Raises:
+        GraphError: ONNX Runtime cannot read the graph.
+    """
+    try:
+        return _open(graph, "CPUExecutionProvider", session_options(threads))
+    except ORT_ERRORS as exc:
+        where = graph if isinstance(graph, Path) else name
+        raise GraphError(f"ONNX Runtime cannot read {where}: {exc}") from exc
+
+
+def open_on_cuda(
+    graph: Path | bytes, name: str, precision: Precision, *, tf32: bool, threads: int | None
+) -> tuple[str, Any]:
+    """Open a graph on GPU 0.
+
+    Args:
+        graph: The graph's file, or what would be in it.
+        name: What an error calls it.
+        precision: The precision of the graph's arithmetic.
+        tf32: Whether FP32 may be computed in TensorFloat-32.
+        threads: For what stays on the CPU; None for one a core.
+
+    Returns:
+        The GPU's name, and ONNX Runtime's session.
+
+    Raises:
+        DeviceError: There is no GPU, or ONNX Runtime cannot use it.
+    """
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise DeviceError(
+            f"The installed ONNX Runtime {ort.__version__} has no CUDA provider.",
+            hint='Install one that has: pip install "deploykit[cuda]"; ' + _CPU_HINT,
+        )
+    try:
+        gpu = need_gpu()
+    except DeviceError as exc:
+        raise DeviceError(exc.message, hint=_CPU_HINT) from exc
+    with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
+        ort.preload_dlls()
+    options = {
+        # TensorFloat-32 is on by default, and keeps 10 bits of mantissa.
+        "use_tf32": "1" if tf32 else "0",
+        # EXHAUSTIVE, the default, searches anew for each batch size, ragged ones too.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # Tensor cores take FP16 channels-last; channels-first costs transposes around each Conv.
+        "prefer_nhwc": "1" if precision == "fp16" else "0",
+    }
+    try:
+        session = _open(graph, ("CUDAExecutionProvider", options), session_options(threads))
+    except ORT_ERRORS as exc:
+        message = f"ONNX Runtime cannot open {name} on the GPU: {exc}"
+        raise DeviceError(message, hint=_CPU_HINT) from exc
+    # Where CUDA does not start, ONNX Runtime takes the CPU and says so in its log only.
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise DeviceError(
+            f"ONNX Runtime could not start CUDA; it would run on {session.get_providers()[0]}.",
+            hint='Install what is missing: pip install "deploykit[cuda]"; ' + _CPU_HINT,
+        )
+    return gpu.name, session
 
 
 class OnnxRuntimeSession(BaseSession):
@@ -102,7 +204,7 @@ class OnnxRuntimeSession(BaseSession):
             raise RuntimeError("the session is closed")
         try:
             memory: _BoundMemory | None = getattr(kept, "memory", None)
-            if memory is None or not memory.fits(feed):
+            if memory is None or memory.shape != feed.shape:
                 memory = kept.memory = None  # frees the old first
                 memory = kept.memory = _BoundMemory(session, feed, self._spec)
             return memory.run(feed)
@@ -135,7 +237,7 @@ class _BoundMemory:
     def __init__(self, session: Any, feed: npt.NDArray[Any], spec: SessionSpec) -> None:
         device = "cuda" if spec.runtime == "onnxruntime-cuda" else "cpu"
         self._session = session
-        self._shape = feed.shape
+        self.shape = feed.shape
         self._input = ort.OrtValue.ortvalue_from_shape_and_type(
             feed.shape, feed.dtype.type, device, 0
         )
@@ -144,10 +246,6 @@ class _BoundMemory:
         # Without a shape: the first run allocates what the graph gives, and the session judges it.
         self._binding.bind_output("logits", device)
 
-    def fits(self, feed: npt.NDArray[Any]) -> bool:
-        """Whether a batch has the shape that the memory is for."""
-        return feed.shape == self._shape
-
     def run(self, feed: npt.NDArray[Any]) -> Logits:
         """Compute the logits of a batch; the only call that waits for the device."""
         self._input.update_inplace(feed)
@@ -155,79 +253,6 @@ class _BoundMemory:
         # On the CPU ONNX Runtime hands out its own memory, and the logits are the caller's.
         (logits,) = self._binding.get_outputs()
         return np.array(logits.numpy())
-
-
-def open_on_cuda(
-    graph: Path | bytes, name: str, precision: Precision, *, tf32: bool, threads: int | None
-) -> tuple[str, Any]:
-    """Open a graph on GPU 0.
-
-    Args:
-        graph: The graph's file, or what would be in it.
-        name: What an error calls it.
-        precision: The precision of the graph's arithmetic.
-        tf32: Whether FP32 may be computed in TensorFloat-32.
-        threads: For what stays on the CPU; None for one a core.
-
-    Returns:
-        The GPU's name, and ONNX Runtime's session.
-
-    Raises:
-        DeviceError: There is no GPU, or ONNX Runtime cannot use it.
-    """
-    gpu = _load_cuda()
-    return gpu.name, _open_on_gpu(graph, name, _cuda_options(precision, tf32=tf32), threads)
-
-
-def _cuda_options(precision: Precision, *, tf32: bool) -> dict[str, str]:
-    """Options of the CUDA execution provider, from its documentation."""
-    return {
-        # TensorFloat-32 is on by default, and keeps 10 bits of mantissa.
-        "use_tf32": "1" if tf32 else "0",
-        # EXHAUSTIVE, the default, searches anew for each batch size, ragged ones too.
-        "cudnn_conv_algo_search": "HEURISTIC",
-        # Tensor cores take FP16 channels-last; channels-first costs transposes around each Conv.
-        "prefer_nhwc": "1" if precision == "fp16" else "0",
-    }
-
-
-def _open_on_gpu(
-    graph: Path | bytes, name: str, options: dict[str, str], threads: int | None
-) -> Any:
-    try:
-        session = ort.InferenceSession(
-            graph,
-            session_options(threads),
-            providers=[("CUDAExecutionProvider", options)],
-            disabled_optimizers=DISABLED_OPTIMIZERS,
-            enable_fallback=0,
-        )
-    except ORT_ERRORS as exc:
-        message = f"ONNX Runtime cannot open {name} on the GPU: {exc}"
-        raise DeviceError(message, hint=_CPU_HINT) from exc
-    # Where CUDA does not start, ONNX Runtime takes the CPU and says so in its log only.
-    if session.get_providers()[0] != "CUDAExecutionProvider":
-        raise DeviceError(
-            f"ONNX Runtime could not start CUDA; it would run on {session.get_providers()[0]}.",
-            hint='Install what is missing: pip install "deploykit[cuda]"; ' + _CPU_HINT,
-        )
-    return session
-
-
-def _load_cuda() -> Gpu:
-    """Find the GPU and the CUDA libraries, or say which of them is missing."""
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise DeviceError(
-            f"The installed ONNX Runtime {ort.__version__} has no CUDA provider.",
-            hint='Install one that has: pip install "deploykit[cuda]"; ' + _CPU_HINT,
-        )
-    try:
-        gpu = need_gpu()
-    except DeviceError as exc:
-        raise DeviceError(exc.message, hint=_CPU_HINT) from exc
-    with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
-        ort.preload_dlls()
-    return gpu
 
 
 def _tensors(arguments: Iterable[Any]) -> list[TensorSpec]:
@@ -239,3 +264,57 @@ def _tensors(arguments: Iterable[Any]) -> list[TensorSpec]:
         )
         for each in arguments
     ]
+
+
+#: What a run raises; an input that is missing is a ValueError.
+_RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *ORT_ERRORS)
+
+
+class GraphProbe(Closing):
+    """An open graph with any inputs and outputs.
+
+    Args:
+        graph: The graph's file, or what would be in it: 2 GB at most.
+        threads: For computing on the CPU; None for one a core.
+        cuda: The precision of the graph's arithmetic on GPU 0; None for the CPU.
+
+    Raises:
+        GraphError: ONNX Runtime cannot read the graph.
+        DeviceError: There is no GPU, or ONNX Runtime cannot use it.
+    """
+
+    def __init__(
+        self, graph: Path | bytes, threads: int | None, cuda: Precision | None = None
+    ) -> None:
+        self._name = graph.name if isinstance(graph, Path) else "the graph"
+        self._session: Any
+        if cuda is None:
+            self._session = open_on_cpu(graph, self._name, threads)
+        else:
+            _, self._session = open_on_cuda(graph, self._name, cuda, tf32=False, threads=threads)
+        self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Compute all outputs.
+
+        Args:
+            feeds: The inputs by name.
+
+        Returns:
+            The outputs by name, owned by the caller.
+
+        Raises:
+            GraphError: An input is missing, or does not fit, or the graph fails on it.
+        """
+        if self._session is None:
+            raise RuntimeError("the probe is closed")
+        try:
+            values = self._session.run(None, dict(feeds))
+        except _RUN_ERRORS as exc:
+            given = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+            raise GraphError(f"{self._name} failed on {given}: {exc}") from exc
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Free the graph's memory; closing twice is fine."""
+        self._session = None

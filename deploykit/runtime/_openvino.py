@@ -19,14 +19,17 @@ import openvino as ov
 from openvino import frontend
 
 from deploykit.errors import DeviceError, GraphError
-from deploykit.runtime._base import BaseSession
-from deploykit.runtime._contract import METADATA_KEYS, TENSORS, check_meaning, takes_normalised
-from deploykit.runtime.normalisation import normalised
-from deploykit.specs.labels import Labels
-from deploykit.specs.precision import Precision
+from deploykit.runtime._base import (
+    METADATA_KEYS,
+    TENSORS,
+    BaseSession,
+    check_meaning,
+    normalised,
+    takes_normalised,
+)
+from deploykit.specs.model import Labels, Precision, TensorSpec
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch, Logits, SessionSpec, Ticket
-from deploykit.specs.tensors import TensorSpec
 from deploykit.system.cpu import cpu_device
 from deploykit.system.threads import usable_cpus
 
@@ -64,15 +67,8 @@ _ARITHMETIC: dict[Precision, _Arithmetic] = {
 class OpenVinoSession(BaseSession):
     """A canonical or a deploy graph on the CPU; any number of batches may be in flight.
 
-    Args:
-        graph: The graph's file, or what would be in it.
-        name: What reports call it.
-        precision: ``bf16`` takes an FP32 graph, ``int8`` a QDQ graph.
-        preprocessing: The image size, and the normalisation that the canonical graph is without.
-        labels: The classes' names.
-        threads: For computing; None for one a core.
-        pipelined: Whether each image is computed by one thread even when there are fewer images
-            than threads in a run, because more batches are under way.
+    The arguments are those of :func:`deploykit.runtime.opener.open_graph`. Pipelined, each image is
+    computed by one thread even when there are fewer images than threads in a run.
 
     Raises:
         GraphError: OpenVINO cannot read or compile the graph, or it is not the one it should be.
@@ -105,7 +101,13 @@ class OpenVinoSession(BaseSession):
         self._normalised = takes_normalised(
             _tensors(self._model.inputs), _tensors(self._model.outputs), self._spec
         )
-        check_meaning(_metadata(self._model), name, labels, preprocessing)
+        paths = [["framework", key] for key in METADATA_KEYS]
+        told = {
+            path[1]: self._model.get_rt_info(path).astype(str)
+            for path in paths
+            if self._model.has_rt_info(path)
+        }
+        check_meaning(told, name, labels, preprocessing)
         self._preprocessing = preprocessing
         self._threads = threads or usable_cpus()
         self._pipelined = pipelined
@@ -167,15 +169,12 @@ class OpenVinoSession(BaseSession):
 
     def _requests_for(self, at_once: int) -> _Requests:
         """Compile the graph for so many images at once, when they first come."""
-        if at_once not in self._requests:
-            self._requests[at_once] = _Requests(self._compile(at_once))
-        return self._requests[at_once]
-
-    def _compile(self, streams: int) -> Any:
+        if at_once in self._requests:
+            return self._requests[at_once]
         options = {
             "INFERENCE_PRECISION_HINT": _ARITHMETIC[self._spec.precision].hint,
             "INFERENCE_NUM_THREADS": self._threads,
-            "NUM_STREAMS": streams,
+            "NUM_STREAMS": at_once,
             # Threads that are bound to cores make no way for those that decode beside them.
             "ENABLE_CPU_PINNING": False,
         }
@@ -188,7 +187,8 @@ class OpenVinoSession(BaseSession):
                 hint="ONNX Runtime is always there: --runtime onnxruntime-cpu",
             ) from exc
         _check_precision(compiled, self._spec)
-        return compiled
+        self._requests[at_once] = _Requests(compiled)
+        return self._requests[at_once]
 
     def _failure(self, images: int, exc: Exception) -> GraphError:
         return GraphError(
@@ -267,27 +267,17 @@ def _tensors(ports: Iterable[Any]) -> list[TensorSpec]:
             # An operator that passes its input on leaves the tensor with the names of both.
             name=next((name for name in TENSORS if name in port.names), port.any_name),
             dtype=_DTYPES.get(port.element_type.get_type_name(), str(port.element_type)),
-            shape=_shape(port.partial_shape),
+            shape=tuple(
+                side.get_length() if side.is_static else "?"
+                for side in (() if port.partial_shape.rank.is_dynamic else port.partial_shape)
+            ),
         )
         for port in ports
     ]
 
 
-def _shape(shape: Any) -> tuple[int | str, ...]:
-    sides = () if shape.rank.is_dynamic else shape
-    return tuple(side.get_length() if side.is_static else "?" for side in sides)
-
-
-def _metadata(model: Any) -> dict[str, str]:
-    """What the graph tells of itself under the keys of deploykit."""
-    paths = (["framework", key] for key in METADATA_KEYS)
-    return {
-        path[1]: model.get_rt_info(path).astype(str) for path in paths if model.has_rt_info(path)
-    }
-
-
 def _check_precision(compiled: Any, spec: SessionSpec) -> None:
-    """Refuse what OpenVINO would compute in another precision than the one that was asked for."""
+    """Check that OpenVINO computes in the precision that was asked for."""
     found = {
         layer["runtimePrecision"].astype(str)
         for layer in (op.get_rt_info() for op in compiled.get_runtime_model().get_ops())

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from deploykit.errors import InputError
-from deploykit.runtime._base import BaseSession
-from deploykit.runtime.normalisation import network_input
+from deploykit.runtime._base import BaseSession, normalised
 from deploykit.specs.preprocessing import Preprocessing, format_size
 from deploykit.specs.session import ImageBatch, Logits, NetworkInputs, SessionSpec
 
@@ -51,7 +50,7 @@ class ModuleSession(BaseSession):
         return self._checked(logits, len(inputs))
 
     def _run(self, images: ImageBatch) -> Logits:
-        return self._answer(network_input(images, self._preprocessing, torch.device("cpu")))
+        return self._answer(torch.from_numpy(normalised(images, self._preprocessing)))
 
     def _answer(self, batch: torch.Tensor) -> Logits:
         with torch.inference_mode():

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.errors import DependencyError, UsageError
 from deploykit.specs.engine import Profile
-from deploykit.specs.labels import Labels
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Labels, Precision
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Session
 from deploykit.specs.value import choice
@@ -19,9 +18,9 @@ from deploykit.system.deps import need
 if TYPE_CHECKING:
     from torch import nn
 
-    from deploykit.runtime._probe import GraphProbe
+    from deploykit.runtime._onnxruntime import GraphProbe
     from deploykit.runtime._tensorrt import TensorRTSession
-    from deploykit.runtime._tensorrt_slot import TensorRT
+    from deploykit.specs.engine import TensorRT
 
 CPU = "onnxruntime-cpu"
 CUDA = "onnxruntime-cuda"
@@ -243,6 +242,6 @@ def open_probe(
         DeviceError: There is no GPU, or ONNX Runtime cannot use it.
     """
     need("onnxruntime")
-    from deploykit.runtime._probe import GraphProbe
+    from deploykit.runtime._onnxruntime import GraphProbe
 
     return GraphProbe(graph, threads, cuda)

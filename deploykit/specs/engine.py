@@ -1,8 +1,12 @@
-"""What a TensorRT engine is built for: the flavour, the batch sizes."""
+"""A TensorRT engine: its flavour, opened, and the batch sizes that it is built for."""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal, Protocol, TypeAlias, get_args
 
 from deploykit.errors import UsageError
 from deploykit.specs.value import Value
@@ -39,3 +43,28 @@ class Profile(Value, frozen=True):
                 f"got min {self.min_batch}, opt {self.opt_batch}, max {self.max_batch}.",
                 hint="Set them with --min-batch, --opt-batch and --max-batch.",
             )
+
+
+class Log(Protocol):
+    """The logger of a flavour: silent, and remembering while somebody listens."""
+
+    def capture(self) -> contextlib.AbstractContextManager[deque[str]]:
+        """Collect TensorRT's warnings and errors, the last few dozen, while the block runs."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """An imported flavour of TensorRT.
+
+    Attributes:
+        flavour: Which one.
+        version: In full, ``1.7.1.116``: engines fit no other.
+        trt: The Python module.
+        log: The one logger of this process; every TensorRT object is made with it.
+    """
+
+    flavour: Flavour
+    version: str
+    trt: ModuleType
+    log: Log

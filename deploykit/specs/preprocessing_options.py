@@ -63,7 +63,12 @@ def choose_preprocessing(
     Raises:
         UsageError: An unknown preset, or options that contradict each other.
     """
-    base = _base(options.preset, default, timm)
+    if options.preset is None:
+        base = default if default is not None else Preprocessing()
+    elif choice(options.preset, PRESETS, "preset") == "timm":
+        base = timm()
+    else:
+        base = TORCHVISION if options.preset == "torchvision" else Preprocessing()
     changed = _resized(base, options)
     values = {"interpolation": options.interpolation, "mean": options.mean, "std": options.std}
     changed = msgspec.structs.replace(
@@ -72,20 +77,6 @@ def choose_preprocessing(
     if changed == base:
         return base
     return msgspec.structs.replace(changed, source=f"{base.source}, changed by options")
-
-
-def _base(
-    preset: str | None, default: Preprocessing | None, timm: Callable[[], Preprocessing]
-) -> Preprocessing:
-    if preset is None:
-        return default if default is not None else Preprocessing()
-    if preset == "tutorial":
-        return Preprocessing()
-    if preset == "torchvision":
-        return TORCHVISION
-    if preset == "timm":
-        return timm()
-    raise UsageError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
 
 
 def _resized(base: Preprocessing, options: PreprocessingOptions) -> Preprocessing:

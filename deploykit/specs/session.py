@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from types import TracebackType
 from typing import TYPE_CHECKING, NewType, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.preprocessing import Size
 from deploykit.specs.value import Value
 
@@ -130,3 +132,22 @@ class NormalisedSession(Session, Protocol):
             InputError: The network does not take images of this size.
         """
         ...
+
+
+class Closing(ABC):
+    """A context manager that closes itself."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what it owns; closing twice is fine."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and whether a result can be written where it should be."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from deploykit.errors import UsageError
 
 _STAGING = ".new-"
 _STAGING_LOCK = "in-use.lock"
@@ -31,7 +31,13 @@ def staged(folder: Path) -> Iterator[Path]:
     Yields:
         Where to write.
     """
-    _remove_abandoned(folder)
+    from filelock import FileLock, Timeout
+
+    # What a run that was killed has left: nobody holds its lock.
+    for lock in folder.glob(f"{_STAGING}*/{_STAGING_LOCK}"):
+        with contextlib.suppress(OSError, Timeout):
+            FileLock(lock, blocking=False).acquire().lock.release()
+            shutil.rmtree(lock.parent, ignore_errors=True)
     with (
         tempfile.TemporaryDirectory(
             prefix=_STAGING, dir=folder, ignore_cleanup_errors=True
@@ -39,14 +45,6 @@ def staged(folder: Path) -> Iterator[Path]:
         FileLock(Path(path) / _STAGING_LOCK),
     ):
         yield Path(path)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what a run that was killed has left: nobody holds its lock."""
-    for lock in folder.glob(f"{_STAGING}*/{_STAGING_LOCK}"):
-        with contextlib.suppress(OSError, Timeout):
-            FileLock(lock, blocking=False).acquire().lock.release()
-            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -77,19 +75,12 @@ def move_into_place(source: Path, target: Path) -> None:
         os.fsync(file.fileno())  # or a power cut may leave the name on an empty file
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let the disk have a folder's names: what is deleted next may be what a file was made from.
-
-    Windows opens no folders; its file systems keep the order of renames.
-    """
-    if os.name == "nt":
+    if os.name == "nt":  # Windows opens no folders; its file systems keep the order of renames
         return
+    # Let the disk have the folder's names: what is deleted next may be what the file was made from.
     # Some folders may be written but not read, and some file systems (FUSE) have no such call.
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -141,3 +132,86 @@ def _followed(path: Path) -> Path:
 
 def _partial_prefix(path: Path) -> str:
     return f".{path.name}."
+
+
+STDOUT = Path("-")
+"""The output that is no file: rows on stdout, as they come."""
+
+PAGE_ENDINGS = (".html", ".htm")
+
+
+def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
+    """Check that a file can be written.
+
+    Args:
+        path: The file; one that is there will be replaced.
+        what: What it is to be: ``output``, ``page``.
+        endings: Those that it may have, in lower case.
+
+    Raises:
+        UsageError: It, or what it is a link to, has another ending; it is a folder or a device;
+            or it is in a folder that does not exist or cannot be written to.
+    """
+    if path.suffix.lower() not in endings:
+        raise UsageError(
+            f"The {what} {path} does not say its format.",
+            hint=f"Give it one of these endings: {', '.join(endings)}",
+        )
+    target = path.resolve()
+    if target.suffix.lower() not in endings:
+        raise UsageError(
+            f"The {what} {path} is a link to {target}, which would be replaced.",
+            hint="Remove the link, or name another file.",
+        )
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(
+            f"The {what} {path} is a device or a pipe.", hint="Name a file of its own."
+        )
+    if path.is_dir():
+        raise UsageError(
+            f"The {what} {path} is a folder.",
+            hint=f"Name a file in it: {path / f'{what}{endings[0]}'}",
+        )
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"The {what}'s folder {path.parent} does not exist.",
+            hint="Create it, or write somewhere else.",
+        )
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as exc:
+        raise UsageError(
+            f"The {what}'s folder {path.parent} cannot be written to: {exc.strerror or exc}.",
+            hint="Check its permissions, or write somewhere else.",
+        ) from exc
+
+
+def check_page_path(path: Path) -> None:
+    """Check that a page can be written.
+
+    Raises:
+        UsageError: See :func:`check_destination`.
+    """
+    check_destination(path, "page", PAGE_ENDINGS)
+
+
+def check_all_different(paths: Mapping[str, Sequence[Path]]) -> None:
+    """Check that no file is written twice, and none that is read.
+
+    Args:
+        paths: By what they are: ``{"output": [...], "page": [...], "source": [...]}``.
+
+    Raises:
+        UsageError: Two are the same file.
+    """
+    named: dict[str, str] = {}
+    for what, those in paths.items():
+        for path in those:
+            place = os.path.normcase(path.resolve())
+            if place in named:
+                raise UsageError(
+                    f"The {named[place]} and the {what} {path} are the same file.",
+                    hint="Give each a name of its own.",
+                )
+            named[place] = f"{what} {path}"

@@ -1,14 +1,24 @@
-"""Results as text for a terminal."""
+"""Results and commands as text for a terminal."""
 
 from __future__ import annotations
 
 import io
+import os
+import re
+import shlex
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from unicodedata import category
 
 
 def rate_digits(rate: float) -> str:
     """A rate in percent that must not look like none: ``1.3``, and ``0.03`` where it is small."""
     return f"{100 * rate:.1f}" if rate >= 0.01 or rate == 0 else f"{100 * rate:.2g}"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def table_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -34,3 +44,34 @@ def counted(count: int, one: str, many: str | None = None) -> str:
         many: What several are; None for the same with an s.
     """
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+#: Unicode's categories of what controls a terminal or the direction of text, ends a line, or is
+#: half a character.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+#: What cmd.exe and PowerShell both leave alone without quotes.
+_PLAIN_ON_WINDOWS = re.compile(r"[\w.:=+/\\-]+")
+#: What no quotes make plain for both: cmd.exe expands ``%``, PowerShell the next two, and ends a
+#: word at curly double quotes as well.
+_SPECIAL_ON_WINDOWS = re.compile('[%$`"\u201c\u201d\u201e]')
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Write a command's words in a line, quoted where this system's shell needs it.
+
+    Words may come from a bundle that somebody else made: copied into the shell, none does more than
+    name something. What cannot be written so, a control character and on Windows a few others,
+    is shown as ``?``.
+    """
+    printable = ["".join("?" if category(c) in _UNSEEN else c for c in word) for word in words]
+    if os.name == "nt":
+        return " ".join(map(_for_windows, printable))
+    return shlex.join(printable)
+
+
+def _for_windows(word: str) -> str:
+    if _PLAIN_ON_WINDOWS.fullmatch(word):
+        return word
+    plain = _SPECIAL_ON_WINDOWS.sub("?", word)
+    trailing = len(plain) - len(plain.rstrip("\\"))  # which would escape the quote
+    return f'"{plain}{trailing * chr(92)}"'

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 
 from deploykit.engine.audit import Audit, audit_engine, layer_precisions
-from deploykit.engine.targets import COMPUTE_CAPABILITIES
+from deploykit.engine.passport import COMPUTE_CAPABILITIES
 from deploykit.errors import DeviceError
 from deploykit.specs.engine import Profile
-from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.model import TensorSpec
 from deploykit.system.gpu import need_gpu
 
 

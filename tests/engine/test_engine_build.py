@@ -14,9 +14,9 @@ from engine_graphs import ADA, DEPLOY_GRAPH, Altered, save_graph
 
 import deploykit.engine.build
 from deploykit.engine.build import engine_from_onnx
-from deploykit.engine.plan import check_plan, read_header
+from deploykit.engine.passport import check_plan, read_header
 from deploykit.specs.engine import Profile
-from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.model import TensorSpec
 
 
 @pytest.mark.parametrize("targets", [("sm89",), ("portable",), ("sm86", "sm89")])

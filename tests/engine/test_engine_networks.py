@@ -4,14 +4,14 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from deploykit.engine.plan import check_plan, read_header
+from deploykit.engine.passport import check_plan, read_header
 from deploykit.graph.deploy import apply_deploy_passes
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.fp16 import convert_to_fp16
 from deploykit.models.registry import resolve_architecture
 from deploykit.specs.engine import Profile
+from deploykit.specs.model import TensorSpec
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.tensors import TensorSpec
 
 #: The architecture and the side of its images.
 SMALL = [("resnet_cifar96", 96)]

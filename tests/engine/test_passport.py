@@ -1,3 +1,8 @@
+"""Passports, targets, and the header of real engines and of bytes that are none."""
+
+from __future__ import annotations
+
+import struct
 from pathlib import Path
 
 import msgspec
@@ -7,20 +12,25 @@ from engine_graphs import ADA, AMPERE
 from deploykit.bundle.verdicts import KeptVerdict, PhotoSet
 from deploykit.console.options import parsed_bytes
 from deploykit.engine.passport import (
+    COMPUTE_CAPABILITIES,
     BuiltOn,
     Passport,
+    PlanHeader,
+    check_plan,
     engine_name,
+    parse_targets,
     passport_path,
+    read_header,
     read_passport,
     reason,
+    runs_on,
     write_passport,
 )
-from deploykit.errors import BundleError
+from deploykit.errors import BundleError, UsageError
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import tolerance_for
 from deploykit.specs.engine import Profile
-from deploykit.specs.precision import KeptNode
-from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.model import KeptNode, TensorSpec
 from deploykit.system.gpu import Gpu
 
 PROOF = KeptVerdict(
@@ -257,3 +267,114 @@ def test_the_command_repeats_what_is_not_the_default():
     engine = altered(profile=Profile(max_batch=64), precision="fp32", workspace_bytes=2**29)
     found = why_not(engine, version="1.8")
     assert found.hint.endswith("--target sm89 --precision fp32 --max-batch 64 --workspace 512MiB")
+
+
+@pytest.fixture(scope="module")
+def plan(build):
+    return build().plan
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [*((target,) for target in COMPUTE_CAPABILITIES), COMPUTE_CAPABILITIES, ("portable",)],
+    ids="+".join,
+)
+def test_the_header_names_version_size_and_targets(rtx, build, targets):
+    plan = build(targets=targets).plan
+    expected = PlanHeader("tensorrt_rtx", rtx.version, len(plan), targets)
+    assert read_header(plan) == expected
+    assert read_header(plan[:40]) == expected
+
+
+def test_a_whole_engine_of_the_right_flavour_passes(plan):
+    assert check_plan(plan, "tensorrt_rtx") is None
+
+
+def test_an_engine_of_the_other_flavour_is_told(plan):
+    assert check_plan(plan, "tensorrt") == "it is an engine of tensorrt_rtx, not of tensorrt"
+    other = b"ftrt" + bytes(100)
+    assert check_plan(other, "tensorrt_rtx") == "it is an engine of tensorrt, not of tensorrt_rtx"
+    assert check_plan(other, "tensorrt") is None
+
+
+def test_a_truncated_engine_is_told(plan):
+    size = len(plan)
+    reason = check_plan(plan[:-1], "tensorrt_rtx")
+    assert reason == f"it is damaged: it has {size - 1} bytes and should have {size}"
+    assert "should have" in check_plan(plan + b"\0", "tensorrt_rtx")
+
+
+@pytest.mark.parametrize("data", [b"", b"vtrt", bytes(39)])
+def test_a_few_bytes_are_no_engine(data):
+    assert check_plan(data, "tensorrt_rtx") == f"it is no engine: it has only {len(data)} bytes"
+    assert read_header(data) is None
+
+
+def test_a_text_in_the_engines_place_is_no_engine():
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123"
+    reason = check_plan(pointer, "tensorrt_rtx")
+    assert reason.startswith("it is no engine but a text that begins with 'version https://git")
+
+
+def test_an_unknown_header_is_unknown_and_not_wrong(plan):
+    unknown = b"\x01\x02\x03\x04" + plan[4:]
+    assert read_header(unknown) is None
+    assert check_plan(unknown, "tensorrt_rtx") is None
+    # A later version may put other things where size and version are now.
+    later = plan[:28] + struct.pack("<I", 0) + plan[32:]
+    assert read_header(later) == PlanHeader("tensorrt_rtx")
+    assert check_plan(later[:-1], "tensorrt_rtx") is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], ("portable",)),
+        (["Portable"], ("portable",)),
+        (["current", "current"], ("current",)),
+        (["SM89", "sm86", "sm89"], ("sm86", "sm89")),
+        (["sm120", "sm75"], ("sm75", "sm120")),
+    ],
+)
+def test_targets_are_sorted_and_unique(texts, expected):
+    assert parse_targets(texts) == expected
+
+
+def test_parsing_twice_changes_nothing():
+    once = parse_targets(["sm120", "sm86"])
+    assert parse_targets(once) == once
+
+
+@pytest.mark.parametrize("other", ["portable", "current"])
+def test_some_targets_stand_alone(other):
+    with pytest.raises(UsageError, match=f"{other} and sm89 exclude each other"):
+        parse_targets(["sm89", other])
+
+
+@pytest.mark.parametrize(("text", "near"), [("sm98", "sm89"), ("potable", "portable")])
+def test_an_unknown_target_gets_a_close_match(text, near):
+    with pytest.raises(UsageError, match="there are portable, current, sm75") as caught:
+        parse_targets([text])
+    assert caught.value.hint == f"Did you mean {near}?"
+
+
+def test_an_unknown_target_without_a_close_match_explains_the_spelling():
+    with pytest.raises(UsageError) as caught:
+        parse_targets(["8.9"])
+    assert "RTX 40 sm89" in caught.value.hint
+
+
+def test_tensorrt_builds_for_the_gpu_at_hand_only():
+    assert parse_targets([], "tensorrt") == ("current",)
+    assert parse_targets(["current"], "tensorrt") == ("current",)
+    with pytest.raises(UsageError, match="not for sm89") as caught:
+        parse_targets(["sm89"], "tensorrt")
+    assert "--flavour tensorrt_rtx" in caught.value.hint
+
+
+def test_which_gpus_targets_run_on():
+    assert runs_on(("sm86", "sm89"), ADA)
+    assert not runs_on(("sm89",), AMPERE)
+    # Turing has to be asked for; what is newer than the documentation may be tried.
+    assert not runs_on(("portable",), Gpu("NVIDIA GeForce RTX 2080", (7, 5), (13, 0)))
+    assert runs_on(("portable",), Gpu("NVIDIA H100", (9, 0), (13, 0)))

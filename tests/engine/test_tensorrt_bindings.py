@@ -11,7 +11,7 @@ import pytest
 from bindings import find_bindings, members_of, relax
 
 import deploykit
-from deploykit.engine.targets import COMPUTE_CAPABILITIES
+from deploykit.engine.passport import COMPUTE_CAPABILITIES
 
 PACKAGE = Path(deploykit.__file__).parent
 
@@ -42,14 +42,11 @@ RUNNING = {
 PROBED = {name: kind for name, kind in {**RUNNING, **BUILDING}.items() if name != "error"}
 FILES = {
     "commands/doctor/probes.py": PROBED,
+    "specs/engine.py": BUILDING,
     "engine/flavour.py": BUILDING,
-    "engine/_network.py": BUILDING,
-    "engine/_progress.py": BUILDING,
     "engine/build.py": BUILDING,
     "engine/audit.py": RUNNING,
     "runtime/_tensorrt.py": RUNNING,
-    "runtime/_tensorrt_contexts.py": RUNNING,
-    "runtime/_tensorrt_slot.py": RUNNING,
 }
 #: What only TensorRT for RTX has; our code asks for the flavour, or with hasattr, before it.
 RTX_ONLY = {

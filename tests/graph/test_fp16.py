@@ -13,13 +13,13 @@ from deploy_graphs import (
 from onnxruntime.transformers.float16 import convert_np_to_float16
 
 from deploykit.errors import GraphError
+from deploykit.graph.deploy import fuse_preprocessing
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.fp16 import convert_to_fp16, fp32_nodes, guardians, weight_losses
 from deploykit.graph.instruments import model_bytes
 from deploykit.graph.passes import MODULE_PATH
-from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.graph.rehearsal import rehearsal_of
-from deploykit.runtime.normalisation import network_input
+from deploykit.runtime._base import normalised
 from deploykit.specs.preprocessing import Preprocessing
 
 SHARED = """
@@ -325,7 +325,7 @@ def test_torchvisions_networks_convert_and_rehearse(name):
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None
     images = np.random.default_rng(1).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
-    batch = network_input(images, IMAGENET, torch.device("cpu"))
+    batch = torch.from_numpy(normalised(images, IMAGENET))
     module.train()(batch)
     module.eval()
     model, _ = fuse_preprocessing(IMAGENET)(onnx_from_module(module, (64, 64)))

@@ -11,9 +11,8 @@ from deploykit.graph import export as export_module
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.files import opset_of, save_graph, tensor_specs
 from deploykit.runtime.opener import open_graph, open_module
-from deploykit.specs.labels import LABELS_KEY, Labels
+from deploykit.specs.model import LABELS_KEY, Labels, TensorSpec
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
-from deploykit.specs.tensors import TensorSpec
 
 LABELS = Labels(names=("mésange", "鹰", "owl"), source="test")
 PREPROCESSING = Preprocessing(resize=(8, 6))

@@ -10,11 +10,11 @@ from deploy_graphs import run
 from torch import nn
 
 from deploykit.graph import passes
+from deploykit.graph.deploy import fuse_preprocessing
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.fp16 import convert_to_fp16
 from deploykit.graph.instruments import model_bytes, with_outputs
 from deploykit.graph.optimise import DEPLOY_RULES
-from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.graph.rehearsal import rehearsal_of
 from deploykit.models.zoo.dpn import DualPathBlock
 from deploykit.specs.preprocessing import Preprocessing

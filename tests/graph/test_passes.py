@@ -4,6 +4,7 @@ import onnxruntime as ort
 import pytest
 
 from deploykit.errors import GraphError
+from deploykit.graph.deploy import fuse_preprocessing
 from deploykit.graph.passes import (
     CLEAN_UP,
     MODULE_PATH,
@@ -11,7 +12,6 @@ from deploykit.graph.passes import (
     drop_other_metadata,
     keep_module_paths,
 )
-from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.specs.preprocessing import Preprocessing
 
 SCOPES = "pkg.torch.onnx.name_scopes"

@@ -7,12 +7,12 @@ from deploy_graphs import IMAGES, OVERFLOW, SENSITIVE_SUM, UNDERFLOW, deploy_gra
 from torch import nn
 
 from deploykit.errors import GraphError
+from deploykit.graph.deploy import fuse_preprocessing
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.fp16 import convert_to_fp16, guardians
 from deploykit.graph.instruments import model_bytes, with_outputs
-from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.graph.rehearsal import rehearsal_of, switchable_rehearsal
-from deploykit.runtime.normalisation import network_input
+from deploykit.runtime._base import normalised
 from deploykit.specs.preprocessing import Preprocessing
 
 SMALL = Preprocessing(resize=(8, 8))
@@ -70,7 +70,7 @@ def test_a_residual_network_rehearses_as_torch_rounds_it(residual, residual_grap
     exact, rehearsed = (
         run(each, PHOTOS)["logits"] for each in (residual_graph, rehearsal_of(half))
     )
-    batch = network_input(PHOTOS, SMALL, torch.device("cpu"))
+    batch = torch.from_numpy(normalised(PHOTOS, SMALL))
     state = {name: value.half().float() for name, value in residual.state_dict().items()}
     rounding = Residual().eval()
     rounding.load_state_dict(state)

@@ -2,14 +2,14 @@
 
 import msgspec
 import numpy as np
+from fake_session import FakeSession
 from odd_files import encoded
 from PIL import Image
 
 from deploykit.images.scan import scan_images
 from deploykit.inference.pipeline import answer_files
-from deploykit.runtime.fake import FakeSession
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.system.stages import StageClock
+from deploykit.system.threads import StageClock
 
 PREPROCESSING = Preprocessing(resize=(8, 8))
 PIXELS = 8 * 8 * 3

@@ -3,8 +3,8 @@
 import numpy as np
 import onnx_ir as ir
 
+from deploykit.graph.deploy import fuse_preprocessing
 from deploykit.graph.instruments import model_bytes
-from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.runtime.opener import open_probe
 from deploykit.specs.preprocessing import Preprocessing
 

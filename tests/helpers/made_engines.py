@@ -1,10 +1,10 @@
 """Engines that open on a GPU that is not there, and answer as a graph does on the CPU."""
 
 import msgspec
+from fake_session import FakeSession
 
 from deploykit.bundle.folder import Bundle
 from deploykit.inference.candidates import open_bundle_graph
-from deploykit.runtime.fake import FakeSession
 from deploykit.specs.session import SessionSpec
 from deploykit.system.gpu import Gpu
 

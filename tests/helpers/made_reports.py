@@ -5,7 +5,7 @@ import numpy as np
 from deploykit.parity.diagnosis import Finding, LayerError, LayerReport, StageReport, StageStep
 from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import tolerance_for
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.session import SessionSpec
 
 #: The function that makes each diagnosis, for a test to put another in its place.

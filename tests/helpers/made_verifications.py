@@ -26,10 +26,9 @@ from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import Tolerance
 from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import judge_answers
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels, TensorSpec
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Logits, SessionSpec
-from deploykit.specs.tensors import TensorSpec
 
 BIRDS = Labels(names=("cat", "dog", "owl"), source="folder photos")
 MODULE = "torch module from best_model.pth"

@@ -6,7 +6,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from runtime_graphs import LABELS
 
 from deploykit.runtime.opener import open_graph
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20, "odd" : 1]>'
 

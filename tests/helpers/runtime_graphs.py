@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from deploykit.graph import passes
+from deploykit.graph.deploy import fuse_preprocessing
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.files import save_graph
 from deploykit.graph.fp16 import convert_to_fp16
-from deploykit.graph.preprocessing import fuse_preprocessing
 from deploykit.runtime.opener import open_graph
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing
 
 CLASSES = 5

@@ -16,7 +16,7 @@ from deploykit.images.decode import decode_rgb
 from deploykit.images.preprocess import preprocess
 from deploykit.images.scan import ImageFile, scan_images
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.system.stages import StageClock
+from deploykit.system.threads import StageClock
 
 PREPROCESSING = Preprocessing(resize=(8, 8))
 

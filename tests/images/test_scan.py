@@ -1,3 +1,7 @@
+"""Which image files a folder, a list or a path means, and whether they are still there."""
+
+from __future__ import annotations
+
 import os
 import shutil
 import sys
@@ -8,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from deploykit.errors import ImagesError, UsageError
+from deploykit.errors import ImagesError, InputError, UsageError
 from deploykit.images.scan import (
     IMAGE_EXTENSIONS,
+    FolderPresence,
     ImageFile,
     class_folders,
+    read_file_list,
     sample_images,
     scan_images,
 )
@@ -340,3 +346,126 @@ def test_permission_bits_make_a_row_too(tmp_path: Path) -> None:
     finally:
         (tmp_path / "secret").chmod(0o700)
         shutil.rmtree(tmp_path / "secret")
+
+
+def test_a_folder_that_is_there_is_fine_whatever_becomes_of_its_files(tmp_path):
+    (tmp_path / "a.png").touch()
+    presence = FolderPresence(tmp_path)
+    (tmp_path / "a.png").unlink()
+    presence.check()
+
+
+def test_a_folder_that_goes_away_is_told(tmp_path):
+    folder = tmp_path / "stick"
+    folder.mkdir()
+    presence = FolderPresence(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match="stick went away while its images were read") as caught:
+        presence.check()
+    assert "--resume" in caught.value.hint
+
+
+def test_the_mount_point_of_a_drive_is_not_the_drive(tmp_path, monkeypatch):
+    presence = FolderPresence(tmp_path)
+    elsewhere = os.stat_result([0, 0, tmp_path.stat().st_dev + 1, *[0] * 7])
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "stat", lambda path: elsewhere)
+        with pytest.raises(InputError, match="another drive is in its place"):
+            presence.check()
+    presence.check()
+
+
+def test_a_folder_that_could_never_be_listed_may_have_files(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        presence = FolderPresence(tmp_path)
+        presence.check()
+    presence.check()
+
+
+def test_a_folder_that_cannot_be_listed_any_more_went_away(tmp_path, monkeypatch):
+    def refuse(path):
+        raise OSError(107, "Transport endpoint is not connected")
+
+    presence = FolderPresence(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        with pytest.raises(InputError, match="Transport endpoint"):
+            presence.check()
+
+
+def listed(folder: Path, content: bytes) -> list[str]:
+    path = folder / "list.txt"
+    path.write_bytes(content)
+    return read_file_list(path)
+
+
+def test_one_path_a_line_in_the_order_of_the_list(tmp_path: Path) -> None:
+    assert listed(tmp_path, b"b.jpg\nsub/a.jpg\n-rf.png\n=1.png") == [
+        "b.jpg",
+        "sub/a.jpg",
+        "-rf.png",
+        "=1.png",
+    ]
+
+
+def test_blanks_empty_lines_and_repetitions_are_left_out(tmp_path: Path) -> None:
+    assert listed(tmp_path, b"\n a.jpg\t\r\n\r\n   \nb c.jpg\n./a.jpg\na.jpg\n") == [
+        "a.jpg",
+        "b c.jpg",
+    ]
+
+
+def test_quotes_that_were_copied_with_a_path_are_no_part_of_it(tmp_path: Path) -> None:
+    assert listed(tmp_path, b'"a b.jpg"\n"half.jpg\n"\n""\n') == ["a b.jpg", '"half.jpg', '"', '""']
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_text_is_unicode_as_editors_and_shells_write_it(tmp_path: Path, encoding: str) -> None:
+    text = "\u5c71\u96c0.jpg\r\nseparated\u2028name.jpg\r\n\U0001f426.jpg\r\n"
+    assert listed(tmp_path, text.encode(encoding)) == [
+        "\u5c71\u96c0.jpg",
+        "separated\u2028name.jpg",
+        "\U0001f426.jpg",
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system's file names are always Unicode")
+def test_bytes_that_are_not_utf_8_name_the_file_that_has_them(tmp_path: Path) -> None:
+    (name,) = listed(tmp_path, b"caf\xe9.jpg\n")
+    assert name == "caf\\udce9.jpg"
+
+
+def test_where_names_are_text_bytes_that_are_not_utf_8_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencodeerrors", lambda: "surrogatepass")
+    with pytest.raises(ImagesError, match=r"not text in UTF-8: .* at byte 3") as caught:
+        listed(tmp_path, b"caf\xe9.jpg\n")
+    assert "UTF-8" in str(caught.value.hint)
+
+
+def test_half_a_character_of_utf_16_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImagesError, match="not text in UTF-16"):
+        listed(tmp_path, "a.jpg".encode("utf-16")[:-1])
+
+
+def test_separators_are_the_systems_own(tmp_path: Path) -> None:
+    (name,) = listed(tmp_path, bytes(Path("dog", "a.jpg")))
+    assert name == "dog/a.jpg"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \r\n", b"\xef\xbb\xbf"])
+def test_a_list_without_a_name_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ImagesError, match="names no file") as caught:
+        listed(tmp_path, content)
+    assert caught.value.hint
+
+
+def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImagesError, match="cannot be read") as caught:
+        read_file_list(tmp_path)
+    assert caught.value.hint

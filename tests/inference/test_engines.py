@@ -159,7 +159,7 @@ def test_engine_without_its_tensorrt_an_engine_does_not_open(engine_bundle, rtx_
     def open_none(flavour):
         raise DependencyError(f"{flavour} is not installed.", hint="Install it.")
 
-    monkeypatch.setattr("deploykit.inference.engines.open_flavour", open_none)
+    monkeypatch.setattr("deploykit.engine.flavour.open_flavour", open_none)
     with pytest.raises(DependencyError, match="tensorrt_rtx is not installed"):
         open_bundle_engine(engine_bundle, engines_of(engine_bundle)[0])
 

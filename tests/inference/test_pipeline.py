@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from fake_session import FakeSession
 from PIL import Image
 
 from deploykit.errors import GraphError, UsageError
@@ -14,9 +15,8 @@ from deploykit.images import batches as batches_module
 from deploykit.images.scan import scan_images
 from deploykit.inference import pipeline as _predict_pipeline
 from deploykit.inference.pipeline import answer_files, shared_work
-from deploykit.runtime.fake import FakeSession
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.system.stages import StageClock
+from deploykit.system.threads import StageClock
 
 PREPROCESSING = Preprocessing(resize=(8, 8))
 

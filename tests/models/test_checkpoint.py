@@ -116,7 +116,7 @@ def test_an_averaged_model(tmp_path: Path) -> None:
     average = torch.optim.swa_utils.AveragedModel(TINY)
     weights = read_weights(saved(average.state_dict(), tmp_path))
     assert list(weights.state_dict) == list(TINY.state_dict())
-    assert weights.notes[0] == "entry 'n_averaged' of an averaged model left out"
+    assert weights.notes[0] == "entry 'n_averaged' of an averaged model skipped"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -132,7 +132,7 @@ def test_other_floats_become_float32(tmp_path: Path, dtype: torch.dtype) -> None
 def test_entries_that_are_no_tensors_are_left_out_aloud(tmp_path: Path) -> None:
     weights = read_weights(saved({**STATE, "version": 2}, tmp_path))
     assert_state(weights)
-    assert weights.notes == ("left out what is no tensor: version",)
+    assert weights.notes == ("skipped what is no tensor: version",)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -206,7 +206,7 @@ def test_no_numpy_object_is_made_from_a_file(
     # dtype() trusts the flags in a file: whoever crafts them chooses what memory is read.
     monkeypatch.setattr(np, "dtype", None)
     monkeypatch.setattr(np._core.multiarray, "scalar", None)
-    assert read_weights(path).notes == ("left out what is no tensor: best_acc",)
+    assert read_weights(path).notes == ("skipped what is no tensor: best_acc",)
 
 
 def test_a_file_of_a_harmless_thing_alone(tmp_path: Path) -> None:

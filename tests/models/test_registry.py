@@ -1,9 +1,21 @@
+"""Architectures by name, their arguments, and the preprocessing that timm documents."""
+
+from __future__ import annotations
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from deploykit.errors import ArchitectureError, UsageError
-from deploykit.models.registry import list_architectures, resolve_architecture
+from deploykit.models.registry import (
+    list_architectures,
+    parse_arch_args,
+    resolve_architecture,
+    timm_preprocessing,
+)
+from deploykit.specs.preprocessing import IMAGENET_MEAN, Preprocessing
 
 IMAGES = torch.zeros(1, 3, 64, 64)
 
@@ -127,3 +139,93 @@ def test_a_value_that_the_network_refuses_is_a_usage_error() -> None:
 def test_a_network_that_cannot_be_made_at_all_is_not_the_users_mistake() -> None:
     with pytest.raises(ArchitectureError, match="vit_b_16 cannot be made: "):
         resolve_architecture("vit_b_16", allow_user_code=False).build(-1)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2", 2),
+        ("0.25", 0.25),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("False", False),
+        ("none", None),
+        ("6,12,24,16", (6, 12, 24, 16)),
+        ("[2, 2]", [2, 2]),
+        ("{'group': 32, 'num': (3, 4)}", {"group": 32, "num": (3, 4)}),
+        ("relu", "relu"),
+        ("basic,true,3", ("basic", True, 3)),
+        ("a=b", "a=b"),
+        ("007", "007"),
+    ],
+)
+def test_values(text: str, value: object) -> None:
+    parsed = parse_arch_args([f"key={text}"])["key"]
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_several_items_keep_their_order() -> None:
+    assert list(parse_arch_args(["k = 2", "bn_size=4"]).items()) == [("k", 2), ("bn_size", 4)]
+
+
+@pytest.mark.parametrize("item", ["k", "k=", "=2", "a b=2", "2k=1"])
+def test_what_is_not_key_value_is_refused(item: str) -> None:
+    with pytest.raises(UsageError, match="is not KEY=VALUE"):
+        parse_arch_args([item])
+
+
+def test_a_key_comes_once() -> None:
+    with pytest.raises(UsageError, match="k is given twice"):
+        parse_arch_args(["k=1", "k=2"])
+
+
+def applied(preprocessing: Preprocessing, photo: Image.Image) -> torch.Tensor:
+    """Do what a Preprocessing says, with torchvision's transforms."""
+    from torchvision import transforms
+    from torchvision.transforms import InterpolationMode
+
+    filter_name = InterpolationMode(preprocessing.interpolation)
+    steps = [
+        transforms.Resize(preprocessing.resize, filter_name),
+        transforms.CenterCrop(preprocessing.crop_size),
+        transforms.ToTensor(),
+        transforms.Normalize(preprocessing.mean, preprocessing.std),
+    ]
+    return transforms.Compose(steps)(photo)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18.tv_in1k", "dpn92", "dm_nfnet_f0", "coat_lite_medium_384"],
+)
+def test_it_is_timms_own_transform(name: str) -> None:
+    import timm.data
+
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 417, 3), dtype=np.uint8)
+    photo = Image.fromarray(pixels)
+    settings = timm.get_pretrained_cfg(name).to_dict()
+    config = timm.data.resolve_data_config(pretrained_cfg=settings)
+    theirs = timm.data.create_transform(**config)(photo)
+    ours = applied(
+        timm_preprocessing(resolve_architecture(f"timm/{name}", allow_user_code=False)), photo
+    )
+    assert torch.equal(ours, theirs)
+
+
+def test_its_values_and_their_source() -> None:
+    assert timm_preprocessing(
+        resolve_architecture("timm/resnet18.tv_in1k", allow_user_code=False)
+    ) == Preprocessing(
+        resize=256, crop_size=(224, 224), mean=IMAGENET_MEAN, source="timm resnet18.tv_in1k"
+    )
+
+
+def test_only_timm_has_it() -> None:
+    with pytest.raises(UsageError, match="dpn92 is not a timm network"):
+        timm_preprocessing(resolve_architecture("dpn92", allow_user_code=False))
+
+
+def test_what_a_preprocessing_cannot_say_is_refused() -> None:
+    with pytest.raises(UsageError, match="3x546x546, crop mode border"):
+        timm_preprocessing(resolve_architecture("timm/deepseek_vit_412m", allow_user_code=False))

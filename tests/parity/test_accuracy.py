@@ -3,7 +3,7 @@ import pytest
 
 from deploykit.parity.accuracy import accuracies, accuracy_of
 from deploykit.parity.answers import Answers
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 
 LABELS = Labels(names=("bird", "dog", "food"), source="test")
 PATHS = ("dog/0.jpg", "dog/1.jpg", "bird/0.jpg", "other/0.jpg")

@@ -2,11 +2,11 @@ import itertools
 
 import numpy as np
 import pytest
+from fake_session import FakeSession
 
 from deploykit.parity.compare import ask_sessions, batch_sizes, measure_answers, regroup
 from deploykit.parity.tolerance import tolerance_for
-from deploykit.runtime.fake import FakeSession
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 
 LABELS = Labels(names=("dark", "bright"), source="test")
 

@@ -4,7 +4,7 @@ import pytest
 
 from deploykit.parity.measures import margins, measure, softmax
 from deploykit.parity.tolerance import tolerance_for
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 
 LABELS = Labels(names=("bird", "dog", "food"), source="test")
 REFERENCE = np.array([[4, 1, 0], [0, 2, 1], [1, 1.5, 3], [2, 0, 1.9]], np.float32)

@@ -4,7 +4,7 @@ import pytest
 from deploykit.parity.measures import measure
 from deploykit.parity.mining import MarginMining, moved_apart, population_of, ranking_margins
 from deploykit.parity.tolerance import Population, tolerance_for
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 
 LABELS = Labels(names=("dark", "bright"), source="test")
 

@@ -264,7 +264,7 @@ def test_a_missing_tensorrt_is_named_with_its_command(engine_bundle, engines, mo
     def open_none(flavour):
         raise DependencyError(f"{flavour} is not installed.", hint="Install it.")
 
-    monkeypatch.setattr("deploykit.inference.engines.open_flavour", open_none)
+    monkeypatch.setattr("deploykit.engine.flavour.open_flavour", open_none)
     with pytest.raises(DeviceError, match=r"tensorrt_rtx is not installed.*would run") as caught:
         open_best(engine_bundle, runtime="tensorrt_rtx")
     assert caught.value.hint == "Install it."

@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 from bundle_files import edited
+from fake_session import FakeSession
 from fp16_networks import BRIGHT, make_photos
 
 from deploykit.bundle.folder import open_bundle
@@ -18,7 +19,6 @@ from deploykit.parity.statistics import upper_bound
 from deploykit.proof.auto import open_best
 from deploykit.proof.policy import MAX_FLIP_RATE_BOUND, MIN_PHOTOS, status
 from deploykit.proof.text import status_of_run
-from deploykit.runtime.fake import FakeSession
 from deploykit.system.progress import silent
 
 FP32, INT8 = "deploy/fp32.onnx", "deploy/int8.onnx"

@@ -6,7 +6,7 @@ from bundle_files import edited
 
 from deploykit.bundle.manifest import SearchRecord
 from deploykit.proof.auto import by_preference
-from deploykit.specs.precision import KeptNode
+from deploykit.specs.model import KeptNode
 from deploykit.system.progress import silent
 
 FP32, INT8 = "deploy/fp32.onnx", "deploy/int8.onnx"

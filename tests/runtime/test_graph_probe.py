@@ -3,7 +3,7 @@ import onnx_ir as ir
 import pytest
 
 from deploykit.errors import DeviceError, GraphError
-from deploykit.runtime._onnxruntime_open import open_on_cpu
+from deploykit.runtime._onnxruntime import open_on_cpu
 from deploykit.runtime.opener import open_probe
 
 GRAPH = """<ir_version: 10, opset_import: ["" : 20]>
@@ -82,7 +82,7 @@ def test_on_a_gpu_fp32_is_not_rounded_to_tf32(content, monkeypatch):
         asked.update(precision=precision, tf32=tf32)
         return "Straw RTX", open_on_cpu(graph, name, threads)
 
-    monkeypatch.setattr("deploykit.runtime._probe.open_on_cuda", open_on_cpu_instead)
+    monkeypatch.setattr("deploykit.runtime._onnxruntime.open_on_cuda", open_on_cpu_instead)
     with open_probe(content, cuda="fp32"):
         assert asked == {"precision": "fp32", "tf32": False}
 

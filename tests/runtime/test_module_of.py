@@ -1,8 +1,8 @@
 import pytest
+from fake_session import FakeSession
 from torch import nn
 
 from deploykit.errors import UsageError
-from deploykit.runtime.fake import FakeSession
 from deploykit.runtime.opener import module_of, open_module
 from deploykit.specs.preprocessing import Preprocessing
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from deploykit.runtime.normalisation import network_input
+from deploykit.runtime._base import normalised
 from deploykit.specs.preprocessing import Preprocessing
 
 
@@ -19,7 +19,7 @@ def test_network_input_is_torchvisions(mean):
         [transforms.ToTensor(), transforms.Normalize(preprocessing.mean, preprocessing.std)]
     )
     expected = torch.stack([steps(Image.fromarray(image)) for image in images])
-    found = network_input(images, preprocessing, torch.device("cpu"))
+    found = torch.from_numpy(normalised(images, preprocessing))
     assert torch.equal(found, expected)
     assert found.is_contiguous()
     assert np.array_equal(images, before)

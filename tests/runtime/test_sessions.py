@@ -5,14 +5,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from fake_session import FakeSession
 from runtime_graphs import ERROR_LIMIT, open_on, random_images, relative_error
 from torch import nn
 from torch.nn import functional
 
 from deploykit.errors import DeviceError, GraphError, InputError, UsageError
-from deploykit.runtime.fake import FakeSession
 from deploykit.runtime.opener import REHEARSAL, RUNTIMES, open_graph, open_module
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.system.gpu import Gpu
 
@@ -281,7 +281,7 @@ def test_a_failed_run_is_not_repeated_on_another_provider(open_text, monkeypatch
 def test_every_error_of_onnx_runtime_is_mapped():
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    from deploykit.runtime._onnxruntime_open import ORT_ERRORS
+    from deploykit.runtime._onnxruntime import ORT_ERRORS
 
     assert {state.EPFail, state.Fail, state.InvalidGraph, state.NoSuchFile} <= set(ORT_ERRORS)
 

@@ -20,7 +20,7 @@ from runtime_graphs import (
 from deploykit.errors import DependencyError, DeviceError, GraphError, InputError
 from deploykit.runtime.opener import open_engine
 from deploykit.specs.engine import Profile
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.system.gpu import Gpu
 

@@ -1,7 +1,7 @@
 import pytest
 
 from deploykit.errors import UsageError
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.value import Value

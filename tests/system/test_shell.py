@@ -3,8 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from deploykit.system import shell
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 
 @pytest.mark.parametrize(
@@ -15,16 +14,16 @@ from deploykit.system.shell import command_line
     ],
 )
 def test_a_word_with_a_space_is_quoted_as_the_system_does(monkeypatch, name, line):
-    monkeypatch.setattr(shell, "os", SimpleNamespace(name=name))
+    monkeypatch.setattr("deploykit.system.text.os", SimpleNamespace(name=name))
     assert command_line(["deploykit", "export", "--ckpt", "my runs/best.pth"]) == line
 
 
 def test_backslashes_of_windows_need_no_quotes_there(monkeypatch):
-    monkeypatch.setattr(shell, "os", SimpleNamespace(name="nt"))
+    monkeypatch.setattr("deploykit.system.text.os", SimpleNamespace(name="nt"))
     assert command_line(["--ckpt", r"C:\runs\best.pth"]) == r"--ckpt C:\runs\best.pth"
 
 
 @pytest.mark.parametrize("word", ["a b", "it's", 'a"b', "$HOME", "*"])
 def test_a_posix_shell_reads_the_words_again(monkeypatch, word):
-    monkeypatch.setattr(shell, "os", SimpleNamespace(name="posix"))
+    monkeypatch.setattr("deploykit.system.text.os", SimpleNamespace(name="posix"))
     assert shlex.split(command_line(["export", word])) == ["export", word]

@@ -11,7 +11,7 @@ from deploykit.commands.bench.run import BenchRequest, accept_recommended, bench
 from deploykit.commands.bench.text import benchmark_text
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
 from deploykit.errors import BundleError
-from deploykit.system.destinations import check_page_path
+from deploykit.system.files import check_page_path
 from deploykit.system.progress import Progress, silent
 
 

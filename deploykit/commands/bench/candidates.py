@@ -13,7 +13,7 @@ from deploykit.inference.candidates import (
 from deploykit.proof.reference import module_reason, recorded_module
 from deploykit.runtime.opener import HOST_RUNTIMES, REHEARSAL, open_module
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.session import Session
 from deploykit.system.gpu import need_gpu
 from deploykit.system.progress import Progress

@@ -85,7 +85,7 @@ def bench(
                 hint="Leave out --forget: --accept replaces what was accepted.",
             )
         from deploykit.commands.bench.run import BenchRequest, bench_bundle
-        from deploykit.system.destinations import check_page_path
+        from deploykit.system.files import check_page_path
 
         request = BenchRequest(
             images, _parsed_sizes(batch_sizes), repeats, seconds, verify, max_images

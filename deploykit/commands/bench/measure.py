@@ -21,7 +21,7 @@ from deploykit.inference.candidates import Candidate
 from deploykit.inference.pipeline import answer_files, shared_work
 from deploykit.runtime.opener import HOST_RUNTIMES
 from deploykit.specs.session import ImageBatch, Logits, Session
-from deploykit.system.stages import StageClock
+from deploykit.system.threads import StageClock
 
 #: The longest that one batch size runs in a turn, unless one run takes longer.
 _COMPUTE_SECONDS = 0.25

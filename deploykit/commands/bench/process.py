@@ -20,7 +20,7 @@ from deploykit.errors import BundleError, DeploykitError
 from deploykit.images.scan import ImageFile
 from deploykit.inference.candidates import Candidate
 from deploykit.specs.engine import is_flavour
-from deploykit.system.closing import Closing
+from deploykit.specs.session import Closing
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")

@@ -12,11 +12,11 @@ from deploykit.inference.candidates import Candidate
 from deploykit.proof.policy import Status
 from deploykit.runtime.opener import CPU
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.precision import PRECISIONS
+from deploykit.specs.model import PRECISIONS
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.shown import Shown
 from deploykit.specs.value import Value
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 TORCH = Candidate("checkpoint", "torch", "fp32")
 """The checkpoint's own module: the reference itself."""

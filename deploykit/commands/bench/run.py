@@ -44,9 +44,9 @@ from deploykit.proof.policy import Status, status, status_by
 from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
 from deploykit.proof.verdict import kept_verdict
 from deploykit.specs.engine import is_flavour
+from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Note, Progress, Step, silent
-from deploykit.system.text import counted
-from deploykit.system.versions import installed_versions, now
+from deploykit.system.text import counted, now
 
 #: So many images are predicted again and again: all of them stay in the system's file cache.
 _SAMPLE = 48

@@ -11,9 +11,9 @@ from deploykit.errors import BundleError, ParityError
 from deploykit.inference.candidates import Candidate
 from deploykit.proof.policy import status
 from deploykit.runtime.opener import CPU, REHEARSAL
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.system.progress import Note, Progress
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 #: On which runtime the proof of a deploy graph rests where no GPU has run it.
 PROOF_RUNTIMES: dict[Precision, str] = {"fp32": CPU, "fp16": REHEARSAL, "int8": REHEARSAL}

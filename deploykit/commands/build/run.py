@@ -27,20 +27,27 @@ from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.engine.audit import Audit, audit_engine
 from deploykit.engine.build import BuiltEngine, current_gpu, engine_from_onnx
-from deploykit.engine.flavour import TensorRT, installed_flavours, open_flavour
-from deploykit.engine.passport import SCHEMA, BuiltOn, Passport, engine_name, reason
-from deploykit.engine.targets import CURRENT, parse_targets
+from deploykit.engine.flavour import installed_flavours, open_flavour
+from deploykit.engine.passport import (
+    CURRENT,
+    SCHEMA,
+    BuiltOn,
+    Passport,
+    engine_name,
+    parse_targets,
+    reason,
+)
 from deploykit.errors import BundleError, DependencyError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
 from deploykit.proof.photos import Photos
-from deploykit.specs.engine import Flavour, Profile
-from deploykit.specs.precision import Precision
+from deploykit.specs.engine import Flavour, Profile, TensorRT
+from deploykit.specs.model import Precision
 from deploykit.specs.shown import Shown
 from deploykit.specs.value import choice
 from deploykit.system.files import staged
 from deploykit.system.gpu import Gpu, find_gpu
 from deploykit.system.progress import Note, Progress, Step, silent
-from deploykit.system.versions import now
+from deploykit.system.text import now
 
 BUILD_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8")
 _TIMING_CACHE = "cache/timing.cache"
@@ -53,7 +60,7 @@ class BuildRequest:
     Attributes:
         precision: ``fp16``, ``int8`` or ``fp32``.
         flavour: Which TensorRT; None for the one that is installed and fits.
-        targets: See :func:`deploykit.engine.targets.parse_targets`.
+        targets: See :func:`deploykit.engine.passport.parse_targets`.
         profile: The batch sizes.
         workspace_bytes: The most device memory that a layer may use while it computes; None for
             all there is.

@@ -14,7 +14,7 @@ import typer
 from deploykit.console.command import INTERRUPTED, command
 from deploykit.console.options import Json, Verbose
 from deploykit.errors import DeploykitError
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 # The quickest of the trainings tried that get at least 95 % of the test crops right on every seed.
 _TRAINING = (

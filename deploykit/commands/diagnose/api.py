@@ -18,7 +18,7 @@ from deploykit.commands.python import (
 )
 from deploykit.errors import UsageError
 from deploykit.proof.reference import open_reference
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.system.progress import Progress, silent, without_repeats
 
 

@@ -19,11 +19,10 @@ from typing import Literal, TypeAlias
 from deploykit.errors import DeviceError
 from deploykit.specs.value import Value
 from deploykit.system.cpu import describe_cpu
-from deploykit.system.deps import EXTRAS
+from deploykit.system.deps import EXTRAS, installed_versions
 from deploykit.system.gpu import Gpu, need_gpu
 from deploykit.system.progress import Progress, Step, silent
 from deploykit.system.threads import in_order, usable_cpus
-from deploykit.system.versions import installed_versions
 
 Status: TypeAlias = Literal["works", "broken", "not installed", "no GPU"]
 #: The packages that bring a module, by its name.

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from deploykit.commands.doctor.run import Examination
-from deploykit.engine.targets import COMPUTE_CAPABILITIES
+from deploykit.engine.passport import COMPUTE_CAPABILITIES
 from deploykit.system.text import table_text
 
 _WIDTH = 90

@@ -15,7 +15,7 @@ from deploykit.images.labels import LABELS_FILE, choose_labels, name_labels
 from deploykit.parity.diagnosis import Finding
 from deploykit.proof.reference import recorded_checkpoint
 from deploykit.specs.preprocessing import format_size
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 
 def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:

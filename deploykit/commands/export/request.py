@@ -13,7 +13,7 @@ from deploykit.bundle.folder import default_artifacts
 from deploykit.bundle.manifest import GoldenChoice, sha256_of
 from deploykit.errors import CheckpointError, UsageError
 from deploykit.images.labels import choose_labels, classes_folder
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.preprocessing_options import PreprocessingOptions, choose_preprocessing
 from deploykit.system.progress import Note, Progress
@@ -94,9 +94,8 @@ def default_name(arch: str) -> str:
 
 def load_subject(request: ExportRequest, progress: Progress) -> Subject:
     """Make the module, and settle what the answers mean and what the images need."""
-    from deploykit.models.presets import timm_preprocessing
     from deploykit.models.probe import check_answers
-    from deploykit.models.registry import resolve_architecture
+    from deploykit.models.registry import resolve_architecture, timm_preprocessing
 
     try:
         msgspec.json.encode(dict(request.arch_args))  # the manifest keeps them

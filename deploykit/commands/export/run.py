@@ -45,8 +45,9 @@ from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict, judge_sessions, kept_verdict
 from deploykit.runtime.opener import CPU, open_graph, open_module
 from deploykit.specs.session import ImageBatch, Logits, Session
+from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Note, Progress, Step, silent
-from deploykit.system.versions import installed_versions, now
+from deploykit.system.text import now
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploykit.commands.identify.run import Identification
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 _SHOWN_FITS = 12
 

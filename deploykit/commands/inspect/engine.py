@@ -6,8 +6,14 @@ import hashlib
 from pathlib import Path
 
 from deploykit.bundle.folder import Bundle
-from deploykit.engine.passport import Passport, passport_path, read_passport
-from deploykit.engine.plan import PlanHeader, check_plan, read_header
+from deploykit.engine.passport import (
+    Passport,
+    PlanHeader,
+    check_plan,
+    passport_path,
+    read_header,
+    read_passport,
+)
 from deploykit.errors import BundleError, InputError
 from deploykit.inference.engines import named_engine
 from deploykit.specs.shown import Shown

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from deploykit.errors import GraphError, UsageError
-from deploykit.specs.labels import LABELS_KEY
-from deploykit.specs.precision import KeptNode
+from deploykit.specs.model import LABELS_KEY, KeptNode, TensorSpec
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from deploykit.specs.shown import Shown
-from deploykit.specs.tensors import TensorSpec
 from deploykit.specs.value import Value
 from deploykit.system.deps import need
 

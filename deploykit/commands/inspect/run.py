@@ -22,7 +22,7 @@ from deploykit.errors import CheckpointError, InputError, UsageError
 from deploykit.specs.shown import Shown
 from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, silent
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 if TYPE_CHECKING:
     from deploykit.models.contents import Contents

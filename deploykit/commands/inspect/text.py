@@ -19,8 +19,7 @@ from deploykit.errors import BundleError
 from deploykit.inference.candidates import Candidate
 from deploykit.proof.policy import status_of
 from deploykit.proof.text import kept_verdict_text, status_value
-from deploykit.specs.precision import KeptNode
-from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.model import KeptNode, TensorSpec
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted
 

@@ -9,7 +9,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.commands.predict.run import PredictionRun, PredictRequest
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words
 from deploykit.proof.auto import AUTO
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.prediction import Prediction
 from deploykit.system.progress import Progress, silent
 

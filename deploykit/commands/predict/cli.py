@@ -25,7 +25,7 @@ from deploykit.console.options import (
 )
 from deploykit.console.streams import reserved_stdout, write_while_read
 from deploykit.errors import UnreadableImagesError, UsageError
-from deploykit.system.destinations import STDOUT
+from deploykit.system.files import STDOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

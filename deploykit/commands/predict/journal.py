@@ -13,10 +13,10 @@ from filelock import FileLock, Timeout
 
 from deploykit.bundle.manifest import printable
 from deploykit.errors import InputError, UsageError
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.value import Value
-from deploykit.system.versions import installed_versions, version_changes
+from deploykit.system.deps import installed_versions, version_changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

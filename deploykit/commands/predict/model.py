@@ -18,19 +18,17 @@ from deploykit.commands.predict.run import checked_top, rows_of
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words
 from deploykit.errors import InputError, UsageError
 from deploykit.images.decode import DecodeError, Failure, decode_rgb, rgb_of
-from deploykit.images.file_names import escape_name
 from deploykit.images.preprocess import OversizeError, preprocess
-from deploykit.images.scan import ImageFile
+from deploykit.images.scan import ImageFile, escape_name
 from deploykit.inference.pipeline import AnsweredBatch
 from deploykit.proof.auto import AUTO, open_best
 from deploykit.proof.text import status_of_run
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.preprocessing import format_size
-from deploykit.specs.session import ImageBatch, Logits, Session, SessionSpec
+from deploykit.specs.session import Closing, ImageBatch, Logits, Session, SessionSpec
 from deploykit.specs.shown import Shown
-from deploykit.system.closing import Closing
 from deploykit.system.progress import Progress, silent
 
 ImageLike: TypeAlias = PathLike | Image.Image | npt.NDArray[np.uint8]

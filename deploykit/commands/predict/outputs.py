@@ -16,8 +16,7 @@ from deploykit.commands.predict.journal import (
 )
 from deploykit.commands.predict.tables import check_outputs, json_line, write_table
 from deploykit.errors import ImagesError, UsageError
-from deploykit.system.destinations import STDOUT, check_all_different, check_page_path
-from deploykit.system.files import remove_partials
+from deploykit.system.files import STDOUT, check_all_different, check_page_path, remove_partials
 from deploykit.system.progress import Progress, Step, silent
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from deploykit.html.thumbnails import ThumbnailChoice, make_thumbnails
 from deploykit.html.words import duration, percent, shares
 from deploykit.proof.policy import Status
 from deploykit.proof.text import proof_words
+from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Progress, Step, silent
-from deploykit.system.versions import installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -14,18 +14,15 @@ import numpy as np
 
 from deploykit.bundle.folder import Bundle
 from deploykit.errors import ImagesError, UsageError
-from deploykit.images.presence import FolderPresence
-from deploykit.images.scan import scan_images
+from deploykit.images.scan import FolderPresence, scan_images
 from deploykit.inference.pipeline import AnsweredBatch, answer_files, shared_work
 from deploykit.parity.measures import margins, softmax
 from deploykit.proof.auto import AUTO, open_best
-from deploykit.specs.labels import Labels
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Labels, Precision
 from deploykit.specs.prediction import Prediction, Ranked
-from deploykit.specs.session import SessionSpec
-from deploykit.system.closing import Closing
+from deploykit.specs.session import Closing, SessionSpec
 from deploykit.system.progress import Progress, Step, silent
-from deploykit.system.stages import StageClock, worker_stages
+from deploykit.system.threads import StageClock, worker_stages
 
 _NOT_FINITE = ("non-finite", "the network's answer for this image is NaN or infinite")
 _DEFAULT_TOP = 5

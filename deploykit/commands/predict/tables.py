@@ -14,8 +14,7 @@ import numpy as np
 from deploykit.errors import InputError
 from deploykit.specs.prediction import Prediction
 from deploykit.system.deps import need
-from deploykit.system.destinations import STDOUT, check_destination
-from deploykit.system.files import replacing
+from deploykit.system.files import STDOUT, check_destination, replacing
 
 COLUMNS = ("path", "status", "reason", "label", "probability", "margin", "expected")
 
@@ -37,7 +36,7 @@ def check_outputs(paths: Sequence[Path]) -> None:
         paths: The outputs of one run: tables, and :data:`STDOUT`.
 
     Raises:
-        UsageError: See :func:`deploykit.system.destinations.check_destination`.
+        UsageError: See :func:`deploykit.system.files.check_destination`.
         DependencyError: A Parquet table without pyarrow.
     """
     for path in paths:

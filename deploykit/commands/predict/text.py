@@ -11,8 +11,8 @@ import msgspec
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
 from deploykit.specs.prediction import Prediction
-from deploykit.system.stages import Stage, bottleneck
 from deploykit.system.text import counted
+from deploykit.system.threads import Stage, bottleneck
 
 if TYPE_CHECKING:
     from deploykit.commands.predict.run import PredictionRun

@@ -24,7 +24,7 @@ from deploykit.parity.compare import NamedBatch
 from deploykit.parity.measures import softmax
 from deploykit.proof.verdict import Verdict
 from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL, open_graph, open_probe
-from deploykit.specs.precision import KeptNode
+from deploykit.specs.model import KeptNode
 from deploykit.specs.session import Session
 from deploykit.system.progress import Progress
 

@@ -17,7 +17,7 @@ from deploykit.system.progress import Progress, Step
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from deploykit.runtime._probe import GraphProbe
+    from deploykit.runtime._onnxruntime import GraphProbe
 
 Switches: TypeAlias = npt.NDArray[np.bool_]
 """(N, T): for each image of a batch, which of a graph's T roundings are switched off."""
@@ -46,8 +46,8 @@ def observed(
     Yields:
         Of two images the tensors by their names, and how many images these are.
     """
+    from deploykit.graph.deploy import DEPLOY_INPUT
     from deploykit.graph.instruments import model_bytes, with_outputs
-    from deploykit.graph.preprocessing import DEPLOY_INPUT
 
     count = sum(len(images) for _, images in batches)
     done = 0
@@ -60,8 +60,8 @@ def observed(
 
 def run_switched(probe: GraphProbe, images: ImageBatch, switches: Switches) -> Logits:
     """Run a graph whose roundings have switches; (N, K) logits."""
-    from deploykit.graph.preprocessing import DEPLOY_INPUT
-    from deploykit.graph.switches import SWITCHES
+    from deploykit.graph.deploy import DEPLOY_INPUT
+    from deploykit.graph.values import SWITCHES
 
     logits: Logits
     (logits,) = probe.run({DEPLOY_INPUT: images, SWITCHES: switches}).values()

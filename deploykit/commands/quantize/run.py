@@ -43,7 +43,7 @@ from deploykit.proof.reference import (
     open_reference,
 )
 from deploykit.proof.verdict import Verdict, kept_verdict
-from deploykit.specs.precision import KeptNode, Precision
+from deploykit.specs.model import KeptNode, Precision
 from deploykit.specs.shown import Shown
 from deploykit.specs.value import choice
 from deploykit.system.cpu import read_cpu, saturates_int8

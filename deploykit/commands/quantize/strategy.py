@@ -16,7 +16,7 @@ from deploykit.errors import DeviceError, ParityError
 from deploykit.parity.calibration import CalibrationMethod
 from deploykit.proof.answered import AnsweredPhotos
 from deploykit.proof.verdict import Verdict
-from deploykit.specs.precision import KeptNode, Precision
+from deploykit.specs.model import KeptNode, Precision
 from deploykit.specs.session import Session
 from deploykit.system.progress import Note, Progress
 from deploykit.system.text import counted

@@ -18,7 +18,7 @@ from deploykit.proof.text import (
     verdicts_text,
 )
 from deploykit.runtime.opener import REHEARSAL
-from deploykit.specs.precision import KeptNode
+from deploykit.specs.model import KeptNode
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted
 

@@ -9,7 +9,7 @@ import typer
 
 from deploykit.console.command import command
 from deploykit.console.options import ArchArgs, Json, Verbose, parsed_arch_args
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 _TRAINING = "Training options"
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deploykit.errors import ImagesError
 from deploykit.images.batches import read_batches
 from deploykit.images.decode import DecodeError, decode_rgb
-from deploykit.images.file_names import escape_name
 from deploykit.images.preprocess import preprocess
-from deploykit.images.scan import IMAGE_EXTENSIONS, ImageFile, class_folders
+from deploykit.images.scan import IMAGE_EXTENSIONS, ImageFile, class_folders, escape_name
 from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, Step
 

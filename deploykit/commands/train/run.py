@@ -139,8 +139,7 @@ def train(
     _check_numbers(epochs, batch_size, learning_rate, test_fraction, seed)
     torch = need("torch")
     load_matplotlib()  # a missing one is told now rather than after an epoch of hours
-    from deploykit.models.presets import timm_preprocessing
-    from deploykit.models.registry import resolve_architecture
+    from deploykit.models.registry import resolve_architecture, timm_preprocessing
 
     folder, output = Path(folder), Path(output)
     architecture = resolve_architecture(arch, allow_user_code=True)

@@ -16,7 +16,7 @@ from deploykit.commands.verify.reports import verify_with_reports
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.text import verdict_text, verification_text
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.system.progress import Progress, silent
 
 

@@ -21,11 +21,11 @@ from deploykit.parity.mining import MarginMining, moved_apart, population_of, ra
 from deploykit.proof.photos import PhotoFolder, nothing_readable, short_digest
 from deploykit.proof.verdict import Verdict, judge
 from deploykit.runtime.opener import CPU
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.session import SessionSpec
 from deploykit.system.progress import Note, Progress, Step
-from deploykit.system.stages import StageClock
 from deploykit.system.text import counted
+from deploykit.system.threads import StageClock
 
 _BATCH_SIZE = 8
 _UNDECIDED = "not one of the compared images has a margin that decides; a larger --budget has some"

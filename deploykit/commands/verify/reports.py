@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.errors import UsageError
-from deploykit.system.destinations import check_all_different, check_destination, check_page_path
+from deploykit.system.files import check_all_different, check_destination, check_page_path
 from deploykit.system.progress import Progress
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from deploykit.errors import UsageError
 from deploykit.proof.photos import Photos
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.runtime.opener import CUDA
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 
 
 @dataclass(frozen=True)

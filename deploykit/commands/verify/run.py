@@ -41,11 +41,12 @@ from deploykit.proof.reference import (
 from deploykit.proof.verdict import answer_images, judge_answers, keep_verdicts
 from deploykit.runtime.opener import CPU, CUDA, OPENVINO
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits, Session
+from deploykit.system.deps import installed_versions
 from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress, silent, without_repeats
-from deploykit.system.versions import installed_versions, now
+from deploykit.system.text import now
 
 __all__ = ["VerifyRequest", "verify_bundle"]
 

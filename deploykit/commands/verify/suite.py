@@ -75,7 +75,7 @@ def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
     from deploykit.errors import UsageError
     from deploykit.images.scan import scan_images
     from deploykit.proof.reference import ReferenceRequest
-    from deploykit.specs.precision import PRECISIONS
+    from deploykit.specs.model import PRECISIONS
     from deploykit.specs.value import choice
 
     given = {name: config.getoption(f"deploykit_{name.replace('-', '_')}") for name in _OPTIONS}

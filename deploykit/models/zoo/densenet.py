@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deploykit.models.zoo._registry import register
+from deploykit.models.zoo import register
 
 
 class DenseLayer(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deploykit.models.zoo._registry import register
+from deploykit.models.zoo import register
 
 RESIDUAL_CHANNELS = (256, 512, 1024, 2048)
 

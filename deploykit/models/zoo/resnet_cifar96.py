@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deploykit.models.zoo._registry import register
+from deploykit.models.zoo import register
 from deploykit.specs.preprocessing import Preprocessing
 
 STEM_NORM_EPS = 1e-3

@@ -11,6 +11,7 @@ import bench_runs
 import numpy as np
 import pytest
 from bench_runs import ORT
+from fake_session import FakeSession
 
 from deploykit.commands.bench import measure
 from deploykit.commands.bench import process as processes
@@ -18,7 +19,6 @@ from deploykit.commands.bench.measure import OpenCandidate
 from deploykit.commands.bench.process import CandidateProcess
 from deploykit.errors import GraphError, ImagesError, ModelError
 from deploykit.images.scan import scan_images
-from deploykit.runtime.fake import FakeSession
 
 USERS_SCRIPT = """
 import deploykit

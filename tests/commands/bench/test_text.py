@@ -20,7 +20,6 @@ from made_benchmarks import (
 from deploykit.commands.bench.results import Skipped
 from deploykit.commands.bench.text import benchmark_text, benchmark_value
 from deploykit.inference.candidates import Candidate
-from deploykit.system import shell
 
 pytestmark = pytest.mark.usefixtures("posix_shell")
 
@@ -75,7 +74,7 @@ def test_text_names_a_damaged_graph_beside_the_recommendation():
 
 
 def test_text_quotes_commands_as_windows_reads_them(monkeypatch):
-    monkeypatch.setattr(shell, "os", SimpleNamespace(name="nt"))
+    monkeypatch.setattr("deploykit.system.text.os", SimpleNamespace(name="nt"))
     text = benchmark_text(BENCHMARK, None)
     for begin in ("deploykit bench", "deploykit verify"):
         assert f'{begin} --bundle "artifacts/my birds" --images bird_photos' in text

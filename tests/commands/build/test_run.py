@@ -11,13 +11,12 @@ from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import record_file
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.engine.flavour import open_flavour
-from deploykit.engine.passport import read_passport
-from deploykit.engine.plan import read_header
+from deploykit.engine.passport import read_header, read_passport
 from deploykit.errors import BundleError, DependencyError, DeviceError, ParityError, UsageError
 from deploykit.inference.candidates import named_candidates
 from deploykit.inference.engines import named_engine
 from deploykit.specs.engine import Profile
-from deploykit.specs.tensors import TensorSpec
+from deploykit.specs.model import TensorSpec
 
 FP16 = "deploy/fp16.onnx"
 

@@ -13,7 +13,7 @@ from deploykit.commands.build.text import build_text, build_value
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.engine.audit import Audit
 from deploykit.inference.engines import Engine
-from deploykit.specs.precision import KeptNode
+from deploykit.specs.model import KeptNode
 
 
 def kept_nodes(count):

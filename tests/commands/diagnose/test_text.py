@@ -20,7 +20,7 @@ from made_reports import (
 from deploykit.commands.diagnose.text import Blame, blame_text, blame_value
 from deploykit.parity.diagnosis import Variation
 from deploykit.parity.measures import measure
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 
 
 def text_of(**walks):

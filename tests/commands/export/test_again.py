@@ -186,7 +186,7 @@ def test_there_is_no_command_where_no_option_mends_anything(bundle):
 
 @pytest.mark.parametrize("value", [8, 0.5, True, None, "relu", "8", "none", 'a "b"é', [1, 2], []])
 def test_an_argument_is_the_same_value_again(bundle, value):
-    from deploykit.models.arch_args import parse_arch_args
+    from deploykit.models.registry import parse_arch_args
 
     recorded = msgspec.structs.replace(bundle.manifest.architecture, args={"width": value})
     words = words_of(edited(bundle, architecture=recorded), finding(STD))

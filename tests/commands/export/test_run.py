@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from fake_session import FakeSession
 
 import deploykit.commands.export.run as export_module
 from deploykit.bundle.golden import read_golden
@@ -21,7 +22,6 @@ from deploykit.errors import (
     ParityError,
     UsageError,
 )
-from deploykit.runtime.fake import FakeSession
 from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.progress import Note
 

@@ -12,7 +12,6 @@ from deploykit.commands.identify.run import identify
 from deploykit.commands.identify.text import export_command, identification_text
 from deploykit.errors import CheckpointError
 from deploykit.models.registry import resolve_architecture
-from deploykit.system import shell
 
 KNOWN = {
     "zoo": ["densenet", "dpn92", "resnet_cifar96"],
@@ -107,7 +106,7 @@ def test_identify_a_path_with_a_space_is_quoted(tmp_path, save, monkeypatch, sys
     folder.mkdir()
     path = save("torchvision/squeezenet1_1").rename(folder / "best_model.pth")
     found = identify(path)
-    monkeypatch.setattr(shell, "os", SimpleNamespace(name=system))
+    monkeypatch.setattr("deploykit.system.text.os", SimpleNamespace(name=system))
     assert export_command(found).endswith(f"--ckpt {quote}{path}{quote} --classes DIR")
 
 

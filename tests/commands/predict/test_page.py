@@ -26,10 +26,10 @@ from deploykit.html.thumbnails import MOST_THUMBNAILS
 from deploykit.html.words import duration, percent, shares
 from deploykit.proof.policy import Status
 from deploykit.proof.text import proof_words
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Prediction, Ranked
 from deploykit.specs.session import SessionSpec
-from deploykit.system.destinations import check_page_path
+from deploykit.system.files import check_page_path
 
 LABELS = Labels(names=("cat", "dog", "owl"), source="folder photos")
 SPEC = SessionSpec(

@@ -15,7 +15,7 @@ from deploykit.commands.predict.run import (
 )
 from deploykit.errors import ImagesError, InputError, UsageError
 from deploykit.inference.pipeline import AnsweredBatch
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.system.progress import Note, Step
 
 LABELS = Labels(names=("bird", "dog", "food"), source="test")

@@ -14,7 +14,7 @@ from deploykit.proof.policy import Status
 from deploykit.proof.text import status_of_run, status_text
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.session import SessionSpec
-from deploykit.system.versions import installed_versions
+from deploykit.system.deps import installed_versions
 
 HOST = SessionSpec(
     runtime="onnxruntime-cpu",

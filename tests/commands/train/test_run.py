@@ -23,7 +23,7 @@ from deploykit.commands.train.state import best_epoch
 from deploykit.errors import ArchitectureError, DeviceError, ImagesError, ModelError, UsageError
 from deploykit.images.decode import decode_rgb
 from deploykit.images.preprocess import preprocess
-from deploykit.runtime.normalisation import network_input
+from deploykit.runtime._base import normalised
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.system.progress import Note, Step, silent
 
@@ -80,7 +80,7 @@ def test_images_have_the_pixels_of_training_and_prediction(tmp_path, steps):
             torchvisions = normalise(tensor(crop(resize(photo.convert("RGB")))))
         assert (torchvisions.numpy().tobytes(), target) in found
         pixels = preprocess(decode_rgb(path), steps)
-        session = network_input(pixels[None], steps, torch.device("cpu"))[0]
+        session = torch.from_numpy(normalised(pixels[None], steps))[0]
         assert (session.numpy().tobytes(), target) in found
 
 

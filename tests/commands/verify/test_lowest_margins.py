@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from bundle_files import contents, kept
+from fake_session import FakeSession
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import update_manifest
@@ -13,7 +14,6 @@ from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import ImagesError, UsageError
 from deploykit.parity.measures import margins
 from deploykit.proof.reference import ReferenceRequest
-from deploykit.runtime.fake import FakeSession
 from deploykit.system.progress import Note, Step
 
 

@@ -13,7 +13,7 @@ from deploykit.commands.verify.text import verification_text
 from deploykit.images.batches import read_batches
 from deploykit.images.scan import scan_images
 from deploykit.models.registry import resolve_architecture
-from deploykit.runtime.normalisation import network_input
+from deploykit.runtime._base import normalised
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.preprocessing_options import PreprocessingOptions
 
@@ -50,7 +50,7 @@ def taught(architecture, arguments, photos, side):
     preprocessing = Preprocessing(resize=(side, side))
     files = scan_images(photos, CLASSES).files
     batches = [
-        network_input(batch.images, preprocessing, torch.device("cpu"))
+        torch.from_numpy(normalised(batch.images, preprocessing))
         for batch in read_batches(files, preprocessing, batch_size=15)
     ]
     for layer in module.modules():

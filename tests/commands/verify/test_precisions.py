@@ -7,13 +7,13 @@ import numpy as np
 import onnx
 import pytest
 from bundle_files import acknowledged, contents, kept
+from fake_session import FakeSession
 from fp16_networks import BRIGHT, make_photos, tune_fp16
 from onnx import numpy_helper
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import BundleError, DependencyError, DeviceError, UsageError
-from deploykit.runtime.fake import FakeSession
 
 FP16 = "deploy/fp16.onnx"
 REHEARSAL = VerifyRequest(runtime="rehearsal", precision="fp16")

@@ -7,7 +7,7 @@ from made_verifications import BIRDS, GRAPHS, MODULE, made_logits, made_verifica
 from deploykit.bundle.verdicts import PhotoSet
 from deploykit.commands.verify.text import verification_text, verification_value
 from deploykit.proof.text import photos_text
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.system.text import rate_digits
 
 

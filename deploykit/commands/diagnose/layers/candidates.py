@@ -7,7 +7,7 @@ from deploykit.errors import UsageError
 from deploykit.inference.candidates import Candidate, by_reason, named_candidates
 from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.system.progress import Note, Progress
 
 _WHY = "nodes are fused there, and no tensor between them is handed out"

@@ -12,19 +12,18 @@ import numpy.typing as npt
 
 from deploykit.errors import GraphError
 from deploykit.parity.layers import TensorError
-from deploykit.runtime.normalisation import normalised
+from deploykit.runtime._base import normalised
 from deploykit.runtime.opener import CUDA, open_probe
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.session import ImageBatch, SessionSpec
-from deploykit.system.closing import Closing
+from deploykit.specs.session import Closing, ImageBatch, SessionSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
     from deploykit.graph.cut import Step
-    from deploykit.runtime._probe import GraphProbe
+    from deploykit.runtime._onnxruntime import GraphProbe
 
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -82,7 +81,7 @@ class Errors:
 
 def graph_feeds(graph: ir.Model, images: ImageBatch, preprocessing: Preprocessing) -> Tensors:
     """What a deploy graph takes for images, or a canonical one: it is normalised for."""
-    from deploykit.graph.preprocessing import DEPLOY_INPUT
+    from deploykit.graph.deploy import DEPLOY_INPUT
 
     (source,) = graph.graph.inputs
     name = source.name or ""
@@ -98,8 +97,8 @@ def graph_origin(
     A canonical graph's input counts as the tensor of a deploy graph that is the same.
     """
     from deploykit.graph.cut import Step, float_tensors, steps_of
+    from deploykit.graph.deploy import DEPLOY_INPUT, NORMALISED
     from deploykit.graph.instruments import model_bytes, with_outputs
-    from deploykit.graph.preprocessing import DEPLOY_INPUT, NORMALISED
 
     names, steps = float_tensors(graph), steps_of(graph)
     source = graph.graph.inputs[0].name or ""

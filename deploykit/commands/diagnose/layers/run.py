@@ -19,7 +19,7 @@ from deploykit.inference.candidates import Candidate, by_reason, open_candidate
 from deploykit.parity.diagnosis import LayerReport
 from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
 from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, module_of
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.session import ImageBatch
 from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress, Step, silent

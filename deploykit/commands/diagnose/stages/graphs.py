@@ -19,7 +19,7 @@ from deploykit.inference.candidates import (
 from deploykit.parity.diagnosis import Finding
 from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, graph_precision, open_graph
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits, Session
 from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress

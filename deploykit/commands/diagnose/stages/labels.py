@@ -10,7 +10,7 @@ from deploykit.commands.diagnose.stages.preprocessing import export_again
 from deploykit.images.labels import LABELS_FILE, name_labels
 from deploykit.parity.diagnosis import Finding, Options
 from deploykit.parity.label_order import Reordering, order_name, reorderings
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.session import Logits
 
 _LABELS_TOLD = 3

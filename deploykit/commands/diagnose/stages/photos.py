@@ -14,7 +14,7 @@ from deploykit.bundle.manifest import printable
 from deploykit.errors import ImagesError
 from deploykit.images.batches import read_batches
 from deploykit.images.decode import DecodeError, exif_orientation
-from deploykit.images.digest import pixel_digest
+from deploykit.images.preprocess import pixel_digest
 from deploykit.images.scan import ImageFile, class_folders, sample_images, scan_images
 from deploykit.proof.photos import listed_photos, nothing_readable
 from deploykit.specs.preprocessing import Preprocessing

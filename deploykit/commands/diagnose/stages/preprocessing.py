@@ -27,7 +27,7 @@ from deploykit.parity.diagnosis import Finding, Options, Stage
 from deploykit.specs.preprocessing import Preprocessing, format_size
 from deploykit.specs.session import Logits, NormalisedSession
 from deploykit.system.progress import Progress, Step
-from deploykit.system.shell import command_line
+from deploykit.system.text import command_line
 
 if TYPE_CHECKING:
     from deploykit.models.transforms import Transform

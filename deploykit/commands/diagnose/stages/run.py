@@ -30,7 +30,7 @@ from deploykit.proof.reference import (
     open_reference,
     recorded_checkpoint,
 )
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.preprocessing import Size, format_size
 from deploykit.specs.session import NormalisedSession
 from deploykit.system.progress import Note, Progress, silent

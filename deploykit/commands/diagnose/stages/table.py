@@ -19,8 +19,7 @@ from deploykit.parity.tolerance import (
     tolerance_for,
 )
 from deploykit.proof.photos import mostly_unreadable
-from deploykit.specs.labels import Labels
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Labels, Precision
 from deploykit.specs.session import Logits, Session
 from deploykit.system.progress import Progress, Step
 

@@ -45,7 +45,7 @@ from deploykit.parity.diagnosis import Finding, Options, Stage, StageReport, Var
 from deploykit.parity.label_order import Reordering, clear_gain
 from deploykit.parity.statistics import upper_bound
 from deploykit.runtime.opener import CPU
-from deploykit.specs.labels import Labels
+from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Interpolation
 from deploykit.specs.session import Logits, NormalisedSession
 from deploykit.system.progress import Note, Progress, Step

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from bundle_files import acknowledged, edited
+from fake_session import FakeSession
 from onnx import helper
 from openvino_cpu import needs_bf16
 from PIL import Image
@@ -13,7 +14,6 @@ from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stage
 from deploykit.errors import ImagesError, InputError, UsageError
 from deploykit.parity.tolerance import tolerance_for
 from deploykit.proof.reference import ReferenceRequest
-from deploykit.runtime.fake import FakeSession
 from deploykit.system.progress import Note
 
 CLEAN_STAGES = [

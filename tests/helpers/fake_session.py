@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from deploykit.runtime._base import BaseSession
-from deploykit.specs.precision import Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.preprocessing import Size
 from deploykit.specs.session import ImageBatch, Logits, SessionSpec
 

@@ -1,0 +1,90 @@
+"""What there is to say of a model: its classes, its precision, its inputs and outputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal, Self, TypeAlias, get_args
+
+import msgspec
+
+from deploykit.errors import UsageError
+from deploykit.specs.value import Value
+
+
+def names_user_code(architecture: str) -> bool:
+    """Whether an architecture's name means the user's own code, rather than one that we know.
+
+    Nothing but the name decides it: what a bundle says of itself is no evidence.
+    """
+    return ":" in architecture or architecture.endswith(".py")
+
+
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+class KeptNode(Value, frozen=True):
+    """A node that stays in FP32 in a graph of lower precision.
+
+    Attributes:
+        node: The ONNX node's name.
+        operator: ``Conv``.
+        module: The path of the ``nn.Module`` that it comes from, ``conv2.0.conv1``; empty where the
+            exporter named none.
+        reason: Why it stays, in words, with the numbers.
+    """
+
+    node: str
+    operator: str
+    module: str
+    reason: str
+
+
+class TensorSpec(Value, frozen=True):
+    """One input or output of a graph.
+
+    Attributes:
+        name: The tensor's name in the graph.
+        dtype: NumPy's name of the element type, ``float32``.
+        shape: One entry a dimension; a name stands for a dynamic one.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+#: Under these keys of an ONNX file's ``metadata_props`` stand the labels (a JSON list) and the
+#: preprocessing (a JSON object), so that a graph that left its bundle still tells how to feed it.
+LABELS_KEY = "deploykit.labels"
+
+
+class Labels(Value, frozen=True):
+    """The classes' names, in the order of the logits.
+
+    Attributes:
+        names: One unique name a class.
+        source: Where they come from, in words: ``folder bird_photos``, ``assumed``.
+    """
+
+    names: tuple[str, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
+        if repeated:
+            raise UsageError(f"Class names must be unique; repeated: {', '.join(repeated)}.")
+
+    @classmethod
+    def numbered(cls, count: int) -> Self:
+        """``class_0`` ... for a model whose class names nobody gave."""
+        return cls(names=tuple(f"class_{i}" for i in range(count)), source="assumed")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to_metadata(self) -> str:
+        """What stands under :data:`LABELS_KEY`."""
+        return msgspec.json.encode(self.names).decode()
