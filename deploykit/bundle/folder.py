@@ -15,7 +15,7 @@ from pathlib import Path
 from deploykit.bundle.manifest import LOCK_NAME, MANIFEST_NAME, Manifest, read_manifest, sha256_of
 from deploykit.errors import BundleError, UsageError
 from deploykit.specs.model import Precision
-from deploykit.specs.shown import Shown
+from deploykit.specs.value import Shown
 
 CANONICAL_GRAPH = "model.onnx"
 GOLDEN = "golden.npz"

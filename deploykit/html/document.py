@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from deploykit.errors import InputError
 from deploykit.html import words
 from deploykit.system.files import replacing
-from deploykit.system.text import counted
+from deploykit.system.text import bound, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -107,7 +107,7 @@ def script_json(value: object) -> Markup:
 
 #: What every template may call.
 _TEMPLATE_FUNCTIONS = (
-    words.bound,
+    bound,
     words.duration,
     words.number,
     words.percent,

@@ -7,14 +7,13 @@ import re
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from deploykit.system.text import rate_digits
+from deploykit.system.text import NARROW_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from markupsafe import Markup
 
-NARROW_SPACE = "\u202f"
 _SUPERSCRIPTS = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 )
@@ -83,11 +82,6 @@ def stranger(text: str) -> Markup:
     from markupsafe import Markup
 
     return Markup("<bdi>{}</bdi>").format(visible(text))
-
-
-def bound(rate: float) -> str:
-    """A rate in percent that must not look like none, see :func:`rate_digits`."""
-    return f"{rate_digits(rate)}{NARROW_SPACE}%"
 
 
 def duration(seconds: float) -> str:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.bundle.verdicts import KeptVerdict, PhotoSet, ReferenceKind
-from deploykit.html.words import NARROW_SPACE, bound
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.measurement import Measurement
 from deploykit.proof.policy import IMAGE_NAMES, Status, status
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import plain_value
-from deploykit.system.text import counted, rate_digits, table_text
+from deploykit.system.text import NARROW_SPACE, bound, counted, rate_digits, table_text
 
 if TYPE_CHECKING:
     from deploykit.proof.verdict import Verdict

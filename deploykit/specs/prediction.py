@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from deploykit.specs.shown import Shown
-from deploykit.specs.value import Value
+from deploykit.specs.value import Shown, Value
 
 
 class Ranked(Value, frozen=True):

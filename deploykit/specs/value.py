@@ -1,7 +1,8 @@
-"""Values that read from and write to JSON strictly."""
+"""Values that read from and write to JSON strictly, and results that show themselves."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -37,3 +38,25 @@ def plain_value(value: msgspec.Struct) -> dict[str, Any]:
     """A value as plain types; numbers that are not finite become null."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
     return plain
+
+
+#: What words a result. A string, because this layer knows no command.
+_WORDS = "deploykit.commands.python"
+
+
+class Shown:
+    """A result that prints as the text of its command.
+
+    A dataclass that is one says ``repr=False``, or it would make a ``__repr__`` of its own.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        words: Any = importlib.import_module(_WORDS)
+        return str(words.text_of(self))
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, with its tables as tables."""
+        words: Any = importlib.import_module(_WORDS)
+        return str(words.html_of(self))

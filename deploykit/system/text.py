@@ -10,6 +10,14 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from unicodedata import category
 
+#: Between a number and its unit.
+NARROW_SPACE = "\u202f"
+
+
+def bound(rate: float) -> str:
+    """A rate in percent that must not look like none, see :func:`rate_digits`."""
+    return f"{rate_digits(rate)}{NARROW_SPACE}%"
+
 
 def rate_digits(rate: float) -> str:
     """A rate in percent that must not look like none: ``1.3``, and ``0.03`` where it is small."""

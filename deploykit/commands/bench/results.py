@@ -14,8 +14,7 @@ from deploykit.runtime.opener import CPU
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import PRECISIONS
 from deploykit.specs.session import SessionSpec
-from deploykit.specs.shown import Shown
-from deploykit.specs.value import Value
+from deploykit.specs.value import Shown, Value
 from deploykit.system.text import command_line
 
 TORCH = Candidate("checkpoint", "torch", "fp32")

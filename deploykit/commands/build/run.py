@@ -42,8 +42,7 @@ from deploykit.inference.engines import Engine, engines_outdated
 from deploykit.proof.photos import Photos
 from deploykit.specs.engine import Flavour, Profile, TensorRT
 from deploykit.specs.model import Precision
-from deploykit.specs.shown import Shown
-from deploykit.specs.value import choice
+from deploykit.specs.value import Shown, choice
 from deploykit.system.files import staged
 from deploykit.system.gpu import Gpu, find_gpu
 from deploykit.system.progress import Note, Progress, Step, silent

@@ -9,8 +9,7 @@ from typing import Any
 
 from deploykit.parity.diagnosis import LayerError, LayerReport, StageReport, StageStep, Variation
 from deploykit.parity.measurement import Measurement
-from deploykit.specs.shown import Shown
-from deploykit.specs.value import plain_value
+from deploykit.specs.value import Shown, plain_value
 from deploykit.system.text import counted, table_text
 
 _STAGE_COLUMNS = ("stage", "from here on", "flips", "|dlogit|/scale", "|dp|", "in all", "verdict")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.commands.python import PathLike
-from deploykit.specs.shown import Shown
+from deploykit.specs.value import Shown
 from deploykit.system.deps import need
 from deploykit.system.progress import Progress, Step, silent
 

@@ -14,7 +14,7 @@ from deploykit.inference.candidates import Candidate
 from deploykit.inference.engines import engines_not_copied
 from deploykit.proof.auto import open_best
 from deploykit.proof.policy import Status, status_of
-from deploykit.specs.shown import Shown
+from deploykit.specs.value import Shown
 from deploykit.system.progress import Note, Step
 
 FileState: TypeAlias = Literal["ok", "changed", "missing", "not copied"]

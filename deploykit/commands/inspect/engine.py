@@ -16,8 +16,7 @@ from deploykit.engine.passport import (
 )
 from deploykit.errors import BundleError, InputError
 from deploykit.inference.engines import named_engine
-from deploykit.specs.shown import Shown
-from deploykit.specs.value import Value
+from deploykit.specs.value import Shown, Value
 
 ENGINE_ENDINGS = (".engine", ".plan", ".trt")
 _HEADER_BYTES = 64

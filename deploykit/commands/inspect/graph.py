@@ -11,8 +11,7 @@ import msgspec
 from deploykit.errors import GraphError, UsageError
 from deploykit.specs.model import LABELS_KEY, KeptNode, TensorSpec
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
-from deploykit.specs.shown import Shown
-from deploykit.specs.value import Value
+from deploykit.specs.value import Shown, Value
 from deploykit.system.deps import need
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from deploykit.commands.inspect.graph import GraphInspection, inspect_graph
 from deploykit.commands.python import BundleLike, PathLike
 from deploykit.engine.passport import passport_path
 from deploykit.errors import CheckpointError, InputError, UsageError
-from deploykit.specs.shown import Shown
+from deploykit.specs.value import Shown
 from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.text import command_line

@@ -28,7 +28,7 @@ from deploykit.specs.model import Precision
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.preprocessing import format_size
 from deploykit.specs.session import Closing, ImageBatch, Logits, Session, SessionSpec
-from deploykit.specs.shown import Shown
+from deploykit.specs.value import Shown
 from deploykit.system.progress import Progress, silent
 
 ImageLike: TypeAlias = PathLike | Image.Image | npt.NDArray[np.uint8]

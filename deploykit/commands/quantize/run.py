@@ -44,8 +44,7 @@ from deploykit.proof.reference import (
 )
 from deploykit.proof.verdict import Verdict, kept_verdict
 from deploykit.specs.model import KeptNode, Precision
-from deploykit.specs.shown import Shown
-from deploykit.specs.value import choice
+from deploykit.specs.value import Shown, choice
 from deploykit.system.cpu import read_cpu, saturates_int8
 from deploykit.system.files import staged
 from deploykit.system.progress import Note, Progress, silent

@@ -37,7 +37,7 @@ from deploykit.specs.preprocessing_options import (
     choose_preprocessing,
     parse_size,
 )
-from deploykit.specs.shown import Shown
+from deploykit.specs.value import Shown
 from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.system.threads import usable_cpus

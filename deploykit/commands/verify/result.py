@@ -15,7 +15,7 @@ from deploykit.parity.answers import Answers
 from deploykit.parity.mining import MarginMining
 from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict
-from deploykit.specs.shown import Shown
+from deploykit.specs.value import Shown
 
 
 @dataclass(frozen=True, repr=False)

@@ -27,8 +27,9 @@ from deploykit.commands.verify.page import write_certificate
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.scatter import MOST_POINTS, movements, scatter_of
 from deploykit.errors import InputError
-from deploykit.html.words import bound, number
+from deploykit.html.words import number
 from deploykit.specs.model import Labels
+from deploykit.system.text import bound
 
 FP32, FP16 = "deploy/fp32.onnx", "deploy/fp16.onnx"
 LOGITS = np.array([[3, 1, 0], [0, 2, 1.5], [0, 0.4, 0.5], [4, 0, 1]], np.float32)
