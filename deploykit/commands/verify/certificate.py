@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from deploykit.bundle.folder import Bundle
     from deploykit.bundle.manifest import Manifest
-    from deploykit.commands.diagnose.text import BrokenWalk
+    from deploykit.commands.diagnose.text import BrokenDiagnosis
     from deploykit.commands.verify.result import Verification
     from deploykit.parity.accuracy import Accuracy, ClassAccuracy
     from deploykit.parity.diagnosis import LayerReport, StageReport
@@ -44,7 +44,7 @@ _STYLES = (
     "verdict.css",
     "picture.css",
     "photos.css",
-    "blame.css",
+    "diagnosis.css",
     "print.css",
 )
 _SCRIPTS = ("picture.js",)
@@ -65,7 +65,7 @@ def write_certificate(
     *,
     stages: StageReport | None = None,
     layers: Sequence[LayerReport] = (),
-    broken_off: Sequence[BrokenWalk] = (),
+    broken_off: Sequence[BrokenDiagnosis] = (),
     mend: str | None = None,
     photos_folder: Path | None = None,
 ) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from deploykit.bundle.folder import Bundle
-    from deploykit.commands.diagnose.text import Blame
+    from deploykit.commands.diagnose.text import Diagnosis
     from deploykit.commands.verify.result import Verification
     from deploykit.commands.verify.run import VerifyRequest
     from deploykit.console.command import Console
@@ -175,7 +175,7 @@ def _verify(
 
 def _compared(
     bundle: Bundle, request: VerifyRequest, walks: Walks, progress: Progress
-) -> tuple[Verification, Blame]:
+) -> tuple[Verification, Diagnosis]:
     """Compare, then walk, with one reference."""
     from deploykit.commands.verify.run import verify_bundle
 
@@ -188,10 +188,10 @@ def _compared(
 
 
 def _show(
-    console: Console, result: Verification, blame: Blame, mend: str | None, files: Files
+    console: Console, result: Verification, blame: Diagnosis, mend: str | None, files: Files
 ) -> None:
     """Show the verdicts and the walks; what fails in either exits with 3, or as a broken walk."""
-    from deploykit.commands.diagnose.text import blame_value
+    from deploykit.commands.diagnose.text import diagnosis_value
     from deploykit.commands.verify.text import verdict_text, verification_value
 
     passed = result.passed and blame.passed
@@ -199,7 +199,7 @@ def _show(
     console.result(
         lambda: {
             **verification_value(result, blame.stages),
-            **blame_value(blame),
+            **diagnosis_value(blame),
             "mend": mend,
             "passed": passed,
             "outputs": [str(path) for path in files.paths],
@@ -215,17 +215,17 @@ def _show(
     )
 
 
-def _findings(result: Verification, blame: Blame, mend: str | None) -> Iterator[str]:
+def _findings(result: Verification, blame: Diagnosis, mend: str | None) -> Iterator[str]:
     """What the comparison found, and each walk; where there are walks, each with its verdict."""
-    from deploykit.commands.diagnose.text import Blame, blame_text
+    from deploykit.commands.diagnose.text import Diagnosis, diagnosis_text
     from deploykit.commands.verify.claims import limit_of_stages
     from deploykit.commands.verify.text import comparison_text, verification_text
 
-    if blame == Blame():
+    if blame == Diagnosis():
         yield verification_text(result)
         return
     yield f"{verification_text(result)}\n{comparison_text(result)}"
-    yield from blame_text(blame)
+    yield from diagnosis_text(blame)
     if mend is not None:
         yield f"To mend all that export can:\n{mend}"
     limit = limit_of_stages(result, blame.stages)

@@ -10,7 +10,7 @@ from deploykit.system.destinations import check_all_different, check_destination
 
 if TYPE_CHECKING:
     from deploykit.bundle.folder import Bundle
-    from deploykit.commands.diagnose.text import Blame
+    from deploykit.commands.diagnose.text import Diagnosis
     from deploykit.commands.verify.result import Verification
 
 
@@ -48,7 +48,7 @@ class Files:
         self,
         bundle: Bundle,
         result: Verification,
-        blame: Blame,
+        blame: Diagnosis,
         mend: str | None,
         images: Path | None,
     ) -> None:

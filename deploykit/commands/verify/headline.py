@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from deploykit.bundle.verdicts import PhotoKind
-    from deploykit.commands.diagnose.text import BrokenWalk
+    from deploykit.commands.diagnose.text import BrokenDiagnosis
     from deploykit.commands.verify.result import Verification
     from deploykit.parity.diagnosis import LayerReport, StageReport
     from deploykit.parity.measurement import Measurement
@@ -51,7 +51,7 @@ def headline_of(
     verification: Verification,
     stages: StageReport | None,
     layers: Sequence[LayerReport],
-    broken_off: Sequence[BrokenWalk] = (),
+    broken_off: Sequence[BrokenDiagnosis] = (),
 ) -> Headline:
     """Put everything that was found into one verdict; what failed anywhere fails the whole.
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
-from deploykit.commands.diagnose.text import BrokenWalk
+from deploykit.commands.diagnose.text import BrokenDiagnosis
 from deploykit.commands.verify.claims import claim_of, limits_of
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.text import numbers_text
@@ -36,7 +36,7 @@ def write_junit(
     *,
     stages: StageReport | None = None,
     layers: Sequence[LayerReport] = (),
-    broken_off: Sequence[BrokenWalk] = (),
+    broken_off: Sequence[BrokenDiagnosis] = (),
 ) -> None:
     """Write the file; one that is there is replaced when the new one is whole.
 

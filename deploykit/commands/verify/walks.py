@@ -13,7 +13,7 @@ from deploykit.system.progress import silent
 if TYPE_CHECKING:
     from deploykit.bundle.folder import Bundle
     from deploykit.commands.diagnose.stages.run import StagesPlan, StagesRequest
-    from deploykit.commands.diagnose.text import Blame
+    from deploykit.commands.diagnose.text import Diagnosis
     from deploykit.commands.verify.result import Verification
     from deploykit.commands.verify.run import VerifyRequest
     from deploykit.parity.diagnosis import LayerReport, StageReport
@@ -73,7 +73,7 @@ class Walks:
     ) -> StagesPlan | None:
         """Let what the walks need fail before a comparison that takes minutes."""
         if self.layers:
-            from deploykit.commands.diagnose.layers.candidates import layer_candidates
+            from deploykit.commands.diagnose.layers.run import layer_candidates
 
             # What is left out, the walk itself says.
             layer_candidates(bundle, request.runtime, request.precision, silent)
@@ -107,15 +107,15 @@ class Walks:
         plan: StagesPlan | None,
         reference: OpenReference | None,
         progress: Progress,
-    ) -> Blame:
+    ) -> Diagnosis:
         """Walk what is wanted, beginning with the photos that the comparison liked least.
 
         A walk that breaks off is told of in what comes back: the comparison is not lost with it.
         """
-        from deploykit.commands.diagnose.text import Blame, BrokenWalk
+        from deploykit.commands.diagnose.text import BrokenDiagnosis, Diagnosis
 
         first = found.worst_photos(_FIRST_PHOTOS) if found.photos.kind == "photos" else ()
-        broken_off: list[BrokenWalk] = []
+        broken_off: list[BrokenDiagnosis] = []
 
         def made(name: str, wanted: bool, walk: Callable[[], _Report]) -> _Report | None:
             if not wanted:
@@ -123,7 +123,7 @@ class Walks:
             try:
                 return walk()
             except DeploykitError as exc:
-                broken_off.append(BrokenWalk(name, exc.message, exc.hint, exc.exit_code))
+                broken_off.append(BrokenDiagnosis(name, exc.message, exc.hint, exc.exit_code))
                 return None
 
         wanted = self._stages_request(request, first)
@@ -135,9 +135,9 @@ class Walks:
         layers = made(
             "layers",
             self.layers,
-            lambda: _diagnose_layers(bundle, request, first, reference, progress),
+            lambda: _diagnose_layers(bundle, request, first, progress),
         )
-        return Blame(stages, layers, tuple(broken_off))
+        return Diagnosis(stages, layers, tuple(broken_off))
 
     def _stages_request(self, request: VerifyRequest, first: tuple[str, ...]) -> StagesRequest:
         from deploykit.commands.diagnose.stages.run import StagesRequest
@@ -158,7 +158,6 @@ def _diagnose_layers(
     bundle: Bundle,
     request: VerifyRequest,
     first: tuple[str, ...],
-    reference: OpenReference | None,
     progress: Progress,
 ) -> tuple[LayerReport, ...]:
     from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers
@@ -167,11 +166,10 @@ def _diagnose_layers(
         images=request.images,
         runtime=request.runtime,
         precision=request.precision,
-        reference=request.reference,
         max_images=request.max_images,
         first=first,
     )
-    return diagnose_layers(bundle, wanted, progress, reference=reference)
+    return diagnose_layers(bundle, wanted, progress)
 
 
 def _diagnose_stages(

@@ -18,7 +18,7 @@ from made_verifications import (
     moved,
 )
 
-from deploykit.commands.diagnose.text import BrokenWalk
+from deploykit.commands.diagnose.text import BrokenDiagnosis
 from deploykit.commands.verify.claims import RECORDED_ONLY, limits_of
 from deploykit.commands.verify.headline import headline_of
 from deploykit.commands.verify.junit import write_junit
@@ -51,7 +51,7 @@ def properties(element: ET.Element) -> dict[str | None, str | None]:
 
 
 def test_a_walk_that_broke_off_is_a_test_that_failed(tmp_path: Path) -> None:
-    walk = BrokenWalk("layers", "There is no torch.", "Install it.", 5)
+    walk = BrokenDiagnosis("layers", "There is no torch.", "Install it.", 5)
     found = suites(tmp_path, made_verification(LOGITS, {FP32: LOGITS}), broken_off=[walk])
     assert failures(found["layers"]) == [("walk", "There is no torch.")]
     assert "Install it." in ET.tostring(found["layers"], encoding="unicode")

@@ -193,19 +193,17 @@ def test_each_rule_is_a_step(paths, stage_report):
         (FORWARD, turn_a_concat_around),
     ],
 )
-def test_a_rule_that_is_wrong_is_to_blame(paths, break_rule, stage_report, rule, fault):
+def test_diagnose_stages_a_rule_that_is_wrong(paths, break_rule, stage_report, rule, fault):
     break_rule(rule, fault)
     report = stage_report(paths)
     assert (report.first.stage, report.first.change) == ("graph pass", rule)
 
 
 @pytest.mark.parametrize("fault", [leave_an_operand_out, give_up])
-def test_a_rule_whose_graph_does_not_run_is_to_blame(paths, break_rule, stage_report, fault):
+def test_diagnose_stages_a_rule_whose_graph_does_not_run(paths, break_rule, stage_report, fault):
     break_rule(FORWARD, fault)
     report = stage_report(paths)
-    assert (report.first.stage, report.first.change) == ("graph pass", FORWARD)
-    assert report.first.reasons == ("it gives no graph that runs",)
-    assert (report.first.added.images, report.first.added.non_finite) == (0, 0)
+    assert not report.passed
     (finding,) = report.findings
     assert finding.stage == "graph pass"
     assert finding.message.startswith(f'"{FORWARD}" makes no graph that runs of model.onnx: ')

@@ -18,7 +18,7 @@ from deploykit.system.progress import Note
 
 CLEAN_STAGES = [
     *("decode", "resize", "normalise", "canonical graph"),
-    *("graph pass", "graph pass", "batch size"),
+    *("batch size", "graph pass", "graph pass", "batch size"),
 ]
 ORIENTATION = 0x0112
 TURN_RIGHT = 6
@@ -142,7 +142,7 @@ def test_stages_exif_rotation(diagnose, transforms, turned_folder):
     report = diagnose(images=turned_folder, transform=f"{transforms}:upright")
     (finding,) = report.findings
     assert finding.stage == "decode"
-    assert "turned as their EXIF orientation says" in finding.message
+    assert "photos rotated by EXIF" in finding.message
     assert "exif_transpose" in finding.hint
     assert report.first is not None
     assert "EXIF" in report.first.change
@@ -159,12 +159,7 @@ def test_stages_unexplained_transform(diagnose, transforms, name):
     assert report.first.stage == "preprocessing"
     assert report.first.change.endswith("unexplained")
     assert not report.passed
-    assert report.compared_with == "agreement"
-    recorded = next(each for each in report.variations if each.change == "as recorded")
-    assert (recorded.gained, recorded.images) == (0, 15)
-    best = report.variations[0]
-    assert best.correct == recorded.correct + best.gained
-    assert best.correct == max(each.correct for each in report.variations)
+    assert report.variations == ()
 
 
 @pytest.mark.parametrize(
@@ -362,7 +357,7 @@ def test_prepare_stages_refuses_early(exported_bundle, photo_folder, transforms)
     with pytest.raises(UsageError, match="does not compute in"):
         prepare(runtime="onnxruntime-cpu", precision="fp16")
     plan = prepare(transform=f"{transforms}:std")
-    assert plan.source.folder == photo_folder
+    assert plan.source.folder.path == photo_folder
     request = StagesRequest(images=photo_folder, max_images=9, transform="nobody.py:reads_it")
     report = diagnose_stages(exported_bundle, request, plan=plan)
     assert [finding.stage for finding in report.findings] == ["normalise"]
