@@ -70,8 +70,7 @@ class Tolerance(Value, frozen=True):
             measurement: What was found.
             chosen_from: What the images were chosen from by their margins, if they were.
         """
-        among = chosen_from or Population.of(measurement)
-        return (*_doubts(measurement, among), *self.exceeded(measurement, among))
+        return (*doubts(measurement, chosen_from), *self.exceeded(measurement, chosen_from))
 
     def exceeded(
         self, measurement: Measurement, chosen_from: Population | None = None
@@ -124,8 +123,14 @@ class Tolerance(Value, frozen=True):
             )
 
 
-def _doubts(found: Measurement, among: Population) -> Iterator[str]:
-    """Why images show too little about decisions, whatever the candidate answers."""
+def doubts(found: Measurement, chosen_from: Population | None = None) -> Iterator[str]:
+    """Why images show too little about decisions, a sentence each.
+
+    Args:
+        found: What was measured.
+        chosen_from: See :meth:`Tolerance.reasons`.
+    """
+    among = chosen_from or Population.of(found)
     if found.images == 0:
         yield "no image was compared"
     if found.images == 0 or found.non_finite:

@@ -74,19 +74,25 @@ def layer_candidates(
             tensor between nodes; the hint says what does.
         BundleError: The bundle has nothing of that kind.
     """
-    named = named_candidates(bundle, runtime, precision, progress)
-    fused = [each for each in named if is_flavour(each.runtime) or each.runtime == OPENVINO]
-    if len(fused) == len(named):
+
+    def fuses(name: str) -> bool:
+        return is_flavour(name) or name == OPENVINO
+
+    named: list[Candidate] = []
+    if runtime is None or not fuses(runtime):
+        named = named_candidates(bundle, runtime, precision, progress)
+    found = [each for each in named if not fuses(each.runtime)]
+    if not found:
         raise UsageError(
-            f"{named[0].runtime} fuses nodes and hands out no tensor between them, so no node can "
+            f"{runtime or named[0].runtime} fuses nodes and hands out no tensor between them, so no node can "
             "be diagnosed.",
             hint=f"Diagnose the graph: --runtime {REHEARSAL} for FP16, {CPU} for FP32 and INT8; "
             f"for BF16 --runtime {CPU}, without --precision. What the runtime adds is the last row "
             "of --stages.",
         )
-    for line in by_reason([(each, _FUSED) for each in fused]):
+    for line in by_reason([(each, _FUSED) for each in named if each not in found]):
         progress(Note(f"skipped: {line}"))
-    return [each for each in named if each not in fused]
+    return found
 
 
 def diagnose_layers(

@@ -1,4 +1,4 @@
-"""The steps from the network to what is deployed: graphs, passes, precisions, runtimes."""
+"""The steps from the network to what is deployed: graphs, batches, precisions, runtimes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, deploy_graph
 from deploykit.commands.diagnose.stages.table import StageTable
-from deploykit.errors import BundleError, DependencyError, GraphError, MissingError
+from deploykit.errors import BundleError, GraphError, MissingError
 from deploykit.inference.candidates import (
     Candidate,
     all_candidates,
@@ -23,7 +23,7 @@ from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATC
 from deploykit.parity.diagnosis import Finding
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import tolerance_for
-from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, graph_precision, open_graph
+from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, graph_precision
 from deploykit.specs.precision import Precision
 from deploykit.specs.session import Logits, Session
 from deploykit.system.gpu import find_gpu
@@ -37,7 +37,7 @@ _MOST_ROUNDING = 5e-3
 def add_fp32_steps(
     table: StageTable, bundle: Bundle, since: Logits, *, is_reference: bool
 ) -> Logits:
-    """Step from the network over the canonical graph and each pass to the FP32 deploy graph.
+    """Step from the network over the canonical graph to the FP32 deploy graph.
 
     Both graphs are tried in batches: the deploy graph may have a fault from the canonical one.
 
@@ -56,13 +56,11 @@ def add_fp32_steps(
         if not is_reference:
             table.add("canonical graph", change, canonical, since=since)
         batches_pass = _add_batches(table, session, canonical)
-    passed, content = _add_each_pass(table, bundle, canonical)
     graph = deploy_graph("fp32")
-    change = f"{graph} as it is in the bundle"
-    is_passed = content == bundle.checked(graph).read_bytes()
+    change = f"{graph}, which the graph passes made of {CANONICAL_GRAPH}"
     with open_bundle_graph(bundle, graph, runtime=CPU, precision="fp32") as session:
-        deployed = passed if is_passed else table.ask(session, change)
-        table.add("graph pass", change, deployed, since=passed)
+        deployed = table.ask(session, change)
+        table.add("graph pass", change, deployed, since=canonical)
         if batches_pass:
             _add_batches(table, session, deployed)
     return deployed
@@ -139,56 +137,6 @@ def _batch_finding(graph: str, wrong: Sequence[Measurement], failures: Sequence[
         "built in (x.view(2, ...), a mean over dimension 0, BatchNorm in training mode), and "
         "export again.",
     )
-
-
-def _add_each_pass(table: StageTable, bundle: Bundle, since: Logits) -> tuple[Logits, bytes | None]:
-    """Apply one graph pass after the other.
-
-    A pass that finds nothing to do is no step. One that fails is a finding, and ends it.
-
-    Returns:
-        (N, K), the answers of the last graph that runs, and its content; None where no pass can
-        run here, or not all did.
-    """
-    try:
-        from deploykit.graph.deploy import deploy_passes
-        from deploykit.graph.files import load_graph
-        from deploykit.graph.instruments import model_bytes
-    except DependencyError as exc:
-        table.progress(Note(f"graph passes are not compared one by one: {exc.message}"))
-        return since, None
-    manifest = bundle.manifest
-    model = load_graph(bundle.checked(CANONICAL_GRAPH))
-    content: bytes | None = None
-    for each in deploy_passes(manifest.preprocessing):
-        try:
-            model, changed = each.run(model)
-            if not changed:
-                continue
-            content = model_bytes(model)
-            with open_graph(
-                content,
-                name=f"{CANONICAL_GRAPH} with {each.name}",
-                runtime=CPU,
-                precision="fp32",
-                preprocessing=manifest.preprocessing,
-                labels=manifest.labels,
-            ) as session:
-                logits = table.ask(session, each.name)
-        except GraphError as exc:
-            table.findings.append(
-                Finding(
-                    stage="graph pass",
-                    message=f'"{each.name}" makes no graph that runs of {CANONICAL_GRAPH}: '
-                    f"{exc.message.strip()}",
-                    hint="The fault is deploykit's, not the network's: report it, with the graph "
-                    f"if you may. {CANONICAL_GRAPH} itself is not touched by it.",
-                )
-            )
-            return since, None
-        table.add("graph pass", each.name, logits, since=since)
-        since = logits
-    return since, content
 
 
 def add_candidates(

@@ -8,9 +8,9 @@ import numpy as np
 
 from deploykit.commands.diagnose.stages.images import StageImages
 from deploykit.parity.diagnosis import Finding, Stage, StageStep
-from deploykit.parity.measurement import UNDECIDABLE_MARGIN, UNDECIDED_MARGIN, Measurement
-from deploykit.parity.measures import margins, measure
-from deploykit.parity.tolerance import MAX_UNDECIDABLE_RATE, MIN_DECIDABLE_RATE, tolerance_for
+from deploykit.parity.measurement import Measurement
+from deploykit.parity.measures import measure
+from deploykit.parity.tolerance import doubts, tolerance_for
 from deploykit.proof.readable import mostly_unreadable
 from deploykit.specs.labels import Labels
 from deploykit.specs.precision import Precision
@@ -47,15 +47,12 @@ class StageTable:
         self.images = images
         self.progress = progress
         self.steps: list[StageStep] = []
-        findings = (
-            _network_finding(beginning, images.names, network),
-            _unreadable_finding(images),
-            _margin_finding(beginning, "fp32"),
-        )
+        findings = _network_finding(beginning, images.names, network), _unreadable_finding(images)
         self.findings: list[Finding] = [each for each in findings if each is not None]
         self._labels = labels
         self._beginning = beginning
-        self._precisions: set[Precision] = {"fp32"}
+        self._precisions: set[Precision] = set()
+        self._check_margins(beginning, "fp32")
 
     def add(
         self,
@@ -79,11 +76,7 @@ class StageTable:
             rows: Of the n images among all N; None for all.
             batch_sizes: In which the images were run.
         """
-        if precision not in self._precisions:
-            self._precisions.add(precision)
-            finding = _margin_finding(since, precision)
-            if finding is not None and all(each.stage != "photos" for each in self.findings):
-                self.findings.append(finding)
+        self._check_margins(since, precision)
         chosen = range(len(since)) if rows is None else rows
         added, total = (
             self.compared(logits, right, chosen, precision=precision, batch_sizes=batch_sizes)
@@ -132,6 +125,24 @@ class StageTable:
             least_scale=float(np.abs(right[np.isfinite(right)]).max(initial=0.0)),
         )
 
+    def _check_margins(self, logits: Logits, precision: Precision) -> None:
+        """Once a precision, find whether the images show enough about decisions."""
+        if precision in self._precisions:
+            return
+        self._precisions.add(precision)
+        rows = np.flatnonzero(np.isfinite(logits).all(axis=1)).tolist()
+        found = self.compared(logits[rows], logits, rows, precision=precision, batch_sizes=())
+        reasons = list(doubts(found)) if rows else []
+        if reasons and all(each.stage != "photos" for each in self.findings):
+            self.findings.append(
+                Finding(
+                    stage="photos",
+                    message=f"in {precision} {reasons[0]}",
+                    hint="Name photos like those that the network was trained on: --images DIR. If "
+                    "these are, the network can hardly tell them apart.",
+                )
+            )
+
     def ask(self, session: Session, change: str) -> Logits:
         """Let a session answer all images one by one."""
         self.progress(Step("diagnosing the stages", detail=change))
@@ -162,37 +173,4 @@ def _unreadable_finding(images: StageImages) -> Finding | None:
         stage="photos",
         message=message,
         hint="`deploykit predict` says what is wrong with each; or name other photos: --images DIR",
-    )
-
-
-def _margin_finding(logits: Logits, precision: Precision) -> Finding | None:
-    """Name photos that show too little about decisions; None where they show enough.
-
-    Args:
-        logits: (N, K), the answers whose margins decide. Rows that are not finite don't count.
-        precision: Of the step that is judged by these margins.
-    """
-    usable = logits[np.isfinite(logits).all(axis=1)]
-    if len(usable) == 0:
-        return None
-    images, margin, scale = len(usable), margins(usable), float(np.abs(usable).max())
-    ties = int((margin <= UNDECIDED_MARGIN * scale).sum())
-    decidable = int((margin > UNDECIDABLE_MARGIN[precision] * scale).sum())
-    if ties > MAX_UNDECIDABLE_RATE * images:
-        message = (
-            f"{ties} of {images} images are undecided: the network's two best classes lie within "
-            f"{UNDECIDED_MARGIN:.0e} of the scale; at most {MAX_UNDECIDABLE_RATE:.0%} may"
-        )
-    elif decidable < MIN_DECIDABLE_RATE * images:
-        message = (
-            f"only {decidable} of {images} photos have a margin that decides in {precision}; "
-            f"at least {MIN_DECIDABLE_RATE:.0%} must"
-        )
-    else:
-        return None
-    return Finding(
-        stage="photos",
-        message=message,
-        hint="Name photos like those that the network was trained on: --images DIR. If these are, "
-        "the network can hardly tell them apart.",
     )

@@ -18,7 +18,7 @@ from deploykit.system.progress import Note
 
 CLEAN_STAGES = [
     *("decode", "resize", "normalise", "canonical graph"),
-    *("batch size", "graph pass", "graph pass", "batch size"),
+    *("batch size", "graph pass", "batch size"),
 ]
 ORIENTATION = 0x0112
 TURN_RIGHT = 6
