@@ -62,24 +62,24 @@ class Tolerance(Value, frozen=True):
     max_typical_change: float | None = None
 
     def reasons(
-        self, measurement: Measurement, chosen_from: Population | None = None
+        self, measurement: Measurement, population: Population | None = None
     ) -> tuple[str, ...]:
         """Say what speaks against a measurement, a sentence each; nothing when it passes.
 
         Args:
             measurement: What was found.
-            chosen_from: What the images were chosen from by their margins, if they were.
+            population: What the images were chosen from by their margins; None if they were not.
         """
-        return (*doubts(measurement, chosen_from), *self.exceeded(measurement, chosen_from))
+        return (*doubts(measurement, population), *self.exceeded(measurement, population))
 
     def exceeded(
-        self, measurement: Measurement, chosen_from: Population | None = None
+        self, measurement: Measurement, population: Population | None = None
     ) -> tuple[str, ...]:
         """Those of the reasons that the numbers themselves give; the others are doubts."""
         if measurement.non_finite:
             what = counted(measurement.non_finite, "logit is", "logits are")
             return (f"{what} NaN or infinite",)
-        among = chosen_from or Population.of(measurement)
+        among = population or Population.of(measurement)
         return (
             *self._reasons_by_flips(measurement, among),
             *self._reasons_by_errors(measurement),
@@ -123,14 +123,14 @@ class Tolerance(Value, frozen=True):
             )
 
 
-def doubts(found: Measurement, chosen_from: Population | None = None) -> Iterator[str]:
+def doubts(found: Measurement, population: Population | None = None) -> Iterator[str]:
     """Why images show too little about decisions, a sentence each.
 
     Args:
         found: What was measured.
-        chosen_from: See :meth:`Tolerance.reasons`.
+        population: See :meth:`Tolerance.reasons`.
     """
-    among = chosen_from or Population.of(found)
+    among = population or Population.of(found)
     if found.images == 0:
         yield "no image was compared"
     if found.images == 0 or found.non_finite:

@@ -68,7 +68,7 @@ def diagnosis_text(diagnosis: Diagnosis) -> Iterator[str]:
         yield stage_report_text(diagnosis.stages)
     if diagnosis.layers == ():
         yield "FAILED  layers: no graph could be diagnosed"
-    yield from map(_layer_report_text, diagnosis.layers or ())
+    yield from map(layer_report_text, diagnosis.layers or ())
     for broken in diagnosis.broken_off:
         hint = f"\n        {broken.hint}" if broken.hint else ""
         yield f"FAILED  {broken.name}: the diagnosis ended with an error: {broken.message}{hint}"
@@ -159,7 +159,7 @@ def _stage_verdict(report: StageReport) -> str:
     return "PASSED  stages: every step is within its tolerance"
 
 
-def _layer_report_text(report: LayerReport) -> str:
+def layer_report_text(report: LayerReport) -> str:
     """The first node that leaves the tolerance, and those that add most error."""
     spec = report.candidate
     lines = [

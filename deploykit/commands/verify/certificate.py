@@ -44,7 +44,7 @@ _STYLES = (
     "verdict.css",
     "picture.css",
     "photos.css",
-    "diagnosis.css",
+    "blame.css",
     "print.css",
 )
 _SCRIPTS = ("picture.js",)

@@ -385,8 +385,8 @@ def test_stages_and_layers_name_who_is_to_blame(tmp_path: Path) -> None:
     assert "It adds 0.21, and gives 12 values that are no numbers." in page
     assert "Relu_3 (module features.4) is missing" in page
     html = path.read_text(encoding="utf-8")
-    causes = re.findall(r'<tr class="cause">\s*<th scope="row">(.*?)</th>', html, re.S)
-    assert [re.sub(r"<[^>]*>", "", each).split()[0] for each in causes] == [
+    culprits = re.findall(r'<tr class="culprit">\s*<th scope="row">(.*?)</th>', html, re.S)
+    assert [re.sub(r"<[^>]*>", "", each).split()[0] for each in culprits] == [
         "resize",
         "node_conv2d_3",
     ]
@@ -398,7 +398,7 @@ def test_a_step_that_gave_nothing_to_compare_has_no_numbers(tmp_path: Path) -> N
     broken = msgspec.structs.replace(empty, reasons=("it gives no graph that runs",))
     stages = msgspec.structs.replace(made, steps=(*made.steps, broken))
     html = write(tmp_path, four_photos(None, LOGITS), stages=stages).read_text(encoding="utf-8")
-    (row,) = re.findall(r'<tr class="cause">(.*?)</tr>', html, re.S)
+    (row,) = re.findall(r'<tr class="culprit">(.*?)</tr>', html, re.S)
     words = re.sub(r"<[^>]*>", " ", row).split()
     assert " ".join(words).endswith("it gives no graph that runs no photo compared")
 

@@ -84,8 +84,8 @@ def layer_candidates(
     found = [each for each in named if not fuses(each.runtime)]
     if not found:
         raise UsageError(
-            f"{runtime or named[0].runtime} fuses nodes and hands out no tensor between them, so no node can "
-            "be diagnosed.",
+            f"{runtime or named[0].runtime} fuses nodes and hands out no tensor between them, so "
+            "no node can be diagnosed.",
             hint=f"Diagnose the graph: --runtime {REHEARSAL} for FP16, {CPU} for FP32 and INT8; "
             f"for BF16 --runtime {CPU}, without --precision. What the runtime adds is the last row "
             "of --stages.",
