@@ -243,8 +243,8 @@ def test_stages_without_torchvision(diagnose, monkeypatch):
     assert any("torchvision" in e.message for e in notes if isinstance(e, Note))
 
 
-def mix_the_batch(bundle, name):
-    """Add to each image's logits how they differ from the batch's mean: nothing for one image."""
+def mix_the_batch(bundle, name, part=1.0):
+    """Add a part of how an image's logits differ from the batch's mean: nothing for one image."""
     path = bundle.folder / name
     model = onnx.load(path)
     for node in model.graph.node:
@@ -255,9 +255,12 @@ def mix_the_batch(bundle, name):
         [
             helper.make_node("ReduceMean", ["alone", "axis"], ["mixed"], "mix_mean"),
             helper.make_node("Sub", ["alone", "mixed"], ["apart"], "mix_sub"),
-            helper.make_node("Add", ["alone", "apart"], ["logits"], "mix_add"),
+            helper.make_node("Mul", ["apart", "part"], ["some"], "mix_mul"),
+            helper.make_node("Add", ["alone", "some"], ["logits"], "mix_add"),
         ]
     )
+    part = onnx.numpy_helper.from_array(np.array(part, np.float32), "part")
+    model.graph.initializer.append(part)
     model.graph.initializer.append(helper.make_tensor("axis", onnx.TensorProto.INT64, [1], [0]))
     onnx.save(model, path)
     return acknowledged(bundle, name)
@@ -273,6 +276,15 @@ def test_stages_batch_size_dependence(diagnose, bundle, name):
     assert report.first is not None
     assert report.first.stage == "batch size"
     assert report.first.change.startswith(name)
+
+
+def test_stages_batches_that_differ_as_rounding_may(diagnose, bundle):
+    report = diagnose(mix_the_batch(bundle, "model.onnx", part=1e-3))
+    (finding,) = report.findings
+    assert finding.stage == "batch size"
+    assert "rounding that grows in the network may do that" in finding.message
+    assert "depends on the batch size" not in finding.message
+    assert not report.passed
 
 
 def test_stages_graph_that_fails_in_batches(diagnose, bundle):
