@@ -37,7 +37,7 @@ _R = TypeVar("_R")
 #: Which function, below ``deploykit.commands``, words which result.
 TEXTS = {
     "Benchmark": "bench.api:shown_text",
-    "Blame": "diagnose.api:shown_text",
+    "Diagnosis": "diagnose.api:shown_text",
     "BuildResult": "build.text:build_text",
     "Bundle": "inspect.text:bundle_text",
     "BundleInspection": "inspect.text:inspection_text",

@@ -1,16 +1,14 @@
-"""Find out what a training transform does to photos, by comparing its values with what we can do.
+"""Find out what a training transform does to images, by comparing pixels with what is usual.
 
-A transform makes numbers of a photo. Whatever it does to the pixels, scaling and normalising are
-then a straight line in each channel: where the line through (our pixel, its value) leaves no
-residual, our pixels are its pixels, and slope and offset tell mean and standard deviation.
+Whatever a transform does to the pixels, scaling and normalising are a straight line in each
+channel. Where the line through (our pixel, its value) leaves no residual, our pixels are its
+pixels; slope and offset then give mean and standard deviation.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -18,16 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from deploykit.images.pixel_steps import (
-    CHANNELS,
-    PixelSteps,
-    Treatment,
-    Triple,
-    ordered,
-    recorded_treatment,
-    take_steps,
-)
 from deploykit.images.preprocess import OversizeError
+from deploykit.images.treatment import CHANNELS, Treatment, Triple, ordered
 from deploykit.images.usual import FILTERS_USED, NORMALISATIONS, usual_sizes
 from deploykit.specs.preprocessing import Preprocessing, Size
 from deploykit.specs.value import Value
@@ -35,32 +25,31 @@ from deploykit.specs.value import Value
 #: In grey levels. A transform that resizes in floating point leaves 0.3, and one that makes grey
 #: before it resizes, so that bytes are rounded in another order, 0.5.
 EXPLAINED_RESIDUAL = 0.7
-#: Below this a difference of two residuals, in grey levels, says nothing.
-_TIE = 0.02
-#: A mean or standard deviation, of an image in 0..1, is taken for a usual one within this.
-_ALIKE, _ALIKE_AFTER_ROUNDING = 1e-5, 5e-4
-_WHOLE_WITHIN = 0.05  # grey levels
-_PHOTOS_FOR_SIZES = 3
+#: A smaller difference of two residuals, in grey levels, means nothing.
+_SAME_RESIDUAL = 0.02
+#: A mean or standard deviation this close to a usual one is taken for it.
+_SAME_VALUE, _SAME_AFTER_ROUNDING = 1e-5, 5e-4
+#: Every usual treatment is tried on few images: long ones, which tell a crop from a stretch, and
+#: one that EXIF says to rotate.
+_UPRIGHT_TRIED, _ROTATED_TRIED = 2, 1
 _PIXELS_SAMPLED = 20_000
-
-Values = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class TransformedPhoto:
-    """A photo, and what the transform made of it.
+class TransformedImage:
+    """An image, and what the transform made of it.
 
     Attributes:
-        open: Decodes the photo: RGB, with what its file told of its orientation.
-        turned: Whether its EXIF orientation says that it is to be turned.
+        open: Decodes the image: RGB, with the orientation that its file gave.
+        rotated: Whether its EXIF orientation says to rotate it.
         elongation: Its longer side by its shorter.
-        values: (3, H, W) float32.
+        values: (3, H, W).
     """
 
     open: Callable[[], Image.Image]
-    turned: bool
+    rotated: bool
     elongation: float
-    values: Values
+    values: npt.NDArray[np.float32]
 
     @property
     def size(self) -> Size:
@@ -70,22 +59,15 @@ class TransformedPhoto:
 
 
 class Explanation(Value, frozen=True):
-    """What comes nearest to a transform.
+    """The treatment that comes nearest to a transform.
 
     Attributes:
-        treatment: The same in our steps.
-        residual: In grey levels, the root mean square difference on the photo that fits worst.
-        worst: In grey levels, the largest difference of a pixel.
-        whole: Whether the transform's values stand for whole grey levels; if not, it resized in
-            floating point.
-        tried: How many candidates were compared.
+        treatment: The same, as deploykit does it.
+        residual: In grey levels, the root mean square difference on the image that fits worst.
     """
 
     treatment: Treatment
     residual: float
-    worst: float
-    whole: bool
-    tried: int
 
     @property
     def explained(self) -> bool:
@@ -94,55 +76,48 @@ class Explanation(Value, frozen=True):
 
 
 def explain(
-    photos: Sequence[TransformedPhoto], recorded: Preprocessing, read: Treatment | None = None
+    images: Sequence[TransformedImage], recorded: Preprocessing, read: Treatment | None = None
 ) -> Explanation | None:
     """Find the treatment that comes nearest to a transform.
 
     Args:
-        photos: A few, among them photos with an orientation if there are any; at least one.
+        images: At least one; with some that EXIF says to rotate, if there are any.
         recorded: What the bundle records; between equals, what is nearer to it is taken.
-        read: What the transform says that it does. It is believed where its values agree.
+        read: What the transform's attributes say. It is believed where its values agree.
 
     Returns:
-        The explanation; None where no candidate's pixels rise with the transform's values.
+        The explanation; None where no usual treatment's pixels rise with the transform's values.
     """
     if read is not None:
-        found = _compared(read, photos, tried=1)
+        found = _compared(read, images)
         if found is not None and found.explained:
             return found
-    # Photos that are not turned come first, for they leave one question fewer, and of those the
-    # long ones, which tell a crop from a stretch.
-    photos = sorted(photos, key=lambda photo: (photo.turned, -photo.elongation))
-    few = photos[:_PHOTOS_FOR_SIZES]
-    few = [photo for photo in few if not photo.turned] or few
-    # They are looked at again and again, so they stay decoded.
-    few = [dataclasses.replace(photo, open=functools.cache(photo.open)) for photo in few]
-    candidates = _candidates(photos[0].size, recorded, turned=few[0].turned)
-    best, tried = _nearest(candidates, few)
-    if best is None:
+    by_length = sorted(images, key=lambda image: -image.elongation)
+    tried = [image for image in by_length if not image.rotated][:_UPRIGHT_TRIED]
+    tried += [image for image in by_length if image.rotated][:_ROTATED_TRIED]
+    nearest = _nearest(_usual_treatments(images, recorded), tried)
+    if nearest is None:
         return None
-    ways = [msgspec.structs.replace(best.steps, upright=upright) for upright in (False, True)]
-    best, _ = _nearest(ways, photos)
-    if best is None:
-        return None
+    best, residual = nearest
     known = [(recorded.mean, recorded.std), *NORMALISATIONS.values()]
-    within = _ALIKE if best.residual < _TIE else _ALIKE_AFTER_ROUNDING
-    treatment = Treatment(
-        steps=best.steps,
-        mean=_recognised(best.mean, [mean for mean, _ in known], within),
-        std=_recognised(best.std, [std for _, std in known], within),
-    )
-    return _compared(treatment, photos, tried=tried)
+    within = _SAME_VALUE if residual < _SAME_RESIDUAL else _SAME_AFTER_ROUNDING
+    mean = _recognised(best.mean, [mean for mean, _ in known], within)
+    std = _recognised(best.std, [std for _, std in known], within)
+    return _compared(msgspec.structs.replace(best, mean=mean, std=std), images)
 
 
-def _candidates(size: Size, recorded: Preprocessing, *, turned: bool) -> list[PixelSteps]:
-    """The usual ways to get the size, with every filter; what is most like the bundle's first."""
-    own = recorded_treatment(recorded).steps
+def _usual_treatments(
+    images: Sequence[TransformedImage], recorded: Preprocessing
+) -> list[Treatment]:
+    """The usual ways to get the size, with every filter; those most like the bundle's first."""
+    size = images[0].size
+    own = Treatment.recorded(recorded)
     sizes = list(usual_sizes(size))
     if recorded.input_size == size:
         sizes.append((own.resize, own.crop_size))
-    candidates = [
-        PixelSteps(
+    rotated = any(image.rotated for image in images)
+    treatments = [
+        Treatment(
             resize=resize,
             crop_size=crop_size,
             interpolation=name,
@@ -151,78 +126,44 @@ def _candidates(size: Size, recorded: Preprocessing, *, turned: bool) -> list[Pi
         )
         for resize, crop_size in dict.fromkeys(sizes)
         for name, antialias in FILTERS_USED
-        for upright in ((False, True) if turned else (False,))
+        for upright in ((False, True) if rotated else (False,))
     ]
 
-    def unlike(steps: PixelSteps) -> int:
-        return sum(
-            (
-                (steps.resize, steps.crop_size) != (own.resize, own.crop_size),
-                (steps.interpolation, steps.antialias) != (own.interpolation, own.antialias),
-                steps.upright != own.upright,
-            )
-        )
+    def unlike(treatment: Treatment) -> int:
+        names = ("resize", "crop_size", "interpolation", "antialias", "upright")
+        return sum(getattr(treatment, name) != getattr(own, name) for name in names)
 
-    return sorted(candidates, key=unlike)
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """Steps, and the line from their pixels to a transform's values.
-
-    Attributes:
-        steps: From the decoded photo to pixels.
-        mean: What the line amounts to.
-        std: The same.
-        residual: In grey levels, the root mean square of the channel that fits worst.
-    """
-
-    steps: PixelSteps
-    mean: Triple
-    std: Triple
-    residual: float
+    return sorted(treatments, key=unlike)
 
 
 def _nearest(
-    candidates: Iterable[PixelSteps], photos: Sequence[TransformedPhoto]
-) -> tuple[_Fitted | None, int]:
-    """The first candidate that fits exactly, else the one that fits best; and how many were tried.
-
-    Of those that fit alike the first is taken.
-    """
-    values = np.concatenate([_sampled(photo.values.transpose(1, 2, 0)) for photo in photos])
-    best: _Fitted | None = None
-    tried = 0
-    for steps in candidates:
-        for fitted in _fits(steps, photos, values):
-            tried += 1
-            if best is None or fitted.residual < best.residual - _TIE:
-                best = fitted
-        if best is not None and best.residual < _TIE:
+    treatments: Iterable[Treatment], images: Sequence[TransformedImage]
+) -> tuple[Treatment, float] | None:
+    """The first treatment that fits exactly, else the one that fits best, with its residual."""
+    decoded = [image.open() for image in images]
+    values = np.concatenate([_sampled(image.values.transpose(1, 2, 0)) for image in images])
+    best: tuple[Treatment, float] | None = None
+    for treatment in treatments:
+        try:
+            pixels = [treatment.pixels(image) for image in decoded]
+        except OversizeError:
+            continue
+        if any(each.shape[:2] != images[0].size for each in pixels):
+            continue
+        for channels in CHANNELS:
+            given = np.concatenate([_sampled(ordered(each, channels)) for each in pixels])
+            line = _line(given, values)
+            if line is not None and (best is None or line[2] < best[1] - _SAME_RESIDUAL):
+                mean, std, residual = line
+                fitted = msgspec.structs.replace(treatment, channels=channels, mean=mean, std=std)
+                best = fitted, residual
+        if best is not None and best[1] < _SAME_RESIDUAL:
             break
-    return best, tried
-
-
-def _fits(
-    steps: PixelSteps, photos: Sequence[TransformedPhoto], values: npt.NDArray[np.float64]
-) -> Iterator[_Fitted]:
-    """Fit the line for every order of channels; yields nothing where there is no line."""
-    try:
-        colours = msgspec.structs.replace(steps, channels="RGB")
-        pixels = [take_steps(photo.open(), colours) for photo in photos]
-    except OversizeError:
-        return
-    if any(each.shape[:2] != photos[0].size for each in pixels):
-        return
-    for channels in CHANNELS:
-        given = np.concatenate([_sampled(ordered(each, channels)) for each in pixels])
-        line = _line(given, values)
-        if line is not None:
-            yield _Fitted(msgspec.structs.replace(steps, channels=channels), *line)
+    return best
 
 
 def _sampled(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Some of the pixels of (H, W, 3), as (n, 3) float64: a line needs few."""
+    """Some of the pixels of (H, W, 3), as (n, 3): a line needs few."""
     flat = pixels.reshape(-1, 3)
     return flat[:: max(1, len(flat) // _PIXELS_SAMPLED)].astype(np.float64)
 
@@ -230,16 +171,17 @@ def _sampled(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
 def _line(
     pixels: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
 ) -> tuple[Triple, Triple, float] | None:
-    """Mean, standard deviation and residual of the least-squares line in each channel.
+    """Fit a least-squares line in each channel.
 
     Args:
         pixels: (n, 3), 0..255.
         values: (n, 3).
 
     Returns:
-        None where the pixels do not vary, or the values do not rise with them.
+        Mean, standard deviation, and in grey levels the residual of the worst channel. None where
+        the pixels do not vary, or the values do not rise with them.
     """
-    # Black and white may stand for what was cut off: bicubic overshoots, and bytes cannot.
+    # Black and white may be clipped: bicubic overshoots, and bytes cannot.
     inside = ((pixels > 0) & (pixels < 255)).all(axis=1)
     if not inside.any():
         return None
@@ -263,33 +205,26 @@ def _triple(values: Iterable[float]) -> Triple:
 
 
 def _recognised(values: Triple, known: Sequence[Triple], within: float) -> Triple:
-    """The usual values that these are, in either order of channels; else what they round to."""
+    """The usual values that these are, in either order of channels; else rounded."""
     for usual in itertools.chain.from_iterable((each, each[::-1]) for each in known):
-        if all(abs(a - b) < within for a, b in zip(values, usual, strict=True)):
+        if np.allclose(values, usual, rtol=0, atol=within):
             return usual
     return _triple(
         short if abs((short := round(value, 4)) - value) < within else value for value in values
     )
 
 
-def _compared(
-    treatment: Treatment, photos: Sequence[TransformedPhoto], *, tried: int
-) -> Explanation | None:
-    """Look at every pixel of every photo; None where a treatment gives another size."""
+def _compared(treatment: Treatment, images: Sequence[TransformedImage]) -> Explanation | None:
+    """Compare every pixel of every image; None where the treatment gives another size."""
     mean, std = np.array(treatment.mean), np.array(treatment.std)
-    residuals, worst, whole = [], 0.0, True
-    for photo in photos:
+    residuals = []
+    for image in images:
         try:
-            pixels = take_steps(photo.open(), treatment.steps)
+            pixels = treatment.pixels(image.open())
         except OversizeError:
             return None
-        if pixels.shape[:2] != photo.size:
+        if pixels.shape[:2] != image.size:
             return None
-        levels = (photo.values.transpose(1, 2, 0) * std + mean) * 255
-        differences = np.abs(levels.clip(0, 255) - pixels)
-        residuals.append(float(np.sqrt((differences**2).mean())))
-        worst = max(worst, float(differences.max()))
-        whole = whole and bool((np.abs(levels - np.rint(levels)) < _WHOLE_WITHIN).all())
-    return Explanation(
-        treatment=treatment, residual=max(residuals), worst=worst, whole=whole, tried=tried
-    )
+        levels = (image.values.transpose(1, 2, 0) * std + mean) * 255
+        residuals.append(float(np.sqrt(((levels.clip(0, 255) - pixels) ** 2).mean())))
+    return Explanation(treatment=treatment, residual=max(residuals))

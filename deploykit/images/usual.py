@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
-from deploykit.images.pixel_steps import Triple
 from deploykit.images.sampling import FILTERS
+from deploykit.images.treatment import Triple
 from deploykit.specs.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,

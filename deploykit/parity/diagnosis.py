@@ -70,7 +70,7 @@ class Variation(Value, frozen=True):
     Attributes:
         change: What is done otherwise: ``resize 256 (shorter side), centre crop 224x224``.
         option: How ``export`` is told: ``--resize 256 --crop-size 224x224``; empty where it cannot.
-        correct: Images that get the right class, or the class of the beginning.
+        correct: Images that get the right class.
         images: How many images were tried.
         gained: ``correct`` minus that of the bundle as recorded.
     """
@@ -90,8 +90,6 @@ class StageReport(Value, frozen=True):
         steps: In the order of the flow.
         findings: The faults that could be named.
         variations: What was tried, the best first; empty where there was no need.
-        compared_with: What ``variations`` were compared with: the folders' names (``accuracy``),
-            or the answers of the beginning (``agreement``).
         correct: Labelled images that the FP32 deploy graph gives their folder's class.
         labelled: How many images are labelled.
         trained_accuracy: The accuracy of training on its test images, 0..1; None if unknown.
@@ -101,7 +99,6 @@ class StageReport(Value, frozen=True):
     steps: tuple[StageStep, ...]
     findings: tuple[Finding, ...] = ()
     variations: tuple[Variation, ...] = ()
-    compared_with: Literal["accuracy", "agreement"] = "accuracy"
     correct: int = 0
     labelled: int = 0
     trained_accuracy: float | None = None

@@ -70,8 +70,7 @@ class Tolerance(Value, frozen=True):
             measurement: What was found.
             population: What the images were chosen from by their margins; None if they were not.
         """
-        among = population or Population.of(measurement)
-        return (*_doubts(measurement, among), *self.exceeded(measurement, among))
+        return (*doubts(measurement, population), *self.exceeded(measurement, population))
 
     def exceeded(
         self, measurement: Measurement, population: Population | None = None
@@ -124,8 +123,14 @@ class Tolerance(Value, frozen=True):
             )
 
 
-def _doubts(found: Measurement, among: Population) -> Iterator[str]:
-    """Why images show too little about decisions, whatever the candidate answers."""
+def doubts(found: Measurement, population: Population | None = None) -> Iterator[str]:
+    """Why images show too little about decisions, a sentence each.
+
+    Args:
+        found: What was measured.
+        population: See :meth:`Tolerance.reasons`.
+    """
+    among = population or Population.of(found)
     if found.images == 0:
         yield "no image was compared"
     if found.images == 0 or found.non_finite:

@@ -89,7 +89,7 @@ def test_the_rules_find_nothing_more_to_do(canonical):
 
 
 def test_the_tensors_that_are_left_have_the_values_that_their_names_say(plain, optimised):
-    """Blame compares two graphs where they share names."""
+    """The diagnosis compares two graphs where they share names."""
     names = [
         {value.name for node in model.graph for value in node.outputs}
         for model in (plain, optimised)

@@ -10,7 +10,7 @@ import numpy as np
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import ArchitectureRecord, CheckpointRecord, FileRecord, Manifest
 from deploykit.bundle.verdicts import PhotoSet
-from deploykit.commands.diagnose.text import Blame, BrokenWalk
+from deploykit.commands.diagnose.text import BrokenDiagnosis, Diagnosis
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import accuracies
 from deploykit.parity.answers import Answers
@@ -104,7 +104,7 @@ def made_verification(
     reference_fields: Mapping[str, object] | None = None,
     stages: StageReport | None = None,
     layers: Sequence[LayerReport] | None = None,
-    broken_off: Sequence[BrokenWalk] = (),
+    broken_off: Sequence[BrokenDiagnosis] = (),
     **changes: object,
 ) -> Verification:
     """Judge logits as verify does.
@@ -144,7 +144,9 @@ def made_verification(
         "accuracy": accuracies(answers, expected or {}, labels),
         "created": "2026-11-22T03:11:26+00:00",
         "versions": {"python": "3.11.9", "numpy": "2.4.6"},
-        "diagnosis": Blame(stages, None if layers is None else tuple(layers), tuple(broken_off)),
+        "diagnosis": Diagnosis(
+            stages, None if layers is None else tuple(layers), tuple(broken_off)
+        ),
     }
     return Verification(**{**facts, **changes})  # type: ignore[arg-type]
 

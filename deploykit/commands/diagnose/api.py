@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 
-from deploykit.commands.diagnose.layers.candidates import layer_candidates
-from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers
+from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers, layer_candidates
 from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages, prepare_stages
-from deploykit.commands.diagnose.text import Blame, blame_text
+from deploykit.commands.diagnose.text import Diagnosis, diagnosis_text
 from deploykit.commands.python import (
     BundleLike,
     PathLike,
@@ -17,7 +15,6 @@ from deploykit.commands.python import (
     optional_path,
 )
 from deploykit.errors import UsageError
-from deploykit.proof.reference import open_reference
 from deploykit.specs.model import Precision
 from deploykit.system.progress import Progress, silent, without_repeats
 
@@ -39,7 +36,7 @@ def diagnose(
     trust_pickle: bool = False,
     artifacts: PathLike | None = None,
     progress: Progress = silent,
-) -> Blame:
+) -> Diagnosis:
     """Find the stage that moves the answer, and the node that adds the error.
 
     The command does the same with ``deploykit verify`` and its switches of these names. A fault is
@@ -85,21 +82,16 @@ def diagnose(
     by_stage = StagesRequest(
         folder, max_images, transform, trained_accuracy, named, runtime, precision
     )
-    by_layer = LayersRequest(folder, runtime, precision, named, max_images)
+    by_layer = LayersRequest(folder, runtime, precision, max_images)
     if layers:
         layer_candidates(chosen, runtime, precision, silent)  # or it would fail minutes later
     plan = prepare_stages(chosen, by_stage, progress) if stages else None
-    with ExitStack() as stack:
-        reference = open_reference(chosen, named, progress)
-        stack.enter_context(reference.session)
-        return Blame(
-            diagnose_stages(chosen, by_stage, progress, plan, reference=reference)
-            if stages
-            else None,
-            diagnose_layers(chosen, by_layer, progress, reference=reference) if layers else None,
-        )
+    return Diagnosis(
+        diagnose_stages(chosen, by_stage, progress, plan) if stages else None,
+        diagnose_layers(chosen, by_layer, progress) if layers else None,
+    )
 
 
-def shown_text(blame: Blame) -> str:
+def shown_text(found: Diagnosis) -> str:
     """A block of lines for the stages, and one for each graph."""
-    return "\n\n".join(blame_text(blame))
+    return "\n\n".join(diagnosis_text(found))

@@ -1,4 +1,4 @@
-"""Who is to blame: the walks over the stages and over the nodes, as text and as values."""
+"""A diagnosis as text and as values: stage by stage, and node by node."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from deploykit.parity.diagnosis import LayerError, LayerReport, StageReport, StageStep, Variation
+from deploykit.parity.diagnosis import LayerError, LayerReport, StageReport, StageStep
 from deploykit.parity.measurement import Measurement
 from deploykit.specs.value import Shown, plain_value
 from deploykit.system.text import counted, table_text
 
 _STAGE_COLUMNS = ("stage", "from here on", "flips", "|dlogit|/scale", "|dp|", "in all", "verdict")
+_CHANGE_COLUMNS = ("changed alone", "right", "gained", "export option")
 _LAYER_COLUMNS = ("node", "operator", "module", "added", "carried")
 _SHOWN_LAYERS = 10
 
 
 @dataclass(frozen=True)
-class BrokenWalk:
-    """A walk that was asked for, and broke off.
+class BrokenDiagnosis:
+    """A diagnosis that ended with an error.
 
     Attributes:
         name: ``stages`` or ``layers``.
-        message: Why, as the error says.
+        message: The error's.
         hint: What to do about it; None where the error says nothing.
         exit_code: The error's.
     """
@@ -35,47 +36,58 @@ class BrokenWalk:
 
 
 @dataclass(frozen=True, repr=False)
-class Blame(Shown):
-    """The walks that were asked for.
+class Diagnosis(Shown):
+    """What was asked for.
 
     Attributes:
-        stages: The walk over the stages; None when it was not asked for, or broke off.
-        layers: The walks over the nodes of each candidate; None likewise.
-        broken_off: The walks that broke off.
+        stages: The diagnosis by stage; None when it was not asked for, or ended with an error.
+        layers: The diagnosis of each graph; None likewise.
+        broken_off: Those that ended with an error.
     """
 
     stages: StageReport | None = None
     layers: tuple[LayerReport, ...] | None = None
-    broken_off: tuple[BrokenWalk, ...] = ()
+    broken_off: tuple[BrokenDiagnosis, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether what was asked for was walked, and nobody is to blame."""
+        """Whether all that was asked for was done, and no fault was found."""
         stages = self.stages is None or self.stages.passed
         layers = self.layers is None or bool(self.layers)
-        walked = all(report.passed for report in self.layers or ())
-        return stages and layers and walked and not self.broken_off
+        return (
+            stages
+            and layers
+            and all(report.passed for report in self.layers or ())
+            and not self.broken_off
+        )
 
 
-def blame_text(blame: Blame) -> Iterator[str]:
-    """A block of lines for each walk."""
-    if blame.stages is not None:
-        yield stage_report_text(blame.stages)
-    if blame.layers == ():
-        yield "FAILED  layers: no graph could be walked"
-    yield from map(layer_report_text, blame.layers or ())
-    for walk in blame.broken_off:
-        hint = f"\n        {walk.hint}" if walk.hint else ""
-        yield f"FAILED  {walk.name}: the walk broke off: {walk.message}{hint}"
+def diagnosis_text(diagnosis: Diagnosis) -> Iterator[str]:
+    """A block of lines for the stages, for each graph, and for each error."""
+    if diagnosis.stages is not None:
+        yield stage_report_text(diagnosis.stages)
+    if diagnosis.layers == ():
+        yield "FAILED  layers: no graph could be diagnosed"
+    yield from map(layer_report_text, diagnosis.layers or ())
+    for broken in diagnosis.broken_off:
+        hint = f"\n        {broken.hint}" if broken.hint else ""
+        yield f"FAILED  {broken.name}: the diagnosis ended with an error: {broken.message}{hint}"
 
 
-def blame_value(blame: Blame) -> dict[str, Any]:
-    """The walks; null for one that was not asked for."""
-    layers = None if blame.layers is None else [*map(layer_report_value, blame.layers)]
+def diagnosis_value(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The reports with their verdicts; null for one that was not asked for."""
+    stages, layers = diagnosis.stages, diagnosis.layers
     return {
-        "stages": None if blame.stages is None else stage_report_value(blame.stages),
-        "layers": layers,
-        "broken_off": [asdict(walk) for walk in blame.broken_off],
+        "stages": stages
+        and {
+            **plain_value(stages),
+            "passed": stages.passed,
+            "first": None if stages.first is None else stages.steps.index(stages.first),
+        },
+        "layers": layers
+        if layers is None
+        else [{**plain_value(report), "passed": report.passed} for report in layers],
+        "broken_off": [asdict(broken) for broken in diagnosis.broken_off],
     }
 
 
@@ -88,14 +100,22 @@ def stage_report_text(report: StageReport) -> str:
         "",
     ]
     if report.labelled:
-        lines += [_accuracy_text(report), ""]
+        trained = ""
+        if report.trained_accuracy is not None:
+            trained = f"; training had {100 * report.trained_accuracy:.1f} % right"
+        lines += [
+            f"accuracy   {report.correct} of {report.labelled} photos that were not picked for "
+            f"their answers get their folder's class{trained}",
+            "",
+        ]
     for finding in report.findings:
         lines += [f"FOUND  {finding.stage}: {finding.message}", f"       {finding.hint}"]
     if report.variations:
-        agreement = report.compared_with == "agreement"
-        columns = ("changed alone", "as in training" if agreement else "right", "gained")
-        rows = map(_variation_row, report.variations)
-        lines += ["", table_text((*columns, "export option"), rows), ""]
+        rows = (
+            (it.change, f"{it.correct} of {it.images}", f"{it.gained:+d}", it.option or "none")
+            for it in report.variations
+        )
+        lines += ["", table_text(_CHANGE_COLUMNS, rows), ""]
     lines.append(_stage_verdict(report))
     return "\n".join(lines)
 
@@ -105,7 +125,7 @@ def _stage_row(step: StageStep) -> tuple[str, ...]:
     in_all = f"{counted(total.flips, 'flip')}, {_error_text(total)}" if total else "-"
     if added.images == 0:
         verdict = "FAILED" if step.reasons else "not judged"
-        return step.stage, step.change, "no photo compared", "-", "-", in_all, verdict
+        return step.stage, step.change, "no image compared", "-", "-", in_all, verdict
     return (
         step.stage,
         step.change,
@@ -124,22 +144,6 @@ def _error_text(measurement: Measurement) -> str:
     if measurement.max_abs_error == 0:
         return "0.0e+00"  # of logits that are all zero, too, which have no scale
     return f"{measurement.max_relative_error:.1e}" if measurement.scale else "all were zero"
-
-
-def _accuracy_text(report: StageReport) -> str:
-    """How many photos are right that were not picked for their answers, and what training had."""
-    trained = ""
-    if report.trained_accuracy is not None:
-        trained = f"; training had {100 * report.trained_accuracy:.1f} % right"
-    return (
-        f"accuracy   {report.correct} of {report.labelled} photos that were not picked for their "
-        f"answers get their folder's class{trained}"
-    )
-
-
-def _variation_row(tried: Variation) -> tuple[str, ...]:
-    correct = f"{tried.correct} of {tried.images}"
-    return tried.change, correct, f"{tried.gained:+d}", tried.option or "none"
 
 
 def _stage_verdict(report: StageReport) -> str:
@@ -164,21 +168,14 @@ def layer_report_text(report: LayerReport) -> str:
         f"{report.tolerance:.1e}",
     ]
     if report.ranking:
-        rows = map(_layer_row, report.ranking[:_SHOWN_LAYERS])
+        rows = (
+            (it.node, it.operator, it.module or "-", f"{it.added:.1e}", f"{it.carried:.1e}")
+            for it in report.ranking[:_SHOWN_LAYERS]
+        )
         lines += ["", table_text(_LAYER_COLUMNS, rows), ""]
     lines += (f"FOUND  {difference}" for difference in report.differences)
     lines.append(_layer_verdict(report))
     return "\n".join(lines)
-
-
-def _layer_row(layer: LayerError) -> tuple[str, ...]:
-    return (
-        layer.node,
-        layer.operator,
-        layer.module or "-",
-        f"{layer.added:.1e}",
-        f"{layer.carried:.1e}",
-    )
 
 
 def _layer_verdict(report: LayerReport) -> str:
@@ -206,14 +203,3 @@ def first_node_text(first: LayerError, tolerance: float) -> str:
     else:
         parts.append(f"the error before it is {first.inherited:.1e}")
     return f"{where}: {'; '.join(parts)}"
-
-
-def stage_report_value(report: StageReport) -> dict[str, Any]:
-    """The diagnosis by stage, its verdict, and which step is the first beyond its tolerance."""
-    first = None if report.first is None else report.steps.index(report.first)
-    return {**plain_value(report), "passed": report.passed, "first": first}
-
-
-def layer_report_value(report: LayerReport) -> dict[str, Any]:
-    """The walk over the nodes, and its verdict."""
-    return {**plain_value(report), "passed": report.passed}

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from deploykit.commands.diagnose.layers.candidates import layer_candidates
-from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers
+from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers, layer_candidates
 from deploykit.commands.diagnose.stages.run import (
     StagesPlan,
     StagesRequest,
     diagnose_stages,
     prepare_stages,
 )
-from deploykit.commands.diagnose.text import Blame, BrokenWalk
+from deploykit.commands.diagnose.text import BrokenDiagnosis, Diagnosis
 from deploykit.errors import DeploykitError
 from deploykit.system.progress import Progress, silent
 
@@ -49,19 +48,19 @@ def diagnose(
     plan: StagesPlan | None,
     reference: OpenReference | None,
     progress: Progress,
-) -> Blame:
+) -> Diagnosis:
     """Diagnose what is asked for, beginning with the images on which the candidates differ most.
 
     An error in one part is told in the result: neither the comparison nor the other part is lost.
     """
     first = found.worst_images(_FIRST_IMAGES) if found.photos.kind == "photos" else ()
-    broken_off: list[BrokenWalk] = []
+    broken_off: list[BrokenDiagnosis] = []
 
     def attempted(name: str, part: Callable[[], _Report]) -> _Report | None:
         try:
             return part()
         except DeploykitError as exc:
-            broken_off.append(BrokenWalk(name, exc.message, exc.hint, exc.exit_code))
+            broken_off.append(BrokenDiagnosis(name, exc.message, exc.hint, exc.exit_code))
             return None
 
     stages = layers = None
@@ -75,14 +74,11 @@ def diagnose(
             images=request.images,
             runtime=request.runtime,
             precision=request.precision,
-            reference=request.reference,
             max_images=request.max_images,
             first=first,
         )
-        layers = attempted(
-            "layers", lambda: diagnose_layers(bundle, nodes, progress, reference=reference)
-        )
-    return Blame(stages, layers, tuple(broken_off))
+        layers = attempted("layers", lambda: diagnose_layers(bundle, nodes, progress))
+    return Diagnosis(stages, layers, tuple(broken_off))
 
 
 def _stages_request(request: VerifyRequest, first: tuple[str, ...] = ()) -> StagesRequest:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from deploykit.bundle.verdicts import PhotoSet
-from deploykit.commands.diagnose.text import Blame
+from deploykit.commands.diagnose.text import Diagnosis
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.accuracy import Accuracy
 from deploykit.parity.answers import Answers
@@ -53,7 +53,7 @@ class Verification(Shown):
     mining: MarginMining | None = None
     skipped: Mapping[Candidate, str] = field(default_factory=dict)
     seconds: float | None = None
-    diagnosis: Blame = field(default_factory=Blame)
+    diagnosis: Diagnosis = field(default_factory=Diagnosis)
     export_command: str | None = None
 
     @property

@@ -210,11 +210,11 @@ def _check_candidate(verified: Callable[[], Verification], candidate: Candidate)
 
 def _check_stages(verified: Callable[[], Verification]) -> str:
     """Whether the diagnosis finds every stage within its tolerance, and no fault."""
-    from deploykit.commands.diagnose.text import blame_text
+    from deploykit.commands.diagnose.text import diagnosis_text
 
     diagnosis = verified().diagnosis
     if not diagnosis.passed or diagnosis.stages is None:
-        pytest.fail("\n".join(blame_text(diagnosis)), pytrace=False)
+        pytest.fail("\n".join(diagnosis_text(diagnosis)), pytrace=False)
     return f"{len(diagnosis.stages.steps)} stages, each within its tolerance"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from deploykit.commands.diagnose.text import blame_text, blame_value
+from deploykit.commands.diagnose.text import diagnosis_text, diagnosis_value
 from deploykit.commands.verify.conclusion import conclusion_of
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import Accuracy
@@ -44,7 +44,7 @@ def verification_text(result: Verification) -> str:
         lines += (f"FAILED  {verdict.candidate.title}: {reason}" for reason in verdict.reasons)
     if not result.verdicts:
         lines.append("FAILED  no candidate was compared")
-    for block in blame_text(result.diagnosis):
+    for block in diagnosis_text(result.diagnosis):
         lines += ("", block)
     if result.export_command is not None:
         lines += ("", "To mend all that export can:", result.export_command)
@@ -128,7 +128,7 @@ def verification_value(result: Verification) -> dict[str, Any]:
         ],
         "accuracy": {"reference": accuracy[0], "candidates": accuracy[1:]} if accuracy else None,
         "mining": mining and {**plain_value(mining), "sentences": list(mining.sentences)},
-        **blame_value(result.diagnosis),
+        **diagnosis_value(result.diagnosis),
         "export_command": result.export_command,
         "created": result.created,
         "seconds": None if result.seconds is None else round(result.seconds, 3),

@@ -19,7 +19,7 @@ from made_verifications import (
     moved,
 )
 
-from deploykit.commands.diagnose.text import BrokenWalk
+from deploykit.commands.diagnose.text import BrokenDiagnosis
 from deploykit.commands.verify.conclusion import (
     RECORDED_PREPROCESSING_ONLY,
     conclusion_of,
@@ -162,7 +162,7 @@ def test_outcome_of_a_verdict_follows_the_numbers_and_not_the_doubts() -> None:
         ),
         ({"layers": []}, "The diagnosis by node compared nothing."),
         (
-            {"broken_off": [BrokenWalk("stages", "There is no torch.", "Install it.", 5)]},
+            {"broken_off": [BrokenDiagnosis("stages", "There is no torch.", "Install it.", 5)]},
             "The diagnosis of the stages could not be made: There is no torch.",
         ),
     ],

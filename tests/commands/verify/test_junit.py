@@ -15,7 +15,7 @@ from made_verifications import (
     moved,
 )
 
-from deploykit.commands.diagnose.text import BrokenWalk
+from deploykit.commands.diagnose.text import BrokenDiagnosis
 from deploykit.commands.verify.junit import write_junit
 from deploykit.commands.verify.result import Verification
 from deploykit.errors import InputError
@@ -108,7 +108,7 @@ def test_junit_of_nothing_compared_is_no_success(tmp_path: Path) -> None:
 
 
 def test_junit_has_a_test_for_each_part_of_the_diagnosis(tmp_path: Path) -> None:
-    broken = BrokenWalk("layers", "There is no torch.", "Install it.", 5)
+    broken = BrokenDiagnosis("layers", "There is no torch.", "Install it.", 5)
     verification = made_verification(
         LOGITS,
         {FP32: -LOGITS},

@@ -1,31 +1,36 @@
-"""The diagnosis by layer of a bundle's graphs: which node adds the error."""
+"""The diagnosis by layer of a bundle's deploy graphs: which node adds the error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
-from deploykit.commands.diagnose.layers.candidates import layer_candidates
-from deploykit.commands.diagnose.layers.measure import Subject, graph_origin, module_origin
-from deploykit.commands.diagnose.layers.photos import drawn_images
+from deploykit.commands.diagnose.layers.measure import Subject, graph_origin
 from deploykit.commands.diagnose.layers.report import DIAGNOSED_IMAGES, layer_report
-from deploykit.errors import GraphError, MissingError, UsageError
-from deploykit.inference.candidates import Candidate, by_reason, open_candidate
+from deploykit.errors import MissingError, UsageError
+from deploykit.images.scan import sample_images
+from deploykit.inference.candidates import (
+    Candidate,
+    by_reason,
+    named_candidates,
+    open_candidate,
+)
 from deploykit.parity.diagnosis import LayerReport
-from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
-from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, module_of
+from deploykit.proof.photos import bundle_photos, listed_photos
+from deploykit.runtime.opener import CPU, CUDA, OPENVINO, REHEARSAL
+from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
 from deploykit.specs.session import ImageBatch
 from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress, Step, silent
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
+_FUSED = "nodes are fused there, and no tensor between them is handed out"
+#: Some of those that are read may be duplicates, or unreadable.
+_READ_FOR_EACH = 4
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,6 @@ class LayersRequest:
             images.
         runtime: What executes; None for every runtime that can run here.
         precision: Of the deploy graphs; None for every one.
-        reference: The torch module that the canonical graph is compared with. With a runtime or a
-            precision that graph is skipped, unless the user named the module.
         max_images: At most so many images, and never more than
             :data:`~deploykit.commands.diagnose.layers.report.DIAGNOSED_IMAGES`.
         first: Names of images to take before any other, such as those that flipped.
@@ -47,7 +50,6 @@ class LayersRequest:
     images: Path | None = None
     runtime: str | None = None
     precision: Precision | None = None
-    reference: ReferenceRequest = field(default_factory=ReferenceRequest)
     max_images: int | None = None
     first: tuple[str, ...] = ()
 
@@ -55,30 +57,56 @@ class LayersRequest:
         if self.max_images is not None and self.max_images < 1:
             raise UsageError(f"At least 1 image is needed, not {self.max_images}.")
 
-    @property
-    def includes_canonical(self) -> bool:
-        """Whether the canonical graph is meant too."""
-        return (self.runtime, self.precision) == (None, None) or self.reference.named
+
+def layer_candidates(
+    bundle: Bundle, runtime: str | None, precision: Precision | None, progress: Progress
+) -> list[Candidate]:
+    """The graphs that are meant, on runtimes that hand out the tensors between nodes.
+
+    Args:
+        bundle: The bundle.
+        runtime: What executes; None for every one.
+        precision: Of the graphs; None for every one.
+        progress: Told what is skipped.
+
+    Raises:
+        UsageError: There is no such runtime or precision, or what computes in it hands out no
+            tensor between nodes; the hint says what does.
+        BundleError: The bundle has nothing of that kind.
+    """
+
+    def fuses(name: str) -> bool:
+        return is_flavour(name) or name == OPENVINO
+
+    named: list[Candidate] = []
+    if runtime is None or not fuses(runtime):
+        named = named_candidates(bundle, runtime, precision, progress)
+    found = [each for each in named if not fuses(each.runtime)]
+    if not found:
+        raise UsageError(
+            f"{runtime or named[0].runtime} fuses nodes and hands out no tensor between them, so "
+            "no node can be diagnosed.",
+            hint=f"Diagnose the graph: --runtime {REHEARSAL} for FP16, {CPU} for FP32 and INT8; "
+            f"for BF16 --runtime {CPU}, without --precision. What the runtime adds is the last row "
+            "of --stages.",
+        )
+    for line in by_reason([(each, _FUSED) for each in named if each not in found]):
+        progress(Note(f"skipped: {line}"))
+    return found
 
 
 def diagnose_layers(
-    bundle: Bundle,
-    request: LayersRequest | None = None,
-    progress: Progress = silent,
-    *,
-    reference: OpenReference | None = None,
+    bundle: Bundle, request: LayersRequest | None = None, progress: Progress = silent
 ) -> tuple[LayerReport, ...]:
-    """Find the nodes of a bundle's graphs that add the error, each graph against its origin.
+    """Find the nodes of a bundle's deploy graphs that add the error, each against its origin.
 
-    The canonical graph is compared with its torch module, ``deploy/fp32.onnx`` with the canonical
-    graph, and those of lower precision with ``deploy/fp32.onnx``.
+    ``deploy/fp32.onnx`` is compared with the canonical graph, and the graphs of lower precision
+    with ``deploy/fp32.onnx``.
 
     Args:
         bundle: The bundle.
         request: What to diagnose.
         progress: Called with what is being done.
-        reference: What ``request.reference`` names, open already; it stays open. None to open it
-            where it is needed.
 
     Returns:
         A report for each graph and runtime. A fault is a result, not an exception.
@@ -87,87 +115,77 @@ def diagnose_layers(
         UsageError: A runtime or precision that makes no sense, or that hands out no tensor
             between its nodes.
         BundleError: A file of the bundle is missing or damaged.
-        InputError: The images, or a checkpoint that was named, cannot be used.
+        InputError: The images cannot be used.
         MissingError: The runtime needs a package or a device that is not here.
     """
+    from deploykit.graph.files import load_graph
+    from deploykit.graph.rehearsal import rehearsal_of
+
     request = request or LayersRequest()
     candidates = layer_candidates(bundle, request.runtime, request.precision, progress)
     limit = min(request.max_images or DIAGNOSED_IMAGES, DIAGNOSED_IMAGES)
     images = drawn_images(bundle, request.images, request.first, limit, progress)
-    with ExitStack() as stack:
-        reports: list[LayerReport] = []
-        if request.includes_canonical:
-            if reference is None:
-                reference = open_reference(bundle, request.reference, progress)
-                stack.enter_context(reference.session)
-            if reference.kind == "module":
-                reports += _canonical_report(bundle, reference, images, progress)
-        return (*reports, *_deploy_reports(bundle, candidates, images, progress))
-
-
-def _canonical_report(
-    bundle: Bundle, reference: OpenReference, images: ImageBatch, progress: Progress
-) -> Iterator[LayerReport]:
-    """Compare the canonical graph with the module, where the module can be traced as it was."""
-    manifest = bundle.manifest
-    exported, here = manifest.versions.get("torch"), version("torch")
-    if exported != here:
-        why = f"torch {exported} exported it, and torch {here} may name its nodes otherwise"
-        progress(Note(f"skipped: {CANONICAL_GRAPH}: {why}"))
-        return
-    progress(Step("diagnosing", detail=CANONICAL_GRAPH))
-    try:
-        origin = module_origin(
-            module_of(reference.session),
-            manifest.preprocessing,
-            reference.description,
-            opset=manifest.opset,
-        )
-    except GraphError as exc:
-        progress(Note(f"skipped: {CANONICAL_GRAPH}: {exc.message}"))
-        return
-    candidate = Candidate(CANONICAL_GRAPH, CPU, "fp32")
-    yield layer_report(_subject(bundle, candidate), origin, images)
-
-
-def _deploy_reports(
-    bundle: Bundle, candidates: list[Candidate], images: ImageBatch, progress: Progress
-) -> Iterator[LayerReport]:
-    """Compare deploy graphs with what they were made from; never one with itself."""
+    preprocessing = bundle.manifest.preprocessing
+    reports: list[LayerReport] = []
     skipped: list[tuple[Candidate, MissingError]] = []
     for candidate in candidates:
-        name = CANONICAL_GRAPH if candidate.precision == "fp32" else bundle.deploy_graph("fp32")
         progress(Step("diagnosing", detail=str(candidate)))
         try:
-            subject = _subject(bundle, candidate)
+            with open_candidate(bundle, candidate) as session:
+                spec = session.spec
         except MissingError as exc:
             skipped.append((candidate, exc))
             continue
-        graph, preprocessing = _graph(bundle, name), bundle.manifest.preprocessing
-        with graph_origin(graph, preprocessing, f"{name} on {CPU}") as origin:
-            yield layer_report(subject, origin, images)
-    if len(skipped) == len(candidates) > 0:
+        graph = load_graph(bundle.checked(candidate.file))
+        executed = rehearsal_of(graph) if candidate.runtime == REHEARSAL else graph
+        subject = Subject(spec, graph, executed, preprocessing)
+        name = CANONICAL_GRAPH if candidate.precision == "fp32" else bundle.deploy_graph("fp32")
+        made_from = load_graph(bundle.checked(name))
+        with graph_origin(made_from, preprocessing, f"{name} on {CPU}") as origin:
+            reports.append(layer_report(subject, origin, images))
+    if not reports:
         raise skipped[0][1]
-    told = [
-        (candidate, reason.message)
-        for candidate, reason in skipped
-        if candidate.runtime != CUDA or find_gpu() is not None
-    ]
-    for line in by_reason(told):
+    for line in by_reason(
+        [
+            (candidate, reason.message)
+            for candidate, reason in skipped
+            if candidate.runtime != CUDA or find_gpu() is not None
+        ]
+    ):
         progress(Note(f"skipped: {line}"))
+    return tuple(reports)
 
 
-def _subject(bundle: Bundle, candidate: Candidate) -> Subject:
-    from deploykit.graph.rehearsal import rehearsal_of
+def drawn_images(
+    bundle: Bundle, images: Path | None, first: Sequence[str], limit: int, progress: Progress
+) -> ImageBatch:
+    """Read images, without duplicates.
 
-    with open_candidate(bundle, candidate) as session:  # tells what is missing here
-        spec = session.spec
-    graph = _graph(bundle, candidate.file)
-    executed = rehearsal_of(graph) if candidate.runtime == REHEARSAL else graph
-    return Subject(spec, graph, executed, bundle.manifest.preprocessing)
+    Args:
+        bundle: The bundle.
+        images: A folder; None for the one recorded at export while it is there, else the golden
+            images.
+        first: Names of images that come before any other; unknown names are ignored.
+        limit: How many images at most.
+        progress: Called with what is being done.
 
+    Returns:
+        (N, H, W, 3) uint8.
 
-def _graph(bundle: Bundle, file: str) -> ir.Model:
-    from deploykit.graph.files import load_graph
-
-    return load_graph(bundle.checked(file))
+    Raises:
+        ImagesError: There is no image, or none can be read.
+    """
+    try:
+        folder = listed_photos(bundle, images, progress)
+    except UsageError:  # no folder is known: the golden images are there always
+        photos = bundle_photos(bundle, images, limit=limit, progress=progress)
+    else:
+        files = {file.name: file for file in folder.files}
+        count = _READ_FOR_EACH * limit
+        wanted = [files.pop(name) for name in dict.fromkeys(first) if name in files][:count]
+        if len(wanted) < count and files:
+            wanted += sample_images(list(files.values()), count - len(wanted))
+        photos = folder.read(wanted, bundle.manifest.preprocessing)
+    drawn = [batch.copy() for _, batch in photos]  # the buffer behind them is reused
+    photos.drawn()  # refuses to go on without any
+    return np.concatenate(drawn)[:limit]

@@ -1,13 +1,15 @@
-"""The steps from the network to what is deployed: graphs, passes, precisions, runtimes."""
+"""The steps from the network to what is deployed: graphs, batches, precisions, runtimes."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, deploy_graph
-from deploykit.commands.diagnose.stages.batches import record_batches, try_batches
 from deploykit.commands.diagnose.stages.table import StageTable
-from deploykit.errors import BundleError, DependencyError, GraphError, MissingError
+from deploykit.errors import BundleError, GraphError, MissingError
 from deploykit.inference.candidates import (
     Candidate,
     all_candidates,
@@ -16,22 +18,28 @@ from deploykit.inference.candidates import (
     open_bundle_graph,
     open_candidate,
 )
+from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATCH_SIZE
 from deploykit.parity.diagnosis import Finding
-from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, graph_precision, open_graph
+from deploykit.parity.measurement import Measurement
+from deploykit.parity.tolerance import tolerance_for
+from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, graph_precision
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits, Session
 from deploykit.system.gpu import find_gpu
-from deploykit.system.progress import Note, Progress
+from deploykit.system.progress import Note, Progress, Step
+
+_NAMES_TOLD = 3
+#: Of the scale. Batches whose logits differ by less, and change no class, may do so by rounding.
+_MOST_ROUNDING = 5e-3
 
 
 def add_fp32_steps(
     table: StageTable, bundle: Bundle, since: Logits, *, is_reference: bool
 ) -> Logits:
-    """Step from the network over the canonical graph and each pass to the FP32 deploy graph.
+    """Step from the network over the canonical graph to the FP32 deploy graph.
 
-    What is deployed is tried in batches. The canonical graph is, too, where the deploy graph is not
-    what the passes make of it, or depends on the batch size and may have that from it.
+    Both graphs are tried in batches: the deploy graph may have a fault from the canonical one.
 
     Args:
         table: So far.
@@ -42,87 +50,92 @@ def add_fp32_steps(
     Returns:
         (N, K), the FP32 deploy graph's answers one by one.
     """
-    canonical = since
-    if not is_reference:
-        change = f"{CANONICAL_GRAPH} on {CPU} instead of the torch module"
-        with _opened(bundle, CANONICAL_GRAPH) as session:
-            canonical = table.ask(session, change)
-        table.add("canonical graph", change, canonical, since=since)
-    passed, content = _add_each_pass(table, bundle, canonical)
+    change = f"{CANONICAL_GRAPH} on {CPU} instead of the torch module"
+    with open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32") as session:
+        canonical = since if is_reference else table.ask(session, change)
+        if not is_reference:
+            table.add("canonical graph", change, canonical, since=since)
+        batches_pass = _add_batches(table, session, canonical)
     graph = deploy_graph("fp32")
-    change = f"{graph} as it is in the bundle"
-    is_passed = content == bundle.checked(graph).read_bytes()
-    with _opened(bundle, graph) as session:
-        deployed = passed if is_passed else table.ask(session, change)
-        table.add("graph pass", change, deployed, since=passed)
-        trial = try_batches(table, session, deployed)
-    if trial.wrong or not is_passed:
-        with _opened(bundle, CANONICAL_GRAPH) as session:
-            record_batches(table, try_batches(table, session, canonical))
-    record_batches(table, trial)
+    change = f"{graph}, which the graph passes made of {CANONICAL_GRAPH}"
+    with open_bundle_graph(bundle, graph, runtime=CPU, precision="fp32") as session:
+        deployed = table.ask(session, change)
+        table.add("graph pass", change, deployed, since=canonical)
+        if batches_pass:
+            _add_batches(table, session, deployed)
     return deployed
 
 
-def _opened(bundle: Bundle, graph: str) -> Session:
-    return open_bundle_graph(bundle, graph, runtime=CPU, precision="fp32")
+def _add_batches(table: StageTable, session: Session, alone: Logits) -> bool:
+    """Compare a graph's answers in batches with those one by one.
 
+    Every batch size of a comparison is tried: a graph that has one built in is right at that one
+    only. Of few images some come twice; for the largest batch there must be as many images.
 
-def _add_each_pass(table: StageTable, bundle: Bundle, since: Logits) -> tuple[Logits, bytes | None]:
-    """Apply one graph pass after the other.
-
-    A pass that finds nothing to do is no step.
+    Args:
+        table: So far.
+        session: The graph's, which takes any batch size.
+        alone: (N, K), its answers one by one.
 
     Returns:
-        (N, K), the answers of what comes out, and its content; None where no pass can run here, or
-        one fails or makes a graph that does not run.
+        Whether all batches are right.
     """
-    try:
-        from deploykit.graph.deploy import deploy_passes
-        from deploykit.graph.files import load_graph
-        from deploykit.graph.instruments import model_bytes
-    except DependencyError as exc:
-        table.progress(Note(f"graph passes are not compared one by one: {exc.message}"))
-        return since, None
-    manifest = bundle.manifest
-    model = load_graph(bundle.checked(CANONICAL_GRAPH))
-    content: bytes | None = None
-    for each in deploy_passes(manifest.preprocessing):
+    graph = session.spec.graph
+    sizes = [*FIRST_BATCH_SIZES[1:], OPT_BATCH_SIZE]
+    if len(alone) >= MAX_BATCH_SIZE:
+        sizes.append(MAX_BATCH_SIZE)
+    images = itertools.cycle(range(len(alone)))
+    rows: list[int] = []
+    answers: list[Logits] = []
+    wrong: list[Measurement] = []
+    failures: list[str] = []
+    for size in sizes:
+        table.progress(Step("diagnosing the stages", detail=f"{graph} in a batch of {size}"))
+        batch = list(itertools.islice(images, size))
         try:
-            model, changed = each.run(model)
-            if not changed:
-                continue
-            content = model_bytes(model)
-            with open_graph(
-                content,
-                name=f"{CANONICAL_GRAPH} with {each.name}",
-                runtime=CPU,
-                precision="fp32",
-                preprocessing=manifest.preprocessing,
-                labels=manifest.labels,
-            ) as session:
-                logits = table.ask(session, each.name)
+            logits = session.run(table.images.pixels[batch])
         except GraphError as exc:
-            _record_broken_pass(table, each.name, since, exc)
-            return since, None
-        table.add("graph pass", each.name, logits, since=since)
-        since = logits
-    return since, content
+            failures.append(exc.message)
+            logits = np.full((size, alone.shape[1]), np.nan, np.float32)
+        rows += batch
+        answers.append(logits)
+        found = table.compared(logits, alone, batch, batch_sizes=[size])
+        if tolerance_for("fp32").exceeded(found):
+            wrong.append(found)
+    change = f"{graph} in batches of {', '.join(map(str, sizes))} instead of one by one"
+    logits = np.concatenate(answers)
+    table.add("batch size", change, logits, since=alone, rows=rows, batch_sizes=sizes)
+    if wrong:
+        table.findings.append(_batch_finding(graph, wrong, failures))
+    return not wrong
 
 
-def _record_broken_pass(table: StageTable, name: str, since: Logits, error: GraphError) -> None:
-    """Write down a pass that gives no answer to compare: a step that failed, and a finding."""
-    reasons = ("it gives no graph that runs",)
-    table.add(
-        "graph pass", name, since[:0], since=since, places=(), batch_sizes=(), reasons=reasons
-    )
-    table.findings.append(
-        Finding(
-            stage="graph pass",
-            message=f'"{name}" makes no graph that runs of {CANONICAL_GRAPH}: '
-            f"{error.message.strip()}",
-            hint="The fault is deploykit's, not the network's: report it, with the graph if you "
-            f"may. {CANONICAL_GRAPH} itself is not touched by it.",
+def _batch_finding(graph: str, wrong: Sequence[Measurement], failures: Sequence[str]) -> Finding:
+    """Name a graph whose answers depend on the batch size, or whose rounding grows too large."""
+    sizes = ", ".join(str(size) for each in wrong for size in each.batch_sizes)
+    worst = max(each.max_relative_error for each in wrong)
+    differ = f"logits differ by up to {worst:.1e} of the scale"
+    flipped = list(dict.fromkeys(flip.path for each in wrong for flip in each.flipped))
+    if worst <= _MOST_ROUNDING and not flipped:
+        return Finding(
+            stage="batch size",
+            message=f"{graph} answers otherwise in batches of {sizes} than one by one: {differ}, "
+            "and no class changes; rounding that grows in the network may do that",
+            hint="A runtime rounds otherwise for another batch size. `deploykit verify --layers` "
+            "names a node that adds more than rounding; if none does, the network itself makes "
+            "small differences large: compare it in float64, or train with less extreme weights.",
         )
+    reason = failures[0] if failures else differ
+    if flipped:
+        more = ", ..." if len(flipped) > _NAMES_TOLD else ""
+        reason += f", and the class of {', '.join(flipped[:_NAMES_TOLD])}{more} changes"
+    return Finding(
+        stage="batch size",
+        message=f"{graph} depends on the batch size: right one by one, wrong in batches of "
+        f"{sizes}; {reason}",
+        hint="Correct the network's forward, which mixes the images of a batch or has a batch size "
+        "built in (x.view(2, ...), a mean over dimension 0, BatchNorm in training mode), and "
+        "export again.",
     )
 
 
@@ -141,7 +154,7 @@ def add_candidates(
         deployed: (N, K), the FP32 deploy graph's answers on ONNX Runtime's CPU provider.
     """
     known: dict[tuple[str, Precision], Logits] = {(CPU, "fp32"): deployed}
-    left_out: list[tuple[Candidate, str]] = []
+    skipped: list[tuple[Candidate, str]] = []
     for candidate in sorted(candidates, key=lambda it: (not _on_cpu(it), it.is_hinted)):
         kind = candidate.runtime, candidate.precision
         if kind in known:
@@ -153,7 +166,7 @@ def add_candidates(
             if not (isinstance(exc, MissingError) or is_flavour(candidate.runtime)):
                 raise
             if candidate.runtime != CUDA or find_gpu() is not None:
-                left_out.append((candidate, exc.message))
+                skipped.append((candidate, exc.message))
             continue
         origins = (known[origin] for origin in _origins(candidate) if origin in known)
         table.add(
@@ -164,8 +177,8 @@ def add_candidates(
             precision=candidate.precision,
         )
         known[kind] = logits
-    for line in by_reason(left_out):
-        table.progress(Note(f"left out: {line}"))
+    for line in by_reason(skipped):
+        table.progress(Note(f"skipped: {line}"))
 
 
 def _origins(candidate: Candidate) -> list[tuple[str, Precision]]:

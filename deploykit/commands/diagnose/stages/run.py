@@ -1,4 +1,4 @@
-"""The diagnosis by stage: which step, from a photo's file to the answer, moved the answer."""
+"""The diagnosis by stage: which step from an image's file to the answer moved the answer."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from deploykit.bundle.folder import Bundle
+from deploykit.commands.diagnose.stages.accuracy import check_answers
 from deploykit.commands.diagnose.stages.graphs import (
     add_candidates,
     add_fp32_steps,
     wanted_candidates,
 )
-from deploykit.commands.diagnose.stages.photos import PhotoSource, draw_photos, list_photos
-from deploykit.commands.diagnose.stages.preprocessing import answer_ways, begin
+from deploykit.commands.diagnose.stages.images import ImageSource, draw_images, list_images
+from deploykit.commands.diagnose.stages.preprocessing import answer_ways, ways_from_training
 from deploykit.commands.diagnose.stages.table import StageTable
 from deploykit.commands.diagnose.stages.transform import load_transform, probe_transform
-from deploykit.commands.diagnose.stages.variations import check_answers
 from deploykit.commands.train.state import STATE, best_epoch, read_training
 from deploykit.errors import CheckpointError, InputError, UsageError
 from deploykit.inference.candidates import Candidate
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 
 #: The last change before the network: from here on the bundle's own code does it all.
 _OWN_NORMALISATION = "normalised by deploykit"
-_ALL_PICKED = (
-    "labels and accuracy are not checked: every photo was picked for its answers, which says "
-    "nothing about how often a model is right; --max-images takes more"
-)
 
 
 @dataclass(frozen=True)
@@ -51,17 +47,16 @@ class StagesRequest:
     """What to compare, and on what.
 
     Attributes:
-        images: A folder of photos; None for the one recorded at export.
+        images: A folder; None for the one recorded at export.
         max_images: At most so many, a fixed sample that is even over the classes; None for 48.
         transform: The user's training transform, ``file.py:function``; None for torchvision's of
             the recorded preprocessing.
-        trained_accuracy: The part of its test photos that training had right, 0..1; None for what
-            the run that wrote the checkpoint tells.
+        trained_accuracy: The part of its test images that training had right, 0..1; None for that
+            of the run that wrote the checkpoint.
         reference: What the user named to compare with.
-        runtime: No other than this, beside where it comes from; None for all that can run.
+        runtime: Only this one, and what it is compared with; None for all that can run.
         precision: The same.
-        first: The names of photos that must be among them, and come first; others' names are left
-            out.
+        first: The names of images that come first; unknown names are ignored.
     """
 
     images: Path | None = None
@@ -79,14 +74,13 @@ class StagesPlan:
     """What the diagnosis needs, found and checked before anything takes long.
 
     Attributes:
-        source: The listed photos.
-        transform: What training does to a photo; None where there is nothing to compare with.
+        source: The listed images.
+        transform: What training does to an image; None where there is nothing to compare with.
         candidates: The precisions and runtimes to compare.
-        trained_accuracy: The part of its test photos that training had right; None where nobody
-            tells.
+        trained_accuracy: The part of its test images that training had right; None if unknown.
     """
 
-    source: PhotoSource
+    source: ImageSource
     transform: Transform | None
     candidates: tuple[Candidate, ...]
     trained_accuracy: float | None
@@ -95,15 +89,15 @@ class StagesPlan:
 def prepare_stages(
     bundle: Bundle, request: StagesRequest, progress: Progress = silent
 ) -> StagesPlan:
-    """Find the photos, and load and probe the transform: what would fail fails within seconds.
+    """Find the images, and load and probe the transform, so that an error shows within seconds.
 
     Args:
         bundle: The bundle.
-        request: What to compare. Which photos come first need not be known yet.
-        progress: Told which photos are taken, and what is left out.
+        request: What to compare. ``first`` need not be known yet.
+        progress: Told which images are taken, and what is skipped.
 
     Raises:
-        UsageError: There are no photos, no such transform, runtime or precision, or an accuracy
+        UsageError: There are no images, no such transform, runtime or precision, or an accuracy
             that makes no sense.
         ImagesError: There is no image file.
         InputError: The transform is random, fails, or gives what is no network input, or images of
@@ -111,19 +105,24 @@ def prepare_stages(
         BundleError: The bundle has nothing of the named runtime and precision.
         MissingError: The transform needs a package that is not here.
     """
-    _check_accuracy(request.trained_accuracy)
+    trained = request.trained_accuracy
+    if trained is not None and not 0 <= trained <= 1:
+        raise UsageError(
+            f"An accuracy is a number between 0 and 1, not {trained:g}.",
+            hint="Give it as a part of 1: --trained-accuracy 0.97 for 97 %.",
+        )
     manifest = bundle.manifest
     candidates = wanted_candidates(bundle, request.runtime, request.precision, progress)
-    source = list_photos(bundle, request.images, progress)
-    if request.trained_accuracy is not None and not source.labelled:
+    source = list_images(bundle, request.images, progress)
+    if trained is not None and not source.labelled:
         raise UsageError(
-            f"The photos of {source.folder} are in no folder that is named after a class, so that "
-            "an accuracy says nothing about them.",
+            f"The photos of {source.folder.path} are in no folder that is named after a class, so "
+            "that an accuracy says nothing about them.",
             hint="Name a folder with a sub-folder a class, or leave out --trained-accuracy.",
         )
     transform = load_transform(manifest.preprocessing, request.transform, progress)
     if transform is not None:
-        size = probe_transform(transform, source.files)
+        size = probe_transform(transform, source.folder.files)
         if size not in (None, manifest.preprocessing.input_size):
             _check_size(bundle, request.reference, transform.name, size)
     accuracy = _trained_accuracy(bundle, request, progress) if source.labelled else None
@@ -138,11 +137,11 @@ def diagnose_stages(
     *,
     reference: OpenReference | None = None,
 ) -> StageReport:
-    """Go from training to what is deployed, one change at a time on the same photos.
+    """Go from training to what is deployed, one change at a time on the same images.
 
     Each step is measured against the one before and against the beginning. A lower precision is a
     step from the FP32 deploy graph, a runtime from its precision on the CPU, and a batch size from
-    the same graph one by one. Where the photos are labelled, the order of the labels is checked;
+    the same graph one by one. Where the images are labelled, the order of the labels is checked;
     where their accuracy is below training's and nothing found so far explains it, the usual changes
     to the preprocessing are tried.
 
@@ -156,17 +155,16 @@ def diagnose_stages(
 
     Raises:
         UsageError: A reference makes no sense for this bundle; or see :func:`prepare_stages`.
-        ImagesError: Not one photo can be read.
+        ImagesError: Not one image can be read.
         InputError: The transform is random, fails, or gives what is no network input.
         BundleError: A file of the bundle is missing or damaged.
         MissingError: What was named needs a package that is not here.
     """
     plan = plan or prepare_stages(bundle, request, progress)
     manifest = bundle.manifest
-    photos = draw_photos(
-        plan.source, manifest.preprocessing, request.max_images, progress, request.first
-    )
-    beginning = begin(manifest.preprocessing, plan.transform, photos, progress)
+    preprocessing = manifest.preprocessing
+    images = draw_images(plan.source, preprocessing, request.max_images, progress, request.first)
+    ways, findings = ways_from_training(preprocessing, plan.transform, images, progress)
     with ExitStack() as stack:
         if reference is None:
             reference = open_reference(bundle, request.reference, progress)
@@ -175,17 +173,16 @@ def diagnose_stages(
             progress(Note(reference.reason))
         # A module and a canonical graph take normalised images; the deploy graphs do not.
         network = cast("NormalisedSession", reference.session)
-        answers = answer_ways(beginning, photos, network, progress)
-        trained = answers[0]
+        answers = answer_ways(ways, images, network, progress)
         table = StageTable(
-            photos,
-            trained,
+            images,
+            answers[0],
             network=reference.description,
             labels=manifest.labels,
             progress=progress,
         )
-        table.findings += beginning.findings
-        for way, before, after in zip(beginning.ways, answers, answers[1:], strict=False):
+        table.findings += findings
+        for way, before, after in zip(ways[1:], answers, answers[1:], strict=False):
             step = table.add(way.stage, way.change, after, since=before)
             if way.if_it_moves is not None and step.reasons:
                 table.findings.append(way.if_it_moves)
@@ -194,14 +191,19 @@ def diagnose_stages(
     deployed = add_fp32_steps(table, bundle, recorded, is_reference=reference.kind == "graph")
     add_candidates(table, bundle, plan.candidates, deployed)
     report = StageReport(
-        beginning=f"{beginning.description}, then {reference.description}",
+        beginning=f"{ways[0].change}, then {reference.description}",
         steps=tuple(table.steps),
         findings=tuple(table.findings),
         trained_accuracy=plan.trained_accuracy,
     )
-    if plan.source.labelled and all(name is None for name in photos.truth):
-        progress(Note(_ALL_PICKED))
-    return check_answers(bundle, photos, report, trained, deployed, progress)
+    if plan.source.labelled and all(name is None for name in images.truth):
+        progress(
+            Note(
+                "labels and accuracy are not checked: every photo was picked for its answers, "
+                "which says nothing about how often a model is right; --max-images takes more"
+            )
+        )
+    return check_answers(bundle, images, report, answers[0], deployed, progress)
 
 
 def _check_size(bundle: Bundle, named: ReferenceRequest, transform: str, size: Size) -> None:
@@ -226,16 +228,8 @@ def _check_size(bundle: Bundle, named: ReferenceRequest, transform: str, size: S
             ) from exc
 
 
-def _check_accuracy(trained: float | None) -> None:
-    if trained is not None and not 0 <= trained <= 1:
-        raise UsageError(
-            f"An accuracy is a number between 0 and 1, not {trained:g}.",
-            hint="Give it as a part of 1: --trained-accuracy 0.97 for 97 %.",
-        )
-
-
 def _trained_accuracy(bundle: Bundle, request: StagesRequest, progress: Progress) -> float | None:
-    """The test accuracy of the training that wrote the checkpoint; None where nobody tells."""
+    """The test accuracy of the training that wrote the checkpoint; None if unknown."""
     if request.trained_accuracy is not None:
         return request.trained_accuracy
     checkpoint = request.reference.checkpoint or recorded_checkpoint(bundle)

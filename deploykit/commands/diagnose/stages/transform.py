@@ -1,4 +1,4 @@
-"""What training does to a photo: the transform loaded, tried on a few photos, and read."""
+"""What training does to an image: the transform loaded, tried on a few images, and read."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from PIL import ImageOps
 
-from deploykit.commands.diagnose.stages.photos import StagePhotos
+from deploykit.commands.diagnose.stages.images import StageImages
 from deploykit.errors import DependencyError, InputError
 from deploykit.images.decode import DecodeError, decode_rgb
-from deploykit.images.explain import TransformedPhoto
-from deploykit.images.pixel_steps import PixelSteps, Treatment, Triple, open_as_training
+from deploykit.images.explain import TransformedImage
 from deploykit.images.scan import ImageFile, sample_images
+from deploykit.images.treatment import Treatment, open_as_training
 from deploykit.specs.preprocessing import INTERPOLATIONS, Preprocessing, Size, format_size
 from deploykit.system.progress import Note, Progress
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from deploykit.models.transforms import Transform
 
 _EXPLAINED_ON = 12
-_TURNED_EXPLAINED_ON = 3
+_ROTATED_EXPLAINED_ON = 3
 _PROBED_ON = 3
 #: Steps of torchvision that make a tensor.
 _TO_TENSOR = ("ToTensor", "PILToTensor", "ToImage")
@@ -59,10 +59,10 @@ def load_transform(
 
 
 def probe_transform(transform: Transform, files: Sequence[ImageFile]) -> Size | None:
-    """Apply a transform to the readable ones of a few photos, to refuse early what is no use.
+    """Apply a transform to a few images, so that one that cannot be used is refused early.
 
     Returns:
-        The size of the images that it gives; None where none of the photos can be read.
+        The size of the images that it gives; None where none of the files can be read.
 
     Raises:
         InputError: It fails, gives other values each time, images of several sizes, or no network
@@ -77,22 +77,22 @@ def probe_transform(transform: Transform, files: Sequence[ImageFile]) -> Size | 
     return examples[0].size if examples else None
 
 
-def examples_of(transform: Transform, photos: StagePhotos) -> list[TransformedPhoto]:
-    """Apply the transform to a few photos.
+def examples_of(transform: Transform, images: StageImages) -> list[TransformedImage]:
+    """Apply the transform to a few images.
 
     Raises:
         InputError: It gives other values each time, or images of several sizes.
     """
-    turned = [file for file in photos.files if file.name in photos.turned][:_TURNED_EXPLAINED_ON]
-    others = [file for file in photos.files if file.name not in photos.turned]
-    wanted = _EXPLAINED_ON - len(turned)
-    chosen = [*others[:: max(1, len(others) // wanted)][:wanted], *turned]
-    return _applied(transform, chosen, photos.turned)
+    rotated = [file for file in images.files if file.name in images.rotated][:_ROTATED_EXPLAINED_ON]
+    others = [file for file in images.files if file.name not in images.rotated]
+    wanted = _EXPLAINED_ON - len(rotated)
+    chosen = [*others[:: max(1, len(others) // wanted)][:wanted], *rotated]
+    return _applied(transform, chosen, images.rotated)
 
 
 def _applied(
-    transform: Transform, files: Sequence[ImageFile], turned: frozenset[str]
-) -> list[TransformedPhoto]:
+    transform: Transform, files: Sequence[ImageFile], rotated: frozenset[str]
+) -> list[TransformedImage]:
     examples = []
     for file in files:
         image = open_as_training(file.path)
@@ -106,14 +106,14 @@ def _applied(
                     "RandomResizedCrop, ColorJitter and the like.",
                 )
         examples.append(
-            TransformedPhoto(
+            TransformedImage(
                 open=functools.partial(decode_rgb, file.path),
-                turned=file.name in turned,
+                rotated=file.name in rotated,
                 elongation=max(image.size) / min(image.size),
                 values=values,
             )
         )
-    sizes = sorted({photo.size for photo in examples})
+    sizes = sorted({image.size for image in examples})
     if len(sizes) > 1:
         raise InputError(
             f"{transform.name} gives images of several sizes: "
@@ -124,7 +124,7 @@ def _applied(
 
 
 def read_transform(code: object) -> Treatment | None:
-    """Read what a torchvision ``Compose`` (v1 or v2), or the preset of its weights, says it does.
+    """Read the attributes of a torchvision ``Compose`` (v1 or v2), or of its weights' preset.
 
     Args:
         code: The transform.
@@ -132,14 +132,14 @@ def read_transform(code: object) -> Treatment | None:
     Returns:
         None where it is something else, or has a step that a :class:`Treatment` cannot tell.
     """
-    steps = getattr(code, "transforms", None)
     if not _is_torchvision(code):
         return None
     if type(code).__name__ == "ImageClassification":
         preset = cast("Any", code)
         fields = _resize_fields(preset.resize_size, preset.interpolation, antialias=True)
-        fields |= {"crop_size": _pair(preset.crop_size), "mean": preset.mean, "std": preset.std}
-        return _treatment(fields)
+        fields["crop_size"] = _pair(preset.crop_size)
+        return _treatment(fields | {"mean": preset.mean, "std": preset.std})
+    steps = getattr(code, "transforms", None)
     if not isinstance(steps, Sequence):
         return None
     fields = {}
@@ -200,14 +200,15 @@ def _pair(size: int | Sequence[int]) -> Size:
 
 
 def _treatment(fields: dict[str, Any]) -> Treatment | None:
-    mean, std = (
-        tuple(map(float, fields.pop(name, default)))
-        for name, default in (("mean", (0, 0, 0)), ("std", (1, 1, 1)))
-    )
-    known = fields.get("interpolation", "bilinear") in INTERPOLATIONS
-    if not known or (len(mean), len(std)) != (3, 3):
+    for name in fields.keys() & {"mean", "std"}:
+        # As torchvision reads them: a number, a list of one or three, or a tensor of either.
+        values = np.asarray(fields[name]).ravel()
+        if values.size not in (1, 3):
+            return None
+        # What a float32 is printed as: of a tensor, 0.485 and not 0.48500001430511475.
+        fields[name] = tuple(float(str(value)) for value in np.broadcast_to(values, 3))
+    if fields.get("interpolation", "bilinear") not in INTERPOLATIONS:
         return None
     if fields.get("crop_size") == fields.get("resize"):
         fields.pop("crop_size", None)  # it cuts nothing off
-    steps = PixelSteps(**({"resize": None, "crop_size": None} | fields))
-    return Treatment(steps=steps, mean=cast("Triple", mean), std=cast("Triple", std))
+    return Treatment(**({"resize": None} | fields))

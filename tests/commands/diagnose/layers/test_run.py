@@ -11,12 +11,17 @@ import torch
 from layer_networks import drop, export_blocks, node_of, perturb, rewritten, with_fp16
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers
+from deploykit.commands.diagnose.layers.measure import Subject, module_origin
+from deploykit.commands.diagnose.layers.report import layer_report
+from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers, drawn_images
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.errors import DeviceError, UsageError
+from deploykit.graph.files import load_graph
+from deploykit.inference.candidates import open_bundle_graph
 from deploykit.models.registry import resolve_architecture
-from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
+from deploykit.proof.reference import ReferenceRequest, open_reference
+from deploykit.runtime.opener import CPU, module_of
 from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.progress import Note, silent
 
@@ -36,11 +41,6 @@ def blocks(tmp_path, exported_blocks):
     return open_bundle(folder)
 
 
-def named_module(bundle):
-    """The bundle's own module, named as on the command line."""
-    return ReferenceRequest(arch=bundle.manifest.architecture.name)
-
-
 def fp32(bundle, **options):
     """The report on ``deploy/fp32.onnx``."""
     request = LayersRequest(runtime="onnxruntime-cpu", precision="fp32", **options)
@@ -49,10 +49,18 @@ def fp32(bundle, **options):
 
 
 def canonical(bundle):
-    """The report on ``model.onnx``."""
-    report, *_ = diagnose_layers(bundle, LayersRequest(reference=named_module(bundle)))
-    assert report.candidate.graph == CANONICAL
-    return report
+    """The report on ``model.onnx`` against the torch module, as a failed export is diagnosed."""
+    preprocessing = bundle.manifest.preprocessing
+    named = ReferenceRequest(arch=bundle.manifest.architecture.name)
+    with (
+        open_reference(bundle, named, silent).session as reference,
+        open_bundle_graph(bundle, CANONICAL, runtime=CPU, precision="fp32") as session,
+    ):
+        opset = bundle.manifest.opset
+        origin = module_origin(module_of(reference), preprocessing, "the module", opset=opset)
+        graph = load_graph(bundle.checked(CANONICAL))
+        images = drawn_images(bundle, None, (), 4, silent)
+        return layer_report(Subject(session.spec, graph, graph, preprocessing), origin, images)
 
 
 def is_first(report, operator, module):
@@ -62,11 +70,9 @@ def is_first(report, operator, module):
 
 
 def test_diagnose_layers_a_sound_bundle(blocks):
-    request = LayersRequest(reference=named_module(blocks))
-    reports = diagnose_layers(with_fp16(blocks), request)
+    reports = diagnose_layers(with_fp16(blocks))
     found = [(report.candidate.graph, report.candidate.runtime) for report in reports]
     assert found == [
-        (CANONICAL, "onnxruntime-cpu"),
         (FP32, "onnxruntime-cpu"),
         ("deploy/fp16.onnx", "rehearsal"),
     ]
@@ -74,8 +80,7 @@ def test_diagnose_layers_a_sound_bundle(blocks):
         assert report.passed, report
         assert report.nodes > 20
         assert report.images == 4
-    module, deploy, half = reports
-    assert len({error.module for error in module.ranking}) > 5
+    deploy, half = reports
     assert deploy.reference == "model.onnx on onnxruntime-cpu"
     assert [error.node for error in deploy.ranking] == ["preprocessing/Add"]  # the same kernels
     assert half.reference == "deploy/fp32.onnx on onnxruntime-cpu"
@@ -155,8 +160,7 @@ def exchange(module, operator):
 
 def test_diagnose_layers_exchanged_inputs(blocks):
     assert is_first(fp32(rewritten(blocks, FP32, exchange("dense", "Concat"))), "concat", "dense")
-    same = rewritten(blocks, CANONICAL, exchange("residual", "Add"))
-    assert canonical(same).passed
+    assert canonical(rewritten(blocks, CANONICAL, exchange("residual", "Add"))).passed
 
 
 def test_diagnose_layers_another_operator(blocks):
@@ -221,19 +225,6 @@ def test_diagnose_layers_a_reference_that_is_not_finite(blocks):
     assert report.first.reason == "the reference is not finite from here on"
 
 
-def test_diagnose_layers_another_torch_may_name_nodes_otherwise(blocks, monkeypatch):
-    monkeypatch.setattr("deploykit.commands.diagnose.layers.run.version", lambda name: "9.9.9")
-    notes = []
-    reports = diagnose_layers(blocks, LayersRequest(reference=named_module(blocks)), notes.append)
-    assert [report.candidate.graph for report in reports] == [FP32]
-    assert any("torch 9.9.9 may name" in e.message for e in notes if isinstance(e, Note))
-
-
-def test_diagnose_layers_without_a_module(blocks):
-    (report,) = diagnose_layers(blocks)
-    assert report.candidate.graph == FP32
-
-
 def test_diagnose_layers_takes_the_named_images_first(blocks):
     folder = Path(blocks.manifest.photos)
     names = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")))
@@ -249,16 +240,6 @@ def test_diagnose_layers_takes_the_named_images_first(blocks):
     assert some.ranking[0].added != others.ranking[0].added
     with pytest.raises(UsageError, match="At least 1 image"):
         LayersRequest(max_images=0)
-
-
-def test_diagnose_layers_an_open_reference_stays_open(blocks, monkeypatch):
-    with open_reference(blocks, named_module(blocks), silent).session as session:
-        reference = OpenReference(session=session, kind="module", description="mine")
-        monkeypatch.delattr("deploykit.commands.diagnose.layers.run.open_reference")
-        reports = diagnose_layers(blocks, reference=reference)
-        assert [report.candidate.graph for report in reports] == [CANONICAL, FP32]
-        assert reports[0].reference == "mine"
-        session.run(np.zeros((1, 16, 16, 3), np.uint8))
 
 
 def test_diagnose_layers_an_engine(engine_bundle):
@@ -318,7 +299,7 @@ def test_diagnose_layers_a_large_network(arch, photo_folder, tmp_path):
     )
     bundle = with_fp16(export_bundle(request).bundle)
     reports = diagnose_layers(bundle, LayersRequest(max_images=2))
-    assert len(reports) == 3
+    assert len(reports) == 2
     for report in reports:
         assert report.passed, report
         assert report.nodes > 100

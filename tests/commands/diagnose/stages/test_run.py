@@ -18,7 +18,7 @@ from deploykit.system.progress import Note
 
 CLEAN_STAGES = [
     *("decode", "resize", "normalise", "canonical graph"),
-    *("graph pass", "graph pass", "batch size"),
+    *("batch size", "graph pass", "batch size"),
 ]
 ORIENTATION = 0x0112
 TURN_RIGHT = 6
@@ -142,7 +142,7 @@ def test_stages_exif_rotation(diagnose, transforms, turned_folder):
     report = diagnose(images=turned_folder, transform=f"{transforms}:upright")
     (finding,) = report.findings
     assert finding.stage == "decode"
-    assert "turned as their EXIF orientation says" in finding.message
+    assert "photos rotated by EXIF" in finding.message
     assert "exif_transpose" in finding.hint
     assert report.first is not None
     assert "EXIF" in report.first.change
@@ -159,12 +159,7 @@ def test_stages_unexplained_transform(diagnose, transforms, name):
     assert report.first.stage == "preprocessing"
     assert report.first.change.endswith("unexplained")
     assert not report.passed
-    assert report.compared_with == "agreement"
-    recorded = next(each for each in report.variations if each.change == "as recorded")
-    assert (recorded.gained, recorded.images) == (0, 15)
-    best = report.variations[0]
-    assert best.correct == recorded.correct + best.gained
-    assert best.correct == max(each.correct for each in report.variations)
+    assert report.variations == ()
 
 
 @pytest.mark.parametrize(
@@ -248,8 +243,8 @@ def test_stages_without_torchvision(diagnose, monkeypatch):
     assert any("torchvision" in e.message for e in notes if isinstance(e, Note))
 
 
-def mix_the_batch(bundle, name):
-    """Add to each image's logits how they differ from the batch's mean: nothing for one image."""
+def mix_the_batch(bundle, name, part=1.0):
+    """Add a part of how an image's logits differ from the batch's mean: nothing for one image."""
     path = bundle.folder / name
     model = onnx.load(path)
     for node in model.graph.node:
@@ -260,9 +255,12 @@ def mix_the_batch(bundle, name):
         [
             helper.make_node("ReduceMean", ["alone", "axis"], ["mixed"], "mix_mean"),
             helper.make_node("Sub", ["alone", "mixed"], ["apart"], "mix_sub"),
-            helper.make_node("Add", ["alone", "apart"], ["logits"], "mix_add"),
+            helper.make_node("Mul", ["apart", "part"], ["some"], "mix_mul"),
+            helper.make_node("Add", ["alone", "some"], ["logits"], "mix_add"),
         ]
     )
+    part = onnx.numpy_helper.from_array(np.array(part, np.float32), "part")
+    model.graph.initializer.append(part)
     model.graph.initializer.append(helper.make_tensor("axis", onnx.TensorProto.INT64, [1], [0]))
     onnx.save(model, path)
     return acknowledged(bundle, name)
@@ -278,6 +276,15 @@ def test_stages_batch_size_dependence(diagnose, bundle, name):
     assert report.first is not None
     assert report.first.stage == "batch size"
     assert report.first.change.startswith(name)
+
+
+def test_stages_batches_that_differ_as_rounding_may(diagnose, bundle):
+    report = diagnose(mix_the_batch(bundle, "model.onnx", part=1e-3))
+    (finding,) = report.findings
+    assert finding.stage == "batch size"
+    assert "rounding that grows in the network may do that" in finding.message
+    assert "depends on the batch size" not in finding.message
+    assert not report.passed
 
 
 def test_stages_graph_that_fails_in_batches(diagnose, bundle):
@@ -362,7 +369,7 @@ def test_prepare_stages_refuses_early(exported_bundle, photo_folder, transforms)
     with pytest.raises(UsageError, match="does not compute in"):
         prepare(runtime="onnxruntime-cpu", precision="fp16")
     plan = prepare(transform=f"{transforms}:std")
-    assert plan.source.folder == photo_folder
+    assert plan.source.folder.path == photo_folder
     request = StagesRequest(images=photo_folder, max_images=9, transform="nobody.py:reads_it")
     report = diagnose_stages(exported_bundle, request, plan=plan)
     assert [finding.stage for finding in report.findings] == ["normalise"]

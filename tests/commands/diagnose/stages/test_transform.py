@@ -10,7 +10,7 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import InterpolationMode, v2
 
 from deploykit.commands.diagnose.stages.transform import read_transform
-from deploykit.images.pixel_steps import PixelSteps, Treatment
+from deploykit.images.treatment import Treatment
 from deploykit.specs.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -20,8 +20,7 @@ TO_FLOAT = v2.ToDtype(torch.float32, scale=True)
 
 
 def treatment(resize, crop_size=None, mean=MEAN, std=STD, **fields):
-    steps = PixelSteps(resize=resize, crop_size=crop_size, **fields)
-    return Treatment(steps=steps, mean=mean, std=std)
+    return Treatment(resize=resize, crop_size=crop_size, mean=mean, std=std, **fields)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +67,17 @@ def test_read_transform_v2(steps):
     assert read_transform(v2.Compose(steps)) == treatment(18, (16, 16))
 
 
+@pytest.mark.parametrize("std", [0.5, (0.5,), torch.tensor(0.5), torch.tensor([0.5, 0.5, 0.5])])
+def test_read_transform_normalise_as_torchvision_does(std):
+    """One number stands for all channels."""
+    normalise = v1.Normalize(torch.tensor(MEAN), std)
+    image = torch.rand(3, 4, 4)
+    expected = (image - torch.tensor(MEAN)[:, None, None]) / 0.5
+    assert torch.allclose(normalise(image), expected)
+    found = read_transform(v1.Compose([v1.Resize([16, 16]), v1.ToTensor(), normalise]))
+    assert found == treatment((16, 16), std=(0.5, 0.5, 0.5))
+
+
 def test_read_transform_preset():
     found = read_transform(ResNet18_Weights.DEFAULT.transforms())
     assert found == treatment(256, (224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -83,7 +93,7 @@ def test_read_transform_preset():
         v1.Compose([v1.CenterCrop(20), v1.Resize([16, 16]), v1.ToTensor()]),
         v1.Compose([v1.Resize(20), v1.Resize([16, 16]), v1.ToTensor()]),
         v1.Compose([v1.Resize(20, max_size=30), v1.CenterCrop(16), v1.ToTensor()]),
-        v1.Compose([v1.Resize([16, 16]), v1.ToTensor(), v1.Normalize((0.5,), (0.5,))]),
+        v1.Compose([v1.Resize([16, 16]), v1.ToTensor(), v1.Normalize((0.5, 0.5), (0.5, 0.5))]),
         v1.Compose([v1.Resize([16, 16]), v1.Grayscale(1), v1.ToTensor()]),
     ],
 )

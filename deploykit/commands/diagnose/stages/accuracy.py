@@ -1,0 +1,239 @@
+"""A lost accuracy: the order of the labels, and what each usual change to a photo would gain."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
+from deploykit.commands.diagnose.stages.images import StageImages
+from deploykit.commands.diagnose.stages.labels import (
+    LabelledAnswers,
+    LabelOrder,
+    is_clear_gain,
+    order_finding,
+    other_orders,
+)
+from deploykit.commands.diagnose.stages.preprocessing import (
+    as_typed,
+    correction,
+    differing_aspects,
+)
+from deploykit.images.decode import decode_rgb
+from deploykit.images.labels import name_labels
+from deploykit.images.preprocess import OversizeError
+from deploykit.images.treatment import Treatment
+from deploykit.images.usual import NORMALISATIONS, usual_sizes
+from deploykit.inference.candidates import open_bundle_graph
+from deploykit.parity.diagnosis import Finding, Options, Stage, StageReport, Variation
+from deploykit.parity.statistics import upper_bound
+from deploykit.runtime.opener import CPU
+from deploykit.specs.preprocessing import Interpolation
+from deploykit.specs.session import Logits, NormalisedSession
+from deploykit.system.progress import Note, Progress, Step
+
+#: Below this an accuracy is lost, where training's is unknown.
+_LEAST_ACCURACY = 0.8
+#: More than this is expected of no training.
+_MOST_ACCURACY = 0.99
+_SIZES_TRIED = 3
+_FILTERS: tuple[tuple[Interpolation, bool], ...] = (
+    ("bilinear", True),
+    ("bicubic", True),
+    ("bilinear", False),
+)
+#: Each image takes as many runs of the network as there are changes.
+_MOST_IMAGES = 64
+#: Findings at these stages may be what lost the accuracy, so that nothing else is tried.
+_EXPLAINING: frozenset[Stage] = frozenset(
+    {"decode", "resize", "preprocessing", "colour", "normalise", "network"}
+)
+
+
+def check_answers(
+    bundle: Bundle,
+    images: StageImages,
+    report: StageReport,
+    trained: Logits,
+    deployed: Logits,
+    progress: Progress,
+) -> StageReport:
+    """Compare the answers with the folders' names: the order of the labels, and the accuracy.
+
+    Args:
+        bundle: The bundle.
+        images: The images.
+        report: On the steps. A fault that they showed may be what lost the accuracy.
+        trained: (N, K), the answers to training's preprocessing.
+        deployed: (N, K), those of the FP32 deploy graph.
+        progress: Told of the changes that are tried.
+    """
+    labels = bundle.manifest.labels
+    right = _labelled(images, deployed).right(labels.names)
+    if len(right) == 0:
+        return report
+    report = msgspec.structs.replace(report, correct=int(right.sum()), labelled=len(right))
+    answers = _labelled(images, trained)
+    recorded = answers.right(labels.names)
+    orders = other_orders(answers, labels.names, images.classes)
+    for order in orders:
+        # Where the bundle's answers are right already, its labels are, and what was named as
+        # training's transform is not what the network was trained with.
+        better = order.right.sum() > max(recorded.sum(), right.sum())
+        if better and is_clear_gain(recorded, order.right, answers.truth):
+            options = _label_options(order, images)
+            finding = order_finding(order, labels, int(recorded.sum()), images.classes, options)
+            return msgspec.structs.replace(report, findings=(*report.findings, finding))
+    explained = not _EXPLAINING.isdisjoint(finding.stage for finding in report.findings)
+    if explained or not _is_lost(report.correct, report.labelled, report.trained_accuracy):
+        return report
+    return _with_changes_tried(bundle, images, report, progress)
+
+
+def _labelled(images: StageImages, logits: Logits) -> LabelledAnswers:
+    rows = [row for row, name in enumerate(images.truth) if name is not None]
+    finite = np.isfinite(logits[rows]).all(axis=1)
+    truth = np.array([images.truth[row] for row in rows], np.str_)
+    return LabelledAnswers(np.where(finite, logits[rows].argmax(axis=1), -1), truth)
+
+
+def _label_options(order: LabelOrder, images: StageImages) -> Options:
+    return (("--classes", name_labels(order.names, images.source)),)
+
+
+def _is_lost(correct: int, images: int, trained: float | None) -> bool:
+    """Whether fewer answers are right than training's accuracy lets expect.
+
+    Where that is known, the upper 95 % bound of the accuracy on these images is below it.
+    """
+    if trained is None:
+        return correct < _LEAST_ACCURACY * images
+    bound = upper_bound(correct, images)
+    return bound is not None and bound < min(trained, _MOST_ACCURACY)
+
+
+def _with_changes_tried(
+    bundle: Bundle, images: StageImages, report: StageReport, progress: Progress
+) -> StageReport:
+    """Try each usual change on the canonical graph, and name the best if it restores the accuracy.
+
+    Where none does, that is a finding if training's accuracy is known.
+    """
+    names, trained = bundle.manifest.labels.names, report.trained_accuracy
+    own = Treatment.recorded(bundle.manifest.preprocessing)
+    every = -(-len(images.files) // _MOST_IMAGES)
+    images = dataclasses.replace(images, files=images.files[::every])
+    treatments = [own, *_usual_changes(own, rotated=bool(images.rotated))]
+    answers = {
+        treatment: _labelled(images, logits)
+        for treatment, logits in _answers(bundle, images, treatments, progress).items()
+    }
+    before, truth = answers[own].right(names), answers[own].truth
+    rows: list[Variation] = []
+
+    def add(change: str, options: Options, right: npt.NDArray[np.bool_]) -> None:
+        rows.append(
+            Variation(
+                change=change,
+                option=as_typed(options),
+                correct=int(right.sum()),
+                images=len(right),
+                gained=int(right.sum()) - int(before.sum()),
+            )
+        )
+
+    likely: list[tuple[int, Finding]] = []
+    for treatment, found in answers.items():
+        after, aspects = found.right(names), differing_aspects(treatment, own)
+        correct = int(after.sum())
+        options, hint = correction(treatment, aspects)
+        change = ", ".join(aspect.words(treatment) for aspect in aspects) or "as recorded"
+        add(change, options, after)
+        restored = not _is_lost(correct, len(after), trained)
+        if restored and is_clear_gain(before, after, truth):
+            message = (
+                f"{change}: {correct} of {len(after)} photos get their folder's class instead of "
+                f"{before.sum()}"
+            )
+            stage = aspects[0].stage
+            finding = Finding(stage=stage, message=message, hint=hint, options=options)
+            likely.append((correct, finding))
+    for order in other_orders(answers[own], names, images.classes):
+        add(f"labels {order.change}", _label_options(order, images), order.right)
+    rows.sort(key=lambda row: -row.correct)
+    report = msgspec.structs.replace(report, variations=tuple(rows))
+    if likely:
+        _, cause = max(likely, key=lambda each: each[0])
+    elif trained is not None:
+        cause = _unrestored(report, trained)
+    else:
+        return report
+    return msgspec.structs.replace(report, findings=(*report.findings, cause))
+
+
+def _unrestored(report: StageReport, trained: float) -> Finding:
+    best = report.variations[0]
+    return Finding(
+        stage="accuracy",
+        message=f"{report.correct} of {report.labelled} photos get their folder's class, and "
+        f"training had {trained:.1%} right; none of the {len(report.variations) - 1} usual changes "
+        f"restores that; the best, {best.change}, gets {best.correct} right",
+        hint="Name training's own transform: --transform file.py:function. Else the photos "
+        "differ from those that training was tested on, or the checkpoint is another: --ckpt",
+    )
+
+
+def _usual_changes(own: Treatment, *, rotated: bool) -> Iterator[Treatment]:
+    """The usual treatments that differ from the recorded one in one thing; not in the input's size.
+
+    Args:
+        own: What the bundle records.
+        rotated: Whether there is an image that EXIF says to rotate.
+    """
+    changes: list[dict[str, object]] = [
+        {"mean": mean, "std": std} for mean, std in NORMALISATIONS.values()
+    ]
+    changes.append({"channels": "BGR"})
+    size = own.crop_size or own.resize
+    if isinstance(size, tuple):
+        changes += (
+            {"resize": resize, "crop_size": crop_size}
+            for resize, crop_size in itertools.islice(usual_sizes(size), _SIZES_TRIED)
+        )
+    if rotated:
+        changes.append({"upright": True})
+    changes += ({"interpolation": name, "antialias": antialias} for name, antialias in _FILTERS)
+    for change in changes:
+        treatment = msgspec.structs.replace(own, **change)
+        if treatment != own:
+            yield treatment
+
+
+def _answers(
+    bundle: Bundle, images: StageImages, treatments: Sequence[Treatment], progress: Progress
+) -> dict[Treatment, Logits]:
+    """(N, K) logits of the canonical graph for each treatment that every image can get."""
+    answers: dict[Treatment, list[Logits]] = {each: [] for each in treatments}
+    session = open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32")
+    with session:
+        # A canonical graph takes normalised images; the deploy graphs do not.
+        network = cast("NormalisedSession", session)
+        for number, file in enumerate(images.files):
+            progress(Step("trying the usual changes", number, len(images.files)))
+            image = decode_rgb(file.path)
+            for treatment in [*answers]:
+                try:
+                    inputs = treatment(image)
+                except OversizeError:
+                    del answers[treatment]
+                    what = treatment.describe_pixels()
+                    progress(Note(f"skipped: {what}: {file.name} would get too large"))
+                    continue
+                answers[treatment].append(network.run_normalised(inputs[None]))
+    return {treatment: np.concatenate(rows) for treatment, rows in answers.items()}

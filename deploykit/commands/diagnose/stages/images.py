@@ -1,0 +1,180 @@
+"""The images that the stages are compared on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deploykit.bundle.folder import Bundle
+from deploykit.images.decode import DecodeError, exif_orientation
+from deploykit.images.scan import ImageFile, class_folders, sample_images, scan_images
+from deploykit.proof.photos import PhotoFolder, listed_photos
+from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.session import ImageBatch
+from deploykit.system.progress import Note, Progress
+
+STAGE_IMAGES = 48
+_ROTATED = range(2, 9)  # the orientations of EXIF but for 1, upright
+#: Of a large folder only so many headers are read in search of images that are to be rotated.
+_HEADERS_READ = 512
+#: One of so many images is one that is to be rotated, where there are any.
+_ROTATED_PART = 8
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """A folder whose images are listed, and not read yet.
+
+    Attributes:
+        folder: The folder, and its image files.
+        classes: The classes that its names are of; empty where it is not labelled.
+    """
+
+    folder: PhotoFolder
+    classes: tuple[str, ...]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the right class of any image is known."""
+        return any(file.expected is not None for file in self.folder.files)
+
+
+@dataclass(frozen=True, eq=False)
+class StageImages:
+    """Readable images, without duplicates.
+
+    Attributes:
+        source: The folder.
+        files: The images' files.
+        rotated: The names of those that EXIF says to rotate.
+        classes: The classes that the folder's names are of; empty where it is not labelled.
+        pixels: (N, H, W, 3), preprocessed as recorded.
+        picked: The names of those that were asked for.
+        unreadable: How many more were drawn, and cannot be read.
+        duplicates: How many more were drawn, and have the pixels of another.
+    """
+
+    source: Path
+    files: tuple[ImageFile, ...]
+    rotated: frozenset[str]
+    classes: tuple[str, ...]
+    pixels: ImageBatch
+    picked: frozenset[str] = frozenset()
+    unreadable: int = 0
+    duplicates: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The images' names."""
+        return tuple(file.name for file in self.files)
+
+    @property
+    def truth(self) -> tuple[str | None, ...]:
+        """Each image's right class; None where the folder does not tell, or it was picked.
+
+        Images that were picked for their answers say nothing about how often a model is right.
+        """
+        return tuple(None if file.name in self.picked else file.expected for file in self.files)
+
+
+def list_images(bundle: Bundle, images: Path | None, progress: Progress) -> ImageSource:
+    """List a folder's images and the classes that it has: the labels, or as many sub-folders.
+
+    A bundle may have been exported without the names, or with others.
+
+    Args:
+        bundle: The bundle.
+        images: The folder; None for the one given at export while it is there.
+        progress: Told which folder is taken.
+
+    Raises:
+        UsageError: No folder is named, and the one given at export is not there.
+        ImagesError: There is no image file.
+    """
+    labels = bundle.manifest.labels
+    listed = listed_photos(bundle, images, progress)
+    if any(file.expected is not None for file in listed.files):
+        return ImageSource(listed, labels.names)
+    if listed.path.is_dir() and any("/" in file.name for file in listed.files):
+        try:
+            classes = tuple(class_folders(listed.path))
+        except ImagesError:  # the parts of a data set, whose images are as good without labels
+            return ImageSource(listed, ())
+        if len(classes) == len(labels):
+            files = scan_images(listed.path, classes).files
+            return ImageSource(PhotoFolder(listed.path, files), classes)
+    return ImageSource(listed, ())
+
+
+def draw_images(
+    source: ImageSource,
+    preprocessing: Preprocessing,
+    limit: int | None,
+    progress: Progress,
+    first: Sequence[str] = (),
+) -> StageImages:
+    """Draw images evenly over the classes, some that EXIF says to rotate among them.
+
+    Args:
+        source: What to draw from.
+        preprocessing: What the bundle records.
+        limit: How many; None for :data:`STAGE_IMAGES`.
+        progress: Told how many are skipped.
+        first: The names of images that are drawn before any other, and come first.
+
+    Raises:
+        ImagesError: Not one can be read.
+    """
+    drawn = {file.name: file for file in _drawn(source.folder.files, limit or STAGE_IMAGES, first)}
+    images = source.folder.read(list(drawn.values()), preprocessing)
+    files: list[ImageFile] = []
+    pixels: list[ImageBatch] = []
+    for names, batch in images:
+        files += (drawn[name] for name in names)
+        pixels.append(batch.copy())  # its buffer is used again
+    duplicates = images.drawn().duplicates
+    if images.unreadable:
+        progress(Note(f"skipped: {images.unreadable} of {len(drawn)} photos cannot be read"))
+    if duplicates:
+        progress(Note(f"skipped: {duplicates} of {len(drawn)} photos are duplicates of others"))
+    return StageImages(
+        source=source.folder.path,
+        files=tuple(files),
+        rotated=frozenset(file.name for file in files if _is_rotated(file)),
+        classes=source.classes,
+        pixels=np.concatenate(pixels),
+        picked=frozenset(first),
+        unreadable=images.unreadable,
+        duplicates=duplicates,
+    )
+
+
+def _drawn(files: Sequence[ImageFile], count: int, first: Sequence[str]) -> list[ImageFile]:
+    """A sample: those that come first, those that EXIF says to rotate if any, and others.
+
+    Of duplicates the first stays. So it is the one to rotate: training may have rotated it.
+    """
+    others = {file.name: file for file in files}
+    wanted = [others.pop(name) for name in dict.fromkeys(first) if name in others][:count]
+    left = count - len(wanted)
+    if left == 0 or not others:
+        return wanted
+    headers = sample_images(list(others.values()), _HEADERS_READ)
+    rotated = [file for file in headers if _is_rotated(file)]
+    if left < len(others):
+        rotated = rotated[: max(1, left // _ROTATED_PART)]
+    for file in rotated:
+        del others[file.name]
+    if left > len(rotated) and others:
+        return [*wanted, *rotated, *sample_images(list(others.values()), left - len(rotated))]
+    return [*wanted, *rotated]
+
+
+def _is_rotated(file: ImageFile) -> bool:
+    with contextlib.suppress(DecodeError):
+        return exif_orientation(file.path) in _ROTATED
+    return False
