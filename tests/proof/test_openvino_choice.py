@@ -13,7 +13,7 @@ from deploykit.commands.predict.run import PredictionRun, PredictRequest
 from deploykit.commands.verify.run import VerifyRequest, verify_bundle
 from deploykit.errors import DependencyError, ParityError, UsageError
 from deploykit.inference.candidates import Candidate, named_candidates
-from deploykit.proof import auto
+from deploykit.proof import self_test
 from deploykit.proof.auto import open_best
 from deploykit.proof.policy import status
 from deploykit.system.progress import Note
@@ -149,13 +149,13 @@ def test_a_named_bf16_is_tested_first_where_only_another_cpu_has_proven_it(prove
 
 @needs_bf16
 def test_a_named_bf16_that_fails_its_test_does_not_run(proven_bf16, monkeypatch):
-    read = auto.read_golden
+    read = self_test.read_golden
 
     def other_answers(bundle):
         golden = read(bundle)
         return Golden(golden.images, -golden.logits)
 
-    monkeypatch.setattr(auto, "read_golden", other_answers)
+    monkeypatch.setattr(self_test, "read_golden", other_answers)
     with pytest.raises(ParityError, match="does not give the recorded answers") as caught:
         open_best(proven_elsewhere(proven_bf16), runtime="openvino", precision="bf16")
     assert "--precision fp32" in caught.value.hint

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from deploykit.bundle.folder import Bundle
+from deploykit.errors import ImagesError
 from deploykit.images.decode import DecodeError, exif_orientation
 from deploykit.images.scan import ImageFile, class_folders, sample_images, scan_images
 from deploykit.proof.photos import PhotoFolder, listed_photos
