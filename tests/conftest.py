@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import shutil
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,10 @@ from deploykit.engine.flavour import open_flavour
 from deploykit.specs.engine import TensorRT
 from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.gpu import DRIVER_LIBRARY, Gpu
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell's background jobs ignore Ctrl+C, and the tests of it would wait in vain.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: A user's own file: a small network that tells colours apart, and what tests need beside it.
 NETWORK = '''
