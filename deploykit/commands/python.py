@@ -218,7 +218,7 @@ _SURE = (
     r"|(?:onnxruntime-|tensorrt|openvino|rehearsal|cpu|cuda|sm\d)[\w-]*|[\w-]+\.\w+(?::\w+)?|\w+=[\w.,]*\w)"
 )
 _COMMANDS = {"build-trt": "build_engine"}
-_WALKS = ("stages", "layers")
+_DIAGNOSES = ("stages", "layers")
 
 
 def in_python(text: str) -> str:
@@ -265,7 +265,7 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
 
 def _call(match: re.Match[str]) -> str:
     name, options = match[1], match[2]
-    if any(f"--{walk}" in options for walk in _WALKS):
+    if any(f"--{each}" in options for each in _DIAGNOSES):
         name = "diagnose"
     function = f"deploykit.{_COMMANDS.get(name, name)}"
     return f"{function}({_arguments(options)})" if options else function

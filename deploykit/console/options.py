@@ -105,7 +105,7 @@ PrecisionName = Annotated[
         "--precision",
         metavar="NAME",
         rich_help_panel=WHAT_RUNS,
-        help="The precision: fp32, fp16, bf16 or int8.  [default: all]",
+        help="The precision: fp32, fp16, bf16 or int8.  [default: any]",
         autocompletion=_starting_with(("fp32", "fp16", "bf16", "int8")),
     ),
 ]

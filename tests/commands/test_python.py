@@ -322,6 +322,8 @@ def test_an_array_of_another_kind_is_refused_with_what_to_do(model):
     with pytest.raises(UsageError, match=r"not float32 of shape \(3, 20, 20\)") as caught:
         model(np.zeros((3, 20, 20), np.float32))
     assert "transpose(1, 2, 0)" in caught.value.hint
+    with pytest.raises(UsageError, match="image has no pixels: its size is 0x5"):
+        model(Image.new("RGB", (0, 5)))
     with pytest.raises(UsageError, match=r"shape \(N, 16, 16, 3\), not uint8 of shape \(1, 20"):
         model.logits(np.zeros((1, 20, 20, 3), np.uint8))
 

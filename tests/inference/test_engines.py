@@ -10,7 +10,8 @@ from bundle_files import acknowledged, contents, edited, kept
 
 from deploykit.bundle.folder import GOLDEN, open_bundle
 from deploykit.commands.build.run import BuildRequest, build_engine
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.engine.passport import read_passport, write_passport
 from deploykit.errors import BundleError, DependencyError, DeviceError, InputError, ParityError
 from deploykit.inference.engines import engines_of, named_engine, open_bundle_engine

@@ -9,7 +9,8 @@ from bundle_files import acknowledged, edited
 from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import SearchRecord
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import BundleError, InputError, ParityError
 from deploykit.inference import candidates
 from deploykit.inference.candidates import this_machine

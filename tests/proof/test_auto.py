@@ -8,7 +8,8 @@ from fp16_networks import BRIGHT, make_photos
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.commands.build.run import BuildRequest, build_engine
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import BundleError, DependencyError, DeviceError, ParityError, UsageError
 from deploykit.inference.candidates import all_candidates
 from deploykit.proof.auto import open_best

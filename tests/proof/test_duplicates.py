@@ -10,7 +10,8 @@ from deploykit.commands.diagnose.layers.run import drawn_images
 from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import ImagesError
 from deploykit.proof.photos import Photos
 from deploykit.proof.reference import ReferenceRequest

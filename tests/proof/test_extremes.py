@@ -12,7 +12,8 @@ from onnxscript.rewriter.rules import common as rules
 from deploykit.bundle.folder import open_bundle
 from deploykit.commands.app import run
 from deploykit.commands.verify.conclusion import conclusion_of
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import ParityError
 from deploykit.graph import simplify
 from deploykit.models.registry import resolve_architecture

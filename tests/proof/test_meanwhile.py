@@ -12,7 +12,8 @@ from deploykit.bundle.manifest import FileRecord, update_manifest
 from deploykit.commands.build.engine_files import publish_engine
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.commands.quantize.fp16 import Fp16
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import BundleError
 from deploykit.inference.engines import engines_of
 from deploykit.proof.auto import open_best

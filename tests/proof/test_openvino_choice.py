@@ -10,7 +10,8 @@ from openvino_cpu import needs_bf16
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.golden import Golden
 from deploykit.commands.predict.run import PredictionRun, PredictRequest
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import DependencyError, ParityError, UsageError
 from deploykit.inference.candidates import Candidate, named_candidates
 from deploykit.proof import self_test

@@ -1,5 +1,6 @@
 """What counts as proven, and that everybody who asks gets the same answer."""
 
+import made_benchmarks
 import msgspec
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ from fp16_networks import BRIGHT, make_photos
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.verdicts import PhotoSet
+from deploykit.commands.bench import run as bench
 from deploykit.commands.build.proven_graph import proven_graph
 from deploykit.commands.inspect.bundle import inspect_bundle
 from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import ParityError
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.statistics import upper_bound
@@ -92,7 +95,7 @@ def known(bundle):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_status_is_the_same_for_all_who_ask(known, kind):
+def test_status_is_the_same_for_all_who_ask(known, kind, monkeypatch):
     precision, _, word = KINDS[kind]
     bundle, graph = known(kind), FP32 if precision == "fp32" else INT8
     candidate = Candidate(graph, CPU, precision)
@@ -103,6 +106,12 @@ def test_status_is_the_same_for_all_who_ask(known, kind):
     assert (answer.reason == "") == (word == "proven")
     # predict's summary, its JSON and its page
     assert status_of_run(bundle, spec) == answer
+    # bench, of what it has measured
+    found = made_benchmarks.measured(candidate, 10.0, spec=spec)
+    monkeypatch.setattr(bench, "take_turns", lambda *_: ([found], []))
+    monkeypatch.setattr(bench, "list_candidates", lambda *_: ([], []))
+    (shown_by_bench,) = bench.bench_bundle(bundle).measured
+    assert shown_by_bench.status == answer
     # inspect; it shows a verdict by what it is worth on its own device
     shown = [status for each, status in inspect_bundle(bundle).verdicts if each.graph == graph]
     if kind not in ("another device", "another file"):

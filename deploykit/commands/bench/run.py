@@ -26,7 +26,8 @@ from deploykit.commands.bench.results import (
     Skipped,
     name_of,
 )
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import (
     BundleError,
     DeploykitError,

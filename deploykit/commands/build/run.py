@@ -23,8 +23,9 @@ from deploykit.commands.quantize.run import (
     quantization_images,
     verdict_lines,
 )
+from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.engine.audit import Audit, audit_engine
 from deploykit.engine.build import BuiltEngine, current_gpu, engine_from_onnx
 from deploykit.engine.flavour import installed_flavours, open_flavour

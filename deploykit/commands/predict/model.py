@@ -294,6 +294,8 @@ def _decoded(image: ImageLike, name: str) -> Image.Image:
         DecodeError: It gives no pixels.
     """
     if isinstance(image, Image.Image):
+        if not all(image.size):
+            raise UsageError(f"{name} has no pixels: its size is {image.width}x{image.height}.")
         return rgb_of(image, name)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:

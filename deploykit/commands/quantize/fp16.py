@@ -22,7 +22,9 @@ from deploykit.specs.session import Logits, Session
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-FP16 = Scheme(deploy_graph("fp16"), "fp16", (REHEARSAL,), instead="FP32 (--precision fp32)")
+FP16 = Scheme(
+    deploy_graph("fp16"), "fp16", (REHEARSAL,), instead="FP32 (build-trt --precision fp32)"
+)
 _WORST_IMAGES = 2
 
 

@@ -151,7 +151,7 @@ def verify(
 ) -> None:
     """Compare a bundle's graphs and engines with the checkpoint.
 
-    Exits with 3 if one decides differently, or if the images show too little.
+    Exits with 3 if one decides differently, or if the images decide nothing.
     """
     with command("verify", as_json=json, verbose=verbose) as console:
         from deploykit.commands.verify.request import VerifyRequest

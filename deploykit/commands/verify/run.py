@@ -48,8 +48,6 @@ from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress, silent, without_repeats
 from deploykit.system.text import now
 
-__all__ = ["VerifyRequest", "verify_bundle"]
-
 
 def verify_bundle(
     bundle: Bundle,

@@ -174,7 +174,8 @@ class BundleTest(pytest.Item):
 
 def _check_files(bundle: Bundle) -> str:
     """Whether each file is as recorded, and the graphs give the answers recorded at export."""
-    from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+    from deploykit.commands.verify.request import VerifyRequest
+    from deploykit.commands.verify.run import verify_bundle
     from deploykit.commands.verify.text import verification_text
     from deploykit.inference.engines import engines_not_copied, named_engine
     from deploykit.system.text import counted

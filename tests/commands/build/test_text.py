@@ -10,7 +10,8 @@ import pytest
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.commands.build.text import build_text, build_value
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.engine.audit import Audit
 from deploykit.inference.engines import Engine
 from deploykit.specs.model import KeptNode

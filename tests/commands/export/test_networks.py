@@ -7,7 +7,8 @@ import torch
 
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.models.registry import resolve_architecture
 from deploykit.specs.preprocessing_options import PreprocessingOptions
 

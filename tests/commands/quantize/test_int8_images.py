@@ -11,7 +11,8 @@ from fp16_networks import BRIGHT, DIM, make_photos, tune_fp16
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
 from deploykit.commands.quantize.run import QuantizeRequest, quantization_images, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import GraphError, ImagesError, ParityError
 from deploykit.inference.candidates import Candidate
 from deploykit.proof.answered import AnsweredPhotos

@@ -16,7 +16,8 @@ from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bund
 from deploykit.bundle.manifest import record_file
 from deploykit.commands.quantize.run import QuantizeRequest, quantization_images, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import DependencyError, DeviceError, GraphError, ParityError, UsageError
 from deploykit.graph.files import load_graph
 from deploykit.proof.answered import AnsweredPhotos

@@ -10,7 +10,8 @@ from fake_session import FakeSession
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import update_manifest
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import ImagesError, UsageError
 from deploykit.parity.measures import margins
 from deploykit.proof.reference import ReferenceRequest

@@ -8,7 +8,8 @@ from torch import nn
 
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.commands.verify.text import verification_text
 from deploykit.images.batches import read_batches
 from deploykit.images.scan import scan_images

@@ -12,7 +12,8 @@ from fp16_networks import BRIGHT, make_photos, tune_fp16
 from onnx import numpy_helper
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import BundleError, DependencyError, DeviceError, UsageError
 
 FP16 = "deploy/fp16.onnx"

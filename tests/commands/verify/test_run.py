@@ -9,7 +9,8 @@ from onnx import numpy_helper
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import record_file, update_manifest
-from deploykit.commands.verify.run import VerifyRequest, verify_bundle
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import (
     BundleError,
     CheckpointError,

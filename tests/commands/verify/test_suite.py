@@ -13,7 +13,7 @@ import pytest
 from bundle_files import acknowledged, contents
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.commands.verify.run import VerifyRequest
+from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.suite import checks_of
 from deploykit.errors import BundleError
 from deploykit.inference.candidates import Candidate
