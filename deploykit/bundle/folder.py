@@ -16,6 +16,7 @@ from deploykit.bundle.manifest import LOCK_NAME, MANIFEST_NAME, Manifest, read_m
 from deploykit.errors import BundleError, UsageError
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Shown
+from deploykit.system.progress import Note, Progress, silent
 
 CANONICAL_GRAPH = "model.onnx"
 GOLDEN = "golden.npz"
@@ -25,6 +26,10 @@ FAILED = ".failed"
 INT8_TENSORRT_GRAPH = "deploy/int8-tensorrt.onnx"
 #: No export takes a day: what is older was left by one that was killed.
 _ABANDONED_AFTER_SECONDS = 24 * 3600
+_MAKE_ONE = (
+    "Make one with `deploykit export --arch NAME --ckpt FILE`, "
+    "or say where it is with --bundle or --artifacts."
+)
 _FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
 
 
@@ -141,39 +146,48 @@ def _check_links(folder: Path) -> None:
             )
 
 
-def find_bundle(wanted: str | None, artifacts: Path) -> tuple[Bundle, str | None]:
+def find_bundle(
+    wanted: str | None, artifacts: Path | None = None, progress: Progress = silent
+) -> Bundle:
     """Open the bundle that was named, or the one that must be meant.
 
     Args:
         wanted: A name below ``artifacts`` or a folder's path; None for the one bundle there is, or
             the newest.
-        artifacts: The home of bundles.
-
-    Returns:
-        The bundle, and which one was chosen and why when there was a choice to make.
+        artifacts: The folder of all bundles; None for the default.
+        progress: Told which bundle is used where none was named.
 
     Raises:
         BundleError: There is none.
     """
+    home = artifacts or default_artifacts()
     if wanted is not None:
         is_path = Path(wanted).name != wanted or (Path(wanted) / MANIFEST_NAME).is_file()
-        in_artifacts = (artifacts / wanted / MANIFEST_NAME).is_file()
-        folder = Path(wanted) if is_path and not in_artifacts else artifacts / wanted
+        in_home = (home / wanted / MANIFEST_NAME).is_file()
+        folder = Path(wanted) if is_path and not in_home else home / wanted
         if folder.is_file():
             raise BundleError(f"{folder} is a file.", hint=f"Give its folder: {folder.parent}")
-        return open_bundle(folder), None
-    folders = [path.parent for path in artifacts.glob(f"[!.]*/{MANIFEST_NAME}")]
-    if not folders:
-        raise BundleError(
-            f"There is no bundle in {artifacts}.",
-            hint="Make one with `deploykit export --arch NAME --ckpt FILE`, "
-            "or say where it is with --bundle or --artifacts.",
-        )
-    bundles = [open_bundle(folder) for folder in folders]
+        if not (is_path or folder.exists() or _replaced(folder).exists()):
+            names = sorted(each.name for each in _bundle_folders(home))
+            raise BundleError(
+                f"There is no bundle {wanted} in {home}.",
+                hint=f"There are: {', '.join(names)}." if names else _MAKE_ONE,
+            )
+        return open_bundle(folder)
+    bundles = [open_bundle(folder) for folder in _bundle_folders(home)]
+    if not bundles:
+        raise BundleError(f"There is no bundle in {home}.", hint=_MAKE_ONE)
     newest = max(bundles, key=lambda bundle: (bundle.manifest.created, bundle.name))
     if len(bundles) == 1:
-        return newest, f"using bundle {newest.folder}"
-    return newest, f"using the newest of {len(bundles)} bundles: {newest.folder} (--bundle chooses)"
+        progress(Note(f"using bundle {newest.folder}"))
+    else:
+        which = f"the newest of {len(bundles)} bundles: {newest.folder}"
+        progress(Note(f"using {which} (--bundle chooses)"))
+    return newest
+
+
+def _bundle_folders(home: Path) -> list[Path]:
+    return [path.parent for path in home.glob(f"[!.]*/{MANIFEST_NAME}")]
 
 
 def check_bundle_name(name: str) -> str:

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin
 from typing import get_type_hints as type_hints
 
-from deploykit.bundle.folder import Bundle, default_artifacts, find_bundle, open_bundle
+from deploykit.bundle.folder import Bundle, find_bundle, open_bundle
 from deploykit.errors import DeploykitError, UsageError
-from deploykit.proof.reference import ReferenceRequest
 from deploykit.system.progress import Note, Progress, Step
 
 PathLike: TypeAlias = Path | str
@@ -109,25 +108,12 @@ def chosen_bundle(
     if isinstance(bundle, Bundle):
         return open_bundle(bundle.folder)
     wanted = None if bundle is None else os.fspath(bundle)
-    found, note = find_bundle(wanted, optional_path(artifacts) or default_artifacts())
-    if note:
-        progress(Note(note))
-    return found
+    return find_bundle(wanted, optional_path(artifacts), progress)
 
 
 def optional_path(path: PathLike | None) -> Path | None:
     """A path, where one was given."""
     return None if path is None else Path(path)
-
-
-def named_reference(
-    arch: str | None,
-    ckpt: PathLike | None,
-    arch_args: Mapping[str, object] | None,
-    trust_pickle: bool,
-) -> ReferenceRequest:
-    """What the caller named to compare with."""
-    return ReferenceRequest(arch, optional_path(ckpt), arch_args, trust_pickle)
 
 
 def option_text(value: SizeLike | ChannelsLike | None, separator: str) -> str | None:

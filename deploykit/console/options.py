@@ -14,8 +14,6 @@ from deploykit.console.help import GENERAL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from deploykit.bundle.folder import Bundle
-    from deploykit.console.command import Console
     from deploykit.specs.model import Precision
 
 _UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -139,16 +137,6 @@ def artifacts_folder(artifacts: Path | None) -> Path:
     from deploykit.bundle.folder import default_artifacts
 
     return artifacts or default_artifacts()
-
-
-def chosen_bundle(name: str | None, artifacts: Path | None, console: Console) -> Bundle:
-    """The bundle to work on; a note says which one if none was named."""
-    from deploykit.bundle.folder import find_bundle
-
-    bundle, note = find_bundle(name, artifacts_folder(artifacts))
-    if note:
-        console.note(note)
-    return bundle
 
 
 def parsed_arch_args(items: list[str] | None) -> dict[str, object] | None:

@@ -35,24 +35,23 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_one_bundle_is_found_and_named(artifacts):
-    bundle, note = find_bundle(None, artifacts)
-    assert bundle.name == "first"
-    assert "first" in note
+def test_find_bundle_tells_the_only_one(artifacts):
+    told = []
+    assert find_bundle(None, artifacts, told.append).name == "first"
+    assert "first" in told[0].message
 
 
 def test_the_newest_bundle_is_found_and_named(artifacts, exported_bundle):
     add_bundle(artifacts, "newest", "2999-01-01T00:00:00+00:00", exported_bundle)
     add_bundle(artifacts, "oldest", "1999-01-01T00:00:00+00:00", exported_bundle)
-    bundle, note = find_bundle(None, artifacts)
-    assert bundle.name == "newest"
-    assert "newest of 3 bundles" in note
+    told = []
+    assert find_bundle(None, artifacts, told.append).name == "newest"
+    assert "newest of 3 bundles" in told[0].message
 
 
 def test_a_bundle_is_found_by_name_and_by_path(artifacts):
-    assert find_bundle("first", artifacts)[0].folder == artifacts / "first"
-    assert find_bundle(str(artifacts / "first"), artifacts)[0].name == "first"
-    assert find_bundle("first", artifacts)[1] is None
+    assert find_bundle("first", artifacts).folder == artifacts / "first"
+    assert find_bundle(str(artifacts / "first"), artifacts).name == "first"
 
 
 def test_no_bundle_says_how_to_make_one(tmp_path):
@@ -62,8 +61,9 @@ def test_no_bundle_says_how_to_make_one(tmp_path):
 
 
 def test_an_unknown_name_is_no_bundle(artifacts):
-    with pytest.raises(BundleError, match="second is not a bundle"):
+    with pytest.raises(BundleError, match="There is no bundle second in") as caught:
         find_bundle("second", artifacts)
+    assert caught.value.hint == "There are: first."
 
 
 def test_a_changed_file_is_refused(tmp_path, exported_bundle):
@@ -178,7 +178,7 @@ def test_a_bundle_that_appears_meanwhile_is_not_replaced(tmp_path, exported_bund
 
 def test_the_current_folder_is_a_bundle_too(artifacts, monkeypatch):
     monkeypatch.chdir(artifacts / "first")
-    assert find_bundle(".", artifacts)[0].name == "first"
+    assert find_bundle(".", artifacts).name == "first"
 
 
 def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path):

@@ -165,7 +165,7 @@ def test_json_of_a_verification_has_the_numbers(cli, exported_bundle, no_openvin
         (["verify", "--self-test", "--images", "."], 2, "it takes no --images"),
         (["export", "--arch", "dpn92", "--ckpt", "x.pth"], 4, "x.pth"),
         (["predict", "."], 4, "There is no bundle"),
-        (["verify", "--bundle", "nowhere"], 4, "nowhere is not a bundle"),
+        (["verify", "--bundle", "nowhere"], 4, "There is no bundle nowhere"),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])

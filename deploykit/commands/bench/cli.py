@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploykit.console.command import command
-from deploykit.console.options import Artifacts, BundleName, Json, Verbose, chosen_bundle
+from deploykit.console.options import Artifacts, BundleName, Json, Verbose
 from deploykit.errors import DeploykitError, UsageError
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def bench(
                 "--forget measures nothing, but --accept, --verify and --html need a measurement.",
                 hint="Leave out --forget: --accept replaces what was accepted.",
             )
+        from deploykit.bundle.folder import find_bundle
         from deploykit.commands.bench.run import BenchRequest, bench_bundle
         from deploykit.system.files import check_page_path
 
@@ -92,7 +93,7 @@ def bench(
         )
         if html is not None:
             check_page_path(html)
-        chosen = chosen_bundle(bundle, artifacts, console)
+        chosen = find_bundle(bundle, artifacts, console.progress)
         if forget:
             _forget(chosen, console)
             return

@@ -57,16 +57,9 @@ LEAST_ROUNDS = 3
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What to measure.
+    """The arguments of :func:`deploykit.bench`.
 
-    Attributes:
-        images: A folder of photos; None for the one recorded at export while it is there.
-        batch_sizes: Of the session alone; end to end it is the one that ``predict`` takes.
-        repeats: The most rounds; None for as many as there is time for.
-        seconds: How long the rounds may take, beside what the first three need.
-        verify: Whether the fastest unproven candidates are verified, until one passes.
-        max_images: On so many images at most, even over the classes. 256 without a flip bound the
-            rate of flips at 1.2 %.
+    256 images without a flip bound their rate at 1.2 %.
     """
 
     images: Path | None = None
@@ -104,13 +97,8 @@ def bench_bundle(
 ) -> Benchmark:
     """Measure every candidate of this machine.
 
-    Proofs are those of the manifest; what is unproven is compared only with ``verify``.
-
-    Raises:
-        UsageError: No folder of photos.
-        ImagesError: No image can be read.
-        InputError: Not one candidate runs, because the bundle is damaged.
-        MissingError: Not one candidate runs here.
+    Proofs are those of the manifest; what is unproven is compared only with ``verify``. Raises as
+    :func:`deploykit.bench` does.
     """
     request = request or BenchRequest()
     start = time.monotonic()

@@ -15,7 +15,6 @@ from deploykit.console.options import (
     NoDiagnose,
     SearchSeconds,
     Verbose,
-    chosen_bundle,
     parsed_bytes,
 )
 
@@ -84,6 +83,7 @@ def build_trt(
     beside the engine says where it runs.
     """
     with command("build-trt", as_json=json, verbose=verbose) as console:
+        from deploykit.bundle.folder import find_bundle
         from deploykit.commands.build.run import BUILD_PRECISIONS, BuildRequest, build_engine
         from deploykit.commands.build.text import build_text, build_value
         from deploykit.commands.quantize.run import SEARCH_SECONDS
@@ -101,7 +101,9 @@ def build_trt(
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
             diagnose=not no_diagnose,
         )
-        result = build_engine(chosen_bundle(bundle, artifacts, console), request, console.progress)
+        result = build_engine(
+            find_bundle(bundle, artifacts, console.progress), request, console.progress
+        )
         console.result(
             lambda: build_value(result),
             lambda: build_text(result),

@@ -55,20 +55,11 @@ _TIMING_CACHE = "cache/timing.cache"
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build.
+    """The arguments of :func:`deploykit.build_engine`.
 
     Attributes:
-        precision: ``fp16``, ``int8`` or ``fp32``.
-        flavour: Which TensorRT; None for the one that is installed and fits.
+        flavour: None for the one that is installed and fits.
         targets: See :func:`deploykit.engine.passport.parse_targets`.
-        profile: The batch sizes.
-        workspace_bytes: The most device memory that a layer may use while it computes; None for
-            all there is.
-        images: A folder of photos to make the FP16 or INT8 graph anew on, and to verify on; None to
-            take the graph that is there, or the photos given at export.
-        search_seconds: How long the search for its FP32 nodes may begin new trials.
-        diagnose: Whether a graph or an engine that fails is followed by a search for the node at
-            fault.
     """
 
     precision: Precision = "fp16"
@@ -114,18 +105,9 @@ def build_engine(
 ) -> BuildResult:
     """Build an engine from a bundle's deploy graph, and verify it where there is a GPU.
 
-    Args:
-        bundle: The bundle.
-        request: What to build.
-        progress: Called with what is being done and what was chosen.
-
     Raises:
-        UsageError: Targets, batch sizes or a flavour that make no sense.
-        ParityError: The deploy graph is not proven, or cannot be made; or the engine fails its
-            comparison, or has no layer in FP16. The bundle has no new engine: what failed is kept
-            in ``.failed``.
-        GraphError: TensorRT does not take the graph.
-        MissingError: TensorRT is not installed, or a GPU is needed and not there.
+        DeploykitError: See :func:`deploykit.build_engine`. ParityError also where the engine fails
+            its comparison, or has no layer in FP16: it is kept in ``.failed``.
     """
     request = request or BuildRequest()
     choice(request.precision, BUILD_PRECISIONS, "precision for engines")

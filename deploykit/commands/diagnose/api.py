@@ -7,14 +7,9 @@ from collections.abc import Mapping
 from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers, layer_candidates
 from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages, prepare_stages
 from deploykit.commands.diagnose.text import Diagnosis, diagnosis_text
-from deploykit.commands.python import (
-    BundleLike,
-    PathLike,
-    chosen_bundle,
-    named_reference,
-    optional_path,
-)
+from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
 from deploykit.errors import UsageError
+from deploykit.proof.reference import ReferenceRequest
 from deploykit.specs.model import Precision
 from deploykit.system.progress import Progress, silent, without_repeats
 
@@ -78,7 +73,7 @@ def diagnose(
     chosen = chosen_bundle(bundle, artifacts, progress)
     progress = without_repeats(progress)
     folder = optional_path(images)
-    named = named_reference(arch, ckpt, arch_args, trust_pickle)
+    named = ReferenceRequest(arch, optional_path(ckpt), arch_args, trust_pickle)
     by_stage = StagesRequest(
         folder, max_images, transform, trained_accuracy, named, runtime, precision
     )

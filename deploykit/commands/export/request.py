@@ -27,23 +27,10 @@ GOLDEN_CHOICES: tuple[GoldenChoice, ...] = get_args(GoldenChoice)
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export, and what the user said about it.
+    """The arguments of :func:`deploykit.export`.
 
     Attributes:
-        arch: The architecture's name, see :func:`deploykit.models.registry.resolve_architecture`.
-        checkpoint: The weights' file.
-        arch_args: Further arguments of the architecture.
         classes: See :func:`deploykit.images.labels.choose_labels`.
-        preprocessing: See :class:`PreprocessingOptions`.
-        images: A folder of photos to verify on; None for the folder that ``classes`` names, if it
-            does, else made images.
-        golden: Whether ``golden.npz`` may hold the user's photos or only made images.
-        opset: The ONNX operator set; None for torch's own choice.
-        name: The bundle's; None for one made from the architecture's.
-        artifacts: The home of bundles.
-        overwrite: Whether a bundle of that name may be replaced.
-        trust_pickle: Whether reading the checkpoint may run the code in it.
-        diagnose: Whether a failed comparison is followed by a search for the node at fault.
     """
 
     arch: str

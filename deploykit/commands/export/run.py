@@ -75,17 +75,8 @@ class ExportResult:
 def export_bundle(request: ExportRequest, progress: Progress = silent) -> ExportResult:
     """Export a checkpoint to a bundle and prove that it still gives the same answers.
 
-    Args:
-        request: What to export.
-        progress: Called with what is being done and what was assumed.
-
     Raises:
-        UsageError: Options that make no sense.
-        InputError: The architecture, the checkpoint or the photos cannot be used, the network
-            cannot be exported, or there is a bundle of that name.
-        ParityError: The exported graphs do not give the reference's answers. They are kept in
-            ``.failed``, and the message names the node at fault.
-        DependencyError: torch or onnx is not installed.
+        DeploykitError: See :func:`deploykit.export`. Graphs that fail are kept in ``.failed``.
     """
     marks: list[tuple[str, float]] = []
 

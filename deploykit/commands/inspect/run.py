@@ -21,7 +21,7 @@ from deploykit.engine.passport import passport_path
 from deploykit.errors import CheckpointError, InputError, UsageError
 from deploykit.specs.value import Shown
 from deploykit.system.deps import need
-from deploykit.system.progress import Note, Progress, silent
+from deploykit.system.progress import Progress, silent
 from deploykit.system.text import command_line
 
 if TYPE_CHECKING:
@@ -116,10 +116,7 @@ def _named_bundle(what: str | None, artifacts: Path, progress: Progress) -> Bund
             raise InputError(
                 f"The folder {path} is not a bundle: it has no {MANIFEST_NAME}.", hint=hint
             )
-    bundle, note = find_bundle(what, artifacts)
-    if note:
-        progress(Note(note))
-    return bundle
+    return find_bundle(what, artifacts, progress)
 
 
 def _inspect_file(

@@ -19,7 +19,6 @@ from deploykit.console.options import (
     PrecisionName,
     Tf32,
     Verbose,
-    chosen_bundle,
     named_path,
     parsed_precision,
 )
@@ -113,6 +112,7 @@ def predict(
         _stdout_for_rows(wanted=STDOUT in paths and not json) as emit,
         command("predict", as_json=json, verbose=verbose, quiet=quiet) as console,
     ):
+        from deploykit.bundle.folder import find_bundle
         from deploykit.commands.predict.outputs import Outputs, write_run
         from deploykit.commands.predict.run import PredictionRun, PredictRequest
         from deploykit.commands.predict.text import prediction_text, prediction_value
@@ -134,7 +134,7 @@ def predict(
                 threads=threads,
                 done=outputs.done,
             )
-            chosen = chosen_bundle(bundle, artifacts, console)
+            chosen = find_bundle(bundle, artifacts, console.progress)
             with PredictionRun(chosen, request, console.progress) as run:
                 spec = run.spec
                 console.note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}")

@@ -15,7 +15,6 @@ from deploykit.console.options import (
     NoDiagnose,
     SearchSeconds,
     Verbose,
-    chosen_bundle,
 )
 
 
@@ -51,6 +50,7 @@ def quantize(
     As few nodes as possible stay in FP32. Exits with 3 if no graph passes.
     """
     with command("quantize", as_json=json, verbose=verbose) as console:
+        from deploykit.bundle.folder import find_bundle
         from deploykit.commands.quantize.run import (
             SCHEMES,
             SEARCH_SECONDS,
@@ -69,7 +69,7 @@ def quantize(
             diagnose=not no_diagnose,
         )
         result = quantize_bundle(
-            chosen_bundle(bundle, artifacts, console), request, console.progress
+            find_bundle(bundle, artifacts, console.progress), request, console.progress
         )
         console.result(
             lambda: quantization_value(result),

@@ -69,18 +69,11 @@ _MORE_PHOTOS = (
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """How to make graphs of lower precision.
+    """The arguments of :func:`deploykit.quantize`.
 
     Attributes:
-        precision: ``fp16`` or ``int8``.
-        images: A folder of photos, of which one sample is for the search, and INT8's calibration,
-            and another for the proof; None for the one given at export, else the golden images.
-        search_seconds: How long the search for each graph may begin new trials.
-        runtime: What the INT8 graph for CPUs is made for, one of :data:`INT8_RUNTIMES`; None for
-            the first of them that is here.
         graphs: Which of the precision's graphs to make, by their paths in the bundle; empty for
             all.
-        diagnose: Whether a graph that fails is followed by a search for the node at fault.
     """
 
     precision: Precision = "int8"
@@ -178,19 +171,11 @@ def quantize_bundle(
     on the one that it is made for; FP16 and INT8 for TensorRT in rehearsal, which needs no
     TensorRT. Each is in the bundle once it has passed, whatever becomes of the other.
 
-    Args:
-        bundle: The bundle.
-        request: How.
-        progress: Called with what is being done.
-
     Raises:
-        UsageError: There is no such precision, runtime or graph.
-        ParityError: No set of FP32 nodes was found with which the first graph passes, or the one
-            that was found fails on the photos that the search did not see, or they are too few to
-            replace a graph that is proven, or most photos cannot be read. The bundle stays as it
-            was.
-        InputError: The bundle is damaged, or the photos cannot be used.
-        MissingError: onnx or the runtime that was asked for is not here.
+        DeploykitError: See :func:`deploykit.quantize`. ParityError: no set of FP32 nodes was found
+            with which the first graph passes, or the one that was found fails on the photos that
+            the search did not see, or they are too few to replace a graph that is proven, or most
+            photos cannot be read.
     """
     request = request or QuantizeRequest()
     schemes = request.schemes()

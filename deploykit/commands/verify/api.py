@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from deploykit.commands.python import (
-    BundleLike,
-    PathLike,
-    chosen_bundle,
-    named_reference,
-    optional_path,
-)
+from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
 from deploykit.commands.verify.reports import verify_with_reports
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.text import verdict_text, verification_text
+from deploykit.proof.reference import ReferenceRequest
 from deploykit.specs.model import Precision
 from deploykit.system.progress import Progress, silent
 
@@ -80,7 +75,7 @@ def verify(
         precision=precision,
         engine=engine,
         tf32=tf32,
-        reference=named_reference(arch, ckpt, arch_args, trust_pickle),
+        reference=ReferenceRequest(arch, optional_path(ckpt), arch_args, trust_pickle),
         self_test=self_test,
     )
     return verify_with_reports(

@@ -21,7 +21,6 @@ from deploykit.console.options import (
     Tf32,
     TrustPickle,
     Verbose,
-    chosen_bundle,
     named_path,
     parsed_arch_args,
     parsed_precision,
@@ -184,10 +183,11 @@ def _verify(
     artifacts: Path | None,
 ) -> None:
     """Verify, write the reports, and show the result."""
+    from deploykit.bundle.folder import find_bundle
     from deploykit.commands.verify.reports import verify_with_reports
     from deploykit.commands.verify.text import verdict_text, verification_text, verification_value
 
-    open_it = partial(chosen_bundle, name, artifacts, console)
+    open_it = partial(find_bundle, name, artifacts, console.progress)
     result = verify_with_reports(
         open_it, request, html=html, junit=junit, progress=console.progress
     )

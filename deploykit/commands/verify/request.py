@@ -14,27 +14,12 @@ from deploykit.specs.model import Precision
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """What to verify.
+    """The arguments of :func:`deploykit.verify` and :func:`deploykit.diagnose`.
 
     Attributes:
         photos: Images that are open already; instead of ``images``.
-        images: A folder of photos; None for the one recorded at export while it is there, else the
-            golden images.
-        max_images: At most so many, a fixed sample that is even over the classes.
-        budget: Compare so many images, those with the lowest margins; see
-            :mod:`deploykit.commands.verify.lowest_margins`.
-        runtime: What executes; None for every runtime that can run here.
-        precision: Of the deploy graphs and engines; None for every one that they are made for, and
-            so not for BF16, which is no graph's own.
-        engine: One engine by its name; None for the newest of each kind that can run here.
-        tf32: Whether a GPU may compute FP32 in TensorFloat-32; proves nothing about FP32.
-        reference: What the user named to compare with.
-        self_test: Compare with the recorded golden answers; needs only the bundle.
+        precision: None for every one that graphs are made for, and so not for BF16.
         keep: Whether the bundle keeps the verdicts.
-        stages: Whether to diagnose which stage moves the answer.
-        transform: The user's training transform, ``file.py:function``, for that diagnosis.
-        trained_accuracy: The accuracy of training on its test images, 0..1, for that diagnosis.
-        layers: Whether to diagnose which node adds the error.
     """
 
     photos: Photos | None = None

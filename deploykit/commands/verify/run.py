@@ -70,10 +70,7 @@ def verify_bundle(
             here, and to close it again.
 
     Raises:
-        UsageError: A runtime or precision that makes no sense, or options that contradict.
-        BundleError: A file of the bundle is missing or damaged.
-        InputError: The images, or a checkpoint that was named, cannot be used.
-        MissingError: The runtime needs a package or a device that is not here.
+        DeploykitError: See :func:`deploykit.verify`.
     """
     request = request or VerifyRequest()
     request.check()

@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
     """The bundle that is meant, and what to verify of it; no test changes it."""
-    from deploykit.bundle.folder import default_artifacts, find_bundle
+    from deploykit.bundle.folder import find_bundle
     from deploykit.commands.verify.request import VerifyRequest
     from deploykit.errors import UsageError
     from deploykit.images.scan import scan_images
@@ -100,7 +100,7 @@ def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
         stages=given["transform"] is not None,
         transform=given["transform"],
     )
-    return find_bundle(config.getoption("deploykit_bundle"), default_artifacts())[0], request
+    return find_bundle(config.getoption("deploykit_bundle")), request
 
 
 def checks_of(bundle: Bundle, request: VerifyRequest) -> dict[str, Callable[[], str]]:

@@ -119,7 +119,7 @@ def test_export_failed_keeps_the_last_graphs_as_no_bundle(request_for, break_exp
     )
     assert {each.name: each.f for each in norm.attribute}["epsilon"] == pytest.approx(0.1)
     artifacts = folder.parent.parent
-    assert find_bundle(None, artifacts)[0].manifest == sound.manifest
+    assert find_bundle(None, artifacts).manifest == sound.manifest
     for wanted in (str(folder), ".failed/blocks"):
         with pytest.raises(BundleError, match="is not a bundle"):
             find_bundle(wanted, artifacts)

@@ -98,7 +98,7 @@ def test_quantize_failed_is_no_bundle_and_only_the_last_is_kept(toy):
     (home / ".failed" / bundle.name / "old.txt").touch()
     _, files, _ = failure(bundle, request)
     assert "old.txt" not in files
-    assert find_bundle(None, home)[0].folder == bundle.folder
+    assert find_bundle(None, home).folder == bundle.folder
     with pytest.raises(BundleError, match="is not a bundle"):
         find_bundle(f".failed/{bundle.name}", home)
     shutil.rmtree(bundle.folder)
