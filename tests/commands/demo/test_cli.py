@@ -1,9 +1,11 @@
 """``deploykit demo``: the whole flow, whose folder it takes, and how it ends when a step fails."""
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,8 +50,18 @@ def assert_whole_flow(out, folder):
 
 
 def test_demo_runs_the_whole_flow_on_few_photos(few_photos, monkeypatch, capfd, tmp_path):
+    """The steps in one process, which imports torch once; the slow test has each in its own."""
     options = ("--arch", "resnet_cifar96", "--epochs", "1", "--batch-size", "8")
+    real_stdout = sys.stdout
+
+    def run_here(command, *, stdout, check):
+        python, *module = command[:3]
+        assert (python, module) == (sys.executable, ["-m", "deploykit"])
+        with contextlib.redirect_stdout(real_stdout):  # a process of its own has it
+            return subprocess.CompletedProcess(command, run(command[3:]))
+
     monkeypatch.setattr(demo, "_TRAINING", options)
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=run_here))
     code = run(["demo"])
     captured = capfd.readouterr()
     assert code == 0, captured.err

@@ -1,6 +1,7 @@
 """``deploykit doctor`` from outside, with what is really installed here."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -14,8 +15,13 @@ print(*sorted(set(sys.modules) - before), file=sys.stderr)
 """
 
 
-def test_doctor_on_this_machine_loads_no_training_code():
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+def test_doctor_on_this_machine_loads_no_training_code_and_leaves_home_empty(tmp_path):
+    home = dict.fromkeys(("HOME", "USERPROFILE", "LOCALAPPDATA"), str(tmp_path))
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "MPLCONFIG"))}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, env=kept | home
+    )
+    assert list(tmp_path.rglob("*")) == []
     answer = json.loads(done.stdout)
     assert (answer["command"], answer["exit_code"]) == ("doctor", 0)
     result = answer["result"]

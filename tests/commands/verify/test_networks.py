@@ -22,11 +22,12 @@ CLASSES = ("blue", "green", "red")
 K2 = {"k": 2, "growth_rate": 8, "block_config": (2, 2), "num_init_features": 16}
 #: The architecture, its arguments and the side of its images.
 SMALL = [
-    ("densenet", K2, 64),
-    ("torchvision/mobilenet_v3_small", {}, 64),
+    ("timm/test_efficientnet", {}, 64),
     ("timm/test_resnet", {}, 64),
 ]
 LARGE = [
+    ("densenet", K2, 64),
+    ("torchvision/mobilenet_v3_small", {}, 64),
     ("dpn92", {}, 224),
     ("dpn98", {}, 224),
     ("resnet_cifar96", {}, 96),
