@@ -135,6 +135,8 @@ def _check(name: str, value: object, hint: Any) -> None:
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if Path in kinds and value == "":
         raise UsageError(f"{name} is an empty path.", hint="The current folder is '.'.")
+    if isinstance(value, str) and "\0" in value:
+        raise UsageError(f"{name} has a null character: {value!r}.")
     if any(_is(value, kind) for kind in kinds):
         return
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]

@@ -274,6 +274,7 @@ def test_a_named_engine_is_opened_and_pickled_by_its_name(engine_bundle, engines
         (lambda b: deploykit.verify(b, tf32="no"), "tf32 must be True or False, not 'no'."),
         (lambda b: deploykit.verify(b, budget=1, max_images=1), "budget chooses the photos"),
         (lambda b: deploykit.verify(b, arch_args=["k=2"]), "arch_args must be a dict or None"),
+        (lambda b: deploykit.load("a\0b"), "bundle has a null character"),
         (lambda b: deploykit.load(b, runtime="gpu"), "There is no runtime 'gpu'; there are onnx"),
         (lambda b: deploykit.load(b, threads=0), "threads must be at least 1; got 0."),
         (lambda b: deploykit.load(b, top_k=9), "top_k must be 1 to 3, the classes; got 9."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploykit.commands.identify.run import Identification
-from deploykit.system.text import command_line
+from deploykit.system.text import command_line, counted
 
 _SHOWN_FITS = 12
 
@@ -12,7 +12,7 @@ def identification_text(found: Identification) -> str:
     """The architectures that fit and the next command, or the closest and what differs."""
     lines = [f"checkpoint  {found.path}, {found.tensors} tensors"]
     lines += _fits(found) if found.fits else _misses(found)
-    lines.append(f"compared    {found.compared} architectures, with their default arguments")
+    lines.append(f"compared    {counted(found.compared, 'architecture')}, with default arguments")
     lines += (f"skipped     {reason}" for reason in found.skipped)
     if found.fits:
         lines.append(f"next        {export_command(found)}")

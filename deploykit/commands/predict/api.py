@@ -51,7 +51,7 @@ def predict(
 
     Raises:
         UsageError: An argument makes no sense.
-        ImagesError: There is no image file, or, at the end, not one could be read.
+        ImagesError: There is no image file.
         BundleError: There is no such bundle, or it is damaged.
         ParityError: Nothing is proven, and no runtime was named.
         MissingError: The runtime's package or device is not here.

@@ -17,7 +17,8 @@ from deploykit.commands.predict.journal import (
 from deploykit.commands.predict.tables import check_outputs, json_line, write_table
 from deploykit.errors import ImagesError, UsageError
 from deploykit.system.files import STDOUT, check_all_different, check_page_path, remove_partials
-from deploykit.system.progress import Progress, Step, silent
+from deploykit.system.progress import Note, Progress, Step, silent
+from deploykit.system.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -194,22 +195,21 @@ def write_run(
     Raises:
         InputError: The system fails to write.
     """
-    nothing_predicted: ImagesError | None = None
-    try:
-        for row in run:
-            with run.clock.waiting("write"):
-                outputs.write(row)
-            if not outputs.wanted:
-                break
-    except ImagesError as error:
-        nothing_predicted = error
+    for row in run:
+        with run.clock.waiting("write"):
+            outputs.write(row)
+        if not outputs.wanted:
+            progress(Note(f"stopped after {counted(run.tally.rows, 'row')}: nobody reads stdout"))
+            break
     for row in outputs.earlier_rows():
         run.tally.add_earlier(row)
-    if outputs.done and run.tally.ok == 0:
-        nothing_predicted = run.nothing_predicted()
     with run.clock.waiting("write"):
         outputs.write_tables(progress)
-    if nothing_predicted is None:
+    if run.tally.ok:
         return None
     where = outputs.tables[0] if outputs.tables else "The output"
-    return ImagesError(nothing_predicted.message, hint=f"{where} says what is wrong with each.")
+    return ImagesError(
+        f"No image in {run.request.source} has a prediction, of {run.tally.rows}: "
+        f"{run.tally.failures_text}.",
+        hint=f"{where} says what is wrong with each.",
+    )

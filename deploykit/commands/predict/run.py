@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from deploykit.bundle.folder import Bundle
-from deploykit.errors import ImagesError, UsageError
+from deploykit.errors import UsageError
 from deploykit.images.scan import FolderPresence, scan_images
 from deploykit.inference.pipeline import AnsweredBatch, answer_files, shared_work
 from deploykit.parity.measures import margins, softmax
@@ -190,7 +190,6 @@ class PredictionRun(Closing):
         """Yield one row a file, in the order of the scan.
 
         Raises:
-            ImagesError: At the end, when not one of the files could be read.
             UsageError: Memory does not hold the batches.
             InputError: The folder went away meanwhile, or the system opens no more files: no row
                 says of a file what is true of all.
@@ -216,19 +215,10 @@ class PredictionRun(Closing):
                     self.tally.seconds = time.perf_counter() - start
                     yield row
                 self._tell_progress()
-        if self.tally.ok == 0 and not done:
-            raise self.nothing_predicted()
 
     def _tell_progress(self) -> None:
         done = len(self.request.done) + self.tally.rows
         self._progress(Step("predicting", done, len(self._files), unit="images"))
-
-    def nothing_predicted(self) -> ImagesError:
-        """The error to end with when not one file has a prediction."""
-        return ImagesError(
-            f"No image in {self.request.source} has a prediction, of {self.tally.rows}: "
-            f"{self.tally.failures_text}."
-        )
 
 
 def checked_top(top_k: int | None, classes: int) -> int:
