@@ -114,6 +114,11 @@ class StageReport(Value, frozen=True):
         return bool(self.steps) and self.first is None and not self.findings
 
 
+def node_title(node: str, operator: str, module: str) -> str:
+    """A node in words: ``node_relu (Relu of stem.2)``; without a module ``node_relu (Relu)``."""
+    return f"{node} ({operator}{f' of {module}' if module else ''})"
+
+
 class LayerError(Value, frozen=True):
     """What one node does to the error. Errors are L2 norms relative to the reference tensor's.
 
@@ -141,6 +146,11 @@ class LayerError(Value, frozen=True):
     non_finite: int
     reason: str = ""
     inherited: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """The node in words; see :func:`node_title`."""
+        return node_title(self.node, self.operator, self.module)
 
 
 class LayerReport(Value, frozen=True):

@@ -191,7 +191,6 @@ def _layer_verdict(report: LayerReport) -> str:
 
 def first_node_text(first: LayerError, tolerance: float) -> str:
     """``node_relu (Relu of stem.2): its error is 2.1e-01, before it 3.0e-07; ...``."""
-    where = f"{first.node} ({first.operator}{f' of {first.module}' if first.module else ''})"
     parts = [first.reason] if first.reason else []
     if first.non_finite:
         parts.append(f"{first.non_finite} of its values are NaN or infinite")
@@ -202,4 +201,4 @@ def first_node_text(first: LayerError, tolerance: float) -> str:
         )
     else:
         parts.append(f"the error before it is {first.inherited:.1e}")
-    return f"{where}: {'; '.join(parts)}"
+    return f"{first.title}: {'; '.join(parts)}"

@@ -161,20 +161,6 @@ class Pieces(Closing):
         except GraphError:
             self._measure_parts(feeds, wanted, errors)
 
-    def alone(self, images: ImageBatch, wanted: Tensors, tensor: str, read: Tensors) -> TensorError:
-        """The error of one tensor whose piece reads other tensors than the origin's.
-
-        Args:
-            images: (N, H, W, 3) uint8.
-            wanted: The origin's tensors.
-            tensor: Its name.
-            read: What the piece reads instead.
-        """
-        feeds = {**self._subject.feeds(images), **self._cut.feeds({**wanted, **read})}
-        error = TensorError()
-        self._measure_parts(feeds, wanted, {tensor: error})
-        return error
-
     def _measure_parts(
         self, feeds: Tensors, wanted: Tensors, errors: Mapping[str, TensorError]
     ) -> None:
