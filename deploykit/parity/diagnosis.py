@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from deploykit.parity.measurement import Measurement
-from deploykit.parity.tolerance import Tolerance
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import Value
 
@@ -25,8 +24,6 @@ class StageStep(Value, frozen=True):
         change: What is done from here on, in words: ``bilinear instead of bicubic``.
         added: The answers from here on compared with those of the step before, on the images to
             which those are finite.
-        total: The same compared with the beginning.
-        tolerance: What this step alone may add.
         reasons: Why the step failed, a sentence each; empty where it passed. Only what the step
             changes counts, not what the images were too weak to show before it.
     """
@@ -34,14 +31,7 @@ class StageStep(Value, frozen=True):
     stage: Stage
     change: str
     added: Measurement
-    total: Measurement
-    tolerance: Tolerance
     reasons: tuple[str, ...]
-
-    @property
-    def in_all(self) -> Measurement | None:
-        """``total``; None for a batch size, which has other images, and where there is no image."""
-        return self.total if self.stage != "batch size" and self.total.images else None
 
 
 class Finding(Value, frozen=True):

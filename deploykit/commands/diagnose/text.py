@@ -12,7 +12,7 @@ from deploykit.parity.measurement import Measurement
 from deploykit.specs.value import Shown, plain_value
 from deploykit.system.text import counted, table_text
 
-_STAGE_COLUMNS = ("stage", "from here on", "flips", "|dlogit|/scale", "|dp|", "in all", "verdict")
+_STAGE_COLUMNS = ("stage", "from here on", "flips", "|dlogit|/scale", "|dp|", "verdict")
 _CHANGE_COLUMNS = ("changed alone", "right", "gained", "export option")
 _LAYER_COLUMNS = ("node", "operator", "module", "added", "carried")
 _SHOWN_LAYERS = 10
@@ -121,18 +121,16 @@ def stage_report_text(report: StageReport) -> str:
 
 
 def _stage_row(step: StageStep) -> tuple[str, ...]:
-    added, total = step.added, step.in_all
-    in_all = f"{counted(total.flips, 'flip')}, {_error_text(total)}" if total else "-"
+    added = step.added
     if added.images == 0:
         verdict = "FAILED" if step.reasons else "not judged"
-        return step.stage, step.change, "no image compared", "-", "-", in_all, verdict
+        return step.stage, step.change, "no image compared", "-", "-", verdict
     return (
         step.stage,
         step.change,
         f"{added.flips} of {added.decidable}",
         _error_text(added),
         "-" if added.non_finite else f"{added.max_probability_change:.1e}",
-        in_all,
         "FAILED" if step.reasons else "passed",
     )
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_runs import epoch, write_state
 
 from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages, prepare_stages
 from deploykit.errors import UsageError
@@ -250,19 +249,6 @@ def test_variations_shown_by_one_class_name_nothing(dim, brightness, tmp_path):
 def test_trained_accuracy_decides_whether_variations_are_tried(dim, accuracy, tried):
     report = diagnose_stages(dim(), StagesRequest(trained_accuracy=accuracy))
     assert bool(report.variations) == tried
-
-
-def test_trained_accuracy_of_the_run_beside_the_checkpoint(dim, brightness, tmp_path):
-    checkpoint = tmp_path / "run" / "best_model.pth"
-    checkpoint.parent.mkdir()
-    shutil.copy(brightness / "best_model.pth", checkpoint)
-    reference = ReferenceRequest(arch=f"{brightness / 'net.py'}:Brightness", checkpoint=checkpoint)
-    bundle = dim()
-    for accuracy, tried in ((0.35, False), (0.98, True)):
-        write_state(checkpoint.parent, epoch(test_accuracy=accuracy))
-        report = diagnose_stages(bundle, StagesRequest(reference=reference))
-        assert report.trained_accuracy == accuracy
-        assert bool(report.variations) == tried
 
 
 @pytest.mark.parametrize("accuracy", [97.0, -0.1, math.nan])
