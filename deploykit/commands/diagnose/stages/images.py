@@ -13,7 +13,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.errors import ImagesError
 from deploykit.images.decode import DecodeError, exif_orientation
 from deploykit.images.scan import ImageFile, class_folders, sample_images, scan_images
-from deploykit.proof.photos import PhotoFolder, listed_photos
+from deploykit.proof.photos import PhotoFolder, listed_photos, mostly_unreadable
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch
 from deploykit.system.progress import Note, Progress
@@ -37,7 +37,7 @@ class StageImages:
         classes: The classes that the folder's names are of; empty where it is not labelled.
         pixels: (N, H, W, 3), preprocessed as recorded.
         picked: The names of those that were asked for.
-        unreadable: How many more were drawn, and cannot be read.
+        unreadable: That most of what was drawn cannot be read; None where most can.
     """
 
     source: Path
@@ -46,7 +46,7 @@ class StageImages:
     classes: tuple[str, ...]
     pixels: ImageBatch
     picked: frozenset[str]
-    unreadable: int
+    unreadable: str | None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -141,7 +141,7 @@ def draw_images(
         classes=classes,
         pixels=np.concatenate(pixels),
         picked=frozenset(first),
-        unreadable=images.unreadable,
+        unreadable=mostly_unreadable(images.unreadable, len(drawn) - images.unreadable),
     )
 
 

@@ -11,7 +11,7 @@ from deploykit.parity.diagnosis import Finding, Stage, StageStep
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import doubts, tolerance_for
-from deploykit.proof.photos import LOOK_AT_THEM, mostly_unreadable
+from deploykit.proof.photos import LOOK_AT_THEM
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.session import Logits, Session
 from deploykit.system.progress import Progress, Step
@@ -59,9 +59,8 @@ class StageTable:
                 "No later stage is the cause. Training may have diverged: export a checkpoint of "
                 "an earlier epoch, or train again with a lower learning rate.",
             )
-        unreadable = mostly_unreadable(images.unreadable, len(images.files))
-        if unreadable is not None:
-            self._find("photos", unreadable, LOOK_AT_THEM)
+        if images.unreadable is not None:
+            self._find("photos", images.unreadable, LOOK_AT_THEM)
         self._check_margins(beginning, "fp32")
 
     def add(
