@@ -52,14 +52,9 @@ class Diagnosis(Shown):
     @property
     def passed(self) -> bool:
         """Whether all that was asked for was done, and no fault was found."""
-        stages = self.stages is None or self.stages.passed
-        layers = self.layers is None or bool(self.layers)
-        return (
-            stages
-            and layers
-            and all(report.passed for report in self.layers or ())
-            and not self.broken_off
-        )
+        reports = [*(self.layers or ()), *([self.stages] if self.stages else ())]
+        nothing = self.layers == () or bool(self.broken_off)
+        return not nothing and all(report.passed for report in reports)
 
 
 def diagnosis_text(diagnosis: Diagnosis) -> Iterator[str]:

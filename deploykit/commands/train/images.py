@@ -11,11 +11,13 @@ from deploykit.errors import ImagesError
 from deploykit.images.batches import read_batches
 from deploykit.images.decode import DecodeError, decode_rgb
 from deploykit.images.preprocess import preprocess
-from deploykit.images.scan import IMAGE_EXTENSIONS, ImageFile, class_folders, escape_name
+from deploykit.images.scan import class_folders, escape_name, scan_images
 from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from PIL import Image
     from torch.utils.data import Subset
 
@@ -68,7 +70,7 @@ def read_images(
     """
     datasets, transforms = need("torchvision.datasets"), need("torchvision.transforms")
     from torch import Generator
-    from torch.utils.data import Subset, random_split
+    from torch.utils.data import random_split
 
     classes = tuple(class_folders(folder))
     if len(classes) < 2:
@@ -76,6 +78,7 @@ def read_images(
             f"{folder} has 1 class folder: {classes[0]}.",
             hint="Training needs one folder of photos for each of two classes or more.",
         )
+    readable = _readable(folder, classes, preprocessing, progress)
     dataset = datasets.ImageFolder(
         folder,
         transform=transforms.Compose(
@@ -86,29 +89,26 @@ def read_images(
             ]
         ),
         loader=_open_image,
-        is_valid_file=_is_image,
+        is_valid_file=lambda path: Path(path) in readable,
         allow_empty=True,
     )
-    names = [escape_name(Path(path).relative_to(folder).as_posix()) for path, _ in dataset.samples]
-    failures = _check(folder, names, preprocessing, progress)
-    readable = [i for i, name in enumerate(names) if name not in failures]
-    present = {dataset.targets[i] for i in readable}
+    present = {*dataset.targets}
     if missing := [name for i, name in enumerate(classes) if i not in present]:
         raise ImagesError(
             f"{folder} has class folders without a single readable photo: {', '.join(missing)}.",
             hint="Add photos to these folders, or move the folders away.",
         )
 
-    tested = int(len(readable) * test_fraction)
-    counts = [len(readable) - tested, tested]
+    tested = int(len(dataset) * test_fraction)
+    counts = [len(dataset) - tested, tested]
     if counts[0] < 2 or counts[1] < 1:
         raise ImagesError(
-            f"{len(readable)} photos are too few to keep {test_fraction:.0%} for testing: "
+            f"{len(dataset)} photos are too few to keep {test_fraction:.0%} for testing: "
             f"{counts[0]} to train on, {counts[1]} to test on.",
             hint="Add photos, or change --test-fraction.",
         )
-    train, test = random_split(Subset(dataset, readable), counts, Generator().manual_seed(seed))
-    trained = {dataset.targets[readable[i]] for i in train.indices}
+    train, test = random_split(dataset, counts, Generator().manual_seed(seed))
+    trained = {dataset.targets[i] for i in train.indices}
     if untrained := [name for i, name in enumerate(classes) if i not in trained]:
         progress(
             Note(
@@ -116,8 +116,8 @@ def read_images(
                 "cannot be learned. Add photos, or try another --seed."
             )
         )
-    listed = "\0".join([*classes, *(names[i] for i in readable)])
-    digest = hashlib.sha256(listed.encode()).hexdigest()
+    names = (Path(path).relative_to(folder).as_posix() for path, _ in dataset.samples)
+    digest = hashlib.sha256("\0".join([*classes, *map(escape_name, names)]).encode()).hexdigest()
     return TrainingImages(classes, train, test, digest)
 
 
@@ -130,27 +130,23 @@ def _open_image(path: str) -> Image.Image:
         raise OSError(exc.message) from exc
 
 
-def _is_image(path: str) -> bool:
-    return Path(path).suffix.lower() in IMAGE_EXTENSIONS
-
-
-def _check(
-    folder: Path, names: list[str], preprocessing: Preprocessing, progress: Progress
-) -> dict[str, str]:
-    """Read every photo once; the reasons of those that cannot be read, by name."""
-    failures: dict[str, str] = {}
-    done = 0
-    files = [ImageFile(folder, name) for name in names]
+def _readable(
+    folder: Path, classes: Collection[str], preprocessing: Preprocessing, progress: Progress
+) -> set[Path]:
+    """Read every photo once; those that can be read. A note has the reasons of the others."""
+    files = [file for file in scan_images(folder, classes).files if file.expected is not None]
+    readable: set[Path] = set()
+    reasons: list[str] = []
     for batch in read_batches(files, preprocessing, batch_size=_CHECKED_TOGETHER):
         for file, failure in zip(batch.files, batch.failures, strict=True):
-            if failure is not None:
-                failures[file.name] = failure.reason
-        done += len(batch.files)
-        progress(Step("checking photos", done, len(files)))
-    if failures:
-        lines = [f"{name}: {reason}" for name, reason in failures.items()][:_SHOWN_FAILURES]
-        if len(failures) > len(lines):
-            lines.append(f"... and {len(failures) - len(lines)} more")
-        header = f"{len(failures)} of {len(files)} photos cannot be read and are skipped:"
-        progress(Note("\n  ".join([header, *lines])))
-    return failures
+            if failure is None:
+                readable.add(file.path)
+            else:
+                reasons.append(f"{file.name}: {failure.reason}")
+        progress(Step("checking photos", len(readable) + len(reasons), len(files)))
+    if reasons:
+        header = f"{len(reasons)} of {len(files)} photos cannot be read and are skipped:"
+        more = len(reasons) - _SHOWN_FAILURES
+        last = [f"... and {more} more"] if more > 0 else []
+        progress(Note("\n  ".join([header, *reasons[:_SHOWN_FAILURES], *last])))
+    return readable
