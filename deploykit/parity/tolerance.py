@@ -63,18 +63,18 @@ class Tolerance(Value, frozen=True):
     def reasons(
         self, measurement: Measurement, population: Population | None = None
     ) -> tuple[str, ...]:
-        """Say what speaks against a measurement, a sentence each; nothing when it passes.
+        """The reasons why a measurement does not pass, a sentence each; none when it passes.
 
         Args:
             measurement: What was found.
             population: What the images were chosen from by their margins; None if they were not.
         """
-        return (*doubts(measurement, population), *self.exceeded(measurement, population))
+        return (*image_reasons(measurement, population), *self.exceeded(measurement, population))
 
     def exceeded(
         self, measurement: Measurement, population: Population | None = None
     ) -> tuple[str, ...]:
-        """Those of the reasons that the numbers themselves give; the others are doubts."""
+        """The reasons that the numbers give, without :func:`image_reasons`."""
         if measurement.non_finite:
             what = counted(measurement.non_finite, "logit is", "logits are")
             return (f"{what} NaN or infinite",)
@@ -114,7 +114,7 @@ class Tolerance(Value, frozen=True):
             )
 
 
-def doubts(found: Measurement, population: Population | None = None) -> Iterator[str]:
+def image_reasons(found: Measurement, population: Population | None = None) -> Iterator[str]:
     """Why images show too little about decisions, a sentence each.
 
     Args:

@@ -1,4 +1,4 @@
-"""The photos of a training, as torch's datasets."""
+"""The images of a training, as torch's datasets."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _SHOWN_FAILURES = 20
 
 
 class TrainingImages(NamedTuple):
-    """The readable photos of a folder, split in two.
+    """The readable images of a folder, split in two.
 
     Attributes:
         classes: The names of the classes, in the order of the logits.
-        train: Pairs of a photo, a float32 tensor (3, H, W), and the index of its class.
+        train: Pairs of an image, a float32 tensor (3, H, W), and the index of its class.
         test: The same.
         digest: SHA-256 of the classes and names, which tells whether the split is still the same.
     """
@@ -50,22 +50,22 @@ def read_images(
     seed: int,
     progress: Progress,
 ) -> TrainingImages:
-    """Find the photos of a folder with one sub-folder a class, check each, and split them.
+    """Find the images of a folder with one sub-folder a class, check each, and split them.
 
-    A photo that cannot be read is skipped, with a note. The others are decoded and resized by the
+    One that cannot be read is skipped, with a note. The others are decoded and resized by the
     code that ``predict`` uses, and normalised by torchvision.
 
     Args:
-        folder: The photos.
-        preprocessing: The steps from a photo to the input of the network.
-        test_fraction: The share of the photos to test on, 0..1.
+        folder: The images.
+        preprocessing: The steps from an image to the input of the network.
+        test_fraction: The share of the images to test on, 0..1.
         seed: The seed of the split.
-        progress: Told how many photos are checked, and which are skipped.
+        progress: Told how many images are checked, and which are skipped.
 
     Raises:
         UsageError: There is no such folder.
-        ImagesError: There are fewer than two classes, a class has no readable photo, or there are
-            too few photos to split.
+        ImagesError: There are fewer than two classes, a class has no readable image, or there are
+            too few to split.
         DependencyError: torchvision is not installed.
     """
     datasets, transforms = need("torchvision.datasets"), need("torchvision.transforms")
@@ -122,7 +122,7 @@ def read_images(
 
 
 def _open_image(path: str) -> Image.Image:
-    # A function of the module: a process that reads photos gets it pickled on Windows. The error is
+    # A function of the module: a process that reads images gets it pickled on Windows. The error is
     # one that comes whole from such a process.
     try:
         return decode_rgb(Path(path))
@@ -133,7 +133,7 @@ def _open_image(path: str) -> Image.Image:
 def _readable(
     folder: Path, classes: Collection[str], preprocessing: Preprocessing, progress: Progress
 ) -> set[Path]:
-    """Read every photo once; those that can be read. A note has the reasons of the others."""
+    """Read every image once; those that can be read. A note has the reasons of the others."""
     files = [file for file in scan_images(folder, classes).files if file.expected is not None]
     readable: set[Path] = set()
     reasons: list[str] = []

@@ -176,8 +176,8 @@ def diagnose_stages(
         table.findings += findings
         for way, before, after in zip(ways[1:], answers, answers[1:], strict=False):
             step = table.add(way.stage, way.change, after, since=before)
-            if way.if_it_moves is not None and step.reasons:
-                table.findings.append(way.if_it_moves)
+            if way.fault is not None and step.reasons:
+                table.findings.append(way.fault)
         recorded = table.ask(network, _OWN_NORMALISATION)
         table.add("normalise", _OWN_NORMALISATION, recorded, since=answers[-1])
     deployed = add_fp32_steps(table, bundle, recorded, is_reference=reference.kind == "graph")

@@ -10,7 +10,7 @@ from deploykit.commands.diagnose.stages.images import StageImages
 from deploykit.parity.diagnosis import Finding, Stage, StageStep
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.measures import measure
-from deploykit.parity.tolerance import doubts, tolerance_for
+from deploykit.parity.tolerance import image_reasons, tolerance_for
 from deploykit.proof.photos import LOOK_AT_THEM
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.session import Logits, Session
@@ -131,7 +131,7 @@ class StageTable:
         self._precisions.add(precision)
         rows = np.flatnonzero(np.isfinite(logits).all(axis=1)).tolist()
         found = self.compared(logits[rows], logits, rows, precision=precision, batch_sizes=())
-        reasons = list(doubts(found)) if rows else []
+        reasons = list(image_reasons(found)) if rows else []
         if reasons and all(each.stage != "photos" for each in self.findings):
             self._find(
                 "photos",
