@@ -50,9 +50,8 @@ def layer_report(subject: Subject, origin: Origin, images: ImageBatch) -> LayerR
         report = _judged(subject, origin, len(images), errors)
         first = report.first
         if first is not None:
-            alone = batch == 1
             reasons = (
-                "" if alone else f"only in batches of {batch} images",
+                f"only in batches of {batch} images" if batch > 1 else "",
                 first.reason,
                 _other_way(origin, names, first),
             )

@@ -25,7 +25,7 @@ class StageTable:
     Args:
         images: What the networks answer to.
         beginning: (N, K), the logits that the table begins with.
-        network: What gave them, in words.
+        network: What gave these logits, in words.
         labels: The classes' names.
         progress: Told of each step.
 
