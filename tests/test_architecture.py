@@ -32,7 +32,6 @@ LAYERS = (
 COMMANDS = {
     "bench": {"verify"},
     "build": {"diagnose", "quantize", "verify"},
-    "diagnose": {"train"},
     "export": {"diagnose"},
     "inspect": {"quantize"},
     "quantize": {"diagnose"},

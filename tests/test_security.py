@@ -254,14 +254,11 @@ def test_checkpoint_that_is_another_one_has_no_neighbours(received, capsys):
     private.mkdir()
     checkpoint = private / "w.pth"
     checkpoint.write_text("private")
-    (private / "training.pt").write_text("private")
     (private / "classes.txt").write_text("blue\ngreen\nred")
     for sha256, beside in (("0" * 64, False), (record_file(checkpoint).sha256, True)):
         forge(received, checkpoint={"path": str(checkpoint), "sha256": sha256})
         assert run(["verify", "--images", "photos", "--stages"]) in (0, 3)
-        said = capsys.readouterr().err
-        assert ("the accuracy in training is not known" in said) == beside
-        assert "--overwrite" not in said
+        capsys.readouterr()
         command = export_command(open_bundle(received), [mended()])
         assert ("--classes" not in command) == beside
 

@@ -15,13 +15,13 @@ from deploykit.specs.value import Value
 
 
 class ClassAccuracy(Value, frozen=True):
-    """One class of a labelled folder. Its bound counts copies of an image once.
+    """A model's answers to the images of one class.
 
     Attributes:
         label: The class's name.
-        images: Images that its folder has.
+        images: How many images its folder has.
         correct: Those of them that the model gives this class.
-        error_rate_bound: The one-sided 95 % upper bound of its error rate (Clopper-Pearson).
+        error_rate_bound: The one-sided 95 % upper bound of the error rate (Clopper-Pearson).
     """
 
     label: str
@@ -31,29 +31,18 @@ class ClassAccuracy(Value, frozen=True):
 
     @property
     def rate(self) -> float:
-        """The part of its images that the model is right on."""
+        """The part of the images that the model is right on."""
         return self.correct / self.images
 
 
-class Accuracy(Value, frozen=True):
-    """A model's answers against the folders' names. Its bound counts copies of an image once.
+class Accuracy(ClassAccuracy, frozen=True):
+    """A model's answers to the images of all classes, whose folders' names are right.
 
     Attributes:
-        images: Labelled images.
-        correct: Those whose top-1 class is their folder's.
-        error_rate_bound: The one-sided 95 % upper bound of the error rate (Clopper-Pearson).
         classes: The same for each class that has images, in the order of the labels.
     """
 
-    images: int
-    correct: int
-    error_rate_bound: float
     classes: tuple[ClassAccuracy, ...]
-
-    @property
-    def rate(self) -> float:
-        """The part of the images that the model is right on."""
-        return self.correct / self.images
 
 
 def accuracy_of(
@@ -80,21 +69,11 @@ def accuracy_of(
     wanted = np.array([index[expected[paths[row]]] for row in rows])
     given = logits[rows]
     right = (given.argmax(axis=1) == wanted) & np.isfinite(given).all(axis=1)
-    classes = [
-        ClassAccuracy(
-            label=labels.names[i],
-            images=int((wanted == i).sum()),
-            correct=int((right & (wanted == i)).sum()),
-            error_rate_bound=_error_rate_bound(wanted == i, right),
-        )
+    classes = tuple(
+        ClassAccuracy(labels.names[i], *_counts(right[wanted == i]))
         for i in np.unique(wanted).tolist()
-    ]
-    return Accuracy(
-        images=len(rows),
-        correct=int(right.sum()),
-        error_rate_bound=_error_rate_bound(np.ones_like(right), right),
-        classes=tuple(classes),
     )
+    return Accuracy("all images", *_counts(right), classes)
 
 
 def accuracies(
@@ -108,7 +87,7 @@ def accuracies(
     return tuple(each for each in found if each is not None)
 
 
-def _error_rate_bound(rows: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> float:
-    """The bound over some rows, of which there is at least one."""
-    bound = upper_bound(int((rows & ~right).sum()), int(rows.sum()))
-    return 1.0 if bound is None else bound
+def _counts(right: npt.NDArray[np.bool_]) -> tuple[int, int, float]:
+    """The number of images (at least 1), of those that are right, and the bound."""
+    correct = int(right.sum())
+    return len(right), correct, upper_bound(len(right) - correct, len(right)) or 0.0

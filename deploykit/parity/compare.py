@@ -44,16 +44,14 @@ def batch_sizes(images: int, largest: int = MAX_BATCH_SIZE) -> Iterator[int]:
             return
         yield min(size, left)
         left -= min(size, left)
-    if left >= opt:
-        yield opt
-        left -= opt
-    while left > opt:
-        yield opt
-        left -= opt
-    if left == opt > 1:
-        yield from (opt - 1, 1)  # a whole batch would leave no ragged tail
-    elif left:
-        yield left
+    whole, rest = divmod(left, opt)
+    if whole > 1 and rest == 0 and opt > 1:
+        # A whole batch would leave no ragged tail.
+        yield from (*[opt] * (whole - 1), opt - 1, 1)
+    else:
+        yield from [opt] * whole
+        if rest:
+            yield rest
 
 
 def regroup(batches: Iterable[NamedBatch], sizes: Iterable[int]) -> Iterator[NamedBatch]:
@@ -97,11 +95,17 @@ def ask_sessions(
     """
     paths: list[str] = []
     sizes: list[int] = []
-    right: list[Logits] = []
-    given: list[list[Logits]] = [[] for _ in candidates]
+    # Each begins with no answer, so that there may be no image either.
+    right = [reference[:0] if isinstance(reference, np.ndarray) else _no_answers(reference)]
+    given = [[_no_answers(session)] for session in candidates]
     changed = 0
     for names, images in batches:
-        right.append(_right_answers(reference, images, len(paths)))
+        if isinstance(reference, np.ndarray):
+            right.append(reference[len(paths) : len(paths) + len(images)])
+            if len(right[-1]) < len(images):
+                raise ValueError(f"{len(reference)} answers of the reference are too few")
+        else:
+            right.append(reference.run(images))
         paths.extend(names)
         sizes.append(len(images))
         for i, session in enumerate(candidates):
@@ -112,31 +116,13 @@ def ask_sessions(
     return Answers(
         paths=tuple(paths),
         batch_sizes=tuple(sizes),
-        reference=_stacked(right, _classes(reference)),
-        candidates=tuple(
-            _stacked(each, session.spec.classes)
-            for each, session in zip(given, candidates, strict=True)
-        ),
+        reference=np.concatenate(right),
+        candidates=tuple(map(np.concatenate, given)),
     )
 
 
-def _right_answers(reference: Session | Logits, images: ImageBatch, start: int) -> Logits:
-    if not isinstance(reference, np.ndarray):
-        return reference.run(images)
-    rows = reference[start : start + len(images)]
-    if len(rows) < len(images):
-        raise ValueError(f"{len(reference)} answers of the reference are too few")
-    return rows
-
-
-def _classes(reference: Session | Logits) -> int:
-    if isinstance(reference, np.ndarray):
-        return int(reference.shape[1])
-    return reference.spec.classes
-
-
-def _stacked(batches: Sequence[Logits], classes: int) -> Logits:
-    return np.concatenate(batches) if batches else np.zeros((0, classes), np.float32)
+def _no_answers(session: Session) -> Logits:
+    return np.zeros((0, session.spec.classes), np.float32)
 
 
 def measure_answers(
@@ -144,7 +130,6 @@ def measure_answers(
     candidates: Sequence[SessionSpec],
     labels: Labels,
     *,
-    least_scale: float = 0.0,
     bounded: bool = True,
 ) -> tuple[Measurement, ...]:
     """Compare each candidate's answers with the reference's.
@@ -153,8 +138,8 @@ def measure_answers(
         answers: What the sessions answered.
         candidates: Whose answers they are, in the order of ``answers.candidates``.
         labels: The classes' names.
-        least_scale: See :func:`deploykit.parity.measures.measure`, as the argument below.
-        bounded: Whether a bound holds for others.
+        bounded: Whether a bound holds for other images; see
+            :func:`deploykit.parity.measures.measure`.
     """
     return tuple(
         measure(
@@ -164,7 +149,6 @@ def measure_answers(
             paths=answers.paths,
             labels=labels,
             batch_sizes=answers.batch_sizes,
-            least_scale=least_scale,
             bounded=bounded,
         )
         for logits, candidate in zip(answers.candidates, candidates, strict=True)

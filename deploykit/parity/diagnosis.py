@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from deploykit.parity.measurement import Measurement
-from deploykit.parity.tolerance import Tolerance
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import Value
 
@@ -25,8 +24,6 @@ class StageStep(Value, frozen=True):
         change: What is done from here on, in words: ``bilinear instead of bicubic``.
         added: The answers from here on compared with those of the step before, on the images to
             which those are finite.
-        total: The same compared with the beginning.
-        tolerance: What this step alone may add.
         reasons: Why the step failed, a sentence each; empty where it passed. Only what the step
             changes counts, not what the images were too weak to show before it.
     """
@@ -34,14 +31,7 @@ class StageStep(Value, frozen=True):
     stage: Stage
     change: str
     added: Measurement
-    total: Measurement
-    tolerance: Tolerance
     reasons: tuple[str, ...]
-
-    @property
-    def in_all(self) -> Measurement | None:
-        """``total``; None for a batch size, which has other images, and where there is no image."""
-        return self.total if self.stage != "batch size" and self.total.images else None
 
 
 class Finding(Value, frozen=True):
@@ -114,6 +104,11 @@ class StageReport(Value, frozen=True):
         return bool(self.steps) and self.first is None and not self.findings
 
 
+def node_title(node: str, operator: str, module: str) -> str:
+    """A node in words: ``node_relu (Relu of stem.2)``; without a module ``node_relu (Relu)``."""
+    return f"{node} ({operator}{f' of {module}' if module else ''})"
+
+
 class LayerError(Value, frozen=True):
     """What one node does to the error. Errors are L2 norms relative to the reference tensor's.
 
@@ -141,6 +136,11 @@ class LayerError(Value, frozen=True):
     non_finite: int
     reason: str = ""
     inherited: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """The node in words; see :func:`node_title`."""
+        return node_title(self.node, self.operator, self.module)
 
 
 class LayerReport(Value, frozen=True):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.errors import UsageError
 from deploykit.parity.ranges import MAX_ROUNDING_LOSS
 from deploykit.specs.model import Precision
 
@@ -27,22 +26,12 @@ _MOST = 0.2
 
 
 def layer_tolerance(precision: Precision) -> float:
-    """The error that a node of a graph of this precision may add.
-
-    Raises:
-        UsageError: The precision has none.
-    """
-    if precision not in _TOLERANCES:
-        raise UsageError(f"There is no tolerance for the nodes of a graph in {precision}.")
+    """The error that a node of a graph of this precision may add; no graph is in BF16."""
     return _TOLERANCES[precision]
 
 
 def answer_tolerance(precision: Precision) -> float:
-    """The error that the logits of a graph may have where no node adds too much.
-
-    Raises:
-        UsageError: The precision has none.
-    """
+    """The error that the logits of a graph may have where no node adds too much."""
     return min(_WHOLE_NETWORK * layer_tolerance(precision), _MOST)
 
 

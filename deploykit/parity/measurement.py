@@ -43,37 +43,30 @@ class Measurement(Value, frozen=True):
         batch_sizes: The sizes of the batches that the images were run in, ascending.
         scale: The largest absolute reference logit; relative errors are relative to it.
         max_abs_error: The largest absolute difference of a logit.
-        mean_abs_error: The mean absolute difference of the logits.
-        min_cosine: The smallest cosine similarity of an image's two logit vectors.
         flips: Images whose top-1 class differs although their margin decides.
         undecidable: Images whose margin is too small to decide, flipped or not.
         undecided: Images whose margin is so small that the reference itself does not decide.
         flipped: Every image whose top-1 class differs, smallest margin last.
         max_probability_change: The largest absolute difference of a softmax probability.
-        mean_probability_change: The mean absolute difference of the softmax probabilities.
+        rms_probability_change: The root mean square, over the images, of an image's largest change
+            of a probability: unlike the largest of all it hardly depends on which images there are.
         non_finite: The number of NaN or infinite logits, on both sides together.
         flip_rate_bound: The one-sided 95 % upper bound of the flip rate (Clopper-Pearson) over the
             decidable images; None without any, and where the images are no blind sample of photos.
-        rms_probability_change: The root mean square, over the images, of an image's largest change
-            of a probability: unlike the largest of all it hardly depends on which images there are.
-            None in older bundles.
     """
 
     images: int
     batch_sizes: tuple[int, ...]
     scale: float
     max_abs_error: float
-    mean_abs_error: float
-    min_cosine: float
     flips: int
     undecidable: int
     undecided: int
     flipped: tuple[Flip, ...]
     max_probability_change: float
-    mean_probability_change: float
+    rms_probability_change: float
     non_finite: int
     flip_rate_bound: float | None
-    rms_probability_change: float | None = None
 
     @property
     def max_relative_error(self) -> float:

@@ -23,15 +23,17 @@ def softmax(logits: npt.ArrayLike) -> Array:
 
 
 def margins(logits: npt.ArrayLike) -> Array:
-    """Top-1 logit minus top-2 logit of each row of (N, K) logits; 0 where K is 1.
+    """Top-1 logit minus top-2 logit of each row of (N, K) logits.
 
-    A network of one class decides nothing.
+    A network of one class decides nothing, nor does a row that is not finite: their margin is 0.
     """
     values = np.asarray(logits, dtype=np.float64)
-    if values.shape[1] < 2:
-        return np.zeros(len(values))
-    top = np.partition(values, -2, axis=1)[:, -2:]
-    return np.asarray(top[:, 1] - top[:, 0])
+    found = np.zeros(len(values))
+    if values.shape[1] > 1:
+        usable = np.isfinite(values).all(axis=1)
+        top = np.partition(values[usable], -2, axis=1)[:, -2:]
+        found[usable] = top[:, 1] - top[:, 0]
+    return found
 
 
 def measure(
@@ -59,8 +61,8 @@ def measure(
         bounded: Whether the images were drawn blindly, so that a bound holds for others like them.
 
     Returns:
-        The measurement. Where a logit is not finite, its error and its image's cosine count as
-        infinite and zero; the tolerance refuses such a measurement in any case.
+        The measurement. Where a logit is not finite, its error counts as infinite, and the change
+        of its image's probabilities as 1; the tolerance refuses such a measurement in any case.
 
     Raises:
         ValueError: The shapes do not fit each other.
@@ -70,8 +72,6 @@ def measure(
             f"reference {reference.shape}, candidate {candidate.shape}, "
             f"{len(paths)} paths and {len(labels)} labels do not fit each other"
         )
-    if len(paths) == 0:
-        return _nothing_measured(batch_sizes)
     ours, theirs = reference.astype(np.float64), candidate.astype(np.float64)
     finite = np.isfinite(ours) & np.isfinite(theirs)
     usable = finite.all(axis=1)
@@ -79,13 +79,9 @@ def measure(
     np.subtract(theirs, ours, out=errors, where=finite)
     errors = np.abs(errors)
     scale = float(np.abs(ours[np.isfinite(ours)]).max(initial=least_scale))
-    changes = (
-        np.abs(softmax(theirs[usable]) - softmax(ours[usable])) if usable.any() else np.ones((1, 1))
-    )
-
-    # An image with a non-finite logit decides nothing; its "margin" must not look decisive.
-    margin = np.zeros(len(paths))
-    margin[usable] = margins(ours[usable])
+    changes = np.ones(len(paths))
+    changes[usable] = np.abs(softmax(theirs[usable]) - softmax(ours[usable])).max(axis=1)
+    margin = np.where(usable, margins(ours), 0.0)
     decidable = margin > UNDECIDABLE_MARGIN[precision] * scale
     flipped = usable & (ours.argmax(axis=1) != theirs.argmax(axis=1))
     decisions, flips = int(decidable.sum()), int((flipped & decidable).sum())
@@ -94,9 +90,7 @@ def measure(
         images=len(paths),
         batch_sizes=tuple(sorted(set(batch_sizes))),
         scale=scale,
-        max_abs_error=float(errors.max()),
-        mean_abs_error=float(errors.mean()),
-        min_cosine=float(_cosines(ours[usable], theirs[usable]).min()) if usable.all() else 0.0,
+        max_abs_error=float(errors.max(initial=0.0)),
         flips=flips,
         undecidable=len(paths) - decisions,
         undecided=int((margin <= UNDECIDED_MARGIN * scale).sum()),
@@ -110,38 +104,8 @@ def measure(
             )
             for i in order
         ),
-        max_probability_change=float(changes.max()),
-        mean_probability_change=float(changes.mean()),
+        max_probability_change=float(changes.max(initial=0.0)),
+        rms_probability_change=float(np.linalg.norm(changes)) / max(1, len(paths)) ** 0.5,
         non_finite=int((~np.isfinite(ours)).sum() + (~np.isfinite(theirs)).sum()),
         flip_rate_bound=upper_bound(flips, decisions) if bounded else None,
-        rms_probability_change=float(np.sqrt(np.square(changes.max(axis=1)).mean())),
-    )
-
-
-def _cosines(ours: Array, theirs: Array) -> Array:
-    """The cosine similarity of each pair of rows; 1 where both are zero, 0 where only one is."""
-    products = (ours * theirs).sum(axis=1)
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    same = (ours == theirs).all(axis=1)
-    return np.where(
-        same, 1.0, np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
-    )
-
-
-def _nothing_measured(batch_sizes: Sequence[int]) -> Measurement:
-    return Measurement(
-        images=0,
-        batch_sizes=tuple(sorted(set(batch_sizes))),
-        scale=0.0,
-        max_abs_error=0.0,
-        mean_abs_error=0.0,
-        min_cosine=0.0,
-        flips=0,
-        undecidable=0,
-        undecided=0,
-        flipped=(),
-        max_probability_change=0.0,
-        mean_probability_change=0.0,
-        non_finite=0,
-        flip_rate_bound=None,
     )

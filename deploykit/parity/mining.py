@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from deploykit.parity.measurement import UNDECIDABLE_MARGIN, UNDECIDED_MARGIN, Measurement
-from deploykit.parity.measures import Array, margins
+from deploykit.parity.measures import Array
 from deploykit.parity.tolerance import Population
 from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits
@@ -92,15 +91,6 @@ class MarginMining(Value, frozen=True):
         return f"{found}: it would take {times:,.{0 if times >= 10 else 1}f} times that."
 
 
-def ranking_margins(logits: Logits) -> Array:
-    """The margin of each row of (N, K) logits; 0 where one is not finite: it decides nothing."""
-    found = np.zeros(len(logits))
-    usable = np.isfinite(logits).all(axis=1)
-    if usable.any():
-        found[usable] = margins(logits[usable])
-    return found
-
-
 def moved_apart(reference: Logits, candidate: Logits) -> float:
     """The most by which two logits of one row moved apart, which is what a margin is lost to.
 
@@ -119,7 +109,7 @@ def moved_apart(reference: Logits, candidate: Logits) -> float:
 
 
 def population_of(
-    ranked: npt.NDArray[np.float64],
+    ranked: Array,
     precision: Precision,
     found: Measurement,
     *,

@@ -1,4 +1,4 @@
-"""What FP16 can hold of a graph's tensors, seen on photos."""
+"""What FP16 can hold of a graph's tensors, seen on images."""
 
 from __future__ import annotations
 

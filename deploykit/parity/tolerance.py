@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Self
 
-from deploykit.errors import UsageError
 from deploykit.parity.measurement import UNDECIDED_MARGIN, Measurement
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
@@ -64,36 +63,31 @@ class Tolerance(Value, frozen=True):
     def reasons(
         self, measurement: Measurement, population: Population | None = None
     ) -> tuple[str, ...]:
-        """Say what speaks against a measurement, a sentence each; nothing when it passes.
+        """The reasons why a measurement does not pass, a sentence each; none when it passes.
 
         Args:
             measurement: What was found.
             population: What the images were chosen from by their margins; None if they were not.
         """
-        return (*doubts(measurement, population), *self.exceeded(measurement, population))
+        return (*image_reasons(measurement, population), *self.exceeded(measurement, population))
 
     def exceeded(
         self, measurement: Measurement, population: Population | None = None
     ) -> tuple[str, ...]:
-        """Those of the reasons that the numbers themselves give; the others are doubts."""
+        """The reasons that the numbers give, without :func:`image_reasons`."""
         if measurement.non_finite:
             what = counted(measurement.non_finite, "logit is", "logits are")
             return (f"{what} NaN or infinite",)
         among = population or Population.of(measurement)
-        return (
-            *self._reasons_by_flips(measurement, among),
-            *self._reasons_by_errors(measurement),
-        )
+        return tuple(self._exceeded(measurement, among))
 
-    def _reasons_by_flips(self, found: Measurement, among: Population) -> Iterator[str]:
+    def _exceeded(self, found: Measurement, among: Population) -> Iterator[str]:
         judged = max(among.decidable if among.others_hold else 0, found.decidable)
         if found.flips and found.flips / judged > self.max_flip_rate:
             yield (
                 f"{found.flips} of {counted(judged, 'image')} changed their class; "
                 f"at most {self.max_flip_rate:.1%} may"
             )
-
-    def _reasons_by_errors(self, found: Measurement) -> Iterator[str]:
         if found.max_abs_error == 0:
             return  # of logits that are all zero the relative error is infinite all the same
         # Written so that an error which is not a number is refused as well.
@@ -111,19 +105,16 @@ class Tolerance(Value, frozen=True):
                 f"a probability changed by {found.max_probability_change:.4f}; "
                 f"at most {self.max_probability_change:g} is allowed"
             )
-        typical = found.rms_probability_change
-        if (
-            self.max_typical_change is not None
-            and typical is not None
-            and not (typical <= self.max_typical_change)
+        if self.max_typical_change is not None and not (
+            found.rms_probability_change <= self.max_typical_change
         ):
             yield (
-                f"a photo's probabilities typically changed by {typical:.4f} (root mean square); "
-                f"at most {self.max_typical_change:g} is allowed"
+                f"an image's probabilities typically changed by {found.rms_probability_change:.4f} "
+                f"(root mean square); at most {self.max_typical_change:g} is allowed"
             )
 
 
-def doubts(found: Measurement, population: Population | None = None) -> Iterator[str]:
+def image_reasons(found: Measurement, population: Population | None = None) -> Iterator[str]:
     """Why images show too little about decisions, a sentence each.
 
     Args:
@@ -164,11 +155,5 @@ _TOLERANCES: dict[Precision, Tolerance] = {
 
 
 def tolerance_for(precision: Precision) -> Tolerance:
-    """The default tolerance of a precision.
-
-    Raises:
-        UsageError: The precision has no default tolerance.
-    """
-    if precision not in _TOLERANCES:
-        raise UsageError(f"There is no default tolerance for {precision}.")
+    """The default tolerance of a precision."""
     return _TOLERANCES[precision]

@@ -39,8 +39,6 @@ def step(stage, change, error=0.0):
         stage=stage,
         change=change,
         added=found,
-        total=found,
-        tolerance=TOLERANCE,
         reasons=TOLERANCE.reasons(found),
     )
 

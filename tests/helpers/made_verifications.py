@@ -166,8 +166,6 @@ def made_stages(
             stage=stage,  # type: ignore[arg-type]
             change=change,
             added=found,
-            total=found,
-            tolerance=tolerance,
             reasons=tolerance.reasons(found),
         )
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from PIL import ExifTags, Image
@@ -97,12 +96,6 @@ def odd_photos(folder: Path, count: int) -> Path:
 def epoch(number: int = 1, **values: float) -> Epoch:
     defaults = dict.fromkeys(("train_accuracy", "train_loss", "test_accuracy", "test_loss"), 0.5)
     return Epoch(number=number, **(defaults | {"learning_rate": 1e-4, "seconds": 1.0} | values))
-
-
-def write_state(folder: Path, *history: Epoch) -> None:
-    """Leave what a training of these epochs would, without a network."""
-    content = {"options": {}, "history": msgspec.to_builtins(history), "model": {}, "optimizer": {}}
-    torch.save(content, folder / STATE)
 
 
 def weights(run: Path, file: str = "best_model.pth") -> dict[str, torch.Tensor]:

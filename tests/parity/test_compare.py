@@ -52,11 +52,10 @@ def test_no_batch_is_larger_than_a_session_takes(images, largest, sizes):
     assert list(batch_sizes(images, largest)) == sizes
 
 
-@pytest.mark.parametrize("images", range(1, 120))
-def test_every_image_is_in_exactly_one_batch(images):
-    sizes = list(batch_sizes(images))
-    assert sum(sizes) == images
-    assert min(sizes) >= 1
+def test_every_image_is_in_exactly_one_batch():
+    for images in range(1, 120):
+        sizes = list(batch_sizes(images))
+        assert (sum(sizes), min(sizes)) == (images, 1)
 
 
 def test_regrouping_keeps_order_and_copies_reused_buffers():

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 
-from deploykit.errors import UsageError
 from deploykit.parity.layers import TensorError, answer_tolerance, layer_tolerance
 
 
@@ -64,8 +63,3 @@ def test_a_whole_network_may_be_further_off_than_a_node():
     assert 0 < layer_tolerance("fp32") < layer_tolerance("fp16")
     for precision in ("fp32", "fp16", "int8"):
         assert answer_tolerance(precision) > layer_tolerance(precision)
-
-
-def test_a_precision_without_a_tolerance():
-    with pytest.raises(UsageError, match="bf16"):
-        layer_tolerance("bf16")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from deploykit.parity.measures import measure
-from deploykit.parity.mining import MarginMining, moved_apart, population_of, ranking_margins
+from deploykit.parity.mining import MarginMining, moved_apart, population_of
 from deploykit.parity.tolerance import Population, tolerance_for
 from deploykit.specs.model import Labels
 
@@ -36,13 +36,6 @@ def mining(**changes):
         "apart": {"deploy/fp16.onnx on rehearsal": 0.01},
     }
     return MarginMining(**{**fields, **changes})
-
-
-def test_margins_rank_and_what_is_not_finite_decides_nothing():
-    logits = np.array([[1, 4, 0], [np.nan, 1, 0], [2, 2, 0], [np.inf, 1, 0]], np.float32)
-    assert ranking_margins(logits).tolist() == [3, 0, 0, 0]
-    assert ranking_margins(np.full((2, 3), np.nan)).tolist() == [0, 0]
-    assert ranking_margins(np.zeros((0, 3))).tolist() == []
 
 
 def test_two_logits_move_apart_by_the_difference_of_their_changes():

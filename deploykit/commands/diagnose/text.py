@@ -12,7 +12,7 @@ from deploykit.parity.measurement import Measurement
 from deploykit.specs.value import Shown, plain_value
 from deploykit.system.text import counted, table_text
 
-_STAGE_COLUMNS = ("stage", "from here on", "flips", "|dlogit|/scale", "|dp|", "in all", "verdict")
+_STAGE_COLUMNS = ("stage", "from here on", "flips", "|dlogit|/scale", "|dp|", "verdict")
 _CHANGE_COLUMNS = ("changed alone", "right", "gained", "export option")
 _LAYER_COLUMNS = ("node", "operator", "module", "added", "carried")
 _SHOWN_LAYERS = 10
@@ -52,14 +52,9 @@ class Diagnosis(Shown):
     @property
     def passed(self) -> bool:
         """Whether all that was asked for was done, and no fault was found."""
-        stages = self.stages is None or self.stages.passed
-        layers = self.layers is None or bool(self.layers)
-        return (
-            stages
-            and layers
-            and all(report.passed for report in self.layers or ())
-            and not self.broken_off
-        )
+        reports = [*(self.layers or ()), *([self.stages] if self.stages else ())]
+        nothing = self.layers == () or bool(self.broken_off)
+        return not nothing and all(report.passed for report in reports)
 
 
 def diagnosis_text(diagnosis: Diagnosis) -> Iterator[str]:
@@ -121,18 +116,16 @@ def stage_report_text(report: StageReport) -> str:
 
 
 def _stage_row(step: StageStep) -> tuple[str, ...]:
-    added, total = step.added, step.in_all
-    in_all = f"{counted(total.flips, 'flip')}, {_error_text(total)}" if total else "-"
+    added = step.added
     if added.images == 0:
         verdict = "FAILED" if step.reasons else "not judged"
-        return step.stage, step.change, "no image compared", "-", "-", in_all, verdict
+        return step.stage, step.change, "no image compared", "-", "-", verdict
     return (
         step.stage,
         step.change,
         f"{added.flips} of {added.decidable}",
         _error_text(added),
         "-" if added.non_finite else f"{added.max_probability_change:.1e}",
-        in_all,
         "FAILED" if step.reasons else "passed",
     )
 
@@ -191,7 +184,6 @@ def _layer_verdict(report: LayerReport) -> str:
 
 def first_node_text(first: LayerError, tolerance: float) -> str:
     """``node_relu (Relu of stem.2): its error is 2.1e-01, before it 3.0e-07; ...``."""
-    where = f"{first.node} ({first.operator}{f' of {first.module}' if first.module else ''})"
     parts = [first.reason] if first.reason else []
     if first.non_finite:
         parts.append(f"{first.non_finite} of its values are NaN or infinite")
@@ -202,4 +194,4 @@ def first_node_text(first: LayerError, tolerance: float) -> str:
         )
     else:
         parts.append(f"the error before it is {first.inherited:.1e}")
-    return f"{where}: {'; '.join(parts)}"
+    return f"{first.title}: {'; '.join(parts)}"

@@ -184,7 +184,7 @@ def _with_headroom(verdict: Verdict) -> Verdict:
 def _preference(verdict: Verdict) -> tuple[bool, int, float]:
     """Verdicts in order: those that pass, then by what they change."""
     found = verdict.measurement
-    return not verdict.passed, found.flips, found.mean_probability_change
+    return not verdict.passed, found.flips, found.rms_probability_change
 
 
 def calibrate(graph: ir.Model, batches: Sequence[NamedBatch], progress: Progress) -> SeenRanges:

@@ -1,4 +1,4 @@
-"""The picture of a training: accuracy and loss, epoch by epoch."""
+"""The curves of a training: accuracy and loss, epoch by epoch."""
 
 from __future__ import annotations
 

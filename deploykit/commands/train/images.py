@@ -1,4 +1,4 @@
-"""The photos of a training, as torch's datasets."""
+"""The images of a training, as torch's datasets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from deploykit.errors import ImagesError
 from deploykit.images.batches import read_batches
 from deploykit.images.decode import DecodeError, decode_rgb
 from deploykit.images.preprocess import preprocess
-from deploykit.images.scan import IMAGE_EXTENSIONS, ImageFile, class_folders, escape_name
+from deploykit.images.scan import class_folders, escape_name, scan_images
 from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from PIL import Image
     from torch.utils.data import Subset
 
@@ -26,11 +28,11 @@ _SHOWN_FAILURES = 20
 
 
 class TrainingImages(NamedTuple):
-    """The readable photos of a folder, split in two.
+    """The readable images of a folder, split in two.
 
     Attributes:
         classes: The names of the classes, in the order of the logits.
-        train: Pairs of a photo, a float32 tensor (3, H, W), and the index of its class.
+        train: Pairs of an image, a float32 tensor (3, H, W), and the index of its class.
         test: The same.
         digest: SHA-256 of the classes and names, which tells whether the split is still the same.
     """
@@ -48,27 +50,27 @@ def read_images(
     seed: int,
     progress: Progress,
 ) -> TrainingImages:
-    """Find the photos of a folder with one sub-folder a class, check each, and split them.
+    """Find the images of a folder with one sub-folder a class, check each, and split them.
 
-    A photo that cannot be read is skipped, with a note. The others are decoded and resized by the
+    One that cannot be read is skipped, with a note. The others are decoded and resized by the
     code that ``predict`` uses, and normalised by torchvision.
 
     Args:
-        folder: The photos.
-        preprocessing: The steps from a photo to the input of the network.
-        test_fraction: The share of the photos to test on, 0..1.
+        folder: The images.
+        preprocessing: The steps from an image to the input of the network.
+        test_fraction: The share of the images to test on, 0..1.
         seed: The seed of the split.
-        progress: Told how many photos are checked, and which are skipped.
+        progress: Told how many images are checked, and which are skipped.
 
     Raises:
         UsageError: There is no such folder.
-        ImagesError: There are fewer than two classes, a class has no readable photo, or there are
-            too few photos to split.
+        ImagesError: There are fewer than two classes, a class has no readable image, or there are
+            too few to split.
         DependencyError: torchvision is not installed.
     """
     datasets, transforms = need("torchvision.datasets"), need("torchvision.transforms")
     from torch import Generator
-    from torch.utils.data import Subset, random_split
+    from torch.utils.data import random_split
 
     classes = tuple(class_folders(folder))
     if len(classes) < 2:
@@ -76,6 +78,7 @@ def read_images(
             f"{folder} has 1 class folder: {classes[0]}.",
             hint="Training needs one folder of photos for each of two classes or more.",
         )
+    readable = _readable(folder, classes, preprocessing, progress)
     dataset = datasets.ImageFolder(
         folder,
         transform=transforms.Compose(
@@ -86,29 +89,26 @@ def read_images(
             ]
         ),
         loader=_open_image,
-        is_valid_file=_is_image,
+        is_valid_file=lambda path: Path(path) in readable,
         allow_empty=True,
     )
-    names = [escape_name(Path(path).relative_to(folder).as_posix()) for path, _ in dataset.samples]
-    failures = _check(folder, names, preprocessing, progress)
-    readable = [i for i, name in enumerate(names) if name not in failures]
-    present = {dataset.targets[i] for i in readable}
+    present = {*dataset.targets}
     if missing := [name for i, name in enumerate(classes) if i not in present]:
         raise ImagesError(
             f"{folder} has class folders without a single readable photo: {', '.join(missing)}.",
             hint="Add photos to these folders, or move the folders away.",
         )
 
-    tested = int(len(readable) * test_fraction)
-    counts = [len(readable) - tested, tested]
+    tested = int(len(dataset) * test_fraction)
+    counts = [len(dataset) - tested, tested]
     if counts[0] < 2 or counts[1] < 1:
         raise ImagesError(
-            f"{len(readable)} photos are too few to keep {test_fraction:.0%} for testing: "
+            f"{len(dataset)} photos are too few to keep {test_fraction:.0%} for testing: "
             f"{counts[0]} to train on, {counts[1]} to test on.",
             hint="Add photos, or change --test-fraction.",
         )
-    train, test = random_split(Subset(dataset, readable), counts, Generator().manual_seed(seed))
-    trained = {dataset.targets[readable[i]] for i in train.indices}
+    train, test = random_split(dataset, counts, Generator().manual_seed(seed))
+    trained = {dataset.targets[i] for i in train.indices}
     if untrained := [name for i, name in enumerate(classes) if i not in trained]:
         progress(
             Note(
@@ -116,13 +116,13 @@ def read_images(
                 "cannot be learned. Add photos, or try another --seed."
             )
         )
-    listed = "\0".join([*classes, *(names[i] for i in readable)])
-    digest = hashlib.sha256(listed.encode()).hexdigest()
+    names = (Path(path).relative_to(folder).as_posix() for path, _ in dataset.samples)
+    digest = hashlib.sha256("\0".join([*classes, *map(escape_name, names)]).encode()).hexdigest()
     return TrainingImages(classes, train, test, digest)
 
 
 def _open_image(path: str) -> Image.Image:
-    # A function of the module: a process that reads photos gets it pickled on Windows. The error is
+    # A function of the module: a process that reads images gets it pickled on Windows. The error is
     # one that comes whole from such a process.
     try:
         return decode_rgb(Path(path))
@@ -130,27 +130,23 @@ def _open_image(path: str) -> Image.Image:
         raise OSError(exc.message) from exc
 
 
-def _is_image(path: str) -> bool:
-    return Path(path).suffix.lower() in IMAGE_EXTENSIONS
-
-
-def _check(
-    folder: Path, names: list[str], preprocessing: Preprocessing, progress: Progress
-) -> dict[str, str]:
-    """Read every photo once; the reasons of those that cannot be read, by name."""
-    failures: dict[str, str] = {}
-    done = 0
-    files = [ImageFile(folder, name) for name in names]
+def _readable(
+    folder: Path, classes: Collection[str], preprocessing: Preprocessing, progress: Progress
+) -> set[Path]:
+    """Read every image once; those that can be read. A note has the reasons of the others."""
+    files = [file for file in scan_images(folder, classes).files if file.expected is not None]
+    readable: set[Path] = set()
+    reasons: list[str] = []
     for batch in read_batches(files, preprocessing, batch_size=_CHECKED_TOGETHER):
         for file, failure in zip(batch.files, batch.failures, strict=True):
-            if failure is not None:
-                failures[file.name] = failure.reason
-        done += len(batch.files)
-        progress(Step("checking photos", done, len(files)))
-    if failures:
-        lines = [f"{name}: {reason}" for name, reason in failures.items()][:_SHOWN_FAILURES]
-        if len(failures) > len(lines):
-            lines.append(f"... and {len(failures) - len(lines)} more")
-        header = f"{len(failures)} of {len(files)} photos cannot be read and are skipped:"
-        progress(Note("\n  ".join([header, *lines])))
-    return failures
+            if failure is None:
+                readable.add(file.path)
+            else:
+                reasons.append(f"{file.name}: {failure.reason}")
+        progress(Step("checking photos", len(readable) + len(reasons), len(files)))
+    if reasons:
+        header = f"{len(reasons)} of {len(files)} photos cannot be read and are skipped:"
+        more = len(reasons) - _SHOWN_FAILURES
+        last = [f"... and {more} more"] if more > 0 else []
+        progress(Note("\n  ".join([header, *reasons[:_SHOWN_FAILURES], *last])))
+    return readable

@@ -6,7 +6,7 @@ import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +110,7 @@ def write_training(folder: Path, training: Training) -> None:
     """
     import torch
 
-    content = {each.name: getattr(training, each.name) for each in fields(training)}
-    content["history"] = msgspec.to_builtins(training.history)
+    content = vars(training) | {"history": msgspec.to_builtins(training.history)}
     with _replacing(folder / STATE) as path:
         torch.save(content, path)
 

@@ -17,7 +17,8 @@ from deploykit.inference.pipeline import answer_files
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import measure_answers
 from deploykit.parity.measures import Array
-from deploykit.parity.mining import MarginMining, moved_apart, population_of, ranking_margins
+from deploykit.parity.measures import margins as margins_of
+from deploykit.parity.mining import MarginMining, moved_apart, population_of
 from deploykit.proof.photos import PhotoFolder, nothing_readable, short_digest
 from deploykit.proof.verdict import Verdict, judge
 from deploykit.runtime.opener import CPU
@@ -92,7 +93,7 @@ def rank_images(
                         skipped += 1
                         continue
                     seen.add(short)
-                    margins[place] = ranking_margins(logits[None])[0]
+                    margins[place] = margins_of(logits[None])[0]
                 done += len(batch.files)
                 progress(Step("ranking", done, len(files)))
     order = np.argsort(margins, kind="stable")[: np.isfinite(margins).sum()]  # NaN comes last
@@ -123,7 +124,7 @@ def mining_of(
         ranked=len(ranking.files),
         skipped=ranking.skipped,
         ranked_by=ranking.ranked_by,
-        ranking_error=float(np.abs(ranking_margins(answers.reference) - ranked).max()),
+        ranking_error=float(np.abs(margins_of(answers.reference) - ranked).max()),
         smallest_skipped=float(others[0]) if len(others) else None,
         apart={
             candidate.title: moved_apart(answers.reference, logits)

@@ -214,22 +214,17 @@ def test_train_explains_an_unsuitable_network(train, network, said):
         train(network=network)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"epochs": 0},
-        {"batch_size": 0},
-        {"learning_rate": 0.0},
-        {"learning_rate": math.nan},
-        {"learning_rate": math.inf},
-        {"test_fraction": 0.0},
-        {"test_fraction": 1.0},
-        {"seed": -1},
-    ],
-)
-def test_train_refuses_senseless_numbers(train, tmp_path, options):
-    with pytest.raises(UsageError, match="Training needs"):
-        train(**options)
+def test_train_refuses_senseless_numbers(train, tmp_path):
+    for name, values in {
+        "epochs": (0,),
+        "batch_size": (0,),
+        "learning_rate": (0.0, math.nan, math.inf),
+        "test_fraction": (0.0, 1.0),
+        "seed": (-1,),
+    }.items():
+        for value in values:
+            with pytest.raises(UsageError, match="Training needs"):
+                train(**{name: value})
     assert not (tmp_path / "run").exists()
 
 

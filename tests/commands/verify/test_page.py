@@ -180,16 +180,6 @@ def test_a_step_that_gave_nothing_to_compare_has_no_numbers(tmp_path: Path) -> N
     assert " ".join(words).endswith("it gives no graph that runs no image compared")
 
 
-def test_a_batch_size_does_not_stand_in_line_with_the_stages(tmp_path: Path) -> None:
-    made = made_stages(made_logits(60), fault=False)
-    batches = msgspec.structs.replace(made.steps[0], stage="batch size")
-    stages = msgspec.structs.replace(made, steps=(*made.steps, batches))
-    html = write(tmp_path, four_photos(None, LOGITS, stages=stages)).read_text(encoding="utf-8")
-    (table,) = re.findall(r'<table class="stages">(.*?)</table>', html, re.S)
-    last = [re.findall(r"<td.*?</td>", row, re.S)[-1:] for row in table.split("<tr")[2:]]
-    assert ["changed" in cell for (cell,) in last] == [True, True, True, False]
-
-
 def test_a_page_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Writing .* failed"):
         write_certificate(

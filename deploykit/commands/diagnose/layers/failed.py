@@ -39,30 +39,34 @@ def failure_lines(
 ) -> list[str]:
     """Keep what failed its comparison, and name the node at fault: the last lines of an error.
 
+    The diagnosis comes on top of an error that the caller raises, so it raises none of its own.
+
     Args:
         made: The folder with the files, none of them open, laid out as in a bundle; it is moved.
         folder: The bundle's folder, whether there is one or not.
-        spec: See :func:`diagnose_failed`, as the arguments below; its ``graph`` is in ``made``.
+        spec: What ran the graph that failed; its ``graph`` is in ``made``.
         made_from: The graph in ``made`` that it was made from, or the torch module.
-        images: Those of the comparison.
-        expected: The right answers.
+        images: (N, H, W, 3) uint8, those of the comparison. The worst are diagnosed.
+        expected: (N, K), the right answers.
         preprocessing: What the images need.
         progress: Called with what is being done.
         diagnose: Whether to look for the node at fault.
-        opset: Of the export.
+        opset: The ONNX operator set of the export; None for torch's own choice.
 
     Returns:
-        The diagnosis, and where the files are.
+        The first node with too large an error, by its name in the ONNX and in the module, or why
+        there is no diagnosis; and where the files are.
     """
     made, where = kept_files(made, folder)
     if not diagnose:
         return [where]
-    origin = made / made_from if isinstance(made_from, str) else made_from
-    path = made / spec.graph
-    found = diagnose_failed(
-        path, spec, origin, images, expected, preprocessing, progress, opset=opset
-    )
-    return [found, where]
+    progress(Step("diagnosing", detail=spec.graph))
+    try:
+        report = _report(made, spec, made_from, images, expected, preprocessing, opset)
+    except Exception as exc:  # noqa: BLE001 (whatever it is, it must not hide the caller's error)
+        why = exc.message if isinstance(exc, DeploykitError) else f"{type(exc).__name__}: {exc}"
+        return [f"No diagnosis of {spec.graph}: {why}", where]
+    return [_sentence(report), where]
 
 
 def kept_files(made: Path, folder: Path) -> tuple[Path, str]:
@@ -74,48 +78,10 @@ def kept_files(made: Path, folder: Path) -> tuple[Path, str]:
     return made, f"What failed is kept in {made}, which is no bundle."
 
 
-def diagnose_failed(
-    graph: Path,
+def _report(
+    made: Path,
     spec: SessionSpec,
-    made_from: Path | nn.Module,
-    images: ImageBatch,
-    expected: Logits,
-    preprocessing: Preprocessing,
-    progress: Progress,
-    *,
-    opset: int | None = None,
-) -> str:
-    """Name the first node whose error is too large, in a graph that failed its comparison.
-
-    The diagnosis comes on top of an error that the caller raises, so it raises none of its own.
-
-    Args:
-        graph: The graph's file.
-        spec: What ran it; its ``graph`` is what the text calls it.
-        made_from: The file of the graph that it was made from, or the torch module.
-        images: (N, H, W, 3) uint8, those of the comparison. The worst are diagnosed.
-        expected: (N, K), the right answers.
-        preprocessing: What the images need.
-        progress: Called with what is being done.
-        opset: The ONNX operator set of the export; None for torch's own choice.
-
-    Returns:
-        A sentence with the node, by its name in the ONNX and in the module, and the error before
-        and after it; or why there is no diagnosis.
-    """
-    progress(Step("diagnosing", detail=spec.graph))
-    try:
-        report = _failed_report(graph, spec, made_from, images, expected, preprocessing, opset)
-    except Exception as exc:  # noqa: BLE001 (whatever it is, it must not hide the caller's error)
-        why = exc.message if isinstance(exc, DeploykitError) else f"{type(exc).__name__}: {exc}"
-        return f"No diagnosis of {spec.graph}: {why}"
-    return _sentence(report)
-
-
-def _failed_report(
-    graph: Path,
-    spec: SessionSpec,
-    made_from: Path | nn.Module,
+    made_from: str | nn.Module,
     images: ImageBatch,
     expected: Logits,
     preprocessing: Preprocessing,
@@ -124,12 +90,13 @@ def _failed_report(
     from deploykit.graph.files import load_graph
     from deploykit.graph.rehearsal import rehearsal_of
 
-    model = load_graph(graph)
+    model = load_graph(made / spec.graph)
     executed = rehearsal_of(model) if spec.runtime == REHEARSAL else model
     subject = Subject(spec, model, executed, preprocessing)
     rows = _worst(subject, images, expected)
-    if isinstance(made_from, Path):
-        with graph_origin(load_graph(made_from), preprocessing, made_from.name) as origin:
+    if isinstance(made_from, str):
+        name = Path(made_from).name
+        with graph_origin(load_graph(made / made_from), preprocessing, name) as origin:
             return layer_report(subject, origin, images[rows])
     origin = module_origin(made_from, preprocessing, "the torch module", opset=opset)
     report = layer_report(subject, origin, images[rows])
@@ -161,15 +128,10 @@ def _worst(subject: Subject, images: ImageBatch, expected: Logits) -> list[int]:
 
 def _sentence(report: LayerReport) -> str:
     against = f"{report.candidate.graph} against {report.reference}"
-    if report.first is not None:
-        return f"Diagnosis of {against}: the first node with too large an error is " + (
-            first_node_text(report.first, report.tolerance)
-        )
     if report.nodes == 0:
         return f"No diagnosis of {against}: they have no tensor in common."
-    why = (
-        report.differences[0]
-        if report.differences
-        else ("no node adds too much when it is computed alone; the runtime may fuse nodes wrongly")
-    )
-    return f"Diagnosis of {against}: {why}."
+    found = "no node adds too much when it is computed alone; the runtime may fuse nodes wrongly"
+    if report.first is not None:
+        node = first_node_text(report.first, report.tolerance)
+        return f"Diagnosis of {against}: the first node with too large an error is {node}"
+    return f"Diagnosis of {against}: {'; '.join(report.differences) or found}."

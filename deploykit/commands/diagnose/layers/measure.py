@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,7 +16,7 @@ from deploykit.runtime._base import normalised
 from deploykit.runtime.opener import CUDA, open_probe
 from deploykit.specs.model import Precision
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.session import Closing, ImageBatch, SessionSpec
+from deploykit.specs.session import ImageBatch, SessionSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -130,73 +130,6 @@ def module_origin(
     )
 
 
-class Pieces(Closing):
-    """A graph cut at some of its tensors, so that each node computes from the origin's.
-
-    Args:
-        subject: The graph.
-        tensors: The names of those tensors.
-    """
-
-    def __init__(self, subject: Subject, tensors: Collection[str]) -> None:
-        from deploykit.graph.cut import cut_graph
-
-        self._subject = subject
-        self._cut = cut_graph(subject.executed, tensors)
-        self._probe = subject.open(self._cut.model)
-
-    def measure(
-        self, images: ImageBatch, wanted: Tensors, errors: Mapping[str, TensorError]
-    ) -> None:
-        """Run every piece on the origin's tensors.
-
-        Args:
-            images: (N, H, W, 3) uint8, what the first piece takes.
-            wanted: The origin's tensors.
-            errors: By tensor what to add its error to, or why there is none.
-        """
-        feeds = {**self._subject.feeds(images), **self._cut.feeds(wanted)}
-        try:
-            _add(self._probe.run(feeds), wanted, errors)
-        except GraphError:
-            self._measure_parts(feeds, wanted, errors)
-
-    def alone(self, images: ImageBatch, wanted: Tensors, tensor: str, read: Tensors) -> TensorError:
-        """The error of one tensor whose piece reads other tensors than the origin's.
-
-        Args:
-            images: (N, H, W, 3) uint8.
-            wanted: The origin's tensors.
-            tensor: Its name.
-            read: What the piece reads instead.
-        """
-        feeds = {**self._subject.feeds(images), **self._cut.feeds({**wanted, **read})}
-        error = TensorError()
-        self._measure_parts(feeds, wanted, {tensor: error})
-        return error
-
-    def _measure_parts(
-        self, feeds: Tensors, wanted: Tensors, errors: Mapping[str, TensorError]
-    ) -> None:
-        """Measure some pieces; where they fail together, each half of them."""
-        from deploykit.graph.instruments import with_only
-
-        try:
-            with self._subject.open(with_only(self._cut.model, errors)) as probe:
-                _add(probe.run(feeds), wanted, errors)
-        except GraphError as exc:
-            names = list(errors)
-            if len(names) == 1:
-                errors[names[0]].failure = f"fails: {_cause(exc)}"
-                return
-            for half in (names[: len(names) // 2], names[len(names) // 2 :]):
-                self._measure_parts(feeds, wanted, {name: errors[name] for name in half})
-
-    def close(self) -> None:
-        """Free the graph's memory."""
-        self._probe.close()
-
-
 def common_tensors(subject: Subject, origin: Origin) -> tuple[str, ...]:
     """The names of the float tensors that a graph and its origin compute, in the graph's order."""
     from deploykit.graph.cut import float_tensors
@@ -220,19 +153,26 @@ def measured(
     Returns:
         By name the errors, in the graph's order.
     """
+    from deploykit.graph.cut import cut_graph
     from deploykit.graph.instruments import with_outputs
 
+    # Cut at the tensors, so that each node computes from the origin's.
+    cut = cut_graph(subject.executed, names)
     errors = {name: Errors() for name in names}
     own = {name: each.own for name, each in errors.items()}
     whole = {name: each.whole for name, each in errors.items()}
     with (
-        Pieces(subject, names) as pieces,
+        subject.open(cut.model) as pieces,
         subject.open(with_outputs(subject.executed, names)) as probe,
     ):
         for start in range(0, len(images), batch):
             chosen = images[np.arange(start, start + batch) % len(images)]
             wanted = origin.tensors(chosen)
-            pieces.measure(chosen, wanted, own)
+            feeds = {**subject.feeds(chosen), **cut.feeds(wanted)}
+            try:
+                _add(pieces.run(feeds), wanted, own)
+            except GraphError:
+                _measure_parts(subject, cut.model, feeds, wanted, own)
             try:
                 _add(probe.run(subject.feeds(chosen)), wanted, whole)
             except GraphError as exc:
@@ -240,6 +180,28 @@ def measured(
                     error.failure = _cause(exc)
             del wanted  # or two batches' tensors are in memory while the next one's are computed
     return errors
+
+
+def _measure_parts(
+    subject: Subject,
+    cut: ir.Model,
+    feeds: Tensors,
+    wanted: Tensors,
+    errors: Mapping[str, TensorError],
+) -> None:
+    """Measure some pieces of a cut graph; where they fail together, each half of them."""
+    from deploykit.graph.instruments import with_only
+
+    try:
+        with subject.open(with_only(cut, errors)) as probe:
+            _add(probe.run(feeds), wanted, errors)
+    except GraphError as exc:
+        names = list(errors)
+        if len(names) == 1:
+            errors[names[0]].failure = f"fails: {_cause(exc)}"
+            return
+        for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+            _measure_parts(subject, cut, feeds, wanted, {name: errors[name] for name in half})
 
 
 def _add(found: Tensors, wanted: Tensors, errors: Mapping[str, TensorError]) -> None:

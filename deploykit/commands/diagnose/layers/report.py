@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,12 @@ import msgspec
 from deploykit.commands.diagnose.layers.measure import (
     Errors,
     Origin,
-    Pieces,
     Subject,
     common_tensors,
     measured,
 )
 from deploykit.errors import GraphError
-from deploykit.parity.diagnosis import LayerError, LayerReport
+from deploykit.parity.diagnosis import LayerError, LayerReport, node_title
 from deploykit.parity.layers import answer_tolerance, layer_tolerance
 from deploykit.specs.session import ImageBatch
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 DIAGNOSED_IMAGES = 4
 _RANKED = 10
+#: Of what computes a tensor in the reference, the last first.
+_STEPS_SHOWN = 4
 #: One by one, then in pairs: some graphs are right for an image, and wrong for a batch.
 _BATCHES = (1, 2)
 
@@ -47,13 +48,14 @@ def layer_report(subject: Subject, origin: Origin, images: ImageBatch) -> LayerR
             why = f"the reference cannot run in batches of {batch}: {exc.message}"
             return msgspec.structs.replace(report, differences=(why,))
         report = _judged(subject, origin, len(images), errors)
-        if report.first is not None:
-            first = _with_omission(subject, origin, names, report.first, images[:batch])
-            if batch > 1:
-                reason = f"only in batches of {batch} images"
-                first = msgspec.structs.replace(
-                    first, reason="; ".join(each for each in (reason, first.reason) if each)
-                )
+        first = report.first
+        if first is not None:
+            reasons = (
+                f"only in batches of {batch} images" if batch > 1 else "",
+                first.reason,
+                _other_way(origin, names, first),
+            )
+            first = msgspec.structs.replace(first, reason="; ".join(filter(None, reasons)))
             return msgspec.structs.replace(report, first=first)
     return report
 
@@ -83,9 +85,8 @@ def _judged(
         # Where large values cancel, small errors become large ones of a node that adds none.
         finite = [each for each in layers if isfinite(each.carried)]
         worst = max(finite, key=lambda each: each.carried - each.inherited)
-        where = f"{worst.node} ({worst.operator}{f' of {worst.module}' if worst.module else ''})"
         growth = f"from {worst.inherited:.1e} before it to {worst.carried:.1e} after it"
-        differences = (f"{what}: it adds up, most at {where}, {growth}",)
+        differences = (f"{what}: it adds up, most at {worst.title}, {growth}",)
     ranking = sorted((each for each in layers if each.added > 0), key=lambda each: -each.added)
     return LayerReport(
         candidate=subject.spec,
@@ -122,69 +123,19 @@ def _layers(subject: Subject, errors: Mapping[str, Errors]) -> Iterator[LayerErr
         )
 
 
-def _with_omission(
-    subject: Subject, origin: Origin, names: Sequence[str], first: LayerError, images: ImageBatch
-) -> LayerError:
-    """Name the operation that is missing before a node, where its absence is the fault.
+def _other_way(origin: Origin, names: Collection[str], first: LayerError) -> str:
+    """How the reference computes a node's output, where it does so in another way than one node.
 
-    That is so where the node is right once it reads what the missing operation gives instead of
-    what that one takes. Others may be missing for a good reason: a BatchNorm is in its Conv.
+    One of its steps may be missing in the graph; or it is in the node, as a BatchNorm in its Conv.
     """
-    from deploykit.graph.cut import pieces
-
-    piece = pieces(subject.graph, names)[first.tensor]
-    read = {value.name for node in piece for value in node.inputs if value is not None}
-    tolerance = layer_tolerance(subject.spec.precision)
-    wanted = origin.tensors(images)
-    with Pieces(subject, names) as cut:
-        for missing, sources in _missing(origin, names, first.tensor):
-            for source in sources & read & wanted.keys():
-                if missing not in wanted or wanted[missing].shape != wanted[source].shape:
-                    continue
-                error = cut.alone(images, wanted, first.tensor, {source: wanted[missing]})
-                if error.relative <= tolerance:
-                    step = origin.steps[missing]
-                    return msgspec.structs.replace(
-                        first,
-                        node=step.node,
-                        operator=step.operator,
-                        module=step.module,
-                        reason=f"it is missing before {first.node}",
-                    )
-    same = origin.steps[first.tensor]
-    if same.module in ("", first.module):
-        return first
-    # A BatchNorm that is in its Conv, a Relu that a pass moved.
-    what = f"it gives what {same.node} ({same.operator} of {same.module}) gives in the reference"
-    return msgspec.structs.replace(first, reason="; ".join(filter(None, (first.reason, what))))
-
-
-def _missing(origin: Origin, names: Sequence[str], tensor: str) -> Iterator[tuple[str, set[str]]]:
-    """What the origin computes on the way to a tensor and the graph does not, last ones first.
-
-    Yields:
-        A tensor's name, and those of the common tensors that it is computed from.
-    """
-    known = set(names)
-    pending, seen = list(origin.steps[tensor].inputs), set()
-    while pending:
-        name = pending.pop(0)
-        step: Step | None = origin.steps.get(name)
-        if step is None or name in known or name in seen:
-            continue
-        seen.add(name)
-        pending += step.inputs
-        yield name, _known_before(origin, known, name)
-
-
-def _known_before(origin: Origin, known: set[str], tensor: str) -> set[str]:
-    found: set[str] = set()
-    pending, seen = list(origin.steps[tensor].inputs), set()
-    while pending:
-        name = pending.pop()
-        if name in known:
-            found.add(name)
-        elif name in origin.steps and name not in seen:
-            seen.add(name)
-            pending += origin.steps[name].inputs
-    return found
+    steps: list[Step] = []
+    pending = [first.tensor]
+    for name in pending:
+        if name in origin.steps and (name == first.tensor or name not in names):
+            steps.append(origin.steps[name])
+            pending += (each for each in origin.steps[name].inputs if each not in pending)
+    same_module = all(step.module in ("", first.module) for step in steps)
+    if same_module and (first.module or len(steps) == 1):
+        return ""
+    shown = [node_title(each.node, each.operator, each.module) for each in steps[:_STEPS_SHOWN]]
+    return f"in the reference it comes from {', '.join(shown)}"

@@ -11,8 +11,8 @@ import numpy as np
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.commands.diagnose.layers.measure import Subject, graph_origin
 from deploykit.commands.diagnose.layers.report import DIAGNOSED_IMAGES, layer_report
+from deploykit.commands.diagnose.stages.images import sample_with
 from deploykit.errors import MissingError, UsageError
-from deploykit.images.scan import sample_images
 from deploykit.inference.candidates import (
     Candidate,
     by_reason,
@@ -90,8 +90,10 @@ def layer_candidates(
             f"for BF16 --runtime {CPU}, without --precision. What the runtime adds is the last row "
             "of --stages.",
         )
-    for line in by_reason([(each, _FUSED) for each in named if each not in found]):
+    for line in by_reason([(each, _FUSED) for each in named if fuses(each.runtime)]):
         progress(Note(f"skipped: {line}"))
+    if runtime is None and find_gpu() is None:  # which needs no note
+        found = [each for each in found if each.runtime != CUDA]
     return found
 
 
@@ -145,13 +147,7 @@ def diagnose_layers(
             reports.append(layer_report(subject, origin, images))
     if not reports:
         raise skipped[0][1]
-    for line in by_reason(
-        [
-            (candidate, reason.message)
-            for candidate, reason in skipped
-            if candidate.runtime != CUDA or find_gpu() is not None
-        ]
-    ):
+    for line in by_reason([(candidate, reason.message) for candidate, reason in skipped]):
         progress(Note(f"skipped: {line}"))
     return tuple(reports)
 
@@ -180,11 +176,7 @@ def drawn_images(
     except UsageError:  # no folder is known: the golden images are there always
         photos = bundle_photos(bundle, images, limit=limit, progress=progress)
     else:
-        files = {file.name: file for file in folder.files}
-        count = _READ_FOR_EACH * limit
-        wanted = [files.pop(name) for name in dict.fromkeys(first) if name in files][:count]
-        if len(wanted) < count and files:
-            wanted += sample_images(list(files.values()), count - len(wanted))
+        wanted = sample_with(folder.files, first, _READ_FOR_EACH * limit)
         photos = folder.read(wanted, bundle.manifest.preprocessing)
     drawn = [batch.copy() for _, batch in photos]  # the buffer behind them is reused
     photos.drawn()  # refuses to go on without any

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, deploy_graph
-from deploykit.commands.diagnose.stages.table import StageTable
+from deploykit.commands.diagnose.stages.table import StageTable, first_names
 from deploykit.errors import BundleError, GraphError, MissingError
 from deploykit.inference.candidates import (
     Candidate,
@@ -22,14 +22,14 @@ from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATC
 from deploykit.parity.diagnosis import Finding
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import tolerance_for
-from deploykit.runtime.opener import CPU, CUDA, REHEARSAL, graph_precision
+from deploykit.runtime.opener import CPU, CUDA, REHEARSAL
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits, Session
 from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress, Step
 
-_NAMES_TOLD = 3
+_ON_CPU = (CPU, REHEARSAL)
 #: Of the scale. Batches whose logits differ by less, and change no class, may do so by rounding.
 _MOST_ROUNDING = 5e-3
 
@@ -127,8 +127,7 @@ def _batch_finding(graph: str, wrong: Sequence[Measurement], failures: Sequence[
         )
     reason = failures[0] if failures else differ
     if flipped:
-        more = ", ..." if len(flipped) > _NAMES_TOLD else ""
-        reason += f", and the class of {', '.join(flipped[:_NAMES_TOLD])}{more} changes"
+        reason += f", and the class of {first_names(flipped)} changes"
     return Finding(
         stage="batch size",
         message=f"{graph} depends on the batch size: right one by one, wrong in batches of "
@@ -144,8 +143,7 @@ def add_candidates(
 ) -> None:
     """Step from the FP32 deploy graph to each lower precision, and from there to each runtime.
 
-    BF16, which is no graph's own, is a step from the same runtime's FP32. What cannot run here is
-    told in a note.
+    What cannot run here is told in a note.
 
     Args:
         table: So far.
@@ -155,7 +153,7 @@ def add_candidates(
     """
     known: dict[tuple[str, Precision], Logits] = {(CPU, "fp32"): deployed}
     skipped: list[tuple[Candidate, str]] = []
-    for candidate in sorted(candidates, key=lambda it: (not _on_cpu(it), it.is_hinted)):
+    for candidate in sorted(candidates, key=lambda it: it.runtime not in _ON_CPU):
         kind = candidate.runtime, candidate.precision
         if kind in known:
             continue  # an older engine
@@ -165,15 +163,14 @@ def add_candidates(
         except (MissingError, BundleError, GraphError) as exc:
             if not (isinstance(exc, MissingError) or is_flavour(candidate.runtime)):
                 raise
-            if candidate.runtime != CUDA or find_gpu() is not None:
-                skipped.append((candidate, exc.message))
+            skipped.append((candidate, exc.message))
             continue
-        origins = (known[origin] for origin in _origins(candidate) if origin in known)
+        origins = [known[origin] for origin in _origins(candidate) if origin in known]
         table.add(
-            "precision" if _on_cpu(candidate) or candidate.is_hinted else "runtime",
+            "runtime" if origins else "precision",
             str(candidate),
             logits,
-            since=next(origins, deployed),
+            since=origins[0] if origins else deployed,
             precision=candidate.precision,
         )
         known[kind] = logits
@@ -182,12 +179,10 @@ def add_candidates(
 
 
 def _origins(candidate: Candidate) -> list[tuple[str, Precision]]:
-    """The runtime and precision that a candidate is one step away from, the likeliest first."""
-    if _on_cpu(candidate):
+    """The runtimes on the CPU, with the precision, that another runtime is one step away from."""
+    if candidate.runtime in _ON_CPU:
         return []
-    if candidate.is_hinted:
-        return [(candidate.runtime, graph_precision(candidate.precision))]
-    return [(runtime, candidate.precision) for runtime in (CPU, REHEARSAL)]
+    return [(runtime, candidate.precision) for runtime in _ON_CPU]
 
 
 def wanted_candidates(
@@ -196,14 +191,15 @@ def wanted_candidates(
     """What is meant by a runtime, a precision, or both; with where it comes from.
 
     A device's step is from the same precision on the CPU, so that it does not answer for what the
-    precision does; and BF16's from its runtime's FP32.
-    BF16 is meant only where it is named, for it is no graph's own.
+    precision does.
 
     Raises:
         UsageError: There is no such runtime, or it does not compute in that precision.
         BundleError: The bundle has nothing of that kind.
     """
     named = named_candidates(bundle, runtime, precision, progress)
+    if runtime is None and find_gpu() is None:  # which needs no note
+        named = [each for each in named if each.runtime != CUDA]
     origins = {origin for each in named for origin in _origins(each)}
     before = [
         each
@@ -211,7 +207,3 @@ def wanted_candidates(
         if (each.runtime, each.precision) in origins and each not in named
     ]
     return [*before, *named]
-
-
-def _on_cpu(candidate: Candidate) -> bool:
-    return candidate.runtime in (CPU, REHEARSAL)

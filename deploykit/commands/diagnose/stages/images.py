@@ -13,7 +13,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.errors import ImagesError
 from deploykit.images.decode import DecodeError, exif_orientation
 from deploykit.images.scan import ImageFile, class_folders, sample_images, scan_images
-from deploykit.proof.photos import PhotoFolder, listed_photos
+from deploykit.proof.photos import PhotoFolder, listed_photos, mostly_unreadable
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch
 from deploykit.system.progress import Note, Progress
@@ -24,24 +24,6 @@ _ROTATED = range(2, 9)  # the orientations of EXIF but for 1, upright
 _HEADERS_READ = 512
 #: One of so many images is one that is to be rotated, where there are any.
 _ROTATED_PART = 8
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """A folder whose images are listed, and not read yet.
-
-    Attributes:
-        folder: The folder, and its image files.
-        classes: The classes that its names are of; empty where it is not labelled.
-    """
-
-    folder: PhotoFolder
-    classes: tuple[str, ...]
-
-    @property
-    def labelled(self) -> bool:
-        """Whether the right class of any image is known."""
-        return any(file.expected is not None for file in self.folder.files)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +37,7 @@ class StageImages:
         classes: The classes that the folder's names are of; empty where it is not labelled.
         pixels: (N, H, W, 3), preprocessed as recorded.
         picked: The names of those that were asked for.
-        unreadable: How many more were drawn, and cannot be read.
-        duplicates: How many more were drawn, and have the pixels of another.
+        unreadable: That most of what was drawn cannot be read; None where most can.
     """
 
     source: Path
@@ -64,9 +45,8 @@ class StageImages:
     rotated: frozenset[str]
     classes: tuple[str, ...]
     pixels: ImageBatch
-    picked: frozenset[str] = frozenset()
-    unreadable: int = 0
-    duplicates: int = 0
+    picked: frozenset[str]
+    unreadable: str | None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,7 +62,9 @@ class StageImages:
         return tuple(None if file.name in self.picked else file.expected for file in self.files)
 
 
-def list_images(bundle: Bundle, images: Path | None, progress: Progress) -> ImageSource:
+def list_images(
+    bundle: Bundle, images: Path | None, progress: Progress
+) -> tuple[PhotoFolder, tuple[str, ...]]:
     """List a folder's images and the classes that it has: the labels, or as many sub-folders.
 
     A bundle may have been exported without the names, or with others.
@@ -92,6 +74,9 @@ def list_images(bundle: Bundle, images: Path | None, progress: Progress) -> Imag
         images: The folder; None for the one given at export while it is there.
         progress: Told which folder is taken.
 
+    Returns:
+        The folder, and its classes; none where no image's right class is known.
+
     Raises:
         UsageError: No folder is named, and the one given at export is not there.
         ImagesError: There is no image file.
@@ -99,20 +84,20 @@ def list_images(bundle: Bundle, images: Path | None, progress: Progress) -> Imag
     labels = bundle.manifest.labels
     listed = listed_photos(bundle, images, progress)
     if any(file.expected is not None for file in listed.files):
-        return ImageSource(listed, labels.names)
+        return listed, labels.names
     if listed.path.is_dir() and any("/" in file.name for file in listed.files):
         try:
             classes = tuple(class_folders(listed.path))
         except ImagesError:  # the parts of a data set, whose images are as good without labels
-            return ImageSource(listed, ())
+            return listed, ()
         if len(classes) == len(labels):
-            files = scan_images(listed.path, classes).files
-            return ImageSource(PhotoFolder(listed.path, files), classes)
-    return ImageSource(listed, ())
+            return PhotoFolder(listed.path, scan_images(listed.path, classes).files), classes
+    return listed, ()
 
 
 def draw_images(
-    source: ImageSource,
+    folder: PhotoFolder,
+    classes: tuple[str, ...],
     preprocessing: Preprocessing,
     limit: int | None,
     progress: Progress,
@@ -121,7 +106,8 @@ def draw_images(
     """Draw images evenly over the classes, some that EXIF says to rotate among them.
 
     Args:
-        source: What to draw from.
+        folder: What to draw from.
+        classes: See :func:`list_images`.
         preprocessing: What the bundle records.
         limit: How many; None for :data:`STAGE_IMAGES`.
         progress: Told how many are skipped.
@@ -130,8 +116,14 @@ def draw_images(
     Raises:
         ImagesError: Not one can be read.
     """
-    drawn = {file.name: file for file in _drawn(source.folder.files, limit or STAGE_IMAGES, first)}
-    images = source.folder.read(list(drawn.values()), preprocessing)
+    count = limit or STAGE_IMAGES
+    # Of duplicates the first stays. So it is the one to rotate: training may have rotated it.
+    headers = sample_images(list(folder.files), _HEADERS_READ)
+    rotated = [file.name for file in headers if _is_rotated(file)]
+    if count < len(folder.files):
+        rotated = rotated[: max(1, count // _ROTATED_PART)]
+    drawn = {file.name: file for file in sample_with(folder.files, [*first, *rotated], count)}
+    images = folder.read(list(drawn.values()), preprocessing)
     files: list[ImageFile] = []
     pixels: list[ImageBatch] = []
     for names, batch in images:
@@ -143,36 +135,29 @@ def draw_images(
     if duplicates:
         progress(Note(f"skipped: {duplicates} of {len(drawn)} photos are duplicates of others"))
     return StageImages(
-        source=source.folder.path,
+        source=folder.path,
         files=tuple(files),
         rotated=frozenset(file.name for file in files if _is_rotated(file)),
-        classes=source.classes,
+        classes=classes,
         pixels=np.concatenate(pixels),
         picked=frozenset(first),
-        unreadable=images.unreadable,
-        duplicates=duplicates,
+        unreadable=mostly_unreadable(images.unreadable, len(drawn) - images.unreadable),
     )
 
 
-def _drawn(files: Sequence[ImageFile], count: int, first: Sequence[str]) -> list[ImageFile]:
-    """A sample: those that come first, those that EXIF says to rotate if any, and others.
+def sample_with(files: Sequence[ImageFile], first: Sequence[str], count: int) -> list[ImageFile]:
+    """A fixed sample that is even over the classes.
 
-    Of duplicates the first stays. So it is the one to rotate: training may have rotated it.
+    Args:
+        files: What to draw from.
+        first: The names of files that come before any other; unknown names are ignored.
+        count: How many files at most.
     """
     others = {file.name: file for file in files}
     wanted = [others.pop(name) for name in dict.fromkeys(first) if name in others][:count]
-    left = count - len(wanted)
-    if left == 0 or not others:
-        return wanted
-    headers = sample_images(list(others.values()), _HEADERS_READ)
-    rotated = [file for file in headers if _is_rotated(file)]
-    if left < len(others):
-        rotated = rotated[: max(1, left // _ROTATED_PART)]
-    for file in rotated:
-        del others[file.name]
-    if left > len(rotated) and others:
-        return [*wanted, *rotated, *sample_images(list(others.values()), left - len(rotated))]
-    return [*wanted, *rotated]
+    if len(wanted) < count and others:
+        wanted += sample_images(list(others.values()), count - len(wanted))
+    return wanted
 
 
 def _is_rotated(file: ImageFile) -> bool:

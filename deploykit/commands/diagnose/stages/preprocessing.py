@@ -160,13 +160,13 @@ class Way:
         stage: Where the change is.
         change: What is done from here on.
         make: Gives (3, H, W), of an image as ``ImageFolder`` decodes it, and as deploykit does.
-        if_it_moves: What is found where this moves an answer beyond the tolerance.
+        fault: What is found where the change moves an answer beyond the tolerance.
     """
 
     stage: Stage
     change: str
     make: Callable[[Image.Image, Image.Image], NetworkInput]
-    if_it_moves: Finding | None = None
+    fault: Finding | None = None
 
 
 def ways_from_training(

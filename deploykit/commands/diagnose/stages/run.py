@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-
-import numpy as np
 
 from deploykit.bundle.folder import Bundle
 from deploykit.commands.diagnose.stages.accuracy import check_answers
@@ -16,22 +15,16 @@ from deploykit.commands.diagnose.stages.graphs import (
     add_fp32_steps,
     wanted_candidates,
 )
-from deploykit.commands.diagnose.stages.images import ImageSource, draw_images, list_images
+from deploykit.commands.diagnose.stages.images import draw_images, list_images
 from deploykit.commands.diagnose.stages.preprocessing import answer_ways, ways_from_training
 from deploykit.commands.diagnose.stages.table import StageTable
 from deploykit.commands.diagnose.stages.transform import load_transform, probe_transform
-from deploykit.commands.train.state import STATE, best_epoch, read_training
-from deploykit.errors import CheckpointError, InputError, UsageError
+from deploykit.errors import UsageError
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.diagnosis import StageReport
-from deploykit.proof.reference import (
-    OpenReference,
-    ReferenceRequest,
-    open_reference,
-    recorded_checkpoint,
-)
+from deploykit.proof.photos import PhotoFolder
+from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
 from deploykit.specs.model import Precision
-from deploykit.specs.preprocessing import Size, format_size
 from deploykit.specs.session import NormalisedSession
 from deploykit.system.progress import Note, Progress, silent
 
@@ -51,8 +44,8 @@ class StagesRequest:
         max_images: At most so many, a fixed sample that is even over the classes; None for 48.
         transform: The user's training transform, ``file.py:function``; None for torchvision's of
             the recorded preprocessing.
-        trained_accuracy: The part of its test images that training had right, 0..1; None for that
-            of the run that wrote the checkpoint.
+        trained_accuracy: The part of its test images that training had right, 0..1; None if
+            unknown.
         reference: What the user named to compare with.
         runtime: Only this one, and what it is compared with; None for all that can run.
         precision: The same.
@@ -74,16 +67,16 @@ class StagesPlan:
     """What the diagnosis needs, found and checked before anything takes long.
 
     Attributes:
-        source: The listed images.
+        folder: The listed images.
+        classes: Those of the folder; empty where it is not labelled.
         transform: What training does to an image; None where there is nothing to compare with.
         candidates: The precisions and runtimes to compare.
-        trained_accuracy: The part of its test images that training had right; None if unknown.
     """
 
-    source: ImageSource
+    folder: PhotoFolder
+    classes: tuple[str, ...]
     transform: Transform | None
-    candidates: tuple[Candidate, ...]
-    trained_accuracy: float | None
+    candidates: Sequence[Candidate]
 
 
 def prepare_stages(
@@ -101,7 +94,7 @@ def prepare_stages(
             that makes no sense.
         ImagesError: There is no image file.
         InputError: The transform is random, fails, or gives what is no network input, or images of
-            a size that the reference does not take.
+            another size than the bundle takes.
         BundleError: The bundle has nothing of the named runtime and precision.
         MissingError: The transform needs a package that is not here.
     """
@@ -111,22 +104,19 @@ def prepare_stages(
             f"An accuracy is a number between 0 and 1, not {trained:g}.",
             hint="Give it as a part of 1: --trained-accuracy 0.97 for 97 %.",
         )
-    manifest = bundle.manifest
+    preprocessing = bundle.manifest.preprocessing
     candidates = wanted_candidates(bundle, request.runtime, request.precision, progress)
-    source = list_images(bundle, request.images, progress)
-    if trained is not None and not source.labelled:
+    folder, classes = list_images(bundle, request.images, progress)
+    if trained is not None and not classes:
         raise UsageError(
-            f"The photos of {source.folder.path} are in no folder that is named after a class, so "
+            f"The photos of {folder.path} are in no folder that is named after a class, so "
             "that an accuracy says nothing about them.",
             hint="Name a folder with a sub-folder a class, or leave out --trained-accuracy.",
         )
-    transform = load_transform(manifest.preprocessing, request.transform, progress)
+    transform = load_transform(preprocessing, request.transform, progress)
     if transform is not None:
-        size = probe_transform(transform, source.folder.files)
-        if size not in (None, manifest.preprocessing.input_size):
-            _check_size(bundle, request.reference, transform.name, size)
-    accuracy = _trained_accuracy(bundle, request, progress) if source.labelled else None
-    return StagesPlan(source, transform, tuple(candidates), accuracy)
+        probe_transform(transform, folder.files, preprocessing.input_size)
+    return StagesPlan(folder, classes, transform, candidates)
 
 
 def diagnose_stages(
@@ -139,11 +129,11 @@ def diagnose_stages(
 ) -> StageReport:
     """Go from training to what is deployed, one change at a time on the same images.
 
-    Each step is measured against the one before and against the beginning. A lower precision is a
-    step from the FP32 deploy graph, a runtime from its precision on the CPU, and a batch size from
-    the same graph one by one. Where the images are labelled, the order of the labels is checked;
-    where their accuracy is below training's and nothing found so far explains it, the usual changes
-    to the preprocessing are tried.
+    Each step is measured against the one before. A lower precision is a step from the FP32 deploy
+    graph, a runtime from its precision on the CPU, and a batch size from the same graph one by one.
+    Where the images are labelled, the order of the labels is checked; where their accuracy is below
+    training's and nothing found so far explains it, the usual changes to the preprocessing are
+    tried.
 
     Args:
         bundle: The bundle.
@@ -163,7 +153,9 @@ def diagnose_stages(
     plan = plan or prepare_stages(bundle, request, progress)
     manifest = bundle.manifest
     preprocessing = manifest.preprocessing
-    images = draw_images(plan.source, preprocessing, request.max_images, progress, request.first)
+    images = draw_images(
+        plan.folder, plan.classes, preprocessing, request.max_images, progress, request.first
+    )
     ways, findings = ways_from_training(preprocessing, plan.transform, images, progress)
     with ExitStack() as stack:
         if reference is None:
@@ -184,8 +176,8 @@ def diagnose_stages(
         table.findings += findings
         for way, before, after in zip(ways[1:], answers, answers[1:], strict=False):
             step = table.add(way.stage, way.change, after, since=before)
-            if way.if_it_moves is not None and step.reasons:
-                table.findings.append(way.if_it_moves)
+            if way.fault is not None and step.reasons:
+                table.findings.append(way.fault)
         recorded = table.ask(network, _OWN_NORMALISATION)
         table.add("normalise", _OWN_NORMALISATION, recorded, since=answers[-1])
     deployed = add_fp32_steps(table, bundle, recorded, is_reference=reference.kind == "graph")
@@ -194,9 +186,9 @@ def diagnose_stages(
         beginning=f"{ways[0].change}, then {reference.description}",
         steps=tuple(table.steps),
         findings=tuple(table.findings),
-        trained_accuracy=plan.trained_accuracy,
+        trained_accuracy=request.trained_accuracy,
     )
-    if plan.source.labelled and all(name is None for name in images.truth):
+    if plan.classes and all(name is None for name in images.truth):
         progress(
             Note(
                 "labels and accuracy are not checked: every photo was picked for its answers, "
@@ -204,40 +196,3 @@ def diagnose_stages(
             )
         )
     return check_answers(bundle, images, report, answers[0], deployed, progress)
-
-
-def _check_size(bundle: Bundle, named: ReferenceRequest, transform: str, size: Size) -> None:
-    """Refuse images of another size than the recorded one, but where the reference takes them.
-
-    Raises:
-        InputError: It does not.
-    """
-    reference = open_reference(bundle, named, silent)
-    with reference.session as session:
-        network = cast("NormalisedSession", session)
-        try:
-            network.run_normalised(np.zeros((1, 3, *size), np.float32))
-        except InputError as exc:
-            given = format_size(size)
-            recorded = format_size(bundle.manifest.preprocessing.input_size)
-            raise InputError(
-                f"{transform} gives images of {given}; the bundle takes {recorded}, and "
-                f"{reference.description}, which is the reference, no other size.",
-                hint=f"If training used {given}, export again with --input-size {given}; else name "
-                "the transform that it evaluated with.",
-            ) from exc
-
-
-def _trained_accuracy(bundle: Bundle, request: StagesRequest, progress: Progress) -> float | None:
-    """The test accuracy of the training that wrote the checkpoint; None if unknown."""
-    if request.trained_accuracy is not None:
-        return request.trained_accuracy
-    checkpoint = request.reference.checkpoint or recorded_checkpoint(bundle)
-    if checkpoint is None or not checkpoint.with_name(STATE).is_file():
-        return None
-    try:
-        return best_epoch(read_training(checkpoint.parent).history).test_accuracy
-    except (CheckpointError, ImportError) as exc:
-        reason = exc.message if isinstance(exc, CheckpointError) else exc
-        progress(Note(f"the accuracy in training is not known: {reason}"))
-        return None

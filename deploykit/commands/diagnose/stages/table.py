@@ -10,8 +10,8 @@ from deploykit.commands.diagnose.stages.images import StageImages
 from deploykit.parity.diagnosis import Finding, Stage, StageStep
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.measures import measure
-from deploykit.parity.tolerance import doubts, tolerance_for
-from deploykit.proof.photos import mostly_unreadable
+from deploykit.parity.tolerance import image_reasons, tolerance_for
+from deploykit.proof.photos import LOOK_AT_THEM
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.session import Logits, Session
 from deploykit.system.progress import Progress, Step
@@ -25,7 +25,7 @@ class StageTable:
     Args:
         images: What the networks answer to.
         beginning: (N, K), the logits that the table begins with.
-        network: What gave them, in words.
+        network: What gave these logits, in words.
         labels: The classes' names.
         progress: Told of each step.
 
@@ -46,11 +46,21 @@ class StageTable:
         self.images = images
         self.progress = progress
         self.steps: list[StageStep] = []
-        findings = _network_finding(beginning, images.names, network), _unreadable_finding(images)
-        self.findings: list[Finding] = [each for each in findings if each is not None]
+        self.findings: list[Finding] = []
         self._labels = labels
-        self._beginning = beginning
         self._precisions: set[Precision] = set()
+        not_finite = np.flatnonzero(~np.isfinite(beginning).all(axis=1)).tolist()
+        wrong = [images.names[row] for row in not_finite]
+        if wrong:
+            self._find(
+                "network",
+                f"{network} itself answers NaN or infinity to {len(wrong)} of {len(beginning)} "
+                f"photos: {first_names(wrong)}",
+                "No later stage is the cause. Training may have diverged: export a checkpoint of "
+                "an earlier epoch, or train again with a lower learning rate.",
+            )
+        if images.unreadable is not None:
+            self._find("photos", images.unreadable, LOOK_AT_THEM)
         self._check_margins(beginning, "fp32")
 
     def add(
@@ -77,20 +87,10 @@ class StageTable:
         """
         self._check_margins(since, precision)
         chosen = range(len(since)) if rows is None else rows
-        added, total = (
-            self.compared(logits, right, chosen, precision=precision, batch_sizes=batch_sizes)
-            for right in (since, self._beginning)
-        )
-        tolerance = tolerance_for(precision)
-        step = StageStep(
-            stage=stage,
-            change=change,
-            added=added,
-            total=total,
-            tolerance=tolerance,
-            # That the images decide little was so before the step, and is a finding of its own.
-            reasons=tolerance.exceeded(added),
-        )
+        added = self.compared(logits, since, chosen, precision=precision, batch_sizes=batch_sizes)
+        # That the images decide little was so before the step, and is a finding of its own.
+        reasons = tolerance_for(precision).exceeded(added)
+        step = StageStep(stage=stage, change=change, added=added, reasons=reasons)
         self.steps.append(step)
         return step
 
@@ -131,16 +131,17 @@ class StageTable:
         self._precisions.add(precision)
         rows = np.flatnonzero(np.isfinite(logits).all(axis=1)).tolist()
         found = self.compared(logits[rows], logits, rows, precision=precision, batch_sizes=())
-        reasons = list(doubts(found)) if rows else []
+        reasons = list(image_reasons(found)) if rows else []
         if reasons and all(each.stage != "photos" for each in self.findings):
-            self.findings.append(
-                Finding(
-                    stage="photos",
-                    message=f"in {precision} {reasons[0]}",
-                    hint="Name photos like those that the network was trained on: --images DIR. If "
-                    "these are, the network can hardly tell them apart.",
-                )
+            self._find(
+                "photos",
+                f"in {precision} {reasons[0]}",
+                "Name photos like those that the network was trained on: --images DIR. If these "
+                "are, the network can hardly tell them apart.",
             )
+
+    def _find(self, stage: Stage, message: str, hint: str) -> None:
+        self.findings.append(Finding(stage=stage, message=message, hint=hint))
 
     def ask(self, session: Session, change: str) -> Logits:
         """Let a session answer all images one by one."""
@@ -148,28 +149,7 @@ class StageTable:
         return np.concatenate([session.run(image[None]) for image in self.images.pixels])
 
 
-def _network_finding(logits: Logits, names: Sequence[str], network: str) -> Finding | None:
-    """Name a network whose answers are not finite at the beginning; None for finite ones."""
-    wrong = [names[row] for row in np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist()]
-    if not wrong:
-        return None
-    more = ", ..." if len(wrong) > _NAMES_TOLD else ""
-    return Finding(
-        stage="network",
-        message=f"{network} itself answers NaN or infinity to {len(wrong)} of {len(names)} photos: "
-        f"{', '.join(wrong[:_NAMES_TOLD])}{more}",
-        hint="No later stage is the cause. Training may have diverged: export a checkpoint of an "
-        "earlier epoch, or train again with a lower learning rate.",
-    )
-
-
-def _unreadable_finding(images: StageImages) -> Finding | None:
-    """Name photos most of which cannot be read; None where most can."""
-    message = mostly_unreadable(images.unreadable, len(images.files) + images.duplicates)
-    if message is None:
-        return None
-    return Finding(
-        stage="photos",
-        message=message,
-        hint="`deploykit predict` says what is wrong with each; or name other photos: --images DIR",
-    )
+def first_names(names: Sequence[str]) -> str:
+    """The first of some images' names."""
+    more = ", ..." if len(names) > _NAMES_TOLD else ""
+    return f"{', '.join(names[:_NAMES_TOLD])}{more}"

@@ -58,14 +58,16 @@ def load_transform(
         return None
 
 
-def probe_transform(transform: Transform, files: Sequence[ImageFile]) -> Size | None:
+def probe_transform(transform: Transform, files: Sequence[ImageFile], size: Size) -> None:
     """Apply a transform to a few images, so that one that cannot be used is refused early.
 
-    Returns:
-        The size of the images that it gives; None where none of the files can be read.
+    Args:
+        transform: The transform.
+        files: What to choose the images from; those that cannot be read are not.
+        size: Of the images that the bundle takes.
 
     Raises:
-        InputError: It fails, gives other values each time, images of several sizes, or no network
+        InputError: It fails, gives other values each time, images of another size, or no network
             input.
     """
     readable = []
@@ -73,25 +75,25 @@ def probe_transform(transform: Transform, files: Sequence[ImageFile]) -> Size | 
         with contextlib.suppress(DecodeError):
             decode_rgb(file.path)
             readable.append(file)
-    examples = _applied(transform, readable, frozenset())
-    return examples[0].size if examples else None
+    _applied(transform, readable, size, frozenset())
 
 
 def examples_of(transform: Transform, images: StageImages) -> list[TransformedImage]:
     """Apply the transform to a few images.
 
     Raises:
-        InputError: It gives other values each time, or images of several sizes.
+        InputError: It gives other values each time, or images of another size.
     """
     rotated = [file for file in images.files if file.name in images.rotated][:_ROTATED_EXPLAINED_ON]
     others = [file for file in images.files if file.name not in images.rotated]
     wanted = _EXPLAINED_ON - len(rotated)
     chosen = [*others[:: max(1, len(others) // wanted)][:wanted], *rotated]
-    return _applied(transform, chosen, images.rotated)
+    height, width = images.pixels.shape[1:3]
+    return _applied(transform, chosen, (height, width), images.rotated)
 
 
 def _applied(
-    transform: Transform, files: Sequence[ImageFile], rotated: frozenset[str]
+    transform: Transform, files: Sequence[ImageFile], size: Size, rotated: frozenset[str]
 ) -> list[TransformedImage]:
     examples = []
     for file in files:
@@ -105,21 +107,20 @@ def _applied(
                     hint="Name the transform of the evaluation, without RandomHorizontalFlip, "
                     "RandomResizedCrop, ColorJitter and the like.",
                 )
-        examples.append(
-            TransformedImage(
-                open=functools.partial(decode_rgb, file.path),
-                rotated=file.name in rotated,
-                elongation=max(image.size) / min(image.size),
-                values=values,
+        example = TransformedImage(
+            open=functools.partial(decode_rgb, file.path),
+            rotated=file.name in rotated,
+            elongation=max(image.size) / min(image.size),
+            values=values,
+        )
+        if example.size != size:
+            given, wanted = format_size(example.size), format_size(size)
+            raise InputError(
+                f"{transform.name} makes {given} of {file.name}; the bundle takes {wanted}.",
+                hint=f"If training used {given}, export again with --input-size {given}. A "
+                "transform that gives several sizes must resize both sides, or crop after that.",
             )
-        )
-    sizes = sorted({image.size for image in examples})
-    if len(sizes) > 1:
-        raise InputError(
-            f"{transform.name} gives images of several sizes: "
-            f"{', '.join(map(format_size, sizes))}.",
-            hint="A network takes one: resize both sides, or crop after resizing.",
-        )
+        examples.append(example)
     return examples
 
 

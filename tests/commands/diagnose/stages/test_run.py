@@ -12,7 +12,6 @@ from PIL import Image
 from deploykit.bundle.folder import open_bundle
 from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages, prepare_stages
 from deploykit.errors import ImagesError, InputError, UsageError
-from deploykit.parity.tolerance import tolerance_for
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.system.progress import Note
 
@@ -133,8 +132,6 @@ def test_stages_several_differences(diagnose, transforms):
     changed = [step for step in report.steps if " instead of " in step.change][:3]
     assert [step.change.split(" ")[0] for step in changed] == ["resize", "mean", "std"]
     assert all(step.reasons for step in changed)
-    *_, last = (step for step in report.steps if step.stage == "graph pass")
-    assert last.total.max_relative_error > 1e-3 > last.added.max_relative_error
 
 
 def test_stages_exif_rotation(diagnose, transforms, turned_folder):
@@ -167,7 +164,7 @@ def test_stages_unexplained_transform(diagnose, transforms, name):
     [
         ("flipping", InputError, "is random"),
         ("by_split.train", InputError, "is random"),
-        ("uneven", InputError, "several sizes: 16x"),
+        ("uneven", InputError, r"makes 16x\d+ of .*; the bundle takes 16x16"),
         ("bytes_only", InputError, r"uint8 of shape \(3, 16, 16\)"),
         ("failing", InputError, "ValueError: no such photo"),
         ("by_split", UsageError, "several transforms"),
@@ -181,19 +178,10 @@ def test_stages_no_transform(diagnose, transforms, name, error, message):
 
 
 def test_stages_another_input_size(diagnose, transforms):
-    report = diagnose(transform=f"{transforms}:larger")
-    (finding,) = report.findings
-    assert "resize 32x32 (stretch)" in finding.message
-    assert finding.hint.endswith("--resize 32x32")
-
-
-def test_stages_input_size_that_the_graph_does_not_take(diagnose, transforms):
     with pytest.raises(InputError) as caught:
-        diagnose(transform=f"{transforms}:larger", reference=ReferenceRequest())
-    assert caught.value.message == (
-        f"{transforms}:larger gives images of 32x32; the bundle takes 16x16, and model.onnx on "
-        "onnxruntime-cpu, which is the reference, no other size."
-    )
+        diagnose(transform=f"{transforms}:larger")
+    assert f"{transforms}:larger makes 32x32 of " in caught.value.message
+    assert caught.value.message.endswith("; the bundle takes 16x16.")
     assert "export again with --input-size 32x32" in caught.value.hint
 
 
@@ -310,7 +298,7 @@ def test_stages_lower_precision(toy):
     tune_fp16(bundle)
     request = StagesRequest(runtime="rehearsal")
     step = diagnose_stages(open_bundle(bundle.folder), request).steps[-1]
-    assert (step.stage, step.tolerance.max_probability_change) == ("precision", 0.02)
+    assert (step.stage, step.reasons) == ("precision", ())
     assert step.change == "deploy/fp16.onnx on rehearsal"
     assert step.added.max_abs_error > 0
     named = StagesRequest(runtime="onnxruntime-cpu", precision="fp32")
@@ -350,9 +338,8 @@ def test_stages_a_runtime_that_differs(diagnose, exported_bundle, photo_folder, 
 @needs_bf16
 def test_stages_bf16(diagnose):
     report = diagnose(runtime=None, precision="bf16")
-    assert stages(report) == [*CLEAN_STAGES, "runtime", "precision"]
+    assert stages(report) == [*CLEAN_STAGES, "precision"]
     assert report.steps[-1].change == "deploy/fp32.onnx in bf16 on openvino"
-    assert report.steps[-1].tolerance == tolerance_for("bf16")
     assert report.steps[-1].added.max_abs_error > 0
 
 
@@ -364,12 +351,12 @@ def test_prepare_stages_refuses_early(exported_bundle, photo_folder, transforms)
         prepare(transform=f"{transforms}:flipping")
     with pytest.raises(UsageError, match="There is no missing"):
         prepare(transform=f"{transforms}:missing")
-    with pytest.raises(InputError, match="images of 32x32"):
+    with pytest.raises(InputError, match="makes 32x32 of "):
         prepare(transform=f"{transforms}:larger")
     with pytest.raises(UsageError, match="does not compute in"):
         prepare(runtime="onnxruntime-cpu", precision="fp16")
     plan = prepare(transform=f"{transforms}:std")
-    assert plan.source.folder.path == photo_folder
+    assert plan.folder.path == photo_folder
     request = StagesRequest(images=photo_folder, max_images=9, transform="nobody.py:reads_it")
     report = diagnose_stages(exported_bundle, request, plan=plan)
     assert [finding.stage for finding in report.findings] == ["normalise"]
