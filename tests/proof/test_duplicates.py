@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from deploykit.commands.diagnose.layers.run import drawn_images
-from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages
+from deploykit.commands.diagnose.request import DiagnosisRequest
+from deploykit.commands.diagnose.stages.run import diagnose_stages
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.commands.verify.request import VerifyRequest
@@ -36,7 +37,7 @@ def copied_folder(tmp_path, photo_folder):
 def walk(network_file):
     def run(bundle, images, progress=silent, **fields):
         named = ReferenceRequest(arch=f"{network_file}:Net")
-        request = StagesRequest(images, runtime="onnxruntime-cpu", reference=named, **fields)
+        request = DiagnosisRequest(images, runtime="onnxruntime-cpu", reference=named, **fields)
         return diagnose_stages(bundle, request, progress)
 
     return run

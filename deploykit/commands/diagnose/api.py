@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers, layer_candidates
-from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages, prepare_stages
+from deploykit.commands.diagnose.layers.run import diagnose_layers, layer_candidates
+from deploykit.commands.diagnose.request import DiagnosisRequest
+from deploykit.commands.diagnose.stages.run import diagnose_stages, prepare_stages
 from deploykit.commands.diagnose.text import Diagnosis, diagnosis_text
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
 from deploykit.errors import UsageError
@@ -47,7 +48,7 @@ def diagnose(
         transform: Your own training transform, ``file.py:function``, to compare the recorded
             preprocessing with.
         trained_accuracy: The accuracy of the training on its test photos, 0..1. Below it, the usual
-            mistakes are tried. None for what the training's own files tell.
+            mistakes are tried. None if unknown.
         runtime: What executes; None for all that run here.
         precision: Of the graphs; None for all.
         arch: Compare with this architecture, your own code included.
@@ -74,16 +75,15 @@ def diagnose(
     progress = without_repeats(progress)
     folder = optional_path(images)
     named = ReferenceRequest(arch, optional_path(ckpt), arch_args, trust_pickle)
-    by_stage = StagesRequest(
+    request = DiagnosisRequest(
         folder, max_images, transform, trained_accuracy, named, runtime, precision
     )
-    by_layer = LayersRequest(folder, runtime, precision, max_images)
     if layers:
         layer_candidates(chosen, runtime, precision, silent)  # or it would fail minutes later
-    plan = prepare_stages(chosen, by_stage, progress) if stages else None
+    plan = prepare_stages(chosen, request, progress) if stages else None
     return Diagnosis(
-        diagnose_stages(chosen, by_stage, progress, plan) if stages else None,
-        diagnose_layers(chosen, by_layer, progress) if layers else None,
+        diagnose_stages(chosen, request, progress, plan) if stages else None,
+        diagnose_layers(chosen, request, progress) if layers else None,
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers, layer_candidates
+from deploykit.commands.diagnose.layers.run import diagnose_layers, layer_candidates
+from deploykit.commands.diagnose.request import DiagnosisRequest
 from deploykit.commands.diagnose.stages.run import (
     StagesPlan,
-    StagesRequest,
     diagnose_stages,
     prepare_stages,
 )
@@ -38,7 +38,7 @@ def prepare_diagnosis(
     """
     if request.layers:
         layer_candidates(bundle, request.runtime, request.precision, silent)
-    return prepare_stages(bundle, _stages_request(request), progress) if request.stages else None
+    return prepare_stages(bundle, _diagnosis_request(request), progress) if request.stages else None
 
 
 def diagnose(
@@ -64,25 +64,18 @@ def diagnose(
             return None
 
     stages = layers = None
+    wanted = _diagnosis_request(request, first)
     if request.stages:
-        wanted = _stages_request(request, first)
         stages = attempted(
             "stages", lambda: diagnose_stages(bundle, wanted, progress, plan, reference=reference)
         )
     if request.layers:
-        nodes = LayersRequest(
-            images=request.images,
-            runtime=request.runtime,
-            precision=request.precision,
-            max_images=request.max_images,
-            first=first,
-        )
-        layers = attempted("layers", lambda: diagnose_layers(bundle, nodes, progress))
+        layers = attempted("layers", lambda: diagnose_layers(bundle, wanted, progress))
     return Diagnosis(stages, layers, tuple(broken_off))
 
 
-def _stages_request(request: VerifyRequest, first: tuple[str, ...] = ()) -> StagesRequest:
-    return StagesRequest(
+def _diagnosis_request(request: VerifyRequest, first: tuple[str, ...] = ()) -> DiagnosisRequest:
+    return DiagnosisRequest(
         images=request.images,
         max_images=request.max_images,
         transform=request.transform,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.commands.diagnose.layers.measure import Subject, graph_origin
 from deploykit.commands.diagnose.layers.report import DIAGNOSED_IMAGES, layer_report
+from deploykit.commands.diagnose.request import DiagnosisRequest
 from deploykit.commands.diagnose.stages.images import sample_with
 from deploykit.errors import MissingError, UsageError
 from deploykit.inference.candidates import (
@@ -31,31 +31,6 @@ from deploykit.system.progress import Note, Progress, Step, silent
 _FUSED = "nodes are fused there, and no tensor between them is handed out"
 #: Some of those that are read may be duplicates, or unreadable.
 _READ_FOR_EACH = 4
-
-
-@dataclass(frozen=True)
-class LayersRequest:
-    """What to diagnose.
-
-    Attributes:
-        images: A folder; None for the one recorded at export while it is there, else the golden
-            images.
-        runtime: What executes; None for every runtime that can run here.
-        precision: Of the deploy graphs; None for every one.
-        max_images: At most so many images, and never more than
-            :data:`~deploykit.commands.diagnose.layers.report.DIAGNOSED_IMAGES`.
-        first: Names of images to take before any other, such as those that flipped.
-    """
-
-    images: Path | None = None
-    runtime: str | None = None
-    precision: Precision | None = None
-    max_images: int | None = None
-    first: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.max_images is not None and self.max_images < 1:
-            raise UsageError(f"At least 1 image is needed, not {self.max_images}.")
 
 
 def layer_candidates(
@@ -98,7 +73,7 @@ def layer_candidates(
 
 
 def diagnose_layers(
-    bundle: Bundle, request: LayersRequest | None = None, progress: Progress = silent
+    bundle: Bundle, request: DiagnosisRequest | None = None, progress: Progress = silent
 ) -> tuple[LayerReport, ...]:
     """Find the nodes of a bundle's deploy graphs that add the error, each against its origin.
 
@@ -123,7 +98,7 @@ def diagnose_layers(
     from deploykit.graph.files import load_graph
     from deploykit.graph.rehearsal import rehearsal_of
 
-    request = request or LayersRequest()
+    request = request or DiagnosisRequest()
     candidates = layer_candidates(bundle, request.runtime, request.precision, progress)
     limit = min(request.max_images or DIAGNOSED_IMAGES, DIAGNOSED_IMAGES)
     images = drawn_images(bundle, request.images, request.first, limit, progress)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from deploykit.bundle.folder import Bundle
+from deploykit.commands.diagnose.request import DiagnosisRequest
 from deploykit.commands.diagnose.stages.accuracy import check_answers
 from deploykit.commands.diagnose.stages.graphs import (
     add_candidates,
@@ -23,8 +23,7 @@ from deploykit.errors import UsageError
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.diagnosis import StageReport
 from deploykit.proof.photos import PhotoFolder
-from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
-from deploykit.specs.model import Precision
+from deploykit.proof.reference import OpenReference, open_reference
 from deploykit.specs.session import NormalisedSession
 from deploykit.system.progress import Note, Progress, silent
 
@@ -33,33 +32,6 @@ if TYPE_CHECKING:
 
 #: The last change before the network: from here on the bundle's own code does it all.
 _OWN_NORMALISATION = "normalised by deploykit"
-
-
-@dataclass(frozen=True)
-class StagesRequest:
-    """What to compare, and on what.
-
-    Attributes:
-        images: A folder; None for the one recorded at export.
-        max_images: At most so many, a fixed sample that is even over the classes; None for 48.
-        transform: The user's training transform, ``file.py:function``; None for torchvision's of
-            the recorded preprocessing.
-        trained_accuracy: The part of its test images that training had right, 0..1; None if
-            unknown.
-        reference: What the user named to compare with.
-        runtime: Only this one, and what it is compared with; None for all that can run.
-        precision: The same.
-        first: The names of images that come first; unknown names are ignored.
-    """
-
-    images: Path | None = None
-    max_images: int | None = None
-    transform: str | None = None
-    trained_accuracy: float | None = None
-    reference: ReferenceRequest = field(default_factory=ReferenceRequest)
-    runtime: str | None = None
-    precision: Precision | None = None
-    first: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +52,7 @@ class StagesPlan:
 
 
 def prepare_stages(
-    bundle: Bundle, request: StagesRequest, progress: Progress = silent
+    bundle: Bundle, request: DiagnosisRequest, progress: Progress = silent
 ) -> StagesPlan:
     """Find the images, and load and probe the transform, so that an error shows within seconds.
 
@@ -121,7 +93,7 @@ def prepare_stages(
 
 def diagnose_stages(
     bundle: Bundle,
-    request: StagesRequest,
+    request: DiagnosisRequest,
     progress: Progress = silent,
     plan: StagesPlan | None = None,
     *,

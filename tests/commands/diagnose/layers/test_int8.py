@@ -9,7 +9,8 @@ from int8_cpu import needs_exact_int8
 from layer_networks import export_blocks, node_of, rewritten
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
-from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers
+from deploykit.commands.diagnose.layers.run import diagnose_layers
+from deploykit.commands.diagnose.request import DiagnosisRequest
 from deploykit.commands.quantize.run import quantize_bundle
 from deploykit.graph.files import load_graph
 from deploykit.runtime.opener import CPU, REHEARSAL
@@ -47,7 +48,7 @@ def test_diagnose_layers_int8_with_a_small_scale(blocks, file, runtime):
     conv = node_of(graph, "dense.left", "Conv")
     tensor = conv.inputs[0].name.removesuffix("/dequantized")
     bundle = rewritten(blocks, file, lambda graph: shrink(graph, tensor))
-    (report,) = diagnose_layers(bundle, LayersRequest(runtime=runtime, precision="int8"))
+    (report,) = diagnose_layers(bundle, DiagnosisRequest(runtime=runtime, precision="int8"))
     assert not report.passed
     taking = {node.name for node, _ in conv.inputs[0].uses()}
     assert report.first.node in taking
@@ -58,6 +59,6 @@ def test_diagnose_layers_int8_with_a_small_scale(blocks, file, runtime):
 
 @pytest.mark.parametrize("runtime", [CPU, REHEARSAL])
 def test_diagnose_layers_int8(int8_blocks, runtime):
-    (report,) = diagnose_layers(int8_blocks, LayersRequest(runtime=runtime, precision="int8"))
+    (report,) = diagnose_layers(int8_blocks, DiagnosisRequest(runtime=runtime, precision="int8"))
     assert report.first is None
     assert report.nodes > 20

@@ -8,8 +8,9 @@ import torch
 from layer_networks import rewritten, with_fp16
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers
-from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages
+from deploykit.commands.diagnose.layers.run import diagnose_layers
+from deploykit.commands.diagnose.request import DiagnosisRequest
+from deploykit.commands.diagnose.stages.run import diagnose_stages
 from deploykit.commands.diagnose.text import first_node_text
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
@@ -79,7 +80,9 @@ def paths(tmp_path, exported_paths):
 
 
 def layer_report(bundle):
-    (report,) = diagnose_layers(bundle, LayersRequest(runtime="onnxruntime-cpu", precision="fp32"))
+    (report,) = diagnose_layers(
+        bundle, DiagnosisRequest(runtime="onnxruntime-cpu", precision="fp32")
+    )
     return report
 
 
@@ -123,7 +126,7 @@ def test_diagnose_stages_a_pass_that_is_wrong(paths, exported_paths, photo_folde
     """The photos have no labels, for the network is not trained."""
     bundle = rewritten(paths, FP32, fault)
     images = photo_folder / "red"
-    named = StagesRequest(images=images, runtime="onnxruntime-cpu", precision="fp32")
+    named = DiagnosisRequest(images=images, runtime="onnxruntime-cpu", precision="fp32")
     report = diagnose_stages(bundle, named)
     assert report.first.stage == "graph pass"
     assert report.first.change.startswith("deploy/fp32.onnx, which the graph passes made")
@@ -149,7 +152,7 @@ def test_diagnose_layers_rewritten_graph_with_a_fault(paths, fault, module):
 
 
 def test_diagnose_layers_rewritten_graph_in_fp16(paths):
-    (report,) = diagnose_layers(with_fp16(paths), LayersRequest(runtime="rehearsal"))
+    (report,) = diagnose_layers(with_fp16(paths), DiagnosisRequest(runtime="rehearsal"))
     assert report.passed, report
     ranked = {(error.node, error.module) for error in report.ranking}
     assert any("/channels_" in node and module.endswith(".conv") for node, module in ranked)

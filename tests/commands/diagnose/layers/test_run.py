@@ -14,7 +14,8 @@ from layer_networks import drop, export_blocks, node_of, perturb, rewritten, wit
 from deploykit.bundle.folder import open_bundle
 from deploykit.commands.diagnose.layers.measure import Subject, module_origin
 from deploykit.commands.diagnose.layers.report import layer_report
-from deploykit.commands.diagnose.layers.run import LayersRequest, diagnose_layers, drawn_images
+from deploykit.commands.diagnose.layers.run import diagnose_layers, drawn_images
+from deploykit.commands.diagnose.request import DiagnosisRequest
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.errors import DeviceError, UsageError
@@ -44,7 +45,7 @@ def blocks(tmp_path, exported_blocks):
 
 def fp32(bundle, **options):
     """The report on ``deploy/fp32.onnx``."""
-    request = LayersRequest(runtime="onnxruntime-cpu", precision="fp32", **options)
+    request = DiagnosisRequest(runtime="onnxruntime-cpu", precision="fp32", **options)
     (report,) = diagnose_layers(bundle, request)
     return report
 
@@ -123,7 +124,7 @@ def test_diagnose_layers_another_epsilon(blocks):
 
 def test_diagnose_layers_an_fp16_overflow(toy):
     bundle = with_fp16(toy("Overflow"))
-    (report,) = diagnose_layers(bundle, LayersRequest(runtime="rehearsal"))
+    (report,) = diagnose_layers(bundle, DiagnosisRequest(runtime="rehearsal"))
     assert is_first(report, "conv", "middle.1")
     assert report.first.non_finite > 0
     assert report.first.added == math.inf
@@ -132,7 +133,7 @@ def test_diagnose_layers_an_fp16_overflow(toy):
     assert all(error.added < report.tolerance for error in later)
     graph = ir.load(bundle.folder / FP32).graph
     keep = [node.name for node in graph if node.metadata_props["module"].startswith("middle")]
-    (report,) = diagnose_layers(with_fp16(bundle, keep), LayersRequest(precision="fp16"))
+    (report,) = diagnose_layers(with_fp16(bundle, keep), DiagnosisRequest(precision="fp16"))
     assert report.passed, report
 
 
@@ -242,15 +243,15 @@ def test_diagnose_layers_takes_the_named_images_first(blocks):
     assert [report.images for report in (one, some, others)] == [1, 4, 4]
     assert some.ranking[0].added != others.ranking[0].added
     with pytest.raises(UsageError, match="At least 1 image"):
-        LayersRequest(max_images=0)
+        DiagnosisRequest(max_images=0)
 
 
 def test_diagnose_layers_an_engine(engine_bundle):
     with pytest.raises(UsageError, match="hands out no tensor") as caught:
-        diagnose_layers(engine_bundle, LayersRequest(runtime="tensorrt_rtx"))
+        diagnose_layers(engine_bundle, DiagnosisRequest(runtime="tensorrt_rtx"))
     assert "--runtime rehearsal" in caught.value.hint
     notes = []
-    reports = diagnose_layers(engine_bundle, LayersRequest(), notes.append)
+    reports = diagnose_layers(engine_bundle, DiagnosisRequest(), notes.append)
     assert {report.candidate.runtime for report in reports} == {"onnxruntime-cpu", "rehearsal"}
     (note,) = (e.message for e in notes if isinstance(e, Note) and "nodes are fused" in e.message)
     assert note.startswith("skipped: engines/")
@@ -259,23 +260,23 @@ def test_diagnose_layers_an_engine(engine_bundle):
 
 def test_diagnose_layers_openvino(blocks):
     with pytest.raises(UsageError, match="openvino fuses nodes and hands out no tensor") as caught:
-        diagnose_layers(blocks, LayersRequest(runtime="openvino"))
+        diagnose_layers(blocks, DiagnosisRequest(runtime="openvino"))
     assert "onnxruntime-cpu" in caught.value.hint
     for runtime in (None, "openvino"):
         with pytest.raises(UsageError, match="openvino fuses nodes") as caught:
-            diagnose_layers(blocks, LayersRequest(runtime=runtime, precision="bf16"))
+            diagnose_layers(blocks, DiagnosisRequest(runtime=runtime, precision="bf16"))
         assert "--runtime onnxruntime-cpu, without --precision" in caught.value.hint
 
 
 def test_diagnose_layers_a_gpu_that_is_not_here(blocks, no_gpu):
     with pytest.raises(DeviceError):
-        diagnose_layers(blocks, LayersRequest(runtime="onnxruntime-cuda"))
+        diagnose_layers(blocks, DiagnosisRequest(runtime="onnxruntime-cuda"))
 
 
 @pytest.mark.gpu
 def test_diagnose_layers_on_a_gpu(blocks):
     for precision in ("fp32", "fp16"):
-        request = LayersRequest(runtime="onnxruntime-cuda", precision=precision)
+        request = DiagnosisRequest(runtime="onnxruntime-cuda", precision=precision)
         (report,) = diagnose_layers(with_fp16(blocks), request)
         assert report.candidate.runtime == "onnxruntime-cuda"
         assert report.passed, report
@@ -301,7 +302,7 @@ def test_diagnose_layers_a_large_network(arch, photo_folder, tmp_path):
         artifacts=tmp_path,
     )
     bundle = with_fp16(export_bundle(request).bundle)
-    reports = diagnose_layers(bundle, LayersRequest(max_images=2))
+    reports = diagnose_layers(bundle, DiagnosisRequest(max_images=2))
     assert len(reports) == 2
     for report in reports:
         assert report.passed, report

@@ -3,7 +3,8 @@
 import pytest
 from training_transforms import TRANSFORMS
 
-from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages
+from deploykit.commands.diagnose.request import DiagnosisRequest
+from deploykit.commands.diagnose.stages.run import diagnose_stages
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.proof.reference import ReferenceRequest
@@ -28,7 +29,7 @@ def diagnose(exported_bundle, network_file, photo_folder):
             "max_images": 15,
             "reference": ReferenceRequest(arch=f"{network_file}:Net"),
         }
-        return diagnose_stages(bundle, StagesRequest(**(defaults | fields)), progress, plan)
+        return diagnose_stages(bundle, DiagnosisRequest(**(defaults | fields)), progress, plan)
 
     return run
 

@@ -10,7 +10,8 @@ from openvino_cpu import needs_bf16
 from PIL import Image
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages, prepare_stages
+from deploykit.commands.diagnose.request import DiagnosisRequest
+from deploykit.commands.diagnose.stages.run import diagnose_stages, prepare_stages
 from deploykit.errors import ImagesError, InputError, UsageError
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.system.progress import Note
@@ -296,12 +297,12 @@ def test_stages_lower_precision(toy):
     from fp16_networks import tune_fp16
 
     tune_fp16(bundle)
-    request = StagesRequest(runtime="rehearsal")
+    request = DiagnosisRequest(runtime="rehearsal")
     step = diagnose_stages(open_bundle(bundle.folder), request).steps[-1]
     assert (step.stage, step.reasons) == ("precision", ())
     assert step.change == "deploy/fp16.onnx on rehearsal"
     assert step.added.max_abs_error > 0
-    named = StagesRequest(runtime="onnxruntime-cpu", precision="fp32")
+    named = DiagnosisRequest(runtime="onnxruntime-cpu", precision="fp32")
     assert "precision" not in stages(diagnose_stages(open_bundle(bundle.folder), named))
 
 
@@ -345,7 +346,7 @@ def test_stages_bf16(diagnose):
 
 def test_prepare_stages_refuses_early(exported_bundle, photo_folder, transforms):
     def prepare(**fields):
-        return prepare_stages(exported_bundle, StagesRequest(images=photo_folder, **fields))
+        return prepare_stages(exported_bundle, DiagnosisRequest(images=photo_folder, **fields))
 
     with pytest.raises(InputError, match="is random"):
         prepare(transform=f"{transforms}:flipping")
@@ -357,6 +358,6 @@ def test_prepare_stages_refuses_early(exported_bundle, photo_folder, transforms)
         prepare(runtime="onnxruntime-cpu", precision="fp16")
     plan = prepare(transform=f"{transforms}:std")
     assert plan.folder.path == photo_folder
-    request = StagesRequest(images=photo_folder, max_images=9, transform="nobody.py:reads_it")
+    request = DiagnosisRequest(images=photo_folder, max_images=9, transform="nobody.py:reads_it")
     report = diagnose_stages(exported_bundle, request, plan=plan)
     assert [finding.stage for finding in report.findings] == ["normalise"]

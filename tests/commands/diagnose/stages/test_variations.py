@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deploykit.commands.diagnose.stages.run import StagesRequest, diagnose_stages, prepare_stages
+from deploykit.commands.diagnose.request import DiagnosisRequest
+from deploykit.commands.diagnose.stages.run import diagnose_stages, prepare_stages
 from deploykit.errors import UsageError
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.specs.preprocessing_options import PreprocessingOptions
@@ -136,7 +137,7 @@ def dim(export, brightness):
 
 
 def test_variations_name_mean_and_std(dim):
-    report = diagnose_stages(dim(), StagesRequest())
+    report = diagnose_stages(dim(), DiagnosisRequest())
     assert report.first is None
     (finding,) = report.findings
     assert finding.stage == "normalise"
@@ -199,7 +200,7 @@ def test_variations_name_a_planted_fault(dim, tmp_path, level, paint, stage, cau
                 image = image.rotate(180)
                 exif[ORIENTATION] = TURN_AROUND
             image.save(tmp_path / "photos" / name / f"{i}.png", exif=exif)
-    report = diagnose_stages(dim(0.5, 0.5, tmp_path), StagesRequest())
+    report = diagnose_stages(dim(0.5, 0.5, tmp_path), DiagnosisRequest())
     (finding,) = report.findings
     assert finding.stage == stage
     assert finding.message.startswith(
@@ -217,10 +218,10 @@ def test_variations_that_restore_nothing(dim, brightness, tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(photo, folder / f"{place}.png")
     bundle = dim(0.5, 0.5)
-    report = diagnose_stages(bundle, StagesRequest(images=tmp_path / "shuffled"))
+    report = diagnose_stages(bundle, DiagnosisRequest(images=tmp_path / "shuffled"))
     assert report.variations
     assert report.passed
-    lost = StagesRequest(images=tmp_path / "shuffled", trained_accuracy=0.97)
+    lost = DiagnosisRequest(images=tmp_path / "shuffled", trained_accuracy=0.97)
     report = diagnose_stages(bundle, lost)
     (finding,) = report.findings
     assert finding.stage == "accuracy"
@@ -233,7 +234,7 @@ def test_variations_that_restore_nothing(dim, brightness, tmp_path):
 def test_variations_shown_by_one_class_name_nothing(dim, brightness, tmp_path):
     """Another mean makes them all right, as it would with a network that says one thing only."""
     shutil.copytree(brightness / "photos" / "b middling", tmp_path / "b middling")
-    report = diagnose_stages(dim(), StagesRequest(images=tmp_path))
+    report = diagnose_stages(dim(), DiagnosisRequest(images=tmp_path))
     assert (report.correct, report.labelled) == (0, 12)
     assert report.variations[0].correct == 12
     assert report.findings == ()
@@ -241,7 +242,7 @@ def test_variations_shown_by_one_class_name_nothing(dim, brightness, tmp_path):
 
 def test_trained_accuracy_decides_whether_variations_are_tried(dim):
     """A third of the photos is right, which is as it was in training."""
-    assert diagnose_stages(dim(), StagesRequest(trained_accuracy=0.35)).variations == ()
+    assert diagnose_stages(dim(), DiagnosisRequest(trained_accuracy=0.35)).variations == ()
 
 
 def test_trained_accuracy_that_is_none(diagnose):
@@ -251,7 +252,7 @@ def test_trained_accuracy_that_is_none(diagnose):
 
 
 def test_trained_accuracy_needs_labelled_photos(exported_bundle, photo_folder):
-    request = StagesRequest(images=photo_folder / "red", trained_accuracy=0.9)
+    request = DiagnosisRequest(images=photo_folder / "red", trained_accuracy=0.9)
     with pytest.raises(UsageError, match="named after a class") as caught:
         prepare_stages(exported_bundle, request)
     assert "--trained-accuracy" in caught.value.hint
@@ -277,7 +278,7 @@ def test_photos_that_decide_nothing_are_a_finding_of_their_own(dim, tmp_path):
         other = np.full_like(tie, 40 + 80 * (place % 3) + place)
         pixels = np.roll(tie, place, axis=0) if place < 2 else other
         Image.fromarray(pixels).save(tmp_path / f"{place}.png")
-    report = diagnose_stages(dim(0.5, 0.5), StagesRequest(images=tmp_path))
+    report = diagnose_stages(dim(0.5, 0.5), DiagnosisRequest(images=tmp_path))
     assert report.first is None
     (finding,) = report.findings
     assert finding.stage == "photos"
@@ -291,7 +292,7 @@ def test_a_network_that_gives_nan_is_a_finding_of_its_own(dim, brightness, tmp_p
     reference = ReferenceRequest(
         arch=f"{tmp_path / 'net.py'}:Brightness", checkpoint=brightness / "best_model.pth"
     )
-    request = StagesRequest(reference=reference)
+    request = DiagnosisRequest(reference=reference)
     report = diagnose_stages(bundle, request)
     assert report.first is None
     (finding,) = report.findings
