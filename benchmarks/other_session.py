@@ -18,7 +18,7 @@ import numpy as np
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, open_bundle
 from deploykit.errors import BundleError, MissingError
 from deploykit.inference.candidates import Candidate, open_candidate
-from deploykit.proof.reference import module_obstacle, recorded_module
+from deploykit.proof.reference import module_reason, recorded_module
 from deploykit.runtime._base import network_input, normalised
 from deploykit.runtime.opener import graph_precision
 from deploykit.specs.model import Precision
@@ -44,8 +44,8 @@ def opened(way: str, bundle: Bundle) -> Callable[[ImageBatch], object]:
     if way == TORCH:
         import torch
 
-        if obstacle := module_obstacle(bundle):
-            raise MissingError(obstacle)
+        if reason := module_reason(bundle):
+            raise MissingError(reason)
         module = recorded_module(bundle).eval()
 
         def eager(images: ImageBatch) -> object:

@@ -171,9 +171,11 @@ def open_candidate(
 ) -> Session:
     """Open a candidate, once its hash has been checked.
 
+    INT8 is rehearsed by running the very graph, FP16 by running it with FP32 kernels.
+
     Args:
         bundle: The bundle.
-        candidate: One of its own.
+        candidate: One of its own; or its canonical graph on a runtime.
         threads: For computing on the CPU; None for one a core.
         pipelined: Whether several batches will be under way at once, as an engine's always may.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
@@ -182,62 +184,29 @@ def open_candidate(
         UsageError: TF32 for a runtime that has none.
         BundleError: Its file is missing or changed.
         MissingError: Its runtime's package or device is not here.
-        DeploykitError: See :func:`open_bundle_graph`.
+        DeploykitError: See :func:`deploykit.runtime.opener.open_graph`.
     """
-    if tf32 and candidate.runtime != CUDA:
-        raise UsageError(f"{candidate.runtime} has no TF32.", hint=f"What has: --runtime {CUDA}")
-    if is_flavour(candidate.runtime):
+    runtime, precision = candidate.runtime, candidate.precision
+    if tf32 and runtime != CUDA:
+        raise UsageError(f"{runtime} has no TF32.", hint=f"What has: --runtime {CUDA}")
+    if is_flavour(runtime):
         from deploykit.inference.engines import named_engine, open_bundle_engine
 
         return open_bundle_engine(bundle, named_engine(bundle, candidate.file))
-    return open_bundle_graph(
-        bundle,
-        candidate.file,
-        runtime=candidate.runtime,
-        precision=candidate.precision,
-        threads=threads,
-        pipelined=pipelined,
-        tf32=tf32,
-    )
-
-
-def open_bundle_graph(
-    bundle: Bundle,
-    graph: str,
-    *,
-    runtime: str,
-    precision: Precision,
-    threads: int | None = None,
-    pipelined: bool = False,
-    tf32: bool = False,
-) -> Session:
-    """Open one of a bundle's graphs, once its hash has been checked.
-
-    INT8 is rehearsed by running the very graph, FP16 by running it with FP32 kernels.
-
-    The arguments are those of :func:`open_candidate`, with a graph of the bundle, a runtime and the
-    precision that it takes the graph for.
-
-    Raises:
-        BundleError: The file is missing or changed.
-        DependencyError: A rehearsal without onnx.
-        DeploykitError: See :func:`deploykit.runtime.opener.open_graph`.
-    """
-    manifest = bundle.manifest
-    path = bundle.checked(graph)
-    if runtime == REHEARSAL and precision == "fp16":
+    manifest, path = bundle.manifest, bundle.checked(candidate.file)
+    if (runtime, precision) == (REHEARSAL, "fp16"):
         from deploykit.graph.files import load_graph
 
         return open_rehearsal(
             load_graph(path),
-            name=graph,
+            name=candidate.file,
             preprocessing=manifest.preprocessing,
             labels=manifest.labels,
             threads=threads,
         )
     return open_graph(
         path,
-        name=graph,
+        name=candidate.file,
         runtime=runtime,
         precision=precision,
         preprocessing=manifest.preprocessing,

@@ -11,7 +11,7 @@ from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.manifest import recorded_path, sha256_of
 from deploykit.bundle.verdicts import ReferenceKind
 from deploykit.errors import CheckpointError, DependencyError, UsageError
-from deploykit.inference.candidates import open_bundle_graph
+from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.runtime.opener import open_module
 from deploykit.specs.model import names_user_code
 from deploykit.specs.session import Session
@@ -150,9 +150,7 @@ def _checkpoint_reason(bundle: Bundle) -> str | None:
 
 def _graph_reference(bundle: Bundle, reason: str) -> OpenReference:
     """The canonical graph, which stands for the checkpoint as far as it was proven itself."""
-    session = open_bundle_graph(
-        bundle, CANONICAL_GRAPH, runtime="onnxruntime-cpu", precision="fp32"
-    )
+    session = open_candidate(bundle, Candidate(CANONICAL_GRAPH, "onnxruntime-cpu", "fp32"))
     spec = session.spec
     key = bundle.manifest.key_of(CANONICAL_GRAPH, spec.runtime, spec.precision, spec.device)
     known = [each for each in bundle.manifest.verdicts if each.key == key]

@@ -12,7 +12,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import printable
 from deploykit.images.batches import default_threads
 from deploykit.images.scan import ImageFile
-from deploykit.inference.candidates import open_bundle_graph
+from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.inference.pipeline import answer_files
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import measure_answers
@@ -74,7 +74,7 @@ def rank_images(
     seen = set(calibration)
     done = skipped = 0
     # One thread: the session computes in the threads that read.
-    with open_bundle_graph(bundle, graph, runtime=CPU, precision="fp32", threads=1) as session:
+    with open_candidate(bundle, Candidate(graph, CPU, "fp32"), threads=1) as session:
         batches = answer_files(
             files,
             bundle.manifest.preprocessing,

@@ -20,7 +20,6 @@ from deploykit.inference.candidates import (
     by_reason,
     engine_candidate,
     named_candidates,
-    open_bundle_graph,
     open_candidate,
 )
 from deploykit.inference.engines import engine_files, named_engine
@@ -218,7 +217,7 @@ def _open_candidates(
         candidates = named_candidates(bundle, request.runtime, request.precision, progress)
     sessions: list[Session] = []
     if against == "module" and not named:
-        canonical = open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32")
+        canonical = open_candidate(bundle, Candidate(CANONICAL_GRAPH, CPU, "fp32"))
         sessions.append(stack.enter_context(canonical))
     opened: set[tuple[str, Precision]] = set()
     missing: dict[Candidate, MissingError] = {}
