@@ -33,8 +33,6 @@ LOOK_AT_THEM = (
     "Look at them with `deploykit predict`, which says what is wrong with each; or name another "
     "folder: --images DIR"
 )
-#: 48 bits: that two of a million photos share them is as likely as 1 in 500.
-_DIGEST_BYTES = 6
 
 
 class Photos:
@@ -77,7 +75,7 @@ class Photos:
             yield [names[row] for row in kept], batch
 
     def _is_wanted(self, image: npt.NDArray[np.uint8]) -> bool:
-        digest = short_digest(pixel_digest(image))
+        digest = pixel_digest(image)
         # Of golden images the answers are recorded one by one, duplicates or not.
         if digest in self._drawn and self.kind == "photos":
             self._duplicates += 1
@@ -134,11 +132,6 @@ class Photos:
             duplicates=self._duplicates,
             calibration=self._calibration,
         )
-
-
-def short_digest(digest: bytes) -> str:
-    """The start of the SHA-256 of an image's pixels, by which the manifest knows it."""
-    return digest[:_DIGEST_BYTES].hex()
 
 
 def nothing_readable(source: str, count: int) -> ImagesError:

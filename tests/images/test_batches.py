@@ -220,11 +220,11 @@ def test_memory_that_runs_out_on_one_image_is_its_failure(
 @pytest.mark.parametrize(("batch_size", "threads"), [(0, 1), (4, 0), (-1, None)])
 def test_numbers_below_one_are_refused_at_once(batch_size: int, threads: int | None) -> None:
     with pytest.raises(UsageError, match="reads nothing"):
-        read_batches([], PREPROCESSING, batch_size=batch_size, threads=threads)
+        next(read_batches([], PREPROCESSING, batch_size=batch_size, threads=threads))
 
 
 @pytest.mark.parametrize("batch_size", [10**15, 10**17])
 def test_batches_that_memory_does_not_hold_are_refused_at_once(batch_size: int) -> None:
     with pytest.raises(UsageError, match="GiB") as caught:
-        read_batches([], PREPROCESSING, batch_size=batch_size)
+        next(read_batches([], PREPROCESSING, batch_size=batch_size))
     assert "smaller" in str(caught.value.hint)

@@ -18,7 +18,7 @@ from deploykit.parity.answers import Answers
 from deploykit.parity.compare import measure_answers
 from deploykit.parity.measures import Array
 from deploykit.parity.mining import MarginMining, moved_apart, population_of, ranking_margins
-from deploykit.proof.photos import PhotoFolder, nothing_readable, short_digest
+from deploykit.proof.photos import PhotoFolder, nothing_readable
 from deploykit.proof.verdict import Verdict, judge
 from deploykit.runtime.opener import CPU
 from deploykit.specs.model import Labels
@@ -88,10 +88,10 @@ def rank_images(
             for batch in batches:
                 places = done + np.flatnonzero([failure is None for failure in batch.failures])
                 for place, logits, digest in zip(places, batch.logits, batch.digests, strict=True):
-                    if (short := short_digest(digest)) in seen:
+                    if digest in seen:
                         skipped += 1
                         continue
-                    seen.add(short)
+                    seen.add(digest)
                     margins[place] = ranking_margins(logits[None])[0]
                 done += len(batch.files)
                 progress(Step("ranking", done, len(files)))
