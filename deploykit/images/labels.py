@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploykit.errors import ImagesError, InputError, UsageError
-from deploykit.images.scan import class_folders
+from deploykit.images.scan import class_folders, read_text
 from deploykit.specs.model import Labels
 
 CLASSES_FILE = "classes.txt"
@@ -28,7 +28,8 @@ def choose_labels(classes: str | None, checkpoint: Path, count: int) -> Labels:
 
     Raises:
         UsageError: ``classes`` is none of these, or names a class twice.
-        ImagesError: The folder holds ``train``, ``val`` and ``test`` instead of classes.
+        ImagesError: The folder holds ``train``, ``val`` and ``test`` instead of classes, or the
+            file cannot be read as text.
         InputError: There are not as many names as classes.
     """
     beside = checkpoint.with_name(CLASSES_FILE)
@@ -103,11 +104,5 @@ def _named(classes: str) -> Labels:
 
 
 def _lines(path: Path) -> tuple[str, ...]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InputError(
-            f"{path} cannot be read as a list of class names: {exc}.",
-            hint="Save it as UTF-8 text with a name a line.",
-        ) from exc
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    lines = (line.strip() for line in read_text(path, "list of class names").splitlines())
+    return tuple(filter(None, lines))

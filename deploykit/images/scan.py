@@ -61,14 +61,16 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a path holds.
+    """The images of a folder or a list, which are not read yet.
 
     Attributes:
+        path: The folder, the list, or the one image.
         root: The folder that the names are relative to.
         files: The image files, sorted by name; those of a list in its order.
         skipped: How many other files there are.
     """
 
+    path: Path
     root: Path
     files: tuple[ImageFile, ...]
     skipped: int = 0
@@ -106,14 +108,15 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
         # The class is the first folder of the name: dog of dog/puppies/b.jpg.
         named = ((name, name.rpartition("/")[0].partition("/")[0]) for name in sorted(names))
         files = tuple(ImageFile(path, name, classes.get(folder)) for name, folder in named)
-        return Scan(path, files, skipped=others.total())
+        return Scan(path, path, files, skipped=others.total())
     root = path.parent
     if path.suffix.lower() != LIST_EXTENSION:
         expected = classes.get(path.absolute().parent.name)
-        return Scan(root, (ImageFile(root, escape_name(path.name), expected),))
+        return Scan(path, root, (ImageFile(root, escape_name(path.name), expected),))
     # Of a file that is listed it is the file's own folder: puppies of dog/puppies/b.jpg.
     named = ((name, name.rpartition("/")[0].rpartition("/")[2]) for name in read_file_list(path))
-    return Scan(root, tuple(ImageFile(root, name, classes.get(folder)) for name, folder in named))
+    files = tuple(ImageFile(root, name, classes.get(folder)) for name, folder in named)
+    return Scan(path, root, files)
 
 
 def class_folders(path: Path) -> list[str]:
@@ -269,12 +272,9 @@ def read_file_list(path: Path) -> list[str]:
     Raises:
         ImagesError: The list cannot be read, is no such text, or names no file.
     """
-    text = _read_text(path)
-    if "\0" in text:  # no path has one; UTF-16 without its mark has many
-        raise ImagesError(
-            f"The file list {path} is not text in UTF-8: it holds zero bytes.",
-            hint="Save it as UTF-8, with one path a line.",
-        )
+    # As the system's own names are decoded: where they are bytes, those that are not UTF-8 are
+    # kept; where they are text, there can be none.
+    text = read_text(path, "file list", sys.getfilesystemencodeerrors())
     # Not str.splitlines: it ends lines at characters that names may have, such as U+2028.
     lines = filter(None, (line.strip(" \t\r") for line in text.split("\n")))
     quoted = re.compile('"(.+)"')
@@ -288,24 +288,35 @@ def read_file_list(path: Path) -> list[str]:
     return names
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, what: str, errors: str = "strict") -> str:
+    """Read a text in UTF-8, or in the UTF-16 that Windows PowerShell writes.
+
+    Args:
+        path: The file.
+        what: What it is called: ``file list``.
+        errors: As :meth:`bytes.decode` takes them.
+
+    Raises:
+        ImagesError: It cannot be read, or is no such text.
+    """
     try:
         data = path.read_bytes()
     except OSError as exc:
         raise ImagesError(
-            f"The file list {path} cannot be read: {exc.strerror}.", hint="Check its permissions."
+            f"The {what} {path} cannot be read: {exc.strerror}.", hint="Check its permissions."
         ) from exc
-    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
     try:
-        # As the system's own names are decoded: where they are bytes, those that are not UTF-8 are
-        # kept; where they are text, there can be none.
-        return data.decode("utf-16" if utf_16 else "utf-8-sig", sys.getfilesystemencodeerrors())
+        text = data.decode(encoding, errors).removeprefix("\ufeff")
+        reason = "it holds zero bytes"  # no name has one; UTF-16 without its mark has many
     except UnicodeDecodeError as exc:
+        text, reason = "\0", f"{exc.reason} at byte {exc.start}"
+    if "\0" in text:
         raise ImagesError(
-            f"The file list {path} is not text in {'UTF-16' if utf_16 else 'UTF-8'}: "
-            f"{exc.reason} at byte {exc.start}.",
-            hint="Save it as UTF-8, with one path a line.",
-        ) from exc
+            f"The {what} {path} is not text in {encoding}: {reason}.",
+            hint="Save it as UTF-8, with one name a line.",
+        )
+    return text
 
 
 def escape_name(part: str) -> str:

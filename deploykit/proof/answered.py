@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,9 +112,3 @@ def split_answers(
         if skipped := skipped_text(drawn):
             progress(Note(f"{drawn.images} of the sampled photos are used{skipped}"))
     return searched, proven
-
-
-def flip_lines(verdict: Verdict) -> Iterable[str]:
-    """A line for each photo that changed its class."""
-    for flip in verdict.measurement.flipped:
-        yield f"{flip.path}: {flip.reference} -> {flip.candidate}, margin {flip.margin:.2e}"

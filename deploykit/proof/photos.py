@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,7 +18,7 @@ from deploykit.errors import ImagesError, UsageError
 from deploykit.images.batches import read_batches
 from deploykit.images.generated import generated_images
 from deploykit.images.preprocess import pixel_digest
-from deploykit.images.scan import ImageFile, sample_images, scan_images
+from deploykit.images.scan import ImageFile, Scan, sample_images, scan_images
 from deploykit.parity.compare import NamedBatch
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing, Size
@@ -150,38 +149,20 @@ def mostly_unreadable(unreadable: int, readable: int) -> str | None:
     return f"{unreadable} of {images} cannot be read: what is left of them stands for nothing"
 
 
-@dataclass(frozen=True)
-class PhotoFolder:
-    """A folder whose photos are listed, and not read yet.
-
-    Attributes:
-        path: The folder.
-        files: Its image files.
-    """
-
-    path: Path
-    files: tuple[ImageFile, ...]
-
-    def read(self, files: Sequence[ImageFile], preprocessing: Preprocessing) -> Photos:
-        """Read some of its files, in the given order."""
-        return _read_photos(self.path, files, preprocessing)
-
-
-def listed_photos(bundle: Bundle, images: Path | None, progress: Progress) -> PhotoFolder:
+def listed_photos(bundle: Bundle, images: Path | None, progress: Progress) -> Scan:
     """List the photos of a folder, else of the one given at export while it is there.
 
     Raises:
         UsageError: No folder is named, and the one given at export is not there.
         ImagesError: There is no image file.
     """
-    folder = images or _recorded_folder(bundle, progress)
+    folder, reason = _photo_folder(bundle, images, progress)
     if folder is None:
-        gone = _gone(bundle)
         raise UsageError(
-            f"There is no folder of photos to choose from{f': {gone}' if gone else ''}.",
+            f"There is no folder of photos to choose from: {reason}.",
             hint="Name one: --images DIR",
         )
-    return PhotoFolder(folder, scan_images(folder, bundle.manifest.labels.names).files)
+    return scan_images(folder, bundle.manifest.labels.names)
 
 
 def bundle_photos(
@@ -193,9 +174,9 @@ def bundle_photos(
         ImagesError: There is no image file.
         BundleError: The golden images are needed and damaged.
     """
-    folder = images or _recorded_folder(bundle, progress)
+    folder, reason = _photo_folder(bundle, images, progress)
     if folder is None:
-        golden = _golden_instead(bundle, progress)
+        golden = _golden_instead(bundle, reason, progress)
         return golden_photos(Golden(golden.images[:limit], golden.logits[:limit]))
     manifest = bundle.manifest
     return folder_photos(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
@@ -225,9 +206,9 @@ def split_photos(
         ImagesError: There are not two images.
         BundleError: The golden images are needed and damaged.
     """
-    folder = images or _recorded_folder(bundle, progress)
+    folder, reason = _photo_folder(bundle, images, progress)
     if folder is None:
-        golden = _golden_instead(bundle, progress)
+        golden = _golden_instead(bundle, reason, progress)
         if len(golden.images) < 2:
             raise ImagesError(
                 f"{GOLDEN} has one image; a search and its proof need two.",
@@ -248,34 +229,31 @@ def split_photos(
     taken = {file.name for file in first}
     others = sample_images([file for file in files if file.name not in taken], proof)
     return (
-        _read_photos(folder, first, manifest.preprocessing),
-        _read_photos(folder, others, manifest.preprocessing),
+        read_photos(folder, first, manifest.preprocessing),
+        read_photos(folder, others, manifest.preprocessing),
     )
 
 
-def _recorded_folder(bundle: Bundle, progress: Progress) -> Path | None:
-    """The folder given at export while it is there, said aloud."""
-    recorded = recorded_path(bundle.manifest.photos)
-    if recorded is not None and recorded.is_dir():
-        progress(Note(f"using the photos given at export: {recorded}"))
-        return recorded
-    return None
-
-
-def _gone(bundle: Bundle) -> str:
-    """Which folder was given at export and is there no longer; empty where none was."""
+def _photo_folder(
+    bundle: Bundle, images: Path | None, progress: Progress
+) -> tuple[Path | None, str]:
+    """The folder that is named, else the one given at export, said aloud; or why there is none."""
+    if images is not None:
+        return images, ""
     recorded = bundle.manifest.photos
     if not recorded:
-        return ""
-    if recorded_path(recorded) is None:
-        return f"{recorded}, given at export, is no full path on a disk of this machine"
-    return f"{recorded}, given at export, is not there"
+        return None, "no photos given"
+    folder = recorded_path(recorded)
+    if folder is None:
+        return None, f"{recorded}, given at export, is no full path on a disk of this machine"
+    if not folder.is_dir():
+        return None, f"{recorded}, given at export, is not there"
+    progress(Note(f"using the photos given at export: {folder}"))
+    return folder, ""
 
 
-def _golden_instead(bundle: Bundle, progress: Progress) -> Golden:
-    """The golden images where there is no folder, said aloud."""
-    why = _gone(bundle) or "no photos given"
-    progress(Note(f"{why}: using {GOLDEN}; --images DIR takes yours"))
+def _golden_instead(bundle: Bundle, reason: str, progress: Progress) -> Golden:
+    progress(Note(f"{reason}: using {GOLDEN}; --images DIR takes yours"))
     return read_golden(bundle)
 
 
@@ -290,10 +268,11 @@ def folder_photos(
     files = scan_images(folder, labels.names).files
     if limit is not None and limit < len(files):
         files = tuple(sample_images(files, limit))
-    return _read_photos(folder, files, preprocessing)
+    return read_photos(folder, files, preprocessing)
 
 
-def _read_photos(folder: Path, files: Sequence[ImageFile], preprocessing: Preprocessing) -> Photos:
+def read_photos(folder: Path, files: Sequence[ImageFile], preprocessing: Preprocessing) -> Photos:
+    """Some of a folder's photos, in the given order."""
     batches = (
         ([file.name for file in batch.readable], batch.images)
         for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH)

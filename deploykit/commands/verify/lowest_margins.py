@@ -11,14 +11,14 @@ import numpy as np
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import printable
 from deploykit.images.batches import default_threads
-from deploykit.images.scan import ImageFile
+from deploykit.images.scan import ImageFile, Scan
 from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.inference.pipeline import answer_files
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import measure_answers
 from deploykit.parity.measures import Array
 from deploykit.parity.mining import MarginMining, moved_apart, population_of, ranking_margins
-from deploykit.proof.photos import PhotoFolder, nothing_readable
+from deploykit.proof.photos import nothing_readable
 from deploykit.proof.verdict import Verdict, judge
 from deploykit.runtime.opener import CPU
 from deploykit.specs.model import Labels
@@ -51,7 +51,7 @@ class Ranking:
 
 
 def rank_images(
-    bundle: Bundle, folder: PhotoFolder, calibration: Collection[str], progress: Progress
+    bundle: Bundle, folder: Scan, calibration: Collection[str], progress: Progress
 ) -> Ranking:
     """Rank a folder's images by the margins that the FP32 deploy graph gives them on the CPU.
 

@@ -31,6 +31,7 @@ from deploykit.proof.photos import (
     golden_photos,
     listed_photos,
     mostly_unreadable,
+    read_photos,
 )
 from deploykit.proof.reference import (
     GOLDEN_REFERENCE,
@@ -109,7 +110,7 @@ def _compare(
     folder = ranking = None
     if request.budget is not None:
         folder = listed_photos(bundle, request.images, progress)
-        photos = folder.read((), preprocessing)  # chosen below
+        photos = read_photos(folder.path, (), preprocessing)  # chosen below
     else:
         photos = _photos(bundle, request, progress)
     with ExitStack() as stack:
@@ -123,7 +124,7 @@ def _compare(
         if folder is not None:
             # Not before: that may take minutes, and what cannot run here should fail at once.
             ranking = rank_images(bundle, folder, calibration, progress)
-            photos = folder.read(ranking.files[: request.budget], preprocessing)
+            photos = read_photos(folder.path, ranking.files[: request.budget], preprocessing)
         stack.callback(photos.close)
         photos.skip(frozenset() if request.self_test else calibration)
         answers = answer_images(right, candidates, photos, progress, count=photos.count)

@@ -12,8 +12,8 @@ import numpy as np
 from deploykit.bundle.folder import Bundle
 from deploykit.errors import ImagesError
 from deploykit.images.decode import DecodeError, exif_orientation
-from deploykit.images.scan import ImageFile, class_folders, sample_images, scan_images
-from deploykit.proof.photos import PhotoFolder, listed_photos
+from deploykit.images.scan import ImageFile, Scan, class_folders, sample_images, scan_images
+from deploykit.proof.photos import listed_photos, read_photos
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch
 from deploykit.system.progress import Note, Progress
@@ -35,7 +35,7 @@ class ImageSource:
         classes: The classes that its names are of; empty where it is not labelled.
     """
 
-    folder: PhotoFolder
+    folder: Scan
     classes: tuple[str, ...]
 
     @property
@@ -106,8 +106,7 @@ def list_images(bundle: Bundle, images: Path | None, progress: Progress) -> Imag
         except ImagesError:  # the parts of a data set, whose images are as good without labels
             return ImageSource(listed, ())
         if len(classes) == len(labels):
-            files = scan_images(listed.path, classes).files
-            return ImageSource(PhotoFolder(listed.path, files), classes)
+            return ImageSource(scan_images(listed.path, classes), classes)
     return ImageSource(listed, ())
 
 
@@ -131,7 +130,7 @@ def draw_images(
         ImagesError: Not one can be read.
     """
     drawn = {file.name: file for file in _drawn(source.folder.files, limit or STAGE_IMAGES, first)}
-    images = source.folder.read(list(drawn.values()), preprocessing)
+    images = read_photos(source.folder.path, list(drawn.values()), preprocessing)
     files: list[ImageFile] = []
     pixels: list[ImageBatch] = []
     for names, batch in images:
