@@ -74,7 +74,7 @@ def test_repeated_names_are_refused(weights):
 def test_a_file_that_is_no_text_is_refused(tmp_path, weights):
     path = tmp_path / "names.txt"
     path.write_bytes(b"\xff\xfe\x00caf\xe9")
-    with pytest.raises(InputError, match="list of class names .* is not text in UTF-16"):
+    with pytest.raises(InputError, match=r"list of class names .* is not text in UTF-16"):
         choose_labels(str(path), weights, 2)
 
 

@@ -247,7 +247,7 @@ def test_engine_a_bundle_that_cannot_be_written_is_tested_all_the_same(
     def read_only(*arguments):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("deploykit.proof.self_test.update_manifest", read_only)
+    monkeypatch.setattr("deploykit.bundle.manifest.write_manifest", read_only)
     events = []
     with open_bundle_engine(engine_bundle, engines_of(engine_bundle)[0]) as session:
         self_test(engine_bundle, session, events.append)

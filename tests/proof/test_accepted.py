@@ -11,10 +11,9 @@ from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import SearchRecord
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
-from deploykit.errors import BundleError, InputError, ParityError
+from deploykit.errors import BundleError, ParityError
 from deploykit.inference import candidates
 from deploykit.inference.candidates import this_machine
-from deploykit.proof import accepted as accepted_choice
 from deploykit.proof.accepted import forget_accepted, keep_accepted
 from deploykit.proof.auto import open_best
 from deploykit.system.cpu import cpu_device, read_cpu
@@ -289,12 +288,9 @@ def test_a_bundle_that_cannot_be_written_says_so(bundle, monkeypatch):
     def refuse(*arguments):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(accepted_choice, "update_manifest", refuse)
-    with pytest.raises(
-        InputError, match=r"The choice is not kept, .*: Permission denied"
-    ) as caught:
+    monkeypatch.setattr("deploykit.bundle.manifest.write_manifest", refuse)
+    with pytest.raises(BundleError, match="cannot be changed: Permission denied"):
         keep_accepted(bundle, accepted_of(bundle))
-    assert "--runtime" in caught.value.hint
 
 
 def not_taken(reason):
