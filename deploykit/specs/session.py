@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import TYPE_CHECKING, NewType, Protocol, Self, TypeAlias, runtime_checkable
+from typing import NewType, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,6 @@ import numpy.typing as npt
 from deploykit.specs.model import Precision
 from deploykit.specs.preprocessing import Size
 from deploykit.specs.value import Value
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 ImageBatch: TypeAlias = npt.NDArray[np.uint8]
 """(N, H, W, 3) uint8, RGB."""
