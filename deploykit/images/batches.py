@@ -12,7 +12,7 @@ import numpy as np
 
 from deploykit.errors import UsageError
 from deploykit.images.decode import DecodeError, Failure, decode_rgb
-from deploykit.images.preprocess import OversizeError, preprocess_into
+from deploykit.images.preprocess import OversizeError, preprocess
 from deploykit.images.scan import ImageFile
 from deploykit.system.threads import StageClock, in_order, usable_cpus
 
@@ -156,7 +156,7 @@ def read_into(
         with clock.computing("decode"):
             image = decode_rgb(file.path)
         with clock.computing("resize"):
-            preprocess_into(image, preprocessing, out)
+            preprocess(image, preprocessing, out)
     except DecodeError as exc:
         return exc.failure
     except OversizeError as exc:

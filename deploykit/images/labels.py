@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -66,18 +67,13 @@ def name_labels(names: Sequence[str], folder: Path | None) -> str:
         The folder where it has these labels and no others, else a comma list;
         :data:`LABELS_FILE` where they are too many to type or have commas themselves.
     """
-    if folder is not None and _has_classes(folder, names):
-        return str(folder)
+    # The folder may not be there any more, or have no sub-folders that are classes.
+    with contextlib.suppress(UsageError, ImagesError):
+        if folder is not None and class_folders(folder) == [*names]:
+            return str(folder)
     if len(names) > _TYPED_LABELS or any("," in name for name in names):
         return LABELS_FILE
     return ",".join(names)
-
-
-def _has_classes(folder: Path, names: Sequence[str]) -> bool:
-    try:
-        return class_folders(folder) == [*names]
-    except (UsageError, ImagesError):
-        return False  # it is not there any more, or has no sub-folders that are classes
 
 
 def _is(test: Callable[[Path], bool], text: str) -> bool:

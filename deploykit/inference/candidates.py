@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.bundle.accepted import MachineIdentity
@@ -19,8 +20,7 @@ from deploykit.runtime.opener import (
     precisions_of,
 )
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.model import PRECISIONS, Labels, Precision
-from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.model import PRECISIONS, Precision
 from deploykit.specs.session import Session
 from deploykit.system.cpu import read_cpu
 from deploykit.system.deps import RUNTIME_PACKAGES, installed_versions
@@ -29,8 +29,6 @@ from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.threads import usable_cpus
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from deploykit.inference.engines import Engine
 
 #: What makes the deploy graph of a lower precision.
@@ -128,24 +126,21 @@ def named_candidates(
             else "Leave out --runtime for whatever can run here.",
         )
     damaged: list[BundleError] = []
-    if runtime is None:
-        candidates = all_candidates(bundle, progress)
-    elif is_flavour(runtime):
-        candidates = _engine_candidates(bundle, damaged.append)
-    else:
-        candidates = _graph_candidates(bundle)
+    candidates = _graph_candidates(bundle)
+    if runtime is None or is_flavour(runtime):
+        candidates = [*_engine_candidates(bundle, damaged.append), *candidates]
     found = [
         candidate
         for candidate in candidates
         if runtime in (None, candidate.runtime)
         and (candidate.precision == precision or (precision is None and not candidate.is_hinted))
     ]
-    if found:
-        for error in damaged:
-            progress(_damage_note(error))
-        return found
-    if damaged:
+    if damaged and runtime is not None and not found:
         raise damaged[0]
+    for error in damaged:
+        progress(_damage_note(error))
+    if found:
+        return found
     if runtime is not None and is_flavour(runtime):
         kind = f"{precision} " if precision else ""
         option = f" --precision {precision}" if precision else ""
@@ -193,58 +188,23 @@ def open_candidate(
         from deploykit.inference.engines import named_engine, open_bundle_engine
 
         return open_bundle_engine(bundle, named_engine(bundle, candidate.file))
-    manifest, path = bundle.manifest, bundle.checked(candidate.file)
-    if (runtime, precision) == (REHEARSAL, "fp16"):
+    graph: Path | bytes = bundle.checked(candidate.file)
+    if isinstance(graph, Path) and (runtime, precision) == (REHEARSAL, "fp16"):
         from deploykit.graph.files import load_graph
+        from deploykit.graph.instruments import model_bytes
+        from deploykit.graph.rehearsal import rehearsal_of
 
-        return open_rehearsal(
-            load_graph(path),
-            name=candidate.file,
-            preprocessing=manifest.preprocessing,
-            labels=manifest.labels,
-            threads=threads,
-        )
+        graph = model_bytes(rehearsal_of(load_graph(graph)))
     return open_graph(
-        path,
+        graph,
         name=candidate.file,
         runtime=runtime,
         precision=precision,
-        preprocessing=manifest.preprocessing,
-        labels=manifest.labels,
+        preprocessing=bundle.manifest.preprocessing,
+        labels=bundle.manifest.labels,
         threads=threads,
         pipelined=pipelined,
         tf32=tf32,
-    )
-
-
-def open_rehearsal(
-    graph: ir.Model,
-    *,
-    name: str,
-    preprocessing: Preprocessing,
-    labels: Labels,
-    threads: int | None = None,
-) -> Session:
-    """Open an FP16 graph's rehearsal: FP32 kernels, each tensor rounded through FP16.
-
-    Args:
-        graph: ``deploy/fp16.onnx``.
-        name: What reports call it.
-        preprocessing: See :func:`deploykit.runtime.opener.open_graph`, as the arguments below.
-        labels: The classes' names.
-        threads: For computing; None for one a core.
-    """
-    from deploykit.graph.instruments import model_bytes
-    from deploykit.graph.rehearsal import rehearsal_of
-
-    return open_graph(
-        model_bytes(rehearsal_of(graph)),
-        name=name,
-        runtime=REHEARSAL,
-        precision="fp16",
-        preprocessing=preprocessing,
-        labels=labels,
-        threads=threads,
     )
 
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TypeAlias
 
 from deploykit.bundle.folder import Bundle
-from deploykit.bundle.manifest import SearchRecord
 from deploykit.errors import (
     DeploykitError,
     DeviceError,
@@ -314,14 +313,8 @@ def _rank(bundle: Bundle, candidate: Candidate) -> tuple[bool, int, bool]:
     if kind in ((CPU, "int8"), (OPENVINO, "int8")):
         if search is None or search.runtime != candidate.runtime:
             return True, _PREFERENCE.index(kind), False
-        if candidate.runtime == OPENVINO and _keeps_many(bundle, search):
+        kept, integers = len(bundle.manifest.kept.get("int8", ())), search.integers
+        most = kept if integers is None else _MOST_IN_FP32 * (kept + integers)
+        if candidate.runtime == OPENVINO and kept > most:
             return False, _PREFERENCE.index((OPENVINO, "bf16")), True
     return False, _PREFERENCE.index(kind), False
-
-
-def _keeps_many(bundle: Bundle, search: SearchRecord) -> bool:
-    """Whether so much of the INT8 graph for CPUs is FP32 that BF16 may be faster."""
-    if search.integers is None:
-        return False
-    kept = len(bundle.manifest.kept.get("int8", ()))
-    return kept > _MOST_IN_FP32 * (kept + search.integers)

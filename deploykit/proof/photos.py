@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.bundle.folder import GOLDEN, Bundle
-from deploykit.bundle.golden import Golden, read_golden
+from deploykit.bundle.golden import read_golden
 from deploykit.bundle.manifest import printable, recorded_path
 from deploykit.bundle.verdicts import PhotoKind, PhotoSet
 from deploykit.errors import ImagesError, UsageError
@@ -22,6 +22,7 @@ from deploykit.images.scan import ImageFile, Scan, sample_images, scan_images
 from deploykit.parity.compare import NamedBatch
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing, Size
+from deploykit.specs.session import ImageBatch
 from deploykit.system.progress import Note, Progress
 from deploykit.system.text import counted
 
@@ -176,8 +177,7 @@ def bundle_photos(
     """
     folder, reason = _photo_folder(bundle, images, progress)
     if folder is None:
-        golden = _golden_instead(bundle, reason, progress)
-        return golden_photos(Golden(golden.images[:limit], golden.logits[:limit]))
+        return golden_photos(_golden_instead(bundle, reason, progress)[:limit])
     manifest = bundle.manifest
     return folder_photos(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
 
@@ -209,15 +209,12 @@ def split_photos(
     folder, reason = _photo_folder(bundle, images, progress)
     if folder is None:
         golden = _golden_instead(bundle, reason, progress)
-        if len(golden.images) < 2:
+        if len(golden) < 2:
             raise ImagesError(
                 f"{GOLDEN} has one image; a search and its proof need two.",
                 hint="Give a folder of photos: --images DIR",
             )
-        return (
-            golden_photos(Golden(golden.images[0::2], golden.logits[0::2])),
-            golden_photos(Golden(golden.images[1::2], golden.logits[1::2])),
-        )
+        return golden_photos(golden[0::2]), golden_photos(golden[1::2])
     manifest = bundle.manifest
     files = scan_images(folder, manifest.labels.names).files
     if len(files) < 2:
@@ -252,9 +249,9 @@ def _photo_folder(
     return folder, ""
 
 
-def _golden_instead(bundle: Bundle, reason: str, progress: Progress) -> Golden:
+def _golden_instead(bundle: Bundle, reason: str, progress: Progress) -> ImageBatch:
     progress(Note(f"{reason}: using {GOLDEN}; --images DIR takes yours"))
-    return read_golden(bundle)
+    return read_golden(bundle).images
 
 
 def folder_photos(
@@ -287,7 +284,7 @@ def generated_photos(count: int, size: Size) -> Photos:
     return Photos("generated", "", count, [(names, generated_images(count, size))])
 
 
-def golden_photos(golden: Golden) -> Photos:
+def golden_photos(images: ImageBatch) -> Photos:
     """A bundle's own images."""
-    names = [f"golden {i}" for i in range(len(golden.images))]
-    return Photos("golden", "", len(names), [(names, golden.images)])
+    names = [f"golden {i}" for i in range(len(images))]
+    return Photos("golden", "", len(names), [(names, images)])

@@ -30,7 +30,7 @@ def self_test(
         ParityError: Its answers are not the recorded ones.
     """
     golden = read_golden(bundle)
-    photos = golden_photos(golden)
+    photos = golden_photos(golden.images)
     (verdict,) = judge_sessions(
         golden.logits,
         [session],

@@ -69,10 +69,11 @@ def choose_preprocessing(
         base = timm()
     else:
         base = TORCHVISION if options.preset == "torchvision" else Preprocessing()
-    changed = _resized(base, options)
-    values = {"interpolation": options.interpolation, "mean": options.mean, "std": options.std}
     changed = msgspec.structs.replace(
-        changed, **{name: value for name, value in values.items() if value is not None}
+        _resized(base, options),
+        interpolation=options.interpolation or base.interpolation,
+        mean=options.mean or base.mean,
+        std=options.std or base.std,
     )
     if changed == base:
         return base

@@ -22,7 +22,6 @@ _CGROUPS = Path("/sys/fs/cgroup")
 # Both hold the microseconds of CPU time in a period, and the period's, see the kernel's
 # admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst.
 _QUOTA_FILES = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
-_NO_QUOTA = ("max", "-1")
 
 
 def usable_cpus() -> int:
@@ -52,7 +51,7 @@ def _cpu_quota() -> float | None:
         for names in _QUOTA_FILES:
             with contextlib.suppress(OSError):
                 quota, period = " ".join((cgroup / name).read_text() for name in names).split()
-                if quota not in _NO_QUOTA:
+                if quota not in ("max", "-1"):  # no quota
                     quotas.append(int(quota) / int(period))
     return min(quotas, default=None)
 

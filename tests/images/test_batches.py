@@ -189,7 +189,7 @@ def test_a_bug_in_a_thread_is_not_taken_for_a_broken_file(
     def buggy(*args: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(batches, "preprocess_into", buggy)
+    monkeypatch.setattr(batches, "preprocess", buggy)
     with pytest.raises(ZeroDivisionError):
         list(read_batches(photos[1:4], PREPROCESSING, batch_size=2))
     assert not reading_threads()
@@ -211,7 +211,7 @@ def test_memory_that_runs_out_on_one_image_is_its_failure(
     def no_memory(*args: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(batches, "preprocess_into", no_memory)
+    monkeypatch.setattr(batches, "preprocess", no_memory)
     (batch,) = read_batches(photos[1:3], PREPROCESSING, batch_size=4)
     assert [failure.status for failure in batch.failures if failure] == ["too-large", "too-large"]
     assert batch.images.shape == (0, 8, 8, 3)

@@ -172,7 +172,7 @@ def _compare(
 
 def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos:
     if request.self_test:
-        return golden_photos(read_golden(bundle))
+        return golden_photos(read_golden(bundle).images)
     return request.photos or bundle_photos(
         bundle, request.images, limit=request.max_images, progress=progress
     )
