@@ -178,14 +178,10 @@ def check_bundle_name(name: str) -> str:
     Raises:
         UsageError: It is empty, hidden, or has a character that some system forbids.
     """
-    if not name or name.startswith(".") or name.endswith((" ", ".")):
-        raise UsageError(f"{name!r} cannot name a bundle.", hint="Choose another --name.")
     bad = sorted({c for c in name if c in _FORBIDDEN_IN_NAMES or ord(c) < 32})
-    if bad:
-        raise UsageError(
-            f"{name!r} cannot name a bundle: it contains {' '.join(map(repr, bad))}.",
-            hint="Choose another --name.",
-        )
+    if bad or not name or name.startswith(".") or name.endswith((" ", ".")):
+        reason = f": it contains {' '.join(map(repr, bad))}" if bad else ""
+        raise UsageError(f"{name!r} cannot name a bundle{reason}.", hint="Choose another --name.")
     return name
 
 
