@@ -1,5 +1,4 @@
 import _thread
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -87,10 +86,6 @@ def test_files_that_one_thread_reads_stand_close_together(photos: tuple[ImageFil
         np.testing.assert_array_equal(image, alone(file))
 
 
-def test_no_files_no_batches() -> None:
-    assert list(read_batches([], PREPROCESSING, batch_size=4)) == []
-
-
 def test_a_batch_outlives_the_next_one_in_few_buffers(photos: tuple[ImageFile, ...]) -> None:
     files = [file for file in photos if file.name not in {"00.png", "04.png", "05.png", "22.png"}]
     before = None
@@ -159,13 +154,6 @@ def test_closing_ends_the_threads(photos: tuple[ImageFile, ...]) -> None:
     next(reading)
     assert reading_threads()
     reading.close()
-    assert not reading_threads()
-
-
-def test_abandoning_ends_the_threads(photos: tuple[ImageFile, ...]) -> None:
-    for _ in read_batches(photos, PREPROCESSING, batch_size=2, threads=3):
-        break
-    gc.collect()
     assert not reading_threads()
 
 
