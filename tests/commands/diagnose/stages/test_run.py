@@ -338,7 +338,11 @@ def test_stages_a_runtime_that_differs(diagnose, exported_bundle, photo_folder, 
     )
     monkeypatch.setattr(
         "deploykit.commands.diagnose.stages.graphs.open_candidate",
-        lambda bundle, candidate: reversed_logits,
+        lambda bundle, candidate: (
+            reversed_logits
+            if candidate.runtime == "openvino"
+            else open_candidate(bundle, candidate)
+        ),
     )
     report = diagnose(runtime="openvino", images=photo_folder)
     assert (report.first.stage, report.first.change) == ("runtime", "deploy/fp32.onnx on openvino")
