@@ -25,7 +25,7 @@ import torch
 
 from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.errors import DeploykitError
-from deploykit.inference.candidates import open_bundle_graph
+from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.inference.engines import engines_of, open_bundle_engine
 from deploykit.models.registry import resolve_architecture
 from deploykit.runtime._base import network_input
@@ -121,7 +121,7 @@ def session_ways(bundle: Bundle, stack: contextlib.ExitStack) -> list[Way]:
         with saying_why_not(name):
             graph = bundle.deploy_graph(precision)
             session = stack.enter_context(
-                open_bundle_graph(bundle, graph, runtime="onnxruntime-cuda", precision=precision)
+                open_candidate(bundle, Candidate(graph, "onnxruntime-cuda", precision))
             )
             ways.append(Way(name, one_by_one(session.run)))
     for engine in engines_of(bundle):

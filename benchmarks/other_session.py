@@ -18,9 +18,9 @@ import numpy as np
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, open_bundle
 from deploykit.errors import BundleError, MissingError
 from deploykit.inference.candidates import Candidate, open_candidate
-from deploykit.proof.reference import module_obstacle, recorded_module
+from deploykit.proof.reference import ReferenceRequest, module_reason, module_reference
 from deploykit.runtime._base import network_input, normalised
-from deploykit.runtime.opener import graph_precision
+from deploykit.runtime.opener import graph_precision, module_of
 from deploykit.specs.model import Precision
 from deploykit.specs.session import ImageBatch
 from deploykit.system.deps import need
@@ -44,9 +44,9 @@ def opened(way: str, bundle: Bundle) -> Callable[[ImageBatch], object]:
     if way == TORCH:
         import torch
 
-        if obstacle := module_obstacle(bundle):
-            raise MissingError(obstacle)
-        module = recorded_module(bundle).eval()
+        if reason := module_reason(bundle):
+            raise MissingError(reason)
+        module = module_of(module_reference(bundle, ReferenceRequest()).session).eval()
 
         def eager(images: ImageBatch) -> object:
             with torch.inference_mode():

@@ -17,8 +17,9 @@ import numpy as np
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.images.batches import read_batch
 from deploykit.images.scan import ImageFile
-from deploykit.inference.candidates import open_bundle_graph
-from deploykit.proof.reference import module_obstacle, recorded_module
+from deploykit.inference.candidates import Candidate, open_candidate
+from deploykit.proof.reference import ReferenceRequest, module_reason, module_reference
+from deploykit.runtime.opener import module_of
 from deploykit.specs.session import ImageBatch, Session
 from deploykit.system.threads import StageClock, usable_cpus
 
@@ -28,9 +29,7 @@ FP32 = "deploy/fp32.onnx"
 
 def open_session(bundle: Bundle, threads: int | None) -> Session:
     """The bundle's FP32 graph on ONNX Runtime; without ``threads`` it takes all cores."""
-    return open_bundle_graph(
-        bundle, FP32, runtime="onnxruntime-cpu", precision="fp32", threads=threads
-    )
+    return open_candidate(bundle, Candidate(FP32, "onnxruntime-cpu", "fp32"), threads=threads)
 
 
 def batches_of(
@@ -55,9 +54,9 @@ def plain_rate(bundle: Bundle, files: tuple[ImageFile, ...]) -> float:
 
 def load_module(bundle: Bundle) -> Any:
     """The bundle's network in torch, with the recorded checkpoint's weights."""
-    if obstacle := module_obstacle(bundle):
-        raise SystemExit(obstacle)
-    return recorded_module(bundle)
+    if reason := module_reason(bundle):
+        raise SystemExit(reason)
+    return module_of(module_reference(bundle, ReferenceRequest()).session)
 
 
 def transforms_of(bundle: Bundle) -> Any:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.inference.candidates import open_bundle_graph
+from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.parity.compare import regroup
 from deploykit.proof.photos import folder_photos
 
@@ -37,11 +37,11 @@ def main() -> None:
         limit=options.batch * options.repeats,
     )
     sessions = {
-        "plain FP32": open_bundle_graph(
-            bundle, "deploy/fp32.onnx", runtime="onnxruntime-cpu", precision="fp32"
+        "plain FP32": open_candidate(
+            bundle, Candidate("deploy/fp32.onnx", "onnxruntime-cpu", "fp32")
         ),
-        "FP16 rehearsal": open_bundle_graph(
-            bundle, "deploy/fp16.onnx", runtime="rehearsal", precision="fp16"
+        "FP16 rehearsal": open_candidate(
+            bundle, Candidate("deploy/fp16.onnx", "rehearsal", "fp16")
         ),
     }
     rates: dict[str, list[float]] = {name: [] for name in sessions}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 from deploykit.system.deps import version_changes
-
-Hardware: TypeAlias = tuple[str, int, tuple[str, ...], str | None]
 
 
 class MachineIdentity(Value, frozen=True):
@@ -29,9 +27,13 @@ class MachineIdentity(Value, frozen=True):
     versions: dict[str, str]
 
     @property
-    def hardware(self) -> Hardware:
+    def hardware(self) -> tuple[object, ...]:
         """All but what is installed."""
         return self.cpu, self.cpus, self.instruction_sets, self.gpu
+
+    def distance_to(self, now: MachineIdentity) -> tuple[bool, int]:
+        """What puts machines in order, the nearest first: the same hardware, then few changes."""
+        return self.hardware != now.hardware, len(self.changes_to(now))
 
     def changes_to(self, now: MachineIdentity) -> list[str]:
         """What is otherwise on another machine, or on this one later: ``openvino was 1, now 2``."""
@@ -43,10 +45,6 @@ class MachineIdentity(Value, frozen=True):
         if self.gpu != now.gpu:
             changes.append(f"the GPU was {self.gpu or 'none'}, now {now.gpu or 'none'}")
         return changes + version_changes(self.versions, now.versions)
-
-    def distance_to(self, now: MachineIdentity) -> tuple[bool, int]:
-        """What puts machines in order, the nearest first: the same hardware, then few changes."""
-        return self.hardware != now.hardware, len(self.changes_to(now))
 
     def _cpu_words(self) -> str:
         return f"{self.cpu} ({' '.join(self.instruction_sets)})"

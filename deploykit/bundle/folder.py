@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
-import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ from deploykit.bundle.manifest import LOCK_NAME, MANIFEST_NAME, Manifest, read_m
 from deploykit.errors import BundleError, UsageError
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Shown
+from deploykit.system.files import staged
 from deploykit.system.progress import Note, Progress, silent
 
 CANONICAL_GRAPH = "model.onnx"
@@ -24,8 +22,6 @@ GOLDEN = "golden.npz"
 FAILED = ".failed"
 #: The symmetric INT8 graph, from which engines are built; ``deploy/int8.onnx`` is for CPUs.
 INT8_TENSORRT_GRAPH = "deploy/int8-tensorrt.onnx"
-#: No export takes a day: what is older was left by one that was killed.
-_ABANDONED_AFTER_SECONDS = 24 * 3600
 _MAKE_ONE = (
     "Make one with `deploykit export --arch NAME --ckpt FILE`, "
     "or say where it is with --bundle or --artifacts."
@@ -196,14 +192,10 @@ def check_bundle_name(name: str) -> str:
     Raises:
         UsageError: It is empty, hidden, or has a character that some system forbids.
     """
-    if not name or name.startswith(".") or name.endswith((" ", ".")):
-        raise UsageError(f"{name!r} cannot name a bundle.", hint="Choose another --name.")
     bad = sorted({c for c in name if c in _FORBIDDEN_IN_NAMES or ord(c) < 32})
-    if bad:
-        raise UsageError(
-            f"{name!r} cannot name a bundle: it contains {' '.join(map(repr, bad))}.",
-            hint="Choose another --name.",
-        )
+    if bad or not name or name.startswith(".") or name.endswith((" ", ".")):
+        reason = f": it contains {' '.join(map(repr, bad))}" if bad else ""
+        raise UsageError(f"{name!r} cannot name a bundle{reason}.", hint="Choose another --name.")
     return name
 
 
@@ -242,38 +234,26 @@ def new_bundle(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         BundleError: See :func:`check_free`; also when another process made the bundle meanwhile.
     """
     check_free(folder, overwrite=overwrite)
-    staging = folder.with_name(f"{_staging_prefix(folder)}{secrets.token_hex(4)}")
-    staging.mkdir(parents=True)
-    _remove_abandoned(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield staging
-        check_free(folder, overwrite=overwrite)
-        _publish(staging, folder)
+        with staged(folder.parent) as beside:
+            made = beside / folder.name
+            made.mkdir()
+            yield made
+            check_free(folder, overwrite=overwrite)
+            _publish(made, folder)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         _undo_replacement(folder)
 
 
-def _staging_prefix(folder: Path) -> str:
-    return f".{folder.name}.new-"
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what exports that were killed have left beside a bundle."""
-    for staging in folder.parent.glob(f"{glob.escape(_staging_prefix(folder))}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - staging.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
-                shutil.rmtree(staging, ignore_errors=True)
-
-
-def _publish(staging: Path, folder: Path) -> None:
+def _publish(made: Path, folder: Path) -> None:
     """Rename a whole bundle into its place, and the one that was there out of the way."""
     replaced = _replaced(folder)
     try:
         if folder.exists():
             shutil.rmtree(replaced, ignore_errors=True)  # an older replacement was killed late
             folder.replace(replaced)
-        staging.replace(folder)
+        made.replace(folder)
     except OSError as exc:
         raise BundleError(
             f"{folder} could not be put in place ({exc.strerror}): another program uses it, "

@@ -249,7 +249,7 @@ def update_manifest(
             on the same file system. They are moved into place under the same lock.
 
     Raises:
-        BundleError: Another process holds the lock, or the manifest cannot be read.
+        BundleError: Another process holds the lock, or the bundle cannot be read or written.
     """
     lock = FileLock(folder / LOCK_NAME, timeout=_LOCK_SECONDS)
     try:
@@ -263,6 +263,11 @@ def update_manifest(
         raise BundleError(
             f"Another process has been changing {folder} for {_LOCK_SECONDS:.0f} seconds.",
             hint="Wait until it is done, and run this again.",
+        ) from exc
+    except OSError as exc:
+        raise BundleError(
+            f"{folder} cannot be changed: {exc.strerror or exc}.",
+            hint="Make it writable, or use a copy of it.",
         ) from exc
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from deploykit.errors import UsageError
 from deploykit.images.decode import DecodeError, Failure, decode_rgb
-from deploykit.images.preprocess import OversizeError, preprocess_into
+from deploykit.images.preprocess import OversizeError, preprocess
 from deploykit.images.scan import ImageFile
 from deploykit.system.threads import StageClock, in_order, usable_cpus
 
@@ -80,7 +80,7 @@ def read_batches(
         clock: Told what decoding and resizing take.
 
     Raises:
-        UsageError: A number is below 1, or memory does not hold the batches.
+        UsageError: A number is below 1, or memory does not hold the batches; with the first batch.
     """
     if threads is None:
         threads = default_threads()
@@ -93,23 +93,15 @@ def read_batches(
     # Beside those ahead: the batch that the consumer has, and the one before it.
     buffers = allocate_buffers(ahead + 2, batch_size, preprocessing)
     clock = StageClock() if clock is None else clock
-    return _read_ahead(files, preprocessing, buffers, ahead * batch_size, threads, clock)
 
-
-def _read_ahead(
-    files: Iterable[ImageFile],
-    preprocessing: Preprocessing,
-    buffers: Sequence[ImageBatch],
-    ahead: int,
-    threads: int,
-    clock: StageClock,
-) -> Generator[Batch, None, None]:
     def read(place: tuple[ImageFile, npt.NDArray[np.uint8]]) -> tuple[ImageFile, Failure | None]:
         file, image = place
         return file, read_into(file, preprocessing, image, clock)
 
     places = zip(files, (image for buffer in cycle(buffers) for image in buffer), strict=False)
-    results = in_order(read, places, threads=threads, ahead=ahead, name="deploykit-read")
+    results = in_order(
+        read, places, threads=threads, ahead=ahead * batch_size, name="deploykit-read"
+    )
     with contextlib.closing(results):
         for buffer in cycle(buffers):
             group = list(islice(results, len(buffer)))
@@ -164,7 +156,7 @@ def read_into(
         with clock.computing("decode"):
             image = decode_rgb(file.path)
         with clock.computing("resize"):
-            preprocess_into(image, preprocessing, out)
+            preprocess(image, preprocessing, out)
     except DecodeError as exc:
         return exc.failure
     except OversizeError as exc:

@@ -53,7 +53,7 @@ _HEAD_BYTES = 16
 
 # For EPS Pillow runs Ghostscript: what a photo's file holds must not be run. Of MPEG it knows the
 # size alone.
-_WITHOUT_PIXELS = frozenset({"EPS", "MPEG"})
+_NOT_READ = frozenset({"EPS", "MPEG"})
 
 # With these the process gets no file at all.
 _NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
@@ -112,9 +112,6 @@ def decode_rgb(path: Path, *, draft: int | None = None) -> Image.Image:
         DecodeError: The file gives no pixels, for whatever reason.
         InputError: The system opens no more files for this process.
     """
-    _ignore_pillow_warnings()
-    _silence_libraries()
-    _load_every_decoder()
     file = _open(path)
     # Pillow gets the open file, not its path: a path may be memory-mapped, and a file that shrinks
     # while it is mapped kills the process.
@@ -122,7 +119,7 @@ def decode_rgb(path: Path, *, draft: int | None = None) -> Image.Image:
         head, size = b"", 0
         try:
             head, size = file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size
-            image = _identified(file)
+            image = Image.open(file, formats=[each for each in Image.ID if each not in _NOT_READ])
             if draft is not None:
                 image.draft("RGB", (draft, draft))
             return image.convert("RGB")
@@ -155,25 +152,12 @@ def exif_orientation(path: Path) -> int:
     Raises:
         DecodeError: The header cannot be read.
     """
-    _ignore_pillow_warnings()
-    _silence_libraries()
-    _load_every_decoder()
     with _open(path) as file:
         try:
             orientation = Image.open(file).getexif().get(ExifTags.Base.Orientation, 1)
         except Exception as exc:
             raise DecodeError(path, _failure_of_decoding(exc, b"", 0)) from exc
     return orientation if isinstance(orientation, int) else 1
-
-
-def _ignore_pillow_warnings() -> None:
-    """Keep Pillow's warnings from the user: what they tell of is mapped here, or moves no pixel.
-
-    For the rest of the process: ``catch_warnings`` swaps a list that all threads share, so that
-    decoding threads would undo the filters of the others.
-    """
-    if _IGNORE_PILLOW not in warnings.filters[:1]:
-        warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
 
 
 @functools.cache
@@ -190,18 +174,19 @@ def _silence_libraries() -> None:
         libtiff.TIFFSetWarningHandler(None)
 
 
-def _load_every_decoder() -> None:
-    """Import Pillow's plugins before ``Image.open`` does so itself; free after the first time.
-
-    Left to itself it imports the rarer ones when it meets a file that the common ones do not know.
-    A second thread that does so at the same moment may call a good file unidentified. The order is
-    ``Image.open``'s.
-    """
+def _open(path: Path) -> BinaryIO:
+    """Open a file, once Pillow is ready for it."""
+    # Keep Pillow's warnings from the user: what they tell of is mapped here, or moves no pixel. For
+    # the rest of the process: ``catch_warnings`` swaps a list that all threads share, so that
+    # decoding threads would undo the filters of the others.
+    if _IGNORE_PILLOW not in warnings.filters[:1]:
+        warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
+    _silence_libraries()
+    # Left to itself ``Image.open`` imports the rarer plugins when it meets a file that the common
+    # ones do not know. A second thread that does so at the same moment may call a good file
+    # unidentified. This is its order; free after the first time.
     Image.preinit()
     Image.init()
-
-
-def _open(path: Path) -> BinaryIO:
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
@@ -217,13 +202,6 @@ def _open(path: Path) -> BinaryIO:
     if stat.S_ISDIR(mode):
         reason = "This folder was not listed; its images have no rows."
     raise DecodeError(path, Failure("unreadable", reason))
-
-
-def _identified(file: BinaryIO) -> Image.Image:
-    image = Image.open(file)
-    if image.format in _WITHOUT_PIXELS:
-        raise UnidentifiedImageError
-    return image
 
 
 def _failure_of_opening(path: Path, exc: OSError | ValueError) -> Failure:

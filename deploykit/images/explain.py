@@ -118,14 +118,10 @@ def _usual_treatments(
     rotated = any(image.rotated for image in images)
     treatments = [
         Treatment(
-            resize=resize,
-            crop_size=crop_size,
-            interpolation=name,
-            antialias=antialias,
-            upright=upright,
+            resize=resize, crop_size=crop, interpolation=name, antialias=soft, upright=upright
         )
-        for resize, crop_size in dict.fromkeys(sizes)
-        for name, antialias in FILTERS_USED
+        for resize, crop in dict.fromkeys(sizes)
+        for name, soft in FILTERS_USED
         for upright in ((False, True) if rotated else (False,))
     ]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploykit.errors import ImagesError, InputError, UsageError
-from deploykit.images.scan import class_folders
+from deploykit.images.scan import class_folders, read_text
 from deploykit.specs.model import Labels
 
 CLASSES_FILE = "classes.txt"
@@ -28,7 +29,8 @@ def choose_labels(classes: str | None, checkpoint: Path, count: int) -> Labels:
 
     Raises:
         UsageError: ``classes`` is none of these, or names a class twice.
-        ImagesError: The folder holds ``train``, ``val`` and ``test`` instead of classes.
+        ImagesError: The folder holds ``train``, ``val`` and ``test`` instead of classes, or the
+            file cannot be read as text.
         InputError: There are not as many names as classes.
     """
     beside = checkpoint.with_name(CLASSES_FILE)
@@ -65,18 +67,13 @@ def name_labels(names: Sequence[str], folder: Path | None) -> str:
         The folder where it has these labels and no others, else a comma list;
         :data:`LABELS_FILE` where they are too many to type or have commas themselves.
     """
-    if folder is not None and _has_classes(folder, names):
-        return str(folder)
+    # The folder may not be there any more, or have no sub-folders that are classes.
+    with contextlib.suppress(UsageError, ImagesError):
+        if folder is not None and class_folders(folder) == [*names]:
+            return str(folder)
     if len(names) > _TYPED_LABELS or any("," in name for name in names):
         return LABELS_FILE
     return ",".join(names)
-
-
-def _has_classes(folder: Path, names: Sequence[str]) -> bool:
-    try:
-        return class_folders(folder) == [*names]
-    except (UsageError, ImagesError):
-        return False  # it is not there any more, or has no sub-folders that are classes
 
 
 def _is(test: Callable[[Path], bool], text: str) -> bool:
@@ -103,11 +100,5 @@ def _named(classes: str) -> Labels:
 
 
 def _lines(path: Path) -> tuple[str, ...]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InputError(
-            f"{path} cannot be read as a list of class names: {exc}.",
-            hint="Save it as UTF-8 text with a name a line.",
-        ) from exc
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    lines = (line.strip() for line in read_text(path, "list of class names").splitlines())
+    return tuple(filter(None, lines))

@@ -15,8 +15,6 @@ from deploykit.specs.preprocessing import Interpolation, Size
 FILTERS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
 _CUBIC = -0.75  # of the convolution kernel of Keys (1981); Pillow has -0.5
 
-Taps = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
-
 
 def resize_without_antialias(
     pixels: npt.NDArray[np.uint8], size: Size, interpolation: Interpolation
@@ -41,15 +39,17 @@ def resize_without_antialias(
     return rounded
 
 
-def _taps(old: int, new: int, interpolation: Interpolation) -> Taps:
+def _taps(
+    old: int, new: int, interpolation: Interpolation
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """For each pixel of an axis its neighbours: (taps, new) positions, and (taps, new) weights."""
     scale = old / new
+    centres = (np.arange(new) + 0.5) * scale - 0.5
     if interpolation == "nearest":
         # In single precision, as torch: it decides where a product falls on a whole number.
         positions = np.floor(np.arange(new, dtype=np.float32) * np.float32(scale))[None]
-        return _within(positions, old), np.ones((1, new), np.float32)
-    centres = (np.arange(new) + 0.5) * scale - 0.5
-    if interpolation == "bilinear":
+        weights = np.ones((1, new))
+    elif interpolation == "bilinear":
         centres = centres.clip(0)  # so does torch, and no weight is lost at the border
         first = np.floor(centres)
         part = centres - first
@@ -59,11 +59,7 @@ def _taps(old: int, new: int, interpolation: Interpolation) -> Taps:
         offsets = np.arange(-1, 3)[:, None]
         positions = first + offsets
         weights = _cubic(np.abs(centres - first - offsets))
-    return _within(positions, old), weights.astype(np.float32)
-
-
-def _within(positions: npt.NDArray[np.floating], length: int) -> npt.NDArray[np.int64]:
-    return positions.clip(0, length - 1).astype(np.int64)
+    return positions.clip(0, old - 1).astype(np.int64), weights.astype(np.float32)
 
 
 def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -11,13 +11,12 @@ import sys
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from deploykit.errors import ImagesError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Sequence
 
 IMAGE_EXTENSIONS = frozenset(
     # What torchvision's ImageFolder lists,
@@ -62,14 +61,16 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a path holds.
+    """The images of a folder or a list, which are not read yet.
 
     Attributes:
+        path: The folder, the list, or the one image.
         root: The folder that the names are relative to.
         files: The image files, sorted by name; those of a list in its order.
         skipped: How many other files there are.
     """
 
+    path: Path
     root: Path
     files: tuple[ImageFile, ...]
     skipped: int = 0
@@ -96,26 +97,26 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
     # Each label stands for itself, so that all files of a class share one string.
     classes = {label: label for label in labels or ()}
     if _is_directory(path):
-        walk = _Walk(path)
-        walk.run()
-        if not walk.names:
-            endings = ", ".join(end or "without ending" for end, _ in walk.others.most_common(5))
-            others = f"other files: {walk.others.total()}, {endings}" if endings else "it is empty"
+        names, others = _walk(path)
+        if not names:
+            endings = ", ".join(end or "without ending" for end, _ in others.most_common(5))
+            there = f"other files: {others.total()}, {endings}" if endings else "it is empty"
             raise ImagesError(
-                f"No image file in {path} ({others}).",
+                f"No image file in {path} ({there}).",
                 hint=f"Images are told by their ending: {' '.join(_ENDINGS)}.",
             )
         # The class is the first folder of the name: dog of dog/puppies/b.jpg.
-        named = ((name, name.rpartition("/")[0].partition("/")[0]) for name in sorted(walk.names))
+        named = ((name, name.rpartition("/")[0].partition("/")[0]) for name in sorted(names))
         files = tuple(ImageFile(path, name, classes.get(folder)) for name, folder in named)
-        return Scan(path, files, skipped=walk.others.total())
+        return Scan(path, path, files, skipped=others.total())
     root = path.parent
     if path.suffix.lower() != LIST_EXTENSION:
         expected = classes.get(path.absolute().parent.name)
-        return Scan(root, (ImageFile(root, escape_name(path.name), expected),))
+        return Scan(path, root, (ImageFile(root, escape_name(path.name), expected),))
     # Of a file that is listed it is the file's own folder: puppies of dog/puppies/b.jpg.
     named = ((name, name.rpartition("/")[0].rpartition("/")[2]) for name in read_file_list(path))
-    return Scan(root, tuple(ImageFile(root, name, classes.get(folder)) for name, folder in named))
+    files = tuple(ImageFile(root, name, classes.get(folder)) for name, folder in named)
+    return Scan(path, root, files)
 
 
 def class_folders(path: Path) -> list[str]:
@@ -186,71 +187,46 @@ def sample_images(files: Sequence[ImageFile], count: int, seed: int = 0) -> list
     return [files[index] for index in sorted(chosen)]
 
 
-class _Folder(NamedTuple):
-    """A folder to list.
+def _walk(root: Path) -> tuple[list[str], Counter[str]]:
+    """Walk a folder, then what its links lead to that was not met on the way.
 
-    Attributes:
-        path: Where it is.
-        prefix: How the names of what it holds begin: nothing, or ``sub/``.
+    Returns:
+        The name of each image file, and of each folder that cannot be listed; and how many other
+        files there are, by ending.
     """
-
-    path: str
-    prefix: str
-
-
-class _Walk:
-    """A walk over a folder.
-
-    Attributes:
-        names: The name of each image file, and of each folder that cannot be listed.
-        others: How many other files there are, by ending.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.names: list[str] = []
-        self.others: Counter[str] = Counter()
-        self._root = root
-        self._seen: set[str] = set()
-        self._links: deque[_Folder] = deque()
-
-    def run(self) -> None:
-        """Walk the folder itself, then what its links lead to that was not met on the way."""
-        self._descend(_Folder(os.fspath(self._root), ""))
-        while self._links:
-            self._descend(self._links.popleft())
-
-    def _descend(self, top: _Folder) -> None:
-        folders = [top]
-        while folders:
-            folder = folders.pop()
-            place = os.path.realpath(folder.path)
-            if place in self._seen:
-                continue
-            self._seen.add(place)
-            inner = []
-            for entry in self._entries(folder):
-                if _is_folder(entry):
-                    inner.append(entry)
-                elif entry.name.lower().endswith(_ENDINGS) and _is_file_or_broken(entry):
-                    self.names.append(folder.prefix + escape_name(entry.name))
-                else:
-                    self.others[PurePath(entry.name).suffix.lower()] += 1
-            # In an order of our own: it decides which of two links gives a folder its name.
-            for entry in sorted(inner, key=lambda entry: entry.name):
-                below = _Folder(entry.path, f"{folder.prefix}{escape_name(entry.name)}/")
-                (self._links if entry.is_symlink() else folders).append(below)
-
-    def _entries(self, folder: _Folder) -> Iterator[os.DirEntry[str]]:
+    names: list[str] = []
+    others: Counter[str] = Counter()
+    seen: set[str] = set()
+    # Each is where it is, and how the names of what it holds begin: nothing, or "sub/".
+    folders, links = [(os.fspath(root), "")], deque[tuple[str, str]]()
+    while folders or links:
+        folder, prefix = folders.pop() if folders else links.popleft()
+        place = os.path.realpath(folder)
+        if place in seen:
+            continue
+        seen.add(place)
+        inner = []
         try:
-            with os.scandir(folder.path) as entries:
-                yield from entries
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if _is_folder(entry):
+                        inner.append(entry)
+                    elif entry.name.lower().endswith(_ENDINGS) and _is_file_or_broken(entry):
+                        names.append(prefix + escape_name(entry.name))
+                    else:
+                        others[PurePath(entry.name).suffix.lower()] += 1
         except OSError as exc:
-            if not folder.prefix:
+            if not prefix:
                 raise ImagesError(
-                    f"The folder {self._root} cannot be read: {exc.strerror}.",
+                    f"The folder {root} cannot be read: {exc.strerror}.",
                     hint="Check its permissions.",
                 ) from exc
-            self.names.append(folder.prefix)
+            names.append(prefix)
+        # In an order of our own: it decides which of two links gives a folder its name.
+        for entry in sorted(inner, key=lambda entry: entry.name):
+            below = entry.path, f"{prefix}{escape_name(entry.name)}/"
+            (links if entry.is_symlink() else folders).append(below)
+    return names, others
 
 
 def _is_directory(path: Path) -> bool:
@@ -296,12 +272,9 @@ def read_file_list(path: Path) -> list[str]:
     Raises:
         ImagesError: The list cannot be read, is no such text, or names no file.
     """
-    text = _read_text(path)
-    if "\0" in text:  # no path has one; UTF-16 without its mark has many
-        raise ImagesError(
-            f"The file list {path} is not text in UTF-8: it holds zero bytes.",
-            hint="Save it as UTF-8, with one path a line.",
-        )
+    # As the system's own names are decoded: where they are bytes, those that are not UTF-8 are
+    # kept; where they are text, there can be none.
+    text = read_text(path, "file list", sys.getfilesystemencodeerrors())
     # Not str.splitlines: it ends lines at characters that names may have, such as U+2028.
     lines = filter(None, (line.strip(" \t\r") for line in text.split("\n")))
     quoted = re.compile('"(.+)"')
@@ -315,24 +288,35 @@ def read_file_list(path: Path) -> list[str]:
     return names
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, what: str, errors: str = "strict") -> str:
+    """Read a text in UTF-8, or in the UTF-16 that Windows PowerShell writes.
+
+    Args:
+        path: The file.
+        what: What it is called: ``file list``.
+        errors: As :meth:`bytes.decode` takes them.
+
+    Raises:
+        ImagesError: It cannot be read, or is no such text.
+    """
     try:
         data = path.read_bytes()
     except OSError as exc:
         raise ImagesError(
-            f"The file list {path} cannot be read: {exc.strerror}.", hint="Check its permissions."
+            f"The {what} {path} cannot be read: {exc.strerror}.", hint="Check its permissions."
         ) from exc
-    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
     try:
-        # As the system's own names are decoded: where they are bytes, those that are not UTF-8 are
-        # kept; where they are text, there can be none.
-        return data.decode("utf-16" if utf_16 else "utf-8-sig", sys.getfilesystemencodeerrors())
+        text = data.decode(encoding, errors).removeprefix("\ufeff")
+        reason = "it holds zero bytes"  # no name has one; UTF-16 without its mark has many
     except UnicodeDecodeError as exc:
+        text, reason = "\0", f"{exc.reason} at byte {exc.start}"
+    if "\0" in text:
         raise ImagesError(
-            f"The file list {path} is not text in {'UTF-16' if utf_16 else 'UTF-8'}: "
-            f"{exc.reason} at byte {exc.start}.",
-            hint="Save it as UTF-8, with one path a line.",
-        ) from exc
+            f"The {what} {path} is not text in {encoding}: {reason}.",
+            hint="Save it as UTF-8, with one name a line.",
+        )
+    return text
 
 
 def escape_name(part: str) -> str:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from deploykit.images.preprocess import preprocess, resized_size
 from deploykit.images.sampling import resize_without_antialias
-from deploykit.specs.preprocessing import Interpolation, Preprocessing, Size, format_size
+from deploykit.specs.preprocessing import Interpolation, Preprocessing, Size, describe_size
 from deploykit.specs.value import Value
 
 Triple: TypeAlias = tuple[float, float, float]
@@ -90,16 +90,8 @@ class Treatment(Value, frozen=True):
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
     def describe_size(self) -> str:
-        """How the image gets its size: ``resize 256 (shorter side), centre crop 224x224``."""
-        if self.resize is None:
-            steps = ["no resize"]
-        elif isinstance(self.resize, int):
-            steps = [f"resize {self.resize} (shorter side)"]
-        else:
-            steps = [f"resize {format_size(self.resize)} (stretch)"]
-        if self.crop_size is not None:
-            steps.append(f"centre crop {format_size(self.crop_size)}")
-        return ", ".join(steps)
+        """How the image gets its size."""
+        return describe_size(self.resize, self.crop_size)
 
     def describe_filter(self) -> str:
         """``bilinear`` or ``bilinear without antialiasing``."""

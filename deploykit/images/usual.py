@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from deploykit.images.sampling import FILTERS
 from deploykit.images.treatment import Triple
@@ -15,11 +15,6 @@ from deploykit.specs.preprocessing import (
     Interpolation,
     Size,
 )
-
-#: A filter, and whether it antialiases.
-Filter: TypeAlias = tuple[Interpolation, bool]
-#: A resize and a centre crop, as :class:`PixelSteps` has them.
-Fit: TypeAlias = tuple[int | Size | None, Size | None]
 
 #: Mean and standard deviation that are subtracted and divide, by where they are usual.
 NORMALISATIONS: dict[str, tuple[Triple, Triple]] = {
@@ -40,7 +35,8 @@ NORMALISATIONS: dict[str, tuple[Triple, Triple]] = {
     ),
 }
 
-FILTERS_USED: tuple[Filter, ...] = (
+#: A filter, and whether it antialiases.
+FILTERS_USED: tuple[tuple[Interpolation, bool], ...] = (
     *((name, True) for name in INTERPOLATIONS),
     *((name, False) for name in FILTERS),
 )
@@ -48,8 +44,8 @@ FILTERS_USED: tuple[Filter, ...] = (
 _RESIZE_RATIOS = (256 / 224, 1.0, 1 / 0.9, 1 / 0.95)
 
 
-def usual_sizes(size: Size) -> Iterator[Fit]:
-    """The usual ways from a photo of any shape to the network's size, the likeliest first."""
+def usual_sizes(size: Size) -> Iterator[tuple[int | Size | None, Size | None]]:
+    """The usual resizes and centre crops to the network's size, the likeliest first."""
     height, width = size
     shorter = min(size)
     yield size, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.bundle.accepted import MachineIdentity
@@ -19,8 +20,7 @@ from deploykit.runtime.opener import (
     precisions_of,
 )
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.model import PRECISIONS, Labels, Precision
-from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.model import PRECISIONS, Precision
 from deploykit.specs.session import Session
 from deploykit.system.cpu import read_cpu
 from deploykit.system.deps import RUNTIME_PACKAGES, installed_versions
@@ -29,8 +29,6 @@ from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.threads import usable_cpus
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from deploykit.inference.engines import Engine
 
 #: What makes the deploy graph of a lower precision.
@@ -128,24 +126,21 @@ def named_candidates(
             else "Leave out --runtime for whatever can run here.",
         )
     damaged: list[BundleError] = []
-    if runtime is None:
-        candidates = all_candidates(bundle, progress)
-    elif is_flavour(runtime):
-        candidates = _engine_candidates(bundle, damaged.append)
-    else:
-        candidates = _graph_candidates(bundle)
+    candidates = _graph_candidates(bundle)
+    if runtime is None or is_flavour(runtime):
+        candidates = [*_engine_candidates(bundle, damaged.append), *candidates]
     found = [
         candidate
         for candidate in candidates
         if runtime in (None, candidate.runtime)
         and (candidate.precision == precision or (precision is None and not candidate.is_hinted))
     ]
-    if found:
-        for error in damaged:
-            progress(_damage_note(error))
-        return found
-    if damaged:
+    if damaged and runtime is not None and not found:
         raise damaged[0]
+    for error in damaged:
+        progress(_damage_note(error))
+    if found:
+        return found
     if runtime is not None and is_flavour(runtime):
         kind = f"{precision} " if precision else ""
         option = f" --precision {precision}" if precision else ""
@@ -171,9 +166,11 @@ def open_candidate(
 ) -> Session:
     """Open a candidate, once its hash has been checked.
 
+    INT8 is rehearsed by running the very graph, FP16 by running it with FP32 kernels.
+
     Args:
         bundle: The bundle.
-        candidate: One of its own.
+        candidate: One of its own; or its canonical graph on a runtime.
         threads: For computing on the CPU; None for one a core.
         pipelined: Whether several batches will be under way at once, as an engine's always may.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
@@ -182,100 +179,32 @@ def open_candidate(
         UsageError: TF32 for a runtime that has none.
         BundleError: Its file is missing or changed.
         MissingError: Its runtime's package or device is not here.
-        DeploykitError: See :func:`open_bundle_graph`.
+        DeploykitError: See :func:`deploykit.runtime.opener.open_graph`.
     """
-    if tf32 and candidate.runtime != CUDA:
-        raise UsageError(f"{candidate.runtime} has no TF32.", hint=f"What has: --runtime {CUDA}")
-    if is_flavour(candidate.runtime):
+    runtime, precision = candidate.runtime, candidate.precision
+    if tf32 and runtime != CUDA:
+        raise UsageError(f"{runtime} has no TF32.", hint=f"What has: --runtime {CUDA}")
+    if is_flavour(runtime):
         from deploykit.inference.engines import named_engine, open_bundle_engine
 
         return open_bundle_engine(bundle, named_engine(bundle, candidate.file))
-    return open_bundle_graph(
-        bundle,
-        candidate.file,
-        runtime=candidate.runtime,
-        precision=candidate.precision,
-        threads=threads,
-        pipelined=pipelined,
-        tf32=tf32,
-    )
-
-
-def open_bundle_graph(
-    bundle: Bundle,
-    graph: str,
-    *,
-    runtime: str,
-    precision: Precision,
-    threads: int | None = None,
-    pipelined: bool = False,
-    tf32: bool = False,
-) -> Session:
-    """Open one of a bundle's graphs, once its hash has been checked.
-
-    INT8 is rehearsed by running the very graph, FP16 by running it with FP32 kernels.
-
-    The arguments are those of :func:`open_candidate`, with a graph of the bundle, a runtime and the
-    precision that it takes the graph for.
-
-    Raises:
-        BundleError: The file is missing or changed.
-        DependencyError: A rehearsal without onnx.
-        DeploykitError: See :func:`deploykit.runtime.opener.open_graph`.
-    """
-    manifest = bundle.manifest
-    path = bundle.checked(graph)
-    if runtime == REHEARSAL and precision == "fp16":
+    graph: Path | bytes = bundle.checked(candidate.file)
+    if isinstance(graph, Path) and (runtime, precision) == (REHEARSAL, "fp16"):
         from deploykit.graph.files import load_graph
+        from deploykit.graph.instruments import model_bytes
+        from deploykit.graph.rehearsal import rehearsal_of
 
-        return open_rehearsal(
-            load_graph(path),
-            name=graph,
-            preprocessing=manifest.preprocessing,
-            labels=manifest.labels,
-            threads=threads,
-        )
+        graph = model_bytes(rehearsal_of(load_graph(graph)))
     return open_graph(
-        path,
-        name=graph,
+        graph,
+        name=candidate.file,
         runtime=runtime,
         precision=precision,
-        preprocessing=manifest.preprocessing,
-        labels=manifest.labels,
+        preprocessing=bundle.manifest.preprocessing,
+        labels=bundle.manifest.labels,
         threads=threads,
         pipelined=pipelined,
         tf32=tf32,
-    )
-
-
-def open_rehearsal(
-    graph: ir.Model,
-    *,
-    name: str,
-    preprocessing: Preprocessing,
-    labels: Labels,
-    threads: int | None = None,
-) -> Session:
-    """Open an FP16 graph's rehearsal: FP32 kernels, each tensor rounded through FP16.
-
-    Args:
-        graph: ``deploy/fp16.onnx``.
-        name: What reports call it.
-        preprocessing: See :func:`deploykit.runtime.opener.open_graph`, as the arguments below.
-        labels: The classes' names.
-        threads: For computing; None for one a core.
-    """
-    from deploykit.graph.instruments import model_bytes
-    from deploykit.graph.rehearsal import rehearsal_of
-
-    return open_graph(
-        model_bytes(rehearsal_of(graph)),
-        name=name,
-        runtime=REHEARSAL,
-        precision="fp16",
-        preprocessing=preprocessing,
-        labels=labels,
-        threads=threads,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +68,8 @@ def engine_files(bundle: Bundle) -> set[str]:
 def engines_not_copied(bundle: Bundle) -> set[str]:
     """The engines and their passports that a copy of a bundle was made without."""
     pairs = map(_pair, bundle.manifest.engines)
-    return {
-        name
-        for pair in pairs
-        if not any((bundle.folder / each).exists() for each in pair)
-        for name in pair
-    }
+    absent = (pair for pair in pairs if not any((bundle.folder / each).exists() for each in pair))
+    return set(itertools.chain.from_iterable(absent))
 
 
 def _pair(file: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ thread keeps it busy.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -46,13 +46,13 @@ class AnsweredBatch:
         files: The files, in the order they were given.
         failures: For each file what is wrong with it, or None.
         logits: (N, K) float32, a row for each file without a failure.
-        digests: What tells the pixels of each of these; empty where nobody asked.
+        digests: See :func:`pixel_digest`, of each of these; empty where nobody asked.
     """
 
     files: tuple[ImageFile, ...]
     failures: tuple[Failure | None, ...]
     logits: Logits
-    digests: tuple[bytes, ...] = ()
+    digests: tuple[str, ...] = ()
 
 
 def shared_work(
@@ -103,67 +103,23 @@ def answer_files(
     Raises:
         UsageError: Memory does not hold the batches.
     """
-    if session.spec.concurrent:
-        return _on_host(files, preprocessing, session, batch_size, workers, clock, digested)
-    return _on_device(files, preprocessing, session, batch_size, workers, clock, digested)
 
+    def digests_of(batch: Batch) -> tuple[str, ...]:
+        return tuple(map(pixel_digest, batch.images)) if digested else ()
 
-def _on_device(
-    files: Sequence[ImageFile],
-    preprocessing: Preprocessing,
-    session: Session,
-    batch_size: int,
-    workers: int,
-    clock: StageClock,
-    digested: bool,
-) -> Generator[AnsweredBatch, None, None]:
-    # No buffer needs to be larger than what there is to read.
-    size = min(batch_size, max(1, len(files)))
-    batches = read_batches(files, preprocessing, batch_size=size, threads=workers, clock=clock)
-    started: deque[Callable[[], AnsweredBatch]] = deque()
-    for batch in batches:
-        digests = tuple(map(pixel_digest, batch.images)) if digested else ()
-        with clock.waiting("session"):
-            wait = _start(session, batch.images)
-        started.append(partial(_finish, batch, wait, digests, clock))
-        if len(started) == _IN_FLIGHT:
-            yield started.popleft()()
-    while started:
-        yield started.popleft()()
+    if not session.spec.concurrent:
+        # No buffer needs to be larger than what there is to read.
+        size = min(batch_size, max(1, len(files)))
+        batches = read_batches(files, preprocessing, batch_size=size, threads=workers, clock=clock)
+        return _on_device(batches, session, clock, digests_of)
 
-
-def _start(session: Session, images: ImageBatch) -> Callable[[], Logits]:
-    """Begin a batch, and return what waits for its logits."""
-    if len(images) and isinstance(session, PipelinedSession):
-        return partial(session.collect, session.submit(images))
-    logits = _run(session, images)
-    return lambda: logits
-
-
-def _finish(
-    batch: Batch, wait: Callable[[], Logits], digests: tuple[bytes, ...], clock: StageClock
-) -> AnsweredBatch:
-    with clock.waiting("session"):
-        return AnsweredBatch(batch.files, batch.failures, wait(), digests)
-
-
-def _on_host(
-    files: Sequence[ImageFile],
-    preprocessing: Preprocessing,
-    session: Session,
-    batch_size: int,
-    workers: int,
-    clock: StageClock,
-    digested: bool,
-) -> Generator[AnsweredBatch, None, None]:
     def group_size(left: int) -> int:
         """Batches get smaller when fewer files are left than would keep all workers busy."""
         return min(batch_size, -(-left // (2 * workers)))
 
     free: SimpleQueue[ImageBatch] = SimpleQueue()
-    buffers = allocate_buffers(min(workers, len(files)), group_size(len(files)), preprocessing)
-    for buffer in buffers:
-        free.put(buffer)
+    for each in allocate_buffers(min(workers, len(files)), group_size(len(files)), preprocessing):
+        free.put(each)
 
     def work(group: Sequence[ImageFile]) -> AnsweredBatch:
         buffer = free.get()
@@ -171,10 +127,9 @@ def _on_host(
             batch = read_batch(group, preprocessing, buffer, clock)
             with clock.computing("session"):
                 logits = _run(session, batch.images)
-            digests = tuple(map(pixel_digest, batch.images)) if digested else ()
+            return AnsweredBatch(batch.files, batch.failures, logits, digests_of(batch))
         finally:
             free.put(buffer)
-        return AnsweredBatch(batch.files, batch.failures, logits, digests)
 
     def groups() -> Iterator[Sequence[ImageFile]]:
         start = 0
@@ -185,6 +140,35 @@ def _on_host(
 
     ahead = 2 * workers
     return in_order(work, groups(), threads=workers, ahead=ahead, name="deploykit-predict")
+
+
+def _on_device(
+    batches: Iterable[Batch],
+    session: Session,
+    clock: StageClock,
+    digests_of: Callable[[Batch], tuple[str, ...]],
+) -> Generator[AnsweredBatch, None, None]:
+    started: deque[Callable[[], AnsweredBatch]] = deque()
+
+    def start(images: ImageBatch) -> Callable[[], Logits]:
+        """Begin a batch, and return what waits for its logits."""
+        if len(images) and isinstance(session, PipelinedSession):
+            return partial(session.collect, session.submit(images))
+        logits = _run(session, images)
+        return lambda: logits
+
+    def finish(batch: Batch, digests: tuple[str, ...], wait: Callable[[], Logits]) -> AnsweredBatch:
+        with clock.waiting("session"):
+            return AnsweredBatch(batch.files, batch.failures, wait(), digests)
+
+    for batch in batches:
+        digests = digests_of(batch)
+        with clock.waiting("session"):
+            started.append(partial(finish, batch, digests, start(batch.images)))
+        if len(started) == _IN_FLIGHT:
+            yield started.popleft()()
+    while started:
+        yield started.popleft()()
 
 
 def _run(session: Session, images: ImageBatch) -> Logits:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 
 from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import Bundle, require_unchanged
 from deploykit.bundle.manifest import Manifest, update_manifest
-from deploykit.errors import InputError
 from deploykit.inference.candidates import Candidate, this_machine
 from deploykit.specs.model import Precision
 from deploykit.system.progress import Note, Progress
@@ -73,15 +72,14 @@ def keep_accepted(bundle: Bundle, accepted: Accepted) -> None:
     """Put a choice into the manifest, in place of an earlier one for the same machine.
 
     Raises:
-        BundleError: The bundle's file was changed meanwhile.
-        InputError: The bundle cannot be written.
+        BundleError: The bundle's file was changed meanwhile, or the bundle cannot be written.
     """
 
     def change(manifest: Manifest) -> Manifest:
         require_unchanged(bundle, manifest, accepted.file)
         return manifest.with_accepted(accepted)
 
-    _change(bundle, change, "The choice is not kept", "Name what you chose with --runtime")
+    update_manifest(bundle.folder, change)
 
 
 def forget_accepted(bundle: Bundle) -> Accepted | None:
@@ -91,28 +89,11 @@ def forget_accepted(bundle: Bundle) -> Accepted | None:
         What was accepted; None where nothing was.
 
     Raises:
-        InputError: The bundle cannot be written.
+        BundleError: The bundle cannot be written.
     """
     machine = this_machine()
-    found = (e for e in bundle.manifest.accepted if e.machine.hardware == machine.hardware)
-    accepted = next(found, None)
-    if accepted is not None:
-        _change(
-            bundle,
-            lambda manifest: manifest.without_accepted(machine),
-            "The choice is still there",
-            "Name another --runtime",
-        )
-    return accepted
-
-
-def _change(
-    bundle: Bundle, change: Callable[[Manifest], Manifest], outcome: str, instead: str
-) -> None:
-    try:
-        update_manifest(bundle.folder, change)
-    except OSError as exc:
-        raise InputError(
-            f"{outcome}, {bundle.folder} cannot be changed: {exc.strerror or exc}.",
-            hint=f"{instead}, or make the bundle writable.",
-        ) from exc
+    for accepted in bundle.manifest.accepted:
+        if accepted.machine.hardware == machine.hardware:
+            update_manifest(bundle.folder, lambda manifest: manifest.without_accepted(machine))
+            return accepted
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,23 +66,18 @@ class AnsweredPhotos:
         return verdict
 
 
-def answered_photos(photos: Photos, reference: OpenReference, progress: Progress) -> AnsweredPhotos:
-    """Let the reference answer photos, and keep both.
-
-    Raises:
-        ImagesError: Not one of them can be read.
-        ParityError: Most of them cannot.
-    """
+def _answered(photos: Photos, reference: OpenReference, progress: Progress) -> AnsweredPhotos:
     batches, logits = [], []
     for names, images in photos:
-        if not names:
-            continue  # not one of these files could be read
-        batches.append((names, images.copy()))  # the buffer behind them is reused
-        logits.append(reference.session.run(images))
-        progress(Step("asking the reference", sum(map(len, logits)), photos.count))
+        if names:  # else not one of these files could be read
+            batches.append((names, images.copy()))  # the buffer behind them is reused
+            logits.append(reference.session.run(images))
+            progress(Step("asking the reference", sum(map(len, logits)), photos.count))
     drawn = photos.drawn()
     if reason := mostly_unreadable(photos.unreadable, drawn.images):
         raise ParityError(f"{photos.source}: {reason}.", hint=LOOK_AT_THEM)
+    if skipped := skipped_text(drawn):
+        progress(Note(f"{drawn.images} of the sampled photos are used{skipped}"))
     return AnsweredPhotos(batches, np.concatenate(logits), drawn, photos.digests)
 
 
@@ -102,19 +97,10 @@ def split_answers(
         ParityError: Most of one cannot be read.
     """
     search, proof = split
-    searched = answered_photos(search, reference, progress)
+    searched = _answered(search, reference, progress)
     proof.skip(searched.digests)
-    proven = answered_photos(proof, reference, progress)
+    proven = _answered(proof, reference, progress)
     unreadable = search.unreadable + proof.unreadable
     if unreadable:
         progress(Note(f"{unreadable} of the sampled photos are skipped, as they cannot be read"))
-    for drawn in (searched.drawn, proven.drawn):
-        if skipped := skipped_text(drawn):
-            progress(Note(f"{drawn.images} of the sampled photos are used{skipped}"))
     return searched, proven
-
-
-def flip_lines(verdict: Verdict) -> Iterable[str]:
-    """A line for each photo that changed its class."""
-    for flip in verdict.measurement.flipped:
-        yield f"{flip.path}: {flip.reference} -> {flip.candidate}, margin {flip.margin:.2e}"

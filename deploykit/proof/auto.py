@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import TypeAlias
 
-from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import Bundle
-from deploykit.bundle.manifest import SearchRecord
 from deploykit.errors import (
     DeploykitError,
     DeviceError,
@@ -127,24 +125,29 @@ def _open_auto(
     bundle: Bundle, precision: Precision | None, open_it: _Opener, progress: Progress
 ) -> Session:
     candidates = by_preference(bundle, precision, progress)
-    if precision is not None and not candidates:
-        bundle.deploy_graph(graph_precision(precision))
     accepted = accepted_here(bundle, precision, candidates, progress)
     first = None if accepted is None else candidate_of(accepted)
-    if first is not None:
-        candidates = [first, *(each for each in candidates if each != first)]
+    candidates.sort(key=lambda each: each != first)
     skipped: list[tuple[Candidate, str]] = []
     errors: list[DeploykitError] = []
     try:
         for candidate in candidates:
+            is_engine, is_accepted = is_flavour(candidate.runtime), candidate == first
             known = status(bundle, candidate)
-            session, reason = _attempt(bundle, candidate, known, accepted, open_it, errors)
-            if accepted is not None and candidate == first:
-                tell_accepted(accepted, reason, progress)
-            elif session is None and _is_missed(candidate, known):
-                skipped.append((candidate, reason))
-            if session is not None:
-                return session
+            enough = {"proven", accepted.status} if accepted and is_accepted else {"proven"}
+            found = _attempt(bundle, candidate, known, enough, open_it)
+            error = found if isinstance(found, DeploykitError) else None
+            if accepted and is_accepted:
+                tell_accepted(accepted, error.message if error else "", progress)
+            # It is told of one that somebody compared, or built as an engine.
+            elif error and (is_engine or (known.verdict and not known.verdict.is_recorded)):
+                skipped.append((candidate, error.message))
+            if not isinstance(found, DeploykitError):
+                return found
+            if isinstance(found, InputError) and (not accepted or candidate.file != accepted.file):
+                raise found  # of what was accepted it is only told: the others have their turns
+            if not isinstance(found, ParityError):
+                errors.append(found)
     finally:
         for line in by_reason(skipped):
             progress(Note(f"not taken: {line}"))
@@ -155,52 +158,33 @@ def _open_auto(
 
 
 def _attempt(
-    bundle: Bundle,
-    candidate: Candidate,
-    known: Status,
-    accepted: Accepted | None,
-    open_it: _Opener,
-    errors: list[DeploykitError],
-) -> tuple[Session | None, str]:
-    """Open a candidate, if it is proven on this very device, or accepted within its budget.
+    bundle: Bundle, candidate: Candidate, known: Status, enough: Container[str], open_it: _Opener
+) -> Session | InputError | MissingError | ParityError:
+    """Open a candidate whose status is enough, on the very device that it runs on.
 
     Args:
         bundle: The bundle.
         candidate: One of its graphs or engines.
         known: Its status on any device.
-        accepted: What the user accepted.
+        enough: The words of the statuses that are enough.
         open_it: Opens it.
-        errors: Gets the error that is raised if no other candidate can be taken.
 
     Returns:
-        The session, or the reason why there is none.
-
-    Raises:
-        InputError: It is a graph, and damaged. Of what was accepted that is only told: the other
-            candidates have their turns.
+        The session; or that it is a damaged graph, that its runtime is not here, or why else not.
     """
-    enough = {"proven"}
-    if accepted is not None and candidate == candidate_of(accepted):
-        enough.add(accepted.status)
     if known.word not in enough:
-        return None, _why_not(candidate, known)
+        return ParityError(_why_not(candidate, known))
     try:
         session = open_it(bundle, candidate)
     except MissingError as exc:
-        errors.append(exc)
-        return None, exc.message
-    except InputError as exc:
-        if is_flavour(candidate.runtime):  # a damaged engine is a reason like others
-            return None, exc.message
-        if accepted is None or candidate.file != accepted.file:
-            raise
-        errors.append(exc)
-        return None, exc.message
+        return exc
+    except InputError as exc:  # a damaged engine is a reason like others
+        return ParityError(exc.message) if is_flavour(candidate.runtime) else exc
     here = status(bundle, candidate, session.spec.device)
     if here.word in enough:
-        return session, ""
+        return session
     session.close()
-    return None, here.reason
+    return ParityError(here.reason)
 
 
 def _why_not(candidate: Candidate, known: Status) -> str:
@@ -212,15 +196,11 @@ def _why_not(candidate: Candidate, known: Status) -> str:
     return known.reason
 
 
-def _is_missed(candidate: Candidate, known: Status) -> bool:
-    """Whether it is told why one is not taken: somebody compared it, or built its engine."""
-    compared = known.verdict is not None and not known.verdict.is_recorded
-    return is_flavour(candidate.runtime) or compared
-
-
 def _nothing_proven(
     bundle: Bundle, precision: Precision | None, candidates: list[Candidate]
 ) -> ParityError:
+    if precision is not None and not candidates:
+        bundle.deploy_graph(graph_precision(precision))
     if all(candidate.runtime not in HOST_RUNTIMES for candidate in candidates):
         need_gpu()  # without one a proof would not help
     option = () if precision is None else ("--precision", precision)
@@ -333,14 +313,8 @@ def _rank(bundle: Bundle, candidate: Candidate) -> tuple[bool, int, bool]:
     if kind in ((CPU, "int8"), (OPENVINO, "int8")):
         if search is None or search.runtime != candidate.runtime:
             return True, _PREFERENCE.index(kind), False
-        if candidate.runtime == OPENVINO and _keeps_many(bundle, search):
+        kept, integers = len(bundle.manifest.kept.get("int8", ())), search.integers
+        most = kept if integers is None else _MOST_IN_FP32 * (kept + integers)
+        if candidate.runtime == OPENVINO and kept > most:
             return False, _PREFERENCE.index((OPENVINO, "bf16")), True
     return False, _PREFERENCE.index(kind), False
-
-
-def _keeps_many(bundle: Bundle, search: SearchRecord) -> bool:
-    """Whether so much of the INT8 graph for CPUs is FP32 that BF16 may be faster."""
-    if search.integers is None:
-        return False
-    kept = len(bundle.manifest.kept.get("int8", ()))
-    return kept > _MOST_IN_FP32 * (kept + search.integers)

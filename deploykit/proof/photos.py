@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,17 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.bundle.folder import GOLDEN, Bundle
-from deploykit.bundle.golden import Golden, read_golden
+from deploykit.bundle.golden import read_golden
 from deploykit.bundle.manifest import printable, recorded_path
 from deploykit.bundle.verdicts import PhotoKind, PhotoSet
 from deploykit.errors import ImagesError, UsageError
 from deploykit.images.batches import read_batches
 from deploykit.images.generated import generated_images
 from deploykit.images.preprocess import pixel_digest
-from deploykit.images.scan import ImageFile, sample_images, scan_images
+from deploykit.images.scan import ImageFile, Scan, sample_images, scan_images
 from deploykit.parity.compare import NamedBatch
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing, Size
+from deploykit.specs.session import ImageBatch
 from deploykit.system.progress import Note, Progress
 from deploykit.system.text import counted
 
@@ -33,8 +33,6 @@ LOOK_AT_THEM = (
     "Look at them with `deploykit predict`, which says what is wrong with each; or name another "
     "folder: --images DIR"
 )
-#: 48 bits: that two of a million photos share them is as likely as 1 in 500.
-_DIGEST_BYTES = 6
 
 
 class Photos:
@@ -77,7 +75,7 @@ class Photos:
             yield [names[row] for row in kept], batch
 
     def _is_wanted(self, image: npt.NDArray[np.uint8]) -> bool:
-        digest = short_digest(pixel_digest(image))
+        digest = pixel_digest(image)
         # Of golden images the answers are recorded one by one, duplicates or not.
         if digest in self._drawn and self.kind == "photos":
             self._duplicates += 1
@@ -136,11 +134,6 @@ class Photos:
         )
 
 
-def short_digest(digest: bytes) -> str:
-    """The start of the SHA-256 of an image's pixels, by which the manifest knows it."""
-    return digest[:_DIGEST_BYTES].hex()
-
-
 def nothing_readable(source: str, count: int) -> ImagesError:
     """The error to end with when not one image can be read."""
     return ImagesError(
@@ -157,38 +150,20 @@ def mostly_unreadable(unreadable: int, readable: int) -> str | None:
     return f"{unreadable} of {images} cannot be read: what is left of them stands for nothing"
 
 
-@dataclass(frozen=True)
-class PhotoFolder:
-    """A folder whose photos are listed, and not read yet.
-
-    Attributes:
-        path: The folder.
-        files: Its image files.
-    """
-
-    path: Path
-    files: tuple[ImageFile, ...]
-
-    def read(self, files: Sequence[ImageFile], preprocessing: Preprocessing) -> Photos:
-        """Read some of its files, in the given order."""
-        return _read_photos(self.path, files, preprocessing)
-
-
-def listed_photos(bundle: Bundle, images: Path | None, progress: Progress) -> PhotoFolder:
+def listed_photos(bundle: Bundle, images: Path | None, progress: Progress) -> Scan:
     """List the photos of a folder, else of the one given at export while it is there.
 
     Raises:
         UsageError: No folder is named, and the one given at export is not there.
         ImagesError: There is no image file.
     """
-    folder = images or _recorded_folder(bundle, progress)
+    folder, reason = _photo_folder(bundle, images, progress)
     if folder is None:
-        gone = _gone(bundle)
         raise UsageError(
-            f"There is no folder of photos to choose from{f': {gone}' if gone else ''}.",
+            f"There is no folder of photos to choose from: {reason}.",
             hint="Name one: --images DIR",
         )
-    return PhotoFolder(folder, scan_images(folder, bundle.manifest.labels.names).files)
+    return scan_images(folder, bundle.manifest.labels.names)
 
 
 def bundle_photos(
@@ -200,10 +175,9 @@ def bundle_photos(
         ImagesError: There is no image file.
         BundleError: The golden images are needed and damaged.
     """
-    folder = images or _recorded_folder(bundle, progress)
+    folder, reason = _photo_folder(bundle, images, progress)
     if folder is None:
-        golden = _golden_instead(bundle, progress)
-        return golden_photos(Golden(golden.images[:limit], golden.logits[:limit]))
+        return golden_photos(_golden_instead(bundle, reason, progress)[:limit])
     manifest = bundle.manifest
     return folder_photos(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
 
@@ -232,18 +206,15 @@ def split_photos(
         ImagesError: There are not two images.
         BundleError: The golden images are needed and damaged.
     """
-    folder = images or _recorded_folder(bundle, progress)
+    folder, reason = _photo_folder(bundle, images, progress)
     if folder is None:
-        golden = _golden_instead(bundle, progress)
-        if len(golden.images) < 2:
+        golden = _golden_instead(bundle, reason, progress)
+        if len(golden) < 2:
             raise ImagesError(
                 f"{GOLDEN} has one image; a search and its proof need two.",
                 hint="Give a folder of photos: --images DIR",
             )
-        return (
-            golden_photos(Golden(golden.images[0::2], golden.logits[0::2])),
-            golden_photos(Golden(golden.images[1::2], golden.logits[1::2])),
-        )
+        return golden_photos(golden[0::2]), golden_photos(golden[1::2])
     manifest = bundle.manifest
     files = scan_images(folder, manifest.labels.names).files
     if len(files) < 2:
@@ -255,35 +226,32 @@ def split_photos(
     taken = {file.name for file in first}
     others = sample_images([file for file in files if file.name not in taken], proof)
     return (
-        _read_photos(folder, first, manifest.preprocessing),
-        _read_photos(folder, others, manifest.preprocessing),
+        read_photos(folder, first, manifest.preprocessing),
+        read_photos(folder, others, manifest.preprocessing),
     )
 
 
-def _recorded_folder(bundle: Bundle, progress: Progress) -> Path | None:
-    """The folder given at export while it is there, said aloud."""
-    recorded = recorded_path(bundle.manifest.photos)
-    if recorded is not None and recorded.is_dir():
-        progress(Note(f"using the photos given at export: {recorded}"))
-        return recorded
-    return None
-
-
-def _gone(bundle: Bundle) -> str:
-    """Which folder was given at export and is there no longer; empty where none was."""
+def _photo_folder(
+    bundle: Bundle, images: Path | None, progress: Progress
+) -> tuple[Path | None, str]:
+    """The folder that is named, else the one given at export, said aloud; or why there is none."""
+    if images is not None:
+        return images, ""
     recorded = bundle.manifest.photos
     if not recorded:
-        return ""
-    if recorded_path(recorded) is None:
-        return f"{recorded}, given at export, is no full path on a disk of this machine"
-    return f"{recorded}, given at export, is not there"
+        return None, "no photos given"
+    folder = recorded_path(recorded)
+    if folder is None:
+        return None, f"{recorded}, given at export, is no full path on a disk of this machine"
+    if not folder.is_dir():
+        return None, f"{recorded}, given at export, is not there"
+    progress(Note(f"using the photos given at export: {folder}"))
+    return folder, ""
 
 
-def _golden_instead(bundle: Bundle, progress: Progress) -> Golden:
-    """The golden images where there is no folder, said aloud."""
-    why = _gone(bundle) or "no photos given"
-    progress(Note(f"{why}: using {GOLDEN}; --images DIR takes yours"))
-    return read_golden(bundle)
+def _golden_instead(bundle: Bundle, reason: str, progress: Progress) -> ImageBatch:
+    progress(Note(f"{reason}: using {GOLDEN}; --images DIR takes yours"))
+    return read_golden(bundle).images
 
 
 def folder_photos(
@@ -297,10 +265,11 @@ def folder_photos(
     files = scan_images(folder, labels.names).files
     if limit is not None and limit < len(files):
         files = tuple(sample_images(files, limit))
-    return _read_photos(folder, files, preprocessing)
+    return read_photos(folder, files, preprocessing)
 
 
-def _read_photos(folder: Path, files: Sequence[ImageFile], preprocessing: Preprocessing) -> Photos:
+def read_photos(folder: Path, files: Sequence[ImageFile], preprocessing: Preprocessing) -> Photos:
+    """Some of a folder's photos, in the given order."""
     batches = (
         ([file.name for file in batch.readable], batch.images)
         for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH)
@@ -315,7 +284,7 @@ def generated_photos(count: int, size: Size) -> Photos:
     return Photos("generated", "", count, [(names, generated_images(count, size))])
 
 
-def golden_photos(golden: Golden) -> Photos:
+def golden_photos(images: ImageBatch) -> Photos:
     """A bundle's own images."""
-    names = [f"golden {i}" for i in range(len(golden.images))]
-    return Photos("golden", "", len(names), [(names, golden.images)])
+    names = [f"golden {i}" for i in range(len(images))]
+    return Photos("golden", "", len(names), [(names, images)])

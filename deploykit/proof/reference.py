@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.manifest import recorded_path, sha256_of
 from deploykit.bundle.verdicts import ReferenceKind
 from deploykit.errors import CheckpointError, DependencyError, UsageError
-from deploykit.inference.candidates import open_bundle_graph
+from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.runtime.opener import open_module
 from deploykit.specs.model import names_user_code
 from deploykit.specs.session import Session
 from deploykit.system.progress import Note, Progress
 from deploykit.system.text import command_line
-
-if TYPE_CHECKING:
-    from torch import nn
 
 #: What to do where the reference is itself not proven.
 EXPORT_PROVES = "Export the bundle again (--overwrite): that compares it with the checkpoint."
@@ -96,7 +92,7 @@ def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress
     reason = None if request.named else module_reason(bundle)
     if reason is None:
         try:
-            return _module_reference(bundle, request)
+            return module_reference(bundle, request)
         except (DependencyError, UsageError) as exc:
             # Who named nothing has made no mistake: the manifest's architecture is not known here.
             if request.named:
@@ -150,9 +146,7 @@ def _checkpoint_reason(bundle: Bundle) -> str | None:
 
 def _graph_reference(bundle: Bundle, reason: str) -> OpenReference:
     """The canonical graph, which stands for the checkpoint as far as it was proven itself."""
-    session = open_bundle_graph(
-        bundle, CANONICAL_GRAPH, runtime="onnxruntime-cpu", precision="fp32"
-    )
+    session = open_candidate(bundle, Candidate(CANONICAL_GRAPH, "onnxruntime-cpu", "fp32"))
     spec = session.spec
     key = bundle.manifest.key_of(CANONICAL_GRAPH, spec.runtime, spec.precision, spec.device)
     known = [each for each in bundle.manifest.verdicts if each.key == key]
@@ -168,20 +162,16 @@ def _graph_reference(bundle: Bundle, reason: str) -> OpenReference:
     )
 
 
-def recorded_module(bundle: Bundle) -> nn.Module:
-    """The module that the bundle was exported from, where :func:`module_reason` has no reason.
+def module_reference(bundle: Bundle, request: ReferenceRequest) -> OpenReference:
+    """The module that is meant, with its weights.
+
+    Of one that nobody named, :func:`module_reason` must have no reason against it.
 
     Raises:
+        UsageError: A named architecture makes no sense, or pickles are trusted that nobody named.
         CheckpointError: The checkpoint cannot be used, or has other classes than the bundle.
         DependencyError: torch, or what makes the network, is not installed.
     """
-    return _loaded_module(bundle, ReferenceRequest())[0]
-
-
-def _loaded_module(
-    bundle: Bundle, request: ReferenceRequest
-) -> tuple[nn.Module, Path, str, Mapping[str, object]]:
-    """The module that is meant, its checkpoint, its architecture and that one's arguments."""
     from deploykit.models.loading import load_model
     from deploykit.models.registry import resolve_architecture
 
@@ -195,10 +185,9 @@ def _loaded_module(
     architecture = resolve_architecture(
         request.arch or recorded.name, allow_user_code=request.arch is not None
     )
-    same = architecture.name == recorded.name
     arch_args = request.arch_args
     if arch_args is None:
-        arch_args = recorded.args if same else {}
+        arch_args = recorded.args if architecture.name == recorded.name else {}
     path = request.checkpoint or recorded_checkpoint(bundle)
     if path is None:
         raise CheckpointError(
@@ -210,20 +199,15 @@ def _loaded_module(
         raise CheckpointError(
             f"{path} has {model.num_classes} classes; the bundle has {recorded.classes}."
         )
-    return model.module, path, architecture.name, arch_args
-
-
-def _module_reference(bundle: Bundle, request: ReferenceRequest) -> OpenReference:
-    manifest = bundle.manifest
-    recorded = manifest.architecture
-    module, path, architecture, arch_args = _loaded_module(bundle, request)
     # The recorded checkpoint was loaded because its hash is the recorded one.
     sha256 = sha256_of(path) if request.checkpoint else manifest.checkpoint.sha256
     return OpenReference(
-        session=open_module(module, preprocessing=manifest.preprocessing, classes=recorded.classes),
+        session=open_module(
+            model.module, preprocessing=manifest.preprocessing, classes=recorded.classes
+        ),
         kind="module",
-        description=f"torch module {architecture} from {path.name} ({sha256[:12]})",
-        is_recorded=architecture == recorded.name
+        description=f"torch module {architecture.name} from {path.name} ({sha256[:12]})",
+        is_recorded=architecture.name == recorded.name
         and sha256 == manifest.checkpoint.sha256
         and dict(arch_args) == recorded.args,
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from deploykit.bundle.folder import Bundle, require_unchanged
+from deploykit.bundle.folder import Bundle
 from deploykit.bundle.golden import read_golden
-from deploykit.bundle.manifest import Manifest, update_manifest
-from deploykit.errors import BundleError, ParityError
+from deploykit.errors import ParityError
 from deploykit.inference.engines import BUILD_AGAIN
 from deploykit.proof.photos import golden_photos
 from deploykit.proof.reference import GOLDEN_REFERENCE
-from deploykit.proof.verdict import judge_sessions, kept_verdict
+from deploykit.proof.verdict import add_verdicts, judge_sessions, kept_verdict
 from deploykit.specs.session import Session
 from deploykit.system.progress import Note, Progress
 
@@ -31,7 +30,7 @@ def self_test(
         ParityError: Its answers are not the recorded ones.
     """
     golden = read_golden(bundle)
-    photos = golden_photos(golden)
+    photos = golden_photos(golden.images)
     (verdict,) = judge_sessions(
         golden.logits,
         [session],
@@ -51,12 +50,4 @@ def self_test(
     progress(Note(f"{file} gives the recorded answers on {session.spec.device}"))
     sha256 = bundle.manifest.files[file].sha256
     kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, photos.drawn())
-
-    def change(manifest: Manifest) -> Manifest:
-        require_unchanged(bundle, manifest, file)
-        return manifest.with_verdict(kept)
-
-    try:
-        update_manifest(bundle.folder, change)
-    except (OSError, BundleError) as exc:
-        progress(Note(f"not kept, {bundle.folder} cannot be changed: {exc}"))
+    add_verdicts(bundle, [kept], progress)

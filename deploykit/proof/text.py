@@ -78,7 +78,13 @@ def flips_text(verdict: Verdict) -> list[str]:
 
 def photos_text(photos: PhotoSet) -> str:
     """``225 photos of bird_photos (3 duplicates skipped)``."""
-    return f"{_kind_text(photos)}{skipped_text(photos)}"
+    images = counted(photos.images, IMAGE_NAMES[photos.kind])
+    shown = {
+        "photos": f"{images} of {photos.source}",
+        "golden": f"the bundle's {images}",
+        "generated": f"{images}, no photos (verify again with --images)",
+    }
+    return f"{shown[photos.kind]}{skipped_text(photos)}"
 
 
 def skipped_text(photos: PhotoSet) -> str:
@@ -86,15 +92,6 @@ def skipped_text(photos: PhotoSet) -> str:
     counts = {"duplicate": photos.duplicates, "calibration image": photos.calibration}
     skipped = [counted(count, name) for name, count in counts.items() if count]
     return f" ({' and '.join(skipped)} skipped)" if skipped else ""
-
-
-def _kind_text(photos: PhotoSet) -> str:
-    images = counted(photos.images, IMAGE_NAMES[photos.kind])
-    if photos.kind == "photos":
-        return f"{images} of {photos.source}"
-    if photos.kind == "golden":
-        return f"the bundle's {images}"
-    return f"{images}, no photos (verify again with --images)"
 
 
 def verdict_value(verdict: Verdict) -> dict[str, Any]:

@@ -215,6 +215,12 @@ def keep_verdicts(
         kept = [
             each for each in kept if not each.passed or any(each.replaces(old) for old in failed)
         ]
+    if kept:
+        add_verdicts(bundle, kept, progress)
+
+
+def add_verdicts(bundle: Bundle, kept: Sequence[KeptVerdict], progress: Progress) -> None:
+    """Put verdicts into the manifest, or say why they are not kept: a bundle may be read-only."""
 
     def change(manifest: Manifest) -> Manifest:
         for each in kept:
@@ -224,15 +230,12 @@ def keep_verdicts(
                 manifest = manifest.with_verdict(each)
         return manifest
 
-    if not kept:
-        return
     try:
         update_manifest(bundle.folder, change)
-    except (OSError, BundleError) as exc:
-        # The comparison stands, whether the bundle can be written or not (a read-only mount).
+    except BundleError as exc:
         failures = any(not each.passed for each in kept)
         outcome = "an earlier proof is still there" if failures else "the proof is not kept"
-        progress(Note(f"{outcome}, {bundle.folder} cannot be changed: {exc}"))
+        progress(Note(f"{outcome}: {exc.message}"))
 
 
 def kept_verdict(

@@ -73,16 +73,22 @@ class Preprocessing(Value, frozen=True):
 
     def describe(self) -> str:
         """One line for people: ``resize 256 (shorter side), crop 224x224, bilinear, ...``."""
-        if isinstance(self.resize, int):
-            steps = [f"resize {self.resize} (shorter side)"]
-        else:
-            steps = [f"resize {format_size(self.resize)} (stretch)"]
-        if self.crop_size is not None:
-            steps.append(f"centre crop {format_size(self.crop_size)}")
         mean, std = (",".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
-        return ", ".join([*steps, self.interpolation, "RGB", f"mean {mean}", f"std {std}"])
+        size = describe_size(self.resize, self.crop_size)
+        return f"{size}, {self.interpolation}, RGB, mean {mean}, std {std}"
 
 
 def format_size(size: Size) -> str:
     """Write a size as the command line takes it: ``224x224``, height first."""
     return f"{size[0]}x{size[1]}"
+
+
+def describe_size(resize: int | Size | None, crop_size: Size | None) -> str:
+    """How an image gets its size: ``resize 256 (shorter side), centre crop 224x224``."""
+    if resize is None:
+        step = "no resize"
+    elif isinstance(resize, int):
+        step = f"resize {resize} (shorter side)"
+    else:
+        step = f"resize {format_size(resize)} (stretch)"
+    return step if crop_size is None else f"{step}, centre crop {format_size(crop_size)}"

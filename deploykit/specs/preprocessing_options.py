@@ -20,7 +20,6 @@ from deploykit.specs.value import choice
 
 #: Shorter side 256, centre crop 224: what torchvision's reference training evaluates with.
 TORCHVISION = Preprocessing(resize=256, crop_size=(224, 224), source="preset torchvision")
-PRESETS = ("tutorial", "torchvision", "timm")
 _SIZE = re.compile(r"(\d+)(?:[x,](\d+))?")
 
 
@@ -29,7 +28,7 @@ class PreprocessingOptions:
     """What the user said about preprocessing; None where nothing was said.
 
     Attributes:
-        preset: One of :data:`PRESETS`.
+        preset: ``tutorial``, ``torchvision`` or ``timm``.
         input_size: Height and width that the network takes.
         resize: The shorter side, or (height, width) to stretch to.
         crop_size: The centre crop's height and width.
@@ -63,16 +62,16 @@ def choose_preprocessing(
     Raises:
         UsageError: An unknown preset, or options that contradict each other.
     """
+    presets = {"tutorial": Preprocessing, "torchvision": lambda: TORCHVISION, "timm": timm}
     if options.preset is None:
-        base = default if default is not None else Preprocessing()
-    elif choice(options.preset, PRESETS, "preset") == "timm":
-        base = timm()
+        base = default or Preprocessing()
     else:
-        base = TORCHVISION if options.preset == "torchvision" else Preprocessing()
-    changed = _resized(base, options)
-    values = {"interpolation": options.interpolation, "mean": options.mean, "std": options.std}
+        base = presets[choice(options.preset, tuple(presets), "preset")]()
     changed = msgspec.structs.replace(
-        changed, **{name: value for name, value in values.items() if value is not None}
+        _resized(base, options),
+        interpolation=options.interpolation or base.interpolation,
+        mean=options.mean or base.mean,
+        std=options.std or base.std,
     )
     if changed == base:
         return base

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import TYPE_CHECKING, NewType, Protocol, Self, TypeAlias, runtime_checkable
+from typing import NewType, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +11,6 @@ import numpy.typing as npt
 from deploykit.specs.model import Precision
 from deploykit.specs.preprocessing import Size
 from deploykit.specs.value import Value
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 ImageBatch: TypeAlias = npt.NDArray[np.uint8]
 """(N, H, W, 3) uint8, RGB."""
@@ -90,12 +86,7 @@ class Session(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
 
 @runtime_checkable
@@ -144,10 +135,5 @@ class Closing(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

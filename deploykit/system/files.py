@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -18,7 +18,6 @@ from deploykit.errors import UsageError
 _STAGING = ".new-"
 _STAGING_LOCK = "in-use.lock"
 _PARTIAL_BYTES = 4
-_PARTIAL_ENDING = re.compile(rf"[0-9a-f]{{{2 * _PARTIAL_BYTES}}}")
 
 
 @contextlib.contextmanager
@@ -118,12 +117,10 @@ def replacing(path: Path, *, follow_link: bool = True) -> Iterator[Path]:
 def remove_partials(path: Path) -> None:
     """Remove what writers of a file that were killed have left; nobody else may be writing it."""
     path = _followed(path)
-    prefix = _partial_prefix(path)
-    for entry in path.parent.iterdir():
-        ending = entry.name.removeprefix(prefix)
-        if entry.name.startswith(prefix) and _PARTIAL_ENDING.fullmatch(ending):
-            with contextlib.suppress(OSError):
-                entry.unlink()
+    ending = "[0-9a-f]" * 2 * _PARTIAL_BYTES
+    for partial in path.parent.glob(f"{glob.escape(_partial_prefix(path))}{ending}"):
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _followed(path: Path) -> Path:

@@ -70,31 +70,23 @@ def need_gpu() -> Gpu:
     status = driver.cuInit(0)
     if status:
         raise _failure(driver, "does not start", status)
-    device, version = ctypes.c_int(), ctypes.c_int()
+    device, version, major, minor = (ctypes.c_int() for _ in range(4))
     name = ctypes.create_string_buffer(256)
+    attribute = driver.cuDeviceGetAttribute
     status = (
         driver.cuDeviceGet(ctypes.byref(device), 0)
         or driver.cuDeviceGetName(name, len(name), device)
         or driver.cuDriverGetVersion(ctypes.byref(version))
+        or attribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
+        or attribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
     )
     if status:
         raise _failure(driver, "does not tell of its GPU", status)
     return Gpu(
         name=name.value.decode(),
-        compute_capability=(
-            _attribute(driver, device, _COMPUTE_CAPABILITY_MAJOR),
-            _attribute(driver, device, _COMPUTE_CAPABILITY_MINOR),
-        ),
+        compute_capability=(major.value, minor.value),
         cuda_version=(version.value // 1000, version.value % 1000 // 10),
     )
-
-
-def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, attribute: int) -> int:
-    value = ctypes.c_int()
-    status = driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-    if status:
-        raise _failure(driver, f"does not tell of its GPU's attribute {attribute}", status)
-    return value.value
 
 
 def _failure(driver: ctypes.CDLL, what: str, status: int) -> DeviceError:

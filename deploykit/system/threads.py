@@ -22,7 +22,6 @@ _CGROUPS = Path("/sys/fs/cgroup")
 # Both hold the microseconds of CPU time in a period, and the period's, see the kernel's
 # admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst.
 _QUOTA_FILES = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
-_NO_QUOTA = ("max", "-1")
 
 
 def usable_cpus() -> int:
@@ -52,7 +51,7 @@ def _cpu_quota() -> float | None:
         for names in _QUOTA_FILES:
             with contextlib.suppress(OSError):
                 quota, period = " ".join((cgroup / name).read_text() for name in names).split()
-                if quota not in _NO_QUOTA:
+                if quota not in ("max", "-1"):  # no quota
                     quotas.append(int(quota) / int(period))
     return min(quotas, default=None)
 
@@ -116,13 +115,7 @@ Stage: TypeAlias = Literal["decode", "resize", "session", "write"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
-def worker_stages(*, concurrent: bool) -> tuple[Stage, ...]:
-    """The stages that workers share; what else there is one thread does.
-
-    Args:
-        concurrent: Whether the workers run the session themselves, see
-            :class:`deploykit.specs.session.SessionSpec`.
-    """
+def _worker_stages(*, concurrent: bool) -> tuple[Stage, ...]:
     return ("decode", "resize", "session") if concurrent else ("decode", "resize")
 
 
@@ -130,12 +123,14 @@ class StageClock:
     """Adds up how long each stage kept a CPU, or waited for a device; threads may share it.
 
     Args:
-        workers: How many threads share each stage of ``shared``.
-        shared: Those stages; each of the others has one thread.
+        workers: How many threads share decoding and resizing; each other stage has one thread.
+        concurrent: Whether the workers run the session themselves, see
+            :class:`deploykit.specs.session.SessionSpec`.
     """
 
-    def __init__(self, workers: int = 1, shared: tuple[Stage, ...] = ()) -> None:
-        self._threads: dict[Stage, int] = dict.fromkeys(STAGES, 1) | dict.fromkeys(shared, workers)
+    def __init__(self, workers: int = 1, *, concurrent: bool = False) -> None:
+        shared = _worker_stages(concurrent=concurrent)
+        self._threads = {stage: workers if stage in shared else 1 for stage in STAGES}
         self._seconds: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
         self._lock = threading.Lock()
 
@@ -183,7 +178,7 @@ def bottleneck(seconds: Mapping[Stage, float], *, concurrent: bool) -> Stage:
         Of the workers and the one thread beside them the others wait for the busier; it is that
         one's longest stage.
     """
-    workers = worker_stages(concurrent=concurrent)
+    workers = _worker_stages(concurrent=concurrent)
     beside = tuple(stage for stage in STAGES if stage not in workers)
     busier = max((workers, beside), key=lambda stages: sum(seconds[stage] for stage in stages))
     return max(busier, key=seconds.__getitem__)

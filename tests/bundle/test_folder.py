@@ -1,4 +1,3 @@
-import os
 import shutil
 
 import msgspec
@@ -121,17 +120,6 @@ def test_a_bundle_is_replaced_only_when_asked(artifacts, exported_bundle):
         assert (folder / "old").exists()
     assert names(folder) == [MANIFEST_NAME]
     assert names(artifacts) == ["first"]
-
-
-def test_what_a_killed_export_left_is_removed_a_day_later(artifacts):
-    old, young = artifacts / ".new.new-1", artifacts / ".new.new-2"
-    for folder in (old, young):
-        folder.mkdir()
-        (folder / "model.onnx").touch()
-    os.utime(old, (0, 0))
-    with pytest.raises(ZeroDivisionError), new_bundle(artifacts / "new", overwrite=False):
-        raise ZeroDivisionError
-    assert names(artifacts) == [".new.new-2", "first"]
 
 
 def test_a_file_of_a_bundle_is_no_bundle(artifacts):

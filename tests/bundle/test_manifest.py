@@ -124,6 +124,16 @@ def test_a_lock_that_is_held_is_reported(folder, monkeypatch):
         update_manifest(folder, lambda old: old)
 
 
+def test_a_bundle_that_cannot_be_written_says_so(folder, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("deploykit.bundle.manifest.write_manifest", refuse)
+    with pytest.raises(BundleError, match="cannot be changed: Permission denied") as caught:
+        update_manifest(folder, lambda old: old)
+    assert "writable" in caught.value.hint
+
+
 def test_a_file_is_recorded_with_hash_and_size(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     record = record_file(tmp_path / "file")

@@ -4,7 +4,7 @@ import msgspec
 from fake_session import FakeSession
 
 from deploykit.bundle.folder import Bundle
-from deploykit.inference.candidates import open_bundle_graph
+from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.specs.session import SessionSpec
 from deploykit.system.gpu import Gpu
 
@@ -36,8 +36,8 @@ class MadeEngines:
     """
 
     def __init__(self, bundle: Bundle, gpu: Gpu) -> None:
-        self._graph = open_bundle_graph(
-            bundle, "deploy/fp32.onnx", runtime="onnxruntime-cpu", precision="fp32"
+        self._graph = open_candidate(
+            bundle, Candidate("deploy/fp32.onnx", "onnxruntime-cpu", "fp32")
         )
         self._gpu = gpu
         self.distort = lambda logits: logits

@@ -3,7 +3,6 @@ import io
 import os
 import subprocess
 import sys
-import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -71,16 +70,10 @@ def test_pixels_are_those_of_pillow_in_every_format(tmp_path: Path, file_format:
     np.testing.assert_array_equal(decoded, as_in_training(path))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])
 def test_pixels_are_those_of_pillow_in_every_mode(tmp_path: Path, mode: str) -> None:
-    path = written(tmp_path, encoded("PNG", of_mode(mode)))
+    path = written(tmp_path, encoded("JPEG" if mode == "CMYK" else "PNG", of_mode(mode)))
     assert mode_of(path) == mode
-    np.testing.assert_array_equal(decode_rgb(path), as_in_training(path))
-
-
-def test_cmyk_is_converted_as_pillow_does(tmp_path: Path) -> None:
-    path = written(tmp_path, encoded("JPEG", of_mode("CMYK")))
-    assert mode_of(path) == "CMYK"
     np.testing.assert_array_equal(decode_rgb(path), as_in_training(path))
 
 
@@ -213,13 +206,6 @@ def test_a_folder_is_unreadable(tmp_path: Path) -> None:
     assert "was not listed" in failure.reason
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
-def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
-    path = written(tmp_path, encoded("PNG"))
-    path.chmod(0)
-    assert failure_of(path).status == "unreadable"
-
-
 def test_a_file_in_a_folder_that_may_not_be_entered_is_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,23 +293,6 @@ def test_the_first_file_of_a_rarer_format_may_come_on_two_threads_at_once(tmp_pa
     command = [sys.executable, "-c", RACE, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_decoding_on_threads_gives_the_same_pixels(tmp_path: Path) -> None:
-    path = written(tmp_path, encoded("JPEG", Image.fromarray(noise(90, 70))))
-    expected = np.asarray(decode_rgb(path))
-    results: list[np.ndarray[Any, Any]] = []
-
-    def read() -> None:
-        results.append(np.asarray(decode_rgb(path)))
-
-    threads = [threading.Thread(target=read) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 4
-    assert all(np.array_equal(result, expected) for result in results)
 
 
 @pytest.mark.parametrize(("told", "found"), [(None, 1), (1, 1), (6, 6)])

@@ -71,10 +71,16 @@ def test_repeated_names_are_refused(weights):
         choose_labels("cat,dog,cat", weights, 3)
 
 
+def test_a_file_that_powershell_wrote_is_read(tmp_path, weights):
+    path = tmp_path / "names.txt"
+    path.write_bytes("cat\r\ndog\r\n".encode("utf-16"))
+    assert choose_labels(str(path), weights, 2).names == ("cat", "dog")
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path, weights):
     path = tmp_path / "names.txt"
     path.write_bytes(b"\xff\xfe\x00caf\xe9")
-    with pytest.raises(InputError, match="cannot be read as a list"):
+    with pytest.raises(InputError, match=r"list of class names .* is not text in UTF-16"):
         choose_labels(str(path), weights, 2)
 
 

@@ -7,7 +7,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from deploykit.errors import InputError
-from deploykit.images.preprocess import OversizeError, preprocess, preprocess_into
+from deploykit.images.preprocess import OversizeError, preprocess
 from deploykit.specs.preprocessing import Interpolation, Preprocessing
 
 # Height and width: odd, even, square, thin, smaller and larger than the targets.
@@ -75,7 +75,7 @@ def test_the_filters_differ() -> None:
 def test_one_row_of_a_batch_is_written_and_no_other() -> None:
     batch = np.full((3, 8, 8, 3), 7, np.uint8)
     preprocessing = Preprocessing(resize=(8, 8))
-    preprocess_into(noise(20, 20), preprocessing, batch[1])
+    preprocess(noise(20, 20), preprocessing, batch[1])
     np.testing.assert_array_equal(batch[1], preprocess(noise(20, 20), preprocessing))
     assert (batch[[0, 2]] == 7).all()
 

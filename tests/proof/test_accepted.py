@@ -11,10 +11,9 @@ from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import SearchRecord
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
-from deploykit.errors import BundleError, InputError, ParityError
+from deploykit.errors import BundleError, ParityError
 from deploykit.inference import candidates
 from deploykit.inference.candidates import this_machine
-from deploykit.proof import accepted as accepted_choice
 from deploykit.proof.accepted import forget_accepted, keep_accepted
 from deploykit.proof.auto import open_best
 from deploykit.system.cpu import cpu_device, read_cpu
@@ -207,21 +206,6 @@ def test_without_its_proof_it_is_not_taken(accepted):
     )
 
 
-def test_proven_on_another_device_it_is_not_taken(accepted):
-    proofs = tuple(
-        msgspec.structs.replace(p, device="CPU (other)") if p.runtime == "openvino" else p
-        for p in accepted.manifest.verdicts
-    )
-    runtime, notes = chosen(edited(accepted, verdicts=proofs))
-    assert runtime == "onnxruntime-cpu"
-    assert notes == [
-        not_taken(
-            "it is proven on CPU (other), not on CPU: deploykit verify --runtime openvino "
-            "--precision fp32"
-        )
-    ]
-
-
 def test_without_its_runtime_it_is_not_taken(accepted, no_openvino):
     runtime, (note,) = chosen(accepted)  # once, though auto would have tried it as well
     assert runtime == "onnxruntime-cpu"
@@ -269,13 +253,6 @@ def test_where_nothing_else_opens_the_damage_is_the_error(accepted):
     assert any(e.message.startswith("not taken: ") for e in events)
 
 
-def test_a_damaged_graph_that_nobody_accepted_is_an_error(accepted):
-    bundle = edited(accepted, accepted=())
-    (bundle.folder / FP32).write_bytes(b"damaged")
-    with pytest.raises(BundleError, match="is not the file that was exported"):
-        open_best(bundle)
-
-
 def test_a_graph_that_was_exported_again_is_not_accepted(bundle):
     changed = edited(
         bundle, files={**bundle.manifest.files, FP32: bundle.manifest.files["model.onnx"]}
@@ -283,18 +260,6 @@ def test_a_graph_that_was_exported_again_is_not_accepted(bundle):
     assert changed.manifest.files[FP32] != bundle.manifest.files[FP32]
     with pytest.raises(BundleError, match="was changed meanwhile"):
         keep_accepted(bundle, accepted_of(bundle))
-
-
-def test_a_bundle_that_cannot_be_written_says_so(bundle, monkeypatch):
-    def refuse(*arguments):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(accepted_choice, "update_manifest", refuse)
-    with pytest.raises(
-        InputError, match=r"The choice is not kept, .*: Permission denied"
-    ) as caught:
-        keep_accepted(bundle, accepted_of(bundle))
-    assert "--runtime" in caught.value.hint
 
 
 def not_taken(reason):

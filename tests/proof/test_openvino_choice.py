@@ -111,21 +111,6 @@ def test_auto_takes_bf16_once_it_is_proven(proven_bf16, precision):
     assert (spec.runtime, spec.precision, notes) == ("openvino", "bf16", [])
 
 
-@needs_bf16
-def test_auto_takes_no_bf16_on_a_few_photos(bundle):
-    _, proven, _ = verified(bundle, precision="bf16", max_images=6)
-    spec, (note,) = chosen(proven)
-    assert spec.precision == "fp32"
-    assert "its proof is on 6 photos; below FP32 29 photos are the least" in note
-
-
-@needs_bf16
-def test_auto_takes_no_bf16_of_another_cpu(proven_bf16):
-    spec, (note,) = chosen(proven_elsewhere(proven_bf16))
-    assert spec.precision == "fp32"
-    assert note.startswith("not taken: deploy/fp32.onnx in bf16 on openvino: it is proven on")
-
-
 def test_auto_refuses_bf16_that_is_not_proven(bundle):
     with pytest.raises(ParityError, match="No graph of bundle colours is proven") as caught:
         open_best(bundle, precision="bf16")

@@ -176,15 +176,13 @@ class Treacherous(FakeSession):
 @pytest.fixture
 def verified(bundle, monkeypatch):
     """Compare the treacherous runtime on photos; gives the verdict and what it is worth then."""
-    from deploykit.inference.candidates import open_bundle_graph
+    from deploykit.inference.candidates import Candidate, open_candidate
 
-    graph = open_bundle_graph(bundle, FP32, runtime=CPU, precision="fp32")
+    graph = open_candidate(bundle, Candidate(FP32, CPU, "fp32"))
 
     def verify(folder, *, mended=False):
         session = Treacherous(graph, mended=mended)
-        monkeypatch.setattr(
-            "deploykit.inference.candidates.open_bundle_graph", lambda *a, **k: session
-        )
+        monkeypatch.setattr("deploykit.commands.verify.run.open_candidate", lambda *a, **k: session)
         request = VerifyRequest(runtime="openvino", precision="bf16", images=folder)
         (verdict,) = verify_bundle(open_bundle(bundle.folder), request).verdicts
         return verdict, status(open_bundle(bundle.folder), BF16)

@@ -35,13 +35,6 @@ def order(bundle):
     return of
 
 
-BF16, INT8_THERE, INT8_HERE = (
-    ("openvino", "bf16"),
-    ("openvino", "int8"),
-    ("onnxruntime-cpu", "int8"),
-)
-
-
 def test_int8_comes_before_bf16(order):
     assert order(kept=0, integers=131)[:2] == [INT8_THERE, BF16]
     assert order(kept=1, integers=9)[:2] == [INT8_THERE, BF16]

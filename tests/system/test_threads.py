@@ -10,7 +10,7 @@ import time
 import pytest
 
 from deploykit.system import threads
-from deploykit.system.threads import StageClock, bottleneck, in_order, usable_cpus, worker_stages
+from deploykit.system.threads import StageClock, bottleneck, in_order, usable_cpus
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_a_consumer_that_leaves_ends_the_threads():
 
 
 def test_what_workers_do_side_by_side_counts_once():
-    clock = StageClock(4, worker_stages(concurrent=False))
+    clock = StageClock(4)
     for stage in ("decode", "session", "write"):
         with clock.waiting(stage):
             time.sleep(0.02)

@@ -10,8 +10,8 @@ from deploykit.inference.candidates import (
     all_candidates,
     open_candidate,
 )
-from deploykit.proof.reference import module_reason, recorded_module
-from deploykit.runtime.opener import HOST_RUNTIMES, REHEARSAL, open_module
+from deploykit.proof.reference import ReferenceRequest, module_reason, module_reference
+from deploykit.runtime.opener import HOST_RUNTIMES, REHEARSAL
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
 from deploykit.specs.session import Session
@@ -74,9 +74,5 @@ def open_listed(bundle: Bundle, candidate: Candidate, *, pipelined: bool) -> Ses
     """
     if candidate == TORCH:
         # Never a user's own code, and no pickle that runs some: see module_reason.
-        return open_module(
-            recorded_module(bundle),
-            preprocessing=bundle.manifest.preprocessing,
-            classes=bundle.manifest.architecture.classes,
-        )
+        return module_reference(bundle, ReferenceRequest()).session
     return open_candidate(bundle, candidate, pipelined=pipelined)

@@ -37,10 +37,10 @@ from deploykit.errors import (
     UsageError,
 )
 from deploykit.images.batches import read_batches
-from deploykit.images.scan import ImageFile, sample_images
+from deploykit.images.scan import ImageFile, Scan, sample_images
 from deploykit.inference.candidates import Candidate, this_machine
 from deploykit.proof.accepted import keep_accepted
-from deploykit.proof.photos import PhotoFolder, listed_photos, nothing_readable
+from deploykit.proof.photos import listed_photos, nothing_readable
 from deploykit.proof.policy import Status, status, status_by
 from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
 from deploykit.proof.verdict import kept_verdict
@@ -142,7 +142,7 @@ def bench_bundle(
     return msgspec.structs.replace(benchmark, seconds=time.monotonic() - start)
 
 
-def _readable_sample(bundle: Bundle, folder: PhotoFolder) -> list[ImageFile]:
+def _readable_sample(bundle: Bundle, folder: Scan) -> list[ImageFile]:
     """Images, even over the classes, without those that cannot be read."""
     files = sample_images(folder.files, _SAMPLE)
     batches = read_batches(files, bundle.manifest.preprocessing, batch_size=_SAMPLE)

@@ -22,7 +22,7 @@ from deploykit.specs.model import Labels, Precision
 from deploykit.specs.prediction import Prediction, Ranked
 from deploykit.specs.session import Closing, SessionSpec
 from deploykit.system.progress import Progress, Step, silent
-from deploykit.system.threads import StageClock, worker_stages
+from deploykit.system.threads import StageClock
 
 _NOT_FINITE = ("non-finite", "the network's answer for this image is NaN or infinite")
 _DEFAULT_TOP = 5
@@ -174,8 +174,7 @@ class PredictionRun(Closing):
         self._workers, self._batch_size = shared_work(
             self._session.spec, threads=request.threads, batch_size=request.batch_size
         )
-        shared = worker_stages(concurrent=self._session.spec.concurrent)
-        self.clock = StageClock(self._workers, shared)
+        self.clock = StageClock(self._workers, concurrent=self._session.spec.concurrent)
 
     @property
     def spec(self) -> SessionSpec:

@@ -14,9 +14,8 @@ from deploykit.bundle.folder import deploy_graph
 from deploykit.commands.quantize.observe import each_switched, observed, run_switched
 from deploykit.commands.quantize.search import NodeSet, Trials
 from deploykit.commands.quantize.strategy import Group, Scheme, Strategy
-from deploykit.inference.candidates import open_rehearsal
 from deploykit.parity.ranges import FP16_MAX, MAX_ROUNDING_LOSS, RangeScan, TensorRange
-from deploykit.runtime.opener import REHEARSAL, open_probe
+from deploykit.runtime.opener import REHEARSAL, open_graph, open_probe
 from deploykit.specs.session import Logits, Session
 
 if TYPE_CHECKING:
@@ -49,10 +48,15 @@ class Fp16(Strategy):
         """Open its rehearsal."""
         del runtime  # there is one
         from deploykit.graph.files import load_graph
+        from deploykit.graph.instruments import model_bytes
+        from deploykit.graph.rehearsal import rehearsal_of
 
-        return open_rehearsal(
-            load_graph(graph) if isinstance(graph, Path) else graph,
+        model = load_graph(graph) if isinstance(graph, Path) else graph
+        return open_graph(
+            model_bytes(rehearsal_of(model)),
             name=self.scheme.graph,
+            runtime=REHEARSAL,
+            precision="fp16",
             preprocessing=self._manifest.preprocessing,
             labels=self._manifest.labels,
         )

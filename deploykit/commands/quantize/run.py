@@ -33,7 +33,7 @@ from deploykit.commands.quantize.strategy import KeptSet, Scheme, Strategy
 from deploykit.errors import BundleError, GraphError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
 from deploykit.parity.calibration import CalibrationMethod
-from deploykit.proof.answered import AnsweredPhotos, flip_lines, split_answers
+from deploykit.proof.answered import AnsweredPhotos, split_answers
 from deploykit.proof.photos import Photos, split_photos
 from deploykit.proof.policy import MIN_PHOTOS, status_of, too_few_photos
 from deploykit.proof.reference import (
@@ -42,6 +42,7 @@ from deploykit.proof.reference import (
     ReferenceRequest,
     open_reference,
 )
+from deploykit.proof.text import flips_text
 from deploykit.proof.verdict import Verdict, kept_verdict
 from deploykit.specs.model import KeptNode, Precision
 from deploykit.specs.value import Shown, choice
@@ -417,7 +418,7 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     """Why a graph or an engine failed, and which images changed their class."""
     for reason in verdict.reasons:
         yield f"{verdict.candidate.runtime}: {reason}"
-    yield from flip_lines(verdict)
+    yield from flips_text(verdict)
 
 
 def _weigh_photos(

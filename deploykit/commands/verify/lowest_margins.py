@@ -11,15 +11,15 @@ import numpy as np
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import printable
 from deploykit.images.batches import default_threads
-from deploykit.images.scan import ImageFile
-from deploykit.inference.candidates import open_bundle_graph
+from deploykit.images.scan import ImageFile, Scan
+from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.inference.pipeline import answer_files
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import measure_answers
 from deploykit.parity.measures import Array
 from deploykit.parity.measures import margins as margins_of
 from deploykit.parity.mining import MarginMining, moved_apart, population_of
-from deploykit.proof.photos import PhotoFolder, nothing_readable, short_digest
+from deploykit.proof.photos import nothing_readable
 from deploykit.proof.verdict import Verdict, judge
 from deploykit.runtime.opener import CPU
 from deploykit.specs.model import Labels
@@ -52,7 +52,7 @@ class Ranking:
 
 
 def rank_images(
-    bundle: Bundle, folder: PhotoFolder, calibration: Collection[str], progress: Progress
+    bundle: Bundle, folder: Scan, calibration: Collection[str], progress: Progress
 ) -> Ranking:
     """Rank a folder's images by the margins that the FP32 deploy graph gives them on the CPU.
 
@@ -75,7 +75,7 @@ def rank_images(
     seen = set(calibration)
     done = skipped = 0
     # One thread: the session computes in the threads that read.
-    with open_bundle_graph(bundle, graph, runtime=CPU, precision="fp32", threads=1) as session:
+    with open_candidate(bundle, Candidate(graph, CPU, "fp32"), threads=1) as session:
         batches = answer_files(
             files,
             bundle.manifest.preprocessing,
@@ -89,10 +89,10 @@ def rank_images(
             for batch in batches:
                 places = done + np.flatnonzero([failure is None for failure in batch.failures])
                 for place, logits, digest in zip(places, batch.logits, batch.digests, strict=True):
-                    if (short := short_digest(digest)) in seen:
+                    if digest in seen:
                         skipped += 1
                         continue
-                    seen.add(short)
+                    seen.add(digest)
                     margins[place] = margins_of(logits[None])[0]
                 done += len(batch.files)
                 progress(Step("ranking", done, len(files)))

@@ -20,7 +20,6 @@ from deploykit.inference.candidates import (
     by_reason,
     engine_candidate,
     named_candidates,
-    open_bundle_graph,
     open_candidate,
 )
 from deploykit.inference.engines import engine_files, named_engine
@@ -32,6 +31,7 @@ from deploykit.proof.photos import (
     golden_photos,
     listed_photos,
     mostly_unreadable,
+    read_photos,
 )
 from deploykit.proof.reference import (
     GOLDEN_REFERENCE,
@@ -107,7 +107,7 @@ def _compare(
     folder = ranking = None
     if request.budget is not None:
         folder = listed_photos(bundle, request.images, progress)
-        photos = folder.read((), preprocessing)  # chosen below
+        photos = read_photos(folder.path, (), preprocessing)  # chosen below
     else:
         photos = _photos(bundle, request, progress)
     with ExitStack() as stack:
@@ -121,7 +121,7 @@ def _compare(
         if folder is not None:
             # Not before: that may take minutes, and what cannot run here should fail at once.
             ranking = rank_images(bundle, folder, calibration, progress)
-            photos = folder.read(ranking.files[: request.budget], preprocessing)
+            photos = read_photos(folder.path, ranking.files[: request.budget], preprocessing)
         stack.callback(photos.close)
         photos.skip(frozenset() if request.self_test else calibration)
         answers = answer_images(right, candidates, photos, progress, count=photos.count)
@@ -169,7 +169,7 @@ def _compare(
 
 def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos:
     if request.self_test:
-        return golden_photos(read_golden(bundle))
+        return golden_photos(read_golden(bundle).images)
     return request.photos or bundle_photos(
         bundle, request.images, limit=request.max_images, progress=progress
     )
@@ -215,7 +215,7 @@ def _open_candidates(
         candidates = named_candidates(bundle, request.runtime, request.precision, progress)
     sessions: list[Session] = []
     if against == "module" and not named:
-        canonical = open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32")
+        canonical = open_candidate(bundle, Candidate(CANONICAL_GRAPH, CPU, "fp32"))
         sessions.append(stack.enter_context(canonical))
     opened: set[tuple[str, Precision]] = set()
     missing: dict[Candidate, MissingError] = {}

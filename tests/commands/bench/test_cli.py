@@ -18,7 +18,6 @@ from deploykit.commands.app import run
 from deploykit.commands.bench import page as page_of_bench
 from deploykit.commands.bench.results import PLAIN
 from deploykit.errors import InputError
-from deploykit.proof import accepted as accepted_choice
 
 
 @pytest.fixture
@@ -121,12 +120,12 @@ def test_accept_that_cannot_be_kept_loses_no_measurement(bench, folder, tmp_path
     def refuse(*arguments):
         raise PermissionError(30, "Read-only file system")
 
-    monkeypatch.setattr(accepted_choice, "update_manifest", refuse)
+    monkeypatch.setattr("deploykit.bundle.manifest.write_manifest", refuse)
     page = tmp_path / "bench.html"
     code, out, _ = bench("--accept", "--html", page)
     assert code == 4
     assert "recommended    onnxruntime-cpu fp32" in out
-    assert "ERROR          The choice is not kept" in out
+    assert "cannot be changed: Read-only file system" in out
     assert "Recommended: onnxruntime-cpu fp32" in page.read_text(encoding="utf-8")
     code, out, _ = bench("--accept", "--json")
     result = json.loads(out)["result"]

@@ -11,7 +11,6 @@ from deploykit.commands.bench import run as bench
 from deploykit.commands.bench.results import PLAIN
 from deploykit.commands.bench.run import accept_recommended
 from deploykit.errors import InputError, ParityError
-from deploykit.proof import verdict as verdicts
 from deploykit.proof.auto import open_best
 from deploykit.proof.policy import status
 from deploykit.runtime._onnxruntime import OnnxRuntimeSession
@@ -117,7 +116,7 @@ def test_status_a_bundle_that_cannot_be_written_is_proven_all_the_same(bundle, o
 
     only(ORT)
     bundle = canonical_alone(bundle)
-    monkeypatch.setattr(verdicts, "update_manifest", refuse)
+    monkeypatch.setattr("deploykit.bundle.manifest.write_manifest", refuse)
     found, events = benched(bundle, verify=True)
     assert found.recommended.candidate == ORT
     assert found.recommended.proof.measurement.flips == 0

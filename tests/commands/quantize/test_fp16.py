@@ -13,10 +13,12 @@ from deploykit.errors import ImagesError, ParityError
 from deploykit.graph import passes
 from deploykit.graph.files import load_graph
 from deploykit.graph.fp16 import convert_to_fp16, fp32_nodes
-from deploykit.inference.candidates import open_rehearsal
+from deploykit.graph.instruments import model_bytes
+from deploykit.graph.rehearsal import rehearsal_of
 from deploykit.proof.photos import split_photos
 from deploykit.proof.reference import ReferenceRequest, open_reference
 from deploykit.proof.verdict import judge_sessions
+from deploykit.runtime.opener import REHEARSAL, open_graph
 from deploykit.system.progress import silent
 
 FP16 = "deploy/fp16.onnx"
@@ -45,8 +47,13 @@ def rehearsed(bundle, keep, photos):
     reference = open_reference(bundle, ReferenceRequest(), silent)
     with (
         reference.session,
-        open_rehearsal(
-            graph, name=FP16, preprocessing=manifest.preprocessing, labels=manifest.labels
+        open_graph(
+            model_bytes(rehearsal_of(graph)),
+            name=FP16,
+            runtime=REHEARSAL,
+            precision="fp16",
+            preprocessing=manifest.preprocessing,
+            labels=manifest.labels,
         ) as candidate,
     ):
         (verdict,) = judge_sessions(

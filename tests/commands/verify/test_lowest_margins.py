@@ -26,17 +26,17 @@ def named(network_file):
 
 def put_candidate(monkeypatch, answer):
     """Let every graph that is opened as a candidate answer through ``answer(images, logits)``."""
-    from deploykit.inference.candidates import open_bundle_graph
+    from deploykit.inference.candidates import open_candidate
 
-    def open_wrapped(bundle, graph, *, runtime, precision, **options):
-        inner = open_bundle_graph(bundle, graph, runtime=runtime, precision=precision, **options)
+    def open_wrapped(bundle, candidate, **options):
+        inner = open_candidate(bundle, candidate, **options)
         session = FakeSession(
             lambda images: answer(images, inner.run(images)), classes=3, input_size=(16, 16)
         )
         session._spec = msgspec.structs.replace(inner.spec, concurrent=False)
         return session
 
-    monkeypatch.setattr("deploykit.inference.candidates.open_bundle_graph", open_wrapped)
+    monkeypatch.setattr("deploykit.commands.verify.run.open_candidate", open_wrapped)
 
 
 def mined(bundle, photo_folder, budget, progress=lambda event: None, **fields):

@@ -143,19 +143,15 @@ class CudaSession(FakeSession):
 @pytest.mark.parametrize("right", [False, True])
 def test_what_tf32_shows_is_neither_kept_nor_held_against_fp32(bundle, monkeypatch, tf32, right):
     """Without TF32 the same answers are a proof, or take one away."""
-    from deploykit.inference.candidates import open_bundle_graph
+    from deploykit.inference.candidates import Candidate, open_candidate
 
     key = "deploy/fp32.onnx", "onnxruntime-cuda", "NVIDIA GeForce RTX 4070"
-    graph = open_bundle_graph(
-        bundle, "deploy/fp32.onnx", runtime="onnxruntime-cpu", precision="fp32"
-    )
+    graph = open_candidate(bundle, Candidate("deploy/fp32.onnx", "onnxruntime-cpu", "fp32"))
     answers = {True: graph.run, False: lambda images: -graph.run(images)}
 
     def verify(*, right, tf32):
         session = CudaSession(answers[right], tf32=tf32)
-        monkeypatch.setattr(
-            "deploykit.inference.candidates.open_bundle_graph", lambda *a, **k: session
-        )
+        monkeypatch.setattr("deploykit.commands.verify.run.open_candidate", lambda *a, **k: session)
         request = VerifyRequest(runtime="onnxruntime-cuda", precision="fp32", tf32=tf32)
         result = verify_bundle(open_bundle(bundle.folder), request)
         assert result.passed == right

@@ -129,7 +129,7 @@ def test_a_bundle_that_cannot_be_written_is_verified_all_the_same(bundle, named,
     def read_only(*arguments):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("deploykit.proof.verdict.update_manifest", read_only)
+    monkeypatch.setattr("deploykit.bundle.manifest.write_manifest", read_only)
     notes = []
     assert verify_bundle(bundle, VerifyRequest(reference=named), notes.append).passed
     assert any("the proof is not kept" in e.message for e in notes if isinstance(e, Note))

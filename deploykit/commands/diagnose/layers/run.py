@@ -20,7 +20,7 @@ from deploykit.inference.candidates import (
     open_candidate,
 )
 from deploykit.parity.diagnosis import LayerReport
-from deploykit.proof.photos import bundle_photos, listed_photos
+from deploykit.proof.photos import bundle_photos, listed_photos, read_photos
 from deploykit.runtime.opener import CPU, CUDA, OPENVINO, REHEARSAL
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
@@ -152,7 +152,7 @@ def drawn_images(
         photos = bundle_photos(bundle, images, limit=limit, progress=progress)
     else:
         wanted = sample_with(folder.files, first, _READ_FOR_EACH * limit)
-        photos = folder.read(wanted, bundle.manifest.preprocessing)
+        photos = read_photos(folder.path, wanted, bundle.manifest.preprocessing)
     drawn = [batch.copy() for _, batch in photos]  # the buffer behind them is reused
     photos.drawn()  # refuses to go on without any
     return np.concatenate(drawn)[:limit]

@@ -30,7 +30,7 @@ from deploykit.images.labels import name_labels
 from deploykit.images.preprocess import OversizeError
 from deploykit.images.treatment import Treatment
 from deploykit.images.usual import NORMALISATIONS, usual_sizes
-from deploykit.inference.candidates import open_bundle_graph
+from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.parity.diagnosis import Finding, Options, Stage, StageReport, Variation
 from deploykit.parity.statistics import upper_bound
 from deploykit.runtime.opener import CPU
@@ -220,7 +220,7 @@ def _answers(
 ) -> dict[Treatment, Logits]:
     """(N, K) logits of the canonical graph for each treatment that every image can get."""
     answers: dict[Treatment, list[Logits]] = {each: [] for each in treatments}
-    session = open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32")
+    session = open_candidate(bundle, Candidate(CANONICAL_GRAPH, CPU, "fp32"))
     with session:
         # A canonical graph takes normalised images; the deploy graphs do not.
         network = cast("NormalisedSession", session)

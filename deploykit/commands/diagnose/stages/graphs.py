@@ -15,7 +15,6 @@ from deploykit.inference.candidates import (
     all_candidates,
     by_reason,
     named_candidates,
-    open_bundle_graph,
     open_candidate,
 )
 from deploykit.parity.compare import FIRST_BATCH_SIZES, MAX_BATCH_SIZE, OPT_BATCH_SIZE
@@ -51,14 +50,14 @@ def add_fp32_steps(
         (N, K), the FP32 deploy graph's answers one by one.
     """
     change = f"{CANONICAL_GRAPH} on {CPU} instead of the torch module"
-    with open_bundle_graph(bundle, CANONICAL_GRAPH, runtime=CPU, precision="fp32") as session:
+    with open_candidate(bundle, Candidate(CANONICAL_GRAPH, CPU, "fp32")) as session:
         canonical = since if is_reference else table.ask(session, change)
         if not is_reference:
             table.add("canonical graph", change, canonical, since=since)
         batches_pass = _add_batches(table, session, canonical)
     graph = deploy_graph("fp32")
     change = f"{graph}, which the graph passes made of {CANONICAL_GRAPH}"
-    with open_bundle_graph(bundle, graph, runtime=CPU, precision="fp32") as session:
+    with open_candidate(bundle, Candidate(graph, CPU, "fp32")) as session:
         deployed = table.ask(session, change)
         table.add("graph pass", change, deployed, since=canonical)
         if batches_pass:

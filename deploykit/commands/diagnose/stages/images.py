@@ -12,8 +12,8 @@ import numpy as np
 from deploykit.bundle.folder import Bundle
 from deploykit.errors import ImagesError
 from deploykit.images.decode import DecodeError, exif_orientation
-from deploykit.images.scan import ImageFile, class_folders, sample_images, scan_images
-from deploykit.proof.photos import PhotoFolder, listed_photos, mostly_unreadable
+from deploykit.images.scan import ImageFile, Scan, class_folders, sample_images, scan_images
+from deploykit.proof.photos import listed_photos, mostly_unreadable, read_photos
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch
 from deploykit.system.progress import Note, Progress
@@ -64,7 +64,7 @@ class StageImages:
 
 def list_images(
     bundle: Bundle, images: Path | None, progress: Progress
-) -> tuple[PhotoFolder, tuple[str, ...]]:
+) -> tuple[Scan, tuple[str, ...]]:
     """List a folder's images and the classes that it has: the labels, or as many sub-folders.
 
     A bundle may have been exported without the names, or with others.
@@ -91,12 +91,12 @@ def list_images(
         except ImagesError:  # the parts of a data set, whose images are as good without labels
             return listed, ()
         if len(classes) == len(labels):
-            return PhotoFolder(listed.path, scan_images(listed.path, classes).files), classes
+            return scan_images(listed.path, classes), classes
     return listed, ()
 
 
 def draw_images(
-    folder: PhotoFolder,
+    folder: Scan,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
     limit: int | None,
@@ -123,7 +123,7 @@ def draw_images(
     if count < len(folder.files):
         rotated = rotated[: max(1, count // _ROTATED_PART)]
     drawn = {file.name: file for file in sample_with(folder.files, [*first, *rotated], count)}
-    images = folder.read(list(drawn.values()), preprocessing)
+    images = read_photos(folder.path, list(drawn.values()), preprocessing)
     files: list[ImageFile] = []
     pixels: list[ImageBatch] = []
     for names, batch in images:

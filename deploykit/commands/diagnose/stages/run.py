@@ -20,9 +20,9 @@ from deploykit.commands.diagnose.stages.preprocessing import answer_ways, ways_f
 from deploykit.commands.diagnose.stages.table import StageTable
 from deploykit.commands.diagnose.stages.transform import load_transform, probe_transform
 from deploykit.errors import UsageError
+from deploykit.images.scan import Scan
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.diagnosis import StageReport
-from deploykit.proof.photos import PhotoFolder
 from deploykit.proof.reference import OpenReference, open_reference
 from deploykit.specs.session import NormalisedSession
 from deploykit.system.progress import Note, Progress, silent
@@ -45,7 +45,7 @@ class StagesPlan:
         candidates: The precisions and runtimes to compare.
     """
 
-    folder: PhotoFolder
+    folder: Scan
     classes: tuple[str, ...]
     transform: Transform | None
     candidates: Sequence[Candidate]

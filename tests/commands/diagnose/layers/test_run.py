@@ -20,7 +20,7 @@ from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.errors import DeviceError, UsageError
 from deploykit.graph.files import load_graph
-from deploykit.inference.candidates import open_bundle_graph
+from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.models.registry import resolve_architecture
 from deploykit.proof.reference import ReferenceRequest, open_reference
 from deploykit.runtime.opener import CPU, module_of
@@ -56,7 +56,7 @@ def canonical(bundle):
     named = ReferenceRequest(arch=bundle.manifest.architecture.name)
     with (
         open_reference(bundle, named, silent).session as reference,
-        open_bundle_graph(bundle, CANONICAL, runtime=CPU, precision="fp32") as session,
+        open_candidate(bundle, Candidate(CANONICAL, CPU, "fp32")) as session,
     ):
         opset = bundle.manifest.opset
         origin = module_origin(module_of(reference), preprocessing, "the module", opset=opset)

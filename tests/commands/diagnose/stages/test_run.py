@@ -317,17 +317,21 @@ def test_stages_openvino(diagnose):
 def test_stages_a_runtime_that_differs(diagnose, exported_bundle, photo_folder, monkeypatch):
     """Planted: what runs under OpenVINO's name gives the logits in reverse order."""
     pytest.importorskip("openvino")
-    from deploykit.inference.candidates import open_bundle_graph
+    from deploykit.inference.candidates import Candidate, open_candidate
 
-    graph = open_bundle_graph(
-        exported_bundle, "deploy/fp32.onnx", runtime="onnxruntime-cpu", precision="fp32"
+    graph = open_candidate(
+        exported_bundle, Candidate("deploy/fp32.onnx", "onnxruntime-cpu", "fp32")
     )
     reversed_logits = FakeSession(
         lambda images: graph.run(images)[:, ::-1], classes=3, input_size=(16, 16)
     )
     monkeypatch.setattr(
         "deploykit.commands.diagnose.stages.graphs.open_candidate",
-        lambda bundle, candidate: reversed_logits,
+        lambda bundle, candidate: (
+            reversed_logits
+            if candidate.runtime == "openvino"
+            else open_candidate(bundle, candidate)
+        ),
     )
     report = diagnose(runtime="openvino", images=photo_folder)
     assert (report.first.stage, report.first.change) == ("runtime", "deploy/fp32.onnx on openvino")
