@@ -227,14 +227,13 @@ def test_what_is_no_graph_is_refused_in_one_message(tmp_path, capfd, content, as
         graph = tmp_path / "graph.onnx"
         graph.write_bytes(content)
     with pytest.raises(GraphError):
-        _openvino.OpenVinoSession(
+        open_graph(
             graph,
             name="graph.onnx",
+            runtime="openvino",
             precision="fp32",
             preprocessing=PREPROCESSING,
             labels=Labels.numbered(3),
-            threads=None,
-            pipelined=False,
         )
     assert capfd.readouterr() == ("", "")
 
