@@ -210,7 +210,7 @@ _RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *ORT_ERRORS)
 
 
 class GraphProbe(Closing):
-    """An open graph with any inputs and outputs; see :func:`deploykit.runtime.opener.open_probe`."""
+    """An open graph with any inputs and outputs: see ``open_probe`` in ``opener``."""
 
     def __init__(
         self, graph: Path | bytes, threads: int | None, cuda: Precision | None = None

@@ -13,6 +13,7 @@ from runtime_graphs import ERROR_LIMIT, LABELS, open_on, random_images, relative
 from deploykit.errors import DependencyError, DeviceError, GraphError, InputError, UsageError
 from deploykit.runtime import _openvino
 from deploykit.runtime._openvino import OPENVINO_ERRORS
+from deploykit.runtime.opener import open_graph
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import PipelinedSession
