@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from deploykit.engine.flavour import make, quoting
 from deploykit.engine.passport import CURRENT, PORTABLE, parse_targets
@@ -21,9 +21,6 @@ from deploykit.specs.engine import Profile, TensorRT
 from deploykit.specs.model import TensorSpec
 from deploykit.system.files import read_file, replacing
 from deploykit.system.gpu import Gpu, need_gpu
-
-if TYPE_CHECKING:
-    pass
 
 #: Words in TensorRT's log that tell the machine's fault from the graph's.
 _DEVICE_WORDS = ("cudaerror", "cuda runtime", "cuda initialization")

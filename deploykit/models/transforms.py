@@ -98,7 +98,7 @@ def user_transform(name: str) -> Transform:
         ArchitectureError: The code fails, trains or reads data when it is imported.
         InputError: It is no transform, or fails while it makes one.
     """
-    found = user_object(name, "transform", instances=True)
+    found = user_object(name, "transform")
     transform = found.value
     if callable(transform) and _makes_a_transform(transform):
         transform = _run(transform, found)
