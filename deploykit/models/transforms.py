@@ -119,13 +119,11 @@ def _makes_a_transform(value: Callable[..., object]) -> bool:
         return True
     if not inspect.isroutine(value):
         return False
-    required = (
-        parameter
-        for parameter in inspect.signature(value).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    )
-    return next(required, None) is None
+    try:
+        inspect.signature(value).bind()
+    except TypeError:
+        return False
+    return True
 
 
 def _run(step: Callable[[], object], found: UserObject) -> object:

@@ -18,11 +18,8 @@ from deploykit.errors import DeviceError, GraphError
 from deploykit.runtime._base import PipelinedBase
 from deploykit.runtime._cuda import CapturedGraph, DeviceBuffer, Event, PinnedBuffer, Stream
 from deploykit.specs.engine import Log, Profile, TensorRT
-from deploykit.specs.model import Precision
-from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch, Logits, SessionSpec
 from deploykit.system.files import replacing
-from deploykit.system.gpu import need_gpu
 
 #: How many batches can be in flight: one on the device, one on its way.
 SLOTS = 2
@@ -48,30 +45,16 @@ class TensorRTSession(PipelinedBase["tuple[Slot, int]"]):
         self,
         tensorrt: TensorRT,
         plan: bytes,
-        *,
-        name: str,
-        precision: Precision,
+        spec: SessionSpec,
         profile: Profile,
-        preprocessing: Preprocessing,
-        classes: int,
-        cache: Path | None = None,
+        cache: Path | None,
     ) -> None:
-        super().__init__(
-            SessionSpec(
-                runtime=tensorrt.flavour,
-                graph=name,
-                precision=precision,
-                device=need_gpu().name,
-                input_size=preprocessing.input_size,
-                classes=classes,
-                largest_batch=profile.max_batch,
-            )
-        )
+        super().__init__(spec)
         self._tensorrt, self._profile = tensorrt, profile
         log, trt = tensorrt.log, tensorrt.trt
         runtime = ask(log, "starting", trt.Runtime, log)
         # Each of TensorRT's objects keeps what it was made by: the contexts will keep the engine.
-        engine: Any = ask(log, f"reading {name}", runtime.deserialize_cuda_engine, plan)
+        engine: Any = ask(log, f"reading {spec.graph}", runtime.deserialize_cuda_engine, plan)
         _check_contract(engine, self._spec, profile)
         self._contexts = Contexts(tensorrt, engine, cache)
         with contextlib.ExitStack() as resources:

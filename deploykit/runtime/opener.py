@@ -186,16 +186,16 @@ def open_engine(
             hint='Upgrade it: pip install --upgrade "cuda-bindings>=12.9.1"',
         ) from exc
 
-    return TensorRTSession(
-        tensorrt,
-        plan,
-        name=name,
+    spec = SessionSpec(
+        runtime=tensorrt.flavour,
+        graph=name,
         precision=precision,
-        profile=profile,
-        preprocessing=preprocessing,
+        device=need_gpu().name,
+        input_size=preprocessing.input_size,
         classes=len(labels),
-        cache=cache,
+        largest_batch=profile.max_batch,
     )
+    return TensorRTSession(tensorrt, plan, spec, profile, cache)
 
 
 def open_module(module: nn.Module, *, preprocessing: Preprocessing, classes: int) -> Session:

@@ -114,12 +114,8 @@ def _weights(graph: ir.Graph) -> Counter[str]:
     counts: Counter[str] = Counter()
     for value in graph.initializers.values():
         if value.const_value is not None:
-            counts[value.const_value.dtype.name.lower()] += value.const_value.size
-    return Counter({_NUMPY_NAMES.get(name, name): count for name, count in counts.items()})
-
-
-#: What ONNX calls otherwise than everybody else.
-_NUMPY_NAMES = {"float": "float32", "double": "float64"}
+            counts[value.const_value.dtype.numpy().name] += value.const_value.size
+    return counts
 
 
 def _precision(operators: Counter[str], weights: Counter[str]) -> str:
