@@ -5,7 +5,7 @@ DequantizeLinear stand there, and runtimes compute with integers between two suc
 Runtime's own quantizer is not used. It rounds whatever a neighbour asks for, so that a node which
 it is told to leave out gets rounded inputs all the same; it takes Relus out, and calls what a Conv
 gives by the Relu's name, so that no layer can be compared; and its histograms hold every tensor of
-every photo in memory at once.
+every image in memory at once.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Architecture:
         accepted: The keywords that it takes; None when it takes any.
         reserved: Keywords that are not the user's to give, whatever ``accepted`` says.
         required: The keywords that it cannot do without, the number of classes apart.
-        preprocessing: What its training did to the photos; None where the caller's preset holds.
+        preprocessing: What its training did to the images; None where the caller's preset holds.
         training_only: Prefixes of weights that a checkpoint may have and that eval does not use.
         undecided: Arguments that change the answers without a trace in the weights, and what the
             user should know about each.
@@ -330,7 +330,7 @@ def _value(text: str) -> object:
 
 
 def timm_preprocessing(architecture: Architecture) -> Preprocessing:
-    """What timm's evaluation transform does to a photo for one of its networks.
+    """What timm's evaluation transform does to an image for one of its networks.
 
     Source: ``timm.data.transforms_factory.transforms_imagenet_eval``, which resizes by the crop
     fraction, rounded down, and then crops the centre.
