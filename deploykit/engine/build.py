@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from deploykit.engine.flavour import make, quoting
 from deploykit.engine.passport import CURRENT, PORTABLE, parse_targets
@@ -21,9 +21,6 @@ from deploykit.specs.engine import Profile, TensorRT
 from deploykit.specs.model import TensorSpec
 from deploykit.system.files import read_file, replacing
 from deploykit.system.gpu import Gpu, need_gpu
-
-if TYPE_CHECKING:
-    pass
 
 #: Words in TensorRT's log that tell the machine's fault from the graph's.
 _DEVICE_WORDS = ("cudaerror", "cuda runtime", "cuda initialization")
@@ -102,8 +99,7 @@ def engine_from_onnx(
     network = network_from_onnx(tensorrt, builder, data, name=graph.name)
     inputs = tuple(_spec(network.get_input(index)) for index in range(network.num_inputs))
     outputs = tuple(_spec(network.get_output(index)) for index in range(network.num_outputs))
-    config = _configure(tensorrt, builder, targets, workspace_bytes)
-    add_profile(tensorrt, builder, config, inputs, profile)
+    config = _configure(tensorrt, builder, targets, workspace_bytes, inputs, profile)
     if tensorrt.flavour == "tensorrt_rtx":
         timing_cache = None
     if timing_cache is not None:
@@ -145,9 +141,14 @@ def current_gpu() -> Gpu:
 
 
 def _configure(
-    tensorrt: TensorRT, builder: Any, targets: tuple[str, ...], workspace_bytes: int | None
+    tensorrt: TensorRT,
+    builder: Any,
+    targets: tuple[str, ...],
+    workspace_bytes: int | None,
+    inputs: tuple[TensorSpec, ...],
+    profile: Profile,
 ) -> Any:
-    """Everything about the build but its batch sizes."""
+    """Everything about the build but its graph."""
     trt = tensorrt.trt
     config = make(tensorrt, "configuration", builder.create_builder_config)
     # What stays in FP32 does so for its accuracy, and was proven in FP32: TF32 has the mantissa of
@@ -168,6 +169,16 @@ def _configure(
                         quoting(built, lines),
                         hint='Update it: pip install --upgrade "deploykit[rtx]"',
                     )
+    batches = (profile.min_batch, profile.opt_batch, profile.max_batch)
+    optimization = make(tensorrt, "profile", builder.create_optimization_profile)
+    with tensorrt.log.capture() as lines:
+        for spec in inputs:
+            optimization.set_shape(spec.name, *((batch, *spec.shape[1:]) for batch in batches))
+        if config.add_optimization_profile(optimization) < 0:
+            raise GraphError(
+                quoting(f"TensorRT rejects the batch sizes {batches}", lines),
+                hint="Set others with --min-batch, --opt-batch and --max-batch.",
+            )
     return config
 
 
@@ -227,18 +238,8 @@ def _failure(graph: Path, lines: Sequence[str], workspace_bytes: int | None) -> 
     )
 
 
-_BATCH = "N"
-#: NumPy's name of each of TensorRT's ``DataType``, where NumPy or ml_dtypes has one.
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-}
+#: NumPy's names of the types that deploy graphs take and give.
+_DTYPES = {"UINT8": "uint8", "FLOAT": "float32"}
 _SHOWN_ERRORS = 5
 
 
@@ -293,7 +294,7 @@ def _spec(tensor: Any) -> TensorSpec:
     """The spec of an input or output.
 
     Raises:
-        GraphError: Its batch is not dynamic, another dimension is, or NumPy lacks its type.
+        GraphError: Its batch is not dynamic, another dimension is, or its type is another.
     """
     shape = tuple(tensor.shape)
     if not shape or shape[0] != -1 or min(shape[1:], default=1) < 1:
@@ -305,39 +306,11 @@ def _spec(tensor: Any) -> TensorSpec:
     dtype = _DTYPES.get(tensor.dtype.name)
     if dtype is None:
         raise GraphError(
-            f"{tensor.name} is {tensor.dtype.name}, which NumPy has no type for.",
-            hint="Export the bundle again: its graphs take bytes and give FP32.",
+            f"{tensor.name} is {tensor.dtype.name}: an engine takes bytes and gives FP32.",
+            hint="Export the bundle again: its graphs are like that.",
         )
-    batch = tensor.get_dimension_name(0) or _BATCH
+    batch = tensor.get_dimension_name(0) or "N"
     return TensorSpec(name=tensor.name, dtype=dtype, shape=(batch, *shape[1:]))
-
-
-def add_profile(
-    tensorrt: TensorRT,
-    builder: Any,
-    config: Any,
-    inputs: tuple[TensorSpec, ...],
-    profile: Profile,
-) -> None:
-    """Give the configuration its one optimization profile: batch sizes for every input.
-
-    The names and shapes are the network's own, and a :class:`~deploykit.specs.engine.Profile` is in
-    order by construction: what TensorRT would accept here and fail at later cannot happen.
-
-    Raises:
-        GraphError: TensorRT rejects the profile all the same.
-        DeviceError: TensorRT makes no profile at all.
-    """
-    batches = (profile.min_batch, profile.opt_batch, profile.max_batch)
-    optimization = make(tensorrt, "profile", builder.create_optimization_profile)
-    with tensorrt.log.capture() as lines:
-        for spec in inputs:
-            optimization.set_shape(spec.name, *((batch, *spec.shape[1:]) for batch in batches))
-        if config.add_optimization_profile(optimization) < 0:
-            raise GraphError(
-                quoting(f"TensorRT rejects the batch sizes {batches}", lines),
-                hint="Set others with --min-batch, --opt-batch and --max-batch.",
-            )
 
 
 _Result = TypeVar("_Result")

@@ -7,14 +7,11 @@ import functools
 import importlib.util
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deploykit.errors import DependencyError, DeviceError
 from deploykit.specs.engine import FLAVOURS, Flavour, Log, TensorRT
 from deploykit.system.deps import EXTRAS, need
-
-if TYPE_CHECKING:
-    pass
 
 #: TensorRT repeats itself for every tactic it skips; what went wrong is said last.
 _KEPT_LINES = 40

@@ -78,7 +78,7 @@ def parse_targets(texts: Sequence[str], flavour: Flavour = "tensorrt_rtx") -> tu
     return targets or ((CURRENT,) if flavour == "tensorrt" else (PORTABLE,))
 
 
-def runs_on(targets: tuple[str, ...], gpu: Gpu) -> bool:
+def _runs_on(targets: tuple[str, ...], gpu: Gpu) -> bool:
     """Whether an engine of TensorRT for RTX may run on a GPU.
 
     Args:
@@ -187,7 +187,6 @@ class Passport(Value, frozen=True):
         kept: The nodes that stay in FP32 in that graph.
         deploy_graph: That graph, relative to the bundle.
         deploy_graph_sha256: Of it when the engine was built.
-        engine: The engine's file name.
         engine_sha256: In lowercase hex.
         engine_bytes: Its size.
         build_seconds: How long the build took.
@@ -209,7 +208,6 @@ class Passport(Value, frozen=True):
     kept: tuple[KeptNode, ...]
     deploy_graph: str
     deploy_graph_sha256: str
-    engine: str
     engine_sha256: str
     engine_bytes: int
     build_seconds: float
@@ -219,6 +217,23 @@ class Passport(Value, frozen=True):
     def __post_init__(self) -> None:
         if (self.gpu is None) == (self.targets == (CURRENT,)):
             raise ValueError(f"targets {self.targets} do not go with GPU {self.gpu}")
+
+    @property
+    def engine(self) -> str:
+        """The engine's file name, ``tensorrt_rtx-1.7.1-sm86+sm89-fp16-b1-8-32.engine``.
+
+        An engine that was built on a GPU and for it is named after that GPU:
+        ``tensorrt-11.4.0-nvidia-geforce-rtx-4070-sm89-fp16-b1-8-32.engine``. A limit to its
+        workspace comes last: ``...-b1-8-32-ws512MiB.engine``.
+        """
+        device = "+".join(self.compute_capabilities)
+        if self.gpu is not None:
+            model = re.sub("[^a-z0-9]+", "-", self.gpu.name.lower()).strip("-")
+            device = f"{model}-{device}"
+        release = ".".join(self.version.split(".")[:3])
+        batches = f"b{self.profile.min_batch}-{self.profile.opt_batch}-{self.profile.max_batch}"
+        limit = "" if self.workspace_bytes is None else f"-ws{_binary(self.workspace_bytes)}"
+        return f"{self.flavour}-{release}-{device}-{self.precision}-{batches}{limit}.engine"
 
     @property
     def needs(self) -> str:
@@ -233,31 +248,6 @@ class Passport(Value, frozen=True):
     def compute_capabilities(self) -> tuple[str, ...]:
         """The targets, ``current`` resolved: ``sm86``, ``sm89``, or ``portable``."""
         return self.targets if self.gpu is None else (_sm(self.gpu.compute_capability),)
-
-
-def engine_name(
-    *,
-    flavour: Flavour,
-    version: str,
-    targets: tuple[str, ...],
-    gpu: Gpu | None,
-    precision: Precision,
-    profile: Profile,
-    workspace_bytes: int | None,
-) -> str:
-    """The file name of an engine, ``tensorrt_rtx-1.7.1-sm86+sm89-fp16-b1-8-32.engine``.
-
-    An engine that was built on a GPU and for it is named after that GPU:
-    ``tensorrt-11.4.0-nvidia-geforce-rtx-4070-sm89-fp16-b1-8-32.engine``. A limit to its workspace
-    comes last: ``...-b1-8-32-ws512MiB.engine``.
-    """
-    device = "+".join(targets)
-    if gpu is not None:
-        device = f"{re.sub('[^a-z0-9]+', '-', gpu.name.lower()).strip('-')}-{gpu.target}"
-    release = ".".join(version.split(".")[:3])
-    batches = f"b{profile.min_batch}-{profile.opt_batch}-{profile.max_batch}"
-    limit = "" if workspace_bytes is None else f"-ws{_binary(workspace_bytes)}"
-    return f"{flavour}-{release}-{device}-{precision}-{batches}{limit}.engine"
 
 
 def passport_path(engine: Path) -> Path:
@@ -331,26 +321,22 @@ def reason(passport: Passport, *, tensorrt_version: str, gpu: Gpu) -> Reason | N
     elif (
         passport.gpu != BuiltOn(name=gpu.name, compute_capability=gpu.compute_capability)
         if passport.flavour == "tensorrt"
-        else not runs_on(passport.compute_capabilities, gpu)
+        else not _runs_on(passport.compute_capabilities, gpu)
     ):
         misfit = f"was built for {passport.needs}; this machine has {gpu.name} ({gpu.target})"
     else:
         return None
     target = gpu.target if gpu.target in COMPUTE_CAPABILITIES else PORTABLE
     return Reason(
-        f"{passport.engine} {misfit}.", hint=f"Build one: {_build_command(passport, (target,))}"
+        f"{passport.engine} {misfit}.", hint=f"Build one: {how_to_build_again(passport, target)}"
     )
 
 
-def how_to_build_again(passport: Passport) -> str:
-    """The command that builds an engine like this one from the graph as it is now."""
-    return _build_command(passport, passport.targets)
-
-
-def _build_command(passport: Passport, targets: tuple[str, ...]) -> str:
+def how_to_build_again(passport: Passport, *targets: str) -> str:
+    """The command that builds an engine like this one, for the same targets or for others."""
     words = ["deploykit", "build-trt", "--flavour", passport.flavour]
     if passport.flavour == "tensorrt_rtx":
-        for target in targets:
+        for target in targets or passport.targets:
             words += ("--target", target)
     words += ("--precision", passport.precision)
     default = Profile()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import onnx_ir as ir
 
 from deploykit.errors import GraphError
 from deploykit.graph.optimise import DEPLOY_RULES
-from deploykit.graph.passes import MODULE_PATH, SCOPE, Pass
+from deploykit.graph.passes import MODULE_PATH, SCOPE, Pass, apply
 from deploykit.graph.values import named_node, new_constant
 from deploykit.specs.preprocessing import Preprocessing
 
@@ -18,31 +16,9 @@ DEPLOY_INPUT = "images"
 NORMALISED = f"{SCOPE}/Add"
 
 
-class NamedPass(NamedTuple):
-    """A pass that a report can name.
-
-    Attributes:
-        name: What it does, in words.
-        run: The pass.
-    """
-
-    name: str
-    run: Pass
-
-
-def deploy_passes(preprocessing: Preprocessing) -> tuple[NamedPass, ...]:
-    """The passes for a bundle with this preprocessing, in their order."""
-    return (
-        *(NamedPass(rule.__name__.replace("_", " "), rule) for rule in DEPLOY_RULES),
-        NamedPass("normalisation inside the graph", fuse_preprocessing(preprocessing)),
-    )
-
-
 def apply_deploy_passes(canonical: ir.Model, preprocessing: Preprocessing) -> ir.Model:
     """Make the FP32 deploy graph of a canonical graph, which is changed."""
-    for each in deploy_passes(preprocessing):
-        canonical, _ = each.run(canonical)
-    return canonical
+    return apply(canonical, (*DEPLOY_RULES, fuse_preprocessing(preprocessing)))
 
 
 def fuse_preprocessing(preprocessing: Preprocessing) -> Pass:
@@ -64,27 +40,21 @@ def fuse_preprocessing(preprocessing: Preprocessing) -> Pass:
                 f"The graph's input {old.name} has shape {old.shape}, not [N, 3, H, W]."
             )
         batch, _, height, width = old.shape
-        images = ir.Value(
-            name=DEPLOY_INPUT,
-            shape=ir.Shape([batch, height, width, 3]),
-            type=ir.TensorType(ir.DataType.UINT8),
-        )
+        shape = ir.Shape([batch, height, width, 3])
+        images = ir.val(DEPLOY_INPUT, ir.DataType.UINT8, shape)
         factor, offset = (
             new_constant(graph, f"{SCOPE}.{name}", values.astype(np.float32).reshape(1, 3, 1, 1))
             for name, values in (("factor", 1 / (255 * std)), ("offset", -mean / std))
         )
         # (N, H, W, 3) uint8 => float32 => (N, 3, H, W)
-        cast = named_node("Cast", [images], f"{SCOPE}/Cast", {"to": ir.DataType.FLOAT})
-        order = {"perm": [0, 3, 1, 2]}
-        transpose = named_node("Transpose", cast.outputs, f"{SCOPE}/Transpose", order)
-        multiply = named_node("Mul", [*transpose.outputs, factor], f"{SCOPE}/Mul")
-        add = named_node("Add", [*multiply.outputs, offset], NORMALISED)
+        fp32, order = ir.DataType.FLOAT, {"perm": [0, 3, 1, 2]}
+        cast = named_node("Cast", [images], f"{SCOPE}/Cast", {"to": fp32}, like=images, dtype=fp32)
+        transpose = named_node("Transpose", cast.outputs, f"{SCOPE}/Transpose", order, like=old)
+        multiply = named_node("Mul", [*transpose.outputs, factor], f"{SCOPE}/Mul", like=old)
+        add = named_node("Add", [*multiply.outputs, offset], NORMALISED, like=old)
         nodes = [cast, transpose, multiply, add]
         for node in nodes:
             node.metadata_props[MODULE_PATH] = SCOPE
-            node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-            node.outputs[0].shape = ir.Shape([batch, 3, height, width])
-        cast.outputs[0].shape = images.shape
         old.replace_all_uses_with(add.outputs[0])
         graph.inputs[0] = images
         graph.insert_before(graph[0], nodes)

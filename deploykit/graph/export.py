@@ -47,7 +47,7 @@ def onnx_from_module(module: nn.Module, input_size: Size, *, opset: int | None =
     if opset is not None and opset not in OPSETS:
         raise UsageError(f"Opset {opset} is not supported; {OPSETS[0]} to {OPSETS[-1]} are.")
     with _exporting():
-        model, _ = simplify(_program(module, input_size, opset).model)
+        model = simplify(_program(module, input_size, opset).model)
     weights = (value.const_value for value in model.graph.initializers.values())
     size = sum(weight.nbytes for weight in weights if weight is not None)
     if size > MAX_GRAPH_BYTES:

@@ -40,22 +40,20 @@ def load_graph(path: Path) -> ir.Model:
 
 
 def tensor_specs(model: ir.Model) -> tuple[TensorSpec, TensorSpec]:
-    """The specs of a graph's one input and one output.
-
-    Raises:
-        GraphError: One of them has no type or no shape.
-    """
+    """The specs of a graph's one input and one output."""
     (source,), (sink,) = model.graph.inputs, model.graph.outputs
-    return _spec(source), _spec(sink)
+    return tensor_spec(source), tensor_spec(sink)
+
+
+def tensor_spec(value: ir.Value) -> TensorSpec:
+    """An input's or output's name, type and shape; ``?`` stands for what a graph leaves open."""
+    dtype = "?" if value.dtype is None else value.dtype.numpy().name
+    shape: tuple[int | str, ...] = ("?",)
+    if value.shape is not None:
+        shape = tuple(d if isinstance(d, int) else str(d.value or "?") for d in value.shape)
+    return TensorSpec(name=value.name or "", dtype=dtype, shape=shape)
 
 
 def opset_of(model: ir.Model) -> int:
     """The version of the ONNX operator set that a graph uses."""
     return model.opset_imports[""]
-
-
-def _spec(value: ir.Value) -> TensorSpec:
-    if value.name is None or value.dtype is None or value.shape is None:
-        raise GraphError(f"The exporter gave {value.name} no type or no shape: {value}.")
-    shape = tuple(d if isinstance(d, int) else str(d) for d in value.shape)
-    return TensorSpec(name=value.name, dtype=value.dtype.numpy().name, shape=shape)

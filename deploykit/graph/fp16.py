@@ -15,13 +15,15 @@ import onnx
 import onnx_ir as ir
 
 from deploykit.errors import GraphError
-from deploykit.graph.passes import MODULE_PATH, Pass
+from deploykit.graph.passes import Pass
 from deploykit.graph.values import (
     PASS_THROUGH,
     all_values,
     check_node_names,
     computes,
     in_preprocessing,
+    insert_behind,
+    named_node,
     working_copy,
 )
 
@@ -212,16 +214,10 @@ def _cast(graph: ir.Graph, value: ir.Value, readers: Sequence[ir.Node]) -> ir.Va
     dtype, suffix = (_FP16, "fp16") if value.dtype == _FP32 else (_FP32, "fp32")
     producer = value.producer()
     served = next(iter(readers), producer) if dtype == _FP32 else producer or readers[0]
-    cast = ir.node("Cast", [value], {"to": dtype}, name=f"{value.name}/{suffix}")
-    if served is not None and MODULE_PATH in served.metadata_props:
-        cast.metadata_props[MODULE_PATH] = served.metadata_props[MODULE_PATH]
-    (output,) = cast.outputs
-    output.name, output.type, output.shape = cast.name, ir.TensorType(dtype), value.shape
-    if producer is None:
-        graph.insert_before(graph[0], cast)
-    else:
-        graph.insert_after(producer, cast)
-    return output
+    name = f"{value.name}/{suffix}"
+    cast = named_node("Cast", [value], name, {"to": dtype}, like=value, dtype=dtype, of=served)
+    insert_behind(graph, value, [cast])
+    return cast.outputs[0]
 
 
 def _hand_out(graph: ir.Graph, value: ir.Value, cast: ir.Value) -> None:

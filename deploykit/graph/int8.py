@@ -5,7 +5,7 @@ DequantizeLinear stand there, and runtimes compute with integers between two suc
 Runtime's own quantizer is not used. It rounds whatever a neighbour asks for, so that a node which
 it is told to leave out gets rounded inputs all the same; it takes Relus out, and calls what a Conv
 gives by the Relu's name, so that no layer can be compared; and its histograms hold every tensor of
-every photo in memory at once.
+every image in memory at once.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from deploykit.errors import GraphError
-from deploykit.graph.passes import MODULE_PATH, Pass
+from deploykit.graph.passes import Pass
 from deploykit.graph.values import (
     Switches,
     check_node_names,
     constant_of,
     in_preprocessing,
+    insert_behind,
     named_node,
     new_constant,
     working_copy,
@@ -77,12 +78,13 @@ def convert_to_int8(
         converted = working_copy(model)
         graph = converted.graph
         taken = {node: _activations(node, joins) for node in graph if node.name not in keep}
-        pairs = Pairs(graph, ranges, symmetric=symmetric)
+        tensors = dict.fromkeys(each for inputs in taken.values() for each in inputs)
         exact = _spared(graph, taken, keep, joins)
-        for tensor in dict.fromkeys(each for tensors in taken.values() for each in tensors):
-            _insert(graph, tensor, pairs.rounding(tensor), exact)
-        for node, tensors in taken.items():
-            if tensors and node.op_type not in _CARRIERS:
+        roundings = _roundings(graph, tensors, ranges, symmetric=symmetric)
+        for tensor, rounding in roundings.items():
+            _insert(graph, tensor, rounding, exact)
+        for node, inputs in taken.items():
+            if inputs and node.op_type not in _CARRIERS:
                 _quantize_weight(node, with_bias=not symmetric)
         common.RemoveUnusedNodesPass()(converted)
         return converted, True
@@ -119,9 +121,9 @@ def switchable_int8(
     tensors = list(dict.fromkeys(each for tensors in taken.values() for each in tensors))
     exact = _spared(copy.graph, taken, frozenset(), joins)
     switches = Switches(copy.graph, tensors)
-    pairs = Pairs(copy.graph, ranges, symmetric=symmetric)
-    for tensor in tensors:
-        _insert(copy.graph, tensor, switches.chosen(tensor, pairs.rounding(tensor)), exact)
+    roundings = _roundings(copy.graph, tensors, ranges, symmetric=symmetric)
+    for tensor, rounding in roundings.items():
+        _insert(copy.graph, tensor, switches.chosen(tensor, rounding), exact)
     return copy, tuple(tensor.name or "" for tensor in tensors)
 
 
@@ -193,11 +195,7 @@ def _insert(
     for node, index in tensor.uses():
         if node not in rounding and node not in exact:
             node.replace_input_with(index, rounding[-1].outputs[0])
-    producer = tensor.producer()
-    if producer is None:
-        graph.insert_before(graph[0], rounding)
-    else:
-        graph.insert_after(producer, rounding)
+    insert_behind(graph, tensor, rounding)
 
 
 def _quantize_weight(node: ir.Node, *, with_bias: bool) -> None:
@@ -261,66 +259,60 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 _LEVELS = 255
 
 
-class Pairs:
-    """Makes the pairs that round a graph's tensors.
+def _roundings(
+    graph: ir.Graph,
+    tensors: Collection[ir.Value],
+    ranges: Mapping[str, tuple[float, float]],
+    *,
+    symmetric: bool,
+) -> dict[ir.Value, list[ir.Node]]:
+    """The pairs that round a graph's tensors, not in the graph yet.
 
     Args:
-        graph: The graph, which gets their scales and zero points.
+        graph: The graph, which gets their scales and zero points. No pair is in it yet.
+        tensors: What is rounded.
         ranges: By the name of each tensor its lowest and its highest value.
         symmetric: Whether tensors become int8 around 0; else uint8 with a zero point.
+
+    Raises:
+        GraphError: The range of a tensor is not known.
     """
-
-    def __init__(
-        self, graph: ir.Graph, ranges: Mapping[str, tuple[float, float]], *, symmetric: bool
-    ) -> None:
-        self._graph = graph
-        self._ranges = ranges
-        self._symmetric = symmetric
-
-    def rounding(self, tensor: ir.Value) -> list[ir.Node]:
-        """The pair that rounds a tensor, not in the graph yet.
-
-        Raises:
-            GraphError: The tensor's range is not known.
-        """
-        scale, zero = self._scale(tensor)
+    pairs = {}
+    for tensor in tensors:
+        low, high = _range(tensor, ranges)
+        step = _step(max(-low, high), LARGEST) if symmetric else _step(high - low, _LEVELS)
+        zero = np.array(0, np.int8) if symmetric else np.array(round(-low / step), np.uint8)
         inputs = [
-            new_constant(self._graph, f"{tensor.name}/scale", scale),
-            new_constant(self._graph, f"{tensor.name}/zero_point", zero),
+            new_constant(graph, f"{tensor.name}/scale", np.array(step, np.float32)),
+            new_constant(graph, f"{tensor.name}/zero_point", zero),
         ]
-        quantize = named_node("QuantizeLinear", [tensor, *inputs], f"{tensor.name}/quantized")
-        integers = quantize.outputs[0]
-        integers.type = ir.TensorType(ir.DataType.from_numpy(zero.dtype))
-        integers.shape = tensor.shape
-        pair = [quantize, _dequantized([integers, *inputs], f"{tensor.name}/dequantized", None)]
-        pair[1].outputs[0].shape = tensor.shape
-        if (producer := tensor.producer()) is not None:
-            _copy_module(producer, *pair)
-        return pair
+        quantize = named_node(
+            "QuantizeLinear",
+            [tensor, *inputs],
+            f"{tensor.name}/quantized",
+            like=tensor,
+            dtype=ir.DataType.from_numpy(zero.dtype),
+            of=tensor.producer(),
+        )
+        integers, name = quantize.outputs[0], f"{tensor.name}/dequantized"
+        pairs[tensor] = [quantize, _dequantize([integers, *inputs], name, of=tensor.producer())]
+    return pairs
 
-    def _scale(self, tensor: ir.Value) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.generic]]:
-        """A tensor's step, and the integer that stands for 0: scalars."""
-        low, high = self._range(tensor)
-        if self._symmetric:
-            step = _step(max(-low, high), LARGEST)
-            return np.array(step, np.float32), np.array(0, np.int8)
-        step = _step(high - low, _LEVELS)
-        return np.array(step, np.float32), np.array(round(-low / step), np.uint8)
 
-    def _range(self, tensor: ir.Value) -> tuple[float, float]:
-        """A tensor's range; what a MaxPool gives has its input's, so that integers pass through."""
-        producer = tensor.producer()
-        if producer is not None and producer.op_type == "MaxPool":
-            source = _before_pair(producer.inputs[0])
-            if source.name in self._ranges:
-                return self._range(source)
-        found = self._ranges.get(tensor.name or "")
-        if found is None:
-            raise GraphError(
-                f"No range is known for the tensor {tensor.name}.",
-                hint="The ranges are another graph's: calibrate this one.",
-            )
-        return found
+def _range(tensor: ir.Value, ranges: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """A tensor's range; what a MaxPool gives has its input's, so that integers pass through."""
+    producer = tensor.producer()
+    if producer is not None and producer.op_type == "MaxPool":
+        source = producer.inputs[0]
+        if source is not None and source.name in ranges:
+            return _range(source, ranges)
+    found = ranges.get(tensor.name or "")
+    if found is None:
+        raise GraphError(
+            f"No range is known for the tensor {tensor.name}.",
+            hint="The ranges are another graph's: calibrate this one.",
+        )
+    return found
 
 
 def _step(width: float, levels: int) -> float:
@@ -361,30 +353,17 @@ def constant_pair(
         new_constant(graph, f"{name}/scale", scales),
         new_constant(graph, f"{name}/zero_point", np.zeros(scales.shape, integers.dtype)),
     ]
-    pair = _dequantized(inputs, f"{name}/dequantized", axis)
-    pair.outputs[0].shape = ir.Shape(integers.shape)
-    _copy_module(node, pair)
+    pair = _dequantize(inputs, f"{name}/dequantized", {"axis": axis}, of=node)
     graph.insert_before(node, pair)
     return pair.outputs[0]
 
 
-def _dequantized(inputs: list[ir.Value], name: str, axis: int | None) -> ir.Node:
-    node = named_node("DequantizeLinear", inputs, name, None if axis is None else {"axis": axis})
-    node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    return node
-
-
-def _before_pair(value: ir.Value | None) -> ir.Value:
-    """The tensor that a pair's output was rounded from; any other value itself."""
-    if value is None:
-        raise GraphError("A MaxPool has no input.")
-    producer = value.producer()
-    if producer is None or producer.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
-        return value
-    return _before_pair(producer.inputs[0])
-
-
-def _copy_module(source: ir.Node, *nodes: ir.Node) -> None:
-    if MODULE_PATH in source.metadata_props:
-        for node in nodes:
-            node.metadata_props[MODULE_PATH] = source.metadata_props[MODULE_PATH]
+def _dequantize(
+    inputs: Sequence[ir.Value],
+    name: str,
+    attributes: Mapping[str, int] | None = None,
+    *,
+    of: ir.Node | None,
+) -> ir.Node:
+    like, fp32 = inputs[0], ir.DataType.FLOAT
+    return named_node("DequantizeLinear", inputs, name, attributes, like=like, dtype=fp32, of=of)

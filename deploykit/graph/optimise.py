@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from deploykit.graph.passes import Pass
-from deploykit.graph.values import new_constant
+from deploykit.graph.values import named_node, new_constant
 
 _CHANNELS = 1
 #: Vector units compute this many channels at once: a Conv of fewer takes as long.
@@ -64,13 +64,13 @@ def _channels_used(conv: ir.Node) -> tuple[_Cut, ...]:
         return ()
     # The weights must be constants, no other node's, and not of groups: a group computes from its
     # own part of the input, so that the input would be cut instead of the output.
-    weight, group = conv.inputs[1], conv.attributes.get("group")
+    weight, group = conv.inputs[1], conv.attributes.get_int("group", 1)
     constants = [value for value in conv.inputs[1:] if value is not None]
     if (
         weight is None
         or len(weight.uses()) > 1
         or any(value.const_value is None or value.is_graph_input() for value in constants)
-        or (group is not None and group.as_int() > 1)
+        or group > 1
     ):
         return ()
     (output,) = conv.outputs
@@ -97,17 +97,13 @@ def _conv_of(graph: ir.Graph, conv: ir.Node, part: _Cut) -> ir.Value:
         else:
             numbers = weight.const_value.numpy()[part.start : part.stop]
             cut.append(new_constant(graph, name, numbers))
-    split = ir.node(
-        "Conv",
-        [source, *cut],
-        conv.attributes,
-        name=f"{conv.name}/{suffix}",
-        metadata_props=dict(conv.metadata_props),
+    name, given = f"{conv.name}/{suffix}", part.value
+    inputs = [source, *cut]
+    split = named_node(
+        "Conv", inputs, name, conv.attributes, output=given.name, like=given, of=conv
     )
-    (output,) = split.outputs
-    output.name, output.type, output.shape = part.value.name, conv.outputs[0].type, part.value.shape
     graph.insert_before(conv, split)
-    return output
+    return split.outputs[0]
 
 
 def move_activations_before_concats(model: ir.Model) -> tuple[ir.Model, bool]:
@@ -127,18 +123,17 @@ def move_activations_before_concats(model: ir.Model) -> tuple[ir.Model, bool]:
         for index, operand in enumerate(concat.inputs):
             if operand is None:
                 continue
-            moved = ir.node(
+            moved = named_node(
                 node.op_type,
                 [operand, *node.inputs[1:]],
+                f"{node.name}/{operand.name}",
                 node.attributes,
-                name=f"{node.name}/{operand.name}",
-                metadata_props=dict(node.metadata_props),
+                output=f"{activated.name}/{operand.name}",
+                like=operand,
+                of=node,
             )
-            (output,) = moved.outputs
-            output.name = f"{activated.name}/{operand.name}"
-            output.type, output.shape = operand.type, operand.shape
             model.graph.insert_before(concat, moved)
-            concat.replace_input_with(index, output)
+            concat.replace_input_with(index, moved.outputs[0])
         activated.replace_all_uses_with(joined, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
         joined.name = activated.name
@@ -215,17 +210,12 @@ def _join(
     graph: ir.Graph, cutter: ir.Node, cut: _Cut, operands: Sequence[ir.Value], axis: int
 ) -> ir.Value:
     """Put a Concat of a part's operands where the part was cut out."""
-    concat = ir.node(
-        "Concat",
-        operands,
-        {"axis": axis},
-        name=f"{cutter.name}/{cut.value.name}",
-        metadata_props=dict(cutter.metadata_props),
+    part, name = cut.value, f"{cutter.name}/{cut.value.name}"
+    concat = named_node(
+        "Concat", operands, name, {"axis": axis}, output=part.name, like=part, of=cutter
     )
-    (part,) = concat.outputs
-    part.name, part.type, part.shape = cut.value.name, cut.value.type, cut.value.shape
     graph.insert_before(cutter, concat)
-    return part
+    return concat.outputs[0]
 
 
 #: In their order: each makes room for the next.
@@ -298,8 +288,7 @@ def _axis_of(node: ir.Node, value: ir.Value) -> int | None:
         node: The Concat or Split.
         value: What it gives or takes, for its rank.
     """
-    attribute = node.attributes.get("axis")
-    axis = 0 if attribute is None else attribute.as_int()  # Split's default; a Concat has an axis
+    axis = node.attributes.get_int("axis", 0)  # Split's default; a Concat has an axis
     if axis >= 0:
         return axis
     return None if value.shape is None else axis + len(value.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -108,12 +108,7 @@ def constant_of(value: ir.Value | None) -> npt.NDArray[Any] | None:
 
 def new_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
     """Give a graph a weight."""
-    constant = ir.Value(
-        name=name,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        const_value=ir.tensor(array, name=name),
-    )
+    constant = ir.val(name, const_value=ir.tensor(array, name=name))
     graph.register_initializer(constant)
     return constant
 
@@ -201,16 +196,42 @@ def put_behind(graph: ir.Graph, tensor: ir.Value, nodes: Sequence[ir.Node]) -> N
             graph.outputs[index] = result
     tensor.name, result.name = f"{tensor.name}/exact", tensor.name
     result.type, result.shape = tensor.type, tensor.shape
-    graph.insert_after(cast("ir.Node", tensor.producer()), nodes)  # only nodes' outputs are rounded
+    insert_behind(graph, tensor, nodes)
+
+
+def insert_behind(graph: ir.Graph, tensor: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Insert nodes where a tensor is there: behind what computes it, or first of all."""
+    producer = tensor.producer()
+    if producer is None:
+        graph.insert_before(graph[0], nodes)
+    else:
+        graph.insert_after(producer, nodes)
 
 
 def named_node(
     operator: str,
-    inputs: Sequence[ir.Value],
+    inputs: Sequence[ir.Value | None],
     name: str,
-    attributes: Mapping[str, int | list[int]] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    output: str | None = None,
+    like: ir.Value | None = None,
+    dtype: ir.DataType | None = None,
+    of: ir.Node | None = None,
 ) -> ir.Node:
-    """A node whose output is called as the node is."""
-    node = ir.node(operator, inputs, attributes, name=name)
-    node.outputs[0].name = name
-    return node
+    """Make a node of one output.
+
+    Args:
+        operator: ONNX's own.
+        inputs: What it takes.
+        name: The node's.
+        attributes: Its attributes.
+        output: Its output's name; None for the node's.
+        like: What has its output's shape and type; None where they are left open.
+        dtype: The type, where it is another.
+        of: The node whose metadata it gets: the module that it belongs to.
+    """
+    kind = ir.TensorType(dtype) if dtype is not None else like.type if like is not None else None
+    made = ir.val(output or name, type=kind, shape=None if like is None else like.shape)
+    metadata = None if of is None else dict(of.metadata_props)
+    return ir.node(operator, inputs, attributes, outputs=[made], name=name, metadata_props=metadata)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from deploykit.models.checkpoint import find_weights, is_finite, load_checkpoint, named_tensors
 from deploykit.models.file_kinds import Container, container_of
-from deploykit.models.loading import family_of
 
 #: Containers of values that may be the training's notes, and how deep they are looked for.
 _DEPTH = 2
@@ -31,7 +30,6 @@ class Contents:
         non_finite: Names of those with NaN or infinity in them.
         last_layer: The name of the last layer with a weight; empty where there is none.
         classes: Its outputs, which are the classes in nearly every classifier.
-        family: Whose names these are, where known.
         told: Plain values beside the weights: epoch, accuracy.
         notes: What had to be taken off to get at the weights.
     """
@@ -43,7 +41,6 @@ class Contents:
     non_finite: tuple[str, ...]
     last_layer: str
     classes: int | None
-    family: str | None
     told: dict[str, str | bool | int | float]
     notes: tuple[str, ...]
 
@@ -79,7 +76,6 @@ def read_contents(path: Path, *, trust_pickle: bool = False) -> Contents:
         non_finite=tuple(name for name, tensor in tensors.items() if not is_finite(tensor)),
         last_layer=last or "",
         classes=None if last is None else tensors[f"{last}.weight"].shape[0],
-        family=family_of(tensors),
         told=dict(_told(loaded, entry.trail)),
         notes=(*notes, *more),
     )

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from deploykit.errors import ArchitectureError, CheckpointError
 from deploykit.models.checkpoint import WRAPPERS, read_weights
 from deploykit.models.registry import NO_ARGUMENTS, Architecture
+from deploykit.system.text import command_line
 
 
 def align_names(found: Collection[str], expected: Collection[str]) -> tuple[dict[str, str], str]:
@@ -65,26 +66,6 @@ OPTIONAL = "num_batches_tracked"
 EXAMPLES = 2
 GROUPS = 3
 
-#: A name that only one family's weights have, and what the family is called with ``--arch``.
-FAMILIES = (
-    ("conv2.0.shortcut.0.weight", "the DPN tutorial's networks: dpn92 or dpn98"),
-    ("block5.1.bn2.weight", "the ResNet tutorial's network: resnet_cifar96"),
-    ("layer1.0.conv1.weight", "ResNets: resnet18, resnet50, resnext50_32x4d or another"),
-    ("features.denseblock1.denselayer1.conv1.weight", "DenseNets: densenet121 or another"),
-    ("layers.8.0.layers.0.weight", "torchvision's MNASNets: mnasnet1_0 or another"),
-    ("features.1.0.block.0.0.weight", "torchvision's EfficientNets: efficientnet_b0 or another"),
-    ("features.1.conv.0.0.weight", "torchvision's mobilenet_v2"),
-    ("features.1.block.0.0.weight", "torchvision's MobileNetV3: mobilenet_v3_large or _small"),
-    ("Mixed_5b.branch1x1.conv.weight", "torchvision's inception_v3"),
-    ("inception3a.branch1.conv.weight", "torchvision's googlenet"),
-    ("encoder.layers.encoder_layer_0.ln_1.weight", "torchvision's ViTs: vit_b_16 or another"),
-    ("features.1.0.attn.qkv.weight", "torchvision's Swins: swin_t or another"),
-    ("features.1.0.layer_scale", "torchvision's ConvNeXts: convnext_tiny or another"),
-    ("blocks.0.attn.qkv.weight", "timm's ViTs: timm/vit_base_patch16_224 or another"),
-    ("stages.0.blocks.0.conv_dw.weight", "timm's ConvNeXts: timm/convnext_tiny or another"),
-    ("conv_stem.weight", "timm's mobile networks: timm/efficientnet_b0 or another"),
-)
-
 
 @dataclass(frozen=True)
 class Mismatch:
@@ -95,14 +76,12 @@ class Mismatch:
         unexpected: In the file, not in the network.
         misshapen: In both, with the file's shape and the network's.
         shared: How many entries agree.
-        family: What the file's names look like, when that is known.
     """
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     shared: int
-    family: str | None
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.misshapen)
@@ -123,20 +102,6 @@ class Mismatch:
         lines = [f"  {count} {kind}: {names}" for count, kind, names in kinds if count]
         return "\n".join([f"{self.shared} entries fit; the others do not:", *lines])
 
-    @property
-    def hint(self) -> str:
-        """The likely cause, and what to do."""
-        names = [*self.missing, *self.unexpected, *(name for name, _, _ in self.misshapen)]
-        changed = {name.partition(".")[0] for name in names}
-        if self.shared and len(changed) == 1:
-            return (
-                f"Only '{changed.pop()}' differs: if training changed that part, write a function "
-                "that makes the network so, and name it: --arch path/to/file.py:function."
-            )
-        if self.family and self.shared < len(names):
-            return f"The file's names are those of {self.family}. Name the one that was trained."
-        return "Name the architecture that was trained, with the --arch-arg values it had."
-
 
 def compare(found: Shapes, expected: Shapes) -> Mismatch:
     """Compare a checkpoint's shapes with a network's.
@@ -154,13 +119,7 @@ def compare(found: Shapes, expected: Shapes) -> Mismatch:
         unexpected=tuple(name for name in found if name not in expected),
         misshapen=tuple(misshapen),
         shared=len(both) - len(misshapen),
-        family=family_of(found),
     )
-
-
-def family_of(names: Collection[str]) -> str | None:
-    """What the family of networks is called whose weights have such names; None where unknown."""
-    return next((family for marker, family in FAMILIES if marker in names), None)
 
 
 def _grouped(names: Collection[str]) -> str:
@@ -402,5 +361,16 @@ def load_model(
 
 
 def _misfit(architecture: Architecture, path: Path, mismatch: Mismatch) -> CheckpointError:
+    differing = (*mismatch.missing, *mismatch.unexpected, *(n for n, _, _ in mismatch.misshapen))
+    changed = {name.partition(".")[0] for name in differing}
+    hint = (
+        "Name the architecture that was trained, with the --arch-arg values it had. This finds "
+        f"those that fit: {command_line(['deploykit', 'identify', str(path)])}"
+    )
+    if mismatch.shared and len(changed) == 1:
+        hint = (
+            f"Only '{changed.pop()}' differs: if training changed that part, write a function "
+            "that makes the network so, and name it: --arch path/to/file.py:function."
+        )
     message = f"{path} does not fit {architecture.name}: {mismatch.message}"
-    return CheckpointError(message, hint=mismatch.hint)
+    return CheckpointError(message, hint=hint)

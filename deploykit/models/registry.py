@@ -26,107 +26,6 @@ from deploykit.system.text import command_line
 NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Factory:
-    """A callable that makes a network.
-
-    Attributes:
-        make: The callable; called with keywords only.
-        class_argument: The keyword for the number of classes; None where the maker decides it.
-        accepted: The keywords that it takes; None when it takes any.
-        reserved: Keywords that are not the user's to give, whatever ``accepted`` says.
-        required: The keywords that it cannot do without, the number of classes apart.
-    """
-
-    make: Callable[..., object]
-    class_argument: str | None
-    accepted: frozenset[str] | None
-    reserved: frozenset[str] = frozenset()
-    required: tuple[str, ...] = ()
-
-    def arguments(
-        self, name: str, num_classes: int, arch_args: Mapping[str, object]
-    ) -> dict[str, object]:
-        """Put the keywords of one call together.
-
-        Args:
-            name: The architecture's name, for the messages.
-            num_classes: The number of logits.
-            arch_args: The user's arguments.
-
-        Raises:
-            UsageError: An argument that the maker does not take, or that is not the user's to give.
-            ArchitectureError: An argument without a default is missing.
-        """
-        if self.class_argument in arch_args:
-            raise UsageError(
-                f"{self.class_argument} of {name} is not set by --arch-arg.",
-                hint="Leave it out: the number of classes is read off the weights.",
-            )
-        allowed = frozenset(arch_args) if self.accepted is None else self.accepted
-        unknown = sorted(arch_args.keys() - (allowed - self.reserved))
-        if unknown:
-            accepted = sorted(allowed - self.reserved - {self.class_argument, *unknown})
-            raise UsageError(
-                f"{name} takes no argument {', '.join(unknown)}.",
-                hint=f"It takes: {', '.join(accepted)}." if accepted else "Leave it out.",
-            )
-        missing = [argument for argument in self.required if argument not in arch_args]
-        if missing:
-            given = ", ".join(f"{argument}=..." for argument in missing)
-            options = " ".join(f"--arch-arg {argument}=VALUE" for argument in missing)
-            has = "has no default" if len(missing) == 1 else "have no defaults"
-            raise ArchitectureError(
-                f"{name} needs {', '.join(missing)}, which {has}.",
-                hint=f"Give it: {options}; or write a function that needs the number of classes "
-                f"only, 'def make(num_classes): return {name.rpartition(':')[2]}({given})', "
-                f"and name that: --arch FILE.py:make.",
-            )
-        counted = {self.class_argument: num_classes} if self.class_argument else {}
-        return {**arch_args, **counted}
-
-
-def factory_of(make: Callable[..., object]) -> Factory:
-    """Read a callable's signature.
-
-    A callable with ``**kwargs`` and none of the known names for the number of classes is taken to
-    hand ``num_classes`` on.
-    """
-    try:
-        parameters = inspect.signature(make).parameters.values()
-    except (ValueError, TypeError):  # C code has no signature to read
-        return Factory(make, CLASS_ARGUMENTS[0], accepted=None)
-    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    names = {p.name for p in named}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    fallback = CLASS_ARGUMENTS[0] if takes_any else None
-    class_argument = next((name for name in CLASS_ARGUMENTS if name in names), fallback)
-    return Factory(
-        make,
-        class_argument,
-        accepted=None if takes_any else frozenset(names),
-        required=tuple(p.name for p in named if p.default is p.empty and p.name != class_argument),
-    )
-
-
-def arguments_of_result(make: Callable[..., object]) -> frozenset[str] | None:
-    """The keywords of the class that a library's function says it returns; None when it takes any.
-
-    torchvision's and timm's functions take ``**kwargs`` and hand them to that class. Their own
-    named arguments (``weights``, ``pretrained``) ask for downloads and are no business of ours.
-    """
-    try:
-        result = inspect.signature(make, eval_str=True).return_annotation
-    except (NameError, ValueError, TypeError):  # it names types that only type checkers import
-        return None
-    if not isinstance(result, type) or result is inspect.Signature.empty:
-        return None
-    parameters = inspect.signature(result).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return frozenset(p.name for p in parameters)
-
-
 Origin: TypeAlias = Literal["zoo", "torchvision", "timm", "user"]
 
 #: torchvision's networks whose training adds classifiers that its eval mode does not use.
@@ -155,8 +54,12 @@ class Architecture:
         name: Its canonical name: ``dpn92``, ``torchvision/densenet121``, ``timm/dpn92``,
             ``package.module:function``, ``path/to/file.py:Name``.
         origin: Whose it is.
-        preprocessing: What its training did to the photos; None where the caller's preset holds.
-        factory: What makes it.
+        make: The function; called with keywords only.
+        class_argument: The keyword for the number of classes; None where the function decides it.
+        accepted: The keywords that it takes; None when it takes any.
+        reserved: Keywords that are not the user's to give, whatever ``accepted`` says.
+        required: The keywords that it cannot do without, the number of classes apart.
+        preprocessing: What its training did to the images; None where the caller's preset holds.
         training_only: Prefixes of weights that a checkpoint may have and that eval does not use.
         undecided: Arguments that change the answers without a trace in the weights, and what the
             user should know about each.
@@ -164,8 +67,12 @@ class Architecture:
 
     name: str
     origin: Origin
+    make: Callable[..., object] = field(repr=False)
+    class_argument: str | None = "num_classes"
+    accepted: frozenset[str] | None = None
+    reserved: frozenset[str] = frozenset()
+    required: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
-    factory: Factory = field(kw_only=True, repr=False)
     training_only: tuple[str, ...] = ()
     undecided: Mapping[str, str] = field(default_factory=dict)
 
@@ -180,9 +87,9 @@ class Architecture:
             UsageError: An argument that the function does not take, or a value that it rejects.
             ArchitectureError: The function fails, or does not return a network.
         """
-        arguments = self.factory.arguments(self.name, num_classes, arch_args)
+        arguments = self._arguments(num_classes, arch_args)
         try:
-            module = self.factory.make(**arguments)
+            module = self.make(**arguments)
         except DeploykitError:
             raise
         except Exception as error:
@@ -203,6 +110,84 @@ class Architecture:
                 hint="Name a class derived from nn.Module, or a function that returns the network.",
             )
         return module
+
+    def _arguments(self, num_classes: int, arch_args: Mapping[str, object]) -> dict[str, object]:
+        """The keywords of one call."""
+        if self.class_argument in arch_args:
+            raise UsageError(
+                f"{self.class_argument} of {self.name} is not set by --arch-arg.",
+                hint="Leave it out: the number of classes is read off the weights.",
+            )
+        allowed = frozenset(arch_args) if self.accepted is None else self.accepted
+        unknown = sorted(arch_args.keys() - (allowed - self.reserved))
+        if unknown:
+            accepted = sorted(allowed - self.reserved - {self.class_argument, *unknown})
+            raise UsageError(
+                f"{self.name} takes no argument {', '.join(unknown)}.",
+                hint=f"It takes: {', '.join(accepted)}." if accepted else "Leave it out.",
+            )
+        missing = [argument for argument in self.required if argument not in arch_args]
+        if missing:
+            given = ", ".join(f"{argument}=..." for argument in missing)
+            options = " ".join(f"--arch-arg {argument}=VALUE" for argument in missing)
+            has = "has no default" if len(missing) == 1 else "have no defaults"
+            raise ArchitectureError(
+                f"{self.name} needs {', '.join(missing)}, which {has}.",
+                hint=f"Give it: {options}; or write a function that needs the number of classes "
+                f"only, 'def make(num_classes): return {self.name.rpartition(':')[2]}({given})', "
+                f"and name that: --arch FILE.py:make.",
+            )
+        counted = {self.class_argument: num_classes} if self.class_argument else {}
+        return {**arch_args, **counted}
+
+
+def _own_architecture(
+    name: str,
+    origin: Origin,
+    make: Callable[..., object],
+    preprocessing: Preprocessing | None = None,
+) -> Architecture:
+    """An architecture whose function's signature says what it takes.
+
+    A function with ``**kwargs`` and none of the known names for the number of classes is taken to
+    hand ``num_classes`` on.
+    """
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (ValueError, TypeError):  # C code has no signature to read
+        return Architecture(name, origin, make, preprocessing=preprocessing)
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    names = {p.name for p in named}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    fallback = CLASS_ARGUMENTS[0] if takes_any else None
+    class_argument = next((each for each in CLASS_ARGUMENTS if each in names), fallback)
+    return Architecture(
+        name,
+        origin,
+        make,
+        class_argument,
+        accepted=None if takes_any else frozenset(names),
+        required=tuple(p.name for p in named if p.default is p.empty and p.name != class_argument),
+        preprocessing=preprocessing,
+    )
+
+
+def _arguments_of_result(make: Callable[..., object]) -> frozenset[str] | None:
+    """The keywords of the class that a library's function says it returns; None when it takes any.
+
+    torchvision's and timm's functions take ``**kwargs`` and hand them to that class. Their own
+    named arguments (``weights``, ``pretrained``) ask for downloads and are no business of ours.
+    """
+    try:
+        result = inspect.signature(make, eval_str=True).return_annotation
+    except (NameError, ValueError, TypeError):  # it names types that only type checkers import
+        return None
+    if not isinstance(result, type) or result is inspect.Signature.empty:
+        return None
+    parameters = inspect.signature(result).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters)
 
 
 def resolve_architecture(name: str, *, allow_user_code: bool) -> Architecture:
@@ -225,7 +210,7 @@ def resolve_architecture(name: str, *, allow_user_code: bool) -> Architecture:
                 f"{name} is code of its own, which runs only when it is named.",
                 hint=f"Name it as well: {command_line(['--arch', name])}",
             )
-        return Architecture(name, "user", factory=factory_of(user_callable(name)))
+        return _own_architecture(name, "user", user_callable(name))
     library, slash, model = name.partition("/")
     if slash and library == "timm":
         return _timm_architecture(name, model)
@@ -233,7 +218,7 @@ def resolve_architecture(name: str, *, allow_user_code: bool) -> Architecture:
         return _torchvision_architecture(name, model)
     if name in ENTRIES:
         entry = ENTRIES[name]
-        return Architecture(name, "zoo", entry.preprocessing, factory=factory_of(entry.build))
+        return _own_architecture(name, "zoo", entry.build, entry.preprocessing)
     return _torchvision_architecture(name, name)
 
 
@@ -271,12 +256,9 @@ def _torchvision_architecture(asked: str, model: str) -> Architecture:
     return Architecture(
         f"torchvision/{model}",
         "torchvision",
-        factory=Factory(
-            functools.partial(builder, **fixed),
-            "num_classes",
-            arguments_of_result(builder),
-            reserved=frozenset({*fixed, "progress", "weights_backbone"}),
-        ),
+        functools.partial(builder, **fixed),
+        accepted=_arguments_of_result(builder),
+        reserved=frozenset({*fixed, "progress", "weights_backbone"}),
         training_only=TRAINING_ONLY.get(model, ()),
         undecided=undecided,
     )
@@ -291,9 +273,8 @@ def _timm_architecture(asked: str, model: str) -> Architecture:
     except RuntimeError as error:  # NAME.TAG with a tag that it does not have
         raise _unknown(asked) from error
     make = functools.partial(timm.create_model, model, pretrained=False)
-    accepted = arguments_of_result(timm.model_entrypoint(model))
-    factory = Factory(make, "num_classes", accepted, reserved=TIMM_RESERVED)
-    return Architecture(asked, "timm", factory=factory)
+    accepted = _arguments_of_result(timm.model_entrypoint(model))
+    return Architecture(asked, "timm", make, accepted=accepted, reserved=TIMM_RESERVED)
 
 
 def _unknown(name: str) -> UsageError:
@@ -349,7 +330,7 @@ def _value(text: str) -> object:
 
 
 def timm_preprocessing(architecture: Architecture) -> Preprocessing:
-    """What timm's evaluation transform does to a photo for one of its networks.
+    """What timm's evaluation transform does to an image for one of its networks.
 
     Source: ``timm.data.transforms_factory.transforms_imagenet_eval``, which resizes by the crop
     fraction, rounded down, and then crops the centre.

@@ -17,15 +17,15 @@ from deploykit.specs.preprocessing import Preprocessing
 from deploykit.system.deps import need
 
 _ABOUT = (
-    "It gets a photo as ImageFolder's loader gives it, a PIL image in mode RGB; a function that "
+    "It gets an image as ImageFolder's loader gives it, a PIL image in mode RGB; a function that "
     "takes no argument is called once, to make the transform."
 )
 _WHOLE = (
-    "Name the whole transform, from the photo to what the network gets: with ToTensor and "
+    "Name the whole transform, from the image to what the network gets: with ToTensor and "
     f"Normalize, channels first, without a batch dimension. {_ABOUT}"
 )
 _HALF = (
-    "Leave .half() and .bfloat16() out of the transform: they round what comes from the photo, and "
+    "Leave .half() and .bfloat16() out of the transform: they round what comes from the image, and "
     "which precision is deployed is deploykit's to choose."
 )
 _GREY = (
@@ -35,7 +35,7 @@ _GREY = (
 
 
 class Transform:
-    """What training does to a photo.
+    """What training does to an image.
 
     Args:
         name: What reports call it.
@@ -51,10 +51,10 @@ class Transform:
         self._apply = apply
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.float32]:
-        """Transform a photo.
+        """Transform an image.
 
         Args:
-            image: A decoded photo in mode RGB; stays as it is.
+            image: A decoded image in mode RGB; stays as it is.
 
         Returns:
             (3, H, W), contiguous.
@@ -98,7 +98,7 @@ def user_transform(name: str) -> Transform:
         ArchitectureError: The code fails, trains or reads data when it is imported.
         InputError: It is no transform, or fails while it makes one.
     """
-    found = user_object(name, "transform", instances=True)
+    found = user_object(name, "transform")
     transform = found.value
     if callable(transform) and _makes_a_transform(transform):
         transform = _run(transform, found)
@@ -107,7 +107,8 @@ def user_transform(name: str) -> Transform:
         raise UsageError(f"{name} holds several transforms.", hint=f"Name one of them: {keys}.")
     if not callable(transform):
         raise InputError(
-            f"{name} is of type {type(transform).__name__}; it transforms no photo.", hint=_ABOUT
+            f"{name} is of type {type(transform).__name__}; it does not transform an image.",
+            hint=_ABOUT,
         )
     apply = transform
     return Transform(name, lambda image: _run(functools.partial(apply, image), found), apply)
@@ -119,13 +120,11 @@ def _makes_a_transform(value: Callable[..., object]) -> bool:
         return True
     if not inspect.isroutine(value):
         return False
-    required = (
-        parameter
-        for parameter in inspect.signature(value).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    )
-    return next(required, None) is None
+    try:
+        inspect.signature(value).bind()
+    except TypeError:
+        return False
+    return True
 
 
 def _run(step: Callable[[], object], found: UserObject) -> object:

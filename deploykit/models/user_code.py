@@ -229,7 +229,7 @@ class UserObject:
     value: object
 
 
-def user_object(name: str, what: str, *, instances: bool = False) -> UserObject:
+def user_object(name: str, what: str) -> UserObject:
     """Import what a name refers to.
 
     Args:
@@ -237,8 +237,6 @@ def user_object(name: str, what: str, *, instances: bool = False) -> UserObject:
             ``path/to/file.py:Name`` (its folder is searched for what it imports); behind the colon
             also an attribute of an attribute, or an entry of a dictionary.
         what: What is wanted, ``network``.
-        instances: Whether an object that can be called is wanted rather than what makes one: where
-            the name is not there, those that are will be told.
 
     Raises:
         UsageError: There is no such file, module or name.
@@ -256,7 +254,7 @@ def user_object(name: str, what: str, *, instances: bool = False) -> UserObject:
     else:
         folder, step = Path.cwd(), functools.partial(_import_module, source)
     module = run_user_code(step, folder, source, "imported")
-    return UserObject(name, folder, _attribute(module, source, attribute, instances))
+    return UserObject(name, folder, _attribute(module, source, attribute))
 
 
 def user_callable(name: str) -> Callable[..., object]:
@@ -323,48 +321,30 @@ def _import_module(name: str) -> ModuleType:
         ) from error
 
 
-def _attribute(module: ModuleType, source: str, attribute: str, instances: bool) -> object:
+def _attribute(module: ModuleType, source: str, attribute: str) -> object:
     found: object = module
     try:
         for part in attribute.split("."):
             found = found[part] if isinstance(found, Mapping) else getattr(found, part)
     except (AttributeError, KeyError) as error:
-        known = list(found) if isinstance(found, Mapping) else _defined_in(module)
-        if instances and not isinstance(found, Mapping):
-            known = [*_instances_in(module), *known]
-        near = difflib.get_close_matches(attribute, map(str, known), n=3) or known[:8]
+        known = [*map(str, found if isinstance(found, Mapping) else _defined_in(module))]
+        near = difflib.get_close_matches(attribute, known, n=3) or known[:8]
         raise UsageError(
             f"There is no {attribute} in {source}.",
-            hint=f"It defines: {', '.join(map(str, near))}."
-            if near
-            else "It defines no class or function.",
+            hint=f"It defines: {', '.join(near)}." if near else "It defines no class or function.",
         ) from error
     return found
 
 
-def _defined_in(module: ModuleType) -> list[str]:
-    """The classes and functions that a module defines for others."""
-    return [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and getattr(value, "__module__", None) == module.__name__
-        and (inspect.isfunction(value) or inspect.isclass(value))
-    ]
-
-
-def _instances_in(module: ModuleType) -> Iterator[str]:
-    """A module's objects that can be called, and such entries of its dictionaries."""
+def _defined_in(module: ModuleType) -> Iterator[str]:
+    """What a module defines that can be called, and such entries of its dictionaries."""
     for name, value in vars(module).items():
         if name.startswith("_"):
             continue
         if isinstance(value, Mapping):
-            yield from (f"{name}.{key}" for key, entry in value.items() if _is_instance(entry))
-        elif _is_instance(value):
+            yield from (f"{name}.{key}" for key, entry in value.items() if callable(entry))
+        elif inspect.isclass(value) or inspect.isroutine(value):
+            if value.__module__ == module.__name__:  # else it is imported
+                yield name
+        elif callable(value) and type(value).__module__ not in ("typing", "types"):
             yield name
-
-
-def _is_instance(value: object) -> bool:
-    """Whether a value can be called, and is no class, no function and no type hint."""
-    hint = type(value).__module__ in ("typing", "types")
-    return not (hint or inspect.isclass(value) or inspect.isroutine(value)) and callable(value)

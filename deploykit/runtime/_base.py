@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from deploykit.errors import GraphError, InputError
-from deploykit.specs.model import LABELS_KEY, Labels, TensorSpec
+from deploykit.specs.model import LABELS_KEY, Labels
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
-from deploykit.specs.session import Closing, ImageBatch, Logits, SessionSpec
+from deploykit.specs.session import Closing, ImageBatch, Logits, SessionSpec, Ticket
 
-if TYPE_CHECKING:
-    pass
+_Batch = TypeVar("_Batch")
 
 
 class BaseSession(Closing):
@@ -61,66 +61,109 @@ class BaseSession(Closing):
         """Compute the logits of a batch that fits the spec."""
 
 
-#: The names of a graph's inputs and output, the canonical graph's and the deploy graphs'.
-TENSORS = ("input", "images", "logits")
-#: What a graph may tell of itself in its ``metadata_props``.
-METADATA_KEYS = (LABELS_KEY, PREPROCESSING_KEY)
-_EXPORT_AGAIN = "Export the bundle again."
+class PipelinedBase(BaseSession, Generic[_Batch]):
+    """A session that can have several batches in flight."""
+
+    def __init__(self, spec: SessionSpec) -> None:
+        super().__init__(spec)
+        self._is_closed = False
+        self._in_flight: dict[Ticket, _Batch] = {}
+        self._tickets = itertools.count()
+
+    def submit(self, images: ImageBatch) -> Ticket:
+        """Start a batch; see :class:`deploykit.specs.session.PipelinedSession`.
+
+        Raises:
+            InputError: The batch does not fit the spec.
+            GraphError, DeviceError: The runtime fails.
+            RuntimeError: The session is closed, or no more batches can be in flight.
+        """
+        self._check_images(images)
+        self._check_open()
+        started = self._start(images)
+        ticket = Ticket(next(self._tickets))
+        self._in_flight[ticket] = started
+        return ticket
+
+    def collect(self, ticket: Ticket) -> Logits:
+        """Wait for a batch; returns (N, K) float32, owned by the caller.
+
+        Raises:
+            GraphError, DeviceError: The runtime failed.
+            RuntimeError: The batch is not in flight: it was collected, or the session is closed.
+        """
+        if ticket not in self._in_flight:
+            raise RuntimeError("this batch is not in flight")
+        return self._finish(self._in_flight.pop(ticket))
+
+    def _run(self, images: ImageBatch) -> Logits:
+        self._check_open()
+        return self._finish(self._start(images))
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("the session is closed")
+
+    @abstractmethod
+    def _start(self, images: ImageBatch) -> _Batch:
+        """Start a batch that fits the spec."""
+
+    @abstractmethod
+    def _finish(self, batch: _Batch) -> Logits:
+        """Wait for a batch that was started."""
+
+    def close(self) -> None:
+        """Take no more batches; those in flight are lost."""
+        self._is_closed = True
+        self._in_flight.clear()
 
 
-def takes_normalised(
-    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], spec: SessionSpec
+Tensors: TypeAlias = list[tuple[str, str, tuple[object, ...]]]
+"""A graph's inputs or outputs: name, NumPy's type, and shape without the batch."""
+
+
+def check_graph(
+    spec: SessionSpec,
+    tensors: tuple[Tensors, Tensors],
+    metadata: Mapping[str, str],
+    labels: Labels,
+    preprocessing: Preprocessing,
 ) -> bool:
-    """Whether a graph is a canonical one, which takes normalised images; else it takes bytes.
+    """Check that a graph is the one that its bundle's manifest describes.
 
     Args:
-        inputs: As the runtime tells them; the first dimension, the batch, may be anything.
-        outputs: The same.
         spec: Of the session.
-
-    Raises:
-        GraphError: It is neither a canonical nor a deploy graph.
-    """
-    height, width = spec.input_size
-    found, answers = (
-        [(each.name, each.dtype, each.shape[1:]) for each in tensors]
-        for tensors in (inputs, outputs)
-    )
-    canonical = [("input", "float32", (3, height, width))]
-    deploy = [("images", "uint8", (height, width, 3))]
-    if found not in (canonical, deploy) or answers != [("logits", "float32", (spec.classes,))]:
-        raise GraphError(
-            f"{spec.graph} is not the graph that the manifest describes: "
-            f"inputs {found}, outputs {answers}.",
-            hint=_EXPORT_AGAIN,
-        )
-    return found == canonical
-
-
-def check_meaning(
-    told: Mapping[str, str], name: str, labels: Labels, preprocessing: Preprocessing
-) -> None:
-    """Check that a graph tells the labels and the preprocessing of its bundle's manifest.
-
-    Args:
-        told: The graph's ``metadata_props``.
-        name: What errors call the graph.
+        tensors: The graph's inputs and outputs, as the runtime gives them.
+        metadata: The graph's ``metadata_props``, which may hold its labels and preprocessing.
         labels: The manifest's.
         preprocessing: The manifest's.
 
+    Returns:
+        Whether it is a canonical graph, which takes normalised images; else it takes bytes.
+
     Raises:
-        GraphError: It tells others.
+        GraphError: It is another graph.
     """
-    expected = {
-        LABELS_KEY: labels.to_metadata(),
-        PREPROCESSING_KEY: preprocessing.to_metadata(),
-    }
-    for key, value in expected.items():
-        if told.get(key, value) != value:
+    hint = "Export the bundle again."
+    height, width = spec.input_size
+    canonical = [("input", "float32", (3, height, width))]
+    deploy = [("images", "uint8", (height, width, 3))]
+    inputs, outputs = tensors
+    if inputs not in (canonical, deploy) or outputs != [("logits", "float32", (spec.classes,))]:
+        raise GraphError(
+            f"{spec.graph} is not the graph that the manifest describes: "
+            f"inputs {inputs}, outputs {outputs}.",
+            hint=hint,
+        )
+    for key, meaning in ((LABELS_KEY, labels), (PREPROCESSING_KEY, preprocessing)):
+        value = meaning.to_metadata()
+        if metadata.get(key, value) != value:
             raise GraphError(
-                f"{name} was exported with {key} {told[key]}, but the manifest says {value}.",
-                hint=f"One of the two was changed afterwards. {_EXPORT_AGAIN}",
+                f"{spec.graph} was exported with {key} {metadata[key]}, but the manifest says "
+                f"{value}.",
+                hint=f"One of the two was changed afterwards. {hint}",
             )
+    return inputs == canonical
 
 
 def normalised(images: ImageBatch, preprocessing: Preprocessing) -> npt.NDArray[np.float32]:

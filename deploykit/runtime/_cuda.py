@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import math
 import sys
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -56,14 +55,19 @@ class Resource(Closing):
     """Something that CUDA gave and wants back.
 
     Args:
-        handle: CUDA's handle or address of it.
+        answer: What the call that made it answered.
+        doing: What that call was for.
+        free: The call that frees it.
 
     Attributes:
-        handle: The same; None once it is closed.
+        handle: CUDA's handle or address of it; None once it is closed.
     """
 
-    def __init__(self, handle: Any) -> None:
-        self.handle = handle
+    def __init__(
+        self, answer: tuple[Any, ...], doing: str, free: Callable[[Any], tuple[Any, ...]]
+    ) -> None:
+        self.handle = _check(answer, doing)
+        self._free = free
 
     @property
     def address(self) -> int:
@@ -84,11 +88,6 @@ class Resource(Closing):
         if sys.exc_info()[0] is None:
             _check(answer, f"closing a {type(self).__name__}")
 
-    @staticmethod
-    @abstractmethod
-    def _free(handle: Any) -> Any:
-        """Call the function that frees such a handle, and give its answer."""
-
 
 class DeviceBuffer(Resource):
     """Memory on the GPU.
@@ -99,11 +98,7 @@ class DeviceBuffer(Resource):
 
     def __init__(self, size_bytes: int) -> None:
         doing = f"allocating {size_bytes} bytes on the GPU"
-        super().__init__(_check(cudart.cudaMalloc(size_bytes), doing))
-
-    @staticmethod
-    def _free(handle: Any) -> Any:
-        return cudart.cudaFree(handle)
+        super().__init__(cudart.cudaMalloc(size_bytes), doing, cudart.cudaFree)
 
 
 class PinnedBuffer(Resource):
@@ -120,13 +115,10 @@ class PinnedBuffer(Resource):
     def __init__(self, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
         size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         answer = cudart.cudaHostAlloc(size_bytes, cudart.cudaHostAllocDefault)
-        super().__init__(_check(answer, f"allocating {size_bytes} bytes of pinned memory"))
+        doing = f"allocating {size_bytes} bytes of pinned memory"
+        super().__init__(answer, doing, cudart.cudaFreeHost)
         memory = (ctypes.c_ubyte * size_bytes).from_address(self.address)
         self.array: npt.NDArray[Any] = np.ndarray(shape, dtype, memoryview(memory))
-
-    @staticmethod
-    def _free(handle: Any) -> Any:
-        return cudart.cudaFreeHost(handle)
 
 
 class Event(Resource):
@@ -134,7 +126,8 @@ class Event(Resource):
 
     def __init__(self) -> None:
         flags = cudart.cudaEventBlockingSync | cudart.cudaEventDisableTiming
-        super().__init__(_check(cudart.cudaEventCreateWithFlags(flags), "making an event"))
+        answer = cudart.cudaEventCreateWithFlags(flags)
+        super().__init__(answer, "making an event", cudart.cudaEventDestroy)
 
     def record(self, stream: Stream) -> None:
         """Set the mark behind what a stream has to do."""
@@ -151,10 +144,6 @@ class Event(Resource):
         """
         _check(cudart.cudaEventSynchronize(self.handle), doing)
 
-    @staticmethod
-    def _free(handle: Any) -> Any:
-        return cudart.cudaEventDestroy(handle)
-
 
 class Stream(Resource):
     """Work that the GPU does in order, beside other streams and without the default one.
@@ -164,7 +153,7 @@ class Stream(Resource):
 
     def __init__(self) -> None:
         answer = cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking)
-        super().__init__(_check(answer, "making a stream"))
+        super().__init__(answer, "making a stream", _wait_and_destroy)
 
     @property
     def address(self) -> int:
@@ -189,7 +178,9 @@ class Stream(Resource):
         """
         try:
             with self._record(enqueue) as recording, contextlib.ExitStack() as on_failure:
-                graph = on_failure.enter_context(CapturedGraph(recording))
+                answer = cudart.cudaGraphInstantiate(recording.handle, 0)
+                doing, free = "instantiating a CUDA graph", cudart.cudaGraphExecDestroy
+                graph = on_failure.enter_context(CapturedGraph(answer, doing, free))
                 recording.close()
                 on_failure.pop_all()
                 return graph
@@ -202,7 +193,7 @@ class Stream(Resource):
         """Do what a graph recorded, when the stream comes to it."""
         _check(cudart.cudaGraphLaunch(graph.handle, self.handle), "launching a CUDA graph")
 
-    def _record(self, enqueue: Callable[[], None]) -> _Recording:
+    def _record(self, enqueue: Callable[[], None]) -> Resource:
         # Thread-local, or CUDA calls of other threads would spoil the capture.
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _check(cudart.cudaStreamBeginCapture(self.handle, mode), "starting a capture")
@@ -211,41 +202,22 @@ class Stream(Resource):
         except BaseException:
             # A stream that goes on capturing can do nothing else.
             _, unfinished = cudart.cudaStreamEndCapture(self.handle)
-            _Recording(unfinished).close()
+            if unfinished is not None:
+                cudart.cudaGraphDestroy(unfinished)
             raise
         ended = cudart.cudaStreamEndCapture(self.handle)
-        return _Recording(_check(ended, "capturing a CUDA graph"))
+        return Resource(ended, "capturing a CUDA graph", cudart.cudaGraphDestroy)
 
     def _copy(self, target: int, source: int, size_bytes: int, kind: Any, where: str) -> None:
         answer = cudart.cudaMemcpyAsync(target, source, size_bytes, kind, self.handle)
         _check(answer, f"copying {size_bytes} bytes {where}")
 
-    @staticmethod
-    def _free(handle: Any) -> Any:
-        waited = cudart.cudaStreamSynchronize(handle)
-        destroyed = cudart.cudaStreamDestroy(handle)
-        return destroyed if waited[0] == cudart.cudaError_t.cudaSuccess else waited
 
-
-class _Recording(Resource):
-    """What a capture recorded, from which a graph that runs is made."""
-
-    @staticmethod
-    def _free(handle: Any) -> Any:
-        return cudart.cudaGraphDestroy(handle)
+def _wait_and_destroy(stream: Any) -> Any:
+    waited = cudart.cudaStreamSynchronize(stream)
+    destroyed = cudart.cudaStreamDestroy(stream)
+    return destroyed if waited[0] == cudart.cudaError_t.cudaSuccess else waited
 
 
 class CapturedGraph(Resource):
-    """Work of a stream that one call repeats.
-
-    Args:
-        recording: What :meth:`Stream.capture` recorded.
-    """
-
-    def __init__(self, recording: _Recording) -> None:
-        answer = cudart.cudaGraphInstantiate(recording.handle, 0)
-        super().__init__(_check(answer, "instantiating a CUDA graph"))
-
-    @staticmethod
-    def _free(handle: Any) -> Any:
-        return cudart.cudaGraphExecDestroy(handle)
+    """Work of a stream that one call repeats, as :meth:`Stream.capture` made it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,10 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from deploykit.errors import DeviceError, GraphError, InputError
-from deploykit.runtime._base import BaseSession, check_meaning, normalised, takes_normalised
-from deploykit.specs.model import Labels, Precision, TensorSpec
+from deploykit.runtime._base import BaseSession, check_graph, normalised
+from deploykit.specs.model import Labels, Precision
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Closing, ImageBatch, Logits, NetworkInputs, SessionSpec
-from deploykit.system.cpu import cpu_device
-from deploykit.system.gpu import need_gpu
 
 #: All that ONNX Runtime raises: errors of its own that share no base but Exception, and
 #: RuntimeError from what is bound to device memory.
@@ -42,11 +40,27 @@ _CPU_HINT = "the CPU runs the same graph: --runtime onnxruntime-cpu"
 DISABLED_OPTIMIZERS = ["WeightBiasQuantization", "Pad_Fusion"]
 
 
-def session_options(threads: int | None) -> Any:
-    """Options of a session on any provider.
+def open_onnx(
+    graph: Path | bytes,
+    name: str,
+    threads: int | None,
+    *,
+    cuda: Precision | None = None,
+    tf32: bool = False,
+) -> Any:
+    """Open a graph with ONNX Runtime, on the CPU or on GPU 0.
 
     Args:
+        graph: The graph's file, or what would be in it.
+        name: What an error calls a graph that is no file.
         threads: For computing on the CPU; None for one a core.
+        cuda: The precision of the graph's arithmetic on the GPU; None for the CPU, which computes
+            what the graph leaves in FP32 in FP32.
+        tf32: Whether the GPU may compute FP32 in TensorFloat-32.
+
+    Raises:
+        GraphError: ONNX Runtime cannot read the graph.
+        DeviceError: ONNX Runtime cannot use the GPU.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _SEVERITY_FATAL  # errors come as exceptions; its log is on stderr
@@ -54,132 +68,68 @@ def session_options(threads: int | None) -> Any:
         options.intra_op_num_threads = threads
     # Threads that spin between two runs take the cores from whoever decodes or compares meanwhile.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-def _open(graph: Path | bytes, provider: str | tuple[str, dict[str, str]], options: Any) -> Any:
-    # enable_fallback=0, or a failed run is repeated on the CPU and the session stays there.
-    return ort.InferenceSession(
-        graph,
-        options,
-        providers=[provider],
-        disabled_optimizers=DISABLED_OPTIMIZERS,
-        enable_fallback=0,
-    )
-
-
-def open_on_cpu(graph: Path | bytes, name: str, threads: int | None) -> Any:
-    """Open a graph on the CPU provider, which computes what the graph leaves in FP32 in FP32.
-
-    Args:
-        graph: The graph's file, or what would be in it.
-        name: What an error calls a graph that is no file.
-        threads: For computing; None for one a core.
-
-    Raises:
-        GraphError: ONNX Runtime cannot read the graph.
-    """
+    where = graph if isinstance(graph, Path) else name
+    provider = "CPUExecutionProvider" if cuda is None else "CUDAExecutionProvider"
+    provider_options = {}
+    if cuda is not None:
+        if provider not in ort.get_available_providers():
+            raise DeviceError(
+                f"The installed ONNX Runtime {ort.__version__} has no CUDA provider.",
+                hint='Install one that has: pip install "deploykit[cuda]"; ' + _CPU_HINT,
+            )
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
+            ort.preload_dlls()
+        provider_options = {
+            # TensorFloat-32 is on by default, and keeps 10 bits of mantissa.
+            "use_tf32": "1" if tf32 else "0",
+            # EXHAUSTIVE, the default, searches anew for each batch size, ragged ones too.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            # Tensor cores take FP16 channels-last; channels-first costs transposes at each Conv.
+            "prefer_nhwc": "1" if cuda == "fp16" else "0",
+        }
     try:
-        return _open(graph, "CPUExecutionProvider", session_options(threads))
-    except ORT_ERRORS as exc:
-        where = graph if isinstance(graph, Path) else name
-        raise GraphError(f"ONNX Runtime cannot read {where}: {exc}") from exc
-
-
-def open_on_cuda(
-    graph: Path | bytes, name: str, precision: Precision, *, tf32: bool, threads: int | None
-) -> tuple[str, Any]:
-    """Open a graph on GPU 0.
-
-    Args:
-        graph: The graph's file, or what would be in it.
-        name: What an error calls it.
-        precision: The precision of the graph's arithmetic.
-        tf32: Whether FP32 may be computed in TensorFloat-32.
-        threads: For what stays on the CPU; None for one a core.
-
-    Returns:
-        The GPU's name, and ONNX Runtime's session.
-
-    Raises:
-        DeviceError: There is no GPU, or ONNX Runtime cannot use it.
-    """
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise DeviceError(
-            f"The installed ONNX Runtime {ort.__version__} has no CUDA provider.",
-            hint='Install one that has: pip install "deploykit[cuda]"; ' + _CPU_HINT,
+        session = ort.InferenceSession(
+            graph,
+            options,
+            providers=[(provider, provider_options)],
+            disabled_optimizers=DISABLED_OPTIMIZERS,
+            # Or a failed run is repeated on the CPU, and the session stays there.
+            enable_fallback=0,
         )
-    try:
-        gpu = need_gpu()
-    except DeviceError as exc:
-        raise DeviceError(exc.message, hint=_CPU_HINT) from exc
-    with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
-        ort.preload_dlls()
-    options = {
-        # TensorFloat-32 is on by default, and keeps 10 bits of mantissa.
-        "use_tf32": "1" if tf32 else "0",
-        # EXHAUSTIVE, the default, searches anew for each batch size, ragged ones too.
-        "cudnn_conv_algo_search": "HEURISTIC",
-        # Tensor cores take FP16 channels-last; channels-first costs transposes around each Conv.
-        "prefer_nhwc": "1" if precision == "fp16" else "0",
-    }
-    try:
-        session = _open(graph, ("CUDAExecutionProvider", options), session_options(threads))
     except ORT_ERRORS as exc:
-        message = f"ONNX Runtime cannot open {name} on the GPU: {exc}"
+        if cuda is None:
+            raise GraphError(f"ONNX Runtime cannot read {where}: {exc}") from exc
+        message = f"ONNX Runtime cannot open {where} on the GPU: {exc}"
         raise DeviceError(message, hint=_CPU_HINT) from exc
     # Where CUDA does not start, ONNX Runtime takes the CPU and says so in its log only.
-    if session.get_providers()[0] != "CUDAExecutionProvider":
+    if (used := session.get_providers()[0]) != provider:
         raise DeviceError(
-            f"ONNX Runtime could not start CUDA; it would run on {session.get_providers()[0]}.",
+            f"ONNX Runtime could not start CUDA; it would run on {used}.",
             hint='Install what is missing: pip install "deploykit[cuda]"; ' + _CPU_HINT,
         )
-    return gpu.name, session
+    return session
 
 
 class OnnxRuntimeSession(BaseSession):
-    """A canonical or a deploy graph on ONNX Runtime; on the CPU, several threads may run it.
-
-    The canonical graph takes normalised float32: for it the normalisation happens here, with the
-    same operations in the same order as torchvision's ToTensor and Normalize.
-    """
+    """A canonical or a deploy graph on ONNX Runtime; on the CPU, several threads may run it."""
 
     def __init__(
         self,
         graph: Path | bytes,
-        *,
-        name: str,
-        runtime: str,
-        precision: Precision,
+        spec: SessionSpec,
         preprocessing: Preprocessing,
         labels: Labels,
         threads: int | None,
-        tf32: bool,
     ) -> None:
-        self._session: Any
-        cuda = runtime == "onnxruntime-cuda"
-        if cuda:
-            device, self._session = open_on_cuda(graph, name, precision, tf32=tf32, threads=threads)
-        else:
-            device, self._session = cpu_device(precision), open_on_cpu(graph, name, threads)
-        super().__init__(
-            SessionSpec(
-                runtime=runtime,
-                graph=name,
-                precision=precision,
-                device=device,
-                input_size=preprocessing.input_size,
-                classes=len(labels),
-                tf32=tf32,
-                concurrent=not cuda,
-            )
+        super().__init__(spec)
+        cuda = spec.precision if spec.runtime == "onnxruntime-cuda" else None
+        self._session = open_onnx(graph, spec.graph, threads, cuda=cuda, tf32=spec.tf32)
+        inputs, outputs = (
+            [(each.name, _DTYPES.get(each.type, each.type), (*each.shape[1:],)) for each in tensors]
+            for tensors in (self._session.get_inputs(), self._session.get_outputs())
         )
-        session = self._session
-        self._normalised = takes_normalised(
-            _tensors(session.get_inputs()), _tensors(session.get_outputs()), self._spec
-        )
-        told = session.get_modelmeta().custom_metadata_map
-        check_meaning(told, name, labels, preprocessing)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self._normalised = check_graph(spec, (inputs, outputs), metadata, labels, preprocessing)
         self._preprocessing = preprocessing
         self._kept = threading.local()
 
@@ -255,43 +205,18 @@ class _BoundMemory:
         return np.array(logits.numpy())
 
 
-def _tensors(arguments: Iterable[Any]) -> list[TensorSpec]:
-    return [
-        TensorSpec(
-            name=each.name,
-            dtype=_DTYPES.get(each.type, each.type),
-            shape=tuple("?" if side is None else side for side in each.shape),
-        )
-        for each in arguments
-    ]
-
-
 #: What a run raises; an input that is missing is a ValueError.
 _RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *ORT_ERRORS)
 
 
 class GraphProbe(Closing):
-    """An open graph with any inputs and outputs.
-
-    Args:
-        graph: The graph's file, or what would be in it: 2 GB at most.
-        threads: For computing on the CPU; None for one a core.
-        cuda: The precision of the graph's arithmetic on GPU 0; None for the CPU.
-
-    Raises:
-        GraphError: ONNX Runtime cannot read the graph.
-        DeviceError: There is no GPU, or ONNX Runtime cannot use it.
-    """
+    """An open graph with any inputs and outputs: see ``open_probe`` in ``opener``."""
 
     def __init__(
         self, graph: Path | bytes, threads: int | None, cuda: Precision | None = None
     ) -> None:
         self._name = graph.name if isinstance(graph, Path) else "the graph"
-        self._session: Any
-        if cuda is None:
-            self._session = open_on_cpu(graph, self._name, threads)
-        else:
-            _, self._session = open_on_cuda(graph, self._name, cuda, tf32=False, threads=threads)
+        self._session = open_onnx(graph, self._name, threads, cuda=cuda)
         self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

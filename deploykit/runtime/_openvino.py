@@ -9,7 +9,6 @@ same answer in a batch of any size.
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,18 +18,10 @@ import openvino as ov
 from openvino import frontend
 
 from deploykit.errors import DeviceError, GraphError
-from deploykit.runtime._base import (
-    METADATA_KEYS,
-    TENSORS,
-    BaseSession,
-    check_meaning,
-    normalised,
-    takes_normalised,
-)
-from deploykit.specs.model import Labels, Precision, TensorSpec
-from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.session import ImageBatch, Logits, SessionSpec, Ticket
-from deploykit.system.cpu import cpu_device
+from deploykit.runtime._base import PipelinedBase, Tensors, check_graph, normalised
+from deploykit.specs.model import LABELS_KEY, Labels, Precision
+from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
+from deploykit.specs.session import ImageBatch, Logits, SessionSpec
 from deploykit.system.threads import usable_cpus
 
 #: All that OpenVINO raises: RuntimeError, and from reading a graph errors of its own that share no
@@ -45,6 +36,8 @@ OPENVINO_ERRORS: tuple[type[Exception], ...] = (
 )
 #: The layers in which the precision shows. The others may be in FP32 at any precision.
 _WORKING_LAYERS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+#: What the inputs and the output of a canonical and of a deploy graph are called.
+_TENSORS = ("input", "images", "logits")
 _DTYPES = {"f32": "float32", "u8": "uint8"}
 _FP32_HINT = "every CPU computes in FP32: --runtime openvino --precision fp32"
 
@@ -64,7 +57,7 @@ _ARITHMETIC: dict[Precision, _Arithmetic] = {
 }
 
 
-class OpenVinoSession(BaseSession):
+class OpenVinoSession(PipelinedBase["tuple[_Requests, list[Any]]"]):
     """A canonical or a deploy graph on the CPU; any number of batches may be in flight.
 
     The arguments are those of :func:`deploykit.runtime.opener.open_graph`. Pipelined, each image is
@@ -78,73 +71,33 @@ class OpenVinoSession(BaseSession):
     def __init__(
         self,
         graph: Path | bytes,
-        *,
-        name: str,
-        precision: Precision,
+        spec: SessionSpec,
         preprocessing: Preprocessing,
         labels: Labels,
         threads: int | None,
+        *,
         pipelined: bool,
     ) -> None:
-        super().__init__(
-            SessionSpec(
-                runtime="openvino",
-                graph=name,
-                precision=precision,
-                device=cpu_device(precision),
-                input_size=preprocessing.input_size,
-                classes=len(labels),
-            )
-        )
-        self._core = _start_on_cpu(precision)
-        self._model = _read(graph, name)
-        self._normalised = takes_normalised(
-            _tensors(self._model.inputs), _tensors(self._model.outputs), self._spec
-        )
-        paths = [["framework", key] for key in METADATA_KEYS]
-        told = {
+        super().__init__(spec)
+        self._core = _start_on_cpu(spec.precision)
+        self._model = _read(graph, spec.graph)
+        paths = [["framework", key] for key in (LABELS_KEY, PREPROCESSING_KEY)]
+        metadata = {
             path[1]: self._model.get_rt_info(path).astype(str)
             for path in paths
             if self._model.has_rt_info(path)
         }
-        check_meaning(told, name, labels, preprocessing)
+        tensors = _tensors(self._model.inputs), _tensors(self._model.outputs)
+        self._normalised = check_graph(spec, tensors, metadata, labels, preprocessing)
         self._preprocessing = preprocessing
         self._threads = threads or usable_cpus()
         self._pipelined = pipelined
         self._requests: dict[int, _Requests] = {}
-        self._in_flight: dict[Ticket, tuple[_Requests, list[Any]]] = {}
-        self._tickets = itertools.count()
-        self._is_closed = False
         self._requests_for(self._at_once(1))
 
-    def submit(self, images: ImageBatch) -> Ticket:
-        """Start a batch; see :class:`deploykit.specs.session.PipelinedSession`.
-
-        Raises:
-            InputError: The batch does not fit the spec.
-            GraphError: OpenVINO fails.
-            RuntimeError: The session is closed.
-        """
-        self._check_images(images)
-        return self._start(images, self._threads)
-
-    def collect(self, ticket: Ticket) -> Logits:
-        """Wait for a batch.
-
-        Raises:
-            GraphError: OpenVINO failed.
-            RuntimeError: The batch is not in flight: it was collected, or the session is closed.
-        """
-        if ticket not in self._in_flight:
-            raise RuntimeError("this batch is not in flight")
-        requests, started = self._in_flight.pop(ticket)
-        try:
-            return requests.finish(started)
-        except OPENVINO_ERRORS as exc:
-            raise self._failure(len(started), exc) from exc
-
     def _run(self, images: ImageBatch) -> Logits:
-        return self.collect(self._start(images, self._at_once(len(images))))
+        self._check_open()
+        return self._finish(self._start(images, self._at_once(len(images))))
 
     def _at_once(self, images: int) -> int:
         """How many images of a run are computed at once, each on its part of the threads.
@@ -154,18 +107,20 @@ class OpenVinoSession(BaseSession):
         """
         return self._threads if self._pipelined or 2 * images > self._threads else 1
 
-    def _start(self, images: ImageBatch, at_once: int) -> Ticket:
-        if self._is_closed:
-            raise RuntimeError("the session is closed")
+    def _start(self, images: ImageBatch, at_once: int | None = None) -> tuple[_Requests, list[Any]]:
         feed = normalised(images, self._preprocessing) if self._normalised else images
-        requests = self._requests_for(at_once)
+        requests = self._requests_for(at_once or self._threads)
         try:
-            started = [requests.start(image) for image in feed]
+            return requests, [requests.start(image) for image in feed]
         except OPENVINO_ERRORS as exc:
             raise self._failure(len(images), exc) from exc
-        ticket = Ticket(next(self._tickets))
-        self._in_flight[ticket] = requests, started
-        return ticket
+
+    def _finish(self, batch: tuple[_Requests, list[Any]]) -> Logits:
+        requests, started = batch
+        try:
+            return requests.finish(started)
+        except OPENVINO_ERRORS as exc:
+            raise self._failure(len(started), exc) from exc
 
     def _requests_for(self, at_once: int) -> _Requests:
         """Compile the graph for so many images at once, when they first come."""
@@ -198,8 +153,7 @@ class OpenVinoSession(BaseSession):
 
     def close(self) -> None:
         """Free the graph's memory, once what is in flight is computed; its answers are lost."""
-        self._is_closed = True
-        self._in_flight.clear()
+        super().close()
         self._requests.clear()
         self._model = self._core = None
 
@@ -261,16 +215,16 @@ def _read(graph: Path | bytes, name: str) -> Any:
         raise GraphError(f"OpenVINO cannot read {where}: {exc}") from exc
 
 
-def _tensors(ports: Iterable[Any]) -> list[TensorSpec]:
+def _tensors(ports: Iterable[Any]) -> Tensors:
     return [
-        TensorSpec(
+        (
             # An operator that passes its input on leaves the tensor with the names of both.
-            name=next((name for name in TENSORS if name in port.names), port.any_name),
-            dtype=_DTYPES.get(port.element_type.get_type_name(), str(port.element_type)),
-            shape=tuple(
+            next((name for name in _TENSORS if name in port.names), port.any_name),
+            _DTYPES.get(port.element_type.get_type_name(), str(port.element_type)),
+            tuple(
                 side.get_length() if side.is_static else "?"
                 for side in (() if port.partial_shape.rank.is_dynamic else port.partial_shape)
-            ),
+            )[1:],
         )
         for port in ports
     ]

@@ -8,7 +8,6 @@ the other, which is made when it is first needed. Nothing waits for the device b
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,14 +15,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from deploykit.errors import DeviceError, GraphError
-from deploykit.runtime._base import BaseSession
+from deploykit.runtime._base import PipelinedBase
 from deploykit.runtime._cuda import CapturedGraph, DeviceBuffer, Event, PinnedBuffer, Stream
 from deploykit.specs.engine import Log, Profile, TensorRT
-from deploykit.specs.model import Precision
-from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.session import ImageBatch, Logits, SessionSpec, Ticket
+from deploykit.specs.session import ImageBatch, Logits, SessionSpec
 from deploykit.system.files import replacing
-from deploykit.system.gpu import need_gpu
 
 #: How many batches can be in flight: one on the device, one on its way.
 SLOTS = 2
@@ -32,7 +28,7 @@ IMAGES, LOGITS = "images", "logits"
 _Answer = TypeVar("_Answer")
 
 
-class TensorRTSession(BaseSession):
+class TensorRTSession(PipelinedBase["tuple[Slot, int]"]):
     """An engine of a deploy graph. Use it from one thread.
 
     A batch smaller than the profile's smallest is filled up with its last image, and the surplus
@@ -49,57 +45,24 @@ class TensorRTSession(BaseSession):
         self,
         tensorrt: TensorRT,
         plan: bytes,
-        *,
-        name: str,
-        precision: Precision,
+        spec: SessionSpec,
         profile: Profile,
-        preprocessing: Preprocessing,
-        classes: int,
-        cache: Path | None = None,
+        cache: Path | None,
     ) -> None:
-        super().__init__(
-            SessionSpec(
-                runtime=tensorrt.flavour,
-                graph=name,
-                precision=precision,
-                device=need_gpu().name,
-                input_size=preprocessing.input_size,
-                classes=classes,
-                largest_batch=profile.max_batch,
-            )
-        )
+        super().__init__(spec)
         self._tensorrt, self._profile = tensorrt, profile
         log, trt = tensorrt.log, tensorrt.trt
         runtime = ask(log, "starting", trt.Runtime, log)
         # Each of TensorRT's objects keeps what it was made by: the contexts will keep the engine.
-        engine: Any = ask(log, f"reading {name}", runtime.deserialize_cuda_engine, plan)
+        engine: Any = ask(log, f"reading {spec.graph}", runtime.deserialize_cuda_engine, plan)
         _check_contract(engine, self._spec, profile)
         self._contexts = Contexts(tensorrt, engine, cache)
         with contextlib.ExitStack() as resources:
             resources.callback(self._contexts.close)
             self._idle = [resources.enter_context(self._new_slot())]
             self._resources = resources.pop_all()
-        self._is_closed = False
-        self._in_flight: dict[Ticket, tuple[Slot, int]] = {}
-        self._tickets = itertools.count()
 
-    def submit(self, images: ImageBatch) -> Ticket:
-        """Start a batch, without waiting for the device.
-
-        Args:
-            images: (N, H, W, 3) uint8 RGB; free for other use when this returns.
-
-        Returns:
-            What :meth:`collect` takes.
-
-        Raises:
-            InputError: The batch does not fit the spec.
-            DeviceError: TensorRT or CUDA fails.
-            RuntimeError: The session is closed, or :data:`SLOTS` batches are in flight.
-        """
-        self._check_images(images)
-        if self._is_closed:
-            raise RuntimeError("the session is closed")
+    def _start(self, images: ImageBatch) -> tuple[Slot, int]:
         if len(self._in_flight) == SLOTS:
             raise RuntimeError(f"{SLOTS} batches are in flight: collect one first")
         if not self._idle:
@@ -107,23 +70,10 @@ class TensorRTSession(BaseSession):
         slot = self._idle[-1]  # the one that was used last is warm
         slot.submit(images)
         self._idle.pop()
-        ticket = Ticket(next(self._tickets))
-        self._in_flight[ticket] = slot, len(images)
-        return ticket
+        return slot, len(images)
 
-    def collect(self, ticket: Ticket) -> Logits:
-        """Wait for a batch.
-
-        Returns:
-            (N, K) float32, owned by the caller.
-
-        Raises:
-            DeviceError: Something failed on the device.
-            RuntimeError: The batch is not in flight: it was collected, or the session is closed.
-        """
-        if ticket not in self._in_flight:
-            raise RuntimeError("this batch is not in flight")
-        slot, images = self._in_flight.pop(ticket)
+    def _finish(self, batch: tuple[Slot, int]) -> Logits:
+        slot, images = batch
         self._idle.append(slot)
         return slot.collect(images)
 
@@ -131,14 +81,10 @@ class TensorRTSession(BaseSession):
         slot = Slot(self._tensorrt, self._contexts.make, self._profile, self._spec)
         return contextlib.closing(slot)
 
-    def _run(self, images: ImageBatch) -> Logits:
-        return self.collect(self.submit(images))
-
     def close(self) -> None:
         """Free the device memory, once the device has finished; batches in flight are lost."""
-        self._is_closed = True
+        super().close()
         self._idle.clear()
-        self._in_flight.clear()
         self._resources.close()
 
 

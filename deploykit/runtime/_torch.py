@@ -29,13 +29,6 @@ class ModuleSession(BaseSession):
         self._module: nn.Module | None = module
         self._preprocessing = preprocessing
 
-    @property
-    def module(self) -> nn.Module:
-        """The module itself, while the session is open."""
-        if self._module is None:
-            raise RuntimeError("the session is closed")
-        return self._module
-
     def run_normalised(self, inputs: NetworkInputs) -> Logits:
         """Compute the logits; see :class:`deploykit.specs.session.NormalisedSession`."""
         try:
@@ -53,8 +46,10 @@ class ModuleSession(BaseSession):
         return self._answer(torch.from_numpy(normalised(images, self._preprocessing)))
 
     def _answer(self, batch: torch.Tensor) -> Logits:
+        if self._module is None:
+            raise RuntimeError("the session is closed")
         with torch.inference_mode():
-            logits: Logits = self.module(batch).numpy()
+            logits: Logits = self._module(batch).numpy()
         # A module may hand out a buffer of its own: the logits are the caller's.
         return np.array(logits, dtype=np.float32)
 

@@ -7,13 +7,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.errors import DependencyError, UsageError
+from deploykit.errors import DependencyError, DeviceError, UsageError
 from deploykit.specs.engine import Profile
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.session import Session
+from deploykit.specs.session import Session, SessionSpec
 from deploykit.specs.value import choice
+from deploykit.system.cpu import cpu_device
 from deploykit.system.deps import need
+from deploykit.system.gpu import need_gpu
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,32 +115,33 @@ def open_graph(
     runtime = choice(runtime, GRAPH_RUNTIMES, "runtime of ONNX graphs")
     if tf32 and runtime != CUDA:
         raise UsageError(f"{runtime} has no TF32.", hint=f"What has: {CUDA}.")
+    need("openvino" if runtime == OPENVINO else "onnxruntime")
+    spec = SessionSpec(
+        runtime=runtime,
+        graph=name,
+        precision=precision,
+        device=_cuda_device() if runtime == CUDA else cpu_device(precision),
+        input_size=preprocessing.input_size,
+        classes=len(labels),
+        tf32=tf32,
+        concurrent=runtime in (CPU, REHEARSAL),
+    )
     if runtime == OPENVINO:
-        need("openvino")
         from deploykit.runtime._openvino import OpenVinoSession
 
-        return OpenVinoSession(
-            graph,
-            name=name,
-            precision=precision,
-            preprocessing=preprocessing,
-            labels=labels,
-            threads=threads,
-            pipelined=pipelined,
-        )
-    need("onnxruntime")
+        return OpenVinoSession(graph, spec, preprocessing, labels, threads, pipelined=pipelined)
     from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(
-        graph,
-        name=name,
-        runtime=runtime,
-        precision=precision,
-        preprocessing=preprocessing,
-        labels=labels,
-        threads=1 if pipelined else threads,
-        tf32=tf32,
-    )
+    return OnnxRuntimeSession(graph, spec, preprocessing, labels, 1 if pipelined else threads)
+
+
+def _cuda_device() -> str:
+    """The name of GPU 0, for ONNX Runtime."""
+    try:
+        return need_gpu().name
+    except DeviceError as exc:
+        hint = "The CPU runs the same graph: --runtime onnxruntime-cpu"
+        raise DeviceError(exc.message, hint=hint) from exc
 
 
 def open_engine(
@@ -183,16 +186,16 @@ def open_engine(
             hint='Upgrade it: pip install --upgrade "cuda-bindings>=12.9.1"',
         ) from exc
 
-    return TensorRTSession(
-        tensorrt,
-        plan,
-        name=name,
+    spec = SessionSpec(
+        runtime=tensorrt.flavour,
+        graph=name,
         precision=precision,
-        profile=profile,
-        preprocessing=preprocessing,
+        device=need_gpu().name,
+        input_size=preprocessing.input_size,
         classes=len(labels),
-        cache=cache,
+        largest_batch=profile.max_batch,
     )
+    return TensorRTSession(tensorrt, plan, spec, profile, cache)
 
 
 def open_module(module: nn.Module, *, preprocessing: Preprocessing, classes: int) -> Session:
@@ -207,23 +210,6 @@ def open_module(module: nn.Module, *, preprocessing: Preprocessing, classes: int
     from deploykit.runtime._torch import ModuleSession
 
     return ModuleSession(module, preprocessing=preprocessing, classes=classes)
-
-
-def module_of(session: Session) -> nn.Module:
-    """The module behind a session.
-
-    Args:
-        session: What :func:`open_module` gave, still open.
-
-    Raises:
-        UsageError: It has no module.
-    """
-    need("torch")
-    from deploykit.runtime._torch import ModuleSession
-
-    if not isinstance(session, ModuleSession):
-        raise UsageError(f"{session.spec.graph} on {session.spec.runtime} is no torch module.")
-    return session.module
 
 
 def open_probe(
@@ -244,4 +230,6 @@ def open_probe(
     need("onnxruntime")
     from deploykit.runtime._onnxruntime import GraphProbe
 
+    if cuda is not None:
+        _cuda_device()
     return GraphProbe(graph, threads, cuda)

@@ -17,13 +17,11 @@ from deploykit.engine.passport import (
     Passport,
     PlanHeader,
     check_plan,
-    engine_name,
     parse_targets,
     passport_path,
     read_header,
     read_passport,
     reason,
-    runs_on,
     write_passport,
 )
 from deploykit.errors import BundleError, UsageError
@@ -76,7 +74,6 @@ PASSPORT = Passport(
     kept=(KeptNode(node="sum", operator="ReduceSum", module="head", reason="max 70000"),),
     deploy_graph="deploy/fp16.onnx",
     deploy_graph_sha256="aa",
-    engine="some.engine",
     engine_sha256="bb",
     engine_bytes=3,
     build_seconds=1.5,
@@ -94,37 +91,24 @@ def why_not(passport=PASSPORT, *, version="1.7.1.116", gpu=ADA):
     return reason(passport, tensorrt_version=version, gpu=gpu)
 
 
-@pytest.mark.parametrize(
-    ("targets", "name"),
-    [
-        (("sm86", "sm89"), "tensorrt_rtx-1.7.1-sm86+sm89-fp16-b1-8-32.engine"),
-        (("portable",), "tensorrt_rtx-1.7.1-portable-fp16-b1-8-32.engine"),
-    ],
-)
-def test_an_engine_is_named_after_what_it_runs_on(targets, name):
-    found = engine_name(
-        flavour="tensorrt_rtx",
-        version="1.7.1.116",
-        targets=targets,
-        gpu=None,
-        precision="fp16",
-        profile=Profile(),
-        workspace_bytes=None,
-    )
-    assert found == name
+def test_an_engine_is_named_after_what_it_runs_on():
+    assert PASSPORT.engine == "tensorrt_rtx-1.7.1-sm86+sm89-fp16-b1-8-32.engine"
+    portable = altered(targets=("portable",))
+    assert portable.engine == "tensorrt_rtx-1.7.1-portable-fp16-b1-8-32.engine"
 
 
 def test_an_engine_for_the_gpu_at_hand_is_named_after_it():
-    found = engine_name(
+    found = altered(
         flavour="tensorrt",
         version="11.4.0.106",
         targets=("current",),
-        gpu=Gpu("NVIDIA GeForce RTX™ 4070 (Laptop)", (8, 9), (13, 0)),
+        gpu=BuiltOn(name="NVIDIA GeForce RTX™ 4070 (Laptop)", compute_capability=(8, 9)),
         precision="fp32",
         profile=Profile(min_batch=2, opt_batch=4, max_batch=8),
-        workspace_bytes=None,
     )
-    assert found == "tensorrt-11.4.0-nvidia-geforce-rtx-4070-laptop-sm89-fp32-b2-4-8.engine"
+    assert found.engine == (
+        "tensorrt-11.4.0-nvidia-geforce-rtx-4070-laptop-sm89-fp32-b2-4-8.engine"
+    )
 
 
 LIMITS = [(2**30, "1GiB"), (3 * 2**29, "1536MiB"), (1024, "1KiB"), (1, "0.0009765625KiB")]
@@ -132,15 +116,7 @@ LIMITS = [(2**30, "1GiB"), (3 * 2**29, "1536MiB"), (1024, "1KiB"), (1, "0.000976
 
 @pytest.mark.parametrize(("workspace_bytes", "limit"), LIMITS)
 def test_engines_that_differ_in_their_workspace_have_names_of_their_own(workspace_bytes, limit):
-    found = engine_name(
-        flavour="tensorrt_rtx",
-        version="1.7.1.116",
-        targets=("sm89",),
-        gpu=None,
-        precision="fp16",
-        profile=Profile(),
-        workspace_bytes=workspace_bytes,
-    )
+    found = altered(targets=("sm89",), workspace_bytes=workspace_bytes).engine
     assert found == f"tensorrt_rtx-1.7.1-sm89-fp16-b1-8-32-ws{limit}.engine"
     assert parsed_bytes(limit) == workspace_bytes
 
@@ -221,7 +197,7 @@ COMMAND = "Build one: deploykit build-trt --flavour tensorrt_rtx --target {} --p
 def test_an_engine_fits_one_release_of_tensorrt(version):
     found = why_not(version=version)
     assert found.message == (
-        "some.engine was built by tensorrt_rtx 1.7.1.116 and runs on no other; "
+        f"{PASSPORT.engine} was built by tensorrt_rtx 1.7.1.116 and runs on no other; "
         f"this machine has {version}."
     )
     assert found.hint == COMMAND.format("sm89")
@@ -230,7 +206,7 @@ def test_an_engine_fits_one_release_of_tensorrt(version):
 def test_an_engine_for_other_gpus_says_which():
     found = why_not(gpu=Gpu("NVIDIA GeForce RTX 5090", (12, 0), (13, 0)))
     assert found.message == (
-        "some.engine was built for compute capability sm86 or sm89; "
+        f"{PASSPORT.engine} was built for compute capability sm86 or sm89; "
         "this machine has NVIDIA GeForce RTX 5090 (sm120)."
     )
     assert found.hint == COMMAND.format("sm120")
@@ -368,11 +344,3 @@ def test_tensorrt_builds_for_the_gpu_at_hand_only():
     with pytest.raises(UsageError, match="not for sm89") as caught:
         parse_targets(["sm89"], "tensorrt")
     assert "--flavour tensorrt_rtx" in caught.value.hint
-
-
-def test_which_gpus_targets_run_on():
-    assert runs_on(("sm86", "sm89"), ADA)
-    assert not runs_on(("sm89",), AMPERE)
-    # Turing has to be asked for; what is newer than the documentation may be tried.
-    assert not runs_on(("portable",), Gpu("NVIDIA GeForce RTX 2080", (7, 5), (13, 0)))
-    assert runs_on(("portable",), Gpu("NVIDIA H100", (9, 0), (13, 0)))

@@ -233,6 +233,8 @@ def test_a_missing_range_and_an_unknown_node_are_refused(graph, ranges):
 def test_each_rounding_can_be_switched_off_for_each_image(graph, ranges):
     model, tensors = switchable_int8(graph, ranges)
     assert tensors == tuple(quantized_tensors(graph))
+    pool, join = (model.graph.initializers[f"{each}/scale"].const_value.numpy() for each in "fe")
+    assert pool == join  # as in the converted graph, where a MaxPool passes integers on
     count = len(tensors)
     exact = run(model, exact=np.ones((len(IMAGES), count), np.bool_))["logits"]
     np.testing.assert_allclose(exact, run(graph)["logits"], rtol=1e-5, atol=1e-5)

@@ -30,11 +30,17 @@ def several(engine_bundle, no_gpu):
 
 
 def changed_passport(bundle, **fields):
-    """The bundle whose engine's passport says something else, and whose manifest knows."""
-    file = f"{bundle.manifest.engines[0]}.json"
-    path = bundle.folder / file
-    write_passport(path, msgspec.structs.replace(read_passport(path), **fields))
-    return acknowledged(bundle, file)
+    """The bundle whose engine's passport, and so its name, is another, as the manifest knows."""
+    (old,) = bundle.manifest.engines
+    folder, files = bundle.folder, dict(bundle.manifest.files)
+    passport = msgspec.structs.replace(read_passport(folder / f"{old}.json"), **fields)
+    new = f"engines/{passport.engine}"
+    files[new] = files.pop(old)
+    (folder / old).rename(folder / new)
+    (folder / f"{old}.json").unlink()
+    write_passport(folder / f"{new}.json", passport)
+    del files[f"{old}.json"]
+    return acknowledged(edited(bundle, engines=(new,), files=files), f"{new}.json")
 
 
 def refusal(bundle):
@@ -135,7 +141,6 @@ def test_engine_a_passport_that_does_not_fit_says_what_to_run(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"engine": "other.engine"}, "is not this engine's"),
         ({"engine_sha256": "0" * 64}, "is not this engine's"),
         ({"deploy_graph_sha256": "0" * 64}, "another deploy/fp16.onnx than the bundle has now"),
         ({"deploy_graph": "deploy/int8.onnx"}, "another deploy/int8.onnx than the bundle has now"),

@@ -237,7 +237,8 @@ def test_another_architectures_weights_are_recognised(tmp_path: Path) -> None:
     assert len(error.message.splitlines()) == 3
     assert max(map(len, error.message.splitlines())) < 300
     assert "layer1 (24 as layer1.0.conv1.weight)" in error.message
-    assert "ResNets: resnet18" in error.hint
+    assert "deploykit identify " in error.hint
+    assert "best.pth" in error.hint
 
 
 def test_weights_without_a_head(make: Make, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import onnx_ir as ir
 import pytest
 
 from deploykit.errors import DeviceError, GraphError
-from deploykit.runtime._onnxruntime import open_on_cpu
+from deploykit.runtime._onnxruntime import open_onnx
 from deploykit.runtime.opener import open_probe
 
 GRAPH = """<ir_version: 10, opset_import: ["" : 20]>
@@ -75,14 +75,14 @@ def test_a_closed_probe_does_not_run(content):
         probe.run(FEEDS)
 
 
-def test_on_a_gpu_fp32_is_not_rounded_to_tf32(content, monkeypatch):
+def test_on_a_gpu_fp32_is_not_rounded_to_tf32(content, monkeypatch, rtx_4070):
     asked = {}
 
-    def open_on_cpu_instead(graph, name, precision, *, tf32, threads):
-        asked.update(precision=precision, tf32=tf32)
-        return "Straw RTX", open_on_cpu(graph, name, threads)
+    def open_on_cpu(graph, name, threads, *, cuda, tf32=False):
+        asked.update(precision=cuda, tf32=tf32)
+        return open_onnx(graph, name, threads)
 
-    monkeypatch.setattr("deploykit.runtime._onnxruntime.open_on_cuda", open_on_cpu_instead)
+    monkeypatch.setattr("deploykit.runtime._onnxruntime.open_onnx", open_on_cpu)
     with open_probe(content, cuda="fp32"):
         assert asked == {"precision": "fp32", "tf32": False}
 

@@ -10,9 +10,10 @@ from openvino_cpu import needs_bf16
 from openvino_sessions import graph_bytes, open_file, open_text, quantize
 from runtime_graphs import ERROR_LIMIT, LABELS, open_on, random_images, relative_error
 
-from deploykit.errors import DependencyError, DeviceError, GraphError, InputError, UsageError
+from deploykit.errors import DependencyError, DeviceError, GraphError
 from deploykit.runtime import _openvino
 from deploykit.runtime._openvino import OPENVINO_ERRORS
+from deploykit.runtime.opener import open_graph
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import PipelinedSession
@@ -200,13 +201,6 @@ def test_it_computes_on_as_many_threads_as_it_may():
     assert requests._compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
-def test_a_batch_that_does_not_fit_is_refused():
-    with open_text(DEPLOY, PREPROCESSING) as session:
-        for use in (session.run, session.submit):
-            with pytest.raises(InputError, match="A batch must"):
-                use(IMAGES[:, :3])
-
-
 def test_a_closed_session_runs_nothing():
     session = open_text(DEPLOY, PREPROCESSING)
     ticket = session.submit(IMAGES)
@@ -227,14 +221,13 @@ def test_what_is_no_graph_is_refused_in_one_message(tmp_path, capfd, content, as
         graph = tmp_path / "graph.onnx"
         graph.write_bytes(content)
     with pytest.raises(GraphError):
-        _openvino.OpenVinoSession(
+        open_graph(
             graph,
             name="graph.onnx",
+            runtime="openvino",
             precision="fp32",
             preprocessing=PREPROCESSING,
             labels=Labels.numbered(3),
-            threads=None,
-            pipelined=False,
         )
     assert capfd.readouterr() == ("", "")
 
@@ -293,21 +286,6 @@ def test_without_the_package_it_is_named_with_its_command(no_openvino):
     with pytest.raises(DependencyError, match="openvino is not installed") as caught:
         open_text(DEPLOY, PREPROCESSING)
     assert caught.value.hint == 'Install it: pip install "deploykit[openvino]"'
-
-
-@pytest.mark.parametrize(
-    ("runtime", "precision"), [("openvino", "fp16"), ("onnxruntime-cpu", "bf16")]
-)
-def test_a_precision_that_a_runtime_does_not_compute_in_is_refused(
-    small_graphs, small_preprocessing, runtime, precision
-):
-    with pytest.raises(UsageError, match=f"{runtime} does not compute in {precision}"):
-        open_on(runtime, {precision: small_graphs["fp32"]}, precision, small_preprocessing)
-
-
-def test_tf32_is_refused():
-    with pytest.raises(UsageError, match="openvino has no TF32"):
-        open_text(DEPLOY, PREPROCESSING, tf32=True)
 
 
 REPORTER = """

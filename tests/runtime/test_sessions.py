@@ -364,7 +364,7 @@ def gpu_of_straw(monkeypatch):
 
     gpu = Gpu("Straw RTX", (8, 9), (13, 0))
     state = "deploykit.runtime._onnxruntime"
-    monkeypatch.setattr(f"{state}.need_gpu", lambda: gpu)
+    monkeypatch.setattr("deploykit.runtime.opener.need_gpu", lambda: gpu)
     monkeypatch.setattr(f"{state}.ort.get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(f"{state}.ort.preload_dlls", lambda: None)
     monkeypatch.setattr(f"{state}.ort.InferenceSession", open_on_cpu)

@@ -40,7 +40,7 @@ def machine(monkeypatch):
         cuda = FakeCuda(Faults(fail_at))
         monkeypatch.setattr("deploykit.runtime._cuda.cudart", cuda)
         gpu = Gpu("Fake RTX", (8, 9), (13, 0))
-        monkeypatch.setattr("deploykit.runtime._tensorrt.need_gpu", lambda: gpu)
+        monkeypatch.setattr("deploykit.runtime.opener.need_gpu", lambda: gpu)
         return FakeTensorRT(cuda, flavour, **engine)
 
     return make
@@ -360,7 +360,7 @@ def failing_calls(flavour):
     cuda = FakeCuda()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deploykit.runtime._cuda.cudart", cuda)
-        patch.setattr("deploykit.runtime._tensorrt.need_gpu", lambda: Gpu("Fake", (8, 9), (13, 0)))
+        patch.setattr("deploykit.runtime.opener.need_gpu", lambda: Gpu("Fake", (8, 9), (13, 0)))
         use(FakeTensorRT(cuda, flavour))
     return list(enumerate(cuda.faults.calls, start=1))
 

@@ -6,7 +6,6 @@ import hashlib
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -34,7 +33,6 @@ from deploykit.engine.passport import (
     SCHEMA,
     BuiltOn,
     Passport,
-    engine_name,
     parse_targets,
     reason,
 )
@@ -167,17 +165,14 @@ def _passport(
         )
     gpu, manifest = built.gpu, bundle.manifest
     kept = manifest.kept.get(request.precision, ())
-    options: dict[str, Any] = {
-        "flavour": tensorrt.flavour,
-        "version": tensorrt.version,
-        "targets": targets,
-        "precision": request.precision,
-        "profile": request.profile,
-        "workspace_bytes": request.workspace_bytes,
-    }
     return Passport(
-        **options,
         schema=SCHEMA,
+        flavour=tensorrt.flavour,
+        version=tensorrt.version,
+        targets=targets,
+        precision=request.precision,
+        profile=request.profile,
+        workspace_bytes=request.workspace_bytes,
         gpu=None
         if gpu is None
         else BuiltOn(name=gpu.name, compute_capability=gpu.compute_capability),
@@ -186,7 +181,6 @@ def _passport(
         kept=manifest.kept_for_tensorrt if request.precision == "int8" else kept,
         deploy_graph=proof.graph,
         deploy_graph_sha256=built.graph_sha256,
-        engine=engine_name(**options, gpu=gpu),
         engine_sha256=hashlib.sha256(built.plan).hexdigest(),
         engine_bytes=len(built.plan),
         build_seconds=round(built.seconds, 3),

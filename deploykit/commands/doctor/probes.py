@@ -75,13 +75,12 @@ def _tensorrt(flavour: Flavour, task: str) -> str:
         runtime = make(tensorrt, "runtime", lambda: trt.Runtime(log))
         engine = make(tensorrt, "engine", lambda: runtime.deserialize_cuda_engine(plan))
         context = make(tensorrt, "context", engine.create_execution_context)
-        with log.capture() as lines:
-            _check(_executed(context, lambda: RuntimeError(quoting("it does not run", lines))))
+        _check(make(tensorrt, "answer", lambda: _executed(context)))
     return str(tensorrt.version)
 
 
-def _executed(context: Any, failure: Callable[[], Exception]) -> Any:
-    """What the GPU answers for the image."""
+def _executed(context: Any) -> Any:
+    """What the GPU answers for the image; None if TensorRT does not start."""
     from deploykit.runtime._cuda import DeviceBuffer, PinnedBuffer, Stream
 
     size = IMAGE.nbytes
@@ -92,7 +91,7 @@ def _executed(context: Any, failure: Callable[[], Exception]) -> Any:
             context.set_tensor_address("x", x.address)
             context.set_tensor_address("y", y.address)
             if not context.execute_async_v3(stream.address):
-                raise failure()
+                return None
             stream.copy_out(host, y, size)
         return host.array.copy()  # closing the stream has waited for it
 

@@ -29,7 +29,6 @@ class Identification(Shown):
         near_misses: The closest of the others; empty when one fits.
         compared: How many architectures were compared with it.
         skipped: Which were not, and the reason.
-        family: Whose names these are, where known.
         trust_pickle: Whether reading it might run the code in it: an export must be let, too.
     """
 
@@ -39,7 +38,6 @@ class Identification(Shown):
     near_misses: tuple[Match, ...]
     compared: int
     skipped: tuple[str, ...]
-    family: str | None
     trust_pickle: bool = False
 
 
@@ -109,7 +107,6 @@ def identify(
         near_misses=() if fits else tuple(near[:_NEAR_MISSES]),
         compared=len(found),
         skipped=tuple(skipped),
-        family=contents.family,
         trust_pickle=trust_pickle,
     )
 

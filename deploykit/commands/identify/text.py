@@ -42,8 +42,6 @@ def _fits(found: Identification) -> list[str]:
 
 def _misses(found: Identification) -> list[str]:
     lines = ["fits        none"]
-    if found.family is not None:
-        lines.append(f"names       those of {found.family}")
     for match in found.near_misses:
         differs = match.mismatch
         lines.append(

@@ -70,7 +70,7 @@ def inspect_graph(path: Path) -> GraphInspection:
         DependencyError: onnx is not installed.
     """
     need("onnx_ir")
-    from deploykit.graph.files import load_graph
+    from deploykit.graph.files import load_graph, tensor_spec
     from deploykit.graph.fp16 import fp32_nodes
     from deploykit.graph.passes import MODULE_PATH
 
@@ -89,8 +89,8 @@ def inspect_graph(path: Path) -> GraphInspection:
         bytes=path.stat().st_size,
         producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
         opsets=dict(model.opset_imports),
-        inputs=tuple(_spec(value) for value in graph.inputs),
-        outputs=tuple(_spec(value) for value in graph.outputs),
+        inputs=tuple(tensor_spec(value) for value in graph.inputs),
+        outputs=tuple(tensor_spec(value) for value in graph.outputs),
         operators=dict(operators.most_common()),
         weights=dict(weights.most_common()),
         precision=_precision(operators, weights),
@@ -114,12 +114,8 @@ def _weights(graph: ir.Graph) -> Counter[str]:
     counts: Counter[str] = Counter()
     for value in graph.initializers.values():
         if value.const_value is not None:
-            counts[value.const_value.dtype.name.lower()] += value.const_value.size
-    return Counter({_NUMPY_NAMES.get(name, name): count for name, count in counts.items()})
-
-
-#: What ONNX calls otherwise than everybody else.
-_NUMPY_NAMES = {"float": "float32", "double": "float64"}
+            counts[value.const_value.dtype.numpy().name] += value.const_value.size
+    return counts
 
 
 def _precision(operators: Counter[str], weights: Counter[str]) -> str:
@@ -129,15 +125,6 @@ def _precision(operators: Counter[str], weights: Counter[str]) -> str:
         if weights[dtype]:
             return precision
     return "fp32"
-
-
-def _spec(value: ir.Value) -> TensorSpec:
-    """An input's or output's name, type and shape; ``?`` stands for what a graph leaves open."""
-    dtype = "?" if value.dtype is None else value.dtype.numpy().name
-    shape: tuple[int | str, ...] = ("?",)
-    if value.shape is not None:
-        shape = tuple(d if isinstance(d, int) else str(d.value or "?") for d in value.shape)
-    return TensorSpec(name=value.name or "", dtype=dtype, shape=shape)
 
 
 def _carried(model: ir.Model, key: str, kind: type[_Carried], notes: list[str]) -> _Carried | None:

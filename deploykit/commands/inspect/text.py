@@ -197,8 +197,6 @@ def _checkpoint_lines(found: CheckpointInspection) -> Iterator[str]:
     yield _line("types", _counts(contents.dtypes))
     if contents.classes is not None:
         yield _line("classes", f"{contents.classes}, if {contents.last_layer} is the last layer")
-    if contents.family is not None:
-        yield _line("names", f"those of {contents.family}")
     for name, value in contents.told.items():
         yield _line("it says", f"{name} = {value}")
     yield from (_line("note", note) for note in contents.notes)

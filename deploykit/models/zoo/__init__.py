@@ -25,7 +25,7 @@ class Entry:
 
     Attributes:
         build: Makes it, randomly initialised; takes ``num_classes`` and the ``--arch-arg`` values.
-        preprocessing: What its training did to the photos; None where the caller's preset holds.
+        preprocessing: What its training did to the images; None where the caller's preset holds.
     """
 
     build: Callable[..., nn.Module]
@@ -39,7 +39,7 @@ def register(*, preprocessing: Preprocessing | None = None) -> Callable[[Build],
     """Enter a function that makes a network into the zoo, under the function's name.
 
     Args:
-        preprocessing: What its training did to the photos, if not what the presets do.
+        preprocessing: What its training did to the images, if not what the presets do.
 
     Raises:
         ValueError: The name is taken.

@@ -23,7 +23,7 @@ from deploykit.graph.files import load_graph
 from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.models.registry import resolve_architecture
 from deploykit.proof.reference import ReferenceRequest, open_reference
-from deploykit.runtime.opener import CPU, module_of
+from deploykit.runtime.opener import CPU
 from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.progress import Note, silent
 
@@ -59,7 +59,7 @@ def canonical(bundle):
         open_candidate(bundle, Candidate(CANONICAL, CPU, "fp32")) as session,
     ):
         opset = bundle.manifest.opset
-        origin = module_origin(module_of(reference), preprocessing, "the module", opset=opset)
+        origin = module_origin(reference._module, preprocessing, "the module", opset=opset)
         graph = load_graph(bundle.checked(CANONICAL))
         images = drawn_images(bundle, None, (), 4, silent)
         return layer_report(Subject(session.spec, graph, graph, preprocessing), origin, images)
