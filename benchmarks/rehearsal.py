@@ -16,7 +16,7 @@ from pathlib import Path
 from deploykit.bundle.folder import open_bundle
 from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.parity.compare import regroup
-from deploykit.proof.photos import folder_photos
+from deploykit.proof.images import folder_sample
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
 
     bundle = open_bundle(options.bundle)
     manifest = bundle.manifest
-    photos = folder_photos(
+    photos = folder_sample(
         options.images,
         manifest.preprocessing,
         labels=manifest.labels,

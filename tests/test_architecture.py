@@ -90,13 +90,13 @@ def parts_of(module: str) -> list[str]:
     return module.split(".")[1:] or ["__init__"]
 
 
-def test_every_folder_has_a_layer():
+def test_layers_cover_every_folder():
     parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
     assert parts == set().union(*LAYERS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_go_downwards(path):
+def test_layers_import_only_downwards(path):
     part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     for module in imports_of(path):
         if module.partition(".")[0] != "deploykit":
@@ -108,13 +108,13 @@ def test_imports_go_downwards(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_heavy_packages_stay_in_their_layer(path):
+def test_layers_of_heavy_packages(path):
     part = path.relative_to(PACKAGE).parts[0]
     heavy = {module.partition(".")[0] for module in imports_of(path)}
     assert not heavy & FORBIDDEN.get(part, set())
 
 
-def test_a_command_uses_only_its_commands():
+def test_command_uses_only_listed_commands():
     used: dict[str, set[str]] = {}
     for path in COMMAND_FILES:
         command = path.relative_to(PACKAGE).parts[1]
@@ -127,7 +127,7 @@ def test_a_command_uses_only_its_commands():
 
 
 @pytest.mark.parametrize("path", COMMAND_FILES, ids=name_of)
-def test_a_file_of_a_command_imports_what_it_may(path):
+def test_command_files_import_only_their_layer(path):
     imported = imports_of(path)
     if path.name != "cli.py":
         assert not [module for module in imported if module.startswith(CONSOLE)]
@@ -137,11 +137,11 @@ def test_a_file_of_a_command_imports_what_it_may(path):
         assert not [module for module in shown if module.endswith((".text", ".page", ".api"))]
 
 
-def test_commands_use_each_other_in_no_circle():
+def test_commands_without_cycles():
     assert [*TopologicalSorter(COMMANDS).static_order()]  # raises CycleError, which names it
 
 
-def test_no_files_import_each_other():
+def test_modules_without_cycles():
     # Raises CycleError, which names the circle.
     order = TopologicalSorter(
         {module_of(path): (imports_of(path) & MODULES) - {"deploykit"} for path in FILES}
@@ -149,7 +149,7 @@ def test_no_files_import_each_other():
     assert {*order} == MODULES
 
 
-def test_the_public_names():
+def test_public_names():
     assert deploykit.__all__ == sorted(deploykit.__all__, key=lambda name: (name.islower(), name))
     for name in deploykit.__all__:
         assert getattr(deploykit, name).__name__ == name

@@ -24,12 +24,12 @@ COMMANDS = [
 
 
 @pytest.mark.skipif(not COMMANDS, reason="not run from a checkout")
-def test_the_documentation_has_commands():
+def test_documentation_has_commands():
     assert len(COMMANDS) >= 6
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_documented_command_parses(line):
+def test_documentation_commands_parse(line):
     group = typer.main.get_command(app)
     _, name, *arguments = shlex.split(line)
     command = group.get_command(group.make_context("deploykit", [name]), name)
@@ -37,7 +37,7 @@ def test_a_documented_command_parses(line):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_examples_run(page, user_folder, monkeypatch):
+def test_documentation_python_examples_run(page, user_folder, monkeypatch):
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     if page.name in ("README.md", "python.md"):
         assert blocks
@@ -60,6 +60,6 @@ def user_folder(tmp_path, photo_folder, checkpoint, network_file, exported_bundl
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_documentation_links_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target

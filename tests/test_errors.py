@@ -8,7 +8,7 @@ from deploykit.errors import DeploykitError
 TREE = [cls for _, cls in inspect.getmembers(errors, inspect.isclass)]
 
 
-def test_the_tree_in_the_docstring_is_the_tree():
+def test_errors_docstring_draws_the_tree():
     """Each class is drawn once, below its parent, with its exit code if it changes that."""
     lines = [line for line in errors.__doc__.splitlines() if "Error" in line and "Each" not in line]
     depth_of = {}
@@ -25,7 +25,7 @@ def test_the_tree_in_the_docstring_is_the_tree():
 
 
 @pytest.mark.parametrize("cls", TREE)
-def test_every_error_has_message_hint_and_code(cls):
+def test_errors_have_message_hint_and_code(cls):
     error = cls("what failed", hint="what to do")
     assert (error.message, error.hint) == ("what failed", "what to do")
     assert str(error) == "what failed\nwhat to do"

@@ -77,7 +77,7 @@ def test_home_stays_empty_after_every_command(call, tmp_path, network_file, phot
         assert left == [], line
 
 
-def test_home_stays_empty_after_curves_are_drawn_from_python(call, tmp_path):
+def test_home_stays_empty_after_write_curves(call, tmp_path):
     code = """
 from pathlib import Path
 from deploykit.commands.train.curves import write_curves
@@ -92,7 +92,7 @@ for _ in range(2):
     assert list((tmp_path / "home").rglob("*")) == []
 
 
-def test_onnxruntime_is_told_before_anything_can_import_it(call):
+def test_import_disables_onnxruntime_telemetry(call):
     told = "import deploykit, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     assert call(told).stdout == "1\n"
     assert call(told, ORT_DISABLE_TELEMETRY="0").stdout == "0\n"  # the user decides

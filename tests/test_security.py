@@ -57,7 +57,7 @@ def received(tmp_path, monkeypatch, exported_bundle, photo_folder):
     shutil.copytree(photo_folder, tmp_path / "photos")
     (folder / "net.py").write_text(CODE)
     (tmp_path / "trap.py").write_text(CODE)
-    forge(folder, checkpoint={"path": "/nowhere/best_model.pth"}, photos=None)
+    forge(folder, checkpoint={"path": "/nowhere/best_model.pth"}, images=None)
     return folder
 
 
@@ -113,7 +113,7 @@ def test_architecture_name_never_imports_in_any_command(received, command, capsy
     assert not Path(TRAP).exists()
 
 
-def test_architecture_name_runs_when_the_user_names_it(received, checkpoint, network_file):
+def test_architecture_name_runs_if_user_names_it(received, checkpoint, network_file):
     """The same code, named on the command line: what runs is the user's decision."""
     forge(received, architecture={"name": f"{network_file}:Net", "origin": "zoo"})
     words = ("verify", "--images", "photos", "--ckpt", str(checkpoint))
@@ -121,7 +121,7 @@ def test_architecture_name_runs_when_the_user_names_it(received, checkpoint, net
     assert run([*words, "--arch", f"{network_file}:Net"]) == 0
 
 
-def test_architecture_name_of_code_is_refused_by_the_registry(received):
+def test_resolve_architecture_refuses_user_code(received):
     with pytest.raises(UsageError, match="runs only when it is named"):
         resolve_architecture("trap:Net", allow_user_code=False)
     assert not Path(TRAP).exists()
@@ -150,7 +150,7 @@ def test_architecture_args_neither_download_nor_read(received, name, arguments, 
 
 
 @pytest.mark.parametrize("name", ["evil", "net.PY", "timm/hf_hub/x", "torchvision/", ""])
-def test_architecture_name_that_nobody_knows_is_not_the_users_mistake(received, name, capsys):
+def test_architecture_name_unknown_compares_with_graph(received, name, capsys):
     forge(received, architecture={"name": name}, checkpoint=weights_like(received))
     assert run(["verify", "--images", "photos"]) in (0, 3)
     assert "comparing with model.onnx, not with the checkpoint: " in capsys.readouterr().err
@@ -159,7 +159,7 @@ def test_architecture_name_that_nobody_knows_is_not_the_users_mistake(received, 
 @pytest.mark.parametrize(
     "path", ["best_model.pth", "artifacts/colours/best_model.pth", "../x/best_model.pth", ""]
 )
-def test_checkpoint_path_that_is_relative_is_not_followed(received, path, capsys):
+def test_checkpoint_relative_path_is_not_followed(received, path, capsys):
     found = weights_like(received)
     shutil.copy(received / "best_model.pth", "best_model.pth")
     forge(received, architecture={"name": "dpn92"}, checkpoint=found | {"path": path})
@@ -169,7 +169,7 @@ def test_checkpoint_path_that_is_relative_is_not_followed(received, path, capsys
     )
 
 
-def test_checkpoint_path_runs_no_code_of_the_file(received):
+def test_checkpoint_of_the_bundle_runs_no_code(received):
     forge(
         received,
         architecture={"name": "dpn92"},
@@ -179,7 +179,7 @@ def test_checkpoint_path_runs_no_code_of_the_file(received):
     assert not Path(TRAP).exists()
 
 
-def test_checkpoint_trust_is_the_users_to_give(received, capsys):
+def test_checkpoint_trust_is_not_taken_from_the_bundle(received, capsys):
     forge(
         received,
         architecture={"name": "dpn92"},
@@ -193,7 +193,7 @@ def test_checkpoint_trust_is_the_users_to_give(received, capsys):
 
 @pytest.mark.parametrize("trusted", [False, True])
 @pytest.mark.parametrize("named", ["", "--arch dpn92"])
-def test_checkpoint_that_the_bundle_names_is_never_trusted(received, trusted, named, capsys):
+def test_checkpoint_of_the_bundle_is_never_trusted(received, trusted, named, capsys):
     forge(
         received,
         architecture={"name": "dpn92"},
@@ -214,13 +214,13 @@ def test_checkpoint_that_changed_is_not_read(received, capsys):
 
 
 def test_images_are_read_from_a_full_path_only(received, capsys):
-    forge(received, photos="photos")
+    forge(received, images="photos")
     assert run(["verify"]) in (0, 3)
     said = "photos, given at export, is no full path on a disk of this machine: using golden.npz"
     assert said in capsys.readouterr().err
 
 
-def test_recorded_paths_on_another_machine_are_not_followed(monkeypatch):
+def test_recorded_path_of_another_machine(monkeypatch):
     assert recorded_path("/data/photos") == Path("/data/photos")
     monkeypatch.setattr(manifest_file, "Path", PureWindowsPath)
     assert recorded_path(r"C:\data\photos") is not None
@@ -248,7 +248,7 @@ def test_files_outside_the_bundle_are_not_read(received, name, capsys):
     assert "names no file inside the bundle" in capsys.readouterr().err
 
 
-def test_checkpoint_that_is_another_one_has_no_neighbours(received, capsys):
+def test_checkpoint_of_another_hash_has_no_neighbours(received, capsys):
     """What training leaves beside a checkpoint is read where the hash tells that it is that one."""
     private = received.parent / "private"
     private.mkdir()
@@ -265,7 +265,7 @@ def test_checkpoint_that_is_another_one_has_no_neighbours(received, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps no pipes in folders")
 @pytest.mark.parametrize("name", ["golden.npz", "deploy/fp32.onnx", "bundle.json"])
-def test_files_that_are_pipes_are_not_waited_for(received, name, capsys):
+def test_files_that_are_pipes_are_refused(received, name, capsys):
     (received / name).unlink()
     os.mkfifo(received / name)
     assert run(["verify", "--images", "photos"]) == 4
@@ -274,7 +274,7 @@ def test_files_that_are_pipes_are_not_waited_for(received, name, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
 @pytest.mark.parametrize("name", ["deploy", "engines", "cache", ".bundle.json.lock"])
-def test_folders_that_lead_out_of_the_bundle_are_not_written_to(received, name, capsys):
+def test_folders_outside_the_bundle_are_not_written(received, name, capsys):
     mine = received.parents[1] / "mine"
     if (received / name).is_dir():
         (received / name).rename(mine)
@@ -291,7 +291,7 @@ def test_folders_that_lead_out_of_the_bundle_are_not_written_to(received, name, 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
-def test_a_linked_manifest_is_replaced_and_not_written_through(received, no_gpu):
+def test_manifest_that_is_a_link_is_replaced(received, no_gpu):
     pytest.importorskip("tensorrt_rtx")
     mine, link = received.parents[1] / "mine.json", received / "bundle.json"
     link.rename(mine)
@@ -303,7 +303,7 @@ def test_a_linked_manifest_is_replaced_and_not_written_through(received, no_gpu)
     assert link.read_bytes() != before
 
 
-def test_suite_as_it_is_documented_reads_no_settings_of_the_bundle(received):
+def test_suite_reads_no_settings_of_the_bundle(received):
     (received / "pytest.ini").write_text("[pytest]\naddopts = -p trap\npythonpath = .\n")
     (received.parents[1] / "trap.py").rename(received / "trap.py")
     page = (DOCS / "suite.md").read_text(encoding="utf-8")
@@ -315,7 +315,7 @@ def test_suite_as_it_is_documented_reads_no_settings_of_the_bundle(received):
     assert not Path(TRAP).exists()
 
 
-def test_created_in_the_future_is_taken_and_said_aloud(received, capsys):
+def test_created_in_the_future_is_announced(received, capsys):
     own = received.with_name("own")
     shutil.copytree(received, own)
     forge(received, created="2999-01-01T00:00:00+00:00")
@@ -324,7 +324,7 @@ def test_created_in_the_future_is_taken_and_said_aloud(received, capsys):
     assert "using the newest of 2 bundles: artifacts/colours (--bundle chooses)" in said
 
 
-def test_checkpoint_that_the_user_names_runs_no_code_unasked(received, capsys):
+def test_checkpoint_of_the_user_runs_no_code(received, capsys):
     weights_like(received, Payload())
     mine = str(received / "best_model.pth")
     assert run(["verify", "--images", "photos", "--arch", "dpn92", "--ckpt", mine]) == 4
@@ -353,7 +353,7 @@ def test_golden_answers_run_no_code(received, capsys):
     assert not Path(TRAP).exists()
 
 
-def test_graph_metadata_that_contradicts_the_manifest_is_refused(received, capsys):
+def test_graph_metadata_must_match_the_manifest(received, capsys):
     change_graph(
         received, lambda graph: graph.metadata_props.add(key="deploykit.labels", value='["a"]')
     )
@@ -400,7 +400,7 @@ def mended():
 
 
 @pytest.mark.parametrize("system", ["posix", "nt"])
-def test_shown_commands_do_no_more_than_they_say(system, monkeypatch):
+def test_shown_commands_are_quoted(system, monkeypatch):
     monkeypatch.setattr("deploykit.system.text.os", SimpleNamespace(name=system))
     line = command_line(["deploykit", "verify", "--arch", SHELL_CODE, "--ckpt", "a\x03b\u2028c"])
     assert line.isprintable()
@@ -413,12 +413,12 @@ def test_shown_commands_do_no_more_than_they_say(system, monkeypatch):
         assert not {"$", "`", "%", "\u201c"} & set(quoted)
 
 
-def test_shown_commands_quote_what_a_bundle_says(received, posix_shell):
+def test_shown_commands_quote_bundle_values(received, posix_shell):
     forge(
         received,
         architecture={"name": SHELL_CODE + ":Net", "args": {SHELL_CODE: SHELL_CODE}},
         checkpoint={"path": f"/{SHELL_CODE}"},
-        photos=f"/{SHELL_CODE}",
+        images=f"/{SHELL_CODE}",
     )
     words = shlex.split(export_command(open_bundle(received), [mended()]), comments=True)
     plain = SHELL_CODE.replace("\n", "?")
@@ -428,7 +428,7 @@ def test_shown_commands_quote_what_a_bundle_says(received, posix_shell):
     assert options["--std"] == "1,1,1"
 
 
-def test_shown_commands_quote_what_a_passport_says(built_engine, tmp_path, posix_shell):
+def test_shown_commands_quote_passport_values(built_engine, tmp_path, posix_shell):
     path = tmp_path / "x.engine.json"
     engine = built_engine.bundle.folder / built_engine.engine
     content = json.loads(engine.with_name(f"{engine.name}.json").read_text())
@@ -437,7 +437,7 @@ def test_shown_commands_quote_what_a_passport_says(built_engine, tmp_path, posix
     assert words[words.index("--target") + 1] == SHELL_CODE.replace("\n", "?")
 
 
-def test_pages_show_what_a_bundle_says_as_text(received):
+def test_pages_escape_bundle_values(received):
     markup = "<script>alert(1)</script><img src=x onerror=alert(1)>"
     labels = {"names": [markup, "green", "red"], "source": markup}
     forge(received, labels=labels, architecture={"name": f"{markup}:Net"}, name=markup)

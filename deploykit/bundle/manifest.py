@@ -23,7 +23,7 @@ from deploykit.system.files import move_into_place, open_file, read_file, replac
 GoldenChoice: TypeAlias = Literal["photos", "generated"]
 """Whether ``golden.npz`` may hold the user's photos, or only made images."""
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST_NAME = "bundle.json"
 LOCK_NAME = f".{MANIFEST_NAME}.lock"
 _LOCK_SECONDS = 30.0
@@ -78,13 +78,13 @@ class SearchRecord(Value, frozen=True):
 
     Attributes:
         runtime: What the search tried graphs on, and INT8 for CPUs is made for.
-        photos: The photos of search and calibration, each the start of its pixels' SHA-256: no
+        images: The photos of search and calibration, each the start of its pixels' SHA-256: no
             proof rests on them.
         integers: How many nodes of an INT8 graph compute with integers; None where nobody counted.
     """
 
     runtime: str
-    photos: tuple[str, ...]
+    images: tuple[str, ...]
     integers: int | None = None
 
 
@@ -113,7 +113,7 @@ class Manifest(Value, frozen=True):
             passport beside it.
         accepted: What the user chose from ``bench``, the newest last; one for each machine.
         files: Every file of the bundle but this one, by its path with ``/``.
-        photos: The folder of photos that export was given, absolute; None without. See
+        images: The folder of photos that export was given, absolute; None without. See
             :func:`recorded_path`.
         verdicts: What has been shown, the newest last; see :meth:`with_verdict`.
         versions: Of the packages that exported it.
@@ -132,7 +132,7 @@ class Manifest(Value, frozen=True):
     opset: int
     deploy: dict[Precision, str]
     files: dict[str, FileRecord]
-    photos: str | None
+    images: str | None
     verdicts: tuple[KeptVerdict, ...]
     versions: dict[str, str]
     kept: dict[Precision, tuple[KeptNode, ...]] = {}  # noqa: RUF012  # msgspec copies it
@@ -179,7 +179,7 @@ class Manifest(Value, frozen=True):
     def calibration_images(self, files: Iterable[str]) -> frozenset[str]:
         """The images that had a part in making graphs or engines, told as in SearchRecord."""
         searches = (self.searches[file] for file in files if file in self.searches)
-        return frozenset(digest for search in searches for digest in search.photos)
+        return frozenset(digest for search in searches for digest in search.images)
 
     def with_accepted(self, accepted: Accepted) -> Manifest:
         """A copy that keeps a choice, in place of an earlier one for the same machine."""

@@ -11,7 +11,7 @@ from deploykit.specs.value import Value
 from deploykit.system.deps import runtime_version
 
 ProofKind: TypeAlias = Literal["rehearsed", "executed"]
-PhotoKind: TypeAlias = Literal["photos", "golden", "generated"]
+ImageKind: TypeAlias = Literal["photos", "golden", "generated"]
 ReferenceKind: TypeAlias = Literal["module", "graph", "golden"]
 
 
@@ -31,21 +31,21 @@ class CandidateKey(NamedTuple):
     device: str
 
 
-class PhotoSet(Value, frozen=True):
+class ImageSet(Value, frozen=True):
     """The images that something was measured on.
 
     Attributes:
         kind: The user's ``photos``, the bundle's ``golden`` ones, or ``generated``.
         source: The folder, as it was given; empty for golden and generated images.
-        images: How many different ones were compared.
+        count: How many different ones were compared.
         sha256: Of the preprocessed pixels, in order, in lowercase hex.
         duplicates: How many more were skipped: they have the pixels of another.
         calibration: How many more were skipped: they had a part in making a compared graph.
     """
 
-    kind: PhotoKind
+    kind: ImageKind
     source: str
-    images: int
+    count: int
     sha256: str
     duplicates: int = 0
     calibration: int = 0
@@ -63,7 +63,7 @@ class KeptVerdict(Value, frozen=True):
         kind: ``executed`` on the runtime or ``rehearsed`` on a model of the hardware.
         reference: What it was compared with, in words.
         reference_kind: The recorded checkpoint's ``module``, the ``graph``, or ``golden`` answers.
-        photos: The images.
+        images: The images.
         measurement: The numbers.
         tolerance: What was allowed.
         created: When, UTC, ISO 8601.
@@ -81,7 +81,7 @@ class KeptVerdict(Value, frozen=True):
     kind: ProofKind
     reference: str
     reference_kind: ReferenceKind
-    photos: PhotoSet
+    images: ImageSet
     measurement: Measurement
     tolerance: Tolerance
     created: str
@@ -120,6 +120,6 @@ class KeptVerdict(Value, frozen=True):
             old.is_recorded,
         ):
             return False
-        ours = self.photos.kind == "photos", self.among
-        theirs = old.photos.kind == "photos", old.among
+        ours = self.images.kind == "photos", self.among
+        theirs = old.images.kind == "photos", old.among
         return ours >= theirs or (old.passed and not self.passed)

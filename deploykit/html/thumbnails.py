@@ -104,12 +104,12 @@ class _Smallest:
 
 
 def make_thumbnails(
-    photos: Sequence[tuple[int, str]], root: Path, progress: Progress = silent
+    images: Sequence[tuple[int, str]], root: Path, progress: Progress = silent
 ) -> Iterator[tuple[int, bytes | None]]:
     """Make small JPEG files on threads, a few ahead of whoever consumes them.
 
     Args:
-        photos: The place and the path of each row.
+        images: The place and the path of each row.
         root: The folder that the paths are relative to.
         progress: Called after every thumbnail.
 
@@ -122,11 +122,11 @@ def make_thumbnails(
         return index, _thumbnail(root / unescape_name(name))
 
     threads = default_threads()
-    made = in_order(make, photos, threads=threads, ahead=4 * threads, name="deploykit-thumbnail")
+    made = in_order(make, images, threads=threads, ahead=4 * threads, name="deploykit-thumbnail")
     with closing(made):
         for done, thumbnail in enumerate(made, 1):
             yield thumbnail
-            progress(Step("making thumbnails", done, len(photos), unit="images"))
+            progress(Step("making thumbnails", done, len(images), unit="images"))
 
 
 def _thumbnail(path: Path) -> bytes | None:

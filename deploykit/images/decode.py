@@ -26,7 +26,7 @@ FailureStatus: TypeAlias = Literal[
 ]
 
 # Of the formats that photos come in, and of what is taken for photos, by their first bytes.
-_PHOTOS = {
+_IMAGES = {
     "JPEG": re.compile(rb"\xff\xd8"),
     "PNG": re.compile(rb"\x89PNG"),
     "GIF": re.compile(rb"GIF8"),
@@ -228,7 +228,7 @@ def _failure_of_decoding(exc: Exception, head: bytes, size: int) -> Failure:
         return Failure("truncated", f"The file ends too early: {message or 'no more data'}.")
     # A RIFF header has the length of the whole file, in bytes, without its first eight.
     promised = int.from_bytes(head[4:8], "little") + 8
-    if _PHOTOS["WebP"].match(head) and size < promised:
+    if _IMAGES["WebP"].match(head) and size < promised:
         return Failure("truncated", f"The file ends too early: it has {size} of {promised} bytes.")
     if message.startswith("conversion from"):
         return Failure("unsupported", f"Its pixels cannot become RGB: {message}.")
@@ -238,7 +238,7 @@ def _failure_of_decoding(exc: Exception, head: bytes, size: int) -> Failure:
 def _failure_of_identifying(head: bytes) -> Failure:
     if not head:
         return Failure("truncated", "The file is empty.")
-    for kind, signature in _PHOTOS.items():
+    for kind, signature in _IMAGES.items():
         if signature.match(head):
             return Failure("corrupt", f"It begins as {kind}, but its header is damaged or cut off.")
     others = (kind for kind, signature in _OTHERS.items() if signature.match(head))

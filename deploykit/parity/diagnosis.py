@@ -9,7 +9,7 @@ from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import Value
 
 Stage: TypeAlias = Literal[
-    "photos", "decode", "resize", "preprocessing", "colour", "normalise", "network", "labels",
+    "images", "decode", "resize", "preprocessing", "colour", "normalise", "network", "labels",
     "accuracy", "canonical graph", "batch size", "graph pass", "precision", "runtime",
 ]  # fmt: skip
 Options: TypeAlias = tuple[tuple[str, str], ...]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploykit.bundle.manifest import Manifest
-from deploykit.bundle.verdicts import PhotoSet
+from deploykit.bundle.verdicts import ImageSet
 from deploykit.errors import ParityError
 from deploykit.parity.compare import NamedBatch
-from deploykit.proof.photos import LOOK_AT_THEM, Photos, mostly_unreadable
-from deploykit.proof.policy import MIN_PHOTOS
+from deploykit.proof.images import LOOK_AT_THEM, ImageSample, mostly_unreadable
+from deploykit.proof.policy import MIN_IMAGES
 from deploykit.proof.reference import OpenReference
 from deploykit.proof.text import skipped_text
 from deploykit.proof.verdict import Verdict, judge_sessions
@@ -21,25 +21,25 @@ from deploykit.system.progress import Note, Progress, Step
 
 
 @dataclass(frozen=True)
-class AnsweredPhotos:
+class AnsweredImages:
     """Photos and what the reference answers.
 
     Attributes:
         batches: The photos.
         logits: (N, K), in their order.
         drawn: What photos they are.
-        digests: See :attr:`deploykit.proof.photos.Photos.digests`.
+        digests: See :attr:`deploykit.proof.images.ImageSample.digests`.
     """
 
     batches: Sequence[NamedBatch]
     logits: Logits
-    drawn: PhotoSet
+    drawn: ImageSet
     digests: frozenset[str]
 
     @property
     def is_too_few(self) -> bool:
         """Whether no proof on them counts below FP32, whatever it shows."""
-        return self.drawn.kind != "photos" or self.drawn.images < MIN_PHOTOS
+        return self.drawn.kind != "photos" or self.drawn.count < MIN_IMAGES
 
     @property
     def images(self) -> ImageBatch:
@@ -66,29 +66,29 @@ class AnsweredPhotos:
         return verdict
 
 
-def _answered(photos: Photos, reference: OpenReference, progress: Progress) -> AnsweredPhotos:
+def _answered(sample: ImageSample, reference: OpenReference, progress: Progress) -> AnsweredImages:
     batches, logits = [], []
-    for names, images in photos:
+    for names, images in sample:
         if names:  # else not one of these files could be read
             batches.append((names, images.copy()))  # the buffer behind them is reused
             logits.append(reference.session.run(images))
-            progress(Step("asking the reference", sum(map(len, logits)), photos.count))
-    drawn = photos.drawn()
-    if reason := mostly_unreadable(photos.unreadable, drawn.images):
-        raise ParityError(f"{photos.source}: {reason}.", hint=LOOK_AT_THEM)
+            progress(Step("asking the reference", sum(map(len, logits)), sample.count))
+    drawn = sample.drawn()
+    if reason := mostly_unreadable(sample.unreadable, drawn.count):
+        raise ParityError(f"{sample.source}: {reason}.", hint=LOOK_AT_THEM)
     if skipped := skipped_text(drawn):
-        progress(Note(f"{drawn.images} of the sampled photos are used{skipped}"))
-    return AnsweredPhotos(batches, np.concatenate(logits), drawn, photos.digests)
+        progress(Note(f"{drawn.count} of the sampled photos are used{skipped}"))
+    return AnsweredImages(batches, np.concatenate(logits), drawn, sample.digests)
 
 
 def split_answers(
-    split: tuple[Photos, Photos], reference: OpenReference, progress: Progress
-) -> tuple[AnsweredPhotos, AnsweredPhotos]:
+    split: tuple[ImageSample, ImageSample], reference: OpenReference, progress: Progress
+) -> tuple[AnsweredImages, AnsweredImages]:
     """Let the reference answer the photos of a search, and other photos for its proof.
 
     Args:
-        split: As :func:`deploykit.proof.photos.split_photos` gives them. What of the second has the
-            same pixels as a photo of the first is skipped.
+        split: As :func:`deploykit.proof.images.split_samples` gives them. What of the second has
+            the same pixels as a photo of the first is skipped.
         reference: Who answers.
         progress: Called with what is being done, and with a note of what is skipped.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from deploykit.bundle.folder import Bundle
-from deploykit.bundle.verdicts import KeptVerdict, PhotoKind
+from deploykit.bundle.verdicts import ImageKind, KeptVerdict
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.statistics import CONFIDENCE
 from deploykit.runtime.opener import REHEARSAL
@@ -19,10 +19,10 @@ from deploykit.system.text import counted
 #: Below FP32 a proof counts if its bound on the flip rate, at 95 % confidence, is at most this.
 MAX_FLIP_RATE_BOUND = 0.1
 #: How many decidable photos without a flip give that bound.
-MIN_PHOTOS = math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - MAX_FLIP_RATE_BOUND))
+MIN_IMAGES = math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - MAX_FLIP_RATE_BOUND))
 
 #: What one image of a kind is called.
-IMAGE_NAMES: dict[PhotoKind, str] = {
+IMAGE_NAMES: dict[ImageKind, str] = {
     "photos": "photo",
     "golden": "golden image",
     "generated": "generated image",
@@ -160,7 +160,7 @@ def _on_device(known: list[KeptVerdict], candidate: Candidate, installed: str) -
 def _by_proof(proof: KeptVerdict, candidate: Candidate, how: str) -> Status:
     if proof.kind == "rehearsed" and candidate.runtime != REHEARSAL:
         return Status("unproven", proof, f"it was rehearsed, and never executed: {how}")
-    if too_few := too_few_photos(proof):
+    if too_few := too_few_images(proof):
         return Status("unproven", proof, f"{too_few}: {how} --images DIR")
     flips = proof.measurement.flips
     if not flips:
@@ -173,7 +173,7 @@ def _by_proof(proof: KeptVerdict, candidate: Candidate, how: str) -> Status:
     )
 
 
-def too_few_photos(proof: KeptVerdict) -> str:
+def too_few_images(proof: KeptVerdict) -> str:
     """Why a proof below FP32 is on too few photos to count; empty where it is not.
 
     FP32 gives the checkpoint's numbers but for rounding, which any image shows. What a lower
@@ -182,21 +182,21 @@ def too_few_photos(proof: KeptVerdict) -> str:
     bound = proof.measurement.flip_rate_bound
     if proof.precision == "fp32" or (bound is not None and bound <= MAX_FLIP_RATE_BOUND):
         return ""
-    if proof.photos.kind != "photos":
-        images = f"{proof.photos.kind} images, which are no sample of photos"
+    if proof.images.kind != "photos":
+        images = f"{proof.images.kind} images, which are no sample of photos"
     else:
-        images = counted(proof.photos.images, "photo")
+        images = counted(proof.images.count, "photo")
         if undecidable := proof.measurement.undecidable:
             images += f", {undecidable} of them undecidable"
     flips = proof.measurement.flips
     changed = f", with {counted(flips, 'changed decision')}" if flips else ""
-    return f"its proof is on {images}{changed}; below FP32 {MIN_PHOTOS} photos are the least"
+    return f"its proof is on {images}{changed}; below FP32 {MIN_IMAGES} photos are the least"
 
 
 def _failure(failed: KeptVerdict, how: str) -> str:
-    where = f" of {failed.photos.source}" if failed.photos.source else ""
+    where = f" of {failed.images.source}" if failed.images.source else ""
     return (
-        f"it failed on {counted(failed.among, IMAGE_NAMES[failed.photos.kind])}{where} on "
+        f"it failed on {counted(failed.among, IMAGE_NAMES[failed.images.kind])}{where} on "
         f"{failed.created[:10]} ({'; '.join(failed.reasons)}); {how}, on as many or more, decides"
     )
 

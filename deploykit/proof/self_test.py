@@ -6,7 +6,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.bundle.golden import read_golden
 from deploykit.errors import ParityError
 from deploykit.inference.engines import BUILD_AGAIN
-from deploykit.proof.photos import golden_photos
+from deploykit.proof.images import golden_sample
 from deploykit.proof.reference import GOLDEN_REFERENCE
 from deploykit.proof.verdict import add_verdicts, judge_sessions, kept_verdict
 from deploykit.specs.session import Session
@@ -30,14 +30,14 @@ def self_test(
         ParityError: Its answers are not the recorded ones.
     """
     golden = read_golden(bundle)
-    photos = golden_photos(golden.images)
+    sample = golden_sample(golden.images)
     (verdict,) = judge_sessions(
         golden.logits,
         [session],
-        photos,
+        sample,
         bundle.manifest.labels,
         progress,
-        count=photos.count,
+        count=sample.count,
         kind="golden",
     )
     if not verdict.passed:
@@ -49,5 +49,5 @@ def self_test(
     file = session.spec.graph
     progress(Note(f"{file} gives the recorded answers on {session.spec.device}"))
     sha256 = bundle.manifest.files[file].sha256
-    kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, photos.drawn())
+    kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, sample.drawn())
     add_verdicts(bundle, [kept], progress)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
-from deploykit.bundle.verdicts import KeptVerdict, PhotoSet, ReferenceKind
+from deploykit.bundle.verdicts import ImageSet, KeptVerdict, ReferenceKind
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.measurement import Measurement
 from deploykit.proof.policy import IMAGE_NAMES, Status, status
@@ -76,20 +76,20 @@ def flips_text(verdict: Verdict) -> list[str]:
     return lines
 
 
-def photos_text(photos: PhotoSet) -> str:
+def images_text(images: ImageSet) -> str:
     """``225 photos of bird_photos (3 duplicates skipped)``."""
-    images = counted(photos.images, IMAGE_NAMES[photos.kind])
+    count = counted(images.count, IMAGE_NAMES[images.kind])
     shown = {
-        "photos": f"{images} of {photos.source}",
-        "golden": f"the bundle's {images}",
-        "generated": f"{images}, no photos (verify again with --images)",
+        "photos": f"{count} of {images.source}",
+        "golden": f"the bundle's {count}",
+        "generated": f"{count}, no photos (verify again with --images)",
     }
-    return f"{shown[photos.kind]}{skipped_text(photos)}"
+    return f"{shown[images.kind]}{skipped_text(images)}"
 
 
-def skipped_text(photos: PhotoSet) -> str:
+def skipped_text(images: ImageSet) -> str:
     """`` (3 duplicates and 32 calibration images skipped)``; empty where none were."""
-    counts = {"duplicate": photos.duplicates, "calibration image": photos.calibration}
+    counts = {"duplicate": images.duplicates, "calibration image": images.calibration}
     skipped = [counted(count, name) for name, count in counts.items() if count]
     return f" ({' and '.join(skipped)} skipped)" if skipped else ""
 
@@ -117,10 +117,10 @@ def status_text(known: Status) -> str:
     found = proof.measurement
     rate = found.flip_rate_bound
     sure = "" if rate is None else f", at most {rate_digits(rate)} % would"
-    images = counted(proof.photos.images, IMAGE_NAMES[proof.photos.kind])
+    images = counted(proof.images.count, IMAGE_NAMES[proof.images.kind])
     return (
         f"{known.word}: {found.flips} of {counted(found.decidable, 'decision')} differ from "
-        f"{_ANSWERED[proof.reference_kind]}{sure} ({images}{skipped_text(proof.photos)}, "
+        f"{_ANSWERED[proof.reference_kind]}{sure} ({images}{skipped_text(proof.images)}, "
         f"preprocessed as recorded, {proof.created[:10]})"
     )
 
@@ -138,7 +138,7 @@ def kept_verdict_text(kept: KeptVerdict) -> str:
     """``executed on CPU, 225 photos of bird_photos: flips 0 of 225, at most 1.3 %; ...``."""
     found = kept.measurement
     return (
-        f"{kept.kind} on {kept.device}, {photos_text(kept.photos)}: flips {flips_of(found)}; "
+        f"{kept.kind} on {kept.device}, {images_text(kept.images)}: flips {flips_of(found)}; "
         f"error {found.max_relative_error:.1e} of the scale; "
         f"|dp| {found.max_probability_change:.1e}; against {_REFERENCES[kept.reference_kind]}; "
         f"{kept.created[:10]}"
@@ -163,7 +163,7 @@ def proof_words(proof: KeptVerdict) -> list[str]:
         f"{found.flips} of {counted(found.decidable, 'decision')} changed (flipped) against the "
         f"{proof.reference}{sure}.",
         *([f"{more} undecidable, and not judged."] if found.undecidable else []),
-        f"{how}; with {photos_text(proof.photos)}, through the recorded preprocessing.",
+        f"{how}; with {images_text(proof.images)}, through the recorded preprocessing.",
         f"The largest change of a probability was {found.max_probability_change:.1e}, the largest "
         f"error of a logit {found.max_relative_error:.1e} of the scale.",
     ]

@@ -8,7 +8,7 @@ import msgspec
 
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import Manifest, update_manifest
-from deploykit.bundle.verdicts import KeptVerdict, PhotoKind, PhotoSet, ProofKind
+from deploykit.bundle.verdicts import ImageKind, ImageSet, KeptVerdict, ProofKind
 from deploykit.errors import BundleError
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import (
@@ -96,7 +96,7 @@ def judge_sessions(
     progress: Progress,
     *,
     count: int,
-    kind: PhotoKind,
+    kind: ImageKind,
 ) -> tuple[Verdict, ...]:
     """Compare candidates with a reference, in batches of several sizes, and judge them.
 
@@ -146,7 +146,7 @@ def judge_answers(
     candidates: Sequence[SessionSpec],
     labels: Labels,
     *,
-    kind: PhotoKind = "photos",
+    kind: ImageKind = "photos",
 ) -> tuple[Verdict, ...]:
     """Measure each candidate's answers, and judge it.
 
@@ -186,7 +186,7 @@ def keep_verdicts(
     bundle: Bundle,
     verdicts: Sequence[Verdict],
     reference: Reference,
-    photos: PhotoSet,
+    images: ImageSet,
     progress: Progress,
 ) -> None:
     """Put into the manifest what passed, and what failed: that takes an earlier proof away.
@@ -199,12 +199,12 @@ def keep_verdicts(
         bundle: The bundle, as it was when it was measured.
         verdicts: On its graphs and engines.
         reference: What they were compared with.
-        photos: On which images.
+        images: On which images.
         progress: Called with a note when the bundle cannot be changed.
     """
     measured = bundle.manifest.files
     kept = [
-        kept_verdict(verdict, measured[verdict.candidate.graph].sha256, reference, photos)
+        kept_verdict(verdict, measured[verdict.candidate.graph].sha256, reference, images)
         for verdict in verdicts
         if not verdict.candidate.tf32
         and (verdict.failed or (verdict.passed and verdict.population is None))
@@ -239,7 +239,7 @@ def add_verdicts(bundle: Bundle, kept: Sequence[KeptVerdict], progress: Progress
 
 
 def kept_verdict(
-    verdict: Verdict, graph_sha256: str, reference: Reference, photos: PhotoSet
+    verdict: Verdict, graph_sha256: str, reference: Reference, images: ImageSet
 ) -> KeptVerdict:
     """Turn a verdict into what the manifest keeps.
 
@@ -247,7 +247,7 @@ def kept_verdict(
         verdict: Of a graph or an engine; a proof if it passed.
         graph_sha256: Of the file that was measured.
         reference: What it was compared with.
-        photos: On which images.
+        images: On which images.
     """
     spec = verdict.candidate
     return KeptVerdict(
@@ -259,7 +259,7 @@ def kept_verdict(
         kind=verdict.kind,
         reference=reference.description,
         reference_kind=reference.kind,
-        photos=photos,
+        images=images,
         measurement=verdict.measurement,
         tolerance=verdict.tolerance,
         created=now(),

@@ -40,7 +40,7 @@ def test_find_bundle_tells_the_only_one(artifacts):
     assert "first" in told[0].message
 
 
-def test_the_newest_bundle_is_found_and_named(artifacts, exported_bundle):
+def test_find_bundle_names_the_newest(artifacts, exported_bundle):
     add_bundle(artifacts, "newest", "2999-01-01T00:00:00+00:00", exported_bundle)
     add_bundle(artifacts, "oldest", "1999-01-01T00:00:00+00:00", exported_bundle)
     told = []
@@ -48,24 +48,24 @@ def test_the_newest_bundle_is_found_and_named(artifacts, exported_bundle):
     assert "newest of 3 bundles" in told[0].message
 
 
-def test_a_bundle_is_found_by_name_and_by_path(artifacts):
+def test_find_bundle_by_name_and_by_path(artifacts):
     assert find_bundle("first", artifacts).folder == artifacts / "first"
     assert find_bundle(str(artifacts / "first"), artifacts).name == "first"
 
 
-def test_no_bundle_says_how_to_make_one(tmp_path):
+def test_find_bundle_without_any_bundle(tmp_path):
     with pytest.raises(BundleError, match="no bundle") as caught:
         find_bundle(None, tmp_path / "nowhere")
     assert "deploykit export" in caught.value.hint
 
 
-def test_an_unknown_name_is_no_bundle(artifacts):
+def test_find_bundle_by_an_unknown_name(artifacts):
     with pytest.raises(BundleError, match="There is no bundle second in") as caught:
         find_bundle("second", artifacts)
     assert caught.value.hint == "There are: first."
 
 
-def test_a_changed_file_is_refused(tmp_path, exported_bundle):
+def test_bundle_checked_refuses_a_changed_file(tmp_path, exported_bundle):
     folder = tmp_path / "copy"
     shutil.copytree(exported_bundle.folder, folder)
     bundle = open_bundle(folder)
@@ -82,12 +82,12 @@ def test_a_changed_file_is_refused(tmp_path, exported_bundle):
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "a:b", "x ", "tab\there", "x."])
-def test_names_that_some_system_forbids_are_refused(name):
+def test_check_bundle_name_of_forbidden_names(name):
     with pytest.raises(UsageError, match="cannot name a bundle"):
         check_bundle_name(name)
 
 
-def test_a_new_bundle_appears_whole(tmp_path, exported_bundle):
+def test_new_bundle_appears_whole(tmp_path, exported_bundle):
     folder = tmp_path / "artifacts" / "new"
     with new_bundle(folder, overwrite=False) as staging:
         write_manifest(staging, exported_bundle.manifest)
@@ -96,7 +96,7 @@ def test_a_new_bundle_appears_whole(tmp_path, exported_bundle):
     assert names(folder.parent) == ["new"]
 
 
-def test_a_failure_leaves_nothing(tmp_path):
+def test_new_bundle_failed_leaves_nothing(tmp_path):
     folder = tmp_path / "artifacts" / "new"
 
     def interrupted():
@@ -109,7 +109,7 @@ def test_a_failure_leaves_nothing(tmp_path):
     assert names(folder.parent) == []
 
 
-def test_a_bundle_is_replaced_only_when_asked(artifacts, exported_bundle):
+def test_new_bundle_replaces_only_on_request(artifacts, exported_bundle):
     folder = artifacts / "first"
     (folder / "old").touch()
     with pytest.raises(BundleError, match="exists") as caught:
@@ -122,13 +122,13 @@ def test_a_bundle_is_replaced_only_when_asked(artifacts, exported_bundle):
     assert names(artifacts) == ["first"]
 
 
-def test_a_file_of_a_bundle_is_no_bundle(artifacts):
+def test_find_bundle_by_its_manifest_file(artifacts):
     with pytest.raises(BundleError, match="is a file") as caught:
         find_bundle(str(artifacts / "first" / MANIFEST_NAME), artifacts)
     assert caught.value.hint.endswith("first")
 
 
-def test_a_failed_replacement_keeps_the_old_bundle(artifacts):
+def test_new_bundle_failed_keeps_the_old_one(artifacts):
     folder = artifacts / "first"
     with pytest.raises(ZeroDivisionError), new_bundle(folder, overwrite=True):
         raise ZeroDivisionError
@@ -136,7 +136,7 @@ def test_a_failed_replacement_keeps_the_old_bundle(artifacts):
     assert names(artifacts) == ["first"]
 
 
-def test_a_replacement_that_was_killed_between_its_renames_is_explained_and_undone(artifacts):
+def test_open_bundle_undoes_a_killed_replacement(artifacts):
     folder = artifacts / "first"
     folder.rename(artifacts / ".first.replaced")
     with pytest.raises(BundleError, match="killed while it replaced it") as caught:
@@ -150,7 +150,7 @@ def test_a_replacement_that_was_killed_between_its_renames_is_explained_and_undo
     assert names(artifacts) == ["first"]
 
 
-def test_a_bundle_that_appears_meanwhile_is_not_replaced(tmp_path, exported_bundle):
+def test_new_bundle_spares_a_bundle_made_meanwhile(tmp_path, exported_bundle):
     folder = tmp_path / "artifacts" / "new"
 
     def overtaken():
@@ -164,12 +164,12 @@ def test_a_bundle_that_appears_meanwhile_is_not_replaced(tmp_path, exported_bund
     assert names(folder.parent) == ["new"]
 
 
-def test_the_current_folder_is_a_bundle_too(artifacts, monkeypatch):
+def test_find_bundle_in_current_folder(artifacts, monkeypatch):
     monkeypatch.chdir(artifacts / "first")
     assert find_bundle(".", artifacts).name == "first"
 
 
-def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path):
+def test_check_free_refuses_a_folder_without_bundle(tmp_path):
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter1.tex").touch()
@@ -180,7 +180,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path):
         check_free(tmp_path / "file", overwrite=True)
 
 
-def test_the_environment_names_the_home_of_bundles(monkeypatch, tmp_path):
+def test_default_artifacts_from_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("DEPLOYKIT_ARTIFACTS", raising=False)
     assert str(default_artifacts()) == "artifacts"
     monkeypatch.setenv("DEPLOYKIT_ARTIFACTS", str(tmp_path))

@@ -8,6 +8,7 @@ from filelock import FileLock
 from deploykit.bundle import manifest as manifest_module
 from deploykit.bundle.manifest import (
     MANIFEST_NAME,
+    SCHEMA,
     read_manifest,
     record_file,
     sha256_of,
@@ -31,69 +32,69 @@ def edit(folder, change):
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def test_what_is_written_is_read_again(folder, exported_bundle):
+def test_read_manifest_round_trip(folder, exported_bundle):
     assert read_manifest(folder) == exported_bundle.manifest
     assert [path.name for path in folder.iterdir()] == [MANIFEST_NAME]
 
 
-def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):
+def test_read_manifest_of_a_folder_without_one(tmp_path):
     with pytest.raises(BundleError, match="is not a bundle") as caught:
         read_manifest(tmp_path)
     assert "deploykit export" in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": "1"}', '{"name": "x"}'])
-def test_a_damaged_manifest_is_refused(tmp_path, text):
+def test_read_manifest_refuses_a_damaged_file(tmp_path, text):
     (tmp_path / MANIFEST_NAME).write_text(text)
     with pytest.raises(BundleError, match="damaged"):
         read_manifest(tmp_path)
 
 
-def test_an_unknown_field_is_refused(folder):
+def test_read_manifest_refuses_an_unknown_field(folder):
     edit(folder, lambda content: content.update(colour="red"))
     with pytest.raises(BundleError, match="colour"):
         read_manifest(folder)
 
 
-def test_a_missing_field_is_refused(folder):
+def test_read_manifest_refuses_a_missing_field(folder):
     edit(folder, lambda content: content.pop("labels"))
     with pytest.raises(BundleError, match="labels"):
         read_manifest(folder)
 
 
-def test_what_older_exports_did_not_record_is_what_they_did_unasked(folder):
+def test_read_manifest_defaults_of_older_exports(folder):
     edit(folder, lambda content: (content.pop("golden"), content.pop("requested_opset")))
     manifest = read_manifest(folder)
     assert (manifest.golden, manifest.requested_opset) == ("photos", None)
 
 
-def test_a_value_that_makes_no_sense_is_refused(folder):
+def test_read_manifest_refuses_an_invalid_value(folder):
     edit(folder, lambda content: content["preprocessing"].update(std=[0, 1, 1]))
     with pytest.raises(BundleError, match="std above 0"):
         read_manifest(folder)
 
 
-def test_parts_that_do_not_fit_each_other_are_refused(folder):
+def test_read_manifest_refuses_contradicting_parts(folder):
     edit(folder, lambda content: content["labels"]["names"].pop())
     with pytest.raises(BundleError, match="2 labels do not fit 3 classes"):
         read_manifest(folder)
 
 
-def test_a_graph_without_a_recorded_file_is_refused(folder):
+def test_read_manifest_refuses_a_graph_without_record(folder):
     edit(folder, lambda content: content["files"].pop("deploy/fp32.onnx"))
     with pytest.raises(BundleError, match=r"no file is recorded for deploy/fp32.onnx"):
         read_manifest(folder)
 
 
-@pytest.mark.parametrize(("schema", "action"), [(1, "Export"), (4, "Update deploykit")])
-def test_another_schema_says_what_to_do(folder, schema, action):
+@pytest.mark.parametrize(("schema", "action"), [(1, "Export"), (SCHEMA + 1, "Update deploykit")])
+def test_read_manifest_of_another_schema(folder, schema, action):
     edit(folder, lambda content: content.update(schema=schema, of_another_time=True))
     with pytest.raises(BundleError, match=f"schema {schema}") as caught:
         read_manifest(folder)
     assert action in caught.value.hint
 
 
-def test_updates_of_several_threads_are_all_kept(folder):
+def test_update_manifest_from_several_threads(folder):
     def add(name):
         def change(old):
             return msgspec.structs.replace(old, versions={**old.versions, name: "1"})
@@ -108,14 +109,14 @@ def test_updates_of_several_threads_are_all_kept(folder):
     assert {f"package{i}" for i in range(8)} <= set(read_manifest(folder).versions)
 
 
-def test_a_failed_change_leaves_the_manifest_alone(folder):
+def test_update_manifest_failed_changes_nothing(folder):
     before = (folder / MANIFEST_NAME).read_bytes()
     with pytest.raises(ZeroDivisionError):
         update_manifest(folder, lambda old: 1 / 0)
     assert (folder / MANIFEST_NAME).read_bytes() == before
 
 
-def test_a_lock_that_is_held_is_reported(folder, monkeypatch):
+def test_update_manifest_while_lock_is_held(folder, monkeypatch):
     monkeypatch.setattr(manifest_module, "_LOCK_SECONDS", 0.05)
     with (
         FileLock(folder / f".{MANIFEST_NAME}.lock"),
@@ -134,7 +135,7 @@ def test_a_bundle_that_cannot_be_written_says_so(folder, monkeypatch):
     assert "writable" in caught.value.hint
 
 
-def test_a_file_is_recorded_with_hash_and_size(tmp_path):
+def test_record_file_has_hash_and_size(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     record = record_file(tmp_path / "file")
     assert record.bytes == 3

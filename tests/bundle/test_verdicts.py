@@ -9,7 +9,7 @@ def made(images, *, passed=True, version="1.31", **fields):
     """A verdict on so many photos."""
     changes = {
         "among": images,
-        "photos": msgspec.structs.replace(PROOF.photos, images=images),
+        "images": msgspec.structs.replace(PROOF.images, count=images),
         "versions": {"onnxruntime": version},
         "reasons": () if passed else ("2 of 45 images changed their class",),
     }
@@ -29,37 +29,37 @@ def kept(exported_bundle):
     return keep
 
 
-def test_kept_verdict_last_on_as_many_images_wins(kept):
+def test_kept_verdict_on_equal_images_is_the_last(kept):
     first, second = made(45), made(45, created="2026-11-23T00:00:00+00:00")
     assert kept(first, second) == (second,)
 
 
-def test_kept_verdict_passed_on_fewer_images_is_not_kept(kept):
+def test_kept_verdict_passed_on_fewer_images_is_dropped(kept):
     many = made(225)
     assert kept(many, made(224)) == (many,)
     failed = made(225, passed=False)
     assert kept(failed, made(224)) == (failed,)
 
 
-def test_kept_verdict_failed_takes_the_proof_away_on_any_number_of_images(kept):
+def test_kept_verdict_failed_removes_the_proof(kept):
     failed = made(3, passed=False)
     assert kept(made(225), failed) == (failed,)
 
 
-def test_kept_verdict_failed_on_fewer_images_does_not_hide_one_on_more(kept):
+def test_kept_verdict_failed_on_more_images_stays(kept):
     worse = made(225, passed=False)
     assert kept(worse, made(3, passed=False)) == (worse,)
 
 
-def test_kept_verdict_chosen_by_margin_speaks_for_all_ranked_images(kept):
+def test_kept_verdict_by_margin_counts_all_ranked_images(kept):
     failed = made(32, passed=False, among=10_000)
     assert kept(failed, made(225)) == (failed,)
     enough = made(10_000)
     assert kept(failed, enough) == (enough,)
 
 
-def test_kept_verdict_photos_outweigh_generated_images(kept):
-    generated = made(24, photos=msgspec.structs.replace(PROOF.photos, kind="generated", images=24))
+def test_kept_verdict_prefers_photos_to_generated_images(kept):
+    generated = made(24, images=msgspec.structs.replace(PROOF.images, kind="generated", count=24))
     photos = made(5)
     assert kept(generated, photos) == (photos,)
     assert kept(photos, generated) == (photos,)
@@ -76,6 +76,6 @@ def test_kept_verdict_photos_outweigh_generated_images(kept):
         {"reference_kind": "golden"},
     ],
 )
-def test_kept_verdict_of_another_thing_stays(kept, other):
+def test_kept_verdict_of_another_key_stays(kept, other):
     first, second = made(225), made(3, passed=False, **other)
     assert kept(first, second) == (first, second)

@@ -43,21 +43,21 @@ def read_csv(path):
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
-def test_help_shows_each_command_with_its_whole_sentence(cli, option):
+def test_help_lists_commands_with_summaries(cli, option):
     code, out, _ = cli(option)
     assert code == 0
     for name, entry in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(entry.summary)}$", out, re.MULTILINE)
 
 
-def test_no_arguments_show_the_help(cli):
+def test_help_without_arguments(cli):
     code, out, err = cli()
     assert code == 0
     assert "Usage: deploykit" in out + err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_help_has_the_sentence_groups_and_an_example(cli, command):
+def test_command_help_has_groups_and_example(cli, command):
     code, out, _ = cli(command, "-h")
     assert code == 0
     assert out.splitlines()[2] == f"  {COMMANDS[command].summary}"
@@ -67,7 +67,7 @@ def test_command_help_has_the_sentence_groups_and_an_example(cli, command):
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
-def test_a_shell_completes_commands_and_bundles(cli, tmp_path):
+def test_completion_of_commands_and_bundles(cli, tmp_path):
     bundle = tmp_path / "artifacts" / "sparrow"
     bundle.mkdir(parents=True)
     (bundle / "bundle.json").touch()
@@ -92,13 +92,13 @@ def test_a_shell_completes_commands_and_bundles(cli, tmp_path):
         assert process.stdout.split() == [completed]
 
 
-def test_the_version(cli):
+def test_version_option(cli):
     code, out, _ = cli("--version")
     assert code == 0
     assert re.fullmatch(r"deploykit \d+\.\d+\.\d+\n", out)
 
 
-def test_the_three_commands(cli, export_arguments, photo_folder, no_openvino):
+def test_export_verify_and_predict_in_sequence(cli, export_arguments, photo_folder, no_openvino):
     code, out, err = cli(*export_arguments)
     assert code == 0, err
     assert "passed" in out
@@ -120,9 +120,7 @@ def test_the_three_commands(cli, export_arguments, photo_folder, no_openvino):
 
 
 @pytest.mark.parametrize("command", ["export", "verify", "predict", "archs"])
-def test_json_is_all_that_stdout_gets(
-    cli, command, export_arguments, exported_bundle, photo_folder
-):
+def test_json_is_alone_on_stdout(cli, command, export_arguments, exported_bundle, photo_folder):
     arguments = {
         "export": export_arguments,
         "verify": ("verify", "--bundle", exported_bundle.folder, "--self-test"),
@@ -169,9 +167,7 @@ def test_json_of_a_verification_has_the_numbers(cli, exported_bundle, no_openvin
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_mistake_is_one_message_with_its_exit_code(
-    cli, tmp_path, arguments, code, message, as_json
-):
+def test_mistakes_are_one_message_with_exit_code(cli, tmp_path, arguments, code, message, as_json):
     found, out, err = cli(*arguments, *(["--json"] if as_json else []))
     assert found == code
     assert "Traceback" not in err
@@ -186,9 +182,7 @@ def test_a_mistake_is_one_message_with_its_exit_code(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_verification_exits_with_3_and_the_numbers(
-    cli, exported_bundle, network_file, tmp_path
-):
+def test_verify_failed_exits_with_3_and_the_numbers(cli, exported_bundle, network_file, tmp_path):
     import torch
 
     from deploykit.models.registry import resolve_architecture
@@ -210,7 +204,7 @@ def test_a_failed_verification_exits_with_3_and_the_numbers(
     assert answer["result"]["passed"] is False
 
 
-def test_a_missing_device_exits_with_5(cli, exported_bundle, photo_folder, no_gpu, tmp_path):
+def test_missing_device_exits_with_5(cli, exported_bundle, photo_folder, no_gpu, tmp_path):
     code, _, err = cli(
         *("predict", photo_folder, "--bundle", exported_bundle.folder),
         *("--runtime", "onnxruntime-cuda"),
@@ -220,7 +214,7 @@ def test_a_missing_device_exits_with_5(cli, exported_bundle, photo_folder, no_gp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_package_exits_with_5(cli, checkpoint, monkeypatch, tmp_path):
+def test_missing_package_exits_with_5(cli, checkpoint, monkeypatch, tmp_path):
     for name in [name for name in sys.modules if name.startswith("deploykit.models")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -242,7 +236,7 @@ def test_strict_exits_with_6_and_writes_all_rows(cli, exported_bundle, photo_fol
     assert [row["path"] for row in rows if row["status"] != "ok"] == ["07.png"]
 
 
-def test_a_folder_without_a_readable_image_exits_with_4(cli, exported_bundle, tmp_path):
+def test_predict_without_readable_image_exits_with_4(cli, exported_bundle, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").touch()
     code, _, err = cli("predict", tmp_path / "photos", "--bundle", exported_bundle.folder)
@@ -257,14 +251,14 @@ def test_quiet_says_nothing(cli, exported_bundle, photo_folder):
     assert len(read_csv("predictions.csv")) == 45
 
 
-def test_the_environment_names_the_artifacts(cli, exported_bundle, photo_folder, monkeypatch):
+def test_artifacts_from_environment(cli, exported_bundle, photo_folder, monkeypatch):
     monkeypatch.setenv("DEPLOYKIT_ARTIFACTS", str(exported_bundle.folder.parent))
     code, _, err = cli("predict", photo_folder)
     assert code == 0
     assert "using bundle" in err
 
 
-def test_a_bug_is_called_one(cli, monkeypatch, exported_bundle):
+def test_bug_exits_with_1(cli, monkeypatch, exported_bundle):
     def broken(*arguments):
         return 1 / 0
 
@@ -278,7 +272,7 @@ def test_a_bug_is_called_one(cli, monkeypatch, exported_bundle):
     assert "Traceback" in err
 
 
-def test_an_interruption_exits_with_130(cli, monkeypatch, exported_bundle):
+def test_ctrl_c_exits_with_130(cli, monkeypatch, exported_bundle):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
@@ -288,7 +282,7 @@ def test_an_interruption_exits_with_130(cli, monkeypatch, exported_bundle):
     assert "Interrupted" in err
 
 
-def test_training_writes_what_export_takes(cli, photo_folder, tmp_path, posix_shell):
+def test_train_output_is_taken_by_export(cli, photo_folder, tmp_path, posix_shell):
     code, out, err = cli(
         *("train", photo_folder, "--arch", "densenet", "--input-size", "32"),
         *("--arch-arg", "block_config=1,1", "--arch-arg", "growth_rate=4"),
@@ -306,7 +300,7 @@ def test_training_writes_what_export_takes(cli, photo_folder, tmp_path, posix_sh
     assert "blue, green, red (classes.txt beside the checkpoint)" in out
 
 
-def test_a_console_that_cannot_show_a_name_does_not_end_the_run(exported_bundle, tmp_path):
+def test_predict_on_a_console_without_unicode(exported_bundle, tmp_path):
     (tmp_path / "鹰.png").write_bytes(b"")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
@@ -323,7 +317,7 @@ def test_a_console_that_cannot_show_a_name_does_not_end_the_run(exported_bundle,
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "cp1252", "ascii"])
-def test_help_and_tables_are_plain(exported_bundle, encoding):
+def test_help_and_tables_in_narrow_encodings(exported_bundle, encoding):
     environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
     for arguments in (
         ["--help"],
@@ -340,7 +334,7 @@ def test_help_and_tables_are_plain(exported_bundle, encoding):
         done.stdout.decode(encoding)
 
 
-def test_the_root_script_is_the_same_program():
+def test_root_script_is_deploykit():
     script = Path(deploykit.__file__).parents[1] / "cli.py"
     if not script.exists():
         pytest.skip("not run from a checkout")

@@ -148,7 +148,9 @@ CHECKPOINTS = [
 @pytest.mark.parametrize(
     ("make", "said"), CHECKPOINTS, ids=[make.__name__ for make, _ in CHECKPOINTS]
 )
-def test_a_bad_checkpoint(make, said, tmp_path, monkeypatch, capsys, network_file, checkpoint):
+def test_export_of_bad_checkpoints(
+    make, said, tmp_path, monkeypatch, capsys, network_file, checkpoint
+):
     (tmp_path / "given").mkdir()
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -217,7 +219,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("what", SCRIPTS)
-def test_a_bad_script(what, tmp_path, monkeypatch, capsys, checkpoint):
+def test_export_of_bad_scripts(what, tmp_path, monkeypatch, capsys, checkpoint):
     (tmp_path / "given").mkdir()
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")

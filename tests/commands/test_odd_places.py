@@ -41,7 +41,7 @@ NAMES_OF_POSIX = [
 ]
 
 
-def test_no_name_is_too_odd(tmp_path):
+def test_read_batches_of_odd_names(tmp_path):
     posix = [] if sys.platform == "win32" else NAMES_OF_POSIX
     pixels = {}
     for name in [*ODD_NAMES, *posix]:
@@ -57,7 +57,7 @@ def test_no_name_is_too_odd(tmp_path):
 @pytest.mark.skipif(
     sys.platform in {"win32", "darwin"}, reason="this system's file names are always Unicode"
 )
-def test_a_name_that_is_not_unicode_is_opened_too(tmp_path):
+def test_read_batches_of_names_that_are_not_unicode(tmp_path):
     shown = {
         "caf\\udce9.png": b"caf\xe9.png",
         "caf\\\\udce9.png": b"caf\\udce9.png",
@@ -70,7 +70,7 @@ def test_a_name_that_is_not_unicode_is_opened_too(tmp_path):
         np.testing.assert_array_equal(found[name], as_in_training(path))
 
 
-def test_links_are_followed_and_end_somewhere(tmp_path):
+def test_read_batches_follows_links(tmp_path):
     folder = tmp_path / "photos"
     elsewhere = tmp_path / "elsewhere"
     (folder / "album.jpg").mkdir(parents=True)
@@ -108,7 +108,7 @@ def link(path, target, *, folder=False):
 
 @pytest.mark.timeout(20)
 @pytest.mark.skipif(sys.platform == "win32", reason="here pipes and sockets are no files")
-def test_pipes_and_sockets_are_not_opened(tmp_path, monkeypatch):
+def test_scan_images_opens_no_pipes_or_sockets(tmp_path, monkeypatch):
     write_photo(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe.png")
     monkeypatch.chdir(tmp_path)  # a socket's whole path must be short
@@ -123,7 +123,7 @@ def test_pipes_and_sockets_are_not_opened(tmp_path, monkeypatch):
         assert "neither a file nor a folder" in named[name].reason
 
 
-def test_what_a_run_writes_beside_the_photos_has_no_row(tmp_path):
+def test_scan_images_skips_outputs_of_a_run(tmp_path):
     write_photo(tmp_path / "a.png")
     for name in (
         "predictions.csv",
@@ -139,7 +139,7 @@ def test_what_a_run_writes_beside_the_photos_has_no_row(tmp_path):
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permission bits do not bind here"
 )
-def test_files_and_folders_that_may_not_be_read_are_rows(tmp_path):
+def test_read_batches_without_permission(tmp_path):
     good = as_in_training(write_photo(tmp_path / "b.png"))
     write_photo(tmp_path / "a.png").chmod(0)
     (tmp_path / "closed").mkdir(mode=0)
@@ -149,7 +149,7 @@ def test_files_and_folders_that_may_not_be_read_are_rows(tmp_path):
     np.testing.assert_array_equal(found["b.png"], good)
 
 
-def test_a_file_that_the_system_refuses_is_a_row(tmp_path, monkeypatch):
+def test_read_batches_of_a_file_the_system_refuses(tmp_path, monkeypatch):
     good = as_in_training(write_photo(tmp_path / "b.png"))
     write_photo(tmp_path / "a.png")
     opened = type(tmp_path).open
@@ -191,7 +191,7 @@ def as_a_pipe(path):
     ],
     ids=["vanished", "emptied", "cut", "overwritten", "folder", "pipe"],
 )
-def test_a_file_that_changes_before_it_is_read_has_the_row_of_what_it_is_then(
+def test_read_batches_of_a_file_changed_before_reading(
     tmp_path, monkeypatch, change, status, reason
 ):
     neighbours = [write_photo(tmp_path / name) for name in ("a.png", "c.png")]
@@ -204,7 +204,7 @@ def test_a_file_that_changes_before_it_is_read_has_the_row_of_what_it_is_then(
         np.testing.assert_array_equal(found[path.name], as_in_training(path))
 
 
-def test_a_file_that_is_replaced_before_it_is_read_gives_the_new_pixels(tmp_path, monkeypatch):
+def test_read_batches_of_a_file_replaced_before_reading(tmp_path, monkeypatch):
     path = write_photo(tmp_path / "b.png")
     change_just_before_reading(path, write_photo, monkeypatch)
     before = as_in_training(path)
@@ -225,7 +225,7 @@ def change_just_before_reading(path, change, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["nul\0byte.png", "\\ud800.png", "x" * 5000 + ".png"])
-def test_a_name_that_no_file_can_have_is_a_row(tmp_path, name):
+def test_decode_rgb_of_impossible_names(tmp_path, name):
     """As a list can hold it, or another system's journal."""
     with pytest.raises(DecodeError) as caught:
         decode_rgb(ImageFile(tmp_path, name).path)

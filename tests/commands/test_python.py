@@ -51,7 +51,7 @@ def batch():
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in ("load", "diagnose")])
-def test_arguments_are_the_options_of_the_command(name):
+def test_arguments_match_command_options(name):
     group, called = typer.main.get_command(app), COMMANDS.get(name, name)
     command = group.get_command(group.make_context("deploykit", [called]), called)
     left_out = COMMAND_LINE["all"] | COMMAND_LINE.get(name, set())
@@ -65,7 +65,7 @@ def test_arguments_are_the_options_of_the_command(name):
     assert {*parameters} <= {*documented}
 
 
-def test_a_session_goes_from_checkpoint_to_predictions(
+def test_python_session_from_checkpoint_to_rows(
     tmp_path, monkeypatch, network_file, checkpoint, photo_folder
 ):
     monkeypatch.chdir(tmp_path)
@@ -93,7 +93,7 @@ def test_a_session_goes_from_checkpoint_to_predictions(
     assert deploykit.inspect(made).manifest.verdicts  # made by verify, after it was opened
 
 
-def test_another_network_is_a_result_and_prints_as_failed(bundle, network_file, tmp_path):
+def test_verify_of_another_network_prints_failed(bundle, network_file, tmp_path):
     import torch
 
     from deploykit.models.registry import resolve_architecture
@@ -106,7 +106,7 @@ def test_another_network_is_a_result_and_prints_as_failed(bundle, network_file, 
     assert repr(found).endswith("FAILED")
 
 
-def test_predict_streams_rows_and_keeps_what_cannot_be_read(bundle, photo_folder, tmp_path):
+def test_predict_streams_rows_with_unreadable_ones(bundle, photo_folder, tmp_path):
     (tmp_path / "a.png").write_bytes((photo_folder / "red" / "00.png").read_bytes())
     (tmp_path / "b.jpg").write_bytes(b"\xff\xd8 cut off")
     rows = deploykit.predict(tmp_path, bundle=str(bundle.folder))
@@ -116,9 +116,7 @@ def test_predict_streams_rows_and_keeps_what_cannot_be_read(bundle, photo_folder
     assert repr(bad).startswith("b.jpg: corrupt: It ")
 
 
-def test_progress_tells_which_bundle_and_nothing_is_printed(
-    bundle, photo_folder, capfd, monkeypatch
-):
+def test_progress_names_the_bundle_and_prints_nothing(bundle, photo_folder, capfd, monkeypatch):
     monkeypatch.setenv("DEPLOYKIT_ARTIFACTS", str(bundle.folder.parent))
     events = []
     rows = [*deploykit.predict(photo_folder / "red" / "00.png", progress=events.append)]
@@ -127,7 +125,7 @@ def test_progress_tells_which_bundle_and_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
-def test_progress_speaks_of_arguments(bundle, tmp_path, capsys):
+def test_progress_notes_name_arguments(bundle, tmp_path, capsys):
     for name in ("a", "b"):
         shutil.copytree(bundle.folder, tmp_path / name)
     deploykit.inspect(artifacts=tmp_path, progress=print)
@@ -136,7 +134,7 @@ def test_progress_speaks_of_arguments(bundle, tmp_path, capsys):
     )
 
 
-def test_loading_a_model_loads_no_training_code(bundle):
+def test_load_imports_no_training_code(bundle):
     code = (
         "import sys, deploykit; assert 'numpy' not in sys.modules\n"
         f"deploykit.load({str(bundle.folder)!r}, runtime='onnxruntime-cpu')\n"
@@ -149,7 +147,7 @@ def test_loading_a_model_loads_no_training_code(bundle):
 # A model ------------------------------------------------------------------------------------------
 
 
-def test_a_model_answers_as_predict_does(model, bundle, photo_folder):
+def test_model_answers_as_predict(model, bundle, photo_folder):
     rows = deploykit.predict(photo_folder, bundle=bundle, runtime="onnxruntime-cpu")
     for row in [*rows][::9]:
         answer = model(photo_folder / row.path)
@@ -158,7 +156,7 @@ def test_a_model_answers_as_predict_does(model, bundle, photo_folder):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "1", "I;16"])
-def test_images_and_files_of_every_mode_have_the_same_answer(model, photo_folder, tmp_path, mode):
+def test_model_answers_images_and_files_alike(model, photo_folder, tmp_path, mode):
     path = tmp_path / ("image.tif" if mode in ("CMYK", "I;16") else "image.png")
     with Image.open(photo_folder / "green" / "03.png") as image:
         if mode == "I;16":
@@ -171,7 +169,7 @@ def test_images_and_files_of_every_mode_have_the_same_answer(model, photo_folder
     assert model(image).margin == model(path).margin
 
 
-def test_exif_turns_no_image(model, tmp_path):
+def test_model_ignores_exif_rotation(model, tmp_path):
     pixels = np.zeros((40, 20, 3), np.uint8)
     pixels[:20, :, 0] = 255
     exif = Image.Exif()
@@ -182,7 +180,7 @@ def test_exif_turns_no_image(model, tmp_path):
     assert len({answer.margin for answer in answers}) == 1
 
 
-def test_predict_takes_mixed_kinds_and_rows_what_cannot_be_read(model, photo_folder, tmp_path):
+def test_model_predict_of_mixed_inputs(model, photo_folder, tmp_path):
     paths = [photo_folder / name / "01.png" for name in ("blue", "green", "red")]
     array = np.asarray(Image.open(paths[1]).convert("RGB"))
     images = [str(paths[0]), array, Image.open(paths[2]), tmp_path / "gone.png", paths[0]] * 5
@@ -192,7 +190,7 @@ def test_predict_takes_mixed_kinds_and_rows_what_cannot_be_read(model, photo_fol
     assert model.predict([]) == []
 
 
-def test_logits_of_a_batch_are_those_of_its_images(model, batch):
+def test_model_logits_of_a_batch(model, batch):
     logits = model.logits(batch)
     assert (logits.shape, logits.dtype) == ((24, 3), np.float32)
     for i in (0, 7, 23):
@@ -202,7 +200,7 @@ def test_logits_of_a_batch_are_those_of_its_images(model, batch):
     np.testing.assert_array_equal(model.logits(batch[::-1]), logits[::-1])  # not contiguous
 
 
-def test_eight_threads_get_the_answers_of_one(bundle, batch):
+def test_model_in_eight_threads(bundle, batch):
     with deploykit.load(bundle) as model:
         expected = [model.logits(batch[i : i + 1 + i % 5]) for i in range(16)]
         with ThreadPoolExecutor(8) as pool:
@@ -212,7 +210,7 @@ def test_eight_threads_get_the_answers_of_one(bundle, batch):
                     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_model_goes_to_other_processes(bundle, photo_folder):
+def test_model_is_pickled_to_processes(bundle, photo_folder):
     paths = [str(photo_folder / name / "02.png") for name in ("blue", "green", "red")]
     with deploykit.load(bundle, precision="fp32", top_k=1) as model:
         runtime = model.spec.runtime
@@ -229,7 +227,7 @@ def test_a_model_goes_to_other_processes(bundle, photo_folder):
         closed(paths[0])
 
 
-def test_a_closed_model_says_so(bundle, photo_folder, batch):
+def test_model_closed_refuses_use(bundle, photo_folder, batch):
     with deploykit.load(bundle) as model:
         pass
     model.close()
@@ -239,7 +237,7 @@ def test_a_closed_model_says_so(bundle, photo_folder, batch):
     assert repr(model) == "model    closed"
 
 
-def test_a_named_engine_is_opened_and_pickled_by_its_name(engine_bundle, engines, batch):
+def test_load_of_a_named_engine_and_pickle(engine_bundle, engines, batch):
     name = engine_bundle.manifest.engines[0].rpartition("/")[2]
     with deploykit.load(engine_bundle, engine=name) as model:
         assert model.spec.runtime == "tensorrt_rtx"
@@ -303,23 +301,23 @@ def test_a_named_engine_is_opened_and_pickled_by_its_name(engine_bundle, engines
         (lambda b: deploykit.load(b).logits([1]), "A batch must be a NumPy array, not list."),
     ],
 )
-def test_a_mistake_is_told_of_the_argument(bundle, call, message):
+def test_mistakes_name_the_argument(bundle, call, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         call(bundle)
 
 
-def test_a_close_choice_is_suggested(bundle):
+def test_load_suggests_a_close_choice(bundle):
     with pytest.raises(UsageError, match="not 'fp61'") as caught:
         deploykit.load(bundle, precision="fp61")
     assert caught.value.hint == "Did you mean 'fp16'?"
 
 
-def test_python_tells_of_arguments_that_do_not_exist():
+def test_verify_of_unknown_keyword():
     with pytest.raises(TypeError, match=r"verify\(\) got an unexpected keyword argument 'image'"):
         deploykit.verify(image="x")
 
 
-def test_an_array_of_another_kind_is_refused_with_what_to_do(model):
+def test_model_refuses_other_arrays(model):
     with pytest.raises(UsageError, match=r"not float32 of shape \(3, 20, 20\)") as caught:
         model(np.zeros((3, 20, 20), np.float32))
     assert "transpose(1, 2, 0)" in caught.value.hint
@@ -329,13 +327,13 @@ def test_an_array_of_another_kind_is_refused_with_what_to_do(model):
         model.logits(np.zeros((1, 20, 20, 3), np.uint8))
 
 
-def test_an_unreadable_image_is_an_input_error(model, tmp_path):
+def test_model_of_an_unreadable_image(model, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(InputError, match=r"text\.jpg: No image format"):
         model(tmp_path / "text.jpg")
 
 
-def test_a_missing_bundle_and_device_say_what_to_do(bundle, tmp_path, no_gpu):
+def test_load_without_bundle_or_device(bundle, tmp_path, no_gpu):
     with pytest.raises(BundleError, match="There is no bundle in") as caught:
         deploykit.load(artifacts=tmp_path)
     assert "`deploykit.export(arch=NAME, ckpt=FILE)`, or say where it is with bundle" in str(
@@ -368,7 +366,7 @@ def test_a_missing_bundle_and_device_say_what_to_do(bundle, tmp_path, no_gpu):
         ("pip install --no-deps x; --gpus all", "pip install --no-deps x; --gpus all"),
     ],
 )  # fmt: skip
-def test_options_become_arguments(text, expected):
+def test_in_python_of_options(text, expected):
     assert in_python(text) == expected
     assert in_python(expected) == expected
 
@@ -376,7 +374,7 @@ def test_options_become_arguments(text, expected):
 # Results ------------------------------------------------------------------------------------------
 
 
-def test_results_print_as_short_tables(bundle, model, photo_folder, checkpoint):
+def test_repr_of_results_is_a_short_table(bundle, model, photo_folder, checkpoint):
     assert re.search(r"^proven +deploy/fp32.onnx on onnxruntime-cpu$", repr(bundle), re.M)
     assert "classes        blue, green, red" in repr(bundle)
     assert re.search(r"^input    16x16: .*\nclasses  3: blue, green, red\nstatus   proven$",
@@ -389,7 +387,7 @@ def test_results_print_as_short_tables(bundle, model, photo_folder, checkpoint):
     assert repr(deploykit.inspect(checkpoint)).startswith("checkpoint ")
 
 
-def test_notebooks_get_tables_and_nothing_unescaped(bundle, photo_folder, tmp_path):
+def test_html_of_results_is_escaped(bundle, photo_folder, tmp_path):
     shown = deploykit.verify(bundle, self_test=True)._repr_html_()
     assert shown.startswith("<table><tr><th>graph</th><th>runtime</th>")
     assert "<td>0 of 8</td>" in shown
@@ -401,7 +399,7 @@ def test_notebooks_get_tables_and_nothing_unescaped(bundle, photo_folder, tmp_pa
     assert "<script>" not in row._repr_html_()
 
 
-def test_a_label_that_looks_like_a_table_breaks_no_page():
+def test_html_of_table_like_labels_is_escaped():
     from deploykit.specs.prediction import Prediction
 
     row = Prediction(path="a | b", status="corrupt", reason="x\n--+--\n1 | <b>")
@@ -409,13 +407,13 @@ def test_a_label_that_looks_like_a_table_breaks_no_page():
 
 
 @pytest.mark.parametrize("place", TEXTS.values())
-def test_the_words_of_every_result_are_there(place):
+def test_texts_name_existing_functions(place):
     module, _, function = place.partition(":")
     imported = __import__(f"deploykit.commands.{module}", fromlist=[function])
     assert callable(getattr(imported, function))
 
 
-def test_a_bundle_that_is_gone_still_prints(bundle, tmp_path):
+def test_repr_of_a_deleted_bundle(bundle, tmp_path):
     from deploykit.bundle.folder import Bundle
 
     gone = Bundle(tmp_path / "gone", bundle.manifest)

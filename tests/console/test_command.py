@@ -31,7 +31,7 @@ def put_terminal(monkeypatch):
     return stream
 
 
-def test_a_stage_takes_the_place_of_the_one_before_it(monkeypatch):
+def test_progress_replaces_the_stage_before(monkeypatch):
     terminal = put_terminal(monkeypatch)
     console = Console("train", sys.stdout, as_json=False)
     for epoch in range(40):
@@ -46,7 +46,7 @@ def test_a_stage_takes_the_place_of_the_one_before_it(monkeypatch):
     assert "epoch 0" in terminal.getvalue()
 
 
-def test_a_stage_with_parts_keeps_its_bar_and_its_clock(monkeypatch):
+def test_progress_detail_keeps_the_bar(monkeypatch):
     put_terminal(monkeypatch)
     console = Console("build-trt", sys.stdout, as_json=False)
     console.progress(Step("building", 0, 6, detail="cloning"))
@@ -68,7 +68,7 @@ def shown(console):
 
 
 @pytest.mark.parametrize(("unit", "rate"), [("images", "50.0 images/s"), ("", None)])
-def test_a_stage_that_counts_something_shows_how_fast_it_goes(monkeypatch, unit, rate):
+def test_progress_shows_speed_of_units(monkeypatch, unit, rate):
     put_terminal(monkeypatch)
     console = Console("predict", sys.stdout, as_json=False)
     console.progress(Step("scanning"))
@@ -85,7 +85,7 @@ def test_a_stage_that_counts_something_shows_how_fast_it_goes(monkeypatch, unit,
     assert (rate in line) if rate else "/s" not in line
 
 
-def test_notes_stand_above_the_bar(monkeypatch):
+def test_progress_notes_are_above_the_bar(monkeypatch):
     terminal = put_terminal(monkeypatch)
     console = Console("train", sys.stdout, as_json=False)
     console.progress(Step("epoch 1", 0, 8))
@@ -94,7 +94,7 @@ def test_notes_stand_above_the_bar(monkeypatch):
     assert "[bold]epoch 1: 95 %\n" in terminal.getvalue()
 
 
-def test_where_no_one_watches_there_are_only_notes(capsys):
+def test_progress_without_terminal_prints_only_notes(capsys):
     console = Console("train", sys.stdout, as_json=False)
     console.progress(Step("epoch 1", 0, 8))
     console.progress(Note("epoch 1: 95 %"))
@@ -103,7 +103,7 @@ def test_where_no_one_watches_there_are_only_notes(capsys):
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_stdout_is_the_results_alone(capsys, as_json):
+def test_command_stdout_has_only_results(capsys, as_json):
     before = sys.stdout
     with command("verify", as_json=as_json) as console:
         print("printed by a network")
@@ -115,7 +115,7 @@ def test_stdout_is_the_results_alone(capsys, as_json):
     assert err == "printed by a network\nprinted while it ends\n"
 
 
-def test_stdout_is_the_results_beside_a_bar(capsys, monkeypatch):
+def test_command_stdout_beside_a_bar(capsys, monkeypatch):
     terminal = put_terminal(monkeypatch)
     with command("verify", as_json=True) as console:
         console.progress(Step("comparing", 1, 2))
@@ -126,7 +126,7 @@ def test_stdout_is_the_results_beside_a_bar(capsys, monkeypatch):
     assert "printed by a network\n" in terminal.getvalue()
 
 
-def test_an_error_as_json_is_all_that_stdout_gets(capsys):
+def test_command_error_as_json_is_alone_on_stdout(capsys):
     with pytest.raises(typer.Exit), command("verify", as_json=True):
         1 / print("printed by a network")
     out, err = capsys.readouterr()
@@ -134,7 +134,7 @@ def test_an_error_as_json_is_all_that_stdout_gets(capsys):
     assert err == "printed by a network\n"
 
 
-def test_a_command_within_a_command_leaves_stdout_to_the_outer(capsys):
+def test_command_within_a_command_prints_to_stderr(capsys):
     before = sys.stdout
     with command("demo", as_json=True) as outer:
         with command("verify", as_json=True) as inner:
@@ -146,14 +146,14 @@ def test_a_command_within_a_command_leaves_stdout_to_the_outer(capsys):
     assert json.loads(err)["result"] == "inner"
 
 
-def test_a_child_process_has_the_real_stdout(capfd):
+def test_command_child_process_has_real_stdout(capfd):
     with command("demo", as_json=False):
         subprocess.run([sys.executable, "-c", "print('child')"], check=True)
     assert capfd.readouterr() == ("child\n", "")
 
 
 @pytest.mark.parametrize("code", [0, None, 3, "Give me a folder."])
-def test_a_network_that_ends_the_program_is_an_error(capsys, code):
+def test_command_sys_exit_is_an_error(capsys, code):
     with pytest.raises(typer.Exit) as caught, command("verify", as_json=False):
         sys.exit(code)
     assert caught.value.exit_code == 1
@@ -164,13 +164,13 @@ def test_a_network_that_ends_the_program_is_an_error(capsys, code):
     assert "Traceback" not in err
 
 
-def test_verbose_shows_what_ended_the_program(capsys):
+def test_command_verbose_shows_sys_exit(capsys):
     with pytest.raises(typer.Exit), command("verify", as_json=False, verbose=True):
         sys.exit(0)
     assert 'test_command.py", line' in capsys.readouterr().err
 
 
-def test_an_output_that_the_system_refuses_is_named(capsys):
+def test_command_names_an_output_that_fails(capsys):
     with pytest.raises(typer.Exit) as caught, command("train", as_json=False):
         raise OSError(28, "No space left on device", "run/best_model.pth")
     assert caught.value.exit_code == 4
@@ -196,7 +196,7 @@ class Net(nn.Module):
 """
 
 
-def test_a_network_that_prints_does_not_spoil_the_json(tmp_path, monkeypatch, capfd):
+def test_export_of_a_printing_network_as_json(tmp_path, monkeypatch, capfd):
     import torch
 
     from deploykit.models.registry import resolve_architecture
@@ -215,9 +215,7 @@ def test_a_network_that_prints_does_not_spoil_the_json(tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_folder_without_a_prediction_still_has_its_table(
-    exported_bundle, tmp_path, capsys, as_json
-):
+def test_predict_without_prediction_writes_its_table(exported_bundle, tmp_path, capsys, as_json):
     photos, table = tmp_path / "photos", tmp_path / "rows.csv"
     photos.mkdir()
     for name in ("a.png", "b.png"):
@@ -234,9 +232,7 @@ def test_a_folder_without_a_prediction_still_has_its_table(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["photos", "rows.csv"]
 
 
-def test_a_table_that_another_run_writes_is_refused(
-    exported_bundle, photo_folder, tmp_path, capsys
-):
+def test_predict_refuses_a_table_with_a_writer(exported_bundle, photo_folder, tmp_path, capsys):
     output = tmp_path / "rows.csv"
     arguments = ["predict", str(photo_folder / "red"), "--bundle", str(exported_bundle.folder)]
     with FileLock(f"{output}.journal.lock"):
@@ -247,7 +243,7 @@ def test_a_table_that_another_run_writes_is_refused(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_full_disk_behind_stdout_is_no_bug(exported_bundle, options):
+def test_inspect_to_full_stdout_exits_with_4(exported_bundle, options):
     with Path("/dev/full").open("w") as full:
         process = subprocess.run(
             [sys.executable, "-m", "deploykit", "inspect", exported_bundle.folder, *options],
@@ -262,7 +258,7 @@ def test_a_full_disk_behind_stdout_is_no_bug(exported_bundle, options):
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_reader_that_leaves_early_is_no_failure(exported_bundle, options):
+def test_inspect_to_closed_stdout_exits_with_0(exported_bundle, options):
     process = subprocess.Popen(
         [sys.executable, "-m", "deploykit", "inspect", exported_bundle.folder, *options],
         stdout=subprocess.PIPE,

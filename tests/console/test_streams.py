@@ -53,7 +53,7 @@ def export(tmp_path, network_file, checkpoint, code):
     )
 
 
-def test_nothing_but_the_result_reaches_stdout(tmp_path, network_file, checkpoint):
+def test_stdout_has_only_the_result(tmp_path, network_file, checkpoint):
     done = export(tmp_path, network_file, checkpoint, LOUD)
     assert json.loads(done.stdout)["exit_code"] == done.returncode == 0
     for text in ("written past Python", "a child", "printed"):
@@ -62,9 +62,7 @@ def test_nothing_but_the_result_reaches_stdout(tmp_path, network_file, checkpoin
 
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends the process there")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interruption_is_one_whatever_a_library_makes_of_it(
-    name, tmp_path, network_file, checkpoint
-):
+def test_ctrl_c_converted_by_a_library_exits_with_130(name, tmp_path, network_file, checkpoint):
     done = export(tmp_path, network_file, checkpoint, INTERRUPTED.format(name=name))
     answer = json.loads(done.stdout)
     assert done.returncode == answer["exit_code"] == 130

@@ -46,11 +46,11 @@ def told(*layers):
         ("Unknown format", "unknown"),
     ],
 )
-def test_a_layer_computes_in_the_type_of_its_output(spelled, precision):
+def test_layer_precisions_by_output_type(spelled, precision):
     assert layer_precisions(told(layer("kgen", spelled))) == {precision: 1}
 
 
-def test_weights_tell_more_than_outputs():
+def test_layer_precisions_prefer_weights():
     """A convolution whose logits are cast to FP32 in the same kernel computes in FP16."""
     half = {"Type": "Half", "Count": 1728}
     assert layer_precisions(told(layer("CaskConvolution", "Float", weights=half))) == {"fp16": 1}
@@ -59,7 +59,7 @@ def test_weights_tell_more_than_outputs():
     assert layer_precisions(told(layer("kgen", "Half", weights="inline"))) == {"fp16": 1}
 
 
-def test_layers_that_only_move_values_do_not_count():
+def test_layer_precisions_skip_data_movement():
     layers = [layer(kind, "Half") for kind in ("Reformat", "NoOp", "Shuffle", "Constant", "Slice")]
     assert layer_precisions(told(*layers, layer("kgen", "Float"))) == {"fp32": 1}
 
@@ -76,23 +76,23 @@ def test_layers_that_only_move_values_do_not_count():
         (told({"LayerType": 7}), {}),
     ],
 )
-def test_what_is_laid_out_otherwise_is_unknown(text, expected):
+def test_layer_precisions_of_unknown_text(text, expected):
     assert layer_precisions(text) == expected
 
 
-def test_an_engine_with_layers_in_its_precision_passes():
+def test_audit_reason_with_layers_in_precision():
     assert Audit(Counter(fp16=1, fp32=99)).reason("fp16") is None
     assert Audit(Counter(fp32=3)).reason("fp32") is None
 
 
-def test_an_fp16_engine_without_an_fp16_layer_does_not_pass():
+def test_audit_reason_without_fp16_layer():
     assert Audit(Counter(fp32=5, unknown=1)).reason("fp16") == (
         "none of the engine's computing layers is in fp16: 5 in fp32, 1 in unknown"
     )
 
 
 @pytest.mark.parametrize("layers", [Counter(), Counter(unknown=4)])
-def test_not_knowing_is_said_and_no_reason(layers):
+def test_audit_reason_of_unknown_layers(layers):
     audit = Audit(layers)
     assert not audit.tells
     assert audit.reason("fp16") is None
@@ -146,13 +146,13 @@ def engine_that_tells(rtx, monkeypatch):
     return install
 
 
-def test_an_engine_is_asked_about_the_batch_it_is_tuned_for(rtx, engine_that_tells):
+def test_audit_engine_asks_for_optimal_batch(rtx, engine_that_tells):
     engine = engine_that_tells(told(layer("gemm", "Half"), layer("kgen", "Float")))
     assert audit(rtx).layers == {"fp16": 1, "fp32": 1}
     assert engine.shapes == {"images": (4, 8, 8, 3)}
 
 
-def test_a_tensorrt_that_does_not_start_is_a_device_error(rtx, monkeypatch):
+def test_audit_engine_without_runtime(rtx, monkeypatch):
     def fail(log):
         log.log(rtx.trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
         raise TypeError("factory function returned nullptr")
@@ -163,7 +163,7 @@ def test_a_tensorrt_that_does_not_start_is_a_device_error(rtx, monkeypatch):
     assert "Run `deploykit doctor`" in caught.value.hint
 
 
-def test_an_engine_without_an_inspector_is_a_device_error(rtx, engine_that_tells):
+def test_audit_engine_without_inspector(rtx, engine_that_tells):
     engine_that_tells("").create_engine_inspector = lambda: None
     with pytest.raises(DeviceError, match="makes no inspector") as caught:
         audit(rtx)
@@ -171,14 +171,14 @@ def test_an_engine_without_an_inspector_is_a_device_error(rtx, engine_that_tells
     assert "Run `deploykit doctor`" in caught.value.hint
 
 
-def test_an_engine_that_does_not_load_is_a_device_error_with_tensorrts_words(rtx):
+def test_audit_engine_of_an_unreadable_plan(rtx):
     with pytest.raises(DeviceError, match="TRT engine file") as caught:
         audit(rtx, b"no engine" * 20)
     assert "deploykit build-trt" in caught.value.hint
 
 
 @pytest.mark.gpu
-def test_a_real_engine_has_fp16_layers(rtx, build):
+def test_audit_engine_on_a_gpu_has_fp16_layers(rtx, build):
     gpu = need_gpu()
     if gpu.target not in COMPUTE_CAPABILITIES:
         pytest.skip(f"TensorRT for RTX does not list {gpu.name} ({gpu.target})")

@@ -23,7 +23,7 @@ def refused(build, path, text):
         ("positive = other.Fancy (hidden)", "Fancy"),
     ],
 )
-def test_an_operator_that_tensorrt_does_not_know_is_named(build, tmp_path, line, operator):
+def test_engine_from_onnx_names_an_unknown_operator(build, tmp_path, line, operator):
     text = DEPLOY_GRAPH.replace("positive = Relu (hidden)", line)
     text = text.replace('"" : 20', '"" : 20, "other" : 1')
     error = refused(build, tmp_path / "fp16.onnx", text)
@@ -32,7 +32,7 @@ def test_an_operator_that_tensorrt_does_not_know_is_named(build, tmp_path, line,
     assert "forward" in error.hint
 
 
-def test_uint8_is_not_transposed(build, tmp_path):
+def test_engine_from_onnx_refuses_uint8_transpose(build, tmp_path):
     """Which is why normalisation casts first."""
     text = """
     <ir_version: 10, opset_import: ["" : 20]>
@@ -50,13 +50,13 @@ def test_uint8_is_not_transposed(build, tmp_path):
 @pytest.mark.parametrize(
     ("shape", "found"), [("5, 8, 8, 3", r"\[5, 8, 8, 3\]"), ("N, H, 8, 3", r"\[-1, -1, 8, 3\]")]
 )
-def test_a_graph_needs_a_dynamic_batch_and_nothing_else_dynamic(build, tmp_path, shape, found):
+def test_engine_from_onnx_needs_only_a_dynamic_batch(build, tmp_path, shape, found):
     text = DEPLOY_GRAPH.replace("N, 8, 8, 3", shape)
     with pytest.raises(GraphError, match=f"images has shape {found}"):
         build(save_graph(tmp_path / "fp16.onnx", text))
 
 
-def test_a_file_that_is_no_graph_is_refused(build, tmp_path):
+def test_engine_from_onnx_of_what_is_no_graph(build, tmp_path):
     path = tmp_path / "fp16.onnx"
     path.write_bytes(b"no graph")
     with pytest.raises(GraphError, match="Failed to parse the ONNX model"):
@@ -65,7 +65,7 @@ def test_a_file_that_is_no_graph_is_refused(build, tmp_path):
         build(tmp_path / "missing.onnx")
 
 
-def test_types_that_do_not_fit_are_refused_with_the_builders_words(build, tmp_path):
+def test_engine_from_onnx_refuses_mixed_types(build, tmp_path):
     """The network is strongly typed: nothing is cast in secret."""
     text = DEPLOY_GRAPH.replace("half_weight = Cast <to = 10>", "half_weight = Cast <to = 1>")
     error = refused(build, tmp_path / "fp16.onnx", text)
@@ -73,7 +73,7 @@ def test_types_that_do_not_fit_are_refused_with_the_builders_words(build, tmp_pa
     assert "Half" in error.message
 
 
-def test_a_workspace_that_is_too_small_is_the_users_to_mend(build):
+def test_engine_from_onnx_with_too_small_workspace(build):
     with pytest.raises(UsageError, match="within workspace limit") as caught:
         build(workspace_bytes=1)
     assert "--workspace allows 1 bytes" in caught.value.hint
@@ -81,7 +81,7 @@ def test_a_workspace_that_is_too_small_is_the_users_to_mend(build):
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
-def test_the_current_gpu_has_to_be_there(rtx, no_gpu, flavour, tmp_path):
+def test_engine_from_onnx_for_a_missing_gpu(rtx, no_gpu, flavour, tmp_path):
     tensorrt = dataclasses.replace(rtx, flavour=flavour)
     with pytest.raises(DeviceError, match="no NVIDIA driver") as caught:
         engine_from_onnx(
@@ -99,9 +99,7 @@ def test_the_current_gpu_has_to_be_there(rtx, no_gpu, flavour, tmp_path):
         ("create_optimization_profile", "profile"),
     ],
 )
-def test_an_object_that_tensorrt_does_not_make_is_a_device_error(
-    rtx, build, alter_builder, method, what
-):
+def test_engine_from_onnx_without_a_tensorrt_object(rtx, build, alter_builder, method, what):
     def fail(builder, *arguments):
         rtx.log.log(rtx.trt.ILogger.Severity.ERROR, "out of handles")
 
@@ -112,7 +110,7 @@ def test_an_object_that_tensorrt_does_not_make_is_a_device_error(
     assert "Run `deploykit doctor`" in caught.value.hint
 
 
-def test_a_builder_that_does_not_start_is_a_device_error(rtx, deploy_graph):
+def test_engine_from_onnx_without_builder(rtx, deploy_graph):
     class Trt:
         def Builder(self, log):  # noqa: N802  # TensorRT's name
             log.log(rtx.trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
@@ -139,7 +137,7 @@ NO_KERNEL = "Error Code 10: Could not find any implementation for node conv."
         (NO_KERNEL, 1024, GraphError, "another precision than this one (--precision fp16, fp32"),
     ],
 )
-def test_a_failed_build_is_the_machines_fault_or_the_graphs_or_the_users(
+def test_engine_from_onnx_failed_error_types(
     rtx, build, alter_builder, line, workspace_bytes, kind, hint
 ):
     def fail(builder, network, config):
@@ -153,7 +151,7 @@ def test_a_failed_build_is_the_machines_fault_or_the_graphs_or_the_users(
     assert ("--workspace" in caught.value.hint) is (kind is UsageError)
 
 
-def test_what_turing_does_not_compute_is_built_in_fp16(build, tmp_path):
+def test_engine_from_onnx_fp32_for_turing(build, tmp_path):
     text = """
     <ir_version: 10, opset_import: ["" : 20]>
     net (uint8[N, 8, 8, 3] images) => (float[N, 3] logits)
@@ -172,7 +170,7 @@ def test_what_turing_does_not_compute_is_built_in_fp16(build, tmp_path):
     assert "--precision fp32" not in caught.value.hint
 
 
-def test_a_target_that_this_version_does_not_have_is_a_usage_error(rtx, deploy_graph):
+def test_engine_from_onnx_for_an_unsupported_target(rtx, deploy_graph):
     class Trt:
         ComputeCapability = object
 

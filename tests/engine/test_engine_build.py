@@ -20,7 +20,7 @@ from deploykit.specs.model import TensorSpec
 
 
 @pytest.mark.parametrize("targets", [("sm89",), ("portable",), ("sm86", "sm89")])
-def test_an_engine_is_built_without_a_gpu(build, deploy_graph, targets):
+def test_engine_from_onnx_without_gpu(build, deploy_graph, targets):
     built = build(targets=targets)
     assert check_plan(built.plan, "tensorrt_rtx") is None
     assert read_header(built.plan).targets == targets
@@ -31,7 +31,7 @@ def test_an_engine_is_built_without_a_gpu(build, deploy_graph, targets):
     assert 0 < built.seconds < 60
 
 
-def test_the_order_of_targets_does_not_matter(build):
+def test_engine_from_onnx_ignores_order_of_targets(build):
     assert build(targets=("sm89", "sm86")).plan == build(targets=("sm86", "sm89")).plan
 
 
@@ -47,7 +47,7 @@ print(hashlib.sha256(built.plan).hexdigest())
 """
 
 
-def test_a_build_gives_the_same_bytes_again_and_in_another_process(build, deploy_graph):
+def test_engine_from_onnx_is_deterministic(build, deploy_graph):
     plan = build().plan
     assert build().plan == plan
     other = subprocess.run(
@@ -59,12 +59,12 @@ def test_a_build_gives_the_same_bytes_again_and_in_another_process(build, deploy
     assert other.stdout.split() == [hashlib.sha256(plan).hexdigest()]
 
 
-def test_the_batch_sizes_are_in_the_engine(build):
+def test_engine_from_onnx_uses_batch_sizes(build):
     assert build(profile=Profile(max_batch=64)).plan != build().plan
     assert build(profile=Profile(min_batch=3, opt_batch=3, max_batch=3)).plan != build().plan
 
 
-def test_fp32_is_not_computed_in_tf32(rtx, build, tmp_path, monkeypatch):
+def test_engine_from_onnx_fp32_without_tf32(rtx, build, tmp_path, monkeypatch):
     graph = save_graph(tmp_path / "fp32.onnx", DEPLOY_GRAPH.replace("<to = 10>", "<to = 1>"))
     config = {}
     configure = deploykit.engine.build._configure
@@ -78,7 +78,7 @@ def test_fp32_is_not_computed_in_tf32(rtx, build, tmp_path, monkeypatch):
     assert not config["it"].get_flag(rtx.trt.BuilderFlag.TF32)
 
 
-def test_steps_are_told_in_the_calling_thread(build):
+def test_engine_from_onnx_steps_in_the_calling_thread(build):
     steps, threads = [], set()
 
     def on_step(phase, done, total):
@@ -95,7 +95,7 @@ def test_steps_are_told_in_the_calling_thread(build):
     assert done[-1] >= 5  # TensorRT does not tell of the last one
 
 
-def test_an_error_of_the_progress_callback_stops_the_build_and_comes_through(rtx, build):
+def test_engine_from_onnx_stops_if_progress_raises(rtx, build):
     def fail(*step):
         raise ZeroDivisionError
 
@@ -124,7 +124,7 @@ def thread_names():
 
 
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations:DeprecationWarning")
-def test_ctrl_c_stops_the_build_and_leaves_nothing(rtx, build_as_tensorrt, deploy_graph, tmp_path):
+def test_engine_from_onnx_ctrl_c_leaves_nothing(rtx, build_as_tensorrt, deploy_graph, tmp_path):
     steps = []
 
     def interrupt(*step):
@@ -142,7 +142,7 @@ def test_ctrl_c_stops_the_build_and_leaves_nothing(rtx, build_as_tensorrt, deplo
     assert build_as_tensorrt().plan == plan
 
 
-def test_further_ctrl_cs_change_nothing_and_each_is_answered(build, alter_builder):
+def test_engine_from_onnx_repeated_ctrl_c(build, alter_builder):
     """Until TensorRT takes its next step, after the third, the build cannot stop."""
     cancels, answers = [], queue.SimpleQueue()
 
@@ -166,7 +166,7 @@ def test_further_ctrl_cs_change_nothing_and_each_is_answered(build, alter_builde
 
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations:DeprecationWarning")
 @pytest.mark.parametrize("content", [None, b"", b"damaged"])
-def test_tensorrt_fills_a_timing_cache_whatever_was_there(build_as_tensorrt, tmp_path, content):
+def test_timing_cache_is_filled(build_as_tensorrt, tmp_path, content):
     cache = tmp_path / "cache" / "timing.cache"
     if content is not None:
         cache.parent.mkdir()
@@ -181,13 +181,13 @@ def test_tensorrt_fills_a_timing_cache_whatever_was_there(build_as_tensorrt, tmp
 
 
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations:DeprecationWarning")
-def test_an_engine_is_worth_more_than_its_timing_cache(build_as_tensorrt, tmp_path):
+def test_timing_cache_that_cannot_be_written(build_as_tensorrt, tmp_path):
     (tmp_path / "file").touch()
     assert build_as_tensorrt(timing_cache=tmp_path / "file" / "timing.cache").plan
 
 
 @pytest.mark.parametrize("gives", ["a cache", "nothing"])
-def test_an_engine_is_built_where_there_is_no_timing_cache(
+def test_timing_cache_that_tensorrt_does_not_make(
     build_as_tensorrt, tmp_path, alter_builder, gives
 ):
     """TensorRT makes none, or makes one and gives it back as nothing."""
@@ -212,6 +212,6 @@ def test_an_engine_is_built_where_there_is_no_timing_cache(
     assert not list(tmp_path.iterdir())
 
 
-def test_tensorrt_for_rtx_has_no_timing_cache(build, tmp_path):
+def test_timing_cache_not_with_tensorrt_for_rtx(build, tmp_path):
     build(timing_cache=tmp_path / "timing.cache")
     assert not list(tmp_path.iterdir())

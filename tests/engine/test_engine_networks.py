@@ -45,7 +45,7 @@ def network(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("target", ["sm89", "portable"])
-def test_a_networks_fp16_graph_becomes_an_engine(build, network, target):
+def test_engine_from_onnx_of_fp16_networks(build, network, target):
     path, side = network
     steps = []
     built = build(

@@ -13,13 +13,13 @@ def forget():
     open_flavour.cache_clear()
 
 
-def test_a_flavour_is_opened_once(rtx):
+def test_open_flavour_once(rtx):
     assert open_flavour("tensorrt_rtx") is rtx
     assert rtx.version.count(".") == 3
     assert "tensorrt_rtx" in installed_flavours()
 
 
-def test_asking_what_is_installed_imports_nothing(monkeypatch):
+def test_installed_flavours_imports_nothing(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("tensorrt")]:
         monkeypatch.delitem(sys.modules, name)
     installed_flavours()
@@ -27,7 +27,7 @@ def test_asking_what_is_installed_imports_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(("flavour", "extra"), [("tensorrt", "tensorrt"), ("tensorrt_rtx", "rtx")])
-def test_a_missing_flavour_names_its_extra(flavour, extra, monkeypatch, forget):
+def test_open_flavour_missing_names_its_extra(flavour, extra, monkeypatch, forget):
     open_flavour.cache_clear()
     monkeypatch.setitem(sys.modules, flavour, None)
     with pytest.raises(DependencyError, match=flavour) as caught:
@@ -35,7 +35,7 @@ def test_a_missing_flavour_names_its_extra(flavour, extra, monkeypatch, forget):
     assert caught.value.hint == f'Install it: pip install "deploykit[{extra}]"'
 
 
-def test_a_folder_of_engines_is_no_flavour(tmp_path, monkeypatch, forget):
+def test_open_flavour_of_a_plain_folder(tmp_path, monkeypatch, forget):
     """Python imports any folder without ``__init__.py`` that has the right name."""
     if "tensorrt" in installed_flavours():
         pytest.skip("a real package goes before a folder")
@@ -47,7 +47,7 @@ def test_a_folder_of_engines_is_no_flavour(tmp_path, monkeypatch, forget):
     sys.modules.pop("tensorrt")
 
 
-def test_the_log_keeps_warnings_and_errors_of_its_block_only(rtx, capfd):
+def test_log_capture_of_warnings_and_errors(rtx, capfd):
     severity = rtx.trt.ILogger.Severity
     rtx.log.log(severity.ERROR, "before")
     with rtx.log.capture() as outer:
@@ -62,7 +62,7 @@ def test_the_log_keeps_warnings_and_errors_of_its_block_only(rtx, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_log_is_bounded(rtx):
+def test_log_capture_is_bounded(rtx):
     with rtx.log.capture() as lines:
         for number in range(1000):
             rtx.log.log(rtx.trt.ILogger.Severity.ERROR, str(number))
@@ -70,7 +70,7 @@ def test_the_log_is_bounded(rtx):
     assert lines[-1] == "999"
 
 
-def test_what_every_error_says_without_a_driver_is_left_out(rtx):
+def test_log_capture_skips_driver_echo(rtx):
     echo = "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (cudaError 35: ...)"
     with rtx.log.capture() as lines:
         rtx.log.log(rtx.trt.ILogger.Severity.ERROR, echo)

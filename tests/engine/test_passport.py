@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from engine_graphs import ADA, AMPERE
 
-from deploykit.bundle.verdicts import KeptVerdict, PhotoSet
+from deploykit.bundle.verdicts import ImageSet, KeptVerdict
 from deploykit.console.options import parsed_bytes
 from deploykit.engine.passport import (
     COMPUTE_CAPABILITIES,
@@ -40,7 +40,7 @@ PROOF = KeptVerdict(
     kind="rehearsed",
     reference="dpn92 from best_model.pth",
     reference_kind="module",
-    photos=PhotoSet(kind="photos", source="bird_photos", images=32, sha256="cc"),
+    images=ImageSet(kind="photos", source="bird_photos", count=32, sha256="cc"),
     measurement=Measurement(
         images=32,
         batch_sizes=(1, 8),
@@ -91,13 +91,13 @@ def why_not(passport=PASSPORT, *, version="1.7.1.116", gpu=ADA):
     return reason(passport, tensorrt_version=version, gpu=gpu)
 
 
-def test_an_engine_is_named_after_what_it_runs_on():
+def test_engine_name_from_targets():
     assert PASSPORT.engine == "tensorrt_rtx-1.7.1-sm86+sm89-fp16-b1-8-32.engine"
     portable = altered(targets=("portable",))
     assert portable.engine == "tensorrt_rtx-1.7.1-portable-fp16-b1-8-32.engine"
 
 
-def test_an_engine_for_the_gpu_at_hand_is_named_after_it():
+def test_engine_name_for_the_current_gpu():
     found = altered(
         flavour="tensorrt",
         version="11.4.0.106",
@@ -115,7 +115,7 @@ LIMITS = [(2**30, "1GiB"), (3 * 2**29, "1536MiB"), (1024, "1KiB"), (1, "0.000976
 
 
 @pytest.mark.parametrize(("workspace_bytes", "limit"), LIMITS)
-def test_engines_that_differ_in_their_workspace_have_names_of_their_own(workspace_bytes, limit):
+def test_engine_name_with_workspace(workspace_bytes, limit):
     found = altered(targets=("sm89",), workspace_bytes=workspace_bytes).engine
     assert found == f"tensorrt_rtx-1.7.1-sm89-fp16-b1-8-32-ws{limit}.engine"
     assert parsed_bytes(limit) == workspace_bytes
@@ -129,7 +129,7 @@ def test_engines_that_differ_in_their_workspace_have_names_of_their_own(workspac
     ],
     ids=["rtx", "tensorrt"],
 )
-def test_a_passport_reads_as_it_was_written(passport, tmp_path):
+def test_read_passport_round_trip(passport, tmp_path):
     path = passport_path(tmp_path / "some.engine")
     assert path.name == "some.engine.json"
     write_passport(path, passport)
@@ -137,7 +137,7 @@ def test_a_passport_reads_as_it_was_written(passport, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_missing_passport_says_what_to_do(tmp_path):
+def test_read_passport_missing(tmp_path):
     with pytest.raises(BundleError, match="has no passport") as caught:
         read_passport(tmp_path / "some.engine.json")
     assert "deploykit build-trt" in caught.value.hint
@@ -163,7 +163,7 @@ def edited(tmp_path: Path, **fields: object) -> Path:
     ],
     ids=str,
 )
-def test_a_passport_is_read_strictly(tmp_path, fields, reason):
+def test_read_passport_refuses_invalid_fields(tmp_path, fields, reason):
     with pytest.raises(BundleError, match="is damaged") as caught:
         read_passport(edited(tmp_path, **fields))
     assert reason in caught.value.message
@@ -172,20 +172,20 @@ def test_a_passport_is_read_strictly(tmp_path, fields, reason):
 @pytest.mark.parametrize(
     ("schema", "hint"), [(2, "Update deploykit."), (0, "Build the engine again")]
 )
-def test_a_passport_of_another_schema_is_refused(tmp_path, schema, hint):
+def test_read_passport_of_another_schema(tmp_path, schema, hint):
     with pytest.raises(BundleError, match=f"schema {schema}") as caught:
         read_passport(edited(tmp_path, schema=schema, unknown=1))
     assert caught.value.hint.startswith(hint)
 
 
-def test_a_truncated_passport_is_damaged(tmp_path):
+def test_read_passport_truncated(tmp_path):
     path = edited(tmp_path)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(BundleError, match="is damaged"):
         read_passport(path)
 
 
-def test_an_engine_that_fits_has_nothing_against_it():
+def test_reason_of_an_engine_that_fits():
     assert why_not() is None
     assert why_not(gpu=AMPERE) is None
 
@@ -194,7 +194,7 @@ COMMAND = "Build one: deploykit build-trt --flavour tensorrt_rtx --target {} --p
 
 
 @pytest.mark.parametrize("version", ["1.7.0.116", "1.7.1.117", "1.8.0.1"])
-def test_an_engine_fits_one_release_of_tensorrt(version):
+def test_reason_of_another_tensorrt_version(version):
     found = why_not(version=version)
     assert found.message == (
         f"{PASSPORT.engine} was built by tensorrt_rtx 1.7.1.116 and runs on no other; "
@@ -203,7 +203,7 @@ def test_an_engine_fits_one_release_of_tensorrt(version):
     assert found.hint == COMMAND.format("sm89")
 
 
-def test_an_engine_for_other_gpus_says_which():
+def test_reason_of_another_gpu():
     found = why_not(gpu=Gpu("NVIDIA GeForce RTX 5090", (12, 0), (13, 0)))
     assert found.message == (
         f"{PASSPORT.engine} was built for compute capability sm86 or sm89; "
@@ -212,7 +212,7 @@ def test_an_engine_for_other_gpus_says_which():
     assert found.hint == COMMAND.format("sm120")
 
 
-def test_a_portable_engine_may_be_tried_where_nobody_has():
+def test_reason_of_a_portable_engine():
     portable = altered(targets=("portable",))
     hopper = Gpu("NVIDIA H100", (9, 0), (13, 0))
     assert why_not(portable) is None
@@ -223,13 +223,13 @@ def test_a_portable_engine_may_be_tried_where_nobody_has():
     assert turing.hint == COMMAND.format("sm75")
 
 
-def test_an_rtx_engine_of_one_gpu_runs_on_those_of_its_kind():
+def test_reason_of_an_rtx_engine_of_one_gpu():
     current = altered(targets=("current",), gpu=ON_ADA)
     assert why_not(current, gpu=Gpu("NVIDIA GeForce RTX 4090", (8, 9), (13, 0))) is None
     assert "built for compute capability sm89" in why_not(current, gpu=AMPERE).message
 
 
-def test_a_tensorrt_engine_runs_on_its_model_of_gpu_only():
+def test_reason_of_a_tensorrt_engine_of_another_gpu():
     engine = altered(flavour="tensorrt", targets=("current",), gpu=ON_ADA)
     assert why_not(engine) is None
     found = why_not(engine, gpu=Gpu("NVIDIA GeForce RTX 4090", (8, 9), (13, 0)))
@@ -237,7 +237,7 @@ def test_a_tensorrt_engine_runs_on_its_model_of_gpu_only():
     assert found.hint == "Build one: deploykit build-trt --flavour tensorrt --precision fp16"
 
 
-def test_the_command_repeats_what_is_not_the_default():
+def test_reason_hint_repeats_build_options():
     engine = altered(profile=Profile(max_batch=64), precision="fp32", workspace_bytes=2**29)
     found = why_not(engine, version="1.8")
     assert found.hint.endswith("--target sm89 --precision fp32 --max-batch 64 --workspace 512MiB")
@@ -253,25 +253,25 @@ def plan(build):
     [*((target,) for target in COMPUTE_CAPABILITIES), COMPUTE_CAPABILITIES, ("portable",)],
     ids="+".join,
 )
-def test_the_header_names_version_size_and_targets(rtx, build, targets):
+def test_read_header_version_size_and_targets(rtx, build, targets):
     plan = build(targets=targets).plan
     expected = PlanHeader("tensorrt_rtx", rtx.version, len(plan), targets)
     assert read_header(plan) == expected
     assert read_header(plan[:40]) == expected
 
 
-def test_a_whole_engine_of_the_right_flavour_passes(plan):
+def test_check_plan_of_a_whole_engine(plan):
     assert check_plan(plan, "tensorrt_rtx") is None
 
 
-def test_an_engine_of_the_other_flavour_is_told(plan):
+def test_check_plan_of_the_other_flavour(plan):
     assert check_plan(plan, "tensorrt") == "it is an engine of tensorrt_rtx, not of tensorrt"
     other = b"ftrt" + bytes(100)
     assert check_plan(other, "tensorrt_rtx") == "it is an engine of tensorrt, not of tensorrt_rtx"
     assert check_plan(other, "tensorrt") is None
 
 
-def test_a_truncated_engine_is_told(plan):
+def test_check_plan_of_a_truncated_engine(plan):
     size = len(plan)
     reason = check_plan(plan[:-1], "tensorrt_rtx")
     assert reason == f"it is damaged: it has {size - 1} bytes and should have {size}"
@@ -279,18 +279,18 @@ def test_a_truncated_engine_is_told(plan):
 
 
 @pytest.mark.parametrize("data", [b"", b"vtrt", bytes(39)])
-def test_a_few_bytes_are_no_engine(data):
+def test_check_plan_of_a_few_bytes(data):
     assert check_plan(data, "tensorrt_rtx") == f"it is no engine: it has only {len(data)} bytes"
     assert read_header(data) is None
 
 
-def test_a_text_in_the_engines_place_is_no_engine():
+def test_check_plan_of_a_text():
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123"
     reason = check_plan(pointer, "tensorrt_rtx")
     assert reason.startswith("it is no engine but a text that begins with 'version https://git")
 
 
-def test_an_unknown_header_is_unknown_and_not_wrong(plan):
+def test_check_plan_of_an_unknown_header(plan):
     unknown = b"\x01\x02\x03\x04" + plan[4:]
     assert read_header(unknown) is None
     assert check_plan(unknown, "tensorrt_rtx") is None
@@ -310,35 +310,35 @@ def test_an_unknown_header_is_unknown_and_not_wrong(plan):
         (["sm120", "sm75"], ("sm75", "sm120")),
     ],
 )
-def test_targets_are_sorted_and_unique(texts, expected):
+def test_parse_targets_sorts_and_deduplicates(texts, expected):
     assert parse_targets(texts) == expected
 
 
-def test_parsing_twice_changes_nothing():
+def test_parse_targets_twice():
     once = parse_targets(["sm120", "sm86"])
     assert parse_targets(once) == once
 
 
 @pytest.mark.parametrize("other", ["portable", "current"])
-def test_some_targets_stand_alone(other):
+def test_parse_targets_that_exclude_each_other(other):
     with pytest.raises(UsageError, match=f"{other} and sm89 exclude each other"):
         parse_targets(["sm89", other])
 
 
 @pytest.mark.parametrize(("text", "near"), [("sm98", "sm89"), ("potable", "portable")])
-def test_an_unknown_target_gets_a_close_match(text, near):
+def test_parse_targets_unknown_gets_a_close_match(text, near):
     with pytest.raises(UsageError, match="there are portable, current, sm75") as caught:
         parse_targets([text])
     assert caught.value.hint == f"Did you mean {near}?"
 
 
-def test_an_unknown_target_without_a_close_match_explains_the_spelling():
+def test_parse_targets_unknown_without_match():
     with pytest.raises(UsageError) as caught:
         parse_targets(["8.9"])
     assert "RTX 40 sm89" in caught.value.hint
 
 
-def test_tensorrt_builds_for_the_gpu_at_hand_only():
+def test_parse_targets_for_tensorrt():
     assert parse_targets([], "tensorrt") == ("current",)
     assert parse_targets(["current"], "tensorrt") == ("current",)
     with pytest.raises(UsageError, match="not for sm89") as caught:

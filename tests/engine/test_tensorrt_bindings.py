@@ -118,7 +118,7 @@ def missing(used, members):
     return sorted((owner, name) for owner, name in used if name not in members.get(owner, ()))
 
 
-def test_the_scan_finds_what_is_known_to_be_used():
+def test_binding_scan_finds_known_uses():
     assert {
         ("", "Builder"),
         ("Builder", "build_serialized_network"),
@@ -130,11 +130,11 @@ def test_the_scan_finds_what_is_known_to_be_used():
     } <= USED
 
 
-def test_tensorrt_has_all_that_we_use(tensorrt_members):
+def test_tensorrt_has_all_used_names(tensorrt_members):
     assert missing(USED - RTX_ONLY, tensorrt_members) == []
 
 
-def test_tensorrt_for_rtx_has_all_that_we_use(rtx_members):
+def test_tensorrt_for_rtx_has_all_used_names(rtx_members):
     assert missing(USED | RTX_ONLY, rtx_members) == []
     assert (
         missing({("ComputeCapability", sm.upper()) for sm in COMPUTE_CAPABILITIES}, rtx_members)
@@ -142,17 +142,17 @@ def test_tensorrt_for_rtx_has_all_that_we_use(rtx_members):
     )
 
 
-def test_what_is_called_rtx_only_is_used_and_is_not_in_tensorrt(tensorrt_members):
+def test_rtx_only_names_are_not_in_tensorrt(tensorrt_members):
     assert missing(RTX_ONLY, tensorrt_members) == sorted(RTX_ONLY)
     assert RTX_ONLY <= USED
 
 
-def test_a_name_that_tensorrt_11_dropped_would_be_noticed(tensorrt_members):
+def test_binding_scan_notices_dropped_names(tensorrt_members):
     dropped = {("BuilderFlag", "FP16"), ("Builder", "platform_has_fast_fp16")}
     assert missing(dropped, tensorrt_members) == sorted(dropped)
 
 
-def test_no_object_of_tensorrts_goes_by_another_name(rtx_members):
+def test_binding_scan_knows_every_variable(rtx_members):
     """Else the scan would pass over it."""
     known = {owner.partition(".")[0] for owner, _ in USED if owner}
     methods = {name for owner in known for name in rtx_members[owner] if "_" in name.strip("_")}
@@ -162,7 +162,7 @@ def test_no_object_of_tensorrts_goes_by_another_name(rtx_members):
                 assert class_of(node.value, objects), f"{file}:{node.lineno}: {ast.unparse(node)}"
 
 
-def test_every_file_that_speaks_to_tensorrt_is_scanned():
+def test_binding_scan_covers_every_file():
     speaking = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

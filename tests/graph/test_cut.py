@@ -27,13 +27,13 @@ def tensors_of(model, images=IMAGES):
     return {name: values[name] for name in names}
 
 
-def test_what_can_be_compared_comes_in_the_order_of_the_graph():
+def test_float_tensors_in_graph_order():
     names = float_tensors(deploy_graph(BRANCHES))
     assert names[-7:] == ("x", "a", "b", "c", "sum", "pooled", "logits")
     assert "size" not in names  # integers
 
 
-def test_every_piece_computes_from_the_given_tensors():
+def test_cut_graph_computes_each_piece_from_feeds():
     graph = deploy_graph(BRANCHES)
     values = tensors_of(graph)
     cut = cut_graph(graph, values)
@@ -45,7 +45,7 @@ def test_every_piece_computes_from_the_given_tensors():
     assert changed == ["sum"]
 
 
-def test_tensors_between_the_cuts_belong_to_the_next():
+def test_cut_graph_adds_skipped_tensors_to_next_piece():
     graph = deploy_graph(BRANCHES)
     values = tensors_of(graph)
     cut = cut_graph(graph, ["x", "sum"])
@@ -55,7 +55,7 @@ def test_tensors_between_the_cuts_belong_to_the_next():
     assert found["logits"] == pytest.approx(values["logits"])
 
 
-def test_pieces_are_told_by_their_nodes():
+def test_pieces_by_node_names():
     found = pieces(deploy_graph(BRANCHES), ["x", "sum", "logits"])
     names = {tensor: [node.name for node in nodes] for tensor, nodes in found.items()}
     assert names["x"][-1] == "stem"
@@ -63,7 +63,7 @@ def test_pieces_are_told_by_their_nodes():
     assert names["logits"] == ["pool", "flatten"]
 
 
-def test_the_graph_stays_as_it_is():
+def test_cut_graph_leaves_its_input_unchanged():
     graph = deploy_graph(BRANCHES)
     before = ir.to_proto(graph).SerializeToString()
     cut_graph(graph, float_tensors(graph))
@@ -72,7 +72,7 @@ def test_the_graph_stays_as_it_is():
     assert ir.to_proto(graph).SerializeToString() == before
 
 
-def test_an_overflow_shows_only_where_it_is():
+def test_cut_graph_shows_overflow_only_at_its_origin():
     graph = deploy_graph(OVERFLOW)
     rehearsal = rehearsal_of(convert_to_fp16()(graph)[0])
     values = tensors_of(graph)
@@ -82,7 +82,7 @@ def test_an_overflow_shows_only_where_it_is():
     assert overflown == ["high"]
 
 
-def test_a_piece_is_fed_in_its_own_type():
+def test_cut_graph_feeds_in_own_type():
     half, _ = convert_to_fp16()(deploy_graph(OVERFLOW))
     cut = cut_graph(half, ["high"])
     with np.errstate(over="ignore"):
@@ -91,7 +91,7 @@ def test_a_piece_is_fed_in_its_own_type():
     assert feed.tolist() == [np.inf, 1.0]
 
 
-def test_a_graph_for_some_of_its_outputs():
+def test_with_only_some_outputs():
     graph = with_outputs(deploy_graph(BRANCHES), ["a", "sum"])
     part = with_only(graph, ["a"])
     assert [value.name for value in part.graph.outputs] == ["a"]

@@ -68,7 +68,7 @@ def casts(model):
     return {node.name: node for node in model.graph if node.op_type == "Cast"}
 
 
-def test_everything_but_the_preprocessing_is_fp16():
+def test_convert_to_fp16_all_but_preprocessing():
     model = converted(deploy_graph(OVERFLOW))
     assert types(model) == {
         "preprocessing/Cast": "FLOAT",
@@ -88,7 +88,7 @@ def test_everything_but_the_preprocessing_is_fp16():
     assert weights["thousand"] == "FLOAT16"
 
 
-def test_inputs_outputs_nodes_and_metadata_stay():
+def test_convert_to_fp16_keeps_signature_and_metadata():
     model = deploy_graph(OVERFLOW)
     model.metadata_props["deploykit.labels"] = '["a", "b", "c"]'
     model.graph.node("gain").metadata_props[MODULE_PATH] = "features.1"
@@ -102,7 +102,7 @@ def test_inputs_outputs_nodes_and_metadata_stay():
     ]
 
 
-def test_the_model_that_is_given_stays_usable():
+def test_convert_to_fp16_leaves_its_input_unchanged():
     model = deploy_graph(OVERFLOW)
     before = model_bytes(model)
     first = model_bytes(converted(model))
@@ -111,14 +111,14 @@ def test_the_model_that_is_given_stays_usable():
     assert model_bytes(converted(model)) == first
 
 
-def test_a_graph_in_fp16_comes_back_unchanged():
+def test_convert_to_fp16_twice():
     model = converted(deploy_graph(OVERFLOW))
     again, changed = convert_to_fp16()(model)
     assert again is model
     assert not changed
 
 
-def test_fp32_neighbours_hand_on_what_is_not_rounded():
+def test_convert_to_fp16_no_cast_between_fp32_nodes():
     model = converted(deploy_graph(OVERFLOW), ["gain", "undo"])
     assert types(model)["high"] == types(model)["back"] == "FLOAT"
     assert set(casts(model)) == {
@@ -131,14 +131,14 @@ def test_fp32_neighbours_hand_on_what_is_not_rounded():
     assert [node.name for node in fp32_nodes(model)] == ["gain", "undo"]
 
 
-def test_an_fp32_tensor_is_cast_once_for_all_who_take_it_in_fp16():
+def test_convert_to_fp16_casts_an_fp32_tensor_once():
     model = deploy_graph(BRANCHES, BRANCH_WEIGHTS)
     half = converted(model, ["act"])
     (cast,) = [node for node in half.graph if node.name == "positive/fp16"]
     assert {node.name for node in cast.outputs[0].consumers()} == {"left", "join"}
 
 
-def test_casts_belong_to_the_module_of_the_fp32_side():
+def test_convert_to_fp16_casts_have_modules():
     model = deploy_graph(OVERFLOW)
     for node in ("stem", "gain", "undo"):
         model.graph.node(node).metadata_props[MODULE_PATH] = f"net.{node}"
@@ -150,13 +150,13 @@ def test_casts_belong_to_the_module_of_the_fp32_side():
     assert found["x/fp32"] == found["high/fp16"] == "net.gain"
 
 
-def test_a_kept_last_node_gives_its_logits_unrounded():
+def test_convert_to_fp16_kept_last_node():
     model = converted(deploy_graph(OVERFLOW), ["pool", "flatten"])
     assert types(model)["logits"] == "FLOAT"
     assert "logits/fp16" not in types(model)
 
 
-def test_a_shared_weight_stays_exact_for_the_fp32_node():
+def test_convert_to_fp16_shared_weight():
     model = converted(deploy_graph(SHARED, W), ["second"])
     first, second = (model.graph.node(name).inputs[1] for name in ("first", "second"))
     assert first.dtype == ir.DataType.FLOAT16
@@ -166,24 +166,24 @@ def test_a_shared_weight_stays_exact_for_the_fp32_node():
     assert len(casts(model)) == 5  # none of them on a weight
 
 
-def test_operators_that_the_converter_leaves_are_named():
+def test_fp32_nodes_of_operators_without_fp16():
     model = converted(deploy_graph(MINMAX, W))
     assert [(node.name, node.op_type) for node in fp32_nodes(model)] == [("low", "Max")]
     assert model.graph.node("low").inputs[1].dtype == ir.DataType.FLOAT
 
 
-def test_a_networks_own_module_called_preprocessing_is_converted():
+def test_convert_to_fp16_of_a_user_module_preprocessing():
     model = deploy_graph(OVERFLOW)
     model.graph.node("stem").metadata_props[MODULE_PATH] = "preprocessing"
     assert types(converted(model))["x"] == "FLOAT16"
     assert "x" in guardians(model)
 
 
-def test_nothing_is_left_in_fp32_without_a_reason():
+def test_fp32_nodes_of_a_converted_graph():
     assert fp32_nodes(converted(deploy_graph(SENSITIVE_SUM))) == ()
 
 
-def test_weights_are_rounded_as_the_converter_does():
+def test_convert_to_fp16_rounds_weights_as_onnxruntime():
     values = "1e-9, -1e-9, 0, 5.9e-8, 70000, -1e9, 0.1, 65519, 3e-5"
     size = len(values.split(","))
     model = deploy_graph(
@@ -198,7 +198,7 @@ def test_weights_are_rounded_as_the_converter_does():
     assert ((rounded == 0) == (expected == 0)).all()
 
 
-def test_fp32_nodes_that_share_a_tensor_share_its_cast():
+def test_convert_to_fp16_shares_casts_to_fp32():
     model = deploy_graph(BRANCHES, BRANCH_WEIGHTS)
     half = converted(model, ["left", "join"])
     (cast,) = [node for node in half.graph if node.name == "positive/fp32"]
@@ -206,7 +206,7 @@ def test_fp32_nodes_that_share_a_tensor_share_its_cast():
 
 
 @pytest.mark.parametrize("kept", [(), ["grow"]], ids=["fp16", "fp32"])
-def test_what_an_operator_takes_in_fp32_only_stays_so(kept):
+def test_convert_to_fp16_inputs_that_must_be_fp32(kept):
     model = deploy_graph(
         '[grow] x = Resize<mode = "linear">(input, , scales) [pool] p = GlobalAveragePool(x) '
         "[flatten] logits = Flatten(p)",
@@ -219,7 +219,7 @@ def test_what_an_operator_takes_in_fp32_only_stays_so(kept):
 
 
 @pytest.mark.parametrize("to", ["", "<to = 1>"])
-def test_constants_and_casts_inside_become_fp16(to):
+def test_convert_to_fp16_constants_and_casts(to):
     constant = "[c] s = Cast<to = 1>(one)" if to else "[c] s = Constant<value_float = 0.3>()"
     model = deploy_graph(
         f"{constant} [scale] x = Mul(input, s) [pool] p = GlobalAveragePool(x) "
@@ -232,19 +232,19 @@ def test_constants_and_casts_inside_become_fp16(to):
     assert np.abs(rehearsed - exact).max() <= 2e-3
 
 
-def test_an_unknown_node_is_refused():
+def test_convert_to_fp16_refuses_unknown_nodes():
     with pytest.raises(GraphError, match="no nodes gian to keep"):
         convert_to_fp16(["gain", "gian"])(deploy_graph(OVERFLOW))
 
 
-def test_nodes_of_one_name_are_refused():
+def test_convert_to_fp16_refuses_repeated_names():
     model = deploy_graph(OVERFLOW)
     model.graph.node("undo").name = "gain"
     with pytest.raises(GraphError, match="Mul node 'gain' has no name of its own"):
         convert_to_fp16()(model)
 
 
-def test_a_subgraph_is_refused():
+def test_convert_to_fp16_refuses_subgraphs():
     branch = "net () => (float[N, 3] {0}) {{ {0} = Flatten(pooled) }}"
     model = deploy_graph(
         "[pool] pooled = GlobalAveragePool(input) [flag] yes = ReduceMax<keepdims = 0>(w) "
@@ -257,7 +257,7 @@ def test_a_subgraph_is_refused():
         convert_to_fp16()(model)
 
 
-def test_a_tensor_is_guarded_by_its_producer_and_all_who_compute_with_it():
+def test_guardians_are_producer_and_consumers():
     found = guardians(deploy_graph(BRANCHES, BRANCH_WEIGHTS))
     assert found == {
         "x": ("stem", "act", "left", "join", "right"),
@@ -267,14 +267,14 @@ def test_a_tensor_is_guarded_by_its_producer_and_all_who_compute_with_it():
     }
 
 
-def test_guarding_a_tensor_keeps_it_in_fp32_as_far_as_it_is_used():
+def test_guardians_keep_a_tensor_in_fp32():
     model = deploy_graph(BRANCHES, BRANCH_WEIGHTS)
     found = types(converted(model, guardians(model)["x"]))
     assert {found[name] for name in ("x", "positive", "both")} == {"FLOAT"}
     assert found["r/fp16"] == found["pooled"] == "FLOAT16"
 
 
-def test_weights_that_fp16_cannot_hold_are_found():
+def test_weight_losses_of_what_fp16_cannot_hold():
     model = deploy_graph(
         "[fine] a = Mul(input, good) [small] b = Mul(a, low) [huge] c = Mul(b, high) "
         "[none] d = Add(c, zero) [pool] p = GlobalAveragePool(d) [flatten] logits = Flatten(p)",
@@ -296,7 +296,7 @@ def test_weights_that_fp16_cannot_hold_are_found():
     [(OVERFLOW, "high"), (UNDERFLOW, "low"), (SENSITIVE_SUM, "high")],
     ids=["overflow", "underflow", "sum"],
 )
-def test_blanket_conversion_fails_and_two_fp32_nodes_mend_it(nodes, keep):
+def test_convert_to_fp16_with_two_kept_nodes(nodes, keep):
     model = deploy_graph(nodes)
     expected = run(model)["logits"]
     scale = np.abs(expected).max()
@@ -307,7 +307,7 @@ def test_blanket_conversion_fails_and_two_fp32_nodes_mend_it(nodes, keep):
     assert np.abs(mended - expected).max() <= 0.002 * scale
 
 
-def test_the_cpu_provider_hides_an_overflow_that_the_rehearsal_shows():
+def test_rehearsal_shows_overflow_that_cpu_hides():
     model = converted(deploy_graph(OVERFLOW))
     assert np.isfinite(run(model)["logits"]).all()
     assert np.isinf(run(rehearsal_of(model))["logits"]).all()
@@ -315,7 +315,7 @@ def test_the_cpu_provider_hides_an_overflow_that_the_rehearsal_shows():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_b0", "densenet121", "mobilenet_v3_small"])
-def test_torchvisions_networks_convert_and_rehearse(name):
+def test_convert_to_fp16_of_torchvision_networks(name):
     import torchvision
 
     torch.manual_seed(0)

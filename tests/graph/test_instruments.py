@@ -8,7 +8,7 @@ from deploykit.graph.fp16 import convert_to_fp16
 from deploykit.graph.instruments import model_bytes, with_outputs
 
 
-def test_tensors_become_outputs_behind_those_that_there_were():
+def test_with_outputs_adds_tensors():
     model = deploy_graph(OVERFLOW)
     before = model_bytes(model)
     probed = with_outputs(model, ["high", "x"])
@@ -21,23 +21,23 @@ def test_tensors_become_outputs_behind_those_that_there_were():
     assert model_bytes(model) == before
 
 
-def test_an_output_that_there_is_stays_one():
+def test_with_outputs_of_existing_outputs():
     probed = with_outputs(deploy_graph(OVERFLOW), ["logits", "x", "x"])
     assert [output.name for output in probed.graph.outputs] == ["logits", "x"]
 
 
-def test_fp16_tensors_come_as_they_are():
+def test_with_outputs_keeps_fp16():
     half, _ = convert_to_fp16()(deploy_graph(OVERFLOW))
     assert run(with_outputs(half, ["x"]))["x"].dtype == np.float16
 
 
 @pytest.mark.parametrize("name", ["nowhere", "thousand", "images"])
-def test_a_tensor_that_no_node_computes_is_refused(name):
+def test_with_outputs_refuses_unknown_tensors(name):
     with pytest.raises(GraphError, match=f"computes no tensor {name}"):
         with_outputs(deploy_graph(OVERFLOW), ["x", name])
 
 
-def test_the_bytes_are_the_file():
+def test_model_bytes_is_a_readable_file():
     model = deploy_graph(OVERFLOW)
     model.metadata_props["labels"] = "mésange"
     read = onnx.load_from_string(model_bytes(model))

@@ -69,7 +69,7 @@ def converted(graph, ranges, keep=(), **options):
     return model
 
 
-def test_integers_are_taken_by_what_has_a_weight_and_what_carries_them_on(graph):
+def test_integer_nodes_and_quantized_tensors(graph):
     assert [node.name for node in integer_nodes(graph)] == list(INTEGERS)
     assert quantized_tensors(graph) == {
         "preprocessing/Add": ("left", "right"),
@@ -83,7 +83,7 @@ def test_integers_are_taken_by_what_has_a_weight_and_what_carries_them_on(graph)
 
 
 @pytest.mark.parametrize("symmetric", [pytest.param(False, marks=needs_exact_int8), True])
-def test_the_answers_are_close_and_the_graph_takes_and_gives_the_same(graph, ranges, symmetric):
+def test_convert_to_int8_is_close_and_keeps_signature(graph, ranges, symmetric):
     model = converted(graph, ranges, symmetric=symmetric)
     wanted, found = run(graph)["logits"], run(model)["logits"]
     scale = np.abs(wanted).max()
@@ -92,7 +92,7 @@ def test_the_answers_are_close_and_the_graph_takes_and_gives_the_same(graph, ran
     assert [value.name for value in model.graph.outputs] == ["logits"]
 
 
-def test_every_node_keeps_its_name_and_its_module(graph, ranges):
+def test_convert_to_int8_keeps_names_and_modules(graph, ranges):
     model = converted(graph, ranges)
     names = [node.name for node in model.graph]
     assert [name for name in names if "/" not in name] == [
@@ -102,7 +102,7 @@ def test_every_node_keeps_its_name_and_its_module(graph, ranges):
         assert model.graph.node(name).metadata_props["module"] == "stem.left"
 
 
-def test_a_relu_lies_between_its_conv_and_the_rounding(graph, ranges):
+def test_convert_to_int8_keeps_relu_with_conv(graph, ranges):
     model = converted(graph, ranges)
     assert model.graph.node("act").inputs[0].producer().name == "left"
     assert model.graph.node("b/quantized").inputs[0].producer().name == "act"
@@ -112,7 +112,7 @@ def test_a_relu_lies_between_its_conv_and_the_rounding(graph, ranges):
     ("symmetric", "activations", "biases"),
     [(False, ir.DataType.UINT8, {ir.DataType.INT32}), (True, ir.DataType.INT8, set())],
 )
-def test_types_are_those_that_the_hardware_takes(graph, ranges, symmetric, activations, biases):
+def test_convert_to_int8_types(graph, ranges, symmetric, activations, biases):
     model = converted(graph, ranges, symmetric=symmetric)
     rounded = [node.outputs[0].dtype for node in model.graph if node.op_type == "QuantizeLinear"]
     assert set(rounded) == {activations}
@@ -125,7 +125,7 @@ def test_types_are_those_that_the_hardware_takes(graph, ranges, symmetric, activ
     assert not (symmetric and any(zero.any() for zero in zeros))
 
 
-def test_weights_have_a_scale_for_each_output_channel(graph, ranges):
+def test_convert_to_int8_scales_by_output_channel(graph, ranges):
     constants = converted(graph, ranges).graph.initializers
     for name in ("left", "right", "narrow", "head"):
         weight = weights()[f"{name}_weight"]
@@ -136,14 +136,14 @@ def test_weights_have_a_scale_for_each_output_channel(graph, ranges):
     assert not set(weights()) - {"offset"} & set(constants)
 
 
-def test_a_max_pool_passes_integers_on_as_they_are(graph, ranges):
+def test_convert_to_int8_max_pool_shares_scale(graph, ranges):
     constants = converted(graph, ranges).graph.initializers
     for what in ("scale", "zero_point"):
         before, behind = (constants[f"{name}/{what}"].const_value.numpy() for name in "ef")
         assert before == behind
 
 
-def test_a_kept_node_takes_what_was_computed_and_its_own_weights(graph, ranges):
+def test_convert_to_int8_kept_node_is_unrounded(graph, ranges):
     model = converted(graph, ranges, keep=["narrow", "sum"])
     kept = model.graph.node("narrow")
     assert [value.name for value in kept.inputs] == ["f", "narrow_weight"]
@@ -152,12 +152,12 @@ def test_a_kept_node_takes_what_was_computed_and_its_own_weights(graph, ranges):
     assert {"f/quantized", "c/quantized"}.isdisjoint(node.name for node in model.graph)
 
 
-def test_with_every_node_kept_nothing_changes(graph, ranges):
+def test_convert_to_int8_with_all_nodes_kept(graph, ranges):
     model = converted(graph, ranges, keep=INTEGERS)
     np.testing.assert_array_equal(run(model)["logits"], run(graph)["logits"])
 
 
-def test_without_joins_only_what_has_a_weight_is_rounded_for(graph, ranges):
+def test_convert_to_int8_without_joins(graph, ranges):
     model = converted(graph, ranges, joins=False)
     for name in ("sum", "join"):
         assert not any("dequantized" in value.name for value in model.graph.node(name).inputs)
@@ -166,7 +166,7 @@ def test_without_joins_only_what_has_a_weight_is_rounded_for(graph, ranges):
     assert set(quantized_tensors(graph, joins=False)) == {"preprocessing/Add", "e", "f", "j"}
 
 
-def test_the_given_graph_stays_as_it_is_and_an_int8_graph_too(graph, ranges):
+def test_convert_to_int8_leaves_its_input_unchanged(graph, ranges):
     before = model_bytes(graph)
     model = converted(graph, ranges)
     assert model_bytes(graph) == before
@@ -182,7 +182,7 @@ def one_conv(nodes, weights=""):
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("largest", [0.0, 1e-42, 1e-38])
-def test_a_tensor_of_next_to_nothing_stays_so(symmetric, largest):
+def test_convert_to_int8_of_a_tiny_tensor(symmetric, largest):
     nodes = "[dead] x = Mul(input, factor) [conv] z = Conv(x, one)"
     graph = one_conv(nodes, f", float[1] factor = {{{largest}}}")
     model = converted(graph, {"x": (-largest, largest)}, symmetric=symmetric)
@@ -194,9 +194,7 @@ def test_a_tensor_of_next_to_nothing_stays_so(symmetric, largest):
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("factor", [0.0, 1e-42, 1e-38, 1e-12, 1e-5])
-def test_a_channel_whose_weights_are_next_to_nothing_keeps_its_bias(
-    graph, ranges, factor, symmetric
-):
+def test_convert_to_int8_of_a_tiny_channel_keeps_bias(graph, ranges, factor, symmetric):
     weight, bias = weights()["left_weight"], np.float32([1.0, -0.3, 0.0])
     weight[:] *= np.float32(factor)
     for name, array in (("left_weight", weight), ("left_bias", bias)):
@@ -209,7 +207,7 @@ def test_a_channel_whose_weights_are_next_to_nothing_keeps_its_bias(
 
 
 @pytest.mark.parametrize("joins", [False, True])
-def test_a_shortcut_is_rounded_only_where_sums_take_integers(joins):
+def test_convert_to_int8_shortcut_with_and_without_joins(joins):
     graph = one_conv("[stem] x = Conv(input, one) [body] y = Conv(x, one) [sum] z = Add(x, y)")
     held = dict.fromkeys(quantized_tensors(graph), (0.0, 1.0))
     model = converted(graph, held, joins=joins)
@@ -222,7 +220,7 @@ def test_a_shortcut_is_rounded_only_where_sums_take_integers(joins):
     assert ("y" in tensors) == joins
 
 
-def test_a_missing_range_and_an_unknown_node_are_refused(graph, ranges):
+def test_convert_to_int8_refuses_unknown_ranges_and_nodes(graph, ranges):
     del ranges["d"]
     with pytest.raises(GraphError, match="No range is known for the tensor d"):
         convert_to_int8(ranges)(graph)
@@ -230,7 +228,7 @@ def test_a_missing_range_and_an_unknown_node_are_refused(graph, ranges):
         convert_to_int8(ranges, ["nobody"])(graph)
 
 
-def test_each_rounding_can_be_switched_off_for_each_image(graph, ranges):
+def test_switchable_int8_by_image_and_tensor(graph, ranges):
     model, tensors = switchable_int8(graph, ranges)
     assert tensors == tuple(quantized_tensors(graph))
     pool, join = (model.graph.initializers[f"{each}/scale"].const_value.numpy() for each in "fe")

@@ -95,7 +95,7 @@ def test_simplify_neutral_that_widens():
     assert run(model).shape == (1, 3, 5)
 
 
-def test_simplify_neutral_that_a_run_may_replace():
+def test_simplify_neutral_that_is_an_input():
     model = graph("y = Add(x, c)", c=0.0)
     model.graph.inputs.append(model.graph.initializers["c"])
     model = simplify(model)

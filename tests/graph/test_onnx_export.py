@@ -50,7 +50,7 @@ def graph(module):
     return onnx_from_module(module, (8, 6))
 
 
-def test_the_canonical_graph_has_the_names_of_the_design(graph):
+def test_canonical_graph_inputs_and_outputs(graph):
     assert tensor_specs(graph) == (
         TensorSpec(name="input", dtype="float32", shape=("N", 3, 8, 6)),
         TensorSpec(name="logits", dtype="float32", shape=("N", 3)),
@@ -58,14 +58,14 @@ def test_the_canonical_graph_has_the_names_of_the_design(graph):
     assert opset_of(graph) >= 18
 
 
-def test_nodes_name_their_module(graph):
+def test_onnx_from_module_nodes_name_their_module(graph):
     paths = {node.op_type: node.metadata_props.get("module") for node in graph.graph}
     assert paths["Conv"] == "block.0"
     assert paths["Relu"] == "block.2"
     assert paths["Gemm"] == "head"
 
 
-def test_the_file_is_plain_onnx_that_says_what_it_means(graph, tmp_path):
+def test_save_graph_is_valid_onnx_with_metadata(graph, tmp_path):
     save_graph(graph, tmp_path / "model.onnx", labels=LABELS, preprocessing=PREPROCESSING)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     model = onnx.load(tmp_path / "model.onnx")
@@ -77,7 +77,7 @@ def test_the_file_is_plain_onnx_that_says_what_it_means(graph, tmp_path):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_the_canonical_graph_gives_the_modules_logits(module, graph, tmp_path, batch):
+def test_canonical_graph_gives_logits_of_the_module(module, graph, tmp_path, batch):
     path = tmp_path / "model.onnx"
     save_graph(graph, path, labels=LABELS, preprocessing=PREPROCESSING)
     images = np.random.default_rng(0).integers(0, 256, (batch, 8, 6, 3), dtype=np.uint8)
@@ -96,18 +96,18 @@ def test_the_canonical_graph_gives_the_modules_logits(module, graph, tmp_path, b
         assert np.abs(session.run(images) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_the_users_chatter_stays_off_stdout(module, capsys):
+def test_onnx_from_module_keeps_stdout_clean(module, capsys):
     onnx_from_module(module, (8, 6))
     captured = capsys.readouterr()
     assert captured.out == ""
 
 
-def test_a_module_that_branches_on_the_batch_is_refused():
+def test_onnx_from_module_refuses_a_batch_branch():
     with pytest.raises(GraphError, match=r"torch.onnx.export failed"):
         onnx_from_module(BatchBranch(), (8, 6))
 
 
-def test_a_failing_export_gives_its_cause_in_one_line():
+def test_onnx_from_module_failed_gives_one_line():
     with pytest.raises(GraphError) as caught:
         onnx_from_module(Broken(), (8, 6))
     assert "first line of the trouble" in caught.value.message
@@ -115,17 +115,17 @@ def test_a_failing_export_gives_its_cause_in_one_line():
 
 
 @pytest.mark.parametrize("opset", [7, 17, 99])
-def test_an_unsupported_opset_is_refused(module, opset):
+def test_onnx_from_module_refuses_unsupported_opsets(module, opset):
     with pytest.raises(UsageError, match=f"Opset {opset}"):
         onnx_from_module(module, (8, 6), opset=opset)
 
 
 @pytest.mark.parametrize("opset", [18, 21])
-def test_an_opset_can_be_chosen(module, opset):
+def test_onnx_from_module_opset(module, opset):
     assert opset_of(onnx_from_module(module, (8, 6), opset=opset)) == opset
 
 
-def test_a_graph_too_large_for_one_file_is_refused(module, monkeypatch):
+def test_onnx_from_module_refuses_too_large_graphs(module, monkeypatch):
     monkeypatch.setattr(export_module, "MAX_GRAPH_BYTES", 100)
     with pytest.raises(GraphError, match="The weights take"):
         onnx_from_module(module, (8, 6))

@@ -15,7 +15,7 @@ ACTIVATIONS = [
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_an_activation_moves_before_the_concat(activation):
+def test_move_activations_before_a_concat(activation):
     nodes = f"{CONVS} [join] joined = Concat<axis=1>(a, b) [act] logits = {activation}"
     model = network(BOUNDS + nodes, **WEIGHTS) if "low" in activation else network(nodes, **WEIGHTS)
     model = check_rewrite(model, move_activations_before_concats, exact=True)
@@ -23,7 +23,7 @@ def test_an_activation_moves_before_the_concat(activation):
     assert operators(model)[node_named(model, "act/a").op_type] == 2
 
 
-def test_names_say_what_is_activated_and_the_whole_keeps_its_name():
+def test_move_activations_keeps_names_and_module():
     nodes = f"{CONVS} [join] joined = Concat<axis=1>(a, b) [act] y = Relu(joined)"
     model = network(f"{nodes} [last] logits = Neg(y)", **WEIGHTS)
     model = check_rewrite(model, move_activations_before_concats, exact=True)
@@ -34,7 +34,7 @@ def test_names_say_what_is_activated_and_the_whole_keeps_its_name():
     assert str(moved.outputs[0].shape) == "[N,16,5,5]"
 
 
-def test_an_activation_moves_through_concats_of_concats():
+def test_move_activations_through_nested_concats():
     model = network(
         f"""{CONVS}
         [inner] ab = Concat<axis=1>(a, b)
@@ -48,7 +48,7 @@ def test_an_activation_moves_through_concats_of_concats():
     assert operators(model) == {"Conv": 1, "Add": 1, "Relu": 2, "Concat": 2}
 
 
-def test_a_concat_joins_rows_as_well():
+def test_move_activations_of_joined_rows():
     model = network(
         "[join] joined = Concat<axis=2>(input, input) [act] logits = Relu(joined)",
         gives="float[N, 8, 10, 5] logits",
@@ -68,7 +68,7 @@ def test_a_concat_joins_rows_as_well():
     ],
     ids=["others_take_it", "output", "softmax", "slope_by_channel", "not_next"],
 )
-def test_what_needs_the_whole_stays_behind_it(nodes, gives):
+def test_move_activations_leaves_other_nodes(nodes, gives):
     weights = {"slope": (24, 1, 1)} if "slope" in nodes else {}
     model = network(
         f"{CONVS} [join] joined = Concat<axis=1>(a, b) {nodes}",
@@ -79,7 +79,7 @@ def test_what_needs_the_whole_stays_behind_it(nodes, gives):
     check_unchanged(model, move_activations_before_concats)
 
 
-def test_bounds_that_are_computed_come_first():
+def test_move_activations_with_computed_bounds():
     model = network(
         f"""{CONVS}
         [join] joined = Concat<axis=1>(a, b)

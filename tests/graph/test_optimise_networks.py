@@ -63,12 +63,12 @@ def optimised(canonical):
 
 
 @pytest.mark.parametrize("kind", IMAGES)
-def test_the_numbers_stay(plain, optimised, kind):
+def test_deploy_rules_keep_the_logits(plain, optimised, kind):
     before, after = (run(model, IMAGES[kind])["logits"] for model in (plain, optimised))
     assert np.abs(after - before).max() <= 1e-5 * np.abs(before).max()
 
 
-def test_no_slice_is_left_and_no_relu_behind_a_concat(plain, optimised):
+def test_deploy_rules_remove_slices_and_joined_relus(plain, optimised):
     before, after = (Counter(node.op_type for node in model.graph) for model in (plain, optimised))
     # Three blocks: each cuts its new path and its old one in two.
     assert before["Slice"] == 12
@@ -81,14 +81,14 @@ def test_no_slice_is_left_and_no_relu_behind_a_concat(plain, optimised):
     assert after["Add"] == before["Add"]
 
 
-def test_the_rules_find_nothing_more_to_do(canonical):
+def test_deploy_rules_twice_change_nothing(canonical):
     model = passes.apply(canonical.clone(), DEPLOY_RULES)
     once = model_bytes(model)
     assert [rule(model)[1] for rule in DEPLOY_RULES] == [False] * len(DEPLOY_RULES)
     assert model_bytes(model) == once
 
 
-def test_the_tensors_that_are_left_have_the_values_that_their_names_say(plain, optimised):
+def test_deploy_rules_keep_values_of_shared_names(plain, optimised):
     """The diagnosis compares two graphs where they share names."""
     names = [
         {value.name for node in model.graph for value in node.outputs}
@@ -103,7 +103,7 @@ def test_the_tensors_that_are_left_have_the_values_that_their_names_say(plain, o
         assert np.abs(after[name] - before[name]).max() <= 1e-5 * np.abs(before[name]).max()
 
 
-def test_every_node_tells_its_module(plain, optimised):
+def test_deploy_rules_keep_modules(plain, optimised):
     before, after = (
         {node.metadata_props[passes.MODULE_PATH] for node in model.graph}
         for model in (plain, optimised)
@@ -112,7 +112,7 @@ def test_every_node_tells_its_module(plain, optimised):
     assert {"1.0.conv3.0", "1.0.shortcut.0", "1.2.relu", "2.2"} <= after
 
 
-def test_the_graph_is_valid_and_converts_to_fp16(optimised):
+def test_deploy_rules_result_converts_to_fp16(optimised):
     half, changed = convert_to_fp16()(optimised)
     assert changed
     rehearsal = rehearsal_of(half)

@@ -37,7 +37,7 @@ SAME = "float[N, 8, 5, 5] logits"
 
 
 @pytest.mark.parametrize("kind", NO_NEGATIVE)
-def test_a_relu_of_what_is_not_negative_goes(kind):
+def test_drop_needless_relus_after_non_negative_values(kind):
     model = network(f"{NO_NEGATIVE[kind]} [act] z = Relu(y) [last] logits = Neg(z)", gives=SAME)
     count = len(model.graph)
     model = check_rewrite(model, drop_needless_relus, exact=True)
@@ -46,7 +46,7 @@ def test_a_relu_of_what_is_not_negative_goes(kind):
 
 
 @pytest.mark.parametrize("kind", MAY_BE_NEGATIVE)
-def test_a_relu_of_what_may_be_negative_stays(kind):
+def test_drop_needless_relus_keeps_those_after_negative_values(kind):
     gives = SAME if kind != "Concat" else "float[M, 8, 5, 5] logits"
     model = network(
         f"{MAY_BE_NEGATIVE[kind]} [act] z = Relu(y) [last] logits = Neg(z)",
@@ -57,13 +57,13 @@ def test_a_relu_of_what_may_be_negative_stays(kind):
     check_unchanged(model, drop_needless_relus)
 
 
-def test_a_chain_of_relus_becomes_one():
+def test_drop_needless_relus_in_a_chain():
     nodes = "[a] x = Relu(input) [b] y = Relu(x) [c] z = Relu(y) [last] logits = Neg(z)"
     model = check_rewrite(network(nodes, gives=SAME), drop_needless_relus, exact=True)
     assert operators(model) == {"Relu": 1, "Neg": 1}
 
 
-def test_the_graphs_output_keeps_its_relu():
+def test_drop_needless_relus_keeps_the_output():
     check_unchanged(
         network("[a] y = Relu(input) [act] logits = Relu(y)", gives=SAME), drop_needless_relus
     )

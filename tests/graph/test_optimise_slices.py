@@ -13,7 +13,7 @@ JOIN = """
 EIGHT, SIXTEEN = "float[N, 8, 5, 5] logits", "float[N, 16, 5, 5] logits"
 
 
-def test_one_operand_is_taken_as_it_is():
+def test_forward_slices_of_one_operand():
     model = network(
         JOIN + "[cut] part = Slice(x, eight, sixteen, one) [last] logits = Abs(part)", gives=EIGHT
     )
@@ -22,7 +22,7 @@ def test_one_operand_is_taken_as_it_is():
     assert names(model) == {"b", "logits"}
 
 
-def test_several_operands_are_joined_under_the_parts_name():
+def test_forward_slices_of_several_operands():
     model = network(
         JOIN + "[cut] part = Slice(x, eight, end, one) [last] logits = Abs(part)", gives=SIXTEEN
     )
@@ -34,7 +34,7 @@ def test_several_operands_are_joined_under_the_parts_name():
     assert join.metadata_props["module"] == "path.cut"
 
 
-def test_each_part_of_a_split_is_taken():
+def test_forward_slices_of_a_split():
     model = network(
         JOIN + "[cut] p, q, r = Split<axis=1, num_outputs=3>(x) [s] s = Sub(p, q) "
         "[last] logits = Add(s, r)",
@@ -44,7 +44,7 @@ def test_each_part_of_a_split_is_taken():
     assert operators(model) == {"Relu": 1, "Neg": 1, "Tanh": 1, "Sub": 1, "Add": 1}
 
 
-def test_rows_are_taken_as_channels_are():
+def test_forward_slices_of_rows():
     model = network(
         JOIN.replace("axis=1", "axis=-2")
         + "[cut] part = Slice(x, five, end, two) [last] logits = Abs(part)",
@@ -54,7 +54,7 @@ def test_rows_are_taken_as_channels_are():
     assert operators(model) == {"Neg": 1, "Tanh": 1, "Concat": 1, "Abs": 1}
 
 
-def test_a_part_of_a_part_is_taken():
+def test_forward_slices_of_slices():
     model = network(
         JOIN + """
         [first] p = Slice(x, eight, end, one)
@@ -69,7 +69,7 @@ def test_a_part_of_a_part_is_taken():
     assert operators(model) == {"Tanh": 1, "Abs": 1}
 
 
-def test_the_whole_stays_for_those_who_take_it():
+def test_forward_slices_keeps_a_used_concat():
     model = network(
         JOIN + """
         [cut] part = Slice(x, zero, eight, one)
@@ -97,13 +97,13 @@ def test_the_whole_stays_for_those_who_take_it():
     ],
     ids=["to_a_middle", "from_a_middle", "empty", "gaps", "reversed", "rows", "images", "run"],
 )  # fmt: skip
-def test_what_is_no_whole_operand_is_cut_out(cut, gives):
+def test_forward_slices_leaves_partial_operands(cut, gives):
     check_unchanged(
         network(f"{JOIN} {cut} [last] logits = Abs(p)", gives=gives), forward_slices_of_concats
     )
 
 
-def test_a_slice_without_axes_cuts_as_many_as_it_has_starts():
+def test_forward_slices_leaves_a_slice_without_axes():
     model = network(
         "[join] x = Concat<axis=0>(u, v) [cut] p = Slice(x, zeros, corner) "
         "[mean] mean = ReduceMean<keepdims=1>(p) [last] logits = Add(input, mean)",
@@ -114,14 +114,14 @@ def test_a_slice_without_axes_cuts_as_many_as_it_has_starts():
     check_unchanged(model, forward_slices_of_concats)
 
 
-def test_a_part_that_the_graph_hands_out_is_cut_out():
+def test_forward_slices_leaves_a_slice_as_output():
     check_unchanged(
         network(JOIN + "[cut] logits = Slice(x, zero, eight, one)", gives=EIGHT),
         forward_slices_of_concats,
     )
 
 
-def test_operands_whose_size_only_a_run_tells_are_cut_out():
+def test_forward_slices_leaves_operands_of_unknown_size():
     model = network(
         JOIN + "[cut] p = Slice(x, zero, eight, one) [last] logits = Abs(p)", gives=EIGHT
     )
@@ -129,7 +129,7 @@ def test_operands_whose_size_only_a_run_tells_are_cut_out():
     check_unchanged(model, forward_slices_of_concats)
 
 
-def test_an_operator_of_another_domain_is_not_known():
+def test_forward_slices_leaves_other_domains():
     model = network(
         JOIN + "[cut] p = Slice(x, zero, eight, one) [last] logits = Abs(p)", gives=EIGHT
     )

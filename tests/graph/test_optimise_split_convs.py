@@ -22,13 +22,13 @@ def conv(bias=False):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_conv_becomes_one_for_each_part(bias):
+def test_split_sliced_convs_into_parts(bias):
     model = network(conv(bias) + SLICES + JOIN, **(BIAS if bias else PLAIN))
     model = check_rewrite(model, split_sliced_convs)
     assert operators(model) == {"Conv": 2, "Add": 1, "Concat": 1}
 
 
-def test_the_parts_keep_their_names_their_module_and_their_weights():
+def test_split_sliced_convs_names_modules_and_weights():
     model = network(conv(bias=True) + SLICES + JOIN, **BIAS)
     weight = model.graph.initializers["w"].const_value.numpy()
     model = check_rewrite(model, split_sliced_convs)
@@ -43,7 +43,7 @@ def test_the_parts_keep_their_names_their_module_and_their_weights():
     assert np.array_equal(high.inputs[1].const_value.numpy(), weight[16:])
 
 
-def test_a_split_is_slices():
+def test_split_sliced_convs_before_a_split():
     model = network(
         """
         [conv] x = Conv<strides=[2, 2], auto_pad="SAME_UPPER">(input, w, b)
@@ -58,7 +58,7 @@ def test_a_split_is_slices():
     assert names(model) == {"first", "second", "active", "logits"}
 
 
-def test_an_equal_part_is_computed_once_and_an_unused_one_not_at_all():
+def test_split_sliced_convs_computes_equal_parts_once():
     model = network(
         conv()
         + """
@@ -73,7 +73,7 @@ def test_an_equal_part_is_computed_once_and_an_unused_one_not_at_all():
     assert model.graph[0].inputs[1].shape == (8, 8, 3, 3)
 
 
-def test_two_convs_share_a_part_of_their_bias():
+def test_split_sliced_convs_that_share_a_bias():
     model = network(
         """
         [one] x = Conv(input, v, b)
@@ -144,16 +144,16 @@ SUM_16 = "float[N, 16, 5, 5] logits"
         "part",
     ],
 )
-def test_a_conv_stays_whole(nodes, gives):
+def test_split_sliced_convs_leaves_other_uses(nodes, gives):
     check_unchanged(network(nodes, gives=gives, **PLAIN), split_sliced_convs)
 
 
-def test_a_conv_of_groups_stays_whole():
+def test_split_sliced_convs_leaves_grouped_convs():
     grouped = conv().replace("pads", "group=8, pads")
     check_unchanged(network(grouped + SLICES + JOIN, w=(24, 1, 3, 3)), split_sliced_convs)
 
 
-def test_a_conv_whose_weight_another_takes_too_stays_whole():
+def test_split_sliced_convs_leaves_a_shared_weight():
     model = network(
         conv() + SLICES + JOIN.replace("logits", "y") + "[again] z = Conv<pads=[1, 1, 1, 1]>"
         "(input, w) [sum] logits = Add(y, z)",
@@ -163,14 +163,14 @@ def test_a_conv_whose_weight_another_takes_too_stays_whole():
 
 
 @pytest.mark.parametrize("name", ["w", "sixteen"])
-def test_what_a_run_may_give_anew_is_no_constant(name):
+def test_split_sliced_convs_leaves_weights_that_are_inputs(name):
     """An initializer that is also an input is a default only."""
     model = network(conv() + SLICES + JOIN, **PLAIN)
     model.graph.inputs.append(model.graph.initializers[name])
     check_unchanged(model, split_sliced_convs)
 
 
-def test_channels_that_only_a_run_tells_are_not_cut():
+def test_split_sliced_convs_leaves_unknown_channels():
     model = network(conv() + SLICES + JOIN, **PLAIN)
     node_named(model, "conv").outputs[0].shape = ir.Shape(["N", "C", 5, 5])
     check_unchanged(model, split_sliced_convs)

@@ -54,7 +54,7 @@ def run(model, **feed):
     return session.run(None, feed)[0]
 
 
-def test_a_node_keeps_the_path_of_its_module(model):
+def test_keep_module_paths_of_nodes(model):
     model, changed = keep_module_paths(model)
     assert changed
     conv, relu = model.graph
@@ -63,7 +63,7 @@ def test_a_node_keeps_the_path_of_its_module(model):
     assert dict(relu.metadata_props) == {MODULE_PATH: "features.2"}
 
 
-def test_nothing_else_of_the_exporter_is_left(model):
+def test_clean_up_removes_other_metadata(model):
     text = repr(ir.to_proto(apply(model, CLEAN_UP)))
     assert "pkg.torch" not in text
     assert "secret" not in text
@@ -73,7 +73,7 @@ def test_nothing_else_of_the_exporter_is_left(model):
 @pytest.mark.parametrize(
     "step", [keep_module_paths, drop_other_metadata, fuse_preprocessing(PREPROCESSING)]
 )
-def test_a_pass_changes_nothing_the_second_time(model, step):
+def test_passes_twice_change_nothing(model, step):
     model, changed = step(model)
     assert changed
     once = ir.to_proto(model).SerializeToString()
@@ -82,14 +82,14 @@ def test_a_pass_changes_nothing_the_second_time(model, step):
     assert ir.to_proto(model).SerializeToString() == once
 
 
-def test_cleaning_up_does_not_change_the_numbers(model):
+def test_clean_up_keeps_the_numbers(model):
     images = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
     before = run(model, input=images)
     assert np.array_equal(run(apply(model, CLEAN_UP), input=images), before)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_deploy_graph_normalises_as_torchvision_does(model, batch):
+def test_fuse_preprocessing_normalises_as_torchvision(model, batch):
     images = np.random.default_rng(0).integers(0, 256, (batch, 4, 5, 3), dtype=np.uint8)
     mean, std = (np.array(v, np.float32) for v in (PREPROCESSING.mean, PREPROCESSING.std))
     normalised = ((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
@@ -100,7 +100,7 @@ def test_the_deploy_graph_normalises_as_torchvision_does(model, batch):
     assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
-def test_the_deploy_graph_casts_before_it_transposes(model):
+def test_fuse_preprocessing_casts_before_transpose(model):
     """TensorRT does not transpose uint8."""
     deploy = apply(model, [fuse_preprocessing(PREPROCESSING)])
     assert [node.op_type for node in deploy.graph][:4] == ["Cast", "Transpose", "Mul", "Add"]
@@ -112,7 +112,7 @@ def test_the_deploy_graph_casts_before_it_transposes(model):
     )
 
 
-def test_a_graph_without_images_is_refused():
+def test_fuse_preprocessing_refuses_graphs_without_images():
     model = ir.from_onnx_text(
         '<ir_version: 10, opset_import: ["" : 20]>'
         "net (float[N, 8] input) => (float[N, 8] logits) { logits = Relu(input) }"

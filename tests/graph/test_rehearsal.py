@@ -65,7 +65,7 @@ def residual_graph(residual):
     return model
 
 
-def test_a_residual_network_rehearses_as_torch_rounds_it(residual, residual_graph):
+def test_rehearsal_of_a_residual_network_rounds_as_torch(residual, residual_graph):
     half, _ = convert_to_fp16()(residual_graph)
     exact, rehearsed = (
         run(each, PHOTOS)["logits"] for each in (residual_graph, rehearsal_of(half))
@@ -86,7 +86,7 @@ def test_a_residual_network_rehearses_as_torch_rounds_it(residual, residual_grap
     assert np.abs(rehearsed - exact).max() > 0
 
 
-def test_each_tensor_has_the_value_that_it_has_in_fp16():
+def test_rehearsal_tensors_have_fp16_values():
     rehearsal = rehearsal_of(half_graph(SENSITIVE_SUM))
     names = ["preprocessing/Add/fp16", "x", "high", "back", "positive"]
     found = run(with_outputs(rehearsal, names))
@@ -100,7 +100,7 @@ def test_each_tensor_has_the_value_that_it_has_in_fp16():
     assert len(np.unique(found["high"])) < 6  # FP16 has steps of 1 or 2 there
 
 
-def test_overflow_becomes_infinite_and_survives_the_optimiser():
+def test_rehearsal_overflow_is_infinite():
     rehearsal = rehearsal_of(half_graph(OVERFLOW))
     found = run(with_outputs(rehearsal, ["high", "x"]))
     x = found["x"]
@@ -108,7 +108,7 @@ def test_overflow_becomes_infinite_and_survives_the_optimiser():
     assert np.array_equal(found["high"], through_fp16(x * np.float32(300)))
 
 
-def test_inputs_outputs_and_names_are_those_of_the_deploy_graph():
+def test_rehearsal_keeps_signature_and_names():
     half = half_graph(OVERFLOW, ["gain"])
     before = model_bytes(half)
     rehearsal = rehearsal_of(half)
@@ -125,27 +125,27 @@ def test_inputs_outputs_and_names_are_those_of_the_deploy_graph():
     assert model_bytes(half) == before
 
 
-def test_weights_are_the_rounded_ones_in_fp32():
+def test_rehearsal_weights_are_rounded_fp32():
     rehearsal = rehearsal_of(half_graph(OVERFLOW, ["gain"]))
     weights = {v.dtype for v in rehearsal.graph.initializers.values()}
     assert weights == {ir.DataType.FLOAT}
     assert rehearsal.graph.initializers["undo_by"].const_value.numpy() == np.float16(1 / 300)
 
 
-def test_what_is_passed_on_is_not_rounded_again():
+def test_rehearsal_rounds_a_tensor_once():
     rehearsal = rehearsal_of(half_graph(SENSITIVE_SUM))
     rounded = {n.name.removesuffix("/half") for n in rehearsal.graph if n.name.endswith("/half")}
     assert rounded == {"preprocessing/Add/fp16", "x", "high", "back", "pooled"}
 
 
-def test_fp32_nodes_stay_exact():
+def test_rehearsal_fp32_nodes_are_exact():
     rehearsal = rehearsal_of(half_graph(OVERFLOW, ["gain", "undo"]))
     found = run(with_outputs(rehearsal, ["x", "high"]))
     assert np.array_equal(found["high"], found["x"] * np.float32(300))
     assert found["high"].max() > 65504
 
 
-def test_constants_inside_an_fp16_graph_become_fp32():
+def test_rehearsal_constants_become_fp32():
     # ONNX text has FP16 numbers as their bits: 18176 is 7, 14336 is 0.5.
     text = """<ir_version: 10, opset_import: ["" : 20]>
     net (uint8[N, 4, 4, 3] images) => (float[N, 4, 4, 3] logits) {
@@ -175,17 +175,17 @@ def columns(nodes, keep=(), **options):
 
 
 @pytest.mark.parametrize("nodes", [OVERFLOW, UNDERFLOW, SENSITIVE_SUM])
-def test_the_columns_are_the_tensors_of_the_fp32_graph(nodes):
+def test_switchable_rehearsal_columns_are_guarded_tensors(nodes):
     tensors, _ = columns(nodes)
     assert tensors == tuple(guardians(deploy_graph(nodes)))
 
 
-def test_without_a_switch_it_is_the_rehearsal():
+def test_switchable_rehearsal_all_off_is_rehearsal():
     _, logits = columns(SENSITIVE_SUM)
     assert np.array_equal(logits(), run(rehearsal_of(half_graph(SENSITIVE_SUM)))["logits"])
 
 
-def test_the_switches_tell_which_rounding_costs_most():
+def test_switchable_rehearsal_finds_costliest_rounding():
     tensors, logits = columns(SENSITIVE_SUM)
     exact = run(deploy_graph(SENSITIVE_SUM))["logits"]
     errors = {tensor: np.abs(logits(tensor) - exact).max() for tensor in tensors}
@@ -194,13 +194,13 @@ def test_the_switches_tell_which_rounding_costs_most():
     assert errors["high"] < 0.05 * min(others)
 
 
-def test_an_overflow_that_is_not_rounded_is_finite():
+def test_switchable_rehearsal_of_an_overflow():
     _, logits = columns(OVERFLOW)
     assert np.isinf(logits("x", "back", "pooled")).all()
     assert np.isfinite(logits("high")).all()
 
 
-def test_each_image_has_its_own_switches():
+def test_switchable_rehearsal_by_image():
     model, tensors = switchable_rehearsal(half_graph(OVERFLOW))
     exact = np.zeros((len(IMAGES), len(tensors)), np.bool_)
     exact[2, tensors.index("high")] = True
@@ -208,14 +208,14 @@ def test_each_image_has_its_own_switches():
     assert finite.tolist() == [False, False, True, False]
 
 
-def test_what_an_fp32_node_gives_to_fp16_nodes_can_be_switched():
+def test_switchable_rehearsal_behind_fp32_nodes():
     tensors, logits = columns(OVERFLOW, ["stem", "gain"])
     assert tensors == ("high", "back", "pooled")
     assert np.isinf(logits()).all()
     assert np.isfinite(logits("high")).all()
 
 
-def test_a_tensor_without_the_batch_has_no_column():
+def test_switchable_rehearsal_skips_tensors_without_batch():
     tensors, _ = columns(
         "[table] t = Exp(w) [scale] x = Mul(input, t) [pool] p = GlobalAveragePool(x) "
         "[flatten] logits = Flatten(p)",
@@ -224,7 +224,7 @@ def test_a_tensor_without_the_batch_has_no_column():
     assert tensors == ("x", "p")
 
 
-def test_logits_that_are_computed_can_be_switched():
+def test_switchable_rehearsal_of_computed_logits():
     tensors, logits = columns(
         "[mean] logits = ReduceMean<keepdims = 0>(input, axes)", weights="int64[2] axes = {2, 3}"
     )
@@ -233,14 +233,14 @@ def test_logits_that_are_computed_can_be_switched():
     assert not np.array_equal(logits(), logits("logits"))
 
 
-def test_a_graph_without_a_rounding_has_no_columns():
+def test_switchable_rehearsal_without_rounding():
     names = [node.name for node in deploy_graph(OVERFLOW).graph]
     tensors, logits = columns(OVERFLOW, names)
     assert tensors == ()
     assert np.array_equal(logits(), run(deploy_graph(OVERFLOW))["logits"])
 
 
-def test_an_unknown_type_is_refused():
+def test_rehearsal_of_an_unknown_type():
     text = """<ir_version: 10, opset_import: ["" : 20, "mine" : 1]>
     net (uint8[N, 4, 4, 3] images) => (float[N, 4, 4, 3] logits) {
         x = mine.Secret(images)

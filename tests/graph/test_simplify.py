@@ -53,7 +53,7 @@ def run(model, images):
     return session.run(None, {"input": images})[0]
 
 
-def test_the_numbers_stay_and_the_graph_shrinks(exported):
+def test_simplify_keeps_the_numbers(exported):
     images = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
     before, nodes = run(exported, images), len(exported.graph)
     model = simplify(exported)
@@ -62,7 +62,7 @@ def test_the_numbers_stay_and_the_graph_shrinks(exported):
     assert np.abs(after - before).max() <= 1e-6 * np.abs(before).max()
 
 
-def test_batchnorm_pad_and_dropout_are_gone(exported):
+def test_simplify_removes_batchnorm_pad_and_dropout(exported):
     model = simplify(exported)
     operators = Counter(node.op_type for node in model.graph)
     assert not {"BatchNormalization", "Pad", "Dropout", "Identity", "Shape", "Constant"} & set(
@@ -72,7 +72,7 @@ def test_batchnorm_pad_and_dropout_are_gone(exported):
     assert operators["Conv"] == operators["ConvTranspose"] == operators["Gemm"] == 1
 
 
-def test_simplifying_twice_changes_nothing(exported):
+def test_simplify_twice(exported):
     model = simplify(exported)
     once = ir.to_proto(model).SerializeToString()
     assert ir.to_proto(simplify(model)).SerializeToString() == once

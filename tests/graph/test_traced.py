@@ -57,7 +57,7 @@ def test_traced_module_steps(net):
     assert steps["logits"].module == "head"
 
 
-def test_traced_module_another_size(net):
+def test_traced_module_of_another_size(net):
     with pytest.raises(GraphError, match="fails on a batch of 3"):
         TracedModule(net, (8, 8)).run(INPUTS[:, :2])
 

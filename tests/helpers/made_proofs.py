@@ -1,6 +1,6 @@
 """A proof, as if 225 photos had been compared."""
 
-from deploykit.bundle.verdicts import KeptVerdict, PhotoSet
+from deploykit.bundle.verdicts import ImageSet, KeptVerdict
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import Tolerance
 
@@ -13,7 +13,7 @@ PROOF = KeptVerdict(
     kind="executed",
     reference="torch module from the checkpoint",
     reference_kind="module",
-    photos=PhotoSet(kind="photos", source="bird_photos", images=225, sha256="0" * 64),
+    images=ImageSet(kind="photos", source="bird_photos", count=225, sha256="0" * 64),
     measurement=Measurement(
         images=225,
         batch_sizes=(1, 8),

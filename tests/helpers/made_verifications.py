@@ -9,7 +9,7 @@ import numpy as np
 
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import ArchitectureRecord, CheckpointRecord, FileRecord, Manifest
-from deploykit.bundle.verdicts import PhotoSet
+from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.diagnose.text import BrokenDiagnosis, Diagnosis
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import accuracies
@@ -69,7 +69,7 @@ def made_bundle(folder: Path, labels: Labels = BIRDS, name: str = "birds") -> Bu
             graph: FileRecord(sha256=digit * 64, bytes=1)
             for graph, digit in zip(GRAPHS, "123", strict=True)
         },
-        photos=None,
+        images=None,
         verdicts=(),
         versions={},
     )
@@ -131,10 +131,10 @@ def made_verification(
         "reference": Reference(
             **{"kind": "module", "description": MODULE, **(reference_fields or {})}
         ),
-        "photos": PhotoSet(
+        "images": ImageSet(
             kind="photos" if folder else "golden",
             source=str(folder or ""),
-            images=len(reference),
+            count=len(reference),
             sha256="d" * 64,
         ),
         "unreadable": 0,

@@ -8,7 +8,7 @@ from deploykit.html.thumbnails import make_thumbnails
 from deploykit.system.progress import Step
 
 
-def test_thumbnails_come_in_order_and_are_counted(tmp_path):
+def test_make_thumbnails_in_order_with_progress(tmp_path):
     for i in range(12):
         Image.new("RGB", (600, 300), (20 * i, 0, 0)).save(tmp_path / f"{i:02}.jpg")
     (tmp_path / "05.jpg").write_bytes(b"no image")

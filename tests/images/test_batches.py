@@ -48,7 +48,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 23, 64])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_every_file_is_in_one_batch_with_its_own_image(
+def test_read_batches_reads_every_file_once(
     photos: tuple[ImageFile, ...], batch_size: int, threads: int
 ) -> None:
     files: list[ImageFile] = []
@@ -64,7 +64,7 @@ def test_every_file_is_in_one_batch_with_its_own_image(
     assert not reading_threads()
 
 
-def test_a_failure_stands_at_its_files_place(photos: tuple[ImageFile, ...]) -> None:
+def test_read_batches_failures_keep_their_places(photos: tuple[ImageFile, ...]) -> None:
     failures = [
         failure
         for batch in read_batches(photos, PREPROCESSING, batch_size=6)
@@ -75,7 +75,7 @@ def test_a_failure_stands_at_its_files_place(photos: tuple[ImageFile, ...]) -> N
     assert {failures[i].status for i in broken} == {"unsupported"}  # type: ignore[union-attr]
 
 
-def test_files_that_one_thread_reads_stand_close_together(photos: tuple[ImageFile, ...]) -> None:
+def test_read_batch_packs_readable_images(photos: tuple[ImageFile, ...]) -> None:
     buffer = np.zeros((9, 8, 8, 3), np.uint8)
     batch = read_batch(photos[2:8], PREPROCESSING, buffer, StageClock())
     assert batch.files == photos[2:8]
@@ -86,7 +86,7 @@ def test_files_that_one_thread_reads_stand_close_together(photos: tuple[ImageFil
         np.testing.assert_array_equal(image, alone(file))
 
 
-def test_a_batch_outlives_the_next_one_in_few_buffers(photos: tuple[ImageFile, ...]) -> None:
+def test_read_batches_reuses_few_buffers(photos: tuple[ImageFile, ...]) -> None:
     files = [file for file in photos if file.name not in {"00.png", "04.png", "05.png", "22.png"}]
     before = None
     places = set()
@@ -99,7 +99,7 @@ def test_a_batch_outlives_the_next_one_in_few_buffers(photos: tuple[ImageFile, .
     assert len(places) == 4
 
 
-def test_files_are_taken_as_they_are_needed(photos: tuple[ImageFile, ...]) -> None:
+def test_read_batches_takes_files_as_needed(photos: tuple[ImageFile, ...]) -> None:
     taken: list[ImageFile] = []
 
     def feed() -> Iterator[ImageFile]:
@@ -116,7 +116,7 @@ def test_files_are_taken_as_they_are_needed(photos: tuple[ImageFile, ...]) -> No
     reading.close()
 
 
-def test_threads_read_ahead_of_the_consumer(
+def test_read_batches_reads_ahead(
     photos: tuple[ImageFile, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
@@ -135,7 +135,7 @@ def test_threads_read_ahead_of_the_consumer(
 
 
 @pytest.mark.parametrize("batch_size", [1, 32])
-def test_all_threads_are_busy_even_with_small_batches(
+def test_read_batches_uses_all_threads(
     photos: tuple[ImageFile, ...], monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
     together = threading.Barrier(5, timeout=10)
@@ -149,7 +149,7 @@ def test_all_threads_are_busy_even_with_small_batches(
     assert sum(len(batch.images) for batch in reading) == 10
 
 
-def test_closing_ends_the_threads(photos: tuple[ImageFile, ...]) -> None:
+def test_read_batches_closed_ends_its_threads(photos: tuple[ImageFile, ...]) -> None:
     reading = read_batches(photos, PREPROCESSING, batch_size=2, threads=3)
     next(reading)
     assert reading_threads()
@@ -157,7 +157,7 @@ def test_closing_ends_the_threads(photos: tuple[ImageFile, ...]) -> None:
     assert not reading_threads()
 
 
-def test_an_interrupt_ends_the_threads(
+def test_read_batches_interrupted_ends_its_threads(
     photos: tuple[ImageFile, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupting(path: Path) -> Image.Image:
@@ -171,7 +171,7 @@ def test_an_interrupt_ends_the_threads(
     assert not reading_threads()
 
 
-def test_a_bug_in_a_thread_is_not_taken_for_a_broken_file(
+def test_read_batches_raises_bugs_of_its_threads(
     photos: tuple[ImageFile, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def buggy(*args: object) -> None:
@@ -183,7 +183,7 @@ def test_a_bug_in_a_thread_is_not_taken_for_a_broken_file(
     assert not reading_threads()
 
 
-def test_an_image_too_large_to_resize_is_a_failure(tmp_path: Path) -> None:
+def test_read_batches_of_a_too_large_image(tmp_path: Path) -> None:
     Image.new("RGB", (60_000, 1)).save(tmp_path / "thread.png")
     Image.new("RGB", (9, 9)).save(tmp_path / "whole.png")
     preprocessing = Preprocessing(resize=80, crop_size=(8, 8))
@@ -193,7 +193,7 @@ def test_an_image_too_large_to_resize_is_a_failure(tmp_path: Path) -> None:
     assert [file.name for file in batch.readable] == ["whole.png"]
 
 
-def test_memory_that_runs_out_on_one_image_is_its_failure(
+def test_read_batches_out_of_memory_on_one_image(
     photos: tuple[ImageFile, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(*args: object) -> None:
@@ -206,13 +206,13 @@ def test_memory_that_runs_out_on_one_image_is_its_failure(
 
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(0, 1), (4, 0), (-1, None)])
-def test_numbers_below_one_are_refused_at_once(batch_size: int, threads: int | None) -> None:
+def test_read_batches_refuses_numbers_below_one(batch_size: int, threads: int | None) -> None:
     with pytest.raises(UsageError, match="reads nothing"):
         next(read_batches([], PREPROCESSING, batch_size=batch_size, threads=threads))
 
 
 @pytest.mark.parametrize("batch_size", [10**15, 10**17])
-def test_batches_that_memory_does_not_hold_are_refused_at_once(batch_size: int) -> None:
+def test_read_batches_refuses_batches_beyond_memory(batch_size: int) -> None:
     with pytest.raises(UsageError, match="GiB") as caught:
         next(read_batches([], PREPROCESSING, batch_size=batch_size))
     assert "smaller" in str(caught.value.hint)

@@ -63,7 +63,7 @@ def of_mode(mode: str) -> Image.Image:
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_pixels_are_those_of_pillow_in_every_format(tmp_path: Path, file_format: str) -> None:
+def test_decode_rgb_formats_as_pillow(tmp_path: Path, file_format: str) -> None:
     path = written(tmp_path, encoded(file_format))
     decoded = decode_rgb(path)
     assert decoded.mode == "RGB"
@@ -71,13 +71,13 @@ def test_pixels_are_those_of_pillow_in_every_format(tmp_path: Path, file_format:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])
-def test_pixels_are_those_of_pillow_in_every_mode(tmp_path: Path, mode: str) -> None:
+def test_decode_rgb_modes_as_pillow(tmp_path: Path, mode: str) -> None:
     path = written(tmp_path, encoded("JPEG" if mode == "CMYK" else "PNG", of_mode(mode)))
     assert mode_of(path) == mode
     np.testing.assert_array_equal(decode_rgb(path), as_in_training(path))
 
 
-def test_exif_rotation_is_left_alone(tmp_path: Path) -> None:
+def test_decode_rgb_ignores_exif_rotation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: to be turned by a quarter
     path = written(tmp_path, encoded("JPEG", Image.fromarray(noise(8, 20)), exif=exif))
@@ -85,14 +85,14 @@ def test_exif_rotation_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "TIFF", "WEBP"])
-def test_the_first_of_several_frames_is_taken(tmp_path: Path, file_format: str) -> None:
+def test_decode_rgb_takes_first_frame(tmp_path: Path, file_format: str) -> None:
     red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     data = encoded(file_format, red, save_all=True, append_images=[blue])
     pixels = np.asarray(decode_rgb(written(tmp_path, data)))
     np.testing.assert_allclose(pixels, np.asarray(red), atol=3)
 
 
-def test_a_palette_with_transparency_is_converted_without_a_word(tmp_path: Path) -> None:
+def test_decode_rgb_transparent_palette_without_warning(tmp_path: Path) -> None:
     path = written(tmp_path, encoded("PNG", of_mode("P"), transparency=b"\x00\x80\xff"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -103,7 +103,7 @@ def test_a_palette_with_transparency_is_converted_without_a_word(tmp_path: Path)
         np.testing.assert_array_equal(decode_rgb(path), expected)
 
 
-def test_a_photo_for_which_pillow_only_warns_is_decoded(
+def test_decode_rgb_of_a_large_image_without_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, encoded("PNG"))
@@ -111,7 +111,9 @@ def test_a_photo_for_which_pillow_only_warns_is_decoded(
     assert decode_rgb(path).size == (11, 8)
 
 
-def test_a_decompression_bomb_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decode_rgb_decompression_bomb_is_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = written(tmp_path, encoded("PNG"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     failure = failure_of(path)
@@ -120,7 +122,7 @@ def test_a_decompression_bomb_is_too_large(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("where", ["load", "convert"])
-def test_pixels_that_memory_does_not_hold_are_too_large(
+def test_decode_rgb_beyond_memory_is_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     path = written(tmp_path, encoded("BMP"))
@@ -133,35 +135,35 @@ def test_pixels_that_memory_does_not_hold_are_too_large(
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_a_file_that_ends_too_early_is_truncated(tmp_path: Path, file_format: str) -> None:
+def test_decode_rgb_truncated_file(tmp_path: Path, file_format: str) -> None:
     photo = Image.fromarray(noise(64, 64))
     data = encoded(file_format, photo)
     assert failure_of(written(tmp_path, data[: len(data) * 9 // 10])).status == "truncated"
 
 
-def test_an_empty_file_is_truncated(tmp_path: Path) -> None:
+def test_decode_rgb_empty_file_is_truncated(tmp_path: Path) -> None:
     assert failure_of(written(tmp_path, b"")) == Failure("truncated", "The file is empty.")
 
 
-def test_damage_inside_is_corrupt(tmp_path: Path) -> None:
+def test_decode_rgb_damaged_data_is_corrupt(tmp_path: Path) -> None:
     data = bytearray(encoded("PNG"))
     data[data.index(b"IDAT") + 6] ^= 0xFF
     assert failure_of(written(tmp_path, bytes(data))).status == "corrupt"
 
 
-def test_damage_of_the_header_is_corrupt_and_names_the_format(tmp_path: Path) -> None:
+def test_decode_rgb_damaged_header_is_corrupt(tmp_path: Path) -> None:
     failure = failure_of(written(tmp_path, b"\xff\xd8\xff\xe0" + bytes(40)))
     assert failure.status == "corrupt"
     assert "JPEG" in failure.reason
 
 
-def test_what_is_no_image_is_unsupported_and_shows_its_beginning(tmp_path: Path) -> None:
+def test_decode_rgb_other_file_is_unsupported(tmp_path: Path) -> None:
     failure = failure_of(written(tmp_path, b"<html><body>404 Not Found</body></html>"))
     assert failure.status == "unsupported"
     assert "<html><body>404" in failure.reason
 
 
-def test_a_program_that_draws_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decode_rgb_runs_no_postscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*args: object, **options: object) -> None:
         raise AssertionError("Ghostscript runs what a photo holds")
 
@@ -171,7 +173,7 @@ def test_a_program_that_draws_is_not_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert "PostScript" in failure.reason
 
 
-def test_a_mode_that_is_not_converted_is_unsupported(
+def test_decode_rgb_unconvertible_mode_is_unsupported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, encoded("PNG"))
@@ -183,13 +185,13 @@ def test_a_mode_that_is_not_converted_is_unsupported(
     assert failure_of(path).status == "unsupported"
 
 
-def test_a_file_that_is_gone_has_vanished(tmp_path: Path) -> None:
+def test_decode_rgb_missing_file_has_vanished(tmp_path: Path) -> None:
     assert failure_of(tmp_path / "gone.jpg").status == "vanished"
     file = written(tmp_path, b"no folder", "folder")
     assert failure_of(file / "x.jpg").status in {"vanished", "unreadable"}  # Windows differs
 
 
-def test_a_dangling_link_has_vanished_and_says_that_it_is_a_link(tmp_path: Path) -> None:
+def test_decode_rgb_dangling_link_has_vanished(tmp_path: Path) -> None:
     link = tmp_path / "link.jpg"
     try:
         link.symlink_to("gone.jpg")
@@ -200,13 +202,13 @@ def test_a_dangling_link_has_vanished_and_says_that_it_is_a_link(tmp_path: Path)
     assert "link" in failure.reason
 
 
-def test_a_folder_is_unreadable(tmp_path: Path) -> None:
+def test_decode_rgb_folder_is_unreadable(tmp_path: Path) -> None:
     failure = failure_of(tmp_path)
     assert failure.status == "unreadable"
     assert "was not listed" in failure.reason
 
 
-def test_a_file_in_a_folder_that_may_not_be_entered_is_unreadable(
+def test_decode_rgb_in_a_closed_folder_is_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Simulated, because permission bits do not bind root.
@@ -222,7 +224,7 @@ def test_a_file_in_a_folder_that_may_not_be_entered_is_unreadable(
 
 
 @pytest.mark.parametrize("where", ["open", "load"])
-def test_a_failing_disk_is_unreadable(
+def test_decode_rgb_on_a_failing_disk_is_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     path = written(tmp_path, encoded("PNG"))
@@ -238,9 +240,7 @@ def test_a_failing_disk_is_unreadable(
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_whatever_the_damage_only_a_decode_error_comes_out(
-    tmp_path: Path, file_format: str
-) -> None:
+def test_decode_rgb_of_random_damage(tmp_path: Path, file_format: str) -> None:
     rng = np.random.default_rng(1)
     good = np.frombuffer(encoded(file_format), np.uint8)
     outcomes = set()
@@ -257,7 +257,7 @@ def test_whatever_the_damage_only_a_decode_error_comes_out(
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts handles in /proc")
 @pytest.mark.parametrize("content", [encoded("GIF"), encoded("PNG")[:70], b"nonsense"])
-def test_the_file_is_closed(tmp_path: Path, content: bytes) -> None:
+def test_decode_rgb_closes_its_file(tmp_path: Path, content: bytes) -> None:
     path = written(tmp_path, content)
 
     def handles() -> list[str]:
@@ -288,7 +288,7 @@ decode_rgb(Path(sys.argv[1]))
 """
 
 
-def test_the_first_file_of_a_rarer_format_may_come_on_two_threads_at_once(tmp_path: Path) -> None:
+def test_decode_rgb_first_webp_on_two_threads(tmp_path: Path) -> None:
     path = written(tmp_path, encoded("WEBP"))
     command = [sys.executable, "-c", RACE, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -296,9 +296,7 @@ def test_the_first_file_of_a_rarer_format_may_come_on_two_threads_at_once(tmp_pa
 
 
 @pytest.mark.parametrize(("told", "found"), [(None, 1), (1, 1), (6, 6)])
-def test_the_orientation_is_read_from_the_header(
-    tmp_path: Path, told: int | None, found: int
-) -> None:
+def test_exif_orientation_of_jpeg(tmp_path: Path, told: int | None, found: int) -> None:
     exif = Image.Exif()
     if told is not None:
         exif[0x0112] = told
@@ -306,14 +304,14 @@ def test_the_orientation_is_read_from_the_header(
     assert exif_orientation(path) == found
 
 
-def test_a_broken_header_has_no_orientation(tmp_path: Path) -> None:
+def test_exif_orientation_of_a_broken_header(tmp_path: Path) -> None:
     for content in (b"", b"\xff\xd8 broken", b"no photo"):
         with pytest.raises(DecodeError):
             exif_orientation(written(tmp_path, content))
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
-def test_a_process_that_may_open_no_more_files_blames_none(
+def test_decode_rgb_without_free_file_handles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     path = written(tmp_path, encoded("PNG"))
@@ -329,7 +327,7 @@ def test_a_process_that_may_open_no_more_files_blames_none(
     assert "limit of open files" in str(caught.value.hint)
 
 
-def test_a_draft_is_smaller_where_the_format_has_one(tmp_path: Path) -> None:
+def test_decode_rgb_draft_is_smaller(tmp_path: Path) -> None:
     image = Image.new("RGB", (1000, 600), (10, 200, 30))
     jpeg = written(tmp_path, encoded("JPEG", image))
     assert decode_rgb(jpeg).size == (1000, 600)

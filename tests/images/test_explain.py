@@ -79,7 +79,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_the_way_to_the_size_is_told(pictures, name):
+def test_explain_resize_and_crop(pictures, name):
     resize, expected = WAYS[name]
     found = explained(pictures, transforms.Compose([resize, transforms.ToTensor(), NORMALISE]))
     assert steps_of(found) == expected
@@ -89,7 +89,7 @@ def test_the_way_to_the_size_is_told(pictures, name):
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic"])
-def test_a_resize_of_tensors_without_antialiasing(pictures, name):
+def test_explain_tensor_resize_without_antialiasing(pictures, name):
     resize = transforms.Resize([32, 32], mode(name), antialias=False)
     found = explained(pictures, transforms.Compose([transforms.ToTensor(), resize, NORMALISE]))
     assert steps_of(found) == steps(interpolation=name, antialias=False)
@@ -97,7 +97,7 @@ def test_a_resize_of_tensors_without_antialiasing(pictures, name):
     assert (found.treatment.mean, found.treatment.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
-def test_torchs_nearest_is_not_pillows(pictures):
+def test_explain_nearest_of_torch(pictures):
     resize = transforms.Resize([32, 32], mode("nearest"))
     found = explained(
         pictures,
@@ -109,7 +109,7 @@ def test_torchs_nearest_is_not_pillows(pictures):
     assert found.residual < 0.01
 
 
-def test_a_resize_in_floating_point_is_explained_but_told(pictures):
+def test_explain_resize_in_floating_point(pictures):
     found = explained(
         pictures,
         transforms.Compose([transforms.ToTensor(), transforms.Resize([32, 32]), NORMALISE]),
@@ -129,7 +129,7 @@ def test_a_resize_in_floating_point_is_explained_but_told(pictures):
         ((0.123, 0.456, 0.789), (0.3, 0.31, 0.32)),
     ],
 )
-def test_mean_and_std_are_read_off(pictures, mean, std):
+def test_explain_mean_and_std(pictures, mean, std):
     found = explained(
         pictures,
         transforms.Compose(
@@ -140,7 +140,7 @@ def test_mean_and_std_are_read_off(pictures, mean, std):
 
 
 @pytest.mark.parametrize("order", ["BGR", "grey"])
-def test_the_channels_are_told(pictures, order):
+def test_explain_channels(pictures, order):
     change = (
         transforms.Lambda(lambda x: x[[2, 1, 0]])
         if order == "BGR"
@@ -155,7 +155,7 @@ def test_the_channels_are_told(pictures, order):
     assert (found.treatment.mean, found.residual < 0.01) == (IMAGENET_MEAN, True)
 
 
-def test_photos_that_are_turned(pictures):
+def test_explain_exif_rotation(pictures):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     lying = [picture.copy() for picture in pictures]
@@ -180,7 +180,7 @@ def test_photos_that_are_turned(pictures):
     assert steps_of(left) == steps()
 
 
-def test_another_size_than_the_recorded_one(pictures):
+def test_explain_another_size(pictures):
     found = explained(
         pictures,
         transforms.Compose([transforms.Resize([24, 40]), transforms.ToTensor(), NORMALISE]),
@@ -196,14 +196,14 @@ def test_another_size_than_the_recorded_one(pictures):
         transforms.Lambda(lambda image: ImageOps.mirror(image)),
     ],
 )
-def test_what_is_not_usual_is_not_explained(pictures, strange):
+def test_explain_unusual_transforms(pictures, strange):
     found = explained(
         pictures, transforms.Compose([transforms.Resize([32, 32]), strange, transforms.ToTensor()])
     )
     assert found is None or not found.explained
 
 
-def test_what_a_transform_says_is_believed_where_its_values_agree(pictures):
+def test_explain_believes_transform_if_values_agree(pictures):
     """A crop of 41 to 32 is no usual one; and what is read may be wrong."""
     transform = transforms.Compose([transforms.Resize(41), CROP, transforms.ToTensor(), NORMALISE])
     right = steps(41, (32, 32), mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -215,11 +215,11 @@ def test_what_a_transform_says_is_believed_where_its_values_agree(pictures):
     assert found.treatment.crop_size == (32, 32)
 
 
-def test_a_transform_that_sees_nothing(pictures):
+def test_explain_constant_transform(pictures):
     assert explained(pictures, lambda picture: torch.zeros(3, 32, 32)) is None
 
 
-def test_between_equals_what_is_recorded_wins(pictures):
+def test_explain_prefers_the_recorded_filter(pictures):
     """A photo of the right size looks the same whatever the filter."""
     small = [pictures[0].resize((32, 32))]
     transform = transforms.Compose([transforms.Resize([32, 32]), transforms.ToTensor(), NORMALISE])

@@ -10,7 +10,7 @@ def weights(tmp_path):
     return tmp_path / "training" / "best_model.pth"
 
 
-def test_a_folder_names_its_classes_as_image_folder_sorts_them(tmp_path, weights):
+def test_choose_labels_from_a_folder(tmp_path, weights):
     for name in ("b", "a", "10", "9", "B"):
         (tmp_path / "photos" / name).mkdir(parents=True)
     labels = choose_labels(str(tmp_path / "photos"), weights, 5)
@@ -18,7 +18,7 @@ def test_a_folder_names_its_classes_as_image_folder_sorts_them(tmp_path, weights
     assert labels.source == "folder photos"
 
 
-def test_a_text_file_has_a_name_a_line(tmp_path, weights):
+def test_choose_labels_from_a_text_file(tmp_path, weights):
     path = tmp_path / "names.txt"
     path.write_bytes("\ufeffmésange bleue\r\n鹰\r\n\r\n".encode())
     labels = choose_labels(str(path), weights, 2)
@@ -26,47 +26,47 @@ def test_a_text_file_has_a_name_a_line(tmp_path, weights):
     assert labels.source == "file names.txt"
 
 
-def test_a_comma_list(weights):
+def test_choose_labels_from_a_comma_list(weights):
     assert choose_labels("cat, dog", weights, 2).names == ("cat", "dog")
 
 
-def test_the_file_beside_the_checkpoint(weights):
+def test_choose_labels_from_classes_txt_beside_checkpoint(weights):
     weights.with_name("classes.txt").write_text("cat\ndog\n", encoding="utf-8")
     labels = choose_labels(None, weights, 2)
     assert labels.names == ("cat", "dog")
     assert labels.source == "classes.txt beside the checkpoint"
 
 
-def test_nothing_gives_numbers(weights):
+def test_choose_labels_without_names(weights):
     labels = choose_labels(None, weights, 3)
     assert labels.names == ("class_0", "class_1", "class_2")
     assert labels.source == "assumed"
 
 
-def test_another_number_of_names_is_refused_with_both_numbers(weights):
+def test_choose_labels_of_wrong_number(weights):
     with pytest.raises(InputError, match="weights have 4 classes, but --classes names 2: cat, dog"):
         choose_labels("cat,dog", weights, 4)
 
 
-def test_the_file_beside_the_checkpoint_must_fit_too(weights):
+def test_choose_labels_from_classes_txt_of_wrong_number(weights):
     weights.with_name("classes.txt").write_text("cat\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"classes.txt beside the checkpoint names 1"):
         choose_labels(None, weights, 2)
 
 
-def test_a_long_comma_list_is_no_path(weights):
+def test_choose_labels_from_a_long_comma_list(weights):
     names = [f"a class with a long name, number {i}".replace(",", "") for i in range(200)]
     assert choose_labels(",".join(names), weights, 200).names == tuple(names)
 
 
-def test_what_is_no_list_is_refused(weights):
+def test_choose_labels_of_a_missing_folder(weights):
     with pytest.raises(UsageError, match="no such folder or file"):
         choose_labels("./bird_phots", weights, 2)
     with pytest.raises(UsageError, match="no such folder or file"):
         choose_labels("", weights, 2)
 
 
-def test_repeated_names_are_refused(weights):
+def test_choose_labels_refuses_repeated_names(weights):
     with pytest.raises(UsageError, match="repeated: cat"):
         choose_labels("cat,dog,cat", weights, 3)
 
@@ -77,14 +77,14 @@ def test_a_file_that_powershell_wrote_is_read(tmp_path, weights):
     assert choose_labels(str(path), weights, 2).names == ("cat", "dog")
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path, weights):
+def test_choose_labels_from_a_binary_file(tmp_path, weights):
     path = tmp_path / "names.txt"
     path.write_bytes(b"\xff\xfe\x00caf\xe9")
     with pytest.raises(InputError, match=r"list of class names .* is not text in UTF-16"):
         choose_labels(str(path), weights, 2)
 
 
-def test_labels_are_named_so_that_they_are_chosen_again(tmp_path, weights):
+def test_name_labels_round_trip(tmp_path, weights):
     folder = tmp_path / "photos"
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_labels_are_named_so_that_they_are_chosen_again(tmp_path, weights):
     assert name_labels(("a", "b"), None) == "a,b"
 
 
-def test_labels_that_nobody_can_type_are_a_file():
+def test_name_labels_too_long_to_type():
     assert name_labels(("bird, big", "bird, small"), None) == LABELS_FILE
     assert name_labels([f"class {i}" for i in range(21)], None) == LABELS_FILE
     assert name_labels([f"class {i}" for i in range(20)], None) != LABELS_FILE

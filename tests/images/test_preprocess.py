@@ -45,9 +45,7 @@ def torchvision_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.n
     ],
     ids=lambda value: value.describe(),
 )
-def test_pixels_are_those_of_torchvision(
-    preprocessing: Preprocessing, shape: tuple[int, int]
-) -> None:
+def test_preprocess_as_torchvision(preprocessing: Preprocessing, shape: tuple[int, int]) -> None:
     image = noise(*shape)
     pixels = preprocess(image, preprocessing)
     assert pixels.shape == (*preprocessing.input_size, 3)
@@ -56,14 +54,14 @@ def test_pixels_are_those_of_torchvision(
 
 
 @pytest.mark.parametrize("interpolation", get_args(Interpolation))
-def test_every_filter_is_torchvisions(interpolation: Interpolation) -> None:
+def test_preprocess_filters_as_torchvision(interpolation: Interpolation) -> None:
     preprocessing = Preprocessing(resize=12, crop_size=(12, 10), interpolation=interpolation)
     image = noise(41, 29)
     pixels = preprocess(image, preprocessing)
     np.testing.assert_array_equal(pixels, torchvision_pixels(image, preprocessing))
 
 
-def test_the_filters_differ() -> None:
+def test_preprocess_filters_differ() -> None:
     image = noise(41, 29)
     results = {
         preprocess(image, Preprocessing(resize=(12, 12), interpolation=name)).tobytes()
@@ -72,7 +70,7 @@ def test_the_filters_differ() -> None:
     assert len(results) == len(get_args(Interpolation))
 
 
-def test_one_row_of_a_batch_is_written_and_no_other() -> None:
+def test_preprocess_into_one_row_of_a_batch() -> None:
     batch = np.full((3, 8, 8, 3), 7, np.uint8)
     preprocessing = Preprocessing(resize=(8, 8))
     preprocess(noise(20, 20), preprocessing, batch[1])
@@ -80,14 +78,14 @@ def test_one_row_of_a_batch_is_written_and_no_other() -> None:
     assert (batch[[0, 2]] == 7).all()
 
 
-def test_a_thread_of_an_image_is_refused_before_it_grows() -> None:
+def test_preprocess_refuses_a_very_long_image() -> None:
     with pytest.raises(OversizeError, match=r"1x100000 pixels.*6,553,600,000 pixels") as caught:
         preprocess(noise(100_000, 1), Preprocessing(resize=256, crop_size=(224, 224)))
     assert isinstance(caught.value, InputError)
     assert caught.value.hint
 
 
-def test_the_limit_is_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preprocess_limit_is_that_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     preprocessing = Preprocessing(resize=8, crop_size=(8, 8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64)
     assert preprocess(noise(4, 8), preprocessing).shape == (8, 8, 3)

@@ -9,7 +9,7 @@ from deploykit.images.sampling import FILTERS, resize_without_antialias
 
 @pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("size", [(7, 9), (16, 16), (50, 33), (30, 40)])
-def test_it_is_what_torch_does(interpolation, size):
+def test_resize_without_antialias_as_torch(interpolation, size):
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     channels_first = torch.tensor(pixels).permute(2, 0, 1)[None].float()
     corners = {} if interpolation == "nearest" else {"align_corners": False}

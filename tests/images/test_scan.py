@@ -47,7 +47,7 @@ def names(path: Path) -> list[str]:
     return [file.name for file in scan_images(path).files]
 
 
-def test_folder_is_listed_recursively_in_the_order_of_names(tmp_path: Path) -> None:
+def test_scan_images_recursive_in_order_of_names(tmp_path: Path) -> None:
     touch(tmp_path, "b/2.png", "b/10.PNG", "a.Jpg", "b/deep/er/x.webp", "c/.hidden/y.tiff")
     scan = scan_images(tmp_path)
     assert [file.name for file in scan.files] == [
@@ -61,25 +61,25 @@ def test_folder_is_listed_recursively_in_the_order_of_names(tmp_path: Path) -> N
     assert scan.root == tmp_path
 
 
-def test_other_files_are_counted(tmp_path: Path) -> None:
+def test_scan_images_counts_other_files(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "classes.txt", "b/Thumbs.db", "b/noending", "b/jpg")
     scan = scan_images(tmp_path)
     assert len(scan.files) == 1
     assert scan.skipped == 4
 
 
-def test_a_folder_is_a_folder_whatever_its_name(tmp_path: Path) -> None:
+def test_scan_images_of_folder_named_like_an_image(tmp_path: Path) -> None:
     touch(tmp_path, "album.jpg/one.png")
     assert names(tmp_path) == ["album.jpg/one.png"]
 
 
-def test_every_ending_that_image_folder_lists_is_listed() -> None:
+def test_scan_images_knows_extensions_of_image_folder() -> None:
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     assert set(IMG_EXTENSIONS) <= IMAGE_EXTENSIONS
 
 
-def test_expected_is_the_first_folder_when_it_is_a_class(tmp_path: Path) -> None:
+def test_scan_images_expected_from_first_folder(tmp_path: Path) -> None:
     touch(tmp_path, "dog/a.jpg", "dog/puppies/b.jpg", "holiday/dog/c.jpg", "dog.jpg")
     expected = {file.name: file.expected for file in scan_images(tmp_path, ["cat", "dog"]).files}
     assert expected == {
@@ -91,14 +91,14 @@ def test_expected_is_the_first_folder_when_it_is_a_class(tmp_path: Path) -> None
     assert {file.expected for file in scan_images(tmp_path).files} == {None}
 
 
-def test_one_file_is_taken_whatever_its_ending(tmp_path: Path) -> None:
+def test_scan_images_of_one_file(tmp_path: Path) -> None:
     touch(tmp_path, "photo.dat", "other.jpg")
     scan = scan_images(tmp_path / "photo.dat", ["dog"])
     assert scan.files == (ImageFile(tmp_path, "photo.dat", None),)
     assert scan.root == tmp_path
 
 
-def test_a_list_is_read_in_its_own_order(tmp_path: Path) -> None:
+def test_scan_images_of_a_list(tmp_path: Path) -> None:
     touch(tmp_path, "photos/dog/a.jpg", "photos/dog/b.dat")
     (tmp_path / "list.TXT").write_text("photos/dog/b.dat\nphotos/gone.jpg\nphotos/dog/a.jpg\n")
     scan = scan_images(tmp_path / "list.TXT", ["photos", "dog"])
@@ -111,7 +111,7 @@ def test_a_list_is_read_in_its_own_order(tmp_path: Path) -> None:
     assert [file.path.exists() for file in scan.files] == [True, False, True]
 
 
-def test_a_listed_path_may_be_absolute_or_lead_upwards(tmp_path: Path) -> None:
+def test_scan_images_of_a_list_with_paths_elsewhere(tmp_path: Path) -> None:
     touch(tmp_path, "dog/a.jpg", "cat/b.jpg", "lists/c.jpg")
     absolute = tmp_path / "dog" / "a.jpg"
     listed = f"{absolute}\n../cat/b.jpg\nc.jpg\n"
@@ -122,7 +122,7 @@ def test_a_listed_path_may_be_absolute_or_lead_upwards(tmp_path: Path) -> None:
     assert all(file.path.exists() for file in files)
 
 
-def test_a_file_costs_little_beside_its_name(tmp_path: Path) -> None:
+def test_scan_images_memory_per_file(tmp_path: Path) -> None:
     touch(tmp_path, *(f"dog/photo_{i:05}.jpg" for i in range(2000)))
     scan_images(tmp_path, ["dog"])
     tracemalloc.start()
@@ -136,13 +136,13 @@ def test_a_file_costs_little_beside_its_name(tmp_path: Path) -> None:
     assert (peak - names_bytes) / len(scan.files) < 150
 
 
-def test_missing_path(tmp_path: Path) -> None:
+def test_scan_images_of_a_missing_path(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match="does not exist") as caught:
         scan_images(tmp_path / "nowhere")
     assert caught.value.hint
 
 
-def test_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
+def test_scan_images_of_a_folder_without_images(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match="it is empty"):
         scan_images(tmp_path)
     touch(tmp_path, "a.txt", "b.txt", "c.csv")
@@ -152,7 +152,7 @@ def test_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_pipes_are_not_opened(tmp_path: Path) -> None:
+def test_scan_images_opens_no_pipes(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     touch(tmp_path, "a.jpg")
     assert names(tmp_path) == ["a.jpg"]
@@ -160,13 +160,13 @@ def test_pipes_are_not_opened(tmp_path: Path) -> None:
         scan_images(tmp_path / "pipe.jpg")
 
 
-def test_dangling_and_circular_links_are_rows(tmp_path: Path) -> None:
+def test_scan_images_keeps_dangling_and_circular_links(tmp_path: Path) -> None:
     link(tmp_path / "gone.jpg", "nothing.jpg")
     link(tmp_path / "circle.jpg", "circle.jpg")
     assert names(tmp_path) == ["circle.jpg", "gone.jpg"]
 
 
-def test_a_linked_folder_is_listed_once(tmp_path: Path) -> None:
+def test_scan_images_lists_a_linked_folder_once(tmp_path: Path) -> None:
     root = touch(tmp_path / "root", "z/real.jpg", "own.jpg")
     touch(tmp_path / "elsewhere", "far.jpg", "sub/deep.jpg")
     link(root / "a", "z", folder=True)  # already listed under its own name, though that comes later
@@ -176,7 +176,7 @@ def test_a_linked_folder_is_listed_once(tmp_path: Path) -> None:
     assert names(root) == ["own.jpg", "x/far.jpg", "x/sub/deep.jpg", "z/real.jpg"]
 
 
-def test_a_folder_that_cannot_be_listed_is_a_row(
+def test_scan_images_of_an_unreadable_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Simulated, because permission bits do not bind root.
@@ -195,7 +195,7 @@ def test_a_folder_that_cannot_be_listed_is_a_row(
         scan_images(tmp_path / "secret")
 
 
-def test_what_a_folder_gave_before_it_failed_is_kept(
+def test_scan_images_keeps_files_before_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(tmp_path, "a.jpg", "worn/b.jpg")
@@ -216,7 +216,7 @@ def test_what_a_folder_gave_before_it_failed_is_kept(
 
 
 @posix_names
-def test_names_that_are_not_unicode_are_escaped_reversibly(tmp_path: Path) -> None:
+def test_scan_images_escapes_names_that_are_not_unicode(tmp_path: Path) -> None:
     raw = [
         b"plain.jpg",
         b"caf\xe9.jpg",
@@ -239,7 +239,7 @@ def test_names_that_are_not_unicode_are_escaped_reversibly(tmp_path: Path) -> No
 
 
 @posix_names
-def test_a_class_folder_that_is_not_unicode_still_labels_its_files(tmp_path: Path) -> None:
+def test_scan_images_label_that_is_not_unicode(tmp_path: Path) -> None:
     touch(tmp_path, os.fsdecode(b"\xff/") + "a.jpg")
     labels = class_folders(tmp_path)
     (file,) = scan_images(tmp_path, labels).files
@@ -247,7 +247,7 @@ def test_a_class_folder_that_is_not_unicode_still_labels_its_files(tmp_path: Pat
     assert file.path.exists()
 
 
-def test_class_folders_are_sorted_as_image_folder_does(tmp_path: Path) -> None:
+def test_class_folders_in_order_of_image_folder(tmp_path: Path) -> None:
     from torchvision.datasets.folder import find_classes
 
     touch(tmp_path, *(f"{name}/x.jpg" for name in ("10", "2", "a", "Zoo", ".hidden", "ä")))
@@ -276,7 +276,7 @@ def test_class_folders_needs_sub_folders(tmp_path: Path) -> None:
         (("VALIDATION",), "VALIDATION"),
     ],
 )
-def test_class_folders_refuses_the_parts_of_a_data_set(tmp_path: Path, names, given) -> None:
+def test_class_folders_refuses_dataset_splits(tmp_path: Path, names, given) -> None:
     touch(tmp_path, *(f"{name}/robin/x.jpg" for name in names))
     with pytest.raises(ImagesError, match="are parts of a data set, not classes: ") as caught:
         class_folders(tmp_path)
@@ -294,14 +294,14 @@ def made_files(**counts: int) -> list[ImageFile]:
     ]
 
 
-def test_sample_is_even_over_the_classes() -> None:
+def test_sample_images_even_over_classes() -> None:
     sample = sample_images(made_files(bird=100, dog=3, food=20), 15)
     by_class = {label: sum(file.expected == label for file in sample) for label in ("bird", "dog")}
     assert by_class == {"bird": 6, "dog": 3}
     assert len(sample) == 15
 
 
-def test_sample_goes_by_folder_where_no_class_is_known() -> None:
+def test_sample_images_even_over_folders() -> None:
     files = [ImageFile(f.root, f.name) for f in made_files(a=50, b=2)]
     assert [file.name for file in sample_images(files, 4) if file.name.startswith("b")] == [
         "b/0.jpg",
@@ -309,7 +309,7 @@ def test_sample_goes_by_folder_where_no_class_is_known() -> None:
     ]
 
 
-def test_sample_keeps_the_order_and_repeats_itself() -> None:
+def test_sample_images_is_ordered_and_repeatable() -> None:
     files = made_files(bird=30, dog=30)
     sample = sample_images(files, 10)
     assert sample == sorted(sample, key=files.index)
@@ -324,7 +324,7 @@ def test_sample_keeps_the_order_and_repeats_itself() -> None:
     ]
 
 
-def test_sample_hardly_changes_when_a_file_goes() -> None:
+def test_sample_images_after_a_file_is_removed() -> None:
     files = made_files(bird=30)
     sample = sample_images(files, 10)
     gone = sample[4]
@@ -332,13 +332,13 @@ def test_sample_hardly_changes_when_a_file_goes() -> None:
     assert set(sample) - {gone} <= set(rest)
 
 
-def test_sample_needs_a_count() -> None:
+def test_sample_images_refuses_a_count_of_zero() -> None:
     with pytest.raises(UsageError, match="sample of 0"):
         sample_images(made_files(bird=3), 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
-def test_permission_bits_make_a_row_too(tmp_path: Path) -> None:
+def test_scan_images_without_permission(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "secret/b.jpg")
     (tmp_path / "secret").chmod(0)
     try:
@@ -348,14 +348,14 @@ def test_permission_bits_make_a_row_too(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "secret")
 
 
-def test_a_folder_that_is_there_is_fine_whatever_becomes_of_its_files(tmp_path):
+def test_folder_presence_without_its_files(tmp_path):
     (tmp_path / "a.png").touch()
     presence = FolderPresence(tmp_path)
     (tmp_path / "a.png").unlink()
     presence.check()
 
 
-def test_a_folder_that_goes_away_is_told(tmp_path):
+def test_folder_presence_of_a_removed_folder(tmp_path):
     folder = tmp_path / "stick"
     folder.mkdir()
     presence = FolderPresence(folder)
@@ -365,7 +365,7 @@ def test_a_folder_that_goes_away_is_told(tmp_path):
     assert "--resume" in caught.value.hint
 
 
-def test_the_mount_point_of_a_drive_is_not_the_drive(tmp_path, monkeypatch):
+def test_folder_presence_of_another_drive(tmp_path, monkeypatch):
     presence = FolderPresence(tmp_path)
     elsewhere = os.stat_result([0, 0, tmp_path.stat().st_dev + 1, *[0] * 7])
     with monkeypatch.context() as patch:
@@ -375,7 +375,7 @@ def test_the_mount_point_of_a_drive_is_not_the_drive(tmp_path, monkeypatch):
     presence.check()
 
 
-def test_a_folder_that_could_never_be_listed_may_have_files(tmp_path, monkeypatch):
+def test_folder_presence_never_listable(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
@@ -386,7 +386,7 @@ def test_a_folder_that_could_never_be_listed_may_have_files(tmp_path, monkeypatc
     presence.check()
 
 
-def test_a_folder_that_cannot_be_listed_any_more_went_away(tmp_path, monkeypatch):
+def test_folder_presence_no_longer_listable(tmp_path, monkeypatch):
     def refuse(path):
         raise OSError(107, "Transport endpoint is not connected")
 
@@ -403,7 +403,7 @@ def listed(folder: Path, content: bytes) -> list[str]:
     return read_file_list(path)
 
 
-def test_one_path_a_line_in_the_order_of_the_list(tmp_path: Path) -> None:
+def test_read_file_list_keeps_order(tmp_path: Path) -> None:
     assert listed(tmp_path, b"b.jpg\nsub/a.jpg\n-rf.png\n=1.png") == [
         "b.jpg",
         "sub/a.jpg",
@@ -412,19 +412,19 @@ def test_one_path_a_line_in_the_order_of_the_list(tmp_path: Path) -> None:
     ]
 
 
-def test_blanks_empty_lines_and_repetitions_are_left_out(tmp_path: Path) -> None:
+def test_read_file_list_skips_blanks_and_repetitions(tmp_path: Path) -> None:
     assert listed(tmp_path, b"\n a.jpg\t\r\n\r\n   \nb c.jpg\n./a.jpg\na.jpg\n") == [
         "a.jpg",
         "b c.jpg",
     ]
 
 
-def test_quotes_that_were_copied_with_a_path_are_no_part_of_it(tmp_path: Path) -> None:
+def test_read_file_list_removes_quotes(tmp_path: Path) -> None:
     assert listed(tmp_path, b'"a b.jpg"\n"half.jpg\n"\n""\n') == ["a b.jpg", '"half.jpg', '"', '""']
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_the_text_is_unicode_as_editors_and_shells_write_it(tmp_path: Path, encoding: str) -> None:
+def test_read_file_list_encodings(tmp_path: Path, encoding: str) -> None:
     text = "\u5c71\u96c0.jpg\r\nseparated\u2028name.jpg\r\n\U0001f426.jpg\r\n"
     assert listed(tmp_path, text.encode(encoding)) == [
         "\u5c71\u96c0.jpg",
@@ -434,12 +434,12 @@ def test_the_text_is_unicode_as_editors_and_shells_write_it(tmp_path: Path, enco
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="this system's file names are always Unicode")
-def test_bytes_that_are_not_utf_8_name_the_file_that_has_them(tmp_path: Path) -> None:
+def test_read_file_list_bytes_that_are_not_utf_8(tmp_path: Path) -> None:
     (name,) = listed(tmp_path, b"caf\xe9.jpg\n")
     assert name == "caf\\udce9.jpg"
 
 
-def test_where_names_are_text_bytes_that_are_not_utf_8_are_refused(
+def test_read_file_list_refuses_bytes_if_names_are_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "getfilesystemencodeerrors", lambda: "surrogatepass")
@@ -448,24 +448,24 @@ def test_where_names_are_text_bytes_that_are_not_utf_8_are_refused(
     assert "UTF-8" in str(caught.value.hint)
 
 
-def test_half_a_character_of_utf_16_is_refused(tmp_path: Path) -> None:
+def test_read_file_list_refuses_torn_utf_16(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match="not text in UTF-16"):
         listed(tmp_path, "a.jpg".encode("utf-16")[:-1])
 
 
-def test_separators_are_the_systems_own(tmp_path: Path) -> None:
+def test_read_file_list_separators(tmp_path: Path) -> None:
     (name,) = listed(tmp_path, bytes(Path("dog", "a.jpg")))
     assert name == "dog/a.jpg"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \r\n", b"\xef\xbb\xbf"])
-def test_a_list_without_a_name_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_read_file_list_without_names(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ImagesError, match="names no file") as caught:
         listed(tmp_path, content)
     assert caught.value.hint
 
 
-def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_read_file_list_unreadable(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match="cannot be read") as caught:
         read_file_list(tmp_path)
     assert caught.value.hint

@@ -50,7 +50,7 @@ def refusal(bundle):
     return caught.value
 
 
-def test_engine_engines_are_found_the_newest_first(several):
+def test_engines_of_newest_first(several):
     names = [engine.passport.engine for engine in engines_of(several)]
     assert [name.split("-")[2:4] for name in names] == [
         ["sm120", "fp16"],
@@ -60,7 +60,7 @@ def test_engine_engines_are_found_the_newest_first(several):
     ]
 
 
-def test_engine_an_engine_has_two_names(engine_bundle):
+def test_named_engine_by_file_or_name(engine_bundle):
     (engine,) = engines_of(engine_bundle)
     assert named_engine(engine_bundle, engine.file) == engine
     assert named_engine(engine_bundle, Path(engine.file).name) == engine
@@ -71,7 +71,7 @@ def test_engine_an_engine_has_two_names(engine_bundle):
     assert caught.value.hint == "Name one of these."
 
 
-def test_engine_a_bundle_without_engines_says_so(bundle):
+def test_named_engine_of_a_bundle_without_engines(bundle):
     assert engines_of(bundle) == []
     with pytest.raises(BundleError, match="it has none"):
         named_engine(bundle, "x.engine")
@@ -79,7 +79,7 @@ def test_engine_a_bundle_without_engines_says_so(bundle):
 
 @pytest.mark.parametrize("damage", ["changed", "gone"])
 @pytest.mark.parametrize("suffix", ["", ".json"], ids=["engine", "passport"])
-def test_engine_a_damaged_or_missing_file_is_refused(engine_bundle, engines, suffix, damage):
+def test_engine_damaged_or_missing_is_refused(engine_bundle, engines, suffix, damage):
     path = engine_bundle.folder / f"{engine_bundle.manifest.engines[0]}{suffix}"
     if damage == "gone":
         path.unlink()
@@ -100,7 +100,7 @@ def test_engine_a_damaged_or_missing_file_is_refused(engine_bundle, engines, suf
         (b"version https://git-lfs.github.com/spec/v1", "it is no engine but a text"),
     ],
 )
-def test_engine_a_file_that_is_no_such_engine_is_refused(engine_bundle, engines, data, message):
+def test_engine_of_another_file_is_refused(engine_bundle, engines, data, message):
     (file,) = engine_bundle.manifest.engines
     (engine_bundle.folder / file).write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -110,7 +110,7 @@ def test_engine_a_file_that_is_no_such_engine_is_refused(engine_bundle, engines,
     assert "deploykit build-trt" in error.hint
 
 
-def test_engine_a_passport_that_is_none_is_refused(engine_bundle):
+def test_engines_of_an_invalid_passport(engine_bundle):
     file = f"{engine_bundle.manifest.engines[0]}.json"
     (engine_bundle.folder / file).write_text("{}")
     with pytest.raises(BundleError, match="is damaged") as caught:
@@ -125,9 +125,7 @@ def test_engine_a_passport_that_is_none_is_refused(engine_bundle):
         ({"targets": ("sm120",)}, f"this machine has {RTX_4070} (sm89)"),
     ],
 )
-def test_engine_a_passport_that_does_not_fit_says_what_to_run(
-    engine_bundle, engines, fields, message
-):
+def test_engine_that_does_not_fit_names_the_build(engine_bundle, engines, fields, message):
     error = refusal(changed_passport(engine_bundle, **fields))
     assert isinstance(error, DeviceError)
     assert message in error.message
@@ -146,7 +144,7 @@ def test_engine_a_passport_that_does_not_fit_says_what_to_run(
         ({"deploy_graph": "deploy/int8.onnx"}, "another deploy/int8.onnx than the bundle has now"),
     ],
 )
-def test_engine_a_passport_of_another_engine_or_graph_is_refused(engine_bundle, fields, message):
+def test_engines_of_a_foreign_passport(engine_bundle, fields, message):
     bundle = changed_passport(engine_bundle, **fields)
     with pytest.raises(BundleError, match=message) as caught:
         engines_of(bundle)
@@ -156,11 +154,11 @@ def test_engine_a_passport_of_another_engine_or_graph_is_refused(engine_bundle, 
     assert [error.message for error in damaged] == [caught.value.message]
 
 
-def test_engine_without_a_gpu_an_engine_does_not_open(engine_bundle, no_gpu):
+def test_engine_does_not_open_without_gpu(engine_bundle, no_gpu):
     assert "no NVIDIA driver" in refusal(engine_bundle).message
 
 
-def test_engine_without_its_tensorrt_an_engine_does_not_open(engine_bundle, rtx_4070, monkeypatch):
+def test_engine_does_not_open_without_tensorrt(engine_bundle, rtx_4070, monkeypatch):
     def open_none(flavour):
         raise DependencyError(f"{flavour} is not installed.", hint="Install it.")
 
@@ -169,7 +167,7 @@ def test_engine_without_its_tensorrt_an_engine_does_not_open(engine_bundle, rtx_
         open_bundle_engine(engine_bundle, engines_of(engine_bundle)[0])
 
 
-def test_engine_what_is_opened_is_what_the_passport_says(engine_bundle, engines):
+def test_open_bundle_engine_follows_the_passport(engine_bundle, engines):
     profile = Profile(min_batch=2, opt_batch=4, max_batch=4)
     bundle = changed_passport(engine_bundle, profile=profile)
     (engine,) = engines_of(bundle)
@@ -180,7 +178,7 @@ def test_engine_what_is_opened_is_what_the_passport_says(engine_bundle, engines)
     assert engines.plans == [(bundle.folder / engine.file).read_bytes()]
 
 
-def test_engine_the_newest_engine_that_fits_is_verified(several, engines):
+def test_verify_takes_the_newest_engine_that_fits(several, engines):
     """Those for other GPUs are skipped with a note; an older one of the same kind is not asked."""
     events = []
     result = verify_bundle(several, VerifyRequest(runtime="tensorrt_rtx"), events.append)
@@ -193,20 +191,20 @@ def test_engine_the_newest_engine_that_fits_is_verified(several, engines):
     assert "was built for compute capability sm120" in note
 
 
-def test_engine_where_no_engine_fits_the_newest_says_why(several, engines):
+def test_verify_without_fitting_engine_names_the_reason(several, engines):
     only = edited(several, engines=several.manifest.engines[-1:])
     with pytest.raises(DeviceError, match="was built for compute capability sm120"):
         verify_bundle(only, VerifyRequest(runtime="tensorrt_rtx"))
 
 
-def test_engine_the_self_test_is_kept_as_the_weakest_proof(engine_bundle, engines):
+def test_self_test_of_an_engine_is_kept(engine_bundle, engines):
     events = []
     (engine,) = engines_of(engine_bundle)
     with open_bundle_engine(engine_bundle, engine) as session:
         self_test(engine_bundle, session, events.append)
     proof = kept(open_bundle(engine_bundle.folder), engine.file, "tensorrt_rtx", RTX_4070)
-    assert (proof.kind, proof.reference_kind, proof.photos.kind) == ("executed", "golden", "golden")
-    assert proof.photos.images == 8
+    assert (proof.kind, proof.reference_kind, proof.images.kind) == ("executed", "golden", "golden")
+    assert proof.images.count == 8
     assert f"{engine.file} gives the recorded answers on {RTX_4070}" in str(events)
 
 
@@ -221,7 +219,7 @@ def test_self_test_is_kept_beside_a_proof(engine_bundle, engines):
     assert after[-1].is_recorded
 
 
-def test_engine_the_self_test_needs_the_golden_answers_whole(engine_bundle, engines):
+def test_self_test_needs_whole_golden_answers(engine_bundle, engines):
     (engine_bundle.folder / GOLDEN).write_bytes(b"")
     with (
         open_bundle_engine(engine_bundle, engines_of(engine_bundle)[0]) as session,

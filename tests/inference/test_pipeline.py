@@ -77,7 +77,7 @@ SESSIONS = [HostSession, DeviceSession, lambda: FakeSession(grey, classes=2)]
 
 
 @pytest.mark.parametrize("make", SESSIONS, ids=["host", "pipelined", "device"])
-def test_pipeline_every_file_is_answered_once_and_in_order(files, make):
+def test_pipeline_answers_every_file_in_order(files, make):
     batches = answers(files, make())
     assert [file for batch in batches for file in batch.files] == list(files)
     failures = [failure for batch in batches for failure in batch.failures]
@@ -87,7 +87,7 @@ def test_pipeline_every_file_is_answered_once_and_in_order(files, make):
 
 
 @pytest.mark.parametrize("make", SESSIONS, ids=["host", "pipelined", "device"])
-def test_pipeline_batches_of_unreadable_files_alone_run_nothing(tmp_path, make):
+def test_pipeline_of_unreadable_files_runs_nothing(tmp_path, make):
     for name in "abc":
         (tmp_path / f"{name}.png").write_bytes(b"no image")
     session = make()
@@ -97,26 +97,26 @@ def test_pipeline_batches_of_unreadable_files_alone_run_nothing(tmp_path, make):
     assert session.batch_sizes == []
 
 
-def test_pipeline_a_host_session_runs_in_the_workers_own_threads(files):
+def test_pipeline_runs_host_session_in_workers(files):
     session = HostSession()
     answers(files, session)
     assert 1 < len(session.threads) <= 3
     assert threading.current_thread().name not in session.threads
 
 
-def test_pipeline_towards_the_end_batches_get_smaller_so_that_no_core_is_idle(files):
+def test_pipeline_batches_shrink_at_the_end(files):
     batches = answers(files, HostSession())
     assert [len(batch.files) for batch in batches] == [4, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1]
 
 
-def test_pipeline_a_pipelined_session_has_two_batches_in_flight(files):
+def test_pipeline_has_two_batches_in_flight(files):
     session = DeviceSession()
     answers(files, session)
     assert session.most == 2
     assert session.flying == {}
 
 
-def test_pipeline_an_error_of_the_session_comes_through_and_ends_the_threads(files):
+def test_pipeline_session_error_ends_the_threads(files):
     def fail(images):
         raise GraphError("no")
 
@@ -127,7 +127,7 @@ def test_pipeline_an_error_of_the_session_comes_through_and_ends_the_threads(fil
 
 
 @pytest.mark.timeout(20)
-def test_pipeline_an_error_leaves_no_worker_waiting_for_a_buffer(files):
+def test_pipeline_session_error_blocks_no_worker(files):
     def fail(images):
         raise GraphError("no")
 
@@ -136,17 +136,17 @@ def test_pipeline_an_error_leaves_no_worker_waiting_for_a_buffer(files):
 
 
 @pytest.mark.parametrize("make", SESSIONS, ids=["host", "pipelined", "device"])
-def test_pipeline_no_file_no_batch(make):
+def test_pipeline_without_files(make):
     assert answers([], make()) == []
 
 
 @pytest.mark.parametrize("make", SESSIONS, ids=["host", "pipelined", "device"])
-def test_pipeline_a_batch_size_beyond_the_files_takes_no_memory_for_them(files, make):
+def test_pipeline_batch_size_beyond_the_files(files, make):
     batches = answers(files, make(), batch_size=10**15)
     assert sum(len(batch.files) for batch in batches) == 23
 
 
-def test_pipeline_batches_that_memory_does_not_hold_are_refused(files):
+def test_pipeline_refuses_batches_beyond_memory(files):
     class Many(tuple):
         def __len__(self):
             return 10**16
@@ -165,16 +165,14 @@ def test_pipeline_batches_that_memory_does_not_hold_are_refused(files):
         (False, {"threads": 20, "batch_size": 64}, (20, 32)),
     ],
 )
-def test_pipeline_workers_and_batches_that_nobody_asked_for(
-    monkeypatch, concurrent, asked, expected
-):
+def test_shared_work_defaults(monkeypatch, concurrent, asked, expected):
     monkeypatch.setattr(_predict_pipeline, "usable_cpus", lambda: 40)
     monkeypatch.setattr(batches_module, "usable_cpus", lambda: 40)
     spec = FakeSession(grey, classes=2, largest_batch=None if concurrent else 32).spec
     assert shared_work(msgspec.structs.replace(spec, concurrent=concurrent), **asked) == expected
 
 
-def test_pipeline_a_consumer_that_leaves_ends_the_threads(files):
+def test_pipeline_closed_ends_the_threads(files):
     before = threading.active_count()
     batches = answer_files(
         files, PREPROCESSING, HostSession(), batch_size=4, workers=3, clock=StageClock()
@@ -184,7 +182,7 @@ def test_pipeline_a_consumer_that_leaves_ends_the_threads(files):
     assert threading.active_count() == before
 
 
-def test_pipeline_no_more_is_read_ahead_than_the_workers_need(files, monkeypatch):
+def test_pipeline_reads_ahead_within_limits(files, monkeypatch):
     read = []
 
     def spy(file, *arguments):
@@ -204,7 +202,7 @@ def test_pipeline_no_more_is_read_ahead_than_the_workers_need(files, monkeypatch
 
 
 @pytest.mark.parametrize("make", SESSIONS, ids=["host", "pipelined", "device"])
-def test_pipeline_the_clock_tells_the_stages(files, make):
+def test_pipeline_clock_counts_stages(files, make):
     clock = StageClock()
     answers(files, make(), clock=clock)
     assert clock.seconds["decode"] > 0

@@ -43,20 +43,20 @@ def refusal(path: Path, **options: bool) -> CheckpointError:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_plain_state_dict(tmp_path: Path, zipped: bool) -> None:
+def test_read_weights_of_a_plain_state_dict(tmp_path: Path, zipped: bool) -> None:
     path = saved(STATE, tmp_path, _use_new_zipfile_serialization=zipped)
     weights = read_weights(path)
     assert_state(weights)
     assert weights.notes == ()
 
 
-def test_a_file_whose_name_is_not_ascii(tmp_path: Path) -> None:
+def test_read_weights_of_a_non_ascii_file_name(tmp_path: Path) -> None:
     folder = tmp_path / "鸟类"
     folder.mkdir()
     assert_state(read_weights(saved(STATE, folder)))
 
 
-def test_safetensors(tmp_path: Path) -> None:
+def test_read_weights_of_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     safetensors.torch.save_file(STATE, path)
     assert set(read_weights(path).state_dict) == set(STATE)
@@ -72,13 +72,13 @@ def test_safetensors(tmp_path: Path) -> None:
         ([3, STATE], "1"),
     ],
 )
-def test_wrapped_weights_are_found(tmp_path: Path, content: object, entry: str) -> None:
+def test_read_weights_finds_wrapped_weights(tmp_path: Path, content: object, entry: str) -> None:
     weights = read_weights(saved(content, tmp_path))
     assert_state(weights)
     assert weights.notes == (f"taken from the entry '{entry}'",)
 
 
-def test_an_optimizer_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
+def test_read_weights_skips_the_optimizer(tmp_path: Path) -> None:
     module = nn.Linear(2, 2)
     optimizer = torch.optim.Adam(module.parameters())
     module(torch.ones(1, 2)).sum().backward()
@@ -87,32 +87,32 @@ def test_an_optimizer_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
     assert set(read_weights(path).state_dict) == {"weight", "bias"}
 
 
-def test_the_trained_weights_come_before_their_average(tmp_path: Path) -> None:
+def test_read_weights_prefers_trained_to_average(tmp_path: Path) -> None:
     average = {name: tensor + 1 for name, tensor in STATE.items()}
     weights = read_weights(saved({"model_ema": average, "model": STATE}, tmp_path))
     assert_state(weights)
     assert weights.notes[1] == "other weights in the file are not used: 'model_ema'"
 
 
-def test_several_unknown_entries_are_not_chosen_among(tmp_path: Path) -> None:
+def test_read_weights_refuses_several_unknown_entries(tmp_path: Path) -> None:
     error = refusal(saved({"generator": STATE, "critic": STATE}, tmp_path))
     assert "several sets of weights: 'generator', 'critic'" in error.message
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "module.module."])
-def test_wrappers_prefixes_are_removed(tmp_path: Path, prefix: str) -> None:
+def test_read_weights_removes_wrapper_prefixes(tmp_path: Path, prefix: str) -> None:
     wrapped = {f"{prefix}{name}": tensor for name, tensor in STATE.items()}
     weights = read_weights(saved(wrapped, tmp_path))
     assert_state(weights)
     assert weights.notes == (f"prefix '{prefix}' removed",)
 
 
-def test_a_prefix_that_only_some_names_have_stays(tmp_path: Path) -> None:
+def test_read_weights_keeps_a_partial_prefix(tmp_path: Path) -> None:
     mixed = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
     assert_state(read_weights(saved(mixed, tmp_path)), mixed)
 
 
-def test_an_averaged_model(tmp_path: Path) -> None:
+def test_read_weights_of_an_averaged_model(tmp_path: Path) -> None:
     average = torch.optim.swa_utils.AveragedModel(TINY)
     weights = read_weights(saved(average.state_dict(), tmp_path))
     assert list(weights.state_dict) == list(TINY.state_dict())
@@ -120,7 +120,7 @@ def test_an_averaged_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_floats_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_read_weights_converts_to_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     state = {"w": torch.tensor([0.1, 3.0], dtype=dtype), "n": torch.tensor(7)}
     weights = read_weights(saved(state, tmp_path))
     assert_state(weights, {"w": state["w"].to(torch.float32), "n": state["n"]})
@@ -129,7 +129,7 @@ def test_other_floats_become_float32(tmp_path: Path, dtype: torch.dtype) -> None
     assert weights.notes == (f"{name} weights converted to float32",)
 
 
-def test_entries_that_are_no_tensors_are_left_out_aloud(tmp_path: Path) -> None:
+def test_read_weights_skips_other_entries(tmp_path: Path) -> None:
     weights = read_weights(saved({**STATE, "version": 2}, tmp_path))
     assert_state(weights)
     assert weights.notes == ("skipped what is no tensor: version",)
@@ -144,7 +144,7 @@ def test_entries_that_are_no_tensors_are_left_out_aloud(tmp_path: Path) -> None:
         (TINY, "torch.nn.modules.container.Sequential"),
     ],
 )
-def test_what_would_run_code_is_refused(
+def test_read_weights_refuses_code(
     tmp_path: Path, content: object, named: str, zipped: bool
 ) -> None:
     path = saved(content, tmp_path, _use_new_zipfile_serialization=zipped)
@@ -165,13 +165,13 @@ def test_what_would_run_code_is_refused(
         collections.OrderedDict(lr=0.1),
     ],
 )
-def test_harmless_things_beside_the_weights(tmp_path: Path, beside: object, zipped: bool) -> None:
+def test_read_weights_beside_harmless_objects(tmp_path: Path, beside: object, zipped: bool) -> None:
     content = {"beside": beside, "model": STATE}
     path = saved(content, tmp_path, _use_new_zipfile_serialization=zipped)
     assert_state(read_weights(path))
 
 
-def test_stand_ins_are_for_the_reading_alone(tmp_path: Path) -> None:
+def test_read_weights_stand_ins_are_temporary(tmp_path: Path) -> None:
     path = saved({"args": argparse.Namespace(), "model": STATE}, tmp_path)
     read_weights(path)
     with pytest.raises(pickle.UnpicklingError, match=r"argparse\.Namespace"):
@@ -186,7 +186,7 @@ def test_stand_ins_are_for_the_reading_alone(tmp_path: Path) -> None:
         (b"cpathlib\nPosixPath\n", b"cpathlib._local\nPosixPath\n"),  # by Python 3.13
     ],
 )
-def test_harmless_things_that_were_saved_elsewhere(
+def test_read_weights_beside_objects_of_other_systems(
     tmp_path: Path, written: bytes, elsewhere: bytes
 ) -> None:
     content = {"acc": np.float64(0.9), "out": pathlib.PurePosixPath("runs"), "model": STATE}
@@ -199,7 +199,7 @@ def test_harmless_things_that_were_saved_elsewhere(
     assert_state(read_weights(path))
 
 
-def test_no_numpy_object_is_made_from_a_file(
+def test_read_weights_makes_no_numpy_object(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved({"best_acc": np.float64(0.9), **STATE}, tmp_path)
@@ -209,13 +209,13 @@ def test_no_numpy_object_is_made_from_a_file(
     assert read_weights(path).notes == ("skipped what is no tensor: best_acc",)
 
 
-def test_a_file_of_a_harmless_thing_alone(tmp_path: Path) -> None:
+def test_read_weights_of_a_harmless_object_alone(tmp_path: Path) -> None:
     error = refusal(saved(argparse.Namespace(lr=0.1), tmp_path))
     assert "holds an object of type Namespace, not weights" in error.message
 
 
 @pytest.mark.parametrize("content", [TINY, {"epoch": 1, "model": TINY}])
-def test_a_trusted_network_gives_its_weights(tmp_path: Path, content: object) -> None:
+def test_read_weights_of_a_trusted_network(tmp_path: Path, content: object) -> None:
     weights = read_weights(saved(content, tmp_path), trust_pickle=True)
     assert_state(weights, TINY.state_dict())
     assert not any(tensor.requires_grad for tensor in weights.state_dict.values())
@@ -225,7 +225,9 @@ class Elsewhere(nn.Linear):
     """Pickled by a module that the test then hides."""
 
 
-def test_a_trusted_file_whose_code_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_weights_trusted_without_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = saved(Elsewhere(1, 1), tmp_path)
     monkeypatch.delitem(globals(), "Elsewhere")
     error = refusal(path, trust_pickle=True)
@@ -261,7 +263,7 @@ def pickled_by_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         ("def broken(:", "fails when it is loaded"),
     ],
 )
-def test_a_trusted_file_whose_script_does_more_than_define(
+def test_read_weights_trusted_of_a_script_that_runs(
     pickled_by_script: Callable[[str], Path], ending: str, said: str
 ) -> None:
     path = pickled_by_script(ending)
@@ -271,21 +273,21 @@ def test_a_trusted_file_whose_script_does_more_than_define(
     assert "if __name__ ==" in error.hint
 
 
-def test_a_trusted_file_whose_script_only_defines(
+def test_read_weights_trusted_of_a_guarded_script(
     pickled_by_script: Callable[[str], Path],
 ) -> None:
     path = pickled_by_script("if __name__ == '__main__':\n    sys.exit(0)")
     assert set(read_weights(path, trust_pickle=True).state_dict) == {"weight", "bias"}
 
 
-def test_a_trusted_file_that_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_weights_trusted_and_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(TINY, tmp_path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes()[:-8])
     monkeypatch.chdir(tmp_path)
     assert "cut short or damaged" in refusal(path, trust_pickle=True).message
 
 
-def test_nan_and_infinity_are_named(tmp_path: Path) -> None:
+def test_read_weights_refuses_nan_and_infinity(tmp_path: Path) -> None:
     bad = torch.tensor([1.0, float("nan")])
     state = {**STATE, "fc.weight": bad, "fc.bias": torch.tensor([float("-inf")])}
     error = refusal(saved(state, tmp_path))
@@ -295,7 +297,7 @@ def test_nan_and_infinity_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
 @pytest.mark.filterwarnings("ignore:Sparse invariant")  # torch 2.11, on reading
-def test_sparse_weights_are_refused(tmp_path: Path) -> None:
+def test_read_weights_refuses_sparse_weights(tmp_path: Path) -> None:
     sparse = torch.eye(3).to_sparse()
     error = refusal(saved({"w": sparse, "v": torch.zeros(2)}, tmp_path))
     assert "quantised or sparse weights: w." in error.message
@@ -311,13 +313,15 @@ def test_sparse_weights_are_refused(tmp_path: Path) -> None:
         (3, "type int, not weights"),
     ],
 )
-def test_files_without_weights(tmp_path: Path, content: object, message: str) -> None:
+def test_read_weights_of_files_without_weights(
+    tmp_path: Path, content: object, message: str
+) -> None:
     assert message in refusal(saved(content, tmp_path)).message
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.7, 0.99])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_truncated_files(tmp_path: Path, kind: str, keep: float) -> None:
+def test_read_weights_of_truncated_files(tmp_path: Path, kind: str, keep: float) -> None:
     path = tmp_path / "best.pth"
     state = {"weight": torch.randn(64, 64)}
     if kind == "safetensors":
@@ -349,7 +353,9 @@ def test_truncated_files(tmp_path: Path, kind: str, keep: float) -> None:
         ("a.pth", b"hello world", "an unknown kind of file (it starts with b'hello wo')"),
     ],
 )
-def test_foreign_files_are_named(tmp_path: Path, name: str, content: bytes, kind: str) -> None:
+def test_read_weights_names_foreign_files(
+    tmp_path: Path, name: str, content: bytes, kind: str
+) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     error = refusal(path)
@@ -365,20 +371,20 @@ def test_foreign_files_are_named(tmp_path: Path, name: str, content: bytes, kind
         ("holiday/001.jpg", "a zip archive that torch.save did not write"),
     ],
 )
-def test_foreign_archives_are_named(tmp_path: Path, member: str, kind: str) -> None:
+def test_read_weights_names_foreign_archives(tmp_path: Path, member: str, kind: str) -> None:
     path = tmp_path / "model.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(member, b"")
     assert kind in refusal(path).message
 
 
-def test_a_real_torch_export_archive_is_named(tmp_path: Path) -> None:
+def test_read_weights_names_torch_export_archives(tmp_path: Path) -> None:
     path = tmp_path / "program.pt2"
     torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),)), path)
     assert "torch.export" in refusal(path).message
 
 
-def test_missing_empty_and_folder(tmp_path: Path) -> None:
+def test_read_weights_of_missing_or_empty_file_or_folder(tmp_path: Path) -> None:
     assert "There is no checkpoint" in refusal(tmp_path / "lost.pth").message
     saved(STATE, tmp_path)
     assert refusal(tmp_path / "lost.pth").hint == "There is: best.pth."

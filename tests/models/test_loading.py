@@ -78,7 +78,7 @@ def assert_same(loaded: LoadedModel, module: nn.Module) -> None:
     assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
-def test_it_is_what_a_strict_load_gives(make: Make, tmp_path: Path) -> None:
+def test_load_model_equals_a_strict_load(make: Make, tmp_path: Path) -> None:
     architecture = make("Tiny")
     module = trained(architecture.build(7))
     loaded = load_model(architecture, saved(module.state_dict(), tmp_path))
@@ -91,7 +91,7 @@ def test_it_is_what_a_strict_load_gives(make: Make, tmp_path: Path) -> None:
     assert loaded.notes == ()
 
 
-def test_it_is_ready_to_be_deployed(make: Make, tmp_path: Path) -> None:
+def test_load_model_is_frozen_fp32_on_cpu(make: Make, tmp_path: Path) -> None:
     state = make("Tiny").build(2).half().state_dict()
     module = load_model(make("half"), saved(state, tmp_path)).module
     assert not any(part.training for part in module.modules())
@@ -100,7 +100,7 @@ def test_it_is_ready_to_be_deployed(make: Make, tmp_path: Path) -> None:
     assert {tensor.device.type for tensor in module.state_dict().values()} == {"cpu"}
 
 
-def test_the_file_may_be_overwritten_afterwards(make: Make, tmp_path: Path) -> None:
+def test_load_model_copies_the_weights(make: Make, tmp_path: Path) -> None:
     module = make("Tiny").build(3)
     path = saved(module.state_dict(), tmp_path)
     loaded = load_model(make("Tiny"), path)
@@ -111,7 +111,7 @@ def test_the_file_may_be_overwritten_afterwards(make: Make, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "num_classes"), [("mnasnet0_5", 3), ("resnet_cifar96", 4), ("timm/resnet18", 2)]
 )
-def test_library_networks(name: str, num_classes: int, tmp_path: Path) -> None:
+def test_load_model_of_library_networks(name: str, num_classes: int, tmp_path: Path) -> None:
     architecture = resolve_architecture(name, allow_user_code=True)
     module = architecture.build(num_classes)
     loaded = load_model(architecture, saved({"model": module.state_dict()}, tmp_path))
@@ -119,7 +119,7 @@ def test_library_networks(name: str, num_classes: int, tmp_path: Path) -> None:
     assert loaded.num_classes == num_classes
 
 
-def test_densenet_with_arguments(tmp_path: Path) -> None:
+def test_load_model_of_densenet_with_arguments(tmp_path: Path) -> None:
     arch_args = {"growth_rate": 4, "block_config": (1, 2), "num_init_features": 8, "k": 2}
     architecture = resolve_architecture("densenet", allow_user_code=False)
     module = architecture.build(3, arch_args)
@@ -129,13 +129,13 @@ def test_densenet_with_arguments(tmp_path: Path) -> None:
         load_model(architecture, path, arch_args={**arch_args, "k": 1})
 
 
-def test_weights_without_versions_load_into_networks_that_ask_for_one(tmp_path: Path) -> None:
+def test_load_model_without_version_metadata(tmp_path: Path) -> None:
     architecture = resolve_architecture("mnasnet0_5", allow_user_code=False)
     module = architecture.build(2)
     assert_same(load_model(architecture, saved(dict(module.state_dict()), tmp_path)), module)
 
 
-def test_heads_that_only_training_uses_are_left_out(tmp_path: Path) -> None:
+def test_load_model_skips_auxiliary_heads(tmp_path: Path) -> None:
     theirs = torchvision.models.googlenet(weights=None, init_weights=False, num_classes=3).eval()
     theirs.aux1.fc2 = nn.Linear(1024, 1000)  # fine-tuning often forgets them
     loaded = load_model(
@@ -156,7 +156,7 @@ def test_heads_that_only_training_uses_are_left_out(tmp_path: Path) -> None:
     assert len(decided.notes) == 1
 
 
-def test_prefixes_that_do_not_belong_to_the_network(make: Make, tmp_path: Path) -> None:
+def test_load_model_removes_foreign_prefixes(make: Make, tmp_path: Path) -> None:
     module = make("Tiny").build(3)
     state = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
     loaded = load_model(make("Tiny"), saved({"state_dict": state}, tmp_path))
@@ -164,24 +164,24 @@ def test_prefixes_that_do_not_belong_to_the_network(make: Make, tmp_path: Path) 
     assert loaded.notes == ("taken from the entry 'state_dict'", "prefix 'model.' removed")
 
 
-def test_a_file_from_before_batches_were_counted(make: Make, tmp_path: Path) -> None:
+def test_load_model_without_num_batches_tracked(make: Make, tmp_path: Path) -> None:
     module = make("Tiny").build(3)
     state = module.state_dict()
     del state["norm.num_batches_tracked"]
     assert_same(load_model(make("Tiny"), saved(state, tmp_path)), module)
 
 
-def test_a_network_that_decides_its_classes(make: Make, tmp_path: Path) -> None:
+def test_load_model_of_fixed_classes(make: Make, tmp_path: Path) -> None:
     state = make("Tiny").build(5).state_dict()
     assert load_model(make("fixed"), saved(state, tmp_path)).num_classes == 5
 
 
-def test_the_number_of_classes_where_a_layer_has_more_outputs(make: Make, tmp_path: Path) -> None:
+def test_load_model_classes_with_more_outputs(make: Make, tmp_path: Path) -> None:
     state = nn.Sequential(nn.Flatten(), nn.Linear(3, 2 * 6 + 2)).state_dict()
     assert load_model(make("background"), saved(state, tmp_path)).num_classes == 6
 
 
-def test_heads_that_disagree(make: Make, tmp_path: Path) -> None:
+def test_load_model_of_disagreeing_heads(make: Make, tmp_path: Path) -> None:
     state = nn.ModuleDict({"a": nn.Linear(2, 4), "b": nn.Linear(2, 9)}).state_dict()
     with pytest.raises(CheckpointError, match="disagree") as caught:
         load_model(make("two_heads"), saved(state, tmp_path))
@@ -189,19 +189,19 @@ def test_heads_that_disagree(make: Make, tmp_path: Path) -> None:
     assert "b.bias says 9" in caught.value.message
 
 
-def test_one_logit_is_no_classifier(make: Make, tmp_path: Path) -> None:
+def test_load_model_refuses_one_logit(make: Make, tmp_path: Path) -> None:
     state = make("Tiny").build(1).state_dict()
     with pytest.raises(CheckpointError, match="no classes to choose among"):
         load_model(make("Tiny"), saved(state, tmp_path))
 
 
-def test_a_network_whose_shapes_are_not_known(make: Make, tmp_path: Path) -> None:
+def test_load_model_refuses_lazy_layers(make: Make, tmp_path: Path) -> None:
     with pytest.raises(ArchitectureError, match="lazy layers") as caught:
         load_model(make("lazy"), saved(nn.Linear(2, 2).state_dict(), tmp_path))
     assert "model(torch.zeros(1, 3" in caught.value.hint
 
 
-def test_a_network_without_a_layer_to_count(make: Make, tmp_path: Path) -> None:
+def test_load_model_without_a_layer_to_count(make: Make, tmp_path: Path) -> None:
     with pytest.raises(ArchitectureError, match="would tell the number of classes"):
         load_model(make("no_layers"), saved(nn.PReLU(4).state_dict(), tmp_path))
 
@@ -212,7 +212,7 @@ def misfit(architecture: Architecture, state: object, folder: Path) -> Checkpoin
     return caught.value
 
 
-def test_a_changed_head_is_explained(make: Make, tmp_path: Path) -> None:
+def test_load_model_explains_a_changed_head(make: Make, tmp_path: Path) -> None:
     module = make("Tiny").build(3)
     module.fc = nn.Sequential(nn.Dropout(), nn.Linear(4, 3))
     error = misfit(make("Tiny"), module.state_dict(), tmp_path)
@@ -224,13 +224,13 @@ def test_a_changed_head_is_explained(make: Make, tmp_path: Path) -> None:
     assert "Only 'fc' differs" in error.hint
 
 
-def test_other_shapes_are_told(make: Make, tmp_path: Path) -> None:
+def test_load_model_names_other_shapes(make: Make, tmp_path: Path) -> None:
     state = make("Tiny").build(3).state_dict() | {"conv.weight": torch.zeros(4, 1, 3, 3)}
     error = misfit(make("Tiny"), state, tmp_path)
     assert "conv.weight is 4x1x3x3 in the file, 4x3x3x3 in the network" in error.message
 
 
-def test_another_architectures_weights_are_recognised(tmp_path: Path) -> None:
+def test_load_model_recognises_another_architecture(tmp_path: Path) -> None:
     state = resolve_architecture("resnet18", allow_user_code=False).build(3).state_dict()
     error = misfit(resolve_architecture("densenet121", allow_user_code=False), state, tmp_path)
     assert "best.pth does not fit torchvision/densenet121: 0 entries fit" in error.message
@@ -241,7 +241,7 @@ def test_another_architectures_weights_are_recognised(tmp_path: Path) -> None:
     assert "best.pth" in error.hint
 
 
-def test_weights_without_a_head(make: Make, tmp_path: Path) -> None:
+def test_load_model_of_weights_without_head(make: Make, tmp_path: Path) -> None:
     state = make("Tiny").build(3).state_dict()
     del state["fc.weight"], state["fc.bias"]
     error = misfit(make("Tiny"), state, tmp_path)
@@ -275,7 +275,7 @@ NETWORK = ("conv.weight", "head.fc.weight", "head.fc.bias")
         ),
     ],
 )
-def test_prefixes_go_where_that_makes_the_names_fit(
+def test_align_names_adds_or_removes_prefixes(
     found: list[str], expected: list[str], note: str
 ) -> None:
     names, changed = align_names(found, expected)
@@ -284,17 +284,17 @@ def test_prefixes_go_where_that_makes_the_names_fit(
     assert changed == note
 
 
-def test_names_stay_where_nothing_fits_better() -> None:
+def test_align_names_without_better_fit() -> None:
     names, changed = align_names(["model.a.weight", "model.b.weight"], NETWORK)
     assert names == {"model.a.weight": "model.a.weight", "model.b.weight": "model.b.weight"}
     assert changed == ""
 
 
-def test_a_networks_own_module_named_module_is_kept() -> None:
+def test_align_names_keeps_a_module_named_module() -> None:
     names = ["module.weight", "weight"]
     assert align_names(names, names)[0] == {"module.weight": "module.weight", "weight": "weight"}
 
 
-def test_two_names_never_become_one() -> None:
+def test_align_names_keeps_names_distinct() -> None:
     found = ["model.conv.weight", "conv.weight"]
     assert len(set(align_names(found, NETWORK)[0].values())) == 2

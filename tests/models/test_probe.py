@@ -51,7 +51,7 @@ class OneHot(nn.Module):
         return torch.eye(3)[torch.zeros(len(x), dtype=torch.long)]
 
 
-def test_images_beyond_memory_are_refused():
+def test_check_answers_of_images_beyond_memory():
     with pytest.raises(ArchitectureError, match="do not fit in memory"):
         check_answers(Means(), (10_000_000, 10_000_000), 3)
 
@@ -66,17 +66,17 @@ def test_images_beyond_memory_are_refused():
         OneHot(),
     ],
 )
-def test_a_sound_network_passes(module):
+def test_check_answers_of_sound_networks(module):
     check_answers(module.eval(), (8, 8), 3)
 
 
-def test_a_network_that_ends_in_softmax_is_refused():
+def test_check_answers_refuses_softmax():
     with pytest.raises(ModelError, match="answers with probabilities") as caught:
         check_answers(nn.Sequential(Means(), nn.Softmax(1)), (8, 8), 3)
     assert "Take the softmax out of forward()" in caught.value.hint
 
 
-def test_a_forward_that_fails_is_told_what_it_must_take():
+def test_check_answers_of_a_failing_forward():
     with pytest.raises(ArchitectureError) as caught:
         check_answers(Picky(), (8, 8), 3)
     assert "one batch of images (N, 3, H, W), alone, and run on the CPU" in caught.value.hint
@@ -97,7 +97,7 @@ def test_a_forward_that_fails_is_told_what_it_must_take():
         (Picky(), ArchitectureError, "fails on images of 8x8: ValueError: expected 32x32"),
     ],
 )
-def test_what_nobody_can_deploy_is_refused(module, error, message):
+def test_check_answers_refuses_undeployable_networks(module, error, message):
     torch.manual_seed(0)
     with pytest.raises(error, match=message) as caught:
         check_answers(module, (8, 8), 3)

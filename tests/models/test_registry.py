@@ -38,17 +38,17 @@ def logits_of(name: str, num_classes: int, **arch_args: object) -> torch.Size:
         ("timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k", "timm"),
     ],
 )
-def test_names_and_their_precedence(asked: str, canonical: str, origin: str) -> None:
+def test_resolve_architecture_names_and_precedence(asked: str, canonical: str, origin: str) -> None:
     architecture = resolve_architecture(asked, allow_user_code=True)
     assert (architecture.name, architecture.origin) == (canonical, origin)
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "efficientnet_b0", "timm/mobilenetv3_small_050"])
-def test_library_networks_have_the_number_of_classes_asked_for(name: str) -> None:
+def test_architecture_build_with_number_of_classes(name: str) -> None:
     assert logits_of(name, 7) == (1, 7)
 
 
-def test_networks_with_training_heads_give_plain_logits() -> None:
+def test_architecture_build_without_auxiliary_heads() -> None:
     assert logits_of("googlenet", 3) == (1, 3)
 
 
@@ -62,19 +62,19 @@ def test_networks_with_training_heads_give_plain_logits() -> None:
         ("torchvision/dpn92", "dpn92"),
     ],
 )
-def test_an_unknown_name_gets_the_closest(name: str, closest: str) -> None:
+def test_resolve_architecture_suggests_the_closest(name: str, closest: str) -> None:
     with pytest.raises(UsageError, match="no architecture") as caught:
         resolve_architecture(name, allow_user_code=True)
     assert closest in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "torchvision/fcn_resnet50", "r3d_18"])
-def test_only_classifiers_are_offered(name: str) -> None:
+def test_resolve_architecture_offers_only_classifiers(name: str) -> None:
     with pytest.raises(UsageError, match="no architecture"):
         resolve_architecture(name, allow_user_code=True)
 
 
-def test_the_list_names_what_can_be_resolved() -> None:
+def test_list_architectures_can_all_be_resolved() -> None:
     names = list_architectures()
     assert {"dpn92", "dpn98", "densenet", "resnet_cifar96"} <= set(names["zoo"])
     assert "torchvision/densenet121" in names["torchvision"]
@@ -85,7 +85,7 @@ def test_the_list_names_what_can_be_resolved() -> None:
     )
 
 
-def test_arguments_reach_the_network() -> None:
+def test_architecture_build_passes_arguments() -> None:
     module = resolve_architecture("mobilenet_v2", allow_user_code=False).build(
         2, {"width_mult": 0.35}
     )
@@ -101,7 +101,7 @@ def test_arguments_reach_the_network() -> None:
         ("timm/resnet18", "groups", "cardinality"),
     ],
 )
-def test_an_unknown_argument_gets_the_accepted_ones(
+def test_architecture_build_refuses_unknown_arguments(
     name: str, argument: str, accepted: str
 ) -> None:
     with pytest.raises(UsageError, match=f"takes no argument {argument}") as caught:
@@ -120,23 +120,23 @@ def test_an_unknown_argument_gets_the_accepted_ones(
         ("timm/efficientvit_b0", "checkpoint_path"),
     ],
 )
-def test_nothing_is_downloaded_or_read_by_an_argument(name: str, argument: str) -> None:
+def test_architecture_build_refuses_arguments_that_download(name: str, argument: str) -> None:
     with pytest.raises(UsageError, match=f"takes no argument {argument}"):
         resolve_architecture(name, allow_user_code=True).build(2, {argument: True})
 
 
-def test_the_number_of_classes_is_no_argument_of_the_user() -> None:
+def test_architecture_build_refuses_number_of_classes_as_argument() -> None:
     with pytest.raises(UsageError, match="num_classes of densenet") as caught:
         resolve_architecture("densenet", allow_user_code=False).build(2, {"num_classes": 4})
     assert "read off the weights" in caught.value.hint
 
 
-def test_a_value_that_the_network_refuses_is_a_usage_error() -> None:
+def test_architecture_build_refused_value_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="cannot be made with block_config=6: TypeError"):
         resolve_architecture("densenet", allow_user_code=False).build(2, {"block_config": 6})
 
 
-def test_a_network_that_cannot_be_made_at_all_is_not_the_users_mistake() -> None:
+def test_architecture_build_impossible_is_an_architecture_error() -> None:
     with pytest.raises(ArchitectureError, match="vit_b_16 cannot be made: "):
         resolve_architecture("vit_b_16", allow_user_code=False).build(-1)
 
@@ -159,23 +159,23 @@ def test_a_network_that_cannot_be_made_at_all_is_not_the_users_mistake() -> None
         ("007", "007"),
     ],
 )
-def test_values(text: str, value: object) -> None:
+def test_parse_arch_args_values(text: str, value: object) -> None:
     parsed = parse_arch_args([f"key={text}"])["key"]
     assert parsed == value
     assert type(parsed) is type(value)
 
 
-def test_several_items_keep_their_order() -> None:
+def test_parse_arch_args_keeps_order() -> None:
     assert list(parse_arch_args(["k = 2", "bn_size=4"]).items()) == [("k", 2), ("bn_size", 4)]
 
 
 @pytest.mark.parametrize("item", ["k", "k=", "=2", "a b=2", "2k=1"])
-def test_what_is_not_key_value_is_refused(item: str) -> None:
+def test_parse_arch_args_refuses_other_items(item: str) -> None:
     with pytest.raises(UsageError, match="is not KEY=VALUE"):
         parse_arch_args([item])
 
 
-def test_a_key_comes_once() -> None:
+def test_parse_arch_args_refuses_repeated_keys() -> None:
     with pytest.raises(UsageError, match="k is given twice"):
         parse_arch_args(["k=1", "k=2"])
 
@@ -199,7 +199,7 @@ def applied(preprocessing: Preprocessing, photo: Image.Image) -> torch.Tensor:
     "name",
     ["resnet18.tv_in1k", "dpn92", "dm_nfnet_f0", "coat_lite_medium_384"],
 )
-def test_it_is_timms_own_transform(name: str) -> None:
+def test_timm_preprocessing_equals_transform_of_timm(name: str) -> None:
     import timm.data
 
     pixels = np.random.default_rng(0).integers(0, 256, (300, 417, 3), dtype=np.uint8)
@@ -213,7 +213,7 @@ def test_it_is_timms_own_transform(name: str) -> None:
     assert torch.equal(ours, theirs)
 
 
-def test_its_values_and_their_source() -> None:
+def test_timm_preprocessing_values_and_source() -> None:
     assert timm_preprocessing(
         resolve_architecture("timm/resnet18.tv_in1k", allow_user_code=False)
     ) == Preprocessing(
@@ -221,11 +221,11 @@ def test_its_values_and_their_source() -> None:
     )
 
 
-def test_only_timm_has_it() -> None:
+def test_timm_preprocessing_of_other_networks() -> None:
     with pytest.raises(UsageError, match="dpn92 is not a timm network"):
         timm_preprocessing(resolve_architecture("dpn92", allow_user_code=False))
 
 
-def test_what_a_preprocessing_cannot_say_is_refused() -> None:
+def test_timm_preprocessing_refuses_what_it_cannot_express() -> None:
     with pytest.raises(UsageError, match="3x546x546, crop mode border"):
         timm_preprocessing(resolve_architecture("timm/deepseek_vit_412m", allow_user_code=False))

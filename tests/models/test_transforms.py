@@ -11,7 +11,7 @@ from deploykit.specs.preprocessing import Preprocessing
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
 
 
-def test_torchvision_does_what_is_recorded():
+def test_torchvision_transform_of_recorded_preprocessing():
     recorded = Preprocessing(resize=12, crop_size=(8, 10), interpolation="lanczos")
     values = torchvision_transform(recorded)(PHOTO)
     assert (values.shape, values.dtype) == ((3, 8, 10), np.float32)
@@ -20,7 +20,7 @@ def test_torchvision_does_what_is_recorded():
     assert np.allclose(stretched(PHOTO).transpose(1, 2, 0), expected, atol=1e-6)
 
 
-def test_a_transform_may_give_arrays_and_tensors():
+def test_transform_takes_arrays_and_tensors():
     for found in (
         np.ones((3, 2, 2)),
         torch.ones(3, 2, 2, dtype=torch.float64),
@@ -45,12 +45,12 @@ def test_a_transform_may_give_arrays_and_tensors():
         (None, "type NoneType"),
     ],
 )
-def test_what_is_no_network_input_is_refused(found, message):
+def test_transform_refuses_other_values(found, message):
     with pytest.raises(InputError, match=f"made gives .*{message}"):
         Transform("made", lambda image: found)(PHOTO)
 
 
-def test_the_photo_stays_as_it_is():
+def test_transform_leaves_the_image_unchanged():
     def spoil(image):
         image.paste(0, (0, 0, 30, 20))
         return np.zeros((3, 2, 2))
@@ -101,7 +101,7 @@ def code(tmp_path):
 @pytest.mark.parametrize(
     "name", ["direct", "build", "with_default", "Holder.transform", "choice.val"]
 )
-def test_the_users_transform(code, name):
+def test_user_transform_kinds(code, name):
     transform = user_transform(f"{code}:{name}")
     assert transform.name == f"{code}:{name}"
     assert (transform(PHOTO) == 30).all()
@@ -118,13 +118,13 @@ def test_the_users_transform(code, name):
         ("reads_data", InputError, "reads its data when it is applied"),
     ],
 )
-def test_what_cannot_be_loaded(code, name, error, message):
+def test_user_transform_that_cannot_be_loaded(code, name, error, message):
     with pytest.raises(error, match=message) as caught:
         user_transform(f"{code}:{name}")
     assert caught.value.hint
 
 
-def test_a_missing_key_gets_the_nearest(code):
+def test_user_transform_of_a_missing_key(code):
     with pytest.raises(UsageError) as caught:
         user_transform(f"{code}:choice.vla")
     assert "val" in caught.value.hint
@@ -156,7 +156,7 @@ class Preset:
 """
 
 
-def test_a_missing_name_gets_what_may_be_meant(tmp_path):
+def test_user_transform_of_a_missing_name(tmp_path):
     path = tmp_path / "train.py"
     path.write_text(VARIABLES, encoding="utf-8")
     with pytest.raises(UsageError, match="There is no nothere") as caught:
@@ -167,17 +167,17 @@ def test_a_missing_name_gets_what_may_be_meant(tmp_path):
     assert "val_transform" in caught.value.hint
 
 
-def test_a_transform_that_fails_names_the_line(code):
+def test_user_transform_that_fails_names_the_line(code):
     with pytest.raises(InputError, match=r"train.py:\d+: KeyError: 'size'"):
         user_transform(f"{code}:broken")(PHOTO)
 
 
-def test_a_file_without_a_name(code):
+def test_user_transform_without_name(code):
     with pytest.raises(UsageError, match="but not the transform in it"):
         user_transform(str(code))
 
 
-def test_a_script_that_trains(tmp_path):
+def test_user_transform_in_a_script_that_trains(tmp_path):
     path = tmp_path / "script.py"
     path.write_text("from torch.utils.data import DataLoader\nnext(iter(DataLoader([1])))\n")
     with pytest.raises(ArchitectureError, match="reads its data when it is imported"):
@@ -185,7 +185,7 @@ def test_a_script_that_trains(tmp_path):
     assert next(iter(DataLoader([1]))) == 1
 
 
-def test_without_torchvision(monkeypatch):
+def test_torchvision_transform_without_torchvision(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchvision.transforms", None)
     with pytest.raises(DependencyError, match="torchvision"):
         torchvision_transform(Preprocessing())

@@ -50,7 +50,7 @@ def failure(name: str) -> ArchitectureError:
     return caught.value
 
 
-def test_a_class_in_a_file(write: Write) -> None:
+def test_user_code_class_in_a_file(write: Write) -> None:
     path = write(NETWORK)
     architecture = resolve_architecture(f"{path}:Net", allow_user_code=True)
     assert (architecture.name, architecture.origin) == (f"{path}:Net", "user")
@@ -59,7 +59,7 @@ def test_a_class_in_a_file(write: Write) -> None:
     assert not (path.parent / "__pycache__").exists()
 
 
-def test_a_relative_path_and_further_arguments(
+def test_user_code_relative_path_with_arguments(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(NETWORK)
@@ -68,7 +68,7 @@ def test_a_relative_path_and_further_arguments(
     assert module.get_parameter("fc.weight").shape == (3, 9)
 
 
-def test_a_function_in_a_package_of_the_current_folder(
+def test_user_code_in_a_package_of_current_folder(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(NETWORK, "birds_project/net.py")
@@ -80,22 +80,22 @@ def test_a_function_in_a_package_of_the_current_folder(
 
 
 @pytest.mark.parametrize("argument", ["num_classes", "n_class", "n_classes", "classes"])
-def test_the_usual_names_for_the_number_of_classes(write: Write, argument: str) -> None:
+def test_user_code_names_for_number_of_classes(write: Write, argument: str) -> None:
     path = write(NETWORK + f"\ndef make({argument}=4): return Net({argument})")
     assert outputs(f"{path}:make", 6) == 6
 
 
-def test_keywords_that_are_handed_on(write: Write) -> None:
+def test_user_code_with_kwargs(write: Write) -> None:
     path = write(NETWORK + "\ndef make(**kwargs): return Net(**kwargs)")
     assert outputs(f"{path}:make", 6, width=2) == 6
 
 
-def test_a_function_that_decides_the_number_of_classes(write: Write) -> None:
+def test_user_code_of_fixed_classes(write: Write) -> None:
     path = write(NETWORK + "\ndef birds(): return Net(7)")
     assert outputs(f"{path}:birds", 3) == 7
 
 
-def test_a_method_that_makes_the_network(write: Write) -> None:
+def test_user_code_static_method(write: Write) -> None:
     path = write(
         NETWORK
         + """
@@ -107,7 +107,7 @@ class Zoo:
     assert outputs(f"{path}:Zoo.small", 5) == 5
 
 
-def test_files_beside_it_can_be_imported_also_when_it_is_called(write: Write) -> None:
+def test_user_code_imports_files_beside_it(write: Write) -> None:
     write("WIDTH = 6", "sibling_at_import.py")
     write("SCALE = 2", "sibling_at_call.py")
     path = write(
@@ -123,9 +123,7 @@ def make(num_classes):
     assert module.get_parameter("fc.weight").shape == (2, 12)
 
 
-def test_what_it_prints_does_not_reach_stdout(
-    write: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_user_code_prints_to_stderr(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(
         NETWORK + "\nprint('importing')\ndef make(n_class): print('making'); return Net(2)"
     )
@@ -151,22 +149,20 @@ SWALLOWS = "try:\n    torch.zeros(1, requires_grad=True).sum().backward()\nexcep
         ("raise SystemExit(2)\n", "ends the program"),
     ],
 )
-def test_a_script_that_works_when_imported_is_explained(
-    write: Write, script: str, what: str
-) -> None:
+def test_user_code_script_that_trains_is_explained(write: Write, script: str, what: str) -> None:
     path = write(NETWORK + script)
     error = failure(f"{path}:Net")
     assert re.search(rf"net\.py {what} when it is imported, at .*net\.py:\d+", error.message)
     assert "if __name__ ==" in error.hint
 
 
-def test_a_main_guard_is_all_that_such_a_script_needs(write: Write) -> None:
+def test_user_code_script_with_main_guard(write: Write) -> None:
     script = textwrap.indent(TRAINS_BY_BACKWARD, "    ")
     path = write(f'{NETWORK}\nif __name__ == "__main__":\n{script}')
     assert outputs(f"{path}:Net") == 3
 
 
-def test_training_works_again_afterwards(write: Write) -> None:
+def test_user_code_failed_leaves_torch_working(write: Write) -> None:
     failure(f"{write(NETWORK + READS_DATA)}:Net")
     module = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
@@ -177,24 +173,24 @@ def test_training_works_again_afterwards(write: Write) -> None:
     assert not torch.equal(module.weight, before)
 
 
-def test_an_exception_while_importing_has_its_line(write: Write) -> None:
+def test_user_code_exception_while_importing(write: Write) -> None:
     path = write("import os\n\ndef load():\n    os.listdir('D:/no/such/photos')\n\nload()\n")
     error = failure(f"{path}:Net")
     assert f"{path}:4: FileNotFoundError: " in error.message
     assert "if __name__ ==" in error.hint
 
 
-def test_an_exception_below_the_users_code_has_the_users_line(write: Write) -> None:
+def test_user_code_exception_in_a_library(write: Write) -> None:
     path = write("import json\n\njson.loads('{')\n")
     assert f"{path}:3: JSONDecodeError: " in failure(f"{path}:Net").message
 
 
-def test_a_syntax_error_has_its_line(write: Write) -> None:
+def test_user_code_syntax_error(write: Write) -> None:
     path = write("x = 1\nclass Net(\n")
     assert f"{path}:2: SyntaxError: " in failure(f"{path}:Net").message
 
 
-def test_a_package_that_it_misses_is_named(write: Write) -> None:
+def test_user_code_missing_package(write: Write) -> None:
     path = write("import no_such_package_1")
     with pytest.raises(DependencyError, match="No module named 'no_such_package_1'") as caught:
         resolve_architecture(f"{path}:Net", allow_user_code=True)
@@ -202,35 +198,35 @@ def test_a_package_that_it_misses_is_named(write: Write) -> None:
     assert "pip install no_such_package_1;" in caught.value.hint
 
 
-def test_a_package_that_pip_calls_otherwise(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_code_missing_package_of_another_pip_name(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(DependencyError) as caught:
         resolve_architecture(f"{write('import cv2')}:Net", allow_user_code=True)
     assert "pip install opencv-python;" in caught.value.hint
 
 
-def test_a_package_of_another_version(write: Write) -> None:
+def test_user_code_package_of_another_version(write: Write) -> None:
     with pytest.raises(DependencyError) as caught:
         resolve_architecture(f"{write('import torch.no_such_part')}:Net", allow_user_code=True)
     assert "torch is here, without no_such_part" in caught.value.hint
 
 
-def test_logs_with_the_name_of_a_package_are_not_taken_for_it(write: Write) -> None:
+def test_user_code_folder_named_like_a_package(write: Write) -> None:
     write("loss 0.3", "no_such_logger/run.log")
     path = write("import no_such_logger", "code/net.py")
     with pytest.raises(DependencyError):
         resolve_architecture(f"{path}:Net", allow_user_code=True)
 
 
-def test_a_module_of_ones_own_that_is_not_there(write: Write) -> None:
+def test_user_code_missing_own_module(write: Write) -> None:
     write("", "own_parts/__init__.py")
     path = write("import own_parts.layers")
     assert f"{path.parent} has no own_parts.layers" in failure(f"{path}:Net").hint
 
 
-def test_a_module_of_ones_own_in_a_folder_above(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_user_code_module_in_a_folder_above(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write("WIDTH = 4", "own_widths/sizes.py").parent.parent
     path = write("from own_widths.sizes import WIDTH\n" + NETWORK, "own_nets/net.py")
     error = failure(f"{path}:Net")
@@ -239,7 +235,7 @@ def test_a_module_of_ones_own_in_a_folder_above(
     assert outputs("own_nets.net:Net") == 3
 
 
-def test_a_relative_import_needs_the_package(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_code_relative_import(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write("WIDTH = 4", "own_birds/layers.py")
     path = write("from .layers import WIDTH\n" + NETWORK, "own_birds/net.py")
     error = failure(f"{path}:Net")
@@ -250,34 +246,34 @@ def test_a_relative_import_needs_the_package(write: Write, monkeypatch: pytest.M
     assert outputs("own_birds.net:Net") == 3
 
 
-def test_a_number_of_classes_that_is_not_taken_is_told_to_be_ours(write: Write) -> None:
+def test_user_code_that_takes_no_num_classes(write: Write) -> None:
     path = write(NETWORK + "\ndef make(*args, **kw): return nn.Linear(3, 3, **kw)")
     error = failure(f"{path}:make")
     assert "unexpected keyword argument 'num_classes'" in error.message
     assert "deploykit added num_classes" in error.hint
 
 
-def test_an_exception_in_the_constructor_has_its_line(write: Write) -> None:
+def test_user_code_exception_in_the_constructor(write: Write) -> None:
     path = write("def make(num_classes):\n    return {}['heads']\n")
     error = failure(f"{path}:make")
     assert "make fails when it is called" in error.message
     assert f"{path}:2: KeyError: 'heads'" in error.message
 
 
-def test_a_class_that_takes_a_config_needs_a_function(write: Write) -> None:
+def test_user_code_class_that_takes_a_config(write: Write) -> None:
     path = write("class DPN:\n    def __init__(self, cfg): pass\n")
     error = failure(f"{path}:DPN")
     assert f"{path}:DPN needs cfg, which has no default" in error.message
     assert "def make(num_classes): return DPN(cfg=...)" in error.hint
 
 
-def test_a_missing_argument_can_be_given(write: Write) -> None:
+def test_user_code_missing_argument(write: Write) -> None:
     path = write(NETWORK + "\ndef make(in_channel, num_classes): return Net(num_classes)")
     assert "--arch-arg in_channel=VALUE" in failure(f"{path}:make").hint
     assert outputs(f"{path}:make", 4, in_channel=3) == 4
 
 
-def test_an_argument_that_it_does_not_take(write: Write) -> None:
+def test_user_code_unknown_argument(write: Write) -> None:
     architecture = resolve_architecture(f"{write(NETWORK)}:Net", allow_user_code=True)
     with pytest.raises(UsageError, match="takes no argument depth") as caught:
         architecture.build(3, {"depth": 2})
@@ -296,11 +292,11 @@ def test_an_argument_that_it_does_not_take(write: Write) -> None:
         ("net = dict", "returns dict, not"),
     ],
 )
-def test_what_does_not_make_a_network(write: Write, code: str, message: str) -> None:
+def test_user_code_that_makes_no_network(write: Write, code: str, message: str) -> None:
     assert re.search(message, failure(f"{write(NETWORK + code)}:net").message)
 
 
-def test_a_function_that_forgets_to_return(write: Write) -> None:
+def test_user_code_that_returns_nothing(write: Write) -> None:
     assert "returns NoneType" in failure(f"{write('def net(): pass')}:net").message
 
 
@@ -314,13 +310,13 @@ def test_a_function_that_forgets_to_return(write: Write) -> None:
         ("no_such_module_1.net:Net", "no module no_such_module_1.net"),
     ],
 )
-def test_names_that_lead_nowhere(name: str, message: str) -> None:
+def test_user_code_names_that_do_not_exist(name: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve_architecture(name, allow_user_code=True)
     assert message in caught.value.message.replace("/", "\\" if "\\" in message else "/")
 
 
-def test_a_misspelt_class_gets_the_closest(write: Write) -> None:
+def test_user_code_misspelt_class(write: Write) -> None:
     with pytest.raises(UsageError, match="There is no Nett in") as caught:
         resolve_architecture(f"{write(NETWORK)}:Nett", allow_user_code=True)
     assert caught.value.hint == "It defines: Net."

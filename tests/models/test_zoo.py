@@ -70,12 +70,12 @@ def assert_golden(module: nn.Module, name: str) -> None:
         ("torchvision/densenet121", "densenet121"),
     ],
 )
-def test_names_shapes_and_logits_are_the_tutorials(architecture: str, name: str) -> None:
+def test_zoo_networks_equal_the_tutorials(architecture: str, name: str) -> None:
     num_classes = golden(name)["num_classes"]
     assert_golden(resolve_architecture(architecture, allow_user_code=True).build(num_classes), name)
 
 
-def test_dpn92_takes_the_tutorials_checkpoints() -> None:
+def test_dpn92_names_and_shapes_of_the_tutorial() -> None:
     with torch.device("meta"):
         assert_names_and_shapes(
             resolve_architecture("dpn92", allow_user_code=False).build(4), "dpn92"
@@ -91,11 +91,11 @@ class PooledLayer(nn.Module):
         return self.layer(x).mean((2, 3))
 
 
-def test_a_dense_layer_appends_k_growth_rates() -> None:
+def test_dense_layer_appends_k_growth_rates() -> None:
     assert_golden(PooledLayer(), "dense_layer_k2")
 
 
-def test_dpn98_is_the_wider_dpn() -> None:
+def test_dpn98_shapes() -> None:
     with torch.device("meta"):
         module = resolve_architecture("dpn98", allow_user_code=False).build(7)
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
@@ -116,7 +116,7 @@ def test_densenet_arguments_change_the_network() -> None:
     assert shapes["classifier.weight"] == (5, first_block // 2 + 3 * 3 * 8)
 
 
-def test_dropout_acts_in_training_only() -> None:
+def test_dense_layer_dropout_only_in_training() -> None:
     torch.manual_seed(0)
     layer = DenseLayer(4, growth_rate=8, bn_size=1, k=1, drop_rate=0.5)
     images = torch.randn(2, 4, 8, 8)
@@ -124,7 +124,7 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(layer.eval()(images), layer(images))
 
 
-def test_the_zoo_knows_how_its_networks_were_fed() -> None:
+def test_zoo_preprocessing() -> None:
     preprocessing = resolve_architecture("resnet_cifar96", allow_user_code=False).preprocessing
     assert preprocessing == Preprocessing(
         resize=(96, 96), mean=(0.5,) * 3, std=(0.5,) * 3, source="zoo resnet_cifar96"
@@ -132,7 +132,7 @@ def test_the_zoo_knows_how_its_networks_were_fed() -> None:
     assert resolve_architecture("dpn92", allow_user_code=False).preprocessing is None
 
 
-def test_a_name_is_registered_once() -> None:
+def test_register_refuses_a_repeated_name() -> None:
     def dpn92(num_classes: int) -> nn.Module:
         return nn.Linear(1, num_classes)
 

@@ -11,7 +11,7 @@ EXPECTED = {"dog/0.jpg": "dog", "dog/1.jpg": "dog", "bird/0.jpg": "bird"}
 LOGITS = np.array([[0, 2, 1], [3, 2, 1], [2, 0, 1], [0, 0, 1]], np.float32)
 
 
-def test_answers_are_held_against_the_folders_names():
+def test_accuracy_of_labelled_images():
     found = accuracy_of(LOGITS, PATHS, EXPECTED, LABELS)
     assert (found.images, found.correct) == (3, 2)
     assert found.rate == pytest.approx(2 / 3)
@@ -20,7 +20,7 @@ def test_answers_are_held_against_the_folders_names():
     assert (dog.label, dog.images, dog.correct, dog.rate) == ("dog", 2, 1, 0.5)
 
 
-def test_the_bounds_are_of_the_error_rate():
+def test_accuracy_of_error_rate_bounds():
     found = accuracy_of(LOGITS, PATHS, EXPECTED, LABELS)
     # Clopper-Pearson: of one trial without an error 1 - 0.05; of 2 with 1 sqrt(1 - 0.05); of 3 with
     # 1 the root of (1 - p)^3 + 3 p (1 - p)^2 = 0.05.
@@ -31,25 +31,25 @@ def test_the_bounds_are_of_the_error_rate():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_answer_that_is_not_finite_is_wrong(value):
+def test_accuracy_of_non_finite_answers(value):
     """Although its arg max would be the right class."""
     logits = LOGITS.copy()
     logits[0, 1] = value
     assert accuracy_of(logits, PATHS, EXPECTED, LABELS).correct == 1
 
 
-def test_a_class_that_is_never_right_has_no_better_bound_than_one():
+def test_accuracy_of_no_right_answer():
     found = accuracy_of(-LOGITS, PATHS, EXPECTED, LABELS)
     assert found.correct == 0
     assert found.error_rate_bound == 1.0
 
 
-def test_without_a_labelled_image_there_is_no_accuracy():
+def test_accuracy_of_unlabelled_images():
     assert accuracy_of(LOGITS, PATHS, {}, LABELS) is None
     assert accuracy_of(LOGITS, PATHS, {"elsewhere.jpg": "dog"}, LABELS) is None
 
 
-def test_both_sides_have_theirs_the_reference_first():
+def test_accuracies_of_reference_and_candidates():
     answers = Answers(PATHS, (4,), LOGITS, (LOGITS[::-1].copy(), -LOGITS))
     found = accuracies(answers, EXPECTED, LABELS)
     assert [each.correct for each in found] == [2, 1, 0]

@@ -13,12 +13,12 @@ def seen(*batches):
     return found
 
 
-def test_minmax_holds_all_that_any_photo_has():
+def test_minmax_covers_every_image():
     found = seen([[1.0, -2.0], [0.5, 0.25]], [[7.0, 3.0]])
     assert found.interval("minmax") == (-2.0, 7.0)
 
 
-def test_percentile_leaves_out_the_photo_that_is_far_off():
+def test_percentile_skips_a_distant_image():
     photos = np.tile([-1.0, 2.0], (40, 1))
     photos[7] = -100.0, 200.0
     found = seen(photos[:20], photos[20:])
@@ -27,7 +27,7 @@ def test_percentile_leaves_out_the_photo_that_is_far_off():
 
 
 @pytest.mark.parametrize(("photos", "left_out"), [(4, 0), (19, 0), (20, 1), (39, 1), (64, 3)])
-def test_percentile_leaves_out_whole_photos_a_twentieth_at_most(photos, left_out):
+def test_percentile_skips_at_most_a_twentieth(photos, left_out):
     found = seen([[float(n), -2.0 * n] for n in range(1, photos + 1)])
     last = photos - left_out
     assert found.interval("percentile") == (-2 * last, last)
@@ -36,18 +36,18 @@ def test_percentile_leaves_out_whole_photos_a_twentieth_at_most(photos, left_out
 
 @pytest.mark.parametrize("method", CALIBRATION_METHODS)
 @pytest.mark.parametrize(("values", "interval"), [([[3.0, 4.0]], (0, 4)), ([[-5.0]], (-5, 0))])
-def test_zero_is_always_held(method, values, interval):
+def test_interval_includes_zero(method, values, interval):
     assert seen(values).interval(method) == interval
 
 
 @pytest.mark.parametrize("method", CALIBRATION_METHODS)
 @pytest.mark.parametrize("values", [[], [[0.0, 0.0]], [[]]])
-def test_a_tensor_of_zeros_has_no_width(method, values):
+def test_interval_of_zeros(method, values):
     assert seen(values).interval(method) == (0, 0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_told_and_its_photo_left_out(value):
+def test_value_range_skips_non_finite_images(value):
     found = seen([[1.0, 2.0]])
     assert found.is_finite
     found.add(np.array([[value, 5.0], [3.0, 0.0]], np.float32))

@@ -35,7 +35,7 @@ def brightness(images):
         (225, [1, 2, 5, 32, *[8] * 23, 1]),
     ],
 )
-def test_the_images_are_split_over_the_batch_sizes(images, sizes):
+def test_batch_sizes_split(images, sizes):
     assert list(batch_sizes(images)) == sizes
 
 
@@ -48,17 +48,17 @@ def test_the_images_are_split_over_the_batch_sizes(images, sizes):
         (80, 64, [1, 2, 5, 64, 8]),
     ],
 )
-def test_no_batch_is_larger_than_a_session_takes(images, largest, sizes):
+def test_batch_sizes_up_to_the_largest(images, largest, sizes):
     assert list(batch_sizes(images, largest)) == sizes
 
 
-def test_every_image_is_in_exactly_one_batch():
+def test_batch_sizes_sum_to_the_images():
     for images in range(1, 120):
         sizes = list(batch_sizes(images))
         assert (sum(sizes), min(sizes)) == (images, 1)
 
 
-def test_regrouping_keeps_order_and_copies_reused_buffers():
+def test_regroup_keeps_order_and_copies_buffers():
     buffer = np.zeros((3, 8, 8, 3), np.uint8)
 
     def stream():
@@ -74,7 +74,7 @@ def test_regrouping_keeps_order_and_copies_reused_buffers():
     assert values == list(range(9))
 
 
-def test_regrouping_nothing_gives_nothing():
+def test_regroup_of_nothing():
     assert list(regroup([], [1, 2])) == []
 
 
@@ -92,7 +92,7 @@ def measured(candidates, images):
     return measure_answers(asked(candidates, images), specs, LABELS)
 
 
-def test_sessions_answer_the_same_batches():
+def test_ask_sessions_in_the_same_batches():
     images = images_with_values(range(0, 250, 10))
     reference = FakeSession(brightness, classes=2)
     same = FakeSession(brightness, classes=2)
@@ -110,7 +110,7 @@ def test_sessions_answer_the_same_batches():
     np.testing.assert_array_equal(answers.candidates[1], -brightness(images))
 
 
-def test_a_changed_class_is_told_as_soon_as_it_shows():
+def test_ask_sessions_reports_flips_at_once():
     def answer(batch):
         logits = brightness(batch)
         return np.where(batch[:, :1, 0, 0] == 120, -logits, logits)
@@ -124,7 +124,7 @@ def test_a_changed_class_is_told_as_soon_as_it_shows():
     assert done == [(1, 0), (3, 1), (8, 2), (9, 2)]
 
 
-def test_each_candidate_is_measured_against_the_reference():
+def test_measure_answers_of_each_candidate():
     images = images_with_values(range(0, 250, 10))
     inverted = FakeSession(lambda batch: -brightness(batch), classes=2)
     right, wrong = measured([FakeSession(brightness, classes=2), inverted], images)
@@ -135,7 +135,7 @@ def test_each_candidate_is_measured_against_the_reference():
 
 
 @pytest.mark.parametrize("broken_size", [2, 5, 8])
-def test_a_graph_that_is_wrong_at_one_batch_size_is_found(broken_size):
+def test_measure_answers_finds_a_wrong_batch_size(broken_size):
     def answer(batch):
         logits = brightness(batch)
         return logits[::-1] if len(batch) == broken_size else logits
@@ -145,7 +145,7 @@ def test_a_graph_that_is_wrong_at_one_batch_size_is_found(broken_size):
     assert tolerance_for("fp32").reasons(found) != ()
 
 
-def test_comparing_no_images_gives_an_empty_measurement():
+def test_measure_answers_of_no_image():
     (found,) = measured([FakeSession(brightness, classes=2)], np.zeros((0, 8, 8, 3), np.uint8))
     assert found.images == 0
     assert tolerance_for("fp32").reasons(found) == ("no image was compared",)

@@ -25,7 +25,7 @@ def reasons(measurement, precision="fp32"):
     return tolerance_for(precision).reasons(measurement)
 
 
-def test_equal_logits_pass_with_no_error():
+def test_measure_of_equal_logits():
     found = measured(REFERENCE.copy())
     assert (found.images, found.batch_sizes, found.scale) == (4, (1, 2), 4.0)
     assert (found.max_abs_error, found.rms_probability_change) == (0, 0)
@@ -34,7 +34,7 @@ def test_equal_logits_pass_with_no_error():
     assert reasons(found) == ()
 
 
-def test_errors_are_measured_and_relative_to_the_scale():
+def test_measure_of_errors_relative_to_scale():
     candidate = REFERENCE.copy()
     candidate[1, 2] += 0.002
     found = measured(candidate)
@@ -44,7 +44,7 @@ def test_errors_are_measured_and_relative_to_the_scale():
     assert reasons(found, "fp16") == ()
 
 
-def test_a_decidable_flip_is_counted_and_named():
+def test_measure_of_a_flip():
     candidate = REFERENCE.copy()
     candidate[3] = [1.9, 0, 2]
     found = measured(candidate)
@@ -56,7 +56,7 @@ def test_a_decidable_flip_is_counted_and_named():
     assert any("1 of 4 images changed their class" in text for text in reasons(found))
 
 
-def test_a_flip_below_the_margin_is_undecidable_and_listed():
+def test_measure_of_an_undecidable_flip():
     reference = np.tile(REFERENCE, (10, 1))
     reference[0] = [1.0001, 1.0, 0]
     candidate = reference.copy()
@@ -67,13 +67,13 @@ def test_a_flip_below_the_margin_is_undecidable_and_listed():
     assert reasons(found) == ()
 
 
-def test_the_undecidable_margin_is_wider_below_fp32():
+def test_measure_undecidable_below_fp32():
     reference = np.array([[4, 0, 0], [1.01, 1, 0]], np.float32)
     assert measured(reference, reference, "fp32").undecidable == 0
     assert measured(reference, reference, "fp16").undecidable == 1
 
 
-def test_a_network_that_decides_nothing_does_not_pass():
+def test_measure_of_constant_logits_does_not_pass():
     constant = np.ones((40, 3), np.float32)
     found = measured(constant.copy(), constant)
     assert (found.flips, found.undecidable, found.flip_rate_bound) == (0, 40, None)
@@ -90,7 +90,7 @@ def clear_and_close(close):
 
 
 @pytest.mark.parametrize(("close", "passes"), [(20, True), (21, False)])
-def test_images_too_close_for_fp16_do_not_speak_against_it_up_to_a_half(close, passes):
+def test_measure_of_close_images_in_fp16(close, passes):
     reference = clear_and_close(close)
     found = measured(reference.copy(), reference, "fp16")
     assert (found.undecidable, found.undecided, found.undecidable_flips) == (close, 0, 0)
@@ -98,7 +98,7 @@ def test_images_too_close_for_fp16_do_not_speak_against_it_up_to_a_half(close, p
 
 
 @pytest.mark.parametrize(("flipped", "passes"), [(2, True), (3, False)])
-def test_more_than_a_twentieth_of_undecidable_flips_does_not_pass(flipped, passes):
+def test_measure_of_many_undecidable_flips(flipped, passes):
     reference = clear_and_close(10)
     candidate = reference.copy()
     candidate[40 - flipped :] = [1, 1.01, 0]
@@ -107,7 +107,7 @@ def test_more_than_a_twentieth_of_undecidable_flips_does_not_pass(flipped, passe
     assert (reasons(found, "fp16") == ()) is passes
 
 
-def test_zero_logits_do_not_pass():
+def test_measure_of_zero_logits_does_not_pass():
     zeros = np.zeros((40, 3), np.float32)
     assert reasons(measured(zeros.copy(), zeros)) != ()
 
@@ -115,7 +115,7 @@ def test_zero_logits_do_not_pass():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("side", ["reference", "candidate"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_non_finite_logits_never_pass(value, side, precision):
+def test_measure_of_non_finite_logits_does_not_pass(value, side, precision):
     sides = {"reference": REFERENCE.copy(), "candidate": REFERENCE.copy()}
     sides[side][2, 1] = value
     found = measured(sides["candidate"], sides["reference"], precision)
@@ -125,19 +125,19 @@ def test_non_finite_logits_never_pass(value, side, precision):
     assert reasons(found, precision) == ("1 logit is NaN or infinite",)
 
 
-def test_all_logits_non_finite_is_measured_too():
+def test_measure_of_all_logits_non_finite():
     found = measured(np.full_like(REFERENCE, np.nan))
     assert (found.non_finite, found.undecidable) == (12, 4)
     assert reasons(found) != ()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_an_empty_comparison_never_passes(precision):
+def test_measure_of_no_image_does_not_pass(precision):
     found = measured(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32), precision)
     assert reasons(found, precision) == ("no image was compared",)
 
 
-def test_shapes_that_do_not_fit_are_refused():
+def test_measure_refuses_unequal_shapes():
     with pytest.raises(ValueError, match="do not fit"):
         measured(REFERENCE[:2])
 
@@ -146,7 +146,7 @@ def test_shapes_that_do_not_fit_are_refused():
     ("precision", "change", "passes"),
     [("fp16", 0.019, True), ("fp16", 0.021, False), ("int8", 0.09, True), ("int8", 0.11, False)],
 )
-def test_a_precision_allows_so_much_change_of_a_probability(precision, change, passes):
+def test_tolerance_of_probability_changes(precision, change, passes):
     reference = np.log(np.array([[0.7, 0.3]]))
     candidate = np.log(np.array([[0.7 - change, 0.3 + change]]))
     found = measured(candidate.astype(np.float32), reference.astype(np.float32), precision)
@@ -154,7 +154,7 @@ def test_a_precision_allows_so_much_change_of_a_probability(precision, change, p
     assert (reasons(found, precision) == ()) is passes
 
 
-def test_the_typical_change_is_the_root_mean_square_of_the_images_largest():
+def test_tolerance_of_rms_probability_change():
     reference = np.log(np.array([[0.7, 0.3], [0.6, 0.4], [0.6, 0.4]], np.float32))
     candidate = np.log(np.array([[0.73, 0.27], [0.56, 0.44], [0.6, 0.4]], np.float32))
     found = measured(candidate, reference, "int8")
@@ -165,7 +165,7 @@ def test_the_typical_change_is_the_root_mean_square_of_the_images_largest():
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 0), ("fp16", 2), ("int8", 4)])
-def test_a_precision_allows_so_many_flips(precision, allowed):
+def test_tolerance_of_flips(precision, allowed):
     # Two classes with probabilities near a half: a flip that changes no probability by 0.02.
     reference = np.tile(np.array([[0.515, 0.485]]), (400, 1))
     for flips in (allowed, allowed + 1):
@@ -179,7 +179,7 @@ def test_a_precision_allows_so_many_flips(precision, allowed):
         assert failed is (flips > allowed)
 
 
-def test_flips_are_listed_with_the_largest_margin_first():
+def test_measure_lists_flips_by_margin():
     candidate = REFERENCE[:, [1, 2, 0]]
     margins_found = [flip.margin for flip in measured(candidate).flipped]
     assert margins_found == sorted(margins_found, reverse=True)

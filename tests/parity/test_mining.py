@@ -38,7 +38,7 @@ def mining(**changes):
     return MarginMining(**{**fields, **changes})
 
 
-def test_two_logits_move_apart_by_the_difference_of_their_changes():
+def test_moved_apart_by_difference_of_changes():
     reference = np.array([[3, 2, 1], [0, 0, 0]], np.float32)
     together = reference + np.array([[5], [-7]], np.float32)
     assert moved_apart(reference, together) == 0
@@ -46,7 +46,7 @@ def test_two_logits_move_apart_by_the_difference_of_their_changes():
     assert moved_apart(reference, apart) == 3
 
 
-def test_a_margin_is_lost_exactly_when_two_logits_move_apart_by_more():
+def test_moved_apart_by_the_margin_is_a_flip():
     reference = logits_with([0.5])
     for change, flips in ((0.24, 0), (0.26, 1)):
         candidate = reference + np.array([[-change, change]], np.float32)
@@ -55,7 +55,7 @@ def test_a_margin_is_lost_exactly_when_two_logits_move_apart_by_more():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_has_moved_without_limit(value):
+def test_moved_apart_of_non_finite_logits(value):
     reference = logits_with([1, 1])
     broken = reference.copy()
     broken[1, 0] = value
@@ -63,7 +63,7 @@ def test_what_is_not_finite_has_moved_without_limit(value):
     assert moved_apart(broken, reference) == np.inf
 
 
-def test_rates_are_judged_over_all_that_was_ranked():
+def test_population_counts_all_ranked_images():
     # Of 100 photos four are undecided images, and two more decide in fp32 only.
     ranked = np.array([0.0005] * 4 + [0.02] * 2 + [5.0] * 94)
     reference = logits_with(ranked[:10])
@@ -76,7 +76,7 @@ def test_rates_are_judged_over_all_that_was_ranked():
 
 
 @pytest.mark.parametrize(("flips", "passes"), [(1, True), (2, False)])
-def test_flips_are_held_against_what_all_ranked_photos_allow(flips, passes):
+def test_population_limits_flips(flips, passes):
     """One of 300 is a third of a percent, of 10 it would be ten."""
     reference = logits_with([0.06] * 10)
     candidate = reference.copy()
@@ -94,7 +94,7 @@ def test_flips_are_held_against_what_all_ranked_photos_allow(flips, passes):
 
 
 @pytest.mark.parametrize("others_hold", [True, False])
-def test_flips_are_all_there_are_only_where_the_others_are_out_of_reach(others_hold):
+def test_population_counts_flips_only_if_others_hold(others_hold):
     """Twenty of twenty changed, 10,000 were ranked: that is 0.2 %, or nobody knows how many."""
     reference = logits_with([0.06] * 20)
     found = measured(reference, reference + np.float32([-0.031, 0.031]))
@@ -118,12 +118,12 @@ def test_flips_are_all_there_are_only_where_the_others_are_out_of_reach(others_h
         ({"apart": {"graph": np.inf}, "smallest_skipped": None}, True),
     ],
 )
-def test_those_others_hold_where_nothing_moves_as_far(changes, holds):
+def test_others_hold_if_nothing_moves_as_far(changes, holds):
     found = mining(**{"apart": {"graph": 0.01}, **changes})
     assert found.others_hold("graph") is holds
 
 
-def test_the_reference_is_believed_where_it_decides_less_than_the_ranking_says():
+def test_population_follows_undecidable_reference():
     reference = logits_with([0.0] * 10)
     found = measured(reference, reference.copy())
     among = population_of(np.full(20, 5.0), "fp16", found, others_hold=True)
@@ -132,7 +132,7 @@ def test_the_reference_is_believed_where_it_decides_less_than_the_ranking_says()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_large_population_excuses_neither_nothing_nor_nan_nor_an_error(precision):
+def test_population_excuses_no_nan_or_error(precision):
     many = Population(images=10**6, undecidable=0, undecided=0)
     tolerance = tolerance_for(precision)
     reference = logits_with([1, 1])
@@ -145,7 +145,7 @@ def test_a_large_population_excuses_neither_nothing_nor_nan_nor_an_error(precisi
     assert tolerance.reasons(measured(reference, moved, precision), many) != ()
 
 
-def test_the_scale_may_be_known_from_more_images():
+def test_measure_with_least_scale():
     reference = logits_with([1.0], scale=2.0)
     found = measure(
         reference,
@@ -160,7 +160,7 @@ def test_the_scale_may_be_known_from_more_images():
     assert found.max_relative_error == pytest.approx(0.01, rel=1e-5)
 
 
-def test_the_words_say_what_was_compared_and_what_a_flip_would_take():
+def test_sentences_of_mining():
     ranked, bound, left_out, reach = mining().sentences
     assert "225 photos were ranked by the margins that deploy/fp32.onnx" in ranked
     assert "the 20 with the lowest were compared" in ranked
@@ -184,17 +184,17 @@ def test_the_words_say_what_was_compared_and_what_a_flip_would_take():
         (0.0, 0.0, "nothing moved."),
     ],
 )
-def test_the_words_do_not_promise_more_than_the_numbers(apart, ranking_error, words):
+def test_sentences_of_mining_claim_no_more_than_measured(apart, ranking_error, words):
     found = mining(apart={"graph on runtime": apart}, ranking_error=ranking_error)
     assert found.sentences[3].endswith(words)
 
 
-def test_a_ranking_that_the_reference_does_not_share_is_in_doubt():
+def test_sentences_of_an_uncertain_ranking():
     assert "uncertain" in mining(ranking_error=0.6).sentences[-1]
     assert not any("uncertain" in sentence for sentence in mining(ranking_error=0.4).sentences)
 
 
-def test_where_none_was_left_out_the_words_say_how_to_get_a_bound():
+def test_sentences_of_mining_that_compared_all():
     found = mining(compared=225, smallest_skipped=None)
     assert found.sentences[-1] == (
         "All were compared: without --budget the same photos give a bound."

@@ -19,7 +19,7 @@ def measured_loss(row):
     return np.linalg.norm(error) / np.linalg.norm(row.astype(np.float64))
 
 
-def test_ordinary_values_fit():
+def test_range_scan_of_ordinary_values():
     found = range_of(NORMAL)
     assert (found.name, found.images) == ("t", 3)
     assert found.max_abs == np.abs(NORMAL).max()
@@ -29,7 +29,7 @@ def test_ordinary_values_fit():
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-5, 1e-6, 3e-7, 1e-7, 1e-8, 1e-30, 1e-42])
-def test_small_values_lose_what_rounding_takes(scale):
+def test_range_scan_of_small_values(scale):
     tensor = NORMAL * np.float32(scale)
     expected = max(map(measured_loss, tensor))
     found = range_of(tensor)
@@ -47,7 +47,7 @@ def test_small_values_lose_what_rounding_takes(scale):
     ("value", "fits"),
     [(65504, True), (-65504, True), (65505, False), (-65505, False), (1e30, False)],
 )
-def test_the_range_ends_at_the_largest_finite_number(value, fits):
+def test_range_scan_at_the_largest_fp16_number(value, fits):
     tensor = NORMAL.copy()
     tensor[1, 2, 3, 4] = value
     found = range_of(tensor)
@@ -59,7 +59,7 @@ def test_the_range_ends_at_the_largest_finite_number(value, fits):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_do_not_fit(value):
+def test_range_scan_of_non_finite_values(value):
     tensor = NORMAL.copy()
     tensor[2, 0, 0, 0] = value
     found = range_of(NORMAL, tensor, NORMAL)
@@ -67,13 +67,13 @@ def test_values_that_are_not_finite_do_not_fit(value):
     assert not found.fits
 
 
-def test_zeros_lose_nothing():
+def test_range_scan_of_zeros():
     found = range_of(np.zeros((2, 4)))
     assert (found.max_abs, found.rounding_loss, found.images) == (0, 0, 2)
     assert found.fits
 
 
-def test_the_image_that_loses_most_decides():
+def test_range_scan_takes_the_worst_image():
     small = NORMAL[:1] * np.float32(1e-7)
     together = range_of(np.concatenate([NORMAL, small]))
     assert together.rounding_loss == pytest.approx(measured_loss(small[0]), rel=1e-6)
@@ -82,14 +82,14 @@ def test_the_image_that_loses_most_decides():
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 4), (2, 0), (1,)])
-def test_a_tensor_of_any_shape_has_a_range(shape):
+def test_range_scan_of_any_shape(shape):
     found = range_of(np.full(shape, 0.5))
     assert found.images == (shape[0] if shape and shape[0] else 1)
     assert found.max_abs == (0.5 if 0 not in shape else 0)
     assert found.fits
 
 
-def test_what_does_not_come_by_image_is_judged_as_a_whole():
+def test_range_scan_of_tensors_without_batch():
     """Its small values are small beside the others only together with them."""
     tensor = np.array([[1], [1e-7], [0]], np.float32)
     scans = {images: RangeScan() for images in (None, 2, 3)}
@@ -102,14 +102,14 @@ def test_what_does_not_come_by_image_is_judged_as_a_whole():
     assert found[None] == found[3]
 
 
-def test_tensors_come_in_the_order_in_which_they_were_seen():
+def test_range_scan_keeps_order_of_tensors():
     scan = RangeScan()
     scan.add({"b": NORMAL, "a": NORMAL * 2})
     scan.add({"a": NORMAL, "b": NORMAL})
     assert [(found.name, found.images) for found in scan.ranges()] == [("b", 6), ("a", 6)]
 
 
-def test_a_batch_may_be_read_only_and_stays_as_it_is():
+def test_range_scan_leaves_its_input_unchanged():
     tensor = NORMAL * np.float32(1e-7)
     tensor.flags.writeable = False
     before = tensor.copy()

@@ -15,23 +15,23 @@ from deploykit.parity.statistics import upper_bound
         (2, 100, 0.061619),
     ],
 )
-def test_the_bound_is_clopper_pearsons(events, trials, expected):
+def test_upper_bound_is_clopper_pearson(events, trials, expected):
     assert upper_bound(events, trials) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_bound_of_all_events_is_one():
+def test_upper_bound_of_all_events():
     assert upper_bound(7, 7) == 1.0
 
 
-def test_no_trials_give_no_bound():
+def test_upper_bound_without_trials():
     assert upper_bound(0, 0) is None
 
 
-def test_the_bound_holds_for_many_trials():
+def test_upper_bound_of_many_trials():
     assert upper_bound(50, 1_000_000) == pytest.approx(6.3287e-05, rel=1e-3)
 
 
 @pytest.mark.parametrize(("events", "trials"), [(-1, 5), (6, 5)])
-def test_impossible_counts_are_refused(events, trials):
+def test_upper_bound_refuses_impossible_counts(events, trials):
     with pytest.raises(ValueError, match="events"):
         upper_bound(events, trials)

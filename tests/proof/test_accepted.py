@@ -56,7 +56,7 @@ def accepted(bundle):
     return open_bundle(bundle.folder)
 
 
-def test_it_is_taken_and_said(accepted):
+def test_accepted_is_taken_with_a_note(accepted):
     assert chosen(accepted) == ("openvino", [TAKEN])
 
 
@@ -76,7 +76,7 @@ def test_accepted_as_proven_is_not_taken_with_flips(accepted):
     assert chosen(accepted)[0] == "openvino"
 
 
-def test_against_the_rule_it_is_taken_all_the_same(accepted):
+def test_accepted_overrides_preference(accepted):
     """The rule prefers openvino; the user measured."""
     keep_accepted(accepted, accepted_of(accepted, runtime="onnxruntime-cpu"))
     runtime, (note,) = chosen(accepted)
@@ -84,7 +84,7 @@ def test_against_the_rule_it_is_taken_all_the_same(accepted):
     assert note.startswith(f"taking {FP32} in fp32 on onnxruntime-cpu")
 
 
-def test_one_choice_is_kept_for_each_machine(accepted):
+def test_keep_accepted_for_each_machine(accepted):
     elsewhere = msgspec.structs.replace(this_machine(), gpu="NVIDIA GeForce RTX 4070")
     keep_accepted(accepted, accepted_of(accepted, machine=elsewhere))
     keep_accepted(accepted, accepted_of(accepted, runtime="onnxruntime-cpu"))
@@ -95,14 +95,14 @@ def test_one_choice_is_kept_for_each_machine(accepted):
     ]
 
 
-def test_a_named_runtime_or_another_precision_is_what_was_asked_for(accepted):
+def test_accepted_yields_to_options(accepted):
     assert chosen(accepted, runtime="onnxruntime-cpu") == ("onnxruntime-cpu", [])
     with pytest.raises(ParityError):
         chosen(accepted, precision="bf16")
     assert chosen(accepted, precision="fp32") == ("openvino", [TAKEN])
 
 
-def test_without_it_auto_keeps_to_its_rule(accepted):
+def test_auto_without_accepted(accepted):
     assert chosen(edited(accepted, accepted=())) == ("openvino", [])
 
 
@@ -114,7 +114,7 @@ def test_without_it_auto_keeps_to_its_rule(accepted):
         ({"cpus": 999}, "999 threads could compute, now "),
     ],
 )
-def test_of_another_machine_it_is_not_taken_and_says_what_differs(accepted, change, reason):
+def test_accepted_on_another_machine(accepted, change, reason):
     elsewhere = msgspec.structs.replace(this_machine(), **change)
     bundle = edited(accepted, accepted=(accepted_of(accepted, machine=elsewhere),))
     _, (note,) = chosen(bundle)
@@ -131,9 +131,7 @@ def test_of_another_machine_it_is_not_taken_and_says_what_differs(accepted, chan
         ({"other": "1"}, "other was 1, now not installed"),
     ],
 )
-def test_with_another_version_it_is_not_taken_but_the_machine_is_this_one(
-    accepted, versions, reason
-):
+def test_accepted_with_other_versions(accepted, versions, reason):
     then = msgspec.structs.replace(this_machine(), versions=versions)
     bundle = edited(accepted, accepted=(accepted_of(accepted, machine=then),))
     _, (note,) = chosen(bundle)
@@ -142,7 +140,7 @@ def test_with_another_version_it_is_not_taken_but_the_machine_is_this_one(
     assert reason in note
 
 
-def test_a_new_choice_replaces_one_with_other_versions(accepted):
+def test_keep_accepted_replaces_other_versions(accepted):
     then = msgspec.structs.replace(this_machine(), versions={"openvino": "2025.2.0"})
     bundle = edited(accepted, accepted=(accepted_of(accepted, machine=then),))
     keep_accepted(bundle, accepted_of(bundle))
@@ -150,7 +148,7 @@ def test_a_new_choice_replaces_one_with_other_versions(accepted):
     assert kept.machine == this_machine()
 
 
-def test_of_several_machines_the_nearest_is_named(accepted):
+def test_accepted_on_several_machines_names_the_nearest(accepted):
     near = msgspec.structs.replace(this_machine(), versions={})
     far = msgspec.structs.replace(this_machine(), cpu="Other CPU", gpu="Other GPU")
     choices = [accepted_of(accepted, machine=machine) for machine in (near, far)]
@@ -159,20 +157,20 @@ def test_of_several_machines_the_nearest_is_named(accepted):
     assert "Other CPU" not in note
 
 
-def test_a_choice_in_another_precision_than_asked_for_is_not_worth_a_word(accepted):
+def test_accepted_in_another_precision_has_no_note(accepted):
     elsewhere = msgspec.structs.replace(this_machine(), cpu="Other CPU")
     other = accepted_of(accepted, machine=elsewhere, precision="bf16")
     assert chosen(edited(accepted, accepted=(other,)), precision="fp32") == ("openvino", [])
 
 
-def test_what_the_bundle_no_longer_has_is_not_taken(accepted):
+def test_accepted_without_its_graph(accepted):
     gone = accepted_of(accepted, precision="int8")
     runtime, notes = chosen(edited(accepted, accepted=(gone,)))
     assert runtime == "openvino"
     assert "the bundle has it no longer, or it is damaged" in notes[0]
 
 
-def test_it_can_be_forgotten_after_an_upgrade(accepted):
+def test_forget_accepted_after_an_upgrade(accepted):
     then = msgspec.structs.replace(this_machine(), versions={})
     elsewhere = msgspec.structs.replace(this_machine(), cpu="Other CPU")
     kept = tuple(accepted_of(accepted, machine=machine) for machine in (elsewhere, then))
@@ -183,14 +181,14 @@ def test_it_can_be_forgotten_after_an_upgrade(accepted):
     assert forget_accepted(bundle) is None
 
 
-def test_another_instruction_set_is_another_machine(accepted, monkeypatch):
+def test_accepted_with_another_instruction_set(accepted, monkeypatch):
     other = dataclasses.replace(read_cpu(), instruction_sets=("sve",))
     monkeypatch.setattr(candidates, "read_cpu", lambda: other)
     _, (note,) = chosen(accepted)
     assert "(sve)" in note
 
 
-def test_a_changed_graph_is_not_taken(accepted):
+def test_accepted_with_a_changed_graph(accepted):
     path = accepted.folder / FP32
     # An unknown field at the end, which every reader skips: the graph is the same, its hash is not.
     path.write_bytes(path.read_bytes() + b"\xa2\x06\x01x")
@@ -198,7 +196,7 @@ def test_a_changed_graph_is_not_taken(accepted):
     assert notes == [not_taken(f"{FP32} is not the one that was measured")]
 
 
-def test_without_its_proof_it_is_not_taken(accepted):
+def test_accepted_without_its_proof(accepted):
     proofs = tuple(p for p in accepted.manifest.verdicts if p.runtime != "openvino")
     assert chosen(edited(accepted, verdicts=proofs)) == (
         "onnxruntime-cpu",
@@ -206,13 +204,13 @@ def test_without_its_proof_it_is_not_taken(accepted):
     )
 
 
-def test_without_its_runtime_it_is_not_taken(accepted, no_openvino):
+def test_accepted_without_its_runtime(accepted, no_openvino):
     runtime, (note,) = chosen(accepted)  # once, though auto would have tried it as well
     assert runtime == "onnxruntime-cpu"
     assert note.startswith(f"not taken: {FP32} in fp32 on openvino: openvino is not installed")
 
 
-def test_damaged_it_is_told_and_the_others_have_their_turns(accepted):
+def test_accepted_damaged_leaves_the_others(accepted):
     """Those that run the same graph on another runtime as well, which cannot open either."""
     int8, manifest = "deploy/int8.onnx", accepted.manifest
     (proof,) = (p for p in manifest.verdicts if (p.graph, p.runtime) == (FP32, "onnxruntime-cpu"))
@@ -244,7 +242,7 @@ def test_damaged_it_is_told_and_the_others_have_their_turns(accepted):
         chosen(edited(bundle, accepted=()))
 
 
-def test_where_nothing_else_opens_the_damage_is_the_error(accepted):
+def test_accepted_damaged_without_others_is_an_error(accepted):
     (accepted.folder / FP32).write_bytes(b"damaged")
     events = []
     with pytest.raises(BundleError, match="is not the file that was exported") as caught:
@@ -253,7 +251,7 @@ def test_where_nothing_else_opens_the_damage_is_the_error(accepted):
     assert any(e.message.startswith("not taken: ") for e in events)
 
 
-def test_a_graph_that_was_exported_again_is_not_accepted(bundle):
+def test_keep_accepted_refuses_a_graph_exported_again(bundle):
     changed = edited(
         bundle, files={**bundle.manifest.files, FP32: bundle.manifest.files["model.onnx"]}
     )

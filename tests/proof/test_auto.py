@@ -52,7 +52,7 @@ def proven_engine(engine_bundle, engines, tmp_path):
     return open_bundle(engine_bundle.folder)
 
 
-def test_auto_takes_what_is_proven(exported_bundle):
+def test_auto_takes_proven_candidates(exported_bundle):
     words = {
         candidate.runtime: status(exported_bundle, candidate).word
         for candidate in all_candidates(exported_bundle)
@@ -64,7 +64,7 @@ def test_auto_takes_what_is_proven(exported_bundle):
     assert notes == []
 
 
-def test_a_runtime_that_was_named_runs_unproven_and_says_so(bundle):
+def test_named_runtime_runs_unproven_with_a_note(bundle):
     spec, notes = chosen(edited(bundle, verdicts=()), runtime="onnxruntime-cpu")
     assert spec.runtime == "onnxruntime-cpu"
     assert notes == [
@@ -73,7 +73,7 @@ def test_a_runtime_that_was_named_runs_unproven_and_says_so(bundle):
     ]
 
 
-def test_auto_says_aloud_when_a_proven_device_is_missing(bundle, no_gpu):
+def test_auto_notes_a_missing_proven_device(bundle, no_gpu):
     proof = next(p for p in bundle.manifest.verdicts if p.graph == FP32)
     cuda = msgspec.structs.replace(proof, runtime="onnxruntime-cuda", device="NVIDIA GPU")
     spec, notes = chosen(edited(bundle, verdicts=(*bundle.manifest.verdicts, cuda)))
@@ -81,19 +81,19 @@ def test_auto_says_aloud_when_a_proven_device_is_missing(bundle, no_gpu):
     assert any("onnxruntime-cuda: There is no NVIDIA" in note for note in notes)
 
 
-def test_a_precision_that_is_not_there_is_refused(bundle):
+def test_open_best_of_a_missing_precision(bundle):
     for runtime in ("onnxruntime-cpu", "auto"):
         with pytest.raises(BundleError, match="no int8 graph"):
             open_best(bundle, runtime=runtime, precision="int8")
 
 
-def test_a_device_that_was_named_is_not_replaced(bundle, no_gpu):
+def test_named_device_is_not_replaced(bundle, no_gpu):
     with pytest.raises(DeviceError):
         open_best(bundle, runtime="onnxruntime-cuda")
 
 
 @pytest.mark.parametrize("runtime", ["auto", "onnxruntime-cpu", "rehearsal", "tensorrt_rtx"])
-def test_tf32_is_not_ignored(engine_bundle, engines, runtime):
+def test_open_best_refuses_tf32_without_cuda(engine_bundle, engines, runtime):
     with pytest.raises(UsageError, match="TF32") as caught:
         open_best(engine_bundle, runtime=runtime, tf32=True)
     assert "--runtime onnxruntime-cuda" in caught.value.hint
@@ -107,20 +107,20 @@ def test_auto_never_takes_a_rehearsal(engine_bundle, no_gpu):
         open_best(engine_bundle, precision="fp16")
 
 
-def test_without_a_gpu_auto_says_why_it_took_no_engine(engine_bundle, no_gpu):
+def test_auto_without_gpu_notes_the_skipped_engine(engine_bundle, no_gpu):
     spec, notes = chosen(engine_bundle)
     assert spec.runtime == "onnxruntime-cpu"
     (note,) = notes
     assert note.startswith(f"not taken: {engine_of(engine_bundle)} on tensorrt_rtx: There is no")
 
 
-def test_an_engine_that_could_not_run_anyway_is_not_what_auto_fails_on(engine_bundle, no_gpu):
+def test_auto_fails_on_the_graph_before_the_engine(engine_bundle, no_gpu):
     """What helps is to prove the FP32 graph, which runs here."""
     with pytest.raises(ParityError, match="No graph of bundle colours is proven"):
         open_best(edited(engine_bundle, verdicts=()))
 
 
-def test_auto_takes_no_engine_that_is_not_proven_and_names_the_command(engine_bundle, engines):
+def test_auto_skips_an_unproven_engine(engine_bundle, engines):
     spec, notes = chosen(engine_bundle)
     assert spec.runtime == "onnxruntime-cpu"
     (note,) = notes
@@ -128,7 +128,7 @@ def test_auto_takes_no_engine_that_is_not_proven_and_names_the_command(engine_bu
     assert engines.sessions == []
 
 
-def test_auto_takes_an_engine_that_is_proven_on_this_gpu(proven_engine, engines):
+def test_auto_takes_an_engine_proven_on_this_gpu(proven_engine, engines):
     spec, notes = chosen(proven_engine)
     assert (spec.runtime, spec.graph) == ("tensorrt_rtx", engine_of(proven_engine))
     assert (spec.device, spec.precision, notes) == (RTX_4070, "fp16", [])
@@ -136,12 +136,12 @@ def test_auto_takes_an_engine_that_is_proven_on_this_gpu(proven_engine, engines)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_auto_keeps_to_the_precision_that_was_named(proven_engine, precision):
+def test_auto_keeps_to_named_precision(proven_engine, precision):
     spec, _ = chosen(proven_engine, precision=precision)
     assert spec.precision == precision
 
 
-def test_auto_takes_no_engine_that_is_proven_on_another_gpu(proven_engine, engines):
+def test_auto_skips_an_engine_proven_on_another_gpu(proven_engine, engines):
     other = with_verdicts(proven_engine, of=engine_of(proven_engine), device="NVIDIA H100")
     spec, notes = chosen(other)
     assert spec.runtime == "onnxruntime-cpu"
@@ -149,7 +149,7 @@ def test_auto_takes_no_engine_that_is_proven_on_another_gpu(proven_engine, engin
     assert engines.sessions[0].closed
 
 
-def test_auto_takes_no_engine_that_was_built_from_an_older_graph(proven_engine, engines):
+def test_auto_skips_an_engine_of_an_older_graph(proven_engine, engines):
     path = proven_engine.folder / "deploy/fp16.onnx"
     path.write_bytes(path.read_bytes() + b"\x00")
     spec, notes = chosen(acknowledged(proven_engine, "deploy/fp16.onnx"))
@@ -159,7 +159,7 @@ def test_auto_takes_no_engine_that_was_built_from_an_older_graph(proven_engine, 
     assert engines.sessions == []
 
 
-def test_the_first_run_of_an_engine_on_a_gpu_is_a_test(engine_bundle, engines):
+def test_named_engine_runtime_first_runs_the_self_test(engine_bundle, engines):
     spec, notes = chosen(engine_bundle, runtime="tensorrt_rtx")
     engine = engine_of(engine_bundle)
     assert (spec.runtime, spec.graph) == ("tensorrt_rtx", engine)
@@ -167,7 +167,7 @@ def test_the_first_run_of_an_engine_on_a_gpu_is_a_test(engine_bundle, engines):
     assert sum(engines.sessions[0].batch_sizes) == 8
 
 
-def test_the_test_is_asked_once_and_does_not_convince_auto(engine_bundle, engines):
+def test_self_test_runs_once_and_is_no_proof(engine_bundle, engines):
     chosen(engine_bundle, runtime="tensorrt_rtx")
     tested = open_bundle(engine_bundle.folder)
     _, notes = chosen(tested, runtime="tensorrt_rtx")
@@ -178,19 +178,19 @@ def test_the_test_is_asked_once_and_does_not_convince_auto(engine_bundle, engine
     assert spec.runtime == "onnxruntime-cpu"
 
 
-def test_an_engine_that_is_proven_runs_without_a_word(proven_engine, engines):
+def test_named_engine_runtime_proven_has_no_note(proven_engine, engines):
     spec, notes = chosen(proven_engine, runtime="tensorrt_rtx")
     assert (spec.graph, notes) == (engine_of(proven_engine), [])
     assert engines.sessions[0].batch_sizes == []
 
 
-def test_another_gpu_tests_the_engine_again(proven_engine, engines):
+def test_self_test_runs_again_on_another_gpu(proven_engine, engines):
     other = with_verdicts(proven_engine, of=engine_of(proven_engine), device="NVIDIA H100")
     _, notes = chosen(other, runtime="tensorrt_rtx")
     assert any("gives the recorded answers" in note for note in notes)
 
 
-def test_an_engine_that_fails_its_test_does_not_run(engine_bundle, engines):
+def test_self_test_failed_stops_the_engine(engine_bundle, engines):
     engines.distort = np.negative
     with pytest.raises(ParityError, match="does not give the recorded answers") as caught:
         open_best(engine_bundle, runtime="tensorrt_rtx")
@@ -199,7 +199,7 @@ def test_an_engine_that_fails_its_test_does_not_run(engine_bundle, engines):
     assert open_bundle(engine_bundle.folder).manifest == engine_bundle.manifest
 
 
-def test_an_interrupted_test_closes_the_engine(engine_bundle, engines):
+def test_self_test_interrupted_closes_the_engine(engine_bundle, engines):
     def interrupt(logits):
         raise KeyboardInterrupt
 
@@ -209,14 +209,14 @@ def test_an_interrupted_test_closes_the_engine(engine_bundle, engines):
     assert engines.sessions[0].closed
 
 
-def test_the_newest_engine_that_fits_is_taken(engine_bundle, engines):
+def test_named_runtime_takes_newest_engine_that_fits(engine_bundle, engines):
     bundle = build_engine(engine_bundle, BuildRequest(targets=("sm120",))).bundle
     spec, _ = chosen(bundle, runtime="tensorrt_rtx")
     assert "portable" in spec.graph
 
 
 @pytest.mark.parametrize("precision", [None, "fp16"])
-def test_without_a_gpu_a_flavour_says_what_would_run_instead(engine_bundle, no_gpu, precision):
+def test_named_flavour_without_gpu_names_an_alternative(engine_bundle, no_gpu, precision):
     with pytest.raises(DeviceError) as caught:
         open_best(engine_bundle, runtime="tensorrt_rtx", precision=precision)
     message = caught.value.message
@@ -228,19 +228,19 @@ def test_without_a_gpu_a_flavour_says_what_would_run_instead(engine_bundle, no_g
 
 
 @pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt_rtx"])
-def test_without_a_gpu_it_does_not_matter_that_there_is_no_engine(bundle, no_gpu, runtime):
+def test_named_flavour_without_gpu_or_engine(bundle, no_gpu, runtime):
     """Or the user would build one first, and in vain."""
     with pytest.raises(DeviceError, match=f"{runtime} cannot run here"):
         open_best(bundle, runtime=runtime)
 
 
-def test_where_nothing_would_run_instead_nothing_is_promised(engine_bundle, no_gpu):
+def test_named_flavour_without_alternative(engine_bundle, no_gpu):
     with pytest.raises(DeviceError) as caught:
         open_best(edited(engine_bundle, verdicts=()), runtime="tensorrt_rtx")
     assert "would run" not in caught.value.message
 
 
-def test_a_missing_tensorrt_is_named_with_its_command(engine_bundle, engines, monkeypatch):
+def test_named_flavour_without_tensorrt(engine_bundle, engines, monkeypatch):
     def open_none(flavour):
         raise DependencyError(f"{flavour} is not installed.", hint="Install it.")
 
@@ -250,7 +250,7 @@ def test_a_missing_tensorrt_is_named_with_its_command(engine_bundle, engines, mo
     assert caught.value.hint == "Install it."
 
 
-def test_an_engine_that_fits_no_gpu_here_says_what_to_run(engine_bundle, engines):
+def test_named_flavour_without_fitting_engine(engine_bundle, engines):
     built = build_engine(engine_bundle, BuildRequest(targets=("sm120",)))
     only = edited(built.bundle, engines=(built.engine,))
     with pytest.raises(DeviceError, match="was built for compute capability sm120") as caught:
@@ -259,7 +259,7 @@ def test_an_engine_that_fits_no_gpu_here_says_what_to_run(engine_bundle, engines
 
 
 @pytest.mark.parametrize("suffix", ["", ".json"], ids=["engine", "passport"])
-def test_a_damaged_engine_is_an_error_by_name_and_a_note_by_auto(proven_engine, engines, suffix):
+def test_auto_skips_a_damaged_engine_unless_named(proven_engine, engines, suffix):
     path = proven_engine.folder / f"{engine_of(proven_engine)}{suffix}"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(BundleError, match=path.name) as caught:
@@ -271,7 +271,7 @@ def test_a_damaged_engine_is_an_error_by_name_and_a_note_by_auto(proven_engine, 
     assert engines.sessions == []
 
 
-def test_a_damaged_engine_is_not_in_the_way_of_others(proven_engine):
+def test_open_best_beside_a_damaged_engine(proven_engine):
     damaged = proven_engine.folder / engine_of(proven_engine)
     other = build_engine(proven_engine, BuildRequest(flavour="tensorrt_rtx", targets=("sm120",)))
     damaged.with_name(f"{damaged.name}.json").unlink()
@@ -281,7 +281,7 @@ def test_a_damaged_engine_is_not_in_the_way_of_others(proven_engine):
     assert spec.runtime == "onnxruntime-cpu"
 
 
-def test_a_bundle_without_an_engine_says_how_to_build_one(bundle, rtx_4070):
+def test_named_flavour_without_engine(bundle, rtx_4070):
     with pytest.raises(BundleError, match="has no engine for tensorrt_rtx") as caught:
         open_best(bundle, runtime="tensorrt_rtx")
     assert caught.value.hint == "Build one: deploykit build-trt --flavour tensorrt_rtx"
@@ -289,26 +289,26 @@ def test_a_bundle_without_an_engine_says_how_to_build_one(bundle, rtx_4070):
         open_best(bundle, runtime="tensorrt", precision="fp32")
 
 
-def test_every_runtime_can_be_named(bundle):
+def test_open_best_lists_runtimes(bundle):
     with pytest.raises(UsageError, match=f"there are {', '.join(RUNTIMES)}") as caught:
         open_best(bundle, runtime="tensort")
     assert caught.value.hint == "Did you mean tensorrt?"
 
 
-def test_a_gpu_that_is_missing_is_told_once_for_all_engines(engine_bundle, no_gpu):
+def test_auto_notes_a_missing_gpu_once(engine_bundle, no_gpu):
     bundle = build_engine(engine_bundle, BuildRequest(targets=("sm89",))).bundle
     _, notes = chosen(bundle)
     (line,) = [note for note in notes if "There is no NVIDIA driver" in note]
     assert all(engine in line for engine in bundle.manifest.engines)
 
 
-def test_a_rehearsed_graph_is_not_called_unproven(engine_bundle, no_gpu):
+def test_named_rehearsal_has_no_unproven_note(engine_bundle, no_gpu):
     spec, notes = chosen(engine_bundle, runtime="rehearsal")
     assert spec.runtime == "rehearsal"
     assert not any("not proven" in note for note in notes)
 
 
-def test_an_engine_is_tested_once_beside_a_proof_by_another_version(proven_engine, engines):
+def test_self_test_runs_once_beside_an_older_proof(proven_engine, engines):
     engine = engine_of(proven_engine)
     older = with_verdicts(proven_engine, of=engine, versions={"tensorrt_rtx": "0.1"})
     _, notes = chosen(older, runtime="tensorrt_rtx")

@@ -14,7 +14,7 @@ from deploykit.commands.export.run import export_bundle
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import ImagesError
-from deploykit.proof.photos import Photos
+from deploykit.proof.images import ImageSample
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.progress import Note, silent
@@ -43,31 +43,31 @@ def walk(network_file):
     return run
 
 
-def test_photos_draw_duplicates_once_whatever_batches_they_come_in():
+def test_photos_draw_duplicates_once():
     pixels = np.zeros((4, 2, 2, 3), np.uint8)
     pixels[[1, 2]] = 7
-    photos = Photos("photos", "birds", 4, [(["a", "b"], pixels[:2]), (["c", "d"], pixels[2:])])
+    photos = ImageSample("photos", "birds", 4, [(["a", "b"], pixels[:2]), (["c", "d"], pixels[2:])])
     assert [name for names, _ in photos for name in names] == ["a", "b"]
     drawn = photos.drawn()
-    assert (drawn.images, drawn.duplicates, photos.unreadable) == (2, 2, 0)
+    assert (drawn.count, drawn.duplicates, photos.unreadable) == (2, 2, 0)
 
 
-def test_photos_skip_calibration_images_under_whatever_name():
+def test_photos_skip_calibration_images_by_pixels():
     pixels = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    first = Photos("photos", "birds", 1, [(["a"], pixels[:1])])
+    first = ImageSample("photos", "birds", 1, [(["a"], pixels[:1])])
     list(first)
-    photos = Photos("photos", "birds", 3, [(["x", "y", "z"], pixels)])
+    photos = ImageSample("photos", "birds", 3, [(["x", "y", "z"], pixels)])
     photos.skip(first.digests)
     assert [name for names, _ in photos for name in names] == ["y", "z"]
     drawn = photos.drawn()
-    assert (drawn.images, drawn.calibration, photos.unreadable) == (2, 1, 0)
+    assert (drawn.count, drawn.calibration, photos.unreadable) == (2, 1, 0)
 
 
-def test_photos_that_are_all_calibration_images_say_so():
+def test_photos_of_calibration_images_alone():
     pixels = np.zeros((1, 2, 2, 3), np.uint8)
-    first = Photos("photos", "birds", 1, [(["a"], pixels)])
+    first = ImageSample("photos", "birds", 1, [(["a"], pixels)])
     list(first)
-    photos = Photos("photos", "birds", 1, [(["a"], pixels)])
+    photos = ImageSample("photos", "birds", 1, [(["a"], pixels)])
     photos.skip(first.digests)
     list(photos)
     with pytest.raises(ImagesError, match="1 image had a part in making what is compared"):
@@ -76,11 +76,11 @@ def test_photos_that_are_all_calibration_images_say_so():
 
 def test_verify_counts_duplicates_once(bundle, copied_folder):
     result = verify_bundle(bundle, VerifyRequest(images=copied_folder))
-    assert (result.photos.images, result.photos.duplicates) == (3, 16)
+    assert (result.images.count, result.images.duplicates) == (3, 16)
     assert all(verdict.measurement.images == 3 for verdict in result.verdicts)
 
 
-def test_copies_make_no_exchange_of_labels_likelier(
+def test_labels_finding_counts_duplicates_once(
     walk, checkpoint, network_file, photo_folder, copied_folder, tmp_path
 ):
     """Two photos are crossed. Were their copies others, that would be no chance."""
@@ -101,13 +101,13 @@ def test_copies_make_no_exchange_of_labels_likelier(
     assert "skipped: 16 of 19 photos are duplicates of others" in told
 
 
-def test_every_step_is_measured_on_different_photos(walk, exported_bundle, copied_folder):
+def test_stages_count_duplicates_once(walk, exported_bundle, copied_folder):
     report = walk(exported_bundle, copied_folder)
     assert report.passed
     assert {step.added.images for step in report.steps if step.stage != "batch size"} == {3}
 
 
-def test_a_copy_that_is_to_be_turned_is_the_one_that_stays(walk, exported_bundle, tmp_path):
+def test_stages_keep_the_duplicate_with_exif_rotation(walk, exported_bundle, tmp_path):
     """Without it, no photo would show whether training turned photos by EXIF."""
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -135,7 +135,7 @@ def test_a_copy_that_is_to_be_turned_is_the_one_that_stays(walk, exported_bundle
     assert report.steps[0].added.images == 4
 
 
-def test_copies_among_torn_photos_do_not_make_them_most(walk, exported_bundle, copied_folder):
+def test_stages_unreadable_share_with_duplicates(walk, exported_bundle, copied_folder):
     for i in range(10):
         (copied_folder / "blue" / f"torn {i}.png").write_bytes(b"")
     report = walk(exported_bundle, copied_folder)

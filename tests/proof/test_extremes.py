@@ -137,7 +137,7 @@ def test_extreme_reasons_equal_answers():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_extreme_reasons_no_number(value):
+def test_extreme_reasons_nan_or_infinity(value):
     (found, fine), _ = reasons(MadeSession(at(is_black, value)), MadeSession())
     assert found == ("NaN or infinity on black images, where the reference gives numbers",)
     assert fine == ()
@@ -155,13 +155,13 @@ def test_extreme_reasons_another_number_on_one_colour_passes():
     assert reasons(MadeSession(at(is_of_one_colour, 7e4))) == (((),), [])
 
 
-def test_extreme_reasons_a_network_that_is_quiet_on_noise():
+def test_extreme_reasons_relative_to_scale():
     near = MadeSession(lambda images, logits: logits + 0.02)
     assert reasons(near)[0] != ((),)
     assert reasons(near, scale=1000.0) == (((),), [])
 
 
-def test_extreme_reasons_a_loud_image_hides_nothing():
+def test_extreme_reasons_beside_a_loud_image():
     loud = MadeSession(at(is_of_one_colour, 1e9))
     (found,), _ = reasons(MadeSession(at(is_noise, 7.0)), reference=loud)
     assert found
@@ -178,7 +178,7 @@ def test_extreme_reasons_lower_precision_is_not_asked(precision):
     assert reasons(overflowing) == (((),), [])
 
 
-def test_extreme_reasons_where_the_reference_gives_none():
+def test_extreme_reasons_if_reference_is_not_finite():
     reference = MadeSession(at(is_black, np.nan))
     found, notes = reasons(MadeSession(at(is_black, np.nan)), reference=reference)
     assert found == ((),)
@@ -212,7 +212,7 @@ def test_export_keeps_an_epsilon(export):
         assert any(value.shape == () and value == np.float32(1e-8) for value in added)
 
 
-def test_export_refuses_a_graph_that_fails_where_no_photo_is(export, monkeypatch, capsys):
+def test_export_refuses_a_graph_that_fails_on_extremes(export, monkeypatch, capsys):
     """An epsilon that is lost shows on a black image, and on no photo."""
     monkeypatch.setitem(simplify._RULES_BY_OPERATOR, "Add", (rules.add_0_rule,))
     code, folder = export("Peak")
@@ -225,7 +225,7 @@ def test_export_refuses_a_graph_that_fails_where_no_photo_is(export, monkeypatch
     assert re.search(r"in the reference it comes from \w+ \(div\w*\), \w+ \(add\w*\)", error)
 
 
-def test_export_of_what_fails_by_itself_says_so(export, capsys):
+def test_export_notes_a_reference_that_fails_on_extremes(export, capsys):
     code, _ = export("Bare")
     assert code == 0
     said = "checkpoint on torch itself gives NaN or infinity on black images"
@@ -233,7 +233,7 @@ def test_export_of_what_fails_by_itself_says_so(export, capsys):
 
 
 @pytest.mark.parametrize("name", ["Spread", "Instance"])
-def test_export_allows_what_rounding_decides(export, name):
+def test_export_allows_rounding_on_extremes(export, name):
     assert export(name)[0] == 0
 
 
@@ -252,7 +252,7 @@ def nan_on_black(monkeypatch):
 
 
 @pytest.mark.usefixtures("nan_on_black", "no_openvino")
-def test_verify_asks_every_candidate(bundle, network_file, photo_folder):
+def test_verify_checks_extremes_of_every_candidate(bundle, network_file, photo_folder):
     named = ReferenceRequest(arch=f"{network_file}:Net")
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
     canonical, deploy = result.verdicts
@@ -265,7 +265,7 @@ def test_verify_asks_every_candidate(bundle, network_file, photo_folder):
 
 
 @pytest.mark.usefixtures("nan_on_black", "no_openvino")
-def test_verify_takes_the_proof_away(bundle, network_file, photo_folder):
+def test_verify_failed_on_extremes_removes_the_proof(bundle, network_file, photo_folder):
     file = "deploy/fp32.onnx"
     assert kept(bundle, file, "onnxruntime-cpu", "CPU") is not None
     named = ReferenceRequest(arch=f"{network_file}:Net")

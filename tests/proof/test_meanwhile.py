@@ -31,7 +31,7 @@ def export_again(bundle):
     update_manifest(bundle.folder, change)
 
 
-def test_a_graph_of_weights_that_are_no_longer_there_is_not_added(bundle, monkeypatch):
+def test_fp16_search_of_a_bundle_exported_meanwhile(bundle, monkeypatch):
     run = Fp16.find
 
     def slow_run(strategy, start, seconds):
@@ -47,7 +47,7 @@ def test_a_graph_of_weights_that_are_no_longer_there_is_not_added(bundle, monkey
     assert not any("fp16" in name or "new-" in name for name in contents(bundle))
 
 
-def test_an_engine_of_a_graph_that_is_no_longer_there_is_not_added(engine_bundle, no_gpu):
+def test_publish_engine_of_a_graph_changed_meanwhile(engine_bundle, no_gpu):
     (engine,) = engines_of(engine_bundle)
     plan = (engine_bundle.folder / engine.file).read_bytes()
     tune_fp16(engine_bundle)  # the same graph: nothing has changed
@@ -64,7 +64,7 @@ def test_an_engine_of_a_graph_that_is_no_longer_there_is_not_added(engine_bundle
     assert contents(engine_bundle) == before
 
 
-def test_a_torn_fp16_graph_is_made_again_by_the_next_build(engine_bundle, no_gpu):
+def test_build_engine_makes_a_torn_fp16_graph_again(engine_bundle, no_gpu):
     """As a crash between the graph and the manifest leaves it."""
     (engine_bundle.folder / "deploy/fp16.onnx").write_bytes(b"torn")
     result = build_engine(engine_bundle, BuildRequest())
@@ -93,7 +93,7 @@ def swap_passport(bundle):
 
 
 @pytest.mark.parametrize("damage", [lose_passport, swap_passport])
-def test_a_damaged_engine_stops_nothing_else(engine_bundle, photo_folder, no_gpu, damage):
+def test_bundle_with_a_damaged_engine_still_works(engine_bundle, photo_folder, no_gpu, damage):
     damage(engine_bundle)
     bundle = open_bundle(engine_bundle.folder)
     notes = []
@@ -109,7 +109,7 @@ def test_a_damaged_engine_stops_nothing_else(engine_bundle, photo_folder, no_gpu
     assert "build-trt" in caught.value.hint
 
 
-def test_a_copy_without_its_engines_still_passes_the_self_test(engine_bundle, no_gpu):
+def test_self_test_without_copied_engines(engine_bundle, no_gpu):
     shutil.rmtree(engine_bundle.folder / "engines")
     notes = []
     result = verify_bundle(engine_bundle, VerifyRequest(self_test=True), notes.append)
@@ -117,7 +117,7 @@ def test_a_copy_without_its_engines_still_passes_the_self_test(engine_bundle, no
     assert any("skipped" in e.message for e in notes if isinstance(e, Note))
 
 
-def test_the_next_build_forgets_engines_whose_files_are_gone(engine_bundle, no_gpu):
+def test_build_engine_forgets_missing_engines(engine_bundle, no_gpu):
     (gone,) = engine_bundle.manifest.engines
     (engine_bundle.folder / gone).unlink()
     bundle = build_engine(engine_bundle, BuildRequest(targets=("sm89",))).bundle
@@ -126,7 +126,7 @@ def test_the_next_build_forgets_engines_whose_files_are_gone(engine_bundle, no_g
     assert not {gone, f"{gone}.json"} & bundle.manifest.files.keys()
 
 
-def test_tune_on_too_few_photos_says_so_before(engine_bundle, photo_folder, tmp_path):
+def test_fp16_search_on_too_few_images_warns_first(engine_bundle, photo_folder, tmp_path):
     few = tmp_path / "few"
     for name in ("blue", "green", "red"):
         (few / name).mkdir(parents=True)

@@ -64,14 +64,14 @@ def proven_bf16(bundle):
     return proven
 
 
-def test_what_of_a_bundle_it_runs(bundle):
+def test_named_candidates_of_openvino(bundle):
     assert named_candidates(bundle, "openvino", None) == [OPENVINO]
     assert named_candidates(bundle, None, "bf16") == [BF16]
     assert str(OPENVINO) == "deploy/fp32.onnx on openvino"
     assert str(BF16) == "deploy/fp32.onnx in bf16 on openvino"
 
 
-def test_a_plain_verify_compares_it_in_the_precision_of_the_graph(bundle):
+def test_verify_without_options_compares_openvino_in_fp32(bundle):
     kinds, proven, _ = verified(bundle)
     assert ("openvino", "fp32") in kinds
     assert all(precision != "bf16" for _, precision in kinds)
@@ -81,14 +81,14 @@ def test_a_plain_verify_compares_it_in_the_precision_of_the_graph(bundle):
 
 
 @pytest.mark.parametrize("options", [{}, {"runtime": "openvino"}])
-def test_bf16_is_compared_only_when_it_is_asked_for(bundle, options):
+def test_verify_compares_bf16_only_if_named(bundle, options):
     """It is no graph's own precision: a bundle is not at fault when its network needs more bits."""
     kinds, _, _ = verified(bundle, **options)
     assert ("openvino", "bf16") not in kinds
 
 
 @needs_bf16
-def test_a_bf16_proof_names_the_instruction_set_and_says_nothing_of_fp32(proven_bf16):
+def test_bf16_proof_names_instruction_set(proven_bf16):
     proof = status(proven_bf16, BF16).proof
     assert (proof.graph, proof.precision) == (FP32, "bf16")
     assert proof.device not in ("CPU", ANOTHER_CPU)
@@ -96,7 +96,7 @@ def test_a_bf16_proof_names_the_instruction_set_and_says_nothing_of_fp32(proven_
     assert status(proven_bf16, OPENVINO).proof is None
 
 
-def test_auto_takes_it_once_it_is_proven(bundle):
+def test_auto_takes_proven_openvino(bundle):
     spec, _ = chosen(bundle)
     assert spec.runtime == "onnxruntime-cpu"
     _, proven, _ = verified(bundle, runtime="openvino")
@@ -106,7 +106,7 @@ def test_auto_takes_it_once_it_is_proven(bundle):
 
 @needs_bf16
 @pytest.mark.parametrize("precision", [None, "bf16"])
-def test_auto_takes_bf16_once_it_is_proven(proven_bf16, precision):
+def test_auto_takes_proven_bf16(proven_bf16, precision):
     spec, notes = chosen(proven_bf16, precision=precision)
     assert (spec.runtime, spec.precision, notes) == ("openvino", "bf16", [])
 
@@ -118,14 +118,14 @@ def test_auto_refuses_bf16_that_is_not_proven(bundle):
 
 
 @needs_bf16
-def test_a_named_bf16_runs_unproven_and_says_how_to_prove_it(bundle):
+def test_named_bf16_on_openvino_runs_unproven(bundle):
     spec, (note,) = chosen(bundle, runtime="openvino", precision="bf16")
     assert spec.precision == "bf16"
     assert note.endswith("it is not proven: deploykit verify --runtime openvino --precision bf16")
 
 
 @needs_bf16
-def test_a_named_bf16_is_tested_first_where_only_another_cpu_has_proven_it(proven_bf16):
+def test_named_bf16_of_another_cpu_runs_self_test(proven_bf16):
     bundle = proven_elsewhere(proven_bf16)
     spec, notes = chosen(bundle, runtime="openvino", precision="bf16")
     assert f"{FP32} gives the recorded answers on {spec.device}" in notes
@@ -134,7 +134,7 @@ def test_a_named_bf16_is_tested_first_where_only_another_cpu_has_proven_it(prove
 
 
 @needs_bf16
-def test_a_named_bf16_that_fails_its_test_does_not_run(proven_bf16, monkeypatch):
+def test_named_bf16_that_fails_its_self_test(proven_bf16, monkeypatch):
     read = self_test.read_golden
 
     def other_answers(bundle):
@@ -147,30 +147,30 @@ def test_a_named_bf16_that_fails_its_test_does_not_run(proven_bf16, monkeypatch)
     assert "--precision fp32" in caught.value.hint
 
 
-def test_a_named_runtime_takes_fp32(bundle):
+def test_named_openvino_takes_fp32(bundle):
     spec, _ = chosen(bundle, runtime="openvino")
     assert (spec.runtime, spec.precision) == ("openvino", "fp32")
 
 
-def test_bf16_is_refused_where_no_graph_is_for_it(bundle):
+def test_named_bf16_needs_openvino(bundle):
     with pytest.raises(UsageError, match="onnxruntime-cpu does not compute in bf16"):
         open_best(bundle, runtime="onnxruntime-cpu", precision="bf16")
 
 
-def test_without_the_package_a_verify_does_not_mention_it(bundle, no_openvino):
+def test_verify_without_the_extra(bundle, no_openvino):
     kinds, _, notes = verified(bundle)
     assert all(runtime != "openvino" for runtime, _ in kinds)
     assert not any("openvino" in note for note in notes)
 
 
 @pytest.mark.parametrize("options", [{"runtime": "openvino"}, {"precision": "bf16"}])
-def test_without_the_package_asking_for_it_names_the_command(bundle, no_openvino, options):
+def test_verify_named_openvino_not_installed(bundle, no_openvino, options):
     with pytest.raises(DependencyError, match="openvino is not installed") as caught:
         verify_bundle(bundle, VerifyRequest(**options))
     assert 'pip install "deploykit[openvino]"' in caught.value.hint
 
 
-def test_without_the_package_auto_says_why_what_is_proven_is_not_taken(bundle, monkeypatch):
+def test_auto_notes_proven_openvino_not_installed(bundle, monkeypatch):
     _, proven, _ = verified(bundle, runtime="openvino")
     monkeypatch.setitem(sys.modules, "openvino", None)
     spec, (note,) = chosen(proven)
@@ -178,7 +178,7 @@ def test_without_the_package_auto_says_why_what_is_proven_is_not_taken(bundle, m
     assert note.startswith("not taken: deploy/fp32.onnx on openvino: openvino is not installed")
 
 
-def test_a_prediction_is_the_same_on_it(bundle, photo_folder):
+def test_predict_on_openvino_equals_onnx_runtime(bundle, photo_folder):
     rows = {}
     for runtime in ("onnxruntime-cpu", "openvino"):
         request = PredictRequest(photo_folder, runtime=runtime, batch_size=3)

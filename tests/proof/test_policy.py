@@ -9,7 +9,7 @@ from fake_session import FakeSession
 from fp16_networks import BRIGHT, make_photos
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.bundle.verdicts import PhotoSet
+from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.bench import run as bench
 from deploykit.commands.build.proven_graph import proven_graph
 from deploykit.commands.inspect.bundle import inspect_bundle
@@ -20,7 +20,7 @@ from deploykit.errors import ParityError
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.statistics import upper_bound
 from deploykit.proof.auto import open_best
-from deploykit.proof.policy import MAX_FLIP_RATE_BOUND, MIN_PHOTOS, status
+from deploykit.proof.policy import MAX_FLIP_RATE_BOUND, MIN_IMAGES, status
 from deploykit.proof.text import status_of_run
 from deploykit.system.progress import silent
 
@@ -29,8 +29,8 @@ CPU = "onnxruntime-cpu"
 BF16 = Candidate(FP32, "openvino", "bf16")
 
 
-def photo_set(kind, images):
-    return PhotoSet(kind=kind, source="birds" if kind == "photos" else "", images=images, sha256="")
+def image_set(kind, images):
+    return ImageSet(kind=kind, source="birds" if kind == "photos" else "", count=images, sha256="")
 
 
 def measured(verdict, kind, images, flips=0):
@@ -39,7 +39,7 @@ def measured(verdict, kind, images, flips=0):
     found = msgspec.structs.replace(
         verdict.measurement, images=images, flips=flips, undecidable=0, flip_rate_bound=bound
     )
-    return {"photos": photo_set(kind, images), "measurement": found, "among": images}
+    return {"images": image_set(kind, images), "measurement": found, "among": images}
 
 
 #: Precision, how the verdict differs from an executed proof without a flip, and the answer.
@@ -57,8 +57,8 @@ KINDS = {
     "another file": ("fp32", {"graph_sha256": "0" * 64}, "unproven"),
     "failed": ("fp32", {"reasons": ("2 of 45 images changed their class",)}, "failed"),
     "none": ("fp32", None, "unproven"),
-    "int8 on photos": ("int8", ("photos", MIN_PHOTOS), "proven"),
-    "int8 on too few": ("int8", ("photos", MIN_PHOTOS - 1), "unproven"),
+    "int8 on photos": ("int8", ("photos", MIN_IMAGES), "proven"),
+    "int8 on too few": ("int8", ("photos", MIN_IMAGES - 1), "unproven"),
     "int8 on generated images": ("int8", ("generated", 225), "unproven"),
     "int8 on golden images": ("int8", ("golden", 225), "unproven"),
     "int8 with flips": ("int8", ("photos", 225, 1), "within budget"),
@@ -95,7 +95,7 @@ def known(bundle):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_status_is_the_same_for_all_who_ask(known, kind, monkeypatch):
+def test_status_is_the_same_everywhere(known, kind, monkeypatch):
     precision, _, word = KINDS[kind]
     bundle, graph = known(kind), FP32 if precision == "fp32" else INT8
     candidate = Candidate(graph, CPU, precision)
@@ -126,7 +126,7 @@ def test_status_is_the_same_for_all_who_ask(known, kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["executed on photos", "failed", "none", "another version"])
-def test_status_decides_what_an_engine_is_built_from(known, kind):
+def test_status_decides_what_engines_are_built_from(known, kind):
     bundle = known(kind)
     if KINDS[kind][2] == "proven":
         _, proof, _ = proven_graph(bundle, QuantizeRequest("fp32"), silent)
@@ -136,7 +136,7 @@ def test_status_decides_what_an_engine_is_built_from(known, kind):
             proven_graph(bundle, QuantizeRequest("fp32"), silent)
 
 
-def test_status_decides_what_too_few_photos_may_replace(known, tmp_path):
+def test_status_decides_what_few_images_may_replace(known, tmp_path):
     few = make_photos(tmp_path / "few", BRIGHT - 20, count=2)
     request = QuantizeRequest(images=few, runtime=CPU, graphs=(INT8,))
     with pytest.raises(ParityError, match=f"{INT8} stays as it is: it is proven"):
@@ -144,8 +144,8 @@ def test_status_decides_what_too_few_photos_may_replace(known, tmp_path):
     assert quantize_bundle(known("int8 on too few"), request).passed
 
 
-def test_min_photos_are_just_enough():
-    assert upper_bound(0, MIN_PHOTOS) <= MAX_FLIP_RATE_BOUND < upper_bound(0, MIN_PHOTOS - 1)
+def test_min_photos_satisfies_the_bound():
+    assert upper_bound(0, MIN_IMAGES) <= MAX_FLIP_RATE_BOUND < upper_bound(0, MIN_IMAGES - 1)
 
 
 def test_status_elsewhere_names_the_device(known):
@@ -195,7 +195,7 @@ def easy(tmp_path):
     return make_photos(tmp_path / "easy", BRIGHT - 20)
 
 
-def test_easy_photos_do_not_bring_back_what_failed(verified, easy, tmp_path):
+def test_status_failed_is_kept_on_easier_images(verified, easy, tmp_path):
     verdict, known = verified(easy)
     assert (verdict.passed, known.word) == (True, "proven")
     mixed = make_photos(tmp_path / "mixed", BRIGHT - 20)
@@ -211,7 +211,7 @@ def test_easy_photos_do_not_bring_back_what_failed(verified, easy, tmp_path):
     assert (verdict.passed, known.word) == (True, "proven")
 
 
-def test_duplicates_prove_nothing(verified, easy, tmp_path):
+def test_status_of_duplicates_is_unproven(verified, easy, tmp_path):
     first = next(easy.rglob("*.png")).read_bytes()
     folder = tmp_path / "duplicates" / "red"
     folder.mkdir(parents=True)

@@ -35,17 +35,17 @@ def order(bundle):
     return of
 
 
-def test_int8_comes_before_bf16(order):
+def test_preference_int8_before_bf16(order):
     assert order(kept=0, integers=131)[:2] == [INT8_THERE, BF16]
     assert order(kept=1, integers=9)[:2] == [INT8_THERE, BF16]
 
 
 @pytest.mark.parametrize(("kept", "integers"), [(40, 91), (2, 9), (9, 1)])
-def test_what_is_largely_fp32_comes_after_bf16(order, kept, integers):
+def test_preference_bf16_before_largely_fp32_int8(order, kept, integers):
     assert order(kept, integers)[:2] == [BF16, INT8_THERE]
 
 
-def test_where_nobody_counted_the_nodes_int8_is_int8(order):
+def test_preference_int8_without_node_counts(order):
     assert order(kept=40, integers=None)[:2] == [INT8_THERE, BF16]
 
 
@@ -53,7 +53,7 @@ def test_where_nobody_counted_the_nodes_int8_is_int8(order):
     ("made_for", "there", "last"),
     [("openvino", INT8_THERE, INT8_HERE), ("onnxruntime-cpu", INT8_HERE, INT8_THERE)],
 )
-def test_int8_comes_last_where_its_graph_is_made_for_another_runtime(order, made_for, there, last):
+def test_preference_int8_for_another_runtime_is_last(order, made_for, there, last):
     found = order(kept=0, integers=9, made_for=made_for)
     assert found[-1] == last
     assert found.index(there) < found.index(("openvino", "fp32"))

@@ -8,7 +8,7 @@ from fp16_networks import BRIGHT, make_photos
 
 from deploykit.bundle.golden import Golden, read_golden, write_golden
 from deploykit.errors import ImagesError
-from deploykit.proof.photos import split_photos
+from deploykit.proof.images import split_samples
 from deploykit.system.progress import silent
 
 
@@ -21,69 +21,69 @@ def drawn(photos):
     return names, images
 
 
-def test_no_photo_is_in_both_samples(exported_bundle, photo_folder):
-    search, proof = split_photos(exported_bundle, photo_folder, silent, search=32, proof=32)
+def test_split_photos_samples_are_disjoint(exported_bundle, photo_folder):
+    search, proof = split_samples(exported_bundle, photo_folder, silent, search=32, proof=32)
     searched, proven = drawn(search)[0], drawn(proof)[0]
     assert len({*searched, *proven}) == len(searched) + len(proven) == 45
     assert search.drawn().sha256 != proof.drawn().sha256
     assert search.drawn().source == proof.drawn().source == str(photo_folder)
 
 
-def test_both_samples_are_even_over_the_classes(exported_bundle, photo_folder):
-    for photos in split_photos(exported_bundle, photo_folder, silent, search=32, proof=32):
+def test_split_photos_even_over_classes(exported_bundle, photo_folder):
+    for photos in split_samples(exported_bundle, photo_folder, silent, search=32, proof=32):
         counts = Counter(name.split("/")[0] for name in drawn(photos)[0])
         assert set(counts) == {"blue", "green", "red"}
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_the_samples_are_the_same_every_time(exported_bundle, photo_folder):
+def test_split_photos_is_deterministic(exported_bundle, photo_folder):
     first, second = (
         [
             drawn(photos)[0]
-            for photos in split_photos(exported_bundle, photo_folder, silent, search=32, proof=32)
+            for photos in split_samples(exported_bundle, photo_folder, silent, search=32, proof=32)
         ]
         for _ in range(2)
     )
     assert first == second
 
 
-def test_a_large_folder_is_sampled(exported_bundle, tmp_path):
+def test_split_photos_of_a_large_folder(exported_bundle, tmp_path):
     folder = make_photos(tmp_path / "many", BRIGHT, count=24)
     assert [
-        p.count for p in split_photos(exported_bundle, folder, silent, search=32, proof=32)
+        p.count for p in split_samples(exported_bundle, folder, silent, search=32, proof=32)
     ] == [32, 32]
 
 
 @pytest.mark.parametrize(("images", "counts"), [(2, [1, 1]), (3, [1, 2])])
-def test_a_few_photos_are_split_too(exported_bundle, tmp_path, photo_folder, images, counts):
+def test_split_photos_of_few_images(exported_bundle, tmp_path, photo_folder, images, counts):
     for i in range(images):
         data = (photo_folder / "red" / f"{i:02}.png").read_bytes()
         (tmp_path / f"{i}.png").write_bytes(data)
     assert [
-        p.count for p in split_photos(exported_bundle, tmp_path, silent, search=32, proof=32)
+        p.count for p in split_samples(exported_bundle, tmp_path, silent, search=32, proof=32)
     ] == counts
 
 
-def test_one_photo_cannot_be_both(exported_bundle, tmp_path, photo_folder):
+def test_split_photos_of_one_image(exported_bundle, tmp_path, photo_folder):
     (tmp_path / "a.png").write_bytes((photo_folder / "red" / "00.png").read_bytes())
     with pytest.raises(ImagesError, match="has one image; a search and its proof need two") as lone:
-        split_photos(exported_bundle, tmp_path, silent, search=64, proof=128)
+        split_samples(exported_bundle, tmp_path, silent, search=64, proof=128)
     assert "192 or more" in lone.value.hint
 
 
-def test_the_photos_of_the_export_are_taken_while_they_are_there(exported_bundle, photo_folder):
+def test_split_photos_takes_images_of_the_export(exported_bundle, photo_folder):
     notes = []
-    search, proof = split_photos(exported_bundle, None, notes.append, search=32, proof=32)
+    search, proof = split_samples(exported_bundle, None, notes.append, search=32, proof=32)
     assert search.count + proof.count == 45
     assert [note.message for note in notes] == [
         f"using the photos given at export: {photo_folder.resolve()}"
     ]
 
 
-def test_without_any_folder_the_golden_images_are_split(bundle):
+def test_split_photos_of_golden_images(bundle):
     notes = []
-    search, proof = split_photos(
-        edited(bundle, photos="/gone"), None, notes.append, search=32, proof=32
+    search, proof = split_samples(
+        edited(bundle, images="/gone"), None, notes.append, search=32, proof=32
     )
     (note,) = (note.message for note in notes)
     assert note.startswith("/gone, given at export, is not there: using golden.npz")
@@ -94,10 +94,10 @@ def test_without_any_folder_the_golden_images_are_split(bundle):
     assert [len(half) for half in halves] == [4, 4]
 
 
-def test_one_golden_image_cannot_be_both(bundle):
+def test_split_photos_of_one_golden_image(bundle):
     golden = read_golden(bundle)
     write_golden(Golden(golden.images[:1], golden.logits[:1]), bundle.folder / "golden.npz")
-    changed = edited(acknowledged(bundle, "golden.npz"), photos=None)
+    changed = edited(acknowledged(bundle, "golden.npz"), images=None)
     with pytest.raises(ImagesError, match="has one image; a search") as caught:
-        split_photos(changed, None, silent, search=32, proof=32)
+        split_samples(changed, None, silent, search=32, proof=32)
     assert "--images" in caught.value.hint

@@ -53,18 +53,18 @@ def check_round_trip():
         assert np.array_equal(result, values + i)
 
 
-def test_a_captured_copy_is_replayed(cuda):
+def test_stream_captures_and_replays(cuda):
     fake = cuda()
     check_round_trip()
     assert not fake.ledger
 
 
 @pytest.mark.gpu
-def test_a_captured_copy_is_replayed_on_a_gpu():
+def test_stream_captures_and_replays_on_a_gpu():
     check_round_trip()
 
 
-def test_only_the_first_bytes_are_copied(cuda):
+def test_stream_copies_only_given_bytes(cuda):
     cuda()
     with (
         PinnedBuffer((4,), np.uint8) as source,
@@ -83,7 +83,7 @@ def test_only_the_first_bytes_are_copied(cuda):
         assert target.array.tolist() == [1, 2, 9, 9]
 
 
-def test_an_error_says_what_failed_and_how_much_was_asked_for(cuda):
+def test_device_buffer_out_of_memory(cuda):
     cuda(fail_at=1)
     with pytest.raises(DeviceError) as caught:
         DeviceBuffer(12_345)
@@ -94,7 +94,7 @@ def test_an_error_says_what_failed_and_how_much_was_asked_for(cuda):
         PinnedBuffer((2, 3), np.float32)
 
 
-def test_closing_twice_is_fine(cuda):
+def test_cuda_resources_close_twice(cuda):
     fake = cuda()
     for resource in (DeviceBuffer(4), PinnedBuffer((4,), np.uint8), Event(), Stream()):
         resource.close()
@@ -102,7 +102,7 @@ def test_closing_twice_is_fine(cuda):
     assert not fake.ledger
 
 
-def test_a_stream_ends_its_work_before_it_closes(cuda):
+def test_stream_closes_after_its_work(cuda):
     cuda()
     with (
         PinnedBuffer((1,), np.uint8) as target,
@@ -114,7 +114,7 @@ def test_a_stream_ends_its_work_before_it_closes(cuda):
         assert target.array[0] != 9
 
 
-def test_a_failed_capture_leaves_a_stream_that_works(cuda):
+def test_stream_works_after_a_failed_capture(cuda):
     fake = cuda()
     with PinnedBuffer((1,), np.uint8) as target, DeviceBuffer(1) as device, Stream() as stream:
 
@@ -130,7 +130,7 @@ def test_a_failed_capture_leaves_a_stream_that_works(cuda):
     assert not fake.ledger
 
 
-def test_whichever_call_fails_everything_is_freed(cuda):
+def test_cuda_failed_call_frees_everything(cuda):
     fake = cuda()
     check_round_trip()
     calls = list(enumerate(fake.faults.calls, start=1))
@@ -141,7 +141,7 @@ def test_whichever_call_fails_everything_is_freed(cuda):
         assert not fake.ledger, f"{call}, call {number}"
 
 
-def test_closing_does_not_hide_the_error_that_led_to_it(cuda):
+def test_device_buffer_close_keeps_the_first_error(cuda):
     fake = cuda()
     with pytest.raises(ValueError, match="the first"), DeviceBuffer(4):  # noqa: PT012
         fake.faults.at = 2
@@ -150,7 +150,7 @@ def test_closing_does_not_hide_the_error_that_led_to_it(cuda):
     assert not fake.ledger
 
 
-def test_without_a_driver_cuda_says_so(no_gpu):
+def test_stream_without_driver(no_gpu):
     from cuda.bindings import runtime
 
     if runtime.cudaGetDeviceCount()[0] == runtime.cudaError_t.cudaSuccess:

@@ -24,7 +24,7 @@ def content():
     return ir.to_proto(ir.from_onnx_text(GRAPH)).SerializeToString()
 
 
-def test_all_outputs_come_by_name(content):
+def test_probe_gives_all_outputs_by_name(content):
     with open_probe(content, threads=1) as probe:
         found = probe.run(FEEDS)
     assert list(found) == ["sum", "half"]
@@ -32,13 +32,13 @@ def test_all_outputs_come_by_name(content):
     assert found["half"].dtype == np.float16
 
 
-def test_a_file_is_as_good_as_bytes(content, tmp_path):
+def test_probe_of_a_file(content, tmp_path):
     (tmp_path / "graph.onnx").write_bytes(content)
     with open_probe(tmp_path / "graph.onnx") as probe:
         assert probe.run(FEEDS)["sum"].tolist() == [[2, 2], [4, 6]]
 
 
-def test_outputs_are_the_callers(content):
+def test_probe_outputs_are_copies(content):
     with open_probe(content) as probe:
         first = probe.run(FEEDS)["sum"]
         probe.run({**FEEDS, "left": FEEDS["left"] + 10})
@@ -55,19 +55,19 @@ def test_outputs_are_the_callers(content):
     ],
     ids=["missing", "type", "shape", "unknown"],
 )
-def test_feeds_that_do_not_fit_are_refused(content, feeds):
+def test_probe_refuses_unsuitable_feeds(content, feeds):
     with open_probe(content) as probe, pytest.raises(GraphError, match=r"failed on left \(2, "):
         probe.run(feeds)
 
 
-def test_what_is_no_graph_is_refused(tmp_path):
+def test_probe_of_what_is_no_graph(tmp_path):
     (tmp_path / "graph.onnx").write_bytes(b"not a graph")
     for graph in (tmp_path / "graph.onnx", b"not a graph", tmp_path / "nowhere.onnx"):
         with pytest.raises(GraphError, match="cannot read"):
             open_probe(graph)
 
 
-def test_a_closed_probe_does_not_run(content):
+def test_probe_closed_does_not_run(content):
     probe = open_probe(content)
     probe.close()
     probe.close()
@@ -75,7 +75,7 @@ def test_a_closed_probe_does_not_run(content):
         probe.run(FEEDS)
 
 
-def test_on_a_gpu_fp32_is_not_rounded_to_tf32(content, monkeypatch, rtx_4070):
+def test_probe_fp32_on_gpu_is_without_tf32(content, monkeypatch, rtx_4070):
     asked = {}
 
     def open_on_cpu(graph, name, threads, *, cuda, tf32=False):
@@ -87,6 +87,6 @@ def test_on_a_gpu_fp32_is_not_rounded_to_tf32(content, monkeypatch, rtx_4070):
         assert asked == {"precision": "fp32", "tf32": False}
 
 
-def test_a_gpu_that_is_missing(content, no_gpu):
+def test_probe_without_gpu(content, no_gpu):
     with pytest.raises(DeviceError):
         open_probe(content, cuda="fp16")

@@ -11,7 +11,7 @@ from deploykit.specs.preprocessing import Preprocessing
 
 
 @pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.5, 0.5, 0.5)])
-def test_network_input_is_torchvisions(mean):
+def test_normalised_as_torchvision(mean):
     preprocessing = Preprocessing(mean=mean, std=(0.229, 0.224, 0.225))
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 9, 3), dtype=np.uint8)
     before = images.copy()

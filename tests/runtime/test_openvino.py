@@ -56,7 +56,7 @@ def int8_graph(small_graphs, small_preprocessing):
     return path
 
 
-def test_it_answers_as_onnx_runtime_does(fp32, small_graphs, small_preprocessing):
+def test_openvino_answers_as_onnx_runtime(fp32, small_graphs, small_preprocessing):
     """Which it would not in BF16, the precision that it takes by itself where the CPU has it."""
     reference = open_on("onnxruntime-cpu", small_graphs, "fp32", small_preprocessing)
     for count in (1, 2, 5, 1, 9):
@@ -67,7 +67,7 @@ def test_it_answers_as_onnx_runtime_does(fp32, small_graphs, small_preprocessing
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_an_image_has_the_same_answer_in_every_batch(small_graphs, small_preprocessing, threads):
+def test_openvino_answers_in_any_batch(small_graphs, small_preprocessing, threads):
     images = random_images(5, small_preprocessing)
     with open_file(
         small_graphs["fp32"], small_preprocessing, threads=threads, pipelined=True
@@ -77,7 +77,7 @@ def test_an_image_has_the_same_answer_in_every_batch(small_graphs, small_preproc
             assert np.array_equal(session.run(images[i : i + 1]), whole[i : i + 1])
 
 
-def test_the_spec_says_what_runs(fp32, small_preprocessing):
+def test_openvino_spec(fp32, small_preprocessing):
     spec = fp32.spec
     assert (spec.runtime, spec.graph, spec.precision) == ("openvino", "deploy/fp32.onnx", "fp32")
     assert (spec.device, spec.input_size, spec.classes) == ("CPU", (32, 40), 5)
@@ -86,7 +86,7 @@ def test_the_spec_says_what_runs(fp32, small_preprocessing):
 
 
 @needs_bf16
-def test_bf16_is_a_hint_on_the_fp32_graph(fp32, small_graphs, small_preprocessing):
+def test_openvino_bf16_of_the_fp32_graph(fp32, small_graphs, small_preprocessing):
     images = random_images(4, small_preprocessing)
     with open_file(small_graphs["fp32"], small_preprocessing, precision="bf16") as session:
         error = relative_error(session.run(images), fp32.run(images))
@@ -96,12 +96,12 @@ def test_bf16_is_a_hint_on_the_fp32_graph(fp32, small_graphs, small_preprocessin
 
 
 @needs_bf16
-def test_bf16_that_no_layer_computes_in_is_refused():
+def test_openvino_refuses_bf16_without_such_a_layer():
     with pytest.raises(DeviceError, match=r"not compute graph.onnx in bf16 .* by any layer"):
         open_text(DEPLOY, PREPROCESSING, precision="bf16")
 
 
-def test_bf16_is_refused_on_a_cpu_that_has_none(monkeypatch, small_graphs, small_preprocessing):
+def test_openvino_refuses_bf16_on_other_cpus(monkeypatch, small_graphs, small_preprocessing):
     class OldCpu:
         def get_property(self, device, key):
             return ["FP32", "INT8"]
@@ -123,7 +123,7 @@ def test_openvino_that_does_not_start_is_refused(monkeypatch, small_graphs, smal
 
 @needs_bf16
 @pytest.mark.parametrize(("asked", "computed"), [("fp32", "bf16"), ("bf16", "fp32")])
-def test_a_hint_that_is_not_taken_is_an_error(
+def test_openvino_hint_not_taken_is_an_error(
     monkeypatch, small_graphs, small_preprocessing, asked, computed
 ):
     arithmetic = _openvino._ARITHMETIC
@@ -133,7 +133,7 @@ def test_a_hint_that_is_not_taken_is_an_error(
         open_file(small_graphs["fp32"], small_preprocessing, precision=asked)
 
 
-def test_int8_comes_from_a_qdq_graph(fp32, int8_graph, small_preprocessing):
+def test_openvino_int8_of_a_qdq_graph(fp32, int8_graph, small_preprocessing):
     images = random_images(4, small_preprocessing)
     with open_file(int8_graph, small_preprocessing, precision="int8") as session:
         error = relative_error(session.run(images), fp32.run(images))
@@ -141,12 +141,12 @@ def test_int8_comes_from_a_qdq_graph(fp32, int8_graph, small_preprocessing):
     assert session.spec.device.startswith("CPU (")
 
 
-def test_an_fp32_graph_is_no_int8(small_graphs, small_preprocessing):
+def test_openvino_int8_of_an_fp32_graph(small_graphs, small_preprocessing):
     with pytest.raises(DeviceError, match=r"would not compute .* in int8 on this CPU, but in f32"):
         open_file(small_graphs["fp32"], small_preprocessing, precision="int8")
 
 
-def test_a_canonical_graph_gets_normalised_images():
+def test_openvino_normalises_for_the_canonical_graph():
     mean, std = np.array(PREPROCESSING.mean), np.array(PREPROCESSING.std)
     expected = ((IMAGES / 255 - mean) / std).mean((1, 2))
     with open_text(CANONICAL, PREPROCESSING) as session:
@@ -154,13 +154,13 @@ def test_a_canonical_graph_gets_normalised_images():
 
 
 @pytest.mark.parametrize("text", [DEPLOY, PASSED_ON], ids=["plain", "passed on"])
-def test_a_deploy_graph_gets_the_bytes(text):
+def test_openvino_gives_bytes_to_the_deploy_graph(text):
     with open_text(text, PREPROCESSING) as session:
         assert session.run(IMAGES) == pytest.approx(MEANS, rel=1e-6)
         assert session.run(IMAGES[::-1]) == pytest.approx(MEANS[::-1], rel=1e-6)
 
 
-def test_batches_are_in_flight_together_and_come_in_any_order():
+def test_openvino_collects_batches_in_any_order():
     batches = [np.roll(IMAGES, step, axis=3) for step in range(4)]
     with open_text(DEPLOY, PREPROCESSING, threads=2, pipelined=True) as session:
         buffer = np.empty_like(IMAGES)
@@ -175,7 +175,7 @@ def test_batches_are_in_flight_together_and_come_in_any_order():
             session.collect(tickets[0])
 
 
-def test_the_logits_are_the_callers():
+def test_openvino_logits_are_copies():
     with open_text(DEPLOY, PREPROCESSING) as session:
         first = session.run(IMAGES)
         kept = first.copy()
@@ -183,7 +183,7 @@ def test_the_logits_are_the_callers():
     assert np.array_equal(first, kept)
 
 
-def test_few_images_share_the_threads_and_many_have_one_each():
+def test_openvino_compiles_for_batch_and_threads():
     """Compiling for both takes time and memory: what nobody asks for is not compiled."""
     with open_text(DEPLOY, PREPROCESSING, threads=2) as session:
         session.run(IMAGES[:1])
@@ -195,13 +195,13 @@ def test_few_images_share_the_threads_and_many_have_one_each():
         assert set(session._requests) == {2}
 
 
-def test_it_computes_on_as_many_threads_as_it_may():
+def test_openvino_thread_count():
     with open_text(DEPLOY, PREPROCESSING, threads=1) as session:
         (requests,) = session._requests.values()
     assert requests._compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
-def test_a_closed_session_runs_nothing():
+def test_openvino_closed_session():
     session = open_text(DEPLOY, PREPROCESSING)
     ticket = session.submit(IMAGES)
     session.close()
@@ -215,7 +215,7 @@ def test_a_closed_session_runs_nothing():
 
 @pytest.mark.parametrize("content", [b"", b"not onnx at all", b"\x08\x0a"])
 @pytest.mark.parametrize("as_file", [True, False], ids=["file", "bytes"])
-def test_what_is_no_graph_is_refused_in_one_message(tmp_path, capfd, content, as_file):
+def test_openvino_of_what_is_no_graph(tmp_path, capfd, content, as_file):
     graph = content
     if as_file:
         graph = tmp_path / "graph.onnx"
@@ -243,7 +243,7 @@ def test_what_is_no_graph_is_refused_in_one_message(tmp_path, capfd, content, as
     ],
     ids=["size", "name", "type", "operator", "wired batch"],
 )
-def test_a_graph_that_is_not_the_bundles_is_refused(text, message):
+def test_openvino_refuses_a_foreign_graph(text, message):
     with pytest.raises(GraphError, match=f"(?s){message}"):
         open_text(text, PREPROCESSING)
 
@@ -253,16 +253,14 @@ def test_a_graph_that_is_not_the_bundles_is_refused(text, message):
     [(Labels(names=(*"abcde",), source="test"), {}), (LABELS, {"mean": (0.1, 0.2, 0.3)})],
     ids=["labels", "preprocessing"],
 )
-def test_a_graph_that_tells_something_else_is_refused(
-    small_graphs, small_preprocessing, labels, preprocessing
-):
+def test_openvino_refuses_other_metadata(small_graphs, small_preprocessing, labels, preprocessing):
     other = Preprocessing(resize=small_preprocessing.resize, **preprocessing)
     with pytest.raises(GraphError, match="was exported with deploykit"):
         open_file(small_graphs["fp32"], other, labels=labels)
 
 
 @pytest.mark.parametrize("method", ["start", "finish"])
-def test_a_failure_while_running_is_a_graph_error(monkeypatch, method):
+def test_openvino_failure_while_running(monkeypatch, method):
     def fail(*_):
         raise RuntimeError("could not execute a primitive")
 
@@ -272,7 +270,7 @@ def test_a_failure_while_running_is_a_graph_error(monkeypatch, method):
             session.run(IMAGES)
 
 
-def test_every_error_of_the_readers_is_mapped():
+def test_openvino_errors_are_all_mapped():
     raised = {
         value
         for value in vars(_openvino.frontend).values()
@@ -282,7 +280,7 @@ def test_every_error_of_the_readers_is_mapped():
     assert raised <= set(OPENVINO_ERRORS)
 
 
-def test_without_the_package_it_is_named_with_its_command(no_openvino):
+def test_openvino_not_installed(no_openvino):
     with pytest.raises(DependencyError, match="openvino is not installed") as caught:
         open_text(DEPLOY, PREPROCESSING)
     assert caught.value.hint == 'Install it: pip install "deploykit[openvino]"'
@@ -315,7 +313,7 @@ assert openvino.convert_model
 """
 
 
-def test_nobody_is_told_and_nothing_is_left_behind(tmp_path):
+def test_openvino_sends_no_telemetry(tmp_path):
     reporter, home = tmp_path / "reporter", tmp_path / "home"
     reporter.mkdir()
     home.mkdir()

@@ -83,7 +83,7 @@ def pooled_means(pool, value):
 @pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino"])
 @pytest.mark.parametrize("value", [0.0, -0.0, 1e-8, -1000.0])
 @pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
-def test_padding_before_a_pool_keeps_its_value(open_text, runtime, pool, value):
+def test_session_padding_before_a_pool(open_text, runtime, pool, value):
     """timm's resnetv2_50x1_bit pads with zeros what is negative."""
     with open_text(PADDED.format(pool=pool, value=value), runtime=runtime) as session:
         assert relative_error(session.run(IMAGES), pooled_means(pool, value)) <= ERROR_LIMIT["fp32"]
@@ -94,24 +94,24 @@ def normalised_means(images):
     return ((images / 255 - mean) / std).mean((1, 2))
 
 
-def test_a_canonical_graph_gets_normalised_images(open_text):
+def test_session_normalises_for_the_canonical_graph(open_text):
     with open_text(CANONICAL) as session:
         logits = session.run(IMAGES)
     assert logits.dtype == np.float32
     assert logits == pytest.approx(normalised_means(IMAGES), rel=1e-5)
 
 
-def test_a_deploy_graph_gets_the_bytes(open_text):
+def test_session_gives_bytes_to_the_deploy_graph(open_text):
     with open_text(DEPLOY) as session:
         assert session.run(IMAGES) == pytest.approx(IMAGES.mean((1, 2)), rel=1e-6)
 
 
-def test_a_module_gets_normalised_images():
+def test_module_session_normalises():
     with open_module(ChannelMeans(), preprocessing=PREPROCESSING, classes=3) as session:
         assert session.run(IMAGES) == pytest.approx(normalised_means(IMAGES), rel=1e-5)
 
 
-def test_a_module_normalises_bit_for_bit_as_torchvision():
+def test_module_session_normalises_exactly_as_torchvision():
     from torchvision import transforms
 
     transform = transforms.Compose(
@@ -128,18 +128,18 @@ def test_a_module_normalises_bit_for_bit_as_torchvision():
         assert np.array_equal(transform(image).flatten().numpy(), row)
 
 
-def test_the_spec_says_what_runs(open_text):
+def test_session_spec(open_text):
     spec = open_text(DEPLOY).spec
     assert (spec.runtime, spec.graph, spec.precision) == ("onnxruntime-cpu", "graph.onnx", "fp32")
     assert (spec.device, spec.input_size, spec.classes) == ("CPU", (4, 5), 3)
     assert spec.largest_batch is None
 
 
-def test_int8_names_the_instruction_set_that_it_was_computed_with(open_text):
+def test_session_int8_device_has_instruction_set(open_text):
     assert open_text(DEPLOY, precision="int8").spec.device.startswith("CPU (")
 
 
-def test_the_logits_are_the_callers(open_text):
+def test_session_logits_are_copies(open_text):
     session = open_text(DEPLOY)
     first = session.run(IMAGES)
     kept = first.copy()
@@ -147,7 +147,7 @@ def test_the_logits_are_the_callers(open_text):
     assert np.array_equal(first, kept)
 
 
-def test_read_only_images_are_fine(open_text):
+def test_session_takes_read_only_images(open_text):
     images = IMAGES.copy()
     images.flags.writeable = False
     with open_module(ChannelMeans(), preprocessing=PREPROCESSING, classes=3) as reference:
@@ -166,19 +166,19 @@ def test_read_only_images_are_fine(open_text):
     ],
     ids=["type", "one image", "channels first", "size", "empty"],
 )
-def test_a_batch_that_does_not_fit_is_refused(open_text, images):
+def test_session_refuses_unsuitable_batches(open_text, images):
     with pytest.raises(InputError, match="A batch must"):
         open_text(DEPLOY).run(images)
 
 
-def test_a_batch_above_the_largest_is_refused():
+def test_session_refuses_batches_above_the_largest():
     session = FakeSession(lambda images: images.mean((1, 2)), classes=3, largest_batch=2)
     with pytest.raises(InputError, match="1 to 2 images; got 3"):
         session.run(np.zeros((3, 8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize("content", [b"", b"not onnx at all", b"\x08\x0a"])
-def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
+def test_open_graph_of_what_is_no_graph(tmp_path, content):
     (tmp_path / "graph.onnx").write_bytes(content)
     with pytest.raises(GraphError):
         open_graph(
@@ -200,23 +200,23 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
     ],
     ids=["size", "input name", "output name"],
 )
-def test_a_graph_that_is_not_the_bundles_is_refused(open_text, text):
+def test_open_graph_refuses_a_foreign_graph(open_text, text):
     with pytest.raises(GraphError, match="not the graph that the manifest describes"):
         open_text(text)
 
 
-def test_another_number_of_classes_is_refused(open_text):
+def test_open_graph_refuses_other_number_of_classes(open_text):
     with pytest.raises(GraphError, match="not the graph that the manifest describes"):
         open_text(DEPLOY, classes=4)
 
 
-def test_an_unknown_runtime_gets_the_closest(open_text):
+def test_open_graph_of_unknown_runtime_suggests_one(open_text):
     with pytest.raises(UsageError, match="There is no runtime") as caught:
         open_text(DEPLOY, runtime="onnxruntime-gpu")
     assert caught.value.hint in {f"Did you mean {name}?" for name in RUNTIMES}
 
 
-def test_a_precision_that_a_runtime_does_not_compute_in_is_refused(tmp_path):
+def test_open_graph_refuses_fp16_on_cpu(tmp_path):
     """ONNX Runtime's CPU provider would run it in FP32 and prove nothing."""
     with pytest.raises(UsageError, match="onnxruntime-cpu does not compute in fp16") as caught:
         open_graph(
@@ -230,13 +230,13 @@ def test_a_precision_that_a_runtime_does_not_compute_in_is_refused(tmp_path):
     assert "onnxruntime-cuda" in caught.value.hint
 
 
-def test_an_answer_of_another_shape_is_refused():
+def test_session_refuses_answers_of_another_shape():
     session = FakeSession(lambda images: images.mean((0, 1, 2))[None], classes=3)
     with pytest.raises(GraphError, match=r"answers 2 images with shape \(1, 3\)"):
         session.run(np.zeros((2, 8, 8, 3), np.uint8))
 
 
-def test_a_graph_that_loses_the_batch_is_refused(open_text):
+def test_session_refuses_a_graph_with_fixed_batch(open_text):
     """One that was exported with a batch of 1 wired in."""
     with (
         open_text(WIRED) as session,
@@ -245,7 +245,7 @@ def test_a_graph_that_loses_the_batch_is_refused(open_text):
         session.run(IMAGES)
 
 
-def test_threads_do_not_share_a_sessions_memory(open_text, monkeypatch):
+def test_session_in_several_threads(open_text, monkeypatch):
     both_filled = threading.Barrier(2, timeout=20)
     with open_text(DEPLOY, threads=1) as session, ThreadPoolExecutor(2) as pool:
         assert session.spec.concurrent
@@ -263,7 +263,7 @@ def test_threads_do_not_share_a_sessions_memory(open_text, monkeypatch):
                 assert logits == pytest.approx(images.mean((1, 2)), rel=1e-6)
 
 
-def test_a_failed_run_is_not_repeated_on_another_provider(open_text, monkeypatch):
+def test_session_failed_run_is_not_repeated(open_text, monkeypatch):
     """ONNX Runtime would print, move the session to the CPU, and go on."""
     session = open_text(DEPLOY)
     assert not session._session._enable_fallback
@@ -278,7 +278,7 @@ def test_a_failed_run_is_not_repeated_on_another_provider(open_text, monkeypatch
         session.run(IMAGES)
 
 
-def test_every_error_of_onnx_runtime_is_mapped():
+def test_onnx_runtime_errors_are_all_mapped():
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     from deploykit.runtime._onnxruntime import ORT_ERRORS
@@ -286,7 +286,7 @@ def test_every_error_of_onnx_runtime_is_mapped():
     assert {state.EPFail, state.Fail, state.InvalidGraph, state.NoSuchFile} <= set(ORT_ERRORS)
 
 
-def test_without_a_driver_cuda_is_refused_and_not_replaced(open_text, monkeypatch):
+def test_open_graph_on_cuda_without_driver(open_text, monkeypatch):
     def no_library(name):
         raise OSError(f"{name}: cannot open shared object file")
 
@@ -298,20 +298,20 @@ def test_without_a_driver_cuda_is_refused_and_not_replaced(open_text, monkeypatc
     assert caught.value.exit_code == 5
 
 
-def test_batches_of_any_size_follow_each_other(open_text):
+def test_session_takes_batches_of_any_size(open_text):
     session = open_text(DEPLOY)
     for count in (2, 2, 3, 1, 1, 3):
         images = np.roll(IMAGES, count, axis=3)[:count]
         assert session.run(images) == pytest.approx(images.mean((1, 2)), rel=1e-6)
 
 
-def test_images_need_not_be_contiguous(open_text):
+def test_session_takes_non_contiguous_images(open_text):
     for text in (DEPLOY, CANONICAL):
         session = open_text(text)
         assert np.array_equal(session.run(IMAGES[::-1]), session.run(IMAGES)[::-1])
 
 
-def test_a_graph_may_be_bytes():
+def test_open_graph_of_bytes():
     graph = ir.to_proto(ir.from_onnx_text(HEADER + DEPLOY)).SerializeToString()
     session = open_graph(
         graph,
@@ -328,12 +328,12 @@ def test_a_graph_may_be_bytes():
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
-def test_tensorrt_runs_engines_and_no_graphs(open_text, flavour):
+def test_open_graph_refuses_tensorrt(open_text, flavour):
     with pytest.raises(UsageError, match="no runtime of ONNX graphs 'tensorrt"):
         open_text(DEPLOY, runtime=flavour)
 
 
-def test_tf32_is_refused_where_there_is_none(open_text):
+def test_open_graph_refuses_tf32_on_cpu(open_text):
     with pytest.raises(UsageError, match="onnxruntime-cpu has no TF32") as caught:
         open_text(DEPLOY, tf32=True)
     assert "onnxruntime-cuda" in caught.value.hint
@@ -373,7 +373,7 @@ def gpu_of_straw(monkeypatch):
     return asked
 
 
-def test_on_a_gpu_the_batch_stays_in_its_memory(open_text, gpu_of_straw):
+def test_cuda_session_keeps_batches_on_the_gpu(open_text, gpu_of_straw):
     with open_text(DEPLOY, runtime="onnxruntime-cuda") as session:
         assert session.spec.device == "Straw RTX"
         assert not session.spec.concurrent
@@ -386,14 +386,14 @@ def test_on_a_gpu_the_batch_stays_in_its_memory(open_text, gpu_of_straw):
     ("precision", "tf32", "expected"),
     [("fp32", False, ("0", "0")), ("fp32", True, ("1", "0")), ("fp16", False, ("0", "1"))],
 )
-def test_what_cuda_is_asked_for(open_text, gpu_of_straw, precision, tf32, expected):
+def test_cuda_session_options(open_text, gpu_of_straw, precision, tf32, expected):
     session = open_text(DEPLOY, runtime="onnxruntime-cuda", precision=precision, tf32=tf32)
     options = gpu_of_straw["options"]
     assert (options["use_tf32"], options["prefer_nhwc"]) == expected
     assert session.spec.tf32 is tf32
 
 
-def test_a_silent_fall_back_to_the_cpu_is_an_error(open_text, gpu_of_straw):
+def test_cuda_session_that_falls_back_is_an_error(open_text, gpu_of_straw):
     gpu_of_straw["provider"] = "CPUExecutionProvider"
     with pytest.raises(DeviceError, match="would run on CPUExecutionProvider") as caught:
         open_text(DEPLOY, runtime="onnxruntime-cuda")
@@ -402,7 +402,7 @@ def test_a_silent_fall_back_to_the_cpu_is_an_error(open_text, gpu_of_straw):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_cuda_gives_the_cpus_answers(small_graphs, small_preprocessing, precision):
+def test_cuda_session_answers_as_cpu(small_graphs, small_preprocessing, precision):
     reference = open_on("onnxruntime-cpu", small_graphs, "fp32", small_preprocessing)
     session = open_on("onnxruntime-cuda", small_graphs, precision, small_preprocessing)
     with reference, session:
@@ -414,13 +414,13 @@ def test_cuda_gives_the_cpus_answers(small_graphs, small_preprocessing, precisio
 
 
 @pytest.mark.gpu
-def test_cuda_normalises_for_the_canonical_graph(open_text):
+def test_cuda_session_normalises_for_the_canonical_graph(open_text):
     with open_text(CANONICAL, runtime="onnxruntime-cuda") as session:
         assert session.run(IMAGES) == pytest.approx(normalised_means(IMAGES), rel=1e-4)
 
 
 @pytest.mark.gpu
-def test_tf32_is_near_fp32_and_said_to_be_tf32(small_graphs, small_preprocessing):
+def test_cuda_session_in_tf32(small_graphs, small_preprocessing):
     images = random_images(8, small_preprocessing)
     runtime = "onnxruntime-cuda"
     with (
@@ -431,7 +431,7 @@ def test_tf32_is_near_fp32_and_said_to_be_tf32(small_graphs, small_preprocessing
         assert relative_error(rounded.run(images), plain.run(images)) < ERROR_LIMIT["fp16"]
 
 
-def test_a_closed_session_does_not_run(open_text):
+def test_session_closed_does_not_run(open_text):
     session = open_text(DEPLOY)
     session.close()
     session.close()

@@ -61,7 +61,7 @@ def open_it(tensorrt, *, plan=PLAN, profile=(1, 2, 4), size=(4, 5), classes=CLAS
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_the_numbers_are_right_at_every_batch_size(machine, flavour):
+def test_engine_session_at_every_batch_size(machine, flavour):
     tensorrt = machine(flavour)
     with open_it(tensorrt) as session:
         for count in (1, 2, 4, 4, 4, 3, 4, 1, 1, 1, 4):
@@ -73,7 +73,7 @@ def test_the_numbers_are_right_at_every_batch_size(machine, flavour):
     assert not tensorrt.cuda.ledger
 
 
-def test_the_spec_says_what_runs(machine):
+def test_engine_session_spec(machine):
     with open_it(machine("tensorrt_rtx")) as session:
         spec = session.spec
     assert (spec.runtime, spec.graph) == ("tensorrt_rtx", "engines/toy.engine")
@@ -81,7 +81,7 @@ def test_the_spec_says_what_runs(machine):
     assert (spec.input_size, spec.classes, spec.largest_batch) == ((4, 5), 3, 4)
 
 
-def test_two_batches_are_in_flight_and_come_back_in_any_order(machine):
+def test_engine_session_collects_in_any_order(machine):
     tensorrt = machine()
     with open_it(tensorrt) as session:
         first = session.submit(IMAGES[:2])
@@ -93,7 +93,7 @@ def test_two_batches_are_in_flight_and_come_back_in_any_order(machine):
         assert session.collect(first) == means(IMAGES[:2])
 
 
-def test_a_third_batch_in_flight_is_refused(machine):
+def test_engine_session_refuses_a_third_batch(machine):
     with open_it(machine()) as session:
         tickets = [session.submit(IMAGES[:1]), session.submit(IMAGES[1:2])]
         with pytest.raises(RuntimeError, match="2 batches are in flight"):
@@ -103,7 +103,7 @@ def test_a_third_batch_in_flight_is_refused(machine):
             session.collect(tickets[0])
 
 
-def test_the_images_are_free_once_they_are_submitted(machine):
+def test_engine_session_copies_submitted_images(machine):
     images = IMAGES.copy()
     with open_it(machine()) as session:
         ticket = session.submit(images)
@@ -111,14 +111,14 @@ def test_the_images_are_free_once_they_are_submitted(machine):
         assert session.collect(ticket) == means(IMAGES)
 
 
-def test_the_logits_are_the_callers(machine):
+def test_engine_session_logits_are_copies(machine):
     with open_it(machine()) as session:
         first = session.run(IMAGES)
         session.run(IMAGES[::-1])
     assert first == means(IMAGES)
 
 
-def test_a_graph_is_captured_once_for_a_batch_size_that_comes_again(machine):
+def test_engine_session_captures_a_repeated_batch_size_once(machine):
     tensorrt = machine()
     with open_it(tensorrt) as session:
         for _ in range(5):
@@ -131,7 +131,7 @@ def test_a_graph_is_captured_once_for_a_batch_size_that_comes_again(machine):
     assert calls.count("execute_async_v3") == 3
 
 
-def test_a_graph_does_not_outlive_the_batch_size_of_its_context(machine):
+def test_engine_session_captures_again_after_another_size(machine):
     tensorrt = machine()
     with open_it(tensorrt) as session:
         for count in (4, 4, 2, 4, 4, 4):
@@ -139,7 +139,7 @@ def test_a_graph_does_not_outlive_the_batch_size_of_its_context(machine):
     assert tensorrt.cuda.faults.calls.count("cudaStreamBeginCapture") == 2
 
 
-def test_tensorrt_for_rtx_captures_by_itself(machine):
+def test_engine_session_of_rtx_captures_by_itself(machine):
     tensorrt = machine("tensorrt_rtx")
     with open_it(tensorrt) as session:
         for _ in range(3):
@@ -150,7 +150,7 @@ def test_tensorrt_for_rtx_captures_by_itself(machine):
     assert config.dynamic_shapes_kernel_specialization_strategy == "eager"
 
 
-def test_a_second_slot_is_made_when_a_second_batch_is_in_flight(machine):
+def test_engine_session_makes_a_second_slot_if_needed(machine):
     tensorrt = machine()
     with open_it(tensorrt) as session:
         for count in (4, 2, 4, 4):
@@ -164,7 +164,7 @@ def test_a_second_slot_is_made_when_a_second_batch_is_in_flight(machine):
     assert not tensorrt.cuda.ledger
 
 
-def test_without_memory_for_a_second_slot_the_first_goes_on(machine):
+def test_engine_session_without_memory_for_a_second_slot(machine):
     tensorrt = machine()
     with open_it(tensorrt) as session:
         ticket = session.submit(IMAGES)
@@ -176,7 +176,7 @@ def test_without_memory_for_a_second_slot_the_first_goes_on(machine):
     assert not tensorrt.cuda.ledger
 
 
-def test_what_cannot_be_captured_is_enqueued(machine):
+def test_engine_session_enqueues_what_cannot_be_captured(machine):
     tensorrt = machine()
     tensorrt.can_capture = False
     with open_it(tensorrt) as session:
@@ -200,11 +200,11 @@ def compiled_by(tensorrt, cache):
 ALL_KERNELS = ["a context", "a batch of 4", "a batch of 2"]
 
 
-def test_both_slots_share_what_is_compiled(machine):
+def test_engine_session_slots_share_kernels(machine):
     assert compiled_by(machine("tensorrt_rtx"), None) == ALL_KERNELS
 
 
-def test_what_was_compiled_is_kept_for_the_next_session(machine, tmp_path):
+def test_kernel_cache_is_kept_for_next_session(machine, tmp_path):
     cache = tmp_path / "cache" / "toy.engine.runtime"
     with open_it(machine("tensorrt_rtx"), cache=cache) as session:
         session.run(IMAGES)
@@ -217,7 +217,7 @@ def test_what_was_compiled_is_kept_for_the_next_session(machine, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00 damaged", b"sm75\na context\na batch of 4"])
-def test_a_cache_of_something_else_is_replaced(machine, tmp_path, content):
+def test_kernel_cache_of_other_content_is_replaced(machine, tmp_path, content):
     cache = tmp_path / "toy.engine.runtime"
     cache.write_bytes(content)
     assert compiled_by(machine("tensorrt_rtx"), cache) == ALL_KERNELS
@@ -225,7 +225,7 @@ def test_a_cache_of_something_else_is_replaced(machine, tmp_path, content):
 
 
 @pytest.mark.parametrize(("call", "compiled"), [("deserialize", ALL_KERNELS), ("serialize", [])])
-def test_a_cache_that_fails_only_costs_time(machine, tmp_path, call, compiled):
+def test_kernel_cache_that_fails(machine, tmp_path, call, compiled):
     cache = tmp_path / "toy.engine.runtime"
     compiled_by(machine("tensorrt_rtx"), cache)
     tensorrt = machine("tensorrt_rtx")
@@ -236,7 +236,7 @@ def test_a_cache_that_fails_only_costs_time(machine, tmp_path, call, compiled):
 
 
 @pytest.mark.parametrize("place", ["a folder", "below a file"])
-def test_a_cache_that_cannot_be_written_only_costs_time(machine, tmp_path, place):
+def test_kernel_cache_that_cannot_be_written(machine, tmp_path, place):
     (tmp_path / "file").touch()
     cache = tmp_path if place == "a folder" else tmp_path / "file" / "toy.engine.runtime"
     for _ in range(2):
@@ -244,13 +244,13 @@ def test_a_cache_that_cannot_be_written_only_costs_time(machine, tmp_path, place
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_tensorrt_keeps_no_kernels(machine, tmp_path):
+def test_kernel_cache_not_with_tensorrt(machine, tmp_path):
     with open_it(machine("tensorrt"), cache=tmp_path / "toy.engine.runtime") as session:
         session.run(IMAGES)
     assert not list(tmp_path.iterdir())
 
 
-def test_older_cuda_bindings_are_refused_with_the_command_that_replaces_them(machine, monkeypatch):
+def test_engine_session_refuses_old_cuda_bindings(machine, monkeypatch):
     tensorrt = machine()
     monkeypatch.delattr("cuda.bindings.utils.get_cuda_native_handle")
     for name in [*sys.modules]:
@@ -261,7 +261,7 @@ def test_older_cuda_bindings_are_refused_with_the_command_that_replaces_them(mac
     assert 'pip install --upgrade "cuda-bindings>=12.9.1"' in caught.value.hint
 
 
-def test_an_older_tensorrt_for_rtx_runs_without_graphs(machine):
+def test_engine_session_of_older_rtx_without_graphs(machine):
     tensorrt = machine("tensorrt_rtx")
     del tensorrt.trt.CudaGraphStrategy
     with open_it(tensorrt) as session:
@@ -270,7 +270,7 @@ def test_an_older_tensorrt_for_rtx_runs_without_graphs(machine):
     assert tensorrt.configs == [None]
 
 
-def test_a_batch_below_the_smallest_is_filled_up(machine):
+def test_engine_session_pads_small_batches(machine):
     tensorrt = machine(batches=(3, 3, 4))
     with open_it(tensorrt, profile=(3, 3, 4)) as session:
         assert session.run(IMAGES) == means(IMAGES)
@@ -279,7 +279,7 @@ def test_a_batch_below_the_smallest_is_filled_up(machine):
     assert np.array_equal(tensorrt.seen, IMAGES[[2, 2, 2]])
 
 
-def test_a_batch_that_does_not_fit_is_refused(machine):
+def test_engine_session_refuses_unsuitable_batches(machine):
     with open_it(machine()) as session:
         with pytest.raises(InputError, match="1 to 4 images; got 8"):
             session.run(np.concatenate([IMAGES, IMAGES]))
@@ -287,7 +287,7 @@ def test_a_batch_that_does_not_fit_is_refused(machine):
             session.submit(IMAGES.astype(np.float32))
 
 
-def test_a_closed_session_does_not_run(machine):
+def test_engine_session_closed_does_not_run(machine):
     tensorrt = machine()
     session = open_it(tensorrt)
     ticket = session.submit(IMAGES)
@@ -312,7 +312,7 @@ def test_a_closed_session_does_not_run(machine):
     ],
     ids=["image type", "channels first", "logit type", "classes", "direction", "another output"],
 )
-def test_an_engine_of_something_else_is_refused(machine, change):
+def test_engine_session_refuses_foreign_engines(machine, change):
     tensorrt = machine()
     tensorrt.tensors.update(change)
     with pytest.raises(GraphError, match="not an engine of this bundle") as caught:
@@ -321,13 +321,13 @@ def test_an_engine_of_something_else_is_refused(machine, change):
     assert not tensorrt.cuda.ledger
 
 
-def test_an_engine_of_another_profile_is_refused(machine):
+def test_engine_session_refuses_another_profile(machine):
     tensorrt = machine(batches=(1, 2, 3))
     with pytest.raises(GraphError, match=r"batches of \[1, 2, 3\].* says \[1, 2, 4\]"):
         open_it(tensorrt)
 
 
-def test_a_plan_that_tensorrt_does_not_read_is_refused(machine):
+def test_engine_session_of_an_unreadable_plan(machine):
     with pytest.raises(DeviceError, match="no engine of this version") as caught:
         open_it(machine(), plan=b"vtrt")
     assert "engines/toy.engine" in caught.value.message
@@ -335,7 +335,7 @@ def test_a_plan_that_tensorrt_does_not_read_is_refused(machine):
     assert caught.value.exit_code == 5
 
 
-def test_an_error_that_tensorrt_raises_is_mapped(machine, monkeypatch):
+def test_engine_session_maps_tensorrt_errors(machine, monkeypatch):
     def fail(context):
         raise RuntimeError("shape inference failed")
 
@@ -373,7 +373,7 @@ def capture_in(calls):
     return range(numbers["cudaStreamBeginCapture"], numbers["cudaGraphDestroy"] + 1)
 
 
-def test_a_capture_may_fail_at_every_call(machine):
+def test_engine_session_capture_fails_at_any_call(machine):
     calls = dict(failing_calls("tensorrt"))
     captured = capture_in(calls.items())
     assert {"execute_async_v3", "cudaStreamEndCapture", "cudaGraphInstantiate"} < {
@@ -387,7 +387,7 @@ def test_a_capture_may_fail_at_every_call(machine):
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_whichever_call_fails_the_error_says_so_and_everything_is_freed(machine, flavour):
+def test_engine_session_failed_call_frees_everything(machine, flavour):
     calls = failing_calls(flavour)
     assert len({call for _, call in calls}) >= 18
     for number, call in calls:
@@ -409,7 +409,7 @@ def test_whichever_call_fails_the_error_says_so_and_everything_is_freed(machine,
 @pytest.mark.parametrize(
     "call", ["set_input_shape", "infer_shapes", "execute_async_v3", "cudaEventRecord"]
 )
-def test_a_batch_that_failed_can_be_tried_again(machine, call):
+def test_engine_session_works_after_a_failed_batch(machine, call):
     tensorrt = machine()
     with open_it(tensorrt) as session:
         session.run(IMAGES[:2])
@@ -428,7 +428,7 @@ def test_a_batch_that_failed_can_be_tried_again(machine, call):
     assert not tensorrt.cuda.ledger
 
 
-def test_the_first_failure_is_the_one_that_is_told(machine):
+def test_engine_session_reports_the_first_failure(machine):
     """A device that failed fails every later call too."""
     calls = [call for _, call in failing_calls("tensorrt")]
     failed_run = calls.index("cudaEventSynchronize") + 1
@@ -444,7 +444,7 @@ def test_the_first_failure_is_the_one_that_is_told(machine):
     assert not tensorrt.cuda.ledger
 
 
-def test_sessions_do_not_share_memory(machine):
+def test_engine_sessions_share_no_memory(machine):
     tensorrt = machine()
     with open_it(tensorrt) as first, open_it(tensorrt) as second:
         tickets = [first.submit(IMAGES), second.submit(IMAGES[::-1])]
@@ -477,7 +477,7 @@ def build_and_open(flavour, graph, precision, preprocessing, profile, cache=None
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_a_real_engine_gives_the_cpus_answers(
+def test_engine_session_on_a_gpu_answers_as_cpu(
     small_graphs, small_preprocessing, flavour, precision
 ):
     profile = Profile(min_batch=1, opt_batch=4, max_batch=8)
@@ -495,7 +495,7 @@ def test_a_real_engine_gives_the_cpus_answers(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_a_real_engine_with_two_batches_in_flight(small_graphs, small_preprocessing, flavour):
+def test_engine_session_on_a_gpu_with_two_batches(small_graphs, small_preprocessing, flavour):
     batches = [random_images(8, small_preprocessing)[i:] for i in (0, 1, 0, 0, 2, 0)]
     with build_and_open(
         flavour, small_graphs["fp16"], "fp16", small_preprocessing, Profile(max_batch=8)
@@ -510,7 +510,7 @@ def test_a_real_engine_with_two_batches_in_flight(small_graphs, small_preprocess
 
 
 @pytest.mark.gpu
-def test_a_real_engines_kernels_are_kept(small_graphs, small_preprocessing, tmp_path):
+def test_kernel_cache_on_a_gpu(small_graphs, small_preprocessing, tmp_path):
     images = random_images(8, small_preprocessing)
     cache = tmp_path / "gpu.engine.runtime"
     answers = []
@@ -531,7 +531,7 @@ def test_a_real_engines_kernels_are_kept(small_graphs, small_preprocessing, tmp_
 @pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_dpn92_as_an_engine_gives_the_cpus_answers(tmp_path, flavour):
+def test_engine_session_of_dpn92_answers_as_cpu(tmp_path, flavour):
     import torch
 
     from deploykit.models.registry import resolve_architecture

@@ -20,7 +20,7 @@ def choose(default=None, **options):
     return choose_preprocessing(PreprocessingOptions(**options), default=default, timm=lambda: TIMM)
 
 
-def test_the_default_is_the_architectures_own_else_the_tutorials():
+def test_choose_preprocessing_default():
     assert choose(ZOO) is ZOO
     assert choose() == Preprocessing()
     assert choose().source == "preset tutorial"
@@ -30,11 +30,11 @@ def test_the_default_is_the_architectures_own_else_the_tutorials():
     ("preset", "expected"),
     [("tutorial", Preprocessing()), ("torchvision", TORCHVISION), ("timm", TIMM)],
 )
-def test_a_preset_takes_the_place_of_the_architectures_own(preset, expected):
+def test_choose_preprocessing_of_a_preset(preset, expected):
     assert choose(ZOO, preset=preset) == expected
 
 
-def test_an_unknown_preset_is_refused():
+def test_choose_preprocessing_of_an_unknown_preset():
     with pytest.raises(UsageError, match="tutorial, torchvision, timm"):
         choose(preset="keras")
 
@@ -54,12 +54,12 @@ def test_an_unknown_preset_is_refused():
         ({"resize": 256, "input_size": (224, 224)}, 256, (224, 224)),
     ],
 )
-def test_sizes_depend_on_each_other_as_people_expect(options, resize, crop_size):
+def test_choose_preprocessing_sizes(options, resize, crop_size):
     chosen = choose(**options)
     assert (chosen.resize, chosen.crop_size) == (resize, crop_size)
 
 
-def test_what_was_changed_is_said():
+def test_choose_preprocessing_with_changed_values():
     chosen = choose(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), interpolation="bicubic")
     assert chosen.source == "preset tutorial, changed by options"
     assert (chosen.mean, chosen.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -74,23 +74,23 @@ def test_what_was_changed_is_said():
         {"input_size": (224, 224), "resize": (256, 256)},
     ],
 )
-def test_sizes_that_contradict_are_refused(options):
+def test_choose_preprocessing_refuses_contradicting_sizes(options):
     with pytest.raises(UsageError, match="--input-size 224x224 contradicts"):
         choose(**options)
 
 
 @pytest.mark.parametrize("std", [(0, 1, 1), (1, -1, 1), (1, 1, float("nan"))])
-def test_values_that_make_no_sense_are_refused(std):
+def test_choose_preprocessing_refuses_impossible_std(std):
     with pytest.raises(UsageError, match="std above 0"):
         choose(std=std)
 
 
-def test_a_size_of_nothing_is_refused():
+def test_choose_preprocessing_refuses_empty_size():
     with pytest.raises(UsageError, match="at least 1 pixel"):
         choose(input_size=(0, 224))
 
 
-def test_sizes_are_height_first():
+def test_parse_size_is_height_first():
     assert parse_size("96x128", "--input-size") == (96, 128)
     assert parse_size("224", "--input-size") == (224, 224)
     assert parse_resize("256") == 256
@@ -98,12 +98,12 @@ def test_sizes_are_height_first():
 
 
 @pytest.mark.parametrize("text", ["", "x", "224x", "-1", "1.5", "224x224x3", "big"])
-def test_what_is_no_size_is_refused(text):
+def test_parse_size_of_other_text(text):
     with pytest.raises(UsageError, match="--crop-size takes"):
         parse_size(text, "--crop-size")
 
 
-def test_channels_are_three_numbers_or_one():
+def test_parse_channels_of_one_or_three_numbers():
     assert parse_channels("0.1,0.2,0.3", "--mean") == (0.1, 0.2, 0.3)
     assert parse_channels("0.5", "--mean") == (0.5, 0.5, 0.5)
     for text in ("", "a", "1,2", "1,2,3,4"):
@@ -111,14 +111,14 @@ def test_channels_are_three_numbers_or_one():
             parse_channels(text, "--std")
 
 
-def test_an_interpolation_is_one_of_pillows_filters():
+def test_parse_options_interpolation():
     nothing = dict.fromkeys(("preset", "input_size", "resize", "crop_size", "mean", "std"))
     assert parse_options(**nothing, interpolation="bicubic").interpolation == "bicubic"
     with pytest.raises(UsageError, match=r"no interpolation 'cubic'; there are .*bilinear"):
         parse_options(**nothing, interpolation="cubic")
 
 
-def test_a_description_names_every_step():
+def test_describe_preprocessing():
     text = TORCHVISION.describe()
     assert text == (
         "resize 256 (shorter side), centre crop 224x224, bilinear, RGB, "

@@ -7,7 +7,7 @@ from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.value import Value
 
 
-def test_every_value_is_frozen():
+def test_values_are_frozen():
     """A struct that inherits from a frozen one is not frozen by itself."""
     import deploykit.bundle.manifest
     import deploykit.bundle.verdicts
@@ -19,12 +19,12 @@ def test_every_value_is_frozen():
     assert all(cls.__struct_config__.forbid_unknown_fields for cls in values)
 
 
-def test_the_input_size_is_the_crops_else_the_stretchs():
+def test_preprocessing_input_size():
     assert Preprocessing(resize=256, crop_size=(224, 200)).input_size == (224, 200)
     assert Preprocessing(resize=(96, 128)).input_size == (96, 128)
 
 
-def test_a_shorter_side_without_a_crop_is_refused():
+def test_preprocessing_resize_needs_a_crop():
     with pytest.raises(UsageError, match="different shapes"):
         Preprocessing(resize=256)
 
@@ -32,7 +32,7 @@ def test_a_shorter_side_without_a_crop_is_refused():
 @pytest.mark.parametrize(
     "values", [{"mean": (123.7, 116.3, 103.5)}, {"std": (58.4, 57.1, 57.4)}], ids=["mean", "std"]
 )
-def test_values_for_bytes_are_refused(values):
+def test_preprocessing_refuses_values_for_bytes(values):
     with pytest.raises(UsageError, match=r"image in 0..1") as caught:
         Preprocessing(**values)
     assert "by 255" in caught.value.hint
@@ -45,6 +45,6 @@ def test_labels_are_unique():
     assert Labels.numbered(2).names == ("class_0", "class_1")
 
 
-def test_a_prediction_is_ok_unless_it_says_otherwise():
+def test_prediction_is_ok_by_default():
     assert Prediction(path="a.jpg").ok
     assert not Prediction(path="a.jpg", status="corrupt").ok

@@ -35,12 +35,12 @@ def system_tells(tmp_path, monkeypatch):
         (None, "fp16", "CPU"),
     ],
 )
-def test_a_proof_below_fp32_names_what_it_rests_on(system_tells, flags, precision, device):
+def test_cpu_device_by_precision(system_tells, flags, precision, device):
     system_tells(flags)
     assert cpu_device(precision) == device
 
 
-def test_instruction_sets_are_those_that_matter(system_tells):
+def test_read_cpu_instruction_sets(system_tells):
     system_tells("avx2 aes amx_int8")
     assert read_cpu() == cpu.Cpu("Some CPU", ("avx2", "amx_int8"))
     system_tells("aes")
@@ -60,7 +60,7 @@ def test_instruction_sets_are_those_that_matter(system_tells):
         (None, False),
     ],
 )
-def test_only_x86_cpus_without_vnni_saturate(sets, told):
+def test_saturates_int8_without_vnni(sets, told):
     assert saturates_int8(Cpu("Some CPU", sets)) == told
 
 

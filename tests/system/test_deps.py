@@ -8,12 +8,12 @@ from deploykit.system import deps
 from deploykit.system.deps import EXTRAS, REQUIREMENTS, need
 
 
-def test_what_is_there_is_imported():
+def test_need_imports_a_module():
     assert need("json.decoder").__name__ == "json.decoder"
 
 
 @pytest.mark.parametrize(("name", "extra"), sorted(EXTRAS.items()))
-def test_what_is_missing_is_named_with_the_command(monkeypatch, name, extra):
+def test_need_names_the_extra_of_a_missing_module(monkeypatch, name, extra):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(DependencyError, match=f"{name} is not installed") as caught:
         need(name)
@@ -22,7 +22,7 @@ def test_what_is_missing_is_named_with_the_command(monkeypatch, name, extra):
     assert caught.value.exit_code == 5
 
 
-def test_what_is_broken_is_told_from_what_is_missing(tmp_path, monkeypatch):
+def test_need_of_a_broken_module(tmp_path, monkeypatch):
     (tmp_path / "half_broken.py").write_text("import no_such_library_of_cuda")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
@@ -32,7 +32,7 @@ def test_what_is_broken_is_told_from_what_is_missing(tmp_path, monkeypatch):
     assert 'pip install "half_broken"' in caught.value.hint
 
 
-def test_a_package_that_several_extras_share_is_installed_alone(monkeypatch):
+def test_need_of_a_package_in_several_extras(monkeypatch):
     """Not TensorRT for RTX on top of TensorRT."""
     monkeypatch.setitem(sys.modules, "cuda", None)
     with pytest.raises(DependencyError, match="cuda is not installed") as caught:
@@ -40,7 +40,7 @@ def test_a_package_that_several_extras_share_is_installed_alone(monkeypatch):
     assert caught.value.hint == 'Install it: pip install "cuda-bindings>=12.9.1"'
 
 
-def test_every_extra_and_requirement_exists():
+def test_extras_and_requirements_exist():
     import tomllib
     from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_every_extra_and_requirement_exists():
 
 
 @pytest.mark.parametrize("already_imported", [False, True])
-def test_a_module_does_not_report_that_it_is_imported(tmp_path, monkeypatch, already_imported):
+def test_need_hides_reporters_of_imports(tmp_path, monkeypatch, already_imported):
     (tmp_path / "some_reporter.py").write_text("")
     (tmp_path / "reported.py").write_text(
         "try:\n    import some_reporter\n"

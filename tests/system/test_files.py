@@ -10,7 +10,7 @@ def path(tmp_path):
     return path
 
 
-def test_the_old_file_stays_until_the_new_one_is_whole(path):
+def test_replacing_keeps_the_old_file_until_the_end(path):
     with replacing(path) as partial:
         partial.write_text("new")
         assert path.read_text() == "old"
@@ -18,7 +18,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(path):
     assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
 
 
-def test_a_failure_leaves_the_old_file_alone(path):
+def test_replacing_failed_keeps_the_old_file(path):
     def fail():
         with replacing(path) as partial:
             partial.write_text("half of the n")
@@ -30,7 +30,7 @@ def test_a_failure_leaves_the_old_file_alone(path):
     assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
 
 
-def test_what_cannot_be_renamed_is_removed(path):
+def test_replacing_removes_what_cannot_be_renamed(path):
     folder = path.parent / "folder"
     folder.mkdir()
     (folder / "inside").touch()
@@ -44,7 +44,7 @@ def test_what_cannot_be_renamed_is_removed(path):
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["file.txt", "folder"]
 
 
-def test_staged_files_are_moved_where_they_belong(tmp_path):
+def test_move_into_place_from_staged_folder(tmp_path):
     with staged(tmp_path) as folder:
         assert folder.parent == tmp_path
         (folder / "graph").write_text("new")
@@ -54,7 +54,7 @@ def test_staged_files_are_moved_where_they_belong(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["deploy"]
 
 
-def test_what_a_killed_run_has_staged_is_removed_and_what_a_live_one_has_is_not(tmp_path):
+def test_staged_removes_folders_of_killed_runs(tmp_path):
     killed = tmp_path / ".new-killed"
     killed.mkdir()
     (killed / "in-use.lock").touch()

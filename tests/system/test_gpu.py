@@ -44,12 +44,12 @@ def refusal():
     return caught.value
 
 
-def test_a_gpu_is_told_by_its_driver(rtx_4070):
+def test_need_gpu_asks_the_driver(rtx_4070):
     assert need_gpu() == rtx_4070 == Gpu("NVIDIA GeForce RTX 4070", (8, 9), (13, 0))
     assert rtx_4070.target == "sm89"
 
 
-def test_a_missing_driver_is_installed_or_passed_into_the_container(no_gpu):
+def test_need_gpu_without_driver(no_gpu):
     error = refusal()
     assert "There is no NVIDIA driver on this machine" in error.message
     assert "Install NVIDIA's driver" in error.hint
@@ -65,7 +65,7 @@ def test_a_missing_driver_is_installed_or_passed_into_the_container(no_gpu):
         (12345, "error 12345", "update NVIDIA's driver"),
     ],
 )
-def test_a_driver_that_does_not_start_says_why(failing, status, message, hint):
+def test_need_gpu_with_driver_that_does_not_start(failing, status, message, hint):
     failing("cuInit", status)
     error = refusal()
     assert error.message.startswith("The NVIDIA driver does not start: ")
@@ -76,7 +76,7 @@ def test_a_driver_that_does_not_start_says_why(failing, status, message, hint):
 @pytest.mark.parametrize(
     "call", ["cuDeviceGet", "cuDeviceGetName", "cuDriverGetVersion", "cuDeviceGetAttribute"]
 )
-def test_a_driver_that_tells_nothing_says_why(failing, call):
+def test_need_gpu_of_a_silent_driver(failing, call):
     failing(call, 999)
     assert "does not tell of its GPU" in refusal().message
     assert "unknown error (999)" in refusal().message

@@ -3,7 +3,7 @@
 from deploykit.system.progress import Note, Step, without_repeats
 
 
-def test_a_note_is_told_once_and_a_step_each_time():
+def test_without_repeats_of_notes_and_steps():
     told = []
     progress = without_repeats(told.append)
     events = [Note("using a"), Step("comparing"), Note("using b"), Note("using a")]

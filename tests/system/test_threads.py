@@ -38,38 +38,38 @@ def write(folder, **files):
         ("3200000 100000", 8),
     ],
 )
-def test_a_quota_of_version_2(cgroups, quota, cpus):
+def test_usable_cpus_cgroup_version_2(cgroups, quota, cpus):
     (cgroups.parent / "own").write_text("0::/docker/1a2b\n")
     write(cgroups / "docker" / "1a2b", cpu__max=quota)
     assert usable_cpus() == cpus
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [("-1", 8), ("150000", 2)])
-def test_a_quota_of_version_1(cgroups, quota, cpus):
+def test_usable_cpus_cgroup_version_1(cgroups, quota, cpus):
     (cgroups.parent / "own").write_text("4:memory:/m\n2:cpu,cpuacct:/job\n0::/\n")
     write(cgroups / "cpu" / "job", cpu__cfs_quota_us=quota, cpu__cfs_period_us="100000")
     assert usable_cpus() == cpus
 
 
-def test_the_quota_of_an_outer_group_binds_too(cgroups):
+def test_usable_cpus_of_an_outer_cgroup(cgroups):
     (cgroups.parent / "own").write_text("0::/slice/job\n")
     write(cgroups / "slice" / "job", cpu__max="600000 100000")
     write(cgroups / "slice", cpu__max="200000 100000")
     assert usable_cpus() == 2
 
 
-def test_a_container_that_sees_the_hosts_name_of_its_group(cgroups):
+def test_usable_cpus_in_a_container(cgroups):
     (cgroups.parent / "own").write_text("2:cpu,cpuacct:/docker/1a2b\n")
     write(cgroups / "cpu", cpu__cfs_quota_us="300000", cpu__cfs_period_us="100000")
     assert usable_cpus() == 3
 
 
-def test_without_cgroups_all_cpus_count(cgroups):
+def test_usable_cpus_without_cgroups(cgroups):
     assert usable_cpus() == 8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process has all CPUs")
-def test_cpus_that_the_process_may_not_use_do_not_count():
+def test_usable_cpus_by_affinity():
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
@@ -86,7 +86,7 @@ def our_threads():
     return [each for each in threading.enumerate() if each.name.startswith("test-threads")]
 
 
-def test_results_come_in_the_order_of_the_items():
+def test_in_order_keeps_order_of_items():
     def slowest_first(item):
         time.sleep(0.03 if item == 0 else 0)
         return item, threading.current_thread().name
@@ -97,7 +97,7 @@ def test_results_come_in_the_order_of_the_items():
     assert not our_threads()
 
 
-def test_items_are_taken_as_they_are_needed():
+def test_in_order_takes_items_as_needed():
     taken = []
     found = results(str, (taken.append(item) or item for item in range(50)), ahead=4)
     assert not taken
@@ -108,7 +108,7 @@ def test_items_are_taken_as_they_are_needed():
     found.close()
 
 
-def test_an_error_comes_in_its_items_place():
+def test_in_order_raises_errors_in_place():
     found = results(lambda item: 6 // item, [1, 2, 0, 3])
     assert next(found) == 6
     assert next(found) == 3
@@ -117,7 +117,7 @@ def test_an_error_comes_in_its_items_place():
     assert not our_threads()
 
 
-def test_a_consumer_that_leaves_ends_the_threads():
+def test_in_order_abandoned_ends_its_threads():
     done = []
 
     def work(item):
@@ -130,7 +130,7 @@ def test_a_consumer_that_leaves_ends_the_threads():
     assert not our_threads()
 
 
-def test_what_workers_do_side_by_side_counts_once():
+def test_stage_clock_of_parallel_workers():
     clock = StageClock(4)
     for stage in ("decode", "session", "write"):
         with clock.waiting(stage):
@@ -142,7 +142,7 @@ def test_what_workers_do_side_by_side_counts_once():
     assert seconds["resize"] == 0
 
 
-def test_a_thread_that_waits_for_a_core_does_not_compute():
+def test_stage_clock_skips_waiting_for_a_core():
     clock = StageClock()
     with clock.computing("decode"):
         time.sleep(0.05)
@@ -163,6 +163,6 @@ def test_a_thread_that_waits_for_a_core_does_not_compute():
         ((1, 1, 2, 5), False, "write"),
     ],
 )
-def test_the_bottleneck_is_what_the_others_wait_for(seconds, concurrent, expected):
+def test_bottleneck_of_stages(seconds, concurrent, expected):
     stages = dict(zip(("decode", "resize", "session", "write"), seconds, strict=True))
     assert bottleneck(stages, concurrent=concurrent) == expected

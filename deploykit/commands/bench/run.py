@@ -40,7 +40,7 @@ from deploykit.images.batches import read_batches
 from deploykit.images.scan import ImageFile, Scan, sample_images
 from deploykit.inference.candidates import Candidate, this_machine
 from deploykit.proof.accepted import keep_accepted
-from deploykit.proof.photos import listed_photos, nothing_readable
+from deploykit.proof.images import listed_images, nothing_readable
 from deploykit.proof.policy import Status, status, status_by
 from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
 from deploykit.proof.verdict import kept_verdict
@@ -102,7 +102,7 @@ def bench_bundle(
     """
     request = request or BenchRequest()
     start = time.monotonic()
-    folder = listed_photos(bundle, request.images, progress)
+    folder = listed_images(bundle, request.images, progress)
     files = _readable_sample(bundle, folder)
     candidates, skipped = list_candidates(bundle, progress)
     with ExitStack() as stack:
@@ -282,7 +282,7 @@ def _verified(
     if not verdict.passed and not verdict.failed:
         return Status("unproven", None, "; ".join(verdict.reasons))
     sha256 = bundle.manifest.files[what.file].sha256
-    kept = kept_verdict(verdict, sha256, reference, found.photos)
+    kept = kept_verdict(verdict, sha256, reference, found.images)
     return status_by([kept], what, measured.spec.device, found.versions)
 
 

@@ -58,7 +58,7 @@ def proven_graph(
         )
     made_anew = " (--images makes it anew)" if precision != "fp32" else ""
     progress(
-        Note(f"{proof.graph} is there, {proof.kind} on {proof.photos.images} images{made_anew}")
+        Note(f"{proof.graph} is there, {proof.kind} on {proof.images.count} images{made_anew}")
     )
     return bundle, proof, None
 

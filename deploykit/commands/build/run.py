@@ -38,7 +38,7 @@ from deploykit.engine.passport import (
 )
 from deploykit.errors import BundleError, DependencyError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
-from deploykit.proof.photos import Photos
+from deploykit.proof.images import ImageSample
 from deploykit.specs.engine import Flavour, Profile, TensorRT
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Shown, choice
@@ -129,7 +129,7 @@ def build_engine(
     bundle, engine = publish_engine(bundle, passport, built.plan)
     verification = None
     if audit is not None:
-        verifying = VerifyRequest(engine=engine, photos=_proof_photos(bundle, request))
+        verifying = VerifyRequest(engine=engine, sample=_proof_sample(bundle, request))
         try:
             verification = verify_bundle(bundle, verifying, progress)
         except MissingError as exc:
@@ -247,7 +247,7 @@ def _failed_engine(
     withdraw_engine(bundle, engine)
     drawn = {
         name: image
-        for names, images in _proof_photos(bundle, request)
+        for names, images in _proof_sample(bundle, request)
         for name, image in zip(names, images.copy(), strict=True)
     }
     with staged(bundle.folder) as folder:
@@ -276,7 +276,7 @@ def _failed_engine(
     )
 
 
-def _proof_photos(bundle: Bundle, request: BuildRequest) -> Photos:
+def _proof_sample(bundle: Bundle, request: BuildRequest) -> ImageSample:
     """The photos for proofs; the proof tells what a search used."""
     precision = "fp16" if request.precision == "fp32" else request.precision
     return quantization_images(bundle, precision, request.images, silent)[1]

@@ -15,7 +15,7 @@ Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, right and bottom exclusive."""
 
 #: The colour photographs that scikit-image's wheel has had since 0.18: nothing is downloaded.
-PHOTOS = {
+IMAGES = {
     "cat": "chelsea.png",
     "galaxies": "hubble_deep_field.jpg",
     "motorcycle": "motorcycle_left.png",
@@ -63,7 +63,7 @@ def make_demo_images(folder: Path) -> tuple[Path, Path]:
         DependencyError: scikit-image is not installed, or came without its photographs.
     """
     train, test = folder / "train", folder / "test"
-    for index, (label, file) in enumerate(sorted(PHOTOS.items())):
+    for index, (label, file) in enumerate(sorted(IMAGES.items())):
         random = np.random.default_rng((0, index))
         photo = _open_image(file)
         width, height = photo.size

@@ -69,7 +69,7 @@ def _given_options(bundle: Bundle) -> dict[str, str]:
     with contextlib.suppress(DeploykitError):
         found = checkpoint and choose_labels(None, checkpoint, len(names)).names
     if found != names:
-        options["--classes"] = name_labels(names, recorded_path(manifest.photos))
+        options["--classes"] = name_labels(names, recorded_path(manifest.images))
     resize = preprocessing.resize
     options["--resize"] = str(resize) if isinstance(resize, int) else format_size(resize)
     if preprocessing.crop_size is not None:
@@ -77,8 +77,8 @@ def _given_options(bundle: Bundle) -> dict[str, str]:
     options["--interpolation"] = preprocessing.interpolation
     options["--mean"] = ",".join(map(str, preprocessing.mean))
     options["--std"] = ",".join(map(str, preprocessing.std))
-    if manifest.photos is not None:
-        options["--images"] = manifest.photos
+    if manifest.images is not None:
+        options["--images"] = manifest.images
     if manifest.golden == "generated":
         options["--golden"] = manifest.golden
     if manifest.requested_opset is not None:

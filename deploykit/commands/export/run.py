@@ -33,14 +33,14 @@ from deploykit.bundle.manifest import (
     record_file,
     write_manifest,
 )
-from deploykit.bundle.verdicts import PhotoSet
+from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.diagnose.layers.failed import failure_lines
 from deploykit.commands.export.request import ExportRequest, Subject, default_name, load_subject
 from deploykit.errors import ModelError, ParityError
 from deploykit.images.generated import extreme_images
 from deploykit.parity.compare import NamedBatch, batch_sizes, regroup
 from deploykit.proof.extremes import extreme_reasons
-from deploykit.proof.photos import EXPORT_PHOTOS, Photos, folder_photos, generated_photos
+from deploykit.proof.images import EXPORT_IMAGES, ImageSample, folder_sample, generated_sample
 from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict, judge_sessions, kept_verdict
 from deploykit.runtime.opener import CPU, open_graph, open_module
@@ -62,13 +62,13 @@ class ExportResult:
     Attributes:
         bundle: The bundle.
         verdicts: One for the canonical graph and one for each deploy graph.
-        photos: What they were measured on.
+        images: What they were measured on.
         seconds: How long each stage took.
     """
 
     bundle: Bundle
     verdicts: tuple[Verdict, ...]
-    photos: PhotoSet
+    images: ImageSet
     seconds: dict[str, float]
 
 
@@ -89,12 +89,12 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     check_free(folder, overwrite=request.overwrite)
     begin("loading the checkpoint")
     subject = load_subject(request, progress)
-    photos = _choose_images(request, subject, progress)
-    drawn = [(names, images.copy()) for names, images in photos]
-    photo_set = photos.drawn()
-    if photos.unreadable:
-        progress(Note(f"skipped: {photos.unreadable} of {photos.count} photos cannot be read"))
-    groups = list(regroup(drawn, batch_sizes(photo_set.images)))
+    sample = _choose_images(request, subject, progress)
+    drawn = [(names, images.copy()) for names, images in sample]
+    image_set = sample.drawn()
+    if sample.unreadable:
+        progress(Note(f"skipped: {sample.unreadable} of {sample.count} photos cannot be read"))
+    groups = list(regroup(drawn, batch_sizes(image_set.count)))
     with (
         new_bundle(folder, overwrite=request.overwrite) as staging,
         ExitStack() as stack,
@@ -129,7 +129,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         on_images = judge_sessions(
             *(logits, candidates, groups, subject.labels, progress),
             count=len(logits),
-            kind=photo_set.kind,
+            kind=image_set.kind,
         )
         extremes = extreme_reasons(module, candidates, float(np.abs(logits).max()), progress)
         verdicts = tuple(
@@ -145,20 +145,20 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         reference = Reference(kind="module", description="torch module from the checkpoint")
         for verdict in verdicts:
             sha256 = manifest.files[verdict.candidate.graph].sha256
-            manifest = manifest.with_verdict(kept_verdict(verdict, sha256, reference, photo_set))
+            manifest = manifest.with_verdict(kept_verdict(verdict, sha256, reference, image_set))
         write_manifest(staging, manifest)
     ends = pairwise([*marks, ("", time.perf_counter())])
     seconds = {stage: round(end - since, 3) for (stage, since), (_, end) in ends}
-    return ExportResult(open_bundle(folder), verdicts, photo_set, seconds)
+    return ExportResult(open_bundle(folder), verdicts, image_set, seconds)
 
 
-def _choose_images(request: ExportRequest, subject: Subject, progress: Progress) -> Photos:
+def _choose_images(request: ExportRequest, subject: Subject, progress: Progress) -> ImageSample:
     """The photos to verify on: a sample of the user's, else made images."""
     folder = request.images_folder
     if folder is None:
         progress(Note("no photos given: verifying on made images; --images DIR takes yours"))
-        return generated_photos(EXPORT_PHOTOS, subject.preprocessing.input_size)
-    return folder_photos(folder, subject.preprocessing, labels=subject.labels, limit=EXPORT_PHOTOS)
+        return generated_sample(EXPORT_IMAGES, subject.preprocessing.input_size)
+    return folder_sample(folder, subject.preprocessing, labels=subject.labels, limit=EXPORT_IMAGES)
 
 
 def _open_module(subject: Subject) -> Session:
@@ -183,7 +183,7 @@ def _answer(
             hint="The checkpoint may come from a training that diverged; use an earlier epoch's.",
         )
     if request.golden == "generated":
-        ((_, made),) = generated_photos(GOLDEN_IMAGES, reference.spec.input_size)
+        ((_, made),) = generated_sample(GOLDEN_IMAGES, reference.spec.input_size)
         return logits, Golden(made, reference.run(made))
     return logits, choose_golden(_images(groups), logits)
 
@@ -289,7 +289,7 @@ def _manifest(
         files={
             file: record_file(staging / file) for file in (CANONICAL_GRAPH, _DEPLOY_GRAPH, GOLDEN)
         },
-        photos=None if folder is None else printable(folder.resolve()),
+        images=None if folder is None else printable(folder.resolve()),
         verdicts=(),
         versions=installed_versions(),
         requested_opset=request.opset,

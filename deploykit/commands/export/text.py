@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from deploykit.commands.export.run import ExportResult
-from deploykit.proof.text import photos_text, verdict_value, verdicts_text
+from deploykit.proof.text import images_text, verdict_value, verdicts_text
 
 
 def export_text(result: ExportResult) -> str:
@@ -22,7 +22,7 @@ def export_text(result: ExportResult) -> str:
             f"{architecture.classes} classes",
             f"classes        {names} ({manifest.labels.source})",
             f"preprocessing  {manifest.preprocessing.describe()} ({manifest.preprocessing.source})",
-            f"verified on    {photos_text(result.photos)}",
+            f"verified on    {images_text(result.images)}",
             f"bundle         {result.bundle.folder} (in {sum(result.seconds.values()):.1f} s)",
         )
     )
@@ -33,7 +33,7 @@ def export_value(result: ExportResult) -> dict[str, Any]:
     return {
         "bundle": str(result.bundle.folder),
         "manifest": msgspec.to_builtins(result.bundle.manifest),
-        "photos": msgspec.to_builtins(result.photos),
+        "images": msgspec.to_builtins(result.images),
         "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
         "seconds": result.seconds,
     }

@@ -130,7 +130,7 @@ def _origin_lines(manifest: Manifest) -> Iterator[str]:
     yield _line("classes", f"{_names(manifest.labels.names)} ({manifest.labels.source})")
     preprocessing = manifest.preprocessing
     yield _line("preprocessing", f"{preprocessing.describe()} ({preprocessing.source})")
-    yield _line("photos", manifest.photos or "none given at export")
+    yield _line("images", manifest.images or "none given at export")
     yield _line(
         "exported with",
         f"opset {manifest.opset}, "

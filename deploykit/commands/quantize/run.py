@@ -33,9 +33,9 @@ from deploykit.commands.quantize.strategy import KeptSet, Scheme, Strategy
 from deploykit.errors import BundleError, GraphError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
 from deploykit.parity.calibration import CalibrationMethod
-from deploykit.proof.answered import AnsweredPhotos, split_answers
-from deploykit.proof.photos import Photos, split_photos
-from deploykit.proof.policy import MIN_PHOTOS, status_of, too_few_photos
+from deploykit.proof.answered import AnsweredImages, split_answers
+from deploykit.proof.images import ImageSample, split_samples
+from deploykit.proof.policy import MIN_IMAGES, status_of, too_few_images
 from deploykit.proof.reference import (
     EXPORT_PROVES,
     OpenReference,
@@ -61,9 +61,9 @@ INT8_RUNTIMES = ON_CPU.runtimes
 SCHEMES: dict[Precision, tuple[Scheme, ...]] = {"fp16": (FP16,), "int8": (ON_CPU, FOR_TENSORRT)}
 #: For the search and for the proof. INT8 adds up many small errors, which takes more photos to see
 #: than FP16's few large ones.
-_PHOTOS: dict[Precision, tuple[int, int]] = {"fp16": (32, 32), "int8": (64, 128)}
-_MORE_PHOTOS = (
-    f"Give {2 * MIN_PHOTOS} different photos or more (--images DIR): one half is searched on, "
+_IMAGES: dict[Precision, tuple[int, int]] = {"fp16": (32, 32), "int8": (64, 128)}
+_MORE_IMAGES = (
+    f"Give {2 * MIN_IMAGES} different photos or more (--images DIR): one half is searched on, "
     "the other proves."
 )
 
@@ -198,7 +198,7 @@ def quantize_bundle(
                 hint=EXPORT_PROVES,
             )
         search, proof = split_answers(split, reference, progress)
-        _weigh_photos(bundle, schemes, proof, progress)
+        _weigh_images(bundle, schemes, proof, progress)
         folder = stack.enter_context(staged(bundle.folder)) / "made"
         maker = _Maker(bundle, request, reference, search, proof, folder, progress)
         made, refused = maker.make(schemes)
@@ -208,10 +208,10 @@ def quantize_bundle(
 
 def quantization_images(
     bundle: Bundle, precision: Precision, images: Path | None, progress: Progress
-) -> tuple[Photos, Photos]:
-    """Photos to calibrate and search on, and others to prove on; see :func:`split_photos`."""
-    search, proof = _PHOTOS[precision]
-    return split_photos(bundle, images, progress, search=search, proof=proof)
+) -> tuple[ImageSample, ImageSample]:
+    """Photos to calibrate and search on, and others to prove on; see :func:`split_samples`."""
+    search, proof = _IMAGES[precision]
+    return split_samples(bundle, images, progress, search=search, proof=proof)
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,8 @@ class _Maker:
     bundle: Bundle
     request: QuantizeRequest
     reference: OpenReference
-    search: AnsweredPhotos
-    proof: AnsweredPhotos
+    search: AnsweredImages
+    proof: AnsweredImages
     folder: Path
     progress: Progress
 
@@ -258,7 +258,7 @@ class _Maker:
         graph = strategy.converted(found.nodes)
         path = self._write(scheme, graph)
         made = self._proven(strategy, found, strategy.kept_nodes(graph, found), path)
-        if all(reasons := [too_few_photos(proof) for proof in made.proofs]):
+        if all(reasons := [too_few_images(proof) for proof in made.proofs]):
             _keep_what_is_proven(self.bundle, scheme.graph, f"is not: {reasons[0]}")
         self._publish(scheme, made, path)
         self.progress(Note(f"{scheme.graph} passed: it is in the bundle"))
@@ -273,7 +273,7 @@ class _Maker:
         return path
 
     def _kept_failure(
-        self, error: ParityError, verdict: Verdict, images: AnsweredPhotos
+        self, error: ParityError, verdict: Verdict, images: AnsweredImages
     ) -> ParityError:
         """Keep a written graph that failed and what it was made from, and name the node at fault.
 
@@ -421,21 +421,21 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     yield from flips_text(verdict)
 
 
-def _weigh_photos(
-    bundle: Bundle, schemes: Iterable[Scheme], photos: AnsweredPhotos, progress: Progress
+def _weigh_images(
+    bundle: Bundle, schemes: Iterable[Scheme], images: AnsweredImages, progress: Progress
 ) -> None:
     """Say before a search that what it finds will not be proven, if the photos are too few.
 
     Raises:
         ParityError: The photos are too few, and a graph is there that is proven.
     """
-    if not photos.is_too_few:
+    if not images.is_too_few:
         return
-    images = counted(photos.drawn.images, "photo" if photos.drawn.kind == "photos" else "image")
-    why = f"compared on {images}; below FP32 a proof takes {MIN_PHOTOS} photos"
+    count = counted(images.drawn.count, "photo" if images.drawn.kind == "photos" else "image")
+    why = f"compared on {count}; below FP32 a proof takes {MIN_IMAGES} photos"
     for scheme in schemes:
         _keep_what_is_proven(bundle, scheme.graph, f"would be {why}")
-    progress(Note(f"UNPROVEN: what is made will be {why}. {_MORE_PHOTOS}"))
+    progress(Note(f"UNPROVEN: what is made will be {why}. {_MORE_IMAGES}"))
 
 
 def _keep_what_is_proven(bundle: Bundle, graph: str, why: str) -> None:
@@ -447,7 +447,7 @@ def _keep_what_is_proven(bundle: Bundle, graph: str, why: str) -> None:
     if _is_proven(bundle, graph):
         raise ParityError(
             f"{graph} stays as it is: it is proven, and what would replace it {why}.",
-            hint=_MORE_PHOTOS,
+            hint=_MORE_IMAGES,
         )
 
 

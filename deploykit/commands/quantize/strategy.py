@@ -14,7 +14,7 @@ from deploykit.bundle.manifest import Manifest
 from deploykit.commands.quantize.search import NodeSet, Trials, grow, shrink
 from deploykit.errors import DeviceError, ParityError
 from deploykit.parity.calibration import CalibrationMethod
-from deploykit.proof.answered import AnsweredPhotos
+from deploykit.proof.answered import AnsweredImages
 from deploykit.proof.verdict import Verdict
 from deploykit.specs.model import KeptNode, Precision
 from deploykit.specs.session import Session
@@ -73,7 +73,7 @@ class Scheme:
     symmetric: bool = False
 
 
-StrategyArguments: TypeAlias = tuple["ir.Model", Scheme, str, Manifest, AnsweredPhotos, Progress]
+StrategyArguments: TypeAlias = tuple["ir.Model", Scheme, str, Manifest, AnsweredImages, Progress]
 """What a :class:`Strategy` is made of."""
 
 
@@ -101,7 +101,7 @@ class Strategy(ABC):
         scheme: Scheme,
         runtime: str,
         manifest: Manifest,
-        images: AnsweredPhotos,
+        images: AnsweredImages,
         progress: Progress,
     ) -> None:
         self.scheme = scheme

@@ -13,7 +13,7 @@ from deploykit.inference.engines import Engine
 from deploykit.proof.policy import status_of
 from deploykit.proof.text import (
     flips_text,
-    photos_text,
+    images_text,
     verdict_value,
     verdicts_text,
 )
@@ -50,7 +50,7 @@ def quantization_text(result: Quantization) -> str:
     lines.append(f"{made_on} on {counted(first.searched, 'photo')}")
     lines += (
         f"{proof.kind:<10} {proof.graph} on {proof.runtime}, {proof.device}: "
-        f"{photos_text(proof.photos)}"
+        f"{images_text(proof.images)}"
         for proof in proofs
     )
     lines += not_proven_text(result.bundle, proofs)
@@ -93,7 +93,7 @@ def quantization_value(result: Quantization) -> dict[str, Any]:
                         "runtime": proof.runtime,
                         "device": proof.device,
                         "kind": proof.kind,
-                        "photos": plain_value(proof.photos),
+                        "images": plain_value(proof.images),
                         "status": status_of(result.bundle, proof).word,
                     }
                     for proof in graph.proofs

@@ -151,9 +151,9 @@ def train(
     )
     place = _choose_device(device)
     claim_folder(output, resume=resume, overwrite=overwrite)
-    photos = read_images(folder, steps, test_fraction, seed, progress)
+    images = read_images(folder, steps, test_fraction, seed, progress)
     torch.manual_seed(seed)
-    module = architecture.build(len(photos.classes), dict(arch_args or {})).to(place)
+    module = architecture.build(len(images.classes), dict(arch_args or {})).to(place)
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     if not weights:
         raise ArchitectureError(
@@ -168,33 +168,33 @@ def train(
         "preprocessing": steps.describe(),
         "test fraction": f"{test_fraction:g}",
         "seed": str(seed),
-        "list of photos": photos.digest,
+        "list of photos": images.digest,
     }
     history: tuple[Epoch, ...] = ()
     if resume:
         history = _resume(output, options, epochs, module, optimizer)
         if best_epoch(history) is history[-1]:
             # The program may have ended between writing the state and writing the checkpoint.
-            write_best(output, module.state_dict(), photos.classes)
+            write_best(output, module.state_dict(), images.classes)
     if workers is None:
         workers = 0 if place.type == "cpu" else min(usable_cpus(), _MOST_WORKERS)
     train_loader, test_loader = (
         torch.utils.data.DataLoader(
             part,
             batch_size=batch_size,
-            shuffle=part is photos.train,
+            shuffle=part is images.train,
             # BatchNorm cannot learn from a last batch of one photo once the maps are down to 1x1.
-            drop_last=part is photos.train and len(part) % batch_size == 1,
+            drop_last=part is images.train and len(part) % batch_size == 1,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=place.type == "cuda",
         )
-        for part in (photos.train, photos.test)
+        for part in (images.train, images.test)
     )
     progress(
         Note(
-            f"{architecture.name} on {place}: {len(photos.train)} photos to train on, "
-            f"{len(photos.test)} to test on, {len(photos.classes)} classes; {steps.describe()}"
+            f"{architecture.name} on {place}: {len(images.train)} photos to train on, "
+            f"{len(images.test)} to test on, {len(images.classes)} classes; {steps.describe()}"
         )
     )
     for number in range(len(history) + 1, epochs + 1):
@@ -202,7 +202,7 @@ def train(
         rate = learning_rate * RATE_DECAY ** ((number - 1) // EPOCHS_PER_RATE)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        stage, classes = f"epoch {number}/{epochs}", len(photos.classes)
+        stage, classes = f"epoch {number}/{epochs}", len(images.classes)
         accuracy, loss = _run_through(train_loader, module, optimizer, classes, stage, progress)
         stage += ", testing"
         tested = _run_through(test_loader, module, None, classes, stage, progress)
@@ -226,7 +226,7 @@ def train(
         write_training(output, Training(options, history, weights_now, optimizer.state_dict()))
         best = ""
         if best_epoch(history) is epoch:
-            write_best(output, weights_now, photos.classes)
+            write_best(output, weights_now, images.classes)
             best = ", best so far"
         results = (
             f"train {accuracy:.1%} (loss {loss:.3f}), test {tested[0]:.1%} (loss {tested[1]:.3f})"
@@ -240,10 +240,10 @@ def train(
             progress(Note(f"{CURVES} was not written, the training continues: {exc}"))
     return TrainingResult(
         checkpoint=output / CHECKPOINT,
-        classes=photos.classes,
+        classes=images.classes,
         history=history,
-        train_images=len(photos.train),
-        test_images=len(photos.test),
+        train_images=len(images.train),
+        test_images=len(images.test),
         seconds=time.perf_counter() - started,
     )
 
@@ -332,7 +332,7 @@ def _run_through(
 
     device = next(module.parameters()).device
     module.train(optimizer is not None)
-    photos, correct, loss_sum = 0, 0, 0.0
+    count, correct, loss_sum = 0, 0, 0.0
     for images, targets in _batches(loader):
         shape = tuple(images.shape)
         try:
@@ -356,11 +356,11 @@ def _run_through(
                 f"The network fails on a training batch of shape {shape}: {first_line(exc)}",
                 hint="Is it made for another --input-size, or for batches of more than one photo?",
             ) from exc
-        photos += len(images)
+        count += len(images)
         correct += int((logits.argmax(1).cpu() == targets).sum())
         loss_sum += loss.item() * len(images)
-        progress(Step(stage, photos, len(loader.dataset)))  # type: ignore[arg-type]
-    return correct / photos, loss_sum / photos
+        progress(Step(stage, count, len(loader.dataset)))  # type: ignore[arg-type]
+    return correct / count, loss_sum / count
 
 
 def _batches(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from deploykit.bundle.folder import CANONICAL_GRAPH
 from deploykit.html.words import sentence_of
 from deploykit.proof.policy import MAX_FLIP_RATE_BOUND
-from deploykit.proof.text import photos_text
+from deploykit.proof.text import images_text
 from deploykit.system.text import counted, rate_digits
 
 if TYPE_CHECKING:
-    from deploykit.bundle.verdicts import PhotoKind
+    from deploykit.bundle.verdicts import ImageKind
     from deploykit.commands.verify.result import Verification
     from deploykit.parity.diagnosis import LayerReport, Stage, StageReport
     from deploykit.parity.measurement import Measurement
@@ -29,7 +29,7 @@ _PREPROCESSING: frozenset[Stage] = frozenset(
     {"decode", "resize", "preprocessing", "colour", "normalise"}
 )
 _NOTHING = "no candidate was compared"
-_WITHOUT_BOUND: dict[PhotoKind, str] = {
+_WITHOUT_BOUND: dict[ImageKind, str] = {
     "photos": "They were chosen by their margins, so no rate follows for others.",
     "golden": "They were chosen at export for their margins, so no rate follows for photos.",
     "generated": "They are generated images, and say nothing about real photos.",
@@ -111,7 +111,7 @@ def reference_name(found: Verification) -> str:
 
 def noun_of(found: Verification) -> str:
     """What one of the compared images is called."""
-    return "photo" if found.photos.kind == "photos" else "image"
+    return "photo" if found.images.kind == "photos" else "image"
 
 
 def _claims(found: Verification) -> tuple[str, str]:
@@ -184,7 +184,7 @@ def _decisions(found: Verification, worst: Measurement) -> Iterator[str]:
         images = f"The one {noun}" if worst.decidable == 1 else f"All {worst.decidable:,} {noun}s"
         yield f"{images}{judged} got the same answer from {reference} and from {deployed}."
     if worst.flip_rate_bound is None:
-        yield _WITHOUT_BOUND[found.photos.kind]
+        yield _WITHOUT_BOUND[found.images.kind]
         return
     yield (
         f"If the photos to come are like these, at most {rate_digits(worst.flip_rate_bound)} % of "
@@ -211,8 +211,8 @@ def _limits(found: Verification) -> Iterator[str]:
         yield RECORDED_PREPROCESSING_ONLY
     for verdict in found.verdicts:
         yield from _limits_of(verdict, noun)
-    if found.photos.kind != "photos":
-        yield f"It was compared on {photos_text(found.photos)}; what counts is your photos."
+    if found.images.kind != "photos":
+        yield f"It was compared on {images_text(found.images)}; what counts is your photos."
     if found.unreadable:
         more = counted(found.unreadable, "more photo", "more photos")
         yield f"{more} could not be read, and so not be compared."

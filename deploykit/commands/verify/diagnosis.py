@@ -53,7 +53,7 @@ def diagnose(
 
     An error in one part is told in the result: neither the comparison nor the other part is lost.
     """
-    first = found.worst_images(_FIRST_IMAGES) if found.photos.kind == "photos" else ()
+    first = found.worst_images(_FIRST_IMAGES) if found.images.kind == "photos" else ()
     broken_off: list[BrokenDiagnosis] = []
 
     def attempted(name: str, part: Callable[[], _Report]) -> _Report | None:

@@ -16,7 +16,7 @@ from deploykit.commands.verify.conclusion import conclusion_of
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.text import numbers_text
 from deploykit.html.document import write_document
-from deploykit.proof.text import flips_text, photos_text
+from deploykit.proof.text import flips_text, images_text
 from deploykit.specs.session import SessionSpec
 
 #: What XML 1.0 cannot hold, not even escaped: https://www.w3.org/TR/xml/#charsets
@@ -67,9 +67,9 @@ def _add_comparison(root: ET.Element, bundle: Bundle, found: Verification) -> No
         "reference": found.reference.description,
         "conclusion": " ".join((conclusion.sentence, *conclusion.reasons)),
         "limits": " ".join(conclusion.limits),
-        "photos": photos_text(found.photos),
-        "photos.sha256": found.photos.sha256,
-        "photos.unreadable": str(found.unreadable),
+        "images": images_text(found.images),
+        "images.sha256": found.images.sha256,
+        "images.unreadable": str(found.unreadable),
         **{f"version.{name}": version for name, version in found.versions.items()},
     }
     properties = ET.SubElement(suite, "properties")

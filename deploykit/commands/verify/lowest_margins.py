@@ -19,7 +19,7 @@ from deploykit.parity.compare import measure_answers
 from deploykit.parity.measures import Array
 from deploykit.parity.measures import margins as margins_of
 from deploykit.parity.mining import MarginMining, moved_apart, population_of
-from deploykit.proof.photos import nothing_readable
+from deploykit.proof.images import nothing_readable
 from deploykit.proof.verdict import Verdict, judge
 from deploykit.runtime.opener import CPU
 from deploykit.specs.model import Labels
@@ -61,7 +61,7 @@ def rank_images(
     Args:
         bundle: The bundle.
         folder: The images.
-        calibration: See :meth:`deploykit.proof.photos.Photos.skip`.
+        calibration: See :meth:`deploykit.proof.images.ImageSample.skip`.
         progress: Called after every batch.
 
     Raises:

@@ -25,7 +25,7 @@ from deploykit.html.thumbnails import make_thumbnails
 from deploykit.html.words import number
 from deploykit.parity.measurement import UNDECIDABLE_MARGIN
 from deploykit.parity.measures import margins, softmax
-from deploykit.proof.text import photos_text
+from deploykit.proof.text import images_text
 from deploykit.specs.prediction import Ranked
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def write_certificate(
     Raises:
         InputError: The system fails to write it: the disk may be full.
     """
-    if images is None and found.photos.kind == "photos":
-        images = Path(found.photos.source)
+    if images is None and found.images.kind == "photos":
+        images = Path(found.images.source)
     elif images is not None and images.is_file():
         images = images.parent  # to which the names in it are relative
     labels = bundle.manifest.labels.names
@@ -88,7 +88,7 @@ def write_certificate(
         "worst": worst_of(found) if found.verdicts else None,
         "noun": noun_of(found),
         "reference_name": reference_name(found),
-        "photos_words": photos_text(found.photos),
+        "images_words": images_text(found.images),
         "graphs": {graph: files[graph].sha256 for graph in graphs if graph in files},
         "candidates": candidates,
         "thumbnails": _thumbnail_urls(shown, images),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploykit.errors import UsageError
-from deploykit.proof.photos import Photos
+from deploykit.proof.images import ImageSample
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.runtime.opener import CUDA
 from deploykit.specs.model import Precision
@@ -17,12 +17,12 @@ class VerifyRequest:
     """The arguments of :func:`deploykit.verify` and :func:`deploykit.diagnose`.
 
     Attributes:
-        photos: Images that are open already; instead of ``images``.
+        sample: Images that are open already; instead of ``images``.
         precision: None for every one that graphs are made for, and so not for BF16.
         keep: Whether the bundle keeps the verdicts.
     """
 
-    photos: Photos | None = None
+    sample: ImageSample | None = None
     images: Path | None = None
     max_images: int | None = None
     budget: int | None = None
@@ -87,7 +87,7 @@ class VerifyRequest:
             ),
             (
                 self.budget is not None
-                and (self.max_images is not None or self.self_test or self.photos is not None),
+                and (self.max_images is not None or self.self_test or self.sample is not None),
                 "--budget chooses the photos with the lowest margins of a folder: it takes no "
                 "--max-images, no --self-test and no images that are given already.",
                 "Name a folder alone: --budget N --images DIR",

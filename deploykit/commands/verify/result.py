@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deploykit.bundle.verdicts import PhotoSet
+from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.diagnose.text import Diagnosis
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.accuracy import Accuracy
@@ -24,7 +24,7 @@ class Verification(Shown):
 
     Attributes:
         reference: What the candidates were compared with.
-        photos: The images.
+        images: The images.
         unreadable: How many more could not be read.
         verdicts: One a candidate.
         answers: What the reference and the candidates answered, these in the verdicts' order.
@@ -42,7 +42,7 @@ class Verification(Shown):
     """
 
     reference: Reference
-    photos: PhotoSet
+    images: ImageSet
     unreadable: int
     verdicts: tuple[Verdict, ...]
     answers: Answers

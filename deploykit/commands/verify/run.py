@@ -25,13 +25,13 @@ from deploykit.inference.candidates import (
 from deploykit.inference.engines import engine_files, named_engine
 from deploykit.parity.accuracy import accuracies
 from deploykit.proof.extremes import extreme_reasons
-from deploykit.proof.photos import (
-    Photos,
-    bundle_photos,
-    golden_photos,
-    listed_photos,
+from deploykit.proof.images import (
+    ImageSample,
+    bundle_sample,
+    golden_sample,
+    listed_images,
     mostly_unreadable,
-    read_photos,
+    read_sample,
 )
 from deploykit.proof.reference import (
     GOLDEN_REFERENCE,
@@ -106,10 +106,10 @@ def _compare(
     labels, preprocessing = bundle.manifest.labels, bundle.manifest.preprocessing
     folder = ranking = None
     if request.budget is not None:
-        folder = listed_photos(bundle, request.images, progress)
-        photos = read_photos(folder.path, (), preprocessing)  # chosen below
+        folder = listed_images(bundle, request.images, progress)
+        sample = read_sample(folder.path, (), preprocessing)  # chosen below
     else:
-        photos = _photos(bundle, request, progress)
+        sample = _sample(bundle, request, progress)
     with ExitStack() as stack:
         if reference is None and not request.self_test:
             reference = open_reference(bundle, request.reference, progress)
@@ -121,19 +121,19 @@ def _compare(
         if folder is not None:
             # Not before: that may take minutes, and what cannot run here should fail at once.
             ranking = rank_images(bundle, folder, calibration, progress)
-            photos = read_photos(folder.path, ranking.files[: request.budget], preprocessing)
-        stack.callback(photos.close)
-        photos.skip(frozenset() if request.self_test else calibration)
-        answers = answer_images(right, candidates, photos, progress, count=photos.count)
+            sample = read_sample(folder.path, ranking.files[: request.budget], preprocessing)
+        stack.callback(sample.close)
+        sample.skip(frozenset() if request.self_test else calibration)
+        answers = answer_images(right, candidates, sample, progress, count=sample.count)
         extremes: tuple[tuple[str, ...], ...] = ((),) * len(candidates)
         if reference is not None:  # recorded answers are to other images
             scale = float(np.abs(np.nan_to_num(answers.reference)).max(initial=0))
             extremes = extreme_reasons(reference.session, candidates, scale, progress)
         specs = [candidate.spec for candidate in candidates]
-    drawn, unreadable = photos.drawn(), photos.unreadable
-    readable, mining = photos.count - unreadable, None
+    drawn, unreadable = sample.drawn(), sample.unreadable
+    readable, mining = sample.count - unreadable, None
     if ranking is None:
-        verdicts = judge_answers(answers, specs, labels, kind=photos.kind)
+        verdicts = judge_answers(answers, specs, labels, kind=sample.kind)
     else:
         mining = mining_of(ranking, answers, specs)
         verdicts = judge_lowest(ranking, mining, answers, specs, labels)
@@ -149,10 +149,10 @@ def _compare(
         progress(Note("no proof of the bundle: other weights or code than it was exported from"))
     elif request.keep and compared_with.reason is None:
         keep_verdicts(bundle, verdicts, compared_with, drawn, progress)
-    expected = {path: photos.expected[path] for path in answers.paths if path in photos.expected}
+    expected = {path: sample.expected[path] for path in answers.paths if path in sample.expected}
     return Verification(
         reference=compared_with,
-        photos=drawn,
+        images=drawn,
         unreadable=unreadable,
         verdicts=verdicts,
         skipped=skipped,
@@ -167,10 +167,10 @@ def _compare(
     )
 
 
-def _photos(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Photos:
+def _sample(bundle: Bundle, request: VerifyRequest, progress: Progress) -> ImageSample:
     if request.self_test:
-        return golden_photos(read_golden(bundle).images)
-    return request.photos or bundle_photos(
+        return golden_sample(read_golden(bundle).images)
+    return request.sample or bundle_sample(
         bundle, request.images, limit=request.max_images, progress=progress
     )
 

@@ -194,7 +194,7 @@ def _check_files(bundle: Bundle) -> str:
 def _check_candidate(verified: Callable[[], Verification], candidate: Candidate) -> str:
     """What ``verify`` measured of a candidate, whose verdict decides; skipped where it has none."""
     from deploykit.commands.verify.text import numbers_text, verification_text
-    from deploykit.proof.text import photos_text
+    from deploykit.proof.text import images_text
 
     found = verified()
     for verdict in found.verdicts:
@@ -205,7 +205,7 @@ def _check_candidate(verified: Callable[[], Verification], candidate: Candidate)
             alone = dataclasses.replace(found, verdicts=(verdict,), accuracy=())
             pytest.fail(verification_text(alone), pytrace=False)
         against = f"against {found.reference.description}"
-        return f"{numbers_text(verdict)}; {photos_text(found.photos)}, {against}"
+        return f"{numbers_text(verdict)}; {images_text(found.images)}, {against}"
     pytest.skip(found.skipped.get(candidate, "it is the reference"))
 
 

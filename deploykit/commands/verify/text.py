@@ -15,7 +15,7 @@ from deploykit.parity.accuracy import Accuracy
 from deploykit.proof.text import (
     flips_of,
     flips_text,
-    photos_text,
+    images_text,
     verdict_value,
     verdicts_text,
 )
@@ -32,7 +32,7 @@ def verification_text(result: Verification) -> str:
     lines = [
         verdicts_text(result.verdicts),
         f"reference  {result.reference.description}",
-        f"images     {photos_text(result.photos)}",
+        f"images     {images_text(result.images)}",
     ]
     if result.unreadable:
         lines.append(f"           {result.unreadable} more could not be read")
@@ -119,7 +119,7 @@ def verification_value(result: Verification) -> dict[str, Any]:
             "is_recorded": reference.is_recorded,
             "module_reason": reference.module_reason,
         },
-        "photos": msgspec.to_builtins(result.photos),
+        "images": msgspec.to_builtins(result.images),
         "unreadable": result.unreadable,
         "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
         "skipped": [

@@ -39,7 +39,7 @@ def change(folder, **fields):
     update_manifest(folder, lambda manifest: msgspec.structs.replace(manifest, **fields))
 
 
-def test_bench_recommends_and_says_what_comes_next(bench, folder):
+def test_bench_recommends_and_names_next_step(bench, folder):
     code, out, err = bench()
     assert code == 0, err
     rows = out.split("\n\n")[0].splitlines()
@@ -52,7 +52,7 @@ def test_bench_recommends_and_says_what_comes_next(bench, folder):
     assert f"next           deploykit bench --bundle {folder} --images " in out
 
 
-def test_accept_decides_what_predict_takes_and_says(bench, folder, photo_folder, tmp_path, capsys):
+def test_bench_accept_decides_what_predict_takes(bench, folder, photo_folder, tmp_path, capsys):
     code, out, _ = bench("--accept")
     assert code == 0
     assert (
@@ -67,7 +67,7 @@ def test_accept_decides_what_predict_takes_and_says(bench, folder, photo_folder,
     assert "taking deploy/fp32.onnx in fp32 on onnxruntime-cpu, accepted from bench on " in err
 
 
-def test_json_has_the_numbers_of_the_tables(bench):
+def test_bench_json_has_the_numbers(bench):
     code, out, _ = bench("--accept", "--json")
     assert code == 0
     result = json.loads(out)["result"]
@@ -86,7 +86,7 @@ def test_json_has_the_numbers_of_the_tables(bench):
     assert {each["candidate"]["runtime"] for each in result["skipped"]} >= {"torch"}
 
 
-def test_accept_refuses_where_nothing_is_proven(bench, folder, tmp_path):
+def test_bench_accept_without_any_proof(bench, folder, tmp_path):
     change(folder, verdicts=())
     page = tmp_path / "bench.html"
     code, out, _ = bench("--accept", "--html", page)
@@ -102,7 +102,7 @@ def test_accept_refuses_where_nothing_is_proven(bench, folder, tmp_path):
     assert code == 0
 
 
-def test_accept_refuses_where_a_graph_is_damaged(bench, folder):
+def test_bench_accept_with_a_damaged_graph(bench, folder):
     (folder / "model.onnx").write_bytes(b"damaged")
     code, out, _ = bench()
     assert code == 0
@@ -116,7 +116,7 @@ def test_accept_refuses_where_a_graph_is_damaged(bench, folder):
     assert open_bundle(folder).manifest.accepted == ()
 
 
-def test_accept_that_cannot_be_kept_loses_no_measurement(bench, folder, tmp_path, monkeypatch):
+def test_bench_accept_not_kept_loses_no_measurement(bench, folder, tmp_path, monkeypatch):
     def refuse(*arguments):
         raise PermissionError(30, "Read-only file system")
 
@@ -133,7 +133,7 @@ def test_accept_that_cannot_be_kept_loses_no_measurement(bench, folder, tmp_path
     assert "Read-only file system" in result["failures"][0]["message"]
 
 
-def test_page_that_cannot_be_written_loses_no_measurement(bench, folder, tmp_path, monkeypatch):
+def test_bench_html_failing_loses_no_measurement(bench, folder, tmp_path, monkeypatch):
     def refuse(*arguments):
         raise InputError("the disk is full")
 
@@ -145,7 +145,7 @@ def test_page_that_cannot_be_written_loses_no_measurement(bench, folder, tmp_pat
     assert "written" not in out
 
 
-def test_forget_forgets_what_was_accepted(bench, folder):
+def test_bench_forget_removes_the_accepted(bench, folder):
     assert bench("--accept")[0] == 0
     code, out, _ = bench("--forget")
     assert code == 0
@@ -155,7 +155,7 @@ def test_forget_forgets_what_was_accepted(bench, folder):
     assert (code, json.loads(out)["result"]) == (0, {"forgotten": None})
 
 
-def test_page_is_written(bench, tmp_path):
+def test_bench_html_is_written(bench, tmp_path):
     page = tmp_path / "bench.html"
     code, out, _ = bench("--html", page, "--json")
     assert code == 0
@@ -164,7 +164,7 @@ def test_page_is_written(bench, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl+C cannot be sent to one console there")
-def test_ctrl_c_ends_the_processes_and_shows_no_traceback(folder):
+def test_bench_ctrl_c_ends_its_processes(folder):
     """A terminal sends it to all of them; the first is still importing."""
     bench = subprocess.Popen(
         [sys.executable, "-m", "deploykit", "bench", "--bundle", str(folder)],
@@ -204,8 +204,8 @@ def test_bench_refuses_wrong_usage(bench, arguments, said):
     assert said in err
 
 
-def test_bench_without_a_folder_of_photos_says_so(bench, folder):
-    change(folder, photos=None)
+def test_bench_without_images_folder(bench, folder):
+    change(folder, images=None)
     code, _, err = bench()
     assert code == 2
     assert "Name one: --images DIR" in err

@@ -76,7 +76,7 @@ def test_page_begins_with_nothing_proven(page):
     assert "--images bird_photos --verify proves the fastest" in text
 
 
-def test_page_says_what_is_as_fast_and_what_was_skipped(page):
+def test_page_lists_as_fast_and_skipped(page):
     reasons = {512: "memory does not hold so many images at once"}
     text = said(
         page(
@@ -91,7 +91,7 @@ def test_page_says_what_is_as_fast_and_what_was_skipped(page):
     assert "openvino fp32 with a batch of 512: memory does not hold so many" in text
 
 
-def test_page_has_a_place_for_a_damaged_graph(page):
+def test_page_names_a_damaged_graph(page):
     damaged = Skipped(candidate=OPENVINO, reason="fp32.onnx is not it. Export again.", damaged=True)
     text = said(page(benchmark_of(measured(INT8, 9.0, "proven"), skipped=(damaged,))))
     assert "Damaged, and so not measured openvino fp32: fp32.onnx is not it" in text
@@ -99,25 +99,25 @@ def test_page_has_a_place_for_a_damaged_graph(page):
     assert "--accept" not in text
 
 
-def test_page_shows_a_strangers_name_as_text(page):
+def test_page_escapes_bundle_names(page):
     html = page(benchmark_of(measured(ORT, 1.0), bundle="<b>x\u202e")).read_text(encoding="utf-8")
     assert "<b>x" not in html
     assert "&lt;b&gt;x\\u202e" in html
 
 
-def test_page_that_cannot_be_written_is_an_input_error(tmp_path):
+def test_write_bench_page_that_fails(tmp_path):
     with pytest.raises(InputError, match=r"Writing .* failed"):
         write_bench_page(tmp_path / "missing" / "bench.html", BENCHMARK, None)
 
 
-def test_chart_joins_what_no_proven_point_beats():
+def test_chart_front_of_proven_points():
     chart = draw_chart(BENCHMARK.measured)
     places = {dot.title.partition(":")[0]: dot for dot in chart.dots}
     front = [places[f"openvino fp32, batch {batch}"] for batch in (1, 8)]
     assert chart.front == " ".join(f"{dot.x:g},{dot.y:g}" for dot in front)
 
 
-def test_chart_has_every_point_and_sooner_is_to_the_left():
+def test_chart_places_every_point():
     chart = draw_chart(BENCHMARK.measured)
     assert len(chart.dots) == 12
     places = {dot.title.partition(":")[0]: dot for dot in chart.dots}
@@ -130,14 +130,14 @@ def test_chart_has_every_point_and_sooner_is_to_the_left():
     assert all(74 <= dot.x <= 626 and 14 <= dot.y <= 366 for dot in chart.dots)
 
 
-def test_chart_labels_of_near_points_do_not_cover_each_other():
+def test_chart_labels_do_not_overlap():
     candidates = (ORT, OPENVINO, BF16, INT8)
     chart = draw_chart([measured(each, 20.0 + i / 10) for i, each in enumerate(candidates)])
     heights = sorted(label.y for label in chart.labels)
     assert min(b - a for a, b in itertools.pairwise(heights)) >= 14
 
 
-def test_page_without_a_session_alone_has_no_chart(page):
+def test_page_without_timings_has_no_chart(page):
     benchmark = benchmark_of(measured(ORT, 12.0, "proven", timings=()))
     assert draw_chart(benchmark.measured) is None
     assert "Latency against throughput" not in said(page(benchmark))
@@ -157,7 +157,7 @@ def test_page_fits_a_narrow_window(browser, page):
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_page_has_bars_as_long_as_the_rates(browser, page):
+def test_page_bars_are_proportional_to_rates(browser, page):
     opened = browser.open(page().as_uri())
     widths = opened.evaluate(
         "[...document.querySelectorAll('.rate rect')].map(r => r.getBoundingClientRect().width)"

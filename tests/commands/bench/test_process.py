@@ -24,7 +24,7 @@ USERS_SCRIPT = """
 import deploykit
 
 print("the script runs")
-found = deploykit.bench({folder!r}, images={photos!r}, batch_sizes=[1], seconds=0.1)
+found = deploykit.bench({folder!r}, images={images!r}, batch_sizes=[1], seconds=0.1)
 print("measured", [each.name for each in found.measured])
 """
 
@@ -90,7 +90,7 @@ def test_process_that_dies_gives_its_last_line(start):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signal there")
-def test_process_that_the_system_kills_says_why(start):
+def test_process_killed_by_the_system(start):
     process = start()
     os.kill(process.ask(bench_runs.chatter), signal.SIGKILL)
     reason = process.ask(OpenCandidate.predict_sample).reason
@@ -115,7 +115,7 @@ def test_process_passes_an_error_on(start, tmp_path):
     assert skipped.damaged
 
 
-def test_process_imports_what_its_parent_would(start, tmp_path, monkeypatch):
+def test_process_imports_what_parent_would(start, tmp_path, monkeypatch):
     """Of the parent's path, and nothing of the current folder, whatever it is called."""
     for name in ("random", "socket", "msgspec"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a stray file')", encoding="utf-8")
@@ -128,7 +128,7 @@ def test_process_runs_a_users_script_once(bundle, photo_folder, tmp_path):
     """It has no ``if __name__ == "__main__"``, which multiprocessing would need."""
     script = tmp_path / "script.py"
     script.write_text(
-        USERS_SCRIPT.format(folder=str(bundle.folder), photos=str(photo_folder)), encoding="utf-8"
+        USERS_SCRIPT.format(folder=str(bundle.folder), images=str(photo_folder)), encoding="utf-8"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     first, measured = done.stdout.splitlines()
@@ -137,7 +137,7 @@ def test_process_runs_a_users_script_once(bundle, photo_folder, tmp_path):
 
 
 @pytest.mark.skipif(measure.peak_memory_bytes() is None, reason="this system does not tell")
-def test_memory_peak_is_the_processs_own(start):
+def test_memory_peak_of_the_process_alone(start):
     """This process has more; the peak grows with what is held, and stays."""
     kept = bytearray(b"x") * 600_000_000
     before, held, later = start().ask(bench_runs.grow, 200_000_000)
@@ -146,7 +146,7 @@ def test_memory_peak_is_the_processs_own(start):
     assert abs(later - held) < 20e6  # the system counts by pages, and late
 
 
-def test_measure_does_not_count_images_that_are_gone(bundle, files, tmp_path):
+def test_measure_skips_vanished_images(bundle, files, tmp_path):
     for file in files[:4]:
         (tmp_path / Path(file.name).name).write_bytes(file.path.read_bytes())
     copies = list(scan_images(tmp_path, ()).files)
@@ -159,7 +159,7 @@ def test_measure_does_not_count_images_that_are_gone(bundle, files, tmp_path):
         opened.compute((1,), 0.01)
 
 
-def test_measure_refuses_logits_that_are_no_numbers(opened_with):
+def test_measure_refuses_non_finite_logits(opened_with):
     with pytest.raises(ModelError, match="onnxruntime-cpu fp32 gives NaN or infinity"):
         opened_with(lambda images: np.full((len(images), 3), np.nan))
     opened, session = opened_with(zeros)
@@ -168,7 +168,7 @@ def test_measure_refuses_logits_that_are_no_numbers(opened_with):
         opened.predict_sample()
 
 
-def test_compute_does_not_count_the_first_run_of_a_size(opened_with):
+def test_compute_skips_first_run_of_each_size(opened_with):
     def answer(images):
         time.sleep(0.001)
         return zeros(images)

@@ -27,7 +27,7 @@ def test_timing_has_the_median():
     assert timing.images_per_second == pytest.approx(40)
 
 
-def test_images_per_second_are_the_median_of_the_rounds():
+def test_images_per_second_is_median_of_rounds():
     fast, plain = at(ORT, 20.0, 90.0, 30.0), at(PLAIN, 10.0, 30.0, 20.0)
     assert fast.images_per_second == 30
     assert benchmark_of(plain, fast).times_plain(fast) == pytest.approx(1.5)
@@ -42,7 +42,7 @@ def test_images_per_second_are_the_median_of_the_rounds():
         ((10.1, 10.1, 10.1), (10.0, 10.0, 10.0), True),
     ],
 )
-def test_faster_is_faster_in_every_round(ours, theirs, faster):
+def test_is_faster_than_in_every_round(ours, theirs, faster):
     assert at(ORT, *ours).is_faster_than(at(OPENVINO, *theirs)) is faster
 
 
@@ -55,7 +55,7 @@ def test_faster_is_faster_in_every_round(ours, theirs, faster):
         (OPENVINO, BF16, 1.01, True),
     ],
 )
-def test_faster_in_a_lower_precision_is_faster_by_five_percent(candidate, other, gain, faster):
+def test_is_faster_than_in_lower_precision(candidate, other, gain, faster):
     rates = (10.0, 12.0, 11.0)
     ours = at(candidate, *(gain * rate for rate in rates))
     assert ours.is_faster_than(at(other, *rates)) is faster
@@ -75,13 +75,13 @@ def test_recommended_where_rounds_disagree_is_the_higher_precision():
     assert benchmark.recommended.candidate == OPENVINO
 
 
-def test_recommended_in_one_precision_has_the_most_images_per_second():
+def test_recommended_in_one_precision():
     benchmark = benchmark_of(at(ORT, 20.0, 21.0, 19.0), at(OPENVINO, 19.0, 22.0, 20.5))
     assert benchmark.recommended.candidate == OPENVINO
     assert benchmark.as_fast == ()
 
 
-def test_recommended_is_nothing_that_another_one_is_faster_than():
+def test_recommended_has_no_faster_rival():
     """FP32 is as fast as the fastest, whose rounds differ much, but BF16 is faster than FP32."""
     noisy, steady, high = (
         at(INT8, 20.0, 50.0, 51.0), at(BF16, 25.0, 25.1, 25.0), at(OPENVINO, 20.0, 20.1, 20.0)
@@ -92,7 +92,7 @@ def test_recommended_is_nothing_that_another_one_is_faster_than():
     assert [each.candidate for each in benchmark.as_fast] == [INT8]
 
 
-def test_recommended_may_be_within_its_budget_and_names_the_fastest_proven():
+def test_recommended_within_budget_names_fastest_proven():
     within = measured(INT8, 45.0, "within budget")
     proven = measured(OPENVINO, 15.0, "proven")
     benchmark = benchmark_of(within, proven, measured(ORT, 12.0, "proven"))
@@ -107,13 +107,13 @@ def test_recommended_may_be_within_its_budget_and_names_the_fastest_proven():
         [measured(BF16, 30.0, "failed"), measured(ORT, 10.0, "unproven")],
     ],
 )
-def test_recommended_is_nothing_unproven_and_nothing_that_predict_cannot_take(candidates):
+def test_recommended_is_none_without_usable_proof(candidates):
     benchmark = benchmark_of(*candidates)
     assert benchmark.recommended is None
     assert "recommended    nothing" in benchmark_text(benchmark, None)
 
 
-def test_faster_unproven_is_only_what_is_faster():
+def test_faster_unproven_only_faster_ones():
     proven = at(ORT, 20.0, 20.0, 20.0)
     slower = at(OPENVINO, 19.0, 19.0, 19.0, word="unproven")
     close = at(BF16, 20.5, 20.5, 20.5, word="unproven")

@@ -29,7 +29,7 @@ from deploykit.inference.candidates import Candidate
 from deploykit.system.progress import Step, silent
 
 
-def test_candidates_of_a_machine_without_a_gpu(bundle, no_gpu):
+def test_list_candidates_without_gpu(bundle, no_gpu):
     able, skipped = list_candidates(bundle, silent)
     assert able[0] == PLAIN
     assert {ORT, OPENVINO, BF16} == set(able[1:])
@@ -39,7 +39,7 @@ def test_candidates_of_a_machine_without_a_gpu(bundle, no_gpu):
     assert "code of its own" in reasons["torch fp32"]
 
 
-def test_candidates_are_every_precision_that_there_is_a_graph_for(bundle, no_gpu):
+def test_list_candidates_for_every_graph(bundle, no_gpu):
     graphs = {"fp32": FP32, "fp16": FP32, "int8": FP32}
     able, skipped = list_candidates(edited(bundle, deploy=graphs), silent)
     assert {name_of(each) for each in able[1:]} == {
@@ -56,7 +56,7 @@ def test_candidates_are_every_precision_that_there_is_a_graph_for(bundle, no_gpu
     }
 
 
-def test_candidates_have_the_newest_engine_that_can_run_here(engine_bundle, engines):
+def test_list_candidates_has_newest_engine_that_fits(engine_bundle, engines):
     older = engine_bundle.manifest.engines[-1]
     bundle = build_engine(engine_bundle, BuildRequest(targets=("sm120",))).bundle
     assert bundle.manifest.engines[-1] != older
@@ -64,14 +64,14 @@ def test_candidates_have_the_newest_engine_that_can_run_here(engine_bundle, engi
     assert [each.file for each in able if each.runtime == "tensorrt_rtx"] == [older]
 
 
-def test_candidates_skip_the_newest_engine_where_none_can_run(engine_bundle, no_gpu):
+def test_list_candidates_skips_newest_engine_if_none_fits(engine_bundle, no_gpu):
     bundle = build_engine(engine_bundle, BuildRequest(targets=("sm120",))).bundle
     _, skipped = list_candidates(bundle, silent)
     (engine,) = (each.candidate for each in skipped if each.candidate.runtime == "tensorrt_rtx")
     assert engine.file == bundle.manifest.engines[-1]
 
 
-def test_bench_measures_each_option_alone_and_end_to_end(bundle, only):
+def test_bench_measures_each_candidate(bundle, only):
     only(PLAIN, ORT, OPENVINO)
     found, events = benched(bundle)
     assert {each.candidate for each in found.measured} == {PLAIN, ORT, OPENVINO}
@@ -90,7 +90,7 @@ def test_bench_measures_each_option_alone_and_end_to_end(bundle, only):
     assert {"starting", "measuring"} <= set(stages)
 
 
-def test_bench_skips_a_candidate_that_is_damaged_and_accepts_none(bundle, only):
+def test_bench_accepts_none_if_one_is_damaged(bundle, only):
     only(PLAIN, ORT)
     (bundle.folder / FP32).write_bytes(b"damaged")
     found, _ = benched(bundle)
@@ -103,7 +103,7 @@ def test_bench_skips_a_candidate_that_is_damaged_and_accepts_none(bundle, only):
     assert "bench" in caught.value.hint
 
 
-def test_accept_does_not_mind_a_damaged_engine(bundle, only, monkeypatch):
+def test_bench_accepts_despite_a_damaged_engine(bundle, only, monkeypatch):
     """It may as well be older than its graph, which is whole."""
     engine = Candidate("engines/a.engine", "tensorrt_rtx", "fp16")
     only(ORT)
@@ -153,7 +153,7 @@ class Turns:
         self.asked.append((self.name, "close"))
 
 
-def test_turns_begin_with_another_option_in_each_round():
+def test_take_turns_rotates_first_candidate():
     asked = []
     processes = [Turns(ORT, "a", asked), Turns(OPENVINO, "b", asked)]
     found, _ = take_turns(processes, BenchRequest(repeats=3), silent)
@@ -166,7 +166,7 @@ def test_turns_begin_with_another_option_in_each_round():
     assert found == [FOUND, FOUND]
 
 
-def test_turns_of_a_candidate_that_fails_are_over():
+def test_take_turns_closes_a_failed_candidate():
     asked = []
     processes = [Turns(ORT, "a", asked), Turns(OPENVINO, "b", asked, fails_at=5)]
     found, (skipped,) = take_turns(processes, BenchRequest(repeats=3), silent)
@@ -176,7 +176,7 @@ def test_turns_of_a_candidate_that_fails_are_over():
     assert (skipped.candidate, skipped.reason) == (OPENVINO, "it is full")
 
 
-def test_bench_skips_a_batch_size_that_memory_does_not_hold(bundle, only):
+def test_bench_skips_batch_sizes_beyond_memory(bundle, only):
     only(ORT)
     found, _ = benched(bundle, batch_sizes=(1, 10**15))
     assert found.recommended.candidate == ORT
@@ -186,7 +186,7 @@ def test_bench_skips_a_batch_size_that_memory_does_not_hold(bundle, only):
     }
 
 
-def test_candidates_have_the_checkpoints_module(bundle, only, tmp_path):
+def test_list_candidates_has_torch_module(bundle, only, tmp_path):
     """Of a zoo's architecture; torch's answers are the reference, and never recommended."""
     resnet = timm.create_model("test_resnet", num_classes=3)
     checkpoint = tmp_path / "resnet.pth"
@@ -205,7 +205,7 @@ def test_candidates_have_the_checkpoints_module(bundle, only, tmp_path):
     assert found.recommended is None
 
 
-def test_bench_where_nothing_runs_is_an_error(bundle, only):
+def test_bench_without_any_running_candidate(bundle, only):
     only(ORT)
     (bundle.folder / FP32).write_bytes(b"damaged")
     with pytest.raises(InputError, match="is not the file that was exported"):
@@ -215,7 +215,7 @@ def test_bench_where_nothing_runs_is_an_error(bundle, only):
         benched(bundle)
 
 
-def test_bench_counts_only_photos_that_can_be_read(bundle, only, tmp_path):
+def test_bench_counts_readable_images_only(bundle, only, tmp_path):
     only(ORT)
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -229,7 +229,7 @@ def test_bench_counts_only_photos_that_can_be_read(bundle, only, tmp_path):
 
 
 @needs_bf16
-def test_candidates_have_bf16_by_its_hint(bundle, only):
+def test_list_candidates_has_bf16_on_openvino(bundle, only):
     only(BF16)
     found, _ = benched(bundle, repeats=4, seconds=60.0)
     assert found.measured[0].spec.precision == "bf16"

@@ -17,7 +17,7 @@ from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 from deploykit.system.progress import Note
 
 
-def test_status_proofs_are_those_of_the_manifest(bundle, only):
+def test_bench_status_from_manifest(bundle, only):
     only(PLAIN, ORT, OPENVINO)
     before = open_bundle(bundle.folder).manifest
     found, _ = benched(bundle)
@@ -35,7 +35,7 @@ def canonical_alone(bundle):
     return edited(bundle, verdicts=proofs)
 
 
-def test_verify_proves_the_fastest_that_has_no_proof_and_no_other(bundle, only):
+def test_bench_verify_proves_only_the_fastest(bundle, only):
     only(ORT, OPENVINO)
     found, events = benched(canonical_alone(bundle), verify=True)
     fastest, slower = found.measured
@@ -48,7 +48,7 @@ def test_verify_proves_the_fastest_that_has_no_proof_and_no_other(bundle, only):
     assert f"verifying {fastest.name}, faster than what is proven" in notes
 
 
-def test_status_what_fails_its_verification_is_not_recommended(bundle, only, monkeypatch):
+def test_bench_verify_failed_is_not_recommended(bundle, only, monkeypatch):
     only(ORT)
     compute = OnnxRuntimeSession._run
 
@@ -64,7 +64,7 @@ def test_status_what_fails_its_verification_is_not_recommended(bundle, only, mon
     assert found.recommended is None
 
 
-def test_verify_renews_a_proof_by_another_version_whatever_it_was_on(bundle, only):
+def test_bench_verify_renews_proof_of_older_version(bundle, only):
     only(ORT)
     (proof,) = (p for p in bundle.manifest.verdicts if p.graph == FP32)
     (canonical,) = (p for p in bundle.manifest.verdicts if p.graph == CANONICAL_GRAPH)
@@ -76,7 +76,7 @@ def test_verify_renews_a_proof_by_another_version_whatever_it_was_on(bundle, onl
     assert again.recommended.candidate == ORT
 
 
-def test_status_a_proof_by_another_version_recommends_nothing(bundle, only):
+def test_bench_status_of_proof_by_another_version(bundle, only):
     only(ORT)
     versions = {"onnxruntime-gpu": "1.0"}
     proofs = tuple(msgspec.structs.replace(p, versions=versions) for p in bundle.manifest.verdicts)
@@ -87,7 +87,7 @@ def test_status_a_proof_by_another_version_recommends_nothing(bundle, only):
     assert "--verify --accept" in caught.value.hint
 
 
-def test_accept_takes_what_is_within_its_budget(bundle, only):
+def test_bench_accept_within_budget(bundle, only):
     """Auto does not take it by itself."""
     only(ORT)
     flips = tuple(
@@ -104,13 +104,13 @@ def test_accept_takes_what_is_within_its_budget(bundle, only):
         assert session.spec.runtime == ORT.runtime
 
 
-def test_status_what_is_compared_is_limited(bundle, only):
+def test_bench_verify_max_images(bundle, only):
     only(ORT)
     found, _ = benched(canonical_alone(bundle), verify=True, max_images=12)
-    assert found.measured[0].proof.photos.images == 12
+    assert found.measured[0].proof.images.count == 12
 
 
-def test_status_a_bundle_that_cannot_be_written_is_proven_all_the_same(bundle, only, monkeypatch):
+def test_bench_verify_of_a_read_only_bundle(bundle, only, monkeypatch):
     def refuse(*arguments):
         raise PermissionError(30, "Read-only file system")
 
@@ -123,7 +123,7 @@ def test_status_a_bundle_that_cannot_be_written_is_proven_all_the_same(bundle, o
     assert any("cannot be changed" in e.message for e in events if isinstance(e, Note))
 
 
-def test_status_a_verification_that_fails_leaves_what_was_measured(bundle, only, monkeypatch):
+def test_bench_verify_that_breaks_keeps_measurements(bundle, only, monkeypatch):
     def fail(*arguments, **options):
         raise InputError("the disk is full")
 
@@ -134,7 +134,7 @@ def test_status_a_verification_that_fails_leaves_what_was_measured(bundle, only,
     assert found.measured[0].status[::2] == ("unproven", "the disk is full")
 
 
-def test_status_an_unproven_reference_stops_all_of_it(bundle, only, monkeypatch):
+def test_bench_verify_with_unproven_reference(bundle, only, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("compared in vain")
 
@@ -149,7 +149,7 @@ def test_status_an_unproven_reference_stops_all_of_it(bundle, only, monkeypatch)
     assert "--verify" not in caught.value.hint
 
 
-def test_status_what_shows_too_little_has_not_failed(bundle, only, tmp_path):
+def test_bench_verify_on_mostly_unreadable_images(bundle, only, tmp_path):
     """Nothing is known of photos that cannot be read; nobody changed a decision."""
     only(ORT)
     photos = tmp_path / "photos"
@@ -164,7 +164,7 @@ def test_status_what_shows_too_little_has_not_failed(bundle, only, tmp_path):
     assert "12 of 15 photos cannot be read" in measured.status.reason
 
 
-def test_verify_compares_nothing_again_that_failed_here(bundle, only, monkeypatch):
+def test_bench_verify_skips_what_failed_before(bundle, only, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("compared in vain")
 

@@ -48,7 +48,7 @@ def test_text_lists_the_fastest_candidate_first():
     ]  # fmt: skip
 
 
-def test_text_recommends_the_fastest_that_passed_and_names_what_is_faster():
+def test_text_recommends_and_names_faster_unproven():
     text = benchmark_text(BENCHMARK, None)
     assert (
         "recommended    openvino int8: 45.0 images/s end to end, "
@@ -65,7 +65,7 @@ def test_text_recommends_the_fastest_that_passed_and_names_what_is_faster():
     assert f"next           deploykit bench {where} --accept lets predict take it" in text
 
 
-def test_text_names_a_damaged_graph_beside_the_recommendation():
+def test_text_names_a_damaged_graph():
     damaged = Skipped(candidate=OPENVINO, reason="fp32.onnx is not it. Export it.", damaged=True)
     text = benchmark_text(benchmark_of(measured(INT8, 9.0, "proven"), skipped=(damaged,)), None)
     assert "DAMAGED        openvino fp32: fp32.onnx is not it. Export it." in text
@@ -73,20 +73,20 @@ def test_text_names_a_damaged_graph_beside_the_recommendation():
     assert "--accept" not in text
 
 
-def test_text_quotes_commands_as_windows_reads_them(monkeypatch):
+def test_text_quotes_commands_for_windows(monkeypatch):
     monkeypatch.setattr("deploykit.system.text.os", SimpleNamespace(name="nt"))
     text = benchmark_text(BENCHMARK, None)
     for begin in ("deploykit bench", "deploykit verify"):
         assert f'{begin} --bundle "artifacts/my birds" --images bird_photos' in text
 
 
-def test_text_names_a_batch_size_that_cannot_run():
+def test_text_names_skipped_batch_sizes():
     reasons = {512: "it takes at most 64"}
     text = benchmark_text(benchmark_of(measured(ORT, 9.0, skipped_batches=reasons)), None)
     assert "skipped        onnxruntime-cpu fp32 with a batch of 512: it takes at most 64" in text
 
 
-def test_text_does_not_advise_to_verify_what_was_just_verified():
+def test_text_after_verify_does_not_advise_it():
     unproven = measured(ORT, 9.0, reason="only 1 of 4 images decides")
     assert "bench --bundle 'artifacts/my birds' --images bird_photos --verify proves" in (
         benchmark_text(benchmark_of(unproven), None)
@@ -96,7 +96,7 @@ def test_text_does_not_advise_to_verify_what_was_just_verified():
     assert "unproven       onnxruntime-cpu fp32: only 1 of 4 images decides" in text
 
 
-def test_text_proves_an_engine_by_its_name():
+def test_text_verifies_an_engine_by_name():
     engine = Candidate("engines/a.engine", "tensorrt", "fp16")
     assert "--engine engines/a.engine" in benchmark_text(benchmark_of(measured(engine, 9.0)), None)
 
@@ -107,7 +107,7 @@ def test_text_without_the_plain_export_has_no_ratio():
     assert "12.0 images/s end to end\n" in text
 
 
-def test_text_says_a_reason_once_for_all_that_it_skips():
+def test_text_groups_skipped_by_reason():
     skipped = (
         Skipped(candidate=CUDA, reason="There is no GPU."),
         Skipped(candidate=INT8, reason="OpenVINO does not compute in int8 here."),
@@ -123,7 +123,7 @@ def test_text_says_why_a_candidate_failed():
     assert "FAILED         openvino bf16: 2 of 45 images changed their class" in text
 
 
-def test_value_has_what_follows_from_the_numbers():
+def test_value_has_derived_numbers():
     value = json.loads(json.dumps(benchmark_value(BENCHMARK, None)))
     assert value["recommended"] == "openvino int8"
     assert value["accepted"] is None

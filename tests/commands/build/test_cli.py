@@ -45,7 +45,7 @@ def engine_folder(tmp_path_factory, built_engine):
     return folder
 
 
-def test_a_plain_call_builds_a_rehearsed_fp16_engine(cli, folder, tmp_path):
+def test_build_trt_without_options(cli, folder, tmp_path):
     code, out, err = cli("build-trt")
     assert code == 0, err
     assert "rehearsed on CPU, 23 photos of" in out
@@ -56,7 +56,7 @@ def test_a_plain_call_builds_a_rehearsed_fp16_engine(cli, folder, tmp_path):
     assert str(engine.relative_to(tmp_path)) in out
 
 
-def test_json_gives_the_passport(cli, folder):
+def test_build_trt_json_has_the_passport(cli, folder):
     code, out, _ = cli("build-trt", "--target", "sm89", "--target", "sm86", "--json")
     assert code == 0
     answer = json.loads(out)
@@ -71,7 +71,7 @@ def test_json_gives_the_passport(cli, folder):
     assert (result["audit"], result["verification"]) == (None, None)
 
 
-def test_the_options_reach_the_engine(cli, folder):
+def test_build_trt_passes_its_options_on(cli, folder):
     code, out, err = cli(
         *("build-trt", "--precision", "fp32", "--flavour", "tensorrt_rtx", "--workspace", "1GiB"),
         *("--min-batch", "2", "--opt-batch", "4", "--max-batch", "16", "--bundle", folder),
@@ -81,14 +81,14 @@ def test_the_options_reach_the_engine(cli, folder):
     assert "batches of 2 to 16 (best at 4)" in out
 
 
-def test_images_and_time_reach_the_search(cli, folder, photo_folder, tmp_path):
+def test_build_trt_search_images_and_seconds(cli, folder, photo_folder, tmp_path):
     shutil.copytree(photo_folder / "red", tmp_path / "few")
     arguments = ("build-trt", "--images", tmp_path / "few", "--search-seconds", "0", "--json")
     code, out, _ = cli(*arguments)
     assert code == 0
     result = json.loads(out)["result"]
     assert result["tuning"]["searched_images"] == 7
-    assert result["passport"]["proof"]["photos"]["source"] == str(tmp_path / "few")
+    assert result["passport"]["proof"]["images"]["source"] == str(tmp_path / "few")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_images_and_time_reach_the_search(cli, folder, photo_folder, tmp_path):
         (["--flavour", "tensorrt"], 5, "no NVIDIA driver"),
     ],
 )
-def test_a_mistake_is_one_message_and_changes_nothing(cli, folder, arguments, code, message):
+def test_build_trt_mistake_is_one_message(cli, folder, arguments, code, message):
     before = sorted(folder.rglob("*"))
     found, out, err = cli("build-trt", *arguments)
     assert (found, out) == (code, "")
@@ -114,14 +114,14 @@ def test_a_mistake_is_one_message_and_changes_nothing(cli, folder, arguments, co
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_missing_tensorrt_exits_with_5_and_its_command(cli, folder, monkeypatch):
+def test_build_trt_without_tensorrt_exits_with_5(cli, folder, monkeypatch):
     monkeypatch.setattr("deploykit.commands.build.run.installed_flavours", lambda: ())
     code, _, err = cli("build-trt")
     assert code == 5
     assert 'Install it: pip install "deploykit[rtx]"' in err
 
 
-def test_ctrl_c_exits_with_130(cli, folder, monkeypatch):
+def test_build_trt_ctrl_c_exits_with_130(cli, folder, monkeypatch):
     def interrupt(self, event):
         if getattr(event, "stage", "") == "building":
             raise KeyboardInterrupt
@@ -143,20 +143,18 @@ def test_ctrl_c_exits_with_130(cli, folder, monkeypatch):
         (" 64kib ", 2**16),
     ],
 )
-def test_memory_is_written_with_its_unit(text, expected):
+def test_parsed_bytes_with_units(text, expected):
     assert parsed_bytes(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0GiB", "2", "2GB", "-1MiB", "1e3MiB", "half", "0.0001KiB"])
-def test_build_trt_rejects_an_unclear_amount_of_memory(text):
+def test_parsed_bytes_refuses_unclear_amounts(text):
     with pytest.raises(UsageError, match="is not an amount of memory") as caught:
         parsed_bytes(text)
     assert "512MiB or 2GiB" in caught.value.hint
 
 
-def test_without_a_gpu_a_prediction_with_the_engine_is_one_line_and_exit_5(
-    cli, engine_folder, photo_folder, tmp_path
-):
+def test_predict_with_engine_without_gpu_exits_with_5(cli, engine_folder, photo_folder, tmp_path):
     arguments = ("predict", photo_folder, "--bundle", engine_folder, "--runtime", "tensorrt_rtx")
     code, out, err = cli(*arguments)
     assert (code, out) == (5, "")
@@ -170,13 +168,13 @@ def test_without_a_gpu_a_prediction_with_the_engine_is_one_line_and_exit_5(
     assert answer["error"] == {"message": line.removeprefix("error: "), "hint": None}
 
 
-def test_so_it_is_before_anything_is_built(cli, folder, photo_folder):
+def test_predict_with_tensorrt_before_any_build(cli, folder, photo_folder):
     code, _, err = cli("predict", photo_folder, "--bundle", folder, "--runtime", "tensorrt_rtx")
     assert code == 5
     assert len(err.splitlines()) == 1
 
 
-def test_a_plain_prediction_says_why_it_took_no_engine(cli, engine_folder, photo_folder):
+def test_predict_says_why_no_engine_was_taken(cli, engine_folder, photo_folder):
     code, out, err = cli("predict", photo_folder, "--bundle", engine_folder)
     assert code == 0
     assert "45 predicted" in out
@@ -198,7 +196,7 @@ def test_verify_rehearses_and_refuses_fp16_on_the_cpu(cli, engine_folder, photo_
     assert "no NVIDIA driver" in err
 
 
-def test_help_loads_nothing_heavy():
+def test_build_trt_help_loads_nothing_heavy():
     code = (
         "import sys; from deploykit.commands.app import run;"
         "assert run(['build-trt', '--help']) == 0;"

@@ -33,7 +33,7 @@ def audited(monkeypatch):
     return tell
 
 
-def test_on_its_gpu_an_engine_is_audited_executed_and_proven(engine_bundle, engines, audited):
+def test_build_engine_audits_executes_and_proves(engine_bundle, engines, audited):
     events = []
     result = build_engine(engine_bundle, ADA, events.append)
     assert result.passed
@@ -46,18 +46,16 @@ def test_on_its_gpu_an_engine_is_audited_executed_and_proven(engine_bundle, engi
     assert result.passport.proof.kind == "rehearsed"  # what it rested on when it was built
 
 
-def test_the_engine_is_verified_on_the_photos_that_were_given(
-    engine_bundle, engines, audited, tmp_path
-):
+def test_build_engine_verifies_on_given_images(engine_bundle, engines, audited, tmp_path):
     """On those of them that a search would not use."""
     photos = make_photos(tmp_path / "few", DIM, count=3)
     request = BuildRequest(flavour="tensorrt_rtx", images=photos)
     result = build_engine(engine_bundle, request)
-    assert result.verification.photos.source == str(photos)
-    assert result.verification.photos.images == 5
+    assert result.verification.images.source == str(photos)
+    assert result.verification.images.count == 5
 
 
-def test_engine_failed_is_kept_beside_the_bundle_and_diagnosed(engine_bundle, engines, audited):
+def test_build_engine_failed_is_kept_and_diagnosed(engine_bundle, engines, audited):
     engines.distort = np.negative
     before = contents(engine_bundle)
     with pytest.raises(ParityError, match="does not give the checkpoint's answers") as caught:
@@ -82,7 +80,7 @@ def test_engine_failed_is_kept_beside_the_bundle_and_diagnosed(engine_bundle, en
             find_bundle(wanted, folder.parent)
 
 
-def test_engine_without_a_layer_in_fp16_is_kept_beside_the_bundle(engine_bundle, engines, audited):
+def test_build_engine_without_fp16_layer_is_kept_aside(engine_bundle, engines, audited):
     audited(Audit(Counter(fp32=4)))
     before = contents(engine_bundle)
     with pytest.raises(ParityError, match="none of the engine's computing layers is in fp16"):
@@ -93,7 +91,7 @@ def test_engine_without_a_layer_in_fp16_is_kept_beside_the_bundle(engine_bundle,
     assert engines.sessions == []
 
 
-def test_an_engine_that_does_not_tell_is_kept_aloud(engine_bundle, engines, audited):
+def test_build_engine_of_unknown_layer_precisions(engine_bundle, engines, audited):
     audited(Audit(Counter(unknown=4)))
     events = []
     result = build_engine(engine_bundle, ADA, events.append)
@@ -101,7 +99,7 @@ def test_an_engine_that_does_not_tell_is_kept_aloud(engine_bundle, engines, audi
     assert "the engine does not tell in which precision its layers compute" in notes_of(events)
 
 
-def test_an_engine_for_another_gpu_is_not_run(engine_bundle, engines):
+def test_build_engine_for_another_gpu_runs_nothing(engine_bundle, engines):
     result = build_engine(engine_bundle, BuildRequest(targets=("sm120",), flavour="tensorrt_rtx"))
     assert (result.audit, result.verification) == (None, None)
     assert engines.sessions == []

@@ -12,7 +12,7 @@ from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text, quantization_value
 from deploykit.engine.passport import read_passport
 from deploykit.errors import DeviceError, ParityError
-from deploykit.proof.answered import AnsweredPhotos
+from deploykit.proof.answered import AnsweredImages
 from deploykit.proof.auto import open_best
 from deploykit.system.progress import Note
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("rtx", "no_gpu")
 INT8 = BuildRequest(precision="int8", targets=("sm89",))
 
 
-def test_an_int8_engine_makes_its_graph_first(toy):
+def test_build_engine_int8_makes_its_graph_first(toy):
     result = build_engine(toy("Outliers"), INT8)
     passport = read_passport(result.bundle.folder / f"{result.engine}.json")
     assert (passport.precision, passport.deploy_graph) == ("int8", INT8_TENSORRT_GRAPH)
@@ -37,14 +37,14 @@ def test_an_int8_engine_makes_its_graph_first(toy):
     assert build_value(result)["tuning"]["searched_images"] == 22
 
 
-def test_a_proven_graph_is_taken_as_it_is(toy):
+def test_build_engine_int8_from_a_proven_graph(toy):
     quantized = quantize_bundle(toy("Colours"))
     result = build_engine(quantized.bundle, INT8)
     assert result.tuning is None
     assert result.passport.proof == quantized.graphs[1].proof
 
 
-def test_a_new_graph_tells_which_engines_are_to_be_built_again(toy, tmp_path):
+def test_quantize_lists_outdated_engines(toy, tmp_path):
     built = build_engine(toy("Outliers"), INT8)
     dim = QuantizeRequest(images=make_photos(tmp_path / "dim", DIM))
     quantized = quantize_bundle(built.bundle, dim)
@@ -61,7 +61,7 @@ def test_a_new_graph_tells_which_engines_are_to_be_built_again(toy, tmp_path):
     assert [engine.file for engine in other.outdated] == [again.engine]
 
 
-def test_a_damaged_graph_is_made_again_aloud(toy):
+def test_build_engine_int8_from_a_damaged_graph(toy):
     bundle, notes = quantize_bundle(toy("Colours")).bundle, []
     (bundle.folder / INT8_TENSORRT_GRAPH).write_bytes(b"damaged")
     result = build_engine(bundle, INT8, notes.append)
@@ -70,7 +70,7 @@ def test_a_damaged_graph_is_made_again_aloud(toy):
     assert told in [note.message for note in notes if isinstance(note, Note)]
 
 
-def test_next_to_no_photos_are_warned_of(toy, tmp_path):
+def test_build_engine_int8_warns_of_few_images(toy, tmp_path):
     few, notes = make_photos(tmp_path / "few", BRIGHT, count=1), []
     request = replace(INT8, images=few)
     result = build_engine(toy("Colours"), request, notes.append)
@@ -82,14 +82,14 @@ def test_next_to_no_photos_are_warned_of(toy, tmp_path):
     )
 
 
-def test_a_graph_that_does_not_pass_becomes_no_engine(toy, monkeypatch):
-    judge = AnsweredPhotos.judge
+def test_build_engine_int8_from_a_failed_graph(toy, monkeypatch):
+    judge = AnsweredImages.judge
 
     def refuse(photos, candidate, *arguments):
         verdict = judge(photos, candidate, *arguments)
         return verdict.refused("for the test") if len(photos.logits) == 23 else verdict
 
-    monkeypatch.setattr(AnsweredPhotos, "judge", refuse)
+    monkeypatch.setattr(AnsweredImages, "judge", refuse)
     bundle = toy("Colours")
     with pytest.raises(
         ParityError, match=r"int8-tensorrt\.onnx passes on the photos of the search"

@@ -31,7 +31,7 @@ def steps_of(events):
     return [event for event in events if hasattr(event, "stage")]
 
 
-def test_without_a_gpu_a_rehearsed_fp16_engine_is_built(bundle, no_gpu, rtx):
+def test_build_engine_fp16_without_gpu(bundle, no_gpu, rtx):
     result = build_engine(bundle, BuildRequest(targets=("SM89",)))
     assert result.passed
     assert (result.audit, result.verification) == (None, None)
@@ -52,7 +52,7 @@ def test_without_a_gpu_a_rehearsed_fp16_engine_is_built(bundle, no_gpu, rtx):
     assert (passport.proof.kind, passport.proof.runtime) == ("rehearsed", "rehearsal")
 
 
-def test_the_manifest_names_engine_and_passport_with_their_hashes(bundle, no_gpu):
+def test_build_engine_records_engine_and_passport(bundle, no_gpu):
     before = bundle.manifest
     result = build_engine(bundle, BuildRequest())
     manifest = result.bundle.manifest
@@ -68,13 +68,13 @@ def test_the_manifest_names_engine_and_passport_with_their_hashes(bundle, no_gpu
     assert {*contents(bundle)} == {*manifest.files, "bundle.json"}
 
 
-def test_kept_nodes_are_in_the_passport(toy, no_gpu):
+def test_build_engine_kept_nodes_in_passport(toy, no_gpu):
     result = build_engine(toy("Overflow"), BuildRequest(targets=("sm89",)))
     assert [node.module for node in result.passport.kept] == ["middle.1", "middle.2"]
     assert "FP16 ends at 65504" in result.passport.kept[0].reason
 
 
-def test_a_second_build_takes_the_graph_that_is_there(engine_bundle, no_gpu):
+def test_build_engine_again_uses_existing_graph(engine_bundle, no_gpu):
     before = engine_bundle.manifest
     events = []
     result = build_engine(engine_bundle, BuildRequest(targets=("sm89",)), events.append)
@@ -86,18 +86,18 @@ def test_a_second_build_takes_the_graph_that_is_there(engine_bundle, no_gpu):
     assert result.bundle.manifest.engines == (*before.engines, result.engine)
 
 
-def test_a_graph_without_a_proof_is_made_anew(engine_bundle, no_gpu):
+def test_build_engine_makes_an_unproven_graph_again(engine_bundle, no_gpu):
     proofs = tuple(p for p in engine_bundle.manifest.verdicts if p.graph != FP16)
     result = build_engine(edited(engine_bundle, verdicts=proofs), BuildRequest())
     assert result.tuning is not None
 
 
-def test_images_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gpu):
+def test_build_engine_on_new_images_outdates_engines(toy, tmp_path, no_gpu):
     first = build_engine(toy("Overflow"), BuildRequest(targets=("sm120",)))
     photos = make_photos(tmp_path / "dim", DIM)
     request = BuildRequest(targets=("sm121",), images=photos)
     second = build_engine(first.bundle, request)
-    assert second.tuning.proof.photos.source == str(photos)
+    assert second.tuning.proof.images.source == str(photos)
     assert second.passport.deploy_graph_sha256 != first.passport.deploy_graph_sha256
     assert second.bundle.manifest.engines == (first.engine, second.engine)
     with pytest.raises(BundleError, match=f"another {FP16} than the bundle has now") as caught:
@@ -109,7 +109,7 @@ def test_images_make_the_graph_anew_and_older_engines_stale(toy, tmp_path, no_gp
     assert first.engine in notes[0].message
 
 
-def test_an_engine_of_the_same_name_is_replaced(engine_bundle, no_gpu):
+def test_build_engine_of_the_same_name_replaces(engine_bundle, no_gpu):
     for file in (engine_bundle.folder / "engines").iterdir():
         file.write_bytes(b"damaged")
     other = build_engine(engine_bundle, BuildRequest(targets=("sm89",)))
@@ -122,7 +122,7 @@ def test_an_engine_of_the_same_name_is_replaced(engine_bundle, no_gpu):
     assert len(list((again.bundle.folder / "engines").iterdir())) == 4
 
 
-def test_one_engine_for_several_gpus(engine_bundle, no_gpu):
+def test_build_engine_for_several_gpus(engine_bundle, no_gpu):
     request = BuildRequest(targets=("sm120", "sm86"), profile=Profile(min_batch=2, max_batch=16))
     result = build_engine(engine_bundle, request)
     assert result.engine.endswith("-sm86+sm120-fp16-b2-8-16.engine")
@@ -131,7 +131,7 @@ def test_one_engine_for_several_gpus(engine_bundle, no_gpu):
     assert read_header(plan).targets == ("sm86", "sm120")
 
 
-def test_fp32_needs_no_fp16_graph(bundle, no_gpu):
+def test_build_engine_fp32_needs_no_fp16_graph(bundle, no_gpu):
     result = build_engine(bundle, BuildRequest(precision="fp32"))
     assert result.tuning is None
     assert not (bundle.folder / FP16).exists()
@@ -142,7 +142,7 @@ def test_fp32_needs_no_fp16_graph(bundle, no_gpu):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_bundle_that_is_not_proven_gets_no_engine(bundle, no_gpu, precision):
+def test_build_engine_refuses_an_unproven_bundle(bundle, no_gpu, precision):
     unproven = edited(bundle, verdicts=())
     before = contents(unproven)
     with pytest.raises(ParityError, match="not proven"):
@@ -160,9 +160,7 @@ def test_a_bundle_that_is_not_proven_gets_no_engine(bundle, no_gpu, precision):
         ({"flavour": "tensorrt"}, DeviceError, "no NVIDIA driver"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_made(
-    bundle, no_gpu, request_, error, message
-):
+def test_build_engine_refuses_impossible_requests(bundle, no_gpu, request_, error, message):
     before = contents(bundle)
     with pytest.raises(error, match=message) as caught:
         build_engine(bundle, BuildRequest(**request_))
@@ -170,12 +168,12 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(
     assert caught.value.exit_code == {UsageError: 2, DeviceError: 5}[error]
 
 
-def test_batch_sizes_that_make_no_sense_are_no_request():
+def test_profile_refuses_impossible_batch_sizes():
     with pytest.raises(UsageError, match="min 9, opt 8"):
         Profile(min_batch=9)
 
 
-def test_a_workspace_that_is_too_small_leaves_no_engine(engine_bundle, no_gpu):
+def test_build_engine_with_too_small_workspace(engine_bundle, no_gpu):
     before = contents(engine_bundle)
     request = BuildRequest(targets=("sm89",), workspace_bytes=1)
     with pytest.raises(UsageError, match="workspace") as caught:
@@ -200,7 +198,7 @@ class ChosenError(Exception):
         ("rtx_4070", ("tensorrt", "tensorrt_rtx"), ("sm120",), "tensorrt_rtx"),
     ],
 )
-def test_auto_takes_what_is_installed_and_fits(
+def test_build_engine_chooses_an_installed_flavour(
     bundle, request, monkeypatch, gpu, installed, targets, chosen
 ):
     def open_none(flavour):
@@ -226,7 +224,9 @@ def test_auto_takes_what_is_installed_and_fits(
         ("rtx_4070", ("tensorrt",), ("sm120",), ["rtx"]),
     ],
 )
-def test_auto_says_what_to_install(bundle, request, monkeypatch, gpu, installed, targets, hints):
+def test_build_engine_without_flavour_says_what_to_install(
+    bundle, request, monkeypatch, gpu, installed, targets, hints
+):
     request.getfixturevalue(gpu)
     monkeypatch.setattr("deploykit.commands.build.run.installed_flavours", lambda: installed)
     before = contents(bundle)
@@ -237,7 +237,7 @@ def test_auto_says_what_to_install(bundle, request, monkeypatch, gpu, installed,
     assert contents(bundle) == before
 
 
-def test_a_flavour_that_was_named_and_is_missing_is_refused_first(bundle, no_gpu, monkeypatch):
+def test_build_engine_with_missing_named_flavour(bundle, no_gpu, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     monkeypatch.setattr("deploykit.commands.build.run.open_flavour", open_flavour.__wrapped__)
     before = contents(bundle)
@@ -247,7 +247,7 @@ def test_a_flavour_that_was_named_and_is_missing_is_refused_first(bundle, no_gpu
     assert contents(bundle) == before
 
 
-def test_ctrl_c_stops_the_build_and_leaves_nothing(engine_bundle, no_gpu):
+def test_build_engine_ctrl_c_leaves_nothing(engine_bundle, no_gpu):
     before = contents(engine_bundle)
 
     def interrupt(event):
@@ -259,7 +259,7 @@ def test_ctrl_c_stops_the_build_and_leaves_nothing(engine_bundle, no_gpu):
     assert contents(engine_bundle) == before
 
 
-def test_the_build_counts_its_steps(engine_bundle, no_gpu):
+def test_build_engine_counts_its_steps(engine_bundle, no_gpu):
     events = []
     build_engine(engine_bundle, BuildRequest(targets=("sm89",)), events.append)
     steps = steps_of(events)

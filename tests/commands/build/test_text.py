@@ -45,7 +45,7 @@ def executed(built_engine, tmp_path_factory):
     )
 
 
-def test_the_text_says_what_it_rests_on_where_it_is_and_where_it_runs(built_engine):
+def test_build_text_in_full(built_engine):
     graph, engine, runs, weak, advice = build_text(built_engine).splitlines()
     passport = built_engine.passport
     assert graph.startswith("graph    deploy/fp16.onnx: rehearsed on CPU, 23 photos of ")
@@ -60,7 +60,7 @@ def test_the_text_says_what_it_rests_on_where_it_is_and_where_it_runs(built_engi
     assert advice.endswith("run deploykit verify --runtime tensorrt_rtx")
 
 
-def test_build_text_of_a_proven_graph_warns_of_nothing(built_engine):
+def test_build_text_of_a_proven_graph(built_engine):
     bundle, proof = built_engine.bundle, built_engine.passport.proof
     found = msgspec.structs.replace(proof.measurement, images=32, flip_rate_bound=0.09)
     proof = msgspec.structs.replace(proof, measurement=found)
@@ -71,7 +71,7 @@ def test_build_text_of_a_proven_graph_warns_of_nothing(built_engine):
     assert "UNPROVEN" not in build_text(result)
 
 
-def test_an_engine_that_was_proven_and_is_not_taken_says_so(built_engine, executed):
+def test_build_text_of_an_engine_with_weak_proof(built_engine, executed):
     bundle, engine = built_engine.bundle, built_engine.engine
     proof = msgspec.structs.replace(
         built_engine.passport.proof,
@@ -88,7 +88,7 @@ def test_an_engine_that_was_proven_and_is_not_taken_says_so(built_engine, execut
     ) in build_text(result)
 
 
-def test_an_engine_that_a_new_graph_made_useless_is_told(built_engine):
+def test_build_text_and_value_of_outdated_engines(built_engine):
     old = Engine(built_engine.engine, built_engine.passport)
     result = dataclasses.replace(built_engine, outdated=(old,))
     (line,) = (each for each in build_text(result).splitlines() if "OUTDATED" in each)
@@ -99,7 +99,7 @@ def test_an_engine_that_a_new_graph_made_useless_is_told(built_engine):
     assert build_value(result)["outdated"] == [old.file]
 
 
-def test_kept_nodes_are_told_with_module_and_reason(built_engine):
+def test_build_text_kept_nodes(built_engine):
     result = with_kept(built_engine, 2, trials=7, minimal=True)
     lines = build_text(result).splitlines()
     assert lines[:3] == [
@@ -109,14 +109,14 @@ def test_kept_nodes_are_told_with_module_and_reason(built_engine):
     ]
 
 
-def test_a_node_without_a_module_has_none(built_engine):
+def test_build_text_kept_node_without_module(built_engine):
     node = KeptNode(node="node_add", operator="Add", module="", reason="too loud")
     passport = msgspec.structs.replace(built_engine.passport, kept=(node,))
     text = build_text(dataclasses.replace(built_engine, passport=passport))
     assert text.startswith("FP32     node_add (Add): too loud\n")
 
 
-def test_many_kept_nodes_are_counted(built_engine):
+def test_build_text_counts_many_kept_nodes(built_engine):
     lines = build_text(with_kept(built_engine, 15, trials=9, minimal=False)).splitlines()
     assert sum(line.startswith("FP32 ") for line in lines) == 12
     assert lines[12:14] == [
@@ -125,25 +125,25 @@ def test_many_kept_nodes_are_counted(built_engine):
     ]
 
 
-def test_without_a_search_nothing_is_said_of_one(built_engine):
+def test_build_text_without_search(built_engine):
     result = dataclasses.replace(with_kept(built_engine, 1), tuning=None)
     assert "tried" not in build_text(result)
 
 
-def test_layers_and_verdict_take_the_advices_place(executed):
+def test_build_text_of_an_executed_engine(executed):
     text = build_text(executed)
     assert "\nlayers   7 in fp16, 2 in fp32\n" in text
     assert text.endswith("PASSED")
     assert "has not been run" not in text
 
 
-def test_an_engine_whose_graph_nothing_proves_says_so(built_engine):
+def test_build_text_of_a_graph_without_proof(built_engine):
     passport = msgspec.structs.replace(built_engine.passport, proof=None)
     text = build_text(dataclasses.replace(built_engine, passport=passport))
     assert "graph    deploy/fp16.onnx: not proven" in text
 
 
-def test_the_value_is_plain_and_has_the_passport_as_the_file_has_it(built_engine):
+def test_build_value_of_a_rehearsed_engine(built_engine):
     value = json.loads(json.dumps(build_value(built_engine)))
     path = built_engine.bundle.folder / f"{built_engine.engine}.json"
     assert value["passport"] == json.loads(path.read_text(encoding="utf-8"))
@@ -155,7 +155,7 @@ def test_the_value_is_plain_and_has_the_passport_as_the_file_has_it(built_engine
     assert (value["audit"], value["verification"]) == (None, None)
 
 
-def test_the_value_has_audit_and_verification(executed):
+def test_build_value_has_audit_and_verification(executed):
     value = build_value(dataclasses.replace(executed, tuning=None))
     assert value["audit"] == {"fp32": 2, "fp16": 7}
     assert value["verification"]["passed"] is True

@@ -49,7 +49,7 @@ def assert_whole_flow(out, folder):
     assert (folder / "artifacts" / "resnet_cifar96" / "bundle.json").is_file()
 
 
-def test_demo_runs_the_whole_flow_on_few_photos(few_photos, monkeypatch, capfd, tmp_path):
+def test_demo_whole_flow_on_few_images(few_photos, monkeypatch, capfd, tmp_path):
     """The steps in one process, which imports torch once; the slow test has each in its own."""
     options = ("--arch", "resnet_cifar96", "--epochs", "1", "--batch-size", "8")
     real_stdout = sys.stdout
@@ -70,7 +70,7 @@ def test_demo_runs_the_whole_flow_on_few_photos(few_photos, monkeypatch, capfd, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_demo_runs_as_it_is(capfd, tmp_path):
+def test_demo_whole_flow_with_defaults(capfd, tmp_path):
     code = run(["demo"])
     captured = capfd.readouterr()
     assert code == 0, captured.err
@@ -79,7 +79,7 @@ def test_demo_runs_as_it_is(capfd, tmp_path):
     assert accuracy >= 85
 
 
-def test_demo_leaves_a_folder_of_the_users_alone(steps, capsys, tmp_path):
+def test_demo_refuses_a_foreign_folder(steps, capsys, tmp_path):
     mine = tmp_path / "demo" / "best_model.pth"
     mine.parent.mkdir()
     mine.write_bytes(b"mine")
@@ -98,7 +98,7 @@ def test_demo_takes_an_empty_folder_and_its_own(steps, tmp_path):
     assert steps["names"] == [*STEPS, *STEPS]
 
 
-def test_demo_explains_a_folder_that_is_a_file(steps, capsys, tmp_path):
+def test_demo_refuses_a_file_as_folder(steps, capsys, tmp_path):
     (tmp_path / "demo").write_text("mine")
     assert run(["demo"]) == 2
     assert "The demo cannot write to demo (" in capsys.readouterr().err
@@ -123,7 +123,7 @@ def test_demo_without_scikit_image_writes_nothing(steps, monkeypatch, capsys, tm
         (0xC0000005, 1, "failed with exit code 3221225477: deploykit verify --images "),
     ],
 )
-def test_demo_ends_as_its_failed_step(steps, capsys, code, expected, said):
+def test_demo_exit_code_of_failed_step(steps, capsys, code, expected, said):
     steps["code"] = code
     assert run(["demo"]) == expected
     captured = capsys.readouterr()

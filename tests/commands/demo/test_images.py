@@ -23,7 +23,7 @@ def box_of(path: Path) -> tuple[int, ...]:
     return tuple(map(int, path.stem.rpartition("_")[2].split("-")))
 
 
-def test_demo_images_are_varied_crops_of_each_class(demo):
+def test_make_demo_images_varied_crops_of_each_class(demo):
     for folder, count in zip(demo, (40, 12), strict=True):
         assert sorted(path.name for path in folder.iterdir()) == CLASSES
         assert [len(list((folder / name).iterdir())) for name in CLASSES] == [count] * 4
@@ -33,7 +33,7 @@ def test_demo_images_are_varied_crops_of_each_class(demo):
         assert len({(right - left, bottom - top) for left, top, right, bottom in boxes}) > 30
 
 
-def test_demo_images_are_what_their_names_say(demo):
+def test_make_demo_images_named_by_their_crops(demo):
     skimage_data = pytest.importorskip("skimage.data")
     photo = Image.open(Path(skimage_data.__file__).parent / "chelsea.png").convert("RGB")
     for path in [path for folder in demo for path in (folder / "cat").iterdir()]:
@@ -45,14 +45,14 @@ def test_demo_images_are_what_their_names_say(demo):
         assert np.abs(difference).mean() < 4, "more than JPEG's own loss"
 
 
-def test_demo_images_to_train_and_test_share_no_pixel(demo):
+def test_make_demo_images_train_and_test_are_disjoint(demo):
     train, test = demo
     for name in CLASSES:
         train_end = max(box_of(path)[2] for path in (train / name).iterdir())
         assert train_end < min(box_of(path)[0] for path in (test / name).iterdir())
 
 
-def test_demo_images_are_always_the_same(demo):
+def test_make_demo_images_is_deterministic(demo):
     folder = demo[0].parent
     before = {path: path.read_bytes() for path in folder.rglob("*.jpg")}
     next(iter(before)).write_bytes(b"broken")
@@ -60,13 +60,13 @@ def test_demo_images_are_always_the_same(demo):
     assert {path: path.read_bytes() for path in folder.rglob("*.jpg")} == before
 
 
-def test_demo_images_without_the_photographs(tmp_path, monkeypatch):
-    monkeypatch.setitem(demo_images.PHOTOS, "cat", "not_shipped.png")
+def test_make_demo_images_without_photographs(tmp_path, monkeypatch):
+    monkeypatch.setitem(demo_images.IMAGES, "cat", "not_shipped.png")
     with pytest.raises(DependencyError, match=r"without its photograph not_shipped\.png"):
         make_demo_images(tmp_path)
 
 
-def test_demo_folder_is_claimed_once_and_recognised_later(tmp_path):
+def test_claim_folder_twice(tmp_path):
     folder = tmp_path / "new" / "demo"
     claim_folder(folder)
     (folder / "best_model.pth").touch()

@@ -27,7 +27,7 @@ def text_of(**walks):
     return "\n\n".join(diagnosis_text(Diagnosis(**walks)))
 
 
-def test_a_walk_that_passed_says_so():
+def test_diagnosis_text_of_what_passed():
     text = text_of(stages=GOOD_STAGES, layers=(GOOD_LAYERS,))
     assert "stages     from train.py:transform and the checkpoint" in text
     assert "PASSED  stages: every step is within its tolerance" in text
@@ -35,7 +35,7 @@ def test_a_walk_that_passed_says_so():
     assert "FAILED" not in text
 
 
-def test_the_first_step_that_leaves_its_tolerance_is_named_with_what_mends_it():
+def test_diagnosis_text_names_first_failed_step():
     text = text_of(stages=BAD_STAGES)
     assert "FOUND  normalise: training used std 0.5\n       --std 0.5,0.5,0.5" in text
     assert "FAILED  stages: first at normalise, std 0.25 instead of 0.5: the largest" in text
@@ -63,12 +63,12 @@ def compared(reference, candidate):
     return msgspec.structs.replace(step("runtime", "a device"), added=found)
 
 
-def test_without_a_photo_nothing_is_said_to_have_passed():
+def test_diagnosis_text_without_compared_images():
     (row,) = cells(stages(compared([], []), findings=(FINDING,)))
     assert row[2:] == ["no image compared", "-", "-", "not judged"]
 
 
-def test_a_step_that_gives_nothing_to_compare_has_failed():
+def test_diagnosis_text_of_a_step_without_answers():
     broken = msgspec.structs.replace(compared([], []), reasons=("it gives no graph that runs",))
     (row,) = cells(stages(broken))
     assert row[2:] == ["no image compared", "-", "-", "FAILED"]
@@ -87,7 +87,7 @@ def test_a_step_that_gives_nothing_to_compare_has_failed():
         ([[0, 4]], [[0, 5]], "2.5e-01"),
     ],
 )
-def test_an_error_is_a_number_or_a_word(reference, candidate, error):
+def test_diagnosis_text_errors_as_numbers_or_words(reference, candidate, error):
     report = stages(compared(reference, candidate))
     (row,) = cells(report)
     assert row[3] == error
@@ -95,7 +95,7 @@ def test_an_error_is_a_number_or_a_word(reference, candidate, error):
     assert not {"inf", "nan"}.intersection(words)
 
 
-def test_the_accuracy_is_told_beside_trainings():
+def test_diagnosis_text_accuracy_beside_training():
     report = msgspec.structs.replace(GOOD_STAGES, correct=7, labelled=8, trained_accuracy=0.97)
     line = (
         "accuracy   7 of 8 photos that were not picked for their answers get their folder's class"
@@ -106,7 +106,7 @@ def test_the_accuracy_is_told_beside_trainings():
     assert "accuracy" not in text_of(stages=GOOD_STAGES)
 
 
-def test_a_fault_that_no_step_shows_fails_too():
+def test_diagnosis_text_of_a_finding_without_failed_step():
     report = stages(step("decode", "Pillow"), findings=(FINDING,))
     assert "FAILED  stages: every step is within its tolerance, but a fault was found" in text_of(
         stages=report
@@ -138,14 +138,14 @@ def test_diagnosis_text_variations():
         (layer("node_2", 0.1, reason="differs between batch sizes 1 and 5"), "sizes 1 and 5"),
     ],
 )
-def test_the_node_that_is_to_blame_is_named(first, words):
+def test_diagnosis_text_names_first_failed_node(first, words):
     assert f"FAILED  layers of deploy/fp16.onnx: first at {first.node}" in text_of(
         layers=(layers(first=first),)
     )
     assert words in text_of(layers=(layers(first=first),))
 
 
-def test_layer_report_an_answer_that_no_node_explains():
+def test_diagnosis_text_of_an_unexplained_answer():
     text = text_of(layers=(layers(differences=("the answer's error is 0.3",)),))
     assert "FOUND  the answer's error is 0.3" in text
     assert "FAILED  layers of deploy/fp16.onnx: every node is right, but the answer is not" in text
@@ -165,12 +165,12 @@ def test_layer_report_an_answer_that_no_node_explains():
         ({"stages": GOOD_STAGES, "layers": (BAD_LAYERS,)}, False),
     ],
 )
-def test_what_was_asked_for_must_have_been_walked_and_pass(walks, passed):
+def test_diagnosis_passed_needs_all_that_was_asked(walks, passed):
     assert Diagnosis(**walks).passed is passed
     assert ("FAILED" in text_of(**walks)) is not passed
 
 
-def test_the_values_are_plain_and_finite():
+def test_diagnosis_value_is_plain_and_finite():
     broken = layers(first=layer("node_2", np.inf, non_finite=7))
     value = diagnosis_value(Diagnosis(BAD_STAGES, (GOOD_LAYERS, broken)))
     json.dumps(value, allow_nan=False)
@@ -180,6 +180,6 @@ def test_the_values_are_plain_and_finite():
     assert value["layers"][1]["first"]["added"] is None
 
 
-def test_what_was_not_asked_for_is_null():
+def test_diagnosis_value_of_what_was_not_asked():
     assert diagnosis_value(Diagnosis()) == {"stages": None, "layers": None, "broken_off": []}
     assert diagnosis_value(Diagnosis(GOOD_STAGES))["stages"]["first"] is None

@@ -46,7 +46,7 @@ def test_doctor_without_a_gpu(machine, no_gpu):
     )
 
 
-def test_doctor_a_driver_that_does_not_start(machine, monkeypatch):
+def test_doctor_driver_that_does_not_start(machine, monkeypatch):
     driver = SimpleNamespace(cuInit=lambda flags: 803, cuGetErrorString=lambda status, words: 1)
     monkeypatch.setattr("deploykit.system.gpu.ctypes.CDLL", lambda name: driver)
     findings = machine.look("onnxruntime-cpu", "onnxruntime-cuda")
@@ -146,21 +146,21 @@ def test_doctor_shows_the_error_of_the_library(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals")
-def test_doctor_a_crash(machine, no_gpu):
+def test_doctor_import_that_crashes(machine, no_gpu):
     machine.module("onnx", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     finding = machine.look("extra graph")["extra graph"]
     assert (finding.status, finding.detail) == ("broken", "crashed (SIGSEGV)")
     assert finding.remedy.startswith("pip install --force-reinstall --no-deps onnx")
 
 
-def test_doctor_a_hang(machine, no_gpu, monkeypatch):
+def test_doctor_import_that_hangs(machine, no_gpu, monkeypatch):
     monkeypatch.setattr(run, "TIMEOUT_S", 2.0)
     machine.module("openvino", "import time; time.sleep(60)")
     finding = machine.look("openvino")["openvino"]
     assert (finding.status, finding.detail) == ("broken", "no answer within 2 seconds")
 
 
-def test_doctor_what_is_not_installed(machine, no_gpu, monkeypatch):
+def test_doctor_packages_not_installed(machine, no_gpu, monkeypatch):
     for module in ("openvino", "onnxruntime"):
         monkeypatch.setitem(sys.modules, module, None)
     findings = machine.look("openvino", "onnxruntime-cpu")
@@ -236,7 +236,7 @@ def test_doctor_text(machine, rtx_4070, monkeypatch, tmp_path):
     assert text.isascii()
 
 
-def test_doctor_a_real_fallback(rtx_4070, monkeypatch):
+def test_doctor_cuda_fallback_to_cpu(rtx_4070, monkeypatch):
     ort = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         pytest.skip("an ONNX Runtime without CUDA")

@@ -77,8 +77,8 @@ def assert_same(old, new, **preprocessing):
     assert new.preprocessing == msgspec.structs.replace(
         old.preprocessing, source=new.preprocessing.source, **preprocessing
     )
-    old_photos, new_photos = old.verdicts[0].photos, new.verdicts[0].photos
-    assert (new_photos.kind, new_photos.images) == (old_photos.kind, old_photos.images)
+    old_photos, new_photos = old.verdicts[0].images, new.verdicts[0].images
+    assert (new_photos.kind, new_photos.count) == (old_photos.kind, old_photos.count)
 
 
 SMALL = ("--input-size", "16x16")
@@ -93,22 +93,22 @@ CROPPED = ("--resize", "20", "--crop-size", "16x16", "--interpolation", "bicubic
         [*SMALL, "--opset", "20", "--arch-arg", "width=8"],
     ],
 )
-def test_only_what_is_wrong_changes(export, place, options):
+def test_export_command_repeats_the_export(export, place, options):
     old = export(*(place / word if word == "photos" else word for word in options))
     new = again(old, finding(STD))
     assert_same(old.manifest, new, std=(0.2, 0.3, 0.4))
 
 
-def test_another_order_of_the_labels_is_verified_on_the_same_photos(export, place):
+def test_export_command_of_another_label_order(export, place):
     """The folder that named the classes was the one of the photos, too."""
     old = export(*SMALL, "--classes", place / "photos")
     new = again(old, finding(("--classes", "red,green,blue")))
     assert new.labels.names == ("red", "green", "blue")
-    assert new.photos == old.manifest.photos
-    assert new.verdicts[0].photos.kind == "photos"
+    assert new.images == old.manifest.images
+    assert new.verdicts[0].images.kind == "photos"
 
 
-def test_a_folder_of_the_same_name_does_not_name_the_classes(export, place):
+def test_export_command_with_folder_of_same_name(export, place):
     """Of the photos that were kept for testing, one class has none."""
     shutil.copytree(place / "photos", place / "test" / "photos")
     shutil.rmtree(place / "test" / "photos" / "green")
@@ -116,7 +116,7 @@ def test_a_folder_of_the_same_name_does_not_name_the_classes(export, place):
     assert_same(old.manifest, again(old, finding(STD)), std=(0.2, 0.3, 0.4))
 
 
-def test_labels_are_named_where_the_file_beside_the_checkpoint_is_another(export, place):
+def test_export_command_names_labels_if_classes_file_differs(export, place):
     beside = place / "classes.txt"
     beside.write_text("blue\nred\ngreen", encoding="utf-8")
     old = export(*SMALL)
@@ -140,7 +140,7 @@ def many(place):
     return path
 
 
-def test_labels_that_nobody_types_are_a_file_that_the_command_tells_of(export, many):
+def test_export_command_with_labels_file(export, many):
     old = export(*SMALL, "--classes", many, ckpt="many.pth")
     command = export_command(old, [finding(STD)])
     assert command.endswith(
@@ -156,7 +156,7 @@ def test_labels_that_nobody_types_are_a_file_that_the_command_tells_of(export, m
     assert command.endswith("the labels of the finding, one a line")
 
 
-def test_a_new_resize_takes_its_own_crop_or_none(export):
+def test_export_command_resize_sets_crop(export):
     old = export(*CROPPED)
     new = again(old, finding(("--resize", "16x16")))
     assert_same(old.manifest, new, resize=(16, 16), crop_size=None)
@@ -164,7 +164,7 @@ def test_a_new_resize_takes_its_own_crop_or_none(export):
     assert_same(old.manifest, new, resize=18)
 
 
-def test_of_two_that_contradict_each_other_the_first_is_believed_alone(bundle):
+def test_export_command_of_contradicting_findings(bundle):
     stretch = finding(("--resize", "16x16"))
     crop = finding(("--resize", "20"), ("--crop-size", "16x16"), ("--interpolation", "bicubic"))
     words = words_of(bundle, stretch, crop)
@@ -179,13 +179,13 @@ def test_of_two_that_contradict_each_other_the_first_is_believed_alone(bundle):
     assert words[words.index("--resize") + 1] == "16x16"
 
 
-def test_there_is_no_command_where_no_option_mends_anything(bundle):
+def test_export_command_without_options_is_none(bundle):
     assert export_command(bundle, []) is None
     assert export_command(bundle, [finding()]) is None
 
 
 @pytest.mark.parametrize("value", [8, 0.5, True, None, "relu", "8", "none", 'a "b"é', [1, 2], []])
-def test_an_argument_is_the_same_value_again(bundle, value):
+def test_export_command_keeps_arch_args(bundle, value):
     from deploykit.models.registry import parse_arch_args
 
     recorded = msgspec.structs.replace(bundle.manifest.architecture, args={"width": value})

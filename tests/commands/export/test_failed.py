@@ -103,7 +103,7 @@ def test_export_failed_because_torch_traces_another_network(request_for, tmp_pat
     )
 
 
-def test_export_failed_keeps_the_last_graphs_as_no_bundle(request_for, break_export, monkeypatch):
+def test_export_failed_keeps_only_the_last_graphs(request_for, break_export, monkeypatch):
     sound = export_bundle(request_for()).bundle
     break_export(another_epsilon)
     _, folder = failure(request_for(overwrite=True, diagnose=False))
@@ -130,7 +130,7 @@ def test_export_failed_keeps_the_last_graphs_as_no_bundle(request_for, break_exp
 
 
 @pytest.mark.parametrize("error", [ValueError("no names"), BundleError("no names")])
-def test_export_failed_and_so_does_its_diagnosis(request_for, break_export, monkeypatch, error):
+def test_export_failed_with_failed_diagnosis(request_for, break_export, monkeypatch, error):
     def refuse(*arguments, **options):
         raise error
 
@@ -144,7 +144,7 @@ def test_export_failed_and_so_does_its_diagnosis(request_for, break_export, monk
     assert (folder / "model.onnx").is_file()
 
 
-def test_export_failed_where_it_cannot_be_kept(request_for, break_export):
+def test_export_failed_and_cannot_be_kept(request_for, break_export):
     break_export(another_epsilon)
     request = request_for()
     request.artifacts.mkdir()

@@ -36,7 +36,7 @@ LARGE = [
         *(pytest.param(*case, id=case[0], marks=pytest.mark.slow) for case in LARGE),
     ],
 )
-def test_the_graph_gives_the_modules_logits(arch, arguments, size, tmp_path, photo_folder):
+def test_export_of_real_networks_keeps_logits(arch, arguments, size, tmp_path, photo_folder):
     torch.manual_seed(0)
     module = resolve_architecture(arch, allow_user_code=True).build(4, arguments).eval()
     for layer in module.modules():

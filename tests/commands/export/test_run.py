@@ -45,7 +45,7 @@ def request_for(tmp_path, network_file, checkpoint):
     return make
 
 
-def test_a_bundle_holds_what_a_deployment_machine_needs(exported_bundle):
+def test_export_bundle_files(exported_bundle):
     files = {
         path.relative_to(exported_bundle.folder).as_posix()
         for path in exported_bundle.folder.rglob("*")
@@ -57,9 +57,7 @@ def test_a_bundle_holds_what_a_deployment_machine_needs(exported_bundle):
         exported_bundle.checked(file)
 
 
-def test_the_manifest_says_what_was_exported(
-    exported_bundle, network_file, checkpoint, photo_folder
-):
+def test_export_manifest_in_full(exported_bundle, network_file, checkpoint, photo_folder):
     manifest = exported_bundle.manifest
     assert manifest.name == "colours"
     assert manifest.architecture.name.endswith("networks.py:Net")
@@ -72,13 +70,13 @@ def test_the_manifest_says_what_was_exported(
     assert manifest.checkpoint.sha256 == sha256_of(checkpoint)
     assert manifest.labels.names == ("blue", "green", "red")
     assert manifest.preprocessing.input_size == (16, 16)
-    assert manifest.photos == str(photo_folder.resolve())
+    assert manifest.images == str(photo_folder.resolve())
     assert manifest.deploy == {"fp32": "deploy/fp32.onnx"}
     assert manifest.deploy_input.shape == ("N", 16, 16, 3)
     assert {"torch", "onnx", "python"} <= set(manifest.versions)
 
 
-def test_both_graphs_are_proven_on_the_photos(exported_bundle):
+def test_export_proves_both_graphs(exported_bundle):
     proofs = {proof.graph: proof for proof in exported_bundle.manifest.verdicts}
     assert set(proofs) == {"model.onnx", "deploy/fp32.onnx"}
     for graph, proof in proofs.items():
@@ -88,14 +86,14 @@ def test_both_graphs_are_proven_on_the_photos(exported_bundle):
             "onnxruntime-cpu",
             "fp32",
         )
-        assert (proof.photos.kind, proof.photos.images) == ("photos", 24)
+        assert (proof.images.kind, proof.images.count) == ("photos", 24)
         assert proof.measurement.batch_sizes == (1, 2, 5, 7, 8)
         assert proof.measurement.flips == 0
         assert proof.measurement.max_relative_error <= 1e-4
         assert proof.tolerance.reasons(proof.measurement) == ()
 
 
-def test_the_golden_answers_are_the_torch_modules(exported_bundle, network_file, checkpoint):
+def test_export_golden_answers_are_of_torch_module(exported_bundle, network_file, checkpoint):
     from deploykit.models.registry import resolve_architecture
 
     golden = read_golden(exported_bundle)
@@ -109,14 +107,14 @@ def test_the_golden_answers_are_the_torch_modules(exported_bundle, network_file,
     assert golden.logits == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_graphs_say_what_they_mean(exported_bundle):
+def test_export_graphs_carry_labels(exported_bundle):
     for name in ("model.onnx", "deploy/fp32.onnx"):
         model = onnx.load(exported_bundle.folder / name)
         props = {prop.key: prop.value for prop in model.metadata_props}
         assert json.loads(props["deploykit.labels"]) == ["blue", "green", "red"]
 
 
-def test_generated_golden_images_are_not_the_users(request_for, photo_folder, exported_bundle):
+def test_export_generated_golden_images(request_for, photo_folder, exported_bundle):
     request = request_for(golden="generated", classes=str(photo_folder))
     bundle = export_bundle(request).bundle
     assert bundle.manifest.golden == "generated"
@@ -127,7 +125,7 @@ def test_generated_golden_images_are_not_the_users(request_for, photo_folder, ex
     assert exported_bundle.manifest.golden == "photos"
 
 
-def test_what_is_assumed_is_said(request_for):
+def test_export_reports_assumptions(request_for):
     notes = []
     result = export_bundle(
         request_for(preprocessing=PreprocessingOptions(), classes=None),
@@ -137,8 +135,8 @@ def test_what_is_assumed_is_said(request_for):
     assert "class names assumed: class_0" in text
     assert "preprocessing assumed (preset tutorial): resize 224x224" in text
     assert "no photos given" in text
-    assert result.photos.kind == "generated"
-    assert result.bundle.manifest.photos is None
+    assert result.images.kind == "generated"
+    assert result.bundle.manifest.images is None
     assert set(result.seconds) >= {"exporting", "comparing", "writing"}
 
 
@@ -155,14 +153,14 @@ def nothing_is_left(request):
         ("Missing", (UsageError, ArchitectureError), "Missing"),
     ],
 )
-def test_a_network_nobody_can_deploy_is_refused(request_for, network, error, message):
+def test_export_refuses_undeployable_networks(request_for, network, error, message):
     request = request_for(network)
     with pytest.raises(error, match=message):
         export_bundle(request)
     assert nothing_is_left(request)
 
 
-def test_a_network_that_gives_infinity_is_refused(request_for, tmp_path, checkpoint):
+def test_export_refuses_infinite_logits(request_for, tmp_path, checkpoint):
     weights = torch.load(checkpoint, weights_only=True)
     weights["features.0.weight"] *= 1e30
     weights["features.3.weight"] *= 1e30
@@ -173,7 +171,7 @@ def test_a_network_that_gives_infinity_is_refused(request_for, tmp_path, checkpo
     assert nothing_is_left(request)
 
 
-def test_images_too_small_for_the_network_are_explained(request_for, tmp_path):
+def test_export_explains_too_small_images(request_for, tmp_path):
     code = tmp_path / "deep.py"
     code.write_text(
         "from torch import nn\n"
@@ -193,7 +191,7 @@ def test_images_too_small_for_the_network_are_explained(request_for, tmp_path):
     assert nothing_is_left(request)
 
 
-def test_a_folder_without_a_readable_image_is_refused(request_for, tmp_path):
+def test_export_without_readable_image_is_refused(request_for, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     request = request_for(images=tmp_path / "photos")
@@ -202,18 +200,18 @@ def test_a_folder_without_a_readable_image_is_refused(request_for, tmp_path):
     assert nothing_is_left(request)
 
 
-def test_export_skips_unreadable_images_and_counts_them(request_for, tmp_path, photo_folder):
+def test_export_counts_unreadable_images(request_for, tmp_path, photo_folder):
     (tmp_path / "photos").mkdir()
     for path in sorted((photo_folder / "red").iterdir())[:3]:
         (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     notes = []
     result = export_bundle(request_for(images=tmp_path / "photos"), notes.append)
-    assert result.photos.images == 3
+    assert result.images.count == 3
     assert Note("skipped: 1 of 4 photos cannot be read") in notes
 
 
-def test_a_checkpoint_that_changes_while_it_is_read_is_refused(
+def test_export_refuses_a_checkpoint_changed_while_read(
     request_for, tmp_path, checkpoint, monkeypatch
 ):
     """A training may replace it at any moment; then its hash is not that of the weights."""
@@ -233,7 +231,7 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_refused(
         export_bundle(request_for(checkpoint=path))
 
 
-def test_nan_on_a_photo_is_the_networks_fault(request_for, tmp_path, photo_folder):
+def test_export_refuses_nan_on_an_image(request_for, tmp_path, photo_folder):
     code = tmp_path / "nets.py"
     code.write_text(
         "import torch\nfrom torch import nn\n"
@@ -256,12 +254,12 @@ def test_nan_on_a_photo_is_the_networks_fault(request_for, tmp_path, photo_folde
     assert nothing_is_left(request)
 
 
-def test_arguments_that_cannot_be_recorded_are_refused_early(request_for):
+def test_export_refuses_arch_args_that_json_cannot_hold(request_for):
     with pytest.raises(UsageError, match="no plain values"):
         export_bundle(request_for(arch_args={"width": 1j}))
 
 
-def test_export_refuses_the_parts_of_a_data_set_as_classes(request_for, tmp_path):
+def test_export_refuses_dataset_splits_as_classes(request_for, tmp_path):
     for name in ("train", "val", "test"):
         (tmp_path / "data" / name / "robin").mkdir(parents=True)
     with pytest.raises(ImagesError, match="parts of a data set, not classes") as caught:
@@ -269,21 +267,21 @@ def test_export_refuses_the_parts_of_a_data_set_as_classes(request_for, tmp_path
     assert caught.value.hint.endswith(str(tmp_path / "data" / "train"))
 
 
-def test_a_wrong_number_of_classes_is_refused(request_for):
+def test_export_refuses_wrong_number_of_classes(request_for):
     request = request_for(classes="a,b,c,d")
     with pytest.raises(InputError, match="weights have 3 classes"):
         export_bundle(request)
     assert nothing_is_left(request)
 
 
-def test_an_existing_bundle_is_refused_before_the_work(request_for, monkeypatch):
+def test_export_refuses_existing_bundle_early(request_for, monkeypatch):
     export_bundle(request_for())
     monkeypatch.setattr(export_module, "load_subject", None)  # calling it would fail
     with pytest.raises(BundleError, match="exists"):
         export_bundle(request_for())
 
 
-def test_an_existing_bundle_is_replaced_when_asked(request_for):
+def test_export_overwrite_replaces_the_bundle(request_for):
     first = export_bundle(request_for()).bundle
     second = export_bundle(request_for(overwrite=True, classes="x,y,z")).bundle
     assert first.folder == second.folder
@@ -291,7 +289,7 @@ def test_an_existing_bundle_is_replaced_when_asked(request_for):
     assert [path.name for path in first.folder.parent.iterdir()] == ["net"]
 
 
-def test_a_failed_parity_publishes_nothing(request_for, monkeypatch):
+def test_export_with_failed_parity_publishes_nothing(request_for, monkeypatch):
     """The deploy graph's session is made to answer a little wrong."""
     original = export_module.open_graph
 
@@ -313,7 +311,7 @@ def test_a_failed_parity_publishes_nothing(request_for, monkeypatch):
     assert "no node adds too much when it is computed alone" in caught.value.message
 
 
-def test_an_interrupted_export_leaves_nothing(request_for, monkeypatch):
+def test_export_interrupted_leaves_nothing(request_for, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
@@ -334,16 +332,16 @@ def test_an_interrupted_export_leaves_nothing(request_for, monkeypatch):
         ("models/net.py:Net", "Net"),
     ],
 )
-def test_a_bundle_is_named_after_its_architecture(arch, name):
+def test_default_name_from_architecture(arch, name):
     assert default_name(arch) == name
 
 
-def test_copies_of_a_photo_make_its_proof_no_stronger(request_for, tmp_path, photo_folder):
+def test_export_counts_duplicates_once(request_for, tmp_path, photo_folder):
     photos = tmp_path / "photos"
     photos.mkdir()
     for i in range(12):
         shutil.copy(photo_folder / "red" / "00.png", photos / f"{i}.png")
     bundle = export_bundle(request_for(images=photos)).bundle
     for proof in bundle.manifest.verdicts:
-        assert (proof.photos.images, proof.photos.duplicates) == (1, 11)
+        assert (proof.images.count, proof.images.duplicates) == (1, 11)
         assert proof.measurement.flip_rate_bound == pytest.approx(0.95)

@@ -48,14 +48,14 @@ def save(tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet_cifar96", "torchvision/resnet18", "timm/test_resnet"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_identify_the_trained_network_fits(save, name, prefix):
+def test_identify_finds_trained_network(save, name, prefix):
     found = identify(save(name, prefix=prefix))
     assert found.fits == {name: 7}
     assert found.near_misses == ()
     assert f"next        deploykit export --arch {name} --ckpt " in identification_text(found)
 
 
-def test_identify_weights_that_only_training_uses_do_not_matter(tmp_path):
+def test_identify_ignores_auxiliary_heads(tmp_path):
     import torchvision
 
     module = torchvision.models.googlenet(
@@ -65,13 +65,13 @@ def test_identify_weights_that_only_training_uses_do_not_matter(tmp_path):
     assert identify(tmp_path / "best_model.pth").fits == {"torchvision/googlenet": 5}
 
 
-def test_identify_networks_that_differ_in_no_weight_are_both_named(save):
+def test_identify_names_equal_networks(save):
     found = identify(save("timm/tf_efficientnet_b0"))
     assert found.fits == {"timm/efficientnet_b0": 7, "timm/tf_efficientnet_b0": 7}
     assert "Names and shapes alone cannot tell these apart" in identification_text(found)
 
 
-def test_identify_timm_is_skipped_when_another_fits(save):
+def test_identify_skips_timm_if_another_fits(save):
     path = save("torchvision/resnet18")
     found = identify(path)
     assert "timm's 3 networks, since another fits: --timm" in found.skipped
@@ -81,7 +81,7 @@ def test_identify_timm_is_skipped_when_another_fits(save):
     assert not any("timm" in reason for reason in everything.skipped)
 
 
-def test_identify_other_arguments_than_the_defaults_are_a_near_miss(save):
+def test_identify_near_miss_of_other_arguments(save):
     path = save("densenet", growth_rate=8, block_config=(2, 2), num_init_features=16)
     found = identify(path)
     assert found.fits == {}
@@ -93,7 +93,7 @@ def test_identify_other_arguments_than_the_defaults_are_a_near_miss(save):
     assert "--arch-arg" in text
 
 
-def test_identify_a_network_of_ones_own(tmp_path, checkpoint):
+def test_identify_user_network(tmp_path, checkpoint):
     found = identify(checkpoint)
     assert found.fits == {}
     assert "--arch train.py:Net" in identification_text(found)
@@ -101,7 +101,7 @@ def test_identify_a_network_of_ones_own(tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize(("system", "quote"), [("posix", "'"), ("nt", '"')])
-def test_identify_a_path_with_a_space_is_quoted(tmp_path, save, monkeypatch, system, quote):
+def test_identify_quotes_paths_with_spaces(tmp_path, save, monkeypatch, system, quote):
     folder = tmp_path / "my run"
     folder.mkdir()
     path = save("torchvision/squeezenet1_1").rename(folder / "best_model.pth")
@@ -110,7 +110,7 @@ def test_identify_a_path_with_a_space_is_quoted(tmp_path, save, monkeypatch, sys
     assert export_command(found).endswith(f"--ckpt {quote}{path}{quote} --classes DIR")
 
 
-def test_identify_a_pickled_network_that_is_trusted(tmp_path, capsys):
+def test_identify_trusted_pickle(tmp_path, capsys):
     path = tmp_path / "whole.pth"
     torch.save(
         resolve_architecture("torchvision/resnet18", allow_user_code=False).build(7, {}), path
@@ -123,12 +123,12 @@ def test_identify_a_pickled_network_that_is_trusted(tmp_path, capsys):
     assert told.splitlines()[-1].endswith("--classes DIR --trust-pickle")
 
 
-def test_identify_no_checkpoint(tmp_path):
+def test_identify_missing_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="There is no checkpoint"):
         identify(tmp_path / "nonsuch.pth")
 
 
-def test_identify_the_command(save, checkpoint, capsys):
+def test_identify_exit_codes_and_json(save, checkpoint, capsys):
     assert run(["identify", str(save("torchvision/resnet34")), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)["result"]
     assert result["fits"] == {"torchvision/resnet34": 7}

@@ -24,9 +24,7 @@ def test_inspect_json(exported_bundle, capsys):
     assert answer["result"]["manifest"]["name"] == "colours"
 
 
-def test_inspect_a_changed_file_is_exit_code_4_with_the_whole_answer(
-    tmp_path, exported_bundle, capsys
-):
+def test_inspect_json_of_changed_file_exits_with_4(tmp_path, exported_bundle, capsys):
     folder = tmp_path / "colours"
     shutil.copytree(exported_bundle.folder, folder)
     (folder / "golden.npz").write_bytes(b"")
@@ -36,13 +34,13 @@ def test_inspect_a_changed_file_is_exit_code_4_with_the_whole_answer(
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "nonsuch.pth"])
-def test_inspect_other_files_are_exit_code_4(tmp_path, name, capsys):
+def test_inspect_other_files_exits_with_4(tmp_path, name, capsys):
     (tmp_path / "notes.txt").write_text("not weights", encoding="utf-8")
     assert run(["inspect", str(tmp_path / name)]) == 4
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_inspect_a_pickled_network_is_inspected_where_it_is_trusted(tmp_path, capsys):
+def test_inspect_trusted_pickle(tmp_path, capsys):
     torch.save(torch.nn.Linear(4, 3), tmp_path / "whole.pth")
     assert run(["inspect", str(tmp_path / "whole.pth")]) == 4
     assert "--trust-pickle loads it" in capsys.readouterr().err
@@ -50,7 +48,7 @@ def test_inspect_a_pickled_network_is_inspected_where_it_is_trusted(tmp_path, ca
     assert "2 tensors, 15 numbers" in capsys.readouterr().out
 
 
-def test_inspect_a_bundle_is_inspected_without_torch_and_onnx(exported_bundle):
+def test_inspect_bundle_loads_no_torch_or_onnx(exported_bundle):
     code = (
         "import sys; from deploykit.commands.app import run; assert run(sys.argv[1:]) == 0; "
         "print([name for name in ('torch', 'onnx', 'onnx_ir', 'jinja2') if name in sys.modules])"

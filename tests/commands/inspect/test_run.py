@@ -34,7 +34,7 @@ def look(tmp_path):
     return look
 
 
-def test_inspect_a_bundle(bundle, look, no_gpu):
+def test_inspect_bundle(bundle, look, no_gpu):
     before = contents(bundle)
     found, text = look(bundle.folder)
     assert found.sound
@@ -51,7 +51,7 @@ def test_inspect_a_bundle(bundle, look, no_gpu):
     assert contents(bundle) == before
 
 
-def test_inspect_the_newest_bundle_is_meant_without_a_name(tmp_path, exported_bundle):
+def test_inspect_without_name_takes_newest_bundle(tmp_path, exported_bundle):
     notes = []
     shutil.copytree(exported_bundle.folder, tmp_path / "colours")
     found = inspect(artifacts=tmp_path, progress=notes.append)
@@ -59,12 +59,12 @@ def test_inspect_the_newest_bundle_is_meant_without_a_name(tmp_path, exported_bu
     assert notes == [Note(f"using bundle {tmp_path / 'colours'}")]
 
 
-def test_inspect_a_bundle_by_its_manifest(bundle, look):
+def test_inspect_bundle_by_manifest(bundle, look):
     found, _ = look(bundle.folder / "bundle.json")
     assert found.manifest == bundle.manifest
 
 
-def test_inspect_changed_and_missing_files_are_told(bundle, look):
+def test_inspect_changed_and_missing_files(bundle, look):
     (bundle.folder / "model.onnx").unlink()
     graph = bundle.folder / "deploy/fp32.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")
@@ -81,7 +81,7 @@ def test_inspect_changed_and_missing_files_are_told(bundle, look):
     assert "is not the file that was exported" in found.reasons[0]
 
 
-def test_inspect_tells_a_verdict_by_another_version(bundle, look):
+def test_inspect_verdict_by_another_version(bundle, look):
     (first, *others) = bundle.manifest.verdicts
     outdated = msgspec.structs.replace(first, versions={"onnxruntime": "0.1"})
     edited(bundle, verdicts=(outdated, *others))
@@ -90,7 +90,7 @@ def test_inspect_tells_a_verdict_by_another_version(bundle, look):
     assert "it passed with onnxruntime-cpu 0.1, and " in text
 
 
-def test_inspect_what_was_accepted_is_told(bundle, look, no_gpu):
+def test_inspect_accepted_choice(bundle, look, no_gpu):
     machine = msgspec.structs.replace(this_machine(), cpu="Other CPU", cpus=64, gpu="Other GPU")
     accepted = Accepted(
         machine=machine,
@@ -109,7 +109,7 @@ def test_inspect_what_was_accepted_is_told(bundle, look, no_gpu):
     ) in text
 
 
-def test_inspect_a_precision_that_is_not_the_graphs_is_told(bundle, look):
+def test_inspect_bf16_verdict_of_fp32_graph(bundle, look):
     (first, *_) = bundle.manifest.verdicts
     graph = "deploy/fp32.onnx"
     of_graph = {"graph": graph, "graph_sha256": bundle.manifest.files[graph].sha256}
@@ -120,7 +120,7 @@ def test_inspect_a_precision_that_is_not_the_graphs_is_told(bundle, look):
     assert "deploy/fp32.onnx in bf16 on openvino: executed on CPU (avx5" in text
 
 
-def test_inspect_auto_tells_the_precision_that_it_takes(bundle, monkeypatch):
+def test_inspect_runs_names_the_precision(bundle, monkeypatch):
     spec = SessionSpec(
         runtime="openvino",
         graph="deploy/fp32.onnx",
@@ -135,7 +135,7 @@ def test_inspect_auto_tells_the_precision_that_it_takes(bundle, monkeypatch):
     assert found.runs == "deploy/fp32.onnx in bf16 on openvino (CPU (avx512_bf16))"
 
 
-def test_inspect_a_bundle_without_a_proof_says_how_to_get_one(bundle, look):
+def test_inspect_bundle_without_proof(bundle, look):
     edited(bundle, verdicts=())
     found, text = look(bundle.folder)
     assert "nothing was compared: deploykit verify" in text
@@ -143,13 +143,13 @@ def test_inspect_a_bundle_without_a_proof_says_how_to_get_one(bundle, look):
     assert any("deploykit verify" in reason for reason in found.reasons)
 
 
-def test_inspect_a_manifest_that_is_damaged(bundle, look):
+def test_inspect_damaged_manifest(bundle, look):
     (bundle.folder / "bundle.json").write_text("{", encoding="utf-8")
     with pytest.raises(BundleError, match="is damaged"):
         look(bundle.folder)
 
 
-def test_inspect_a_folder_that_is_no_bundle_is_named_as_it_was_given(tmp_path, monkeypatch, look):
+def test_inspect_folder_without_bundle(tmp_path, monkeypatch, look):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"The folder empty is not a bundle") as caught:
@@ -157,9 +157,7 @@ def test_inspect_a_folder_that_is_no_bundle_is_named_as_it_was_given(tmp_path, m
     assert "Name a bundle's folder" in caught.value.hint
 
 
-def test_inspect_the_home_of_bundles_tells_what_is_in_it(
-    tmp_path, monkeypatch, exported_bundle, look
-):
+def test_inspect_folder_of_bundles(tmp_path, monkeypatch, exported_bundle, look):
     monkeypatch.chdir(tmp_path)
     for name in ("colours", "birds"):
         shutil.copytree(exported_bundle.folder, tmp_path / "artifacts" / name)
@@ -168,12 +166,12 @@ def test_inspect_the_home_of_bundles_tells_what_is_in_it(
     assert "There are bundles in it: birds, colours." in caught.value.hint
 
 
-def test_inspect_what_is_not_there(look):
+def test_inspect_missing_path(look):
     with pytest.raises(InputError, match=r"no file or folder dpn29\.pth"):
         look("dpn29.pth")
 
 
-def test_inspect_a_graph(bundle, look):
+def test_inspect_graph(bundle, look):
     found, text = look(bundle.folder / "deploy/fp32.onnx")
     (images,), (logits,) = found.inputs, found.outputs
     assert (images.name, images.dtype, images.shape) == ("images", "uint8", ("N", 16, 16, 3))
@@ -185,7 +183,7 @@ def test_inspect_a_graph(bundle, look):
     assert f"opset {bundle.manifest.opset}" in text
 
 
-def test_inspect_an_fp16_graph_names_its_fp32_nodes(toy, look):
+def test_inspect_fp16_graph_names_fp32_nodes(toy, look):
     bundle = tune_fp16(toy("Overflow")).bundle
     found, _ = look(bundle.folder / "deploy/fp16.onnx")
     assert found.precision == "fp16"
@@ -196,7 +194,7 @@ def test_inspect_an_fp16_graph_names_its_fp32_nodes(toy, look):
     assert f"{len(kept)} nodes of deploy/fp16.onnx stay in FP32" in text
 
 
-def test_inspect_a_bundle_tells_what_its_int8_graphs_are_made_for(toy, look):
+def test_inspect_int8_graphs_of_a_bundle(toy, look):
     bundle = quantize_bundle(toy("Outliers"), QuantizeRequest(runtime="onnxruntime-cpu")).bundle
     lines = look(bundle.folder)[1].splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines if line.startswith("made for")] == [
@@ -207,7 +205,7 @@ def test_inspect_a_bundle_tells_what_its_int8_graphs_are_made_for(toy, look):
         assert f"1 node of {graph} stays in FP32" in "\n".join(lines)
 
 
-def test_inspect_a_graph_of_somebody_else(tmp_path, look):
+def test_inspect_foreign_graph(tmp_path, look):
     from onnx import TensorProto, helper, save
 
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, 4]) for n in "xy")
@@ -219,7 +217,7 @@ def test_inspect_a_graph_of_somebody_else(tmp_path, look):
     assert "made by me" in text
 
 
-def test_inspect_a_graph_whose_labels_are_damaged(bundle, look):
+def test_inspect_graph_with_damaged_labels(bundle, look):
     import onnx
 
     path = bundle.folder / "model.onnx"
@@ -234,7 +232,7 @@ def test_inspect_a_graph_whose_labels_are_damaged(bundle, look):
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph at all", b"\x08\x07"])
-def test_inspect_a_file_that_is_no_graph(tmp_path, look, content):
+def test_inspect_file_that_is_no_graph(tmp_path, look, content):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(GraphError, match="is no ONNX graph") as raised:
@@ -242,7 +240,7 @@ def test_inspect_a_file_that_is_no_graph(tmp_path, look, content):
     assert "Give an ONNX file" in raised.value.hint
 
 
-def test_inspect_an_engine(engine_bundle, look):
+def test_inspect_engine(engine_bundle, look):
     (file,) = engine_bundle.manifest.engines
     path = engine_bundle.folder / file
     by_engine, text = look(path)
@@ -255,7 +253,7 @@ def test_inspect_an_engine(engine_bundle, look):
     assert "rehearsed on CPU" in text
 
 
-def test_inspect_an_engine_without_its_passport_tells_its_header(engine_bundle, look):
+def test_inspect_engine_without_passport(engine_bundle, look):
     (file,) = engine_bundle.manifest.engines
     path = engine_bundle.folder / file
     path.with_name(f"{path.name}.json").unlink()
@@ -266,7 +264,7 @@ def test_inspect_an_engine_without_its_passport_tells_its_header(engine_bundle, 
     assert not found.sound
 
 
-def test_inspect_a_damaged_engine_of_a_bundle(engine_bundle, look):
+def test_inspect_damaged_engine(engine_bundle, look):
     (file,) = engine_bundle.manifest.engines
     path = engine_bundle.folder / file
     path.write_bytes(path.read_bytes()[:-1])
@@ -277,7 +275,7 @@ def test_inspect_a_damaged_engine_of_a_bundle(engine_bundle, look):
     assert "UNUSABLE" in text
 
 
-def test_inspect_an_engine_that_was_not_copied(engine_bundle, look):
+def test_inspect_engine_not_copied(engine_bundle, look):
     shutil.rmtree(engine_bundle.folder / "engines")
     found, text = look(engine_bundle.folder)
     assert found.sound
@@ -285,7 +283,7 @@ def test_inspect_an_engine_that_was_not_copied(engine_bundle, look):
     assert "NOT COPIED" in text
 
 
-def test_inspect_an_engine_whose_passport_alone_is_there(engine_bundle, look):
+def test_inspect_passport_without_engine(engine_bundle, look):
     (file,) = engine_bundle.manifest.engines
     (engine_bundle.folder / file).unlink()
     found, _ = look(engine_bundle.folder)
@@ -293,14 +291,14 @@ def test_inspect_an_engine_whose_passport_alone_is_there(engine_bundle, look):
     assert found.engines[0].reasons == ("it is not there",)
 
 
-def test_inspect_a_file_that_only_its_name_calls_an_engine(tmp_path, look):
+def test_inspect_file_named_like_an_engine(tmp_path, look):
     path = tmp_path / "model.engine"
     path.write_bytes(b"\0" * 100)
     with pytest.raises(InputError, match="is no engine that is known here"):
         look(path)
 
 
-def test_inspect_a_checkpoint(tmp_path, look, checkpoint):
+def test_inspect_checkpoint(tmp_path, look, checkpoint):
     state = torch.load(checkpoint, weights_only=True)
     wrapped = {f"module.{name}": tensor.half() for name, tensor in state.items()}
     path = tmp_path / "epoch_7.pth"
@@ -323,7 +321,7 @@ def test_inspect_a_checkpoint(tmp_path, look, checkpoint):
     assert "prefix 'module.' removed" in text
 
 
-def test_inspect_weights_that_are_not_finite_are_told(tmp_path, look):
+def test_inspect_non_finite_weights(tmp_path, look):
     path = tmp_path / "diverged.pth"
     torch.save({"fc.weight": torch.full((3, 4), torch.nan), "fc.bias": torch.zeros(3)}, path)
     found, text = look(path)
@@ -337,7 +335,7 @@ class Code:
         return (print, ("this must not run",))
 
 
-def test_inspect_code_in_a_checkpoint_does_not_run(tmp_path, look, capsys):
+def test_inspect_runs_no_code_of_a_checkpoint(tmp_path, look, capsys):
     path = tmp_path / "code.pth"
     torch.save({"fc.weight": torch.ones(2, 2), "extra": Code()}, path)
     with pytest.raises(CheckpointError, match="loading it would run code"):
@@ -348,12 +346,12 @@ def test_inspect_code_in_a_checkpoint_does_not_run(tmp_path, look, capsys):
     assert "must not run" in capsys.readouterr().err
 
 
-def test_inspect_only_a_checkpoint_has_code_to_trust(bundle):
+def test_inspect_trust_pickle_needs_a_checkpoint(bundle):
     with pytest.raises(UsageError, match="--trust-pickle is for a checkpoint"):
         inspect(bundle, trust_pickle=True)
 
 
-def test_inspect_other_weights_tell_nothing_of_the_training(tmp_path, look):
+def test_inspect_checkpoint_facts_skip_other_weights(tmp_path, look):
     weights = {"b1.weight": torch.ones(2), "b1.num_batches_tracked": torch.tensor(0)}
     file = {"model": weights, "ema": weights, "best": {"accuracy": torch.tensor(0.5)}, "epoch": 3}
     torch.save(file, tmp_path / "two.pth")
@@ -361,7 +359,7 @@ def test_inspect_other_weights_tell_nothing_of_the_training(tmp_path, look):
     assert found.contents.told == {"best.accuracy": 0.5, "epoch": 3}
 
 
-def test_inspect_a_file_of_no_kind_gets_told_all_kinds(tmp_path, look):
+def test_inspect_unknown_file_lists_all_kinds(tmp_path, look):
     (tmp_path / "classes.txt").write_text("bird\ndog\n", encoding="utf-8")
     with pytest.raises(InputError) as caught:
         look(tmp_path / "classes.txt")
@@ -370,7 +368,7 @@ def test_inspect_a_file_of_no_kind_gets_told_all_kinds(tmp_path, look):
 
 
 @pytest.mark.parametrize("name", ["golden.npz", "bundle.json.lock"])
-def test_inspect_files_that_are_none_of_these(bundle, look, name):
+def test_inspect_other_files_are_refused(bundle, look, name):
     (bundle.folder / "bundle.json.lock").write_text("x", encoding="utf-8")
     with pytest.raises(InputError):
         look(bundle.folder / name)

@@ -73,7 +73,7 @@ def resumed(table: Path, rows: Iterable[Prediction] = ()) -> list[Prediction]:
         return list(journal.rows())
 
 
-def test_journal_rows_come_back_as_they_were(table: Path) -> None:
+def test_journal_rows_round_trip(table: Path) -> None:
     rows = [*ROWS, BROKEN, *HOSTILE]
     with Journal(table, resume=False) as journal:
         journal.begin(FINGERPRINT)
@@ -95,7 +95,7 @@ def test_journal_is_json_lines_beside_the_table(table: Path) -> None:
     assert lines[-1] == b""
 
 
-def test_journal_what_is_no_unicode_is_escaped(table: Path) -> None:
+def test_journal_escapes_invalid_unicode(table: Path) -> None:
     stray = Prediction(path="a", label="caf\udce9", top=(Ranked(label="\udce9", probability=1),))
     leave(table, [stray, BROKEN])
     first, second = resumed(table)
@@ -103,7 +103,7 @@ def test_journal_what_is_no_unicode_is_escaped(table: Path) -> None:
     assert second == BROKEN
 
 
-def test_journal_every_row_is_the_systems_at_once(table: Path) -> None:
+def test_journal_writes_each_row_at_once(table: Path) -> None:
     with Journal(table, resume=False) as journal:
         journal.begin(FINGERPRINT)
         for count, row in enumerate(ROWS, start=1):
@@ -112,7 +112,7 @@ def test_journal_every_row_is_the_systems_at_once(table: Path) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "synced"), [(0.0, 4), (3600.0, 0)])
-def test_journal_the_disk_has_the_rows_every_so_often(
+def test_journal_syncs_at_intervals(
     table: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, synced: int
 ) -> None:
     calls: list[int] = []
@@ -125,7 +125,7 @@ def test_journal_the_disk_has_the_rows_every_so_often(
     assert len(calls) == synced
 
 
-def test_journal_a_run_goes_on_where_it_was_killed(table: Path) -> None:
+def test_journal_resumes_after_a_kill(table: Path) -> None:
     leave(table, ROWS[:2])
     with Journal(table, resume=True) as journal:
         assert journal.done == {"0.jpg", "1.jpg"}
@@ -138,7 +138,7 @@ def test_journal_a_run_goes_on_where_it_was_killed(table: Path) -> None:
     assert list(table.parent.iterdir()) == []
 
 
-def test_journal_a_kill_at_any_byte_costs_no_whole_row(table: Path) -> None:
+def test_journal_killed_at_any_byte_keeps_whole_rows(table: Path) -> None:
     path = leave(table, ROWS[:3])
     whole = path.read_bytes()
     ends = [end for end, byte in enumerate(whole, start=1) if byte == ord("\n")][1:]
@@ -151,9 +151,7 @@ def test_journal_a_kill_at_any_byte_costs_no_whole_row(table: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"\0" * 40 + b"\n", b"{}\n", b"\xff\n", b'{"path": 3}\n'])
-def test_journal_after_a_power_cut_the_rows_before_the_damage_are_kept(
-    table: Path, damage: bytes
-) -> None:
+def test_journal_damaged_keeps_rows_before_damage(table: Path, damage: bytes) -> None:
     path = leave(table, ROWS)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], damage, *lines[4:]]))
@@ -162,14 +160,14 @@ def test_journal_after_a_power_cut_the_rows_before_the_damage_are_kept(
     assert resumed(table, ROWS[2:]) == ROWS
 
 
-def test_journal_no_file_has_two_rows(table: Path) -> None:
+def test_journal_skips_repeated_rows(table: Path) -> None:
     path = leave(table, ROWS)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], lines[2], *lines[3:]]))
     assert resumed(table, ROWS[2:]) == ROWS
 
 
-def test_journal_rows_are_not_thrown_away_unasked(table: Path) -> None:
+def test_journal_with_rows_needs_resume(table: Path) -> None:
     path = leave(table, ROWS)
     before = path.read_bytes()
     with (
@@ -183,16 +181,14 @@ def test_journal_rows_are_not_thrown_away_unasked(table: Path) -> None:
     assert [entry.name for entry in table.parent.iterdir()] == [path.name]
 
 
-def test_journal_a_run_that_ended_before_its_first_row_leaves_nothing(table: Path) -> None:
+def test_journal_without_rows_is_removed(table: Path) -> None:
     leave(table, [])
     assert list(table.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("left", [b"", b'{"journal":', b"\0\0\0"])
 @pytest.mark.parametrize("resume", [False, True])
-def test_journal_a_journal_without_a_row_is_in_nobodys_way(
-    table: Path, left: bytes, resume: bool
-) -> None:
+def test_journal_empty_or_torn_is_overwritten(table: Path, left: bytes, resume: bool) -> None:
     table.with_name("p.csv.journal").write_bytes(left)
     with Journal(table, resume=resume) as journal:
         assert journal.done == frozenset()
@@ -224,7 +220,7 @@ def test_journal_a_journal_without_a_row_is_in_nobodys_way(
         ({"top_k": 1, "tf32": True}, "--tf32 was False, now True; --top-k was 2, now 1"),
     ],
 )
-def test_journal_rows_of_another_run_are_not_added_to(
+def test_journal_of_another_run_is_refused(
     table: Path, changes: dict[str, object], said: str
 ) -> None:
     path = leave(table, ROWS)
@@ -240,9 +236,7 @@ def test_journal_rows_of_another_run_are_not_added_to(
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("rows_of_the_first", [0, 1])
-def test_journal_a_journal_has_one_writer(
-    table: Path, resume: bool, rows_of_the_first: int
-) -> None:
+def test_journal_has_one_writer(table: Path, resume: bool, rows_of_the_first: int) -> None:
     with Journal(table, resume=False) as journal:
         journal.begin(FINGERPRINT)
         for row in ROWS[:rows_of_the_first]:
@@ -258,7 +252,7 @@ def test_journal_a_journal_has_one_writer(
     assert list(table.parent.iterdir()) == []
 
 
-def test_journal_of_two_runs_that_begin_together_one_does(table: Path) -> None:
+def test_journal_of_two_simultaneous_runs(table: Path) -> None:
     with Journal(table, resume=False) as first, Journal(table, resume=False) as second:
         first.begin(FINGERPRINT)
         with pytest.raises(UsageError, match="Another run is writing"):
@@ -267,13 +261,13 @@ def test_journal_of_two_runs_that_begin_together_one_does(table: Path) -> None:
         assert list(first.rows()) == [BROKEN]
 
 
-def test_journal_a_lock_that_a_killed_run_left_keeps_none_out(table: Path) -> None:
+def test_journal_ignores_a_stale_lock(table: Path) -> None:
     leave(table, ROWS[:1])
     table.with_name("p.csv.journal.lock").touch()
     assert resumed(table) == ROWS[:1]
 
 
-def test_journal_looking_makes_no_file(table: Path) -> None:
+def test_journal_opened_only_makes_no_file(table: Path) -> None:
     with Journal(table, resume=True) as journal:
         assert journal.done == frozenset()
         assert list(table.parent.iterdir()) == []
@@ -288,7 +282,7 @@ def test_journal_looking_makes_no_file(table: Path) -> None:
         msgspec.json.encode({"journal": "other", "schema": 1, "fingerprint": FINGERPRINT}) + b"\n",
     ],
 )
-def test_journal_what_is_no_journal_of_ours_is_left_alone(table: Path, header: bytes) -> None:
+def test_journal_leaves_foreign_files_alone(table: Path, header: bytes) -> None:
     path = table.with_name("p.csv.journal")
     path.write_bytes(header + b"something\n")
     for resume in (False, True):
@@ -301,7 +295,7 @@ def test_journal_what_is_no_journal_of_ours_is_left_alone(table: Path, header: b
     assert path.read_bytes() == header + b"something\n"
 
 
-def test_journal_a_name_that_cannot_be_used(table: Path) -> None:
+def test_journal_path_that_is_a_folder(table: Path) -> None:
     table.with_name("p.csv.journal").mkdir()
     with (
         pytest.raises(UsageError, match=r"p\.csv\.journal cannot be used") as caught,
@@ -311,9 +305,7 @@ def test_journal_a_name_that_cannot_be_used(table: Path) -> None:
     assert "permissions" in str(caught.value.hint)
 
 
-def test_journal_a_journal_that_cannot_be_removed_is_told(
-    table: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_journal_that_cannot_be_removed(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> None:
         with Journal(table, resume=False) as journal:
             journal.begin(FINGERPRINT)

@@ -26,7 +26,7 @@ def odd_answers(odd_folder):
 
 @pytest.mark.parametrize("odd", ODD_FILES, ids=lambda odd: odd.name)
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of the comparison's own reading
-def test_predict_an_odd_file_has_the_right_answer(odd, odd_answers, odd_folder):
+def test_read_batches_of_each_odd_file(odd, odd_answers, odd_folder):
     answer = odd_answers[odd.name]
     if odd.status == "ok":
         np.testing.assert_array_equal(answer, as_in_training(odd_folder / odd.name))
@@ -38,9 +38,7 @@ def test_predict_an_odd_file_has_the_right_answer(odd, odd_answers, odd_folder):
 
 @pytest.mark.parametrize("concurrent", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 5, 200])
-def test_predict_every_odd_file_has_one_row_however_it_is_read(
-    odd_folder, odd_answers, concurrent, batch_size
-):
+def test_read_batches_of_odd_files_at_any_size(odd_folder, odd_answers, concurrent, batch_size):
     assert len(ODD_FILES) >= 80
     found = answers(odd_folder, concurrent=concurrent, batch_size=batch_size)
     assert list(found) == sorted(odd.name for odd in ODD_FILES)
@@ -61,14 +59,14 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
 @pytest.mark.skipif(
     sys.platform == "win32", reason="here libtiff is part of Pillow's library: out of reach"
 )
-def test_predict_no_library_prints_a_word(odd_folder):
+def test_decode_of_odd_files_prints_nothing(odd_folder):
     # In a process of its own: pytest would catch what Pillow logs.
     command = [sys.executable, "-c", DECODE_ALL, str(odd_folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_predict_a_run_writes_every_row_of_a_hostile_folder(exported_bundle, odd_folder):
+def test_predict_hostile_folder_has_all_rows(exported_bundle, odd_folder):
     with PredictionRun(exported_bundle, PredictRequest(odd_folder, batch_size=5)) as run:
         rows = list(run)
     assert [row.path for row in rows] == sorted(odd.name for odd in ODD_FILES)

@@ -127,7 +127,7 @@ def squeezed(said: str) -> str:
 # What the page says, without a browser.
 
 
-def test_page_the_facts_stand_in_the_page_itself(photos: Path) -> None:
+def test_page_has_facts_without_scripts(photos: Path) -> None:
     html = write(photos, ROWS).read_text(encoding="utf-8")
     said = squeezed(re.sub(r"<[^>]*>", " ", html[html.index("<header") :]))
     assert "5 image files and 2 others, skipped" in said
@@ -138,7 +138,7 @@ def test_page_the_facts_stand_in_the_page_itself(photos: Path) -> None:
     assert "0 of 225 decisions changed (flipped) against the torch module" in said
 
 
-def test_page_rows_and_thumbnails_travel_as_json(photos: Path) -> None:
+def test_page_holds_rows_and_thumbnails_as_json(photos: Path) -> None:
     path = write(photos, ROWS)
     rows = data_of(path, "rows-data")
     assert rows[1] == ["cat/b.png", 0, 1, 0.75, 0.5, 1, 0.75, 0, 0.25]
@@ -150,7 +150,7 @@ def test_page_rows_and_thumbnails_travel_as_json(photos: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a backslash is no part of a name there")
-def test_page_thumbnails_find_names_that_were_escaped(tmp_path: Path) -> None:
+def test_page_thumbnails_of_escaped_names(tmp_path: Path) -> None:
     root = tmp_path / "photos"
     root.mkdir()
     Image.new("RGB", (8, 8)).save(root / "\\u12ab.png")
@@ -160,7 +160,7 @@ def test_page_thumbnails_find_names_that_were_escaped(tmp_path: Path) -> None:
     assert thumbnails[1] is None
 
 
-def test_page_of_many_photos_the_interesting_ones_have_thumbnails(tmp_path: Path) -> None:
+def test_page_thumbnails_of_many_images(tmp_path: Path) -> None:
     count = MOST_THUMBNAILS + 1000
     margins = np.random.default_rng(0).permutation(count) + 1.0
     rows = [answer(f"{i}.png", ("cat", "dog")[i % 2], margins[i], "cat") for i in range(count)]
@@ -175,7 +175,7 @@ def test_page_of_many_photos_the_interesting_ones_have_thumbnails(tmp_path: Path
     assert f"{len(chosen):,} of 3,000 photos" in path.read_text(encoding="utf-8")
 
 
-def test_page_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+def test_page_memory_is_constant(tmp_path: Path) -> None:
     def peak_of(count: int) -> int:
         rows = (answer(f"{i}.png", "cat", float(i), "dog") for i in range(count))
         tracemalloc.start()
@@ -188,7 +188,7 @@ def test_page_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     assert peak_of(10 * MOST_THUMBNAILS) < 1.2 * peak_of(3 * MOST_THUMBNAILS)
 
 
-def test_page_a_page_that_cannot_be_written_is_explained(photos: Path, tmp_path: Path) -> None:
+def test_page_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Writing .*page\.html failed"):
         write_prediction_page(
             run_in(photos), Status("proven", PROOF), ROWS, tmp_path / "missing" / "page.html"
@@ -201,7 +201,7 @@ def test_page_a_page_that_cannot_be_written_is_explained(photos: Path, tmp_path:
         check_page_path(folder)
 
 
-def test_page_a_run_that_breaks_off_leaves_the_old_page(photos: Path) -> None:
+def test_page_interrupted_keeps_the_old_one(photos: Path) -> None:
     path = write(photos, ROWS)
     before = path.read_bytes()
 
@@ -215,7 +215,7 @@ def test_page_a_run_that_breaks_off_leaves_the_old_page(photos: Path) -> None:
     assert sorted(each.name for each in path.parent.iterdir()) == ["page.html", "photos"]
 
 
-def test_page_a_proof_in_words() -> None:
+def test_proof_words_in_full() -> None:
     assert proof_words(PROOF) == [
         "0 of 225 decisions changed (flipped) against the torch module from the checkpoint; if "
         "your photos are like those it was proven on, at most 1.3\u202f% will, with 95\u202f% "
@@ -233,7 +233,7 @@ def test_page_a_proof_in_words() -> None:
     assert words[2].startswith("Rehearsed in fp32 on a model of the hardware")
 
 
-def test_page_numbers_in_units_of_people() -> None:
+def test_duration_percent_and_shares_in_words() -> None:
     assert [duration(s) for s in (0.03, 0.9994, 99.94, 99.95, 200, 7500)] == [
         "30\u202fms", "999\u202fms", "99.9\u202fs", "1\u202fmin 40\u202fs",
         "3\u202fmin 20\u202fs", "2\u202fh 05\u202fmin",
@@ -272,7 +272,7 @@ def test_page_loads_without_complaints_or_requests(browser: Browser, photos: Pat
         ("filter=__proto__&sort=constructor&q=gone", ["dog/gone.png"]),
     ],
 )
-def test_page_an_address_names_a_view(
+def test_page_address_selects_a_view(
     browser: Browser, photos: Path, view: str, shown: list[str]
 ) -> None:
     page = browser.open(f"{write(photos, ROWS).as_uri()}#{view}")
@@ -280,7 +280,7 @@ def test_page_an_address_names_a_view(
     assert page.complaints == []
 
 
-def test_page_the_controls_filter_and_the_address_follows(browser: Browser, photos: Path) -> None:
+def test_page_filters_change_the_address(browser: Browser, photos: Path) -> None:
     page = browser.open(write(photos, ROWS).as_uri())
     page.evaluate("document.querySelector('[name=filter][value=wrong]').click()")
     page.evaluate(
@@ -294,7 +294,7 @@ def test_page_the_controls_filter_and_the_address_follows(browser: Browser, phot
     assert len(names(page)) == 5
 
 
-def test_page_the_matrix_counts_and_leads_to_its_photos(browser: Browser, photos: Path) -> None:
+def test_page_confusion_matrix_links_to_images(browser: Browser, photos: Path) -> None:
     page = browser.open(write(photos, ROWS).as_uri())
     cells = "[...document.querySelectorAll('.matrix tbody tr')].map(r => r.innerText.split(/\\s+/))"
     assert page.evaluate(cells) == [
@@ -321,7 +321,7 @@ def test_page_recall_and_precision_of_each_class(browser: Browser, photos: Path)
     assert table() == [owl, dog, cat]
 
 
-def test_page_many_classes_show_their_confusions_as_pairs(browser: Browser, photos: Path) -> None:
+def test_page_lists_confusions_of_many_classes(browser: Browser, photos: Path) -> None:
     labels = Labels(names=tuple(f"class {i}" for i in range(40)), source="made")
     rows = [answer(f"{n}.png", n, 1.0, n, labels) for n in labels.names]
     rows += [answer("x.png", "class 3", 1.0, "class 7", labels)] * 2
@@ -329,7 +329,7 @@ def test_page_many_classes_show_their_confusions_as_pairs(browser: Browser, phot
     assert text(page, "#confusions tbody") == "class 7 class 3 2"
 
 
-def test_page_folders_without_labels_have_no_accuracy(browser: Browser, photos: Path) -> None:
+def test_page_without_labels_has_no_accuracy(browser: Browser, photos: Path) -> None:
     rows = [answer("a.png", "cat", 1.0), answer("b.png", "dog", 2.0), answer("c.png", "dog", 2.0)]
     page = browser.open(
         write(
@@ -350,7 +350,7 @@ def test_page_failed_files_are_listed_by_kind(browser: Browser, photos: Path) ->
     )
 
 
-def test_page_a_photo_opens_and_is_leafed_through(browser: Browser, photos: Path) -> None:
+def test_page_image_viewer(browser: Browser, photos: Path) -> None:
     page = browser.open(f"{write(photos, ROWS).as_uri()}#filter=wrong")
     page.evaluate("document.querySelector('.card').click()")
     assert text(page, "#photo-name") == "cat/b.png"
@@ -365,7 +365,7 @@ def test_page_a_photo_opens_and_is_leafed_through(browser: Browser, photos: Path
     assert page.evaluate("document.getElementById('photo').open") is False
 
 
-def test_page_a_name_that_leads_nowhere_is_no_link(browser: Browser, photos: Path) -> None:
+def test_page_links_only_usable_paths(browser: Browser, photos: Path) -> None:
     rows = [answer(name, "cat", 1.0) for name in ("/a.png", "C:/a.png", "\\udcff.png", "ö #.png")]
     page = browser.open(write(photos, rows).as_uri())
     page.evaluate("document.querySelector('.card').click()")
@@ -378,7 +378,7 @@ def test_page_a_name_that_leads_nowhere_is_no_link(browser: Browser, photos: Pat
     assert link == (photos / "ö #.png").as_uri()
 
 
-def test_page_the_theme_can_be_chosen(browser: Browser, photos: Path) -> None:
+def test_page_theme_switch(browser: Browser, photos: Path) -> None:
     page = browser.open(write(photos, ROWS).as_uri(), dark=True)
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(ground)
@@ -390,14 +390,14 @@ def test_page_the_theme_can_be_chosen(browser: Browser, photos: Path) -> None:
     assert dark != light
 
 
-def test_page_a_narrow_window_does_not_scroll_sideways(browser: Browser, photos: Path) -> None:
+def test_page_fits_narrow_windows(browser: Browser, photos: Path) -> None:
     long = "dog/" + "long-name-" * 20 + ".png"
     rows = [*ROWS, answer(long, "dog", 1.0, "dog"), Prediction(path=long, status="corrupt")]
     page = browser.open(write(photos, rows).as_uri(), width=360)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_page_every_control_and_picture_has_a_name(browser: Browser, photos: Path) -> None:
+def test_page_controls_and_images_have_names(browser: Browser, photos: Path) -> None:
     page = browser.open(write(photos, ROWS).as_uri())
     nodes = page.send("Accessibility.getFullAXTree")["nodes"]
     nameless = [
@@ -450,7 +450,7 @@ def visited() -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
-def test_page_hostile_names_stay_text(
+def test_page_escapes_hostile_names(
     browser: Browser, photos: Path, visited: tuple[str, list[str]]
 ) -> None:
     address, paths = visited
@@ -475,7 +475,7 @@ def test_page_hostile_names_stay_text(
     assert "\\u202egnp.exe" in shown
 
 
-def test_page_the_policy_forbids_what_slips_through(
+def test_page_content_policy_blocks_injections(
     browser: Browser, photos: Path, visited: tuple[str, list[str]]
 ) -> None:
     address, paths = visited
@@ -497,9 +497,7 @@ def test_page_the_policy_forbids_what_slips_through(
     assert paths == ["/beacon"]
 
 
-def test_page_ten_thousand_photos_are_shown_a_page_at_a_time(
-    browser: Browser, photos: Path
-) -> None:
+def test_page_of_ten_thousand_images(browser: Browser, photos: Path) -> None:
     count = 10_000
     rows = (answer(f"cat/{i:05}.png", "cat", count - i, "cat") for i in range(count))
     page = browser.open(write(photos, rows).as_uri())

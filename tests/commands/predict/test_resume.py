@@ -138,9 +138,7 @@ def kill_at_random_moments(moments, bundle, source, whole):
                 killed += 1
 
 
-def test_resume_a_run_killed_again_and_again_ends_as_one_that_went_through(
-    predict, whole, exported_bundle, photo_folder
-):
+def test_resume_after_repeated_kills(predict, whole, exported_bundle, photo_folder):
     kill_at_random_moments(5, exported_bundle, photo_folder, whole)
     code, _, err = predict("--resume")
     assert code == 0, err
@@ -149,9 +147,7 @@ def test_resume_a_run_killed_again_and_again_ends_as_one_that_went_through(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no way to signal one process")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)])
-def test_resume_a_signal_leaves_what_resume_needs_and_says_so(
-    predict, whole, exported_bundle, photo_folder, number
-):
+def test_resume_after_a_signal(predict, whole, exported_bundle, photo_folder, number):
     with start(exported_bundle, photo_folder) as process:
         wait_for_rows(process, 3)
         process.send_signal(number)
@@ -168,7 +164,7 @@ def test_resume_a_signal_leaves_what_resume_needs_and_says_so(
 
 
 @pytest.mark.parametrize("count", [1, 44])
-def test_resume_a_resumed_run_equals_one_that_went_through(predict, whole, monkeypatch, count):
+def test_resume_equals_an_uninterrupted_run(predict, whole, monkeypatch, count):
     interrupt_after(monkeypatch, count)
     assert predict()[0] == 130
     code, out, err = predict("--resume")
@@ -180,7 +176,7 @@ def test_resume_a_resumed_run_equals_one_that_went_through(predict, whole, monke
     assert files() == sorted(OUTPUTS)
 
 
-def test_resume_no_file_is_predicted_twice(predict, whole, monkeypatch):
+def test_resume_predicts_no_file_twice(predict, whole, monkeypatch):
     interrupt_after(monkeypatch, 30)
     predict()
     written = []
@@ -192,7 +188,7 @@ def test_resume_no_file_is_predicted_twice(predict, whole, monkeypatch):
     assert written == [row["path"] for row in rows_of("rows.csv")[30:]]
 
 
-def test_resume_a_run_whose_tables_alone_are_missing(predict, whole, monkeypatch):
+def test_resume_with_only_a_table_missing(predict, whole, monkeypatch):
     def full(path, rows, top_k):
         raise OSError(28, "No space left on device")
 
@@ -209,7 +205,7 @@ def test_resume_a_run_whose_tables_alone_are_missing(predict, whole, monkeypatch
     assert contents() == whole
 
 
-def test_resume_without_a_journal_resume_starts_afresh_and_says_so(predict, whole):
+def test_resume_without_journal_starts_afresh(predict, whole):
     code, _, err = predict("--resume")
     assert code == 0
     assert "rows.csv.journal has no rows of an earlier run: starting afresh" in err
@@ -224,9 +220,7 @@ def test_resume_without_a_journal_resume_starts_afresh_and_says_so(predict, whol
         (["--batch-size", "3", "--threads", "1"], None),
     ],
 )
-def test_resume_options_that_change_rows_must_be_the_same(
-    predict, whole, monkeypatch, options, said
-):
+def test_resume_refuses_options_that_change_rows(predict, whole, monkeypatch, options, said):
     interrupt_after(monkeypatch, 20)
     predict()
     before = JOURNAL.read_bytes()
@@ -242,7 +236,7 @@ def test_resume_options_that_change_rows_must_be_the_same(
         assert JOURNAL.read_bytes() == before
 
 
-def test_resume_another_model_of_the_same_name_is_refused(
+def test_resume_refuses_another_model_of_the_same_name(
     predict, monkeypatch, exported_bundle, tmp_path
 ):
     from deploykit.bundle.manifest import record_file, update_manifest
@@ -264,9 +258,7 @@ def test_resume_another_model_of_the_same_name_is_refused(
     assert "the SHA-256 of deploy/fp32.onnx was" in err
 
 
-def test_resume_rows_of_files_that_vanished_stay_and_new_files_are_added(
-    predict, monkeypatch, photo_folder, tmp_path
-):
+def test_resume_with_vanished_and_new_files(predict, monkeypatch, photo_folder, tmp_path):
     photos = tmp_path / "photos"
     shutil.copytree(photo_folder, photos)
     interrupt_after(monkeypatch, 20)
@@ -283,7 +275,7 @@ def test_resume_rows_of_files_that_vanished_stay_and_new_files_are_added(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs names of any bytes")
-def test_resume_hostile_names_survive_an_interruption(predict, monkeypatch, photo_folder, tmp_path):
+def test_resume_keeps_hostile_names(predict, monkeypatch, photo_folder, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     names = [b"new\nline.png", b"caf\xe9.png", b"=1+1.png", "\u2028鸟.png".encode(), b"back\\.png"]
@@ -299,16 +291,14 @@ def test_resume_hostile_names_survive_an_interruption(predict, monkeypatch, phot
     assert len(rows_of("rows.csv")) == len(names)
 
 
-def test_resume_the_journal_is_no_file_of_the_folder_it_is_in(
-    predict, monkeypatch, photo_folder, tmp_path
-):
+def test_predict_skips_its_own_journal(predict, monkeypatch, photo_folder, tmp_path):
     shutil.copytree(photo_folder / "red", "red")
     code, out, _ = predict(source=tmp_path)
     assert code == 0
     assert "without a row" not in out
 
 
-def test_resume_several_tables_have_the_same_rows(predict):
+def test_predict_several_tables_have_equal_rows(predict):
     pq = pytest.importorskip("pyarrow.parquet")
     assert predict(outputs=["a.jsonl", "b.parquet", "c.CSV"])[0] == 0
     lines = [json.loads(line) for line in Path("a.jsonl").read_text("utf-8").splitlines()]
@@ -320,7 +310,7 @@ def test_resume_several_tables_have_the_same_rows(predict):
 
 
 @pytest.mark.parametrize("outputs", [["-"], ["-", *OUTPUTS]])
-def test_resume_stdout_has_the_rows_and_nothing_else(predict, whole, outputs):
+def test_predict_stdout_has_only_rows(predict, whole, outputs):
     code, out, err = predict(outputs=outputs)
     assert code == 0
     assert [json.loads(line) for line in out.splitlines()] == [
@@ -330,7 +320,7 @@ def test_resume_stdout_has_the_rows_and_nothing_else(predict, whole, outputs):
     assert files() == sorted(name for name in outputs if name != "-")
 
 
-def test_resume_stdout_of_a_resumed_run_has_all_rows(predict, whole, monkeypatch):
+def test_resume_stdout_has_all_rows(predict, whole, monkeypatch):
     interrupt_after(monkeypatch, 20)
     assert len(predict(outputs=["-", *OUTPUTS])[1].splitlines()) == 20
     _, out, _ = predict("--resume", outputs=["-", *OUTPUTS])
@@ -354,14 +344,14 @@ def test_resume_stdout_of_a_resumed_run_has_all_rows(predict, whole, monkeypatch
         ([], ["a.csv", "b.xlsx"], "does not say its format"),
     ],
 )
-def test_resume_outputs_that_make_no_sense(predict, options, outputs, said):
+def test_predict_refuses_impossible_outputs(predict, options, outputs, said):
     code, out, err = predict(*options, outputs=outputs)
     assert code == 2
     assert said in (json.loads(out)["error"]["message"] if "--json" in options else err)
     assert files() == []
 
 
-def test_resume_what_is_read_is_never_written(predict, photo_folder):
+def test_predict_never_overwrites_its_source(predict, photo_folder):
     photo = next(file for file in photo_folder.rglob("*") if file.is_file())
     for name in ("photo.html", "photo.csv"):
         source = Path(name)
@@ -374,7 +364,7 @@ def test_resume_what_is_read_is_never_written(predict, photo_folder):
         assert "are the same file" in err
 
 
-def test_resume_a_resumed_run_names_its_outputs_in_the_same_order(predict, monkeypatch, whole):
+def test_resume_needs_the_same_order_of_outputs(predict, monkeypatch, whole):
     interrupt_after(monkeypatch, 5)
     assert predict()[0] == 130
     for options in ([], ["--resume"]):
@@ -386,7 +376,7 @@ def test_resume_a_resumed_run_names_its_outputs_in_the_same_order(predict, monke
     assert contents() == whole
 
 
-def test_resume_what_killed_writers_left_is_removed(predict, whole):
+def test_predict_removes_stale_temporary_files(predict, whole):
     left = [".rows.csv.0123abcd", ".rows.jsonl.ffffffff", ".p.html.00000000"]
     others = [".rows.csv.notes", ".rows.csv.0123abc", "rows.csv.0123abcd"]
     for name in [*left, *others]:
@@ -395,13 +385,13 @@ def test_resume_what_killed_writers_left_is_removed(predict, whole):
     assert files() == sorted([*OUTPUTS, "p.html", *others])
 
 
-def test_resume_an_empty_source_is_not_the_current_folder(predict):
+def test_predict_refuses_an_empty_source(predict):
     code, _, err = predict(source="")
     assert code == 2
     assert "the path is empty" in err
 
 
-def test_resume_a_linked_table_stays_a_link(predict, whole):
+def test_predict_keeps_a_linked_table(predict, whole):
     Path("real").mkdir()
     Path(OUTPUTS[0]).symlink_to(Path("real") / "table.csv")
     assert predict()[0] == 0
@@ -410,7 +400,7 @@ def test_resume_a_linked_table_stays_a_link(predict, whole):
     assert [entry.name for entry in Path("real").iterdir()] == ["table.csv"]
 
 
-def test_resume_a_link_to_another_kind_of_file_is_not_followed(predict):
+def test_predict_refuses_a_link_to_other_files(predict):
     Path("model.pth").write_bytes(b"weights")
     Path("page.html").symlink_to("model.pth")
     code, _, err = predict("--html", "page.html")
@@ -419,7 +409,7 @@ def test_resume_a_link_to_another_kind_of_file_is_not_followed(predict):
     assert Path("model.pth").read_bytes() == b"weights"
 
 
-def test_resume_a_second_table_has_one_writer_too(predict, photo_folder):
+def test_predict_refuses_a_table_with_a_writer(predict, photo_folder):
     with only_writer(Path(OUTPUTS[1])):
         code, _, err = predict()
         assert code == 2
@@ -430,7 +420,7 @@ def test_resume_a_second_table_has_one_writer_too(predict, photo_folder):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
-def test_resume_closed_streams_are_no_failure(whole, exported_bundle, photo_folder, closed):
+def test_predict_with_closed_streams(whole, exported_bundle, photo_folder, closed):
     words = [sys.executable, "-m", "deploykit", *arguments(exported_bundle, photo_folder)]
     assert subprocess.run(f"{shlex.join(words)} {closed}", shell=True, check=False).returncode == 0
     assert contents() == whole
@@ -438,9 +428,7 @@ def test_resume_closed_streams_are_no_failure(whole, exported_bundle, photo_fold
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("outputs", [["-"], ["a.csv"]])
-def test_resume_a_stdout_that_is_full_is_told_in_one_line(
-    exported_bundle, photo_folder, tmp_path, outputs
-):
+def test_predict_with_full_stdout(exported_bundle, photo_folder, tmp_path, outputs):
     words = arguments(exported_bundle, photo_folder, outputs=outputs)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -463,7 +451,7 @@ def pipe_to_a_reader_that_leaves(*command):
     return line, process.returncode, err
 
 
-def test_resume_a_reader_that_leaves_ends_the_run(predict, exported_bundle, photo_folder):
+def test_predict_ends_when_its_reader_leaves(predict, exported_bundle, photo_folder):
     line, code, err = pipe_to_a_reader_that_leaves(
         *arguments(exported_bundle, photo_folder, "--quiet", "--batch-size", "1", outputs=["-"])
     )
@@ -471,7 +459,7 @@ def test_resume_a_reader_that_leaves_ends_the_run(predict, exported_bundle, phot
     assert (code, err) == (0, b"")
 
 
-def test_resume_a_reader_that_leaves_costs_the_tables_no_row(
+def test_predict_completes_tables_when_its_reader_leaves(
     predict, whole, exported_bundle, photo_folder
 ):
     _, code, err = pipe_to_a_reader_that_leaves(
@@ -482,9 +470,7 @@ def test_resume_a_reader_that_leaves_costs_the_tables_no_row(
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_resume_a_summary_that_nobody_reads_is_no_failure(
-    predict, whole, exported_bundle, photo_folder, as_json
-):
+def test_predict_with_unread_summary(predict, whole, exported_bundle, photo_folder, as_json):
     command = arguments(exported_bundle, photo_folder, *(["--json"] if as_json else []))
     with subprocess.Popen(
         [sys.executable, "-m", "deploykit", *command],
@@ -499,7 +485,7 @@ def test_resume_a_summary_that_nobody_reads_is_no_failure(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no limit for a file's size")
-def test_resume_a_full_disk_keeps_the_rows(predict, whole, exported_bundle, photo_folder):
+def test_resume_after_a_full_disk(predict, whole, exported_bundle, photo_folder):
     limited = (
         "import resource, sys\n"
         "from deploykit.commands.app import run\n"
@@ -521,7 +507,7 @@ def test_resume_a_full_disk_keeps_the_rows(predict, whole, exported_bundle, phot
     assert contents() == whole
 
 
-def test_resume_quiet_is_quiet_when_it_resumes(predict, whole, monkeypatch):
+def test_resume_quiet(predict, whole, monkeypatch):
     interrupt_after(monkeypatch, 20)
     code, out, err = predict("--quiet")
     assert (code, out) == (130, "")

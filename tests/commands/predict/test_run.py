@@ -42,7 +42,7 @@ def predicted(bundle, source, **options):
     return rows, run.tally
 
 
-def test_predict_labelled_photos_get_their_class_and_the_accuracy(exported_bundle, photo_folder):
+def test_predict_labelled_images_have_accuracy(exported_bundle, photo_folder):
     rows, tally = predicted(exported_bundle, photo_folder)
     assert len(rows) == tally.rows == tally.ok == tally.labelled == 45
     assert [row.path for row in rows] == sorted(
@@ -53,9 +53,7 @@ def test_predict_labelled_photos_get_their_class_and_the_accuracy(exported_bundl
     assert {row.expected for row in rows} == {"blue", "green", "red"}
 
 
-def test_predict_a_row_agrees_with_the_torch_module_on_the_training_pixels(
-    exported_bundle, network_file, checkpoint, photo_folder
-):
+def test_predict_agrees_with_torch_module(exported_bundle, network_file, checkpoint, photo_folder):
     import torch
     from torchvision import transforms
 
@@ -80,7 +78,7 @@ def test_predict_a_row_agrees_with_the_torch_module_on_the_training_pixels(
         assert row.margin == pytest.approx(float(best.values[0] - best.values[1]), abs=1e-4)
 
 
-def test_predict_a_bad_file_is_a_row_and_moves_no_other(exported_bundle, broken_folder):
+def test_predict_unreadable_file_has_its_row(exported_bundle, broken_folder):
     rows, tally = predicted(exported_bundle, broken_folder, batch_size=2)
     found = [(row.path, row.status, row.label) for row in rows]
     assert found[0] == ("0_blue.png", "ok", "blue")
@@ -95,7 +93,7 @@ def test_predict_a_bad_file_is_a_row_and_moves_no_other(exported_bundle, broken_
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
-def test_predict_the_batch_size_changes_no_answer(exported_bundle, photo_folder, batch_size):
+def test_predict_answers_at_any_batch_size(exported_bundle, photo_folder, batch_size):
     expected, _ = predicted(exported_bundle, photo_folder)
     found, _ = predicted(exported_bundle, photo_folder, batch_size=batch_size)
     assert [row.label for row in found] == [row.label for row in expected]
@@ -104,12 +102,12 @@ def test_predict_the_batch_size_changes_no_answer(exported_bundle, photo_folder,
     )
 
 
-def test_predict_one_file_is_one_row(exported_bundle, photo_folder):
+def test_predict_single_file(exported_bundle, photo_folder):
     (row,), tally = predicted(exported_bundle, photo_folder / "red" / "03.png")
     assert (row.path, row.label, tally.rows) == ("03.png", "red", 1)
 
 
-def test_predict_the_top_k_are_ranked(exported_bundle, photo_folder):
+def test_predict_top_k_is_ranked(exported_bundle, photo_folder):
     rows, _ = predicted(exported_bundle, photo_folder, top_k=2)
     for row in rows:
         assert len(row.top) == 2
@@ -120,7 +118,7 @@ def test_predict_the_top_k_are_ranked(exported_bundle, photo_folder):
 
 
 @pytest.mark.parametrize("top_k", [0, 4])
-def test_predict_a_top_k_beyond_the_classes_is_refused(exported_bundle, photo_folder, top_k):
+def test_predict_refuses_top_k_beyond_classes(exported_bundle, photo_folder, top_k):
     with pytest.raises(UsageError, match="1 to 3"):
         predicted(exported_bundle, photo_folder, top_k=top_k)
 
@@ -131,7 +129,7 @@ def test_predict_of_unreadable_images_has_rows(exported_bundle, tmp_path):
         assert [row.status for row in run] == ["truncated"]
 
 
-def test_predict_a_folder_without_an_image_is_refused(exported_bundle, tmp_path):
+def test_predict_without_image_is_refused(exported_bundle, tmp_path):
     with pytest.raises(ImagesError):
         predicted(exported_bundle, tmp_path)
 
@@ -143,28 +141,28 @@ def rows_from(logits, expected):
     return list(rows_of(batch, LABELS, 3))
 
 
-def test_predict_an_answer_that_is_not_finite_is_a_row():
+def test_rows_of_non_finite_logits():
     rows = rows_from([[1, 2, 3], [np.nan, 1, 2], [3, np.inf, 1]], [None, "dog", None])
     assert [row.status for row in rows] == ["ok", "non-finite", "non-finite"]
     assert rows[0].label == "food"
     assert (rows[1].label, rows[1].expected) == (None, "dog")
 
 
-def test_predict_of_equal_logits_the_first_class_wins_as_in_torch():
+def test_rows_of_equal_logits():
     (row,) = rows_from([[1, 2, 2]], [None])
     assert [ranked.label for ranked in row.top] == ["dog", "food", "bird"]
     assert row.margin == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights on Windows")
-def test_predict_a_link_to_nothing_is_a_row(exported_bundle, tmp_path, photo_folder):
+def test_predict_dangling_link_has_its_row(exported_bundle, tmp_path, photo_folder):
     shutil.copy(photo_folder / "red" / "00.png", tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
     rows, _ = predicted(exported_bundle, tmp_path)
     assert [row.status for row in rows] == ["ok", "vanished"]
 
 
-def test_predict_an_engine_gets_no_more_images_than_it_takes(engine_bundle, engines, photo_folder):
+def test_predict_engine_gets_its_largest_batch(engine_bundle, engines, photo_folder):
     rows, _ = predicted(engine_bundle, photo_folder, runtime="tensorrt_rtx", batch_size=64)
     expected, _ = predicted(engine_bundle, photo_folder, runtime="onnxruntime-cpu")
     assert rows == expected
@@ -174,23 +172,17 @@ def test_predict_an_engine_gets_no_more_images_than_it_takes(engine_bundle, engi
 
 @pytest.mark.parametrize("option", ["batch_size", "threads"])
 @pytest.mark.parametrize("number", [0, -1])
-def test_predict_numbers_below_one_are_refused_before_anything_is_opened(
-    exported_bundle, photo_folder, option, number
-):
+def test_predict_request_refuses_numbers_below_one(exported_bundle, photo_folder, option, number):
     with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} must be at least 1"):
         PredictRequest(photo_folder, **{option: number})
 
 
-def test_predict_a_batch_size_beyond_all_memory_is_no_more_than_the_files(
-    exported_bundle, photo_folder
-):
+def test_predict_batch_size_beyond_memory(exported_bundle, photo_folder):
     rows, _ = predicted(exported_bundle, photo_folder, batch_size=10**15)
     assert len(rows) == 45
 
 
-def test_predict_a_drive_that_goes_away_ends_the_run_and_makes_no_rows(
-    exported_bundle, photo_folder, tmp_path
-):
+def test_predict_ends_if_its_drive_vanishes(exported_bundle, photo_folder, tmp_path):
     drive = tmp_path / "drive"
     shutil.copytree(photo_folder, drive)
     request = PredictRequest(drive, batch_size=1, threads=1)
@@ -206,7 +198,7 @@ def test_predict_a_drive_that_goes_away_ends_the_run_and_makes_no_rows(
     assert run.tally.ok == run.tally.rows
 
 
-def test_predict_files_that_go_away_are_rows(exported_bundle, photo_folder, tmp_path):
+def test_predict_vanished_files_have_rows(exported_bundle, photo_folder, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(photo_folder, folder)
     statuses = []
@@ -219,7 +211,7 @@ def test_predict_files_that_go_away_are_rows(exported_bundle, photo_folder, tmp_
     assert statuses == ["ok"] * 30 + ["vanished"] * 15
 
 
-def test_predict_the_stages_fit_into_the_run(exported_bundle, photo_folder):
+def test_predict_stage_seconds_within_the_run(exported_bundle, photo_folder):
     request = PredictRequest(photo_folder, runtime="onnxruntime-cpu", threads=2)
     with PredictionRun(exported_bundle, request) as run:
         list(run)
@@ -251,7 +243,7 @@ print(*[name for name in sys.modules if name.startswith("deploykit")], file=sys.
 """
 
 
-def test_predict_loads_no_code_that_it_does_not_need(exported_bundle, photo_folder, tmp_path):
+def test_predict_loads_no_unneeded_modules(exported_bundle, photo_folder, tmp_path):
     words = ["predict", photo_folder / "red" / "00.png", "--bundle", exported_bundle.folder]
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *words, "--output", tmp_path / "rows.csv"],
@@ -263,7 +255,7 @@ def test_predict_loads_no_code_that_it_does_not_need(exported_bundle, photo_fold
     assert not [name for name in loaded if name.startswith(unneeded)]
     unneeded = (
         "deploykit.proof.verdict",
-        "deploykit.proof.photos",
+        "deploykit.proof.images",
         "deploykit.commands.predict.page",
     )
     assert not loaded & {*unneeded}

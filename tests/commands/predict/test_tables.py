@@ -93,13 +93,13 @@ def test_table_jsonl_in_full(tmp_path: Path) -> None:
     ]
 
 
-def test_table_excel_is_told_that_csv_is_utf8_and_jsonl_has_no_mark(tmp_path: Path) -> None:
+def test_table_csv_has_a_bom_and_jsonl_none(tmp_path: Path) -> None:
     assert write(tmp_path / "p.csv", GOOD).read_bytes().startswith(b"\xef\xbb\xbfpath,")
     assert write(tmp_path / "p.jsonl", GOOD).read_bytes().startswith(b'{"path"')
 
 
 @pytest.mark.parametrize("top_k", [1, 3])
-def test_table_top_k_decides_how_many_answers_there_are(tmp_path: Path, top_k: int) -> None:
+def test_table_columns_follow_top_k(tmp_path: Path, top_k: int) -> None:
     row = read_csv(write(tmp_path / "p.csv", GOOD, top_k=top_k))[0]
     assert [name for name in row if name.startswith("label_")] == [
         f"label_{k}" for k in range(1, top_k + 1)
@@ -110,7 +110,7 @@ def test_table_top_k_decides_how_many_answers_there_are(tmp_path: Path, top_k: i
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_table_names_survive(tmp_path: Path, name: str) -> None:
+def test_table_keeps_names(tmp_path: Path, name: str) -> None:
     prediction = Prediction(path=name, label=name, probability=1.0)
     (row,) = read_csv(write(tmp_path / "p.csv", prediction))
     assert (row["path"], row["label"]) == (name, name)
@@ -119,7 +119,7 @@ def test_table_names_survive(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMULA_NAMES)
-def test_table_a_name_is_no_formula_and_still_leads_to_the_file(tmp_path: Path, name: str) -> None:
+def test_table_csv_escapes_formulas(tmp_path: Path, name: str) -> None:
     (row,) = read_csv(write(tmp_path / "p.csv", Prediction(path=name)))
     assert row["path"] == f"./{name}"
     assert tmp_path / row["path"] == tmp_path / name
@@ -127,7 +127,7 @@ def test_table_a_name_is_no_formula_and_still_leads_to_the_file(tmp_path: Path, 
     assert row_json["path"] == name
 
 
-def test_table_numbers_are_short_and_exact_as_float32_in_both_formats(tmp_path: Path) -> None:
+def test_table_numbers_are_exact_as_float32(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random(200, dtype=np.float32) * np.float32(3) ** np.arange(
         -100, 100, dtype=np.float32
     ).clip(-20, 20)
@@ -145,7 +145,7 @@ def test_table_numbers_are_short_and_exact_as_float32_in_both_formats(tmp_path: 
     assert row["probability"] == "0.1"
 
 
-def test_table_stdout_gets_the_same_objects_in_ascii(tmp_path: Path) -> None:
+def test_json_line_equals_table_in_ascii(tmp_path: Path) -> None:
     rows = [GOOD, BROKEN, *(Prediction(path=name) for name in HOSTILE_NAMES)]
     lines = "".join(json_line(row, 2) for row in rows)
     assert lines.isascii()
@@ -178,7 +178,7 @@ def test_table_parquet_in_full(tmp_path: Path) -> None:
     ]
 
 
-def test_table_parquet_keeps_names_and_grows_by_groups(tmp_path: Path) -> None:
+def test_table_parquet_keeps_names_in_row_groups(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
@@ -191,7 +191,7 @@ def test_table_parquet_keeps_names_and_grows_by_groups(tmp_path: Path) -> None:
     assert pq.ParquetFile(path).num_row_groups == -(-len(names) // 16_384)
 
 
-def test_table_parquet_needs_pyarrow_before_the_work(
+def test_check_outputs_of_parquet_needs_pyarrow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -202,7 +202,7 @@ def test_table_parquet_needs_pyarrow_before_the_work(
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_table_an_old_table_stays_until_the_new_one_is_whole(tmp_path: Path, ending: str) -> None:
+def test_write_table_interrupted_keeps_the_old_one(tmp_path: Path, ending: str) -> None:
     if ending == "parquet":
         pytest.importorskip("pyarrow")
     path = tmp_path / f"p.{ending}"
@@ -220,7 +220,7 @@ def test_table_an_old_table_stays_until_the_new_one_is_whole(tmp_path: Path, end
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-def test_table_a_table_without_rows_is_a_table(tmp_path: Path) -> None:
+def test_write_table_without_rows(tmp_path: Path) -> None:
     assert write(tmp_path / "p.csv").read_bytes().startswith(b"\xef\xbb\xbfpath,")
     assert write(tmp_path / "p.jsonl").read_bytes() == b""
     pytest.importorskip("pyarrow")
@@ -229,7 +229,7 @@ def test_table_a_table_without_rows_is_a_table(tmp_path: Path) -> None:
     assert pq.read_table(write(tmp_path / "p.parquet")).num_rows == 0
 
 
-def test_table_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path) -> None:
+def test_check_outputs_refuses_impossible_paths(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     for name, problem, hint in [
         ("p.xlsx", "does not say its format", ".csv, .jsonl, .parquet"),
@@ -244,13 +244,13 @@ def test_table_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no file")
-def test_table_a_folder_that_cannot_be_written_to_is_refused_before_the_work() -> None:
+def test_check_outputs_refuses_a_read_only_folder() -> None:
     with pytest.raises(UsageError, match="/proc/self cannot be written to") as caught:
         check_outputs([Path("/proc/self/p.csv")])
     assert "permissions" in str(caught.value.hint)
 
 
-def test_table_a_table_that_another_program_holds_open(
+def test_write_table_held_open_by_another_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def held(self: Path, target: Path) -> None:

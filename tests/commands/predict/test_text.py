@@ -38,13 +38,13 @@ def line_of_time(spec, **seconds):
     return next((line for line in lines if line.startswith("time")), None)
 
 
-def test_text_the_shares_of_workers_that_do_it_all():
+def test_prediction_text_time_of_host_workers():
     assert line_of_time(HOST, decode=1.4, resize=0.4, session=8.1, write=0.1) == (
         "time      session 81 %, decode 14 %, resize 4 %, write 1 %: the bottleneck is the network"
     )
 
 
-def test_text_the_shares_of_workers_beside_a_device():
+def test_prediction_text_time_beside_a_device():
     assert line_of_time(DEVICE, decode=4.0, resize=3.0, session=6.0) == (
         "time      session 46 %, decode 31 %, resize 23 %, write 0 %, side by side: "
         "the bottleneck is decoding"
@@ -52,7 +52,7 @@ def test_text_the_shares_of_workers_beside_a_device():
 
 
 @pytest.mark.parametrize("spec", [HOST, DEVICE], ids=["host", "device"])
-def test_text_of_too_short_a_run_nothing_is_told(spec):
+def test_prediction_text_time_of_a_short_run(spec):
     assert line_of_time(spec, decode=0.2, session=0.29) is None
     assert line_of_time(spec, decode=0.2, session=0.31) is not None
 
@@ -62,14 +62,14 @@ def test_status_text_of_a_proof_is_one_line():
         "proven: 0 of 225 decisions differ from the trained model's, at most 1.3 % would "
         "(225 photos, preprocessed as recorded, 2026-11-22)"
     )
-    skipped = msgspec.structs.replace(PROOF.photos, duplicates=3, calibration=32)
-    proof = msgspec.structs.replace(PROOF, photos=skipped)
+    skipped = msgspec.structs.replace(PROOF.images, duplicates=3, calibration=32)
+    proof = msgspec.structs.replace(PROOF, images=skipped)
     assert "(225 photos (3 duplicates and 32 calibration images skipped), " in status_text(
         Status("proven", proof)
     )
 
 
-def test_prediction_text_says_why_nothing_is_proven():
+def test_prediction_text_of_an_unproven_run():
     clock = SimpleNamespace(seconds={"session": 0.1})
     text = prediction_text(
         SimpleNamespace(tally=Tally(rows=1), spec=HOST, clock=clock), UNPROVEN, []

@@ -8,7 +8,7 @@ import pytest
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH
 from deploykit.commands.app import run
-from deploykit.proof.answered import AnsweredPhotos
+from deploykit.proof.answered import AnsweredImages
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def cli(capsys, monkeypatch, tmp_path, exported_bundle):
     return call
 
 
-def test_a_plain_call_makes_both_graphs_and_says_what_they_rest_on(cli):
+def test_quantize_without_options_makes_both_graphs(cli):
     code, out, err = cli("quantize")
     assert code == 0, err
     assert re.search(r"int8\.onnx, made for \S+: \d nodes in INT8, 0 of that kind in FP32", out)
@@ -35,7 +35,7 @@ def test_a_plain_call_makes_both_graphs_and_says_what_they_rest_on(cli):
     assert re.search(rf"rehearsed  {INT8_TENSORRT_GRAPH} on rehearsal, CPU .*: 23 photos of ", out)
 
 
-def test_json_has_the_graphs_with_their_verdicts(cli, photo_folder):
+def test_quantize_json_has_graphs_and_verdicts(cli, photo_folder):
     code, out, _ = cli("quantize", "--images", photo_folder, "--json")
     result = json.loads(out)["result"]
     assert (code, result["passed"], result["refused"]) == (0, True, None)
@@ -46,11 +46,11 @@ def test_json_has_the_graphs_with_their_verdicts(cli, photo_folder):
     for graph in result["graphs"]:
         assert (graph["kept"], graph["trials"]) == ([], 2)
         assert all(verdict["passed"] for verdict in graph["verdicts"])
-        assert {proof["photos"]["images"] for proof in graph["proofs"]} == {23}
+        assert {proof["images"]["count"] for proof in graph["proofs"]} == {23}
         assert {proof["kind"] for proof in graph["proofs"]} <= {"executed", "rehearsed"}
 
 
-def test_the_graph_for_cpus_is_made_for_the_runtime_that_is_named(cli):
+def test_quantize_for_a_named_runtime(cli):
     code, out, _ = cli("quantize", "--runtime", "onnxruntime-cpu", "--json")
     assert code == 0
     assert json.loads(out)["result"]["graphs"][0]["runtime"] == "onnxruntime-cpu"
@@ -59,15 +59,15 @@ def test_the_graph_for_cpus_is_made_for_the_runtime_that_is_named(cli):
     assert "openvino, onnxruntime-cpu" in err
 
 
-def test_what_is_refused_for_tensorrt_is_told_and_exits_with_3(cli, monkeypatch):
-    judge = AnsweredPhotos.judge
+def test_quantize_refused_for_tensorrt_exits_with_3(cli, monkeypatch):
+    judge = AnsweredImages.judge
 
     def refuse(photos, candidate, *arguments):
         verdict = judge(photos, candidate, *arguments)
         is_proof = len(photos.logits) == 23 and candidate.spec.graph == INT8_TENSORRT_GRAPH
         return verdict.refused("by 2 flips") if is_proof else verdict
 
-    monkeypatch.setattr(AnsweredPhotos, "judge", refuse)
+    monkeypatch.setattr(AnsweredImages, "judge", refuse)
     code, out, _ = cli("quantize", "--json")
     assert code == 3
     refused = json.loads(out)["result"]["refused"]

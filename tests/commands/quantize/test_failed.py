@@ -53,7 +53,7 @@ def test_fp16_failed_where_no_tensor_fits(toy):
     assert "Stay with FP32" in error.hint
 
 
-def test_fp16_failed_on_other_images_names_the_layer_that_overflows(toy, tmp_path):
+def test_fp16_failed_names_the_overflowing_layer(toy, tmp_path):
     bundle = tune_fp16(toy("Overflow")).bundle  # which has a graph that passed, and keeps it
     folder = make_photos(tmp_path / "photos", DIM)
     _, proof = quantization_images(bundle, "fp16", folder, silent)
@@ -68,7 +68,7 @@ def test_fp16_failed_on_other_images_names_the_layer_that_overflows(toy, tmp_pat
     assert "of its values are NaN or infinite" in lines[-2]
 
 
-def test_fp16_failed_names_the_node_where_large_values_cancel(toy):
+def test_fp16_failed_names_the_cancelling_node(toy):
     request = QuantizeRequest("fp16", search_seconds=0)
     _, _, lines = failure(toy("SensitiveSum"), request)
     assert (
@@ -89,7 +89,7 @@ def test_int8_failed_with_a_clipped_scale(toy, clipped_scale, graph):
     assert "(Gemm of head): the error is " in lines[-2]
 
 
-def test_quantize_failed_is_no_bundle_and_only_the_last_is_kept(toy):
+def test_quantize_failed_keeps_only_the_last(toy):
     bundle = toy("Loud")
     request = QuantizeRequest("fp16", diagnose=False)
     _, _, lines = failure(bundle, request)
@@ -109,7 +109,7 @@ def test_quantize_failed_is_no_bundle_and_only_the_last_is_kept(toy):
 
 @pytest.mark.parametrize("command", ["quantize", "build-trt"])
 @pytest.mark.parametrize("option", [[], ["--no-diagnose"]])
-def test_failed_as_json(toy, capsys, request, command, option):
+def test_quantize_failed_as_json(toy, capsys, request, command, option):
     if command == "build-trt":
         request.getfixturevalue("rtx")
         request.getfixturevalue("no_gpu")

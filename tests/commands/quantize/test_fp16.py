@@ -15,7 +15,7 @@ from deploykit.graph.files import load_graph
 from deploykit.graph.fp16 import convert_to_fp16, fp32_nodes
 from deploykit.graph.instruments import model_bytes
 from deploykit.graph.rehearsal import rehearsal_of
-from deploykit.proof.photos import split_photos
+from deploykit.proof.images import split_samples
 from deploykit.proof.reference import ReferenceRequest, open_reference
 from deploykit.proof.verdict import judge_sessions
 from deploykit.runtime.opener import REHEARSAL, open_graph
@@ -69,7 +69,7 @@ def rehearsed(bundle, keep, photos):
 
 
 @planted
-def test_what_fp16_cannot_hold_stays_in_fp32(toy, name):
+def test_fp16_search_keeps_planted_nodes_in_fp32(toy, name):
     tuning = tune_fp16(toy(name))
     nodes, reasons = PLANTED[name]
     assert [(node.operator, node.module) for node in tuning.kept] == nodes
@@ -81,7 +81,7 @@ def test_what_fp16_cannot_hold_stays_in_fp32(toy, name):
 
 
 @planted
-def test_the_kept_nodes_are_those_that_compute_in_fp32_in_the_file(toy, name):
+def test_fp16_graph_computes_kept_nodes_in_fp32(toy, name):
     tuning = tune_fp16(toy(name))
     graph = load_graph(tuning.bundle.folder / FP16)
     assert [node.name for node in fp32_nodes(graph)] == [kept.node for kept in tuning.kept]
@@ -89,34 +89,34 @@ def test_the_kept_nodes_are_those_that_compute_in_fp32_in_the_file(toy, name):
 
 
 @planted
-def test_blanket_conversion_fails_the_same_check(toy, name):
+def test_fp16_blanket_conversion_fails(toy, name):
     tuning = tune_fp16(toy(name))
     kept = [node.node for node in tuning.kept]
-    _, proof = split_photos(tuning.bundle, None, silent, search=32, proof=32)
+    _, proof = split_samples(tuning.bundle, None, silent, search=32, proof=32)
     assert rehearsed(tuning.bundle, kept, proof).measurement == tuning.verdict.measurement
-    _, proof = split_photos(tuning.bundle, None, silent, search=32, proof=32)
+    _, proof = split_samples(tuning.bundle, None, silent, search=32, proof=32)
     blanket = rehearsed(tuning.bundle, [], proof)
     assert not blanket.passed
     assert blanket.candidate == tuning.verdict.candidate
 
 
 @planted
-def test_no_single_kept_node_can_be_spared(toy, name):
+def test_fp16_search_needs_each_kept_node(toy, name):
     tuning = tune_fp16(toy(name))
     kept = {node.node for node in tuning.kept}
     for node in kept:
-        search, _ = split_photos(tuning.bundle, None, silent, search=32, proof=32)
+        search, _ = split_samples(tuning.bundle, None, silent, search=32, proof=32)
         assert not rehearsed(tuning.bundle, kept - {node}, search).passed
 
 
 @pytest.mark.parametrize("name", ["Colours", "Net"])
-def test_a_healthy_network_keeps_nothing_and_takes_one_trial(toy, bundle, name):
+def test_fp16_search_of_a_healthy_network(toy, bundle, name):
     tuning = tune_fp16(bundle if name == "Net" else toy(name))
     assert (tuning.kept, tuning.trials, tuning.minimal) == ((), 1, True)
     assert tuning.verdict.passed
 
 
-def test_the_bundle_has_the_graph_what_it_keeps_and_its_proof(toy):
+def test_fp16_search_updates_the_manifest(toy):
     bundle = toy("Overflow")
     before = bundle.manifest
     tuning = tune_fp16(bundle)
@@ -135,7 +135,7 @@ def test_the_bundle_has_the_graph_what_it_keeps_and_its_proof(toy):
     }
 
 
-def test_the_graph_tells_what_it_means_and_takes_and_gives_the_same(bundle):
+def test_fp16_graph_keeps_metadata_and_signature(bundle):
     tuned = tune_fp16(bundle).bundle
     fp32, fp16 = (onnx.load(tuned.folder / name) for name in ("deploy/fp32.onnx", FP16))
     told = {prop.key: prop.value for prop in fp16.metadata_props}
@@ -146,38 +146,38 @@ def test_the_graph_tells_what_it_means_and_takes_and_gives_the_same(bundle):
     assert (tuned.folder / FP16).stat().st_size < (tuned.folder / "deploy/fp32.onnx").stat().st_size
 
 
-def test_the_proof_is_on_photos_that_the_search_did_not_see(bundle):
-    searched, proven = split_photos(bundle, None, silent, search=32, proof=32)
+def test_fp16_proof_is_on_other_images_than_search(bundle):
+    searched, proven = split_samples(bundle, None, silent, search=32, proof=32)
     for photos in (searched, proven):
         list(photos)
     tuning = tune_fp16(bundle)
-    assert tuning.proof.photos == proven.drawn()
-    assert tuning.proof.photos.sha256 != searched.drawn().sha256
-    assert (tuning.searched, tuning.proof.photos.images) == (22, 23)
+    assert tuning.proof.images == proven.drawn()
+    assert tuning.proof.images.sha256 != searched.drawn().sha256
+    assert (tuning.searched, tuning.proof.images.count) == (22, 23)
 
 
-def test_without_photos_the_golden_images_serve_for_both(bundle):
-    tuning = tune_fp16(edited(bundle, photos="/gone"))
+def test_fp16_search_without_images_uses_golden_images(bundle):
+    tuning = tune_fp16(edited(bundle, images="/gone"))
     assert tuning.searched == 4
-    assert (tuning.proof.photos.kind, tuning.proof.photos.images) == ("golden", 4)
+    assert (tuning.proof.images.kind, tuning.proof.images.count) == ("golden", 4)
 
 
-def test_images_that_cannot_be_read_are_left_out(bundle, tmp_path, photo_folder):
+def test_fp16_search_skips_unreadable_images(bundle, tmp_path, photo_folder):
     shutil.copytree(photo_folder, tmp_path / "photos")
-    search, proof = split_photos(bundle, tmp_path / "photos", silent, search=32, proof=32)
+    search, proof = split_samples(bundle, tmp_path / "photos", silent, search=32, proof=32)
     names = [[name for names, _ in photos for name in names] for photos in (search, proof)]
     # Eight in a row are a whole batch of the reader's.
     for name in (*names[0][8:16], names[1][0]):
         (tmp_path / "photos" / name).write_bytes(b"\x89PNG\r\n\x1a\n")
     tuning = tune_fp16(bundle, images=tmp_path / "photos")
-    assert (tuning.searched, tuning.proof.photos.images) == (14, 22)
+    assert (tuning.searched, tuning.proof.images.count) == (14, 22)
 
 
 @pytest.mark.parametrize("sample", [0, 1], ids=["search", "proof"])
-def test_a_sample_without_a_readable_photo_is_refused(bundle, tmp_path, photo_folder, sample):
+def test_fp16_search_without_readable_image_is_refused(bundle, tmp_path, photo_folder, sample):
     shutil.copytree(photo_folder, tmp_path / "photos")
     before = contents(bundle)
-    for names, _ in split_photos(bundle, tmp_path / "photos", silent, search=32, proof=32)[sample]:
+    for names, _ in split_samples(bundle, tmp_path / "photos", silent, search=32, proof=32)[sample]:
         for name in names:
             (tmp_path / "photos" / name).write_bytes(b"")
     with pytest.raises(ImagesError, match=r"Not one image .* 2[23] were"):
@@ -186,10 +186,10 @@ def test_a_sample_without_a_readable_photo_is_refused(bundle, tmp_path, photo_fo
 
 
 @pytest.mark.parametrize("sample", [0, 1], ids=["search", "proof"])
-def test_a_sample_of_which_most_cannot_be_read_is_refused(bundle, tmp_path, photo_folder, sample):
+def test_fp16_search_on_mostly_unreadable_images_is_refused(bundle, tmp_path, photo_folder, sample):
     shutil.copytree(photo_folder, tmp_path / "photos")
     before = contents(bundle)
-    split = split_photos(bundle, tmp_path / "photos", silent, search=32, proof=32)
+    split = split_samples(bundle, tmp_path / "photos", silent, search=32, proof=32)
     for name in [name for names, _ in split[sample] for name in names][:12]:
         (tmp_path / "photos" / name).write_bytes(b"")
     with pytest.raises(ParityError, match=r"12 of 2[23] photos cannot be read: what is left"):
@@ -198,7 +198,7 @@ def test_a_sample_of_which_most_cannot_be_read_is_refused(bundle, tmp_path, phot
 
 
 @pytest.mark.parametrize("tuned", [False, True], ids=["new", "retuned"])
-def test_a_search_that_finds_nothing_changes_nothing(toy, tuned):
+def test_fp16_search_failed_changes_nothing(toy, tuned):
     bundle = toy("SensitiveSum")
     if tuned:
         bundle = tune_fp16(bundle).bundle
@@ -210,13 +210,13 @@ def test_a_search_that_finds_nothing_changes_nothing(toy, tuned):
     assert contents(bundle) == before
 
 
-def test_what_the_scan_finds_needs_no_time_to_search(toy):
+def test_fp16_search_range_scan_takes_no_trials(toy):
     tuning = tune_fp16(toy("Underflow"), search_seconds=0)
     assert [kept.module for kept in tuning.kept] == ["middle.1", "middle.2"]
     assert not tuning.minimal
 
 
-def test_tuning_again_replaces_graph_kept_nodes_and_proof(toy, tmp_path):
+def test_fp16_search_again_replaces_graph_and_proof(toy, tmp_path):
     first = tune_fp16(toy("Overflow"))
     dim = make_photos(tmp_path / "dim", DIM)
     second = tune_fp16(first.bundle, images=dim)
@@ -224,19 +224,19 @@ def test_tuning_again_replaces_graph_kept_nodes_and_proof(toy, tmp_path):
     assert second.kept == manifest.kept["fp16"] == ()
     assert manifest.files[FP16] != first.bundle.manifest.files[FP16]
     assert [proof for proof in manifest.verdicts if proof.graph == FP16] == [second.proof]
-    assert second.proof.photos.source == str(dim)
+    assert second.proof.images.source == str(dim)
 
 
-def test_fewer_photos_replace_the_proof_of_the_same_graph(bundle, tmp_path):
+def test_fp16_search_on_fewer_images_replaces_the_proof(bundle, tmp_path):
     first = tune_fp16(bundle)
     few = make_photos(tmp_path / "few", BRIGHT, count=2)
     second = tune_fp16(first.bundle, images=few)
     manifest = second.bundle.manifest
     assert manifest.files[FP16] == first.bundle.manifest.files[FP16]
-    assert kept(manifest, FP16, "rehearsal", "CPU").photos.source == str(few)
+    assert kept(manifest, FP16, "rehearsal", "CPU").images.source == str(few)
 
 
-def test_nothing_is_proven_by_a_reference_that_is_not(bundle):
+def test_fp16_search_with_unproven_reference(bundle):
     unproven = edited(bundle, verdicts=())
     before = contents(unproven)
     with pytest.raises(ParityError, match=r"model\.onnx, the reference, is itself not proven"):
@@ -245,7 +245,7 @@ def test_nothing_is_proven_by_a_reference_that_is_not(bundle):
 
 
 @pytest.mark.parametrize("stage", ["asking the reference", "scanning ranges", "comparing"])
-def test_an_interruption_leaves_nothing(bundle, stage):
+def test_fp16_search_interrupted_changes_nothing(bundle, stage):
     before = contents(bundle)
 
     def interrupt(event):

@@ -15,7 +15,7 @@ from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import GraphError, ImagesError, ParityError
 from deploykit.inference.candidates import Candidate
-from deploykit.proof.answered import AnsweredPhotos
+from deploykit.proof.answered import AnsweredImages
 from deploykit.proof.auto import open_best
 from deploykit.proof.policy import status
 from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL
@@ -63,7 +63,7 @@ def made(toy, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_no_photo_of_the_proof_is_a_copy_of_one_of_the_search(toy, tmp_path, precision):
+def test_quantize_proof_has_no_duplicate_of_search(toy, tmp_path, precision):
     folder = copied(make_photos(tmp_path / "photos", BRIGHT), tmp_path / "twice")
     bundle, notes = toy("Colours"), []
     if precision == "fp16":
@@ -78,14 +78,14 @@ def test_no_photo_of_the_proof_is_a_copy_of_one_of_the_search(toy, tmp_path, pre
     list(others)
     shared = search.digests & others.digests
     assert shared  # as long as only names are looked at
-    searched = frozenset(open_bundle(bundle.folder).manifest.searches[graph].photos)
+    searched = frozenset(open_bundle(bundle.folder).manifest.searches[graph].images)
     assert searched == search.digests
-    assert proof.photos.images == len(others.digests - search.digests)
-    assert proof.photos.calibration > 0
+    assert proof.images.count == len(others.digests - search.digests)
+    assert proof.images.calibration > 0
     assert any("calibration image" in note for note in said(notes))
 
 
-def test_where_nothing_is_left_the_words_are_clear(toy, tmp_path):
+def test_quantize_with_no_image_left_is_refused(toy, tmp_path):
     photo = make_photos(tmp_path / "photos", BRIGHT, count=1) / "red" / "00.png"
     (tmp_path / "same").mkdir()
     for i in range(6):
@@ -115,12 +115,12 @@ def test_verify_on_calibration_images_alone_is_refused(made, tmp_path):
         assert session.spec.precision == "fp32"
 
 
-def test_verify_on_the_folder_it_was_made_from_proves_on_the_others(made, tmp_path):
+def test_verify_int8_skips_calibration_images(made, tmp_path):
     old = int8_proof(made)
     verdict, bundle = verified(made, tmp_path / "made from")
     proof = int8_proof(bundle)
     assert verdict.passed
-    assert (proof.photos.images, proof.photos.calibration) == (30, 30)
+    assert (proof.images.count, proof.images.calibration) == (30, 30)
     assert proof.key == old.key
     assert status(bundle, ON_ORT).word == "proven"
 
@@ -133,7 +133,7 @@ def two(tmp_path):
     return folder
 
 
-def test_two_photos_prove_too_little_and_that_is_said(toy, two):
+def test_quantize_on_two_images_is_unproven(toy, two):
     notes = []
     request = QuantizeRequest(images=two, runtime=CPU)
     text = quantization_text(quantize_bundle(toy("Colours"), request, notes.append))
@@ -146,7 +146,7 @@ def test_two_photos_prove_too_little_and_that_is_said(toy, two):
     assert f"UNPROVEN  {INT8_TENSORRT_GRAPH} on rehearsal: its proof is on 1 photo" in text
 
 
-def test_two_photos_replace_nothing_that_is_proven(made, two):
+def test_quantize_on_two_images_keeps_a_proven_graph(made, two):
     before, events = contents(made), []
     with pytest.raises(ParityError, match=f"{INT8} stays as it is: it is proven") as caught:
         quantize_bundle(made, QuantizeRequest(images=two), events.append)
@@ -156,22 +156,22 @@ def test_two_photos_replace_nothing_that_is_proven(made, two):
     assert contents(made) == before
 
 
-def test_two_photos_replace_a_graph_that_is_damaged(made, two):
+def test_quantize_on_two_images_replaces_a_damaged_graph(made, two):
     (made.folder / INT8).write_bytes(b"damaged")
     again = quantize_bundle(made, QuantizeRequest(images=two, graphs=(INT8,)))
     assert again.bundle.checked(INT8)
 
 
-def test_what_turns_out_vague_replaces_nothing_that_is_proven(made, tmp_path, monkeypatch):
+def test_quantize_undecidable_keeps_a_proven_graph(made, tmp_path, monkeypatch):
     before = contents(made)
-    judge = AnsweredPhotos.judge
+    judge = AnsweredImages.judge
 
     def undecided(photos, candidate, *arguments):
         verdict = judge(photos, candidate, *arguments)
         few = msgspec.structs.replace(verdict.measurement, undecidable=4, flip_rate_bound=0.11)
         return msgspec.structs.replace(verdict, measurement=few)
 
-    monkeypatch.setattr(AnsweredPhotos, "judge", undecided)
+    monkeypatch.setattr(AnsweredImages, "judge", undecided)
     request = QuantizeRequest(images=enough_photos(tmp_path / "dim", DIM), graphs=(INT8,))
     with pytest.raises(
         ParityError, match="stays as it is: it is proven, and what would replace it is not"
@@ -185,7 +185,7 @@ def flipped(proof, flips=1):
     return msgspec.structs.replace(proof, measurement=measurement)
 
 
-def test_a_flip_is_told_as_a_flip(made):
+def test_auto_names_a_flip_of_int8(made):
     proof = int8_proof(made)
     enough = msgspec.structs.replace(proof.measurement, images=128, flip_rate_bound=0.02)
     proof = flipped(msgspec.structs.replace(proof, measurement=enough))
@@ -199,8 +199,8 @@ def test_a_flip_is_told_as_a_flip(made):
     ]
 
 
-def test_a_graph_that_passes_with_a_flip_is_not_said_to_be_taken(toy, monkeypatch):
-    judge = AnsweredPhotos.judge
+def test_quantization_text_of_a_pass_with_flip(toy, monkeypatch):
+    judge = AnsweredImages.judge
 
     def with_a_flip(photos, candidate, *arguments):
         verdict = judge(photos, candidate, *arguments)
@@ -209,13 +209,13 @@ def test_a_graph_that_passes_with_a_flip_is_not_said_to_be_taken(toy, monkeypatc
         )
         return msgspec.structs.replace(verdict, measurement=found)
 
-    monkeypatch.setattr(AnsweredPhotos, "judge", with_a_flip)
+    monkeypatch.setattr(AnsweredImages, "judge", with_a_flip)
     text = quantization_text(quantize_bundle(toy("Colours"), QuantizeRequest(runtime=CPU)))
     assert f"WITHIN BUDGET  {INT8} on {CPU}: it changes 1 decision of 128" in text
     assert f"WITHIN BUDGET  {INT8_TENSORRT_GRAPH} on rehearsal: it changes 1 decision" in text
 
 
-def test_what_breaks_off_the_second_graph_keeps_the_first(toy):
+def test_quantize_interrupted_keeps_the_first_graph(toy):
     bundle, notes = toy("Colours"), []
 
     def interrupt(event):
@@ -231,21 +231,21 @@ def test_what_breaks_off_the_second_graph_keeps_the_first(toy):
     assert INT8_TENSORRT_GRAPH not in manifest.files
 
 
-def test_the_manifest_counts_the_nodes_that_compute_with_integers(made):
+def test_quantize_records_integer_nodes(made):
     assert made.manifest.searches[INT8].integers == 2
 
 
-def test_a_runtime_that_breaks_down_on_the_photos_is_left_out(toy, monkeypatch):
+def test_quantize_skips_a_runtime_that_breaks(toy, monkeypatch):
     """OpenVINO compiles once more at the first batch of two."""
     pytest.importorskip("openvino")
-    judge = AnsweredPhotos.judge
+    judge = AnsweredImages.judge
 
     def break_down(photos, candidate, *arguments):
         if candidate.spec.runtime == OPENVINO:
             raise GraphError("OpenVINO does not compile it for two.")
         return judge(photos, candidate, *arguments)
 
-    monkeypatch.setattr(AnsweredPhotos, "judge", break_down)
+    monkeypatch.setattr(AnsweredImages, "judge", break_down)
     notes = []
     request = QuantizeRequest(runtime=CPU, graphs=(INT8,))
     (graph,) = quantize_bundle(toy("Colours"), request, notes.append).graphs
@@ -254,7 +254,7 @@ def test_a_runtime_that_breaks_down_on_the_photos_is_left_out(toy, monkeypatch):
     assert told in said(notes)
 
 
-def test_only_the_graph_for_cpus_has_sums_that_saturate_here(toy, monkeypatch):
+def test_quantize_for_tensorrt_ignores_saturation(toy, monkeypatch):
     from deploykit.system.cpu import Cpu
 
     monkeypatch.setattr(

@@ -20,7 +20,7 @@ from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import DependencyError, DeviceError, GraphError, ParityError, UsageError
 from deploykit.graph.files import load_graph
-from deploykit.proof.answered import AnsweredPhotos
+from deploykit.proof.answered import AnsweredImages
 from deploykit.proof.auto import open_best
 from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL
 from deploykit.system.cpu import Cpu, cpu_device
@@ -43,7 +43,7 @@ def refuses_tensorrt(photos, spec):
 @pytest.fixture
 def judged(monkeypatch):
     """Let a function have the last word on every verdict; gives what was judged on what."""
-    judge, asked = AnsweredPhotos.judge, []
+    judge, asked = AnsweredImages.judge, []
 
     def with_last_word(word):
         def judged(photos, candidate, *arguments):
@@ -52,7 +52,7 @@ def judged(monkeypatch):
             reason = word(len(photos.logits), candidate.spec)
             return verdict if reason is None else verdict.refused(reason)
 
-        monkeypatch.setattr(AnsweredPhotos, "judge", judged)
+        monkeypatch.setattr(AnsweredImages, "judge", judged)
         return asked
 
     return with_last_word
@@ -83,7 +83,7 @@ def quantized(export_toy, tmp_path_factory):
     return quantize_bundle(open_bundle(folder), QuantizeRequest())
 
 
-def test_the_search_keeps_the_one_node_that_integers_spoil(quantized):
+def test_quantize_keeps_planted_node_in_fp32(quantized):
     assert quantized.passed
     assert [graph.graph for graph in quantized.graphs] == list(BOTH)
     for graph in quantized.graphs:
@@ -93,7 +93,7 @@ def test_the_search_keeps_the_one_node_that_integers_spoil(quantized):
         assert graph.verdict.measurement.max_probability_change < 0.05
 
 
-def test_the_bundle_has_both_graphs_what_they_keep_and_their_proofs(quantized):
+def test_quantize_updates_the_manifest(quantized):
     manifest, folder = quantized.bundle.manifest, quantized.bundle.folder
     assert manifest.deploy == {"fp32": "deploy/fp32.onnx", "int8": INT8}
     for_cpu, for_tensorrt = quantized.graphs
@@ -105,10 +105,10 @@ def test_the_bundle_has_both_graphs_what_they_keep_and_their_proofs(quantized):
     proof = for_cpu.proofs[-1]
     assert (proof.runtime, proof.kind, proof.device) == (CPU, "executed", cpu_device("int8"))
     assert (for_tensorrt.proof.runtime, for_tensorrt.proof.kind) == (REHEARSAL, "rehearsed")
-    assert proof.photos.images == 23
+    assert proof.images.count == 23
 
 
-def test_the_graphs_tell_what_they_mean_and_take_and_give_the_same(quantized):
+def test_quantize_graphs_keep_metadata_and_signature(quantized):
     folder, manifest = quantized.bundle.folder, quantized.bundle.manifest
     fp32 = onnx.load(folder / "deploy/fp32.onnx")
     for name in BOTH:
@@ -126,7 +126,7 @@ def test_the_graphs_tell_what_they_mean_and_take_and_give_the_same(quantized):
 
 
 @needs_int8
-def test_openvino_is_proven_along_with_onnx_runtime(quantized, tmp_path):
+def test_quantize_proves_openvino_and_onnx_runtime(quantized, tmp_path):
     for_cpu, _ = quantized.graphs
     assert [proof.runtime for proof in for_cpu.proofs] == [OPENVINO, CPU]
     bundle = open_bundle(shutil.copytree(quantized.bundle.folder, tmp_path / "outliers"))
@@ -136,7 +136,7 @@ def test_openvino_is_proven_along_with_onnx_runtime(quantized, tmp_path):
         assert (session.spec.runtime, session.spec.precision) == (OPENVINO, "int8")
 
 
-def test_verify_and_predict_take_the_graphs(quantized):
+def test_verify_and_predict_take_int8_graphs(quantized):
     result = verify_bundle(quantized.bundle, VerifyRequest(precision="int8"))
     assert result.passed
     ran = {(verdict.candidate.graph, verdict.candidate.runtime) for verdict in result.verdicts}
@@ -145,15 +145,15 @@ def test_verify_and_predict_take_the_graphs(quantized):
         assert session.spec.graph == INT8
 
 
-def test_calibration_and_proof_use_other_photos(quantized):
+def test_quantize_proof_is_on_other_images_than_search(quantized):
     searched, proven = quantization_images(quantized.bundle, "int8", None, silent)
     for photos in (searched, proven):
         list(photos)
-    assert quantized.graphs[0].proof.photos == proven.drawn()
-    assert quantized.graphs[0].searched == searched.drawn().images == 22
+    assert quantized.graphs[0].proof.images == proven.drawn()
+    assert quantized.graphs[0].searched == searched.drawn().count == 22
 
 
-def test_a_healthy_network_keeps_nothing(toy):
+def test_quantize_of_a_healthy_network_keeps_nothing(toy):
     result = quantize_bundle(toy("Colours"))
     for graph in result.graphs:
         assert (graph.kept, graph.trials, graph.minimal) == ((), 2, True)
@@ -166,7 +166,7 @@ def test_a_healthy_network_keeps_nothing(toy):
         ("_TYPICAL_PART", "probabilities typically changed by .*; at most 1e-07 is allowed"),
     ],
 )
-def test_the_search_leaves_something_for_other_photos(toy, monkeypatch, part, words):
+def test_quantize_search_is_stricter_than_its_proof(toy, monkeypatch, part, words):
     bundle = toy("Colours")
     before = contents(bundle)
     monkeypatch.setattr(f"{STRATEGY}.{part}", 1e-6)
@@ -177,7 +177,7 @@ def test_the_search_leaves_something_for_other_photos(toy, monkeypatch, part, wo
     assert contents(bundle) == before
 
 
-def test_quantizing_again_replaces_graphs_and_proofs(toy, tmp_path):
+def test_quantize_again_replaces_graphs_and_proofs(toy, tmp_path):
     first = quantize_bundle(toy("Colours"))
     dim = make_photos(tmp_path / "dim", DIM)
     second = quantize_bundle(first.bundle, QuantizeRequest(images=dim))
@@ -185,10 +185,10 @@ def test_quantizing_again_replaces_graphs_and_proofs(toy, tmp_path):
     for graph in second.graphs:
         assert manifest.files[graph.graph] != first.bundle.manifest.files[graph.graph]
         assert [p for p in manifest.verdicts if p.graph == graph.graph] == list(graph.proofs)
-        assert graph.proof.photos.source == str(dim)
+        assert graph.proof.images.source == str(dim)
 
 
-def test_a_refusal_names_the_nodes_that_stand_in_the_way(toy, monkeypatch):
+def test_quantize_refused_names_the_worst_nodes(toy, monkeypatch):
     bundle = toy("Outliers")
     conv = next(
         n
@@ -205,7 +205,7 @@ def test_a_refusal_names_the_nodes_that_stand_in_the_way(toy, monkeypatch):
     assert "images changed their class" in caught.value.message, caught.value.message
 
 
-def test_a_graph_that_fails_on_other_photos_changes_nothing(toy, tmp_path):
+def test_quantize_failed_on_proof_images_changes_nothing(toy, tmp_path):
     bundle = toy("Colours")
     folder = make_photos(tmp_path / "photos", brightness=40)
     _, proof = quantization_images(bundle, "int8", folder, silent)
@@ -221,7 +221,7 @@ def test_a_graph_that_fails_on_other_photos_changes_nothing(toy, tmp_path):
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "again"])
-def test_what_tensorrt_is_refused_leaves_the_graph_for_cpus(toy, judged, there):
+def test_quantize_refused_for_tensorrt_keeps_cpu_graph(toy, judged, there):
     bundle = toy("Colours")
     if there:
         bundle = quantize_bundle(bundle).bundle
@@ -241,7 +241,7 @@ def test_what_tensorrt_is_refused_leaves_the_graph_for_cpus(toy, judged, there):
     assert (f"{INT8_TENSORRT_GRAPH} stays as it was made before" in said(notes)) == there
 
 
-def test_images_that_decide_nothing_begin_no_search(toy, tmp_path):
+def test_quantize_on_undecidable_images_is_refused(toy, tmp_path):
     bundle = toy("Colours")
     dark = make_photos(tmp_path / "dark", brightness=0)
     for shade, path in enumerate(dark.rglob("*.png")):
@@ -255,14 +255,14 @@ def test_images_that_decide_nothing_begin_no_search(toy, tmp_path):
 @pytest.mark.parametrize(
     ("sets", "told"), [(("avx2",), True), (("avx2", "avx512_vnni"), False), (("asimddp",), False)]
 )
-def test_a_cpu_whose_sums_saturate_is_told(toy, monkeypatch, sets, told):
+def test_quantize_warns_of_saturating_cpus(toy, monkeypatch, sets, told):
     monkeypatch.setattr("deploykit.commands.quantize.run.read_cpu", lambda: Cpu("Old CPU", sets))
     notes = []
     quantize_bundle(toy("Colours"), QuantizeRequest(), notes.append)
     assert any("Old CPU has no VNNI" in message for message in said(notes)) == told
 
 
-def test_a_proof_of_another_cpu_is_tested_before_it_is_taken(quantized, toy):
+def test_open_best_tests_int8_of_another_cpu(quantized, toy):
     bundle = quantize_bundle(toy("Colours")).bundle
     other = tuple(
         msgspec.structs.replace(proof, device="CPU (other)") if proof.graph == INT8 else proof
@@ -276,7 +276,7 @@ def test_a_proof_of_another_cpu_is_tested_before_it_is_taken(quantized, toy):
     assert any("gives the recorded answers" in message for message in said(notes))
 
 
-def test_without_openvino_onnx_runtime_is_searched_and_proven_on(toy, monkeypatch):
+def test_quantize_without_openvino_uses_onnx_runtime(toy, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     result = quantize_bundle(toy("Outliers"))
     for_cpu, _ = result.graphs
@@ -285,7 +285,7 @@ def test_without_openvino_onnx_runtime_is_searched_and_proven_on(toy, monkeypatc
 
 
 @needs_int8
-def test_another_runtime_on_which_the_graph_fails_gets_no_proof(toy, judged):
+def test_quantize_keeps_no_proof_of_a_failed_runtime(toy, judged):
     judged(lambda photos, spec: "for the test" if spec.runtime == CPU else None)
     result = quantize_bundle(toy("Colours"))
     for_cpu, _ = result.graphs
@@ -297,7 +297,7 @@ def test_another_runtime_on_which_the_graph_fails_gets_no_proof(toy, judged):
 
 @needs_int8
 @pytest.mark.parametrize("made_for", [OPENVINO, CPU])
-def test_a_graph_that_fails_on_what_it_is_made_for_is_refused(toy, judged, made_for):
+def test_quantize_failed_on_its_own_runtime(toy, judged, made_for):
     bundle = toy("Colours")
     before = contents(bundle)
     # On 22 photos it is searched for, on 23 it is proven.
@@ -309,14 +309,14 @@ def test_a_graph_that_fails_on_what_it_is_made_for_is_refused(toy, judged, made_
 
 
 @needs_int8
-def test_a_search_that_fails_on_openvino_is_not_begun_again_elsewhere(toy, judged):
+def test_quantize_failed_on_openvino_tries_no_other(toy, judged):
     asked = judged(lambda photos, spec: "no")
     with pytest.raises(ParityError, match=r"INT8 does not pass: (.*; )?no\."):
         quantize_bundle(toy("Pooled"))
     assert set(asked) == {OPENVINO}
 
 
-def test_where_openvino_has_no_int8_onnx_runtime_is_searched_on_aloud(toy, monkeypatch):
+def test_quantize_without_openvino_int8_uses_onnx_runtime(toy, monkeypatch):
     failing(monkeypatch, OPENVINO, DeviceError("No INT8 on this CPU."))
     notes = []
     result = quantize_bundle(toy("Colours"), progress=notes.append)
@@ -324,7 +324,7 @@ def test_where_openvino_has_no_int8_onnx_runtime_is_searched_on_aloud(toy, monke
     assert f"skipped: {INT8} on openvino: No INT8 on this CPU." in said(notes)
 
 
-def test_a_graph_that_openvino_cannot_run_is_proven_elsewhere_aloud(toy, monkeypatch):
+def test_quantize_skips_openvino_that_cannot_run(toy, monkeypatch):
     failing(monkeypatch, OPENVINO, GraphError("OpenVINO does not know Foo."))
     notes = []
     request = QuantizeRequest(runtime=CPU)
@@ -333,7 +333,7 @@ def test_a_graph_that_openvino_cannot_run_is_proven_elsewhere_aloud(toy, monkeyp
     assert f"skipped: {INT8} on openvino: OpenVINO does not know Foo." in said(notes)
 
 
-def test_what_a_runtime_does_not_compute_in_int8_is_no_set_that_passes(toy, monkeypatch):
+def test_quantize_set_that_cannot_compute_int8_fails(toy, monkeypatch):
     # The blanket graph is opened twice, for two calibrations; the third is the first trial.
     lost = DeviceError("It would compute in f32.")
     calls = failing(monkeypatch, CPU, lost, after=3)
@@ -344,7 +344,7 @@ def test_what_a_runtime_does_not_compute_in_int8_is_no_set_that_passes(toy, monk
     assert graph.trials == len(calls) - 1 > 3  # the last is the proof's
 
 
-def test_a_graph_is_made_for_the_runtime_that_is_asked_for(toy):
+def test_quantize_for_a_named_runtime(toy):
     result = quantize_bundle(toy("Colours"), QuantizeRequest(runtime=CPU))
     for_cpu, for_tensorrt = result.graphs
     assert (for_cpu.runtime, for_cpu.proof.runtime) == (CPU, CPU)
@@ -359,9 +359,7 @@ def test_a_graph_is_made_for_the_runtime_that_is_asked_for(toy):
 
 @needs_int8
 @pytest.mark.parametrize(("made_for", "taken"), [(OPENVINO, "fp32"), (CPU, "int8")])
-def test_auto_takes_int8_on_onnx_runtime_where_it_is_made_for_it(
-    toy, tmp_path, monkeypatch, made_for, taken
-):
+def test_auto_takes_int8_made_for_onnx_runtime(toy, tmp_path, monkeypatch, made_for, taken):
     bundle = quantize_bundle(
         toy("Colours"), QuantizeRequest(runtime=made_for, graphs=(INT8,))
     ).bundle
@@ -372,12 +370,12 @@ def test_auto_takes_int8_on_onnx_runtime_where_it_is_made_for_it(
         assert (session.spec.runtime, session.spec.precision) == (CPU, taken)
 
 
-def test_int8_is_made_for_no_gpu_provider(bundle):
+def test_quantize_refuses_gpu_providers(bundle):
     with pytest.raises(UsageError, match="no runtime for INT8 on CPUs 'onnxruntime-cuda'"):
         quantize_bundle(bundle, QuantizeRequest(runtime="onnxruntime-cuda"))
 
 
-def test_one_graph_alone_leaves_the_other_as_it_is(toy):
+def test_quantize_one_graph_keeps_the_other(toy):
     bundle = toy("Colours")
     made = quantize_bundle(bundle, QuantizeRequest(graphs=(INT8_TENSORRT_GRAPH,)))
     assert [graph.graph for graph in made.graphs] == [INT8_TENSORRT_GRAPH]
@@ -390,28 +388,28 @@ def test_one_graph_alone_leaves_the_other_as_it_is(toy):
 def test_verify_skips_the_calibration_images(quantized, tmp_path):
     bundle = open_bundle(shutil.copytree(quantized.bundle.folder, tmp_path / "outliers"))
     for name in BOTH:
-        assert len(bundle.manifest.searches[name].photos) == 22
+        assert len(bundle.manifest.searches[name].images) == 22
     result = verify_bundle(bundle, VerifyRequest(precision="int8"))
     assert result.passed
-    assert (result.photos.images, result.photos.calibration) == (23, 22)
+    assert (result.images.count, result.images.calibration) == (23, 22)
     for verdict in open_bundle(bundle.folder).manifest.verdicts:
-        assert verdict.photos.images <= 24 or verdict.graph not in BOTH
+        assert verdict.images.count <= 24 or verdict.graph not in BOTH
 
 
-def test_a_network_without_weights_is_refused(toy, monkeypatch):
+def test_quantize_without_weights_is_refused(toy, monkeypatch):
     monkeypatch.setattr("deploykit.graph.int8.has_weight", lambda node: False)
     with pytest.raises(ParityError, match="INT8 computes nothing of this network"):
         quantize_bundle(toy("Colours"))
 
 
-def test_a_trial_is_counted_when_a_graph_is_judged(toy, judged):
+def test_quantize_trials_are_judged_graphs(toy, judged):
     asked = judged(lambda photos, spec: None)
     (graph,) = quantize_bundle(toy("Outliers"), QuantizeRequest(graphs=(INT8,))).graphs
     assert len(asked) == graph.trials + len(graph.verdicts)
     assert graph.trials == 3  # two calibrations, and a set of one node that passes
 
 
-def test_onnx_is_named_where_it_is_missing(bundle, no_onnx):
+def test_quantize_without_onnx(bundle, no_onnx):
     with pytest.raises(DependencyError, match="onnx is not installed") as caught:
         quantize_bundle(bundle)
     assert "deploykit[graph]" in caught.value.hint

@@ -20,46 +20,46 @@ def needing(*needed, seconds=60.0, tried=None):
     return Trials(passes, seconds)
 
 
-def test_growing_takes_the_groups_in_their_order_and_no_more_than_needed():
+def test_grow_takes_groups_in_order():
     groups = [("a", "b"), ("c",), ("d",), ("e",), ("f",)]
     assert grow(frozenset("z"), groups, needing("cz")) == frozenset("zabc")
     assert grow(frozenset(), groups, needing("e")) == frozenset("abcde")
 
 
-def test_growing_takes_few_trials():
+def test_grow_takes_few_trials():
     tried = []
     assert grow(frozenset(), list(LETTERS), needing("k", tried=tried)) == frozenset(LETTERS[:11])
     assert len(tried) <= 9
 
 
-def test_growing_ends_when_all_are_not_enough():
+def test_grow_of_insufficient_groups():
     assert grow(frozenset(), list("abc"), needing("z")) is None
 
 
-def test_growing_ends_when_the_time_is_up():
+def test_grow_when_time_is_up():
     tried = []
     assert grow(frozenset(), list(LETTERS), needing("p", seconds=0, tried=tried)) is None
     assert len(tried) == 1
 
 
 @pytest.mark.parametrize("needed", ["", "a", "p", "bn", "aeip", LETTERS])
-def test_shrinking_leaves_what_is_needed(needed):
+def test_shrink_leaves_needed_nodes(needed):
     nodes, minimal = shrink(frozenset(LETTERS), frozenset(), needing(needed))
     assert nodes == frozenset(needed)
     assert minimal
 
 
-def test_shrinking_drops_everything_in_one_trial_when_nothing_is_needed():
+def test_shrink_drops_all_in_one_trial():
     tried = []
     shrink(frozenset(LETTERS), frozenset(), needing("", tried=tried))
     assert len(tried) == 1
 
 
-def test_pinned_nodes_stay():
+def test_shrink_keeps_pinned_nodes():
     assert shrink(frozenset("abc"), frozenset("b"), needing("c")) == (frozenset("bc"), True)
 
 
-def test_no_single_node_can_be_dropped_even_where_passing_is_not_monotonic():
+def test_shrink_is_minimal_if_not_monotonic():
     """Two pairs, of which either is enough: the smallest set is two letters."""
 
     def passes(nodes):
@@ -71,12 +71,12 @@ def test_no_single_node_can_be_dropped_even_where_passing_is_not_monotonic():
     assert not any(passes(nodes - {letter}) for letter in nodes)
 
 
-def test_shrinking_that_is_cut_short_says_so_and_still_passes():
+def test_shrink_when_time_is_up():
     trials = needing("b", seconds=0)
     assert shrink(frozenset("abc"), frozenset(), trials) == (frozenset("abc"), False)
 
 
-def test_each_set_is_tried_once():
+def test_trials_try_each_set_once():
     tried = []
 
     def passes(nodes):

@@ -46,7 +46,7 @@ def test_train_names_the_files_and_the_next_command(arguments, capsys, tmp_path,
     assert (result["classes"], result["train_images"]) == (["blue", "red"], 16)
 
 
-def test_train_accuracy_is_what_predict_measures(arguments, capsys, tmp_path, monkeypatch):
+def test_train_accuracy_equals_predict_accuracy(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = odd_photos(tmp_path / "odd", 20)
     arguments[1] = str(folder)
@@ -76,7 +76,7 @@ def test_train_without_matplotlib(arguments, monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_train_continues_where_curves_cannot_be_written(arguments, capsys, tmp_path):
+def test_train_continues_without_curves(arguments, capsys, tmp_path):
     (tmp_path / "run" / "curves.png").mkdir(parents=True)
     assert run([*arguments, "--overwrite"]) == 0
     captured = capsys.readouterr()

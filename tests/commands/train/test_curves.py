@@ -40,7 +40,7 @@ def test_curves_show_training_test_and_the_best_epoch():
     assert all(tick == int(tick) for axes in (accuracy, loss) for tick in axes.get_xticks())
 
 
-def test_curves_are_a_png_that_is_replaced(tmp_path):
+def test_write_curves_replaces_the_png(tmp_path):
     path = tmp_path / "curves.png"
     write_curves(run_of(0.5, 0.6), path)
     with Image.open(path) as picture:
@@ -51,7 +51,7 @@ def test_curves_are_a_png_that_is_replaced(tmp_path):
         assert picture.convert("RGB").tobytes() != first
 
 
-def test_curves_that_cannot_be_replaced_stay_whole(tmp_path, monkeypatch):
+def test_write_curves_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "curves.png"
     write_curves(run_of(0.5), path)
     before = path.read_bytes()

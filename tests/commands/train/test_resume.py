@@ -47,9 +47,7 @@ def test_resume_of_a_finished_training_changes_nothing(train, tmp_path):
     assert (tmp_path / "run/training.pt").read_bytes() == before
 
 
-def test_resume_writes_the_checkpoint_that_an_interruption_prevented(
-    train, tmp_path, photos, monkeypatch
-):
+def test_resume_writes_checkpoint_after_an_interruption(train, tmp_path, photos, monkeypatch):
     train(epochs=1)
     (photos / "red").rename(photos / "green")
     replace = Path.replace
@@ -86,7 +84,7 @@ def test_resume_refuses_other_options(train, tmp_path):
         assert contents(tmp_path / "run") == before
 
 
-def test_resume_refuses_other_photos(train, photos):
+def test_resume_refuses_other_images(train, photos):
     train()
     (photos / "red" / "0.png").unlink()
     with pytest.raises(UsageError, match="the list of photos was"):
@@ -101,7 +99,7 @@ def test_resume_refuses_changed_code(train, tmp_path):
         train(resume=True)
 
 
-def test_resume_refuses_what_is_not_there(train):
+def test_resume_without_earlier_training(train):
     with pytest.raises(UsageError, match=r"training\.pt and best_model\.pth not found"):
         train(resume=True)
 
@@ -117,7 +115,7 @@ def test_resume_refuses_a_damaged_state(train, tmp_path):
             train(resume=True)
 
 
-def test_train_refuses_to_run_over_an_earlier_training(train, tmp_path):
+def test_train_refuses_an_earlier_training(train, tmp_path):
     train()
     before = contents(tmp_path / "run")
     with pytest.raises(UsageError, match=r"earlier training: best_model\.pth, classes\.txt, cur"):
@@ -125,7 +123,7 @@ def test_train_refuses_to_run_over_an_earlier_training(train, tmp_path):
     assert contents(tmp_path / "run") == before
 
 
-def test_overwrite_keeps_the_old_until_an_epoch_is_done(train, tmp_path):
+def test_overwrite_keeps_old_files_until_first_epoch(train, tmp_path):
     train()
     before = contents(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
@@ -136,7 +134,7 @@ def test_overwrite_keeps_the_old_until_an_epoch_is_done(train, tmp_path):
 
 
 @pytest.mark.parametrize("full", ["training.pt", "best_model.pth"])
-def test_overwrite_on_a_full_disk_keeps_the_old_weights(train, tmp_path, monkeypatch, full):
+def test_overwrite_on_full_disk_keeps_old_weights(train, tmp_path, monkeypatch, full):
     train()
     before = contents(tmp_path / "run")
     save = torch.save

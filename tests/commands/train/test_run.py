@@ -67,7 +67,7 @@ def test_best_epoch_of_equals_has_the_lower_loss():
 
 
 @pytest.mark.parametrize("steps", [SMALL, Preprocessing(resize=12, crop_size=(8, 8))])
-def test_images_have_the_pixels_of_training_and_prediction(tmp_path, steps):
+def test_read_images_has_pixels_of_prediction(tmp_path, steps):
     folder = odd_photos(tmp_path / "odd", 6)
     photos = read_images(folder, steps, 0.5, 0, silent)
     found = {(tensor.numpy().tobytes(), target) for tensor, target in photos.train + photos.test}
@@ -84,7 +84,7 @@ def test_images_have_the_pixels_of_training_and_prediction(tmp_path, steps):
         assert (session.numpy().tobytes(), target) in found
 
 
-def test_train_tells_of_every_batch_and_epoch(train):
+def test_train_reports_batches_and_epochs(train):
     events: list[Note | Step] = []
     result = train(epochs=5, learning_rate=1e-3, progress=events.append)
     first, *epochs = notes(events)
@@ -105,13 +105,13 @@ def test_train_same_seed_same_weights(train, tmp_path, options, same):
     assert equal(weights(tmp_path / "one"), weights(tmp_path / "two")) == same
 
 
-def test_train_with_a_last_batch_of_one_photo(train, tmp_path):
+def test_train_with_last_batch_of_one_image(train, tmp_path):
     result = train(folder=make_photos(tmp_path / "uneven", 11), test_fraction=5 / 22)
     assert result.train_images % 4 == 1
     assert math.isfinite(result.best.train_loss)
 
 
-def test_train_takes_the_architectures_preprocessing(tmp_path):
+def test_train_with_preprocessing_of_architecture(tmp_path):
     events: list[Note | Step] = []
     with pytest.raises(KeyboardInterrupt):
         train_network(
@@ -125,7 +125,7 @@ def test_train_takes_the_architectures_preprocessing(tmp_path):
     assert "resize 96x96 (stretch), bilinear, RGB, mean 0.5,0.5,0.5" in notes(events)[-1]
 
 
-def test_train_refuses_the_parts_of_a_data_set_as_classes(train, tmp_path):
+def test_train_refuses_dataset_splits_as_classes(train, tmp_path):
     for name in ("Train", "test"):
         make_photos(tmp_path / "data" / name, 2)
     with pytest.raises(
@@ -135,7 +135,7 @@ def test_train_refuses_the_parts_of_a_data_set_as_classes(train, tmp_path):
     assert caught.value.hint.endswith(str(tmp_path / "data" / "Train"))
 
 
-def test_train_leaves_out_unreadable_photos(train, photos):
+def test_train_skips_unreadable_images(train, photos):
     (photos / "red" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (photos / "red" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (photos / "red" / "notes.txt").write_text("no photo")
@@ -148,7 +148,7 @@ def test_train_leaves_out_unreadable_photos(train, photos):
     assert reasons[1].startswith("  red/phone.heic: It is HEIC, which must be converted")
 
 
-def test_train_tells_of_a_class_that_is_only_tested(train, tmp_path):
+def test_train_warns_of_a_class_without_training_images(train, tmp_path):
     folder = make_photos(tmp_path / "rare", 4)
     for i in range(1, 4):
         (folder / "red" / f"{i}.png").unlink()
@@ -174,14 +174,14 @@ def test_train_tells_of_a_class_that_is_only_tested(train, tmp_path):
         ),
     ],
 )
-def test_train_refuses_photos_that_cannot_teach(train, photos, change, said):
+def test_train_refuses_unsuitable_images(train, photos, change, said):
     change(photos / "red")
     with pytest.raises(ImagesError, match=said):
         train()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_train_stops_when_a_photo_vanishes(train, photos, tmp_path, workers):
+def test_train_stops_when_an_image_vanishes(train, photos, tmp_path, workers):
     def remove(event: Note | Step) -> None:
         if isinstance(event, Note) and event.message.startswith("Epoch 1/"):
             for path in photos.rglob("*.png"):
@@ -193,7 +193,7 @@ def test_train_stops_when_a_photo_vanishes(train, photos, tmp_path, workers):
     assert (tmp_path / "run/best_model.pth").is_file()
 
 
-def test_train_stops_when_the_loss_is_no_number(train, tmp_path):
+def test_train_stops_when_loss_is_nan(train, tmp_path):
     with pytest.raises(ModelError, match="In epoch 1 the training loss became nan") as caught:
         train(network="Exploding")
     assert "--learning-rate" in caught.value.hint
@@ -214,7 +214,7 @@ def test_train_explains_an_unsuitable_network(train, network, said):
         train(network=network)
 
 
-def test_train_refuses_senseless_numbers(train, tmp_path):
+def test_train_refuses_impossible_numbers(train, tmp_path):
     for name, values in {
         "epochs": (0,),
         "batch_size": (0,),

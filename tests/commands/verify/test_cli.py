@@ -17,7 +17,7 @@ from deploykit.errors import DependencyError
 from deploykit.parity.diagnosis import Finding, StageReport
 
 
-def test_labelled_photos_tell_the_accuracy_of_both_sides(verify, photo_folder):
+def test_verify_labelled_images_has_accuracy(verify, photo_folder):
     code, out, _ = verify("--images", photo_folder)
     assert code == 0
     assert "accuracy   100.0 % (45 of 45), errors at most 6.4 %: the reference" in out
@@ -26,7 +26,7 @@ def test_labelled_photos_tell_the_accuracy_of_both_sides(verify, photo_folder):
     assert [cell.strip() for cell in row.split("|")] == ["green", "15", "100.0 %", "18.1 %"]
 
 
-def test_json_has_the_accuracy_of_both_sides(verify, photo_folder, no_openvino):
+def test_verify_json_has_accuracy(verify, photo_folder, no_openvino):
     _, out, _ = verify("--images", photo_folder, "--json")
     result = json.loads(out)["result"]
     accuracy = result["accuracy"]
@@ -39,7 +39,7 @@ def test_json_has_the_accuracy_of_both_sides(verify, photo_folder, no_openvino):
     assert result["mining"] is result["stages"] is result["layers"] is None
 
 
-def test_photos_without_labels_have_no_accuracy(verify, photo_folder, tmp_path):
+def test_verify_unlabelled_images_has_no_accuracy(verify, photo_folder, tmp_path):
     shutil.copytree(photo_folder / "red", tmp_path / "unsorted")
     code, out, _ = verify("--images", tmp_path / "unsorted", "--json")
     assert code == 0
@@ -48,7 +48,7 @@ def test_photos_without_labels_have_no_accuracy(verify, photo_folder, tmp_path):
     assert "accuracy" not in out
 
 
-def test_a_budget_says_what_it_proves_and_what_not(verify, photo_folder, no_openvino):
+def test_verify_budget_states_its_limits(verify, photo_folder, no_openvino):
     code, out, err = verify("--images", photo_folder, "--budget", 5)
     assert code == 0
     assert "ranking 45 photos by the margins of deploy/fp32.onnx on onnxruntime-cpu" in err
@@ -65,7 +65,7 @@ def test_a_budget_says_what_it_proves_and_what_not(verify, photo_folder, no_open
     assert len(mining["sentences"]) == 4
 
 
-def test_the_certificate_and_junit_are_written(verify, photo_folder, tmp_path):
+def test_verify_writes_certificate_and_junit(verify, photo_folder, tmp_path):
     page, xml = tmp_path / "certificate.html", tmp_path / "verify.xml"
     code, out, err = verify("--images", photo_folder, "--html", page, "--junit", xml)
     assert code == 0, err
@@ -75,7 +75,7 @@ def test_the_certificate_and_junit_are_written(verify, photo_folder, tmp_path):
     assert xml.read_text(encoding="utf-8").startswith("<?xml")
 
 
-def test_they_are_written_when_it_fails_too(verify, photo_folder, tmp_path, answers):
+def test_verify_failed_writes_reports_too(verify, photo_folder, tmp_path, answers):
     answers("deploy/fp32.onnx", np.negative)
     page, xml = tmp_path / "certificate.html", tmp_path / "verify.xml"
     arguments = ("--images", photo_folder, "--html", page, "--junit", xml, "--json")
@@ -116,7 +116,7 @@ def transform(tmp_path):
     return path
 
 
-def test_the_walks_get_what_was_named(verify, walks, photo_folder, transform):
+def test_diagnosis_gets_the_named_options(verify, walks, photo_folder, transform):
     code, out, _ = verify(
         *("--images", photo_folder, "--max-images", 9, "--runtime", "onnxruntime-cpu"),
         *("--stages", "--transform", f"{transform}:transform", "--trained-accuracy", "0.9"),
@@ -145,7 +145,7 @@ def test_the_walks_get_what_was_named(verify, walks, photo_folder, transform):
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_walk_that_failed_exits_with_3_though_the_verdicts_pass(
+def test_diagnosis_failed_exits_with_3(
     verify, walks, photo_folder, tmp_path, option, report, as_json
 ):
     walks[option] = report
@@ -166,7 +166,7 @@ def test_a_walk_that_failed_exits_with_3_though_the_verdicts_pass(
         assert "FAILED" in out
 
 
-def test_the_walks_begin_with_the_photos_that_flipped(verify, walks, photo_folder, answers):
+def test_diagnosis_begins_with_flipped_images(verify, walks, photo_folder, answers):
     """Of the lowest margins only the budget is compared; they are what the walks look at first."""
     answers("deploy/fp32.onnx", np.negative)
     arguments = ("--images", photo_folder, "--budget", 5, "--stages", "--layers", "--json")
@@ -189,7 +189,7 @@ def test_the_walks_begin_with_the_photos_that_flipped(verify, walks, photo_folde
         (["--transform", "train.py:transform"], "for the diagnosis by stage"),
     ],
 )
-def test_options_that_a_walk_cannot_take_are_refused(verify, options, message):
+def test_diagnosis_options_that_contradict(verify, options, message):
     code, _, err = verify(*options)
     assert code == 2
     assert message in err
@@ -198,7 +198,7 @@ def test_options_that_a_walk_cannot_take_are_refused(verify, options, message):
 @pytest.mark.parametrize(
     "options", [["--transform", "no_such_file.py:transform"], ["--images", "no such folder"]]
 )
-def test_what_a_walk_needs_fails_before_the_comparison(verify, photo_folder, monkeypatch, options):
+def test_diagnosis_inputs_are_checked_before_comparison(verify, photo_folder, monkeypatch, options):
     def compare(*arguments, **options):
         raise AssertionError("compared")
 
@@ -208,9 +208,7 @@ def test_what_a_walk_needs_fails_before_the_comparison(verify, photo_folder, mon
     assert "no_such_file.py" in err or "no such folder" in err
 
 
-def test_what_no_layer_can_be_blamed_in_is_refused_before_the_comparison(
-    verify, photo_folder, monkeypatch
-):
+def test_layers_of_bf16_are_refused_before_comparison(verify, photo_folder, monkeypatch):
     def compare(*arguments, **options):
         raise AssertionError("compared")
 
@@ -223,7 +221,7 @@ def test_what_no_layer_can_be_blamed_in_is_refused_before_the_comparison(
 
 @pytest.mark.parametrize("name", ["stages", "layers"])
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_walk_that_breaks_off_loses_no_comparison(
+def test_diagnosis_that_breaks_keeps_the_comparison(
     verify, photo_folder, tmp_path, monkeypatch, name, as_json
 ):
     def walk(*arguments, **options):
@@ -249,21 +247,19 @@ def test_a_walk_that_breaks_off_loses_no_comparison(
         assert "Install it." in out
 
 
-def test_where_the_stages_fail_the_proof_is_told_to_be_of_the_recorded_preprocessing(
-    verify, walks, photo_folder
-):
+def test_stages_failed_limits_the_proof(verify, walks, photo_folder):
     arguments = ("--images", photo_folder, "--stages")
     assert RECORDED_PREPROCESSING_ONLY not in verify(*arguments)[1]
     walks["stages"] = BAD_STAGES
     assert RECORDED_PREPROCESSING_ONLY in verify(*arguments)[1]
 
 
-def test_a_walk_that_passed_excuses_no_verdict(verify, walks, photo_folder, answers):
+def test_diagnosis_passed_excuses_no_verdict(verify, walks, photo_folder, answers):
     answers("deploy/fp32.onnx", np.negative)
     assert verify("--images", photo_folder, "--stages", "--layers")[0] == 3
 
 
-def test_the_walks_run_and_pass_on_a_bundle_without_a_fault(verify, network_file, photo_folder):
+def test_diagnosis_of_a_sound_bundle_passes(verify, network_file, photo_folder):
     code, out, err = verify(
         *("--images", photo_folder, "--max-images", 12, "--arch", f"{network_file}:Net"),
         *("--stages", "--layers", "--json"),
@@ -276,14 +272,14 @@ def test_the_walks_run_and_pass_on_a_bundle_without_a_fault(verify, network_file
     assert all(report["passed"] for report in result["layers"])
 
 
-def test_what_the_comparison_and_the_walks_choose_alike_is_told_once(verify, folder, photo_folder):
-    update_manifest(folder, lambda it: msgspec.structs.replace(it, photos=str(photo_folder)))
+def test_verify_notes_are_not_repeated_by_diagnosis(verify, folder, photo_folder):
+    update_manifest(folder, lambda it: msgspec.structs.replace(it, images=str(photo_folder)))
     code, _, err = verify("--stages", "--layers", "--max-images", 6)
     assert code == 0
     assert err.count("using the photos given at export") == 1
 
 
-def test_an_accuracy_that_is_no_number_is_told_to_be_none(verify, photo_folder):
+def test_trained_accuracy_refuses_nan(verify, photo_folder):
     options = ("--images", photo_folder, "--stages", "--trained-accuracy", "nan")
     code, _, err = verify(*options)
     assert code == 2
@@ -302,13 +298,11 @@ def test_verify_counts_duplicates_and_skips_them(verify, photo_folder, tmp_path)
     (row,) = (line for line in out.splitlines() if line.startswith("deploy/fp32.onnx | onnx"))
     assert row.split("|")[3].strip() == f"0 of 2, at most {100 * (1 - 0.05**0.5):.1f} %"
     result = json.loads(verify("--images", folder, "--json")[1])["result"]
-    assert (result["photos"]["images"], result["photos"]["duplicates"]) == (2, 19)
+    assert (result["images"]["count"], result["images"]["duplicates"]) == (2, 19)
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_damaged_golden_file_is_told_of_by_every_verification(
-    verify, folder, photo_folder, as_json
-):
+def test_verify_with_damaged_golden_file_exits_with_4(verify, folder, photo_folder, as_json):
     with (folder / "golden.npz").open("ab") as file:
         file.write(b"x")
     code, out, err = verify("--images", photo_folder, *(["--json"] if as_json else []))
@@ -316,7 +310,7 @@ def test_a_damaged_golden_file_is_told_of_by_every_verification(
     assert "golden.npz is not the file that was exported" in (out if as_json else err)
 
 
-def test_the_reports_say_why_the_graph_stands_in(verify, photo_folder, tmp_path):
+def test_reports_say_why_the_module_is_not_reference(verify, photo_folder, tmp_path):
     """The architecture is the user's own code, which runs only when it is named."""
     page, xml = tmp_path / "page.html", tmp_path / "verify.xml"
     code, out, _ = verify("--images", photo_folder, "--html", page, "--junit", xml, "--json")
@@ -329,9 +323,7 @@ def test_the_reports_say_why_the_graph_stands_in(verify, photo_folder, tmp_path)
 
 
 @pytest.mark.parametrize("option", ["--images", "--ckpt", "--html", "--junit", "--transform"])
-def test_an_empty_path_does_not_mean_the_current_folder(
-    verify, photo_folder, monkeypatch, tmp_path, option
-):
+def test_verify_refuses_empty_paths(verify, photo_folder, monkeypatch, tmp_path, option):
     monkeypatch.chdir(photo_folder)
     code, out, err = verify(option, "", *(["--stages"] if option == "--transform" else []))
     assert (code, out) == (2, "")
@@ -339,7 +331,7 @@ def test_an_empty_path_does_not_mean_the_current_folder(
 
 
 @pytest.mark.parametrize("stages", [GOOD_STAGES, BAD_STAGES])
-def test_the_last_line_is_the_verdict_on_everything(verify, walks, photo_folder, tmp_path, stages):
+def test_verify_ends_with_the_outcome(verify, walks, photo_folder, tmp_path, stages):
     walks["stages"] = stages
     code, out, _ = verify("--images", photo_folder, "--stages", "--html", tmp_path / "page.html")
     lines = out.splitlines()
@@ -347,7 +339,7 @@ def test_the_last_line_is_the_verdict_on_everything(verify, walks, photo_folder,
     assert (code, lines.count("PASSED"), lines.count("FAILED")) in [(0, 1, 0), (3, 0, 1)]
 
 
-def test_one_command_mends_all_that_export_can(
+def test_export_command_combines_findings(
     verify, walks, folder, photo_folder, tmp_path, posix_shell
 ):
     def finding(*options):
@@ -383,7 +375,7 @@ def test_one_command_mends_all_that_export_can(
     assert command in verify("--images", photo_folder, "--stages")[1].splitlines()
 
 
-def test_what_another_checkpoint_lacks_is_not_mended_in_the_bundle(
+def test_export_command_not_for_another_checkpoint(
     verify, walks, photo_folder, network_file, checkpoint, tmp_path
 ):
     fault = Finding(stage="normalise", message="wrong", hint="", options=(("--mean", "0.5"),))
@@ -398,9 +390,7 @@ def test_what_another_checkpoint_lacks_is_not_mended_in_the_bundle(
     assert json.loads(out)["result"]["export_command"] is None
 
 
-def test_the_reference_is_opened_once_for_the_comparison_and_the_walks(
-    verify, photo_folder, network_file, monkeypatch
-):
+def test_reference_is_opened_once(verify, photo_folder, network_file, monkeypatch):
     from deploykit.proof import reference
 
     opened = []
@@ -419,7 +409,7 @@ def test_the_reference_is_opened_once_for_the_comparison_and_the_walks(
     assert len(opened) == 1
 
 
-def test_a_self_test_takes_no_number_of_photos(verify):
+def test_self_test_refuses_max_images(verify):
     code, _, err = verify("--self-test", "--max-images", 3)
     assert code == 2
     assert "--max-images" in err

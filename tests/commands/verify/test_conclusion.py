@@ -45,7 +45,7 @@ def verified(candidate: np.ndarray, reference: np.ndarray = LOGITS, **fields: ob
     return made_verification(reference, {FP32: candidate}, folder=Path("birds"), **fields)
 
 
-def test_conclusion_of_what_passed_gives_the_bound() -> None:
+def test_conclusion_passed_gives_the_bound() -> None:
     logits = made_logits(225)
     found = made_verification(
         logits, {"model.onnx": logits, FP32: moved(logits, 1e-6)}, folder=Path("birds")
@@ -108,7 +108,7 @@ def test_conclusion_claims_only_what_was_compared(fields: dict, does: str, limit
         (BROKEN, "Some of the answers are NaN or infinite.", "1 logit is NaN or infinite."),
     ],
 )
-def test_conclusion_of_a_failure_says_what_to_do(
+def test_conclusion_failed_says_what_to_do(
     candidate: np.ndarray, sentence: str, reason: str
 ) -> None:
     conclusion = conclusion_of(verified(candidate))
@@ -118,7 +118,7 @@ def test_conclusion_of_a_failure_says_what_to_do(
     assert "verify --stages" in conclusion.reasons[2]
 
 
-def test_conclusion_of_nothing_shown_is_unproven() -> None:
+def test_conclusion_without_evidence_is_unproven() -> None:
     refused = verified(LOGITS)
     verdicts = tuple(each.refused("the reference is not proven") for each in refused.verdicts)
     for found, reason in (
@@ -132,7 +132,7 @@ def test_conclusion_of_nothing_shown_is_unproven() -> None:
         assert conclusion.reasons[0].startswith(reason)
 
 
-def test_outcome_of_a_verdict_follows_the_numbers_and_not_the_doubts() -> None:
+def test_outcome_of_follows_numbers_before_reasons() -> None:
     (verdict,) = verified(FLIPPED).verdicts
     assert outcome_of(verdict) == "failed"
     allowed = Tolerance(max_flip_rate=1.0)
@@ -167,7 +167,7 @@ def test_outcome_of_a_verdict_follows_the_numbers_and_not_the_doubts() -> None:
         ),
     ],
 )
-def test_conclusion_of_a_fault_fails_what_decides_alike(diagnosis: dict, reason: str) -> None:
+def test_conclusion_of_a_fault_is_failed(diagnosis: dict, reason: str) -> None:
     found = verified(LOGITS, **diagnosis)
     assert found.candidates_passed
     assert not found.passed
@@ -179,13 +179,13 @@ def test_conclusion_of_a_fault_fails_what_decides_alike(diagnosis: dict, reason:
     assert (unproven.outcome, unproven.reasons[0]) == ("failed", reason)
 
 
-def test_conclusion_of_a_diagnosis_without_a_fault_passes() -> None:
+def test_conclusion_of_a_clean_diagnosis_is_passed() -> None:
     clean = made_stages(made_logits(60), fault=False)
     found = verified(LOGITS, stages=clean, layers=[made_layers(fault=False)])
     assert conclusion_of(found).outcome == "passed"
 
 
-def test_conclusion_is_limited_where_the_preprocessing_is_at_fault() -> None:
+def test_conclusion_limited_by_preprocessing_faults() -> None:
     """For each candidate that passed its proof is kept, whatever became of the others."""
     mixed = made_verification(LOGITS, {"model.onnx": LOGITS, FP32: -LOGITS}, stages=STAGES)
     assert RECORDED_PREPROCESSING_ONLY in conclusion_of(mixed).limits
@@ -194,7 +194,7 @@ def test_conclusion_is_limited_where_the_preprocessing_is_at_fault() -> None:
 
 
 @pytest.mark.parametrize("stage", ["photos", "network", "labels", "batch size", "runtime"])
-def test_conclusion_is_not_limited_by_faults_behind_the_preprocessing(stage: Stage) -> None:
+def test_conclusion_not_limited_by_later_faults(stage: Stage) -> None:
     steps = [msgspec.structs.replace(step, stage=stage) for step in STAGES.steps]
     faults = [msgspec.structs.replace(fault, stage=stage) for fault in STAGES.findings]
     elsewhere = msgspec.structs.replace(STAGES, steps=tuple(steps), findings=tuple(faults))
@@ -204,16 +204,16 @@ def test_conclusion_is_not_limited_by_faults_behind_the_preprocessing(stage: Sta
 
 
 @pytest.mark.parametrize("kind", ["golden", "generated"])
-def test_conclusion_gives_no_bound_for_images_that_are_no_sample(kind: str) -> None:
+def test_conclusion_without_sample_gives_no_bound(kind: str) -> None:
     found = made_verification(LOGITS, {FP32: LOGITS})
-    photos = msgspec.structs.replace(found.photos, kind=kind)
-    conclusion = conclusion_of(replace(found, photos=photos))
+    photos = msgspec.structs.replace(found.images, kind=kind)
+    conclusion = conclusion_of(replace(found, images=photos))
     words = {"golden": "chosen at export for their margins", "generated": "generated images"}
     assert words[kind] in conclusion.reasons[1]
     assert "95" not in " ".join(conclusion.reasons)
 
 
-def test_conclusion_says_what_is_not_shown() -> None:
+def test_conclusion_names_its_limits() -> None:
     logits = made_logits(300)
     logits[0] = (1.01, 1.0, 0)
     mining = MarginMining(
@@ -240,7 +240,7 @@ def test_conclusion_says_what_is_not_shown() -> None:
 
 @pytest.mark.parametrize("candidate", [LOGITS, FLIPPED, BROKEN], ids=["passed", "failed", "NaN"])
 @pytest.mark.parametrize("diagnosis", [{}, {"stages": STAGES}], ids=["alone", "with stages"])
-def test_every_report_says_the_conclusion(
+def test_conclusion_is_in_every_report(
     tmp_path: Path, candidate: np.ndarray, diagnosis: dict
 ) -> None:
     fields = {"kind": "graph", "module_reason": "best_model.pth is not there"}

@@ -31,7 +31,7 @@ CHANGES = {
 @pytest.mark.parametrize("graph", ["model.onnx", "deploy/fp32.onnx"])
 @pytest.mark.parametrize("how", [[], ["--budget", "5"], ["--max-images", "1"], ["--json"]])
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
-def test_wrong_answers_exit_with_3(verify, photo_folder, answers, change, graph, how):
+def test_verify_wrong_answers_exit_with_3(verify, photo_folder, answers, change, graph, how):
     """On the candidate's side, and on the reference's."""
     answers(graph, change)
     code, out, _ = verify("--images", photo_folder, *how)
@@ -44,14 +44,14 @@ def test_wrong_answers_exit_with_3(verify, photo_folder, answers, change, graph,
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
-def test_wrong_answers_fail_the_self_test(verify, answers, change):
+def test_self_test_wrong_answers_exit_with_3(verify, answers, change):
     answers("deploy/fp32.onnx", change)
     assert verify("--self-test")[0] == 3
 
 
 @pytest.mark.parametrize("change", [np.zeros_like, np.ones_like, lambda x: x * np.nan])
 @pytest.mark.parametrize("how", [[], ["--budget", "5"]])
-def test_both_sides_agreeing_on_nothing_exit_with_3(verify, photo_folder, monkeypatch, change, how):
+def test_verify_equally_broken_sides_exit_with_3(verify, photo_folder, monkeypatch, change, how):
     compute = OnnxRuntimeSession._run
     monkeypatch.setattr(
         OnnxRuntimeSession, "_run", lambda self, images: change(compute(self, images))
@@ -61,7 +61,7 @@ def test_both_sides_agreeing_on_nothing_exit_with_3(verify, photo_folder, monkey
 
 
 @pytest.mark.parametrize("how", [["--self-test"], [], ["--json"]])
-def test_no_candidate_exits_with_3(verify, folder, photo_folder, monkeypatch, how):
+def test_verify_without_candidate_exits_with_3(verify, folder, photo_folder, monkeypatch, how):
     monkeypatch.setattr("deploykit.commands.verify.run.named_candidates", lambda *arguments: [])
     images = [] if "--self-test" in how else ["--images", photo_folder]
     before = open_bundle(folder).manifest
@@ -74,7 +74,7 @@ def test_no_candidate_exits_with_3(verify, folder, photo_folder, monkeypatch, ho
     assert open_bundle(folder).manifest == before
 
 
-def test_a_bundle_without_deploy_graphs_exits_with_4(verify, folder, photo_folder):
+def test_verify_without_deploy_graph_exits_with_4(verify, folder, photo_folder):
     update_manifest(folder, lambda m: msgspec.structs.replace(m, deploy={}))
     assert verify("--images", photo_folder)[0] == 4
     assert verify("--self-test")[0] == 4
@@ -92,7 +92,7 @@ def make_odd_folder(path, kind):
 
 @pytest.mark.parametrize("kind", ["empty", "other files", "unreadable"])
 @pytest.mark.parametrize("how", [[], ["--budget", "5"], ["--max-images", "5"], ["--json"]])
-def test_no_photo_exits_with_4(verify, tmp_path, kind, how):
+def test_verify_without_image_exits_with_4(verify, tmp_path, kind, how):
     code, out, err = verify("--images", make_odd_folder(tmp_path / "photos", kind), *how)
     assert code == 4
     assert "Traceback" not in err
@@ -128,7 +128,7 @@ def test_no_photo_exits_with_4(verify, tmp_path, kind, how):
         (["--html", "same", "--junit", "same"], 2),
     ],
 )
-def test_what_cannot_be_done_does_not_exit_with_0(
+def test_verify_impossible_requests_exit_codes(
     verify, no_gpu, tmp_path, monkeypatch, arguments, code
 ):
     monkeypatch.chdir(tmp_path)
@@ -149,7 +149,7 @@ def test_what_cannot_be_done_does_not_exit_with_0(
     ],
 )
 @pytest.mark.parametrize("how", [[], ["--budget", "20"]])
-def test_an_error_in_the_middle_does_not_exit_with_0(
+def test_verify_error_while_comparing_exit_codes(
     verify, photo_folder, monkeypatch, error, code, how
 ):
     compute = OnnxRuntimeSession._run
@@ -165,24 +165,22 @@ def test_an_error_in_the_middle_does_not_exit_with_0(
     assert verify("--images", photo_folder, *how)[0] == code
 
 
-def test_photos_that_vanish_after_the_scan_leave_nothing_to_compare(
-    verify, photo_folder, tmp_path, monkeypatch
-):
-    from deploykit.proof import photos as jobs_photos
+def test_verify_of_vanished_images_exits_with_4(verify, photo_folder, tmp_path, monkeypatch):
+    from deploykit.proof import images as proof_images
 
     shutil.copytree(photo_folder, tmp_path / "photos")
-    scan = jobs_photos.scan_images
+    scan = proof_images.scan_images
 
     def scan_then_remove(*arguments):
         found = scan(*arguments)
         shutil.rmtree(tmp_path / "photos")
         return found
 
-    monkeypatch.setattr(jobs_photos, "scan_images", scan_then_remove)
+    monkeypatch.setattr(proof_images, "scan_images", scan_then_remove)
     assert verify("--images", tmp_path / "photos")[0] == 4
 
 
-def test_what_is_left_of_photos_that_cannot_be_read_proves_nothing(verify, tmp_path):
+def test_verify_of_mostly_unreadable_images_exits_with_3(verify, tmp_path):
     path = make_odd_folder(tmp_path / "photos", "unreadable")
     for readable, exit_code in enumerate((3, 0), start=1):
         Image.new("RGB", (20, 20), (200, 30 * readable, 30)).save(path / f"{readable}.png")
@@ -217,7 +215,7 @@ def reports(tmp_path):
     return made
 
 
-def test_an_earlier_report_does_not_outlive_a_run_that_fails(verify, reports, tmp_path):
+def test_verify_failed_removes_earlier_reports(verify, reports, tmp_path):
     assert verify("--images", tmp_path, "--budget", 0, *reports.options)[0] == 2
     assert reports.left == [reports.page, reports.xml]
     photos = make_odd_folder(tmp_path / "photos", "unreadable")
@@ -226,7 +224,7 @@ def test_an_earlier_report_does_not_outlive_a_run_that_fails(verify, reports, tm
 
 
 @pytest.mark.parametrize("options", [[], ["--stages"], ["--layers"], ["--budget", "5"]])
-def test_nor_a_run_that_finds_no_photo(verify, reports, tmp_path, options):
+def test_verify_without_image_removes_earlier_reports(verify, reports, tmp_path, options):
     photos = make_odd_folder(tmp_path / "photos", "empty")
     assert verify("--images", photos, *options, *reports.options)[0] == 4
     assert reports.left == []
@@ -234,7 +232,9 @@ def test_nor_a_run_that_finds_no_photo(verify, reports, tmp_path, options):
 
 @pytest.mark.parametrize("name", ["stages", "layers"])
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("bug"), 1)])
-def test_nor_a_walk_that_is_cut_off(verify, reports, photo_folder, monkeypatch, name, error, code):
+def test_verify_broken_diagnosis_removes_earlier_reports(
+    verify, reports, photo_folder, monkeypatch, name, error, code
+):
     def walk(*arguments, **options):
         raise error
 
@@ -243,13 +243,13 @@ def test_nor_a_walk_that_is_cut_off(verify, reports, photo_folder, monkeypatch, 
     assert reports.left == []
 
 
-def test_nor_a_bundle_that_is_damaged(verify, reports, folder):
+def test_verify_of_a_damaged_bundle_removes_earlier_reports(verify, reports, folder):
     (folder / "bundle.json").write_text("{", encoding="utf-8")
     assert verify("--self-test", *reports.options)[0] == 4
     assert reports.left == []
 
 
-def test_a_certificate_that_cannot_be_written_does_not_exit_with_0(verify, tmp_path, monkeypatch):
+def test_verify_report_not_written_exits_with_4(verify, tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise OSError(28, "No space left on device")
 

@@ -43,7 +43,7 @@ def properties(element: ET.Element) -> dict[str | None, str | None]:
     return {each.get("name"): each.get("value") for each in element.findall("properties/property")}
 
 
-def test_a_test_for_each_candidate(tmp_path: Path) -> None:
+def test_junit_has_a_test_for_each_candidate(tmp_path: Path) -> None:
     verification = made_verification(
         LOGITS, {FP32: moved(LOGITS, 1e-6), FP16: -LOGITS}, folder=tmp_path
     )
@@ -63,17 +63,17 @@ def test_a_test_for_each_candidate(tmp_path: Path) -> None:
     assert "rehearsed on CPU" in (failed.findtext("failure") or "")
 
 
-def test_the_hashes_are_properties(tmp_path: Path) -> None:
+def test_junit_properties_have_hashes(tmp_path: Path) -> None:
     verification = made_verification(LOGITS, {FP32: LOGITS})
     facts = properties(suites(tmp_path, verification)["verify"])
     assert facts["model.onnx.sha256"] == "1" * 64
     assert facts["deploy/fp32.onnx.sha256"] == "2" * 64
     assert facts["checkpoint.sha256"] == "c" * 64
-    assert facts["photos.sha256"] == "d" * 64
+    assert facts["images.sha256"] == "d" * 64
     assert facts["version.numpy"] == "2.4.6"
 
 
-def test_hostile_names_stay_valid_xml(tmp_path: Path) -> None:
+def test_junit_of_hostile_names_is_valid_xml(tmp_path: Path) -> None:
     names = ("a\x00b", "]]></failure><x/>", "half \udcff pair", "\uffff&\"'<", "new\nline\x1b")
     logits = made_logits(5)
     broken = logits[:, [1, 2, 0]]
@@ -85,14 +85,14 @@ def test_hostile_names_stay_valid_xml(tmp_path: Path) -> None:
     assert properties(suite)["version.x"] == "half \\udcff pair"
 
 
-def test_a_file_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+def test_write_junit_that_fails(tmp_path: Path) -> None:
     verification = made_verification(LOGITS, {FP32: LOGITS})
     with pytest.raises(InputError, match=r"Writing .* failed"):
         write_junit(tmp_path / "missing" / "junit.xml", made_bundle(tmp_path), verification)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_junit_names_the_checkpoint_only_where_it_was_compared(tmp_path: Path) -> None:
+def test_junit_names_the_checkpoint_only_if_compared(tmp_path: Path) -> None:
     same = suites(tmp_path, made_verification(LOGITS, {FP32: LOGITS}))["verify"]
     assert properties(same)["checkpoint.sha256"] == "c" * 64
     other = made_verification(LOGITS, {FP32: LOGITS}, reference_fields={"is_recorded": False})
@@ -101,13 +101,13 @@ def test_junit_names_the_checkpoint_only_where_it_was_compared(tmp_path: Path) -
     assert "checkpoint.sha256" not in facts
 
 
-def test_junit_of_nothing_compared_is_no_success(tmp_path: Path) -> None:
+def test_junit_of_nothing_compared_fails(tmp_path: Path) -> None:
     found = suites(tmp_path, made_verification(LOGITS, {}, layers=()))
     assert failures(found["verify"]) == [("candidates", "no candidate was compared")]
     assert failures(found["diagnosis"]) == [("layers", "no graph could be diagnosed")]
 
 
-def test_junit_has_a_test_for_each_part_of_the_diagnosis(tmp_path: Path) -> None:
+def test_junit_has_a_test_for_each_diagnosis(tmp_path: Path) -> None:
     broken = BrokenDiagnosis("layers", "There is no torch.", "Install it.", 5)
     verification = made_verification(
         LOGITS,

@@ -44,14 +44,14 @@ def mined(bundle, photo_folder, budget, progress=lambda event: None, **fields):
     return verify_bundle(bundle, request, progress)
 
 
-def test_the_photos_with_the_lowest_margins_are_compared_the_lowest_first(bundle, photo_folder):
+def test_budget_compares_lowest_margins_first(bundle, photo_folder):
     everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
     found = margins(everything.answers.reference)
     lowest = [everything.answers.paths[i] for i in np.argsort(found)[:7]]
     result = mined(bundle, photo_folder, 7)
     assert result.passed
     assert list(result.answers.paths) == lowest
-    assert (result.photos.images, result.unreadable) == (7, 0)
+    assert (result.images.count, result.unreadable) == (7, 0)
     mining = result.mining
     assert (mining.compared, mining.ranked) == (7, 45)
     assert mining.ranked_by == "deploy/fp32.onnx on onnxruntime-cpu"
@@ -60,14 +60,14 @@ def test_the_photos_with_the_lowest_margins_are_compared_the_lowest_first(bundle
     assert 0 <= mining.apart["deploy/fp32.onnx on onnxruntime-cpu"] < 1e-4
 
 
-def test_no_bound_and_no_accuracy_is_claimed(bundle, photo_folder):
+def test_budget_claims_no_bound_or_accuracy(bundle, photo_folder):
     result = mined(bundle, photo_folder, 7)
     assert result.verdicts[0].measurement.flip_rate_bound is None
     assert result.expected
     assert result.accuracy == ()
 
 
-def test_what_passes_is_no_proof_and_takes_none_away(bundle, photo_folder, named):
+def test_budget_passed_changes_no_proof(bundle, photo_folder, named):
     before = contents(bundle)
     assert mined(bundle, photo_folder, 45, reference=named).passed
     assert contents(bundle) == before
@@ -76,7 +76,7 @@ def test_what_passes_is_no_proof_and_takes_none_away(bundle, photo_folder, named
     assert open_bundle(bundle.folder).manifest.verdicts == ()
 
 
-def test_budget_finds_a_flip_after_few_and_takes_the_proof_away(bundle, photo_folder, monkeypatch):
+def test_budget_finds_a_flip_and_removes_the_proof(bundle, photo_folder, monkeypatch):
     """The candidate is wrong where it was close."""
 
     def answer(images, logits):
@@ -93,14 +93,12 @@ def test_budget_finds_a_flip_after_few_and_takes_the_proof_away(bundle, photo_fo
     assert "4 of 10 images changed their class" in result.verdicts[0].reasons[0]
     assert result.verdicts[0].failed
     failed = kept(open_bundle(bundle.folder), "deploy/fp32.onnx", "onnxruntime-cpu", "CPU")
-    assert (failed.passed, failed.photos.images, failed.among) == (False, 10, 45)
+    assert (failed.passed, failed.images.count, failed.among) == (False, 10, 45)
     first, *_ = (event for event in events if isinstance(event, Step) and event.done == 1)
     assert first.detail == "comparing, 1 changed their class"
 
 
-def test_budget_passes_allowed_flips_only_where_the_others_are_out_of_reach(
-    bundle, photo_folder, monkeypatch
-):
+def test_budget_allows_flips_if_others_hold(bundle, photo_folder, monkeypatch):
     """Every compared decision changes, by little: of all ranked photos that would be allowed."""
     from deploykit.parity.tolerance import Tolerance
     from deploykit.proof import extremes
@@ -135,7 +133,7 @@ def test_budget_passes_allowed_flips_only_where_the_others_are_out_of_reach(
     assert open_bundle(bundle.folder).manifest == before
 
 
-def test_it_is_said_what_ranks(bundle, photo_folder):
+def test_budget_names_the_ranking_graph(bundle, photo_folder):
     events = []
     mined(bundle, photo_folder, 7, events.append)
     notes = [event.message for event in events if isinstance(event, Note)]
@@ -144,27 +142,25 @@ def test_it_is_said_what_ranks(bundle, photo_folder):
     assert (steps[-1].done, steps[-1].total) == (45, 45)
 
 
-def test_a_budget_beyond_the_photos_compares_all(bundle, photo_folder):
+def test_budget_beyond_the_images_compares_all(bundle, photo_folder):
     result = mined(bundle, photo_folder, 1000)
-    assert result.photos.images == 45
+    assert result.images.count == 45
     assert result.mining.smallest_skipped is None
     assert result.verdicts[0].measurement.flip_rate_bound is None
 
 
-def test_unreadable_photos_are_counted_and_not_ranked(bundle, photo_folder, tmp_path):
+def test_budget_counts_unreadable_images(bundle, photo_folder, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(photo_folder, folder)
     for name in ("blue/00.png", "red/14.png"):
         (folder / name).write_bytes(b"")
     result = mined(bundle, folder, 5)
-    assert (result.photos.images, result.unreadable, result.mining.ranked) == (5, 2, 43)
+    assert (result.images.count, result.unreadable, result.mining.ranked) == (5, 2, 43)
     assert not {"blue/00.png", "red/14.png"} & set(result.answers.paths)
 
 
 @pytest.mark.parametrize(("torn", "passes"), [(45, True), (46, False)])
-def test_photos_most_of_which_cannot_be_read_stand_for_nothing(
-    bundle, photo_folder, tmp_path, torn, passes
-):
+def test_budget_with_mostly_unreadable_images(bundle, photo_folder, tmp_path, torn, passes):
     """However few of those that can be read are compared."""
     folder = tmp_path / "photos"
     shutil.copytree(photo_folder, folder)
@@ -172,21 +168,21 @@ def test_photos_most_of_which_cannot_be_read_stand_for_nothing(
         (folder / "blue" / f"torn {i}.png").write_bytes(b"")
     before = open_bundle(bundle.folder).manifest
     result = mined(bundle, folder, 5)
-    assert (result.photos.images, result.unreadable) == (5, torn)
+    assert (result.images.count, result.unreadable) == (5, torn)
     assert result.passed is passes
     if not passes:
         assert "46 of 91 photos cannot be read" in result.verdicts[0].reasons[0]
     assert open_bundle(bundle.folder).manifest == before
 
 
-def test_a_folder_without_a_readable_photo_is_refused(bundle, tmp_path):
+def test_budget_without_readable_image_is_refused(bundle, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"")
     with pytest.raises(ImagesError, match="Not one image"):
         mined(bundle, tmp_path / "photos", 5)
 
 
-def test_budget_whose_photos_decide_nothing_takes_no_proof_away(
+def test_budget_of_undecidable_images_keeps_the_proof(
     bundle, photo_folder, monkeypatch, tmp_path, no_openvino
 ):
     """Two of 45 photos are ties: too few to speak against the bundle, and all that was compared."""
@@ -215,7 +211,7 @@ def test_budget_whose_photos_decide_nothing_takes_no_proof_away(
     assert not mined(bundle, folder, 3).verdicts[0].reasons
 
 
-def test_photos_that_the_ranking_graph_cannot_answer_come_first(bundle, photo_folder, monkeypatch):
+def test_budget_takes_unrankable_images_first(bundle, photo_folder, monkeypatch):
     from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 
     run = OnnxRuntimeSession._run
@@ -242,21 +238,21 @@ def test_photos_that_the_ranking_graph_cannot_answer_come_first(bundle, photo_fo
         ({"budget": 5, "self_test": True}, "--budget chooses the photos"),
     ],
 )
-def test_a_budget_that_contradicts_is_refused(bundle, fields, message):
+def test_budget_with_contradicting_options(bundle, fields, message):
     with pytest.raises(UsageError, match=message) as caught:
         verify_bundle(bundle, VerifyRequest(**fields))
     assert caught.value.hint
 
 
-def test_without_a_folder_there_is_nothing_to_choose_from(bundle):
-    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, photos=None))
+def test_budget_without_images_folder(bundle):
+    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, images=None))
     events = []
     with pytest.raises(UsageError, match="no folder of photos to choose from"):
         verify_bundle(open_bundle(bundle.folder), VerifyRequest(budget=5), events.append)
     assert events == []
 
 
-def test_a_runtime_that_is_not_here_is_refused_before_the_ranking(bundle, photo_folder, no_gpu):
+def test_budget_without_runtime_is_refused_before_ranking(bundle, photo_folder, no_gpu):
     from deploykit.errors import DeviceError
 
     events = []

@@ -84,7 +84,7 @@ def text(page: Page, selector: str) -> str:
 # What stands on the page.
 
 
-def test_what_was_compared_stands_in_the_page_itself(tmp_path: Path, photos: Path) -> None:
+def test_certificate_has_the_facts_without_scripts(tmp_path: Path, photos: Path) -> None:
     page = said(write(tmp_path, four_photos(photos)))
     assert "best_model.pth " + "c" * 64 in page
     assert "model.onnx " + "1" * 64 in page
@@ -96,7 +96,7 @@ def test_what_was_compared_stands_in_the_page_itself(tmp_path: Path, photos: Pat
     assert "numpy 2.4.6" in page
 
 
-def test_a_flip_stands_with_both_answers_and_its_photo(tmp_path: Path, photos: Path) -> None:
+def test_certificate_flip_has_answers_and_thumbnail(tmp_path: Path, photos: Path) -> None:
     html = write(tmp_path, four_photos(photos)).read_text(encoding="utf-8")
     flips = re.search(r'<ul class="flips">(.*?)</ul>', html, re.S)
     assert flips
@@ -107,7 +107,7 @@ def test_a_flip_stands_with_both_answers_and_its_photo(tmp_path: Path, photos: P
     assert told.endswith("margin 0.3")
 
 
-def test_where_nothing_flipped_the_nearest_photos_stand(tmp_path: Path, photos: Path) -> None:
+def test_certificate_without_flip_shows_lowest_margins(tmp_path: Path, photos: Path) -> None:
     path = write(tmp_path, four_photos(photos, moved(LOGITS, 1e-5)))
     nearest = re.findall(r'<p class="quiet name"><bdi>(.*?)</bdi>', path.read_text())
     assert sorted(nearest) == sorted(PATHS)
@@ -115,19 +115,19 @@ def test_where_nothing_flipped_the_nearest_photos_stand(tmp_path: Path, photos: 
     assert said(path).count("cannot be shown") == 1  # cat/gone.png
 
 
-def test_equal_answers_need_no_picture(tmp_path: Path) -> None:
+def test_certificate_of_equal_answers_has_no_chart(tmp_path: Path) -> None:
     page = said(write(tmp_path, four_photos(None, LOGITS)))
     assert "No logit moved at all." in page
     assert "Every dot is one" not in page
 
 
-def test_accuracy_of_both_sides(tmp_path: Path) -> None:
+def test_certificate_accuracy_of_both_sides(tmp_path: Path) -> None:
     page = said(write(tmp_path, four_photos(None)))
     assert "75.0\u202f% 3 of 4, errors &le;&#8239;75.1\u202f%" in page  # the reference
     assert "50.0\u202f% 2 of 4, errors &le;&#8239;90.2\u202f%" in page  # the candidate
 
 
-def test_of_many_classes_those_that_differ_are_shown(tmp_path: Path) -> None:
+def test_certificate_of_many_classes_shows_those_that_differ(tmp_path: Path) -> None:
     labels = Labels(names=tuple(f"class {i}" for i in range(60)), source="made")
     logits = made_logits(120, 60)
     paths = [f"{i}.png" for i in range(120)]
@@ -145,7 +145,7 @@ def test_of_many_classes_those_that_differ_are_shown(tmp_path: Path) -> None:
     assert "and 20 more classes" in accuracy
 
 
-def test_stages_and_layers_name_who_is_to_blame(tmp_path: Path) -> None:
+def test_certificate_stages_and_layers_name_the_fault(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         four_photos(
@@ -169,7 +169,7 @@ def test_stages_and_layers_name_who_is_to_blame(tmp_path: Path) -> None:
     ]
 
 
-def test_a_step_that_gave_nothing_to_compare_has_no_numbers(tmp_path: Path) -> None:
+def test_certificate_step_without_answers_has_no_numbers(tmp_path: Path) -> None:
     made = made_stages(made_logits(60), fault=False)
     empty = made_stages(made_logits(60)[:0], fault=False).steps[0]
     broken = msgspec.structs.replace(empty, reasons=("it gives no graph that runs",))
@@ -180,14 +180,14 @@ def test_a_step_that_gave_nothing_to_compare_has_no_numbers(tmp_path: Path) -> N
     assert " ".join(words).endswith("it gives no graph that runs no image compared")
 
 
-def test_a_page_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+def test_write_certificate_that_fails(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Writing .* failed"):
         write_certificate(
             tmp_path / "missing" / "page.html", made_bundle(tmp_path), four_photos(None)
         )
 
 
-def test_numbers_do_not_hide_behind_their_digits() -> None:
+def test_bound_and_number_keep_significant_digits() -> None:
     assert [bound(rate) for rate in (0.0132, 0.0003, 0.0)] == [
         "1.3\u202f%", "0.03\u202f%", "0.0\u202f%",
     ]  # fmt: skip
@@ -201,7 +201,7 @@ def test_numbers_do_not_hide_behind_their_digits() -> None:
 # The picture.
 
 
-def test_the_line_parts_what_can_have_changed_from_what_cannot() -> None:
+def test_scatter_line_separates_safe_from_close() -> None:
     reference = made_logits(500)
     picture = scatter_of(
         movements(reference, moved(reference, 0.3)), undecidable=0.05, allowed=None
@@ -220,7 +220,7 @@ def test_the_line_parts_what_can_have_changed_from_what_cannot() -> None:
     assert margins == sorted(margins)
 
 
-def test_zeros_are_drawn_at_the_edge() -> None:
+def test_scatter_draws_zeros_at_the_edge() -> None:
     reference = np.array([[1, 1, 0], [2, 1, 0], [3, 0, 0]], np.float32)
     candidate = np.array([[1, 1, 0.1], [2, 1, 0], [3, 0, 0.01]], np.float32)
     picture = scatter_of(movements(reference, candidate), undecidable=0.0, allowed=0.002)
@@ -232,7 +232,7 @@ def test_zeros_are_drawn_at_the_edge() -> None:
     assert 12 < picture.allowed < 346
 
 
-def test_of_many_images_those_that_changed_or_came_nearest_are_drawn() -> None:
+def test_scatter_of_many_images_keeps_flips_and_nearest() -> None:
     reference = made_logits(MOST_POINTS + 3000)
     images = movements(reference, moved(reference, 0.02))
     picture = scatter_of(images, undecidable=0.05, allowed=None)
@@ -249,7 +249,7 @@ def test_of_many_images_those_that_changed_or_came_nearest_are_drawn() -> None:
 # What the page does, in a browser.
 
 
-def test_loads_without_complaints_or_requests(
+def test_certificate_loads_without_complaints_or_requests(
     browser: Browser, tmp_path: Path, photos: Path
 ) -> None:
     path = write(
@@ -269,7 +269,7 @@ def test_loads_without_complaints_or_requests(
     assert text(page, ".flips .who") == "dog/b.png dog \u2192 owl, expected dog"
 
 
-def test_the_keyboard_goes_from_photo_to_photo(browser: Browser, tmp_path: Path) -> None:
+def test_certificate_chart_by_keyboard(browser: Browser, tmp_path: Path) -> None:
     page = browser.open(write(tmp_path, four_photos(None)).as_uri())
     assert page.evaluate("document.querySelector('.tip').hidden") is True
     page.evaluate("document.querySelector('.picture svg').focus()")
@@ -283,7 +283,7 @@ def test_the_keyboard_goes_from_photo_to_photo(browser: Browser, tmp_path: Path)
     assert page.evaluate("document.querySelector('.tip').hidden") is True
 
 
-def test_a_pointer_near_a_dot_tells_its_photo(browser: Browser, tmp_path: Path) -> None:
+def test_certificate_chart_by_pointer(browser: Browser, tmp_path: Path) -> None:
     page = browser.open(write(tmp_path, four_photos(None)).as_uri())
     page.evaluate("document.querySelector('.picture').scrollIntoView()")
     dot = page.evaluate(
@@ -296,9 +296,7 @@ def test_a_pointer_near_a_dot_tells_its_photo(browser: Browser, tmp_path: Path) 
     assert page.evaluate("document.querySelector('.tip').hidden") is True
 
 
-def test_a_narrow_window_does_not_scroll_sideways(
-    browser: Browser, tmp_path: Path, photos: Path
-) -> None:
+def test_certificate_fits_narrow_windows(browser: Browser, tmp_path: Path, photos: Path) -> None:
     long = "dog/" + "long-name-" * 20 + ".png"
     verification = four_photos(
         photos,
@@ -311,7 +309,7 @@ def test_a_narrow_window_does_not_scroll_sideways(
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_paper_shows_all_of_a_table(browser: Browser, tmp_path: Path) -> None:
+def test_certificate_print_shows_whole_tables(browser: Browser, tmp_path: Path) -> None:
     labels = Labels(names=tuple(f"class {i}" for i in range(40)), source="made")
     logits, paths = made_logits(40, 40), [f"{i}.png" for i in range(40)]
     verification = made_verification(
@@ -331,7 +329,7 @@ def test_paper_shows_all_of_a_table(browser: Browser, tmp_path: Path) -> None:
     assert page.evaluate(hidden) == 0
 
 
-def test_every_control_and_picture_has_a_name(
+def test_certificate_controls_and_images_have_names(
     browser: Browser, tmp_path: Path, photos: Path
 ) -> None:
     path = write(tmp_path, four_photos(photos, layers=[made_layers(fault=True)]))
@@ -342,7 +340,7 @@ def test_every_control_and_picture_has_a_name(
     assert [n["role"]["value"] for n in named if not n["name"]["value"]] == []
 
 
-def test_ten_thousand_photos_are_a_light_page(browser: Browser, tmp_path: Path) -> None:
+def test_certificate_of_ten_thousand_images_is_small(browser: Browser, tmp_path: Path) -> None:
     logits = made_logits(10_000)
     verification = made_verification(logits, {FP16: moved(logits, 3e-3)}, folder=tmp_path / "none")
     path = write(tmp_path, verification)
@@ -369,7 +367,7 @@ HOSTILE = (
 )
 
 
-def test_hostile_names_stay_text(browser: Browser, tmp_path: Path, photos: Path) -> None:
+def test_certificate_escapes_hostile_names(browser: Browser, tmp_path: Path, photos: Path) -> None:
     beacon = "<img src='http://127.0.0.1:9/beacon' onerror='window.injected = 1'>"
     labels = Labels(names=(*HOSTILE, beacon), source=beacon)
     logits = made_logits(len(HOSTILE), len(labels))
@@ -404,7 +402,7 @@ def test_hostile_names_stay_text(browser: Browser, tmp_path: Path, photos: Path)
     assert "half \\udcff pair.png" in names
 
 
-def test_a_narrow_page_shows_the_verdict_beside_the_candidate(tmp_path: Path) -> None:
+def test_certificate_verdict_is_beside_candidate(tmp_path: Path) -> None:
     """What stands further to the right has to be scrolled to."""
     page = said(
         write(tmp_path, four_photos(tmp_path, -LOGITS, stages=made_stages(LOGITS, fault=True)))
@@ -413,20 +411,20 @@ def test_a_narrow_page_shows_the_verdict_beside_the_candidate(tmp_path: Path) ->
     assert "stage verdict change " in page
 
 
-def test_certificate_tells_what_was_skipped_and_why_the_graph_stands_in(tmp_path: Path) -> None:
+def test_certificate_names_skipped_images_and_missing_module(tmp_path: Path) -> None:
     why = "best_model.pth is not there"
     verification = four_photos(
         tmp_path, LOGITS, reference_fields={"kind": "graph", "module_reason": why}
     )
-    photos = msgspec.structs.replace(verification.photos, duplicates=1, calibration=2)
-    page = said(write(tmp_path, replace(verification, photos=photos)))
+    photos = msgspec.structs.replace(verification.images, duplicates=1, calibration=2)
+    page = said(write(tmp_path, replace(verification, images=photos)))
     assert "(1 duplicate and 2 calibration images skipped)" in page
     assert f"instead of the trained model: {why}" in page
     assert "exported from best_model.pth " + "c" * 64 + " not compared here" in page
     assert "checkpoint best_model.pth" not in page
 
 
-def test_certificate_of_values_that_are_not_finite_counts_them(tmp_path: Path) -> None:
+def test_certificate_counts_non_finite_answers(tmp_path: Path) -> None:
     broken = LOGITS.copy()
     broken[1, 1] = np.nan
     page = said(write(tmp_path, four_photos(tmp_path, broken)))

@@ -38,27 +38,27 @@ def tuned(bundle):
 
 
 @pytest.mark.parametrize("name", ["Overflow", "Underflow", "SensitiveSum"])
-def test_verify_rehearses_a_tuned_graph_on_photos_it_was_not_tuned_on(toy, name):
+def test_verify_rehearses_fp16_on_other_images_than_search(toy, name):
     tuned = tune_fp16(toy(name)).bundle
     result = verify_bundle(tuned, REHEARSAL)
     assert result.passed
     assert candidates(result) == [(FP16, "rehearsal", "rehearsed")]
     assert result.verdicts[0].tolerance.max_flip_rate == 0.005
-    assert (result.photos.images, result.photos.calibration, result.unreadable) == (23, 22, 0)
-    assert kept(open_bundle(tuned.folder), FP16, "rehearsal", "CPU").photos == result.photos
+    assert (result.images.count, result.images.calibration, result.unreadable) == (23, 22, 0)
+    assert kept(open_bundle(tuned.folder), FP16, "rehearsal", "CPU").images == result.images
 
 
-def test_verify_on_more_photos_replaces_the_rehearsal(tuned, tmp_path):
+def test_verify_on_more_images_replaces_the_rehearsal(tuned, tmp_path):
     folder = make_photos(tmp_path / "more", BRIGHT - 20)
-    shutil.copytree(tuned.manifest.photos, folder, dirs_exist_ok=True, copy_function=renamed)
+    shutil.copytree(tuned.manifest.images, folder, dirs_exist_ok=True, copy_function=renamed)
     assert verify_bundle(
         tuned, VerifyRequest(images=folder, runtime="rehearsal", precision="fp16")
     ).passed
-    photos = kept(open_bundle(tuned.folder), FP16, "rehearsal", "CPU").photos
-    assert (photos.images, photos.calibration) == (53, 22)
+    photos = kept(open_bundle(tuned.folder), FP16, "rehearsal", "CPU").images
+    assert (photos.count, photos.calibration) == (53, 22)
 
 
-def test_verify_fails_a_changed_weight_in_the_rehearsal_and_takes_its_proof_away(tuned):
+def test_verify_fails_a_changed_fp16_weight(tuned):
     path = tuned.folder / FP16
     model = onnx.load(path)
     weight = next(w for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT16)
@@ -72,7 +72,7 @@ def test_verify_fails_a_changed_weight_in_the_rehearsal_and_takes_its_proof_away
     assert kept(manifest, "deploy/fp32.onnx", "onnxruntime-cpu", "CPU").passed
 
 
-def test_a_plain_verify_rehearses_too(tuned, no_openvino):
+def test_verify_without_options_rehearses(tuned, no_openvino):
     result = verify_bundle(tuned)
     assert result.passed
     assert candidates(result) == [
@@ -81,7 +81,7 @@ def test_a_plain_verify_rehearses_too(tuned, no_openvino):
     ]
 
 
-def test_the_self_test_rehearses_too_and_changes_nothing(tuned, no_openvino):
+def test_self_test_rehearses_and_changes_nothing(tuned, no_openvino):
     before = contents(tuned)
     result = verify_bundle(tuned, VerifyRequest(self_test=True))
     assert result.passed
@@ -90,7 +90,7 @@ def test_the_self_test_rehearses_too_and_changes_nothing(tuned, no_openvino):
 
 
 @pytest.mark.parametrize("self_test", [False, True])
-def test_without_onnx_the_rehearsal_is_left_out_aloud(tuned, no_onnx, self_test, no_openvino):
+def test_verify_without_onnx_skips_the_rehearsal(tuned, no_onnx, self_test, no_openvino):
     events = []
     result = verify_bundle(tuned, VerifyRequest(self_test=self_test), events.append)
     assert result.passed
@@ -99,12 +99,12 @@ def test_without_onnx_the_rehearsal_is_left_out_aloud(tuned, no_onnx, self_test,
     assert note.startswith(f"skipped: {FP16} on rehearsal: onnx is not installed")
 
 
-def test_a_rehearsal_that_was_asked_for_needs_onnx(tuned, no_onnx):
+def test_verify_named_rehearsal_needs_onnx(tuned, no_onnx):
     with pytest.raises(DependencyError, match="onnx is not installed"):
         verify_bundle(tuned, REHEARSAL)
 
 
-def test_onnx_runtime_on_the_cpu_shows_nothing_about_fp16(tuned):
+def test_verify_refuses_fp16_on_onnx_runtime_cpu(tuned):
     """It would compute in FP32."""
     request = VerifyRequest(runtime="onnxruntime-cpu", precision="fp16")
     with pytest.raises(UsageError, match="onnxruntime-cpu does not compute in fp16") as caught:
@@ -112,14 +112,14 @@ def test_onnx_runtime_on_the_cpu_shows_nothing_about_fp16(tuned):
     assert caught.value.exit_code == 2
 
 
-def test_a_graph_that_was_not_made_yet_is_made_by_build_trt(bundle):
+def test_verify_of_missing_fp16_graph_names_build_trt(bundle):
     with pytest.raises(BundleError, match="has no fp16 graph") as caught:
         verify_bundle(bundle, REHEARSAL)
     assert "build-trt" in caught.value.hint
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "rehearsal", None])
-def test_only_cuda_has_tf32(tuned, runtime):
+def test_verify_tf32_needs_cuda(tuned, runtime):
     with pytest.raises(UsageError, match=r"has( no)? TF32") as caught:
         verify_bundle(tuned, VerifyRequest(runtime=runtime, tf32=True))
     assert "onnxruntime-cuda" in caught.value.hint
@@ -141,7 +141,7 @@ class CudaSession(FakeSession):
 
 @pytest.mark.parametrize("tf32", [False, True])
 @pytest.mark.parametrize("right", [False, True])
-def test_what_tf32_shows_is_neither_kept_nor_held_against_fp32(bundle, monkeypatch, tf32, right):
+def test_verify_in_tf32_keeps_no_verdict(bundle, monkeypatch, tf32, right):
     """Without TF32 the same answers are a proof, or take one away."""
     from deploykit.inference.candidates import Candidate, open_candidate
 
@@ -163,7 +163,7 @@ def test_what_tf32_shows_is_neither_kept_nor_held_against_fp32(bundle, monkeypat
     assert (after == before) == tf32
 
 
-def test_an_engine_is_left_out_where_there_is_no_gpu(engine_bundle, no_gpu, no_openvino):
+def test_verify_skips_an_engine_without_gpu(engine_bundle, no_gpu, no_openvino):
     events = []
     result = verify_bundle(engine_bundle, progress=events.append)
     assert result.passed
@@ -173,30 +173,30 @@ def test_an_engine_is_left_out_where_there_is_no_gpu(engine_bundle, no_gpu, no_o
 
 
 @pytest.mark.parametrize("by", ["runtime", "engine"])
-def test_an_engine_that_was_asked_for_is_not_left_out(engine_bundle, no_gpu, by):
+def test_verify_named_engine_needs_a_gpu(engine_bundle, no_gpu, by):
     named = {"runtime": "tensorrt_rtx", "engine": engine_bundle.manifest.engines[0]}
     with pytest.raises(DeviceError, match="no NVIDIA driver"):
         verify_bundle(engine_bundle, VerifyRequest(**{by: named[by]}))
 
 
-def test_verify_executes_an_engine_on_its_gpu_and_proves_it(engine_bundle, engines):
+def test_verify_executes_and_proves_an_engine(engine_bundle, engines):
     (engine,) = engine_bundle.manifest.engines
     result = verify_bundle(engine_bundle, VerifyRequest(runtime="tensorrt_rtx"))
     assert result.passed
     assert candidates(result) == [(engine, "tensorrt_rtx", "executed")]
     manifest = open_bundle(engine_bundle.folder).manifest
     proof = kept(manifest, engine, "tensorrt_rtx", "NVIDIA GeForce RTX 4070")
-    assert (proof.kind, proof.reference_kind, proof.photos.images) == ("executed", "graph", 23)
+    assert (proof.kind, proof.reference_kind, proof.images.count) == ("executed", "graph", 23)
     assert engines.sessions[0].closed
 
 
-def test_an_engine_that_answers_wrongly_fails(engine_bundle, engines):
+def test_verify_fails_a_wrong_engine(engine_bundle, engines):
     engines.distort = np.negative
     result = verify_bundle(engine_bundle, VerifyRequest(runtime="tensorrt_rtx"))
     assert not result.passed
     assert "changed their class" in result.verdicts[0].reasons[0]
 
 
-def test_an_engine_that_is_not_there_is_refused_by_name(engine_bundle):
+def test_verify_of_an_unknown_engine(engine_bundle):
     with pytest.raises(BundleError, match=r"has no engine other\.engine; it has tensorrt_rtx-"):
         verify_bundle(engine_bundle, VerifyRequest(engine="other.engine"))

@@ -63,7 +63,7 @@ def test_verify_compares_both_graphs_with_the_checkpoint(bundle, named, photo_fo
     assert result.passed
     assert result.reference.description.startswith("torch module")
     assert [v.candidate.graph for v in result.verdicts] == ["model.onnx", "deploy/fp32.onnx"]
-    assert (result.photos.kind, result.photos.images, result.unreadable) == ("photos", 45, 0)
+    assert (result.images.kind, result.images.count, result.unreadable) == ("photos", 45, 0)
     for verdict in result.verdicts:
         assert verdict.measurement.batch_sizes == (1, 2, 5, 32)
         assert verdict.measurement.images == 45
@@ -71,15 +71,15 @@ def test_verify_compares_both_graphs_with_the_checkpoint(bundle, named, photo_fo
         assert verdict.measurement.flip_rate_bound == pytest.approx(1 - 0.05 ** (1 / 45))
 
 
-def test_what_passed_is_kept(bundle, named, photo_folder):
+def test_verify_passed_keeps_the_proof(bundle, named, photo_folder):
     verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
     proofs = {proof.graph: proof for proof in open_bundle(bundle.folder).manifest.verdicts}
     assert len(proofs) == 2
-    assert proofs["deploy/fp32.onnx"].photos.images == 45
+    assert proofs["deploy/fp32.onnx"].images.count == 45
     assert proofs["deploy/fp32.onnx"].reference.startswith("torch module")
 
 
-def test_verify_on_fewer_photos_leaves_the_proof(bundle, named, photo_folder):
+def test_verify_on_fewer_images_keeps_the_proof(bundle, named, photo_folder):
     verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
     strong = open_bundle(bundle.folder)
     request = VerifyRequest(images=photo_folder, max_images=9, reference=named)
@@ -87,7 +87,7 @@ def test_verify_on_fewer_photos_leaves_the_proof(bundle, named, photo_folder):
     assert open_bundle(bundle.folder).manifest.verdicts == strong.manifest.verdicts
 
 
-def test_verify_takes_no_graph_that_failed_as_reference(bundle, named, photo_folder):
+def test_verify_refuses_a_failed_graph_as_reference(bundle, named, photo_folder):
     """Or a plain verify would bring back the proof that a comparison with torch took away."""
     changed = perturb(perturb(bundle), "model.onnx")
     assert not verify_bundle(changed, VerifyRequest(reference=named)).passed
@@ -97,7 +97,7 @@ def test_verify_takes_no_graph_that_failed_as_reference(bundle, named, photo_fol
     assert [known(bundle, graph).word for graph in ("model.onnx", FP32)] == ["failed", "failed"]
 
 
-def test_other_weights_leave_the_proofs_alone(bundle, network_file, checkpoint, tmp_path):
+def test_verify_of_other_weights_changes_no_proof(bundle, network_file, checkpoint, tmp_path):
     weights = torch.load(checkpoint, weights_only=True)
     for factor in (1.0, 1.5):
         weights["head.bias"] = weights["head.bias"] * factor
@@ -111,7 +111,7 @@ def test_other_weights_leave_the_proofs_alone(bundle, network_file, checkpoint, 
         assert any("other weights" in e.message for e in notes if isinstance(e, Note))
 
 
-def test_a_bundle_that_is_exported_again_meanwhile_gets_no_proof(bundle, named, photo_folder):
+def test_verify_of_a_bundle_replaced_meanwhile(bundle, named, photo_folder):
     path = bundle.folder / "deploy/fp32.onnx"
 
     def replace_graph(manifest):
@@ -125,7 +125,7 @@ def test_a_bundle_that_is_exported_again_meanwhile_gets_no_proof(bundle, named, 
     assert [proof.graph for proof in kept] == ["model.onnx"]
 
 
-def test_a_bundle_that_cannot_be_written_is_verified_all_the_same(bundle, named, monkeypatch):
+def test_verify_of_a_read_only_bundle(bundle, named, monkeypatch):
     def read_only(*arguments):
         raise OSError(30, "Read-only file system")
 
@@ -135,7 +135,7 @@ def test_a_bundle_that_cannot_be_written_is_verified_all_the_same(bundle, named,
     assert any("the proof is not kept" in e.message for e in notes if isinstance(e, Note))
 
 
-def test_the_users_code_does_not_run_unasked(bundle, photo_folder, no_openvino):
+def test_verify_runs_user_code_only_if_named(bundle, photo_folder, no_openvino):
     notes = []
     result = verify_bundle(bundle, VerifyRequest(images=photo_folder), notes.append)
     assert result.reference.description == "model.onnx on onnxruntime-cpu"
@@ -144,9 +144,7 @@ def test_the_users_code_does_not_run_unasked(bundle, photo_folder, no_openvino):
     assert any("code of its own" in e.message for e in notes if isinstance(e, Note))
 
 
-def test_verify_fails_a_perturbed_weight_and_takes_its_proof_away(
-    bundle, named, photo_folder, no_openvino
-):
+def test_verify_fails_a_changed_weight(bundle, named, photo_folder, no_openvino):
     changed = perturb(bundle)
     result = verify_bundle(changed, VerifyRequest(images=photo_folder, reference=named))
     assert not result.passed
@@ -158,37 +156,37 @@ def test_verify_fails_a_perturbed_weight_and_takes_its_proof_away(
     assert known(bundle).verdict.reasons == deploy.reasons
 
 
-def test_the_recorded_photos_are_used_while_they_are_there(bundle, named, photo_folder):
+def test_verify_takes_the_recorded_images(bundle, named, photo_folder):
     notes = []
     result = verify_bundle(bundle, VerifyRequest(reference=named), notes.append)
-    assert result.photos.source == str(photo_folder.resolve())
+    assert result.images.source == str(photo_folder.resolve())
     assert any("given at export" in e.message for e in notes if isinstance(e, Note))
 
 
-def test_without_photos_the_golden_images_are_used(bundle, named):
-    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, photos="/gone"))
+def test_verify_without_images_takes_golden_images(bundle, named):
+    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, images="/gone"))
     result = verify_bundle(open_bundle(bundle.folder), VerifyRequest(reference=named))
-    assert (result.photos.kind, result.photos.images) == ("golden", 8)
+    assert (result.images.kind, result.images.count) == ("golden", 8)
     assert result.passed
     assert {verdict.measurement.flip_rate_bound for verdict in result.verdicts} == {None}
 
 
-def test_a_sample_is_even_over_the_classes(bundle, named, photo_folder):
+def test_verify_max_images(bundle, named, photo_folder):
     request = VerifyRequest(images=photo_folder, max_images=9, reference=named)
-    assert verify_bundle(bundle, request).photos.images == 9
+    assert verify_bundle(bundle, request).images.count == 9
 
 
-def test_the_self_test_needs_only_the_bundle(bundle, no_openvino):
+def test_self_test_needs_only_the_bundle(bundle, no_openvino):
     result = verify_bundle(bundle, VerifyRequest(self_test=True))
     assert result.passed
     assert result.reference.description == "answers recorded in golden.npz"
     assert (result.reference.kind, result.reference.is_recorded) == ("golden", True)
     assert result.verdicts[0].measurement.flip_rate_bound is None
-    assert result.photos.images == 8
+    assert result.images.count == 8
     assert [v.candidate.graph for v in result.verdicts] == ["deploy/fp32.onnx"]
 
 
-def test_self_test_fails_a_perturbed_weight_and_takes_its_proof_away(bundle):
+def test_self_test_fails_a_changed_weight(bundle):
     assert not verify_bundle(perturb(bundle), VerifyRequest(self_test=True)).passed
     assert known(bundle, "model.onnx").word == "proven"
     assert known(bundle).word == "failed"
@@ -196,7 +194,7 @@ def test_self_test_fails_a_perturbed_weight_and_takes_its_proof_away(bundle):
 
 
 @pytest.mark.parametrize("change", ["labels", "preprocessing"])
-def test_a_manifest_that_was_edited_by_hand_is_refused(bundle, change):
+def test_verify_refuses_an_edited_manifest(bundle, change):
     """Swapped labels would pass every comparison of logits."""
 
     def edit(manifest):
@@ -213,13 +211,13 @@ def test_a_manifest_that_was_edited_by_hand_is_refused(bundle, change):
             verify_bundle(open_bundle(bundle.folder), VerifyRequest(self_test=self_test))
 
 
-def test_the_self_test_checks_every_file(bundle):
+def test_self_test_checks_every_file(bundle):
     (bundle.folder / "model.onnx").write_bytes(b"truncated")
     with pytest.raises(BundleError, match=r"model.onnx is not the file that was exported"):
         verify_bundle(bundle, VerifyRequest(self_test=True))
 
 
-def test_a_copy_without_engines_passes_the_self_test(bundle):
+def test_self_test_without_copied_engines(bundle):
     engine = bundle.folder / "engines" / "a.engine"
     engine.parent.mkdir()
     engine.write_bytes(b"plan")
@@ -240,14 +238,14 @@ def test_a_copy_without_engines_passes_the_self_test(bundle):
     assert verify_bundle(open_bundle(bundle.folder), request).passed
 
 
-def test_a_damaged_graph_is_refused(bundle):
+def test_self_test_refuses_a_damaged_graph(bundle):
     (bundle.folder / "deploy/fp32.onnx").write_bytes(b"")
     with pytest.raises(BundleError, match="not the file that was exported"):
         verify_bundle(bundle, VerifyRequest(self_test=True))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip"])
-def test_a_damaged_golden_file_is_refused(bundle, content):
+def test_self_test_refuses_a_damaged_golden_file(bundle, content):
     path = bundle.folder / "golden.npz"
     path.write_bytes(content)
     update_manifest(
@@ -258,7 +256,7 @@ def test_a_damaged_golden_file_is_refused(bundle, content):
         verify_bundle(open_bundle(bundle.folder), VerifyRequest(self_test=True))
 
 
-def test_golden_answers_that_are_not_finite_fail(bundle):
+def test_self_test_with_non_finite_golden_answers(bundle):
     path = bundle.folder / "golden.npz"
     with np.load(path) as data:
         logits = data["logits"].copy()
@@ -274,22 +272,22 @@ def test_golden_answers_that_are_not_finite_fail(bundle):
     assert "NaN" in result.verdicts[0].reasons[0]
 
 
-def test_unreadable_photos_are_counted(bundle, named, tmp_path, photo_folder):
+def test_verify_counts_unreadable_images(bundle, named, tmp_path, photo_folder):
     shutil.copytree(photo_folder / "red", tmp_path / "photos")
     (tmp_path / "photos" / "07.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = verify_bundle(bundle, VerifyRequest(images=tmp_path / "photos", reference=named))
-    assert (result.photos.images, result.unreadable) == (14, 1)
+    assert (result.images.count, result.unreadable) == (14, 1)
     assert result.passed
 
 
-def test_a_folder_without_a_readable_image_is_refused(bundle, named, tmp_path):
+def test_verify_without_readable_image_is_refused(bundle, named, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"")
     with pytest.raises(ImagesError, match="Not one"):
         verify_bundle(bundle, VerifyRequest(images=tmp_path / "photos", reference=named))
 
 
-def test_another_checkpoint_is_measured_not_excused(bundle, network_file, checkpoint, tmp_path):
+def test_verify_fails_another_checkpoint(bundle, network_file, checkpoint, tmp_path):
     weights = torch.load(checkpoint, weights_only=True)
     weights["head.bias"] += torch.tensor([0.5, 0.0, 0.0])
     torch.save(weights, tmp_path / "other.pth")
@@ -297,7 +295,7 @@ def test_another_checkpoint_is_measured_not_excused(bundle, network_file, checkp
     assert not verify_bundle(bundle, VerifyRequest(reference=reference)).passed
 
 
-def test_a_checkpoint_of_other_classes_is_refused(bundle, network_file, tmp_path):
+def test_verify_refuses_a_checkpoint_of_other_classes(bundle, network_file, tmp_path):
     from deploykit.models.registry import resolve_architecture
 
     module = resolve_architecture(f"{network_file}:Net", allow_user_code=True).build(5)
@@ -307,24 +305,24 @@ def test_a_checkpoint_of_other_classes_is_refused(bundle, network_file, tmp_path
         verify_bundle(bundle, VerifyRequest(reference=reference))
 
 
-def test_naming_only_the_checkpoint_of_ones_own_code_is_explained(bundle, checkpoint):
+def test_verify_of_user_network_needs_arch(bundle, checkpoint):
     request = VerifyRequest(reference=ReferenceRequest(checkpoint=checkpoint))
     with pytest.raises(UsageError, match="code of its own") as caught:
         verify_bundle(bundle, request)
     assert "--arch" in caught.value.hint
 
 
-def test_a_precision_that_is_not_there_is_refused(bundle):
+def test_verify_of_a_missing_precision(bundle):
     with pytest.raises(BundleError, match="no fp16 graph; it has fp32"):
         verify_bundle(bundle, VerifyRequest(precision="fp16"))
 
 
-def test_a_device_that_is_not_there_is_refused(bundle, no_gpu):
+def test_verify_on_a_missing_device(bundle, no_gpu):
     with pytest.raises(DeviceError):
         verify_bundle(bundle, VerifyRequest(runtime="onnxruntime-cuda"))
 
 
-def test_a_zoo_network_is_rebuilt_from_the_recorded_checkpoint(tmp_path, photo_folder):
+def test_verify_rebuilds_a_zoo_network(tmp_path, photo_folder):
     from deploykit.commands.export.request import ExportRequest
     from deploykit.commands.export.run import export_bundle
     from deploykit.models.registry import resolve_architecture
@@ -366,35 +364,35 @@ def put_golden(bundle, count):
         images, logits = data["images"][:count], data["logits"][:count]
     np.savez(path, images=images, logits=logits)
     files = {**bundle.manifest.files, "golden.npz": record_file(path)}
-    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, files=files, photos=None))
+    update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, files=files, images=None))
     return open_bundle(bundle.folder)
 
 
 @pytest.mark.parametrize("request_", [VerifyRequest(), VerifyRequest(self_test=True)])
-def test_golden_images_of_which_there_are_none_are_refused(bundle, request_):
+def test_verify_refuses_an_empty_golden_file(bundle, request_):
     with pytest.raises(BundleError, match="holds no image") as caught:
         verify_bundle(put_golden(bundle, 0), request_)
     assert caught.value.hint
 
 
-def test_golden_images_are_limited_as_photos_are(bundle, named):
+def test_verify_limits_golden_images(bundle, named):
     request = VerifyRequest(max_images=3, reference=named)
-    assert verify_bundle(put_golden(bundle, 8), request).photos.images == 3
+    assert verify_bundle(put_golden(bundle, 8), request).images.count == 3
 
 
-def test_a_self_test_with_a_number_of_photos_is_refused(bundle):
+def test_self_test_refuses_max_images(bundle):
     with pytest.raises(UsageError, match="--max-images"):
         verify_bundle(bundle, VerifyRequest(self_test=True, max_images=3))
 
 
-def test_a_golden_file_that_changed_is_refused_though_it_is_not_needed(bundle, photo_folder):
+def test_verify_refuses_a_changed_golden_file(bundle, photo_folder):
     with (bundle.folder / "golden.npz").open("ab") as file:
         file.write(b"x")
     with pytest.raises(BundleError, match=r"golden.npz is not the file"):
         verify_bundle(bundle, VerifyRequest(images=photo_folder))
 
 
-def test_a_reference_that_is_open_already_stays_open(bundle, named, photo_folder):
+def test_verify_keeps_a_given_reference_open(bundle, named, photo_folder):
     reference = open_reference(bundle, named, lambda event: None)
     with reference.session:
         request = VerifyRequest(images=photo_folder, max_images=4, reference=named)
@@ -403,7 +401,7 @@ def test_a_reference_that_is_open_already_stays_open(bundle, named, photo_folder
         assert reference.session.run(images).shape == (1, 3)
 
 
-def test_a_self_test_takes_no_other_reference(bundle, named):
+def test_self_test_refuses_another_reference(bundle, named):
     """Or what it passes would be kept as a proof."""
     reference = open_reference(bundle, named, lambda event: None)
     with reference.session, pytest.raises(UsageError, match="with no other reference") as caught:
@@ -411,9 +409,7 @@ def test_a_self_test_takes_no_other_reference(bundle, named):
     assert caught.value.hint
 
 
-def test_photos_that_decide_nothing_fail_and_take_no_proof_away(
-    bundle, tmp_path, monkeypatch, no_openvino
-):
+def test_verify_on_undecidable_images_keeps_the_proof(bundle, tmp_path, monkeypatch, no_openvino):
     """A doubt: the numbers agree, and the reference has two best classes."""
     from PIL import Image
 

@@ -84,9 +84,7 @@ def failure():
     return call
 
 
-def test_suite_passes_a_sound_bundle_and_leaves_it_alone(
-    project, bundle, photo_folder, network_file
-):
+def test_suite_passes_a_sound_bundle(project, bundle, photo_folder, network_file):
     before = contents(bundle)
     photos, arch = f"--deploykit-images={photo_folder}", f"--deploykit-arch={network_file}:Net"
     run = run_suite(project, bundle, photos, arch, "--junitxml=junit.xml")
@@ -104,7 +102,7 @@ def test_suite_passes_a_sound_bundle_and_leaves_it_alone(
     assert skipped.get("message")
 
 
-def test_suite_runs_the_paths_that_are_named_too(project, bundle):
+def test_suite_runs_named_paths_too(project, bundle):
     run = run_suite(project, bundle, "test_mine.py", "-k", "mine or files")
     assert run.returncode == 0, run.stdout
     assert "test_mine.py::test_mine SKIPPED" in run.stdout
@@ -132,7 +130,7 @@ def test_suite_fails_in_words(project, bundle):
         ("--deploykit-precision=int8", "has no int8 graph"),
     ],
 )
-def test_suite_refuses_options_that_make_no_sense(tmp_path, exported_bundle, option, message):
+def test_suite_refuses_impossible_options(tmp_path, exported_bundle, option, message):
     run = run_suite(tmp_path, exported_bundle, option)
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
     assert message in run.stderr
@@ -160,7 +158,7 @@ def test_plugin_loads_nothing_in_other_runs(tmp_path, arguments):
     assert json.loads(run.stdout.splitlines()[-1]) == [0, packages, []]
 
 
-def test_check_of_a_candidate_fails_with_flips_and_reasons(bundle, answers, request_, failure):
+def test_check_of_candidate_fails_with_flips_and_reasons(bundle, answers, request_, failure):
     answers(FP32.file, lambda logits: logits[:, ::-1])
     words = failure(checks_of(bundle, request_)[str(FP32)])
     assert "30 of 45 images changed their class; at most 0.0% may" in words
@@ -168,7 +166,7 @@ def test_check_of_a_candidate_fails_with_flips_and_reasons(bundle, answers, requ
     assert "... and 20 more" in words
 
 
-def test_check_skips_what_cannot_run_and_the_reference(bundle, photo_folder, no_gpu):
+def test_check_skips_reference_and_missing_devices(bundle, photo_folder, no_gpu):
     checks = checks_of(bundle, VerifyRequest(images=photo_folder, max_images=4, keep=False))
     with pytest.raises(pytest.skip.Exception, match="no NVIDIA driver"):
         checks["deploy/fp32.onnx on onnxruntime-cuda"]()
@@ -176,7 +174,7 @@ def test_check_skips_what_cannot_run_and_the_reference(bundle, photo_folder, no_
         checks["model.onnx on onnxruntime-cpu"]()
 
 
-def test_check_of_files_fails_other_answers_than_recorded(bundle, request_, failure):
+def test_check_of_files_compares_golden_answers(bundle, request_, failure):
     golden = bundle.folder / "golden.npz"
     with np.load(golden) as data:
         images, logits = data["images"], data["logits"]
@@ -186,7 +184,7 @@ def test_check_of_files_fails_other_answers_than_recorded(bundle, request_, fail
     assert "answers recorded in golden.npz" in words
 
 
-def test_check_of_files_looks_at_engines_without_a_gpu(engine_bundle, request_):
+def test_check_of_files_refuses_outdated_engines(engine_bundle, request_):
     files = len(engine_bundle.manifest.files)
     assert checks_of(engine_bundle, request_)["files"]().startswith(f"{files} files are as")
     graph = engine_bundle.folder / "deploy/fp16.onnx"
@@ -196,7 +194,7 @@ def test_check_of_files_looks_at_engines_without_a_gpu(engine_bundle, request_):
         outdated["files"]()
 
 
-def test_check_of_files_takes_a_copy_without_engines(engine_bundle, request_):
+def test_check_of_files_without_copied_engines(engine_bundle, request_):
     for file in (engine_bundle.folder / "engines").iterdir():
         file.unlink()
     assert checks_of(open_bundle(engine_bundle.folder), request_)["files"]()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from made_verifications import BIRDS, GRAPHS, MODULE, made_logits, made_verification
 
-from deploykit.bundle.verdicts import PhotoSet
+from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.verify.text import verification_text, verification_value
-from deploykit.proof.text import photos_text
+from deploykit.proof.text import images_text
 from deploykit.specs.model import Labels
 from deploykit.system.text import rate_digits
 
@@ -25,7 +25,7 @@ def rows_of(text, columns):
     return [[cell.strip() for cell in line] for line in lines if len(line) == columns]
 
 
-def test_verification_text_has_a_column_for_each_accuracy_that_differs():
+def test_verification_text_accuracy_columns():
     logits = made_logits(30)
     wrong = logits.copy()
     wrong[0] = [0, 9, 0]
@@ -46,7 +46,7 @@ def test_verification_text_has_a_column_for_each_accuracy_that_differs():
     assert owl[:2] == ["owl", "10"]
 
 
-def test_verification_text_shows_the_worst_of_many_classes():
+def test_verification_text_worst_of_many_classes():
     labels = Labels(names=tuple(f"kind_{i}" for i in range(40)), source="test")
     logits = made_logits(80, 40)
     wrong = logits.copy()
@@ -66,7 +66,7 @@ def test_verification_text_without_labels_has_no_accuracy():
     assert verification_value(result)["accuracy"] is None
 
 
-def test_verification_value_has_null_for_numbers_that_are_not_finite():
+def test_verification_value_of_non_finite_numbers():
     logits = made_logits(30)
     broken = np.full_like(logits, np.nan)
     value = verification_value(labelled(logits, {GRAPHS[1]: broken}))
@@ -75,7 +75,7 @@ def test_verification_value_has_null_for_numbers_that_are_not_finite():
     assert value["accuracy"]["candidates"][0]["correct"] == 0
 
 
-def test_verification_text_gives_no_bound_on_golden_images(tmp_path):
+def test_verification_text_of_golden_images_has_no_bound(tmp_path):
     logits = made_logits(30)
     text = verification_text(made_verification(logits, {GRAPHS[1]: logits}))
     assert "at most" not in text
@@ -84,7 +84,7 @@ def test_verification_text_gives_no_bound_on_golden_images(tmp_path):
     assert "0 of 30, at most 9.5 %" in photos
 
 
-def test_rate_digits_show_a_small_rate_as_more_than_zero():
+def test_rate_digits_of_small_rates():
     assert [rate_digits(rate) for rate in (0.0, 0.0132, 0.0003, 0.00001)] == [
         *("0.0", "1.3", "0.03", "0.001"),
     ]
@@ -111,22 +111,22 @@ def test_worst_images_flipped_first_then_by_error():
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"images": 225}, "225 photos of birds"),
-        ({"images": 225, "duplicates": 1}, "225 photos of birds (1 duplicate skipped)"),
+        ({"count": 225}, "225 photos of birds"),
+        ({"count": 225, "duplicates": 1}, "225 photos of birds (1 duplicate skipped)"),
         (
-            {"images": 1, "duplicates": 3, "calibration": 32},
+            {"count": 1, "duplicates": 3, "calibration": 32},
             "1 photo of birds (3 duplicates and 32 calibration images skipped)",
         ),
-        ({"images": 1, "kind": "golden"}, "the bundle's 1 golden image"),
+        ({"count": 1, "kind": "golden"}, "the bundle's 1 golden image"),
         (
-            {"images": 24, "kind": "generated"},
+            {"count": 24, "kind": "generated"},
             "24 generated images, no photos (verify again with --images)",
         ),
     ],
 )
-def test_photos_text_counts_what_was_compared_and_skipped(fields, text):
+def test_photos_text_counts_compared_and_skipped(fields, text):
     assert (
-        photos_text(PhotoSet(**{"kind": "photos", "source": "birds", "sha256": "d"} | fields))
+        images_text(ImageSet(**{"kind": "photos", "source": "birds", "sha256": "d"} | fields))
         == text
     )
 

@@ -20,7 +20,7 @@ from deploykit.inference.candidates import (
     open_candidate,
 )
 from deploykit.parity.diagnosis import LayerReport
-from deploykit.proof.photos import bundle_photos, listed_photos, read_photos
+from deploykit.proof.images import bundle_sample, listed_images, read_sample
 from deploykit.runtime.opener import CPU, CUDA, OPENVINO, REHEARSAL
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
@@ -147,12 +147,12 @@ def drawn_images(
         ImagesError: There is no image, or none can be read.
     """
     try:
-        folder = listed_photos(bundle, images, progress)
+        folder = listed_images(bundle, images, progress)
     except UsageError:  # no folder is known: the golden images are there always
-        photos = bundle_photos(bundle, images, limit=limit, progress=progress)
+        sample = bundle_sample(bundle, images, limit=limit, progress=progress)
     else:
         wanted = sample_with(folder.files, first, _READ_FOR_EACH * limit)
-        photos = read_photos(folder.path, wanted, bundle.manifest.preprocessing)
-    drawn = [batch.copy() for _, batch in photos]  # the buffer behind them is reused
-    photos.drawn()  # refuses to go on without any
+        sample = read_sample(folder.path, wanted, bundle.manifest.preprocessing)
+    drawn = [batch.copy() for _, batch in sample]  # the buffer behind them is reused
+    sample.drawn()  # refuses to go on without any
     return np.concatenate(drawn)[:limit]

@@ -13,7 +13,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.errors import ImagesError
 from deploykit.images.decode import DecodeError, exif_orientation
 from deploykit.images.scan import ImageFile, Scan, class_folders, sample_images, scan_images
-from deploykit.proof.photos import listed_photos, mostly_unreadable, read_photos
+from deploykit.proof.images import listed_images, mostly_unreadable, read_sample
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch
 from deploykit.system.progress import Note, Progress
@@ -82,7 +82,7 @@ def list_images(
         ImagesError: There is no image file.
     """
     labels = bundle.manifest.labels
-    listed = listed_photos(bundle, images, progress)
+    listed = listed_images(bundle, images, progress)
     if any(file.expected is not None for file in listed.files):
         return listed, labels.names
     if listed.path.is_dir() and any("/" in file.name for file in listed.files):
@@ -123,7 +123,7 @@ def draw_images(
     if count < len(folder.files):
         rotated = rotated[: max(1, count // _ROTATED_PART)]
     drawn = {file.name: file for file in sample_with(folder.files, [*first, *rotated], count)}
-    images = read_photos(folder.path, list(drawn.values()), preprocessing)
+    images = read_sample(folder.path, list(drawn.values()), preprocessing)
     files: list[ImageFile] = []
     pixels: list[ImageBatch] = []
     for names, batch in images:

@@ -11,7 +11,7 @@ from deploykit.parity.diagnosis import Finding, Stage, StageStep
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.measures import measure
 from deploykit.parity.tolerance import image_reasons, tolerance_for
-from deploykit.proof.photos import LOOK_AT_THEM
+from deploykit.proof.images import LOOK_AT_THEM
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.session import Logits, Session
 from deploykit.system.progress import Progress, Step
@@ -60,7 +60,7 @@ class StageTable:
                 "an earlier epoch, or train again with a lower learning rate.",
             )
         if images.unreadable is not None:
-            self._find("photos", images.unreadable, LOOK_AT_THEM)
+            self._find("images", images.unreadable, LOOK_AT_THEM)
         self._check_margins(beginning, "fp32")
 
     def add(
@@ -132,9 +132,9 @@ class StageTable:
         rows = np.flatnonzero(np.isfinite(logits).all(axis=1)).tolist()
         found = self.compared(logits[rows], logits, rows, precision=precision, batch_sizes=())
         reasons = list(image_reasons(found)) if rows else []
-        if reasons and all(each.stage != "photos" for each in self.findings):
+        if reasons and all(each.stage != "images" for each in self.findings):
             self._find(
-                "photos",
+                "images",
                 f"in {precision} {reasons[0]}",
                 "Name photos like those that the network was trained on: --images DIR. If these "
                 "are, the network can hardly tell them apart.",

@@ -122,7 +122,7 @@ def drop_a_needed_relu(graph):
 
 
 @pytest.mark.parametrize("fault", [perturb_a_conv, drop_a_needed_relu])
-def test_diagnose_stages_a_pass_that_is_wrong(paths, exported_paths, photo_folder, fault):
+def test_diagnose_stages_finds_a_wrong_pass(paths, exported_paths, photo_folder, fault):
     """The photos have no labels, for the network is not trained."""
     bundle = rewritten(paths, FP32, fault)
     images = photo_folder / "red"

@@ -71,7 +71,7 @@ def is_first(report, operator, module):
     return not report.passed and (first.operator.lower(), first.module) == (operator, module)
 
 
-def test_diagnose_layers_a_sound_bundle(blocks):
+def test_diagnose_layers_of_a_sound_bundle(blocks):
     reports = diagnose_layers(with_fp16(blocks))
     found = [(report.candidate.graph, report.candidate.runtime) for report in reports]
     assert found == [
@@ -92,7 +92,7 @@ def test_diagnose_layers_a_sound_bundle(blocks):
 
 @pytest.mark.parametrize("report_on", [canonical, fp32], ids=["model.onnx", "deploy"])
 @pytest.mark.parametrize("module", ["stem.2", "residual.act"])
-def test_diagnose_layers_a_dropped_relu(blocks, report_on, module):
+def test_diagnose_layers_finds_a_dropped_relu(blocks, report_on, module):
     file = CANONICAL if report_on is canonical else FP32
     report = report_on(rewritten(blocks, file, drop(module, "Relu")))
     assert not report.passed
@@ -104,7 +104,7 @@ def test_diagnose_layers_a_dropped_relu(blocks, report_on, module):
 
 @pytest.mark.parametrize("report_on", [canonical, fp32], ids=["model.onnx", "deploy"])
 @pytest.mark.parametrize("module", ["residual.body.0.0", "dense.right"])
-def test_diagnose_layers_one_changed_weight(blocks, report_on, module):
+def test_diagnose_layers_finds_a_changed_weight(blocks, report_on, module):
     """Also where a BatchNorm was folded into the Conv."""
     file = CANONICAL if report_on is canonical else FP32
     report = report_on(rewritten(blocks, file, perturb(module, "Conv", 1.02)))
@@ -112,7 +112,7 @@ def test_diagnose_layers_one_changed_weight(blocks, report_on, module):
     assert report.first.added == report.ranking[0].added > report.tolerance
 
 
-def test_diagnose_layers_another_epsilon(blocks):
+def test_diagnose_layers_finds_another_epsilon(blocks):
     def change(graph):
         node = node_of(graph, "residual.norm", "BatchNormalization")
         node.attributes["epsilon"] = ir.AttrFloat32("epsilon", 1e-3)
@@ -122,7 +122,7 @@ def test_diagnose_layers_another_epsilon(blocks):
     )
 
 
-def test_diagnose_layers_an_fp16_overflow(toy):
+def test_diagnose_layers_finds_an_fp16_overflow(toy):
     bundle = with_fp16(toy("Overflow"))
     (report,) = diagnose_layers(bundle, DiagnosisRequest(runtime="rehearsal"))
     assert is_first(report, "conv", "middle.1")
@@ -138,7 +138,7 @@ def test_diagnose_layers_an_fp16_overflow(toy):
 
 
 @pytest.mark.parametrize("pads", [(0, 0, 2, 2), (0, 0, 0, 0)])
-def test_diagnose_layers_other_pads(blocks, pads):
+def test_diagnose_layers_finds_other_pads(blocks, pads):
     """Those without padding give tensors of another shape."""
 
     def change(graph):
@@ -162,12 +162,12 @@ def exchange(module, operator):
     return change
 
 
-def test_diagnose_layers_exchanged_inputs(blocks):
+def test_diagnose_layers_finds_exchanged_inputs(blocks):
     assert is_first(fp32(rewritten(blocks, FP32, exchange("dense", "Concat"))), "concat", "dense")
     assert canonical(rewritten(blocks, CANONICAL, exchange("residual", "Add"))).passed
 
 
-def test_diagnose_layers_another_operator(blocks):
+def test_diagnose_layers_finds_another_operator(blocks):
     def change(graph):
         node_of(graph, "residual.body.1.gate", "Sigmoid").op_type = "Tanh"
 
@@ -175,7 +175,7 @@ def test_diagnose_layers_another_operator(blocks):
     assert is_first(report, "tanh", "residual.body.1.gate")
 
 
-def test_diagnose_layers_the_preprocessing_inside_the_graph(blocks):
+def test_diagnose_layers_finds_changed_preprocessing(blocks):
     def change(graph):
         offset = graph.initializers["preprocessing.offset"]
         offset.const_value = ir.tensor(offset.const_value.numpy()[:, ::-1], name=offset.name)
@@ -211,13 +211,13 @@ def normalise_over_batch(graph):
     ("change", "operator", "module"),
     [(wire_batch, "reshape", "flatten"), (normalise_over_batch, "hardswish", "twice")],
 )
-def test_diagnose_layers_a_graph_that_is_wrong_for_a_batch(blocks, change, operator, module):
+def test_diagnose_layers_finds_batch_dependence(blocks, change, operator, module):
     report = canonical(rewritten(blocks, CANONICAL, change))
     assert is_first(report, operator, module)
     assert report.first.reason.startswith("only in batches of 2 images")
 
 
-def test_diagnose_layers_a_reference_that_is_not_finite(blocks):
+def test_diagnose_layers_with_non_finite_reference(blocks):
     def change(graph):
         weight = node_of(graph, "dense.right", "Conv").inputs[1]
         values = weight.const_value.numpy().copy()
@@ -229,8 +229,8 @@ def test_diagnose_layers_a_reference_that_is_not_finite(blocks):
     assert report.first.reason == "the reference is not finite from here on"
 
 
-def test_diagnose_layers_takes_the_named_images_first(blocks):
-    folder = Path(blocks.manifest.photos)
+def test_diagnose_layers_takes_named_images_first(blocks):
+    folder = Path(blocks.manifest.images)
     names = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")))
     one, some, others = (
         fp32(blocks, **options)
@@ -246,7 +246,7 @@ def test_diagnose_layers_takes_the_named_images_first(blocks):
         DiagnosisRequest(max_images=0)
 
 
-def test_diagnose_layers_an_engine(engine_bundle):
+def test_diagnose_layers_refuses_an_engine(engine_bundle):
     with pytest.raises(UsageError, match="hands out no tensor") as caught:
         diagnose_layers(engine_bundle, DiagnosisRequest(runtime="tensorrt_rtx"))
     assert "--runtime rehearsal" in caught.value.hint
@@ -258,7 +258,7 @@ def test_diagnose_layers_an_engine(engine_bundle):
     assert ", deploy/fp32.onnx on openvino: " in note
 
 
-def test_diagnose_layers_openvino(blocks):
+def test_diagnose_layers_refuses_openvino(blocks):
     with pytest.raises(UsageError, match="openvino fuses nodes and hands out no tensor") as caught:
         diagnose_layers(blocks, DiagnosisRequest(runtime="openvino"))
     assert "onnxruntime-cpu" in caught.value.hint
@@ -268,7 +268,7 @@ def test_diagnose_layers_openvino(blocks):
         assert "--runtime onnxruntime-cpu, without --precision" in caught.value.hint
 
 
-def test_diagnose_layers_a_gpu_that_is_not_here(blocks, no_gpu):
+def test_diagnose_layers_without_gpu(blocks, no_gpu):
     with pytest.raises(DeviceError):
         diagnose_layers(blocks, DiagnosisRequest(runtime="onnxruntime-cuda"))
 
@@ -285,7 +285,7 @@ def test_diagnose_layers_on_a_gpu(blocks):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("arch", ["dpn92", "torchvision/densenet121"])
-def test_diagnose_layers_a_large_network(arch, photo_folder, tmp_path):
+def test_diagnose_layers_of_large_networks(arch, photo_folder, tmp_path):
     """Nothing is found where nothing is wrong, and one changed Conv is."""
     torch.manual_seed(0)
     torch.save(

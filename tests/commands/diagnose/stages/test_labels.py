@@ -34,7 +34,7 @@ def test_is_clear_gain(gained, lost, clear):
     assert not is_clear_gain(before, ~before, np.full_like(truth, "bird"))
 
 
-def test_the_usual_orders():
+def test_order_name_of_usual_orders():
     assert order_name(["class_1", "class_10", "class_2"]) == IMAGE_FOLDER
     assert order_name(["class_1", "class_2", "class_10"]) == NATURAL
     assert order_name(["apple", "Banana"]) == NATURAL
@@ -44,12 +44,12 @@ def test_the_usual_orders():
     assert order_name(["1", "a", "10"]) is None
 
 
-def test_right_labels_need_no_other_order():
+def test_other_orders_of_right_labels():
     truth = [*NAMES] * 6
     assert orders(answered(truth, NAMES), truth, NAMES, NAMES) == []
 
 
-def test_two_labels_exchanged():
+def test_other_orders_of_two_exchanged_labels():
     truth = [*NAMES] * 6
     trained = ("bird", "food", "dog", "vehicle")
     (found,) = orders(answered(truth, trained), truth, NAMES, NAMES)
@@ -58,7 +58,7 @@ def test_two_labels_exchanged():
     assert found.exchanges
 
 
-def test_two_pairs_exchanged():
+def test_other_orders_of_two_exchanged_pairs():
     truth = [*NAMES] * 10
     trained = ("vehicle", "food", "dog", "bird")
     found = orders(answered(truth, trained), truth, NAMES, NAMES)[0]
@@ -66,12 +66,12 @@ def test_two_pairs_exchanged():
     assert found.change.count("exchanged") == 2
 
 
-def test_a_few_images_make_no_exchange():
+def test_other_orders_of_few_images():
     truth = [*NAMES] * 2  # four right ones gained
     assert orders(answered(truth, ("bird", "food", "dog", "vehicle")), truth, NAMES, NAMES) == []
 
 
-def test_a_label_is_exchanged_with_one_other_only():
+def test_other_orders_exchange_a_label_once():
     """Birds are called food and dogs; more of the food is called bird than of the dogs."""
     truth = ["bird"] * 40 + ["food"] * 30 + ["dog"] * 20
     answers = answered(
@@ -88,11 +88,11 @@ def test_a_label_is_exchanged_with_one_other_only():
         ([0] * 42, ["bird"] * 2 + ["dog"] * 40),  # one answer to everything
     ],
 )
-def test_one_class_or_one_answer_is_no_exchange(answers, truth):
+def test_other_orders_of_one_class_or_answer(answers, truth):
     assert orders(answers, truth, NAMES, NAMES) == []
 
 
-def test_a_natural_order_is_told_from_the_folder():
+def test_other_orders_find_image_folder_order():
     folder = ("class_1", "class_10", "class_2", "class_3")
     recorded = ("class_1", "class_2", "class_3", "class_10")
     truth = [*folder] * 5
@@ -100,14 +100,14 @@ def test_a_natural_order_is_told_from_the_folder():
     assert (found.change, found.names, found.right.sum()) == (IMAGE_FOLDER, folder, 20)
 
 
-def test_labels_that_are_not_the_folders():
+def test_other_orders_of_made_up_labels():
     truth = [*NAMES] * 5
     recorded = tuple(f"class_{i}" for i in range(4))
     found = orders(answered(truth, NAMES), truth, recorded, NAMES)[0]
     assert (found.change, found.names, found.right.sum()) == (IMAGE_FOLDER, NAMES, 20)
 
 
-def test_a_usual_order_exchanges_nothing():
+def test_other_orders_usual_order_is_no_exchange():
     """Whatever the classes are called, and though it is two that change places."""
     names, recorded = ("10", "2"), ("2", "10")
     truth = [*names] * 20

@@ -186,13 +186,13 @@ def test_stages_another_input_size(diagnose, transforms):
     assert "export again with --input-size 32x32" in caught.value.hint
 
 
-def test_stages_without_photos(diagnose, bundle):
+def test_stages_without_images(diagnose, bundle):
     with pytest.raises(UsageError, match="no folder of photos") as caught:
-        diagnose(edited(bundle, photos=None), images=None)
+        diagnose(edited(bundle, images=None), images=None)
     assert "--images" in caught.value.hint
 
 
-def test_stages_unreadable_photos(diagnose, tmp_path, photo_folder):
+def test_stages_unreadable_images(diagnose, tmp_path, photo_folder):
     (tmp_path / "red").mkdir()
     for photo in sorted((photo_folder / "red").glob("*.png"))[:3]:
         (tmp_path / "red" / photo.name).write_bytes(photo.read_bytes())
@@ -204,7 +204,7 @@ def test_stages_unreadable_photos(diagnose, tmp_path, photo_folder):
         (tmp_path / "red" / f"torn {place}.png").write_bytes(b"no photo")
     report = diagnose(images=tmp_path)
     (finding,) = report.findings
-    assert finding.stage == "photos"
+    assert finding.stage == "images"
     assert finding.message.startswith("4 of 7 photos cannot be read")
     assert not report.passed
     for place in range(3):
@@ -267,7 +267,7 @@ def test_stages_batch_size_dependence(diagnose, bundle, name):
     assert report.first.change.startswith(name)
 
 
-def test_stages_batches_that_differ_as_rounding_may(diagnose, bundle):
+def test_stages_batches_within_rounding(diagnose, bundle):
     report = diagnose(mix_the_batch(bundle, "model.onnx", part=1e-3))
     (finding,) = report.findings
     assert finding.stage == "batch size"
@@ -314,7 +314,7 @@ def test_stages_openvino(diagnose):
     assert report.passed
 
 
-def test_stages_a_runtime_that_differs(diagnose, exported_bundle, photo_folder, monkeypatch):
+def test_stages_runtime_that_differs(diagnose, exported_bundle, photo_folder, monkeypatch):
     """Planted: what runs under OpenVINO's name gives the logits in reverse order."""
     pytest.importorskip("openvino")
     from deploykit.inference.candidates import Candidate, open_candidate

@@ -68,7 +68,7 @@ def test_read_transform_v2(steps):
 
 
 @pytest.mark.parametrize("std", [0.5, (0.5,), torch.tensor(0.5), torch.tensor([0.5, 0.5, 0.5])])
-def test_read_transform_normalise_as_torchvision_does(std):
+def test_read_transform_normalise_with_one_number(std):
     """One number stands for all channels."""
     normalise = v1.Normalize(torch.tensor(MEAN), std)
     image = torch.rand(3, 4, 4)
@@ -97,5 +97,5 @@ def test_read_transform_preset():
         v1.Compose([v1.Resize([16, 16]), v1.Grayscale(1), v1.ToTensor()]),
     ],
 )
-def test_read_transform_refuses_what_it_cannot_tell(code):
+def test_read_transform_of_unknown_transforms(code):
     assert read_transform(code) is None

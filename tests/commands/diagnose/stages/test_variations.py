@@ -47,7 +47,7 @@ def test_labels_with_exchanged_folders(diagnose, photo_folder, tmp_path):
     assert "Where they are not what the folder says, move them." in finding.hint
 
 
-def test_labels_of_few_photos(diagnose, export):
+def test_labels_of_few_images(diagnose, export):
     """Four photos that are crossed may be chance: the table shows them, and nothing is named."""
     report = diagnose(export(classes="blue,red,green"), max_images=6)
     assert report.findings == ()
@@ -69,7 +69,7 @@ def test_labels_in_natural_order(diagnose, export, tmp_path, photo_folder):
     assert finding.labels == ("class_1", "class_10", "class_2")
 
 
-def test_labels_that_nobody_gave(diagnose, export):
+def test_labels_made_up(diagnose, export):
     report = diagnose(export(classes=None))
     assert [finding.stage for finding in report.findings] == ["labels"]
     message = report.findings[0].message
@@ -231,7 +231,7 @@ def test_variations_that_restore_nothing(dim, brightness, tmp_path):
     assert not report.passed
 
 
-def test_variations_shown_by_one_class_name_nothing(dim, brightness, tmp_path):
+def test_variations_shown_by_one_class(dim, brightness, tmp_path):
     """Another mean makes them all right, as it would with a network that says one thing only."""
     shutil.copytree(brightness / "photos" / "b middling", tmp_path / "b middling")
     report = diagnose_stages(dim(), DiagnosisRequest(images=tmp_path))
@@ -240,25 +240,25 @@ def test_variations_shown_by_one_class_name_nothing(dim, brightness, tmp_path):
     assert report.findings == ()
 
 
-def test_trained_accuracy_decides_whether_variations_are_tried(dim):
+def test_trained_accuracy_decides_on_variations(dim):
     """A third of the photos is right, which is as it was in training."""
     assert diagnose_stages(dim(), DiagnosisRequest(trained_accuracy=0.35)).variations == ()
 
 
-def test_trained_accuracy_that_is_none(diagnose):
+def test_trained_accuracy_out_of_range(diagnose):
     for accuracy in (97.0, -0.1, math.nan):
         with pytest.raises(UsageError, match=f"between 0 and 1, not {accuracy:g}"):
             diagnose(trained_accuracy=accuracy)
 
 
-def test_trained_accuracy_needs_labelled_photos(exported_bundle, photo_folder):
+def test_trained_accuracy_needs_labelled_images(exported_bundle, photo_folder):
     request = DiagnosisRequest(images=photo_folder / "red", trained_accuracy=0.9)
     with pytest.raises(UsageError, match="named after a class") as caught:
         prepare_stages(exported_bundle, request)
     assert "--trained-accuracy" in caught.value.hint
 
 
-def test_picked_photos_do_not_count_for_the_accuracy(diagnose, photo_folder):
+def test_accuracy_skips_images_named_first(diagnose, photo_folder):
     name = min(photo_folder.glob("red/*.png")).name
     assert diagnose(first=(f"red/{name}",)).labelled == 14
     notes = []
@@ -270,7 +270,7 @@ def test_picked_photos_do_not_count_for_the_accuracy(diagnose, photo_folder):
     )
 
 
-def test_photos_that_decide_nothing_are_a_finding_of_their_own(dim, tmp_path):
+def test_diagnose_stages_of_undecidable_images(dim, tmp_path):
     """Two of twelve lie right between two classes: mean -0.3 in -1 to 1."""
     tie = np.full((16, 16, 3), 89, np.uint8)
     tie[::2, ::2] = 90
@@ -281,12 +281,12 @@ def test_photos_that_decide_nothing_are_a_finding_of_their_own(dim, tmp_path):
     report = diagnose_stages(dim(0.5, 0.5), DiagnosisRequest(images=tmp_path))
     assert report.first is None
     (finding,) = report.findings
-    assert finding.stage == "photos"
+    assert finding.stage == "images"
     assert "the reference does not decide 2 of 12 images" in finding.message
     assert not report.passed
 
 
-def test_a_network_that_gives_nan_is_a_finding_of_its_own(dim, brightness, tmp_path):
+def test_diagnose_stages_of_a_network_that_gives_nan(dim, brightness, tmp_path):
     bundle = dim(0.5, 0.5)
     save_network(tmp_path, f"(0.3 - {BRIGHTNESS}).sqrt() * 0 + {BRIGHTNESS}")
     reference = ReferenceRequest(

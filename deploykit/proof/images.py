@@ -13,7 +13,7 @@ import numpy.typing as npt
 from deploykit.bundle.folder import GOLDEN, Bundle
 from deploykit.bundle.golden import read_golden
 from deploykit.bundle.manifest import printable, recorded_path
-from deploykit.bundle.verdicts import PhotoKind, PhotoSet
+from deploykit.bundle.verdicts import ImageKind, ImageSet
 from deploykit.errors import ImagesError, UsageError
 from deploykit.images.batches import read_batches
 from deploykit.images.generated import generated_images
@@ -26,7 +26,7 @@ from deploykit.specs.session import ImageBatch
 from deploykit.system.progress import Note, Progress
 from deploykit.system.text import counted
 
-EXPORT_PHOTOS = 24
+EXPORT_IMAGES = 24
 _READ_BATCH = 8
 #: What to do about images that cannot be read.
 LOOK_AT_THEM = (
@@ -35,7 +35,7 @@ LOOK_AT_THEM = (
 )
 
 
-class Photos:
+class ImageSample:
     """Named images to be drawn once, which afterwards can say what they were.
 
     Each is drawn once however many files have its pixels: of decisions a duplicate tells nothing.
@@ -50,13 +50,13 @@ class Photos:
 
     def __init__(
         self,
-        kind: PhotoKind,
+        kind: ImageKind,
         source: str,
         count: int,
         batches: Iterable[NamedBatch],
         expected: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.kind: PhotoKind = kind
+        self.kind: ImageKind = kind
         self.source = source
         self.count = count
         self.expected = expected
@@ -110,7 +110,7 @@ class Photos:
         """The images that were drawn, each the start of its pixels' SHA-256."""
         return frozenset(self._drawn)
 
-    def drawn(self) -> PhotoSet:
+    def drawn(self) -> ImageSet:
         """What was drawn.
 
         Raises:
@@ -124,10 +124,10 @@ class Photos:
             )
         if not self._drawn:
             raise nothing_readable(self.source, self.count)
-        return PhotoSet(
+        return ImageSet(
             kind=self.kind,
             source=self.source,
-            images=self._images,
+            count=self._images,
             sha256=self._pixels.hexdigest(),
             duplicates=self._duplicates,
             calibration=self._calibration,
@@ -150,14 +150,14 @@ def mostly_unreadable(unreadable: int, readable: int) -> str | None:
     return f"{unreadable} of {images} cannot be read: what is left of them stands for nothing"
 
 
-def listed_photos(bundle: Bundle, images: Path | None, progress: Progress) -> Scan:
+def listed_images(bundle: Bundle, images: Path | None, progress: Progress) -> Scan:
     """List the photos of a folder, else of the one given at export while it is there.
 
     Raises:
         UsageError: No folder is named, and the one given at export is not there.
         ImagesError: There is no image file.
     """
-    folder, reason = _photo_folder(bundle, images, progress)
+    folder, reason = _image_folder(bundle, images, progress)
     if folder is None:
         raise UsageError(
             f"There is no folder of photos to choose from: {reason}.",
@@ -166,35 +166,35 @@ def listed_photos(bundle: Bundle, images: Path | None, progress: Progress) -> Sc
     return scan_images(folder, bundle.manifest.labels.names)
 
 
-def bundle_photos(
+def bundle_sample(
     bundle: Bundle, images: Path | None, *, limit: int | None, progress: Progress
-) -> Photos:
+) -> ImageSample:
     """The photos of a folder, else of the one given at export while it is there, else golden ones.
 
     Raises:
         ImagesError: There is no image file.
         BundleError: The golden images are needed and damaged.
     """
-    folder, reason = _photo_folder(bundle, images, progress)
+    folder, reason = _image_folder(bundle, images, progress)
     if folder is None:
-        return golden_photos(_golden_instead(bundle, reason, progress)[:limit])
+        return golden_sample(_golden_instead(bundle, reason, progress)[:limit])
     manifest = bundle.manifest
-    return folder_photos(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
+    return folder_sample(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
 
 
-def split_photos(
+def split_samples(
     bundle: Bundle,
     images: Path | None,
     progress: Progress,
     *,
     search: int,
     proof: int,
-) -> tuple[Photos, Photos]:
+) -> tuple[ImageSample, ImageSample]:
     """Photos to search with, and others to prove on what the search found.
 
     Args:
         bundle: The bundle.
-        images: See :func:`bundle_photos`.
+        images: See :func:`bundle_sample`.
         progress: Called with a note that says which photos are taken.
         search: How many to search with, but never more than half.
         proof: How many to prove on, of those that are left.
@@ -206,7 +206,7 @@ def split_photos(
         ImagesError: There are not two images.
         BundleError: The golden images are needed and damaged.
     """
-    folder, reason = _photo_folder(bundle, images, progress)
+    folder, reason = _image_folder(bundle, images, progress)
     if folder is None:
         golden = _golden_instead(bundle, reason, progress)
         if len(golden) < 2:
@@ -214,7 +214,7 @@ def split_photos(
                 f"{GOLDEN} has one image; a search and its proof need two.",
                 hint="Give a folder of photos: --images DIR",
             )
-        return golden_photos(golden[0::2]), golden_photos(golden[1::2])
+        return golden_sample(golden[0::2]), golden_sample(golden[1::2])
     manifest = bundle.manifest
     files = scan_images(folder, manifest.labels.names).files
     if len(files) < 2:
@@ -226,18 +226,18 @@ def split_photos(
     taken = {file.name for file in first}
     others = sample_images([file for file in files if file.name not in taken], proof)
     return (
-        read_photos(folder, first, manifest.preprocessing),
-        read_photos(folder, others, manifest.preprocessing),
+        read_sample(folder, first, manifest.preprocessing),
+        read_sample(folder, others, manifest.preprocessing),
     )
 
 
-def _photo_folder(
+def _image_folder(
     bundle: Bundle, images: Path | None, progress: Progress
 ) -> tuple[Path | None, str]:
     """The folder that is named, else the one given at export, said aloud; or why there is none."""
     if images is not None:
         return images, ""
-    recorded = bundle.manifest.photos
+    recorded = bundle.manifest.images
     if not recorded:
         return None, "no photos given"
     folder = recorded_path(recorded)
@@ -254,9 +254,9 @@ def _golden_instead(bundle: Bundle, reason: str, progress: Progress) -> ImageBat
     return read_golden(bundle).images
 
 
-def folder_photos(
+def folder_sample(
     folder: Path, preprocessing: Preprocessing, *, labels: Labels, limit: int | None = None
-) -> Photos:
+) -> ImageSample:
     """A folder's photos, all of them or a fixed sample that is even over the classes.
 
     Raises:
@@ -265,26 +265,28 @@ def folder_photos(
     files = scan_images(folder, labels.names).files
     if limit is not None and limit < len(files):
         files = tuple(sample_images(files, limit))
-    return read_photos(folder, files, preprocessing)
+    return read_sample(folder, files, preprocessing)
 
 
-def read_photos(folder: Path, files: Sequence[ImageFile], preprocessing: Preprocessing) -> Photos:
+def read_sample(
+    folder: Path, files: Sequence[ImageFile], preprocessing: Preprocessing
+) -> ImageSample:
     """Some of a folder's photos, in the given order."""
     batches = (
         ([file.name for file in batch.readable], batch.images)
         for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH)
     )
     expected = {file.name: file.expected for file in files if file.expected is not None}
-    return Photos("photos", printable(folder), len(files), batches, expected)
+    return ImageSample("photos", printable(folder), len(files), batches, expected)
 
 
-def generated_photos(count: int, size: Size) -> Photos:
+def generated_sample(count: int, size: Size) -> ImageSample:
     """Made images, for a user who gave none."""
     names = [f"generated {i}" for i in range(count)]
-    return Photos("generated", "", count, [(names, generated_images(count, size))])
+    return ImageSample("generated", "", count, [(names, generated_images(count, size))])
 
 
-def golden_photos(images: ImageBatch) -> Photos:
+def golden_sample(images: ImageBatch) -> ImageSample:
     """A bundle's own images."""
     names = [f"golden {i}" for i in range(len(images))]
-    return Photos("golden", "", len(names), [(names, images)])
+    return ImageSample("golden", "", len(names), [(names, images)])
