@@ -5,11 +5,11 @@ import pytest
 from made_proofs import PROOF
 
 
-def made(images, *, passed=True, version="1.31", **fields):
+def made(count, *, passed=True, version="1.31", **fields):
     """A verdict on so many photos."""
     changes = {
-        "among": images,
-        "images": msgspec.structs.replace(PROOF.images, count=images),
+        "among": count,
+        "images": msgspec.structs.replace(PROOF.images, count=count),
         "versions": {"onnxruntime": version},
         "reasons": () if passed else ("2 of 45 images changed their class",),
     }
