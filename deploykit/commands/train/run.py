@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,47 +197,23 @@ def train(
             f"{len(images.test)} to test on, {len(images.classes)} classes; {steps.describe()}"
         )
     )
-    for number in range(len(history) + 1, epochs + 1):
-        began = time.perf_counter()
-        rate = learning_rate * RATE_DECAY ** ((number - 1) // EPOCHS_PER_RATE)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        stage, classes = f"epoch {number}/{epochs}", len(images.classes)
-        accuracy, loss = _run_through(train_loader, module, optimizer, classes, stage, progress)
-        stage += ", testing"
-        tested = _run_through(test_loader, module, None, classes, stage, progress)
-        epoch = Epoch(
-            number=number,
-            learning_rate=rate,
-            train_accuracy=accuracy,
-            train_loss=loss,
-            test_accuracy=tested[0],
-            test_loss=tested[1],
-            seconds=time.perf_counter() - began,
-        )
-        if not math.isfinite(epoch.train_loss + epoch.test_loss):
-            raise ModelError(
-                f"In epoch {number} the training loss became {epoch.train_loss} and the test loss "
-                f"{epoch.test_loss}.",
-                hint=f"Start again with a smaller --learning-rate than {rate:g}.",
-            )
-        history = (*history, epoch)
-        weights_now = module.state_dict()
-        write_training(output, Training(options, history, weights_now, optimizer.state_dict()))
-        best = ""
-        if best_epoch(history) is epoch:
-            write_best(output, weights_now, images.classes)
-            best = ", best so far"
-        results = (
-            f"train {accuracy:.1%} (loss {loss:.3f}), test {tested[0]:.1%} (loss {tested[1]:.3f})"
-        )
-        progress(
-            Note(f"Epoch {number}/{epochs}: {results}, lr {rate:.2e}, {epoch.seconds:.1f} s{best}")
-        )
-        try:
-            write_curves(history, output / CURVES)
-        except OSError as exc:  # a picture is not worth ending a training for
-            progress(Note(f"{CURVES} was not written, the training continues: {exc}"))
+    try:
+        for number in range(len(history) + 1, epochs + 1):
+            began = time.perf_counter()
+            rate = learning_rate * RATE_DECAY ** ((number - 1) // EPOCHS_PER_RATE)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            stage, classes = f"epoch {number}/{epochs}", len(images.classes)
+            trained = _run_through(train_loader, module, optimizer, classes, stage, progress)
+            stage += ", testing"
+            tested = _run_through(test_loader, module, None, classes, stage, progress)
+            seconds = time.perf_counter() - began
+            history = (*history, Epoch(number, rate, *trained, *tested, seconds))
+            state = Training(options, history, module.state_dict(), optimizer.state_dict())
+            _keep_epoch(output, state, images.classes, epochs, progress)
+    finally:
+        for loader in (train_loader, test_loader):
+            _end_workers(loader)
     return TrainingResult(
         checkpoint=output / CHECKPOINT,
         classes=images.classes,
@@ -246,6 +222,42 @@ def train(
         test_images=len(images.test),
         seconds=time.perf_counter() - started,
     )
+
+
+def _keep_epoch(
+    output: Path, state: Training, classes: Sequence[str], epochs: int, progress: Progress
+) -> None:
+    """Write the state after an epoch, the checkpoint if it is the best, and the curves.
+
+    Raises:
+        ModelError: The loss is no finite number; nothing is written.
+    """
+    epoch = state.history[-1]
+    if not math.isfinite(epoch.train_loss + epoch.test_loss):
+        raise ModelError(
+            f"In epoch {epoch.number} the training loss became {epoch.train_loss} and the test "
+            f"loss {epoch.test_loss}.",
+            hint=f"Start again with a smaller --learning-rate than {epoch.learning_rate:g}.",
+        )
+    write_training(output, state)
+    best = ""
+    if best_epoch(state.history) is epoch:
+        write_best(output, state.model, classes)
+        best = ", best so far"
+    results = (
+        f"train {epoch.train_accuracy:.1%} (loss {epoch.train_loss:.3f}), "
+        f"test {epoch.test_accuracy:.1%} (loss {epoch.test_loss:.3f})"
+    )
+    progress(
+        Note(
+            f"Epoch {epoch.number}/{epochs}: {results}, lr {epoch.learning_rate:.2e}, "
+            f"{epoch.seconds:.1f} s{best}"
+        )
+    )
+    try:
+        write_curves(state.history, output / CURVES)
+    except OSError as exc:  # a picture is not worth ending a training for
+        progress(Note(f"{CURVES} was not written, the training continues: {exc}"))
 
 
 def _check_numbers(
@@ -374,6 +386,13 @@ def _batches(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
             f"Photos that could be read at first no longer can: {message}",
             hint="Is the folder still complete? Then continue with --resume.",
         ) from exc
+
+
+def _end_workers(loader: DataLoader[Any]) -> None:
+    """End a loader's processes at once; the garbage collector waits 5 seconds for each."""
+    iterator = getattr(loader, "_iterator", None)  # torch has no public way
+    if iterator is not None:
+        iterator._shutdown_workers()  # noqa: SLF001
 
 
 def _check_logits(logits: object, wanted: tuple[int, int]) -> None:

@@ -231,7 +231,6 @@ def test_bench_counts_readable_images_only(bundle, only, tmp_path):
 @needs_bf16
 def test_list_candidates_has_bf16_on_openvino(bundle, only):
     only(BF16)
-    found, _ = benched(bundle, repeats=4, seconds=60.0)
+    found, _ = benched(bundle)
     assert found.measured[0].spec.precision == "bf16"
     assert found.measured[0].name == "openvino bf16"
-    assert found.rounds == len(found.measured[0].rates) == 4

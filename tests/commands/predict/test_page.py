@@ -185,7 +185,7 @@ def test_page_memory_is_constant(tmp_path: Path) -> None:
         return peak
 
     peak_of(MOST_THUMBNAILS)  # imports and templates
-    assert peak_of(10 * MOST_THUMBNAILS) < 1.2 * peak_of(3 * MOST_THUMBNAILS)
+    assert peak_of(6 * MOST_THUMBNAILS) < 1.2 * peak_of(2 * MOST_THUMBNAILS)
 
 
 def test_page_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:

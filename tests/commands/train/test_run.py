@@ -1,6 +1,7 @@
 """Training: what it learns, what it leaves behind, and what it refuses."""
 
 import math
+import multiprocessing
 
 import pytest
 import torch
@@ -190,6 +191,7 @@ def test_train_stops_when_an_image_vanishes(train, photos, tmp_path, workers):
     with pytest.raises(ImagesError, match=r"no longer can: .*\.png: It is not there") as caught:
         train(progress=remove, workers=workers)
     assert "--resume" in caught.value.hint
+    assert multiprocessing.active_children() == []
     assert (tmp_path / "run/best_model.pth").is_file()
 
 
