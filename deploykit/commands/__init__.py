@@ -1,4 +1,4 @@
-"""The command line: one file a command. Each parses, calls a job, and renders its result."""
+"""The commands, a folder each: `run.py` does it, `cli.py` parses, `text.py` words the result."""
 
 import sys
 
