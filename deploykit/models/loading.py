@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 from deploykit.errors import ArchitectureError, CheckpointError
 from deploykit.models.checkpoint import WRAPPERS, read_weights
 from deploykit.models.registry import NO_ARGUMENTS, Architecture
-from deploykit.system.text import command_line
+from deploykit.specs.model import names_user_code
+from deploykit.system.text import command_line, counted
 
 
 def align_names(found: Collection[str], expected: Collection[str]) -> tuple[dict[str, str], str]:
@@ -100,7 +101,9 @@ class Mismatch:
             (len(self.misshapen), "of another shape", "; ".join(shown)),
         ]
         lines = [f"  {count} {kind}: {names}" for count, kind, names in kinds if count]
-        return "\n".join([f"{self.shared} entries fit; the others do not:", *lines])
+        return "\n".join(
+            [f"{counted(self.shared, 'entry fits', 'entries fit')}; the others do not:", *lines]
+        )
 
 
 def compare(found: Shapes, expected: Shapes) -> Mismatch:
@@ -363,10 +366,9 @@ def load_model(
 def _misfit(architecture: Architecture, path: Path, mismatch: Mismatch) -> CheckpointError:
     differing = (*mismatch.missing, *mismatch.unexpected, *(n for n, _, _ in mismatch.misshapen))
     changed = {name.partition(".")[0] for name in differing}
-    hint = (
-        "Name the architecture that was trained, with the --arch-arg values it had. This finds "
-        f"those that fit: {command_line(['deploykit', 'identify', str(path)])}"
-    )
+    hint = "Name the architecture that was trained, with the --arch-arg values it had."
+    if not names_user_code(architecture.name):
+        hint += f" This finds those that fit: {command_line(['deploykit', 'identify', str(path)])}"
     if mismatch.shared and len(changed) == 1:
         hint = (
             f"Only '{changed.pop()}' differs: if training changed that part, write a function "
