@@ -75,7 +75,7 @@ class GraphError(InputError):
 
 
 class BundleError(InputError):
-    """A bundle that is missing, damaged, or in the way."""
+    """A bundle that is missing, damaged, in the way, or cannot be changed."""
 
 
 class ImagesError(InputError):

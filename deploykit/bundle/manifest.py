@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -80,7 +81,7 @@ class SearchRecord(Value, frozen=True):
 
     Attributes:
         runtime: What the search tried graphs on, and INT8 for CPUs is made for.
-        images: The photos of search and calibration, each the start of its pixels' SHA-256: no
+        images: Those of search and calibration, each the start of its pixels' SHA-256: no
             proof rests on them.
         integers: How many nodes of an INT8 graph compute with integers; None where nobody counted.
     """
@@ -267,9 +268,12 @@ def update_manifest(
             hint="Wait until it is done, and run this again.",
         ) from exc
     except OSError as exc:
+        forbidden = exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         raise BundleError(
             f"{folder} cannot be changed: {exc.strerror or exc}.",
-            hint="Make it writable, or use a copy of it.",
+            hint="Make it writable, or use a copy of it."
+            if forbidden
+            else "Check the space on its disk.",
         ) from exc
 
 

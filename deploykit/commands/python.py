@@ -136,7 +136,7 @@ def _check(name: str, value: object, hint: Any) -> None:
     if Path in kinds and value == "":
         raise UsageError(f"{name} is an empty path.", hint="The current folder is '.'.")
     if isinstance(value, str) and "\0" in value:
-        raise UsageError(f"{name} has a null character: {value!r}.")
+        raise UsageError(f"{name} has a null character: {value!r}.", hint="Leave it out.")
     if any(_is(value, kind) for kind in kinds):
         return
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]

@@ -37,7 +37,7 @@ class Console:
         command: The command's name.
         stdout: Where the result goes.
         as_json: Whether stdout gets one JSON object and nothing else.
-        quiet: Whether progress and notes are left out.
+        quiet: Whether progress and notes are skipped.
     """
 
     def __init__(self, command: str, stdout: TextIO, *, as_json: bool, quiet: bool = False) -> None:

@@ -155,7 +155,7 @@ def check_plan(data: bytes, flavour: Flavour) -> str | None:
     return None
 
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class BuiltOn(Value, frozen=True):

@@ -55,7 +55,7 @@ class ThumbnailChoice:
 
     @property
     def complete(self) -> bool:
-        """Whether every readable photo gets one."""
+        """Whether every readable image gets one."""
         return self._readable <= MOST_THUMBNAILS
 
     def add(self, index: int, row: Prediction) -> None:
@@ -68,39 +68,39 @@ class ThumbnailChoice:
         if row.label is None or row.margin is None:
             return
         self._readable += 1
-        photo = (index, row.path)
+        image = (index, row.path)
         if self.complete:
-            self._first.append(photo)
-        self._lowest_margins.add(row.margin, photo)
+            self._first.append(image)
+        self._lowest_margins.add(row.margin, image)
         if row.expected is not None and row.expected != row.label:
-            self._wrong.add(-row.margin, photo)
+            self._wrong.add(-row.margin, image)
         if row.label in self._samples or len(self._samples) < _SAMPLES:
             sample = self._samples.setdefault(row.label, _Smallest(self._sample_size))
-            sample.add(zlib.crc32(row.path.encode("utf-8", "backslashreplace")), photo)
+            sample.add(zlib.crc32(row.path.encode("utf-8", "backslashreplace")), image)
 
     def chosen(self) -> list[tuple[int, str]]:
         """The place and the path of each row that gets one, in the stream's order."""
         if self.complete:
             return self._first
         groups = (self._lowest_margins, self._wrong, *self._samples.values())
-        return sorted({photo for group in groups for photo in group})
+        return sorted({image for group in groups for image in group})
 
 
 class _Smallest:
-    """The photos with the smallest keys of all that were added."""
+    """The images with the smallest keys of all that were added."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._heap: list[tuple[float, tuple[int, str]]] = []  # by the negative key: largest on top
 
-    def add(self, key: float, photo: tuple[int, str]) -> None:
+    def add(self, key: float, image: tuple[int, str]) -> None:
         if len(self._heap) < self._size:
-            heapq.heappush(self._heap, (-key, photo))
+            heapq.heappush(self._heap, (-key, image))
         else:
-            heapq.heappushpop(self._heap, (-key, photo))
+            heapq.heappushpop(self._heap, (-key, image))
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        return (photo for _, photo in self._heap)
+        return (image for _, image in self._heap)
 
 
 def make_thumbnails(
@@ -117,8 +117,8 @@ def make_thumbnails(
         Each place with its JPEG; None where the file gives no pixels any more.
     """
 
-    def make(photo: tuple[int, str]) -> tuple[int, bytes | None]:
-        index, name = photo
+    def make(image: tuple[int, str]) -> tuple[int, bytes | None]:
+        index, name = image
         return index, _thumbnail(root / unescape_name(name))
 
     threads = default_threads()

@@ -100,5 +100,5 @@ def _named(classes: str) -> Labels:
 
 
 def _lines(path: Path) -> tuple[str, ...]:
-    lines = (line.strip() for line in read_text(path, "list of class names").splitlines())
+    lines = (line.strip() for line in read_text(path, "list of class names", "name").splitlines())
     return tuple(filter(None, lines))

@@ -89,5 +89,5 @@ def _crop_start(length: int, crop: int) -> int:
 
 
 def pixel_digest(image: npt.NDArray[np.uint8]) -> str:
-    """The start of the SHA-256 of an image's pixels, (H, W, 3): equal for duplicates only."""
+    """The start of the SHA-256 of an image's pixels, (H, W, 3): equal for duplicates."""
     return hashlib.sha256(np.ascontiguousarray(image).data).digest()[:_DIGEST_BYTES].hex()

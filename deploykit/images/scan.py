@@ -61,7 +61,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Scan:
-    """The images of a folder or a list, which are not read yet.
+    """The images of a folder or a list, or one image, which are not read yet.
 
     Attributes:
         path: The folder, the list, or the one image.
@@ -187,6 +187,21 @@ def sample_images(files: Sequence[ImageFile], count: int, seed: int = 0) -> list
     return [files[index] for index in sorted(chosen)]
 
 
+def sample_with(files: Sequence[ImageFile], first: Sequence[str], count: int) -> list[ImageFile]:
+    """A fixed sample that is even over the classes.
+
+    Args:
+        files: What to draw from.
+        first: The names of files that come before any other; unknown names are ignored.
+        count: How many files at most.
+    """
+    others = {file.name: file for file in files}
+    wanted = [others.pop(name) for name in dict.fromkeys(first) if name in others][:count]
+    if len(wanted) < count and others:
+        wanted += sample_images(list(others.values()), count - len(wanted))
+    return wanted
+
+
 def _walk(root: Path) -> tuple[list[str], Counter[str]]:
     """Walk a folder, then what its links lead to that was not met on the way.
 
@@ -274,7 +289,7 @@ def read_file_list(path: Path) -> list[str]:
     """
     # As the system's own names are decoded: where they are bytes, those that are not UTF-8 are
     # kept; where they are text, there can be none.
-    text = read_text(path, "file list", sys.getfilesystemencodeerrors())
+    text = read_text(path, "file list", "path", sys.getfilesystemencodeerrors())
     # Not str.splitlines: it ends lines at characters that names may have, such as U+2028.
     lines = filter(None, (line.strip(" \t\r") for line in text.split("\n")))
     quoted = re.compile('"(.+)"')
@@ -288,21 +303,22 @@ def read_file_list(path: Path) -> list[str]:
     return names
 
 
-def read_text(path: Path, what: str, errors: str = "strict") -> str:
+def read_text(path: Path, what: str, line: str, errors: str = "strict") -> str:
     """Read a text in UTF-8, or in the UTF-16 that Windows PowerShell writes.
 
     Args:
         path: The file.
         what: What it is called: ``file list``.
+        line: What each of its lines holds: ``path``.
         errors: As :meth:`bytes.decode` takes them.
 
     Raises:
-        ImagesError: It cannot be read, or is no such text.
+        InputError: It cannot be read, or is no such text.
     """
     try:
         data = path.read_bytes()
     except OSError as exc:
-        raise ImagesError(
+        raise InputError(
             f"The {what} {path} cannot be read: {exc.strerror}.", hint="Check its permissions."
         ) from exc
     encoding = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
@@ -312,9 +328,9 @@ def read_text(path: Path, what: str, errors: str = "strict") -> str:
     except UnicodeDecodeError as exc:
         text, reason = "\0", f"{exc.reason} at byte {exc.start}"
     if "\0" in text:
-        raise ImagesError(
+        raise InputError(
             f"The {what} {path} is not text in {encoding}: {reason}.",
-            hint="Save it as UTF-8, with one name a line.",
+            hint=f"Save it as UTF-8, with one {line} a line.",
         )
     return text
 

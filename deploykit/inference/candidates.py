@@ -188,13 +188,14 @@ def open_candidate(
         from deploykit.inference.engines import named_engine, open_bundle_engine
 
         return open_bundle_engine(bundle, named_engine(bundle, candidate.file))
-    graph: Path | bytes = bundle.checked(candidate.file)
-    if isinstance(graph, Path) and (runtime, precision) == (REHEARSAL, "fp16"):
+    path = bundle.checked(candidate.file)
+    graph: Path | bytes = path
+    if (runtime, precision) == (REHEARSAL, "fp16"):
         from deploykit.graph.files import load_graph
         from deploykit.graph.instruments import model_bytes
         from deploykit.graph.rehearsal import rehearsal_of
 
-        graph = model_bytes(rehearsal_of(load_graph(graph)))
+        graph = model_bytes(rehearsal_of(load_graph(path)))
     return open_graph(
         graph,
         name=candidate.file,

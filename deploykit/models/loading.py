@@ -19,8 +19,9 @@ from deploykit.errors import ArchitectureError, CheckpointError, UsageError
 from deploykit.models.checkpoint import WRAPPERS, Weights, is_finite, read_weights
 from deploykit.models.probe import count_outputs
 from deploykit.models.registry import NO_ARGUMENTS, Architecture
+from deploykit.specs.model import names_user_code
 from deploykit.specs.preprocessing import Size
-from deploykit.system.text import command_line
+from deploykit.system.text import command_line, counted
 
 
 def align_names(found: Collection[str], expected: Collection[str]) -> tuple[dict[str, str], str]:
@@ -103,7 +104,9 @@ class Mismatch:
             (len(self.misshapen), "of another shape", "; ".join(shown)),
         ]
         lines = [f"  {count} {kind}: {names}" for count, kind, names in kinds if count]
-        return "\n".join([f"{self.shared} entries fit; the others do not:", *lines])
+        return "\n".join(
+            [f"{counted(self.shared, 'entry fits', 'entries fit')}; the others do not:", *lines]
+        )
 
 
 def compare(found: Shapes, expected: Shapes) -> Mismatch:
@@ -413,8 +416,8 @@ def _fitted(
     if mismatch:
         raise _misfit(architecture, path, mismatch)
     if extra:
-        what = "which training kept beside the network's"
-        notes.append(f"not used: {len(extra)} entries, {_grouped(sorted(extra))}, {what}")
+        entries = f"{counted(len(extra), 'entry', 'entries')}, {_grouped(sorted(extra))}"
+        notes.append(f"not used: {entries}, which training kept beside the network's")
     bad = [name for name, each in module.named_parameters() if not is_finite(each.detach())]
     if bad:
         raise CheckpointError(
@@ -458,10 +461,9 @@ def _misfit(architecture: Architecture, path: Path, mismatch: Mismatch) -> Check
             return CheckpointError(f"{path} holds {what}.", hint=how)
     differing = (*mismatch.missing, *mismatch.unexpected, *(n for n, _, _ in mismatch.misshapen))
     changed = {name.partition(".")[0] for name in differing}
-    hint = (
-        "Name the architecture that was trained, with the --arch-arg values it had. This finds "
-        f"those that fit: {command_line(['deploykit', 'identify', str(path)])}"
-    )
+    hint = "Name the architecture that was trained, with the --arch-arg values it had."
+    if not names_user_code(architecture.name):
+        hint += f" This finds those that fit: {command_line(['deploykit', 'identify', str(path)])}"
     if mismatch.shared and len(changed) == 1:
         hint = (
             f"Only '{changed.pop()}' differs: if training changed that part, write a function "

@@ -254,7 +254,7 @@ def user_object(name: str, what: str) -> UserObject:
     else:
         folder, step = Path.cwd(), functools.partial(_import_module, source)
     module = run_user_code(step, folder, source, "imported")
-    return UserObject(name, folder, _attribute(module, source, attribute))
+    return UserObject(name, folder, _attribute(module, source, attribute, what))
 
 
 def user_callable(name: str) -> Callable[..., object]:
@@ -321,13 +321,14 @@ def _import_module(name: str) -> ModuleType:
         ) from error
 
 
-def _attribute(module: ModuleType, source: str, attribute: str) -> object:
+def _attribute(module: ModuleType, source: str, attribute: str, what: str) -> object:
     found: object = module
     try:
         for part in attribute.split("."):
             found = found[part] if isinstance(found, Mapping) else getattr(found, part)
     except (AttributeError, KeyError) as error:
-        known = [*map(str, found if isinstance(found, Mapping) else _defined_in(module))]
+        defined = _defined_in(module, instances=what != "network")
+        known = [*map(str, found if isinstance(found, Mapping) else defined)]
         near = difflib.get_close_matches(attribute, known, n=3) or known[:8]
         raise UsageError(
             f"There is no {attribute} in {source}.",
@@ -336,15 +337,20 @@ def _attribute(module: ModuleType, source: str, attribute: str) -> object:
     return found
 
 
-def _defined_in(module: ModuleType) -> Iterator[str]:
-    """What a module defines that can be called, and such entries of its dictionaries."""
+def _defined_in(module: ModuleType, *, instances: bool) -> Iterator[str]:
+    """The classes and functions that a module defines.
+
+    Args:
+        module: The module.
+        instances: Also its objects that can be called, and such entries of its dictionaries.
+    """
     for name, value in vars(module).items():
         if name.startswith("_"):
             continue
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and instances:
             yield from (f"{name}.{key}" for key, entry in value.items() if callable(entry))
         elif inspect.isclass(value) or inspect.isroutine(value):
-            if value.__module__ == module.__name__:  # else it is imported
+            if getattr(value, "__module__", None) == module.__name__:  # else it is imported
                 yield name
-        elif callable(value) and type(value).__module__ not in ("typing", "types"):
+        elif instances and callable(value) and type(value).__module__ not in ("typing", "types"):
             yield name

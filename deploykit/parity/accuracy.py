@@ -36,9 +36,10 @@ class ClassAccuracy(Value, frozen=True):
 
 
 class Accuracy(ClassAccuracy, frozen=True):
-    """A model's answers to the images of all classes, whose folders' names are right.
+    """How often a model is right on a labelled folder, over all classes.
 
     Attributes:
+        label: ``all images``.
         classes: The same for each class that has images, in the order of the labels.
     """
 
@@ -90,4 +91,5 @@ def accuracies(
 def _counts(right: npt.NDArray[np.bool_]) -> tuple[int, int, float]:
     """The number of images (at least 1), of those that are right, and the bound."""
     correct = int(right.sum())
-    return len(right), correct, upper_bound(len(right) - correct, len(right)) or 0.0
+    bound = upper_bound(len(right) - correct, len(right))
+    return len(right), correct, 1.0 if bound is None else bound

@@ -22,12 +22,12 @@ from deploykit.system.progress import Note, Progress, Step
 
 @dataclass(frozen=True)
 class AnsweredImages:
-    """Photos and what the reference answers.
+    """Images and what the reference answers.
 
     Attributes:
-        batches: The photos.
+        batches: The images.
         logits: (N, K), in their order.
-        drawn: What photos they are.
+        drawn: What images they are.
         digests: See :attr:`deploykit.proof.images.ImageSample.digests`.
     """
 

@@ -137,6 +137,9 @@ def _open_auto(
             enough = {"proven", accepted.status} if accepted and is_accepted else {"proven"}
             found = _attempt(bundle, candidate, known, enough, open_it)
             error = found if isinstance(found, DeploykitError) else None
+            # Of what was accepted it is only told: the others have their turns.
+            if isinstance(found, InputError) and (not accepted or candidate.file != accepted.file):
+                raise found
             if accepted and is_accepted:
                 tell_accepted(accepted, error.message if error else "", progress)
             # It is told of one that somebody compared, or built as an engine.
@@ -144,8 +147,6 @@ def _open_auto(
                 skipped.append((candidate, error.message))
             if not isinstance(found, DeploykitError):
                 return found
-            if isinstance(found, InputError) and (not accepted or candidate.file != accepted.file):
-                raise found  # of what was accepted it is only told: the others have their turns
             if not isinstance(found, ParityError):
                 errors.append(found)
     finally:

@@ -44,8 +44,12 @@ class ImageSample:
         kind: Whose images they are.
         source: The folder, or empty.
         count: How many there are if all can be read.
-        batches: The images.
+        batches: Names, images (N, H, W, 3), and how many beside them cannot be read.
         expected: The labels of those images whose folder names one, by the image's name.
+        limit: How many to draw at most; None for all. Those that are skipped do not count.
+
+    Attributes:
+        unreadable: How many could not be read so far.
     """
 
     def __init__(
@@ -53,28 +57,36 @@ class ImageSample:
         kind: ImageKind,
         source: str,
         count: int,
-        batches: Iterable[NamedBatch],
+        batches: Iterable[tuple[list[str], ImageBatch, int]],
         expected: Mapping[str, str] = MappingProxyType({}),
+        limit: int | None = None,
     ) -> None:
         self.kind: ImageKind = kind
         self.source = source
         self.count = count
         self.expected = expected
+        self.unreadable = 0
         self._batches = batches
+        self._limit = limit
         self._pixels = hashlib.sha256()
         self._drawn: set[str] = set()
         self._unwanted: frozenset[str] = frozenset()
         self._images = self._duplicates = self._calibration = 0
 
     def __iter__(self) -> Iterator[NamedBatch]:
-        for names, images in self._batches:
+        for names, images, unreadable in self._batches:
+            self.unreadable += unreadable
             kept = [row for row, image in enumerate(images) if self._is_wanted(image)]
             # Only where it must be, an image is copied.
             batch = images if len(kept) == len(images) else images[kept]
             self._pixels.update(np.ascontiguousarray(batch).data)
             yield [names[row] for row in kept], batch
+            if self._images == self._limit:
+                return
 
     def _is_wanted(self, image: npt.NDArray[np.uint8]) -> bool:
+        if self._images == self._limit:
+            return False
         digest = pixel_digest(image)
         # Of golden images the answers are recorded one by one, duplicates or not.
         if digest in self._drawn and self.kind == "photos":
@@ -101,9 +113,9 @@ class ImageSample:
             self._batches.close()
 
     @property
-    def unreadable(self) -> int:
-        """How many could not be read, once all are drawn."""
-        return self.count - self._images - self._duplicates - self._calibration
+    def readable(self) -> int:
+        """How many could be read so far, with those that were skipped."""
+        return self._images + self._duplicates + self._calibration
 
     @property
     def digests(self) -> frozenset[str]:
@@ -263,30 +275,56 @@ def folder_sample(
         ImagesError: There is no image file.
     """
     files = scan_images(folder, labels.names).files
-    if limit is not None and limit < len(files):
-        files = tuple(sample_images(files, limit))
-    return read_sample(folder, files, preprocessing)
+    if limit is None or limit >= len(files):
+        return read_sample(folder, files, preprocessing)
+    wanted = _sample_after_sample(files, limit)
+    return _read(folder, wanted, preprocessing, count=limit, limit=limit)
+
+
+def _sample_after_sample(files: Sequence[ImageFile], size: int) -> Iterator[ImageFile]:
+    """All files, in samples that are even over the classes: the next makes up for what is skipped.
+
+    They are drawn as they are needed.
+    """
+    while files:
+        drawn = {*sample_images(files, size)}
+        yield from (file for file in files if file in drawn)
+        files = [file for file in files if file not in drawn]
 
 
 def read_sample(
     folder: Path, files: Sequence[ImageFile], preprocessing: Preprocessing
 ) -> ImageSample:
     """Some of a folder's photos, in the given order."""
-    batches = (
-        ([file.name for file in batch.readable], batch.images)
-        for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH)
-    )
-    expected = {file.name: file.expected for file in files if file.expected is not None}
-    return ImageSample("photos", printable(folder), len(files), batches, expected)
+    return _read(folder, files, preprocessing, count=len(files), limit=None)
+
+
+def _read(
+    folder: Path,
+    files: Iterable[ImageFile],
+    preprocessing: Preprocessing,
+    *,
+    count: int,
+    limit: int | None,
+) -> ImageSample:
+    expected: dict[str, str] = {}
+
+    def batches() -> Iterator[tuple[list[str], ImageBatch, int]]:
+        for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH):
+            readable = batch.readable
+            expected.update({each.name: each.expected for each in readable if each.expected})
+            yield [each.name for each in readable], batch.images, len(batch.files) - len(readable)
+
+    return ImageSample("photos", printable(folder), count, batches(), expected, limit)
 
 
 def generated_sample(count: int, size: Size) -> ImageSample:
     """Made images, for a user who gave none."""
     names = [f"generated {i}" for i in range(count)]
-    return ImageSample("generated", "", count, [(names, generated_images(count, size))])
+    return ImageSample("generated", "", count, [(names, generated_images(count, size), 0)])
 
 
 def golden_sample(images: ImageBatch) -> ImageSample:
     """A bundle's own images."""
     names = [f"golden {i}" for i in range(len(images))]
-    return ImageSample("golden", "", len(names), [(names, images)])
+    return ImageSample("golden", "", len(names), [(names, images, 0)])

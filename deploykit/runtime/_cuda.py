@@ -193,7 +193,7 @@ class Stream(Resource):
         """Do what a graph recorded, when the stream comes to it."""
         _check(cudart.cudaGraphLaunch(graph.handle, self.handle), "launching a CUDA graph")
 
-    def _record(self, enqueue: Callable[[], None]) -> Resource:
+    def _record(self, enqueue: Callable[[], None]) -> Recording:
         # Thread-local, or CUDA calls of other threads would spoil the capture.
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _check(cudart.cudaStreamBeginCapture(self.handle, mode), "starting a capture")
@@ -206,7 +206,7 @@ class Stream(Resource):
                 cudart.cudaGraphDestroy(unfinished)
             raise
         ended = cudart.cudaStreamEndCapture(self.handle)
-        return Resource(ended, "capturing a CUDA graph", cudart.cudaGraphDestroy)
+        return Recording(ended, "capturing a CUDA graph", cudart.cudaGraphDestroy)
 
     def _copy(self, target: int, source: int, size_bytes: int, kind: Any, where: str) -> None:
         answer = cudart.cudaMemcpyAsync(target, source, size_bytes, kind, self.handle)
@@ -217,6 +217,10 @@ def _wait_and_destroy(stream: Any) -> Any:
     waited = cudart.cudaStreamSynchronize(stream)
     destroyed = cudart.cudaStreamDestroy(stream)
     return destroyed if waited[0] == cudart.cudaError_t.cudaSuccess else waited
+
+
+class Recording(Resource):
+    """What a stream was asked to do while it captured."""
 
 
 class CapturedGraph(Resource):

@@ -136,7 +136,7 @@ def open_graph(
 
 
 def _cuda_device() -> str:
-    """The name of GPU 0, for ONNX Runtime."""
+    """The name of GPU 0, which ONNX Runtime needs."""
     try:
         return need_gpu().name
     except DeviceError as exc:

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -18,6 +19,7 @@ from deploykit.errors import UsageError
 _STAGING = ".new-"
 _STAGING_LOCK = "in-use.lock"
 _PARTIAL_BYTES = 4
+_JUST_BEGUN_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -32,9 +34,12 @@ def staged(folder: Path) -> Iterator[Path]:
     """
     from filelock import FileLock, Timeout
 
-    # What a run that was killed has left: nobody holds its lock.
+    # What a run that was killed has left: nobody holds its lock, which a run that has just begun
+    # does not hold yet.
     for lock in folder.glob(f"{_STAGING}*/{_STAGING_LOCK}"):
         with contextlib.suppress(OSError, Timeout):
+            if time.time() - lock.stat().st_mtime < _JUST_BEGUN_SECONDS:
+                continue
             FileLock(lock, blocking=False).acquire().lock.release()
             shutil.rmtree(lock.parent, ignore_errors=True)
     with (

@@ -13,6 +13,7 @@ from deploykit.bundle.verdicts import ImageSet, KeptVerdict
 from deploykit.console.options import parsed_bytes
 from deploykit.engine.passport import (
     COMPUTE_CAPABILITIES,
+    SCHEMA,
     BuiltOn,
     Passport,
     PlanHeader,
@@ -61,7 +62,7 @@ PROOF = KeptVerdict(
     among=32,
 )
 PASSPORT = Passport(
-    schema=1,
+    schema=SCHEMA,
     flavour="tensorrt_rtx",
     version="1.7.1.116",
     targets=("sm86", "sm89"),
@@ -170,7 +171,7 @@ def test_read_passport_refuses_invalid_fields(tmp_path, fields, reason):
 
 
 @pytest.mark.parametrize(
-    ("schema", "hint"), [(2, "Update deploykit."), (0, "Build the engine again")]
+    ("schema", "hint"), [(SCHEMA + 1, "Update deploykit."), (0, "Build the engine again")]
 )
 def test_read_passport_of_another_schema(tmp_path, schema, hint):
     with pytest.raises(BundleError, match=f"schema {schema}") as caught:

@@ -61,6 +61,8 @@ def open_browser(profile: Path) -> Iterator[Browser]:
     process = subprocess.Popen(
         [*command, f"--user-data-dir={profile}"],
         pass_fds=(to_child, from_child),
+        start_new_session=True,  # what it does to its group must not meet the tests
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -443,13 +443,13 @@ def test_read_file_list_refuses_bytes_if_names_are_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "getfilesystemencodeerrors", lambda: "surrogatepass")
-    with pytest.raises(ImagesError, match=r"not text in UTF-8: .* at byte 3") as caught:
+    with pytest.raises(InputError, match=r"not text in UTF-8: .* at byte 3") as caught:
         listed(tmp_path, b"caf\xe9.jpg\n")
     assert "UTF-8" in str(caught.value.hint)
 
 
 def test_read_file_list_refuses_torn_utf_16(tmp_path: Path) -> None:
-    with pytest.raises(ImagesError, match="not text in UTF-16"):
+    with pytest.raises(InputError, match="not text in UTF-16"):
         listed(tmp_path, "a.jpg".encode("utf-16")[:-1])
 
 
@@ -466,6 +466,6 @@ def test_read_file_list_without_names(tmp_path: Path, content: bytes) -> None:
 
 
 def test_read_file_list_unreadable(tmp_path: Path) -> None:
-    with pytest.raises(ImagesError, match="cannot be read") as caught:
+    with pytest.raises(InputError, match="cannot be read") as caught:
         read_file_list(tmp_path)
     assert caught.value.hint

@@ -46,7 +46,9 @@ def walk(network_file):
 def test_photos_draw_duplicates_once():
     pixels = np.zeros((4, 2, 2, 3), np.uint8)
     pixels[[1, 2]] = 7
-    photos = ImageSample("photos", "birds", 4, [(["a", "b"], pixels[:2]), (["c", "d"], pixels[2:])])
+    photos = ImageSample(
+        "photos", "birds", 4, [(["a", "b"], pixels[:2], 0), (["c", "d"], pixels[2:], 0)]
+    )
     assert [name for names, _ in photos for name in names] == ["a", "b"]
     drawn = photos.drawn()
     assert (drawn.count, drawn.duplicates, photos.unreadable) == (2, 2, 0)
@@ -54,9 +56,9 @@ def test_photos_draw_duplicates_once():
 
 def test_photos_skip_calibration_images_by_pixels():
     pixels = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    first = ImageSample("photos", "birds", 1, [(["a"], pixels[:1])])
+    first = ImageSample("photos", "birds", 1, [(["a"], pixels[:1], 0)])
     list(first)
-    photos = ImageSample("photos", "birds", 3, [(["x", "y", "z"], pixels)])
+    photos = ImageSample("photos", "birds", 3, [(["x", "y", "z"], pixels, 0)])
     photos.skip(first.digests)
     assert [name for names, _ in photos for name in names] == ["y", "z"]
     drawn = photos.drawn()
@@ -65,9 +67,9 @@ def test_photos_skip_calibration_images_by_pixels():
 
 def test_photos_of_calibration_images_alone():
     pixels = np.zeros((1, 2, 2, 3), np.uint8)
-    first = ImageSample("photos", "birds", 1, [(["a"], pixels)])
+    first = ImageSample("photos", "birds", 1, [(["a"], pixels, 0)])
     list(first)
-    photos = ImageSample("photos", "birds", 1, [(["a"], pixels)])
+    photos = ImageSample("photos", "birds", 1, [(["a"], pixels, 0)])
     photos.skip(first.digests)
     list(photos)
     with pytest.raises(ImagesError, match="1 image had a part in making what is compared"):

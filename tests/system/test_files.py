@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from deploykit.system.files import move_into_place, replacing, staged
@@ -59,6 +61,9 @@ def test_staged_removes_folders_of_killed_runs(tmp_path):
     killed.mkdir()
     (killed / "in-use.lock").touch()
     (killed / "engine").write_bytes(b"half")
+    with staged(tmp_path):
+        assert killed.exists()  # it may have begun just now, and take its lock next
+    os.utime(killed / "in-use.lock", (0, 0))
     with staged(tmp_path) as live:
         assert not killed.exists()
         with staged(tmp_path) as other:

@@ -25,6 +25,7 @@ def archs(
             origin: [name for name in known if pattern is None or pattern in name]
             for origin, known in list_architectures().items()
         }
-        console.result(
-            lambda: names, lambda: "\n".join(name for known in names.values() for name in known)
-        )
+        found = [name for known in names.values() for name in known]
+        if not found:
+            console.note(f"no architecture's name contains {pattern!r}")
+        console.result(lambda: names, lambda: "\n".join(found))

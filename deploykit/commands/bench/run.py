@@ -59,7 +59,8 @@ LEAST_ROUNDS = 3
 class BenchRequest:
     """The arguments of :func:`deploykit.bench`.
 
-    256 images without a flip bound their rate at 1.2 %.
+    Attributes:
+        max_images: 256 without a flip bound the rate of flips at 1.2 %.
     """
 
     images: Path | None = None

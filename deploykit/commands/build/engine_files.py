@@ -22,7 +22,7 @@ def publish_engine(bundle: Bundle, passport: Passport, plan: bytes) -> tuple[Bun
         The bundle as it is now, and the engine's path in it.
 
     Raises:
-        BundleError: The bundle has another deploy graph by now.
+        BundleError: The bundle has another deploy graph by now, or cannot be changed.
         OSError: The system fails to write them.
     """
     engine = f"{ENGINES}/{passport.engine}"

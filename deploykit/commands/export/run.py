@@ -93,7 +93,8 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     drawn = [(names, images.copy()) for names, images in sample]
     image_set = sample.drawn()
     if sample.unreadable:
-        progress(Note(f"skipped: {sample.unreadable} of {sample.count} photos cannot be read"))
+        read = sample.unreadable + sample.readable
+        progress(Note(f"skipped: {sample.unreadable} of {read} photos cannot be read"))
     groups = list(regroup(drawn, batch_sizes(image_set.count)))
     with (
         new_bundle(folder, overwrite=request.overwrite) as staging,

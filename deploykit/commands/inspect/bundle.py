@@ -56,17 +56,24 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
     """Look at all of a bundle; what is missing or changed in it is told, not raised."""
     manifest, absent = bundle.manifest, engines_not_copied(bundle)
     runs, reasons = _auto(bundle)
+    files: dict[str, FileState] = {
+        name: "not copied" if name in absent else _state(bundle, name) for name in manifest.files
+    }
+
+    def status(kept: KeptVerdict) -> Status:
+        state = files.get(kept.graph, "missing")
+        if state in ("changed", "missing"):
+            return Status("unproven", None, f"{kept.graph} is {state}")
+        return status_of(bundle, kept)
+
     return BundleInspection(
         folder=str(bundle.folder),
         manifest=manifest,
-        files={
-            name: "not copied" if name in absent else _state(bundle, name)
-            for name in manifest.files
-        },
+        files=files,
         engines=tuple(
             inspect_bundle_engine(bundle, file) for file in manifest.engines if file not in absent
         ),
-        verdicts=tuple((each, status_of(bundle, each)) for each in manifest.verdicts),
+        verdicts=tuple((each, status(each)) for each in manifest.verdicts),
         runs=runs,
         reasons=tuple(reasons),
     )

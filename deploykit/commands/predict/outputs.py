@@ -195,17 +195,19 @@ def write_run(
     Raises:
         InputError: The system fails to write.
     """
+    stopped = False
     for row in run:
         with run.clock.waiting("write"):
             outputs.write(row)
         if not outputs.wanted:
             progress(Note(f"stopped after {counted(run.tally.rows, 'row')}: nobody reads stdout"))
+            stopped = True
             break
     for row in outputs.earlier_rows():
         run.tally.add_earlier(row)
     with run.clock.waiting("write"):
         outputs.write_tables(progress)
-    if run.tally.ok:
+    if run.tally.ok or stopped:
         return None
     where = outputs.tables[0] if outputs.tables else "The output"
     return ImagesError(

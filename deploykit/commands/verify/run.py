@@ -131,7 +131,7 @@ def _compare(
             extremes = extreme_reasons(reference.session, candidates, scale, progress)
         specs = [candidate.spec for candidate in candidates]
     drawn, unreadable = sample.drawn(), sample.unreadable
-    readable, mining = sample.count - unreadable, None
+    readable, mining = sample.readable, None
     if ranking is None:
         verdicts = judge_answers(answers, specs, labels, kind=sample.kind)
     else:

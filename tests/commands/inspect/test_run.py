@@ -77,6 +77,8 @@ def test_inspect_changed_and_missing_files(bundle, look):
     }
     assert "deploy/fp32.onnx, " in text
     assert "CHANGED" in text
+    words = {kept.graph: status.word for kept, status in found.verdicts}
+    assert words["deploy/fp32.onnx"] == "unproven"
     assert found.runs == ""
     assert "is not the file that was exported" in found.reasons[0]
 

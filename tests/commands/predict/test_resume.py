@@ -459,6 +459,21 @@ def test_predict_ends_when_its_reader_leaves(predict, exported_bundle, photo_fol
     assert (code, err) == (0, b"")
 
 
+def test_predict_ends_well_whatever_its_reader_saw(exported_bundle, photo_folder, tmp_path):
+    """What was read has no prediction, but the run did not come to its end."""
+    shutil.copytree(photo_folder, tmp_path / "given")
+    for number in range(3):
+        (tmp_path / "given" / "blue" / f".{number}").touch()
+        (tmp_path / "given" / "blue" / f"-{number}.png").write_bytes(b"")
+    line, code, err = pipe_to_a_reader_that_leaves(
+        *arguments(
+            exported_bundle, tmp_path / "given", "--quiet", "--batch-size", "1", outputs=["-"]
+        )
+    )
+    assert json.loads(line)["status"] != "ok"
+    assert (code, err) == (0, b"")
+
+
 def test_predict_completes_tables_when_its_reader_leaves(
     predict, whole, exported_bundle, photo_folder
 ):

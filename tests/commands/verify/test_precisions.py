@@ -48,6 +48,12 @@ def test_verify_rehearses_fp16_on_other_images_than_search(toy, name):
     assert kept(open_bundle(tuned.folder), FP16, "rehearsal", "CPU").images == result.images
 
 
+def test_verify_max_images_makes_up_for_calibration_images(tuned):
+    """The sample would be the very images that the search drew."""
+    request = VerifyRequest(max_images=8, runtime="rehearsal", precision="fp16")
+    assert verify_bundle(tuned, request).images.count == 8
+
+
 def test_verify_on_more_images_replaces_the_rehearsal(tuned, tmp_path):
     folder = make_photos(tmp_path / "more", BRIGHT - 20)
     shutil.copytree(tuned.manifest.images, folder, dirs_exist_ok=True, copy_function=renamed)

@@ -134,8 +134,9 @@ def _other_way(origin: Origin, names: Collection[str], first: LayerError) -> str
         if name in origin.steps and (name == first.tensor or name not in names):
             steps.append(origin.steps[name])
             pending += (each for each in origin.steps[name].inputs if each not in pending)
-    same_module = all(step.module in ("", first.module) for step in steps)
-    if same_module and (first.module or len(steps) == 1):
+    # What takes one of an operation's several results computes nothing.
+    steps = [step for step in steps if step.operator != "getitem"]
+    if len(steps) < 2:
         return ""
     shown = [node_title(each.node, each.operator, each.module) for each in steps[:_STEPS_SHOWN]]
     return f"in the reference it comes from {', '.join(shown)}"

@@ -11,8 +11,8 @@ from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.commands.diagnose.layers.measure import Subject, graph_origin
 from deploykit.commands.diagnose.layers.report import DIAGNOSED_IMAGES, layer_report
 from deploykit.commands.diagnose.request import DiagnosisRequest
-from deploykit.commands.diagnose.stages.images import sample_with
 from deploykit.errors import MissingError, UsageError
+from deploykit.images.scan import sample_with
 from deploykit.inference.candidates import (
     Candidate,
     by_reason,

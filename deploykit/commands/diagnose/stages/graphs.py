@@ -166,7 +166,7 @@ def add_candidates(
             continue
         origins = [known[origin] for origin in _origins(candidate) if origin in known]
         table.add(
-            "runtime" if origins else "precision",
+            "precision" if candidate.runtime in _ON_CPU or candidate.is_hinted else "runtime",
             str(candidate),
             logits,
             since=origins[0] if origins else deployed,

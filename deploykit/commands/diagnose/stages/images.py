@@ -12,7 +12,14 @@ import numpy as np
 from deploykit.bundle.folder import Bundle
 from deploykit.errors import ImagesError
 from deploykit.images.decode import DecodeError, exif_orientation
-from deploykit.images.scan import ImageFile, Scan, class_folders, sample_images, scan_images
+from deploykit.images.scan import (
+    ImageFile,
+    Scan,
+    class_folders,
+    sample_images,
+    sample_with,
+    scan_images,
+)
 from deploykit.proof.images import listed_images, mostly_unreadable, read_sample
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch
@@ -143,21 +150,6 @@ def draw_images(
         picked=frozenset(first),
         unreadable=mostly_unreadable(images.unreadable, len(drawn) - images.unreadable),
     )
-
-
-def sample_with(files: Sequence[ImageFile], first: Sequence[str], count: int) -> list[ImageFile]:
-    """A fixed sample that is even over the classes.
-
-    Args:
-        files: What to draw from.
-        first: The names of files that come before any other; unknown names are ignored.
-        count: How many files at most.
-    """
-    others = {file.name: file for file in files}
-    wanted = [others.pop(name) for name in dict.fromkeys(first) if name in others][:count]
-    if len(wanted) < count and others:
-        wanted += sample_images(list(others.values()), count - len(wanted))
-    return wanted
 
 
 def _is_rotated(file: ImageFile) -> bool:
