@@ -206,6 +206,15 @@ def test_checkpoint_of_the_bundle_is_never_trusted(received, trusted, named, cap
     assert not Path(TRAP).exists()
 
 
+def test_checkpoint_weights_are_an_entry_of_it(received, capsys):
+    found = weights_like(received) | {"weights": "../../other.pth"}
+    forge(received, architecture={"name": "dpn92"}, checkpoint=found)
+    assert run(["verify", "--images", "photos"]) in (0, 3)
+    said = capsys.readouterr().err
+    assert "comparing with model.onnx, not with the checkpoint: " in said
+    assert "has no weights '../../other.pth'" in said
+
+
 def test_checkpoint_that_changed_is_not_read(received, capsys):
     found = weights_like(received, Payload()) | {"sha256": "0" * 64}
     forge(received, architecture={"name": "dpn92"}, checkpoint=found)

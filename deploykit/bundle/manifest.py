@@ -67,11 +67,13 @@ class CheckpointRecord(Value, frozen=True):
         path: Absolute, on the machine that exported; see :func:`recorded_path`.
         sha256: In lowercase hex.
         trusted_pickle: Whether reading it runs code, as ``--trust-pickle`` allowed at export.
+        weights: The entry that was loaded, ``model.state_dict``; empty for the file itself.
     """
 
     path: str
     sha256: str
     trusted_pickle: bool = False
+    weights: str = ""
 
 
 class SearchRecord(Value, frozen=True):

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -50,51 +50,61 @@ class Weights:
     """The weights of a network, as a checkpoint holds them.
 
     Attributes:
-        state_dict: Names to CPU tensors; floating-point ones are float32 and finite. They may be
-            mapped from the file: copy them before the file is written again.
+        name: Their entry in the checkpoint, ``model.state_dict``; empty for the checkpoint itself.
+        rank: Where that name stands among the usual ones; lower is taken first.
+        state_dict: Names to CPU tensors; floating-point ones are float32. They may be mapped from
+            the file: copy them before the file is written again.
         notes: What was done to get there, in words for the user.
     """
 
+    name: str
+    rank: tuple[int, ...]
     state_dict: dict[str, Tensor]
     notes: tuple[str, ...]
 
 
-def read_weights(path: Path, *, trust_pickle: bool = False) -> Weights:
-    """Read the weights from a checkpoint, without running any code from it.
+def read_weights(path: Path, *, trust_pickle: bool = False) -> tuple[Weights, ...]:
+    """Read every set of weights in a checkpoint, without running any code from it.
 
     Args:
         path: A file of ``torch.save`` (zip or legacy) or safetensors.
         trust_pickle: Let a file that asks for code run it. Only for files of one's own making.
 
+    Returns:
+        One or more, those under the usual names first.
+
     Raises:
         CheckpointError: The file is missing, damaged or of another kind; asks for code; holds no
-            weights; or holds NaN or infinite ones.
+            weights, or none but quantised or sparse ones.
         DependencyError: It is a safetensors file and safetensors is missing.
     """
-    entry, notes = find_weights(load_checkpoint(path, trust_pickle=trust_pickle), path)
-    tensors, more = named_tensors(entry)
-    notes += more
-    odd = [n for n, t in tensors.items() if t.is_quantized or t.layout != torch.strided]
-    if odd:
+    entries = find_entries(load_checkpoint(path, trust_pickle=trust_pickle), path)
+    usable = [weights for entry in entries if isinstance(weights := _weights(entry), Weights)]
+    if not usable:
+        odd = _weights(entries[0])
         raise CheckpointError(
-            f"{path} holds quantised or sparse weights: {_first(odd)}.",
+            f"{path} holds quantised or sparse weights: {odd}.",
             hint="Give the checkpoint from before quantisation or pruning.",
         )
+    return tuple(usable)
+
+
+def _weights(entry: Entry) -> Weights | str:
+    """The weights of an entry; or the names of those that are quantised or sparse."""
+    tensors, notes = named_tensors(entry)
+    odd = [n for n, t in tensors.items() if t.is_quantized or t.layout != torch.strided]
+    if odd:
+        return _first(odd)
     converted = {
         str(tensor.dtype).removeprefix("torch.")
         for tensor in tensors.values()
         if tensor.is_floating_point() and tensor.dtype != torch.float32
     }
     notes += [f"{name} weights converted to float32" for name in sorted(converted)]
-    tensors = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
-    bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
-    if bad:
-        raise CheckpointError(
-            f"{len(bad)} of {len(tensors)} entries in {path} have NaN or infinite values: "
-            f"{_first(bad)}.",
-            hint="Training diverged, or float16 overflowed: give a checkpoint from before that.",
-        )
-    return Weights(tensors, tuple(notes))
+    if entry.trail:
+        notes.insert(0, f"taken from the entry '{entry.name}'")
+    floats = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
+    return Weights(entry.name, entry.rank, floats, tuple(notes))
 
 
 def load_checkpoint(path: Path, *, trust_pickle: bool = False) -> object:
@@ -123,7 +133,11 @@ def named_tensors(entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
         Names to tensors, and notes for the user on what was skipped or taken off.
     """
     tensors = {k: v.detach() for k, v in entry.values.items() if isinstance(v, Tensor)}
-    others = [str(key) for key in entry.values if key not in tensors]
+    others = [
+        str(key)
+        for key, value in entry.values.items()
+        if key not in tensors and not isinstance(value, Mapping)
+    ]
     notes = [f"skipped what is no tensor: {_first(others)}"] if others else []
     averaged = tensors.keys() - {AVERAGE_COUNT}
     if AVERAGE_COUNT in tensors and all(name.startswith("module.") for name in averaged):
@@ -215,8 +229,8 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     )
 
 
-#: Entries that hold weights, the first that a file has is taken. The trained weights come before
-#: their moving average, because ``model.load_state_dict(file["model"])`` is what scripts do.
+#: Entries that hold weights; of several that fit the first is taken. The trained weights come
+#: before their moving average, because ``model.load_state_dict(file["model"])`` is what scripts do.
 WEIGHT_ENTRIES = (
     "state_dict",
     "model_state_dict",
@@ -259,18 +273,15 @@ class Entry:
         return tuple(known.get(step, len(known)) for step in self.trail)
 
 
-def find_weights(loaded: object, path: Path) -> tuple[Entry, list[str]]:
-    """Find the entry that holds the weights.
+def find_entries(loaded: object, path: Path) -> list[Entry]:
+    """Find the entries that hold weights, those under the usual names first.
 
     Args:
         loaded: What the file holds.
         path: The file, for the messages.
 
-    Returns:
-        The entry, and notes for the user on the choice.
-
     Raises:
-        CheckpointError: No entry holds weights, or several do and none has a usual name.
+        CheckpointError: No entry holds weights.
     """
     entries = sorted(_entries(loaded), key=lambda entry: entry.rank)
     if not entries:
@@ -285,18 +296,7 @@ def find_weights(loaded: object, path: Path) -> tuple[Entry, list[str]]:
             f"{path} holds {found}.",
             hint="Save the weights: torch.save(model.state_dict(), 'weights.pth').",
         )
-    best, others = entries[0], entries[1:]
-    if others and best.rank == others[0].rank:
-        names = ", ".join(repr(entry.name) for entry in entries)
-        raise CheckpointError(
-            f"{path} holds several sets of weights: {names}.",
-            hint="Save the one to deploy alone: torch.save(torch.load(FILE)[NAME], 'weights.pth').",
-        )
-    notes = [f"taken from the entry '{best.name}'"] if best.trail else []
-    if others:
-        names = ", ".join(f"'{entry.name}'" for entry in others)
-        notes.append(f"other weights in the file are not used: {names}")
-    return best, notes
+    return entries
 
 
 def _entries(value: object, trail: tuple[str, ...] = ()) -> Iterator[Entry]:
@@ -307,14 +307,17 @@ def _entries(value: object, trail: tuple[str, ...] = ()) -> Iterator[Entry]:
     if not isinstance(value, Mapping) or _is_optimizer(value):
         return
     inner = [entry for key, child in value.items() for entry in _entries(child, (*trail, str(key)))]
-    if inner:
-        yield from inner
-    # A tensor without dimensions is a loss or an accuracy that was kept.
-    elif any(
-        isinstance(key, str) and isinstance(child, Tensor) and child.ndim > 0
-        for key, child in value.items()
-    ):
+    yield from inner
+    own, most = _tensor_count(value), max((_tensor_count(each.values) for each in inner), default=0)
+    # A few tensors beside a whole network's are what training kept: class weights, loss centers.
+    if own > 0 and 2 * own > most:
         yield Entry(trail, value)
+
+
+def _tensor_count(value: Mapping[Any, object]) -> int:
+    """How many tensors have a name; one without dimensions is a loss or an accuracy."""
+    named = (child for key, child in value.items() if isinstance(key, str))
+    return sum(isinstance(child, Tensor) and child.ndim > 0 for child in named)
 
 
 def _is_optimizer(value: Mapping[object, object]) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from deploykit.models.checkpoint import find_weights, is_finite, load_checkpoint, named_tensors
+from deploykit.models.checkpoint import find_entries, is_finite, load_checkpoint, named_tensors
 from deploykit.models.file_kinds import Container, container_of
 
 #: Containers of values that may be the training's notes, and how deep they are looked for.
@@ -65,8 +65,13 @@ def read_contents(path: Path, *, trust_pickle: bool = False) -> Contents:
         DependencyError: It is a safetensors file and safetensors is missing.
     """
     loaded = load_checkpoint(path, trust_pickle=trust_pickle)
-    entry, notes = find_weights(loaded, path)
-    tensors, more = named_tensors(entry)
+    entry, *others = find_entries(loaded, path)
+    tensors, notes = named_tensors(entry)
+    if entry.trail:
+        notes.insert(0, f"taken from the entry '{entry.name}'")
+    if others:
+        names = ", ".join(f"'{each.name or path.name}'" for each in others)
+        notes.append(f"other weights in the file: {names}")
     last = _last_layer(tensors)
     return Contents(
         container=container_of(path),
@@ -77,7 +82,7 @@ def read_contents(path: Path, *, trust_pickle: bool = False) -> Contents:
         last_layer=last or "",
         classes=None if last is None else tensors[f"{last}.weight"].shape[0],
         told=dict(_told(loaded, entry.trail)),
-        notes=(*notes, *more),
+        notes=tuple(notes),
     )
 
 

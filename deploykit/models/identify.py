@@ -19,6 +19,7 @@ from deploykit.models.loading import (
     compare,
     count_classes,
     find_head,
+    is_extra,
     shapes_of,
 )
 from deploykit.models.registry import NO_ARGUMENTS, Architecture, Origin, resolve_architecture
@@ -134,4 +135,5 @@ def _renamed(found: Shapes, expected: Shapes, architecture: Architecture) -> Sha
         names[name]: shape
         for name, shape in found.items()
         if not names[name].startswith(architecture.training_only)
+        and (names[name] in expected or not is_extra(names[name]))
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from deploykit.errors import ArchitectureError, CheckpointError
-from deploykit.models.checkpoint import WRAPPERS, read_weights
+from deploykit.errors import ArchitectureError, CheckpointError, UsageError
+from deploykit.models.checkpoint import WRAPPERS, Weights, is_finite, read_weights
+from deploykit.models.probe import count_outputs
 from deploykit.models.registry import NO_ARGUMENTS, Architecture
 from deploykit.specs.model import names_user_code
+from deploykit.specs.preprocessing import Size
 from deploykit.system.text import command_line, counted
 
 
@@ -193,12 +196,10 @@ class Head:
         shapes: The shapes of the network with ``PROBE_CLASSES`` classes.
         growth: By how much each dimension of an entry grows with one more class, for those that
             do; empty for a network that decides the number itself.
-        fixed: The number of classes of such a network; None where it is not fixed.
     """
 
     shapes: Shapes
     growth: Shapes
-    fixed: int | None
 
 
 def find_head(architecture: Architecture, arch_args: Mapping[str, object]) -> Head:
@@ -216,7 +217,7 @@ def find_head(architecture: Architecture, arch_args: Mapping[str, object]) -> He
         for name, shape in shapes.items()
         if name in more and len(more[name]) == len(shape) and more[name] != shape
     }
-    return Head(shapes, growth, fixed=None if growth else _outputs(module, architecture.name))
+    return Head(shapes, growth)
 
 
 def count_classes(head: Head, found: Shapes) -> int | None:
@@ -232,8 +233,7 @@ def count_classes(head: Head, found: Shapes) -> int | None:
     Raises:
         CheckpointError: The entries disagree, or there are fewer than two classes.
     """
-    counts = {} if head.fixed is None else {"its last layer": head.fixed}
-    counts |= {
+    counts = {
         name: PROBE_CLASSES + (size - before) // step
         for name, steps in head.growth.items()
         if len(found.get(name, ())) == len(steps)
@@ -247,12 +247,17 @@ def count_classes(head: Head, found: Shapes) -> int | None:
             hint="Check that the architecture is the one that was trained.",
         )
     count = next(iter(counts.values()), None)
-    if count is not None and count < MIN_CLASSES:
+    if count is not None:
+        _check_count(count)
+    return count
+
+
+def _check_count(count: int) -> None:
+    if count < MIN_CLASSES:
         raise CheckpointError(
             f"There are no classes to choose among: the network's logits an image are {count}.",
             hint="deploykit needs a logit a class: train with two classes and cross-entropy.",
         )
-    return count
 
 
 def shapes_of(module: nn.Module, name: str) -> dict[str, tuple[int, ...]]:
@@ -273,19 +278,6 @@ def shapes_of(module: nn.Module, name: str) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
-def _outputs(module: nn.Module, name: str) -> int:
-    """The outputs of a network's last linear layer or, where it has none, last convolution."""
-    layers = list(module.modules())
-    outputs = [layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)]
-    outputs += [layer.out_features for layer in layers if isinstance(layer, nn.Linear)]
-    if outputs:
-        return outputs[-1]
-    raise ArchitectureError(
-        f"{name} has no linear or convolution layer that would tell the number of classes.",
-        hint="Give its function an argument num_classes.",
-    )
-
-
 @dataclass(frozen=True)
 class LoadedModel:
     """A trained network.
@@ -294,38 +286,96 @@ class LoadedModel:
         module: In eval mode, on the CPU, in float32, without gradients.
         num_classes: The number of logits.
         parameters: How many numbers were trained.
+        weights: The checkpoint's entry that was loaded; empty for the checkpoint itself.
         notes: What the user should know about how it was loaded.
     """
 
     module: nn.Module
     num_classes: int
     parameters: int
+    weights: str
     notes: tuple[str, ...]
 
 
 def load_model(
     architecture: Architecture,
     path: Path,
+    input_size: Size,
     *,
     arch_args: Mapping[str, object] = NO_ARGUMENTS,
+    weights: str | None = None,
     trust_pickle: bool = False,
 ) -> LoadedModel:
-    """Load a checkpoint into an architecture; every weight must fit.
+    """Load a checkpoint into an architecture; every weight that the network has must be there.
+
+    Whether weights fit is what ``load_state_dict`` of the network says, whose hooks may rename.
 
     Args:
         architecture: What was trained.
         path: The checkpoint.
+        input_size: H and W of the images that the network takes.
         arch_args: Further arguments of the architecture.
+        weights: The entry to load; None for the one that fits.
         trust_pickle: Let a checkpoint that asks for code run it.
 
     Raises:
-        CheckpointError: The file cannot be read, or its weights do not fit the architecture.
-        UsageError: The architecture does not take ``arch_args``.
+        CheckpointError: The file cannot be read, or its weights do not fit the architecture, or
+            have NaN or infinite values.
+        UsageError: The architecture does not take ``arch_args``, or there is no such entry.
         ArchitectureError: The user's code does not make a network.
         DependencyError: The file is of a kind that needs a package that is missing.
     """
-    weights = read_weights(path, trust_pickle=trust_pickle)
+    sets = read_weights(path, trust_pickle=trust_pickle)
+    if weights is not None:
+        names = [each.name for each in sets]
+        sets = tuple(each for each in sets if each.name == weights)
+        if not sets:
+            raise UsageError(
+                f"{path} has no weights {weights!r}.",
+                hint=f"It has: {', '.join(map(repr, names))}.",
+            )
     head = find_head(architecture, arch_args)
+    errors: list[CheckpointError] = []
+    for each in sets:
+        try:
+            module, count, notes = _fitted(architecture, arch_args, head, each, path)
+        except CheckpointError as error:
+            errors.append(error)
+            continue
+        break
+    else:
+        raise errors[0]
+    module.eval()
+    module.requires_grad_(requires_grad=False)
+    if count is None:
+        count = count_outputs(module, input_size)
+        _check_count(count)
+    alike = [other for other in sets if other.state_dict.keys() == each.state_dict.keys()]
+    names = [other.name for other in alike if other is not each]
+    if names and alike[1].rank == each.rank:
+        raise CheckpointError(
+            f"{path} holds several sets of weights that fit: {', '.join([each.name, *names])}.",
+            hint=f"Name one: --weights {each.name}",
+        )
+    if names:
+        notes.append(f"other weights in the file fit, too: --weights {' or '.join(names)}")
+    notes += [advice for key, advice in architecture.undecided.items() if key not in arch_args]
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return LoadedModel(module, count, parameters, each.name, tuple(notes))
+
+
+def _fitted(
+    architecture: Architecture,
+    arch_args: Mapping[str, object],
+    head: Head,
+    weights: Weights,
+    path: Path,
+) -> tuple[nn.Module, int | None, list[str]]:
+    """A network with these weights, its number of classes where shapes tell it, and notes.
+
+    Raises:
+        CheckpointError: They do not fit, or parameters are NaN or infinite.
+    """
     names, note = align_names(weights.state_dict, head.shapes)
     state = {names[name]: tensor for name, tensor in weights.state_dict.items()}
     notes = [*weights.notes, *([note] if note else [])]
@@ -337,33 +387,78 @@ def load_model(
         notes.append(f"skipped {len(unused)} entries that only training uses: {prefixes}")
     found: Shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     count = count_classes(head, found)
-    if count is None:
+    if count is None and head.growth:
         raise _misfit(architecture, path, compare(found, head.shapes))
     with SkippingRandomInit():
-        module = architecture.build(count, arch_args)
-    mismatch = compare(found, shapes_of(module, architecture.name))
-    if mismatch:
-        raise _misfit(architecture, path, mismatch)
+        module = architecture.build(PROBE_CLASSES if count is None else count, arch_args)
     module.to("cpu", torch.float32)
-    # The network's own dictionary has the versions of its layers, which some of them ask for, and
-    # the entries that a file may lack.
-    complete = module.state_dict()
-    complete.update(state)
+    expected = shapes_of(module, architecture.name)
+    # The network's own dictionary has the versions of its layers, which some of them ask for.
+    given = module.state_dict()
+    given.clear()
+    given.update(state)
     try:
-        module.load_state_dict(complete, strict=True)
+        missing, unexpected = module.load_state_dict(given, strict=False)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        if mismatch := compare(found, expected):
+            raise _misfit(architecture, path, mismatch) from error
         raise CheckpointError(
             f"{architecture.name} does not take the weights in {path}: {error}",
             hint="Name the architecture that was trained, with the --arch-arg values it had.",
         ) from error
-    module.eval()
-    module.requires_grad_(requires_grad=False)
-    notes += [advice for key, advice in architecture.undecided.items() if key not in arch_args]
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    return LoadedModel(module, count, parameters, tuple(notes))
+    extra = {name for name in unexpected if is_extra(name)}
+    mismatch = Mismatch(
+        missing=tuple(name for name in missing if not name.endswith(OPTIONAL)),
+        unexpected=tuple(name for name in unexpected if name not in extra),
+        misshapen=(),
+        shared=len(state) - len(unexpected),
+    )
+    if mismatch:
+        raise _misfit(architecture, path, mismatch)
+    if extra:
+        entries = f"{counted(len(extra), 'entry', 'entries')}, {_grouped(sorted(extra))}"
+        notes.append(f"not used: {entries}, which training kept beside the network's")
+    bad = [name for name, each in module.named_parameters() if not is_finite(each.detach())]
+    if bad:
+        raise CheckpointError(
+            f"{len(bad)} of {len(expected)} entries in {path} have NaN or infinite values: "
+            f"{', '.join(bad[:3])}{' ...' if len(bad) > 3 else ''}.",
+            hint="Training diverged, or float16 overflowed: give a checkpoint from before that.",
+        )
+    return module, count, notes
+
+
+#: What training keeps beside a network: the weights of a loss, metrics, centers; what profilers
+#: count in each module; what observers for quantization saw.
+_BESIDE = re.compile(
+    r"(?:\w*(?:criterion|loss|metric|accuracy|centers?)\w*|(?:train|val|valid|test)_\w+)(?:\.|$)"
+    r"|(?:.*\.)?(?:total_ops|total_params|_extra_state)$"
+    r"|(?:.*\.)?(?:\w*activation_post_process\w*|\w*fake_quant\w*)\."
+)
+#: Weights in another form: what they are, and the call that makes them plain.
+_MERGED_BY = (
+    (
+        re.compile(r"\.lora_[AB]\b|\.lora_embedding_"),
+        "adapters (LoRA) beside the weights that they change",
+        "Merge them before saving: model = model.merge_and_unload().",
+    ),
+    (
+        re.compile(r"\.weight_mask$"),
+        "pruned weights with their masks (weight_orig, weight_mask)",
+        "Make them plain before saving: torch.nn.utils.prune.remove(layer, 'weight').",
+    ),
+)
+
+
+def is_extra(name: str) -> bool:
+    """Whether an entry that a network lacks is no part of any network."""
+    return _BESIDE.match(name) is not None
 
 
 def _misfit(architecture: Architecture, path: Path, mismatch: Mismatch) -> CheckpointError:
+    for pattern, what, how in _MERGED_BY:
+        if any(map(pattern.search, mismatch.unexpected)):
+            return CheckpointError(f"{path} holds {what}.", hint=how)
     differing = (*mismatch.missing, *mismatch.unexpected, *(n for n, _, _ in mismatch.misshapen))
     changed = {name.partition(".")[0] for name in differing}
     hint = "Name the architecture that was trained, with the --arch-arg values it had."

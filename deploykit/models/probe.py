@@ -54,6 +54,16 @@ def check_answers(module: nn.Module, input_size: Size, classes: int) -> None:
         )
 
 
+def count_outputs(module: nn.Module, input_size: Size) -> int:
+    """How many logits a module answers an image with.
+
+    Raises:
+        ArchitectureError: It does not run on images of this size.
+        ModelError: Its answer is no (N, K) floats.
+    """
+    return _answer(module, torch.zeros(2, 3, *input_size), None).shape[1]
+
+
 def _check_steady(module: nn.Module, images: Tensor, first: Tensor) -> None:
     classes = first.shape[1]
     tolerated = _SAME * float(first.abs().max())
@@ -72,7 +82,7 @@ def _check_steady(module: nn.Module, images: Tensor, first: Tensor) -> None:
     )
 
 
-def _answer(module: nn.Module, images: Tensor, classes: int) -> Tensor:
+def _answer(module: nn.Module, images: Tensor, classes: int | None) -> Tensor:
     try:
         with torch.inference_mode():
             answer = module(images)
@@ -88,12 +98,14 @@ def _answer(module: nn.Module, images: Tensor, classes: int) -> Tensor:
             f"The network answers with a {type(answer).__name__}, not with one tensor of logits.",
             hint="Wrap it in a module whose forward returns the logits alone.",
         )
-    expected = (len(images), classes)
+    expected = (len(images), answer.shape[-1] if classes is None and answer.ndim else classes)
     if answer.shape != expected or not answer.is_floating_point():
+        wanted = f"of {classes} classes answers with floats of shape {expected}"
+        if classes is None:
+            wanted = f"answers with floats of shape ({len(images)}, classes)"
         raise ModelError(
             f"The network answers a batch of {len(images)} with {answer.dtype} of shape "
-            f"{tuple(answer.shape)}; a classifier of {classes} classes answers with floats of "
-            f"shape {expected}.",
+            f"{tuple(answer.shape)}; a classifier {wanted}.",
             hint="A squeeze() drops the batch's dimension when it is 1: use flatten(1)."
             if len(images) == 1
             else None,

@@ -194,13 +194,20 @@ def module_reference(bundle: Bundle, request: ReferenceRequest) -> OpenReference
             f"The recorded checkpoint is not used: {_checkpoint_reason(bundle)}.",
             hint="Name the checkpoint as well: --ckpt FILE",
         )
-    model = load_model(architecture, path, arch_args=arch_args, trust_pickle=request.trust_pickle)
+    # The recorded checkpoint was loaded because its hash is the recorded one.
+    sha256 = sha256_of(path) if request.checkpoint else manifest.checkpoint.sha256
+    model = load_model(
+        architecture,
+        path,
+        manifest.preprocessing.input_size,
+        arch_args=arch_args,
+        weights=manifest.checkpoint.weights if sha256 == manifest.checkpoint.sha256 else None,
+        trust_pickle=request.trust_pickle,
+    )
     if model.num_classes != recorded.classes:
         raise CheckpointError(
             f"{path} has {model.num_classes} classes; the bundle has {recorded.classes}."
         )
-    # The recorded checkpoint was loaded because its hash is the recorded one.
-    sha256 = sha256_of(path) if request.checkpoint else manifest.checkpoint.sha256
     return OpenReference(
         session=open_module(
             model.module, preprocessing=manifest.preprocessing, classes=recorded.classes

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from deploykit.errors import ArchitectureError, CheckpointError
-from deploykit.models.loading import LoadedModel, align_names, load_model
+from deploykit.errors import ArchitectureError, CheckpointError, UsageError
+from deploykit.models import loading
+from deploykit.models.loading import LoadedModel, align_names
 from deploykit.models.registry import Architecture, resolve_architecture
 
 TINY = '''
@@ -46,7 +48,53 @@ def two_heads(num_classes): return nn.ModuleDict(dict(a=nn.Linear(2, num_classes
                                                       b=nn.Linear(2, num_classes)))
 def background(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(3, 2 * num_classes + 2))
 
-def no_layers(): return nn.PReLU(4)
+class NoLayers(nn.Module):
+    """No layer tells how many classes there are: six."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = nn.PReLU(3)
+
+    def forward(self, x):
+        return self.act(x).mean((2, 3)).repeat(1, 2)
+
+
+class Dann(nn.Module):
+    """Four classes; another head, which only training uses, is defined last."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Linear(3, 4)
+        self.domain = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.classifier(x.mean((2, 3)))
+
+
+class Normed(nn.Module):
+    """With a norm that renames the weights of an older torch while they are loaded."""
+
+    norm = staticmethod(torch.nn.utils.parametrizations.weight_norm)
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = self.norm(nn.Linear(3, num_classes))
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+
+
+class Masked(nn.Module):
+    """With a mask of -inf that is meant."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = nn.Linear(3, num_classes)
+        self.register_buffer("mask", torch.tensor([0.0, float("-inf"), 0.0]))
+
+    def forward(self, x):
+        x = x.mean((2, 3))
+        return self.fc(x * (x + self.mask).softmax(1))
 '''
 
 Make = Callable[[str], Architecture]
@@ -57,6 +105,10 @@ def make(tmp_path: Path) -> Make:
     path = tmp_path / "tiny.py"
     path.write_text(TINY, encoding="utf-8")
     return lambda name: resolve_architecture(f"{path}:{name}", allow_user_code=True)
+
+
+def load_model(architecture: Architecture, path: Path, **options: Any) -> LoadedModel:
+    return loading.load_model(architecture, path, (16, 16), **options)
 
 
 def saved(state: object, folder: Path) -> Path:
@@ -201,9 +253,114 @@ def test_load_model_refuses_lazy_layers(make: Make, tmp_path: Path) -> None:
     assert "model(torch.zeros(1, 3" in caught.value.hint
 
 
-def test_load_model_without_a_layer_to_count(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(ArchitectureError, match="would tell the number of classes"):
-        load_model(make("no_layers"), saved(nn.PReLU(4).state_dict(), tmp_path))
+@pytest.mark.parametrize(("name", "classes"), [("NoLayers", 6), ("Dann", 4)])
+def test_load_model_counts_the_outputs_of_fixed_classes(
+    make: Make, tmp_path: Path, name: str, classes: int
+) -> None:
+    state = make(name).build(2).state_dict()
+    assert load_model(make(name), saved(state, tmp_path)).num_classes == classes
+
+
+def test_load_model_renames_as_load_hooks_do(make: Make, tmp_path: Path) -> None:
+    module = make("Normed").build(4)
+    module.load_state_dict({k: torch.randn_like(v) for k, v in module.state_dict().items()})
+    new = "fc.parametrizations.weight.original"
+    older = {"0": "fc.weight_g", "1": "fc.weight_v"}
+    state = {
+        older[name[-1]] if name.startswith(new) else name: tensor
+        for name, tensor in module.state_dict().items()
+    }
+    assert_same(load_model(make("Normed"), saved(state, tmp_path)), module)
+
+
+def test_load_model_takes_meant_infinities(make: Make, tmp_path: Path) -> None:
+    module = make("Masked").build(4)
+    assert_same(load_model(make("Masked"), saved(module.state_dict(), tmp_path)), module)
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf"])
+def test_load_model_refuses_nan_and_infinite_weights(
+    make: Make, tmp_path: Path, value: str
+) -> None:
+    state = make("Masked").build(4).state_dict()
+    state["fc.bias"][1] = float(value)
+    error = misfit(make("Masked"), state, tmp_path)
+    assert error.message.endswith("best.pth have NaN or infinite values: fc.bias.")
+
+
+EXTRAS = {
+    "criterion.weight": torch.ones(4),
+    "train_acc.total": torch.ones(1),
+    "center_loss.centers": torch.ones(4, 2),
+    "total_ops": torch.zeros(1, dtype=torch.float64),
+    "conv.total_params": torch.zeros(1, dtype=torch.float64),
+    "conv.activation_post_process.min_val": torch.tensor(float("inf")),
+}
+
+
+def test_load_model_skips_what_training_kept(make: Make, tmp_path: Path) -> None:
+    module = trained(make("Tiny").build(3))
+    loaded = load_model(make("Tiny"), saved({**module.state_dict(), **EXTRAS}, tmp_path))
+    assert_same(loaded, module)
+    *_, note = loaded.notes
+    assert note.startswith("not used: 6 entries, ")
+    assert "criterion (criterion.weight)" in note
+
+
+@pytest.mark.parametrize("name", ["attention.weight", "conv.se.weight", "fc2.bias"])
+def test_load_model_refuses_layers_that_the_network_lacks(
+    make: Make, tmp_path: Path, name: str
+) -> None:
+    state = {**make("Tiny").build(3).state_dict(), name: torch.ones(3)}
+    error = misfit(make("Tiny"), state, tmp_path)
+    assert f"1 not in the network: {name.split('.')[0]} ({name})" in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "call"),
+    [
+        ("fc.lora_A.default.weight", "adapters (LoRA)", "merge_and_unload()"),
+        ("conv.weight_mask", "pruned weights", "prune.remove("),
+    ],
+)
+def test_load_model_names_weights_to_merge(
+    make: Make, tmp_path: Path, name: str, said: str, call: str
+) -> None:
+    state = {**make("Tiny").build(3).state_dict(), name: torch.ones(3)}
+    error = misfit(make("Tiny"), state, tmp_path)
+    assert said in error.message
+    assert call in error.hint
+
+
+def test_load_model_takes_the_set_that_fits(make: Make, tmp_path: Path) -> None:
+    module = trained(make("Tiny").build(3))
+    average = {k: v + 1 if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    path = saved({**module.state_dict(), "ema": average}, tmp_path)
+    loaded = load_model(make("Tiny"), path)
+    assert_same(loaded, module)
+    assert loaded.weights == ""
+    assert loaded.notes == ("other weights in the file fit, too: --weights ema",)
+    loaded = load_model(make("Tiny"), path, weights="ema")
+    assert loaded.weights == "ema"
+    assert torch.equal(loaded.module.state_dict()["fc.bias"], average["fc.bias"])
+    with pytest.raises(UsageError, match="has no weights 'emma'") as caught:
+        load_model(make("Tiny"), path, weights="emma")
+    assert caught.value.hint == "It has: '', 'ema'."
+
+
+def test_load_model_prefers_what_fits_to_usual_names(make: Make, tmp_path: Path) -> None:
+    module = trained(make("Tiny").build(3))
+    content = {"model": nn.Linear(2, 2).state_dict(), "bird_net": module.state_dict()}
+    loaded = load_model(make("Tiny"), saved(content, tmp_path))
+    assert_same(loaded, module)
+    assert loaded.notes == ("taken from the entry 'bird_net'",)
+
+
+def test_load_model_refuses_to_guess_among_sets(make: Make, tmp_path: Path) -> None:
+    state = make("Tiny").build(3).state_dict()
+    error = misfit(make("Tiny"), {"generator": state, "critic": state}, tmp_path)
+    assert "several sets of weights that fit: generator, critic" in error.message
+    assert error.hint == "Name one: --weights generator"
 
 
 def misfit(architecture: Architecture, state: object, folder: Path) -> CheckpointError:

@@ -63,6 +63,8 @@ def _given_options(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
     preprocessing, names = manifest.preprocessing, manifest.labels.names
     options = {"--arch": manifest.architecture.name, "--ckpt": manifest.checkpoint.path}
+    if manifest.checkpoint.weights:
+        options["--weights"] = manifest.checkpoint.weights
     checkpoint = recorded_checkpoint(bundle)
     found = None
     # What lies beside the checkpoint may be another training's, or damaged.

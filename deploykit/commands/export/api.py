@@ -36,6 +36,7 @@ def export(
     mean: ChannelsLike | None = None,
     std: ChannelsLike | None = None,
     arch_args: Mapping[str, object] | None = None,
+    weights: str | None = None,
     golden: Literal["photos", "generated"] = "photos",
     opset: int | None = None,
     name: str | None = None,
@@ -62,6 +63,7 @@ def export(
         mean: Subtracted from the image in 0..1.
         std: Divides the image after that.
         arch_args: Further arguments of the architecture.
+        weights: The entry of the checkpoint to load, ``ema``; None for the one that fits.
         golden: The self-test's 8 images: of the photos, or generated if those are private.
         opset: The ONNX operator set; None for torch's own choice.
         name: The bundle's name; None for the architecture's.
@@ -98,6 +100,7 @@ def export(
         name=name,
         artifacts=optional_path(artifacts) or default_artifacts(),
         overwrite=overwrite,
+        weights=weights,
         trust_pickle=trust_pickle,
         diagnose=diagnose,
     )

@@ -58,6 +58,13 @@ def export(
         bool, typer.Option("--overwrite", help="Replace a bundle of the same name.")
     ] = False,
     arch_arg: ArchArgs = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The entry of the checkpoint to load, such as ema.  [default: the one that fits]",
+        ),
+    ] = None,
     trust_pickle: TrustPickle = False,
     golden: Annotated[
         str,
@@ -162,6 +169,7 @@ def export(
             name=name,
             artifacts=artifacts_folder(artifacts),
             overwrite=overwrite,
+            weights=weights,
             trust_pickle=trust_pickle,
             diagnose=not no_diagnose,
         )

@@ -14,7 +14,7 @@ from deploykit.bundle.manifest import GoldenChoice, sha256_of
 from deploykit.errors import CheckpointError, UsageError
 from deploykit.images.labels import choose_labels, classes_folder
 from deploykit.specs.model import Labels
-from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.preprocessing import Preprocessing, Size
 from deploykit.specs.preprocessing_options import PreprocessingOptions, choose_preprocessing
 from deploykit.system.progress import Note, Progress
 
@@ -44,6 +44,7 @@ class ExportRequest:
     name: str | None = None
     artifacts: Path = field(default_factory=default_artifacts)
     overwrite: bool = False
+    weights: str | None = None
     trust_pickle: bool = False
     diagnose: bool = True
 
@@ -97,7 +98,7 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
         default=architecture.preprocessing,
         timm=lambda: timm_preprocessing(architecture),
     )
-    model, sha256 = _read_checkpoint(architecture, request)
+    model, sha256 = _read_checkpoint(architecture, request, preprocessing.input_size)
     for note in model.notes:
         progress(Note(note))
     labels = choose_labels(request.classes, request.checkpoint, model.num_classes)
@@ -111,7 +112,9 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
     return Subject(architecture, model, sha256, labels, preprocessing)
 
 
-def _read_checkpoint(architecture: Architecture, request: ExportRequest) -> tuple[LoadedModel, str]:
+def _read_checkpoint(
+    architecture: Architecture, request: ExportRequest, input_size: Size
+) -> tuple[LoadedModel, str]:
     """Load the weights, with the hash of the very file that they came from."""
     from deploykit.models.loading import load_model
 
@@ -127,7 +130,12 @@ def _read_checkpoint(architecture: Architecture, request: ExportRequest) -> tupl
 
     before = identity()
     model = load_model(
-        architecture, path, arch_args=request.arch_args, trust_pickle=request.trust_pickle
+        architecture,
+        path,
+        input_size,
+        arch_args=request.arch_args,
+        weights=request.weights,
+        trust_pickle=request.trust_pickle,
     )
     sha256 = sha256_of(path)
     if identity() != before:

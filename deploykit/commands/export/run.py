@@ -282,6 +282,7 @@ def _manifest(
             path=printable(request.checkpoint.resolve()),
             sha256=subject.checkpoint_sha256,
             trusted_pickle=request.trust_pickle,
+            weights=subject.model.weights,
         ),
         labels=subject.labels,
         preprocessing=subject.preprocessing,
