@@ -350,9 +350,10 @@ def load_model(
     if count is None:
         count = count_outputs(module, input_size)
         _check_count(count)
-    alike = [other for other in sets if other.state_dict.keys() == each.state_dict.keys()]
-    names = [other.name for other in alike if other is not each]
-    if names and alike[1].rank == each.rank:
+    later = sets[len(errors) + 1 :]  # those before it do not fit
+    alike = [other for other in later if other.state_dict.keys() == each.state_dict.keys()]
+    names = [other.name for other in alike]
+    if alike and alike[0].rank == each.rank:
         raise CheckpointError(
             f"{path} holds several sets of weights that fit: {', '.join([each.name, *names])}.",
             hint=f"Name one: --weights {each.name}",
@@ -431,7 +432,7 @@ def _fitted(
 #: What training keeps beside a network: the weights of a loss, metrics, centers; what profilers
 #: count in each module; what observers for quantization saw.
 _BESIDE = re.compile(
-    r"(?:\w*(?:criterion|loss|metric|accuracy|centers?)\w*|(?:train|val|valid|test)_\w+)(?:\.|$)"
+    r"(?:\w*(?:criterion|loss|metric|accuracy|centers)\w*|(?:train|val|valid|test)_\w+)(?:\.|$)"
     r"|(?:.*\.)?(?:total_ops|total_params|_extra_state)$"
     r"|(?:.*\.)?(?:\w*activation_post_process\w*|\w*fake_quant\w*)\."
 )

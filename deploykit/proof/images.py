@@ -82,6 +82,7 @@ class ImageSample:
             self._pixels.update(np.ascontiguousarray(batch).data)
             yield [names[row] for row in kept], batch
             if self._images == self._limit:
+                self.close()  # threads read ahead
                 return
 
     def _is_wanted(self, image: npt.NDArray[np.uint8]) -> bool:

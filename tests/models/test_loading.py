@@ -307,7 +307,7 @@ def test_load_model_skips_what_training_kept(make: Make, tmp_path: Path) -> None
     assert "criterion (criterion.weight)" in note
 
 
-@pytest.mark.parametrize("name", ["attention.weight", "conv.se.weight", "fc2.bias"])
+@pytest.mark.parametrize("name", ["attention.weight", "conv.se.weight", "center.weight"])
 def test_load_model_refuses_layers_that_the_network_lacks(
     make: Make, tmp_path: Path, name: str
 ) -> None:
@@ -354,6 +354,13 @@ def test_load_model_prefers_what_fits_to_usual_names(make: Make, tmp_path: Path)
     loaded = load_model(make("Tiny"), saved(content, tmp_path))
     assert_same(loaded, module)
     assert loaded.notes == ("taken from the entry 'bird_net'",)
+
+
+def test_load_model_passes_over_a_set_with_nan(make: Make, tmp_path: Path) -> None:
+    module = trained(make("Tiny").build(3))
+    broken = {**module.state_dict(), "fc.bias": torch.full((3,), float("nan"))}
+    content = {"first": broken, "second": module.state_dict()}
+    assert_same(load_model(make("Tiny"), saved(content, tmp_path)), module)
 
 
 def test_load_model_refuses_to_guess_among_sets(make: Make, tmp_path: Path) -> None:

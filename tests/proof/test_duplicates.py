@@ -54,6 +54,20 @@ def test_photos_draw_duplicates_once():
     assert (drawn.count, drawn.duplicates, photos.unreadable) == (2, 2, 0)
 
 
+def test_sample_with_a_limit_stops_reading():
+    def batches():
+        try:
+            for value in range(9):
+                yield [f"{value}"], np.full((1, 2, 2, 3), value, np.uint8), 0
+        finally:
+            ended.append(True)
+
+    ended = []
+    sample = ImageSample("photos", "birds", 2, batches(), limit=2)
+    assert [name for names, _ in sample for name in names] == ["0", "1"]
+    assert ended == [True]
+
+
 def test_photos_skip_calibration_images_by_pixels():
     pixels = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     first = ImageSample("photos", "birds", 1, [(["a"], pixels[:1], 0)])
