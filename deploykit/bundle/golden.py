@@ -10,8 +10,8 @@ import numpy as np
 
 from deploykit.bundle.folder import GOLDEN, Bundle
 from deploykit.errors import BundleError
-from deploykit.parity.measurement import UNDECIDABLE_MARGIN
-from deploykit.parity.measures import margins
+from deploykit.parity.measures import decides
+from deploykit.specs.model import PRECISIONS
 from deploykit.specs.session import ImageBatch, Logits
 
 GOLDEN_IMAGES = 8
@@ -36,9 +36,8 @@ def choose_golden(images: ImageBatch, reference: Logits) -> Golden:
     Those whose margin decides at every precision come first: a self-test on images that cannot
     flip decidedly would show nothing.
     """
-    scale = float(np.abs(reference).max())
-    decides = margins(reference) > max(UNDECIDABLE_MARGIN.values()) * scale
-    order = np.argsort(~decides, kind="stable")[:GOLDEN_IMAGES]
+    clear = np.all([decides(reference, precision) for precision in PRECISIONS], axis=0)
+    order = np.argsort(~clear, kind="stable")[:GOLDEN_IMAGES]
     return Golden(images[order], reference[order])
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 
-#: Below this part of the scale a margin is too small for the top-1 class to mean anything.
+#: Up to this part of an image's own scale a margin is within the precision's rounding, so that the
+#: top-1 class means nothing; see :func:`deploykit.parity.measures.relative_margins`.
 UNDECIDABLE_MARGIN: dict[Precision, float] = {
     "fp32": 1e-4,
     "fp16": 5e-3,
     "bf16": 5e-3,
     "int8": 5e-3,
 }
-
-#: At or below this part of the scale even the reference does not decide.
-UNDECIDED_MARGIN = UNDECIDABLE_MARGIN["fp32"]
 
 
 class Flip(Value, frozen=True):
@@ -45,7 +43,6 @@ class Measurement(Value, frozen=True):
         max_abs_error: The largest absolute difference of a logit.
         flips: Images whose top-1 class differs although their margin decides.
         undecidable: Images whose margin is too small to decide, flipped or not.
-        undecided: Images whose margin is so small that the reference itself does not decide.
         flipped: Every image whose top-1 class differs, smallest margin last.
         max_probability_change: The largest absolute difference of a softmax probability.
         rms_probability_change: The root mean square, over the images, of an image's largest change
@@ -61,7 +58,6 @@ class Measurement(Value, frozen=True):
     max_abs_error: float
     flips: int
     undecidable: int
-    undecided: int
     flipped: tuple[Flip, ...]
     max_probability_change: float
     rms_probability_change: float

@@ -49,7 +49,6 @@ PROOF = KeptVerdict(
         max_abs_error=0.01,
         flips=0,
         undecidable=0,
-        undecided=0,
         flipped=(),
         max_probability_change=0.001,
         rms_probability_change=0.0001,

@@ -21,7 +21,6 @@ PROOF = KeptVerdict(
         max_abs_error=1e-5,
         flips=0,
         undecidable=0,
-        undecided=0,
         flipped=(),
         max_probability_change=2e-6,
         rms_probability_change=1e-7,

@@ -215,7 +215,7 @@ def test_conclusion_without_sample_gives_no_bound(kind: str) -> None:
 
 def test_conclusion_names_its_limits() -> None:
     logits = made_logits(300)
-    logits[0] = (1.01, 1.0, 0)
+    logits[0] = (1.001, 1.0, 0)
     mining = MarginMining(
         compared=300,
         ranked=900,
