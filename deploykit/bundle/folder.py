@@ -15,6 +15,7 @@ from deploykit.specs.model import Precision
 from deploykit.specs.value import Shown
 from deploykit.system.files import staged
 from deploykit.system.progress import Note, Progress, silent
+from deploykit.system.text import command_line
 
 CANONICAL_GRAPH = "model.onnx"
 GOLDEN = "golden.npz"
@@ -45,6 +46,10 @@ class Bundle(Shown):
     def name(self) -> str:
         """The folder's name, which is how the command line calls it."""
         return self.folder.resolve().name
+
+    def command(self, verb: str, *options: str) -> str:
+        """A command on this bundle, and on no other that may be newer, for a shell."""
+        return command_line(["deploykit", verb, "--bundle", str(self.folder), *options])
 
     def deploy_graph(self, precision: Precision) -> str:
         """The deploy graph of a precision, relative to the bundle.

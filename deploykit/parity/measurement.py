@@ -50,6 +50,9 @@ class Measurement(Value, frozen=True):
         non_finite: The number of NaN or infinite logits, on both sides together.
         flip_rate_bound: The one-sided 95 % upper bound of the flip rate (Clopper-Pearson) over the
             decidable images; None without any, and where the images are no blind sample of photos.
+        classes: To how many classes the reference gives the images.
+        spread: The most by which the reference's probability of a class differs between two of the
+            images: near 0 its answers hardly depend on the image.
     """
 
     images: int
@@ -63,6 +66,8 @@ class Measurement(Value, frozen=True):
     rms_probability_change: float
     non_finite: int
     flip_rate_bound: float | None
+    classes: int
+    spread: float
 
     @property
     def max_relative_error(self) -> float:

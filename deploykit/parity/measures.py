@@ -111,7 +111,8 @@ def measure(
     errors = np.abs(errors)
     scale = float(np.abs(ours[np.isfinite(ours)]).max(initial=least_scale))
     changes = np.ones(len(paths))
-    changes[usable] = np.abs(softmax(theirs[usable]) - softmax(ours[usable])).max(axis=1)
+    probabilities = softmax(ours[usable])
+    changes[usable] = np.abs(softmax(theirs[usable]) - probabilities).max(axis=1)
     margin = np.where(usable, margins(ours), 0.0)
     decidable = usable & decides(ours, precision)
     flipped = usable & (ours.argmax(axis=1) != theirs.argmax(axis=1))
@@ -138,4 +139,6 @@ def measure(
         rms_probability_change=float(np.linalg.norm(changes)) / max(1, len(paths)) ** 0.5,
         non_finite=int((~np.isfinite(ours)).sum() + (~np.isfinite(theirs)).sum()),
         flip_rate_bound=upper_bound(flips, decisions) if bounded else None,
+        classes=len(np.unique(ours[usable].argmax(axis=1))),
+        spread=float(np.ptp(probabilities, axis=0).max()) if usable.any() else 0.0,
     )

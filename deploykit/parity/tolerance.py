@@ -79,19 +79,12 @@ class Tolerance(Value, frozen=True):
         among = population or Population.of(measurement)
         return tuple(self._exceeded(measurement, among))
 
+    def changes_too_many(self, found: Measurement, population: Population | None = None) -> bool:
+        """Whether more decisions changed than may, those that are undecidable included."""
+        return any(self._changed(found, population or Population.of(found)))
+
     def _exceeded(self, found: Measurement, among: Population) -> Iterator[str]:
-        judged = max(among.decidable if among.others_hold else 0, found.decidable)
-        if found.flips and found.flips / judged > self.max_flip_rate:
-            yield (
-                f"{found.flips} of {counted(judged, 'image')} changed their class; "
-                f"at most {self.max_flip_rate:.1%} may"
-            )
-        images = max(among.images if among.others_hold else 0, found.images)
-        if found.undecidable_flips > max(1, MAX_UNDECIDABLE_FLIP_RATE * images):
-            yield (
-                f"{found.undecidable_flips} of {counted(images, 'image')} changed their class with "
-                f"a margin too small to decide; at most {MAX_UNDECIDABLE_FLIP_RATE:.0%} may"
-            )
+        yield from self._changed(found, among)
         if found.max_abs_error == 0:
             return  # of logits that are all zero the relative error is infinite all the same
         # Written so that an error which is not a number is refused as well.
@@ -117,6 +110,23 @@ class Tolerance(Value, frozen=True):
                 f"(root mean square); at most {self.max_typical_change:g} is allowed"
             )
 
+    def _changed(self, found: Measurement, among: Population) -> Iterator[str]:
+        judged = max(among.decidable if among.others_hold else 0, found.decidable)
+        if found.flips and found.flips / judged > self.max_flip_rate:
+            yield (
+                f"{found.flips} of {counted(judged, 'image')} changed their class; "
+                f"at most {self.max_flip_rate:.1%} may"
+            )
+        images = max(among.images if among.others_hold else 0, found.images)
+        # Where the reference decides too little, that speaks against the images.
+        if _is_decided(among) and found.undecidable_flips > max(
+            1, MAX_UNDECIDABLE_FLIP_RATE * images
+        ):
+            yield (
+                f"{found.undecidable_flips} of {counted(images, 'image')} changed their class with "
+                f"a margin too small to decide; at most {MAX_UNDECIDABLE_FLIP_RATE:.0%} may"
+            )
+
 
 def image_reasons(found: Measurement, population: Population | None = None) -> Iterator[str]:
     """Why images show too little about decisions, a sentence each.
@@ -130,12 +140,16 @@ def image_reasons(found: Measurement, population: Population | None = None) -> I
         yield "no image was compared"
     if found.images == 0 or found.non_finite:
         return
-    if among.decidable < MIN_DECIDABLE_RATE * among.images:
+    if not _is_decided(among):
         yield (
             f"the reference does not decide {among.undecidable:,} of "
             f"{counted(among.images, 'image')}, whose margins are within rounding; it must decide "
             f"at least {MIN_DECIDABLE_RATE:.0%}"
         )
+
+
+def _is_decided(among: Population) -> bool:
+    return among.decidable >= MIN_DECIDABLE_RATE * among.images
 
 
 _TOLERANCES: dict[Precision, Tolerance] = {

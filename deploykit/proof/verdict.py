@@ -68,10 +68,18 @@ class Verdict(Value, frozen=True):
     @property
     def exceeded(self) -> tuple[str, ...]:
         """How the compared images exceed the tolerance, a sentence each."""
+        return self.tolerance.exceeded(self.measurement, self._compared)
+
+    @property
+    def _compared(self) -> Population | None:
+        """The population, as if those of it that were not compared changed nothing."""
         among = self.population
-        if among is not None:
-            among = msgspec.structs.replace(among, others_hold=True)
-        return self.tolerance.exceeded(self.measurement, among)
+        return among and msgspec.structs.replace(among, others_hold=True)
+
+    @property
+    def changes_too_many(self) -> bool:
+        """Whether more decisions of the compared images changed than may."""
+        return self.tolerance.changes_too_many(self.measurement, self._compared)
 
     @property
     def among(self) -> int:

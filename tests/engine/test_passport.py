@@ -54,6 +54,8 @@ PROOF = KeptVerdict(
         rms_probability_change=0.0001,
         non_finite=0,
         flip_rate_bound=0.09,
+        classes=3,
+        spread=0.9,
     ),
     tolerance=tolerance_for("fp16"),
     created="2026-11-22T00:00:00Z",

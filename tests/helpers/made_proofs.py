@@ -26,6 +26,8 @@ PROOF = KeptVerdict(
         rms_probability_change=1e-7,
         non_finite=0,
         flip_rate_bound=0.01323,
+        classes=3,
+        spread=0.9,
     ),
     tolerance=Tolerance(max_flip_rate=0.0),
     created="2026-11-22T03:11:26+00:00",

@@ -37,7 +37,7 @@ def build_text(result: BuildResult) -> str:
         lines += (
             verification_text(found),
             *not_proven_text(result.bundle, (each for each in engine if not each.is_recorded)),
-            verdict_text(found.passed),
+            verdict_text(found),
         )
     else:
         lines.append(

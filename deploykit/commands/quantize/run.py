@@ -258,7 +258,12 @@ class _Maker:
         graph = strategy.converted(found.nodes)
         path = self._write(scheme, graph)
         made = self._proven(strategy, found, strategy.kept_nodes(graph, found), path)
-        if all(reasons := [too_few_images(proof) for proof in made.proofs]):
+        if all(
+            reasons := [
+                too_few_images(proof.precision, proof.measurement, proof.images)
+                for proof in made.proofs
+            ]
+        ):
             _keep_what_is_proven(self.bundle, scheme.graph, f"is not: {reasons[0]}")
         self._publish(scheme, made, path)
         self.progress(Note(f"{scheme.graph} passed: it is in the bundle"))

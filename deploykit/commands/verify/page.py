@@ -15,16 +15,15 @@ from deploykit.bundle.folder import CANONICAL_GRAPH
 from deploykit.commands.verify.conclusion import (
     conclusion_of,
     noun_of,
-    outcome_of,
     reference_name,
-    worst_of,
+    totals_of,
 )
 from deploykit.commands.verify.scatter import Movement, movements, scatter_of
 from deploykit.html.document import render, write_document
 from deploykit.html.thumbnails import make_thumbnails
 from deploykit.html.words import number
 from deploykit.parity.measures import margins, softmax
-from deploykit.proof.text import images_text
+from deploykit.proof.text import images_text, outcome_of
 from deploykit.specs.prediction import Ranked
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def write_certificate(
         "created": datetime.fromisoformat(found.created),
         "conclusion": conclusion_of(found),
         "outcomes": _OUTCOMES,
-        "worst": worst_of(found) if found.verdicts else None,
+        "totals": totals_of(found.verdicts) if found.verdicts else None,
         "noun": noun_of(found),
         "reference_name": reference_name(found),
         "images_words": images_text(found.images),
@@ -110,7 +109,7 @@ def _candidate(found: Verification, place: int, labels: Sequence[str]) -> dict[s
     """
     verdict, names = found.verdicts[place], found.answers.paths
     sides = {"reference": found.answers.reference, "candidate": found.answers.candidates[place]}
-    images = movements(*sides.values(), verdict.candidate.precision)
+    images = movements(sides["reference"], sides["candidate"], verdict.candidate.precision)
     scale, limit = verdict.measurement.scale, verdict.tolerance.max_relative_error
 
     def shown(image: Movement) -> dict[str, Any]:

@@ -164,6 +164,7 @@ def _compare(
         versions=installed_versions(),
         mining=mining,
         seconds=time.perf_counter() - start,
+        folder=bundle.folder,
     )
 
 

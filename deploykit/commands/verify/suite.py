@@ -193,8 +193,8 @@ def _check_files(bundle: Bundle) -> str:
 
 def _check_candidate(verified: Callable[[], Verification], candidate: Candidate) -> str:
     """What ``verify`` measured of a candidate, whose verdict decides; skipped where it has none."""
-    from deploykit.commands.verify.text import numbers_text, verification_text
-    from deploykit.proof.text import images_text
+    from deploykit.commands.verify.text import verification_text
+    from deploykit.proof.text import images_text, numbers_text
 
     found = verified()
     for verdict in found.verdicts:

@@ -20,17 +20,14 @@ from made_verifications import (
 )
 
 from deploykit.commands.diagnose.text import BrokenDiagnosis
-from deploykit.commands.verify.conclusion import (
-    RECORDED_PREPROCESSING_ONLY,
-    conclusion_of,
-    outcome_of,
-)
+from deploykit.commands.verify.conclusion import RECORDED_PREPROCESSING_ONLY, conclusion_of
 from deploykit.commands.verify.junit import write_junit
 from deploykit.commands.verify.page import write_certificate
 from deploykit.commands.verify.text import verification_text, verification_value
 from deploykit.parity.diagnosis import Stage
 from deploykit.parity.mining import MarginMining
 from deploykit.parity.tolerance import Tolerance
+from deploykit.proof.text import outcome_of
 
 FP32, FP16 = "deploy/fp32.onnx", "deploy/fp16.onnx"
 LOGITS = np.array([[3, 1, 0], [0, 2, 1.5], [0, 0.4, 0.5], [4, 0, 1]], np.float32)
@@ -98,7 +95,8 @@ def test_conclusion_claims_only_what_was_compared(fields: dict, does: str, limit
         (
             FLIPPED,
             "The deployed model does not decide as the trained model does.",
-            "1 of 4 decisions changed in deploy/fp32.onnx.",
+            "In deploy/fp32.onnx on onnxruntime-cpu, 1 of 4 images changed their class; at most "
+            "0.0% may.",
         ),
         (
             moved(LOGITS, 0.01),
