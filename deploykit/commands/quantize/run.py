@@ -288,14 +288,18 @@ class _Maker:
             images: Those of the verdict.
         """
         fp32 = self.bundle.deploy_graph("fp32")
+        # Where no photo shows the fault, an extreme image does.
+        shown, right = images.images, images.logits
+        if not verdict.exceeded:
+            shown, right = images.extremes.stacked()
         shutil.copyfile(self.bundle.checked(fp32), self.folder / fp32)
         lines = failure_lines(
             self.folder,
             self.bundle.folder,
             verdict.candidate,
             fp32,
-            images.images,
-            images.logits,
+            shown,
+            right,
             self.bundle.manifest.preprocessing,
             self.progress,
             diagnose=self.request.diagnose,
