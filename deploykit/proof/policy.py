@@ -72,7 +72,7 @@ def status(
     """
     sha256 = bundle.manifest.files[candidate.file].sha256
     known = [each for each in bundle.manifest.verdicts if each.graph_sha256 == sha256]
-    return status_by(known, candidate, device, versions)
+    return status_by(bundle, known, candidate, device, versions)
 
 
 def status_of(bundle: Bundle, verdict: KeptVerdict) -> Status:
@@ -94,6 +94,7 @@ def has_run(bundle: Bundle, candidate: Candidate, device: str) -> bool:
 
 
 def status_by(
+    bundle: Bundle,
     verdicts: Iterable[KeptVerdict],
     candidate: Candidate,
     device: str | None = None,
@@ -116,21 +117,23 @@ def status_by(
             if any(each.passed and not each.is_recorded for each in verdicts)
         ]
         if proven and not here:
-            how = how_to_prove(candidate.runtime, candidate.precision)
+            how = how_to_prove(bundle, candidate.runtime, candidate.precision)
             return Status(
                 "unproven", None, f"it is proven on {', '.join(proven)}, not on {device}: {how}"
             )
-        return _on_device(here, candidate, installed)
-    found = [_on_device(verdicts, candidate, installed) for verdicts in on_device.values()]
+        return _on_device(bundle, here, candidate, installed)
+    found = [_on_device(bundle, known, candidate, installed) for known in on_device.values()]
     return min(
-        found or [_on_device([], candidate, installed)],
+        found or [_on_device(bundle, [], candidate, installed)],
         key=lambda each: _BEST_FIRST.index(each.word),
     )
 
 
-def _on_device(known: list[KeptVerdict], candidate: Candidate, installed: str) -> Status:
+def _on_device(
+    bundle: Bundle, known: list[KeptVerdict], candidate: Candidate, installed: str
+) -> Status:
     """The status by what is known of a candidate on one device."""
-    how = how_to_prove(candidate.runtime, candidate.precision)
+    how = how_to_prove(bundle, candidate.runtime, candidate.precision)
     current = [each for each in known if each.runtime_version == installed]
     for failed in current:
         if not failed.passed:
@@ -206,8 +209,7 @@ def _failure(failed: KeptVerdict, how: str) -> str:
     )
 
 
-def how_to_prove(runtime: str, precision: Precision) -> str:
-    """The command that proves what a runtime makes of a precision."""
-    if is_flavour(runtime):
-        return f"deploykit verify --runtime {runtime}"
-    return f"deploykit verify --runtime {runtime} --precision {precision}"
+def how_to_prove(bundle: Bundle, runtime: str, precision: Precision) -> str:
+    """The command that proves what a runtime makes of a bundle's precision."""
+    option = () if is_flavour(runtime) else ("--precision", precision)
+    return bundle.command("verify", "--runtime", runtime, *option)

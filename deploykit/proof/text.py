@@ -53,6 +53,12 @@ _LEAST_VARIED = 3
 _LEAST_SPREAD = 0.01
 
 
+def stand_in_text(reason: str | None) -> str:
+    """What a report begins with where the canonical graph stands in for the checkpoint."""
+    why = f": {reason}" if reason else ""
+    return f"Compared with {CANONICAL_GRAPH}, not with the checkpoint{why}."
+
+
 def outcome_of(verdict: Verdict) -> Outcome:
     """A verdict that did not pass has failed where the numbers themselves break the tolerance."""
     if verdict.passed:

@@ -42,7 +42,7 @@ def build_text(result: BuildResult) -> str:
     else:
         lines.append(
             "It has not been run: on the machine with the GPU, run "
-            f"deploykit verify --runtime {passport.flavour}"
+            + result.bundle.command("verify", "--runtime", passport.flavour)
         )
     return "\n".join(lines)
 

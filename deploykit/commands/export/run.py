@@ -41,6 +41,7 @@ from deploykit.parity.compare import NamedBatch, batch_sizes, regroup
 from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.images import EXPORT_IMAGES, ImageSample, folder_sample, generated_sample
 from deploykit.proof.reference import Reference
+from deploykit.proof.text import uniform_text
 from deploykit.proof.verdict import Verdict, judge_sessions, kept_verdict
 from deploykit.runtime.opener import CPU, open_graph, open_module
 from deploykit.specs.session import ImageBatch, Logits, Session
@@ -134,6 +135,11 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         extremes = answer_extremes(module, progress)
         verdicts = judge_extremes(verdicts, candidates, extremes)
         stack.close()  # a graph that is open cannot be moved on Windows
+        alike = uniform_text(verdicts[0].measurement, image_set.kind)
+        if not all(each.passed for each in verdicts) and not any(each.failed for each in verdicts):
+            raise _undecided(verdicts, alike)
+        if alike:
+            progress(Note(alike))
         if not all(verdict.passed for verdict in verdicts):
             # Where no image of the comparison shows the fault, an extreme one does.
             shown, right = _images(groups), logits
@@ -248,6 +254,16 @@ def _failure(
     first = "The exported model does not give the checkpoint's answers, so nothing was published."
     reasons = [f"{each.candidate.graph}: {'; '.join(each.reasons)}" for each in failed]
     return ParityError("\n".join([first, *reasons, *lines]), hint=hint)
+
+
+def _undecided(verdicts: Sequence[Verdict], alike: str) -> ParityError:
+    """The error where the network itself decides too little for any comparison."""
+    reason = next(verdict.reasons[0] for verdict in verdicts if verdict.reasons)
+    return ParityError(
+        f"Nothing was published, for the network decides too little: {reason}. {alike}".rstrip(),
+        hint="Give photos like those that it was trained on: --images DIR. If these are, the "
+        "checkpoint is of an untrained network, or of another one.",
+    )
 
 
 def _manifest(

@@ -326,7 +326,7 @@ class _Maker:
         return strategy, strategy.begin()
 
     def _strategy(self, scheme: Scheme, runtime: str) -> Strategy:
-        arguments = (self._fp32, scheme, runtime, self.bundle.manifest, self.search, self.progress)
+        arguments = (self._fp32, scheme, runtime, self.bundle, self.search, self.progress)
         return Fp16(*arguments) if scheme == FP16 else Int8(self._seen, *arguments)
 
     @cached_property
@@ -337,7 +337,7 @@ class _Maker:
 
     @cached_property
     def _seen(self) -> SeenRanges:
-        return calibrate(self._fp32, self.search.batches, self.progress)
+        return calibrate(self._fp32, self.bundle, self.search.batches, self.progress)
 
     def _proven(
         self, strategy: Strategy, found: KeptSet, kept: tuple[KeptNode, ...], path: Path

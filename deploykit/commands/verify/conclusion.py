@@ -15,6 +15,7 @@ from deploykit.proof.text import (
     few_images_text,
     images_text,
     limits_text,
+    stand_in_text,
     uniform_text,
 )
 from deploykit.system.text import counted
@@ -43,12 +44,16 @@ class Conclusion:
         sentence: The verdict.
         reasons: What it rests on and what to do, a sentence each.
         limits: What the comparison does not show, a sentence each.
+        stand_in: That the trained network itself was not asked, and why; "" where it was.
+        command: The whole command that asks it; "" where none can.
     """
 
     outcome: Outcome
     sentence: str
     reasons: tuple[str, ...]
     limits: tuple[str, ...]
+    stand_in: str = ""
+    command: str = ""
 
 
 def conclusion_of(found: Verification) -> Conclusion:
@@ -86,7 +91,17 @@ def conclusion_of(found: Verification) -> Conclusion:
         ]
     if found.verdicts and found.mining is None:
         reasons += filter(None, [uniform_text(found.verdicts[0].measurement, found.images.kind)])
-    return Conclusion(outcome, sentence, tuple(reasons), tuple(_limits(found)))
+    return Conclusion(outcome, sentence, tuple(reasons), tuple(_limits(found)), *_stand_in(found))
+
+
+def _stand_in(found: Verification) -> tuple[str, str]:
+    """What must be known first where the trained network was not asked; see Conclusion."""
+    reference = found.reference
+    if reference.kind != "graph":
+        return "", ""
+    images = ("--images", found.images.source) if found.images.kind == "photos" else ()
+    command = found.command(*reference.module_options, *images) if reference.module_options else ""
+    return stand_in_text(reference.module_reason), command
 
 
 @dataclass(frozen=True)
@@ -198,9 +213,6 @@ def _limits(found: Verification) -> Iterator[str]:
     reference, noun = found.reference, noun_of(found)
     if not reference.is_recorded:
         yield "That is no proof of this bundle, which was exported from other weights or code."
-    elif reference.kind == "graph":
-        why = f", because {reference.module_reason}" if reference.module_reason else ""
-        yield f"The trained model itself was not asked: {CANONICAL_GRAPH} stands in for it{why}."
     elif reference.kind == "golden":
         yield (
             "It was compared with a few recorded answers, not with the trained model: that shows "

@@ -64,6 +64,7 @@ def _add_comparison(root: ET.Element, bundle: Bundle, found: Verification) -> No
             if graph in manifest.files
         },
         "reference": found.reference.description,
+        "stand-in": " ".join(filter(None, (conclusion.stand_in, conclusion.command))),
         "conclusion": " ".join((conclusion.sentence, *conclusion.reasons)),
         "limits": " ".join(conclusion.limits),
         "images": images_text(found.images),

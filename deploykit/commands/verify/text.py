@@ -28,8 +28,13 @@ _WORST_CLASSES = 10
 
 
 def verification_text(result: Verification) -> str:
-    """The verdicts with their flips and reasons, the diagnosis, and the conclusion at the end."""
-    lines = [
+    """The verdicts with their flips and reasons, the diagnosis, and the conclusion at the end.
+
+    Before them stands that the trained network was not asked, where it was not.
+    """
+    conclusion = conclusion_of(result)
+    lines = [line for line in (conclusion.stand_in, conclusion.command, "") if conclusion.stand_in]
+    lines += [
         verdicts_text(result.verdicts),
         f"reference  {result.reference.description}",
         f"images     {images_text(result.images)}",
@@ -47,7 +52,6 @@ def verification_text(result: Verification) -> str:
         lines += ("", block)
     if result.export_command is not None:
         lines += ("", "To mend all that export can:", result.export_command)
-    conclusion = conclusion_of(result)
     lines += ("", conclusion.sentence, *conclusion.reasons)
     lines += (f"note    {limit}" for limit in conclusion.limits)
     return "\n".join(lines)
