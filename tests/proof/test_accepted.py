@@ -200,7 +200,12 @@ def test_accepted_without_its_proof(accepted):
     proofs = tuple(p for p in accepted.manifest.verdicts if p.runtime != "openvino")
     assert chosen(edited(accepted, verdicts=proofs)) == (
         "onnxruntime-cpu",
-        [not_taken("it is not proven: deploykit verify --runtime openvino --precision fp32")],
+        [
+            not_taken(
+                "it is not proven: "
+                + accepted.command("verify", "--runtime", "openvino", "--precision", "fp32")
+            )
+        ],
     )
 
 

@@ -229,7 +229,7 @@ def test_proof_words_in_full() -> None:
     rehearsed = msgspec.structs.replace(PROOF, kind="rehearsed", measurement=undecided)
     words = proof_words(rehearsed)
     assert words[0].startswith("0 of 220 decisions changed")
-    assert words[1] == "5 more images were undecidable, and not judged."
+    assert words[1] == "5 more images were undecidable: either class would do."
     assert words[2].startswith("Rehearsed in fp32 on a model of the hardware")
 
 
