@@ -16,7 +16,8 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from deploykit.errors import ArchitectureError, CheckpointError, UsageError
-from deploykit.models.checkpoint import WRAPPERS, Weights, is_finite, read_weights
+from deploykit.models.checkpoint import Weights, read_weights
+from deploykit.models.entries import WRAPPERS, is_finite
 from deploykit.models.probe import count_outputs
 from deploykit.models.registry import NO_ARGUMENTS, Architecture
 from deploykit.specs.model import names_user_code
@@ -236,7 +237,7 @@ def count_classes(head: Head, found: Shapes) -> int | None:
     counts = {
         name: PROBE_CLASSES + (size - before) // step
         for name, steps in head.growth.items()
-        if len(found.get(name, ())) == len(steps)
+        if _grows_to(head.shapes[name], steps, found.get(name, ()))
         for size, before, step in zip(found[name], head.shapes[name], steps, strict=True)
         if step
     }
@@ -250,6 +251,13 @@ def count_classes(head: Head, found: Shapes) -> int | None:
     if count is not None:
         _check_count(count)
     return count
+
+
+def _grows_to(shape: Sequence[int], steps: Sequence[int], found: Sequence[int]) -> bool:
+    """Whether only the dimensions that grow with the classes differ."""
+    return len(found) == len(steps) and all(
+        step or size == before for size, before, step in zip(found, shape, steps, strict=True)
+    )
 
 
 def _check_count(count: int) -> None:
@@ -325,7 +333,8 @@ def load_model(
         ArchitectureError: The user's code does not make a network.
         DependencyError: The file is of a kind that needs a package that is missing.
     """
-    sets = read_weights(path, trust_pickle=trust_pickle)
+    own = architecture.name if names_user_code(architecture.name) else ""
+    sets = read_weights(path, trust_pickle=trust_pickle, arch=own)
     if weights is not None:
         names = [each.name for each in sets]
         sets = tuple(each for each in sets if each.name == weights)
@@ -400,7 +409,14 @@ def _fitted(
     given.update(state)
     try:
         missing, unexpected = module.load_state_dict(given, strict=False)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         if mismatch := compare(found, expected):
             raise _misfit(architecture, path, mismatch) from error
         raise CheckpointError(
@@ -419,7 +435,16 @@ def _fitted(
     if extra:
         entries = f"{counted(len(extra), 'entry', 'entries')}, {_grouped(sorted(extra))}"
         notes.append(f"not used: {entries}, which training kept beside the network's")
-    bad = [name for name, each in module.named_parameters() if not is_finite(each.detach())]
+    # A hook may have taken the file's tensors as they are.
+    module.to("cpu", torch.float32)
+    parameters = dict(module.named_parameters())
+    whole = [n for n in parameters if n in state and not state[n].is_floating_point()]
+    if whole:
+        raise CheckpointError(
+            f"{path} has whole numbers for weights: {', '.join(whole[:3])}.",
+            hint="Give the checkpoint from before quantisation.",
+        )
+    bad = [name for name, each in parameters.items() if not is_finite(each.detach())]
     if bad:
         raise CheckpointError(
             f"{len(bad)} of {len(expected)} entries in {path} have NaN or infinite values: "

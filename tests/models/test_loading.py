@@ -273,6 +273,29 @@ def test_load_model_renames_as_load_hooks_do(make: Make, tmp_path: Path) -> None
     assert_same(load_model(make("Normed"), saved(state, tmp_path)), module)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_load_model_converts_to_float32(make: Make, tmp_path: Path, dtype: torch.dtype) -> None:
+    state = trained(make("Tiny").build(3)).to(dtype).state_dict()
+    loaded = load_model(make("Tiny"), saved(state, tmp_path))
+    for name, tensor in loaded.module.state_dict().items():
+        expected = state[name].float() if state[name].is_floating_point() else state[name]
+        assert torch.equal(tensor, expected)
+
+
+def test_load_model_refuses_whole_numbers_for_weights(make: Make, tmp_path: Path) -> None:
+    state = make("Tiny").build(3).state_dict()
+    state["fc.weight"] = state["fc.weight"].to(torch.int8)  # by a tool that quantises
+    error = misfit(make("Tiny"), state, tmp_path)
+    assert error.message.endswith("has whole numbers for weights: fc.weight.")
+
+
+def test_load_model_counts_no_classes_of_empty_weights(make: Make, tmp_path: Path) -> None:
+    state = {**make("Tiny").build(3).state_dict(), "fc.weight": torch.zeros(200_000_000, 0)}
+    del state["fc.bias"]
+    error = misfit(make("Tiny"), state, tmp_path)
+    assert "fc.weight is 200000000x0 in the file, 10x4 in the network" in error.message
+
+
 def test_load_model_takes_meant_infinities(make: Make, tmp_path: Path) -> None:
     module = make("Masked").build(4)
     assert_same(load_model(make("Masked"), saved(module.state_dict(), tmp_path)), module)
@@ -365,7 +388,7 @@ def test_load_model_passes_over_a_set_with_nan(make: Make, tmp_path: Path) -> No
 
 def test_load_model_refuses_to_guess_among_sets(make: Make, tmp_path: Path) -> None:
     state = make("Tiny").build(3).state_dict()
-    error = misfit(make("Tiny"), {"generator": state, "critic": state}, tmp_path)
+    error = misfit(make("Tiny"), {"generator": state, "critic": dict(state)}, tmp_path)
     assert "several sets of weights that fit: generator, critic" in error.message
     assert error.hint == "Name one: --weights generator"
 
