@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from deploykit.bundle.checkpoint_files import check_no_shard, is_index
+from deploykit.bundle.checkpoint_files import INDEX_ENDING, check_no_shard, is_index
 from deploykit.errors import CheckpointError
 
 Container: TypeAlias = Literal["zip", "legacy", "safetensors", "shards"]
@@ -138,7 +138,8 @@ def _read_head(path: Path) -> bytes:
 
 def _neighbours(folder: Path) -> str:
     suffixes = {".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar"}
-    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in suffixes)
+    names = [file.name for file in folder.glob(f"*{INDEX_ENDING}")]  # which joins its shards
+    names = names or sorted(p.name for p in folder.iterdir() if p.suffix.lower() in suffixes)
     if not names:
         return "Name the file that training saved the weights in, often best_model.pth."
     return f"There is: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}."

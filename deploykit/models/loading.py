@@ -458,7 +458,7 @@ def _fitted(
 #: count in each module; what observers for quantization saw.
 _BESIDE = re.compile(
     r"(?:\w*(?:criterion|loss|metric|accuracy|centers)\w*|(?:train|val|valid|test)_\w+)(?:\.|$)"
-    r"|(?:.*\.)?(?:total_ops|total_params|_extra_state)$"
+    r"|(?:.*\.)?(?:total_ops|total_params|_extra_state|fake_quant_enabled|observer_enabled)$"
     r"|(?:.*\.)?(?:\w*activation_post_process\w*|\w*fake_quant\w*)\."
 )
 #: Weights in another form: what they are, and the call that makes them plain.

@@ -38,8 +38,8 @@ def code_refusal(path: Path, names: Sequence[str], arch: str) -> CheckpointError
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return CheckpointError(
         f"{path} holds more than weights: loading it would run code ({shown:.200}{more}).",
-        hint=f"Save the weights alone: {_SAVE_WEIGHTS}. Or, if you made this file yourself, load "
-        f"it with its code: {_export(path, names, arch)}",
+        hint=f"Save the weights alone: {_SAVE_WEIGHTS}. Or, if you made this file yourself, "
+        f"--trust-pickle loads it: {_export(path, names, arch)}",
     )
 
 

@@ -318,6 +318,7 @@ EXTRAS = {
     "total_ops": torch.zeros(1, dtype=torch.float64),
     "conv.total_params": torch.zeros(1, dtype=torch.float64),
     "conv.activation_post_process.min_val": torch.tensor(float("inf")),
+    "conv.fake_quant_enabled": torch.tensor([1]),
 }
 
 
@@ -326,7 +327,7 @@ def test_load_model_skips_what_training_kept(make: Make, tmp_path: Path) -> None
     loaded = load_model(make("Tiny"), saved({**module.state_dict(), **EXTRAS}, tmp_path))
     assert_same(loaded, module)
     *_, note = loaded.notes
-    assert note.startswith("not used: 6 entries, ")
+    assert note.startswith("not used: 7 entries, ")
     assert "criterion (criterion.weight)" in note
 
 
