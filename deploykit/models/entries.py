@@ -41,6 +41,7 @@ WEIGHT_ENTRIES = (
 _DEPTH = 16
 _MOST_LOOKED_THROUGH = 100_000
 _MOST_SHOWN = 40
+_LONGEST_NAME = 500
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Entry:
 
 def _is_name(key: object) -> TypeGuard[str]:
     """Whether a key can be a weight's name; one that moves a terminal's cursor cannot."""
-    return isinstance(key, str) and key.isprintable()
+    return isinstance(key, str) and len(key) <= _LONGEST_NAME and key.isprintable()
 
 
 def _shown(key: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,52 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 from deploykit.errors import ArchitectureError, CheckpointError, UsageError
 from deploykit.models.checkpoint import Weights, read_weights
-from deploykit.models.entries import WRAPPERS, is_finite
+from deploykit.models.entries import is_finite
+from deploykit.models.names import align_names
 from deploykit.models.probe import count_outputs
 from deploykit.models.registry import NO_ARGUMENTS, Architecture
 from deploykit.specs.model import names_user_code
 from deploykit.specs.preprocessing import Size
 from deploykit.system.text import command_line, counted
-
-
-def align_names(found: Collection[str], expected: Collection[str]) -> tuple[dict[str, str], str]:
-    """Find the change of prefixes that makes most of a checkpoint's names the network's.
-
-    Wrappers leave prefixes behind. Names stay as they are unless a change fits more of them.
-
-    Args:
-        found: The checkpoint's names.
-        expected: The network's names.
-
-    Returns:
-        The checkpoint's name to the network's, and what was changed, in words for the user; empty
-        when nothing was.
-    """
-    bare = {
-        name: ".".join(step for step in name.split(".") if step not in WRAPPERS) for name in found
-    }
-    theirs, ours = _common_prefix(bare.values()), _common_prefix(expected)
-    notes = [f"prefix '{theirs}' removed"] * bool(theirs) + [f"prefix '{ours}' added"] * bool(ours)
-    swapped = {name: ours + inner.removeprefix(theirs) for name, inner in bare.items()}
-    attempts = [
-        ({name: name for name in found}, ""),
-        (bare, "wrappers' names (module, _orig_mod) removed"),
-        (swapped, ", ".join(notes)),
-    ]
-    for top in sorted({name.partition(".")[0] for name in bare.values() if "." in name}):
-        stripped = {name: inner.removeprefix(f"{top}.") for name, inner in bare.items()}
-        attempts.append((stripped, f"prefix '{top}.' removed"))
-    unique = [(names, note) for names, note in attempts if len({*names.values()}) == len(names)]
-    wanted = set(expected)
-    return max(unique, key=lambda attempt: len(wanted.intersection(attempt[0].values())))
-
-
-def _common_prefix(names: Collection[str]) -> str:
-    """The dotted prefix that all names share, with its last dot: ``model.backbone.``."""
-    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    shared = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
-    return "".join(f"{level[0]}." for level in shared)
-
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from deploykit.errors import ArchitectureError, CheckpointError, UsageError
 from deploykit.models import loading
-from deploykit.models.loading import LoadedModel, align_names
+from deploykit.models.loading import LoadedModel
+from deploykit.models.names import align_names
 from deploykit.models.registry import Architecture, resolve_architecture
 
 TINY = '''
@@ -470,6 +471,11 @@ def test_align_names_adds_or_removes_prefixes(
     assert list(names) == list(found)
     assert list(names.values()) == list(expected)
     assert changed == note
+
+
+def test_align_names_of_many_prefixes() -> None:
+    found = [f"part{number}.scale" for number in range(20_000)]  # without end, were each tried
+    assert align_names(found, NETWORK)[1] == ""
 
 
 def test_align_names_without_better_fit() -> None:

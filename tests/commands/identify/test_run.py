@@ -154,3 +154,9 @@ def test_identify_inspect_and_export_refuse_made_checkpoints(tmp_path, capsys, w
         assert error.startswith(f"error: {path}")
         assert said in error
         assert hint.startswith("Save ")
+
+
+def test_identify_refuses_more_tensors_than_any_network_has(tmp_path):
+    torch.save({f"p{n}.w": torch.zeros(1) for n in range(10_001)}, tmp_path / "many.pth")
+    with pytest.raises(CheckpointError, match="has 10,001 tensors, more than any"):
+        identify(tmp_path / "many.pth")
