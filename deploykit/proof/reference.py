@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploykit.bundle.checkpoint_files import checkpoint_sha256
 from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
-from deploykit.bundle.manifest import recorded_path, sha256_of
+from deploykit.bundle.manifest import recorded_path
 from deploykit.bundle.verdicts import ReferenceKind
 from deploykit.errors import CheckpointError, DependencyError, UsageError
 from deploykit.inference.candidates import Candidate, open_candidate
@@ -154,7 +155,11 @@ def _checkpoint_reason(bundle: Bundle) -> str | None:
         )
     if not path.is_file():
         return f"{path} is not there; --ckpt names it elsewhere"
-    if sha256_of(path) != recorded.sha256:
+    try:
+        sha256 = checkpoint_sha256(path)
+    except CheckpointError as error:
+        return error.message
+    if sha256 != recorded.sha256:
         return f"{path} has changed since the export"
     return None
 
@@ -211,7 +216,7 @@ def module_reference(bundle: Bundle, request: ReferenceRequest) -> OpenReference
             hint="Name the checkpoint as well: --ckpt FILE",
         )
     # The recorded checkpoint was loaded because its hash is the recorded one.
-    sha256 = sha256_of(path) if request.checkpoint else manifest.checkpoint.sha256
+    sha256 = checkpoint_sha256(path) if request.checkpoint else manifest.checkpoint.sha256
     model = load_model(
         architecture,
         path,

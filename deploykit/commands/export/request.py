@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
+from deploykit.bundle.checkpoint_files import checkpoint_sha256
 from deploykit.bundle.folder import default_artifacts
-from deploykit.bundle.manifest import GoldenChoice, sha256_of
+from deploykit.bundle.manifest import GoldenChoice
 from deploykit.errors import CheckpointError, UsageError
 from deploykit.images.labels import choose_labels, classes_folder
 from deploykit.specs.model import Labels
@@ -137,7 +138,7 @@ def _read_checkpoint(
         weights=request.weights,
         trust_pickle=request.trust_pickle,
     )
-    sha256 = sha256_of(path)
+    sha256 = checkpoint_sha256(path)
     if identity() != before:
         raise CheckpointError(
             f"{path} changed while it was read.", hint="Export again when the training is done."

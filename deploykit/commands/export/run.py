@@ -86,7 +86,8 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
 
     name = default_name(request.arch) if request.name is None else request.name
     folder = request.artifacts / check_bundle_name(name)
-    check_free(folder, overwrite=request.overwrite)
+    if request.checkpoint.exists():  # else that is what is said
+        check_free(folder, overwrite=request.overwrite)
     begin("loading the checkpoint")
     subject = load_subject(request, progress)
     sample = _choose_images(request, subject, progress)

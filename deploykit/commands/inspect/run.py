@@ -144,4 +144,4 @@ def _inspect_file(
     except CheckpointError as exc:
         hint = _TAKEN if exc.hint == SAVE_WEIGHTS else exc.hint
         raise CheckpointError(exc.message, hint=hint) from exc
-    return CheckpointInspection(str(path), path.stat().st_size, contents)
+    return CheckpointInspection(str(path), contents.bytes, contents)

@@ -281,6 +281,12 @@ def test_export_refuses_existing_bundle_early(request_for, monkeypatch):
         export_bundle(request_for())
 
 
+def test_export_names_a_missing_checkpoint_before_an_existing_bundle(request_for, tmp_path):
+    export_bundle(request_for())
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        export_bundle(request_for(checkpoint=tmp_path / "lost.pth"))
+
+
 def test_export_overwrite_replaces_the_bundle(request_for):
     first = export_bundle(request_for()).bundle
     second = export_bundle(request_for(overwrite=True, classes="x,y,z")).bundle
