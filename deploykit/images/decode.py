@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from deploykit.errors import InputError
 from deploykit.images.memory import decoding_budget, decoding_bytes
+from deploykit.images.scan import restore_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +90,8 @@ class DecodeError(InputError):
     """
 
     def __init__(self, path: Path | str, failure: Failure) -> None:
-        super().__init__(f"{path}: {failure.reason}", hint="Replace the file, or leave it out.")
+        given = restore_url(path)
+        super().__init__(f"{given}: {failure.reason}", hint="Replace the file, or leave it out.")
         self.failure = failure
 
 
@@ -242,6 +244,8 @@ def _failure_of_opening(path: Path, exc: OSError | ValueError) -> Failure:
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
         link = path.is_symlink()
         reason = "It is a link to a file that is not there." if link else "It is not there."
+        if restore_url(path) != str(path):
+            reason = "It is a URL, and only files are read; download it first."
         return Failure("vanished", reason)
     return Failure("unreadable", f"The system refuses to open it: {exc.strerror}.")
 
