@@ -32,12 +32,14 @@ class ExportRequest:
 
     Attributes:
         classes: See :func:`deploykit.images.labels.choose_labels`.
+        number_duplicates: See there.
     """
 
     arch: str
     checkpoint: Path
     arch_args: Mapping[str, object] = field(default_factory=dict)
     classes: str | None = None
+    number_duplicates: bool = False
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
     images: Path | None = None
     golden: GoldenChoice = "photos"
@@ -102,7 +104,12 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
     model, sha256 = _read_checkpoint(architecture, request, preprocessing.input_size)
     for note in model.notes:
         progress(Note(note))
-    labels = choose_labels(request.classes, request.checkpoint, model.num_classes)
+    labels = choose_labels(
+        request.classes,
+        request.checkpoint,
+        model.num_classes,
+        number_duplicates=request.number_duplicates,
+    )
     if labels.source == "assumed":
         progress(Note(f"class names assumed: {labels.names[0]} ...; --classes gives the real ones"))
     if request.preprocessing.preset is None and architecture.preprocessing is None:
