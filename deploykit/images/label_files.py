@@ -18,6 +18,7 @@ from typing import Any
 
 from deploykit.errors import InputError
 from deploykit.images.scan import read_text
+from deploykit.system.deps import need
 
 #: What the entry of a JSON object is called that holds the names, among other settings.
 _ENTRIES = ("id2label", "label2id", "label_names", "class_to_idx", "names", "classes")
@@ -38,16 +39,6 @@ _HINT = (
     "Write one name a line, in the order of the logits; or 0,name or JSON such as "
     '{"0": "name"}, with every number from 0 once.'
 )
-
-_YAML_KEY = re.compile(r"""(?:"names"|'names'|names)\s*:(?:\s+(.*))?""")
-_YAML_ITEM = re.compile(r"-\s+(.*)")
-_YAML_PAIR = re.compile(r"""["']?(\d+)["']?\s*:\s+(.*)""")
-_YAML_QUOTED = r"""'(?P<single>(?:[^']|'')*)'|"(?P<double>[^"\\]*)\""""
-#: Not one that begins as what YAML takes for more than a text.
-_YAML_SCALAR = re.compile(
-    rf"""(?:{_YAML_QUOTED}|(?P<plain>[^\s'"&*!|>%@`{{}}\[\],#-].*?))(?:\s+#.*)?"""
-)
-_YAML_PART = re.compile(rf"""\s*((?:\d+\s*:\s+)?(?:{_YAML_QUOTED}|[^\s'",][^,]*))\s*(?:,|$)""")
 
 
 def read_names(path: Path) -> tuple[str, ...]:
@@ -88,7 +79,7 @@ class _UnclearError(Exception):
 
 def _names_of(text: str, ending: str) -> tuple[str, ...]:
     if ending in {".yaml", ".yml"}:
-        names = _yaml_names(_lines(text))
+        names = _json_names(_yaml_value(text))
     elif ending == ".json" or text.lstrip()[:1] in {"{", "["}:
         names = _json_names(_json_value(text))
     else:
@@ -214,7 +205,7 @@ class _Pairs(list[tuple[Any, Any]]):
 
 
 def _json_names(value: object) -> list[str]:
-    if isinstance(value, dict):  # as Python wrote it, inside another
+    if isinstance(value, dict):  # of YAML, or as Python wrote it inside another
         value = _Pairs(value.items())
     if isinstance(value, _Pairs):
         keys = [key for key, _ in value]
@@ -244,7 +235,7 @@ def _json_names(value: object) -> list[str]:
         return _by_number(pairs)
     if isinstance(value, list | tuple):
         return [_name(each) for each in value]
-    raise _UnclearError(f"it is {str(value)[:40]!r}, neither a list nor an object")
+    raise _UnclearError(f"it is {_shown(value)}, neither a list nor an object")
 
 
 def _place(value: object) -> int | None:
@@ -261,66 +252,20 @@ def _name(value: object) -> str:
         return str(value)
     if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value):
         return str(value[1])
-    raise _UnclearError(f"{str(value)[:40]!r} is no name")
+    raise _UnclearError(f"{_shown(value)} is no name")
 
 
-def _yaml_names(lines: Sequence[str]) -> list[str]:
-    """The names of an ultralytics ``data.yaml``; of YAML as much as such files have."""
-    keys = [index for index, line in enumerate(lines) if _YAML_KEY.fullmatch(line)]
-    if len(keys) != 1:
-        raise _UnclearError(f"YAML needs one line `names:`, and it has {len(keys)}")
-    start = keys[0]
-    match = _YAML_KEY.fullmatch(lines[start])
-    first = re.sub(r"^#.*", "", (match and match[1]) or "")
-    below = [*lines[start + 1 :]]
-    end = next(
-        (i for i, line in enumerate(below) if not line.startswith((" ", "- ", "]", "}"))),
-        len(below),
-    )
-    block = [line.strip() for line in below[:end]]
-    if first[:1] in {"[", "{"}:
-        return _yaml_flow(re.sub(r"\s#.*$", "", first), block)
-    if first:
-        raise _UnclearError(f"`names: {first[:40]}` is neither a list nor an object")
-    items = [_YAML_ITEM.fullmatch(line) for line in block]
-    pairs = [_YAML_PAIR.fullmatch(line) for line in block]
-    if block and all(items):
-        return [_yaml_scalar(item[1]) for item in items if item]
-    if block and all(pairs):
-        numbered = [(int(pair[1]), _yaml_scalar(pair[2])) for pair in pairs if pair]
-        return _by_number(numbered)
-    raise _UnclearError("below `names:` there must be lines `- name`, or lines `0: name`")
+def _shown(value: object) -> str:
+    """A value in an error; of a list, which YAML can repeat without end, only what it is."""
+    held = isinstance(value, list | tuple | dict)
+    return f"a {type(value).__name__.lstrip('_')}" if held else f"{str(value)[:40]!r}"
 
 
-def _yaml_flow(first: str, block: Sequence[str]) -> list[str]:
-    text = " ".join([first, *(re.sub(r"\s#.*$", "", line) for line in block)])
-    text = re.sub(r"\s+", " ", text).strip()
-    closing = "]" if text[0] == "[" else "}"
-    if not text.endswith(closing) or len(text) < 2:
-        raise _UnclearError(f"what `names: {text[0]}` begins has no {closing} at its end")
-    inner = text[1:-1].strip().removesuffix(",")
-    parts, end = [], 0
-    while end < len(inner):
-        part = _YAML_PART.match(inner, end)
-        if part is None:
-            raise _UnclearError(f"{inner[end : end + 40]!r} is no list of names")
-        parts.append(part[1])
-        end = part.end()
-    if closing == "]":
-        return [_yaml_scalar(part) for part in parts]
-    pairs = [_YAML_PAIR.fullmatch(part) for part in parts]
-    if not all(pairs):
-        raise _UnclearError("the names in braces are not written 0: name")
-    return _by_number([(int(pair[1]), _yaml_scalar(pair[2])) for pair in pairs if pair])
-
-
-def _yaml_scalar(text: str) -> str:
-    match = _YAML_SCALAR.fullmatch(text.strip())
-    plain = match and match["plain"]
-    if match is None or (plain and (": " in plain or plain.endswith(":"))):
-        raise _UnclearError(
-            f"{text[:40]!r} is more than a plain or quoted name; write the names as JSON"
-        )
-    if match["single"] is not None:
-        return match["single"].replace("''", "'")
-    return plain or match["double"] or ""
+def _yaml_value(text: str) -> object:
+    yaml = need("yaml")
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise _UnclearError(f"it is no YAML ({getattr(exc, 'problem', exc)}{where})") from exc

@@ -78,6 +78,14 @@ def test_read_names_of_yaml(tmp_path, text):
     assert read_names(written(tmp_path, "data.yaml", text)) == ("cat", "it's, wet")
 
 
+#: Lists, each ten times the one before: printed, the last would fill the memory.
+REPEATED = (
+    "a0: &a0 [x]\n"
+    + "".join(f"a{n + 1}: &a{n + 1} [{','.join([f'*a{n}'] * 10)}]\n" for n in range(30))
+    + "names: *a30\n"
+)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
@@ -100,12 +108,13 @@ def test_read_names_of_yaml(tmp_path, text):
         ("x.json", '["\\ud800"]', "no text"),
         ("x.json", '["a\\u001b[31m"]', "no text"),
         ("x.json", "3", "neither a list nor an object"),
-        ("x.yaml", "nc: 2\n", "one line `names:`"),
-        ("x.yaml", "names: *others\n", "neither a list"),
-        ("x.yaml", "names:\n  - &a cat\n  - dog\n", "write the names as JSON"),
-        ("x.yaml", "names:\n  - cat: dog\n", "write the names as JSON"),
-        ("x.yaml", "names: [a, [b]]\n", "write the names as JSON"),
-        ("x.yaml", "names: [" + 99 * "'" + 'x"]', "no list of names"),
+        ("x.yaml", "nc: 2\nbirds: many\n", "neither a number for each name"),
+        ("x.yaml", "names: *others\n", "no YAML (found undefined alias 'others' in line 1)"),
+        ("x.yaml", "names:\n  - cat: dog\n", "a dict is no name"),
+        ("x.yaml", "names: [a, [b]]\n", "a list is no name"),
+        ("x.yaml", "names: [yes, no]\n", "'True' is no name"),
+        ("x.yaml", "names: !!python/name:os.system\n", "no YAML"),
+        ("x.yaml", REPEATED, "a list is no name"),
     ],
 )
 def test_read_names_in_doubt(tmp_path, name, text, reason):
