@@ -174,3 +174,16 @@ def test_predict_refuses_what_is_no_number(predict, option, number):
     code, _, err = predict(f"{option}={number}")
     assert code == 2
     assert f"{number!r} is not a whole number of at least 1." in err
+
+
+def test_predict_advises_commands_on_the_same_bundle(predict, other_bundle):
+    given = f"--bundle {other_bundle}"
+    code, _, err = predict(
+        "--runtime", "onnxruntime-cpu", "--precision", "int8", bundle=other_bundle
+    )
+    assert code == 4
+    assert f"deploykit quantize {given} --images DIR" in err
+    code, out, err = predict("--runtime", "onnxruntime-cpu", bundle=other_bundle)
+    assert code == 0, err
+    for said in (out, err):  # the summary, and the note before the run
+        assert said.count("deploykit verify") == said.count(f"deploykit verify {given} ") == 1
