@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 from google.protobuf import message as protobuf
 
+from deploykit.bundle.onnx_file import MAX_GRAPH_BYTES, check_graph_file
 from deploykit.errors import GraphError
 from deploykit.specs.model import LABELS_KEY, Labels, TensorSpec
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
+from deploykit.system.files import read_file
 
 PRODUCER = "deploykit"
+#: What onnx, onnx_ir and NumPy raise on what is no graph. They share no base but Exception.
+ONNX_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError),
+    *(NotImplementedError, RecursionError, MemoryError, AssertionError, RuntimeError),
+    *(protobuf.DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError),
+)
 
 
 def save_graph(
@@ -26,17 +36,41 @@ def save_graph(
 
 
 def load_graph(path: Path) -> ir.Model:
-    """Read a graph.
+    """Read a graph, once ONNX itself has checked it.
 
     Raises:
-        GraphError: The file is no ONNX model.
+        GraphError: The file is no ONNX graph, or has weights in another file.
     """
     try:
-        return ir.load(path)
-    except (OSError, ValueError, protobuf.DecodeError) as exc:
+        check_graph_file(path)
+        content = read_file(path, limit=MAX_GRAPH_BYTES)
+        onnx.checker.check_model(content)
+        # Not by its path, whose ending decides which format onnx takes it for.
+        model = ir.serde.deserialize_model(onnx.ModelProto.FromString(content))
+        for tensor in _tensors(model):
+            tensor.numpy()  # they are read when they are needed, and may not fit their shape
+    except ONNX_ERRORS as exc:
+        reason = str(exc).strip().partition("\n")[0].rstrip(".")
         raise GraphError(
-            f"{path} is no ONNX graph: {exc}.", hint="Export the bundle again."
+            f"{path} is no ONNX graph: {reason}.", hint="Export the bundle again."
         ) from exc
+    return model
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """All weights and constants of a graph, its subgraphs and functions."""
+    holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in (*(each for holder in holders for each in holder.subgraphs()), model.graph):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+    for holder in holders:
+        for node in holder.all_nodes():
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR:
+                    yield attribute.as_tensor()
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    yield from attribute.as_tensors()
 
 
 def tensor_specs(model: ir.Model) -> tuple[TensorSpec, TensorSpec]:
