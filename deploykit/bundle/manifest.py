@@ -333,7 +333,7 @@ def update_manifest(
     except OSError as exc:
         raise BundleError(
             f"{folder} cannot be changed: {exc.strerror or exc}.",
-            hint=_WHEN_NOT_CHANGED.get(exc.errno, "Check the space on its disk."),
+            hint=_WHEN_NOT_CHANGED.get(exc.errno or 0, "Check the space on its disk."),
         ) from exc
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
 from pathlib import Path
 
 import onnx
@@ -16,6 +16,8 @@ from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from deploykit.system.files import read_file
 
 PRODUCER = "deploykit"
+# It warns, with a traceback, of what it then leaves as it is; whoever has set up logging gets it.
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 #: What onnx, onnx_ir and NumPy raise on what is no graph. They share no base but Exception.
 ONNX_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError),
@@ -47,8 +49,7 @@ def load_graph(path: Path) -> ir.Model:
         onnx.checker.check_model(content)
         # Not by its path, whose ending decides which format onnx takes it for.
         model = ir.serde.deserialize_model(onnx.ModelProto.FromString(content))
-        for tensor in _tensors(model):
-            tensor.numpy()  # they are read when they are needed, and may not fit their shape
+        _read_all(model)
     except ONNX_ERRORS as exc:
         reason = str(exc).strip().partition("\n")[0].rstrip(".")
         raise GraphError(
@@ -57,20 +58,25 @@ def load_graph(path: Path) -> ir.Model:
     return model
 
 
-def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """All weights and constants of a graph, its subgraphs and functions."""
+def _read_all(model: ir.Model) -> None:
+    """Read what is read only when it is needed: numbers that may not fit their shape, and texts.
+
+    Raises:
+        Exception: Some of it cannot be read.
+    """
     holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for graph in (*(each for holder in holders for each in holder.subgraphs()), model.graph):
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield value.const_value
-    for holder in holders:
-        for node in holder.all_nodes():
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.TENSOR:
-                    yield attribute.as_tensor()
-                elif attribute.type == ir.AttributeType.TENSORS:
-                    yield from attribute.as_tensors()
+    graphs = [model.graph, *(graph for holder in holders for graph in holder.subgraphs())]
+    for value in (value for graph in graphs for value in graph.initializers.values()):
+        if value.const_value is not None:
+            value.const_value.numpy()
+    for node in (node for holder in holders for node in holder.all_nodes()):
+        ir.serde.serialize_node(node)
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.TENSOR:
+                attribute.as_tensor().numpy()
+            elif attribute.type == ir.AttributeType.TENSORS:
+                for tensor in attribute.as_tensors():
+                    tensor.numpy()
 
 
 def tensor_specs(model: ir.Model) -> tuple[TensorSpec, TensorSpec]:
