@@ -274,7 +274,7 @@ def test_checkpoint_of_another_hash_has_no_neighbours(received, capsys):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps no pipes in folders")
-@pytest.mark.parametrize("name", ["golden.npz", "deploy/fp32.onnx", "bundle.json"])
+@pytest.mark.parametrize("name", ["golden.npz", "deploy/fp32.onnx", "model.onnx", "bundle.json"])
 def test_files_that_are_pipes_are_refused(received, name, capsys):
     (received / name).unlink()
     os.mkfifo(received / name)
