@@ -258,13 +258,6 @@ class _Maker:
         graph = strategy.converted(found.nodes)
         path = self._write(scheme, graph)
         made = self._proven(strategy, found, strategy.kept_nodes(graph, found), path)
-        if all(
-            reasons := [
-                too_few_images(proof.precision, proof.measurement, proof.images)
-                for proof in made.proofs
-            ]
-        ):
-            _keep_what_is_proven(self.bundle, scheme.graph, f"is not: {reasons[0]}")
         self._publish(scheme, made, path)
         self.progress(Note(f"{scheme.graph} passed: it is in the bundle"))
         return made
@@ -395,11 +388,20 @@ class _Maker:
 
         Raises:
             BundleError: Its FP32 graph is not the one that it was made from any more.
+            ParityError: It is not proven, and would replace one that is.
         """
         search = SearchRecord(made.runtime, tuple(sorted(self.search.digests)), made.integers)
 
         def change(manifest: Manifest) -> Manifest:
             require_unchanged(self.bundle, manifest, self.bundle.deploy_graph("fp32"))
+            if all(
+                reasons := [
+                    too_few_images(proof.precision, proof.measurement, proof.images)
+                    for proof in made.proofs
+                ]
+            ):
+                there = Bundle(self.bundle.folder, manifest)
+                _keep_what_is_proven(there, scheme.graph, f"is not: {reasons[0]}")
             changed = msgspec.structs.replace(
                 manifest.without_verdicts_of(made.graph),
                 files={**manifest.files, made.graph: record_file(path)},
