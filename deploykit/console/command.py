@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 import typer
 
-from deploykit.console.streams import interruptions, reserved_stdout, write_while_read
+from deploykit.console.streams import (
+    interruptions,
+    reserved_stdout,
+    tell,
+    visible_warnings,
+    write_while_read,
+)
 from deploykit.errors import DeploykitError, InputError
 from deploykit.system.progress import Note
+from deploykit.system.text import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -64,9 +71,9 @@ class Console:
     def warn(self, message: str) -> None:
         """Say what must be known even where notes are not wanted."""
         if self._bar is not None:
-            self._bar.console.print(message, markup=False, highlight=False)
+            self._bar.console.print(visible(message, lines=True))
         else:
-            print(message, file=sys.stderr, flush=True)  # noqa: T201
+            tell(message)
 
     def result(
         self, value: Callable[[], Any], render: Callable[[], str], *, exit_code: int = 0
@@ -83,22 +90,16 @@ class Console:
         """
         self.close()
         if self.as_json:
-            _write_json(self._stdout, self.command, exit_code, result=value())
+            text = _json_text(self.command, exit_code, result=value())
         else:
-            text = render()
-            if text:
-                self._show(text)
+            text = visible(render(), lines=True)
+        if text:
+            try:
+                write_while_read(self._stdout, f"{text}\n")
+            except OSError as exc:
+                raise not_shown(exc) from exc
         if exit_code:
             raise typer.Exit(exit_code)
-
-    def _show(self, text: str) -> None:
-        try:
-            write_while_read(self._stdout, f"{text}\n")
-        except OSError as exc:
-            raise InputError(
-                f"The command is done, but its result cannot be shown: {exc.strerror or exc}.",
-                hint="Look at where stdout leads: its disk may be full.",
-            ) from exc
 
     def close(self) -> None:
         """Take the progress bar away."""
@@ -119,7 +120,9 @@ class Console:
             self._bar.add_task(step.stage, total=step.total, stage=step.stage, unit=step.unit)
         (current,) = self._bar.task_ids
         description = f"{step.stage}: {step.detail}" if step.detail else step.stage
-        self._bar.update(current, completed=step.done, total=step.total, description=description)
+        self._bar.update(
+            current, completed=step.done, total=step.total, description=visible(description)
+        )
 
 
 @contextlib.contextmanager
@@ -137,6 +140,7 @@ def command(
     with interruptions() as received:
         try:
             with (
+                visible_warnings(),
                 reserved_stdout(whole_process=as_json) as stdout,
                 contextlib.closing(Console(name, stdout, as_json=as_json, quiet=quiet)) as console,
             ):
@@ -148,7 +152,7 @@ def command(
         # Of what is no Exception, SystemExit alone: foreign code called sys.exit(), perhaps with 0.
         except (Exception, SystemExit) as exc:
             if verbose:
-                traceback.print_exc()
+                tell(traceback.format_exc().rstrip())
             # A library may take an interruption for a failure of its own.
             outcome = _INTERRUPTION if received else _explain(exc, verbose=verbose)
             raise _ended(name, outcome, as_json=as_json) from exc
@@ -184,13 +188,21 @@ def write_error(
     """Show what went wrong: on stdout as JSON, or on stderr for people."""
     if as_json:
         with contextlib.suppress(OSError):  # stdout may be what failed: then stderr tells
-            _write_json(sys.stdout, command, exit_code, error={"message": message, "hint": hint})
+            text = _json_text(command, exit_code, error={"message": message, "hint": hint})
+            write_while_read(sys.stdout, f"{text}\n")
             return
-    lines = [f"error: {message}", *([hint] if hint else [])]
-    print("\n".join(lines), file=sys.stderr)  # noqa: T201
+    tell("\n".join([f"error: {message}", *([hint] if hint else [])]))
 
 
-def _write_json(stream: TextIO, command: str, exit_code: int, **content: Any) -> None:
+def not_shown(error: OSError) -> InputError:
+    """The error of a result that stdout does not take."""
+    return InputError(
+        f"The command is done, but stdout does not take its result: {error.strerror or error}.",
+        hint="Look at where stdout leads: its disk may be full.",
+    )
+
+
+def _json_text(command: str, exit_code: int, **content: Any) -> str:
     envelope = {"schema": JSON_SCHEMA, "command": command, "exit_code": exit_code, **content}
     # ASCII only: it reads the same whatever the console's encoding is.
-    write_while_read(stream, json.dumps(envelope, indent=2) + "\n")
+    return json.dumps(envelope, indent=2)
