@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 import typer
@@ -20,7 +24,7 @@ from deploykit.console.streams import (
 )
 from deploykit.errors import DeploykitError, InputError
 from deploykit.system.progress import Note
-from deploykit.system.text import visible
+from deploykit.system.text import command_line, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -45,10 +49,20 @@ class Console:
         stdout: Where the result goes.
         as_json: Whether stdout gets one JSON object and nothing else.
         quiet: Whether progress and notes are skipped.
+        options: Which bundle the user has named, as options: for the commands that are told.
     """
 
-    def __init__(self, command: str, stdout: TextIO, *, as_json: bool, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        command: str,
+        stdout: TextIO,
+        *,
+        as_json: bool,
+        quiet: bool = False,
+        options: Sequence[str] = (),
+    ) -> None:
         self.command = command
+        self._options = options
         self.as_json = as_json
         self._quiet = quiet
         self._stdout = stdout
@@ -71,9 +85,10 @@ class Console:
     def warn(self, message: str) -> None:
         """Say what must be known even where notes are not wanted."""
         if self._bar is not None:
-            self._bar.console.print(visible(message, lines=True))
+            told = with_options(message, self._options)
+            self._bar.console.print(visible(told, lines=True))
         else:
-            tell(message)
+            tell(with_options(message, self._options))
 
     def result(
         self, value: Callable[[], Any], render: Callable[[], str], *, exit_code: int = 0
@@ -92,7 +107,7 @@ class Console:
         if self.as_json:
             text = _json_text(self.command, exit_code, result=value())
         else:
-            text = visible(render(), lines=True)
+            text = visible(with_options(render(), self._options), lines=True)
         if text:
             try:
                 write_while_read(self._stdout, f"{text}\n")
@@ -127,9 +142,17 @@ class Console:
 
 @contextlib.contextmanager
 def command(
-    name: str, *, as_json: bool, verbose: bool = False, quiet: bool = False
+    name: str,
+    *,
+    as_json: bool,
+    verbose: bool = False,
+    quiet: bool = False,
+    bundle: str | None = None,
+    artifacts: Path | None = None,
 ) -> Iterator[Console]:
     """Run a command's body, and turn what it raises into a message and an exit code.
+
+    A command that is told on the way, in a hint perhaps, gets the bundle that the user has named.
 
     Meanwhile what Python code prints goes to stderr: the user's network, or a library, may print,
     and stdout is the result's. Child processes still have the real one.
@@ -137,12 +160,20 @@ def command(
     Raises:
         typer.Exit: With the exit code of whatever went wrong.
     """
+    options = [
+        word
+        for option, value in (("--bundle", bundle), ("--artifacts", artifacts))
+        if value is not None
+        for word in (option, str(value))
+    ]
     with interruptions() as received:
         try:
             with (
                 visible_warnings(),
                 reserved_stdout(whole_process=as_json) as stdout,
-                contextlib.closing(Console(name, stdout, as_json=as_json, quiet=quiet)) as console,
+                contextlib.closing(
+                    Console(name, stdout, as_json=as_json, quiet=quiet, options=options)
+                ) as console,
             ):
                 yield console
         except typer.Exit:
@@ -155,6 +186,9 @@ def command(
                 tell(traceback.format_exc().rstrip())
             # A library may take an interruption for a failure of its own.
             outcome = _INTERRUPTION if received else _explain(exc, verbose=verbose)
+            code, message, hint = outcome
+            hint = hint and with_options(hint, options)
+            outcome = code, with_options(message, options), hint
             raise _ended(name, outcome, as_json=as_json) from exc
 
 
@@ -174,12 +208,30 @@ def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
         # not be written.
         path = f"{error.filename}: " if error.filename else ""
         hint = "Check the permissions of what is written to, and the space on its disk."
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+            place = "its disk" if path else f"the disks of the outputs and of {gettempdir()}"
+            hint = f"Make room on {place}, or write somewhere else."
         return _BAD_INPUT, f"{path}{error.strerror}.", hint
     where = "." if verbose else ": -v shows where."
     if isinstance(error, SystemExit):
         message = f"The program was told to end, by sys.exit({error.code!r})."
         return _BUG, message, f"Take that call out of the code that makes the network{where}"
     return _BUG, f"{type(error).__name__}: {error}", f"This is a bug of deploykit's{where}"
+
+
+#: A command that takes ``--bundle``, as far as its line goes or the next one.
+_TOLD = re.compile(
+    r"\bdeploykit (?:verify|quantize|build-trt|predict|bench)(?![\w-])"
+    r"(?!(?:(?!deploykit ).)*--bundle)"
+)
+
+
+def with_options(text: str, options: Sequence[str]) -> str:
+    """Complete the commands in a text: without ``--bundle`` they would act on the newest one."""
+    if not options:
+        return text
+    given = command_line(options)
+    return _TOLD.sub(lambda match: f"{match[0]} {given}", text)
 
 
 def write_error(

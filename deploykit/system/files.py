@@ -43,12 +43,30 @@ def staged(folder: Path) -> Iterator[Path]:
             FileLock(lock, blocking=False).acquire().lock.release()
             shutil.rmtree(lock.parent, ignore_errors=True)
     with (
+        _naming(folder),
         tempfile.TemporaryDirectory(
             prefix=_STAGING, dir=folder, ignore_cleanup_errors=True
         ) as path,
         FileLock(Path(path) / _STAGING_LOCK),
     ):
         yield Path(path)
+
+
+#: What a write to a file that is open may fail with, and then names no file; Windows has fewer.
+_NO_ROOM = {
+    getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO")
+} - {None}
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let the error of a full disk name what was being written, not the hidden name it has yet."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _NO_ROOM:
+            exc.filename = str(path)
+        raise
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -112,8 +130,9 @@ def replacing(path: Path, *, follow_link: bool = True) -> Iterator[Path]:
     path = _followed(path) if follow_link else path
     partial = path.with_name(f"{_partial_prefix(path)}{secrets.token_hex(_PARTIAL_BYTES)}")
     try:
-        yield partial
-        move_into_place(partial, path)
+        with _naming(path):
+            yield partial
+            move_into_place(partial, path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

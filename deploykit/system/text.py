@@ -62,13 +62,13 @@ _JOINERS = "\u200c\u200d"
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """A text of which nothing controls a terminal: ``\\x1b`` stands for an escape character.
+    r"""A text of which nothing controls a terminal: ``\x1b`` stands for an escape character.
 
     Names and labels are whatever their author wrote: a colour, a title of the window, a line that
     looks like ours, text that runs backwards.
 
     Args:
-        text: Any text; bytes of a file's name that are not Unicode are shown as ``\\xff``.
+        text: Any text; bytes of a file's name that are not Unicode are shown as ``\xff``.
         lines: Whether ends of lines and tabs stay.
     """
     kept = f"{_JOINERS}\n\t" if lines else _JOINERS
@@ -80,6 +80,7 @@ def visible(text: str, *, lines: bool = False) -> str:
         if category(each) in _UNSEEN and each not in kept
     }
     return text.translate(escaped)
+
 
 #: What cmd.exe and PowerShell both leave alone without quotes.
 _PLAIN_ON_WINDOWS = re.compile(r"[\w.:=+/\\-]+")

@@ -30,7 +30,7 @@ def architecture_names() -> dict[str, list[str]]:
         if not found:  # installed without its sources, or as no version was so far
             from deploykit.models.registry import list_architectures
 
-            return {**list_architectures()}
+            return {str(origin): names for origin, names in list_architectures().items()}
         names[library] = [f"{library}/{name}" for name in sorted(found, key=order)]
     return names
 

@@ -110,7 +110,14 @@ def predict(
     paths = output or [_DEFAULT_OUTPUT]
     with (
         _stdout_for_rows(wanted=STDOUT in paths and not json) as emit,
-        command("predict", as_json=json, verbose=verbose, quiet=quiet) as console,
+        command(
+            "predict",
+            as_json=json,
+            verbose=verbose,
+            quiet=quiet,
+            bundle=bundle,
+            artifacts=artifacts,
+        ) as console,
     ):
         from deploykit.bundle.folder import find_bundle
         from deploykit.commands.predict.outputs import Outputs, write_run
