@@ -1,3 +1,4 @@
+import errno
 import os
 
 import pytest
@@ -71,3 +72,28 @@ def test_staged_removes_folders_of_killed_runs(tmp_path):
             assert other != live
         assert live.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("write", [replacing, staged])
+def test_full_disk_names_what_is_written(path, write, number):
+    """A write to a file that is open names none itself."""
+    place = path if write is replacing else path.parent
+
+    def fail():
+        with write(place):
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        fail()
+    assert caught.value.filename == str(place)
+
+
+def test_replacing_of_a_missing_source_names_it(path):
+    def fail():
+        with replacing(path):
+            (path.parent / "source.bin").read_bytes()
+
+    with pytest.raises(FileNotFoundError) as caught:
+        fail()
+    assert caught.value.filename == str(path.parent / "source.bin")
