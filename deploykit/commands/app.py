@@ -12,8 +12,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from deploykit import __version__
-from deploykit.console.command import write_error
+from deploykit.console.command import not_shown, write_error
 from deploykit.console.help import GroupedCommand
+from deploykit.console.streams import lead_nowhere, nobody_reads
 
 
 class _Entry(NamedTuple):
@@ -156,4 +157,15 @@ def run(arguments: Sequence[str]) -> int:
         hint = f"deploykit {name} --help".replace("  ", " ")
         write_error(name, exc.exit_code, exc.format_message(), f"See: {hint}", as_json=as_json)
         return exc.exit_code
+    except SystemExit as exc:
+        if isinstance(exc.__context__, BrokenPipeError):  # typer takes it for a failure
+            return 0
+        raise
+    except OSError as exc:  # of a help; those of a command are explained there
+        lead_nowhere(sys.stdout)
+        if nobody_reads(exc):
+            return 0
+        error = not_shown(exc)
+        write_error("", error.exit_code, error.message, error.hint, as_json=False)
+        return error.exit_code
     return code if isinstance(code, int) else 0

@@ -203,6 +203,7 @@ _WORD = r"""(?:'[^']*'|"[^"]*"|[^\s`'"]*[^\s`'".,;:)])"""
 #: What is the value of an option even in the middle of a sentence.
 _SURE = (
     r"(?:[A-Z]+(?:x[A-Z]+|,[A-Z]+)*(?![\w-])|\d(?:[\w.,]*\w)?|[fb]p?f?(?:32|16)|int8"
+    r"|bilinear|bicubic|nearest"
     r"|(?:onnxruntime-|tensorrt|openvino|rehearsal|cpu|cuda|sm\d)[\w-]*|[\w-]+\.\w+(?::\w+)?|\w+=[\w.,]*\w)"
 )
 _COMMANDS = {"build-trt": "build_engine"}

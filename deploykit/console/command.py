@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 import typer
 
-from deploykit.console.streams import interruptions, reserved_stdout, write_while_read
+from deploykit.console.streams import (
+    interruptions,
+    reserved_stdout,
+    tell,
+    visible_warnings,
+    write_while_read,
+)
 from deploykit.errors import DeploykitError, InputError
 from deploykit.system.progress import Note
+from deploykit.system.text import command_line, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -38,10 +49,20 @@ class Console:
         stdout: Where the result goes.
         as_json: Whether stdout gets one JSON object and nothing else.
         quiet: Whether progress and notes are skipped.
+        options: Which bundle the user has named, as options: for the commands that are told.
     """
 
-    def __init__(self, command: str, stdout: TextIO, *, as_json: bool, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        command: str,
+        stdout: TextIO,
+        *,
+        as_json: bool,
+        quiet: bool = False,
+        options: Sequence[str] = (),
+    ) -> None:
         self.command = command
+        self._options = options
         self.as_json = as_json
         self._quiet = quiet
         self._stdout = stdout
@@ -64,9 +85,10 @@ class Console:
     def warn(self, message: str) -> None:
         """Say what must be known even where notes are not wanted."""
         if self._bar is not None:
-            self._bar.console.print(message, markup=False, highlight=False)
+            told = with_options(message, self._options)
+            self._bar.console.print(visible(told, lines=True))
         else:
-            print(message, file=sys.stderr, flush=True)  # noqa: T201
+            tell(with_options(message, self._options))
 
     def result(
         self, value: Callable[[], Any], render: Callable[[], str], *, exit_code: int = 0
@@ -83,22 +105,16 @@ class Console:
         """
         self.close()
         if self.as_json:
-            _write_json(self._stdout, self.command, exit_code, result=value())
+            text = _json_text(self.command, exit_code, result=value())
         else:
-            text = render()
-            if text:
-                self._show(text)
+            text = visible(with_options(render(), self._options), lines=True)
+        if text:
+            try:
+                write_while_read(self._stdout, f"{text}\n")
+            except OSError as exc:
+                raise not_shown(exc) from exc
         if exit_code:
             raise typer.Exit(exit_code)
-
-    def _show(self, text: str) -> None:
-        try:
-            write_while_read(self._stdout, f"{text}\n")
-        except OSError as exc:
-            raise InputError(
-                f"The command is done, but its result cannot be shown: {exc.strerror or exc}.",
-                hint="Look at where stdout leads: its disk may be full.",
-            ) from exc
 
     def close(self) -> None:
         """Take the progress bar away."""
@@ -119,14 +135,24 @@ class Console:
             self._bar.add_task(step.stage, total=step.total, stage=step.stage, unit=step.unit)
         (current,) = self._bar.task_ids
         description = f"{step.stage}: {step.detail}" if step.detail else step.stage
-        self._bar.update(current, completed=step.done, total=step.total, description=description)
+        self._bar.update(
+            current, completed=step.done, total=step.total, description=visible(description)
+        )
 
 
 @contextlib.contextmanager
 def command(
-    name: str, *, as_json: bool, verbose: bool = False, quiet: bool = False
+    name: str,
+    *,
+    as_json: bool,
+    verbose: bool = False,
+    quiet: bool = False,
+    bundle: str | None = None,
+    artifacts: Path | None = None,
 ) -> Iterator[Console]:
     """Run a command's body, and turn what it raises into a message and an exit code.
+
+    A command that is told on the way, in a hint perhaps, gets the bundle that the user has named.
 
     Meanwhile what Python code prints goes to stderr: the user's network, or a library, may print,
     and stdout is the result's. Child processes still have the real one.
@@ -134,11 +160,20 @@ def command(
     Raises:
         typer.Exit: With the exit code of whatever went wrong.
     """
+    options = [
+        word
+        for option, value in (("--bundle", bundle), ("--artifacts", artifacts))
+        if value is not None
+        for word in (option, str(value))
+    ]
     with interruptions() as received:
         try:
             with (
+                visible_warnings(),
                 reserved_stdout(whole_process=as_json) as stdout,
-                contextlib.closing(Console(name, stdout, as_json=as_json, quiet=quiet)) as console,
+                contextlib.closing(
+                    Console(name, stdout, as_json=as_json, quiet=quiet, options=options)
+                ) as console,
             ):
                 yield console
         except typer.Exit:
@@ -148,9 +183,12 @@ def command(
         # Of what is no Exception, SystemExit alone: foreign code called sys.exit(), perhaps with 0.
         except (Exception, SystemExit) as exc:
             if verbose:
-                traceback.print_exc()
+                tell(traceback.format_exc().rstrip())
             # A library may take an interruption for a failure of its own.
             outcome = _INTERRUPTION if received else _explain(exc, verbose=verbose)
+            code, message, hint = outcome
+            hint = hint and with_options(hint, options)
+            outcome = code, with_options(message, options), hint
             raise _ended(name, outcome, as_json=as_json) from exc
 
 
@@ -170,6 +208,9 @@ def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
         # not be written.
         path = f"{error.filename}: " if error.filename else ""
         hint = "Check the permissions of what is written to, and the space on its disk."
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+            place = "its disk" if path else f"the disks of the outputs and of {gettempdir()}"
+            hint = f"Make room on {place}, or write somewhere else."
         return _BAD_INPUT, f"{path}{error.strerror}.", hint
     where = "." if verbose else ": -v shows where."
     if isinstance(error, SystemExit):
@@ -178,19 +219,42 @@ def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
     return _BUG, f"{type(error).__name__}: {error}", f"This is a bug of deploykit's{where}"
 
 
+#: A command that takes ``--bundle``, as far as its line goes or the next one.
+_TOLD = re.compile(
+    r"\bdeploykit (?:verify|quantize|build-trt|predict|bench)(?![\w-])"
+    r"(?!(?:(?!deploykit ).)*--bundle)"
+)
+
+
+def with_options(text: str, options: Sequence[str]) -> str:
+    """Complete the commands in a text: without ``--bundle`` they would act on the newest one."""
+    if not options:
+        return text
+    given = command_line(options)
+    return _TOLD.sub(lambda match: f"{match[0]} {given}", text)
+
+
 def write_error(
     command: str, exit_code: int, message: str, hint: str | None, *, as_json: bool
 ) -> None:
     """Show what went wrong: on stdout as JSON, or on stderr for people."""
     if as_json:
         with contextlib.suppress(OSError):  # stdout may be what failed: then stderr tells
-            _write_json(sys.stdout, command, exit_code, error={"message": message, "hint": hint})
+            text = _json_text(command, exit_code, error={"message": message, "hint": hint})
+            write_while_read(sys.stdout, f"{text}\n")
             return
-    lines = [f"error: {message}", *([hint] if hint else [])]
-    print("\n".join(lines), file=sys.stderr)  # noqa: T201
+    tell("\n".join([f"error: {message}", *([hint] if hint else [])]))
 
 
-def _write_json(stream: TextIO, command: str, exit_code: int, **content: Any) -> None:
+def not_shown(error: OSError) -> InputError:
+    """The error of a result that stdout does not take."""
+    return InputError(
+        f"The command is done, but stdout does not take its result: {error.strerror or error}.",
+        hint="Look at where stdout leads: its disk may be full.",
+    )
+
+
+def _json_text(command: str, exit_code: int, **content: Any) -> str:
     envelope = {"schema": JSON_SCHEMA, "command": command, "exit_code": exit_code, **content}
     # ASCII only: it reads the same whatever the console's encoding is.
-    write_while_read(stream, json.dumps(envelope, indent=2) + "\n")
+    return json.dumps(envelope, indent=2)

@@ -39,7 +39,7 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left:"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, markup=False, highlight=False, emoji=False),
         transient=True,
         expand=True,
     )

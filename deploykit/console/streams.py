@@ -8,9 +8,12 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
+
+from deploykit.system.text import visible
 
 _STDOUT, _STDERR = 1, 2
 
@@ -98,23 +101,51 @@ def write_while_read(stream: TextIO, text: str) -> bool:
     Raises:
         OSError: The system fails to write it, for any other reason.
 
-    Once it failed for whatever reason, the stream leads nowhere: what it still holds would fail
-    again when it is closed.
+    Once it failed for whatever reason, the stream leads nowhere, see :func:`lead_nowhere`.
     """
     try:
         stream.write(text)
         stream.flush()
     except OSError as exc:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-        # Windows has no error of its own for a pipe that nobody reads.
-        if not (
-            isinstance(exc, BrokenPipeError) or (os.name == "nt" and exc.errno == errno.EINVAL)
-        ):
+        lead_nowhere(stream)
+        if not nobody_reads(exc):
             raise
         return False
     return True
+
+
+def nobody_reads(error: OSError) -> bool:
+    """Whether writing failed because whoever read has had enough."""
+    # Windows has no error of its own for a pipe that nobody reads.
+    return isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL)
+
+
+def lead_nowhere(stream: TextIO) -> None:
+    """Let a stream that failed lead nowhere: what it still holds would fail again at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def tell(text: str) -> None:
+    """Write lines to stderr; where that fails there is nobody left to tell."""
+    with contextlib.suppress(OSError):
+        write_while_read(sys.stderr, f"{visible(text, lines=True)}\n")
+
+
+@contextlib.contextmanager
+def visible_warnings() -> Iterator[None]:
+    """Let what libraries warn of control no terminal: it may quote a name from a file."""
+    before = warnings.formatwarning
+
+    def visibly(*args: Any, **options: Any) -> str:
+        return visible(before(*args, **options), lines=True)
+
+    warnings.formatwarning = visibly
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _is_process_stdout(stream: TextIO) -> bool:

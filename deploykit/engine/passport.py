@@ -269,7 +269,7 @@ def read_passport(path: Path) -> Passport:
     Raises:
         BundleError: It is missing, no JSON, of another schema, or has unknown or missing fields.
     """
-    hint = "Build the engine again: deploykit build-trt"
+    hint = f"Build the engine again: {_build_by_name(path)}"
     try:
         data = read_file(path, limit=_MAX_BYTES)
     except OSError as exc:
@@ -347,6 +347,20 @@ def how_to_build_again(passport: Passport, *targets: str) -> str:
             words += (f"--{name.replace('_', '-')}", str(batch))
     if passport.workspace_bytes is not None:
         words += ("--workspace", _binary(passport.workspace_bytes))
+    return command_line(words)
+
+
+#: The flavour and the precision in the name of a passport, see :attr:`Passport.engine`.
+_NAME = re.compile(r"(?P<flavour>tensorrt(?:_rtx)?)-.*-(?P<precision>fp32|fp16|int8)-b\d.*")
+
+
+def _build_by_name(passport: Path) -> str:
+    """The command that builds an engine again whose passport cannot be read."""
+    words = ["deploykit", "build-trt"]
+    if passport.parent.name == "engines":
+        words += ("--bundle", str(passport.parent.parent))
+    if named := _NAME.fullmatch(passport.name):
+        words += ("--flavour", named["flavour"], "--precision", named["precision"])
     return command_line(words)
 
 

@@ -39,7 +39,7 @@ def staged(folder: Path) -> Iterator[Path]:
     lock = _staging_lock(path)
     try:
         # The lock is there, and held, before the folder is, and as long as its process lives.
-        with FileLock(lock):
+        with _naming(folder), FileLock(lock):
             path.mkdir(mode=0o700)
             try:
                 yield path
@@ -64,6 +64,23 @@ def _remove_abandoned(folder: Path) -> None:
 
 def _staging_lock(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
+
+
+#: What a write to a file that is open may fail with, and then names no file; Windows has fewer.
+_NO_ROOM = {
+    getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO")
+} - {None}
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let the error of a full disk name what was being written, not the hidden name it has yet."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _NO_ROOM:
+            exc.filename = str(path)
+        raise
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -135,8 +152,9 @@ def replacing(path: Path, *, follow_link: bool = True) -> Iterator[Path]:
     path = _followed(path) if follow_link else path
     partial = path.with_name(f"{_partial_prefix(path)}{secrets.token_hex(_RANDOM_BYTES)}")
     try:
-        yield partial
-        move_into_place(partial, path)
+        with _naming(path):
+            yield partial
+            move_into_place(partial, path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -37,9 +37,9 @@ def table_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     table = Table(*header, box=box.ASCII2, show_edge=False, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(visible, row))
     stream = io.StringIO()
-    Console(file=stream, width=10_000, markup=False, highlight=False).print(table)
+    Console(file=stream, width=10_000, markup=False, highlight=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
@@ -57,6 +57,31 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 #: Unicode's categories of what controls a terminal or the direction of text, ends a line, or is
 #: half a character.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+#: Of these the joiners, without which some scripts and emoji cannot be written.
+_JOINERS = "\u200c\u200d"
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""A text of which nothing controls a terminal: ``\x1b`` stands for an escape character.
+
+    Names and labels are whatever their author wrote: a colour, a title of the window, a line that
+    looks like ours, text that runs backwards.
+
+    Args:
+        text: Any text; bytes of a file's name that are not Unicode are shown as ``\xff``.
+        lines: Whether ends of lines and tabs stay.
+    """
+    kept = f"{_JOINERS}\n\t" if lines else _JOINERS
+    escaped = {
+        ord(each): f"\\x{ord(each) & 0xFF:02x}"  # how Python holds a byte that is not Unicode
+        if "\udc80" <= each <= "\udcff"
+        else each.encode("unicode_escape").decode("ascii")
+        for each in set(text)
+        if category(each) in _UNSEEN and each not in kept
+    }
+    return text.translate(escaped)
+
+
 #: What cmd.exe and PowerShell both leave alone without quotes.
 _PLAIN_ON_WINDOWS = re.compile(r"[\w.:=+/\\-]+")
 #: What no quotes make plain for both: cmd.exe expands ``%``, PowerShell the next two, and ends a

@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from filelock import FileLock
 
 from deploykit.commands.app import run
 from deploykit.console.command import Console, command
+from deploykit.errors import InputError
 from deploykit.system.progress import Note, Step
+from deploykit.system.text import table_text, visible
 
 
 class Terminal(io.StringIO):
@@ -176,7 +179,7 @@ def test_command_names_an_output_that_fails(capsys):
     assert caught.value.exit_code == 4
     message, hint = capsys.readouterr().err.splitlines()
     assert message == "error: run/best_model.pth: No space left on device."
-    assert "space" in hint
+    assert hint == "Make room on its disk, or write somewhere else."
 
 
 PRINTING = """
@@ -270,3 +273,98 @@ def test_inspect_to_closed_stdout_exits_with_0(exported_bundle, options):
     assert process.stderr.read() == ""
     assert process.wait() == 0
     process.stderr.close()
+
+
+#: A colour, a title of the window, a C1 sequence, a line that begins again, text that runs
+#: backwards, half a character, a byte that is not Unicode, and what rich would take for markup.
+WICKED = "a\x1b[31mb\x1b]0;t\x07c\x9b2Jd\re\u202ef\ud800g\udcffh[red]:dog:"
+SHOWN = r"a\x1b[31mb\x1b]0;t\x07c\x9b2Jd\re\u202ef\ud800g\xffh[red]:dog:"
+
+
+def test_visible_leaves_writing_alone():
+    """Persian with a joiner, an emoji of several, a wide space, CJK, accents."""
+    text = "\u0645\u06cc\u200c\u062e 👩\u200d🔬 a\u3000b 鹰 é [x] {y}"
+    assert visible(text) == text
+    assert visible("a\tb\nc") == r"a\tb\nc"
+    assert visible("a\tb\nc", lines=True) == "a\tb\nc"
+    assert visible("a\u2028b\u061cc\xad") == r"a\u2028b\u061cc\xad"
+
+
+def test_table_cell_is_one_visible_line():
+    table = table_text(("label", "count"), [(f"{WICKED}\nPASSED", "1"), ("plain", "2")])
+    header, rule, row, plain = table.splitlines()
+    assert row.startswith(SHOWN + r"\nPASSED")
+    assert (header[:5], {*rule}, plain[:5]) == ("label", {"-", "+"}, "plain")
+
+
+@pytest.mark.parametrize("bar", [False, True])
+def test_command_shows_no_controls(capsys, monkeypatch, bar):
+    terminal = put_terminal(monkeypatch)
+
+    def work():
+        with command("verify", as_json=False) as console:
+            if bar:
+                console.progress(Step("comparing", 1, 2, detail=WICKED))
+                assert SHOWN in shown(console)
+            console.note(f"note {WICKED}")
+            console.result(lambda: WICKED, lambda: f"result {WICKED}")
+            raise InputError(f"error {WICKED}", hint=f"hint {WICKED}")
+
+    with pytest.raises(typer.Exit):
+        work()
+    assert capsys.readouterr().out == f"result {SHOWN}\n"
+    told = terminal.getvalue()
+    for what in ("note", "error: error", "hint"):
+        assert f"{what} {SHOWN}\n" in told
+    assert not {"\x07", "\x9b", "\u202e"} & {*told}
+
+
+def test_command_warnings_show_no_controls():
+    before = warnings.formatwarning
+    with command("verify", as_json=False):
+        assert SHOWN in warnings.formatwarning(WICKED, UserWarning, "file.py", 1)
+    assert warnings.formatwarning is before
+
+
+def test_command_traceback_shows_no_controls(capsys):
+    with pytest.raises(typer.Exit), command("verify", as_json=False, verbose=True):
+        raise RuntimeError(WICKED)
+    err = capsys.readouterr().err
+    assert f"RuntimeError: {SHOWN}\n" in err
+    assert "Traceback" in err
+    assert "\x1b" not in err
+
+
+def test_command_json_is_exact(capsys):
+    with command("verify", as_json=True) as console:
+        console.result(lambda: {"label": WICKED}, lambda: "")
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert json.loads(out)["result"]["label"] == WICKED
+
+
+def test_usage_error_shows_no_controls(capsys):
+    assert run(["archs", f"--{WICKED}"]) == 2
+    err = capsys.readouterr().err
+    assert r"No such option: --a\x1b[31mb" in err
+    assert not {"\x1b", "\x07", "\x9b", "\r", "\u202e"} & {*err}
+
+
+def test_command_completes_hints_with_the_bundle(capsys):
+    hint = "Try deploykit verify --images DIR; `deploykit build-trt` makes one, deploykit archs not"
+
+    def work():
+        with command("bench", as_json=False, bundle="my bundle", artifacts=Path("a")) as console:
+            console.result(lambda: 1, lambda: "next deploykit bench --bundle /other --accept")
+            raise InputError("it is not proven: deploykit verify --runtime openvino", hint=hint)
+
+    with pytest.raises(typer.Exit):
+        work()
+    out, err = capsys.readouterr()
+    assert out == "next deploykit bench --bundle /other --accept\n"
+    given = "--bundle 'my bundle' --artifacts a"
+    assert err == (
+        f"error: it is not proven: deploykit verify {given} --runtime openvino\n"
+        f"Try deploykit verify {given} --images DIR; `deploykit build-trt {given}` makes one, "
+        "deploykit archs not\n"
+    )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +69,57 @@ def test_ctrl_c_converted_by_a_library_exits_with_130(name, tmp_path, network_fi
     assert done.returncode == answer["exit_code"] == 130
     assert answer["error"]["message"] == "Interrupted."
     assert not (tmp_path / "artifacts").exists()
+
+
+QUICK = (
+    ["--help"],
+    ["--version"],
+    ["bench", "--help"],
+    ["archs", "dpn"],
+    ["archs", "dpn", "--json"],
+)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+@pytest.mark.parametrize("arguments", QUICK, ids=" ".join)
+def test_full_stdout_is_one_error(arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "deploykit", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 4
+    assert done.stderr == (
+        "error: The command is done, but stdout does not take its result: "
+        "No space left on device.\nLook at where stdout leads: its disk may be full.\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", QUICK, ids=" ".join)
+def test_closed_pipe_is_no_error(arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploykit", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+    process.stderr.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+def test_full_stderr_ends_no_command():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "deploykit", "archs", "no-such-network"],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (0, "")

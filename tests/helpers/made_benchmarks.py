@@ -99,6 +99,7 @@ def benchmark_of(*candidates: Measured, **fields: object) -> Benchmark:
         "measured": tuple(sorted(candidates, key=lambda each: -each.images_per_second)),
         "skipped": (Skipped(candidate=CUDA, reason="There is no NVIDIA driver on this machine."),),
         "rounds": 3,
+        "starting_seconds": 20.0,
         "seconds": 150.0,
         "created": "2026-11-22T03:11:26+00:00",
         "versions": {"numpy": "2.4.6", **MACHINE.versions},

@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 
@@ -81,3 +83,28 @@ def test_read_file_bounds_its_size(tmp_path):
     assert read_file(tmp_path / "file", limit=5) == b"12345"
     with pytest.raises(OSError, match="more than 4 bytes"):
         read_file(tmp_path / "file", limit=4)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("write", [replacing, staged])
+def test_full_disk_names_what_is_written(path, write, number):
+    """A write to a file that is open names none itself."""
+    place = path if write is replacing else path.parent
+
+    def fail():
+        with write(place):
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        fail()
+    assert caught.value.filename == str(place)
+
+
+def test_replacing_of_a_missing_source_names_it(path):
+    def fail():
+        with replacing(path):
+            (path.parent / "source.bin").read_bytes()
+
+    with pytest.raises(FileNotFoundError) as caught:
+        fail()
+    assert caught.value.filename == str(path.parent / "source.bin")

@@ -19,11 +19,11 @@ def archs(
 ) -> None:
     """List the architectures that --arch accepts."""
     with command("archs", as_json=json, verbose=verbose) as console:
-        from deploykit.models.registry import list_architectures
+        from deploykit.commands.archs.run import architecture_names
 
         names = {
             origin: [name for name in known if pattern is None or pattern in name]
-            for origin, known in list_architectures().items()
+            for origin, known in architecture_names().items()
         }
         found = [name for known in names.values() for name in known]
         if not found:

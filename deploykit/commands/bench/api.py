@@ -37,7 +37,7 @@ def bench(
         images: A folder of photos to predict; None for the one of the export.
         batch_sizes: Of the session alone.
         repeats: The most rounds; None for as many as there is time for.
-        seconds: How long to measure; at least three rounds run.
+        seconds: How long to measure, once all are open; at least three rounds run.
         verify: Prove the fastest unproven candidates, until one passes.
         max_images: Photos to compare with ``verify``.
         accept: Make ``predict`` and ``load`` use the recommended candidate on this machine.

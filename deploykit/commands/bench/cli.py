@@ -41,7 +41,7 @@ def bench(
         typer.Option(
             metavar="SECONDS",
             rich_help_panel=_MEASUREMENT,
-            help="Time to measure; at least three rounds run.",
+            help="Time to measure, once all are open; at least three rounds run.",
         ),
     ] = 90.0,
     repeats: Annotated[
@@ -78,7 +78,9 @@ def bench(
 
     Times are end to end, with decoding. --accept exits with 3 if nothing is proven.
     """
-    with command("bench", as_json=json, verbose=verbose) as console:
+    with command(
+        "bench", as_json=json, verbose=verbose, bundle=bundle, artifacts=artifacts
+    ) as console:
         if forget and (accept or verify or html is not None):
             raise UsageError(
                 "--forget measures nothing, but --accept, --verify and --html need a measurement.",

@@ -25,8 +25,11 @@ from deploykit.specs.session import Closing
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
 
-#: For opening a candidate, and for each turn; large batches on a slow CPU take minutes.
-PATIENCE_SECONDS = 900.0
+#: For opening a candidate: importing torch on a slow disk, compiling a large graph.
+OPENING_SECONDS = 300.0
+#: For all else: so many times what it should take, and at least so long.
+_PATIENCE = 10
+_LEAST_PATIENCE_SECONDS = 60.0
 _SECONDS_TO_END = 10.0
 #: By the system, on Linux and macOS.
 _KILLED = -9
@@ -43,6 +46,7 @@ class CandidateProcess(Closing):
 
     Attributes:
         candidate: The same.
+        patience_seconds: How long the next answer is waited for; see :meth:`expect`.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class CandidateProcess(Closing):
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self.candidate = candidate
+        self.patience_seconds = OPENING_SECONDS
         self._log = log
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
@@ -60,6 +65,10 @@ class CandidateProcess(Closing):
         with _as_a_fresh_program():
             self._process.start()
         theirs.close()  # so that the end of the process ends the pipe
+
+    def expect(self, seconds: float) -> None:
+        """Say how long an answer should take: a multiple of it is waited for from now on."""
+        self.patience_seconds = max(_LEAST_PATIENCE_SECONDS, _PATIENCE * seconds)
 
     def ask(
         self,
@@ -75,8 +84,12 @@ class CandidateProcess(Closing):
         """
         with contextlib.suppress(OSError):  # the process has ended, and the reply says why
             self._connection.send((method, args, options))
-        if not self._connection.poll(PATIENCE_SECONDS):
-            reason = f"its process did not answer within {PATIENCE_SECONDS:g} seconds"
+        if not self._connection.poll(self.patience_seconds):
+            reason = (
+                f"its process did not answer within {self.patience_seconds:.0f} seconds, and was "
+                "ended"
+            )
+            self._process.kill()
             return Skipped(candidate=self.candidate, reason=reason)
         try:
             return cast("_Found | Skipped", self._connection.recv())
@@ -97,7 +110,7 @@ class CandidateProcess(Closing):
         """End the process, whatever it is doing: it has nothing to save."""
         self._connection.close()
         self._process.kill()
-        self._process.join()
+        self._process.join(_SECONDS_TO_END)  # one that waits for a disk or a driver ends later
 
 
 @contextlib.contextmanager

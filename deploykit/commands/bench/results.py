@@ -148,6 +148,7 @@ class Benchmark(Shown, Value, frozen=True):
         measured: What was measured, the one with the most images/s end to end first.
         skipped: What was not.
         rounds: How often each candidate had its turn.
+        starting_seconds: How long it took until all candidates were open and had predicted once.
         seconds: How long all of it took.
         created: When, UTC, ISO 8601.
         versions: Of the packages that took part.
@@ -162,6 +163,7 @@ class Benchmark(Shown, Value, frozen=True):
     measured: tuple[Measured, ...]
     skipped: tuple[Skipped, ...]
     rounds: int
+    starting_seconds: float
     seconds: float
     created: str
     versions: dict[str, str]

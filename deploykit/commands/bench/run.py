@@ -16,7 +16,7 @@ from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import printable
 from deploykit.commands.bench.candidates import list_candidates
-from deploykit.commands.bench.measure import OpenCandidate
+from deploykit.commands.bench.measure import LEAST_ROUNDS, OpenCandidate
 from deploykit.commands.bench.process import CandidateProcess
 from deploykit.commands.bench.results import (
     NOTHING_PASSED,
@@ -51,8 +51,6 @@ from deploykit.system.text import counted, now
 
 #: So many images are predicted again and again: all of them stay in the system's file cache.
 _SAMPLE = 48
-#: Fewer rounds cannot tell a difference from noise.
-LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,11 @@ def bench_bundle(
     files = _readable_sample(bundle, folder)
     candidates, skipped = list_candidates(bundle, progress)
     with ExitStack() as stack:
-        processes, not_opened = _start_all(stack, bundle, candidates, files, progress)
+        progress(Note(f"starting {counted(len(candidates), 'candidate')}; then they are measured"))
+        processes, not_opened = _start_all(
+            stack, bundle, candidates, files, request.seconds, progress
+        )
+        starting_seconds = time.monotonic() - start
         measured, failed = take_turns(processes, request, progress)
     skipped += [*not_opened, *failed]
     if not measured:
@@ -134,6 +136,7 @@ def bench_bundle(
         measured=tuple(sorted(known, key=lambda each: -each.images_per_second)),
         skipped=tuple(skipped),
         rounds=len(measured[0].rates),
+        starting_seconds=starting_seconds,
         seconds=0.0,
         created=now(),
         versions=versions,
@@ -158,21 +161,40 @@ def _start_all(
     bundle: Bundle,
     candidates: Sequence[Candidate],
     files: list[ImageFile],
+    seconds: float,
     progress: Progress,
 ) -> tuple[list[CandidateProcess], list[Skipped]]:
-    """Start a process for each candidate, one after the other; ``stack`` ends them."""
+    """Start a process for each candidate, one after the other; ``stack`` ends them.
+
+    Says how long all of them will be measured, of which ``seconds`` were asked for.
+    """
+    start = time.monotonic()
     logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-bench-")))
-    processes, skipped = [], []
+    processes, skipped, needed = [], [], 0.0
     for place, candidate in enumerate(candidates):
+        began = time.monotonic()
         progress(Step("starting", place, len(candidates), name_of(candidate)))
         process = CandidateProcess(bundle.folder, candidate, files, logs / f"{place}.txt")
         stack.enter_context(process)
-        failure = process.ask(OpenCandidate.predict_sample)
-        if failure is None:
-            processes.append(process)
-        else:
+        found = process.ask(OpenCandidate.first_run_seconds)
+        if not isinstance(found, Skipped):
+            process.expect(found * len(files))
+            found = process.ask(OpenCandidate.predict_sample)
+        if isinstance(found, Skipped):
             process.close()
-            skipped.append(failure)
+            skipped.append(found)
+            continue
+        share = seconds / len(candidates)
+        # A turn opens the candidate once more, at most, and has a part of its share.
+        process.expect(time.monotonic() - began + share)
+        needed += max(share, LEAST_ROUNDS * found)
+        processes.append(process)
+    if processes:
+        took = time.monotonic() - start
+        said = f"started in {took:.0f} s; measuring takes about {max(seconds, needed):.0f} s"
+        if needed > 1.5 * seconds:
+            said += f", because {LEAST_ROUNDS} rounds of all candidates do"
+        progress(Note(said))
     return processes, skipped
 
 

@@ -125,8 +125,9 @@ def _about_lines(benchmark: Benchmark) -> Iterator[str]:
         yield f"gpu            {machine.gpu}"
     yield f"versions       {', '.join(f'{name} {v}' for name, v in machine.versions.items())}"
     yield (
-        f"measured       {counted(benchmark.rounds, 'round')}, {benchmark.seconds:.0f} s in all; "
-        f"images/s from files to logits, {counted(benchmark.sample, 'image')} of {benchmark.images}"
+        f"measured       {counted(benchmark.rounds, 'round')}, {benchmark.seconds:.0f} s in all, "
+        f"{benchmark.starting_seconds:.0f} of them to start; images/s from files to logits, "
+        f"{counted(benchmark.sample, 'image')} of {benchmark.images}"
     )
     yield from (f"skipped        {line}" for line in skipped_lines(benchmark))
 

@@ -82,7 +82,9 @@ def build_trt(
     The FP16 or INT8 graph is made first where it is missing, and proven by rehearsal. The passport
     beside the engine says where it runs.
     """
-    with command("build-trt", as_json=json, verbose=verbose) as console:
+    with command(
+        "build-trt", as_json=json, verbose=verbose, bundle=bundle, artifacts=artifacts
+    ) as console:
         from deploykit.bundle.folder import find_bundle
         from deploykit.commands.build.run import BUILD_PRECISIONS, BuildRequest, build_engine
         from deploykit.commands.build.text import build_text, build_value

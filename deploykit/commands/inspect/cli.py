@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,7 +30,10 @@ def inspect(
 
     Exits with 4 if it is damaged.
     """
-    with command("inspect", as_json=json, verbose=verbose) as console:
+    bundle = None if what is None or Path(what).is_file() else what
+    with command(
+        "inspect", as_json=json, verbose=verbose, bundle=bundle, artifacts=artifacts
+    ) as console:
         from deploykit.commands.inspect import run
         from deploykit.commands.inspect.text import inspection_text, inspection_value
         from deploykit.errors import InputError

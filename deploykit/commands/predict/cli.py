@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,10 +24,8 @@ from deploykit.console.options import (
     whole_number,
 )
 from deploykit.console.streams import reserved_stdout, write_while_read
-from deploykit.errors import DeploykitError, UnreadableImagesError, UsageError
+from deploykit.errors import UnreadableImagesError, UsageError
 from deploykit.system.files import STDOUT
-from deploykit.system.progress import Note, Step
-from deploykit.system.text import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,8 +34,6 @@ if TYPE_CHECKING:
     from deploykit.console.command import Console
 
 _DEFAULT_OUTPUT = Path("predictions.csv")
-#: A command on a bundle, in a text that advises it, where it does not say on which.
-_ADVISED = re.compile(r"\bdeploykit (?:bench|build-trt|quantize|verify)\b(?! --bundle)")
 
 
 def predict(
@@ -124,11 +119,16 @@ def predict(
     """
     no_table = not (output or html or resume) and _is_one_image(source)
     paths = [] if no_table else output or [_DEFAULT_OUTPUT]
-    on_bundle = _on_bundle(bundle, artifacts)
     with (
         _stdout_for_rows(wanted=STDOUT in paths and not json) as emit,
-        command("predict", as_json=json, verbose=verbose, quiet=quiet) as console,
-        _advising(on_bundle),
+        command(
+            "predict",
+            as_json=json,
+            verbose=verbose,
+            quiet=quiet,
+            bundle=bundle,
+            artifacts=artifacts,
+        ) as console,
     ):
         from deploykit.bundle.folder import find_bundle
         from deploykit.commands.predict.outputs import Outputs, write_run
@@ -141,9 +141,7 @@ def predict(
                 "--json and --output - both want stdout.", hint="Name a file as --output."
             )
 
-        def progress(event: Step | Note) -> None:
-            console.progress(Note(on_bundle(event.message)) if isinstance(event, Note) else event)
-
+        progress = console.progress
         known_precision = parsed_precision(precision)
         with Outputs(
             paths, source=source, page=html, emit=emit, resume=resume, overwrite=overwrite
@@ -175,31 +173,12 @@ def predict(
         if nothing_predicted:
             raise nothing_predicted
         failed, status = run.tally.failures.total(), status_of_run(chosen, spec)
-        status = status._replace(reason=on_bundle(status.reason))
         written = [*outputs.tables, *([html] if html else [])]
         console.result(
             lambda: prediction_value(run, status, written),
             lambda: "" if quiet else prediction_text(run, status, written),
             exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
         )
-
-
-def _on_bundle(bundle: str | None, artifacts: Path | None) -> Callable[[str], str]:
-    """Adds to the commands that a text advises the bundle that this one was given."""
-    given = [] if bundle is None else ["--bundle", bundle]
-    given += [] if artifacts is None else ["--artifacts", str(artifacts)]
-    words = f" {command_line(given)}" if given else ""
-    return lambda text: _ADVISED.sub(lambda advised: advised[0] + words, text)
-
-
-@contextlib.contextmanager
-def _advising(on_bundle: Callable[[str], str]) -> Iterator[None]:
-    """Let an error advise commands on the same bundle."""
-    try:
-        yield
-    except DeploykitError as exc:
-        exc.message, exc.hint = on_bundle(exc.message), exc.hint and on_bundle(exc.hint)
-        raise
 
 
 def _is_one_image(source: Path) -> bool:

@@ -49,7 +49,9 @@ def quantize(
 
     As few nodes as possible stay in FP32. Exits with 3 if no graph passes.
     """
-    with command("quantize", as_json=json, verbose=verbose) as console:
+    with command(
+        "quantize", as_json=json, verbose=verbose, bundle=bundle, artifacts=artifacts
+    ) as console:
         from deploykit.bundle.folder import find_bundle
         from deploykit.commands.quantize.run import (
             SCHEMES,
@@ -62,7 +64,7 @@ def quantize(
         from deploykit.specs.value import choice
 
         request = QuantizeRequest(
-            precision=choice(precision, tuple(SCHEMES), "precision to quantize to"),
+            precision=choice(precision, tuple(SCHEMES), "precision for quantize"),
             images=images,
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
             runtime=runtime,

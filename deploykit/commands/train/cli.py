@@ -36,19 +36,24 @@ def train(
         bool, typer.Option("--overwrite", help="Replace the files of an earlier training.")
     ] = False,
     batch_size: Annotated[
-        int,
-        typer.Option(metavar="N", rich_help_panel=_TRAINING, help="Images in a training step."),
-    ] = 4,
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=_TRAINING,
+            help="Images in a training step.  [default: 4, or that of the training to resume]",
+        ),
+    ] = None,
     learning_rate: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--learning-rate",
             "--lr",
             metavar="RATE",
             rich_help_panel=_TRAINING,
-            help="The learning rate of Adam; multiplied by 0.92 every 4 epochs.",
+            help="The learning rate of Adam; multiplied by 0.92 every 4 epochs.  "
+            "[default: 1e-4, or that of the training to resume]",
         ),
-    ] = 1e-4,
+    ] = None,
     input_size: Annotated[
         str | None,
         typer.Option(

@@ -40,6 +40,7 @@ from deploykit.specs.preprocessing_options import (
 from deploykit.specs.value import Shown
 from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, Step, silent
+from deploykit.system.text import counted
 from deploykit.system.threads import usable_cpus
 
 if TYPE_CHECKING:
@@ -47,9 +48,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import DataLoader
 
+LEARNING_RATE = 1e-4
+BATCH_SIZE = 4
 RATE_DECAY = 0.92
 EPOCHS_PER_RATE = 4
 _MOST_WORKERS = 8
+#: A process that reads photos, from a network drive perhaps, may hang.
+_MOST_SECONDS_A_BATCH = 600
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,8 +90,8 @@ def train(
     arch_args: Mapping[str, object] | None = None,
     output: PathLike = ".",
     epochs: int = 40,
-    batch_size: int = 4,
-    learning_rate: float = 1e-4,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
     input_size: SizeLike | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -112,8 +117,9 @@ def train(
         arch_args: More arguments of the architecture.
         output: The folder for the results; made if it does not exist.
         epochs: The number of epochs in all. A resumed training may be given more.
-        batch_size: Photos in an optimizer step.
-        learning_rate: The rate of the first epochs.
+        batch_size: Photos in an optimizer step; None for 4, or that of the training to resume.
+        learning_rate: The rate of the first epochs; None for 1e-4, or that of the training to
+            resume.
         input_size: The size to stretch images to, in pixels; None for the architecture's, or
             224x224.
         test_fraction: The share of the photos to test on, which are never trained on, 0..1.
@@ -131,6 +137,7 @@ def train(
         ImagesError: There are too few photos to train and test on.
         ArchitectureError: The network cannot be built or trained.
         ModelError: The loss became NaN or infinite.
+        InputError: A file cannot be written: the disk may be full.
         CheckpointError: The state to resume from is damaged.
         DeviceError: The device is not there, or its memory does not suffice.
         DependencyError: torch, torchvision or matplotlib is not installed.
@@ -168,14 +175,25 @@ def train(
         "preprocessing": steps.describe(),
         "test fraction": f"{test_fraction:g}",
         "seed": str(seed),
-        "list of photos": images.digest,
     }
     history: tuple[Epoch, ...] = ()
     if resume:
-        history = _resume(output, options, epochs, module, optimizer)
+        state = _resume(output, options, images.names, epochs, module, optimizer)
+        history = state.history
+        for name, now, before in (
+            ("learning rate", learning_rate, state.learning_rate),
+            ("batch size", batch_size, state.batch_size),
+        ):
+            if now not in (None, before):
+                progress(Note(f"the {name} was {before:g}, and is {now:g} from now on"))
+        learning_rate, batch_size = (
+            learning_rate or state.learning_rate,
+            batch_size or state.batch_size,
+        )
         if best_epoch(history) is history[-1]:
             # The program may have ended between writing the state and writing the checkpoint.
             write_best(output, module.state_dict(), images.classes)
+    learning_rate, batch_size = learning_rate or LEARNING_RATE, batch_size or BATCH_SIZE
     if workers is None:
         workers = 0 if place.type == "cpu" else min(usable_cpus(), _MOST_WORKERS)
     train_loader, test_loader = (
@@ -186,6 +204,7 @@ def train(
             # BatchNorm cannot learn from a last batch of one photo once the maps are down to 1x1.
             drop_last=part is images.train and len(part) % batch_size == 1,
             num_workers=workers,
+            timeout=_MOST_SECONDS_A_BATCH if workers else 0,
             persistent_workers=workers > 0,
             pin_memory=place.type == "cuda",
         )
@@ -209,7 +228,11 @@ def train(
             tested = _run_through(test_loader, module, None, classes, stage, progress)
             seconds = time.perf_counter() - began
             history = (*history, Epoch(number, rate, *trained, *tested, seconds))
-            state = Training(options, history, module.state_dict(), optimizer.state_dict())
+            state = Training(
+                *(options, images.names, learning_rate, batch_size, history),
+                model=module.state_dict(),
+                optimizer=optimizer.state_dict(),
+            )
             _keep_epoch(output, state, images.classes, epochs, progress)
     finally:
         for loader in (train_loader, test_loader):
@@ -261,12 +284,19 @@ def _keep_epoch(
 
 
 def _check_numbers(
-    epochs: int, batch_size: int, learning_rate: float, test_fraction: float, seed: int
+    epochs: int,
+    batch_size: int | None,
+    learning_rate: float | None,
+    test_fraction: float,
+    seed: int,
 ) -> None:
     for valid, wanted in (
         (epochs >= 1, f"at least 1 epoch, not {epochs}"),
-        (batch_size >= 1, f"batches of at least 1 photo, not {batch_size}"),
-        (0 < learning_rate < math.inf, f"a finite learning rate above 0, not {learning_rate}"),
+        (batch_size is None or batch_size >= 1, f"batches of at least 1 photo, not {batch_size}"),
+        (
+            learning_rate is None or 0 < learning_rate < math.inf,
+            f"a finite learning rate above 0, not {learning_rate}",
+        ),
         (0 < test_fraction < 1, f"a test fraction between 0 and 1, not {test_fraction}"),
         (0 <= seed < 2**32, f"a seed between 0 and {2**32 - 1}, not {seed}"),
     ):
@@ -294,17 +324,25 @@ def _choose_device(name: str) -> torch.device:
 def _resume(
     folder: Path,
     options: dict[str, str],
+    photos: Sequence[str],
     epochs: int,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-) -> tuple[Epoch, ...]:
-    """Give a network and its optimizer the state of an interrupted training; its history."""
+) -> Training:
+    """Give a network and its optimizer the state of an interrupted training, and return it."""
     state = read_training(folder)
     changes = [
         f"the {name} was {before}, and is now {options.get(name)}"
         for name, before in state.options.items()
         if options.get(name) != before
     ]
+    for names, what in (
+        ({*photos} - {*state.photos}, "new"),
+        ({*state.photos} - {*photos}, "gone, or cannot be read any more"),
+    ):
+        if names:
+            more = ", ..." if len(names) > 1 else ""
+            changes.append(f"{counted(len(names), 'photo')} {what}: {min(names)}{more}")
     if changes:
         raise UsageError(
             f"This training cannot be resumed: {'; '.join(changes)}.",
@@ -324,7 +362,7 @@ def _resume(
             f"The code of the network has changed since this training began: {first_line(exc)}",
             hint="Restore the code, or start again with --overwrite.",
         ) from exc
-    return state.history
+    return state
 
 
 def _run_through(

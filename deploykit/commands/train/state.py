@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from deploykit.errors import CheckpointError, UsageError
+from deploykit.errors import CheckpointError, InputError, UsageError
 from deploykit.images.label_files import format_names
 from deploykit.images.labels import CLASSES_FILE
 from deploykit.specs.value import Value
@@ -64,12 +65,18 @@ class Training:
 
     Attributes:
         options: The options that a resumed training must share, each in words.
+        photos: The names of the photos that can be read, relative to their folder.
+        learning_rate: Of the first epochs.
+        batch_size: Photos in an optimizer step.
         history: The finished epochs.
         model: The ``state_dict`` of the network after the last of them.
         optimizer: The ``state_dict`` of the optimizer.
     """
 
     options: dict[str, str]
+    photos: list[str]
+    learning_rate: float
+    batch_size: int
     history: tuple[Epoch, ...]
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -89,13 +96,19 @@ def read_training(folder: Path) -> Training:
         content = torch.load(path, map_location="cpu", weights_only=True)
         history = msgspec.convert(content.pop("history"), tuple[Epoch, ...])
         return Training(history=history, **content)
-    # TypeError, LookupError: it was read, and is something else.
+    except OSError as exc:
+        raise CheckpointError(
+            f"{path} cannot be read: {exc.strerror or exc}.",
+            hint="Check the path and its permissions.",
+        ) from exc
+    # TypeError, LookupError, AttributeError: it was read, and is something else.
     except (
-        *(OSError, EOFError, RuntimeError, pickle.UnpicklingError),
-        *(ValueError, TypeError, LookupError),
+        *(EOFError, RuntimeError, pickle.UnpicklingError),
+        *(ValueError, TypeError, LookupError, AttributeError),
     ) as exc:
         raise CheckpointError(
-            f"{path} is not a training state that can be resumed: {first_line(exc)}",
+            f"{path} is not a training state that can be resumed: it is damaged, or another "
+            "version of deploykit wrote it.",
             hint="Start again with --overwrite.",
         ) from exc
 
@@ -107,11 +120,12 @@ def write_training(folder: Path, training: Training) -> None:
     that one.
 
     Raises:
-        UsageError: It cannot be written; the file that was there before is still there.
+        InputError: It cannot be written; the file that was there before is still there.
     """
     import torch
 
     content = vars(training) | {"history": msgspec.to_builtins(training.history)}
+    folder.mkdir(parents=True, exist_ok=True)
     with _replacing(folder / STATE) as path:
         torch.save(content, path)
 
@@ -120,7 +134,7 @@ def write_best(folder: Path, model: dict[str, Tensor], classes: Sequence[str]) -
     """Write ``best_model.pth``, a plain ``state_dict`` on the CPU, and ``classes.txt``.
 
     Raises:
-        UsageError: A file cannot be written.
+        InputError: A file cannot be written.
     """
     import torch
 
@@ -134,7 +148,9 @@ def write_best(folder: Path, model: dict[str, Tensor], classes: Sequence[str]) -
 
 
 def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder of a training, and check that it can be written to.
+    """Check that the folder of a training, which may not be there yet, can be written to.
+
+    It is made with the first file: a training that fails at once leaves none behind.
 
     Raises:
         UsageError: It cannot be written to, has the files of another training, or has none to
@@ -155,8 +171,8 @@ def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
             hint="Continue it (--resume), replace it (--overwrite), or choose another --output.",
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # now rather than after an hour of training
+        there_is = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        tempfile.TemporaryFile(dir=there_is).close()  # now rather than after an hour of training
     except OSError as exc:
         raise UsageError(
             f"The folder {folder} cannot be written to ({exc.strerror}).",
@@ -176,7 +192,10 @@ def _replacing(path: Path) -> Iterator[Path]:
         with replacing(path) as partial:
             yield partial
     except (OSError, RuntimeError) as exc:  # torch's own file writer raises RuntimeError
-        raise UsageError(
-            f"{path} cannot be written: {exc}",
-            hint="Is the disk full, or the file open elsewhere? Then continue with --resume.",
+        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else "torch cannot write it"
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise InputError(
+            f"{path} cannot be written: {why}; {free:,.0f} MiB are free on its disk.",
+            hint="Make room, or close the program that has the file open. Then continue with "
+            "--resume.",
         ) from exc

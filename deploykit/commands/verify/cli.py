@@ -152,7 +152,9 @@ def verify(
 
     Exits with 3 if one decides differently, or if the images decide nothing.
     """
-    with command("verify", as_json=json, verbose=verbose) as console:
+    with command(
+        "verify", as_json=json, verbose=verbose, bundle=bundle, artifacts=artifacts
+    ) as console:
         from deploykit.commands.verify.request import VerifyRequest
         from deploykit.proof.reference import ReferenceRequest
 

@@ -101,8 +101,11 @@ def test_process_killed_by_the_system(start):
 def test_process_that_hangs_is_not_waited_for(start, monkeypatch):
     process = start()
     pid = process.ask(bench_runs.chatter)
-    monkeypatch.setattr(processes, "PATIENCE_SECONDS", 0.2)
-    assert process.ask(bench_runs.hang).reason == "its process did not answer within 0.2 seconds"
+    monkeypatch.setattr(processes, "_LEAST_PATIENCE_SECONDS", 1.0)
+    process.expect(0.02)
+    hung = process.ask(bench_runs.hang)
+    assert hung.candidate == ORT
+    assert hung.reason == "its process did not answer within 1 seconds, and was ended"
     process.close()
     if os.name != "nt":
         with pytest.raises(ProcessLookupError):
@@ -187,14 +190,15 @@ def test_compute_skips_only_the_sizes_that_fail(opened_with):
             raise MemoryError
         if len(images) == 16:
             raise GraphError("the arena is full")
+        time.sleep(0.001)
         return zeros(images)
 
     opened, session = opened_with(zeros, largest_batch=32)
     opened.predict_sample()
     session._answer = answer
-    opened.compute((1, 8, 16, 32, 64), 1e-6)
+    opened.compute((1, 8, 16, 32, 64), 0.05)
     session.batch_sizes.clear()
-    opened.compute((1, 8, 16, 32, 64), 1e-6)
+    opened.compute((1, 8, 16, 32, 64), 0.05)
     found = opened.measured()
     assert [timing.batch for timing in found.timings] == [1, 32]
     assert found.skipped_batches == {
@@ -203,3 +207,48 @@ def test_compute_skips_only_the_sizes_that_fail(opened_with):
         64: "it takes at most 32",
     }
     assert {*session.batch_sizes} == {1, 32}  # what was refused is not tried again
+
+
+class Slow:
+    """A session's answers that take so long for each image; the seconds are counted, not slept."""
+
+    def __init__(self, monkeypatch, seconds_an_image):
+        self.now, self.seconds_an_image = 100.0, seconds_an_image
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: self.now)
+
+    def __call__(self, images):
+        self.now += self.seconds_an_image * len(images)
+        return zeros(images)
+
+
+def test_compute_skips_sizes_without_time(opened_with, monkeypatch):
+    """30 s of 4 parts in 3 rounds; a prediction of 8 images takes 1.6 s of the 2.5 s it has."""
+    slow = Slow(monkeypatch, 0.2)
+    opened, _ = opened_with(slow)
+    opened.predict_sample()
+    start = slow.now
+    for _ in range(3):
+        opened.compute((1, 8, 32), 2.5)
+        opened.predict(2.5)
+    assert 20 < slow.now - start <= 30
+    found = opened.measured()
+    assert [timing.batch for timing in found.timings] == [1, 8, 32]
+    assert [len(timing.seconds) for timing in found.timings] == [2, 1, 1]
+
+
+def test_compute_of_a_very_slow_candidate_runs_the_smallest_size(opened_with, monkeypatch):
+    slow = Slow(monkeypatch, 2.0)
+    opened, session = opened_with(slow)
+    opened.predict_sample()
+    assert sum(session.batch_sizes[1:]) < 20  # not all 45 images: that takes 90 s
+    start = slow.now
+    for _ in range(3):
+        opened.compute((1, 8, 32), 2.5)
+    found = opened.measured()
+    assert slow.now - start == pytest.approx(4.0)  # a warm-up and a run, once
+    assert [timing.batch for timing in found.timings] == [1]
+    assert found.skipped_batches == {
+        8: "two runs take about 32.0 s: give more --seconds",
+        32: "two runs take about 128.0 s: give more --seconds",
+    }
+    assert found.labelled < 20

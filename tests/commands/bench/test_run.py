@@ -1,5 +1,7 @@
 """Every candidate of a machine side by side, each in a process of its own."""
 
+import re
+
 import bench_runs
 import msgspec
 import pytest
@@ -26,7 +28,7 @@ from deploykit.errors import (
     MissingError,
 )
 from deploykit.inference.candidates import Candidate
-from deploykit.system.progress import Step, silent
+from deploykit.system.progress import Note, Step, silent
 
 
 def test_list_candidates_without_gpu(bundle, no_gpu):
@@ -88,6 +90,10 @@ def test_bench_measures_each_candidate(bundle, only):
     assert batches == {PLAIN: 2, ORT: 2, OPENVINO: 8}
     stages = [event.stage for event in events if isinstance(event, Step)]
     assert {"starting", "measuring"} <= set(stages)
+    notes = [event.message for event in events if isinstance(event, Note)]
+    assert notes[-2] == "starting 3 candidates; then they are measured"
+    assert re.match(r"started in \d+ s; measuring takes about \d+ s", notes[-1])
+    assert 0 < found.starting_seconds < found.seconds
 
 
 def test_bench_accepts_none_if_one_is_damaged(bundle, only):
@@ -176,14 +182,13 @@ def test_take_turns_closes_a_failed_candidate():
     assert (skipped.candidate, skipped.reason) == (OPENVINO, "it is full")
 
 
-def test_bench_skips_batch_sizes_beyond_memory(bundle, only):
+def test_bench_skips_batch_sizes_without_time(bundle, only):
     only(ORT)
     found, _ = benched(bundle, batch_sizes=(1, 10**15))
     assert found.recommended.candidate == ORT
     assert [timing.batch for timing in found.measured[0].timings] == [1]
-    assert found.measured[0].skipped_batches == {
-        10**15: "memory does not hold so many images at once"
-    }
+    (reason,) = found.measured[0].skipped_batches.values()
+    assert "s: give more --seconds" in reason
 
 
 def test_list_candidates_has_torch_module(bundle, only, tmp_path):

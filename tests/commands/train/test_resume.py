@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import equal, interrupt_at_epoch, weights
+from training_runs import equal, interrupt_at_epoch, notes, weights
 
 from deploykit.commands.train.state import read_training
-from deploykit.errors import ArchitectureError, CheckpointError, UsageError
+from deploykit.errors import ArchitectureError, CheckpointError, InputError, UsageError
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -87,8 +87,14 @@ def test_resume_refuses_other_options(train, tmp_path):
 def test_resume_refuses_other_images(train, photos):
     train()
     (photos / "red" / "0.png").unlink()
-    with pytest.raises(UsageError, match="the list of photos was"):
+    (photos / "red" / "1.png").rename(photos / "blue" / "new.png")
+    with pytest.raises(UsageError) as caught:
         train(resume=True)
+    assert caught.value.message == (
+        "This training cannot be resumed: 1 photo new: blue/new.png; "
+        "2 photos gone, or cannot be read any more: red/0.png, ..."
+        "."
+    )
 
 
 def test_resume_refuses_changed_code(train, tmp_path):
@@ -111,8 +117,28 @@ def test_resume_refuses_a_damaged_state(train, tmp_path):
     cut, foreign = state.read_bytes()[:500], (tmp_path / "foreign.pt").read_bytes()
     for content in (b"", b"\xff\xd8 a photo", cut, foreign):
         state.write_bytes(content)
-        with pytest.raises(CheckpointError, match="is not a training state that can be resumed"):
+        with pytest.raises(CheckpointError) as caught:
             train(resume=True)
+        assert caught.value.message == (
+            f"{state} is not a training state that can be resumed: it is damaged, or another "
+            "version of deploykit wrote it."
+        )
+
+
+def test_resume_tells_another_rate_and_keeps_its_own(train, tmp_path):
+    train(epochs=1, learning_rate=0.003, batch_size=5)
+    said = []
+    resumed = train(
+        epochs=2, learning_rate=None, batch_size=None, resume=True, progress=said.append
+    )
+    assert resumed.history[1].learning_rate == 0.003
+    assert read_training(tmp_path / "run").batch_size == 5
+    assert not [note for note in notes(said) if "from now on" in note]
+    said.clear()
+    resumed = train(epochs=3, learning_rate=0.002, batch_size=4, resume=True, progress=said.append)
+    assert resumed.history[2].learning_rate == 0.002
+    assert "the learning rate was 0.003, and is 0.002 from now on" in notes(said)
+    assert "the batch size was 5, and is 4 from now on" in notes(said)
 
 
 def test_train_refuses_an_earlier_training(train, tmp_path):
@@ -146,7 +172,7 @@ def test_overwrite_on_full_disk_keeps_old_weights(train, tmp_path, monkeypatch, 
         save(content, path)
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(UsageError, match=rf"{full} cannot be written"):
+    with pytest.raises(InputError, match=rf"{full} cannot be written: .* MiB are free"):
         train(overwrite=True)
     after = contents(tmp_path / "run")
     assert after.keys() == before.keys()
