@@ -228,5 +228,7 @@ def odd_scalar(field: Any, rng: Random) -> Any:
             return rng.choice([each.number for each in field.enum_type.values])
         case field.CPPTYPE_INT64:
             return rng.choice((0, -1, 1, 2, 3, 7, 2**31, 2**62, -(2**62)))
-        case _:
+        case field.CPPTYPE_INT32:
             return rng.choice((0, -1, 1, 2, 10, 16, 17, 99, 2**31 - 1))
+        case _:
+            return rng.choice((0, 1, 2**31 - 1))
