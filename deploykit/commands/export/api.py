@@ -37,6 +37,7 @@ def export(
     std: ChannelsLike | None = None,
     arch_args: Mapping[str, object] | None = None,
     weights: str | None = None,
+    head: Literal["single-label"] | None = None,
     golden: Literal["photos", "generated"] = "photos",
     opset: int | None = None,
     name: str | None = None,
@@ -64,6 +65,8 @@ def export(
         std: Divides the image after that.
         arch_args: Further arguments of the architecture.
         weights: The entry of the checkpoint to load, ``ema``; None for the one that fits.
+        head: ``single-label`` says that the network's answers are logits, of which a softmax makes
+            probabilities, where they look like probabilities themselves.
         golden: The self-test's 8 images: of the photos, or generated if those are private.
         opset: The ONNX operator set; None for torch's own choice.
         name: The bundle's name; None for the architecture's.
@@ -103,6 +106,7 @@ def export(
         weights=weights,
         trust_pickle=trust_pickle,
         diagnose=diagnose,
+        head=head,
     )
     return export_bundle(request, progress).bundle
 

@@ -66,6 +66,14 @@ def export(
         ),
     ] = None,
     trust_pickle: TrustPickle = False,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="What the network's answers are: single-label (logits, for a softmax). Needed "
+            "only where they look like probabilities.",
+        ),
+    ] = None,
     golden: Annotated[
         str,
         typer.Option(
@@ -143,7 +151,7 @@ def export(
     The bundle is published only if its graphs decide as the checkpoint does, on your photos.
     """
     with command("export", as_json=json, verbose=verbose) as console:
-        from deploykit.commands.export.request import GOLDEN_CHOICES, ExportRequest
+        from deploykit.commands.export.request import GOLDEN_CHOICES, HEADS, ExportRequest
         from deploykit.commands.export.run import export_bundle
         from deploykit.commands.export.text import export_text, export_value
         from deploykit.specs.preprocessing_options import parse_options
@@ -172,6 +180,7 @@ def export(
             weights=weights,
             trust_pickle=trust_pickle,
             diagnose=not no_diagnose,
+            head=None if head is None else choice(head, HEADS, "head"),
         )
         result = export_bundle(request, console.progress)
         console.result(lambda: export_value(result), lambda: export_text(result))

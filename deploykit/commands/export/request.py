@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from deploykit.models.registry import Architecture
 
 GOLDEN_CHOICES: tuple[GoldenChoice, ...] = get_args(GoldenChoice)
+Head: TypeAlias = Literal["single-label"]
+"""What the logits mean; a softmax makes probabilities of them."""
+HEADS: tuple[Head, ...] = get_args(Head)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class ExportRequest:
 
     Attributes:
         classes: See :func:`deploykit.images.labels.choose_labels`.
+        head: What the user says that the logits mean; None where nothing was said.
     """
 
     arch: str
@@ -47,6 +51,7 @@ class ExportRequest:
     weights: str | None = None
     trust_pickle: bool = False
     diagnose: bool = True
+    head: Head | None = None
 
     @property
     def images_folder(self) -> Path | None:
@@ -64,6 +69,7 @@ class Subject:
         checkpoint_sha256: Of the file that they were read from.
         labels: The classes' names.
         preprocessing: From a decoded photo to the network's input.
+        within_unit: Whether all answers for made images lie within 0 and 1.
     """
 
     architecture: Architecture
@@ -71,6 +77,7 @@ class Subject:
     checkpoint_sha256: str
     labels: Labels
     preprocessing: Preprocessing
+    within_unit: bool
 
 
 def default_name(arch: str) -> str:
@@ -108,8 +115,8 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
         progress(
             Note(f"preprocessing assumed ({preprocessing.source}): {preprocessing.describe()}")
         )
-    check_answers(model.module, preprocessing.input_size, model.num_classes)
-    return Subject(architecture, model, sha256, labels, preprocessing)
+    within_unit = check_answers(model.module, preprocessing.input_size, model.num_classes, progress)
+    return Subject(architecture, model, sha256, labels, preprocessing, within_unit)
 
 
 def _read_checkpoint(
