@@ -24,7 +24,7 @@ from deploykit.system.files import move_into_place, open_file, read_file, replac
 GoldenChoice: TypeAlias = Literal["photos", "generated"]
 """Whether ``golden.npz`` may hold the user's photos, or only made images."""
 
-SCHEMA = 4
+SCHEMA = 5
 MANIFEST_NAME = "bundle.json"
 LOCK_NAME = f".{MANIFEST_NAME}.lock"
 _LOCK_SECONDS = 30.0

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from deploykit.errors import ArchitectureError, CheckpointError, UsageError
 from deploykit.models.checkpoint import WRAPPERS, Weights, is_finite, read_weights
-from deploykit.models.probe import count_outputs
+from deploykit.models.probe import count_outputs, feed_grey
 from deploykit.models.registry import NO_ARGUMENTS, Architecture
 from deploykit.specs.model import names_user_code
 from deploykit.specs.preprocessing import Size
@@ -288,6 +288,8 @@ class LoadedModel:
         parameters: How many numbers were trained.
         weights: The checkpoint's entry that was loaded; empty for the checkpoint itself.
         notes: What the user should know about how it was loaded.
+        takes_grey: Whether it takes one channel. The module takes RGB all the same, and makes it
+            grey itself.
     """
 
     module: nn.Module
@@ -295,6 +297,7 @@ class LoadedModel:
     parameters: int
     weights: str
     notes: tuple[str, ...]
+    takes_grey: bool
 
 
 def load_model(
@@ -347,6 +350,7 @@ def load_model(
         raise errors[0]
     module.eval()
     module.requires_grad_(requires_grad=False)
+    takes_grey = feed_grey(module, input_size)
     if count is None:
         count = count_outputs(module, input_size)
         _check_count(count)
@@ -362,7 +366,7 @@ def load_model(
         notes.append(f"other weights in the file fit, too: --weights {' or '.join(names)}")
     notes += [advice for key, advice in architecture.undecided.items() if key not in arch_args]
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return LoadedModel(module, count, parameters, each.name, tuple(notes))
+    return LoadedModel(module, count, parameters, each.name, tuple(notes), takes_grey)
 
 
 def _fitted(

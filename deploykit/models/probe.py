@@ -119,6 +119,41 @@ def count_outputs(module: nn.Module, input_size: Size) -> int:
     return _answer(module, torch.zeros(2, 3, *input_size), None).shape[1]
 
 
+def feed_grey(module: nn.Module, input_size: Size) -> bool:
+    """Let a network that takes one channel take RGB images; others stay as they are.
+
+    Returns:
+        Whether it takes one channel. A hook on it then makes images (N, 3, H, W) grey.
+    """
+    runs_on_rgb = False
+    try:
+        _answer(module, torch.zeros(2, 3, *input_size), None)
+    except ArchitectureError:
+        pass
+    except ModelError:
+        runs_on_rgb = True  # a view(-1, 784) makes three answers of one image with three channels
+    except (MemoryError, RuntimeError):  # of torch.zeros
+        return False
+    else:
+        return False
+    try:
+        _answer(module, torch.zeros(2, 1, *input_size), None)
+    except ArchitectureError:
+        return False
+    except ModelError:
+        if runs_on_rgb:
+            return False
+    module.register_forward_pre_hook(_grey_input)
+    return True
+
+
+def _grey_input(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """(N, 3, H, W) => (N, 1, H, W), weighted as Pillow does; equal channels give their value."""
+    del module
+    red, green, blue = torch.split(inputs[0], 1, dim=1)
+    return (green + 0.299 * (red - green) + 0.114 * (blue - green),)
+
+
 def _check_steady(module: nn.Module, images: Tensor, first: Tensor) -> None:
     classes = first.shape[1]
     tolerated = _SAME * float(first.abs().max())

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from deploykit.errors import ArchitectureError, ModelError
-from deploykit.models.probe import check_answers, check_range
+from deploykit.models.probe import check_answers, check_range, feed_grey
 
 
 class Means(nn.Module):
@@ -218,3 +220,40 @@ def test_check_answers_refuses_undeployable_networks(module, error, message):
     with pytest.raises(error, match=message) as caught:
         check_answers(module, (8, 8), 3)
     assert caught.value.exit_code == 4
+
+
+class Grey(nn.Module):
+    """One channel, as it comes."""
+
+    def forward(self, x):
+        assert x.shape[1] == 1, x.shape
+        return x.flatten(1)[:, :3]
+
+
+class Flat(nn.Module):
+    """The first layer of many a tutorial's network for digits."""
+
+    def forward(self, x):
+        return x.view(-1, 64)[:, :3]
+
+
+@pytest.mark.parametrize("network", [Grey, Flat])
+def test_feed_grey_to_a_network_of_one_channel(network):
+    module = network()
+    assert feed_grey(module, (8, 8))
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    grey = pixels[:, :1].float() / 7
+    assert torch.equal(module(grey.expand(2, 3, 8, 8)), network()(grey))  # to the last bit
+    luma = [Image.fromarray(each.permute(1, 2, 0).byte().numpy()).convert("L") for each in pixels]
+    expected = torch.tensor(np.stack([np.asarray(each) for each in luma])).flatten(1)[:, :3]
+    assert (module(pixels.float()) - expected).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize("module", [Means(), Twice(), Picky(), nn.Conv2d(4, 3, 3), Squeezing()])
+def test_feed_grey_leaves_other_networks_alone(module):
+    assert not feed_grey(module, (8, 8))
+    assert not module._forward_pre_hooks
+
+
+def test_feed_grey_of_images_beyond_memory():
+    assert not feed_grey(Means(), (10_000_000, 10_000_000))

@@ -35,6 +35,7 @@ def export(
     interpolation: Interpolation | None = None,
     mean: ChannelsLike | None = None,
     std: ChannelsLike | None = None,
+    grayscale: bool = False,
     arch_args: Mapping[str, object] | None = None,
     weights: str | None = None,
     head: Literal["single-label"] | None = None,
@@ -63,6 +64,8 @@ def export(
         interpolation: The filter.
         mean: Subtracted from the image in 0..1.
         std: Divides the image after that.
+        grayscale: Make images grey before they are resized, as training did; a network that takes
+            one channel says so itself.
         arch_args: Further arguments of the architecture.
         weights: The entry of the checkpoint to load, ``ema``; None for the one that fits.
         head: ``single-label`` says that the network's answers are logits, of which a softmax makes
@@ -96,6 +99,7 @@ def export(
             interpolation=interpolation,
             mean=option_text(mean, ","),
             std=option_text(std, ","),
+            grayscale=grayscale,
         ),
         images=optional_path(images),
         golden=golden,

@@ -129,19 +129,27 @@ def export(
     mean: Annotated[
         str | None,
         typer.Option(
-            metavar="R,G,B",
+            metavar="R,G,B|N",
             rich_help_panel=PREPROCESSING,
-            help="The mean to subtract, for pixels from 0 to 1.",
+            help="The mean to subtract, for pixels from 0 to 1; one number for all channels.",
         ),
     ] = None,
     std: Annotated[
         str | None,
         typer.Option(
-            metavar="R,G,B",
+            metavar="R,G,B|N",
             rich_help_panel=PREPROCESSING,
             help="The standard deviation to divide by.",
         ),
     ] = None,
+    grayscale: Annotated[
+        bool,
+        typer.Option(
+            "--grayscale",
+            rich_help_panel=PREPROCESSING,
+            help="Make images grey before resizing.  [default: if the network takes one channel]",
+        ),
+    ] = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -170,6 +178,7 @@ def export(
                 interpolation=interpolation,
                 mean=mean,
                 std=std,
+                grayscale=grayscale,
             ),
             images=images,
             golden=choice(golden, GOLDEN_CHOICES, "choice of golden images"),

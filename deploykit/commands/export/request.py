@@ -106,6 +106,14 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
         timm=lambda: timm_preprocessing(architecture),
     )
     model, sha256 = _read_checkpoint(architecture, request, preprocessing.input_size)
+    if model.takes_grey:
+        preprocessing = _of_one_channel(preprocessing)
+        progress(
+            Note(
+                "the network takes one channel: images are made grey before they are resized, as "
+                "transforms.Grayscale() does"
+            )
+        )
     for note in model.notes:
         progress(Note(note))
     labels = choose_labels(request.classes, request.checkpoint, model.num_classes)
@@ -117,6 +125,23 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
         )
     within_unit = check_answers(model.module, preprocessing.input_size, model.num_classes, progress)
     return Subject(architecture, model, sha256, labels, preprocessing, within_unit)
+
+
+def _of_one_channel(preprocessing: Preprocessing) -> Preprocessing:
+    """The same, with grey images.
+
+    Raises:
+        UsageError: Its channels are normalised differently, and the network takes one.
+    """
+    mean, std = preprocessing.mean, preprocessing.std
+    if len({*mean}) > 1 or len({*std}) > 1:
+        raise UsageError(
+            "The network takes one channel, which training normalised with one mean and one std; "
+            f"{preprocessing.source} has those of three, {mean} and {std}.",
+            hint="Give training's: --mean 0.1307 --std 0.3081, as MNIST's, --mean 0.5 --std 0.5, "
+            "or, where it had no Normalize, --mean 0 --std 1",
+        )
+    return msgspec.structs.replace(preprocessing, grayscale=True)
 
 
 def _read_checkpoint(
