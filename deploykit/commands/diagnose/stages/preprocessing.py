@@ -201,8 +201,8 @@ def ways_from_training(
     stage: Stage = "resize"
     change = f"{now.describe_size()}, {now.describe_filter()}, by deploykit"
     fault: Finding | None = None
-    if now.channels == "grey":  # which may have been made before the image was resized
-        stage, change = "colour", f"{change}, then grey"
+    if now.channels == "grey":  # which training may have made after the image was resized
+        stage, change = "colour", f"grey, then {change}"
     elif now.antialias:
         fault = Finding(
             stage="resize",
