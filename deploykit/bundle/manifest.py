@@ -33,7 +33,7 @@ from deploykit.system.files import (
 GoldenChoice: TypeAlias = Literal["photos", "generated"]
 """Whether ``golden.npz`` may hold the user's photos, or only made images."""
 
-SCHEMA = 4
+SCHEMA = 5
 MANIFEST_NAME = "bundle.json"
 LOCK_NAME = f".{MANIFEST_NAME}.lock"
 """The lock of a bundle whose folder's folder cannot be written to: nobody replaces it there."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO, cast
 
 import onnx_ir as ir
 import torch
@@ -15,6 +18,7 @@ from torch import nn
 
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph import passes
+from deploykit.graph.export_errors import export_error, line_that_fixes_a_size
 from deploykit.graph.simplify import simplify
 from deploykit.specs.preprocessing import Size
 
@@ -25,6 +29,8 @@ BATCH_DIMENSION = "N"
 MAX_GRAPH_BYTES = 2**31 - 2**20
 #: deploy graphs and later passes are written for these; an older one lacks operators they use.
 OPSETS = range(18, 24)
+#: The packages whose log is the exporter's.
+_EXPORTERS = frozenset({"onnx_ir", "onnxscript", "torch"})
 _EXPORT_BATCH = 2  # torch.export takes a dimension of 1 for a constant
 
 
@@ -46,7 +52,7 @@ def onnx_from_module(module: nn.Module, input_size: Size, *, opset: int | None =
     """
     if opset is not None and opset not in OPSETS:
         raise UsageError(f"Opset {opset} is not supported; {OPSETS[0]} to {OPSETS[-1]} are.")
-    with _exporting():
+    with _exporting(module):
         model = simplify(_program(module, input_size, opset).model)
     weights = (value.const_value for value in model.graph.initializers.values())
     size = sum(weight.nbytes for weight in weights if weight is not None)
@@ -74,7 +80,7 @@ def traced_program(
     Raises:
         GraphError: torch cannot export the module.
     """
-    with _exporting():
+    with _exporting(module):
         program: torch.export.ExportedProgram = _program(module, input_size, opset).exported_program
     return program
 
@@ -93,29 +99,56 @@ def _program(module: nn.Module, input_size: Size, opset: int | None) -> Any:
     )
 
 
+class _OtherThreads:
+    """A stream that drops what this thread writes: torch prints its graphs; a bar goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._silent = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Write another thread's text."""
+        if threading.get_ident() == self._silent:
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextlib.contextmanager
-def _exporting() -> Iterator[None]:
-    """Turn what the exporter raises into a GraphError, and keep its chatter off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _exporting(module: nn.Module) -> Iterator[None]:
+    """Turn what the exporter raises into a GraphError, and keep its chatter off the terminal.
+
+    What forward() prints is dropped as well: while it is traced, its tensors have no numbers.
+    """
+    shapes = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = shapes.level
+    fixed: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.name == shapes.name and (line := line_that_fixes_a_size(record.getMessage())):
+            fixed.append(line)
+        return record.name.partition(".")[0] not in _EXPORTERS
+
+    # torch gives several of its loggers handlers of their own.
+    loggers = [logging.getLogger(), *logging.root.manager.loggerDict.values()]
+    found = [each.handlers for each in loggers if isinstance(each, logging.Logger)]
+    handlers = {*itertools.chain(*found), *filter(None, [logging.lastResort])}
+    for handler in handlers:
+        handler.addFilter(keep)
+    shapes.setLevel(logging.INFO)  # which tells the line that fixes the size of a batch
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(cast("TextIO", _OtherThreads(sys.stderr))),
+        ):
             warnings.simplefilter("ignore")
             yield
     except Exception as exc:  # the exporter raises whatever its own parts and the module raise
-        raise GraphError(
-            f"torch.onnx.export failed: {_root_cause(exc)}",
-            hint="The forward may branch on values or on the batch size; "
-            "-v shows the exporter's whole report.",
-        ) from exc
+        raise export_error(exc, module, fixed) from exc
     finally:
-        logger.setLevel(level)
-
-
-def _root_cause(error: BaseException) -> str:
-    """The first line of the error at the bottom of the exporter's chain."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        shapes.setLevel(level)
+        for handler in handlers:
+            handler.removeFilter(keep)

@@ -23,7 +23,7 @@ from deploykit.specs.preprocessing import Preprocessing, Size
 from deploykit.specs.value import Value
 
 #: In grey levels. A transform that resizes in floating point leaves 0.3, and one that makes grey
-#: before it resizes, so that bytes are rounded in another order, 0.5.
+#: after it resizes, so that bytes are rounded in another order, 0.5.
 EXPLAINED_RESIDUAL = 0.7
 #: A smaller difference of two residuals, in grey levels, means nothing.
 _SAME_RESIDUAL = 0.02

@@ -25,7 +25,7 @@ class OversizeError(InputError):
 def preprocess(
     image: Image.Image, preprocessing: Preprocessing, out: npt.NDArray[np.uint8] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Resize and crop an image.
+    """Make an image grey if training did, resize and crop it.
 
     Args:
         image: A decoded image in mode RGB.
@@ -38,6 +38,8 @@ def preprocess(
     Raises:
         OversizeError: The resized image would have more pixels than Pillow takes for harmless.
     """
+    if preprocessing.grayscale:
+        image = image.convert("L")
     height, width = resized_size(image, preprocessing.resize)
     if image.size != (width, height):
         resample = Image.Resampling[preprocessing.interpolation.upper()]
@@ -48,9 +50,16 @@ def preprocess(
         top, left = _crop_start(image.height, height), _crop_start(image.width, width)
         image = image.crop((left, top, left + width, top + height))
     if out is None:
-        return np.array(image)
-    out[...] = np.asarray(image)
+        out = np.empty((image.height, image.width, 3), np.uint8)
+    pixels = np.asarray(image)
+    out[...] = pixels[..., np.newaxis] if preprocessing.grayscale else pixels
     return out
+
+
+def make_grey(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Make RGB pixels (..., 3) grey, three equal channels, as Pillow's ``convert("L")`` does."""
+    grey = np.asarray(Image.fromarray(pixels.reshape(-1, 1, 3)).convert("L"))
+    return np.repeat(grey.reshape(*pixels.shape[:-1], 1), 3, axis=-1)
 
 
 def resized_size(image: Image.Image, resize: int | Size) -> Size:

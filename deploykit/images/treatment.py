@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from deploykit.images.preprocess import preprocess, resized_size
+from deploykit.images.preprocess import make_grey, preprocess, resized_size
 from deploykit.images.sampling import resize_without_antialias
 from deploykit.specs.preprocessing import Interpolation, Preprocessing, Size, describe_size
 from deploykit.specs.value import Value
@@ -49,6 +49,7 @@ class Treatment(Value, frozen=True):
             resize=preprocessing.resize,
             crop_size=preprocessing.crop_size,
             interpolation=preprocessing.interpolation,
+            channels="grey" if preprocessing.grayscale else "RGB",
             mean=preprocessing.mean,
             std=preprocessing.std,
         )
@@ -67,6 +68,8 @@ class Treatment(Value, frozen=True):
         """
         if self.upright:
             image = ImageOps.exif_transpose(image)
+        if self.channels == "grey":  # before the resize, as a bundle does it
+            image = image.convert("L").convert("RGB")
         if self.resize is not None:
             size = resized_size(image, self.resize)
             if self.antialias:
@@ -109,8 +112,7 @@ def ordered(pixels: npt.NDArray[np.uint8], channels: Channels) -> npt.NDArray[np
         return pixels
     if channels == "BGR":
         return pixels[..., ::-1]
-    grey = np.asarray(Image.fromarray(pixels).convert("L"))
-    return np.stack([grey] * 3, axis=-1)
+    return make_grey(pixels)
 
 
 def open_as_training(path: Path) -> Image.Image:

@@ -18,7 +18,7 @@ from deploykit.errors import ArchitectureError, CheckpointError, UsageError
 from deploykit.models.checkpoint import Weights, read_weights
 from deploykit.models.entries import is_finite
 from deploykit.models.names import align_names
-from deploykit.models.probe import count_outputs
+from deploykit.models.probe import count_outputs, feed_grey
 from deploykit.models.registry import NO_ARGUMENTS, Architecture
 from deploykit.specs.model import names_user_code
 from deploykit.specs.preprocessing import Size
@@ -256,6 +256,8 @@ class LoadedModel:
         parameters: How many numbers were trained.
         weights: The checkpoint's entry that was loaded; empty for the checkpoint itself.
         notes: What the user should know about how it was loaded.
+        takes_grey: Whether it takes one channel. The module takes RGB all the same, and makes it
+            grey itself.
     """
 
     module: nn.Module
@@ -263,6 +265,7 @@ class LoadedModel:
     parameters: int
     weights: str
     notes: tuple[str, ...]
+    takes_grey: bool
 
 
 def load_model(
@@ -316,6 +319,7 @@ def load_model(
         raise errors[0]
     module.eval()
     module.requires_grad_(requires_grad=False)
+    takes_grey = feed_grey(module, input_size)
     if count is None:
         count = count_outputs(module, input_size)
         _check_count(count)
@@ -331,7 +335,7 @@ def load_model(
         notes.append(f"other weights in the file fit, too: --weights {' or '.join(names)}")
     notes += [advice for key, advice in architecture.undecided.items() if key not in arch_args]
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return LoadedModel(module, count, parameters, each.name, tuple(notes))
+    return LoadedModel(module, count, parameters, each.name, tuple(notes), takes_grey)
 
 
 def _fitted(

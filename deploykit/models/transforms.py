@@ -28,10 +28,6 @@ _HALF = (
     "Leave .half() and .bfloat16() out of the transform: they round what comes from the image, and "
     "which precision is deployed is deploykit's to choose."
 )
-_GREY = (
-    "deploykit feeds three channels. Let the transform repeat the grey, as training must have "
-    "done for this network: Grayscale(num_output_channels=3)."
-)
 
 
 class Transform:
@@ -39,7 +35,8 @@ class Transform:
 
     Args:
         name: What reports call it.
-        apply: From a PIL image in mode RGB to a tensor or array (3, H, W) of floats.
+        apply: From a PIL image in mode RGB to a tensor or array (3, H, W) of floats, or (1, H, W)
+            where the network takes grey images.
         code: The object that does it, to be read: a ``Compose`` tells its steps.
     """
 
@@ -71,14 +68,13 @@ class Transform:
             raise self._unsuitable(given, _HALF)
         if dtype not in ("float32", "float64") or found.ndim != 3 or 0 in shape:
             raise self._unsuitable(given)
-        if shape[0] == 1:
-            raise self._unsuitable(f"one channel, {given}", _GREY)
-        if shape[0] != 3:
+        if shape[0] not in (1, 3):
             raise self._unsuitable(given)
         array = found.detach().cpu().numpy() if isinstance(found, torch.Tensor) else found
         if not np.isfinite(array).all():
             raise self._unsuitable("NaN or infinity")
-        return np.ascontiguousarray(array, dtype=np.float32)
+        # A network of one channel is fed three equal ones.
+        return np.ascontiguousarray(np.broadcast_to(array, (3, *shape[1:])), dtype=np.float32)
 
     def _unsuitable(self, given: str, hint: str = _WHOLE) -> InputError:
         return InputError(
@@ -143,7 +139,8 @@ def torchvision_transform(preprocessing: Preprocessing) -> Transform:
     transforms = need("torchvision.transforms")
     resize, mode = preprocessing.resize, transforms.InterpolationMode(preprocessing.interpolation)
     size = resize if isinstance(resize, int) else list(resize)
-    steps = [transforms.Resize(size, interpolation=mode)]
+    steps = [transforms.Grayscale(3)] if preprocessing.grayscale else []
+    steps.append(transforms.Resize(size, interpolation=mode))
     if preprocessing.crop_size is not None:
         steps.append(transforms.CenterCrop(list(preprocessing.crop_size)))
     steps += [

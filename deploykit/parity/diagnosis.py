@@ -13,7 +13,7 @@ Stage: TypeAlias = Literal[
     "accuracy", "canonical graph", "batch size", "graph pass", "precision", "runtime",
 ]  # fmt: skip
 Options: TypeAlias = tuple[tuple[str, str], ...]
-"""Options of ``export``, each with its value: ``("--mean", "0.5,0.5,0.5")``."""
+"""Options of ``export`` with their values: ``("--mean", "0.5,0.5,0.5")``; a switch has ``""``."""
 
 
 class StageStep(Value, frozen=True):

@@ -25,7 +25,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocessing(Value, frozen=True):
     """What happens to a photo between decoding and the network, exactly as in training.
 
-    A photo is decoded to RGB, resized, cropped if there is a crop, scaled to 0..1 and normalised.
+    A photo is decoded to RGB, made grey if training did so, resized, cropped if there is a crop,
+    scaled to 0..1 and normalised. Grey images have three equal channels.
 
     Attributes:
         resize: The shorter side in pixels, keeping the aspect ratio, or (height, width) to
@@ -34,6 +35,8 @@ class Preprocessing(Value, frozen=True):
         interpolation: Pillow's filter, antialiased as Pillow does.
         mean: Subtracted from each channel (R, G, B) of the image in 0..1.
         std: Divides each channel after that.
+        grayscale: Whether images are made grey before they are resized: Pillow's ``convert("L")``,
+            as torchvision's ``Grayscale`` does.
         source: Where the values come from, in words: ``preset tutorial``, ``zoo resnet_cifar96``.
     """
 
@@ -42,6 +45,7 @@ class Preprocessing(Value, frozen=True):
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    grayscale: bool = False
     source: str = "preset tutorial"
 
     def __post_init__(self) -> None:
@@ -73,9 +77,15 @@ class Preprocessing(Value, frozen=True):
 
     def describe(self) -> str:
         """One line for people: ``resize 256 (shorter side), crop 224x224, bilinear, ...``."""
-        mean, std = (",".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
+        mean, std = (
+            ",".join(
+                f"{v:g}" for v in (values[:1] if self.grayscale and len({*values}) == 1 else values)
+            )
+            for values in (self.mean, self.std)
+        )
         size = describe_size(self.resize, self.crop_size)
-        return f"{size}, {self.interpolation}, RGB, mean {mean}, std {std}"
+        first, channels = ("grey, ", "") if self.grayscale else ("", "RGB, ")
+        return f"{first}{size}, {self.interpolation}, {channels}mean {mean}, std {std}"
 
 
 def format_size(size: Size) -> str:

@@ -35,6 +35,7 @@ class PreprocessingOptions:
         interpolation: Pillow's filter.
         mean: Of R, G and B in 0..1.
         std: Of R, G and B in 0..1.
+        grayscale: Whether images are made grey; False where nothing was said.
     """
 
     preset: str | None = None
@@ -44,6 +45,7 @@ class PreprocessingOptions:
     interpolation: Interpolation | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    grayscale: bool = False
 
 
 def choose_preprocessing(
@@ -72,6 +74,7 @@ def choose_preprocessing(
         interpolation=options.interpolation or base.interpolation,
         mean=options.mean or base.mean,
         std=options.std or base.std,
+        grayscale=options.grayscale or base.grayscale,
     )
     if changed == base:
         return base
@@ -118,6 +121,7 @@ def parse_options(
     interpolation: str | None,
     mean: str | None,
     std: str | None,
+    grayscale: bool = False,
 ) -> PreprocessingOptions:
     """Read the options as the command line gives them.
 
@@ -134,6 +138,7 @@ def parse_options(
         else None,
         mean=parse_channels(mean, "--mean") if mean else None,
         std=parse_channels(std, "--std") if std else None,
+        grayscale=grayscale,
     )
 
 

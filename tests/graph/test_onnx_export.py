@@ -34,11 +34,6 @@ class BatchBranch(nn.Module):
         return x.mean((2, 3)) if x.shape[0] == 2 else x.amax((2, 3))
 
 
-class Broken(nn.Module):
-    def forward(self, x):
-        raise RuntimeError("first line of the trouble\nsecond line")
-
-
 @pytest.fixture(scope="module")
 def module():
     torch.manual_seed(0)
@@ -102,16 +97,110 @@ def test_onnx_from_module_keeps_stdout_clean(module, capsys):
     assert captured.out == ""
 
 
-def test_onnx_from_module_refuses_a_batch_branch():
-    with pytest.raises(GraphError, match=r"torch.onnx.export failed"):
-        onnx_from_module(BatchBranch(), (8, 6))
+class OddPool(Net):
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AdaptiveMaxPool2d((3, 5))
+
+    def forward(self, x):
+        return self.head(self.pool(self.block(x)).mean((2, 3)))
 
 
-def test_onnx_from_module_failed_gives_one_line():
+class BatchLoop(Net):
+    def forward(self, x):
+        return torch.cat([self.head(each[None].mean((2, 3))) for each in self.block(x)])
+
+
+class EarlyExit(Net):
+    def forward(self, x):
+        first = super().forward(x)
+        if first.softmax(1).max() > 0.999:
+            return first
+        return first + 1
+
+
+class Item(Net):
+    def forward(self, x):
+        brightness = x.mean().item()
+        return super().forward(x) * (2 if brightness > 1 else 1)
+
+
+class Sizes(Net):
+    def forward(self, x):
+        bright = torch.nonzero(x.mean((1, 2, 3)) > 0)
+        return super().forward(x) if len(bright) > 1 else super().forward(x) + 1
+
+
+class Median(Net):
+    def forward(self, x):
+        return self.head(self.block(x).flatten(2).median(2).values)
+
+
+class Broken(Net):
+    def forward(self, x):
+        super().forward(x)
+        raise RuntimeError("first line of the trouble\nsecond line")
+
+
+@pytest.mark.parametrize(
+    ("network", "said", "line", "advice"),
+    [
+        (
+            OddPool,
+            "ONNX has no operator for adaptive_max_pool2d (pool, AdaptiveMaxPool2d(output_size="
+            "(3, 5)); on N x 4 x 6 x 4; ",
+            "return self.head(self.pool(",
+            "output's size divides its input's",
+        ),
+        (Median, "ONNX has no operator for median (on N x 4 x 24; ", "median(2)", "other operat"),
+        (EarlyExit, "branches on the values", "if first.softmax(1).max() > 0.999:", "torch.where"),
+        (Item, "branches on the values", "(2 if brightness > 1 else 1)", "torch.where"),
+        (Sizes, "branches on the values", "if len(bright) > 1 else", "torch.where"),
+        (
+            BatchLoop,
+            "fixes the number of images of a batch",
+            "return torch.cat([",
+            "range(x.shape[0])",
+        ),
+        (BatchBranch, "fixes the number of images", "if x.shape[0] == 2 else", "a branch on"),
+        (Broken, "RuntimeError: first line of the trouble (", "raise RuntimeError(", "other oper"),
+    ],
+)
+def test_onnx_from_module_error_names_the_operator_or_the_line(network, said, line, advice, capfd):
     with pytest.raises(GraphError) as caught:
-        onnx_from_module(Broken(), (8, 6))
-    assert "first line of the trouble" in caught.value.message
-    assert "second line" not in caught.value.message
+        onnx_from_module(network().eval().requires_grad_(False), (8, 6))
+    message = caught.value.message
+    assert said in message
+    assert "test_onnx_export.py:" in message
+    assert line in message
+    assert "\n" not in message
+    assert advice in caught.value.hint
+    assert ("branch" in caught.value.hint) is (network not in (OddPool, Median, Broken))
+    assert capfd.readouterr().err == ""
+
+
+class InPlaceInput(Net):
+    def forward(self, x):
+        x.mul_(0.5).add_(0.1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "make", [InPlaceInput, lambda: nn.Sequential(nn.ReLU(inplace=True), Net())]
+)
+def test_onnx_from_module_of_an_input_changed_in_place(make, tmp_path):
+    torch.manual_seed(0)
+    module, path = make().eval().requires_grad_(False), tmp_path / "model.onnx"
+    save_graph(onnx_from_module(module, (8, 6)), path, labels=LABELS, preprocessing=PREPROCESSING)
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 6, 3), dtype=np.uint8)
+    options = {"name": "model.onnx", "runtime": "onnxruntime-cpu", "precision": "fp32"}
+    with (
+        open_module(module, preprocessing=PREPROCESSING, classes=3) as reference,
+        open_graph(path, **options, preprocessing=PREPROCESSING, labels=LABELS) as session,
+    ):
+        expected = reference.run(images)
+        assert np.array_equal(reference.run(images), expected)
+        assert np.abs(session.run(images) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("opset", [7, 17, 99])

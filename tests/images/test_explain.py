@@ -148,7 +148,7 @@ def test_explain_channels(pictures, order):
     )
     first = transforms.Grayscale(3) if order == "grey" else transforms.Lambda(lambda image: image)
     transform = transforms.Compose(
-        [transforms.Resize([32, 32]), first, transforms.ToTensor(), change, NORMALISE]
+        [first, transforms.Resize([32, 32]), transforms.ToTensor(), change, NORMALISE]
     )
     found = explained(pictures, transform)
     assert steps_of(found) == steps(channels=order)

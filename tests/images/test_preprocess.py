@@ -7,7 +7,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from deploykit.errors import InputError
-from deploykit.images.preprocess import OversizeError, preprocess
+from deploykit.images.preprocess import OversizeError, make_grey, preprocess
 from deploykit.specs.preprocessing import Interpolation, Preprocessing
 
 # Height and width: odd, even, square, thin, smaller and larger than the targets.
@@ -25,6 +25,8 @@ def torchvision_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.n
     ]
     if preprocessing.crop_size is not None:
         steps.append(transforms.CenterCrop(preprocessing.crop_size))
+    if preprocessing.grayscale:
+        steps.insert(0, transforms.Grayscale(num_output_channels=3))
     return np.asarray(transforms.Compose(steps)(image))
 
 
@@ -42,6 +44,8 @@ def torchvision_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.n
         Preprocessing(resize=10, crop_size=(17, 17)),
         Preprocessing(resize=10, crop_size=(4, 25)),
         Preprocessing(resize=11, crop_size=(32, 5)),
+        Preprocessing(resize=(9, 14), grayscale=True),
+        Preprocessing(resize=10, crop_size=(17, 17), grayscale=True),
     ],
     ids=lambda value: value.describe(),
 )
@@ -93,3 +97,18 @@ def test_preprocess_limit_is_that_of_pillow(monkeypatch: pytest.MonkeyPatch) -> 
         preprocess(noise(4, 9), preprocessing)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert preprocess(noise(4, 9), preprocessing).shape == (8, 8, 3)
+
+
+def test_preprocess_grey_into_a_buffer() -> None:
+    image, out = noise(31, 47), np.empty((9, 14, 3), np.uint8)
+    preprocessing = Preprocessing(resize=(9, 14), grayscale=True)
+    assert preprocess(image, preprocessing, out) is out
+    np.testing.assert_array_equal(out, preprocess(image, preprocessing))
+
+
+def test_make_grey_as_pillow() -> None:
+    images = [noise(7, 12), noise(7, 12).rotate(180)]
+    grey = make_grey(np.stack([np.asarray(image) for image in images]))
+    expected = [np.asarray(image.convert("L").convert("RGB")) for image in images]
+    np.testing.assert_array_equal(grey, np.stack(expected))
+    np.testing.assert_array_equal(make_grey(grey), grey)

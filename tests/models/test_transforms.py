@@ -35,7 +35,7 @@ def test_transform_takes_arrays_and_tensors():
     [
         (np.ones((2, 2, 3)), r"float64 of shape \(2, 2, 3\)"),
         (torch.ones(1, 3, 2, 2), r"float32 of shape \(1, 3, 2, 2\)"),
-        (torch.ones(1, 2, 2), r"one channel, float32 of shape \(1, 2, 2\)"),
+        (torch.ones(2, 2, 2), r"float32 of shape \(2, 2, 2\)"),
         (torch.ones(3, 2, 2).half(), r"float16 of shape \(3, 2, 2\)"),
         (torch.ones(3, 2, 2).bfloat16(), r"bfloat16 of shape \(3, 2, 2\)"),
         (np.ones((3, 2, 2), np.uint8), "uint8"),

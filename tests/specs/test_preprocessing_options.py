@@ -67,6 +67,15 @@ def test_choose_preprocessing_with_changed_values():
     assert choose(mean=Preprocessing().mean).source == "preset tutorial"
 
 
+def test_choose_preprocessing_grey():
+    chosen = choose(ZOO, grayscale=True, mean=(0.1307,) * 3)
+    assert chosen.grayscale
+    assert chosen.describe() == "grey, resize 96x96 (stretch), bilinear, mean 0.1307, std 0.5"
+    three = choose(grayscale=True).describe()
+    assert three.endswith("bilinear, mean 0.485,0.456,0.406, std 0.229,0.224,0.225")
+    assert not choose(ZOO).grayscale
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -45,7 +45,7 @@ def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:
     if "--resize" in changes:
         options.pop("--crop-size", None)  # a crop belongs to the resize before it
     options |= changes
-    words = [word for pair in options.items() for word in pair]
+    words = [word for pair in options.items() for word in pair if word]
     for key, value in bundle.manifest.architecture.args.items():
         # A text in quotes, as --arch-arg reads it: 5 would be the number.
         literal = msgspec.json.encode(value).decode() if isinstance(value, str) else repr(value)
@@ -76,6 +76,8 @@ def _given_options(bundle: Bundle) -> dict[str, str]:
     options["--resize"] = str(resize) if isinstance(resize, int) else format_size(resize)
     if preprocessing.crop_size is not None:
         options["--crop-size"] = format_size(preprocessing.crop_size)
+    if preprocessing.grayscale:
+        options["--grayscale"] = ""
     options["--interpolation"] = preprocessing.interpolation
     options["--mean"] = ",".join(map(str, preprocessing.mean))
     options["--std"] = ",".join(map(str, preprocessing.std))

@@ -36,8 +36,10 @@ def export(
     interpolation: Interpolation | None = None,
     mean: ChannelsLike | None = None,
     std: ChannelsLike | None = None,
+    grayscale: bool = False,
     arch_args: Mapping[str, object] | None = None,
     weights: str | None = None,
+    head: Literal["single-label"] | None = None,
     golden: Literal["photos", "generated"] = "photos",
     opset: int | None = None,
     name: str | None = None,
@@ -64,8 +66,12 @@ def export(
         interpolation: The filter.
         mean: Subtracted from the image in 0..1.
         std: Divides the image after that.
+        grayscale: Make images grey before they are resized, as training did; a network that takes
+            one channel says so itself.
         arch_args: Further arguments of the architecture.
         weights: The entry of the checkpoint to load, ``ema``; None for the one that fits.
+        head: ``single-label`` says that the network's answers are logits, of which a softmax makes
+            probabilities, where they look like probabilities themselves.
         golden: The self-test's 8 images: of the photos, or generated if those are private.
         opset: The ONNX operator set; None for torch's own choice.
         name: The bundle's name; None for the architecture's.
@@ -96,6 +102,7 @@ def export(
             interpolation=interpolation,
             mean=option_text(mean, ","),
             std=option_text(std, ","),
+            grayscale=grayscale,
         ),
         images=optional_path(images),
         golden=golden,
@@ -106,6 +113,7 @@ def export(
         weights=weights,
         trust_pickle=trust_pickle,
         diagnose=diagnose,
+        head=head,
     )
     return export_bundle(request, progress).bundle
 

@@ -73,6 +73,14 @@ def export(
         ),
     ] = None,
     trust_pickle: TrustPickle = False,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="What the network's answers are: single-label (logits, for a softmax). Needed "
+            "only where they look like probabilities.",
+        ),
+    ] = None,
     golden: Annotated[
         str,
         typer.Option(
@@ -128,19 +136,27 @@ def export(
     mean: Annotated[
         str | None,
         typer.Option(
-            metavar="R,G,B",
+            metavar="R,G,B|N",
             rich_help_panel=PREPROCESSING,
-            help="The mean to subtract, for pixels from 0 to 1.",
+            help="The mean to subtract, for pixels from 0 to 1; one number for all channels.",
         ),
     ] = None,
     std: Annotated[
         str | None,
         typer.Option(
-            metavar="R,G,B",
+            metavar="R,G,B|N",
             rich_help_panel=PREPROCESSING,
             help="The standard deviation to divide by.",
         ),
     ] = None,
+    grayscale: Annotated[
+        bool,
+        typer.Option(
+            "--grayscale",
+            rich_help_panel=PREPROCESSING,
+            help="Make images grey before resizing.  [default: if the network takes one channel]",
+        ),
+    ] = False,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -150,7 +166,7 @@ def export(
     The bundle is published only if its graphs decide as the checkpoint does, on your photos.
     """
     with command("export", as_json=json, verbose=verbose) as console:
-        from deploykit.commands.export.request import GOLDEN_CHOICES, ExportRequest
+        from deploykit.commands.export.request import GOLDEN_CHOICES, HEADS, ExportRequest
         from deploykit.commands.export.run import export_bundle
         from deploykit.commands.export.text import export_text, export_value
         from deploykit.specs.preprocessing_options import parse_options
@@ -170,6 +186,7 @@ def export(
                 interpolation=interpolation,
                 mean=mean,
                 std=std,
+                grayscale=grayscale,
             ),
             images=images,
             golden=choice(golden, GOLDEN_CHOICES, "choice of golden images"),
@@ -180,6 +197,7 @@ def export(
             weights=weights,
             trust_pickle=trust_pickle,
             diagnose=not no_diagnose,
+            head=None if head is None else choice(head, HEADS, "head"),
         )
         result = export_bundle(request, console.progress)
         console.result(lambda: export_value(result), lambda: export_text(result))

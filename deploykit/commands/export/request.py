@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from deploykit.models.registry import Architecture
 
 GOLDEN_CHOICES: tuple[GoldenChoice, ...] = get_args(GoldenChoice)
+Head: TypeAlias = Literal["single-label"]
+"""What the logits mean; a softmax makes probabilities of them."""
+HEADS: tuple[Head, ...] = get_args(Head)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class ExportRequest:
     Attributes:
         classes: See :func:`deploykit.images.labels.choose_labels`.
         number_duplicates: See there.
+        head: What the user says that the logits mean; None where nothing was said.
     """
 
     arch: str
@@ -50,6 +54,7 @@ class ExportRequest:
     weights: str | None = None
     trust_pickle: bool = False
     diagnose: bool = True
+    head: Head | None = None
 
     @property
     def images_folder(self) -> Path | None:
@@ -67,6 +72,7 @@ class Subject:
         checkpoint_sha256: Of the file that they were read from.
         labels: The classes' names.
         preprocessing: From a decoded photo to the network's input.
+        within_unit: Whether all answers for made images lie within 0 and 1.
     """
 
     architecture: Architecture
@@ -74,6 +80,7 @@ class Subject:
     checkpoint_sha256: str
     labels: Labels
     preprocessing: Preprocessing
+    within_unit: bool
 
 
 def default_name(arch: str) -> str:
@@ -102,6 +109,14 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
         timm=lambda: timm_preprocessing(architecture),
     )
     model, sha256 = _read_checkpoint(architecture, request, preprocessing.input_size)
+    if model.takes_grey:
+        preprocessing = _of_one_channel(preprocessing)
+        progress(
+            Note(
+                "the network takes one channel: images are made grey before they are resized, as "
+                "transforms.Grayscale() does"
+            )
+        )
     for note in model.notes:
         progress(Note(note))
     labels = choose_labels(
@@ -116,8 +131,25 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
         progress(
             Note(f"preprocessing assumed ({preprocessing.source}): {preprocessing.describe()}")
         )
-    check_answers(model.module, preprocessing.input_size, model.num_classes)
-    return Subject(architecture, model, sha256, labels, preprocessing)
+    within_unit = check_answers(model.module, preprocessing.input_size, model.num_classes, progress)
+    return Subject(architecture, model, sha256, labels, preprocessing, within_unit)
+
+
+def _of_one_channel(preprocessing: Preprocessing) -> Preprocessing:
+    """The same, with grey images.
+
+    Raises:
+        UsageError: Its channels are normalised differently, and the network takes one.
+    """
+    mean, std = preprocessing.mean, preprocessing.std
+    if len({*mean}) > 1 or len({*std}) > 1:
+        raise UsageError(
+            "The network takes one channel, which training normalised with one mean and one std; "
+            f"{preprocessing.source} has those of three, {mean} and {std}.",
+            hint="Give training's: --mean 0.1307 --std 0.3081, as MNIST's, --mean 0.5 --std 0.5, "
+            "or, where it had no Normalize, --mean 0 --std 1",
+        )
+    return msgspec.structs.replace(preprocessing, grayscale=True)
 
 
 def _read_checkpoint(

@@ -111,7 +111,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         module = stack.enter_context(_open_module(subject))
         # torch is free now and computes outside the interpreter's lock, so the reference answers
         # while the graphs are written and opened, which is one thread's work.
-        pending = background.submit(_answer, module, groups, request)
+        pending = background.submit(_answer, module, groups, request, subject)
         specs = _write_graphs(staging, graph, subject)
         begin("comparing")
         candidates = [
@@ -178,7 +178,7 @@ def _open_module(subject: Subject) -> Session:
 
 
 def _answer(
-    reference: Session, groups: Sequence[NamedBatch], request: ExportRequest
+    reference: Session, groups: Sequence[NamedBatch], request: ExportRequest, subject: Subject
 ) -> tuple[Logits, Golden]:
     """Run the reference on every batch; its logits, and the golden images."""
     names = [name for names, _ in groups for name in names]
@@ -190,6 +190,10 @@ def _answer(
             f"{', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}.",
             hint="The checkpoint may come from a training that diverged; use an earlier epoch's.",
         )
+    if subject.within_unit and request.head is None:
+        from deploykit.models.probe import check_range
+
+        check_range(float(logits.min()), float(logits.max()), len(names))
     if request.golden == "generated":
         ((_, made),) = generated_sample(GOLDEN_IMAGES, reference.spec.input_size)
         return logits, Golden(made, reference.run(made))

@@ -18,7 +18,7 @@ from deploykit.commands.predict.run import checked_top, rows_of
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words
 from deploykit.errors import InputError, UsageError
 from deploykit.images.decode import DecodeError, Failure, decode_rgb, rgb_of
-from deploykit.images.preprocess import OversizeError, preprocess
+from deploykit.images.preprocess import OversizeError, make_grey, preprocess
 from deploykit.images.scan import ImageFile, escape_name
 from deploykit.inference.pipeline import AnsweredBatch
 from deploykit.proof.auto import AUTO, open_best
@@ -110,7 +110,8 @@ class Model(Shown, Closing):
         """Compute the logits of a batch that needs no preprocessing any more.
 
         Args:
-            images: (N, H, W, 3) uint8, RGB, of the model's input size.
+            images: (N, H, W, 3) uint8, RGB, of the model's input size. Made grey if training's
+                images were.
 
         Returns:
             (N, K) float32, one column a class, in the order of ``classes``.
@@ -128,7 +129,8 @@ class Model(Shown, Closing):
                     f"{images.dtype} of shape {images.shape}.",
                     hint="model.predict(list_of_arrays) takes arrays of any size.",
                 )
-            return self._run(images)
+            grey = self.bundle.manifest.preprocessing.grayscale
+            return self._run(make_grey(images) if grey else images)
 
     @property
     def classes(self) -> tuple[str, ...]:

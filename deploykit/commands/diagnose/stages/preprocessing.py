@@ -63,11 +63,8 @@ def _size_options(treatment: Treatment) -> Options:
 
 
 def _colour_hint(treatment: Treatment) -> str:
-    if treatment.channels == "grey":
-        return (
-            "deploykit feeds RGB: export a network that makes its input grey first, or train "
-            "without Grayscale."
-        )
+    if treatment.channels == "RGB":
+        return "Export again without --grayscale."
     mean, std = format_values(treatment.mean[::-1]), format_values(treatment.std[::-1])
     return (
         "deploykit feeds RGB: export a network that reverses the channels first, "
@@ -108,6 +105,7 @@ _ASPECTS = (
         stage="colour",
         fields=("channels",),
         words=lambda it: _COLOURS[it.channels],
+        options=lambda it: (("--grayscale", ""),) if it.channels == "grey" else (),
         hint=_colour_hint,
     ),
     Aspect(
@@ -144,7 +142,7 @@ def correction(treatment: Treatment, aspects: Sequence[Aspect]) -> tuple[Options
 
 def as_typed(options: Options) -> str:
     """Options as they are typed: ``--resize 256 --crop-size 224x224``."""
-    return command_line([word for option in options for word in option])
+    return command_line([word for option in options for word in option if word])
 
 
 def export_again(options: Options) -> str:
@@ -203,8 +201,8 @@ def ways_from_training(
     stage: Stage = "resize"
     change = f"{now.describe_size()}, {now.describe_filter()}, by deploykit"
     fault: Finding | None = None
-    if now.channels == "grey":  # which may have been made before the image was resized
-        stage, change = "colour", f"{change}, then grey"
+    if now.channels == "grey":  # which training may have made after the image was resized
+        stage, change = "colour", f"grey, then {change}"
     elif now.antialias:
         fault = Finding(
             stage="resize",

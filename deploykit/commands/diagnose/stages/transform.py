@@ -174,7 +174,7 @@ def _fields_of(step: Any, *, on_tensor: bool) -> dict[str, Any] | None:
             return _resize_fields(step.size, step.interpolation, antialias=antialias)
         case "CenterCrop":
             return {"crop_size": _pair(step.size)}
-        case "Grayscale" if step.num_output_channels == 3:
+        case "Grayscale":
             return {"channels": "grey"}
         case "Normalize":
             return {"mean": step.mean, "std": step.std}

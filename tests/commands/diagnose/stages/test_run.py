@@ -82,8 +82,8 @@ def test_stages_transform_as_recorded(diagnose, transforms, name):
         ("mean", "normalise", "mean 0.5,0.5,0.5 (-1 to 1)", "mean 0.485,", "--mean 0.5,0.5,0.5"),
         ("bgr", "colour", "BGR", "RGB", "--mean 0.406,0.456,0.485 --std 0.225,0.224,0.229"),
         ("bgr_at_last", "colour", "BGR", "RGB", "--mean 0.485,0.456,0.406 --std 0.229,0.224,"),
-        ("grey", "colour", "greyscale", "RGB", "makes its input grey"),
-        ("grey_at_first", "colour", "greyscale", "RGB", "makes its input grey"),
+        ("grey", "colour", "greyscale", "RGB", "Export again with --grayscale"),
+        ("grey_at_first", "colour", "greyscale", "RGB", "Export again with --grayscale"),
         ("bicubic", "resize", "bicubic", "bilinear", "--interpolation bicubic"),
         (
             *("crop", "resize", "resize 18 (shorter side), centre crop 16x16"),

@@ -94,7 +94,6 @@ def test_read_transform_preset():
         v1.Compose([v1.Resize(20), v1.Resize([16, 16]), v1.ToTensor()]),
         v1.Compose([v1.Resize(20, max_size=30), v1.CenterCrop(16), v1.ToTensor()]),
         v1.Compose([v1.Resize([16, 16]), v1.ToTensor(), v1.Normalize((0.5, 0.5), (0.5, 0.5))]),
-        v1.Compose([v1.Resize([16, 16]), v1.Grayscale(1), v1.ToTensor()]),
     ],
 )
 def test_read_transform_of_unknown_transforms(code):
