@@ -97,6 +97,7 @@ def deploykit_rate(bundle: Bundle, folder: Path) -> float:
         outputs.begin(run)
         start = time.perf_counter()
         write_run(run, outputs)
+        outputs.finish()
         return run.tally.rows / (time.perf_counter() - start)
 
 

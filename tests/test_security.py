@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
@@ -273,7 +274,7 @@ def test_checkpoint_of_another_hash_has_no_neighbours(received, capsys):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps no pipes in folders")
-@pytest.mark.parametrize("name", ["golden.npz", "deploy/fp32.onnx", "bundle.json"])
+@pytest.mark.parametrize("name", ["golden.npz", "deploy/fp32.onnx", "model.onnx", "bundle.json"])
 def test_files_that_are_pipes_are_refused(received, name, capsys):
     (received / name).unlink()
     os.mkfifo(received / name)
@@ -379,29 +380,61 @@ def test_graph_loads_no_library(received, capsys):
     assert run(["verify", "--self-test"]) == 4
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd"])
+@pytest.mark.parametrize(
+    ("command", "location"),
+    [
+        *((command, "pipe") for command in COMMANDS),
+        *(("predict photos", location) for location in ("x.bin", "../x.bin", "/etc/passwd")),
+    ],
+)
+def test_graph_weights_in_other_files_are_not_read(received, command, location, capsys, no_gpu):
+    """Beside the graph they are in no hash, so that they can change the answers of a proven one."""
+    for graph in ("deploy/fp32.onnx", "model.onnx"):
+        change_graph(received, partial(refer, location=location), graph)
+    (received / "deploy" / "x.bin").write_bytes(bytes(10**5))
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(received / "deploy" / "pipe")  # who opens it waits without end
+    assert run(command.split()) == 4
+    captured = capsys.readouterr()
+    assert "weights in a file beside it" in captured.out + captured.err
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino"])
-def test_graph_weights_outside_the_bundle_are_not_read(received, location, runtime, capsys):
-    (received / "secret.bin").write_bytes(bytes(10**5))
-
-    def refer(graph):
-        weight = max(graph.graph.initializer, key=lambda item: len(item.raw_data))
-        weight.ClearField("raw_data")
-        weight.data_location = onnx.TensorProto.EXTERNAL
-        weight.external_data.add(key="location", value=location)
-
-    change_graph(received, refer)
+def test_graph_weights_in_other_files_are_not_read_by_load(received, runtime):
     pytest.importorskip(runtime.partition("-")[0])
-    assert run(["verify", "--images", "photos", "--runtime", runtime]) == 4
-    assert re.search("ExternalData|allowed|base directory", capsys.readouterr().err)
+    change_graph(received, partial(refer, location="secret.bin"))
+    with pytest.raises(BundleError, match="weights in a file beside it"):
+        deploykit.load(received, runtime=runtime)
 
 
-def change_graph(folder, change):
-    path = folder / "deploy" / "fp32.onnx"
+def test_inspect_tells_weights_in_other_files(received, capsys):
+    change_graph(received, partial(refer, location="secret.bin"))
+    assert run(["inspect", "--json"]) == 4
+    assert json.loads(capsys.readouterr().out)["result"]["files"]["deploy/fp32.onnx"] == "refused"
+    assert run(["inspect", str(received / "deploy" / "fp32.onnx")]) == 4
+    assert "weights in a file beside it" in capsys.readouterr().err
+
+
+def refer(graph, location):
+    """Let the largest weight of a graph be in another file."""
+    weight = max(graph.graph.initializer, key=lambda item: len(item.raw_data))
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=location)
+
+
+def change_graph(folder, change, name="deploy/fp32.onnx"):
+    """Change a graph; its proofs, which are as easily forged, are of the changed one."""
+    path = folder / name
     graph = onnx.load(path)
     change(graph)
-    onnx.save(graph, path)
-    forge(folder, files={"deploy/fp32.onnx": msgspec.to_builtins(record_file(path))})
+    path.write_bytes(graph.SerializeToString())
+    record = msgspec.to_builtins(record_file(path))
+    verdicts = json.loads((folder / "bundle.json").read_text())["verdicts"]
+    for each in verdicts:
+        if each["graph"] == name:
+            each["graph_sha256"] = record["sha256"]
+    forge(folder, files={name: record}, verdicts=verdicts)
 
 
 def mended():

@@ -9,12 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploykit.bundle.manifest import LOCK_NAME, MANIFEST_NAME, Manifest, read_manifest, sha256_of
-from deploykit.errors import BundleError, UsageError
+from deploykit.bundle.manifest import (
+    LOCK_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    is_recorded,
+    locked,
+    read_manifest,
+)
+from deploykit.bundle.onnx_file import check_graph_file
+from deploykit.errors import BundleError, GraphError, UsageError
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Shown
 from deploykit.system.files import staged
 from deploykit.system.progress import Note, Progress, silent
+from deploykit.system.text import command_line
 
 CANONICAL_GRAPH = "model.onnx"
 GOLDEN = "golden.npz"
@@ -46,6 +55,10 @@ class Bundle(Shown):
         """The folder's name, which is how the command line calls it."""
         return self.folder.resolve().name
 
+    def command(self, verb: str, *options: str) -> str:
+        """A command on this bundle, and on no other that may be newer, for a shell."""
+        return command_line(["deploykit", verb, "--bundle", str(self.folder), *options])
+
     def deploy_graph(self, precision: Precision) -> str:
         """The deploy graph of a precision, relative to the bundle.
 
@@ -59,13 +72,16 @@ class Bundle(Shown):
         return graph
 
     def checked(self, file: str) -> Path:
-        """The path of a file that the manifest names, once its hash has been checked.
+        """The path of a file that the manifest names, once it has been checked.
+
+        Its hash must be the recorded one, and a graph have all its weights inside.
 
         Args:
             file: Relative to the bundle, with ``/``: ``deploy/fp32.onnx``.
 
         Raises:
-            BundleError: The manifest does not name it, or it is missing or changed.
+            BundleError: The manifest does not name it, or it is missing or changed, or has weights
+                in another file.
         """
         record = self.manifest.files.get(file)
         if record is None:
@@ -73,18 +89,31 @@ class Bundle(Shown):
             raise BundleError(f"Bundle {self.folder} has no {file}; it has {names}.")
         path = self.folder / file
         try:
-            found = sha256_of(path)
+            if not is_recorded(path, record):
+                raise self._changed(path)
+            if path.suffix == ".onnx":
+                check_graph_file(path)
         except OSError as exc:
             raise BundleError(
                 f"{path} cannot be read ({exc.strerror}).", hint=self._remedy(file)
             ) from exc
-        if found != record.sha256:
-            raise BundleError(
-                f"{path} is not the file that was exported: its SHA-256 is {found[:12]}..., "
-                f"the manifest says {record.sha256[:12]}...",
-                hint=self._remedy(file),
-            )
+        except GraphError as exc:
+            raise BundleError(exc.message, hint=self._remedy(file)) from exc
         return path
+
+    def _changed(self, path: Path) -> BundleError:
+        """Say that a file is not the recorded one, or that the bundle is another one by now."""
+        file = path.relative_to(self.folder).as_posix()
+        with contextlib.suppress(BundleError):
+            if read_manifest(self.folder).files.get(file) != self.manifest.files[file]:
+                return BundleError(
+                    f"{path} was made anew meanwhile.", hint="Run the command again."
+                )
+        return BundleError(
+            f"{path} is not the file that was exported: its size or its SHA-256 is not that of "
+            "the manifest.",
+            hint=self._remedy(file),
+        )
 
     def _remedy(self, file: str) -> str:
         """How to get a file again: not all come from the export."""
@@ -120,11 +149,10 @@ def open_bundle(folder: Path) -> Bundle:
     Raises:
         BundleError: There is none, its manifest is damaged, or its folders lead elsewhere.
     """
-    replaced = _replaced(folder)
-    if not folder.exists() and replaced.is_dir():
+    if _is_being_replaced(folder):
         raise BundleError(
             f"{folder} is not there: an export was killed while it replaced it.",
-            hint=f"The old bundle is whole: rename {replaced} to {folder.name}, or export again.",
+            hint=_how_to_restore(folder),
         )
     manifest = read_manifest(folder)
     _check_links(folder)
@@ -135,7 +163,8 @@ def _check_links(folder: Path) -> None:
     """Refuse a bundle in which what is written would land outside."""
     for name in (LOCK_NAME, "cache", "deploy", "engines"):
         path = folder / name
-        if path.resolve().parent != folder.resolve():
+        # Unlike Path.resolve, it takes a link to itself for an end.
+        if os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder):  # noqa: PTH120
             raise BundleError(
                 f"{path} leads out of the bundle, and so would what is written there.",
                 hint="Copy the bundle with what its links lead to (cp -rL), and use the copy.",
@@ -163,16 +192,33 @@ def find_bundle(
         folder = Path(wanted) if is_path and not in_home else home / wanted
         if folder.is_file():
             raise BundleError(f"{folder} is a file.", hint=f"Give its folder: {folder.parent}")
-        if not (is_path or folder.exists() or _replaced(folder).exists()):
+        if not (is_path or folder.exists() or is_replaced(folder)):
             names = sorted(each.name for each in _bundle_folders(home))
             raise BundleError(
                 f"There is no bundle {wanted} in {home}.",
                 hint=f"There are: {', '.join(names)}." if names else _MAKE_ONE,
             )
         return open_bundle(folder)
-    bundles = [open_bundle(folder) for folder in _bundle_folders(home)]
+    return _find_newest(home, progress)
+
+
+def _find_newest(home: Path, progress: Progress) -> Bundle:
+    """Open the newest bundle; one that cannot be opened is skipped if there is another."""
+    bundles, damaged = [], []
+    for folder in sorted(_bundle_folders(home)):
+        try:
+            bundles.append(open_bundle(folder))
+        except BundleError as exc:
+            damaged.append(exc)
+    interrupted = [folder for folder in _replaced_bundles(home) if _is_being_replaced(folder)]
     if not bundles:
-        raise BundleError(f"There is no bundle in {home}.", hint=_MAKE_ONE)
+        hints = [_how_to_restore(folder) for folder in interrupted]
+        none = BundleError(f"There is no bundle in {home}.", hint="\n".join(hints) or _MAKE_ONE)
+        raise damaged[0] if damaged else none
+    for error in damaged:
+        progress(Note(f"skipped: {error.message}"))
+    for folder in interrupted:
+        progress(Note(f"skipped: {folder} is not there. {_how_to_restore(folder)}"))
     newest = max(bundles, key=lambda bundle: (bundle.manifest.created, bundle.name))
     if len(bundles) == 1:
         progress(Note(f"using bundle {newest.folder}"))
@@ -205,7 +251,12 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     Raises:
         BundleError: A bundle is there and may not be replaced, or something else is.
     """
-    _undo_replacement(folder)
+    with _locked(folder):
+        _undo_replacement(folder)
+    _check_free(folder, overwrite=overwrite)
+
+
+def _check_free(folder: Path, *, overwrite: bool) -> None:
     if not folder.exists():
         return
     if not (folder / MANIFEST_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
@@ -235,15 +286,33 @@ def new_bundle(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     check_free(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with staged(folder.parent) as beside:
+        made = beside / folder.name
+        made.mkdir()
+        yield made
+        with _locked(folder):
+            _undo_replacement(folder)
+            _check_free(folder, overwrite=overwrite)
+            try:
+                _publish(made, folder)
+            finally:
+                _undo_replacement(folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a bundle's lock while it is replaced; where bundles are not yet kept, none is needed."""
+    if not folder.parent.is_dir():
+        yield
+        return
     try:
-        with staged(folder.parent) as beside:
-            made = beside / folder.name
-            made.mkdir()
-            yield made
-            check_free(folder, overwrite=overwrite)
-            _publish(made, folder)
-    finally:
-        _undo_replacement(folder)
+        with locked(folder):
+            yield
+    except OSError as exc:
+        raise BundleError(
+            f"{folder.parent} cannot be written to ({exc.strerror or exc}).",
+            hint="Make it writable, or choose another --artifacts.",
+        ) from exc
 
 
 def _publish(made: Path, folder: Path) -> None:
@@ -296,8 +365,40 @@ def _replaced(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.replaced")
 
 
+def is_replaced(folder: Path) -> bool:
+    """Whether a bundle waits for another that is to take its place."""
+    return _replaced(folder).is_dir()
+
+
+def _replaced_bundles(home: Path) -> list[Path]:
+    """The names of the bundles of which one waits."""
+    waiting = sorted(home.glob(f".*.replaced/{MANIFEST_NAME}"))
+    return [home / path.parent.name[1:].removesuffix(".replaced") for path in waiting]
+
+
+def _is_being_replaced(folder: Path) -> bool:
+    """Whether a replacement ended between its two renames; one that is under way is waited for."""
+    if folder.exists() or not is_replaced(folder):
+        return False
+    with contextlib.suppress(OSError), locked(folder):
+        pass
+    return not folder.exists()
+
+
+def _how_to_restore(folder: Path) -> str:
+    replaced = _replaced(folder)
+    return f"The old bundle is whole: rename {replaced} to {folder.name}, or export again."
+
+
 def _undo_replacement(folder: Path) -> None:
     """Bring the old bundle back if a replacement ended between its two renames."""
     replaced = _replaced(folder)
-    if replaced.is_dir() and not folder.exists():
+    if not replaced.is_dir():
+        return
+    if (folder / MANIFEST_NAME).is_file():
+        shutil.rmtree(replaced, ignore_errors=True)  # that replacement was killed late
+        return
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # somebody made it meanwhile, and it is empty
+    if not folder.exists():
         replaced.replace(folder)

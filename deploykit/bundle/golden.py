@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deploykit.bundle.folder import GOLDEN, Bundle
 from deploykit.errors import BundleError
-from deploykit.parity.measurement import UNDECIDABLE_MARGIN
-from deploykit.parity.measures import margins
+from deploykit.parity.measures import decides
+from deploykit.specs.model import PRECISIONS
 from deploykit.specs.session import ImageBatch, Logits
+from deploykit.system.files import open_file
 
 GOLDEN_IMAGES = 8
 
@@ -36,9 +41,8 @@ def choose_golden(images: ImageBatch, reference: Logits) -> Golden:
     Those whose margin decides at every precision come first: a self-test on images that cannot
     flip decidedly would show nothing.
     """
-    scale = float(np.abs(reference).max())
-    decides = margins(reference) > max(UNDECIDABLE_MARGIN.values()) * scale
-    order = np.argsort(~decides, kind="stable")[:GOLDEN_IMAGES]
+    clear = np.all([decides(reference, precision) for precision in PRECISIONS], axis=0)
+    order = np.argsort(~clear, kind="stable")[:GOLDEN_IMAGES]
     return Golden(images[order], reference[order])
 
 
@@ -54,23 +58,73 @@ def read_golden(bundle: Bundle) -> Golden:
         BundleError: It is missing, changed, or not what the manifest describes.
     """
     path = bundle.checked(GOLDEN)
+    height, width = bundle.manifest.preprocessing.input_size
+    classes = bundle.manifest.architecture.classes
     try:
-        # Opened here, because NumPy leaves a file open that turns out to be no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            golden = Golden(data["images"], data["logits"])
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+            size = os.fstat(file.fileno()).st_size
+            images = _read_member(archive, size, "images.npy", "|u1", (height, width, 3))
+            logits = _read_member(archive, size, "logits.npy", "<f4", (classes,))
+        if len(images) != len(logits):
+            raise ValueError(f"it has {len(images)} images and logits for {len(logits)}")
+        if not np.isfinite(logits).all():
+            raise ValueError("its logits are not all finite")
+    except _ZIP_ERRORS as exc:
         raise BundleError(f"{path} is damaged: {exc}.", hint="Export the bundle again.") from exc
-    size, classes = bundle.manifest.preprocessing.input_size, bundle.manifest.architecture.classes
-    count = len(golden.images)
-    if count == 0:
+    if len(images) == 0:
         raise BundleError(
             f"{path} holds no image, so that nothing can be compared with it.",
             hint="Export the bundle again, or name photos: --images DIR",
         )
-    if golden.images.shape != (count, *size, 3) or golden.logits.shape != (count, classes):
-        raise BundleError(
-            f"{path} holds images {golden.images.shape} and logits {golden.logits.shape}, "
-            f"not (N, {size[0]}, {size[1]}, 3) and (N, {classes}).",
-            hint="Export the bundle again.",
+    return Golden(images, logits)
+
+
+#: What ``zipfile`` raises on bytes that are no archive, or one of another time.
+_ZIP_ERRORS = (
+    *(OSError, EOFError, ValueError, OverflowError, RuntimeError, MemoryError),
+    *(KeyError, NotImplementedError, struct.error, zipfile.BadZipFile),
+)
+#: What NumPy writes before the numbers: its own reader takes any Python literal for it.
+_HEADER = re.compile(
+    rb"\{'descr': '([^']*)', 'fortran_order': False, 'shape': \(([0-9, ]{1,99})\), \} *\n"
+)
+
+
+def _read_member(
+    archive: zipfile.ZipFile, largest: int, name: str, dtype: str, shape: tuple[int, ...]
+) -> np.ndarray[Any, Any]:
+    """Read an array as :func:`write_golden` writes it: not compressed, so as large as the file.
+
+    Args:
+        archive: The archive.
+        largest: Its size in bytes.
+        name: Of the array's file in it.
+        dtype: What the array must have, as NumPy writes it.
+        shape: What an element of its first axis must have.
+
+    Returns:
+        (N, *shape), whatever N is.
+
+    Raises:
+        ValueError: It is another one.
+        Exception: As ``zipfile`` raises them; see ``_ZIP_ERRORS``.
+    """
+    member = archive.getinfo(name)
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    if member.file_size > largest:
+        raise ValueError(f"{name} claims {member.file_size} bytes, more than the file has")
+    content = archive.read(member)
+    if content[:8] != b"\x93NUMPY\x01\x00":
+        raise ValueError(f"{name} is no array of NumPy's format 1.0")
+    start = 10 + int.from_bytes(content[8:10], "little")
+    header = _HEADER.fullmatch(content[10:start])
+    if header is None:
+        raise ValueError(f"{name} begins with {content[10:start][:100]!r}")
+    found = header[1].decode("ascii"), tuple(int(n) for n in header[2].split(b",") if n.strip())
+    if found[0] != dtype or found[1][1:] != shape:
+        raise ValueError(
+            f"{name} is {found[0]} of shape {found[1]}, not {dtype} of shape "
+            f"(N, {', '.join(map(str, shape))})"
         )
-    return golden
+    return np.frombuffer(content, dtype, offset=start).reshape(found[1]).copy()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -14,12 +16,19 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from deploykit.bundle.accepted import Accepted, MachineIdentity
+from deploykit.bundle.onnx_file import MAX_GRAPH_BYTES
 from deploykit.bundle.verdicts import CandidateKey, KeptVerdict
-from deploykit.errors import BundleError, UsageError
+from deploykit.errors import BundleError
 from deploykit.specs.model import KeptNode, Labels, Precision, TensorSpec
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.value import Value
-from deploykit.system.files import move_into_place, open_file, read_file, replacing
+from deploykit.specs.value import Value, decode_json
+from deploykit.system.files import (
+    move_into_place,
+    open_file,
+    read_file,
+    remove_partials,
+    replacing,
+)
 
 GoldenChoice: TypeAlias = Literal["photos", "generated"]
 """Whether ``golden.npz`` may hold the user's photos, or only made images."""
@@ -27,7 +36,16 @@ GoldenChoice: TypeAlias = Literal["photos", "generated"]
 SCHEMA = 4
 MANIFEST_NAME = "bundle.json"
 LOCK_NAME = f".{MANIFEST_NAME}.lock"
+"""The lock of a bundle whose folder's folder cannot be written to: nobody replaces it there."""
+
 _LOCK_SECONDS = 30.0
+#: Of a manifest: it has some kilobytes for each verdict.
+_MAX_BYTES = 64 * 2**20
+#: Of other files, by their endings: a file of 1 TB takes no space on a disk if nothing is in it,
+#: and would be hashed for an hour.
+_MAX_BYTES_OF = {".onnx": MAX_GRAPH_BYTES, ".npz": 2**30}
+#: Of an image's side. A manifest that says more is made to fill the memory.
+_MAX_SIDE = 2**14
 
 
 class FileRecord(Value, frozen=True):
@@ -155,6 +173,18 @@ class Manifest(Value, frozen=True):
                 f"{len(self.labels)} labels do not fit {self.architecture.classes} classes"
             )
         named = {*self.deploy.values(), *self.engines, *(each.graph for each in self.verdicts)}
+        large = [
+            name
+            for name, record in self.files.items()
+            if record.bytes > _MAX_BYTES_OF.get(Path(name).suffix, record.bytes)
+        ]
+        if large:
+            raise ValueError(f"{large[0]} has too many bytes: {self.files[large[0]].bytes}")
+        odd = [name for name in self.deploy.values() if not name.endswith(".onnx")]
+        if odd:
+            raise ValueError(f"{odd[0]!r} is no ONNX file, which a deploy graph is")
+        if max(self.preprocessing.input_size) > _MAX_SIDE:
+            raise ValueError(f"images of {self.preprocessing.input_size} pixels are too large")
         nameless = named - self.files.keys()
         if nameless:
             raise ValueError(f"no file is recorded for {', '.join(sorted(nameless))}")
@@ -203,28 +233,24 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        data = read_file(path)
+        data = read_file(path, limit=_MAX_BYTES)
     except OSError as exc:
         raise BundleError(
             f"{folder} is not a bundle: its {MANIFEST_NAME} cannot be read ({exc.strerror}).",
             hint="Make one: deploykit export --arch NAME --ckpt FILE",
         ) from exc
     try:
-        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
-    except msgspec.MsgspecError as exc:
+        schema = decode_json(data, _SchemaOnly).schema
+        manifest = decode_json(data, Manifest) if schema == SCHEMA else None
+    except ValueError as exc:
         raise BundleError(f"{path} is damaged: {exc}.", hint="Export the bundle again.") from exc
-    if schema != SCHEMA:
+    if manifest is None:
         action = "Update deploykit." if schema > SCHEMA else "Export the bundle again."
         raise BundleError(
             f"{path} has schema {schema}; this version of deploykit reads schema {SCHEMA}.",
             hint=action,
         )
-    try:
-        return msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, UsageError) as exc:
-        raise BundleError(
-            f"{path} is damaged: {str(exc).rstrip('.')}.", hint="Export the bundle again."
-        ) from exc
+    return manifest
 
 
 class _SchemaOnly(msgspec.Struct):
@@ -238,42 +264,76 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         path.write_bytes(data + b"\n")
 
 
-def update_manifest(
-    folder: Path,
-    change: Callable[[Manifest], Manifest],
-    files: Mapping[str, Path] = MappingProxyType({}),
-) -> Manifest:
-    """Change ``bundle.json`` under a lock, so that two processes do not lose each other's change.
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a bundle, under which it is published and its manifest is changed.
+
+    It lies beside the bundle, ``.NAME.lock``, because publishing replaces the folder. It stays.
 
     Args:
-        folder: The bundle.
-        change: Makes the new manifest from the one on disk, or raises.
-        files: Files that the new manifest names, by their path in the bundle: where they are now,
-            on the same file system. They are moved into place under the same lock.
+        folder: The bundle; it need not be there yet.
 
     Raises:
-        BundleError: Another process holds the lock, or the bundle cannot be read or written.
+        BundleError: Another process holds the lock.
+        OSError: The lock cannot be made.
     """
-    lock = FileLock(folder / LOCK_NAME, timeout=_LOCK_SECONDS)
+    lock = folder.with_name(f".{folder.name}.lock")
+    if not os.access(folder.parent, os.W_OK) and folder.is_dir():
+        lock = folder / LOCK_NAME
     try:
-        with lock:
-            manifest = change(read_manifest(folder))
-            for name, source in files.items():
-                move_into_place(source, folder / name)
-            write_manifest(folder, manifest)
-            return manifest
+        with FileLock(lock, timeout=_LOCK_SECONDS):
+            yield
     except Timeout as exc:
         raise BundleError(
             f"Another process has been changing {folder} for {_LOCK_SECONDS:.0f} seconds.",
             hint="Wait until it is done, and run this again.",
         ) from exc
+
+
+_MAKE_WRITABLE = "Make it writable, or use a copy of it."
+_WHEN_NOT_CHANGED = {
+    errno.EACCES: _MAKE_WRITABLE,
+    errno.EPERM: _MAKE_WRITABLE,
+    errno.EROFS: _MAKE_WRITABLE,
+    errno.ENOENT: "It may have been replaced meanwhile: run the command again.",
+}
+
+
+def update_manifest(
+    folder: Path,
+    change: Callable[[Manifest], Manifest],
+    files: Mapping[str, Path] = MappingProxyType({}),
+    *,
+    remove: Iterable[str] = (),
+) -> Manifest:
+    """Change ``bundle.json`` under a lock, so that two processes do not lose each other's change.
+
+    Args:
+        folder: The bundle.
+        change: Makes the new manifest from the one on disk, or raises. What depends on the
+            manifest is decided in it: the one that was read earlier may be out of date.
+        files: Files that the new manifest names, by their path in the bundle: where they are now,
+            on the same file system. They are moved into place under the same lock.
+        remove: Files that the new manifest names no more, by their path in the bundle.
+
+    Raises:
+        BundleError: Another process holds the lock, or the bundle cannot be read or written.
+    """
+    folder = folder.resolve()  # a link may lead elsewhere by and by
+    try:
+        with locked(folder):
+            manifest = change(read_manifest(folder))
+            for name, source in files.items():
+                move_into_place(source, folder / name)
+            remove_partials(folder / MANIFEST_NAME, follow_link=False)
+            write_manifest(folder, manifest)
+            for name in remove:
+                (folder / name).unlink(missing_ok=True)
+            return manifest
     except OSError as exc:
-        forbidden = exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         raise BundleError(
             f"{folder} cannot be changed: {exc.strerror or exc}.",
-            hint="Make it writable, or use a copy of it."
-            if forbidden
-            else "Check the space on its disk.",
+            hint=_WHEN_NOT_CHANGED.get(exc.errno or 0, "Check the space on its disk."),
         ) from exc
 
 
@@ -284,7 +344,7 @@ def recorded_path(text: str | None) -> Path | None:
     runs this, perhaps into the bundle itself; and to open one on another machine (``\\server``),
     Windows proves the user's identity to that machine.
     """
-    path = None if text is None else Path(text)
+    path = None if text is None or "\0" in text else Path(text)
     if path is None or not path.is_absolute() or path.drive.startswith("\\\\"):
         return None
     return path
@@ -307,7 +367,21 @@ def record_file(path: Path) -> FileRecord:
     return FileRecord(sha256=sha256_of(path), bytes=path.stat().st_size)
 
 
+def is_recorded(path: Path, record: FileRecord) -> bool:
+    """Whether a file is the recorded one; one of another size is not hashed.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open_file(path) as file:
+        return os.fstat(file.fileno()).st_size == record.bytes and _digest(file) == record.sha256
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's contents in lowercase hex."""
     with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return _digest(file)
+
+
+def _digest(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()

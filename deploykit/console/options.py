@@ -155,6 +155,13 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
+def whole_number(text: str) -> int:
+    """A number without a fraction, at least 1."""
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is not a whole number of at least 1.")
+    return int(text)
+
+
 def parsed_bytes(text: str | None) -> int | None:
     """``2GiB`` as bytes; None when it was not given."""
     if text is None:

@@ -14,6 +14,7 @@ from threading import Event
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
+from deploykit.bundle.onnx_file import MAX_GRAPH_BYTES
 from deploykit.engine.flavour import make, quoting
 from deploykit.engine.passport import CURRENT, PORTABLE, parse_targets
 from deploykit.errors import DeploykitError, DeviceError, GraphError, UsageError
@@ -89,7 +90,7 @@ def engine_from_onnx(
     targets = parse_targets(targets, tensorrt.flavour)
     gpu = current_gpu() if targets == (CURRENT,) else None
     try:
-        data = graph.read_bytes()
+        data = read_file(graph, limit=MAX_GRAPH_BYTES)
     except OSError as exc:
         raise GraphError(
             f"{graph} cannot be read ({exc.strerror}).", hint="Export the bundle again."

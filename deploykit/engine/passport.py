@@ -23,7 +23,7 @@ from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.errors import BundleError, UsageError
 from deploykit.specs.engine import Flavour, Profile
 from deploykit.specs.model import KeptNode, Precision, TensorSpec
-from deploykit.specs.value import Value
+from deploykit.specs.value import Value, decode_json
 from deploykit.system.files import read_file, replacing
 from deploykit.system.gpu import Gpu
 from deploykit.system.text import command_line
@@ -156,6 +156,7 @@ def check_plan(data: bytes, flavour: Flavour) -> str | None:
 
 
 SCHEMA = 2
+_MAX_BYTES = 2**20
 
 
 class BuiltOn(Value, frozen=True):
@@ -270,17 +271,17 @@ def read_passport(path: Path) -> Passport:
     """
     hint = f"Build the engine again: {_build_by_name(path)}"
     try:
-        data = read_file(path)
+        data = read_file(path, limit=_MAX_BYTES)
     except OSError as exc:
         raise BundleError(
             f"The engine has no passport: {printable(path)} cannot be read ({exc.strerror}).",
             hint=hint,
         ) from exc
     try:
-        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
+        schema = decode_json(data, _SchemaOnly).schema
         if schema == SCHEMA:
-            return msgspec.json.decode(data, type=Passport)
-    except (msgspec.MsgspecError, UsageError) as exc:
+            return decode_json(data, Passport)
+    except ValueError as exc:
         raise BundleError(f"{printable(path)} is damaged: {exc}.", hint=hint) from exc
     raise BundleError(
         f"{printable(path)} has schema {schema}; this version of deploykit reads schema {SCHEMA}.",

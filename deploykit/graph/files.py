@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 from google.protobuf import message as protobuf
 
+from deploykit.bundle.onnx_file import MAX_GRAPH_BYTES, check_graph_file
 from deploykit.errors import GraphError
 from deploykit.specs.model import LABELS_KEY, Labels, TensorSpec
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
+from deploykit.system.files import read_file
 
 PRODUCER = "deploykit"
+# It warns, with a traceback, of what it then leaves as it is; whoever has set up logging gets it.
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+#: What onnx, onnx_ir and NumPy raise on what is no graph. They share no base but Exception.
+ONNX_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError),
+    *(NotImplementedError, RecursionError, MemoryError, AssertionError, RuntimeError),
+    *(protobuf.DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError),
+)
 
 
 def save_graph(
@@ -26,17 +38,45 @@ def save_graph(
 
 
 def load_graph(path: Path) -> ir.Model:
-    """Read a graph.
+    """Read a graph, once ONNX itself has checked it.
 
     Raises:
-        GraphError: The file is no ONNX model.
+        GraphError: The file is no ONNX graph, or has weights in another file.
     """
     try:
-        return ir.load(path)
-    except (OSError, ValueError, protobuf.DecodeError) as exc:
+        check_graph_file(path)
+        content = read_file(path, limit=MAX_GRAPH_BYTES)
+        onnx.checker.check_model(content)
+        # Not by its path, whose ending decides which format onnx takes it for.
+        model = ir.serde.deserialize_model(onnx.ModelProto.FromString(content))
+        _read_all(model)
+    except ONNX_ERRORS as exc:
+        reason = str(exc).strip().partition("\n")[0].rstrip(".")
         raise GraphError(
-            f"{path} is no ONNX graph: {exc}.", hint="Export the bundle again."
+            f"{path} is no ONNX graph: {reason}.", hint="Export the bundle again."
         ) from exc
+    return model
+
+
+def _read_all(model: ir.Model) -> None:
+    """Read what is read only when it is needed: numbers that may not fit their shape, and texts.
+
+    Raises:
+        Exception: Some of it cannot be read.
+    """
+    holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    graphs = [model.graph, *(graph for holder in holders for graph in holder.subgraphs())]
+    for value in (value for graph in graphs for value in graph.initializers.values()):
+        if value.const_value is not None:
+            value.const_value.numpy()
+    for node in (node for holder in holders for node in holder.all_nodes()):
+        ir.serde.serialize_node(node)
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.TENSOR:
+                attribute.as_tensor().numpy()
+            elif attribute.type == ir.AttributeType.TENSORS:
+                for tensor in attribute.as_tensors():
+                    tensor.numpy()
 
 
 def tensor_specs(model: ir.Model) -> tuple[TensorSpec, TensorSpec]:

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from deploykit.errors import InputError
+from deploykit.images.memory import decoding_budget, decoding_bytes
+from deploykit.images.scan import restore_url
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 FailureStatus: TypeAlias = Literal[
@@ -87,11 +90,19 @@ class DecodeError(InputError):
     """
 
     def __init__(self, path: Path | str, failure: Failure) -> None:
-        super().__init__(f"{path}: {failure.reason}", hint="Replace the file, or leave it out.")
+        given = restore_url(path)
+        super().__init__(f"{given}: {failure.reason}", hint="Replace the file, or leave it out.")
         self.failure = failure
 
 
 def decode_rgb(path: Path, *, draft: int | None = None) -> Image.Image:
+    """Decode a file as :func:`decoded_rgb` does, for as long as the caller keeps the image."""
+    with decoded_rgb(path, draft=draft) as image:
+        return image
+
+
+@contextlib.contextmanager
+def decoded_rgb(path: Path, *, draft: int | None = None) -> Iterator[Image.Image]:
     """Decode a file as ``Image.open(path).convert("RGB")`` does in training scripts.
 
     So the first frame of several; EXIF rotation left alone; transparency dropped; palettes, CMYK,
@@ -99,32 +110,43 @@ def decode_rgb(path: Path, *, draft: int | None = None) -> Image.Image:
     only warns, at half of that, training used the photo. What Pillow and its libraries would print
     is not shown. Only a file is opened: whoever opens a pipe waits for ever.
 
+    Images that are too large for :func:`deploykit.images.memory.decoding_budget` together wait for
+    each other, from before the pixels are decoded until the block ends. A block decodes no other
+    image: it would wait for itself.
+
     Args:
         path: The file.
         draft: None for those pixels. A length in pixels, where an image is made to be looked at
             and its sides need be no longer: of a JPEG, whose decoder can leave out detail, it may
             be a smaller one.
 
-    Returns:
+    Yields:
         An image in mode RGB, fully loaded; the file is closed.
 
     Raises:
         DecodeError: The file gives no pixels, for whatever reason.
         InputError: The system opens no more files for this process.
     """
-    file = _open(path)
-    # Pillow gets the open file, not its path: a path may be memory-mapped, and a file that shrinks
-    # while it is mapped kills the process.
-    with file:
-        head, size = b"", 0
+    with contextlib.ExitStack() as held:
+        # Pillow gets the open file, not its path: a path may be memory-mapped, and a file that
+        # shrinks while it is mapped kills the process.
+        with _open(path) as file:
+            head, size = b"", 0
+            try:
+                head, size = file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size
+                formats = [each for each in Image.ID if each not in _NOT_READ]
+                opened = Image.open(file, formats=formats)
+                if draft is not None:
+                    opened.draft("RGB", (draft, draft))
+                held.enter_context(decoding_budget().taking(decoding_bytes(opened)))
+                image = _to_rgb(opened)
+            except Exception as exc:
+                raise DecodeError(path, _failure_of_decoding(exc, head, size)) from exc
+        del opened  # and with it pixels in another mode
         try:
-            head, size = file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size
-            image = Image.open(file, formats=[each for each in Image.ID if each not in _NOT_READ])
-            if draft is not None:
-                image.draft("RGB", (draft, draft))
-            return image.convert("RGB")
-        except Exception as exc:
-            raise DecodeError(path, _failure_of_decoding(exc, head, size)) from exc
+            yield image
+        finally:
+            del image  # before the next may take its memory
 
 
 def rgb_of(image: Image.Image, name: str) -> Image.Image:
@@ -134,13 +156,25 @@ def rgb_of(image: Image.Image, name: str) -> Image.Image:
         image: In any mode; it need not be loaded yet.
         name: What an error calls it.
 
+    Returns:
+        An image of its own; in mode RGB it shares the other's pixels.
+
     Raises:
         DecodeError: It gives no pixels.
     """
     try:
-        return image.convert("RGB")
+        with decoding_budget().taking(decoding_bytes(image)):
+            return _to_rgb(image)
     except Exception as exc:
         raise DecodeError(name, _failure_of_decoding(exc, b"", 0)) from exc
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """``image.convert("RGB")``, less the copy that it makes of pixels that are RGB already."""
+    image.load()
+    # As ``Image.copy`` does it, but for the pixels. Not the image itself: what Pillow has read a
+    # WebP with goes with it.
+    return image._new(image.im) if image.mode == "RGB" else image.convert("RGB")  # noqa: SLF001
 
 
 def exif_orientation(path: Path) -> int:
@@ -210,6 +244,8 @@ def _failure_of_opening(path: Path, exc: OSError | ValueError) -> Failure:
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
         link = path.is_symlink()
         reason = "It is a link to a file that is not there." if link else "It is not there."
+        if restore_url(path) != str(path):
+            reason = "It is a URL, and only files are read; download it first."
         return Failure("vanished", reason)
     return Failure("unreadable", f"The system refuses to open it: {exc.strerror}.")
 

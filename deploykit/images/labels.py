@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploykit.errors import ImagesError, InputError, UsageError
-from deploykit.images.scan import class_folders, read_text
+from deploykit.images.label_files import read_names
+from deploykit.images.scan import class_folders
 from deploykit.specs.model import Labels
+from deploykit.system.text import command_line
 
 CLASSES_FILE = "classes.txt"
 #: What stands for a text file that the user has to write before ``--classes`` can name it.
@@ -17,37 +20,83 @@ LABELS_FILE = "FILE"
 _TYPED_LABELS = 20
 
 
-def choose_labels(classes: str | None, checkpoint: Path, count: int) -> Labels:
+def choose_labels(
+    classes: str | None, checkpoint: Path, count: int, *, number_duplicates: bool = False
+) -> Labels:
     """Find the names of a model's classes.
 
     Args:
-        classes: A folder whose sub-folders are the classes (in ``ImageFolder``'s order), a text
-            file with a name a line, or a comma list; None for ``classes.txt`` beside the
-            checkpoint, else numbers.
+        classes: A folder whose sub-folders are the classes (in ``ImageFolder``'s order), a file as
+            :func:`deploykit.images.label_files.read_names` takes it, or a comma list; None for
+            ``classes.txt`` beside the checkpoint, else numbers.
         checkpoint: The weights' file.
         count: K, read off the weights.
+        number_duplicates: Whether a name's second class is called ``crane 2``.
 
     Raises:
         UsageError: ``classes`` is none of these, or names a class twice.
         ImagesError: The folder holds ``train``, ``val`` and ``test`` instead of classes, or the
             file cannot be read as text.
-        InputError: There are not as many names as classes.
+        InputError: There are not as many names as classes, or the file leaves them in doubt.
     """
     beside = checkpoint.with_name(CLASSES_FILE)
     if classes is not None:
-        labels = _named(classes)
+        names, source = _named(classes)
     elif beside.is_file():
-        labels = Labels(names=_lines(beside), source=f"{CLASSES_FILE} beside the checkpoint")
+        names, source = read_names(beside), f"{CLASSES_FILE} beside the checkpoint"
     else:
         return Labels.numbered(count)
-    if len(labels) != count:
-        shown = ", ".join(labels.names[:8]) + (", ..." if len(labels) > 8 else "")
+    if len(names) != count:
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise InputError(
-            f"The weights have {count} classes, but {labels.source} names {len(labels)}: {shown}.",
-            hint="Give the classes of the training with --classes: the folder, a text file "
-            "or a comma list.",
+            f"The weights have {count} classes, but {source} names {len(names)}: {shown}.",
+            hint=_hint_to_go_on(names, count),
         )
-    return labels
+    if number_duplicates:
+        names = _numbered_duplicates(names)
+    elif repeated := sorted(name for name, number in Counter(names).items() if number > 1):
+        shown = ", ".join(repeated[:8]) + (", ..." if len(repeated) > 8 else "")
+        first = repeated[0]
+        raise UsageError(
+            f"Class names must be unique; {source} repeats {len(repeated)}: {shown}.",
+            hint=f"Rename them, or add --number-duplicates: {first}, {first} 2, ...",
+        )
+    return Labels(names=names, source=source)
+
+
+def _hint_to_go_on(names: Sequence[str], count: int) -> str:
+    again = f"or train again with {len(names)} class{'es' if len(names) != 1 else ''}."
+    if len(names) > count:
+        return (
+            f"Give the {count} that the training had, in its order, with --classes: its folder, a "
+            f"file or a comma list; {again}"
+        )
+    if count > _TYPED_LABELS:
+        return (
+            f"Give all {count} in the order of the training, one a line, in a file: "
+            f"--classes {LABELS_FILE}; {again}"
+        )
+    whole = ",".join([*names, *(f"class_{i}" for i in range(len(names), count))])
+    return (
+        f"Give all {count} in the order of the training, such as "
+        f"{command_line(['--classes', whole])} (a network trained with more classes than it had "
+        f"folders never learned the last); {again}"
+    )
+
+
+def _numbered_duplicates(names: Sequence[str]) -> tuple[str, ...]:
+    """``crane, crane`` => ``crane, crane 2``; no number makes a name that is there already."""
+    taken, numbered = {*names}, []
+    seen: Counter[str] = Counter()
+    for name in names:
+        seen[name] += 1
+        unique = name
+        if seen[name] > 1:
+            while (unique := f"{name} {seen[name]}") in taken:
+                seen[name] += 1
+            taken.add(unique)
+        numbered.append(unique)
+    return tuple(numbered)
 
 
 def classes_folder(classes: str | None) -> Path | None:
@@ -83,22 +132,16 @@ def _is(test: Callable[[Path], bool], text: str) -> bool:
         return False  # a long comma list is no path that a system takes
 
 
-def _named(classes: str) -> Labels:
+def _named(classes: str) -> tuple[tuple[str, ...], str]:
+    """The names, and where they come from in words."""
     folder = classes_folder(classes)
     if folder is not None:
-        names = tuple(class_folders(folder))
-        return Labels(names=names, source=f"folder {folder.resolve().name}")
+        return tuple(class_folders(folder)), f"folder {folder.resolve().name}"
     if _is(Path.is_file, classes):
-        return Labels(names=_lines(Path(classes)), source=f"file {Path(classes).name}")
+        return read_names(Path(classes)), f"file {Path(classes).name}"
     if "," in classes:
-        names = tuple(name.strip() for name in classes.split(",") if name.strip())
-        return Labels(names=names, source="--classes")
+        return tuple(name.strip() for name in classes.split(",") if name.strip()), "--classes"
     raise UsageError(
         f"--classes {classes}: there is no such folder or file, and it is no comma list.",
         hint="Give the folder that was trained on, a text file with a name a line, or a,b,c.",
     )
-
-
-def _lines(path: Path) -> tuple[str, ...]:
-    lines = (line.strip() for line in read_text(path, "list of class names", "name").splitlines())
-    return tuple(filter(None, lines))

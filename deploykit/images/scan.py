@@ -32,8 +32,15 @@ _ENDINGS = tuple(sorted(IMAGE_EXTENSIONS))
 _ESCAPE = re.compile(r"\\u[0-9a-f]{4}")
 _ESCAPED_CHARACTER = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
 LIST_EXTENSION = ".txt"
-#: The parts that a data set is often split into; the first is the one to name classes by.
-_SPLITS = ("train", "val", "valid", "validation", "test")
+# No drive's letter. Of two slashes a path keeps one.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+#: The parts that a data set is often split into, in any case; the first is the one to name classes
+#: by.
+_SPLITS = re.compile(
+    "(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|test(?:ing)?|eval(?:uation)?|dev)"
+    "(?:[ _-]?(?:set|data|images))?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +95,8 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
             :func:`deploykit.images.scan.read_file_list`; or an image file with any other
             ending.
         labels: The model's classes. A file is expected to be of the class that the first folder
-            below ``path`` is named after; a file that is listed or given, of the class that its own
-            folder is.
+            below ``path`` is named after, or the second below ``train``, ``val`` or ``test``; a
+            file that is listed or given, of the class that its own folder is.
 
     Raises:
         ImagesError: The path does not exist, cannot be read, or holds no image file.
@@ -105,8 +112,7 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
                 f"No image file in {path} ({there}).",
                 hint=f"Images are told by their ending: {' '.join(_ENDINGS)}.",
             )
-        # The class is the first folder of the name: dog of dog/puppies/b.jpg.
-        named = ((name, name.rpartition("/")[0].partition("/")[0]) for name in sorted(names))
+        named = ((name, _class_folder(name, classes)) for name in sorted(names))
         files = tuple(ImageFile(path, name, classes.get(folder)) for name, folder in named)
         return Scan(path, path, files, skipped=others.total())
     root = path.parent
@@ -117,6 +123,14 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
     named = ((name, name.rpartition("/")[0].rpartition("/")[2]) for name in read_file_list(path))
     files = tuple(ImageFile(root, name, classes.get(folder)) for name, folder in named)
     return Scan(path, root, files)
+
+
+def _class_folder(name: str, classes: Collection[str]) -> str:
+    """``dog`` of ``dog/puppies/b.jpg``, and of ``train/dog/b.jpg`` unless ``train`` is a class."""
+    folder, _, below = name.rpartition("/")[0].partition("/")
+    if folder not in classes and _SPLITS.fullmatch(folder):
+        return below.partition("/")[0]
+    return folder
 
 
 def class_folders(path: Path) -> list[str]:
@@ -144,8 +158,9 @@ def class_folders(path: Path) -> list[str]:
             hint="Give the folder that holds one sub-folder a class.",
         )
     shown = [name for name in names if not name.startswith(".")]
-    if shown and all(name.lower() in _SPLITS for name in shown):
-        first = min(shown, key=lambda name: _SPLITS.index(name.lower()))
+    splits = [match for name in shown if (match := _SPLITS.fullmatch(name))]
+    if shown and len(splits) == len(shown):
+        first = min(splits, key=lambda split: (split[1] is None, split[2] is None))[0]
         raise ImagesError(
             f"The sub-folders of {path} are parts of a data set, not classes: {', '.join(shown)}.",
             hint=f"Give the part that names the classes: {path / first}",
@@ -250,7 +265,7 @@ def _is_directory(path: Path) -> bool:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as exc:
-        raise ImagesError(f"{path} does not exist.", hint=hint) from exc
+        raise ImagesError(f"{restore_url(path)} does not exist.", hint=hint) from exc
     except OSError as exc:
         raise ImagesError(f"{path} cannot be read: {exc.strerror}.", hint=hint) from exc
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
@@ -294,7 +309,11 @@ def read_file_list(path: Path) -> list[str]:
     lines = filter(None, (line.strip(" \t\r") for line in text.split("\n")))
     quoted = re.compile('"(.+)"')
     paths = (match[1] if (match := quoted.fullmatch(line)) else line for line in lines)
-    parts = (PurePath(path).as_posix().split("/") for path in paths)
+    # Not of a URL, whose two slashes a path has as one: its row is to show it as it was given.
+    parts = (
+        (path if _URL.fullmatch(path.partition("//")[0]) else PurePath(path).as_posix()).split("/")
+        for path in paths
+    )
     names = list(dict.fromkeys("/".join(map(escape_name, each)) for each in parts))
     if not names:
         raise ImagesError(
@@ -357,6 +376,18 @@ def unescape_name(name: str) -> str:
         else part
         for part in name.split("/")
     )
+
+
+def restore_url(path: Path | str) -> str:
+    """A path as a text; a URL, also one behind a list's folder, with the slash that it lost."""
+    # A folder may have such a name, if anything has.
+    if isinstance(path, str) or os.path.lexists(path):
+        return str(path)
+    place = next((i for i, part in enumerate(path.parts) if _URL.fullmatch(part)), None)
+    if place is None:
+        return str(path)
+    scheme, *rest = path.parts[place:]
+    return f"{scheme}//{'/'.join(rest)}"
 
 
 class FolderPresence:

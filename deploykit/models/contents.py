@@ -10,8 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from deploykit.models.checkpoint import find_entries, is_finite, load_checkpoint, named_tensors
-from deploykit.models.file_kinds import Container, container_of
+from deploykit.bundle.checkpoint_files import checkpoint_files
+from deploykit.models.checkpoint import read_checkpoint
+from deploykit.models.entries import is_finite, named_tensors
+from deploykit.models.file_kinds import Container
 
 #: Containers of values that may be the training's notes, and how deep they are looked for.
 _DEPTH = 2
@@ -24,6 +26,7 @@ class Contents:
 
     Attributes:
         container: How the file is made.
+        bytes: Its size; of an index with its shards.
         entry: The entry with the weights, ``model.state_dict``; empty for the whole file.
         tensors: Their shapes, by the names that the network gave them.
         dtypes: How many tensors of each type.
@@ -35,6 +38,7 @@ class Contents:
     """
 
     container: Container
+    bytes: int
     entry: str
     tensors: dict[str, tuple[int, ...]]
     dtypes: dict[str, int]
@@ -53,35 +57,30 @@ class Contents:
 def read_contents(path: Path, *, trust_pickle: bool = False) -> Contents:
     """Look into a checkpoint, without running any code from it.
 
-    Unlike :func:`deploykit.models.checkpoint.read_weights` it takes weights nobody could deploy.
-
     Args:
         path: The file.
         trust_pickle: Let a file that asks for code run it. Only for files of one's own making.
 
     Raises:
-        CheckpointError: The file is missing, damaged or of another kind; asks for code; or holds no
-            weights.
-        DependencyError: It is a safetensors file and safetensors is missing.
+        CheckpointError, DependencyError: See :func:`deploykit.models.checkpoint.read_checkpoint`.
     """
-    loaded = load_checkpoint(path, trust_pickle=trust_pickle)
-    entry, *others = find_entries(loaded, path)
+    checkpoint = read_checkpoint(path, trust_pickle=trust_pickle)
+    entry, *others = checkpoint.entries
     tensors, notes = named_tensors(entry)
-    if entry.trail:
-        notes.insert(0, f"taken from the entry '{entry.name}'")
     if others:
         names = ", ".join(f"'{each.name or path.name}'" for each in others)
         notes.append(f"other weights in the file: {names}")
     last = _last_layer(tensors)
     return Contents(
-        container=container_of(path),
+        container=checkpoint.container,
+        bytes=sum(file.stat().st_size for file in checkpoint_files(path)),
         entry=entry.name,
         tensors={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         dtypes=dict(Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())),
         non_finite=tuple(name for name, tensor in tensors.items() if not is_finite(tensor)),
         last_layer=last or "",
         classes=None if last is None else tensors[f"{last}.weight"].shape[0],
-        told=dict(_told(loaded, entry.trail)),
+        told=dict(_told(checkpoint.loaded, entry.trail)),
         notes=tuple(notes),
     )
 
@@ -116,7 +115,8 @@ def _told(
             yield ".".join(trail), value
     elif isinstance(value, Mapping) and len(trail) < _DEPTH and not (trail and _is_state(value)):
         for key, child in value.items():
-            yield from _told(child, weights, (*trail, str(key)))
+            if isinstance(key, (str, int)) and str(key).isprintable():
+                yield from _told(child, weights, (*trail, str(key)))
 
 
 def _is_state(value: Mapping[object, object]) -> bool:

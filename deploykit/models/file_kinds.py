@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from deploykit.bundle.checkpoint_files import INDEX_ENDING, check_no_shard, is_index
 from deploykit.errors import CheckpointError
 
-Container: TypeAlias = Literal["zip", "legacy", "safetensors"]
+Container: TypeAlias = Literal["zip", "legacy", "safetensors", "shards"]
 
 HEAD_BYTES = 512
 SAFETENSORS_HEADER_LIMIT = 100_000_000
@@ -48,21 +51,56 @@ SUFFIXES = {
     ".h5": "a Keras model",
     ".mlmodel": "a Core ML model",
 }
+#: Of what torch.save wrote, the member that tells what is in it.
+_PICKLE = "data.pkl"
+#: Weights hardly shrink. What shrinks more than this, beyond a little text, is made to fill memory.
+_MOST_INFLATED = 4
+_FREE_BYTES = 16 << 20
+#: What zipfile raises, by trial on damaged archives.
+_NO_ARCHIVE = (
+    zipfile.BadZipFile,
+    OSError,
+    ValueError,
+    LookupError,
+    NotImplementedError,
+    OverflowError,
+    EOFError,
+    MemoryError,
+    struct.error,
+)
 WEB_PAGES = (b"<!doctype", b"<html", b"<?xml")
 
 
-def container_of(path: Path) -> Container:
+def container_of(path: Path, *, is_named: bool = True) -> Container:
     """Tell how a checkpoint's file is made.
+
+    Args:
+        path: The file.
+        is_named: Whether the user named it; else an index did, whose shard it is.
 
     Raises:
         CheckpointError: There is no such file, it cannot be read, or it is of another kind.
     """
+    if is_named and is_index(path):
+        return "shards"
     head = _read_head(path)
+    if is_named:
+        check_no_shard(path)
     if head.startswith(b"PK\x03\x04"):
         _check_archive(path)
         return "zip"
     if _is_safetensors(head):
         return "safetensors"
+    _check_kind(path, head)
+    if LEGACY_MAGIC in head[:32]:
+        return "legacy"
+    if head[:1] == b"\x80":
+        raise _foreign(path, "a pickle that torch.save did not write", SAVE_WEIGHTS)
+    raise _foreign(path, f"an unknown kind of file (it starts with {head[:8]!r})", SAVE_WEIGHTS)
+
+
+def _check_kind(path: Path, head: bytes) -> None:
+    """Raise for a file of a known other kind."""
     for offset, magic, kind, hint in SIGNATURES:
         if head.startswith(magic, offset):
             raise _foreign(path, kind, hint)
@@ -73,17 +111,16 @@ def container_of(path: Path) -> Container:
         raise _foreign(path, "an ONNX graph", SAVE_WEIGHTS)
     if path.suffix.lower() in SUFFIXES:
         raise _foreign(path, SUFFIXES[path.suffix.lower()], SAVE_WEIGHTS)
-    if LEGACY_MAGIC in head[:32]:
-        return "legacy"
-    if head[:1] == b"\x80":
-        raise _foreign(path, "a pickle that torch.save did not write", SAVE_WEIGHTS)
-    raise _foreign(path, f"an unknown kind of file (it starts with {head[:8]!r})", SAVE_WEIGHTS)
 
 
 def _read_head(path: Path) -> bytes:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, not a checkpoint.", hint=_neighbours(path))
-    if not path.exists():
+    if not path.is_file():
+        if path.exists():
+            raise CheckpointError(
+                f"{path} is a device or a pipe, not a file.", hint="Copy it to a file first."
+            )
         hint = _neighbours(path.parent) if path.parent.is_dir() else "Check the path."
         raise CheckpointError(f"There is no checkpoint {path}.", hint=hint)
     try:
@@ -101,7 +138,8 @@ def _read_head(path: Path) -> bytes:
 
 def _neighbours(folder: Path) -> str:
     suffixes = {".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar"}
-    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in suffixes)
+    names = [file.name for file in folder.glob(f"*{INDEX_ENDING}")]  # which joins its shards
+    names = names or sorted(p.name for p in folder.iterdir() if p.suffix.lower() in suffixes)
     if not names:
         return "Name the file that training saved the weights in, often best_model.pth."
     return f"There is: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}."
@@ -114,11 +152,7 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise CheckpointError(f"{path} is cut short or damaged: {error}.", hint=AGAIN) from error
+    names = zip_members(path)
     inner = {name.partition("/")[2] for name in names}  # torch puts all below one folder
     if "constants.pkl" in inner:
         raise _foreign(
@@ -130,8 +164,57 @@ def _check_archive(path: Path) -> None:
         raise _foreign(path, "a program that torch.export saved, not weights", SAVE_WEIGHTS)
     if any(name.endswith(".weights.h5") for name in names):
         raise _foreign(path, "a Keras model", SAVE_WEIGHTS)
-    if "data.pkl" not in inner:
+    if _PICKLE not in inner:
         raise _foreign(path, "a zip archive that torch.save did not write", UNPACK)
+
+
+def zip_members(path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The members of a zip archive by their names; none is read.
+
+    Raises:
+        CheckpointError: The archive is damaged, or claims far more than it can hold.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except _NO_ARCHIVE as error:
+        raise damaged(path, error) from error
+    members = {info.filename: info for info in infos}
+    size, claimed = path.stat().st_size, sum(info.file_size for info in infos)
+    stored = sum(info.file_size for info in infos if info.compress_type == zipfile.ZIP_STORED)
+    if stored > size or claimed > _MOST_INFLATED * size + _FREE_BYTES:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes and says that it unpacks to {claimed:,}.",
+            hint="torch.save compresses nothing: save the weights again with it.",
+        )
+    if len(members) != len(infos) or any(i.flag_bits & 1 or i.header_offset < 0 for i in infos):
+        raise damaged(path, ValueError("two of its members have one name, or one is encrypted"))
+    return members
+
+
+def pickle_member(members: Mapping[str, zipfile.ZipInfo]) -> str:
+    """The member of a file of torch.save that tells what is in it: ``best_model/data.pkl``.
+
+    Raises:
+        ValueError: There are several.
+    """
+    (name,) = (name for name in members if name.partition("/")[2] == _PICKLE)
+    return name
+
+
+def damaged(path: Path, error: Exception) -> CheckpointError:
+    """The error for a checkpoint that its format's reader refused.
+
+    Args:
+        path: The file.
+        error: What the reader raised.
+    """
+    reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+    if isinstance(error, MemoryError):
+        reason = "it takes more memory than there is"
+    return CheckpointError(
+        f"{path} is cut short or damaged: {reason or type(error).__name__}.", hint=AGAIN
+    )
 
 
 def _foreign(path: Path, kind: str, hint: str) -> CheckpointError:

@@ -15,13 +15,13 @@ from deploykit.models.loading import (
     Mismatch,
     Shapes,
     SkippingRandomInit,
-    align_names,
     compare,
     count_classes,
     find_head,
     is_extra,
     shapes_of,
 )
+from deploykit.models.names import align_names
 from deploykit.models.registry import NO_ARGUMENTS, Architecture, Origin, resolve_architecture
 from deploykit.system.deps import need
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,52 +15,14 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from deploykit.errors import ArchitectureError, CheckpointError, UsageError
-from deploykit.models.checkpoint import WRAPPERS, Weights, is_finite, read_weights
+from deploykit.models.checkpoint import Weights, read_weights
+from deploykit.models.entries import is_finite
+from deploykit.models.names import align_names
 from deploykit.models.probe import count_outputs
 from deploykit.models.registry import NO_ARGUMENTS, Architecture
 from deploykit.specs.model import names_user_code
 from deploykit.specs.preprocessing import Size
 from deploykit.system.text import command_line, counted
-
-
-def align_names(found: Collection[str], expected: Collection[str]) -> tuple[dict[str, str], str]:
-    """Find the change of prefixes that makes most of a checkpoint's names the network's.
-
-    Wrappers leave prefixes behind. Names stay as they are unless a change fits more of them.
-
-    Args:
-        found: The checkpoint's names.
-        expected: The network's names.
-
-    Returns:
-        The checkpoint's name to the network's, and what was changed, in words for the user; empty
-        when nothing was.
-    """
-    bare = {
-        name: ".".join(step for step in name.split(".") if step not in WRAPPERS) for name in found
-    }
-    theirs, ours = _common_prefix(bare.values()), _common_prefix(expected)
-    notes = [f"prefix '{theirs}' removed"] * bool(theirs) + [f"prefix '{ours}' added"] * bool(ours)
-    swapped = {name: ours + inner.removeprefix(theirs) for name, inner in bare.items()}
-    attempts = [
-        ({name: name for name in found}, ""),
-        (bare, "wrappers' names (module, _orig_mod) removed"),
-        (swapped, ", ".join(notes)),
-    ]
-    for top in sorted({name.partition(".")[0] for name in bare.values() if "." in name}):
-        stripped = {name: inner.removeprefix(f"{top}.") for name, inner in bare.items()}
-        attempts.append((stripped, f"prefix '{top}.' removed"))
-    unique = [(names, note) for names, note in attempts if len({*names.values()}) == len(names)]
-    wanted = set(expected)
-    return max(unique, key=lambda attempt: len(wanted.intersection(attempt[0].values())))
-
-
-def _common_prefix(names: Collection[str]) -> str:
-    """The dotted prefix that all names share, with its last dot: ``model.backbone.``."""
-    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    shared = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
-    return "".join(f"{level[0]}." for level in shared)
-
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
@@ -236,7 +197,7 @@ def count_classes(head: Head, found: Shapes) -> int | None:
     counts = {
         name: PROBE_CLASSES + (size - before) // step
         for name, steps in head.growth.items()
-        if len(found.get(name, ())) == len(steps)
+        if _grows_to(head.shapes[name], steps, found.get(name, ()))
         for size, before, step in zip(found[name], head.shapes[name], steps, strict=True)
         if step
     }
@@ -250,6 +211,13 @@ def count_classes(head: Head, found: Shapes) -> int | None:
     if count is not None:
         _check_count(count)
     return count
+
+
+def _grows_to(shape: Sequence[int], steps: Sequence[int], found: Sequence[int]) -> bool:
+    """Whether only the dimensions that grow with the classes differ."""
+    return len(found) == len(steps) and all(
+        step or size == before for size, before, step in zip(found, shape, steps, strict=True)
+    )
 
 
 def _check_count(count: int) -> None:
@@ -325,7 +293,8 @@ def load_model(
         ArchitectureError: The user's code does not make a network.
         DependencyError: The file is of a kind that needs a package that is missing.
     """
-    sets = read_weights(path, trust_pickle=trust_pickle)
+    own = architecture.name if names_user_code(architecture.name) else ""
+    sets = read_weights(path, trust_pickle=trust_pickle, arch=own)
     if weights is not None:
         names = [each.name for each in sets]
         sets = tuple(each for each in sets if each.name == weights)
@@ -400,7 +369,14 @@ def _fitted(
     given.update(state)
     try:
         missing, unexpected = module.load_state_dict(given, strict=False)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         if mismatch := compare(found, expected):
             raise _misfit(architecture, path, mismatch) from error
         raise CheckpointError(
@@ -419,7 +395,16 @@ def _fitted(
     if extra:
         entries = f"{counted(len(extra), 'entry', 'entries')}, {_grouped(sorted(extra))}"
         notes.append(f"not used: {entries}, which training kept beside the network's")
-    bad = [name for name, each in module.named_parameters() if not is_finite(each.detach())]
+    # A hook may have taken the file's tensors as they are.
+    module.to("cpu", torch.float32)
+    parameters = dict(module.named_parameters())
+    whole = [n for n in parameters if n in state and not state[n].is_floating_point()]
+    if whole:
+        raise CheckpointError(
+            f"{path} has whole numbers for weights: {', '.join(whole[:3])}.",
+            hint="Give the checkpoint from before quantisation.",
+        )
+    bad = [name for name, each in parameters.items() if not is_finite(each.detach())]
     if bad:
         raise CheckpointError(
             f"{len(bad)} of {len(expected)} entries in {path} have NaN or infinite values: "
@@ -433,7 +418,7 @@ def _fitted(
 #: count in each module; what observers for quantization saw.
 _BESIDE = re.compile(
     r"(?:\w*(?:criterion|loss|metric|accuracy|centers)\w*|(?:train|val|valid|test)_\w+)(?:\.|$)"
-    r"|(?:.*\.)?(?:total_ops|total_params|_extra_state)$"
+    r"|(?:.*\.)?(?:total_ops|total_params|_extra_state|fake_quant_enabled|observer_enabled)$"
     r"|(?:.*\.)?(?:\w*activation_post_process\w*|\w*fake_quant\w*)\."
 )
 #: Weights in another form: what they are, and the call that makes them plain.

@@ -257,6 +257,25 @@ def user_object(name: str, what: str) -> UserObject:
     return UserObject(name, folder, _attribute(module, source, attribute, what))
 
 
+def imported_module(name: str) -> tuple[ModuleType, Path] | None:
+    """The module that a name was imported from, and the folder that its imports search first.
+
+    Args:
+        name: See :func:`user_object`.
+
+    Returns:
+        None where the name is no one's own code, or was not imported.
+    """
+    match = REFERENCE.fullmatch(name)
+    if match is None:
+        return None
+    path = Path(match["source"])
+    is_file = path.suffix == ".py"
+    module = sys.modules.get(_module_name(path) if is_file else match["source"])
+    folder = path.resolve().parent if is_file else Path.cwd()
+    return None if module is None else (module, folder)
+
+
 def user_callable(name: str) -> Callable[..., object]:
     """Import what makes a network.
 
@@ -290,11 +309,8 @@ def user_callable(name: str) -> Callable[..., object]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", hint="Check the path before the colon.")
-    resolved = path.resolve()
-    # A file may be called like an installed package (torch.py): it gets a name of its own.
-    digest = hashlib.sha256(str(resolved).encode()).hexdigest()[:8]
-    name = f"{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{digest}"
-    spec = importlib.util.spec_from_file_location(name, resolved)
+    name = _module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is not a Python file.", hint="Name a .py file before the colon.")
     module = importlib.util.module_from_spec(spec)
@@ -306,6 +322,12 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _module_name(path: Path) -> str:
+    # A file may be called like an installed package (torch.py): it gets a name of its own.
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{digest}"
 
 
 def _import_module(name: str) -> ModuleType:

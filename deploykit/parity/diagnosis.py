@@ -63,6 +63,7 @@ class Variation(Value, frozen=True):
         correct: Images that get the right class.
         images: How many images were tried.
         gained: ``correct`` minus that of the bundle as recorded.
+        is_clear: Whether the gain is more than chance gives: only then is it a suggestion.
     """
 
     change: str
@@ -70,6 +71,7 @@ class Variation(Value, frozen=True):
     correct: int
     images: int
     gained: int
+    is_clear: bool
 
 
 class StageReport(Value, frozen=True):

@@ -5,16 +5,14 @@ from __future__ import annotations
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 
-#: Below this part of the scale a margin is too small for the top-1 class to mean anything.
+#: Up to this part of an image's own scale a margin is within the precision's rounding, so that the
+#: top-1 class means nothing; see :func:`deploykit.parity.measures.relative_margins`.
 UNDECIDABLE_MARGIN: dict[Precision, float] = {
     "fp32": 1e-4,
     "fp16": 5e-3,
     "bf16": 5e-3,
     "int8": 5e-3,
 }
-
-#: At or below this part of the scale even the reference does not decide.
-UNDECIDED_MARGIN = UNDECIDABLE_MARGIN["fp32"]
 
 
 class Flip(Value, frozen=True):
@@ -45,7 +43,6 @@ class Measurement(Value, frozen=True):
         max_abs_error: The largest absolute difference of a logit.
         flips: Images whose top-1 class differs although their margin decides.
         undecidable: Images whose margin is too small to decide, flipped or not.
-        undecided: Images whose margin is so small that the reference itself does not decide.
         flipped: Every image whose top-1 class differs, smallest margin last.
         max_probability_change: The largest absolute difference of a softmax probability.
         rms_probability_change: The root mean square, over the images, of an image's largest change
@@ -53,6 +50,9 @@ class Measurement(Value, frozen=True):
         non_finite: The number of NaN or infinite logits, on both sides together.
         flip_rate_bound: The one-sided 95 % upper bound of the flip rate (Clopper-Pearson) over the
             decidable images; None without any, and where the images are no blind sample of photos.
+        classes: To how many classes the reference gives the images.
+        spread: The most by which the reference's probability of a class differs between two of the
+            images: near 0 its answers hardly depend on the image.
     """
 
     images: int
@@ -61,12 +61,13 @@ class Measurement(Value, frozen=True):
     max_abs_error: float
     flips: int
     undecidable: int
-    undecided: int
     flipped: tuple[Flip, ...]
     max_probability_change: float
     rms_probability_change: float
     non_finite: int
     flip_rate_bound: float | None
+    classes: int
+    spread: float
 
     @property
     def max_relative_error(self) -> float:

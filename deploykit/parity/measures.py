@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.parity.measurement import UNDECIDABLE_MARGIN, UNDECIDED_MARGIN, Flip, Measurement
+from deploykit.parity.measurement import UNDECIDABLE_MARGIN, Flip, Measurement
 from deploykit.parity.statistics import upper_bound
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.session import Logits
 
 Array = npt.NDArray[np.float64]
+
+#: Two classes whose probabilities differ by less than this are as probable as each other.
+_SAME_PROBABILITY = 1e-6
 
 
 def softmax(logits: npt.ArrayLike) -> Array:
@@ -36,6 +39,34 @@ def margins(logits: npt.ArrayLike) -> Array:
     return found
 
 
+def relative_margins(logits: npt.ArrayLike) -> Array:
+    """The margin of each row of (N, K) logits, as a part of the row's own scale.
+
+    The own scale is the largest absolute logit less the row's mean: neither another image's logits
+    nor what is added to all of a row's makes a decision look closer than it is. So with two classes
+    the part is always 2.
+
+    Returns:
+        (N,); 0 where nothing is decided: see :func:`margins`, or because the probabilities of the
+        first two classes differ by less than 1e-6.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    margin = margins(values)
+    found = np.zeros(len(values))
+    rows = np.flatnonzero(margin > 0)
+    chosen = values[rows]
+    scale = np.abs(chosen - chosen.mean(axis=1, keepdims=True)).max(axis=1)
+    # p1 - p2 = p1 (1 - exp(-margin)), without the difference of two numbers that are nearly equal.
+    difference = softmax(chosen).max(axis=1) * -np.expm1(-margin[rows])
+    found[rows] = np.where(difference >= _SAME_PROBABILITY, margin[rows] / scale, 0.0)
+    return found
+
+
+def decides(logits: npt.ArrayLike, precision: Precision) -> npt.NDArray[np.bool_]:
+    """(N,) whether the margin of each row of (N, K) logits decides in a precision."""
+    return relative_margins(logits) > UNDECIDABLE_MARGIN[precision]
+
+
 def measure(
     reference: Logits,
     candidate: Logits,
@@ -52,7 +83,7 @@ def measure(
     Args:
         reference: (N, K) logits of the reference.
         candidate: (N, K) logits of the candidate, the same images in the same order.
-        precision: The candidate's, which sets the margin below which an image is undecidable.
+        precision: The candidate's, which sets what is undecidable; see :func:`decides`.
         paths: The N images' names.
         labels: The K classes' names.
         batch_sizes: The sizes of the batches that the candidate ran.
@@ -80,9 +111,10 @@ def measure(
     errors = np.abs(errors)
     scale = float(np.abs(ours[np.isfinite(ours)]).max(initial=least_scale))
     changes = np.ones(len(paths))
-    changes[usable] = np.abs(softmax(theirs[usable]) - softmax(ours[usable])).max(axis=1)
+    probabilities = softmax(ours[usable])
+    changes[usable] = np.abs(softmax(theirs[usable]) - probabilities).max(axis=1)
     margin = np.where(usable, margins(ours), 0.0)
-    decidable = margin > UNDECIDABLE_MARGIN[precision] * scale
+    decidable = usable & decides(ours, precision)
     flipped = usable & (ours.argmax(axis=1) != theirs.argmax(axis=1))
     decisions, flips = int(decidable.sum()), int((flipped & decidable).sum())
     order = sorted(np.flatnonzero(flipped).tolist(), key=lambda i: -margin[i])
@@ -93,7 +125,6 @@ def measure(
         max_abs_error=float(errors.max(initial=0.0)),
         flips=flips,
         undecidable=len(paths) - decisions,
-        undecided=int((margin <= UNDECIDED_MARGIN * scale).sum()),
         flipped=tuple(
             Flip(
                 path=paths[i],
@@ -108,4 +139,6 @@ def measure(
         rms_probability_change=float(np.linalg.norm(changes)) / max(1, len(paths)) ** 0.5,
         non_finite=int((~np.isfinite(ours)).sum() + (~np.isfinite(theirs)).sum()),
         flip_rate_bound=upper_bound(flips, decisions) if bounded else None,
+        classes=len(np.unique(ours[usable].argmax(axis=1))),
+        spread=float(np.ptp(probabilities, axis=0).max()) if usable.any() else 0.0,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deploykit.parity.measurement import UNDECIDABLE_MARGIN, UNDECIDED_MARGIN, Measurement
+from deploykit.parity.measurement import UNDECIDABLE_MARGIN, Measurement
 from deploykit.parity.measures import Array
 from deploykit.parity.tolerance import Population
 from deploykit.specs.model import Precision
@@ -118,17 +118,16 @@ def population_of(
     """All ranked images, over which the rates of a sample with the lowest margins are judged.
 
     Args:
-        ranked: (N,) every image's margin.
+        ranked: (N,) every image's margin as a part of its own scale; see
+            :func:`deploykit.parity.measures.relative_margins`.
         precision: The candidate's.
         found: What was measured on the sample. Where the reference decides fewer of its images
             than the ranking says of all, the reference is believed.
         others_hold: See :meth:`MarginMining.others_hold`.
     """
-    undecidable = int((ranked <= UNDECIDABLE_MARGIN[precision] * found.scale).sum())
-    undecided = int((ranked <= UNDECIDED_MARGIN * found.scale).sum())
+    undecidable = int((ranked <= UNDECIDABLE_MARGIN[precision]).sum())
     return Population(
         images=len(ranked),
         undecidable=max(undecidable, found.undecidable),
-        undecided=max(undecided, found.undecided),
         others_hold=others_hold,
     )

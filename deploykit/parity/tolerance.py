@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Self
 
-from deploykit.parity.measurement import UNDECIDED_MARGIN, Measurement
+from deploykit.parity.measurement import Measurement
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 from deploykit.system.text import counted
 
-#: A comparison with more undecided images, or with more undecidable flips, than
-#: this part shows nothing about decisions.
-MAX_UNDECIDABLE_RATE = 0.05
-#: Nor does a comparison of which fewer images than this part decide anything.
+#: Rounding turns the class of few undecidable images: a candidate may flip this part of all images,
+#: or one, without a margin that decides.
+MAX_UNDECIDABLE_FLIP_RATE = 0.01
+#: A reference that decides fewer images than this part shows nothing about decisions.
 MIN_DECIDABLE_RATE = 0.5
 
 
@@ -23,20 +23,18 @@ class Population(Value, frozen=True):
     Attributes:
         images: How many there are.
         undecidable: Those whose margin is too small to decide in the candidate's precision.
-        undecided: Those whose margin is so small that the reference itself does not decide.
         others_hold: Whether those that were not measured are shown to keep their class: only then
             are flips judged over all.
     """
 
     images: int
     undecidable: int
-    undecided: int
     others_hold: bool = True
 
     @classmethod
     def of(cls, measurement: Measurement) -> Self:
         """The measured images themselves."""
-        return cls(measurement.images, measurement.undecidable, measurement.undecided)
+        return cls(images=measurement.images, undecidable=measurement.undecidable)
 
     @property
     def decidable(self) -> int:
@@ -81,13 +79,12 @@ class Tolerance(Value, frozen=True):
         among = population or Population.of(measurement)
         return tuple(self._exceeded(measurement, among))
 
+    def changes_too_many(self, found: Measurement, population: Population | None = None) -> bool:
+        """Whether more decisions changed than may, those that are undecidable included."""
+        return any(self._changed(found, population or Population.of(found)))
+
     def _exceeded(self, found: Measurement, among: Population) -> Iterator[str]:
-        judged = max(among.decidable if among.others_hold else 0, found.decidable)
-        if found.flips and found.flips / judged > self.max_flip_rate:
-            yield (
-                f"{found.flips} of {counted(judged, 'image')} changed their class; "
-                f"at most {self.max_flip_rate:.1%} may"
-            )
+        yield from self._changed(found, among)
         if found.max_abs_error == 0:
             return  # of logits that are all zero the relative error is infinite all the same
         # Written so that an error which is not a number is refused as well.
@@ -113,6 +110,23 @@ class Tolerance(Value, frozen=True):
                 f"(root mean square); at most {self.max_typical_change:g} is allowed"
             )
 
+    def _changed(self, found: Measurement, among: Population) -> Iterator[str]:
+        judged = max(among.decidable if among.others_hold else 0, found.decidable)
+        if found.flips and found.flips / judged > self.max_flip_rate:
+            yield (
+                f"{found.flips} of {counted(judged, 'image')} changed their class; "
+                f"at most {self.max_flip_rate:.1%} may"
+            )
+        images = max(among.images if among.others_hold else 0, found.images)
+        # Where the reference decides too little, that speaks against the images.
+        if _is_decided(among) and found.undecidable_flips > max(
+            1, MAX_UNDECIDABLE_FLIP_RATE * images
+        ):
+            yield (
+                f"{found.undecidable_flips} of {counted(images, 'image')} changed their class with "
+                f"a margin too small to decide; at most {MAX_UNDECIDABLE_FLIP_RATE:.0%} may"
+            )
+
 
 def image_reasons(found: Measurement, population: Population | None = None) -> Iterator[str]:
     """Why images show too little about decisions, a sentence each.
@@ -126,22 +140,16 @@ def image_reasons(found: Measurement, population: Population | None = None) -> I
         yield "no image was compared"
     if found.images == 0 or found.non_finite:
         return
-    images = counted(among.images, "image")
-    if among.undecided > MAX_UNDECIDABLE_RATE * among.images:
+    if not _is_decided(among):
         yield (
-            f"the reference does not decide {among.undecided} of {images}, whose margin is at most "
-            f"{UNDECIDED_MARGIN:.0e} of the scale; at most {MAX_UNDECIDABLE_RATE:.0%} may be so"
+            f"the reference does not decide {among.undecidable:,} of "
+            f"{counted(among.images, 'image')}, whose margins are within rounding; it must decide "
+            f"at least {MIN_DECIDABLE_RATE:.0%}"
         )
-    if among.decidable < MIN_DECIDABLE_RATE * among.images:
-        yield (
-            f"only {among.decidable} of {images} with a margin that decides; "
-            f"at least {MIN_DECIDABLE_RATE:.0%} must have one"
-        )
-    if found.undecidable_flips > MAX_UNDECIDABLE_RATE * among.images:
-        yield (
-            f"{found.undecidable_flips} of {images} changed their class with a margin too small to "
-            f"decide; at most {MAX_UNDECIDABLE_RATE:.0%} may"
-        )
+
+
+def _is_decided(among: Population) -> bool:
+    return among.decidable >= MIN_DECIDABLE_RATE * among.images
 
 
 _TOLERANCES: dict[Precision, Tolerance] = {

@@ -6,7 +6,7 @@ from collections.abc import Container
 
 from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import Bundle, require_unchanged
-from deploykit.bundle.manifest import Manifest, update_manifest
+from deploykit.bundle.manifest import Manifest, read_manifest, update_manifest
 from deploykit.inference.candidates import Candidate, this_machine
 from deploykit.specs.model import Precision
 from deploykit.system.progress import Note, Progress
@@ -92,8 +92,14 @@ def forget_accepted(bundle: Bundle) -> Accepted | None:
         BundleError: The bundle cannot be written.
     """
     machine = this_machine()
-    for accepted in bundle.manifest.accepted:
-        if accepted.machine.hardware == machine.hardware:
-            update_manifest(bundle.folder, lambda manifest: manifest.without_accepted(machine))
-            return accepted
-    return None
+    forgotten: list[Accepted] = []
+
+    def change(manifest: Manifest) -> Manifest:
+        here = (each for each in manifest.accepted if each.machine.hardware == machine.hardware)
+        forgotten[:] = here
+        return manifest.without_accepted(machine)
+
+    now_there = read_manifest(bundle.folder)
+    if change(now_there) != now_there:
+        update_manifest(bundle.folder, change)
+    return next(iter(forgotten), None)

@@ -11,6 +11,7 @@ from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verdicts import ImageSet
 from deploykit.errors import ParityError
 from deploykit.parity.compare import NamedBatch
+from deploykit.proof.extremes import ExtremeAnswers, answer_extremes, judge_extremes
 from deploykit.proof.images import LOOK_AT_THEM, ImageSample, mostly_unreadable
 from deploykit.proof.policy import MIN_IMAGES
 from deploykit.proof.reference import OpenReference
@@ -29,12 +30,14 @@ class AnsweredImages:
         logits: (N, K), in their order.
         drawn: What images they are.
         digests: See :attr:`deploykit.proof.images.ImageSample.digests`.
+        extremes: What the reference answers to extreme images.
     """
 
     batches: Sequence[NamedBatch]
     logits: Logits
     drawn: ImageSet
     digests: frozenset[str]
+    extremes: ExtremeAnswers
 
     @property
     def is_too_few(self) -> bool:
@@ -54,7 +57,7 @@ class AnsweredImages:
             manifest: Of the bundle.
             progress: Called after every batch.
         """
-        (verdict,) = judge_sessions(
+        verdicts = judge_sessions(
             self.logits,
             [candidate],
             self.batches,
@@ -63,10 +66,16 @@ class AnsweredImages:
             count=len(self.logits),
             kind=self.drawn.kind,
         )
+        (verdict,) = judge_extremes(verdicts, [candidate], self.extremes)
         return verdict
 
 
-def _answered(sample: ImageSample, reference: OpenReference, progress: Progress) -> AnsweredImages:
+def _answered(
+    sample: ImageSample,
+    reference: OpenReference,
+    extremes: ExtremeAnswers,
+    progress: Progress,
+) -> AnsweredImages:
     batches, logits = [], []
     for names, images in sample:
         if names:  # else not one of these files could be read
@@ -78,7 +87,7 @@ def _answered(sample: ImageSample, reference: OpenReference, progress: Progress)
         raise ParityError(f"{sample.source}: {reason}.", hint=LOOK_AT_THEM)
     if skipped := skipped_text(drawn):
         progress(Note(f"{drawn.count} of the sampled photos are used{skipped}"))
-    return AnsweredImages(batches, np.concatenate(logits), drawn, sample.digests)
+    return AnsweredImages(batches, np.concatenate(logits), drawn, sample.digests, extremes)
 
 
 def split_answers(
@@ -97,9 +106,10 @@ def split_answers(
         ParityError: Most of one cannot be read.
     """
     search, proof = split
-    searched = _answered(search, reference, progress)
+    extremes = answer_extremes(reference.session, progress)
+    searched = _answered(search, reference, extremes, progress)
     proof.skip(searched.digests)
-    proven = _answered(proof, reference, progress)
+    proven = _answered(proof, reference, extremes, progress)
     unreadable = search.unreadable + proof.unreadable
     if unreadable:
         progress(Note(f"{unreadable} of the sampled photos are skipped, as they cannot be read"))

@@ -24,23 +24,17 @@ from deploykit.inference.candidates import (
     open_candidate,
 )
 from deploykit.proof.accepted import accepted_here, candidate_of, tell_accepted
-from deploykit.proof.policy import Status, has_run, status
+from deploykit.proof.policy import Status, has_run, how_to_prove, status
 from deploykit.runtime.opener import CPU, CUDA, HOST_RUNTIMES, OPENVINO, graph_precision
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
 from deploykit.specs.session import Session
 from deploykit.system.gpu import find_gpu, need_gpu
 from deploykit.system.progress import Note, Progress, silent
-from deploykit.system.text import command_line
 
 _Opener: TypeAlias = Callable[[Bundle, Candidate], Session]
 
 AUTO = "auto"
-_PROVE_OR_FP32 = (
-    "--precision fp32 decides the same on every CPU; or see by how much this one differs: "
-    "deploykit verify with the same --runtime and --precision"
-)
-
 #: What is usually the fastest first. The order on a CPU was measured; that on a GPU is an
 #: assumption, and nothing of it was measured. ``deploykit bench`` measures a machine.
 _PREFERENCE: tuple[tuple[str, Precision], ...] = (
@@ -205,10 +199,10 @@ def _nothing_proven(
     if all(candidate.runtime not in HOST_RUNTIMES for candidate in candidates):
         need_gpu()  # without one a proof would not help
     option = () if precision is None else ("--precision", precision)
-    words = ("deploykit", "verify", "--bundle", str(bundle.folder), "--images", "DIR", *option)
+    command = bundle.command("verify", "--images", "DIR", *option)
     return ParityError(
         f"No graph of bundle {bundle.name} is proven to decide as the checkpoint does.",
-        hint=f"Prove it: {command_line(words)}; or run it unproven by naming a --runtime.",
+        hint=f"Prove it: {command}; or run it unproven by naming a --runtime.",
     )
 
 
@@ -244,13 +238,18 @@ def _open_named(
         if is_new or (not flavour and is_elsewhere):
             from deploykit.proof.self_test import self_test
 
-            self_test(bundle, session, progress, hint=None if flavour else _PROVE_OR_FP32)
+            how = how_to_prove(bundle, spec.runtime, spec.precision)
+            instead = (
+                "--precision fp32 decides the same on every CPU; or see by how much this one "
+                f"differs: {how}"
+            )
+            self_test(bundle, session, progress, hint=None if flavour else instead)
     except BaseException:
         session.close()
         raise
     if spec.tf32:
         how = f"{spec.precision} with TF32 on {runtime}, {spec.device},"
-        progress(Note(f"{how} is not proven: deploykit verify does that"))
+        progress(Note(f"{how} is not proven: {bundle.command('verify')} does that"))
     elif known.proof is None:
         progress(Note(f"{candidate}, {spec.device}: {known.reason}"))
     return session

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from deploykit.bundle.folder import Bundle
-from deploykit.bundle.verdicts import ImageKind, KeptVerdict
+from deploykit.bundle.verdicts import ImageKind, ImageSet, KeptVerdict
 from deploykit.inference.candidates import Candidate
+from deploykit.parity.measurement import Measurement
 from deploykit.parity.statistics import CONFIDENCE
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.engine import is_flavour
@@ -71,7 +72,7 @@ def status(
     """
     sha256 = bundle.manifest.files[candidate.file].sha256
     known = [each for each in bundle.manifest.verdicts if each.graph_sha256 == sha256]
-    return status_by(known, candidate, device, versions)
+    return status_by(bundle, known, candidate, device, versions)
 
 
 def status_of(bundle: Bundle, verdict: KeptVerdict) -> Status:
@@ -93,6 +94,7 @@ def has_run(bundle: Bundle, candidate: Candidate, device: str) -> bool:
 
 
 def status_by(
+    bundle: Bundle,
     verdicts: Iterable[KeptVerdict],
     candidate: Candidate,
     device: str | None = None,
@@ -115,21 +117,23 @@ def status_by(
             if any(each.passed and not each.is_recorded for each in verdicts)
         ]
         if proven and not here:
-            how = how_to_prove(candidate.runtime, candidate.precision)
+            how = how_to_prove(bundle, candidate.runtime, candidate.precision)
             return Status(
                 "unproven", None, f"it is proven on {', '.join(proven)}, not on {device}: {how}"
             )
-        return _on_device(here, candidate, installed)
-    found = [_on_device(verdicts, candidate, installed) for verdicts in on_device.values()]
+        return _on_device(bundle, here, candidate, installed)
+    found = [_on_device(bundle, known, candidate, installed) for known in on_device.values()]
     return min(
-        found or [_on_device([], candidate, installed)],
+        found or [_on_device(bundle, [], candidate, installed)],
         key=lambda each: _BEST_FIRST.index(each.word),
     )
 
 
-def _on_device(known: list[KeptVerdict], candidate: Candidate, installed: str) -> Status:
+def _on_device(
+    bundle: Bundle, known: list[KeptVerdict], candidate: Candidate, installed: str
+) -> Status:
     """The status by what is known of a candidate on one device."""
-    how = how_to_prove(candidate.runtime, candidate.precision)
+    how = how_to_prove(bundle, candidate.runtime, candidate.precision)
     current = [each for each in known if each.runtime_version == installed]
     for failed in current:
         if not failed.passed:
@@ -160,7 +164,7 @@ def _on_device(known: list[KeptVerdict], candidate: Candidate, installed: str) -
 def _by_proof(proof: KeptVerdict, candidate: Candidate, how: str) -> Status:
     if proof.kind == "rehearsed" and candidate.runtime != REHEARSAL:
         return Status("unproven", proof, f"it was rehearsed, and never executed: {how}")
-    if too_few := too_few_images(proof):
+    if too_few := too_few_images(proof.precision, proof.measurement, proof.images):
         return Status("unproven", proof, f"{too_few}: {how} --images DIR")
     flips = proof.measurement.flips
     if not flips:
@@ -173,24 +177,28 @@ def _by_proof(proof: KeptVerdict, candidate: Candidate, how: str) -> Status:
     )
 
 
-def too_few_images(proof: KeptVerdict) -> str:
+def too_few_images(precision: Precision, found: Measurement, images: ImageSet) -> str:
     """Why a proof below FP32 is on too few photos to count; empty where it is not.
 
     FP32 gives the checkpoint's numbers but for rounding, which any image shows. What a lower
     precision does to decisions only photos show.
+
+    Args:
+        precision: The candidate's.
+        found: What was measured of it.
+        images: On which images.
     """
-    bound = proof.measurement.flip_rate_bound
-    if proof.precision == "fp32" or (bound is not None and bound <= MAX_FLIP_RATE_BOUND):
+    bound = found.flip_rate_bound
+    if precision == "fp32" or (bound is not None and bound <= MAX_FLIP_RATE_BOUND):
         return ""
-    if proof.images.kind != "photos":
-        images = f"{proof.images.kind} images, which are no sample of photos"
+    if images.kind != "photos":
+        on = f"{images.kind} images, which are no sample of photos"
     else:
-        images = counted(proof.images.count, "photo")
-        if undecidable := proof.measurement.undecidable:
-            images += f", {undecidable} of them undecidable"
-    flips = proof.measurement.flips
-    changed = f", with {counted(flips, 'changed decision')}" if flips else ""
-    return f"its proof is on {images}{changed}; below FP32 {MIN_IMAGES} photos are the least"
+        on = counted(images.count, "photo")
+        if found.undecidable:
+            on += f", {found.undecidable} of them undecidable"
+    changed = f", with {counted(found.flips, 'changed decision')}" if found.flips else ""
+    return f"its proof is on {on}{changed}; below FP32 {MIN_IMAGES} photos are the least"
 
 
 def _failure(failed: KeptVerdict, how: str) -> str:
@@ -201,8 +209,7 @@ def _failure(failed: KeptVerdict, how: str) -> str:
     )
 
 
-def how_to_prove(runtime: str, precision: Precision) -> str:
-    """The command that proves what a runtime makes of a precision."""
-    if is_flavour(runtime):
-        return f"deploykit verify --runtime {runtime}"
-    return f"deploykit verify --runtime {runtime} --precision {precision}"
+def how_to_prove(bundle: Bundle, runtime: str, precision: Precision) -> str:
+    """The command that proves what a runtime makes of a bundle's precision."""
+    option = () if is_flavour(runtime) else ("--precision", precision)
+    return bundle.command("verify", "--runtime", runtime, *option)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploykit.bundle.checkpoint_files import checkpoint_sha256
 from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
-from deploykit.bundle.manifest import recorded_path, sha256_of
+from deploykit.bundle.manifest import recorded_path
 from deploykit.bundle.verdicts import ReferenceKind
 from deploykit.errors import CheckpointError, DependencyError, UsageError
 from deploykit.inference.candidates import Candidate, open_candidate
@@ -54,6 +55,8 @@ class Reference:
             something about the bundle. A module with other weights does not.
         reason: Why nothing can be proven by it; None when it can.
         module_reason: Why the module was not asked, where the canonical graph stands in for it.
+        module_options: The options of ``verify`` with which the module is asked after all; empty
+            where none helps.
     """
 
     kind: ReferenceKind
@@ -61,6 +64,7 @@ class Reference:
     is_recorded: bool = True
     reason: str | None = None
     module_reason: str | None = None
+    module_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,7 @@ def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress
         InputError: A named checkpoint or architecture cannot be used.
     """
     reason = None if request.named else module_reason(bundle)
+    options = () if reason is None else module_options(bundle)
     if reason is None:
         try:
             return module_reference(bundle, request)
@@ -98,25 +103,36 @@ def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress
             if request.named:
                 raise
             reason = exc.message.rstrip(".")
-    progress(Note(f"comparing with {CANONICAL_GRAPH}, not with the checkpoint: {reason}"))
-    return _graph_reference(bundle, reason)
+    how = f"; {bundle.command('verify', *options)} compares with it" if options else ""
+    progress(Note(f"comparing with {CANONICAL_GRAPH}, not with the checkpoint: {reason}{how}"))
+    return _graph_reference(bundle, reason, options)
 
 
 def module_reason(bundle: Bundle) -> str | None:
     """Why the module cannot be made without being asked; None when it can."""
     architecture, checkpoint = bundle.manifest.architecture, bundle.manifest.checkpoint
     if names_user_code(architecture.name):
-        words = ["deploykit", "verify", "--bundle", str(bundle.folder), "--arch", architecture.name]
         return (
             f"the manifest names code of its own, {architecture.name}, which runs only when --arch "
-            f"names it ({command_line(words)})"
+            "names it"
         )
     if checkpoint.trusted_pickle:
-        return (
-            "the checkpoint runs code when it is read: name it with --ckpt and --trust-pickle "
-            "(deploykit verify takes both)"
-        )
+        return "the checkpoint runs code when it is read, which --ckpt and --trust-pickle allow"
     return _checkpoint_reason(bundle)
+
+
+def module_options(bundle: Bundle) -> tuple[str, ...]:
+    """The options of ``verify`` that compare with the module where :func:`module_reason` forbids.
+
+    FILE stands for a checkpoint that is not where it was.
+    """
+    manifest, checkpoint = bundle.manifest, recorded_checkpoint(bundle)
+    name = manifest.architecture.name
+    return (
+        *(("--arch", name) if names_user_code(name) else ()),
+        *("--ckpt", "FILE" if checkpoint is None else str(checkpoint)),
+        *(("--trust-pickle",) if manifest.checkpoint.trusted_pickle else ()),
+    )
 
 
 def recorded_checkpoint(bundle: Bundle) -> Path | None:
@@ -135,16 +151,20 @@ def _checkpoint_reason(bundle: Bundle) -> str | None:
     if path is None:
         return (
             f"the manifest's {recorded.path} is no full path on a disk of this machine, and is not "
-            "followed; --ckpt names the checkpoint (deploykit verify --ckpt FILE)"
+            "followed; --ckpt names the checkpoint"
         )
     if not path.is_file():
-        return f"{path} is not there; --ckpt names it elsewhere (deploykit verify --ckpt FILE)"
-    if sha256_of(path) != recorded.sha256:
+        return f"{path} is not there; --ckpt names it elsewhere"
+    try:
+        sha256 = checkpoint_sha256(path)
+    except CheckpointError as error:
+        return error.message
+    if sha256 != recorded.sha256:
         return f"{path} has changed since the export"
     return None
 
 
-def _graph_reference(bundle: Bundle, reason: str) -> OpenReference:
+def _graph_reference(bundle: Bundle, reason: str, options: tuple[str, ...]) -> OpenReference:
     """The canonical graph, which stands for the checkpoint as far as it was proven itself."""
     session = open_candidate(bundle, Candidate(CANONICAL_GRAPH, "onnxruntime-cpu", "fp32"))
     spec = session.spec
@@ -159,6 +179,7 @@ def _graph_reference(bundle: Bundle, reason: str) -> OpenReference:
         if proven
         else f"{CANONICAL_GRAPH}, the reference, is itself not proven against the checkpoint",
         module_reason=reason,
+        module_options=options,
     )
 
 
@@ -195,7 +216,7 @@ def module_reference(bundle: Bundle, request: ReferenceRequest) -> OpenReference
             hint="Name the checkpoint as well: --ckpt FILE",
         )
     # The recorded checkpoint was loaded because its hash is the recorded one.
-    sha256 = sha256_of(path) if request.checkpoint else manifest.checkpoint.sha256
+    sha256 = checkpoint_sha256(path) if request.checkpoint else manifest.checkpoint.sha256
     model = load_model(
         architecture,
         path,

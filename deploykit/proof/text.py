@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
-from deploykit.bundle.verdicts import ImageSet, KeptVerdict, ReferenceKind
+from deploykit.bundle.verdicts import ImageKind, ImageSet, KeptVerdict, ReferenceKind
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.measurement import Measurement
-from deploykit.proof.policy import IMAGE_NAMES, Status, status
+from deploykit.proof.policy import IMAGE_NAMES, Status, status, too_few_images
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import plain_value
 from deploykit.system.text import NARROW_SPACE, bound, counted, rate_digits, table_text
@@ -34,6 +34,37 @@ _REFERENCES: dict[ReferenceKind, str] = {
 }
 _SHOWN_FLIPS = 10
 
+Outcome: TypeAlias = Literal["passed", "failed", "unproven"]
+
+#: An outcome in a terminal.
+OUTCOMES: dict[Outcome, str] = {
+    "passed": "passed",
+    "failed": "FAILED",
+    "unproven": "UNPROVEN",
+}
+_WITHOUT_BOUND: dict[ImageKind, str] = {
+    "photos": "They were chosen by their margins, so no rate follows for others.",
+    "golden": "They were chosen at export for their margins, so no rate follows for photos.",
+    "generated": "They are generated images, and say nothing about real photos.",
+}
+#: Fewer images than these may well be of one class.
+_LEAST_VARIED = 3
+#: Answers whose probabilities vary by less than this hardly depend on the image.
+_LEAST_SPREAD = 0.01
+
+
+def stand_in_text(reason: str | None) -> str:
+    """What a report begins with where the canonical graph stands in for the checkpoint."""
+    why = f": {reason}" if reason else ""
+    return f"Compared with {CANONICAL_GRAPH}, not with the checkpoint{why}."
+
+
+def outcome_of(verdict: Verdict) -> Outcome:
+    """A verdict that did not pass has failed where the numbers themselves break the tolerance."""
+    if verdict.passed:
+        return "passed"
+    return "failed" if verdict.failed else "unproven"
+
 
 def verdicts_text(verdicts: Iterable[Verdict]) -> str:
     """A table with a row for each candidate."""
@@ -46,7 +77,7 @@ def verdicts_text(verdicts: Iterable[Verdict]) -> str:
             f"{verdict.measurement.max_relative_error:.1e}",
             f"{verdict.measurement.max_probability_change:.1e}",
             ",".join(map(str, verdict.measurement.batch_sizes)),
-            "passed" if verdict.passed else "FAILED",
+            OUTCOMES[outcome_of(verdict)],
         )
         for verdict in verdicts
     ]
@@ -55,12 +86,140 @@ def verdicts_text(verdicts: Iterable[Verdict]) -> str:
 
 def flips_of(measurement: Measurement) -> str:
     """``0 of 225, at most 1.3 %``: the flips and the bound on their rate."""
+    if not measurement.decidable:
+        return f"nothing decided on {counted(measurement.images, 'image')}"
     text = f"{measurement.flips} of {measurement.decidable}"
     if measurement.flip_rate_bound is not None:
         text += f", at most {rate_digits(measurement.flip_rate_bound)} %"
     if measurement.undecidable:
-        text += f" ({measurement.undecidable} undecidable)"
+        changed = measurement.undecidable_flips
+        text += f" ({measurement.undecidable} undecidable{f', {changed} changed' * bool(changed)})"
     return text
+
+
+def numbers_text(verdict: Verdict) -> str:
+    """What was measured of a candidate, in a line."""
+    found = verdict.measurement
+    return (
+        f"flips {flips_of(found)}, error {found.max_relative_error:.1e} of the scale, "
+        f"|dp| {found.max_probability_change:.1e}, {verdict.kind} on {verdict.candidate.device}, "
+        f"batches of {', '.join(map(str, found.batch_sizes))}"
+    )
+
+
+def reasons_text(verdicts: Iterable[Verdict]) -> list[str]:
+    """A line for each reason why a candidate did not pass."""
+    return [
+        f"{OUTCOMES[outcome_of(verdict)]}  {verdict.candidate.title}: {reason}"
+        for verdict in verdicts
+        for reason in verdict.reasons
+    ]
+
+
+def decisions_text(verdicts: Sequence[Verdict], reference: str, kind: ImageKind) -> Iterator[str]:
+    """What was decided where every candidate passed, and what follows, a sentence each.
+
+    Args:
+        verdicts: One at least.
+        reference: What the candidates were compared with: ``the trained model``.
+        kind: Of the images.
+    """
+    noun = "photo" if kind == "photos" else "image"
+    found = [verdict.measurement for verdict in verdicts]
+    changed = [verdict for verdict in verdicts if verdict.measurement.flips]
+    turned = [verdict for verdict in verdicts if verdict.measurement.undecidable_flips]
+    for verdict in changed:
+        decisions = counted(verdict.measurement.decidable, "decision")
+        yield (
+            f"{verdict.measurement.flips:,} of {decisions} changed in {verdict.candidate.title}, "
+            "which is allowed."
+        )
+    if not changed:
+        count = len(verdicts)
+        deployed = "the deployed one" if count == 1 else f"each of the {count} deployed ones"
+        # What decides in the lowest precision decides in all.
+        compared, judged = found[0].images, min(each.decidable for each in found)
+        images = f"All {compared:,} {noun}s" if compared != 1 else f"The one {noun}"
+        if turned:
+            images = f"The {judged:,} of {counted(compared, noun)} that can be judged"
+        yield f"{images} got the same answer from {reference} and from {deployed}."
+    for verdict in turned:
+        number = verdict.measurement.undecidable_flips
+        yield (
+            f"{counted(number, f'undecidable {noun}')} got another class from "
+            f"{verdict.candidate.title}: within rounding, and judged apart."
+        )
+    yield from _bound_text(verdicts, reference, kind)
+
+
+def _bound_text(verdicts: Sequence[Verdict], reference: str, kind: ImageKind) -> Iterator[str]:
+    """What follows for other images."""
+    bounds = {verdict.candidate.title: verdict.measurement.flip_rate_bound for verdict in verdicts}
+    known = [rate for rate in bounds.values() if rate is not None]
+    if not known:
+        yield _WITHOUT_BOUND[kind]
+        return
+    undecidable = any(verdict.measurement.undecidable for verdict in verdicts)
+    decisions = "the decisions that can be judged" if undecidable else "the decisions"
+    yield (
+        f"If the photos to come are like these, at most {rate_digits(max(known))} % of "
+        f"{decisions} will differ from those of {reference}, with 95 % confidence."
+    )
+    if without := [name for name, rate in bounds.items() if rate is None]:
+        yield f"For {' and '.join(without)} no such rate follows."
+
+
+def limits_text(verdicts: Sequence[Verdict], images: ImageSet) -> Iterator[str]:
+    """What verdicts do not show, a sentence each, and each once."""
+    noun = "photo" if images.kind == "photos" else "image"
+    for verdict in verdicts:
+        spec = verdict.candidate
+        if verdict.kind == "rehearsed":
+            yield (
+                f"{spec.graph} was rehearsed on a model of {spec.precision} hardware, and has not "
+                "run on the hardware itself: verify it again there."
+            )
+        if spec.tf32:
+            yield f"{spec.graph} ran with TensorFloat-32, which shows nothing about plain FP32."
+    undecidable = [
+        (verdict.candidate.precision, found.undecidable, found.images)
+        for verdict in verdicts
+        if (found := verdict.measurement).undecidable and not found.non_finite
+    ]
+    for precision, count, compared in dict.fromkeys(undecidable):
+        yield (
+            f"{count:,} of {counted(compared, noun)} {'is' if count == 1 else 'are'} undecidable "
+            f"in {precision}: either class would do, so that no change of them counts as a flip."
+        )
+
+
+def few_images_text(verdicts: Iterable[Verdict], images: ImageSet) -> Iterator[str]:
+    """A sentence for each candidate that passed on too few images to be proven by them."""
+    for verdict in verdicts:
+        spec, among = verdict.candidate, verdict.population
+        reason = too_few_images(spec.precision, verdict.measurement, images)
+        if verdict.passed and among is None and reason:
+            yield f"{spec.title} passed, and stays unproven: {reason}."
+
+
+def uniform_text(found: Measurement, kind: ImageKind = "photos") -> str:
+    """That the network tells images apart badly or not at all, a sentence; "" where it does."""
+    if found.images < _LEAST_VARIED or found.non_finite or kind == "golden":
+        return ""
+    images = f"all {found.images:,} {'photos' if kind == 'photos' else 'generated images'}"
+    alike = found.spread < _LEAST_SPREAD
+    if found.classes > 1:
+        hardly = (
+            f"The network's answers hardly depend on the image: over {images} no probability "
+            f"differs by more than {found.spread:.1g}. Its weights may be untrained, or another "
+            "network's."
+        )
+        return hardly if alike else ""
+    why = "photos of one class do that, and so does an untrained network"
+    if kind == "generated":
+        why = "generated images may do that; photos show whether it decides (--images DIR)"
+    within = f", with probabilities within {found.spread:.1g}" if alike else ""
+    return f"The network gives {images} the same class{within}: {why}."
 
 
 def flips_text(verdict: Verdict) -> list[str]:
@@ -117,10 +276,11 @@ def status_text(known: Status) -> str:
     found = proof.measurement
     rate = found.flip_rate_bound
     sure = "" if rate is None else f", at most {rate_digits(rate)} % would"
+    alike = ", all of one class" * bool(uniform_text(found, proof.images.kind))
     images = counted(proof.images.count, IMAGE_NAMES[proof.images.kind])
     return (
         f"{known.word}: {found.flips} of {counted(found.decidable, 'decision')} differ from "
-        f"{_ANSWERED[proof.reference_kind]}{sure} ({images}{skipped_text(proof.images)}, "
+        f"{_ANSWERED[proof.reference_kind]}{sure} ({images}{alike}{skipped_text(proof.images)}, "
         f"preprocessed as recorded, {proof.created[:10]})"
     )
 
@@ -156,13 +316,16 @@ def proof_words(proof: KeptVerdict) -> list[str]:
             f"with 95{NARROW_SPACE}% confidence"
         )
     more = counted(found.undecidable, "more image was", "more images were")
+    turned = f"; {found.undecidable_flips:,} of them changed" * bool(found.undecidable_flips)
+    alike = uniform_text(found, proof.images.kind)
     how = f"Rehearsed in {proof.precision} on a model of the hardware, which has not run it yet"
     if proof.kind == "executed":
         how = f"Executed in {proof.precision} on {proof.runtime}, {proof.device}"
     return [
         f"{found.flips} of {counted(found.decidable, 'decision')} changed (flipped) against the "
         f"{proof.reference}{sure}.",
-        *([f"{more} undecidable, and not judged."] if found.undecidable else []),
+        *([alike] if alike else []),
+        *([f"{more} undecidable{turned}: either class would do."] if found.undecidable else []),
         f"{how}; with {images_text(proof.images)}, through the recorded preprocessing.",
         f"The largest change of a probability was {found.max_probability_change:.1e}, the largest "
         f"error of a logit {found.max_relative_error:.1e} of the scale.",

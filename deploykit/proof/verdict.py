@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from deploykit.bundle.folder import Bundle
-from deploykit.bundle.manifest import Manifest, update_manifest
+from deploykit.bundle.manifest import Manifest, read_manifest, update_manifest
 from deploykit.bundle.verdicts import ImageKind, ImageSet, KeptVerdict, ProofKind
 from deploykit.errors import BundleError
 from deploykit.parity.answers import Answers
@@ -68,10 +68,18 @@ class Verdict(Value, frozen=True):
     @property
     def exceeded(self) -> tuple[str, ...]:
         """How the compared images exceed the tolerance, a sentence each."""
+        return self.tolerance.exceeded(self.measurement, self._compared)
+
+    @property
+    def _compared(self) -> Population | None:
+        """The population, as if those of it that were not compared changed nothing."""
         among = self.population
-        if among is not None:
-            among = msgspec.structs.replace(among, others_hold=True)
-        return self.tolerance.exceeded(self.measurement, among)
+        return among and msgspec.structs.replace(among, others_hold=True)
+
+    @property
+    def changes_too_many(self) -> bool:
+        """Whether more decisions of the compared images changed than may."""
+        return self.tolerance.changes_too_many(self.measurement, self._compared)
 
     @property
     def among(self) -> int:
@@ -209,29 +217,40 @@ def keep_verdicts(
         if not verdict.candidate.tf32
         and (verdict.failed or (verdict.passed and verdict.population is None))
     ]
-
-    if reference.kind == "golden":
-        failed = [each for each in bundle.manifest.verdicts if not each.passed]
-        kept = [
-            each for each in kept if not each.passed or any(each.replaces(old) for old in failed)
-        ]
-    if kept:
-        add_verdicts(bundle, kept, progress)
+    add_verdicts(bundle, kept, progress, only_mending=reference.kind == "golden")
 
 
-def add_verdicts(bundle: Bundle, kept: Sequence[KeptVerdict], progress: Progress) -> None:
-    """Put verdicts into the manifest, or say why they are not kept: a bundle may be read-only."""
+def add_verdicts(
+    bundle: Bundle,
+    kept: Sequence[KeptVerdict],
+    progress: Progress,
+    *,
+    only_mending: bool = False,
+) -> None:
+    """Put verdicts into the manifest, or say why they are not kept: a bundle may be read-only.
+
+    Args:
+        bundle: The bundle, as it was when it was measured.
+        kept: The verdicts.
+        progress: Called with a note when the bundle cannot be changed.
+        only_mending: Whether one that passed is put only in the place of one that failed.
+    """
 
     def change(manifest: Manifest) -> Manifest:
+        failed = [each for each in manifest.verdicts if not each.passed]
         for each in kept:
             record = manifest.files.get(each.graph)
+            mends = any(each.replaces(old) for old in failed)
             # Else it was made anew meanwhile: this verdict is about another file.
-            if record is not None and record.sha256 == each.graph_sha256:
+            same = record is not None and record.sha256 == each.graph_sha256
+            if same and (mends or not (each.passed and only_mending)):
                 manifest = manifest.with_verdict(each)
         return manifest
 
     try:
-        update_manifest(bundle.folder, change)
+        now_there = read_manifest(bundle.folder)
+        if change(now_there) != now_there:  # or a bundle that is read-only would be complained of
+            update_manifest(bundle.folder, change)
     except BundleError as exc:
         failures = any(not each.passed for each in kept)
         outcome = "an earlier proof is still there" if failures else "the proof is not kept"

@@ -15,15 +15,16 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from deploykit.errors import DeviceError, GraphError, InputError
-from deploykit.runtime._base import BaseSession, check_graph, normalised
+from deploykit.runtime._base import BaseSession, Tensors, check_graph, normalised
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Closing, ImageBatch, Logits, NetworkInputs, SessionSpec
 
-#: All that ONNX Runtime raises: errors of its own that share no base but Exception, and
-#: RuntimeError from what is bound to device memory.
+#: All that ONNX Runtime raises: errors of its own that share no base but Exception, RuntimeError
+#: from what is bound to device memory, and what its Python part raises: ValueError for an input
+#: that is missing, UnicodeDecodeError (a ValueError) for a name that is no UTF-8.
 ORT_ERRORS: tuple[type[Exception], ...] = (
-    RuntimeError,
+    *(RuntimeError, ValueError, TypeError, OverflowError, MemoryError),
     *(
         value
         for value in vars(ort_errors).values()
@@ -66,6 +67,8 @@ def open_onnx(
     options.log_severity_level = _SEVERITY_FATAL  # errors come as exceptions; its log is on stderr
     if threads is not None:
         options.intra_op_num_threads = threads
+    # Not what its first bytes say: ONNX Runtime's own format can name other files, too.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # Threads that spin between two runs take the cores from whoever decodes or compares meanwhile.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     where = graph if isinstance(graph, Path) else name
@@ -124,12 +127,8 @@ class OnnxRuntimeSession(BaseSession):
         super().__init__(spec)
         cuda = spec.precision if spec.runtime == "onnxruntime-cuda" else None
         self._session = open_onnx(graph, spec.graph, threads, cuda=cuda, tf32=spec.tf32)
-        inputs, outputs = (
-            [(each.name, _DTYPES.get(each.type, each.type), (*each.shape[1:],)) for each in tensors]
-            for tensors in (self._session.get_inputs(), self._session.get_outputs())
-        )
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self._normalised = check_graph(spec, (inputs, outputs), metadata, labels, preprocessing)
+        tensors, metadata = _description(self._session, spec.graph)
+        self._normalised = check_graph(spec, tensors, metadata, labels, preprocessing)
         self._preprocessing = preprocessing
         self._kept = threading.local()
 
@@ -172,6 +171,22 @@ class OnnxRuntimeSession(BaseSession):
         self._session = None
 
 
+def _description(session: Any, name: str) -> tuple[tuple[Tensors, Tensors], Mapping[str, str]]:
+    """The inputs and outputs of an open graph, and what it carries along.
+
+    Raises:
+        GraphError: They cannot be read.
+    """
+    try:
+        inputs, outputs = (
+            [(each.name, _DTYPES.get(each.type, each.type), (*each.shape[1:],)) for each in tensors]
+            for tensors in (session.get_inputs(), session.get_outputs())
+        )
+        return (inputs, outputs), session.get_modelmeta().custom_metadata_map
+    except ORT_ERRORS as exc:
+        raise GraphError(f"ONNX Runtime cannot read {name}: {exc}") from exc
+
+
 class _BoundMemory:
     """A batch's input and output, kept on the session's device from one run to the next.
 
@@ -205,10 +220,6 @@ class _BoundMemory:
         return np.array(logits.numpy())
 
 
-#: What a run raises; an input that is missing is a ValueError.
-_RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *ORT_ERRORS)
-
-
 class GraphProbe(Closing):
     """An open graph with any inputs and outputs: see ``open_probe`` in ``opener``."""
 
@@ -217,7 +228,8 @@ class GraphProbe(Closing):
     ) -> None:
         self._name = graph.name if isinstance(graph, Path) else "the graph"
         self._session = open_onnx(graph, self._name, threads, cuda=cuda)
-        self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
+        (_, outputs), _ = _description(self._session, self._name)
+        self._outputs = [output for output, _, _ in outputs]
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Compute all outputs.
@@ -235,7 +247,7 @@ class GraphProbe(Closing):
             raise RuntimeError("the probe is closed")
         try:
             values = self._session.run(None, dict(feeds))
-        except _RUN_ERRORS as exc:
+        except ORT_ERRORS as exc:
             given = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
             raise GraphError(f"{self._name} failed on {given}: {exc}") from exc
         return dict(zip(self._outputs, values, strict=True))

@@ -24,10 +24,11 @@ from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from deploykit.specs.session import ImageBatch, Logits, SessionSpec
 from deploykit.system.threads import usable_cpus
 
-#: All that OpenVINO raises: RuntimeError, and from reading a graph errors of its own that share no
-#: base but Exception.
+#: All that OpenVINO raises: RuntimeError, from reading a graph errors of its own that share no
+#: base but Exception, and what its Python part raises: UnicodeDecodeError (a ValueError) for a name
+#: that is no UTF-8.
 OPENVINO_ERRORS: tuple[type[Exception], ...] = (
-    RuntimeError,
+    *(RuntimeError, ValueError, TypeError, OverflowError, MemoryError),
     frontend.GeneralFailure,
     frontend.InitializationFailure,
     frontend.NotImplementedFailure,
@@ -81,13 +82,11 @@ class OpenVinoSession(PipelinedBase["tuple[_Requests, list[Any]]"]):
         super().__init__(spec)
         self._core = _start_on_cpu(spec.precision)
         self._model = _read(graph, spec.graph)
-        paths = [["framework", key] for key in (LABELS_KEY, PREPROCESSING_KEY)]
-        metadata = {
-            path[1]: self._model.get_rt_info(path).astype(str)
-            for path in paths
-            if self._model.has_rt_info(path)
-        }
-        tensors = _tensors(self._model.inputs), _tensors(self._model.outputs)
+        try:
+            metadata = _metadata(self._model)
+            tensors = _tensors(self._model.inputs), _tensors(self._model.outputs)
+        except OPENVINO_ERRORS as exc:
+            raise GraphError(f"OpenVINO cannot read {spec.graph}: {exc}") from exc
         self._normalised = check_graph(spec, tensors, metadata, labels, preprocessing)
         self._preprocessing = preprocessing
         self._threads = threads or usable_cpus()
@@ -213,6 +212,14 @@ def _read(graph: Path | bytes, name: str) -> Any:
         return reader.convert(reader.load(source))
     except OPENVINO_ERRORS as exc:
         raise GraphError(f"OpenVINO cannot read {where}: {exc}") from exc
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    """What a graph carries along of labels and preprocessing."""
+    paths = [["framework", key] for key in (LABELS_KEY, PREPROCESSING_KEY)]
+    return {
+        path[1]: model.get_rt_info(path).astype(str) for path in paths if model.has_rt_info(path)
+    }
 
 
 def _tensors(ports: Iterable[Any]) -> Tensors:

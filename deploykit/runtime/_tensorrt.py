@@ -19,7 +19,7 @@ from deploykit.runtime._base import PipelinedBase
 from deploykit.runtime._cuda import CapturedGraph, DeviceBuffer, Event, PinnedBuffer, Stream
 from deploykit.specs.engine import Log, Profile, TensorRT
 from deploykit.specs.session import ImageBatch, Logits, SessionSpec
-from deploykit.system.files import replacing
+from deploykit.system.files import read_file, replacing
 
 #: How many batches can be in flight: one on the device, one on its way.
 SLOTS = 2
@@ -184,7 +184,7 @@ class Contexts:
         if self._cache is not None:
             # Not if the file is of another GPU or release, or damaged.
             with contextlib.suppress(OSError, DeviceError):
-                content = self._cache.read_bytes()
+                content = read_file(self._cache)
                 ask(log, f"reading {self._cache}", kernels.deserialize, content)
                 self._cached = content
         ask(log, "setting the runtime cache", config.set_runtime_cache, kernels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -11,10 +12,44 @@ import msgspec
 from deploykit.errors import UsageError
 
 _Choice = TypeVar("_Choice", bound=str)
+_Decoded = TypeVar("_Decoded")
 
 
 class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A frozen value that reads from and writes to JSON strictly: an unknown field is an error."""
+
+
+def decode_json(data: bytes | str, kind: type[_Decoded]) -> _Decoded:
+    """Read a value from JSON that anybody may have written.
+
+    Args:
+        data: The text; as bytes UTF-8.
+        kind: What it should be, for msgspec: a Value, ``tuple[str, ...]``.
+
+    Raises:
+        ValueError: It is no such value: no UTF-8 or no JSON, nested too deeply, with a key twice,
+            of another type, or with what JSON cannot hold again.
+    """
+    try:
+        text = data.decode() if isinstance(data, bytes) else data
+        json.loads(text, object_pairs_hook=_without_repeats)
+        value = msgspec.json.decode(text, type=kind)
+        # It may be shown as JSON later, which not all that can be read can be.
+        msgspec.json.encode(value)
+    except (msgspec.MsgspecError, UsageError, ValueError, OverflowError) as exc:
+        raise ValueError(str(exc).rstrip(".")) from exc
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; whichever of two values counts, a reader of the text may have seen the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = next(key for key in found if sum(key == each for each, _ in pairs) > 1)
+        raise ValueError(f"it has {repeated!r} twice")
+    return found
 
 
 def choice(text: str, choices: Sequence[_Choice], what: str) -> _Choice:

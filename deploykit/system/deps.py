@@ -32,6 +32,7 @@ EXTRAS = {
     "timm": "timm",
     "torch": "export",
     "torchvision": "export",
+    "yaml": "export",
 }
 #: What installs a module that no extra is for: both flavours of TensorRT need it.
 REQUIREMENTS = {"cuda": "cuda-bindings>=12.9.1"}

@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -17,14 +16,15 @@ from pathlib import Path
 from deploykit.errors import UsageError
 
 _STAGING = ".new-"
-_STAGING_LOCK = "in-use.lock"
-_PARTIAL_BYTES = 4
-_JUST_BEGUN_SECONDS = 10.0
+_RANDOM_BYTES = 4
+_LARGEST_BYTES = 2**30
 
 
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """A folder for files that are to be moved into another one; it goes away with the block.
+
+    What runs that were killed have left in the same folder goes, too.
 
     Args:
         folder: Where they will go; the staging folder is in it, hidden, on the same file system.
@@ -32,24 +32,38 @@ def staged(folder: Path) -> Iterator[Path]:
     Yields:
         Where to write.
     """
+    from filelock import FileLock
+
+    _remove_abandoned(folder)
+    path = folder / f"{_STAGING}{secrets.token_hex(_RANDOM_BYTES)}"
+    lock = _staging_lock(path)
+    try:
+        # The lock is there, and held, before the folder is, and as long as its process lives.
+        with _naming(folder), FileLock(lock):
+            path.mkdir(mode=0o700)
+            try:
+                yield path
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink(missing_ok=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the staging folders that no running process owns."""
     from filelock import FileLock, Timeout
 
-    # What a run that was killed has left: nobody holds its lock, which a run that has just begun
-    # does not hold yet.
-    for lock in folder.glob(f"{_STAGING}*/{_STAGING_LOCK}"):
-        with contextlib.suppress(OSError, Timeout):
-            if time.time() - lock.stat().st_mtime < _JUST_BEGUN_SECONDS:
-                continue
-            FileLock(lock, blocking=False).acquire().lock.release()
-            shutil.rmtree(lock.parent, ignore_errors=True)
-    with (
-        _naming(folder),
-        tempfile.TemporaryDirectory(
-            prefix=_STAGING, dir=folder, ignore_cleanup_errors=True
-        ) as path,
-        FileLock(Path(path) / _STAGING_LOCK),
-    ):
-        yield Path(path)
+    locked = {path.with_suffix("") for path in folder.glob(f"{_STAGING}*.lock")}
+    for path in locked.union(folder.glob(f"{_STAGING}*/")):
+        lock = _staging_lock(path)
+        with contextlib.suppress(OSError, Timeout), FileLock(lock, blocking=False):
+            shutil.rmtree(path, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def _staging_lock(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
 
 
 #: What a write to a file that is open may fail with, and then names no file; Windows has fewer.
@@ -81,9 +95,17 @@ def open_file(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
-def read_file(path: Path) -> bytes:
-    """The contents of a file; see :func:`open_file`."""
+def read_file(path: Path, *, limit: int = _LARGEST_BYTES) -> bytes:
+    """The contents of a file; see :func:`open_file`.
+
+    Raises:
+        OSError: Also where it has more than ``limit`` bytes: a file of 1 TB takes no space on a
+            disk if nothing is in it.
+    """
     with open_file(path) as file:
+        # By its size: to read that many bytes, Python would allocate them first.
+        if os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
         return file.read()
 
 
@@ -128,7 +150,7 @@ def replacing(path: Path, *, follow_link: bool = True) -> Iterator[Path]:
         OSError: The system fails to write it, or to give it its name.
     """
     path = _followed(path) if follow_link else path
-    partial = path.with_name(f"{_partial_prefix(path)}{secrets.token_hex(_PARTIAL_BYTES)}")
+    partial = path.with_name(f"{_partial_prefix(path)}{secrets.token_hex(_RANDOM_BYTES)}")
     try:
         with _naming(path):
             yield partial
@@ -138,10 +160,15 @@ def replacing(path: Path, *, follow_link: bool = True) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def remove_partials(path: Path) -> None:
-    """Remove what writers of a file that were killed have left; nobody else may be writing it."""
-    path = _followed(path)
-    ending = "[0-9a-f]" * 2 * _PARTIAL_BYTES
+def remove_partials(path: Path, *, follow_link: bool = True) -> None:
+    """Remove what writers of a file that were killed have left; nobody else may be writing it.
+
+    Args:
+        path: The file.
+        follow_link: As they gave it to :func:`replacing`.
+    """
+    path = _followed(path) if follow_link else path
+    ending = "[0-9a-f]" * 2 * _RANDOM_BYTES
     for partial in path.parent.glob(f"{glob.escape(_partial_prefix(path))}{ending}"):
         with contextlib.suppress(OSError):
             partial.unlink()

@@ -1,8 +1,16 @@
+import os
 import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import msgspec
+import onnx
 import pytest
+from bundle_files import acknowledged
 
+import deploykit
 from deploykit.bundle.folder import (
     check_bundle_name,
     check_free,
@@ -11,7 +19,12 @@ from deploykit.bundle.folder import (
     new_bundle,
     open_bundle,
 )
-from deploykit.bundle.manifest import MANIFEST_NAME, write_manifest
+from deploykit.bundle.manifest import (
+    MANIFEST_NAME,
+    locked,
+    update_manifest,
+    write_manifest,
+)
 from deploykit.errors import BundleError, UsageError
 
 
@@ -31,7 +44,8 @@ def add_bundle(artifacts, name, created, exported_bundle):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """What is in a folder but for locks, which stay."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def test_find_bundle_tells_the_only_one(artifacts):
@@ -144,6 +158,11 @@ def test_open_bundle_undoes_a_killed_replacement(artifacts):
     assert ".first.replaced" in caught.value.hint
     with pytest.raises(BundleError, match="killed while it replaced it"):
         find_bundle("first", artifacts)
+    with pytest.raises(BundleError, match="There is no bundle in") as caught:
+        find_bundle(None, artifacts)
+    assert ".first.replaced" in caught.value.hint
+    with pytest.raises(BundleError, match="killed while it replaced it"):
+        deploykit.inspect("first", artifacts=artifacts)
     with pytest.raises(BundleError, match="exists"):
         check_free(folder, overwrite=False)
     assert open_bundle(folder).name == "first"
@@ -185,3 +204,162 @@ def test_default_artifacts_from_environment(monkeypatch, tmp_path):
     assert str(default_artifacts()) == "artifacts"
     monkeypatch.setenv("DEPLOYKIT_ARTIFACTS", str(tmp_path))
     assert default_artifacts() == tmp_path
+
+
+def test_find_bundle_names_an_interrupted_replacement(artifacts, exported_bundle):
+    add_bundle(artifacts, "second", "2999-01-01T00:00:00+00:00", exported_bundle)
+    (artifacts / "first").rename(artifacts / ".first.replaced")
+    told = []
+    assert find_bundle(None, artifacts, told.append).name == "second"
+    assert ".first.replaced" in told[0].message
+
+
+def test_find_bundle_skips_a_damaged_one(artifacts, exported_bundle):
+    add_bundle(artifacts, "damaged", "2999-01-01T00:00:00+00:00", exported_bundle)
+    (artifacts / "damaged" / MANIFEST_NAME).write_text("{")
+    told = []
+    assert find_bundle(None, artifacts, told.append).name == "first"
+    assert [note.message.partition(":")[0] for note in told] == [
+        "skipped",
+        f"using bundle {artifacts / 'first'}",
+    ]
+    assert str(artifacts / "damaged") in told[0].message
+    with pytest.raises(BundleError, match="damaged"):
+        find_bundle("damaged", artifacts)
+    shutil.rmtree(artifacts / "first")
+    with pytest.raises(BundleError, match="is damaged"):
+        find_bundle(None, artifacts)
+
+
+def test_new_bundle_removes_what_a_killed_replacement_left(artifacts, exported_bundle):
+    shutil.copytree(artifacts / "first", artifacts / ".first.replaced")
+    check_free(artifacts / "first", overwrite=True)
+    assert names(artifacts) == ["first"]
+
+
+def test_check_free_restores_into_an_empty_folder(artifacts):
+    (artifacts / "first").rename(artifacts / ".first.replaced")
+    (artifacts / "first").mkdir()
+    with pytest.raises(BundleError, match="exists"):
+        check_free(artifacts / "first", overwrite=False)
+    assert names(artifacts) == ["first"]
+    assert open_bundle(artifacts / "first").name == "first"
+
+
+def test_open_bundle_waits_for_a_replacement(artifacts):
+    """Between the two renames of a replacement there is no bundle, but there will be one."""
+    folder, replaced = artifacts / "first", artifacts / ".first.replaced"
+    with locked(folder):
+        folder.rename(replaced)
+        opened = []
+        reader = threading.Thread(target=lambda: opened.append(open_bundle(folder)))
+        reader.start()
+        reader.join(0.2)
+        assert reader.is_alive()
+        replaced.rename(folder)
+    reader.join()
+    assert opened[0].name == "first"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_open_bundle_with_a_link_to_itself(bundle):
+    shutil.rmtree(bundle.folder / "deploy")
+    (bundle.folder / "deploy").symlink_to("deploy")
+    with pytest.raises(BundleError, match="cannot be read"):
+        open_bundle(bundle.folder).checked("deploy/fp32.onnx")
+
+
+#: A process of its own that says when it is between two steps, and waits until it may go on.
+UPDATING = """
+import sys, time
+from pathlib import Path
+import msgspec
+from deploykit.bundle.manifest import record_file, update_manifest
+
+folder, made = Path(sys.argv[1]), Path(sys.argv[2])
+
+def change(manifest):
+    print("deciding", flush=True)
+    sys.stdin.readline()
+    files = {**manifest.files, "deploy/fp16.onnx": record_file(made)}
+    return msgspec.structs.replace(
+        manifest, files=files, deploy={**manifest.deploy, "fp16": "deploy/fp16.onnx"}
+    )
+
+update_manifest(folder, change, {"deploy/fp16.onnx": made})
+"""
+
+
+def test_new_bundle_waits_for_an_update(artifacts, exported_bundle, tmp_path):
+    """An export takes a bundle's place while another process is about to write into it."""
+    folder, made = artifacts / "first", tmp_path / "made.onnx"
+    shutil.copytree(exported_bundle.folder, folder, dirs_exist_ok=True)
+    shutil.copy(exported_bundle.folder / "deploy" / "fp32.onnx", made)
+    created = "2999-01-01T00:00:00+00:00"
+
+    def export():
+        with new_bundle(folder, overwrite=True) as staging:
+            shutil.copytree(exported_bundle.folder, staging, dirs_exist_ok=True)
+            write_manifest(
+                staging, msgspec.structs.replace(exported_bundle.manifest, created=created)
+            )
+
+    command = [sys.executable, "-c", UPDATING, str(folder), str(made)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout.readline() == "deciding\n"
+        exporting = threading.Thread(target=export)
+        exporting.start()
+        exporting.join(0.5)
+        assert exporting.is_alive()  # it has its files, and waits for its place
+        other.stdin.write("\n")
+        other.stdin.close()
+    exporting.join()
+    assert other.returncode == 0
+    bundle = open_bundle(folder)
+    assert bundle.manifest.created == created
+    assert [*bundle.manifest.deploy] == ["fp32"]  # nothing of what the other bundle was given
+    for file in bundle.manifest.files:
+        bundle.checked(file)
+    assert names(folder / "deploy") == ["fp32.onnx"]
+
+
+def test_update_manifest_of_a_replaced_bundle_decides_anew(bundle, exported_bundle):
+    """What an export did meanwhile is seen by whoever decides under the lock."""
+    seen = []
+    with new_bundle(bundle.folder, overwrite=True) as staging:
+        shutil.copytree(exported_bundle.folder, staging, dirs_exist_ok=True)
+        write_manifest(staging, msgspec.structs.replace(exported_bundle.manifest, created="now"))
+    update_manifest(bundle.folder, lambda manifest: seen.append(manifest.created) or manifest)
+    assert seen == ["now"]
+    assert names(bundle.folder.parent) == ["colours"]
+
+
+def test_locked_where_the_parent_is_read_only(bundle, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != bundle.folder.parent)
+    update_manifest(bundle.folder, lambda manifest: manifest)
+    assert [path.name for path in bundle.folder.parent.glob(".*.lock")] == []
+
+
+def test_bundle_checked_says_made_anew(bundle):
+    path = bundle.folder / "model.onnx"
+    onnx.save(onnx.load(path), path)
+    path.write_bytes(path.read_bytes() + onnx.ModelProto(doc_string="x").SerializeToString())
+    acknowledged(bundle, "model.onnx")
+    with pytest.raises(BundleError, match="was made anew meanwhile") as caught:
+        bundle.checked("model.onnx")
+    assert caught.value.hint == "Run the command again."
+
+
+def test_update_manifest_removes_partial_files_of_killed_runs(bundle):
+    partial = bundle.folder / f".{MANIFEST_NAME}.0123abcd"
+    partial.touch()
+    update_manifest(bundle.folder, lambda manifest: manifest)
+    assert not partial.exists()
+
+
+def test_read_manifest_bounds_what_is_hashed(bundle):
+    """A file of 1 TB takes no space on a disk if nothing is in it."""
+    path, recorded = bundle.folder / MANIFEST_NAME, bundle.manifest.files["golden.npz"].bytes
+    path.write_text(path.read_text().replace(f'"bytes": {recorded}', f'"bytes": {2**40}'))
+    with pytest.raises(BundleError, match="too many bytes"):
+        open_bundle(bundle.folder)

@@ -43,9 +43,16 @@ def test_read_manifest_of_a_folder_without_one(tmp_path):
     assert "deploykit export" in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": "1"}', '{"name": "x"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "null", '{"schema": "1"}', '{"name": "x"}', '{"schema": NaN}', "9" * 5000),
+        *('{"schema": 1e999}', '{"schema": 4, "schema": 4}', "[" * 10**5, '{"a":' * 10**5),
+        *(b"\xff{}", b'{"schema": 4, "name": "\xe9"}', '{"schema": 4}'.encode("utf-16")),
+    ],
+)
 def test_read_manifest_refuses_a_damaged_file(tmp_path, text):
-    (tmp_path / MANIFEST_NAME).write_text(text)
+    (tmp_path / MANIFEST_NAME).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(BundleError, match="damaged"):
         read_manifest(tmp_path)
 
@@ -71,6 +78,40 @@ def test_read_manifest_defaults_of_older_exports(folder):
 def test_read_manifest_refuses_an_invalid_value(folder):
     edit(folder, lambda content: content["preprocessing"].update(std=[0, 1, 1]))
     with pytest.raises(BundleError, match="std above 0"):
+        read_manifest(folder)
+
+
+def test_read_manifest_refuses_what_json_cannot_hold_again(folder):
+    """Half of a pair of surrogates."""
+    edit(folder, lambda content: content["architecture"]["args"].update(width="\ud800"))
+    with pytest.raises(BundleError, match="damaged"):
+        read_manifest(folder)
+
+
+def test_read_manifest_refuses_nesting_in_free_fields(folder):
+    path = folder / MANIFEST_NAME
+    deep = "[" * 5000 + "]" * 5000
+    path.write_text(path.read_text().replace('"args": {}', f'"args": {{"width": {deep}}}'))
+    assert deep in path.read_text()
+    with pytest.raises(BundleError, match="damaged"):
+        read_manifest(folder)
+
+
+def test_read_manifest_bounds_its_size(folder):
+    with (folder / MANIFEST_NAME).open("r+b") as file:
+        file.truncate(2**40)  # takes no space
+    with pytest.raises(BundleError, match="more than"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("graph", ["deploy/fp32.ort", "deploy/fp32.onnxtxt", "golden.npz"])
+def test_read_manifest_refuses_a_graph_of_another_format(folder, graph):
+    def change(content):
+        content["files"][graph] = content["files"]["deploy/fp32.onnx"]
+        content["deploy"]["fp32"] = graph
+
+    edit(folder, change)
+    with pytest.raises(BundleError, match="is no ONNX file"):
         read_manifest(folder)
 
 
@@ -119,7 +160,7 @@ def test_update_manifest_failed_changes_nothing(folder):
 def test_update_manifest_while_lock_is_held(folder, monkeypatch):
     monkeypatch.setattr(manifest_module, "_LOCK_SECONDS", 0.05)
     with (
-        FileLock(folder / f".{MANIFEST_NAME}.lock"),
+        FileLock(folder.with_name(f".{folder.name}.lock")),
         pytest.raises(BundleError, match="Another process"),
     ):
         update_manifest(folder, lambda old: old)

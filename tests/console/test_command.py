@@ -232,7 +232,8 @@ def test_predict_without_prediction_writes_its_table(exported_bundle, tmp_path, 
     assert "rows.csv says what is wrong with each" in str(said)
     with table.open(encoding="utf-8-sig", newline="") as stream:
         assert [row["path"] for row in csv.DictReader(stream)] == ["a.png", "b.png"]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["photos", "rows.csv"]
+    names = sorted(entry.name for entry in tmp_path.iterdir())
+    assert names == [".rows.csv.run", "photos", "rows.csv"]
 
 
 def test_predict_refuses_a_table_with_a_writer(exported_bundle, photo_folder, tmp_path, capsys):

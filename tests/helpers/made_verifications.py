@@ -186,8 +186,10 @@ def made_stages(
         if fault
         else (),
         variations=(
-            Variation(change="bicubic", option=hint, correct=58, images=60, gained=4),
-            Variation(change="BGR", option="", correct=20, images=60, gained=-34),
+            Variation(
+                change="bicubic", option=hint, correct=58, images=60, gained=4, is_clear=True
+            ),
+            Variation(change="BGR", option="", correct=20, images=60, gained=-34, is_clear=False),
         )
         if fault
         else (),

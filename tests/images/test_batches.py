@@ -2,6 +2,7 @@ import _thread
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from deploykit.errors import UsageError
 from deploykit.images import batches
 from deploykit.images.batches import read_batch, read_batches
-from deploykit.images.decode import decode_rgb
+from deploykit.images.decode import decode_rgb, decoded_rgb
 from deploykit.images.preprocess import preprocess
 from deploykit.images.scan import ImageFile, scan_images
 from deploykit.specs.preprocessing import Preprocessing
@@ -121,12 +122,11 @@ def test_read_batches_reads_ahead(
 ) -> None:
     read: list[Path] = []
 
-    def recording(path: Path) -> Image.Image:
-        image = decode_rgb(path)
+    def recording(path: Path) -> AbstractContextManager[Image.Image]:
         read.append(path)
-        return image
+        return decoded_rgb(path)
 
-    monkeypatch.setattr(batches, "decode_rgb", recording)
+    monkeypatch.setattr(batches, "decoded_rgb", recording)
     good = photos[6:18]
     reading = read_batches(good, PREPROCESSING, batch_size=2, threads=1)
     next(reading)
@@ -140,11 +140,11 @@ def test_read_batches_uses_all_threads(
 ) -> None:
     together = threading.Barrier(5, timeout=10)
 
-    def meeting(path: Path) -> Image.Image:
+    def meeting(path: Path) -> AbstractContextManager[Image.Image]:
         together.wait()
-        return decode_rgb(path)
+        return decoded_rgb(path)
 
-    monkeypatch.setattr(batches, "decode_rgb", meeting)
+    monkeypatch.setattr(batches, "decoded_rgb", meeting)
     reading = read_batches(photos[6:16], PREPROCESSING, batch_size=batch_size, threads=5)
     assert sum(len(batch.images) for batch in reading) == 10
 
@@ -160,12 +160,12 @@ def test_read_batches_closed_ends_its_threads(photos: tuple[ImageFile, ...]) -> 
 def test_read_batches_interrupted_ends_its_threads(
     photos: tuple[ImageFile, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupting(path: Path) -> Image.Image:
+    def interrupting(path: Path) -> AbstractContextManager[Image.Image]:
         if path == photos[7].path:
             _thread.interrupt_main()
-        return decode_rgb(path)
+        return decoded_rgb(path)
 
-    monkeypatch.setattr(batches, "decode_rgb", interrupting)
+    monkeypatch.setattr(batches, "decoded_rgb", interrupting)
     with pytest.raises(KeyboardInterrupt):
         list(read_batches(photos, PREPROCESSING, batch_size=2, threads=3))
     assert not reading_threads()

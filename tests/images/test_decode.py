@@ -125,7 +125,7 @@ def test_decode_rgb_decompression_bomb_is_too_large(
 def test_decode_rgb_beyond_memory_is_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    path = written(tmp_path, encoded("BMP"))
+    path = written(tmp_path, encoded("BMP", of_mode("L")))
 
     def no_memory(self: ImageFile.ImageFile, *args: object) -> None:
         raise MemoryError
@@ -176,7 +176,7 @@ def test_decode_rgb_runs_no_postscript(tmp_path: Path, monkeypatch: pytest.Monke
 def test_decode_rgb_unconvertible_mode_is_unsupported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = written(tmp_path, encoded("PNG"))
+    path = written(tmp_path, encoded("PNG", of_mode("L")))
 
     def refuse(self: Image.Image, mode: str) -> Image.Image:
         raise ValueError("conversion from La to RGB not supported")
@@ -314,7 +314,7 @@ def test_exif_orientation_of_a_broken_header(tmp_path: Path) -> None:
 def test_decode_rgb_without_free_file_handles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    path = written(tmp_path, encoded("PNG"))
+    path = written(tmp_path, encoded("PNG", of_mode("L")))
 
     def refuse(*args: object) -> None:
         raise OSError(number, os.strerror(number))

@@ -67,8 +67,32 @@ def test_choose_labels_of_a_missing_folder(weights):
 
 
 def test_choose_labels_refuses_repeated_names(weights):
-    with pytest.raises(UsageError, match="repeated: cat"):
+    with pytest.raises(UsageError, match="--classes repeats 1: cat") as caught:
         choose_labels("cat,dog,cat", weights, 3)
+    assert "--number-duplicates" in caught.value.hint
+
+
+def test_choose_labels_numbers_duplicates(weights):
+    given = "crane,crane 2,dog,crane,dog,crane"
+    labels = choose_labels(given, weights, 6, number_duplicates=True)
+    assert labels.names == ("crane", "crane 2", "dog", "crane 3", "dog 2", "crane 4")
+    assert choose_labels("b,a", weights, 2, number_duplicates=True).names == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "ways"),
+    [
+        ("cat,dog", 4, ["--classes cat,dog,class_2,class_3", "train again with 2 classes"]),
+        ("cat,", 2, ["--classes cat,class_1", "train again with 1 class."]),
+        ("cat,dog", 100, ["all 100", "--classes FILE", "train again with 2 classes"]),
+        ("cat,dog,owl", 2, ["Give the 2", "--classes", "train again with 3 classes"]),
+    ],
+)
+def test_choose_labels_of_wrong_number_says_how_to_go_on(weights, given, count, ways):
+    with pytest.raises(InputError) as caught:
+        choose_labels(given, weights, count)
+    for way in ways:
+        assert way in caught.value.hint
 
 
 def test_a_file_that_powershell_wrote_is_read(tmp_path, weights):

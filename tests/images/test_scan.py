@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from deploykit.errors import ImagesError, InputError, UsageError
+from deploykit.images.decode import DecodeError, decode_rgb
 from deploykit.images.scan import (
     IMAGE_EXTENSIONS,
     FolderPresence,
@@ -89,6 +90,26 @@ def test_scan_images_expected_from_first_folder(tmp_path: Path) -> None:
         "dog.jpg": None,
     }
     assert {file.expected for file in scan_images(tmp_path).files} == {None}
+
+
+def test_scan_images_expected_below_splits(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "train/dog/a.jpg", "Test/cat/b/c.jpg", "val/d.jpg", "dog/e.jpg", "other/dog/f.jpg"
+    )
+    expected = {file.name: file.expected for file in scan_images(tmp_path, ["cat", "dog"]).files}
+    assert expected == {
+        "Test/cat/b/c.jpg": "cat",
+        "dog/e.jpg": "dog",
+        "other/dog/f.jpg": None,
+        "train/dog/a.jpg": "dog",
+        "val/d.jpg": None,
+    }
+
+
+def test_scan_images_train_may_be_a_class(tmp_path: Path) -> None:
+    touch(tmp_path, "train/steam/a.jpg", "plane/b.jpg")
+    files = scan_images(tmp_path, ["plane", "steam", "train"]).files
+    assert [file.expected for file in files] == ["plane", "train"]
 
 
 def test_scan_images_of_one_file(tmp_path: Path) -> None:
@@ -274,6 +295,9 @@ def test_class_folders_needs_sub_folders(tmp_path: Path) -> None:
         (("val", "Train", "test", ".cache"), "Train"),
         (("valid", "test"), "valid"),
         (("VALIDATION",), "VALIDATION"),
+        (("testing", "Training"), "Training"),
+        (("test_set", "training_set"), "training_set"),
+        (("eval", "TRAIN"), "TRAIN"),
     ],
 )
 def test_class_folders_refuses_dataset_splits(tmp_path: Path, names, given) -> None:
@@ -456,6 +480,20 @@ def test_read_file_list_refuses_torn_utf_16(tmp_path: Path) -> None:
 def test_read_file_list_separators(tmp_path: Path) -> None:
     (name,) = listed(tmp_path, bytes(Path("dog", "a.jpg")))
     assert name == "dog/a.jpg"
+
+
+def test_read_file_list_keeps_urls_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "photos.txt"
+    path.write_text("https://example.org/a//b.jpg\nx//y.jpg\n", encoding="utf-8")
+    assert read_file_list(path) == ["https://example.org/a//b.jpg", "x/y.jpg"]
+    file = scan_images(path).files[0]
+    with pytest.raises(DecodeError, match=r"https://example\.org/a/b\.jpg: It is a URL"):
+        decode_rgb(file.path)
+
+
+def test_scan_images_of_a_url() -> None:
+    with pytest.raises(ImagesError, match=r"https://example\.org/a\.jpg does not exist"):
+        scan_images(Path("https://example.org/a.jpg"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \r\n", b"\xef\xbb\xbf"])

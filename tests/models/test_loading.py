@@ -13,7 +13,8 @@ from torch import nn
 
 from deploykit.errors import ArchitectureError, CheckpointError, UsageError
 from deploykit.models import loading
-from deploykit.models.loading import LoadedModel, align_names
+from deploykit.models.loading import LoadedModel
+from deploykit.models.names import align_names
 from deploykit.models.registry import Architecture, resolve_architecture
 
 TINY = '''
@@ -273,6 +274,29 @@ def test_load_model_renames_as_load_hooks_do(make: Make, tmp_path: Path) -> None
     assert_same(load_model(make("Normed"), saved(state, tmp_path)), module)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_load_model_converts_to_float32(make: Make, tmp_path: Path, dtype: torch.dtype) -> None:
+    state = trained(make("Tiny").build(3)).to(dtype).state_dict()
+    loaded = load_model(make("Tiny"), saved(state, tmp_path))
+    for name, tensor in loaded.module.state_dict().items():
+        expected = state[name].float() if state[name].is_floating_point() else state[name]
+        assert torch.equal(tensor, expected)
+
+
+def test_load_model_refuses_whole_numbers_for_weights(make: Make, tmp_path: Path) -> None:
+    state = make("Tiny").build(3).state_dict()
+    state["fc.weight"] = state["fc.weight"].to(torch.int8)  # by a tool that quantises
+    error = misfit(make("Tiny"), state, tmp_path)
+    assert error.message.endswith("has whole numbers for weights: fc.weight.")
+
+
+def test_load_model_counts_no_classes_of_empty_weights(make: Make, tmp_path: Path) -> None:
+    state = {**make("Tiny").build(3).state_dict(), "fc.weight": torch.zeros(200_000_000, 0)}
+    del state["fc.bias"]
+    error = misfit(make("Tiny"), state, tmp_path)
+    assert "fc.weight is 200000000x0 in the file, 10x4 in the network" in error.message
+
+
 def test_load_model_takes_meant_infinities(make: Make, tmp_path: Path) -> None:
     module = make("Masked").build(4)
     assert_same(load_model(make("Masked"), saved(module.state_dict(), tmp_path)), module)
@@ -295,6 +319,7 @@ EXTRAS = {
     "total_ops": torch.zeros(1, dtype=torch.float64),
     "conv.total_params": torch.zeros(1, dtype=torch.float64),
     "conv.activation_post_process.min_val": torch.tensor(float("inf")),
+    "conv.fake_quant_enabled": torch.tensor([1]),
 }
 
 
@@ -303,7 +328,7 @@ def test_load_model_skips_what_training_kept(make: Make, tmp_path: Path) -> None
     loaded = load_model(make("Tiny"), saved({**module.state_dict(), **EXTRAS}, tmp_path))
     assert_same(loaded, module)
     *_, note = loaded.notes
-    assert note.startswith("not used: 6 entries, ")
+    assert note.startswith("not used: 7 entries, ")
     assert "criterion (criterion.weight)" in note
 
 
@@ -365,7 +390,7 @@ def test_load_model_passes_over_a_set_with_nan(make: Make, tmp_path: Path) -> No
 
 def test_load_model_refuses_to_guess_among_sets(make: Make, tmp_path: Path) -> None:
     state = make("Tiny").build(3).state_dict()
-    error = misfit(make("Tiny"), {"generator": state, "critic": state}, tmp_path)
+    error = misfit(make("Tiny"), {"generator": state, "critic": dict(state)}, tmp_path)
     assert "several sets of weights that fit: generator, critic" in error.message
     assert error.hint == "Name one: --weights generator"
 
@@ -446,6 +471,11 @@ def test_align_names_adds_or_removes_prefixes(
     assert list(names) == list(found)
     assert list(names.values()) == list(expected)
     assert changed == note
+
+
+def test_align_names_of_many_prefixes() -> None:
+    found = [f"part{number}.scale" for number in range(20_000)]  # without end, were each tried
+    assert align_names(found, NETWORK)[1] == ""
 
 
 def test_align_names_without_better_fit() -> None:

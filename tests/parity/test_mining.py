@@ -1,18 +1,22 @@
 import numpy as np
 import pytest
 
-from deploykit.parity.measures import measure
+from deploykit.parity.measures import measure, relative_margins
 from deploykit.parity.mining import MarginMining, moved_apart, population_of
 from deploykit.parity.tolerance import Population, tolerance_for
 from deploykit.specs.model import Labels
 
-LABELS = Labels(names=("dark", "bright"), source="test")
+LABELS = Labels(names=("dark", "bright", "grey"), source="test")
 
 
 def logits_with(margins, scale=10.0):
-    """Two logits an image, the larger one the scale."""
+    """Two classes that are the margin apart, and a third without a chance: its logit is the scale.
+
+    Their mean is 0, so that the scale is each image's own.
+    """
     margins = np.asarray(margins, np.float32)
-    return np.stack([np.full_like(margins, scale), scale - margins], axis=1)
+    best = np.full_like(margins, scale / 2)
+    return np.stack([best, best - margins, margins - scale], axis=1)
 
 
 def measured(reference, candidate, precision="fp16"):
@@ -49,7 +53,7 @@ def test_moved_apart_by_difference_of_changes():
 def test_moved_apart_by_the_margin_is_a_flip():
     reference = logits_with([0.5])
     for change, flips in ((0.24, 0), (0.26, 1)):
-        candidate = reference + np.array([[-change, change]], np.float32)
+        candidate = reference + np.array([[-change, change, 0]], np.float32)
         assert moved_apart(reference, candidate) == pytest.approx(2 * change, rel=1e-5)
         assert measured(reference, candidate).flips == flips
 
@@ -64,14 +68,18 @@ def test_moved_apart_of_non_finite_logits(value):
 
 
 def test_population_counts_all_ranked_images():
-    # Of 100 photos four are undecided images, and two more decide in fp32 only.
-    ranked = np.array([0.0005] * 4 + [0.02] * 2 + [5.0] * 94)
-    reference = logits_with(ranked[:10])
+    # Of 100 photos four decide nothing in any precision, and two more in fp32 only.
+    margins = np.array([0.0005] * 4 + [0.02] * 2 + [5.0] * 94)
+    reference = logits_with(margins[:10])
     found = measured(reference, reference.copy())
-    assert (found.undecided, found.undecidable) == (4, 6)
+    assert found.undecidable == 6
     assert tolerance_for("fp16").reasons(found) != ()
+    ranked = relative_margins(logits_with(margins))
     among = population_of(ranked, "fp16", found, others_hold=True)
-    assert among == Population(images=100, undecidable=6, undecided=4)
+    assert among == Population(images=100, undecidable=6)
+    assert population_of(ranked, "fp32", measured(*[reference] * 2, "fp32"), others_hold=True) == (
+        Population(images=100, undecidable=4)
+    )
     assert tolerance_for("fp16").reasons(found, among) == ()
 
 
@@ -80,7 +88,7 @@ def test_population_limits_flips(flips, passes):
     """One of 300 is a third of a percent, of 10 it would be ten."""
     reference = logits_with([0.06] * 10)
     candidate = reference.copy()
-    candidate[:flips] = candidate[:flips, ::-1]
+    candidate[:flips, :2] = candidate[:flips, 1::-1]
     found = measured(reference, candidate)
     assert found.flips == flips
     assert tolerance_for("fp16").reasons(found)[0].startswith(f"{flips} of 10 images changed")
@@ -97,7 +105,7 @@ def test_population_limits_flips(flips, passes):
 def test_population_counts_flips_only_if_others_hold(others_hold):
     """Twenty of twenty changed, 10,000 were ranked: that is 0.2 %, or nobody knows how many."""
     reference = logits_with([0.06] * 20)
-    found = measured(reference, reference + np.float32([-0.031, 0.031]))
+    found = measured(reference, reference + np.float32([-0.031, 0.031, 0]))
     ranked = np.array([0.06] * 20 + [5.0] * 9_980)
     among = population_of(ranked, "fp16", found, others_hold=others_hold)
     reasons = tolerance_for("fp16").reasons(found, among)
@@ -127,26 +135,28 @@ def test_population_follows_undecidable_reference():
     reference = logits_with([0.0] * 10)
     found = measured(reference, reference.copy())
     among = population_of(np.full(20, 5.0), "fp16", found, others_hold=True)
-    assert (among.undecidable, among.undecided) == (10, 10)
+    assert (among.decidable, among.undecidable) == (10, 10)
+    assert tolerance_for("fp16").reasons(found, among) == ()
+    among = population_of(np.full(19, 5.0), "fp16", found, others_hold=True)
     assert tolerance_for("fp16").reasons(found, among) != ()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_population_excuses_no_nan_or_error(precision):
-    many = Population(images=10**6, undecidable=0, undecided=0)
+    many = Population(images=10**6, undecidable=0)
     tolerance = tolerance_for(precision)
     reference = logits_with([1, 1])
     nothing = measured(reference[:0], reference[:0], precision)
     assert tolerance.reasons(nothing, many) == ("no image was compared",)
     broken = reference * np.float32(np.nan)
     found = measured(reference, broken, precision)
-    assert tolerance.reasons(found, many) == ("4 logits are NaN or infinite",)
-    moved = reference + np.array([[0, -1]], np.float32)
+    assert tolerance.reasons(found, many) == ("6 logits are NaN or infinite",)
+    moved = reference + np.array([[0, -1, 0]], np.float32)
     assert tolerance.reasons(measured(reference, moved, precision), many) != ()
 
 
 def test_measure_with_least_scale():
-    reference = logits_with([1.0], scale=2.0)
+    reference = logits_with([0.5], scale=2.0)
     found = measure(
         reference,
         reference + np.float32(0.1),

@@ -181,6 +181,13 @@ def test_forget_accepted_after_an_upgrade(accepted):
     assert forget_accepted(bundle) is None
 
 
+def test_forget_accepted_of_meanwhile(bundle):
+    keep_accepted(bundle, accepted_of(bundle))
+    assert bundle.manifest.accepted == ()
+    assert forget_accepted(bundle) == accepted_of(bundle)
+    assert open_bundle(bundle.folder).manifest.accepted == ()
+
+
 def test_accepted_with_another_instruction_set(accepted, monkeypatch):
     other = dataclasses.replace(read_cpu(), instruction_sets=("sve",))
     monkeypatch.setattr(candidates, "read_cpu", lambda: other)
@@ -200,7 +207,12 @@ def test_accepted_without_its_proof(accepted):
     proofs = tuple(p for p in accepted.manifest.verdicts if p.runtime != "openvino")
     assert chosen(edited(accepted, verdicts=proofs)) == (
         "onnxruntime-cpu",
-        [not_taken("it is not proven: deploykit verify --runtime openvino --precision fp32")],
+        [
+            not_taken(
+                "it is not proven: "
+                + accepted.command("verify", "--runtime", "openvino", "--precision", "fp32")
+            )
+        ],
     )
 
 

@@ -2,11 +2,13 @@
 
 import re
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 import torch
 from bundle_files import kept
+from made_proofs import PROOF
 from onnxscript.rewriter.rules import common as rules
 
 from deploykit.bundle.folder import open_bundle
@@ -18,8 +20,9 @@ from deploykit.errors import ParityError
 from deploykit.graph import simplify
 from deploykit.models.registry import resolve_architecture
 from deploykit.proof.auto import open_best
-from deploykit.proof.extremes import extreme_reasons
+from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.reference import ReferenceRequest
+from deploykit.proof.verdict import judge
 from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 from deploykit.specs.session import SessionSpec
 from deploykit.system.progress import Note
@@ -106,8 +109,15 @@ class MadeSession:
 
 def reasons(*candidates, reference=None, scale=100.0):
     notes = []
-    found = extreme_reasons(reference or MadeSession(), candidates, scale, notes.append)
-    return found, [note.message for note in notes if isinstance(note, Note)]
+    measurement = msgspec.structs.replace(PROOF.measurement, scale=scale)
+    verdicts = [judge(each.spec, measurement) for each in candidates]
+    right = answer_extremes(reference or MadeSession(), notes.append)
+    found = judge_extremes(verdicts, candidates, right)
+    assert all(each.failed is bool(each.extremes) for each in found)
+    assert all(each.passed is not each.failed for each in found)
+    return tuple(each.extremes for each in found), [
+        note.message for note in notes if isinstance(note, Note)
+    ]
 
 
 def at(shown, value):
@@ -173,9 +183,12 @@ def test_extreme_reasons_rounding_passes():
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
-def test_extreme_reasons_lower_precision_is_not_asked(precision):
+def test_extreme_reasons_below_fp32_asks_for_numbers(precision):
     overflowing = MadeSession(at(is_black, np.inf), precision=precision)
-    assert reasons(overflowing) == (((),), [])
+    other = MadeSession(at(is_noise, 7.0), precision=precision)
+    (found, fine), _ = reasons(overflowing, other)
+    assert found == ("NaN or infinity on black images, where the reference gives numbers",)
+    assert fine == ()
 
 
 def test_extreme_reasons_if_reference_is_not_finite():

@@ -4,7 +4,7 @@ import shutil
 
 import msgspec
 import pytest
-from bundle_files import contents
+from bundle_files import contents, edited
 from fp16_networks import tune_fp16
 
 from deploykit.bundle.folder import open_bundle
@@ -62,6 +62,22 @@ def test_publish_engine_of_a_graph_changed_meanwhile(engine_bundle, no_gpu):
     with pytest.raises(BundleError, match=r"changed meanwhile: deploy/fp16\.onnx"):
         publish_engine(engine_bundle, engine.passport, plan)
     assert contents(engine_bundle) == before
+
+
+def test_self_test_mends_a_failure_of_meanwhile(bundle):
+    """What a slow ``verify`` keeps depends on the manifest as it is then."""
+    photos = bundle.manifest.verdicts[-1]
+    failed = msgspec.structs.replace(
+        photos,
+        reference_kind="golden",
+        images=msgspec.structs.replace(photos.images, kind="golden", count=1),
+        among=1,
+        reasons=("it failed while the other was at work",),
+    )
+    now = edited(bundle, verdicts=(*bundle.manifest.verdicts, failed))
+    assert not all(each.passed for each in now.manifest.verdicts)
+    assert verify_bundle(bundle, VerifyRequest(self_test=True)).passed
+    assert all(each.passed for each in open_bundle(bundle.folder).manifest.verdicts)
 
 
 def test_build_engine_makes_a_torn_fp16_graph_again(engine_bundle, no_gpu):

@@ -1,9 +1,11 @@
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
-from deploykit.system.files import move_into_place, replacing, staged
+from deploykit.system.files import move_into_place, read_file, replacing, staged
 
 
 @pytest.fixture
@@ -58,20 +60,29 @@ def test_move_into_place_from_staged_folder(tmp_path):
 
 
 def test_staged_removes_folders_of_killed_runs(tmp_path):
-    killed = tmp_path / ".new-killed"
-    killed.mkdir()
-    (killed / "in-use.lock").touch()
-    (killed / "engine").write_bytes(b"half")
-    with staged(tmp_path):
-        assert killed.exists()  # it may have begun just now, and take its lock next
-    os.utime(killed / "in-use.lock", (0, 0))
+    """At once: a running process holds its lock, whatever time it is."""
+    code = "import os, sys\nfrom pathlib import Path\nfrom deploykit.system.files import staged\n"
+    code += f"with staged(Path({str(tmp_path)!r})) as path:\n"
+    code += "    (path / 'engine').write_bytes(b'half')\n    os.kill(os.getpid(), 9)\n"
+    subprocess.run([sys.executable, "-c", code])
+    killed = [path.name for path in tmp_path.iterdir()]
+    assert len(killed) == 2
+    without_lock = tmp_path / ".new-0123"
+    without_lock.mkdir()
     with staged(tmp_path) as live:
-        assert not killed.exists()
+        assert sorted(path.name for path in tmp_path.iterdir()) == [live.name, f"{live.name}.lock"]
         with staged(tmp_path) as other:
             assert live.exists()
             assert other != live
         assert live.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_read_file_bounds_its_size(tmp_path):
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_file(tmp_path / "file", limit=5) == b"12345"
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        read_file(tmp_path / "file", limit=4)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])

@@ -262,7 +262,8 @@ def _with_proofs(
             stack.enter_context(reference.session)
             reason = reference.reason
             if reason is not None:
-                reason += ": deploykit verify --arch NAME --ckpt FILE compares it"
+                how = bundle.command("verify", "--arch", "NAME", "--ckpt", "FILE")
+                reason += f": {how} compares it"
         except DeploykitError as exc:
             reason = exc.message
         for measured in wanted:
@@ -306,7 +307,7 @@ def _verified(
         return Status("unproven", None, "; ".join(verdict.reasons))
     sha256 = bundle.manifest.files[what.file].sha256
     kept = kept_verdict(verdict, sha256, reference, found.images)
-    return status_by([kept], what, measured.spec.device, found.versions)
+    return status_by(bundle, [kept], what, measured.spec.device, found.versions)
 
 
 def accept_recommended(bundle: Bundle, benchmark: Benchmark) -> Accepted:

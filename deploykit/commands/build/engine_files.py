@@ -50,10 +50,10 @@ def withdraw_engine(bundle: Bundle, engine: str) -> None:
         BundleError: The manifest cannot be changed.
     """
     update_manifest(
-        bundle.folder, lambda manifest: _with_engines(bundle.folder, manifest, engine, {})
+        bundle.folder,
+        lambda manifest: _with_engines(bundle.folder, manifest, engine, {}),
+        remove=_pair(engine),
     )
-    for file in _pair(engine):
-        (bundle.folder / file).unlink(missing_ok=True)
 
 
 def write_engine(folder: Path, passport: Passport, plan: bytes) -> dict[str, Path]:

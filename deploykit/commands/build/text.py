@@ -37,12 +37,12 @@ def build_text(result: BuildResult) -> str:
         lines += (
             verification_text(found),
             *not_proven_text(result.bundle, (each for each in engine if not each.is_recorded)),
-            verdict_text(found.passed),
+            verdict_text(found),
         )
     else:
         lines.append(
             "It has not been run: on the machine with the GPU, run "
-            f"deploykit verify --runtime {passport.flavour}"
+            + result.bundle.command("verify", "--runtime", passport.flavour)
         )
     return "\n".join(lines)
 

@@ -64,7 +64,7 @@ def demo(
                 *("--classes", str(train), "--overwrite", *home),
             ),
             ("verify", "--images", str(test), *home),
-            ("predict", str(test), "--output", str(table), *home),
+            ("predict", str(test), "--output", str(table), "--overwrite", *home),
         )
         lines = [command_line(("deploykit", *step)) for step in steps]
         for step, line in zip(steps, lines, strict=True):

@@ -7,7 +7,13 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from deploykit.parity.diagnosis import LayerError, LayerReport, StageReport, StageStep
+from deploykit.parity.diagnosis import (
+    LayerError,
+    LayerReport,
+    StageReport,
+    StageStep,
+    Variation,
+)
 from deploykit.parity.measurement import Measurement
 from deploykit.specs.value import Shown, plain_value
 from deploykit.system.text import counted, table_text
@@ -99,20 +105,27 @@ def stage_report_text(report: StageReport) -> str:
         if report.trained_accuracy is not None:
             trained = f"; training had {100 * report.trained_accuracy:.1f} % right"
         lines += [
-            f"accuracy   {report.correct} of {report.labelled} photos that were not picked for "
-            f"their answers get their folder's class{trained}",
+            f"this part  {report.correct} of the {report.labelled} photos diagnosed here that were "
+            f"not picked for their answers get their folder's class{trained}",
             "",
         ]
     for finding in report.findings:
         lines += [f"FOUND  {finding.stage}: {finding.message}", f"       {finding.hint}"]
     if report.variations:
         rows = (
-            (it.change, f"{it.correct} of {it.images}", f"{it.gained:+d}", it.option or "none")
+            (it.change, f"{it.correct} of {it.images}", f"{it.gained:+d}", _option_text(it))
             for it in report.variations
         )
         lines += ["", table_text(_CHANGE_COLUMNS, rows), ""]
     lines.append(_stage_verdict(report))
     return "\n".join(lines)
+
+
+def _option_text(tried: Variation) -> str:
+    """The option that makes a change, where that gains more than chance."""
+    if tried.is_clear:
+        return tried.option or "none"
+    return "no clear gain" if tried.gained > 0 else "-"
 
 
 def _stage_row(step: StageStep) -> tuple[str, ...]:

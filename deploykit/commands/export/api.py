@@ -27,6 +27,7 @@ def export(
     ckpt: PathLike,
     *,
     classes: PathLike | Sequence[str] | None = None,
+    number_duplicates: bool = False,
     images: PathLike | None = None,
     preset: Literal["tutorial", "torchvision", "timm"] | None = None,
     input_size: SizeLike | None = None,
@@ -52,8 +53,9 @@ def export(
         arch: ``dpn92``, ``torchvision/NAME``, ``timm/NAME``, ``package.module:function`` or
             ``file.py:Name``.
         ckpt: The checkpoint: a .pth, .pt or .safetensors file.
-        classes: The folder of the training, a text file, or the names, in a list or with commas
-            between them; None for ``classes.txt`` beside the checkpoint.
+        classes: The folder of the training, a text, CSV, JSON or YAML file, or the names, in a
+            list or with commas between them; None for ``classes.txt`` beside the checkpoint.
+        number_duplicates: Number the classes of equal names: ``crane``, ``crane 2``.
         images: Photos to verify on; None for the folder that ``classes`` names.
         preset: The preprocessing; None for the architecture's own, else ``tutorial``.
         input_size: Height and width that the network takes, in pixels.
@@ -85,6 +87,7 @@ def export(
         checkpoint=Path(ckpt),
         arch_args=dict(arch_args or {}),
         classes=_classes_text(classes),
+        number_duplicates=number_duplicates,
         preprocessing=parse_options(
             preset=preset,
             input_size=option_text(input_size, "x"),

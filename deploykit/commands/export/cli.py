@@ -40,10 +40,17 @@ def export(
         str | None,
         typer.Option(
             metavar="DIR|FILE|A,B,...",
-            help="The classes: the folder of the training images, a text or JSON file, or a comma "
-            "list.  [default: classes.txt beside the checkpoint]",
+            help="The classes: the folder of the training images, a text, CSV, JSON or YAML file, "
+            "or a comma list.  [default: classes.txt beside the checkpoint]",
         ),
     ] = None,
+    number_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--number-duplicates",
+            help="Number the classes of equal names: crane, crane 2.",
+        ),
+    ] = False,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -154,6 +161,7 @@ def export(
             checkpoint=ckpt,
             arch_args=parsed_arch_args(arch_arg) or {},
             classes=classes,
+            number_duplicates=number_duplicates,
             preprocessing=parse_options(
                 preset=preset,
                 input_size=input_size,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
+from deploykit.bundle.checkpoint_files import checkpoint_sha256
 from deploykit.bundle.folder import default_artifacts
-from deploykit.bundle.manifest import GoldenChoice, sha256_of
+from deploykit.bundle.manifest import GoldenChoice
 from deploykit.errors import CheckpointError, UsageError
 from deploykit.images.labels import choose_labels, classes_folder
 from deploykit.specs.model import Labels
@@ -31,12 +32,14 @@ class ExportRequest:
 
     Attributes:
         classes: See :func:`deploykit.images.labels.choose_labels`.
+        number_duplicates: See there.
     """
 
     arch: str
     checkpoint: Path
     arch_args: Mapping[str, object] = field(default_factory=dict)
     classes: str | None = None
+    number_duplicates: bool = False
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
     images: Path | None = None
     golden: GoldenChoice = "photos"
@@ -101,7 +104,12 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
     model, sha256 = _read_checkpoint(architecture, request, preprocessing.input_size)
     for note in model.notes:
         progress(Note(note))
-    labels = choose_labels(request.classes, request.checkpoint, model.num_classes)
+    labels = choose_labels(
+        request.classes,
+        request.checkpoint,
+        model.num_classes,
+        number_duplicates=request.number_duplicates,
+    )
     if labels.source == "assumed":
         progress(Note(f"class names assumed: {labels.names[0]} ...; --classes gives the real ones"))
     if request.preprocessing.preset is None and architecture.preprocessing is None:
@@ -137,7 +145,7 @@ def _read_checkpoint(
         weights=request.weights,
         trust_pickle=request.trust_pickle,
     )
-    sha256 = sha256_of(path)
+    sha256 = checkpoint_sha256(path)
     if identity() != before:
         raise CheckpointError(
             f"{path} changed while it was read.", hint="Export again when the training is done."

@@ -37,11 +37,11 @@ from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.diagnose.layers.failed import failure_lines
 from deploykit.commands.export.request import ExportRequest, Subject, default_name, load_subject
 from deploykit.errors import ModelError, ParityError
-from deploykit.images.generated import extreme_images
 from deploykit.parity.compare import NamedBatch, batch_sizes, regroup
-from deploykit.proof.extremes import extreme_reasons
+from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.images import EXPORT_IMAGES, ImageSample, folder_sample, generated_sample
 from deploykit.proof.reference import Reference
+from deploykit.proof.text import uniform_text
 from deploykit.proof.verdict import Verdict, judge_sessions, kept_verdict
 from deploykit.runtime.opener import CPU, open_graph, open_module
 from deploykit.specs.session import ImageBatch, Logits, Session
@@ -86,7 +86,8 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
 
     name = default_name(request.arch) if request.name is None else request.name
     folder = request.artifacts / check_bundle_name(name)
-    check_free(folder, overwrite=request.overwrite)
+    if request.checkpoint.exists():  # else that is what is said
+        check_free(folder, overwrite=request.overwrite)
     begin("loading the checkpoint")
     subject = load_subject(request, progress)
     sample = _choose_images(request, subject, progress)
@@ -127,19 +128,25 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
             for file in (CANONICAL_GRAPH, _DEPLOY_GRAPH)
         ]
         logits, golden = pending.result()
-        on_images = judge_sessions(
+        verdicts = judge_sessions(
             *(logits, candidates, groups, subject.labels, progress),
             count=len(logits),
             kind=image_set.kind,
         )
-        extremes = extreme_reasons(module, candidates, float(np.abs(logits).max()), progress)
-        verdicts = tuple(
-            verdict.with_extremes(reasons)
-            for verdict, reasons in zip(on_images, extremes, strict=True)
-        )
+        extremes = answer_extremes(module, progress)
+        verdicts = judge_extremes(verdicts, candidates, extremes)
         stack.close()  # a graph that is open cannot be moved on Windows
+        alike = uniform_text(verdicts[0].measurement, image_set.kind)
+        if not all(each.passed for each in verdicts) and not any(each.failed for each in verdicts):
+            raise _undecided(verdicts, alike)
+        if alike:
+            progress(Note(alike))
         if not all(verdict.passed for verdict in verdicts):
-            raise _failure(staging, folder, request, subject, groups, logits, verdicts, progress)
+            # Where no image of the comparison shows the fault, an extreme one does.
+            shown, right = _images(groups), logits
+            if all(verdict.passed or not verdict.exceeded for verdict in verdicts):
+                shown, right = extremes.stacked()
+            raise _failure(staging, folder, request, subject, shown, right, verdicts, progress)
         begin("writing")
         write_golden(golden, staging / GOLDEN)
         manifest = _manifest(staging, name, request, subject, specs)
@@ -218,7 +225,7 @@ def _failure(
     folder: Path,
     request: ExportRequest,
     subject: Subject,
-    groups: Sequence[NamedBatch],
+    images: ImageBatch,
     logits: Logits,
     verdicts: Sequence[Verdict],
     progress: Progress,
@@ -226,22 +233,13 @@ def _failure(
     """Keep the graphs of an export that failed, of which none is open, and diagnose the first."""
     failed = [verdict for verdict in verdicts if not verdict.passed]
     graph = failed[0].candidate.graph
-    images, expected = _images(groups), logits
-    if request.diagnose and not failed[0].exceeded:
-        # No image of the comparison shows the fault: an extreme one does, of which the module
-        # gives numbers for some.
-        images = np.concatenate([*extreme_images(subject.preprocessing.input_size).values()])
-        with _open_module(subject) as module:
-            expected = module.run(images)
-        finite = np.isfinite(expected).all(axis=1)
-        images, expected = images[finite], expected[finite]
     lines = failure_lines(
         staging,
         folder,
         failed[0].candidate,
         subject.model.module if graph == CANONICAL_GRAPH else CANONICAL_GRAPH,
         images,
-        expected,
+        logits,
         subject.preprocessing,
         progress,
         diagnose=request.diagnose,
@@ -257,6 +255,16 @@ def _failure(
     first = "The exported model does not give the checkpoint's answers, so nothing was published."
     reasons = [f"{each.candidate.graph}: {'; '.join(each.reasons)}" for each in failed]
     return ParityError("\n".join([first, *reasons, *lines]), hint=hint)
+
+
+def _undecided(verdicts: Sequence[Verdict], alike: str) -> ParityError:
+    """The error where the network itself decides too little for any comparison."""
+    reason = next(verdict.reasons[0] for verdict in verdicts if verdict.reasons)
+    return ParityError(
+        f"Nothing was published, for the network decides too little: {reason}. {alike}".rstrip(),
+        hint="Give photos like those that it was trained on: --images DIR. If these are, the "
+        "checkpoint is of an untrained network, or of another one.",
+    )
 
 
 def _manifest(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.commands.python import PathLike
+from deploykit.errors import CheckpointError
 from deploykit.specs.value import Shown
 from deploykit.system.deps import need
 from deploykit.system.progress import Progress, Step, silent
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from deploykit.models.identify import Match
 
 _NEAR_MISSES = 3
+#: The largest networks of timm have some 3,000; comparing takes long where a file has far more.
+_MOST_TENSORS = 10_000
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,8 +64,8 @@ def identify(
         progress: Called after every family.
 
     Raises:
-        CheckpointError: The file is missing, damaged or of another kind; asks for code; or holds no
-            weights.
+        CheckpointError: The file is missing, damaged or of another kind; asks for code; holds no
+            weights, or more than any known network has.
         DependencyError: torch is not installed; or timm, which was asked for.
     """
     path = Path(checkpoint)
@@ -74,6 +78,7 @@ def identify(
 
     contents = read_contents(path, trust_pickle=trust_pickle)
     known = list_architectures()
+    _check_size(path, contents.tensors)
     found: list[Match] = []
     fits: dict[str, int] = {}
     skipped: list[str] = []
@@ -109,6 +114,14 @@ def identify(
         skipped=tuple(skipped),
         trust_pickle=trust_pickle,
     )
+
+
+def _check_size(path: Path, tensors: Collection[str]) -> None:
+    if len(tensors) > _MOST_TENSORS:
+        raise CheckpointError(
+            f"{path} has {len(tensors):,} tensors, more than any architecture known here.",
+            hint="Your own network is named by its file: deploykit export --arch train.py:Net.",
+        )
 
 
 def _distance(match: Match) -> int:

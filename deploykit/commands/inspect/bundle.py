@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from deploykit.bundle.folder import Bundle
-from deploykit.bundle.manifest import Manifest, sha256_of
+from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.inspect.engine import EngineInspection, inspect_bundle_engine
-from deploykit.errors import DeploykitError
+from deploykit.errors import BundleError, DeploykitError, GraphError
 from deploykit.inference.candidates import Candidate
 from deploykit.inference.engines import engines_not_copied
 from deploykit.proof.auto import open_best
@@ -17,8 +18,9 @@ from deploykit.proof.policy import Status, status_of
 from deploykit.specs.value import Shown
 from deploykit.system.progress import Note, Step
 
-FileState: TypeAlias = Literal["ok", "changed", "missing", "not copied"]
-"""``not copied`` is said of an engine and its passport when neither is there."""
+FileState: TypeAlias = Literal["ok", "changed", "missing", "not copied", "refused"]
+"""``not copied`` is said of an engine and its passport when neither is there; ``refused`` of a
+graph that has weights in another file."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,7 +64,7 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
 
     def status(kept: KeptVerdict) -> Status:
         state = files.get(kept.graph, "missing")
-        if state in ("changed", "missing"):
+        if state in ("changed", "missing", "refused"):
             return Status("unproven", None, f"{kept.graph} is {state}")
         return status_of(bundle, kept)
 
@@ -80,10 +82,13 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
 
 
 def _state(bundle: Bundle, name: str) -> FileState:
-    path = bundle.folder / name
-    if not path.is_file():
+    if not os.path.isfile(bundle.folder / name):  # noqa: PTH113  # False for any name that cannot be
         return "missing"
-    return "ok" if sha256_of(path) == bundle.manifest.files[name].sha256 else "changed"
+    try:
+        bundle.checked(name)
+    except BundleError as exc:
+        return "refused" if isinstance(exc.__cause__, GraphError) else "changed"
+    return "ok"
 
 
 def _auto(bundle: Bundle) -> tuple[str, list[str]]:

@@ -17,9 +17,12 @@ from deploykit.engine.passport import (
 from deploykit.errors import BundleError, InputError
 from deploykit.inference.engines import named_engine
 from deploykit.specs.value import Shown, Value
+from deploykit.system.files import read_file
 
 ENGINE_ENDINGS = (".engine", ".plan", ".trt")
 _HEADER_BYTES = 64
+#: A file of 1 TB takes no space on a disk if nothing is in it.
+_MAX_BYTES = 2**34
 
 
 class EngineInspection(Shown, Value, frozen=True):
@@ -63,7 +66,7 @@ def inspect_engine(path: Path) -> EngineInspection:
         InputError: It cannot be read, or neither its header nor a passport shows an engine.
     """
     try:
-        plan = path.read_bytes()
+        plan = read_file(path, limit=_MAX_BYTES)
     except OSError as exc:
         raise InputError(
             f"The engine {path} cannot be read ({exc.strerror}).", hint="Check the path."

@@ -6,12 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
-from deploykit.errors import GraphError, UsageError
+from deploykit.errors import GraphError
 from deploykit.specs.model import LABELS_KEY, KeptNode, TensorSpec
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
-from deploykit.specs.value import Shown, Value
+from deploykit.specs.value import Shown, Value, decode_json
 from deploykit.system.deps import need
 
 if TYPE_CHECKING:
@@ -132,7 +130,7 @@ def _carried(model: ir.Model, key: str, kind: type[_Carried], notes: list[str]) 
     if key not in model.metadata_props:
         return None
     try:
-        return msgspec.json.decode(model.metadata_props[key], type=kind)
-    except (msgspec.MsgspecError, UsageError) as exc:
+        return decode_json(model.metadata_props[key], kind)
+    except ValueError as exc:
         notes.append(f"its {key.rpartition('.')[2]} cannot be read: {exc}")
         return None

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from deploykit.bundle.folder import GOLDEN, Bundle, default_artifacts, find_bundle, open_bundle
+from deploykit.bundle.folder import (
+    GOLDEN,
+    Bundle,
+    default_artifacts,
+    find_bundle,
+    is_replaced,
+    open_bundle,
+)
 from deploykit.bundle.manifest import MANIFEST_NAME
 from deploykit.commands.inspect.bundle import BundleInspection, inspect_bundle
 from deploykit.commands.inspect.engine import (
@@ -102,13 +109,13 @@ def _named_bundle(what: str | None, artifacts: Path, progress: Progress) -> Bund
     path = Path(what or "")
     if path.name == MANIFEST_NAME and path.is_file():
         return open_bundle(path.parent)
-    if what is not None and not (artifacts / what).exists():
-        if not path.exists():
+    if what is not None and not (artifacts / what).exists() and not is_replaced(artifacts / what):
+        if not path.exists() and not is_replaced(path):
             raise InputError(
                 f"There is no file or folder {what}, and no bundle of that name in {artifacts}.",
                 hint="Check the path, or say where bundles are with --artifacts.",
             )
-        if not (path / MANIFEST_NAME).exists():
+        if path.exists() and not (path / MANIFEST_NAME).exists():
             hint = "Name a bundle's folder, an ONNX graph, an engine or a checkpoint."
             if inside := sorted(each.parent.name for each in path.glob(f"[!.]*/{MANIFEST_NAME}")):
                 example = command_line(["deploykit", "inspect", str(path / inside[0])])
@@ -144,4 +151,4 @@ def _inspect_file(
     except CheckpointError as exc:
         hint = _TAKEN if exc.hint == SAVE_WEIGHTS else exc.hint
         raise CheckpointError(exc.message, hint=hint) from exc
-    return CheckpointInspection(str(path), path.stat().st_size, contents)
+    return CheckpointInspection(str(path), contents.bytes, contents)

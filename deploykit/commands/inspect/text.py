@@ -28,6 +28,7 @@ _CONTAINERS = {
     "zip": "torch.save",
     "legacy": "torch.save, from before torch 1.6",
     "safetensors": "safetensors",
+    "shards": "an index with its shards",
 }
 _SHOWN_NAMES = 12
 _SHOWN_NODES = 12

@@ -21,6 +21,7 @@ from deploykit.console.options import (
     Verbose,
     named_path,
     parsed_precision,
+    whole_number,
 )
 from deploykit.console.streams import reserved_stdout, write_while_read
 from deploykit.errors import UnreadableImagesError, UsageError
@@ -49,16 +50,24 @@ def predict(
         typer.Option(
             metavar="FILE",
             help="The table: .csv, .jsonl or .parquet, or - for JSON lines on stdout; "
-            f"repeatable.  [default: {_DEFAULT_OUTPUT}]",
+            f"repeatable.  [default: {_DEFAULT_OUTPUT}; of one image none]",
         ),
     ] = None,
     html: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write an HTML page with the images and their classes."),
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace outputs that another command wrote."),
+    ] = False,
     top_k: Annotated[
         int | None,
-        typer.Option(metavar="K", help="The number of classes in a row.  [default: at most 5]"),
+        typer.Option(
+            parser=whole_number,
+            metavar="K",
+            help="The number of classes in a row.  [default: at most 5]",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue this command's interrupted run.")
@@ -83,7 +92,7 @@ def predict(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            min=1,
+            parser=whole_number,
             metavar="N",
             rich_help_panel=WHAT_RUNS,
             help="Images in a batch.  [default: 2 on the CPU, 8 on a GPU]",
@@ -92,7 +101,7 @@ def predict(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1,
+            parser=whole_number,
             metavar="N",
             rich_help_panel=WHAT_RUNS,
             help="CPU threads.  [default: one for each core]",
@@ -105,9 +114,11 @@ def predict(
     """Predict images: one row for each file.
 
     A file that cannot be read gets a row that says why. Rows are kept in <output>.journal until the
-    table is whole, so an interrupted run loses none.
+    table is whole, so an interrupted run loses none. The same command replaces its own table; one
+    of another model, source or settings stays, unless --overwrite. One image's answer is printed.
     """
-    paths = output or [_DEFAULT_OUTPUT]
+    no_table = not (output or html or resume) and _is_one_image(source)
+    paths = [] if no_table else output or [_DEFAULT_OUTPUT]
     with (
         _stdout_for_rows(wanted=STDOUT in paths and not json) as emit,
         command(
@@ -129,8 +140,12 @@ def predict(
             raise UsageError(
                 "--json and --output - both want stdout.", hint="Name a file as --output."
             )
+
+        progress = console.progress
         known_precision = parsed_precision(precision)
-        with Outputs(paths, source=source, page=html, emit=emit, resume=resume) as outputs:
+        with Outputs(
+            paths, source=source, page=html, emit=emit, resume=resume, overwrite=overwrite
+        ) as outputs:
             request = PredictRequest(
                 source=source,
                 top_k=top_k,
@@ -141,20 +156,20 @@ def predict(
                 threads=threads,
                 done=outputs.done,
             )
-            chosen = find_bundle(bundle, artifacts, console.progress)
-            with PredictionRun(chosen, request, console.progress) as run:
+            chosen = find_bundle(bundle, artifacts, progress)
+            with PredictionRun(chosen, request, progress) as run:
                 spec = run.spec
                 console.note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}")
                 outputs.begin(run)
                 _note_resumption(outputs, console, resume=resume)
                 with _telling_what_is_kept(outputs, console):
-                    nothing_predicted = write_run(run, outputs, console.progress)
+                    nothing_predicted = write_run(run, outputs, progress)
                     if html is not None and outputs.journal is not None:
                         from deploykit.commands.predict.page import write_prediction_page
 
-                        rows = outputs.journal.rows()
-                        status = status_of_run(chosen, spec)
-                        write_prediction_page(run, status, rows, html, console.progress)
+                        rows, status = outputs.journal.rows(), status_of_run(chosen, spec)
+                        write_prediction_page(run, status, rows, html, progress)
+                outputs.finish()
         if nothing_predicted:
             raise nothing_predicted
         failed, status = run.tally.failures.total(), status_of_run(chosen, spec)
@@ -164,6 +179,12 @@ def predict(
             lambda: "" if quiet else prediction_text(run, status, written),
             exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
         )
+
+
+def _is_one_image(source: Path) -> bool:
+    from deploykit.images.scan import LIST_EXTENSION
+
+    return source.is_file() and source.suffix.lower() != LIST_EXTENSION
 
 
 @contextlib.contextmanager
@@ -179,14 +200,14 @@ def _stdout_for_rows(*, wanted: bool) -> Iterator[Callable[[str], bool] | None]:
 def _note_resumption(outputs: Outputs, console: Console, *, resume: bool) -> None:
     if outputs.journal is None or not resume:
         return
+    if outputs.journal.damaged:
+        console.warn(
+            f"{outputs.journal.damaged} lines of {outputs.journal.path} are damaged: "
+            "their files are predicted again"
+        )
     if outputs.done:
         console.note(f"{len(outputs.done)} rows are in {outputs.journal.path}: resuming")
-        if outputs.journal.damaged:
-            console.warn(
-                f"{outputs.journal.damaged} lines of {outputs.journal.path} are damaged: "
-                "their files are predicted again"
-            )
-    else:
+    elif not outputs.journal.damaged:
         console.note(f"{outputs.journal.path} has no rows of an earlier run: starting afresh")
 
 

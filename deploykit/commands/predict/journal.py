@@ -2,121 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, get_args
 
 import msgspec
 from filelock import FileLock, Timeout
 
-from deploykit.bundle.manifest import printable
+from deploykit.commands.predict.provenance import Fingerprint
+from deploykit.commands.predict.run import NOT_FINITE
 from deploykit.errors import InputError, UsageError
-from deploykit.specs.model import Precision
+from deploykit.images.decode import FailureStatus
 from deploykit.specs.prediction import Prediction
+from deploykit.specs.session import Closing
 from deploykit.specs.value import Value
-from deploykit.system.deps import installed_versions, version_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import TracebackType
-
-    from deploykit.commands.predict.run import PredictionRun
+    from collections.abc import Iterable, Iterator
 
 _SYNC_SECONDS = 5.0
 _BEGINNING = b'{"journal":"deploykit predict",'
-_SHOWN_HASH_DIGITS = 12
-_WORDS = {"top_k": "--top-k", "tf32": "--tf32", "source": "what is predicted"}
-#: Another version may decode or compute the last digits otherwise.
-_DECISIVE = ("onnxruntime", "onnxruntime-gpu", "pillow", "tensorrt", "tensorrt_rtx")
+#: Behind a line's own fields, over these and the checksum of the line before it.
+_CHECKSUM = b',"checksum":"%s"}\n'
+_CHECKSUM_BYTES = 8
+_FAILURES = frozenset({*get_args(FailureStatus), NOT_FINITE[0]})
 
 _encode = msgspec.json.Encoder().encode
 _decode_row = msgspec.json.Decoder(Prediction).decode
-
-
-class Fingerprint(Value, frozen=True):
-    """What a run's rows follow from: had any of it been otherwise, so would they.
-
-    The batch size and the number of threads are not here. They move an answer's last digits at
-    most, and a run that ran out of memory must be able to go on with smaller batches.
-
-    Attributes:
-        file: The graph or engine that runs, relative to the bundle.
-        sha256: That file's, in lowercase hex.
-        runtime: What executes it.
-        device: On which device.
-        precision: The precision of its arithmetic.
-        tf32: Whether FP32 arithmetic may round to TensorFloat-32.
-        labels: The classes' names, in the order of the logits.
-        preprocessing: As JSON, see :meth:`deploykit.specs.Preprocessing.to_metadata`.
-        top_k: How many classes a row ranks.
-        source: The folder or file that is predicted, absolute.
-        versions: Of the packages that decode and compute.
-    """
-
-    file: str
-    sha256: str
-    runtime: str
-    device: str
-    precision: Precision
-    tf32: bool
-    labels: tuple[str, ...]
-    preprocessing: str
-    top_k: int
-    source: str
-    versions: dict[str, str]
-
-    def options(self) -> str:
-        """The options that choose what ran: ``--runtime onnxruntime-cpu --precision fp32``."""
-        return f"--runtime {self.runtime} --precision {self.precision}" + " --tf32" * self.tf32
-
-    def changes_to(self, now: Fingerprint) -> list[str]:
-        """What is otherwise in another fingerprint: ``top_k was 5, now 3``."""
-        changes = []
-        for name in self.__struct_fields__:
-            before, after = getattr(self, name), getattr(now, name)
-            if before == after:
-                continue
-            if name == "labels":
-                changes.append(_change_of_labels(before, after))
-            elif name == "versions":
-                changes += version_changes(before, after)
-            elif name == "sha256":
-                before, after = (f"{hash_[:_SHOWN_HASH_DIGITS]}..." for hash_ in (before, after))
-                changes.append(f"the SHA-256 of {now.file} was {before}, now {after}")
-            else:
-                changes.append(f"{_WORDS.get(name, name)} was {before}, now {after}")
-        return changes
-
-
-def fingerprint_of(run: PredictionRun) -> Fingerprint:
-    """The fingerprint of a run whose session is open."""
-    spec, manifest = run.spec, run.bundle.manifest
-    return Fingerprint(
-        file=spec.graph,
-        sha256=manifest.files[spec.graph].sha256,
-        runtime=spec.runtime,
-        device=spec.device,
-        precision=spec.precision,
-        tf32=spec.tf32,
-        labels=manifest.labels.names,
-        preprocessing=manifest.preprocessing.to_metadata(),
-        top_k=run.top_k,
-        source=printable(run.request.source.resolve()),
-        versions={name: v for name, v in installed_versions().items() if name in _DECISIVE},
-    )
-
-
-def _change_of_labels(before: tuple[str, ...], after: tuple[str, ...]) -> str:
-    if len(before) != len(after):
-        return f"there were {len(before)} labels, now {len(after)}"
-    place, old, new = next(
-        (place, old, new)
-        for place, (old, new) in enumerate(zip(before, after, strict=True))
-        if old != new
-    )
-    return f"label {place} was {old!r}, now {new!r}"
 
 
 class _Header(Value, frozen=True):
@@ -129,11 +44,11 @@ class _Header(Value, frozen=True):
     """
 
     journal: Literal["deploykit predict"]
-    schema: Literal[1]
+    schema: Literal[2]
     fingerprint: Fingerprint
 
 
-class Journal:
+class Journal(Closing):
     """The rows of a run, written one by one; from them its tables are made in the end.
 
     It is ``<table>.journal``, JSON Lines: a header, then a row a line. Beside the table, because
@@ -144,8 +59,12 @@ class Journal:
     loses none. The disk has them every five seconds, which is what a power cut can cost. A last
     line that is torn is dropped, and its file predicted again.
 
-    As a context manager it keeps other runs out. When the block ends well, the tables are written
-    and the journal is removed; when it does not, the journal stays, unless it has no row.
+    Each line ends with a checksum of itself and of all lines before it. So what is not as it was
+    written is noticed, and so are lines that are missing, repeated or in another order: the rows
+    up to there are kept, and the files behind are predicted again.
+
+    As a context manager it keeps other runs out. The journal stays when the block ends, unless it
+    was removed or has no row.
 
     Args:
         table: The first of the tables.
@@ -155,8 +74,8 @@ class Journal:
         path: The journal's own.
         done: The ``path`` of each row that an earlier run has left.
         damaged: How many lines a power cut, or whoever edited the file, has spoilt: the first that
-            is no row, and those behind it, whose files are predicted again. A last line that was
-            being written is none of them.
+            is not as it was written, and those behind it, whose files are predicted again. A last
+            line that was being written is none of them.
     """
 
     def __init__(self, table: Path, *, resume: bool) -> None:
@@ -168,6 +87,7 @@ class Journal:
         self._found = False
         self._before: Fingerprint | None = None
         self._whole_bytes = 0
+        self._checksum = b""  # the last line's
         self._added = 0
         self._lock = ExitStack()
         self._stream: BinaryIO | None = None
@@ -191,9 +111,11 @@ class Journal:
             with ExitStack() as lock, _refusing(self._table):
                 lock.enter_context(only_writer(self._table))
                 self._read()
-                if self.done and not self._resume:
+                if (self.done or self.damaged) and not self._resume:
+                    spoilt = f" ({self.damaged} more are damaged)" if self.damaged else ""
                     raise UsageError(
-                        f"{self.path} holds the {self.count} rows of a run that was interrupted.",
+                        f"{self.path} holds the {self.count} rows of a run that was "
+                        f"interrupted{spoilt}.",
                         hint="Continue it: add --resume. To start again, delete that file; or "
                         "name another --output.",
                     )
@@ -225,9 +147,8 @@ class Journal:
             self._stream.truncate(self._whole_bytes)
             self._stream.seek(self._whole_bytes)
             if self._before is None:
-                header = _Header(journal="deploykit predict", schema=1, fingerprint=fingerprint)
-                self._stream.write(_encode(header) + b"\n")
-                self._stream.flush()
+                header = _Header(journal="deploykit predict", schema=2, fingerprint=fingerprint)
+                self._append(self._stream, _encode(header))
 
     def write(self, row: Prediction) -> None:
         """Add a row.
@@ -238,8 +159,7 @@ class Journal:
         if self._stream is None:
             raise RuntimeError("the journal has not begun")
         try:
-            self._stream.write(_encode_row(row))
-            self._stream.flush()
+            self._append(self._stream, _encode_row(row))
             if time.monotonic() - self._synced > _SYNC_SECONDS:
                 os.fsync(self._stream.fileno())
                 self._synced = time.monotonic()
@@ -252,43 +172,58 @@ class Journal:
         self._added += 1
 
     def rows(self) -> Iterator[Prediction]:
-        """Read the rows back, those of earlier runs first."""
-        with self.path.open("rb") as lines:
-            next(lines)  # the header
-            yield from map(_decode_row, lines)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the journal, and remove it unless it is still of use.
+        """Read the rows back, those of earlier runs first.
 
         Raises:
-            InputError: The system refuses to remove it.
+            InputError: They are not as they were written any more.
         """
-        with self._lock:
-            if self._stream is None:
-                return
-            with suppress(OSError):  # the tables are written, or what went wrong is told already
-                if kind is not None:
-                    os.fsync(self._stream.fileno())
-                self._stream.close()
-            if kind is None:
-                self._remove()
-            elif self.count == 0:
-                with suppress(OSError):
-                    self.path.unlink()
+        with self.path.open("rb") as lines:
+            header = lines.readline()
+            fingerprint, checksum = self._read_header(header)
+            count = 0
+            for row, _, _ in _whole_rows(lines, fingerprint, checksum):
+                yield row
+                count += 1
+        if count < self.count:
+            raise InputError(
+                f"{self.path} was damaged while it was in use: of its {self.count} rows the first "
+                f"{count} are whole.",
+                hint="Look after its disk; the same command with --resume predicts the others "
+                "again.",
+            )
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
+        """Remove the journal, when the tables are written.
+
+        Raises:
+            InputError: The system refuses to.
+        """
         try:
+            if self._stream is not None:
+                self._stream.close()  # or Windows would not let it go
             self.path.unlink()
         except OSError as exc:
             raise InputError(
                 f"The run is done, but {self.path} cannot be removed: {exc.strerror or exc}.",
                 hint="Delete it, or the next run will take this one for interrupted.",
             ) from exc
+
+    def close(self) -> None:
+        """Stop writing and let other runs in; a journal without rows is removed."""
+        with self._lock:
+            if self._stream is None or self._stream.closed:
+                return
+            with suppress(OSError):  # what went wrong is told already
+                os.fsync(self._stream.fileno())
+                self._stream.close()
+            if self.count == 0:
+                with suppress(OSError):
+                    self.path.unlink()
+
+    def _append(self, stream: BinaryIO, fields: bytes) -> None:
+        line, self._checksum = _sealed(fields, self._checksum)
+        stream.write(line)
+        stream.flush()
 
     def _read(self) -> None:
         """Find the rows that are whole.
@@ -299,26 +234,33 @@ class Journal:
             header = lines.readline()
             if _is_beginning(header):  # its run was killed before it had a row
                 return
-            before = self._fingerprint_in(header)
+            before, checksum = self._read_header(header)
             end, names = len(header), set[str]()
-            for line in lines:
-                row = _whole_row(line)
-                if row is None or row.path in names:  # no file has two rows
-                    self.damaged = line.endswith(b"\n") + sum(1 for _ in lines)
+            for row, whole, line in _whole_rows(lines, before, checksum):
+                if row.path in names:  # no file has two rows
                     break
+                checksum = whole
                 names.add(row.path)
                 end += len(line)
+            lines.seek(end)
+            self.damaged = sum(line.endswith(b"\n") for line in lines)
         if names:
-            self.done, self._before, self._whole_bytes = frozenset(names), before, end
+            self.done, self._before = frozenset(names), before
+            self._whole_bytes, self._checksum = end, checksum
 
-    def _fingerprint_in(self, header: bytes) -> Fingerprint:
+    def _read_header(self, line: bytes) -> tuple[Fingerprint, bytes]:
+        """What the rows follow from, and the line's checksum."""
+        unsealed = _unsealed(line, b"")
+        reason = "its first line is not as it was written"
         try:
-            return msgspec.json.decode(header, type=_Header).fingerprint
-        except msgspec.MsgspecError as exc:
-            raise InputError(
-                f"{self.path} is no journal that this version of deploykit reads: {exc}.",
-                hint="Continue with the version that began it, or delete it.",
-            ) from exc
+            if unsealed is not None:
+                return msgspec.json.decode(unsealed[0], type=_Header).fingerprint, unsealed[1]
+        except (ValueError, RecursionError) as exc:
+            reason = str(exc)
+        raise InputError(
+            f"{self.path} is no journal that this version of deploykit reads: {reason}.",
+            hint="Continue with the version that began it; or delete it, to start again.",
+        )
 
 
 def journal_of(table: Path) -> Path:
@@ -355,12 +297,77 @@ def _is_beginning(header: bytes) -> bool:
     return torn or _BEGINNING.startswith(written)
 
 
+def _sealed(fields: bytes, before: bytes) -> tuple[bytes, bytes]:
+    """A JSON object as a line that ends with its checksum; and the checksum.
+
+    Args:
+        fields: The object.
+        before: The checksum of the line before; empty for the first.
+    """
+    checksum = (
+        hashlib.blake2b(before + fields, digest_size=_CHECKSUM_BYTES).hexdigest().encode("ascii")
+    )
+    return fields[:-1] + _CHECKSUM % checksum, checksum
+
+
+def _unsealed(line: bytes, before: bytes) -> tuple[bytes, bytes] | None:
+    """The JSON object of a line, and its checksum; None if it is not as it was written there."""
+    fields = line[: -len(_CHECKSUM % bytes(2 * _CHECKSUM_BYTES))] + b"}"
+    sealed, checksum = _sealed(fields, before)
+    return (fields, checksum) if sealed == line else None
+
+
+def _whole_rows(
+    lines: Iterable[bytes], fingerprint: Fingerprint, before: bytes
+) -> Iterator[tuple[Prediction, bytes, bytes]]:
+    """The rows of a journal up to the first that is not as it was written.
+
+    Args:
+        lines: Those behind the header.
+        fingerprint: The header's.
+        before: Its checksum.
+
+    Yields:
+        Each row, the checksum and the line.
+    """
+    classes = frozenset(fingerprint.labels)
+    for line in lines:
+        unsealed = _unsealed(line, before)
+        if unsealed is None:
+            return
+        fields, before = unsealed
+        try:
+            row = _decode_row(fields)
+        except (ValueError, RecursionError):
+            return
+        if not _is_possible(row, classes, fingerprint.top_k):
+            return
+        yield row, before, line
+
+
+def _is_possible(row: Prediction, classes: frozenset[str], top_k: int) -> bool:
+    """Whether a run can have written a row: a checksum does not tell who made it."""
+    if not row.path or "\0" in row.path:
+        return False
+    if row.expected is not None and row.expected not in classes:
+        return False
+    if not row.ok:
+        no_answer = (row.label, row.probability, row.margin, row.top) == (None, None, None, ())
+        return no_answer and row.status in _FAILURES
+    if len(row.top) != top_k or (row.margin is not None and row.margin < 0):
+        return False
+    answer = (row.label, row.probability, row.reason)
+    return answer == (row.top[0].label, row.top[0].probability, "") and all(
+        each.label in classes and 0 <= each.probability <= 1 for each in row.top
+    )
+
+
 def _encode_row(row: Prediction) -> bytes:
-    """A row as a line. What is no Unicode must not end a long run: it is escaped."""
+    """A row as JSON. What is no Unicode must not end a long run: it is escaped."""
     try:
-        return _encode(row) + b"\n"
+        return _encode(row)
     except UnicodeEncodeError:
-        return _encode(_escaped(msgspec.to_builtins(row))) + b"\n"
+        return _encode(_escaped(msgspec.to_builtins(row)))
 
 
 def _escaped(value: Any) -> Any:
@@ -370,16 +377,6 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _escaped(each) for key, each in value.items()}
     return [_escaped(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _whole_row(line: bytes) -> Prediction | None:
-    """The row that a line holds; None for one that was being written, or is damaged."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        return _decode_row(line)
-    except msgspec.MsgspecError:
-        return None
 
 
 @contextmanager

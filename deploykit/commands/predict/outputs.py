@@ -7,15 +7,17 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
-from deploykit.commands.predict.journal import (
-    Journal,
+from deploykit.commands.predict.journal import Journal, journal_of, lock_of, only_writer
+from deploykit.commands.predict.provenance import (
+    Fingerprint,
+    check_replaceable,
     fingerprint_of,
-    journal_of,
-    lock_of,
-    only_writer,
+    record_of,
+    record_run,
 )
 from deploykit.commands.predict.tables import check_outputs, json_line, write_table
 from deploykit.errors import ImagesError, UsageError
+from deploykit.specs.session import Closing
 from deploykit.system.files import STDOUT, check_all_different, check_page_path, remove_partials
 from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.system.text import counted
@@ -23,28 +25,29 @@ from deploykit.system.text import counted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from deploykit.commands.predict.run import PredictionRun
     from deploykit.specs.prediction import Prediction
 
 
-class Outputs:
+class Outputs(Closing):
     """The outputs of one run.
 
     A row is safe in the journal as soon as it is written, see :class:`Journal`; the tables are
     made from the journal when the run is done, each in turn. Stdout alone has no journal: what it
     got cannot be taken back.
 
-    Use it as a context manager: it owns the journal, which it removes when the block ends well.
+    Use it as a context manager: it owns the journal, which stays unless :meth:`finish` is called.
 
     Args:
-        paths: The tables, and :data:`STDOUT` for rows as they come, as JSON lines.
+        paths: The tables, and :data:`STDOUT` for rows as they come, as JSON lines; none where the
+            summary is all that is wanted.
         page: A page that will be made from the journal too; None for none.
         source: What is predicted, which must stay as it is.
         emit: Puts a text on stdout, and tells whether anyone still reads there; None when no
             output is stdout.
         resume: Whether to go on with a run that was interrupted.
+        overwrite: Whether to replace what another run wrote.
 
     Attributes:
         tables: Those of the outputs that are files.
@@ -65,6 +68,7 @@ class Outputs:
         page: Path | None = None,
         emit: Callable[[str], bool] | None = None,
         resume: bool = False,
+        overwrite: bool = False,
     ) -> None:
         self.tables = [path for path in paths if path != STDOUT]
         self._page = page
@@ -86,6 +90,9 @@ class Outputs:
             )
         self.journal = Journal(self.tables[0], resume=resume) if self.tables else None
         self._emit = emit
+        self._reader_left = False
+        self._overwrite = overwrite
+        self._fingerprint: Fingerprint | None = None
         self._top_k = 0
         self._open = ExitStack()
 
@@ -97,7 +104,7 @@ class Outputs:
     @property
     def wanted(self) -> bool:
         """Whether anyone still wants rows: not when stdout was all, and its reader has left."""
-        return self.journal is not None or self._emit is not None
+        return self.journal is not None or not self._reader_left
 
     def __enter__(self) -> Self:
         """Find out what an earlier run has left.
@@ -123,11 +130,15 @@ class Outputs:
         """Make ready for the rows of a run; stdout gets those of an earlier run at once.
 
         Raises:
-            UsageError: See :meth:`Journal.begin`.
+            UsageError: An output that is there is another run's, and ``overwrite`` was not said; or
+                see :meth:`Journal.begin`.
         """
         self._top_k = run.top_k
         if self.journal is not None:
-            self.journal.begin(fingerprint_of(run))
+            self._fingerprint = fingerprint_of(run)
+            if not (self._overwrite or self.done):  # a run that is resumed has been asked
+                check_replaceable(self._files, self._fingerprint)
+            self.journal.begin(self._fingerprint)
         for table in self.tables[1:]:
             self._open.enter_context(only_writer(table))
         for row in self.earlier_rows():
@@ -159,23 +170,33 @@ class Outputs:
         """
         if self.journal is None:
             return
-        for path in (*self.tables, *([self._page] if self._page else [])):
+        for path in (*self._files, record_of(self.tables[0])):
             remove_partials(path)
         for path in self.tables:
             progress(Step("writing", detail=path.name))
             write_table(path, self.journal.rows(), top_k=self._top_k)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+    def finish(self) -> None:
+        """Record the run that wrote the tables and the page, and remove the journal.
+
+        Raises:
+            InputError: The system refuses to.
+        """
+        if self.journal is not None and self._fingerprint is not None:
+            record_run(self._files, self._fingerprint)
+            self.journal.remove()
+
+    def close(self) -> None:
+        """Let other runs in."""
+        self._open.close()
+
+    @property
+    def _files(self) -> list[Path]:
+        return [*self.tables, *([] if self._page is None else [self._page])]
 
     def _show(self, row: Prediction) -> None:
-        if self._emit is not None and not self._emit(json_line(row, self._top_k)):
-            self._emit = None
+        if self._emit is not None and not self._reader_left:
+            self._reader_left = not self._emit(json_line(row, self._top_k))
 
 
 def write_run(
@@ -209,9 +230,9 @@ def write_run(
         outputs.write_tables(progress)
     if run.tally.ok or stopped:
         return None
-    where = outputs.tables[0] if outputs.tables else "The output"
+    where, only = outputs.tables[0] if outputs.tables else "The output", run.tally.only
     return ImagesError(
         f"No image in {run.request.source} has a prediction, of {run.tally.rows}: "
         f"{run.tally.failures_text}.",
-        hint=f"{where} says what is wrong with each.",
+        hint=f"{where} says what is wrong with each." if only is None else only.reason,
     )

@@ -24,7 +24,8 @@ from deploykit.specs.session import Closing, SessionSpec
 from deploykit.system.progress import Progress, Step, silent
 from deploykit.system.threads import StageClock
 
-_NOT_FINITE = ("non-finite", "the network's answer for this image is NaN or infinite")
+#: Status and reason of an image whose answer means nothing.
+NOT_FINITE = ("non-finite", "the network's answer for this image is NaN or infinite")
 _DEFAULT_TOP = 5
 # What becomes of every file when its drive goes away.
 _NOT_THERE = frozenset({"unreadable", "vanished"})
@@ -75,6 +76,7 @@ class Tally:
         skipped: Other files in the folder, which have no row.
         seconds: Since the first file was read.
         earlier: Rows with a prediction that an interrupted run has left: not in ``seconds``.
+        only: The row, where there is no other.
     """
 
     rows: int = 0
@@ -85,6 +87,7 @@ class Tally:
     skipped: int = 0
     seconds: float = 0.0
     earlier: int = 0
+    only: Prediction | None = None
 
     @property
     def ok(self) -> int:
@@ -109,6 +112,7 @@ class Tally:
     def add(self, row: Prediction) -> None:
         """Count a row."""
         self.rows += 1
+        self.only = row if self.rows == 1 else None
         if row.label is None:
             self.failures[row.status] += 1
             return
@@ -258,5 +262,5 @@ def rows_of(batch: AnsweredBatch, labels: Labels, top_k: int) -> Iterator[Predic
                 top=top,
             )
         else:
-            status, reason = _NOT_FINITE if failure is None else (failure.status, failure.reason)
+            status, reason = NOT_FINITE if failure is None else (failure.status, failure.reason)
             yield Prediction(path=file.name, status=status, reason=reason, expected=file.expected)

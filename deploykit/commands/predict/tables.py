@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,9 +19,10 @@ from deploykit.system.files import STDOUT, check_destination, replacing
 
 COLUMNS = ("path", "status", "reason", "label", "probability", "margin", "expected")
 
-# A spreadsheet takes a cell that begins with one of these for a formula, and a file's name may
-# have been chosen by a stranger.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet takes a cell that begins with one of these for a formula, some of them in their wide
+# form, too; and files and classes may have been named by a stranger
+# (https://owasp.org/www-community/attacks/CSV_Injection). Behind apostrophes it stands for itself.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 # Groups are compressed and skipped as one; a group of this many rows takes a few megabytes.
 _ROWS_PER_GROUP = 16_384
@@ -52,7 +54,8 @@ def write_table(path: Path, rows: Iterable[Prediction], *, top_k: int) -> None:
 
     ``.csv``: UTF-8 with the mark by which Excel knows it, RFC 4180 quoting; the top-k answers in
     columns ``label_1``, ``probability_1``, ... A path that a spreadsheet would take for a formula
-    begins with ``./``, and still leads to the file.
+    begins with ``./``, and still leads to the file; any other text has an apostrophe before it,
+    one more where it begins with some.
     ``.jsonl``: UTF-8, an object a line; the top-k answers in a list ``top``.
     ``.parquet``: the columns of CSV, numbers as float32.
 
@@ -79,7 +82,7 @@ def write_table(path: Path, rows: Iterable[Prediction], *, top_k: int) -> None:
 
 def json_line(row: Prediction, top_k: int) -> str:
     """A row as JSON for stdout: ASCII only, so that it reads the same whatever the encoding is."""
-    return json.dumps(_json_row(row, top_k)) + "\n"
+    return json.dumps(row_value(row, top_k)) + "\n"
 
 
 def columns(top_k: int) -> list[str]:
@@ -97,7 +100,8 @@ def _cells(row: Prediction, top_k: int) -> list[str | float | None]:
     return [float(str(np.float32(cell))) if isinstance(cell, float) else cell for cell in cells]
 
 
-def _json_row(row: Prediction, top_k: int) -> dict[str, Any]:
+def row_value(row: Prediction, top_k: int) -> dict[str, Any]:
+    """A row as plain values: ``COLUMNS``, and the best classes in a list ``top``."""
     cells = _cells(row, min(top_k, len(row.top)))
     top = cells[len(COLUMNS) :]
     return {
@@ -115,13 +119,18 @@ def _write_csv(path: Path, rows: Iterable[Prediction], top_k: int) -> None:
         writer.writerow(columns(top_k))
         for row in rows:
             name, *cells = _cells(row, top_k)
-            writer.writerow([f"./{name}" if row.path.startswith(_FORMULA_STARTS) else name, *cells])
+            writer.writerow([_guarded(name, "./"), *(_guarded(cell, "'") for cell in cells)])
+
+
+def _guarded(cell: str | float | None, guard: str) -> str | float | None:
+    """A text that no spreadsheet takes for a formula; a number as it is."""
+    return f"{guard}{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
 def _write_jsonl(path: Path, rows: Iterable[Prediction], top_k: int) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         stream.writelines(
-            json.dumps(_json_row(row, top_k), ensure_ascii=False) + "\n" for row in rows
+            json.dumps(row_value(row, top_k), ensure_ascii=False) + "\n" for row in rows
         )
 
 

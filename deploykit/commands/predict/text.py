@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from deploykit.commands.predict.tables import row_value
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
 from deploykit.specs.prediction import Prediction
@@ -31,11 +32,38 @@ _BOTTLENECKS: dict[Stage, str] = {
 def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path]) -> str:
     """Rows, failures by kind, classes, accuracy, speed, where the time went, the status.
 
+    Of a single image its answer takes the place of what many add up to.
+
     Args:
         run: That has ended.
         status: Whether it is proven to decide here as the trained network does.
         outputs: What was written.
     """
+    lines = _sums(run) if run.tally.only is None else _answer(run.tally.only)
+    lines.append(f"proof     {status_text(status)}")
+    lines += (f"written   {path}" for path in outputs)
+    return "\n".join(lines)
+
+
+def _answer(row: Prediction) -> list[str]:
+    """A single image's label, probability and best classes."""
+    if row.label is None or row.probability is None:
+        return [f"image     {row.path}", f"{row.status:<9} {row.reason}"]
+    expected = f"; expected {row.expected}" if row.expected not in (None, row.label) else ""
+    margin = "" if row.margin is None else f", margin {row.margin:.2f}"
+    return [
+        f"image     {row.path}",
+        f"label     {row.label}, probability {100 * row.probability:.1f} %{margin}{expected}",
+        f"{f'top {len(row.top)}':<9} {_ranked(row)}",
+    ]
+
+
+def _ranked(row: Prediction) -> str:
+    return ", ".join(f"{each.label} {100 * each.probability:.1f} %" for each in row.top)
+
+
+def _sums(run: PredictionRun) -> list[str]:
+    """What the rows of several images add up to."""
     tally, spec, stage_seconds = run.tally, run.spec, run.clock.seconds
     lines = [f"{counted(tally.rows, 'row')}: {tally.ok} predicted"]
     if tally.failures:
@@ -65,9 +93,7 @@ def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path])
         beside = "" if spec.concurrent else ", side by side"
         slowest = _BOTTLENECKS[bottleneck(stage_seconds, concurrent=spec.concurrent)]
         lines.append(f"time      {shares}{beside}: the bottleneck is {slowest}")
-    lines.append(f"proof     {status_text(status)}")
-    lines += (f"written   {path}" for path in outputs)
-    return "\n".join(lines)
+    return lines
 
 
 def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]) -> dict[str, Any]:
@@ -86,6 +112,7 @@ def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]
         "images_per_second": tally.images_per_second,
         "stage_seconds": {stage: round(value, 3) for stage, value in run.clock.seconds.items()},
         "session": msgspec.to_builtins(run.spec),
+        "answer": None if tally.only is None else row_value(tally.only, run.top_k),
         "proof": status_value(status),
         "outputs": [str(path) for path in outputs],
     }
@@ -95,6 +122,5 @@ def row_text(row: Prediction) -> str:
     """A prediction in one line: ``robin.jpg: robin 97.3 %, crow 1.2 %; margin 4.31``."""
     if not row.ok or row.margin is None:
         return f"{row.path}: {row.status}: {row.reason}"
-    ranked = ", ".join(f"{each.label} {100 * each.probability:.1f} %" for each in row.top)
     expected = f"; expected {row.expected}" if row.expected not in (None, row.label) else ""
-    return f"{row.path}: {ranked}; margin {row.margin:.2f}{expected}"
+    return f"{row.path}: {_ranked(row)}; margin {row.margin:.2f}{expected}"

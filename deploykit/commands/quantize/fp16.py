@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,8 +94,28 @@ class Fp16(Strategy):
                 reasons.setdefault(node, _reason(found, f"its input {found.name}"))
             if found.overflows:
                 pinned.update(guarded[found.name])
+        for name, shown in self._overflows_on_extremes(guarded).items():
+            pinned.update(guarded[name])
+            for node in guarded[name]:
+                reasons.setdefault(node, f"{name} is beyond FP16 on a {shown} image")
         names = [node.name or "" for node in self._graph.graph]
         return {name: reasons[name] for name in names if name in reasons}, frozenset(pinned)
+
+    def _overflows_on_extremes(self, guarded: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """The tensors that FP16 cannot hold on an extreme image, and what that one shows.
+
+        What rounding loses there is not asked: of a black image it may be all there is.
+        """
+        found: dict[str, str] = {}
+        for shown, image in self._images.extremes.images.items():
+            scan = RangeScan()
+            batch = [([shown], image)]
+            for values, images in observed(
+                self._graph, guarded, batch, self._progress, "scanning ranges"
+            ):
+                scan.add({name: values[name] for name in guarded}, images)
+            found |= {each.name: shown for each in scan.ranges() if each.overflows}
+        return found
 
     def ranked(self, keep: NodeSet, trials: Trials) -> list[Group]:
         """By how much the answers improve without the rounding of one tensor.

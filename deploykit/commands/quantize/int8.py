@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 import numpy as np
 
-from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph
+from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle, deploy_graph
 from deploykit.commands.quantize.observe import each_switched, observed, run_switched
 from deploykit.commands.quantize.search import NodeSet, Trials
 from deploykit.commands.quantize.strategy import Group, Scheme, Strategy, StrategyArguments
@@ -187,11 +187,14 @@ def _preference(verdict: Verdict) -> tuple[bool, int, float]:
     return not verdict.passed, found.flips, found.rms_probability_change
 
 
-def calibrate(graph: ir.Model, batches: Sequence[NamedBatch], progress: Progress) -> SeenRanges:
+def calibrate(
+    graph: ir.Model, bundle: Bundle, batches: Sequence[NamedBatch], progress: Progress
+) -> SeenRanges:
     """Run an FP32 deploy graph on images, and note the values of what INT8 rounds.
 
     Args:
         graph: ``deploy/fp32.onnx``.
+        bundle: What it is of.
         batches: The images.
         progress: Called after every batch.
 
@@ -211,7 +214,8 @@ def calibrate(graph: ir.Model, batches: Sequence[NamedBatch], progress: Progress
     if endless:
         raise ParityError(
             f"INT8 cannot hold what the FP32 graph computes: {endless[0]} is NaN or infinite.",
-            hint="The FP32 graph is at fault, or an image: deploykit verify --layers shows where.",
+            hint="The FP32 graph is at fault, or an image: "
+            f"{bundle.command('verify', '--layers')} shows where.",
         )
     return seen
 

@@ -258,8 +258,6 @@ class _Maker:
         graph = strategy.converted(found.nodes)
         path = self._write(scheme, graph)
         made = self._proven(strategy, found, strategy.kept_nodes(graph, found), path)
-        if all(reasons := [too_few_images(proof) for proof in made.proofs]):
-            _keep_what_is_proven(self.bundle, scheme.graph, f"is not: {reasons[0]}")
         self._publish(scheme, made, path)
         self.progress(Note(f"{scheme.graph} passed: it is in the bundle"))
         return made
@@ -283,14 +281,18 @@ class _Maker:
             images: Those of the verdict.
         """
         fp32 = self.bundle.deploy_graph("fp32")
+        # Where no photo shows the fault, an extreme image does.
+        shown, right = images.images, images.logits
+        if not verdict.exceeded:
+            shown, right = images.extremes.stacked()
         shutil.copyfile(self.bundle.checked(fp32), self.folder / fp32)
         lines = failure_lines(
             self.folder,
             self.bundle.folder,
             verdict.candidate,
             fp32,
-            images.images,
-            images.logits,
+            shown,
+            right,
             self.bundle.manifest.preprocessing,
             self.progress,
             diagnose=self.request.diagnose,
@@ -317,7 +319,7 @@ class _Maker:
         return strategy, strategy.begin()
 
     def _strategy(self, scheme: Scheme, runtime: str) -> Strategy:
-        arguments = (self._fp32, scheme, runtime, self.bundle.manifest, self.search, self.progress)
+        arguments = (self._fp32, scheme, runtime, self.bundle, self.search, self.progress)
         return Fp16(*arguments) if scheme == FP16 else Int8(self._seen, *arguments)
 
     @cached_property
@@ -328,7 +330,7 @@ class _Maker:
 
     @cached_property
     def _seen(self) -> SeenRanges:
-        return calibrate(self._fp32, self.search.batches, self.progress)
+        return calibrate(self._fp32, self.bundle, self.search.batches, self.progress)
 
     def _proven(
         self, strategy: Strategy, found: KeptSet, kept: tuple[KeptNode, ...], path: Path
@@ -386,11 +388,20 @@ class _Maker:
 
         Raises:
             BundleError: Its FP32 graph is not the one that it was made from any more.
+            ParityError: It is not proven, and would replace one that is.
         """
         search = SearchRecord(made.runtime, tuple(sorted(self.search.digests)), made.integers)
 
         def change(manifest: Manifest) -> Manifest:
             require_unchanged(self.bundle, manifest, self.bundle.deploy_graph("fp32"))
+            if all(
+                reasons := [
+                    too_few_images(proof.precision, proof.measurement, proof.images)
+                    for proof in made.proofs
+                ]
+            ):
+                there = Bundle(self.bundle.folder, manifest)
+                _keep_what_is_proven(there, scheme.graph, f"is not: {reasons[0]}")
             changed = msgspec.structs.replace(
                 manifest.without_verdicts_of(made.graph),
                 files={**manifest.files, made.graph: record_file(path)},

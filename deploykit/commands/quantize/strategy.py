@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from deploykit.bundle.manifest import Manifest
+from deploykit.bundle.folder import Bundle
 from deploykit.commands.quantize.search import NodeSet, Trials, grow, shrink
 from deploykit.errors import DeviceError, ParityError
 from deploykit.parity.calibration import CalibrationMethod
@@ -73,7 +73,7 @@ class Scheme:
     symmetric: bool = False
 
 
-StrategyArguments: TypeAlias = tuple["ir.Model", Scheme, str, Manifest, AnsweredImages, Progress]
+StrategyArguments: TypeAlias = tuple["ir.Model", Scheme, str, Bundle, AnsweredImages, Progress]
 """What a :class:`Strategy` is made of."""
 
 
@@ -84,7 +84,7 @@ class Strategy(ABC):
         graph: ``deploy/fp32.onnx``; not changed.
         scheme: What to make of it.
         runtime: What to try it on, one of the scheme's.
-        manifest: The bundle's.
+        bundle: What it is made for.
         images: What to search on.
         progress: Called with what is being done.
 
@@ -100,7 +100,7 @@ class Strategy(ABC):
         graph: ir.Model,
         scheme: Scheme,
         runtime: str,
-        manifest: Manifest,
+        bundle: Bundle,
         images: AnsweredImages,
         progress: Progress,
     ) -> None:
@@ -108,7 +108,8 @@ class Strategy(ABC):
         self.runtime = runtime
         self.failed: tuple[NodeSet, Verdict] | None = None
         self._graph = graph
-        self._manifest = manifest
+        self._bundle = bundle
+        self._manifest = bundle.manifest
         self._images = images
         self._progress = progress
         self._method: CalibrationMethod | None = None
@@ -269,7 +270,8 @@ class Strategy(ABC):
         return ParityError(
             f"{message}{self._name} passes only with every node in FP32, and then nothing is left "
             "in it.",
-            hint=f"Stay with {self.scheme.instead}: deploykit verify shows which of them passes.",
+            hint=f"Stay with {self.scheme.instead}: {self._bundle.command('verify')} shows which "
+            "of them passes.",
         )
 
 

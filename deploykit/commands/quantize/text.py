@@ -36,7 +36,7 @@ def quantization_text(result: Quantization) -> str:
     proofs = [proof for graph in result.graphs for proof in graph.proofs]
     lines = [verdicts_text(verdicts)]
     for graph in result.graphs:
-        lines += _graph_text(graph)
+        lines += _graph_text(result.bundle, graph)
     for verdict in verdicts:
         lines += flips_text(verdict)
         lines += (
@@ -58,7 +58,7 @@ def quantization_text(result: Quantization) -> str:
     return "\n".join(lines)
 
 
-def _graph_text(graph: QuantizedGraph) -> Iterator[str]:
+def _graph_text(bundle: Bundle, graph: QuantizedGraph) -> Iterator[str]:
     line = f"{graph.graph}, made for {made_for(graph.runtime)}: "
     if graph.integers is not None and graph.method is not None:
         line += f"{counted(graph.integers, 'node')} in INT8, {len(graph.kept)} of that kind in "
@@ -68,7 +68,8 @@ def _graph_text(graph: QuantizedGraph) -> Iterator[str]:
     yield line
     yield from kept_text(graph.kept, graph)
     if graph.kept and graph.runtime != REHEARSAL:
-        yield "         each of them costs speed: deploykit bench shows what is fastest here"
+        how = bundle.command("bench")
+        yield f"         each of them costs speed: {how} shows what is fastest here"
 
 
 def quantization_value(result: Quantization) -> dict[str, Any]:

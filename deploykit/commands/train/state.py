@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from deploykit.errors import CheckpointError, InputError, UsageError
+from deploykit.images.label_files import format_names
 from deploykit.images.labels import CLASSES_FILE
 from deploykit.specs.value import Value
 from deploykit.system.files import replacing
@@ -143,7 +144,7 @@ def write_best(folder: Path, model: dict[str, Tensor], classes: Sequence[str]) -
         # here: without the file, export says that it numbers the classes.
         (folder / CLASSES_FILE).unlink(missing_ok=True)
     with _replacing(folder / CLASSES_FILE) as path:
-        path.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8", newline="\n")
+        path.write_text(format_names(classes), encoding="utf-8", newline="\n")
 
 
 def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:

@@ -89,4 +89,4 @@ def verify(
 
 def shown_text(result: Verification) -> str:
     """The verdicts, and the one on all."""
-    return f"{verification_text(result)}\n{verdict_text(result.passed)}"
+    return f"{verification_text(result)}\n{verdict_text(result)}"

@@ -202,7 +202,7 @@ def _verify(
             (
                 verification_text(result),
                 *(f"written    {path}" for path in outputs),
-                verdict_text(result.passed),
+                verdict_text(result),
             )
         ),
         exit_code=0 if result.passed else failed,

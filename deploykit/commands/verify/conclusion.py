@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from deploykit.bundle.folder import CANONICAL_GRAPH
 from deploykit.html.words import sentence_of
 from deploykit.proof.policy import MAX_FLIP_RATE_BOUND
-from deploykit.proof.text import images_text
-from deploykit.system.text import counted, rate_digits
+from deploykit.proof.text import (
+    Outcome,
+    decisions_text,
+    few_images_text,
+    images_text,
+    limits_text,
+    stand_in_text,
+    uniform_text,
+)
+from deploykit.system.text import counted
 
 if TYPE_CHECKING:
-    from deploykit.bundle.verdicts import ImageKind
     from deploykit.commands.verify.result import Verification
     from deploykit.parity.diagnosis import LayerReport, Stage, StageReport
-    from deploykit.parity.measurement import Measurement
     from deploykit.proof.verdict import Verdict
-
-Outcome: TypeAlias = Literal["passed", "failed", "unproven"]
 
 RECORDED_PREPROCESSING_ONLY = (
     "This holds for images that go through the recorded preprocessing: the diagnosis by stage "
@@ -29,11 +33,6 @@ _PREPROCESSING: frozenset[Stage] = frozenset(
     {"decode", "resize", "preprocessing", "colour", "normalise"}
 )
 _NOTHING = "no candidate was compared"
-_WITHOUT_BOUND: dict[ImageKind, str] = {
-    "photos": "They were chosen by their margins, so no rate follows for others.",
-    "golden": "They were chosen at export for their margins, so no rate follows for photos.",
-    "generated": "They are generated images, and say nothing about real photos.",
-}
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,24 @@ class Conclusion:
         sentence: The verdict.
         reasons: What it rests on and what to do, a sentence each.
         limits: What the comparison does not show, a sentence each.
+        stand_in: That the trained network itself was not asked, and why; "" where it was.
+        command: The whole command that asks it; "" where none can.
     """
 
     outcome: Outcome
     sentence: str
     reasons: tuple[str, ...]
     limits: tuple[str, ...]
+    stand_in: str = ""
+    command: str = ""
 
 
 def conclusion_of(found: Verification) -> Conclusion:
     """Put everything that was found into one verdict; a failure anywhere fails the whole."""
     faults = [*_faults(found)]
     broken = [verdict for verdict in found.verdicts if verdict.failed]
+    open_still = [verdict for verdict in found.verdicts if not (verdict.passed or verdict.failed)]
+    passed = [verdict for verdict in found.verdicts if verdict.passed]
     does, _ = _claims(found)
     outcome: Outcome = "failed"
     if broken:
@@ -68,36 +73,66 @@ def conclusion_of(found: Verification) -> Conclusion:
         reasons = [*faults, f"Nothing shows whether it {does}."]
     elif not found.candidates_passed:
         outcome = "unproven"
-        sentence = f"Nothing shows whether the deployed model {does}."
-        reasons = [
-            sentence_of(
-                next((each.reasons[0] for each in found.verdicts if each.reasons), _NOTHING)
-            ),
-            "That proves neither a fault nor its absence.",
-        ]
+        which = _names(open_still) if passed else "the deployed model"
+        sentence = f"Nothing shows whether {which} {does}."
+        why = [each.reasons[0] for each in open_still] or [_NOTHING]
+        reasons = [*map(sentence_of, dict.fromkeys(why))]
+        reasons.append("That proves neither a fault nor its absence.")
     else:
         outcome = "passed"
-        worst = worst_of(found)
-        few = (worst.flip_rate_bound or 0) > MAX_FLIP_RATE_BOUND  # so few images are named
-        where = f"On {counted(worst.decidable, noun_of(found))}, the" if few else "The"
-        within = ", within what is allowed" if worst.flips else ""
+        total = totals_of(found.verdicts)
+        few = (total.bound or 0) > MAX_FLIP_RATE_BOUND  # so few images are named
+        where = f"On {counted(total.images, noun_of(found))}, the" if few else "The"
+        within = ", within what is allowed" if total.flips else ""
         sentence = f"{where} deployed model {does}{within}."
-        reasons = [*_decisions(found, worst)]
-    return Conclusion(outcome, sentence, tuple(reasons), tuple(_limits(found)))
+        reasons = [
+            *decisions_text(found.verdicts, reference_name(found), found.images.kind),
+            *few_images_text(found.verdicts, found.images),
+        ]
+    if found.verdicts and found.mining is None:
+        reasons += filter(None, [uniform_text(found.verdicts[0].measurement, found.images.kind)])
+    return Conclusion(outcome, sentence, tuple(reasons), tuple(_limits(found)), *_stand_in(found))
 
 
-def outcome_of(verdict: Verdict) -> Outcome:
-    """A verdict that did not pass has failed where the numbers themselves break the tolerance."""
-    if verdict.passed:
-        return "passed"
-    return "failed" if verdict.failed else "unproven"
+def _stand_in(found: Verification) -> tuple[str, str]:
+    """What must be known first where the trained network was not asked; see Conclusion."""
+    reference = found.reference
+    if reference.kind != "graph":
+        return "", ""
+    images = ("--images", found.images.source) if found.images.kind == "photos" else ()
+    command = found.command(*reference.module_options, *images) if reference.module_options else ""
+    return stand_in_text(reference.module_reason), command
 
 
-def worst_of(found: Verification) -> Measurement:
-    """The measurement that shows most changes, or is least sure of none."""
-    return max(
-        (verdict.measurement for verdict in found.verdicts),
-        key=lambda each: (each.flip_rate, each.flip_rate_bound or 0.0),
+@dataclass(frozen=True)
+class Totals:
+    """What the measurements of all candidates show at worst.
+
+    Attributes:
+        images: How many images were compared.
+        flips: The most flips of one candidate.
+        undecidable_flips: The most undecidable images whose class one candidate changed.
+        bound: The largest bound; None where no candidate has one.
+        bounded: How many candidates have a bound.
+    """
+
+    images: int
+    flips: int
+    undecidable_flips: int
+    bound: float | None
+    bounded: int
+
+
+def totals_of(verdicts: Sequence[Verdict]) -> Totals:
+    """The worst of each number, of one verdict at least."""
+    found = [verdict.measurement for verdict in verdicts]
+    bounds = [each.flip_rate_bound for each in found if each.flip_rate_bound is not None]
+    return Totals(
+        images=found[0].images,
+        flips=max(each.flips for each in found),
+        undecidable_flips=max(each.undecidable_flips for each in found),
+        bound=max(bounds, default=None),
+        bounded=len(bounds),
     )
 
 
@@ -154,42 +189,23 @@ def _failure(
     found: Verification, broken: list[Verdict], faults: list[str]
 ) -> tuple[str, list[str]]:
     """The verdict and its reasons where the numbers break a tolerance."""
-    worst = max(broken, key=lambda verdict: verdict.measurement.flips)
-    flips, graph = worst.measurement.flips, worst.candidate.graph
-    what = f"In {graph}, {worst.reasons[0]}."
-    if flips:
-        decisions = counted(worst.measurement.decidable, "decision")
-        what = f"{flips:,} of {decisions} changed in {graph}."
     if any(verdict.measurement.non_finite for verdict in broken):
         sentence = "Some of the answers are NaN or infinite."
-    elif flips:
+    elif any(verdict.changes_too_many for verdict in broken):
         sentence = f"The deployed model {_claims(found)[1]}."
-    else:
+    elif any(verdict.exceeded for verdict in broken):
         sentence = "The deployed model's answers moved further than is allowed."
-    names = " and ".join(dict.fromkeys(verdict.candidate.graph for verdict in broken))
-    advice = f"Do not deploy {names if len(found.verdicts) > 1 else 'it'} as it is."
-    how = "deploykit verify --stages names the stage at fault, and --layers the node."
-    return sentence, [what, advice, *(faults or [how])]
-
-
-def _decisions(found: Verification, worst: Measurement) -> Iterator[str]:
-    """What was decided where all candidates passed, and what follows for other images."""
-    count, noun, reference = len(found.verdicts), noun_of(found), reference_name(found)
-    if worst.flips:
-        changed = counted(worst.decidable, "decision")
-        yield f"{worst.flips:,} of {changed} changed, which is allowed."
     else:
-        deployed = "the deployed one" if count == 1 else f"each of the {count} deployed ones"
-        judged = " that could be judged" if worst.undecidable else ""
-        images = f"The one {noun}" if worst.decidable == 1 else f"All {worst.decidable:,} {noun}s"
-        yield f"{images}{judged} got the same answer from {reference} and from {deployed}."
-    if worst.flip_rate_bound is None:
-        yield _WITHOUT_BOUND[found.images.kind]
-        return
-    yield (
-        f"If the photos to come are like these, at most {rate_digits(worst.flip_rate_bound)} % of "
-        f"the decisions will differ from those of {reference}, with 95 % confidence."
-    )
+        sentence = "The deployed model fails on extreme images, which no folder of photos has."
+    what = [f"In {verdict.candidate.title}, {verdict.reasons[0]}." for verdict in broken]
+    advice = f"Do not deploy {_names(broken) if len(found.verdicts) > 1 else 'it'} as it is."
+    how = f"{found.command('--stages')} names the stage at fault, and --layers the node."
+    return sentence, [*what, advice, *(faults or [how])]
+
+
+def _names(verdicts: Sequence[Verdict]) -> str:
+    """``model.onnx on onnxruntime-cpu and deploy/fp16.onnx on rehearsal``."""
+    return " and ".join(verdict.candidate.title for verdict in verdicts)
 
 
 def _limits(found: Verification) -> Iterator[str]:
@@ -197,9 +213,6 @@ def _limits(found: Verification) -> Iterator[str]:
     reference, noun = found.reference, noun_of(found)
     if not reference.is_recorded:
         yield "That is no proof of this bundle, which was exported from other weights or code."
-    elif reference.kind == "graph":
-        why = f", because {reference.module_reason}" if reference.module_reason else ""
-        yield f"The trained model itself was not asked: {CANONICAL_GRAPH} stands in for it{why}."
     elif reference.kind == "golden":
         yield (
             "It was compared with a few recorded answers, not with the trained model: that shows "
@@ -209,8 +222,7 @@ def _limits(found: Verification) -> Iterator[str]:
         found.diagnosis.stages
     ):
         yield RECORDED_PREPROCESSING_ONLY
-    for verdict in found.verdicts:
-        yield from _limits_of(verdict, noun)
+    yield from limits_text(found.verdicts, found.images)
     if found.images.kind != "photos":
         yield f"It was compared on {images_text(found.images)}; what counts is your photos."
     if found.unreadable:
@@ -220,23 +232,6 @@ def _limits(found: Verification) -> Iterator[str]:
         yield from found.mining.sentences
     elif not found.accuracy:
         yield (f"Whether the answers are right is another question: these {noun}s have no labels.")
-
-
-def _limits_of(verdict: Verdict, noun: str) -> Iterator[str]:
-    spec, measured = verdict.candidate, verdict.measurement
-    if verdict.kind == "rehearsed":
-        yield (
-            f"{spec.graph} was rehearsed on a model of {spec.precision} hardware, and has not "
-            "run on the hardware itself: verify it again there."
-        )
-    if spec.tf32:
-        yield f"{spec.graph} ran with TensorFloat-32, which shows nothing about plain FP32."
-    if measured.undecidable:
-        yield (
-            f"{measured.undecidable:,} of {counted(measured.images, noun)} "
-            f"{'is' if measured.undecidable == 1 else 'are'} undecidable in {spec.precision} "
-            f"({spec.graph}), and not judged."
-        )
 
 
 def _faulty_preprocessing(stages: StageReport | None) -> bool:

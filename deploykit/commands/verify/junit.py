@@ -14,9 +14,8 @@ from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.commands.diagnose.text import layer_report_text, stage_report_text
 from deploykit.commands.verify.conclusion import conclusion_of
 from deploykit.commands.verify.result import Verification
-from deploykit.commands.verify.text import numbers_text
 from deploykit.html.document import write_document
-from deploykit.proof.text import flips_text, images_text
+from deploykit.proof.text import flips_text, images_text, numbers_text
 from deploykit.specs.session import SessionSpec
 
 #: What XML 1.0 cannot hold, not even escaped: https://www.w3.org/TR/xml/#charsets
@@ -65,6 +64,7 @@ def _add_comparison(root: ET.Element, bundle: Bundle, found: Verification) -> No
             if graph in manifest.files
         },
         "reference": found.reference.description,
+        "stand-in": " ".join(filter(None, (conclusion.stand_in, conclusion.command))),
         "conclusion": " ".join((conclusion.sentence, *conclusion.reasons)),
         "limits": " ".join(conclusion.limits),
         "images": images_text(found.images),

@@ -16,7 +16,7 @@ from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.inference.pipeline import answer_files
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import measure_answers
-from deploykit.parity.measures import Array
+from deploykit.parity.measures import Array, relative_margins
 from deploykit.parity.measures import margins as margins_of
 from deploykit.parity.mining import MarginMining, moved_apart, population_of
 from deploykit.proof.images import nothing_readable
@@ -39,6 +39,7 @@ class Ranking:
     Attributes:
         files: Their files.
         margins: (N,) float64, theirs, ascending.
+        relative: (N,) float64, theirs as parts of each image's own scale.
         skipped: How many more are duplicates or calibration images.
         unreadable: How many more could not be read.
         ranked_by: What gave the margins, in words.
@@ -46,6 +47,7 @@ class Ranking:
 
     files: Sequence[ImageFile]
     margins: Array
+    relative: Array
     skipped: int
     unreadable: int
     ranked_by: str
@@ -72,6 +74,7 @@ def rank_images(
     ranked_by = f"{graph} on {CPU}"
     progress(Note(f"ranking {counted(len(files), 'photo')} by the margins of {ranked_by}"))
     margins = np.full(len(files), np.nan)  # stays NaN where nothing can be compared
+    relative = np.zeros(len(files))
     seen = set(calibration)
     done = skipped = 0
     # One thread: the session computes in the threads that read.
@@ -94,6 +97,7 @@ def rank_images(
                         continue
                     seen.add(digest)
                     margins[place] = margins_of(logits[None])[0]
+                    relative[place] = relative_margins(logits[None])[0]
                 done += len(batch.files)
                 progress(Step("ranking", done, len(files)))
     order = np.argsort(margins, kind="stable")[: np.isfinite(margins).sum()]  # NaN comes last
@@ -102,6 +106,7 @@ def rank_images(
     return Ranking(
         files=[files[place] for place in order],
         margins=margins[order],
+        relative=relative[order],
         skipped=skipped,
         unreadable=len(files) - len(order) - skipped,
         ranked_by=ranked_by,
@@ -146,7 +151,7 @@ def judge_lowest(
     for candidate, found in zip(candidates, measurements, strict=True):
         others_hold = mining.others_hold(candidate.title)
         population = population_of(
-            ranking.margins, candidate.precision, found, others_hold=others_hold
+            ranking.relative, candidate.precision, found, others_hold=others_hold
         )
         verdict = judge(candidate, found, population)
         if verdict.passed and found.decidable == 0:

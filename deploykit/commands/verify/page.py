@@ -15,17 +15,15 @@ from deploykit.bundle.folder import CANONICAL_GRAPH
 from deploykit.commands.verify.conclusion import (
     conclusion_of,
     noun_of,
-    outcome_of,
     reference_name,
-    worst_of,
+    totals_of,
 )
 from deploykit.commands.verify.scatter import Movement, movements, scatter_of
 from deploykit.html.document import render, write_document
 from deploykit.html.thumbnails import make_thumbnails
 from deploykit.html.words import number
-from deploykit.parity.measurement import UNDECIDABLE_MARGIN
 from deploykit.parity.measures import margins, softmax
-from deploykit.proof.text import images_text
+from deploykit.proof.text import images_text, outcome_of
 from deploykit.specs.prediction import Ranked
 
 if TYPE_CHECKING:
@@ -85,7 +83,7 @@ def write_certificate(
         "created": datetime.fromisoformat(found.created),
         "conclusion": conclusion_of(found),
         "outcomes": _OUTCOMES,
-        "worst": worst_of(found) if found.verdicts else None,
+        "totals": totals_of(found.verdicts) if found.verdicts else None,
         "noun": noun_of(found),
         "reference_name": reference_name(found),
         "images_words": images_text(found.images),
@@ -111,9 +109,8 @@ def _candidate(found: Verification, place: int, labels: Sequence[str]) -> dict[s
     """
     verdict, names = found.verdicts[place], found.answers.paths
     sides = {"reference": found.answers.reference, "candidate": found.answers.candidates[place]}
-    images = movements(*sides.values())
+    images = movements(sides["reference"], sides["candidate"], verdict.candidate.precision)
     scale, limit = verdict.measurement.scale, verdict.tolerance.max_relative_error
-    undecidable = UNDECIDABLE_MARGIN[verdict.candidate.precision] * scale
 
     def shown(image: Movement) -> dict[str, Any]:
         answers = {side: _answer(logits[image.index], labels) for side, logits in sides.items()}
@@ -121,7 +118,7 @@ def _candidate(found: Verification, place: int, labels: Sequence[str]) -> dict[s
         return {
             "name": name,
             "expected": found.expected.get(name),
-            "decidable": image.margin > undecidable,
+            "decidable": image.decidable,
             "room": image.room,
             **answers,
         }
@@ -130,9 +127,9 @@ def _candidate(found: Verification, place: int, labels: Sequence[str]) -> dict[s
         """Its name, both classes, margin, change, and whether the margin decides."""
         classes = (labels[int(logits[image.index].argmax())] for logits in sides.values())
         numbers = number(image.margin), number(image.change)
-        return [names[image.index], *classes, *numbers, image.margin > undecidable]
+        return [names[image.index], *classes, *numbers, image.decidable]
 
-    scatter = scatter_of(images, undecidable, None if limit is None else limit * scale)
+    scatter = scatter_of(images, None if limit is None else limit * scale)
     flips = sorted((each for each in images if each.flipped), key=lambda each: -each.margin)
     closest = [] if flips else sorted(images, key=lambda each: each.room)
     return {

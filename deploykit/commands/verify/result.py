@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from deploykit.parity.mining import MarginMining
 from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict
 from deploykit.specs.value import Shown
+from deploykit.system.text import command_line
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +38,7 @@ class Verification(Shown):
         mining: What the comparison rests on where the images were chosen by their margins.
         skipped: The candidates that were not compared, and why.
         seconds: Seconds from listing the images to keeping the proofs; None if not timed.
+        folder: The bundle's folder; None for one that no command needs to name.
         diagnosis: By stage and by node, as far as it was asked for.
         export_command: The command that exports the bundle again without the faults that the
             diagnosis by stage found; None where no option of ``export`` mends one.
@@ -53,6 +56,7 @@ class Verification(Shown):
     mining: MarginMining | None = None
     skipped: Mapping[Candidate, str] = field(default_factory=dict)
     seconds: float | None = None
+    folder: Path | None = None
     diagnosis: Diagnosis = field(default_factory=Diagnosis)
     export_command: str | None = None
 
@@ -65,6 +69,11 @@ class Verification(Shown):
     def passed(self) -> bool:
         """Whether the candidates passed, and the diagnosis found no fault."""
         return self.candidates_passed and self.diagnosis.passed
+
+    def command(self, *options: str) -> str:
+        """A command that verifies the same bundle, for a shell."""
+        bundle = () if self.folder is None else ("--bundle", str(self.folder))
+        return command_line(["deploykit", "verify", *bundle, *options])
 
     def worst_images(self, count: int) -> tuple[str, ...]:
         """The images to look at first: those that changed their class, then the largest errors.

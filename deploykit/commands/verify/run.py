@@ -6,8 +6,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 
-import numpy as np
-
 from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.golden import read_golden
 from deploykit.bundle.verdicts import ReferenceKind
@@ -24,7 +22,7 @@ from deploykit.inference.candidates import (
 )
 from deploykit.inference.engines import engine_files, named_engine
 from deploykit.parity.accuracy import accuracies
-from deploykit.proof.extremes import extreme_reasons
+from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.images import (
     ImageSample,
     bundle_sample,
@@ -125,26 +123,22 @@ def _compare(
         stack.callback(sample.close)
         sample.skip(frozenset() if request.self_test else calibration)
         answers = answer_images(right, candidates, sample, progress, count=sample.count)
-        extremes: tuple[tuple[str, ...], ...] = ((),) * len(candidates)
-        if reference is not None:  # recorded answers are to other images
-            scale = float(np.abs(np.nan_to_num(answers.reference)).max(initial=0))
-            extremes = extreme_reasons(reference.session, candidates, scale, progress)
         specs = [candidate.spec for candidate in candidates]
-    drawn, unreadable = sample.drawn(), sample.unreadable
-    readable, mining = sample.readable, None
-    if ranking is None:
-        verdicts = judge_answers(answers, specs, labels, kind=sample.kind)
-    else:
-        mining = mining_of(ranking, answers, specs)
-        verdicts = judge_lowest(ranking, mining, answers, specs, labels)
+        mining = None
+        if ranking is None:
+            verdicts = judge_answers(answers, specs, labels, kind=sample.kind)
+        else:
+            mining = mining_of(ranking, answers, specs)
+            verdicts = judge_lowest(ranking, mining, answers, specs, labels)
+        if reference is not None:  # recorded answers are to other images
+            right_extremes = answer_extremes(reference.session, progress)
+            verdicts = judge_extremes(verdicts, candidates, right_extremes)
+    drawn, unreadable, readable = sample.drawn(), sample.unreadable, sample.readable
+    if ranking is not None:
         unreadable += ranking.unreadable
         readable = len(ranking.files) + ranking.skipped
-    verdicts = tuple(
-        verdict.with_extremes(reasons) for verdict, reasons in zip(verdicts, extremes, strict=True)
-    )
-    for reason in (mostly_unreadable(unreadable, readable), compared_with.reason):
-        if reason is not None:
-            verdicts = tuple(verdict.refused(reason) for verdict in verdicts)
+    for reason in filter(None, (mostly_unreadable(unreadable, readable), compared_with.reason)):
+        verdicts = tuple(verdict.refused(reason) for verdict in verdicts)
     if not compared_with.is_recorded:
         progress(Note("no proof of the bundle: other weights or code than it was exported from"))
     elif request.keep and compared_with.reason is None:
@@ -164,6 +158,7 @@ def _compare(
         versions=installed_versions(),
         mining=mining,
         seconds=time.perf_counter() - start,
+        folder=bundle.folder,
     )
 
 

@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from deploykit.parity.measures import margins
+from deploykit.parity.measures import decides, margins
+from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits
 
 LEFT, RIGHT, TOP, BOTTOM = 64, 546, 12, 346
@@ -34,12 +35,14 @@ class Movement:
         margin: Reference top-1 logit minus top-2 logit.
         change: The largest absolute difference of a logit.
         flipped: Whether its class changed.
+        decidable: Whether the margin is large enough for the class to mean something.
     """
 
     index: int
     margin: float
     change: float
     flipped: bool
+    decidable: bool = True
 
     @property
     def kind(self) -> Literal["safe", "close", "flipped"]:
@@ -63,7 +66,6 @@ class Scatter:
         x_ticks: Of the margin: the x and the exponent of each power of ten.
         y_ticks: Of the change.
         line: Where a flip becomes possible: x and y of both ends.
-        undecidable: Up to this x a margin is too small for the class to mean anything.
         allowed: The y of the largest change that is allowed; None for any.
     """
 
@@ -71,12 +73,17 @@ class Scatter:
     x_ticks: tuple[tuple[float, int], ...]
     y_ticks: tuple[tuple[float, int], ...]
     line: tuple[float, float, float, float]
-    undecidable: float
     allowed: float | None
 
 
-def movements(reference: Logits, candidate: Logits) -> list[Movement]:
-    """How every image moved of which both sides' logits, (N, K), are finite numbers."""
+def movements(reference: Logits, candidate: Logits, precision: Precision) -> list[Movement]:
+    """How every image moved of which both sides' logits, (N, K), are finite numbers.
+
+    Args:
+        reference: (N, K).
+        candidate: (N, K).
+        precision: The candidate's.
+    """
     places = np.flatnonzero(np.isfinite(reference).all(axis=1) & np.isfinite(candidate).all(axis=1))
     if not places.size:
         return []
@@ -86,18 +93,16 @@ def movements(reference: Logits, candidate: Logits) -> list[Movement]:
         margins(ours).tolist(),
         np.abs(theirs - ours).max(axis=1).tolist(),
         (ours.argmax(axis=1) != theirs.argmax(axis=1)).tolist(),
+        decides(ours, precision).tolist(),
     )
     return [Movement(*row) for row in zip(*columns, strict=True)]
 
 
-def scatter_of(
-    images: Sequence[Movement], undecidable: float, allowed: float | None
-) -> Scatter | None:
+def scatter_of(images: Sequence[Movement], allowed: float | None) -> Scatter | None:
     """Draw images.
 
     Args:
         images: See :func:`movements`.
-        undecidable: The margin up to which a class means nothing.
         allowed: The largest change of a logit that is allowed; None for any.
 
     Returns:
@@ -120,7 +125,6 @@ def scatter_of(
         x_ticks=x.ticks(),
         y_ticks=y.ticks(),
         line=(x.at(low), y.at(low / 2), x.at(high), y.at(high / 2)),
-        undecidable=x.at(undecidable) if undecidable > 0 else LEFT,
         allowed=y.at(allowed) if allowed else None,
     )
 

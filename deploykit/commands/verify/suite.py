@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Under this name a test that passed tells in ``user_properties`` what was measured.
 MEASURED = "deploykit"
+#: Under this one, what must be known before that.
+NOTICE = "deploykit.notice"
 
 _OPTIONS = {
     "images": ("DIR", "photos to compare on (default: those of the export, else golden.npz)"),
@@ -50,7 +52,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-_CHECKS = pytest.StashKey[tuple[str, dict[str, Callable[[], str]]]]()
+Check: TypeAlias = "Callable[[], list[tuple[str, str]]]"
+"""Fails, or gives what it found: pairs for ``user_properties``."""
+
+_CHECKS = pytest.StashKey[tuple[str, dict[str, Check]]]()
+_STAND_IN = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,11 +67,35 @@ def pytest_configure(config: pytest.Config) -> None:
 
     try:
         bundle, request = read_options(config)
+        config.stash[_STAND_IN] = _stand_in_lines(bundle, request, config)
         config.stash[_CHECKS] = bundle.name, checks_of(bundle, request)
     except DeploykitError as error:
         raise pytest.UsageError(str(error)) from error
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args.clear()  # else a folder of scripts and photos would be searched for tests
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say before the first test that the bundle's own graph stands in for the checkpoint."""
+    return config.stash.get(_STAND_IN, [])
+
+
+def _stand_in_lines(bundle: Bundle, request: VerifyRequest, config: pytest.Config) -> list[str]:
+    from deploykit.proof.reference import module_options, module_reason
+    from deploykit.proof.text import stand_in_text
+    from deploykit.system.text import command_line
+
+    reason = None if request.reference.named else module_reason(bundle)
+    if reason is None:
+        return []
+    # The options of verify have the same names here.
+    options = [
+        word.replace("--", "--deploykit-", 1) if word.startswith("--") else word
+        for word in module_options(bundle)
+    ]
+    given = [*config.invocation_params.args]
+    command = command_line(["pytest", *map(str, given), *options])
+    return [stand_in_text(reason), f"This compares with the checkpoint: {command}"]
 
 
 def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
@@ -103,7 +133,7 @@ def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
     return find_bundle(config.getoption("deploykit_bundle")), request
 
 
-def checks_of(bundle: Bundle, request: VerifyRequest) -> dict[str, Callable[[], str]]:
+def checks_of(bundle: Bundle, request: VerifyRequest) -> dict[str, Check]:
     """A check for the files, each candidate, and the stages: it tells what it found, or fails."""
     from deploykit.bundle.folder import CANONICAL_GRAPH
     from deploykit.commands.verify.run import verify_bundle
@@ -114,7 +144,7 @@ def checks_of(bundle: Bundle, request: VerifyRequest) -> dict[str, Callable[[], 
     candidates = named_candidates(bundle, request.runtime, request.precision)
     if request.runtime is request.precision is None:
         candidates.insert(0, Candidate(CANONICAL_GRAPH, CPU, "fp32"))
-    checks: dict[str, Callable[[], str]] = {"files": partial(_check_files, bundle)}
+    checks: dict[str, Check] = {"files": partial(_check_files, bundle)}
     for candidate in candidates:
         checks[str(candidate)] = partial(_check_candidate, verified, candidate)
     if request.stages:
@@ -139,7 +169,7 @@ def pytest_make_collect_report(
 class BundleTests(pytest.Collector):
     """The tests of a bundle; nothing is compared before the first of them runs."""
 
-    def __init__(self, *, checks: dict[str, Callable[[], str]], **node: object) -> None:
+    def __init__(self, *, checks: dict[str, Check], **node: object) -> None:
         super().__init__(**node)  # type: ignore[arg-type]
         self._checks = checks
 
@@ -152,7 +182,7 @@ class BundleTests(pytest.Collector):
 class BundleTest(pytest.Item):
     """One of them. Being no function, it takes none of the project's fixtures."""
 
-    def __init__(self, *, check: Callable[[], str], **node: object) -> None:
+    def __init__(self, *, check: Check, **node: object) -> None:
         super().__init__(**node)  # type: ignore[arg-type]
         self._check = check
 
@@ -163,7 +193,7 @@ class BundleTest(pytest.Item):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # other packages' are none of the project's
-                self.user_properties.append((MEASURED, self._check()))
+                self.user_properties += self._check()
         except DeploykitError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
 
@@ -172,7 +202,7 @@ class BundleTest(pytest.Item):
         return self.path, None, self.nodeid.replace("::", ": ")
 
 
-def _check_files(bundle: Bundle) -> str:
+def _check_files(bundle: Bundle) -> list[tuple[str, str]]:
     """Whether each file is as recorded, and the graphs give the answers recorded at export."""
     from deploykit.commands.verify.request import VerifyRequest
     from deploykit.commands.verify.run import verify_bundle
@@ -188,13 +218,22 @@ def _check_files(bundle: Bundle) -> str:
     found = verify_bundle(bundle, VerifyRequest(self_test=True, keep=False))
     if not found.passed:
         pytest.fail(verification_text(found), pytrace=False)
-    return f"{counted(len(files), 'file is', 'files are')} as recorded, and so are the answers"
+    told = f"{counted(len(files), 'file is', 'files are')} as recorded, and so are the answers"
+    return [(MEASURED, told)]
 
 
-def _check_candidate(verified: Callable[[], Verification], candidate: Candidate) -> str:
+def _check_candidate(
+    verified: Callable[[], Verification], candidate: Candidate
+) -> list[tuple[str, str]]:
     """What ``verify`` measured of a candidate, whose verdict decides; skipped where it has none."""
-    from deploykit.commands.verify.text import numbers_text, verification_text
-    from deploykit.proof.text import images_text
+    from deploykit.commands.verify.text import verification_text
+    from deploykit.proof.text import (
+        few_images_text,
+        images_text,
+        numbers_text,
+        stand_in_text,
+        uniform_text,
+    )
 
     found = verified()
     for verdict in found.verdicts:
@@ -204,30 +243,38 @@ def _check_candidate(verified: Callable[[], Verification], candidate: Candidate)
         if not verdict.passed:
             alone = dataclasses.replace(found, verdicts=(verdict,), accuracy=())
             pytest.fail(verification_text(alone), pytrace=False)
+        stands_in = found.reference.kind == "graph"
+        notices = (
+            stand_in_text(found.reference.module_reason) if stands_in else "",
+            uniform_text(verdict.measurement, found.images.kind),
+            *few_images_text([verdict], found.images),
+        )
         against = f"against {found.reference.description}"
-        return f"{numbers_text(verdict)}; {images_text(found.images)}, {against}"
+        told = f"{numbers_text(verdict)}; {images_text(found.images)}, {against}"
+        return [*((NOTICE, notice) for notice in notices if notice), (MEASURED, told)]
     pytest.skip(found.skipped.get(candidate, "it is the reference"))
 
 
-def _check_stages(verified: Callable[[], Verification]) -> str:
+def _check_stages(verified: Callable[[], Verification]) -> list[tuple[str, str]]:
     """Whether the diagnosis finds every stage within its tolerance, and no fault."""
     from deploykit.commands.diagnose.text import diagnosis_text
 
     diagnosis = verified().diagnosis
     if not diagnosis.passed or diagnosis.stages is None:
         pytest.fail("\n".join(diagnosis_text(diagnosis)), pytrace=False)
-    return f"{len(diagnosis.stages.steps)} stages, each within its tolerance"
+    return [(MEASURED, f"{len(diagnosis.stages.steps)} stages, each within its tolerance")]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what was measured where a test passed: that is what the run is for."""
-    told = [
-        f"{report.nodeid.partition('::')[2]}: {value}"
-        for report in terminalreporter.getreports("passed")
-        for name, value in report.user_properties
-        if name == MEASURED
-    ]
+    """Show what was measured where a test passed, and first what that does not show."""
+    told, notices = [], []
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == MEASURED:
+                told.append(f"{report.nodeid.partition('::')[2]}: {value}")
+            elif name == NOTICE:
+                notices.append(str(value))
     if told:
         terminalreporter.section("deploykit")
-        for line in told:
+        for line in (*dict.fromkeys(notices), *told):
             terminalreporter.line(line)

@@ -13,13 +13,13 @@ from deploykit.commands.verify.conclusion import conclusion_of
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import Accuracy
 from deploykit.proof.text import (
-    flips_of,
+    OUTCOMES,
     flips_text,
     images_text,
+    reasons_text,
     verdict_value,
     verdicts_text,
 )
-from deploykit.proof.verdict import Verdict
 from deploykit.specs.value import plain_value
 from deploykit.system.text import table_text
 
@@ -28,8 +28,13 @@ _WORST_CLASSES = 10
 
 
 def verification_text(result: Verification) -> str:
-    """The verdicts with their flips and reasons, the diagnosis, and the conclusion at the end."""
-    lines = [
+    """The verdicts with their flips and reasons, the diagnosis, and the conclusion at the end.
+
+    Before them stands that the trained network was not asked, where it was not.
+    """
+    conclusion = conclusion_of(result)
+    lines = [line for line in (conclusion.stand_in, conclusion.command, "") if conclusion.stand_in]
+    lines += [
         verdicts_text(result.verdicts),
         f"reference  {result.reference.description}",
         f"images     {images_text(result.images)}",
@@ -40,33 +45,21 @@ def verification_text(result: Verification) -> str:
         lines += _accuracy_text(result)
     for verdict in result.verdicts:
         lines += flips_text(verdict)
-    for verdict in result.verdicts:
-        lines += (f"FAILED  {verdict.candidate.title}: {reason}" for reason in verdict.reasons)
+    lines += reasons_text(result.verdicts)
     if not result.verdicts:
-        lines.append("FAILED  no candidate was compared")
+        lines.append("UNPROVEN  no candidate was compared")
     for block in diagnosis_text(result.diagnosis):
         lines += ("", block)
     if result.export_command is not None:
         lines += ("", "To mend all that export can:", result.export_command)
-    conclusion = conclusion_of(result)
     lines += ("", conclusion.sentence, *conclusion.reasons)
     lines += (f"note    {limit}" for limit in conclusion.limits)
     return "\n".join(lines)
 
 
-def numbers_text(verdict: Verdict) -> str:
-    """What was measured of a candidate, in a line."""
-    found = verdict.measurement
-    return (
-        f"flips {flips_of(found)}, error {found.max_relative_error:.1e} of the scale, "
-        f"|dp| {found.max_probability_change:.1e}, {verdict.kind} on {verdict.candidate.device}, "
-        f"batches of {', '.join(map(str, found.batch_sizes))}"
-    )
-
-
-def verdict_text(passed: bool) -> str:
-    """The last line."""
-    return "PASSED" if passed else "FAILED"
+def verdict_text(result: Verification) -> str:
+    """The last line: PASSED, FAILED or UNPROVEN."""
+    return OUTCOMES[conclusion_of(result).outcome].upper()
 
 
 def _accuracy_text(result: Verification) -> Iterator[str]:

@@ -57,7 +57,8 @@ def test_build_text_in_full(built_engine):
         f"{passport.version}, fp16, batches of 1 to 32 (best at 8)"
     )
     assert weak.startswith("UNPROVEN  deploy/fp16.onnx on rehearsal: its proof is on 23 photos; ")
-    assert advice.endswith("run deploykit verify --runtime tensorrt_rtx")
+    how = built_engine.bundle.command("verify", "--runtime", "tensorrt_rtx")
+    assert advice.endswith(f"run {how}")
 
 
 def test_build_text_of_a_proven_graph(built_engine):
@@ -84,7 +85,7 @@ def test_build_text_of_an_engine_with_weak_proof(built_engine, executed):
     result = dataclasses.replace(executed, bundle=dataclasses.replace(bundle, manifest=manifest))
     assert (
         f"\nUNPROVEN  {engine} on tensorrt_rtx: its proof is on 23 photos; below FP32 29 photos "
-        "are the least: deploykit verify --runtime tensorrt_rtx --images DIR"
+        f"are the least: {bundle.command('verify', '--runtime', 'tensorrt_rtx')} --images DIR"
     ) in build_text(result)
 
 

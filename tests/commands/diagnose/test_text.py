@@ -98,12 +98,14 @@ def test_diagnosis_text_errors_as_numbers_or_words(reference, candidate, error):
 def test_diagnosis_text_accuracy_beside_training():
     report = msgspec.structs.replace(GOOD_STAGES, correct=7, labelled=8, trained_accuracy=0.97)
     line = (
-        "accuracy   7 of 8 photos that were not picked for their answers get their folder's class"
+        "this part  7 of the 8 photos diagnosed here that were not picked for their answers get "
+        "their folder's class"
     )
     assert f"{line}; training had 97.0 % right" in text_of(stages=report)
     report = msgspec.structs.replace(report, trained_accuracy=None)
     assert f"{line}\n" in text_of(stages=report)
-    assert "accuracy" not in text_of(stages=GOOD_STAGES)
+    assert "this part" not in text_of(stages=GOOD_STAGES)
+    assert "accuracy" not in text_of(stages=report)  # which is told of all photos, and elsewhere
 
 
 def test_diagnosis_text_of_a_finding_without_failed_step():
@@ -114,15 +116,31 @@ def test_diagnosis_text_of_a_finding_without_failed_step():
 
 
 def test_diagnosis_text_variations():
-    tried = Variation(change="BGR", option="", correct=40, images=45, gained=10)
-    other = Variation(change="std 0.5", option="--std 0.5", correct=28, images=45, gained=-2)
-    report = stages(step("decode", "Pillow"), variations=(tried, other))
+    tried = [
+        Variation(
+            change=change,
+            option=option,
+            correct=30 + gained,
+            images=45,
+            gained=gained,
+            is_clear=gained > 3,
+        )
+        for change, option, gained in (
+            ("BGR", "", 10),
+            ("bicubic", "--interpolation bicubic", 8),
+            ("crop 224", "--crop-size 224x224", 1),
+            ("std 0.5", "--std 0.5", -2),
+        )
+    ]
+    report = stages(step("decode", "Pillow"), variations=tuple(tried))
     lines = text_of(stages=report).splitlines()
     rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.count("|") == 3]
     assert rows == [
         ["changed alone", "right", "gained", "export option"],
         ["BGR", "40 of 45", "+10", "none"],
-        ["std 0.5", "28 of 45", "-2", "--std 0.5"],
+        ["bicubic", "38 of 45", "+8", "--interpolation bicubic"],
+        ["crop 224", "31 of 45", "+1", "no clear gain"],
+        ["std 0.5", "28 of 45", "-2", "-"],
     ]
 
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ from fake_session import FakeSession
 import deploykit.commands.export.run as export_module
 from deploykit.bundle.golden import read_golden
 from deploykit.bundle.manifest import sha256_of
-from deploykit.commands.export.request import ExportRequest, default_name
+from deploykit.commands.export.request import ExportRequest, default_name, load_subject
 from deploykit.commands.export.run import export_bundle
 from deploykit.errors import (
     ArchitectureError,
@@ -23,7 +24,7 @@ from deploykit.errors import (
     UsageError,
 )
 from deploykit.specs.preprocessing_options import PreprocessingOptions
-from deploykit.system.progress import Note
+from deploykit.system.progress import Note, silent
 
 SMALL = PreprocessingOptions(input_size=(16, 16))
 
@@ -123,6 +124,14 @@ def test_export_generated_golden_images(request_for, photo_folder, exported_bund
     assert np.array_equal(golden.images, again.images)
     assert not np.array_equal(golden.images, read_golden(exported_bundle).images)
     assert exported_bundle.manifest.golden == "photos"
+
+
+def test_load_subject_numbers_duplicates(request_for):
+    request = request_for(classes="crane,dog,crane")
+    with pytest.raises(UsageError, match="repeats 1: crane"):
+        load_subject(request, silent)
+    labels = load_subject(replace(request, number_duplicates=True), silent).labels
+    assert labels.names == ("crane", "dog", "crane 2")
 
 
 def test_export_reports_assumptions(request_for):
@@ -279,6 +288,12 @@ def test_export_refuses_existing_bundle_early(request_for, monkeypatch):
     monkeypatch.setattr(export_module, "load_subject", None)  # calling it would fail
     with pytest.raises(BundleError, match="exists"):
         export_bundle(request_for())
+
+
+def test_export_names_a_missing_checkpoint_before_an_existing_bundle(request_for, tmp_path):
+    export_bundle(request_for())
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        export_bundle(request_for(checkpoint=tmp_path / "lost.pth"))
 
 
 def test_export_overwrite_replaces_the_bundle(request_for):

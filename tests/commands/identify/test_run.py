@@ -134,3 +134,29 @@ def test_identify_exit_codes_and_json(save, checkpoint, capsys):
     assert result["fits"] == {"torchvision/resnet34": 7}
     assert run(["identify", str(checkpoint)]) == 4
     assert "fits        none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        (torch.zeros(1).expand(200_000_000, 512), "claims far more than it holds"),
+        (torch.zeros(4, 512, device="meta"), "fc.weight is a meta tensor, which has no values"),
+        (torch.zeros(4, 512, dtype=torch.complex64), "fc.weight is complex"),
+    ],
+)
+def test_identify_inspect_and_export_refuse_made_checkpoints(tmp_path, capsys, weight, said):
+    path = str(tmp_path / "made.pth")
+    torch.save({"fc.weight": weight, "fc.bias": torch.zeros(4)}, path)
+    export = ["export", "--arch", "resnet18", "--artifacts", str(tmp_path), "--ckpt", path]
+    for words in (["identify", path], ["inspect", path], export):
+        assert run(words) == 4
+        error, hint = capsys.readouterr().err.splitlines()[-2:]
+        assert error.startswith(f"error: {path}")
+        assert said in error
+        assert hint.startswith("Save ")
+
+
+def test_identify_refuses_more_tensors_than_any_network_has(tmp_path):
+    torch.save({f"p{n}.w": torch.zeros(1) for n in range(10_001)}, tmp_path / "many.pth")
+    with pytest.raises(CheckpointError, match="has 10,001 tensors, more than any"):
+        identify(tmp_path / "many.pth")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import msgspec
 import pytest
 
-from deploykit.commands.predict.journal import Fingerprint, Journal
+from deploykit.commands.predict.journal import Journal
+from deploykit.commands.predict.provenance import Fingerprint
 from deploykit.errors import InputError, UsageError
 from deploykit.specs.prediction import Prediction, Ranked
 
@@ -34,13 +36,16 @@ ROWS = [
         probability=1 / (i + 1),
         margin=math.pi * i,
         expected="crow",
-        top=(Ranked(label="owl", probability=1 / 3), Ranked(label="crow", probability=2 / 3)),
+        top=(
+            Ranked(label="owl", probability=1 / (i + 1)),
+            Ranked(label="crow", probability=i / (i + 1)),
+        ),
     )
     for i in range(4)
 ]
 BROKEN = Prediction(path="b.jpg", status="truncated", reason="The file ends too early.")
 HOSTILE = [
-    Prediction(path=name)
+    Prediction(path=name, status="corrupt", reason=f"{name} is no image.")
     for name in ("new\nline.jpg", "carriage\rreturn.jpg", "line\u2028end.jpg", "caf\\udce9.jpg")
 ]
 
@@ -70,7 +75,9 @@ def resumed(table: Path, rows: Iterable[Prediction] = ()) -> list[Prediction]:
         journal.begin(FINGERPRINT)
         for row in rows:
             journal.write(row)
-        return list(journal.rows())
+        rows = list(journal.rows())
+        journal.remove()
+    return rows
 
 
 def test_journal_rows_round_trip(table: Path) -> None:
@@ -81,6 +88,7 @@ def test_journal_rows_round_trip(table: Path) -> None:
             journal.write(row)
         assert list(journal.rows()) == rows
         assert journal.count == len(rows)
+        journal.remove()
     assert list(table.parent.iterdir()) == []
 
 
@@ -96,10 +104,10 @@ def test_journal_is_json_lines_beside_the_table(table: Path) -> None:
 
 
 def test_journal_escapes_invalid_unicode(table: Path) -> None:
-    stray = Prediction(path="a", label="caf\udce9", top=(Ranked(label="\udce9", probability=1),))
+    stray = Prediction(path="caf\udce9", status="corrupt", reason="\udce9 is no image.")
     leave(table, [stray, BROKEN])
     first, second = resumed(table)
-    assert (first.label, first.top[0].label) == ("caf\\udce9", "\\udce9")
+    assert (first.path, first.reason) == ("caf\\udce9", "\\udce9 is no image.")
     assert second == BROKEN
 
 
@@ -122,7 +130,7 @@ def test_journal_syncs_at_intervals(
         journal.begin(FINGERPRINT)
         for row in ROWS:
             journal.write(row)
-    assert len(calls) == synced
+        assert len(calls) == synced
 
 
 def test_journal_resumes_after_a_kill(table: Path) -> None:
@@ -135,6 +143,7 @@ def test_journal_resumes_after_a_kill(table: Path) -> None:
             journal.write(row)
         assert list(journal.rows()) == ROWS
         assert journal.count == 4
+        journal.remove()
     assert list(table.parent.iterdir()) == []
 
 
@@ -150,20 +159,123 @@ def test_journal_killed_at_any_byte_keeps_whole_rows(table: Path) -> None:
         assert resumed(table, ROWS[kept:]) == ROWS
 
 
-@pytest.mark.parametrize("damage", [b"\0" * 40 + b"\n", b"{}\n", b"\xff\n", b'{"path": 3}\n'])
-def test_journal_damaged_keeps_rows_before_damage(table: Path, damage: bytes) -> None:
+def damaged(table: Path) -> int:
+    """See that a journal with other bytes than were written gives only what was; count its rows."""
+    path = table.with_name("p.csv.journal")
+    try:
+        with Journal(table, resume=True) as journal:
+            kept = len(journal.done)
+    except InputError:  # of the header, which says what the rows follow from
+        with pytest.raises(InputError, match="is no journal"), Journal(table, resume=False):
+            pass
+        path.unlink()
+        return 0
+    assert resumed(table, ROWS[kept:]) == ROWS
+    return kept
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [*lines[:3], b"\0" * 40 + b"\n", *lines[4:]],
+        lambda lines: [*lines[:3], b"{}\n", *lines[4:]],
+        lambda lines: [*lines[:3], b"\xff\n", *lines[4:]],
+        lambda lines: [*lines[:3], b"[" * 100_000 + b"\n", *lines[4:]],
+        lambda lines: [*lines[:3], lines[3].replace(b"0.333", b"-0.33"), *lines[4:]],
+        lambda lines: [*lines[:3], lines[3].replace(b'"ok"', b'"ok\\u0000"'), *lines[4:]],
+        lambda lines: [*lines[:3], lines[3].replace(b"owl", b"hen"), *lines[4:]],
+        lambda lines: [*lines[:3], lines[3].replace(b"owl", b"\xffwl"), *lines[4:]],
+        lambda lines: [*lines[:3], lines[3].replace(b":", b": ", 1), *lines[4:]],
+        lambda lines: [*lines[:3], lines[2], *lines[3:]],
+        lambda lines: [*lines[:3], lines[4], lines[3]],
+        lambda lines: [*lines[:3], lines[4]],
+        lambda lines: [*lines[:3], lines[3][:50], *lines[4:]],
+    ],
+)
+def test_journal_damaged_keeps_rows_before_damage(
+    table: Path, damage: Callable[[list[bytes]], list[bytes]]
+) -> None:
     path = leave(table, ROWS)
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:3], damage, *lines[4:]]))
+    spoilt = damage(lines)
+    assert spoilt != lines
+    path.write_bytes(b"".join(spoilt))
     with Journal(table, resume=True) as journal:
-        assert journal.damaged == 1 + len(lines[4:])
+        assert journal.done == {"0.jpg", "1.jpg"}
+        assert journal.damaged == sum(
+            line.endswith(b"\n") for line in b"".join(spoilt[3:]).splitlines(keepends=True)
+        )
+    with (
+        pytest.raises(UsageError, match=r"holds the 2 rows .* are damaged"),
+        Journal(table, resume=False),
+    ):
+        pass
     assert resumed(table, ROWS[2:]) == ROWS
 
 
-def test_journal_skips_repeated_rows(table: Path) -> None:
-    path = leave(table, ROWS)
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:3], lines[2], *lines[3:]]))
+def test_journal_of_random_damage_gives_no_wrong_row(table: Path) -> None:
+    whole = leave(table, ROWS).read_bytes()
+    random = Random(0)
+    kept = set()
+    for _ in range(300):
+        table.with_name("p.csv.journal").write_bytes(mutated(whole, random))
+        kept.add(damaged(table))
+    assert kept >= {0, 1, 2, 3}
+
+
+def mutated(data: bytes, random: Random) -> bytes:
+    """The data with a few bytes changed, removed, put in or moved."""
+    at = random.randrange(len(data))
+    part = data[at : at + random.randrange(1, 40)]
+    put = random.choice(
+        (
+            b"",
+            part[::-1],
+            part + part,
+            bytes([part[0] ^ 1 << random.randrange(8)]) + part[1:],
+            random.randbytes(len(part)),
+            bytes(len(part)),
+            random.choice((b"-", b"0", b"\n", b'"', b"\\u0000", b"\xff", b"[" * 5000)),
+        )
+    )
+    return data[:at] + put + data[at + len(part) :]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"probability": -0.216},
+        {"margin": -1.0},
+        {"label": "hen"},
+        {"expected": "hen"},
+        {"status": "ok\0"},
+        {"status": "no-such-status", "label": None, "probability": None, "margin": None, "top": ()},
+        {"top": ROWS[1].top[::-1]},
+        {"top": ROWS[1].top[:1]},
+        {"path": "a\0.jpg"},
+        {"path": ROWS[0].path},
+    ],
+)
+def test_journal_with_impossible_rows_does_not_trust_checksums(
+    table: Path, changes: dict[str, object]
+) -> None:
+    made = msgspec.structs.replace(ROWS[1], **changes)
+    leave(table, [ROWS[0], made, ROWS[2]])
+    with Journal(table, resume=True) as journal:
+        assert (journal.done, journal.damaged) == ({"0.jpg"}, 2)
+    assert resumed(table, ROWS[1:]) == ROWS
+
+
+def test_journal_damaged_in_use_makes_no_table(table: Path) -> None:
+    with Journal(table, resume=False) as journal:
+        journal.begin(FINGERPRINT)
+        for row in ROWS:
+            journal.write(row)
+        data = journal.path.read_bytes()
+        journal.path.write_bytes(data.replace(b'"path":"2.jpg"', b'"path":"7.jpg"'))
+        with pytest.raises(InputError, match="of its 4 rows the first 2 are whole") as caught:
+            list(journal.rows())
+    assert "--resume" in str(caught.value.hint)
     assert resumed(table, ROWS[2:]) == ROWS
 
 
@@ -195,6 +307,7 @@ def test_journal_empty_or_torn_is_overwritten(table: Path, left: bytes, resume: 
         journal.begin(FINGERPRINT)
         journal.write(BROKEN)
         assert list(journal.rows()) == [BROKEN]
+        journal.remove()
     assert list(table.parent.iterdir()) == []
 
 
@@ -249,6 +362,7 @@ def test_journal_has_one_writer(table: Path, resume: bool, rows_of_the_first: in
         assert "--output" in str(caught.value.hint)
         journal.write(BROKEN)
         assert list(journal.rows()) == [*ROWS[:rows_of_the_first], BROKEN]
+        journal.remove()
     assert list(table.parent.iterdir()) == []
 
 
@@ -279,7 +393,8 @@ def test_journal_opened_only_makes_no_file(table: Path) -> None:
         b"path,status\n",
         b"notes",
         b'{"journal":"deploykit predict","schema":2}\n',
-        msgspec.json.encode({"journal": "other", "schema": 1, "fingerprint": FINGERPRINT}) + b"\n",
+        b'{"journal":"deploykit predict","schema":' + b"[" * 100_000 + b"\n",
+        msgspec.json.encode({"journal": "other", "schema": 2, "fingerprint": FINGERPRINT}) + b"\n",
     ],
 )
 def test_journal_leaves_foreign_files_alone(table: Path, header: bytes) -> None:
@@ -311,6 +426,7 @@ def test_journal_that_cannot_be_removed(table: Path, monkeypatch: pytest.MonkeyP
             journal.begin(FINGERPRINT)
             journal.write(BROKEN)
             monkeypatch.setattr(Path, "unlink", held)
+            journal.remove()
 
     def held(self: Path, missing_ok: bool = False) -> None:
         raise PermissionError(13, "Permission denied")

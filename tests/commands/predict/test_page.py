@@ -7,7 +7,8 @@ import os
 import re
 import threading
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -229,7 +230,7 @@ def test_proof_words_in_full() -> None:
     rehearsed = msgspec.structs.replace(PROOF, kind="rehearsed", measurement=undecided)
     words = proof_words(rehearsed)
     assert words[0].startswith("0 of 220 decisions changed")
-    assert words[1] == "5 more images were undecidable, and not judged."
+    assert words[1] == "5 more images were undecidable: either class would do."
     assert words[2].startswith("Rehearsed in fp32 on a model of the hardware")
 
 
@@ -473,6 +474,37 @@ def test_page_escapes_hostile_names(
     assert shown[0] == HOSTILE[0]
     assert "new\\u000aline\\u2028.png" in shown
     assert "\\u202egnp.exe" in shown
+
+
+def test_page_with_hostile_texts_has_no_other_elements(photos: Path) -> None:
+    """Without a browser: whatever the texts, the page has the same elements and attributes."""
+
+    class Elements(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.found: list[tuple[str, list[str]]] = []
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.found.append((tag, [name for name, _ in attrs]))
+
+        def unknown_decl(self, data: str) -> None:
+            self.found.append(("declaration", [data]))
+
+        handle_comment = unknown_decl
+
+    def elements(texts: Sequence[str]) -> list[tuple[str, list[str]]]:
+        labels, joined = Labels(names=tuple(texts), source="".join(texts)), "".join(texts)
+        rows = [answer(text, text, 1.0, text, labels) for text in texts]
+        rows += [Prediction(path=text, status="corrupt", reason=text) for text in texts]
+        path = write(photos / joined.replace("/", ":"), rows, labels=labels, bundle=joined)
+        parser = Elements()
+        parser.feed(path.read_text(encoding="utf-8"))
+        parser.close()
+        return parser.found
+
+    plain = elements([f"plain {i}" for i in range(len(HOSTILE))])
+    assert len(plain) > 50
+    assert elements(HOSTILE) == plain
 
 
 def test_page_content_policy_blocks_injections(

@@ -82,7 +82,8 @@ def contents():
 
 
 def files():
-    return sorted(entry.name for entry in Path().iterdir())
+    """What is there, but for the record of which run wrote the tables."""
+    return sorted(entry.name for entry in Path().iterdir() if entry.suffix != ".run")
 
 
 def rows_of(path):

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -125,6 +126,31 @@ def test_table_csv_escapes_formulas(tmp_path: Path, name: str) -> None:
     assert tmp_path / row["path"] == tmp_path / name
     (row_json,) = read_jsonl(write(tmp_path / "p.jsonl", Prediction(path=name)))
     assert row_json["path"] == name
+
+
+@pytest.mark.parametrize(
+    "text", [*FORMULA_NAMES, "\n=1", "\uff1d1", "'=1", "''@x", "'t Hooft", "a=1"]
+)
+def test_table_csv_guards_every_text(tmp_path: Path, text: str) -> None:
+    row = Prediction(
+        path="a.jpg",
+        status=text,
+        reason=text,
+        label=text,
+        probability=0.5,
+        margin=-1.0,
+        expected=text,
+        top=(Ranked(label=text, probability=0.5), Ranked(label="b", probability=0.5)),
+    )
+    (cells,) = read_csv(write(tmp_path / "p.csv", row))
+    for name in ("status", "reason", "label", "expected", "label_1"):
+        assert not cells[name].startswith(tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"))
+        # As docs/predict.md takes the guard away.
+        assert re.sub(r"^'(?='*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20])", "", cells[name]) == text
+    assert (cells["label"] == text) == (text in ("'t Hooft", "a=1"))
+    assert (cells["margin"], cells["label_2"]) == ("-1.0", "b")
+    (row_json,) = read_jsonl(write(tmp_path / "p.jsonl", row))
+    assert (row_json["label"], row_json["top"][0]["label"]) == (text, text)
 
 
 def test_table_numbers_are_exact_as_float32(tmp_path: Path) -> None:

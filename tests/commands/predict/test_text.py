@@ -31,7 +31,8 @@ DEVICE = msgspec.structs.replace(HOST, runtime="tensorrt", device="GPU", concurr
 
 def line_of_time(spec, **seconds):
     tally = Tally(seconds=10.0)
-    tally.add(Prediction(path="a.png", label="cat", probability=1.0, margin=1.0))
+    for path in ("a.png", "b.png"):
+        tally.add(Prediction(path=path, label="cat", probability=1.0, margin=1.0))
     stages = dict.fromkeys(("decode", "resize", "session", "write"), 0.0) | seconds
     run = SimpleNamespace(tally=tally, spec=spec, clock=SimpleNamespace(seconds=stages))
     lines = prediction_text(run, UNPROVEN, [Path("rows.csv")]).splitlines()

@@ -13,6 +13,7 @@ from deploykit.commands.app import run
 from deploykit.commands.quantize import int8
 from deploykit.commands.quantize.run import QuantizeRequest, quantization_images, quantize_bundle
 from deploykit.errors import BundleError, ParityError
+from deploykit.proof import extremes
 from deploykit.system.progress import silent
 
 
@@ -53,7 +54,8 @@ def test_fp16_failed_where_no_tensor_fits(toy):
     assert "Stay with FP32" in error.hint
 
 
-def test_fp16_failed_names_the_overflowing_layer(toy, tmp_path):
+def test_fp16_failed_names_the_overflowing_layer(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(extremes, "extreme_images", lambda size: {})  # which would show it
     bundle = tune_fp16(toy("Overflow")).bundle  # which has a graph that passed, and keeps it
     folder = make_photos(tmp_path / "photos", DIM)
     _, proof = quantization_images(bundle, "fp16", folder, silent)

@@ -9,12 +9,15 @@ from bundle_files import contents, edited, kept
 from fp16_networks import BRIGHT, DIM, make_photos, tune_fp16
 
 from deploykit.bundle.manifest import record_file
+from deploykit.commands.verify.request import VerifyRequest
+from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import ImagesError, ParityError
 from deploykit.graph import passes
 from deploykit.graph.files import load_graph
 from deploykit.graph.fp16 import convert_to_fp16, fp32_nodes
 from deploykit.graph.instruments import model_bytes
 from deploykit.graph.rehearsal import rehearsal_of
+from deploykit.proof import extremes
 from deploykit.proof.images import split_samples
 from deploykit.proof.reference import ReferenceRequest, open_reference
 from deploykit.proof.verdict import judge_sessions
@@ -216,15 +219,34 @@ def test_fp16_search_range_scan_takes_no_trials(toy):
     assert not tuning.minimal
 
 
-def test_fp16_search_again_replaces_graph_and_proof(toy, tmp_path):
+def test_fp16_search_again_replaces_graph_and_proof(toy, tmp_path, monkeypatch):
     first = tune_fp16(toy("Overflow"))
     dim = make_photos(tmp_path / "dim", DIM)
+    monkeypatch.setattr(extremes, "extreme_images", lambda size: {})
     second = tune_fp16(first.bundle, images=dim)
     manifest = second.bundle.manifest
     assert second.kept == manifest.kept["fp16"] == ()
     assert manifest.files[FP16] != first.bundle.manifest.files[FP16]
     assert [proof for proof in manifest.verdicts if proof.graph == FP16] == [second.proof]
     assert second.proof.images.source == str(dim)
+
+
+def test_fp16_of_what_overflows_on_extreme_images_only(toy, tmp_path, monkeypatch):
+    """Dim photos stay within FP16, a white image does not."""
+    bundle, dim = toy("Overflow"), make_photos(tmp_path / "dim", DIM)
+    tuning = tune_fp16(bundle, images=dim)
+    assert [node.module for node in tuning.kept] == ["middle.1", "middle.2"]
+    assert all("is beyond FP16 on a" in node.reason for node in tuning.kept)
+    request = VerifyRequest(images=dim, precision="fp16")
+    assert verify_bundle(tuning.bundle, request).passed
+    with monkeypatch.context() as without:
+        without.setattr(extremes, "extreme_images", lambda size: {})
+        blind = tune_fp16(tuning.bundle, images=dim)
+    assert blind.kept == ()
+    (verdict,) = verify_bundle(blind.bundle, request).verdicts
+    assert verdict.failed
+    assert verdict.exceeded == ()
+    assert re.match("NaN or infinity on .*white", verdict.reasons[0])
 
 
 def test_fp16_search_on_fewer_images_replaces_the_proof(bundle, tmp_path):

@@ -180,6 +180,23 @@ def test_quantize_undecidable_keeps_a_proven_graph(made, tmp_path, monkeypatch):
     assert contents(made) == before
 
 
+def test_quantize_keeps_a_graph_proven_meanwhile(made, tmp_path, monkeypatch):
+    judge, proven = AnsweredImages.judge, made.manifest.verdicts
+    unproven = edited(made, verdicts=tuple(each for each in proven if each.graph != INT8))
+
+    def undecided(photos, candidate, *arguments):
+        edited(made, verdicts=proven)  # as another process does
+        verdict = judge(photos, candidate, *arguments)
+        few = msgspec.structs.replace(verdict.measurement, undecidable=4, flip_rate_bound=0.11)
+        return msgspec.structs.replace(verdict, measurement=few)
+
+    monkeypatch.setattr(AnsweredImages, "judge", undecided)
+    request = QuantizeRequest(images=enough_photos(tmp_path / "dim", DIM), graphs=(INT8,))
+    with pytest.raises(ParityError, match="stays as it is: it is proven"):
+        quantize_bundle(unproven, request)
+    assert open_bundle(made.folder).manifest.verdicts == proven
+
+
 def flipped(proof, flips=1):
     measurement = msgspec.structs.replace(proof.measurement, flips=flips)
     return msgspec.structs.replace(proof, measurement=measurement)

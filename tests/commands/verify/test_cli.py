@@ -12,6 +12,7 @@ from made_reports import BAD_LAYERS, BAD_STAGES, GOOD_LAYERS, GOOD_STAGES, JOBS
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import update_manifest
+from deploykit.commands.app import run
 from deploykit.commands.verify.conclusion import RECORDED_PREPROCESSING_ONLY
 from deploykit.errors import DependencyError
 from deploykit.parity.diagnosis import Finding, StageReport
@@ -320,6 +321,35 @@ def test_reports_say_why_the_module_is_not_reference(verify, photo_folder, tmp_p
     assert why in result["reference"]["module_reason"]
     for report in (page, xml):
         assert why in report.read_text(encoding="utf-8")
+
+
+def test_verify_begins_with_what_stands_in(verify, folder, photo_folder, network_file, capsys):
+    """And the command that it shows compares with the checkpoint, on the same bundle and photos."""
+    code, out, _ = verify("--images", photo_folder)
+    first, command, blank, *_ = out.splitlines()
+    assert first == (
+        "Compared with model.onnx, not with the checkpoint: the manifest names code of its own, "
+        f"{network_file}:Net, which runs only when --arch names it."
+    )
+    words = shlex.split(command)
+    assert words[:4] == ["deploykit", "verify", "--bundle", str(folder)]
+    assert words[4:6] == ["--arch", f"{network_file}:Net"]
+    assert words[6] == "--ckpt"
+    assert words[8:] == ["--images", str(photo_folder)]
+    assert (code, blank) == (0, "")
+    assert run(words[1:]) == 0
+    out = capsys.readouterr().out
+    assert "decides as the trained model does" in out
+    assert "not with the checkpoint" not in out
+
+
+def test_verify_without_checkpoint_names_no_file(verify, folder, photo_folder):
+    path = folder / "bundle.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["checkpoint"]["path"] = str(folder / "gone.pth")
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    _, out, _ = verify("--images", photo_folder)
+    assert " --ckpt FILE --images " in out.splitlines()[1]
 
 
 @pytest.mark.parametrize("option", ["--images", "--ckpt", "--html", "--junit", "--transform"])

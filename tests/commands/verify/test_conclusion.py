@@ -20,17 +20,14 @@ from made_verifications import (
 )
 
 from deploykit.commands.diagnose.text import BrokenDiagnosis
-from deploykit.commands.verify.conclusion import (
-    RECORDED_PREPROCESSING_ONLY,
-    conclusion_of,
-    outcome_of,
-)
+from deploykit.commands.verify.conclusion import RECORDED_PREPROCESSING_ONLY, conclusion_of
 from deploykit.commands.verify.junit import write_junit
 from deploykit.commands.verify.page import write_certificate
 from deploykit.commands.verify.text import verification_text, verification_value
 from deploykit.parity.diagnosis import Stage
 from deploykit.parity.mining import MarginMining
 from deploykit.parity.tolerance import Tolerance
+from deploykit.proof.text import outcome_of
 
 FP32, FP16 = "deploy/fp32.onnx", "deploy/fp16.onnx"
 LOGITS = np.array([[3, 1, 0], [0, 2, 1.5], [0, 0.4, 0.5], [4, 0, 1]], np.float32)
@@ -75,7 +72,7 @@ def test_conclusion_passed_gives_the_bound() -> None:
         (
             {"kind": "graph", "module_reason": "best_model.pth is not there"},
             "decides as model.onnx does",
-            "model.onnx stands in for it, because best_model.pth is not there.",
+            "Compared with model.onnx, not with the checkpoint: best_model.pth is not there.",
         ),
         (
             {"is_recorded": False, "description": "torch module dpn92 from other.pth"},
@@ -87,7 +84,7 @@ def test_conclusion_passed_gives_the_bound() -> None:
 def test_conclusion_claims_only_what_was_compared(fields: dict, does: str, limit: str) -> None:
     conclusion = conclusion_of(verified(LOGITS, reference_fields=fields))
     assert conclusion.sentence == f"On 4 photos, the deployed model {does}."  # so few are named
-    assert limit in conclusion.limits[0]
+    assert limit in (conclusion.stand_in or conclusion.limits[0])
     assert "trained" not in " ".join((conclusion.sentence, *conclusion.reasons))
     assert "not" in conclusion_of(verified(FLIPPED, reference_fields=fields)).sentence
 
@@ -98,7 +95,8 @@ def test_conclusion_claims_only_what_was_compared(fields: dict, does: str, limit
         (
             FLIPPED,
             "The deployed model does not decide as the trained model does.",
-            "1 of 4 decisions changed in deploy/fp32.onnx.",
+            "In deploy/fp32.onnx on onnxruntime-cpu, 1 of 4 images changed their class; at most "
+            "0.0% may.",
         ),
         (
             moved(LOGITS, 0.01),
@@ -215,7 +213,7 @@ def test_conclusion_without_sample_gives_no_bound(kind: str) -> None:
 
 def test_conclusion_names_its_limits() -> None:
     logits = made_logits(300)
-    logits[0] = (1.01, 1.0, 0)
+    logits[0] = (1.001, 1.0, 0)
     mining = MarginMining(
         compared=300,
         ranked=900,
@@ -243,10 +241,19 @@ def test_conclusion_names_its_limits() -> None:
 def test_conclusion_is_in_every_report(
     tmp_path: Path, candidate: np.ndarray, diagnosis: dict
 ) -> None:
-    fields = {"kind": "graph", "module_reason": "best_model.pth is not there"}
+    fields = {
+        "kind": "graph",
+        "module_reason": "best_model.pth is not there",
+        "module_options": ("--ckpt", "FILE"),
+    }
     found = verified(candidate, reference_fields=fields, **diagnosis)
     conclusion = conclusion_of(found)
-    sentences = (conclusion.sentence, *conclusion.reasons, *conclusion.limits)
+    sentences = (
+        conclusion.stand_in,
+        conclusion.command,
+        *(conclusion.sentence, *conclusion.reasons, *conclusion.limits),
+    )
+    assert all(sentences)
     value = json.loads(json.dumps(verification_value(found)))
     assert value["conclusion"]["outcome"] == conclusion.outcome
     bundle = made_bundle(tmp_path)
@@ -256,10 +263,67 @@ def test_conclusion_is_in_every_report(
     properties = ET.parse(tmp_path / "junit.xml").iter("property")
     texts = (
         verification_text(found),
-        " ".join((said["sentence"], *said["reasons"], *said["limits"])),
+        " ".join(
+            (*map(said.get, ("stand_in", "command", "sentence")), *said["reasons"], *said["limits"])
+        ),
         (tmp_path / "page.html").read_text(encoding="utf-8"),
         " ".join(each.get("value", "") for each in properties),
     )
     for text in texts:
         for sentence in sentences:
             assert sentence in text.replace("&#39;", "'")
+
+
+def test_conclusion_of_undecidable_images_says_it_once() -> None:
+    logits = made_logits(60)
+    logits[0] = (1.00005, 1.0, -2)
+    found = made_verification(logits, {"model.onnx": logits, FP32: logits}, folder=Path("birds"))
+    said = [each for each in conclusion_of(found).limits if "undecidable" in each]
+    assert said == [
+        "1 of 60 photos is undecidable in fp32: either class would do, so that no change of them "
+        "counts as a flip."
+    ]
+
+
+@pytest.mark.parametrize(("photos", "enough"), [(28, False), (29, True)])
+def test_conclusion_tells_too_few_photos_below_fp32(photos: int, enough: bool) -> None:
+    logits = made_logits(photos) + 0.2 * np.eye(3, dtype=np.float32)[np.arange(photos) % 3]
+    found = made_verification(logits, {FP32: logits, FP16: logits}, folder=Path("birds"))
+    conclusion = conclusion_of(found)
+    assert conclusion.outcome == "passed"
+    few = [each for each in conclusion.reasons if "stays unproven" in each]
+    assert few == (
+        []
+        if enough
+        else [
+            "deploy/fp16.onnx on rehearsal passed, and stays unproven: its proof is on 28 photos; "
+            "below FP32 29 photos are the least."
+        ]
+    )
+
+
+def test_conclusion_tells_one_class_for_all_photos() -> None:
+    logits = np.tile(LOGITS[:1], (24, 1))
+    said = conclusion_of(verified(logits, logits)).reasons[-1]
+    assert said == (
+        "The network gives all 24 photos the same class, with probabilities within 0: photos of "
+        "one class do that, and so does an untrained network."
+    )
+
+
+def test_conclusion_of_some_that_show_nothing_names_them() -> None:
+    """Below FP32 most margins are within rounding; in FP32 they decide."""
+    logits = np.tile(np.float32([1.005, 1, -2]), (40, 1))
+    logits[::2] = (1, 1.005, -2)
+    found = made_verification(logits, {FP32: logits, FP16: logits}, folder=Path("birds"))
+    conclusion = conclusion_of(found)
+    assert conclusion.sentence == (
+        "Nothing shows whether deploy/fp16.onnx on rehearsal decides as the trained model does."
+    )
+    assert conclusion.reasons[0].startswith("The reference does not decide 40 of 40 images")
+
+
+def test_conclusion_names_the_bundle_in_its_commands() -> None:
+    found = replace(verified(FLIPPED), folder=Path("artifacts/birds"))
+    (how,) = (each for each in conclusion_of(found).reasons if "deploykit" in each)
+    assert how.startswith("deploykit verify --bundle artifacts/birds --stages names")

@@ -70,7 +70,7 @@ def test_verify_without_candidate_exits_with_3(verify, folder, photo_folder, mon
     if "--json" in how:
         assert json.loads(out)["result"]["passed"] is False
     else:
-        assert "FAILED  no candidate was compared" in out
+        assert "UNPROVEN  no candidate was compared" in out
     assert open_bundle(folder).manifest == before
 
 

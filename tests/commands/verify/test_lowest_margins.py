@@ -101,11 +101,9 @@ def test_budget_finds_a_flip_and_removes_the_proof(bundle, photo_folder, monkeyp
 def test_budget_allows_flips_if_others_hold(bundle, photo_folder, monkeypatch):
     """Every compared decision changes, by little: of all ranked photos that would be allowed."""
     from deploykit.parity.tolerance import Tolerance
-    from deploykit.proof import extremes
     from deploykit.proof import verdict as verdicts
 
-    for place in (extremes, verdicts):
-        monkeypatch.setattr(place, "tolerance_for", lambda precision: Tolerance(max_flip_rate=0.5))
+    monkeypatch.setattr(verdicts, "tolerance_for", lambda precision: Tolerance(max_flip_rate=0.5))
     everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
     found = np.sort(margins(everything.answers.reference))
 

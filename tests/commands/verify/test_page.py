@@ -203,9 +203,7 @@ def test_bound_and_number_keep_significant_digits() -> None:
 
 def test_scatter_line_separates_safe_from_close() -> None:
     reference = made_logits(500)
-    picture = scatter_of(
-        movements(reference, moved(reference, 0.3)), undecidable=0.05, allowed=None
-    )
+    picture = scatter_of(movements(reference, moved(reference, 0.3), "fp32"), allowed=None)
     assert picture is not None
     x1, y1, x2, y2 = picture.line
     for x, y, image in picture.points:
@@ -223,10 +221,11 @@ def test_scatter_line_separates_safe_from_close() -> None:
 def test_scatter_draws_zeros_at_the_edge() -> None:
     reference = np.array([[1, 1, 0], [2, 1, 0], [3, 0, 0]], np.float32)
     candidate = np.array([[1, 1, 0.1], [2, 1, 0], [3, 0, 0.01]], np.float32)
-    picture = scatter_of(movements(reference, candidate), undecidable=0.0, allowed=0.002)
+    picture = scatter_of(movements(reference, candidate, "fp32"), allowed=0.002)
     assert picture is not None
     (tie_x, _, _), (_, same_y, _), _ = picture.points
-    assert tie_x == picture.undecidable == 64
+    assert tie_x == 64
+    assert [image.decidable for _, _, image in picture.points] == [False, True, True]
     assert same_y == 346
     assert picture.allowed is not None
     assert 12 < picture.allowed < 346
@@ -234,8 +233,8 @@ def test_scatter_draws_zeros_at_the_edge() -> None:
 
 def test_scatter_of_many_images_keeps_flips_and_nearest() -> None:
     reference = made_logits(MOST_POINTS + 3000)
-    images = movements(reference, moved(reference, 0.02))
-    picture = scatter_of(images, undecidable=0.05, allowed=None)
+    images = movements(reference, moved(reference, 0.02), "fp32")
+    picture = scatter_of(images, allowed=None)
     assert picture is not None
     drawn = {image.index for _, _, image in picture.points}
     assert len(drawn) == MOST_POINTS

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -102,6 +103,23 @@ def test_suite_passes_a_sound_bundle(project, bundle, photo_folder, network_file
     assert skipped.get("message")
 
 
+def test_suite_says_first_that_a_graph_stands_in(project, bundle, photo_folder, network_file):
+    """Before the first test, and above what was measured, with the command that asks the module."""
+    run = run_suite(project, bundle, f"--deploykit-images={photo_folder}", "-k", "fp32.onnx")
+    assert run.returncode == 0, run.stdout
+    before, _, after = run.stdout.partition("collected")
+    said = "Compared with model.onnx, not with the checkpoint: the manifest names code of its own"
+    assert said in before
+    assert said in after.partition("= deploykit =")[2].splitlines()[1]
+    (line,) = (each for each in before.splitlines() if each.startswith("This compares with"))
+    command = shlex.split(line.partition(": ")[2])
+    assert command[0] == "pytest"
+    again = run_python(project, "-m", *command)
+    assert again.returncode == 0, again.stdout
+    assert "against torch module" in again.stdout
+    assert "not with the checkpoint" not in again.stdout
+
+
 def test_suite_runs_named_paths_too(project, bundle):
     run = run_suite(project, bundle, "test_mine.py", "-k", "mine or files")
     assert run.returncode == 0, run.stdout
@@ -186,7 +204,8 @@ def test_check_of_files_compares_golden_answers(bundle, request_, failure):
 
 def test_check_of_files_refuses_outdated_engines(engine_bundle, request_):
     files = len(engine_bundle.manifest.files)
-    assert checks_of(engine_bundle, request_)["files"]().startswith(f"{files} files are as")
+    ((_, told),) = checks_of(engine_bundle, request_)["files"]()
+    assert told.startswith(f"{files} files are as")
     graph = engine_bundle.folder / "deploy/fp16.onnx"
     graph.write_bytes((engine_bundle.folder / "deploy/fp32.onnx").read_bytes())
     outdated = checks_of(acknowledged(engine_bundle, "deploy/fp16.onnx"), request_)
@@ -217,6 +236,6 @@ def test_check_of_stages_compares_the_training_transform(
     staged = dataclasses.replace(request_, stages=True, transform=f"{code}:transform")
     check = checks_of(bundle, staged)["stages"]
     if passes:
-        assert "stages, each within its tolerance" in check()
+        assert "stages, each within its tolerance" in dict(check())["deploykit"]
     else:
         assert "FOUND  normalise: " in failure(check)

@@ -145,6 +145,7 @@ def _with_changes_tried(
                 correct=int(right.sum()),
                 images=len(right),
                 gained=int(right.sum()) - int(before.sum()),
+                is_clear=is_clear_gain(before, right, truth),
             )
         )
 

@@ -1,0 +1,198 @@
+"""Files of a bundle that are damaged, or that somebody made to do harm: mutations of good ones.
+
+Whatever is in them, a bundle can be used, or it is refused with an error that is the user's to
+mend: no traceback, no code of theirs run, no end that never comes, no memory filled. As many
+mutations are tried as ``DEPLOYKIT_MUTATIONS`` says, which is how a release is checked (20000);
+``DEPLOYKIT_SEED`` begins with another.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import traceback
+
+import msgspec
+import numpy as np
+import pytest
+from mutations import mutated_bytes, mutated_json, mutated_npz, mutated_onnx
+from PIL import Image
+
+import deploykit
+from deploykit.bundle.manifest import record_file
+from deploykit.engine.passport import BuiltOn, Passport, passport_path, write_passport
+from deploykit.errors import DeploykitError
+from deploykit.specs.engine import Profile
+
+FEW = int(os.environ.get("DEPLOYKIT_MUTATIONS", "40"))
+SEED = int(os.environ.get("DEPLOYKIT_SEED", "0"))
+SECONDS = 60
+MOST_MEMORY = 2 * 2**30
+TRAP = "CODE_RAN"
+GRAPHS = ("model.onnx", "deploy/fp32.onnx")
+MUTATIONS = {
+    "bundle.json": mutated_json,
+    "golden.npz": mutated_npz,
+    "model.onnx": mutated_onnx,
+    "deploy/fp32.onnx": mutated_onnx,
+    "engine.json": mutated_json,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(exported_bundle, tmp_path_factory):
+    """A bundle with an engine, which is none but for its passport."""
+    folder = tmp_path_factory.mktemp("whole") / "colours"
+    shutil.copytree(exported_bundle.folder, folder)
+    manifest = exported_bundle.manifest
+    (folder / "engines").mkdir()
+    engine, graph = folder / "engine", "deploy/fp32.onnx"
+    engine.write_bytes(b"vtrt" + bytes(100))
+    passport = Passport(
+        schema=2,
+        flavour="tensorrt_rtx",
+        version="1.7.1.120",
+        targets=("current",),
+        gpu=BuiltOn(name="NVIDIA GeForce RTX 4070", compute_capability=(8, 9)),
+        profile=Profile(),
+        workspace_bytes=None,
+        inputs=(manifest.deploy_input,),
+        outputs=(manifest.output,),
+        precision="fp32",
+        kept=(),
+        deploy_graph=graph,
+        deploy_graph_sha256=manifest.files[graph].sha256,
+        engine_sha256=record_file(engine).sha256,
+        engine_bytes=104,
+        build_seconds=1.0,
+        created="2026-01-01T00:00:00+00:00",
+        proof=manifest.verdicts[-1],
+    )
+    path = engine.rename(folder / "engines" / passport.engine)
+    write_passport(passport_path(path), passport)
+    content = json.loads((folder / "bundle.json").read_bytes())
+    for each in (path, passport_path(path)):
+        content["files"][f"engines/{each.name}"] = msgspec.to_builtins(record_file(each))
+    content["engines"] = [f"engines/{path.name}"]
+    content["checkpoint"]["path"] = "/nowhere/best_model.pth"
+    content["images"] = None
+    (folder / "bundle.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """One image in a folder."""
+    path = tmp_path / "photos" / "a.png"
+    path.parent.mkdir()
+    Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3)).save(path)
+    return path
+
+
+def mutate(folder, rng):
+    """Damage a file of a bundle's copy; a forger's manifest has the hash of what he changed."""
+    kind = rng.choice([*MUTATIONS])
+    name = kind
+    if kind == "engine.json":
+        name = next((folder / "engines").glob("*.json")).relative_to(folder).as_posix()
+    path = folder / name
+    before = path.read_bytes()
+    if rng.randrange(3):
+        after = MUTATIONS[kind](before, rng, str(folder / TRAP))
+    else:
+        after = mutated_bytes(before, rng)
+    path.write_bytes(after)
+    if name != "bundle.json" and rng.randrange(20):
+        content = json.loads((folder / "bundle.json").read_bytes())
+        content["files"][name] = msgspec.to_builtins(record_file(path))
+        for verdict in content["verdicts"]:
+            if verdict["graph"] == name:
+                verdict["graph_sha256"] = content["files"][name]["sha256"]
+        (folder / "bundle.json").write_text(json.dumps(content))
+    return name
+
+
+def uses(folder, photo, rng):
+    """Use a bundle as commands do, in one of several ways; those that take long come seldom."""
+    match rng.choice("aaabbbbbcccddddeeefgh"):
+        case "a":
+            with deploykit.load(folder) as model:
+                model(photo)
+        case "b":
+            with deploykit.load(folder, runtime="onnxruntime-cpu", precision="fp32") as model:
+                model(photo)
+        case "c":
+            repr(deploykit.verify(folder, self_test=True, runtime="onnxruntime-cpu"))
+        case "d":
+            repr(deploykit.inspect(folder))
+        case "e":
+            repr(deploykit.inspect(folder / rng.choice(GRAPHS)))
+        case "f":
+            with deploykit.load(folder, runtime="openvino", precision="fp32") as model:
+                model(photo)
+        case "g":
+            repr(deploykit.verify(folder, images=photo.parent))
+        case _:
+            repr(deploykit.diagnose(folder, images=photo.parent, runtime="onnxruntime-cpu"))
+
+
+def try_mutation(seed, whole, folder, photo):
+    """Use a damaged bundle once; returns what was wrong with that, empty where nothing was."""
+    rng = random.Random(seed)
+    name = mutate(folder, rng)
+    wrong = ""
+    try:
+        uses(folder, photo, rng)
+    except DeploykitError as exc:
+        if exc.exit_code not in (3, 4):
+            wrong = repr(exc)
+    except Exception as exc:  # noqa: BLE001  # any is what must not come
+        wrong = "".join(traceback.format_exception(exc)[-4:])
+    if (folder / TRAP).exists():
+        wrong = "code ran"
+    for changed in (name, "bundle.json"):
+        shutil.copyfile(whole / changed, folder / changed)
+    return wrong and f"seed {seed}, {name}: {wrong}"
+
+
+def stop(signum, frame):
+    raise AssertionError(f"no end after {SECONDS} s")
+
+
+@pytest.fixture
+def memory():
+    """Fails if the process has grown by more than a bound."""
+    resource = pytest.importorskip("resource")  # Windows has none
+    unit = 1 if sys.platform == "darwin" else 1024
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    yield
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    assert after - before < MOST_MEMORY
+
+
+def try_mutations(count, whole, folder, photo):
+    shutil.copytree(whole, folder)
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        wrong = []
+        for seed in range(SEED, SEED + count):
+            signal.alarm(SECONDS)
+            wrong.append(try_mutation(seed, whole, folder, photo))
+        assert "\n".join(filter(None, wrong)) == ""
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.filterwarnings("default")
+def test_damaged_files_are_refused(whole, tmp_path, photo, memory):
+    try_mutations(FEW, whole, tmp_path / "colours", photo)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("default")
+def test_more_damaged_files_are_refused(whole, tmp_path, photo, memory):
+    try_mutations(max(FEW, 5000), whole, tmp_path / "colours", photo)
