@@ -243,6 +243,8 @@ def write_error(
             text = _json_text(command, exit_code, error={"message": message, "hint": hint})
             write_while_read(sys.stdout, f"{text}\n")
             return
+    # Indented, so that no line of a name that has several can look like one of ours.
+    message = re.sub(r"\n(?=\S)", "\n  ", message)
     tell("\n".join([f"error: {message}", *([hint] if hint else [])]))
 
 

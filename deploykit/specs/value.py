@@ -66,7 +66,7 @@ def choice(text: str, choices: Sequence[_Choice], what: str) -> _Choice:
     for each in choices:
         if each == text:
             return each
-    raise UsageError(f"There is no {what} {text!r}; there are {', '.join(choices)}.")
+    raise UsageError(f"{text!r} is no {what}; there are {', '.join(choices)}.")
 
 
 def plain_value(value: msgspec.Struct) -> dict[str, Any]:

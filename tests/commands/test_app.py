@@ -151,7 +151,7 @@ def test_json_of_a_verification_has_the_numbers(cli, exported_bundle, no_openvin
         (["export"], 2, "Missing option '--arch'"),
         (["export", "--arch", "dpn92", "--ckpt", "x.pth", "--wrong"], 2, "No such option"),
         (["predict", ".", "--batch-size", "0"], 2, "--batch-size"),
-        (["predict", ".", "--precision", "fp64"], 2, "There is no precision 'fp64'"),
+        (["predict", ".", "--precision", "fp64"], 2, "'fp64' is no precision; there are fp32"),
         (["export", "--arch", "dpn29", "--ckpt", "x.pth"], 2, "dpn92"),
         (["export", "--arch", "dpn92", "--ckpt", "x.pth", "--resize", "big"], 2, "--resize takes"),
         (

@@ -360,6 +360,8 @@ def test_load_without_bundle_or_device(bundle, tmp_path, no_gpu):
          "deploykit.bench(bundle='a b', images='/x/y', accept=True) lets predict"),
         ("deploykit verify --layers shows where", "deploykit.diagnose(layers=True) shows where"),
         ("deploykit build-trt --flavour auto", "deploykit.build_engine(flavour='auto')"),
+        ("interpolation  78 of 80  --interpolation bicubic",
+         "interpolation  78 of 80  interpolation='bicubic'"),
         ("--arch-arg k=2, or --arch-arg b=6,12", "arch_args={'k': 2}, or arch_args={'b': (6, 12)}"),
         ("--batch-sizes 1,8,32", "batch_sizes=(1, 8, 32)"),
         ("`deploykit predict` says", "`deploykit.predict` says"),

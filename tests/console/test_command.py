@@ -326,6 +326,14 @@ def test_command_warnings_show_no_controls():
     assert warnings.formatwarning is before
 
 
+def test_error_has_no_line_that_looks_like_ours(capsys):
+    with pytest.raises(typer.Exit), command("verify", as_json=False):
+        raise InputError("There is no bundle a\nPASSED in artifacts:\n  b", hint="Look.")
+    assert capsys.readouterr().err == (
+        "error: There is no bundle a\n  PASSED in artifacts:\n  b\nLook.\n"
+    )
+
+
 def test_command_traceback_shows_no_controls(capsys):
     with pytest.raises(typer.Exit), command("verify", as_json=False, verbose=True):
         raise RuntimeError(WICKED)

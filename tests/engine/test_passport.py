@@ -145,6 +145,30 @@ def test_read_passport_missing(tmp_path):
     assert "deploykit build-trt" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (
+            "tensorrt_rtx-1.7.1-sm86+sm89-int8-b1-8-32-ws1GiB.engine.json",
+            " --flavour tensorrt_rtx --precision int8",
+        ),
+        (
+            "tensorrt-11.4.0-nvidia-geforce-rtx-4070-sm89-fp16-b1-8-32.engine.json",
+            " --flavour tensorrt --precision fp16",
+        ),
+        ("some.engine.json", ""),
+    ],
+)
+def test_read_passport_hint_builds_the_same_engine(tmp_path, monkeypatch, name, options):
+    monkeypatch.chdir(tmp_path)
+    path = Path("birds", "engines", name)
+    with pytest.raises(BundleError) as caught:
+        read_passport(path)
+    assert caught.value.hint == (
+        f"Build the engine again: deploykit build-trt --bundle birds{options}"
+    )
+
+
 def edited(tmp_path: Path, **fields: object) -> Path:
     path = tmp_path / "some.engine.json"
     write_passport(path, PASSPORT)

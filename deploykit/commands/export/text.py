@@ -8,6 +8,7 @@ import msgspec
 
 from deploykit.commands.export.run import ExportResult
 from deploykit.proof.text import images_text, verdict_value, verdicts_text
+from deploykit.system.text import visible
 
 
 def export_text(result: ExportResult) -> str:
@@ -18,12 +19,13 @@ def export_text(result: ExportResult) -> str:
     return "\n".join(
         (
             verdicts_text(result.verdicts),
-            f"network        {architecture.name}, {architecture.parameters:,} parameters, "
+            f"network        {visible(architecture.name)}, {architecture.parameters:,} parameters, "
             f"{architecture.classes} classes",
-            f"classes        {names} ({manifest.labels.source})",
+            f"classes        {visible(f'{names} ({manifest.labels.source})')}",
             f"preprocessing  {manifest.preprocessing.describe()} ({manifest.preprocessing.source})",
             f"verified on    {images_text(result.images)}",
-            f"bundle         {result.bundle.folder} (in {sum(result.seconds.values()):.1f} s)",
+            f"bundle         {visible(str(result.bundle.folder))} "
+            f"(in {sum(result.seconds.values()):.1f} s)",
         )
     )
 

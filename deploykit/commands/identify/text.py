@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from deploykit.commands.identify.run import Identification
-from deploykit.system.text import command_line, counted
+from deploykit.system.text import command_line, counted, visible
 
 _SHOWN_FITS = 12
 
 
 def identification_text(found: Identification) -> str:
     """The architectures that fit and the next command, or the closest and what differs."""
-    lines = [f"checkpoint  {found.path}, {found.tensors} tensors"]
+    lines = [f"checkpoint  {visible(str(found.path))}, {found.tensors} tensors"]
     lines += _fits(found) if found.fits else _misses(found)
     lines.append(f"compared    {counted(found.compared, 'architecture')}, with default arguments")
     lines += (f"skipped     {reason}" for reason in found.skipped)

@@ -21,7 +21,7 @@ from deploykit.proof.policy import status_of
 from deploykit.proof.text import kept_verdict_text, status_value
 from deploykit.specs.model import KeptNode, TensorSpec
 from deploykit.specs.value import plain_value
-from deploykit.system.text import counted
+from deploykit.system.text import counted, visible
 
 _INT8_GRAPHS = (deploy_graph("int8"), INT8_TENSORRT_GRAPH)
 _CONTAINERS = {
@@ -215,7 +215,7 @@ def _kept_lines(kept: tuple[KeptNode, ...]) -> Iterator[str]:
 
 
 def _line(name: str, text: str) -> str:
-    return f"{name:<{_WIDTH}}{text}"
+    return f"{name:<{_WIDTH}}{visible(text)}"
 
 
 def _tensor(spec: TensorSpec) -> str:

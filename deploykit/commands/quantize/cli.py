@@ -64,7 +64,7 @@ def quantize(
         from deploykit.specs.value import choice
 
         request = QuantizeRequest(
-            precision=choice(precision, tuple(SCHEMES), "precision for quantize"),
+            precision=choice(precision, tuple(SCHEMES), "precision to quantize to"),
             images=images,
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
             runtime=runtime,

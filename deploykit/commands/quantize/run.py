@@ -90,7 +90,7 @@ class QuantizeRequest:
         Raises:
             UsageError: There is no such precision, runtime or graph.
         """
-        precision = choice(self.precision, tuple(SCHEMES), "precision for quantize")
+        precision = choice(self.precision, tuple(SCHEMES), "precision to quantize to")
         if self.runtime is not None:
             choice(self.runtime, INT8_RUNTIMES, "runtime for INT8 on CPUs")
         for graph in self.graphs:

@@ -13,6 +13,7 @@ from deploykit.images.preprocess import preprocess
 from deploykit.images.scan import class_folders, escape_name, scan_images
 from deploykit.system.deps import need
 from deploykit.system.progress import Note, Progress, Step
+from deploykit.system.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -140,7 +141,7 @@ def _readable(
             if failure is None:
                 readable.add(file.path)
             else:
-                reasons.append(f"{file.name}: {failure.reason}")
+                reasons.append(visible(f"{file.name}: {failure.reason}"))
         progress(Step("checking photos", len(readable) + len(reasons), len(files)))
     if reasons:
         header = f"{len(reasons)} of {len(files)} photos cannot be read and are skipped:"

@@ -9,6 +9,7 @@ import msgspec
 from deploykit.commands.train.run import TrainingResult
 from deploykit.commands.train.state import CURVES
 from deploykit.images.labels import CLASSES_FILE
+from deploykit.system.text import visible
 
 
 def training_text(result: TrainingResult, next_command: str | None = None) -> str:
@@ -19,7 +20,8 @@ def training_text(result: TrainingResult, next_command: str | None = None) -> st
             f"best epoch  {result.best.number} of {len(result.history)}: test accuracy "
             f"{result.best.test_accuracy:.1%} on {result.test_images} photos "
             f"({result.train_images} trained on), in {result.seconds:.0f} s",
-            f"written     {result.checkpoint}, {folder / CLASSES_FILE}, {folder / CURVES}",
+            "written     "
+            + visible(f"{result.checkpoint}, {folder / CLASSES_FILE}, {folder / CURVES}"),
             *([] if next_command is None else [f"next        {next_command}"]),
         )
     )

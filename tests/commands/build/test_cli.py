@@ -94,9 +94,9 @@ def test_build_trt_search_images_and_seconds(cli, folder, photo_folder, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--precision", "bf16"], 2, "There is no precision for engines 'bf16'"),
+        (["--precision", "bf16"], 2, "'bf16' is no precision for engines; there are"),
         (["--precision", "fp64"], 2, "there are fp16, fp32"),
-        (["--flavour", "rtx"], 2, "There is no flavour 'rtx'; there are tensorrt, tensorrt_rtx"),
+        (["--flavour", "rtx"], 2, "'rtx' is no flavour; there are tensorrt, tensorrt_rtx"),
         (["--target", "sm90"], 2, "There is no target 'sm90'"),
         (["--min-batch", "9"], 2, "got min 9, opt 8, max 32"),
         (["--workspace", "2GB"], 2, "'2GB' is not an amount of memory"),

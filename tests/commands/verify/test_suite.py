@@ -144,7 +144,7 @@ def test_suite_fails_in_words(project, bundle):
         ("--deploykit-images=none", "none does not exist."),
         ("--deploykit-max-images=0", "takes 1 or more, not 0"),
         ("--deploykit-runtime=onnxruntime-gpu", "There is no runtime 'onnxruntime-gpu'"),
-        ("--deploykit-precision=half", "There is no precision 'half'"),
+        ("--deploykit-precision=half", "'half' is no precision"),
         ("--deploykit-precision=int8", "has no int8 graph"),
     ],
 )
