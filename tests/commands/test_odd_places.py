@@ -9,7 +9,7 @@ import pytest
 from answered_files import answers, as_in_training, write_photo
 
 from deploykit.images import batches
-from deploykit.images.decode import DecodeError, decode_rgb
+from deploykit.images.decode import DecodeError, decode_rgb, decoded_rgb
 from deploykit.images.scan import ImageFile, scan_images
 
 ODD_NAMES = [
@@ -219,9 +219,9 @@ def change_just_before_reading(path, change, monkeypatch):
     def decode(asked):
         if asked == path:
             change(path)
-        return decode_rgb(asked)
+        return decoded_rgb(asked)
 
-    monkeypatch.setattr(batches, "decode_rgb", decode)
+    monkeypatch.setattr(batches, "decoded_rgb", decode)
 
 
 @pytest.mark.parametrize("name", ["nul\0byte.png", "\\ud800.png", "x" * 5000 + ".png"])

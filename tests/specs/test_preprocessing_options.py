@@ -123,7 +123,7 @@ def test_parse_channels_of_one_or_three_numbers():
 def test_parse_options_interpolation():
     nothing = dict.fromkeys(("preset", "input_size", "resize", "crop_size", "mean", "std"))
     assert parse_options(**nothing, interpolation="bicubic").interpolation == "bicubic"
-    with pytest.raises(UsageError, match=r"no interpolation 'cubic'; there are .*bilinear"):
+    with pytest.raises(UsageError, match=r"'cubic' is no interpolation; there are .*bilinear"):
         parse_options(**nothing, interpolation="cubic")
 
 

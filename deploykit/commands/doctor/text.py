@@ -14,19 +14,17 @@ _WIDTH = 90
 
 def examination_text(examination: Examination) -> str:
     """The machine, then a row for all that was tried, with its remedy on lines of their own."""
-    rows = [
-        (
-            finding.name,
-            "not installed (optional)" if finding.status == "not installed" else finding.status,
-            "\n".join(
-                (
-                    *textwrap.wrap(finding.detail, _WIDTH, break_long_words=False),
-                    *(f"-> {remedy}" for remedy in finding.remedy.splitlines()),
-                )
-            ),
+    rows = []
+    for finding in examination.findings:
+        is_optional = finding.status == "not installed"
+        first, *more = (
+            *(textwrap.wrap(finding.detail, _WIDTH, break_long_words=False) or [""]),
+            *(f"-> {remedy}" for remedy in finding.remedy.splitlines()),
         )
-        for finding in examination.findings
-    ]
+        rows.append(
+            (finding.name, "not installed (optional)" if is_optional else finding.status, first)
+        )
+        rows += [("", "", line) for line in more]
     table = table_text(("tried", "status", "found"), rows)
     return "\n".join((*_machine_lines(examination), "", table))
 

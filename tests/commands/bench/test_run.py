@@ -80,7 +80,9 @@ def test_bench_measures_each_candidate(bundle, only):
     assert (found.rounds, found.sample) == (3, 45)
     for each in found.measured:
         assert [timing.batch for timing in each.timings] == [1, 4]
-        assert all(len(timing.seconds) >= 3 for timing in each.timings)
+        # The size that it runs in has a time in each round; others, as long as there is time.
+        assert max(len(timing.seconds) for timing in each.timings) >= 3
+        assert all(timing.seconds for timing in each.timings)
         assert len(each.rates) == 3
         assert each.images_per_second > 0
         assert 0 < each.first_answer_seconds < 60
