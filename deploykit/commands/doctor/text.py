@@ -14,7 +14,7 @@ _WIDTH = 90
 
 def examination_text(examination: Examination) -> str:
     """The machine, then a row for all that was tried, with its remedy on lines of their own."""
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for finding in examination.findings:
         is_optional = finding.status == "not installed"
         first, *more = (
