@@ -78,7 +78,8 @@ def test_bench_json_has_the_numbers(bench):
     )
     assert plain["times_plain"] == 1
     assert deploy["status"] == "proven"
-    assert [timing["batch"] for timing in deploy["timings"]] == [1, 4]
+    assert deploy["timings"][0]["batch"] == 1
+    assert {timing["batch"] for timing in deploy["timings"]} <= {1, 4}
     assert deploy["timings"][0]["runs"] >= 1
     assert result["recommended"] == "onnxruntime-cpu fp32"
     assert result["accepted"]["runtime"] == "onnxruntime-cpu"

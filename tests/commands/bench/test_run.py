@@ -79,9 +79,9 @@ def test_bench_measures_each_candidate(bundle, only):
     assert {each.candidate for each in found.measured} == {PLAIN, ORT, OPENVINO}
     assert (found.rounds, found.sample) == (3, 45)
     for each in found.measured:
-        assert [timing.batch for timing in each.timings] == [1, 4]
-        # The size that it runs in has a time in each round; others, as long as there is time.
-        assert max(len(timing.seconds) for timing in each.timings) >= 3
+        # The smallest size runs in any case, others as long as there is time.
+        assert each.timings[0].batch == 1
+        assert {timing.batch for timing in each.timings} | {*each.skipped_batches} == {1, 4}
         assert all(timing.seconds for timing in each.timings)
         assert len(each.rates) == 3
         assert each.images_per_second > 0
