@@ -68,7 +68,7 @@ def zeros(images):
 def test_process_measures_a_candidate(start):
     process = start()
     process.ask(OpenCandidate.predict_sample)
-    process.ask(OpenCandidate.compute, (1, 4), 0.01)
+    process.ask(OpenCandidate.compute, (1, 4), 0.3)
     process.ask(OpenCandidate.predict, 0.01)
     found = process.ask(OpenCandidate.measured)
     assert (found.candidate, found.spec.runtime, found.batch_size) == (ORT, "onnxruntime-cpu", 2)
