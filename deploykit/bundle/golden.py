@@ -48,7 +48,9 @@ def choose_golden(images: ImageBatch, reference: Logits) -> Golden:
 
 def write_golden(golden: Golden, path: Path) -> None:
     """Write ``golden.npz``."""
-    np.savez(path, images=golden.images, logits=golden.logits)
+    # In C's order, which is all that the reader takes: a network may end in a transposed tensor.
+    images, logits = map(np.ascontiguousarray, (golden.images, golden.logits))
+    np.savez(path, images=images, logits=logits)
 
 
 def read_golden(bundle: Bundle) -> Golden:

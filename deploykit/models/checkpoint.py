@@ -52,12 +52,15 @@ class Weights:
         rank: Where that name stands among the usual ones; lower is taken first.
         state_dict: Names to CPU tensors, in the types of the file. They may be mapped from the
             file: copy them before the file is written again.
+        versions: Of layers, by their paths, where the file has them: a layer may read weights of
+            an earlier version in another way.
         notes: What was done to get there, in words for the user.
     """
 
     name: str
     rank: tuple[int, ...]
     state_dict: dict[str, Tensor]
+    versions: dict[str, int]
     notes: tuple[str, ...]
 
 
@@ -85,11 +88,12 @@ def read_weights(path: Path, *, trust_pickle: bool = False, arch: str = "") -> t
 
 
 def _weights(entry: Entry, note: str) -> Weights:
-    tensors, notes = named_tensors(entry)
+    tensors, versions, notes = named_tensors(entry)
     types = {t.dtype for t in tensors.values() if t.is_floating_point()} - {torch.float32}
     names = sorted(str(dtype).removeprefix("torch.") for dtype in types)
     notes += [f"{name} weights converted to float32" for name in names]
-    return Weights(entry.name, entry.rank, tensors, (*([note] if note else []), *notes))
+    notes = [*([note] if note else []), *notes]
+    return Weights(entry.name, entry.rank, tensors, versions, tuple(notes))
 
 
 def read_checkpoint(path: Path, *, trust_pickle: bool = False, arch: str = "") -> Checkpoint:

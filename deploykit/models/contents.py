@@ -66,7 +66,7 @@ def read_contents(path: Path, *, trust_pickle: bool = False) -> Contents:
     """
     checkpoint = read_checkpoint(path, trust_pickle=trust_pickle)
     entry, *others = checkpoint.entries
-    tensors, notes = named_tensors(entry)
+    tensors, _, notes = named_tensors(entry)
     if others:
         names = ", ".join(f"'{each.name or path.name}'" for each in others)
         notes.append(f"other weights in the file: {names}")

@@ -184,11 +184,12 @@ def _is_optimizer(value: Mapping[object, object]) -> bool:
     return "param_groups" in value and "state" in value
 
 
-def named_tensors(entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
+def named_tensors(entry: Entry) -> tuple[dict[str, Tensor], dict[str, int], list[str]]:
     """The tensors of an entry under the names that the network itself gave them.
 
     Returns:
-        Names to tensors, and notes for the user on what was skipped or taken off.
+        Names to tensors; the versions of layers, by their paths, where the file has them; and notes
+        for the user on what was skipped or taken off.
     """
     notes = [f"taken from the entry '{entry.name}'"] if entry.trail else []
     values = {k: v for k, v in entry.values.items() if not isinstance(v, Mapping)}
@@ -210,7 +211,14 @@ def named_tensors(entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
         removed += f"{prefix}."
     if removed:
         notes.append(f"prefix '{removed}' removed")
-    return tensors, notes
+    found = getattr(entry.values, "_metadata", None)
+    versions = {
+        f"{path}.".removeprefix(removed).rstrip("."): facts["version"]
+        for path, facts in (found.items() if isinstance(found, Mapping) else ())
+        if isinstance(path, str) and isinstance(facts, Mapping)
+        if f"{path}.".startswith(removed) and isinstance(facts.get("version"), int)
+    }
+    return tensors, versions, notes
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -338,6 +338,25 @@ def load_model(
     return LoadedModel(module, count, parameters, each.name, tuple(notes), takes_grey)
 
 
+def _versions(
+    versions: Mapping[str, int], names: Mapping[str, str]
+) -> dict[str, dict[str, object]]:
+    """The versions of layers by their paths in the network, as torch keeps them.
+
+    Args:
+        versions: By their paths in the checkpoint.
+        names: Each weight's name in the checkpoint, to its name in the network.
+    """
+    found: dict[str, dict[str, object]] = {}
+    for theirs, ours in names.items():
+        inner, outer = theirs.split("."), ours.split(".")
+        while inner and outer and inner.pop() == outer.pop():
+            version = versions.get(".".join(inner))
+            if version is not None:
+                found[".".join(outer)] = {"version": version}
+    return found
+
+
 def _fitted(
     architecture: Architecture,
     arch_args: Mapping[str, object],
@@ -367,10 +386,12 @@ def _fitted(
         module = architecture.build(PROBE_CLASSES if count is None else count, arch_args)
     module.to("cpu", torch.float32)
     expected = shapes_of(module, architecture.name)
-    # The network's own dictionary has the versions of its layers, which some of them ask for.
+    # Some layers ask for their version: that of the file, or where it has none the network's own.
     given = module.state_dict()
     given.clear()
     given.update(state)
+    versions = _versions(weights.versions, names)
+    given._metadata.update(versions)  # type: ignore[attr-defined]  # noqa: SLF001  # torch's name
     try:
         missing, unexpected = module.load_state_dict(given, strict=False)
     except (

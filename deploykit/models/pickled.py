@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-#: A pickle of weights has about thirty steps a tensor. What is longer takes seconds and gigabytes.
-MAX_STEPS = 1_000_000
+#: A pickle of weights has about thirty steps a tensor, and the loss of each iteration some more.
+MAX_STEPS = 3_000_000
 #: Longer whole numbers are no one's epoch, and Python itself refuses to print the longest.
 _MAX_INT_BITS = 64
 
@@ -125,6 +125,16 @@ class Unusable:
     """
 
     reason: str
+
+
+class StateDict(dict[object, object]):
+    """What an OrderedDict becomes, with what torch keeps beside the weights in it.
+
+    Attributes:
+        _metadata: By the path of a module, a dictionary with its ``version``, by torch's own name.
+    """
+
+    _metadata: object = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +249,7 @@ class Reader:
             args = args[1:]
         elif name not in _DICTIONARIES:
             return Skipped(name)
-        made: dict[object, object] = {}
+        made: dict[object, object] = StateDict()
         first = args[0] if args else ()
         pairs: Iterable[Any] = first.items() if isinstance(first, Mapping) else first
         for key, value in pairs:
@@ -334,6 +344,12 @@ class _State:
         self.stack.pop()
         self.call(_)
 
+    def build(self, _: object) -> None:
+        """Attributes: of a state_dict, the versions of its layers; of all else they are skipped."""
+        attributes, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, StateDict) and isinstance(attributes, dict):
+            target._metadata = attributes.get("_metadata")  # noqa: SLF001  # torch's name
+
     def persistent(self, said: object) -> None:
         self.push(self.reader.persistent(said))
 
@@ -405,8 +421,7 @@ _BY_NAME: dict[str, Callable[[_State, Any], None]] = {
     "OBJ": _State.object_of_stack,
     **dict.fromkeys(("REDUCE", "NEWOBJ"), _State.call),
     "NEWOBJ_EX": _State.call_with_keywords,
-    # Attributes: of a state_dict, the versions of its layers.
-    "BUILD": lambda state, _: state.pop(_),
+    "BUILD": _State.build,
     "PERSID": _State.persistent,
     "BINPERSID": lambda state, _: state.persistent(state.stack.pop()),
 }

@@ -34,8 +34,9 @@ def saved(bundle, content):
     return acknowledged(bundle, "golden.npz")
 
 
-def test_read_golden_round_trip(bundle):
-    write_golden(Golden(IMAGES, LOGITS), bundle.folder / "golden.npz")
+@pytest.mark.parametrize("logits", [LOGITS, np.asfortranarray(LOGITS)])
+def test_read_golden_round_trip(bundle, logits):
+    write_golden(Golden(IMAGES, logits), bundle.folder / "golden.npz")
     found = read_golden(acknowledged(bundle, "golden.npz"))
     assert (found.images == IMAGES).all()
     assert (found.logits == LOGITS).all()

@@ -96,6 +96,26 @@ class Masked(nn.Module):
     def forward(self, x):
         x = x.mean((2, 3))
         return self.fc(x * (x + self.mask).softmax(1))
+
+
+class Doubled(nn.Linear):
+    """Its first version kept half of the weights."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
+        if local_metadata.get("version", 1) < 2:
+            state_dict[prefix + "weight"] = 2 * state_dict[prefix + "weight"]
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+class Versioned(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = Doubled(3, num_classes)
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
 '''
 
 Make = Callable[[str], Architecture]
@@ -272,6 +292,18 @@ def test_load_model_renames_as_load_hooks_do(make: Make, tmp_path: Path) -> None
         for name, tensor in module.state_dict().items()
     }
     assert_same(load_model(make("Normed"), saved(state, tmp_path)), module)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.net."])
+@pytest.mark.parametrize(("version", "factor"), [(1, 2), (2, 1)])
+def test_load_model_reads_the_versions_of_layers(
+    make: Make, tmp_path: Path, prefix: str, version: int, factor: int
+) -> None:
+    state = make("Versioned").build(4).state_dict(prefix=prefix)
+    state._metadata[f"{prefix}fc"]["version"] = version
+    loaded = load_model(make("Versioned"), saved(state, tmp_path))
+    weight = loaded.module.state_dict()["fc.weight"]
+    assert torch.equal(weight, factor * state[f"{prefix}fc.weight"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -171,7 +171,7 @@ PICKLES = {
         b"}" + text("fc.weight") + tensor(numbers(200_000_000, 512), numbers(0, 0)) + b"s",
         "claims far more than it holds: the file has 1 numbers for a tensor of 200000000x512",
     ),
-    "many sets": (b"\x8f" * 1_100_000, "more than 1,000,000 values"),
+    "many sets": (b"\x8f" * 3_100_000, "more than 3,000,000 values"),
     "a tensor beyond its storage": (tensor(ONE, ONE, offset=1), "has only 1 numbers"),
     "a negative stride": (tensor(ONE, numbers(-1)), "a size in it is -1"),
     "2,000 dimensions": (tensor(MANY, MANY), "number of dimensions"),

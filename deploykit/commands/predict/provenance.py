@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 _SHOWN_HASH_DIGITS = 12
 _WORDS = {"top_k": "--top-k", "tf32": "--tf32", "source": "what is predicted"}
 #: Another version may decode or compute the last digits otherwise.
-_DECISIVE = ("onnxruntime", "onnxruntime-gpu", "pillow", "tensorrt", "tensorrt_rtx")
+_DECISIVE = (
+    *("onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("pillow", "tensorrt", "tensorrt_rtx"),
+)
 
 
 class Fingerprint(Value, frozen=True):
@@ -156,7 +159,8 @@ def check_replaceable(outputs: Sequence[Path], now: Fingerprint) -> None:
         before = run.fingerprint
         same = msgspec.structs.replace(now, versions=before.versions, device=before.device)
         reason = "; ".join(before.changes_to(same))
-        there = there if reason else [path for path in there if _sha256(path) not in run.sha256]
+        ours = {*run.sha256} - {""}
+        there = there if reason else [path for path in there if _sha256(path) not in ours]
         reason = reason or "it is not as that command wrote it"
     if there:
         raise UsageError(
