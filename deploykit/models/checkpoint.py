@@ -156,7 +156,10 @@ def _join(path: Path) -> dict[str, object]:
         if shard not in shards:
             loaded, code = _load(shard, container_of(shard, is_named=False))
             if code:
-                raise code_refusal(shard, code, "")
+                raise CheckpointError(
+                    f"{shard} holds more than weights: loading it would run code.",
+                    hint="Save the shards again, from the weights alone.",
+                )
             shards[shard] = loaded if isinstance(loaded, Mapping) else {}
         if name not in shards[shard]:
             raise CheckpointError(

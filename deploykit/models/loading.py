@@ -331,11 +331,19 @@ def load_model(
             f"{path} holds several sets of weights that fit: {', '.join([each.name, *names])}.",
             hint=f"Name one: --weights {each.name}",
         )
+    for passed, reason in zip(sets, errors, strict=False):
+        if isinstance(reason, _DivergedError):
+            place = f"entry {passed.name!r}" if passed.name else "file itself"
+            notes.append(f"the weights of the {place} are not taken: {reason.message}")
     if names:
         notes.append(f"other weights in the file fit, too: --weights {' or '.join(names)}")
     notes += [advice for key, advice in architecture.undecided.items() if key not in arch_args]
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return LoadedModel(module, count, parameters, each.name, tuple(notes), takes_grey)
+
+
+class _DivergedError(CheckpointError):
+    """Weights that fit, of which some are no numbers."""
 
 
 def _versions(
@@ -431,7 +439,7 @@ def _fitted(
         )
     bad = [name for name, each in parameters.items() if not is_finite(each.detach())]
     if bad:
-        raise CheckpointError(
+        raise _DivergedError(
             f"{len(bad)} of {len(expected)} entries in {path} have NaN or infinite values: "
             f"{', '.join(bad[:3])}{' ...' if len(bad) > 3 else ''}.",
             hint="Training diverged, or float16 overflowed: give a checkpoint from before that.",

@@ -184,7 +184,9 @@ def predict(
 def _is_one_image(source: Path) -> bool:
     from deploykit.images.scan import LIST_EXTENSION
 
-    return source.is_file() and source.suffix.lower() != LIST_EXTENSION
+    with contextlib.suppress(OSError):  # of which the run has more to say
+        return source.is_file() and source.suffix.lower() != LIST_EXTENSION
+    return False
 
 
 @contextlib.contextmanager
