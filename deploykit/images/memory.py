@@ -68,9 +68,15 @@ class MemoryBudget:
                 self._changed.notify_all()
 
 
-@functools.cache
 def decoding_budget() -> MemoryBudget:
-    """The budget of this process, made at the first call.
+    """The budget of this process, made at the first call."""
+    with _making:  # or several threads would each make one
+        return _budget()
+
+
+@functools.cache
+def _budget() -> MemoryBudget:
+    """The budget.
 
     As many ordinary photos as there are threads are decoded at once. Of the largest images that
     Pillow takes at all there is always room for one.
@@ -106,5 +112,15 @@ def _most_pixels() -> int:
     return _LARGEST_PIXELS if limit is None else 2 * limit
 
 
-if hasattr(os, "register_at_fork"):  # what other threads hold, nobody gives back in a child
-    os.register_at_fork(after_in_child=decoding_budget.cache_clear)
+_making = threading.Lock()
+
+
+def _forget() -> None:
+    """What other threads hold, nobody gives back in a child process."""
+    global _making
+    _making = threading.Lock()
+    _budget.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from deploykit.errors import ArchitectureError, CheckpointError
+from deploykit.models.pickled import StateDict
 from deploykit.models.user_code import imported_module, is_raised_by, run_user_code
 from deploykit.system.text import command_line
 
@@ -130,7 +131,9 @@ def _with_states(value: object, depth: int = 0) -> object:
     if isinstance(value, nn.Module):
         return value.state_dict()
     if depth < _DEPTH and isinstance(value, Mapping):
-        return {key: _with_states(child, depth + 1) for key, child in value.items()}
+        made = StateDict((key, _with_states(child, depth + 1)) for key, child in value.items())
+        made._metadata = getattr(value, "_metadata", None)  # noqa: SLF001  # torch's name
+        return made
     if depth < _DEPTH and isinstance(value, (list, tuple)):
         return [_with_states(child, depth + 1) for child in value]
     return value

@@ -10,7 +10,7 @@ from PIL import Image
 
 from deploykit.images import memory
 from deploykit.images.decode import decode_rgb, rgb_of
-from deploykit.images.memory import MemoryBudget, decoding_budget, decoding_bytes
+from deploykit.images.memory import MemoryBudget, _budget, decoding_budget, decoding_bytes
 
 
 class Holder(threading.Thread):
@@ -93,11 +93,11 @@ def test_decoding_budget_holds_one_of_the_largest_and_a_photo_a_thread(
     largest = 8 * 2 * (Image.MAX_IMAGE_PIXELS or 0)
     for cpus, limit in [(1, largest), (64, 16 * 24_000_000 * 8)]:
         monkeypatch.setattr(memory, "usable_cpus", lambda cpus=cpus: cpus)
-        decoding_budget.cache_clear()
+        _budget.cache_clear()
         try:
             assert decoding_budget()._limit == limit
         finally:
-            decoding_budget.cache_clear()
+            _budget.cache_clear()
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
