@@ -487,7 +487,7 @@ def test_pages_escape_bundle_values(received):
         graph = onnx.load(path)
         for entry in graph.metadata_props:
             if entry.key == "deploykit.labels":
-                entry.value = open_bundle(received).manifest.labels.to_metadata()
+                entry.value = open_bundle(received).manifest.labels.metadata["deploykit.labels"]
         onnx.save(graph, path)
         name = path.relative_to(received).as_posix()
         forge(received, files={name: msgspec.to_builtins(record_file(path))})

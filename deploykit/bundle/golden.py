@@ -15,6 +15,7 @@ import numpy as np
 from deploykit.bundle.folder import GOLDEN, Bundle
 from deploykit.errors import BundleError
 from deploykit.parity.measures import decides
+from deploykit.specs.heads import BaseHead
 from deploykit.specs.model import PRECISIONS
 from deploykit.specs.session import ImageBatch, Logits
 from deploykit.system.files import open_file
@@ -35,13 +36,13 @@ class Golden:
     logits: Logits
 
 
-def choose_golden(images: ImageBatch, reference: Logits) -> Golden:
+def choose_golden(images: ImageBatch, reference: Logits, head: BaseHead) -> Golden:
     """Choose the images that let any machine test a bundle by itself.
 
     Those whose margin decides at every precision come first: a self-test on images that cannot
     flip decidedly would show nothing.
     """
-    clear = np.all([decides(reference, precision) for precision in PRECISIONS], axis=0)
+    clear = np.all([decides(reference, head, precision) for precision in PRECISIONS], axis=0)
     order = np.argsort(~clear, kind="stable")[:GOLDEN_IMAGES]
     return Golden(images[order], reference[order])
 

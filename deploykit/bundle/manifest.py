@@ -33,7 +33,7 @@ from deploykit.system.files import (
 GoldenChoice: TypeAlias = Literal["photos", "generated"]
 """Whether ``golden.npz`` may hold the user's photos, or only made images."""
 
-SCHEMA = 5
+SCHEMA = 6
 MANIFEST_NAME = "bundle.json"
 LOCK_NAME = f".{MANIFEST_NAME}.lock"
 """The lock of a bundle whose folder's folder cannot be written to: nobody replaces it there."""
@@ -67,8 +67,10 @@ class ArchitectureRecord(Value, frozen=True):
         name: As ``--arch`` takes it.
         origin: Whose code it was at export, for readers; what may run is told by the name alone.
         args: What ``--arch-arg`` gave.
-        classes: K, the number of logits.
+        classes: The number of logits, K; 1 where the head is binary.
         parameters: The number of trainable values.
+        activation: What its forward ends in and the graphs leave out: ``sigmoid``, ``softmax``;
+            empty where it gives logits.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ArchitectureRecord(Value, frozen=True):
     args: dict[str, Any]
     classes: int
     parameters: int
+    activation: str = ""
 
 
 class CheckpointRecord(Value, frozen=True):
@@ -118,7 +121,7 @@ class Manifest(Value, frozen=True):
         created: When it was exported, UTC, ISO 8601.
         architecture: The network.
         checkpoint: The weights' file.
-        labels: The classes' names.
+        labels: The classes' names, and what the logits mean.
         preprocessing: From a decoded photo to the network's input.
         canonical_input: ``model.onnx``'s input.
         deploy_input: The deploy graphs' input, the same at every precision.
@@ -168,9 +171,10 @@ class Manifest(Value, frozen=True):
         outside = [name for name in self.files if not _is_inside(name)]
         if outside:
             raise ValueError(f"{outside[0]!r} names no file inside the bundle")
-        if len(self.labels) != self.architecture.classes:
+        if self.labels.logits != self.architecture.classes:
             raise ValueError(
-                f"{len(self.labels)} labels do not fit {self.architecture.classes} classes"
+                f"labels with {self.labels.logits} logits do not fit a network with "
+                f"{self.architecture.classes}"
             )
         named = {*self.deploy.values(), *self.engines, *(each.graph for each in self.verdicts)}
         large = [

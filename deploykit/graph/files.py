@@ -11,7 +11,7 @@ from google.protobuf import message as protobuf
 
 from deploykit.bundle.onnx_file import MAX_GRAPH_BYTES, check_graph_file
 from deploykit.errors import GraphError
-from deploykit.specs.model import LABELS_KEY, Labels, TensorSpec
+from deploykit.specs.model import HEAD_KEY, Labels, TensorSpec
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from deploykit.system.files import read_file
 
@@ -32,7 +32,8 @@ def save_graph(
     """Write a graph that says by itself what its inputs and outputs mean."""
     model.producer_name = PRODUCER
     model.producer_version = None
-    model.metadata_props[LABELS_KEY] = labels.to_metadata()
+    model.metadata_props.pop(HEAD_KEY, None)
+    model.metadata_props.update(labels.metadata)
     model.metadata_props[PREPROCESSING_KEY] = preprocessing.to_metadata()
     ir.save(model, path)
 

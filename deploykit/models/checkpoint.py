@@ -17,9 +17,11 @@ from deploykit.bundle.checkpoint_files import read_index
 from deploykit.errors import CheckpointError, DeploykitError
 from deploykit.models.entries import Entry, find_entries, named_tensors
 from deploykit.models.file_kinds import AGAIN, Container, container_of, damaged
+from deploykit.models.heads import said_head
 from deploykit.models.pickled import ClaimError
 from deploykit.models.torch_file import read_legacy, read_zip
 from deploykit.models.trusted import code_refusal, load_trusted
+from deploykit.specs.heads import HeadName
 from deploykit.system.deps import need
 
 #: What the readers and the libraries below them raise on a damaged file. A file may be wrong in
@@ -55,6 +57,7 @@ class Weights:
         versions: Of layers, by their paths, where the file has them: a layer may read weights of
             an earlier version in another way.
         notes: What was done to get there, in words for the user.
+        head: What the file says that the network's answers mean; None if nothing.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Weights:
     state_dict: dict[str, Tensor]
     versions: dict[str, int]
     notes: tuple[str, ...]
+    head: HeadName | None
 
 
 @dataclass(frozen=True)
@@ -84,16 +88,17 @@ class Checkpoint:
 def read_weights(path: Path, *, trust_pickle: bool = False, arch: str = "") -> tuple[Weights, ...]:
     """Read every set of weights in a checkpoint; see :func:`read_checkpoint`."""
     checkpoint = read_checkpoint(path, trust_pickle=trust_pickle, arch=arch)
-    return tuple(_weights(entry, checkpoint.note) for entry in checkpoint.entries)
+    head = said_head(checkpoint.loaded)
+    return tuple(_weights(entry, checkpoint.note, head) for entry in checkpoint.entries)
 
 
-def _weights(entry: Entry, note: str) -> Weights:
+def _weights(entry: Entry, note: str, head: HeadName | None) -> Weights:
     tensors, versions, notes = named_tensors(entry)
     types = {t.dtype for t in tensors.values() if t.is_floating_point()} - {torch.float32}
     names = sorted(str(dtype).removeprefix("torch.") for dtype in types)
     notes += [f"{name} weights converted to float32" for name in names]
     notes = [*([note] if note else []), *notes]
-    return Weights(entry.name, entry.rank, tensors, versions, tuple(notes))
+    return Weights(entry.name, entry.rank, tensors, versions, tuple(notes), head)
 
 
 def read_checkpoint(path: Path, *, trust_pickle: bool = False, arch: str = "") -> Checkpoint:

@@ -17,9 +17,11 @@ from torch.overrides import TorchFunctionMode
 from deploykit.errors import ArchitectureError, CheckpointError, UsageError
 from deploykit.models.checkpoint import Weights, read_weights
 from deploykit.models.entries import is_finite
+from deploykit.models.heads import Activation, give_logits, said_head
 from deploykit.models.names import align_names
 from deploykit.models.probe import count_outputs, feed_grey
 from deploykit.models.registry import NO_ARGUMENTS, Architecture
+from deploykit.specs.heads import HeadName
 from deploykit.specs.model import names_user_code
 from deploykit.specs.preprocessing import Size
 from deploykit.system.text import command_line, counted
@@ -146,7 +148,6 @@ class SkippingRandomInit(TorchFunctionMode):
 
 
 PROBE_CLASSES = 10
-MIN_CLASSES = 2
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def count_classes(head: Head, found: Shapes) -> int | None:
         The number; None when the checkpoint has none of the entries that show it.
 
     Raises:
-        CheckpointError: The entries disagree, or there are fewer than two classes.
+        CheckpointError: The entries disagree, or there is not one.
     """
     counts = {
         name: PROBE_CLASSES + (size - before) // step
@@ -221,10 +222,9 @@ def _grows_to(shape: Sequence[int], steps: Sequence[int], found: Sequence[int]) 
 
 
 def _check_count(count: int) -> None:
-    if count < MIN_CLASSES:
+    if count < 1:
         raise CheckpointError(
-            f"There are no classes to choose among: the network's logits an image are {count}.",
-            hint="deploykit needs a logit a class: train with two classes and cross-entropy.",
+            f"There are no classes to choose among: the network's logits an image are {count}."
         )
 
 
@@ -258,6 +258,8 @@ class LoadedModel:
         notes: What the user should know about how it was loaded.
         takes_grey: Whether it takes one channel. The module takes RGB all the same, and makes it
             grey itself.
+        activation: What its forward ends in, and the module now leaves out; empty for none.
+        head: What the checkpoint or the network says that the answers mean; None if nothing.
     """
 
     module: nn.Module
@@ -266,6 +268,8 @@ class LoadedModel:
     weights: str
     notes: tuple[str, ...]
     takes_grey: bool
+    activation: Activation
+    head: HeadName | None
 
 
 def load_model(
@@ -320,6 +324,7 @@ def load_model(
     module.eval()
     module.requires_grad_(requires_grad=False)
     takes_grey = feed_grey(module, input_size)
+    activation = give_logits(module, input_size)
     if count is None:
         count = count_outputs(module, input_size)
         _check_count(count)
@@ -339,7 +344,16 @@ def load_model(
         notes.append(f"other weights in the file fit, too: --weights {' or '.join(names)}")
     notes += [advice for key, advice in architecture.undecided.items() if key not in arch_args]
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return LoadedModel(module, count, parameters, each.name, tuple(notes), takes_grey)
+    return LoadedModel(
+        module=module,
+        num_classes=count,
+        parameters=parameters,
+        weights=each.name,
+        notes=tuple(notes),
+        takes_grey=takes_grey,
+        activation=activation,
+        head=each.head or said_head(getattr(module, "config", None)),
+    )
 
 
 class _DivergedError(CheckpointError):

@@ -68,8 +68,10 @@ def accuracy_of(
         return None
     index = {label: i for i, label in enumerate(labels.names)}
     wanted = np.array([index[expected[paths[row]]] for row in rows])
-    given = logits[rows]
-    right = (given.argmax(axis=1) == wanted) & np.isfinite(given).all(axis=1)
+    given, head = logits[rows], labels.head
+    chosen = head.chosen(head.decide(given), len(labels))
+    truth = wanted[:, None] == np.arange(len(labels))
+    right = (chosen == truth).all(axis=1) & np.isfinite(given).all(axis=1)
     classes = tuple(
         ClassAccuracy(labels.names[i], *_counts(right[wanted == i]))
         for i in np.unique(wanted).tolist()

@@ -79,6 +79,7 @@ def ask_sessions(
     reference: Session | Logits,
     candidates: Sequence[Session],
     batches: Iterable[NamedBatch],
+    labels: Labels,
     on_batch: Callable[[int, int], None],
 ) -> Answers:
     """Let every session answer the same batches, one after the other: none has to share a core.
@@ -87,8 +88,9 @@ def ask_sessions(
         reference: What is right by definition; or what it answered to these images, (N, K).
         candidates: What is compared with it.
         batches: The images; see :func:`regroup`.
+        labels: What the logits mean.
         on_batch: Called after every batch with the number of images done, and the number of those
-            to which a candidate has given another top-1 class than the reference.
+            of which a candidate has changed the decision.
 
     Raises:
         ValueError: There are more images than answers of the reference.
@@ -110,8 +112,8 @@ def ask_sessions(
         sizes.append(len(images))
         for i, session in enumerate(candidates):
             given[i].append(session.run(images))
-        classes = np.stack([each[-1].argmax(axis=1) for each in (right, *given)])
-        changed += int((classes != classes[0]).any(axis=0).sum())
+        decisions = np.stack([labels.head.decide(each[-1]) for each in (right, *given)])
+        changed += int((decisions != decisions[0]).any(axis=(0, 2)).sum())
         on_batch(len(paths), changed)
     return Answers(
         paths=tuple(paths),
@@ -137,7 +139,7 @@ def measure_answers(
     Args:
         answers: What the sessions answered.
         candidates: Whose answers they are, in the order of ``answers.candidates``.
-        labels: The classes' names.
+        labels: What the logits mean.
         bounded: Whether a bound holds for other images; see
             :func:`deploykit.parity.measures.measure`.
     """

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from deploykit.parity.measurement import UNDECIDABLE_MARGIN, Measurement
-from deploykit.parity.measures import Array
 from deploykit.parity.tolerance import Population
+from deploykit.specs.heads import Array, BaseHead
 from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits
 from deploykit.specs.value import Value
@@ -26,8 +26,8 @@ class MarginMining(Value, frozen=True):
             compared images.
         smallest_skipped: The smallest margin of an image that was ranked and not compared; None
             if all were compared.
-        apart: For each candidate, by ``graph on runtime``, the most by which the candidate moved
-            two logits of one compared image apart; infinite where one is not finite.
+        lost: For each candidate, by ``graph on runtime``, the most by which what it changed of one
+            compared image can take a margin away; infinite where a logit is not finite.
     """
 
     compared: int
@@ -35,18 +35,18 @@ class MarginMining(Value, frozen=True):
     ranked_by: str
     ranking_error: float
     smallest_skipped: float | None
-    apart: dict[str, float]
+    lost: dict[str, float]
     skipped: int = 0
 
     def others_hold(self, name: str) -> bool:
-        """Whether a candidate is shown to change the class of no image that was not compared.
+        """Whether a candidate is shown to change the decision of no image that was not compared.
 
         Args:
-            name: One of ``apart``.
+            name: One of ``lost``.
         """
         # The ranking may rate a margin higher than the reference does.
         return self.smallest_skipped is None or (
-            self.apart[name] + self.ranking_error < self.smallest_skipped
+            self.lost[name] + self.ranking_error < self.smallest_skipped
         )
 
     @property
@@ -67,9 +67,9 @@ class MarginMining(Value, frozen=True):
         others = counted(self.ranked - self.compared, "other photo", "other photos")
         lines.append(
             f"The smallest margin of the {others} is {self.smallest_skipped:.2g}: one of them "
-            "changes its class only if two of its logits move apart by more than that."
+            "changes its decision only if its margin loses more than that."
         )
-        lines += (self._reach(name, apart) for name, apart in self.apart.items())
+        lines += (self._reach(name, lost) for name, lost in self.lost.items())
         if self.ranking_error > self.smallest_skipped:
             lines.append(
                 f"The ranking is uncertain: its margins differ from the reference's by up to "
@@ -77,35 +77,35 @@ class MarginMining(Value, frozen=True):
             )
         return tuple(lines)
 
-    def _reach(self, name: str, apart: float) -> str:
-        """How far a candidate is from changing a class among the images that were not compared."""
-        found = f"On the compared photos {name} moved two logits apart by at most {apart:.2g}"
+    def _reach(self, name: str, lost: float) -> str:
+        """How far a candidate is from changing the decision of an image that was not compared."""
+        found = f"On the compared photos {name} took at most {lost:.2g} off a margin"
         if not self.others_hold(name):
             return (
-                f"{found}: the others may change their class too, so the flips are judged over "
+                f"{found}: the others may change their decision too, so the flips are judged over "
                 "the compared ones alone. Compare all photos, without --budget."
             )
-        if apart == 0:
+        if lost == 0:
             return f"{found}: nothing moved."
-        times = ((self.smallest_skipped or 0.0) - self.ranking_error) / apart
+        times = ((self.smallest_skipped or 0.0) - self.ranking_error) / lost
         return f"{found}: it would take {times:,.{0 if times >= 10 else 1}f} times that."
 
 
-def moved_apart(reference: Logits, candidate: Logits) -> float:
-    """The most by which two logits of one row moved apart, which is what a margin is lost to.
+def lost_margin(reference: Logits, candidate: Logits, head: BaseHead) -> float:
+    """The most by which a candidate's changes can take a margin away.
 
     Args:
-        reference: (N, K), N at least 1.
-        candidate: (N, K).
+        reference: (N, L), N at least 1.
+        candidate: (N, L).
+        head: What the logits mean.
 
     Returns:
-        The largest difference, over the rows, of the changes of two of its logits; infinite where
-        a logit is not finite.
+        The largest of all rows; infinite where a logit is not finite.
     """
     if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
         return float("inf")
     changes = candidate.astype(np.float64) - reference.astype(np.float64)
-    return float(np.ptp(changes, axis=1).max(initial=0.0))
+    return float(head.lost_margins(changes).max(initial=0.0))
 
 
 def population_of(
@@ -119,7 +119,7 @@ def population_of(
 
     Args:
         ranked: (N,) every image's margin as a part of its own scale; see
-            :func:`deploykit.parity.measures.relative_margins`.
+            the smallest of :meth:`deploykit.specs.heads.BaseHead.relative_margins`.
         precision: The candidate's.
         found: What was measured on the sample. Where the reference decides fewer of its images
             than the ranking says of all, the reference is believed.

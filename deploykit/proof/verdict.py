@@ -112,12 +112,12 @@ def judge_sessions(
         reference: See :func:`answer_images`, as the arguments below that are not told here.
         candidates: What is compared with it.
         images: The images.
-        labels: The classes' names.
+        labels: What the logits mean.
         progress: Called after every batch.
         count: How many images there are.
         kind: See :func:`judge_answers`.
     """
-    answers = answer_images(reference, candidates, images, progress, count=count)
+    answers = answer_images(reference, candidates, images, labels, progress, count=count)
     specs = [candidate.spec for candidate in candidates]
     return judge_answers(answers, specs, labels, kind=kind)
 
@@ -126,6 +126,7 @@ def answer_images(
     reference: Session | Logits,
     candidates: Sequence[Session],
     images: Iterable[NamedBatch],
+    labels: Labels,
     progress: Progress,
     *,
     count: int,
@@ -136,17 +137,18 @@ def answer_images(
         reference: What is right by definition; or what it answered to these images, (N, K).
         candidates: What is compared with it.
         images: The images.
-        progress: Called after every batch; it tells how many changed their class so far.
+        labels: What the logits mean.
+        progress: Called after every batch; it tells how many changed their decision so far.
         count: How many images there are, at most.
     """
 
     def on_batch(done: int, changed: int) -> None:
-        detail = f"comparing, {changed} changed their class" if changed else ""
+        detail = f"comparing, {changed} changed their {labels.head.decided}" if changed else ""
         progress(Step("comparing", done, count, detail))
 
     limits = [each.spec.largest_batch for each in candidates if each.spec.largest_batch]
     sizes = batch_sizes(count, min(limits, default=MAX_BATCH_SIZE))
-    return ask_sessions(reference, candidates, regroup(images, sizes), on_batch)
+    return ask_sessions(reference, candidates, regroup(images, sizes), labels, on_batch)
 
 
 def judge_answers(
@@ -161,7 +163,7 @@ def judge_answers(
     Args:
         answers: Of the reference and the candidates.
         candidates: Whose answers they are, in the order of ``answers.candidates``.
-        labels: The classes' names.
+        labels: What the logits mean.
         kind: Whose images they are. Only of the user's photos are others like them to be expected,
             for which a bound holds.
     """

@@ -19,7 +19,7 @@ from openvino import frontend
 
 from deploykit.errors import DeviceError, GraphError
 from deploykit.runtime._base import PipelinedBase, Tensors, check_graph, normalised
-from deploykit.specs.model import LABELS_KEY, Labels, Precision
+from deploykit.specs.model import HEAD_KEY, LABELS_KEY, Labels, Precision
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from deploykit.specs.session import ImageBatch, Logits, SessionSpec
 from deploykit.system.threads import usable_cpus
@@ -216,7 +216,7 @@ def _read(graph: Path | bytes, name: str) -> Any:
 
 def _metadata(model: Any) -> dict[str, str]:
     """What a graph carries along of labels and preprocessing."""
-    paths = [["framework", key] for key in (LABELS_KEY, PREPROCESSING_KEY)]
+    paths = [["framework", key] for key in (LABELS_KEY, HEAD_KEY, PREPROCESSING_KEY)]
     return {
         path[1]: model.get_rt_info(path).astype(str) for path in paths if model.has_rt_info(path)
     }

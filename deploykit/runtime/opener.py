@@ -122,7 +122,7 @@ def open_graph(
         precision=precision,
         device=_cuda_device() if runtime == CUDA else cpu_device(precision),
         input_size=preprocessing.input_size,
-        classes=len(labels),
+        classes=labels.logits,
         tf32=tf32,
         concurrent=runtime in (CPU, REHEARSAL),
     )
@@ -192,7 +192,7 @@ def open_engine(
         precision=precision,
         device=need_gpu().name,
         input_size=preprocessing.input_size,
-        classes=len(labels),
+        classes=labels.logits,
         largest_batch=profile.max_batch,
     )
     return TensorRTSession(tensorrt, plan, spec, profile, cache)

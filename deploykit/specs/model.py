@@ -8,6 +8,7 @@ from typing import Literal, Self, TypeAlias, get_args
 import msgspec
 
 from deploykit.errors import UsageError
+from deploykit.specs.heads import Decisions, Head, SingleLabel
 from deploykit.specs.value import Value
 
 
@@ -56,23 +57,28 @@ class TensorSpec(Value, frozen=True):
     shape: tuple[int | str, ...]
 
 
-#: Under these keys of an ONNX file's ``metadata_props`` stand the labels (a JSON list) and the
-#: preprocessing (a JSON object), so that a graph that left its bundle still tells how to feed it.
+#: Under these keys of an ONNX file's ``metadata_props`` stand the labels (a JSON list), a head that
+#: is not single-label (a JSON object) and the preprocessing (likewise), so that a graph that left
+#: its bundle still tells how to feed it and what it answers.
 LABELS_KEY = "deploykit.labels"
+HEAD_KEY = "deploykit.head"
 
 
 class Labels(Value, frozen=True):
-    """The classes' names, in the order of the logits.
+    """What the logits mean: the classes' names, in the order of the logits, and the head.
 
     Attributes:
         names: One unique name a class.
         source: Where they come from, in words: ``folder bird_photos``, ``assumed``.
+        head: How logits decide for classes.
     """
 
     names: tuple[str, ...]
     source: str
+    head: Head = SingleLabel()
 
     def __post_init__(self) -> None:
+        self.head.check(len(self.names))
         repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
             raise UsageError(f"Class names must be unique; repeated: {', '.join(repeated)}.")
@@ -85,6 +91,19 @@ class Labels(Value, frozen=True):
     def __len__(self) -> int:
         return len(self.names)
 
-    def to_metadata(self) -> str:
-        """What stands under :data:`LABELS_KEY`."""
-        return msgspec.json.encode(self.names).decode()
+    @property
+    def logits(self) -> int:
+        """The number of logits an image."""
+        return self.head.logits_for(len(self))
+
+    def title_of(self, decision: Decisions) -> str:
+        """What one decision, (D,), is for, in words: ``robin``, ``robin, crow``, ``none``."""
+        return ", ".join(self.head.names_of(decision, self.names)) or "none"
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What stands under :data:`LABELS_KEY` and :data:`HEAD_KEY`."""
+        told = {LABELS_KEY: msgspec.json.encode(self.names).decode()}
+        if self.head != SingleLabel():
+            told[HEAD_KEY] = msgspec.json.encode(self.head).decode()
+        return told

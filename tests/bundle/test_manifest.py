@@ -117,7 +117,7 @@ def test_read_manifest_refuses_a_graph_of_another_format(folder, graph):
 
 def test_read_manifest_refuses_contradicting_parts(folder):
     edit(folder, lambda content: content["labels"]["names"].pop())
-    with pytest.raises(BundleError, match="2 labels do not fit 3 classes"):
+    with pytest.raises(BundleError, match="labels with 2 logits do not fit a network with 3"):
         read_manifest(folder)
 
 

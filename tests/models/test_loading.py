@@ -262,10 +262,11 @@ def test_load_model_of_disagreeing_heads(make: Make, tmp_path: Path) -> None:
     assert "b.bias says 9" in caught.value.message
 
 
-def test_load_model_refuses_one_logit(make: Make, tmp_path: Path) -> None:
-    state = make("Tiny").build(1).state_dict()
-    with pytest.raises(CheckpointError, match="no classes to choose among"):
-        load_model(make("Tiny"), saved(state, tmp_path))
+def test_load_model_of_one_logit(make: Make, tmp_path: Path) -> None:
+    module = make("Tiny").build(1)
+    model = load_model(make("Tiny"), saved(module.state_dict(), tmp_path))
+    assert (model.num_classes, model.activation) == (1, "")
+    assert_same(model, module)
 
 
 def test_load_model_refuses_lazy_layers(make: Make, tmp_path: Path) -> None:

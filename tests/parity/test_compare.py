@@ -83,7 +83,7 @@ def asked(candidates, images, *, reference=None, on_batch=lambda done, changed: 
     batches = [([f"{i}.png" for i in range(len(images))], images)] if len(images) else []
     groups = regroup(batches, batch_sizes(len(images)))
     return ask_sessions(
-        reference or FakeSession(brightness, classes=2), candidates, groups, on_batch
+        reference or FakeSession(brightness, classes=2), candidates, groups, LABELS, on_batch
     )
 
 

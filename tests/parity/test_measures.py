@@ -2,10 +2,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from deploykit.parity.measures import decides, margins, measure, relative_margins, softmax
+from deploykit.parity.measures import decides, measure
 from deploykit.parity.tolerance import tolerance_for
+from deploykit.specs.heads import SingleLabel, softmax
 from deploykit.specs.model import Labels
 
+SINGLE = SingleLabel()
 LABELS = Labels(names=("bird", "dog", "food"), source="test")
 REFERENCE = np.array([[4, 1, 0], [0, 2, 1], [1, 1.5, 3], [2, 0, 1.9]], np.float32)
 
@@ -106,14 +108,14 @@ def test_measure_undecidable_below_fp32():
 )
 def test_decides_by_the_images_own_logits(row, fp32, fp16):
     for precision, right in (("fp32", fp32), ("fp16", fp16), ("bf16", fp16), ("int8", fp16)):
-        assert decides(np.array([row]), precision).tolist() == [right]
+        assert decides(np.array([row]), SINGLE, precision).tolist() == [right]
     loud = np.array([row, 30 * np.array(row)])
-    assert decides(loud, "fp16")[0] == fp16
+    assert decides(loud, SINGLE, "fp16")[0] == fp16
 
 
 def test_relative_margins_of_no_row():
-    assert relative_margins(np.zeros((0, 3))).tolist() == []
-    assert relative_margins([[4, 1, 1], [2, 2, 0]]).tolist() == [1.5, 0]
+    assert SINGLE.relative_margins(np.zeros((0, 3))).tolist() == []
+    assert SINGLE.relative_margins([[4, 1, 1], [2, 2, 0]]).tolist() == [[1.5], [0]]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
@@ -276,11 +278,11 @@ def test_softmax_and_margins_of_huge_logits():
     logits = np.array([[1000.0, 999.0], [-1000.0, -1000.0]])
     assert softmax(logits)[0] == pytest.approx([0.731059, 0.268941], abs=1e-6)
     assert softmax(logits)[1] == pytest.approx([0.5, 0.5])
-    assert margins(logits).tolist() == [1.0, 0.0]
+    assert SINGLE.margins(logits).tolist() == [1.0, 0.0]
 
 
 def test_margins_of_what_decides_nothing_are_zero():
     logits = np.array([[1, 4, 0], [np.nan, 1, 0], [2, 2, 0], [np.inf, 1, 0]], np.float32)
-    assert margins(logits).tolist() == [3, 0, 0, 0]
-    assert margins(logits[:, :1]).tolist() == [0, 0, 0, 0]
-    assert margins(np.zeros((0, 3))).tolist() == []
+    assert SINGLE.margins(logits).tolist() == [3, 0, 0, 0]
+    assert SINGLE.margins(logits[:, :1]).tolist() == [0, 0, 0, 0]
+    assert SINGLE.margins(np.zeros((0, 3))).tolist() == []

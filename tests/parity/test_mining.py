@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 
-from deploykit.parity.measures import measure, relative_margins
-from deploykit.parity.mining import MarginMining, moved_apart, population_of
+from deploykit.parity.measures import measure
+from deploykit.parity.mining import MarginMining, lost_margin, population_of
 from deploykit.parity.tolerance import Population, tolerance_for
+from deploykit.specs.heads import SingleLabel
 from deploykit.specs.model import Labels
 
+SINGLE = SingleLabel()
 LABELS = Labels(names=("dark", "bright", "grey"), source="test")
 
 
@@ -37,34 +39,34 @@ def mining(**changes):
         "ranked_by": "deploy/fp32.onnx on onnxruntime-cpu",
         "ranking_error": 0.0,
         "smallest_skipped": 0.5,
-        "apart": {"deploy/fp16.onnx on rehearsal": 0.01},
+        "lost": {"deploy/fp16.onnx on rehearsal": 0.01},
     }
     return MarginMining(**{**fields, **changes})
 
 
-def test_moved_apart_by_difference_of_changes():
+def test_lost_margin_by_difference_of_changes():
     reference = np.array([[3, 2, 1], [0, 0, 0]], np.float32)
     together = reference + np.array([[5], [-7]], np.float32)
-    assert moved_apart(reference, together) == 0
+    assert lost_margin(reference, together, SINGLE) == 0
     apart = reference + np.array([[-1, 2, 0], [0, 0, 0]], np.float32)
-    assert moved_apart(reference, apart) == 3
+    assert lost_margin(reference, apart, SINGLE) == 3
 
 
-def test_moved_apart_by_the_margin_is_a_flip():
+def test_lost_margin_by_the_margin_is_a_flip():
     reference = logits_with([0.5])
     for change, flips in ((0.24, 0), (0.26, 1)):
         candidate = reference + np.array([[-change, change, 0]], np.float32)
-        assert moved_apart(reference, candidate) == pytest.approx(2 * change, rel=1e-5)
+        assert lost_margin(reference, candidate, SINGLE) == pytest.approx(2 * change, rel=1e-5)
         assert measured(reference, candidate).flips == flips
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_moved_apart_of_non_finite_logits(value):
+def test_lost_margin_of_non_finite_logits(value):
     reference = logits_with([1, 1])
     broken = reference.copy()
     broken[1, 0] = value
-    assert moved_apart(reference, broken) == np.inf
-    assert moved_apart(broken, reference) == np.inf
+    assert lost_margin(reference, broken, SINGLE) == np.inf
+    assert lost_margin(broken, reference, SINGLE) == np.inf
 
 
 def test_population_counts_all_ranked_images():
@@ -74,7 +76,7 @@ def test_population_counts_all_ranked_images():
     found = measured(reference, reference.copy())
     assert found.undecidable == 6
     assert tolerance_for("fp16").reasons(found) != ()
-    ranked = relative_margins(logits_with(margins))
+    ranked = SINGLE.relative_margins(logits_with(margins))[:, 0]
     among = population_of(ranked, "fp16", found, others_hold=True)
     assert among == Population(images=100, undecidable=6)
     assert population_of(ranked, "fp32", measured(*[reference] * 2, "fp32"), others_hold=True) == (
@@ -119,15 +121,15 @@ def test_population_counts_flips_only_if_others_hold(others_hold):
     ("changes", "holds"),
     [
         ({}, True),
-        ({"apart": {"graph": 0.5}}, False),
-        ({"apart": {"graph": 0.3}, "ranking_error": 0.2}, False),
-        ({"apart": {"graph": 0.3}, "ranking_error": 0.19}, True),
-        ({"apart": {"graph": np.inf}}, False),
-        ({"apart": {"graph": np.inf}, "smallest_skipped": None}, True),
+        ({"lost": {"graph": 0.5}}, False),
+        ({"lost": {"graph": 0.3}, "ranking_error": 0.2}, False),
+        ({"lost": {"graph": 0.3}, "ranking_error": 0.19}, True),
+        ({"lost": {"graph": np.inf}}, False),
+        ({"lost": {"graph": np.inf}, "smallest_skipped": None}, True),
     ],
 )
 def test_others_hold_if_nothing_moves_as_far(changes, holds):
-    found = mining(**{"apart": {"graph": 0.01}, **changes})
+    found = mining(**{"lost": {"graph": 0.01}, **changes})
     assert found.others_hold("graph") is holds
 
 
@@ -177,7 +179,7 @@ def test_sentences_of_mining():
     assert "no bound" in bound
     assert "is no proof" in bound
     assert "of the 205 other photos is 0.5:" in left_out
-    assert reach.endswith("moved two logits apart by at most 0.01: it would take 50 times that.")
+    assert reach.endswith("took at most 0.01 off a margin: it would take 50 times that.")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_sentences_of_mining():
     ],
 )
 def test_sentences_of_mining_claim_no_more_than_measured(apart, ranking_error, words):
-    found = mining(apart={"graph on runtime": apart}, ranking_error=ranking_error)
+    found = mining(lost={"graph on runtime": apart}, ranking_error=ranking_error)
     assert found.sentences[3].endswith(words)
 
 

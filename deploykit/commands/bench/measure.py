@@ -101,12 +101,11 @@ class OpenCandidate:
             rest = [file for file in rest if file not in part]
             at_most = int(_SAMPLE_SECONDS * self._sample_rate)
         self._peak_memory_bytes = peak_memory_bytes()
-        labels = self._bundle.manifest.labels.names
+        labels = self._bundle.manifest.labels
+        best = labels.head.scores(np.concatenate(logits)).argmax(axis=1)
         self._correct = [
-            labels[place] == file.expected
-            for place, file in zip(
-                np.concatenate(logits).argmax(axis=1).tolist(), predicted, strict=True
-            )
+            labels.names[place] == file.expected
+            for place, file in zip(best.tolist(), predicted, strict=True)
             if file.expected is not None
         ]
         return _LEAST_IMAGES / self._sample_rate

@@ -9,6 +9,7 @@ import msgspec
 
 from deploykit.bundle.folder import Bundle, default_artifacts
 from deploykit.bundle.manifest import MANIFEST_NAME, recorded_path
+from deploykit.commands.export.heads import head_options
 from deploykit.commands.export.request import default_name
 from deploykit.errors import DeploykitError
 from deploykit.images.labels import LABELS_FILE, choose_labels, name_labels
@@ -78,6 +79,7 @@ def _given_options(bundle: Bundle) -> dict[str, str]:
         options["--crop-size"] = format_size(preprocessing.crop_size)
     if preprocessing.grayscale:
         options["--grayscale"] = ""
+    options |= head_options(manifest.labels)
     options["--interpolation"] = preprocessing.interpolation
     options["--mean"] = ",".join(map(str, preprocessing.mean))
     options["--std"] = ",".join(map(str, preprocessing.std))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from deploykit.bundle.folder import Bundle, default_artifacts
+from deploykit.commands.export.heads import read_thresholds
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.commands.python import (
@@ -17,6 +18,7 @@ from deploykit.commands.python import (
     optional_path,
 )
 from deploykit.errors import UsageError
+from deploykit.specs.heads import HeadName
 from deploykit.specs.preprocessing import Interpolation
 from deploykit.specs.preprocessing_options import parse_options
 from deploykit.system.progress import Progress, silent
@@ -39,7 +41,9 @@ def export(
     grayscale: bool = False,
     arch_args: Mapping[str, object] | None = None,
     weights: str | None = None,
-    head: Literal["single-label"] | None = None,
+    head: HeadName | None = None,
+    threshold: float | None = None,
+    thresholds: PathLike | Mapping[str, float] | None = None,
     golden: Literal["photos", "generated"] = "photos",
     opset: int | None = None,
     name: str | None = None,
@@ -70,8 +74,11 @@ def export(
             one channel says so itself.
         arch_args: Further arguments of the architecture.
         weights: The entry of the checkpoint to load, ``ema``; None for the one that fits.
-        head: ``single-label`` says that the network's answers are logits, of which a softmax makes
-            probabilities, where they look like probabilities themselves.
+        head: What the network's answers mean: ``single-label``, ``multi-label`` or ``binary``; None
+            for what the network or the checkpoint says, else ``single-label``.
+        threshold: The probability above which a multi-label or binary head decides for a class;
+            None for 0.5.
+        thresholds: Those of single classes, by their names, or a file of them.
         golden: The self-test's 8 images: of the photos, or generated if those are private.
         opset: The ONNX operator set; None for torch's own choice.
         name: The bundle's name; None for the architecture's.
@@ -114,8 +121,16 @@ def export(
         trust_pickle=trust_pickle,
         diagnose=diagnose,
         head=head,
+        threshold=threshold,
+        thresholds=_thresholds(thresholds),
     )
     return export_bundle(request, progress).bundle
+
+
+def _thresholds(thresholds: PathLike | Mapping[str, float] | None) -> Mapping[str, float]:
+    if thresholds is None or isinstance(thresholds, Mapping):
+        return thresholds or {}
+    return read_thresholds(Path(thresholds))
 
 
 def _classes_text(classes: PathLike | Sequence[str] | None) -> str | None:

@@ -77,8 +77,22 @@ def export(
         str | None,
         typer.Option(
             metavar="KIND",
-            help="What the network's answers are: single-label (logits, for a softmax). Needed "
-            "only where they look like probabilities.",
+            help="What the network's answers mean: single-label (a softmax), multi-label (a "
+            "sigmoid a class) or binary (one logit).  [default: as the network or its file says]",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="The probability above which a multi-label or binary head decides for a class.  "
+            "[default: 0.5]",
+        ),
+    ] = None,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Thresholds of single classes: lines of class,P, or JSON."
         ),
     ] = None,
     golden: Annotated[
@@ -166,9 +180,11 @@ def export(
     The bundle is published only if its graphs decide as the checkpoint does, on your photos.
     """
     with command("export", as_json=json, verbose=verbose) as console:
-        from deploykit.commands.export.request import GOLDEN_CHOICES, HEADS, ExportRequest
+        from deploykit.commands.export.heads import read_thresholds
+        from deploykit.commands.export.request import GOLDEN_CHOICES, ExportRequest
         from deploykit.commands.export.run import export_bundle
         from deploykit.commands.export.text import export_text, export_value
+        from deploykit.specs.heads import HEADS
         from deploykit.specs.preprocessing_options import parse_options
         from deploykit.specs.value import choice
 
@@ -198,6 +214,8 @@ def export(
             trust_pickle=trust_pickle,
             diagnose=not no_diagnose,
             head=None if head is None else choice(head, HEADS, "head"),
+            threshold=threshold,
+            thresholds={} if thresholds is None else read_thresholds(thresholds),
         )
         result = export_bundle(request, console.progress)
         console.result(lambda: export_value(result), lambda: export_text(result))

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
 from deploykit.bundle.checkpoint_files import checkpoint_sha256
 from deploykit.bundle.folder import default_artifacts
 from deploykit.bundle.manifest import GoldenChoice
+from deploykit.commands.export.heads import choose_head, with_head
 from deploykit.errors import CheckpointError, UsageError
 from deploykit.images.labels import choose_labels, classes_folder
+from deploykit.specs.heads import HeadName
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing, Size
 from deploykit.specs.preprocessing_options import PreprocessingOptions, choose_preprocessing
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
     from deploykit.models.registry import Architecture
 
 GOLDEN_CHOICES: tuple[GoldenChoice, ...] = get_args(GoldenChoice)
-Head: TypeAlias = Literal["single-label"]
-"""What the logits mean; a softmax makes probabilities of them."""
-HEADS: tuple[Head, ...] = get_args(Head)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,10 @@ class ExportRequest:
     Attributes:
         classes: See :func:`deploykit.images.labels.choose_labels`.
         number_duplicates: See there.
-        head: What the user says that the logits mean; None where nothing was said.
+        head: What the user says that the answers mean; None where nothing was said.
+        threshold: Above which a class is decided for, where each is decided for by itself; None for
+            0.5.
+        thresholds: The same for single classes, by their names.
     """
 
     arch: str
@@ -54,7 +56,9 @@ class ExportRequest:
     weights: str | None = None
     trust_pickle: bool = False
     diagnose: bool = True
-    head: Head | None = None
+    head: HeadName | None = None
+    threshold: float | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def images_folder(self) -> Path | None:
@@ -70,7 +74,7 @@ class Subject:
         architecture: What makes the network.
         model: The module with its weights.
         checkpoint_sha256: Of the file that they were read from.
-        labels: The classes' names.
+        labels: The classes' names, and the head.
         preprocessing: From a decoded photo to the network's input.
         within_unit: Whether all answers for made images lie within 0 and 1.
     """
@@ -119,12 +123,20 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
         )
     for note in model.notes:
         progress(Note(note))
+    head = choose_head(
+        request.head,
+        activation=model.activation,
+        logits=model.num_classes,
+        said=model.head,
+        progress=progress,
+    )
     labels = choose_labels(
         request.classes,
         request.checkpoint,
-        model.num_classes,
+        2 if head == "binary" else model.num_classes,
         number_duplicates=request.number_duplicates,
     )
+    labels = with_head(labels, head, request.threshold, request.thresholds)
     if labels.source == "assumed":
         progress(Note(f"class names assumed: {labels.names[0]} ...; --classes gives the real ones"))
     if request.preprocessing.preset is None and architecture.preprocessing is None:
@@ -132,6 +144,8 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
             Note(f"preprocessing assumed ({preprocessing.source}): {preprocessing.describe()}")
         )
     within_unit = check_answers(model.module, preprocessing.input_size, model.num_classes, progress)
+    if model.activation:
+        within_unit = False  # what is left are logits
     return Subject(architecture, model, sha256, labels, preprocessing, within_unit)
 
 

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _DEPLOY_GRAPH = deploy_graph("fp32")
+#: Of a probability, between an activation in the network and the same one on the graph's logits.
+_LARGEST_ACTIVATION_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,15 @@ class ExportResult:
         bundle: The bundle.
         verdicts: One for the canonical graph and one for each deploy graph.
         images: What they were measured on.
+        activation_error: The most by which a probability of the FP32 deploy graph is off from what
+            the network answers itself; None where that answers with logits.
         seconds: How long each stage took.
     """
 
     bundle: Bundle
     verdicts: tuple[Verdict, ...]
     images: ImageSet
+    activation_error: float | None
     seconds: dict[str, float]
 
 
@@ -135,6 +140,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         )
         extremes = answer_extremes(module, progress)
         verdicts = judge_extremes(verdicts, candidates, extremes)
+        own_error = _activation_error(module, candidates[-1], groups, subject)
         stack.close()  # a graph that is open cannot be moved on Windows
         alike = uniform_text(verdicts[0].measurement, image_set.kind)
         if not all(each.passed for each in verdicts) and not any(each.failed for each in verdicts):
@@ -157,7 +163,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         write_manifest(staging, manifest)
     ends = pairwise([*marks, ("", time.perf_counter())])
     seconds = {stage: round(end - since, 3) for (stage, since), (_, end) in ends}
-    return ExportResult(open_bundle(folder), verdicts, image_set, seconds)
+    return ExportResult(open_bundle(folder), verdicts, image_set, own_error, seconds)
 
 
 def _choose_images(request: ExportRequest, subject: Subject, progress: Progress) -> ImageSample:
@@ -197,7 +203,34 @@ def _answer(
     if request.golden == "generated":
         ((_, made),) = generated_sample(GOLDEN_IMAGES, reference.spec.input_size)
         return logits, Golden(made, reference.run(made))
-    return logits, choose_golden(_images(groups), logits)
+    return logits, choose_golden(_images(groups), logits, subject.labels.head)
+
+
+def _activation_error(
+    reference: Session, deployed: Session, groups: Sequence[NamedBatch], subject: Subject
+) -> float | None:
+    """The most by which a probability is off from what the network itself answers.
+
+    Raises:
+        ParityError: By more than any rounding.
+    """
+    if not subject.model.activation:
+        return None
+    from deploykit.models.heads import with_activation
+
+    activation, found = subject.model.activation, 0.0
+    for _, images in groups:
+        with with_activation(subject.model.module):
+            own = reference.run(images)
+        probabilities = subject.labels.head.probabilities(deployed.run(images))
+        found = max(found, float(np.abs(probabilities[:, -own.shape[1] :] - own).max()))
+    if not found <= _LARGEST_ACTIVATION_ERROR:
+        raise ParityError(
+            f"Without the {activation} that it ends in, the network's probabilities come out "
+            f"wrong: one is off by {found:.1e} from its own.",
+            hint=f"Take the {activation} out of forward(): the weights stay as they are.",
+        )
+    return found
 
 
 def _images(groups: Sequence[NamedBatch]) -> ImageBatch:
@@ -289,6 +322,7 @@ def _manifest(
             args=dict(request.arch_args),
             classes=subject.model.num_classes,
             parameters=subject.model.parameters,
+            activation=subject.model.activation,
         ),
         checkpoint=CheckpointRecord(
             path=printable(request.checkpoint.resolve()),

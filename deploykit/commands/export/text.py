@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from deploykit.commands.export.run import ExportResult
 from deploykit.proof.text import images_text, verdict_value, verdicts_text
+from deploykit.specs.heads import SingleLabel
 from deploykit.system.text import visible
 
 
@@ -20,7 +22,8 @@ def export_text(result: ExportResult) -> str:
         (
             verdicts_text(result.verdicts),
             f"network        {visible(architecture.name)}, {architecture.parameters:,} parameters, "
-            f"{architecture.classes} classes",
+            f"{len(manifest.labels)} classes",
+            *_head_lines(result),
             f"classes        {visible(f'{names} ({manifest.labels.source})')}",
             f"preprocessing  {manifest.preprocessing.describe()} ({manifest.preprocessing.source})",
             f"verified on    {images_text(result.images)}",
@@ -30,6 +33,19 @@ def export_text(result: ExportResult) -> str:
     )
 
 
+def _head_lines(result: ExportResult) -> Iterator[str]:
+    """What the logits mean, where it is not what everybody takes for granted."""
+    manifest, error = result.bundle.manifest, result.activation_error
+    head = manifest.labels.head
+    if head != SingleLabel():
+        yield f"head           {head.describe()}"
+    if error is not None:
+        yield (
+            f"probabilities  the network ends in a {manifest.architecture.activation}, left out of "
+            f"the graphs: the same to {error:.1e}"
+        )
+
+
 def export_value(result: ExportResult) -> dict[str, Any]:
     """The bundle, its manifest and the verdicts."""
     return {
@@ -37,5 +53,6 @@ def export_value(result: ExportResult) -> dict[str, Any]:
         "manifest": msgspec.to_builtins(result.bundle.manifest),
         "images": msgspec.to_builtins(result.images),
         "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
+        "activation_error": result.activation_error,
         "seconds": result.seconds,
     }

@@ -19,6 +19,7 @@ from deploykit.errors import BundleError
 from deploykit.inference.candidates import Candidate
 from deploykit.proof.policy import status_of
 from deploykit.proof.text import kept_verdict_text, status_value
+from deploykit.specs.heads import SingleLabel
 from deploykit.specs.model import KeptNode, TensorSpec
 from deploykit.specs.value import plain_value
 from deploykit.system.text import counted, visible
@@ -125,9 +126,11 @@ def _origin_lines(manifest: Manifest) -> Iterator[str]:
     yield _line(
         "network",
         f"{architecture.name}{arguments}, {architecture.parameters:,} parameters, "
-        f"{architecture.classes} classes",
+        f"{len(manifest.labels)} classes",
     )
     yield _line("checkpoint", f"{checkpoint.path} ({checkpoint.sha256[:12]})")
+    if manifest.labels.head != SingleLabel():
+        yield _line("head", manifest.labels.head.describe())
     yield _line("classes", f"{_names(manifest.labels.names)} ({manifest.labels.source})")
     preprocessing = manifest.preprocessing
     yield _line("preprocessing", f"{preprocessing.describe()} ({preprocessing.source})")

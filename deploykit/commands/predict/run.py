@@ -16,7 +16,6 @@ from deploykit.bundle.folder import Bundle
 from deploykit.errors import UsageError
 from deploykit.images.scan import FolderPresence, scan_images
 from deploykit.inference.pipeline import AnsweredBatch, answer_files, shared_work
-from deploykit.parity.measures import margins, softmax
 from deploykit.proof.auto import AUTO, open_best
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.prediction import Prediction, Ranked
@@ -113,13 +112,13 @@ class Tally:
         """Count a row."""
         self.rows += 1
         self.only = row if self.rows == 1 else None
-        if row.label is None:
+        if not row.ok:
             self.failures[row.status] += 1
             return
-        self.labels[row.label] += 1
-        if row.expected is not None:
+        self.labels.update(row.decided)
+        if row.truth is not None:
             self.labelled += 1
-            self.correct += row.label == row.expected
+            self.correct += {*row.decided} == {*row.truth}
 
     def add_earlier(self, row: Prediction) -> None:
         """Count a row that an interrupted run has left."""
@@ -243,23 +242,28 @@ def rows_of(batch: AnsweredBatch, labels: Labels, top_k: int) -> Iterator[Predic
     """
     finite = np.asarray(np.isfinite(batch.logits).all(axis=1))
     usable = np.where(finite[:, None], batch.logits, 0)
-    probabilities, margin = softmax(usable), margins(usable)
+    head, names = labels.head, labels.names
+    probabilities, margin = head.probabilities(usable), head.margins(usable)
+    headline = head.headline(probabilities)
+    chosen = head.chosen(head.decide(usable), len(labels))
     # Stable, so that of equal logits the first class wins, as argmax has it in training.
-    ranking = np.argsort(-usable, axis=1, kind="stable")[:, :top_k]
+    ranking = np.argsort(-head.scores(usable), axis=1, kind="stable")
     answer = itertools.count()
     for file, failure in zip(batch.files, batch.failures, strict=True):
         if failure is None and finite[i := next(answer)]:
-            top = tuple(
-                Ranked(label=labels.names[k], probability=float(probabilities[i, k]))
-                for k in ranking[i].tolist()
-            )
+            ranked = ranking[i].tolist()
+            decided = tuple(names[k] for k in ranked if chosen[i, k])
             yield Prediction(
                 path=file.name,
-                label=top[0].label,
-                probability=top[0].probability,
+                label=None if headline is None else decided[0],
+                labels=decided if headline is None else None,
+                probability=None if headline is None else float(headline[i]),
                 margin=float(margin[i]),
                 expected=file.expected,
-                top=top,
+                top=tuple(
+                    Ranked(label=names[k], probability=float(probabilities[i, k]))
+                    for k in ranked[:top_k]
+                ),
             )
         else:
             status, reason = NOT_FINITE if failure is None else (failure.status, failure.reason)

@@ -21,7 +21,6 @@ from deploykit.parity.calibration import (
     calibration_methods,
 )
 from deploykit.parity.compare import NamedBatch
-from deploykit.parity.measures import softmax
 from deploykit.proof.verdict import Verdict
 from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL, open_graph, open_probe
 from deploykit.specs.model import KeptNode
@@ -139,6 +138,7 @@ class Int8(Strategy):
         from deploykit.graph.int8 import quantized_tensors, switchable_int8
 
         takers = quantized_tensors(self._graph, joins=self._joins)
+        probabilities = self._manifest.labels.head.probabilities
         ranges, symmetric = self._ranges[self._method], self.scheme.symmetric
         switchable, tensors = switchable_int8(
             self._graph, ranges, symmetric=symmetric, joins=self._joins
@@ -148,10 +148,10 @@ class Int8(Strategy):
         squares, measured = np.zeros(len(tensors)), 0
         with open_probe(model_bytes(switchable)) as probe:
             exact = np.ones((1, len(tensors)), np.bool_)
-            wanted = [softmax(run_switched(probe, image[None], exact)) for image in images]
+            wanted = [probabilities(run_switched(probe, image[None], exact)) for image in images]
             alone = ~np.eye(len(tensors), dtype=np.bool_)
             for rows, index, logits in each_switched(probe, images, alone, trials, self._progress):
-                squares[rows] += np.square(softmax(logits) - wanted[index]).mean(axis=1)
+                squares[rows] += np.square(probabilities(logits) - wanted[index]).mean(axis=1)
                 measured = rows.stop
         moved = np.sqrt(squares[:measured] / len(images))
         return [

@@ -16,12 +16,11 @@ from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.inference.pipeline import answer_files
 from deploykit.parity.answers import Answers
 from deploykit.parity.compare import measure_answers
-from deploykit.parity.measures import Array, relative_margins
-from deploykit.parity.measures import margins as margins_of
-from deploykit.parity.mining import MarginMining, moved_apart, population_of
+from deploykit.parity.mining import MarginMining, lost_margin, population_of
 from deploykit.proof.images import nothing_readable
 from deploykit.proof.verdict import Verdict, judge
 from deploykit.runtime.opener import CPU
+from deploykit.specs.heads import Array, BaseHead
 from deploykit.specs.model import Labels
 from deploykit.specs.session import SessionSpec
 from deploykit.system.progress import Note, Progress, Step
@@ -71,6 +70,7 @@ def rank_images(
         BundleError: The FP32 deploy graph is missing or damaged.
     """
     graph, files = bundle.deploy_graph("fp32"), folder.files
+    head = bundle.manifest.labels.head
     ranked_by = f"{graph} on {CPU}"
     progress(Note(f"ranking {counted(len(files), 'photo')} by the margins of {ranked_by}"))
     margins = np.full(len(files), np.nan)  # stays NaN where nothing can be compared
@@ -96,8 +96,8 @@ def rank_images(
                         skipped += 1
                         continue
                     seen.add(digest)
-                    margins[place] = margins_of(logits[None])[0]
-                    relative[place] = relative_margins(logits[None])[0]
+                    margins[place] = head.margins(logits[None])[0]
+                    relative[place] = head.relative_margins(logits[None]).min()
                 done += len(batch.files)
                 progress(Step("ranking", done, len(files)))
     order = np.argsort(margins, kind="stable")[: np.isfinite(margins).sum()]  # NaN comes last
@@ -114,7 +114,7 @@ def rank_images(
 
 
 def mining_of(
-    ranking: Ranking, answers: Answers, candidates: Sequence[SessionSpec]
+    ranking: Ranking, answers: Answers, candidates: Sequence[SessionSpec], head: BaseHead
 ) -> MarginMining:
     """What answers to the lowest margins show about the images that were not compared."""
     compared = len(answers.paths)
@@ -129,10 +129,10 @@ def mining_of(
         ranked=len(ranking.files),
         skipped=ranking.skipped,
         ranked_by=ranking.ranked_by,
-        ranking_error=float(np.abs(margins_of(answers.reference) - ranked).max()),
+        ranking_error=float(np.abs(head.margins(answers.reference) - ranked).max()),
         smallest_skipped=float(others[0]) if len(others) else None,
-        apart={
-            candidate.title: moved_apart(answers.reference, logits)
+        lost={
+            candidate.title: lost_margin(answers.reference, logits, head)
             for candidate, logits in zip(candidates, answers.candidates, strict=True)
         },
     )

@@ -22,8 +22,8 @@ from deploykit.commands.verify.scatter import Movement, movements, scatter_of
 from deploykit.html.document import render, write_document
 from deploykit.html.thumbnails import make_thumbnails
 from deploykit.html.words import number
-from deploykit.parity.measures import margins, softmax
 from deploykit.proof.text import images_text, outcome_of
+from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Ranked
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def write_certificate(
         images = Path(found.images.source)
     elif images is not None and images.is_file():
         images = images.parent  # to which the names in it are relative
-    labels = bundle.manifest.labels.names
+    labels = bundle.manifest.labels
     candidates = [_candidate(found, place, labels) for place in range(len(found.verdicts))]
     shown = {each["name"] for view in candidates for each in (*view["flips"], *view["closest"])}
     graphs = (CANONICAL_GRAPH, *(verdict.candidate.graph for verdict in found.verdicts))
@@ -97,7 +97,7 @@ def write_certificate(
     write_document(path, pieces)
 
 
-def _candidate(found: Verification, place: int, labels: Sequence[str]) -> dict[str, Any]:
+def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any]:
     """What the page shows of a candidate, beside its verdict.
 
     Returns:
@@ -109,7 +109,9 @@ def _candidate(found: Verification, place: int, labels: Sequence[str]) -> dict[s
     """
     verdict, names = found.verdicts[place], found.answers.paths
     sides = {"reference": found.answers.reference, "candidate": found.answers.candidates[place]}
-    images = movements(sides["reference"], sides["candidate"], verdict.candidate.precision)
+    images = movements(
+        sides["reference"], sides["candidate"], labels.head, verdict.candidate.precision
+    )
     scale, limit = verdict.measurement.scale, verdict.tolerance.max_relative_error
 
     def shown(image: Movement) -> dict[str, Any]:
@@ -125,7 +127,8 @@ def _candidate(found: Verification, place: int, labels: Sequence[str]) -> dict[s
 
     def point(image: Movement) -> list[Any]:
         """Its name, both classes, margin, change, and whether the margin decides."""
-        classes = (labels[int(logits[image.index].argmax())] for logits in sides.values())
+        rows = (logits[[image.index]] for logits in sides.values())
+        classes = (labels.title_of(labels.head.decide(row)[0]) for row in rows)
         numbers = number(image.margin), number(image.change)
         return [names[image.index], *classes, *numbers, image.decidable]
 
@@ -145,15 +148,17 @@ def _candidate(found: Verification, place: int, labels: Sequence[str]) -> dict[s
     }
 
 
-def _answer(logits: Logits, labels: Sequence[str]) -> dict[str, Any]:
+def _answer(logits: Logits, labels: Labels) -> dict[str, Any]:
     """The best classes that one side gives an image, the best first, and its margin."""
-    probabilities = softmax(logits[None])[0]
-    best = np.argsort(-probabilities, kind="stable")[:_TOP_K]
+    head, row = labels.head, logits[None]
+    probabilities = head.probabilities(row)[0]
+    best = np.argsort(-head.scores(row)[0], kind="stable")[:_TOP_K]
     return {
         "top": [
-            Ranked(label=labels[i], probability=float(probabilities[i])) for i in best.tolist()
+            Ranked(label=labels.names[i], probability=float(probabilities[i]))
+            for i in best.tolist()
         ],
-        "margin": float(margins(logits[None])[0]),
+        "margin": float(head.margins(row)[0]),
     }
 
 

@@ -122,13 +122,13 @@ def _compare(
             sample = read_sample(folder.path, ranking.files[: request.budget], preprocessing)
         stack.callback(sample.close)
         sample.skip(frozenset() if request.self_test else calibration)
-        answers = answer_images(right, candidates, sample, progress, count=sample.count)
+        answers = answer_images(right, candidates, sample, labels, progress, count=sample.count)
         specs = [candidate.spec for candidate in candidates]
         mining = None
         if ranking is None:
             verdicts = judge_answers(answers, specs, labels, kind=sample.kind)
         else:
-            mining = mining_of(ranking, answers, specs)
+            mining = mining_of(ranking, answers, specs, labels.head)
             verdicts = judge_lowest(ranking, mining, answers, specs, labels)
         if reference is not None:  # recorded answers are to other images
             right_extremes = answer_extremes(reference.session, progress)

@@ -1,7 +1,8 @@
 """Each image's margin against how far its logits moved, as a picture in logarithmic coordinates.
 
-Where every logit moved by at most d, two of them came closer by at most 2 d: an image whose margin
-is larger than that cannot have changed its class. In the picture, that is a line.
+Where every logit moved by at most d, two of them came closer by at most 2 d, and one came closer to
+its threshold by at most d: an image whose margin is larger than that cannot have changed its
+decision. In the picture, that is a line.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from deploykit.parity.measures import decides, margins
+from deploykit.parity.measures import decides
+from deploykit.specs.heads import BaseHead
 from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits
 
@@ -28,14 +30,15 @@ _MARGIN_DECADES, _CHANGE_DECADES = 6, 9
 
 @dataclass(frozen=True)
 class Movement:
-    """How near an image came to another class.
+    """How near an image came to another decision.
 
     Attributes:
         index: Its place among the answers.
-        margin: Reference top-1 logit minus top-2 logit.
+        margin: The reference's.
         change: The largest absolute difference of a logit.
-        flipped: Whether its class changed.
-        decidable: Whether the margin is large enough for the class to mean something.
+        flipped: Whether its decision changed.
+        decidable: Whether the margin is large enough for the decision to mean something.
+        reach: How many times the change a margin may lose.
     """
 
     index: int
@@ -43,18 +46,19 @@ class Movement:
     change: float
     flipped: bool
     decidable: bool = True
+    reach: int = 2
 
     @property
     def kind(self) -> Literal["safe", "close", "flipped"]:
         """``flipped``; else ``close`` where a change as large could flip it; else ``safe``."""
         if self.flipped:
             return "flipped"
-        return "safe" if 2 * self.change < self.margin else "close"
+        return "safe" if self.reach * self.change < self.margin else "close"
 
     @property
     def room(self) -> float:
-        """How many times further its logits would have to move before its class could change."""
-        return self.margin / (2 * self.change) if self.change > 0 else math.inf
+        """How many times further its logits would have to move before its decision could change."""
+        return self.margin / (self.reach * self.change) if self.change > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,15 @@ class Scatter:
     allowed: float | None
 
 
-def movements(reference: Logits, candidate: Logits, precision: Precision) -> list[Movement]:
-    """How every image moved of which both sides' logits, (N, K), are finite numbers.
+def movements(
+    reference: Logits, candidate: Logits, head: BaseHead, precision: Precision
+) -> list[Movement]:
+    """How every image moved of which both sides' logits, (N, L), are finite numbers.
 
     Args:
-        reference: (N, K).
-        candidate: (N, K).
+        reference: (N, L).
+        candidate: (N, L).
+        head: What the logits mean.
         precision: The candidate's.
     """
     places = np.flatnonzero(np.isfinite(reference).all(axis=1) & np.isfinite(candidate).all(axis=1))
@@ -90,12 +97,12 @@ def movements(reference: Logits, candidate: Logits, precision: Precision) -> lis
     ours, theirs = reference[places].astype(np.float64), candidate[places].astype(np.float64)
     columns = (
         places.tolist(),
-        margins(ours).tolist(),
+        head.margins(ours).tolist(),
         np.abs(theirs - ours).max(axis=1).tolist(),
-        (ours.argmax(axis=1) != theirs.argmax(axis=1)).tolist(),
-        decides(ours, precision).tolist(),
+        (head.decide(ours) != head.decide(theirs)).any(axis=1).tolist(),
+        decides(ours, head, precision).tolist(),
     )
-    return [Movement(*row) for row in zip(*columns, strict=True)]
+    return [Movement(*row, head.reach) for row in zip(*columns, strict=True)]
 
 
 def scatter_of(images: Sequence[Movement], allowed: float | None) -> Scatter | None:
@@ -118,13 +125,14 @@ def scatter_of(images: Sequence[Movement], allowed: float | None) -> Scatter | N
     y = _Axis.over(seen, _CHANGE_DECADES, BOTTOM, TOP)
     drawn = sorted(images, key=lambda each: (not each.flipped, each.room))[:MOST_POINTS]
     drawn.sort(key=lambda each: each.margin)
-    # Both ends of margin = 2 * change.
-    low, high = max(10.0**x.first, 2 * 10.0**y.first), 10.0**x.last
+    # Both ends of margin = reach * change.
+    reach = images[0].reach
+    low, high = max(10.0**x.first, reach * 10.0**y.first), 10.0**x.last
     return Scatter(
         points=tuple((x.at(each.margin), y.at(each.change), each) for each in drawn),
         x_ticks=x.ticks(),
         y_ticks=y.ticks(),
-        line=(x.at(low), y.at(low / 2), x.at(high), y.at(high / 2)),
+        line=(x.at(low), y.at(low / reach), x.at(high), y.at(high / reach)),
         allowed=y.at(allowed) if allowed else None,
     )
 

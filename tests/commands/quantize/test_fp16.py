@@ -142,7 +142,7 @@ def test_fp16_graph_keeps_metadata_and_signature(bundle):
     tuned = tune_fp16(bundle).bundle
     fp32, fp16 = (onnx.load(tuned.folder / name) for name in ("deploy/fp32.onnx", FP16))
     told = {prop.key: prop.value for prop in fp16.metadata_props}
-    assert told["deploykit.labels"] == tuned.manifest.labels.to_metadata()
+    assert told["deploykit.labels"] == tuned.manifest.labels.metadata["deploykit.labels"]
     assert told["deploykit.preprocessing"] == tuned.manifest.preprocessing.to_metadata()
     assert fp16.graph.input == fp32.graph.input
     assert fp16.graph.output == fp32.graph.output

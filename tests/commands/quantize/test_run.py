@@ -114,7 +114,7 @@ def test_quantize_graphs_keep_metadata_and_signature(quantized):
     for name in BOTH:
         graph = onnx.load(folder / name)
         told = {prop.key: prop.value for prop in graph.metadata_props}
-        assert told["deploykit.labels"] == manifest.labels.to_metadata()
+        assert told["deploykit.labels"] == manifest.labels.metadata["deploykit.labels"]
         assert told["deploykit.preprocessing"] == manifest.preprocessing.to_metadata()
         assert (graph.graph.input, graph.graph.output) == (fp32.graph.input, fp32.graph.output)
     kinds = [

@@ -220,7 +220,7 @@ def test_conclusion_names_its_limits() -> None:
         ranked_by="deploy/fp32.onnx on onnxruntime-cpu",
         ranking_error=1e-6,
         smallest_skipped=0.5,
-        apart={FP16: 0.01},
+        lost={FP16: 0.01},
     )
     found = made_verification(logits, {FP16: logits}, unreadable=3, mining=mining)
     limits = " ".join(conclusion_of(found).limits)

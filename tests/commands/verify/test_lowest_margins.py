@@ -13,8 +13,8 @@ from deploykit.bundle.manifest import update_manifest
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import ImagesError, UsageError
-from deploykit.parity.measures import margins
 from deploykit.proof.reference import ReferenceRequest
+from deploykit.specs.heads import SingleLabel
 from deploykit.system.progress import Note, Step
 
 
@@ -46,7 +46,7 @@ def mined(bundle, photo_folder, budget, progress=lambda event: None, **fields):
 
 def test_budget_compares_lowest_margins_first(bundle, photo_folder):
     everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
-    found = margins(everything.answers.reference)
+    found = SingleLabel().margins(everything.answers.reference)
     lowest = [everything.answers.paths[i] for i in np.argsort(found)[:7]]
     result = mined(bundle, photo_folder, 7)
     assert result.passed
@@ -57,7 +57,7 @@ def test_budget_compares_lowest_margins_first(bundle, photo_folder):
     assert mining.ranked_by == "deploy/fp32.onnx on onnxruntime-cpu"
     assert mining.smallest_skipped == pytest.approx(np.sort(found)[7], rel=1e-5)
     assert mining.ranking_error < 1e-4
-    assert 0 <= mining.apart["deploy/fp32.onnx on onnxruntime-cpu"] < 1e-4
+    assert 0 <= mining.lost["deploy/fp32.onnx on onnxruntime-cpu"] < 1e-4
 
 
 def test_budget_claims_no_bound_or_accuracy(bundle, photo_folder):
@@ -80,11 +80,11 @@ def test_budget_finds_a_flip_and_removes_the_proof(bundle, photo_folder, monkeyp
     """The candidate is wrong where it was close."""
 
     def answer(images, logits):
-        close = margins(logits) < limit
+        close = SingleLabel().margins(logits) < limit
         return np.where(close[:, None], -logits, logits)
 
     everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
-    limit = np.sort(margins(everything.answers.reference))[3] * 1.0001
+    limit = np.sort(SingleLabel().margins(everything.answers.reference))[3] * 1.0001
     put_candidate(monkeypatch, answer)
     events = []
     result = mined(bundle, photo_folder, 10, events.append)
@@ -105,7 +105,7 @@ def test_budget_allows_flips_if_others_hold(bundle, photo_folder, monkeypatch):
 
     monkeypatch.setattr(verdicts, "tolerance_for", lambda precision: Tolerance(max_flip_rate=0.5))
     everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
-    found = np.sort(margins(everything.answers.reference))
+    found = np.sort(SingleLabel().margins(everything.answers.reference))
 
     def swap_of(close):
         def answer(images, logits):

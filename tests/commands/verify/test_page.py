@@ -28,10 +28,12 @@ from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.scatter import MOST_POINTS, movements, scatter_of
 from deploykit.errors import InputError
 from deploykit.html.words import number
+from deploykit.specs.heads import SingleLabel
 from deploykit.specs.model import Labels
 from deploykit.system.text import bound
 
 FP32, FP16 = "deploy/fp32.onnx", "deploy/fp16.onnx"
+SINGLE = SingleLabel()
 LOGITS = np.array([[3, 1, 0], [0, 2, 1.5], [0, 0.4, 0.5], [4, 0, 1]], np.float32)
 #: The second photo turns from dog to owl, the third from owl to dog within what FP16 can resolve.
 FLIPPED = np.array([[3, 1, 0], [0, 1.6, 1.9], [0, 0.4, 0.5], [4, 0, 1]], np.float32)
@@ -203,7 +205,7 @@ def test_bound_and_number_keep_significant_digits() -> None:
 
 def test_scatter_line_separates_safe_from_close() -> None:
     reference = made_logits(500)
-    picture = scatter_of(movements(reference, moved(reference, 0.3), "fp32"), allowed=None)
+    picture = scatter_of(movements(reference, moved(reference, 0.3), SINGLE, "fp32"), allowed=None)
     assert picture is not None
     x1, y1, x2, y2 = picture.line
     for x, y, image in picture.points:
@@ -221,7 +223,7 @@ def test_scatter_line_separates_safe_from_close() -> None:
 def test_scatter_draws_zeros_at_the_edge() -> None:
     reference = np.array([[1, 1, 0], [2, 1, 0], [3, 0, 0]], np.float32)
     candidate = np.array([[1, 1, 0.1], [2, 1, 0], [3, 0, 0.01]], np.float32)
-    picture = scatter_of(movements(reference, candidate, "fp32"), allowed=0.002)
+    picture = scatter_of(movements(reference, candidate, SINGLE, "fp32"), allowed=0.002)
     assert picture is not None
     (tie_x, _, _), (_, same_y, _), _ = picture.points
     assert tie_x == 64
@@ -233,7 +235,7 @@ def test_scatter_draws_zeros_at_the_edge() -> None:
 
 def test_scatter_of_many_images_keeps_flips_and_nearest() -> None:
     reference = made_logits(MOST_POINTS + 3000)
-    images = movements(reference, moved(reference, 0.02), "fp32")
+    images = movements(reference, moved(reference, 0.02), SINGLE, "fp32")
     picture = scatter_of(images, allowed=None)
     assert picture is not None
     drawn = {image.index for _, _, image in picture.points}

@@ -34,6 +34,7 @@ from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.parity.diagnosis import Finding, Options, Stage, StageReport, Variation
 from deploykit.parity.statistics import upper_bound
 from deploykit.runtime.opener import CPU
+from deploykit.specs.heads import BaseHead
 from deploykit.specs.preprocessing import Interpolation
 from deploykit.specs.session import Logits, NormalisedSession
 from deploykit.system.progress import Note, Progress, Step
@@ -75,11 +76,11 @@ def check_answers(
         progress: Told of the changes that are tried.
     """
     labels = bundle.manifest.labels
-    right = _labelled(images, deployed).right(labels.names)
+    right = _labelled(images, deployed, labels.head).right(labels.names)
     if len(right) == 0:
         return report
     report = msgspec.structs.replace(report, correct=int(right.sum()), labelled=len(right))
-    answers = _labelled(images, trained)
+    answers = _labelled(images, trained, labels.head)
     recorded = answers.right(labels.names)
     orders = other_orders(answers, labels.names, images.classes)
     for order in orders:
@@ -96,11 +97,11 @@ def check_answers(
     return _with_changes_tried(bundle, images, report, progress)
 
 
-def _labelled(images: StageImages, logits: Logits) -> LabelledAnswers:
+def _labelled(images: StageImages, logits: Logits, head: BaseHead) -> LabelledAnswers:
     rows = [row for row, name in enumerate(images.truth) if name is not None]
     finite = np.isfinite(logits[rows]).all(axis=1)
     truth = np.array([images.truth[row] for row in rows], np.str_)
-    return LabelledAnswers(np.where(finite, logits[rows].argmax(axis=1), -1), truth)
+    return LabelledAnswers(np.where(finite, head.scores(logits[rows]).argmax(axis=1), -1), truth)
 
 
 def _label_options(order: LabelOrder, images: StageImages) -> Options:
@@ -131,7 +132,7 @@ def _with_changes_tried(
     images = dataclasses.replace(images, files=images.files[::every])
     treatments = [own, *_usual_changes(own, rotated=bool(images.rotated))]
     answers = {
-        treatment: _labelled(images, logits)
+        treatment: _labelled(images, logits, bundle.manifest.labels.head)
         for treatment, logits in _answers(bundle, images, treatments, progress).items()
     }
     before, truth = answers[own].right(names), answers[own].truth

@@ -1,0 +1,162 @@
+"""What the answers of a network that is exported mean: the head, and its thresholds."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from deploykit.errors import InputError, ModelError, UsageError
+from deploykit.images.scan import read_text
+from deploykit.specs.heads import Binary, HeadName, MultiLabel, SingleLabel
+from deploykit.specs.model import Labels
+from deploykit.specs.value import decode_json
+from deploykit.system.progress import Note, Progress
+
+#: Of a head whose classes are decided for one by one, where nobody said another.
+DEFAULT_THRESHOLD = 0.5
+
+
+def choose_head(
+    wanted: HeadName | None,
+    *,
+    activation: str,
+    logits: int,
+    said: HeadName | None,
+    progress: Progress,
+) -> HeadName:
+    """Find what a network's answers mean.
+
+    Args:
+        wanted: What the user says; None where nothing was said.
+        activation: What the network's forward ends in: ``sigmoid``, ``softmax`` or nothing.
+        logits: How many there are of an image.
+        said: What the checkpoint or the network says.
+        progress: Told what was found, unless it is what everybody takes for granted.
+
+    Raises:
+        UsageError: What the user says does not fit the network.
+        ModelError: What the file says does not, or a network of one output has a softmax.
+    """
+    if logits == 1 and activation == "softmax":
+        raise ModelError(
+            "The network ends in a softmax over one output, which is 1 whatever the image shows.",
+            hint="Train with two outputs and cross-entropy, or with one and a sigmoid.",
+        )
+    certain, why = _certain(activation, logits)
+    if certain is None:
+        if wanted is None and said is not None:
+            progress(Note(f"head: {said}, as the checkpoint says"))
+        name = wanted or said or "single-label"
+        if name == "binary":
+            raise UsageError(
+                f"A binary head has one logit; the network gives {logits}.",
+                hint="Two logits with cross-entropy are single-label: --head single-label",
+            )
+        return name
+    if wanted not in (None, certain):
+        raise UsageError(f"--head says {wanted}, but {why}.", hint=f"--head {certain}")
+    if wanted is None and said not in (None, certain):
+        raise ModelError(
+            f"The checkpoint says {said}, but {why}.", hint=f"If that is right: --head {certain}"
+        )
+    if wanted is None:
+        progress(Note(f"head: {certain}, for {why}"))
+    return certain
+
+
+def _certain(activation: str, logits: int) -> tuple[HeadName | None, str]:
+    """The head of which a network leaves no doubt, and why; None where it does."""
+    if activation:
+        why = f"the network ends in a {activation}, which the graphs leave out"
+        if activation == "softmax":
+            return "single-label", why
+        return ("binary" if logits == 1 else "multi-label"), why
+    return ("binary", "the network gives one logit") if logits == 1 else (None, "")
+
+
+def with_head(
+    labels: Labels, name: HeadName, threshold: float | None, thresholds: Mapping[str, float]
+) -> Labels:
+    """Labels with their head.
+
+    Args:
+        labels: Without one.
+        name: The head.
+        threshold: Of the classes that ``thresholds`` does not name; None for 0.5.
+        thresholds: By the classes' names.
+
+    Raises:
+        UsageError: A threshold is not between 0 and 1, of no class, or the head has none.
+    """
+    if name == "single-label":
+        if threshold is not None or thresholds:
+            raise UsageError(
+                "A single-label head has no thresholds: the largest logit decides.",
+                hint="For several labels an image: --head multi-label",
+            )
+        return msgspec.structs.replace(labels, head=SingleLabel())
+    unknown = [each for each in thresholds if each not in labels.names]
+    if unknown:
+        raise UsageError(
+            f"There is a threshold for {unknown[0]!r}, which is no class.",
+            hint=f"The classes: {', '.join(labels.names[:8])}{', ...' if len(labels) > 8 else ''}.",
+        )
+    default = DEFAULT_THRESHOLD if threshold is None else threshold
+    each = tuple(thresholds.get(label, default) for label in labels.names)
+    if name == "multi-label":
+        return msgspec.structs.replace(labels, head=MultiLabel(thresholds=each))
+    negative, positive = labels.names
+    if negative in thresholds:
+        raise UsageError(
+            f"A binary head has the threshold of its second class, {positive!r}, not of "
+            f"{negative!r}.",
+            hint=f"Its own is 1 less that: {positive},{1 - thresholds[negative]:g}",
+        )
+    return msgspec.structs.replace(labels, head=Binary(thresholds=each[1:]))
+
+
+def head_options(labels: Labels) -> dict[str, str]:
+    """The options of an export with this head; FILE stands for thresholds that differ."""
+    if labels.head == SingleLabel():
+        return {}
+    options = {"--head": labels.head.name}
+    if len({*labels.head.thresholds}) == 1:
+        return {**options, "--threshold": f"{labels.head.thresholds[0]:g}"}
+    return {**options, "--thresholds": "FILE"}
+
+
+def read_thresholds(path: Path) -> dict[str, float]:
+    """Read the thresholds of classes.
+
+    Args:
+        path: A JSON object, ``{"robin": 0.4}``; or lines of a class and its threshold with a comma
+            between them, where a first line without a number is a header.
+
+    Raises:
+        InputError: It cannot be read, or is neither.
+    """
+    text = read_text(path, "list of thresholds", "class")
+    hint = 'Write a line a class, robin,0.4, or JSON: {"robin": 0.4}'
+    try:
+        if text.lstrip().startswith("{"):
+            return decode_json(text, dict[str, float])
+        rows = [row for row in csv.reader(text.splitlines()) if any(map(str.strip, row))]
+        if rows and len(rows[0]) == 2 and not _is_number(rows[0][1]):
+            del rows[0]
+        found = {name.strip(): float(value) for name, value in rows}
+    except ValueError as exc:
+        raise InputError(f"The thresholds in {path} are not clear: {exc}.", hint=hint) from exc
+    if len(found) < len(rows):
+        raise InputError(f"{path} has a class twice.", hint=hint)
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
