@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +14,16 @@ from deploykit.specs.model import Labels
 from deploykit.specs.session import Logits
 from deploykit.specs.value import Value
 
+Flags = npt.NDArray[np.bool_]
 
-class ClassAccuracy(Value, frozen=True):
-    """A model's answers to the images of one class.
+
+class Score(Value, frozen=True):
+    """How many of some images a model is right on.
 
     Attributes:
-        label: The class's name.
-        images: How many images its folder has.
-        correct: Those of them that the model gives this class.
+        label: What they are: a class's name, or ``all images``.
+        images: How many there are.
+        correct: On how many of them the model is right.
         error_rate_bound: The one-sided 95 % upper bound of the error rate (Clopper-Pearson).
     """
 
@@ -35,30 +38,56 @@ class ClassAccuracy(Value, frozen=True):
         return self.correct / self.images
 
 
-class Accuracy(ClassAccuracy, frozen=True):
-    """How often a model is right on a labelled folder, over all classes.
+class ClassAccuracy(Score, frozen=True):
+    """A model's answers about one class. Its ``rate`` is the recall, as scikit-learn defines it.
 
     Attributes:
-        label: ``all images``.
-        classes: The same for each class that has images, in the order of the labels.
+        images: How many images are of the class.
+        correct: How many of them the model gives the class.
+        decided: How many images the model gives the class, rightly or not.
+        average_precision: The mean of the precisions at each new image of the class, by falling
+            score, as scikit-learn's ``average_precision_score`` has it; 0..1.
+    """
+
+    decided: int
+    average_precision: float
+
+    @property
+    def precision(self) -> float:
+        """The part of the images given the class that are of it; 0 without any."""
+        return self.correct / self.decided if self.decided else 0.0
+
+
+class Accuracy(Score, frozen=True):
+    """How often a model is right on labelled images, over all classes.
+
+    An image counts as correct where the model gives it exactly its classes, one or several.
+
+    Attributes:
+        classes: For each class that has images, in the order of the labels.
     """
 
     classes: tuple[ClassAccuracy, ...]
+
+    @property
+    def mean_average_precision(self) -> float:
+        """The mean over the classes that have images."""
+        return float(np.mean([each.average_precision for each in self.classes]))
 
 
 def accuracy_of(
     logits: Logits,
     paths: Sequence[str],
-    expected: Mapping[str, str],
+    expected: Mapping[str, Collection[str]],
     labels: Labels,
 ) -> Accuracy | None:
-    """Hold answers against the folders' names.
+    """Hold answers against what is right.
 
     Args:
-        logits: (N, K). An answer that is not finite is wrong.
+        logits: (N, L). An answer that is not finite is wrong.
         paths: The N images' names.
-        expected: The labels of those images whose folder names one.
-        labels: The K classes' names.
+        expected: The classes of those images of which they are known, by the images' names.
+        labels: The K classes' names, and what the logits mean.
 
     Returns:
         The accuracy over the labelled images; None where there is none.
@@ -67,20 +96,47 @@ def accuracy_of(
     if not rows:
         return None
     index = {label: i for i, label in enumerate(labels.names)}
-    wanted = np.array([index[expected[paths[row]]] for row in rows])
+    truth = np.zeros((len(rows), len(labels)), np.bool_)
+    for row, place in enumerate(rows):
+        truth[row, [index[label] for label in expected[paths[place]]]] = True
     given, head = logits[rows], labels.head
-    chosen = head.chosen(head.decide(given), len(labels))
-    truth = wanted[:, None] == np.arange(len(labels))
-    right = (chosen == truth).all(axis=1) & np.isfinite(given).all(axis=1)
+    usable = np.asarray(np.isfinite(given).all(axis=1, keepdims=True))
+    chosen = head.chosen(head.decide(given), len(labels)) & usable
+    scores = head.probabilities(np.where(usable, given, 0))
+    scores[~usable[:, 0]] = -1  # behind all that was answered
+    right = (chosen == truth).all(axis=1) & usable[:, 0]
     classes = tuple(
-        ClassAccuracy(labels.names[i], *_counts(right[wanted == i]))
-        for i in np.unique(wanted).tolist()
+        ClassAccuracy(
+            label=labels.names[i],
+            **_counts(chosen[truth[:, i], i]),
+            decided=int(chosen[:, i].sum()),
+            average_precision=average_precision(truth[:, i], scores[:, i]),
+        )
+        for i in np.flatnonzero(truth.any(axis=0)).tolist()
     )
-    return Accuracy("all images", *_counts(right), classes)
+    return Accuracy(label="all images", **_counts(right), classes=classes)
+
+
+def average_precision(truth: Flags, scores: npt.NDArray[np.float64]) -> float:
+    """The area under precision and recall, without interpolation: sum of (R_n - R_n-1) P_n.
+
+    As scikit-learn's ``average_precision_score``
+    (https://scikit-learn.org/stable/modules/model_evaluation.html#precision-recall-f-measure-metrics):
+    images of equal scores count as one step.
+
+    Args:
+        truth: (N,) which images are of the class, at least one.
+        scores: (N,) by which they are ranked.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    found = np.cumsum(truth[order])[ends]
+    gained = np.diff(found, prepend=0) / truth.sum()
+    return float((gained * found / (ends + 1)).sum())
 
 
 def accuracies(
-    answers: Answers, expected: Mapping[str, str], labels: Labels
+    answers: Answers, expected: Mapping[str, Collection[str]], labels: Labels
 ) -> tuple[Accuracy, ...]:
     """The accuracy of the reference, then of each candidate; empty without a labelled image."""
     found = (
@@ -90,8 +146,9 @@ def accuracies(
     return tuple(each for each in found if each is not None)
 
 
-def _counts(right: npt.NDArray[np.bool_]) -> tuple[int, int, float]:
+def _counts(right: Flags) -> dict[str, Any]:
     """The number of images (at least 1), of those that are right, and the bound."""
     correct = int(right.sum())
     bound = upper_bound(len(right) - correct, len(right))
-    return len(right), correct, 1.0 if bound is None else bound
+    bound = 1.0 if bound is None else bound
+    return {"images": len(right), "correct": correct, "error_rate_bound": bound}

@@ -45,7 +45,7 @@ class ImageSample:
         source: The folder, or empty.
         count: How many there are if all can be read.
         batches: Names, images (N, H, W, 3), and how many beside them cannot be read.
-        expected: The labels of those images whose folder names one, by the image's name.
+        expected: The classes of those images of which they are known, by the image's name.
         limit: How many to draw at most; None for all. Those that are skipped do not count.
 
     Attributes:
@@ -58,7 +58,7 @@ class ImageSample:
         source: str,
         count: int,
         batches: Iterable[tuple[list[str], ImageBatch, int]],
-        expected: Mapping[str, str] = MappingProxyType({}),
+        expected: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
         limit: int | None = None,
     ) -> None:
         self.kind: ImageKind = kind
@@ -308,12 +308,12 @@ def _read(
     count: int,
     limit: int | None,
 ) -> ImageSample:
-    expected: dict[str, str] = {}
+    expected: dict[str, tuple[str, ...]] = {}
 
     def batches() -> Iterator[tuple[list[str], ImageBatch, int]]:
         for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH):
             readable = batch.readable
-            expected.update({each.name: each.expected for each in readable if each.expected})
+            expected.update({each.name: (each.expected,) for each in readable if each.expected})
             yield [each.name for each in readable], batch.images, len(batch.files) - len(readable)
 
     return ImageSample("photos", printable(folder), count, batches(), expected, limit)

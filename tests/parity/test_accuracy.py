@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from deploykit.parity.accuracy import accuracies, accuracy_of
 from deploykit.parity.answers import Answers
+from deploykit.specs.heads import Binary, MultiLabel
 from deploykit.specs.model import Labels
 
 LABELS = Labels(names=("bird", "dog", "food"), source="test")
 PATHS = ("dog/0.jpg", "dog/1.jpg", "bird/0.jpg", "other/0.jpg")
-EXPECTED = {"dog/0.jpg": "dog", "dog/1.jpg": "dog", "bird/0.jpg": "bird"}
+EXPECTED = {"dog/0.jpg": ("dog",), "dog/1.jpg": ("dog",), "bird/0.jpg": ("bird",)}
 LOGITS = np.array([[0, 2, 1], [3, 2, 1], [2, 0, 1], [0, 0, 1]], np.float32)
 
 
@@ -46,7 +48,7 @@ def test_accuracy_of_no_right_answer():
 
 def test_accuracy_of_unlabelled_images():
     assert accuracy_of(LOGITS, PATHS, {}, LABELS) is None
-    assert accuracy_of(LOGITS, PATHS, {"elsewhere.jpg": "dog"}, LABELS) is None
+    assert accuracy_of(LOGITS, PATHS, {"elsewhere.jpg": ("dog",)}, LABELS) is None
 
 
 def test_accuracies_of_reference_and_candidates():
@@ -54,3 +56,43 @@ def test_accuracies_of_reference_and_candidates():
     found = accuracies(answers, EXPECTED, LABELS)
     assert [each.correct for each in found] == [2, 1, 0]
     assert accuracies(answers, {}, LABELS) == ()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+@pytest.mark.parametrize("seed", range(8))
+def test_accuracy_of_several_labels_is_scikit_learns(seed):
+    rng = np.random.default_rng(seed)
+    names = ("cat", "dog", "owl", "emu")
+    labels = Labels(names=names, source="test", head=MultiLabel(thresholds=(0.5, 0.3, 0.9, 0.5)))
+    logits = rng.normal(size=(60, 4)).round(seed % 2 + 1).astype(np.float32)  # with equal ones
+    truth = rng.random((60, 4)) < 0.4
+    paths = [f"{i}.jpg" for i in range(60)]
+    expected = {
+        path: tuple(name for name, flag in zip(names, row, strict=True) if flag)
+        for path, row in zip(paths, truth, strict=True)
+    }
+    found = accuracy_of(logits, paths, expected, labels)
+    probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    decided = probabilities > np.array([0.5, 0.3, 0.9, 0.5])
+    assert found.rate == metrics.accuracy_score(truth, decided)
+    precision, recall, _, support = metrics.precision_recall_fscore_support(
+        truth, decided, zero_division=0
+    )
+    assert [each.precision for each in found.classes] == pytest.approx(precision)
+    assert [each.rate for each in found.classes] == pytest.approx(recall)
+    assert [each.images for each in found.classes] == support.tolist()
+    each = metrics.average_precision_score(truth, probabilities, average=None)
+    assert [one.average_precision for one in found.classes] == pytest.approx(each)
+    assert found.mean_average_precision == pytest.approx(
+        metrics.average_precision_score(truth, probabilities, average="macro")
+    )
+
+
+def test_accuracy_of_binary_answers():
+    labels = Labels(names=("cat", "dog"), source="test", head=Binary(thresholds=(0.5,)))
+    expected = {"a": ("cat",), "b": ("dog",), "c": ("dog",)}
+    logits = np.array([[-1], [2], [-3]], np.float32)
+    found = accuracy_of(logits, ["a", "b", "c"], expected, labels)
+    assert found.correct == 2
+    cat, dog = found.classes
+    assert (cat.precision, cat.rate, dog.precision, dog.rate) == (0.5, 1, 1, 0.5)

@@ -30,7 +30,7 @@ class Verification(Shown):
         unreadable: How many more could not be read.
         verdicts: One a candidate.
         answers: What the reference and the candidates answered, these in the verdicts' order.
-        expected: The labels of those compared images whose folder names one, by the image's name.
+        expected: The classes of those compared images of which they are known, by the image's name.
         accuracy: On them, the reference's first, then each candidate's; empty without labels, and
             where the images were chosen by their margins.
         created: When, UTC, ISO 8601.
@@ -49,7 +49,7 @@ class Verification(Shown):
     unreadable: int
     verdicts: tuple[Verdict, ...]
     answers: Answers
-    expected: Mapping[str, str]
+    expected: Mapping[str, tuple[str, ...]]
     accuracy: tuple[Accuracy, ...]
     created: str
     versions: dict[str, str]

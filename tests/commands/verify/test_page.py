@@ -38,7 +38,12 @@ LOGITS = np.array([[3, 1, 0], [0, 2, 1.5], [0, 0.4, 0.5], [4, 0, 1]], np.float32
 #: The second photo turns from dog to owl, the third from owl to dog within what FP16 can resolve.
 FLIPPED = np.array([[3, 1, 0], [0, 1.6, 1.9], [0, 0.4, 0.5], [4, 0, 1]], np.float32)
 PATHS = ("cat/a.png", "dog/b.png", "owl/c.png", "cat/gone.png")
-EXPECTED = {"cat/a.png": "cat", "dog/b.png": "dog", "owl/c.png": "cat", "cat/gone.png": "cat"}
+EXPECTED = {
+    "cat/a.png": ("cat",),
+    "dog/b.png": ("dog",),
+    "owl/c.png": ("cat",),
+    "cat/gone.png": ("cat",),
+}
 
 
 @pytest.fixture
@@ -133,7 +138,7 @@ def test_certificate_of_many_classes_shows_those_that_differ(tmp_path: Path) -> 
     labels = Labels(names=tuple(f"class {i}" for i in range(60)), source="made")
     logits = made_logits(120, 60)
     paths = [f"{i}.png" for i in range(120)]
-    expected = {path: labels.names[i % 60] for i, path in enumerate(paths)}
+    expected = {path: (labels.names[i % 60],) for i, path in enumerate(paths)}
     changed = logits.copy()
     changed[59] = -changed[59]
     verification = made_verification(
@@ -302,7 +307,7 @@ def test_certificate_fits_narrow_windows(browser: Browser, tmp_path: Path, photo
     verification = four_photos(
         photos,
         paths=(PATHS[0], long, *PATHS[2:]),
-        expected={long: "dog"},
+        expected={long: ("dog",)},
         stages=made_stages(made_logits(60), fault=True, hint="--option-" * 20),
         layers=[made_layers(fault=True, node="node_" * 30)],
     )
@@ -318,7 +323,7 @@ def test_certificate_print_shows_whole_tables(browser: Browser, tmp_path: Path) 
         {FP32: logits},
         labels=labels,
         paths=paths,
-        expected=dict(zip(paths, labels.names, strict=True)),
+        expected={path: (name,) for path, name in zip(paths, labels.names, strict=True)},
     )
     page = browser.open(write(tmp_path, verification, labels=labels).as_uri())
     hidden = (
@@ -379,7 +384,7 @@ def test_certificate_escapes_hostile_names(browser: Browser, tmp_path: Path, pho
         folder=photos,
         labels=labels,
         paths=HOSTILE,
-        expected=dict.fromkeys(HOSTILE, beacon),
+        expected=dict.fromkeys(HOSTILE, (beacon,)),
         reference_fields={"description": HOSTILE[1] + beacon},
         versions={"python": beacon},
         stages=msgspec.structs.replace(stages, beginning=beacon),

@@ -15,7 +15,7 @@ def labelled(logits, candidates, labels=BIRDS):
     """A verification on photos in folders that are named after their classes."""
     names = [labels.names[i % len(labels)] for i in range(len(logits))]
     paths = [f"{name}/{i:03}.png" for i, name in enumerate(names)]
-    expected = dict(zip(paths, names, strict=True))
+    expected = {path: (name,) for path, name in zip(paths, names, strict=True)}
     return made_verification(logits, candidates, labels=labels, paths=paths, expected=expected)
 
 

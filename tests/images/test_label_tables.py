@@ -1,0 +1,62 @@
+"""The classes of images out of the tables that people have."""
+
+import pytest
+
+from deploykit.errors import InputError
+from deploykit.images.label_tables import read_label_table
+
+NAMES = ("cat", "dog", "african crane")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,labels\na.jpg,cat|dog\nb/c.png,african crane\nd.jpg,\n",
+        "a.jpg,cat,dog\nb/c.png,african crane\nd.jpg\n",
+        "a.jpg;dog; cat\nb\\c.png;african crane\nd.jpg;\n",
+        "image\tlabels\na.jpg\tdog cat\n./b/c.png\tafrican crane\nd.jpg\t\n",
+        'file,labels\na.jpg,"cat, dog"\nb/c.png,african crane\nd.jpg,\n',
+        "path,cat,dog,african crane\na.jpg,1,1,0\nb/c.png,0,0,1\nd.jpg,0,0,0\n",
+        "path,african crane,dog,cat\na.jpg,0.0,1.0,1.0\nb/c.png,1,0,0\nd.jpg,0,0,0\n",
+        "path,cat,dog,african crane\r\na.jpg,True,True,False\r\nb/c.png,false,false,true\r\n"
+        "d.jpg,false,false,false\r\n",
+    ],
+)
+def test_read_label_table_of_usual_forms(text, tmp_path):
+    (tmp_path / "labels.csv").write_bytes(text.encode())
+    found = read_label_table(tmp_path / "labels.csv", NAMES)
+    assert found.labels == NAMES
+    assert found.rows == {
+        "a.jpg": ("cat", "dog"),
+        "b/c.png": ("african crane",),
+        "d.jpg": (),
+    }
+
+
+def test_read_label_table_finds_the_classes(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("a.jpg,dog|african crane\nb.jpg,cat\n")
+    assert read_label_table(path).labels == ("african crane", "cat", "dog")
+    path.write_text("path,dog,cat\na.jpg,1,0\n")
+    assert read_label_table(path).labels == ("dog", "cat")
+    assert read_label_table(path).rows == {"a.jpg": ("dog",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no image"),
+        ("path,labels\n", "no image"),
+        ("a.jpg,cat\na.jpg,dog\n", "a.jpg twice"),
+        ("a.jpg,cat|emu\n", "'emu', which is no class"),
+        ("path,cat,dog\na.jpg,1,0\n", "'african crane' is a class without a column"),
+        ("path,cat,dog,african crane,emu\na.jpg,1,0,0,0\n", "'emu' is no class"),
+        ("path,cat,dog,african crane\na.jpg,1,0\n", "2 values for 3 classes"),
+        ("path,cat,dog,african crane\na.jpg,1,-1,0\n", "'1', which is no class"),
+        ("path,cat,cat,dog,african crane\na.jpg,1,0,0,0\n", "a class twice"),
+    ],
+)
+def test_read_label_table_refuses_what_is_not_clear(text, reason, tmp_path):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(InputError, match=reason):
+        read_label_table(tmp_path / "labels.csv", NAMES)
