@@ -67,7 +67,10 @@ def read_index(path: Path) -> dict[str, Path]:
                 f"{path} names {shard!r:.80}, which is no weights' file in its folder.",
                 hint="The shards of an index lie beside it.",
             )
-    missing = [shard for shard in shards if not (path.parent / shard).is_file()]
+    try:
+        missing = [shard for shard in shards if not (path.parent / shard).is_file()]
+    except OSError as error:  # of a name that is too long
+        raise unreadable(path, error) from error
     if missing or not shards:
         said = f"{len(missing)} of its {len(shards)} shards are" if shards else "its shards are"
         raise CheckpointError(
