@@ -314,6 +314,7 @@ def _failure(module: nn.Module, error: Exception | SystemExit, images: Tensor) -
     size = "x".join(map(str, images.shape[2:]))
     grey = _grey_failure(module, images)
     if asked and asked[1] == "1" and grey:
+        hint = "If it was trained on another size, give it with --input-size."
         message = f"The network takes one channel, and fails on grey images of {size}: {grey}"
     elif grey and grey != reason and not _CHANNELS.search(grey):
         message = f"The network fails on images of {size}, in RGB: {reason}; and in grey: {grey}"
