@@ -1,11 +1,12 @@
-"""Files of a bundle that are damaged, or that somebody made to do harm: mutations of good ones.
+"""Bundles, checkpoints and journals that are damaged, or made to do harm: mutations of good ones.
 
-Whatever is in them, a bundle can be used, or it is refused with an error that is the user's to
+Whatever is in them, they can be used, or they are refused with an error that is the user's to
 mend: no traceback, no code of theirs run, no end that never comes, no memory filled. As many
 mutations are tried as ``DEPLOYKIT_MUTATIONS`` says, which is how a release is checked (20000);
 ``DEPLOYKIT_SEED`` begins with another.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -17,14 +18,21 @@ import traceback
 import msgspec
 import numpy as np
 import pytest
-from mutations import mutated_bytes, mutated_json, mutated_npz, mutated_onnx
+import safetensors.torch
+import torch
+from mutations import mutated_bytes, mutated_json, mutated_npz, mutated_onnx, mutated_pickle
 from PIL import Image
 
 import deploykit
 from deploykit.bundle.manifest import record_file
+from deploykit.commands.predict.journal import Journal
+from deploykit.commands.predict.provenance import Fingerprint
 from deploykit.engine.passport import BuiltOn, Passport, passport_path, write_passport
 from deploykit.errors import DeploykitError
+from deploykit.models.loading import load_model
+from deploykit.models.registry import Architecture
 from deploykit.specs.engine import Profile
+from deploykit.specs.prediction import Prediction, Ranked
 
 FEW = int(os.environ.get("DEPLOYKIT_MUTATIONS", "40"))
 SEED = int(os.environ.get("DEPLOYKIT_SEED", "0"))
@@ -184,6 +192,127 @@ def try_mutations(count, whole, folder, photo):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+STATE = {"fc.weight": torch.arange(12.0).reshape(4, 3), "fc.bias": torch.ones(4)}
+TINY = Architecture("tiny", "zoo", lambda num_classes: Tiny(num_classes))
+FINGERPRINT = Fingerprint(
+    file="deploy/fp32.onnx",
+    sha256="ab" * 32,
+    runtime="onnxruntime-cpu",
+    device="CPU",
+    precision="fp32",
+    tf32=False,
+    labels=("crow", "owl"),
+    preprocessing="resize 224x224 (stretch)",
+    top_k=1,
+    source="/photos",
+    versions={},
+)
+ROWS = [
+    Prediction(f"{i}.jpg", label="owl", probability=1.0, top=(Ranked("owl", 1.0),))
+    for i in range(3)
+]
+
+
+class Tiny(torch.nn.Module):
+    """A layer on the mean colour."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, num_classes)
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """A folder with each kind of file, beside a bundle, that a command reads."""
+    content = {"model": STATE, "ema": STATE, "epoch": 3, "args": {"lr": 0.1, "out": ["a", None]}}
+    torch.save(content, tmp_path / "zip.pth")
+    torch.save(content, tmp_path / "pickle.pth")
+    torch.save(content, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    safetensors.torch.save_file(STATE, tmp_path / "weights.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(STATE, "weights.safetensors")}
+    (tmp_path / "m.index.json").write_text(json.dumps(index), encoding="utf-8")
+    with contextlib.suppress(KeyError), Journal(tmp_path / "t.csv", resume=False) as journal:
+        journal.begin(FINGERPRINT)
+        for row in ROWS:
+            journal.write(row)
+        raise KeyError  # what ends a run leaves its journal
+    return tmp_path
+
+
+MUTATED_INPUTS = {
+    "zip.pth": None,
+    "pickle.pth": mutated_pickle,
+    "legacy.pth": None,
+    "weights.safetensors": None,
+    "m.index.json": mutated_json,
+    "t.csv.journal": None,
+}
+
+
+def use_input(path):
+    """Read an input as commands do."""
+    if path.suffix == ".journal":
+        with Journal(path.with_suffix(""), resume=True) as journal:
+            journal.begin(FINGERPRINT)
+            rows = list(journal.rows())
+        assert rows == ROWS[: len(rows)]
+        return
+    repr(deploykit.inspect(path))
+    load_model(TINY, path, (8, 8))
+
+
+def try_input(seed, folder):
+    """Use a damaged input once; returns what was wrong with that, empty where nothing was."""
+    rng = random.Random(seed)
+    name = rng.choice([*MUTATED_INPUTS])
+    path, trap, mutated = folder / name, folder / TRAP, MUTATED_INPUTS[name]
+    before = path.read_bytes()
+    if mutated is None or rng.randrange(3) == 0:
+        path.write_bytes(mutated_bytes(before, rng))
+    else:
+        path.write_bytes(mutated(before, rng, str(trap)))
+    wrong = ""
+    try:
+        use_input(path)
+    except DeploykitError as exc:
+        if exc.exit_code not in (2, 4):
+            wrong = repr(exc)
+    except Exception as exc:  # noqa: BLE001  # any is what must not come
+        wrong = "".join(traceback.format_exception(exc)[-4:])
+    if trap.exists():
+        wrong = "code ran"
+    path.write_bytes(before)
+    return wrong and f"seed {seed}, {name}: {wrong}"
+
+
+def try_inputs(count, folder):
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        wrong = []
+        for seed in range(SEED, SEED + count):
+            signal.alarm(SECONDS)
+            wrong.append(try_input(seed, folder))
+        assert "\n".join(filter(None, wrong)) == ""
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.filterwarnings("default")
+def test_damaged_inputs_are_refused(inputs, memory):
+    try_inputs(2 * FEW, inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("default")
+def test_more_damaged_inputs_are_refused(inputs, memory):
+    try_inputs(max(FEW, 5000), inputs)
 
 
 @pytest.mark.filterwarnings("default")

@@ -10,6 +10,7 @@ import msgspec
 
 from deploykit.bundle.manifest import sha256_of
 from deploykit.errors import CheckpointError
+from deploykit.system.files import read_file
 
 INDEX_ENDING = ".index.json"
 #: As Hugging Face names shards: model-00001-of-00003.safetensors.
@@ -20,6 +21,14 @@ _MAX_INDEX_BYTES = 64 << 20
 
 class _Index(msgspec.Struct):
     weight_map: dict[str, str]
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """The error for a checkpoint's file that the system does not let be read."""
+    return CheckpointError(
+        f"{path} cannot be read: {error.strerror or error}.",
+        hint="Check that the file may be read, and that nothing else holds it open.",
+    )
 
 
 def is_index(path: Path) -> bool:
@@ -40,10 +49,12 @@ def read_index(path: Path) -> dict[str, Path]:
         CheckpointError: The index is damaged, names what is not in its folder, or lacks a shard.
     """
     try:
-        if path.stat().st_size > _MAX_INDEX_BYTES:
-            raise CheckpointError(f"{path} is too large for an index of shards.", hint=_AGAIN)
-        names = msgspec.json.decode(path.read_bytes(), type=_Index).weight_map
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OSError) as error:
+        content = read_file(path, limit=_MAX_INDEX_BYTES)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    try:
+        names = msgspec.json.decode(content, type=_Index).weight_map
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is no index of shards: {error}.",
             hint=_AGAIN,
@@ -56,7 +67,10 @@ def read_index(path: Path) -> dict[str, Path]:
                 f"{path} names {shard!r:.80}, which is no weights' file in its folder.",
                 hint="The shards of an index lie beside it.",
             )
-    missing = [shard for shard in shards if not (path.parent / shard).is_file()]
+    try:
+        missing = [shard for shard in shards if not (path.parent / shard).is_file()]
+    except OSError as error:  # of a name that is too long
+        raise unreadable(path, error) from error
     if missing or not shards:
         said = f"{len(missing)} of its {len(shards)} shards are" if shards else "its shards are"
         raise CheckpointError(
@@ -94,7 +108,12 @@ def checkpoint_sha256(path: Path) -> str:
     """The hash of a checkpoint, in hexadecimal; of an index it covers its shards.
 
     Raises:
-        CheckpointError: See :func:`read_index`.
+        CheckpointError: A file cannot be read; or see :func:`read_index`.
     """
-    hashes = [sha256_of(file) for file in checkpoint_files(path)]
+    hashes = []
+    for file in checkpoint_files(path):
+        try:
+            hashes.append(sha256_of(file))
+        except OSError as error:
+            raise unreadable(file, error) from error
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()

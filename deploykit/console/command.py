@@ -215,7 +215,7 @@ def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
     where = "." if verbose else ": -v shows where."
     if isinstance(error, SystemExit):
         message = f"The program was told to end, by sys.exit({error.code!r})."
-        return _BUG, message, f"Take that call out of the code that makes the network{where}"
+        return _BAD_INPUT, message, f"Take that call out of the code that makes the network{where}"
     return _BUG, f"{type(error).__name__}: {error}", f"This is a bug of deploykit's{where}"
 
 

@@ -146,7 +146,8 @@ def _exporting(module: nn.Module) -> Iterator[None]:
         ):
             warnings.simplefilter("ignore")
             yield
-    except Exception as exc:  # the exporter raises whatever its own parts and the module raise
+    # The exporter raises whatever its own parts and the module raise.
+    except (Exception, SystemExit) as exc:
         raise export_error(exc, module, fixed) from exc
     finally:
         shapes.setLevel(level)

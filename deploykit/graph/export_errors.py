@@ -11,11 +11,15 @@ from torch import fx, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from deploykit.errors import GraphError
-from deploykit.system.code_lines import described_line, failing_line, running_line
+from deploykit.system.code_lines import described_line, failing_line, failure_text, running_line
 
 _REPORT = "-v shows the exporter's whole report."
 _OTHER_OPERATIONS = f"Write that part with other operations; the weights stay. {_REPORT}"
-_FIXED = re.compile(r"static shape of (\d+) for dimension|Constraints violated|specialized")
+#: As torch says it: the code may say such words itself.
+_FIXED = re.compile(
+    r"static shape of \d+ for dimension|Constraints violated \(|"
+    r"your code specialized it to be a constant"
+)
 #: What torch logs when code needs a dimension to be a number.
 _GUARD = re.compile(r"eval Eq\(s\d+, \d+\) \[guard added\]")
 #: A line of a trace that fx keeps with a node, and the code below it.
@@ -28,7 +32,9 @@ def line_that_fixes_a_size(logged: str) -> str | None:
     return running_line() if _GUARD.match(logged) else None
 
 
-def export_error(error: Exception, module: nn.Module, fixed: Sequence[str]) -> GraphError:
+def export_error(
+    error: Exception | SystemExit, module: nn.Module, fixed: Sequence[str]
+) -> GraphError:
     """Say what the exporter failed at.
 
     Args:
@@ -42,6 +48,11 @@ def export_error(error: Exception, module: nn.Module, fixed: Sequence[str]) -> G
         node = _translated_node(each)
         if node is not None:
             return _untranslatable(node, root, module)
+    if isinstance(root, SystemExit):
+        return GraphError(
+            f"torch cannot trace forward(): {failure_text(root)}",
+            hint="Take that call out: a forward only computes.",
+        )
     line = next(filter(None, map(failing_line, reversed(causes))), "")
     at = f" ({line})" if line else ""
     if any(isinstance(each, GuardOnDataDependentSymNode) for each in causes):

@@ -56,6 +56,7 @@ class Weights:
             file: copy them before the file is written again.
         versions: Of layers, by their paths, where the file has them: a layer may read weights of
             an earlier version in another way.
+        reason: Why no network can be given them; empty where one can.
         notes: What was done to get there, in words for the user.
         head: What the file says that the network's answers mean; None if nothing.
     """
@@ -64,6 +65,7 @@ class Weights:
     rank: tuple[int, ...]
     state_dict: dict[str, Tensor]
     versions: dict[str, int]
+    reason: str
     notes: tuple[str, ...]
     head: HeadName | None
 
@@ -75,7 +77,8 @@ class Checkpoint:
     Attributes:
         container: How the file is made.
         loaded: All of it: plain values, tensors, and what stands for anything else.
-        entries: Its sets of weights, one or more, those under the usual names first.
+        entries: Its sets of weights, those under the usual names first; a network can be given at
+            least one of them.
         note: How it was loaded, where the user should know; else empty.
     """
 
@@ -98,17 +101,18 @@ def _weights(entry: Entry, note: str, head: HeadName | None) -> Weights:
     names = sorted(str(dtype).removeprefix("torch.") for dtype in types)
     notes += [f"{name} weights converted to float32" for name in names]
     notes = [*([note] if note else []), *notes]
-    return Weights(entry.name, entry.rank, tensors, versions, tuple(notes), head)
+    return Weights(entry.name, entry.rank, tensors, versions, entry.reason, tuple(notes), head)
 
 
-def read_checkpoint(path: Path, *, trust_pickle: bool = False, arch: str = "") -> Checkpoint:
+def read_checkpoint(path: Path, *, trust_pickle: bool = False, arch: str | None = "") -> Checkpoint:
     """Read a checkpoint, without running any code from it.
 
     Args:
         path: A file of ``torch.save`` (zip or legacy) or safetensors, or the index of shards.
         trust_pickle: Let a file that asks for code run it. Only for files of one's own making.
         arch: The user's own network, as ``--arch`` names it: its file has the classes that such a
-            file was saved with. Empty where the network is not the user's own.
+            file was saved with. Empty where the network is not the user's own, None where nobody
+            can name one.
 
     Raises:
         CheckpointError: The file is missing, damaged or of another kind; asks for code; claims

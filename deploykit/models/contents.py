@@ -64,9 +64,14 @@ def read_contents(path: Path, *, trust_pickle: bool = False) -> Contents:
     Raises:
         CheckpointError, DependencyError: See :func:`deploykit.models.checkpoint.read_checkpoint`.
     """
-    checkpoint = read_checkpoint(path, trust_pickle=trust_pickle)
-    entry, *others = checkpoint.entries
+    checkpoint = read_checkpoint(path, trust_pickle=trust_pickle, arch=None)
+    entry = next(each for each in checkpoint.entries if not each.reason)
     tensors, _, notes = named_tensors(entry)
+    for each in checkpoint.entries:
+        if each.reason:
+            place = f"entry '{each.name}'" if each.name else "file itself"
+            notes.append(f"no network can be given the weights of the {place}: {each.reason}")
+    others = [each for each in checkpoint.entries if each is not entry and not each.reason]
     if others:
         names = ", ".join(f"'{each.name or path.name}'" for each in others)
         notes.append(f"other weights in the file: {names}")

@@ -111,21 +111,16 @@ def find_entries(loaded: object, path: Path) -> list[Entry]:
         path: The file, for the messages.
 
     Returns:
-        Those whose tensors a network can be given: one or more.
+        One or more, of which a network can be given at least one; the others have a reason.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none that a network can be given.
     """
     entries = sorted(_entries(loaded, (), set()), key=lambda entry: entry.rank)
-    usable = [entry for entry in entries if not entry.reason]
-    if usable:
-        return usable
+    if any(not entry.reason for entry in entries):
+        return entries
     if entries:
-        raise CheckpointError(
-            f"{path} holds weights that no network can be given: {entries[0].reason}.",
-            hint="Save real and dense weights with values, from before quantisation or pruning: "
-            "torch.save(model.state_dict(), 'weights.pth').",
-        )
+        raise unusable_weights(path, entries[0].reason)
     if not isinstance(loaded, Mapping):
         found = f"an object of type {getattr(loaded, 'kind', type(loaded).__name__)}, not weights"
     elif _is_optimizer(loaded):
@@ -136,6 +131,15 @@ def find_entries(loaded: object, path: Path) -> list[Entry]:
     raise CheckpointError(
         f"{path} holds {found}.",
         hint="Save the weights: torch.save(model.state_dict(), 'weights.pth').",
+    )
+
+
+def unusable_weights(path: Path, reason: str) -> CheckpointError:
+    """The error for weights that no network can be given; see :attr:`Entry.reason`."""
+    return CheckpointError(
+        f"{path} holds weights that no network can be given: {reason}.",
+        hint="Save real and dense weights with values, from before quantisation or pruning: "
+        "torch.save(model.state_dict(), 'weights.pth').",
     )
 
 

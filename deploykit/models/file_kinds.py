@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from deploykit.bundle.checkpoint_files import INDEX_ENDING, check_no_shard, is_index
+from deploykit.bundle.checkpoint_files import INDEX_ENDING, check_no_shard, is_index, unreadable
 from deploykit.errors import CheckpointError
 
 Container: TypeAlias = Literal["zip", "legacy", "safetensors", "shards"]
@@ -81,11 +81,14 @@ def container_of(path: Path, *, is_named: bool = True) -> Container:
     Raises:
         CheckpointError: There is no such file, it cannot be read, or it is of another kind.
     """
-    if is_named and is_index(path):
-        return "shards"
-    head = _read_head(path)
-    if is_named:
-        check_no_shard(path)
+    try:
+        if is_named and is_index(path):
+            return "shards"
+        head = _read_head(path)
+        if is_named:
+            check_no_shard(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
     if head.startswith(b"PK\x03\x04"):
         _check_archive(path)
         return "zip"
@@ -123,14 +126,8 @@ def _read_head(path: Path) -> bytes:
             )
         hint = _neighbours(path.parent) if path.parent.is_dir() else "Check the path."
         raise CheckpointError(f"There is no checkpoint {path}.", hint=hint)
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror or error}.",
-            hint="Check that the file may be read, and that nothing else holds it open.",
-        ) from error
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
     if not head:
         raise CheckpointError(f"{path} is empty.", hint=AGAIN)
     return head

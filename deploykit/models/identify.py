@@ -12,15 +12,13 @@ import torch
 from deploykit.errors import ArchitectureError, CheckpointError
 from deploykit.models.loading import (
     PROBE_CLASSES,
-    Mismatch,
-    Shapes,
     SkippingRandomInit,
-    compare,
     count_classes,
     find_head,
     is_extra,
     shapes_of,
 )
+from deploykit.models.mismatch import Mismatch, Shapes, compare
 from deploykit.models.names import align_names
 from deploykit.models.registry import NO_ARGUMENTS, Architecture, Origin, resolve_architecture
 from deploykit.system.deps import need

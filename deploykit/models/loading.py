@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -16,97 +17,17 @@ from torch.overrides import TorchFunctionMode
 
 from deploykit.errors import ArchitectureError, CheckpointError, UsageError
 from deploykit.models.checkpoint import Weights, read_weights
-from deploykit.models.entries import is_finite
+from deploykit.models.entries import is_finite, unusable_weights
 from deploykit.models.heads import Activation, give_logits, said_head
+from deploykit.models.mismatch import OPTIONAL, Mismatch, Shapes, compare, grouped
 from deploykit.models.names import align_names
 from deploykit.models.probe import count_outputs, feed_grey
 from deploykit.models.registry import NO_ARGUMENTS, Architecture
 from deploykit.specs.heads import HeadName
 from deploykit.specs.model import names_user_code
 from deploykit.specs.preprocessing import Size
+from deploykit.system.code_lines import failure_text
 from deploykit.system.text import command_line, counted
-
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-
-#: Counts batches in training and changes nothing in eval; files from before torch 0.4.1 lack it.
-OPTIONAL = "num_batches_tracked"
-EXAMPLES = 2
-GROUPS = 3
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """The differences between a checkpoint's entries and a network's.
-
-    Attributes:
-        missing: In the network, not in the file.
-        unexpected: In the file, not in the network.
-        misshapen: In both, with the file's shape and the network's.
-        shared: How many entries agree.
-    """
-
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-    shared: int
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.misshapen)
-
-    @property
-    def message(self) -> str:
-        """What differs: counts, and a few names of each kind by top-level module."""
-        shown = [
-            f"{name} is {_shape(file)} in the file, {_shape(network)} in the network"
-            for name, file, network in self.misshapen[:EXAMPLES]
-        ]
-        shown += ["..."] if len(self.misshapen) > EXAMPLES else []
-        kinds = [
-            (len(self.missing), "missing from the file", _grouped(self.missing)),
-            (len(self.unexpected), "not in the network", _grouped(self.unexpected)),
-            (len(self.misshapen), "of another shape", "; ".join(shown)),
-        ]
-        lines = [f"  {count} {kind}: {names}" for count, kind, names in kinds if count]
-        return "\n".join(
-            [f"{counted(self.shared, 'entry fits', 'entries fit')}; the others do not:", *lines]
-        )
-
-
-def compare(found: Shapes, expected: Shapes) -> Mismatch:
-    """Compare a checkpoint's shapes with a network's.
-
-    Args:
-        found: The checkpoint's, under the network's names.
-        expected: The network's.
-    """
-    both = [name for name in expected if name in found]
-    misshapen = [(n, found[n], expected[n]) for n in both if found[n] != expected[n]]
-    return Mismatch(
-        missing=tuple(
-            name for name in expected if name not in found and not name.endswith(OPTIONAL)
-        ),
-        unexpected=tuple(name for name in found if name not in expected),
-        misshapen=tuple(misshapen),
-        shared=len(both) - len(misshapen),
-    )
-
-
-def _grouped(names: Collection[str]) -> str:
-    """``fc (fc.weight, fc.bias), layer4 (57 as layer4.0.conv1.weight), and 3 more``."""
-    groups: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        groups[name.partition(".")[0]].append(name)
-    shown = []
-    for top, members in list(groups.items())[:GROUPS]:
-        few = len(members) <= EXAMPLES
-        shown.append(f"{top} ({', '.join(members) if few else f'{len(members)} as {members[0]}'})")
-    rest = len(groups) - GROUPS
-    return ", ".join(shown) + (f", and {rest} more" if rest > 0 else "")
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "a single number"
-
 
 #: The in-place steps of torch's and timm's random initialisations.
 RANDOM_FILLS = frozenset(
@@ -147,6 +68,8 @@ class SkippingRandomInit(TorchFunctionMode):
         return func(*args, **named)
 
 
+#: No more sets of weights that fit, beside the one that is taken, are looked for.
+_MOST_ALIKE = 8
 PROBE_CLASSES = 10
 
 
@@ -301,63 +224,94 @@ def load_model(
         DependencyError: The file is of a kind that needs a package that is missing.
     """
     own = architecture.name if names_user_code(architecture.name) else ""
-    sets = read_weights(path, trust_pickle=trust_pickle, arch=own)
-    if weights is not None:
-        names = [each.name for each in sets]
-        sets = tuple(each for each in sets if each.name == weights)
-        if not sets:
-            raise UsageError(
-                f"{path} has no weights {weights!r}.",
-                hint=f"It has: {', '.join(map(repr, names))}.",
-            )
+    sets = _named(read_weights(path, trust_pickle=trust_pickle, arch=own), weights, path)
     head = find_head(architecture, arch_args)
-    errors: list[CheckpointError] = []
-    for each in sets:
-        try:
-            module, count, notes = _fitted(architecture, arch_args, head, each, path)
-        except CheckpointError as error:
-            errors.append(error)
-            continue
-        break
-    else:
-        raise errors[0]
-    module.eval()
-    module.requires_grad_(requires_grad=False)
+    fit = functools.partial(_fitted, architecture, arch_args, head, path)
+    chosen, (module, count, notes) = _chosen(sets, fit, path)
     takes_grey = feed_grey(module, input_size)
     activation = give_logits(module, input_size)
     if count is None:
         count = count_outputs(module, input_size)
         _check_count(count)
-    later = sets[len(errors) + 1 :]  # those before it do not fit
-    alike = [other for other in later if other.state_dict.keys() == each.state_dict.keys()]
-    names = [other.name for other in alike]
-    if alike and alike[0].rank == each.rank:
-        raise CheckpointError(
-            f"{path} holds several sets of weights that fit: {', '.join([each.name, *names])}.",
-            hint=f"Name one: --weights {each.name}",
-        )
-    for passed, reason in zip(sets, errors, strict=False):
-        if isinstance(reason, _DivergedError):
-            place = f"entry {passed.name!r}" if passed.name else "file itself"
-            notes.append(f"the weights of the {place} are not taken: {reason.message}")
-    if names:
-        notes.append(f"other weights in the file fit, too: --weights {' or '.join(names)}")
     notes += [advice for key, advice in architecture.undecided.items() if key not in arch_args]
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return LoadedModel(
         module=module,
         num_classes=count,
         parameters=parameters,
-        weights=each.name,
+        weights=chosen,
         notes=tuple(notes),
         takes_grey=takes_grey,
         activation=activation,
-        head=each.head or said_head(getattr(module, "config", None)),
+        head=sets[0].head or said_head(getattr(module, "config", None)),
     )
 
 
-class _DivergedError(CheckpointError):
-    """Weights that fit, of which some are no numbers."""
+def _named(sets: tuple[Weights, ...], weights: str | None, path: Path) -> tuple[Weights, ...]:
+    """The sets that the user means, one or more."""
+    if weights is None:
+        return sets
+    named = tuple(each for each in sets if each.name == weights)
+    if named:
+        return named
+    has = ", ".join(f"{each.name!r}{' (the file itself)' * (not each.name)}" for each in sets)
+    raise UsageError(
+        f"{path} has no weights {weights!r}.",
+        hint=f"It has: {has}."
+        if any(each.name for each in sets)
+        else "The file itself is its only set of weights: leave out --weights.",
+    )
+
+
+_Fitted: TypeAlias = tuple[nn.Module, int | None, list[str]]
+
+
+class _OtherNetworkError(CheckpointError):
+    """Weights with less than half of the network's: nobody would expect that they are taken."""
+
+
+def _chosen(
+    sets: Sequence[Weights], fit: Callable[[Weights], _Fitted], path: Path
+) -> tuple[str, _Fitted]:
+    """The name of the first set that fits and what is made of it, with notes on the others.
+
+    Raises:
+        CheckpointError: None fits; or several do, of which none comes first.
+    """
+    errors: dict[int, CheckpointError] = {}
+
+    def made_of(place: int) -> _Fitted | None:
+        try:
+            return fit(sets[place])
+        except CheckpointError as error:
+            errors[place] = error
+            return None
+
+    tried = ((place, made_of(place)) for place in range(len(sets)))
+    first, made = next(((place, made) for place, made in tried if made), (0, None))
+    if made is None:
+        near = (error for error in errors.values() if not isinstance(error, _OtherNetworkError))
+        raise next(near, errors[0])
+    name, rank, notes = sets[first].name, sets[first].rank, made[2]
+    # Those before it do not fit. The others are tried, too: their names alone would not tell.
+    later = filter(made_of, range(first + 1, len(sets)))
+    alike = [sets[place] for place in itertools.islice(later, _MOST_ALIKE)]
+    if alike and alike[0].rank == rank:
+        names = ", ".join([name, *(other.name for other in alike)])
+        raise CheckpointError(
+            f"{path} holds several sets of weights that fit: {names}.",
+            hint=f"Name one: {command_line(['--weights', name])}",
+        )
+    for place, error in errors.items():
+        other = sets[place]
+        if other.rank <= rank and not isinstance(error, _OtherNetworkError):
+            what = f"entry {other.name!r}" if other.name else "file itself"
+            reason = " ".join(error.message.split())
+            notes.append(f"the weights of the {what} are not taken: {reason}")
+    if alike:
+        options = " or ".join(command_line(["--weights", other.name]) for other in alike)
+        notes.append(f"other weights in the file fit, too: {options}")
+    return name, made
 
 
 def _versions(
@@ -383,14 +337,17 @@ def _fitted(
     architecture: Architecture,
     arch_args: Mapping[str, object],
     head: Head,
-    weights: Weights,
     path: Path,
-) -> tuple[nn.Module, int | None, list[str]]:
+    weights: Weights,
+) -> _Fitted:
     """A network with these weights, its number of classes where shapes tell it, and notes.
 
     Raises:
         CheckpointError: They do not fit, or parameters are NaN or infinite.
+        ArchitectureError: The network's own code fails.
     """
+    if weights.reason:
+        raise unusable_weights(path, weights.reason)
     names, note = align_names(weights.state_dict, head.shapes)
     state = {names[name]: tensor for name, tensor in weights.state_dict.items()}
     notes = [*weights.notes, *([note] if note else [])]
@@ -408,6 +365,9 @@ def _fitted(
         module = architecture.build(PROBE_CLASSES if count is None else count, arch_args)
     module.to("cpu", torch.float32)
     expected = shapes_of(module, architecture.name)
+    if any(expected.get(n) == () and len(s) == 1 and s != (1,) for n, s in found.items()):
+        # Some versions of torch take the first number of a longer list for a number.
+        raise _misfit(architecture, path, compare(found, expected))
     # Some layers ask for their version: that of the file, or where it has none the network's own.
     given = module.state_dict()
     given.clear()
@@ -416,18 +376,16 @@ def _fitted(
     given._metadata.update(versions)  # type: ignore[attr-defined]  # noqa: SLF001  # torch's name
     try:
         missing, unexpected = module.load_state_dict(given, strict=False)
-    except (
-        RuntimeError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-    ) as error:
-        if mismatch := compare(found, expected):
+        # A hook may have taken the file's tensors as they are.
+        module.to("cpu", torch.float32)
+        module.eval()
+        module.requires_grad_(requires_grad=False)
+    except (Exception, SystemExit) as error:  # the network may be the user's code
+        mismatch = compare(found, expected)
+        if mismatch and not isinstance(error, SystemExit):
             raise _misfit(architecture, path, mismatch) from error
         raise CheckpointError(
-            f"{architecture.name} does not take the weights in {path}: {error}",
+            f"{architecture.name} does not take the weights in {path}: {failure_text(error)}",
             hint="Name the architecture that was trained, with the --arch-arg values it had.",
         ) from error
     extra = {name for name in unexpected if is_extra(name)}
@@ -440,10 +398,14 @@ def _fitted(
     if mismatch:
         raise _misfit(architecture, path, mismatch)
     if extra:
-        entries = f"{counted(len(extra), 'entry', 'entries')}, {_grouped(sorted(extra))}"
+        entries = f"{counted(len(extra), 'entry', 'entries')}, {grouped(sorted(extra))}"
         notes.append(f"not used: {entries}, which training kept beside the network's")
-    # A hook may have taken the file's tensors as they are.
-    module.to("cpu", torch.float32)
+    _check_values(module, state, path)
+    return module, count, notes
+
+
+def _check_values(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise a CheckpointError for parameters that are whole numbers in the file, or no numbers."""
     parameters = dict(module.named_parameters())
     whole = [n for n in parameters if n in state and not state[n].is_floating_point()]
     if whole:
@@ -453,12 +415,11 @@ def _fitted(
         )
     bad = [name for name, each in parameters.items() if not is_finite(each.detach())]
     if bad:
-        raise _DivergedError(
-            f"{len(bad)} of {len(expected)} entries in {path} have NaN or infinite values: "
+        raise CheckpointError(
+            f"{len(bad)} of {len(state)} entries in {path} have NaN or infinite values: "
             f"{', '.join(bad[:3])}{' ...' if len(bad) > 3 else ''}.",
             hint="Training diverged, or float16 overflowed: give a checkpoint from before that.",
         )
-    return module, count, notes
 
 
 #: What training keeps beside a network: the weights of a loss, metrics, centers; what profilers
@@ -503,4 +464,5 @@ def _misfit(architecture: Architecture, path: Path, mismatch: Mismatch) -> Check
             "that makes the network so, and name it: --arch path/to/file.py:function."
         )
     message = f"{path} does not fit {architecture.name}: {mismatch.message}"
-    return CheckpointError(message, hint=hint)
+    other = mismatch.shared < len(mismatch.missing) + len(mismatch.misshapen)
+    return (_OtherNetworkError if other else CheckpointError)(message, hint=hint)

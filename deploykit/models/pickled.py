@@ -78,7 +78,7 @@ _METADATA = {
     "torch._utils._rebuild_tensor_v3": 7,
 }
 _TENSOR = frozenset(_METADATA)
-_VIEW = "a negated or conjugate view"
+_CONJUGATE = "a conjugate view"
 #: What wraps a tensor, which is the first argument.
 _WRAPS = frozenset(
     {
@@ -160,6 +160,7 @@ class TensorParts:
         shape: Its dimensions.
         stride: The elements from one entry of a dimension to the next.
         dtype: The name of its type, ``torch.float8_e4m3fn``; empty where the storage has it.
+        negated: Whether its numbers are those of the storage with the other sign.
     """
 
     storage: object
@@ -167,6 +168,7 @@ class TensorParts:
     shape: object
     stride: object
     dtype: str
+    negated: bool
 
 
 @dataclass
@@ -236,8 +238,10 @@ class Reader:
             raise DamagedPickleError("a call in it has no arguments")
         name = _text(what)
         if name in _TENSOR:
-            is_view = bool(args[_METADATA[name] :] and args[_METADATA[name]])
-            return Unusable(_VIEW) if is_view else self.tensor(_tensor_parts(name, args))
+            bits = _bits(args, _METADATA[name])
+            if bits - {"neg"}:
+                return Unusable(_CONJUGATE)
+            return self.tensor(_tensor_parts(name, args, negated="neg" in bits))
         if name in _UNUSABLE:
             return Unusable(_UNUSABLE[name])
         if name in _FROM_TYPE:
@@ -447,14 +451,24 @@ _STEPS = {
 }
 
 
-def _tensor_parts(name: str, args: tuple[object, ...]) -> TensorParts:
+def _bits(args: tuple[object, ...], place: int) -> set[object]:
+    """What torch notes of a view beside its numbers: ``neg``, ``conj``."""
+    noted = args[place] if len(args) > place else None
+    if not noted:
+        return set()
+    if not isinstance(noted, dict):
+        raise DamagedPickleError("what it notes of a tensor is no dictionary")
+    return {key for key, value in noted.items() if value}
+
+
+def _tensor_parts(name: str, args: tuple[object, ...], *, negated: bool) -> TensorParts:
     storage, offset, shape, stride, *rest = args
     dtype = ""
     if name.endswith("_v3"):
         if not isinstance(rest[2], Name):
             raise DamagedPickleError("a tensor in it has no type")
         dtype = rest[2].text
-    return TensorParts(storage, offset, shape, stride, dtype)
+    return TensorParts(storage, offset, shape, stride, dtype, negated)
 
 
 def _text(what: object) -> str:

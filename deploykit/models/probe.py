@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from deploykit.errors import ArchitectureError, ModelError
 from deploykit.specs.preprocessing import Size
-from deploykit.system.code_lines import failing_line
+from deploykit.system.code_lines import failure_text
 from deploykit.system.progress import Note, Progress, silent
 
 #: Kernels may add in another order from call to call; a fresh random layer moves far more.
@@ -262,8 +262,8 @@ def _answer(module: nn.Module, images: Tensor, classes: int | None) -> Tensor:
     try:
         with torch.no_grad():  # inference mode would hide what composite operators consist of
             answer = module(images.clone())  # which forward may change in place
-    except Exception as exc:  # the network may be the user's code, which raises what it likes
-        raise _failure(exc, images) from exc
+    except (Exception, SystemExit) as exc:  # the network may be the user's code: it may do anything
+        raise _failure(module, exc, images) from exc
     if not isinstance(answer, Tensor):
         raise ModelError(
             f"The network answers with a {type(answer).__name__}, not with one tensor of logits.",
@@ -280,13 +280,18 @@ def _answer(module: nn.Module, images: Tensor, classes: int | None) -> Tensor:
             f"{tuple(answer.shape)}; a classifier {wanted}.",
             hint=_shape_hint(answer, len(images)),
         )
+    if answer.dtype != torch.float32:
+        returned = str(answer.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"The network's forward() returns {returned}; deploykit compares float32.",
+            hint="End it with .float(): return logits.float(). The weights stay.",
+        )
     return answer
 
 
-def _failure(error: Exception, images: Tensor) -> ArchitectureError:
+def _failure(module: nn.Module, error: Exception | SystemExit, images: Tensor) -> ArchitectureError:
     """What to say of a forward that fails."""
-    line = failing_line(error)
-    reason = f"{type(error).__name__}: {error}"
+    reason = failure_text(error)
     asked = _CHANNELS.search(reason)
     if asked and asked[1] not in ("1", "3"):
         return ArchitectureError(
@@ -304,13 +309,36 @@ def _failure(error: Exception, images: Tensor) -> ArchitectureError:
             "Its forward must run on the CPU: take .cuda() and device='cuda' out of it; x.device "
             "is where its input is."
         )
+    if isinstance(error, SystemExit):
+        hint = "Take that call out: a forward only computes."
     size = "x".join(map(str, images.shape[2:]))
-    at = f" ({line})" if line else ""
-    return ArchitectureError(f"The network fails on images of {size}: {reason}{at}", hint=hint)
+    grey = _grey_failure(module, images)
+    if asked and asked[1] == "1" and grey:
+        hint = "If it was trained on another size, give it with --input-size."
+        message = f"The network takes one channel, and fails on grey images of {size}: {grey}"
+    elif grey and grey != reason and not _CHANNELS.search(grey):
+        message = f"The network fails on images of {size}, in RGB: {reason}; and in grey: {grey}"
+    else:
+        message = f"The network fails on images of {size}: {reason}"
+    return ArchitectureError(message, hint=hint)
+
+
+def _grey_failure(module: nn.Module, images: Tensor) -> str:
+    """What a network says to one channel; empty where it takes it, or is fed grey already."""
+    if images.shape[1] == 1 or _grey_input in module._forward_pre_hooks.values():  # noqa: SLF001
+        return ""
+    try:
+        with torch.no_grad():
+            module(images[:, :1].clone())
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # see _answer
+        return failure_text(error)
+    return ""
 
 
 #: How a convolution says that it was made for other channels.
-_CHANNELS = re.compile(r"expected input\[\d+, 3, .*\] to have (\d+) channels, but got 3 channels")
+_CHANNELS = re.compile(
+    r"expected input\[\d+, \d+, .*\] to have (\d+) channels, but got [13] channels"
+)
 
 
 def _entry_of(answer: object, images: int, classes: int | None) -> str:

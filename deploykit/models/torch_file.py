@@ -120,7 +120,8 @@ class _Tensors:
         if self._left < 0:
             raise ClaimError(f"the file has {count:,} numbers for a tensor of {size}")
         row = torch.frombuffer(storage.buffer, dtype=dtype, count=count, offset=storage.start)
-        return row.as_strided(shape, stride, offset)
+        view = row.as_strided(shape, stride, offset)
+        return -view if parts.negated else view
 
 
 def _sizes(values: object) -> tuple[int, ...]:

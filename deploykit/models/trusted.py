@@ -26,32 +26,40 @@ _SAVE_WEIGHTS = "torch.save(model.state_dict(), 'weights.pth')"
 _DEPTH = 4
 
 
-def code_refusal(path: Path, names: Sequence[str], arch: str) -> CheckpointError:
+def code_refusal(path: Path, names: Sequence[str], arch: str | None) -> CheckpointError:
     """The error for a file that needs code which nobody vouched for.
 
     Args:
         path: The file.
         names: The classes and functions that it needs.
-        arch: The user's own network, as ``--arch`` names it; empty where it is not.
+        arch: The user's own network, as ``--arch`` names it; empty where it names none, None where
+            the command has no ``--arch``.
     """
     ours = sorted(names, key=lambda name: not name.startswith(_MAIN))
     shown = ", ".join(name if name.isprintable() else ascii(name) for name in ours[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    trust = "add --trust-pickle to this command."
+    if ours[0].startswith(_MAIN) and not arch:
+        trust = _naming_the_script(path, ours[0], arch)
     return CheckpointError(
         f"{path} holds more than weights: loading it would run code ({shown:.200}{more}).",
-        hint=f"Save the weights alone: {_SAVE_WEIGHTS}. Or, if you made this file yourself, "
-        f"--trust-pickle loads it: {_export(path, names, arch)}",
+        hint=f"Save the weights alone: {_SAVE_WEIGHTS}. "
+        f"Or, if you made this file yourself, {trust}",
     )
 
 
-def _export(path: Path, names: Sequence[str], arch: str) -> str:
-    made = next((name.removeprefix(_MAIN) for name in names if name.startswith(_MAIN)), "")
-    network = arch or (f"SCRIPT.py:{made}" if made.isidentifier() else "ARCH")
-    words = ["--arch", network, "--ckpt", str(path), "--trust-pickle"]
-    return command_line(["deploykit", "export", *words])
+def _naming_the_script(path: Path, name: str, arch: str | None) -> str:
+    """How the script is named that a file needs, and trusted; see :func:`code_refusal`."""
+    made = name.removeprefix(_MAIN)
+    network = f"SCRIPT.py:{made if made.isidentifier() else 'Net'}"
+    if arch is None:
+        words = ["--arch", network, "--ckpt", str(path), "--trust-pickle"]
+        command = command_line(["deploykit", "export", *words])
+        return f"export it, where --arch names the script that has its classes: {command}"
+    return f"name the script that saved it in this command: --arch {network} --trust-pickle"
 
 
-def load_trusted(path: Path, names: Sequence[str], arch: str) -> tuple[object, str]:
+def load_trusted(path: Path, names: Sequence[str], arch: str | None) -> tuple[object, str]:
     """Load a file with the code that it needs.
 
     Args:
@@ -71,10 +79,10 @@ def load_trusted(path: Path, names: Sequence[str], arch: str) -> tuple[object, s
     if mine and found is None:
         raise CheckpointError(
             f"{path} was saved by a script, whose classes it needs: {', '.join(mine[:3])}.",
-            hint=f"Name that script: {_export(path, names, '')}",
+            hint=f"If you made this file yourself, {_naming_the_script(path, mine[0], arch)}",
         )
     module, folder = found or (None, Path.cwd())
-    source = arch.rpartition(":")[0]
+    source = (arch or "").rpartition(":")[0]
     step = functools.partial(_load, path, module, source, folder)
     try:
         loaded = run_user_code(step, folder, str(path), "loaded")

@@ -211,6 +211,9 @@ def _no_training() -> Iterator[None]:
             setattr(owner, name, original)
 
 
+#: Whose networks are named by a name of the library's, not by a file that imports them.
+_LIBRARIES = ("timm", "torch", "torchvision")
+_MOST_SHOWN = 12
 REFERENCE = re.compile(r"(?P<source>.+):(?P<attribute>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 
 
@@ -349,14 +352,33 @@ def _attribute(module: ModuleType, source: str, attribute: str, what: str) -> ob
         for part in attribute.split("."):
             found = found[part] if isinstance(found, Mapping) else getattr(found, part)
     except (AttributeError, KeyError) as error:
-        defined = _defined_in(module, instances=what != "network")
+        defined = _networks_in(module) if what == "network" else _defined_in(module, instances=True)
         known = [*map(str, found if isinstance(found, Mapping) else defined)]
-        near = difflib.get_close_matches(attribute, known, n=3) or known[:8]
+        # All of them: the nearest name need not be the one that is meant.
+        near = difflib.get_close_matches(attribute, known, n=3)
+        shown = [*near, *(name for name in known if name not in near)]
+        more = ", ..." if len(shown) > _MOST_SHOWN else "."
+        none = "no network" if what == "network" else "no class or function"
         raise UsageError(
             f"There is no {attribute} in {source}.",
-            hint=f"It defines: {', '.join(near)}." if near else "It defines no class or function.",
+            hint=f"It defines: {', '.join(shown[:_MOST_SHOWN])}{more}"
+            if shown
+            else f"It defines {none}.",
         ) from error
     return found
+
+
+def _networks_in(module: ModuleType) -> Iterator[str]:
+    """What may make a network: the classes of networks, then the functions that a file defines.
+
+    A network may be imported from another file of the user's, but not from a library.
+    """
+    classes = {name: value for name, value in vars(module).items() if inspect.isclass(value)}
+    for name, value in classes.items():
+        library = value.__module__.partition(".")[0] in _LIBRARIES
+        if issubclass(value, nn.Module) and not (name.startswith("_") or library):
+            yield name
+    yield from (name for name in _defined_in(module, instances=False) if name not in classes)
 
 
 def _defined_in(module: ModuleType, *, instances: bool) -> Iterator[str]:

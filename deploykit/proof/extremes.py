@@ -25,8 +25,22 @@ class ExtremeAnswers:
     images: Mapping[str, ImageBatch]
     logits: Mapping[str, Logits]
 
-    def stacked(self) -> tuple[ImageBatch, Logits]:
-        """(M, H, W, 3) all images, and (M, K) all answers; M at least 1."""
+    def showing(
+        self, verdict: Verdict, images: ImageBatch, logits: Logits
+    ) -> tuple[ImageBatch, Logits]:
+        """The images that show why a candidate failed, with the reference's answers.
+
+        Args:
+            verdict: On the candidate.
+            images: (N, H, W, 3), those of the comparison.
+            logits: (N, K), the answers to them.
+
+        Returns:
+            Those of the comparison; these here where none of those shows it.
+        """
+        if verdict.exceeded or not self.images:
+            return images, logits
+        # (1, H, W, 3) each => (M, H, W, 3), and (1, K) each => (M, K)
         return np.concatenate([*self.images.values()]), np.concatenate([*self.logits.values()])
 
 

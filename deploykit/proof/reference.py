@@ -153,12 +153,14 @@ def _checkpoint_reason(bundle: Bundle) -> str | None:
             f"the manifest's {recorded.path} is no full path on a disk of this machine, and is not "
             "followed; --ckpt names the checkpoint"
         )
-    if not path.is_file():
-        return f"{path} is not there; --ckpt names it elsewhere"
     try:
+        if not path.is_file():
+            return f"{path} is not there; --ckpt names it elsewhere"
         sha256 = checkpoint_sha256(path)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror or error}"
     except CheckpointError as error:
-        return error.message
+        return error.message.rstrip(".")
     if sha256 != recorded.sha256:
         return f"{path} has changed since the export"
     return None
@@ -214,6 +216,11 @@ def module_reference(bundle: Bundle, request: ReferenceRequest) -> OpenReference
         raise CheckpointError(
             f"The recorded checkpoint is not used: {_checkpoint_reason(bundle)}.",
             hint="Name the checkpoint as well: --ckpt FILE",
+        )
+    if manifest.checkpoint.trusted_pickle and not request.checkpoint:
+        raise CheckpointError(
+            f"{path} holds more than weights: loading it would run code.",
+            hint="If you made it yourself, name it in this command: --ckpt FILE --trust-pickle",
         )
     # The recorded checkpoint was loaded because its hash is the recorded one.
     sha256 = checkpoint_sha256(path) if request.checkpoint else manifest.checkpoint.sha256

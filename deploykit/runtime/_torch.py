@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from deploykit.errors import InputError
+from deploykit.errors import InputError, ModelError
 from deploykit.runtime._base import BaseSession, normalised
 from deploykit.specs.preprocessing import Preprocessing, format_size
 from deploykit.specs.session import ImageBatch, Logits, NetworkInputs, SessionSpec
+from deploykit.system.code_lines import failure_text
 
 
 class ModuleSession(BaseSession):
@@ -33,10 +34,10 @@ class ModuleSession(BaseSession):
         """Compute the logits; see :class:`deploykit.specs.session.NormalisedSession`."""
         try:
             logits = self._answer(torch.tensor(inputs))
-        except RuntimeError as exc:
+        except ModelError as exc:
             _, _, height, width = inputs.shape
             raise InputError(
-                f"The network does not take images of {height}x{width}: {exc}",
+                f"The network does not take images of {height}x{width}: {exc.message}",
                 hint="It was trained on images of another size; the recorded one is "
                 f"{format_size(self._spec.input_size)}.",
             ) from exc
@@ -48,10 +49,17 @@ class ModuleSession(BaseSession):
     def _answer(self, batch: torch.Tensor) -> Logits:
         if self._module is None:
             raise RuntimeError("the session is closed")
-        with torch.inference_mode():
-            logits: Logits = self._module(batch).numpy()
-        # A module may hand out a buffer of its own: the logits are the caller's.
-        return np.array(logits, dtype=np.float32)
+        try:
+            with torch.inference_mode():
+                logits: Logits = self._module(batch).numpy()
+            # A module may hand out a buffer of its own: the logits are the caller's.
+            return np.array(logits, dtype=np.float32)
+        except (Exception, SystemExit) as exc:  # the module may be the user's code
+            raise ModelError(
+                f"The network fails on a batch of {len(batch)} images: {failure_text(exc)}",
+                hint="Its forward must take any number of images (N, 3, H, W), and answer each "
+                "with one float32 number a class.",
+            ) from exc
 
     def close(self) -> None:
         """Let go of the module."""

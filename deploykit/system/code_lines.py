@@ -21,6 +21,20 @@ def failing_line(error: BaseException) -> str:
     return next((_described(*each) for each in reversed(frames) if not _is_library(each[0])), "")
 
 
+def failure_text(error: BaseException) -> str:
+    """What somebody's code raised and where, in a line or what the error itself says in more.
+
+    Returns:
+        ``ValueError: expected 32x32 (net.py:18, in forward: raise ValueError(...))``.
+    """
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, SystemExit):
+        code = "" if error.code is None else repr(error.code)
+        reason = f"it ends the program, by sys.exit({code})"
+    line = failing_line(error)
+    return f"{reason} ({line})" if line else reason
+
+
 def running_line() -> str:
     """The innermost line, of those that run now, that is not a library's; see failing_line."""
     frames = traceback.walk_stack(sys._getframe())  # noqa: SLF001  # walk_stack(None) skips some

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -142,6 +143,18 @@ class Broken(Net):
         raise RuntimeError("first line of the trouble\nsecond line")
 
 
+class Wording(Net):
+    def forward(self, x):
+        super().forward(x)
+        raise ValueError("specialized heads need a static shape; Constraints violated")
+
+
+class Ending(Net):
+    def forward(self, x):
+        super().forward(x)
+        sys.exit(3)
+
+
 @pytest.mark.parametrize(
     ("network", "said", "line", "advice"),
     [
@@ -164,6 +177,8 @@ class Broken(Net):
         ),
         (BatchBranch, "fixes the number of images", "if x.shape[0] == 2 else", "a branch on"),
         (Broken, "RuntimeError: first line of the trouble (", "raise RuntimeError(", "other oper"),
+        (Wording, "torch cannot trace forward(): ValueError: specialized", "raise", "other oper"),
+        (Ending, "it ends the program, by sys.exit(3) (", "sys.exit(3)", "Take that call out"),
     ],
 )
 def test_onnx_from_module_error_names_the_operator_or_the_line(network, said, line, advice, capfd):
@@ -175,7 +190,9 @@ def test_onnx_from_module_error_names_the_operator_or_the_line(network, said, li
     assert line in message
     assert "\n" not in message
     assert advice in caught.value.hint
-    assert ("branch" in caught.value.hint) is (network not in (OddPool, Median, Broken))
+    assert ("branch" in caught.value.hint) is (
+        network not in (OddPool, Median, Broken, Wording, Ending)
+    )
     assert capfd.readouterr().err == ""
 
 

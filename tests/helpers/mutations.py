@@ -159,6 +159,22 @@ def npy(array: Any) -> bytes:
     return stream.getvalue()
 
 
+def mutated_pickle(content: bytes, rng: Random, trap: str) -> bytes:
+    """A file of ``torch.save`` in a whole archive, with another pickle in it."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {each.filename: archive.read(each) for each in archive.infolist()}
+    (name,) = (each for each in members if each.endswith("data.pkl"))
+    harmful = pickle.dumps(Payload(trap), protocol=2)
+    made = mutated_bytes(members[name], rng)
+    # Behind its beginning, so that a reader that goes on comes upon it.
+    members[name] = rng.choice((made, made, made, harmful, members[name][:-1] + harmful[2:]))
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for each, data in members.items():
+            archive.writestr(each, data)
+    return stream.getvalue()
+
+
 def with_header(text: str) -> bytes:
     """The first bytes of an array's file."""
     header = text.encode() + b"\n"

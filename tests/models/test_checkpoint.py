@@ -338,6 +338,17 @@ def test_read_weights_of_missing_or_empty_file_or_folder(tmp_path: Path) -> None
     assert "is empty" in refusal(empty).message
 
 
+def test_read_weights_in_a_folder_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    path = saved(STATE, tmp_path)
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert refusal(path).message == f"{path} cannot be read: Permission denied."
+
+
 def test_read_weights_of_a_pipe(tmp_path: Path) -> None:
     if not hasattr(os, "mkfifo"):
         pytest.skip("this system has no named pipes")

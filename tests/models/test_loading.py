@@ -116,6 +116,29 @@ class Versioned(nn.Module):
 
     def forward(self, x):
         return self.fc(x.mean((2, 3)))
+
+
+class Scaled(nn.Module):
+    """With a number for a weight; it ends the program, or fails, where it is told to."""
+
+    def __init__(self, num_classes, ends=""):
+        super().__init__()
+        self.fc = nn.Linear(3, num_classes)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.ends = ends
+
+    def load_state_dict(self, state, strict=True):
+        if self.ends == "load":
+            raise SystemExit(0)
+        return super().load_state_dict(state, strict)
+
+    def train(self, mode=True):
+        if self.ends == "eval":
+            raise Exception("only training")
+        return super().train(mode)
+
+    def forward(self, x):
+        return self.scale * self.fc(x.mean((2, 3)))
 '''
 
 Make = Callable[[str], Architecture]
@@ -403,7 +426,55 @@ def test_load_model_takes_the_set_that_fits(make: Make, tmp_path: Path) -> None:
     assert torch.equal(loaded.module.state_dict()["fc.bias"], average["fc.bias"])
     with pytest.raises(UsageError, match="has no weights 'emma'") as caught:
         load_model(make("Tiny"), path, weights="emma")
-    assert caught.value.hint == "It has: '', 'ema'."
+    assert caught.value.hint == "It has: '' (the file itself), 'ema'."
+    with pytest.raises(UsageError) as caught:
+        load_model(make("Tiny"), saved(module.state_dict(), tmp_path), weights="ema")
+    assert caught.value.hint == "The file itself is its only set of weights: leave out --weights."
+
+
+UNUSABLE = [
+    (torch.zeros(3, dtype=torch.complex64), "fc.bias is complex"),
+    (torch.zeros(3, device="meta"), "fc.bias is a meta tensor, which has no values"),
+    (torch.ones(3, dtype=torch.int8), "has whole numbers for weights: fc.bias"),
+    ([0.0, 0.0, 0.0], "1 missing from the file: fc (fc.bias)"),
+    (torch.zeros(1, 3), "fc.bias is 1x3 in the file, 3 in the network"),
+]
+
+
+@pytest.mark.parametrize(("bad", "reason"), UNUSABLE)
+def test_load_model_tells_that_it_takes_another_set(
+    make: Make, tmp_path: Path, bad: object, reason: str
+) -> None:
+    module = trained(make("Tiny").build(3))
+    content = {"model": {**module.state_dict(), "fc.bias": bad}, "ema": module.state_dict()}
+    path = saved(content, tmp_path)
+    loaded = load_model(make("Tiny"), path)
+    assert loaded.weights == "ema"
+    (told,) = (note for note in loaded.notes if "of the entry 'model' are not taken" in note)
+    assert reason in told
+    assert "\n" not in told
+    with pytest.raises(CheckpointError) as caught:
+        load_model(make("Tiny"), path, weights="model")
+    assert reason in caught.value.message
+
+
+def test_load_model_tells_of_a_set_beside_it_that_is_unusable(make: Make, tmp_path: Path) -> None:
+    state = make("Tiny").build(3).state_dict()
+    bad = {**state, "fc.bias": torch.zeros(3, dtype=torch.complex64)}
+    loaded = load_model(make("Tiny"), saved({"first": state, "second": bad}, tmp_path))
+    assert loaded.weights == "first"
+    assert any("of the entry 'second' are not taken" in note for note in loaded.notes)
+
+
+def test_load_model_says_first_why_the_network_s_own_weights_do_not_fit(
+    make: Make, tmp_path: Path
+) -> None:
+    state = make("Tiny").build(3).state_dict()
+    del state["fc.bias"]
+    content = {"model": nn.Linear(2, 2).state_dict(), "my_net": state}
+    assert (
+        "1 missing from the file: fc (fc.bias)" in misfit(make("Tiny"), content, tmp_path).message
+    )
 
 
 def test_load_model_prefers_what_fits_to_usual_names(make: Make, tmp_path: Path) -> None:
@@ -428,6 +499,36 @@ def test_load_model_refuses_to_guess_among_sets(make: Make, tmp_path: Path) -> N
     error = misfit(make("Tiny"), {"generator": state, "critic": dict(state)}, tmp_path)
     assert "several sets of weights that fit: generator, critic" in error.message
     assert error.hint == "Name one: --weights generator"
+
+
+def without_counts(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: each for name, each in state.items() if not name.endswith("batches_tracked")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_counts,
+        lambda state: {**state, "criterion.weight": torch.ones(3)},
+        lambda state: {f"net.{name}": each for name, each in state.items()},
+    ],
+)
+def test_load_model_refuses_to_guess_among_sets_that_differ_by_name_alone(
+    make: Make, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    state = make("Tiny").build(3).state_dict()
+    for content in ({"a b": state, "c": change(state)}, {"a b": change(state), "c": state}):
+        error = misfit(make("Tiny"), content, tmp_path)
+        assert "several sets of weights that fit: a b, c" in error.message
+        assert "'a b'" in error.hint.replace('"', "'")
+
+
+def test_load_model_of_sets_of_which_one_fits(make: Make, tmp_path: Path) -> None:
+    module = trained(make("Tiny").build(3))
+    wider = make("Tiny").build(3, {"width": 5}).state_dict()  # the same names
+    loaded = load_model(make("Tiny"), saved({"net": module.state_dict(), "x": wider}, tmp_path))
+    assert_same(loaded, module)
+    assert loaded.notes == ("taken from the entry 'net'",)
 
 
 def misfit(architecture: Architecture, state: object, folder: Path) -> CheckpointError:
@@ -527,3 +628,45 @@ def test_align_names_keeps_a_module_named_module() -> None:
 def test_align_names_keeps_names_distinct() -> None:
     found = ["model.conv.weight", "conv.weight"]
     assert len(set(align_names(found, NETWORK)[0].values())) == 2
+
+
+@pytest.mark.parametrize("scale", [torch.tensor(3.0), torch.tensor([3.0])])
+def test_load_model_takes_a_number_in_a_list_as_torch_does(
+    make: Make, tmp_path: Path, scale: torch.Tensor
+) -> None:
+    module = make("Scaled").build(4)
+    state = {**module.state_dict(), "scale": scale}
+    loaded = load_model(make("Scaled"), saved(state, tmp_path))
+    assert float(loaded.module.state_dict()["scale"]) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("scale", torch.tensor([3.0, 4.0]), "scale is 2 in the file, a single number in the"),
+        ("scale", torch.zeros(0), "scale is 0 in the file, a single number in the network"),
+        ("scale", torch.tensor([[3.0]]), "scale is 1x1 in the file, a single number in the"),
+        ("fc.bias", torch.tensor(1.0), "fc.bias is a single number in the file, 4 in the"),
+    ],
+)
+def test_load_model_refuses_other_shapes_of_a_number(
+    make: Make, tmp_path: Path, name: str, value: torch.Tensor, said: str
+) -> None:
+    state = {**make("Scaled").build(4).state_dict(), name: value}
+    assert said in misfit(make("Scaled"), state, tmp_path).message
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ("load", "it ends the program, by sys.exit(0) (tiny.py:"),
+        ("eval", "Exception: only training (tiny.py:"),
+    ],
+)
+def test_load_model_of_a_network_whose_code_fails(
+    make: Make, tmp_path: Path, ends: str, said: str
+) -> None:
+    path = saved(make("Scaled").build(4).state_dict(), tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(make("Scaled"), path, arch_args={"ends": ends})
+    assert said in caught.value.message

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -257,3 +259,117 @@ def test_feed_grey_leaves_other_networks_alone(module):
 
 def test_feed_grey_of_images_beyond_memory():
     assert not feed_grey(Means(), (10_000_000, 10_000_000))
+
+
+def digits(size=28):
+    """A convolution of one channel, and a head that fixes the size of the images."""
+    side = size - 2
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * side * side, 10)).eval()
+
+
+class FlatDigits(nn.Module):
+    """Whose channels nothing tells, but the number of pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+def test_check_answers_of_a_grey_network_at_another_size():
+    module = digits()
+    assert not feed_grey(module, (32, 32))
+    with pytest.raises(ArchitectureError) as caught:
+        check_answers(module, (32, 32), 10)
+    said = "The network takes one channel, and fails on grey images of 32x32: RuntimeError: mat1"
+    assert caught.value.message.startswith(said)
+    assert "1800" in caught.value.message  # 2 x 30 x 30, where 2 x 26 x 26 are expected
+    assert "--input-size" in caught.value.hint
+    assert feed_grey(module, (28, 28))
+    check_answers(module, (28, 28), 10)
+
+
+def test_check_answers_tells_both_sides_where_the_channels_are_not_known():
+    with pytest.raises(ArchitectureError) as caught:
+        check_answers(FlatDigits(), (32, 32), 10)
+    assert "32x32, in RGB: RuntimeError" in caught.value.message
+    assert "(2x3072 and 784x10)" in caught.value.message
+    assert "; and in grey: RuntimeError" in caught.value.message
+    assert "(2x1024 and 784x10)" in caught.value.message
+
+
+def test_check_answers_of_an_rgb_network_at_another_size_tells_nothing_of_grey():
+    module = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 26 * 26, 10))
+    with pytest.raises(ArchitectureError) as caught:
+        check_answers(module, (32, 32), 10)
+    assert "The network fails on images of 32x32: RuntimeError: mat1" in caught.value.message
+    assert "grey" not in caught.value.message
+
+
+class Ending(nn.Module):
+    """Ends the program, as scripts do that check their input."""
+
+    def __init__(self, code, only=None):
+        super().__init__()
+        self.code, self.only = code, only
+
+    def forward(self, x):
+        if self.only in (None, len(x)):
+            sys.exit(self.code)
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (Ending(1), "it ends the program, by sys.exit(1) (test_probe.py:"),
+        (Ending(None, 1), "it ends the program, by sys.exit() (test_probe.py:"),
+        (Ending("wrong size", 2), "it ends the program, by sys.exit('wrong size') (test_probe.py:"),
+    ],
+)
+def test_check_answers_of_a_forward_that_ends_the_program(module, said):
+    with pytest.raises(ArchitectureError) as caught:
+        check_answers(module, (8, 8), 3)
+    assert f"fails on images of 8x8: {said}" in caught.value.message
+    assert "in forward: sys.exit(" in caught.value.message
+    assert "Take that call out" in caught.value.hint
+    assert caught.value.exit_code == 4
+
+
+class Converting(nn.Module):
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x):
+        return x.mean((2, 3)).to(self.dtype)
+
+
+class Mixed(nn.Module):
+    """As training with mixed precision leaves it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (Converting(torch.float16), "float16"),
+        (Converting(torch.bfloat16), "bfloat16"),
+        (Converting(torch.float64), "float64"),
+        (Mixed(), "bfloat16"),
+    ],
+)
+def test_check_answers_refuses_other_floats_than_float32(module, name):
+    with pytest.raises(ModelError) as caught:
+        check_answers(module, (8, 8), 3)
+    assert caught.value.message.startswith(f"The network's forward() returns {name};")
+    assert "return logits.float()" in caught.value.hint

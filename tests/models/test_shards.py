@@ -96,6 +96,28 @@ def test_read_weights_of_a_damaged_index(tmp_path: Path, content: bytes) -> None
     assert "is no index of shards" in refusal(path).message
 
 
+def test_read_weights_of_an_index_beyond_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = sharded(tmp_path)
+    monkeypatch.setattr("deploykit.bundle.checkpoint_files._MAX_INDEX_BYTES", 10)
+    assert "cannot be read: it has more than 10 bytes" in refusal(path).message
+
+
+def test_checkpoint_sha256_of_a_file_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = sharded(tmp_path)
+    monkeypatch.setattr("deploykit.bundle.checkpoint_files.sha256_of", refuse)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint_sha256(path)
+    assert caught.value.message == f"{path} cannot be read: Permission denied."
+    assert "may be read" in caught.value.hint
+
+
 def test_read_weights_of_a_shard_without_its_tensor(tmp_path: Path) -> None:
     torch.save(FIRST, tmp_path / "a.pth")
     path = write_index(tmp_path / "model.bin.index.json", {"fc.weight": "a.pth"})

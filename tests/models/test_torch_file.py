@@ -80,6 +80,7 @@ BASE = torch.arange(24.0).reshape(4, 6)
         BASE[1:3, ::2].t(),
         torch.zeros(1).expand(5, 7),
         nn.Parameter(torch.ones(3)),
+        torch.tensor([[1 + 2j, 3 - 4j], [0, -1j]]).conj().imag,  # a negated view
         torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
     ],
 )
@@ -93,11 +94,8 @@ def test_read_checkpoint_reads_as_torch_does(tmp_path: Path, value: Tensor, zipp
     assert loaded.keys() == expected.keys()
     for name, theirs in expected.items():
         ours = loaded[name]
-        assert (ours.dtype, ours.shape, ours.stride()) == (
-            theirs.dtype,
-            theirs.shape,
-            theirs.stride(),
-        )
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        assert theirs.is_neg() or ours.stride() == theirs.stride()
         assert torch.equal(ours.float(), theirs.float())
 
 
@@ -128,7 +126,7 @@ def test_read_weights_of_unaligned_members(tmp_path: Path) -> None:
     [
         (torch.zeros(4, 2, device="meta"), "a meta tensor, which has no values"),
         (torch.zeros(4, 2, dtype=torch.complex64), "complex"),
-        (torch.ones(4, 2, dtype=torch.complex64).conj().imag, "a negated or conjugate view"),
+        (torch.ones(4, 2, dtype=torch.complex64).conj(), "a conjugate view"),
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
@@ -139,7 +137,10 @@ def test_read_checkpoint_refuses_what_no_network_takes(
     path = saved(content, tmp_path, _use_new_zipfile_serialization=zipped)
     assert f"no network can be given: fc.weight is {reason}." in refusal(path).message
     saved({"bad": content, "model": STATE}, tmp_path, _use_new_zipfile_serialization=zipped)
-    assert read_contents(path).entry == "model"
+    contents = read_contents(path)
+    assert contents.entry == "model"
+    told = f"no network can be given the weights of the entry 'bad': fc.weight is {reason}"
+    assert told in contents.notes
 
 
 STEPS = [bytes([number]) for number in range(61)]

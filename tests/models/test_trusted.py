@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from deploykit.errors import CheckpointError
 from deploykit.models import checkpoint
 from deploykit.models.checkpoint import Weights
+from deploykit.models.contents import read_contents
 from deploykit.models.loading import LoadedModel, load_model
 from deploykit.models.registry import resolve_architecture
+from deploykit.system.text import command_line
 
 TINY = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2, 2))
 
@@ -196,16 +198,27 @@ def test_read_weights_names_the_command_for_a_whole_network(trained: Path) -> No
     path = trained / "parallel.pth"
     error = refusal(path)
     assert "would run code (__main__.Net, __main__.Block, torch.nn." in error.message
-    assert "--arch SCRIPT.py:Net --ckpt " in error.hint
-    assert error.hint.endswith(" --trust-pickle")
+    assert error.hint.endswith("in this command: --arch SCRIPT.py:Net --trust-pickle")
     error = refusal(path, trust_pickle=True)
     assert "was saved by a script, whose classes it needs: __main__.Net" in error.message
-    assert error.hint.endswith(" --trust-pickle")
+    assert error.hint.endswith("in this command: --arch SCRIPT.py:Net --trust-pickle")
 
 
-def test_load_model_names_the_command_for_a_whole_network(trained: Path) -> None:
+@pytest.mark.parametrize("trust_pickle", [True, False])
+def test_read_contents_of_a_whole_network_leads_to_export(
+    trained: Path, trust_pickle: bool
+) -> None:
+    path = trained / "whole.pth"
+    with pytest.raises(CheckpointError) as caught:
+        read_contents(path, trust_pickle=trust_pickle)
+    assert "this command" not in caught.value.hint  # inspect and identify can name no script
+    export = command_line(["--arch", "SCRIPT.py:Net", "--ckpt", str(path), "--trust-pickle"])
+    assert caught.value.hint.endswith(f"deploykit export {export}")
+
+
+def test_load_model_trusts_a_whole_network_in_the_same_command(trained: Path) -> None:
     name = f"{trained / 'train.py'}:Net"
     architecture = resolve_architecture(name, allow_user_code=True)
     with pytest.raises(CheckpointError) as caught:
         load_model(architecture, trained / "whole.pth", (8, 8))
-    assert f"--arch {name} --ckpt {trained / 'whole.pth'} --trust-pickle" in caught.value.hint
+    assert caught.value.hint.endswith("add --trust-pickle to this command.")

@@ -320,3 +320,12 @@ def test_user_code_misspelt_class(write: Write) -> None:
     with pytest.raises(UsageError, match="There is no Nett in") as caught:
         resolve_architecture(f"{write(NETWORK)}:Nett", allow_user_code=True)
     assert caught.value.hint == "It defines: Net."
+
+
+def test_user_code_misspelt_among_several(write: Write) -> None:
+    write("from torch import nn\nclass Elsewhere(nn.Module): pass", "own_elsewhere.py")
+    code = "from torch.nn import Linear\nfrom own_elsewhere import Elsewhere\n" + NETWORK
+    path = write(f"{code}\nclass Np(Net): pass\nclass Config: pass\ndef make(): return Net(2)\n")
+    with pytest.raises(UsageError) as caught:
+        resolve_architecture(f"{path}:Nope", allow_user_code=True)
+    assert caught.value.hint == "It defines: Np, Elsewhere, Net, make."

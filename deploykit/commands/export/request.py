@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
-from deploykit.bundle.checkpoint_files import checkpoint_sha256
+from deploykit.bundle.checkpoint_files import checkpoint_files, checkpoint_sha256
 from deploykit.bundle.folder import default_artifacts
 from deploykit.bundle.manifest import GoldenChoice
 from deploykit.commands.export.heads import choose_head, with_head
@@ -174,13 +174,13 @@ def _read_checkpoint(
 
     path = request.checkpoint
 
-    def identity() -> tuple[int, int, int] | None:
-        """What changes when the file is written or replaced; None when it is not there."""
+    def identity() -> tuple[tuple[int, int, int], ...] | None:
+        """What changes when one of its files is written or replaced; None when one is not there."""
         try:
-            status = path.stat()
+            found = [file.stat() for file in checkpoint_files(path)]
         except OSError:
             return None
-        return status.st_ino, status.st_size, status.st_mtime_ns
+        return tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in found)
 
     before = identity()
     model = load_model(

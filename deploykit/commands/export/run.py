@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +92,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
 
     name = default_name(request.arch) if request.name is None else request.name
     folder = request.artifacts / check_bundle_name(name)
-    if request.checkpoint.exists():  # else that is what is said
+    if os.path.exists(request.checkpoint):  # noqa: PTH110  # else that is said; Path's may raise
         check_free(folder, overwrite=request.overwrite)
     begin("loading the checkpoint")
     subject = load_subject(request, progress)
@@ -148,11 +149,9 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         if alike:
             progress(Note(alike))
         if not all(verdict.passed for verdict in verdicts):
-            # Where no image of the comparison shows the fault, an extreme one does.
-            shown, right = _images(groups), logits
-            if all(verdict.passed or not verdict.exceeded for verdict in verdicts):
-                shown, right = extremes.stacked()
-            raise _failure(staging, folder, request, subject, shown, right, verdicts, progress)
+            first = next(verdict for verdict in verdicts if verdict.failed)
+            shown = extremes.showing(first, _images(groups), logits)
+            raise _failure(staging, folder, request, subject, first, shown, verdicts, progress)
         begin("writing")
         write_golden(golden, staging / GOLDEN)
         manifest = _manifest(staging, name, request, subject, specs)
@@ -262,21 +261,22 @@ def _failure(
     folder: Path,
     request: ExportRequest,
     subject: Subject,
-    images: ImageBatch,
-    logits: Logits,
+    failed: Verdict,
+    shown: tuple[ImageBatch, Logits],
     verdicts: Sequence[Verdict],
     progress: Progress,
 ) -> ParityError:
-    """Keep the graphs of an export that failed, of which none is open, and diagnose the first."""
-    failed = [verdict for verdict in verdicts if not verdict.passed]
-    graph = failed[0].candidate.graph
+    """Keep the graphs of an export, of which none is open, and diagnose the first that failed.
+
+    Others may be unproven only, so that no node of theirs is at fault.
+    """
+    graph = failed.candidate.graph
     lines = failure_lines(
         staging,
         folder,
-        failed[0].candidate,
+        failed.candidate,
         subject.model.module if graph == CANONICAL_GRAPH else CANONICAL_GRAPH,
-        images,
-        logits,
+        *shown,
         subject.preprocessing,
         progress,
         diagnose=request.diagnose,
@@ -290,7 +290,9 @@ def _failure(
     if graph != CANONICAL_GRAPH:
         hint = "deploykit's own passes make that graph: please report it, with the folder."
     first = "The exported model does not give the checkpoint's answers, so nothing was published."
-    reasons = [f"{each.candidate.graph}: {'; '.join(each.reasons)}" for each in failed]
+    reasons = [
+        f"{each.candidate.graph}: {'; '.join(each.reasons)}" for each in verdicts if each.reasons
+    ]
     return ParityError("\n".join([first, *reasons, *lines]), hint=hint)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Annotated
 
 import typer
@@ -30,7 +30,7 @@ def inspect(
 
     Exits with 4 if it is damaged.
     """
-    bundle = None if what is None or Path(what).is_file() else what
+    bundle = None if what is None or os.path.isfile(what) else what  # noqa: PTH113  # never raises
     with command(
         "inspect", as_json=json, verbose=verbose, bundle=bundle, artifacts=artifacts
     ) as console:

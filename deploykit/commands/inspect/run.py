@@ -92,7 +92,14 @@ def inspect(
         what = what.folder
     path = Path(what or "")
     found: Inspection
-    if what is not None and path.is_file() and path.name != MANIFEST_NAME:
+    try:
+        is_file = what is not None and path.is_file() and path.name != MANIFEST_NAME
+    except OSError as exc:
+        raise InputError(
+            f"{path} cannot be read: {exc.strerror or exc}.",
+            hint="Check that the file and the folders that it lies in may be read.",
+        ) from exc
+    if is_file:
         found = _inspect_file(path, trust_pickle=trust_pickle)
     else:
         home = default_artifacts() if artifacts is None else Path(artifacts)

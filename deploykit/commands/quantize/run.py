@@ -281,10 +281,7 @@ class _Maker:
             images: Those of the verdict.
         """
         fp32 = self.bundle.deploy_graph("fp32")
-        # Where no photo shows the fault, an extreme image does.
-        shown, right = images.images, images.logits
-        if not verdict.exceeded:
-            shown, right = images.extremes.stacked()
+        shown, right = images.extremes.showing(verdict, images.images, images.logits)
         shutil.copyfile(self.bundle.checked(fp32), self.folder / fp32)
         lines = failure_lines(
             self.folder,

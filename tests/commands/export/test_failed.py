@@ -16,6 +16,7 @@ from deploykit.errors import BundleError, ParityError
 from deploykit.graph import passes
 from deploykit.graph.optimise import DEPLOY_RULES
 from deploykit.graph.traced import TracedModule
+from deploykit.proof.extremes import judge_extremes
 
 
 def another_epsilon(graph):
@@ -86,6 +87,20 @@ def test_export_failed_in_a_deploy_pass(request_for, monkeypatch):
     assert "Diagnosis of deploy/fp32.onnx against model.onnx: the first node" in error.message
     assert ", node_relu (Relu of stem.2); the error is" in error.message
     assert "please report it" in error.hint
+
+
+def test_export_failed_diagnoses_what_failed_not_what_is_unproven(request_for, monkeypatch):
+    rules = (*DEPLOY_RULES, wrong_pass(drop("stem.2", "Relu")))
+    monkeypatch.setattr("deploykit.graph.deploy.DEPLOY_RULES", rules)
+
+    def with_too_few(verdicts, *arguments):
+        canonical, deploy = judge_extremes(verdicts, *arguments)
+        return canonical.refused("too few images"), deploy
+
+    monkeypatch.setattr("deploykit.commands.export.run.judge_extremes", with_too_few)
+    error, _ = failure(request_for())
+    assert "\nmodel.onnx: too few images\n" in error.message
+    assert "Diagnosis of deploy/fp32.onnx against model.onnx: the first node" in error.message
 
 
 def test_export_failed_because_torch_traces_another_network(request_for, tmp_path):

@@ -240,6 +240,47 @@ def test_export_refuses_a_checkpoint_changed_while_read(
         export_bundle(request_for(checkpoint=path))
 
 
+def test_export_refuses_shards_that_change(request_for, checkpoint, tmp_path, monkeypatch):
+    import deploykit.models.loading as loading
+
+    state = torch.load(checkpoint)
+    torch.save(state, tmp_path / "a.bin")
+    index = tmp_path / "a.bin.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(state, "a.bin")}), encoding="utf-8")
+    original = loading.load_model
+
+    def load_then_replace(*arguments, **options):
+        model = original(*arguments, **options)
+        torch.save({**state, "extra": torch.ones(1)}, tmp_path / "a.bin")
+        return model
+
+    monkeypatch.setattr(loading, "load_model", load_then_replace)
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        export_bundle(request_for(checkpoint=index))
+
+
+@pytest.mark.parametrize("case", ["len(x) == 1", "torch.compiler.is_exporting()", "len(x) > 2"])
+def test_export_of_a_forward_that_ends_the_program(request_for, network_file, tmp_path, case):
+    """At once, while it is traced, or only for a batch of the comparison."""
+    code = tmp_path / "ending.py"
+    text = network_file.read_text(encoding="utf-8") + (
+        "\nimport sys\nimport torch\n"
+        "class Ending(Net):\n"
+        "    def forward(self, x):\n"
+        f"        if {case}:\n"
+        "            sys.exit(0)\n"
+        "        return super().forward(x)\n"
+    )
+    if case == "len(x) > 2":
+        text = text.replace("if len", "if not torch.compiler.is_exporting() and len")
+    code.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        export_bundle(request_for(arch=f"{code}:Ending"))
+    assert caught.value.exit_code == 4
+    assert "it ends the program, by sys.exit(0) (ending.py:" in caught.value.message
+    assert not (tmp_path / "artifacts" / "Ending").exists()
+
+
 def test_export_refuses_nan_on_an_image(request_for, tmp_path, photo_folder):
     code = tmp_path / "nets.py"
     code.write_text(

@@ -116,7 +116,7 @@ def test_identify_trusted_pickle(tmp_path, capsys):
         resolve_architecture("torchvision/resnet18", allow_user_code=False).build(7, {}), path
     )
     assert run(["identify", str(path)]) == 4
-    assert "--trust-pickle loads it" in capsys.readouterr().err
+    assert "add --trust-pickle to this command" in capsys.readouterr().err
     assert run(["identify", str(path), "--trust-pickle"]) == 0
     told = capsys.readouterr().out
     assert "fits        torchvision/resnet18, 7 classes" in told

@@ -143,7 +143,7 @@ def test_verify_impossible_requests_exit_codes(
     [
         (GraphError("the graph failed"), 4),
         (RuntimeError("a bug"), 1),
-        (SystemExit(0), 1),
+        (SystemExit(0), 4),
         (KeyboardInterrupt(), 130),
         (MemoryError(), 1),
     ],
