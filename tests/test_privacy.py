@@ -82,10 +82,11 @@ def test_home_stays_empty_after_write_curves(call, tmp_path):
 from pathlib import Path
 from deploykit.commands.train.curves import write_curves
 from deploykit.commands.train.state import Epoch
+from deploykit.specs.heads import SingleLabel
 
 values = dict.fromkeys(Epoch.__struct_fields__, 1)
 for _ in range(2):
-    write_curves([Epoch(**values)], Path("curves.png"))
+    write_curves([Epoch(**values)], Path("curves.png"), SingleLabel())
 """
     assert call(code).stderr == ""
     assert (tmp_path / "curves.png").is_file()

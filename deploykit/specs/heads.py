@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from deploykit.errors import UsageError
 from deploykit.specs.value import Value
+from deploykit.system.text import counted
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Decisions: TypeAlias = npt.NDArray[np.intp]
@@ -21,6 +23,9 @@ Decisions: TypeAlias = npt.NDArray[np.intp]
 
 HeadName: TypeAlias = Literal["single-label", "multi-label", "binary"]
 HEADS: tuple[HeadName, ...] = get_args(HeadName)
+
+#: Of a head whose classes are decided for one by one, where nobody said another.
+DEFAULT_THRESHOLD = 0.5
 
 #: Two classes whose probabilities differ by less than this are as probable as each other.
 _SAME_PROBABILITY = 1e-6
@@ -35,6 +40,8 @@ class BaseHead(Value, frozen=True, tag_field="kind"):
     activation: ClassVar[Literal["softmax", "sigmoid"]]
     #: What changes when a decision does.
     decided: ClassVar[str] = "class"
+    #: Whether an image may be of several classes, or of none, rather than of exactly one.
+    several: ClassVar[bool] = False
     #: A margin loses at most this many times what the logit changes that changes most.
     reach: ClassVar[int] = 1
 
@@ -76,6 +83,10 @@ class BaseHead(Value, frozen=True, tag_field="kind"):
     @abstractmethod
     def chosen(self, decisions: Decisions, classes: int) -> npt.NDArray[np.bool_]:
         """(N, D) => (N, K) whether a decision is for a class."""
+
+    def decisions(self, chosen: npt.NDArray[np.bool_]) -> Decisions:
+        """(N, K) => (N, D) the decisions for these classes: what :meth:`chosen` is for."""
+        return np.asarray(chosen.argmax(axis=1)[:, None], np.intp)
 
     @abstractmethod
     def margins(self, logits: npt.ArrayLike) -> Array:
@@ -224,6 +235,7 @@ class MultiLabel(_Sigmoids, frozen=True, tag="multi-label"):
 
     name: ClassVar[HeadName] = "multi-label"
     decided: ClassVar[str] = "labels"
+    several: ClassVar[bool] = True
 
     def check(self, classes: int) -> None:
         """One threshold a class."""
@@ -248,6 +260,10 @@ class MultiLabel(_Sigmoids, frozen=True, tag="multi-label"):
         del classes
         return np.asarray(decisions > 0)
 
+    def decisions(self, chosen: npt.NDArray[np.bool_]) -> Decisions:
+        """A 1 for each class of an image."""
+        return np.asarray(chosen, np.intp)
+
 
 class Binary(_Sigmoids, frozen=True, tag="binary"):
     """One logit for two classes: its sigmoid is the second one's probability."""
@@ -263,8 +279,11 @@ class Binary(_Sigmoids, frozen=True, tag="binary"):
         """Two classes, one threshold."""
         if classes != 2 or len(self.thresholds) != 1:
             raise UsageError(
-                "One logit tells two classes apart by one threshold; got "
-                f"{classes} classes and {len(self.thresholds)} thresholds."
+                "A binary head tells two classes apart, by one logit and one threshold; got "
+                f"{counted(classes, 'class', 'classes')} and "
+                f"{counted(len(self.thresholds), 'threshold')}.",
+                hint="Of more classes an image has one (single-label), or any number "
+                "(multi-label).",
             )
 
     def probabilities(self, logits: npt.ArrayLike) -> Array:
@@ -287,6 +306,25 @@ class Binary(_Sigmoids, frozen=True, tag="binary"):
 
 
 Head: TypeAlias = SingleLabel | MultiLabel | Binary
+
+
+def head_of(name: HeadName, thresholds: Sequence[float]) -> Head:
+    """Make a head.
+
+    Args:
+        name: As ``--head`` takes it.
+        thresholds: (K,) those of the classes. A binary head has the last class's, a single-label
+            head has none.
+
+    Raises:
+        UsageError: A threshold is not between 0 and 1.
+    """
+    heads: dict[HeadName, Callable[[], Head]] = {
+        "single-label": SingleLabel,
+        "multi-label": lambda: MultiLabel(thresholds=(*thresholds,)),
+        "binary": lambda: Binary(thresholds=(*thresholds[-1:],)),
+    }
+    return heads[name]()
 
 
 def softmax(logits: npt.ArrayLike) -> Array:

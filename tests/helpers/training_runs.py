@@ -35,6 +35,14 @@ class Spoiling(Tiny):
         seen = self.features[1].num_batches_tracked
         return super().forward(x) if self.training or seen <= 8 else -super().forward(x)
 
+class Sigmoid(Tiny):
+    def forward(self, x):
+        return super().forward(x).sigmoid().squeeze(1)
+
+class Softmax(Tiny):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
 class Exploding(Tiny):
     def forward(self, x):
         return super().forward(x) * float("inf")
@@ -90,6 +98,23 @@ def odd_photos(folder: Path, count: int) -> Path:
                 photo.save(folder / name / f"{i}.jpg", quality=60, exif=exif)
             else:
                 (photo.quantize(5) if i % 3 == 1 else photo).save(folder / name / f"{i}.png")
+    return folder
+
+
+def composed_photos(folder: Path, count: int = 24) -> Path:
+    """Photos of two halves, each in a class's colour or black; ``labels.csv`` beside them."""
+    random = np.random.default_rng(1)
+    names = ("red", "green", "blue")
+    folder.mkdir()
+    rows = ["path," + ",".join(names)]
+    for i in range(count):
+        halves = random.integers(0, 4, 2)  # 3 is of no class
+        pixels = random.integers(0, 60, (10, 12, 3))
+        for half, colour in enumerate(halves):
+            pixels[:, 6 * half : 6 * half + 6, colour : colour + 1] += 150
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02}.png")
+        rows.append(f"{i:02}.png," + ",".join(str(int(c in halves)) for c in range(3)))
+    (folder.parent / "labels.csv").write_text("\n".join(rows) + "\n")
     return folder
 
 

@@ -44,6 +44,15 @@ def test_binary_decides_for_the_second_class_above_its_threshold():
     assert ONE.margins([[-0.8473 + 2]]) == pytest.approx([2], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("head", "logits"), [(SingleLabel(), np.eye(3)), (MANY, 9 * np.eye(3) - 4), (ONE, [[-2], [2]])]
+)
+def test_decisions_for_classes_are_those_of_logits(head, logits):
+    decisions = head.decide(logits)
+    chosen = head.chosen(decisions, 2 if head == ONE else 3)
+    assert head.decisions(chosen).tolist() == decisions.tolist()
+
+
 def test_sigmoid_is_exact_where_it_is_small():
     assert sigmoid([-40.0]) == pytest.approx([4.248354e-18], rel=1e-6)
     assert sigmoid([-800.0, 800.0]).tolist() == [0, 1]

@@ -10,13 +10,10 @@ import msgspec
 
 from deploykit.errors import InputError, ModelError, UsageError
 from deploykit.images.scan import read_text
-from deploykit.specs.heads import Binary, HeadName, MultiLabel, SingleLabel
+from deploykit.specs.heads import DEFAULT_THRESHOLD, HeadName, SingleLabel, head_of
 from deploykit.specs.model import Labels
 from deploykit.specs.value import decode_json
 from deploykit.system.progress import Note, Progress
-
-#: Of a head whose classes are decided for one by one, where nobody said another.
-DEFAULT_THRESHOLD = 0.5
 
 
 def choose_head(
@@ -106,16 +103,15 @@ def with_head(
         )
     default = DEFAULT_THRESHOLD if threshold is None else threshold
     each = tuple(thresholds.get(label, default) for label in labels.names)
-    if name == "multi-label":
-        return msgspec.structs.replace(labels, head=MultiLabel(thresholds=each))
-    negative, positive = labels.names
-    if negative in thresholds:
+    head = head_of(name, each)
+    if name == "binary" and labels.names[0] in thresholds:
+        negative, positive = labels.names
         raise UsageError(
             f"A binary head has the threshold of its second class, {positive!r}, not of "
             f"{negative!r}.",
             hint=f"Its own is 1 less that: {positive},{1 - thresholds[negative]:g}",
         )
-    return msgspec.structs.replace(labels, head=Binary(thresholds=each[1:]))
+    return msgspec.structs.replace(labels, head=head)
 
 
 def head_options(labels: Labels) -> dict[str, str]:

@@ -17,8 +17,28 @@ _TRAINING = "Training options"
 def train(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Labelled images, with one sub-folder for each class."),
+        typer.Argument(
+            metavar="DIR",
+            help="Labelled images, with one sub-folder for each class; or those of --labels.",
+        ),
     ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A CSV instead of sub-folders: each image's path in DIR and its classes, "
+            "a.jpg,cat|dog, or a 0 or 1 for each class below a header.",
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="What to learn: single-label (a softmax), multi-label (a sigmoid a class) or "
+            "binary (one logit, for the second of two classes).  [default: multi-label if --labels "
+            "has an image of several classes or none, else single-label]",
+        ),
+    ] = None,
     arch: Annotated[
         str, typer.Option(metavar="NAME", help="The architecture; see `deploykit archs`.")
     ] = "dpn92",
@@ -96,14 +116,19 @@ def train(
 ) -> None:
     """Train a classifier on a folder of labelled images.
 
-    Keeps the epoch with the best test accuracy as best_model.pth.
+    Keeps the epoch with the best test accuracy as best_model.pth; with several labels an image, the
+    one with the best mean average precision.
     """
     with command("train", as_json=json, verbose=verbose) as console:
         from deploykit.commands.train import run
         from deploykit.commands.train.text import training_text, training_value
+        from deploykit.specs.heads import HEADS
+        from deploykit.specs.value import choice
 
         result = run.train(
             folder,
+            labels=labels,
+            head=None if head is None else choice(head, HEADS, "head"),
             arch=arch,
             arch_args=parsed_arch_args(arch_arg),
             output=output,
@@ -123,7 +148,11 @@ def train(
         following = ["deploykit", "export", "--arch", arch, "--ckpt", str(result.checkpoint)]
         following += ["--input-size", input_size] if input_size else []
         following += [word for item in arch_arg or () for word in ("--arch-arg", item)]
+        commands = [command_line(following)]
+        if labels is not None:  # of sub-folders the labels are known without being told
+            trained = ["deploykit", "predict", str(folder), "--expected", str(labels)]
+            commands.append(command_line(trained))
         console.result(
             lambda: training_value(result),
-            lambda: training_text(result, command_line(following)),
+            lambda: training_text(result, commands),
         )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deploykit.commands.python import PathLike, SizeLike, option_text
 from deploykit.commands.train.curves import load_matplotlib, write_curves
 from deploykit.commands.train.images import read_images
+from deploykit.commands.train.passes import end_workers, run_through
 from deploykit.commands.train.state import (
     CHECKPOINT,
     CURVES,
@@ -21,17 +22,18 @@ from deploykit.commands.train.state import (
     claim_folder,
     first_line,
     read_training,
+    score_text,
     write_best,
     write_training,
 )
 from deploykit.errors import (
     ArchitectureError,
-    DeploykitError,
     DeviceError,
-    ImagesError,
     ModelError,
     UsageError,
 )
+from deploykit.specs.heads import Head, HeadName
+from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing_options import (
     PreprocessingOptions,
     choose_preprocessing,
@@ -39,14 +41,15 @@ from deploykit.specs.preprocessing_options import (
 )
 from deploykit.specs.value import Shown
 from deploykit.system.deps import need
-from deploykit.system.progress import Note, Progress, Step, silent
+from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.text import counted
 from deploykit.system.threads import usable_cpus
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
-    from torch.utils.data import DataLoader
+    from torch import nn
+
+    from deploykit.specs.preprocessing import Size
 
 LEARNING_RATE = 1e-4
 BATCH_SIZE = 4
@@ -62,8 +65,10 @@ class TrainingResult(Shown):
     """The outcome of a training.
 
     Attributes:
-        checkpoint: ``best_model.pth``: the weights of the best epoch, a plain ``state_dict``.
+        checkpoint: ``best_model.pth``: the weights of the best epoch, a plain ``state_dict``; of a
+            multi-label or binary head the entry of that name, beside ``head``.
         classes: The names of the classes, in the order of the logits.
+        head: What the logits mean.
         history: Every epoch, with those before a resume.
         train_images: How many photos it was trained on.
         test_images: How many photos it was tested on.
@@ -72,6 +77,7 @@ class TrainingResult(Shown):
 
     checkpoint: Path
     classes: tuple[str, ...]
+    head: HeadName
     history: tuple[Epoch, ...]
     train_images: int
     test_images: int
@@ -86,6 +92,8 @@ class TrainingResult(Shown):
 def train(
     folder: PathLike,
     *,
+    labels: PathLike | None = None,
+    head: HeadName | None = None,
     arch: str = "dpn92",
     arch_args: Mapping[str, object] | None = None,
     output: PathLike = ".",
@@ -101,18 +109,27 @@ def train(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> TrainingResult:
-    """Train a classifier on a folder with one sub-folder of photos a class.
+    """Train a classifier on a folder of photos with one sub-folder a class, or on a table's photos.
 
     The defaults are the DPN tutorial's: a random 80/20 split, Adam, cross-entropy, batches of 4,
     40 epochs, and a learning rate of 1e-4 that is multiplied by 0.92 every 4 epochs. Unlike there,
-    the weights of the epoch with the best test accuracy are kept, not those of the last.
+    the weights of the epoch with the best test accuracy are kept, not those of the last. A
+    multi-label head learns one sigmoid a class by binary cross-entropy, and the epoch with the best
+    mean average precision is kept; a binary head learns one sigmoid for two classes.
 
     After each epoch ``output`` holds ``best_model.pth``, ``classes.txt``, ``curves.png`` and
     ``training.pt``. After an interruption ``resume`` continues with the next epoch, but not to the
     very weights of an uninterrupted training: the photos come in another order.
 
     Args:
-        folder: The photos; the classes are its sub-folders, in the order of ``ImageFolder``.
+        folder: The photos; without ``labels`` the classes are its sub-folders, in the order of
+            ``ImageFolder``.
+        labels: A CSV with a row a photo: its path relative to the folder, then its classes, or a 0
+            or 1 for each class below a header. The classes are in the order of the header, or
+            sorted.
+        head: ``single-label``, ``multi-label`` or ``binary`` (one logit, for the second of two
+            classes); None for single-label, or for multi-label where ``labels`` has a photo of
+            several classes or of none.
         arch: The name of the architecture.
         arch_args: More arguments of the architecture.
         output: The folder for the results; made if it does not exist.
@@ -133,11 +150,11 @@ def train(
 
     Raises:
         UsageError: An option makes no sense, or ``output`` does not fit ``resume`` or
-            ``overwrite``.
+            ``overwrite``, or the labels do not fit the head.
         ImagesError: There are too few photos to train and test on.
         ArchitectureError: The network cannot be built or trained.
         ModelError: The loss became NaN or infinite.
-        InputError: A file cannot be written: the disk may be full.
+        InputError: A file cannot be written: the disk may be full. Or the table cannot be read.
         CheckpointError: The state to resume from is damaged.
         DeviceError: The device is not there, or its memory does not suffice.
         DependencyError: torch, torchvision or matplotlib is not installed.
@@ -158,9 +175,11 @@ def train(
     )
     place = _choose_device(device)
     claim_folder(output, resume=resume, overwrite=overwrite)
-    images = read_images(folder, steps, test_fraction, seed, progress)
+    images = read_images(folder, labels, head, steps, test_fraction, seed, progress)
+    known = images.labels
     torch.manual_seed(seed)
-    module = architecture.build(len(images.classes), dict(arch_args or {})).to(place)
+    module = architecture.build(known.logits, dict(arch_args or {}))
+    module = _with_logits(module, known.head, steps.input_size, progress).to(place)
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     if not weights:
         raise ArchitectureError(
@@ -175,10 +194,12 @@ def train(
         "preprocessing": steps.describe(),
         "test fraction": f"{test_fraction:g}",
         "seed": str(seed),
+        "head": known.head.name,
+        "classes": ", ".join(known.names),
     }
     history: tuple[Epoch, ...] = ()
     if resume:
-        state = _resume(output, options, images.names, epochs, module, optimizer)
+        state = _resume(output, options, images.classes_of, epochs, module, optimizer)
         history = state.history
         for name, now, before in (
             ("learning rate", learning_rate, state.learning_rate),
@@ -192,7 +213,7 @@ def train(
         )
         if best_epoch(history) is history[-1]:
             # The program may have ended between writing the state and writing the checkpoint.
-            write_best(output, module.state_dict(), images.classes)
+            write_best(output, module.state_dict(), known)
     learning_rate, batch_size = learning_rate or LEARNING_RATE, batch_size or BATCH_SIZE
     if workers is None:
         workers = 0 if place.type == "cpu" else min(usable_cpus(), _MOST_WORKERS)
@@ -213,7 +234,7 @@ def train(
     progress(
         Note(
             f"{architecture.name} on {place}: {len(images.train)} photos to train on, "
-            f"{len(images.test)} to test on, {len(images.classes)} classes; {steps.describe()}"
+            f"{len(images.test)} to test on, {len(known)} classes; {steps.describe()}"
         )
     )
     try:
@@ -222,24 +243,28 @@ def train(
             rate = learning_rate * RATE_DECAY ** ((number - 1) // EPOCHS_PER_RATE)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            stage, classes = f"epoch {number}/{epochs}", len(images.classes)
-            trained = _run_through(train_loader, module, optimizer, classes, stage, progress)
-            stage += ", testing"
-            tested = _run_through(test_loader, module, None, classes, stage, progress)
-            seconds = time.perf_counter() - began
-            history = (*history, Epoch(number, rate, *trained, *tested, seconds))
+            stage = f"epoch {number}/{epochs}"
+            trained = run_through(train_loader, module, optimizer, known, stage, progress)
+            tested = run_through(test_loader, module, None, known, f"{stage}, testing", progress)
+            epoch = Epoch(
+                *(number, rate, *trained[:2], *tested[:2], time.perf_counter() - began),
+                train_mean_average_precision=trained.mean_average_precision,
+                test_mean_average_precision=tested.mean_average_precision,
+            )
+            history = (*history, epoch)
             state = Training(
-                *(options, images.names, learning_rate, batch_size, history),
+                *(options, images.classes_of, learning_rate, batch_size, history),
                 model=module.state_dict(),
                 optimizer=optimizer.state_dict(),
             )
-            _keep_epoch(output, state, images.classes, epochs, progress)
+            _keep_epoch(output, state, known, epochs, progress)
     finally:
         for loader in (train_loader, test_loader):
-            _end_workers(loader)
+            end_workers(loader)
     return TrainingResult(
         checkpoint=output / CHECKPOINT,
-        classes=images.classes,
+        classes=known.names,
+        head=known.head.name,
         history=history,
         train_images=len(images.train),
         test_images=len(images.test),
@@ -248,7 +273,7 @@ def train(
 
 
 def _keep_epoch(
-    output: Path, state: Training, classes: Sequence[str], epochs: int, progress: Progress
+    output: Path, state: Training, labels: Labels, epochs: int, progress: Progress
 ) -> None:
     """Write the state after an epoch, the checkpoint if it is the best, and the curves.
 
@@ -265,11 +290,12 @@ def _keep_epoch(
     write_training(output, state)
     best = ""
     if best_epoch(state.history) is epoch:
-        write_best(output, state.model, classes)
+        write_best(output, state.model, labels)
         best = ", best so far"
+    train = score_text(epoch.train_accuracy, epoch.train_mean_average_precision)
+    test = score_text(epoch.test_accuracy, epoch.test_mean_average_precision)
     results = (
-        f"train {epoch.train_accuracy:.1%} (loss {epoch.train_loss:.3f}), "
-        f"test {epoch.test_accuracy:.1%} (loss {epoch.test_loss:.3f})"
+        f"train {train} (loss {epoch.train_loss:.3f}), test {test} (loss {epoch.test_loss:.3f})"
     )
     progress(
         Note(
@@ -278,7 +304,7 @@ def _keep_epoch(
         )
     )
     try:
-        write_curves(state.history, output / CURVES)
+        write_curves(state.history, output / CURVES, labels.head)
     except OSError as exc:  # a picture is not worth ending a training for
         progress(Note(f"{CURVES} was not written, the training continues: {exc}"))
 
@@ -321,10 +347,29 @@ def _choose_device(name: str) -> torch.device:
     return device
 
 
+def _with_logits(module: nn.Module, head: Head, size: Size, progress: Progress) -> nn.Module:
+    """Let a network to be trained with sigmoids give logits, (N, L), as ``export`` does.
+
+    Raises:
+        ArchitectureError: It ends in a softmax.
+    """
+    from deploykit.models.heads import give_logits
+
+    activation = give_logits(module.eval(), size) if head.activation == "sigmoid" else ""
+    if activation == "softmax":
+        raise ArchitectureError(
+            "The network ends in a softmax, of which a head with sigmoids has no use.",
+            hint="Take the softmax out of its forward, or use --head single-label.",
+        )
+    if activation:
+        progress(Note("the network ends in a sigmoid, which is left out: the loss has its own"))
+    return module
+
+
 def _resume(
     folder: Path,
     options: dict[str, str],
-    photos: Sequence[str],
+    photos: Mapping[str, tuple[str, ...]],
     epochs: int,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -343,6 +388,13 @@ def _resume(
         if names:
             more = ", ..." if len(names) > 1 else ""
             changes.append(f"{counted(len(names), 'photo')} {what}: {min(names)}{more}")
+    both = photos.keys() & state.photos.keys()
+    if moved := sorted(name for name in both if photos[name] != state.photos[name]):
+        before, now = (", ".join(each[moved[0]]) or "none" for each in (state.photos, photos))
+        changes.append(
+            f"{counted(len(moved), 'photo')} of other classes: {moved[0]} (was {before}, and is "
+            f"now {now}){', ...' if len(moved) > 1 else ''}"
+        )
     if changes:
         raise UsageError(
             f"This training cannot be resumed: {'; '.join(changes)}.",
@@ -363,81 +415,3 @@ def _resume(
             hint="Restore the code, or start again with --overwrite.",
         ) from exc
     return state
-
-
-def _run_through(
-    loader: DataLoader[Any],
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
-    classes: int,
-    stage: str,
-    progress: Progress,
-) -> tuple[float, float]:
-    """Train on every batch of a loader, or without an optimizer only test.
-
-    Returns:
-        The share of correct photos, 0..1, and their mean cross-entropy.
-    """
-    import torch
-
-    device = next(module.parameters()).device
-    module.train(optimizer is not None)
-    count, correct, loss_sum = 0, 0, 0.0
-    for images, targets in _batches(loader):
-        shape = tuple(images.shape)
-        try:
-            with torch.set_grad_enabled(optimizer is not None):
-                logits = module(images.to(device))
-                _check_logits(logits, (len(images), classes))
-                loss = torch.nn.functional.cross_entropy(logits, targets.to(device))
-                if optimizer is not None:
-                    optimizer.zero_grad()
-                    torch.autograd.backward(loss)
-                    optimizer.step()
-        except DeploykitError:
-            raise
-        except torch.OutOfMemoryError as exc:
-            raise DeviceError(
-                f"The memory of the device does not suffice for a batch of shape {shape}.",
-                hint="Use a smaller --batch-size, or --device cpu.",
-            ) from exc
-        except Exception as exc:  # the network may be the user's code, which raises what it likes
-            raise ArchitectureError(
-                f"The network fails on a training batch of shape {shape}: {first_line(exc)}",
-                hint="Is it made for another --input-size, or for batches of more than one photo?",
-            ) from exc
-        count += len(images)
-        correct += int((logits.argmax(1).cpu() == targets).sum())
-        loss_sum += loss.item() * len(images)
-        progress(Step(stage, count, len(loader.dataset)))  # type: ignore[arg-type]
-    return correct / count, loss_sum / count
-
-
-def _batches(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of a loader; explains why photos can no longer be read."""
-    try:
-        yield from loader
-    except (OSError, RuntimeError) as exc:
-        # An error of another process has its traceback as text; its last line is the message.
-        message = str(exc).strip().splitlines()[-1].removeprefix("OSError: ")
-        raise ImagesError(
-            f"Photos that could be read at first no longer can: {message}",
-            hint="Is the folder still complete? Then continue with --resume.",
-        ) from exc
-
-
-def _end_workers(loader: DataLoader[Any]) -> None:
-    """End a loader's processes at once; the garbage collector waits 5 seconds for each."""
-    iterator = getattr(loader, "_iterator", None)  # torch has no public way
-    if iterator is not None:
-        iterator._shutdown_workers()  # noqa: SLF001
-
-
-def _check_logits(logits: object, wanted: tuple[int, int]) -> None:
-    shape = getattr(logits, "shape", None)
-    if shape is None or tuple(shape) != wanted:
-        given = type(logits).__name__ if shape is None else f"tensor of shape {tuple(shape)}"
-        raise ArchitectureError(
-            f"In training the network returns a {given} instead of logits of shape {wanted}.",
-            hint="It must return one logit a class for each photo, and nothing else.",
-        )

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from deploykit.commands.train.run import TrainingResult
-from deploykit.commands.train.state import CURVES
+from deploykit.commands.train.state import CURVES, score_text
 from deploykit.images.labels import CLASSES_FILE
 from deploykit.system.text import visible
 
 
-def training_text(result: TrainingResult, next_command: str | None = None) -> str:
-    """The best epoch, the files, and the command that comes next, where that is known."""
+def training_text(result: TrainingResult, commands: Sequence[str] = ()) -> str:
+    """The best epoch, the files, and the commands that come next, where they are known."""
     folder = result.checkpoint.parent
+    best = result.best
+    score = score_text(best.test_accuracy, best.test_mean_average_precision)
+    what = "test accuracy" if best.test_mean_average_precision is None else "test"
     return "\n".join(
         (
-            f"best epoch  {result.best.number} of {len(result.history)}: test accuracy "
-            f"{result.best.test_accuracy:.1%} on {result.test_images} photos "
+            f"best epoch  {best.number} of {len(result.history)}: {what} {score} on "
+            f"{result.test_images} photos "
             f"({result.train_images} trained on), in {result.seconds:.0f} s",
             "written     "
             + visible(f"{result.checkpoint}, {folder / CLASSES_FILE}, {folder / CURVES}"),
-            *([] if next_command is None else [f"next        {next_command}"]),
+            *(f"{word:<12}{line}" for word, line in zip(("next", "then"), commands, strict=False)),
         )
     )
 
@@ -32,6 +36,7 @@ def training_value(result: TrainingResult) -> dict[str, Any]:
     return {
         "checkpoint": str(result.checkpoint),
         "classes": result.classes,
+        "head": result.head,
         "best": msgspec.to_builtins(result.best),
         "history": msgspec.to_builtins(result.history),
         "train_images": result.train_images,

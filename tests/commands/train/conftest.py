@@ -16,7 +16,7 @@ def photos(tmp_path):
 def train(tmp_path, photos, monkeypatch):
     """``train`` with small defaults; its curves, which take long to draw, are empty."""
     draw = "deploykit.commands.train.run.write_curves"
-    monkeypatch.setattr(draw, lambda history, path: path.touch())
+    monkeypatch.setattr(draw, lambda history, path, head: path.touch())
     code = tmp_path / "networks.py"
     code.write_text(NETWORKS, encoding="utf-8")
 

@@ -70,13 +70,13 @@ def test_best_epoch_of_equals_has_the_lower_loss():
 @pytest.mark.parametrize("steps", [SMALL, Preprocessing(resize=12, crop_size=(8, 8))])
 def test_read_images_has_pixels_of_prediction(tmp_path, steps):
     folder = odd_photos(tmp_path / "odd", 6)
-    photos = read_images(folder, steps, 0.5, 0, silent)
-    found = {(tensor.numpy().tobytes(), target) for tensor, target in photos.train + photos.test}
+    photos = read_images(folder, None, None, steps, 0.5, 0, silent)
+    found = {(tensor.numpy().tobytes(), *target) for tensor, target in photos.train + photos.test}
     resize = transforms.Resize(steps.resize)
     crop = transforms.CenterCrop(8)
     tensor, normalise = transforms.ToTensor(), transforms.Normalize(steps.mean, steps.std)
     for path in folder.rglob("*.*g"):
-        target = photos.classes.index(path.parent.name)
+        target = photos.labels.names.index(path.parent.name)
         with Image.open(path) as photo:
             torchvisions = normalise(tensor(crop(resize(photo.convert("RGB")))))
         assert (torchvisions.numpy().tobytes(), target) in found
