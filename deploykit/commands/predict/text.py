@@ -93,7 +93,7 @@ def _sums(run: PredictionRun, labels: Labels) -> list[str]:
     if len(tally.labels) > _SHOWN_CLASSES:
         lines[-1] += f", ... ({len(tally.labels)} classes)"
     if tally.unlabelled:
-        lines[-1] += f"{', ' if classes else ''}{tally.unlabelled} none"
+        lines[-1] += f"{', ' if classes else ''}{counted(tally.unlabelled, 'image')} without any"
     if tally.accuracy is not None:
         # One of several labels too many, and an image counts as wrong.
         match = "exact match, " if labels.head.several else ""
@@ -129,7 +129,7 @@ def _class_lines(tally: ClassTally | None) -> list[str]:
         lowest = sorted(results, key=lambda each: 2.0 if each.recall is None else each.recall)
         kept = {*lowest[:_SHOWN_CLASSES]}
         shown = tuple(each for each in results if each in kept)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             each.label,
             f"{each.images:,}",
@@ -137,8 +137,11 @@ def _class_lines(tally: ClassTally | None) -> list[str]:
         )
         for each in shown
     ]
-    rows.append(("mean", "", "", "", _share(tally.mean_average_precision)))
-    header = ("class", "images", "precision", "recall", "average precision")
+    header: tuple[str, ...] = ("class", "images", "precision", "recall", "average precision")
+    if tally.complete:
+        rows.append(("mean", "", "", "", _share(tally.mean_average_precision)))
+    else:
+        header, rows = header[:-1], [row[:-1] for row in rows]
     lines = ["", *table_text(header, rows).splitlines()]
     if len(shown) < len(results):
         lines.append(

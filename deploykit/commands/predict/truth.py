@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from deploykit.errors import InputError
 from deploykit.images.label_tables import LabelTable, read_label_table
@@ -31,8 +31,8 @@ class Truth:
 def read_truth(path: Path, scan: Scan, labels: Labels, progress: Progress = silent) -> Truth:
     """Find a table's rows for images.
 
-    A path of the table is relative to the folder of the images, or leads there from elsewhere; or
-    it is a bare file name that one image has.
+    A path of the table is relative to the folder of the images; or an image's whole path ends with
+    it, and no other image's does: so it may be absolute, or a bare file name.
 
     Args:
         path: See :func:`deploykit.images.label_tables.read_label_table`.
@@ -50,7 +50,7 @@ def read_truth(path: Path, scan: Scan, labels: Labels, progress: Progress = sile
     if not places:
         raise InputError(
             f"No row of {path} matches an image of {scan.path}.",
-            hint=f"Its paths are relative to {scan.root}: the first image there is "
+            hint=f"Write its paths relative to {scan.root}: an image there is "
             f"{scan.files[0].name}, the first row of the table is {strangers[0]}.",
         )
     if strangers:
@@ -72,19 +72,30 @@ def read_truth(path: Path, scan: Scan, labels: Labels, progress: Progress = sile
 
 
 def _matched(table: LabelTable, root: Path, names: Iterable[str]) -> list[str | None]:
-    """The image that each of a table's rows is for; what is called by its own name comes first."""
+    """The image that each of a table's rows is for; no image has two.
+
+    A row whose path is no image's name may be for the one image whose whole path ends with it.
+    """
     known = set(names)
-    bare = Counter(name.rpartition("/")[2] for name in known)
-    only = {last: name for name in known if bare[last := name.rpartition("/")[2]] == 1}
-    here = root.absolute().as_posix().rstrip("/")
-    # As the folder was given, from the root of the system, and where links lead.
-    folders = {f"{each.as_posix().rstrip('/')}/" for each in (root, root.resolve())} | {f"{here}/"}
-    found = {row: row for row in table.rows if row in known}
-    taken = {*found}
+    others = {row for row in table.rows if row not in known}
+    ends: dict[str, set[str]] = {}
+    folders = {root.absolute().as_posix(), root.resolve().as_posix()} if others else set[str]()
+    for folder, name in itertools.product(folders, known):
+        path = name if PurePath(name).is_absolute() else f"{folder}/{name}"
+        if path in others:
+            ends.setdefault(path, set()).add(name)
+        start = path.rfind("/")
+        while start >= 0:
+            if (end := path[start + 1 :]) in others:
+                ends.setdefault(end, set()).add(name)
+            start = path.rfind("/", 0, start)
+    found: list[str | None] = []
+    taken = known.intersection(table.rows)
     for row in table.rows:
-        inside = (row.removeprefix(folder) for folder in folders if row.startswith(folder))
-        for place in (*inside, f"{here}/{row}", only.get(row)):
-            if row not in found and place in known and place not in taken:
-                found[row] = place
-                taken.add(place)
-    return [found.get(row) for row in table.rows]
+        images = [row] if row in known else [*ends.get(row, ())]
+        if len(images) == 1 and (row in known or images[0] not in taken):
+            taken.add(images[0])
+            found.append(images[0])
+        else:
+            found.append(None)
+    return found

@@ -32,16 +32,11 @@ const chipsOf = (row) => {
     : [make("span", { className: "chip none" }, "no label"), ...chips];
 };
 
-/** What is wrong with an answer, in a few words. */
-const wrongWords = (row) => {
-  if (!head.several) return ["not ", stranger(row.truth[0])];
-  const counts = ["missing", "extra"].map((kind) => [row[kind].length, kind]);
-  return [
-    counts
-      .filter(([count]) => count > 0)
-      .map(([count, kind]) => `${count} ${kind}`)
-      .join(", "),
-  ];
+/** What is wrong with an answer, in a few words; the chips say which of several labels. */
+const wrongWords = ({ truth, missing, extra }) => {
+  if (!head.several) return ["not ", stranger(truth[0])];
+  if (extra.length === 0) return [`${missing.length} missing`];
+  return missing.length === 0 ? [`${extra.length} extra`] : [`${missing.length + extra.length} wrong`];
 };
 
 const cardOf = (row, place) => {
