@@ -364,7 +364,9 @@ def _is_possible(row: Prediction, run: Fingerprint, places: Mapping[str, int]) -
     if len(row.top) != run.top_k or (row.margin is not None and row.margin < 0) or row.reason:
         return False
     found = {each.label: each.probability for each in row.top}
-    if not found.keys() <= places.keys() or not all(0 <= each <= 1 for each in found.values()):
+    if len(found) < run.top_k or not found.keys() <= places.keys():
+        return False
+    if not all(0 <= each <= 1 for each in found.values()):
         return False
     if run.head.several:
         # Of what a row ranks, its labels are ranked alike; others come behind.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -150,7 +151,8 @@ class ClassTally:
         self._decided = Counter[str]()
         self._correct = Counter[str]()
         self._rows = 0
-        self._scores = tempfile.SpooledTemporaryFile(_SPOOLED_BYTES)  # noqa: SIM115  # closed with self
+        self._scores = tempfile.SpooledTemporaryFile(_SPOOLED_BYTES)  # noqa: SIM115
+        weakref.finalize(self, self._scores.close)
         self._results: tuple[ClassResult, ...] | None = None
 
     def add(self, row: Prediction, truth: tuple[str, ...]) -> None:
