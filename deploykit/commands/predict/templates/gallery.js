@@ -11,7 +11,7 @@ const chipOf = (label, row, probabilities) => {
   const kind = ["missing", "extra"].find((each) => row[each].includes(label));
   const probability = probabilities.get(label);
   const value = probability === undefined ? "" : formatPercent(probability, 0);
-  const chip = make("span", { className: "chip" }, stranger(label), " ", make("small", {}, value));
+  const chip = make("span", { className: "chip" }, stranger(label), make("small", {}, value));
   if (kind) chip.prepend(make("span", { className: "visually-hidden" }, `${kind}: `));
   chip.classList.add(kind ?? (row.right || row.wrong ? "correct" : "given"));
   return chip;
