@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tempfile
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ import deploykit
 from deploykit.commands.app import run
 from deploykit.commands.predict.journal import Journal
 from deploykit.commands.predict.provenance import Fingerprint
+from deploykit.commands.predict.tally import tally_of
 from deploykit.errors import InputError, UsageError
 from deploykit.models.user_code import user_callable
 from deploykit.specs.heads import Binary, MultiLabel
@@ -178,6 +180,30 @@ def test_metrics_are_those_of_scikit_learn(predict, several, photos, labels_csv,
     average = metrics.average_precision_score(right, scores, average=None)
     found = [each["average_precision"] for each in result["classes"]]
     assert found == pytest.approx(average, abs=1e-12)
+
+
+def test_average_precision_of_more_rows_than_memory_keeps(several, photos, labels_csv, monkeypatch):
+    def mean():
+        tally = tally_of(several.manifest.labels)
+        for row in deploykit.predict(photos, bundle=several, expected=labels_csv):
+            tally.add(row)
+        return tally.classes.mean_average_precision
+
+    expected = mean()
+    monkeypatch.setattr("deploykit.commands.predict.tally._SPOOLED_BYTES", 100)
+    monkeypatch.setattr("deploykit.commands.predict.tally._READ_BYTES", 300)
+    assert mean() == expected
+    full = tempfile.SpooledTemporaryFile
+
+    def refusing(*_):
+        file = full(10)
+        file.rollover = lambda: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        return file
+
+    monkeypatch.setattr("deploykit.commands.predict.tally.tempfile.SpooledTemporaryFile", refusing)
+    with pytest.raises(InputError, match=r"cannot be kept in .*: No space left") as caught:
+        mean()
+    assert "TMPDIR" in caught.value.hint
 
 
 def test_average_precision_needs_all_probabilities(predict, several, labels_csv):
