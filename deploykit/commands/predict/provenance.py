@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SHOWN_HASH_DIGITS = 12
 _WORDS = {"top_k": "--top-k", "tf32": "--tf32", "source": "what is predicted"}
 _HASHES = {"sha256": "the SHA-256 of {file}", "expected": "the SHA-256 of --expected"}
+_ONE_LABEL: Head = SingleLabel()
 #: Another version may decode or compute the last digits otherwise.
 _DECISIVE = (
     *("onnxruntime", "onnxruntime-gpu", "openvino"),
@@ -64,7 +65,7 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
     top_k: int
     source: str
     versions: dict[str, str]
-    head: Head = SingleLabel()
+    head: Head = _ONE_LABEL
     expected: str = ""
 
     def options(self) -> str:
@@ -110,7 +111,8 @@ def fingerprint_of(run: PredictionRun) -> Fingerprint:
         top_k=run.top_k,
         source=printable(run.request.source.resolve()),
         versions={name: v for name, v in installed_versions().items() if name in _DECISIVE},
-        head=manifest.labels.head,
+        # msgspec leaves a default out by identity: files of single-label models stay as they are.
+        head=_ONE_LABEL if manifest.labels.head == _ONE_LABEL else manifest.labels.head,
         expected="" if run.truth is None else run.truth.sha256,
     )
 

@@ -465,9 +465,9 @@ def test_journal_refuses_rows_that_no_head_gives(tmp_path, fingerprint, row, cha
     assert damaged_of(tmp_path / "p.csv", fingerprint, msgspec.structs.replace(row, **changes)) == 1
 
 
-def test_journal_of_one_label_is_as_before(tmp_path):
-    with Journal(tmp_path / "p.csv", resume=False) as journal:
-        journal.begin(FINGERPRINT)
-        journal.write(OF_ONE)
-        header = msgspec.json.decode(journal.path.read_bytes().partition(b"\n")[0])
-    assert {"head", "expected"}.isdisjoint(header["fingerprint"])
+def test_record_of_one_label_has_no_head(predict, exported_bundle, several, tmp_path):
+    for bundle, table in ((exported_bundle, "one.csv"), (several, "several.csv")):
+        assert predict(bundle, "--output", table)[0] == 0
+        record = msgspec.json.decode((tmp_path / f".{table}.run").read_bytes())
+        assert ("head" in record["fingerprint"]) == (bundle is several)
+        assert "expected" not in record["fingerprint"]
