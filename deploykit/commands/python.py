@@ -175,7 +175,7 @@ def _words(kind: Any, kinds: tuple[Any, ...]) -> str:
     """What a kind is called; a text beside a path is one."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return f"one of {', '.join(inner)}"
+        return f"one of {', '.join(inner)}" if len(inner) > 1 else repr(inner[0])
     if origin is tuple:
         return f"{len(inner)} numbers"
     if origin is Sequence:

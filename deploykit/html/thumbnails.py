@@ -65,18 +65,19 @@ class ThumbnailChoice:
             index: Its place in the stream.
             row: The row; one without a prediction gets no thumbnail.
         """
-        if row.label is None or row.margin is None:
+        if not row.ok or row.margin is None:
             return
         self._readable += 1
         image = (index, row.path)
         if self.complete:
             self._first.append(image)
         self._lowest_margins.add(row.margin, image)
-        if row.expected is not None and row.expected != row.label:
+        if row.truth is not None and {*row.truth} != {*row.decided}:
             self._wrong.add(-row.margin, image)
-        if row.label in self._samples or len(self._samples) < _SAMPLES:
-            sample = self._samples.setdefault(row.label, _Smallest(self._sample_size))
-            sample.add(zlib.crc32(row.path.encode("utf-8", "backslashreplace")), image)
+        for label in row.decided or ("",):
+            if label in self._samples or len(self._samples) < _SAMPLES:
+                sample = self._samples.setdefault(label, _Smallest(self._sample_size))
+                sample.add(zlib.crc32(row.path.encode("utf-8", "backslashreplace")), image)
 
     def chosen(self) -> list[tuple[int, str]]:
         """The place and the path of each row that gets one, in the stream's order."""

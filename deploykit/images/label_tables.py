@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 import re
@@ -30,13 +31,17 @@ class LabelTable:
     Attributes:
         labels: The classes: those asked for; else the header's, or the names that occur, sorted.
         rows: The classes of each image in the order of the labels, by its path with ``/``.
+        sha256: Of the table's text in UTF-8, in lowercase hex.
     """
 
     labels: tuple[str, ...]
     rows: Mapping[str, tuple[str, ...]]
+    sha256: str
 
 
-def read_label_table(path: Path, labels: Sequence[str] | None = None) -> LabelTable:
+def read_label_table(
+    path: Path, labels: Sequence[str] | None = None, *, several: bool = True
+) -> LabelTable:
     """Read the classes of images.
 
     Args:
@@ -45,18 +50,24 @@ def read_label_table(path: Path, labels: Sequence[str] | None = None) -> LabelTa
             empty cell for an image of no class; or each is named in a header after a class, and has
             0 or 1.
         labels: The classes that there are; None to take them from the table.
+        several: Whether an image may be of any number of classes. Else it is of exactly one, and of
+            two classes the column of one says enough.
 
     Raises:
         InputError: The table cannot be read, or it is not clear what an image's classes are.
     """
     text = read_text(path, "table of labels", "image")
     try:
-        return _table_of(text, labels)
+        known, rows = _table_of(text, labels, several=several)
     except (ValueError, csv.Error) as exc:
         raise InputError(f"The labels in {path} are not clear: {exc}.", hint=_HINT) from exc
+    return LabelTable(known, rows, hashlib.sha256(text.encode()).hexdigest())
 
 
-def _table_of(text: str, labels: Sequence[str] | None) -> LabelTable:
+def _table_of(
+    text: str, labels: Sequence[str] | None, *, several: bool
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The classes, and those of each image."""
     first = text.lstrip("\n").partition("\n")[0]
     rows = [
         [cell.strip() for cell in row]
@@ -68,10 +79,13 @@ def _table_of(text: str, labels: Sequence[str] | None) -> LabelTable:
         header = rows.pop(0)
     if not rows:
         raise ValueError("it has no image")
-    if len(header) > 1 and all(cell.lower() in _FLAGS for row in rows for cell in row[1:]):
+    if _is_of_columns(header[1:], rows, labels):
         named = _of_columns(header[1:], rows)
         known = tuple(header[1:] if labels is None else labels)
-        if {*known} != {*header[1:]}:
+        missing = [*{*known} - {*header[1:]}]
+        if not several and len(known) == 2 and len(missing) == 1 and {*header[1:]} < {*known}:
+            named = [names or missing for names in named]
+        elif {*known} != {*header[1:]}:
             odd = sorted({*known} ^ {*header[1:]})
             whose = "no class" if odd[0] in header else "a class without a column"
             raise ValueError(f"{odd[0]!r} is {whose}")
@@ -86,7 +100,23 @@ def _table_of(text: str, labels: Sequence[str] | None) -> LabelTable:
         if unknown := [each for each in names if each not in known]:
             raise ValueError(f"{name} is of {unknown[0]!r}, which is no class")
         found[name] = tuple(label for label in known if label in names)
-    return LabelTable(known, found)
+        if not several and len(found[name]) != 1:
+            count = len(found[name]) or "no"
+            raise ValueError(f"{name} is of {count} classes, and the model gives each image one")
+    return known, found
+
+
+def _is_of_columns(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], labels: Sequence[str] | None
+) -> bool:
+    """Whether 0 and 1 below a header say if an image is of a column's class.
+
+    They may as well be the names of classes, as of a model whose classes are 0 and 1.
+    """
+    cells = {cell for row in rows for cell in row[1:]}
+    if labels is not None and cells <= {*labels} and not {*columns} & {*labels}:
+        return False
+    return bool(columns) and all(cell.lower() in _FLAGS for cell in cells)
 
 
 def _of_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -40,8 +40,10 @@ class BaseHead(Value, frozen=True, tag_field="kind"):
     activation: ClassVar[Literal["softmax", "sigmoid"]]
     #: What changes when a decision does.
     decided: ClassVar[str] = "class"
-    #: Whether an image may be of several classes, or of none, rather than of exactly one.
+    #: Whether an image may be given any number of classes, none included.
     several: ClassVar[bool] = False
+    #: What a margin is, to a reader.
+    margin_words: ClassVar[str] = "the distance of the nearest logit from its threshold"
     #: A margin loses at most this many times what the logit changes that changes most.
     reach: ClassVar[int] = 1
 
@@ -71,6 +73,10 @@ class BaseHead(Value, frozen=True, tag_field="kind"):
         None where an image may be given any number of classes, so that none does.
         """
         return np.asarray(probabilities.max(axis=1))
+
+    def headline_class(self, decided: int) -> int:
+        """Which class :meth:`headline` is the probability of, where one class was decided for."""
+        return decided
 
     @abstractmethod
     def scores(self, logits: npt.ArrayLike) -> Array:
@@ -116,6 +122,7 @@ class SingleLabel(BaseHead, frozen=True, tag="single-label"):
     name: ClassVar[HeadName] = "single-label"
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
     reach: ClassVar[int] = 2  # two logits that come closer
+    margin_words: ClassVar[str] = "logit 1 minus logit 2"
     thresholds: ClassVar[tuple[float, ...]] = ()
 
     def probabilities(self, logits: npt.ArrayLike) -> Array:
@@ -294,6 +301,11 @@ class Binary(_Sigmoids, frozen=True, tag="binary"):
     def headline(self, probabilities: Array) -> Array | None:
         """The second class's, whichever was decided for."""
         return np.asarray(probabilities[:, 1])
+
+    def headline_class(self, decided: int) -> int:
+        """The second class."""
+        del decided
+        return 1
 
     def scores(self, logits: npt.ArrayLike) -> Array:
         """(N, 2): the class that is decided for comes first."""

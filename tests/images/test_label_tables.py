@@ -60,3 +60,36 @@ def test_read_label_table_refuses_what_is_not_clear(text, reason, tmp_path):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(InputError, match=reason):
         read_label_table(tmp_path / "labels.csv", NAMES)
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (("no", "yes"), "path,yes\na.jpg,1\nb.jpg,0\n"),
+        (("no", "yes"), "path,no\na.jpg,0\nb.jpg,1\n"),
+        (("no", "yes"), "path,no,yes\na.jpg,0,1\nb.jpg,1,0\n"),
+        (("0", "1"), "path,label\na.jpg,1\nb.jpg,0\n"),
+        (("0", "1"), "path,0,1\na.jpg,0,1\nb.jpg,1,0\n"),
+    ],
+)
+def test_read_label_table_of_one_class_an_image(names, text, tmp_path):
+    (tmp_path / "labels.csv").write_text(text)
+    found = read_label_table(tmp_path / "labels.csv", names, several=False)
+    assert found.rows == {"a.jpg": (names[1],), "b.jpg": (names[0],)}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a.jpg,no|yes\n", "a.jpg is of 2 classes"),
+        ("a.jpg,\n", "a.jpg is of no classes"),
+        ("path,no,yes\na.jpg,0,0\n", "a.jpg is of no classes"),
+        ("path,maybe\na.jpg,0\n", "'maybe' is no class"),
+    ],
+)
+def test_read_label_table_of_one_class_refuses_others(text, reason, tmp_path):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(InputError, match=reason):
+        read_label_table(tmp_path / "labels.csv", ("no", "yes"), several=False)
+    if "maybe" not in text:  # of several classes, any number is clear
+        assert read_label_table(tmp_path / "labels.csv", ("no", "yes")).rows

@@ -6,8 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploykit.bundle.folder import Bundle
-from deploykit.commands.predict.run import PredictionRun, PredictRequest
-from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words
+from deploykit.commands.predict.run import PredictionRun, PredictRequest, TopK
+from deploykit.commands.python import (
+    BundleLike,
+    PathLike,
+    chosen_bundle,
+    optional_path,
+    python_words,
+)
 from deploykit.proof.auto import AUTO
 from deploykit.specs.model import Precision
 from deploykit.specs.prediction import Prediction
@@ -18,7 +24,8 @@ def predict(
     source: PathLike,
     *,
     bundle: BundleLike | None = None,
-    top_k: int | None = None,
+    top_k: TopK | None = None,
+    expected: PathLike | None = None,
     runtime: str = AUTO,
     precision: Precision | None = None,
     tf32: bool = False,
@@ -36,7 +43,9 @@ def predict(
         source: A folder of images, a .txt file that lists them, or one image file.
         bundle: What :func:`deploykit.export` returned, a bundle's name or its folder; None for the
             one there is, or the newest.
-        top_k: How many classes a row ranks; None for at most 5.
+        top_k: How many classes a row ranks, or ``all``; None for at most 5.
+        expected: A CSV of what is right: a path a row, then names of classes, or columns of 0 and
+            1. None for what the images' folders say, where an image is of one class.
         runtime: What executes; ``auto`` for the fastest that is proven.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None for any.
         tf32: Let onnxruntime-cuda compute FP32 in TensorFloat-32.
@@ -52,12 +61,20 @@ def predict(
     Raises:
         UsageError: An argument makes no sense.
         ImagesError: There is no image file.
+        InputError: The table of what is right is not clear, or has no row for an image.
         BundleError: There is no such bundle, or it is damaged.
         ParityError: Nothing is proven, and no runtime was named.
         MissingError: The runtime's package or device is not here.
     """
     request = PredictRequest(
-        Path(source), top_k, runtime, precision, batch_size, threads, tf32=tf32
+        Path(source),
+        top_k,
+        runtime,
+        precision,
+        batch_size,
+        threads,
+        tf32=tf32,
+        expected=optional_path(expected),
     )
     return _rows(chosen_bundle(bundle, artifacts, progress), request, progress)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,9 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from deploykit.commands.predict.outputs import Outputs
+    from deploykit.commands.predict.run import TopK
     from deploykit.console.command import Console
 
 _DEFAULT_OUTPUT = Path("predictions.csv")
+
+
+def _top_k(text: str) -> TopK:
+    return "all" if text == "all" else whole_number(text)
 
 
 def predict(
@@ -62,11 +67,19 @@ def predict(
         typer.Option("--overwrite", help="Replace outputs that another command wrote."),
     ] = False,
     top_k: Annotated[
-        int | None,
+        Any,
         typer.Option(
-            parser=whole_number,
-            metavar="K",
+            parser=_top_k,
+            metavar="K|all",
             help="The number of classes in a row.  [default: at most 5]",
+        ),
+    ] = None,
+    expected: Annotated[
+        Path | None,
+        typer.Option(
+            parser=named_path,
+            metavar="FILE",
+            help="A CSV of what is right: a path a row, then names, or columns of 0 and 1.",
         ),
     ] = None,
     resume: Annotated[
@@ -144,7 +157,13 @@ def predict(
         progress = console.progress
         known_precision = parsed_precision(precision)
         with Outputs(
-            paths, source=source, page=html, emit=emit, resume=resume, overwrite=overwrite
+            paths,
+            source=source,
+            page=html,
+            expected=expected,
+            emit=emit,
+            resume=resume,
+            overwrite=overwrite,
         ) as outputs:
             request = PredictRequest(
                 source=source,
@@ -154,6 +173,7 @@ def predict(
                 tf32=tf32,
                 batch_size=batch_size,
                 threads=threads,
+                expected=expected,
                 done=outputs.done,
             )
             chosen = find_bundle(bundle, artifacts, progress)

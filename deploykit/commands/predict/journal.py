@@ -21,7 +21,7 @@ from deploykit.specs.session import Closing
 from deploykit.specs.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 _SYNC_SECONDS = 5.0
 _BEGINNING = b'{"journal":"deploykit predict",'
@@ -330,7 +330,7 @@ def _whole_rows(
     Yields:
         Each row, the checksum and the line.
     """
-    classes = frozenset(fingerprint.labels)
+    places = {label: place for place, label in enumerate(fingerprint.labels)}
     for line in lines:
         unsealed = _unsealed(line, before)
         if unsealed is None:
@@ -340,26 +340,49 @@ def _whole_rows(
             row = _decode_row(fields)
         except (ValueError, RecursionError):
             return
-        if not _is_possible(row, classes, fingerprint.top_k):
+        if not _is_possible(row, fingerprint, places):
             return
         yield row, before, line
 
 
-def _is_possible(row: Prediction, classes: frozenset[str], top_k: int) -> bool:
-    """Whether a run can have written a row: a checksum does not tell who made it."""
+def _is_possible(row: Prediction, run: Fingerprint, places: Mapping[str, int]) -> bool:
+    """Whether a run can have written a row: a checksum does not tell who made it.
+
+    Args:
+        row: The row.
+        run: What the rows follow from.
+        places: The number of each class.
+    """
     if not row.path or "\0" in row.path:
         return False
-    if row.expected is not None and row.expected not in classes:
+    known = row.expected if run.head.several else row.expected_labels
+    if known is not None or not _are_classes(row.truth or (), places):
         return False
     if not row.ok:
-        no_answer = (row.label, row.probability, row.margin, row.top) == (None, None, None, ())
-        return no_answer and row.status in _FAILURES
-    if len(row.top) != top_k or (row.margin is not None and row.margin < 0):
+        answer = (row.label, row.labels, row.probability, row.margin, row.top)
+        return answer == (None, None, None, None, ()) and row.status in _FAILURES
+    if len(row.top) != run.top_k or (row.margin is not None and row.margin < 0) or row.reason:
         return False
-    answer = (row.label, row.probability, row.reason)
-    return answer == (row.top[0].label, row.top[0].probability, "") and all(
-        each.label in classes and 0 <= each.probability <= 1 for each in row.top
-    )
+    found = {each.label: each.probability for each in row.top}
+    if len(found) < run.top_k or not found.keys() <= places.keys():
+        return False
+    if not all(0 <= each <= 1 for each in found.values()):
+        return False
+    if run.head.several:
+        # Of what a row ranks, its labels are ranked alike; others come behind.
+        ranked = [label for label in found if label in (row.labels or ())]
+        fits = row.labels is not None and [*row.labels[: len(ranked)]] == ranked
+        answer_of_one = (row.label, row.probability)
+        return fits and answer_of_one == (None, None) and _are_classes(row.decided, places)
+    if row.labels is not None or row.label != row.top[0].label or row.probability is None:
+        return False
+    told = run.labels[run.head.headline_class(places[row.label])]
+    return 0 <= row.probability <= 1 and found.get(told, row.probability) == row.probability
+
+
+def _are_classes(names: tuple[str, ...], places: Mapping[str, int]) -> bool:
+    """Whether names are those of classes, each once."""
+    return len({*names}) == len(names) and all(name in places for name in names)
 
 
 def _encode_row(row: Prediction) -> bytes:

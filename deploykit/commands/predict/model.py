@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from deploykit.bundle.folder import Bundle, open_bundle
-from deploykit.commands.predict.run import checked_top, rows_of
+from deploykit.commands.predict.run import TopK, checked_top, rows_of
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words
 from deploykit.errors import InputError, UsageError
 from deploykit.images.decode import DecodeError, Failure, decode_rgb, rgb_of
@@ -46,7 +46,7 @@ class Model(Shown, Closing):
     path and what was chosen to run, and opens that when it is first used.
     """
 
-    def __init__(self, folder: Path, options: dict[str, Any], top_k: int | None) -> None:
+    def __init__(self, folder: Path, options: dict[str, Any], top_k: TopK | None) -> None:
         self._folder = folder.absolute()
         self._options = options
         self._top_k = top_k
@@ -72,7 +72,7 @@ class Model(Shown, Closing):
                 All are converted, resized and cropped as files are; none is turned by its EXIF.
 
         Returns:
-            Label, probability, margin and the best classes.
+            Label and probability, or labels; margin and the best classes.
 
         Raises:
             InputError: The image cannot be read, or the answer is not finite.
@@ -114,7 +114,8 @@ class Model(Shown, Closing):
                 images were.
 
         Returns:
-            (N, K) float32, one column a class, in the order of ``classes``.
+            (N, K) float32, one column a class, in the order of ``classes``; (N, 1) of a binary
+            model.
 
         Raises:
             UsageError: The batch has another type or shape, or the model is closed.
@@ -224,7 +225,7 @@ def load(
     engine: str | None = None,
     tf32: bool = False,
     threads: int | None = None,
-    top_k: int | None = None,
+    top_k: TopK | None = None,
     artifacts: PathLike | None = None,
     progress: Progress = silent,
 ) -> Model:
@@ -238,7 +239,7 @@ def load(
         engine: One engine by its file's name; it says runtime and precision by itself.
         tf32: Let onnxruntime-cuda compute FP32 in TensorFloat-32.
         threads: CPU threads; None for one a core.
-        top_k: How many classes a prediction ranks; None for at most 5.
+        top_k: How many classes a prediction ranks, or ``all``; None for at most 5.
         artifacts: The home of bundles; None for ``artifacts``.
         progress: Called with what is taken, and why.
 

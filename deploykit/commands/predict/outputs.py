@@ -17,6 +17,7 @@ from deploykit.commands.predict.provenance import (
 )
 from deploykit.commands.predict.tables import check_outputs, json_line, write_table
 from deploykit.errors import ImagesError, UsageError
+from deploykit.specs.heads import Head, SingleLabel
 from deploykit.specs.session import Closing
 from deploykit.system.files import STDOUT, check_all_different, check_page_path, remove_partials
 from deploykit.system.progress import Note, Progress, Step, silent
@@ -43,6 +44,7 @@ class Outputs(Closing):
         paths: The tables, and :data:`STDOUT` for rows as they come, as JSON lines; none where the
             summary is all that is wanted.
         page: A page that will be made from the journal too; None for none.
+        expected: The table of labels, which must stay as it is; None for none.
         source: What is predicted, which must stay as it is.
         emit: Puts a text on stdout, and tells whether anyone still reads there; None when no
             output is stdout.
@@ -66,6 +68,7 @@ class Outputs(Closing):
         *,
         source: Path,
         page: Path | None = None,
+        expected: Path | None = None,
         emit: Callable[[str], bool] | None = None,
         resume: bool = False,
         overwrite: bool = False,
@@ -77,7 +80,8 @@ class Outputs(Closing):
         for each in pages:
             check_page_path(each)
         hidden = [file(table) for table in self.tables[:1] for file in (journal_of, lock_of)]
-        check_all_different({"output": paths, "page": pages, "journal": hidden, "source": [source]})
+        read = {"source": [source], "table of labels": [] if expected is None else [expected]}
+        check_all_different({"output": paths, "page": pages, "journal": hidden, **read})
         if not self.tables and resume:
             raise UsageError(
                 "--resume goes on with a table, and --output - is none.",
@@ -94,6 +98,7 @@ class Outputs(Closing):
         self._overwrite = overwrite
         self._fingerprint: Fingerprint | None = None
         self._top_k = 0
+        self._head: Head = SingleLabel()
         self._open = ExitStack()
 
     @property
@@ -133,7 +138,7 @@ class Outputs(Closing):
             UsageError: An output that is there is another run's, and ``overwrite`` was not said; or
                 see :meth:`Journal.begin`.
         """
-        self._top_k = run.top_k
+        self._top_k, self._head = run.top_k, run.bundle.manifest.labels.head
         if self.journal is not None:
             self._fingerprint = fingerprint_of(run)
             if not (self._overwrite or self.done):  # a run that is resumed has been asked
@@ -174,7 +179,7 @@ class Outputs(Closing):
             remove_partials(path)
         for path in self.tables:
             progress(Step("writing", detail=path.name))
-            write_table(path, self.journal.rows(), top_k=self._top_k)
+            write_table(path, self.journal.rows(), top_k=self._top_k, head=self._head)
 
     def finish(self) -> None:
         """Record the run that wrote the tables and the page, and remove the journal.
@@ -196,7 +201,7 @@ class Outputs(Closing):
 
     def _show(self, row: Prediction) -> None:
         if self._emit is not None and not self._reader_left:
-            self._reader_left = not self._emit(json_line(row, self._top_k))
+            self._reader_left = not self._emit(json_line(row, self._top_k, self._head))
 
 
 def write_run(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from deploykit.bundle.manifest import printable
-from deploykit.commands.predict.run import PredictionRun, Tally
+from deploykit.commands.predict.run import PredictionRun
+from deploykit.commands.predict.tally import tally_of
 from deploykit.html.document import render, script_json, write_document
 from deploykit.html.thumbnails import ThumbnailChoice, make_thumbnails
 from deploykit.html.words import duration, percent, shares
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
+    from deploykit.specs.model import Labels
     from deploykit.specs.prediction import Prediction
 
 _STYLES = (
@@ -69,6 +71,7 @@ def write_prediction_page(
     """
     progress(Step("writing", detail=path.name))
     labels = run.bundle.manifest.labels
+    head = labels.head
     context = {
         "run": run,
         "labels": labels,
@@ -77,7 +80,12 @@ def write_prediction_page(
         "versions": installed_versions(),
         "root": printable(run.root),
         "photos_url": _url_of(run.root, path.parent),
-        "content": _Content(labels.names, run.root, progress),
+        "content": _Content(labels, run.root, progress),
+        "head": {
+            "several": head.several,
+            "thresholds": _thresholds(labels),
+            "margin": head.margin_words,
+        },
         "rows": rows,
         "proof_sentences": proof_words(status.proof) if status.proof else [],
         "stages": shares({str(stage): value for stage, value in run.clock.seconds.items()}),
@@ -96,10 +104,11 @@ class _Content:
         choice: Which of them get a thumbnail.
     """
 
-    def __init__(self, labels: tuple[str, ...], root: Path, progress: Progress) -> None:
-        self.tally = Tally()
+    def __init__(self, labels: Labels, root: Path, progress: Progress) -> None:
+        self.tally = tally_of(labels)
         self.choice = ThumbnailChoice(len(labels))
-        self._classes = {label: i for i, label in enumerate(labels)}
+        self._several = labels.head.several
+        self._classes = {label: i for i, label in enumerate(labels.names)}
         self._root = root
         self._progress = progress
 
@@ -117,22 +126,43 @@ class _Content:
             encoded = None if image is None else base64.b64encode(image).decode()
             yield script_json([index, encoded])
 
+    def average_precisions(self) -> list[float | None]:
+        """One a class, from the rows that have gone by; empty where it is not shown."""
+        if self.tally.classes is None:
+            return []
+        found = {each.label: each.average_precision for each in self.tally.classes.results()}
+        return [found.get(label) for label in self._classes]
+
     def _cells(self, row: Prediction) -> list[Any]:
         """A row, short: classes by their number, and no more digits than a person reads.
 
         ``[path, expected, class, probability, margin, class_1, probability_1, ...]``, and of a row
-        without a prediction ``[path, expected, status, reason]``.
+        without a prediction ``[path, expected, status, reason]``. The probability is that of what
+        was decided for. Where an image may be given several classes, ``expected`` and ``class`` are
+        lists, and the probability is null.
         """
-        expected = None if row.expected is None else self._classes[row.expected]
-        if row.label is None or row.probability is None or row.margin is None:
+        expected = None if row.truth is None else self._numbers(row.truth)
+        if not row.ok or row.margin is None:
             return [row.path, expected, row.status, row.reason]
         top = [
             value
             for answer in row.top
             for value in (self._classes[answer.label], round(answer.probability, 4))
         ]
-        first = [self._classes[row.label], round(row.probability, 4), float(f"{row.margin:.4g}")]
-        return [row.path, expected, *first, *top]
+        probability = None if self._several else top[1]
+        margin = float(f"{row.margin:.4g}")
+        return [row.path, expected, self._numbers(row.decided), probability, margin, *top]
+
+    def _numbers(self, labels: tuple[str, ...]) -> int | list[int]:
+        """The numbers of classes; of the one that there is by itself."""
+        numbers = [self._classes[label] for label in labels]
+        return numbers if self._several else numbers[0]
+
+
+def _thresholds(labels: Labels) -> list[float | None]:
+    """Each class's; null of one that has none of its own."""
+    own = labels.head.thresholds
+    return [*[None] * (len(labels) - len(own)), *own]
 
 
 def _url_of(folder: Path, base: Path) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from deploykit.bundle.manifest import printable
 from deploykit.errors import InputError, UsageError
+from deploykit.specs.heads import Head, SingleLabel
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 from deploykit.system.deps import installed_versions, version_changes
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _SHOWN_HASH_DIGITS = 12
 _WORDS = {"top_k": "--top-k", "tf32": "--tf32", "source": "what is predicted"}
+_HASHES = {"sha256": "the SHA-256 of {file}", "expected": "the SHA-256 of --expected"}
+_ONE_LABEL: Head = SingleLabel()
 #: Another version may decode or compute the last digits otherwise.
 _DECISIVE = (
     *("onnxruntime", "onnxruntime-gpu", "openvino"),
@@ -29,7 +32,7 @@ _DECISIVE = (
 )
 
 
-class Fingerprint(Value, frozen=True):
+class Fingerprint(Value, frozen=True, omit_defaults=True):
     """What a run's rows follow from: had any of it been otherwise, so would they.
 
     The batch size and the number of threads are not here. They move an answer's last digits at
@@ -47,6 +50,8 @@ class Fingerprint(Value, frozen=True):
         top_k: How many classes a row ranks.
         source: The folder or file that is predicted, absolute.
         versions: Of the packages that decode and compute.
+        head: How logits decide for classes.
+        expected: The SHA-256 of the table of labels; empty without one.
     """
 
     file: str
@@ -60,6 +65,8 @@ class Fingerprint(Value, frozen=True):
     top_k: int
     source: str
     versions: dict[str, str]
+    head: Head = _ONE_LABEL
+    expected: str = ""
 
     def options(self) -> str:
         """The options that choose what ran: ``--runtime onnxruntime-cpu --precision fp32``."""
@@ -76,9 +83,14 @@ class Fingerprint(Value, frozen=True):
                 changes.append(_change_of_labels(before, after))
             elif name == "versions":
                 changes += version_changes(before, after)
-            elif name == "sha256":
-                before, after = (f"{hash_[:_SHOWN_HASH_DIGITS]}..." for hash_ in (before, after))
-                changes.append(f"the SHA-256 of {now.file} was {before}, now {after}")
+            elif name == "head":
+                changes.append(_change_of_head(before, after, now.labels))
+            elif what := _HASHES.get(name):
+                before, after = (
+                    f"{hash_[:_SHOWN_HASH_DIGITS]}..." if hash_ else "none"
+                    for hash_ in (before, after)
+                )
+                changes.append(f"{what.format(file=now.file)} was {before}, now {after}")
             else:
                 changes.append(f"{_WORDS.get(name, name)} was {before}, now {after}")
         return changes
@@ -99,6 +111,9 @@ def fingerprint_of(run: PredictionRun) -> Fingerprint:
         top_k=run.top_k,
         source=printable(run.request.source.resolve()),
         versions={name: v for name, v in installed_versions().items() if name in _DECISIVE},
+        # msgspec leaves a default out by identity: files of single-label models stay as they are.
+        head=_ONE_LABEL if manifest.labels.head == _ONE_LABEL else manifest.labels.head,
+        expected="" if run.truth is None else run.truth.sha256,
     )
 
 
@@ -111,6 +126,16 @@ def _change_of_labels(before: tuple[str, ...], after: tuple[str, ...]) -> str:
         if old != new
     )
     return f"label {place} was {old!r}, now {new!r}"
+
+
+def _change_of_head(before: Head, after: Head, labels: tuple[str, ...]) -> str:
+    thresholds = before.thresholds, after.thresholds
+    if before.name != after.name or len(thresholds[0]) != len(thresholds[1]):
+        return f"the head was {before.describe()}, now {after.describe()}"
+    # The one threshold of two classes is the second one's.
+    named = zip(labels[-len(thresholds[0]) :], *thresholds, strict=True)
+    label, old, new = next(each for each in named if each[1] != each[2])
+    return f"the threshold of {label!r} was {old:g}, now {new:g}"
 
 
 class WritingRun(Value, frozen=True):

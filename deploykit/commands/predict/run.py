@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from deploykit.bundle.folder import Bundle
+from deploykit.commands.predict.tally import tally_of
+from deploykit.commands.predict.truth import read_truth
 from deploykit.errors import UsageError
 from deploykit.images.scan import FolderPresence, scan_images
 from deploykit.inference.pipeline import AnsweredBatch, answer_files, shared_work
@@ -25,6 +27,9 @@ from deploykit.system.threads import StageClock
 
 #: Status and reason of an image whose answer means nothing.
 NOT_FINITE = ("non-finite", "the network's answer for this image is NaN or infinite")
+TopK: TypeAlias = int | Literal["all"]
+"""How many classes a row ranks."""
+
 _DEFAULT_TOP = 5
 # What becomes of every file when its drive goes away.
 _NOT_THERE = frozenset({"unreadable", "vanished"})
@@ -36,6 +41,9 @@ class PredictRequest:
 
     Attributes:
         source: A folder, a .txt file that lists images, or one image file.
+        expected: A table of what is right, see :func:`deploykit.images.label_tables.
+            read_label_table`; without one the folders name the classes of images, where an image
+            is of one class.
         top_k: How many classes a row ranks; None for min(5, K).
         runtime: See :func:`deploykit.proof.auto.open_best`.
         precision: The deploy graph's; None for what the runtime takes.
@@ -48,82 +56,19 @@ class PredictRequest:
     """
 
     source: Path
-    top_k: int | None = None
+    top_k: TopK | None = None
     runtime: str = AUTO
     precision: Precision | None = None
     batch_size: int | None = None
     threads: int | None = None
     tf32: bool = False
+    expected: Path | None = None
     done: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for option, number in (("--batch-size", self.batch_size), ("--threads", self.threads)):
             if number is not None and number < 1:
                 raise UsageError(f"{option} must be at least 1; got {number}.")
-
-
-@dataclass
-class Tally:
-    """What the rows so far add up to.
-
-    Attributes:
-        rows: Image files.
-        failures: Rows that are not ok, by status.
-        labels: Rows that are ok, by label.
-        labelled: Rows that are ok and whose class the folder names.
-        correct: Those of them whose label is that class.
-        skipped: Other files in the folder, which have no row.
-        seconds: Since the first file was read.
-        earlier: Rows with a prediction that an interrupted run has left: not in ``seconds``.
-        only: The row, where there is no other.
-    """
-
-    rows: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    labels: Counter[str] = field(default_factory=Counter)
-    labelled: int = 0
-    correct: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    earlier: int = 0
-    only: Prediction | None = None
-
-    @property
-    def ok(self) -> int:
-        """Rows with a prediction."""
-        return self.rows - self.failures.total()
-
-    @property
-    def accuracy(self) -> float | None:
-        """The part of labelled rows that is correct, 0..1; None without any."""
-        return self.correct / self.labelled if self.labelled else None
-
-    @property
-    def images_per_second(self) -> float | None:
-        """This run's rows with a prediction a second, reading included."""
-        return (self.ok - self.earlier) / self.seconds if self.seconds > 0 else None
-
-    @property
-    def failures_text(self) -> str:
-        """The rows that are not ok, by kind: ``2 corrupt, 1 truncated``."""
-        return ", ".join(f"{count} {status}" for status, count in self.failures.most_common())
-
-    def add(self, row: Prediction) -> None:
-        """Count a row."""
-        self.rows += 1
-        self.only = row if self.rows == 1 else None
-        if not row.ok:
-            self.failures[row.status] += 1
-            return
-        self.labels.update(row.decided)
-        if row.truth is not None:
-            self.labelled += 1
-            self.correct += {*row.decided} == {*row.truth}
-
-    def add_earlier(self, row: Prediction) -> None:
-        """Count a row that an interrupted run has left."""
-        self.add(row)
-        self.earlier += row.ok
 
 
 class PredictionRun(Closing):
@@ -140,6 +85,7 @@ class PredictionRun(Closing):
         bundle: What predicts.
         request: What to predict.
         tally: What the rows so far add up to.
+        truth: What is right by a table of labels; None without one.
         clock: What the stages took so far.
         top_k: How many classes a row ranks.
         root: The folder that the rows' paths are relative to.
@@ -147,6 +93,7 @@ class PredictionRun(Closing):
     Raises:
         UsageError: A number or a runtime that makes no sense.
         ImagesError: There is no image file.
+        InputError: The table of labels is not clear, or has no row for an image.
         DeploykitError: See :func:`deploykit.proof.auto.open_best`.
     """
 
@@ -159,11 +106,17 @@ class PredictionRun(Closing):
         labels = bundle.manifest.labels
         self.top_k = checked_top(request.top_k, len(labels))
         progress(Step("scanning"))
-        scan = scan_images(request.source, labels.names)
+        by_folder = request.expected is None and not labels.head.several
+        scan = scan_images(request.source, labels.names if by_folder else None)
+        self.truth = (
+            None
+            if request.expected is None
+            else read_truth(request.expected, scan, labels, progress)
+        )
         self.root = scan.root
         self._presence = FolderPresence(scan.root)
         self._files = scan.files
-        self.tally = Tally(skipped=scan.skipped)
+        self.tally = tally_of(labels, skipped=scan.skipped)
         progress(Step("opening", detail=bundle.name))
         self._session = open_best(
             bundle,
@@ -197,7 +150,8 @@ class PredictionRun(Closing):
                 says of a file what is true of all.
         """
         start = time.perf_counter()
-        done = self.request.done
+        done, labels = self.request.done, self.bundle.manifest.labels
+        truth = None if self.truth is None else self.truth.rows
         files = [file for file in self._files if file.name not in done] if done else self._files
         self._tell_progress()
         batches = answer_files(
@@ -212,7 +166,7 @@ class PredictionRun(Closing):
             for batch in batches:
                 if any(failure and failure.status in _NOT_THERE for failure in batch.failures):
                     self._presence.check()
-                for row in rows_of(batch, self.bundle.manifest.labels, self.top_k):
+                for row in rows_of(batch, labels, self.top_k, truth):
                     self.tally.add(row)
                     self.tally.seconds = time.perf_counter() - start
                     yield row
@@ -223,48 +177,74 @@ class PredictionRun(Closing):
         self._progress(Step("predicting", done, len(self._files), unit="images"))
 
 
-def checked_top(top_k: int | None, classes: int) -> int:
+def checked_top(top_k: TopK | None, classes: int) -> int:
     """How many classes a row ranks: at most five where nobody said.
 
     Raises:
         UsageError: There are not as many classes.
     """
+    if top_k == "all":
+        return classes
     chosen = min(_DEFAULT_TOP, classes) if top_k is None else top_k
     if not 1 <= chosen <= classes:
         raise UsageError(f"--top-k must be 1 to {classes}, the classes; got {chosen}.")
     return chosen
 
 
-def rows_of(batch: AnsweredBatch, labels: Labels, top_k: int) -> Iterator[Prediction]:
+def rows_of(
+    batch: AnsweredBatch,
+    labels: Labels,
+    top_k: int,
+    truth: Mapping[str, tuple[str, ...]] | None = None,
+) -> Iterator[Prediction]:
     """A row for each of a batch's files, in their order.
 
     A file that cannot be read, and an answer that is not finite, have a row that says so.
+
+    Args:
+        batch: The files and their logits.
+        labels: What the logits mean.
+        top_k: How many classes a row ranks.
+        truth: The classes of files of which they are known, by the files' names; None for what
+            their folders say.
     """
     finite = np.asarray(np.isfinite(batch.logits).all(axis=1))
     usable = np.where(finite[:, None], batch.logits, 0)
     head, names = labels.head, labels.names
     probabilities, margin = head.probabilities(usable), head.margins(usable)
     headline = head.headline(probabilities)
-    chosen = head.chosen(head.decide(usable), len(labels))
+    chosen = head.chosen(head.decide(usable), len(labels)) if head.several else None
     # Stable, so that of equal logits the first class wins, as argmax has it in training.
     ranking = np.argsort(-head.scores(usable), axis=1, kind="stable")
     answer = itertools.count()
     for file, failure in zip(batch.files, batch.failures, strict=True):
+        expected, expected_labels = file.expected, None
+        if truth is not None:
+            known = truth.get(file.name)
+            expected = known[0] if known and not head.several else None
+            expected_labels = known if head.several else None
         if failure is None and finite[i := next(answer)]:
-            ranked = ranking[i].tolist()
-            decided = tuple(names[k] for k in ranked if chosen[i, k])
+            ranked = ranking[i]
+            decided = None if chosen is None else ranked[chosen[i, ranked]].tolist()
             yield Prediction(
                 path=file.name,
-                label=None if headline is None else decided[0],
-                labels=decided if headline is None else None,
+                label=None if decided is not None else names[ranked[0]],
+                labels=None if decided is None else tuple(names[k] for k in decided),
                 probability=None if headline is None else float(headline[i]),
                 margin=float(margin[i]),
-                expected=file.expected,
+                expected=expected,
+                expected_labels=expected_labels,
                 top=tuple(
                     Ranked(label=names[k], probability=float(probabilities[i, k]))
-                    for k in ranked[:top_k]
+                    for k in ranked[:top_k].tolist()
                 ),
             )
         else:
             status, reason = NOT_FINITE if failure is None else (failure.status, failure.reason)
-            yield Prediction(path=file.name, status=status, reason=reason, expected=file.expected)
+            yield Prediction(
+                path=file.name,
+                status=status,
+                reason=reason,
+                expected=expected,
+                expected_labels=expected_labels,
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,14 @@ import msgspec
 from deploykit.commands.predict.tables import row_value
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
-from deploykit.specs.prediction import Prediction
-from deploykit.system.text import counted
+from deploykit.specs.model import Labels
+from deploykit.specs.prediction import Prediction, Ranked
+from deploykit.system.text import counted, table_text
 from deploykit.system.threads import Stage, bottleneck
 
 if TYPE_CHECKING:
     from deploykit.commands.predict.run import PredictionRun
+    from deploykit.commands.predict.tally import ClassTally
 
 _SHOWN_CLASSES = 20
 # On Windows a thread's CPU time advances in steps of 15.6 ms: of less, the shares are chance.
@@ -39,30 +41,46 @@ def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path])
         status: Whether it is proven to decide here as the trained network does.
         outputs: What was written.
     """
-    lines = _sums(run) if run.tally.only is None else _answer(run.tally.only)
+    labels = run.bundle.manifest.labels
+    lines = _sums(run, labels) if run.tally.only is None else _answer(run.tally.only)
     lines.append(f"proof     {status_text(status)}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(lines)
 
 
 def _answer(row: Prediction) -> list[str]:
-    """A single image's label, probability and best classes."""
-    if row.label is None or row.probability is None:
+    """A single image's label and its probability, or its labels; and the best classes."""
+    if not row.ok:
         return [f"image     {row.path}", f"{row.status:<9} {row.reason}"]
-    expected = f"; expected {row.expected}" if row.expected not in (None, row.label) else ""
     margin = "" if row.margin is None else f", margin {row.margin:.2f}"
+    # Its own probability may be another class's; what was decided for is ranked first.
+    decided = (
+        f"label     {row.label}, probability {100 * row.top[0].probability:.1f} %"
+        if row.labels is None
+        else f"labels    {_names(row.labels)}"
+    )
     return [
         f"image     {row.path}",
-        f"label     {row.label}, probability {100 * row.probability:.1f} %{margin}{expected}",
-        f"{f'top {len(row.top)}':<9} {_ranked(row)}",
+        f"{decided}{margin}{_expected(row)}",
+        f"{f'top {len(row.top)}':<9} {_ranked(row.top)}",
     ]
 
 
-def _ranked(row: Prediction) -> str:
-    return ", ".join(f"{each.label} {100 * each.probability:.1f} %" for each in row.top)
+def _names(labels: Sequence[str]) -> str:
+    return ", ".join(labels) or "none"
 
 
-def _sums(run: PredictionRun) -> list[str]:
+def _expected(row: Prediction) -> str:
+    """``; expected crow``, where the answer is another."""
+    is_other = row.truth is not None and {*row.truth} != {*row.decided}
+    return f"; expected {_names(row.truth or ())}" if is_other else ""
+
+
+def _ranked(top: Iterable[Ranked]) -> str:
+    return ", ".join(f"{each.label} {100 * each.probability:.1f} %" for each in top)
+
+
+def _sums(run: PredictionRun, labels: Labels) -> list[str]:
     """What the rows of several images add up to."""
     tally, spec, stage_seconds = run.tally, run.spec, run.clock.seconds
     lines = [f"{counted(tally.rows, 'row')}: {tally.ok} predicted"]
@@ -74,11 +92,16 @@ def _sums(run: PredictionRun) -> list[str]:
     lines.append("classes   " + ", ".join(f"{count} {label}" for label, count in classes))
     if len(tally.labels) > _SHOWN_CLASSES:
         lines[-1] += f", ... ({len(tally.labels)} classes)"
+    if tally.unlabelled:
+        lines[-1] += f"{', ' if classes else ''}{counted(tally.unlabelled, 'image')} without any"
     if tally.accuracy is not None:
+        # One of several labels too many, and an image counts as wrong.
+        match = "exact match, " if labels.head.several else ""
         lines.append(
             f"accuracy  {100 * tally.accuracy:.1f} % "
-            f"({tally.correct} of {tally.labelled} labelled images)"
+            f"({match}{tally.correct} of {tally.labelled} labelled images)"
         )
+        lines += _class_lines(tally.classes)
     if tally.images_per_second is not None:
         lines.append(
             f"speed     {tally.images_per_second:.1f} images/s "
@@ -96,9 +119,48 @@ def _sums(run: PredictionRun) -> list[str]:
     return lines
 
 
+def _class_lines(tally: ClassTally | None) -> list[str]:
+    """How each class fares; where there are many, those with the lowest recall."""
+    if tally is None:
+        return []
+    results = tally.results()
+    shown = results
+    if len(results) > _SHOWN_CLASSES:
+        lowest = sorted(results, key=lambda each: 2.0 if each.recall is None else each.recall)
+        kept = {*lowest[:_SHOWN_CLASSES]}
+        shown = tuple(each for each in results if each in kept)
+    rows: list[tuple[str, ...]] = [
+        (
+            each.label,
+            f"{each.images:,}",
+            *(_share(part) for part in (each.precision, each.recall, each.average_precision)),
+        )
+        for each in shown
+    ]
+    header: tuple[str, ...] = ("class", "images", "precision", "recall", "average precision")
+    if tally.complete:
+        rows.append(("mean", "", "", "", _share(tally.mean_average_precision)))
+    else:
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    lines = ["", *table_text(header, rows).splitlines()]
+    if len(shown) < len(results):
+        lines.append(
+            f"The {len(shown)} classes of {len(results)} with the lowest recall; --html and --json "
+            "have all."
+        )
+    if not tally.complete:
+        lines.append("Average precision needs each class's probability: add --top-k all.")
+    return [*lines, ""]
+
+
+def _share(part: float | None) -> str:
+    return "-" if part is None else f"{100 * part:.1f} %"
+
+
 def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]) -> dict[str, Any]:
     """The same for ``--json``."""
-    tally = run.tally
+    tally, head = run.tally, run.bundle.manifest.labels.head
+    found = {} if tally.classes is None else _class_values(tally.classes)
     return {
         "rows": tally.rows,
         "ok": tally.ok,
@@ -108,19 +170,49 @@ def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]
         "labelled": tally.labelled,
         "correct": tally.correct,
         "accuracy": tally.accuracy,
+        **found,
         "seconds": round(tally.seconds, 3),
         "images_per_second": tally.images_per_second,
         "stage_seconds": {stage: round(value, 3) for stage, value in run.clock.seconds.items()},
         "session": msgspec.to_builtins(run.spec),
-        "answer": None if tally.only is None else row_value(tally.only, run.top_k),
+        "answer": None if tally.only is None else row_value(tally.only, run.top_k, head),
         "proof": status_value(status),
         "outputs": [str(path) for path in outputs],
     }
 
 
+def _class_values(tally: ClassTally) -> dict[str, Any]:
+    """How each class fares; a share that nothing is known of is null."""
+    return {
+        "mean_average_precision": tally.mean_average_precision,
+        "classes": [
+            {
+                "label": each.label,
+                "images": each.images,
+                "decided": each.decided,
+                "correct": each.correct,
+                "precision": each.precision,
+                "recall": each.recall,
+                "average_precision": each.average_precision,
+            }
+            for each in tally.results()
+        ],
+    }
+
+
 def row_text(row: Prediction) -> str:
-    """A prediction in one line: ``robin.jpg: robin 97.3 %, crow 1.2 %; margin 4.31``."""
+    """A prediction in one line: ``robin.jpg: robin 97.3 %, crow 1.2 %; margin 4.31``.
+
+    Of several labels those come first that were given: ``robin.jpg: bird 97.3 %, water 61.0 %; not
+    boat 3.1 %; margin 0.45``.
+    """
     if not row.ok or row.margin is None:
         return f"{row.path}: {row.status}: {row.reason}"
-    expected = f"; expected {row.expected}" if row.expected not in (None, row.label) else ""
-    return f"{row.path}: {_ranked(row)}; margin {row.margin:.2f}{expected}"
+    ranked = _ranked(row.top)
+    if row.labels is not None:
+        known = {each.label: each for each in row.top}
+        given = [_ranked([known[label]]) if label in known else label for label in row.labels]
+        others = [each for each in row.top if each.label not in row.labels]
+        ranked = ", ".join(given) or "none"
+        ranked += f"; not {_ranked(others)}" if others else ""
+    return f"{row.path}: {ranked}; margin {row.margin:.2f}{_expected(row)}"

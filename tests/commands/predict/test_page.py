@@ -21,7 +21,7 @@ from made_proofs import PROOF
 from PIL import Image
 
 from deploykit.commands.predict.page import write_prediction_page
-from deploykit.commands.predict.run import Tally
+from deploykit.commands.predict.tally import Tally
 from deploykit.errors import InputError, UsageError
 from deploykit.html.thumbnails import MOST_THUMBNAILS
 from deploykit.html.words import duration, percent, shares

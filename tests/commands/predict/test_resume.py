@@ -190,7 +190,7 @@ def test_resume_predicts_no_file_twice(predict, whole, monkeypatch):
 
 
 def test_resume_with_only_a_table_missing(predict, whole, monkeypatch):
-    def full(path, rows, top_k):
+    def full(path, rows, head, top_k):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

@@ -8,10 +8,11 @@ import pytest
 from made_proofs import PROOF
 from made_verifications import made_bundle
 
-from deploykit.commands.predict.run import Tally
+from deploykit.commands.predict.tally import Tally
 from deploykit.commands.predict.text import prediction_text
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_of_run, status_text
+from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.session import SessionSpec
 from deploykit.system.deps import installed_versions
@@ -25,8 +26,18 @@ HOST = SessionSpec(
     classes=3,
     concurrent=True,
 )
+LABELS = Labels(names=("cat", "dog"), source="made")
 UNPROVEN = Status("unproven", None, "it is not proven: run verify")
 DEVICE = msgspec.structs.replace(HOST, runtime="tensorrt", device="GPU", concurrent=False)
+
+
+def run_of(tally, spec, stages, labels=LABELS):
+    return SimpleNamespace(
+        tally=tally,
+        spec=spec,
+        clock=SimpleNamespace(seconds=stages),
+        bundle=SimpleNamespace(manifest=SimpleNamespace(labels=labels)),
+    )
 
 
 def line_of_time(spec, **seconds):
@@ -34,7 +45,7 @@ def line_of_time(spec, **seconds):
     for path in ("a.png", "b.png"):
         tally.add(Prediction(path=path, label="cat", probability=1.0, margin=1.0))
     stages = dict.fromkeys(("decode", "resize", "session", "write"), 0.0) | seconds
-    run = SimpleNamespace(tally=tally, spec=spec, clock=SimpleNamespace(seconds=stages))
+    run = run_of(tally, spec, stages)
     lines = prediction_text(run, UNPROVEN, [Path("rows.csv")]).splitlines()
     return next((line for line in lines if line.startswith("time")), None)
 
@@ -71,10 +82,7 @@ def test_status_text_of_a_proof_is_one_line():
 
 
 def test_prediction_text_of_an_unproven_run():
-    clock = SimpleNamespace(seconds={"session": 0.1})
-    text = prediction_text(
-        SimpleNamespace(tally=Tally(rows=1), spec=HOST, clock=clock), UNPROVEN, []
-    )
+    text = prediction_text(run_of(Tally(rows=1), HOST, {"session": 0.1}), UNPROVEN, [])
     assert "proof     unproven: it is not proven: run verify" in text.splitlines()
 
 

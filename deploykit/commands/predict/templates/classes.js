@@ -1,30 +1,34 @@
 // How each class fares. A class leads to its photos.
 
+// One a class, or none where nothing ranks photos: see Average precision in the manual.
+const averagePrecisions = readJson("average-precisions-data");
+
 /** A class's counts; recall and precision are null where there is nothing to divide by. */
 const classCounts = () => {
   const judged = rows.filter((row) => row.right || row.wrong);
-  const predicted = countBy(
-    rows.filter((row) => !row.failed),
-    (row) => row.label,
-  );
-  const judgedAs = countBy(judged, (row) => row.label);
-  const expected = countBy(judged, (row) => row.expected);
-  const right = countBy(
-    judged.filter((row) => row.right),
-    (row) => row.label,
-  );
+  const [predicted, judgedAs, expected, missing, extra] = [
+    countLabels(rows, (row) => row.given),
+    countLabels(judged, (row) => row.given),
+    countLabels(judged, (row) => row.truth),
+    countLabels(judged, (row) => row.missing),
+    countLabels(judged, (row) => row.extra),
+  ];
   return labels
-    .filter((label) => predicted.has(label) || expected.has(label))
-    .map((label) => {
-      const hits = right.get(label) ?? 0;
+    .map((label, i) => {
+      const photos = expected.get(label) ?? 0;
+      const hits = photos - (missing.get(label) ?? 0);
       return {
         label,
         predicted: predicted.get(label) ?? 0,
-        expected: expected.get(label) ?? 0,
-        recall: expected.has(label) ? hits / expected.get(label) : null,
+        expected: photos,
+        missing: missing.get(label) ?? 0,
+        extra: extra.get(label) ?? 0,
+        recall: photos > 0 ? hits / photos : null,
         precision: judgedAs.has(label) ? hits / judgedAs.get(label) : null,
+        averagePrecision: averagePrecisions[i] ?? null,
       };
-    });
+    })
+    .filter(({ predicted, expected }) => predicted > 0 || expected > 0);
 };
 
 const SHARES = {
@@ -51,6 +55,34 @@ const classColumns = (counts) =>
           hint: "of the answers with this class, the part that was right",
           ...SHARES,
         },
+        ...(averagePrecisions.some((value) => value !== null)
+          ? [
+              {
+                key: "averagePrecision",
+                title: "AP",
+                hint: "average precision: the precision over all thresholds",
+                ...SHARES,
+              },
+            ]
+          : []),
+        ...(head.several
+          ? [
+              {
+                key: "missing",
+                title: "missing",
+                hint: "photos of this class that were not given it",
+                linked: true,
+                ...COUNTS,
+              },
+              {
+                key: "extra",
+                title: "extra",
+                hint: "photos that were given this class and are not of it",
+                linked: true,
+                ...COUNTS,
+              },
+            ]
+          : []),
       ]
     : [
         { key: "label", title: "class" },
@@ -68,7 +100,11 @@ const valueCell = (column, count) => {
     return make("th", { scope: "row" }, make("a", { href: hashOf(view) }, stranger(count.label)));
   }
   const value = count[column.key];
-  const cell = make("td", { className: "number" }, column.text(value));
+  const shown =
+    column.linked && value > 0
+      ? make("a", { href: hashOf({ [column.key]: count.label }) }, column.text(value))
+      : column.text(value);
+  const cell = make("td", { className: "number" }, shown);
   if (column.bar && value !== null) cell.append(makeBar(column.bar(value)));
   return cell;
 };
@@ -114,10 +150,12 @@ const showClasses = () => {
   const counts = classCounts();
   byId("classes").hidden = false;
   byId("class-table").append(
-    ...scrolling(labelled ? "Class by class" : "Predicted classes", classTable(counts)),
+    ...scrolling(labelled ? "Class by class" : head.several ? "Labels given" : "Predicted classes", classTable(counts)),
   );
-  byId("confusions").hidden = !labelled;
-  if (!labelled) return;
+  // Of several labels none is taken for another: the table has what is missing and what is extra.
+  const confusable = labelled && !head.several;
+  byId("confusions").hidden = !confusable;
+  if (!confusable) return;
   const classes = counts.map(({ label }) => label);
   byId("confusions").append(...scrolling(...confusionsTable(classes)));
 };

@@ -6,7 +6,8 @@ const MOST_PAIRS = 40;
 /** How many photos of each expected class have each label, as a map of maps. */
 const countConfusions = () => {
   const counts = new Map();
-  for (const { expected, label } of rows.filter((row) => row.right || row.wrong)) {
+  for (const { truth, given } of rows.filter((row) => row.right || row.wrong)) {
+    const [expected, label] = [truth[0], given[0]];
     const ofExpected = counts.get(expected) ?? counts.set(expected, new Map()).get(expected);
     ofExpected.set(label, (ofExpected.get(label) ?? 0) + 1);
   }

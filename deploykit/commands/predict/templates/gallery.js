@@ -1,9 +1,43 @@
 // The gallery: one page of cards at a time, so that ten thousand photos are as quick as ten.
 
 const CARDS_PER_PAGE = 60;
+const MOST_CHIPS = 8;
 
 const controls = byId("controls");
 const gallery = { view: { ...DEFAULT_VIEW }, shown: [] };
+
+/** A label and its probability; what is missing or too much is marked. */
+const chipOf = (label, row, probabilities) => {
+  const kind = ["missing", "extra"].find((each) => row[each].includes(label));
+  const probability = probabilities.get(label);
+  const value = probability === undefined ? "" : formatPercent(probability, 0);
+  const chip = make("span", { className: "chip" }, stranger(label), make("small", {}, value));
+  if (kind) chip.prepend(make("span", { className: "visually-hidden" }, `${kind}: `));
+  chip.classList.add(kind ?? (row.right || row.wrong ? "correct" : "given"));
+  return chip;
+};
+
+/** Chips of a row's labels: those it was given, best first, then those that are missing. */
+const chipsOf = (row) => {
+  const probabilities = new Map(
+    rankingOf(row).map(({ label, probability }) => [label, probability]),
+  );
+  const all = [...row.given, ...row.missing];
+  const chips = all.slice(0, MOST_CHIPS).map((label) => chipOf(label, row, probabilities));
+  if (all.length > MOST_CHIPS) {
+    chips.push(make("span", { className: "chip" }, `+${all.length - MOST_CHIPS}`));
+  }
+  return row.given.length > 0
+    ? chips
+    : [make("span", { className: "chip none" }, "no label"), ...chips];
+};
+
+/** What is wrong with an answer, in a few words; the chips say which of several labels. */
+const wrongWords = ({ truth, missing, extra }) => {
+  if (!head.several) return ["not ", stranger(truth[0])];
+  if (extra.length === 0) return [`${missing.length} missing`];
+  return missing.length === 0 ? [`${extra.length} extra`] : [`${missing.length + extra.length} wrong`];
+};
 
 const cardOf = (row, place) => {
   const card = byId("card-template").content.cloneNode(true);
@@ -18,11 +52,16 @@ const cardOf = (row, place) => {
     find(".detail").textContent = visible(row.reason);
   } else {
     find(".card").classList.toggle("wrong", row.wrong);
-    find(".label").textContent = visible(row.label);
-    find(".probability").textContent = formatPercent(row.probability);
-    find(".answer").after(makeBar(row.probability));
+    if (head.several) {
+      find(".answer").hidden = true;
+      find(".chips").append(...chipsOf(row));
+    } else {
+      find(".label").textContent = visible(row.given[0]);
+      find(".probability").textContent = formatPercent(row.probability);
+      find(".answer").after(makeBar(row.probability));
+    }
     find(".detail").textContent = `margin ${row.margin}`;
-    if (row.wrong) find(".badge").append("not ", stranger(row.expected));
+    if (row.wrong) find(".badge").append(...wrongWords(row));
   }
   find(".card").addEventListener("click", () => openPhoto(place));
   return card;
@@ -54,6 +93,10 @@ const showPage = () => {
       ? plural(rows.length, "file")
       : `${formatCount(gallery.shown.length)} of ${plural(rows.length, "file")}`;
   if (gallery.view.status) byId("count").append(` (${visible(gallery.view.status)})`);
+  for (const kind of ["missing", "extra"]) {
+    const label = gallery.view[kind];
+    if (label) byId("count").append(` (${kind}: `, stranger(label), ")");
+  }
   byId("page-number").textContent = `Page ${formatCount(page)} of ${formatCount(lastPage())}`;
   byId("pager").hidden = lastPage() === 1;
   byId("pager").querySelector("[name=previous]").disabled = page === 1;
@@ -83,35 +126,36 @@ const fillSelect = (select, everything, counts) => {
 };
 
 /** The labels of some rows with their counts, in the order of the model's classes. */
-const countLabels = (counted, labelOf) => {
-  const counts = countBy(counted, labelOf);
+const countLabels = (counted, labelsOf) => {
+  const counts = countBy(counted.flatMap(labelsOf), (label) => label);
   return new Map(
     labels.filter((label) => counts.has(label)).map((label) => [label, counts.get(label)]),
   );
 };
 
 const makeControls = () => {
-  for (const [name, { title, accepts }] of FILTERS) {
-    if (!labelled && (name === "right" || name === "wrong")) continue;
+  for (const [name, { title, accepts, several }] of FILTERS) {
+    if (!labelled && name !== "all" && name !== "failed") continue;
+    if (several && !head.several) continue;
     const count = rows.filter(accepts).length;
     const radio = make("input", { type: "radio", name: "filter", value: name });
     const text = make("span", {}, `${title} `, make("small", {}, formatCount(count)));
     controls.querySelector(".segments").append(make("label", {}, radio, text));
   }
-  const predicted = rows.filter((row) => !row.failed);
   fillSelect(
     controls.elements.class,
     "any class",
-    countLabels(predicted, (row) => row.label),
+    countLabels(rows, (row) => row.given),
   );
   fillSelect(
     controls.elements.expected,
     "any class",
-    countLabels(rows, (row) => row.expected),
+    countLabels(rows, (row) => row.truth ?? []),
   );
   byId("expected-control").hidden = !labelled;
   controls.addEventListener("input", () =>
-    changeView({ status: DEFAULT_VIEW.status, ...Object.fromEntries(new FormData(controls)) }),
+    // What no control shows does not outlive a change of those that do.
+    changeView({ status: "", missing: "", extra: "", ...Object.fromEntries(new FormData(controls)) }),
   );
   controls.addEventListener("submit", (event) => event.preventDefault());
   controls.addEventListener("reset", (event) => {

@@ -3,11 +3,39 @@
 const photo = byId("photo");
 let openPlace = 0;
 
+/** A bar with a mark where the class's threshold is, if it has one. */
+const barOf = (label, probability) => {
+  const bar = makeBar(probability);
+  const threshold = head.thresholds[labels.indexOf(label)];
+  if (threshold === null) return bar;
+  const mark = make("span", { className: "threshold", title: `threshold ${threshold}` });
+  mark.style.left = `${100 * threshold}%`;
+  return make("span", { className: "limited" }, bar, mark);
+};
+
 const rankItem = ({ label, probability }, row) => {
-  const value = make("span", { className: "probability" }, formatPercent(probability));
-  const item = make("li", {}, stranger(label), value, makeBar(probability));
-  item.classList.toggle("expected", label === row.expected);
+  const value = make("span", { className: "probability" });
+  value.textContent = probability === null ? "not ranked" : formatPercent(probability);
+  const name = make("span", {}, stranger(label));
+  const item = make("li", {}, name, value, barOf(label, probability ?? 0));
+  item.classList.toggle("expected", (row.truth ?? []).includes(label));
+  if (head.several) {
+    item.classList.toggle("given", row.given.includes(label));
+    const kind = ["missing", "extra"].find((each) => row[each].includes(label));
+    if (kind) name.append(" ", make("span", { className: `chip ${kind}` }, kind));
+  }
   return item;
+};
+
+/** What a row ranks, and behind it what else it was given or should have been. */
+const answersOf = (row) => {
+  const ranked = rankingOf(row);
+  const named = ranked.map(({ label }) => label);
+  const others = without([...row.given, ...row.missing], named);
+  // A single answer is always ranked, and what is missing instead is told in the verdict.
+  return head.several
+    ? [...ranked, ...others.map((label) => ({ label, probability: null }))]
+    : ranked;
 };
 
 const showVerdict = (row, verdict) => {
@@ -17,7 +45,7 @@ const showVerdict = (row, verdict) => {
   verdict.classList.toggle("good", row.right);
   if (row.failed) verdict.replaceChildren(row.status);
   else if (row.right) verdict.replaceChildren("right");
-  else if (row.wrong) verdict.replaceChildren("wrong: expected ", stranger(row.expected));
+  else if (row.wrong) verdict.replaceChildren("wrong: expected ", ...titleOf(row.truth));
 };
 
 const showPhoto = () => {
@@ -28,9 +56,9 @@ const showPhoto = () => {
   showVerdict(row, find(".verdict"));
   find(".reason").textContent = row.failed ? visible(row.reason) : "";
   find(".ranking").replaceChildren(
-    ...(row.failed ? [] : rankingOf(row).map((answer) => rankItem(answer, row))),
+    ...(row.failed ? [] : answersOf(row).map((answer) => rankItem(answer, row))),
   );
-  find(".margin").textContent = row.failed ? "" : `margin ${row.margin}: logit 1 minus logit 2`;
+  find(".margin").textContent = row.failed ? "" : `margin ${row.margin}: ${head.margin}`;
   const url = urlOf(row);
   find(".original").hidden = url === null;
   if (url !== null) find(".original a").href = url;

@@ -4,20 +4,35 @@ const labels = readJson("labels-data");
 const photosUrl = readJson("photos-url-data");
 const thumbnails = new Map(readJson("thumbnails-data"));
 
-const labelAt = (place) => (place === null ? null : labels[place]);
+// Whether a photo may be given several labels, each label's threshold, and what a margin is.
+const head = readJson("head-data");
 
-/** `[path, expected, class, probability, margin, class_1, probability_1, ...]`, or a failure. */
+/** The labels of a number or of a list of them; null where none is known. */
+const labelsAt = (places) => (places === null ? null : [places].flat().map((i) => labels[i]));
+
+/** What one list of labels has and another does not. */
+const without = (some, others) => some.filter((label) => !others.includes(label));
+
+/**
+ * `[path, expected, class, probability, margin, class_1, probability_1, ...]`, or a failure. A
+ * photo has one label of each kind, or any number: `given`, and `truth` where it is known.
+ */
 const decodeRow = ([name, expected, answer, ...rest], index) => {
-  const row = { index, name, expected: labelAt(expected) };
+  const row = { index, name, truth: labelsAt(expected), given: [], missing: [], extra: [] };
   if (typeof answer === "string") {
     return { ...row, failed: true, wrong: false, right: false, status: answer, reason: rest[0] };
   }
   const [probability, margin, ...ranked] = rest;
-  const label = labels[answer];
-  const wrong = row.expected !== null && row.expected !== label;
-  const right = row.expected !== null && !wrong;
-  return { ...row, failed: false, wrong, right, label, probability, margin, ranked };
+  const given = labelsAt(answer);
+  const missing = without(row.truth ?? [], given);
+  const extra = row.truth === null ? [] : without(given, row.truth);
+  const wrong = missing.length + extra.length > 0;
+  const right = row.truth !== null && !wrong;
+  return { ...row, failed: false, given, missing, extra, wrong, right, probability, margin, ranked };
 };
+
+/** What a list of labels is called. */
+const titleOf = (some) => (some.length === 0 ? ["none"] : [stranger(some.join(", "))]);
 
 const rows = readJson("rows-data").map(decodeRow);
 const labelled = rows.some((row) => row.right || row.wrong);

@@ -5,6 +5,8 @@ const DEFAULT_VIEW = {
   filter: "all",
   class: "",
   expected: "",
+  missing: "",
+  extra: "",
   status: "",
   q: "",
   // Where not every photo has its thumbnail, those that are looked for most have.
@@ -16,6 +18,8 @@ const FILTERS = new Map([
   ["all", { title: "All", accepts: () => true }],
   ["right", { title: "Right", accepts: (row) => row.right }],
   ["wrong", { title: "Wrong", accepts: (row) => row.wrong }],
+  ["missing", { title: "Missing", accepts: (row) => row.missing.length > 0, several: true }],
+  ["extra", { title: "Extra", accepts: (row) => row.extra.length > 0, several: true }],
   ["failed", { title: "Failed", accepts: (row) => row.failed }],
 ]);
 
@@ -59,8 +63,10 @@ const rowsOf = (view) => {
     .filter(
       (row) =>
         accepts(row) &&
-        (view.class === "" || row.label === view.class) &&
-        (view.expected === "" || row.expected === view.expected) &&
+        (view.class === "" || row.given.includes(view.class)) &&
+        (view.expected === "" || (row.truth ?? []).includes(view.expected)) &&
+        (view.missing === "" || row.missing.includes(view.missing)) &&
+        (view.extra === "" || row.extra.includes(view.extra)) &&
         (view.status === "" || row.status === view.status) &&
         (wanted === "" || row.name.toLowerCase().includes(wanted)),
     )
