@@ -17,6 +17,7 @@ from deploykit.bundle.checkpoint_files import read_index
 from deploykit.errors import CheckpointError, DeploykitError
 from deploykit.models.entries import Entry, find_entries, named_tensors
 from deploykit.models.file_kinds import AGAIN, Container, container_of, damaged
+from deploykit.models.keras_file import KerasWeights, read_keras
 from deploykit.models.pickled import ClaimError
 from deploykit.models.torch_file import read_legacy, read_zip
 from deploykit.models.trusted import code_refusal, load_trusted
@@ -55,6 +56,7 @@ class Weights:
         versions: Of layers, by their paths, where the file has them: a layer may read weights of
             an earlier version in another way.
         notes: What was done to get there, in words for the user.
+        arch: The zoo's network that the file tells; empty where it tells none.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Weights:
     state_dict: dict[str, Tensor]
     versions: dict[str, int]
     notes: tuple[str, ...]
+    arch: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,34 +76,37 @@ class Checkpoint:
         loaded: All of it: plain values, tensors, and what stands for anything else.
         entries: Its sets of weights, one or more, those under the usual names first.
         note: How it was loaded, where the user should know; else empty.
+        arch: The zoo's network that the file tells; empty where it tells none.
     """
 
     container: Container
     loaded: object
     entries: tuple[Entry, ...]
     note: str
+    arch: str = ""
 
 
 def read_weights(path: Path, *, trust_pickle: bool = False, arch: str = "") -> tuple[Weights, ...]:
     """Read every set of weights in a checkpoint; see :func:`read_checkpoint`."""
     checkpoint = read_checkpoint(path, trust_pickle=trust_pickle, arch=arch)
-    return tuple(_weights(entry, checkpoint.note) for entry in checkpoint.entries)
+    return tuple(_weights(entry, checkpoint.note, checkpoint.arch) for entry in checkpoint.entries)
 
 
-def _weights(entry: Entry, note: str) -> Weights:
+def _weights(entry: Entry, note: str, arch: str) -> Weights:
     tensors, versions, notes = named_tensors(entry)
     types = {t.dtype for t in tensors.values() if t.is_floating_point()} - {torch.float32}
     names = sorted(str(dtype).removeprefix("torch.") for dtype in types)
     notes += [f"{name} weights converted to float32" for name in names]
     notes = [*([note] if note else []), *notes]
-    return Weights(entry.name, entry.rank, tensors, versions, tuple(notes))
+    return Weights(entry.name, entry.rank, tensors, versions, tuple(notes), arch)
 
 
 def read_checkpoint(path: Path, *, trust_pickle: bool = False, arch: str = "") -> Checkpoint:
     """Read a checkpoint, without running any code from it.
 
     Args:
-        path: A file of ``torch.save`` (zip or legacy) or safetensors, or the index of shards.
+        path: A file of ``torch.save`` (zip or legacy), safetensors or Keras, or the index of
+            shards.
         trust_pickle: Let a file that asks for code run it. Only for files of one's own making.
         arch: The user's own network, as ``--arch`` names it: its file has the classes that such a
             file was saved with. Empty where the network is not the user's own.
@@ -108,7 +114,7 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False, arch: str = "") -
     Raises:
         CheckpointError: The file is missing, damaged or of another kind; asks for code; claims
             more than it can hold; holds no weights, or none that a network can be given.
-        DependencyError: It is a safetensors file and safetensors is missing.
+        DependencyError: It is a safetensors or Keras file, and safetensors or h5py is missing.
     """
     container = container_of(path)
     loaded: object
@@ -121,7 +127,10 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False, arch: str = "") -
             if not trust_pickle:
                 raise code_refusal(path, code, arch)
             loaded, note = load_trusted(path, code, arch)
-    return Checkpoint(container, loaded, tuple(find_entries(loaded, path)), note)
+    told = ""
+    if isinstance(loaded, KerasWeights):
+        told, note, loaded = loaded.arch, loaded.note, loaded.state_dict
+    return Checkpoint(container, loaded, tuple(find_entries(loaded, path)), note, told)
 
 
 def _load(path: Path, container: Container) -> tuple[object, tuple[str, ...]]:
@@ -135,6 +144,8 @@ def _load(path: Path, container: Container) -> tuple[object, tuple[str, ...]]:
             return read_zip(path)
         if container == "legacy":
             return read_legacy(path)
+        if container == "keras":
+            return read_keras(path), ()
         return reader.load_file(path, device="cpu"), ()
     except DeploykitError:
         raise
