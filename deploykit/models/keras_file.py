@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from deploykit.errors import CheckpointError
-from deploykit.models.file_kinds import zip_members
+from deploykit.models.file_kinds import HDF5_MAGIC, zip_members
 from deploykit.models.keras_config import (
     ARCHITECTURES,
     OtherNetworkError,
@@ -51,8 +51,7 @@ _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 _NUMBERED = ("layers", "_layer_checkpoint_dependencies")
 #: What the older files keep beside the layers.
 _NO_LAYERS = ("optimizer_weights", "top_level_model_weights")
-_DEPTH = 4
-_MOST_LAYERS = 10_000
+_MOST_OBJECTS = 20_000
 _MOST_CONFIG_BYTES = 16 << 20
 #: The tutorial makes a shortcut's two layers before the block's six others. In ``model.layers``,
 #: which follows a sum's first term first, they come behind those.
@@ -99,7 +98,7 @@ def _read(path: Path) -> KerasWeights:
     h5py = need("h5py")
     config: bytes | str | None = None
     source: object = path
-    if zipfile.is_zipfile(path):
+    if not _is_hdf5(path):
         members = zip_members(path)
         (weights,) = (name for name in members if name.endswith(".weights.h5"))
         with zipfile.ZipFile(path) as archive:
@@ -131,6 +130,11 @@ def _read(path: Path) -> KerasWeights:
     )
 
 
+def _is_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(HDF5_MAGIC)) == HDF5_MAGIC
+
+
 def _check_config_size(size: int) -> None:
     if size > _MOST_CONFIG_BYTES:
         raise ValueError(f"its configuration has {size:,} bytes")
@@ -150,48 +154,46 @@ def _text_attribute(file: Any, name: str) -> str | bytes | None:
     return text if isinstance(text, (str, bytes)) else bytes(text)
 
 
-def _children(group: Any) -> Iterator[tuple[str, Any]]:
-    """What lies in a group itself: a link may lead to another file, or nowhere."""
-    linked = need("h5py").HardLink
-    if len(group) > _MOST_LAYERS:
-        raise ValueError(f"a group in it has {len(group):,} entries")
-    for name in group:
-        if group.get(name, getclass=True, getlink=True) is not linked:
-            raise ValueError(f"its {name!r:.80} is a link to elsewhere")
-        yield name, group[name]
-
-
 def _find_layers(file: Any) -> tuple[dict[str, Variables], bool]:
     """The layers that have variables, and whether these are numbered."""
-    top = dict(_children(file))
-    root = next((top[name] for name in _NUMBERED if name in top), None)
-    numbered = root is not None
-    if root is None:
-        root = top.get("model_weights", file)
-    found: dict[str, Variables] = {}
-    for layer, group in _children(root):
-        if layer in _NO_LAYERS or not hasattr(group, "keys"):
+    entries = list(_datasets(file))
+    top = {path[0] for path, _ in entries}
+    root = next((name for name in (*_NUMBERED, "model_weights") if name in top), None)
+    numbered = root in _NUMBERED
+    found: defaultdict[str, Variables] = defaultdict(dict)
+    for path, dataset in entries:
+        if root is not None and path[0] != root:
             continue
-        inner = dict(_children(group)).get("vars") if numbered else group
-        variables: Variables = {}
-        for name, dataset in _datasets(inner, 0):
-            if name in variables:
-                raise ValueError(f"{layer!r:.80} in it has two variables {name!r:.80}")
-            variables[name] = dataset
-        if variables:
-            found[layer] = _named(variables) if numbered else variables
-    return found, numbered
+        inner = path if root is None else path[1:]
+        if len(inner) < 2 or inner[0] in _NO_LAYERS:
+            continue
+        if numbered and (len(inner) != 3 or inner[1] != "vars"):
+            continue  # such as the state of a Dropout's random numbers
+        name = inner[-1].removesuffix(":0")  # which Keras 2 adds
+        if name in found[inner[0]]:
+            raise ValueError(f"{inner[0]!r:.80} in it has two variables {name!r:.80}")
+        found[inner[0]][name] = dataset
+    if numbered:
+        return {layer: _named(variables) for layer, variables in found.items()}, True
+    return dict(found), False
 
 
-def _datasets(group: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    """The datasets of a layer by their last names, without the ``:0`` of Keras 2."""
-    if group is None or depth > _DEPTH:
-        return
-    for name, child in _children(group):
-        if hasattr(child, "keys"):
-            yield from _datasets(child, depth + 1)
-        else:
-            yield name.removesuffix(":0"), child
+def _datasets(file: Any) -> Iterator[tuple[list[str], Any]]:
+    """The datasets in a file with their paths; each once, and no link is followed."""
+    kind = need("h5py").Dataset
+    found: list[tuple[str, Any]] = []
+    count = itertools.count()
+
+    def visit(path: str, item: object) -> None:
+        if next(count) > _MOST_OBJECTS:
+            raise ValueError(f"it has more than {_MOST_OBJECTS:,} groups and variables")
+        if isinstance(item, kind):
+            found.append((path, item))
+
+    file.visititems(visit)
+    for path, dataset in found:
+        # Keras 2.12 on Windows has "layers\\conv2d\\vars" for one name.
+        yield path.replace("\\", "/").split("/"), dataset
 
 
 def _named(variables: Variables) -> Variables:
@@ -207,7 +209,8 @@ def _by_kind(layers: Mapping[str, Variables]) -> dict[str, list[str]]:
     """The layers' names in the file's order, by the class of Keras that has such variables."""
     kinds: defaultdict[str, list[str]] = defaultdict(list)
     for layer, variables in layers.items():
-        dimensions = len(getattr(variables.get("kernel"), "shape", None) or ())
+        kernel = variables.get("kernel")
+        dimensions = 0 if kernel is None else len(kernel.shape or ())
         if variables.keys() == {*_NORM}:
             kinds["BatchNormalization"].append(layer)
         elif variables.keys() <= {"kernel", "bias"} and dimensions in (2, 4):
@@ -321,7 +324,7 @@ def _array(
     h5py = need("h5py")
     if dataset is None:
         raise ValueError(f"it lacks {name!r:.80}")
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+    if dataset.shape is None:
         raise ValueError(f"its {name!r:.80} has no numbers")
     known = dataset.shape
     if len(known) != len(shape) or any(
