@@ -10,7 +10,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from deploykit.errors import InputError
-from deploykit.images.sampling import resize_without_antialias
 
 if TYPE_CHECKING:
     from deploykit.specs.preprocessing import Interpolation, Preprocessing, Size
@@ -63,6 +62,8 @@ def resized(
     """Resize an image in mode RGB or L, as Pillow does or without antialiasing."""
     if antialias:
         return image.resize(size[::-1], Image.Resampling[interpolation.upper()])
+    from deploykit.images.sampling import resize_without_antialias  # few bundles need it
+
     pixels = np.asarray(image)
     shrunk = resize_without_antialias(np.atleast_3d(pixels), size, interpolation)
     return Image.fromarray(shrunk.reshape(*size, *pixels.shape[2:]))

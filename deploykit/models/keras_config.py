@@ -314,9 +314,12 @@ class _Follower:
 
     def _at(self, x: str) -> _Layer:
         """The layer of that name, or before it the first that does something."""
-        while (layer := self._layers[x]).kind in _IDLE:
+        for _ in self._layers:
+            layer = self._layers[x]
+            if layer.kind not in _IDLE:
+                return layer
             x = layer.inputs[0][0]
-        return layer
+        raise ValueError(f"its layer {x!r:.60} takes its own output")
 
 
 def _is_bound(layers: Sequence[_Layer], rows: Sequence[tuple[int, ...]], width: int) -> bool | None:

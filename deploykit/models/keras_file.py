@@ -8,7 +8,6 @@ configuration, it tells which layer is which. Code in it is neither run nor read
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
@@ -97,12 +96,15 @@ def read_keras(path: Path) -> KerasWeights:
 def _read(path: Path) -> KerasWeights:
     h5py = need("h5py")
     config: bytes | str | None = None
-    source: object = path
+    source: Any = path
     if not _is_hdf5(path):
         members = zip_members(path)
         (weights,) = (name for name in members if name.endswith(".weights.h5"))
         with zipfile.ZipFile(path) as archive:
-            source = io.BytesIO(archive.read(weights))
+            image = archive.read(weights)
+            if not image.startswith(HDF5_MAGIC):
+                raise ValueError(f"its {weights!r:.80} is no HDF5 file")
+            source = h5py.h5f.open_file_image(image)
             if "config.json" in members:
                 _check_config_size(members["config.json"].file_size)
                 config = archive.read("config.json")
@@ -232,7 +234,7 @@ def _in_order(names: Sequence[str]) -> list[str]:
     if len({match[1] for match in matches}) > 1:
         prefixes = ", ".join(sorted({match[1] for match in matches})[:3])
         raise OtherNetworkError(
-            f"its layers have names of their own, {prefixes:.80}, and it does not tell their order",
+            f"its layers have names of their own, {prefixes!r:.80}, and it tells no order",
             "Save the whole model, which tells it: model.save('model.keras').",
         )
     return [match[0] for match in sorted(matches, key=lambda match: int(match[2] or 0))]
