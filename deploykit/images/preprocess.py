@@ -12,7 +12,7 @@ from PIL import Image
 from deploykit.errors import InputError
 
 if TYPE_CHECKING:
-    from deploykit.specs.preprocessing import Preprocessing, Size
+    from deploykit.specs.preprocessing import Interpolation, Preprocessing, Size
 
 #: 48 bits: that two of a million photos share them is as likely as 1 in 500.
 _DIGEST_BYTES = 6
@@ -42,8 +42,8 @@ def preprocess(
         image = image.convert("L")
     height, width = resized_size(image, preprocessing.resize)
     if image.size != (width, height):
-        resample = Image.Resampling[preprocessing.interpolation.upper()]
-        image = image.resize((width, height), resample)
+        size = (height, width)
+        image = resized(image, size, preprocessing.interpolation, antialias=preprocessing.antialias)
     if preprocessing.crop_size is not None:
         # The centre; an image that is too small gets a black border.
         height, width = preprocessing.crop_size
@@ -54,6 +54,19 @@ def preprocess(
     pixels = np.asarray(image)
     out[...] = pixels[..., np.newaxis] if preprocessing.grayscale else pixels
     return out
+
+
+def resized(
+    image: Image.Image, size: Size, interpolation: Interpolation, *, antialias: bool
+) -> Image.Image:
+    """Resize an image in mode RGB or L, as Pillow does or without antialiasing."""
+    if antialias:
+        return image.resize(size[::-1], Image.Resampling[interpolation.upper()])
+    from deploykit.images.sampling import resize_without_antialias  # few bundles need it
+
+    pixels = np.asarray(image)
+    shrunk = resize_without_antialias(np.atleast_3d(pixels), size, interpolation)
+    return Image.fromarray(shrunk.reshape(*size, *pixels.shape[2:]))
 
 
 def make_grey(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from deploykit.specs.preprocessing import Interpolation, Size
 
-#: The filters that exist without antialiasing.
-FILTERS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
 _CUBIC = -0.75  # of the convolution kernel of Keys (1981); Pillow has -0.5
 
 
@@ -22,19 +20,20 @@ def resize_without_antialias(
     """Resize an image.
 
     Args:
-        pixels: (H, W, 3).
+        pixels: (H, W, C).
         size: The new height and width.
-        interpolation: One of :data:`FILTERS`.
+        interpolation: One of :data:`deploykit.specs.preprocessing.FILTERS_WITHOUT_ANTIALIAS`.
 
     Returns:
-        (height, width, 3), rounded to whole grey levels.
+        (height, width, C), rounded to whole grey levels.
     """
     (rows, row_weights), (columns, column_weights) = (
         _taps(old, new, interpolation) for old, new in zip(pixels.shape[:2], size, strict=True)
     )
-    neighbours = pixels[:, columns].astype(np.float32)  # (H, taps, width, 3)
-    wide = np.einsum("htwc,tw->hwc", neighbours, column_weights)
-    resized = np.einsum("thwc,th->hwc", wide[rows], row_weights)
+    # (taps of rows, height, taps of columns, width, C): of a large photo only what is looked at.
+    neighbours = pixels[rows[:, :, None, None], columns].astype(np.float32)
+    wide = np.einsum("thswc,sw->thwc", neighbours, column_weights)
+    resized = np.einsum("thwc,th->hwc", wide, row_weights)
     rounded: npt.NDArray[np.uint8] = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
     return rounded
 

@@ -9,9 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from deploykit.images.preprocess import make_grey, preprocess, resized_size
-from deploykit.images.sampling import resize_without_antialias
-from deploykit.specs.preprocessing import Interpolation, Preprocessing, Size, describe_size
+from deploykit.images.preprocess import make_grey, preprocess, resized, resized_size
+from deploykit.specs.preprocessing import (
+    Interpolation,
+    Preprocessing,
+    Size,
+    describe_filter,
+    describe_size,
+)
 from deploykit.specs.value import Value
 
 Triple: TypeAlias = tuple[float, float, float]
@@ -49,6 +54,7 @@ class Treatment(Value, frozen=True):
             resize=preprocessing.resize,
             crop_size=preprocessing.crop_size,
             interpolation=preprocessing.interpolation,
+            antialias=preprocessing.antialias,
             channels="grey" if preprocessing.grayscale else "RGB",
             mean=preprocessing.mean,
             std=preprocessing.std,
@@ -72,11 +78,7 @@ class Treatment(Value, frozen=True):
             image = image.convert("L").convert("RGB")
         if self.resize is not None:
             size = resized_size(image, self.resize)
-            if self.antialias:
-                image = image.resize(size[::-1], Image.Resampling[self.interpolation.upper()])
-            else:
-                resized = resize_without_antialias(np.asarray(image), size, self.interpolation)
-                image = Image.fromarray(resized)
+            image = resized(image, size, self.interpolation, antialias=self.antialias)
         same_size = Preprocessing(resize=(image.height, image.width), crop_size=self.crop_size)
         return ordered(preprocess(image, same_size), self.channels)
 
@@ -98,7 +100,7 @@ class Treatment(Value, frozen=True):
 
     def describe_filter(self) -> str:
         """``bilinear`` or ``bilinear without antialiasing``."""
-        return f"{self.interpolation}{'' if self.antialias else ' without antialiasing'}"
+        return describe_filter(self.interpolation, antialias=self.antialias)
 
     def describe_pixels(self) -> str:
         """Everything before scaling, in one line."""

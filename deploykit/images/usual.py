@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
-from deploykit.images.sampling import FILTERS
 from deploykit.images.treatment import Triple
 from deploykit.specs.preprocessing import (
+    FILTERS_WITHOUT_ANTIALIAS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     INTERPOLATIONS,
@@ -38,7 +38,7 @@ NORMALISATIONS: dict[str, tuple[Triple, Triple]] = {
 #: A filter, and whether it antialiases.
 FILTERS_USED: tuple[tuple[Interpolation, bool], ...] = (
     *((name, True) for name in INTERPOLATIONS),
-    *((name, False) for name in FILTERS),
+    *((name, False) for name in FILTERS_WITHOUT_ANTIALIAS),
 )
 #: What recipes resize to, as a multiple of the input size: 256 for 224 before all.
 _RESIZE_RATIOS = (256 / 224, 1.0, 1 / 0.9, 1 / 0.95)

@@ -18,6 +18,7 @@ from deploykit.errors import CheckpointError, DeploykitError
 from deploykit.models.entries import Entry, find_entries, named_tensors
 from deploykit.models.file_kinds import AGAIN, Container, container_of, damaged
 from deploykit.models.heads import said_head
+from deploykit.models.keras_file import KerasWeights, read_keras
 from deploykit.models.pickled import ClaimError
 from deploykit.models.torch_file import read_legacy, read_zip
 from deploykit.models.trusted import code_refusal, load_trusted
@@ -59,6 +60,7 @@ class Weights:
         reason: Why no network can be given them; empty where one can.
         notes: What was done to get there, in words for the user.
         head: What the file says that the network's answers mean; None if nothing.
+        arch: The zoo's network that the file tells; empty where it tells none.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Weights:
     reason: str
     notes: tuple[str, ...]
     head: HeadName | None
+    arch: str
 
 
 @dataclass(frozen=True)
@@ -80,35 +83,49 @@ class Checkpoint:
         entries: Its sets of weights, those under the usual names first; a network can be given at
             least one of them.
         note: How it was loaded, where the user should know; else empty.
+        arch: The zoo's network that the file tells; empty where it tells none.
     """
 
     container: Container
     loaded: object
     entries: tuple[Entry, ...]
     note: str
+    arch: str = ""
 
 
 def read_weights(path: Path, *, trust_pickle: bool = False, arch: str = "") -> tuple[Weights, ...]:
     """Read every set of weights in a checkpoint; see :func:`read_checkpoint`."""
     checkpoint = read_checkpoint(path, trust_pickle=trust_pickle, arch=arch)
     head = said_head(checkpoint.loaded)
-    return tuple(_weights(entry, checkpoint.note, head) for entry in checkpoint.entries)
+    return tuple(
+        _weights(entry, checkpoint.note, head, checkpoint.arch) for entry in checkpoint.entries
+    )
 
 
-def _weights(entry: Entry, note: str, head: HeadName | None) -> Weights:
+def _weights(entry: Entry, note: str, head: HeadName | None, arch: str) -> Weights:
     tensors, versions, notes = named_tensors(entry)
     types = {t.dtype for t in tensors.values() if t.is_floating_point()} - {torch.float32}
     names = sorted(str(dtype).removeprefix("torch.") for dtype in types)
     notes += [f"{name} weights converted to float32" for name in names]
     notes = [*([note] if note else []), *notes]
-    return Weights(entry.name, entry.rank, tensors, versions, entry.reason, tuple(notes), head)
+    return Weights(
+        name=entry.name,
+        rank=entry.rank,
+        state_dict=tensors,
+        versions=versions,
+        reason=entry.reason,
+        notes=tuple(notes),
+        head=head,
+        arch=arch,
+    )
 
 
 def read_checkpoint(path: Path, *, trust_pickle: bool = False, arch: str | None = "") -> Checkpoint:
     """Read a checkpoint, without running any code from it.
 
     Args:
-        path: A file of ``torch.save`` (zip or legacy) or safetensors, or the index of shards.
+        path: A file of ``torch.save`` (zip or legacy), safetensors or Keras, or the index of
+            shards.
         trust_pickle: Let a file that asks for code run it. Only for files of one's own making.
         arch: The user's own network, as ``--arch`` names it: its file has the classes that such a
             file was saved with. Empty where the network is not the user's own, None where nobody
@@ -117,7 +134,7 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False, arch: str | None 
     Raises:
         CheckpointError: The file is missing, damaged or of another kind; asks for code; claims
             more than it can hold; holds no weights, or none that a network can be given.
-        DependencyError: It is a safetensors file and safetensors is missing.
+        DependencyError: It is a safetensors or Keras file, and safetensors or h5py is missing.
     """
     container = container_of(path)
     loaded: object
@@ -130,7 +147,10 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False, arch: str | None 
             if not trust_pickle:
                 raise code_refusal(path, code, arch)
             loaded, note = load_trusted(path, code, arch)
-    return Checkpoint(container, loaded, tuple(find_entries(loaded, path)), note)
+    told = ""
+    if isinstance(loaded, KerasWeights):
+        told, note, loaded = loaded.arch, loaded.note, loaded.state_dict
+    return Checkpoint(container, loaded, tuple(find_entries(loaded, path)), note, told)
 
 
 def _load(path: Path, container: Container) -> tuple[object, tuple[str, ...]]:
@@ -144,6 +164,8 @@ def _load(path: Path, container: Container) -> tuple[object, tuple[str, ...]]:
             return read_zip(path)
         if container == "legacy":
             return read_legacy(path)
+        if container == "keras":
+            return read_keras(path), ()
         return reader.load_file(path, device="cpu"), ()
     except DeploykitError:
         raise

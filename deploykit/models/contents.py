@@ -35,6 +35,7 @@ class Contents:
         classes: Its outputs, which are the classes in nearly every classifier.
         told: Plain values beside the weights: epoch, accuracy.
         notes: What had to be taken off to get at the weights.
+        arch: The zoo's network that the file tells; empty where it tells none.
     """
 
     container: Container
@@ -47,6 +48,7 @@ class Contents:
     classes: int | None
     told: dict[str, str | bool | int | float]
     notes: tuple[str, ...]
+    arch: str
 
     @property
     def parameters(self) -> int:
@@ -67,6 +69,7 @@ def read_contents(path: Path, *, trust_pickle: bool = False) -> Contents:
     checkpoint = read_checkpoint(path, trust_pickle=trust_pickle, arch=None)
     entry = next(each for each in checkpoint.entries if not each.reason)
     tensors, _, notes = named_tensors(entry)
+    notes = [*([checkpoint.note] if checkpoint.note else []), *notes]
     for each in checkpoint.entries:
         if each.reason:
             place = f"entry '{each.name}'" if each.name else "file itself"
@@ -87,6 +90,7 @@ def read_contents(path: Path, *, trust_pickle: bool = False) -> Contents:
         classes=None if last is None else tensors[f"{last}.weight"].shape[0],
         told=dict(_told(checkpoint.loaded, entry.trail)),
         notes=tuple(notes),
+        arch=checkpoint.arch,
     )
 
 

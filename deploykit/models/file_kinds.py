@@ -11,12 +11,13 @@ from typing import Literal, TypeAlias
 from deploykit.bundle.checkpoint_files import INDEX_ENDING, check_no_shard, is_index, unreadable
 from deploykit.errors import CheckpointError
 
-Container: TypeAlias = Literal["zip", "legacy", "safetensors", "shards"]
+Container: TypeAlias = Literal["zip", "legacy", "safetensors", "shards", "keras"]
 
 HEAD_BYTES = 512
 SAFETENSORS_HEADER_LIMIT = 100_000_000
 #: What torch.save wrote first before its files were zip archives (torch/serialization.py).
 LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 SAVE_WEIGHTS = "Give the PyTorch weights: torch.save(model.state_dict(), 'weights.pth')."
 AGAIN = "Copy or download the file again: it is not whole."
@@ -31,7 +32,6 @@ SIGNATURES = (
     (8, b"WEBP", "a WebP image", SAVE_WEIGHTS),
     (0, b"%PDF", "a PDF document", SAVE_WEIGHTS),
     (0, b"version https://git-lfs", "a Git LFS pointer to the file", "Fetch it: git lfs pull."),
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes", SAVE_WEIGHTS),
     (4, b"TFL3", "a TensorFlow Lite model", SAVE_WEIGHTS),
     (0, b"GGUF", "a GGUF model", SAVE_WEIGHTS),
     (0, b"\x93NUMPY", "a NumPy array", SAVE_WEIGHTS),
@@ -48,7 +48,6 @@ SUFFIXES = {
     ".onnx": "an ONNX graph",
     ".pb": "a TensorFlow graph",
     ".index": "the index of a TensorFlow checkpoint",
-    ".h5": "a Keras model",
     ".mlmodel": "a Core ML model",
 }
 #: Of what torch.save wrote, the member that tells what is in it.
@@ -89,9 +88,10 @@ def container_of(path: Path, *, is_named: bool = True) -> Container:
             check_no_shard(path)
     except OSError as error:
         raise unreadable(path, error) from error
+    if head.startswith(HDF5_MAGIC):
+        return "keras"
     if head.startswith(b"PK\x03\x04"):
-        _check_archive(path)
-        return "zip"
+        return _archive_kind(path)
     if _is_safetensors(head):
         return "safetensors"
     _check_kind(path, head)
@@ -134,7 +134,7 @@ def _read_head(path: Path) -> bytes:
 
 
 def _neighbours(folder: Path) -> str:
-    suffixes = {".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar"}
+    suffixes = {".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar", ".keras", ".h5"}
     names = [file.name for file in folder.glob(f"*{INDEX_ENDING}")]  # which joins its shards
     names = names or sorted(p.name for p in folder.iterdir() if p.suffix.lower() in suffixes)
     if not names:
@@ -148,7 +148,7 @@ def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and 0 < size <= SAFETENSORS_HEADER_LIMIT
 
 
-def _check_archive(path: Path) -> None:
+def _archive_kind(path: Path) -> Literal["zip", "keras"]:
     names = zip_members(path)
     inner = {name.partition("/")[2] for name in names}  # torch puts all below one folder
     if "constants.pkl" in inner:
@@ -160,9 +160,10 @@ def _check_archive(path: Path) -> None:
     if "archive_format" in inner:
         raise _foreign(path, "a program that torch.export saved, not weights", SAVE_WEIGHTS)
     if any(name.endswith(".weights.h5") for name in names):
-        raise _foreign(path, "a Keras model", SAVE_WEIGHTS)
+        return "keras"
     if _PICKLE not in inner:
         raise _foreign(path, "a zip archive that torch.save did not write", UNPACK)
+    return "zip"
 
 
 def zip_members(path: Path) -> dict[str, zipfile.ZipInfo]:

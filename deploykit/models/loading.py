@@ -333,6 +333,15 @@ def _versions(
     return found
 
 
+def _check_told(architecture: Architecture, told: str, path: Path) -> None:
+    """Refuse another network of the zoo than a file tells: its weights may fit all the same."""
+    if architecture.origin == "zoo" and told not in ("", architecture.name):
+        raise CheckpointError(
+            f"{path} holds the weights of {told}, not of {architecture.name}.",
+            hint=f"Name it: --arch {told}",
+        )
+
+
 def _fitted(
     architecture: Architecture,
     arch_args: Mapping[str, object],
@@ -348,6 +357,7 @@ def _fitted(
     """
     if weights.reason:
         raise unusable_weights(path, weights.reason)
+    _check_told(architecture, weights.arch, path)
     names, note = align_names(weights.state_dict, head.shapes)
     state = {names[name]: tensor for name, tensor in weights.state_dict.items()}
     notes = [*weights.notes, *([note] if note else [])]

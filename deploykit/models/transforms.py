@@ -140,11 +140,15 @@ def torchvision_transform(preprocessing: Preprocessing) -> Transform:
     resize, mode = preprocessing.resize, transforms.InterpolationMode(preprocessing.interpolation)
     size = resize if isinstance(resize, int) else list(resize)
     steps = [transforms.Grayscale(3)] if preprocessing.grayscale else []
-    steps.append(transforms.Resize(size, interpolation=mode))
+    # torchvision antialiases images of Pillow always, and tensors if it is asked to.
+    steps += [] if preprocessing.antialias else [transforms.PILToTensor()]
+    steps.append(transforms.Resize(size, interpolation=mode, antialias=preprocessing.antialias))
     if preprocessing.crop_size is not None:
         steps.append(transforms.CenterCrop(list(preprocessing.crop_size)))
     steps += [
-        transforms.ToTensor(),
+        transforms.ToTensor()
+        if preprocessing.antialias
+        else transforms.ConvertImageDtype(torch.float32),
         transforms.Normalize(preprocessing.mean, preprocessing.std),
     ]
     compose = transforms.Compose(steps)

@@ -15,6 +15,7 @@ Size: TypeAlias = tuple[int, int]
 """Height and width in pixels, in this order everywhere."""
 
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+FILTERS_WITHOUT_ANTIALIAS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
 
 PREPROCESSING_KEY = "deploykit.preprocessing"
 
@@ -32,7 +33,9 @@ class Preprocessing(Value, frozen=True):
         resize: The shorter side in pixels, keeping the aspect ratio, or (height, width) to
             stretch to.
         crop_size: The centre crop's (height, width); None for no crop.
-        interpolation: Pillow's filter, antialiased as Pillow does.
+        interpolation: Pillow's filter.
+        antialias: Whether shrinking averages over the pixels it drops, as Pillow does; without,
+            each pixel comes from its nearest neighbours, as in TensorFlow's and torch's resize.
         mean: Subtracted from each channel (R, G, B) of the image in 0..1.
         std: Divides each channel after that.
         grayscale: Whether images are made grey before they are resized: Pillow's ``convert("L")``,
@@ -43,6 +46,7 @@ class Preprocessing(Value, frozen=True):
     resize: int | Size = (224, 224)
     crop_size: Size | None = None
     interpolation: Interpolation = "bilinear"
+    antialias: bool = True
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     grayscale: bool = False
@@ -59,6 +63,11 @@ class Preprocessing(Value, frozen=True):
             )
         if not all(math.isfinite(v) for v in (*self.mean, *self.std)) or min(self.std) <= 0:
             raise UsageError(f"Mean and std must be finite, std above 0: {self.mean}, {self.std}.")
+        if not self.antialias and self.interpolation not in FILTERS_WITHOUT_ANTIALIAS:
+            raise UsageError(
+                f"{self.interpolation} always antialiases.",
+                hint=f"Without antialiasing there are: {', '.join(FILTERS_WITHOUT_ANTIALIAS)}.",
+            )
         if max(*self.mean, *self.std) > 1:
             raise UsageError(
                 f"Mean {self.mean} and std {self.std} are not those of an image in 0..1.",
@@ -85,12 +94,18 @@ class Preprocessing(Value, frozen=True):
         )
         size = describe_size(self.resize, self.crop_size)
         first, channels = ("grey, ", "") if self.grayscale else ("", "RGB, ")
-        return f"{first}{size}, {self.interpolation}, {channels}mean {mean}, std {std}"
+        resampling = describe_filter(self.interpolation, antialias=self.antialias)
+        return f"{first}{size}, {resampling}, {channels}mean {mean}, std {std}"
 
 
 def format_size(size: Size) -> str:
     """Write a size as the command line takes it: ``224x224``, height first."""
     return f"{size[0]}x{size[1]}"
+
+
+def describe_filter(interpolation: Interpolation, *, antialias: bool) -> str:
+    """``bilinear`` or ``bilinear without antialiasing``."""
+    return f"{interpolation}{'' if antialias else ' without antialiasing'}"
 
 
 def describe_size(resize: int | Size | None, crop_size: Size | None) -> str:

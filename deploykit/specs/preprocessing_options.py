@@ -20,6 +20,10 @@ from deploykit.specs.value import choice
 
 #: Shorter side 256, centre crop 224: what torchvision's reference training evaluates with.
 TORCHVISION = Preprocessing(resize=256, crop_size=(224, 224), source="preset torchvision")
+#: What ``keras.utils.image_dataset_from_directory`` gives: 0..255, stretched by tf.image.resize.
+KERAS = Preprocessing(
+    antialias=False, mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3, source="preset keras"
+)
 _SIZE = re.compile(r"(\d+)(?:[x,](\d+))?")
 
 
@@ -28,13 +32,14 @@ class PreprocessingOptions:
     """What the user said about preprocessing; None where nothing was said.
 
     Attributes:
-        preset: ``tutorial``, ``torchvision`` or ``timm``.
+        preset: ``tutorial``, ``torchvision``, ``timm`` or ``keras``.
         input_size: Height and width that the network takes.
         resize: The shorter side, or (height, width) to stretch to.
         crop_size: The centre crop's height and width.
         interpolation: Pillow's filter.
         mean: Of R, G and B in 0..1.
         std: Of R, G and B in 0..1.
+        antialias: Whether shrinking antialiases.
         grayscale: Whether images are made grey; False where nothing was said.
     """
 
@@ -43,6 +48,7 @@ class PreprocessingOptions:
     resize: int | Size | None = None
     crop_size: Size | None = None
     interpolation: Interpolation | None = None
+    antialias: bool | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     grayscale: bool = False
@@ -64,7 +70,12 @@ def choose_preprocessing(
     Raises:
         UsageError: An unknown preset, or options that contradict each other.
     """
-    presets = {"tutorial": Preprocessing, "torchvision": lambda: TORCHVISION, "timm": timm}
+    presets: dict[str, Callable[[], Preprocessing]] = {
+        "tutorial": Preprocessing,
+        "torchvision": lambda: TORCHVISION,
+        "timm": timm,
+        "keras": lambda: KERAS,
+    }
     if options.preset is None:
         base = default or Preprocessing()
     else:
@@ -72,6 +83,7 @@ def choose_preprocessing(
     changed = msgspec.structs.replace(
         _resized(base, options),
         interpolation=options.interpolation or base.interpolation,
+        antialias=base.antialias if options.antialias is None else options.antialias,
         mean=options.mean or base.mean,
         std=options.std or base.std,
         grayscale=options.grayscale or base.grayscale,
@@ -121,6 +133,7 @@ def parse_options(
     interpolation: str | None,
     mean: str | None,
     std: str | None,
+    antialias: bool | None = None,
     grayscale: bool = False,
 ) -> PreprocessingOptions:
     """Read the options as the command line gives them.
@@ -138,6 +151,7 @@ def parse_options(
         else None,
         mean=parse_channels(mean, "--mean") if mean else None,
         std=parse_channels(std, "--std") if std else None,
+        antialias=antialias,
         grayscale=grayscale,
     )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: The extra of deploykit that installs a module.
 EXTRAS = {
+    "h5py": "keras",
     "matplotlib": "train",
     "onnx": "graph",
     "onnx_ir": "graph",

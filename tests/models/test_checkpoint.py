@@ -285,7 +285,6 @@ def test_read_weights_of_truncated_files(tmp_path: Path, kind: str, keep: float)
         ("a.pth", b"\xff\xd8\xff\xe0JFIF", "a JPEG image"),
         ("a.pth", b"\n<!DOCTYPE html><html>", "a web page"),
         ("a.pth", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-        ("a.pth", b"\x89HDF\r\n\x1a\n....", "an HDF5 file"),
         ("a.pth", b"\x08\x08\x12\x07pytorch", "an ONNX graph"),
         ("a.onnx", b"\x0a\x03abc", "an ONNX graph"),
         ("saved_model.pb", b"\x08\x01\x10\x01", "a TensorFlow graph"),
@@ -311,7 +310,6 @@ def test_read_weights_names_foreign_files(
     [
         ("model/constants.pkl", "a TorchScript archive"),
         ("model/archive_format", "a program that torch.export saved"),
-        ("model.weights.h5", "a Keras model"),
         ("holiday/001.jpg", "a zip archive that torch.save did not write"),
     ],
 )

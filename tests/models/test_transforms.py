@@ -5,6 +5,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from deploykit.errors import ArchitectureError, DependencyError, InputError, UsageError
+from deploykit.images.preprocess import preprocess
 from deploykit.models.transforms import Transform, torchvision_transform, user_transform
 from deploykit.specs.preprocessing import Preprocessing
 
@@ -18,6 +19,16 @@ def test_torchvision_transform_of_recorded_preprocessing():
     stretched = torchvision_transform(Preprocessing(resize=(8, 10), mean=(0,) * 3, std=(1,) * 3))
     expected = np.asarray(PHOTO.resize((10, 8), Image.Resampling.BILINEAR)) / 255
     assert np.allclose(stretched(PHOTO).transpose(1, 2, 0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("grayscale", [False, True])
+def test_torchvision_transform_without_antialiasing_gives_the_recorded_pixels(grayscale):
+    recorded = Preprocessing(resize=12, crop_size=(8, 10), antialias=False, grayscale=grayscale)
+    pixels = preprocess(PHOTO, recorded)
+    expected = (pixels / 255 - recorded.mean) / recorded.std
+    found = torchvision_transform(recorded)(PHOTO).transpose(1, 2, 0)
+    assert np.abs(found - expected).max() < 1.01 / 255 / min(recorded.std)  # a rounding
+    assert np.abs(found - expected).mean() < 1e-3
 
 
 def test_transform_takes_arrays_and_tensors():

@@ -3,6 +3,7 @@ import pytest
 from deploykit.errors import UsageError
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.preprocessing_options import (
+    KERAS,
     TORCHVISION,
     PreprocessingOptions,
     choose_preprocessing,
@@ -28,15 +29,27 @@ def test_choose_preprocessing_default():
 
 @pytest.mark.parametrize(
     ("preset", "expected"),
-    [("tutorial", Preprocessing()), ("torchvision", TORCHVISION), ("timm", TIMM)],
+    [("tutorial", Preprocessing()), ("torchvision", TORCHVISION), ("timm", TIMM), ("keras", KERAS)],
 )
 def test_choose_preprocessing_of_a_preset(preset, expected):
     assert choose(ZOO, preset=preset) == expected
 
 
 def test_choose_preprocessing_of_an_unknown_preset():
-    with pytest.raises(UsageError, match="tutorial, torchvision, timm"):
-        choose(preset="keras")
+    with pytest.raises(UsageError, match="tutorial, torchvision, timm, keras"):
+        choose(preset="caffe")
+
+
+def test_choose_preprocessing_without_antialiasing():
+    assert not choose(preset="keras", input_size=(64, 64)).antialias
+    assert choose(preset="keras", antialias=True).antialias
+    assert (
+        choose(antialias=False)
+        .describe()
+        .startswith("resize 224x224 (stretch), bilinear without antialiasing")
+    )
+    with pytest.raises(UsageError, match="lanczos always antialiases"):
+        choose(preset="keras", interpolation="lanczos")
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:
     options = _given_options(bundle)
     if "--resize" in changes:
         options.pop("--crop-size", None)  # a crop belongs to the resize before it
+    if "--antialias" in changes:
+        options.pop("--no-antialias", None)
     options |= changes
     words = [word for pair in options.items() for word in pair if word]
     for key, value in bundle.manifest.architecture.args.items():
@@ -77,8 +79,8 @@ def _given_options(bundle: Bundle) -> dict[str, str]:
     options["--resize"] = str(resize) if isinstance(resize, int) else format_size(resize)
     if preprocessing.crop_size is not None:
         options["--crop-size"] = format_size(preprocessing.crop_size)
-    if preprocessing.grayscale:
-        options["--grayscale"] = ""
+    flags = {"--grayscale": preprocessing.grayscale, "--no-antialias": not preprocessing.antialias}
+    options |= {flag: "" for flag, is_set in flags.items() if is_set}
     options |= head_options(manifest.labels)
     options["--interpolation"] = preprocessing.interpolation
     options["--mean"] = ",".join(map(str, preprocessing.mean))

@@ -31,11 +31,12 @@ def export(
     classes: PathLike | Sequence[str] | None = None,
     number_duplicates: bool = False,
     images: PathLike | None = None,
-    preset: Literal["tutorial", "torchvision", "timm"] | None = None,
+    preset: Literal["tutorial", "torchvision", "timm", "keras"] | None = None,
     input_size: SizeLike | None = None,
     resize: SizeLike | None = None,
     crop_size: SizeLike | None = None,
     interpolation: Interpolation | None = None,
+    antialias: bool | None = None,
     mean: ChannelsLike | None = None,
     std: ChannelsLike | None = None,
     grayscale: bool = False,
@@ -58,7 +59,7 @@ def export(
     Args:
         arch: ``dpn92``, ``torchvision/NAME``, ``timm/NAME``, ``package.module:function`` or
             ``file.py:Name``.
-        ckpt: The checkpoint: a .pth, .pt or .safetensors file.
+        ckpt: The checkpoint: a .pth, .pt or .safetensors file, or Keras' .keras or .h5.
         classes: The folder of the training, a text, CSV, JSON or YAML file, or the names, in a
             list or with commas between them; None for ``classes.txt`` beside the checkpoint.
         number_duplicates: Number the classes of equal names: ``crane``, ``crane 2``.
@@ -68,6 +69,8 @@ def export(
         resize: A number for the shorter side; two for height and width to stretch to.
         crop_size: The centre crop after resizing.
         interpolation: The filter.
+        antialias: Whether shrinking averages over the pixels it drops, as Pillow does; False as
+            ``tf.image.resize`` does.
         mean: Subtracted from the image in 0..1.
         std: Divides the image after that.
         grayscale: Make images grey before they are resized, as training did; a network that takes
@@ -107,6 +110,7 @@ def export(
             resize=option_text(resize, "x"),
             crop_size=option_text(crop_size, "x"),
             interpolation=interpolation,
+            antialias=antialias,
             mean=option_text(mean, ","),
             std=option_text(std, ","),
             grayscale=grayscale,

@@ -33,7 +33,8 @@ def export(
     ckpt: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="The checkpoint: a .pth, .pt or .safetensors file with weights."
+            metavar="FILE",
+            help="The checkpoint: a .pth, .pt, .safetensors, .keras or .h5 file with weights.",
         ),
     ],
     classes: Annotated[
@@ -111,7 +112,7 @@ def export(
         typer.Option(
             metavar="NAME",
             rich_help_panel=PREPROCESSING,
-            help="A usual preprocessing: tutorial, torchvision or timm.  "
+            help="A usual preprocessing: tutorial, torchvision, timm or keras.  "
             "[default: the architecture's, else tutorial]",
         ),
     ] = None,
@@ -145,6 +146,16 @@ def export(
             metavar="NAME",
             rich_help_panel=PREPROCESSING,
             help="The resize filter: bilinear, bicubic, nearest, lanczos, box or hamming.",
+        ),
+    ] = None,
+    antialias: Annotated[
+        bool | None,
+        typer.Option(
+            "--antialias/--no-antialias",
+            rich_help_panel=PREPROCESSING,
+            help="Shrink as Pillow does, or as tf.image.resize and OpenCV do.  "
+            "[default: the preset's]",
+            show_default=False,
         ),
     ] = None,
     mean: Annotated[
@@ -202,6 +213,7 @@ def export(
                 interpolation=interpolation,
                 mean=mean,
                 std=std,
+                antialias=antialias,
                 grayscale=grayscale,
             ),
             images=images,

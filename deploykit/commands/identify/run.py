@@ -99,7 +99,7 @@ def identify(
         every = (match for family in alike for match in matches(family, contents.tensors))
         for done, match in enumerate(every, 1):
             found.append(match)
-            if match.classes:
+            if match.classes and contents.arch in ("", match.architecture):
                 fits[match.architecture] = match.classes
             progress(Step("comparing", done, total, match.architecture))
     if "timm" not in known:

@@ -30,6 +30,7 @@ _CONTAINERS = {
     "legacy": "torch.save, from before torch 1.6",
     "safetensors": "safetensors",
     "shards": "an index with its shards",
+    "keras": "Keras",
 }
 _SHOWN_NAMES = 12
 _SHOWN_NODES = 12
@@ -196,6 +197,8 @@ def _checkpoint_lines(found: CheckpointInspection) -> Iterator[str]:
     container = _CONTAINERS[contents.container]
     yield _line("checkpoint", f"{found.path}, {_size(found.bytes)}, {container}")
     yield _line("weights", f"{len(contents.tensors)} tensors, {contents.parameters:,} numbers")
+    if contents.arch:
+        yield _line("architecture", contents.arch)
     if contents.entry:
         yield _line("entry", contents.entry)
     yield _line("types", _counts(contents.dtypes))

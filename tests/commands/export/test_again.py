@@ -91,12 +91,19 @@ CROPPED = ("--resize", "20", "--crop-size", "16x16", "--interpolation", "bicubic
         [*SMALL, "--classes", "blue,red,green", "--images", "photos"],
         [*CROPPED, "--mean", "0.1,0.2,0.3", "--golden", "generated", "--images", "photos"],
         [*SMALL, "--opset", "20", "--arch-arg", "width=8"],
+        [*SMALL, "--no-antialias"],
     ],
 )
 def test_export_command_repeats_the_export(export, place, options):
     old = export(*(place / word if word == "photos" else word for word in options))
     new = again(old, finding(STD))
     assert_same(old.manifest, new, std=(0.2, 0.3, 0.4))
+
+
+def test_export_command_with_antialiasing_again(export):
+    old = export(*SMALL, "--no-antialias")
+    wanted = finding(("--interpolation", "bicubic"), ("--antialias", ""))
+    assert_same(old.manifest, again(old, wanted), interpolation="bicubic", antialias=True)
 
 
 def test_export_command_of_another_label_order(export, place):

@@ -95,10 +95,9 @@ _ASPECTS = (
         stage="resize",
         fields=("interpolation", "antialias"),
         words=Treatment.describe_filter,
-        options=lambda it: (("--interpolation", it.interpolation),) if it.antialias else (),
-        hint=lambda _: (
-            "deploykit resizes as Pillow does, with antialiasing: let training resize "
-            "the PIL image, before ToTensor, or with antialias=True."
+        options=lambda it: (
+            ("--interpolation", it.interpolation),
+            ("--antialias" if it.antialias else "--no-antialias", ""),
         ),
     ),
     Aspect(

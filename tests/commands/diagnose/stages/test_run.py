@@ -95,7 +95,7 @@ def test_stages_transform_as_recorded(diagnose, transforms, name):
         ),
         (
             *("unsmoothed", "resize", "bilinear without antialiasing"),
-            *("bilinear", "antialias=True"),
+            *("bilinear", "--interpolation bilinear --no-antialias"),
         ),
     ],
 )
