@@ -15,8 +15,9 @@ from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common as rules
 
+from deploykit.graph.joined_convs import group_convs_of_splits, split_batchnorms_of_concats
 from deploykit.graph.pads import fold_pads
-from deploykit.graph.weights import fold_weights, split_batchnorms_of_concats
+from deploykit.graph.weights import fold_weights
 
 _ROUNDS = 3  # folding makes room for rules, and rules for folding; two rounds are the usual
 
@@ -93,6 +94,7 @@ def simplify(model: ir.Model) -> ir.Model:
         optimizer.fold_constants(model, onnx_shape_inference=True)
         fold_weights(model)
         fold_pads(model)
+        group_convs_of_splits(model)
         split_batchnorms_of_concats(model)
         present = {node.op_type for node in model.graph.all_nodes()}
         found = [each for name, each in _RULES_BY_OPERATOR.items() if name in present]

@@ -1,15 +1,11 @@
-"""Passes that make a weight of what computes with nothing but weights, or behind one."""
+"""What a network computes from its weights alone becomes a weight."""
 
 from __future__ import annotations
 
 import math
-from itertools import accumulate, pairwise
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 from onnxscript import optimizer
-
-from deploykit.graph.values import constant_of, named_node, new_constant
 
 #: What weights are computed with, where a layer standardises or normalises them: arithmetic, means,
 #: norms and new shapes. NumPy is quick at these; at a Resize it is not.
@@ -50,71 +46,3 @@ def _is_foldable(node: ir.Node) -> bool:
         return False
     taken = sum(value.const_value.size for value in inputs if value.const_value is not None)
     return math.prod(shape.numpy()) <= taken
-
-
-def split_batchnorms_of_concats(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Give each Conv that a Concat joins its own part of the BatchNorm behind, to fold into it.
-
-    timm's MixNets compute a layer as Convs of several kernel sizes, joined before the BatchNorm.
-    """
-    changed = False
-    for node in model.graph:
-        concat = _concat_of_convs(node)
-        sizes = [_channels(value) for value in concat.inputs] if concat else []
-        parameters = [constant_of(value) for value in node.inputs[1:]]
-        if not concat or None in sizes or any(each is None for each in parameters):
-            continue
-        borders = pairwise(accumulate((size or 0 for size in sizes), initial=0))
-        for index, (operand, (start, stop)) in enumerate(zip(concat.inputs, borders, strict=True)):
-            name = f"{node.name}/channels_{start}_{stop}"
-            parts = [
-                new_constant(model.graph, f"{name}/{number}", each[start:stop])
-                for number, each in enumerate(parameters)
-                if each is not None
-            ]
-            part = named_node(
-                node.op_type, [operand, *parts], name, node.attributes, like=operand, of=node
-            )
-            model.graph.insert_before(concat, part)
-            concat.replace_input_with(index, part.outputs[0])
-        (joined,), (normalised, *_) = concat.outputs, node.outputs
-        normalised.replace_all_uses_with(joined, replace_graph_outputs=True)
-        model.graph.remove(node, safe=True)
-        joined.name = normalised.name
-        changed = True
-    if changed:
-        common.RemoveUnusedNodesPass()(model)
-    return model, changed
-
-
-def _concat_of_convs(batchnorm: ir.Node) -> ir.Node | None:
-    """The Concat before a BatchNorm, if all that it joins are Convs that nothing else takes."""
-    if batchnorm.op_type != "BatchNormalization" or batchnorm.domain:
-        return None
-    if batchnorm.attributes.get_int("training_mode", 0) or len(batchnorm.outputs) > 1:
-        return None
-    joined = batchnorm.inputs[0]
-    concat = None if joined is None else joined.producer()
-    if joined is None or concat is None or concat.op_type != "Concat" or concat.domain:
-        return None
-    if concat.attributes.get_int("axis", 0) != 1 or not _taken_once(joined):
-        return None
-    convs = [value.producer() if value and _taken_once(value) else None for value in concat.inputs]
-    plain = all(
-        conv is not None
-        and conv.op_type == "Conv"
-        and not conv.domain
-        and all(value is None or value.const_value is not None for value in conv.inputs[1:])
-        for conv in convs
-    )
-    return concat if plain else None
-
-
-def _taken_once(value: ir.Value) -> bool:
-    return len(value.uses()) == 1 and not value.is_graph_output()
-
-
-def _channels(value: ir.Value | None) -> int | None:
-    """A value's size along the channels; None where the graph does not fix it."""
-    size = None if value is None or value.shape is None else value.shape[1]
-    return size if isinstance(size, int) else None

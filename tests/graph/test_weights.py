@@ -2,11 +2,8 @@ import numpy as np
 import pytest
 import torch
 from rewritten_graphs import (
-    check_rewrite,
     check_unchanged,
-    names,
     network,
-    node_named,
     operators,
     run,
 )
@@ -16,10 +13,8 @@ from torch.nn import functional
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.instruments import model_bytes
 from deploykit.graph.int8 import integer_nodes
-from deploykit.graph.weights import fold_weights, split_batchnorms_of_concats
+from deploykit.graph.weights import fold_weights
 from deploykit.runtime.opener import open_probe
-
-# --- what is computed from weights alone ----------------------------------------------------------
 
 STANDARDISED = """
     [m] mean = ReduceMean<keepdims=1>(raw, all_but_first)
@@ -105,87 +100,6 @@ def test_export_of_computed_weights():
     assert operators(model).keys() <= {"Conv", "Relu", "ReduceMean", "Reshape", "GlobalAveragePool"}
     assert [node.op_type for node in integer_nodes(model)] == ["Conv", "Conv"]
     images = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
-    with torch.inference_mode():
-        expected = module(torch.tensor(images)).numpy()
-    with open_probe(model_bytes(model), threads=1) as probe:
-        (logits,) = probe.run({"input": images}).values()
-    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
-
-
-# --- BatchNorm behind a Concat of Convs -----------------------------------------------------------
-
-JOINED = """
-    [a] x = Conv<pads=[1, 1, 1, 1]>(input, narrow)
-    [b] y = Conv<pads=[2, 2, 2, 2]>(input, wide, bias)
-    [c] joined = Concat<axis=1>(x, y)
-    [n] z = BatchNormalization(joined, scale, shift, mean, variance)
-    [last] logits = Relu(z)
-"""
-SHAPES = {
-    "narrow": (16, 8, 3, 3), "wide": (8, 8, 5, 5), "bias": (8,),
-    "scale": (24,), "shift": (24,), "mean": (24,),
-}  # fmt: skip
-VARIANCE = {"variance": np.linspace(0.5, 2, 24, dtype=np.float32)}
-
-
-def test_split_batchnorms_of_concats():
-    # ONNX Runtime folds what is behind a Conv by itself, which rounds.
-    model = check_rewrite(
-        network(JOINED, constants=VARIANCE, **SHAPES), split_batchnorms_of_concats
-    )
-    assert operators(model) == {"Conv": 2, "BatchNormalization": 2, "Concat": 1, "Relu": 1}
-    assert node_named(model, "last").inputs[0].name == "z"
-    assert node_named(model, "n/channels_0_16").inputs[0].name == "x"
-    assert {"x", "y", "z"} <= names(model)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("(joined, scale", "(input, scale"),
-        ("Concat<axis=1>(x, y)", "Concat<axis=1>(x, v) [r] v = Relu(y)"),
-        ("Concat<axis=1>(x, y)", "Concat<axis=1>(x, y) [r] v = Neg(joined) [s] w = Abs(y)"),
-    ],
-)
-def test_split_batchnorms_of_concats_stays(old, new):
-    nodes = JOINED.replace(old, new)
-    if "[r] v = Relu(y)" in nodes:  # in the order of the graph
-        nodes = nodes.replace(" [r] v = Relu(y)", "").replace("[c]", "[r] v = Relu(y) [c]")
-    shapes = SHAPES | ({"scale": (8,), "shift": (8,), "mean": (8,)} if "(input, s" in nodes else {})
-    variance = {"variance": VARIANCE["variance"][: shapes["scale"][0]]}
-    gives = f"float[N, {shapes['scale'][0]}, 5, 5] logits"
-    if "[s]" in nodes:
-        gives += ", float[N, 24, 5, 5] v, float[N, 8, 5, 5] w"
-    model = network(nodes, gives=gives, constants=variance, **shapes)
-    check_unchanged(model, split_batchnorms_of_concats)
-
-
-class MixedConv(nn.Module):
-    """As timm's: Convs of several kernel sizes, joined before the BatchNorm."""
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(8, 8, size, padding="same") for size in (3, 5))
-        self.norm = nn.BatchNorm2d(16)
-
-    def forward(self, x):
-        parts = torch.split(x, 8, 1)
-        joined = torch.cat([conv(part) for conv, part in zip(self.convs, parts, strict=True)], 1)
-        return functional.silu(self.norm(joined))
-
-
-def test_export_of_mixed_convs():
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 16, 1), MixedConv(), nn.AvgPool2d(8), nn.Flatten()).eval()
-    with torch.no_grad():
-        module[1].norm.running_mean.normal_()
-        module[1].norm.running_var.uniform_(0.5, 2)
-    model = onnx_from_module(module, (8, 8))
-    assert operators(model)["Conv"] == 3
-    assert not operators(model)["BatchNormalization"]
-    paths = [node.metadata_props["module"] for node in model.graph if node.op_type == "Conv"]
-    assert paths == ["0", "1.convs.0", "1.convs.1"]
-    images = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
     with torch.inference_mode():
         expected = module(torch.tensor(images)).numpy()
     with open_probe(model_bytes(model), threads=1) as probe:
