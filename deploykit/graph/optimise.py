@@ -6,7 +6,7 @@ and slower on none: docs/graph.md has the table, benchmarks/graph_rules.py makes
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from deploykit.graph.passes import Pass
-from deploykit.graph.values import named_node, new_constant
+from deploykit.graph.values import integers, named_node, never_negative, new_constant
 
 _CHANNELS = 1
 #: Vector units compute this many channels at once: a Conv of fewer takes as long.
@@ -23,18 +23,6 @@ _FEWEST_CHANNELS = 8
 _ACTIVATIONS = frozenset(
     {"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
 )
-#: What gives no negative number, whatever it takes.
-_NEVER_NEGATIVE = frozenset({"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus"})
-#: What gives no negative number if it takes none.
-_ALL_INPUTS_COUNT = frozenset({"Add", "Concat", "Max", "Mul"})
-#: What gives no negative number if its first input has none; others are shapes and indices.
-_FIRST_INPUT_COUNTS = frozenset(
-    {
-        "AveragePool", "Dropout", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool",
-        "Identity", "MaxPool", "ReduceMax", "ReduceMean", "Reshape", "Slice", "Split", "Squeeze",
-        "Transpose", "Unsqueeze",
-    }
-)  # fmt: skip
 
 
 def split_sliced_convs(model: ir.Model) -> tuple[ir.Model, bool]:
@@ -150,10 +138,8 @@ def drop_needless_relus(model: ir.Model) -> tuple[ir.Model, bool]:
     What took its output takes its input.
     """
     changed = False
-    positive: set[ir.Value] = set()
+    positive = never_negative(model.graph)
     for node in model.graph:
-        if _gives_no_negative(node, positive):
-            positive.update(node.outputs)
         if node.op_type != "Relu" or node.domain:
             continue
         (source,), (output,) = node.inputs, node.outputs
@@ -162,16 +148,6 @@ def drop_needless_relus(model: ir.Model) -> tuple[ir.Model, bool]:
             model.graph.remove(node, safe=True)
             changed = True
     return model, changed
-
-
-def _gives_no_negative(node: ir.Node, positive: Container[ir.Value | None]) -> bool:
-    if node.domain:
-        return False
-    if node.op_type in _FIRST_INPUT_COUNTS:
-        return node.inputs[0] in positive
-    if node.op_type in _ALL_INPUTS_COUNT:
-        return all(value in positive for value in node.inputs)
-    return node.op_type in _NEVER_NEGATIVE
 
 
 def forward_slices_of_concats(model: ir.Model) -> tuple[ir.Model, bool]:
@@ -253,10 +229,10 @@ def _cuts_by(node: ir.Node, axis: int) -> tuple[_Cut, ...]:
         return tuple(_Cut(part, *span) for part, span in zip(node.outputs, borders, strict=True))
     source, (part,) = node.inputs[0], node.outputs
     size = _size_along(source, axis)
-    starts, ends = _integers(node, 1), _integers(node, 2)
+    starts, ends = integers(node, 1), integers(node, 2)
     # Without axes a Slice cuts as many of them, from the front, as it has starts.
-    axes = _integers(node, 3, default=tuple(range(len(starts))))
-    steps = _integers(node, 4, default=(1,))
+    axes = integers(node, 3, default=tuple(range(len(starts))))
+    steps = integers(node, 4, default=(1,))
     if source is None or source.shape is None or size is None:
         return ()
     if len(starts) != 1 or len(ends) != 1 or len(axes) != 1 or steps != (1,):
@@ -292,12 +268,3 @@ def _axis_of(node: ir.Node, value: ir.Value) -> int | None:
     if axis >= 0:
         return axis
     return None if value.shape is None else axis + len(value.shape)
-
-
-def _integers(node: ir.Node, index: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """An input that is a constant; nothing where a run may give another."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None:
-        return default
-    constant = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
-    return () if constant is None else tuple(int(number) for number in constant.numpy().ravel())

@@ -1,4 +1,4 @@
-"""Passes that make the exporter's graph plain: constants folded, BatchNorm folded, no-ops gone.
+"""Passes that make the exporter's graph plain: constants, BatchNorm and Pads folded, no-ops gone.
 
 ``torch.onnx.export(optimize=True)`` does the same with every rule that onnxscript has, tried at
 every node: on dpn92, with its many Slices, 40 % of the export's time. Here a rule is tried only if
@@ -14,6 +14,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common as rules
+
+from deploykit.graph.joined_convs import group_convs_of_splits, split_batchnorms_of_concats
+from deploykit.graph.pads import fold_pads
+from deploykit.graph.weights import fold_weights
 
 _ROUNDS = 3  # folding makes room for rules, and rules for folding; two rounds are the usual
 
@@ -64,7 +68,6 @@ _RULES_BY_OPERATOR: dict[str, tuple[rewriter.RewriteRule, ...]] = {
     "Max": (rules.max_max_rule, rules.max_min_rule),
     "Min": (rules.min_min_rule, rules.min_max_rule),
     "Mul": (_drop_neutral("Mul", 1),),
-    "Pad": (rules.normalize_pad_format_conv_rule, rules.fuse_pad_into_conv_rule),
     "Relu": (rules.successive_relu_rule, rules.successive_relu_clip_rule),
     "Reshape": (
         rules.reshape_reshape_rule,
@@ -79,15 +82,20 @@ _RULES_BY_OPERATOR: dict[str, tuple[rewriter.RewriteRule, ...]] = {
 
 
 def simplify(model: ir.Model) -> ir.Model:
-    """Fold constants and BatchNorm and drop what does nothing, without changing the numbers.
+    """Fold constants, BatchNorm and Pads and drop what does nothing, without changing the numbers.
 
-    But for rounding: BatchNorm folds into its Conv in FP32. The comparison that ends every export
+    But for rounding: BatchNorm folds into its Conv in FP32, and a weight that the network computes
+    from others is computed once, here. The comparison that ends every export
     is of the graph that comes out.
     """
     common.InlinePass()(model)
     for _ in range(_ROUNDS):
         count = _fingerprint(model)
         optimizer.fold_constants(model, onnx_shape_inference=True)
+        fold_weights(model)
+        fold_pads(model)
+        group_convs_of_splits(model)
+        split_batchnorms_of_concats(model)
         present = {node.op_type for node in model.graph.all_nodes()}
         found = [each for name, each in _RULES_BY_OPERATOR.items() if name in present]
         rewriter.rewrite(model, [rule for each in found for rule in each])

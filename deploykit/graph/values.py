@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +23,19 @@ PASS_THROUGH = frozenset(
         "GatherElements", "GatherND", "GlobalMaxPool", "Identity", "Max", "MaxPool", "Min", "Neg",
         "Pad", "ReduceMax", "ReduceMin", "Relu", "Reshape", "Slice", "SpaceToDepth", "Split",
         "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze", "Where",
+    }
+)  # fmt: skip
+
+#: What gives no negative number, whatever it takes.
+_NEVER_NEGATIVE = frozenset({"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus"})
+#: What gives no negative number if it takes none.
+_ALL_INPUTS_COUNT = frozenset({"Add", "Concat", "Max", "Mul"})
+#: What gives no negative number if its first input has none; others are shapes and indices.
+_FIRST_INPUT_COUNTS = frozenset(
+    {
+        "AveragePool", "Dropout", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool",
+        "Identity", "MaxPool", "ReduceMax", "ReduceMean", "Reshape", "Slice", "Split", "Squeeze",
+        "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
 
@@ -104,6 +118,55 @@ def constant_of(value: ir.Value | None) -> npt.NDArray[Any] | None:
     if value is None or value.const_value is None:
         return None
     return value.const_value.numpy()
+
+
+def integers(node: ir.Node, index: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """A node's input that is a constant; nothing where a run may give another."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        return default
+    constant = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    return () if constant is None else tuple(int(number) for number in constant.numpy().ravel())
+
+
+def scalar(node: ir.Node, index: int, default: float) -> float | None:
+    """A node's input that is one constant number; None where a run may give another.
+
+    Args:
+        node: The node.
+        index: Which of its inputs.
+        default: What the operator takes where the input is left out.
+    """
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        return default
+    constant = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    return None if constant is None or constant.size != 1 else float(constant.numpy().item())
+
+
+def never_negative(graph: ir.Graph) -> set[ir.Value]:
+    """The values of a graph that cannot be negative, whatever its input."""
+    found: set[ir.Value] = set()
+    for node in graph:
+        if _gives_no_negative(node, found):
+            found.update(node.outputs)
+    return found
+
+
+def _gives_no_negative(node: ir.Node, positive: Container[ir.Value | None]) -> bool:
+    if node.domain:
+        return False
+    if node.op_type == "Clip":
+        lowest = scalar(node, 1, -math.inf)
+        return lowest is not None and lowest >= 0
+    if node.op_type == "Pad":
+        value = scalar(node, 2, 0.0)
+        return node.inputs[0] in positive and value is not None and value >= 0
+    if node.op_type in _FIRST_INPUT_COUNTS:
+        return node.inputs[0] in positive
+    if node.op_type in _ALL_INPUTS_COUNT:
+        return all(value in positive for value in node.inputs)
+    return node.op_type in _NEVER_NEGATIVE
 
 
 def new_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:

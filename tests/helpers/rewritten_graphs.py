@@ -24,16 +24,30 @@ IMAGES = {
 }
 
 
-def network(nodes, *, gives="float[N, 24, 5, 5] logits", opset=20, **weights):
-    """A graph from float[N, 8, 5, 5] ``input``, of ONNX text and of weights of these shapes."""
+def network(nodes, *, gives="float[N, 24, 5, 5] logits", opset=20, constants=None, **weights):
+    """A graph from float[N, 8, 5, 5] ``input``, of ONNX text and of weights of these shapes.
+
+    Args:
+        nodes: The text.
+        gives: The outputs.
+        opset: The operator set.
+        constants: Arrays by name, also of numbers that the text cannot say.
+        **weights: Shapes by name.
+    """
     rng = np.random.default_rng(2)
     made = {name: rng.normal(0, 0.3, shape) for name, shape in weights.items()}
     declared = [_declare("float", name, values) for name, values in made.items()]
     declared += [_declare("int64", name, np.array(values)) for name, values in INDICES.items()]
+    constants = constants or {}
+    for name, values in constants.items():
+        kind = "int64" if values.dtype == np.int64 else "float"
+        declared.append(_declare(kind, name, np.zeros(values.shape, np.int64)))
     model = ir.from_onnx_text(
         f'<ir_version: 10, opset_import: ["" : {opset}]> '
         f"net (float[N, 8, 5, 5] input) => ({gives}) <{', '.join(declared)}> {{{nodes}}}"
     )
+    for name, values in constants.items():
+        model.graph.initializers[name].const_value = ir.tensor(values, name=name)
     common.RemoveUnusedNodesPass()(model)
     common.ShapeInferencePass()(model)
     for node in model.graph:
@@ -106,4 +120,5 @@ def _check_form(model):
 def _declare(kind, name, values):
     size = ", ".join(str(length) for length in values.shape)
     numbers = ", ".join(f"{value:.6g}" if kind == "float" else str(value) for value in values.flat)
-    return f"{kind}[{size}] {name} = {{{numbers}}}"
+    dimensions = f"[{size}]" if size else ""
+    return f"{kind}{dimensions} {name} = {{{numbers}}}"
