@@ -10,6 +10,8 @@ import msgspec
 
 from deploykit.bundle.manifest import sha256_of
 from deploykit.errors import CheckpointError
+from deploykit.specs.value import decode_json
+from deploykit.system.files import read_file
 
 INDEX_ENDING = ".index.json"
 #: As Hugging Face names shards: model-00001-of-00003.safetensors.
@@ -40,14 +42,14 @@ def read_index(path: Path) -> dict[str, Path]:
         CheckpointError: The index is damaged, names what is not in its folder, or lacks a shard.
     """
     try:
-        if path.stat().st_size > _MAX_INDEX_BYTES:
-            raise CheckpointError(f"{path} is too large for an index of shards.", hint=_AGAIN)
-        names = msgspec.json.decode(path.read_bytes(), type=_Index).weight_map
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is no index of shards: {error}.",
-            hint=_AGAIN,
-        ) from error
+        data = read_file(path, limit=_MAX_INDEX_BYTES)
+    except OSError as error:
+        message = f"The index of shards {path} cannot be read: {error.strerror}."
+        raise CheckpointError(message, hint=_AGAIN) from error
+    try:
+        names = decode_json(data, _Index).weight_map
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no index of shards: {error}.", hint=_AGAIN) from error
     shards = sorted(set(names.values()))
     for shard in shards:
         odd = re.search(r"[/\\:]", shard) or not shard.isprintable() or shard.endswith(".json")

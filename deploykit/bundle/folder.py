@@ -17,7 +17,7 @@ from deploykit.bundle.manifest import (
     locked,
     read_manifest,
 )
-from deploykit.bundle.onnx_file import check_graph_file
+from deploykit.bundle.onnx_file import check_graph_file, check_meaning
 from deploykit.errors import BundleError, GraphError, UsageError
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Shown
@@ -74,14 +74,15 @@ class Bundle(Shown):
     def checked(self, file: str) -> Path:
         """The path of a file that the manifest names, once it has been checked.
 
-        Its hash must be the recorded one, and a graph have all its weights inside.
+        Its hash must be the recorded one, and a graph have all its weights inside, and tell no
+        labels and preprocessing but the manifest's.
 
         Args:
             file: Relative to the bundle, with ``/``: ``deploy/fp32.onnx``.
 
         Raises:
             BundleError: The manifest does not name it, or it is missing or changed, or has weights
-                in another file.
+                in another file, or the manifest was changed.
         """
         record = self.manifest.files.get(file)
         if record is None:
@@ -92,7 +93,8 @@ class Bundle(Shown):
             if not is_recorded(path, record):
                 raise self._changed(path)
             if path.suffix == ".onnx":
-                check_graph_file(path)
+                labels, preprocessing = self.manifest.labels, self.manifest.preprocessing
+                check_meaning(str(path), check_graph_file(path), labels, preprocessing)
         except OSError as exc:
             raise BundleError(
                 f"{path} cannot be read ({exc.strerror}).", hint=self._remedy(file)
@@ -229,6 +231,16 @@ def _find_newest(home: Path, progress: Progress) -> Bundle:
 
 
 def _bundle_folders(home: Path) -> list[Path]:
+    try:
+        with os.scandir(home):  # glob passes over what cannot be read
+            pass
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as exc:
+        raise BundleError(
+            f"The folder of all bundles {home} cannot be read: {exc.strerror}.",
+            hint="Check its permissions, or name another with --artifacts.",
+        ) from exc
     return [path.parent for path in home.glob(f"[!.]*/{MANIFEST_NAME}")]
 
 

@@ -234,10 +234,14 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         data = read_file(path, limit=_MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {MANIFEST_NAME} ({exc.strerror}).",
+            hint="Make one: deploykit export --arch NAME --ckpt FILE",
+        ) from exc
     except OSError as exc:
         raise BundleError(
-            f"{folder} is not a bundle: its {MANIFEST_NAME} cannot be read ({exc.strerror}).",
-            hint="Make one: deploykit export --arch NAME --ckpt FILE",
+            f"{path} cannot be read: {exc.strerror}.", hint="Let it be a file that you may read."
         ) from exc
     try:
         schema = decode_json(data, _SchemaOnly).schema

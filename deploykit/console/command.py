@@ -185,7 +185,7 @@ def command(
             if verbose:
                 tell(traceback.format_exc().rstrip())
             # A library may take an interruption for a failure of its own.
-            outcome = _INTERRUPTION if received else _explain(exc, verbose=verbose)
+            outcome = _INTERRUPTION if received else explain(exc, verbose=verbose)
             code, message, hint = outcome
             hint = hint and with_options(hint, options)
             outcome = code, with_options(message, options), hint
@@ -199,7 +199,7 @@ def _ended(name: str, outcome: _Outcome, *, as_json: bool) -> typer.Exit:
     return typer.Exit(code)
 
 
-def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
+def explain(error: Exception | SystemExit, *, verbose: bool = False) -> _Outcome:
     """Exit code, message and hint of an error."""
     if isinstance(error, DeploykitError):
         return error.exit_code, error.message, error.hint
@@ -208,6 +208,8 @@ def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
         # not be written.
         path = f"{error.filename}: " if error.filename else ""
         hint = "Check the permissions of what is written to, and the space on its disk."
+        if error.errno in (errno.EACCES, errno.EPERM):
+            hint = "Check its permissions and those of the folders that it is in."
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
             place = "its disk" if path else f"the disks of the outputs and of {gettempdir()}"
             hint = f"Make room on {place}, or write somewhere else."

@@ -135,14 +135,20 @@ def read_header(data: bytes) -> PlanHeader | None:
     return PlanHeader("tensorrt_rtx", ".".join(map(str, version)), size, targets)
 
 
-def check_plan(data: bytes, flavour: Flavour) -> str | None:
+def check_plan(data: bytes, flavour: Flavour, size: int | None = None) -> str | None:
     """Say in words why these bytes are no engine of a flavour; None when nothing speaks against it.
 
     TensorRT itself answers such bytes with None and a line that tells nobody what to do.
+
+    Args:
+        data: The engine, or its first 64 bytes.
+        flavour: What it should be an engine of.
+        size: How many bytes it has; None for those of ``data``.
     """
+    size = len(data) if size is None else size
     start = data[: _RTX_HEADER.size]
     if len(start) < _RTX_HEADER.size:
-        return f"it is no engine: it has only {len(data)} bytes"
+        return f"it is no engine: it has only {size} bytes"
     if start.isascii() and " ".join(start.decode().split()).isprintable():
         return f"it is no engine but a text that begins with {start.decode()!r}"
     header = read_header(data)
@@ -150,8 +156,8 @@ def check_plan(data: bytes, flavour: Flavour) -> str | None:
         return None
     if header.flavour != flavour:
         return f"it is an engine of {header.flavour}, not of {flavour}"
-    if header.size is not None and header.size != len(data):
-        return f"it is damaged: it has {len(data)} bytes and should have {header.size}"
+    if header.size is not None and header.size != size:
+        return f"it is damaged: it has {size} bytes and should have {header.size}"
     return None
 
 

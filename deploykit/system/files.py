@@ -18,6 +18,7 @@ from deploykit.errors import UsageError
 _STAGING = ".new-"
 _RANDOM_BYTES = 4
 _LARGEST_BYTES = 2**30
+_PART_BYTES = 2**26
 
 
 @contextlib.contextmanager
@@ -103,10 +104,15 @@ def read_file(path: Path, *, limit: int = _LARGEST_BYTES) -> bytes:
             disk if nothing is in it.
     """
     with open_file(path) as file:
-        # By its size: to read that many bytes, Python would allocate them first.
-        if os.fstat(file.fileno()).st_size > limit:
+        parts, left = [], limit + 1 - os.fstat(file.fileno()).st_size
+        # Not by its size alone: those that the system makes as they are read have none, and may
+        # never end. Part by part, because Python allocates what it is asked to read.
+        while left > 0 and (part := file.read(min(limit + 1, _PART_BYTES))):
+            parts.append(part)
+            left = limit + 1 - sum(map(len, parts))
+        if left <= 0:
             raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
-        return file.read()
+        return b"".join(parts)
 
 
 def move_into_place(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,24 @@ def test_replacing_of_a_missing_source_names_it(path):
     with pytest.raises(FileNotFoundError) as caught:
         fail()
     assert caught.value.filename == str(path.parent / "source.bin")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no such file system here")
+def test_read_file_of_one_that_tells_no_size():
+    """What the system makes as it is read has 0 bytes by its size, and may never end."""
+    whole = read_file(Path("/proc/self/maps"), limit=2**24)
+    assert whole.endswith(b"\n")
+    assert Path("/proc/self/maps").stat().st_size == 0
+    with pytest.raises(OSError, match="more than 100 bytes"):
+        read_file(Path("/proc/self/maps"), limit=100)
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 100])
+def test_read_file_up_to_its_limit(tmp_path, monkeypatch, size):
+    monkeypatch.setattr("deploykit.system.files._PART_BYTES", 7)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(size)))
+    assert read_file(path, limit=100) == bytes(range(size))
+    path.write_bytes(bytes(101))
+    with pytest.raises(OSError, match="more than 100 bytes"):
+        read_file(path, limit=100)

@@ -19,6 +19,7 @@ from deploykit.images.decode import FailureStatus
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.session import Closing
 from deploykit.specs.value import Value
+from deploykit.system.files import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -177,7 +178,7 @@ class Journal(Closing):
         Raises:
             InputError: They are not as they were written any more.
         """
-        with self.path.open("rb") as lines:
+        with open_file(self.path) as lines:
             header = lines.readline()
             fingerprint, checksum = self._read_header(header)
             count = 0
@@ -215,6 +216,7 @@ class Journal(Closing):
                 return
             with suppress(OSError):  # what went wrong is told already
                 os.fsync(self._stream.fileno())
+            with suppress(OSError):
                 self._stream.close()
             if self.count == 0:
                 with suppress(OSError):
@@ -230,7 +232,7 @@ class Journal(Closing):
 
         After a power cut rows behind a torn one may be whole, too. They are predicted again.
         """
-        with self.path.open("rb") as lines:
+        with open_file(self.path) as lines:
             header = lines.readline()
             if _is_beginning(header):  # its run was killed before it had a row
                 return
