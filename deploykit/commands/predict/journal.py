@@ -18,7 +18,7 @@ from deploykit.errors import InputError, UsageError
 from deploykit.images.decode import FailureStatus
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.session import Closing
-from deploykit.specs.value import Value
+from deploykit.specs.value import Value, decode_json
 from deploykit.system.files import open_file
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ class Journal(Closing):
         if self._before is not None and changes:
             raise UsageError(
                 f"{self.path} belongs to another run: {'; '.join(changes)}.",
-                hint=f"Continue it as it was begun ({self._before.options()}). To start again, "
-                "delete that file; or name another --output.",
+                hint=f"Continue it as it was begun: {self._before.way_back(fingerprint)}. To start "
+                "again, delete that file; or name another --output.",
             )
         with _refusing(self._table):
             if not self._found:
@@ -256,8 +256,8 @@ class Journal(Closing):
         reason = "its first line is not as it was written"
         try:
             if unsealed is not None:
-                return msgspec.json.decode(unsealed[0], type=_Header).fingerprint, unsealed[1]
-        except (ValueError, RecursionError) as exc:
+                return decode_json(unsealed[0], _Header).fingerprint, unsealed[1]
+        except ValueError as exc:
             reason = str(exc)
         raise InputError(
             f"{self.path} is no journal that this version of deploykit reads: {reason}.",
