@@ -23,7 +23,7 @@ from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.errors import BundleError, UsageError
 from deploykit.specs.engine import Flavour, Profile
 from deploykit.specs.model import KeptNode, Precision, TensorSpec
-from deploykit.specs.value import Value, decode_json
+from deploykit.specs.value import Value, decode_json, schema_of
 from deploykit.system.files import read_file, replacing
 from deploykit.system.gpu import Gpu
 from deploykit.system.text import command_line
@@ -284,7 +284,7 @@ def read_passport(path: Path) -> Passport:
             hint=hint,
         ) from exc
     try:
-        schema = decode_json(data, _SchemaOnly).schema
+        schema = schema_of(data)
         if schema == SCHEMA:
             return decode_json(data, Passport)
     except ValueError as exc:
@@ -293,10 +293,6 @@ def read_passport(path: Path) -> Passport:
         f"{printable(path)} has schema {schema}; this version of deploykit reads schema {SCHEMA}.",
         hint="Update deploykit." if schema > SCHEMA else hint,
     )
-
-
-class _SchemaOnly(msgspec.Struct):
-    schema: int
 
 
 class Reason(NamedTuple):

@@ -25,8 +25,10 @@ class ExtremeAnswers:
     images: Mapping[str, ImageBatch]
     logits: Mapping[str, Logits]
 
-    def stacked(self) -> tuple[ImageBatch, Logits]:
-        """(M, H, W, 3) all images, and (M, K) all answers; M at least 1."""
+    def stacked(self) -> tuple[ImageBatch, Logits] | None:
+        """(M, H, W, 3) all images, and (M, K) all answers; None where M would be 0."""
+        if not self.images:
+            return None
         return np.concatenate([*self.images.values()]), np.concatenate([*self.logits.values()])
 
 

@@ -19,6 +19,65 @@ _STAGING = ".new-"
 _RANDOM_BYTES = 4
 _LARGEST_BYTES = 2**30
 _PART_BYTES = 2**26
+_ATTEMPTS = 10
+
+
+@contextlib.contextmanager
+def held(lock: Path, *, seconds: float = 0) -> Iterator[None]:
+    """Hold a lock file, which is there only while somebody holds it.
+
+    Args:
+        lock: The file.
+        seconds: How long to wait while another process, or thread, holds it.
+
+    Raises:
+        filelock.Timeout: It is still held.
+        OSError: It cannot be made.
+    """
+    from filelock import FileLock
+
+    with FileLock(lock, timeout=seconds, blocking=seconds > 0):
+        ours = None
+        with contextlib.suppress(OSError):
+            ours = lock.lstat()
+        try:
+            yield
+        finally:
+            # Removed while it is held: a moment later it might be another's. Who waits for it takes
+            # no file that was removed for the lock. The folder may be another by now, with a lock
+            # of its own. Windows does not let us, and removes it with the release.
+            with contextlib.suppress(OSError):
+                if ours is not None and os.path.samestat(lock.lstat(), ours):
+                    lock.unlink()
+
+
+@contextlib.contextmanager
+def home_of(folder: Path) -> Iterator[Path]:
+    """Make the folder that a new one will be in, and go without a trace if nothing is in it.
+
+    Args:
+        folder: The new one, which the block may make.
+
+    Yields:
+        A staging folder, see :func:`staged`.
+    """
+    home = folder.parent
+    missing = [each for each in (home, *home.parents) if not each.exists()]
+    try:
+        with contextlib.ExitStack() as stack:
+            for left in reversed(range(_ATTEMPTS)):
+                try:
+                    home.mkdir(parents=True, exist_ok=True)
+                    beside = stack.enter_context(staged(home))
+                    break
+                except FileNotFoundError:  # who else has made the home has just removed it
+                    if not left:
+                        raise
+            yield beside
+    finally:
+        for each in missing:
+            with contextlib.suppress(OSError):  # something is in it
+                each.rmdir()
 
 
 @contextlib.contextmanager

@@ -290,3 +290,10 @@ def test_verify_failed_on_extremes_removes_the_proof(bundle, network_file, photo
     assert kept(now, "model.onnx", "onnxruntime-cpu", "CPU") is not None
     with pytest.raises(ParityError, match="No graph of bundle colours is proven"):
         open_best(now)
+
+
+def test_extreme_answers_of_a_reference_that_has_none():
+    nothing = MadeSession(lambda images, logits: np.full_like(logits, np.nan))
+    assert answer_extremes(nothing, lambda event: None).stacked() is None
+    images, logits = answer_extremes(MadeSession(), lambda event: None).stacked()
+    assert len(images) == len(logits) > 1

@@ -145,7 +145,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
             # Where no image of the comparison shows the fault, an extreme one does.
             shown, right = _images(groups), logits
             if all(verdict.passed or not verdict.exceeded for verdict in verdicts):
-                shown, right = extremes.stacked()
+                shown, right = extremes.stacked() or (shown, right)
             raise _failure(staging, folder, request, subject, shown, right, verdicts, progress)
         begin("writing")
         write_golden(golden, staging / GOLDEN)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, get_args
 
 import msgspec
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from deploykit.commands.predict.provenance import Fingerprint
 from deploykit.commands.predict.run import NOT_FINITE
@@ -19,7 +19,7 @@ from deploykit.images.decode import FailureStatus
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.session import Closing
 from deploykit.specs.value import Value, decode_json
-from deploykit.system.files import open_file
+from deploykit.system.files import held, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -388,14 +388,7 @@ def only_writer(table: Path) -> Iterator[None]:
     Raises:
         UsageError: Another run is writing it; or the system refuses to make the lock file.
     """
-    lock = FileLock(lock_of(table))
-    with _refusing(table):
-        lock.acquire(blocking=False)
-    try:
+    with ExitStack() as lock:
+        with _refusing(table):
+            lock.enter_context(held(lock_of(table)))
         yield
-    finally:
-        # Removed while it is ours: a moment later it might be another run's. Windows does not let
-        # us, and removes it with the release.
-        with suppress(OSError):
-            Path(lock.lock_file).unlink()
-        lock.release()

@@ -284,7 +284,7 @@ class _Maker:
         # Where no photo shows the fault, an extreme image does.
         shown, right = images.images, images.logits
         if not verdict.exceeded:
-            shown, right = images.extremes.stacked()
+            shown, right = images.extremes.stacked() or (shown, right)
         shutil.copyfile(self.bundle.checked(fp32), self.folder / fp32)
         lines = failure_lines(
             self.folder,
