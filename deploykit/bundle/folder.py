@@ -236,9 +236,9 @@ def _find_newest(home: Path, progress: Progress) -> Bundle:
 
 
 def _bundle_folders(home: Path) -> list[Path]:
+    """The folders with a manifest, or in which nobody lets us look for one."""
     try:
-        with os.scandir(home):  # glob passes over what cannot be read
-            pass
+        folders = [folder for folder in home.iterdir() if not folder.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as exc:
@@ -246,7 +246,17 @@ def _bundle_folders(home: Path) -> list[Path]:
             f"The folder of all bundles {home} cannot be read: {exc.strerror}.",
             hint="Check its permissions, or name another with --artifacts.",
         ) from exc
-    return [path.parent for path in home.glob(f"[!.]*/{MANIFEST_NAME}")]
+    return [folder for folder in folders if _may_be_bundle(folder)]
+
+
+def _may_be_bundle(folder: Path) -> bool:
+    try:
+        (folder / MANIFEST_NAME).stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def check_bundle_name(name: str) -> str:

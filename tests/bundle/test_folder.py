@@ -471,3 +471,25 @@ def test_read_manifest_bounds_what_is_hashed(bundle):
     path.write_text(path.read_text().replace(f'"bytes": {recorded}', f'"bytes": {2**40}'))
     with pytest.raises(BundleError, match="too many bytes"):
         open_bundle(bundle.folder)
+
+
+def test_find_bundle_in_what_nobody_may_read(artifacts, monkeypatch):
+    """It is not passed over as if it were not there; root reads everything, so it is made."""
+    stat = Path.stat
+
+    def refuse(path, **options):
+        if path.parent == artifacts / "first":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(BundleError, match="cannot be read: Permission denied"):
+        find_bundle(None, artifacts)
+    monkeypatch.undo()
+
+    def refuse_all(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse_all)
+    with pytest.raises(BundleError, match=r"folder of all bundles .* cannot be read"):
+        find_bundle(None, artifacts)
