@@ -10,9 +10,10 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.bundle.onnx_file import check_meaning
 from deploykit.errors import GraphError, InputError
-from deploykit.specs.model import LABELS_KEY, Labels
-from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
+from deploykit.specs.model import Labels
+from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Closing, ImageBatch, Logits, SessionSpec, Ticket
 
 _Batch = TypeVar("_Batch")
@@ -155,14 +156,7 @@ def check_graph(
             f"inputs {inputs}, outputs {outputs}.",
             hint=hint,
         )
-    for key, meaning in ((LABELS_KEY, labels), (PREPROCESSING_KEY, preprocessing)):
-        value = meaning.to_metadata()
-        if metadata.get(key, value) != value:
-            raise GraphError(
-                f"{spec.graph} was exported with {key} {metadata[key]}, but the manifest says "
-                f"{value}.",
-                hint=f"One of the two was changed afterwards. {hint}",
-            )
+    check_meaning(spec.graph, metadata.items(), labels, preprocessing)
     return inputs == canonical
 
 

@@ -61,6 +61,16 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _JOINERS = "\u200c\u200d"
 
 
+#: Of these what no name of one line has: the others turn the direction of text, or join emoji.
+_CONTROL = _UNSEEN - {"Cf"}
+
+
+def has_control_character(text: str) -> bool:
+    """Whether a text has a control character, an end of a line, or half a character."""
+    # Python calls none of these printable, and looks faster.
+    return not text.isprintable() and any(category(each) in _CONTROL for each in text)
+
+
 def visible(text: str, *, lines: bool = False) -> str:
     r"""A text of which nothing controls a terminal: ``\x1b`` stands for an escape character.
 

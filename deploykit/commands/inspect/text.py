@@ -83,6 +83,7 @@ def _bundle_lines(found: BundleInspection) -> Iterator[str]:
     for name, state in found.files.items():
         told = "" if state == "ok" else f"  {state.upper()}"
         yield _line("file", f"{name}, {_size(manifest.files[name].bytes)}{told}")
+    yield from (_line("DAMAGED", reason) for reason in found.damage)
     yield from _search_lines(manifest)
     for engine in found.engines:
         yield from _engine_lines(engine)

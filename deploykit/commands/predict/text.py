@@ -12,7 +12,7 @@ from deploykit.commands.predict.tables import row_value
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
 from deploykit.specs.prediction import Prediction
-from deploykit.system.text import counted
+from deploykit.system.text import counted, visible
 from deploykit.system.threads import Stage, bottleneck
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path])
     lines = _sums(run) if run.tally.only is None else _answer(run.tally.only)
     lines.append(f"proof     {status_text(status)}")
     lines += (f"written   {path}" for path in outputs)
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _answer(row: Prediction) -> list[str]:
@@ -121,6 +121,6 @@ def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]
 def row_text(row: Prediction) -> str:
     """A prediction in one line: ``robin.jpg: robin 97.3 %, crow 1.2 %; margin 4.31``."""
     if not row.ok or row.margin is None:
-        return f"{row.path}: {row.status}: {row.reason}"
+        return visible(f"{row.path}: {row.status}: {row.reason}")
     expected = f"; expected {row.expected}" if row.expected not in (None, row.label) else ""
-    return f"{row.path}: {_ranked(row)}; margin {row.margin:.2f}{expected}"
+    return visible(f"{row.path}: {_ranked(row)}; margin {row.margin:.2f}{expected}")

@@ -343,7 +343,7 @@ def test_export_overwrite_replaces_the_bundle(request_for):
     assert first.folder == second.folder
     assert second.manifest.labels.names == ("x", "y", "z")
     left = {path.name for path in first.folder.parent.iterdir()}
-    assert left == {"net", ".net.lock"}
+    assert left == {"net"}
 
 
 def test_export_with_failed_parity_publishes_nothing(request_for, monkeypatch):
