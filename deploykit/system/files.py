@@ -309,6 +309,51 @@ def check_page_path(path: Path) -> None:
     check_destination(path, "page", PAGE_ENDINGS)
 
 
+#: What tells whose a report is stands in so many bytes at its beginning.
+_BEGINNING_BYTES = 1024
+
+
+def check_ours(path: Path, what: str, mark: str) -> None:
+    """Check that no file would be lost: what has the name is an earlier report, or empty.
+
+    Args:
+        path: The report that will be written.
+        what: What it is to be: ``page``.
+        mark: What stands near the beginning of every such report.
+
+    Raises:
+        UsageError: Another file has the name, or one that cannot be read.
+    """
+    if path.exists() and not _is_ours(path, mark) and path.stat().st_size:
+        raise UsageError(
+            f"The {what} {path} would replace a file that this command did not write.",
+            hint="Name another file, or move that one away.",
+        )
+
+
+def remove_ours(path: Path, mark: str) -> None:
+    """Remove the report of an earlier run: nobody shall take it for that of a run that fails.
+
+    Args:
+        path: The report. A link stays, and what it leads to is removed.
+        mark: As :func:`check_ours` takes it; what does not have it stays.
+
+    Raises:
+        OSError: The system refuses to.
+    """
+    if _is_ours(path, mark):
+        path.resolve().unlink(missing_ok=True)
+
+
+def _is_ours(path: Path, mark: str) -> bool:
+    """Whether a file is there, can be read, and has the mark."""
+    try:
+        with open_file(path) as file:
+            return mark.encode() in file.read(_BEGINNING_BYTES)
+    except OSError:
+        return False
+
+
 def check_all_different(paths: Mapping[str, Sequence[Path]]) -> None:
     """Check that no file is written twice, and none that is read.
 

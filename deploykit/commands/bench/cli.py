@@ -88,13 +88,14 @@ def bench(
             )
         from deploykit.bundle.folder import find_bundle
         from deploykit.commands.bench.run import BenchRequest, bench_bundle
-        from deploykit.system.files import check_page_path
 
         request = BenchRequest(
             images, _parsed_sizes(batch_sizes), repeats, seconds, verify, max_images
         )
         if html is not None:
-            check_page_path(html)
+            from deploykit.commands.bench.page import begin_bench_page
+
+            begin_bench_page(html)
         chosen = find_bundle(bundle, artifacts, console.progress)
         if forget:
             _forget(chosen, console)
