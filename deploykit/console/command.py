@@ -24,7 +24,7 @@ from deploykit.console.streams import (
 )
 from deploykit.errors import DeploykitError, InputError
 from deploykit.system.progress import Note
-from deploykit.system.text import command_line, visible
+from deploykit.system.text import command_line, commands_apart, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -277,7 +277,8 @@ def write_error(
             text = _json_text(command, exit_code, error={"message": message, "hint": hint})
             write_while_read(sys.stdout, f"{text}\n")
             return
-    tell("\n".join([f"error: {_indented(message)}", *([hint] if hint else [])]))
+    told = [f"error: {_indented(message)}", *([commands_apart(hint)] if hint else [])]
+    tell("\n".join(told))
 
 
 def _indented(message: str) -> str:
