@@ -32,8 +32,8 @@ FAILED = ".failed"
 #: The symmetric INT8 graph, from which engines are built; ``deploy/int8.onnx`` is for CPUs.
 INT8_TENSORRT_GRAPH = "deploy/int8-tensorrt.onnx"
 _MAKE_ONE = (
-    "Make one with `deploykit export --arch NAME --ckpt FILE`, "
-    "or say where it is with --bundle or --artifacts."
+    "Say where it is with --bundle or --artifacts, or make one: "
+    "deploykit export --arch NAME --ckpt FILE"
 )
 _FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
 

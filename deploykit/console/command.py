@@ -24,7 +24,7 @@ from deploykit.console.streams import (
 )
 from deploykit.errors import DeploykitError, InputError
 from deploykit.system.progress import Note
-from deploykit.system.text import command_line, visible
+from deploykit.system.text import command_line, commands_apart, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -245,7 +245,7 @@ def write_error(
             return
     # Indented, so that no line of a name that has several can look like one of ours.
     message = re.sub(r"\n(?=\S)", "\n  ", message)
-    tell("\n".join([f"error: {message}", *([hint] if hint else [])]))
+    tell("\n".join([f"error: {message}", *([commands_apart(hint)] if hint else [])]))
 
 
 def not_shown(error: OSError) -> InputError:

@@ -16,8 +16,8 @@ from deploykit.specs.session import Session
 from deploykit.system.gpu import need_gpu
 
 BUILD_AGAIN = (
-    "Build it again with deploykit build-trt and the options that its name tells; "
-    "or delete it and its passport: the next build forgets it."
+    "Delete it and its passport, and the next build forgets it; or build it again, with the "
+    "options that its name tells: deploykit build-trt"
 )
 
 

@@ -82,6 +82,24 @@ def visible(text: str, *, lines: bool = False) -> str:
     return text.translate(escaped)
 
 
+def lines_text(lines: Iterable[str]) -> str:
+    """Lines, of which none can look like two: each is made :func:`visible`."""
+    return "\n".join(map(visible, lines))
+
+
+#: Plain words, a colon, and a command up to the end of the line. In quotes or in a path, what looks
+#: like a command may be anybody's.
+_COMMAND_AT_END = re.compile(
+    r"^((?:[\w ,.;()-]|(?<=\w)'(?=\w))+:) ((?:deploykit [a-z]|pip install ).*)$",
+    re.MULTILINE | re.ASCII,
+)
+
+
+def commands_apart(text: str) -> str:
+    """Put a command at the end of a line on a line of its own, where it can be copied."""
+    return _COMMAND_AT_END.sub(r"\1\n\2", text)
+
+
 #: What cmd.exe and PowerShell both leave alone without quotes.
 _PLAIN_ON_WINDOWS = re.compile(r"[\w.:=+/\\-]+")
 #: What no quotes make plain for both: cmd.exe expands ``%``, PowerShell the next two, and ends a

@@ -302,7 +302,7 @@ def _choose_flavour(request: BuildRequest, gpu: Gpu | None, progress: Progress) 
         "TensorRT for RTX is not installed"
         + (", and without a GPU nothing else builds engines." if gpu is None else "."),
         hint='Install it: pip install "deploykit[rtx]"'
-        + (', or for this GPU: pip install "deploykit[tensorrt]"' if gpu else ""),
+        + ('\nOr install TensorRT, for this GPU: pip install "deploykit[tensorrt]"' if gpu else ""),
     )
 
 

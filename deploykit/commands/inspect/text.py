@@ -21,7 +21,7 @@ from deploykit.proof.policy import status_of
 from deploykit.proof.text import kept_verdict_text, status_value
 from deploykit.specs.model import KeptNode, TensorSpec
 from deploykit.specs.value import plain_value
-from deploykit.system.text import counted, visible
+from deploykit.system.text import command_line, counted, visible
 
 _INT8_GRAPHS = (deploy_graph("int8"), INT8_TENSORRT_GRAPH)
 _CONTAINERS = {
@@ -46,7 +46,7 @@ def bundle_text(bundle: Bundle) -> str:
     for kept in now.manifest.verdicts:
         known = status_of(now, kept)
         candidate = Candidate(kept.graph, kept.runtime, kept.precision)
-        lines.append(_line(known.word, f"{candidate}{f': {known.reason}' if known.reason else ''}"))
+        lines.append(_line(known.word, f"{candidate}{f': {known.why}' if known.why else ''}"))
     return "\n".join(lines)
 
 
@@ -89,10 +89,13 @@ def _bundle_lines(found: BundleInspection) -> Iterator[str]:
     for kept, status in found.verdicts:
         candidate = Candidate(kept.graph, kept.runtime, kept.precision)
         yield _line(status.word, f"{candidate}: {kept_verdict_text(kept)}")
-        if status.reason:
-            yield _line("", status.reason)
+        if status.why:
+            yield _line("", status.why)
     if not found.verdicts:
-        yield _line("unproven", "nothing was compared: deploykit verify --images DIR")
+        yield _line("unproven", "nothing was compared; this does:")
+        yield command_line(
+            ["deploykit", "verify", "--bundle", str(found.folder), "--images", "DIR"]
+        )
     for accepted in manifest.accepted:
         machine = accepted.machine
         yield _line(

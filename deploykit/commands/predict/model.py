@@ -275,7 +275,7 @@ def model_text(model: Model) -> str:
             f"runs     {spec.title}, {spec.device}",
             f"input    {format_size(spec.input_size)}: {bundle.manifest.preprocessing.describe()}",
             f"classes  {len(names)}: {shown}",
-            f"status   {known.word}{f': {known.reason}' if known.reason else ''}",
+            f"status   {known.word}{f': {known.why}' if known.why else ''}",
         )
     )
 

@@ -22,7 +22,7 @@ def training_text(result: TrainingResult, next_command: str | None = None) -> st
             f"({result.train_images} trained on), in {result.seconds:.0f} s",
             "written     "
             + visible(f"{result.checkpoint}, {folder / CLASSES_FILE}, {folder / CURVES}"),
-            *([] if next_command is None else [f"next        {next_command}"]),
+            *([] if next_command is None else ["next        export it:", next_command]),
         )
     )
 

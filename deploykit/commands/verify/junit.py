@@ -67,8 +67,10 @@ def _add_comparison(root: ET.Element, bundle: Bundle, found: Verification) -> No
             if graph in manifest.files
         },
         "reference": found.reference.description,
-        "stand-in": " ".join(filter(None, (conclusion.stand_in, conclusion.command))),
+        "stand-in": conclusion.stand_in,
+        "stand-in.command": conclusion.command,
         "conclusion": " ".join((conclusion.sentence, *conclusion.reasons)),
+        "diagnosis.command": conclusion.diagnosis,
         "limits": " ".join(conclusion.limits),
         "images": images_text(found.images),
         "images.sha256": found.images.sha256,

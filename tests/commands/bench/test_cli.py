@@ -50,7 +50,7 @@ def test_bench_recommends_and_names_next_step(bench, folder):
     assert "recommended    onnxruntime-cpu fp32: " in out
     assert "proven         executed on CPU, " in out
     assert "skipped        torch fp32: " in out
-    assert f"next           deploykit bench --bundle {folder} --images " in out
+    assert f"\ndeploykit bench --bundle {folder} --images " in out
 
 
 def test_bench_accept_decides_what_predict_takes(bench, folder, photo_folder, tmp_path, capsys):

@@ -140,7 +140,7 @@ def test_inspect_runs_names_the_precision(bundle, monkeypatch):
 def test_inspect_bundle_without_proof(bundle, look):
     edited(bundle, verdicts=())
     found, text = look(bundle.folder)
-    assert "nothing was compared: deploykit verify" in text
+    assert "nothing was compared; this does:\ndeploykit verify --bundle " in text
     assert "nothing would run here" in text
     assert any("deploykit verify" in reason for reason in found.reasons)
 
