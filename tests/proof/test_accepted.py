@@ -14,6 +14,7 @@ from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import BundleError, ParityError
 from deploykit.inference import candidates
 from deploykit.inference.candidates import this_machine
+from deploykit.parity.tolerance import Tolerance
 from deploykit.proof.accepted import forget_accepted, keep_accepted
 from deploykit.proof.auto import open_best
 from deploykit.system.cpu import cpu_device, read_cpu
@@ -60,7 +61,10 @@ def test_accepted_is_taken_with_a_note(accepted):
     assert chosen(accepted) == ("openvino", [TAKEN])
 
 
-def test_accepted_as_proven_is_not_taken_with_flips(accepted):
+def test_accepted_as_proven_is_not_taken_with_flips(accepted, monkeypatch):
+    some = Tolerance(max_flip_rate=0.1)  # FP32 itself allows none
+    monkeypatch.setattr("deploykit.proof.policy.tolerance_for", lambda precision: some)
+
     def changed(proof):
         measurement = msgspec.structs.replace(proof.measurement, flips=1)
         return msgspec.structs.replace(proof, measurement=measurement)

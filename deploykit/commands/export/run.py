@@ -246,6 +246,7 @@ def _failure(
         logits,
         subject.preprocessing,
         progress,
+        found=failed[0].measurement if failed[0].exceeded else None,
         diagnose=request.diagnose,
         opset=request.opset,
     )
