@@ -267,6 +267,7 @@ def _failed_engine(
             verification.answers.reference,
             bundle.manifest.preprocessing,
             progress,
+            found=verdict.measurement if verdict.exceeded else None,
             diagnose=request.diagnose,
         )
     first = f"{engine} does not give the checkpoint's answers, so it is not in the bundle."

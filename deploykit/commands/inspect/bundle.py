@@ -18,6 +18,7 @@ from deploykit.proof.auto import open_best
 from deploykit.proof.policy import Status, status_of
 from deploykit.specs.value import Shown
 from deploykit.system.progress import Note, Step
+from deploykit.system.text import commands_apart
 
 FileState: TypeAlias = Literal["ok", "changed", "missing", "not copied", "refused", "unreadable"]
 """``not copied`` is said of an engine and its passport when neither is there; ``refused`` of a
@@ -118,12 +119,12 @@ def _auto(bundle: Bundle) -> tuple[str, list[str], InputError | None]:
 
     def on_event(event: Step | Note) -> None:
         if isinstance(event, Note):
-            reasons.append(event.message)
+            reasons.extend(event.message.split("\n"))
 
     try:
         with open_best(bundle, progress=on_event) as session:
             spec = session.spec
     except DeploykitError as exc:
         damaged = exc if isinstance(exc, InputError) else None
-        return "", [*reasons, *str(exc).splitlines()], damaged
+        return "", [*reasons, *commands_apart(str(exc)).splitlines()], damaged
     return f"{Candidate(spec.graph, spec.runtime, spec.precision)} ({spec.device})", reasons, None

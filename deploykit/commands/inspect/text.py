@@ -46,7 +46,8 @@ def bundle_text(bundle: Bundle) -> str:
     for kept in now.manifest.verdicts:
         known = status_of(now, kept)
         candidate = Candidate(kept.graph, kept.runtime, kept.precision)
-        lines.append(_line(known.word, f"{candidate}{f': {known.why}' if known.why else ''}"))
+        first, *command = known.why.split("\n")
+        lines += (_line(known.word, f"{candidate}{f': {first}' if first else ''}"), *command)
     return "\n".join(lines)
 
 
@@ -91,7 +92,8 @@ def _bundle_lines(found: BundleInspection) -> Iterator[str]:
         candidate = Candidate(kept.graph, kept.runtime, kept.precision)
         yield _line(status.word, f"{candidate}: {kept_verdict_text(kept)}")
         if status.why:
-            yield _line("", status.why)
+            first, *command = status.why.split("\n")
+            yield from (_line("", first), *command)
     if not found.verdicts:
         yield _line("unproven", "nothing was compared; this does:")
         yield command_line(

@@ -270,12 +270,14 @@ def model_text(model: Model) -> str:
     spec, bundle, names = model.spec, model.bundle, model.classes
     shown = ", ".join(names[:_SHOWN_CLASSES]) + (", ..." if len(names) > _SHOWN_CLASSES else "")
     known = status_of_run(bundle, spec)
+    first, *command = known.why.split("\n")
     lines = (
         f"model    {bundle.name}: {bundle.folder}",
         f"runs     {spec.title}, {spec.device}",
         f"input    {format_size(spec.input_size)}: {bundle.manifest.preprocessing.describe()}",
         f"classes  {len(names)}: {shown}",
-        f"status   {known.word}{f': {known.why}' if known.why else ''}",
+        f"status   {known.word}{f': {first}' if first else ''}",
+        *command,
     )
     return "\n".join(map(visible, lines))
 

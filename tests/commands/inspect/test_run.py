@@ -145,6 +145,17 @@ def test_inspect_bundle_without_proof(bundle, look):
     assert any("deploykit verify" in reason for reason in found.reasons)
 
 
+def test_inspect_bundle_commands_stand_alone(bundle, look):
+    rehearsed = (
+        msgspec.structs.replace(each, kind="rehearsed") for each in bundle.manifest.verdicts
+    )
+    edited(bundle, verdicts=tuple(rehearsed))
+    _, text = look(bundle.folder)
+    told = [line for line in text.splitlines() if "deploykit verify" in line]
+    assert told
+    assert all(line.strip().startswith("deploykit verify --bundle ") for line in told)
+
+
 def test_inspect_damaged_manifest(bundle, look):
     (bundle.folder / "bundle.json").write_text("{", encoding="utf-8")
     with pytest.raises(BundleError, match="is damaged"):
