@@ -10,6 +10,7 @@ import msgspec
 
 from deploykit.bundle.manifest import sha256_of
 from deploykit.errors import CheckpointError
+from deploykit.specs.value import decode_json
 from deploykit.system.files import read_file
 
 INDEX_ENDING = ".index.json"
@@ -53,12 +54,9 @@ def read_index(path: Path) -> dict[str, Path]:
     except OSError as error:
         raise unreadable(path, error) from error
     try:
-        names = msgspec.json.decode(content, type=_Index).weight_map
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is no index of shards: {error}.",
-            hint=_AGAIN,
-        ) from error
+        names = decode_json(content, _Index).weight_map
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no index of shards: {error}.", hint=_AGAIN) from error
     shards = sorted(set(names.values()))
     for shard in shards:
         odd = re.search(r"[/\\:]", shard) or not shard.isprintable() or shard.endswith(".json")

@@ -17,11 +17,11 @@ from deploykit.bundle.manifest import (
     locked,
     read_manifest,
 )
-from deploykit.bundle.onnx_file import check_graph_file
+from deploykit.bundle.onnx_file import check_graph_file, check_meaning
 from deploykit.errors import BundleError, GraphError, UsageError
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Shown
-from deploykit.system.files import staged
+from deploykit.system.files import home_of
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.text import command_line
 
@@ -32,8 +32,8 @@ FAILED = ".failed"
 #: The symmetric INT8 graph, from which engines are built; ``deploy/int8.onnx`` is for CPUs.
 INT8_TENSORRT_GRAPH = "deploy/int8-tensorrt.onnx"
 _MAKE_ONE = (
-    "Make one with `deploykit export --arch NAME --ckpt FILE`, "
-    "or say where it is with --bundle or --artifacts."
+    "Say where it is with --bundle or --artifacts, or make one: "
+    "deploykit export --arch NAME --ckpt FILE"
 )
 _FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
 
@@ -74,14 +74,15 @@ class Bundle(Shown):
     def checked(self, file: str) -> Path:
         """The path of a file that the manifest names, once it has been checked.
 
-        Its hash must be the recorded one, and a graph have all its weights inside.
+        Its hash must be the recorded one, and a graph have all its weights inside, and tell no
+        labels and preprocessing but the manifest's.
 
         Args:
             file: Relative to the bundle, with ``/``: ``deploy/fp32.onnx``.
 
         Raises:
             BundleError: The manifest does not name it, or it is missing or changed, or has weights
-                in another file.
+                in another file, or the manifest was changed.
         """
         record = self.manifest.files.get(file)
         if record is None:
@@ -92,7 +93,8 @@ class Bundle(Shown):
             if not is_recorded(path, record):
                 raise self._changed(path)
             if path.suffix == ".onnx":
-                check_graph_file(path)
+                labels, preprocessing = self.manifest.labels, self.manifest.preprocessing
+                check_meaning(str(path), check_graph_file(path), labels, preprocessing)
         except OSError as exc:
             raise BundleError(
                 f"{path} cannot be read ({exc.strerror}).", hint=self._remedy(file)
@@ -210,7 +212,12 @@ def _find_newest(home: Path, progress: Progress) -> Bundle:
             bundles.append(open_bundle(folder))
         except BundleError as exc:
             damaged.append(exc)
-    interrupted = [folder for folder in _replaced_bundles(home) if _is_being_replaced(folder)]
+    interrupted = []
+    for folder in _replaced_bundles(home):
+        try:
+            interrupted += [folder] * _is_being_replaced(folder)
+        except BundleError as exc:
+            damaged.append(exc)
     if not bundles:
         hints = [_how_to_restore(folder) for folder in interrupted]
         none = BundleError(f"There is no bundle in {home}.", hint="\n".join(hints) or _MAKE_ONE)
@@ -229,7 +236,27 @@ def _find_newest(home: Path, progress: Progress) -> Bundle:
 
 
 def _bundle_folders(home: Path) -> list[Path]:
-    return [path.parent for path in home.glob(f"[!.]*/{MANIFEST_NAME}")]
+    """The folders with a manifest, or in which nobody lets us look for one."""
+    try:
+        folders = [folder for folder in home.iterdir() if not folder.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as exc:
+        raise BundleError(
+            f"The folder of all bundles {home} cannot be read: {exc.strerror}.",
+            hint="Check its permissions, or name another with --artifacts.",
+        ) from exc
+    return [folder for folder in folders if _may_be_bundle(folder)]
+
+
+def _may_be_bundle(folder: Path) -> bool:
+    try:
+        (folder / MANIFEST_NAME).stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def check_bundle_name(name: str) -> str:
@@ -285,8 +312,7 @@ def new_bundle(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         BundleError: See :func:`check_free`; also when another process made the bundle meanwhile.
     """
     check_free(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with staged(folder.parent) as beside:
+    with home_of(folder) as beside:
         made = beside / folder.name
         made.mkdir()
         yield made
@@ -306,7 +332,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        with locked(folder):
+        with locked(folder, replacing=True):
             yield
     except OSError as exc:
         raise BundleError(
@@ -320,7 +346,7 @@ def _publish(made: Path, folder: Path) -> None:
     replaced = _replaced(folder)
     try:
         if folder.exists():
-            shutil.rmtree(replaced, ignore_errors=True)  # an older replacement was killed late
+            _remove(replaced)  # an older replacement was killed late
             folder.replace(replaced)
         made.replace(folder)
     except OSError as exc:
@@ -329,7 +355,7 @@ def _publish(made: Path, folder: Path) -> None:
             "or another export made it meanwhile.",
             hint="Close what uses it and export again; what was there is unchanged.",
         ) from exc
-    shutil.rmtree(replaced, ignore_errors=True)
+    _remove(replaced)
 
 
 def keep_failed(made: Path, folder: Path) -> Path:
@@ -377,7 +403,11 @@ def _replaced_bundles(home: Path) -> list[Path]:
 
 
 def _is_being_replaced(folder: Path) -> bool:
-    """Whether a replacement ended between its two renames; one that is under way is waited for."""
+    """Whether a replacement ended between its two renames; one that is under way is waited for.
+
+    Raises:
+        BundleError: It was waited for in vain.
+    """
     if folder.exists() or not is_replaced(folder):
         return False
     with contextlib.suppress(OSError), locked(folder):
@@ -390,13 +420,21 @@ def _how_to_restore(folder: Path) -> str:
     return f"The old bundle is whole: rename {replaced} to {folder.name}, or export again."
 
 
+def _remove(replaced: Path) -> None:
+    """Remove a bundle that was replaced; of a link to one, the link."""
+    if replaced.is_symlink():
+        with contextlib.suppress(OSError):
+            replaced.unlink()
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
 def _undo_replacement(folder: Path) -> None:
     """Bring the old bundle back if a replacement ended between its two renames."""
     replaced = _replaced(folder)
     if not replaced.is_dir():
         return
     if (folder / MANIFEST_NAME).is_file():
-        shutil.rmtree(replaced, ignore_errors=True)  # that replacement was killed late
+        _remove(replaced)  # that replacement was killed late
         return
     with contextlib.suppress(OSError):
         folder.rmdir()  # somebody made it meanwhile, and it is empty

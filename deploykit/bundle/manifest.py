@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import msgspec
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from deploykit.bundle.accepted import Accepted, MachineIdentity
 from deploykit.bundle.onnx_file import MAX_GRAPH_BYTES
@@ -21,8 +21,9 @@ from deploykit.bundle.verdicts import CandidateKey, KeptVerdict
 from deploykit.errors import BundleError
 from deploykit.specs.model import KeptNode, Labels, Precision, TensorSpec
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.value import Value, decode_json
+from deploykit.specs.value import Value, decode_json, schema_of
 from deploykit.system.files import (
+    held,
     move_into_place,
     open_file,
     read_file,
@@ -36,7 +37,7 @@ GoldenChoice: TypeAlias = Literal["photos", "generated"]
 SCHEMA = 6
 MANIFEST_NAME = "bundle.json"
 LOCK_NAME = f".{MANIFEST_NAME}.lock"
-"""The lock of a bundle whose folder's folder cannot be written to: nobody replaces it there."""
+"""The lock inside a bundle, which whoever may write into the bundle can make."""
 
 _LOCK_SECONDS = 30.0
 #: Of a manifest: it has some kilobytes for each verdict.
@@ -238,13 +239,17 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         data = read_file(path, limit=_MAX_BYTES)
-    except OSError as exc:
+    except (FileNotFoundError, NotADirectoryError) as exc:
         raise BundleError(
-            f"{folder} is not a bundle: its {MANIFEST_NAME} cannot be read ({exc.strerror}).",
+            f"{folder} is not a bundle: it has no {MANIFEST_NAME} ({exc.strerror}).",
             hint="Make one: deploykit export --arch NAME --ckpt FILE",
         ) from exc
+    except OSError as exc:
+        raise BundleError(
+            f"{path} cannot be read: {exc.strerror}.", hint="Let it be a file that you may read."
+        ) from exc
     try:
-        schema = decode_json(data, _SchemaOnly).schema
+        schema = schema_of(data)
         manifest = decode_json(data, Manifest) if schema == SCHEMA else None
     except ValueError as exc:
         raise BundleError(f"{path} is damaged: {exc}.", hint="Export the bundle again.") from exc
@@ -257,10 +262,6 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-class _SchemaOnly(msgspec.Struct):
-    schema: int
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``bundle.json`` so that a reader sees the old one or the new one, whole."""
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
@@ -269,29 +270,45 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a bundle, under which it is published and its manifest is changed.
+def locked(folder: Path, *, replacing: bool = False) -> Iterator[None]:
+    """Hold the locks of a bundle, under which it is published and its manifest is changed.
 
-    It lies beside the bundle, ``.NAME.lock``, because publishing replaces the folder. It stays.
+    One lies beside the bundle, ``.NAME.lock``, because publishing replaces the folder. The other
+    one lies in it: not everybody who may change a bundle may write beside it, and all who do must
+    wait for each other. Of a bundle that is a link, what it leads to is locked as well. They are
+    there only while they are held.
 
     Args:
         folder: The bundle; it need not be there yet.
+        replacing: Whether the folder may be renamed meanwhile.
 
     Raises:
-        BundleError: Another process holds the lock.
-        OSError: The lock cannot be made.
+        BundleError: Another process holds a lock.
+        OSError: A lock cannot be made.
     """
-    lock = folder.with_name(f".{folder.name}.lock")
-    if not os.access(folder.parent, os.W_OK) and folder.is_dir():
-        lock = folder / LOCK_NAME
-    try:
-        with FileLock(lock, timeout=_LOCK_SECONDS):
-            yield
-    except Timeout as exc:
-        raise BundleError(
-            f"Another process has been changing {folder} for {_LOCK_SECONDS:.0f} seconds.",
-            hint="Wait until it is done, and run this again.",
-        ) from exc
+    with contextlib.ExitStack() as locks:
+        try:
+            for lock in _locks_beside(folder):
+                locks.enter_context(held(lock, seconds=_LOCK_SECONDS))
+            # On Windows no folder is renamed in which a file is open: it is lock enough.
+            if (folder / MANIFEST_NAME).exists() and not (replacing and os.name == "nt"):
+                locks.enter_context(held(folder.resolve() / LOCK_NAME, seconds=_LOCK_SECONDS))
+        except Timeout as exc:
+            raise BundleError(
+                f"Another process has been changing {folder} for {_LOCK_SECONDS:.0f} seconds.",
+                hint="Wait until it is done, and run this again.",
+            ) from exc
+        yield
+
+
+def _locks_beside(folder: Path) -> list[Path]:
+    """The locks that lie beside a bundle, as far as it can be written there; in a fixed order."""
+    places = dict.fromkeys([folder.parent.resolve() / folder.name, folder.resolve()])
+    return [
+        place.with_name(f".{place.name}.lock")
+        for place in places
+        if os.access(place.parent, os.W_OK) or not folder.is_dir()
+    ]
 
 
 _MAKE_WRITABLE = "Make it writable, or use a copy of it."

@@ -1,4 +1,4 @@
-"""Whether an ONNX file has its weights inside, told without onnx and without reading the weights.
+"""Whether an ONNX file is what its bundle says, told without onnx and without its weights' values.
 
 The hash of a graph covers nothing that lies beside it, and whoever makes a bundle makes its
 manifest, too: so the graph itself is looked at. An ONNX file is a protobuf message
@@ -9,10 +9,14 @@ part, so that all but what leads to a tensor is skipped.
 from __future__ import annotations
 
 import os
-from io import BufferedReader
+from collections.abc import Iterable
+from io import BufferedReader, BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 from deploykit.errors import GraphError
+from deploykit.specs.model import HEAD_KEY, LABELS_KEY, Labels
+from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from deploykit.system.files import open_file
 
 #: A protobuf message has at most so many bytes.
@@ -39,13 +43,23 @@ FIELDS: dict[str, dict[int, str]] = {
     "TensorProto": {},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+#: Of ModelProto, and of each of its ``metadata_props``.
+_METADATA = 14
+_KEY, _VALUE = 1, 2
+#: What no graph says of itself: a head that is not told is this one.
+_SINGLE_LABEL = "single-label"
+#: Of all ``metadata_props``: labels take some kilobytes.
+_MAX_METADATA_BYTES = 2**24
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _FIXED = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
 _VARINT_BITS = 64
 
 
-def check_graph_file(path: Path) -> None:
+def check_graph_file(path: Path) -> list[tuple[str, str]]:
     """Check that a file is laid out as an ONNX graph that has all its tensors inside.
+
+    Returns:
+        Keys and values of its ``metadata_props``, those of equal keys, too.
 
     Raises:
         GraphError: It is not, or has a tensor whose values are in another file.
@@ -59,7 +73,7 @@ def check_graph_file(path: Path) -> None:
                 hint="Export the bundle again.",
             )
         try:
-            external = _has_external(_Reader(file), size)
+            external, metadata = _walked(_Reader(file), size)
         except _DamagedError as exc:
             raise GraphError(
                 f"{path} is no ONNX graph: {exc}.", hint="Export the bundle again."
@@ -70,6 +84,34 @@ def check_graph_file(path: Path) -> None:
             hint="Export it again. A graph of your own: save it with its weights inside "
             "(onnx.save(onnx.load(old), new)).",
         )
+    return metadata
+
+
+def check_meaning(
+    name: str, metadata: Iterable[tuple[str, str]], labels: Labels, preprocessing: Preprocessing
+) -> None:
+    """Check that a graph which tells its labels, head and preprocessing tells the manifest's.
+
+    Args:
+        name: What the error calls the graph.
+        metadata: Its ``metadata_props``.
+        labels: The manifest's.
+        preprocessing: The manifest's.
+
+    Raises:
+        GraphError: It tells others.
+    """
+    meant = {**labels.metadata, PREPROCESSING_KEY: preprocessing.to_metadata()}
+    told = [*metadata]
+    if any(key == LABELS_KEY for key, _ in told) and all(key != HEAD_KEY for key, _ in told):
+        told.append((HEAD_KEY, _SINGLE_LABEL))  # what labels without a head mean
+    for key, value in told:
+        means = meant.get(key, _SINGLE_LABEL if key == HEAD_KEY else value)
+        if means != value:
+            raise GraphError(
+                f"{name} was exported with {key} {value}, but the manifest says {means}.",
+                hint="One of the two was changed afterwards. Export the bundle again.",
+            )
 
 
 class _DamagedError(Exception):
@@ -79,7 +121,7 @@ class _DamagedError(Exception):
 class _Reader:
     """A file that knows where it is without asking the system."""
 
-    def __init__(self, file: BufferedReader) -> None:
+    def __init__(self, file: BufferedReader | BytesIO) -> None:
         self._file = file
         self.position = 0
 
@@ -100,14 +142,73 @@ class _Reader:
         self._file.seek(position - self.position, os.SEEK_CUR)
         self.position = position
 
+    def read_to(self, position: int) -> bytes:
+        content = self._file.read(position - self.position)
+        self.position += len(content)
+        return content
 
-def _has_external(reader: _Reader, size: int) -> bool:
-    """Whether a message has a tensor with external data, however deep it is.
+
+class _Field(NamedTuple):
+    """What stands before a field's content: its number, how it is written, and where it ends."""
+
+    number: int
+    wire: int
+    stop: int
+    value: int = 0
+    """That of a field that is one number; such a field has ended already."""
+
+    @property
+    def is_external(self) -> bool:
+        """Whether it says of a tensor that its numbers are in another file."""
+        if self.wire == _VARINT:
+            return self.number == _DATA_LOCATION and self.value != 0
+        return self.number == _EXTERNAL_DATA and self.wire == _LENGTH
+
+
+def _next_field(reader: _Reader) -> _Field:
+    tag = reader.varint()
+    number, wire = tag >> 3, tag & 7
+    if not 0 < number < 2**29:
+        raise _DamagedError(f"field {number} at byte {reader.position}")
+    if wire == _VARINT:
+        value = reader.varint()
+        return _Field(number, wire, reader.position, value)
+    if wire in _FIXED:
+        return _Field(number, wire, reader.position + _FIXED[wire])
+    if wire != _LENGTH:
+        raise _DamagedError(f"wire type {wire} at byte {reader.position}")
+    length = reader.varint()
+    return _Field(number, wire, reader.position + length)
+
+
+class _Metadata(list[tuple[str, str]]):
+    """The keys and values of a model's ``metadata_props``."""
+
+    size = 0
+
+    def read(self, reader: _Reader, stop: int) -> None:
+        """Read one of them, which ends at a byte."""
+        self.size += stop - reader.position
+        if self.size > _MAX_METADATA_BYTES:
+            raise _DamagedError(f"its metadata_props have more than {_MAX_METADATA_BYTES} bytes")
+        found = {_KEY: b"", _VALUE: b""}
+        while reader.position < stop:
+            field = _next_field(reader)
+            if field.stop > stop:
+                raise _DamagedError(f"field {field.number} ends behind its metadata_props")
+            content = reader.read_to(field.stop)
+            if field.wire == _LENGTH:
+                found[field.number] = content
+        self.append((found[_KEY].decode(errors="replace"), found[_VALUE].decode(errors="replace")))
+
+
+def _walked(reader: _Reader, size: int) -> tuple[bool, _Metadata]:
+    """Whether a model has a tensor with external data, however deep it is; and its metadata.
 
     Whatever a parser might take for it counts: fields that come twice, and in any order.
     """
     within = [("ModelProto", size)]
-    fields = 0
+    fields, metadata, has_graph = 0, _Metadata(), False
     while within:
         kind, end = within[-1]
         if reader.position == end:
@@ -116,30 +217,21 @@ def _has_external(reader: _Reader, size: int) -> bool:
         fields += 1
         if fields > _MAX_FIELDS:
             raise _DamagedError(f"it has more than {_MAX_FIELDS} fields")
-        tag = reader.varint()
-        number, wire = tag >> 3, tag & 7
-        if not 0 < number < 2**29:
-            raise _DamagedError(f"field {number} at byte {reader.position}")
-        if wire == _VARINT:
-            is_external = reader.varint() != 0 and number == _DATA_LOCATION
-            stop = reader.position
+        field = _next_field(reader)
+        if kind == "TensorProto" and field.is_external:
+            return True, metadata
+        if field.stop > end:
+            raise _DamagedError(
+                f"field {field.number} ends at byte {field.stop}, behind what it is in"
+            )
+        inner = FIELDS[kind].get(field.number) if field.wire == _LENGTH else None
+        if inner is not None:
+            has_graph = has_graph or inner == "GraphProto"
+            within.append((inner, field.stop))
+        elif (kind, field.number, field.wire) == ("ModelProto", _METADATA, _LENGTH):
+            metadata.read(reader, field.stop)
         else:
-            is_external = wire == _LENGTH and number == _EXTERNAL_DATA
-            stop = reader.position + _FIXED[wire] if wire in _FIXED else _end(reader, wire)
-        if is_external and kind == "TensorProto":
-            return True
-        if stop > end:
-            raise _DamagedError(f"field {number} ends at byte {stop}, behind what it is in")
-        if wire == _LENGTH and number in FIELDS[kind]:
-            within.append((FIELDS[kind][number], stop))
-        else:
-            reader.skip_to(stop)
-    return False
-
-
-def _end(reader: _Reader, wire: int) -> int:
-    """Where a field with a length ends."""
-    if wire != _LENGTH:
-        raise _DamagedError(f"wire type {wire} at byte {reader.position}")
-    length = reader.varint()
-    return reader.position + length
+            reader.skip_to(field.stop)
+    if not has_graph:
+        raise _DamagedError("no graph is in it" if size else "it is empty")
+    return False, metadata

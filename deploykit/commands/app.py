@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from deploykit import __version__
-from deploykit.console.command import not_shown, write_error
+from deploykit.console.command import explain, not_shown, write_error
 from deploykit.console.help import GroupedCommand
 from deploykit.console.streams import lead_nowhere, nobody_reads
 
@@ -152,8 +152,7 @@ def run(arguments: Sequence[str]) -> int:
             list(arguments) or ["--help"], prog_name="deploykit", standalone_mode=False
         )
     except typer.TyperException as exc:
-        name = next((word for word in arguments if word in COMMANDS), "")
-        as_json = "--json" in arguments
+        name, as_json = _called(arguments)
         hint = f"deploykit {name} --help".replace("  ", " ")
         write_error(name, exc.exit_code, exc.format_message(), f"See: {hint}", as_json=as_json)
         return exc.exit_code
@@ -161,7 +160,13 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(exc.__context__, BrokenPipeError):  # typer takes it for a failure
             return 0
         raise
-    except OSError as exc:  # of a help; those of a command are explained there
+    except OSError as exc:  # those within a command are explained there
+        if exc.filename is not None:  # of a path among the arguments, before the command began
+            name, as_json = _called(arguments)
+            outcome = explain(exc)
+            write_error(name, *outcome, as_json=as_json)
+            return outcome[0]
+        # Of a help, or of the version: stdout is what failed, so stderr is told.
         lead_nowhere(sys.stdout)
         if nobody_reads(exc):
             return 0
@@ -169,3 +174,8 @@ def run(arguments: Sequence[str]) -> int:
         write_error("", error.exit_code, error.message, error.hint, as_json=False)
         return error.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _called(arguments: Sequence[str]) -> tuple[str, bool]:
+    """Which command is called, and whether its result is wanted as JSON."""
+    return next((word for word in arguments if word in COMMANDS), ""), "--json" in arguments

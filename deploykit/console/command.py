@@ -24,7 +24,7 @@ from deploykit.console.streams import (
 )
 from deploykit.errors import DeploykitError, InputError
 from deploykit.system.progress import Note
-from deploykit.system.text import command_line, visible
+from deploykit.system.text import command_line, commands_apart, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -50,6 +50,10 @@ class Console:
         as_json: Whether stdout gets one JSON object and nothing else.
         quiet: Whether progress and notes are skipped.
         options: Which bundle the user has named, as options: for the commands that are told.
+        received: The signals so far that are to end the command.
+
+    Attributes:
+        shown: Whether the result is shown: what comes then does not undo it.
     """
 
     def __init__(
@@ -60,8 +64,11 @@ class Console:
         as_json: bool,
         quiet: bool = False,
         options: Sequence[str] = (),
+        received: Sequence[int] = (),
     ) -> None:
         self.command = command
+        self.shown = False
+        self._received = received
         self._options = options
         self.as_json = as_json
         self._quiet = quiet
@@ -69,7 +76,13 @@ class Console:
         self._bar: Progress | None = None
 
     def progress(self, event: Step | Note) -> None:
-        """Show a job's event: a note as a line, a step as a bar where someone is watching."""
+        """Show a job's event: a note as a line, a step as a bar where someone is watching.
+
+        Raises:
+            KeyboardInterrupt: See :meth:`check_interrupted`.
+        """
+        if not isinstance(event, Note):  # which may be part of a clean-up
+            self.check_interrupted()
         if self._quiet:
             return
         if isinstance(event, Note):
@@ -86,9 +99,9 @@ class Console:
         """Say what must be known even where notes are not wanted."""
         if self._bar is not None:
             told = with_options(message, self._options)
-            self._bar.console.print(visible(told, lines=True))
+            self._bar.console.print(visible(_indented(told), lines=True))
         else:
-            tell(with_options(message, self._options))
+            tell(_indented(with_options(message, self._options)))
 
     def result(
         self, value: Callable[[], Any], render: Callable[[], str], *, exit_code: int = 0
@@ -102,8 +115,10 @@ class Console:
 
         Raises:
             typer.Exit: When the exit code is not 0.
+            KeyboardInterrupt: See :meth:`check_interrupted`.
         """
         self.close()
+        self.check_interrupted()
         if self.as_json:
             text = _json_text(self.command, exit_code, result=value())
         else:
@@ -113,8 +128,18 @@ class Console:
                 write_while_read(self._stdout, f"{text}\n")
             except OSError as exc:
                 raise not_shown(exc) from exc
+        self.shown = True
         if exit_code:
             raise typer.Exit(exit_code)
+
+    def check_interrupted(self) -> None:
+        """End a command that was interrupted although something has swallowed the exception.
+
+        Raises:
+            KeyboardInterrupt: A signal came before the result was shown.
+        """
+        if self._received and not self.shown:
+            raise KeyboardInterrupt
 
     def close(self) -> None:
         """Take the progress bar away."""
@@ -172,10 +197,17 @@ def command(
                 visible_warnings(),
                 reserved_stdout(whole_process=as_json) as stdout,
                 contextlib.closing(
-                    Console(name, stdout, as_json=as_json, quiet=quiet, options=options)
+                    Console(
+                        *(name, stdout),
+                        as_json=as_json,
+                        quiet=quiet,
+                        options=options,
+                        received=received,
+                    )
                 ) as console,
             ):
                 yield console
+                console.check_interrupted()
         except typer.Exit:
             raise
         except KeyboardInterrupt:
@@ -185,7 +217,7 @@ def command(
             if verbose:
                 tell(traceback.format_exc().rstrip())
             # A library may take an interruption for a failure of its own.
-            outcome = _INTERRUPTION if received else _explain(exc, verbose=verbose)
+            outcome = _INTERRUPTION if received else explain(exc, verbose=verbose)
             code, message, hint = outcome
             hint = hint and with_options(hint, options)
             outcome = code, with_options(message, options), hint
@@ -199,7 +231,7 @@ def _ended(name: str, outcome: _Outcome, *, as_json: bool) -> typer.Exit:
     return typer.Exit(code)
 
 
-def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
+def explain(error: Exception | SystemExit, *, verbose: bool = False) -> _Outcome:
     """Exit code, message and hint of an error."""
     if isinstance(error, DeploykitError):
         return error.exit_code, error.message, error.hint
@@ -208,6 +240,8 @@ def _explain(error: Exception | SystemExit, *, verbose: bool) -> _Outcome:
         # not be written.
         path = f"{error.filename}: " if error.filename else ""
         hint = "Check the permissions of what is written to, and the space on its disk."
+        if error.errno in (errno.EACCES, errno.EPERM):
+            hint = "Check its permissions and those of the folders that it is in."
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
             place = "its disk" if path else f"the disks of the outputs and of {gettempdir()}"
             hint = f"Make room on {place}, or write somewhere else."
@@ -243,9 +277,13 @@ def write_error(
             text = _json_text(command, exit_code, error={"message": message, "hint": hint})
             write_while_read(sys.stdout, f"{text}\n")
             return
-    # Indented, so that no line of a name that has several can look like one of ours.
-    message = re.sub(r"\n(?=\S)", "\n  ", message)
-    tell("\n".join([f"error: {message}", *([hint] if hint else [])]))
+    told = [f"error: {_indented(message)}", *([commands_apart(hint)] if hint else [])]
+    tell("\n".join(told))
+
+
+def _indented(message: str) -> str:
+    """A message of which no line of a name that has several can look like one of ours."""
+    return re.sub(r"\n(?=\S)", "\n  ", message)
 
 
 def not_shown(error: OSError) -> InputError:

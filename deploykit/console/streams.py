@@ -36,7 +36,8 @@ def open_standard_streams() -> None:
 def interruptions() -> Iterator[list[int]]:
     """Let SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt: whatever is open is cleaned up.
 
-    A signal that is ignored, SIGHUP under ``nohup``, stays ignored.
+    A signal that is ignored, SIGHUP under ``nohup`` or SIGINT of a shell's job in the background,
+    stays ignored; one that is not Python's to handle stays as it is.
 
     Yields:
         The signals so far. A library that is interrupted may swallow the exception and fail in a
@@ -53,9 +54,13 @@ def interruptions() -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if os.name != "nt" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    if os.name != "nt":
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in numbers
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
     try:
         yield received
     finally:

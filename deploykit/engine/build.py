@@ -222,8 +222,8 @@ def _failure(graph: Path, lines: Sequence[str], workspace_bytes: int | None) -> 
     if of_device or of_memory:
         return DeviceError(
             message,
-            hint="Close what else uses the GPU, lower --max-batch, or update the driver "
-            "(`deploykit doctor`).",
+            hint="Close what else uses the GPU, lower --max-batch, or update the driver; "
+            "see which one is here: deploykit doctor",
         )
     if any(word in said for word in _TURING_WORDS):
         return GraphError(

@@ -58,7 +58,7 @@ def make(tensorrt: TensorRT, what: str, factory: Callable[[], Any]) -> Any:
     if made is None:
         raise DeviceError(
             quoting(f"{tensorrt.flavour} {tensorrt.version} makes no {what}", lines),
-            hint="Run `deploykit doctor`: it shows what TensorRT needs and what is here.",
+            hint="See what TensorRT needs and what is here: deploykit doctor",
         ) from cause
     return made
 

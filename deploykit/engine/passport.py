@@ -23,7 +23,7 @@ from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.errors import BundleError, UsageError
 from deploykit.specs.engine import Flavour, Profile
 from deploykit.specs.model import KeptNode, Precision, TensorSpec
-from deploykit.specs.value import Value, decode_json
+from deploykit.specs.value import Value, decode_json, schema_of
 from deploykit.system.files import read_file, replacing
 from deploykit.system.gpu import Gpu
 from deploykit.system.text import command_line
@@ -135,14 +135,20 @@ def read_header(data: bytes) -> PlanHeader | None:
     return PlanHeader("tensorrt_rtx", ".".join(map(str, version)), size, targets)
 
 
-def check_plan(data: bytes, flavour: Flavour) -> str | None:
+def check_plan(data: bytes, flavour: Flavour, size: int | None = None) -> str | None:
     """Say in words why these bytes are no engine of a flavour; None when nothing speaks against it.
 
     TensorRT itself answers such bytes with None and a line that tells nobody what to do.
+
+    Args:
+        data: The engine, or its first 64 bytes.
+        flavour: What it should be an engine of.
+        size: How many bytes it has; None for those of ``data``.
     """
+    size = len(data) if size is None else size
     start = data[: _RTX_HEADER.size]
     if len(start) < _RTX_HEADER.size:
-        return f"it is no engine: it has only {len(data)} bytes"
+        return f"it is no engine: it has only {size} bytes"
     if start.isascii() and " ".join(start.decode().split()).isprintable():
         return f"it is no engine but a text that begins with {start.decode()!r}"
     header = read_header(data)
@@ -150,8 +156,8 @@ def check_plan(data: bytes, flavour: Flavour) -> str | None:
         return None
     if header.flavour != flavour:
         return f"it is an engine of {header.flavour}, not of {flavour}"
-    if header.size is not None and header.size != len(data):
-        return f"it is damaged: it has {len(data)} bytes and should have {header.size}"
+    if header.size is not None and header.size != size:
+        return f"it is damaged: it has {size} bytes and should have {header.size}"
     return None
 
 
@@ -278,7 +284,7 @@ def read_passport(path: Path) -> Passport:
             hint=hint,
         ) from exc
     try:
-        schema = decode_json(data, _SchemaOnly).schema
+        schema = schema_of(data)
         if schema == SCHEMA:
             return decode_json(data, Passport)
     except ValueError as exc:
@@ -287,10 +293,6 @@ def read_passport(path: Path) -> Passport:
         f"{printable(path)} has schema {schema}; this version of deploykit reads schema {SCHEMA}.",
         hint="Update deploykit." if schema > SCHEMA else hint,
     )
-
-
-class _SchemaOnly(msgspec.Struct):
-    schema: int
 
 
 class Reason(NamedTuple):

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from deploykit.bundle.onnx_file import MAX_GRAPH_BYTES
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph import passes
 from deploykit.graph.export_errors import export_error, line_that_fixes_a_size
@@ -25,8 +26,8 @@ from deploykit.specs.preprocessing import Size
 CANONICAL_INPUT = "input"
 OUTPUT = "logits"
 BATCH_DIMENSION = "N"
-#: One serialized protobuf holds 2 GB at most, and a bundle's graph is one file.
-MAX_GRAPH_BYTES = 2**31 - 2**20
+#: A bundle's graph is one file, in which the nodes need room beside the weights.
+_MAX_WEIGHT_BYTES = MAX_GRAPH_BYTES - 2**20
 #: deploy graphs and later passes are written for these; an older one lacks operators they use.
 OPSETS = range(18, 24)
 #: The packages whose log is the exporter's.
@@ -56,10 +57,9 @@ def onnx_from_module(module: nn.Module, input_size: Size, *, opset: int | None =
         model = simplify(_program(module, input_size, opset).model)
     weights = (value.const_value for value in model.graph.initializers.values())
     size = sum(weight.nbytes for weight in weights if weight is not None)
-    if size > MAX_GRAPH_BYTES:
-        raise GraphError(
-            f"The weights take {size / 1e9:.1f} GB; an ONNX file holds {MAX_GRAPH_BYTES / 1e9:.1f}."
-        )
+    if size > _MAX_WEIGHT_BYTES:
+        holds = f"{_MAX_WEIGHT_BYTES / 1e9:.1f}"
+        raise GraphError(f"The weights take {size / 1e9:.1f} GB; an ONNX file holds {holds}.")
     return passes.apply(model, passes.CLEAN_UP)
 
 

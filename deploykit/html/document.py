@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit.errors import InputError
 from deploykit.html import words
-from deploykit.system.files import replacing
+from deploykit.system.files import check_ours, check_page_path, replacing
 from deploykit.system.text import bound, counted
 
 if TYPE_CHECKING:
@@ -30,6 +30,25 @@ if TYPE_CHECKING:
 _SHARED = resources.files("deploykit.html") / "templates"
 _BASE_STYLES = ("base.css",)
 _BASE_SCRIPTS = ("dom.js", "theme.js")
+
+
+def check_page(path: Path, command: str) -> None:
+    """Check that a command can write its page, and that nothing else has the page's name.
+
+    Args:
+        path: The page.
+        command: ``verify``.
+
+    Raises:
+        UsageError: See :func:`deploykit.system.files.check_destination` and ``check_ours``.
+    """
+    check_page_path(path)
+    check_ours(path, "page", page_mark(command))
+
+
+def page_mark(command: str) -> str:
+    """What stands near the beginning of every page of a command, and of nothing else."""
+    return f'<meta name="generator" content="deploykit {command}">'
 
 
 def write_document(path: Path, pieces: Iterable[str]) -> None:
@@ -86,6 +105,7 @@ def render(
         .get_template(template)
         .generate(
             context,
+            generator=Markup(page_mark(package.rpartition(".")[2])),  # noqa: S704  # ours
             policy=_policy(style, script),
             style=Markup(style),  # noqa: S704  # ours, and as plain as a style sheet
             script=Markup(script),  # noqa: S704  # ours

@@ -42,7 +42,7 @@ def choose_labels(
     beside = checkpoint.with_name(CLASSES_FILE)
     if classes is not None:
         names, source = _named(classes)
-    elif beside.is_file():
+    elif _is_there(beside):  # one that cannot be read is not passed over
         names, source = read_names(beside), f"{CLASSES_FILE} beside the checkpoint"
     else:
         return Labels.numbered(count)
@@ -132,12 +132,23 @@ def _is(test: Callable[[Path], bool], text: str) -> bool:
         return False  # a long comma list is no path that a system takes
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is something of that name, or nobody lets us see whether there is."""
+    try:
+        path.lstat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False  # as above
+    return True
+
+
 def _named(classes: str) -> tuple[tuple[str, ...], str]:
     """The names, and where they come from in words."""
     folder = classes_folder(classes)
     if folder is not None:
         return tuple(class_folders(folder)), f"folder {folder.resolve().name}"
-    if _is(Path.is_file, classes):
+    if classes and _is_there(Path(classes)):
         return read_names(Path(classes)), f"file {Path(classes).name}"
     if "," in classes:
         return tuple(name.strip() for name in classes.split(",") if name.strip()), "--classes"

@@ -14,6 +14,8 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 from deploykit.errors import ImagesError, InputError, UsageError
+from deploykit.specs.model import check_class_names
+from deploykit.system.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -32,6 +34,8 @@ _ENDINGS = tuple(sorted(IMAGE_EXTENSIONS))
 _ESCAPE = re.compile(r"\\u[0-9a-f]{4}")
 _ESCAPED_CHARACTER = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
 LIST_EXTENSION = ".txt"
+#: Of a text file: a list of a million images takes some 100 MB.
+_MAX_TEXT_BYTES = 2**30
 # No drive's letter. Of two slashes a path keeps one.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 #: The parts that a data set is often split into, in any case; the first is the one to name classes
@@ -142,7 +146,8 @@ def class_folders(path: Path) -> list[str]:
 
     Raises:
         UsageError: The path is not a folder, cannot be read, or has no sub-folder.
-        ImagesError: Its sub-folders are ``train``, ``val`` and ``test``, which are no classes.
+        ImagesError: Its sub-folders are ``train``, ``val`` and ``test``, which are no classes; or
+            a name of theirs has a control character.
     """
     try:
         with os.scandir(path) as entries:
@@ -165,7 +170,15 @@ def class_folders(path: Path) -> list[str]:
             f"The sub-folders of {path} are parts of a data set, not classes: {', '.join(shown)}.",
             hint=f"Give the part that names the classes: {path / first}",
         )
-    return [escape_name(name) for name in names]
+    classes = [escape_name(name) for name in names]
+    try:
+        check_class_names(classes)
+    except UsageError as exc:
+        raise ImagesError(
+            f"{path} names classes by its sub-folders: {exc.message}",
+            hint="Rename that sub-folder.",
+        ) from exc
+    return classes
 
 
 def sample_images(files: Sequence[ImageFile], count: int, seed: int = 0) -> list[ImageFile]:
@@ -335,10 +348,11 @@ def read_text(path: Path, what: str, line: str, errors: str = "strict") -> str:
         InputError: It cannot be read, or is no such text.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path, limit=_MAX_TEXT_BYTES)
     except OSError as exc:
         raise InputError(
-            f"The {what} {path} cannot be read: {exc.strerror}.", hint="Check its permissions."
+            f"The {what} {path} cannot be read: {exc.strerror}.",
+            hint="Give a text file that you may read.",
         ) from exc
     encoding = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
     try:

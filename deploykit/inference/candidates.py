@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 #: What makes the deploy graph of a lower precision.
 _MAKERS = {
-    "fp16": "deploykit quantize --precision fp16 makes the fp16 graph; build-trt does, too.",
-    "int8": "deploykit quantize --images DIR makes the int8 graphs.",
+    "fp16": "Make the fp16 graph: deploykit quantize --precision fp16",
+    "int8": "Make the int8 graphs: deploykit quantize --images DIR",
 }
 
 

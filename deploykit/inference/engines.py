@@ -13,11 +13,12 @@ from deploykit.errors import BundleError, DeviceError
 from deploykit.runtime.opener import open_engine
 from deploykit.specs.engine import TensorRT
 from deploykit.specs.session import Session
+from deploykit.system.files import read_file
 from deploykit.system.gpu import need_gpu
 
 BUILD_AGAIN = (
-    "Build it again with deploykit build-trt and the options that its name tells; "
-    "or delete it and its passport: the next build forgets it."
+    "Delete it and its passport, and the next build forgets it; or build it again, with the "
+    "options that its name tells: deploykit build-trt"
 )
 
 
@@ -119,7 +120,11 @@ def open_bundle_engine(bundle: Bundle, engine: Engine) -> Session:
     """
     passport, manifest = engine.passport, bundle.manifest
     tensorrt = need_flavour(engine)
-    plan = _checked(bundle, engine.file).read_bytes()
+    path = _checked(bundle, engine.file)
+    try:
+        plan = read_file(path, limit=manifest.files[engine.file].bytes)
+    except OSError as exc:
+        raise BundleError(f"{path} cannot be read ({exc.strerror}).", hint=BUILD_AGAIN) from exc
     damage = check_plan(plan, passport.flavour)
     if damage is not None:
         raise BundleError(f"{engine.file}: {damage}.", hint=BUILD_AGAIN)

@@ -287,7 +287,7 @@ def _unknown(name: str) -> UsageError:
     return UsageError(
         f"There is no architecture {name!r}.",
         hint=(f"Did you mean {close}? " if close else "")
-        + "'deploykit archs' lists them; your own is path/to/file.py:Name.",
+        + "Your own is path/to/file.py:Name.\nList the others: deploykit archs",
     )
 
 

@@ -150,8 +150,8 @@ def _not_found(module: str, message: str, folder: Path) -> DeploykitError:
         return DependencyError(message, hint=hint)
     return DependencyError(
         message,
-        hint=f"Install it: pip install {PIP_NAMES.get(package, package)}; or move the network to "
-        "a file that does not import it.",
+        hint="Move the network to a file that does not import it, or install it: pip install "
+        f"{PIP_NAMES.get(package, package)}",
     )
 
 

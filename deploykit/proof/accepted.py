@@ -45,7 +45,7 @@ def accepted_here(
         reason = "the bundle has it no longer, or it is damaged"
     else:
         return accepted
-    tell_accepted(accepted, reason, progress)
+    tell_accepted(bundle, accepted, reason, progress)
     return None
 
 
@@ -54,11 +54,11 @@ def candidate_of(accepted: Accepted) -> Candidate:
     return Candidate(accepted.file, accepted.runtime, accepted.precision)
 
 
-def tell_accepted(accepted: Accepted, reason: str, progress: Progress) -> None:
+def tell_accepted(bundle: Bundle, accepted: Accepted, reason: str, progress: Progress) -> None:
     """Say that what was accepted is taken, or the reason why not; empty for none."""
     if reason:
-        again = "deploykit bench --accept chooses again"
-        progress(Note(f"not taken: {accepted}: {reason.rstrip('.')}; {again}"))
+        again = bundle.command("bench", "--accept")
+        progress(Note(f"not taken: {accepted}: {reason}\nto choose again:\n{again}"))
         return
     progress(
         Note(

@@ -135,7 +135,7 @@ def _open_auto(
             if isinstance(found, InputError) and (not accepted or candidate.file != accepted.file):
                 raise found
             if accepted and is_accepted:
-                tell_accepted(accepted, error.message if error else "", progress)
+                tell_accepted(bundle, accepted, error.message if error else "", progress)
             # It is told of one that somebody compared, or built as an engine.
             elif error and (is_engine or (known.verdict and not known.verdict.is_recorded)):
                 skipped.append((candidate, error.message))
@@ -179,7 +179,7 @@ def _attempt(
     if here.word in enough:
         return session
     session.close()
-    return ParityError(here.reason)
+    return ParityError(here.why)
 
 
 def _why_not(candidate: Candidate, known: Status) -> str:
@@ -188,7 +188,7 @@ def _why_not(candidate: Candidate, known: Status) -> str:
             need_gpu()
         except DeviceError as exc:
             return exc.message  # without one a proof would not help
-    return known.reason
+    return known.why
 
 
 def _nothing_proven(
@@ -202,7 +202,7 @@ def _nothing_proven(
     command = bundle.command("verify", "--images", "DIR", *option)
     return ParityError(
         f"No graph of bundle {bundle.name} is proven to decide as the checkpoint does.",
-        hint=f"Prove it: {command}; or run it unproven by naming a --runtime.",
+        hint=f"Name a --runtime to run it unproven, or prove it: {command}",
     )
 
 
@@ -248,10 +248,10 @@ def _open_named(
         session.close()
         raise
     if spec.tf32:
-        how = f"{spec.precision} with TF32 on {runtime}, {spec.device},"
-        progress(Note(f"{how} is not proven: {bundle.command('verify')} does that"))
+        what = f"{spec.precision} with TF32 on {runtime}, {spec.device}"
+        progress(Note(f"{what}, is never proven: proofs are of plain FP32"))
     elif known.proof is None:
-        progress(Note(f"{candidate}, {spec.device}: {known.reason}"))
+        progress(Note(f"{candidate}, {spec.device}: {known.why}"))
     return session
 
 

@@ -30,8 +30,8 @@ EXPORT_IMAGES = 24
 _READ_BATCH = 8
 #: What to do about images that cannot be read.
 LOOK_AT_THEM = (
-    "Look at them with `deploykit predict`, which says what is wrong with each; or name another "
-    "folder: --images DIR"
+    "Name another folder (--images DIR), or see what is wrong with each image: "
+    "deploykit predict DIR"
 )
 
 

@@ -11,11 +11,12 @@ from deploykit.bundle.verdicts import ImageKind, ImageSet, KeptVerdict
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.statistics import CONFIDENCE
+from deploykit.parity.tolerance import tolerance_for
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
 from deploykit.system.deps import installed_versions, runtime_version
-from deploykit.system.text import counted
+from deploykit.system.text import counted, visible
 
 #: Below FP32 a proof counts if its bound on the flip rate, at 95 % confidence, is at most this.
 MAX_FLIP_RATE_BOUND = 0.1
@@ -29,6 +30,9 @@ IMAGE_NAMES: dict[ImageKind, str] = {
     "generated": "generated image",
 }
 
+#: Where the images of the export do not do.
+_ON_PHOTOS = ("--images", "DIR")
+
 StatusWord: TypeAlias = Literal["proven", "within budget", "failed", "unproven"]
 _BEST_FIRST: tuple[StatusWord, ...] = ("proven", "within budget", "failed", "unproven")
 
@@ -41,13 +45,20 @@ class Status(NamedTuple):
             of its runtime, below FP32 on photos enough. ``within budget``: the same, with flips
             that its tolerance allows. ``failed``: it broke its tolerance here. ``unproven``: else.
         verdict: The kept verdict that shows it; None where nothing is known here.
-        reason: Why it is not proven, and what to do; a clause without a full stop, empty where it
-            is proven.
+        reason: Why it is not proven; a clause without a full stop, empty where it is proven.
+        command: What proves it, for a shell; empty where nothing does.
     """
 
     word: StatusWord
     verdict: KeptVerdict | None = None
     reason: str = ""
+    command: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason, and the command on a line of its own: text for a terminal."""
+        reason = visible(self.reason)
+        return f"{reason}; this compares it:\n{self.command}" if self.command else reason
 
     @property
     def proof(self) -> KeptVerdict | None:
@@ -118,9 +129,8 @@ def status_by(
         ]
         if proven and not here:
             how = how_to_prove(bundle, candidate.runtime, candidate.precision)
-            return Status(
-                "unproven", None, f"it is proven on {', '.join(proven)}, not on {device}: {how}"
-            )
+            reason = f"it is proven on {', '.join(proven)}, not on {device}"
+            return Status("unproven", None, reason, how)
         return _on_device(bundle, here, candidate, installed)
     found = [_on_device(bundle, known, candidate, installed) for known in on_device.values()]
     return min(
@@ -137,10 +147,10 @@ def _on_device(
     current = [each for each in known if each.runtime_version == installed]
     for failed in current:
         if not failed.passed:
-            return Status("failed", failed, _failure(failed, how))
+            return Status("failed", failed, _failure(failed), how)
     proofs = [each for each in current if not each.is_recorded]
     if proofs:
-        return _by_proof(proofs[-1], candidate, how)
+        return _by_proof(bundle, proofs[-1], candidate, how)
     if older := [each for each in known if not each.is_recorded]:
         verdict = older[-1]
         then = verdict.runtime_version or "an unknown version"
@@ -149,23 +159,30 @@ def _on_device(
             "unproven",
             verdict,
             f"it {passed} with {candidate.runtime} {then}, and {installed or 'another version'} is "
-            f"installed: {how}",
+            "installed",
+            how,
         )
     if current:
         return Status(
             "unproven",
             current[-1],
-            f"it gives the recorded golden answers, and nothing shows more: {how} --images DIR",
+            "it gives the recorded golden answers, and nothing shows more",
+            how_to_prove(bundle, candidate.runtime, candidate.precision, *_ON_PHOTOS),
         )
     where = " on a GPU" if is_flavour(candidate.runtime) else ""
-    return Status("unproven", None, f"it is not proven{where}: {how}")
+    return Status("unproven", None, f"it is not proven{where}", how)
 
 
-def _by_proof(proof: KeptVerdict, candidate: Candidate, how: str) -> Status:
+def _by_proof(bundle: Bundle, proof: KeptVerdict, candidate: Candidate, how: str) -> Status:
     if proof.kind == "rehearsed" and candidate.runtime != REHEARSAL:
-        return Status("unproven", proof, f"it was rehearsed, and never executed: {how}")
+        return Status("unproven", proof, "it was rehearsed, and never executed", how)
     if too_few := too_few_images(proof.precision, proof.measurement, proof.images):
-        return Status("unproven", proof, f"{too_few}: {how} --images DIR")
+        more = how_to_prove(bundle, candidate.runtime, candidate.precision, *_ON_PHOTOS)
+        return Status("unproven", proof, too_few, more)
+    # FP32 allows no flip, whatever a manifest that was edited says of it.
+    if exceeded := tolerance_for(proof.precision).exceeded(proof.measurement):
+        reason = f"its verdict contradicts itself: it is kept as passed, but {exceeded[0]}"
+        return Status("unproven", proof, reason, how)
     flips = proof.measurement.flips
     if not flips:
         return Status("proven", proof)
@@ -201,15 +218,15 @@ def too_few_images(precision: Precision, found: Measurement, images: ImageSet) -
     return f"its proof is on {on}{changed}; below FP32 {MIN_IMAGES} photos are the least"
 
 
-def _failure(failed: KeptVerdict, how: str) -> str:
+def _failure(failed: KeptVerdict) -> str:
     where = f" of {failed.images.source}" if failed.images.source else ""
     return (
         f"it failed on {counted(failed.among, IMAGE_NAMES[failed.images.kind])}{where} on "
-        f"{failed.created[:10]} ({'; '.join(failed.reasons)}); {how}, on as many or more, decides"
+        f"{failed.created[:10]} ({'; '.join(failed.reasons)}); only as many or more change that"
     )
 
 
-def how_to_prove(bundle: Bundle, runtime: str, precision: Precision) -> str:
+def how_to_prove(bundle: Bundle, runtime: str, precision: Precision, *options: str) -> str:
     """The command that proves what a runtime makes of a bundle's precision."""
     option = () if is_flavour(runtime) else ("--precision", precision)
-    return bundle.command("verify", "--runtime", runtime, *option)
+    return bundle.command("verify", "--runtime", runtime, *option, *options)

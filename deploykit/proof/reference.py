@@ -103,7 +103,7 @@ def open_reference(bundle: Bundle, request: ReferenceRequest, progress: Progress
             if request.named:
                 raise
             reason = exc.message.rstrip(".")
-    how = f"; {bundle.command('verify', *options)} compares with it" if options else ""
+    how = f"; this does:\n{bundle.command('verify', *options)}" if options else ""
     progress(Note(f"comparing with {CANONICAL_GRAPH}, not with the checkpoint: {reason}{how}"))
     return _graph_reference(bundle, reason, options)
 

@@ -12,7 +12,14 @@ from deploykit.parity.measurement import Measurement
 from deploykit.proof.policy import IMAGE_NAMES, Status, status, too_few_images
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import plain_value
-from deploykit.system.text import NARROW_SPACE, bound, counted, rate_digits, table_text
+from deploykit.system.text import (
+    NARROW_SPACE,
+    bound,
+    counted,
+    rate_digits,
+    table_text,
+    visible,
+)
 
 if TYPE_CHECKING:
     from deploykit.proof.verdict import Verdict
@@ -226,8 +233,10 @@ def flips_text(verdict: Verdict) -> list[str]:
     """A line for each image whose class changed, the largest margins first."""
     flipped = verdict.measurement.flipped
     lines = [
-        f"flip  {verdict.candidate.title}: {flip.path}: {flip.reference} -> {flip.candidate}, "
-        f"margin {flip.margin:.2e}{'' if flip.decidable else ' (undecidable)'}"
+        visible(
+            f"flip  {verdict.candidate.title}: {flip.path}: {flip.reference} -> {flip.candidate}, "
+            f"margin {flip.margin:.2e}{'' if flip.decidable else ' (undecidable)'}"
+        )
         for flip in flipped[:_SHOWN_FLIPS]
     ]
     if len(flipped) > _SHOWN_FLIPS:
@@ -272,7 +281,7 @@ def status_text(known: Status) -> str:
     """
     proof = known.proof
     if proof is None:
-        return f"{known.word}: {known.reason}"
+        return f"{known.word}: {known.why}"
     found = proof.measurement
     rate = found.flip_rate_bound
     sure = "" if rate is None else f", at most {rate_digits(rate)} % would"
@@ -290,6 +299,7 @@ def status_value(known: Status) -> dict[str, Any]:
     return {
         "status": known.word,
         "reason": known.reason or None,
+        "command": known.command or None,
         "verdict": None if known.verdict is None else plain_value(known.verdict),
     }
 

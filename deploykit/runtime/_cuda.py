@@ -27,7 +27,7 @@ _HINTS = {
     "cudaErrorMemoryAllocation": "Close what else uses the GPU, or build an engine for smaller "
     "batches: deploykit build-trt --max-batch N",
     "cudaErrorInsufficientDriver": "Update the NVIDIA driver.",
-    "cudaErrorNoDevice": "deploykit doctor says what this machine has.",
+    "cudaErrorNoDevice": "See what this machine has: deploykit doctor",
 }
 
 
@@ -46,7 +46,9 @@ def _check(answer: tuple[Any, ...], doing: str) -> Any:
         _, description = cudart.cudaGetErrorString(status)
         raise DeviceError(
             f"CUDA failed while {doing}: {status.name}, {description.decode()}.",
-            hint=_HINTS.get(status.name, "Run it again; deploykit doctor says what is amiss here."),
+            hint=_HINTS.get(
+                status.name, "Run it again; or see what is amiss here: deploykit doctor"
+            ),
         )
     return results[0] if results else None
 

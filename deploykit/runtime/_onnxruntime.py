@@ -33,7 +33,7 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 )
 _SEVERITY_FATAL = 4
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
-_CPU_HINT = "the CPU runs the same graph: --runtime onnxruntime-cpu"
+_CPU_HINT = "The CPU runs the same graph (--runtime onnxruntime-cpu)"
 #: Those that change answers. The first rounds the FP32 bias of a Conv whose input and weight are
 #: rounded to int32, and clips what is too large for it; TensorRT leaves biases as the graph has
 #: them. The second makes the zeros of a Pad before a MaxPool the pool's own padding, which is
@@ -78,7 +78,7 @@ def open_onnx(
         if provider not in ort.get_available_providers():
             raise DeviceError(
                 f"The installed ONNX Runtime {ort.__version__} has no CUDA provider.",
-                hint='Install one that has: pip install "deploykit[cuda]"; ' + _CPU_HINT,
+                hint=_CPU_HINT + '; or install one that has: pip install "deploykit[cuda]"',
             )
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
             ort.preload_dlls()
@@ -103,12 +103,12 @@ def open_onnx(
         if cuda is None:
             raise GraphError(f"ONNX Runtime cannot read {where}: {exc}") from exc
         message = f"ONNX Runtime cannot open {where} on the GPU: {exc}"
-        raise DeviceError(message, hint=_CPU_HINT) from exc
+        raise DeviceError(message, hint=f"{_CPU_HINT}.") from exc
     # Where CUDA does not start, ONNX Runtime takes the CPU and says so in its log only.
     if (used := session.get_providers()[0]) != provider:
         raise DeviceError(
             f"ONNX Runtime could not start CUDA; it would run on {used}.",
-            hint='Install what is missing: pip install "deploykit[cuda]"; ' + _CPU_HINT,
+            hint=_CPU_HINT + '; or install what is missing: pip install "deploykit[cuda]"',
         )
     return session
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Literal, Self, TypeAlias, get_args
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from deploykit.errors import UsageError
 from deploykit.specs.heads import Decisions, Head, SingleLabel
 from deploykit.specs.value import Value
+from deploykit.system.text import has_control_character
 
 
 def names_user_code(architecture: str) -> bool:
@@ -64,6 +66,20 @@ LABELS_KEY = "deploykit.labels"
 HEAD_KEY = "deploykit.head"
 
 
+def check_class_names(names: Iterable[str]) -> None:
+    """Refuse names that are no line of text: shown, such a name could look like other lines.
+
+    Raises:
+        UsageError: A name has a control character, a line break for one, or half a character.
+    """
+    for name in names:
+        if has_control_character(name):
+            raise UsageError(
+                f"The class name {name[:40]!r} has a control character, such as a line break.",
+                hint="A class name is one line of text: rename the class where it is named.",
+            )
+
+
 class Labels(Value, frozen=True):
     """What the logits mean: the classes' names, in the order of the logits, and the head.
 
@@ -82,6 +98,7 @@ class Labels(Value, frozen=True):
         repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
             raise UsageError(f"Class names must be unique; repeated: {', '.join(repeated)}.")
+        check_class_names(self.names)
 
     @classmethod
     def numbered(cls, count: int) -> Self:

@@ -43,6 +43,19 @@ def decode_json(data: bytes | str, kind: type[_Decoded]) -> _Decoded:
     return value
 
 
+class _Versioned(msgspec.Struct):
+    schema: int
+
+
+def schema_of(data: bytes) -> int:
+    """The version of the layout that JSON says it has, whatever else is in it.
+
+    Raises:
+        ValueError: It is no such JSON, see :func:`decode_json`.
+    """
+    return decode_json(data, _Versioned).schema
+
+
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object; whichever of two values counts, a reader of the text may have seen the other."""
     found = dict(pairs)

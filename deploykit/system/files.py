@@ -18,6 +18,66 @@ from deploykit.errors import UsageError
 _STAGING = ".new-"
 _RANDOM_BYTES = 4
 _LARGEST_BYTES = 2**30
+_PART_BYTES = 2**26
+_ATTEMPTS = 10
+
+
+@contextlib.contextmanager
+def held(lock: Path, *, seconds: float = 0) -> Iterator[None]:
+    """Hold a lock file, which is there only while somebody holds it.
+
+    Args:
+        lock: The file.
+        seconds: How long to wait while another process, or thread, holds it.
+
+    Raises:
+        filelock.Timeout: It is still held.
+        OSError: It cannot be made.
+    """
+    from filelock import FileLock
+
+    with FileLock(lock, timeout=seconds, blocking=seconds > 0):
+        ours = None
+        with contextlib.suppress(OSError):
+            ours = lock.lstat()
+        try:
+            yield
+        finally:
+            # Removed while it is held: a moment later it might be another's. Who waits for it takes
+            # no file that was removed for the lock. The folder may be another by now, with a lock
+            # of its own. Windows does not let us, and removes it with the release.
+            with contextlib.suppress(OSError):
+                if ours is not None and os.path.samestat(lock.lstat(), ours):
+                    lock.unlink()
+
+
+@contextlib.contextmanager
+def home_of(folder: Path) -> Iterator[Path]:
+    """Make the folder that a new one will be in, and go without a trace if nothing is in it.
+
+    Args:
+        folder: The new one, which the block may make.
+
+    Yields:
+        A staging folder, see :func:`staged`.
+    """
+    home = folder.parent
+    missing = [each for each in (home, *home.parents) if not each.exists()]
+    try:
+        with contextlib.ExitStack() as stack:
+            for left in reversed(range(_ATTEMPTS)):
+                try:
+                    home.mkdir(parents=True, exist_ok=True)
+                    beside = stack.enter_context(staged(home))
+                    break
+                except FileNotFoundError:  # who else has made the home has just removed it
+                    if not left:
+                        raise
+            yield beside
+    finally:
+        for each in missing:
+            with contextlib.suppress(OSError):  # something is in it
+                each.rmdir()
 
 
 @contextlib.contextmanager
@@ -103,10 +163,15 @@ def read_file(path: Path, *, limit: int = _LARGEST_BYTES) -> bytes:
             disk if nothing is in it.
     """
     with open_file(path) as file:
-        # By its size: to read that many bytes, Python would allocate them first.
-        if os.fstat(file.fileno()).st_size > limit:
+        parts, left = [], limit + 1 - os.fstat(file.fileno()).st_size
+        # Not by its size alone: those that the system makes as they are read have none, and may
+        # never end. Part by part, because Python allocates what it is asked to read.
+        while left > 0 and (part := file.read(min(limit + 1, _PART_BYTES))):
+            parts.append(part)
+            left = limit + 1 - sum(map(len, parts))
+        if left <= 0:
             raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
-        return file.read()
+        return b"".join(parts)
 
 
 def move_into_place(source: Path, target: Path) -> None:
@@ -242,6 +307,51 @@ def check_page_path(path: Path) -> None:
         UsageError: See :func:`check_destination`.
     """
     check_destination(path, "page", PAGE_ENDINGS)
+
+
+#: What tells whose a report is stands in so many bytes at its beginning.
+_BEGINNING_BYTES = 1024
+
+
+def check_ours(path: Path, what: str, mark: str) -> None:
+    """Check that no file would be lost: what has the name is an earlier report, or empty.
+
+    Args:
+        path: The report that will be written.
+        what: What it is to be: ``page``.
+        mark: What stands near the beginning of every such report.
+
+    Raises:
+        UsageError: Another file has the name, or one that cannot be read.
+    """
+    if path.exists() and not _is_ours(path, mark) and path.stat().st_size:
+        raise UsageError(
+            f"The {what} {path} would replace a file that this command did not write.",
+            hint="Name another file, or move that one away.",
+        )
+
+
+def remove_ours(path: Path, mark: str) -> None:
+    """Remove the report of an earlier run: nobody shall take it for that of a run that fails.
+
+    Args:
+        path: The report. A link stays, and what it leads to is removed.
+        mark: As :func:`check_ours` takes it; what does not have it stays.
+
+    Raises:
+        OSError: The system refuses to.
+    """
+    if _is_ours(path, mark):
+        path.resolve().unlink(missing_ok=True)
+
+
+def _is_ours(path: Path, mark: str) -> bool:
+    """Whether a file is there, can be read, and has the mark."""
+    try:
+        with open_file(path) as file:
+            return mark.encode() in file.read(_BEGINNING_BYTES)
+    except OSError:
+        return False
 
 
 def check_all_different(paths: Mapping[str, Sequence[Path]]) -> None:

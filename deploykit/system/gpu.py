@@ -65,7 +65,7 @@ def need_gpu() -> Gpu:
         raise DeviceError(
             f"There is no NVIDIA driver on this machine: {DRIVER_LIBRARY} does not load.",
             hint="Install NVIDIA's driver, or start the container with --gpus all; "
-            "`deploykit doctor` shows what runs without.",
+            "or see what runs without: deploykit doctor",
         ) from exc
     status = driver.cuInit(0)
     if status:
@@ -96,5 +96,5 @@ def _failure(driver: ctypes.CDLL, what: str, status: int) -> DeviceError:
     reason = f"error {status}" if words.value is None else f"{words.value.decode()} ({status})"
     return DeviceError(
         f"The NVIDIA driver {what}: {reason}.",
-        hint=f"{_REMEDIES.get(status, _RESTART)}; `deploykit doctor` shows what is here.",
+        hint=f"{_REMEDIES.get(status, _RESTART)}; or see what is here: deploykit doctor",
     )

@@ -61,6 +61,16 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _JOINERS = "\u200c\u200d"
 
 
+#: Of these what no name of one line has: the others turn the direction of text, or join emoji.
+_CONTROL = _UNSEEN - {"Cf"}
+
+
+def has_control_character(text: str) -> bool:
+    """Whether a text has a control character, an end of a line, or half a character."""
+    # Python calls none of these printable, and looks faster.
+    return not text.isprintable() and any(category(each) in _CONTROL for each in text)
+
+
 def visible(text: str, *, lines: bool = False) -> str:
     r"""A text of which nothing controls a terminal: ``\x1b`` stands for an escape character.
 
@@ -80,6 +90,24 @@ def visible(text: str, *, lines: bool = False) -> str:
         if category(each) in _UNSEEN and each not in kept
     }
     return text.translate(escaped)
+
+
+def lines_text(lines: Iterable[str]) -> str:
+    """Lines, of which none can look like two: each is made :func:`visible`."""
+    return "\n".join(map(visible, lines))
+
+
+#: Plain words, a colon, and a command up to the end of the line. In quotes or in a path, what looks
+#: like a command may be anybody's.
+_COMMAND_AT_END = re.compile(
+    r"^((?:[\w ,.;()-]|(?<=\w)'(?=\w))+:) ((?:deploykit [a-z]|pip install ).*)$",
+    re.MULTILINE | re.ASCII,
+)
+
+
+def commands_apart(text: str) -> str:
+    """Put a command at the end of a line on a line of its own, where it can be copied."""
+    return _COMMAND_AT_END.sub(r"\1\n\2", text)
 
 
 #: What cmd.exe and PowerShell both leave alone without quotes.

@@ -1,8 +1,10 @@
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -44,8 +46,8 @@ def add_bundle(artifacts, name, created, exported_bundle):
 
 
 def names(folder):
-    """What is in a folder but for locks, which stay."""
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+    """What is in a folder, locks included."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_find_bundle_tells_the_only_one(artifacts):
@@ -120,6 +122,11 @@ def test_new_bundle_failed_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
+    assert names(tmp_path) == []
+    (tmp_path / "artifacts").mkdir()  # a home that was there stays
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert names(tmp_path) == ["artifacts"]
     assert names(folder.parent) == []
 
 
@@ -334,10 +341,111 @@ def test_update_manifest_of_a_replaced_bundle_decides_anew(bundle, exported_bund
     assert names(bundle.folder.parent) == ["colours"]
 
 
-def test_locked_where_the_parent_is_read_only(bundle, monkeypatch):
+@pytest.fixture
+def impatient(monkeypatch):
+    """Locks that are not waited for."""
+    monkeypatch.setattr("deploykit.bundle.manifest._LOCK_SECONDS", 0.1)
+
+
+def test_locked_where_the_parent_is_read_only(bundle, monkeypatch, impatient):
+    """Who may write beside the bundle and who may not wait for each other."""
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != bundle.folder.parent)
-    update_manifest(bundle.folder, lambda manifest: manifest)
-    assert [path.name for path in bundle.folder.parent.glob(".*.lock")] == []
+    seen = []
+    update_manifest(bundle.folder, lambda old: seen.extend(names(bundle.folder.parent)) or old)
+    assert seen == ["colours"]
+    before = names(bundle.folder)
+    with locked(bundle.folder):
+        monkeypatch.undo()
+        monkeypatch.setattr("deploykit.bundle.manifest._LOCK_SECONDS", 0.1)
+        assert_locked(bundle.folder)
+    assert names(bundle.folder) == before
+
+
+def assert_locked(folder):
+    """Check that no other thread can change a bundle."""
+    errors = []
+
+    def change():
+        try:
+            update_manifest(folder, lambda old: old)
+        except BundleError as exc:
+            errors.append(exc.message)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    thread.join()
+    (message,) = errors
+    assert "Another process has been changing" in message
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+@pytest.mark.parametrize("replacing", [False, True])
+def test_locked_by_a_link(bundle, tmp_path, impatient, replacing):
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "linked"
+    link.symlink_to(bundle.folder)
+    with locked(link, replacing=replacing):
+        assert_locked(bundle.folder)
+        assert_locked(link)
+    with locked(bundle.folder, replacing=replacing):
+        assert_locked(link)
+    assert names(link.parent) == ["linked"]
+    assert names(bundle.folder.parent) == ["colours", "elsewhere"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_new_bundle_replaces_a_link(bundle, tmp_path, exported_bundle):
+    """What it leads to stays as it is."""
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "linked"
+    link.symlink_to(bundle.folder)
+    with new_bundle(link, overwrite=True) as staging:
+        write_manifest(staging, msgspec.structs.replace(exported_bundle.manifest, created="now"))
+    assert names(link.parent) == ["linked"]
+    assert not link.is_symlink()
+    assert open_bundle(link).manifest.created == "now"
+    assert open_bundle(bundle.folder).manifest == bundle.manifest
+
+
+def test_find_bundle_beside_one_that_is_being_replaced(artifacts, exported_bundle, impatient):
+    add_bundle(artifacts, "other", "2999-01-01T00:00:00+00:00", exported_bundle)
+    told = []
+    with locked(artifacts / "other", replacing=True):
+        (artifacts / "other").rename(artifacts / ".other.replaced")
+        found = []
+        finding = threading.Thread(
+            target=lambda: found.append(find_bundle(None, artifacts, told.append).name)
+        )
+        finding.start()
+        finding.join()
+        assert found == ["first"]
+        (artifacts / ".other.replaced").rename(artifacts / "other")
+    assert any("Another process has been changing" in note.message for note in told)
+    assert find_bundle(None, artifacts).name == "other"
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_new_bundle_by_two_exports_at_once(tmp_path, exported_bundle, failing):
+    """Those that are refused take no home away from those that are not."""
+    home = tmp_path / "deep" / "artifacts"
+
+    def export(place):
+        for again in range(5):
+            with (
+                contextlib.suppress(ZeroDivisionError),
+                new_bundle(home / f"net{place}-{again}", overwrite=False) as staging,
+            ):
+                if failing or again < 4:
+                    raise ZeroDivisionError
+                write_manifest(staging, exported_bundle.manifest)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(export, place) for place in range(4)]:
+            done.result()
+    if failing:  # of two that fail at once, neither knows that the home is the other's
+        assert {path.name for path in tmp_path.rglob("*")} <= {"deep", "artifacts"}
+    else:
+        assert names(home) == [f"net{place}-4" for place in range(4)]
 
 
 def test_bundle_checked_says_made_anew(bundle):
@@ -363,3 +471,25 @@ def test_read_manifest_bounds_what_is_hashed(bundle):
     path.write_text(path.read_text().replace(f'"bytes": {recorded}', f'"bytes": {2**40}'))
     with pytest.raises(BundleError, match="too many bytes"):
         open_bundle(bundle.folder)
+
+
+def test_find_bundle_in_what_nobody_may_read(artifacts, monkeypatch):
+    """It is not passed over as if it were not there; root reads everything, so it is made."""
+    stat = Path.stat
+
+    def refuse(path, **options):
+        if path.parent == artifacts / "first":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(BundleError, match="cannot be read: Permission denied"):
+        find_bundle(None, artifacts)
+    monkeypatch.undo()
+
+    def refuse_all(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse_all)
+    with pytest.raises(BundleError, match=r"folder of all bundles .* cannot be read"):
+        find_bundle(None, artifacts)

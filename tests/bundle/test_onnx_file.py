@@ -130,6 +130,8 @@ def test_check_graph_file_reads_numbers_as_parsers_do(tmp_path, location):
 @pytest.mark.parametrize(
     "content",
     [
+        b"",
+        b"\x08\x01",  # whole, and without a graph
         b"ORTM",
         b"\x10\x00\x00\x00ORTM",
         b"\x00\x00",
@@ -185,3 +187,33 @@ def test_check_graph_file_of_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "model.onnx")
     with pytest.raises(OSError, match="not a file"):
         check_graph_file(tmp_path / "model.onnx")
+
+
+def test_check_graph_file_reads_metadata(tmp_path):
+    """Those of equal keys, too: which of them counts is the parser's choice."""
+    model = helper.make_model(graph())
+    for key, value in (("a", "1"), ("鹰", "é"), ("a", "2"), ("", "")):
+        model.metadata_props.add(key=key, value=value)
+    content = model.SerializeToString()
+    assert check_graph_file(saved(tmp_path, content)) == [
+        ("a", "1"),
+        ("鹰", "é"),
+        ("a", "2"),
+        ("", ""),
+    ]
+    assert check_graph_file(saved(tmp_path, b"\x72\x05\x12\x01v\x18\x01" + content))[0] == ("", "v")
+
+
+@pytest.mark.parametrize("entry", [b"\x72\x03\x0a\x7fx", b"\x72\x02\x0b\x00", b"\x72\x01\x0a"])
+def test_check_graph_file_of_damaged_metadata(tmp_path, entry):
+    content = helper.make_model(graph()).SerializeToString()
+    with pytest.raises(GraphError, match="is no ONNX graph"):
+        check_graph_file(saved(tmp_path, content + entry))
+
+
+def test_check_graph_file_bounds_its_metadata(tmp_path):
+    path = saved(tmp_path, b"\x72" + _varint(2**30))
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + 2**30)
+    with pytest.raises(GraphError, match="metadata_props have more than 16777216 bytes"):
+        check_graph_file(path)

@@ -293,8 +293,8 @@ def test_train_output_is_taken_by_export(cli, photo_folder, tmp_path, posix_shel
     assert {"best_model.pth", "classes.txt", "curves.png"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }
-    (following,) = (line for line in out.splitlines() if line.startswith("next"))
-    code, out, err = cli(*shlex.split(following.removeprefix("next"))[1:])
+    (following,) = (line for line in out.splitlines() if line.startswith("deploykit export"))
+    code, out, err = cli(*shlex.split(following)[1:])
     assert code == 0, err
     assert "resize 32x32" in out
     assert "blue, green, red (classes.txt beside the checkpoint)" in out

@@ -336,7 +336,7 @@ def test_model_of_an_unreadable_image(model, tmp_path):
 def test_load_without_bundle_or_device(bundle, tmp_path, no_gpu):
     with pytest.raises(BundleError, match="There is no bundle in") as caught:
         deploykit.load(artifacts=tmp_path)
-    assert "`deploykit.export(arch=NAME, ckpt=FILE)`, or say where it is with bundle" in str(
+    assert "with bundle or artifacts, or make one: deploykit.export(arch=NAME, ckpt=FILE)" in str(
         caught.value
     )
     with pytest.raises(DeviceError, match=r"Without runtime, deploy/fp32\.onnx on onnx"):

@@ -159,7 +159,7 @@ def test_command_child_process_has_real_stdout(capfd):
 def test_command_sys_exit_is_an_error(capsys, code):
     with pytest.raises(typer.Exit) as caught, command("verify", as_json=False):
         sys.exit(code)
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 4
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"error: The program was told to end, by sys.exit({code!r}).\n")

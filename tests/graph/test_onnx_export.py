@@ -232,6 +232,6 @@ def test_onnx_from_module_opset(module, opset):
 
 
 def test_onnx_from_module_refuses_too_large_graphs(module, monkeypatch):
-    monkeypatch.setattr(export_module, "MAX_GRAPH_BYTES", 100)
+    monkeypatch.setattr(export_module, "_MAX_WEIGHT_BYTES", 100)
     with pytest.raises(GraphError, match="The weights take"):
         onnx_from_module(module, (8, 6))

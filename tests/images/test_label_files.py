@@ -105,14 +105,14 @@ REPEATED = (
         ("x.json", '{"num_classes": "many"}', "neither a number for each name"),
         ("x.json", "[null]", "no name"),
         ("x.json", '["a", " "]', "class 1 is empty"),
-        ("x.json", '["\\ud800"]', "no text"),
-        ("x.json", '["a\\u001b[31m"]', "no text"),
+        ("x.json", '["\\ud800"]', "control character"),
+        ("x.json", '["a\\u001b[31m"]', "control character"),
         ("x.json", "3", "neither a list nor an object"),
         ("x.yaml", "nc: 2\nbirds: many\n", "neither a number for each name"),
         ("x.yaml", "names: *others\n", "no YAML (found undefined alias 'others' in line 1)"),
-        ("x.yaml", "names:\n  - cat: dog\n", "a dict is no name"),
+        ("x.yaml", "names:\n  - cat: dog\n", "an object is no name"),
         ("x.yaml", "names: [a, [b]]\n", "a list is no name"),
-        ("x.yaml", "names: [yes, no]\n", "'True' is no name"),
+        ("x.yaml", "names: [yes, no]\n", "'yes' without quotes is true or false in YAML"),
         ("x.yaml", "names: !!python/name:os.system\n", "no YAML"),
         ("x.yaml", REPEATED, "a list is no name"),
     ],
@@ -127,6 +127,83 @@ def test_read_names_in_doubt(tmp_path, name, text, reason):
     assert reason in caught.value.message
     assert str(path) in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", 'name,id\n"a\nb",0\ndog,1\n'),
+        ("x.csv", 'name\n"a\r\n\r\nb"\ndog\n'),
+        ("x.tsv", '0\t"a\nb"\n1\tdog\n'),
+        ("x.txt", "a\u2028b\ndog\n"),
+        ("x.txt", "0 a\x0bb\n1 dog\n"),
+        ("x.txt", "a\tb\ndog\n"),
+        ("x.txt", "a\x85b\ndog\n"),
+        ("x.json", '["a\\nb", "dog"]'),
+        ("x.yaml", 'names: {0: "a\\nb", 1: dog}\n'),
+        ("x.yaml", "names:\n- |-\n  a\n  b\n- dog\n"),
+    ],
+)
+def test_read_names_with_control_characters(tmp_path, name, text):
+    with pytest.raises(InputError, match="has a control character") as caught:
+        read_names(written(tmp_path, name, text))
+    assert "rename the class" in caught.value.hint
+
+
+def test_read_names_keeps_what_is_printed(tmp_path):
+    names = ("鹰", "\U0001f469\u200d\U0001f680", "עורב", "a\u00a0b", "\u200fא")
+    assert read_names(written(tmp_path, "x.txt", "\n".join(names))) == names
+    numbered = "".join(f"{place} {name}\n" for place, name in enumerate(names))
+    assert read_names(written(tmp_path, "x.txt", numbered)) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("names: [bird, no]", "no"),
+        ("names: {0: bird, 1: no}", "no"),
+        ("names: {0: bird, 1: ~}", "~"),
+        ("names: {0: bird, 1: 2024-01-01}", "2024-01-01"),
+        ("names: [bird, 010]", "010"),
+        ("names: [bird, 12:30]", "12:30"),
+        ("names: [bird, 1.50]", "1.50"),
+        ("names: {bird: 0, on: 1}", "on"),
+        ("names: {0: bird, off: dog}", "off"),
+    ],
+)
+def test_read_names_of_yaml_without_quotes(tmp_path, text, word):
+    with pytest.raises(InputError, match=f"'{word}' without quotes is") as caught:
+        read_names(written(tmp_path, "x.yaml", text))
+    assert caught.value.hint == f"Quote it: '{word}'"
+    quoted = text.replace(f" {word}", f" '{word}'")
+    if not quoted.startswith("names: {0: bird, 'off'"):
+        assert read_names(written(tmp_path, "x.yaml", quoted)) == ("bird", word)
+
+
+@pytest.mark.parametrize("ending", ["json", "yaml", "txt"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"classes": ["a", "b"], "names": ["a", "c"]},
+        {"names": {"0": "a", "1": "b"}, "classes": ["b", "a"]},
+        {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 1, "b": 0}},
+        {"names": ["a"], "classes": ["a", "b"]},
+    ],
+)
+def test_read_names_of_entries_that_differ(tmp_path, value, ending):
+    with pytest.raises(InputError, match=r"its entries \w+ and \w+ name other classes"):
+        read_names(written(tmp_path, f"x.{ending}", json.dumps(value)))
+
+
+def test_read_names_of_a_repeated_entry(tmp_path):
+    text = '{"names": ["a"], "names": ["b"]}'
+    with pytest.raises(InputError, match="names and names name other classes"):
+        read_names(written(tmp_path, "x.json", text))
+
+
+def test_read_names_of_entries_that_agree(tmp_path):
+    value = {"classes": ["a", "b"], "names": {"1": "b", "0": "a"}, "nc": 2}
+    assert read_names(written(tmp_path, "x.json", json.dumps(value))) == ("a", "b")
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from deploykit.errors import InputError, UsageError
@@ -123,3 +126,41 @@ def test_name_labels_too_long_to_type():
     assert name_labels(("bird, big", "bird, small"), None) == LABELS_FILE
     assert name_labels([f"class {i}" for i in range(21)], None) == LABELS_FILE
     assert name_labels([f"class {i}" for i in range(20)], None) != LABELS_FILE
+
+
+@pytest.mark.parametrize("name", ["bl\nue", "a\x1b[2J", "b\u2028c"])
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_choose_labels_from_a_folder_with_control_characters(tmp_path, weights, name):
+    for each in ("green", name):
+        (tmp_path / "photos" / each).mkdir(parents=True)
+    with pytest.raises(InputError, match="has a control character") as caught:
+        choose_labels(str(tmp_path / "photos"), weights, 2)
+    assert caught.value.hint == "Rename that sub-folder."
+
+
+def test_choose_labels_from_a_comma_list_with_control_characters(weights):
+    with pytest.raises(UsageError, match="has a control character"):
+        choose_labels("a\nb,c", weights, 2)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device here")
+def test_choose_labels_from_a_device(weights):
+    with pytest.raises(InputError, match="/dev/zero cannot be read: it is not a file"):
+        choose_labels("/dev/zero", weights, 2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps no pipes in folders")
+@pytest.mark.parametrize("place", ["named", "beside"])
+def test_choose_labels_from_a_pipe(tmp_path, weights, place):
+    pipe = weights.with_name("classes.txt")
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match=r"classes.txt cannot be read: it is not a file"):
+        choose_labels(str(pipe) if place == "named" else None, weights, 2)
+
+
+def test_choose_labels_from_a_huge_file(tmp_path, weights):
+    path = tmp_path / "names.txt"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InputError, match="has more than 1073741824 bytes"):
+        choose_labels(str(path), weights, 2)

@@ -195,7 +195,7 @@ def test_user_code_missing_package(write: Write) -> None:
     with pytest.raises(DependencyError, match="No module named 'no_such_package_1'") as caught:
         resolve_architecture(f"{path}:Net", allow_user_code=True)
     assert caught.value.exit_code == 5
-    assert "pip install no_such_package_1;" in caught.value.hint
+    assert caught.value.hint.endswith("install it: pip install no_such_package_1")
 
 
 def test_user_code_missing_package_of_another_pip_name(
@@ -204,7 +204,7 @@ def test_user_code_missing_package_of_another_pip_name(
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(DependencyError) as caught:
         resolve_architecture(f"{write('import cv2')}:Net", allow_user_code=True)
-    assert "pip install opencv-python;" in caught.value.hint
+    assert caught.value.hint.endswith("install it: pip install opencv-python")
 
 
 def test_user_code_package_of_another_version(write: Write) -> None:

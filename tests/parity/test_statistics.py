@@ -1,6 +1,10 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from deploykit.parity.statistics import upper_bound
+from deploykit.system.text import rate_digits
 
 
 @pytest.mark.parametrize(
@@ -35,3 +39,18 @@ def test_upper_bound_of_many_trials():
 def test_upper_bound_refuses_impossible_counts(events, trials):
     with pytest.raises(ValueError, match="events"):
         upper_bound(events, trials)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [*sorted((Path(__file__).parents[2] / "docs").glob("*.md")), Path("README.md")],
+    ids=lambda file: file.name,
+)
+def test_bounds_in_the_docs_are_right(file):
+    """Of ``0 of 225, at most 1.3 %`` and ``(47 of 48), errors at most 9.5 %``."""
+    text = (Path(__file__).parents[2] / file).read_text(encoding="utf-8")
+    for count, of, kind, told in re.findall(
+        r"(\d+) of (\d+)\)?, (errors )?at most ([\d.]+)\s%", text
+    ):
+        wrong = int(of) - int(count) if kind else int(count)
+        assert told == rate_digits(upper_bound(wrong, int(of)))

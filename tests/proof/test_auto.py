@@ -68,8 +68,8 @@ def test_named_runtime_runs_unproven_with_a_note(bundle):
     spec, notes = chosen(edited(bundle, verdicts=()), runtime="onnxruntime-cpu")
     assert spec.runtime == "onnxruntime-cpu"
     assert notes == [
-        "deploy/fp32.onnx on onnxruntime-cpu, CPU: it is not proven: deploykit verify --bundle "
-        f"{bundle.folder} --runtime onnxruntime-cpu --precision fp32"
+        "deploy/fp32.onnx on onnxruntime-cpu, CPU: it is not proven; this compares it:\n"
+        f"deploykit verify --bundle {bundle.folder} --runtime onnxruntime-cpu --precision fp32"
     ]
 
 
@@ -125,7 +125,7 @@ def test_auto_skips_an_unproven_engine(engine_bundle, engines):
     assert spec.runtime == "onnxruntime-cpu"
     (note,) = notes
     how = engine_bundle.command("verify", "--runtime", "tensorrt_rtx")
-    assert f"not proven on a GPU: {how}" in note
+    assert f"not proven on a GPU; this compares it:\n{how}" in note
     assert engines.sessions == []
 
 
@@ -174,7 +174,7 @@ def test_self_test_runs_once_and_is_no_proof(engine_bundle, engines):
     _, notes = chosen(tested, runtime="tensorrt_rtx")
     (note,) = notes
     how = tested.command("verify", "--runtime", "tensorrt_rtx", "--images", "DIR")
-    assert note.endswith(f"nothing shows more: {how}")
+    assert note.endswith(f"nothing shows more; this compares it:\n{how}")
     assert engines.sessions[1].batch_sizes == []
     spec, _ = chosen(tested)
     assert spec.runtime == "onnxruntime-cpu"

@@ -290,3 +290,16 @@ def test_verify_failed_on_extremes_removes_the_proof(bundle, network_file, photo
     assert kept(now, "model.onnx", "onnxruntime-cpu", "CPU") is not None
     with pytest.raises(ParityError, match="No graph of bundle colours is proven"):
         open_best(now)
+
+
+def test_extreme_answers_show_what_no_photo_does():
+    session = MadeSession()
+    passed = judge(session.spec, msgspec.structs.replace(PROOF.measurement, scale=100.0))
+    photos, logits = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 3), np.float32)
+    some = answer_extremes(session, lambda event: None)
+    images, answers = some.showing(passed, photos, logits)
+    assert len(images) == len(answers) == len(some.images)
+    none = answer_extremes(
+        MadeSession(lambda images, logits: np.full_like(logits, np.nan)), lambda event: None
+    )
+    assert none.showing(passed, photos, logits)[0] is photos

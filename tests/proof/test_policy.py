@@ -57,6 +57,8 @@ KINDS = {
     "another file": ("fp32", {"graph_sha256": "0" * 64}, "unproven"),
     "failed": ("fp32", {"reasons": ("2 of 45 images changed their class",)}, "failed"),
     "none": ("fp32", None, "unproven"),
+    "edited to flips": ("fp32", ("photos", 225, 3), "unproven"),
+    "int8 edited to flips": ("int8", ("photos", 225, 30), "unproven"),
     "int8 on photos": ("int8", ("photos", MIN_IMAGES), "proven"),
     "int8 on too few": ("int8", ("photos", MIN_IMAGES - 1), "unproven"),
     "int8 on generated images": ("int8", ("generated", 225), "unproven"),
@@ -150,7 +152,18 @@ def test_min_photos_satisfies_the_bound():
 
 def test_status_elsewhere_names_the_device(known):
     answer = status(known("another device"), Candidate(FP32, CPU, "fp32"), "CPU")
-    assert answer.reason.startswith("it is proven on CPU (other), not on CPU: deploykit verify")
+    assert answer.reason == "it is proven on CPU (other), not on CPU"
+    assert answer.command.startswith("deploykit verify --bundle ")
+    assert answer.why == f"{answer.reason}; this compares it:\n{answer.command}"
+
+
+def test_status_of_an_edited_verdict_tells_it(known):
+    answer = status(known("edited to flips"), Candidate(FP32, CPU, "fp32"), "CPU")
+    assert answer.proof is None
+    assert answer.reason == (
+        "its verdict contradicts itself: it is kept as passed, but 3 of 225 images changed their "
+        "class; at most 0.0% may"
+    )
 
 
 def test_status_by_another_version_names_both(known):

@@ -2,10 +2,14 @@ import errno
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
-from deploykit.system.files import move_into_place, read_file, replacing, staged
+from deploykit.system.files import held, move_into_place, read_file, replacing, staged
 
 
 @pytest.fixture
@@ -108,3 +112,59 @@ def test_replacing_of_a_missing_source_names_it(path):
     with pytest.raises(FileNotFoundError) as caught:
         fail()
     assert caught.value.filename == str(path.parent / "source.bin")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no such file system here")
+def test_read_file_of_one_that_tells_no_size():
+    """What the system makes as it is read has 0 bytes by its size, and may never end."""
+    whole = read_file(Path("/proc/self/maps"), limit=2**24)
+    assert whole.endswith(b"\n")
+    assert Path("/proc/self/maps").stat().st_size == 0
+    with pytest.raises(OSError, match="more than 100 bytes"):
+        read_file(Path("/proc/self/maps"), limit=100)
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 100])
+def test_read_file_up_to_its_limit(tmp_path, monkeypatch, size):
+    monkeypatch.setattr("deploykit.system.files._PART_BYTES", 7)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(size)))
+    assert read_file(path, limit=100) == bytes(range(size))
+    path.write_bytes(bytes(101))
+    with pytest.raises(OSError, match="more than 100 bytes"):
+        read_file(path, limit=100)
+
+
+def test_held_by_one_at_a_time(tmp_path):
+    """The file goes each time, and yet nobody holds another one of that name meanwhile."""
+    lock, inside, most = tmp_path / ".x.lock", [], []
+
+    def hold():
+        for _ in range(20):
+            with held(lock, seconds=60):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.0005)
+                inside.pop()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(hold) for _ in range(4)]:
+            done.result()
+    assert most == [1] * 80
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_held_leaves_the_lock_of_another(tmp_path):
+    """The folder was replaced by one in which somebody else holds the same lock."""
+    lock = tmp_path / "bundle" / ".x.lock"
+    lock.parent.mkdir()
+    with held(lock):
+        lock.parent.rename(tmp_path / "old")
+        lock.parent.mkdir()
+        lock.touch()
+    assert lock.exists()
+
+
+def test_held_already_is_not_waited_for(tmp_path):
+    with held(tmp_path / "lock"), ThreadPoolExecutor(1) as pool, pytest.raises(Timeout):
+        pool.submit(held(tmp_path / "lock").__enter__).result()

@@ -11,7 +11,6 @@ from deploykit.commands.bench.run import BenchRequest, accept_recommended, bench
 from deploykit.commands.bench.text import benchmark_text
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
 from deploykit.errors import BundleError
-from deploykit.system.files import check_page_path
 from deploykit.system.progress import Progress, silent
 
 
@@ -46,17 +45,20 @@ def bench(
         progress: Called with what is being done.
 
     Raises:
-        UsageError: An argument makes no sense, or there is no folder of photos.
+        UsageError: An argument makes no sense, ``html`` names a file that is no earlier page, or
+            there is no folder of photos.
         ParityError: ``accept``, and no candidate passed.
         InputError: No photo can be read, or the bundle is damaged.
         MissingError: Not one candidate runs here.
     """
-    page = optional_path(html)
-    if page is not None:
-        check_page_path(page)
-    chosen = chosen_bundle(bundle, artifacts, progress)
     sizes = tuple(sorted(set(batch_sizes)))
     request = BenchRequest(optional_path(images), sizes, repeats, seconds, verify, max_images)
+    page = optional_path(html)
+    if page is not None:
+        from deploykit.commands.bench.page import begin_bench_page
+
+        begin_bench_page(page)
+    chosen = chosen_bundle(bundle, artifacts, progress)
     benchmark = bench_bundle(chosen, request, progress)
     accepted = accept_recommended(chosen, benchmark) if accept else None
     if page is not None:

@@ -88,13 +88,14 @@ def bench(
             )
         from deploykit.bundle.folder import find_bundle
         from deploykit.commands.bench.run import BenchRequest, bench_bundle
-        from deploykit.system.files import check_page_path
 
         request = BenchRequest(
             images, _parsed_sizes(batch_sizes), repeats, seconds, verify, max_images
         )
         if html is not None:
-            check_page_path(html)
+            from deploykit.commands.bench.page import begin_bench_page
+
+            begin_bench_page(html)
         chosen = find_bundle(bundle, artifacts, console.progress)
         if forget:
             _forget(chosen, console)
@@ -123,7 +124,7 @@ def _finish(
 ) -> None:
     """Accept, write and show; if one of them fails, the others are still done."""
     from deploykit.commands.bench.run import accept_recommended
-    from deploykit.commands.bench.text import benchmark_text, benchmark_value
+    from deploykit.commands.bench.text import benchmark_text, benchmark_value, failure_lines
 
     failures: list[DeploykitError] = []
     accepted, outputs = None, []
@@ -150,7 +151,7 @@ def _finish(
             (
                 benchmark_text(benchmark, accepted),
                 *(f"written        {path}" for path in outputs),
-                *(f"ERROR          {line}" for exc in failures for line in str(exc).splitlines()),
+                *(line for exc in failures for line in failure_lines(exc)),
             )
         ),
         exit_code=failures[0].exit_code if failures else 0,

@@ -234,7 +234,7 @@ class OpenCandidate:
         if not np.isfinite(logits).all():
             raise ModelError(
                 f"{name_of(self._candidate)} gives NaN or infinity for images of the sample.",
-                hint="deploykit verify compares its answers with the reference's.",
+                hint="Compare its answers with the reference's: deploykit verify",
             )
 
 

@@ -18,8 +18,9 @@ from deploykit.bundle.accepted import Accepted
 from deploykit.commands.bench import text
 from deploykit.commands.bench.results import NOTHING_PASSED, Benchmark, Measured, Timing
 from deploykit.html import words
-from deploykit.html.document import render, write_document
+from deploykit.html.document import check_page, page_mark, render, write_document
 from deploykit.proof.text import proof_words
+from deploykit.system.files import remove_ours
 from deploykit.system.text import counted
 
 _STYLES = ("tiles.css", "tables.css", "verdict.css", "picture.css", "print.css", "bench.css")
@@ -37,6 +38,16 @@ FRAME = dict(width=640, height=420, left=LEFT, right=RIGHT, top=TOP, bottom=BOTT
 _LETTER_WIDTH = 6.4
 _LABEL_HEIGHT = 14
 _LABEL_OFFSETS = (-10, 19, -25, 34, -40, 49)
+
+
+def begin_bench_page(path: Path) -> None:
+    """Check that the page can be written, and remove that of an earlier run.
+
+    Raises:
+        UsageError: See :func:`deploykit.html.document.check_page`.
+    """
+    check_page(path, "bench")
+    remove_ours(path, page_mark("bench"))
 
 
 def write_bench_page(path: Path, benchmark: Benchmark, accepted: Accepted | None) -> None:

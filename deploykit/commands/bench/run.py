@@ -256,19 +256,19 @@ def _with_proofs(
     wanted = benchmark.faster_unproven
     if not wanted:
         return benchmark
+    how = ""
     with ExitStack() as stack:
         try:
             reference = open_reference(bundle, ReferenceRequest(), progress)
             stack.enter_context(reference.session)
             reason = reference.reason
-            if reason is not None:
-                how = bundle.command("verify", "--arch", "NAME", "--ckpt", "FILE")
-                reason += f": {how} compares it"
+            if reason is not None and reference.module_options:
+                how = bundle.command("verify", *reference.module_options)
         except DeploykitError as exc:
             reason = exc.message
         for measured in wanted:
             if reason is not None:
-                known = Status("unproven", None, reason)
+                known = Status("unproven", None, reason, how)
             else:
                 progress(Note(f"verifying {measured.name}, faster than what is proven"))
                 known = _verified(bundle, measured, reference, images, at_most, progress)

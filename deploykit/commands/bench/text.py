@@ -14,9 +14,10 @@ from deploykit.commands.bench.results import (
     Skipped,
     name_of,
 )
+from deploykit.errors import DeploykitError
 from deploykit.proof.text import flips_of, kept_verdict_text, status_value
 from deploykit.specs.value import plain_value
-from deploykit.system.text import counted, table_text
+from deploykit.system.text import commands_apart, counted, lines_text, table_text, visible
 
 #: Why what had more images/s than the recommended candidate is not called faster.
 AS_FAST = (
@@ -38,8 +39,8 @@ def benchmark_text(benchmark: Benchmark, accepted: Accepted | None) -> str:
         (
             table_text([*rows[0]], [[*row.values()] for row in rows]),
             table_text(_SESSION_COLUMNS, session_rows(benchmark)),
-            "\n".join(_about_lines(benchmark)),
-            "\n".join(_recommendation_lines(benchmark, accepted)),
+            lines_text(_about_lines(benchmark)),
+            lines_text(_recommendation_lines(benchmark, accepted)),
         )
     )
 
@@ -144,7 +145,7 @@ def by_reason(skipped: Sequence[Skipped]) -> Iterator[str]:
     """``A, B: reason``, a line for each reason."""
     for reason in dict.fromkeys(each.reason for each in skipped):
         names = ", ".join(name_of(each.candidate) for each in skipped if each.reason == reason)
-        yield f"{names}: {reason}"
+        yield f"{names}: {' '.join(reason.splitlines())}"
 
 
 def _recommendation_lines(benchmark: Benchmark, accepted: Accepted | None) -> Iterator[str]:
@@ -167,20 +168,28 @@ def _recommendation_lines(benchmark: Benchmark, accepted: Accepted | None) -> It
     for each in benchmark.measured:
         if each.status is not None and each.status.proof is None:
             word = "FAILED" if each.word == "failed" else each.word
-            yield f"{word:<15}{each.name}: {each.status.reason}"
+            yield from f"{word:<15}{each.name}: {each.status.why}".split("\n")
     for each in benchmark.faster_unproven:
         yield (
-            f"faster         {each.name}, {each.images_per_second:.1f} images/s, if it were "
-            f"proven: {benchmark.how_to_prove(each)}"
+            f"faster         {each.name}, {each.images_per_second:.1f} images/s, if it were proven "
+            "by this:"
         )
+        yield benchmark.how_to_prove(each)
     yield from _next_lines(benchmark, accepted)
+
+
+def failure_lines(failure: DeploykitError) -> Iterator[str]:
+    """What failed of that which was to be done with the numbers, and what to do about it."""
+    yield from (f"ERROR          {visible(line)}" for line in failure.message.splitlines())
+    yield from filter(None, [commands_apart(visible(failure.hint or ""))])
 
 
 def _next_lines(benchmark: Benchmark, accepted: Accepted | None) -> Iterator[str]:
     if accepted is not None:
         yield f"accepted       {accepted}, {accepted.status}: predict takes it on this machine"
     elif benchmark.recommended is None and not benchmark.verified:
-        yield f"next           {benchmark.command('bench', '--verify')} proves the fastest"
+        yield "next           prove the fastest:"
+        yield benchmark.command("bench", "--verify")
     elif benchmark.recommended is not None and not benchmark.damaged:
-        command = benchmark.command("bench", "--accept")
-        yield f"next           {command} lets predict take it on this machine"
+        yield "next           let predict take it on this machine:"
+        yield benchmark.command("bench", "--accept")

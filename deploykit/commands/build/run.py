@@ -267,6 +267,7 @@ def _failed_engine(
             verification.answers.reference,
             bundle.manifest.preprocessing,
             progress,
+            found=verdict.measurement if verdict.exceeded else None,
             diagnose=request.diagnose,
         )
     first = f"{engine} does not give the checkpoint's answers, so it is not in the bundle."
@@ -302,7 +303,7 @@ def _choose_flavour(request: BuildRequest, gpu: Gpu | None, progress: Progress) 
         "TensorRT for RTX is not installed"
         + (", and without a GPU nothing else builds engines." if gpu is None else "."),
         hint='Install it: pip install "deploykit[rtx]"'
-        + (', or for this GPU: pip install "deploykit[tensorrt]"' if gpu else ""),
+        + ('\nOr install TensorRT, for this GPU: pip install "deploykit[tensorrt]"' if gpu else ""),
     )
 
 

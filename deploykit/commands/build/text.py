@@ -40,9 +40,9 @@ def build_text(result: BuildResult) -> str:
             verdict_text(found),
         )
     else:
-        lines.append(
-            "It has not been run: on the machine with the GPU, run "
-            + result.bundle.command("verify", "--runtime", passport.flavour)
+        lines += (
+            "It has not been run. On the machine with the GPU:",
+            result.bundle.command("verify", "--runtime", passport.flavour),
         )
     return "\n".join(lines)
 

@@ -41,10 +41,10 @@ def claim_folder(folder: Path) -> None:
         if not mark.is_file() and folder.exists() and any(folder.iterdir()):
             raise UsageError(
                 f"{folder} has files that are not the demo's.",
-                hint="Choose another folder: deploykit demo --output NAME.",
+                hint="Choose another folder: deploykit demo --output NAME",
             )
         folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text("`deploykit demo` replaces files in this folder.\n", encoding="utf-8")
+        mark.write_text("The demo of deploykit replaces files in this folder.\n", encoding="utf-8")
     except OSError as exc:
         raise UsageError(
             f"The demo cannot write to {folder} ({exc.strerror}).", hint="Choose another folder."

@@ -16,7 +16,7 @@ from deploykit.parity.diagnosis import (
 )
 from deploykit.parity.measurement import Measurement
 from deploykit.specs.value import Shown, plain_value
-from deploykit.system.text import counted, table_text
+from deploykit.system.text import commands_apart, counted, lines_text, table_text, visible
 
 _STAGE_COLUMNS = ("stage", "from here on", "flips", "|dlogit|/scale", "|dp|", "verdict")
 _CHANGE_COLUMNS = ("changed alone", "right", "gained", "export option")
@@ -71,8 +71,15 @@ def diagnosis_text(diagnosis: Diagnosis) -> Iterator[str]:
         yield "FAILED  layers: no graph could be diagnosed"
     yield from map(layer_report_text, diagnosis.layers or ())
     for broken in diagnosis.broken_off:
-        hint = f"\n        {broken.hint}" if broken.hint else ""
-        yield f"FAILED  {broken.name}: the diagnosis ended with an error: {broken.message}{hint}"
+        first, *more = broken.message.splitlines() or [""]
+        more += commands_apart(broken.hint or "").splitlines()
+        # Indented, so that no line of a name that has several can look like one of ours.
+        yield lines_text(
+            (
+                f"FAILED  {broken.name}: the diagnosis ended with an error: {first}",
+                *(f"        {line}" for line in more),
+            )
+        )
 
 
 def diagnosis_value(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -97,7 +104,7 @@ def stage_report_text(report: StageReport) -> str:
     lines = [
         f"stages     from {report.beginning}",
         "",
-        table_text(_STAGE_COLUMNS, map(_stage_row, report.steps)),
+        *table_text(_STAGE_COLUMNS, map(_stage_row, report.steps)).split("\n"),
         "",
     ]
     if report.labelled:
@@ -110,15 +117,16 @@ def stage_report_text(report: StageReport) -> str:
             "",
         ]
     for finding in report.findings:
-        lines += [f"FOUND  {finding.stage}: {finding.message}", f"       {finding.hint}"]
+        lines.append(f"FOUND  {finding.stage}: {finding.message}")
+        lines += (f"       {line}" for line in commands_apart(visible(finding.hint)).split("\n"))
     if report.variations:
         rows = (
             (it.change, f"{it.correct} of {it.images}", f"{it.gained:+d}", _option_text(it))
             for it in report.variations
         )
-        lines += ["", table_text(_CHANGE_COLUMNS, rows), ""]
+        lines += ["", *table_text(_CHANGE_COLUMNS, rows).split("\n"), ""]
     lines.append(_stage_verdict(report))
-    return "\n".join(lines)
+    return lines_text(lines)
 
 
 def _option_text(tried: Variation) -> str:
@@ -178,10 +186,10 @@ def layer_report_text(report: LayerReport) -> str:
             (it.node, it.operator, it.module or "-", f"{it.added:.1e}", f"{it.carried:.1e}")
             for it in report.ranking[:_SHOWN_LAYERS]
         )
-        lines += ["", table_text(_LAYER_COLUMNS, rows), ""]
+        lines += ["", *table_text(_LAYER_COLUMNS, rows).split("\n"), ""]
     lines += (f"FOUND  {difference}" for difference in report.differences)
     lines.append(_layer_verdict(report))
-    return "\n".join(lines)
+    return lines_text(lines)
 
 
 def _layer_verdict(report: LayerReport) -> str:

@@ -204,7 +204,7 @@ def _find_gpu() -> tuple[Gpu | None, Finding]:
         gpu = need_gpu()
     except DeviceError as exc:
         status: Status = "no GPU" if isinstance(exc.__cause__, OSError) else "broken"
-        remedy = (exc.hint or "").partition("; `deploykit doctor`")[0]
+        remedy = (exc.hint or "").partition("; or see what ")[0]
         return None, Finding(name=name, status=status, detail=exc.message, remedy=remedy)
     return gpu, Finding(name=name, status="works", detail=gpu.name)
 

@@ -279,6 +279,7 @@ def _failure(
         *shown,
         subject.preprocessing,
         progress,
+        found=failed.measurement if failed.exceeded else None,
         diagnose=request.diagnose,
         opset=request.opset,
     )

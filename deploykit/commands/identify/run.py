@@ -120,7 +120,8 @@ def _check_size(path: Path, tensors: Collection[str]) -> None:
     if len(tensors) > _MOST_TENSORS:
         raise CheckpointError(
             f"{path} has {len(tensors):,} tensors, more than any architecture known here.",
-            hint="Your own network is named by its file: deploykit export --arch train.py:Net.",
+            hint="Name your own network by its file: "
+            "deploykit export --arch train.py:Net --ckpt FILE",
         )
 
 

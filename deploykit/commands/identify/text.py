@@ -15,7 +15,7 @@ def identification_text(found: Identification) -> str:
     lines.append(f"compared    {counted(found.compared, 'architecture')}, with default arguments")
     lines += (f"skipped     {reason}" for reason in found.skipped)
     if found.fits:
-        lines.append(f"next        {export_command(found)}")
+        lines += ("next        export it:", export_command(found))
     return "\n".join(lines)
 
 

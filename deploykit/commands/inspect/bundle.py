@@ -6,21 +6,24 @@ import os
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from deploykit.bundle.folder import Bundle
+from deploykit.bundle.folder import GOLDEN, Bundle
+from deploykit.bundle.golden import read_golden
 from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.inspect.engine import EngineInspection, inspect_bundle_engine
-from deploykit.errors import BundleError, DeploykitError, GraphError
+from deploykit.errors import BundleError, DeploykitError, InputError
 from deploykit.inference.candidates import Candidate
 from deploykit.inference.engines import engines_not_copied
 from deploykit.proof.auto import open_best
 from deploykit.proof.policy import Status, status_of
 from deploykit.specs.value import Shown
 from deploykit.system.progress import Note, Step
+from deploykit.system.text import commands_apart
 
-FileState: TypeAlias = Literal["ok", "changed", "missing", "not copied", "refused"]
+FileState: TypeAlias = Literal["ok", "changed", "missing", "not copied", "refused", "unreadable"]
 """``not copied`` is said of an engine and its passport when neither is there; ``refused`` of a
-graph that has weights in another file."""
+file that is the recorded one and yet not used: a graph that has weights in another file, or other
+labels than the manifest; ``unreadable`` of one that the system does not let us read."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +39,7 @@ class BundleInspection(Shown):
         runs: What ``auto`` takes here, ``deploy/fp32.onnx on onnxruntime-cpu (CPU)``; empty when
             nothing would run.
         reasons: What ``auto`` would not take, and why; or why nothing runs, and what to do.
+        damage: What is wrong with the bundle, a sentence each.
     """
 
     folder: str
@@ -45,26 +49,29 @@ class BundleInspection(Shown):
     verdicts: tuple[tuple[KeptVerdict, Status], ...]
     runs: str
     reasons: tuple[str, ...]
+    damage: tuple[str, ...]
 
     @property
     def sound(self) -> bool:
-        """Whether every file is the recorded one, and each engine that of its passport."""
-        return {*self.files.values()} <= {"ok", "not copied"} and all(
-            engine.sound for engine in self.engines
-        )
+        """Whether nothing is damaged: what is not would be refused by whatever uses it."""
+        return not self.damage and all(engine.sound for engine in self.engines)
 
 
 def inspect_bundle(bundle: Bundle) -> BundleInspection:
     """Look at all of a bundle; what is missing or changed in it is told, not raised."""
     manifest, absent = bundle.manifest, engines_not_copied(bundle)
-    runs, reasons = _auto(bundle)
-    files: dict[str, FileState] = {
-        name: "not copied" if name in absent else _state(bundle, name) for name in manifest.files
-    }
+    runs, reasons, error = _auto(bundle)
+    files: dict[str, FileState] = {}
+    damage: list[str] = []
+    for name in manifest.files:
+        files[name], reason = ("not copied", "") if name in absent else _state(bundle, name)
+        damage += [reason] * bool(reason)
+    if error is not None and error.message not in damage:
+        damage.append(error.message)
 
     def status(kept: KeptVerdict) -> Status:
         state = files.get(kept.graph, "missing")
-        if state in ("changed", "missing", "refused"):
+        if state not in ("ok", "not copied"):
             return Status("unproven", None, f"{kept.graph} is {state}")
         return status_of(bundle, kept)
 
@@ -78,30 +85,46 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
         verdicts=tuple((each, status(each)) for each in manifest.verdicts),
         runs=runs,
         reasons=tuple(reasons),
+        damage=tuple(damage),
     )
 
 
-def _state(bundle: Bundle, name: str) -> FileState:
-    if not os.path.isfile(bundle.folder / name):  # noqa: PTH113  # False for any name that cannot be
-        return "missing"
+def _state(bundle: Bundle, name: str) -> tuple[FileState, str]:
+    """How a file is, and a sentence on what is wrong with it; an empty one where nothing is."""
     try:
-        bundle.checked(name)
+        path = bundle.checked(name)
     except BundleError as exc:
-        return "refused" if isinstance(exc.__cause__, GraphError) else "changed"
-    return "ok"
+        if exc.__cause__ is None:
+            return "changed", exc.message
+        if not isinstance(exc.__cause__, OSError):
+            return "refused", exc.message
+        # Not Path.exists, which raises where nobody may look.
+        there = os.path.lexists(bundle.folder / name)
+        lost = isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError)
+        return "missing" if lost or not there else "unreadable", exc.message
+    try:
+        if path == bundle.folder / GOLDEN:
+            read_golden(bundle)
+    except BundleError as exc:
+        return "refused", exc.message
+    return "ok", ""
 
 
-def _auto(bundle: Bundle) -> tuple[str, list[str]]:
-    """Let ``auto`` choose, as ``predict`` does: what runs, and the reasons against others."""
+def _auto(bundle: Bundle) -> tuple[str, list[str], InputError | None]:
+    """Let ``auto`` choose, as ``predict`` does: what runs, and the reasons against others.
+
+    The error is told where ``predict`` would end with it because the bundle is damaged.
+    """
     reasons: list[str] = []
 
     def on_event(event: Step | Note) -> None:
         if isinstance(event, Note):
-            reasons.append(event.message)
+            reasons.extend(event.message.split("\n"))
 
     try:
         with open_best(bundle, progress=on_event) as session:
             spec = session.spec
     except DeploykitError as exc:
-        return "", [*reasons, *str(exc).splitlines()]
-    return f"{Candidate(spec.graph, spec.runtime, spec.precision)} ({spec.device})", reasons
+        damaged = exc if isinstance(exc, InputError) else None
+        return "", [*reasons, *commands_apart(str(exc)).splitlines()], damaged
+    return f"{Candidate(spec.graph, spec.runtime, spec.precision)} ({spec.device})", reasons, None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from pathlib import Path
 
 from deploykit.bundle.folder import Bundle
+from deploykit.bundle.manifest import sha256_of
 from deploykit.engine.passport import (
     Passport,
     PlanHeader,
@@ -17,7 +18,7 @@ from deploykit.engine.passport import (
 from deploykit.errors import BundleError, InputError
 from deploykit.inference.engines import named_engine
 from deploykit.specs.value import Shown, Value
-from deploykit.system.files import read_file
+from deploykit.system.files import open_file
 
 ENGINE_ENDINGS = (".engine", ".plan", ".trt")
 _HEADER_BYTES = 64
@@ -53,7 +54,7 @@ def is_engine(path: Path) -> bool:
     if path.suffix.lower() in ENGINE_ENDINGS:
         return True
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return read_header(file.read(_HEADER_BYTES)) is not None
     except OSError:
         return False  # whoever reads it next says why it cannot be read
@@ -66,12 +67,11 @@ def inspect_engine(path: Path) -> EngineInspection:
         InputError: It cannot be read, or neither its header nor a passport shows an engine.
     """
     try:
-        plan = read_file(path, limit=_MAX_BYTES)
+        found = _inspection(str(path), path)
     except OSError as exc:
         raise InputError(
             f"The engine {path} cannot be read ({exc.strerror}).", hint="Check the path."
         ) from exc
-    found = _inspection(str(path), path, plan)
     if found.header is None and found.passport is None:
         raise InputError(
             f"{path} is no engine that is known here: its header is none of TensorRT's, and "
@@ -88,39 +88,49 @@ def inspect_bundle_engine(bundle: Bundle, file: str) -> EngineInspection:
         bundle: The bundle.
         file: Relative to the bundle.
     """
-    path = bundle.folder / file
-    if not path.is_file():
-        return _inspection(file, path, b"", "it is not there")
+    reason = None
     try:
         named_engine(bundle, file)
         bundle.checked(file)
     except BundleError as exc:
-        return _inspection(file, path, path.read_bytes(), exc.message.rstrip("."))
-    return _inspection(file, path, path.read_bytes())
+        reason = exc.message.rstrip(".")
+    path = bundle.folder / file
+    try:
+        return _inspection(file, path, reason)
+    except OSError as exc:
+        lost = isinstance(exc, FileNotFoundError | NotADirectoryError)
+        reason = "it is not there" if lost else f"it cannot be read ({exc.strerror})"
+        return EngineInspection(path=file, bytes=0, header=None, passport=None, reasons=(reason,))
 
 
-def _inspection(name: str, path: Path, plan: bytes, reason: str | None = None) -> EngineInspection:
+def _inspection(name: str, path: Path, reason: str | None = None) -> EngineInspection:
     """What an engine and the passport beside it tell.
 
     Args:
         name: What reports call it.
         path: The engine.
-        plan: Its bytes.
         reason: Why it cannot be used, where that is known.
+
+    Raises:
+        OSError: It cannot be read.
     """
+    with open_file(path) as file:
+        start, size = file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size
+    if size > _MAX_BYTES:
+        reason = reason or f"it has {size} bytes, more than any engine"
     passport = None
     try:
         passport = read_passport(passport_path(path))
     except BundleError as exc:
         reason = reason or exc.message.rstrip(".")
     else:
-        reason = reason or check_plan(plan, passport.flavour)
-        if reason is None and hashlib.sha256(plan).hexdigest() != passport.engine_sha256:
+        reason = reason or check_plan(start, passport.flavour, size)
+        if reason is None and sha256_of(path) != passport.engine_sha256:
             reason = "its hash is not that of its passport"
     return EngineInspection(
         path=name,
-        bytes=len(plan),
-        header=read_header(plan),
+        bytes=size,
+        header=read_header(start),
         passport=passport,
         reasons=() if reason is None else (reason,),
     )

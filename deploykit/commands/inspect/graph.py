@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from deploykit.errors import GraphError
-from deploykit.specs.model import LABELS_KEY, KeptNode, TensorSpec
+from deploykit.errors import GraphError, UsageError
+from deploykit.specs.model import LABELS_KEY, KeptNode, TensorSpec, check_class_names
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from deploykit.specs.value import Shown, Value, decode_json
 from deploykit.system.deps import need
@@ -82,6 +82,11 @@ def inspect_graph(path: Path) -> GraphInspection:
     operators = Counter(node.op_type for node in graph.all_nodes())
     weights = _weights(graph)
     notes: list[str] = []
+    labels = _carried(model, LABELS_KEY, tuple[str, ...], notes)
+    try:
+        check_class_names(labels or ())
+    except UsageError as exc:
+        notes.append(exc.message.rstrip("."))
     return GraphInspection(
         path=str(path),
         bytes=path.stat().st_size,
@@ -101,7 +106,7 @@ def inspect_graph(path: Path) -> GraphInspection:
             )
             for node in (fp32_nodes(model) if "float16" in weights else ())
         ),
-        labels=_carried(model, LABELS_KEY, tuple[str, ...], notes),
+        labels=labels,
         preprocessing=_carried(model, PREPROCESSING_KEY, Preprocessing, notes),
         notes=tuple(notes),
     )

@@ -116,6 +116,8 @@ def _named_bundle(what: str | None, artifacts: Path, progress: Progress) -> Bund
     path = Path(what or "")
     if path.name == MANIFEST_NAME and path.is_file():
         return open_bundle(path.parent)
+    if what is not None and path.exists() and not (path.is_dir() or path.is_file()):
+        raise InputError(f"{path} is a device or a pipe.", hint=_TAKEN)
     if what is not None and not (artifacts / what).exists() and not is_replaced(artifacts / what):
         if not path.exists() and not is_replaced(path):
             raise InputError(

@@ -22,7 +22,7 @@ from deploykit.proof.text import kept_verdict_text, status_value
 from deploykit.specs.heads import SingleLabel
 from deploykit.specs.model import KeptNode, TensorSpec
 from deploykit.specs.value import plain_value
-from deploykit.system.text import counted, visible
+from deploykit.system.text import command_line, counted, visible
 
 _INT8_GRAPHS = (deploy_graph("int8"), INT8_TENSORRT_GRAPH)
 _CONTAINERS = {
@@ -48,7 +48,8 @@ def bundle_text(bundle: Bundle) -> str:
     for kept in now.manifest.verdicts:
         known = status_of(now, kept)
         candidate = Candidate(kept.graph, kept.runtime, kept.precision)
-        lines.append(_line(known.word, f"{candidate}{f': {known.reason}' if known.reason else ''}"))
+        first, *command = known.why.split("\n")
+        lines += (_line(known.word, f"{candidate}{f': {first}' if first else ''}"), *command)
     return "\n".join(lines)
 
 
@@ -85,16 +86,21 @@ def _bundle_lines(found: BundleInspection) -> Iterator[str]:
     for name, state in found.files.items():
         told = "" if state == "ok" else f"  {state.upper()}"
         yield _line("file", f"{name}, {_size(manifest.files[name].bytes)}{told}")
+    yield from (_line("DAMAGED", reason) for reason in found.damage)
     yield from _search_lines(manifest)
     for engine in found.engines:
         yield from _engine_lines(engine)
     for kept, status in found.verdicts:
         candidate = Candidate(kept.graph, kept.runtime, kept.precision)
         yield _line(status.word, f"{candidate}: {kept_verdict_text(kept)}")
-        if status.reason:
-            yield _line("", status.reason)
+        if status.why:
+            first, *command = status.why.split("\n")
+            yield from (_line("", first), *command)
     if not found.verdicts:
-        yield _line("unproven", "nothing was compared: deploykit verify --images DIR")
+        yield _line("unproven", "nothing was compared; this does:")
+        yield command_line(
+            ["deploykit", "verify", "--bundle", str(found.folder), "--images", "DIR"]
+        )
     for accepted in manifest.accepted:
         machine = accepted.machine
         yield _line(

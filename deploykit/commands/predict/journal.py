@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, get_args
 
 import msgspec
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from deploykit.commands.predict.provenance import Fingerprint
 from deploykit.commands.predict.run import NOT_FINITE
@@ -18,7 +18,8 @@ from deploykit.errors import InputError, UsageError
 from deploykit.images.decode import FailureStatus
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.session import Closing
-from deploykit.specs.value import Value
+from deploykit.specs.value import Value, decode_json
+from deploykit.system.files import held, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -137,8 +138,8 @@ class Journal(Closing):
         if self._before is not None and changes:
             raise UsageError(
                 f"{self.path} belongs to another run: {'; '.join(changes)}.",
-                hint=f"Continue it as it was begun ({self._before.options()}). To start again, "
-                "delete that file; or name another --output.",
+                hint=f"Continue it as it was begun: {self._before.way_back(fingerprint)}. To start "
+                "again, delete that file; or name another --output.",
             )
         with _refusing(self._table):
             if not self._found:
@@ -177,7 +178,7 @@ class Journal(Closing):
         Raises:
             InputError: They are not as they were written any more.
         """
-        with self.path.open("rb") as lines:
+        with open_file(self.path) as lines:
             header = lines.readline()
             fingerprint, checksum = self._read_header(header)
             count = 0
@@ -215,6 +216,7 @@ class Journal(Closing):
                 return
             with suppress(OSError):  # what went wrong is told already
                 os.fsync(self._stream.fileno())
+            with suppress(OSError):
                 self._stream.close()
             if self.count == 0:
                 with suppress(OSError):
@@ -230,7 +232,7 @@ class Journal(Closing):
 
         After a power cut rows behind a torn one may be whole, too. They are predicted again.
         """
-        with self.path.open("rb") as lines:
+        with open_file(self.path) as lines:
             header = lines.readline()
             if _is_beginning(header):  # its run was killed before it had a row
                 return
@@ -254,8 +256,8 @@ class Journal(Closing):
         reason = "its first line is not as it was written"
         try:
             if unsealed is not None:
-                return msgspec.json.decode(unsealed[0], type=_Header).fingerprint, unsealed[1]
-        except (ValueError, RecursionError) as exc:
+                return decode_json(unsealed[0], _Header).fingerprint, unsealed[1]
+        except ValueError as exc:
             reason = str(exc)
         raise InputError(
             f"{self.path} is no journal that this version of deploykit reads: {reason}.",
@@ -409,14 +411,7 @@ def only_writer(table: Path) -> Iterator[None]:
     Raises:
         UsageError: Another run is writing it; or the system refuses to make the lock file.
     """
-    lock = FileLock(lock_of(table))
-    with _refusing(table):
-        lock.acquire(blocking=False)
-    try:
+    with ExitStack() as lock:
+        with _refusing(table):
+            lock.enter_context(held(lock_of(table)))
         yield
-    finally:
-        # Removed while it is ours: a moment later it might be another run's. Windows does not let
-        # us, and removes it with the release.
-        with suppress(OSError):
-            Path(lock.lock_file).unlink()
-        lock.release()

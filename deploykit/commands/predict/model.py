@@ -30,6 +30,7 @@ from deploykit.specs.preprocessing import format_size
 from deploykit.specs.session import Closing, ImageBatch, Logits, Session, SessionSpec
 from deploykit.specs.value import Shown
 from deploykit.system.progress import Progress, silent
+from deploykit.system.text import visible
 
 ImageLike: TypeAlias = PathLike | Image.Image | npt.NDArray[np.uint8]
 """A file; an image of Pillow's; or an array (H, W, 3) of uint8, RGB, of any size."""
@@ -270,15 +271,16 @@ def model_text(model: Model) -> str:
     spec, bundle, names = model.spec, model.bundle, model.classes
     shown = ", ".join(names[:_SHOWN_CLASSES]) + (", ..." if len(names) > _SHOWN_CLASSES else "")
     known = status_of_run(bundle, spec)
-    return "\n".join(
-        (
-            f"model    {bundle.name}: {bundle.folder}",
-            f"runs     {spec.title}, {spec.device}",
-            f"input    {format_size(spec.input_size)}: {bundle.manifest.preprocessing.describe()}",
-            f"classes  {len(names)}: {shown}",
-            f"status   {known.word}{f': {known.reason}' if known.reason else ''}",
-        )
+    first, *command = known.why.split("\n")
+    lines = (
+        f"model    {bundle.name}: {bundle.folder}",
+        f"runs     {spec.title}, {spec.device}",
+        f"input    {format_size(spec.input_size)}: {bundle.manifest.preprocessing.describe()}",
+        f"classes  {len(names)}: {shown}",
+        f"status   {known.word}{f': {first}' if first else ''}",
+        *command,
     )
+    return "\n".join(map(visible, lines))
 
 
 def _name_of(image: ImageLike, unnamed: str) -> str:

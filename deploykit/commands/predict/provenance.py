@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from deploykit.bundle.manifest import printable
+from deploykit.bundle.manifest import printable, sha256_of
 from deploykit.errors import InputError, UsageError
 from deploykit.specs.heads import Head, SingleLabel
 from deploykit.specs.model import Precision
-from deploykit.specs.value import Value
+from deploykit.specs.value import Value, decode_json
 from deploykit.system.deps import installed_versions, version_changes
-from deploykit.system.files import open_file, read_file, replacing
+from deploykit.system.files import read_file, replacing
+from deploykit.system.text import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,9 +68,39 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
     head: Head = _ONE_LABEL
     expected: str = ""
 
-    def options(self) -> str:
-        """The options that choose what ran: ``--runtime onnxruntime-cpu --precision fp32``."""
-        return f"--runtime {self.runtime} --precision {self.precision}" + " --tf32" * self.tf32
+    def way_back(self, now: Fingerprint) -> str:
+        """What to do so that another fingerprint becomes this one: ``add --top-k 5``."""
+        fields = self.__struct_fields__
+        others = {name for name in fields if getattr(self, name) != getattr(now, name)}
+        ways, options = [], []
+        if "source" in others:
+            ways.append(f"predict {command_line([self.source])}")
+        if others & {"runtime", "precision"}:
+            options += ["--runtime", self.runtime, "--precision", self.precision]
+        if "top_k" in others:
+            options += ["--top-k", str(self.top_k)]
+        if self.tf32 and not now.tf32:
+            options.append("--tf32")
+        if options:
+            ways.append(f"add {command_line(options)}")
+        if now.tf32 and not self.tf32:
+            ways.append("leave out --tf32")
+        # Another runtime has other files, and is told already.
+        if others & {"labels", "preprocessing"} or (
+            others & {"file", "sha256"} and not others & {"runtime", "precision"}
+        ):
+            ways.append("name the bundle that it was begun with, as it was then, with --bundle")
+        if "device" in others:
+            ways.append(f"run it on {self.device}")
+        versions = (
+            f"{name} {version}"
+            for name, version in self.versions.items()
+            if now.versions.get(name) != version
+        )
+        if "versions" in others:
+            wanted = ", ".join(versions) or "the packages that it was begun with and no others"
+            ways.append(f"install {wanted}")
+        return "; ".join(ways)
 
     def changes_to(self, now: Fingerprint) -> list[str]:
         """What is otherwise in another fingerprint: ``top_k was 5, now 3``."""
@@ -177,8 +207,8 @@ def check_replaceable(outputs: Sequence[Path], now: Fingerprint) -> None:
         return
     record = record_of(outputs[0])
     try:
-        run = msgspec.json.decode(read_file(record), type=WritingRun)
-    except (OSError, ValueError, RecursionError):
+        run = decode_json(read_file(record), WritingRun)
+    except (OSError, ValueError):
         reason = f"{record} does not tell which run wrote it"
     else:
         before = run.fingerprint
@@ -220,7 +250,6 @@ def record_run(outputs: Sequence[Path], fingerprint: Fingerprint) -> None:
 def _sha256(path: Path) -> str:
     """A file's, in lowercase hex; empty where the system does not let us read it."""
     try:
-        with open_file(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return ""

@@ -13,7 +13,7 @@ from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
 from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Prediction, Ranked
-from deploykit.system.text import counted, table_text
+from deploykit.system.text import counted, table_text, visible
 from deploykit.system.threads import Stage, bottleneck
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path])
     """
     labels = run.bundle.manifest.labels
     lines = _sums(run, labels) if run.tally.only is None else _answer(run.tally.only)
-    lines.append(f"proof     {status_text(status)}")
+    lines += f"proof     {status_text(status)}".split("\n")  # a command has a line of its own
     lines += (f"written   {path}" for path in outputs)
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _answer(row: Prediction) -> list[str]:
@@ -207,7 +207,7 @@ def row_text(row: Prediction) -> str:
     boat 3.1 %; margin 0.45``.
     """
     if not row.ok or row.margin is None:
-        return f"{row.path}: {row.status}: {row.reason}"
+        return visible(f"{row.path}: {row.status}: {row.reason}")
     ranked = _ranked(row.top)
     if row.labels is not None:
         known = {each.label: each for each in row.top}
@@ -215,4 +215,4 @@ def row_text(row: Prediction) -> str:
         others = [each for each in row.top if each.label not in row.labels]
         ranked = ", ".join(given) or "none"
         ranked += f"; not {_ranked(others)}" if others else ""
-    return f"{row.path}: {ranked}; margin {row.margin:.2f}{_expected(row)}"
+    return visible(f"{row.path}: {ranked}; margin {row.margin:.2f}{_expected(row)}")

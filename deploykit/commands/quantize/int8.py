@@ -214,8 +214,8 @@ def calibrate(
     if endless:
         raise ParityError(
             f"INT8 cannot hold what the FP32 graph computes: {endless[0]} is NaN or infinite.",
-            hint="The FP32 graph is at fault, or an image: "
-            f"{bundle.command('verify', '--layers')} shows where.",
+            hint="The FP32 graph is at fault, or an image; see where: "
+            f"{bundle.command('verify', '--layers')}",
         )
     return seen
 

@@ -292,6 +292,7 @@ class _Maker:
             right,
             self.bundle.manifest.preprocessing,
             self.progress,
+            found=verdict.measurement if verdict.exceeded else None,
             diagnose=self.request.diagnose,
         )
         return ParityError("\n".join([error.message, *lines]), hint=error.hint)

@@ -270,8 +270,8 @@ class Strategy(ABC):
         return ParityError(
             f"{message}{self._name} passes only with every node in FP32, and then nothing is left "
             "in it.",
-            hint=f"Stay with {self.scheme.instead}: {self._bundle.command('verify')} shows which "
-            "of them passes.",
+            hint=f"Stay with {self.scheme.instead}. See which of them passes: "
+            f"{self._bundle.command('verify')}",
         )
 
 

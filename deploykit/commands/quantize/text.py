@@ -10,6 +10,7 @@ from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.quantize.run import Quantization, QuantizedGraph
 from deploykit.engine.passport import how_to_build_again
 from deploykit.inference.engines import Engine
+from deploykit.parity.diagnosis import node_title
 from deploykit.proof.policy import status_of
 from deploykit.proof.text import (
     flips_text,
@@ -20,7 +21,7 @@ from deploykit.proof.text import (
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.model import KeptNode
 from deploykit.specs.value import plain_value
-from deploykit.system.text import counted
+from deploykit.system.text import commands_apart, counted, lines_text, visible
 
 _METHODS = {
     "minmax": "all photos",
@@ -34,7 +35,7 @@ def quantization_text(result: Quantization) -> str:
     """The verdicts, what stays in FP32 and why, what was calibrated on what."""
     verdicts = [verdict for graph in result.graphs for verdict in graph.verdicts]
     proofs = [proof for graph in result.graphs for proof in graph.proofs]
-    lines = [verdicts_text(verdicts)]
+    lines = verdicts_text(verdicts).split("\n")
     for graph in result.graphs:
         lines += _graph_text(result.bundle, graph)
     for verdict in verdicts:
@@ -44,7 +45,8 @@ def quantization_text(result: Quantization) -> str:
             for reason in verdict.reasons
         )
     if result.refused is not None:
-        lines.append(f"REFUSED    {result.refused}")
+        lines += (f"REFUSED    {line}" for line in result.refused.message.splitlines())
+        lines += commands_apart(result.refused.hint or "").splitlines()
     first = result.graphs[0]
     made_on = "searched" if first.method is None else "calibrated and searched"
     lines.append(f"{made_on} on {counted(first.searched, 'photo')}")
@@ -53,9 +55,13 @@ def quantization_text(result: Quantization) -> str:
         f"{images_text(proof.images)}"
         for proof in proofs
     )
-    lines += not_proven_text(result.bundle, proofs)
-    lines += outdated_text(result.outdated)
-    return "\n".join(lines)
+    return "\n".join(
+        (
+            lines_text(lines),
+            *not_proven_text(result.bundle, proofs),
+            *outdated_text(result.outdated),
+        )
+    )
 
 
 def _graph_text(bundle: Bundle, graph: QuantizedGraph) -> Iterator[str]:
@@ -68,8 +74,8 @@ def _graph_text(bundle: Bundle, graph: QuantizedGraph) -> Iterator[str]:
     yield line
     yield from kept_text(graph.kept, graph)
     if graph.kept and graph.runtime != REHEARSAL:
-        how = bundle.command("bench")
-        yield f"         each of them costs speed: {how} shows what is fastest here"
+        yield "         each of them costs speed; see what is fastest here:"
+        yield bundle.command("bench")
 
 
 def quantization_value(result: Quantization) -> dict[str, Any]:
@@ -117,23 +123,26 @@ def not_proven_text(bundle: Bundle, verdicts: Iterable[KeptVerdict]) -> Iterator
     for each in verdicts:
         known = status_of(bundle, each)
         if known.word != "proven":
-            yield f"{known.word.upper()}  {each.graph} on {each.runtime}: {known.reason}"
+            yield f"{known.word.upper()}  {visible(f'{each.graph} on {each.runtime}')}: {known.why}"
 
 
 def outdated_text(engines: Sequence[Engine]) -> list[str]:
-    """A line for each engine that a new graph has made useless, with the command."""
+    """A line for each engine that a new graph has made useless, and one for the command."""
     return [
-        f"OUTDATED {engine.file} was built from an earlier {engine.passport.deploy_graph} and runs "
-        f"no longer: {how_to_build_again(engine.passport)}"
+        line
         for engine in engines
+        for line in (
+            f"OUTDATED {engine.file} was built from an earlier {engine.passport.deploy_graph} and "
+            "runs no longer; to build it again:",
+            how_to_build_again(engine.passport),
+        )
     ]
 
 
 def kept_text(kept: tuple[KeptNode, ...], search: QuantizedGraph | None) -> list[str]:
     """The nodes that stay in FP32, a line each, with where they are and why."""
     lines = [
-        f"FP32     {node.node} ({node.operator}{f' of {node.module}' if node.module else ''}): "
-        f"{node.reason}"
+        visible(f"FP32     {node_title(node.node, node.operator, node.module)}: {node.reason}")
         for node in kept[:_SHOWN_NODES]
     ]
     if len(kept) > _SHOWN_NODES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from deploykit.commands.train.run import TrainingResult
 from deploykit.commands.train.state import CURVES, score_text
 from deploykit.images.labels import CLASSES_FILE
 from deploykit.system.text import visible
+
+#: The word before each command that follows, and what it does.
+_NEXT = (("next", "export it"), ("then", "compare it with the labels"))
 
 
 def training_text(result: TrainingResult, commands: Sequence[str] = ()) -> str:
@@ -26,7 +30,12 @@ def training_text(result: TrainingResult, commands: Sequence[str] = ()) -> str:
             f"({result.train_images} trained on), in {result.seconds:.0f} s",
             "written     "
             + visible(f"{result.checkpoint}, {folder / CLASSES_FILE}, {folder / CURVES}"),
-            *(f"{word:<12}{line}" for word, line in zip(("next", "then"), commands, strict=False)),
+            *itertools.chain(
+                *(
+                    (f"{word:<12}{what}:", line)
+                    for (word, what), line in zip(_NEXT, commands, strict=False)
+                )
+            ),
         )
     )
 

@@ -62,7 +62,8 @@ def verify(
         progress: Called with what is being done.
 
     Raises:
-        UsageError: An argument makes no sense, or not beside another.
+        UsageError: An argument makes no sense, or not beside another; or ``html`` or
+            ``junit`` names a file that is no earlier report.
         BundleError: There is no such bundle, or a file of it is missing or damaged.
         InputError: The photos, or a checkpoint that was named, cannot be used.
         MissingError: The runtime needs a package or a device that is not here.

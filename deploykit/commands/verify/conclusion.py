@@ -33,6 +33,7 @@ _PREPROCESSING: frozenset[Stage] = frozenset(
     {"decode", "resize", "preprocessing", "colour", "normalise"}
 )
 _NOTHING = "no candidate was compared"
+NAMES_THE_FAULT = "This names the stage at fault; --layers beside it, the node"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Conclusion:
         limits: What the comparison does not show, a sentence each.
         stand_in: That the trained network itself was not asked, and why; "" where it was.
         command: The whole command that asks it; "" where none can.
+        diagnosis: The whole command that finds the fault; "" where nothing failed, or it is found.
     """
 
     outcome: Outcome
@@ -54,6 +56,7 @@ class Conclusion:
     limits: tuple[str, ...]
     stand_in: str = ""
     command: str = ""
+    diagnosis: str = ""
 
 
 def conclusion_of(found: Verification) -> Conclusion:
@@ -91,7 +94,15 @@ def conclusion_of(found: Verification) -> Conclusion:
         ]
     if found.verdicts and found.mining is None:
         reasons += filter(None, [uniform_text(found.verdicts[0].measurement, found.images.kind)])
-    return Conclusion(outcome, sentence, tuple(reasons), tuple(_limits(found)), *_stand_in(found))
+    photos = ("--images", found.images.source) if found.images.kind == "photos" else ()
+    return Conclusion(
+        outcome,
+        sentence,
+        tuple(reasons),
+        tuple(_limits(found)),
+        *_stand_in(found),
+        found.command("--stages", *photos) if broken and not faults else "",
+    )
 
 
 def _stand_in(found: Verification) -> tuple[str, str]:
@@ -199,8 +210,7 @@ def _failure(
         sentence = "The deployed model fails on extreme images, which no folder of photos has."
     what = [f"In {verdict.candidate.title}, {verdict.reasons[0]}." for verdict in broken]
     advice = f"Do not deploy {_names(broken) if len(found.verdicts) > 1 else 'it'} as it is."
-    how = f"{found.command('--stages')} names the stage at fault, and --layers the node."
-    return sentence, [*what, advice, *(faults or [how])]
+    return sentence, [*what, advice, *faults]
 
 
 def _names(verdicts: Sequence[Verdict]) -> str:

@@ -18,6 +18,9 @@ from deploykit.html.document import write_document
 from deploykit.proof.text import flips_text, images_text, numbers_text
 from deploykit.specs.session import SessionSpec
 
+#: What stands at the beginning of every such file, and of no other.
+JUNIT_MARK = '<testsuites name="deploykit verify"'
+
 #: What XML 1.0 cannot hold, not even escaped: https://www.w3.org/TR/xml/#charsets
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -37,7 +40,7 @@ def write_junit(path: Path, bundle: Bundle, found: Verification) -> None:
     Raises:
         InputError: The system fails to write it.
     """
-    root = ET.Element("testsuites", name="deploykit")
+    root = ET.Element("testsuites", name="deploykit verify")  # see JUNIT_MARK
     _add_comparison(root, bundle, found)
     _add_diagnosis(root, bundle, found)
     for element in (*root, root):
@@ -64,8 +67,10 @@ def _add_comparison(root: ET.Element, bundle: Bundle, found: Verification) -> No
             if graph in manifest.files
         },
         "reference": found.reference.description,
-        "stand-in": " ".join(filter(None, (conclusion.stand_in, conclusion.command))),
+        "stand-in": conclusion.stand_in,
+        "stand-in.command": conclusion.command,
         "conclusion": " ".join((conclusion.sentence, *conclusion.reasons)),
+        "diagnosis.command": conclusion.diagnosis,
         "limits": " ".join(conclusion.limits),
         "images": images_text(found.images),
         "images.sha256": found.images.sha256,

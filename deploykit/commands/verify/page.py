@@ -13,6 +13,7 @@ import numpy as np
 
 from deploykit.bundle.folder import CANONICAL_GRAPH
 from deploykit.commands.verify.conclusion import (
+    NAMES_THE_FAULT,
     conclusion_of,
     noun_of,
     reference_name,
@@ -82,6 +83,7 @@ def write_certificate(
         "verification": found,
         "created": datetime.fromisoformat(found.created),
         "conclusion": conclusion_of(found),
+        "names_the_fault": NAMES_THE_FAULT,
         "outcomes": _OUTCOMES,
         "totals": totals_of(found.verdicts) if found.verdicts else None,
         "noun": noun_of(found),

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.errors import UsageError
-from deploykit.system.files import check_all_different, check_destination, check_page_path
+from deploykit.system.files import (
+    check_all_different,
+    check_destination,
+    check_ours,
+    remove_ours,
+)
 from deploykit.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,34 +38,33 @@ def verify_with_reports(
         progress: See :func:`deploykit.commands.verify.run.verify_bundle`.
 
     Raises:
-        UsageError: A path cannot be written, or the request contradicts itself.
+        UsageError: A path cannot be written or is another file's, or the request contradicts
+            itself: then nothing has been touched.
         DeploykitError: See :func:`deploykit.commands.verify.run.verify_bundle`. Reports of an
-            earlier run are removed then: nobody takes them for this one's.
+            earlier run are gone then: nobody takes them for this one's.
     """
+    from deploykit.commands.verify.junit import JUNIT_MARK, write_junit
     from deploykit.commands.verify.run import verify_bundle
+    from deploykit.html.document import check_page, page_mark
 
     request.check()
+    marks: dict[Path, str] = {}
     if html is not None:
-        check_page_path(html)
+        check_page(html, "verify")
+        marks[html] = page_mark("verify")
     if junit is not None:
         check_destination(junit, "report", (".xml",))
-    outputs = [path for path in (html, junit) if path is not None]
-    check_all_different({"output": outputs})
-    try:
-        bundle = open_it()
-        result = verify_bundle(bundle, request, progress)
-        if html is not None:
-            from deploykit.commands.verify.page import write_certificate
+        check_ours(junit, "report", JUNIT_MARK)
+        marks[junit] = JUNIT_MARK
+    check_all_different({"output": [path for path in (html, junit) if path is not None]})
+    for path, mark in marks.items():
+        remove_ours(path, mark)
+    bundle = open_it()
+    result = verify_bundle(bundle, request, progress)
+    if html is not None:
+        from deploykit.commands.verify.page import write_certificate
 
-            write_certificate(html, bundle, result, images=request.images)
-        if junit is not None:
-            from deploykit.commands.verify.junit import write_junit
-
-            write_junit(junit, bundle, result)
-    except UsageError:
-        raise
-    except BaseException:
-        for path in outputs:
-            path.unlink(missing_ok=True)
-        raise
+        write_certificate(html, bundle, result, images=request.images)
+    if junit is not None:
+        write_junit(junit, bundle, result)
     return result

@@ -95,7 +95,7 @@ def _stand_in_lines(bundle: Bundle, request: VerifyRequest, config: pytest.Confi
     ]
     given = [*config.invocation_params.args]
     command = command_line(["pytest", *map(str, given), *options])
-    return [stand_in_text(reason), f"This compares with the checkpoint: {command}"]
+    return [stand_in_text(reason), "This compares with the checkpoint:", command]
 
 
 def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:

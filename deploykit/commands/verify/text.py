@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from deploykit.commands.diagnose.text import diagnosis_text, diagnosis_value
-from deploykit.commands.verify.conclusion import conclusion_of
+from deploykit.commands.verify.conclusion import NAMES_THE_FAULT, conclusion_of
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import Accuracy
 from deploykit.proof.text import (
@@ -21,7 +21,7 @@ from deploykit.proof.text import (
     verdicts_text,
 )
 from deploykit.specs.value import plain_value
-from deploykit.system.text import table_text
+from deploykit.system.text import lines_text, table_text
 
 _SHOWN_CLASSES = 20
 _WORST_CLASSES = 10
@@ -35,7 +35,7 @@ def verification_text(result: Verification) -> str:
     conclusion = conclusion_of(result)
     lines = [line for line in (conclusion.stand_in, conclusion.command, "") if conclusion.stand_in]
     lines += [
-        verdicts_text(result.verdicts),
+        *verdicts_text(result.verdicts).split("\n"),
         f"reference  {result.reference.description}",
         f"images     {images_text(result.images)}",
     ]
@@ -48,13 +48,15 @@ def verification_text(result: Verification) -> str:
     lines += reasons_text(result.verdicts)
     if not result.verdicts:
         lines.append("UNPROVEN  no candidate was compared")
-    for block in diagnosis_text(result.diagnosis):
-        lines += ("", block)
+    last = []
     if result.export_command is not None:
-        lines += ("", "To mend all that export can:", result.export_command)
-    lines += ("", conclusion.sentence, *conclusion.reasons)
-    lines += (f"note    {limit}" for limit in conclusion.limits)
-    return "\n".join(lines)
+        last += ["", "To mend all that export can:", result.export_command]
+    last += ["", conclusion.sentence, *conclusion.reasons]
+    if conclusion.diagnosis:
+        last += [f"{NAMES_THE_FAULT}:", conclusion.diagnosis]
+    last += (f"note    {limit}" for limit in conclusion.limits)
+    blocks = (f"\n{block}" for block in diagnosis_text(result.diagnosis))
+    return "\n".join((lines_text(lines), *blocks, lines_text(last)))
 
 
 def verdict_text(result: Verification) -> str:
@@ -88,11 +90,11 @@ def _accuracy_text(result: Verification) -> Iterator[str]:
         for found in row:
             cells += (f"{100 * found.rate:.1f} %", f"{100 * found.error_rate_bound:.1f} %")
         table.append(cells)
-    yield table_text(header, table)
+    yield from table_text(header, table).split("\n")
 
 
 def _rate_text(found: Accuracy) -> str:
-    """``97.9 % (47 of 48), errors at most 9.4 %``."""
+    """``97.9 % (47 of 48), errors at most 9.5 %``."""
     return (
         f"{100 * found.rate:.1f} % ({found.correct} of {found.images}), "
         f"errors at most {100 * found.error_rate_bound:.1f} %"

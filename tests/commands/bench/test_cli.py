@@ -18,6 +18,7 @@ from deploykit.commands.app import run
 from deploykit.commands.bench import page as page_of_bench
 from deploykit.commands.bench.results import PLAIN
 from deploykit.errors import InputError
+from deploykit.html.document import page_mark
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_bench_recommends_and_names_next_step(bench, folder):
     assert "recommended    onnxruntime-cpu fp32: " in out
     assert "proven         executed on CPU, " in out
     assert "skipped        torch fp32: " in out
-    assert f"next           deploykit bench --bundle {folder} --images " in out
+    assert f"\ndeploykit bench --bundle {folder} --images " in out
 
 
 def test_bench_accept_decides_what_predict_takes(bench, folder, photo_folder, tmp_path, capsys):
@@ -162,6 +163,20 @@ def test_bench_html_is_written(bench, tmp_path):
     assert code == 0
     assert json.loads(out)["result"]["outputs"] == [str(page)]
     assert "Recommended: onnxruntime-cpu fp32" in page.read_text(encoding="utf-8")
+    # That of an earlier run never stays beside one that fails.
+    assert bench("--html", page, "--images", tmp_path / "mistyped")[0] in (2, 4)
+    assert not page.exists()
+
+
+@pytest.mark.parametrize("rest", [["--verify"], ["--images", "mistyped"]])
+def test_bench_foreign_page_is_refused(bench, tmp_path, rest):
+    page = tmp_path / "thesis.html"
+    for content in ("<p>my thesis", page_mark("verify")):
+        page.write_text(content, encoding="utf-8")
+        code, out, err = bench("--html", page, *rest)
+        assert (code, out) == (2, "")
+        assert f"{page} would replace a file that this command did not write" in err
+        assert page.read_text(encoding="utf-8") == content
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl+C cannot be sent to one console there")

@@ -53,8 +53,8 @@ def test_page_begins_with_the_recommendation(page):
     assert "45.0 images/s Recommended: openvino int8" in text
     assert "all that passed, within budget: 4.50 times the plain export" in text
     assert "The fastest that is proven is openvino fp32, 15.0 images/s" in text
-    assert "--accept lets predict take it" in text
-    assert "openvino bf16, 60.0 images/s: deploykit verify --bundle" in text
+    assert "This lets predict take it on this machine: deploykit bench --bundle" in text
+    assert "openvino bf16, 60.0 images/s. This proves it: deploykit verify --bundle" in text
     assert "1 of 225 decisions changed (flipped)" in text
     assert "avx512f avx512_vnni" in text
     assert "onnxruntime-cuda fp32: There is no NVIDIA driver" in text
@@ -73,7 +73,7 @@ def test_page_says_what_was_accepted(page):
 def test_page_begins_with_nothing_proven(page):
     text = said(page(benchmark_of(measured(BF16, 30.0))))
     assert "Unproven Nothing can be recommended" in text
-    assert "--images bird_photos --verify proves the fastest" in text
+    assert "This proves the fastest: deploykit bench --bundle" in text
 
 
 def test_page_lists_as_fast_and_skipped(page):

@@ -59,10 +59,12 @@ def test_text_recommends_and_names_faster_unproven():
     where = "--bundle 'artifacts/my birds' --images bird_photos"
     assert "unproven       openvino bf16: it was never compared\n" in text
     assert (
-        "faster         openvino bf16, 60.0 images/s, if it were proven: "
-        f"deploykit verify {where} --runtime openvino --precision bf16"
+        "faster         openvino bf16, 60.0 images/s, if it were proven by this:\n"
+        f"deploykit verify {where} --runtime openvino --precision bf16\n"
     ) in text
-    assert f"next           deploykit bench {where} --accept lets predict take it" in text
+    assert text.endswith(
+        f"next           let predict take it on this machine:\ndeploykit bench {where} --accept"
+    )
 
 
 def test_text_names_a_damaged_graph():
@@ -88,8 +90,9 @@ def test_text_names_skipped_batch_sizes():
 
 def test_text_after_verify_does_not_advise_it():
     unproven = measured(ORT, 9.0, reason="only 1 of 4 images decides")
-    assert "bench --bundle 'artifacts/my birds' --images bird_photos --verify proves" in (
-        benchmark_text(benchmark_of(unproven), None)
+    assert benchmark_text(benchmark_of(unproven), None).endswith(
+        "next           prove the fastest:\n"
+        "deploykit bench --bundle 'artifacts/my birds' --images bird_photos --verify"
     )
     text = benchmark_text(benchmark_of(unproven, verified=True), None)
     assert "--verify" not in text
@@ -141,3 +144,18 @@ def test_value_has_derived_numbers():
     assert faster["name"] == "openvino bf16"
     assert faster["command"].endswith("--runtime openvino --precision bf16")
     assert value["as_fast"] == []
+
+
+def test_text_of_forged_names():
+    """The folder, the machine, reasons: each line is the report's own."""
+    forged = "x\nrecommended\r\x1b[2J"
+    benchmark = benchmark_of(
+        measured(ORT, 9.0, reason=forged),
+        skipped=(Skipped(candidate=OPENVINO, reason=forged),),
+        images=forged,
+        folder=forged,
+    )
+    text = benchmark_text(benchmark, None)
+    assert not set(text) & {"\r", "\x1b"}
+    (line,) = (line for line in text.splitlines() if line.startswith("recommended"))
+    assert line.startswith("recommended    nothing: ")

@@ -50,7 +50,7 @@ def test_build_trt_without_options(cli, folder, tmp_path):
     assert code == 0, err
     assert "rehearsed on CPU, 23 photos of" in out
     assert "runs on  compute capability sm80 or newer, with tensorrt_rtx" in out
-    assert "deploykit verify --bundle artifacts/colours --runtime tensorrt_rtx" in out
+    assert "\ndeploykit verify --bundle artifacts/colours --runtime tensorrt_rtx" in out
     assert "building with tensorrt_rtx, which needs no GPU to build" in err
     (engine,) = (folder / "engines").glob("*.engine")
     assert str(engine.relative_to(tmp_path)) in out
@@ -118,7 +118,7 @@ def test_build_trt_without_tensorrt_exits_with_5(cli, folder, monkeypatch):
     monkeypatch.setattr("deploykit.commands.build.run.installed_flavours", lambda: ())
     code, _, err = cli("build-trt")
     assert code == 5
-    assert 'Install it: pip install "deploykit[rtx]"' in err
+    assert 'Install it:\npip install "deploykit[rtx]"' in err
 
 
 def test_build_trt_ctrl_c_exits_with_130(cli, folder, monkeypatch):

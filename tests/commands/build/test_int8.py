@@ -51,7 +51,8 @@ def test_quantize_lists_outdated_engines(toy, tmp_path):
     assert [engine.file for engine in quantized.outdated] == [built.engine]
     assert (
         f"OUTDATED {built.engine} was built from an earlier {INT8_TENSORRT_GRAPH} and runs no "
-        "longer: deploykit build-trt --flavour tensorrt_rtx --target sm89 --precision int8"
+        "longer; to build it again:\n"
+        "deploykit build-trt --flavour tensorrt_rtx --target sm89 --precision int8"
     ) in quantization_text(quantized)
     assert quantization_value(quantized)["outdated"] == [built.engine]
     assert quantize_bundle(quantized.bundle, dim).outdated == ()  # it was useless before

@@ -46,7 +46,7 @@ def executed(built_engine, tmp_path_factory):
 
 
 def test_build_text_in_full(built_engine):
-    graph, engine, runs, weak, advice = build_text(built_engine).splitlines()
+    graph, engine, runs, weak, more, advice, how = build_text(built_engine).splitlines()
     passport = built_engine.passport
     assert graph.startswith("graph    deploy/fp16.onnx: rehearsed on CPU, 23 photos of ")
     assert ": flips 0 of 23, at most 12.2 %; error " in graph
@@ -57,8 +57,10 @@ def test_build_text_in_full(built_engine):
         f"{passport.version}, fp16, batches of 1 to 32 (best at 8)"
     )
     assert weak.startswith("UNPROVEN  deploy/fp16.onnx on rehearsal: its proof is on 23 photos; ")
-    how = built_engine.bundle.command("verify", "--runtime", "tensorrt_rtx")
-    assert advice.endswith(f"run {how}")
+    rehearsed = ("--runtime", "rehearsal", "--precision", "fp16", "--images", "DIR")
+    assert more == built_engine.bundle.command("verify", *rehearsed)
+    assert advice == "It has not been run. On the machine with the GPU:"
+    assert how == built_engine.bundle.command("verify", "--runtime", "tensorrt_rtx")
 
 
 def test_build_text_of_a_proven_graph(built_engine):
@@ -85,18 +87,19 @@ def test_build_text_of_an_engine_with_weak_proof(built_engine, executed):
     result = dataclasses.replace(executed, bundle=dataclasses.replace(bundle, manifest=manifest))
     assert (
         f"\nUNPROVEN  {engine} on tensorrt_rtx: its proof is on 23 photos; below FP32 29 photos "
-        f"are the least: {bundle.command('verify', '--runtime', 'tensorrt_rtx')} --images DIR"
+        "are the least; this compares it:\n"
+        f"{bundle.command('verify', '--runtime', 'tensorrt_rtx')} --images DIR\n"
     ) in build_text(result)
 
 
 def test_build_text_and_value_of_outdated_engines(built_engine):
     old = Engine(built_engine.engine, built_engine.passport)
     result = dataclasses.replace(built_engine, outdated=(old,))
-    (line,) = (each for each in build_text(result).splitlines() if "OUTDATED" in each)
-    assert line == (
-        f"OUTDATED {old.file} was built from an earlier deploy/fp16.onnx and runs no longer: "
-        "deploykit build-trt --flavour tensorrt_rtx --target portable --precision fp16"
-    )
+    assert (
+        f"\nOUTDATED {old.file} was built from an earlier deploy/fp16.onnx and runs no longer; "
+        "to build it again:\n"
+        "deploykit build-trt --flavour tensorrt_rtx --target portable --precision fp16\n"
+    ) in build_text(result)
     assert build_value(result)["outdated"] == [old.file]
 
 

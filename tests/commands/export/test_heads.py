@@ -232,5 +232,5 @@ def test_a_changed_head_is_found(trained, photo_folder, change):
     else:
         manifest["labels"]["head"] = {"kind": "single-label"}
     path.write_text(json.dumps(manifest))
-    with pytest.raises(GraphError, match="was exported with deploykit\\.head"):
+    with pytest.raises(GraphError, match=r"was exported with deploykit\.head"):
         deploykit.load(bundle.folder)

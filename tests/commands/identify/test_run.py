@@ -52,7 +52,7 @@ def test_identify_finds_trained_network(save, name, prefix):
     found = identify(save(name, prefix=prefix))
     assert found.fits == {name: 7}
     assert found.near_misses == ()
-    assert f"next        deploykit export --arch {name} --ckpt " in identification_text(found)
+    assert f"\ndeploykit export --arch {name} --ckpt " in identification_text(found)
 
 
 def test_identify_ignores_auxiliary_heads(tmp_path):

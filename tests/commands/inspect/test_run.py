@@ -140,9 +140,20 @@ def test_inspect_runs_names_the_precision(bundle, monkeypatch):
 def test_inspect_bundle_without_proof(bundle, look):
     edited(bundle, verdicts=())
     found, text = look(bundle.folder)
-    assert "nothing was compared: deploykit verify" in text
+    assert "nothing was compared; this does:\ndeploykit verify --bundle " in text
     assert "nothing would run here" in text
     assert any("deploykit verify" in reason for reason in found.reasons)
+
+
+def test_inspect_bundle_commands_stand_alone(bundle, look):
+    rehearsed = (
+        msgspec.structs.replace(each, kind="rehearsed") for each in bundle.manifest.verdicts
+    )
+    edited(bundle, verdicts=tuple(rehearsed))
+    _, text = look(bundle.folder)
+    told = [line for line in text.splitlines() if "deploykit verify" in line]
+    assert told
+    assert all(line.strip().startswith("deploykit verify --bundle ") for line in told)
 
 
 def test_inspect_damaged_manifest(bundle, look):

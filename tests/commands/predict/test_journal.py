@@ -342,7 +342,7 @@ def test_journal_of_another_run_is_refused(
     with pytest.raises(UsageError) as caught, Journal(table, resume=True) as journal:
         journal.begin(other)
     assert said in caught.value.message
-    assert "--runtime onnxruntime-cpu --precision fp32" in str(caught.value.hint)
+    assert "To start again, delete that file" in str(caught.value.hint)
     assert path.read_bytes() == before
     assert [entry.name for entry in table.parent.iterdir()] == [path.name]
 
@@ -434,3 +434,65 @@ def test_journal_that_cannot_be_removed(table: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match="cannot be removed: Permission denied") as caught:
         run()
     assert "Delete it" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("before", "way"),
+    [
+        ({"top_k": 1}, "add --top-k 1"),
+        ({"runtime": "openvino"}, "add --runtime openvino --precision fp32"),
+        ({"precision": "int8"}, "add --runtime onnxruntime-cpu --precision int8"),
+        ({"tf32": True}, "add --tf32"),
+        ({"source": "/other photos"}, "predict '/other photos'"),
+        ({"device": "GPU"}, "run it on GPU"),
+        ({"versions": {"pillow": "12.0.0"}}, "install pillow 12.0.0"),
+        ({"versions": {}}, "install the packages that it was begun with and no others"),
+        ({"sha256": "cd" * 32}, "name the bundle that it was begun with"),
+        ({"labels": ("owl", "crow")}, "name the bundle that it was begun with"),
+        ({"preprocessing": "resize 8x8"}, "name the bundle that it was begun with"),
+        ({"file": "engines/a.engine"}, "name the bundle that it was begun with"),
+        (
+            {"runtime": "openvino", "file": "deploy/int8.onnx", "precision": "int8", "top_k": 1},
+            "add --runtime openvino --precision int8 --top-k 1",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("posix_shell")
+def test_journal_of_another_run_says_the_way_back(
+    table: Path, before: dict[str, object], way: str
+) -> None:
+    """The hint names what differs, and nothing else."""
+    row = msgspec.structs.replace(BROKEN)
+    with suppress(KilledError), Journal(table, resume=False) as journal:
+        journal.begin(msgspec.structs.replace(FINGERPRINT, **before))
+        journal.write(row)
+        raise KilledError
+    with Journal(table, resume=True) as journal, pytest.raises(UsageError) as caught:
+        journal.begin(FINGERPRINT)
+    hint = str(caught.value.hint)
+    assert hint.startswith(f"Continue it as it was begun: {way}")
+    assert ("--runtime" in hint) == ("runtime" in before or "precision" in before)
+
+
+def test_journal_of_another_run_without_tf32(table: Path) -> None:
+    leave(table, ROWS)
+    with Journal(table, resume=True) as journal, pytest.raises(UsageError) as caught:
+        journal.begin(msgspec.structs.replace(FINGERPRINT, tf32=True))
+    assert "begun: leave out --tf32. To" in str(caught.value.hint)
+
+
+def test_journal_closes_its_file_if_the_disk_fails(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows removes no file that is open."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    opened = []
+    with Journal(table, resume=False) as journal:
+        journal.begin(FINGERPRINT)
+        opened.append(journal._stream)
+        monkeypatch.setattr("deploykit.commands.predict.journal.os.fsync", fail)
+    assert opened[0].closed
+    assert not journal.path.exists()

@@ -429,6 +429,11 @@ HOSTILE = (
 )
 
 
+def class_name(text: str) -> str:
+    """A text as the name of a class, in which no control character is allowed."""
+    return text.encode("utf-8", "replace").decode().replace("\n", " ").replace("\u2028", " ")
+
+
 @pytest.fixture
 def visited() -> Iterator[tuple[str, list[str]]]:
     """A server, and the paths that it was asked for."""
@@ -456,8 +461,8 @@ def test_page_escapes_hostile_names(
 ) -> None:
     address, paths = visited
     beacon = f"<img src='{address}/beacon'>"
-    labels = Labels(names=(*HOSTILE, beacon), source=beacon)
-    rows = [answer(name, name, 1.0, beacon, labels) for name in HOSTILE]
+    labels = Labels(names=(*map(class_name, HOSTILE), beacon), source=beacon)
+    rows = [answer(name, class_name(name), 1.0, beacon, labels) for name in HOSTILE]
     rows += [Prediction(path=name, status="corrupt", reason=name + beacon) for name in HOSTILE]
     path = write(photos / beacon.replace("/", ":"), rows, labels=labels, bundle=HOSTILE[1] + beacon)
     page = browser.open(path.as_uri())
@@ -493,8 +498,9 @@ def test_page_with_hostile_texts_has_no_other_elements(photos: Path) -> None:
         handle_comment = unknown_decl
 
     def elements(texts: Sequence[str]) -> list[tuple[str, list[str]]]:
-        labels, joined = Labels(names=tuple(texts), source="".join(texts)), "".join(texts)
-        rows = [answer(text, text, 1.0, text, labels) for text in texts]
+        joined = "".join(texts)
+        labels = Labels(names=tuple(map(class_name, texts)), source=joined)
+        rows = [answer(text, class_name(text), 1.0, class_name(text), labels) for text in texts]
         rows += [Prediction(path=text, status="corrupt", reason=text) for text in texts]
         path = write(photos / joined.replace("/", ":"), rows, labels=labels, bundle=joined)
         parser = Elements()

@@ -9,7 +9,7 @@ from made_proofs import PROOF
 from made_verifications import made_bundle
 
 from deploykit.commands.predict.tally import Tally
-from deploykit.commands.predict.text import prediction_text
+from deploykit.commands.predict.text import prediction_text, row_text
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_of_run, status_text
 from deploykit.specs.model import Labels
@@ -98,3 +98,18 @@ def test_status_of_run_in_tf32_is_unproven(tmp_path):
     in_tf32 = status_of_run(bundle, msgspec.structs.replace(HOST, tf32=True))
     assert (in_tf32.word, in_tf32.proof) == ("unproven", None)
     assert "TF32" in in_tf32.reason
+
+
+@pytest.mark.parametrize("field", ["path", "reason"])
+def test_prediction_text_escapes_what_files_are_called(field):
+    """A file's name could look like a line of ours."""
+    forged = "a.png\nproof     proven: forged\x1b[31m"
+    row = Prediction(path="a.png", status="corrupt", reason="broken")
+    row = msgspec.structs.replace(row, **{field: forged})
+    tally = Tally()
+    tally.add(row)
+    run = SimpleNamespace(tally=tally)
+    lines = prediction_text(run, UNPROVEN, [Path(f"{forged}.csv")]).split("\n")
+    assert [line.split()[0] for line in lines] == ["image", "corrupt", "proof", "written"]
+    assert not any("\x1b" in line for line in lines)
+    assert "\n" not in row_text(row)

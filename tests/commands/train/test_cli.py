@@ -32,10 +32,11 @@ def test_train_names_the_files_and_the_next_command(arguments, capsys, tmp_path,
     assert run(arguments) == 0
     captured = capsys.readouterr()
     assert captured.err.count("Epoch 2/2: train ") == 1
-    best, written, following = captured.out.splitlines()
+    best, written, label, following = captured.out.splitlines()
     assert best.startswith("best epoch  ")
     assert f"{tmp_path / 'run' / 'curves.png'}" in written
-    words = shlex.split(following.removeprefix("next "))
+    words = shlex.split(following)
+    assert label == "next        export it:"
     checkpoint = str(tmp_path / "run" / "best_model.pth")
     assert words[4:] == ["--ckpt", checkpoint, "--input-size", "8", "--arch-arg", "width=5"]
 

@@ -113,7 +113,8 @@ def test_conclusion_failed_says_what_to_do(
     assert (conclusion.outcome, conclusion.sentence) == ("failed", sentence)
     assert conclusion.reasons[0].endswith(reason)
     assert conclusion.reasons[1] == "Do not deploy it as it is."
-    assert "verify --stages" in conclusion.reasons[2]
+    assert len(conclusion.reasons) == 2
+    assert conclusion.diagnosis.startswith("deploykit verify --stages")
 
 
 def test_conclusion_without_evidence_is_unproven() -> None:
@@ -325,5 +326,8 @@ def test_conclusion_of_some_that_show_nothing_names_them() -> None:
 
 def test_conclusion_names_the_bundle_in_its_commands() -> None:
     found = replace(verified(FLIPPED), folder=Path("artifacts/birds"))
-    (how,) = (each for each in conclusion_of(found).reasons if "deploykit" in each)
-    assert how.startswith("deploykit verify --bundle artifacts/birds --stages names")
+    conclusion = conclusion_of(found)
+    assert not any("deploykit" in each for each in conclusion.reasons)
+    assert conclusion.diagnosis == (
+        "deploykit verify --bundle artifacts/birds --stages --images birds"
+    )

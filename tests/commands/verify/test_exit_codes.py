@@ -13,7 +13,9 @@ from PIL import Image
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import update_manifest
+from deploykit.commands.verify.junit import JUNIT_MARK
 from deploykit.errors import GraphError
+from deploykit.html.document import page_mark
 from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 
 CHANGES = {
@@ -210,8 +212,8 @@ class Reports:
 @pytest.fixture
 def reports(tmp_path):
     made = Reports(tmp_path / "page.html", tmp_path / "verify.xml")
-    for path in (made.page, made.xml):
-        path.write_text("of an earlier run", encoding="utf-8")
+    made.page.write_text(f"<!doctype html>\n{page_mark('verify')}", encoding="utf-8")
+    made.xml.write_text(f"<?xml version='1.0'?>\n{JUNIT_MARK}/>", encoding="utf-8")
     return made
 
 
@@ -247,6 +249,52 @@ def test_verify_of_a_damaged_bundle_removes_earlier_reports(verify, reports, fol
     (folder / "bundle.json").write_text("{", encoding="utf-8")
     assert verify("--self-test", *reports.options)[0] == 4
     assert reports.left == []
+
+
+@pytest.mark.parametrize("option", ["--html", "--junit"])
+@pytest.mark.parametrize("rest", [["--self-test"], ["--images", "mistyped"], ["--bundle", "none"]])
+def test_verify_foreign_file_is_refused(verify, tmp_path, option, rest):
+    path = tmp_path / ("thesis.html" if option == "--html" else "pytest.xml")
+    foreign = ["<p>my thesis", f"<p>{'long ' * 2000}{page_mark('verify')}", page_mark("bench"), " "]
+    for content in foreign:
+        path.write_text(content, encoding="utf-8")
+        code, out, err = verify(*rest, option, path)
+        assert (code, out) == (2, "")
+        assert f"{path} would replace a file that this command did not write" in err
+        assert path.read_text(encoding="utf-8") == content
+
+
+def test_verify_foreign_file_keeps_the_other_report(verify, reports):
+    before = reports.page.read_text(encoding="utf-8")
+    reports.xml.write_text("<testsuites name='pytest tests'/>", encoding="utf-8")
+    assert verify("--self-test", *reports.options)[0] == 2
+    assert reports.page.read_text(encoding="utf-8") == before
+
+
+def test_verify_replaces_its_own_reports_and_empty_files(verify, reports):
+    for path in (reports.page, reports.xml):
+        path.write_bytes(b"")
+    for _ in range(2):
+        assert verify("--self-test", *reports.options)[0] == 0
+        assert page_mark("verify") in reports.page.read_text(encoding="utf-8")
+        assert JUNIT_MARK in reports.xml.read_text(encoding="utf-8")
+    assert verify("--images", "mistyped", *reports.options)[0] == 4
+    assert reports.left == []
+
+
+def test_verify_follows_a_link_to_its_report(verify, tmp_path):
+    target, link = tmp_path / "real.html", tmp_path / "link.html"
+    try:
+        link.symlink_to(target)
+    except OSError:
+        pytest.skip("this system lets nobody make links")
+    for _ in range(2):
+        assert verify("--self-test", "--html", link)[0] == 0
+        assert link.is_symlink()
+        assert page_mark("verify") in target.read_text(encoding="utf-8")
+    target.write_text("mine", encoding="utf-8")
+    assert verify("--self-test", "--html", link)[0] == 2
+    assert target.read_text(encoding="utf-8") == "mine"
 
 
 def test_verify_report_not_written_exits_with_4(verify, tmp_path, monkeypatch):

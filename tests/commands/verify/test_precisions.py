@@ -118,10 +118,10 @@ def test_verify_refuses_fp16_on_onnx_runtime_cpu(tuned):
     assert caught.value.exit_code == 2
 
 
-def test_verify_of_missing_fp16_graph_names_build_trt(bundle):
+def test_verify_of_missing_fp16_graph_names_quantize(bundle):
     with pytest.raises(BundleError, match="has no fp16 graph") as caught:
         verify_bundle(bundle, REHEARSAL)
-    assert "build-trt" in caught.value.hint
+    assert caught.value.hint.endswith("deploykit quantize --precision fp16")
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "rehearsal", None])

@@ -111,8 +111,8 @@ def test_suite_says_first_that_a_graph_stands_in(project, bundle, photo_folder, 
     said = "Compared with model.onnx, not with the checkpoint: the manifest names code of its own"
     assert said in before
     assert said in after.partition("= deploykit =")[2].splitlines()[1]
-    (line,) = (each for each in before.splitlines() if each.startswith("This compares with"))
-    command = shlex.split(line.partition(": ")[2])
+    lines = before.splitlines()
+    command = shlex.split(lines[lines.index("This compares with the checkpoint:") + 1])
     assert command[0] == "pytest"
     again = run_python(project, "-m", *command)
     assert again.returncode == 0, again.stdout

@@ -1,11 +1,16 @@
 """What ``verify`` says of accuracy: both sides, class by class."""
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 import pytest
 from made_verifications import BIRDS, GRAPHS, MODULE, made_logits, made_verification
 
 from deploykit.bundle.verdicts import ImageSet
+from deploykit.commands.diagnose.text import BrokenDiagnosis, Diagnosis
 from deploykit.commands.verify.text import verification_text, verification_value
+from deploykit.parity.diagnosis import Finding, LayerError, LayerReport, StageReport, Variation
 from deploykit.proof.text import images_text
 from deploykit.specs.model import Labels
 from deploykit.system.text import rate_digits
@@ -138,3 +143,39 @@ def test_verification_value_names_the_reference():
         made_verification(logits, {GRAPHS[1]: logits}, reference_fields=fields)
     )
     assert value["reference"] == {"description": MODULE, "is_recorded": True, **fields}
+
+
+#: What a name would add to a report if its line ends, and what controls a terminal, were printed.
+FORGED = "x\nPASSED\r\x1b[2J\u2028"
+
+
+def test_verification_text_of_forged_names():
+    """Of images, labels, the folder and the reference: each line is the report's own."""
+    logits = made_logits(30)
+    result = labelled(logits, {GRAPHS[1]: -logits})
+    (verdict,) = result.verdicts
+    flips = tuple(
+        msgspec.structs.replace(each, path=FORGED, reference=FORGED, candidate=FORGED)
+        for each in verdict.measurement.flipped
+    )
+    found = msgspec.structs.replace(verdict.measurement, flipped=flips)
+    spec = msgspec.structs.replace(verdict.candidate, graph=FORGED, device=FORGED)
+    verdict = msgspec.structs.replace(verdict, measurement=found, candidate=spec)
+    finding = Finding(stage="labels", message=FORGED, hint=FORGED)
+    first = LayerError(FORGED, FORGED, FORGED, FORGED, 1.0, 1.0, 0, FORGED)
+    result = replace(
+        result,
+        verdicts=(verdict.refused(FORGED),),
+        images=msgspec.structs.replace(result.images, kind="photos", source=FORGED),
+        reference=replace(result.reference, description=FORGED, kind="graph", module_reason=FORGED),
+        diagnosis=Diagnosis(
+            StageReport(FORGED, (), (finding,), (Variation(FORGED, FORGED, 1, 2, 1, True),)),
+            (LayerReport(spec, FORGED, 1, 0.1, first, (first,), 1, (FORGED,)),),
+            (BrokenDiagnosis("stages", FORGED, FORGED, 4),),
+        ),
+    )
+    text = verification_text(result)
+    assert not set(text) & {"\r", "\x1b", "\u2028"}
+    # An error's message may have lines of its own, which are set in.
+    assert {line for line in text.splitlines() if "PASSED" in line[:6]} == set()
+    assert text.count("x\\nPASSED\\r\\x1b[2J\\u2028 ") >= 15

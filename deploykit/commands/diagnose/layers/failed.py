@@ -15,6 +15,7 @@ from deploykit.commands.diagnose.text import first_node_text
 from deploykit.errors import BundleError, DeploykitError, GraphError
 from deploykit.parity.diagnosis import LayerReport
 from deploykit.parity.layers import TensorError, answer_tolerance
+from deploykit.parity.measurement import Measurement
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch, Logits, SessionSpec
@@ -34,6 +35,7 @@ def failure_lines(
     preprocessing: Preprocessing,
     progress: Progress,
     *,
+    found: Measurement | None,
     diagnose: bool,
     opset: int | None = None,
 ) -> list[str]:
@@ -50,6 +52,7 @@ def failure_lines(
         expected: (N, K), the right answers.
         preprocessing: What the images need.
         progress: Called with what is being done.
+        found: What the comparison on these images measured; None where it was on others.
         diagnose: Whether to look for the node at fault.
         opset: The ONNX operator set of the export; None for torch's own choice.
 
@@ -66,7 +69,7 @@ def failure_lines(
     except Exception as exc:  # noqa: BLE001 (whatever it is, it must not hide the caller's error)
         why = exc.message if isinstance(exc, DeploykitError) else f"{type(exc).__name__}: {exc}"
         return [f"No diagnosis of {spec.graph}: {why}", where]
-    return [_sentence(report), where]
+    return [_sentence(report, found), where]
 
 
 def kept_files(made: Path, folder: Path) -> tuple[Path, str]:
@@ -126,12 +129,32 @@ def _worst(subject: Subject, images: ImageBatch, expected: Logits) -> list[int]:
     return [int(row) for row in np.argsort(-errors, kind="stable")[:DIAGNOSED_IMAGES]]
 
 
-def _sentence(report: LayerReport) -> str:
+def _sentence(report: LayerReport, found: Measurement | None) -> str:
     against = f"{report.candidate.graph} against {report.reference}"
     if report.nodes == 0:
         return f"No diagnosis of {against}: they have no tensor in common."
-    found = "no node adds too much when it is computed alone; the runtime may fuse nodes wrongly"
     if report.first is not None:
         node = first_node_text(report.first, report.tolerance)
         return f"Diagnosis of {against}: the first node with too large an error is {node}"
-    return f"Diagnosis of {against}: {'; '.join(report.differences) or found}."
+    return (
+        f"Diagnosis of {against}: {'; '.join(report.differences) or _without_fault(report, found)}."
+    )
+
+
+def _without_fault(report: LayerReport, found: Measurement | None) -> str:
+    """What changed the answers where every node is right: rounding, or the runtime."""
+    alone = "no node adds too much when it is computed alone"
+    if found is None or found.non_finite:
+        return alone
+    allowed = answer_tolerance(report.candidate.precision)
+    moved = f"the logits moved by {found.max_relative_error:.1e} of the scale"
+    if not found.max_relative_error <= allowed:
+        return (
+            f"{alone}, but {moved}, more than the {allowed:.1e} that rounding may add; "
+            f"{report.candidate.runtime} may fuse nodes wrongly"
+        )
+    margins = [flip.margin for flip in found.flipped if flip.decidable]
+    small = (
+        f", and the changed images have margins of at most {max(margins):.1e}" if margins else ""
+    )
+    return f"{alone}, and {moved}: it is the rounding of {report.candidate.precision}{small}"

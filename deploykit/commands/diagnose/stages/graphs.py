@@ -120,9 +120,10 @@ def _batch_finding(graph: str, wrong: Sequence[Measurement], failures: Sequence[
             stage="batch size",
             message=f"{graph} answers otherwise in batches of {sizes} than one by one: {differ}, "
             "and no class changes; rounding that grows in the network may do that",
-            hint="A runtime rounds otherwise for another batch size. `deploykit verify --layers` "
-            "names a node that adds more than rounding; if none does, the network itself makes "
-            "small differences large: compare it in float64, or train with less extreme weights.",
+            hint="A runtime rounds otherwise for another batch size. The diagnosis by node "
+            "(--layers) names a node that adds more than rounding; if none does, the network "
+            "itself makes small differences large: compare it in float64, or train with less "
+            "extreme weights.",
         )
     reason = failures[0] if failures else differ
     if flipped:
