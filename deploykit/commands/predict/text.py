@@ -40,7 +40,7 @@ def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path])
         outputs: What was written.
     """
     lines = _sums(run) if run.tally.only is None else _answer(run.tally.only)
-    lines.append(f"proof     {status_text(status)}")
+    lines += f"proof     {status_text(status)}".split("\n")  # a command has a line of its own
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(map(visible, lines))
 
