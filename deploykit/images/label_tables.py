@@ -36,7 +36,9 @@ class LabelTable:
     rows: Mapping[str, tuple[str, ...]]
 
 
-def read_label_table(path: Path, labels: Sequence[str] | None = None) -> LabelTable:
+def read_label_table(
+    path: Path, labels: Sequence[str] | None = None, *, positive: str | None = None
+) -> LabelTable:
     """Read the classes of images.
 
     Args:
@@ -45,18 +47,20 @@ def read_label_table(path: Path, labels: Sequence[str] | None = None) -> LabelTa
             empty cell for an image of no class; or each is named in a header after a class, and has
             0 or 1.
         labels: The classes that there are; None to take them from the table.
+        positive: Of two classes the one that a single column of 0 and 1 is about, unless its header
+            is the other one's name; None where each class has a column.
 
     Raises:
         InputError: The table cannot be read, or it is not clear what an image's classes are.
     """
     text = read_text(path, "table of labels", "image")
     try:
-        return _table_of(text, labels)
+        return _table_of(text, labels, positive)
     except (ValueError, csv.Error) as exc:
         raise InputError(f"The labels in {path} are not clear: {exc}.", hint=_HINT) from exc
 
 
-def _table_of(text: str, labels: Sequence[str] | None) -> LabelTable:
+def _table_of(text: str, labels: Sequence[str] | None, positive: str | None) -> LabelTable:
     first = text.lstrip("\n").partition("\n")[0]
     rows = [
         [cell.strip() for cell in row]
@@ -68,7 +72,12 @@ def _table_of(text: str, labels: Sequence[str] | None) -> LabelTable:
         header = rows.pop(0)
     if not rows:
         raise ValueError("it has no image")
-    if len(header) > 1 and all(cell.lower() in _FLAGS for row in rows for cell in row[1:]):
+    if labels and positive and all(len(row) == 2 and row[1].lower() in _FLAGS for row in rows):
+        about = header[1] if header and header[1] in labels else positive
+        (other,) = (label for label in labels if label != about)
+        named = [[about if _FLAGS[row[1].lower()] else other] for row in rows]
+        known = tuple(labels)
+    elif len(header) > 1 and all(cell.lower() in _FLAGS for row in rows for cell in row[1:]):
         named = _of_columns(header[1:], rows)
         known = tuple(header[1:] if labels is None else labels)
         if {*known} != {*header[1:]}:

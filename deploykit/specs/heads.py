@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar, Literal, TypeAlias, get_args
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self, TypeAlias, get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +24,8 @@ Decisions: TypeAlias = npt.NDArray[np.intp]
 HeadName: TypeAlias = Literal["single-label", "multi-label", "binary"]
 HEADS: tuple[HeadName, ...] = get_args(HeadName)
 
+ClassMeasure: TypeAlias = Literal["recall", "precision", "average precision"]
+
 #: Two classes whose probabilities differ by less than this are as probable as each other.
 _SAME_PROBABILITY = 1e-6
 
@@ -34,7 +38,19 @@ class BaseHead(Value, frozen=True, tag_field="kind"):
     #: The activation that makes probabilities of the logits.
     activation: ClassVar[Literal["softmax", "sigmoid"]]
     #: What changes when a decision does.
-    decided: ClassVar[str] = "class"
+    decided: ClassVar[Literal["class", "labels"]] = "class"
+    #: Whether an image is of exactly one class, so that its folder can name it.
+    exclusive: ClassVar[bool] = True
+    #: What reports call the part of the images that are given exactly their classes.
+    accuracy: ClassVar[Literal["accuracy", "exact match"]] = "accuracy"
+    #: What reports tell of the answers about each class.
+    class_measures: ClassVar[tuple[ClassMeasure, ...]] = ("recall",)
+    #: What a decision and a margin are, and when a decision means nothing: for a page's readers.
+    decision_words: ClassVar[str]
+    margin_words: ClassVar[str]
+    undecidable_words: ClassVar[str] = (
+        "the margin is below what the precision can resolve, so that either class would do"
+    )
     #: A margin loses at most this many times what the logit changes that changes most.
     reach: ClassVar[int] = 1
 
@@ -93,6 +109,19 @@ class BaseHead(Value, frozen=True, tag_field="kind"):
     def lost_margins(self, changes: Array) -> Array:
         """(N, L) changes of logits => (N,) the most by which they can take a margin away."""
 
+    def nearest(self, logits: npt.ArrayLike) -> npt.NDArray[np.intp]:
+        """(N, L) => (N,) the class whose probability shows how clear a decision is."""
+        return np.asarray(self.scores(logits).argmax(axis=1), np.intp)
+
+    def reordered(self, places: Sequence[int]) -> Self:
+        """The head of the same classes in another order.
+
+        Args:
+            places: (K,) where each of them is in this one's order.
+        """
+        del places
+        return self
+
     def names_of(self, decision: Decisions, labels: tuple[str, ...]) -> tuple[str, ...]:
         """The classes that one decision, (D,), is for, in the order of the labels."""
         chosen = self.chosen(decision[None], len(labels))[0]
@@ -105,6 +134,12 @@ class SingleLabel(BaseHead, frozen=True, tag="single-label"):
     name: ClassVar[HeadName] = "single-label"
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
     reach: ClassVar[int] = 2  # two logits that come closer
+    decision_words: ClassVar[str] = (
+        "the class with the largest logit; a logit is what the network gives each class"
+    )
+    margin_words: ClassVar[str] = (
+        "how far the reference's best class is ahead of its second, in logits"
+    )
     thresholds: ClassVar[tuple[float, ...]] = ()
 
     def probabilities(self, logits: npt.ArrayLike) -> Array:
@@ -170,6 +205,11 @@ class _Sigmoids(BaseHead, frozen=True):
     thresholds: tuple[float, ...]
 
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "sigmoid"
+    class_measures: ClassVar[tuple[ClassMeasure, ...]] = (
+        "recall",
+        "precision",
+        "average precision",
+    )
 
     def __post_init__(self) -> None:
         outside = [each for each in self.thresholds if not 0 < each < 1]
@@ -223,7 +263,20 @@ class MultiLabel(_Sigmoids, frozen=True, tag="multi-label"):
     """One logit a class, of which a sigmoid makes a probability; those above thresholds decide."""
 
     name: ClassVar[HeadName] = "multi-label"
-    decided: ClassVar[str] = "labels"
+    decided: ClassVar[Literal["class", "labels"]] = "labels"
+    exclusive: ClassVar[bool] = False
+    accuracy: ClassVar[Literal["accuracy", "exact match"]] = "exact match"
+    decision_words: ClassVar[str] = (
+        "the classes whose probabilities are above their thresholds; a probability is the sigmoid "
+        "of a logit, which is what the network gives each class"
+    )
+    margin_words: ClassVar[str] = (
+        "how far the reference's nearest logit is from its threshold, in logits"
+    )
+    undecidable_words: ClassVar[str] = (
+        "a logit is closer to its threshold than the precision can resolve, so that the image may "
+        "as well have that class as not"
+    )
 
     def check(self, classes: int) -> None:
         """One threshold a class."""
@@ -243,6 +296,15 @@ class MultiLabel(_Sigmoids, frozen=True, tag="multi-label"):
         """The logits, whatever the thresholds are."""
         return np.asarray(logits, np.float64)
 
+    def nearest(self, logits: npt.ArrayLike) -> npt.NDArray[np.intp]:
+        """The class that is nearest to its threshold."""
+        return np.asarray(np.abs(self._above(logits)).argmin(axis=1), np.intp)
+
+    def reordered(self, places: Sequence[int]) -> Self:
+        """The thresholds follow the classes."""
+        thresholds = tuple(self.thresholds[place] for place in places)
+        return msgspec.structs.replace(self, thresholds=thresholds)
+
     def chosen(self, decisions: Decisions, classes: int) -> npt.NDArray[np.bool_]:
         """Any number of classes an image."""
         del classes
@@ -253,6 +315,11 @@ class Binary(_Sigmoids, frozen=True, tag="binary"):
     """One logit for two classes: its sigmoid is the second one's probability."""
 
     name: ClassVar[HeadName] = "binary"
+    decision_words: ClassVar[str] = (
+        "the second class where its probability, the sigmoid of the logit, is above the threshold, "
+        "else the first"
+    )
+    margin_words: ClassVar[str] = "how far the reference's logit is from the threshold, in logits"
 
     def logits_for(self, classes: int) -> int:
         """One."""

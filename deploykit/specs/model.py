@@ -92,6 +92,11 @@ class Labels(Value, frozen=True):
         return len(self.names)
 
     @property
+    def folder_names(self) -> tuple[str, ...]:
+        """The names by which an image's folder tells its class; none where it may have several."""
+        return self.names if self.head.exclusive else ()
+
+    @property
     def logits(self) -> int:
         """The number of logits an image."""
         return self.head.logits_for(len(self))
