@@ -1,4 +1,4 @@
-"""Which classes images are of, as far as that is known: from a table of labels, or their folders."""
+"""Which classes images are of, as far as a table of labels or their folders tell."""
 
 from __future__ import annotations
 

@@ -124,7 +124,8 @@ class Tolerance(Value, frozen=True):
         ):
             yield (
                 f"{found.undecidable_flips} of {counted(images, 'image')} changed their "
-                f"{found.decided} with a margin too small to decide; at most {MAX_UNDECIDABLE_FLIP_RATE:.0%} may"
+                f"{found.decided} with a margin too small to decide; at most "
+                f"{MAX_UNDECIDABLE_FLIP_RATE:.0%} may"
             )
 
 

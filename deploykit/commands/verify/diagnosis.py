@@ -83,5 +83,6 @@ def _diagnosis_request(request: VerifyRequest, first: tuple[str, ...] = ()) -> D
         reference=request.reference,
         runtime=request.runtime,
         precision=request.precision,
+        expected=request.expected,
         first=first,
     )

@@ -120,7 +120,7 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
 
     def shown(image: Movement) -> dict[str, Any]:
         both = {side: logits[[image.index]] for side, logits in sides.items()}
-        name, first = names[image.index], _changed_classes(*both.values(), labels)
+        name, first = names[image.index], _changed_classes(both, labels)
         nearest = int(labels.head.nearest(both["reference"])[0])
         answers = {side: _answer(row, labels, first, nearest) for side, row in both.items()}
         return {
@@ -154,10 +154,10 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
     }
 
 
-def _changed_classes(reference: Logits, candidate: Logits, labels: Labels) -> list[int]:
-    """The classes that one of both sides gives an image, where it may have several; (1, L) each."""
+def _changed_classes(sides: Mapping[str, Logits], labels: Labels) -> list[int]:
+    """The classes that one of both sides, (1, L) each, gives an image that may have several."""
     head = labels.head
-    ours, theirs = (head.chosen(head.decide(row), len(labels)) for row in (reference, candidate))
+    ours, theirs = (head.chosen(head.decide(row), len(labels)) for row in sides.values())
     changed = np.flatnonzero((ours != theirs)[0]).tolist()
     return [] if head.exclusive else changed[:_MOST_CHANGED]
 
@@ -201,9 +201,7 @@ def _thumbnail_urls(names: Iterable[str], folder: Path | None) -> Mapping[str, s
     }
 
 
-def _shown_classes(
-    accuracy: Sequence[Accuracy], head: BaseHead
-) -> list[tuple[ClassAccuracy, ...]]:
+def _shown_classes(accuracy: Sequence[Accuracy], head: BaseHead) -> list[tuple[ClassAccuracy, ...]]:
     """The classes that are shown, each as the reference and then every candidate has it.
 
     Of many, those that differ come first, then those that are recognised worst.

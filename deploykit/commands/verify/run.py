@@ -14,6 +14,7 @@ from deploykit.commands.verify.lowest_margins import judge_lowest, mining_of, ra
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
 from deploykit.errors import BundleError, GraphError, MissingError, UsageError
+from deploykit.images.truth import known_classes
 from deploykit.inference.candidates import (
     Candidate,
     by_reason,
@@ -22,7 +23,6 @@ from deploykit.inference.candidates import (
     open_candidate,
 )
 from deploykit.inference.engines import engine_files, named_engine
-from deploykit.images.truth import known_classes
 from deploykit.parity.accuracy import accuracies
 from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.images import (

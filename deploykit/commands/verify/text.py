@@ -114,9 +114,7 @@ def accuracy_line(found: Accuracy, head: BaseHead) -> str:
         f"{each.label} "
         + ", ".join(
             f"{name} {100 * value:.1f} %"
-            for name, value in zip(
-                head.class_measures, each.told(head.class_measures), strict=True
-            )
+            for name, value in zip(head.class_measures, each.told(head.class_measures), strict=True)
         )
         for each in found.classes
     )
