@@ -19,7 +19,7 @@ from deploykit.bundle.manifest import (
 )
 from deploykit.bundle.onnx_file import check_graph_file
 from deploykit.errors import BundleError, GraphError, UsageError
-from deploykit.specs.model import Precision
+from deploykit.specs.model import Precision, contradiction
 from deploykit.specs.value import Shown
 from deploykit.system.files import staged
 from deploykit.system.progress import Note, Progress, silent
@@ -74,14 +74,15 @@ class Bundle(Shown):
     def checked(self, file: str) -> Path:
         """The path of a file that the manifest names, once it has been checked.
 
-        Its hash must be the recorded one, and a graph have all its weights inside.
+        Its hash must be the recorded one, and a graph have all its weights inside and tell the
+        labels, head and preprocessing that the manifest does.
 
         Args:
             file: Relative to the bundle, with ``/``: ``deploy/fp32.onnx``.
 
         Raises:
             BundleError: The manifest does not name it, or it is missing or changed, or has weights
-                in another file.
+                in another file, or the manifest contradicts it.
         """
         record = self.manifest.files.get(file)
         if record is None:
@@ -92,7 +93,7 @@ class Bundle(Shown):
             if not is_recorded(path, record):
                 raise self._changed(path)
             if path.suffix == ".onnx":
-                check_graph_file(path)
+                self.check_description(file)
         except OSError as exc:
             raise BundleError(
                 f"{path} cannot be read ({exc.strerror}).", hint=self._remedy(file)
@@ -100,6 +101,18 @@ class Bundle(Shown):
         except GraphError as exc:
             raise BundleError(exc.message, hint=self._remedy(file)) from exc
         return path
+
+    def check_description(self, file: str) -> None:
+        """Check what a graph tells of itself, without its hash.
+
+        Raises:
+            GraphError: It is no graph with its weights inside, or the manifest contradicts it.
+            OSError: It cannot be read.
+        """
+        labels, preprocessing = self.manifest.labels, self.manifest.preprocessing
+        otherwise = contradiction(check_graph_file(self.folder / file), labels, preprocessing)
+        if otherwise is not None:
+            raise GraphError(f"{self.folder / file} {otherwise}: one of both was changed.")
 
     def _changed(self, path: Path) -> BundleError:
         """Say that a file is not the recorded one, or that the bundle is another one by now."""

@@ -1,4 +1,6 @@
-"""Whether an ONNX file has its weights inside, told without onnx and without reading the weights.
+"""Whether an ONNX file has its weights inside, and what it tells of itself, without onnx.
+
+The weights are not read.
 
 The hash of a graph covers nothing that lies beside it, and whoever makes a bundle makes its
 manifest, too: so the graph itself is looked at. An ONNX file is a protobuf message
@@ -39,13 +41,20 @@ FIELDS: dict[str, dict[int, str]] = {
     "TensorProto": {},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+#: Of a ModelProto; then of a StringStringEntryProto.
+_METADATA, _KEY, _VALUE = 14, 1, 2
+#: A list of 22,000 labels has less than a megabyte.
+_MOST_TEXT = 2**26
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _FIXED = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
 _VARINT_BITS = 64
 
 
-def check_graph_file(path: Path) -> None:
+def check_graph_file(path: Path) -> dict[str, str]:
     """Check that a file is laid out as an ONNX graph that has all its tensors inside.
+
+    Returns:
+        Its ``metadata_props``.
 
     Raises:
         GraphError: It is not, or has a tensor whose values are in another file.
@@ -59,7 +68,8 @@ def check_graph_file(path: Path) -> None:
                 hint="Export the bundle again.",
             )
         try:
-            external = _has_external(_Reader(file), size)
+            metadata: dict[str, str] = {}
+            external = _has_external(_Reader(file), size, metadata)
         except _DamagedError as exc:
             raise GraphError(
                 f"{path} is no ONNX graph: {exc}.", hint="Export the bundle again."
@@ -70,6 +80,7 @@ def check_graph_file(path: Path) -> None:
             hint="Export it again. A graph of your own: save it with its weights inside "
             "(onnx.save(onnx.load(old), new)).",
         )
+    return metadata
 
 
 class _DamagedError(Exception):
@@ -96,15 +107,30 @@ class _Reader:
             shift += 7
         raise _DamagedError(f"there is no number at byte {self.position}")
 
+    def text(self, size: int) -> str:
+        if size > _MOST_TEXT:
+            raise _DamagedError(f"it has a text of {size} bytes at byte {self.position}")
+        value = self._file.read(size)
+        self.position += len(value)
+        try:
+            return value.decode()
+        except UnicodeDecodeError as exc:
+            raise _DamagedError(f"there is no text at byte {self.position}") from exc
+
     def skip_to(self, position: int) -> None:
         self._file.seek(position - self.position, os.SEEK_CUR)
         self.position = position
 
 
-def _has_external(reader: _Reader, size: int) -> bool:
+def _has_external(reader: _Reader, size: int, metadata: dict[str, str]) -> bool:
     """Whether a message has a tensor with external data, however deep it is.
 
     Whatever a parser might take for it counts: fields that come twice, and in any order.
+
+    Args:
+        reader: At the beginning.
+        size: Of the message, in bytes.
+        metadata: Takes up the model's ``metadata_props``.
     """
     within = [("ModelProto", size)]
     fields = 0
@@ -130,11 +156,28 @@ def _has_external(reader: _Reader, size: int) -> bool:
             return True
         if stop > end:
             raise _DamagedError(f"field {number} ends at byte {stop}, behind what it is in")
-        if wire == _LENGTH and number in FIELDS[kind]:
+        if wire == _LENGTH and (kind, number) == ("ModelProto", _METADATA):
+            _add_entry(reader, stop, metadata)
+        elif wire == _LENGTH and number in FIELDS[kind]:
             within.append((FIELDS[kind][number], stop))
         else:
             reader.skip_to(stop)
     return False
+
+
+def _add_entry(reader: _Reader, end: int, metadata: dict[str, str]) -> None:
+    """Read a StringStringEntryProto; a key that comes twice may mean either of its values."""
+    parts = {_KEY: "", _VALUE: ""}
+    while reader.position < end:
+        tag = reader.varint()
+        number, wire = tag >> 3, tag & 7
+        stop = _end(reader, wire)
+        if stop > end or number not in parts:
+            raise _DamagedError(f"field {number} of its metadata at byte {reader.position}")
+        parts[number] = reader.text(stop - reader.position)
+    if reader.position != end or parts[_KEY] in metadata:
+        raise _DamagedError(f"its metadata has {parts[_KEY]!r} twice")
+    metadata[parts[_KEY]] = parts[_VALUE]
 
 
 def _end(reader: _Reader, wire: int) -> int:

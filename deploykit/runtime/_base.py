@@ -11,13 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.errors import GraphError, InputError
-from deploykit.specs.model import HEAD_KEY, LABELS_KEY, Labels
-from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
+from deploykit.specs.model import Labels, contradiction
+from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Closing, ImageBatch, Logits, SessionSpec, Ticket
 
 _Batch = TypeVar("_Batch")
-#: What no graph says, and each means that has labels and no head.
-_SINGLE_LABEL = "single-label"
 
 
 class BaseSession(Closing):
@@ -157,17 +155,10 @@ def check_graph(
             f"inputs {inputs}, outputs {outputs}.",
             hint=hint,
         )
-    wanted = {**labels.metadata, PREPROCESSING_KEY: preprocessing.to_metadata()}
-    for key in (LABELS_KEY, HEAD_KEY, PREPROCESSING_KEY):
-        value = wanted.get(key, _SINGLE_LABEL)
-        # A graph that tells labels and no head is single-label.
-        unsaid = _SINGLE_LABEL if key == HEAD_KEY and LABELS_KEY in metadata else value
-        found = metadata.get(key, unsaid)
-        if found != value:
-            raise GraphError(
-                f"{spec.graph} was exported with {key} {found}, but the manifest says {value}.",
-                hint=f"One of the two was changed afterwards. {hint}",
-            )
+    if (otherwise := contradiction(metadata, labels, preprocessing)) is not None:
+        raise GraphError(
+            f"{spec.graph} {otherwise}.", hint=f"One of the two was changed afterwards. {hint}"
+        )
     return inputs == canonical
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Literal, Self, TypeAlias, get_args
 
 import msgspec
 
 from deploykit.errors import UsageError
 from deploykit.specs.heads import Decisions, Head, SingleLabel
+from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from deploykit.specs.value import Value
 
 
@@ -62,6 +64,8 @@ class TensorSpec(Value, frozen=True):
 #: its bundle still tells how to feed it and what it answers.
 LABELS_KEY = "deploykit.labels"
 HEAD_KEY = "deploykit.head"
+#: What no graph says, and each means that has labels and no head.
+_SINGLE_LABEL = "single-label"
 
 
 class Labels(Value, frozen=True):
@@ -112,3 +116,27 @@ class Labels(Value, frozen=True):
         if self.head != SingleLabel():
             told[HEAD_KEY] = msgspec.json.encode(self.head).decode()
         return told
+
+
+def contradiction(
+    metadata: Mapping[str, str], labels: Labels, preprocessing: Preprocessing
+) -> str | None:
+    """What an ONNX file tells otherwise than its bundle's manifest does, or None.
+
+    Args:
+        metadata: The file's ``metadata_props``, which may hold its labels and preprocessing.
+        labels: The manifest's.
+        preprocessing: The manifest's.
+
+    Returns:
+        How a sentence about the file goes on: ``was exported with ...``.
+    """
+    wanted = {**labels.metadata, PREPROCESSING_KEY: preprocessing.to_metadata()}
+    for key in (LABELS_KEY, HEAD_KEY, PREPROCESSING_KEY):
+        value = wanted.get(key, _SINGLE_LABEL)
+        # A graph that tells labels and no head is single-label.
+        unsaid = _SINGLE_LABEL if key == HEAD_KEY and LABELS_KEY in metadata else value
+        found = metadata.get(key, unsaid)
+        if found != value:
+            return f"was exported with {key} {found}, but the manifest says {value}"
+    return None

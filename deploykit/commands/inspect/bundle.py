@@ -20,7 +20,7 @@ from deploykit.system.progress import Note, Step
 
 FileState: TypeAlias = Literal["ok", "changed", "missing", "not copied", "refused"]
 """``not copied`` is said of an engine and its passport when neither is there; ``refused`` of a
-graph that has weights in another file."""
+graph that has weights in another file, or that the manifest contradicts."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -107,8 +107,8 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
     Returns:
         The ``scatter`` of its images, None where there is nothing to draw, with a row of
         ``points`` for each that is drawn; how many images have finite numbers, ``placed``, and how
-        many of those moved too little to change their decision, ``safe``; how many times further the
-        nearest one would have to move, ``room``; the ``flips``, the largest margins first, and
+        many of those moved too little to change their decision, ``safe``; how many times further
+        the nearest one would have to move, ``room``; the ``flips``, the largest margins first, and
         where there are none the ``closest``.
     """
     verdict, names = found.verdicts[place], found.answers.paths

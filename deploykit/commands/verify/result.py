@@ -57,7 +57,7 @@ class Verification(Shown):
     created: str
     versions: dict[str, str]
     truth: str = ""
-    head: Head = SingleLabel()
+    head: Head = field(default_factory=SingleLabel)
     mining: MarginMining | None = None
     skipped: Mapping[Candidate, str] = field(default_factory=dict)
     seconds: float | None = None
