@@ -93,8 +93,7 @@ class Bundle(Shown):
             if not is_recorded(path, record):
                 raise self._changed(path)
             if path.suffix == ".onnx":
-                labels, preprocessing = self.manifest.labels, self.manifest.preprocessing
-                check_meaning(str(path), check_graph_file(path), labels, preprocessing)
+                self.check_description(file)
         except OSError as exc:
             raise BundleError(
                 f"{path} cannot be read ({exc.strerror}).", hint=self._remedy(file)
@@ -102,6 +101,17 @@ class Bundle(Shown):
         except GraphError as exc:
             raise BundleError(exc.message, hint=self._remedy(file)) from exc
         return path
+
+    def check_description(self, file: str) -> None:
+        """Check what a graph tells of itself, without its hash.
+
+        Raises:
+            GraphError: It is no graph with its weights inside, or the manifest contradicts it.
+            OSError: It cannot be read.
+        """
+        labels, preprocessing = self.manifest.labels, self.manifest.preprocessing
+        path = self.folder / file
+        check_meaning(str(path), check_graph_file(path), labels, preprocessing)
 
     def _changed(self, path: Path) -> BundleError:
         """Say that a file is not the recorded one, or that the bundle is another one by now."""

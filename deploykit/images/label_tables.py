@@ -18,6 +18,8 @@ _DELIMITERS = (",", ";", "\t")
 #: Between names in one cell; a name that has one itself is taken whole where it is a class.
 _BETWEEN = re.compile(r"\s*[|;,]\s*")
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+#: Of a column that tells the class, whichever it is.
+_PLAIN_HEADS = frozenset({"class", "classes", "label", "labels", "target", "y"})
 _HINT = (
     "Write a row an image: its path and its classes, a.jpg,cat|dog; or, below a header "
     "path,cat,dog,owl, its path and a 0 or 1 for each class, a.jpg,1,1,0."
@@ -79,16 +81,12 @@ def _table_of(
         header = rows.pop(0)
     if not rows:
         raise ValueError("it has no image")
-    if _is_of_columns(header[1:], rows, labels):
-        named = _of_columns(header[1:], rows)
+    if not several and labels and _is_one_column(header[1:], rows, labels):
+        named = [[labels[_FLAGS[row[1].lower()]]] for row in rows]
+        known = tuple(labels)
+    elif _is_of_columns(header[1:], rows, labels):
         known = tuple(header[1:] if labels is None else labels)
-        missing = [*{*known} - {*header[1:]}]
-        if not several and len(known) == 2 and len(missing) == 1 and {*header[1:]} < {*known}:
-            named = [names or missing for names in named]
-        elif {*known} != {*header[1:]}:
-            odd = sorted({*known} ^ {*header[1:]})
-            whose = "no class" if odd[0] in header else "a class without a column"
-            raise ValueError(f"{odd[0]!r} is {whose}")
+        named = _of_columns(header[1:], rows, known, several=several)
     else:
         named = [_of_cells(row[1:], labels) for row in rows]
         known = tuple(sorted({*itertools.chain(*named)}) if labels is None else labels)
@@ -106,6 +104,14 @@ def _table_of(
     return known, found
 
 
+def _is_one_column(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], labels: Sequence[str]
+) -> bool:
+    """Whether a column that no class is named after has the number of one of two classes."""
+    is_of_two = len(labels) == 2 and not {*columns, "0", "1"} & {*labels}
+    return is_of_two and all(len(row) == 2 and row[1].lower() in _FLAGS for row in rows)
+
+
 def _is_of_columns(
     columns: Sequence[str], rows: Sequence[Sequence[str]], labels: Sequence[str] | None
 ) -> bool:
@@ -119,17 +125,26 @@ def _is_of_columns(
     return bool(columns) and all(cell.lower() in _FLAGS for cell in cells)
 
 
-def _of_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
+def _of_columns(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], known: Sequence[str], *, several: bool
+) -> list[list[str]]:
     """The classes of each row of 0 and 1."""
     if len({*columns}) < len(columns):
         raise ValueError("its header has a class twice")
     for row in rows:
         if len(row) != len(columns) + 1:
             raise ValueError(f"{row[0]} has {len(row) - 1} values for {len(columns)} classes")
-    return [
+    named = [
         [name for name, cell in zip(columns, row[1:], strict=True) if _FLAGS[cell.lower()]]
         for row in rows
     ]
+    missing = [*{*known} - {*columns}]
+    if not several and len(known) == 2 and len(missing) == 1 and {*columns} < {*known}:
+        return [names or missing for names in named]
+    if odd := sorted({*known} ^ {*columns}):
+        whose = "no class" if odd[0] in columns else "a class without a column"
+        raise ValueError(f"{odd[0]!r} is {whose}")
+    return named
 
 
 def _of_cells(cells: Sequence[str], labels: Sequence[str] | None) -> list[str]:

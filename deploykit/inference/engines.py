@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deploykit.bundle.folder import Bundle
 from deploykit.engine.passport import Passport, check_plan, passport_path, read_passport, reason
-from deploykit.errors import BundleError, DeviceError
+from deploykit.errors import BundleError, DeviceError, GraphError
 from deploykit.runtime.opener import open_engine
 from deploykit.specs.engine import TensorRT
 from deploykit.specs.session import Session
@@ -116,8 +116,10 @@ def open_bundle_engine(bundle: Bundle, engine: Engine) -> Session:
     Raises:
         DeviceError: It cannot run here: no GPU, another GPU, another TensorRT.
         DependencyError: TensorRT is not installed.
-        BundleError: The engine is missing, damaged, or was built from another graph.
+        BundleError: The engine is missing, damaged, or was built from another graph; or the
+            manifest contradicts its graph.
     """
+    _check_graph(bundle, engine)
     passport, manifest = engine.passport, bundle.manifest
     tensorrt = need_flavour(engine)
     path = _checked(bundle, engine.file)
@@ -138,6 +140,19 @@ def open_bundle_engine(bundle: Bundle, engine: Engine) -> Session:
         labels=manifest.labels,
         cache=bundle.folder / "cache" / f"{passport.engine}.runtime",
     )
+
+
+def _check_graph(bundle: Bundle, engine: Engine) -> None:
+    """Check that the manifest says of labels, head and preprocessing what the graph says.
+
+    An engine tells nothing of these itself. A copy without the graph has nothing to check by.
+    """
+    try:
+        bundle.check_description(engine.passport.deploy_graph)
+    except FileNotFoundError:
+        return
+    except (GraphError, OSError) as exc:
+        raise BundleError(str(exc), hint="Copy the bundle again, or export it again.") from exc
 
 
 def need_flavour(engine: Engine) -> TensorRT:

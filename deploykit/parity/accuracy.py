@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from deploykit.parity.answers import Answers
 from deploykit.parity.statistics import upper_bound
+from deploykit.specs.heads import BaseHead, ClassMeasure
 from deploykit.specs.model import Labels
 from deploykit.specs.session import Logits
 from deploykit.specs.value import Value
@@ -57,6 +58,15 @@ class ClassAccuracy(Score, frozen=True):
         """The part of the images given the class that are of it; 0 without any."""
         return self.correct / self.decided if self.decided else 0.0
 
+    def told(self, measures: Sequence[ClassMeasure]) -> tuple[float, ...]:
+        """Some of its measures, each 0..1."""
+        every: dict[ClassMeasure, float] = {
+            "recall": self.rate,
+            "precision": self.precision,
+            "average precision": self.average_precision,
+        }
+        return tuple(every[each] for each in measures)
+
 
 class Accuracy(Score, frozen=True):
     """How often a model is right on labelled images, over all classes.
@@ -73,6 +83,13 @@ class Accuracy(Score, frozen=True):
     def mean_average_precision(self) -> float:
         """The mean over the classes that have images."""
         return float(np.mean([each.average_precision for each in self.classes]))
+
+    def tells_the_same(self, other: Accuracy, head: BaseHead) -> bool:
+        """Whether a report tells the same of both, class by class."""
+        ours, theirs = (
+            [each.told(head.class_measures) for each in side.classes] for side in (self, other)
+        )
+        return (self.correct, ours) == (other.correct, theirs)
 
 
 def accuracy_of(

@@ -60,7 +60,7 @@ class Variation(Value, frozen=True):
     Attributes:
         change: What is done otherwise: ``resize 256 (shorter side), centre crop 224x224``.
         option: How ``export`` is told: ``--resize 256 --crop-size 224x224``; empty where it cannot.
-        correct: Images that get the right class.
+        correct: Images that get exactly their right classes.
         images: How many images were tried.
         gained: ``correct`` minus that of the bundle as recorded.
         is_clear: Whether the gain is more than chance gives: only then is it a suggestion.
@@ -82,7 +82,8 @@ class StageReport(Value, frozen=True):
         steps: In the order of the flow.
         findings: The faults that could be named.
         variations: What was tried, the best first; empty where there was no need.
-        correct: Labelled images that the FP32 deploy graph gives their folder's class.
+        correct: Labelled images that the FP32 deploy graph gives exactly their right classes.
+        right: What these get, in words.
         labelled: How many images are labelled.
         trained_accuracy: The accuracy of training on its test images, 0..1; None if unknown.
     """
@@ -93,6 +94,7 @@ class StageReport(Value, frozen=True):
     variations: tuple[Variation, ...] = ()
     correct: int = 0
     labelled: int = 0
+    right: str = "their folder's class"
     trained_accuracy: float | None = None
 
     @property

@@ -102,4 +102,5 @@ def measure(
         flip_rate_bound=upper_bound(flips, decisions) if bounded else None,
         classes=len(np.unique(right[usable], axis=0)),
         spread=float(np.ptp(probabilities, axis=0).max()) if usable.any() else 0.0,
+        decided=head.decided,
     )

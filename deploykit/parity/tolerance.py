@@ -10,7 +10,7 @@ from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 from deploykit.system.text import counted
 
-#: Rounding turns the class of few undecidable images: a candidate may flip this part of all images,
+#: Rounding turns few undecidable decisions: a candidate may flip this part of all images,
 #: or one, without a margin that decides.
 MAX_UNDECIDABLE_FLIP_RATE = 0.01
 #: A reference that decides fewer images than this part shows nothing about decisions.
@@ -23,8 +23,8 @@ class Population(Value, frozen=True):
     Attributes:
         images: How many there are.
         undecidable: Those whose margin is too small to decide in the candidate's precision.
-        others_hold: Whether those that were not measured are shown to keep their class: only then
-            are flips judged over all.
+        others_hold: Whether those that were not measured are shown to keep their decision: only
+            then are flips judged over all.
     """
 
     images: int
@@ -114,7 +114,7 @@ class Tolerance(Value, frozen=True):
         judged = max(among.decidable if among.others_hold else 0, found.decidable)
         if found.flips and found.flips / judged > self.max_flip_rate:
             yield (
-                f"{found.flips} of {counted(judged, 'image')} changed their class; "
+                f"{found.flips} of {counted(judged, 'image')} changed their {found.decided}; "
                 f"at most {self.max_flip_rate:.1%} may"
             )
         images = max(among.images if among.others_hold else 0, found.images)
@@ -123,8 +123,9 @@ class Tolerance(Value, frozen=True):
             1, MAX_UNDECIDABLE_FLIP_RATE * images
         ):
             yield (
-                f"{found.undecidable_flips} of {counted(images, 'image')} changed their class with "
-                f"a margin too small to decide; at most {MAX_UNDECIDABLE_FLIP_RATE:.0%} may"
+                f"{found.undecidable_flips} of {counted(images, 'image')} changed their "
+                f"{found.decided} with a margin too small to decide; at most "
+                f"{MAX_UNDECIDABLE_FLIP_RATE:.0%} may"
             )
 
 

@@ -19,6 +19,7 @@ from deploykit.images.batches import read_batches
 from deploykit.images.generated import generated_images
 from deploykit.images.preprocess import pixel_digest
 from deploykit.images.scan import ImageFile, Scan, sample_images, scan_images
+from deploykit.images.truth import known_classes
 from deploykit.parity.compare import NamedBatch
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing, Size
@@ -176,23 +177,42 @@ def listed_images(bundle: Bundle, images: Path | None, progress: Progress) -> Sc
             f"There is no folder of photos to choose from: {reason}.",
             hint="Name one: --images DIR",
         )
-    return scan_images(folder, bundle.manifest.labels.names)
+    return scan_images(folder, bundle.manifest.labels.folder_names)
 
 
 def bundle_sample(
-    bundle: Bundle, images: Path | None, *, limit: int | None, progress: Progress
+    bundle: Bundle,
+    images: Path | None,
+    *,
+    limit: int | None,
+    progress: Progress,
+    expected: Path | None = None,
 ) -> ImageSample:
     """The photos of a folder, else of the one given at export while it is there, else golden ones.
 
+    Args:
+        bundle: The bundle.
+        images: The folder; None for the one given at export.
+        limit: How many at most; None for all.
+        progress: Called with a note that says which photos are taken.
+        expected: See :func:`deploykit.images.truth.known_classes`.
+
     Raises:
+        UsageError: There are classes of photos, and no photos.
         ImagesError: There is no image file.
+        InputError: See :func:`deploykit.images.truth.known_classes`.
         BundleError: The golden images are needed and damaged.
     """
     folder, reason = _image_folder(bundle, images, progress)
+    if folder is None and expected is not None:
+        raise UsageError(
+            f"--expected tells the classes of photos, and there are none: {reason}.",
+            hint="Name their folder: --images DIR",
+        )
     if folder is None:
         return golden_sample(_golden_instead(bundle, reason, progress)[:limit])
-    manifest = bundle.manifest
-    return folder_sample(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
+    preprocessing, labels = bundle.manifest.preprocessing, bundle.manifest.labels
+    return folder_sample(folder, preprocessing, labels=labels, limit=limit, expected=expected)
 
 
 def split_samples(
@@ -229,7 +249,7 @@ def split_samples(
             )
         return golden_sample(golden[0::2]), golden_sample(golden[1::2])
     manifest = bundle.manifest
-    files = scan_images(folder, manifest.labels.names).files
+    files = scan_images(folder, manifest.labels.folder_names).files
     if len(files) < 2:
         raise ImagesError(
             f"{folder} has one image; a search and its proof need two.",
@@ -268,18 +288,25 @@ def _golden_instead(bundle: Bundle, reason: str, progress: Progress) -> ImageBat
 
 
 def folder_sample(
-    folder: Path, preprocessing: Preprocessing, *, labels: Labels, limit: int | None = None
+    folder: Path,
+    preprocessing: Preprocessing,
+    *,
+    labels: Labels,
+    limit: int | None = None,
+    expected: Path | None = None,
 ) -> ImageSample:
     """A folder's photos, all of them or a fixed sample that is even over the classes.
 
     Raises:
         ImagesError: There is no image file.
+        InputError: See :func:`deploykit.images.truth.known_classes`.
     """
-    files = scan_images(folder, labels.names).files
+    scan = scan_images(folder, labels.folder_names)
+    files, known = scan.files, known_classes(scan, labels, expected)
     if limit is None or limit >= len(files):
-        return read_sample(folder, files, preprocessing)
+        return read_sample(folder, files, preprocessing, known)
     wanted = _sample_after_sample(files, limit)
-    return _read(folder, wanted, preprocessing, count=limit, limit=limit)
+    return _read(folder, wanted, preprocessing, known, count=limit, limit=limit)
 
 
 def _sample_after_sample(files: Sequence[ImageFile], size: int) -> Iterator[ImageFile]:
@@ -294,26 +321,27 @@ def _sample_after_sample(files: Sequence[ImageFile], size: int) -> Iterator[Imag
 
 
 def read_sample(
-    folder: Path, files: Sequence[ImageFile], preprocessing: Preprocessing
+    folder: Path,
+    files: Sequence[ImageFile],
+    preprocessing: Preprocessing,
+    expected: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> ImageSample:
-    """Some of a folder's photos, in the given order."""
-    return _read(folder, files, preprocessing, count=len(files), limit=None)
+    """Some of a folder's photos, in the given order; and the classes of those that are known."""
+    return _read(folder, files, preprocessing, expected, count=len(files), limit=None)
 
 
 def _read(
     folder: Path,
     files: Iterable[ImageFile],
     preprocessing: Preprocessing,
+    expected: Mapping[str, tuple[str, ...]],
     *,
     count: int,
     limit: int | None,
 ) -> ImageSample:
-    expected: dict[str, tuple[str, ...]] = {}
-
     def batches() -> Iterator[tuple[list[str], ImageBatch, int]]:
         for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH):
             readable = batch.readable
-            expected.update({each.name: (each.expected,) for each in readable if each.expected})
             yield [each.name for each in readable], batch.images, len(batch.files) - len(readable)
 
     return ImageSample("photos", printable(folder), count, batches(), expected, limit)

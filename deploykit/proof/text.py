@@ -54,7 +54,7 @@ _WITHOUT_BOUND: dict[ImageKind, str] = {
     "golden": "They were chosen at export for their margins, so no rate follows for photos.",
     "generated": "They are generated images, and say nothing about real photos.",
 }
-#: Fewer images than these may well be of one class.
+#: Fewer images than these may well get the same answer.
 _LEAST_VARIED = 3
 #: Answers whose probabilities vary by less than this hardly depend on the image.
 _LEAST_SPREAD = 0.01
@@ -153,7 +153,7 @@ def decisions_text(verdicts: Sequence[Verdict], reference: str, kind: ImageKind)
     for verdict in turned:
         number = verdict.measurement.undecidable_flips
         yield (
-            f"{counted(number, f'undecidable {noun}')} got another class from "
+            f"{counted(number, f'undecidable {noun}')} got another {found[0].decision} from "
             f"{verdict.candidate.title}: within rounding, and judged apart."
         )
     yield from _bound_text(verdicts, reference, kind)
@@ -189,14 +189,15 @@ def limits_text(verdicts: Sequence[Verdict], images: ImageSet) -> Iterator[str]:
         if spec.tf32:
             yield f"{spec.graph} ran with TensorFloat-32, which shows nothing about plain FP32."
     undecidable = [
-        (verdict.candidate.precision, found.undecidable, found.images)
+        (verdict.candidate.precision, found.undecidable, found.images, found.decision)
         for verdict in verdicts
         if (found := verdict.measurement).undecidable and not found.non_finite
     ]
-    for precision, count, compared in dict.fromkeys(undecidable):
+    for precision, count, compared, decision in dict.fromkeys(undecidable):
         yield (
             f"{count:,} of {counted(compared, noun)} {'is' if count == 1 else 'are'} undecidable "
-            f"in {precision}: either class would do, so that no change of them counts as a flip."
+            f"in {precision}: either {decision} would do, so that no change of them counts as a "
+            "flip."
         )
 
 
@@ -222,15 +223,15 @@ def uniform_text(found: Measurement, kind: ImageKind = "photos") -> str:
             "network's."
         )
         return hardly if alike else ""
-    why = "photos of one class do that, and so does an untrained network"
+    why = f"photos of one {found.decision} do that, and so does an untrained network"
     if kind == "generated":
         why = "generated images may do that; photos show whether it decides (--images DIR)"
     within = f", with probabilities within {found.spread:.1g}" if alike else ""
-    return f"The network gives {images} the same class{within}: {why}."
+    return f"The network gives {images} the same {found.decided}{within}: {why}."
 
 
 def flips_text(verdict: Verdict) -> list[str]:
-    """A line for each image whose class changed, the largest margins first."""
+    """A line for each image whose decision changed, the largest margins first."""
     flipped = verdict.measurement.flipped
     lines = [
         visible(
@@ -285,7 +286,7 @@ def status_text(known: Status) -> str:
     found = proof.measurement
     rate = found.flip_rate_bound
     sure = "" if rate is None else f", at most {rate_digits(rate)} % would"
-    alike = ", all of one class" * bool(uniform_text(found, proof.images.kind))
+    alike = f", all of one {found.decision}" * bool(uniform_text(found, proof.images.kind))
     images = counted(proof.images.count, IMAGE_NAMES[proof.images.kind])
     return (
         f"{known.word}: {found.flips} of {counted(found.decidable, 'decision')} differ from "
@@ -335,7 +336,11 @@ def proof_words(proof: KeptVerdict) -> list[str]:
         f"{found.flips} of {counted(found.decidable, 'decision')} changed (flipped) against the "
         f"{proof.reference}{sure}.",
         *([alike] if alike else []),
-        *([f"{more} undecidable{turned}: either class would do."] if found.undecidable else []),
+        *(
+            [f"{more} undecidable{turned}: either {found.decision} would do."]
+            if found.undecidable
+            else []
+        ),
         f"{how}; with {images_text(proof.images)}, through the recorded preprocessing.",
         f"The largest change of a probability was {found.max_probability_change:.1e}, the largest "
         f"error of a logit {found.max_relative_error:.1e} of the scale.",

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, Self, TypeAlias, get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +27,7 @@ HEADS: tuple[HeadName, ...] = get_args(HeadName)
 
 #: Of a head whose classes are decided for one by one, where nobody said another.
 DEFAULT_THRESHOLD = 0.5
+ClassMeasure: TypeAlias = Literal["recall", "precision", "average precision"]
 
 #: Two classes whose probabilities differ by less than this are as probable as each other.
 _SAME_PROBABILITY = 1e-6
@@ -39,11 +41,22 @@ class BaseHead(Value, frozen=True, tag_field="kind"):
     #: The activation that makes probabilities of the logits.
     activation: ClassVar[Literal["softmax", "sigmoid"]]
     #: What changes when a decision does.
-    decided: ClassVar[str] = "class"
-    #: Whether an image may be given any number of classes, none included.
+    decided: ClassVar[Literal["class", "labels"]] = "class"
+    #: Whether an image may be given any number of classes, none included. Where it is given exactly
+    #: one, its folder can name it.
     several: ClassVar[bool] = False
-    #: What a margin is, to a reader.
+    #: What reports call the part of the images that are given exactly their classes.
+    accuracy: ClassVar[Literal["accuracy", "exact match"]] = "accuracy"
+    #: What reports tell of the answers about each class.
+    class_measures: ClassVar[tuple[ClassMeasure, ...]] = ("recall",)
+    #: What a margin is, in few words.
     margin_words: ClassVar[str] = "the distance of the nearest logit from its threshold"
+    #: What a decision and a margin are, and when a decision means nothing: for a page's readers.
+    decision_meaning: ClassVar[str]
+    margin_meaning: ClassVar[str]
+    undecidable_meaning: ClassVar[str] = (
+        "the margin is below what the precision can resolve, so that either class would do"
+    )
     #: A margin loses at most this many times what the logit changes that changes most.
     reach: ClassVar[int] = 1
 
@@ -110,6 +123,19 @@ class BaseHead(Value, frozen=True, tag_field="kind"):
     def lost_margins(self, changes: Array) -> Array:
         """(N, L) changes of logits => (N,) the most by which they can take a margin away."""
 
+    def nearest(self, logits: npt.ArrayLike) -> npt.NDArray[np.intp]:
+        """(N, L) => (N,) the class whose probability shows how clear a decision is."""
+        return np.asarray(self.scores(logits).argmax(axis=1), np.intp)
+
+    def reordered(self, places: Sequence[int]) -> Self:
+        """The head of the same classes in another order.
+
+        Args:
+            places: (K,) where each of them is in this one's order.
+        """
+        del places
+        return self
+
     def names_of(self, decision: Decisions, labels: tuple[str, ...]) -> tuple[str, ...]:
         """The classes that one decision, (D,), is for, in the order of the labels."""
         chosen = self.chosen(decision[None], len(labels))[0]
@@ -123,6 +149,12 @@ class SingleLabel(BaseHead, frozen=True, tag="single-label"):
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
     reach: ClassVar[int] = 2  # two logits that come closer
     margin_words: ClassVar[str] = "logit 1 minus logit 2"
+    decision_meaning: ClassVar[str] = (
+        "the class with the largest logit; a logit is what the network gives each class"
+    )
+    margin_meaning: ClassVar[str] = (
+        "how far the reference's best class is ahead of its second, in logits"
+    )
     thresholds: ClassVar[tuple[float, ...]] = ()
 
     def probabilities(self, logits: npt.ArrayLike) -> Array:
@@ -188,6 +220,11 @@ class _Sigmoids(BaseHead, frozen=True):
     thresholds: tuple[float, ...]
 
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "sigmoid"
+    class_measures: ClassVar[tuple[ClassMeasure, ...]] = (
+        "recall",
+        "precision",
+        "average precision",
+    )
 
     def __post_init__(self) -> None:
         outside = [each for each in self.thresholds if not 0 < each < 1]
@@ -241,8 +278,20 @@ class MultiLabel(_Sigmoids, frozen=True, tag="multi-label"):
     """One logit a class, of which a sigmoid makes a probability; those above thresholds decide."""
 
     name: ClassVar[HeadName] = "multi-label"
-    decided: ClassVar[str] = "labels"
+    decided: ClassVar[Literal["class", "labels"]] = "labels"
     several: ClassVar[bool] = True
+    accuracy: ClassVar[Literal["accuracy", "exact match"]] = "exact match"
+    decision_meaning: ClassVar[str] = (
+        "the classes whose probabilities are above their thresholds; a probability is the sigmoid "
+        "of a logit, which is what the network gives each class"
+    )
+    margin_meaning: ClassVar[str] = (
+        "how far the reference's nearest logit is from its threshold, in logits"
+    )
+    undecidable_meaning: ClassVar[str] = (
+        "a logit is closer to its threshold than the precision can resolve, so that the image may "
+        "as well have that class as not"
+    )
 
     def check(self, classes: int) -> None:
         """One threshold a class."""
@@ -262,6 +311,15 @@ class MultiLabel(_Sigmoids, frozen=True, tag="multi-label"):
         """The logits, whatever the thresholds are."""
         return np.asarray(logits, np.float64)
 
+    def nearest(self, logits: npt.ArrayLike) -> npt.NDArray[np.intp]:
+        """The class that is nearest to its threshold."""
+        return np.asarray(np.abs(self._above(logits)).argmin(axis=1), np.intp)
+
+    def reordered(self, places: Sequence[int]) -> Self:
+        """The thresholds follow the classes."""
+        thresholds = tuple(self.thresholds[place] for place in places)
+        return msgspec.structs.replace(self, thresholds=thresholds)
+
     def chosen(self, decisions: Decisions, classes: int) -> npt.NDArray[np.bool_]:
         """Any number of classes an image."""
         del classes
@@ -276,6 +334,11 @@ class Binary(_Sigmoids, frozen=True, tag="binary"):
     """One logit for two classes: its sigmoid is the second one's probability."""
 
     name: ClassVar[HeadName] = "binary"
+    decision_meaning: ClassVar[str] = (
+        "the second class where its probability, the sigmoid of the logit, is above the threshold, "
+        "else the first"
+    )
+    margin_meaning: ClassVar[str] = "how far the reference's logit is from the threshold, in logits"
 
     def logits_for(self, classes: int) -> int:
         """One."""

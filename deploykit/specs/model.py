@@ -109,6 +109,11 @@ class Labels(Value, frozen=True):
         return len(self.names)
 
     @property
+    def folder_names(self) -> tuple[str, ...]:
+        """The names by which an image's folder tells its class; none where it may have several."""
+        return () if self.head.several else self.names
+
+    @property
     def logits(self) -> int:
         """The number of logits an image."""
         return self.head.logits_for(len(self))

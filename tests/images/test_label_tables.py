@@ -93,3 +93,19 @@ def test_read_label_table_of_one_class_refuses_others(text, reason, tmp_path):
         read_label_table(tmp_path / "labels.csv", ("no", "yes"), several=False)
     if "maybe" not in text:  # of several classes, any number is clear
         assert read_label_table(tmp_path / "labels.csv", ("no", "yes")).rows
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\na.jpg,0\nb.jpg,1\n",
+        "path,dog\na.jpg,0\nb.jpg,1\n",
+        "path,cat\na.jpg,1\nb.jpg,0\n",
+        "a.jpg,cat\nb.jpg,dog\n",
+        "a.jpg,0\nb.jpg,1\n",
+    ],
+)
+def test_read_label_table_of_two_classes_takes_one_column(text, tmp_path):
+    (tmp_path / "labels.csv").write_text(text)
+    found = read_label_table(tmp_path / "labels.csv", ("cat", "dog"), several=False)
+    assert found.rows == {"a.jpg": ("cat",), "b.jpg": ("dog",)}

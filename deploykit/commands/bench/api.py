@@ -23,6 +23,7 @@ def bench(
     seconds: float = BenchRequest.seconds,
     verify: bool = False,
     max_images: int = BenchRequest.max_images,
+    expected: PathLike | None = None,
     accept: bool = False,
     html: PathLike | None = None,
     artifacts: PathLike | None = None,
@@ -39,6 +40,8 @@ def bench(
         seconds: How long to measure, once all are open; at least three rounds run.
         verify: Prove the fastest unproven candidates, until one passes.
         max_images: Photos to compare with ``verify``.
+        expected: A table of the photos' classes (path, then names or 0/1 columns); None for what
+            their folders tell. Gives the accuracy of each candidate.
         accept: Make ``predict`` and ``load`` use the recommended candidate on this machine.
         html: Where to write a page.
         artifacts: The home of bundles; None for ``artifacts``.
@@ -52,7 +55,15 @@ def bench(
         MissingError: Not one candidate runs here.
     """
     sizes = tuple(sorted(set(batch_sizes)))
-    request = BenchRequest(optional_path(images), sizes, repeats, seconds, verify, max_images)
+    request = BenchRequest(
+        optional_path(images),
+        sizes,
+        repeats,
+        seconds,
+        verify,
+        max_images,
+        optional_path(expected),
+    )
     page = optional_path(html)
     if page is not None:
         from deploykit.commands.bench.page import begin_bench_page

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploykit.console.command import command
-from deploykit.console.options import Artifacts, BundleName, Json, Verbose
+from deploykit.console.options import Artifacts, BundleName, Json, Verbose, named_path
 from deploykit.errors import DeploykitError, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,15 @@ def bench(
     images: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Images to predict.  [default: those of the export]"),
+    ] = None,
+    expected: Annotated[
+        Path | None,
+        typer.Option(
+            parser=named_path,
+            metavar="FILE",
+            help="A CSV of the images' classes: path, then names or 0/1 columns.  [default: what "
+            "their folders tell]",
+        ),
     ] = None,
     bundle: BundleName = None,
     accept: Annotated[
@@ -90,7 +99,7 @@ def bench(
         from deploykit.commands.bench.run import BenchRequest, bench_bundle
 
         request = BenchRequest(
-            images, _parsed_sizes(batch_sizes), repeats, seconds, verify, max_images
+            images, _parsed_sizes(batch_sizes), repeats, seconds, verify, max_images, expected
         )
         if html is not None:
             from deploykit.commands.bench.page import begin_bench_page

@@ -7,6 +7,7 @@ import math
 import re
 import sys
 import time
+from collections.abc import Mapping
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from deploykit.images.batches import allocate_buffers, read_batch
 from deploykit.images.scan import ImageFile
 from deploykit.inference.candidates import Candidate
 from deploykit.inference.pipeline import answer_files, shared_work
+from deploykit.parity.accuracy import accuracy_of
 from deploykit.runtime.opener import HOST_RUNTIMES
 from deploykit.specs.session import ImageBatch, Logits, Session
 from deploykit.system.threads import StageClock
@@ -42,6 +44,7 @@ class OpenCandidate:
         folder: The bundle.
         candidate: What to open.
         files: The sample: images that can be read.
+        known: The right classes of images, by their names.
         started: When its process was started, as :func:`time.time` tells.
 
     Raises:
@@ -49,11 +52,17 @@ class OpenCandidate:
     """
 
     def __init__(
-        self, folder: Path, candidate: Candidate, files: list[ImageFile], started: float
+        self,
+        folder: Path,
+        candidate: Candidate,
+        files: list[ImageFile],
+        known: Mapping[str, tuple[str, ...]],
+        started: float,
     ) -> None:
         self._bundle = open_bundle(folder)
         self._candidate = candidate
         self._files = files
+        self._known = known
         self._session = open_listed(self._bundle, candidate, pipelined=True)
         first = self._read(files[:1])
         start = time.perf_counter()
@@ -101,13 +110,8 @@ class OpenCandidate:
             rest = [file for file in rest if file not in part]
             at_most = int(_SAMPLE_SECONDS * self._sample_rate)
         self._peak_memory_bytes = peak_memory_bytes()
-        labels = self._bundle.manifest.labels
-        best = labels.head.scores(np.concatenate(logits)).argmax(axis=1)
-        self._correct = [
-            labels.names[place] == file.expected
-            for place, file in zip(best.tolist(), predicted, strict=True)
-            if file.expected is not None
-        ]
+        paths, labels = [file.name for file in predicted], self._bundle.manifest.labels
+        self._accuracy = accuracy_of(np.concatenate(logits), paths, self._known, labels)
         return _LEAST_IMAGES / self._sample_rate
 
     def predict(self, seconds: float) -> None:
@@ -205,8 +209,8 @@ class OpenCandidate:
             skipped_batches=self._skipped_batches,
             batch_size=self._batch_size,
             rates=tuple(self._rates),
-            labelled=len(self._correct),
-            correct=sum(self._correct),
+            labelled=0 if self._accuracy is None else self._accuracy.images,
+            correct=0 if self._accuracy is None else self._accuracy.correct,
         )
 
     def _read(self, files: list[ImageFile]) -> ImageBatch:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +42,7 @@ class CandidateProcess(Closing):
         folder: The bundle.
         candidate: What to open.
         files: The sample.
+        known: See :class:`OpenCandidate`.
         log: Where what is printed in the process goes.
 
     Attributes:
@@ -50,7 +51,12 @@ class CandidateProcess(Closing):
     """
 
     def __init__(
-        self, folder: Path, candidate: Candidate, files: list[ImageFile], log: Path
+        self,
+        folder: Path,
+        candidate: Candidate,
+        files: list[ImageFile],
+        known: Mapping[str, tuple[str, ...]],
+        log: Path,
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self.candidate = candidate
@@ -59,7 +65,7 @@ class CandidateProcess(Closing):
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_answer_requests,
-            args=(theirs, log, folder, candidate, files, time.time()),
+            args=(theirs, log, folder, candidate, files, known, time.time()),
             daemon=True,
         )
         with _as_a_fresh_program():
@@ -148,6 +154,7 @@ def _answer_requests(
     folder: Path,
     candidate: Candidate,
     files: list[ImageFile],
+    known: Mapping[str, tuple[str, ...]],
     started: float,
 ) -> None:
     """Open a candidate and call its methods, in the process that was started for it."""
@@ -156,7 +163,7 @@ def _answer_requests(
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     try:
-        opened = OpenCandidate(folder, candidate, files, started)
+        opened = OpenCandidate(folder, candidate, files, known, started)
         while True:
             method, args, options = connection.recv()  # raises EOFError when the parent has ended
             connection.send(method(opened, *args, **options))

@@ -79,8 +79,8 @@ class Measured(Value, frozen=True):
         skipped_batches: The batch sizes that it cannot run alone, and why.
         batch_size: The most images that a run of the session took in a prediction.
         rates: The images/s of each prediction, from files to logits; one a round.
-        labelled: Images whose class their folder tells.
-        correct: Those of them that it answered rightly.
+        labelled: Images whose classes a table or their folder tells.
+        correct: Those of them that it gave exactly these.
         status: Whether it may be trusted; None for the reference itself.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from deploykit.errors import (
 )
 from deploykit.images.batches import read_batches
 from deploykit.images.scan import ImageFile, Scan, sample_images
+from deploykit.images.truth import known_classes
 from deploykit.inference.candidates import Candidate, this_machine
 from deploykit.proof.accepted import keep_accepted
 from deploykit.proof.images import listed_images, nothing_readable
@@ -58,6 +59,7 @@ class BenchRequest:
     """The arguments of :func:`deploykit.bench`.
 
     Attributes:
+        expected: A table of the images' classes; None for what their folders tell.
         max_images: 256 without a flip bound the rate of flips at 1.2 %.
     """
 
@@ -67,6 +69,7 @@ class BenchRequest:
     seconds: float = 90.0
     verify: bool = False
     max_images: int = 256
+    expected: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.batch_sizes or min(self.batch_sizes) < 1:
@@ -102,12 +105,14 @@ def bench_bundle(
     request = request or BenchRequest()
     start = time.monotonic()
     folder = listed_images(bundle, request.images, progress)
+    every = known_classes(folder, bundle.manifest.labels, request.expected)
     files = _readable_sample(bundle, folder)
+    truth = {file.name: every[file.name] for file in files if file.name in every}
     candidates, skipped = list_candidates(bundle, progress)
     with ExitStack() as stack:
         progress(Note(f"starting {counted(len(candidates), 'candidate')}; then they are measured"))
         processes, not_opened = _start_all(
-            stack, bundle, candidates, files, request.seconds, progress
+            stack, bundle, candidates, files, truth, request.seconds, progress
         )
         starting_seconds = time.monotonic() - start
         measured, failed = take_turns(processes, request, progress)
@@ -161,6 +166,7 @@ def _start_all(
     bundle: Bundle,
     candidates: Sequence[Candidate],
     files: list[ImageFile],
+    known: Mapping[str, tuple[str, ...]],
     seconds: float,
     progress: Progress,
 ) -> tuple[list[CandidateProcess], list[Skipped]]:
@@ -174,7 +180,7 @@ def _start_all(
     for place, candidate in enumerate(candidates):
         began = time.monotonic()
         progress(Step("starting", place, len(candidates), name_of(candidate)))
-        process = CandidateProcess(bundle.folder, candidate, files, logs / f"{place}.txt")
+        process = CandidateProcess(bundle.folder, candidate, files, known, logs / f"{place}.txt")
         stack.enter_context(process)
         found = process.ask(OpenCandidate.first_run_seconds)
         if not isinstance(found, Skipped):

@@ -24,6 +24,7 @@ def diagnose(
     max_images: int | None = None,
     transform: str | None = None,
     trained_accuracy: float | None = None,
+    expected: PathLike | None = None,
     runtime: str | None = None,
     precision: Precision | None = None,
     arch: str | None = None,
@@ -49,6 +50,7 @@ def diagnose(
             preprocessing with.
         trained_accuracy: The accuracy of the training on its test photos, 0..1. Below it, the usual
             mistakes are tried. None if unknown.
+        expected: A table of the photos' classes, for the stages; None for what their folders tell.
         runtime: What executes; None for all that run here.
         precision: Of the graphs; None for all.
         arch: Compare with this architecture, your own code included.
@@ -66,9 +68,9 @@ def diagnose(
     """
     if not (stages or layers):
         raise UsageError("Neither stages nor layers are to be diagnosed.", hint="Ask for one.")
-    if not stages and (transform, trained_accuracy) != (None, None):
+    if not stages and (transform, trained_accuracy, expected) != (None, None, None):
         raise UsageError(
-            "transform and trained_accuracy are for the diagnosis by stage.",
+            "transform, trained_accuracy and expected are for the diagnosis by stage.",
             hint="Set stages=True.",
         )
     chosen = chosen_bundle(bundle, artifacts, progress)
@@ -76,7 +78,14 @@ def diagnose(
     folder = optional_path(images)
     named = ReferenceRequest(arch, optional_path(ckpt), arch_args, trust_pickle)
     request = DiagnosisRequest(
-        folder, max_images, transform, trained_accuracy, named, runtime, precision
+        folder,
+        max_images,
+        transform,
+        trained_accuracy,
+        named,
+        runtime,
+        precision,
+        optional_path(expected),
     )
     if layers:
         layer_candidates(chosen, runtime, precision, silent)  # or it would fail minutes later

@@ -16,6 +16,7 @@ class DiagnosisRequest:
 
     Attributes:
         transform: For the stages alone, as ``trained_accuracy`` and ``reference``.
+        expected: A table of the images' classes; None for what their folders tell.
         first: Names of images to take before any other, such as those that flipped; unknown names
             are ignored.
     """
@@ -27,6 +28,7 @@ class DiagnosisRequest:
     reference: ReferenceRequest = field(default_factory=ReferenceRequest)
     runtime: str | None = None
     precision: Precision | None = None
+    expected: Path | None = None
     first: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

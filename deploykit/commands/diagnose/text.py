@@ -113,7 +113,7 @@ def stage_report_text(report: StageReport) -> str:
             trained = f"; training had {100 * report.trained_accuracy:.1f} % right"
         lines += [
             f"this part  {report.correct} of the {report.labelled} photos diagnosed here that were "
-            f"not picked for their answers get their folder's class{trained}",
+            f"not picked for their answers get {report.right}{trained}",
             "",
         ]
     for finding in report.findings:

@@ -424,7 +424,7 @@ class _Maker:
 
 
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
-    """Why a graph or an engine failed, and which images changed their class."""
+    """Why a graph or an engine failed, and which images changed their decision."""
     for reason in verdict.reasons:
         yield f"{verdict.candidate.runtime}: {reason}"
     yield from flips_text(verdict)

@@ -30,6 +30,7 @@ def verify(
     arch_args: Mapping[str, object] | None = None,
     trust_pickle: bool = False,
     self_test: bool = False,
+    expected: PathLike | None = None,
     html: PathLike | None = None,
     junit: PathLike | None = None,
     artifacts: PathLike | None = None,
@@ -56,6 +57,8 @@ def verify(
         arch_args: Further arguments of the architecture; None for the recorded ones.
         trust_pickle: Let the checkpoint run the code in it; only for files you made yourself.
         self_test: Compare with the recorded answers, which needs no torch.
+        expected: A table of the photos' classes (path, then names or 0/1 columns); None for what
+            their folders tell. Gives the accuracy of both sides.
         html: Where to write the certificate, a page for people.
         junit: Where to write JUnit XML, for CI systems.
         artifacts: The home of bundles; None for ``artifacts``.
@@ -78,6 +81,7 @@ def verify(
         tf32=tf32,
         reference=ReferenceRequest(arch, optional_path(ckpt), arch_args, trust_pickle),
         self_test=self_test,
+        expected=optional_path(expected),
     )
     return verify_with_reports(
         partial(chosen_bundle, bundle, artifacts, progress),

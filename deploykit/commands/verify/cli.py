@@ -65,6 +65,15 @@ def verify(
             "--self-test", help="Compare with the recorded golden answers; needs no torch."
         ),
     ] = False,
+    expected: Annotated[
+        Path | None,
+        typer.Option(
+            parser=named_path,
+            metavar="FILE",
+            help="A CSV of the images' classes: path, then names or 0/1 columns.  [default: what "
+            "their folders tell]",
+        ),
+    ] = None,
     bundle: BundleName = None,
     runtime: Runtime = None,
     precision: PrecisionName = None,
@@ -172,6 +181,7 @@ def verify(
             transform=transform,
             trained_accuracy=trained_accuracy,
             layers=layers,
+            expected=expected,
         )
         _verify(request, html, junit, console, bundle, artifacts)
 

@@ -122,7 +122,7 @@ class Totals:
     Attributes:
         images: How many images were compared.
         flips: The most flips of one candidate.
-        undecidable_flips: The most undecidable images whose class one candidate changed.
+        undecidable_flips: The most undecidable images whose decision one candidate changed.
         bound: The largest bound; None where no candidate has one.
         bounded: How many candidates have a bound.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deploykit.commands.verify.result import Verification
     from deploykit.proof.reference import OpenReference
 
-#: A diagnosis begins with the images that changed their class or moved most, at most so many.
+#: A diagnosis begins with the images that changed their decision or moved most, at most so many.
 _FIRST_IMAGES = 16
 
 _Report = TypeVar("_Report")
@@ -83,5 +83,6 @@ def _diagnosis_request(request: VerifyRequest, first: tuple[str, ...] = ()) -> D
         reference=request.reference,
         runtime=request.runtime,
         precision=request.precision,
+        expected=request.expected,
         first=first,
     )

@@ -14,6 +14,7 @@ from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.commands.diagnose.text import layer_report_text, stage_report_text
 from deploykit.commands.verify.conclusion import conclusion_of
 from deploykit.commands.verify.result import Verification
+from deploykit.commands.verify.text import accuracy_line
 from deploykit.html.document import write_document
 from deploykit.proof.text import flips_text, images_text, numbers_text
 from deploykit.specs.session import SessionSpec
@@ -77,6 +78,10 @@ def _add_comparison(root: ET.Element, bundle: Bundle, found: Verification) -> No
         "images.unreadable": str(found.unreadable),
         **{f"version.{name}": version for name, version in found.versions.items()},
     }
+    if len(found.head.class_measures) > 1:  # of one measure a class, the text alone tells
+        names = ["reference", *(verdict.candidate.title for verdict in found.verdicts)]
+        for name, side in zip(names, found.accuracy, strict=False):
+            facts[f"accuracy of {name}"] = accuracy_line(side, found.head)
     properties = ET.SubElement(suite, "properties")
     for name, value in filter(all, facts.items()):
         ET.SubElement(properties, "property", name=_xml(name), value=_xml(value))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from deploykit.bundle.folder import Bundle
     from deploykit.commands.verify.result import Verification
     from deploykit.parity.accuracy import Accuracy, ClassAccuracy
+    from deploykit.specs.heads import BaseHead
     from deploykit.specs.session import Logits
 
 _STYLES = (
@@ -48,6 +49,8 @@ _OUTCOMES = {
     "unproven": ("Not proven", "warn"),
 }
 _TOP_K = 3
+#: Of the classes that an image got or lost, which the best may not be.
+_MOST_CHANGED = 6
 _MOST_FLIPS = 24
 _CLOSEST = 6
 _MOST_CLASSES = 40
@@ -92,7 +95,8 @@ def write_certificate(
         "graphs": {graph: files[graph].sha256 for graph in graphs if graph in files},
         "candidates": candidates,
         "thumbnails": _thumbnail_urls(shown, images),
-        "classes": _shown_classes(found.accuracy),
+        "head": labels.head,
+        "classes": _shown_classes(found.accuracy, labels.head),
         "part_of": _part_of,
     }
     pieces = render(__package__, "certificate.html.j2", _STYLES, ("picture.js",), context)
@@ -105,8 +109,8 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
     Returns:
         The ``scatter`` of its images, None where there is nothing to draw, with a row of
         ``points`` for each that is drawn; how many images have finite numbers, ``placed``, and how
-        many of those moved too little to change their class, ``safe``; how many times further the
-        nearest one would have to move, ``room``; the ``flips``, the largest margins first, and
+        many of those moved too little to change their decision, ``safe``; how many times further
+        the nearest one would have to move, ``room``; the ``flips``, the largest margins first, and
         where there are none the ``closest``.
     """
     verdict, names = found.verdicts[place], found.answers.paths
@@ -117,8 +121,10 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
     scale, limit = verdict.measurement.scale, verdict.tolerance.max_relative_error
 
     def shown(image: Movement) -> dict[str, Any]:
-        answers = {side: _answer(logits[image.index], labels) for side, logits in sides.items()}
-        name = names[image.index]
+        both = {side: logits[[image.index]] for side, logits in sides.items()}
+        name, first = names[image.index], _changed_classes(both, labels)
+        nearest = int(labels.head.nearest(both["reference"])[0])
+        answers = {side: _answer(row, labels, first, nearest) for side, row in both.items()}
         return {
             "name": name,
             "expected": found.expected.get(name),
@@ -128,11 +134,11 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
         }
 
     def point(image: Movement) -> list[Any]:
-        """Its name, both classes, margin, change, and whether the margin decides."""
+        """Its name, both decisions, margin, change, and whether the margin decides."""
         rows = (logits[[image.index]] for logits in sides.values())
-        classes = (labels.title_of(labels.head.decide(row)[0]) for row in rows)
+        decisions = (labels.title_of(labels.head.decide(row)[0]) for row in rows)
         numbers = number(image.margin), number(image.change)
-        return [names[image.index], *classes, *numbers, image.decidable]
+        return [names[image.index], *decisions, *numbers, image.decidable]
 
     scatter = scatter_of(images, None if limit is None else limit * scale)
     flips = sorted((each for each in images if each.flipped), key=lambda each: -each.margin)
@@ -150,16 +156,37 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
     }
 
 
-def _answer(logits: Logits, labels: Labels) -> dict[str, Any]:
-    """The best classes that one side gives an image, the best first, and its margin."""
-    head, row = labels.head, logits[None]
+def _changed_classes(sides: Mapping[str, Logits], labels: Labels) -> list[int]:
+    """The classes that one of both sides, (1, L) each, gives an image that may have several."""
+    head = labels.head
+    ours, theirs = (head.chosen(head.decide(row), len(labels)) for row in sides.values())
+    changed = np.flatnonzero((ours != theirs)[0]).tolist()
+    return changed[:_MOST_CHANGED] if head.several else []
+
+
+def _answer(row: Logits, labels: Labels, first: Sequence[int], nearest: int) -> dict[str, Any]:
+    """What one side, (1, L), gives an image.
+
+    Args:
+        row: The logits.
+        labels: What they mean.
+        first: Classes to show before the best.
+        nearest: The class whose probability shows how clear the decision is.
+
+    Returns:
+        The decision, ``title``; classes, the best behind the first; the nearest; the margin.
+    """
+    head = labels.head
     probabilities = head.probabilities(row)[0]
-    best = np.argsort(-head.scores(row)[0], kind="stable")[:_TOP_K]
+    best = [i for i in np.argsort(-head.scores(row)[0], kind="stable").tolist() if i not in first]
+
+    def ranked(i: int) -> Ranked:
+        return Ranked(label=labels.names[i], probability=float(probabilities[i]))
+
     return {
-        "top": [
-            Ranked(label=labels.names[i], probability=float(probabilities[i]))
-            for i in best.tolist()
-        ],
+        "title": labels.title_of(head.decide(row)[0]),
+        "top": [ranked(i) for i in (*first, *best[: max(0, _TOP_K - len(first))])],
+        "nearest": ranked(nearest),
         "margin": float(head.margins(row)[0]),
     }
 
@@ -176,7 +203,7 @@ def _thumbnail_urls(names: Iterable[str], folder: Path | None) -> Mapping[str, s
     }
 
 
-def _shown_classes(accuracy: Sequence[Accuracy]) -> list[tuple[ClassAccuracy, ...]]:
+def _shown_classes(accuracy: Sequence[Accuracy], head: BaseHead) -> list[tuple[ClassAccuracy, ...]]:
     """The classes that are shown, each as the reference and then every candidate has it.
 
     Of many, those that differ come first, then those that are recognised worst.
@@ -184,7 +211,9 @@ def _shown_classes(accuracy: Sequence[Accuracy]) -> list[tuple[ClassAccuracy, ..
 
     def interest(row: tuple[ClassAccuracy, ...]) -> tuple[bool, float]:
         reference, *others = row
-        return all(each.correct == reference.correct for each in others), reference.rate
+        told = reference.told(head.class_measures)
+        same = all(each.told(head.class_measures) == told for each in others)
+        return same, reference.rate
 
     rows = list(zip(*(side.classes for side in accuracy), strict=True))
     return rows if len(rows) <= _MOST_CLASSES else sorted(rows, key=interest)[:_MOST_CLASSES]

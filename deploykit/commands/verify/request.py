@@ -20,6 +20,7 @@ class VerifyRequest:
         sample: Images that are open already; instead of ``images``.
         precision: None for every one that graphs are made for, and so not for BF16.
         keep: Whether the bundle keeps the verdicts.
+        expected: A table of the images' classes; None for what their folders tell.
     """
 
     sample: ImageSample | None = None
@@ -37,6 +38,7 @@ class VerifyRequest:
     transform: str | None = None
     trained_accuracy: float | None = None
     layers: bool = False
+    expected: Path | None = None
 
     @property
     def diagnoses(self) -> bool:
@@ -60,6 +62,12 @@ class VerifyRequest:
                 "--stages and --layers diagnose graphs in plain FP32 by the reference: "
                 "they take no --self-test, --engine or --tf32.",
                 "Leave out one or the other.",
+            ),
+            (
+                self.expected is not None and (self.self_test or self.sample is not None),
+                "--expected tells the classes of a folder's photos: it takes no --self-test and no "
+                "images that are given already.",
+                "Name the folder: --images DIR --expected FILE",
             ),
             (
                 self.tf32 and self.runtime != CUDA,

@@ -16,6 +16,7 @@ from deploykit.parity.answers import Answers
 from deploykit.parity.mining import MarginMining
 from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict
+from deploykit.specs.heads import Head, SingleLabel
 from deploykit.specs.value import Shown
 from deploykit.system.text import command_line
 
@@ -31,6 +32,8 @@ class Verification(Shown):
         verdicts: One a candidate.
         answers: What the reference and the candidates answered, these in the verdicts' order.
         expected: The classes of those compared images of which they are known, by the image's name.
+        truth: The table that tells them; "" where the folders' names do.
+        head: What the logits mean.
         accuracy: On them, the reference's first, then each candidate's; empty without labels, and
             where the images were chosen by their margins.
         created: When, UTC, ISO 8601.
@@ -53,6 +56,8 @@ class Verification(Shown):
     accuracy: tuple[Accuracy, ...]
     created: str
     versions: dict[str, str]
+    truth: str = ""
+    head: Head = field(default_factory=SingleLabel)
     mining: MarginMining | None = None
     skipped: Mapping[Candidate, str] = field(default_factory=dict)
     seconds: float | None = None
@@ -76,7 +81,7 @@ class Verification(Shown):
         return command_line(["deploykit", "verify", *bundle, *options])
 
     def worst_images(self, count: int) -> tuple[str, ...]:
-        """The images to look at first: those that changed their class, then the largest errors.
+        """The images to look at first: those that changed their decision, then the largest errors.
 
         Args:
             count: How many at most.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from deploykit.commands.verify.lowest_margins import judge_lowest, mining_of, ra
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
 from deploykit.errors import BundleError, GraphError, MissingError, UsageError
+from deploykit.images.truth import known_classes
 from deploykit.inference.candidates import (
     Candidate,
     by_reason,
@@ -103,8 +105,10 @@ def _compare(
     start = time.perf_counter()
     labels, preprocessing = bundle.manifest.labels, bundle.manifest.preprocessing
     folder = ranking = None
+    known: Mapping[str, tuple[str, ...]] = {}
     if request.budget is not None:
         folder = listed_images(bundle, request.images, progress)
+        known = known_classes(folder, labels, request.expected)
         sample = read_sample(folder.path, (), preprocessing)  # chosen below
     else:
         sample = _sample(bundle, request, progress)
@@ -119,7 +123,8 @@ def _compare(
         if folder is not None:
             # Not before: that may take minutes, and what cannot run here should fail at once.
             ranking = rank_images(bundle, folder, calibration, progress)
-            sample = read_sample(folder.path, ranking.files[: request.budget], preprocessing)
+            chosen = ranking.files[: request.budget]
+            sample = read_sample(folder.path, chosen, preprocessing, known)
         stack.callback(sample.close)
         sample.skip(frozenset() if request.self_test else calibration)
         answers = answer_images(right, candidates, sample, labels, progress, count=sample.count)
@@ -152,6 +157,8 @@ def _compare(
         skipped=skipped,
         answers=answers,
         expected=expected,
+        truth="" if request.expected is None else request.expected.name,
+        head=labels.head,
         # The closest decisions tell nothing about the accuracy on all.
         accuracy=() if mining else accuracies(answers, expected, labels),
         created=now(),
@@ -166,7 +173,11 @@ def _sample(bundle: Bundle, request: VerifyRequest, progress: Progress) -> Image
     if request.self_test:
         return golden_sample(read_golden(bundle).images)
     return request.sample or bundle_sample(
-        bundle, request.images, limit=request.max_images, progress=progress
+        bundle,
+        request.images,
+        limit=request.max_images,
+        progress=progress,
+        expected=request.expected,
     )
 
 

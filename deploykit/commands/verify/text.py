@@ -20,6 +20,7 @@ from deploykit.proof.text import (
     verdict_value,
     verdicts_text,
 )
+from deploykit.specs.heads import BaseHead, ClassMeasure
 from deploykit.specs.value import plain_value
 from deploykit.system.text import lines_text, table_text
 
@@ -67,14 +68,15 @@ def verdict_text(result: Verification) -> str:
 def _accuracy_text(result: Verification) -> Iterator[str]:
     """How often each side is right on the labelled images, and on which classes."""
     reference, *candidates = result.accuracy
+    head = result.head
     sides = {"reference": reference}
-    yield f"accuracy   {_rate_text(reference)}: the reference"
+    yield f"{head.accuracy:<10} {_rate_text(reference, head)}: the reference"
     for verdict, found in zip(result.verdicts, candidates, strict=True):
         name = verdict.candidate.title
-        if found == reference:
+        if found.tells_the_same(reference, head):
             yield f"           the same, class by class: {name}"
         else:
-            yield f"           {_rate_text(found)}: {name}"
+            yield f"           {_rate_text(found, head)}: {name}"
             sides[name] = found
     rows = list(zip(*(side.classes for side in sides.values()), strict=True))
     yield ""
@@ -82,29 +84,65 @@ def _accuracy_text(result: Verification) -> Iterator[str]:
         yield f"the worst {_WORST_CLASSES} of {len(rows)} classes:"
         rows = sorted(rows, key=lambda row: min(found.rate for found in row))[:_WORST_CLASSES]
     header = ["class", "images"]
+    several = len(head.class_measures) > 1
     for name in sides:
-        header += (name, "its errors at most")
+        measures = [f"{name}: {each}" for each in head.class_measures]
+        header += measures if several else (name, "its errors at most")
     table = []
     for row in rows:
         cells = [row[0].label, str(row[0].images)]
         for found in row:
-            cells += (f"{100 * found.rate:.1f} %", f"{100 * found.error_rate_bound:.1f} %")
+            cells += (f"{100 * each:.1f} %" for each in found.told(head.class_measures))
+            if not several:
+                cells.append(f"{100 * found.error_rate_bound:.1f} %")
         table.append(cells)
     yield from table_text(header, table).split("\n")
 
 
-def _rate_text(found: Accuracy) -> str:
+def _rate_text(found: Accuracy, head: BaseHead) -> str:
     """``97.9 % (47 of 48), errors at most 9.5 %``."""
-    return (
+    text = (
         f"{100 * found.rate:.1f} % ({found.correct} of {found.images}), "
         f"errors at most {100 * found.error_rate_bound:.1f} %"
     )
+    if "average precision" in head.class_measures:
+        text += f", mean average precision {100 * found.mean_average_precision:.1f} %"
+    return text
+
+
+def accuracy_line(found: Accuracy, head: BaseHead) -> str:
+    """All that is told of one side's accuracy, in one line."""
+    classes = (
+        f"{each.label} "
+        + ", ".join(
+            f"{name} {100 * value:.1f} %"
+            for name, value in zip(head.class_measures, each.told(head.class_measures), strict=True)
+        )
+        for each in found.classes
+    )
+    return "; ".join((f"{head.accuracy} {_rate_text(found, head)}", *classes))
+
+
+def _accuracy_value(found: Accuracy) -> dict[str, Any]:
+    """An accuracy as plain values, with what can be derived from it."""
+    measures: tuple[ClassMeasure, ...] = ("recall", "precision")
+    return {
+        **msgspec.to_builtins(found),
+        "mean_average_precision": found.mean_average_precision,
+        "classes": [
+            {
+                **msgspec.to_builtins(each),
+                **dict(zip(measures, each.told(measures), strict=True)),
+            }
+            for each in found.classes
+        ],
+    }
 
 
 def verification_value(result: Verification) -> dict[str, Any]:
     """Everything that was found, as plain values."""
     reference, mining = result.reference, result.mining
-    accuracy = [msgspec.to_builtins(side) for side in result.accuracy]
+    accuracy = [_accuracy_value(side) for side in result.accuracy]
     return {
         "passed": result.passed,
         "conclusion": asdict(conclusion_of(result)),

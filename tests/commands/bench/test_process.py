@@ -41,7 +41,7 @@ def start(bundle, files, tmp_path):
 
     def begin(folder=bundle.folder, candidate=ORT):
         log = tmp_path / f"{len(started)}.txt"
-        started.append(CandidateProcess(folder, candidate, files, log))
+        started.append(CandidateProcess(folder, candidate, files, {}, log))
         return started[-1]
 
     yield begin
@@ -56,7 +56,7 @@ def opened_with(bundle, files, monkeypatch):
     def use(answer, **fields):
         session = FakeSession(answer, classes=3, input_size=(16, 16), **fields)
         monkeypatch.setattr(measure, "open_listed", lambda *args, **kwargs: session)
-        return OpenCandidate(bundle.folder, ORT, files, time.time()), session
+        return OpenCandidate(bundle.folder, ORT, files, {}, time.time()), session
 
     return use
 
@@ -153,7 +153,7 @@ def test_measure_skips_vanished_images(bundle, files, tmp_path):
     for file in files[:4]:
         (tmp_path / Path(file.name).name).write_bytes(file.path.read_bytes())
     copies = list(scan_images(tmp_path, ()).files)
-    opened = OpenCandidate(bundle.folder, ORT, copies, time.time())
+    opened = OpenCandidate(bundle.folder, ORT, copies, {}, time.time())
     opened.predict_sample()
     copies[0].path.unlink()
     with pytest.raises(ImagesError, match=r"of \d+ images of .* can no longer be read"):

@@ -10,7 +10,7 @@ from torchvision.datasets.folder import pil_loader
 
 import deploykit
 from deploykit.commands.app import run
-from deploykit.errors import GraphError, InputError, ModelError, UsageError
+from deploykit.errors import BundleError, InputError, ModelError, UsageError
 from deploykit.models.user_code import user_callable
 
 NETWORKS = """
@@ -232,5 +232,5 @@ def test_a_changed_head_is_found(trained, photo_folder, change):
     else:
         manifest["labels"]["head"] = {"kind": "single-label"}
     path.write_text(json.dumps(manifest))
-    with pytest.raises(GraphError, match=r"was exported with deploykit\.head"):
+    with pytest.raises(BundleError, match=r"was exported with deploykit\.head"):
         deploykit.load(bundle.folder)

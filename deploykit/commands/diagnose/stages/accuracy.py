@@ -29,12 +29,13 @@ from deploykit.images.decode import decode_rgb
 from deploykit.images.labels import name_labels
 from deploykit.images.preprocess import OversizeError
 from deploykit.images.treatment import Treatment
+from deploykit.images.truth import table_order
 from deploykit.images.usual import NORMALISATIONS, usual_sizes
 from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.parity.diagnosis import Finding, Options, Stage, StageReport, Variation
 from deploykit.parity.statistics import upper_bound
 from deploykit.runtime.opener import CPU
-from deploykit.specs.heads import BaseHead
+from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Interpolation
 from deploykit.specs.session import Logits, NormalisedSession
 from deploykit.system.progress import Note, Progress, Step
@@ -65,7 +66,7 @@ def check_answers(
     deployed: Logits,
     progress: Progress,
 ) -> StageReport:
-    """Compare the answers with the folders' names: the order of the labels, and the accuracy.
+    """Compare the answers with the right classes: the order of the labels, and the accuracy.
 
     Args:
         bundle: The bundle.
@@ -76,20 +77,26 @@ def check_answers(
         progress: Told of the changes that are tried.
     """
     labels = bundle.manifest.labels
-    right = _labelled(images, deployed, labels.head).right(labels.names)
+    given = _labelled(images, deployed, labels)
+    right, hits = given.right(labels.names), given.hits(labels.names)
     if len(right) == 0:
         return report
-    report = msgspec.structs.replace(report, correct=int(right.sum()), labelled=len(right))
-    answers = _labelled(images, trained, labels.head)
-    recorded = answers.right(labels.names)
-    orders = other_orders(answers, labels.names, images.classes)
-    for order in orders:
+    exactly = "exactly " if labels.head.several else ""
+    report = msgspec.structs.replace(
+        report,
+        correct=int(right.sum()),
+        labelled=len(right),
+        right=f"{exactly}{images.right_words}",
+    )
+    answers = _labelled(images, trained, labels)
+    recorded = answers.hits(labels.names)
+    for order in _orders(answers, images):
         # Where the bundle's answers are right already, its labels are, and what was named as
         # training's transform is not what the network was trained with.
-        better = order.right.sum() > max(recorded.sum(), right.sum())
-        if better and is_clear_gain(recorded, order.right, answers.truth):
+        better = order.hits.sum() > max(recorded.sum(), hits.sum())
+        if better and is_clear_gain(recorded, order.hits, answers.true_names):
             options = _label_options(order, images)
-            finding = order_finding(order, labels, int(recorded.sum()), images.classes, options)
+            finding = order_finding(order, answers, images, options)
             return msgspec.structs.replace(report, findings=(*report.findings, finding))
     explained = not _EXPLAINING.isdisjoint(finding.stage for finding in report.findings)
     if explained or not _is_lost(report.correct, report.labelled, report.trained_accuracy):
@@ -97,11 +104,17 @@ def check_answers(
     return _with_changes_tried(bundle, images, report, progress)
 
 
-def _labelled(images: StageImages, logits: Logits, head: BaseHead) -> LabelledAnswers:
-    rows = [row for row, name in enumerate(images.truth) if name is not None]
-    finite = np.isfinite(logits[rows]).all(axis=1)
-    truth = np.array([images.truth[row] for row in rows], np.str_)
-    return LabelledAnswers(np.where(finite, head.scores(logits[rows]).argmax(axis=1), -1), truth)
+def _labelled(images: StageImages, logits: Logits, labels: Labels) -> LabelledAnswers:
+    truth = {row: names for row, names in enumerate(images.truth) if names is not None}
+    return LabelledAnswers(logits[[*truth]], [*truth.values()], labels)
+
+
+def _orders(answers: LabelledAnswers, images: StageImages) -> list[LabelOrder]:
+    """The other orders of the labels, the best first."""
+    if images.table is None:
+        return other_orders(answers, images.classes)
+    columns = table_order(images.table, answers.labels)
+    return other_orders(answers, images.classes, columns=columns, table=images.table.name)
 
 
 def _label_options(order: LabelOrder, images: StageImages) -> Options:
@@ -132,13 +145,19 @@ def _with_changes_tried(
     images = dataclasses.replace(images, files=images.files[::every])
     treatments = [own, *_usual_changes(own, rotated=bool(images.rotated))]
     answers = {
-        treatment: _labelled(images, logits, bundle.manifest.labels.head)
+        treatment: _labelled(images, logits, bundle.manifest.labels)
         for treatment, logits in _answers(bundle, images, treatments, progress).items()
     }
-    before, truth = answers[own].right(names), answers[own].truth
+    before, truth = answers[own].right(names), answers[own].true_names
+    found_before = answers[own].hits(names)
     rows: list[Variation] = []
 
-    def add(change: str, options: Options, right: npt.NDArray[np.bool_]) -> None:
+    def add(
+        change: str,
+        options: Options,
+        right: npt.NDArray[np.bool_],
+        hits: npt.NDArray[np.bool_],
+    ) -> None:
         rows.append(
             Variation(
                 change=change,
@@ -146,28 +165,29 @@ def _with_changes_tried(
                 correct=int(right.sum()),
                 images=len(right),
                 gained=int(right.sum()) - int(before.sum()),
-                is_clear=is_clear_gain(before, right, truth),
+                is_clear=is_clear_gain(found_before, hits, truth),
             )
         )
 
     likely: list[tuple[int, Finding]] = []
     for treatment, found in answers.items():
-        after, aspects = found.right(names), differing_aspects(treatment, own)
+        after, hits = found.right(names), found.hits(names)
+        aspects = differing_aspects(treatment, own)
         correct = int(after.sum())
         options, hint = correction(treatment, aspects)
         change = ", ".join(aspect.words(treatment) for aspect in aspects) or "as recorded"
-        add(change, options, after)
+        add(change, options, after, hits)
         restored = not _is_lost(correct, len(after), trained)
-        if restored and is_clear_gain(before, after, truth):
+        if restored and is_clear_gain(found_before, hits, truth):
             message = (
-                f"{change}: {correct} of {len(after)} photos get their folder's class instead of "
+                f"{change}: {correct} of {len(after)} photos get {report.right} instead of "
                 f"{before.sum()}"
             )
             stage = aspects[0].stage
             finding = Finding(stage=stage, message=message, hint=hint, options=options)
             likely.append((correct, finding))
-    for order in other_orders(answers[own], names, images.classes):
-        add(f"labels {order.change}", _label_options(order, images), order.right)
+    for order in _orders(answers[own], images):
+        add(f"labels {order.change}", _label_options(order, images), order.right, order.hits)
     rows.sort(key=lambda row: -row.correct)
     report = msgspec.structs.replace(report, variations=tuple(rows))
     if likely:
@@ -183,7 +203,7 @@ def _unrestored(report: StageReport, trained: float) -> Finding:
     best = report.variations[0]
     return Finding(
         stage="accuracy",
-        message=f"{report.correct} of {report.labelled} photos get their folder's class, and "
+        message=f"{report.correct} of {report.labelled} photos get {report.right}, and "
         f"training had {trained:.1%} right; none of the {len(report.variations) - 1} usual changes "
         f"restores that; the best, {best.change}, gets {best.correct} right",
         hint="Name training's own transform: --transform file.py:function. Else the photos "

@@ -29,7 +29,7 @@ from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress, Step
 
 _ON_CPU = (CPU, REHEARSAL)
-#: Of the scale. Batches whose logits differ by less, and change no class, may do so by rounding.
+#: Of the scale. Batches whose logits differ by less, and change no decision, may do so by rounding.
 _MOST_ROUNDING = 5e-3
 
 
@@ -119,7 +119,7 @@ def _batch_finding(graph: str, wrong: Sequence[Measurement], failures: Sequence[
         return Finding(
             stage="batch size",
             message=f"{graph} answers otherwise in batches of {sizes} than one by one: {differ}, "
-            "and no class changes; rounding that grows in the network may do that",
+            f"and no {wrong[0].decision} changes; rounding that grows in the network may do that",
             hint="A runtime rounds otherwise for another batch size. The diagnosis by node "
             "(--layers) names a node that adds more than rounding; if none does, the network "
             "itself makes small differences large: compare it in float64, or train with less "
@@ -127,7 +127,7 @@ def _batch_finding(graph: str, wrong: Sequence[Measurement], failures: Sequence[
         )
     reason = failures[0] if failures else differ
     if flipped:
-        reason += f", and the class of {first_names(flipped)} changes"
+        reason += f", and the {wrong[0].decision} of {first_names(flipped)} changes"
     return Finding(
         stage="batch size",
         message=f"{graph} depends on the batch size: right one by one, wrong in batches of "

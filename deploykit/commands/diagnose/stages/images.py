@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from deploykit.images.scan import (
     sample_with,
     scan_images,
 )
+from deploykit.images.truth import known_classes
 from deploykit.proof.images import listed_images, mostly_unreadable, read_sample
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import ImageBatch
@@ -42,6 +44,8 @@ class StageImages:
         files: The images' files.
         rotated: The names of those that EXIF says to rotate.
         classes: The classes that the folder's names are of; empty where it is not labelled.
+        known: The right classes of those images of which they are known, by the images' names.
+        table: The table that tells them; None where the folders' names do.
         pixels: (N, H, W, 3), preprocessed as recorded.
         picked: The names of those that were asked for.
         unreadable: That most of what was drawn cannot be read; None where most can.
@@ -54,6 +58,8 @@ class StageImages:
     pixels: ImageBatch
     picked: frozenset[str]
     unreadable: str | None
+    known: Mapping[str, tuple[str, ...]]
+    table: Path | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,17 +67,52 @@ class StageImages:
         return tuple(file.name for file in self.files)
 
     @property
-    def truth(self) -> tuple[str | None, ...]:
-        """Each image's right class; None where the folder does not tell, or it was picked.
+    def truth(self) -> tuple[tuple[str, ...] | None, ...]:
+        """Each image's right classes; None where they are not known, or it was picked.
 
         Images that were picked for their answers say nothing about how often a model is right.
         """
-        return tuple(None if file.name in self.picked else file.expected for file in self.files)
+        return tuple(
+            None if file.name in self.picked else self.known.get(file.name) for file in self.files
+        )
+
+    @property
+    def whose(self) -> str:
+        """Whose names the right classes are."""
+        return "the folder's" if self.table is None else f"{self.table.name}'s"
+
+    @property
+    def right_words(self) -> str:
+        """What images that are right get."""
+        return "their folder's class" if self.table is None else f"what {self.table.name} says"
+
+    @property
+    def true_words(self) -> str:
+        """What is counted where an image may have several classes."""
+        return f"labels that {self.whose} photos have are given"
+
+    @property
+    def truth_exchanged(self) -> str:
+        """What may be exchanged instead of the labels."""
+        if self.table is None:
+            return "the photos' folders"
+        return f"those of {self.table.name}"
+
+    @property
+    def look_at_them(self) -> str:
+        """How to find out whether the truth is exchanged."""
+        if self.table is None:
+            return (
+                "Look at the photos in these folders. Where they are not what the folder says, "
+                "move them."
+            )
+        name = self.table.name
+        return f"Look at photos of these labels. Where they are not what {name} says, correct it."
 
 
 def list_images(
-    bundle: Bundle, images: Path | None, progress: Progress
-) -> tuple[Scan, tuple[str, ...]]:
+    bundle: Bundle, images: Path | None, progress: Progress, table: Path | None = None
+) -> tuple[Scan, tuple[str, ...], Mapping[str, tuple[str, ...]]]:
     """List a folder's images and the classes that it has: the labels, or as many sub-folders.
 
     A bundle may have been exported without the names, or with others.
@@ -80,26 +121,35 @@ def list_images(
         bundle: The bundle.
         images: The folder; None for the one given at export while it is there.
         progress: Told which folder is taken.
+        table: See :func:`deploykit.images.truth.known_classes`.
 
     Returns:
-        The folder, and its classes; none where no image's right class is known.
+        The folder; its classes, none where no image's right class is known; and those of the
+        images of which they are known.
 
     Raises:
         UsageError: No folder is named, and the one given at export is not there.
         ImagesError: There is no image file.
+        InputError: See :func:`deploykit.images.truth.known_classes`.
     """
     labels = bundle.manifest.labels
     listed = listed_images(bundle, images, progress)
-    if any(file.expected is not None for file in listed.files):
-        return listed, labels.names
+    known = known_classes(listed, labels, table)
+    if known:
+        return listed, labels.names, known
+    if labels.head.several:
+        return listed, (), known
     if listed.path.is_dir() and any("/" in file.name for file in listed.files):
         try:
             classes = tuple(class_folders(listed.path))
         except ImagesError:  # the parts of a data set, whose images are as good without labels
-            return listed, ()
+            return listed, (), known
         if len(classes) == len(labels):
-            return scan_images(listed.path, classes), classes
-    return listed, ()
+            named = scan_images(listed.path, classes)
+            alone = {name: (name,) for name in classes}
+            known = {file.name: alone[file.expected] for file in named.files if file.expected}
+            return named, classes, known
+    return listed, (), known
 
 
 def draw_images(
@@ -109,6 +159,8 @@ def draw_images(
     limit: int | None,
     progress: Progress,
     first: Sequence[str] = (),
+    known: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    table: Path | None = None,
 ) -> StageImages:
     """Draw images evenly over the classes, some that EXIF says to rotate among them.
 
@@ -119,6 +171,8 @@ def draw_images(
         limit: How many; None for :data:`STAGE_IMAGES`.
         progress: Told how many are skipped.
         first: The names of images that are drawn before any other, and come first.
+        known: See :func:`list_images`, as ``table``.
+        table: The table of the right classes.
 
     Raises:
         ImagesError: Not one can be read.
@@ -148,6 +202,8 @@ def draw_images(
         classes=classes,
         pixels=np.concatenate(pixels),
         picked=frozenset(first),
+        known=known,
+        table=table,
         unreadable=mostly_unreadable(images.unreadable, len(drawn) - images.unreadable),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -41,12 +41,14 @@ class StagesPlan:
     Attributes:
         folder: The listed images.
         classes: Those of the folder; empty where it is not labelled.
+        known: The right classes of images, by their names.
         transform: What training does to an image; None where there is nothing to compare with.
         candidates: The precisions and runtimes to compare.
     """
 
     folder: Scan
     classes: tuple[str, ...]
+    known: Mapping[str, tuple[str, ...]]
     transform: Transform | None
     candidates: Sequence[Candidate]
 
@@ -78,17 +80,18 @@ def prepare_stages(
         )
     preprocessing = bundle.manifest.preprocessing
     candidates = wanted_candidates(bundle, request.runtime, request.precision, progress)
-    folder, classes = list_images(bundle, request.images, progress)
+    folder, classes, known = list_images(bundle, request.images, progress, request.expected)
     if trained is not None and not classes:
         raise UsageError(
             f"The photos of {folder.path} are in no folder that is named after a class, so "
             "that an accuracy says nothing about them.",
-            hint="Name a folder with a sub-folder a class, or leave out --trained-accuracy.",
+            hint="Name a folder with a sub-folder a class, or a table of the photos' classes "
+            "(--expected FILE), or leave out --trained-accuracy.",
         )
     transform = load_transform(preprocessing, request.transform, progress)
     if transform is not None:
         probe_transform(transform, folder.files, preprocessing.input_size)
-    return StagesPlan(folder, classes, transform, candidates)
+    return StagesPlan(folder, classes, known, transform, candidates)
 
 
 def diagnose_stages(
@@ -126,7 +129,14 @@ def diagnose_stages(
     manifest = bundle.manifest
     preprocessing = manifest.preprocessing
     images = draw_images(
-        plan.folder, plan.classes, preprocessing, request.max_images, progress, request.first
+        plan.folder,
+        plan.classes,
+        preprocessing,
+        request.max_images,
+        progress,
+        request.first,
+        plan.known,
+        request.expected,
     )
     ways, findings = ways_from_training(preprocessing, plan.transform, images, progress)
     with ExitStack() as stack:

@@ -10,6 +10,7 @@ from deploykit.commands.diagnose.stages.labels import (
     order_name,
     other_orders,
 )
+from deploykit.specs.model import Labels
 
 NAMES = ("bird", "dog", "food", "vehicle")
 
@@ -20,7 +21,10 @@ def answered(truth, names):
 
 
 def orders(answers, truth, recorded, folder):
-    return other_orders(LabelledAnswers(np.array(answers), np.array(truth)), recorded, folder)
+    logits = np.eye(len(recorded), dtype=np.float32)[answers]
+    logits[np.array(answers) < 0] = np.nan
+    labels = Labels(names=tuple(recorded), source="test")
+    return other_orders(LabelledAnswers(logits, [(name,) for name in truth], labels), folder)
 
 
 @pytest.mark.parametrize(
