@@ -109,6 +109,7 @@ def _is_one_column(
 ) -> bool:
     """Whether a column that no class is named after has the number of one of two classes."""
     is_of_two = len(labels) == 2 and not {*columns, "0", "1"} & {*labels}
+    is_of_two = is_of_two and _PLAIN_HEADS.issuperset(map(str.lower, columns))
     return is_of_two and all(len(row) == 2 and row[1].lower() in _FLAGS for row in rows)
 
 
