@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,11 +29,9 @@ def training_text(result: TrainingResult, commands: Sequence[str] = ()) -> str:
             f"({result.train_images} trained on), in {result.seconds:.0f} s",
             "written     "
             + visible(f"{result.checkpoint}, {folder / CLASSES_FILE}, {folder / CURVES}"),
-            *itertools.chain(
-                *(
-                    (f"{word:<12}{what}:", line)
-                    for (word, what), line in zip(_NEXT, commands, strict=False)
-                )
+            *(
+                f"{word:<12}{what}:\n{line}"
+                for (word, what), line in zip(_NEXT, commands, strict=False)
             ),
         )
     )
