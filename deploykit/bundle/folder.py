@@ -112,7 +112,7 @@ class Bundle(Shown):
         labels, preprocessing = self.manifest.labels, self.manifest.preprocessing
         otherwise = contradiction(check_graph_file(self.folder / file), labels, preprocessing)
         if otherwise is not None:
-            raise GraphError(f"{self.folder / file} {otherwise}: one of both was changed.")
+            raise GraphError(f"{self.folder / file} {otherwise}: one of both was changed since.")
 
     def _changed(self, path: Path) -> BundleError:
         """Say that a file is not the recorded one, or that the bundle is another one by now."""
