@@ -62,7 +62,7 @@ def test_verify_budget_states_its_limits(verify, photo_folder, no_openvino):
     _, out, _ = verify("--images", photo_folder, "--budget", 5, "--json")
     mining = json.loads(out)["result"]["mining"]
     assert (mining["compared"], mining["ranked"]) == (5, 45)
-    assert mining["apart"].keys() == {"deploy/fp32.onnx on onnxruntime-cpu"}
+    assert mining["lost"].keys() == {"deploy/fp32.onnx on onnxruntime-cpu"}
     assert len(mining["sentences"]) == 4
 
 

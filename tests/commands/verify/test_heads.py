@@ -97,7 +97,7 @@ def test_verify_tells_the_measures_of_several_labels(made, photo_folder, tmp_pat
         assert f"reference: {measure}" in text
     assert "got the same answer" in text
     told = page.read_text(encoding="utf-8")
-    assert "labels.csv tells what is right" in told
+    assert "labels.csv</bdi> tells what is right" in told
     assert "exact match" in told
     assert "whose probabilities are above their thresholds" in told
     assert "multi-label, decided above 0.5" in told

@@ -15,7 +15,6 @@ from deploykit.errors import (
     BundleError,
     CheckpointError,
     DeviceError,
-    GraphError,
     ImagesError,
     UsageError,
 )
@@ -207,7 +206,7 @@ def test_verify_refuses_an_edited_manifest(bundle, change):
 
     update_manifest(bundle.folder, edit)
     for self_test in (False, True):
-        with pytest.raises(GraphError, match=f"exported with deploykit.{change}"):
+        with pytest.raises(BundleError, match=f"exported with deploykit.{change}"):
             verify_bundle(open_bundle(bundle.folder), VerifyRequest(self_test=self_test))
 
 
