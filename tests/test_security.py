@@ -363,11 +363,16 @@ def test_golden_answers_run_no_code(received, capsys):
     assert not Path(TRAP).exists()
 
 
-def test_graph_metadata_must_match_the_manifest(received, capsys):
-    change_graph(
-        received, lambda graph: graph.metadata_props.add(key="deploykit.labels", value='["a"]')
-    )
+@pytest.mark.parametrize("twice", [False, True])
+def test_graph_metadata_must_match_the_manifest(received, capsys, twice):
+    def change(graph):
+        if not twice:
+            del graph.metadata_props[:]
+        graph.metadata_props.add(key="deploykit.labels", value='["a"]')
+
+    change_graph(received, change)
     assert run(["verify", "--self-test"]) == 4
+    # Of two values it is the runtime's to choose one, so that each must be the manifest's.
     assert "but the manifest says" in capsys.readouterr().err
 
 

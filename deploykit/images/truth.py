@@ -10,7 +10,6 @@ from deploykit.errors import InputError
 from deploykit.images.label_tables import read_label_table
 from deploykit.images.scan import Scan, escape_name
 from deploykit.specs.model import Labels
-from deploykit.system.text import counted
 
 
 def known_classes(
@@ -32,14 +31,6 @@ def known_classes(
         alone = {name: (name,) for name in labels.folder_names}  # shared by all of a class
         return {file.name: alone[file.expected] for file in scan.files if file.expected in alone}
     rows = read_label_table(table, labels.names, several=labels.head.several).rows
-    for name, classes in rows.items():
-        if not labels.head.several and len(classes) != 1:
-            raise InputError(
-                f"The labels in {table} do not fit a {labels.head.name} model: {name} is of "
-                f"{counted(len(classes), 'class', 'classes')}.",
-                hint="Give each image one class; a model for several is exported with --head "
-                "multi-label.",
-            )
     names = {file.name for file in scan.files}
     found = {}
     for row, classes in rows.items():

@@ -55,7 +55,7 @@ def made_bundle(folder: Path, labels: Labels = BIRDS, name: str = "birds") -> Bu
         name=name,
         created="2026-11-20T10:00:00+00:00",
         architecture=ArchitectureRecord(
-            name="dpn92", origin="zoo", args={}, classes=len(labels), parameters=68_000_000
+            name="dpn92", origin="zoo", args={}, classes=labels.logits, parameters=68_000_000
         ),
         checkpoint=CheckpointRecord(path="C:\\runs\\best_model.pth", sha256="c" * 64),
         labels=labels,
@@ -100,7 +100,7 @@ def made_verification(
     folder: Path | None = None,
     labels: Labels = BIRDS,
     paths: Sequence[str] | None = None,
-    expected: Mapping[str, str] | None = None,
+    expected: Mapping[str, tuple[str, ...]] | None = None,
     reference_fields: Mapping[str, object] | None = None,
     stages: StageReport | None = None,
     layers: Sequence[LayerReport] | None = None,
@@ -115,7 +115,7 @@ def made_verification(
         folder: Where the photos are; None for golden images.
         labels: The classes.
         paths: The photos' names; None for ``<class>/<number>.png``.
-        expected: The labels of labelled photos.
+        expected: The classes of labelled photos.
         reference_fields: Fields of the reference that are other than of the trained module.
         stages: The diagnosis by stage.
         layers: The diagnosis by node.
@@ -126,7 +126,7 @@ def made_verification(
         names = (labels.names[i % len(labels)] for i in range(len(reference)))
         paths = [f"{name}/{i:03}.png" for i, name in enumerate(names)]
     answers = Answers(tuple(paths), (1, 2, 5, 8), reference, tuple(candidates.values()))
-    specs = [spec_of(graph, len(labels)) for graph in candidates]
+    specs = [spec_of(graph, labels.logits) for graph in candidates]
     facts = {
         "reference": Reference(
             **{"kind": "module", "description": MODULE, **(reference_fields or {})}
@@ -141,6 +141,7 @@ def made_verification(
         "verdicts": judge_answers(answers, specs, labels, kind="photos" if folder else "golden"),
         "answers": answers,
         "expected": expected or {},
+        "head": labels.head,
         "accuracy": accuracies(answers, expected or {}, labels),
         "created": "2026-11-22T03:11:26+00:00",
         "versions": {"python": "3.11.9", "numpy": "2.4.6"},

@@ -154,6 +154,15 @@ def test_engines_of_a_foreign_passport(engine_bundle, fields, message):
     assert [error.message for error in damaged] == [caught.value.message]
 
 
+def test_engine_does_not_open_where_the_manifest_contradicts_its_graph(engine_bundle):
+    """An engine says nothing of labels and thresholds, so its graph is asked."""
+    labels = engine_bundle.manifest.labels
+    other = edited(engine_bundle, labels=msgspec.structs.replace(labels, names=labels.names[::-1]))
+    assert "was exported with deploykit.labels" in refusal(other).message
+    (other.folder / other.manifest.deploy["fp16"]).unlink()  # a copy without the graphs
+    assert "was exported with" not in refusal(other).message
+
+
 def test_engine_does_not_open_without_gpu(engine_bundle, no_gpu):
     assert "no NVIDIA driver" in refusal(engine_bundle).message
 

@@ -124,6 +124,21 @@ def test_head_loses_no_more_margin_than_it_says(head):
     assert (head.margins(logits) - head.margins(logits + changes) <= lost + 1e-12)[same].all()
 
 
+def test_heads_in_another_order_of_the_classes():
+    turned = MANY.reordered([2, 0, 1])
+    assert turned.thresholds == (0.9, 0.5, 0.3)
+    logits = np.array([[0.1, -0.8, 2.0]])
+    assert turned.decide(logits[:, [2, 0, 1]]).tolist() == [[0, 1, 1]]
+    assert ONE.reordered([1, 0]) == ONE
+    assert SingleLabel().reordered([1, 0]) == SingleLabel()
+
+
+def test_heads_name_the_class_that_shows_how_clear_a_decision_is():
+    assert MANY.nearest([[3, -0.8, 9]]).tolist() == [1]
+    assert SingleLabel().nearest([[3, -0.8, 9]]).tolist() == [2]
+    assert ONE.nearest([[-5], [5]]).tolist() == [0, 1]
+
+
 def test_heads_are_read_and_checked():
     data = msgspec.json.encode(MANY)
     assert msgspec.json.decode(data, type=Head) == MANY

@@ -54,11 +54,15 @@ def export_command(bundle: Bundle, findings: Iterable[Finding]) -> str | None:
         literal = msgspec.json.encode(value).decode() if isinstance(value, str) else repr(value)
         words += ["--arch-arg", f"{key}={literal}"]
     command = command_line(["deploykit", "export", *words, "--overwrite"])
-    if options.get("--classes") != LABELS_FILE:
-        return command
     manifest = command_line([str(bundle.folder / MANIFEST_NAME)])
-    whose = "the finding" if "--classes" in changes else manifest
-    return f"{command}  # {LABELS_FILE}: a text file with the labels of {whose}, one a line"
+    notes = []
+    if options.get("--classes") == LABELS_FILE:
+        whose = "the finding" if "--classes" in changes else manifest
+        notes.append(f"{LABELS_FILE}: a text file with the labels of {whose}, one a line")
+    if "--thresholds" in options:
+        file = f"--thresholds {options['--thresholds']}"
+        notes.append(f"{file}: a line a class, robin,0.4, with those of {manifest}")
+    return "  # ".join([command, *(["; ".join(notes)] if notes else [])])
 
 
 def _given_options(bundle: Bundle) -> dict[str, str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from deploykit.errors import GraphError, UsageError
-from deploykit.specs.model import LABELS_KEY, KeptNode, TensorSpec, check_class_names
+from deploykit.specs.heads import Head
+from deploykit.specs.model import HEAD_KEY, LABELS_KEY, KeptNode, TensorSpec, check_class_names
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from deploykit.specs.value import Shown, Value, decode_json
 from deploykit.system.deps import need
@@ -36,6 +37,7 @@ class GraphInspection(Shown, Value, frozen=True):
         precision: What it computes in, in words.
         kept: Nodes in FP32 in a graph of lower precision; the reasons are the bundle's to tell.
         labels: The classes' names that it carries; None without.
+        head: What it says that its logits mean; None without, as of a single-label network.
         preprocessing: What it carries of it; None without.
         notes: What is wrong with what it carries.
     """
@@ -51,6 +53,7 @@ class GraphInspection(Shown, Value, frozen=True):
     precision: str
     kept: tuple[KeptNode, ...]
     labels: tuple[str, ...] | None
+    head: Head | None
     preprocessing: Preprocessing | None
     notes: tuple[str, ...]
 
@@ -107,6 +110,7 @@ def inspect_graph(path: Path) -> GraphInspection:
             for node in (fp32_nodes(model) if "float16" in weights else ())
         ),
         labels=labels,
+        head=_carried(model, HEAD_KEY, cast("type[Head]", Head), notes),
         preprocessing=_carried(model, PREPROCESSING_KEY, Preprocessing, notes),
         notes=tuple(notes),
     )

@@ -162,6 +162,8 @@ def _graph_lines(found: GraphInspection) -> Iterator[str]:
     if found.kept:
         yield _line("kept", f"{len(found.kept)} nodes compute in FP32")
     yield from _kept_lines(found.kept)
+    if found.head is not None:
+        yield _line("head", found.head.describe())
     yield _line("classes", _names(found.labels) if found.labels else "it carries none")
     preprocessing = found.preprocessing
     yield _line("preprocessing", preprocessing.describe() if preprocessing else "it carries none")

@@ -14,7 +14,6 @@ import numpy as np
 
 from deploykit.bundle.folder import Bundle
 from deploykit.commands.predict.tally import tally_of
-from deploykit.commands.predict.truth import read_truth
 from deploykit.errors import UsageError
 from deploykit.images.scan import FolderPresence, scan_images
 from deploykit.inference.pipeline import AnsweredBatch, answer_files, shared_work
@@ -108,11 +107,11 @@ class PredictionRun(Closing):
         progress(Step("scanning"))
         by_folder = request.expected is None and not labels.head.several
         scan = scan_images(request.source, labels.names if by_folder else None)
-        self.truth = (
-            None
-            if request.expected is None
-            else read_truth(request.expected, scan, labels, progress)
-        )
+        self.truth = None
+        if request.expected is not None:
+            from deploykit.commands.predict.truth import read_truth
+
+            self.truth = read_truth(request.expected, scan, labels, progress)
         self.root = scan.root
         self._presence = FolderPresence(scan.root)
         self._files = scan.files

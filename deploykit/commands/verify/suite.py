@@ -33,6 +33,7 @@ _OPTIONS = {
     "precision": ("P", "only candidates of this precision"),
     "arch": ("A", "compare with this architecture, your own code included"),
     "ckpt": ("FILE", "compare with this checkpoint"),
+    "expected": ("FILE", "what the photos' classes are: a CSV (default: what their folders tell)"),
     "transform": ("FILE.PY:NAME", "test the stages, too: your training's transform"),
 }
 
@@ -109,7 +110,11 @@ def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
     from deploykit.specs.value import choice
 
     given = {name: config.getoption(f"deploykit_{name.replace('-', '_')}") for name in _OPTIONS}
-    for name in ("images", "ckpt"):  # relative to where pytest was called, wherever tests are run
+    for name in (
+        "images",
+        "ckpt",
+        "expected",
+    ):  # relative to where pytest was called, wherever tests are run
         given[name] = given[name] and config.invocation_params.dir / given[name]
     count, precision = given["max-images"], given["precision"]
     if count is not None and not (count.isdecimal() and int(count) > 0):
@@ -129,6 +134,7 @@ def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
         keep=False,
         stages=given["transform"] is not None,
         transform=given["transform"],
+        expected=given["expected"],
     )
     return find_bundle(config.getoption("deploykit_bundle")), request
 

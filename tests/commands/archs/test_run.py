@@ -40,7 +40,10 @@ def test_architecture_names_without_libraries(monkeypatch, missing):
         importlib.util, "find_spec", lambda name: None if name in missing else found(name)
     )
     names = run.architecture_names()
-    assert names["zoo"] == ["densenet", "dpn92", "dpn98", "resnet_cifar96"]
+    assert names["zoo"] == [
+        *("densenet", "dpn92", "dpn98", "resnet_cifar96"),
+        *("resnext50_keras", "resnext50_keras_grouped"),
+    ]
     assert not names.keys() & {*missing}
 
 

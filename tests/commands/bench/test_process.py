@@ -38,10 +38,11 @@ def files(bundle, photo_folder):
 def start(bundle, files, tmp_path):
     """Start processes, which end with the test."""
     started = []
+    known = {file.name: (file.expected,) for file in files}
 
     def begin(folder=bundle.folder, candidate=ORT):
         log = tmp_path / f"{len(started)}.txt"
-        started.append(CandidateProcess(folder, candidate, files, {}, log))
+        started.append(CandidateProcess(folder, candidate, files, known, log))
         return started[-1]
 
     yield begin

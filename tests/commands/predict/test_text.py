@@ -108,7 +108,9 @@ def test_prediction_text_escapes_what_files_are_called(field):
     row = msgspec.structs.replace(row, **{field: forged})
     tally = Tally()
     tally.add(row)
-    run = SimpleNamespace(tally=tally)
+    labels = Labels(names=("cat", "dog"), source="made")
+    bundle = SimpleNamespace(manifest=SimpleNamespace(labels=labels))
+    run = SimpleNamespace(tally=tally, bundle=bundle)
     lines = prediction_text(run, UNPROVEN, [Path(f"{forged}.csv")]).split("\n")
     assert [line.split()[0] for line in lines] == ["image", "corrupt", "proof", "written"]
     assert not any("\x1b" in line for line in lines)

@@ -24,6 +24,8 @@ from deploykit.parity.answers import Answers
 from deploykit.parity.measures import measure
 from deploykit.proof.text import outcome_of
 from deploykit.proof.verdict import judge
+from deploykit.specs.heads import Binary, MultiLabel
+from deploykit.specs.model import Labels
 from deploykit.system.text import rate_digits
 
 CANDIDATE = st.fixed_dictionaries(
@@ -63,7 +65,17 @@ PLAIN = {
 }
 
 
-def verification_of(images: int, ties: int, kind: str, candidates: list[dict]) -> Verification:
+#: One of each head.
+HEADS = {
+    "single-label": BIRDS,
+    "multi-label": msgspec.structs.replace(BIRDS, head=MultiLabel(thresholds=(0.5, 0.5, 0.5))),
+    "binary": Labels(names=("cat", "dog"), source="made", head=Binary(thresholds=(0.5,))),
+}
+
+
+def verification_of(
+    images: int, ties: int, kind: str, candidates: list[dict], labels: Labels = BIRDS
+) -> Verification:
     """Judge made candidates.
 
     Args:
@@ -71,7 +83,9 @@ def verification_of(images: int, ties: int, kind: str, candidates: list[dict]) -
         ties: How many of them, the last ones, are undecidable, every other one below FP32 only.
         kind: Of the images.
         candidates: What each of them changes.
+        labels: What the logits mean.
     """
+    sigmoids = labels != BIRDS
     decided = max(images - ties, 0)
     ties = images - decided
     reference = made_logits(images)
@@ -79,14 +93,24 @@ def verification_of(images: int, ties: int, kind: str, candidates: list[dict]) -
     reference[: min(decided, 5)] = (1.016, 1, -2)
     reference[decided::2] = (1.00005, 1, -2)
     reference[decided + 1 :: 2] = (1.005, 1, -2)
+    if sigmoids:
+        # The first logit is as far from its threshold as it was from the second.
+        reference += 0.1 * np.sign(reference)
+        reference[: min(decided, 5)] = (0.016, 1, -2)
+        reference[decided::2] = (0.00005, 1, -2)
+        reference[decided + 1 :: 2] = (0.004, 1, -2)
+        reference = reference[:, : labels.logits]
     paths = [f"{place}.png" for place in range(images)]
     verdicts, answers = [], []
     for number, each in enumerate(candidates):
         logits = reference.copy()
-        logits[:, 2] += each["moved"] * np.sign(logits[:, 2])
+        logits[:, -1] += each["moved"] * np.sign(logits[:, -1])
         flipped = [*range(min(each["flips"], decided))]
         flipped += range(decided, decided + min(each["turned"], ties))
-        logits[flipped, :2] = reference[flipped][:, 1::-1]
+        if sigmoids:
+            logits[flipped, 0] = -reference[flipped, 0]
+        else:
+            logits[flipped, :2] = reference[flipped][:, 1::-1]
         if each["broken"] and images:
             logits[0, 0] = np.nan
         found = measure(
@@ -94,17 +118,19 @@ def verification_of(images: int, ties: int, kind: str, candidates: list[dict]) -
             logits,
             precision=each["precision"],
             paths=paths,
-            labels=BIRDS,
+            labels=labels,
             batch_sizes=[1],
             bounded=kind == "photos" and each["bounded"],
         )
         spec = msgspec.structs.replace(
-            spec_of("deploy/fp32.onnx"), runtime=f"runtime-{number}", precision=each["precision"]
+            spec_of("deploy/fp32.onnx", labels.logits),
+            runtime=f"runtime-{number}",
+            precision=each["precision"],
         )
         verdict = judge(spec, found).with_extremes(each["extremes"])
         verdicts.append(verdict.refused(each["refused"]) if each["refused"] else verdict)
         answers.append(logits)
-    empty = made_verification(reference, {}, folder=Path("birds"), paths=paths)
+    empty = made_verification(reference, {}, folder=Path("birds"), paths=paths, labels=labels)
     return replace(
         empty,
         images=msgspec.structs.replace(empty.images, kind=kind),
@@ -144,12 +170,15 @@ def check_sentences(found: Verification) -> None:
         r"(\d+) of (\d+) decisions? changed in (\S+ .*?),", said
     ):
         assert (int(flips), int(decisions)) == (by_name[name].flips, by_name[name].decidable)
-    for turned, name in re.findall(r"(\d+) undecidable \w+ got another class from (.*?):", said):
+    noun = {"labels": "set of labels", "class": "class"}[found.head.decided]
+    told = " ".join((said, *(line for each in found.verdicts for line in each.reasons)))
+    assert not found.head.several or not re.search(r"\bclass\b", told)
+    for turned, name in re.findall(rf"(\d+) undecidable \w+ got another {noun} from (.*?):", said):
         assert int(turned) == by_name[name].undecidable_flips
     if conclusion.outcome == "passed":
         for name, each in by_name.items():
             assert bool(each.flips) is bool(re.search(rf"changed in {re.escape(name)},", said))
-            assert bool(each.undecidable_flips) is (f"class from {name}:" in said)
+            assert bool(each.undecidable_flips) is (f"{noun} from {name}:" in said)
         bounds = [m.flip_rate_bound for m in measured if m.flip_rate_bound is not None]
         told = re.findall(r"at most (\S+) % of the decisions", said)
         assert told == ([rate_digits(max(bounds))] if bounds else [])
@@ -168,7 +197,7 @@ def check_sentences(found: Verification) -> None:
     assert len(set(sentences)) == len(sentences)
 
 
-def check_reports(found: Verification) -> None:
+def check_reports(found: Verification, labels: Labels = BIRDS) -> None:
     """Every report tells the same sentences and numbers."""
     conclusion = conclusion_of(found)
     text = verification_text(found)
@@ -179,7 +208,7 @@ def check_reports(found: Verification) -> None:
         row = next(line for line in text.splitlines() if verdict.candidate.runtime in line)
         assert row.split("|")[-1].strip().upper() == words[outcome_of(verdict)]
     with tempfile.TemporaryDirectory() as name:
-        bundle = made_bundle(Path(name))
+        bundle = made_bundle(Path(name), labels)
         write_certificate(Path(name) / "page.html", bundle, found)
         write_junit(Path(name) / "junit.xml", bundle, found)
         page = html.unescape((Path(name) / "page.html").read_text(encoding="utf-8"))
@@ -209,6 +238,7 @@ MADE = {
     "images": st.sampled_from([0, 1, 3, 28, 40, 250]),
     "ties": st.sampled_from([0, 0, 1, 2, 20, 300]),
     "kind": st.sampled_from(["photos", "golden", "generated"]),
+    "head": st.sampled_from([*HEADS]),
     "candidates": st.one_of(st.lists(CALM, max_size=6), st.lists(CANDIDATE, max_size=6)),
 }
 #: Shrinking a failing example takes longer than reading it.
@@ -224,17 +254,25 @@ NO_BOUND = {**PLAIN, "precision": "fp16", "turned": 1, "bounded": False}
 
 @settings(max_examples=150, **FAST)
 @given(**MADE)
-@example(images=40, ties=2, kind="photos", candidates=[PLAIN] * 5 + [NO_BOUND])
-@example(images=250, ties=2, kind="photos", candidates=[PLAIN, NO_BOUND])
-@example(images=250, ties=2, kind="photos", candidates=[PLAIN, FLIPPED])
-@example(images=28, ties=0, kind="photos", candidates=[{**PLAIN, "precision": "int8"}])
-def test_sentences_agree_with_the_numbers(images, ties, kind, candidates):
-    check_sentences(verification_of(images, ties, kind, candidates))
+@example(images=40, ties=2, kind="photos", head="single-label", candidates=[PLAIN] * 5 + [NO_BOUND])
+@example(images=250, ties=2, kind="photos", head="binary", candidates=[PLAIN, NO_BOUND])
+@example(images=250, ties=2, kind="photos", head="multi-label", candidates=[PLAIN, FLIPPED])
+@example(images=250, ties=2, kind="photos", head="single-label", candidates=[PLAIN, FLIPPED])
+@example(
+    images=28,
+    ties=0,
+    kind="photos",
+    head="single-label",
+    candidates=[{**PLAIN, "precision": "int8"}],
+)
+def test_sentences_agree_with_the_numbers(images, ties, kind, head, candidates):
+    check_sentences(verification_of(images, ties, kind, candidates, HEADS[head]))
 
 
 @settings(max_examples=8, **FAST)
 @given(**MADE)
-@example(images=40, ties=2, kind="photos", candidates=[PLAIN] * 5 + [NO_BOUND])
-@example(images=250, ties=2, kind="photos", candidates=[PLAIN, FLIPPED])
-def test_sentences_are_the_same_in_every_report(images, ties, kind, candidates):
-    check_reports(verification_of(images, ties, kind, candidates))
+@example(images=40, ties=2, kind="photos", head="single-label", candidates=[PLAIN] * 5 + [NO_BOUND])
+@example(images=250, ties=2, kind="photos", head="multi-label", candidates=[PLAIN, FLIPPED])
+@example(images=250, ties=2, kind="photos", head="single-label", candidates=[PLAIN, FLIPPED])
+def test_sentences_are_the_same_in_every_report(images, ties, kind, head, candidates):
+    check_reports(verification_of(images, ties, kind, candidates, HEADS[head]), HEADS[head])

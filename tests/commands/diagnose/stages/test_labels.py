@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from deploykit.commands.diagnose.stages.labels import (
     order_name,
     other_orders,
 )
+from deploykit.specs.heads import Binary, MultiLabel
 from deploykit.specs.model import Labels
 
 NAMES = ("bird", "dog", "food", "vehicle")
@@ -118,3 +121,67 @@ def test_other_orders_usual_order_is_no_exchange():
     found = {each.change: each for each in orders(answered(truth, names), truth, recorded, names)}
     assert not found[IMAGE_FOLDER].exchanges
     assert found["2 and 10 exchanged"].exchanges
+
+
+def several(names=NAMES, thresholds=(0.5,) * 4):
+    return Labels(names=names, source="test", head=MultiLabel(thresholds=thresholds))
+
+
+def with_two_each(count):
+    """Photos with two of the classes each, every pair as often; and the logits of training."""
+    pairs = [*itertools.combinations(NAMES, 2)] * count
+    truth = [tuple(sorted(pair)) for pair in pairs]
+    right = np.array([[name in pair for name in NAMES] for pair in pairs])
+    return truth, np.where(right, 3, -3).astype(np.float32)
+
+
+def test_other_orders_of_several_labels_and_their_exchange():
+    truth, logits = with_two_each(4)
+    recorded = ("bird", "food", "dog", "vehicle")  # food and dog exchanged
+    found = other_orders(LabelledAnswers(logits, truth, several(recorded)), recorded)
+    assert {each.names for each in found} == {NAMES}
+    assert found[0].right.all()
+    assert found[0].hits.sum() == 48
+    answers = LabelledAnswers(logits, truth, several(recorded))
+    # Of the six pairs, those with one of both are wrong.
+    assert (answers.right(recorded).sum(), answers.hits(recorded).sum()) == (8, 32)
+
+
+def test_other_orders_move_thresholds_with_their_labels():
+    truth, logits = with_two_each(4)
+    logits[logits < 0] = 0.2  # which is above 0.5, and below 0.7
+    answers = LabelledAnswers(logits, truth, several(NAMES[::-1], (0.5, 0.7, 0.7, 0.7)))
+    # vehicle has the threshold 0.5, wherever it stands: it is given to every photo.
+    assert answers.given(NAMES).all(axis=0).tolist() == [False, False, False, True]
+    assert answers.right(NAMES).sum() == 12
+
+
+def test_other_orders_of_right_labels_that_are_given_too_often():
+    truth, logits = with_two_each(4)
+    logits[:, 0] = 3
+    assert other_orders(LabelledAnswers(logits, truth, several()), NAMES) == []
+
+
+def test_other_orders_begin_with_a_tables_columns():
+    truth, logits = with_two_each(4)
+    recorded = ("bird", "food", "dog", "vehicle")
+    columns = ("vehicle", "bird", "dog", "food")
+    turned = logits[:, [NAMES.index(name) for name in columns]]
+    found = other_orders(
+        LabelledAnswers(turned, truth, several(recorded)), recorded, columns=columns, table="t.csv"
+    )
+    assert found[0].names == columns
+    assert found[0].change == "in the order of the columns of t.csv"
+    assert found[0].right.all()
+    assert not found[0].exchanges
+
+
+def test_other_orders_of_one_logit():
+    labels = Labels(names=("dog", "cat"), source="test", head=Binary(thresholds=(0.3,)))
+    logits = np.array([[-2], [3]] * 10, np.float32)
+    truth = [("cat",), ("dog",)] * 10
+    answers = LabelledAnswers(logits, truth, labels)
+    assert answers.right(labels.names).sum() == 0
+    assert {each.names for each in other_orders(answers, labels.names)} == {("cat", "dog")}
+    logits[:2] = np.nan
+    assert answers.right(("cat", "dog")).sum() == 18
