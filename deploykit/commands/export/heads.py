@@ -116,7 +116,7 @@ def with_head(
 
 def head_options(labels: Labels) -> dict[str, str]:
     """The options of an export with this head; FILE stands for thresholds that differ."""
-    if labels.head == SingleLabel():
+    if not labels.head.thresholds:
         return {}
     options = {"--head": labels.head.name}
     if len({*labels.head.thresholds}) == 1:

@@ -9,7 +9,6 @@ import msgspec
 
 from deploykit.commands.export.run import ExportResult
 from deploykit.proof.text import images_text, verdict_value, verdicts_text
-from deploykit.specs.heads import SingleLabel
 from deploykit.system.text import visible
 
 
@@ -37,7 +36,7 @@ def _head_lines(result: ExportResult) -> Iterator[str]:
     """What the logits mean, where it is not what everybody takes for granted."""
     manifest, error = result.bundle.manifest, result.activation_error
     head = manifest.labels.head
-    if head != SingleLabel():
+    if head.thresholds:
         yield f"head           {head.describe()}"
     if error is not None:
         yield (

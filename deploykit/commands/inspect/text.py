@@ -19,7 +19,6 @@ from deploykit.errors import BundleError
 from deploykit.inference.candidates import Candidate
 from deploykit.proof.policy import status_of
 from deploykit.proof.text import kept_verdict_text, status_value
-from deploykit.specs.heads import SingleLabel
 from deploykit.specs.model import KeptNode, TensorSpec
 from deploykit.specs.value import plain_value
 from deploykit.system.text import command_line, counted, visible
@@ -136,7 +135,7 @@ def _origin_lines(manifest: Manifest) -> Iterator[str]:
         f"{len(manifest.labels)} classes",
     )
     yield _line("checkpoint", f"{checkpoint.path} ({checkpoint.sha256[:12]})")
-    if manifest.labels.head != SingleLabel():
+    if manifest.labels.head.thresholds:
         yield _line("head", manifest.labels.head.describe())
     yield _line("classes", f"{_names(manifest.labels.names)} ({manifest.labels.source})")
     preprocessing = manifest.preprocessing
