@@ -8,8 +8,18 @@ from torch import nn
 
 from deploykit.errors import InputError
 from deploykit.runtime._base import BaseSession, normalised
+from deploykit.specs.embeddings import Tap, as_embeddings
 from deploykit.specs.preprocessing import Preprocessing, format_size
-from deploykit.specs.session import ImageBatch, Logits, NetworkInputs, SessionSpec
+from deploykit.specs.session import (
+    Embeddings,
+    ImageBatch,
+    Logits,
+    NetworkInputs,
+    SessionSpec,
+)
+
+#: What takes the last tensor before the logits, and gives them by a product with its weights.
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class ModuleSession(BaseSession):
@@ -41,6 +51,57 @@ class ModuleSession(BaseSession):
                 f"{format_size(self._spec.input_size)}.",
             ) from exc
         return self._checked(logits, len(inputs))
+
+    @property
+    def module(self) -> nn.Module:
+        """The module itself."""
+        if self._module is None:
+            raise RuntimeError("the session is closed")
+        return self._module
+
+    def has_tap(self, tap: Tap) -> bool:
+        """Whether a tensor is what one of the module's own modules takes or gives."""
+        found = dict(self.module.named_modules()).get(tap.module) if tap.module else None
+        return found is not None and (tap.side == "output" or isinstance(found, _LAYERS))
+
+    def run_tapped(self, images: ImageBatch, tap: Tap) -> tuple[Logits, Embeddings]:
+        """Compute the logits of a batch, and what one of the module's own modules takes or gives.
+
+        Args:
+            images: See ``run``.
+            tap: Such that :meth:`has_tap` says yes.
+
+        Returns:
+            (N, K) and (N, E) float32, owned by the caller.
+
+        Raises:
+            InputError: The forward does not call that module, or the tensor is another than the
+                graph's.
+        """
+        taken: list[torch.Tensor] = []
+
+        def take(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            del module
+            tensor = inputs[0] if tap.side == "input" and inputs else output
+            if isinstance(tensor, torch.Tensor):
+                taken.append(tensor.detach().clone())  # a later operation may change it in place
+
+        hook = self.module.get_submodule(tap.module).register_forward_hook(take)
+        try:
+            logits = self.run(images)
+        finally:
+            hook.remove()
+        wanted = (len(images), tap.size)
+        found = taken[-1].numpy() if taken else np.empty((0, 0), np.float32)
+        pooled = tap.pooled and found.ndim == 4
+        embeddings = as_embeddings(found, pooled=pooled)
+        if embeddings.shape != wanted:
+            raise InputError(
+                f"In the torch module {tap.describe()} has shape {found.shape}; the graph's "
+                f"embedding has {wanted}.",
+                hint="Take another tensor: --tap NAME",
+            )
+        return logits, embeddings
 
     def _run(self, images: ImageBatch) -> Logits:
         return self._answer(torch.from_numpy(normalised(images, self._preprocessing)))

@@ -57,6 +57,14 @@ def predict(
         Path | None,
         typer.Option(metavar="FILE", help="Write an HTML page with the images and their classes."),
     ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write what the network's last layer takes of each image, too: .npy or .parquet; "
+            "of a bundle exported with --embeddings.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace outputs that another command wrote."),
@@ -117,7 +125,7 @@ def predict(
     table is whole, so an interrupted run loses none. The same command replaces its own table; one
     of another model, source or settings stays, unless --overwrite. One image's answer is printed.
     """
-    no_table = not (output or html or resume) and _is_one_image(source)
+    no_table = not (output or html or embeddings or resume) and _is_one_image(source)
     paths = [] if no_table else output or [_DEFAULT_OUTPUT]
     with (
         _stdout_for_rows(wanted=STDOUT in paths and not json) as emit,
@@ -144,7 +152,13 @@ def predict(
         progress = console.progress
         known_precision = parsed_precision(precision)
         with Outputs(
-            paths, source=source, page=html, emit=emit, resume=resume, overwrite=overwrite
+            paths,
+            source=source,
+            page=html,
+            embeddings=embeddings,
+            emit=emit,
+            resume=resume,
+            overwrite=overwrite,
         ) as outputs:
             request = PredictRequest(
                 source=source,
@@ -155,6 +169,7 @@ def predict(
                 batch_size=batch_size,
                 threads=threads,
                 done=outputs.done,
+                embeddings=embeddings is not None,
             )
             chosen = find_bundle(bundle, artifacts, progress)
             with PredictionRun(chosen, request, progress) as run:
@@ -173,7 +188,7 @@ def predict(
         if nothing_predicted:
             raise nothing_predicted
         failed, status = run.tally.failures.total(), status_of_run(chosen, spec)
-        written = [*outputs.tables, *([html] if html else [])]
+        written = [*outputs.tables, *filter(None, [html, embeddings])]
         console.result(
             lambda: prediction_value(run, status, written),
             lambda: "" if quiet else prediction_text(run, status, written),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from deploykit.bundle.embeddings import EMBEDDINGS_GRAPH
 from deploykit.bundle.manifest import printable
 from deploykit.errors import InputError, UsageError
 from deploykit.specs.model import Precision
@@ -63,7 +64,8 @@ class Fingerprint(Value, frozen=True):
 
     def options(self) -> str:
         """The options that choose what ran: ``--runtime onnxruntime-cpu --precision fp32``."""
-        return f"--runtime {self.runtime} --precision {self.precision}" + " --tf32" * self.tf32
+        told = f"--runtime {self.runtime} --precision {self.precision}" + " --tf32" * self.tf32
+        return told + " --embeddings FILE" * (self.file == EMBEDDINGS_GRAPH)
 
     def changes_to(self, now: Fingerprint) -> list[str]:
         """What is otherwise in another fingerprint: ``top_k was 5, now 3``."""

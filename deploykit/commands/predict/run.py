@@ -17,9 +17,10 @@ from deploykit.errors import UsageError
 from deploykit.images.scan import FolderPresence, scan_images
 from deploykit.inference.pipeline import AnsweredBatch, answer_files, shared_work
 from deploykit.proof.auto import AUTO, open_best
+from deploykit.proof.embeddings import open_with_embeddings
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.prediction import Prediction, Ranked
-from deploykit.specs.session import Closing, SessionSpec
+from deploykit.specs.session import Closing, Embeddings, Session, SessionSpec
 from deploykit.system.progress import Progress, Step, silent
 from deploykit.system.threads import StageClock
 
@@ -45,6 +46,7 @@ class PredictRequest:
             they only decode.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
         done: Names of files that have a row already, from a run that was interrupted.
+        embeddings: Whether to run the graph that gives embeddings, too.
     """
 
     source: Path
@@ -55,6 +57,7 @@ class PredictRequest:
     threads: int | None = None
     tf32: bool = False
     done: frozenset[str] = frozenset()
+    embeddings: bool = False
 
     def __post_init__(self) -> None:
         for option, number in (("--batch-size", self.batch_size), ("--threads", self.threads)):
@@ -165,7 +168,8 @@ class PredictionRun(Closing):
         self._files = scan.files
         self.tally = Tally(skipped=scan.skipped)
         progress(Step("opening", detail=bundle.name))
-        self._session = open_best(
+        open_session = open_with_embeddings if request.embeddings else open_best
+        self._session: Session = open_session(
             bundle,
             runtime=request.runtime,
             precision=request.precision,
@@ -189,7 +193,15 @@ class PredictionRun(Closing):
         self._session.close()
 
     def __iter__(self) -> Iterator[Prediction]:
-        """Yield one row a file, in the order of the scan.
+        """Yield one row a file, in the order of the scan; see :meth:`answers`."""
+        return (row for row, _ in self.answers())
+
+    def answers(self) -> Iterator[tuple[Prediction, Embeddings | None]]:
+        """Yield one row a file, in the order of the scan, and its embedding.
+
+        Yields:
+            The row; and (E,) float32, or None of a row that is not ok, and where the request did
+            not ask for embeddings.
 
         Raises:
             UsageError: Memory does not hold the batches.
@@ -207,15 +219,17 @@ class PredictionRun(Closing):
             batch_size=self._batch_size,
             workers=self._workers,
             clock=self.clock,
+            embedded=self.request.embeddings,
         )
         with contextlib.closing(batches):
             for batch in batches:
                 if any(failure and failure.status in _NOT_THERE for failure in batch.failures):
                     self._presence.check()
-                for row in rows_of(batch, self.bundle.manifest.labels, self.top_k):
+                rows = rows_of(batch, self.bundle.manifest.labels, self.top_k)
+                for row, embedding in zip(rows, embeddings_of(batch), strict=True):
                     self.tally.add(row)
                     self.tally.seconds = time.perf_counter() - start
-                    yield row
+                    yield row, embedding if row.ok else None
                 self._tell_progress()
 
     def _tell_progress(self) -> None:
@@ -233,6 +247,13 @@ def checked_top(top_k: int | None, classes: int) -> int:
     if not 1 <= chosen <= classes:
         raise UsageError(f"--top-k must be 1 to {classes}, the classes; got {chosen}.")
     return chosen
+
+
+def embeddings_of(batch: AnsweredBatch) -> Iterator[Embeddings | None]:
+    """The embedding, (E,), of each of a batch's files, in their order; None where there is none."""
+    answers = iter([] if batch.embeddings is None else batch.embeddings)
+    for failure in batch.failures:
+        yield None if failure is not None else next(answers, None)
 
 
 def rows_of(batch: AnsweredBatch, labels: Labels, top_k: int) -> Iterator[Prediction]:

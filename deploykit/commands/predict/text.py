@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from deploykit.commands.predict.tables import row_value
+from deploykit.proof.embeddings import embeddings_value, run_text
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
 from deploykit.specs.prediction import Prediction
@@ -41,6 +42,9 @@ def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path])
     """
     lines = _sums(run) if run.tally.only is None else _answer(run.tally.only)
     lines.append(f"proof     {status_text(status)}")
+    record = run.bundle.manifest.embeddings
+    if record is not None and run.request.embeddings:
+        lines.append(f"embedding {run_text(record, run.spec)}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(lines)
 
@@ -98,7 +102,8 @@ def _sums(run: PredictionRun) -> list[str]:
 
 def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]) -> dict[str, Any]:
     """The same for ``--json``."""
-    tally = run.tally
+    tally, record = run.tally, run.bundle.manifest.embeddings
+    embedded = run.request.embeddings
     return {
         "rows": tally.rows,
         "ok": tally.ok,
@@ -114,6 +119,7 @@ def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]
         "session": msgspec.to_builtins(run.spec),
         "answer": None if tally.only is None else row_value(tally.only, run.top_k),
         "proof": status_value(status),
+        **({"embedding": embeddings_value(record, run.spec)} if record and embedded else {}),
         "outputs": [str(path) for path in outputs],
     }
 

@@ -19,9 +19,15 @@ from deploykit.inference.candidates import (
     engine_candidate,
     named_candidates,
     open_candidate,
+    with_embedded,
 )
 from deploykit.inference.engines import engine_files, named_engine
 from deploykit.parity.accuracy import accuracies
+from deploykit.proof.embeddings import (
+    compare_embeddings,
+    keep_similarities,
+    refused_by_embeddings,
+)
 from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.images import (
     ImageSample,
@@ -122,7 +128,10 @@ def _compare(
             sample = read_sample(folder.path, ranking.files[: request.budget], preprocessing)
         stack.callback(sample.close)
         sample.skip(frozenset() if request.self_test else calibration)
-        answers = answer_images(right, candidates, sample, labels, progress, count=sample.count)
+        compared = compare_embeddings(bundle, reference, candidates)
+        answers = answer_images(
+            *compared.instead_of(right, candidates), sample, labels, progress, count=sample.count
+        )
         specs = [candidate.spec for candidate in candidates]
         mining = None
         if ranking is None:
@@ -139,10 +148,13 @@ def _compare(
         readable = len(ranking.files) + ranking.skipped
     for reason in filter(None, (mostly_unreadable(unreadable, readable), compared_with.reason)):
         verdicts = tuple(verdict.refused(reason) for verdict in verdicts)
+    similarities = compared.found(answers.paths)
+    verdicts = refused_by_embeddings(verdicts, similarities)
     if not compared_with.is_recorded:
         progress(Note("no proof of the bundle: other weights or code than it was exported from"))
     elif request.keep and compared_with.reason is None:
         keep_verdicts(bundle, verdicts, compared_with, drawn, progress)
+        keep_similarities(bundle, similarities, drawn, progress)
     expected = {path: sample.expected[path] for path in answers.paths if path in sample.expected}
     return Verification(
         reference=compared_with,
@@ -159,6 +171,7 @@ def _compare(
         mining=mining,
         seconds=time.perf_counter() - start,
         folder=bundle.folder,
+        similarities=similarities,
     )
 
 
@@ -207,16 +220,19 @@ def _open_candidates(
     if request.engine is not None:
         candidates = [engine_candidate(named_engine(bundle, request.engine))]
     else:
-        candidates = named_candidates(bundle, request.runtime, request.precision, progress)
+        named_ones = named_candidates(bundle, request.runtime, request.precision, progress)
+        candidates = with_embedded(bundle, named_ones)
     sessions: list[Session] = []
     if against == "module" and not named:
         canonical = open_candidate(bundle, Candidate(CANONICAL_GRAPH, CPU, "fp32"))
         sessions.append(stack.enter_context(canonical))
-    opened: set[tuple[str, Precision]] = set()
+    opened: set[tuple[str, Precision, str | bool]] = set()
     missing: dict[Candidate, MissingError] = {}
     skipped: dict[Candidate, str] = {}
     for candidate in candidates:
-        kind = candidate.runtime, candidate.precision
+        # Of engines of one kind the newest is compared; graphs are one of a kind.
+        is_engine = is_flavour(candidate.runtime)
+        kind = candidate.runtime, candidate.precision, is_engine or candidate.file
         if kind in opened:
             skipped[candidate] = "a newer engine was compared"
             continue
@@ -227,7 +243,7 @@ def _open_candidates(
             skipped[candidate] = exc.message
             continue
         except (BundleError, GraphError) as exc:
-            if named or not is_flavour(candidate.runtime):
+            if named or not is_engine:
                 raise
             progress(Note(f"skipped: {candidate}: {exc.message}"))
             skipped[candidate] = exc.message
