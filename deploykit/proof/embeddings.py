@@ -215,7 +215,7 @@ def _embed_traced(
             traced.run(normalised(images[start : start + _TRACED_BATCH], preprocessing))[
                 tap.tensor
             ],
-            pooled=tap.pooled,
+            tap,
         )
         for start in range(0, len(images), _TRACED_BATCH)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -62,7 +63,11 @@ class ModuleSession(BaseSession):
     def has_tap(self, tap: Tap) -> bool:
         """Whether a tensor is what one of the module's own modules takes or gives."""
         found = dict(self.module.named_modules()).get(tap.module) if tap.module else None
-        return found is not None and (tap.side == "output" or isinstance(found, _LAYERS))
+        if found is None or (tap.side == "input" and not isinstance(found, _LAYERS)):
+            return False
+        # A forward may use a module's weights without calling it.
+        _, tensor = self._tapped(np.zeros((1, *self._spec.input_size, 3), np.uint8), tap)
+        return tensor is not None and tap.fits(tensor.shape)
 
     def run_tapped(self, images: ImageBatch, tap: Tap) -> tuple[Logits, Embeddings]:
         """Compute the logits of a batch, and what one of the module's own modules takes or gives.
@@ -75,9 +80,21 @@ class ModuleSession(BaseSession):
             (N, K) and (N, E) float32, owned by the caller.
 
         Raises:
-            InputError: The forward does not call that module, or the tensor is another than the
-                graph's.
+            InputError: The forward does not call that module for these images.
         """
+        logits, tensor = self._tapped(images, tap)
+        if tensor is None or len(tensor) != len(images) or not tap.fits(tensor.shape):
+            shape = None if tensor is None else tensor.shape
+            raise InputError(
+                f"In the torch module {tap.describe()} has shape {shape} for {len(images)} images.",
+                hint="Take another tensor: --tap NAME",
+            )
+        return logits, as_embeddings(tensor, tap)
+
+    def _tapped(
+        self, images: ImageBatch, tap: Tap
+    ) -> tuple[Logits, npt.NDArray[np.floating] | None]:
+        """The logits, and the tensor of the last call of the tap's module; None without any."""
         taken: list[torch.Tensor] = []
 
         def take(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
@@ -91,17 +108,7 @@ class ModuleSession(BaseSession):
             logits = self.run(images)
         finally:
             hook.remove()
-        wanted = (len(images), tap.size)
-        found = taken[-1].numpy() if taken else np.empty((0, 0), np.float32)
-        pooled = tap.pooled and found.ndim == 4
-        embeddings = as_embeddings(found, pooled=pooled)
-        if embeddings.shape != wanted:
-            raise InputError(
-                f"In the torch module {tap.describe()} has shape {found.shape}; the graph's "
-                f"embedding has {wanted}.",
-                hint="Take another tensor: --tap NAME",
-            )
-        return logits, embeddings
+        return logits, taken[-1].numpy() if taken else None
 
     def _run(self, images: ImageBatch) -> Logits:
         return self._answer(torch.from_numpy(normalised(images, self._preprocessing)))

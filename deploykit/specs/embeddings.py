@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -37,9 +39,15 @@ class Tap(Value, frozen=True):
         what = f"the {self.side} of {self.module}" if self.module else f"the tensor {self.tensor}"
         return f"{what}, averaged over its map" if self.pooled else what
 
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape, (N, E) or (N, E, H, W), can be it."""
+        return (
+            len(shape) in (2, 4) and shape[1] == self.size and (self.pooled or prod(shape[2:]) == 1)
+        )
 
-def as_embeddings(tensor: npt.NDArray[np.floating], *, pooled: bool) -> Embeddings:
-    """(N, E) of a tensor (N, E), (N, E, 1, 1), or, pooled, (N, E, H, W)."""
-    if pooled:
+
+def as_embeddings(tensor: npt.NDArray[np.floating], tap: Tap) -> Embeddings:
+    """(N, E) float32 of a tensor that fits a tap, averaged over its map if it is one."""
+    if tap.pooled and tensor.ndim == 4:
         tensor = tensor.mean(axis=(2, 3), dtype=np.float64)
-    return tensor.reshape(len(tensor), -1).astype(np.float32)
+    return tensor.reshape(len(tensor), tap.size).astype(np.float32)
