@@ -22,7 +22,8 @@ from deploykit.parity.similarity import (
     cosine_similarities,
     similarity_of,
 )
-from deploykit.proof.embeddings import embeddings_of_module, failure_text, kept_similarity
+from deploykit.proof.embeddings import failure_text
+from deploykit.proof.similarity import embeddings_of_module, kept_similarity
 from deploykit.proof.verdict import Verdict
 from deploykit.specs.embeddings import Tap
 from deploykit.specs.session import EmbeddingSession, Session, SessionSpec

@@ -189,9 +189,10 @@ def predict(
             raise nothing_predicted
         failed, status = run.tally.failures.total(), status_of_run(chosen, spec)
         written = [*outputs.tables, *filter(None, [html, embeddings])]
+        record = chosen.manifest.embeddings if embeddings else None
         console.result(
-            lambda: prediction_value(run, status, written),
-            lambda: "" if quiet else prediction_text(run, status, written),
+            lambda: prediction_value(run, status, written, record),
+            lambda: "" if quiet else prediction_text(run, status, written, record),
             exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
         )
 

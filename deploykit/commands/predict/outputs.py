@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
-from deploykit.commands.predict.embeddings import EmbeddingsFile, part_of
 from deploykit.commands.predict.journal import Journal, journal_of, lock_of, only_writer
 from deploykit.commands.predict.provenance import (
     Fingerprint,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from deploykit.commands.predict.embeddings import EmbeddingsFile
     from deploykit.commands.predict.run import PredictionRun
     from deploykit.specs.prediction import Prediction
     from deploykit.specs.session import Embeddings
@@ -80,7 +80,8 @@ class Outputs(Closing):
         pages = [] if page is None else [page]
         for each in pages:
             check_page_path(each)
-        others = [] if embeddings is None else [embeddings, part_of(embeddings)]
+        self._embeddings = _embeddings_file(embeddings)
+        others = [] if self._embeddings is None else [self._embeddings.path, self._embeddings.part]
         hidden = [file(table) for table in self.tables[:1] for file in (journal_of, lock_of)]
         check_all_different(
             {
@@ -106,7 +107,6 @@ class Outputs(Closing):
                 "--embeddings are rows beside a table's, and --output - is none.",
                 hint="Name a table as well: --output - --output predictions.csv",
             )
-        self._embeddings = None if embeddings is None else EmbeddingsFile(embeddings)
         self.journal = Journal(self.tables[0], resume=resume) if self.tables else None
         self._emit = emit
         self._reader_left = False
@@ -231,6 +231,14 @@ class Outputs(Closing):
     def _show(self, row: Prediction) -> None:
         if self._emit is not None and not self._reader_left:
             self._reader_left = not self._emit(json_line(row, self._top_k))
+
+
+def _embeddings_file(path: Path | None) -> EmbeddingsFile | None:
+    if path is None:
+        return None
+    from deploykit.commands.predict.embeddings import EmbeddingsFile
+
+    return EmbeddingsFile(path)
 
 
 def write_run(

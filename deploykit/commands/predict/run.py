@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from deploykit.errors import UsageError
 from deploykit.images.scan import FolderPresence, scan_images
 from deploykit.inference.pipeline import AnsweredBatch, answer_files, shared_work
 from deploykit.proof.auto import AUTO, open_best
-from deploykit.proof.embeddings import open_with_embeddings
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.prediction import Prediction, Ranked
 from deploykit.specs.session import Closing, Embeddings, Session, SessionSpec
@@ -168,8 +167,7 @@ class PredictionRun(Closing):
         self._files = scan.files
         self.tally = Tally(skipped=scan.skipped)
         progress(Step("opening", detail=bundle.name))
-        open_session = open_with_embeddings if request.embeddings else open_best
-        self._session: Session = open_session(
+        self._session: Session = _opener(request)(
             bundle,
             runtime=request.runtime,
             precision=request.precision,
@@ -235,6 +233,15 @@ class PredictionRun(Closing):
     def _tell_progress(self) -> None:
         done = len(self.request.done) + self.tally.rows
         self._progress(Step("predicting", done, len(self._files), unit="images"))
+
+
+def _opener(request: PredictRequest) -> Callable[..., Session]:
+    """What opens the session of a run."""
+    if not request.embeddings:
+        return open_best
+    from deploykit.proof.embeddings import open_with_embeddings
+
+    return open_with_embeddings
 
 
 def checked_top(top_k: int | None, classes: int) -> int:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from deploykit.commands.predict.tables import row_value
-from deploykit.proof.embeddings import embeddings_value, run_text
 from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
 from deploykit.specs.prediction import Prediction
@@ -17,6 +16,7 @@ from deploykit.system.text import counted
 from deploykit.system.threads import Stage, bottleneck
 
 if TYPE_CHECKING:
+    from deploykit.bundle.embeddings import EmbeddingsRecord
     from deploykit.commands.predict.run import PredictionRun
 
 _SHOWN_CLASSES = 20
@@ -30,7 +30,12 @@ _BOTTLENECKS: dict[Stage, str] = {
 }
 
 
-def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path]) -> str:
+def prediction_text(
+    run: PredictionRun,
+    status: Status,
+    outputs: Sequence[Path],
+    embeddings: EmbeddingsRecord | None = None,
+) -> str:
     """Rows, failures by kind, classes, accuracy, speed, where the time went, the status.
 
     Of a single image its answer takes the place of what many add up to.
@@ -39,12 +44,14 @@ def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path])
         run: That has ended.
         status: Whether it is proven to decide here as the trained network does.
         outputs: What was written.
+        embeddings: What the embeddings are that were written, too; None without any.
     """
     lines = _sums(run) if run.tally.only is None else _answer(run.tally.only)
     lines.append(f"proof     {status_text(status)}")
-    record = run.bundle.manifest.embeddings
-    if record is not None and run.request.embeddings:
-        lines.append(f"embedding {run_text(record, run.spec)}")
+    if embeddings is not None:
+        from deploykit.proof.embeddings import run_text
+
+        lines.append(f"embedding {run_text(embeddings, run.spec)}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(lines)
 
@@ -100,10 +107,14 @@ def _sums(run: PredictionRun) -> list[str]:
     return lines
 
 
-def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]) -> dict[str, Any]:
+def prediction_value(
+    run: PredictionRun,
+    status: Status,
+    outputs: Sequence[Path],
+    embeddings: EmbeddingsRecord | None = None,
+) -> dict[str, Any]:
     """The same for ``--json``."""
-    tally, record = run.tally, run.bundle.manifest.embeddings
-    embedded = run.request.embeddings
+    tally = run.tally
     return {
         "rows": tally.rows,
         "ok": tally.ok,
@@ -119,9 +130,17 @@ def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]
         "session": msgspec.to_builtins(run.spec),
         "answer": None if tally.only is None else row_value(tally.only, run.top_k),
         "proof": status_value(status),
-        **({"embedding": embeddings_value(record, run.spec)} if record and embedded else {}),
+        **_embedding_value(run, embeddings),
         "outputs": [str(path) for path in outputs],
     }
+
+
+def _embedding_value(run: PredictionRun, embeddings: EmbeddingsRecord | None) -> dict[str, Any]:
+    if embeddings is None:
+        return {}
+    from deploykit.proof.embeddings import embeddings_value
+
+    return {"embedding": embeddings_value(embeddings, run.spec)}
 
 
 def row_text(row: Prediction) -> str:

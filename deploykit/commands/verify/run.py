@@ -23,11 +23,6 @@ from deploykit.inference.candidates import (
 )
 from deploykit.inference.engines import engine_files, named_engine
 from deploykit.parity.accuracy import accuracies
-from deploykit.proof.embeddings import (
-    compare_embeddings,
-    keep_similarities,
-    refused_by_embeddings,
-)
 from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.images import (
     ImageSample,
@@ -41,6 +36,11 @@ from deploykit.proof.reference import (
     GOLDEN_REFERENCE,
     OpenReference,
     open_reference,
+)
+from deploykit.proof.similarity import (
+    compare_embeddings,
+    keep_similarities,
+    refused_by_embeddings,
 )
 from deploykit.proof.verdict import answer_images, judge_answers, keep_verdicts
 from deploykit.runtime.opener import CPU, CUDA, OPENVINO
