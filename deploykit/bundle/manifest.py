@@ -16,6 +16,7 @@ import msgspec
 from filelock import Timeout
 
 from deploykit.bundle.accepted import Accepted, MachineIdentity
+from deploykit.bundle.embeddings import EmbeddingsRecord
 from deploykit.bundle.onnx_file import MAX_GRAPH_BYTES
 from deploykit.bundle.verdicts import CandidateKey, KeptVerdict
 from deploykit.errors import BundleError
@@ -47,6 +48,8 @@ _MAX_BYTES = 64 * 2**20
 _MAX_BYTES_OF = {".onnx": MAX_GRAPH_BYTES, ".npz": 2**30}
 #: Of an image's side. A manifest that says more is made to fill the memory.
 _MAX_SIDE = 2**14
+#: Values of an embedding; VGG's have 4,096.
+_MAX_EMBEDDING = 2**24
 
 
 class FileRecord(Value, frozen=True):
@@ -130,6 +133,7 @@ class Manifest(Value, frozen=True):
         opset: The ONNX operator set.
         requested_opset: The one that export was asked for; None for torch's own choice.
         golden: What ``golden.npz`` may hold, as export was told.
+        embeddings: The graph that gives embeddings; None where export was not asked for one.
         deploy: The deploy graph of each precision, a path relative to the bundle.
         kept: The nodes that stay in FP32 in the deploy graph of a lower precision.
         kept_for_tensorrt: The same of ``deploy/int8-tensorrt.onnx``.
@@ -167,6 +171,7 @@ class Manifest(Value, frozen=True):
     accepted: tuple[Accepted, ...] = ()
     requested_opset: int | None = None
     golden: GoldenChoice = "photos"
+    embeddings: EmbeddingsRecord | None = None
 
     def __post_init__(self) -> None:
         outside = [name for name in self.files if not _is_inside(name)]
@@ -185,7 +190,13 @@ class Manifest(Value, frozen=True):
         ]
         if large:
             raise ValueError(f"{large[0]} has too many bytes: {self.files[large[0]].bytes}")
-        odd = [name for name in self.deploy.values() if not name.endswith(".onnx")]
+        graphs = [*self.deploy.values()]
+        if self.embeddings is not None:
+            graphs.append(self.embeddings.graph)
+            named.add(self.embeddings.graph)
+            if not 0 < self.embeddings.tap.size <= _MAX_EMBEDDING:
+                raise ValueError(f"embeddings of {self.embeddings.tap.size} values make no sense")
+        odd = [name for name in graphs if not name.endswith(".onnx")]
         if odd:
             raise ValueError(f"{odd[0]!r} is no ONNX file, which a deploy graph is")
         if max(self.preprocessing.input_size) > _MAX_SIDE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,6 +156,20 @@ def named_candidates(
     )
 
 
+def embedded(bundle: Bundle, candidate: Candidate) -> Candidate:
+    """The graph with embeddings in place of the FP32 graph; any other candidate as it is."""
+    record = bundle.manifest.embeddings
+    if record is None or candidate.file != bundle.manifest.deploy.get("fp32"):
+        return candidate
+    return candidate if candidate.is_hinted else replace(candidate, file=record.graph)
+
+
+def with_embedded(bundle: Bundle, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates, and behind the FP32 graph on a runtime the graph with embeddings there."""
+    pairs = ((each, embedded(bundle, each)) for each in candidates)
+    return [*dict.fromkeys(each for pair in pairs for each in pair)]
+
+
 def open_candidate(
     bundle: Bundle,
     candidate: Candidate,
@@ -196,6 +210,7 @@ def open_candidate(
         from deploykit.graph.rehearsal import rehearsal_of
 
         graph = model_bytes(rehearsal_of(load_graph(path)))
+    record = bundle.manifest.embeddings
     return open_graph(
         graph,
         name=candidate.file,
@@ -206,6 +221,7 @@ def open_candidate(
         threads=threads,
         pipelined=pipelined,
         tf32=tf32,
+        embedding=record.tap.size if record and candidate.file == record.graph else 0,
     )
 
 

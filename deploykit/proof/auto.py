@@ -19,6 +19,7 @@ from deploykit.inference.candidates import (
     Candidate,
     all_candidates,
     by_reason,
+    embedded,
     engine_candidate,
     named_candidates,
     open_candidate,
@@ -68,6 +69,7 @@ def open_best(
     threads: int | None = None,
     pipelined: bool = False,
     tf32: bool = False,
+    embeddings: bool = False,
     progress: Progress = silent,
 ) -> Session:
     """Open one of a bundle's deploy graphs or engines.
@@ -82,6 +84,7 @@ def open_best(
         threads: For computing on the CPU; None for one a core.
         pipelined: Whether several batches will be under way at once.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
+        embeddings: Whether the graph with embeddings takes the place of the FP32 graph.
         progress: Called with a note of what ``auto`` takes or leaves that was accepted, built or
             proven, and why, and when a runtime that was asked for has no proof.
 
@@ -98,6 +101,7 @@ def open_best(
             "auto takes only what is proven, and nothing is with TF32.",
             hint=f"Name the runtime: --runtime {CUDA} --tf32",
         )
+    instead = partial(embedded, bundle) if embeddings else _itself
     open_it = partial(open_candidate, threads=threads, pipelined=pipelined, tf32=tf32)
     if engine is not None:
         from deploykit.inference.engines import named_engine
@@ -110,17 +114,29 @@ def open_best(
             )
         return _open_named(bundle, named.runtime, lambda: [named], open_it, progress)
     if runtime != AUTO:
-        candidates = partial(named_candidates, bundle, runtime, precision, progress)
-        return _open_named(bundle, runtime, candidates, open_it, progress)
-    return _open_auto(bundle, precision, open_it, progress)
+
+        def named_ones() -> list[Candidate]:
+            return [*map(instead, named_candidates(bundle, runtime, precision, progress))]
+
+        return _open_named(bundle, runtime, named_ones, open_it, progress)
+    return _open_auto(bundle, precision, open_it, progress, instead)
+
+
+def _itself(candidate: Candidate) -> Candidate:
+    return candidate
 
 
 def _open_auto(
-    bundle: Bundle, precision: Precision | None, open_it: _Opener, progress: Progress
+    bundle: Bundle,
+    precision: Precision | None,
+    open_it: _Opener,
+    progress: Progress,
+    instead: Callable[[Candidate], Candidate],
 ) -> Session:
     candidates = by_preference(bundle, precision, progress)
     accepted = accepted_here(bundle, precision, candidates, progress)
-    first = None if accepted is None else candidate_of(accepted)
+    first = None if accepted is None else instead(candidate_of(accepted))
+    candidates = [*map(instead, candidates)]
     candidates.sort(key=lambda each: each != first)
     skipped: list[tuple[Candidate, str]] = []
     errors: list[DeploykitError] = []

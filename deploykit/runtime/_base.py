@@ -12,18 +12,27 @@ import numpy.typing as npt
 
 from deploykit.bundle.onnx_file import check_meaning
 from deploykit.errors import GraphError, InputError
+from deploykit.specs.embeddings import EMBEDDING_OUTPUT
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.session import Closing, ImageBatch, Logits, SessionSpec, Ticket
+from deploykit.specs.session import Closing, Embeddings, ImageBatch, Logits, SessionSpec, Ticket
 
 _Batch = TypeVar("_Batch")
+Answers: TypeAlias = npt.NDArray[np.float32]
+"""(N, K) float32; of a graph with embeddings (N, K + E), these behind the logits."""
 
 
 class BaseSession(Closing):
-    """A session that knows its spec, checks its batches and answers, and closes itself."""
+    """A session that knows its spec, checks its batches and answers, and closes itself.
 
-    def __init__(self, spec: SessionSpec) -> None:
+    Args:
+        spec: What really runs.
+        embedding: E, of a graph with embeddings; else 0.
+    """
+
+    def __init__(self, spec: SessionSpec, embedding: int = 0) -> None:
         self._spec = spec
+        self._embedding = embedding
 
     @property
     def spec(self) -> SessionSpec:
@@ -32,17 +41,32 @@ class BaseSession(Closing):
 
     def run(self, images: ImageBatch) -> Logits:
         """Compute the logits of a batch; see :class:`deploykit.specs.session.Session`."""
+        return self._logits(self._computed(images))
+
+    def run_embedded(self, images: ImageBatch) -> tuple[Logits, Embeddings]:
+        """Compute a batch; see :class:`deploykit.specs.session.EmbeddingSession`."""
+        answers = self._computed(images)
+        return self._logits(answers), self._embeddings(answers)
+
+    def _computed(self, images: ImageBatch) -> Answers:
         self._check_images(images)
         return self._checked(self._run(images), len(images))
 
-    def _checked(self, logits: Logits, count: int) -> Logits:
+    def _logits(self, answers: Answers) -> Logits:
+        return np.ascontiguousarray(answers[:, : self._spec.classes])
+
+    def _embeddings(self, answers: Answers) -> Embeddings:
+        return np.ascontiguousarray(answers[:, self._spec.classes :])
+
+    def _checked(self, answers: Answers, count: int) -> Answers:
         """The answers, if they are one row for each image."""
-        if logits.shape != (count, self._spec.classes):
+        columns = self._spec.classes + self._embedding
+        if answers.shape != (count, columns):
             raise GraphError(
                 f"{self._spec.graph} on {self._spec.runtime} answers {count} images with "
-                f"shape {logits.shape}, not ({count}, {self._spec.classes})."
+                f"shape {answers.shape}, not ({count}, {columns})."
             )
-        return logits
+        return answers
 
     def _check_images(self, images: ImageBatch) -> None:
         """Check that a batch fits the spec."""
@@ -58,15 +82,15 @@ class BaseSession(Closing):
             raise InputError(f"A batch must have {limit} images; got {len(images)}.")
 
     @abstractmethod
-    def _run(self, images: ImageBatch) -> Logits:
-        """Compute the logits of a batch that fits the spec."""
+    def _run(self, images: ImageBatch) -> Answers:
+        """Compute the answers to a batch that fits the spec."""
 
 
 class PipelinedBase(BaseSession, Generic[_Batch]):
     """A session that can have several batches in flight."""
 
-    def __init__(self, spec: SessionSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: SessionSpec, embedding: int = 0) -> None:
+        super().__init__(spec, embedding)
         self._is_closed = False
         self._in_flight: dict[Ticket, _Batch] = {}
         self._tickets = itertools.count()
@@ -93,11 +117,19 @@ class PipelinedBase(BaseSession, Generic[_Batch]):
             GraphError, DeviceError: The runtime failed.
             RuntimeError: The batch is not in flight: it was collected, or the session is closed.
         """
+        return self._logits(self._collected(ticket))
+
+    def collect_embedded(self, ticket: Ticket) -> tuple[Logits, Embeddings]:
+        """Wait for a batch; see :class:`deploykit.specs.session.PipelinedEmbeddingSession`."""
+        answers = self._collected(ticket)
+        return self._logits(answers), self._embeddings(answers)
+
+    def _collected(self, ticket: Ticket) -> Answers:
         if ticket not in self._in_flight:
             raise RuntimeError("this batch is not in flight")
         return self._finish(self._in_flight.pop(ticket))
 
-    def _run(self, images: ImageBatch) -> Logits:
+    def _run(self, images: ImageBatch) -> Answers:
         self._check_open()
         return self._finish(self._start(images))
 
@@ -110,7 +142,7 @@ class PipelinedBase(BaseSession, Generic[_Batch]):
         """Start a batch that fits the spec."""
 
     @abstractmethod
-    def _finish(self, batch: _Batch) -> Logits:
+    def _finish(self, batch: _Batch) -> Answers:
         """Wait for a batch that was started."""
 
     def close(self) -> None:
@@ -129,6 +161,7 @@ def check_graph(
     metadata: Mapping[str, str],
     labels: Labels,
     preprocessing: Preprocessing,
+    embedding: int = 0,
 ) -> bool:
     """Check that a graph is the one that its bundle's manifest describes.
 
@@ -138,6 +171,7 @@ def check_graph(
         metadata: The graph's ``metadata_props``, which may hold its labels and preprocessing.
         labels: The manifest's.
         preprocessing: The manifest's.
+        embedding: E, of the graph with embeddings; 0 of all others, which have one output.
 
     Returns:
         Whether it is a canonical graph, which takes normalised images; else it takes bytes.
@@ -149,8 +183,11 @@ def check_graph(
     height, width = spec.input_size
     canonical = [("input", "float32", (3, height, width))]
     deploy = [("images", "uint8", (height, width, 3))]
+    wanted_outputs = [("logits", "float32", (spec.classes,))]
+    if embedding:
+        wanted_outputs.append((EMBEDDING_OUTPUT, "float32", (embedding,)))
     inputs, outputs = tensors
-    if inputs not in (canonical, deploy) or outputs != [("logits", "float32", (spec.classes,))]:
+    if inputs not in (canonical, deploy) or outputs != wanted_outputs:
         raise GraphError(
             f"{spec.graph} is not the graph that the manifest describes: "
             f"inputs {inputs}, outputs {outputs}.",

@@ -15,7 +15,8 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from deploykit.errors import DeviceError, GraphError, InputError
-from deploykit.runtime._base import BaseSession, Tensors, check_graph, normalised
+from deploykit.runtime._base import Answers, BaseSession, Tensors, check_graph, normalised
+from deploykit.specs.embeddings import EMBEDDING_OUTPUT
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import Closing, ImageBatch, Logits, NetworkInputs, SessionSpec
@@ -123,12 +124,13 @@ class OnnxRuntimeSession(BaseSession):
         preprocessing: Preprocessing,
         labels: Labels,
         threads: int | None,
+        embedding: int = 0,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, embedding)
         cuda = spec.precision if spec.runtime == "onnxruntime-cuda" else None
         self._session = open_onnx(graph, spec.graph, threads, cuda=cuda, tf32=spec.tf32)
         tensors, metadata = _description(self._session, spec.graph)
-        self._normalised = check_graph(spec, tensors, metadata, labels, preprocessing)
+        self._normalised = check_graph(spec, tensors, metadata, labels, preprocessing, embedding)
         self._preprocessing = preprocessing
         self._kept = threading.local()
 
@@ -141,12 +143,12 @@ class OnnxRuntimeSession(BaseSession):
                 f"{self._spec.graph} takes {takes if self._normalised else 'bytes'}; "
                 f"got {inputs.dtype} of shape {inputs.shape}."
             )
-        return self._checked(self._answer(inputs), len(inputs))
+        return self._logits(self._checked(self._answer(inputs), len(inputs)))
 
-    def _run(self, images: ImageBatch) -> Logits:
+    def _run(self, images: ImageBatch) -> Answers:
         return self._answer(normalised(images, self._preprocessing) if self._normalised else images)
 
-    def _answer(self, feed: npt.NDArray[Any]) -> Logits:
+    def _answer(self, feed: npt.NDArray[Any]) -> Answers:
         # Both once, for another thread may close the session meanwhile.
         session, kept = self._session, self._kept
         if session is None:
@@ -155,7 +157,9 @@ class OnnxRuntimeSession(BaseSession):
             memory: _BoundMemory | None = getattr(kept, "memory", None)
             if memory is None or memory.shape != feed.shape:
                 memory = kept.memory = None  # frees the old first
-                memory = kept.memory = _BoundMemory(session, feed, self._spec)
+                memory = kept.memory = _BoundMemory(
+                    session, feed, self._spec, embedded=self._embedding > 0
+                )
             return memory.run(feed)
         except ORT_ERRORS as exc:
             error = DeviceError if self._spec.runtime == "onnxruntime-cuda" else GraphError
@@ -197,9 +201,12 @@ class _BoundMemory:
         session: ONNX Runtime's.
         feed: A batch; the next ones must have its shape and type.
         spec: Of the session.
+        embedded: Whether the graph gives embeddings, too.
     """
 
-    def __init__(self, session: Any, feed: npt.NDArray[Any], spec: SessionSpec) -> None:
+    def __init__(
+        self, session: Any, feed: npt.NDArray[Any], spec: SessionSpec, *, embedded: bool
+    ) -> None:
         device = "cuda" if spec.runtime == "onnxruntime-cuda" else "cpu"
         self._session = session
         self.shape = feed.shape
@@ -209,14 +216,17 @@ class _BoundMemory:
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(session.get_inputs()[0].name, self._input)
         # Without a shape: the first run allocates what the graph gives, and the session judges it.
-        self._binding.bind_output("logits", device)
+        for name in ("logits", EMBEDDING_OUTPUT) if embedded else ("logits",):
+            self._binding.bind_output(name, device)
 
-    def run(self, feed: npt.NDArray[Any]) -> Logits:
-        """Compute the logits of a batch; the only call that waits for the device."""
+    def run(self, feed: npt.NDArray[Any]) -> Answers:
+        """Compute the answers to a batch; the only call that waits for the device."""
         self._input.update_inplace(feed)
         self._session.run_with_iobinding(self._binding)
-        # On the CPU ONNX Runtime hands out its own memory, and the logits are the caller's.
-        (logits,) = self._binding.get_outputs()
+        # On the CPU ONNX Runtime hands out its own memory, and the answers are the caller's.
+        logits, *others = self._binding.get_outputs()
+        if others:
+            return np.concatenate([each.numpy() for each in (logits, *others)], axis=1)
         return np.array(logits.numpy())
 
 

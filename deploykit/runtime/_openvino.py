@@ -18,10 +18,11 @@ import openvino as ov
 from openvino import frontend
 
 from deploykit.errors import DeviceError, GraphError
-from deploykit.runtime._base import PipelinedBase, Tensors, check_graph, normalised
+from deploykit.runtime._base import Answers, PipelinedBase, Tensors, check_graph, normalised
+from deploykit.specs.embeddings import EMBEDDING_OUTPUT
 from deploykit.specs.model import HEAD_KEY, LABELS_KEY, Labels, Precision
 from deploykit.specs.preprocessing import PREPROCESSING_KEY, Preprocessing
-from deploykit.specs.session import ImageBatch, Logits, SessionSpec
+from deploykit.specs.session import ImageBatch, SessionSpec
 from deploykit.system.threads import usable_cpus
 
 #: All that OpenVINO raises: RuntimeError, from reading a graph errors of its own that share no
@@ -37,8 +38,8 @@ OPENVINO_ERRORS: tuple[type[Exception], ...] = (
 )
 #: The layers in which the precision shows. The others may be in FP32 at any precision.
 _WORKING_LAYERS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
-#: What the inputs and the output of a canonical and of a deploy graph are called.
-_TENSORS = ("input", "images", "logits")
+#: What the inputs and the outputs of a canonical and of a deploy graph are called.
+_TENSORS = ("input", "images", "logits", EMBEDDING_OUTPUT)
 _DTYPES = {"f32": "float32", "u8": "uint8"}
 _FP32_HINT = "every CPU computes in FP32: --runtime openvino --precision fp32"
 
@@ -78,8 +79,9 @@ class OpenVinoSession(PipelinedBase["tuple[_Requests, list[Any]]"]):
         threads: int | None,
         *,
         pipelined: bool,
+        embedding: int = 0,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, embedding)
         self._core = _start_on_cpu(spec.precision)
         self._model = _read(graph, spec.graph)
         try:
@@ -87,14 +89,14 @@ class OpenVinoSession(PipelinedBase["tuple[_Requests, list[Any]]"]):
             tensors = _tensors(self._model.inputs), _tensors(self._model.outputs)
         except OPENVINO_ERRORS as exc:
             raise GraphError(f"OpenVINO cannot read {spec.graph}: {exc}") from exc
-        self._normalised = check_graph(spec, tensors, metadata, labels, preprocessing)
+        self._normalised = check_graph(spec, tensors, metadata, labels, preprocessing, embedding)
         self._preprocessing = preprocessing
         self._threads = threads or usable_cpus()
         self._pipelined = pipelined
         self._requests: dict[int, _Requests] = {}
         self._requests_for(self._at_once(1))
 
-    def _run(self, images: ImageBatch) -> Logits:
+    def _run(self, images: ImageBatch) -> Answers:
         self._check_open()
         return self._finish(self._start(images, self._at_once(len(images))))
 
@@ -114,7 +116,7 @@ class OpenVinoSession(PipelinedBase["tuple[_Requests, list[Any]]"]):
         except OPENVINO_ERRORS as exc:
             raise self._failure(len(images), exc) from exc
 
-    def _finish(self, batch: tuple[_Requests, list[Any]]) -> Logits:
+    def _finish(self, batch: tuple[_Requests, list[Any]]) -> Answers:
         requests, started = batch
         try:
             return requests.finish(started)
@@ -171,13 +173,16 @@ class _Requests:
         request.start_async()
         return request
 
-    def finish(self, requests: list[Any]) -> Logits:
-        """Wait for images: (N, K), copied, because the requests will be used again."""
+    def finish(self, requests: list[Any]) -> Answers:
+        """Wait for images: (N, K + E), copied, because the requests will be used again."""
         for request in requests:
             request.wait()
-        logits: Logits = np.concatenate([each.get_output_tensor().data for each in requests])
+        outputs = [
+            np.concatenate([each.get_output_tensor(output).data for each in requests])
+            for output in range(len(self._compiled.outputs))
+        ]
         self._idle += requests  # not those that failed: others of their batch may be under way
-        return logits
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
 
 
 def _start_on_cpu(precision: Precision) -> Any:

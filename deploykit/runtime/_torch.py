@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from deploykit.errors import InputError, ModelError
 from deploykit.runtime._base import BaseSession, normalised
+from deploykit.specs.embeddings import Tap, as_embeddings
 from deploykit.specs.preprocessing import Preprocessing, format_size
-from deploykit.specs.session import ImageBatch, Logits, NetworkInputs, SessionSpec
+from deploykit.specs.session import (
+    Embeddings,
+    ImageBatch,
+    Logits,
+    NetworkInputs,
+    SessionSpec,
+)
 from deploykit.system.code_lines import failure_text
+
+#: What takes the last tensor before the logits, and gives them by a product with its weights.
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class ModuleSession(BaseSession):
@@ -42,6 +53,63 @@ class ModuleSession(BaseSession):
                 f"{format_size(self._spec.input_size)}.",
             ) from exc
         return self._checked(logits, len(inputs))
+
+    @property
+    def module(self) -> nn.Module:
+        """The module itself."""
+        if self._module is None:
+            raise RuntimeError("the session is closed")
+        return self._module
+
+    def has_tap(self, tap: Tap) -> bool:
+        """Whether a tensor is what one of the module's own modules takes or gives."""
+        found = dict(self.module.named_modules()).get(tap.module) if tap.module else None
+        if found is None or (tap.side == "input" and not isinstance(found, _LAYERS)):
+            return False
+        # A forward may use a module's weights without calling it.
+        _, tensor = self._tapped(np.zeros((1, *self._spec.input_size, 3), np.uint8), tap)
+        return tensor is not None and tap.fits(tensor.shape)
+
+    def run_tapped(self, images: ImageBatch, tap: Tap) -> tuple[Logits, Embeddings]:
+        """Compute the logits of a batch, and what one of the module's own modules takes or gives.
+
+        Args:
+            images: See ``run``.
+            tap: Such that :meth:`has_tap` says yes.
+
+        Returns:
+            (N, K) and (N, E) float32, owned by the caller.
+
+        Raises:
+            InputError: The forward does not call that module for these images.
+        """
+        logits, tensor = self._tapped(images, tap)
+        if tensor is None or len(tensor) != len(images) or not tap.fits(tensor.shape):
+            shape = None if tensor is None else tensor.shape
+            raise InputError(
+                f"In the torch module {tap.describe()} has shape {shape} for {len(images)} images.",
+                hint="Take another tensor: --tap NAME",
+            )
+        return logits, as_embeddings(tensor, tap)
+
+    def _tapped(
+        self, images: ImageBatch, tap: Tap
+    ) -> tuple[Logits, npt.NDArray[np.floating] | None]:
+        """The logits, and the tensor of the last call of the tap's module; None without any."""
+        taken: list[torch.Tensor] = []
+
+        def take(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            del module
+            tensor = inputs[0] if tap.side == "input" and inputs else output
+            if isinstance(tensor, torch.Tensor):
+                taken.append(tensor.detach().clone())  # a later operation may change it in place
+
+        hook = self.module.get_submodule(tap.module).register_forward_hook(take)
+        try:
+            logits = self.run(images)
+        finally:
+            hook.remove()
+        return logits, taken[-1].numpy() if taken else None
 
     def _run(self, images: ImageBatch) -> Logits:
         return self._answer(torch.from_numpy(normalised(images, self._preprocessing)))

@@ -81,6 +81,7 @@ def open_graph(
     threads: int | None = None,
     pipelined: bool = False,
     tf32: bool = False,
+    embedding: int = 0,
 ) -> Session:
     """Open an ONNX graph, canonical or deploy, on a runtime.
 
@@ -98,6 +99,8 @@ def open_graph(
             images/s. ONNX Runtime then computes in its callers' threads only, OpenVINO each image
             in one thread of its own.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32, with 10 bits of mantissa.
+        embedding: E, of the graph with embeddings: the session is an ``EmbeddingSession``. 0 of all
+            others, which must have one output.
 
     Raises:
         UsageError: No such runtime, or one that does not compute in that precision, or TF32 on a
@@ -129,10 +132,16 @@ def open_graph(
     if runtime == OPENVINO:
         from deploykit.runtime._openvino import OpenVinoSession
 
-        return OpenVinoSession(graph, spec, preprocessing, labels, threads, pipelined=pipelined)
+        return OpenVinoSession(
+            *(graph, spec, preprocessing, labels, threads),
+            pipelined=pipelined,
+            embedding=embedding,
+        )
     from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(graph, spec, preprocessing, labels, 1 if pipelined else threads)
+    return OnnxRuntimeSession(
+        graph, spec, preprocessing, labels, 1 if pipelined else threads, embedding
+    )
 
 
 def _cuda_device() -> str:

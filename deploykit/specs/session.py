@@ -16,6 +16,8 @@ ImageBatch: TypeAlias = npt.NDArray[np.uint8]
 """(N, H, W, 3) uint8, RGB."""
 Logits: TypeAlias = npt.NDArray[np.float32]
 """(N, K) float32."""
+Embeddings: TypeAlias = npt.NDArray[np.float32]
+"""(N, E) float32: what the network's last layer takes of each image."""
 NetworkInputs: TypeAlias = npt.NDArray[np.float32]
 """(N, 3, H, W) float32, normalised: what a network takes."""
 
@@ -103,6 +105,26 @@ class PipelinedSession(Session, Protocol):
 
     def collect(self, ticket: Ticket) -> Logits:
         """Wait for a batch; returns (N, K) float32, owned by the caller."""
+        ...
+
+
+class EmbeddingSession(Session, Protocol):
+    """A session of a graph with two outputs: one run gives logits and embeddings."""
+
+    def run_embedded(self, images: ImageBatch) -> tuple[Logits, Embeddings]:
+        """Compute a batch, as ``run`` does.
+
+        Returns:
+            (N, K) and (N, E) float32, owned by the caller.
+        """
+        ...
+
+
+class PipelinedEmbeddingSession(PipelinedSession, EmbeddingSession, Protocol):
+    """The same, with two batches in flight."""
+
+    def collect_embedded(self, ticket: Ticket) -> tuple[Logits, Embeddings]:
+        """Wait for a batch; returns (N, K) and (N, E) float32, owned by the caller."""
         ...
 
 

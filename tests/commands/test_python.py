@@ -26,7 +26,7 @@ FUNCTIONS = [name for name in deploykit.__all__ if name.islower()]
 COMMAND_LINE = {
     "all": {"json", "verbose", "no_diagnose"},
     "bench": {"forget"},
-    "predict": {"output", "html", "resume", "overwrite", "strict", "quiet"},
+    "predict": {"output", "html", "embeddings", "resume", "overwrite", "strict", "quiet"},
     "verify": {"stages", "layers", "transform", "trained_accuracy"},
 }
 

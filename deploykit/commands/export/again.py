@@ -9,6 +9,7 @@ import msgspec
 
 from deploykit.bundle.folder import Bundle, default_artifacts
 from deploykit.bundle.manifest import MANIFEST_NAME, recorded_path
+from deploykit.commands.export.embeddings import embeddings_options
 from deploykit.commands.export.heads import head_options
 from deploykit.commands.export.request import default_name
 from deploykit.errors import DeploykitError
@@ -93,6 +94,7 @@ def _given_options(bundle: Bundle) -> dict[str, str]:
         options["--images"] = manifest.images
     if manifest.golden == "generated":
         options["--golden"] = manifest.golden
+    options |= embeddings_options(manifest)
     if manifest.requested_opset is not None:
         options["--opset"] = str(manifest.requested_opset)
     if bundle.name != default_name(manifest.architecture.name):

@@ -45,6 +45,8 @@ def export(
     head: HeadName | None = None,
     threshold: float | None = None,
     thresholds: PathLike | Mapping[str, float] | None = None,
+    embeddings: bool = False,
+    tap: str | None = None,
     golden: Literal["photos", "generated"] = "photos",
     opset: int | None = None,
     name: str | None = None,
@@ -82,6 +84,10 @@ def export(
         threshold: The probability above which a multi-label or binary head decides for a class;
             None for 0.5.
         thresholds: Those of single classes, by their names, or a file of them.
+        embeddings: Make and prove a second graph that gives, beside the logits, what the last layer
+            takes of an image: for :meth:`Model.embed` and ``deploykit predict --embeddings``.
+        tap: Another tensor as the embedding: what the module of this path gives, or a tensor or a
+            node by its name in the ONNX.
         golden: The self-test's 8 images: of the photos, or generated if those are private.
         opset: The ONNX operator set; None for torch's own choice.
         name: The bundle's name; None for the architecture's.
@@ -127,6 +133,8 @@ def export(
         head=head,
         threshold=threshold,
         thresholds=_thresholds(thresholds),
+        embeddings=embeddings,
+        tap=tap,
     )
     return export_bundle(request, progress).bundle
 

@@ -96,6 +96,22 @@ def export(
             metavar="FILE", help="Thresholds of single classes: lines of class,P, or JSON."
         ),
     ] = None,
+    embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--embeddings",
+            help="Make and prove a second graph that also gives embeddings: what the last layer "
+            "takes of an image.",
+        ),
+    ] = False,
+    tap: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another tensor as the embedding: what a module gives (layer4), or a tensor or "
+            "node by its ONNX name.",
+        ),
+    ] = None,
     golden: Annotated[
         str,
         typer.Option(
@@ -228,6 +244,8 @@ def export(
             head=None if head is None else choice(head, HEADS, "head"),
             threshold=threshold,
             thresholds={} if thresholds is None else read_thresholds(thresholds),
+            embeddings=embeddings,
+            tap=tap,
         )
         result = export_bundle(request, console.progress)
         console.result(lambda: export_value(result), lambda: export_text(result))

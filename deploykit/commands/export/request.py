@@ -39,6 +39,8 @@ class ExportRequest:
         threshold: Above which a class is decided for, where each is decided for by itself; None for
             0.5.
         thresholds: The same for single classes, by their names.
+        embeddings: Whether to make the graph that gives embeddings.
+        tap: Which tensor they are, see :func:`deploykit.graph.embeddings.find_tap`.
     """
 
     arch: str
@@ -59,6 +61,15 @@ class ExportRequest:
     head: HeadName | None = None
     threshold: float | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    embeddings: bool = False
+    tap: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tap is not None and not self.embeddings:
+            raise UsageError(
+                f"--tap {self.tap} chooses what embeddings are, and none were asked for.",
+                hint="Add --embeddings.",
+            )
 
     @property
     def images_folder(self) -> Path | None:

@@ -36,6 +36,12 @@ from deploykit.bundle.manifest import (
 )
 from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.diagnose.layers.failed import failure_lines
+from deploykit.commands.export.embeddings import (
+    embedding_similarity,
+    embeddings_graph,
+    with_embeddings,
+    write_embeddings,
+)
 from deploykit.commands.export.request import ExportRequest, Subject, default_name, load_subject
 from deploykit.errors import ModelError, ParityError
 from deploykit.parity.compare import NamedBatch, batch_sizes, regroup
@@ -111,14 +117,18 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         begin("exporting")
         from deploykit.graph.export import onnx_from_module
 
-        size = subject.preprocessing.input_size
-        graph = onnx_from_module(subject.model.module, size, opset=request.opset)
+        input_size = subject.preprocessing.input_size
+        graph = onnx_from_module(subject.model.module, input_size, opset=request.opset)
         # Opened here: some Pythons 3.11 fail when two threads compile what they import.
         module = stack.enter_context(_open_module(subject))
         # torch is free now and computes outside the interpreter's lock, so the reference answers
         # while the graphs are written and opened, which is one thread's work.
         pending = background.submit(_answer, module, groups, request, subject)
+        embedded = embeddings_graph(graph, request)
         specs = _write_graphs(staging, graph, subject)
+        sizes = {CANONICAL_GRAPH: 0, _DEPLOY_GRAPH: 0} | write_embeddings(
+            embedded, staging, subject
+        )
         begin("comparing")
         candidates = [
             stack.enter_context(
@@ -129,9 +139,10 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
                     precision="fp32",
                     preprocessing=subject.preprocessing,
                     labels=subject.labels,
+                    embedding=size,
                 )
             )
-            for file in (CANONICAL_GRAPH, _DEPLOY_GRAPH)
+            for file, size in sizes.items()
         ]
         logits, golden = pending.result()
         verdicts = judge_sessions(
@@ -141,7 +152,10 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         )
         extremes = answer_extremes(module, progress)
         verdicts = judge_extremes(verdicts, candidates, extremes)
-        own_error = _activation_error(module, candidates[-1], groups, subject)
+        own_error = _activation_error(module, candidates[1], groups, subject)
+        similarity = embedding_similarity(
+            *(embedded, module, candidates[-1], verdicts, groups, subject, request.opset)
+        )
         stack.close()  # a graph that is open cannot be moved on Windows
         alike = uniform_text(verdicts[0].measurement, image_set.kind)
         if not all(each.passed for each in verdicts) and not any(each.failed for each in verdicts):
@@ -155,6 +169,8 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         begin("writing")
         write_golden(golden, staging / GOLDEN)
         manifest = _manifest(staging, name, request, subject, specs)
+        spec = verdicts[-1].candidate
+        manifest = with_embeddings(manifest, embedded, staging, spec, similarity, image_set)
         reference = Reference(kind="module", description="torch module from the checkpoint")
         for verdict in verdicts:
             sha256 = manifest.files[verdict.candidate.graph].sha256

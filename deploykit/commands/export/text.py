@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
+from deploykit.bundle.manifest import Manifest
 from deploykit.commands.export.run import ExportResult
+from deploykit.proof.embeddings import record_text, similarity_text
 from deploykit.proof.text import images_text, verdict_value, verdicts_text
 from deploykit.system.text import visible
 
@@ -26,6 +28,7 @@ def export_text(result: ExportResult) -> str:
             f"classes        {visible(f'{names} ({manifest.labels.source})')}",
             f"preprocessing  {manifest.preprocessing.describe()} ({manifest.preprocessing.source})",
             f"verified on    {images_text(result.images)}",
+            *_embeddings_lines(manifest),
             f"bundle         {visible(str(result.bundle.folder))} "
             f"(in {sum(result.seconds.values()):.1f} s)",
         )
@@ -43,6 +46,14 @@ def _head_lines(result: ExportResult) -> Iterator[str]:
             f"probabilities  the network ends in a {manifest.architecture.activation}, left out of "
             f"the graphs: the same to {error:.1e}"
         )
+
+
+def _embeddings_lines(manifest: Manifest) -> Iterator[str]:
+    """The graph with embeddings, and how near they are to the trained network's."""
+    if manifest.embeddings is not None:
+        yield f"embeddings     {visible(record_text(manifest.embeddings))}"
+        for each in manifest.embeddings.similarities:
+            yield f"               {similarity_text(each.similarity)}"
 
 
 def export_value(result: ExportResult) -> dict[str, Any]:

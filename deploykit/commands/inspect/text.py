@@ -17,6 +17,7 @@ from deploykit.commands.quantize.text import made_for
 from deploykit.engine.passport import Passport
 from deploykit.errors import BundleError
 from deploykit.inference.candidates import Candidate
+from deploykit.proof.embeddings import record_text, similarity_lines
 from deploykit.proof.policy import status_of
 from deploykit.proof.text import kept_verdict_text, status_value
 from deploykit.specs.model import KeptNode, TensorSpec
@@ -100,6 +101,9 @@ def _bundle_lines(found: BundleInspection) -> Iterator[str]:
         yield command_line(
             ["deploykit", "verify", "--bundle", str(found.folder), "--images", "DIR"]
         )
+    if manifest.embeddings is not None:
+        yield _line("embeddings", record_text(manifest.embeddings))
+        yield from (_line("", line) for line in similarity_lines(manifest.embeddings))
     for accepted in manifest.accepted:
         machine = accepted.machine
         yield _line(

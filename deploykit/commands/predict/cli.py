@@ -62,6 +62,14 @@ def predict(
         Path | None,
         typer.Option(metavar="FILE", help="Write an HTML page with the images and their classes."),
     ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write what the network's last layer takes of each image, too: .npy or .parquet; "
+            "of a bundle exported with --embeddings.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace outputs that another command wrote."),
@@ -130,7 +138,7 @@ def predict(
     table is whole, so an interrupted run loses none. The same command replaces its own table; one
     of another model, source or settings stays, unless --overwrite. One image's answer is printed.
     """
-    no_table = not (output or html or resume) and _is_one_image(source)
+    no_table = not (output or html or embeddings or resume) and _is_one_image(source)
     paths = [] if no_table else output or [_DEFAULT_OUTPUT]
     with (
         _stdout_for_rows(wanted=STDOUT in paths and not json) as emit,
@@ -161,6 +169,7 @@ def predict(
             source=source,
             page=html,
             expected=expected,
+            embeddings=embeddings,
             emit=emit,
             resume=resume,
             overwrite=overwrite,
@@ -175,6 +184,7 @@ def predict(
                 threads=threads,
                 expected=expected,
                 done=outputs.done,
+                embeddings=embeddings is not None,
             )
             chosen = find_bundle(bundle, artifacts, progress)
             with PredictionRun(chosen, request, progress) as run:
@@ -193,10 +203,11 @@ def predict(
         if nothing_predicted:
             raise nothing_predicted
         failed, status = run.tally.failures.total(), status_of_run(chosen, spec)
-        written = [*outputs.tables, *([html] if html else [])]
+        written = [*outputs.tables, *filter(None, [html, embeddings])]
+        record = chosen.manifest.embeddings if embeddings else None
         console.result(
-            lambda: prediction_value(run, status, written),
-            lambda: "" if quiet else prediction_text(run, status, written),
+            lambda: prediction_value(run, status, written, record),
+            lambda: "" if quiet else prediction_text(run, status, written, record),
             exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
         )
 

@@ -22,12 +22,21 @@ from deploykit.images.preprocess import OversizeError, make_grey, preprocess
 from deploykit.images.scan import ImageFile, escape_name
 from deploykit.inference.pipeline import AnsweredBatch
 from deploykit.proof.auto import AUTO, open_best
+from deploykit.proof.embeddings import need_embeddings, open_embeddings_beside
 from deploykit.proof.text import status_of_run
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.preprocessing import format_size
-from deploykit.specs.session import Closing, ImageBatch, Logits, Session, SessionSpec
+from deploykit.specs.session import (
+    Closing,
+    Embeddings,
+    EmbeddingSession,
+    ImageBatch,
+    Logits,
+    Session,
+    SessionSpec,
+)
 from deploykit.specs.value import Shown
 from deploykit.system.progress import Progress, silent
 from deploykit.system.text import visible
@@ -54,6 +63,7 @@ class Model(Shown, Closing):
         self._lock = threading.RLock()
         self._closed = False
         self._open: tuple[Bundle, Session] | None = None
+        self._embedding: EmbeddingSession | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -99,13 +109,7 @@ class Model(Shown, Closing):
             UsageError: Something is no image, or the model is closed.
         """
         with python_words():
-            is_one = isinstance(images, str | os.PathLike | Image.Image)
-            if is_one or not hasattr(images, "__iter__"):
-                raise UsageError(
-                    f"images must be a list of images, not {type(images).__name__}.",
-                    hint="model(image) takes one image, and deploykit.predict(folder) a folder.",
-                )
-            return [*self._rows(images, "image {}")]
+            return [*self._rows(_listed(images), "image {}")]
 
     def logits(self, images: ImageBatch) -> Logits:
         """Compute the logits of a batch that needs no preprocessing any more.
@@ -122,17 +126,69 @@ class Model(Shown, Closing):
             UsageError: The batch has another type or shape, or the model is closed.
         """
         with python_words():
-            expected = (*self.spec.input_size, 3)
-            if not isinstance(images, np.ndarray):
-                raise UsageError(f"A batch must be a NumPy array, not {type(images).__name__}.")
-            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
-                raise UsageError(
-                    f"A batch must be uint8 of shape (N, {', '.join(map(str, expected))}), not "
-                    f"{images.dtype} of shape {images.shape}.",
-                    hint="model.predict(list_of_arrays) takes arrays of any size.",
-                )
-            grey = self.bundle.manifest.preprocessing.grayscale
-            return self._run(make_grey(images) if grey else images)
+            return self._run(self._batch(images))
+
+    def embed(self, images: Iterable[ImageLike] | ImageBatch) -> Embeddings:
+        """Compute the embeddings of images: what the network's last layer takes of each.
+
+        The graph that gives them is opened when this is first called. It computes in FP32: on this
+        model's runtime, and beside an engine on the GPU, else on the CPU.
+
+        Args:
+            images: A list of what one call takes, each of another kind if need be; or a batch as
+                :meth:`logits` takes it, (N, H, W, 3) uint8 of the model's input size.
+
+        Returns:
+            (N, E) float32, in the order of the images.
+
+        Raises:
+            BundleError: The bundle was exported without embeddings.
+            InputError: An image cannot be read: an array has no place to say so.
+            UsageError: Something is no image, or the model is closed.
+        """
+        with python_words():
+            need_embeddings(self.bundle)
+            if isinstance(images, np.ndarray) and images.ndim == 4:
+                return self._embed(self._batch(images))
+            numbered = enumerate(_listed(images))
+            parts: list[Embeddings] = []
+            while group := [*islice(numbered, _BATCH)]:
+                read = [self._readable(image, f"image {number}") for number, image in group]
+                parts.append(self._embed(np.stack(read)))
+            return np.concatenate(parts) if parts else self._embed(self._no_images())
+
+    def _readable(self, image: ImageLike, unnamed: str) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) of the model's input size.
+
+        Raises:
+            InputError: The image cannot be read.
+        """
+        name = _name_of(image, unnamed)
+        pixels = self._read(image, name)
+        if isinstance(pixels, Failure):
+            raise InputError(f"{name}: {pixels.reason}", hint="Replace it, or leave it out.")
+        return pixels
+
+    def _no_images(self) -> ImageBatch:
+        return np.empty((0, *self.spec.input_size, 3), np.uint8)
+
+    def _batch(self, images: ImageBatch) -> ImageBatch:
+        """A batch as the session takes it.
+
+        Raises:
+            UsageError: It is none.
+        """
+        expected = (*self.spec.input_size, 3)
+        if not isinstance(images, np.ndarray):
+            raise UsageError(f"A batch must be a NumPy array, not {type(images).__name__}.")
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+            raise UsageError(
+                f"A batch must be uint8 of shape (N, {', '.join(map(str, expected))}), not "
+                f"{images.dtype} of shape {images.shape}.",
+                hint="model.predict(list_of_arrays) takes arrays of any size.",
+            )
+        grey = self.bundle.manifest.preprocessing.grayscale
+        return make_grey(images) if grey else images
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -150,6 +206,8 @@ class Model(Shown, Closing):
             self._closed = True
             if self._open is not None:
                 self._open[1].close()
+            if self._embedding is not None:
+                self._embedding.close()
 
     def __getstate__(self) -> dict[str, Any]:
         options = dict(self._options)
@@ -188,6 +246,21 @@ class Model(Shown, Closing):
             ]
         return np.concatenate(parts or [np.empty((0, session.spec.classes), np.float32)])
 
+    def _embed(self, images: ImageBatch) -> Embeddings:
+        with self._lock:
+            bundle, session = self._opened()
+            if self._embedding is None:
+                self._embedding = open_embeddings_beside(
+                    bundle, session.spec, threads=self._options["threads"]
+                )
+            step = max(1, session.spec.largest_batch or len(images))
+            parts = [
+                self._embedding.run_embedded(np.ascontiguousarray(images[start : start + step]))[1]
+                for start in range(0, len(images), step)
+            ]
+            size = need_embeddings(bundle).tap.size
+        return np.concatenate(parts or [np.empty((0, size), np.float32)])
+
     def _rows(self, images: Iterable[ImageLike], unnamed: str) -> Iterator[Prediction]:
         """A row an image; a few images are in memory at a time."""
         labels = self.bundle.manifest.labels
@@ -203,9 +276,7 @@ class Model(Shown, Closing):
             ]
             failures = tuple(each if isinstance(each, Failure) else None for each in read)
             pixels = [each for each in read if not isinstance(each, Failure)]
-            batch = (
-                np.stack(pixels) if pixels else np.empty((0, *self.spec.input_size, 3), np.uint8)
-            )
+            batch = np.stack(pixels) if pixels else self._no_images()
             yield from rows_of(AnsweredBatch(files, failures, self._run(batch)), labels, top)
 
     def _read(self, image: ImageLike, name: str) -> npt.NDArray[np.uint8] | Failure:
@@ -281,6 +352,21 @@ def model_text(model: Model) -> str:
         *command,
     )
     return "\n".join(map(visible, lines))
+
+
+def _listed(images: Iterable[ImageLike]) -> Iterable[ImageLike]:
+    """Several images.
+
+    Raises:
+        UsageError: It is one, or none.
+    """
+    is_one = isinstance(images, str | os.PathLike | Image.Image)
+    if is_one or not hasattr(images, "__iter__"):
+        raise UsageError(
+            f"images must be a list of images, not {type(images).__name__}.",
+            hint="model(image) takes one image, and deploykit.predict(folder) a folder.",
+        )
+    return images
 
 
 def _name_of(image: ImageLike, unnamed: str) -> str:

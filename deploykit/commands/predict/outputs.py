@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from deploykit.commands.predict.embeddings import EmbeddingsFile
     from deploykit.commands.predict.run import PredictionRun
     from deploykit.specs.prediction import Prediction
+    from deploykit.specs.session import Embeddings
 
 
 class Outputs(Closing):
@@ -46,6 +48,7 @@ class Outputs(Closing):
         page: A page that will be made from the journal too; None for none.
         expected: The table of labels, which must stay as it is; None for none.
         source: What is predicted, which must stay as it is.
+        embeddings: Where the embeddings go, too; None for none.
         emit: Puts a text on stdout, and tells whether anyone still reads there; None when no
             output is stdout.
         resume: Whether to go on with a run that was interrupted.
@@ -69,6 +72,7 @@ class Outputs(Closing):
         source: Path,
         page: Path | None = None,
         expected: Path | None = None,
+        embeddings: Path | None = None,
         emit: Callable[[str], bool] | None = None,
         resume: bool = False,
         overwrite: bool = False,
@@ -79,9 +83,12 @@ class Outputs(Closing):
         pages = [] if page is None else [page]
         for each in pages:
             check_page_path(each)
+        self._embeddings = _embeddings_file(embeddings)
+        others = [] if self._embeddings is None else [self._embeddings.path, self._embeddings.part]
         hidden = [file(table) for table in self.tables[:1] for file in (journal_of, lock_of)]
         read = {"source": [source], "table of labels": [] if expected is None else [expected]}
-        check_all_different({"output": paths, "page": pages, "journal": hidden, **read})
+        written = {"output": paths, "page": pages, "embeddings": others, "journal": hidden}
+        check_all_different({**written, **read})
         if not self.tables and resume:
             raise UsageError(
                 "--resume goes on with a table, and --output - is none.",
@@ -90,6 +97,11 @@ class Outputs(Closing):
         if not self.tables and pages:
             raise UsageError(
                 "--html is made from a table's journal, and --output - has none.",
+                hint="Name a table as well: --output - --output predictions.csv",
+            )
+        if not self.tables and embeddings:
+            raise UsageError(
+                "--embeddings are rows beside a table's, and --output - is none.",
                 hint="Name a table as well: --output - --output predictions.csv",
             )
         self.journal = Journal(self.tables[0], resume=resume) if self.tables else None
@@ -144,8 +156,13 @@ class Outputs(Closing):
             if not (self._overwrite or self.done):  # a run that is resumed has been asked
                 check_replaceable(self._files, self._fingerprint)
             self.journal.begin(self._fingerprint)
-        for table in self.tables[1:]:
+        others = [] if self._embeddings is None else [self._embeddings.path]
+        for table in [*self.tables[1:], *others]:
             self._open.enter_context(only_writer(table))
+        record = run.bundle.manifest.embeddings
+        if self._embeddings is not None and record is not None:
+            self._open.enter_context(self._embeddings)
+            self._embeddings.begin(record.tap.size, len(self.done))
         for row in self.earlier_rows():
             self._show(row)
 
@@ -154,12 +171,18 @@ class Outputs(Closing):
         if self.journal is not None and self.done:
             yield from islice(self.journal.rows(), len(self.done))
 
-    def write(self, row: Prediction) -> None:
+    def write(self, row: Prediction, embedding: Embeddings | None = None) -> None:
         """Add a row.
+
+        Args:
+            row: The row.
+            embedding: (E,) float32; None where there is none.
 
         Raises:
             InputError: The system fails to write it: the disk may be full.
         """
+        if self._embeddings is not None:
+            self._embeddings.write(embedding)
         if self.journal is not None:
             self.journal.write(row)
         self._show(row)
@@ -177,6 +200,9 @@ class Outputs(Closing):
             return
         for path in (*self._files, record_of(self.tables[0])):
             remove_partials(path)
+        if self._embeddings is not None:
+            progress(Step("writing", detail=self._embeddings.path.name))
+            self._embeddings.finish(self.journal.rows())
         for path in self.tables:
             progress(Step("writing", detail=path.name))
             write_table(path, self.journal.rows(), top_k=self._top_k, head=self._head)
@@ -197,11 +223,20 @@ class Outputs(Closing):
 
     @property
     def _files(self) -> list[Path]:
-        return [*self.tables, *([] if self._page is None else [self._page])]
+        embeddings = [] if self._embeddings is None else [self._embeddings.path]
+        return [*self.tables, *([] if self._page is None else [self._page]), *embeddings]
 
     def _show(self, row: Prediction) -> None:
         if self._emit is not None and not self._reader_left:
             self._reader_left = not self._emit(json_line(row, self._top_k, self._head))
+
+
+def _embeddings_file(path: Path | None) -> EmbeddingsFile | None:
+    if path is None:
+        return None
+    from deploykit.commands.predict.embeddings import EmbeddingsFile
+
+    return EmbeddingsFile(path)
 
 
 def write_run(
@@ -222,9 +257,9 @@ def write_run(
         InputError: The system fails to write.
     """
     stopped = False
-    for row in run:
+    for row, embedding in run.answers():
         with run.clock.waiting("write"):
-            outputs.write(row)
+            outputs.write(row, embedding)
         if not outputs.wanted:
             progress(Note(f"stopped after {counted(run.tally.rows, 'row')}: nobody reads stdout"))
             stopped = True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from deploykit.bundle.embeddings import EMBEDDINGS_GRAPH
 from deploykit.bundle.manifest import printable, sha256_of
 from deploykit.errors import InputError, UsageError
 from deploykit.specs.heads import Head, SingleLabel
@@ -72,22 +73,17 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
         """What to do so that another fingerprint becomes this one: ``add --top-k 5``."""
         fields = self.__struct_fields__
         others = {name for name in fields if getattr(self, name) != getattr(now, name)}
-        ways, options = [], []
+        ways = []
         if "source" in others:
             ways.append(f"predict {command_line([self.source])}")
-        if others & {"runtime", "precision"}:
-            options += ["--runtime", self.runtime, "--precision", self.precision]
-        if "top_k" in others:
-            options += ["--top-k", str(self.top_k)]
-        if self.tf32 and not now.tf32:
-            options.append("--tf32")
-        if options:
+        if options := self._options_not_of(now):
             ways.append(f"add {command_line(options)}")
-        if now.tf32 and not self.tf32:
-            ways.append("leave out --tf32")
+        ways += (f"leave out {option}" for option in now._flags_not_of(self))
         # Another runtime has other files, and is told already.
         if others & {"labels", "preprocessing"} or (
-            others & {"file", "sha256"} and not others & {"runtime", "precision"}
+            others & {"file", "sha256"}
+            and not others & {"runtime", "precision"}
+            and EMBEDDINGS_GRAPH not in (self.file, now.file)
         ):
             ways.append("name the bundle that it was begun with, as it was then, with --bundle")
         if "device" in others:
@@ -101,6 +97,22 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
             wanted = ", ".join(versions) or "the packages that it was begun with and no others"
             ways.append(f"install {wanted}")
         return "; ".join(ways)
+
+    def _options_not_of(self, now: Fingerprint) -> list[str]:
+        """The options that another run lacks."""
+        options = []
+        if (self.runtime, self.precision) != (now.runtime, now.precision):
+            options += ["--runtime", self.runtime, "--precision", self.precision]
+        if self.top_k != now.top_k:
+            options += ["--top-k", str(self.top_k)]
+        for flag in self._flags_not_of(now):
+            options += [flag, "FILE"] if flag == "--embeddings" else [flag]
+        return options
+
+    def _flags_not_of(self, other: Fingerprint) -> list[str]:
+        """What is switched on here, and not there."""
+        flags = ["--tf32"] if self.tf32 and not other.tf32 else []
+        return flags + ["--embeddings"] * (self.file == EMBEDDINGS_GRAPH != other.file)
 
     def changes_to(self, now: Fingerprint) -> list[str]:
         """What is otherwise in another fingerprint: ``top_k was 5, now 3``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -20,7 +20,7 @@ from deploykit.inference.pipeline import AnsweredBatch, answer_files, shared_wor
 from deploykit.proof.auto import AUTO, open_best
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.prediction import Prediction, Ranked
-from deploykit.specs.session import Closing, SessionSpec
+from deploykit.specs.session import Closing, Embeddings, Session, SessionSpec
 from deploykit.system.progress import Progress, Step, silent
 from deploykit.system.threads import StageClock
 
@@ -52,6 +52,7 @@ class PredictRequest:
             they only decode.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
         done: Names of files that have a row already, from a run that was interrupted.
+        embeddings: Whether to run the graph that gives embeddings, too.
     """
 
     source: Path
@@ -63,6 +64,7 @@ class PredictRequest:
     tf32: bool = False
     expected: Path | None = None
     done: frozenset[str] = frozenset()
+    embeddings: bool = False
 
     def __post_init__(self) -> None:
         for option, number in (("--batch-size", self.batch_size), ("--threads", self.threads)):
@@ -117,7 +119,7 @@ class PredictionRun(Closing):
         self._files = scan.files
         self.tally = tally_of(labels, skipped=scan.skipped)
         progress(Step("opening", detail=bundle.name))
-        self._session = open_best(
+        self._session: Session = _opener(request)(
             bundle,
             runtime=request.runtime,
             precision=request.precision,
@@ -141,7 +143,15 @@ class PredictionRun(Closing):
         self._session.close()
 
     def __iter__(self) -> Iterator[Prediction]:
-        """Yield one row a file, in the order of the scan.
+        """Yield one row a file, in the order of the scan; see :meth:`answers`."""
+        return (row for row, _ in self.answers())
+
+    def answers(self) -> Iterator[tuple[Prediction, Embeddings | None]]:
+        """Yield one row a file, in the order of the scan, and its embedding.
+
+        Yields:
+            The row; and (E,) float32, or None of a row that is not ok, and where the request did
+            not ask for embeddings.
 
         Raises:
             UsageError: Memory does not hold the batches.
@@ -160,20 +170,31 @@ class PredictionRun(Closing):
             batch_size=self._batch_size,
             workers=self._workers,
             clock=self.clock,
+            embedded=self.request.embeddings,
         )
         with contextlib.closing(batches):
             for batch in batches:
                 if any(failure and failure.status in _NOT_THERE for failure in batch.failures):
                     self._presence.check()
-                for row in rows_of(batch, labels, self.top_k, truth):
+                rows = rows_of(batch, labels, self.top_k, truth)
+                for row, embedding in zip(rows, embeddings_of(batch), strict=True):
                     self.tally.add(row)
                     self.tally.seconds = time.perf_counter() - start
-                    yield row
+                    yield row, embedding if row.ok else None
                 self._tell_progress()
 
     def _tell_progress(self) -> None:
         done = len(self.request.done) + self.tally.rows
         self._progress(Step("predicting", done, len(self._files), unit="images"))
+
+
+def _opener(request: PredictRequest) -> Callable[..., Session]:
+    """What opens the session of a run."""
+    if not request.embeddings:
+        return open_best
+    from deploykit.proof.embeddings import open_with_embeddings
+
+    return open_with_embeddings
 
 
 def checked_top(top_k: TopK | None, classes: int) -> int:
@@ -188,6 +209,13 @@ def checked_top(top_k: TopK | None, classes: int) -> int:
     if not 1 <= chosen <= classes:
         raise UsageError(f"--top-k must be 1 to {classes}, the classes; got {chosen}.")
     return chosen
+
+
+def embeddings_of(batch: AnsweredBatch) -> Iterator[Embeddings | None]:
+    """The embedding, (E,), of each of a batch's files, in their order; None where there is none."""
+    answers = iter([] if batch.embeddings is None else batch.embeddings)
+    for failure in batch.failures:
+        yield None if failure is not None else next(answers, None)
 
 
 def rows_of(

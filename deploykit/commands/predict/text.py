@@ -17,6 +17,7 @@ from deploykit.system.text import counted, table_text, visible
 from deploykit.system.threads import Stage, bottleneck
 
 if TYPE_CHECKING:
+    from deploykit.bundle.embeddings import EmbeddingsRecord
     from deploykit.commands.predict.run import PredictionRun
     from deploykit.commands.predict.tally import ClassTally
 
@@ -31,7 +32,12 @@ _BOTTLENECKS: dict[Stage, str] = {
 }
 
 
-def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path]) -> str:
+def prediction_text(
+    run: PredictionRun,
+    status: Status,
+    outputs: Sequence[Path],
+    embeddings: EmbeddingsRecord | None = None,
+) -> str:
     """Rows, failures by kind, classes, accuracy, speed, where the time went, the status.
 
     Of a single image its answer takes the place of what many add up to.
@@ -40,10 +46,15 @@ def prediction_text(run: PredictionRun, status: Status, outputs: Sequence[Path])
         run: That has ended.
         status: Whether it is proven to decide here as the trained network does.
         outputs: What was written.
+        embeddings: What the embeddings are that were written, too; None without any.
     """
     labels = run.bundle.manifest.labels
     lines = _sums(run, labels) if run.tally.only is None else _answer(run.tally.only)
     lines += f"proof     {status_text(status)}".split("\n")  # a command has a line of its own
+    if embeddings is not None:
+        from deploykit.proof.embeddings import run_text
+
+        lines.append(f"embedding {run_text(embeddings, run.spec)}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(map(visible, lines))
 
@@ -157,7 +168,12 @@ def _share(part: float | None) -> str:
     return "-" if part is None else f"{100 * part:.1f} %"
 
 
-def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]) -> dict[str, Any]:
+def prediction_value(
+    run: PredictionRun,
+    status: Status,
+    outputs: Sequence[Path],
+    embeddings: EmbeddingsRecord | None = None,
+) -> dict[str, Any]:
     """The same for ``--json``."""
     tally, head = run.tally, run.bundle.manifest.labels.head
     found = {} if tally.classes is None else _class_values(tally.classes)
@@ -177,6 +193,7 @@ def prediction_value(run: PredictionRun, status: Status, outputs: Sequence[Path]
         "session": msgspec.to_builtins(run.spec),
         "answer": None if tally.only is None else row_value(tally.only, run.top_k, head),
         "proof": status_value(status),
+        **_embedding_value(run, embeddings),
         "outputs": [str(path) for path in outputs],
     }
 
@@ -198,6 +215,14 @@ def _class_values(tally: ClassTally) -> dict[str, Any]:
             for each in tally.results()
         ],
     }
+
+
+def _embedding_value(run: PredictionRun, embeddings: EmbeddingsRecord | None) -> dict[str, Any]:
+    if embeddings is None:
+        return {}
+    from deploykit.proof.embeddings import embeddings_value
+
+    return {"embedding": embeddings_value(embeddings, run.spec)}
 
 
 def row_text(row: Prediction) -> str:

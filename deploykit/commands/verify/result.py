@@ -14,9 +14,11 @@ from deploykit.inference.candidates import Candidate
 from deploykit.parity.accuracy import Accuracy
 from deploykit.parity.answers import Answers
 from deploykit.parity.mining import MarginMining
+from deploykit.parity.similarity import Similarity
 from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict
 from deploykit.specs.heads import Head, SingleLabel
+from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import Shown
 from deploykit.system.text import command_line
 
@@ -43,6 +45,8 @@ class Verification(Shown):
         seconds: Seconds from listing the images to keeping the proofs; None if not timed.
         folder: The bundle's folder; None for one that no command needs to name.
         diagnosis: By stage and by node, as far as it was asked for.
+        similarities: How near embeddings are to the torch module's, by what gave them; empty where
+            no graph with embeddings was compared with it.
         export_command: The command that exports the bundle again without the faults that the
             diagnosis by stage found; None where no option of ``export`` mends one.
     """
@@ -64,6 +68,7 @@ class Verification(Shown):
     folder: Path | None = None
     diagnosis: Diagnosis = field(default_factory=Diagnosis)
     export_command: str | None = None
+    similarities: Mapping[SessionSpec, Similarity] = field(default_factory=dict)
 
     @property
     def candidates_passed(self) -> bool:

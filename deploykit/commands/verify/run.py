@@ -21,6 +21,7 @@ from deploykit.inference.candidates import (
     engine_candidate,
     named_candidates,
     open_candidate,
+    with_embedded,
 )
 from deploykit.inference.engines import engine_files, named_engine
 from deploykit.parity.accuracy import accuracies
@@ -37,6 +38,11 @@ from deploykit.proof.reference import (
     GOLDEN_REFERENCE,
     OpenReference,
     open_reference,
+)
+from deploykit.proof.similarity import (
+    compare_embeddings,
+    keep_similarities,
+    refused_by_embeddings,
 )
 from deploykit.proof.verdict import answer_images, judge_answers, keep_verdicts
 from deploykit.runtime.opener import CPU, CUDA, OPENVINO
@@ -127,7 +133,10 @@ def _compare(
             sample = read_sample(folder.path, chosen, preprocessing, known)
         stack.callback(sample.close)
         sample.skip(frozenset() if request.self_test else calibration)
-        answers = answer_images(right, candidates, sample, labels, progress, count=sample.count)
+        compared = compare_embeddings(bundle, reference, candidates)
+        answers = answer_images(
+            *compared.instead_of(right, candidates), sample, labels, progress, count=sample.count
+        )
         specs = [candidate.spec for candidate in candidates]
         mining = None
         if ranking is None:
@@ -144,10 +153,13 @@ def _compare(
         readable = len(ranking.files) + ranking.skipped
     for reason in filter(None, (mostly_unreadable(unreadable, readable), compared_with.reason)):
         verdicts = tuple(verdict.refused(reason) for verdict in verdicts)
+    similarities = compared.found(answers.paths)
+    verdicts = refused_by_embeddings(verdicts, similarities)
     if not compared_with.is_recorded:
         progress(Note("no proof of the bundle: other weights or code than it was exported from"))
     elif request.keep and compared_with.reason is None:
         keep_verdicts(bundle, verdicts, compared_with, drawn, progress)
+        keep_similarities(bundle, similarities, drawn, progress)
     expected = {path: sample.expected[path] for path in answers.paths if path in sample.expected}
     return Verification(
         reference=compared_with,
@@ -166,6 +178,7 @@ def _compare(
         mining=mining,
         seconds=time.perf_counter() - start,
         folder=bundle.folder,
+        similarities=similarities,
     )
 
 
@@ -218,16 +231,19 @@ def _open_candidates(
     if request.engine is not None:
         candidates = [engine_candidate(named_engine(bundle, request.engine))]
     else:
-        candidates = named_candidates(bundle, request.runtime, request.precision, progress)
+        named_ones = named_candidates(bundle, request.runtime, request.precision, progress)
+        candidates = with_embedded(bundle, named_ones)
     sessions: list[Session] = []
     if against == "module" and not named:
         canonical = open_candidate(bundle, Candidate(CANONICAL_GRAPH, CPU, "fp32"))
         sessions.append(stack.enter_context(canonical))
-    opened: set[tuple[str, Precision]] = set()
+    opened: set[tuple[str, Precision, str | bool]] = set()
     missing: dict[Candidate, MissingError] = {}
     skipped: dict[Candidate, str] = {}
     for candidate in candidates:
-        kind = candidate.runtime, candidate.precision
+        # Of engines of one kind the newest is compared; graphs are one of a kind.
+        is_engine = is_flavour(candidate.runtime)
+        kind = candidate.runtime, candidate.precision, is_engine or candidate.file
         if kind in opened:
             skipped[candidate] = "a newer engine was compared"
             continue
@@ -238,7 +254,7 @@ def _open_candidates(
             skipped[candidate] = exc.message
             continue
         except (BundleError, GraphError) as exc:
-            if named or not is_flavour(candidate.runtime):
+            if named or not is_engine:
                 raise
             progress(Note(f"skipped: {candidate}: {exc.message}"))
             skipped[candidate] = exc.message

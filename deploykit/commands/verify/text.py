@@ -12,6 +12,7 @@ from deploykit.commands.diagnose.text import diagnosis_text, diagnosis_value
 from deploykit.commands.verify.conclusion import NAMES_THE_FAULT, conclusion_of
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import Accuracy
+from deploykit.proof.embeddings import failure_text, similarity_text
 from deploykit.proof.text import (
     OUTCOMES,
     flips_text,
@@ -21,6 +22,7 @@ from deploykit.proof.text import (
     verdicts_text,
 )
 from deploykit.specs.heads import BaseHead, ClassMeasure
+from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import plain_value
 from deploykit.system.text import lines_text, table_text
 
@@ -42,6 +44,7 @@ def verification_text(result: Verification) -> str:
     ]
     if result.unreadable:
         lines.append(f"           {result.unreadable} more could not be read")
+    lines += (f"embeddings {spec.title}: {text}" for spec, text in _similarities(result))
     if result.accuracy:
         lines += _accuracy_text(result)
     for verdict in result.verdicts:
@@ -58,6 +61,21 @@ def verification_text(result: Verification) -> str:
     last += (f"note    {limit}" for limit in conclusion.limits)
     blocks = (f"\n{block}" for block in diagnosis_text(result.diagnosis))
     return "\n".join((lines_text(lines), *blocks, lines_text(last)))
+
+
+def _similarities_value(result: Verification) -> dict[str, Any]:
+    found = result.similarities.items()
+    values = [
+        {"candidate": msgspec.to_builtins(spec), "passed": each.passed, **plain_value(each)}
+        for spec, each in found
+    ]
+    return {"embeddings": values} if values else {}
+
+
+def _similarities(result: Verification) -> Iterator[tuple[SessionSpec, str]]:
+    """What was found of the embeddings, by what gave them."""
+    for spec, found in result.similarities.items():
+        yield spec, failure_text(found) or similarity_text(found)
 
 
 def verdict_text(result: Verification) -> str:
@@ -155,6 +173,7 @@ def verification_value(result: Verification) -> dict[str, Any]:
         "images": msgspec.to_builtins(result.images),
         "unreadable": result.unreadable,
         "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
+        **_similarities_value(result),
         "skipped": [
             {"candidate": str(candidate), "reason": reason}
             for candidate, reason in result.skipped.items()
