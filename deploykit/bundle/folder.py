@@ -342,7 +342,9 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        with locked(folder, replacing=True):
+        with contextlib.ExitStack() as lock:
+            with contextlib.suppress(FileNotFoundError):  # who made the home has just removed it
+                lock.enter_context(locked(folder, replacing=True))
             yield
     except OSError as exc:
         raise BundleError(

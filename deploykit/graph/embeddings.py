@@ -184,8 +184,8 @@ def _unknown(graph: ir.Graph, wanted: str) -> UsageError:
         f"The graph has no module, tensor or node {wanted!r}. A module that computes nothing at "
         "inference, such as Dropout, or that is folded into the layer before it, such as "
         "BatchNorm2d, leaves none.",
-        hint=f"{meant}`deploykit inspect model.onnx` of a bundle and the network's "
-        "named_modules() tell the names.",
+        hint=f"{meant}The names are those of the network's named_modules(), and of the nodes and "
+        "tensors in the bundle's model.onnx.",
     )
 
 
