@@ -19,6 +19,7 @@ from onnx_ir.passes import common
 
 from deploykit.errors import GraphError
 from deploykit.graph.passes import Pass
+from deploykit.graph.rounded_weights import SMALLEST, RoundedWeight, layer_of, rounded_weight
 from deploykit.graph.values import (
     Switches,
     check_node_names,
@@ -43,6 +44,7 @@ def convert_to_int8(
     *,
     symmetric: bool = False,
     joins: bool = True,
+    weights: Mapping[str, RoundedWeight] | None = None,
 ) -> Pass:
     """Make the pass from an FP32 deploy graph to one that computes in INT8.
 
@@ -65,6 +67,8 @@ def convert_to_int8(
             gives nothing but integers. Without, a tensor is rounded for the nodes that take it as
             integers, and a shortcut's Add takes it as it was computed; OpenVINO does so at 0.96 of
             the speed on dpn92.
+        weights: By the names of nodes their weights, rounded; every other one is rounded to the
+            nearest of 8 bits.
 
     Raises:
         GraphError: By the pass: the graph has no node of such a name, nodes without a name of their
@@ -85,7 +89,8 @@ def convert_to_int8(
             _insert(graph, tensor, rounding, exact)
         for node, inputs in taken.items():
             if inputs and node.op_type not in _CARRIERS:
-                _quantize_weight(node, with_bias=not symmetric)
+                rounded = (weights or {}).get(node.name or "")
+                _quantize_weight(node, rounded, integer_bias=not symmetric)
         common.RemoveUnusedNodesPass()(converted)
         return converted, True
 
@@ -198,64 +203,71 @@ def _insert(
     insert_behind(graph, tensor, rounding)
 
 
-def _quantize_weight(node: ir.Node, *, with_bias: bool) -> None:
+def _quantize_weight(node: ir.Node, rounded: RoundedWeight | None, *, integer_bias: bool) -> None:
     """Give a node, whose input is rounded, its weight in int8 and perhaps its bias in int32.
 
     A weight that several nodes share is rounded for each.
     """
-    source, weight, *rest = node.inputs
-    values, axis = constant_of(weight), _channel_axis(node)
-    if source is None or values is None or axis is None:
+    layer, axis, source = layer_of(node), _channel_axis(node), node.inputs[0]
+    if source is None or layer is None or axis is None:
         return
-    others = tuple(each for each in range(values.ndim) if each != axis)
-    largest = np.abs(values).max(axis=others, initial=0.0)
-    bias = constant_of(rest[0]) if rest and with_bias else None
-    if bias is not None and not _adds_plainly(node, bias, largest):
-        bias = None
-    step = scale_of(source)
-    scales = _weight_scales(largest, bias, step)
-    integers = np.rint(values / np.expand_dims(scales, others)).astype(np.int8)
+    rounded = rounded or rounded_weight(layer, None, LARGEST)
+    others = tuple(each for each in range(layer.weight.ndim) if each != axis)
+    bias, step = _bias(node, rounded), scale_of(source)
+    scales = _weight_scales(rounded.scales, bias if integer_bias else None, step)
+    coarser = np.expand_dims(scales > rounded.scales, others)
+    nearest = np.rint(layer.weight / np.expand_dims(scales, others)).astype(np.int8)
+    integers = np.where(coarser, nearest, rounded.integers)
     node.replace_input_with(1, constant_pair(node, f"{node.name}/weight", integers, scales, axis))
-    if bias is None:
+    if bias is None or not isinstance(node.graph, ir.Graph):
         return
-    steps = step * scales
-    counts = np.rint(bias / steps.astype(np.float64)).astype(np.int32)
-    node.replace_input_with(2, constant_pair(node, f"{node.name}/bias", counts, steps, 0))
+    name = f"{node.name}/bias"
+    if integer_bias:
+        steps = step * scales
+        counts = np.rint(bias / steps.astype(np.float64)).astype(np.int32)
+        value = constant_pair(node, name, counts, steps, 0)
+    else:
+        value = new_constant(node.graph, name, bias.astype(np.float32))
+    if len(node.inputs) < 3:
+        node.resize_inputs(3)
+    node.replace_input_with(2, value)
+
+
+def _bias(node: ir.Node, rounded: RoundedWeight) -> npt.NDArray[np.float64] | None:
+    """(O,) what a node adds to each output channel, with what its weight lost by rounding.
+
+    None where it is not one value a channel, added as it is to a plain product, or is none at all.
+    """
+    factors = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
+    if node.op_type == "MatMul" or any(factor != 1.0 for factor in factors):
+        return None
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return rounded.bias if rounded.bias.any() else None
+    bias = constant_of(node.inputs[2])
+    return bias + rounded.bias if bias is not None and bias.shape == rounded.bias.shape else None
 
 
 def _weight_scales(
-    largest: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None, step: np.float32
+    scales: npt.NDArray[np.float32], bias: npt.NDArray[np.float64] | None, step: np.float32
 ) -> npt.NDArray[np.float32]:
-    """The scale of each output channel's weights.
+    """The scale of each output channel's weights, with which a bias can be counted.
 
     A channel whose weights are next to nothing, as BatchNorm leaves a dead one, gets a coarser one
     than they need: its bias is counted in steps of this scale times the input's, and must fit.
 
     Args:
-        largest: (C,) each channel's largest absolute weight.
+        scales: (C,) what the weights need.
         bias: (C,) what is counted so; None where it stays in FP32.
         step: The input's scale.
     """
-    scales = largest.astype(np.float64) / LARGEST
     if bias is not None:
-        scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / step / _LARGEST_BIAS)
-    scales = np.where(scales > 0, scales, 1.0)
+        scales = np.maximum(scales, (np.abs(bias) / step / _LARGEST_BIAS).astype(np.float32))
     # The product with the input's scale is to be a normal number too.
-    return np.maximum(scales, SMALLEST / min(float(step), 1.0)).astype(np.float32)
-
-
-def _adds_plainly(
-    node: ir.Node, bias: npt.NDArray[np.float32], channels: npt.NDArray[np.float32]
-) -> bool:
-    """Whether a bias is one value a channel, added as it is to a plain product."""
-    factors = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
-    return bias.shape == channels.shape and all(factor == 1.0 for factor in factors)
+    return np.maximum(scales, np.float32(SMALLEST / min(float(step), 1.0)))
 
 
 #: Weights and symmetric tensors leave out -128, so that 0 is in the middle.
 LARGEST = 127
-#: The smallest scale: below it float32 loses its bits one by one, and some CPUs flush to 0.
-SMALLEST = float(np.finfo(np.float32).tiny)
 _LEVELS = 255
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -25,17 +26,17 @@ from deploykit.proof.verdict import Verdict
 from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL, open_graph, open_probe
 from deploykit.specs.model import KeptNode
 from deploykit.specs.session import Session
-from deploykit.system.progress import Progress
+from deploykit.system.progress import Progress, Step
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from deploykit.graph.rounded_weights import RoundedWeight
 
 ON_CPU = Scheme(deploy_graph("int8"), "int8", (OPENVINO, CPU), instead="BF16 or FP32")
 FOR_TENSORRT = Scheme(
     INT8_TENSORRT_GRAPH, "int8", (REHEARSAL,), instead="FP16 or FP32", symmetric=True
 )
-SeenRanges: TypeAlias = Mapping[str, ValueRange]
-"""By the name of each tensor that INT8 rounds the range of its values."""
 
 #: The part of the tolerance that the search uses up: on other images a probability changes by more.
 _SEARCHED_PART = 0.75
@@ -48,21 +49,35 @@ _TYPICAL_PART = 0.2
 _RANKED_ON = 8
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What was seen of an FP32 deploy graph on images.
+
+    Attributes:
+        ranges: By the name of each tensor that INT8 rounds the range of its values.
+        weights: By the name of each node with a weight it, rounded to 8 bits.
+    """
+
+    ranges: Mapping[str, ValueRange]
+    weights: Mapping[str, RoundedWeight]
+
+
 class Int8(Strategy):
     """Keeps in FP32 the nodes whose rounding costs most, with the better calibration.
 
     Args:
-        seen: What values the graph's tensors have.
+        seen: What the graph computes.
         arguments: Those of :class:`Strategy`.
     """
 
-    def __init__(self, seen: SeenRanges, *arguments: *StrategyArguments) -> None:
+    def __init__(self, seen: Calibration, *arguments: *StrategyArguments) -> None:
         from deploykit.graph.int8 import has_weight, integer_nodes
 
         super().__init__(*arguments)
         self._joins = self.runtime != OPENVINO
         methods = calibration_methods(len(self._images.logits))
-        self._ranges = {method: ranges_of(seen, method) for method in methods}
+        self._ranges = {method: ranges_of(seen.ranges, method) for method in methods}
+        self._weights = seen.weights
         self._method: CalibrationMethod = methods[0]
         self._blanket: dict[CalibrationMethod, Verdict] = {}
         self._integer_nodes = integer_nodes(self._graph, joins=self._joins)
@@ -82,7 +97,9 @@ class Int8(Strategy):
         from deploykit.graph.int8 import convert_to_int8
 
         ranges, symmetric = self._ranges[self._method], self.scheme.symmetric
-        step = convert_to_int8(ranges, keep, symmetric=symmetric, joins=self._joins)
+        step = convert_to_int8(
+            ranges, keep, symmetric=symmetric, joins=self._joins, weights=self._weights
+        )
         return passes.apply(self._graph, [step])
 
     def open(self, graph: ir.Model | Path, runtime: str) -> Session:
@@ -189,27 +206,28 @@ def _preference(verdict: Verdict) -> tuple[bool, int, float]:
 
 def calibrate(
     graph: ir.Model, bundle: Bundle, batches: Sequence[NamedBatch], progress: Progress
-) -> SeenRanges:
-    """Run an FP32 deploy graph on images, and note the values of what INT8 rounds.
+) -> Calibration:
+    """Run an FP32 deploy graph on images, note what INT8 rounds, and round the weights.
 
     Args:
         graph: ``deploy/fp32.onnx``.
         bundle: What it is of.
         batches: The images.
-        progress: Called after every batch.
-
-    Returns:
-        By the name of each tensor the range of its values.
+        progress: Called after every batch and every weight.
 
     Raises:
         ParityError: A tensor has values that are not finite.
     """
-    from deploykit.graph.int8 import quantized_tensors
+    from deploykit.graph.int8 import LARGEST, has_weight, integer_nodes, quantized_tensors
+    from deploykit.graph.rounded_weights import MomentsOfInputs
 
     seen = {name: ValueRange() for name in quantized_tensors(graph)}
+    layers = [node for node in integer_nodes(graph) if has_weight(node)]
+    inputs = MomentsOfInputs(layers, sum(len(images) for _, images in batches))
     for values, _ in observed(graph, seen, batches, progress, "calibrating"):
         for name, extremes in seen.items():
             extremes.add(values[name])
+        inputs.add(values)
     endless = [name for name, extremes in seen.items() if not extremes.is_finite]
     if endless:
         raise ParityError(
@@ -217,9 +235,13 @@ def calibrate(
             hint="The FP32 graph is at fault, or an image; see where: "
             f"{bundle.command('verify', '--layers')}",
         )
-    return seen
+    weights: dict[str, RoundedWeight] = {}
+    for name, weight in inputs.rounded_weights(LARGEST):
+        weights[name] = weight
+        progress(Step("rounding weights", len(weights), len(layers)))
+    return Calibration(seen, weights)
 
 
-def ranges_of(seen: SeenRanges, method: CalibrationMethod) -> dict[str, Interval]:
+def ranges_of(seen: Mapping[str, ValueRange], method: CalibrationMethod) -> dict[str, Interval]:
     """The values that INT8 is to hold of each tensor."""
     return {name: extremes.interval(method) for name, extremes in seen.items()}

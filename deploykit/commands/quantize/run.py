@@ -27,7 +27,7 @@ from deploykit.bundle.manifest import (
 from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.diagnose.layers.failed import failure_lines
 from deploykit.commands.quantize.fp16 import FP16, Fp16
-from deploykit.commands.quantize.int8 import FOR_TENSORRT, ON_CPU, Int8, SeenRanges, calibrate
+from deploykit.commands.quantize.int8 import FOR_TENSORRT, ON_CPU, Calibration, Int8, calibrate
 from deploykit.commands.quantize.search import NodeSet
 from deploykit.commands.quantize.strategy import KeptSet, Scheme, Strategy
 from deploykit.errors import BundleError, GraphError, MissingError, ParityError
@@ -327,7 +327,7 @@ class _Maker:
         return load_graph(self.bundle.checked(self.bundle.deploy_graph("fp32")))
 
     @cached_property
-    def _seen(self) -> SeenRanges:
+    def _seen(self) -> Calibration:
         return calibrate(self._fp32, self.bundle, self.search.batches, self.progress)
 
     def _proven(

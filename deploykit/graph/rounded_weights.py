@@ -1,0 +1,283 @@
+"""Weights rounded to integers by what that does to a layer's answers, not each to its nearest.
+
+What a layer takes is correlated: the error of one weight is made good by the next ones, as OBQ and
+GPTQ do it (Frantar and Alistarh, "Optimal Brain Compression", 2022, arXiv:2208.11580; Frantar et
+al., "GPTQ", 2022, arXiv:2210.17323). What remains of the error on average goes into the bias
+(Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019,
+arXiv:1906.04721), so only the covariance of the inputs counts for the rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from deploykit.graph.values import constant_of
+
+Array = npt.NDArray[np.float64]
+
+#: Samples for each input of a layer; with fewer its covariance is mostly chance.
+_SAMPLES_AN_INPUT = 4
+#: Of all layers together; those that would take more are rounded to the nearest.
+_MOST_BYTES = 2**31
+#: What is added to the diagonal of a covariance, as a part of its mean: GPTQ's own.
+_DAMPING = 0.01
+#: The smallest scale: below it float32 loses its bits one by one, and some CPUs flush to 0.
+SMALLEST = float(np.finfo(np.float32).tiny)
+#: How many weights are rounded before what follows is corrected, all at once, which is faster.
+_BLOCK = 64
+
+
+@dataclass
+class InputMoments:
+    """Mean and covariance of what one output of a layer is a weighted sum of.
+
+    G is the number of the layer's groups, I the number of inputs of a group's outputs: of a Conv
+    the channels of a group times the pixels of its kernel.
+
+    Attributes:
+        samples: How many places of how many images were looked at.
+        sums: (G, I).
+        products: (G, I, I); None of a layer of which only the mean is known.
+    """
+
+    samples: int
+    sums: Array
+    products: npt.NDArray[np.float32] | None
+
+    @property
+    def mean(self) -> Array:
+        """(G, I)."""
+        return self.sums / max(self.samples, 1)
+
+    @property
+    def covariance(self) -> Array | None:
+        """(G, I, I); None where only the mean is known."""
+        if self.products is None or not self.samples:
+            return None
+        mean = self.mean
+        return self.products / self.samples - mean[:, :, None] * mean[:, None, :]
+
+
+@dataclass(frozen=True)
+class RoundedWeight:
+    """A layer's weight as integers.
+
+    Attributes:
+        integers: int8, of the weight's shape.
+        scales: (O,) float32, one for each output channel.
+        bias: (O,) float64, what is to be added to the bias.
+    """
+
+    integers: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+    bias: Array
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with a weight, as the matrix that it multiplies its inputs by.
+
+    Attributes:
+        node: A Conv, a Gemm or a MatMul.
+        weight: Its weight, in the shape of the graph.
+    """
+
+    node: ir.Node
+    weight: npt.NDArray[np.float32] = field(repr=False)
+
+    @property
+    def _is_transposed(self) -> bool:
+        """Whether the outputs are the weight's second dimension."""
+        node = self.node
+        return node.op_type == "MatMul" or (
+            node.op_type == "Gemm" and not node.attributes.get_int("transB", 0)
+        )
+
+    @property
+    def groups(self) -> int:
+        """G: how many parts of the channels are convolved by themselves."""
+        return self.node.attributes.get_int("group", 1) if self.node.op_type == "Conv" else 1
+
+    @property
+    def inputs(self) -> int:
+        """I: how many inputs an output is a sum of."""
+        return self.weight.shape[0] if self._is_transposed else int(np.prod(self.weight.shape[1:]))
+
+    def matrix(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """A weight of this shape as (G, O / G, I)."""
+        rows = values.T if self._is_transposed else values.reshape(len(values), -1)
+        return rows.reshape(self.groups, -1, rows.shape[1])
+
+    def weight_of(self, matrix: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """The inverse of :meth:`matrix`."""
+        rows = matrix.reshape(-1, matrix.shape[2])
+        return rows.T if self._is_transposed else rows.reshape(self.weight.shape)
+
+    def sample(
+        self, values: npt.NDArray[np.float32], places: int, rng: np.random.Generator
+    ) -> npt.NDArray[np.float32] | None:
+        """What some of the layer's outputs are sums of.
+
+        Args:
+            values: Of the layer's input: (N, C, ...) of a Conv, else (..., I).
+            places: How many outputs to look at, of each channel; all, where there are fewer.
+            rng: Chooses them.
+
+        Returns:
+            (G, P, I); None of a Conv whose padding the graph leaves to the runtime, and of a Gemm
+            of a transposed input.
+        """
+        attributes = self.node.attributes
+        if self.node.op_type != "Conv":
+            if attributes.get_int("transA", 0):
+                return None
+            rows = values.reshape(-1, values.shape[-1])
+            return rows[_some(len(rows), places, rng)][None]
+        if attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+            return None
+        kernel = self.weight.shape[2:]
+        ones = [1] * len(kernel)
+        pads = attributes.get_ints("pads", [0] * 2 * len(kernel))
+        strides = attributes.get_ints("strides", ones)
+        dilations = attributes.get_ints("dilations", ones)
+        sides = list(zip(pads[: len(kernel)], pads[len(kernel) :], strict=True))
+        padded = np.pad(values, [(0, 0), (0, 0), *sides])
+        spans = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
+        axes = tuple(range(2, values.ndim))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
+        steps = [slice(None, None, each) for each in (1, 1, *strides, *dilations)]
+        windows = windows[tuple(steps)]
+        grid = (len(values), *windows.shape[2 : values.ndim])
+        chosen = np.unravel_index(_some(int(np.prod(grid)), places, rng), grid)
+        # (N, C, *outputs, *kernel) => (P, C, *kernel) => (G, P, I)
+        taken = windows[(chosen[0], slice(None), *chosen[1:])]  # type: ignore[arg-type]
+        return taken.reshape(len(taken), self.groups, -1).transpose(1, 0, 2)
+
+
+def _some(count: int, wanted: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    return np.arange(count) if count <= wanted else rng.choice(count, wanted, replace=False)
+
+
+class MomentsOfInputs:
+    """Gathers the moments of what the layers of a graph take, batch by batch.
+
+    Args:
+        nodes: The layers.
+        images: How many images there will be.
+    """
+
+    def __init__(self, nodes: Iterable[ir.Node], images: int) -> None:
+        self._images = max(images, 1)
+        self._rng = np.random.default_rng(0)
+        self._layers: dict[str, Layer] = {}
+        self.moments: dict[str, InputMoments] = {}
+        room = _MOST_BYTES
+        layers = [layer for node in nodes if (layer := layer_of(node)) is not None]
+        for layer in sorted(layers, key=lambda each: each.groups * each.inputs**2):
+            shape = (layer.groups, layer.inputs)
+            size = 4 * layer.groups * layer.inputs**2
+            products = np.zeros((*shape, layer.inputs), np.float32) if size <= room else None
+            room -= size if products is not None else 0
+            self._layers[layer.node.name or ""] = layer
+            self.moments[layer.node.name or ""] = InputMoments(0, np.zeros(shape), products)
+
+    def add(self, values: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Take note of a batch.
+
+        Args:
+            values: By the name of each tensor that a layer takes its values, the images along the
+                first dimension.
+        """
+        for name, layer in self._layers.items():
+            taken = values[layer.node.inputs[0].name or ""]  # type: ignore[union-attr]
+            wanted = _SAMPLES_AN_INPUT * layer.inputs * len(taken) / self._images
+            rows = layer.sample(taken, int(np.ceil(wanted)), self._rng)
+            if rows is None or not np.isfinite(rows).all():
+                continue
+            known = self.moments[name]
+            known.samples += rows.shape[1]
+            known.sums += rows.sum(axis=1, dtype=np.float64)
+            if known.products is not None:
+                known.products += rows.transpose(0, 2, 1) @ rows
+
+    def rounded_weights(self, largest: int) -> Iterator[tuple[str, RoundedWeight]]:
+        """The layers' names and weights, see :func:`rounded_weight`."""
+        for name, layer in self._layers.items():
+            yield name, rounded_weight(layer, self.moments[name], largest)
+
+
+def layer_of(node: ir.Node) -> Layer | None:
+    """A node as a layer; None where it has no constant weight."""
+    weight = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
+    return None if weight is None else Layer(node, weight)
+
+
+def rounded_weight(layer: Layer, moments: InputMoments | None, largest: int) -> RoundedWeight:
+    """Round a layer's weight, each output channel with a scale of its own.
+
+    Args:
+        layer: The layer.
+        moments: Of its inputs; None to round each weight to the nearest integer.
+        largest: The largest integer: 127 of 8 bits, 63 of 7.
+    """
+    matrix = layer.matrix(layer.weight).astype(np.float64)
+    steps = np.maximum(np.abs(matrix).max(axis=2, initial=0.0) / largest, SMALLEST)
+    scales = steps.astype(np.float32).astype(np.float64)
+    covariance = None if moments is None else moments.covariance
+    if covariance is None:
+        integers = np.rint(matrix / scales[:, :, None])
+    else:
+        integers = _rounded(matrix, scales, covariance, largest)
+    missing = matrix - integers * scales[:, :, None]
+    mean = np.zeros(1) if moments is None else moments.mean[:, None, :]
+    return RoundedWeight(
+        integers=layer.weight_of(integers).astype(np.int8),
+        scales=scales.reshape(-1).astype(np.float32),
+        bias=(missing * mean).sum(axis=2).reshape(-1),
+    )
+
+
+def _rounded(matrix: Array, scales: Array, covariance: Array, largest: int) -> Array:
+    """The integers with which the outputs vary least from those of the matrix.
+
+    Args:
+        matrix: (G, O, I).
+        scales: (G, O).
+        covariance: (G, I, I).
+        largest: See :func:`rounded_weight`.
+
+    Returns:
+        (G, O, I), whole numbers.
+    """
+    inputs = matrix.shape[2]
+    # The inputs that vary most first: what is rounded last is corrected by nothing.
+    order = np.argsort(-np.diagonal(covariance, axis1=1, axis2=2), axis=1, kind="stable")
+    weights = np.take_along_axis(matrix, order[:, None, :], axis=2)
+    sorted_rows = np.take_along_axis(covariance, order[:, :, None], axis=1)
+    spread = np.take_along_axis(sorted_rows, order[:, None, :], axis=2)
+    diagonal = np.einsum("gii->gi", spread)
+    typical = diagonal.mean(axis=1, keepdims=True)
+    diagonal += np.where(typical > 0, _DAMPING * typical, 1.0)  # of inputs that never vary
+    # The upper Cholesky factor of the inverse: its rows say how the others make an error good.
+    factor = np.linalg.cholesky(np.linalg.inv(spread)).transpose(0, 2, 1)
+    integers = np.empty_like(weights)
+    for start in range(0, inputs, _BLOCK):
+        block = slice(start, min(start + _BLOCK, inputs))
+        errors = np.empty_like(weights[:, :, block])
+        for each in range(block.start, block.stop):
+            column = np.clip(np.rint(weights[:, :, each] / scales), -largest, largest)
+            integers[:, :, each] = column
+            error = (weights[:, :, each] - column * scales) / factor[:, each, each, None]
+            errors[:, :, each - start] = error
+            rest = slice(each + 1, block.stop)
+            weights[:, :, rest] -= error[:, :, None] * factor[:, None, each, rest]
+        behind = slice(block.stop, inputs)
+        weights[:, :, behind] -= errors @ factor[:, block, behind]
+    unsorted = np.empty_like(integers)
+    np.put_along_axis(unsorted, order[:, None, :], integers, axis=2)
+    return unsorted
