@@ -105,7 +105,7 @@ def bench_bundle(
     request = request or BenchRequest()
     start = time.monotonic()
     folder = listed_images(bundle, request.images, progress)
-    every = known_classes(folder, bundle.manifest.labels, request.expected)
+    every = known_classes(folder, bundle.manifest.labels, request.expected, progress)
     files = _readable_sample(bundle, folder)
     truth = {file.name: every[file.name] for file in files if file.name in every}
     candidates, skipped = list_candidates(bundle, progress)

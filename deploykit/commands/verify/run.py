@@ -114,7 +114,7 @@ def _compare(
     known: Mapping[str, tuple[str, ...]] = {}
     if request.budget is not None:
         folder = listed_images(bundle, request.images, progress)
-        known = known_classes(folder, labels, request.expected)
+        known = known_classes(folder, labels, request.expected, progress)
         sample = read_sample(folder.path, (), preprocessing)  # chosen below
     else:
         sample = _sample(bundle, request, progress)
