@@ -145,6 +145,7 @@ def bench_bundle(
         seconds=0.0,
         created=now(),
         versions=versions,
+        accuracy_word=bundle.manifest.labels.head.accuracy,
     )
     if request.verify:
         benchmark = _with_proofs(bundle, benchmark, folder.path, request.max_images, progress)

@@ -93,7 +93,7 @@ def candidate_row(benchmark: Benchmark, measured: Measured) -> dict[str, str]:
         "memory": "" if memory is None else f"{memory / 2**20:.0f} MiB",
         "flips": "" if proof is None else flips_of(proof.measurement),
         "|dp|": "" if proof is None else f"{proof.measurement.max_probability_change:.1e}",
-        "accuracy": f"{accuracy:.1f} % ({measured.correct} of {labelled})" if labelled else "",
+        benchmark.accuracy_word: f"{accuracy:.1f} % ({measured.correct} of {labelled})" if labelled else "",
         "status": measured.word,
     }
 
@@ -187,9 +187,11 @@ def failure_lines(failure: DeploykitError) -> Iterator[str]:
 def _next_lines(benchmark: Benchmark, accepted: Accepted | None) -> Iterator[str]:
     if accepted is not None:
         yield f"accepted       {accepted}, {accepted.status}: predict takes it on this machine"
+    elif benchmark.damaged:
+        return  # the reason says what to do
     elif benchmark.recommended is None and not benchmark.verified:
         yield "next           prove the fastest:"
         yield benchmark.command("bench", "--verify")
-    elif benchmark.recommended is not None and not benchmark.damaged:
+    elif benchmark.recommended is not None:
         yield "next           let predict take it on this machine:"
         yield benchmark.command("bench", "--accept")
