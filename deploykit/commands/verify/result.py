@@ -17,7 +17,7 @@ from deploykit.parity.mining import MarginMining
 from deploykit.parity.similarity import Similarity
 from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict
-from deploykit.specs.heads import Head, SingleLabel
+from deploykit.specs.heads import ASSUMED_HEAD, Head
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import Shown
 from deploykit.system.text import command_line
@@ -61,7 +61,7 @@ class Verification(Shown):
     created: str
     versions: dict[str, str]
     truth: str = ""
-    head: Head = field(default_factory=SingleLabel)
+    head: Head = ASSUMED_HEAD
     mining: MarginMining | None = None
     skipped: Mapping[Candidate, str] = field(default_factory=dict)
     seconds: float | None = None

@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from made_fingerprints import FINGERPRINT
 from PIL import Image
 
 import deploykit
 from deploykit.commands.app import run
 from deploykit.commands.predict.journal import Journal
-from deploykit.commands.predict.provenance import Fingerprint
 from deploykit.commands.predict.tally import tally_of
 from deploykit.errors import InputError, UsageError
 from deploykit.models.user_code import user_callable
@@ -377,19 +377,6 @@ def test_model_ranks_all_classes(several, photos):
 
 # The journal's rows -------------------------------------------------------------------------------
 
-FINGERPRINT = Fingerprint(
-    file="deploy/fp32.onnx",
-    sha256="ab" * 32,
-    runtime="onnxruntime-cpu",
-    device="CPU",
-    precision="fp32",
-    tf32=False,
-    labels=("crow", "owl"),
-    preprocessing="resize 224x224 (stretch)",
-    top_k=2,
-    source="/photos",
-    versions={},
-)
 OF_ONE = Prediction(
     path="a.jpg",
     label="crow",
