@@ -45,8 +45,8 @@ class Verification(Shown):
         seconds: Seconds from listing the images to keeping the proofs; None if not timed.
         folder: The bundle's folder; None for one that no command needs to name.
         diagnosis: By stage and by node, as far as it was asked for.
-        similarities: How near embeddings are to the torch module's, by what gave them; empty where
-            no graph with embeddings was compared with it.
+        similarities: How near embeddings are to the reference's, by what gave them; empty where no
+            graph with embeddings was compared with it.
         export_command: The command that exports the bundle again without the faults that the
             diagnosis by stage found; None where no option of ``export`` mends one.
     """
