@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from made_fingerprints import FINGERPRINT
 from mutations import mutated_bytes, mutated_json, mutated_npz, mutated_onnx, mutated_pickle
 from PIL import Image
 
 import deploykit
 from deploykit.bundle.manifest import record_file
 from deploykit.commands.predict.journal import Journal
-from deploykit.commands.predict.provenance import Fingerprint
 from deploykit.engine.passport import BuiltOn, Passport, passport_path, write_passport
 from deploykit.errors import DeploykitError
 from deploykit.models.loading import load_model
@@ -196,19 +196,7 @@ def try_mutations(count, whole, folder, photo):
 
 STATE = {"fc.weight": torch.arange(12.0).reshape(4, 3), "fc.bias": torch.ones(4)}
 TINY = Architecture("tiny", "zoo", lambda num_classes: Tiny(num_classes))
-FINGERPRINT = Fingerprint(
-    file="deploy/fp32.onnx",
-    sha256="ab" * 32,
-    runtime="onnxruntime-cpu",
-    device="CPU",
-    precision="fp32",
-    tf32=False,
-    labels=("crow", "owl"),
-    preprocessing="resize 224x224 (stretch)",
-    top_k=1,
-    source="/photos",
-    versions={},
-)
+ONE_RANKED = msgspec.structs.replace(FINGERPRINT, top_k=1)
 ROWS = [
     Prediction(f"{i}.jpg", label="owl", probability=1.0, top=(Ranked("owl", 1.0),))
     for i in range(3)
@@ -237,7 +225,7 @@ def inputs(tmp_path):
     index = {"metadata": {}, "weight_map": dict.fromkeys(STATE, "weights.safetensors")}
     (tmp_path / "m.index.json").write_text(json.dumps(index), encoding="utf-8")
     with contextlib.suppress(KeyError), Journal(tmp_path / "t.csv", resume=False) as journal:
-        journal.begin(FINGERPRINT)
+        journal.begin(ONE_RANKED)
         for row in ROWS:
             journal.write(row)
         raise KeyError  # what ends a run leaves its journal
@@ -258,7 +246,7 @@ def use_input(path):
     """Read an input as commands do."""
     if path.suffix == ".journal":
         with Journal(path.with_suffix(""), resume=True) as journal:
-            journal.begin(FINGERPRINT)
+            journal.begin(ONE_RANKED)
             rows = list(journal.rows())
         assert rows == ROWS[: len(rows)]
         return

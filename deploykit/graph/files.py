@@ -21,7 +21,7 @@ logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 #: What onnx, onnx_ir and NumPy raise on what is no graph. They share no base but Exception.
 ONNX_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError),
-    *(NotImplementedError, RecursionError, MemoryError, AssertionError, RuntimeError),
+    *(MemoryError, AssertionError, RuntimeError),
     *(protobuf.DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError),
 )
 

@@ -118,10 +118,14 @@ def _is_of_columns(
 ) -> bool:
     """Whether 0 and 1 below a header say if an image is of a column's class.
 
-    They may as well be the names of classes, as of a model whose classes are 0 and 1.
+    They may as well be the names of classes, as below ``label``, or of a model whose classes are 0
+    and 1.
     """
     cells = {cell for row in rows for cell in row[1:]}
-    if labels is not None and cells <= {*labels} and not {*columns} & {*labels}:
+    if labels is None:
+        if len(columns) == 1 and columns[0].lower() in _PLAIN_HEADS:
+            return False
+    elif cells <= {*labels} and not {*columns} & {*labels}:
         return False
     return bool(columns) and all(cell.lower() in _FLAGS for cell in cells)
 

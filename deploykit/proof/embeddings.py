@@ -9,7 +9,8 @@ from typing import Any, cast
 import numpy as np
 
 from deploykit.bundle.embeddings import EmbeddingsRecord
-from deploykit.bundle.folder import Bundle
+from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
+from deploykit.bundle.verdicts import ReferenceKind
 from deploykit.errors import BundleError, MissingError, UsageError
 from deploykit.parity.similarity import (
     LEAST_SIMILARITY,
@@ -152,11 +153,16 @@ def record_text(record: EmbeddingsRecord) -> str:
     return f"{record.graph}: {counted(record.tap.size, 'value')}, {record.tap.describe()}"
 
 
-def similarity_text(found: Similarity) -> str:
+def whose(kind: ReferenceKind) -> str:
+    """Whose embeddings others are compared with: ``torch's``, ``model.onnx's``."""
+    return "torch's" if kind == "module" else f"{CANONICAL_GRAPH}'s"
+
+
+def similarity_text(found: Similarity, kind: ReferenceKind = "module") -> str:
     """``cosine to torch's at least 0.99999998 (32 images)``."""
     among = counted(found.images, "image")
     zeros = f", {found.zeros} of them all zeros in both" if found.zeros else ""
-    return f"cosine to torch's at least {_digits(found.smallest)} ({among}{zeros})"
+    return f"cosine to {whose(kind)} at least {_digits(found.smallest)} ({among}{zeros})"
 
 
 def _digits(cosine: float) -> str:
@@ -164,15 +170,15 @@ def _digits(cosine: float) -> str:
     return "1" if cosine == 1 else f"{np.trunc(cosine * 1e8) / 1e8:.8f}"
 
 
-def failure_text(found: Similarity) -> str:
+def failure_text(found: Similarity, kind: ReferenceKind = "module") -> str:
     """Why embeddings did not pass, in a sentence without a full stop; empty where they did."""
     if found.passed:
         return ""
     if found.zeros == found.images:
         return "the embeddings are all zeros, whatever the image shows"
     return (
-        f"the cosine to torch's embeddings is {_digits(found.smallest)} for {found.path}; at least "
-        f"{LEAST_SIMILARITY} is allowed"
+        f"the cosine to {whose(kind)} embeddings is {_digits(found.smallest)} for {found.path}; at "
+        f"least {LEAST_SIMILARITY} is allowed"
     )
 
 

@@ -24,7 +24,7 @@ from deploykit.parity.compare import NamedBatch
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing, Size
 from deploykit.specs.session import ImageBatch
-from deploykit.system.progress import Note, Progress
+from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.text import counted
 
 EXPORT_IMAGES = 24
@@ -212,7 +212,14 @@ def bundle_sample(
     if folder is None:
         return golden_sample(_golden_instead(bundle, reason, progress)[:limit])
     preprocessing, labels = bundle.manifest.preprocessing, bundle.manifest.labels
-    return folder_sample(folder, preprocessing, labels=labels, limit=limit, expected=expected)
+    return folder_sample(
+        folder,
+        preprocessing,
+        labels=labels,
+        limit=limit,
+        expected=expected,
+        progress=progress,
+    )
 
 
 def split_samples(
@@ -294,6 +301,7 @@ def folder_sample(
     labels: Labels,
     limit: int | None = None,
     expected: Path | None = None,
+    progress: Progress = silent,
 ) -> ImageSample:
     """A folder's photos, all of them or a fixed sample that is even over the classes.
 
@@ -302,7 +310,7 @@ def folder_sample(
         InputError: See :func:`deploykit.images.truth.known_classes`.
     """
     scan = scan_images(folder, labels.folder_names)
-    files, known = scan.files, known_classes(scan, labels, expected)
+    files, known = scan.files, known_classes(scan, labels, expected, progress)
     if limit is None or limit >= len(files):
         return read_sample(folder, files, preprocessing, known)
     wanted = _sample_after_sample(files, limit)

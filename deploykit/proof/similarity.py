@@ -1,10 +1,12 @@
-"""How near embeddings are to the trained network's: compared while both answer, and kept."""
+"""How near embeddings are to the reference's: compared while both answer, and kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import msgspec
@@ -12,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.bundle.embeddings import KeptSimilarity
-from deploykit.bundle.folder import Bundle
+from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.manifest import Manifest, read_manifest, update_manifest
-from deploykit.bundle.verdicts import ImageSet
-from deploykit.errors import BundleError, UsageError
+from deploykit.bundle.verdicts import ImageSet, ReferenceKind
+from deploykit.errors import BundleError, DependencyError, GraphError, UsageError
 from deploykit.parity.similarity import (
     Similarity,
     both_zero,
@@ -25,6 +27,7 @@ from deploykit.parity.similarity import (
 from deploykit.proof.embeddings import failure_text
 from deploykit.proof.reference import OpenReference
 from deploykit.proof.verdict import Verdict
+from deploykit.runtime.opener import open_probe
 from deploykit.specs.embeddings import Tap, as_embeddings
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.session import (
@@ -36,7 +39,7 @@ from deploykit.specs.session import (
     Session,
     SessionSpec,
 )
-from deploykit.system.deps import installed_versions
+from deploykit.system.deps import installed_versions, need
 from deploykit.system.progress import Note, Progress
 from deploykit.system.text import now
 
@@ -119,12 +122,52 @@ class _Answering(Closing):
         self.session.close()
 
 
+def _embeddings_of_graph(bundle: Bundle, reference: Session, tap: Tap, stack: ExitStack) -> _Embed:
+    """What lets the canonical graph give the tensor that is the embedding, with its logits.
+
+    The logits are those of the reference itself, whatever a runtime makes of another output.
+
+    Raises:
+        BundleError: The graph is missing or damaged, or has no such tensor.
+        DependencyError: What changes graphs is not installed.
+    """
+    need("onnx_ir")
+    from deploykit.graph.files import load_graph
+    from deploykit.graph.instruments import model_bytes, with_only, with_outputs
+    from deploykit.runtime._base import normalised
+
+    path = bundle.checked(CANONICAL_GRAPH)
+    graph = load_graph(path)
+    try:
+        graph = with_only(with_outputs(graph, [tap.tensor]), {tap.tensor})
+    except GraphError as exc:
+        raise _no_such_tap(path, tap) from exc
+    probe = stack.enter_context(open_probe(model_bytes(graph)))
+    source = graph.graph.inputs[0].name or ""
+
+    def embed(images: ImageBatch) -> tuple[Logits, Embeddings]:
+        tensor = probe.run({source: normalised(images, bundle.manifest.preprocessing)})[tap.tensor]
+        if not tap.fits(tensor.shape):
+            raise _no_such_tap(path, tap)
+        return reference.run(images), as_embeddings(tensor, tap)
+
+    return embed
+
+
+def _no_such_tap(path: Path, tap: Tap) -> BundleError:
+    return BundleError(
+        f"{path} has no tensor {tap.tensor} of {tap.size} values an image, which the manifest "
+        "names as the embedding.",
+        hint="Export the bundle again with --embeddings.",
+    )
+
+
 class EmbeddingComparison:
     """Embeddings compared while a reference and candidates answer the same batches.
 
     Args:
         graph: The graph with embeddings.
-        right: From :func:`embeddings_of_module`; None where nothing is to be compared.
+        right: What gives the reference's; None where nothing is to be compared.
     """
 
     def __init__(self, graph: str = "", right: _Embed | None = None) -> None:
@@ -140,7 +183,7 @@ class EmbeddingComparison:
         """The sessions that are to be asked, the reference first.
 
         Args:
-            reference: The session of the torch module, or what answers where nothing is compared.
+            reference: The reference's session, or what answers where nothing is compared.
             candidates: Open sessions; those of other graphs are asked themselves.
         """
         if self._embed is None or isinstance(reference, np.ndarray):
@@ -173,32 +216,57 @@ class EmbeddingComparison:
 
 
 def compare_embeddings(
-    bundle: Bundle, reference: OpenReference | None, candidates: Sequence[Session]
+    bundle: Bundle,
+    reference: OpenReference | None,
+    candidates: Sequence[Session],
+    stack: ExitStack,
+    progress: Progress,
 ) -> EmbeddingComparison:
     """Make what compares embeddings while a reference and candidates answer.
 
-    Nothing is compared where no candidate gives embeddings, and with anything but a torch module.
+    Nothing is compared where no candidate gives embeddings.
 
     Args:
         bundle: The bundle.
-        reference: What the candidates are compared with.
+        reference: What the candidates are compared with; None for recorded answers.
         candidates: Open sessions.
+        stack: Closes what is opened.
+        progress: Called with a note where the reference has no embeddings.
+
+    Raises:
+        BundleError: The canonical graph is the reference, and is not the one that was exported.
+        GraphError, UsageError: See :func:`embeddings_of_module`.
     """
     record, manifest = bundle.manifest.embeddings, bundle.manifest
-    given = record is not None and any(each.spec.graph == record.graph for each in candidates)
-    if record is None or not given or reference is None or reference.kind != "module":
+    if record is None or all(each.spec.graph != record.graph for each in candidates):
         return EmbeddingComparison()
-    right = embeddings_of_module(
-        *(reference.session, record.tap, manifest.preprocessing, manifest.requested_opset)
-    )
+    if reference is None:
+        progress(Note(f"embeddings are not compared: {GOLDEN} has recorded logits alone"))
+        return EmbeddingComparison()
+    if reference.kind == "module":
+        right = embeddings_of_module(
+            *(reference.session, record.tap, manifest.preprocessing, manifest.requested_opset)
+        )
+        return EmbeddingComparison(record.graph, right)
+    try:
+        right = _embeddings_of_graph(bundle, reference.session, record.tap, stack)
+    except DependencyError as exc:
+        progress(Note(f"embeddings are not compared: {exc.message}"))
+        return EmbeddingComparison()
     return EmbeddingComparison(record.graph, right)
 
 
 def refused_by_embeddings(
-    verdicts: Sequence[Verdict], found: Mapping[SessionSpec, Similarity]
+    verdicts: Sequence[Verdict], found: Mapping[SessionSpec, Similarity], kind: ReferenceKind
 ) -> tuple[Verdict, ...]:
-    """The verdicts, with what the embeddings have against one."""
-    reasons = {spec: failure_text(each) for spec, each in found.items()}
+    """The verdicts, with what the embeddings have against one.
+
+    Args:
+        verdicts: On the logits.
+        found: How near the embeddings are to the reference's.
+        kind: What that is.
+    """
+    reasons = {spec: failure_text(each, kind) for spec, each in found.items()}
     return tuple(
         verdict.refused(reason) if (reason := reasons.get(verdict.candidate)) else verdict
         for verdict in verdicts
@@ -228,18 +296,23 @@ def kept_similarity(
 
 
 def keep_similarities(
-    bundle: Bundle, found: dict[SessionSpec, Similarity], images: ImageSet, progress: Progress
+    bundle: Bundle,
+    found: dict[SessionSpec, Similarity],
+    kind: ReferenceKind,
+    images: ImageSet,
+    progress: Progress,
 ) -> None:
-    """Put what was found into the manifest, or say why it is not kept.
+    """Put how near embeddings are to torch's into the manifest, or say why it is not kept.
 
     Args:
         bundle: The bundle, as it was when it was measured.
         found: By the session.
+        kind: The reference; nothing is kept of another than the torch module.
         images: On which images.
         progress: Called with a note when the bundle cannot be changed.
     """
     before = bundle.manifest.embeddings
-    if before is None or not found:
+    if before is None or not found or kind != "module":
         return
     sha256 = bundle.manifest.files[before.graph].sha256
 

@@ -45,6 +45,8 @@ class BaseHead(Value, frozen=True, tag_field="kind"):
     #: Whether an image may be given any number of classes, none included. Where it is given exactly
     #: one, its folder can name it.
     several: ClassVar[bool] = False
+    #: Whether files do not name it, because what names no head has this one.
+    is_assumed: ClassVar[bool] = False
     #: What reports call the part of the images that are given exactly their classes.
     accuracy: ClassVar[Literal["accuracy", "exact match"]] = "accuracy"
     #: What reports tell of the answers about each class.
@@ -147,6 +149,7 @@ class SingleLabel(BaseHead, frozen=True, tag="single-label"):
 
     name: ClassVar[HeadName] = "single-label"
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
+    is_assumed: ClassVar[bool] = True
     reach: ClassVar[int] = 2  # two logits that come closer
     margin_words: ClassVar[str] = "logit 1 minus logit 2"
     decision_meaning: ClassVar[str] = (
@@ -381,6 +384,9 @@ class Binary(_Sigmoids, frozen=True, tag="binary"):
 
 
 Head: TypeAlias = SingleLabel | MultiLabel | Binary
+
+#: The head of what names none. One object: msgspec knows a field's default by its identity.
+ASSUMED_HEAD: Head = SingleLabel()
 
 
 def head_of(name: HeadName, thresholds: Sequence[float]) -> Head:

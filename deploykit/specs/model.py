@@ -9,7 +9,7 @@ from typing import Literal, Self, TypeAlias, get_args
 import msgspec
 
 from deploykit.errors import UsageError
-from deploykit.specs.heads import Decisions, Head, SingleLabel
+from deploykit.specs.heads import ASSUMED_HEAD, Decisions, Head
 from deploykit.specs.value import Value
 from deploykit.system.text import has_control_character
 
@@ -91,7 +91,7 @@ class Labels(Value, frozen=True):
 
     names: tuple[str, ...]
     source: str
-    head: Head = SingleLabel()
+    head: Head = ASSUMED_HEAD
 
     def __post_init__(self) -> None:
         self.head.check(len(self.names))
@@ -126,6 +126,6 @@ class Labels(Value, frozen=True):
     def metadata(self) -> dict[str, str]:
         """What stands under :data:`LABELS_KEY` and :data:`HEAD_KEY`."""
         told = {LABELS_KEY: msgspec.json.encode(self.names).decode()}
-        if self.head != SingleLabel():
+        if not self.head.is_assumed:
             told[HEAD_KEY] = msgspec.json.encode(self.head).decode()
         return told

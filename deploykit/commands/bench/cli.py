@@ -9,7 +9,7 @@ import typer
 
 from deploykit.console.command import command
 from deploykit.console.options import Artifacts, BundleName, Json, Verbose, named_path
-from deploykit.errors import DeploykitError, UsageError
+from deploykit.errors import DeploykitError, InputError, UsageError
 
 if TYPE_CHECKING:
     from deploykit.bundle.folder import Bundle
@@ -85,7 +85,8 @@ def bench(
 ) -> None:
     """Measure which proven graph or engine is the fastest here.
 
-    Times are end to end, with decoding. --accept exits with 3 if nothing is proven.
+    Times are end to end, with decoding. --accept exits with 3 if nothing is proven; a damaged graph
+    makes it 4, and the others are measured all the same.
     """
     with command(
         "bench", as_json=json, verbose=verbose, bundle=bundle, artifacts=artifacts
@@ -150,6 +151,7 @@ def _finish(
             outputs.append(html)
         except DeploykitError as exc:
             failures.append(exc)
+    damage = InputError.exit_code if benchmark.damaged else 0
     console.result(
         lambda: {
             **benchmark_value(benchmark, accepted),
@@ -163,7 +165,7 @@ def _finish(
                 *(line for exc in failures for line in failure_lines(exc)),
             )
         ),
-        exit_code=failures[0].exit_code if failures else 0,
+        exit_code=failures[0].exit_code if failures else damage,
     )
 
 

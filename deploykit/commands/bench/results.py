@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
+from typing import Literal
 
 from deploykit.bundle.accepted import MachineIdentity
 from deploykit.bundle.folder import CANONICAL_GRAPH
@@ -153,6 +154,7 @@ class Benchmark(Shown, Value, frozen=True):
         created: When, UTC, ISO 8601.
         versions: Of the packages that took part.
         verified: Whether what had no proof was compared.
+        accuracy_word: What the part of the images is called that are given exactly their classes.
     """
 
     bundle: str
@@ -168,6 +170,7 @@ class Benchmark(Shown, Value, frozen=True):
     created: str
     versions: dict[str, str]
     verified: bool = False
+    accuracy_word: Literal["accuracy", "exact match"] = "accuracy"
 
     @property
     def recommended(self) -> Measured | None:

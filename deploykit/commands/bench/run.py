@@ -105,7 +105,7 @@ def bench_bundle(
     request = request or BenchRequest()
     start = time.monotonic()
     folder = listed_images(bundle, request.images, progress)
-    every = known_classes(folder, bundle.manifest.labels, request.expected)
+    every = known_classes(folder, bundle.manifest.labels, request.expected, progress)
     files = _readable_sample(bundle, folder)
     truth = {file.name: every[file.name] for file in files if file.name in every}
     candidates, skipped = list_candidates(bundle, progress)
@@ -145,6 +145,7 @@ def bench_bundle(
         seconds=0.0,
         created=now(),
         versions=versions,
+        accuracy_word=bundle.manifest.labels.head.accuracy,
     )
     if request.verify:
         benchmark = _with_proofs(bundle, benchmark, folder.path, request.max_images, progress)

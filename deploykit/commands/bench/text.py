@@ -83,7 +83,8 @@ def candidate_row(benchmark: Benchmark, measured: Measured) -> dict[str, str]:
     """A candidate's cells by the names of their columns, for the terminal and the page."""
     times = benchmark.times_plain(measured)
     proof, memory, labelled = measured.proof, measured.peak_memory_bytes, measured.labelled
-    accuracy = 100 * measured.correct / max(1, labelled)
+    rate = 100 * measured.correct / max(1, labelled)
+    accuracy = f"{rate:.1f} % ({measured.correct} of {labelled})"
     return {
         "candidate": measured.name,
         "images/s": f"{measured.images_per_second:.1f}",
@@ -93,7 +94,7 @@ def candidate_row(benchmark: Benchmark, measured: Measured) -> dict[str, str]:
         "memory": "" if memory is None else f"{memory / 2**20:.0f} MiB",
         "flips": "" if proof is None else flips_of(proof.measurement),
         "|dp|": "" if proof is None else f"{proof.measurement.max_probability_change:.1e}",
-        "accuracy": f"{accuracy:.1f} % ({measured.correct} of {labelled})" if labelled else "",
+        benchmark.accuracy_word: accuracy if labelled else "",
         "status": measured.word,
     }
 
@@ -187,9 +188,11 @@ def failure_lines(failure: DeploykitError) -> Iterator[str]:
 def _next_lines(benchmark: Benchmark, accepted: Accepted | None) -> Iterator[str]:
     if accepted is not None:
         yield f"accepted       {accepted}, {accepted.status}: predict takes it on this machine"
+    elif benchmark.damaged:
+        return  # the reason says what to do
     elif benchmark.recommended is None and not benchmark.verified:
         yield "next           prove the fastest:"
         yield benchmark.command("bench", "--verify")
-    elif benchmark.recommended is not None and not benchmark.damaged:
+    elif benchmark.recommended is not None:
         yield "next           let predict take it on this machine:"
         yield benchmark.command("bench", "--accept")

@@ -17,7 +17,7 @@ from deploykit.commands.predict.provenance import (
 )
 from deploykit.commands.predict.tables import check_outputs, json_line, write_table
 from deploykit.errors import ImagesError, UsageError
-from deploykit.specs.heads import Head, SingleLabel
+from deploykit.specs.heads import ASSUMED_HEAD, Head
 from deploykit.specs.session import Closing
 from deploykit.system.files import STDOUT, check_all_different, check_page_path, remove_partials
 from deploykit.system.progress import Note, Progress, Step, silent
@@ -110,7 +110,7 @@ class Outputs(Closing):
         self._overwrite = overwrite
         self._fingerprint: Fingerprint | None = None
         self._top_k = 0
-        self._head: Head = SingleLabel()
+        self._head: Head = ASSUMED_HEAD
         self._open = ExitStack()
 
     @property

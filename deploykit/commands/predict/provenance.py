@@ -10,7 +10,7 @@ import msgspec
 from deploykit.bundle.embeddings import EMBEDDINGS_GRAPH
 from deploykit.bundle.manifest import printable, sha256_of
 from deploykit.errors import InputError, UsageError
-from deploykit.specs.heads import Head, SingleLabel
+from deploykit.specs.heads import ASSUMED_HEAD, Head
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Value, decode_json
 from deploykit.system.deps import installed_versions, version_changes
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _SHOWN_HASH_DIGITS = 12
 _WORDS = {"top_k": "--top-k", "tf32": "--tf32", "source": "what is predicted"}
 _HASHES = {"sha256": "the SHA-256 of {file}", "expected": "the SHA-256 of --expected"}
-_ONE_LABEL: Head = SingleLabel()
 #: Another version may decode or compute the last digits otherwise.
 _DECISIVE = (
     *("onnxruntime", "onnxruntime-gpu", "openvino"),
@@ -66,7 +65,7 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
     top_k: int
     source: str
     versions: dict[str, str]
-    head: Head = _ONE_LABEL
+    head: Head = ASSUMED_HEAD
     expected: str = ""
 
     def way_back(self, now: Fingerprint) -> str:
@@ -141,6 +140,7 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
 def fingerprint_of(run: PredictionRun) -> Fingerprint:
     """The fingerprint of a run whose session is open."""
     spec, manifest = run.spec, run.bundle.manifest
+    head = manifest.labels.head
     return Fingerprint(
         file=spec.graph,
         sha256=manifest.files[spec.graph].sha256,
@@ -153,8 +153,7 @@ def fingerprint_of(run: PredictionRun) -> Fingerprint:
         top_k=run.top_k,
         source=printable(run.request.source.resolve()),
         versions={name: v for name, v in installed_versions().items() if name in _DECISIVE},
-        # msgspec leaves a default out by identity: files of single-label models stay as they are.
-        head=_ONE_LABEL if manifest.labels.head == _ONE_LABEL else manifest.labels.head,
+        head=ASSUMED_HEAD if head.is_assumed else head,
         expected="" if run.truth is None else run.truth.sha256,
     )
 

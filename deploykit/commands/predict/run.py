@@ -40,9 +40,8 @@ class PredictRequest:
 
     Attributes:
         source: A folder, a .txt file that lists images, or one image file.
-        expected: A table of what is right, see :func:`deploykit.images.label_tables.
-            read_label_table`; without one the folders name the classes of images, where an image
-            is of one class.
+        expected: A table of what is right, see :func:`deploykit.images.truth.read_truth`; without
+            one the folders name the classes of images, where an image is of one class.
         top_k: How many classes a row ranks; None for min(5, K).
         runtime: See :func:`deploykit.proof.auto.open_best`.
         precision: The deploy graph's; None for what the runtime takes.
@@ -111,7 +110,7 @@ class PredictionRun(Closing):
         scan = scan_images(request.source, labels.names if by_folder else None)
         self.truth = None
         if request.expected is not None:
-            from deploykit.commands.predict.truth import read_truth
+            from deploykit.images.truth import read_truth
 
             self.truth = read_truth(request.expected, scan, labels, progress)
         self.root = scan.root

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deploykit.errors import InputError
-from deploykit.specs.heads import Head, SingleLabel
+from deploykit.specs.heads import ASSUMED_HEAD, Head
 from deploykit.specs.prediction import Prediction
 from deploykit.system.deps import need
 from deploykit.system.files import STDOUT, check_destination, replacing
@@ -22,7 +22,6 @@ _COLUMNS = ("path", "status", "reason", "label", "probability", "margin", "expec
 #: Where an image may be given several classes, and where there are lists of them.
 _COLUMNS_OF_SEVERAL = ("path", "status", "reason", "labels", "margin", "expected")
 _LISTS = frozenset({"labels", "expected"})
-_ONE_LABEL: Head = SingleLabel()
 #: Between the classes of a list in a cell of CSV.
 _BETWEEN = "|"
 
@@ -58,7 +57,7 @@ def check_outputs(paths: Sequence[Path]) -> None:
 
 
 def write_table(
-    path: Path, rows: Iterable[Prediction], *, top_k: int, head: Head = _ONE_LABEL
+    path: Path, rows: Iterable[Prediction], *, top_k: int, head: Head = ASSUMED_HEAD
 ) -> None:
     """Write a table, in the format that the name's ending says; it appears whole.
 
@@ -93,7 +92,7 @@ def write_table(
         ) from exc
 
 
-def json_line(row: Prediction, top_k: int, head: Head = _ONE_LABEL) -> str:
+def json_line(row: Prediction, top_k: int, head: Head = ASSUMED_HEAD) -> str:
     """A row as JSON for stdout: ASCII only, so that it reads the same whatever the encoding is."""
     return json.dumps(row_value(row, top_k, head)) + "\n"
 
@@ -122,7 +121,7 @@ def _cells(row: Prediction, head: Head, top_k: int) -> list[_Cell]:
     return [float(str(np.float32(cell))) if isinstance(cell, float) else cell for cell in cells]
 
 
-def row_value(row: Prediction, top_k: int, head: Head = _ONE_LABEL) -> dict[str, Any]:
+def row_value(row: Prediction, top_k: int, head: Head = ASSUMED_HEAD) -> dict[str, Any]:
     """A row as plain values: the first columns, and the best classes in a list ``top``."""
     first = _first_columns(head)
     cells = _cells(row, head, min(top_k, len(row.top)))

@@ -26,7 +26,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A CSV instead of sub-folders: each image's path in DIR and its classes, "
+            help="A CSV instead of sub-folders: each image's path and its classes, "
             "a.jpg,cat|dog, or a 0 or 1 for each class below a header.",
         ),
     ] = None,

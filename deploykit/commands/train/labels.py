@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploykit.errors import ImagesError, InputError, UsageError
-from deploykit.images.label_tables import read_label_table
 from deploykit.images.scan import ImageFile, class_folders, scan_images
+from deploykit.images.truth import read_truth
 from deploykit.specs.heads import DEFAULT_THRESHOLD, HeadName, head_of
 from deploykit.specs.model import Labels
 from deploykit.system.progress import Note, Progress
@@ -36,15 +36,15 @@ def find_labels(
 
     Args:
         folder: The photos; without a table in one sub-folder a class.
-        table: Paths relative to the folder, with the classes of each photo.
+        table: The classes of each photo, see :func:`deploykit.images.truth.read_truth`.
         head: As the user says; None for multi-label where a table has a photo of several classes or
             of none, else single-label.
         progress: Told which photos are skipped, and which head a table makes.
 
     Raises:
         UsageError: There is no such folder, or the labels do not fit the head.
-        InputError: The table cannot be read, or is not clear.
-        ImagesError: There are fewer than two classes, or the table names none of the photos.
+        InputError: The table cannot be read, is not clear, or names none of the photos.
+        ImagesError: There are fewer than two classes.
     """
     if table is None:
         names = tuple(class_folders(folder))
@@ -59,7 +59,7 @@ def find_labels(
         }
         source = f"folder {folder.resolve().name}"
     else:
-        names, files, classes_of = _of_table(folder, table, progress)
+        names, files, classes_of = _of_table(folder, table, head, progress)
         source = f"table {table.name}"
     odd = _not_of_one_class(classes_of)
     chosen = head or ("multi-label" if odd else "single-label")
@@ -76,42 +76,31 @@ def find_labels(
 
 
 def _of_table(
-    folder: Path, table: Path, progress: Progress
+    folder: Path, table: Path, head: HeadName | None, progress: Progress
 ) -> tuple[tuple[str, ...], tuple[ImageFile, ...], dict[str, tuple[str, ...]]]:
     """The classes, the photos that are both in the folder and in the table, and their classes."""
-    found = read_label_table(table)
-    if len(found.labels) < 2:
+    scan = scan_images(folder)
+    truth = read_truth(table, scan, progress=progress)
+    names, classes_of = truth.labels, truth.rows
+    several = head is not None and head_of(head, ()).several
+    if len(names) == 1 and not several and not all(classes_of.values()):
+        # A column of 0 and 1 tells two classes apart: what it is named after, and the others.
+        negative = f"not {names[0]}"
+        classes_of = {name: classes or (negative,) for name, classes in classes_of.items()}
+        names = (negative, *names)
+    if len(names) < 2:
         raise ImagesError(
-            f"The table {table} has {counted(len(found.labels), 'class', 'classes')}"
-            f"{visible(''.join(f': {name}' for name in found.labels))}.",
-            hint="Training needs two classes or more. For yes and no, give each photo one of two "
-            "names (a.jpg,cat and b.jpg,other) instead of 1 and 0.",
+            f"The table {table} has {counted(len(names), 'class', 'classes')}"
+            f"{visible(''.join(f': {name}' for name in names))}.",
+            hint="Training needs two classes or more. --head binary learns one column of 0 and 1.",
         )
-    if odd := [name for name in found.labels if not name.strip() or not name.isprintable()]:
+    if odd := [name for name in names if not name.strip() or not name.isprintable()]:
         raise InputError(
             f"The table {table} has a class that no list of names can hold: {odd[0]!r}.",
             hint="Give each class a name of letters, digits and signs.",
         )
-    files = {file.name: file for file in scan_images(folder).files}
-    taken = sorted(files.keys() & found.rows.keys())
-    if not taken:
-        raise ImagesError(
-            f"None of the photos in {folder} is in {table}: there are {min(files)} and others, "
-            f"and the table has {visible(min(found.rows))} and others.",
-            hint="The paths in the table are relative to the folder of photos.",
-        )
-    for names, where in (
-        (files.keys() - found.rows.keys(), f"not in {table.name}"),
-        (found.rows.keys() - files.keys(), f"in {table.name}, but not in {folder}"),
-    ):
-        if names:
-            many = "photo is" if len(names) == 1 else "photos are"
-            more = ", ..." if len(names) > 1 else ""
-            progress(
-                Note(visible(f"{len(names):,} {many} {where}, and skipped: {min(names)}{more}"))
-            )
-    classes_of = {name: found.rows[name] for name in taken}
-    return found.labels, tuple(files[name] for name in taken), classes_of
+    files = tuple(file for file in scan.files if file.name in classes_of)
+    return names, files, {file.name: classes_of[file.name] for file in files}
 
 
 def _not_of_one_class(classes_of: Mapping[str, Sequence[str]]) -> str:

@@ -124,9 +124,9 @@ def train(
     Args:
         folder: The photos; without ``labels`` the classes are its sub-folders, in the order of
             ``ImageFolder``.
-        labels: A CSV with a row a photo: its path relative to the folder, then its classes, or a 0
-            or 1 for each class below a header. The classes are in the order of the header, or
-            sorted.
+        labels: A CSV with a row a photo: its path, relative to the folder or to the CSV's, then its
+            classes, or a 0 or 1 for each class below a header. The classes are in the order of the
+            header, or sorted; one column of 0 and 1 gives two, ``not NAME`` and ``NAME``.
         head: ``single-label``, ``multi-label`` or ``binary`` (one logit, for the second of two
             classes); None for single-label, or for multi-label where ``labels`` has a photo of
             several classes or of none.

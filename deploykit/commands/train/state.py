@@ -16,7 +16,6 @@ import msgspec
 from deploykit.errors import CheckpointError, InputError, UsageError
 from deploykit.images.label_files import format_names
 from deploykit.images.labels import CLASSES_FILE
-from deploykit.specs.heads import SingleLabel
 from deploykit.specs.model import Labels
 from deploykit.specs.value import Value
 from deploykit.system.files import replacing
@@ -158,8 +157,8 @@ def write_training(folder: Path, training: Training) -> None:
 def write_best(folder: Path, model: dict[str, Tensor], labels: Labels) -> None:
     """Write ``best_model.pth``, the weights on the CPU, and ``classes.txt``.
 
-    The weights are a plain ``state_dict``; of a head that nobody takes for granted they are the
-    entry of that name beside the ``head``, which ``export`` reads.
+    The weights are a plain ``state_dict``; of a head that files name they are the entry of that
+    name beside the ``head``, which ``export`` reads.
 
     Raises:
         InputError: A file cannot be written.
@@ -168,8 +167,8 @@ def write_best(folder: Path, model: dict[str, Tensor], labels: Labels) -> None:
 
     with _replacing(folder / CHECKPOINT) as path:
         weights = {name: tensor.cpu() for name, tensor in model.items()}
-        plain = labels.head == SingleLabel()
-        torch.save(weights if plain else {"state_dict": weights, "head": labels.head.name}, path)
+        named = {"state_dict": weights, "head": labels.head.name}
+        torch.save(weights if labels.head.is_assumed else named, path)
         # Names of an earlier training never lie beside these weights, even if the program ends
         # here: without the file, export says that it numbers the classes.
         (folder / CLASSES_FILE).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from deploykit.parity.mining import MarginMining
 from deploykit.parity.similarity import Similarity
 from deploykit.proof.reference import Reference
 from deploykit.proof.verdict import Verdict
-from deploykit.specs.heads import Head, SingleLabel
+from deploykit.specs.heads import ASSUMED_HEAD, Head
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import Shown
 from deploykit.system.text import command_line
@@ -45,8 +45,8 @@ class Verification(Shown):
         seconds: Seconds from listing the images to keeping the proofs; None if not timed.
         folder: The bundle's folder; None for one that no command needs to name.
         diagnosis: By stage and by node, as far as it was asked for.
-        similarities: How near embeddings are to the torch module's, by what gave them; empty where
-            no graph with embeddings was compared with it.
+        similarities: How near embeddings are to the reference's, by what gave them; empty where no
+            graph with embeddings was compared with it.
         export_command: The command that exports the bundle again without the faults that the
             diagnosis by stage found; None where no option of ``export`` mends one.
     """
@@ -61,7 +61,7 @@ class Verification(Shown):
     created: str
     versions: dict[str, str]
     truth: str = ""
-    head: Head = field(default_factory=SingleLabel)
+    head: Head = ASSUMED_HEAD
     mining: MarginMining | None = None
     skipped: Mapping[Candidate, str] = field(default_factory=dict)
     seconds: float | None = None

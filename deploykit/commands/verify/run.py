@@ -114,7 +114,7 @@ def _compare(
     known: Mapping[str, tuple[str, ...]] = {}
     if request.budget is not None:
         folder = listed_images(bundle, request.images, progress)
-        known = known_classes(folder, labels, request.expected)
+        known = known_classes(folder, labels, request.expected, progress)
         sample = read_sample(folder.path, (), preprocessing)  # chosen below
     else:
         sample = _sample(bundle, request, progress)
@@ -133,7 +133,7 @@ def _compare(
             sample = read_sample(folder.path, chosen, preprocessing, known)
         stack.callback(sample.close)
         sample.skip(frozenset() if request.self_test else calibration)
-        compared = compare_embeddings(bundle, reference, candidates)
+        compared = compare_embeddings(bundle, reference, candidates, stack, progress)
         answers = answer_images(
             *compared.instead_of(right, candidates), sample, labels, progress, count=sample.count
         )
@@ -154,12 +154,12 @@ def _compare(
     for reason in filter(None, (mostly_unreadable(unreadable, readable), compared_with.reason)):
         verdicts = tuple(verdict.refused(reason) for verdict in verdicts)
     similarities = compared.found(answers.paths)
-    verdicts = refused_by_embeddings(verdicts, similarities)
+    verdicts = refused_by_embeddings(verdicts, similarities, compared_with.kind)
     if not compared_with.is_recorded:
         progress(Note("no proof of the bundle: other weights or code than it was exported from"))
     elif request.keep and compared_with.reason is None:
         keep_verdicts(bundle, verdicts, compared_with, drawn, progress)
-        keep_similarities(bundle, similarities, drawn, progress)
+        keep_similarities(bundle, similarities, compared_with.kind, drawn, progress)
     expected = {path: sample.expected[path] for path in answers.paths if path in sample.expected}
     return Verification(
         reference=compared_with,

@@ -75,7 +75,8 @@ def _similarities_value(result: Verification) -> dict[str, Any]:
 def _similarities(result: Verification) -> Iterator[tuple[SessionSpec, str]]:
     """What was found of the embeddings, by what gave them."""
     for spec, found in result.similarities.items():
-        yield spec, failure_text(found) or similarity_text(found)
+        kind = result.reference.kind
+        yield spec, failure_text(found, kind) or similarity_text(found, kind)
 
 
 def verdict_text(result: Verification) -> str:

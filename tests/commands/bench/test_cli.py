@@ -19,6 +19,7 @@ from deploykit.commands.bench import page as page_of_bench
 from deploykit.commands.bench.results import PLAIN
 from deploykit.errors import InputError
 from deploykit.html.document import page_mark
+from deploykit.specs.model import Labels
 
 
 @pytest.fixture
@@ -107,15 +108,24 @@ def test_bench_accept_without_any_proof(bench, folder, tmp_path):
 def test_bench_accept_with_a_damaged_graph(bench, folder):
     (folder / "model.onnx").write_bytes(b"damaged")
     code, out, _ = bench()
-    assert code == 0
+    assert code == 4
     end = out.split("recommended    onnxruntime-cpu fp32: ")[1]
     assert "DAMAGED        onnxruntime-cpu fp32, plain export: " in end
+    assert "next " not in end
     code, out, _ = bench("--accept")
     assert code == 4
     assert (
         "ERROR          Nothing is accepted, because not every candidate could be measured" in out
     )
     assert open_bundle(folder).manifest.accepted == ()
+
+
+def test_bench_of_a_manifest_that_contradicts_its_graphs(bench, folder):
+    names = open_bundle(folder).manifest.labels.names[::-1]
+    change(folder, labels=Labels(names=names, source="forged"))
+    code, _, err = bench()
+    assert code == 4
+    assert "model.onnx was exported with deploykit.labels" in err
 
 
 def test_bench_accept_not_kept_loses_no_measurement(bench, folder, tmp_path, monkeypatch):

@@ -48,6 +48,12 @@ def test_text_lists_the_fastest_candidate_first():
     ]  # fmt: skip
 
 
+def test_text_of_several_labels_counts_exact_matches():
+    text = benchmark_text(benchmark_of(measured(ORT, 9.0), accuracy_word="exact match"), None)
+    assert "| exact match " in text
+    assert "accuracy" not in text
+
+
 def test_text_recommends_and_names_faster_unproven():
     text = benchmark_text(BENCHMARK, None)
     assert (

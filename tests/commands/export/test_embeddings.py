@@ -5,6 +5,7 @@ import shutil
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -346,6 +347,50 @@ def test_verify_finds_wrong_embeddings(plain, capsys, photo_folder, monkeypatch)
     assert "the cosine to torch's embeddings is" in capsys.readouterr().out
     (kept,) = open_bundle(folder).manifest.embeddings.similarities
     assert not kept.similarity.passed
+
+
+@pytest.fixture
+def verify_by_graph(plain, photo_folder):
+    """``verify`` without the torch module, whose code is nobody's to run unasked."""
+    words = ("--images", str(photo_folder), "--runtime", "onnxruntime-cpu")
+    return lambda *options: run(["verify", "--bundle", str(plain[0]), *words, *options])
+
+
+def test_verify_compares_embeddings_with_the_canonical_graph(
+    plain, verify_by_graph, capsys, monkeypatch
+):
+    before = open_bundle(plain[0]).manifest.embeddings
+    assert verify_by_graph() == 0
+    assert (
+        f"embeddings {EMBEDDINGS_GRAPH} on onnxruntime-cpu: cosine to model.onnx's at least "
+        in capsys.readouterr().out
+    )
+    right = OnnxRuntimeSession.run_embedded
+
+    def shifted(self, images):
+        logits, embeddings = right(self, images)
+        return logits, np.roll(embeddings, 1, axis=1)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run_embedded", shifted)
+    assert verify_by_graph() == 3
+    assert "the cosine to model.onnx's embeddings is" in capsys.readouterr().out
+    assert open_bundle(plain[0]).manifest.embeddings == before
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_verify_of_a_tensor_that_is_not_the_embedding(plain, verify_by_graph, capsys, exists):
+    folder, _ = plain
+    first = onnx.load(folder / "model.onnx").graph.node[0].output[0]  # of another size
+    name = first if exists else "none"
+    change_manifest(folder, lambda manifest: manifest["embeddings"]["tap"].update(tensor=name))
+    assert verify_by_graph() == 4
+    assert f"model.onnx has no tensor {name} of 8 values" in capsys.readouterr().err
+
+
+def test_verify_says_why_embeddings_are_not_compared(plain, capsys):
+    verify = ["verify", "--bundle", str(plain[0]), "--runtime", "onnxruntime-cpu", "--self-test"]
+    assert run(verify) == 0
+    assert "embeddings are not compared: golden.npz has recorded logits" in capsys.readouterr().err
 
 
 def test_embeddings_of_files_are_those_of_their_pixels(export, tmp_path):

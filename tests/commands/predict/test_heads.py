@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from made_fingerprints import FINGERPRINT
 from PIL import Image
 
 import deploykit
 from deploykit.commands.app import run
 from deploykit.commands.predict.journal import Journal
-from deploykit.commands.predict.provenance import Fingerprint
 from deploykit.commands.predict.tally import tally_of
 from deploykit.errors import InputError, UsageError
 from deploykit.models.user_code import user_callable
@@ -282,7 +282,7 @@ def test_expected_of_a_name_that_occurs_twice_is_for_none(several, photos, tmp_p
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("x/y.png,sky\n", "No row of .* matches an image", "the first row of the table is x/y.png"),
+        ("x/y.png,sky\n", "No row of .* matches an image .* is x/y.png, ", "or to the table's"),
         ("one/0.png,cloud\n", "'cloud', which is no class", "a row an image"),
         ("", "no image", "a row an image"),
     ],
@@ -377,19 +377,6 @@ def test_model_ranks_all_classes(several, photos):
 
 # The journal's rows -------------------------------------------------------------------------------
 
-FINGERPRINT = Fingerprint(
-    file="deploy/fp32.onnx",
-    sha256="ab" * 32,
-    runtime="onnxruntime-cpu",
-    device="CPU",
-    precision="fp32",
-    tf32=False,
-    labels=("crow", "owl"),
-    preprocessing="resize 224x224 (stretch)",
-    top_k=2,
-    source="/photos",
-    versions={},
-)
 OF_ONE = Prediction(
     path="a.jpg",
     label="crow",

@@ -10,25 +10,12 @@ from random import Random
 
 import msgspec
 import pytest
+from made_fingerprints import FINGERPRINT
 
 from deploykit.commands.predict.journal import Journal
-from deploykit.commands.predict.provenance import Fingerprint
 from deploykit.errors import InputError, UsageError
 from deploykit.specs.prediction import Prediction, Ranked
 
-FINGERPRINT = Fingerprint(
-    file="deploy/fp32.onnx",
-    sha256="ab" * 32,
-    runtime="onnxruntime-cpu",
-    device="CPU",
-    precision="fp32",
-    tf32=False,
-    labels=("crow", "owl"),
-    preprocessing="resize 224x224 (stretch)",
-    top_k=2,
-    source="/photos",
-    versions={"pillow": "13.0.0"},
-)
 ROWS = [
     Prediction(
         path=f"{i}.jpg",

@@ -158,6 +158,29 @@ def test_train_binary_has_one_logit(train, photos, labels, own_answers, tmp_path
     assert [row.probability for row in rows] == pytest.approx(answers.numpy(), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("header", "classes"),
+    [("", ("0", "1")), ("path,label\n", ("0", "1")), ("path,red\n", ("not red", "red"))],
+)
+def test_train_binary_takes_a_column_of_0_and_1(train, photos, labels, tmp_path, header, classes):
+    files = sorted(photos.rglob("*.png"))
+    rows = (f"{file.relative_to(photos)},{int(file.parent.name == 'red')}\n" for file in files)
+    labels.write_text(header + "".join(rows))
+    result = train(labels=labels, head="binary", epochs=6)
+    assert (result.head, result.classes) == ("binary", classes)
+    bundle = deploykit.export(
+        f"{tmp_path / 'networks.py'}:Tiny",
+        result.checkpoint,
+        input_size=8,
+        artifacts=tmp_path / "artifacts",
+    )
+    found = deploykit.predict(photos, bundle=bundle, expected=labels)
+    assert {(row.path[:3], row.label, row.expected) for row in found} == {
+        ("blu", classes[0], classes[0]),
+        ("red", classes[1], classes[1]),
+    }
+
+
 def test_train_by_a_table_of_one_class_each_is_that_of_folders(train, photos, labels, tmp_path):
     files = sorted(photos.rglob("*.png"))
     labels.write_text("".join(f"{f.relative_to(photos)},{f.parent.name}\n" for f in files))
@@ -181,8 +204,8 @@ def test_train_skips_what_the_table_or_the_folder_has_not(train, composed, label
     result = train(folder=composed, labels=labels, epochs=1, progress=told.append)
     assert result.train_images + result.test_images == 22
     assert notes(told)[:2] == [
-        "2 photos are not in labels.csv, and skipped: 03.png, ...",
-        f"2 photos are in labels.csv, but not in {composed}, and skipped: also.png, ...",
+        f"{labels}: 2 of 24 rows match no image, the first is gone.png",
+        f"{labels} has no row for 2 of 24 images, the first is 03.png",
     ]
 
 
@@ -202,13 +225,18 @@ def test_train_skips_what_the_table_or_the_folder_has_not(train, composed, label
             UsageError,
             "got 3 classes",
         ),
-        ("path,label\n00.png,1\n01.png,0\n", {"head": "binary"}, ImagesError, "1 class: label"),
+        ("path,a\n00.png,1\n01.png,0\n", {"head": "multi-label"}, ImagesError, "1 class: a"),
+        ("path,a\n00.png,1\n01.png,1\n", {"head": "binary"}, ImagesError, "1 class: a"),
         ("00.png,\n01.png,\n", {}, ImagesError, "has 0 classes"),
         ("path,a,\n00.png,1,0\n01.png,0,1\n", {}, InputError, "no list of names can hold: ''"),
         ('00.png,"a\nb"\n01.png,c\n', {}, InputError, "no list of names can hold"),
         ("path,a,b,c\n00.png,1,0,0\n01.png,0,1,0\n", {}, ImagesError, "readable photo: c"),
-        ("photos/00.png,a\nphotos/01.png,b\n", {}, ImagesError, "None of the photos in"),
-        ("../composed/00.png,a\n../labels.csv,b\n", {}, ImagesError, "None of the photos in"),
+        (
+            "photos/00.png,a\nphotos/01.png,b\n",
+            {},
+            InputError,
+            r"the first row is photos/00\.png, the first image 00\.png",
+        ),
         (
             "00.png,a|b\n01.png,\n02.png,\n",
             {"test_fraction": 0.4},

@@ -134,7 +134,7 @@ def list_images(
     """
     labels = bundle.manifest.labels
     listed = listed_images(bundle, images, progress)
-    known = known_classes(listed, labels, table)
+    known = known_classes(listed, labels, table, progress)
     if known:
         return listed, labels.names, known
     if labels.head.several:
