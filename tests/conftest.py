@@ -106,6 +106,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA driver on this machine"))
 
 
+@pytest.fixture(autouse=True)
+def exact_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INT8 graphs are made and chosen as on a CPU with VNNI, on whichever CPU the tests run."""
+    for module in ("commands.quantize.run", "inference.candidates"):
+        monkeypatch.setattr(f"deploykit.{module}.saturates_int8", lambda cpu: False)
+
+
 @pytest.fixture
 def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation without the extra ``openvino``."""

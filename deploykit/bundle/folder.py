@@ -29,7 +29,9 @@ CANONICAL_GRAPH = "model.onnx"
 GOLDEN = "golden.npz"
 #: Where graphs that failed their comparison are kept. No bundle's name begins with a dot.
 FAILED = ".failed"
-#: The symmetric INT8 graph, from which engines are built; ``deploy/int8.onnx`` is for CPUs.
+#: INT8 graphs beside ``deploy/int8.onnx``, which is for CPUs whose sums of products are exact: with
+#: weights of 7 bits, for those that add them up in 16 bits; and symmetric, for engines.
+INT8_AVX2_GRAPH = "deploy/int8-avx2.onnx"
 INT8_TENSORRT_GRAPH = "deploy/int8-tensorrt.onnx"
 _MAKE_ONE = (
     "Say where it is with --bundle or --artifacts, or make one: "
@@ -129,7 +131,7 @@ class Bundle(Shown):
 
     def _remedy(self, file: str) -> str:
         """How to get a file again: not all come from the export."""
-        if file in (self.manifest.deploy.get("int8"), INT8_TENSORRT_GRAPH):
+        if file in (deploy_graph("int8"), INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH):
             return "Copy the bundle again, or make this graph again: deploykit quantize"
         if file == self.manifest.deploy.get("fp16"):
             again = "deploykit quantize --precision fp16"

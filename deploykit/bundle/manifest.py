@@ -108,12 +108,16 @@ class SearchRecord(Value, frozen=True):
         runtime: What the search tried graphs on, and INT8 for CPUs is made for.
         images: Those of search and calibration, each the start of its pixels' SHA-256: no
             proof rests on them.
+        kept: The nodes that stay in FP32, and why.
         integers: How many nodes of an INT8 graph compute with integers; None where nobody counted.
+        weight_bits: Of an INT8 graph's weights; None of other precisions.
     """
 
     runtime: str
     images: tuple[str, ...]
+    kept: tuple[KeptNode, ...] = ()
     integers: int | None = None
+    weight_bits: int | None = None
 
 
 class Manifest(Value, frozen=True):
@@ -135,9 +139,7 @@ class Manifest(Value, frozen=True):
         golden: What ``golden.npz`` may hold, as export was told.
         embeddings: The graph that gives embeddings; None where export was not asked for one.
         deploy: The deploy graph of each precision, a path relative to the bundle.
-        kept: The nodes that stay in FP32 in the deploy graph of a lower precision.
-        kept_for_tensorrt: The same of ``deploy/int8-tensorrt.onnx``.
-        searches: What chose them, by the path of the deploy graph or of the engine made from it.
+        searches: How each graph below FP32 was made, by its path or that of an engine made from it.
         engines: TensorRT engines, paths relative to the bundle, the newest last; each has its
             passport beside it.
         accepted: What the user chose from ``bench``, the newest last; one for each machine.
@@ -164,9 +166,7 @@ class Manifest(Value, frozen=True):
     images: str | None
     verdicts: tuple[KeptVerdict, ...]
     versions: dict[str, str]
-    kept: dict[Precision, tuple[KeptNode, ...]] = {}  # noqa: RUF012  # msgspec copies it
-    kept_for_tensorrt: tuple[KeptNode, ...] = ()
-    searches: dict[str, SearchRecord] = {}  # noqa: RUF012  # as above
+    searches: dict[str, SearchRecord] = {}  # noqa: RUF012  # msgspec copies it
     engines: tuple[str, ...] = ()
     accepted: tuple[Accepted, ...] = ()
     requested_opset: int | None = None
@@ -224,6 +224,11 @@ class Manifest(Value, frozen=True):
         """A copy without what is known of a graph or an engine."""
         kept = tuple(each for each in self.verdicts if each.graph != file)
         return msgspec.structs.replace(self, verdicts=kept)
+
+    def kept_in(self, graph: str) -> tuple[KeptNode, ...]:
+        """The nodes of a graph below FP32 that stay in FP32, and why."""
+        search = self.searches.get(graph)
+        return () if search is None else search.kept
 
     def calibration_images(self, files: Iterable[str]) -> frozenset[str]:
         """The images that had a part in making graphs or engines, told as in SearchRecord."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.bundle.accepted import MachineIdentity
-from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle
+from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, Bundle, deploy_graph
 from deploykit.errors import BundleError, UsageError
 from deploykit.runtime.opener import (
     CPU,
@@ -22,7 +22,7 @@ from deploykit.runtime.opener import (
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import PRECISIONS, Precision
 from deploykit.specs.session import Session
-from deploykit.system.cpu import read_cpu
+from deploykit.system.cpu import read_cpu, saturates_int8
 from deploykit.system.deps import RUNTIME_PACKAGES, installed_versions
 from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress, silent
@@ -89,17 +89,25 @@ def engine_candidate(engine: Engine) -> Candidate:
 
 
 def _graph_candidates(bundle: Bundle) -> list[Candidate]:
-    manifest = bundle.manifest
     found = []
     for precision in PRECISIONS:
         for runtime, able in RUNTIMES.items():
-            graph = manifest.deploy.get(graph_precision(precision))
-            if (runtime, precision) == (REHEARSAL, "int8"):
-                # Rehearsed is the graph from which engines are built.
-                graph = INT8_TENSORRT_GRAPH if INT8_TENSORRT_GRAPH in manifest.files else None
+            graph = _graph_for(bundle, runtime, precision)
             if graph is not None and precision in able and not is_flavour(runtime):
                 found.append(Candidate(graph, runtime, precision))
     return found
+
+
+def _graph_for(bundle: Bundle, runtime: str, precision: Precision) -> str | None:
+    """The deploy graph that a runtime takes; in INT8 that for this CPU, if the bundle has it."""
+    if precision != "int8":
+        return bundle.manifest.deploy.get(graph_precision(precision))
+    graphs = [deploy_graph("int8"), INT8_AVX2_GRAPH]
+    if runtime == REHEARSAL:  # of engines
+        graphs = [INT8_TENSORRT_GRAPH]
+    elif saturates_int8(read_cpu()):
+        graphs.reverse()
+    return next((graph for graph in graphs if graph in bundle.manifest.files), None)
 
 
 def named_candidates(

@@ -329,7 +329,7 @@ def _rank(bundle: Bundle, candidate: Candidate) -> tuple[bool, int, bool]:
     if kind in ((CPU, "int8"), (OPENVINO, "int8")):
         if search is None or search.runtime != candidate.runtime:
             return True, _PREFERENCE.index(kind), False
-        kept, integers = len(bundle.manifest.kept.get("int8", ())), search.integers
+        kept, integers = len(search.kept), search.integers
         most = kept if integers is None else _MOST_IN_FP32 * (kept + integers)
         if candidate.runtime == OPENVINO and kept > most:
             return False, _PREFERENCE.index((OPENVINO, "bf16")), True

@@ -20,13 +20,13 @@ def order(bundle):
 
     def of(kept, integers, made_for="openvino"):
         node = KeptNode(node="n", operator="Conv", module="", reason="")
+        nodes = tuple(msgspec.structs.replace(node, node=str(i)) for i in range(kept))
         manifest = bundle.manifest
         quantized = edited(
             bundle,
             deploy={"fp32": FP32, "int8": INT8},
             files={**manifest.files, INT8: manifest.files[FP32]},
-            kept={"int8": tuple(msgspec.structs.replace(node, node=str(i)) for i in range(kept))},
-            searches={INT8: SearchRecord(made_for, (), integers)},
+            searches={INT8: SearchRecord(made_for, (), nodes, integers)},
         )
         found = by_preference(quantized, None, silent)
         host = ("openvino", "onnxruntime-cpu")

@@ -164,7 +164,6 @@ def _passport(
             hint="Run the command again.",
         )
     gpu, manifest = built.gpu, bundle.manifest
-    kept = manifest.kept.get(request.precision, ())
     return Passport(
         schema=SCHEMA,
         flavour=tensorrt.flavour,
@@ -178,7 +177,7 @@ def _passport(
         else BuiltOn(name=gpu.name, compute_capability=gpu.compute_capability),
         inputs=built.inputs,
         outputs=built.outputs,
-        kept=manifest.kept_for_tensorrt if request.precision == "int8" else kept,
+        kept=manifest.kept_in(proof.graph),
         deploy_graph=proof.graph,
         deploy_graph_sha256=built.graph_sha256,
         engine_sha256=hashlib.sha256(built.plan).hexdigest(),

@@ -7,7 +7,13 @@ from typing import Any
 
 import msgspec
 
-from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle, deploy_graph, open_bundle
+from deploykit.bundle.folder import (
+    INT8_AVX2_GRAPH,
+    INT8_TENSORRT_GRAPH,
+    Bundle,
+    deploy_graph,
+    open_bundle,
+)
 from deploykit.bundle.manifest import Manifest
 from deploykit.commands.inspect.bundle import BundleInspection
 from deploykit.commands.inspect.engine import EngineInspection
@@ -24,7 +30,7 @@ from deploykit.specs.model import KeptNode, TensorSpec
 from deploykit.specs.value import plain_value
 from deploykit.system.text import command_line, counted, visible
 
-_INT8_GRAPHS = (deploy_graph("int8"), INT8_TENSORRT_GRAPH)
+_INT8_GRAPHS = (deploy_graph("int8"), INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH)
 _CONTAINERS = {
     "zip": "torch.save",
     "legacy": "torch.save, from before torch 1.6",
@@ -121,9 +127,9 @@ def _search_lines(manifest: Manifest) -> Iterator[str]:
     """What the graphs below FP32 are made for, and which of their nodes stay in FP32."""
     for graph in _INT8_GRAPHS:
         if (search := manifest.searches.get(graph)) is not None:
-            yield _line("made for", f"{made_for(search.runtime)}: {graph}")
-    graphs = {manifest.deploy[precision]: kept for precision, kept in manifest.kept.items()}
-    for graph, kept in {**graphs, INT8_TENSORRT_GRAPH: manifest.kept_for_tensorrt}.items():
+            yield _line("made for", f"{made_for(search.runtime, search.weight_bits)}: {graph}")
+    for graph in manifest.searches:
+        kept = () if graph in manifest.engines else manifest.kept_in(graph)
         if kept:
             stay = counted(len(kept), f"node of {graph} stays", f"nodes of {graph} stay")
             yield _line("kept", f"{stay} in FP32")

@@ -21,6 +21,7 @@ def quantize(
     images: PathLike | None = None,
     search_seconds: float = SEARCH_SECONDS,
     runtime: Literal["openvino", "onnxruntime-cpu"] | None = None,
+    cpu: Literal["vnni", "avx2", "any"] | None = None,
     diagnose: bool = True,
     artifacts: PathLike | None = None,
     progress: Progress = silent,
@@ -35,6 +36,8 @@ def quantize(
             of the export, else ``golden.npz``.
         search_seconds: How long to look for the nodes that must stay in FP32, for each graph.
         runtime: What the INT8 graph for CPUs is made for; None for OpenVINO where it is installed.
+        cpu: Which CPUs the INT8 graph is for: those with VNNI, those without, which get weights of
+            7 bits, or "any" for a graph each; None for this one's.
         diagnose: Look for the node at fault if a graph fails.
         artifacts: The home of bundles; None for ``artifacts``.
         progress: Called with what is being done.
@@ -50,6 +53,7 @@ def quantize(
         images=optional_path(images),
         search_seconds=search_seconds,
         runtime=runtime,
+        cpu=cpu,
         diagnose=diagnose,
     )
     return quantize_bundle(chosen_bundle(bundle, artifacts, progress), request, progress)

@@ -40,6 +40,15 @@ def quantize(
             "[default: openvino where it is installed]",
         ),
     ] = None,
+    cpu: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="CPU",
+            help="The CPUs of the INT8 graph: vnni, avx2 (without VNNI) or any, which makes one "
+            "for each.  [default: this CPU]",
+        ),
+    ] = None,
     no_diagnose: NoDiagnose = False,
     artifacts: Artifacts = None,
     json: Json = False,
@@ -54,6 +63,7 @@ def quantize(
     ) as console:
         from deploykit.bundle.folder import find_bundle
         from deploykit.commands.quantize.run import (
+            CPU_KINDS,
             SCHEMES,
             SEARCH_SECONDS,
             QuantizeRequest,
@@ -68,6 +78,7 @@ def quantize(
             images=images,
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
             runtime=runtime,
+            cpu=None if cpu is None else choice(cpu, CPU_KINDS, "kind of CPU"),
             diagnose=not no_diagnose,
         )
         result = quantize_bundle(

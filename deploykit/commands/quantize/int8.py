@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle, deploy_graph
+from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, Bundle, deploy_graph
 from deploykit.commands.quantize.observe import each_switched, observed, run_switched
 from deploykit.commands.quantize.search import NodeSet, Trials
 from deploykit.commands.quantize.strategy import Group, Scheme, Strategy, StrategyArguments
@@ -33,9 +33,23 @@ if TYPE_CHECKING:
 
     from deploykit.graph.rounded_weights import RoundedWeight
 
-ON_CPU = Scheme(deploy_graph("int8"), "int8", (OPENVINO, CPU), instead="BF16 or FP32")
+ON_CPU = Scheme(
+    deploy_graph("int8"),
+    "int8",
+    (OPENVINO, CPU),
+    instead="BF16 or FP32",
+    weight_bits=8,
+    cpu="vnni",
+)
+#: Sums of two products with weights of 7 bits fit into 16 bits: 2 * 255 * 63 < 2**15.
+ON_AVX2 = replace(ON_CPU, graph=INT8_AVX2_GRAPH, instead="FP32", weight_bits=7, cpu="avx2")
 FOR_TENSORRT = Scheme(
-    INT8_TENSORRT_GRAPH, "int8", (REHEARSAL,), instead="FP16 or FP32", symmetric=True
+    INT8_TENSORRT_GRAPH,
+    "int8",
+    (REHEARSAL,),
+    instead="FP16 or FP32",
+    symmetric=True,
+    weight_bits=8,
 )
 
 #: The part of the tolerance that the search uses up: on other images a probability changes by more.
@@ -55,11 +69,11 @@ class Calibration:
 
     Attributes:
         ranges: By the name of each tensor that INT8 rounds the range of its values.
-        weights: By the name of each node with a weight it, rounded to 8 bits.
+        weights: By their bits, and by the name of each node with a weight, the rounded weights.
     """
 
     ranges: Mapping[str, ValueRange]
-    weights: Mapping[str, RoundedWeight]
+    weights: Mapping[int, Mapping[str, RoundedWeight]]
 
 
 class Int8(Strategy):
@@ -77,7 +91,7 @@ class Int8(Strategy):
         self._joins = self.runtime != OPENVINO
         methods = calibration_methods(len(self._images.logits))
         self._ranges = {method: ranges_of(seen.ranges, method) for method in methods}
-        self._weights = seen.weights
+        self._weights = seen.weights[self.scheme.weight_bits or 8]
         self._method: CalibrationMethod = methods[0]
         self._blanket: dict[CalibrationMethod, Verdict] = {}
         self._integer_nodes = integer_nodes(self._graph, joins=self._joins)
@@ -205,7 +219,11 @@ def _preference(verdict: Verdict) -> tuple[bool, int, float]:
 
 
 def calibrate(
-    graph: ir.Model, bundle: Bundle, batches: Sequence[NamedBatch], progress: Progress
+    graph: ir.Model,
+    bundle: Bundle,
+    batches: Sequence[NamedBatch],
+    weight_bits: Collection[int],
+    progress: Progress,
 ) -> Calibration:
     """Run an FP32 deploy graph on images, note what INT8 rounds, and round the weights.
 
@@ -213,12 +231,13 @@ def calibrate(
         graph: ``deploy/fp32.onnx``.
         bundle: What it is of.
         batches: The images.
+        weight_bits: To how many bits the weights are to be rounded.
         progress: Called after every batch and every weight.
 
     Raises:
         ParityError: A tensor has values that are not finite.
     """
-    from deploykit.graph.int8 import LARGEST, has_weight, integer_nodes, quantized_tensors
+    from deploykit.graph.int8 import has_weight, integer_nodes, quantized_tensors
     from deploykit.graph.rounded_weights import MomentsOfInputs
 
     seen = {name: ValueRange() for name in quantized_tensors(graph)}
@@ -235,10 +254,12 @@ def calibrate(
             hint="The FP32 graph is at fault, or an image; see where: "
             f"{bundle.command('verify', '--layers')}",
         )
-    weights: dict[str, RoundedWeight] = {}
-    for name, weight in inputs.rounded_weights(LARGEST):
-        weights[name] = weight
-        progress(Step("rounding weights", len(weights), len(layers)))
+    weights: dict[int, dict[str, RoundedWeight]] = {}
+    for bits in weight_bits:
+        rounded = weights.setdefault(bits, {})
+        for name, weight in inputs.rounded_weights(2 ** (bits - 1) - 1):
+            rounded[name] = weight
+            progress(Step(f"rounding weights to {bits} bits", len(rounded), len(layers)))
     return Calibration(seen, weights)
 
 

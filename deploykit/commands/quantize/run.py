@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from deploykit.bundle.folder import Bundle, open_bundle, require_unchanged
+from deploykit.bundle.folder import Bundle, deploy_graph, open_bundle, require_unchanged
 from deploykit.bundle.manifest import (
     Manifest,
     SearchRecord,
@@ -27,9 +27,16 @@ from deploykit.bundle.manifest import (
 from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.diagnose.layers.failed import failure_lines
 from deploykit.commands.quantize.fp16 import FP16, Fp16
-from deploykit.commands.quantize.int8 import FOR_TENSORRT, ON_CPU, Calibration, Int8, calibrate
+from deploykit.commands.quantize.int8 import (
+    FOR_TENSORRT,
+    ON_AVX2,
+    ON_CPU,
+    Calibration,
+    Int8,
+    calibrate,
+)
 from deploykit.commands.quantize.search import NodeSet
-from deploykit.commands.quantize.strategy import KeptSet, Scheme, Strategy
+from deploykit.commands.quantize.strategy import CpuKind, KeptSet, Scheme, Strategy
 from deploykit.errors import BundleError, GraphError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
 from deploykit.parity.calibration import CalibrationMethod
@@ -57,8 +64,13 @@ if TYPE_CHECKING:
 SEARCH_SECONDS = 300.0
 #: What the graph for CPUs can be made for.
 INT8_RUNTIMES = ON_CPU.runtimes
+#: Which CPUs it can be made for.
+CPU_KINDS: tuple[CpuKind | Literal["any"], ...] = ("vnni", "avx2", "any")
 #: What is made for a precision, in this order.
-SCHEMES: dict[Precision, tuple[Scheme, ...]] = {"fp16": (FP16,), "int8": (ON_CPU, FOR_TENSORRT)}
+SCHEMES: dict[Precision, tuple[Scheme, ...]] = {
+    "fp16": (FP16,),
+    "int8": (ON_CPU, ON_AVX2, FOR_TENSORRT),
+}
 #: For the search and for the proof. INT8 adds up many small errors, which takes more photos to see
 #: than FP16's few large ones.
 _IMAGES: dict[Precision, tuple[int, int]] = {"fp16": (32, 32), "int8": (64, 128)}
@@ -73,6 +85,7 @@ class QuantizeRequest:
     """The arguments of :func:`deploykit.quantize`.
 
     Attributes:
+        cpu: What kind of CPU the INT8 graph is for, "any" for a graph each; None for this one's.
         graphs: Which of the precision's graphs to make, by their paths in the bundle; empty for
             all.
     """
@@ -81,6 +94,7 @@ class QuantizeRequest:
     images: Path | None = None
     search_seconds: float = SEARCH_SECONDS
     runtime: str | None = None
+    cpu: CpuKind | Literal["any"] | None = None
     graphs: tuple[str, ...] = ()
     diagnose: bool = True
 
@@ -93,11 +107,19 @@ class QuantizeRequest:
         precision = choice(self.precision, tuple(SCHEMES), "precision to quantize to")
         if self.runtime is not None:
             choice(self.runtime, INT8_RUNTIMES, "runtime for INT8 on CPUs")
+        if self.cpu is not None:
+            choice(self.cpu, CPU_KINDS, "kind of CPU")
         for graph in self.graphs:
             choice(graph, tuple(each.graph for each in SCHEMES[precision]), f"{precision} graph")
-        return tuple(
-            each for each in SCHEMES[precision] if not self.graphs or each.graph in self.graphs
-        )
+        here: CpuKind = "avx2" if saturates_int8(read_cpu()) else "vnni"
+        cpus = {None, self.cpu or here}
+        made = [
+            each
+            for each in SCHEMES[precision]
+            if (each.graph in self.graphs if self.graphs else self.cpu == "any" or each.cpu in cpus)
+        ]
+        # The first must pass, the others may fail: of CPUs this one comes first.
+        return tuple(sorted(made, key=lambda each: (each.cpu is None, each.cpu != here)))
 
 
 @dataclass(frozen=True)
@@ -109,6 +131,7 @@ class QuantizedGraph:
         runtime: What it is made for: the search tried graphs there.
         kept: The nodes that stay in FP32, and why.
         integers: How many nodes of an INT8 graph compute with integers; None for FP16.
+        weight_bits: Of an INT8 graph's weights; None for FP16.
         method: How the tensors' ranges were chosen; None for FP16.
         verdicts: Of the very file, on photos that the search did not use, one for each runtime
             that is here.
@@ -122,6 +145,7 @@ class QuantizedGraph:
     runtime: str
     kept: tuple[KeptNode, ...]
     integers: int | None
+    weight_bits: int | None
     method: CalibrationMethod | None
     verdicts: tuple[Verdict, ...]
     proofs: tuple[KeptVerdict, ...]
@@ -185,8 +209,8 @@ def quantize_bundle(
     if ON_CPU in schemes and saturates_int8(cpu):
         progress(
             Note(
-                f"{cpu.name} has no VNNI: sums of INT8 products may saturate on it. The proof "
-                "holds for CPUs like it; others run the self-test first."
+                f"{cpu.name} has no VNNI: sums of INT8 products may saturate on it, and "
+                f"{ON_CPU.graph} is judged with that"
             )
         )
     with ExitStack() as stack:
@@ -328,7 +352,8 @@ class _Maker:
 
     @cached_property
     def _seen(self) -> Calibration:
-        return calibrate(self._fp32, self.bundle, self.search.batches, self.progress)
+        bits = {each.weight_bits or 8 for each in self.request.schemes()}
+        return calibrate(self._fp32, self.bundle, self.search.batches, bits, self.progress)
 
     def _proven(
         self, strategy: Strategy, found: KeptSet, kept: tuple[KeptNode, ...], path: Path
@@ -369,6 +394,7 @@ class _Maker:
             runtime=runtime,
             kept=kept,
             integers=strategy.integers(kept),
+            weight_bits=scheme.weight_bits,
             method=found.method,
             verdicts=tuple(verdicts.values()),
             proofs=tuple(
@@ -388,7 +414,13 @@ class _Maker:
             BundleError: Its FP32 graph is not the one that it was made from any more.
             ParityError: It is not proven, and would replace one that is.
         """
-        search = SearchRecord(made.runtime, tuple(sorted(self.search.digests)), made.integers)
+        search = SearchRecord(
+            made.runtime,
+            tuple(sorted(self.search.digests)),
+            made.kept,
+            made.integers,
+            made.weight_bits,
+        )
 
         def change(manifest: Manifest) -> Manifest:
             require_unchanged(self.bundle, manifest, self.bundle.deploy_graph("fp32"))
@@ -407,13 +439,12 @@ class _Maker:
             )
             for proof in made.proofs:
                 changed = changed.with_verdict(proof)
-            if scheme == FOR_TENSORRT:
-                return msgspec.structs.replace(changed, kept_for_tensorrt=made.kept)
-            return msgspec.structs.replace(
-                changed,
-                deploy={**manifest.deploy, scheme.precision: made.graph},
-                kept={**manifest.kept, scheme.precision: made.kept},
-            )
+            deploy = dict(manifest.deploy)
+            if made.graph == deploy_graph(scheme.precision):
+                deploy[scheme.precision] = made.graph
+            elif scheme.cpu is not None:
+                deploy.setdefault(scheme.precision, made.graph)
+            return msgspec.structs.replace(changed, deploy=deploy)
 
         update_manifest(self.bundle.folder, change, {made.graph: path})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from deploykit.bundle.folder import Bundle
 from deploykit.commands.quantize.search import NodeSet, Trials, grow, shrink
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import onnx_ir as ir
+
+CpuKind: TypeAlias = Literal["vnni", "avx2"]
+"""Whether sums of INT8 products are exact, as with VNNI, or may saturate, as with AVX2 alone."""
 
 Group: TypeAlias = tuple[Sequence[str], str]
 """Nodes that are kept in FP32 together, and why."""
@@ -64,6 +67,8 @@ class Scheme:
             computed with mostly in FP32.
         instead: What a user has where the graph does not pass.
         symmetric: Of INT8, whether integers are signed and 0 stands for 0.
+        weight_bits: Of INT8; None of another precision.
+        cpu: The kind of CPU that it is for; None where it is for another device.
     """
 
     graph: str
@@ -71,6 +76,8 @@ class Scheme:
     runtimes: tuple[str, ...]
     instead: str
     symmetric: bool = False
+    weight_bits: int | None = None
+    cpu: CpuKind | None = None
 
 
 StrategyArguments: TypeAlias = tuple["ir.Model", Scheme, str, Bundle, AnsweredImages, Progress]

@@ -65,7 +65,7 @@ def quantization_text(result: Quantization) -> str:
 
 
 def _graph_text(bundle: Bundle, graph: QuantizedGraph) -> Iterator[str]:
-    line = f"{graph.graph}, made for {made_for(graph.runtime)}: "
+    line = f"{graph.graph}, made for {made_for(graph.runtime, graph.weight_bits)}: "
     if graph.integers is not None and graph.method is not None:
         line += f"{counted(graph.integers, 'node')} in INT8, {len(graph.kept)} of that kind in "
         line += f"FP32; ranges of {_METHODS[graph.method]}"
@@ -89,6 +89,7 @@ def quantization_value(result: Quantization) -> dict[str, Any]:
                 "graph": graph.graph,
                 "runtime": graph.runtime,
                 "integer_nodes": graph.integers,
+                "weight_bits": graph.weight_bits,
                 "kept": [plain_value(node) for node in graph.kept],
                 "calibration": graph.method,
                 "searched_images": graph.searched,
@@ -113,9 +114,11 @@ def quantization_value(result: Quantization) -> dict[str, Any]:
     }
 
 
-def made_for(runtime: str) -> str:
-    """What an INT8 graph is made for, by what the search tried it on: TensorRT's is rehearsed."""
-    return "TensorRT" if runtime == REHEARSAL else runtime
+def made_for(runtime: str, weight_bits: int | None) -> str:
+    """What a graph is made for, by what the search tried it on: TensorRT's is rehearsed."""
+    if runtime == REHEARSAL:
+        return "TensorRT"
+    return f"{runtime}, CPUs without VNNI (weights of 7 bits)" if weight_bits == 7 else runtime
 
 
 def not_proven_text(bundle: Bundle, verdicts: Iterable[KeptVerdict]) -> Iterator[str]:

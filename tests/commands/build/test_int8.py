@@ -26,7 +26,7 @@ def test_build_engine_int8_makes_its_graph_first(toy):
     assert (passport.precision, passport.deploy_graph) == ("int8", INT8_TENSORRT_GRAPH)
     assert (passport.proof.kind, passport.proof.runtime) == ("rehearsed", "rehearsal")
     assert [kept.module for kept in passport.kept] == ["middle.1"]
-    assert passport.kept == result.bundle.manifest.kept_for_tensorrt
+    assert passport.kept == result.bundle.manifest.kept_in(INT8_TENSORRT_GRAPH)
     assert (result.bundle.folder / result.engine).stat().st_size == passport.engine_bytes
     manifest = result.bundle.manifest
     assert "deploy/int8.onnx" not in manifest.files

@@ -200,7 +200,7 @@ def test_inspect_fp16_graph_names_fp32_nodes(toy, look):
     bundle = tune_fp16(toy("Overflow")).bundle
     found, _ = look(bundle.folder / "deploy/fp16.onnx")
     assert found.precision == "fp16"
-    kept = {node.node for node in bundle.manifest.kept["fp16"]}
+    kept = {node.node for node in bundle.manifest.kept_in("deploy/fp16.onnx")}
     assert kept
     assert kept <= {node.node for node in found.kept}
     _, text = look(bundle.folder)

@@ -125,7 +125,7 @@ def test_fp16_search_updates_the_manifest(toy):
     tuning = tune_fp16(bundle)
     manifest = tuning.bundle.manifest
     assert manifest.deploy == {"fp32": "deploy/fp32.onnx", "fp16": FP16}
-    assert manifest.kept == {"fp16": tuning.kept}
+    assert manifest.kept_in(FP16) == tuning.kept
     assert manifest.files == {**before.files, FP16: record_file(bundle.folder / FP16)}
     assert manifest.verdicts == (*before.verdicts, tuning.proof)
     proof = tuning.proof
@@ -225,7 +225,7 @@ def test_fp16_search_again_replaces_graph_and_proof(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(extremes, "extreme_images", lambda size: {})
     second = tune_fp16(first.bundle, images=dim)
     manifest = second.bundle.manifest
-    assert second.kept == manifest.kept["fp16"] == ()
+    assert second.kept == manifest.kept_in(FP16) == ()
     assert manifest.files[FP16] != first.bundle.manifest.files[FP16]
     assert [proof for proof in manifest.verdicts if proof.graph == FP16] == [second.proof]
     assert second.proof.images.source == str(dim)

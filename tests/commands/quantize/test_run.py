@@ -12,7 +12,7 @@ from fp16_networks import BRIGHT, DIM, make_photos
 from openvino_cpu import needs_int8
 from PIL import Image
 
-from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
+from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
 from deploykit.bundle.manifest import record_file
 from deploykit.commands.quantize.run import QuantizeRequest, quantization_images, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
@@ -20,10 +20,11 @@ from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import DependencyError, DeviceError, GraphError, ParityError, UsageError
 from deploykit.graph.files import load_graph
+from deploykit.inference.candidates import named_candidates
 from deploykit.proof.answered import AnsweredImages
 from deploykit.proof.auto import open_best
 from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL
-from deploykit.system.cpu import Cpu, cpu_device
+from deploykit.system.cpu import Cpu, cpu_device, saturates_int8
 from deploykit.system.progress import Note, silent
 
 INT8 = deploy_graph("int8")
@@ -97,8 +98,8 @@ def test_quantize_updates_the_manifest(quantized):
     manifest, folder = quantized.bundle.manifest, quantized.bundle.folder
     assert manifest.deploy == {"fp32": "deploy/fp32.onnx", "int8": INT8}
     for_cpu, for_tensorrt = quantized.graphs
-    assert manifest.kept == {"int8": for_cpu.kept}
-    assert manifest.kept_for_tensorrt == for_tensorrt.kept
+    assert manifest.kept_in(INT8) == for_cpu.kept
+    assert manifest.kept_in(INT8_TENSORRT_GRAPH) == for_tensorrt.kept
     for graph in quantized.graphs:
         assert manifest.files[graph.graph] == record_file(folder / graph.graph)
         assert [p for p in manifest.verdicts if p.graph == graph.graph] == list(graph.proofs)
@@ -256,9 +257,11 @@ def test_quantize_on_undecidable_images_is_refused(toy, tmp_path):
     ("sets", "told"), [(("avx2",), True), (("avx2", "avx512_vnni"), False), (("asimddp",), False)]
 )
 def test_quantize_warns_of_saturating_cpus(toy, monkeypatch, sets, told):
+    monkeypatch.setattr("deploykit.commands.quantize.run.saturates_int8", saturates_int8)
     monkeypatch.setattr("deploykit.commands.quantize.run.read_cpu", lambda: Cpu("Old CPU", sets))
     notes = []
-    quantize_bundle(toy("Colours"), QuantizeRequest(), notes.append)
+    request = QuantizeRequest(cpu="vnni", graphs=(INT8,))
+    quantize_bundle(toy("Colours"), request, notes.append)
     assert any("Old CPU has no VNNI" in message for message in said(notes)) == told
 
 
@@ -355,6 +358,54 @@ def test_quantize_for_a_named_runtime(toy):
     }
     assert for_tensorrt.runtime == REHEARSAL
     assert f"{INT8}, made for {CPU}: " in quantization_text(result)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "saturates", "graphs"),
+    [
+        ("vnni", True, [INT8]),
+        ("avx2", False, [INT8_AVX2_GRAPH]),
+        (None, True, [INT8_AVX2_GRAPH]),
+        (None, False, [INT8]),
+        ("any", True, [INT8_AVX2_GRAPH, INT8]),
+        ("any", False, [INT8, INT8_AVX2_GRAPH]),
+    ],
+)
+def test_quantize_request_schemes_by_cpu(monkeypatch, cpu, saturates, graphs):
+    monkeypatch.setattr("deploykit.commands.quantize.run.saturates_int8", lambda cpu: saturates)
+    schemes = QuantizeRequest(cpu=cpu).schemes()
+    assert sorted(each.graph for each in schemes) == sorted([*graphs, INT8_TENSORRT_GRAPH])
+    assert schemes[0].graph == graphs[0]
+
+
+def test_quantize_for_any_cpu_and_which_is_taken(toy, monkeypatch):
+    request = QuantizeRequest(runtime=CPU, cpu="any")
+    result = quantize_bundle(toy("Colours"), request)
+    bundle, manifest = result.bundle, result.bundle.manifest
+    assert manifest.deploy["int8"] == INT8
+    for graph, bits in ((INT8, 8), (INT8_AVX2_GRAPH, 7)):
+        assert manifest.searches[graph].weight_bits == bits
+        weights = [
+            each.const_value.numpy()
+            for name, each in load_graph(bundle.folder / graph).graph.initializers.items()
+            if name.endswith("/weight/integers")
+        ]
+        assert max(int(abs(each.astype(int)).max()) for each in weights) == 2 ** (bits - 1) - 1
+    for saturates, graph in ((False, INT8), (True, INT8_AVX2_GRAPH)):
+        monkeypatch.setattr(
+            "deploykit.inference.candidates.saturates_int8", lambda cpu, it=saturates: it
+        )
+        assert {each.file for each in named_candidates(bundle, CPU, "int8")} == {graph}
+        with open_best(bundle, runtime=CPU, precision="int8") as session:
+            assert session.spec.graph == graph
+    text = quantization_text(result)
+    assert f"{INT8_AVX2_GRAPH}, made for {CPU}, CPUs without VNNI (weights of 7 bits): " in text
+
+
+def test_quantize_for_another_cpu_alone(toy):
+    bundle = quantize_bundle(toy("Colours"), QuantizeRequest(runtime=CPU, cpu="avx2")).bundle
+    assert bundle.manifest.deploy["int8"] == INT8_AVX2_GRAPH
+    assert {each.file for each in named_candidates(bundle, CPU, "int8")} == {INT8_AVX2_GRAPH}
 
 
 @needs_int8
