@@ -126,7 +126,7 @@ class OnnxRuntimeSession(BaseSession):
         threads: int | None,
         embedding: int = 0,
     ) -> None:
-        super().__init__(spec, embedding)
+        super().__init__(spec, embedding, preprocessing.pixel_type)
         cuda = spec.precision if spec.runtime == "onnxruntime-cuda" else None
         self._session = open_onnx(graph, spec.graph, threads, cuda=cuda, tf32=spec.tf32)
         tensors, metadata = _description(self._session, spec.graph)
@@ -140,7 +140,7 @@ class OnnxRuntimeSession(BaseSession):
         if not self._normalised or inputs.shape[1:] != expected:
             takes = f"float32 of shape (N, {', '.join(map(str, expected))})"
             raise InputError(
-                f"{self._spec.graph} takes {takes if self._normalised else 'bytes'}; "
+                f"{self._spec.graph} takes {takes if self._normalised else 'pixels'}; "
                 f"got {inputs.dtype} of shape {inputs.shape}."
             )
         return self._logits(self._checked(self._answer(inputs), len(inputs)))
