@@ -52,7 +52,7 @@ class Subject:
         return open_probe(model_bytes(model), cuda=cuda)
 
     def feeds(self, images: ImageBatch) -> Tensors:
-        """What the graph takes, for images of (N, H, W, 3)."""
+        """What the graph takes, for images of (N, H, W, 3) uint8."""
         return graph_feeds(self.graph, images, self.preprocessing)
 
 
@@ -63,7 +63,7 @@ class Origin:
     Attributes:
         description: In words.
         steps: By the name of each of its tensors how it is computed.
-        tensors: Gives its float tensors for images of (N, H, W, 3).
+        tensors: Gives its float tensors for images of (N, H, W, 3) uint8.
     """
 
     description: str
@@ -85,9 +85,7 @@ def graph_feeds(graph: ir.Model, images: ImageBatch, preprocessing: Preprocessin
 
     (source,) = graph.graph.inputs
     name = source.name or ""
-    if name == DEPLOY_INPUT:
-        return {name: images.astype(preprocessing.pixel_type, copy=False)}
-    return {name: normalised(images, preprocessing)}
+    return {name: images if name == DEPLOY_INPUT else normalised(images, preprocessing)}
 
 
 @contextmanager
@@ -149,7 +147,7 @@ def measured(
         subject: The graph.
         origin: What it was made from.
         names: See :func:`common_tensors`.
-        images: (N, H, W, 3).
+        images: (N, H, W, 3) uint8.
         batch: How many images run together: all tensors of a batch are in memory at once.
 
     Returns:
