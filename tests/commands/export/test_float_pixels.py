@@ -134,7 +134,8 @@ def test_float_pixels_are_no_batch_of_a_network_of_bytes(exported_bundle, pixels
 def test_predict_and_verify_float_pixels(copied, trained, files, photo_folder, tmp_path, capsys):
     table = tmp_path / "rows.jsonl"
     assert (
-        run(["predict", str(photo_folder), "--bundle", str(copied.folder), "--output", str(table)]) == 0
+        run(["predict", str(photo_folder), "--bundle", str(copied.folder), "--output", str(table)])
+        == 0
     )
     rows = map(json.loads, table.read_text(encoding="utf-8").splitlines())
     labels = [row["label"] for row in rows]
