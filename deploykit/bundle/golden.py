@@ -28,7 +28,7 @@ class Golden:
     """What ``golden.npz`` holds: images, and what the reference answered.
 
     Attributes:
-        images: (N, H, W, 3) uint8.
+        images: (N, H, W, 3) of the preprocessing's type.
         logits: (N, K) float32.
     """
 
@@ -61,17 +61,19 @@ def read_golden(bundle: Bundle) -> Golden:
         BundleError: It is missing, changed, or not what the manifest describes.
     """
     path = bundle.checked(GOLDEN)
-    height, width = bundle.manifest.preprocessing.input_size
+    preprocessing = bundle.manifest.preprocessing
+    shape, dtype = (*preprocessing.input_size, 3), np.dtype(preprocessing.pixel_type).str
     classes = bundle.manifest.architecture.classes
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
             size = os.fstat(file.fileno()).st_size
-            images = _read_member(archive, size, "images.npy", "|u1", (height, width, 3))
+            images = _read_member(archive, size, "images.npy", dtype, shape)
             logits = _read_member(archive, size, "logits.npy", "<f4", (classes,))
         if len(images) != len(logits):
             raise ValueError(f"it has {len(images)} images and logits for {len(logits)}")
-        if not np.isfinite(logits).all():
-            raise ValueError("its logits are not all finite")
+        for name, numbers in (("images", images), ("logits", logits)):
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"its {name} are not all finite")
     except _ZIP_ERRORS as exc:
         raise BundleError(f"{path} is damaged: {exc}.", hint="Export the bundle again.") from exc
     if len(images) == 0:

@@ -24,8 +24,9 @@ def apply_deploy_passes(canonical: ir.Model, preprocessing: Preprocessing) -> ir
 def fuse_preprocessing(preprocessing: Preprocessing) -> Pass:
     """Make the pass that puts scaling to 0..1 and normalisation into the graph.
 
-    ``images`` uint8 [N, H, W, 3] replaces the normalised float32 [N, 3, H, W]. The bytes are cast
-    before they are transposed, because TensorRT does not transpose uint8.
+    ``images`` [N, H, W, 3] replaces the normalised float32 [N, 3, H, W]. They are uint8, or
+    float32 where training does not round pixels. Bytes are cast before they are transposed, because
+    TensorRT does not transpose uint8.
     """
     mean = np.array(preprocessing.mean, np.float64)
     std = np.array(preprocessing.std, np.float64)
@@ -41,18 +42,23 @@ def fuse_preprocessing(preprocessing: Preprocessing) -> Pass:
             )
         batch, _, height, width = old.shape
         shape = ir.Shape([batch, height, width, 3])
-        images = ir.val(DEPLOY_INPUT, ir.DataType.UINT8, shape)
+        fp32, order = ir.DataType.FLOAT, {"perm": [0, 3, 1, 2]}
+        images = ir.val(DEPLOY_INPUT, fp32 if preprocessing.pixels else ir.DataType.UINT8, shape)
         factor, offset = (
             new_constant(graph, f"{SCOPE}.{name}", values.astype(np.float32).reshape(1, 3, 1, 1))
             for name, values in (("factor", 1 / (255 * std)), ("offset", -mean / std))
         )
         # (N, H, W, 3) uint8 => float32 => (N, 3, H, W)
-        fp32, order = ir.DataType.FLOAT, {"perm": [0, 3, 1, 2]}
-        cast = named_node("Cast", [images], f"{SCOPE}/Cast", {"to": fp32}, like=images, dtype=fp32)
-        transpose = named_node("Transpose", cast.outputs, f"{SCOPE}/Transpose", order, like=old)
+        nodes, floats = [], images
+        if images.dtype != fp32:
+            cast = named_node(
+                "Cast", [images], f"{SCOPE}/Cast", {"to": fp32}, like=images, dtype=fp32
+            )
+            nodes, floats = [cast], cast.outputs[0]
+        transpose = named_node("Transpose", [floats], f"{SCOPE}/Transpose", order, like=old)
         multiply = named_node("Mul", [*transpose.outputs, factor], f"{SCOPE}/Mul", like=old)
         add = named_node("Add", [*multiply.outputs, offset], NORMALISED, like=old)
-        nodes = [cast, transpose, multiply, add]
+        nodes += [transpose, multiply, add]
         for node in nodes:
             node.metadata_props[MODULE_PATH] = SCOPE
         old.replace_all_uses_with(add.outputs[0])

@@ -1,4 +1,4 @@
-"""Files to uint8 batches: decoded on threads, in order, into buffers that are used again."""
+"""Files to batches of pixels: decoded on threads, in order, into buffers that are used again."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from deploykit.system.threads import StageClock, in_order, usable_cpus
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
-    import numpy.typing as npt
-
+    from deploykit.images.preprocess import Pixels
     from deploykit.specs.preprocessing import Preprocessing
     from deploykit.specs.session import ImageBatch
 
@@ -35,7 +34,7 @@ class Batch:
     Attributes:
         files: The files, in the order they were given.
         failures: For each file what is wrong with it, or None.
-        images: (N, H, W, 3) uint8 RGB: one image for each of ``readable``, in the same order. N may
+        images: (N, H, W, 3) RGB: one image for each of ``readable``, in the same order. N may
             be 0. It is a view of a buffer that is used again, see ``read_batches``.
     """
 
@@ -93,7 +92,7 @@ def read_batches(
     buffers = allocate_buffers(ahead + 2, batch_size, preprocessing)
     clock = StageClock() if clock is None else clock
 
-    def read(place: tuple[ImageFile, npt.NDArray[np.uint8]]) -> tuple[ImageFile, Failure | None]:
+    def read(place: tuple[ImageFile, Pixels]) -> tuple[ImageFile, Failure | None]:
         file, image = place
         return file, read_into(file, preprocessing, image, clock)
 
@@ -140,7 +139,7 @@ def read_batch(
 def read_into(
     file: ImageFile,
     preprocessing: Preprocessing,
-    out: npt.NDArray[np.uint8],
+    out: Pixels,
     clock: StageClock,
 ) -> Failure | None:
     """Read one file into its row of a buffer, or say what is wrong with it.
@@ -174,12 +173,13 @@ def allocate_buffers(count: int, batch_size: int, preprocessing: Preprocessing) 
         UsageError: Memory does not hold them.
     """
     shape = (batch_size, *preprocessing.input_size, 3)
+    bytes_of = np.dtype(preprocessing.pixel_type).itemsize
     try:
-        return [np.empty(shape, np.uint8) for _ in range(count)]
+        return [np.empty(shape, preprocessing.pixel_type) for _ in range(count)]
     except (MemoryError, ValueError) as exc:  # ValueError: more bytes than an address can count
         raise UsageError(
             f"Batches of {batch_size} images take {count} buffers of "
-            f"{math.prod(shape) / 2**30:.1f} GiB, and memory does not hold them.",
+            f"{math.prod(shape) * bytes_of / 2**30:.1f} GiB, and memory does not hold them.",
             hint="Choose a smaller batch size.",
         ) from exc
 

@@ -22,8 +22,8 @@ from deploykit.images.usual import FILTERS_USED, NORMALISATIONS, usual_sizes
 from deploykit.specs.preprocessing import Preprocessing, Size
 from deploykit.specs.value import Value
 
-#: In grey levels. A transform that resizes in floating point leaves 0.3, and one that makes grey
-#: after it resizes, so that bytes are rounded in another order, 0.5.
+#: In grey levels. A transform that makes grey after it resizes, so that bytes are rounded in
+#: another order, leaves 0.5.
 EXPLAINED_RESIDUAL = 0.7
 #: A smaller difference of two residuals, in grey levels, means nothing.
 _SAME_RESIDUAL = 0.02
@@ -89,7 +89,7 @@ def explain(
         The explanation; None where no usual treatment's pixels rise with the transform's values.
     """
     if read is not None:
-        found = _compared(read, images)
+        found = _explanation(read, images)
         if found is not None and found.explained:
             return found
     by_length = sorted(images, key=lambda image: -image.elongation)
@@ -103,7 +103,7 @@ def explain(
     within = _SAME_VALUE if residual < _SAME_RESIDUAL else _SAME_AFTER_ROUNDING
     mean = _recognised(best.mean, [mean for mean, _ in known], within)
     std = _recognised(best.std, [std for _, std in known], within)
-    return _compared(msgspec.structs.replace(best, mean=mean, std=std), images)
+    return _explanation(msgspec.structs.replace(best, mean=mean, std=std), images)
 
 
 def _usual_treatments(
@@ -210,6 +210,15 @@ def _recognised(values: Triple, known: Sequence[Triple], within: float) -> Tripl
     )
 
 
+def _explanation(treatment: Treatment, images: Sequence[TransformedImage]) -> Explanation | None:
+    """Compare every pixel, those of floats too where rounded ones are no more than rounded."""
+    rounded = _compared(treatment, images)
+    if rounded is None or not _SAME_RESIDUAL < rounded.residual <= EXPLAINED_RESIDUAL:
+        return rounded
+    floats = _compared(msgspec.structs.replace(treatment, pixel_type="float32"), images)
+    return floats if floats is not None and floats.residual < _SAME_RESIDUAL else rounded
+
+
 def _compared(treatment: Treatment, images: Sequence[TransformedImage]) -> Explanation | None:
     """Compare every pixel of every image; None where the treatment gives another size."""
     mean, std = np.array(treatment.mean), np.array(treatment.std)
@@ -222,5 +231,6 @@ def _compared(treatment: Treatment, images: Sequence[TransformedImage]) -> Expla
         if pixels.shape[:2] != image.size:
             return None
         levels = (image.values.transpose(1, 2, 0) * std + mean) * 255
-        residuals.append(float(np.sqrt(((levels.clip(0, 255) - pixels) ** 2).mean())))
+        difference = levels.clip(0, 255) - pixels.clip(0, 255)
+        residuals.append(float(np.sqrt((difference**2).mean())))
     return Explanation(treatment=treatment, residual=max(residuals))

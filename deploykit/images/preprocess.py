@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,11 @@ from deploykit.errors import InputError
 if TYPE_CHECKING:
     from deploykit.specs.preprocessing import Interpolation, Preprocessing, Size
 
+Pixels: TypeAlias = npt.NDArray[np.uint8 | np.float32]
+"""(H, W, 3), 0..255: uint8, or float32 where training does not round resized pixels."""
+
+#: What Pillow weighs R, G and B with: ITU-R 601-2.
+_LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)
 #: 48 bits: that two of a million photos share them is as likely as 1 in 500.
 _DIGEST_BYTES = 6
 
@@ -23,8 +28,8 @@ class OversizeError(InputError):
 
 
 def preprocess(
-    image: Image.Image, preprocessing: Preprocessing, out: npt.NDArray[np.uint8] | None = None
-) -> npt.NDArray[np.uint8]:
+    image: Image.Image, preprocessing: Preprocessing, out: Pixels | None = None
+) -> Pixels:
     """Make an image grey if training did, resize and crop it.
 
     Args:
@@ -33,7 +38,7 @@ def preprocess(
         out: Its place in a batch, (H, W, 3), overwritten; None for an array of its own.
 
     Returns:
-        (H, W, 3) uint8 RGB, H and W being ``preprocessing.input_size``.
+        (H, W, 3) RGB of ``preprocessing.pixel_type``, H and W being ``preprocessing.input_size``.
 
     Raises:
         OversizeError: The resized image would have more pixels than Pillow takes for harmless.
@@ -41,16 +46,15 @@ def preprocess(
     if preprocessing.grayscale:
         image = image.convert("L")
     height, width = resized_size(image, preprocessing.resize)
+    if out is None:
+        out = np.empty((*preprocessing.input_size, 3), preprocessing.pixel_type)
+    if preprocessing.pixels:
+        out[...] = _unrounded(image, (height, width), preprocessing)
+        return out
     if image.size != (width, height):
         size = (height, width)
         image = resized(image, size, preprocessing.interpolation, antialias=preprocessing.antialias)
-    if preprocessing.crop_size is not None:
-        # The centre; an image that is too small gets a black border.
-        height, width = preprocessing.crop_size
-        top, left = _crop_start(image.height, height), _crop_start(image.width, width)
-        image = image.crop((left, top, left + width, top + height))
-    if out is None:
-        out = np.empty((image.height, image.width, 3), np.uint8)
+    image = _cropped(image, preprocessing.crop_size)
     pixels = np.asarray(image)
     out[...] = pixels[..., np.newaxis] if preprocessing.grayscale else pixels
     return out
@@ -69,8 +73,42 @@ def resized(
     return Image.fromarray(shrunk.reshape(*size, *pixels.shape[2:]))
 
 
-def make_grey(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _unrounded(
+    image: Image.Image, size: Size, preprocessing: Preprocessing
+) -> npt.NDArray[np.float32]:
+    """Resize and crop as training does a tensor of floats: (H, W, C), C 1 of a grey image."""
+    interpolation = preprocessing.interpolation
+    if preprocessing.antialias:
+        # torch's filters are Pillow's. A plane at a time: the floats of a large photo take memory.
+        resampling = Image.Resampling[interpolation.upper()]
+        planes = [
+            image.getchannel(band).convert("F").resize(size[::-1], resampling)
+            for band in image.getbands()
+        ]
+    else:
+        from deploykit.images.sampling import resize_without_antialias
+
+        pixels = np.atleast_3d(np.asarray(image))
+        shrunk = resize_without_antialias(pixels, size, interpolation, rounded=False)
+        planes = [*map(Image.fromarray, np.moveaxis(shrunk, -1, 0))]
+    return np.stack(
+        [np.asarray(_cropped(plane, preprocessing.crop_size)) for plane in planes], axis=-1
+    )
+
+
+def _cropped(image: Image.Image, crop_size: Size | None) -> Image.Image:
+    """The centre of an image; one that is too small gets a black border."""
+    if crop_size is None:
+        return image
+    height, width = crop_size
+    top, left = _crop_start(image.height, height), _crop_start(image.width, width)
+    return image.crop((left, top, left + width, top + height))
+
+
+def make_grey(pixels: Pixels) -> Pixels:
     """Make RGB pixels (..., 3) grey, three equal channels, as Pillow's ``convert("L")`` does."""
+    if pixels.dtype != np.uint8:
+        return np.repeat(pixels @ _LUMA, 3, axis=-1)
     grey = np.asarray(Image.fromarray(pixels.reshape(-1, 1, 3)).convert("L"))
     return np.repeat(grey.reshape(*pixels.shape[:-1], 1), 3, axis=-1)
 
@@ -110,6 +148,6 @@ def _crop_start(length: int, crop: int) -> int:
     return round((length - crop) / 2)
 
 
-def pixel_digest(image: npt.NDArray[np.uint8]) -> str:
+def pixel_digest(image: Pixels) -> str:
     """The start of the SHA-256 of an image's pixels, (H, W, 3): equal for duplicates."""
     return hashlib.sha256(np.ascontiguousarray(image).data).digest()[:_DIGEST_BYTES].hex()

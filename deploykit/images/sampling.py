@@ -15,35 +15,49 @@ _CUBIC = -0.75  # of the convolution kernel of Keys (1981); Pillow has -0.5
 
 
 def resize_without_antialias(
-    pixels: npt.NDArray[np.uint8], size: Size, interpolation: Interpolation
-) -> npt.NDArray[np.uint8]:
+    pixels: npt.NDArray[np.uint8],
+    size: Size,
+    interpolation: Interpolation,
+    *,
+    rounded: bool = True,
+) -> npt.NDArray[np.uint8 | np.float32]:
     """Resize an image.
 
     Args:
         pixels: (H, W, C).
         size: The new height and width.
         interpolation: One of :data:`deploykit.specs.preprocessing.FILTERS_WITHOUT_ANTIALIAS`.
+        rounded: Whether to round to whole grey levels.
 
     Returns:
-        (height, width, C), rounded to whole grey levels.
+        (height, width, C): uint8; float32 if not rounded, which bicubic may take beyond 0..255.
     """
     (rows, row_weights), (columns, column_weights) = (
-        _taps(old, new, interpolation) for old, new in zip(pixels.shape[:2], size, strict=True)
+        _taps(old, new, interpolation, single=not rounded)
+        for old, new in zip(pixels.shape[:2], size, strict=True)
     )
     # (taps of rows, height, taps of columns, width, C): of a large photo only what is looked at.
     neighbours = pixels[rows[:, :, None, None], columns].astype(np.float32)
     wide = np.einsum("thswc,sw->thwc", neighbours, column_weights)
     resized = np.einsum("thwc,th->hwc", wide, row_weights)
-    rounded: npt.NDArray[np.uint8] = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
-    return rounded
+    if not rounded:
+        return np.asarray(resized, np.float32)
+    whole: npt.NDArray[np.uint8] = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+    return whole
 
 
 def _taps(
-    old: int, new: int, interpolation: Interpolation
+    old: int, new: int, interpolation: Interpolation, *, single: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """For each pixel of an axis its neighbours: (taps, new) positions, and (taps, new) weights."""
-    scale = old / new
+    """For each pixel of an axis its neighbours: (taps, new) positions, and (taps, new) weights.
+
+    Where ``single``, in torch's single precision: on a photo of 2400 pixels double precision gives
+    floats that are 0.01 grey levels away.
+    """
+    scale = float(np.float32(old) / np.float32(new)) if single else old / new
     centres = (np.arange(new) + 0.5) * scale - 0.5
+    if single:
+        centres = centres.astype(np.float32).astype(np.float64)
     if interpolation == "nearest":
         # In single precision, as torch: it decides where a product falls on a whole number.
         positions = np.floor(np.arange(new, dtype=np.float32) * np.float32(scale))[None]

@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from deploykit.images.preprocess import make_grey, preprocess, resized, resized_size
+from deploykit.images.preprocess import Pixels, make_grey, preprocess, resized_size
 from deploykit.specs.preprocessing import (
     Interpolation,
+    PixelType,
     Preprocessing,
     Size,
     describe_filter,
     describe_size,
+    recorded_pixels,
 )
 from deploykit.specs.value import Value
 
@@ -32,6 +34,7 @@ class Treatment(Value, frozen=True):
         crop_size: The centre crop's (height, width); None for no crop.
         interpolation: The filter, with Pillow's names.
         antialias: Whether shrinking averages over the pixels it drops, as Pillow does.
+        pixel_type: ``float32`` where resized pixels are not rounded to whole grey levels.
         upright: Whether the image is first rotated as its EXIF orientation says.
         channels: The order of the colours, or three times the same grey.
         mean: Subtracted from each channel of the pixels in 0..1.
@@ -42,6 +45,7 @@ class Treatment(Value, frozen=True):
     crop_size: Size | None = None
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
+    pixel_type: PixelType = "uint8"
     upright: bool = False
     channels: Channels = "RGB"
     mean: Triple = (0.0, 0.0, 0.0)
@@ -55,12 +59,13 @@ class Treatment(Value, frozen=True):
             crop_size=preprocessing.crop_size,
             interpolation=preprocessing.interpolation,
             antialias=preprocessing.antialias,
+            pixel_type=preprocessing.pixel_type,
             channels="grey" if preprocessing.grayscale else "RGB",
             mean=preprocessing.mean,
             std=preprocessing.std,
         )
 
-    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+    def pixels(self, image: Image.Image) -> Pixels:
         """Make the pixels that are scaled and normalised.
 
         Args:
@@ -74,13 +79,17 @@ class Treatment(Value, frozen=True):
         """
         if self.upright:
             image = ImageOps.exif_transpose(image)
-        if self.channels == "grey":  # before the resize, as a bundle does it
-            image = image.convert("L").convert("RGB")
-        if self.resize is not None:
-            size = resized_size(image, self.resize)
-            image = resized(image, size, self.interpolation, antialias=self.antialias)
-        same_size = Preprocessing(resize=(image.height, image.width), crop_size=self.crop_size)
-        return ordered(preprocess(image, same_size), self.channels)
+        size = (image.height, image.width)
+        steps = Preprocessing(
+            resize=size if self.resize is None else resized_size(image, self.resize),
+            crop_size=self.crop_size,
+            interpolation=self.interpolation,
+            antialias=self.antialias,
+            pixels=recorded_pixels(self.pixel_type),
+            grayscale=self.channels == "grey",  # before the resize, as a bundle does it
+        )
+        pixels = preprocess(image, steps)
+        return pixels if steps.grayscale else ordered(pixels, self.channels)
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.float32]:
         """Make the network's input, (3, H, W): torchvision's operations in torchvision's order.
@@ -105,10 +114,13 @@ class Treatment(Value, frozen=True):
     def describe_pixels(self) -> str:
         """Everything before scaling, in one line."""
         rotated = ["rotated by EXIF"] if self.upright else []
-        return ", ".join([*rotated, self.describe_size(), self.describe_filter(), self.channels])
+        floats = ["float32 pixels"] if self.pixel_type == "float32" else []
+        return ", ".join(
+            [*rotated, self.describe_size(), self.describe_filter(), *floats, self.channels]
+        )
 
 
-def ordered(pixels: npt.NDArray[np.uint8], channels: Channels) -> npt.NDArray[np.uint8]:
+def ordered(pixels: Pixels, channels: Channels) -> Pixels:
     """Put the channels of RGB pixels (H, W, 3) into an order, or make them grey."""
     if channels == "RGB":
         return pixels

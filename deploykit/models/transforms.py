@@ -140,15 +140,19 @@ def torchvision_transform(preprocessing: Preprocessing) -> Transform:
     resize, mode = preprocessing.resize, transforms.InterpolationMode(preprocessing.interpolation)
     size = resize if isinstance(resize, int) else list(resize)
     steps = [transforms.Grayscale(3)] if preprocessing.grayscale else []
-    # torchvision antialiases images of Pillow always, and tensors if it is asked to.
-    steps += [] if preprocessing.antialias else [transforms.PILToTensor()]
+    # torchvision antialiases images of Pillow always, and tensors if it is asked to; of a tensor of
+    # floats it rounds no pixel.
+    first = []
+    if preprocessing.pixels:
+        first = [transforms.ToTensor()]
+    elif not preprocessing.antialias:
+        first = [transforms.PILToTensor()]
+    steps += first
     steps.append(transforms.Resize(size, interpolation=mode, antialias=preprocessing.antialias))
     if preprocessing.crop_size is not None:
         steps.append(transforms.CenterCrop(list(preprocessing.crop_size)))
     steps += [
-        transforms.ToTensor()
-        if preprocessing.antialias
-        else transforms.ConvertImageDtype(torch.float32),
+        transforms.ConvertImageDtype(torch.float32) if first else transforms.ToTensor(),
         transforms.Normalize(preprocessing.mean, preprocessing.std),
     ]
     compose = transforms.Compose(steps)

@@ -14,7 +14,7 @@ from deploykit.bundle.onnx_file import check_meaning
 from deploykit.errors import GraphError, InputError
 from deploykit.specs.embeddings import EMBEDDING_OUTPUT
 from deploykit.specs.model import Labels
-from deploykit.specs.preprocessing import Preprocessing
+from deploykit.specs.preprocessing import PixelType, Preprocessing
 from deploykit.specs.session import Closing, Embeddings, ImageBatch, Logits, SessionSpec, Ticket
 
 _Batch = TypeVar("_Batch")
@@ -28,10 +28,12 @@ class BaseSession(Closing):
     Args:
         spec: What really runs.
         embedding: E, of a graph with embeddings; else 0.
+        pixels: The type of the images that it takes.
     """
 
-    def __init__(self, spec: SessionSpec, embedding: int = 0) -> None:
+    def __init__(self, spec: SessionSpec, embedding: int = 0, pixels: PixelType = "uint8") -> None:
         self._spec = spec
+        self._pixels = np.dtype(pixels)
         self._embedding = embedding
 
     @property
@@ -49,8 +51,7 @@ class BaseSession(Closing):
         return self._logits(answers), self._embeddings(answers)
 
     def _computed(self, images: ImageBatch) -> Answers:
-        self._check_images(images)
-        return self._checked(self._run(images), len(images))
+        return self._checked(self._run(self._as_taken(images)), len(images))
 
     def _logits(self, answers: Answers) -> Logits:
         return np.ascontiguousarray(answers[:, : self._spec.classes])
@@ -68,18 +69,23 @@ class BaseSession(Closing):
             )
         return answers
 
-    def _check_images(self, images: ImageBatch) -> None:
-        """Check that a batch fits the spec."""
+    def _as_taken(self, images: ImageBatch) -> ImageBatch:
+        """A batch as the graph takes it, if it fits the spec; bytes are floats without loss."""
         expected = (*self._spec.input_size, 3)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+        if (
+            images.dtype not in (np.uint8, self._pixels)
+            or images.ndim != 4
+            or images.shape[1:] != expected
+        ):
             raise InputError(
-                f"A batch must be uint8 of shape (N, {', '.join(map(str, expected))}); "
+                f"A batch must be {self._pixels} of shape (N, {', '.join(map(str, expected))}); "
                 f"got {images.dtype} of shape {images.shape}."
             )
         largest = self._spec.largest_batch
         if len(images) == 0 or (largest is not None and len(images) > largest):
             limit = "at least 1" if largest is None else f"1 to {largest}"
             raise InputError(f"A batch must have {limit} images; got {len(images)}.")
+        return images.astype(self._pixels, copy=False)
 
     @abstractmethod
     def _run(self, images: ImageBatch) -> Answers:
@@ -89,8 +95,8 @@ class BaseSession(Closing):
 class PipelinedBase(BaseSession, Generic[_Batch]):
     """A session that can have several batches in flight."""
 
-    def __init__(self, spec: SessionSpec, embedding: int = 0) -> None:
-        super().__init__(spec, embedding)
+    def __init__(self, spec: SessionSpec, embedding: int = 0, pixels: PixelType = "uint8") -> None:
+        super().__init__(spec, embedding, pixels)
         self._is_closed = False
         self._in_flight: dict[Ticket, _Batch] = {}
         self._tickets = itertools.count()
@@ -103,7 +109,7 @@ class PipelinedBase(BaseSession, Generic[_Batch]):
             GraphError, DeviceError: The runtime fails.
             RuntimeError: The session is closed, or no more batches can be in flight.
         """
-        self._check_images(images)
+        images = self._as_taken(images)
         self._check_open()
         started = self._start(images)
         ticket = Ticket(next(self._tickets))
@@ -174,7 +180,7 @@ def check_graph(
         embedding: E, of the graph with embeddings; 0 of all others, which have one output.
 
     Returns:
-        Whether it is a canonical graph, which takes normalised images; else it takes bytes.
+        Whether it is a canonical graph, which takes normalised images; else it takes pixels.
 
     Raises:
         GraphError: It is another graph.
@@ -182,7 +188,7 @@ def check_graph(
     hint = "Export the bundle again."
     height, width = spec.input_size
     canonical = [("input", "float32", (3, height, width))]
-    deploy = [("images", "uint8", (height, width, 3))]
+    deploy = [("images", preprocessing.pixel_type, (height, width, 3))]
     wanted_outputs = [("logits", "float32", (spec.classes,))]
     if embedding:
         wanted_outputs.append((EMBEDDING_OUTPUT, "float32", (embedding,)))
@@ -203,7 +209,7 @@ def normalised(images: ImageBatch, preprocessing: Preprocessing) -> npt.NDArray[
     In float32 it gives torch's numbers to the last bit.
 
     Args:
-        images: (N, H, W, 3) uint8 RGB; only read.
+        images: (N, H, W, 3) RGB, 0..255; only read.
         preprocessing: Gives mean and std.
 
     Returns:

@@ -126,7 +126,7 @@ class OnnxRuntimeSession(BaseSession):
         threads: int | None,
         embedding: int = 0,
     ) -> None:
-        super().__init__(spec, embedding)
+        super().__init__(spec, embedding, preprocessing.pixel_type)
         cuda = spec.precision if spec.runtime == "onnxruntime-cuda" else None
         self._session = open_onnx(graph, spec.graph, threads, cuda=cuda, tf32=spec.tf32)
         tensors, metadata = _description(self._session, spec.graph)
@@ -140,7 +140,7 @@ class OnnxRuntimeSession(BaseSession):
         if not self._normalised or inputs.shape[1:] != expected:
             takes = f"float32 of shape (N, {', '.join(map(str, expected))})"
             raise InputError(
-                f"{self._spec.graph} takes {takes if self._normalised else 'bytes'}; "
+                f"{self._spec.graph} takes {takes if self._normalised else 'pixels'}; "
                 f"got {inputs.dtype} of shape {inputs.shape}."
             )
         return self._logits(self._checked(self._answer(inputs), len(inputs)))
@@ -238,14 +238,15 @@ class GraphProbe(Closing):
     ) -> None:
         self._name = graph.name if isinstance(graph, Path) else "the graph"
         self._session = open_onnx(graph, self._name, threads, cuda=cuda)
-        (_, outputs), _ = _description(self._session, self._name)
+        (inputs, outputs), _ = _description(self._session, self._name)
+        self._of_floats = {name for name, dtype, _ in inputs if dtype == "float32"}
         self._outputs = [output for output, _, _ in outputs]
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Compute all outputs.
 
         Args:
-            feeds: The inputs by name.
+            feeds: The inputs by name. Bytes are taken for an input of floats, too, as sessions do.
 
         Returns:
             The outputs by name, owned by the caller.
@@ -256,7 +257,15 @@ class GraphProbe(Closing):
         if self._session is None:
             raise RuntimeError("the probe is closed")
         try:
-            values = self._session.run(None, dict(feeds))
+            values = self._session.run(
+                None,
+                {
+                    name: array.astype(np.float32)
+                    if array.dtype == np.uint8 and name in self._of_floats
+                    else array
+                    for name, array in feeds.items()
+                },
+            )
         except ORT_ERRORS as exc:
             given = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
             raise GraphError(f"{self._name} failed on {given}: {exc}") from exc

@@ -81,7 +81,7 @@ class OpenVinoSession(PipelinedBase["tuple[_Requests, list[Any]]"]):
         pipelined: bool,
         embedding: int = 0,
     ) -> None:
-        super().__init__(spec, embedding)
+        super().__init__(spec, embedding, preprocessing.pixel_type)
         self._core = _start_on_cpu(spec.precision)
         self._model = _read(graph, spec.graph)
         try:

@@ -18,6 +18,7 @@ from deploykit.errors import DeviceError, GraphError
 from deploykit.runtime._base import PipelinedBase
 from deploykit.runtime._cuda import CapturedGraph, DeviceBuffer, Event, PinnedBuffer, Stream
 from deploykit.specs.engine import Log, Profile, TensorRT
+from deploykit.specs.preprocessing import PixelType
 from deploykit.specs.session import ImageBatch, Logits, SessionSpec
 from deploykit.system.files import read_file, replacing
 
@@ -48,14 +49,15 @@ class TensorRTSession(PipelinedBase["tuple[Slot, int]"]):
         spec: SessionSpec,
         profile: Profile,
         cache: Path | None,
+        pixels: PixelType,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, pixels=pixels)
         self._tensorrt, self._profile = tensorrt, profile
         log, trt = tensorrt.log, tensorrt.trt
         runtime = ask(log, "starting", trt.Runtime, log)
         # Each of TensorRT's objects keeps what it was made by: the contexts will keep the engine.
         engine: Any = ask(log, f"reading {spec.graph}", runtime.deserialize_cuda_engine, plan)
-        _check_contract(engine, self._spec, profile)
+        _check_contract(engine, self._spec, profile, pixels)
         self._contexts = Contexts(tensorrt, engine, cache)
         with contextlib.ExitStack() as resources:
             resources.callback(self._contexts.close)
@@ -78,7 +80,8 @@ class TensorRTSession(PipelinedBase["tuple[Slot, int]"]):
         return slot.collect(images)
 
     def _new_slot(self) -> contextlib.closing[Slot]:
-        slot = Slot(self._tensorrt, self._contexts.make, self._profile, self._spec)
+        make_context = self._contexts.make
+        slot = Slot(self._tensorrt, make_context, self._profile, self._spec, self._pixels.type)
         return contextlib.closing(slot)
 
     def close(self) -> None:
@@ -88,7 +91,11 @@ class TensorRTSession(PipelinedBase["tuple[Slot, int]"]):
         self._resources.close()
 
 
-def _check_contract(engine: Any, spec: SessionSpec, profile: Profile) -> None:
+#: TensorRT's names of the types.
+_DTYPES: dict[PixelType, str] = {"uint8": "UINT8", "float32": "FLOAT"}
+
+
+def _check_contract(engine: Any, spec: SessionSpec, profile: Profile, pixels: PixelType) -> None:
     """Check that an engine takes and gives what a deploy graph does."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     found = {
@@ -100,7 +107,7 @@ def _check_contract(engine: Any, spec: SessionSpec, profile: Profile) -> None:
         for name in names
     }
     expected = {
-        IMAGES: ("INPUT", "UINT8", (*spec.input_size, 3)),
+        IMAGES: ("INPUT", _DTYPES[pixels], (*spec.input_size, 3)),
         LOGITS: ("OUTPUT", "FLOAT", (spec.classes,)),
     }
     if found != expected:
@@ -200,6 +207,7 @@ class Slot:
         make_context: Makes an execution context of the engine.
         profile: The batch sizes that the engine was built for.
         spec: Of the session.
+        pixels: The type of the images.
 
     Raises:
         DeviceError: TensorRT or CUDA fails.
@@ -211,6 +219,7 @@ class Slot:
         make_context: Callable[[], Any],
         profile: Profile,
         spec: SessionSpec,
+        pixels: type[np.generic],
     ) -> None:
         self._log = tensorrt.log
         # TensorRT for RTX captures by itself, once the kernels for a batch size are compiled.
@@ -223,7 +232,7 @@ class Slot:
         batch = profile.max_batch
         with contextlib.ExitStack() as resources:
             keep = resources.enter_context
-            self._images = keep(PinnedBuffer((batch, *self._image_shape), np.uint8))
+            self._images = keep(PinnedBuffer((batch, *self._image_shape), pixels))
             self._logits = keep(PinnedBuffer((batch, spec.classes), np.float32))
             self._device_images = keep(DeviceBuffer(self._images.array.nbytes))
             self._device_logits = keep(DeviceBuffer(self._logits.array.nbytes))

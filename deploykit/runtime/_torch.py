@@ -36,7 +36,8 @@ class ModuleSession(BaseSession):
                 device="CPU",
                 input_size=preprocessing.input_size,
                 classes=classes,
-            )
+            ),
+            pixels=preprocessing.pixel_type,
         )
         self._module: nn.Module | None = module
         self._preprocessing = preprocessing

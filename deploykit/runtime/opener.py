@@ -172,7 +172,7 @@ def open_engine(
         name: What reports call it, ``engines/....engine``.
         precision: The precision of the graph that it was built from.
         profile: The batch sizes that it was built for.
-        preprocessing: The image size.
+        preprocessing: The images' size and type.
         labels: The classes' names.
         cache: The file that keeps the kernels that TensorRT for RTX compiles for this GPU, written
             when the session closes; None for none. TensorRT compiles them into the engine, and
@@ -204,7 +204,7 @@ def open_engine(
         classes=labels.logits,
         largest_batch=profile.max_batch,
     )
-    return TensorRTSession(tensorrt, plan, spec, profile, cache)
+    return TensorRTSession(tensorrt, plan, spec, profile, cache, preprocessing.pixel_type)
 
 
 def open_module(module: nn.Module, *, preprocessing: Preprocessing, classes: int) -> Session:

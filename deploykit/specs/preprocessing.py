@@ -11,10 +11,14 @@ from deploykit.errors import UsageError
 from deploykit.specs.value import Value
 
 Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+PixelType: TypeAlias = Literal["uint8", "float32"]
+RecordedPixels: TypeAlias = Literal["float32"] | msgspec.UnsetType
+"""What a file says of them: nothing where they are uint8."""
 Size: TypeAlias = tuple[int, int]
 """Height and width in pixels, in this order everywhere."""
 
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+PIXEL_TYPES: tuple[PixelType, ...] = get_args(PixelType)
 FILTERS_WITHOUT_ANTIALIAS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
 
 PREPROCESSING_KEY = "deploykit.preprocessing"
@@ -40,6 +44,8 @@ class Preprocessing(Value, frozen=True):
         std: Divides each channel after that.
         grayscale: Whether images are made grey before they are resized: Pillow's ``convert("L")``,
             as torchvision's ``Grayscale`` does.
+        pixels: ``float32`` where training resizes a tensor of floats, so that no pixel is rounded
+            to a whole grey level; else unset, and not in any file: see :attr:`pixel_type`.
         source: Where the values come from, in words: ``preset tutorial``, ``zoo resnet_cifar96``.
     """
 
@@ -50,6 +56,7 @@ class Preprocessing(Value, frozen=True):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     grayscale: bool = False
+    pixels: RecordedPixels = msgspec.UNSET
     source: str = "preset tutorial"
 
     def __post_init__(self) -> None:
@@ -80,6 +87,11 @@ class Preprocessing(Value, frozen=True):
         # A resize of the shorter side has a crop: __post_init__ sees to it.
         return self.crop_size or cast("Size", self.resize)
 
+    @property
+    def pixel_type(self) -> PixelType:
+        """NumPy's type of the resized pixels, 0..255, and so of a deploy graph's input."""
+        return self.pixels or "uint8"
+
     def to_metadata(self) -> str:
         """What stands under :data:`PREPROCESSING_KEY`."""
         return msgspec.json.encode(self).decode()
@@ -95,7 +107,13 @@ class Preprocessing(Value, frozen=True):
         size = describe_size(self.resize, self.crop_size)
         first, channels = ("grey, ", "") if self.grayscale else ("", "RGB, ")
         resampling = describe_filter(self.interpolation, antialias=self.antialias)
-        return f"{first}{size}, {resampling}, {channels}mean {mean}, std {std}"
+        pixels = f"{self.pixels} pixels, " if self.pixels else ""
+        return f"{first}{size}, {resampling}, {pixels}{channels}mean {mean}, std {std}"
+
+
+def recorded_pixels(pixels: PixelType) -> RecordedPixels:
+    """What a preprocessing says of a type of pixels."""
+    return msgspec.UNSET if pixels == "uint8" else pixels
 
 
 def format_size(size: Size) -> str:

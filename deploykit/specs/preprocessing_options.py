@@ -11,10 +11,13 @@ import msgspec
 from deploykit.errors import UsageError
 from deploykit.specs.preprocessing import (
     INTERPOLATIONS,
+    PIXEL_TYPES,
     Interpolation,
+    PixelType,
     Preprocessing,
     Size,
     format_size,
+    recorded_pixels,
 )
 from deploykit.specs.value import choice
 
@@ -22,7 +25,11 @@ from deploykit.specs.value import choice
 TORCHVISION = Preprocessing(resize=256, crop_size=(224, 224), source="preset torchvision")
 #: What ``keras.utils.image_dataset_from_directory`` gives: 0..255, stretched by tf.image.resize.
 KERAS = Preprocessing(
-    antialias=False, mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3, source="preset keras"
+    antialias=False,
+    pixels="float32",
+    mean=(0.0, 0.0, 0.0),
+    std=(1 / 255,) * 3,
+    source="preset keras",
 )
 _SIZE = re.compile(r"(\d+)(?:[x,](\d+))?")
 
@@ -40,6 +47,7 @@ class PreprocessingOptions:
         mean: Of R, G and B in 0..1.
         std: Of R, G and B in 0..1.
         antialias: Whether shrinking antialiases.
+        pixels: The type of the resized pixels.
         grayscale: Whether images are made grey; False where nothing was said.
     """
 
@@ -49,6 +57,7 @@ class PreprocessingOptions:
     crop_size: Size | None = None
     interpolation: Interpolation | None = None
     antialias: bool | None = None
+    pixels: PixelType | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     grayscale: bool = False
@@ -84,6 +93,7 @@ def choose_preprocessing(
         _resized(base, options),
         interpolation=options.interpolation or base.interpolation,
         antialias=base.antialias if options.antialias is None else options.antialias,
+        pixels=recorded_pixels(options.pixels or base.pixel_type),
         mean=options.mean or base.mean,
         std=options.std or base.std,
         grayscale=options.grayscale or base.grayscale,
@@ -134,6 +144,7 @@ def parse_options(
     mean: str | None,
     std: str | None,
     antialias: bool | None = None,
+    pixels: str | None = None,
     grayscale: bool = False,
 ) -> PreprocessingOptions:
     """Read the options as the command line gives them.
@@ -152,6 +163,7 @@ def parse_options(
         mean=parse_channels(mean, "--mean") if mean else None,
         std=parse_channels(std, "--std") if std else None,
         antialias=antialias,
+        pixels=choice(pixels, PIXEL_TYPES, "type of pixels") if pixels else None,
         grayscale=grayscale,
     )
 

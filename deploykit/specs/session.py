@@ -12,8 +12,8 @@ from deploykit.specs.model import Precision
 from deploykit.specs.preprocessing import Size
 from deploykit.specs.value import Value
 
-ImageBatch: TypeAlias = npt.NDArray[np.uint8]
-"""(N, H, W, 3) uint8, RGB."""
+ImageBatch: TypeAlias = npt.NDArray[np.uint8 | np.float32]
+"""(N, H, W, 3), RGB, 0..255: uint8, or float32 where training does not round resized pixels."""
 Logits: TypeAlias = npt.NDArray[np.float32]
 """(N, K) float32."""
 Embeddings: TypeAlias = npt.NDArray[np.float32]
@@ -72,7 +72,8 @@ class Session(Protocol):
         """Compute the logits of a batch.
 
         Args:
-            images: (N, H, W, 3) uint8 RGB, N at least 1; only read.
+            images: (N, H, W, 3) RGB, N at least 1; only read. A session of float32 pixels takes
+                uint8, too.
 
         Returns:
             (N, K) float32, owned by the caller.

@@ -31,6 +31,14 @@ def test_engine_from_onnx_without_gpu(build, deploy_graph, targets):
     assert 0 < built.seconds < 60
 
 
+def test_engine_from_onnx_of_float_pixels(build, tmp_path):
+    floats = DEPLOY_GRAPH.replace("uint8[N", "float[N")
+    floats = floats.replace("    pixels = Cast <to = 1> (images)\n", "")
+    graph = save_graph(tmp_path / "fp16.onnx", floats.replace("(pixels)", "(images)"))
+    built = build(graph)
+    assert built.inputs == (TensorSpec(name="images", dtype="float32", shape=("N", 8, 8, 3)),)
+
+
 def test_engine_from_onnx_ignores_order_of_targets(build):
     assert build(targets=("sm89", "sm86")).plan == build(targets=("sm86", "sm89")).plan
 

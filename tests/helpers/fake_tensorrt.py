@@ -38,6 +38,9 @@ class DataType(Enum):
     HALF = 2
 
 
+NUMPY_TYPES = {DataType.UINT8: np.uint8, DataType.FLOAT: np.float32}
+
+
 class Context:
     def __init__(self, machine, engine, config):
         self.config = config
@@ -92,10 +95,11 @@ class Context:
             self.config.kernels.compile(f"a batch of {self._shape[0]}")
         shape, changes, addresses = self._shape, self._changes, dict(self._addresses)
         count, size, cuda = shape[0], int(np.prod(shape)), self._machine.cuda
+        pixels = NUMPY_TYPES[self._engine.get_tensor_dtype("images")]
 
         def kernel():
             self._machine.executed.append(count)
-            images = cuda.bytes_at(addresses["images"])[:size].reshape(shape)
+            images = cuda.bytes_at(addresses["images"]).view(pixels)[:size].reshape(shape)
             self._machine.seen = images.copy()
             logits = cuda.bytes_at(addresses["logits"]).view(np.float32)[: count * CLASSES]
             stale = changes != self._changes

@@ -8,7 +8,10 @@ from torchvision.transforms import InterpolationMode
 
 from deploykit.errors import InputError
 from deploykit.images.preprocess import OversizeError, make_grey, preprocess
+from deploykit.models.transforms import torchvision_transform
 from deploykit.specs.preprocessing import Interpolation, Preprocessing
+
+ZEROS, ONES = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 # Height and width: odd, even, square, thin, smaller and larger than the targets.
 SHAPES = [(8, 8), (7, 12), (13, 9), (1, 5), (30, 3), (31, 47), (64, 33), (40, 40), (5, 4)]
@@ -112,3 +115,38 @@ def test_make_grey_as_pillow() -> None:
     expected = [np.asarray(image.convert("L").convert("RGB")) for image in images]
     np.testing.assert_array_equal(grey, np.stack(expected))
     np.testing.assert_array_equal(make_grey(grey), grey)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("shape", [(31, 47), (64, 33), (5, 4)])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"resize": (9, 14)},
+        {"resize": (9, 14), "interpolation": "bicubic"},
+        {"resize": 16, "crop_size": (14, 13)},
+        {"resize": 10, "crop_size": (17, 25), "grayscale": True},
+    ],
+)
+def test_preprocess_to_floats_as_torchvision(
+    fields: dict[str, Any], shape: tuple[int, int], antialias: bool
+) -> None:
+    recorded = Preprocessing(**fields, antialias=antialias, pixels="float32", mean=ZEROS, std=ONES)
+    image = noise(*shape)
+    pixels = preprocess(image, recorded)
+    assert (pixels.dtype, pixels.shape) == (np.float32, (*recorded.input_size, 3))
+    expected = torchvision_transform(recorded)(image).transpose(1, 2, 0) * 255
+    assert np.abs(pixels - expected).max() < 1e-3  # of a grey level
+    assert (pixels % 1 != 0).any()
+
+
+def test_preprocess_to_floats_of_the_right_size() -> None:
+    image, out = noise(8, 8), np.full((8, 8, 3), np.nan, np.float32)
+    steps = Preprocessing(resize=(8, 8), antialias=False, pixels="float32")
+    assert preprocess(image, steps, out) is out
+    np.testing.assert_array_equal(out, np.asarray(image))
+
+
+def test_make_grey_of_floats() -> None:
+    pixels = np.asarray(noise(8, 8))
+    assert np.abs(make_grey(pixels.astype(np.float32)) - make_grey(pixels)).max() < 0.51

@@ -46,7 +46,9 @@ def machine(monkeypatch):
     return make
 
 
-def open_it(tensorrt, *, plan=PLAN, profile=(1, 2, 4), size=(4, 5), classes=CLASSES, cache=None):
+def open_it(
+    tensorrt, *, plan=PLAN, profile=(1, 2, 4), size=(4, 5), classes=CLASSES, cache=None, **steps
+):
     least, best, most = profile
     return open_engine(
         tensorrt,
@@ -54,7 +56,7 @@ def open_it(tensorrt, *, plan=PLAN, profile=(1, 2, 4), size=(4, 5), classes=CLAS
         name="engines/toy.engine",
         precision="fp16",
         profile=Profile(min_batch=least, opt_batch=best, max_batch=most),
-        preprocessing=Preprocessing(resize=size),
+        preprocessing=Preprocessing(resize=size, **steps),
         labels=Labels.numbered(classes),
         cache=cache,
     )
@@ -71,6 +73,27 @@ def test_engine_session_at_every_batch_size(machine, flavour):
             assert logits == means(images)
     assert tensorrt.executed == [1, 2, 4, 4, 4, 3, 4, 1, 1, 1, 4]
     assert not tensorrt.cuda.ledger
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_engine_session_of_float_pixels(machine, flavour):
+    tensorrt, images = machine(flavour), IMAGES + np.float32(0.3)
+    tensorrt.tensors["images"] = (Mode.INPUT, DataType.FLOAT, (-1, 4, 5, 3))
+    with open_it(tensorrt, pixels="float32") as session:
+        assert session.run(images) == means(images)
+        assert session.run(images[:1]) == means(images[:1])
+        assert session.run(IMAGES) == means(IMAGES)  # bytes are floats without loss
+        tickets = [session.submit(images), session.submit(IMAGES)]
+        assert session.collect(tickets[1]) == means(IMAGES)
+        assert session.collect(tickets[0]) == means(images)
+        with pytest.raises(InputError, match="float32 of shape"):
+            session.run(images.astype(np.float64))
+    assert not tensorrt.cuda.ledger
+
+
+def test_engine_session_of_bytes_for_a_network_of_floats(machine):
+    with pytest.raises(GraphError, match="not an engine of this bundle"):
+        open_it(machine(), pixels="float32")
 
 
 def test_engine_session_spec(machine):

@@ -52,6 +52,22 @@ def test_choose_preprocessing_without_antialiasing():
         choose(preset="keras", interpolation="lanczos")
 
 
+def test_choose_preprocessing_pixels():
+    assert KERAS.pixel_type == choose(pixels="float32").pixel_type == "float32"
+    assert "float32 pixels" in KERAS.describe()
+    rounded = choose(preset="keras", pixels="uint8")
+    assert rounded.pixel_type == Preprocessing().pixel_type == "uint8"
+    # Of bytes no file says anything, as before there were floats.
+    assert "pixel" not in rounded.to_metadata() + rounded.describe()
+    with pytest.raises(UsageError, match="no type of pixels; there are uint8, float32"):
+        parse("float16")
+
+
+def parse(pixels):
+    sizes = dict.fromkeys(("preset", "input_size", "resize", "crop_size"))
+    return parse_options(**sizes, interpolation=None, mean=None, std=None, pixels=pixels)
+
+
 @pytest.mark.parametrize(
     ("options", "resize", "crop_size"),
     [

@@ -86,6 +86,8 @@ def _given_options(bundle: Bundle) -> dict[str, str]:
         options["--crop-size"] = format_size(preprocessing.crop_size)
     flags = {"--grayscale": preprocessing.grayscale, "--no-antialias": not preprocessing.antialias}
     options |= {flag: "" for flag, is_set in flags.items() if is_set}
+    if preprocessing.pixels:
+        options["--pixels"] = preprocessing.pixels
     options |= head_options(manifest.labels)
     options["--interpolation"] = preprocessing.interpolation
     options["--mean"] = ",".join(map(str, preprocessing.mean))

@@ -19,7 +19,7 @@ from deploykit.commands.python import (
 )
 from deploykit.errors import UsageError
 from deploykit.specs.heads import HeadName
-from deploykit.specs.preprocessing import Interpolation
+from deploykit.specs.preprocessing import Interpolation, PixelType
 from deploykit.specs.preprocessing_options import parse_options
 from deploykit.system.progress import Progress, silent
 
@@ -37,6 +37,7 @@ def export(
     crop_size: SizeLike | None = None,
     interpolation: Interpolation | None = None,
     antialias: bool | None = None,
+    pixels: PixelType | None = None,
     mean: ChannelsLike | None = None,
     std: ChannelsLike | None = None,
     grayscale: bool = False,
@@ -73,6 +74,7 @@ def export(
         interpolation: The filter.
         antialias: Whether shrinking averages over the pixels it drops, as Pillow does; False as
             ``tf.image.resize`` does.
+        pixels: The type of the resized pixels: ``float32`` if training resizes tensors of floats.
         mean: Subtracted from the image in 0..1.
         std: Divides the image after that.
         grayscale: Make images grey before they are resized, as training did; a network that takes
@@ -117,6 +119,7 @@ def export(
             crop_size=option_text(crop_size, "x"),
             interpolation=interpolation,
             antialias=antialias,
+            pixels=pixels,
             mean=option_text(mean, ","),
             std=option_text(std, ","),
             grayscale=grayscale,

@@ -174,6 +174,15 @@ def export(
             show_default=False,
         ),
     ] = None,
+    pixels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            rich_help_panel=PREPROCESSING,
+            help="Resized pixels: uint8, or float32 if training resizes tensors of floats.  "
+            "[default: the preset's]",
+        ),
+    ] = None,
     mean: Annotated[
         str | None,
         typer.Option(
@@ -230,6 +239,7 @@ def export(
                 mean=mean,
                 std=std,
                 antialias=antialias,
+                pixels=pixels,
                 grayscale=grayscale,
             ),
             images=images,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,8 +217,12 @@ def _answer(
         check_range(float(logits.min()), float(logits.max()), len(names))
     if request.golden == "generated":
         ((_, made),) = generated_sample(GOLDEN_IMAGES, reference.spec.input_size)
-        return logits, Golden(made, reference.run(made))
-    return logits, choose_golden(_images(groups), logits, subject.labels.head)
+        golden = Golden(made, reference.run(made))
+    else:
+        golden = choose_golden(_images(groups), logits, subject.labels.head)
+    # Made images are bytes, whatever a network's photos are.
+    images = golden.images.astype(subject.preprocessing.pixel_type, copy=False)
+    return logits, replace(golden, images=images)
 
 
 def _activation_error(

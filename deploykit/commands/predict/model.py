@@ -18,7 +18,7 @@ from deploykit.commands.predict.run import TopK, checked_top, rows_of
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words
 from deploykit.errors import InputError, UsageError
 from deploykit.images.decode import DecodeError, Failure, decode_rgb, rgb_of
-from deploykit.images.preprocess import OversizeError, make_grey, preprocess
+from deploykit.images.preprocess import OversizeError, Pixels, make_grey, preprocess
 from deploykit.images.scan import ImageFile, escape_name
 from deploykit.inference.pipeline import AnsweredBatch
 from deploykit.proof.auto import AUTO, open_best
@@ -115,8 +115,8 @@ class Model(Shown, Closing):
         """Compute the logits of a batch that needs no preprocessing any more.
 
         Args:
-            images: (N, H, W, 3) uint8, RGB, of the model's input size. Made grey if training's
-                images were.
+            images: (N, H, W, 3) uint8, RGB, of the model's input size; or float32 in 0..255, of a
+                model whose pixels training did not round. Made grey if training's images were.
 
         Returns:
             (N, K) float32, one column a class, in the order of ``classes``; (N, 1) of a binary
@@ -136,7 +136,7 @@ class Model(Shown, Closing):
 
         Args:
             images: A list of what one call takes, each of another kind if need be; or a batch as
-                :meth:`logits` takes it, (N, H, W, 3) uint8 of the model's input size.
+                :meth:`logits` takes it, (N, H, W, 3) of the model's input size.
 
         Returns:
             (N, E) float32, in the order of the images.
@@ -157,7 +157,7 @@ class Model(Shown, Closing):
                 parts.append(self._embed(np.stack(read)))
             return np.concatenate(parts) if parts else self._embed(self._no_images())
 
-    def _readable(self, image: ImageLike, unnamed: str) -> npt.NDArray[np.uint8]:
+    def _readable(self, image: ImageLike, unnamed: str) -> Pixels:
         """(H, W, 3) of the model's input size.
 
         Raises:
@@ -178,17 +178,24 @@ class Model(Shown, Closing):
         Raises:
             UsageError: It is none.
         """
-        expected = (*self.spec.input_size, 3)
+        preprocessing = self.bundle.manifest.preprocessing
+        expected, dtype = (*preprocessing.input_size, 3), np.dtype(preprocessing.pixel_type)
         if not isinstance(images, np.ndarray):
             raise UsageError(f"A batch must be a NumPy array, not {type(images).__name__}.")
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+        fits = images.ndim == 4 and images.shape[1:] == expected
+        if images.dtype not in (np.uint8, dtype) or not fits:
             raise UsageError(
-                f"A batch must be uint8 of shape (N, {', '.join(map(str, expected))}), not "
+                f"A batch must be {dtype} of shape (N, {', '.join(map(str, expected))}), not "
                 f"{images.dtype} of shape {images.shape}.",
                 hint="model.predict(list_of_arrays) takes arrays of any size.",
             )
-        grey = self.bundle.manifest.preprocessing.grayscale
-        return make_grey(images) if grey else images
+        if images.dtype == np.float32 and 0 < images.max(initial=0) <= 1:
+            raise UsageError(
+                "A batch of floats is in 0..255, as the network's own pixels were; this one is in "
+                "0..1.",
+                hint="Multiply it by 255.",
+            )
+        return make_grey(images) if preprocessing.grayscale else images
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -279,7 +286,7 @@ class Model(Shown, Closing):
             batch = np.stack(pixels) if pixels else self._no_images()
             yield from rows_of(AnsweredBatch(files, failures, self._run(batch)), labels, top)
 
-    def _read(self, image: ImageLike, name: str) -> npt.NDArray[np.uint8] | Failure:
+    def _read(self, image: ImageLike, name: str) -> Pixels | Failure:
         """(H, W, 3) of the model's input size; or what is wrong with the image."""
         try:
             return preprocess(_decoded(image, name), self.bundle.manifest.preprocessing)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset, Subset
 
+    from deploykit.images.preprocess import Pixels
     from deploykit.images.scan import ImageFile
     from deploykit.specs.heads import Decisions, HeadName
     from deploykit.specs.model import Labels
@@ -135,7 +136,7 @@ def read_images(
         transform=transforms.Compose(
             [
                 functools.partial(preprocess, preprocessing=preprocessing),
-                transforms.ToTensor(),
+                _tensor_of,
                 transforms.Normalize(preprocessing.mean, preprocessing.std),
             ]
         ),
@@ -156,6 +157,14 @@ def read_images(
             )
         )
     return TrainingImages(labels, train, test, classes_of)
+
+
+def _tensor_of(pixels: Pixels) -> Tensor:
+    """As torchvision's ``ToTensor``, which takes floats to be in 0..1 already."""
+    import torch
+
+    channels_first = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return channels_first.to(torch.float32).div(255)
 
 
 def _without(labels: Labels, photos: Iterable[Sequence[str]]) -> str:

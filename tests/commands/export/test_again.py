@@ -92,6 +92,7 @@ CROPPED = ("--resize", "20", "--crop-size", "16x16", "--interpolation", "bicubic
         [*CROPPED, "--mean", "0.1,0.2,0.3", "--golden", "generated", "--images", "photos"],
         [*SMALL, "--opset", "20", "--arch-arg", "width=8"],
         [*SMALL, "--no-antialias"],
+        [*SMALL, "--pixels", "float32"],
     ],
 )
 def test_export_command_repeats_the_export(export, place, options):

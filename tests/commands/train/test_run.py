@@ -85,6 +85,16 @@ def test_read_images_has_pixels_of_prediction(tmp_path, steps):
         assert (session.numpy().tobytes(), target) in found
 
 
+def test_read_images_has_float_pixels_of_prediction(tmp_path):
+    folder = odd_photos(tmp_path / "odd", 6)
+    steps = Preprocessing(resize=(8, 8), antialias=False, pixels="float32")
+    photos = read_images(folder, None, None, steps, 0.5, 0, silent)
+    found = {tensor.numpy().tobytes() for tensor, *_ in photos.train + photos.test}
+    for path in folder.rglob("*.*g"):
+        pixels = preprocess(decode_rgb(path), steps)
+        assert normalised(pixels[None], steps)[0].tobytes() in found
+
+
 def test_train_reports_batches_and_epochs(train):
     events: list[Note | Step] = []
     result = train(epochs=5, learning_rate=1e-3, progress=events.append)

@@ -101,6 +101,12 @@ _ASPECTS = (
         ),
     ),
     Aspect(
+        stage="resize",
+        fields=("pixel_type",),
+        words=lambda it: f"{it.pixel_type} pixels",
+        options=lambda it: (("--pixels", it.pixel_type),),
+    ),
+    Aspect(
         stage="colour",
         fields=("channels",),
         words=lambda it: _COLOURS[it.channels],
@@ -205,8 +211,8 @@ def ways_from_training(
     elif now.antialias:
         fault = Finding(
             stage="resize",
-            message="training: tensors are resized, in floating point; the bundle: images are, in "
-            f"bytes, {found.residual:.1g} of 255 grey levels away",
+            message="training: tensors are resized, not images; the bundle: images are, "
+            f"{found.residual:.1g} of 255 grey levels away",
             hint="Resize the PIL image in training, before ToTensor, and train again; or accept "
             "what the table's row of this change shows.",
         )

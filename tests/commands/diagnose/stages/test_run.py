@@ -93,10 +93,7 @@ def test_stages_transform_as_recorded(diagnose, transforms, name):
             *("plain_crop", "resize", "no resize, centre crop 16x16"),
             *("resize 16x16 (stretch)", "train with a Resize"),
         ),
-        (
-            *("unsmoothed", "resize", "bilinear without antialiasing"),
-            *("bilinear", "--interpolation bilinear --no-antialias"),
-        ),
+        ("floating", "resize", "float32 pixels", "uint8 pixels", "--pixels float32"),
     ],
 )
 def test_stages_planted_difference(diagnose, transforms, name, stage, training, bundle, hint):
@@ -112,18 +109,16 @@ def test_stages_planted_difference(diagnose, transforms, name, stage, training, 
     assert [step.stage for step in changed] == [stage]
     assert changed[0].reasons
     assert changed[0].added.max_relative_error > 1e-3
-    if name != "unsmoothed":  # which rounds to bytes, and that alone is beyond the tolerance
-        assert report.first.stage == stage
+    assert report.first.stage == stage
     assert not report.passed
 
 
-def test_stages_resize_of_tensors(diagnose, transforms):
-    """It is the same but for the rounding to bytes, which moves answers, too."""
-    report = diagnose(transform=f"{transforms}:floating")
-    (finding,) = report.findings
-    assert "tensors are resized, in floating point" in finding.message
-    assert "before ToTensor" in finding.hint
-    assert report.first is report.steps[1]
+def test_stages_resize_of_tensors_without_antialiasing(diagnose, transforms):
+    report = diagnose(transform=f"{transforms}:unsmoothed")
+    soft, floats = report.findings
+    assert soft.message.startswith("training: bilinear without antialiasing; the bundle: bilinear")
+    assert "--interpolation bilinear --no-antialias" in soft.hint
+    assert floats.message == "training: float32 pixels; the bundle: uint8 pixels"
     assert report.first.stage == "resize"
 
 
