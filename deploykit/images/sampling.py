@@ -33,8 +33,7 @@ def resize_without_antialias(
         (height, width, C): uint8; float32 if not rounded, which bicubic may take beyond 0..255.
     """
     (rows, row_weights), (columns, column_weights) = (
-        _taps(old, new, interpolation, single=not rounded)
-        for old, new in zip(pixels.shape[:2], size, strict=True)
+        _taps(old, new, interpolation) for old, new in zip(pixels.shape[:2], size, strict=True)
     )
     # (taps of rows, height, taps of columns, width, C): of a large photo only what is looked at.
     neighbours = pixels[rows[:, :, None, None], columns].astype(np.float32)
@@ -47,17 +46,16 @@ def resize_without_antialias(
 
 
 def _taps(
-    old: int, new: int, interpolation: Interpolation, *, single: bool
+    old: int, new: int, interpolation: Interpolation
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """For each pixel of an axis its neighbours: (taps, new) positions, and (taps, new) weights.
 
-    Where ``single``, in torch's single precision: on a photo of 2400 pixels double precision gives
-    floats that are 0.01 grey levels away.
+    In torch's single precision: on a photo of 2400 pixels double precision gives pixels that are
+    0.01 grey levels away.
     """
-    scale = float(np.float32(old) / np.float32(new)) if single else old / new
+    scale = float(np.float32(old) / np.float32(new))
     centres = (np.arange(new) + 0.5) * scale - 0.5
-    if single:
-        centres = centres.astype(np.float32).astype(np.float64)
+    centres = centres.astype(np.float32).astype(np.float64)
     if interpolation == "nearest":
         # In single precision, as torch: it decides where a product falls on a whole number.
         positions = np.floor(np.arange(new, dtype=np.float32) * np.float32(scale))[None]
