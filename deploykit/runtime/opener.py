@@ -18,6 +18,10 @@ from deploykit.system.deps import need
 from deploykit.system.gpu import need_gpu
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    import numpy.typing as npt
     from torch import nn
 
     from deploykit.runtime._onnxruntime import GraphProbe
@@ -219,6 +223,19 @@ def open_module(module: nn.Module, *, preprocessing: Preprocessing, classes: int
     from deploykit.runtime._torch import ModuleSession
 
     return ModuleSession(module, preprocessing=preprocessing, classes=classes)
+
+
+def node_milliseconds(
+    graph: Path | bytes, feeds: Mapping[str, npt.NDArray[Any]], *, runs: int = 3
+) -> dict[str, float]:
+    """How long each node of an ONNX graph takes on the CPU, by the nodes' names.
+
+    See :func:`deploykit.runtime._onnxruntime.node_milliseconds`.
+    """
+    need("onnxruntime")
+    from deploykit.runtime import _onnxruntime
+
+    return _onnxruntime.node_milliseconds(graph, feeds, runs)
 
 
 def open_probe(

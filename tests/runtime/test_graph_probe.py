@@ -4,7 +4,7 @@ import pytest
 
 from deploykit.errors import DeviceError, GraphError
 from deploykit.runtime._onnxruntime import open_onnx
-from deploykit.runtime.opener import open_probe
+from deploykit.runtime.opener import node_milliseconds, open_probe
 
 GRAPH = """<ir_version: 10, opset_import: ["" : 20]>
 net (float[N, 2] left, bool[N, 2] choice) => (float[N, 2] sum, float16[N, 2] half)
@@ -90,3 +90,19 @@ def test_probe_fp32_on_gpu_is_without_tf32(content, monkeypatch, rtx_4070):
 def test_probe_without_gpu(content, no_gpu):
     with pytest.raises(DeviceError):
         open_probe(content, cuda="fp16")
+
+
+def test_node_milliseconds_by_name(content, tmp_path):
+    """A product of 512 x 512 matrices takes longer than a sum; nothing is fused or left behind."""
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    net (float[512, 512] left) => (float[512, 512] rectified) {
+        [sum] added = Add(left, left)
+        [product] multiplied = MatMul(added, left)
+        [act] rectified = Relu(multiplied)
+    }"""
+    graph = ir.to_proto(ir.from_onnx_text(text)).SerializeToString()
+    found = node_milliseconds(graph, {"left": np.ones((512, 512), np.float32)}, runs=5)
+    assert list(found) == ["sum", "product", "act"]
+    assert found["product"] > found["sum"] > 0
+    with pytest.raises(GraphError, match="does not run the graph"):
+        node_milliseconds(content, {"left": FEEDS["left"]})
