@@ -20,6 +20,7 @@ from deploykit.bundle.embeddings import EmbeddingsRecord
 from deploykit.bundle.onnx_file import MAX_GRAPH_BYTES
 from deploykit.bundle.verdicts import CandidateKey, KeptVerdict
 from deploykit.errors import BundleError
+from deploykit.parity.budget import Budget
 from deploykit.specs.model import KeptNode, Labels, Precision, TensorSpec
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.value import Value, decode_json, schema_of
@@ -35,7 +36,7 @@ from deploykit.system.files import (
 GoldenChoice: TypeAlias = Literal["photos", "generated"]
 """Whether ``golden.npz`` may hold the user's photos, or only made images."""
 
-SCHEMA = 6
+SCHEMA = 7
 MANIFEST_NAME = "bundle.json"
 LOCK_NAME = f".{MANIFEST_NAME}.lock"
 """The lock inside a bundle, which whoever may write into the bundle can make."""
@@ -109,11 +110,14 @@ class SearchRecord(Value, frozen=True):
         images: Those of search and calibration, each the start of its pixels' SHA-256: no
             proof rests on them.
         integers: How many nodes of an INT8 graph compute with integers; None where nobody counted.
+        budget: What the user allows the graph; it is judged by that. None for what its precision
+            allows.
     """
 
     runtime: str
     images: tuple[str, ...]
     integers: int | None = None
+    budget: Budget | None = None
 
 
 class Manifest(Value, frozen=True):

@@ -11,7 +11,10 @@ from deploykit.console.command import command
 from deploykit.console.options import (
     Artifacts,
     BundleName,
+    Expected,
     Json,
+    MaxAccuracyDrop,
+    MaxFlips,
     NoDiagnose,
     SearchSeconds,
     Verbose,
@@ -31,6 +34,9 @@ def quantize(
             "[default: those of the export; else golden.npz]",
         ),
     ] = None,
+    expected: Expected = None,
+    max_flips: MaxFlips = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
     search_seconds: SearchSeconds = None,
     runtime: Annotated[
         str | None,
@@ -61,6 +67,7 @@ def quantize(
         )
         from deploykit.commands.quantize.text import quantization_text, quantization_value
         from deploykit.errors import ParityError
+        from deploykit.parity.budget import Budget
         from deploykit.specs.value import choice
 
         request = QuantizeRequest(
@@ -69,6 +76,8 @@ def quantize(
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
             runtime=runtime,
             diagnose=not no_diagnose,
+            expected=expected,
+            budget=Budget.parse(max_flips, max_accuracy_drop),
         )
         result = quantize_bundle(
             find_bundle(bundle, artifacts, console.progress), request, console.progress
