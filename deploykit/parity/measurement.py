@@ -53,6 +53,11 @@ class AccuracyChange(Value, frozen=True):
     lost: int
     won: int
 
+    def __post_init__(self) -> None:
+        wrong = self.images - self.correct
+        if self.images < 1 or not (0 <= self.lost <= self.correct and 0 <= self.won <= wrong):
+            raise ValueError(f"{self.lost} lost and {self.won} won of {self.images} images")
+
     @property
     def drop(self) -> float:
         """By how many points the candidate's accuracy is below the reference's."""

@@ -1,11 +1,14 @@
+import msgspec
 import numpy as np
 import pytest
 from sklearn import metrics
 
 from deploykit.parity.accuracy import accuracies, accuracy_change, accuracy_of, class_changes
 from deploykit.parity.answers import Answers
+from deploykit.parity.measurement import AccuracyChange
 from deploykit.specs.heads import Binary, MultiLabel
 from deploykit.specs.model import Labels
+from deploykit.specs.value import decode_json
 
 LABELS = Labels(names=("bird", "dog", "food"), source="test")
 PATHS = ("dog/0.jpg", "dog/1.jpg", "bird/0.jpg", "other/0.jpg")
@@ -64,6 +67,17 @@ def test_accuracy_change_counts_the_same_images():
     assert (found.name, found.images, found.correct) == ("accuracy", 4, 3)
     assert (found.lost, found.won, found.drop) == (2, 1, 25.0)
     assert accuracy_change(reference, candidate, paths, {}, labels) is None
+
+
+@pytest.mark.parametrize(
+    "counts", [(0, 0, 0, 0), (10, 11, 0, 0), (10, 5, 6, 0), (10, 5, 0, 6), (10, 5, -1, 0)]
+)
+def test_accuracy_change_of_impossible_counts_is_refused(counts):
+    """A manifest may come from anybody."""
+    fields = dict(zip(("images", "correct", "lost", "won"), counts, strict=True))
+    data = msgspec.json.encode({"name": "accuracy", **fields})
+    with pytest.raises(ValueError, match="lost and"):
+        decode_json(data, AccuracyChange)
 
 
 def test_class_changes_of_labelled_images():
