@@ -48,9 +48,11 @@ class Int8(Strategy):
         arguments: Those of :class:`Strategy`.
     """
 
-    # The search tries many sets, and stops at the first that just passes: on other images a
-    # probability changes by more.
-    searched_part = 0.75
+    # The search tries many sets, and takes one that just passes: on other images probabilities
+    # change by more. Simulated with changes of a log-normal distribution (the largest of 192 images
+    # 5 to 8 times the root mean square) a set found so passes on 128 others in 62 to 87 % of the
+    # cases; with three quarters in 45 to 67 %.
+    searched_part = 0.6
 
     def __init__(self, seen: SeenRanges, *arguments: *StrategyArguments) -> None:
         from deploykit.graph.int8 import has_weight, integer_nodes

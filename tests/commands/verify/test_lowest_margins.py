@@ -103,7 +103,7 @@ def test_budget_allows_flips_if_others_hold(bundle, photo_folder, monkeypatch):
     from deploykit.parity.tolerance import Tolerance
     from deploykit.proof import verdict as verdicts
 
-    monkeypatch.setattr(verdicts, "tolerance_for", lambda precision: Tolerance(max_flip_rate=0.5))
+    monkeypatch.setattr(verdicts, "tolerance_for", lambda *_: Tolerance(max_flip_rate=0.5))
     everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
     found = np.sort(SingleLabel().margins(everything.answers.reference))
 
