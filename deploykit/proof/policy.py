@@ -214,7 +214,7 @@ def _by_proof(bundle: Bundle, proof: KeptVerdict, candidate: Candidate, how: str
         "within budget",
         proof,
         f"{changes}, within the budget that it was given ({proof.budget}); {takes}, and so does "
-        f"predict after bench --accept {' '.join(options)}",
+        f"predict after deploykit bench --accept {' '.join(options)}",
     )
 
 

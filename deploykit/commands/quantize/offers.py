@@ -10,6 +10,7 @@ from deploykit.commands.quantize.search import NodeSet
 from deploykit.parity.budget import Budget
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import tolerance_for
+from deploykit.proof.policy import MIN_IMAGES
 from deploykit.proof.text import accuracy_change_text
 from deploykit.proof.verdict import Verdict
 from deploykit.system.text import counted, rate_digits
@@ -45,6 +46,8 @@ def offers_of(
     """
     found = []
     for keep, verdict in failing:
+        if verdict.measurement.decidable < MIN_IMAGES:
+            continue  # so few promise nothing, and would prove nothing
         budget = _least_budget(verdict.measurement, asked, part)
         rule = tolerance_for(verdict.candidate.precision, budget).part(part)
         beyond = (budget.max_flip_rate or 0) > _MOST_FLIPS or (

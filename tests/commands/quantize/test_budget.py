@@ -116,6 +116,7 @@ def test_offers_of_what_flips_nothing_allow_one_percent():
 
 def test_offers_of_nothing_sensible_are_none():
     assert offers_of([(frozenset(), verdict_of(30))], None, 0.75) == []
+    assert offers_of([(frozenset(), verdict_of(0, images=28))], None, 0.75) == []
     endless = verdict_of(1)
     endless = msgspec.structs.replace(
         endless, measurement=msgspec.structs.replace(endless.measurement, non_finite=2)

@@ -209,11 +209,7 @@ def test_quantize_failed_on_proof_images_changes_nothing(toy, tmp_path):
     before = contents(bundle)
     with pytest.raises(ParityError, match="but not on others") as caught:
         quantize_bundle(bundle, QuantizeRequest(images=folder))
-    assert (
-        "0 nodes stayed in FP32.\nINT8 with 0 nodes in FP32 passes with --max-flips 1%: on the "
-        "images of the proof 0.0 % of the decisions changed (0 of 23); accuracy "
-    ) in caught.value.message
-    assert "\nDiagnosis of deploy/int8.onnx" in caught.value.message
+    assert "0 nodes stayed in FP32.\nDiagnosis of deploy/int8.onnx" in caught.value.message
     assert "--images" in caught.value.hint
     assert contents(bundle) == before
 
