@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from deploykit.parity.budget import Budget
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 from deploykit.system.deps import version_changes
@@ -62,6 +63,7 @@ class Accepted(Value, frozen=True):
         status: Its status when it was accepted: ``predict`` takes nothing worse.
         images_per_second: What it gave end to end.
         created: When, UTC, ISO 8601.
+        budget: What the user allowed it to change; None for what its precision allows.
     """
 
     machine: MachineIdentity
@@ -72,6 +74,7 @@ class Accepted(Value, frozen=True):
     status: Literal["proven", "within budget"]
     images_per_second: float
     created: str
+    budget: Budget | None = None
 
     def __str__(self) -> str:
         return f"{self.file} in {self.precision} on {self.runtime}"

@@ -20,6 +20,7 @@ from deploykit.bundle.embeddings import EmbeddingsRecord
 from deploykit.bundle.onnx_file import MAX_GRAPH_BYTES
 from deploykit.bundle.verdicts import CandidateKey, KeptVerdict
 from deploykit.errors import BundleError
+from deploykit.parity.budget import Budget
 from deploykit.specs.model import KeptNode, Labels, Precision, TensorSpec
 from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.value import Value, decode_json, schema_of
@@ -35,7 +36,7 @@ from deploykit.system.files import (
 GoldenChoice: TypeAlias = Literal["photos", "generated"]
 """Whether ``golden.npz`` may hold the user's photos, or only made images."""
 
-SCHEMA = 6
+SCHEMA = 7
 MANIFEST_NAME = "bundle.json"
 LOCK_NAME = f".{MANIFEST_NAME}.lock"
 """The lock inside a bundle, which whoever may write into the bundle can make."""
@@ -111,6 +112,8 @@ class SearchRecord(Value, frozen=True):
         kept: The nodes that stay in FP32, and why.
         integers: How many nodes of an INT8 graph compute with integers; None where nobody counted.
         weight_bits: Of an INT8 graph's weights; None of other precisions.
+        budget: What the user allows the graph; it is judged by that. None for what its precision
+            allows.
     """
 
     runtime: str
@@ -118,6 +121,7 @@ class SearchRecord(Value, frozen=True):
     kept: tuple[KeptNode, ...] = ()
     integers: int | None = None
     weight_bits: int | None = None
+    budget: Budget | None = None
 
 
 class Manifest(Value, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, TypeAlias
 
+from deploykit.parity.budget import Budget
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import Tolerance
 from deploykit.specs.model import Precision
@@ -71,6 +72,7 @@ class KeptVerdict(Value, frozen=True):
         reasons: Why it failed, a sentence each; empty where it passed.
         among: The number of images that it speaks for: those that were compared, or all those that
             they were chosen from by their margins.
+        budget: What the user allowed instead of what the precision allows; None for the latter.
     """
 
     graph: str
@@ -88,6 +90,7 @@ class KeptVerdict(Value, frozen=True):
     versions: dict[str, str]
     among: int
     reasons: tuple[str, ...] = ()
+    budget: Budget | None = None
 
     @property
     def passed(self) -> bool:

@@ -202,7 +202,7 @@ def _words(kind: Any, kinds: tuple[Any, ...]) -> str:
 _WORD = r"""(?:'[^']*'|"[^"]*"|[^\s`'"]*[^\s`'".,;:)])"""
 #: What is the value of an option even in the middle of a sentence.
 _SURE = (
-    r"(?:[A-Z]+(?:x[A-Z]+|,[A-Z]+)*(?![\w-])|\d(?:[\w.,]*\w)?|[fb]p?f?(?:32|16)|int8"
+    r"(?:[A-Z]+(?:x[A-Z]+|,[A-Z]+)*(?![\w-])|\d(?:[\w.,]*\w)?%?|[fb]p?f?(?:32|16)|int8"
     r"|bilinear|bicubic|nearest"
     r"|(?:onnxruntime-|tensorrt|openvino|rehearsal|cpu|cuda|sm\d)[\w-]*|[\w-]+\.\w+(?::\w+)?|\w+=[\w.,]*\w)"
 )

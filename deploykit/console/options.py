@@ -23,6 +23,7 @@ RUNTIME_NAMES = "onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt, tensorrt
 WHAT_RUNS = "Runtime options"
 REFERENCE = "Reference options"
 PREPROCESSING = "Preprocessing options"
+BUDGET = "Budget options"
 
 
 def _starting_with(choices: Iterable[str]) -> Callable[[str], list[str]]:
@@ -131,6 +132,26 @@ SearchSeconds = Annotated[
     ),
 ]
 
+MaxFlips = Annotated[
+    str | None,
+    typer.Option(
+        "--max-flips",
+        metavar="RATE",
+        rich_help_panel=BUDGET,
+        help="Below FP32, allow so many changed decisions: 1% or 0.01.  [default: what the "
+        "precision allows]",
+    ),
+]
+MaxAccuracyDrop = Annotated[
+    str | None,
+    typer.Option(
+        "--max-accuracy-drop",
+        metavar="POINTS",
+        rich_help_panel=BUDGET,
+        help="Below FP32, allow the accuracy on labelled images to fall by so many points.",
+    ),
+]
+
 
 def artifacts_folder(artifacts: Path | None) -> Path:
     """The folder of all bundles that an option or the environment names, or the default."""
@@ -153,6 +174,18 @@ def named_path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("the path is empty; the current folder is '.'.")
     return Path(text)
+
+
+Expected = Annotated[
+    Path | None,
+    typer.Option(
+        "--expected",
+        parser=named_path,
+        metavar="FILE",
+        help="A CSV of the images' classes: path, then names or 0/1 columns.  [default: what "
+        "their folders tell]",
+    ),
+]
 
 
 def whole_number(text: str) -> int:

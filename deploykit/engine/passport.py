@@ -161,7 +161,7 @@ def check_plan(data: bytes, flavour: Flavour, size: int | None = None) -> str | 
     return None
 
 
-SCHEMA = 2
+SCHEMA = 3
 _MAX_BYTES = 2**20
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.parity.answers import Answers
+from deploykit.parity.measurement import UNDECIDABLE_MARGIN, AccuracyChange
 from deploykit.parity.statistics import upper_bound
 from deploykit.specs.heads import BaseHead, ClassMeasure
-from deploykit.specs.model import Labels
+from deploykit.specs.model import Labels, Precision
 from deploykit.specs.session import Logits
 from deploykit.specs.value import Value
 
@@ -109,19 +110,14 @@ def accuracy_of(
     Returns:
         The accuracy over the labelled images; None where there is none.
     """
-    rows = [row for row, path in enumerate(paths) if path in expected]
+    rows, truth = _labelled(paths, expected, labels)
     if not rows:
         return None
-    index = {label: i for i, label in enumerate(labels.names)}
-    truth = np.zeros((len(rows), len(labels)), np.bool_)
-    for row, place in enumerate(rows):
-        truth[row, [index[label] for label in expected[paths[place]]]] = True
-    given, head = logits[rows], labels.head
-    usable = np.asarray(np.isfinite(given).all(axis=1, keepdims=True))
-    chosen = head.chosen(head.decide(given), len(labels)) & usable
-    scores = head.probabilities(np.where(usable, given, 0))
-    scores[~usable[:, 0]] = -1  # behind all that was answered
-    right = (chosen == truth).all(axis=1) & usable[:, 0]
+    given = logits[rows]
+    chosen, right = _given(given, truth, labels)
+    usable = np.asarray(np.isfinite(given).all(axis=1))
+    scores = labels.head.probabilities(np.where(usable[:, None], given, 0))
+    scores[~usable] = -1  # behind all that was answered
     classes = tuple(
         ClassAccuracy(
             label=labels.names[i],
@@ -132,6 +128,123 @@ def accuracy_of(
         for i in np.flatnonzero(truth.any(axis=0)).tolist()
     )
     return Accuracy(label="all images", **_counts(right), classes=classes)
+
+
+def accuracy_change(
+    reference: Logits,
+    candidate: Logits,
+    paths: Sequence[str],
+    expected: Mapping[str, Collection[str]],
+    labels: Labels,
+) -> AccuracyChange | None:
+    """Hold both sides' answers to the same images against what is right.
+
+    Args:
+        reference: (N, L).
+        candidate: (N, L).
+        paths: See :func:`accuracy_of`, as the arguments below.
+        expected: The classes that are known.
+        labels: What the logits mean.
+
+    Returns:
+        None without a labelled image.
+    """
+    rows, truth = _labelled(paths, expected, labels)
+    if not rows:
+        return None
+    ours, theirs = (_given(side[rows], truth, labels)[1] for side in (reference, candidate))
+    return AccuracyChange(
+        name=labels.head.accuracy,
+        images=len(rows),
+        correct=int(ours.sum()),
+        lost=int((ours & ~theirs).sum()),
+        won=int((theirs & ~ours).sum()),
+    )
+
+
+class ClassChange(Value, frozen=True):
+    """What becomes of a class's images in a candidate.
+
+    Attributes:
+        label: The class's name.
+        images: How many images are of it; where no image has a known class, how many the reference
+            gives it, clearly enough to mean something.
+        reference: How many of them the reference gives it.
+        candidate: How many of them the candidate gives it.
+    """
+
+    label: str
+    images: int
+    reference: int
+    candidate: int
+
+    @property
+    def lost(self) -> int:
+        """How many fewer of them the candidate gives it; less than 0 where it gives more."""
+        return self.reference - self.candidate
+
+
+def class_changes(
+    reference: Logits,
+    candidate: Logits,
+    paths: Sequence[str],
+    expected: Mapping[str, Collection[str]],
+    labels: Labels,
+    precision: Precision,
+) -> tuple[ClassChange, ...]:
+    """Which classes lose images: by their labels, or without any by the reference's decisions.
+
+    Args:
+        reference: (N, L).
+        candidate: (N, L).
+        paths: See :func:`accuracy_of`, as the arguments below.
+        expected: The classes that are known.
+        labels: What the logits mean.
+        precision: The candidate's, which sets what is undecidable.
+
+    Returns:
+        Those of every class that has images; those that lose most of their images first.
+    """
+    head = labels.head
+    rows, truth = _labelled(paths, expected, labels)
+    if not rows:
+        rows = np.flatnonzero(np.isfinite(reference).all(axis=1)).tolist()
+        clear = head.relative_margins(reference[rows]) > UNDECIDABLE_MARGIN[precision]
+        truth = head.chosen(head.decide(reference[rows]), len(labels)) & clear
+    ours, theirs = (_given(side[rows], truth, labels)[0] for side in (reference, candidate))
+    found = [
+        ClassChange(
+            label=labels.names[i],
+            images=int(truth[:, i].sum()),
+            reference=int(ours[truth[:, i], i].sum()),
+            candidate=int(theirs[truth[:, i], i].sum()),
+        )
+        for i in np.flatnonzero(truth.any(axis=0)).tolist()
+    ]
+    return tuple(sorted(found, key=lambda each: -each.lost / each.images))
+
+
+def _labelled(
+    paths: Sequence[str], expected: Mapping[str, Collection[str]], labels: Labels
+) -> tuple[list[int], Flags]:
+    """The rows whose classes are known, and (n, K) these classes."""
+    rows = [row for row, path in enumerate(paths) if path in expected]
+    index = {label: i for i, label in enumerate(labels.names)}
+    truth = np.zeros((len(rows), len(labels)), np.bool_)
+    for row, place in enumerate(rows):
+        truth[row, [index[label] for label in expected[paths[place]]]] = True
+    return rows, truth
+
+
+def _given(logits: Logits, truth: Flags, labels: Labels) -> tuple[Flags, Flags]:
+    """(n, L) => (n, K) which classes are given, and (n,) whether they are exactly the true ones.
+
+    An answer that is not finite gives no class, and is wrong.
+    """
+    head = labels.head
+    usable = np.asarray(np.isfinite(logits).all(axis=1))
+    chosen = head.chosen(head.decide(logits), len(labels)) & usable[:, None]
+    return chosen, np.asarray((chosen == truth).all(axis=1) & usable)
 
 
 def average_precision(truth: Flags, scores: npt.NDArray[np.float64]) -> float:

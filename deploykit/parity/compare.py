@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -133,6 +134,7 @@ def measure_answers(
     labels: Labels,
     *,
     bounded: bool = True,
+    expected: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> tuple[Measurement, ...]:
     """Compare each candidate's answers with the reference's.
 
@@ -141,7 +143,8 @@ def measure_answers(
         candidates: Whose answers they are, in the order of ``answers.candidates``.
         labels: What the logits mean.
         bounded: Whether a bound holds for other images; see
-            :func:`deploykit.parity.measures.measure`.
+            :func:`deploykit.parity.measures.measure`, as for the next.
+        expected: The classes that are known.
     """
     return tuple(
         measure(
@@ -152,6 +155,7 @@ def measure_answers(
             labels=labels,
             batch_sizes=answers.batch_sizes,
             bounded=bounded,
+            expected=expected,
         )
         for logits, candidate in zip(answers.candidates, candidates, strict=True)
     )

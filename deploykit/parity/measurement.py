@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from deploykit.parity.statistics import paired_interval
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 
@@ -35,6 +36,40 @@ class Flip(Value, frozen=True):
     decidable: bool
 
 
+class AccuracyChange(Value, frozen=True):
+    """How often reference and candidate are right on the same labelled images.
+
+    Attributes:
+        name: What reports call the part of the images that are given exactly their classes.
+        images: How many images have known classes, at least 1.
+        correct: On how many of them the reference is right.
+        lost: On how many only the reference is.
+        won: On how many only the candidate is.
+    """
+
+    name: Literal["accuracy", "exact match"]
+    images: int
+    correct: int
+    lost: int
+    won: int
+
+    def __post_init__(self) -> None:
+        wrong = self.images - self.correct
+        if self.images < 1 or not (0 <= self.lost <= self.correct and 0 <= self.won <= wrong):
+            raise ValueError(f"{self.lost} lost and {self.won} won of {self.images} images")
+
+    @property
+    def drop(self) -> float:
+        """By how many points the candidate's accuracy is below the reference's."""
+        return 100 * (self.lost - self.won) / self.images
+
+    @property
+    def drop_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the drop, in points; see :func:`paired_interval`."""
+        low, high = paired_interval(self.lost, self.won, self.images)
+        return 100 * low, 100 * high
+
+
 class Measurement(Value, frozen=True, omit_defaults=True):
     """A candidate's logits compared with the reference's, image by image.
 
@@ -47,8 +82,10 @@ class Measurement(Value, frozen=True, omit_defaults=True):
         undecidable: Images whose margin is too small to decide, flipped or not.
         flipped: Every image whose decision differs, smallest margin last.
         max_probability_change: The largest absolute difference of a probability.
-        rms_probability_change: The root mean square, over the images, of an image's largest change
-            of a probability: unlike the largest of all it hardly depends on which images there are.
+        p99_probability_change: The 99th percentile, over the images, of an image's largest change
+            of a probability: the smallest that at least 99 % of the images do not exceed (nearest
+            rank, definition 1 of Hyndman and Fan, "Sample quantiles in statistical packages", The
+            American Statistician 50 (1996)). Of fewer than 100 images it is the largest.
         non_finite: The number of NaN or infinite logits, on both sides together.
         flip_rate_bound: The one-sided 95 % upper bound of the flip rate (Clopper-Pearson) over the
             decidable images; None without any, and where the images are no blind sample of photos.
@@ -56,6 +93,7 @@ class Measurement(Value, frozen=True, omit_defaults=True):
         spread: The most by which the reference's probability of a class differs between two of the
             images: near 0 its answers hardly depend on the image.
         decided: What a decision is for: a ``class``, or any number of ``labels``.
+        accuracy: Both sides' on the images of which the classes are known; None without any.
     """
 
     images: int
@@ -66,12 +104,13 @@ class Measurement(Value, frozen=True, omit_defaults=True):
     undecidable: int
     flipped: tuple[Flip, ...]
     max_probability_change: float
-    rms_probability_change: float
+    p99_probability_change: float
     non_finite: int
     flip_rate_bound: float | None
     classes: int
     spread: float
     decided: Literal["class", "labels"] = "class"
+    accuracy: AccuracyChange | None = None
 
     @property
     def decision(self) -> str:

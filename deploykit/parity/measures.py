@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.parity.accuracy import accuracy_change
 from deploykit.parity.measurement import UNDECIDABLE_MARGIN, Flip, Measurement
 from deploykit.parity.statistics import upper_bound
 from deploykit.specs.heads import BaseHead
@@ -30,6 +32,7 @@ def measure(
     batch_sizes: Sequence[int],
     least_scale: float = 0.0,
     bounded: bool = True,
+    expected: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Measurement:
     """Compare a candidate's logits with the reference's.
 
@@ -43,6 +46,7 @@ def measure(
         least_scale: What the scale is at least, where the images are a part of others on which the
             reference's logits are known to be that large.
         bounded: Whether the images were drawn blindly, so that a bound holds for others like them.
+        expected: The classes of those images of which they are known, by the images' names.
 
     Returns:
         The measurement. Where a logit is not finite, its error counts as infinite, and the change
@@ -97,10 +101,20 @@ def measure(
             for i in order
         ),
         max_probability_change=float(changes.max(initial=0.0)),
-        rms_probability_change=float(np.linalg.norm(changes)) / max(1, len(paths)) ** 0.5,
+        p99_probability_change=percentile(changes, 99),
         non_finite=int((~np.isfinite(ours)).sum() + (~np.isfinite(theirs)).sum()),
         flip_rate_bound=upper_bound(flips, decisions) if bounded else None,
         classes=len(np.unique(right[usable], axis=0)),
         spread=float(np.ptp(probabilities, axis=0).max()) if usable.any() else 0.0,
         decided=head.decided,
+        accuracy=accuracy_change(reference, candidate, paths, expected, labels),
     )
+
+
+def percentile(values: npt.NDArray[np.float64], percent: int) -> float:
+    """The smallest of some values that at least so many percent of them do not exceed; 0 of none.
+
+    The rank is computed with integers: 0.99 times 700 is more than 693.
+    """
+    rank = -(-percent * len(values) // 100)
+    return float(np.sort(values)[rank - 1]) if len(values) else 0.0

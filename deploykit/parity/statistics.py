@@ -1,8 +1,9 @@
-"""How sure a count of flips makes us."""
+"""How sure counts of flips and of right answers make us."""
 
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 #: Of the bounds.
 CONFIDENCE = 0.95
@@ -37,6 +38,32 @@ def upper_bound(events: int, trials: int, confidence: float = CONFIDENCE) -> flo
         else:
             high = middle
     return high
+
+
+def paired_interval(
+    lost: int, won: int, trials: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """The two-sided confidence interval of a difference of two rates over the same trials.
+
+    Agresti and Min, "Simple improved confidence intervals for comparing matched proportions",
+    Statistics in Medicine 24 (2005): Wald's interval, with 1/2 added to each of the four counts.
+
+    Args:
+        lost: In how many trials only the first succeeded.
+        won: In how many only the second did.
+        trials: How many there were, at least ``lost + won``.
+        confidence: The probability that the interval holds the true difference, about.
+
+    Returns:
+        The bounds of the first rate less the second, within -1..1.
+    """
+    if not 0 <= lost + won <= trials:
+        raise ValueError(f"{lost} lost and {won} won do not fit {trials} trials")
+    total, apart = trials + 2, lost + won + 1
+    difference = (lost - won) / total
+    error = math.sqrt(apart - (lost - won) ** 2 / total) / total
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
+    return max(-1.0, difference - reach), min(1.0, difference + reach)
 
 
 def binomial_cdf(events: int, trials: int, rate: float) -> float:

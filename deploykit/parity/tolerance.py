@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Self
 
+import msgspec
+
+from deploykit.parity.budget import Budget
 from deploykit.parity.measurement import Measurement
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
@@ -46,17 +49,23 @@ class Tolerance(Value, frozen=True):
     """What a measurement may show and still pass.
 
     Attributes:
-        max_flip_rate: Flips for each decidable image.
+        max_flip_rate: Flips for each decidable image; None for any.
         max_relative_error: The largest logit error relative to the scale; None for any.
-        max_probability_change: The largest change of a probability; None for any.
-        max_typical_change: The largest root mean square, over the images, of an image's largest
-            change of a probability; None for any.
+        max_probability_change: The 99th percentile of the images' changes of probability; None for
+            any.
+        max_accuracy_drop: By how many points the accuracy on the same labelled images may fall;
+            None for any.
     """
 
-    max_flip_rate: float
+    max_flip_rate: float | None
     max_relative_error: float | None = None
     max_probability_change: float | None = None
-    max_typical_change: float | None = None
+    max_accuracy_drop: float | None = None
+
+    def part(self, share: float) -> Self:
+        """What allows only a share of each of these."""
+        limits = msgspec.structs.asdict(self).items()
+        return type(self)(**{name: each and share * each for name, each in limits})
 
     def reasons(
         self, measurement: Measurement, population: Population | None = None
@@ -67,12 +76,21 @@ class Tolerance(Value, frozen=True):
             measurement: What was found.
             population: What the images were chosen from by their margins; None if they were not.
         """
-        return (*image_reasons(measurement, population), *self.exceeded(measurement, population))
+        return (
+            *image_reasons(measurement, population),
+            *self._unlabelled(measurement),
+            *self.exceeded(measurement, population),
+        )
+
+    def _unlabelled(self, found: Measurement) -> Iterator[str]:
+        """That the images do not show what is to be judged."""
+        if self.max_accuracy_drop is not None and found.accuracy is None:
+            yield "its budget is a drop of accuracy, and of no image the class is known"
 
     def exceeded(
         self, measurement: Measurement, population: Population | None = None
     ) -> tuple[str, ...]:
-        """The reasons that the numbers give, without :func:`image_reasons`."""
+        """The reasons that the numbers give, without those that the images show too little."""
         if measurement.non_finite:
             what = counted(measurement.non_finite, "logit is", "logits are")
             return (f"{what} NaN or infinite",)
@@ -96,36 +114,43 @@ class Tolerance(Value, frozen=True):
                 f"at most {self.max_relative_error:.0e} is allowed"
             )
         if self.max_probability_change is not None and not (
-            found.max_probability_change <= self.max_probability_change
+            found.p99_probability_change <= self.max_probability_change
         ):
             yield (
-                f"a probability changed by {found.max_probability_change:.4f}; "
-                f"at most {self.max_probability_change:g} is allowed"
+                f"the 99th percentile of the changes of probability is "
+                f"{found.p99_probability_change:.4f} (the largest "
+                f"{found.max_probability_change:.4f}); at most {self.max_probability_change:g} is "
+                "allowed"
             )
-        if self.max_typical_change is not None and not (
-            found.rms_probability_change <= self.max_typical_change
+        change = found.accuracy
+        if (
+            self.max_accuracy_drop is not None
+            and change is not None
+            and not (change.drop <= self.max_accuracy_drop)
         ):
             yield (
-                f"an image's probabilities typically changed by {found.rms_probability_change:.4f} "
-                f"(root mean square); at most {self.max_typical_change:g} is allowed"
+                f"the {change.name} fell by {change.drop:.3g} points on "
+                f"{counted(change.images, 'labelled image')}; at most "
+                f"{self.max_accuracy_drop:.3g} is allowed"
             )
 
     def _changed(self, found: Measurement, among: Population) -> Iterator[str]:
+        if self.max_flip_rate is None:
+            return
         judged = max(among.decidable if among.others_hold else 0, found.decidable)
         if found.flips and found.flips / judged > self.max_flip_rate:
             yield (
                 f"{found.flips} of {counted(judged, 'image')} changed their {found.decided}; "
-                f"at most {self.max_flip_rate:.1%} may"
+                f"at most {100 * self.max_flip_rate:.3g}% may"
             )
         images = max(among.images if among.others_hold else 0, found.images)
         # Where the reference decides too little, that speaks against the images.
-        if _is_decided(among) and found.undecidable_flips > max(
-            1, MAX_UNDECIDABLE_FLIP_RATE * images
-        ):
+        rate = max(MAX_UNDECIDABLE_FLIP_RATE, self.max_flip_rate)
+        if _is_decided(among) and found.undecidable_flips > max(1, rate * images):
             yield (
                 f"{found.undecidable_flips} of {counted(images, 'image')} changed their "
                 f"{found.decided} with a margin too small to decide; at most "
-                f"{MAX_UNDECIDABLE_FLIP_RATE:.0%} may"
+                f"{100 * rate:.3g}% may"
             )
 
 
@@ -163,6 +188,8 @@ _TOLERANCES: dict[Precision, Tolerance] = {
 }
 
 
-def tolerance_for(precision: Precision) -> Tolerance:
-    """The default tolerance of a precision."""
-    return _TOLERANCES[precision]
+def tolerance_for(precision: Precision, budget: Budget | None = None) -> Tolerance:
+    """What is allowed of a precision, or below FP32 what the user allows instead."""
+    if budget is None or precision == "fp32":
+        return _TOLERANCES[precision]
+    return Tolerance(max_flip_rate=budget.max_flip_rate, max_accuracy_drop=budget.max_accuracy_drop)

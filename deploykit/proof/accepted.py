@@ -60,10 +60,11 @@ def tell_accepted(bundle: Bundle, accepted: Accepted, reason: str, progress: Pro
         again = bundle.command("bench", "--accept")
         progress(Note(f"not taken: {accepted}: {reason}\nto choose again:\n{again}"))
         return
+    within = f" ({accepted.budget})" if accepted.budget else ""
     progress(
         Note(
             f"taking {accepted}, accepted from bench on {accepted.created[:10]}: "
-            f"{accepted.status}, {accepted.images_per_second:.1f} images/s then"
+            f"{accepted.status}{within}, {accepted.images_per_second:.1f} images/s then"
         )
     )
 

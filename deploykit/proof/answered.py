@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verdicts import ImageSet
 from deploykit.errors import ParityError
+from deploykit.parity.budget import Budget
 from deploykit.parity.compare import NamedBatch
 from deploykit.proof.extremes import ExtremeAnswers, answer_extremes, judge_extremes
 from deploykit.proof.images import LOOK_AT_THEM, ImageSample, mostly_unreadable
@@ -31,6 +32,8 @@ class AnsweredImages:
         drawn: What images they are.
         digests: See :attr:`deploykit.proof.images.ImageSample.digests`.
         extremes: What the reference answers to extreme images.
+        expected: The classes of those of which they are known, by the image's name.
+        budget: What the user allows a candidate; None for what its precision allows.
     """
 
     batches: Sequence[NamedBatch]
@@ -38,6 +41,8 @@ class AnsweredImages:
     drawn: ImageSet
     digests: frozenset[str]
     extremes: ExtremeAnswers
+    expected: Mapping[str, tuple[str, ...]]
+    budget: Budget | None
 
     @property
     def is_too_few(self) -> bool:
@@ -65,6 +70,8 @@ class AnsweredImages:
             progress,
             count=len(self.logits),
             kind=self.drawn.kind,
+            expected=self.expected,
+            budgets={} if self.budget is None else {candidate.spec.graph: self.budget},
         )
         (verdict,) = judge_extremes(verdicts, [candidate], self.extremes)
         return verdict
@@ -75,6 +82,7 @@ def _answered(
     reference: OpenReference,
     extremes: ExtremeAnswers,
     progress: Progress,
+    budget: Budget | None,
 ) -> AnsweredImages:
     batches, logits = [], []
     for names, images in sample:
@@ -87,11 +95,19 @@ def _answered(
         raise ParityError(f"{sample.source}: {reason}.", hint=LOOK_AT_THEM)
     if skipped := skipped_text(drawn):
         progress(Note(f"{drawn.count} of the sampled photos are used{skipped}"))
-    return AnsweredImages(batches, np.concatenate(logits), drawn, sample.digests, extremes)
+    known = (names for names, _ in batches)
+    expected = {
+        name: sample.expected[name] for names in known for name in names if name in sample.expected
+    }
+    answers = np.concatenate(logits)
+    return AnsweredImages(batches, answers, drawn, sample.digests, extremes, expected, budget)
 
 
 def split_answers(
-    split: tuple[ImageSample, ImageSample], reference: OpenReference, progress: Progress
+    split: tuple[ImageSample, ImageSample],
+    reference: OpenReference,
+    progress: Progress,
+    budget: Budget | None = None,
 ) -> tuple[AnsweredImages, AnsweredImages]:
     """Let the reference answer the photos of a search, and other photos for its proof.
 
@@ -100,6 +116,7 @@ def split_answers(
             the same pixels as a photo of the first is skipped.
         reference: Who answers.
         progress: Called with what is being done, and with a note of what is skipped.
+        budget: What the user allows on them; None for what the precision allows.
 
     Raises:
         ImagesError: Of one of the samples nothing is left.
@@ -107,9 +124,9 @@ def split_answers(
     """
     search, proof = split
     extremes = answer_extremes(reference.session, progress)
-    searched = _answered(search, reference, extremes, progress)
+    searched = _answered(search, reference, extremes, progress, budget)
     proof.skip(searched.digests)
-    proven = _answered(proof, reference, extremes, progress)
+    proven = _answered(proof, reference, extremes, progress, budget)
     unreadable = search.unreadable + proof.unreadable
     if unreadable:
         progress(Note(f"{unreadable} of the sampled photos are skipped, as they cannot be read"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
+from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import Bundle
 from deploykit.errors import (
     DeploykitError,
@@ -144,7 +145,7 @@ def _open_auto(
         for candidate in candidates:
             is_engine, is_accepted = is_flavour(candidate.runtime), candidate == first
             known = status(bundle, candidate)
-            enough = {"proven", accepted.status} if accepted and is_accepted else {"proven"}
+            enough = partial(_is_enough, accepted if is_accepted else None)
             found = _attempt(bundle, candidate, known, enough, open_it)
             error = found if isinstance(found, DeploykitError) else None
             # Of what was accepted it is only told: the others have their turns.
@@ -169,7 +170,11 @@ def _open_auto(
 
 
 def _attempt(
-    bundle: Bundle, candidate: Candidate, known: Status, enough: Container[str], open_it: _Opener
+    bundle: Bundle,
+    candidate: Candidate,
+    known: Status,
+    enough: Callable[[Status], bool],
+    open_it: _Opener,
 ) -> Session | InputError | MissingError | ParityError:
     """Open a candidate whose status is enough, on the very device that it runs on.
 
@@ -177,13 +182,13 @@ def _attempt(
         bundle: The bundle.
         candidate: One of its graphs or engines.
         known: Its status on any device.
-        enough: The words of the statuses that are enough.
+        enough: Whether a status is enough.
         open_it: Opens it.
 
     Returns:
         The session; or that it is a damaged graph, that its runtime is not here, or why else not.
     """
-    if known.word not in enough:
+    if not enough(known):
         return ParityError(_why_not(candidate, known))
     try:
         session = open_it(bundle, candidate)
@@ -192,10 +197,17 @@ def _attempt(
     except InputError as exc:  # a damaged engine is a reason like others
         return ParityError(exc.message) if is_flavour(candidate.runtime) else exc
     here = status(bundle, candidate, session.spec.device)
-    if here.word in enough:
+    if enough(here):
         return session
     session.close()
     return ParityError(here.why)
+
+
+def _is_enough(accepted: Accepted | None, known: Status) -> bool:
+    """Whether a candidate is proven, or no worse than the user accepted it."""
+    if accepted is None or accepted.status == "proven":
+        return known.word == "proven"
+    return known.is_within(accepted.budget)
 
 
 def _why_not(candidate: Candidate, known: Status) -> str:

@@ -20,6 +20,7 @@ from deploykit.images.generated import generated_images
 from deploykit.images.preprocess import pixel_digest
 from deploykit.images.scan import ImageFile, Scan, sample_images, scan_images
 from deploykit.images.truth import known_classes
+from deploykit.parity.budget import Budget
 from deploykit.parity.compare import NamedBatch
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing, Size
@@ -148,6 +149,27 @@ class ImageSample:
         )
 
 
+def require_labels(budget: Budget | None, expected: Collection[str], source: str) -> None:
+    """Refuse to judge a drop of accuracy on images of which no class is known.
+
+    Args:
+        budget: What the user allows.
+        expected: The images whose classes are known.
+        source: Where the images are from; empty for a bundle's own.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if budget is None or budget.max_accuracy_drop is None or expected:
+        return
+    raise UsageError(
+        f"--max-accuracy-drop is judged on labelled images, and of {source or GOLDEN} no "
+        "class is known.",
+        hint="Sort the images into folders that are named as the classes, or name a table of their "
+        "classes: --images DIR --expected FILE\nWithout labels, allow flips: --max-flips 1%",
+    )
+
+
 def nothing_readable(source: str, count: int) -> ImagesError:
     """The error to end with when not one image can be read."""
     return ImagesError(
@@ -203,12 +225,7 @@ def bundle_sample(
         InputError: See :func:`deploykit.images.truth.known_classes`.
         BundleError: The golden images are needed and damaged.
     """
-    folder, reason = _image_folder(bundle, images, progress)
-    if folder is None and expected is not None:
-        raise UsageError(
-            f"--expected tells the classes of photos, and there are none: {reason}.",
-            hint="Name their folder: --images DIR",
-        )
+    folder, reason = _image_folder(bundle, images, progress, expected)
     if folder is None:
         return golden_sample(_golden_instead(bundle, reason, progress)[:limit])
     preprocessing, labels = bundle.manifest.preprocessing, bundle.manifest.labels
@@ -229,6 +246,7 @@ def split_samples(
     *,
     search: int,
     proof: int,
+    expected: Path | None = None,
 ) -> tuple[ImageSample, ImageSample]:
     """Photos to search with, and others to prove on what the search found.
 
@@ -238,15 +256,18 @@ def split_samples(
         progress: Called with a note that says which photos are taken.
         search: How many to search with, but never more than half.
         proof: How many to prove on, of those that are left.
+        expected: See :func:`deploykit.images.truth.known_classes`.
 
     Returns:
         Two fixed samples, even over the classes, without a photo in common.
 
     Raises:
+        UsageError: There are classes of photos, and no photos.
         ImagesError: There are not two images.
+        InputError: See :func:`deploykit.images.truth.known_classes`.
         BundleError: The golden images are needed and damaged.
     """
-    folder, reason = _image_folder(bundle, images, progress)
+    folder, reason = _image_folder(bundle, images, progress, expected)
     if folder is None:
         golden = _golden_instead(bundle, reason, progress)
         if len(golden) < 2:
@@ -256,7 +277,8 @@ def split_samples(
             )
         return golden_sample(golden[0::2]), golden_sample(golden[1::2])
     manifest = bundle.manifest
-    files = scan_images(folder, manifest.labels.folder_names).files
+    scan = scan_images(folder, manifest.labels.folder_names)
+    files, known = scan.files, known_classes(scan, manifest.labels, expected)
     if len(files) < 2:
         raise ImagesError(
             f"{folder} has one image; a search and its proof need two.",
@@ -266,15 +288,31 @@ def split_samples(
     taken = {file.name for file in first}
     others = sample_images([file for file in files if file.name not in taken], proof)
     return (
-        read_sample(folder, first, manifest.preprocessing),
-        read_sample(folder, others, manifest.preprocessing),
+        read_sample(folder, first, manifest.preprocessing, known),
+        read_sample(folder, others, manifest.preprocessing, known),
     )
 
 
 def _image_folder(
+    bundle: Bundle, images: Path | None, progress: Progress, expected: Path | None = None
+) -> tuple[Path | None, str]:
+    """The folder that is named, else the one given at export, said aloud; or why there is none.
+
+    Raises:
+        UsageError: There is none, but a table of its images' classes.
+    """
+    folder, reason = _named_or_recorded(bundle, images, progress)
+    if folder is None and expected is not None:
+        raise UsageError(
+            f"--expected tells the classes of photos, and there are none: {reason}.",
+            hint="Name their folder: --images DIR",
+        )
+    return folder, reason
+
+
+def _named_or_recorded(
     bundle: Bundle, images: Path | None, progress: Progress
 ) -> tuple[Path | None, str]:
-    """The folder that is named, else the one given at export, said aloud; or why there is none."""
     if images is not None:
         return images, ""
     recorded = bundle.manifest.images

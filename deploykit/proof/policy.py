@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from deploykit.bundle.folder import Bundle
+from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verdicts import ImageKind, ImageSet, KeptVerdict
 from deploykit.inference.candidates import Candidate
+from deploykit.parity.budget import Budget
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.statistics import CONFIDENCE
 from deploykit.parity.tolerance import tolerance_for
@@ -22,6 +24,10 @@ from deploykit.system.text import counted, visible
 MAX_FLIP_RATE_BOUND = 0.1
 #: How many decidable photos without a flip give that bound.
 MIN_IMAGES = math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - MAX_FLIP_RATE_BOUND))
+
+#: Golden images are few, come near other decisions and have no labels: no rate of theirs is held
+#: against a budget. A graph that may change decisions must keep half of them to pass a self-test.
+_ON_GOLDEN = Budget(max_flip_rate=0.5)
 
 #: What one image of a kind is called.
 IMAGE_NAMES: dict[ImageKind, str] = {
@@ -43,7 +49,8 @@ class Status(NamedTuple):
     Attributes:
         word: ``proven``: it passed without a flip, executed on this device by the installed version
             of its runtime, below FP32 on photos enough. ``within budget``: the same, with flips
-            that its tolerance allows. ``failed``: it broke its tolerance here. ``unproven``: else.
+            that its tolerance allows, or within what the user allows. ``failed``: it broke its
+            tolerance here. ``unproven``: else.
         verdict: The kept verdict that shows it; None where nothing is known here.
         reason: Why it is not proven; a clause without a full stop, empty where it is proven.
         command: What proves it, for a shell; empty where nothing does.
@@ -64,6 +71,17 @@ class Status(NamedTuple):
     def proof(self) -> KeptVerdict | None:
         """The verdict, where it passed and counts."""
         return self.verdict if self.word in ("proven", "within budget") else None
+
+    def is_within(self, budget: Budget | None) -> bool:
+        """Whether it passed, and is proven or changes no more than somebody allows.
+
+        Args:
+            budget: What is allowed; None for what the precision allows.
+        """
+        proof = self.proof
+        if proof is None or self.word == "proven":
+            return proof is not None
+        return not tolerance_for(proof.precision, budget).reasons(proof.measurement)
 
 
 def status(
@@ -180,17 +198,23 @@ def _by_proof(bundle: Bundle, proof: KeptVerdict, candidate: Candidate, how: str
         more = how_to_prove(bundle, candidate.runtime, candidate.precision, *_ON_PHOTOS)
         return Status("unproven", proof, too_few, more)
     # FP32 allows no flip, whatever a manifest that was edited says of it.
-    if exceeded := tolerance_for(proof.precision).exceeded(proof.measurement):
-        reason = f"its verdict contradicts itself: it is kept as passed, but {exceeded[0]}"
+    if reasons := tolerance_for(proof.precision, proof.budget).reasons(proof.measurement):
+        reason = f"its verdict contradicts itself: it is kept as passed, but {reasons[0]}"
         return Status("unproven", proof, reason, how)
-    flips = proof.measurement.flips
-    if not flips:
+    found = proof.measurement
+    beyond = tolerance_for(proof.precision).exceeded(found)
+    if not (found.flips or beyond):
         return Status("proven", proof)
+    changes = f"it changes {counted(found.flips, 'decision')} of {found.decidable}"
+    takes = f"--runtime {proof.runtime} --precision {proof.precision} takes it"
+    if not beyond:
+        return Status("within budget", proof, f"{changes}, which its tolerance allows; {takes}")
+    options = () if proof.budget is None else proof.budget.options
     return Status(
         "within budget",
         proof,
-        f"it changes {counted(flips, 'decision')} of {proof.measurement.decidable}, which its "
-        f"tolerance allows; --runtime {proof.runtime} --precision {proof.precision} takes it",
+        f"{changes}, within the budget that it was given ({proof.budget}); {takes}, and so does "
+        f"predict after deploykit bench --accept {' '.join(options)}",
     )
 
 
@@ -205,8 +229,8 @@ def too_few_images(precision: Precision, found: Measurement, images: ImageSet) -
         found: What was measured of it.
         images: On which images.
     """
-    bound = found.flip_rate_bound
-    if precision == "fp32" or (bound is not None and bound <= MAX_FLIP_RATE_BOUND):
+    # So many without a flip have that bound; with flips that a budget allows it may be above.
+    if precision == "fp32" or (found.flip_rate_bound is not None and found.decidable >= MIN_IMAGES):
         return ""
     if images.kind != "photos":
         on = f"{images.kind} images, which are no sample of photos"
@@ -216,6 +240,19 @@ def too_few_images(precision: Precision, found: Measurement, images: ImageSet) -
             on += f", {found.undecidable} of them undecidable"
     changed = f", with {counted(found.flips, 'changed decision')}" if found.flips else ""
     return f"its proof is on {on}{changed}; below FP32 {MIN_IMAGES} photos are the least"
+
+
+def budgets_of(manifest: Manifest, files: Iterable[str], kind: ImageKind) -> dict[str, Budget]:
+    """By what graphs and engines are judged that were made within a budget, by the file.
+
+    Args:
+        manifest: The bundle's.
+        files: Some of its graphs and engines.
+        kind: Of the images that they are judged on.
+    """
+    made = {file: manifest.searches[file].budget for file in files if file in manifest.searches}
+    golden = kind == "golden"
+    return {file: _ON_GOLDEN if golden else each for file, each in made.items() if each}
 
 
 def _failure(failed: KeptVerdict) -> str:

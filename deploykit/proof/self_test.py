@@ -7,6 +7,7 @@ from deploykit.bundle.golden import read_golden
 from deploykit.errors import ParityError
 from deploykit.inference.engines import BUILD_AGAIN
 from deploykit.proof.images import golden_sample
+from deploykit.proof.policy import budgets_of
 from deploykit.proof.reference import GOLDEN_REFERENCE
 from deploykit.proof.verdict import add_verdicts, judge_sessions, kept_verdict
 from deploykit.specs.session import Session
@@ -39,6 +40,7 @@ def self_test(
         progress,
         count=sample.count,
         kind="golden",
+        budgets=budgets_of(bundle.manifest, [session.spec.graph], "golden"),
     )
     if not verdict.passed:
         raise ParityError(

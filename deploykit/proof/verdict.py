@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -11,6 +12,7 @@ from deploykit.bundle.manifest import Manifest, read_manifest, update_manifest
 from deploykit.bundle.verdicts import ImageKind, ImageSet, KeptVerdict, ProofKind
 from deploykit.errors import BundleError
 from deploykit.parity.answers import Answers
+from deploykit.parity.budget import Budget
 from deploykit.parity.compare import (
     MAX_BATCH_SIZE,
     NamedBatch,
@@ -45,6 +47,7 @@ class Verdict(Value, frozen=True):
         reasons: A sentence for each way in which it failed; empty when it passed.
         population: What the images were chosen from by their margins; None if they were not.
         extremes: Those of the reasons that extreme images give.
+        budget: What the user allows, which made the tolerance; None for the precision's own.
     """
 
     candidate: SessionSpec
@@ -54,6 +57,7 @@ class Verdict(Value, frozen=True):
     reasons: tuple[str, ...]
     population: Population | None = None
     extremes: tuple[str, ...] = ()
+    budget: Budget | None = None
 
     @property
     def passed(self) -> bool:
@@ -105,6 +109,8 @@ def judge_sessions(
     *,
     count: int,
     kind: ImageKind,
+    expected: Mapping[str, Collection[str]] = MappingProxyType({}),
+    budgets: Mapping[str, Budget] = MappingProxyType({}),
 ) -> tuple[Verdict, ...]:
     """Compare candidates with a reference, in batches of several sizes, and judge them.
 
@@ -115,11 +121,13 @@ def judge_sessions(
         labels: What the logits mean.
         progress: Called after every batch.
         count: How many images there are.
-        kind: See :func:`judge_answers`.
+        kind: See :func:`judge_answers`, as the arguments below.
+        expected: The classes that are known.
+        budgets: What the user allows.
     """
     answers = answer_images(reference, candidates, images, labels, progress, count=count)
     specs = [candidate.spec for candidate in candidates]
-    return judge_answers(answers, specs, labels, kind=kind)
+    return judge_answers(answers, specs, labels, kind=kind, expected=expected, budgets=budgets)
 
 
 def answer_images(
@@ -157,6 +165,8 @@ def judge_answers(
     labels: Labels,
     *,
     kind: ImageKind = "photos",
+    expected: Mapping[str, Collection[str]] = MappingProxyType({}),
+    budgets: Mapping[str, Budget] = MappingProxyType({}),
 ) -> tuple[Verdict, ...]:
     """Measure each candidate's answers, and judge it.
 
@@ -166,22 +176,36 @@ def judge_answers(
         labels: What the logits mean.
         kind: Whose images they are. Only of the user's photos are others like them to be expected,
             for which a bound holds.
+        expected: The classes of those images of which they are known, by the images' names.
+        budgets: What the user allows, by the graph or engine; the precision's own tolerance for
+            those that are not in it.
     """
-    measurements = measure_answers(answers, candidates, labels, bounded=kind == "photos")
-    return tuple(map(judge, candidates, measurements))
+    measurements = measure_answers(
+        answers, candidates, labels, bounded=kind == "photos", expected=expected
+    )
+    return tuple(
+        judge(each, found, budget=budgets.get(each.graph))
+        for each, found in zip(candidates, measurements, strict=True)
+    )
 
 
 def judge(
-    candidate: SessionSpec, measurement: Measurement, population: Population | None = None
+    candidate: SessionSpec,
+    measurement: Measurement,
+    population: Population | None = None,
+    budget: Budget | None = None,
 ) -> Verdict:
-    """Hold a measurement against its precision's tolerance.
+    """Hold a measurement against what is allowed.
 
     Args:
         candidate: What ran.
         measurement: What was found.
         population: What the images were chosen from by their margins; None if they were not.
+        budget: What the user allows below FP32; None for what the precision allows.
     """
-    tolerance = tolerance_for(candidate.precision)
+    if candidate.precision == "fp32":
+        budget = None
+    tolerance = tolerance_for(candidate.precision, budget)
     return Verdict(
         candidate=candidate,
         kind="rehearsed" if candidate.runtime == REHEARSAL else "executed",
@@ -189,6 +213,7 @@ def judge(
         tolerance=tolerance,
         reasons=tolerance.reasons(measurement, population),
         population=population,
+        budget=budget,
     )
 
 
@@ -287,4 +312,5 @@ def kept_verdict(
         versions=installed_versions(),
         among=verdict.among,
         reasons=verdict.reasons,
+        budget=verdict.budget,
     )

@@ -110,8 +110,8 @@ def commands_apart(text: str) -> str:
     return _COMMAND_AT_END.sub(r"\1\n\2", text)
 
 
-#: What cmd.exe and PowerShell both leave alone without quotes.
-_PLAIN_ON_WINDOWS = re.compile(r"[\w.:=+/\\-]+")
+#: What cmd.exe and PowerShell both leave alone without quotes. A number's ``%`` names no variable.
+_PLAIN_ON_WINDOWS = re.compile(r"[\w.:=+/\\-]+|[0-9.]+%")
 #: What no quotes make plain for both: cmd.exe expands ``%``, PowerShell the next two, and ends a
 #: word at curly double quotes as well.
 _SPECIAL_ON_WINDOWS = re.compile('[%$`"\u201c\u201d\u201e]')

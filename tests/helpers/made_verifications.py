@@ -12,7 +12,7 @@ from deploykit.bundle.manifest import ArchitectureRecord, CheckpointRecord, File
 from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.diagnose.text import BrokenDiagnosis, Diagnosis
 from deploykit.commands.verify.result import Verification
-from deploykit.parity.accuracy import accuracies
+from deploykit.parity.accuracy import accuracies, class_changes
 from deploykit.parity.answers import Answers
 from deploykit.parity.diagnosis import (
     Finding,
@@ -127,6 +127,7 @@ def made_verification(
         paths = [f"{name}/{i:03}.png" for i, name in enumerate(names)]
     answers = Answers(tuple(paths), (1, 2, 5, 8), reference, tuple(candidates.values()))
     specs = [spec_of(graph, labels.logits) for graph in candidates]
+    known = expected or {}
     facts = {
         "reference": Reference(
             **{"kind": "module", "description": MODULE, **(reference_fields or {})}
@@ -138,11 +139,18 @@ def made_verification(
             sha256="d" * 64,
         ),
         "unreadable": 0,
-        "verdicts": judge_answers(answers, specs, labels, kind="photos" if folder else "golden"),
+        "verdicts": judge_answers(
+            answers, specs, labels, kind="photos" if folder else "golden", expected=known
+        ),
         "answers": answers,
-        "expected": expected or {},
+        "expected": known,
         "head": labels.head,
-        "accuracy": accuracies(answers, expected or {}, labels),
+        "accuracy": accuracies(answers, known, labels),
+        "class_changes": {
+            spec: class_changes(reference, logits, paths, known, labels, spec.precision)
+            for spec, logits in zip(specs, candidates.values(), strict=True)
+            if spec.precision != "fp32"
+        },
         "created": "2026-11-22T03:11:26+00:00",
         "versions": {"python": "3.11.9", "numpy": "2.4.6"},
         "diagnosis": Diagnosis(

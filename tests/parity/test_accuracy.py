@@ -1,11 +1,14 @@
+import msgspec
 import numpy as np
 import pytest
 from sklearn import metrics
 
-from deploykit.parity.accuracy import accuracies, accuracy_of
+from deploykit.parity.accuracy import accuracies, accuracy_change, accuracy_of, class_changes
 from deploykit.parity.answers import Answers
+from deploykit.parity.measurement import AccuracyChange
 from deploykit.specs.heads import Binary, MultiLabel
 from deploykit.specs.model import Labels
+from deploykit.specs.value import decode_json
 
 LABELS = Labels(names=("bird", "dog", "food"), source="test")
 PATHS = ("dog/0.jpg", "dog/1.jpg", "bird/0.jpg", "other/0.jpg")
@@ -49,6 +52,61 @@ def test_accuracy_of_no_right_answer():
 def test_accuracy_of_unlabelled_images():
     assert accuracy_of(LOGITS, PATHS, {}, LABELS) is None
     assert accuracy_of(LOGITS, PATHS, {"elsewhere.jpg": ("dog",)}, LABELS) is None
+
+
+def test_accuracy_change_counts_the_same_images():
+    """Of 4 labelled images one is lost, one is won, and one that is not finite is lost as well."""
+    labels = Labels(names=("bird", "dog", "food"), source="test")
+    right = np.array([0, 1, 1, 2, 0])
+    reference = np.eye(3, dtype=np.float32)[[0, 1, 0, 2, 0]]
+    candidate = np.eye(3, dtype=np.float32)[[1, 1, 1, 2, 1]]
+    candidate[3, 2] = np.nan
+    paths = [f"{i}.jpg" for i in range(5)]
+    expected = {path: (labels.names[i],) for path, i in zip(paths[:4], right, strict=False)}
+    found = accuracy_change(reference, candidate, paths, expected, labels)
+    assert (found.name, found.images, found.correct) == ("accuracy", 4, 3)
+    assert (found.lost, found.won, found.drop) == (2, 1, 25.0)
+    assert accuracy_change(reference, candidate, paths, {}, labels) is None
+
+
+@pytest.mark.parametrize(
+    "counts", [(0, 0, 0, 0), (10, 11, 0, 0), (10, 5, 6, 0), (10, 5, 0, 6), (10, 5, -1, 0)]
+)
+def test_accuracy_change_of_impossible_counts_is_refused(counts):
+    """A manifest may come from anybody."""
+    fields = dict(zip(("images", "correct", "lost", "won"), counts, strict=True))
+    data = msgspec.json.encode({"name": "accuracy", **fields})
+    with pytest.raises(ValueError, match="lost and"):
+        decode_json(data, AccuracyChange)
+
+
+def test_class_changes_of_labelled_images():
+    changes = class_changes(
+        LOGITS[:, [0, 1, 2]], LOGITS[[0, 1, 1, 3]] * [1, 0.2, 1], PATHS, EXPECTED, LABELS, "int8"
+    )
+    # The candidate takes dog/0 for food; bird/0 stays.
+    told = [(each.label, each.images, each.reference, each.candidate) for each in changes]
+    assert told == [("dog", 2, 1, 0), ("bird", 1, 1, 1)]
+    assert [each.lost for each in changes] == [1, 0]
+
+
+def test_class_changes_without_labels_are_of_clear_decisions():
+    reference = np.array([[4, 0, 0], [4, 0, 0], [4, 3.99, 0], [0, 4, 0], [0, np.nan, 0]])
+    candidate = np.array([[4, 0, 0], [0, 4, 0], [0, 4, 0], [0, 4, 0], [0, 4, 0]])
+    found = class_changes(reference, candidate, [*"abcde"], {}, LABELS, "int8")
+    told = [(each.label, each.images, each.reference, each.candidate) for each in found]
+    assert told == [("bird", 2, 2, 1), ("dog", 1, 1, 1)]
+
+
+def test_class_changes_of_several_labels():
+    labels = Labels(names=("a", "b"), source="test", head=MultiLabel(thresholds=(0.5, 0.5)))
+    reference = np.array([[3, 3], [3, -3], [-3, 3]], np.float32)
+    candidate = np.array([[3, -3], [3, -3], [-3, 3]], np.float32)
+    found = class_changes(reference, candidate, [*"xyz"], {}, labels, "fp16")
+    assert [(each.label, each.images, each.lost) for each in found] == [("b", 2, 1), ("a", 2, 0)]
+    expected = {"x": ("a",), "y": ("a",), "z": ("b",)}
+    change = accuracy_change(reference, candidate, [*"xyz"], expected, labels)
+    assert (change.name, change.lost, change.won, change.drop) == ("exact match", 0, 1, -100 / 3)
 
 
 def test_accuracies_of_reference_and_candidates():

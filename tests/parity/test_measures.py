@@ -1,4 +1,3 @@
-import msgspec
 import numpy as np
 import pytest
 
@@ -30,7 +29,7 @@ def reasons(measurement, precision="fp32"):
 def test_measure_of_equal_logits():
     found = measured(REFERENCE.copy())
     assert (found.images, found.batch_sizes, found.scale) == (4, (1, 2), 4.0)
-    assert (found.max_abs_error, found.rms_probability_change) == (0, 0)
+    assert (found.max_abs_error, found.p99_probability_change) == (0, 0)
     assert (found.flips, found.undecidable, found.flipped, found.non_finite) == (0, 0, (), 0)
     assert found.flip_rate_bound == pytest.approx(1 - 0.05**0.25)
     assert reasons(found) == ()
@@ -242,14 +241,25 @@ def test_tolerance_of_probability_changes(precision, change, passes):
     assert (reasons(found, precision) == ()) is passes
 
 
-def test_tolerance_of_rms_probability_change():
-    reference = np.log(np.array([[0.7, 0.3], [0.6, 0.4], [0.6, 0.4]], np.float32))
-    candidate = np.log(np.array([[0.73, 0.27], [0.56, 0.44], [0.6, 0.4]], np.float32))
-    found = measured(candidate, reference, "int8")
-    assert found.rms_probability_change == pytest.approx(0.05 / 3**0.5, abs=1e-6)
-    for allowed, passes in ((0.0289, True), (0.0288, False)):
-        tolerance = msgspec.structs.replace(tolerance_for("int8"), max_typical_change=allowed)
-        assert (tolerance.exceeded(found) == ()) is passes
+@pytest.mark.parametrize(
+    ("images", "far", "judged", "passes"),
+    [(99, 1, 0.2, False), (100, 1, 0.01, True), (100, 2, 0.2, False), (300, 3, 0.01, True),
+     (300, 4, 0.2, False), (700, 7, 0.01, True)],
+)  # fmt: skip
+def test_tolerance_of_probability_changes_is_of_their_99th_percentile(images, far, judged, passes):
+    changes = np.full((images, 1), 0.01)
+    changes[:far] = 0.2
+    reference = np.tile([[0.1, 0.9]], (images, 1))
+    candidate = reference + np.hstack([changes, -changes])
+    found = measured(np.log(candidate), np.log(reference), "int8")
+    assert found.p99_probability_change == pytest.approx(judged)
+    assert found.max_probability_change == pytest.approx(0.2)
+    assert (reasons(found, "int8") == ()) is passes
+    if not passes:
+        assert reasons(found, "int8") == (
+            "the 99th percentile of the changes of probability is 0.2000 (the largest 0.2000); "
+            "at most 0.1 is allowed",
+        )
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 0), ("fp16", 2), ("int8", 4)])

@@ -74,7 +74,7 @@ def test_accepted_as_proven_is_not_taken_with_flips(accepted, monkeypatch):
     runtime, (note, *_) = chosen(accepted)
     assert runtime == "onnxruntime-cpu"
     assert "its verdict contradicts itself" in note  # FP32 may change no decision
-    monkeypatch.setattr("deploykit.proof.policy.tolerance_for", lambda _: SOME_FLIPS)
+    monkeypatch.setattr("deploykit.proof.policy.tolerance_for", lambda *_: SOME_FLIPS)
     runtime, (note, *_) = chosen(open_bundle(accepted.folder))
     assert runtime == "onnxruntime-cpu"
     assert "it changes 1 decision of " in note
@@ -234,7 +234,7 @@ def test_accepted_damaged_leaves_the_others(accepted):
     """Those that run the same graph on another runtime as well, which cannot open either."""
     int8, manifest = "deploy/int8.onnx", accepted.manifest
     (proof,) = (p for p in manifest.verdicts if (p.graph, p.runtime) == (FP32, "onnxruntime-cpu"))
-    enough = msgspec.structs.replace(proof.measurement, flip_rate_bound=0.02)
+    enough = msgspec.structs.replace(proof.measurement, images=128, flip_rate_bound=0.02)
     proofs = (
         msgspec.structs.replace(
             proof, graph=int8, runtime=runtime, precision="int8", device=cpu_device("int8"),

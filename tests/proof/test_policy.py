@@ -8,6 +8,7 @@ from bundle_files import edited
 from fake_session import FakeSession
 from fp16_networks import BRIGHT, make_photos
 
+from deploykit.bundle.accepted import Accepted
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.bench import run as bench
@@ -17,11 +18,13 @@ from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import ParityError
-from deploykit.inference.candidates import Candidate
+from deploykit.inference.candidates import Candidate, this_machine
+from deploykit.parity.budget import Budget
+from deploykit.parity.measurement import AccuracyChange
 from deploykit.parity.statistics import upper_bound
 from deploykit.proof.auto import open_best
 from deploykit.proof.policy import MAX_FLIP_RATE_BOUND, MIN_IMAGES, status
-from deploykit.proof.text import status_of_run
+from deploykit.proof.text import status_of_run, status_text
 from deploykit.system.progress import silent
 
 FP32, INT8 = "deploy/fp32.onnx", "deploy/int8.onnx"
@@ -41,6 +44,13 @@ def measured(verdict, kind, images, flips=0):
     )
     return {"images": image_set(kind, images), "measurement": found, "among": images}
 
+
+def budgeted(flips, budget, **fields):
+    """An INT8 verdict on 225 photos within a budget of the user's."""
+    return {"kind": "executed", "budget": budget, "_of": ("photos", 225, flips), "_found": fields}
+
+
+WRONG = AccuracyChange(name="accuracy", images=225, correct=200, lost=6, won=2)
 
 #: Precision, how the verdict differs from an executed proof without a flip, and the answer.
 KINDS = {
@@ -64,7 +74,31 @@ KINDS = {
     "int8 on generated images": ("int8", ("generated", 225), "unproven"),
     "int8 on golden images": ("int8", ("golden", 225), "unproven"),
     "int8 with flips": ("int8", ("photos", 225, 1), "within budget"),
-    "int8 with flips on too few": ("int8", ("photos", 40, 1), "unproven"),
+    "int8 with flips on too few": ("int8", ("photos", 25, 1), "unproven"),
+    "int8 within a budget": ("int8", budgeted(30, Budget(max_flip_rate=0.2)), "within budget"),
+    "int8 beyond its budget": ("int8", budgeted(30, Budget(max_flip_rate=0.1)), "unproven"),
+    "int8 that needs no budget": ("int8", budgeted(0, Budget(max_flip_rate=0.2)), "proven"),
+    "int8 with large changes": (
+        "int8",
+        budgeted(0, Budget(max_flip_rate=0.2), p99_probability_change=0.3),
+        "within budget",
+    ),
+    "int8 within a drop of accuracy": (
+        "int8",
+        budgeted(30, Budget(max_accuracy_drop=2), accuracy=WRONG),
+        "within budget",
+    ),
+    "int8 beyond a drop of accuracy": (
+        "int8",
+        budgeted(30, Budget(max_accuracy_drop=1), accuracy=WRONG),
+        "unproven",
+    ),
+    "int8 without the accuracy": ("int8", budgeted(0, Budget(max_accuracy_drop=1)), "unproven"),
+    "fp32 within a budget": (
+        "fp32",
+        {"budget": Budget(max_flip_rate=1), "_of": ("photos", 225, 3), "_found": {}},
+        "unproven",
+    ),
 }
 
 
@@ -77,6 +111,11 @@ def known(bundle):
         (proof,) = (each for each in bundle.manifest.verdicts if each.graph == FP32)
         if isinstance(change, tuple):
             change = measured(proof, *change)
+        elif change and "_of" in change:
+            of = measured(proof, *change["_of"])
+            found = msgspec.structs.replace(of["measurement"], **change["_found"])
+            fields = {name: each for name, each in change.items() if name[0] != "_"}
+            change = of | {"measurement": found} | fields
         if precision == "int8":
             path = bundle.folder / INT8
             path.write_bytes((bundle.folder / FP32).read_bytes())
@@ -162,7 +201,7 @@ def test_status_of_an_edited_verdict_tells_it(known):
     assert answer.proof is None
     assert answer.reason == (
         "its verdict contradicts itself: it is kept as passed, but 3 of 225 images changed their "
-        "class; at most 0.0% may"
+        "class; at most 0% may"
     )
 
 
@@ -235,3 +274,42 @@ def test_status_of_duplicates_is_unproven(verified, easy, tmp_path):
     assert verdict.measurement.images == 1
     assert known.word == "unproven"
     assert "its proof is on 1 photo" in known.reason
+
+
+def test_status_within_a_budget_tells_how_to_accept_it(known):
+    bundle = known("int8 within a budget")
+    answer = status(bundle, Candidate(INT8, CPU, "int8"))
+    assert answer.reason == (
+        "it changes 30 decisions of 225, within the budget that it was given (at most 20 % of the "
+        "decisions may change); --runtime onnxruntime-cpu --precision int8 takes it, and so does "
+        "predict after deploykit bench --accept --max-flips 20%"
+    )
+    assert status_text(answer).endswith(
+        "; within budget: at most 20 % of the decisions may change)"
+    )
+    assert [answer.is_within(Budget(max_flip_rate=rate)) for rate in (0.13, 0.14)] == [False, True]
+    assert not answer.is_within(None)
+
+
+def test_auto_takes_what_was_accepted_within_a_budget(known):
+    bundle = known("int8 within a budget")
+
+    def accept(budget):
+        accepted = Accepted(
+            machine=this_machine(),
+            file=INT8,
+            sha256=bundle.manifest.files[INT8].sha256,
+            runtime=CPU,
+            precision="int8",
+            status="within budget",
+            images_per_second=9.0,
+            created="2026-11-22T09:00:00+00:00",
+            budget=budget,
+        )
+        return edited(bundle, accepted=(accepted,))
+
+    for budget in (None, Budget(max_flip_rate=0.13)):
+        with pytest.raises(ParityError):
+            open_best(accept(budget), precision="int8")
+    with open_best(accept(Budget(max_flip_rate=0.14))) as session:
+        assert session.spec.precision == "int8"

@@ -11,6 +11,7 @@ from deploykit.commands.bench.run import BenchRequest, accept_recommended, bench
 from deploykit.commands.bench.text import benchmark_text
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
 from deploykit.errors import BundleError
+from deploykit.parity.budget import Budget
 from deploykit.system.progress import Progress, silent
 
 
@@ -24,6 +25,8 @@ def bench(
     verify: bool = False,
     max_images: int = BenchRequest.max_images,
     expected: PathLike | None = None,
+    max_flips: str | float | None = None,
+    max_accuracy_drop: float | None = None,
     accept: bool = False,
     html: PathLike | None = None,
     artifacts: PathLike | None = None,
@@ -42,6 +45,10 @@ def bench(
         max_images: Photos to compare with ``verify``.
         expected: A table of the photos' classes (path, then names or 0/1 columns); None for what
             their folders tell. Gives the accuracy of each candidate.
+        max_flips: Below FP32, recommend what changes no larger part of the decisions, ``"1%"`` or
+            ``0.01``, instead of what the precision allows.
+        max_accuracy_drop: Below FP32, recommend what loses no more points of accuracy on labelled
+            photos.
         accept: Make ``predict`` and ``load`` use the recommended candidate on this machine.
         html: Where to write a page.
         artifacts: The home of bundles; None for ``artifacts``.
@@ -63,6 +70,7 @@ def bench(
         verify,
         max_images,
         optional_path(expected),
+        Budget.parse(max_flips, max_accuracy_drop),
     )
     page = optional_path(html)
     if page is not None:

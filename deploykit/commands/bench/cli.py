@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploykit.console.command import command
-from deploykit.console.options import Artifacts, BundleName, Json, Verbose, named_path
+from deploykit.console.options import (
+    Artifacts,
+    BundleName,
+    Expected,
+    Json,
+    MaxAccuracyDrop,
+    MaxFlips,
+    Verbose,
+)
 from deploykit.errors import DeploykitError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -24,15 +32,7 @@ def bench(
         Path | None,
         typer.Option(metavar="DIR", help="Images to predict.  [default: those of the export]"),
     ] = None,
-    expected: Annotated[
-        Path | None,
-        typer.Option(
-            parser=named_path,
-            metavar="FILE",
-            help="A CSV of the images' classes: path, then names or 0/1 columns.  [default: what "
-            "their folders tell]",
-        ),
-    ] = None,
+    expected: Expected = None,
     bundle: BundleName = None,
     accept: Annotated[
         bool, typer.Option("--accept", help="Let predict use the recommended one on this machine.")
@@ -44,6 +44,8 @@ def bench(
         bool,
         typer.Option("--verify", help="Prove the fastest unproven ones, until one passes."),
     ] = False,
+    max_flips: MaxFlips = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page.")] = None,
     seconds: Annotated[
         float,
@@ -98,9 +100,17 @@ def bench(
             )
         from deploykit.bundle.folder import find_bundle
         from deploykit.commands.bench.run import BenchRequest, bench_bundle
+        from deploykit.parity.budget import Budget
 
         request = BenchRequest(
-            images, _parsed_sizes(batch_sizes), repeats, seconds, verify, max_images, expected
+            images,
+            _parsed_sizes(batch_sizes),
+            repeats,
+            seconds,
+            verify,
+            max_images,
+            expected,
+            Budget.parse(max_flips, max_accuracy_drop),
         )
         if html is not None:
             from deploykit.commands.bench.page import begin_bench_page

@@ -10,6 +10,7 @@ from deploykit.bundle.accepted import MachineIdentity
 from deploykit.bundle.folder import CANONICAL_GRAPH
 from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.inference.candidates import Candidate
+from deploykit.parity.budget import Budget
 from deploykit.proof.policy import Status
 from deploykit.runtime.opener import CPU
 from deploykit.specs.engine import is_flavour
@@ -155,6 +156,7 @@ class Benchmark(Shown, Value, frozen=True):
         versions: Of the packages that took part.
         verified: Whether what had no proof was compared.
         accuracy_word: What the part of the images is called that are given exactly their classes.
+        budget: What the user allows below FP32; None for what the precision allows.
     """
 
     bundle: str
@@ -171,10 +173,11 @@ class Benchmark(Shown, Value, frozen=True):
     versions: dict[str, str]
     verified: bool = False
     accuracy_word: Literal["accuracy", "exact match"] = "accuracy"
+    budget: Budget | None = None
 
     @property
     def recommended(self) -> Measured | None:
-        """The fastest that ``predict`` can take and that is proven or within its budget."""
+        """The fastest that ``predict`` can take and that is proven or within the budget."""
         return _fastest(self._passed)
 
     @property
@@ -197,13 +200,17 @@ class Benchmark(Shown, Value, frozen=True):
 
     @property
     def faster_unproven(self) -> tuple[Measured, ...]:
-        """What is faster than the recommended one and unproven; the fastest first."""
+        """What is faster than the recommended one and unproven; the fastest first.
+
+        With a budget of the user's also what failed, or passed, by another one.
+        """
         best = self.recommended
         return tuple(
             each
             for each in self.measured
             if each.is_deployable
-            and each.word == "unproven"
+            and not self.passed(each)
+            and (each.word == "unproven" or self.budget is not None)
             and (best is None or each.is_faster_than(best))
         )
 
@@ -214,7 +221,11 @@ class Benchmark(Shown, Value, frozen=True):
 
     @property
     def _passed(self) -> list[Measured]:
-        return [each for each in self.measured if each.is_deployable and each.proof is not None]
+        return [each for each in self.measured if each.is_deployable and self.passed(each)]
+
+    def passed(self, measured: Measured) -> bool:
+        """Whether a candidate is proven, or changes no more than is allowed."""
+        return measured.status is not None and measured.status.is_within(self.budget)
 
     def times_plain(self, measured: Measured) -> float | None:
         """How many times the images/s of the plain export a candidate gives."""
@@ -229,9 +240,11 @@ class Benchmark(Shown, Value, frozen=True):
     def how_to_prove(self, measured: Measured) -> str:
         """The command that would prove a candidate."""
         what = measured.candidate
+        allowed = () if self.budget is None or what.precision == "fp32" else self.budget.options
         if is_flavour(what.runtime):
-            return self.command("verify", "--engine", what.file)
-        return self.command("verify", "--runtime", what.runtime, "--precision", what.precision)
+            return self.command("verify", "--engine", what.file, *allowed)
+        which = ("--runtime", what.runtime, "--precision", what.precision)
+        return self.command("verify", *which, *allowed)
 
 
 def _fastest(measured: Iterable[Measured]) -> Measured | None:

@@ -40,8 +40,9 @@ from deploykit.images.batches import read_batches
 from deploykit.images.scan import ImageFile, Scan, sample_images
 from deploykit.images.truth import known_classes
 from deploykit.inference.candidates import Candidate, this_machine
+from deploykit.parity.budget import Budget
 from deploykit.proof.accepted import keep_accepted
-from deploykit.proof.images import listed_images, nothing_readable
+from deploykit.proof.images import listed_images, nothing_readable, require_labels
 from deploykit.proof.policy import Status, status, status_by
 from deploykit.proof.reference import OpenReference, ReferenceRequest, open_reference
 from deploykit.proof.verdict import kept_verdict
@@ -60,6 +61,7 @@ class BenchRequest:
 
     Attributes:
         expected: A table of the images' classes; None for what their folders tell.
+        budget: What the user allows below FP32; None for what the precision allows.
         max_images: 256 without a flip bound the rate of flips at 1.2 %.
     """
 
@@ -70,6 +72,7 @@ class BenchRequest:
     verify: bool = False
     max_images: int = 256
     expected: Path | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         if not self.batch_sizes or min(self.batch_sizes) < 1:
@@ -106,6 +109,7 @@ def bench_bundle(
     start = time.monotonic()
     folder = listed_images(bundle, request.images, progress)
     every = known_classes(folder, bundle.manifest.labels, request.expected, progress)
+    require_labels(request.budget, every, printable(folder.path))
     files = _readable_sample(bundle, folder)
     truth = {file.name: every[file.name] for file in files if file.name in every}
     candidates, skipped = list_candidates(bundle, progress)
@@ -146,9 +150,10 @@ def bench_bundle(
         created=now(),
         versions=versions,
         accuracy_word=bundle.manifest.labels.head.accuracy,
+        budget=request.budget,
     )
     if request.verify:
-        benchmark = _with_proofs(bundle, benchmark, folder.path, request.max_images, progress)
+        benchmark = _with_proofs(bundle, benchmark, folder.path, request, progress)
     return msgspec.structs.replace(benchmark, seconds=time.monotonic() - start)
 
 
@@ -253,7 +258,11 @@ def _has_time(request: BenchRequest, rounds: int, elapsed: float) -> bool:
 
 
 def _with_proofs(
-    bundle: Bundle, benchmark: Benchmark, images: Path, at_most: int, progress: Progress
+    bundle: Bundle,
+    benchmark: Benchmark,
+    images: Path,
+    asked: BenchRequest,
+    progress: Progress,
 ) -> Benchmark:
     """Verify what would be recommended if it were proven, the fastest first, until one passes.
 
@@ -278,11 +287,11 @@ def _with_proofs(
                 known = Status("unproven", None, reason, how)
             else:
                 progress(Note(f"verifying {measured.name}, faster than what is proven"))
-                known = _verified(bundle, measured, reference, images, at_most, progress)
+                known = _verified(bundle, measured, reference, images, asked, progress)
             judged = msgspec.structs.replace(measured, status=known)
             every = tuple(judged if each is measured else each for each in benchmark.measured)
             benchmark = msgspec.structs.replace(benchmark, measured=every)
-            if known.proof is not None:
+            if known.is_within(asked.budget):
                 break
     return benchmark
 
@@ -292,7 +301,7 @@ def _verified(
     measured: Measured,
     reference: OpenReference,
     images: Path,
-    at_most: int,
+    asked: BenchRequest,
     progress: Progress,
 ) -> Status:
     """Compare a candidate with the reference; the verdict counts, whether it is kept or not."""
@@ -300,7 +309,9 @@ def _verified(
     is_engine = is_flavour(what.runtime)
     request = VerifyRequest(
         images=images,
-        max_images=at_most,
+        max_images=asked.max_images,
+        expected=asked.expected,
+        allowed=None if what.precision == "fp32" else asked.budget,
         runtime=None if is_engine else what.runtime,
         precision=None if is_engine else what.precision,
         engine=what.file if is_engine else None,
@@ -357,6 +368,7 @@ def accept_recommended(bundle: Bundle, benchmark: Benchmark) -> Accepted:
         status="proven" if chosen.word == "proven" else "within budget",
         images_per_second=chosen.images_per_second,
         created=benchmark.created,
+        budget=None if chosen.word == "proven" else benchmark.budget,
     )
     keep_accepted(bundle, accepted)
     return accepted

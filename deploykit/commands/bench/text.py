@@ -15,7 +15,7 @@ from deploykit.commands.bench.results import (
     name_of,
 )
 from deploykit.errors import DeploykitError
-from deploykit.proof.text import flips_of, kept_verdict_text, status_value
+from deploykit.proof.text import changes_of, flips_of, kept_verdict_text, status_value
 from deploykit.specs.value import plain_value
 from deploykit.system.text import commands_apart, counted, lines_text, table_text, visible
 
@@ -93,7 +93,7 @@ def candidate_row(benchmark: Benchmark, measured: Measured) -> dict[str, str]:
         "first answer": f"{measured.first_answer_seconds:.1f} s",
         "memory": "" if memory is None else f"{memory / 2**20:.0f} MiB",
         "flips": "" if proof is None else flips_of(proof.measurement),
-        "|dp|": "" if proof is None else f"{proof.measurement.max_probability_change:.1e}",
+        "|dp|": "" if proof is None else changes_of(proof.measurement),
         benchmark.accuracy_word: accuracy if labelled else "",
         "status": measured.word,
     }
@@ -167,7 +167,7 @@ def _recommendation_lines(benchmark: Benchmark, accepted: Accepted | None) -> It
         yield f"as fast as     {each.name}, {each.images_per_second:.1f} images/s: {AS_FAST}"
     yield from (f"DAMAGED        {line}" for line in by_reason(benchmark.damaged))
     for each in benchmark.measured:
-        if each.status is not None and each.status.proof is None:
+        if each.status is not None and not each.status.is_within(benchmark.budget):
             word = "FAILED" if each.word == "failed" else each.word
             yield from f"{word:<15}{each.name}: {each.status.why}".split("\n")
     for each in benchmark.faster_unproven:
@@ -186,13 +186,18 @@ def failure_lines(failure: DeploykitError) -> Iterator[str]:
 
 
 def _next_lines(benchmark: Benchmark, accepted: Accepted | None) -> Iterator[str]:
+    options = () if benchmark.budget is None else benchmark.budget.options
     if accepted is not None:
-        yield f"accepted       {accepted}, {accepted.status}: predict takes it on this machine"
+        within = f" ({accepted.budget})" if accepted.budget else ""
+        yield (
+            f"accepted       {accepted}, {accepted.status}{within}: predict takes it on this "
+            "machine"
+        )
     elif benchmark.damaged:
         return  # the reason says what to do
     elif benchmark.recommended is None and not benchmark.verified:
         yield "next           prove the fastest:"
-        yield benchmark.command("bench", "--verify")
+        yield benchmark.command("bench", "--verify", *options)
     elif benchmark.recommended is not None:
         yield "next           let predict take it on this machine:"
-        yield benchmark.command("bench", "--accept")
+        yield benchmark.command("bench", "--accept", *options)

@@ -9,6 +9,7 @@ from deploykit.commands.build.run import BuildRequest, BuildResult
 from deploykit.commands.build.run import build_engine as build
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
 from deploykit.commands.quantize.run import SEARCH_SECONDS
+from deploykit.parity.budget import Budget
 from deploykit.specs.engine import Profile
 from deploykit.system.progress import Progress, silent
 
@@ -24,6 +25,9 @@ def build_engine(
     max_batch: int = 32,
     workspace: int | None = None,
     images: PathLike | None = None,
+    expected: PathLike | None = None,
+    max_flips: str | float | None = None,
+    max_accuracy_drop: float | None = None,
     search_seconds: float = SEARCH_SECONDS,
     diagnose: bool = True,
     artifacts: PathLike | None = None,
@@ -44,6 +48,11 @@ def build_engine(
         workspace: Device memory that a layer may work in, in bytes; None for all.
         images: Photos to make the FP16 or INT8 graph with, anew; None for the graph that is there,
             else for those of the export, else ``golden.npz``.
+        expected: A table of the photos' classes (path, then names or 0/1 columns); None for what
+            their folders tell.
+        max_flips: The part of the decisions that may change, ``"1%"`` or ``0.01``, instead of what
+            the precision allows.
+        max_accuracy_drop: By how many points the accuracy on labelled photos may fall.
         search_seconds: How long to look for the nodes that must stay in FP32.
         diagnose: Look for the node at fault if a graph or the engine fails.
         artifacts: The home of bundles; None for ``artifacts``.
@@ -67,5 +76,7 @@ def build_engine(
         images=optional_path(images),
         search_seconds=search_seconds,
         diagnose=diagnose,
+        expected=optional_path(expected),
+        budget=Budget.parse(max_flips, max_accuracy_drop),
     )
     return build(chosen_bundle(bundle, artifacts, progress), request, progress)

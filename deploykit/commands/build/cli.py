@@ -11,7 +11,10 @@ from deploykit.console.command import command
 from deploykit.console.options import (
     Artifacts,
     BundleName,
+    Expected,
     Json,
+    MaxAccuracyDrop,
+    MaxFlips,
     NoDiagnose,
     SearchSeconds,
     Verbose,
@@ -43,6 +46,9 @@ def build_trt(
             "[default: the graph that is there; else those of the export, else golden.npz]",
         ),
     ] = None,
+    expected: Expected = None,
+    max_flips: MaxFlips = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
     search_seconds: SearchSeconds = None,
     flavour: Annotated[
         str,
@@ -90,6 +96,7 @@ def build_trt(
         from deploykit.commands.build.text import build_text, build_value
         from deploykit.commands.quantize.run import SEARCH_SECONDS
         from deploykit.errors import ParityError
+        from deploykit.parity.budget import Budget
         from deploykit.specs.engine import FLAVOURS, Profile
         from deploykit.specs.value import choice
 
@@ -102,6 +109,8 @@ def build_trt(
             images=images,
             search_seconds=SEARCH_SECONDS if search_seconds is None else search_seconds,
             diagnose=not no_diagnose,
+            expected=expected,
+            budget=Budget.parse(max_flips, max_accuracy_drop),
         )
         result = build_engine(
             find_bundle(bundle, artifacts, console.progress), request, console.progress

@@ -36,8 +36,9 @@ from deploykit.engine.passport import (
     parse_targets,
     reason,
 )
-from deploykit.errors import BundleError, DependencyError, MissingError, ParityError
+from deploykit.errors import BundleError, DependencyError, MissingError, ParityError, UsageError
 from deploykit.inference.engines import Engine, engines_outdated
+from deploykit.parity.budget import Budget
 from deploykit.proof.images import ImageSample
 from deploykit.specs.engine import Flavour, Profile, TensorRT
 from deploykit.specs.model import Precision
@@ -68,6 +69,8 @@ class BuildRequest:
     images: Path | None = None
     search_seconds: float = SEARCH_SECONDS
     diagnose: bool = True
+    expected: Path | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,6 +112,12 @@ def build_engine(
     """
     request = request or BuildRequest()
     choice(request.precision, BUILD_PRECISIONS, "precision for engines")
+    if request.budget is not None and request.precision == "fp32":
+        raise UsageError(
+            "--max-flips and --max-accuracy-drop are for what is below FP32, where no decision may "
+            "change.",
+            hint="Leave them out, or build --precision fp16 or int8.",
+        )
     gpu = find_gpu()
     flavour = _choose_flavour(request, gpu, progress)
     targets = parse_targets(request.targets, flavour)
@@ -117,7 +126,12 @@ def build_engine(
     tensorrt = open_flavour(flavour)
     before = bundle
     making = QuantizeRequest(
-        request.precision, request.images, request.search_seconds, diagnose=request.diagnose
+        request.precision,
+        request.images,
+        request.search_seconds,
+        diagnose=request.diagnose,
+        expected=request.expected,
+        budget=request.budget,
     )
     bundle, proof, tuning = proven_graph(bundle, making, progress)
     built = _build(bundle, proof.graph, request, tensorrt, targets, progress)
@@ -129,7 +143,9 @@ def build_engine(
     bundle, engine = publish_engine(bundle, passport, built.plan)
     verification = None
     if audit is not None:
-        verifying = VerifyRequest(engine=engine, sample=_proof_sample(bundle, request))
+        verifying = VerifyRequest(
+            engine=engine, sample=_proof_sample(bundle, request), allowed=request.budget
+        )
         try:
             verification = verify_bundle(bundle, verifying, progress)
         except MissingError as exc:
@@ -279,7 +295,7 @@ def _failed_engine(
 def _proof_sample(bundle: Bundle, request: BuildRequest) -> ImageSample:
     """The photos for proofs; the proof tells what a search used."""
     precision = "fp16" if request.precision == "fp32" else request.precision
-    return quantization_images(bundle, precision, request.images, silent)[1]
+    return quantization_images(bundle, precision, request.images, silent, request.expected)[1]
 
 
 def _choose_flavour(request: BuildRequest, gpu: Gpu | None, progress: Progress) -> Flavour:

@@ -11,6 +11,7 @@ from deploykit.commands.quantize.run import (
     QuantizeRequest,
     quantize_bundle,
 )
+from deploykit.parity.budget import Budget
 from deploykit.system.progress import Progress, silent
 
 
@@ -19,6 +20,9 @@ def quantize(
     *,
     precision: Literal["fp16", "int8"] = "int8",
     images: PathLike | None = None,
+    expected: PathLike | None = None,
+    max_flips: str | float | None = None,
+    max_accuracy_drop: float | None = None,
     search_seconds: float = SEARCH_SECONDS,
     runtime: Literal["openvino", "onnxruntime-cpu"] | None = None,
     cpu: Literal["vnni", "avx2", "any"] | None = None,
@@ -34,6 +38,11 @@ def quantize(
         precision: What to make.
         images: Photos: one sample to search and calibrate on, another to prove on; None for those
             of the export, else ``golden.npz``.
+        expected: A table of the photos' classes (path, then names or 0/1 columns); None for what
+            their folders tell.
+        max_flips: The part of the decisions that may change, ``"1%"`` or ``0.01``, instead of what
+            the precision allows.
+        max_accuracy_drop: By how many points the accuracy on labelled photos may fall.
         search_seconds: How long to look for the nodes that must stay in FP32, for each graph.
         runtime: What the INT8 graph for CPUs is made for; None for OpenVINO where it is installed.
         cpu: Which CPUs the INT8 graph is for: those with VNNI, those without, which get weights of
@@ -55,5 +64,7 @@ def quantize(
         runtime=runtime,
         cpu=cpu,
         diagnose=diagnose,
+        expected=optional_path(expected),
+        budget=Budget.parse(max_flips, max_accuracy_drop),
     )
     return quantize_bundle(chosen_bundle(bundle, artifacts, progress), request, progress)

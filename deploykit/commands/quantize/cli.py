@@ -11,7 +11,10 @@ from deploykit.console.command import command
 from deploykit.console.options import (
     Artifacts,
     BundleName,
+    Expected,
     Json,
+    MaxAccuracyDrop,
+    MaxFlips,
     NoDiagnose,
     SearchSeconds,
     Verbose,
@@ -31,6 +34,9 @@ def quantize(
             "[default: those of the export; else golden.npz]",
         ),
     ] = None,
+    expected: Expected = None,
+    max_flips: MaxFlips = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
     search_seconds: SearchSeconds = None,
     runtime: Annotated[
         str | None,
@@ -71,6 +77,7 @@ def quantize(
         )
         from deploykit.commands.quantize.text import quantization_text, quantization_value
         from deploykit.errors import ParityError
+        from deploykit.parity.budget import Budget
         from deploykit.specs.value import choice
 
         request = QuantizeRequest(
@@ -80,6 +87,8 @@ def quantize(
             runtime=runtime,
             cpu=None if cpu is None else choice(cpu, CPU_KINDS, "kind of CPU"),
             diagnose=not no_diagnose,
+            expected=expected,
+            budget=Budget.parse(max_flips, max_accuracy_drop),
         )
         result = quantize_bundle(
             find_bundle(bundle, artifacts, console.progress), request, console.progress

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, Bundle, deploy_graph
@@ -52,13 +51,6 @@ FOR_TENSORRT = Scheme(
     weight_bits=8,
 )
 
-#: The part of the tolerance that the search uses up: on other images a probability changes by more.
-_SEARCHED_PART = 0.75
-#: The same for a typical image. The largest change of so few images is luck, of which a search that
-#: tries many sets finds some; on dpn92 the largest of 192 images was 3 to 10 times the typical one.
-_TYPICAL_PART = 0.2
-
-
 #: Images differ in what they show: of one that the network is sure of no probability moves.
 _RANKED_ON = 8
 
@@ -83,6 +75,12 @@ class Int8(Strategy):
         seen: What the graph computes.
         arguments: Those of :class:`Strategy`.
     """
+
+    # The search tries many sets, and takes one that just passes: on other images probabilities
+    # change by more. Simulated with changes of a log-normal distribution (the largest of 192 images
+    # 5 to 8 times the root mean square) a set found so passes on 128 others in 62 to 87 % of the
+    # cases; with three quarters in 45 to 67 %.
+    searched_part = 0.6
 
     def __init__(self, seen: Calibration, *arguments: *StrategyArguments) -> None:
         from deploykit.graph.int8 import has_weight, integer_nodes
@@ -149,13 +147,13 @@ class Int8(Strategy):
             )
         for method in self._ranges:
             self._method = method
-            self._blanket[method] = _with_headroom(super().judge(frozenset()))
+            self._blanket[method] = super().judge(frozenset())
         self._method = min(self._blanket, key=lambda method: _preference(self._blanket[method]))
         return {}, frozenset()
 
     def judge(self, keep: NodeSet) -> Verdict:
-        """Compare on the images of the search, leaving something of the tolerance for others."""
-        return _with_headroom(super().judge(keep)) if keep else self._blanket[self._method]
+        """See :class:`Strategy`; of the graph without a node in FP32 the verdict is there."""
+        return super().judge(keep) if keep else self._blanket[self._method]
 
     def ranked(self, keep: NodeSet, trials: Trials) -> list[Group]:
         """By how much each tensor's rounding, and no other, moves the answers.
@@ -194,28 +192,10 @@ class Int8(Strategy):
         ]
 
 
-def _with_headroom(verdict: Verdict) -> Verdict:
-    """A verdict that passes only where it leaves something for other images."""
-    allowed = verdict.tolerance.max_probability_change
-    if allowed is None or not verdict.passed:
-        return verdict
-    strict = msgspec.structs.replace(
-        verdict.tolerance,
-        max_probability_change=_SEARCHED_PART * allowed,
-        max_typical_change=_TYPICAL_PART * allowed,
-    )
-    reasons = strict.reasons(verdict.measurement)
-    return msgspec.structs.replace(
-        verdict,
-        tolerance=strict,
-        reasons=tuple(f"{each} on the images of the search" for each in reasons),
-    )
-
-
 def _preference(verdict: Verdict) -> tuple[bool, int, float]:
     """Verdicts in order: those that pass, then by what they change."""
     found = verdict.measurement
-    return not verdict.passed, found.flips, found.rms_probability_change
+    return not verdict.passed, found.flips, found.p99_probability_change
 
 
 def calibrate(

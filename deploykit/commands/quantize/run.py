@@ -7,7 +7,7 @@ the nodes by what they cost, keep the fewest in FP32, prove on other photos, pub
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,14 +35,17 @@ from deploykit.commands.quantize.int8 import (
     Int8,
     calibrate,
 )
+from deploykit.commands.quantize.offers import offer_lines, offers_of
+from deploykit.commands.quantize.replaced import keep_what_is_proven, weigh_images
 from deploykit.commands.quantize.search import NodeSet
 from deploykit.commands.quantize.strategy import CpuKind, KeptSet, Scheme, Strategy
-from deploykit.errors import BundleError, GraphError, MissingError, ParityError
+from deploykit.errors import GraphError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
+from deploykit.parity.budget import Budget
 from deploykit.parity.calibration import CalibrationMethod
 from deploykit.proof.answered import AnsweredImages, split_answers
-from deploykit.proof.images import ImageSample, split_samples
-from deploykit.proof.policy import MIN_IMAGES, status_of, too_few_images
+from deploykit.proof.images import ImageSample, require_labels, split_samples
+from deploykit.proof.policy import too_few_images
 from deploykit.proof.reference import (
     EXPORT_PROVES,
     OpenReference,
@@ -74,10 +77,6 @@ SCHEMES: dict[Precision, tuple[Scheme, ...]] = {
 #: For the search and for the proof. INT8 adds up many small errors, which takes more photos to see
 #: than FP16's few large ones.
 _IMAGES: dict[Precision, tuple[int, int]] = {"fp16": (32, 32), "int8": (64, 128)}
-_MORE_IMAGES = (
-    f"Give {2 * MIN_IMAGES} different photos or more (--images DIR): one half is searched on, "
-    "the other proves."
-)
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,8 @@ class QuantizeRequest:
         cpu: What kind of CPU the INT8 graph is for, "any" for a graph each; None for this one's.
         graphs: Which of the precision's graphs to make, by their paths in the bundle; empty for
             all.
+        expected: A table of the images' classes; None for what their folders tell.
+        budget: What the user allows; None for what the precision allows.
     """
 
     precision: Precision = "int8"
@@ -97,6 +98,23 @@ class QuantizeRequest:
     cpu: CpuKind | Literal["any"] | None = None
     graphs: tuple[str, ...] = ()
     diagnose: bool = True
+    expected: Path | None = None
+    budget: Budget | None = None
+
+    def command(self, bundle: Bundle, budget: Budget) -> str:
+        """The command that makes the graphs within another budget."""
+        words: dict[str, object] = {
+            "--precision": self.precision,
+            "--images": self.images,
+            "--expected": self.expected,
+            "--runtime": self.runtime,
+            "--for": self.cpu,
+            "--search-seconds": f"{self.search_seconds:g}"
+            if self.search_seconds != SEARCH_SECONDS
+            else None,
+        }
+        options = [str(word) for each in words.items() if each[1] is not None for word in each]
+        return bundle.command("quantize", *options, *budget.options)
 
     def schemes(self) -> tuple[Scheme, ...]:
         """What is to be made.
@@ -204,7 +222,10 @@ def quantize_bundle(
     """
     request = request or QuantizeRequest()
     schemes = request.schemes()
-    split = quantization_images(bundle, request.precision, request.images, progress)
+    split = quantization_images(
+        bundle, request.precision, request.images, progress, request.expected
+    )
+    require_labels(request.budget, split[1].expected, split[1].source)
     cpu = read_cpu()
     if ON_CPU in schemes and saturates_int8(cpu):
         progress(
@@ -221,8 +242,8 @@ def quantize_bundle(
                 f"Nothing can be proven in {request.precision.upper()}: {reference.reason}.",
                 hint=EXPORT_PROVES,
             )
-        search, proof = split_answers(split, reference, progress)
-        _weigh_images(bundle, schemes, proof, progress)
+        search, proof = split_answers(split, reference, progress, request.budget)
+        weigh_images(bundle, schemes, proof, progress)
         folder = stack.enter_context(staged(bundle.folder)) / "made"
         maker = _Maker(bundle, request, reference, search, proof, folder, progress)
         made, refused = maker.make(schemes)
@@ -231,11 +252,15 @@ def quantize_bundle(
 
 
 def quantization_images(
-    bundle: Bundle, precision: Precision, images: Path | None, progress: Progress
+    bundle: Bundle,
+    precision: Precision,
+    images: Path | None,
+    progress: Progress,
+    expected: Path | None = None,
 ) -> tuple[ImageSample, ImageSample]:
     """Photos to calibrate and search on, and others to prove on; see :func:`split_samples`."""
     search, proof = _IMAGES[precision]
-    return split_samples(bundle, images, progress, search=search, proof=proof)
+    return split_samples(bundle, images, progress, search=search, proof=proof, expected=expected)
 
 
 @dataclass(frozen=True)
@@ -278,7 +303,8 @@ class _Maker:
                 raise
             keep, verdict = strategy.failed
             self._write(scheme, strategy.converted(keep))
-            raise self._kept_failure(exc, verdict, self.search) from exc
+            error = self._with_offers(exc, strategy, strategy.failing, "the search")
+            raise self._kept_failure(error, verdict, self.search) from exc
         graph = strategy.converted(found.nodes)
         path = self._write(scheme, graph)
         made = self._proven(strategy, found, strategy.kept_nodes(graph, found), path)
@@ -293,6 +319,27 @@ class _Maker:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_graph(graph, path, labels=manifest.labels, preprocessing=manifest.preprocessing)
         return path
+
+    def _with_offers(
+        self,
+        error: ParityError,
+        strategy: Strategy,
+        failing: Sequence[tuple[NodeSet, Verdict]],
+        where: str,
+    ) -> ParityError:
+        """Say beside a failure within which budget it would be none, and how to allow that."""
+        offers = offers_of(failing, self.request.budget, strategy.searched_part)
+        if not offers:
+            return error
+        lines = offer_lines(offers, strategy.scheme.precision.upper(), where)
+        hints = (
+            f"Or allow that; other photos must show the same: "
+            f"{self.request.command(self.bundle, each.budget)}"
+            for each in offers
+        )
+        return ParityError(
+            "\n".join([error.message, *lines]), hint="\n".join([error.hint or "", *hints])
+        )
 
     def _kept_failure(
         self, error: ParityError, verdict: Verdict, images: AnsweredImages
@@ -387,6 +434,8 @@ class _Maker:
             )
             if not verdicts[runtime].failed:
                 raise error
+            failing = [(found.nodes, verdicts[runtime])]
+            error = self._with_offers(error, strategy, failing, "the proof")
             raise self._kept_failure(error, verdicts[runtime], self.proof)
         sha256 = sha256_of(path)
         return QuantizedGraph(
@@ -415,11 +464,12 @@ class _Maker:
             ParityError: It is not proven, and would replace one that is.
         """
         search = SearchRecord(
-            made.runtime,
-            tuple(sorted(self.search.digests)),
-            made.kept,
-            made.integers,
-            made.weight_bits,
+            runtime=made.runtime,
+            images=tuple(sorted(self.search.digests)),
+            kept=made.kept,
+            integers=made.integers,
+            weight_bits=made.weight_bits,
+            budget=self.request.budget,
         )
 
         def change(manifest: Manifest) -> Manifest:
@@ -431,7 +481,7 @@ class _Maker:
                 ]
             ):
                 there = Bundle(self.bundle.folder, manifest)
-                _keep_what_is_proven(there, scheme.graph, f"is not: {reasons[0]}")
+                keep_what_is_proven(there, scheme.graph, f"is not: {reasons[0]}")
             changed = msgspec.structs.replace(
                 manifest.without_verdicts_of(made.graph),
                 files={**manifest.files, made.graph: record_file(path)},
@@ -459,46 +509,3 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     for reason in verdict.reasons:
         yield f"{verdict.candidate.runtime}: {reason}"
     yield from flips_text(verdict)
-
-
-def _weigh_images(
-    bundle: Bundle, schemes: Iterable[Scheme], images: AnsweredImages, progress: Progress
-) -> None:
-    """Say before a search that what it finds will not be proven, if the photos are too few.
-
-    Raises:
-        ParityError: The photos are too few, and a graph is there that is proven.
-    """
-    if not images.is_too_few:
-        return
-    count = counted(images.drawn.count, "photo" if images.drawn.kind == "photos" else "image")
-    why = f"compared on {count}; below FP32 a proof takes {MIN_IMAGES} photos"
-    for scheme in schemes:
-        _keep_what_is_proven(bundle, scheme.graph, f"would be {why}")
-    progress(Note(f"UNPROVEN: what is made will be {why}. {_MORE_IMAGES}"))
-
-
-def _keep_what_is_proven(bundle: Bundle, graph: str, why: str) -> None:
-    """Refuse to replace a graph that is proven by one that is not.
-
-    Raises:
-        ParityError: There is such a graph, and ``why`` says what the other one lacks.
-    """
-    if _is_proven(bundle, graph):
-        raise ParityError(
-            f"{graph} stays as it is: it is proven, and what would replace it {why}.",
-            hint=_MORE_IMAGES,
-        )
-
-
-def _is_proven(bundle: Bundle, graph: str) -> bool:
-    """Whether a proof of a graph counts anywhere; not of one that is missing or damaged."""
-    try:
-        bundle.checked(graph)
-    except BundleError:
-        return False
-    sha256 = bundle.manifest.files[graph].sha256
-    return any(
-        each.graph_sha256 == sha256 and status_of(bundle, each).word == "proven"
-        for each in bundle.manifest.verdicts
-    )

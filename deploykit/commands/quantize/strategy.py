@@ -8,7 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+import msgspec
 
 from deploykit.bundle.folder import Bundle
 from deploykit.commands.quantize.search import NodeSet, Trials, grow, shrink
@@ -98,9 +100,11 @@ class Strategy(ABC):
     Attributes:
         scheme: As given, as the runtime.
         runtime: What graphs are tried on.
-        failed: Of the graphs that failed the one with the smallest error, as the nodes that it
-            keeps in FP32 and its verdict; None while none failed.
+        failing: The graphs that failed, as the nodes that each keeps in FP32 and its verdict.
     """
+
+    #: The part of what is allowed that the search uses up.
+    searched_part: ClassVar[float] = 1.0
 
     def __init__(
         self,
@@ -113,7 +117,7 @@ class Strategy(ABC):
     ) -> None:
         self.scheme = scheme
         self.runtime = runtime
-        self.failed: tuple[NodeSet, Verdict] | None = None
+        self.failing: list[tuple[NodeSet, Verdict]] = []
         self._graph = graph
         self._bundle = bundle
         self._manifest = bundle.manifest
@@ -178,7 +182,21 @@ class Strategy(ABC):
         """Compare the graph that keeps these nodes in FP32 on the images of the search."""
         self._judged += 1
         with self.open(self.converted(keep), self.runtime) as candidate:
-            return self._images.judge(candidate, self._manifest, self._progress)
+            verdict = self._images.judge(candidate, self._manifest, self._progress)
+        if self.searched_part == 1 or not verdict.passed:
+            return verdict
+        strict = verdict.tolerance.part(self.searched_part)
+        reasons = strict.reasons(verdict.measurement)
+        return msgspec.structs.replace(
+            verdict,
+            tolerance=strict,
+            reasons=tuple(f"{each} on the images of the search" for each in reasons),
+        )
+
+    @property
+    def failed(self) -> tuple[NodeSet, Verdict] | None:
+        """Of the graphs that failed the one with the smallest error; None while none failed."""
+        return min(self.failing, key=lambda each: _error(each[1]), default=None)
 
     def find(self, start: tuple[dict[str, str], NodeSet], seconds: float) -> KeptSet:
         """Find a set with which the graph passes, and from which no node can be dropped.
@@ -252,8 +270,8 @@ class Strategy(ABC):
         if verdict.passed:
             return True
         self._why = "; ".join(verdict.reasons)
-        if verdict.failed and (self.failed is None or _error(verdict) < _error(self.failed[1])):
-            self.failed = keep, verdict
+        if verdict.failed:
+            self.failing.append((keep, verdict))
         self._undecided = not verdict.failed
         return False
 

@@ -13,6 +13,7 @@ from deploykit.inference.engines import Engine
 from deploykit.parity.diagnosis import node_title
 from deploykit.proof.policy import status_of
 from deploykit.proof.text import (
+    budgets_text,
     flips_text,
     images_text,
     verdict_value,
@@ -38,6 +39,7 @@ def quantization_text(result: Quantization) -> str:
     lines = verdicts_text(verdicts).split("\n")
     for graph in result.graphs:
         lines += _graph_text(result.bundle, graph)
+    lines += budgets_text(verdicts)
     for verdict in verdicts:
         lines += flips_text(verdict)
         lines += (

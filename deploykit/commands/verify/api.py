@@ -10,6 +10,7 @@ from deploykit.commands.verify.reports import verify_with_reports
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.text import verdict_text, verification_text
+from deploykit.parity.budget import Budget
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.specs.model import Precision
 from deploykit.system.progress import Progress, silent
@@ -31,6 +32,8 @@ def verify(
     trust_pickle: bool = False,
     self_test: bool = False,
     expected: PathLike | None = None,
+    max_flips: str | float | None = None,
+    max_accuracy_drop: float | None = None,
     html: PathLike | None = None,
     junit: PathLike | None = None,
     artifacts: PathLike | None = None,
@@ -59,6 +62,9 @@ def verify(
         self_test: Compare with the recorded answers, which needs no torch.
         expected: A table of the photos' classes (path, then names or 0/1 columns); None for what
             their folders tell. Gives the accuracy of both sides.
+        max_flips: Below FP32, the part of the decisions that may change, ``"1%"`` or ``0.01``,
+            instead of what the precision allows.
+        max_accuracy_drop: Below FP32, by how many points the accuracy on labelled photos may fall.
         html: Where to write the certificate, a page for people.
         junit: Where to write JUnit XML, for CI systems.
         artifacts: The home of bundles; None for ``artifacts``.
@@ -75,6 +81,7 @@ def verify(
         images=optional_path(images),
         max_images=max_images,
         budget=budget,
+        allowed=Budget.parse(max_flips, max_accuracy_drop),
         runtime=runtime,
         precision=precision,
         engine=engine,

@@ -15,7 +15,10 @@ from deploykit.console.options import (
     ArchArgs,
     Artifacts,
     BundleName,
+    Expected,
     Json,
+    MaxAccuracyDrop,
+    MaxFlips,
     PrecisionName,
     Runtime,
     Tf32,
@@ -65,15 +68,9 @@ def verify(
             "--self-test", help="Compare with the recorded golden answers; needs no torch."
         ),
     ] = False,
-    expected: Annotated[
-        Path | None,
-        typer.Option(
-            parser=named_path,
-            metavar="FILE",
-            help="A CSV of the images' classes: path, then names or 0/1 columns.  [default: what "
-            "their folders tell]",
-        ),
-    ] = None,
+    expected: Expected = None,
+    max_flips: MaxFlips = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
     bundle: BundleName = None,
     runtime: Runtime = None,
     precision: PrecisionName = None,
@@ -165,12 +162,14 @@ def verify(
         "verify", as_json=json, verbose=verbose, bundle=bundle, artifacts=artifacts
     ) as console:
         from deploykit.commands.verify.request import VerifyRequest
+        from deploykit.parity.budget import Budget
         from deploykit.proof.reference import ReferenceRequest
 
         request = VerifyRequest(
             images=images,
             max_images=max_images,
             budget=budget,
+            allowed=Budget.parse(max_flips, max_accuracy_drop),
             runtime=runtime,
             precision=parsed_precision(precision),
             engine=engine,

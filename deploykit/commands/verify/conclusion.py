@@ -11,6 +11,7 @@ from deploykit.html.words import sentence_of
 from deploykit.proof.policy import MAX_FLIP_RATE_BOUND
 from deploykit.proof.text import (
     Outcome,
+    budgets_text,
     decisions_text,
     few_images_text,
     images_text,
@@ -86,10 +87,12 @@ def conclusion_of(found: Verification) -> Conclusion:
         total = totals_of(found.verdicts)
         few = (total.bound or 0) > MAX_FLIP_RATE_BOUND  # so few images are named
         where = f"On {counted(total.images, noun_of(found))}, the" if few else "The"
-        within = ", within what is allowed" if total.flips else ""
+        allowed = "the budget" if any(each.budget for each in found.verdicts) else "what is allowed"
+        within = f", within {allowed}" if total.flips else ""
         sentence = f"{where} deployed model {does}{within}."
         reasons = [
             *decisions_text(found.verdicts, reference_name(found), found.images.kind),
+            *(f"{line}." for line in budgets_text(found.verdicts)),
             *few_images_text(found.verdicts, found.images),
         ]
     if found.verdicts and found.mining is None:

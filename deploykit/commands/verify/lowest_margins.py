@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from deploykit.images.scan import ImageFile, Scan
 from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.inference.pipeline import answer_files
 from deploykit.parity.answers import Answers
+from deploykit.parity.budget import Budget
 from deploykit.parity.compare import measure_answers
 from deploykit.parity.mining import MarginMining, lost_margin, population_of
 from deploykit.proof.images import nothing_readable
@@ -144,8 +145,18 @@ def judge_lowest(
     answers: Answers,
     candidates: Sequence[SessionSpec],
     labels: Labels,
+    budgets: Mapping[str, Budget],
 ) -> tuple[Verdict, ...]:
-    """Judge answers to the lowest margins as those of a part of all ranked images."""
+    """Judge answers to the lowest margins as those of a part of all ranked images.
+
+    Args:
+        ranking: All images.
+        mining: What the answers show about the others.
+        answers: To the lowest margins.
+        candidates: Whose answers they are.
+        labels: What the logits mean.
+        budgets: See :func:`deploykit.proof.verdict.judge_answers`.
+    """
     verdicts = []
     measurements = measure_answers(answers, candidates, labels, bounded=False)
     for candidate, found in zip(candidates, measurements, strict=True):
@@ -153,7 +164,7 @@ def judge_lowest(
         population = population_of(
             ranking.relative, candidate.precision, found, others_hold=others_hold
         )
-        verdict = judge(candidate, found, population)
+        verdict = judge(candidate, found, population, budgets.get(candidate.graph))
         if verdict.passed and found.decidable == 0:
             verdict = verdict.refused(_UNDECIDED)
         verdicts.append(verdict)

@@ -23,7 +23,7 @@ from deploykit.commands.verify.scatter import Movement, movements, scatter_of
 from deploykit.html.document import render, write_document
 from deploykit.html.thumbnails import make_thumbnails
 from deploykit.html.words import number
-from deploykit.proof.text import images_text, outcome_of
+from deploykit.proof.text import budget_text, images_text, outcome_of
 from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Ranked
 
@@ -111,7 +111,8 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
         ``points`` for each that is drawn; how many images have finite numbers, ``placed``, and how
         many of those moved too little to change their decision, ``safe``; how many times further
         the nearest one would have to move, ``room``; the ``flips``, the largest margins first, and
-        where there are none the ``closest``.
+        where there are none the ``closest``; the classes that ``changed``, those that lose most
+        first; the budget that it passed ``within``, "" without.
     """
     verdict, names = found.verdicts[place], found.answers.paths
     sides = {"reference": found.answers.reference, "candidate": found.answers.candidates[place]}
@@ -143,8 +144,12 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
     scatter = scatter_of(images, None if limit is None else limit * scale)
     flips = sorted((each for each in images if each.flipped), key=lambda each: -each.margin)
     closest = [] if flips else sorted(images, key=lambda each: each.room)
+    changes = found.class_changes.get(verdict.candidate, ())
+    within = verdict.budget if verdict.passed else None
     return {
         "verdict": verdict,
+        "within": "" if within is None else budget_text(within, verdict.measurement),
+        "changed": [each for each in changes if each.lost][:_MOST_CLASSES],
         "outcome": outcome_of(verdict),
         "scatter": scatter,
         "points": [point(image) for _, _, image in scatter.points] if scatter else [],

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploykit.errors import UsageError
+from deploykit.parity.budget import Budget
 from deploykit.proof.images import ImageSample
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.runtime.opener import CUDA
@@ -19,6 +20,8 @@ class VerifyRequest:
     Attributes:
         sample: Images that are open already; instead of ``images``.
         precision: None for every one that graphs are made for, and so not for BF16.
+        allowed: What the user allows below FP32; None for what a graph was made within, else for
+            what its precision allows.
         keep: Whether the bundle keeps the verdicts.
         expected: A table of the images' classes; None for what their folders tell.
     """
@@ -27,6 +30,7 @@ class VerifyRequest:
     images: Path | None = None
     max_images: int | None = None
     budget: int | None = None
+    allowed: Budget | None = None
     runtime: str | None = None
     precision: Precision | None = None
     engine: str | None = None
@@ -87,6 +91,20 @@ class VerifyRequest:
                 "--self-test compares the bundle with all its own recorded answers: "
                 "it takes no --images, --max-images, --arch or --ckpt.",
                 "Leave out one or the other.",
+            ),
+            (
+                self.allowed is not None and (self.precision == "fp32" or self.self_test),
+                "--max-flips and --max-accuracy-drop are for what is below FP32, on images: in "
+                "FP32 no decision may change, and a self-test compares with recorded answers.",
+                "Leave out one or the other.",
+            ),
+            (
+                self.budget is not None
+                and self.allowed is not None
+                and self.allowed.max_accuracy_drop is not None,
+                "--budget compares the photos with the lowest margins, which tell nothing about "
+                "the accuracy on all.",
+                "Leave out --budget or --max-accuracy-drop.",
             ),
             (
                 self.budget is not None and self.budget < 1,

@@ -11,7 +11,7 @@ import numpy as np
 from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.diagnose.text import Diagnosis
 from deploykit.inference.candidates import Candidate
-from deploykit.parity.accuracy import Accuracy
+from deploykit.parity.accuracy import Accuracy, ClassChange
 from deploykit.parity.answers import Answers
 from deploykit.parity.mining import MarginMining
 from deploykit.parity.similarity import Similarity
@@ -47,6 +47,8 @@ class Verification(Shown):
         diagnosis: By stage and by node, as far as it was asked for.
         similarities: How near embeddings are to the reference's, by what gave them; empty where no
             graph with embeddings was compared with it.
+        class_changes: What becomes of each class's images in the candidates below FP32, by what
+            gave the answers; empty where the images were chosen by their margins.
         export_command: The command that exports the bundle again without the faults that the
             diagnosis by stage found; None where no option of ``export`` mends one.
     """
@@ -69,6 +71,7 @@ class Verification(Shown):
     diagnosis: Diagnosis = field(default_factory=Diagnosis)
     export_command: str | None = None
     similarities: Mapping[SessionSpec, Similarity] = field(default_factory=dict)
+    class_changes: Mapping[SessionSpec, tuple[ClassChange, ...]] = field(default_factory=dict)
 
     @property
     def candidates_passed(self) -> bool:

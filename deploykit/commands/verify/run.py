@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.golden import read_golden
-from deploykit.bundle.verdicts import ReferenceKind
+from deploykit.bundle.verdicts import ImageKind, ReferenceKind
 from deploykit.commands.verify.lowest_margins import judge_lowest, mining_of, rank_images
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
@@ -24,7 +24,9 @@ from deploykit.inference.candidates import (
     with_embedded,
 )
 from deploykit.inference.engines import engine_files, named_engine
-from deploykit.parity.accuracy import accuracies
+from deploykit.parity.accuracy import ClassChange, accuracies, class_changes
+from deploykit.parity.answers import Answers
+from deploykit.parity.budget import Budget
 from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.images import (
     ImageSample,
@@ -33,7 +35,9 @@ from deploykit.proof.images import (
     listed_images,
     mostly_unreadable,
     read_sample,
+    require_labels,
 )
+from deploykit.proof.policy import budgets_of
 from deploykit.proof.reference import (
     GOLDEN_REFERENCE,
     OpenReference,
@@ -47,8 +51,8 @@ from deploykit.proof.similarity import (
 from deploykit.proof.verdict import answer_images, judge_answers, keep_verdicts
 from deploykit.runtime.opener import CPU, CUDA, OPENVINO
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.model import Precision
-from deploykit.specs.session import Logits, Session
+from deploykit.specs.model import Labels, Precision
+from deploykit.specs.session import Logits, Session, SessionSpec
 from deploykit.system.deps import installed_versions
 from deploykit.system.gpu import find_gpu
 from deploykit.system.progress import Note, Progress, silent, without_repeats
@@ -132,18 +136,25 @@ def _compare(
             chosen = ranking.files[: request.budget]
             sample = read_sample(folder.path, chosen, preprocessing, known)
         stack.callback(sample.close)
+        require_labels(request.allowed, sample.expected, sample.source)
         sample.skip(frozenset() if request.self_test else calibration)
         compared = compare_embeddings(bundle, reference, candidates, stack, progress)
         answers = answer_images(
             *compared.instead_of(right, candidates), sample, labels, progress, count=sample.count
         )
         specs = [candidate.spec for candidate in candidates]
+        budgets = _budgets(bundle, request, specs, sample.kind, progress)
+        expected = {
+            path: sample.expected[path] for path in answers.paths if path in sample.expected
+        }
         mining = None
         if ranking is None:
-            verdicts = judge_answers(answers, specs, labels, kind=sample.kind)
+            verdicts = judge_answers(
+                answers, specs, labels, kind=sample.kind, expected=expected, budgets=budgets
+            )
         else:
             mining = mining_of(ranking, answers, specs, labels.head)
-            verdicts = judge_lowest(ranking, mining, answers, specs, labels)
+            verdicts = judge_lowest(ranking, mining, answers, specs, labels, budgets)
         if reference is not None:  # recorded answers are to other images
             right_extremes = answer_extremes(reference.session, progress)
             verdicts = judge_extremes(verdicts, candidates, right_extremes)
@@ -160,7 +171,6 @@ def _compare(
     elif request.keep and compared_with.reason is None:
         keep_verdicts(bundle, verdicts, compared_with, drawn, progress)
         keep_similarities(bundle, similarities, compared_with.kind, drawn, progress)
-    expected = {path: sample.expected[path] for path in answers.paths if path in sample.expected}
     return Verification(
         reference=compared_with,
         images=drawn,
@@ -179,7 +189,39 @@ def _compare(
         seconds=time.perf_counter() - start,
         folder=bundle.folder,
         similarities=similarities,
+        class_changes={} if mining else _class_changes(answers, specs, expected, labels),
     )
+
+
+def _budgets(
+    bundle: Bundle,
+    request: VerifyRequest,
+    specs: Sequence[SessionSpec],
+    kind: ImageKind,
+    progress: Progress,
+) -> dict[str, Budget]:
+    """What the user allows now, else what the graphs and engines were made within."""
+    if request.allowed is None:
+        return budgets_of(bundle.manifest, [spec.graph for spec in specs], kind)
+    if all(spec.precision == "fp32" for spec in specs):
+        options = " ".join(request.allowed.options)
+        progress(Note(f"{options} allows nothing here: all that is compared computes in FP32"))
+    return {spec.graph: request.allowed for spec in specs}
+
+
+def _class_changes(
+    answers: Answers,
+    specs: Sequence[SessionSpec],
+    expected: Mapping[str, tuple[str, ...]],
+    labels: Labels,
+) -> dict[SessionSpec, tuple[ClassChange, ...]]:
+    return {
+        spec: class_changes(
+            answers.reference, logits, answers.paths, expected, labels, spec.precision
+        )
+        for spec, logits in zip(specs, answers.candidates, strict=True)
+        if spec.precision != "fp32"
+    }
 
 
 def _sample(bundle: Bundle, request: VerifyRequest, progress: Progress) -> ImageSample:

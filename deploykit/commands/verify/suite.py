@@ -34,6 +34,8 @@ _OPTIONS = {
     "arch": ("A", "compare with this architecture, your own code included"),
     "ckpt": ("FILE", "compare with this checkpoint"),
     "expected": ("FILE", "what the photos' classes are: a CSV (default: what their folders tell)"),
+    "max-flips": ("RATE", "below FP32, allow so many changed decisions: 0.01"),
+    "max-accuracy-drop": ("POINTS", "below FP32, allow the accuracy to fall by so many points"),
     "transform": ("FILE.PY:NAME", "test the stages, too: your training's transform"),
 }
 
@@ -105,6 +107,7 @@ def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
     from deploykit.commands.verify.request import VerifyRequest
     from deploykit.errors import UsageError
     from deploykit.images.scan import scan_images
+    from deploykit.parity.budget import Budget
     from deploykit.proof.reference import ReferenceRequest
     from deploykit.specs.model import PRECISIONS
     from deploykit.specs.value import choice
@@ -135,6 +138,7 @@ def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
         stages=given["transform"] is not None,
         transform=given["transform"],
         expected=given["expected"],
+        allowed=Budget.parse(given["max-flips"], given["max-accuracy-drop"]),
     )
     return find_bundle(config.getoption("deploykit_bundle")), request
 

@@ -15,8 +15,10 @@ from deploykit.parity.accuracy import Accuracy
 from deploykit.proof.embeddings import failure_text, similarity_text
 from deploykit.proof.text import (
     OUTCOMES,
+    accuracy_change_text,
     flips_text,
     images_text,
+    losses_text,
     reasons_text,
     verdict_value,
     verdicts_text,
@@ -49,6 +51,8 @@ def verification_text(result: Verification) -> str:
         lines += _accuracy_text(result)
     for verdict in result.verdicts:
         lines += flips_text(verdict)
+        if lost := losses_text(result.class_changes.get(verdict.candidate, ())):
+            lines.append(f"{verdict.candidate.title} {lost}")
     lines += reasons_text(result.verdicts)
     if not result.verdicts:
         lines.append("UNPROVEN  no candidate was compared")
@@ -94,9 +98,11 @@ def _accuracy_text(result: Verification) -> Iterator[str]:
         name = verdict.candidate.title
         if found.tells_the_same(reference, head):
             yield f"           the same, class by class: {name}"
-        else:
-            yield f"           {_rate_text(found, head)}: {name}"
-            sides[name] = found
+            continue
+        yield f"           {_rate_text(found, head)}: {name}"
+        if (change := verdict.measurement.accuracy) is not None:
+            yield f"           {accuracy_change_text(change)}"
+        sides[name] = found
     rows = list(zip(*(side.classes for side in sides.values()), strict=True))
     yield ""
     if len(rows) > _SHOWN_CLASSES:
@@ -173,7 +179,16 @@ def verification_value(result: Verification) -> dict[str, Any]:
         },
         "images": msgspec.to_builtins(result.images),
         "unreadable": result.unreadable,
-        "verdicts": [verdict_value(verdict) for verdict in result.verdicts],
+        "verdicts": [
+            {
+                **verdict_value(verdict),
+                "classes": [
+                    {**plain_value(each), "lost": each.lost}
+                    for each in result.class_changes.get(verdict.candidate, ())
+                ],
+            }
+            for verdict in result.verdicts
+        ],
         **_similarities_value(result),
         "skipped": [
             {"candidate": str(candidate), "reason": reason}

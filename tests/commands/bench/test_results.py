@@ -1,5 +1,6 @@
 """Which candidate is faster than another, and which is recommended."""
 
+import msgspec
 import pytest
 from made_benchmarks import (
     BF16,
@@ -14,6 +15,7 @@ from made_benchmarks import (
 
 from deploykit.commands.bench.results import Timing
 from deploykit.commands.bench.text import benchmark_text
+from deploykit.parity.budget import Budget
 
 
 def at(candidate, *rates, word="proven", **fields):
@@ -119,3 +121,21 @@ def test_faster_unproven_only_faster_ones():
     close = at(BF16, 20.5, 20.5, 20.5, word="unproven")
     faster = at(INT8, 30.0, 30.0, 30.0, word="unproven")
     assert benchmark_of(proven, slower, close, faster).faster_unproven == (faster,)
+
+
+@pytest.mark.parametrize(
+    ("rate", "recommended"), [(None, OPENVINO), (0.01, OPENVINO), (0.02, INT8), (0.5, INT8)]
+)
+def test_recommended_within_the_budget_that_is_asked(rate, recommended):
+    """INT8 passed within 50 %, and changes 4 of 225 decisions."""
+    wide = measured(INT8, 90.0, "within budget")
+    found = msgspec.structs.replace(wide.proof.measurement, flips=4)
+    proof = msgspec.structs.replace(wide.proof, measurement=found, budget=Budget(max_flip_rate=0.5))
+    wide = msgspec.structs.replace(wide, status=wide.status._replace(verdict=proof))
+    asked = None if rate is None else Budget(max_flip_rate=rate)
+    found = benchmark_of(wide, measured(OPENVINO, 20.0, "proven"), budget=asked)
+    assert found.recommended.candidate == recommended
+    text = benchmark_text(found, None)
+    accept = "--accept" if rate is None else f"--accept --max-flips {100 * rate:g}%"
+    assert text.splitlines()[-1].endswith(accept)
+    assert (wide in found.faster_unproven) == (rate == 0.01)

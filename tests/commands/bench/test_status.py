@@ -92,7 +92,7 @@ def test_bench_accept_within_budget(bundle, only, monkeypatch):
     """Auto does not take it by itself."""
     # No flip is within the budget of FP32, which is what this bundle has.
     monkeypatch.setattr(
-        "deploykit.proof.policy.tolerance_for", lambda _: Tolerance(max_flip_rate=1)
+        "deploykit.proof.policy.tolerance_for", lambda *_: Tolerance(max_flip_rate=1)
     )
     only(ORT)
     flips = tuple(

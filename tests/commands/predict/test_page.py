@@ -223,8 +223,8 @@ def test_proof_words_in_full() -> None:
         "confidence.",
         "Executed in fp32 on onnxruntime-cpu, CPU; with 225 photos of bird_photos, through the "
         "recorded preprocessing.",
-        "The largest change of a probability was 2.0e-06, the largest error of a logit 1.0e-06 "
-        "of the scale.",
+        "The 99th percentile of the changes of probability was 1.0e-07, largest 2.0e-06; the "
+        "largest error of a logit 1.0e-06 of the scale.",
     ]
     undecided = msgspec.structs.replace(PROOF.measurement, undecidable=5, flip_rate_bound=None)
     rehearsed = msgspec.structs.replace(PROOF, kind="rehearsed", measurement=undecided)

@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import msgspec
 import onnx
 import pytest
 from bundle_files import contents, edited, kept
@@ -96,7 +97,8 @@ def test_fp16_blanket_conversion_fails(toy, name):
     tuning = tune_fp16(toy(name))
     kept = [node.node for node in tuning.kept]
     _, proof = split_samples(tuning.bundle, None, silent, search=32, proof=32)
-    assert rehearsed(tuning.bundle, kept, proof).measurement == tuning.verdict.measurement
+    found = msgspec.structs.replace(tuning.verdict.measurement, accuracy=None)  # not asked here
+    assert rehearsed(tuning.bundle, kept, proof).measurement == found
     _, proof = split_samples(tuning.bundle, None, silent, search=32, proof=32)
     blanket = rehearsed(tuning.bundle, [], proof)
     assert not blanket.passed

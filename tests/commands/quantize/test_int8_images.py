@@ -222,13 +222,13 @@ def test_quantization_text_of_a_pass_with_flip(toy, monkeypatch):
     def with_a_flip(photos, candidate, *arguments):
         verdict = judge(photos, candidate, *arguments)
         found = msgspec.structs.replace(
-            verdict.measurement, images=128, flips=1, flip_rate_bound=0.04
+            verdict.measurement, images=256, flips=1, flip_rate_bound=0.02
         )
         return msgspec.structs.replace(verdict, measurement=found)
 
     monkeypatch.setattr(AnsweredImages, "judge", with_a_flip)
     text = quantization_text(quantize_bundle(toy("Colours"), QuantizeRequest(runtime=CPU)))
-    assert f"WITHIN BUDGET  {INT8} on {CPU}: it changes 1 decision of 128" in text
+    assert f"WITHIN BUDGET  {INT8} on {CPU}: it changes 1 decision of 256" in text
     assert f"WITHIN BUDGET  {INT8_TENSORRT_GRAPH} on rehearsal: it changes 1 decision" in text
 
 

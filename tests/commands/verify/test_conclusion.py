@@ -96,7 +96,7 @@ def test_conclusion_claims_only_what_was_compared(fields: dict, does: str, limit
             FLIPPED,
             "The deployed model does not decide as the trained model does.",
             "In deploy/fp32.onnx on onnxruntime-cpu, 1 of 4 images changed their class; at most "
-            "0.0% may.",
+            "0% may.",
         ),
         (
             moved(LOGITS, 0.01),

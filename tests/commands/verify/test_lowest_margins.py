@@ -103,7 +103,7 @@ def test_budget_allows_flips_if_others_hold(bundle, photo_folder, monkeypatch):
     from deploykit.parity.tolerance import Tolerance
     from deploykit.proof import verdict as verdicts
 
-    monkeypatch.setattr(verdicts, "tolerance_for", lambda precision: Tolerance(max_flip_rate=0.5))
+    monkeypatch.setattr(verdicts, "tolerance_for", lambda *_: Tolerance(max_flip_rate=0.5))
     everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
     found = np.sort(SingleLabel().margins(everything.answers.reference))
 
@@ -123,7 +123,7 @@ def test_budget_allows_flips_if_others_hold(bundle, photo_folder, monkeypatch):
     assert (measured.flips, result.mining.ranked) == (5, 45)
     assert not result.mining.others_hold("deploy/fp32.onnx on onnxruntime-cpu")
     verdict = result.verdicts[0]
-    assert verdict.reasons == ("5 of 5 images changed their class; at most 50.0% may",)
+    assert verdict.reasons == ("5 of 5 images changed their class; at most 50% may",)
     assert not verdict.passed
     # Of all 45 they are few enough: so they do not speak against the proof that all of them gave.
     assert not verdict.failed

@@ -1,0 +1,100 @@
+"""What a search that found nothing offers instead: the budget within which what it tried passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from deploykit.commands.quantize.search import NodeSet
+from deploykit.parity.budget import Budget
+from deploykit.parity.measurement import Measurement
+from deploykit.parity.tolerance import tolerance_for
+from deploykit.proof.policy import MIN_IMAGES
+from deploykit.proof.text import accuracy_change_text
+from deploykit.proof.verdict import Verdict
+from deploykit.system.text import counted, rate_digits
+
+#: More flips than this, or more points of accuracy, are no offer.
+_MOST_FLIPS, _MOST_POINTS = 0.2, 20.0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A graph that was tried, and a budget within which it passes.
+
+    Attributes:
+        budget: The smallest, in whole percent and points.
+        kept: How many nodes the graph keeps in FP32.
+        measurement: Of the graph.
+    """
+
+    budget: Budget
+    kept: int
+    measurement: Measurement
+
+
+def offers_of(
+    failing: Iterable[tuple[NodeSet, Verdict]], asked: Budget | None, part: float
+) -> list[Offer]:
+    """The offer that allows least, and the one with the fewest nodes in FP32 if that is another.
+
+    Args:
+        failing: The graphs that were tried, as the nodes that they keep in FP32 and the verdicts.
+        asked: The budget within which they failed; None for what the precision allows.
+        part: The part of a budget that a search uses up.
+    """
+    found = []
+    for keep, verdict in failing:
+        if verdict.measurement.decidable < MIN_IMAGES:
+            continue  # so few promise nothing, and would prove nothing
+        budget = _least_budget(verdict.measurement, asked, part)
+        rule = tolerance_for(verdict.candidate.precision, budget).part(part)
+        beyond = (budget.max_flip_rate or 0) > _MOST_FLIPS or (
+            budget.max_accuracy_drop or 0
+        ) > _MOST_POINTS
+        if not (beyond or verdict.extremes or rule.reasons(verdict.measurement)):
+            found.append(Offer(budget, len(keep), verdict.measurement))
+    if not found:
+        return []
+    ends = min(found, key=_allows), min(found, key=lambda each: (each.kept, *_allows(each)))
+    return [*dict.fromkeys(ends)]
+
+
+def offer_lines(offers: Sequence[Offer], name: str, where: str) -> Iterator[str]:
+    """A sentence for each offer, with what was measured.
+
+    Args:
+        offers: The offers.
+        name: Of the precision: ``INT8``.
+        where: Which images were measured: ``the search``.
+    """
+    for offer in offers:
+        found = offer.measurement
+        rate = rate_digits(found.flip_rate)
+        changed = f"{rate} % of the decisions changed ({found.flips} of {found.decidable})"
+        beside = "" if found.accuracy is None else f"; {accuracy_change_text(found.accuracy)}"
+        yield (
+            f"{name} with {counted(offer.kept, 'node')} in FP32 passes with "
+            f"{' '.join(offer.budget.options)}: on the images of {where} {changed}{beside}."
+        )
+
+
+def _allows(offer: Offer) -> tuple[float, float, int]:
+    return offer.budget.max_flip_rate or 0, offer.budget.max_accuracy_drop or 0, offer.kept
+
+
+def _least_budget(found: Measurement, asked: Budget | None, part: float) -> Budget:
+    """The smallest budget, of the kind that was asked for, else of flips."""
+    flips = asked is None or asked.max_flip_rate is not None
+    drop = 0.0 if found.accuracy is None else found.accuracy.drop
+    points = None if asked is None else asked.max_accuracy_drop
+    return Budget(
+        max_flip_rate=min(1.0, _whole(100 * found.flip_rate / part) / 100) if flips else None,
+        max_accuracy_drop=None if points is None else max(points, min(100, _whole(drop / part))),
+    )
+
+
+def _whole(value: float) -> int:
+    """At least 1, and the next whole number, whatever rounding added to one."""
+    return max(1, math.ceil(round(value, 9)))
