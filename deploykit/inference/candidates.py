@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.bundle.accepted import MachineIdentity
-from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, Bundle, deploy_graph
+from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, Bundle
 from deploykit.errors import BundleError, UsageError
 from deploykit.runtime.opener import (
     CPU,
@@ -99,15 +99,13 @@ def _graph_candidates(bundle: Bundle) -> list[Candidate]:
 
 
 def _graph_for(bundle: Bundle, runtime: str, precision: Precision) -> str | None:
-    """The deploy graph that a runtime takes; in INT8 that for this CPU, if the bundle has it."""
-    if precision != "int8":
-        return bundle.manifest.deploy.get(graph_precision(precision))
-    graphs = [deploy_graph("int8"), INT8_AVX2_GRAPH]
-    if runtime == REHEARSAL:  # of engines
-        graphs = [INT8_TENSORRT_GRAPH]
-    elif saturates_int8(read_cpu()):
-        graphs.reverse()
-    return next((graph for graph in graphs if graph in bundle.manifest.files), None)
+    """The deploy graph that a runtime takes; in INT8 the one for this CPU, if there is one."""
+    files, graph = bundle.manifest.files, bundle.manifest.deploy.get(graph_precision(precision))
+    if (runtime, precision) == (REHEARSAL, "int8"):  # of what engines are built from
+        return INT8_TENSORRT_GRAPH if INT8_TENSORRT_GRAPH in files else None
+    if precision == "int8" and INT8_AVX2_GRAPH in files and saturates_int8(read_cpu()):
+        return INT8_AVX2_GRAPH
+    return graph
 
 
 def named_candidates(
