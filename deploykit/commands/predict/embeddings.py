@@ -17,7 +17,7 @@ import numpy as np
 
 from deploykit.errors import InputError, UsageError
 from deploykit.specs.session import Closing, Embeddings
-from deploykit.system.deps import need
+from deploykit.system.deps import check_installed, need
 from deploykit.system.files import check_destination, move_into_place, replacing
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class EmbeddingsFile(Closing):
     def __init__(self, path: Path) -> None:
         check_destination(path, "embeddings", ENDINGS)
         if path.suffix.lower() == ".parquet":
-            need("pyarrow")
+            check_installed("pyarrow")
         self.path = path
         self.part = part_of(path)
         self._size = 0

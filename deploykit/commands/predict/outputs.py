@@ -19,6 +19,7 @@ from deploykit.commands.predict.tables import check_outputs, json_line, write_ta
 from deploykit.errors import ImagesError, UsageError
 from deploykit.specs.heads import Head, SingleLabel
 from deploykit.specs.session import Closing
+from deploykit.system.deps import need
 from deploykit.system.files import STDOUT, check_all_different, check_page_path, remove_partials
 from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.system.text import counted
@@ -111,6 +112,7 @@ class Outputs(Closing):
         self._fingerprint: Fingerprint | None = None
         self._top_k = 0
         self._head: Head = SingleLabel()
+        self._needs_parquet = any(path.suffix.lower() == ".parquet" for path in self._files)
         self._open = ExitStack()
 
     @property
@@ -180,7 +182,14 @@ class Outputs(Closing):
 
         Raises:
             InputError: The system fails to write it: the disk may be full.
+            DependencyError: pyarrow, which a Parquet file needs, does not import.
         """
+        if self._needs_parquet:
+            # Now, because this thread would wait for others that compute. And it is the main
+            # thread: pyarrow 25 crashes if one that ends has imported it
+            # (https://github.com/apache/arrow/issues/50471).
+            need("pyarrow.parquet")
+            self._needs_parquet = False
         if self._embeddings is not None:
             self._embeddings.write(embedding)
         if self.journal is not None:
