@@ -182,19 +182,25 @@ class Outputs(Closing):
 
         Raises:
             InputError: The system fails to write it: the disk may be full.
-            DependencyError: pyarrow, which a Parquet file needs, does not import.
         """
-        if self._needs_parquet:
-            # Now, because this thread would wait for others that compute. And it is the main
-            # thread: pyarrow 25 crashes if one that ends has imported it
-            # (https://github.com/apache/arrow/issues/50471).
-            need("pyarrow.parquet")
-            self._needs_parquet = False
         if self._embeddings is not None:
             self._embeddings.write(embedding)
         if self.journal is not None:
             self.journal.write(row)
         self._show(row)
+
+    def import_writers(self) -> None:
+        """Import what the files need, once: while other threads compute, this one would wait.
+
+        Call it from the main thread: pyarrow 25 crashes where a thread that ends has imported it
+        (https://github.com/apache/arrow/issues/50471).
+
+        Raises:
+            DependencyError: pyarrow, which a Parquet file needs, does not import.
+        """
+        if self._needs_parquet:
+            need("pyarrow.parquet")
+            self._needs_parquet = False
 
     def write_tables(self, progress: Progress = silent) -> None:
         """Make the tables, now that all rows are there.
@@ -267,6 +273,7 @@ def write_run(
     """
     stopped = False
     for row, embedding in run.answers():
+        outputs.import_writers()
         with run.clock.waiting("write"):
             outputs.write(row, embedding)
         if not outputs.wanted:
