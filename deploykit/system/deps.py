@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import platform
 import sys
 from collections.abc import Mapping
@@ -40,6 +41,19 @@ REQUIREMENTS = {"cuda": "cuda-bindings>=12.9.1"}
 #: What a module tells its makers through, at once when it is imported, that it is in use. It does
 #: its work without.
 REPORTERS = {"openvino": "openvino_telemetry"}
+
+
+def check_installed(name: str) -> None:
+    """Refuse early what will need a module; it is imported when it is needed.
+
+    Args:
+        name: The module's name, ``pyarrow``.
+
+    Raises:
+        DependencyError: The module is not installed.
+    """
+    if importlib.util.find_spec(name) is None:
+        need(name)
 
 
 def need(name: str) -> ModuleType:

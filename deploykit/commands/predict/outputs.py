@@ -19,6 +19,7 @@ from deploykit.commands.predict.tables import check_outputs, json_line, write_ta
 from deploykit.errors import ImagesError, UsageError
 from deploykit.specs.heads import ASSUMED_HEAD, Head
 from deploykit.specs.session import Closing
+from deploykit.system.deps import need
 from deploykit.system.files import STDOUT, check_all_different, check_page_path, remove_partials
 from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.system.text import counted
@@ -111,6 +112,7 @@ class Outputs(Closing):
         self._fingerprint: Fingerprint | None = None
         self._top_k = 0
         self._head: Head = ASSUMED_HEAD
+        self._needs_parquet = any(path.suffix.lower() == ".parquet" for path in self._files)
         self._open = ExitStack()
 
     @property
@@ -187,6 +189,19 @@ class Outputs(Closing):
             self.journal.write(row)
         self._show(row)
 
+    def import_writers(self) -> None:
+        """Import what the files need, once: while other threads compute, this one would wait.
+
+        Call it from the main thread: pyarrow 25 crashes where a thread that ends has imported it
+        (https://github.com/apache/arrow/issues/50471).
+
+        Raises:
+            DependencyError: pyarrow, which a Parquet file needs, does not import.
+        """
+        if self._needs_parquet:
+            need("pyarrow.parquet")
+            self._needs_parquet = False
+
     def write_tables(self, progress: Progress = silent) -> None:
         """Make the tables, now that all rows are there.
 
@@ -258,6 +273,7 @@ def write_run(
     """
     stopped = False
     for row, embedding in run.answers():
+        outputs.import_writers()
         with run.clock.waiting("write"):
             outputs.write(row, embedding)
         if not outputs.wanted:

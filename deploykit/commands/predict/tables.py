@@ -15,7 +15,7 @@ import numpy as np
 from deploykit.errors import InputError
 from deploykit.specs.heads import ASSUMED_HEAD, Head
 from deploykit.specs.prediction import Prediction
-from deploykit.system.deps import need
+from deploykit.system.deps import check_installed, need
 from deploykit.system.files import STDOUT, check_destination, replacing
 
 _COLUMNS = ("path", "status", "reason", "label", "probability", "margin", "expected")
@@ -53,7 +53,7 @@ def check_outputs(paths: Sequence[Path]) -> None:
             continue
         check_destination(path, "output", tuple(_FORMATS))
         if path.suffix.lower() == ".parquet":
-            need("pyarrow")
+            check_installed("pyarrow")
 
 
 def write_table(

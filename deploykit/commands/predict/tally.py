@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.errors import InputError
-from deploykit.parity.accuracy import average_precision
 from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Prediction
 
@@ -197,6 +196,8 @@ class ClassTally:
 
     def _average_precisions(self) -> Iterator[float | None]:
         """One a class; a few classes are in memory at a time."""
+        from deploykit.parity.accuracy import average_precision  # most runs have no use for it
+
         width = len(self._labels)
         step = max(1, _READ_BYTES // max(1, 8 * self._rows))
         for start in range(0, width, step):

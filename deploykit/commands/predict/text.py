@@ -144,11 +144,11 @@ def _class_lines(tally: ClassTally | None) -> list[str]:
         (
             each.label,
             f"{each.images:,}",
-            *(_share(part) for part in (each.precision, each.recall, each.average_precision)),
+            *(_share(part) for part in (each.recall, each.precision, each.average_precision)),
         )
         for each in shown
     ]
-    header: tuple[str, ...] = ("class", "images", "precision", "recall", "average precision")
+    header: tuple[str, ...] = ("class", "images", "recall", "precision", "average precision")
     if tally.complete:
         rows.append(("mean", "", "", "", _share(tally.mean_average_precision)))
     else:

@@ -23,6 +23,7 @@ from deploykit.commands.verify.scatter import Movement, movements, scatter_of
 from deploykit.html.document import render, write_document
 from deploykit.html.thumbnails import make_thumbnails
 from deploykit.html.words import number
+from deploykit.proof.embeddings import similarity_text
 from deploykit.proof.text import budget_text, images_text, outcome_of
 from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Ranked
@@ -112,13 +113,16 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
         many of those moved too little to change their decision, ``safe``; how many times further
         the nearest one would have to move, ``room``; the ``flips``, the largest margins first, and
         where there are none the ``closest``; the classes that ``changed``, those that lose most
-        first; the budget that it passed ``within``, "" without.
+        first; the budget that it passed ``within``, "" without; and of its embeddings how near they
+        are to the network's, ``similarity``, empty where they were not compared or the reasons tell
+        of them.
     """
     verdict, names = found.verdicts[place], found.answers.paths
     sides = {"reference": found.answers.reference, "candidate": found.answers.candidates[place]}
     images = movements(
         sides["reference"], sides["candidate"], labels.head, verdict.candidate.precision
     )
+    embeddings = found.similarities.get(verdict.candidate)
     scale, limit = verdict.measurement.scale, verdict.tolerance.max_relative_error
 
     def shown(image: Movement) -> dict[str, Any]:
@@ -151,6 +155,7 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
         "within": "" if within is None else budget_text(within, verdict.measurement),
         "changed": [each for each in changes if each.lost][:_MOST_CLASSES],
         "outcome": outcome_of(verdict),
+        "similarity": similarity_text(embeddings) if embeddings and embeddings.passed else "",
         "scatter": scatter,
         "points": [point(image) for _, _, image in scatter.points] if scatter else [],
         "placed": len(images),

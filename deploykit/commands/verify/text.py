@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from deploykit.commands.diagnose.text import diagnosis_text, diagnosis_value
 from deploykit.commands.verify.conclusion import NAMES_THE_FAULT, conclusion_of
 from deploykit.commands.verify.result import Verification
-from deploykit.parity.accuracy import Accuracy
+from deploykit.parity.accuracy import Accuracy, ClassAccuracy
 from deploykit.proof.embeddings import failure_text, similarity_text
 from deploykit.proof.text import (
     OUTCOMES,
@@ -108,20 +108,49 @@ def _accuracy_text(result: Verification) -> Iterator[str]:
     if len(rows) > _SHOWN_CLASSES:
         yield f"the worst {_WORST_CLASSES} of {len(rows)} classes:"
         rows = sorted(rows, key=lambda row: min(found.rate for found in row))[:_WORST_CLASSES]
-    header = ["class", "images"]
     several = len(head.class_measures) > 1
+    table = _rows_of_sides if several else _columns_of_sides
+    yield from table_text(*table([*sides], rows, head)).split("\n")
+
+
+_Table: TypeAlias = tuple[list[str], list[list[str]]]
+
+
+def _columns_of_sides(
+    sides: Sequence[str], rows: Iterable[Sequence[ClassAccuracy]], head: BaseHead
+) -> _Table:
+    """A table of one measure a class: each side has its column."""
+    header = ["class", "images"]
     for name in sides:
-        measures = [f"{name}: {each}" for each in head.class_measures]
-        header += measures if several else (name, "its errors at most")
+        header += (name, "its errors at most")
     table = []
     for row in rows:
         cells = [row[0].label, str(row[0].images)]
         for found in row:
-            cells += (f"{100 * each:.1f} %" for each in found.told(head.class_measures))
-            if not several:
-                cells.append(f"{100 * found.error_rate_bound:.1f} %")
+            bound = f"{100 * found.error_rate_bound:.1f} %"
+            cells += (*_told(found, head), bound)
         table.append(cells)
-    yield from table_text(header, table).split("\n")
+    return header, table
+
+
+def _rows_of_sides(
+    sides: Sequence[str], rows: Iterable[Sequence[ClassAccuracy]], head: BaseHead
+) -> _Table:
+    """A table of several measures a class: a side has a row where it is not as the reference."""
+    table = []
+    for row in rows:
+        reference, *others = (_told(found, head) for found in row)
+        table.append([row[0].label, str(row[0].images), *reference, sides[0]])
+        table += (
+            ["", "", *cells, name]
+            for name, cells in zip(sides[1:], others, strict=True)
+            if cells != reference
+        )
+    return ["class", "images", *head.class_measures, "model"], table
+
+
+def _told(found: ClassAccuracy, head: BaseHead) -> list[str]:
+    return [f"{100 * each:.1f} %" for each in found.told(head.class_measures)]
 
 
 def _rate_text(found: Accuracy, head: BaseHead) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from deploykit.commands.predict.embeddings import EmbeddingsFile
 from deploykit.commands.predict.journal import Journal
 from deploykit.errors import UsageError
 from deploykit.specs.preprocessing_options import PreprocessingOptions
+from deploykit.system.deps import need
 
 SIZE = 8
 
@@ -107,6 +110,37 @@ def test_parquet_has_paths_and_null_for_failed_rows(predict, monkeypatch):
     assert str(table.schema.field("embedding").type).endswith(f"[{SIZE}]")
     for embedding, row in zip(table["embedding"].to_pylist(), found, strict=True):
         assert embedding is None if np.isnan(row).any() else np.array_equal(embedding, row)
+
+
+def test_parquet_is_imported_once_by_the_main_thread(predict, monkeypatch):
+    pytest.importorskip("pyarrow")
+    importing = []
+
+    def noted(name):
+        importing.append((name, threading.current_thread() is threading.main_thread()))
+        return need(name)
+
+    monkeypatch.setattr("deploykit.commands.predict.outputs.need", noted)
+    assert predict("--embeddings", "e.parquet")[0] == 0
+    assert importing == [("pyarrow.parquet", True)]
+
+
+@pytest.mark.parametrize("option", ["--embeddings", "--output"])
+@pytest.mark.parametrize("code", [None, "raise ImportError('libarrow.so.2600 is not there')"])
+def test_pyarrow_that_is_missing_or_broken_leaves_nothing(predict, monkeypatch, option, code):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pyarrow"]:
+        monkeypatch.delitem(sys.modules, name)
+    if code is None:
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+    else:
+        Path("fake").mkdir()
+        Path("fake/pyarrow.py").write_text(code)
+        monkeypatch.syspath_prepend("fake")
+    rc, _, err = predict(option, "e.parquet")
+    assert rc == 5
+    assert ("is not installed" if code is None else "libarrow.so.2600 is not there") in err
+    assert 'pip install "deploykit[parquet]"' in err
+    assert [path.name for path in Path().iterdir() if path.name != "fake"] == []
 
 
 def test_table_is_the_same_without_embeddings(predict):

@@ -210,7 +210,7 @@ def test_average_precision_needs_all_probabilities(predict, several, labels_csv)
     short = ("--expected", labels_csv, "--top-k", "2")
     out = predict(several, *short)[1]
     assert "exact match, " in out
-    assert "class | images | precision | recall\n" in out
+    assert "class | images | recall | precision\n" in out
     assert "Average precision needs each class's probability: add --top-k all." in out
     out = predict(several, "--expected", labels_csv, "--top-k", "all", "--overwrite")[1]
     assert "| average precision" in out

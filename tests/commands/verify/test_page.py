@@ -23,11 +23,13 @@ from made_verifications import (
 )
 from PIL import Image
 
+from deploykit.bundle.folder import Bundle
 from deploykit.commands.verify.page import write_certificate
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.scatter import MOST_POINTS, movements, scatter_of
 from deploykit.errors import InputError
 from deploykit.html.words import number
+from deploykit.parity.similarity import Similarity
 from deploykit.specs.heads import SingleLabel
 from deploykit.specs.model import Labels
 from deploykit.system.text import bound, has_control_character
@@ -101,6 +103,21 @@ def test_certificate_has_the_facts_without_scripts(tmp_path: Path, photos: Path)
     assert "16 x 16 pixels, height x width, stretched" in page
     assert "1 of 4 images changed their class; at most 0% may" in page
     assert "numpy 2.4.6" in page
+
+
+def test_certificate_tells_of_embeddings_and_every_step(tmp_path: Path) -> None:
+    found = four_photos(None)
+    spec = found.verdicts[-1].candidate
+    found = replace(found, similarities={spec: Similarity(images=4, smallest=0.999999, path="a")})
+    bundle = made_bundle(tmp_path)
+    changed = msgspec.structs.replace
+    steps = changed(bundle.manifest.preprocessing, antialias=False, grayscale=True)
+    bundle = Bundle(bundle.folder, changed(bundle.manifest, preprocessing=steps))
+    write_certificate(tmp_path / "page.html", bundle, found)
+    told = squeezed(said(tmp_path / "page.html"))
+    assert told.count("Embeddings: cosine to torch&#39;s at least 0.99999900 (4 images)") == 1
+    assert "bilinear, not antialiased" in told
+    assert "grey, scaled to 0 to 1" in told
 
 
 def test_certificate_flip_has_answers_and_thumbnail(tmp_path: Path, photos: Path) -> None:

@@ -12,6 +12,7 @@ from deploykit.commands.diagnose.text import BrokenDiagnosis, Diagnosis
 from deploykit.commands.verify.text import verification_text, verification_value
 from deploykit.parity.diagnosis import Finding, LayerError, LayerReport, StageReport, Variation
 from deploykit.proof.text import images_text
+from deploykit.specs.heads import MultiLabel
 from deploykit.specs.model import Labels
 from deploykit.system.text import rate_digits
 
@@ -49,6 +50,29 @@ def test_verification_text_accuracy_columns():
     assert cat == ["cat", "10", "100.0 %", "25.9 %", "90.0 %", "39.4 %"]
     assert dog == ["dog", "10", "100.0 %", "25.9 %", "100.0 %", "25.9 %"]
     assert owl[:2] == ["owl", "10"]
+
+
+def test_verification_text_several_measures_have_a_row_a_side():
+    labels = msgspec.structs.replace(BIRDS, head=MultiLabel(thresholds=(0.5, 0.5, 0.5)))
+    paths = ["a.png", "b.png", "c.png", "d.png"]
+    logits = np.array([[3, 1, -3], [3, -2, -3], [-1, 2, -3], [-3, -2, 4]], np.float32)
+    changed = logits.copy()
+    changed[0, 1] = -1  # no dog where there is one
+    result = made_verification(
+        logits,
+        {GRAPHS[0]: logits, GRAPHS[1]: changed},
+        labels=labels,
+        paths=paths,
+        expected={"a.png": ("cat", "dog"), "b.png": ("cat",), "c.png": ("dog",), "d.png": ("owl",)},
+    )
+    other = "deploy/fp32.onnx on onnxruntime-cpu"
+    assert rows_of(verification_text(result), 6) == [
+        ["class", "images", "recall", "precision", "average precision", "model"],
+        ["cat", "2", "100.0 %", "100.0 %", "100.0 %", "reference"],
+        ["dog", "2", "100.0 %", "100.0 %", "100.0 %", "reference"],
+        ["", "", "50.0 %", "100.0 %", "100.0 %", other],
+        ["owl", "1", "100.0 %", "100.0 %", "100.0 %", "reference"],
+    ]
 
 
 def test_verification_text_worst_of_many_classes():
