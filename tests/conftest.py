@@ -113,6 +113,22 @@ def exact_int8(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"deploykit.{module}.saturates_int8", lambda cpu: False)
 
 
+class SameTimes(dict[str, float]):
+    """1 ms for each node that is asked for."""
+
+    def get(self, name: str, default: object = None) -> float:
+        return 1.0
+
+
+@pytest.fixture(autouse=True)
+def same_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a search each node takes as long as any other: networks of microseconds are all noise."""
+    times = SameTimes(any=1.0)
+    monkeypatch.setattr(
+        "deploykit.commands.quantize.int8.node_milliseconds", lambda graph, feeds: times
+    )
+
+
 @pytest.fixture
 def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation without the extra ``openvino``."""

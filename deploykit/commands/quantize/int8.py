@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +23,15 @@ from deploykit.parity.calibration import (
 )
 from deploykit.parity.compare import NamedBatch
 from deploykit.proof.verdict import Verdict
-from deploykit.runtime.opener import CPU, OPENVINO, REHEARSAL, open_graph, open_probe
-from deploykit.specs.model import KeptNode
+from deploykit.runtime.opener import (
+    CPU,
+    OPENVINO,
+    REHEARSAL,
+    node_milliseconds,
+    open_graph,
+    open_probe,
+)
+from deploykit.specs.model import KeptNode, Precision
 from deploykit.specs.session import Session
 from deploykit.system.progress import Progress, Step
 
@@ -53,6 +61,9 @@ FOR_TENSORRT = Scheme(
 
 #: Images differ in what they show: of one that the network is sure of no probability moves.
 _RANKED_ON = 8
+#: A graph of which FP32 takes a larger part of the time than this is hardly faster than FP32.
+_MOST_FP32_TIME = 0.5
+_TIMED_BATCH, _TIMED_RUNS = 8, 7
 
 
 @dataclass(frozen=True)
@@ -156,13 +167,15 @@ class Int8(Strategy):
         return super().judge(keep) if keep else self._blanket[self._method]
 
     def ranked(self, keep: NodeSet, trials: Trials) -> list[Group]:
-        """By how much each tensor's rounding, and no other, moves the answers.
+        """By how much each tensor's rounding, and no other, moves the answers, and what it saves.
 
         The errors of INT8 are many, small and independent, so that they add up as squares: what
         moves the answer most by itself is what is best spared. Leaving one out of all roundings
-        would show little but chance.
+        would show little but chance. Each square is held against the time that what takes the
+        tensor needs in FP32, where that is known.
         """
         del keep  # nothing is kept before the ranking
+        from deploykit.graph.deploy import DEPLOY_INPUT
         from deploykit.graph.instruments import model_bytes
         from deploykit.graph.int8 import quantized_tensors, switchable_int8
 
@@ -183,13 +196,59 @@ class Int8(Strategy):
                 squares[rows] += np.square(probabilities(logits) - wanted[index]).mean(axis=1)
                 measured = rows.stop
         moved = np.sqrt(squares[:measured] / len(images))
+        if self.scheme.cpu is not None:  # on a GPU the nodes' times are other ones
+            batch = {DEPLOY_INPUT: every[:_TIMED_BATCH]}
+            self.costs = node_milliseconds(model_bytes(self._graph), batch)
+        times = np.array([self._milliseconds(takers[each]) for each in tensors[:measured]])
         return [
             (
                 takers[tensors[index]],
                 f"rounding {tensors[index]} to INT8 moves a probability by {moved[index]:.2g}",
             )
-            for index in np.argsort(-moved, kind="stable")
+            for index in np.argsort(-np.square(moved) / times, kind="stable")
         ]
+
+    def _milliseconds(self, names: Collection[str]) -> float:
+        """What nodes take in FP32; all the same where that does not count."""
+        least = sum(self.costs.values()) / 1000  # or what is next to free would come first
+        return max(sum(self.costs.get(name, 0.0) for name in names), least) if self.costs else 1.0
+
+    def is_worth(self, keep: NodeSet) -> bool:
+        """See :class:`Strategy`: OpenVINO's BF16 takes half of the time of FP32, too."""
+        if not self.costs or not keep:
+            return True
+        part = self._milliseconds(keep) / self._milliseconds(self.lowered)
+        return part <= _MOST_FP32_TIME
+
+    def times_fp32(self, keep: NodeSet) -> float | None:
+        """See :class:`Strategy`; of the medians of a few batches, by turns."""
+        if self.scheme.cpu is None:
+            return None
+        batch = self._images.images[:_TIMED_BATCH]
+        with (
+            self._opened(self.converted(keep), "int8") as lowered,
+            self._opened(self._graph, "fp32") as fp32,
+        ):
+            seconds: list[list[float]] = [[], []]
+            for run in range(_TIMED_RUNS + 1):
+                for session, found in zip((lowered, fp32), seconds, strict=True):
+                    start = time.perf_counter()
+                    session.run(batch)
+                    if run:  # the first one compiles
+                        found.append(time.perf_counter() - start)
+        return float(np.median(seconds[1]) / np.median(seconds[0]))
+
+    def _opened(self, graph: ir.Model, precision: Precision) -> Session:
+        from deploykit.graph.instruments import model_bytes
+
+        return open_graph(
+            model_bytes(graph),
+            name=deploy_graph("fp32") if precision == "fp32" else self.scheme.graph,
+            runtime=self.runtime,
+            precision=precision,
+            preprocessing=self._manifest.preprocessing,
+            labels=self._manifest.labels,
+        )
 
 
 def _preference(verdict: Verdict) -> tuple[bool, int, float]:

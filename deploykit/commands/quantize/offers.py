@@ -25,12 +25,12 @@ class Offer:
 
     Attributes:
         budget: The smallest, in whole percent and points.
-        kept: How many nodes the graph keeps in FP32.
+        nodes: Those that the graph keeps in FP32.
         measurement: Of the graph.
     """
 
     budget: Budget
-    kept: int
+    nodes: NodeSet
     measurement: Measurement
 
 
@@ -54,34 +54,42 @@ def offers_of(
             budget.max_accuracy_drop or 0
         ) > _MOST_POINTS
         if not (beyond or verdict.extremes or rule.reasons(verdict.measurement)):
-            found.append(Offer(budget, len(keep), verdict.measurement))
+            found.append(Offer(budget, keep, verdict.measurement))
     if not found:
         return []
-    ends = min(found, key=_allows), min(found, key=lambda each: (each.kept, *_allows(each)))
+    ends = min(found, key=_allows), min(found, key=lambda each: (len(each.nodes), *_allows(each)))
     return [*dict.fromkeys(ends)]
 
 
-def offer_lines(offers: Sequence[Offer], name: str, where: str) -> Iterator[str]:
+def offer_lines(
+    offers: Sequence[Offer], name: str, where: str, speeds: Sequence[str]
+) -> Iterator[str]:
     """A sentence for each offer, with what was measured.
 
     Args:
         offers: The offers.
         name: Of the precision: ``INT8``.
         where: Which images were measured: ``the search``.
+        speeds: How fast each is, "" where that is not known.
     """
-    for offer in offers:
+    for offer, speed in zip(offers, speeds, strict=True):
         found = offer.measurement
         rate = rate_digits(found.flip_rate)
         changed = f"{rate} % of the decisions changed ({found.flips} of {found.decidable})"
         beside = "" if found.accuracy is None else f"; {accuracy_change_text(found.accuracy)}"
         yield (
-            f"{name} with {counted(offer.kept, 'node')} in FP32 passes with "
-            f"{' '.join(offer.budget.options)}: on the images of {where} {changed}{beside}."
+            f"{name} with {counted(len(offer.nodes), 'node')} in FP32 passes with "
+            f"{' '.join(offer.budget.options)}: on the images of {where} {changed}{beside}{speed}."
         )
 
 
+def speed_text(times_fp32: float | None, runtime: str) -> str:
+    """``; 3.4 times as fast as FP32 on openvino``; "" where it is not known."""
+    return "" if times_fp32 is None else f"; {times_fp32:.1f} times as fast as FP32 on {runtime}"
+
+
 def _allows(offer: Offer) -> tuple[float, float, int]:
-    return offer.budget.max_flip_rate or 0, offer.budget.max_accuracy_drop or 0, offer.kept
+    return offer.budget.max_flip_rate or 0, offer.budget.max_accuracy_drop or 0, len(offer.nodes)
 
 
 def _least_budget(found: Measurement, asked: Budget | None, part: float) -> Budget:

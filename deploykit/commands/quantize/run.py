@@ -35,7 +35,7 @@ from deploykit.commands.quantize.int8 import (
     Int8,
     calibrate,
 )
-from deploykit.commands.quantize.offers import offer_lines, offers_of
+from deploykit.commands.quantize.offers import offer_lines, offers_of, speed_text
 from deploykit.commands.quantize.replaced import keep_what_is_proven, weigh_images
 from deploykit.commands.quantize.search import NodeSet
 from deploykit.commands.quantize.strategy import CpuKind, KeptSet, Scheme, Strategy
@@ -157,6 +157,8 @@ class QuantizedGraph:
         searched: How many photos the search used.
         trials: How many graphs were tried.
         minimal: Whether it was shown that no single kept node can be spared.
+        times_fp32: How many times as fast as FP32 it was on the runtime that it is made for, at
+            batch 8; None where that is a model of another device.
     """
 
     graph: str
@@ -170,6 +172,7 @@ class QuantizedGraph:
     searched: int
     trials: int
     minimal: bool
+    times_fp32: float | None
 
     @property
     def verdict(self) -> Verdict:
@@ -331,7 +334,8 @@ class _Maker:
         offers = offers_of(failing, self.request.budget, strategy.searched_part)
         if not offers:
             return error
-        lines = offer_lines(offers, strategy.scheme.precision.upper(), where)
+        speeds = [speed_text(strategy.times_fp32(each.nodes), strategy.runtime) for each in offers]
+        lines = offer_lines(offers, strategy.scheme.precision.upper(), where, speeds)
         hints = (
             f"Or allow that; other photos must show the same: "
             f"{self.request.command(self.bundle, each.budget)}"
@@ -454,6 +458,7 @@ class _Maker:
             searched=len(self.search.logits),
             trials=found.trials,
             minimal=found.minimal,
+            times_fp32=strategy.times_fp32(found.nodes),
         )
 
     def _publish(self, scheme: Scheme, made: QuantizedGraph, path: Path) -> None:

@@ -6,8 +6,9 @@ It knows nothing of graphs: nodes are names, and whether a set passes is a funct
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TypeAlias
 
 NodeSet: TypeAlias = frozenset[str]
@@ -72,7 +73,12 @@ def grow(start: NodeSet, groups: Sequence[Collection[str]], passes: Trials) -> N
     return first(passing)
 
 
-def shrink(nodes: NodeSet, pinned: NodeSet, passes: Trials) -> tuple[NodeSet, bool]:
+def shrink(
+    nodes: NodeSet,
+    pinned: NodeSet,
+    passes: Trials,
+    costs: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[NodeSet, bool]:
     """Drop nodes that are not needed: all at once, by halves, then one by one.
 
     Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input", IEEE TSE 28 (2002),
@@ -82,6 +88,7 @@ def shrink(nodes: NodeSet, pinned: NodeSet, passes: Trials) -> tuple[NodeSet, bo
         nodes: A set that passes.
         pinned: Nodes that are never dropped.
         passes: The trials.
+        costs: What keeping a node costs: those that cost most are tried first.
 
     Returns:
         A set that passes, and whether no single node but the pinned can be dropped from it; not
@@ -90,7 +97,8 @@ def shrink(nodes: NodeSet, pinned: NodeSet, passes: Trials) -> tuple[NodeSet, bo
     size = max(len(nodes - pinned), 1)
     while True:
         dropped = False
-        for chunk in _chunks(sorted(nodes - pinned), size):
+        order = sorted(nodes - pinned, key=lambda name: (-costs.get(name, 0.0), name))
+        for chunk in _chunks(order, size):
             if passes.expired:
                 return nodes, False
             if passes(nodes - chunk):

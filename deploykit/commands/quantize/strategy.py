@@ -6,7 +6,7 @@ FP16 and INT8 are two strategies of it: what they scan, convert and rank by is t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
@@ -128,6 +128,8 @@ class Strategy(ABC):
         self._why = ""
         self._undecided = False
         self._ranked: tuple[str, ...] = ()
+        #: Milliseconds that each node takes in FP32, by its name; empty where that does not count.
+        self.costs: Mapping[str, float] = {}
 
     @property
     @abstractmethod
@@ -172,6 +174,19 @@ class Strategy(ABC):
             keep: What is kept already.
             trials: When their time is up, what has been measured must do.
         """
+
+    def is_worth(self, keep: NodeSet) -> bool:
+        """Whether a graph that keeps these nodes in FP32 could be faster than FP32 by enough."""
+        del keep
+        return True
+
+    def times_fp32(self, keep: NodeSet) -> float | None:
+        """How many times as fast as the FP32 graph the one is that keeps these nodes.
+
+        On the runtime of the search; None where that is a model of another device.
+        """
+        del keep
+        return None
 
     def integers(self, kept: Sequence[KeptNode]) -> int | None:
         """How many nodes compute with integers where some are kept; None but in INT8."""
@@ -223,11 +238,13 @@ class Strategy(ABC):
             self._progress(Note(f"{self.scheme.graph} does not pass yet: {self._why}"))
             groups = self.ranked(first, trials)
             self._ranked = tuple(dict.fromkeys(name for names, _ in groups for name in names))
-            groups.append((sorted(self.lowered), _NO_SET))
+            groups = [*self._worth_trying(first, groups), (sorted(self.lowered), _NO_SET)]
             nodes = grow(first, [names for names, _ in groups], trials)
+            if nodes is not None and not self.is_worth(nodes):
+                raise self._not_found(trials)
             reasons = {name: why for names, why in reversed(groups) for name in names} | reasons
         if nodes is not None:
-            nodes, minimal = shrink(nodes, pinned, trials)
+            nodes, minimal = shrink(nodes, pinned, trials, self.costs)
         if nodes is None or nodes >= self.lowered:
             raise self._not_found(trials)
         kept = {name: reasons[name] for name in nodes}
@@ -259,6 +276,15 @@ class Strategy(ABC):
             f"around these moves the answers most: {worst}."
         )
 
+    def _worth_trying(self, first: NodeSet, groups: Sequence[Group]) -> Iterator[Group]:
+        """The groups up to the one with which it is not worth it any more."""
+        keep = first
+        for group in groups:
+            keep |= frozenset(group[0])
+            if not self.is_worth(keep):
+                return
+            yield group
+
     def _passes(self, keep: NodeSet) -> bool:
         if keep >= self.lowered:
             return True  # the FP32 graph, which is proven
@@ -267,10 +293,15 @@ class Strategy(ABC):
         except DeviceError as exc:  # OpenVINO may leave integers alone that it took before
             self._why = exc.message
             return False
+        with_nodes = f"{self.scheme.graph} with {counted(len(keep), 'node')} in FP32"
         if verdict.passed:
+            if keep:
+                self._progress(Note(f"{with_nodes} passes; fewer?"))
             return True
         self._why = "; ".join(verdict.reasons)
         if verdict.failed:
+            if self.failed is not None and _error(verdict) < _error(self.failed[1]):
+                self._progress(Note(f"{with_nodes} does not pass yet: {self._why}"))
             self.failing.append((keep, verdict))
         self._undecided = not verdict.failed
         return False
@@ -292,9 +323,13 @@ class Strategy(ABC):
                 hint="Let it search longer (--search-seconds), or stay with "
                 f"{self.scheme.instead}.",
             )
+        only = (
+            "nodes in FP32 that take more than half of the time, and then little is gained"
+            if self.costs
+            else "every node in FP32, and then nothing is left in it"
+        )
         return ParityError(
-            f"{message}{self._name} passes only with every node in FP32, and then nothing is left "
-            "in it.",
+            f"{message}{self._name} passes only with {only}.",
             hint=f"Stay with {self.scheme.instead}. See which of them passes: "
             f"{self._bundle.command('verify')}",
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.verdicts import KeptVerdict
+from deploykit.commands.quantize.offers import speed_text
 from deploykit.commands.quantize.run import Quantization, QuantizedGraph
 from deploykit.engine.passport import how_to_build_again
 from deploykit.inference.engines import Engine
@@ -73,7 +74,7 @@ def _graph_text(bundle: Bundle, graph: QuantizedGraph) -> Iterator[str]:
         line += f"FP32; ranges of {_METHODS[graph.method]}"
     else:
         line += f"{counted(len(graph.kept), 'node')} in FP32"
-    yield line
+    yield line + speed_text(graph.times_fp32, graph.runtime)
     yield from kept_text(graph.kept, graph)
     if graph.kept and graph.runtime != REHEARSAL:
         yield "         each of them costs speed; see what is fastest here:"
@@ -95,6 +96,7 @@ def quantization_value(result: Quantization) -> dict[str, Any]:
                 "kept": [plain_value(node) for node in graph.kept],
                 "calibration": graph.method,
                 "searched_images": graph.searched,
+                "times_fp32": graph.times_fp32,
                 "trials": graph.trials,
                 "minimal": graph.minimal,
                 "verdicts": [verdict_value(verdict) for verdict in graph.verdicts],

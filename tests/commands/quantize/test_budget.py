@@ -11,7 +11,7 @@ from fp16_networks import BRIGHT, make_photos
 
 from deploykit.bundle.folder import deploy_graph, open_bundle
 from deploykit.commands.app import run
-from deploykit.commands.quantize.offers import offer_lines, offers_of
+from deploykit.commands.quantize.offers import offer_lines, offers_of, speed_text
 from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
 from deploykit.commands.verify.request import VerifyRequest
@@ -100,12 +100,14 @@ def test_offers_are_the_least_and_the_fewest_nodes():
     ]
     least, fewest = offers_of(failing, None, 0.75)
     # 2 of 64 are 3.1 %, which is three quarters of 4.2 %.
-    assert (least.budget, least.kept) == (Budget(max_flip_rate=0.05), 2)
-    assert (fewest.budget, fewest.kept) == (Budget(max_flip_rate=0.13), 0)
-    lines = [*offer_lines([least, fewest], "INT8", "the search")]
+    assert (least.budget, least.nodes) == (Budget(max_flip_rate=0.05), frozenset("ab"))
+    assert (fewest.budget, fewest.nodes) == (Budget(max_flip_rate=0.13), frozenset())
+    lines = [
+        *offer_lines([least, fewest], "INT8", "the search", [speed_text(3.44, "openvino"), ""])
+    ]
     assert lines[0] == (
         "INT8 with 2 nodes in FP32 passes with --max-flips 5%: on the images of the search 3.1 % "
-        "of the decisions changed (2 of 64)."
+        "of the decisions changed (2 of 64); 3.4 times as fast as FP32 on openvino."
     )
 
 
@@ -129,7 +131,7 @@ def test_offers_are_of_the_kind_that_was_asked_for():
     failing = [(frozenset(), verdict_of(2, labelled=64))]
     (offer,) = offers_of(failing, Budget(max_accuracy_drop=1), 0.75)
     assert offer.budget == Budget(max_accuracy_drop=5)
-    (line,) = offer_lines([offer], "INT8", "the search")
+    (line,) = offer_lines([offer], "INT8", "the search", [speed_text(None, "openvino")])
     # Agresti and Min: 2/66, and 1.96 times sqrt(3 - 4/66)/66 to either side.
     assert line.endswith(
         "accuracy 3.1 points lower on the same 64 images (95 %: 8.1 lower to 2.1 higher)."

@@ -14,12 +14,17 @@ from PIL import Image
 
 from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
 from deploykit.bundle.manifest import record_file
-from deploykit.commands.quantize.run import QuantizeRequest, quantization_images, quantize_bundle
+from deploykit.commands.quantize.run import (
+    QuantizeRequest,
+    quantization_images,
+    quantize_bundle,
+)
 from deploykit.commands.quantize.text import quantization_text
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import DependencyError, DeviceError, GraphError, ParityError, UsageError
 from deploykit.graph.files import load_graph
+from deploykit.graph.int8 import integer_nodes
 from deploykit.inference.candidates import named_candidates
 from deploykit.proof.answered import AnsweredImages
 from deploykit.proof.auto import open_best
@@ -273,6 +278,32 @@ def test_open_best_tests_int8_of_another_cpu(quantized, toy):
     assert any("gives the recorded answers" in message for message in said(notes))
 
 
+def times_of(bundle, **milliseconds):
+    """By the names of the nodes of INT8 what they take, by their modules; 1 ms for others."""
+    nodes = integer_nodes(load_graph(bundle.folder / deploy_graph("fp32")))
+    names = {node.name: node.metadata_props.get("module", "").replace(".", "_") for node in nodes}
+    return {name: milliseconds.get(module, 1.0) for name, module in names.items()}
+
+
+def test_quantize_stops_where_fp32_would_take_most_of_the_time(toy, monkeypatch):
+    bundle = toy("Outliers")
+    times = times_of(bundle, middle_1=9.0)
+    monkeypatch.setattr(f"{STRATEGY}.node_milliseconds", lambda graph, feeds: times)
+    notes, request = [], QuantizeRequest(runtime=CPU, graphs=(INT8,), diagnose=False)
+    with pytest.raises(ParityError) as caught:
+        quantize_bundle(bundle, request, notes.append)
+    assert "INT8 passes only with nodes in FP32 that take more than half" in caught.value.message
+    assert INT8 not in open_bundle(bundle.folder).manifest.files
+
+
+def test_quantize_tells_how_much_faster_it_is(toy):
+    result = quantize_bundle(toy("Colours"), QuantizeRequest(runtime=CPU, graphs=(INT8,)))
+    (times,) = (graph.times_fp32 for graph in result.graphs)
+    assert times > 0
+    (line,) = (line for line in quantization_text(result).split("\n") if "made for" in line)
+    assert line.endswith(f"; {times:.1f} times as fast as FP32 on {CPU}")
+
+
 def test_quantize_without_openvino_uses_onnx_runtime(toy, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     result = quantize_bundle(toy("Outliers"))
@@ -338,7 +369,7 @@ def test_quantize_set_that_cannot_compute_int8_fails(toy, monkeypatch):
     (graph,) = quantize_bundle(toy("Outliers"), request).graphs
     assert graph.runtime == CPU
     assert "middle.1" in [kept.module for kept in graph.kept]
-    assert graph.trials == len(calls) - 1 > 3  # the last is the proof's
+    assert graph.trials == len(calls) - 3 > 3  # those are the proof's, and two that are timed
 
 
 def test_quantize_for_a_named_runtime(toy):

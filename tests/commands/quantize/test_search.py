@@ -59,6 +59,13 @@ def test_shrink_keeps_pinned_nodes():
     assert shrink(frozenset("abc"), frozenset("b"), needing("c")) == (frozenset("bc"), True)
 
 
+def test_shrink_drops_what_costs_most_first():
+    """Either of two is enough: the cheaper one stays."""
+    for costs, left in (({"a": 1.0, "b": 2.0}, "a"), ({"a": 2.0, "b": 1.0}, "b")):
+        trials = Trials(lambda nodes: bool(nodes), 60)
+        assert shrink(frozenset("ab"), frozenset(), trials, costs) == (frozenset(left), True)
+
+
 def test_shrink_is_minimal_if_not_monotonic():
     """Two pairs, of which either is enough: the smallest set is two letters."""
 
