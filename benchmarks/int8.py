@@ -8,7 +8,7 @@ preprocessing alone, and the same photos of CALIBRATION; all are judged on the p
 that are not among those. The two may be one folder. Prints a table a bundle:
 
 - deploykit: every node in INT8, without its search, once as it is made for ONNX Runtime and once as
-  for OpenVINO.
+  for OpenVINO; and the same with weights of 7 bits, which CPUs without VNNI get.
 - ONNX Runtime: ``quantize_static``, min-max, per channel; and with ``reduce_range``, whose weights
   have 7 bits, so that sums of products cannot saturate on CPUs without VNNI.
 - NNCF: ``nncf.quantize`` as it is by default. Where it is not importable, it is installed into an

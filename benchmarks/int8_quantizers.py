@@ -20,7 +20,8 @@ import onnxruntime as ort
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from deploykit.bundle.folder import Bundle
-from deploykit.commands.quantize.int8 import ON_CPU, Int8, calibrate
+from deploykit.commands.quantize.int8 import ON_AVX2, ON_CPU, Int8, calibrate
+from deploykit.commands.quantize.strategy import Scheme
 from deploykit.graph.files import load_graph, save_graph
 from deploykit.graph.values import in_preprocessing
 from deploykit.inference.candidates import Candidate, open_candidate
@@ -87,8 +88,8 @@ class Source:
 
     @cached_property
     def seen(self) -> Any:
-        """The ranges of the tensors on the photos, as deploykit wants them."""
-        return calibrate(self.model, self.bundle, self.answered.batches, silent)
+        """The ranges and rounded weights by the photos, as deploykit wants them."""
+        return calibrate(self.model, self.bundle, self.answered.batches, (8, 7), silent)
 
 
 Quantizer: TypeAlias = Callable[[Source, Path], None]
@@ -104,19 +105,21 @@ def drawn(sample: ImageSample) -> tuple[list[str], ImageBatch]:
 def quantizers(nncf_environment: Path) -> dict[str, Quantizer]:
     """All of them, by their names."""
     return {
-        "deploykit for ONNX Runtime": by_deploykit(CPU),
-        "deploykit for OpenVINO": by_deploykit(OPENVINO),
+        "deploykit for ONNX Runtime": by_deploykit(ON_CPU, CPU),
+        "deploykit for OpenVINO": by_deploykit(ON_CPU, OPENVINO),
+        "deploykit for ONNX Runtime, 7-bit weights": by_deploykit(ON_AVX2, CPU),
+        "deploykit for OpenVINO, 7-bit weights": by_deploykit(ON_AVX2, OPENVINO),
         "ONNX Runtime": by_onnxruntime(reduce_range=False),
         "ONNX Runtime, 7-bit weights": by_onnxruntime(reduce_range=True),
         "NNCF": by_nncf(nncf_environment),
     }
 
 
-def by_deploykit(runtime: str) -> Quantizer:
+def by_deploykit(scheme: Scheme, runtime: str) -> Quantizer:
     """INT8 of deploykit with no node in FP32, as it is made for a runtime."""
 
     def quantize(source: Source, output: Path) -> None:
-        arguments = (source.model, ON_CPU, runtime, source.bundle, source.answered, silent)
+        arguments = (source.model, scheme, runtime, source.bundle, source.answered, silent)
         strategy = Int8(source.seen, *arguments)
         strategy.begin()  # it chooses how to calibrate
         manifest = source.bundle.manifest
