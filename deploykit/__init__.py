@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deploykit.bundle.folder import Bundle
     from deploykit.commands.bench.api import bench
     from deploykit.commands.build.api import build_engine
+    from deploykit.commands.collect.run import collect
     from deploykit.commands.diagnose.api import diagnose
     from deploykit.commands.export.api import export
     from deploykit.commands.identify.run import identify
@@ -40,6 +41,7 @@ _HOMES = {
     "Prediction": "deploykit.specs.prediction",
     "bench": "deploykit.commands.bench.api",
     "build_engine": "deploykit.commands.build.api",
+    "collect": "deploykit.commands.collect.run",
     "diagnose": "deploykit.commands.diagnose.api",
     "export": "deploykit.commands.export.api",
     "identify": "deploykit.commands.identify.run",
@@ -58,6 +60,7 @@ __all__ = [
     "Prediction",
     "bench",
     "build_engine",
+    "collect",
     "diagnose",
     "export",
     "identify",

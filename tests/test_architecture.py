@@ -32,6 +32,7 @@ LAYERS = (
 COMMANDS = {
     "bench": {"verify"},
     "build": {"diagnose", "quantize", "verify"},
+    "collect": {"predict"},
     "export": {"diagnose"},
     "inspect": {"quantize"},
     "quantize": {"diagnose"},

@@ -48,6 +48,10 @@ COMMANDS = {
         "Predict images: one row for each file.",
         "deploykit predict ./bird_photos --output birds.csv --html birds.html",
     ),
+    "collect": _Entry(
+        "Make the tables of a run in shards, and check that no row is missing.",
+        "deploykit collect birds.csv.run",
+    ),
     "bench": _Entry(
         "Measure which proven graph or engine is the fastest here.",
         "deploykit bench --images ./bird_photos --accept",

@@ -46,7 +46,9 @@ TEXTS = {
     "Identification": "identify.text:identification_text",
     "Model": "predict.model:model_text",
     "Prediction": "predict.text:row_text",
+    "PredictionSummary": "predict.text:prediction_text",
     "Quantization": "quantize.text:quantization_text",
+    "ShardSummary": "predict.text:shard_text",
     "TrainingResult": "train.text:training_text",
     "Verification": "verify.api:shown_text",
 }

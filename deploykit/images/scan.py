@@ -57,12 +57,14 @@ class ImageFile:
         root: The folder that the name is relative to.
         name: ``/`` on every system; what is not Unicode is written as
             :func:`deploykit.images.scan.escape_name` does, hence no two files share a name.
-        expected: The class that the file's folder names; None where no class is known.
+        expected: The class that the file's folder or a table names; None where none is known.
+        expected_labels: The classes that a table names, where an image may be of several.
     """
 
     root: Path
     name: str
     expected: str | None = None
+    expected_labels: tuple[str, ...] | None = None
 
     @property
     def path(self) -> Path:
@@ -107,7 +109,8 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
     """
     # Each label stands for itself, so that all files of a class share one string.
     classes = {label: label for label in labels or ()}
-    if _is_directory(path):
+    root = root_of(path)
+    if root == path:
         names, others = _walk(path)
         if not names:
             endings = ", ".join(end or "without ending" for end, _ in others.most_common(5))
@@ -119,7 +122,6 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
         named = ((name, _class_folder(name, classes)) for name in sorted(names))
         files = tuple(ImageFile(path, name, classes.get(folder)) for name, folder in named)
         return Scan(path, path, files, skipped=others.total())
-    root = path.parent
     if path.suffix.lower() != LIST_EXTENSION:
         expected = classes.get(path.absolute().parent.name)
         return Scan(path, root, (ImageFile(root, escape_name(path.name), expected),))
@@ -127,6 +129,15 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
     named = ((name, name.rpartition("/")[0].rpartition("/")[2]) for name in read_file_list(path))
     files = tuple(ImageFile(root, name, classes.get(folder)) for name, folder in named)
     return Scan(path, root, files)
+
+
+def root_of(path: Path) -> Path:
+    """The folder that the names of a source's files are relative to: itself, or the one it is in.
+
+    Raises:
+        ImagesError: The source does not exist or cannot be read, or is no folder and no file.
+    """
+    return path if _is_directory(path) else path.parent
 
 
 def _class_folder(name: str, classes: Collection[str]) -> str:
@@ -429,7 +440,7 @@ class FolderPresence:
         why = now if isinstance(now, str) else "another drive is in its place"
         raise InputError(
             f"{self._folder} went away while its images were read: {why}.",
-            hint="Bring it back, then add --resume: the rows so far are in the tables' journal.",
+            hint="Bring it back, then add --resume: the rows so far are kept.",
         )
 
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from queue import SimpleQueue
 from typing import TypeAlias, cast
 
@@ -88,10 +89,11 @@ def shared_work(
 
 
 def answer_files(
-    files: Sequence[ImageFile],
+    files: Iterable[ImageFile],
     preprocessing: Preprocessing,
     session: Session,
     *,
+    count: int | None = None,
     batch_size: int,
     workers: int,
     clock: StageClock,
@@ -103,7 +105,8 @@ def answer_files(
     The memory in use does not depend on the number of files.
 
     Args:
-        files: What to read.
+        files: What to read, taken as it is needed.
+        count: How many there are; None for files that tell their number.
         preprocessing: What was done in training.
         session: What answers.
         batch_size: The most files a run of the session; on the CPU fewer towards the end, so that
@@ -119,14 +122,20 @@ def answer_files(
     Raises:
         UsageError: Memory does not hold the batches.
     """
+    if count is None:
+        files = tuple(files)
+        count = len(files)
+    remaining = iter(files)
 
     def digests_of(batch: Batch) -> tuple[str, ...]:
         return tuple(map(pixel_digest, batch.images)) if digested else ()
 
     if not session.spec.concurrent:
         # No buffer needs to be larger than what there is to read.
-        size = min(batch_size, max(1, len(files)))
-        batches = read_batches(files, preprocessing, batch_size=size, threads=workers, clock=clock)
+        size = min(batch_size, max(1, count))
+        batches = read_batches(
+            remaining, preprocessing, batch_size=size, threads=workers, clock=clock
+        )
         return _on_device(batches, session, clock, digests_of, embedded=embedded)
 
     def group_size(left: int) -> int:
@@ -134,7 +143,7 @@ def answer_files(
         return min(batch_size, -(-left // (2 * workers)))
 
     free: SimpleQueue[ImageBatch] = SimpleQueue()
-    for each in allocate_buffers(min(workers, len(files)), group_size(len(files)), preprocessing):
+    for each in allocate_buffers(min(workers, count), group_size(count), preprocessing):
         free.put(each)
 
     def work(group: Sequence[ImageFile]) -> AnsweredBatch:
@@ -148,11 +157,10 @@ def answer_files(
             free.put(buffer)
 
     def groups() -> Iterator[Sequence[ImageFile]]:
-        start = 0
-        while start < len(files):
-            size = group_size(len(files) - start)
-            yield files[start : start + size]
-            start += size
+        left = count
+        while group := tuple(islice(remaining, group_size(max(1, left)))):
+            yield group
+            left -= len(group)
 
     ahead = 2 * workers
     return in_order(work, groups(), threads=workers, ahead=ahead, name="deploykit-predict")

@@ -127,7 +127,7 @@ def test_scan_images_skips_outputs_of_a_run(tmp_path):
     write_photo(tmp_path / "a.png")
     for name in (
         "predictions.csv",
-        "predictions.csv.journal",
+        ".predictions.csv.lock",
         ".predictions.csv.1a2b",
         "x.partial",
     ):
@@ -226,7 +226,7 @@ def change_just_before_reading(path, change, monkeypatch):
 
 @pytest.mark.parametrize("name", ["nul\0byte.png", "\\ud800.png", "x" * 5000 + ".png"])
 def test_decode_rgb_of_impossible_names(tmp_path, name):
-    """As a list can hold it, or another system's journal."""
+    """As a list can hold it, or another system's run."""
     with pytest.raises(DecodeError) as caught:
         decode_rgb(ImageFile(tmp_path, name).path)
     assert caught.value.failure.status in {"unreadable", "vanished"}  # systems differ

@@ -239,7 +239,7 @@ def test_predict_without_prediction_writes_its_table(exported_bundle, tmp_path, 
 def test_predict_refuses_a_table_with_a_writer(exported_bundle, photo_folder, tmp_path, capsys):
     output = tmp_path / "rows.csv"
     arguments = ["predict", str(photo_folder / "red"), "--bundle", str(exported_bundle.folder)]
-    with FileLock(f"{output}.journal.lock"):
+    with FileLock(output.with_name(".rows.csv.lock")):
         assert run([*arguments, "--output", str(output)]) == 2
     assert "Another run is writing" in capsys.readouterr().err
     assert run([*arguments, "--output", str(output)]) == 0

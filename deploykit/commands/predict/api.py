@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from deploykit.bundle.folder import Bundle
+from deploykit.commands.predict.job import predict_into
+from deploykit.commands.predict.outputs import Outputs
 from deploykit.commands.predict.run import PredictionRun, PredictRequest, TopK
+from deploykit.commands.predict.schedulers.one_of_many import parsed_shard
 from deploykit.commands.python import (
     BundleLike,
     PathLike,
@@ -14,15 +18,23 @@ from deploykit.commands.python import (
     optional_path,
     python_words,
 )
+from deploykit.errors import UsageError
 from deploykit.proof.auto import AUTO
 from deploykit.specs.model import Precision
 from deploykit.specs.prediction import Prediction
+from deploykit.system.files import STDOUT
 from deploykit.system.progress import Progress, silent
 
 
 def predict(
     source: PathLike,
     *,
+    output: PathLike | Sequence[str] | None = None,
+    html: PathLike | None = None,
+    embeddings: PathLike | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    shard: str | None = None,
     bundle: BundleLike | None = None,
     top_k: TopK | None = None,
     expected: PathLike | None = None,
@@ -33,14 +45,23 @@ def predict(
     threads: int | None = None,
     artifacts: PathLike | None = None,
     progress: Progress = silent,
-) -> Iterator[Prediction]:
+) -> Any:
     """Predict a folder of images: exactly one row a file, whatever is wrong with it.
 
-    Rows come as they are predicted, memory stays flat, and nothing is written: tables, pages and
-    resuming are the command's. The files are looked for when the first row is asked for.
+    Without ``output`` rows come as they are predicted, memory stays flat, and nothing is written.
+    The files are looked for when the first row is asked for. With it the tables are written as the
+    command writes them, and an interruption loses no row.
 
     Args:
         source: A folder of images, a .txt file that lists them, or one image file.
+        output: A table to write, or several: ``.csv``, ``.jsonl`` or ``.parquet``.
+        html: A page to write, too.
+        embeddings: Where to write what the network's last layer takes of each image, too: ``.npy``
+            or ``.parquet``.
+        overwrite: Replace outputs that another command wrote.
+        resume: Continue this call's interrupted run.
+        shard: ``"3/40"``: predict the third of forty parts, as one of so many processes;
+            :func:`deploykit.collect` makes the tables.
         bundle: What :func:`deploykit.export` returned, a bundle's name or its folder; None for the
             one there is, or the newest.
         top_k: How many classes a row ranks, or ``all``; None for at most 5.
@@ -54,9 +75,10 @@ def predict(
         artifacts: The home of bundles; None for ``artifacts``.
         progress: Called after every batch, and with notes about the runtime.
 
-    Yields:
-        A prediction a file, in a stable order. That of a file that cannot be read has no label; its
-        ``status`` and ``reason`` tell why.
+    Returns:
+        An iterator over predictions, one a file, in a stable order: that of a file that cannot be
+        read has no label; its ``status`` and ``reason`` tell why. With ``output`` a
+        :class:`PredictionSummary`, and with ``shard`` a :class:`ShardSummary`.
 
     Raises:
         UsageError: An argument makes no sense.
@@ -66,6 +88,7 @@ def predict(
         ParityError: Nothing is proven, and no runtime was named.
         MissingError: The runtime's package or device is not here.
     """
+    tables = [output] if isinstance(output, Path | str) else output or ()
     request = PredictRequest(
         Path(source),
         top_k,
@@ -75,8 +98,32 @@ def predict(
         threads,
         tf32=tf32,
         expected=optional_path(expected),
+        embeddings=embeddings is not None,
     )
-    return _rows(chosen_bundle(bundle, artifacts, progress), request, progress)
+    if not (tables or html or embeddings or resume or shard):
+        return _rows(chosen_bundle(bundle, artifacts, progress), request, progress)
+    with Outputs(
+        [_named_table(path) for path in tables],
+        source=request.source,
+        page=optional_path(html),
+        expected=request.expected,
+        embeddings=optional_path(embeddings),
+        resume=resume,
+        overwrite=overwrite,
+        scheduler=None if shard is None else parsed_shard(shard),
+    ) as outputs:
+        return predict_into(outputs, chosen_bundle(bundle, artifacts, progress), request, progress)
+
+
+def _named_table(path: PathLike) -> Path:
+    """A table's path.
+
+    Raises:
+        UsageError: It is stdout.
+    """
+    if Path(path) == STDOUT:
+        raise UsageError("output must be a file: rows on stdout are the command's.")
+    return Path(path)
 
 
 def _rows(bundle: Bundle, request: PredictRequest, progress: Progress) -> Iterator[Prediction]:

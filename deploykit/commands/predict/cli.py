@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from deploykit.commands.predict.outputs import Outputs
     from deploykit.commands.predict.run import TopK
+    from deploykit.commands.predict.summary import PredictionSummary
     from deploykit.console.command import Console
 
 _DEFAULT_OUTPUT = Path("predictions.csv")
@@ -93,6 +94,14 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue this command's interrupted run.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Predict one of N parts, as one of N processes; deploykit collect makes the "
+            "tables.",
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 6 if an image cannot be read.")
     ] = False,
@@ -134,11 +143,11 @@ def predict(
 ) -> None:
     """Predict images: one row for each file.
 
-    A file that cannot be read gets a row that says why. Rows are kept in <output>.journal until the
+    A file that cannot be read gets a row that says why. Rows are kept in <output>.run until the
     table is whole, so an interrupted run loses none. The same command replaces its own table; one
     of another model, source or settings stays, unless --overwrite. One image's answer is printed.
     """
-    no_table = not (output or html or embeddings or resume) and _is_one_image(source)
+    no_table = not (output or html or embeddings or resume or shard) and _is_one_image(source)
     paths = [] if no_table else output or [_DEFAULT_OUTPUT]
     with (
         _stdout_for_rows(wanted=STDOUT in paths and not json) as emit,
@@ -152,16 +161,23 @@ def predict(
         ) as console,
     ):
         from deploykit.bundle.folder import find_bundle
-        from deploykit.commands.predict.outputs import Outputs, write_run
-        from deploykit.commands.predict.run import PredictionRun, PredictRequest
-        from deploykit.commands.predict.text import prediction_text, prediction_value
-        from deploykit.proof.text import status_of_run
+        from deploykit.commands.predict.job import predict_into
+        from deploykit.commands.predict.outputs import Outputs
+        from deploykit.commands.predict.run import PredictRequest
+        from deploykit.commands.predict.schedulers.one_of_many import parsed_shard
+        from deploykit.commands.predict.summary import ShardSummary
+        from deploykit.commands.predict.text import shard_text, shard_value
 
         if json and STDOUT in paths:
             raise UsageError(
                 "--json and --output - both want stdout.", hint="Name a file as --output."
             )
 
+        if shard is not None and strict:
+            raise UsageError(
+                "--strict judges all rows, and --shard predicts a part of them.",
+                hint="Say it to deploykit collect.",
+            )
         progress = console.progress
         known_precision = parsed_precision(precision)
         with Outputs(
@@ -173,6 +189,7 @@ def predict(
             emit=emit,
             resume=resume,
             overwrite=overwrite,
+            scheduler=None if shard is None else parsed_shard(shard),
         ) as outputs:
             request = PredictRequest(
                 source=source,
@@ -183,33 +200,29 @@ def predict(
                 batch_size=batch_size,
                 threads=threads,
                 expected=expected,
-                done=outputs.done,
                 embeddings=embeddings is not None,
             )
             chosen = find_bundle(bundle, artifacts, progress)
-            with PredictionRun(chosen, request, progress) as run:
-                spec = run.spec
-                console.note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}")
-                outputs.begin(run)
-                _note_resumption(outputs, console, resume=resume)
-                with _telling_what_is_kept(outputs, console):
-                    nothing_predicted = write_run(run, outputs, progress)
-                    if html is not None and outputs.journal is not None:
-                        from deploykit.commands.predict.page import write_prediction_page
+            with _telling_what_is_kept(outputs, console):
+                done = predict_into(outputs, chosen, request, progress)
+        if isinstance(done, ShardSummary):
+            console.result(lambda: shard_value(done), lambda: "" if quiet else shard_text(done))
+        else:
+            show_summary(console, done, strict=strict, quiet=quiet)
 
-                        rows, status = outputs.journal.rows(), status_of_run(chosen, spec)
-                        write_prediction_page(run, status, rows, html, progress)
-                outputs.finish()
-        if nothing_predicted:
-            raise nothing_predicted
-        failed, status = run.tally.failures.total(), status_of_run(chosen, spec)
-        written = [*outputs.tables, *filter(None, [html, embeddings])]
-        record = chosen.manifest.embeddings if embeddings else None
-        console.result(
-            lambda: prediction_value(run, status, written, record),
-            lambda: "" if quiet else prediction_text(run, status, written, record),
-            exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
-        )
+
+def show_summary(
+    console: Console, summary: PredictionSummary, *, strict: bool, quiet: bool
+) -> None:
+    """Show a run's summary and end the command."""
+    from deploykit.commands.predict.text import prediction_text, prediction_value
+
+    failed = summary.tally.failures.total()
+    console.result(
+        lambda: prediction_value(summary),
+        lambda: "" if quiet else prediction_text(summary),
+        exit_code=UnreadableImagesError.exit_code if strict and failed else 0,
+    )
 
 
 def _is_one_image(source: Path) -> bool:
@@ -230,29 +243,15 @@ def _stdout_for_rows(*, wanted: bool) -> Iterator[Callable[[str], bool] | None]:
         yield partial(write_while_read, stdout)
 
 
-def _note_resumption(outputs: Outputs, console: Console, *, resume: bool) -> None:
-    if outputs.journal is None or not resume:
-        return
-    if outputs.journal.damaged:
-        console.warn(
-            f"{outputs.journal.damaged} lines of {outputs.journal.path} are damaged: "
-            "their files are predicted again"
-        )
-    if outputs.done:
-        console.note(f"{len(outputs.done)} rows are in {outputs.journal.path}: resuming")
-    elif not outputs.journal.damaged:
-        console.note(f"{outputs.journal.path} has no rows of an earlier run: starting afresh")
-
-
 @contextlib.contextmanager
 def _telling_what_is_kept(outputs: Outputs, console: Console) -> Iterator[None]:
     """When a run does not come to its end, say how it can."""
     try:
         yield
     except BaseException:
-        if outputs.journal is not None and outputs.journal.count:
-            console.warn(
-                f"{outputs.journal.count} rows are kept in {outputs.journal.path}: "
-                "the same command with --resume goes on"
+        if outputs.has_begun and outputs.ledger is not None and (rows := outputs.ledger.count()):
+            way = (
+                "the same command" if outputs.scheduler.shared else "the same command with --resume"
             )
+            console.warn(f"{rows} rows are kept in {outputs.ledger.folder}: {way} goes on")
         raise

@@ -1,52 +1,48 @@
-"""Where the rows of a prediction go: a journal first, stdout beside it, tables in the end."""
+"""Where the rows of a prediction go: into the folder of its run, and stdout beside it."""
 
 from __future__ import annotations
 
-import os
-from contextlib import ExitStack
-from itertools import islice
+from collections import deque
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
-from deploykit.commands.predict.journal import Journal, journal_of, lock_of, only_writer
-from deploykit.commands.predict.provenance import (
-    Fingerprint,
-    check_replaceable,
-    fingerprint_of,
-    record_of,
-    record_run,
-)
-from deploykit.commands.predict.tables import check_outputs, json_line, write_table
-from deploykit.errors import ImagesError, UsageError
+from filelock import Timeout
+
+from deploykit.commands.predict.ledger import Ledger, run_folder
+from deploykit.commands.predict.plan import Plan, Shard, kept_path, path_of, shard_size_of
+from deploykit.commands.predict.provenance import check_replaceable, fingerprint_of
+from deploykit.commands.predict.schedulers.this_process import ThisProcess
+from deploykit.commands.predict.tables import check_outputs, json_line
+from deploykit.errors import UsageError
 from deploykit.specs.heads import ASSUMED_HEAD, Head
 from deploykit.specs.session import Closing
 from deploykit.system.deps import need
-from deploykit.system.files import STDOUT, check_all_different, check_page_path, remove_partials
-from deploykit.system.progress import Note, Progress, Step, silent
-from deploykit.system.text import counted
+from deploykit.system.files import STDOUT, check_all_different, check_page_path, held
+from deploykit.system.progress import Note, Progress, silent
+from deploykit.system.text import command_line, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from deploykit.commands.predict.embeddings import EmbeddingsFile
     from deploykit.commands.predict.run import PredictionRun
+    from deploykit.commands.predict.schedulers import Scheduler
     from deploykit.specs.prediction import Prediction
-    from deploykit.specs.session import Embeddings
 
 
 class Outputs(Closing):
     """The outputs of one run.
 
-    A row is safe in the journal as soon as it is written, see :class:`Journal`; the tables are
-    made from the journal when the run is done, each in turn. Stdout alone has no journal: what it
-    got cannot be taken back.
+    Rows are safe in the run's folder as soon as their shard is, see :class:`Ledger`; the tables are
+    made from it when the run is done. Stdout alone has no folder: what it got cannot be taken back.
 
-    Use it as a context manager: it owns the journal, which stays unless :meth:`finish` is called.
+    As a context manager it keeps other runs from the same outputs, unless they are its scheduler's
+    other workers.
 
     Args:
         paths: The tables, and :data:`STDOUT` for rows as they come, as JSON lines; none where the
             summary is all that is wanted.
-        page: A page that will be made from the journal too; None for none.
+        page: A page that will be made, too; None for none.
         expected: The table of labels, which must stay as it is; None for none.
         source: What is predicted, which must stay as it is.
         embeddings: Where the embeddings go, too; None for none.
@@ -54,15 +50,21 @@ class Outputs(Closing):
             output is stdout.
         resume: Whether to go on with a run that was interrupted.
         overwrite: Whether to replace what another run wrote.
+        scheduler: Who predicts the shards.
+        ledger: The run's folder; None for the one beside the first table.
 
     Attributes:
         tables: Those of the outputs that are files.
-        journal: What keeps the rows until there are tables; None without any.
+        files: These, the page and the embeddings.
+        ledger: The run's folder; None without a table.
+        is_resumed: Whether a plan lists the files already.
+        has_begun: Whether the run's rows go there: what ends it then leaves them.
 
     Raises:
         UsageError: See :func:`~deploykit.commands.predict.tables.check_outputs`; two of the
-            files are the same; a page without a table; or there is nothing that a run could be
-            resumed from.
+            files are the same; a page without a table; there is nothing that a run could be
+            resumed from; or the system refuses to read the run's folder.
+        InputError: What is in that folder is no plan.
         DependencyError: A Parquet table without pyarrow.
     """
 
@@ -77,218 +79,300 @@ class Outputs(Closing):
         emit: Callable[[str], bool] | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        scheduler: Scheduler | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.tables = [path for path in paths if path != STDOUT]
-        self._page = page
+        self.page, self.embeddings, self.overwrite = page, embeddings, overwrite
+        self.scheduler = scheduler or ThisProcess()
+        self.files = [*self.tables, *filter(None, (page, embeddings))]
         check_outputs(paths)
-        pages = [] if page is None else [page]
-        for each in pages:
-            check_page_path(each)
-        self._embeddings = _embeddings_file(embeddings)
-        others = [] if self._embeddings is None else [self._embeddings.path, self._embeddings.part]
-        hidden = [file(table) for table in self.tables[:1] for file in (journal_of, lock_of)]
-        read = {"source": [source], "table of labels": [] if expected is None else [expected]}
-        written = {"output": paths, "page": pages, "embeddings": others, "journal": hidden}
-        check_all_different({**written, **read})
-        if not self.tables and resume:
+        if page is not None:
+            check_page_path(page)
+        if embeddings is not None:
+            from deploykit.commands.predict.embeddings import check_embeddings_file
+
+            check_embeddings_file(embeddings)
+        self._check_names(paths, source, expected)
+        wanting_tables = {
+            "--resume goes on with a table": resume,
+            "--html is made from a table's rows": page,
+            "--embeddings are rows beside a table's": embeddings,
+            "--shard adds rows to a table's": self.scheduler.shared,
+        }
+        for what, is_wanted in wanting_tables.items():
+            if is_wanted and not self.tables:
+                raise UsageError(
+                    f"{what}, and --output - is none.",
+                    hint="Name a table as well: --output predictions.csv",
+                )
+        if self.scheduler.shared and STDOUT in paths:
             raise UsageError(
-                "--resume goes on with a table, and --output - is none.",
-                hint="Name the table of the run that was interrupted: --output predictions.csv",
+                "--shard gives a part of the rows, and --output - is all of them.",
+                hint="Name tables, which deploykit collect makes.",
             )
-        if not self.tables and pages:
-            raise UsageError(
-                "--html is made from a table's journal, and --output - has none.",
-                hint="Name a table as well: --output - --output predictions.csv",
-            )
-        if not self.tables and embeddings:
-            raise UsageError(
-                "--embeddings are rows beside a table's, and --output - is none.",
-                hint="Name a table as well: --output - --output predictions.csv",
-            )
-        self.journal = Journal(self.tables[0], resume=resume) if self.tables else None
+        if ledger is None and self.tables:
+            ledger = Ledger(run_folder(self.tables[0]))
+        self.ledger = ledger
+        self.is_resumed = self.has_begun = False
+        self._resume = resume
+        self._locks = ExitStack()
         self._emit = emit
         self._reader_left = False
-        self._overwrite = overwrite
-        self._fingerprint: Fingerprint | None = None
+        self._earlier = deque[Shard]()
         self._top_k = 0
         self._head: Head = ASSUMED_HEAD
-        self._needs_parquet = any(path.suffix.lower() == ".parquet" for path in self._files)
-        self._open = ExitStack()
-
-    @property
-    def done(self) -> frozenset[str]:
-        """The ``path`` of each row that an earlier run has left."""
-        return self.journal.done if self.journal is not None else frozenset()
+        self._needs_parquet = any(path.suffix.lower() == ".parquet" for path in self.files)
 
     @property
     def wanted(self) -> bool:
         """Whether anyone still wants rows: not when stdout was all, and its reader has left."""
-        return self.journal is not None or not self._reader_left
+        return self.ledger is not None or not self._reader_left
 
     def __enter__(self) -> Self:
         """Find out what an earlier run has left.
 
         Raises:
-            UsageError: That run named its outputs in another order.
-            DeploykitError: See :meth:`Journal.__enter__`.
+            UsageError: There are rows, and nobody said what is to become of them; that run named
+                its outputs in another order, or had another kind of scheduler; or it is running.
         """
         for table in self.tables[1:]:
-            journal = journal_of(table)
-            if os.path.lexists(journal):
+            if Ledger(run_folder(table)).count():
                 raise UsageError(
-                    f"{journal} keeps the rows of a run that was interrupted, whose first output "
-                    f"was {table}.",
+                    f"{run_folder(table)} keeps the rows of a run that was interrupted, whose "
+                    f"first output was {table}.",
                     hint=f"Continue it: name {table} first, and add --resume. To start again, "
-                    "delete that file.",
+                    "delete that folder.",
                 )
-        if self.journal is not None:
-            self._open.enter_context(self.journal)
+        ledger = self.ledger
+        if ledger is None or ledger.plan is None:
+            return self  # nothing is made yet: the folder may be the one to be scanned
+        if ledger.plan.shared or self.scheduler.shared:
+            self._check_kind(ledger, ledger.plan)
+            self.is_resumed = True
+            return self
+        with ExitStack() as locks:
+            locks.enter_context(only_writer(self.tables[0]))
+            # Who held the lock may have been done just now.
+            ledger = self.ledger = Ledger(ledger.folder)
+            self.is_resumed = ledger.count() > 0
+            if self.is_resumed and not self._resume:
+                raise UsageError(
+                    f"{ledger.folder} holds the {ledger.count()} rows of a run that was "
+                    "interrupted.",
+                    hint="Continue it: add --resume. To start again, delete that folder; or name "
+                    "another --output.",
+                )
+            if ledger.plan is not None and not self.is_resumed:
+                ledger.remove()
+            self._locks = locks.pop_all()
         return self
 
-    def begin(self, run: PredictionRun) -> None:
-        """Make ready for the rows of a run; stdout gets those of an earlier run at once.
+    def begin(self, run: PredictionRun, progress: Progress = silent) -> None:
+        """Make ready for the rows of a run: with a plan, or the one that is there.
+
+        Args:
+            run: Whose session is open.
+            progress: Told what is resumed.
 
         Raises:
-            UsageError: An output that is there is another run's, and ``overwrite`` was not said; or
-                see :meth:`Journal.begin`.
+            UsageError: An output that is there is another run's, and ``overwrite`` was not said;
+                the plan is of another run; or another run has begun the same table.
+            InputError: The system refuses to write here; or the list of files is damaged.
         """
         self._top_k, self._head = run.top_k, run.bundle.manifest.labels.head
-        if self.journal is not None:
-            self._fingerprint = fingerprint_of(run)
-            if not (self._overwrite or self.done):  # a run that is resumed has been asked
-                check_replaceable(self._files, self._fingerprint)
-            self.journal.begin(self._fingerprint)
-        others = [] if self._embeddings is None else [self._embeddings.path]
-        for table in [*self.tables[1:], *others]:
-            self._open.enter_context(only_writer(table))
-        record = run.bundle.manifest.embeddings
-        if self._embeddings is not None and record is not None:
-            self._open.enter_context(self._embeddings)
-            self._embeddings.begin(record.tap.size, len(self.done))
-        for row in self.earlier_rows():
-            self._show(row)
-
-    def earlier_rows(self) -> Iterator[Prediction]:
-        """The rows that an earlier run has left."""
-        if self.journal is not None and self.done:
-            yield from islice(self.journal.rows(), len(self.done))
-
-    def write(self, row: Prediction, embedding: Embeddings | None = None) -> None:
-        """Add a row.
-
-        Args:
-            row: The row.
-            embedding: (E,) float32; None where there is none.
-
-        Raises:
-            InputError: The system fails to write it: the disk may be full.
-        """
-        if self._embeddings is not None:
-            self._embeddings.write(embedding)
-        if self.journal is not None:
-            self.journal.write(row)
-        self._show(row)
-
-    def import_writers(self) -> None:
-        """Import what the files need, once: while other threads compute, this one would wait.
-
-        Call it from the main thread: pyarrow 25 crashes where a thread that ends has imported it
-        (https://github.com/apache/arrow/issues/50471).
-
-        Raises:
-            DependencyError: pyarrow, which a Parquet file needs, does not import.
-        """
-        if self._needs_parquet:
-            need("pyarrow.parquet")
-            self._needs_parquet = False
-
-    def write_tables(self, progress: Progress = silent) -> None:
-        """Make the tables, now that all rows are there.
-
-        Args:
-            progress: Called before each.
-
-        Raises:
-            InputError: The system fails to write one; the journal stays.
-        """
-        if self.journal is None:
+        ledger = self.ledger
+        if ledger is None:
             return
-        for path in (*self._files, record_of(self.tables[0])):
-            remove_partials(path)
-        if self._embeddings is not None:
-            progress(Step("writing", detail=self._embeddings.path.name))
-            self._embeddings.finish(self.journal.rows())
-        for path in self.tables:
-            progress(Step("writing", detail=path.name))
-            write_table(path, self.journal.rows(), top_k=self._top_k, head=self._head)
+        fingerprint = fingerprint_of(run)
+        if not (self.is_resumed or self.overwrite):  # a run that is resumed has been asked
+            check_replaceable(self.files, fingerprint)
+        if not self.scheduler.shared:
+            for file in self.files[1:] if self.is_resumed else self.files:
+                self._locks.enter_context(only_writer(file))
+        if self.is_resumed:
+            self._check_same(ledger, run)
+        else:
+            if not self.scheduler.shared and Ledger(ledger.folder).count():
+                raise _running(self.tables[0])
+            self._make_plan(ledger, run)
+            self._check_same(ledger, run)
+        self._tell_resumption(ledger, run, progress)
+        self._earlier.extend(ledger.parts())
+        self.has_begun = True
 
-    def finish(self) -> None:
-        """Record the run that wrote the tables and the page, and remove the journal.
+    def show(self, ordinal: int, row: Prediction) -> None:
+        """Put a row on stdout, behind those before it that an earlier run has left."""
+        self._import_writers()
+        if self._emit is not None:
+            self._show_earlier(ordinal)
+            self._put(row)
 
-        Raises:
-            InputError: The system refuses to.
-        """
-        if self.journal is not None and self._fingerprint is not None:
-            record_run(self._files, self._fingerprint)
-            self.journal.remove()
+    def show_rest(self) -> None:
+        """Put on stdout what an earlier run has left and nothing came behind."""
+        if self._emit is not None and self.ledger is not None:
+            self._show_earlier(self.ledger.made.files)
 
     def close(self) -> None:
         """Let other runs in."""
-        self._open.close()
+        self._locks.close()
+        # What has no rows is no run.
+        if self.ledger and self.ledger.plan and not (self.scheduler.shared or self.ledger.count()):
+            self.ledger.remove()
 
-    @property
-    def _files(self) -> list[Path]:
-        embeddings = [] if self._embeddings is None else [self._embeddings.path]
-        return [*self.tables, *([] if self._page is None else [self._page]), *embeddings]
+    def _check_names(self, paths: Sequence[Path], source: Path, expected: Path | None) -> None:
+        """Refuse outputs of which one is another, or what is read."""
+        check_all_different(
+            {
+                "output": paths,
+                "page": [*filter(None, [self.page])],
+                "embeddings": [*filter(None, [self.embeddings])],
+                "run's folder": [run_folder(table) for table in self.tables[:1]],
+                "source": [source],
+                "table of labels": [*filter(None, [expected])],
+            }
+        )
 
-    def _show(self, row: Prediction) -> None:
+    def _check_kind(self, ledger: Ledger, plan: Plan) -> None:
+        """Refuse to mix processes that know of no other with one that thinks it is alone."""
+        if plan.shared == self.scheduler.shared:
+            return
+        collect = command_line(["deploykit", "collect", str(ledger.folder)])
+        raise UsageError(
+            f"{ledger.folder} is a run {'in shards' if plan.shared else 'of one process'}.",
+            hint=f"Continue it with --shard, or make its tables: {collect}. To start again, delete "
+            "that folder."
+            if plan.shared
+            else "Continue it with --resume and without --shard. To start again, delete that "
+            "folder.",
+        )
+
+    def _check_same(self, ledger: Ledger, run: PredictionRun) -> None:
+        """Refuse a plan whose rows follow from something else."""
+        before, now = ledger.made.fingerprint, fingerprint_of(run)
+        if changes := before.changes_to(now):
+            raise UsageError(
+                f"{ledger.folder} belongs to another run: {'; '.join(changes)}.",
+                hint=f"Continue it as it was begun: {before.way_back(now)}. To start again, delete "
+                "that folder; or name another --output.",
+            )
+
+    def _make_plan(self, ledger: Ledger, run: PredictionRun) -> None:
+        scan = run.scan
+        if scan is None:
+            raise RuntimeError("the files were not looked for")
+        base = ledger.folder.absolute().parent
+        outputs, page, embeddings = (
+            [kept_path(_relative(path, base)) for path in paths if path is not None]
+            for paths in (self.tables, [self.page], [self.embeddings])
+        )
+        plan = Plan(
+            run="deploykit predict",
+            schema=1,
+            fingerprint=fingerprint_of(run),
+            files=0,
+            list_sha256="",
+            skipped=scan.skipped,
+            shard_size=shard_size_of(len(scan.files), self.scheduler.workers),
+            shared=self.scheduler.shared,
+            session=run.spec,
+            bundle=kept_path(run.bundle.folder.absolute()),
+            root=kept_path(run.root.absolute()),
+            outputs=tuple(outputs),
+            page=page[0] if page else None,
+            embeddings=embeddings[0] if embeddings else None,
+        )
+        ledger.begin(plan, scan.files)
+        run.scan = None  # the list has it
+
+    def _tell_resumption(self, ledger: Ledger, run: PredictionRun, progress: Progress) -> None:
+        if self.is_resumed:
+            ledger.check_list()
+        if self.scheduler.shared or not self._resume:
+            return
+        if not self.is_resumed:
+            progress(Note(f"{ledger.folder} has no rows of an earlier run: starting afresh"))
+            return
+        damaged = ledger.drop_damaged(ledger.parts())
+        if damaged:
+            progress(
+                Note(
+                    f"{counted(damaged, 'row')} in {ledger.folder} are damaged: their files are "
+                    "predicted again"
+                )
+            )
+        progress(Note(f"{ledger.count()} rows are in {ledger.folder}: resuming"))
+        changed, first = ledger.changed(run.root)
+        if changed:
+            progress(
+                Note(
+                    f"{counted(changed, 'file')} changed or vanished since the run began, the "
+                    f"first is {first}: what has a row keeps it"
+                )
+            )
+
+    def _import_writers(self) -> None:
+        """Import what the files need, once: while other threads compute, this one would wait.
+
+        From the main thread: pyarrow 25 crashes where a thread that ends has imported it
+        (https://github.com/apache/arrow/issues/50471).
+        """
+        if self._needs_parquet and not self.scheduler.shared:
+            need("pyarrow.parquet")
+            self._needs_parquet = False
+
+    def _show_earlier(self, ordinal: int) -> None:
+        while self._earlier and self._earlier[0].start < ordinal and self.ledger is not None:
+            read = self.ledger.read(self._earlier.popleft())
+            for row in read[0] if read else ():
+                self._put(row.row)
+
+    def _put(self, row: Prediction) -> None:
         if self._emit is not None and not self._reader_left:
             self._reader_left = not self._emit(json_line(row, self._top_k, self._head))
 
 
-def _embeddings_file(path: Path | None) -> EmbeddingsFile | None:
-    if path is None:
-        return None
-    from deploykit.commands.predict.embeddings import EmbeddingsFile
+def planned_outputs(ledger: Ledger, *, overwrite: bool = False) -> Outputs:
+    """The outputs that a run's plan names."""
+    plan, base = ledger.made, ledger.folder.parent
+    return Outputs(
+        [base / path_of(path) for path in plan.outputs],
+        source=path_of(plan.root),
+        page=base / path_of(plan.page) if plan.page else None,
+        embeddings=base / path_of(plan.embeddings) if plan.embeddings else None,
+        overwrite=overwrite,
+        ledger=ledger,
+    )
 
-    return EmbeddingsFile(path)
 
-
-def write_run(
-    run: PredictionRun, outputs: Outputs, progress: Progress = silent
-) -> ImagesError | None:
-    """Write one row a file, and the tables.
-
-    Args:
-        run: What predicts.
-        outputs: Where the rows go.
-        progress: Called before each table.
-
-    Returns:
-        The error to end with when not one file has a prediction. It is not raised, because the
-        tables are whole: each of their rows says what is wrong with a file.
+@contextmanager
+def only_writer(output: Path) -> Iterator[None]:
+    """Keep other runs from an output.
 
     Raises:
-        InputError: The system fails to write.
+        UsageError: Another run is writing it; or the system refuses to make the lock file.
     """
-    stopped = False
-    for row, embedding in run.answers():
-        outputs.import_writers()
-        with run.clock.waiting("write"):
-            outputs.write(row, embedding)
-        if not outputs.wanted:
-            progress(Note(f"stopped after {counted(run.tally.rows, 'row')}: nobody reads stdout"))
-            stopped = True
-            break
-    for row in outputs.earlier_rows():
-        run.tally.add_earlier(row)
-    with run.clock.waiting("write"):
-        outputs.write_tables(progress)
-    if run.tally.ok or stopped:
-        return None
-    where, only = outputs.tables[0] if outputs.tables else "The output", run.tally.only
-    return ImagesError(
-        f"No image in {run.request.source} has a prediction, of {run.tally.rows}: "
-        f"{run.tally.failures_text}.",
-        hint=f"{where} says what is wrong with each." if only is None else only.reason,
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(held(output.with_name(f".{output.name}.lock")))
+        except Timeout as exc:
+            raise _running(output) from exc
+        except OSError as exc:
+            raise UsageError(
+                f"{output} cannot be locked: {exc.strerror or exc}.",
+                hint="Check the folder's permissions, or write somewhere else.",
+            ) from exc
+        yield
+
+
+def _running(output: Path) -> UsageError:
+    return UsageError(
+        f"Another run is writing {output}.",
+        hint="Wait until it is done, or name another --output.",
     )
+
+
+def _relative(path: Path, base: Path) -> Path:
+    """A path as the folder beside which a run's is may be moved with it; else absolute."""
+    absolute = path.absolute()
+    return absolute.relative_to(base) if absolute.is_relative_to(base) else absolute

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from deploykit.bundle.manifest import printable
-from deploykit.commands.predict.run import PredictionRun
 from deploykit.commands.predict.tally import tally_of
 from deploykit.html.document import render, script_json, write_document
 from deploykit.html.thumbnails import ThumbnailChoice, make_thumbnails
 from deploykit.html.words import duration, percent, shares
-from deploykit.proof.policy import Status
 from deploykit.proof.text import proof_words
 from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Progress, Step, silent
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
+    from deploykit.commands.predict.summary import PredictionSummary
     from deploykit.specs.model import Labels
     from deploykit.specs.prediction import Prediction
 
@@ -49,8 +48,7 @@ _SCRIPTS = (
 
 
 def write_prediction_page(
-    run: PredictionRun,
-    status: Status,
+    run: PredictionSummary,
     rows: Iterable[Prediction],
     path: Path,
     progress: Progress = silent,
@@ -61,7 +59,6 @@ def write_prediction_page(
 
     Args:
         run: That has ended; thumbnails are made from the files in its folder.
-        status: Whether it is proven to decide here as the trained network does.
         rows: One prediction a file, in the order of the gallery.
         path: The page.
         progress: Called when the rows begin, and after every thumbnail.
@@ -75,7 +72,7 @@ def write_prediction_page(
     context = {
         "run": run,
         "labels": labels,
-        "status": status,
+        "status": run.status,
         "created": datetime.now(UTC),
         "versions": installed_versions(),
         "root": printable(run.root),
@@ -87,8 +84,8 @@ def write_prediction_page(
             "margin": head.margin_words,
         },
         "rows": rows,
-        "proof_sentences": proof_words(status.proof) if status.proof else [],
-        "stages": shares({str(stage): value for stage, value in run.clock.seconds.items()}),
+        "proof_sentences": proof_words(run.status.proof) if run.status.proof else [],
+        "stages": shares({str(stage): value for stage, value in run.stage_seconds.items()}),
         "script_json": script_json,
         "duration": duration,
         "percent": percent,

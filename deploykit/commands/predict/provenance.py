@@ -154,7 +154,7 @@ def fingerprint_of(run: PredictionRun) -> Fingerprint:
         source=printable(run.request.source.resolve()),
         versions={name: v for name, v in installed_versions().items() if name in _DECISIVE},
         head=ASSUMED_HEAD if head.is_assumed else head,
-        expected="" if run.truth is None else run.truth.sha256,
+        expected="" if run.request.expected is None else sha256_of(run.request.expected),
     )
 
 

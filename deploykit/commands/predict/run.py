@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -15,7 +15,7 @@ import numpy as np
 from deploykit.bundle.folder import Bundle
 from deploykit.commands.predict.tally import tally_of
 from deploykit.errors import UsageError
-from deploykit.images.scan import FolderPresence, scan_images
+from deploykit.images.scan import FolderPresence, ImageFile, Scan, root_of, scan_images
 from deploykit.inference.pipeline import AnsweredBatch, answer_files, shared_work
 from deploykit.proof.auto import AUTO, open_best
 from deploykit.specs.model import Labels, Precision
@@ -50,7 +50,6 @@ class PredictRequest:
         threads: For decoding, and for computing on the CPU; None for one a core, up to 16 where
             they only decode.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
-        done: Names of files that have a row already, from a run that was interrupted.
         embeddings: Whether to run the graph that gives embeddings, too.
     """
 
@@ -62,7 +61,6 @@ class PredictRequest:
     threads: int | None = None
     tf32: bool = False
     expected: Path | None = None
-    done: frozenset[str] = frozenset()
     embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -80,12 +78,13 @@ class PredictionRun(Closing):
         bundle: What predicts.
         request: What to predict.
         progress: Called with every stage, after every batch, and with notes about the runtime.
+        listed: Whether a plan lists the files already, so that nobody needs to look for them.
 
     Attributes:
         bundle: What predicts.
         request: What to predict.
-        tally: What the rows so far add up to.
-        truth: What is right by a table of labels; None without one.
+        scan: The files that were found; None where a plan lists them.
+        tally: What the rows so far add up to, of who iterates.
         clock: What the stages took so far.
         top_k: How many classes a row ranks.
         root: The folder that the rows' paths are relative to.
@@ -98,25 +97,27 @@ class PredictionRun(Closing):
     """
 
     def __init__(
-        self, bundle: Bundle, request: PredictRequest, progress: Progress = silent
+        self,
+        bundle: Bundle,
+        request: PredictRequest,
+        progress: Progress = silent,
+        *,
+        listed: bool = False,
     ) -> None:
         self.bundle = bundle
         self.request = request
         self._progress = progress
         labels = bundle.manifest.labels
         self.top_k = checked_top(request.top_k, len(labels))
-        progress(Step("scanning"))
-        by_folder = request.expected is None and not labels.head.several
-        scan = scan_images(request.source, labels.names if by_folder else None)
-        self.truth = None
-        if request.expected is not None:
-            from deploykit.images.truth import read_truth
-
-            self.truth = read_truth(request.expected, scan, labels, progress)
-        self.root = scan.root
-        self._presence = FolderPresence(scan.root)
-        self._files = scan.files
-        self.tally = tally_of(labels, skipped=scan.skipped)
+        self.scan: Scan | None = None
+        if listed:
+            self.root = root_of(request.source)
+        else:
+            progress(Step("scanning"))
+            self.scan = _scanned(request, labels, progress)
+            self.root = self.scan.root
+        self._presence = FolderPresence(self.root)
+        self.tally = tally_of(labels, skipped=0 if self.scan is None else self.scan.skipped)
         progress(Step("opening", detail=bundle.name))
         self._session: Session = _opener(request)(
             bundle,
@@ -143,10 +144,22 @@ class PredictionRun(Closing):
 
     def __iter__(self) -> Iterator[Prediction]:
         """Yield one row a file, in the order of the scan; see :meth:`answers`."""
-        return (row for row, _ in self.answers())
+        files = () if self.scan is None else self.scan.files
+        start = time.perf_counter()
+        for row, _ in self.answers(files, len(files)):
+            self.tally.add(row)
+            self.tally.seconds = time.perf_counter() - start
+            yield row
 
-    def answers(self) -> Iterator[tuple[Prediction, Embeddings | None]]:
-        """Yield one row a file, in the order of the scan, and its embedding.
+    def answers(
+        self, files: Iterable[ImageFile], count: int, *, done: int = 0
+    ) -> Generator[tuple[Prediction, Embeddings | None], None, None]:
+        """Yield one row a file, in the order of the files, and its embedding.
+
+        Args:
+            files: What to predict, taken as it is needed.
+            count: How many there are.
+            done: How many other files have a row already, for the progress.
 
         Yields:
             The row; and (E,) float32, or None of a row that is not ok, and where the request did
@@ -157,15 +170,13 @@ class PredictionRun(Closing):
             InputError: The folder went away meanwhile, or the system opens no more files: no row
                 says of a file what is true of all.
         """
-        start = time.perf_counter()
-        done, labels = self.request.done, self.bundle.manifest.labels
-        truth = None if self.truth is None else self.truth.rows
-        files = [file for file in self._files if file.name not in done] if done else self._files
-        self._tell_progress()
+        labels, total = self.bundle.manifest.labels, done + count
+        self._progress(Step("predicting", done, total, unit="images"))
         batches = answer_files(
             files,
             self.bundle.manifest.preprocessing,
             self._session,
+            count=count,
             batch_size=self._batch_size,
             workers=self._workers,
             clock=self.clock,
@@ -175,16 +186,31 @@ class PredictionRun(Closing):
             for batch in batches:
                 if any(failure and failure.status in _NOT_THERE for failure in batch.failures):
                     self._presence.check()
-                rows = rows_of(batch, labels, self.top_k, truth)
+                rows = rows_of(batch, labels, self.top_k)
                 for row, embedding in zip(rows, embeddings_of(batch), strict=True):
-                    self.tally.add(row)
-                    self.tally.seconds = time.perf_counter() - start
                     yield row, embedding if row.ok else None
-                self._tell_progress()
+                done += len(batch.files)
+                self._progress(Step("predicting", done, total, unit="images"))
 
-    def _tell_progress(self) -> None:
-        done = len(self.request.done) + self.tally.rows
-        self._progress(Step("predicting", done, len(self._files), unit="images"))
+
+def _scanned(request: PredictRequest, labels: Labels, progress: Progress) -> Scan:
+    """The files of a source, with what is right of each where that is known."""
+    several = labels.head.several
+    by_folder = request.expected is None and not several
+    scan = scan_images(request.source, labels.names if by_folder else None)
+    if request.expected is None:
+        return scan
+    from deploykit.images.truth import read_truth
+
+    known = read_truth(request.expected, scan, labels, progress).rows
+
+    def with_truth(file: ImageFile) -> ImageFile:
+        classes = known.get(file.name)
+        if several:
+            return replace(file, expected_labels=classes)
+        return replace(file, expected=classes[0] if classes else None)
+
+    return replace(scan, files=tuple(map(with_truth, scan.files)))
 
 
 def _opener(request: PredictRequest) -> Callable[..., Session]:
@@ -217,12 +243,7 @@ def embeddings_of(batch: AnsweredBatch) -> Iterator[Embeddings | None]:
         yield None if failure is not None else next(answers, None)
 
 
-def rows_of(
-    batch: AnsweredBatch,
-    labels: Labels,
-    top_k: int,
-    truth: Mapping[str, tuple[str, ...]] | None = None,
-) -> Iterator[Prediction]:
+def rows_of(batch: AnsweredBatch, labels: Labels, top_k: int) -> Iterator[Prediction]:
     """A row for each of a batch's files, in their order.
 
     A file that cannot be read, and an answer that is not finite, have a row that says so.
@@ -231,8 +252,6 @@ def rows_of(
         batch: The files and their logits.
         labels: What the logits mean.
         top_k: How many classes a row ranks.
-        truth: The classes of files of which they are known, by the files' names; None for what
-            their folders say.
     """
     finite = np.asarray(np.isfinite(batch.logits).all(axis=1))
     usable = np.where(finite[:, None], batch.logits, 0)
@@ -244,11 +263,6 @@ def rows_of(
     ranking = np.argsort(-head.scores(usable), axis=1, kind="stable")
     answer = itertools.count()
     for file, failure in zip(batch.files, batch.failures, strict=True):
-        expected, expected_labels = file.expected, None
-        if truth is not None:
-            known = truth.get(file.name)
-            expected = known[0] if known and not head.several else None
-            expected_labels = known if head.several else None
         if failure is None and finite[i := next(answer)]:
             ranked = ranking[i]
             decided = None if chosen is None else ranked[chosen[i, ranked]].tolist()
@@ -258,8 +272,8 @@ def rows_of(
                 labels=None if decided is None else tuple(names[k] for k in decided),
                 probability=None if headline is None else float(headline[i]),
                 margin=float(margin[i]),
-                expected=expected,
-                expected_labels=expected_labels,
+                expected=file.expected,
+                expected_labels=file.expected_labels,
                 top=tuple(
                     Ranked(label=names[k], probability=float(probabilities[i, k]))
                     for k in ranked[:top_k].tolist()
@@ -271,6 +285,6 @@ def rows_of(
                 path=file.name,
                 status=status,
                 reason=reason,
-                expected=expected,
-                expected_labels=expected_labels,
+                expected=file.expected,
+                expected_labels=file.expected_labels,
             )

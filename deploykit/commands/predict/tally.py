@@ -34,8 +34,7 @@ class Tally:
         correct: Those of them that were given exactly these classes.
         classes: How each class fares, where thresholds decide for classes; else None.
         skipped: Other files in the folder, which have no row.
-        seconds: Since the first file was read.
-        earlier: Rows with a prediction that an interrupted run has left: not in ``seconds``.
+        seconds: What the rows took, reading included; of several workers together.
         only: The row, where there is no other.
     """
 
@@ -48,7 +47,6 @@ class Tally:
     classes: ClassTally | None = None
     skipped: int = 0
     seconds: float = 0.0
-    earlier: int = 0
     only: Prediction | None = None
 
     @property
@@ -63,8 +61,8 @@ class Tally:
 
     @property
     def images_per_second(self) -> float | None:
-        """This run's rows with a prediction a second, reading included."""
-        return (self.ok - self.earlier) / self.seconds if self.seconds > 0 else None
+        """Rows with a prediction a second, reading included; of several workers, each one's."""
+        return self.ok / self.seconds if self.seconds > 0 else None
 
     @property
     def failures_text(self) -> str:
@@ -85,11 +83,6 @@ class Tally:
             self.correct += {*row.decided} == {*row.truth}
             if self.classes is not None:
                 self.classes.add(row, row.truth)
-
-    def add_earlier(self, row: Prediction) -> None:
-        """Count a row that an interrupted run has left."""
-        self.add(row)
-        self.earlier += row.ok
 
 
 def tally_of(labels: Labels, *, skipped: int = 0) -> Tally:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from deploykit.commands.predict.tables import row_value
-from deploykit.proof.policy import Status
 from deploykit.proof.text import status_text, status_value
 from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Prediction, Ranked
-from deploykit.system.text import counted, table_text, visible
+from deploykit.system.text import command_line, counted, table_text, visible
 from deploykit.system.threads import Stage, bottleneck
 
 if TYPE_CHECKING:
-    from deploykit.bundle.embeddings import EmbeddingsRecord
-    from deploykit.commands.predict.run import PredictionRun
+    from deploykit.commands.predict.summary import PredictionSummary, ShardSummary
     from deploykit.commands.predict.tally import ClassTally
 
 _SHOWN_CLASSES = 20
@@ -32,30 +30,19 @@ _BOTTLENECKS: dict[Stage, str] = {
 }
 
 
-def prediction_text(
-    run: PredictionRun,
-    status: Status,
-    outputs: Sequence[Path],
-    embeddings: EmbeddingsRecord | None = None,
-) -> str:
+def prediction_text(run: PredictionSummary) -> str:
     """Rows, failures by kind, classes, accuracy, speed, where the time went, the status.
 
     Of a single image its answer takes the place of what many add up to.
-
-    Args:
-        run: That has ended.
-        status: Whether it is proven to decide here as the trained network does.
-        outputs: What was written.
-        embeddings: What the embeddings are that were written, too; None without any.
     """
     labels = run.bundle.manifest.labels
     lines = _sums(run, labels) if run.tally.only is None else _answer(run.tally.only)
-    lines += f"proof     {status_text(status)}".split("\n")  # a command has a line of its own
-    if embeddings is not None:
+    lines += f"proof     {status_text(run.status)}".split("\n")  # a command has a line of its own
+    if run.embeddings is not None:
         from deploykit.proof.embeddings import run_text
 
-        lines.append(f"embedding {run_text(embeddings, run.spec)}")
-    lines += (f"written   {path}" for path in outputs)
+        lines.append(f"embedding {run_text(run.embeddings, run.spec)}")
+    lines += (f"written   {path}" for path in run.outputs)
     return "\n".join(map(visible, lines))
 
 
@@ -91,9 +78,9 @@ def _ranked(top: Iterable[Ranked]) -> str:
     return ", ".join(f"{each.label} {100 * each.probability:.1f} %" for each in top)
 
 
-def _sums(run: PredictionRun, labels: Labels) -> list[str]:
+def _sums(run: PredictionSummary, labels: Labels) -> list[str]:
     """What the rows of several images add up to."""
-    tally, spec, stage_seconds = run.tally, run.spec, run.clock.seconds
+    tally, spec, stage_seconds = run.tally, run.spec, run.stage_seconds
     lines = [f"{counted(tally.rows, 'row')}: {tally.ok} predicted"]
     if tally.failures:
         lines[0] += f", {tally.failures.total()} failed ({tally.failures_text})"
@@ -114,12 +101,11 @@ def _sums(run: PredictionRun, labels: Labels) -> list[str]:
         )
         lines += _class_lines(tally.classes)
     if tally.images_per_second is not None:
+        each = f"a worker, on {run.hosts} machines " if run.hosts > 1 else ""
         lines.append(
-            f"speed     {tally.images_per_second:.1f} images/s "
+            f"speed     {tally.images_per_second:.1f} images/s {each}"
             f"({spec.precision} on {spec.runtime}, {spec.device})"
         )
-        if tally.earlier:
-            lines[-1] += f", without the {tally.earlier} that were there before"
     if sum(stage_seconds.values()) >= _LEAST_SECONDS:
         total = sum(stage_seconds.values())
         ranked = sorted(stage_seconds.items(), key=lambda item: -item[1])
@@ -168,12 +154,7 @@ def _share(part: float | None) -> str:
     return "-" if part is None else f"{100 * part:.1f} %"
 
 
-def prediction_value(
-    run: PredictionRun,
-    status: Status,
-    outputs: Sequence[Path],
-    embeddings: EmbeddingsRecord | None = None,
-) -> dict[str, Any]:
+def prediction_value(run: PredictionSummary) -> dict[str, Any]:
     """The same for ``--json``."""
     tally, head = run.tally, run.bundle.manifest.labels.head
     found = {} if tally.classes is None else _class_values(tally.classes)
@@ -189,13 +170,30 @@ def prediction_value(
         **found,
         "seconds": round(tally.seconds, 3),
         "images_per_second": tally.images_per_second,
-        "stage_seconds": {stage: round(value, 3) for stage, value in run.clock.seconds.items()},
+        "stage_seconds": {stage: round(value, 3) for stage, value in run.stage_seconds.items()},
         "session": msgspec.to_builtins(run.spec),
         "answer": None if tally.only is None else row_value(tally.only, run.top_k, head),
-        "proof": status_value(status),
-        **_embedding_value(run, embeddings),
-        "outputs": [str(path) for path in outputs],
+        "proof": status_value(run.status),
+        **_embedding_value(run),
+        "outputs": [str(path) for path in run.outputs],
     }
+
+
+def shard_text(done: ShardSummary) -> str:
+    """What one process has done, and what makes the tables."""
+    missing = done.files - done.rows
+    collect = command_line(["deploykit", "collect", str(done.folder)])
+    left = f"{missing:,} are missing; when they are there" if missing else "all are there"
+    return (
+        f"shard     {done.shard}: {counted(done.predicted, 'image')} predicted\n"
+        f"run       {visible(str(done.folder))}: {done.rows:,} of {counted(done.files, 'row')}\n"
+        f"next      {left}: {visible(collect)}"
+    )
+
+
+def shard_value(done: ShardSummary) -> dict[str, Any]:
+    """The same for ``--json``."""
+    return {**dataclasses.asdict(done), "folder": str(done.folder)}
 
 
 def _class_values(tally: ClassTally) -> dict[str, Any]:
@@ -217,12 +215,12 @@ def _class_values(tally: ClassTally) -> dict[str, Any]:
     }
 
 
-def _embedding_value(run: PredictionRun, embeddings: EmbeddingsRecord | None) -> dict[str, Any]:
-    if embeddings is None:
+def _embedding_value(run: PredictionSummary) -> dict[str, Any]:
+    if run.embeddings is None:
         return {}
     from deploykit.proof.embeddings import embeddings_value
 
-    return {"embedding": embeddings_value(embeddings, run.spec)}
+    return {"embedding": embeddings_value(run.embeddings, run.spec)}
 
 
 def row_text(row: Prediction) -> str:

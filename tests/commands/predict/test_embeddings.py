@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interrupted_runs import interrupt_after
 
 import deploykit
 from deploykit.bundle.embeddings import EMBEDDINGS_GRAPH
@@ -17,8 +18,6 @@ from deploykit.commands.app import run
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.commands.predict import embeddings
-from deploykit.commands.predict.embeddings import EmbeddingsFile
-from deploykit.commands.predict.journal import Journal
 from deploykit.errors import UsageError
 from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.deps import need
@@ -164,31 +163,7 @@ def test_resumed_run_ends_with_the_same_embeddings(predict, monkeypatch, ending,
     assert not Path(f"e.{ending}").exists()
     assert predict(*options, "--resume")[0] == 0
     assert whole == (Path(f"e.{ending}").read_bytes(), Path("predictions.csv").read_bytes())
-    assert not Path(f"e.{ending}.part").exists()
-
-
-def interrupt_after(monkeypatch, count):
-    """Let the next run be interrupted when it has written some rows."""
-    write = Journal.write
-
-    def interrupted(self, row):
-        if self.count == count:
-            monkeypatch.setattr(Journal, "write", write)
-            raise KeyboardInterrupt
-        write(self, row)
-
-    monkeypatch.setattr(Journal, "write", interrupted)
-
-
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"short")])
-def test_resume_without_the_kept_embeddings_is_refused(predict, monkeypatch, spoil):
-    interrupt_after(monkeypatch, 10)
-    assert predict("--embeddings", "e.npy")[0] == 130
-    spoil(Path("e.npy.part"))
-    code, _, err = predict("--embeddings", "e.npy", "--resume")
-    assert code == 2
-    assert "does not hold the embeddings of the 10 rows" in err
-    assert Path("predictions.csv.journal").exists()
+    assert not Path("predictions.csv.run").exists()
 
 
 def test_resume_without_embeddings_is_refused(predict, monkeypatch):
@@ -247,13 +222,16 @@ def test_embeddings_of_one_image(predict, photos):
 
 
 def test_embeddings_of_a_full_disk(predict, monkeypatch):
-    def full(self, embedding):
-        raise self._failure(OSError(28, "No space left on device"))
+    def full(*_):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(EmbeddingsFile, "write", full)
-    code, _, err = predict("--embeddings", "e.npy")
+    with monkeypatch.context() as patch:
+        patch.setattr(np.lib.format, "write_array_header_1_0", full)
+        code, _, err = predict("--embeddings", "e.npy")
     assert code == 4
     assert "Writing e.npy failed: No space left on device" in err
+    assert predict("--embeddings", "e.npy", "--resume")[0] == 0
+    assert np.load("e.npy").shape == (45, SIZE)
 
 
 def test_auto_takes_the_fp32_graph_beside_another_precision(

@@ -8,12 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from made_fingerprints import FINGERPRINT
+from interrupted_runs import interrupt_after
 from PIL import Image
 
 import deploykit
 from deploykit.commands.app import run
-from deploykit.commands.predict.journal import Journal
 from deploykit.commands.predict.tally import tally_of
 from deploykit.errors import InputError, UsageError
 from deploykit.models.user_code import user_callable
@@ -321,16 +320,8 @@ def test_resume_keeps_rows_of_several_labels(predict, several, labels_csv, monke
     options = ("--output", "t.jsonl", "--expected", labels_csv)
     assert predict(several, *options)[0] == 0
     whole = (tmp_path / "t.jsonl").read_bytes()
-    write = Journal.write
-
-    def interrupted(self, row):
-        if self.count == 30:
-            raise KeyboardInterrupt
-        write(self, row)
-
-    monkeypatch.setattr(Journal, "write", interrupted)
+    interrupt_after(monkeypatch, 30)
     assert predict(several, *options)[0] == 130
-    monkeypatch.setattr(Journal, "write", write)
     text = labels_csv.read_text()
     labels_csv.write_text(text.replace("gone.png,sky", "gone.png,leaf"))
     code, _, err = predict(several, *options, "--resume")
@@ -346,16 +337,8 @@ def test_resume_keeps_rows_of_several_labels(predict, several, labels_csv, monke
 
 def test_resume_with_another_threshold_says_so(predict, several, photos, tmp_path, monkeypatch):
     other = exported(tmp_path, "Several", NAMES, photos, thresholds={"leaf": 0.3}, threshold=0.4)
-    write = Journal.write
-
-    def interrupted(self, row):
-        if self.count == 3:
-            raise KeyboardInterrupt
-        write(self, row)
-
-    monkeypatch.setattr(Journal, "write", interrupted)
+    interrupt_after(monkeypatch, 3)
     assert predict(several)[0] == 130
-    monkeypatch.setattr(Journal, "write", write)
     code, _, err = predict(other, "--resume")
     assert code == 2
     assert "the threshold of 'leaf' was 0.4, now 0.3" in err
@@ -373,83 +356,6 @@ def test_model_ranks_all_classes(several, photos):
         )
     with pytest.raises(UsageError, match="top_k must be a whole number, 'all' or None, not 'most'"):
         deploykit.load(several, top_k="most")
-
-
-# The journal's rows -------------------------------------------------------------------------------
-
-OF_ONE = Prediction(
-    path="a.jpg",
-    label="crow",
-    probability=0.6,
-    margin=0.5,
-    top=(Ranked(label="crow", probability=0.6), Ranked(label="owl", probability=0.4)),
-)
-SEVERAL = msgspec.structs.replace(
-    FINGERPRINT, labels=("crow", "owl", "wren"), head=MultiLabel(thresholds=(0.5, 0.5, 0.2))
-)
-OF_SEVERAL = Prediction(
-    path="a.jpg",
-    labels=("owl", "wren"),
-    margin=0.5,
-    expected_labels=("owl",),
-    top=(Ranked(label="owl", probability=0.9), Ranked(label="crow", probability=0.4)),
-)
-BINARY = msgspec.structs.replace(FINGERPRINT, head=Binary(thresholds=(0.7,)))
-OF_TWO = Prediction(
-    path="a.jpg",
-    label="crow",
-    probability=0.6,
-    margin=0.5,
-    top=(Ranked(label="crow", probability=0.4), Ranked(label="owl", probability=0.6)),
-)
-
-
-def damaged_of(table, fingerprint, row):
-    """How many lines count as damaged of a journal with one row."""
-    with Journal(table, resume=False) as journal:
-        journal.begin(fingerprint)
-        journal.write(row)
-    with Journal(table, resume=True) as journal:
-        return journal.damaged
-
-
-@pytest.mark.parametrize(
-    ("fingerprint", "row", "changes"),
-    [
-        (SEVERAL, OF_SEVERAL, {}),
-        (SEVERAL, OF_SEVERAL, {"labels": ()}),
-        (SEVERAL, OF_SEVERAL, {"expected_labels": ()}),
-        (BINARY, OF_TWO, {}),
-        (BINARY, OF_TWO, {"expected": "owl"}),
-    ],
-)
-def test_journal_keeps_rows_of_heads(tmp_path, fingerprint, row, changes):
-    assert damaged_of(tmp_path / "p.csv", fingerprint, msgspec.structs.replace(row, **changes)) == 0
-
-
-@pytest.mark.parametrize(
-    ("fingerprint", "row", "changes"),
-    [
-        (SEVERAL, OF_SEVERAL, {"labels": None}),
-        (SEVERAL, OF_SEVERAL, {"labels": ("owl", "emu")}),
-        (SEVERAL, OF_SEVERAL, {"labels": ("owl", "owl")}),
-        (SEVERAL, OF_SEVERAL, {"labels": ("wren", "owl")}),
-        (SEVERAL, OF_SEVERAL, {"label": "owl"}),
-        (SEVERAL, OF_SEVERAL, {"probability": 0.9}),
-        (SEVERAL, OF_SEVERAL, {"expected": "owl"}),
-        (SEVERAL, OF_SEVERAL, {"expected_labels": ("emu",)}),
-        (SEVERAL, OF_SEVERAL, {"top": OF_SEVERAL.top[:1]}),
-        (SEVERAL, OF_SEVERAL, {"top": (OF_SEVERAL.top[0], OF_SEVERAL.top[0])}),
-        (SEVERAL, OF_ONE, {}),
-        (BINARY, OF_TWO, {"probability": 0.4}),
-        (BINARY, OF_TWO, {"label": "owl"}),
-        (BINARY, OF_TWO, {"labels": ("crow",)}),
-        (BINARY, OF_TWO, {"expected_labels": ("owl",)}),
-        (FINGERPRINT, OF_SEVERAL, {}),
-    ],
-)
-def test_journal_refuses_rows_that_no_head_gives(tmp_path, fingerprint, row, changes):
-    assert damaged_of(tmp_path / "p.csv", fingerprint, msgspec.structs.replace(row, **changes)) == 1
 
 
 def test_record_of_one_label_has_no_head(predict, exported_bundle, several, tmp_path):

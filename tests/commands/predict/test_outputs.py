@@ -66,7 +66,7 @@ def test_predict_of_another_bundle_keeps_the_table(predict, other_bundle):
     assert "predictions.csv is not from this command: the SHA-256 of deploy/fp32.onnx was" in err
     assert "--overwrite" in err
     assert (TABLE.read_bytes(), RECORD.read_bytes()) == before
-    assert not Path("predictions.csv.journal").exists()
+    assert not Path("predictions.csv.run").exists()
     assert predict(*options, "--overwrite", bundle=other_bundle)[0] == 0
     assert predict(*options, bundle=other_bundle)[0] == 0
     assert predict()[0] == 2
@@ -102,7 +102,7 @@ def test_predict_keeps_what_another_run_wrote(predict, photo_folder, change, sai
 
 def test_predict_resumed_asks_no_second_time(predict, monkeypatch):
     """The tables are half written when the first run ends: they are this run's own."""
-    from deploykit.commands.predict import outputs
+    from deploykit.commands.predict import from_parts
 
     TABLE.write_text("notes")
 
@@ -110,7 +110,7 @@ def test_predict_resumed_asks_no_second_time(predict, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "record_run", full)
+        patch.setattr(from_parts, "record_run", full)
         code, _, err = predict("--overwrite")
     assert code == 4
     assert "No space left" in err

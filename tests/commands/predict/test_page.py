@@ -80,14 +80,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 PROVEN = Status("proven", PROOF)
 
 
-def run_in(root: Path, bundle: str = "birds", labels: Labels = LABELS) -> SimpleNamespace:
+def run_in(
+    root: Path, status: Status = PROVEN, bundle: str = "birds", labels: Labels = LABELS
+) -> SimpleNamespace:
     """A run as it is when it has ended."""
     return SimpleNamespace(
         bundle=SimpleNamespace(name=bundle, manifest=SimpleNamespace(labels=labels)),
         spec=SPEC,
         root=root,
         tally=Tally(rows=225, skipped=2, seconds=6.5),
-        clock=SimpleNamespace(seconds={"decode": 3.0, "resize": 1.0, "session": 5.9, "write": 0.1}),
+        stage_seconds={"decode": 3.0, "resize": 1.0, "session": 5.9, "write": 0.1},
+        status=status,
     )
 
 
@@ -98,7 +101,7 @@ def write(
     **changes: object,
 ) -> Path:
     path = root.parent / "page.html"
-    write_prediction_page(run_in(root, **changes), status, rows, path)
+    write_prediction_page(run_in(root, status, **changes), rows, path)
     return path
 
 
@@ -191,9 +194,7 @@ def test_page_memory_is_constant(tmp_path: Path) -> None:
 
 def test_page_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Writing .*page\.html failed"):
-        write_prediction_page(
-            run_in(photos), Status("proven", PROOF), ROWS, tmp_path / "missing" / "page.html"
-        )
+        write_prediction_page(run_in(photos), ROWS, tmp_path / "missing" / "page.html")
     with pytest.raises(UsageError, match="does not exist"):
         check_page_path(tmp_path / "missing" / "page.html")
     folder = tmp_path / "folder.html"

@@ -65,9 +65,10 @@ def write(folder, rows, labels=SEVERAL):
         spec=SPEC,
         root=folder,
         tally=Tally(),
-        clock=SimpleNamespace(seconds={}),
+        stage_seconds={},
+        status=Status("unproven", None, "nobody tried"),
     )
-    write_prediction_page(run, Status("unproven", None, "nobody tried"), rows, folder / "p.html")
+    write_prediction_page(run, rows, folder / "p.html")
     return folder / "p.html"
 
 

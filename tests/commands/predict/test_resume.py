@@ -15,27 +15,31 @@ import time
 from pathlib import Path
 
 import pytest
+from interrupted_runs import interrupt_after
 
 from deploykit.commands.app import run
 from deploykit.commands.predict import tables
-from deploykit.commands.predict.journal import Journal, only_writer
+from deploykit.commands.predict.ledger import Ledger
+from deploykit.commands.predict.outputs import Outputs, only_writer
 
 OUTPUTS = ("rows.csv", "rows.jsonl")
-JOURNAL = Path("rows.csv.journal")
+RUN = Path("rows.csv.run")
 PHOTOS = 45
 
 #: ``predict`` in a process of its own, with time to be killed between two rows.
 SLOWLY = """
 import sys, time
 from deploykit.commands.app import run
-from deploykit.commands.predict.journal import Journal
+from deploykit.commands.predict import plan
+from deploykit.commands.predict.ledger import Ledger
+from deploykit.commands.predict.outputs import Outputs
 
-write, rows = Journal.write, Journal.rows
+show, rows = Outputs.show, Ledger.rows
 
 
-def write_slowly(self, row):
+def show_slowly(self, *row):
     time.sleep(0.01)
-    write(self, row)
+    show(self, *row)
 
 
 def read_slowly(self):
@@ -44,7 +48,8 @@ def read_slowly(self):
         yield row
 
 
-Journal.write, Journal.rows = write_slowly, read_slowly
+plan._SHARD_FILES = 4
+Outputs.show, Ledger.rows = show_slowly, read_slowly
 sys.exit(run(sys.argv[1:]))
 """
 
@@ -83,25 +88,17 @@ def contents():
 
 def files():
     """What is there, but for the record of which run wrote the tables."""
-    return sorted(entry.name for entry in Path().iterdir() if entry.suffix != ".run")
+    return sorted(entry.name for entry in Path().iterdir() if not entry.match(".*.run"))
+
+
+def kept():
+    """What is in the run's folder."""
+    return {path: path.read_bytes() for path in RUN.rglob("*.*")}
 
 
 def rows_of(path):
     with Path(path).open(encoding="utf-8-sig", newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-def interrupt_after(monkeypatch, count):
-    """Let the next run be interrupted when it has written some rows."""
-    write = Journal.write
-
-    def interrupted(self, row):
-        if self.count == count:
-            monkeypatch.setattr(Journal, "write", write)
-            raise KeyboardInterrupt
-        write(self, row)
-
-    monkeypatch.setattr(Journal, "write", interrupted)
 
 
 def start(bundle, source, *options):
@@ -113,9 +110,9 @@ def start(bundle, source, *options):
 
 
 def wait_for_rows(process, count=0):
-    """Wait until a process has so many rows in the journal, or has ended."""
+    """Wait until a process keeps so many rows, or has ended."""
     while process.poll() is None:
-        if JOURNAL.exists() and JOURNAL.read_bytes().count(b"\n") > count:
+        if Ledger(RUN).count() >= count and RUN.exists():
             return
         time.sleep(0.002)
 
@@ -154,10 +151,10 @@ def test_resume_after_a_signal(predict, whole, exported_bundle, photo_folder, nu
         process.send_signal(number)
         _, err = process.communicate()
     assert process.returncode == 130
-    assert b"rows are kept in rows.csv.journal: the same command with --resume goes on" in err
+    assert b"rows are kept in rows.csv.run: the same command with --resume goes on" in err
     assert b"Interrupted" in err
     assert b"Traceback" not in err
-    assert files() == [JOURNAL.name]
+    assert files() == [RUN.name]
     code, _, err = predict("--resume")
     assert code == 0, err
     assert contents() == whole
@@ -170,7 +167,7 @@ def test_resume_equals_an_uninterrupted_run(predict, whole, monkeypatch, count):
     assert predict()[0] == 130
     code, out, err = predict("--resume")
     assert code == 0
-    assert f"{count} rows are in rows.csv.journal: resuming" in err
+    assert f"{count} rows are in rows.csv.run: resuming" in err
     assert out.startswith(f"{PHOTOS} rows: {PHOTOS} predicted\n")
     assert f"of {PHOTOS} labelled images" in out
     assert contents() == whole
@@ -181,9 +178,9 @@ def test_resume_predicts_no_file_twice(predict, whole, monkeypatch):
     interrupt_after(monkeypatch, 30)
     predict()
     written = []
-    write = Journal.write
+    show = Outputs.show
     monkeypatch.setattr(
-        Journal, "write", lambda self, row: (written.append(row.path), write(self, row))
+        Outputs, "show", lambda self, i, row: (written.append(row.path), show(self, i, row))
     )
     assert predict("--resume")[0] == 0
     assert written == [row["path"] for row in rows_of("rows.csv")[30:]]
@@ -198,18 +195,18 @@ def test_resume_with_only_a_table_missing(predict, whole, monkeypatch):
         code, _, err = predict()
     assert code == 4
     assert "Writing rows.jsonl failed: No space left on device." in err
-    assert f"{PHOTOS} rows are kept in {JOURNAL}" in err
-    assert files() == ["rows.csv", JOURNAL.name]
+    assert f"{PHOTOS} rows are kept in {RUN}" in err
+    assert files() == ["rows.csv", RUN.name]
     code, out, _ = predict("--resume")
     assert code == 0
     assert out.startswith(f"{PHOTOS} rows: {PHOTOS} predicted\n")
     assert contents() == whole
 
 
-def test_resume_without_journal_starts_afresh(predict, whole):
+def test_resume_without_a_run_starts_afresh(predict, whole):
     code, _, err = predict("--resume")
     assert code == 0
-    assert "rows.csv.journal has no rows of an earlier run: starting afresh" in err
+    assert "rows.csv.run has no rows of an earlier run: starting afresh" in err
     assert contents() == whole
 
 
@@ -224,7 +221,7 @@ def test_resume_without_journal_starts_afresh(predict, whole):
 def test_resume_refuses_options_that_change_rows(predict, whole, monkeypatch, options, said):
     interrupt_after(monkeypatch, 20)
     predict()
-    before = JOURNAL.read_bytes()
+    before = kept()
     code, _, err = predict("--resume", *options)
     if said is None:
         assert code == 0, err
@@ -234,7 +231,7 @@ def test_resume_refuses_options_that_change_rows(predict, whole, monkeypatch, op
     else:
         assert code == 2
         assert said in err
-        assert JOURNAL.read_bytes() == before
+        assert kept() == before
 
 
 def test_resume_refuses_another_model_of_the_same_name(
@@ -259,20 +256,23 @@ def test_resume_refuses_another_model_of_the_same_name(
     assert "the SHA-256 of deploy/fp32.onnx was" in err
 
 
-def test_resume_with_vanished_and_new_files(predict, monkeypatch, photo_folder, tmp_path):
+def test_resume_goes_on_from_the_list_of_its_beginning(
+    predict, monkeypatch, photo_folder, tmp_path
+):
     photos = tmp_path / "photos"
     shutil.copytree(photo_folder, photos)
     interrupt_after(monkeypatch, 20)
     predict(source=photos)
     (photos / "blue" / "00.png").unlink()
+    (photos / "red" / "03.png").unlink()
     shutil.copy(photos / "red" / "00.png", photos / "blue" / "new.png")
-    code, out, _ = predict("--resume", source=photos)
+    code, out, err = predict("--resume", source=photos)
     assert code == 0
-    assert out.startswith("46 rows: 46 predicted\n")
-    paths = [row["path"] for row in rows_of("rows.csv")]
-    assert paths[0] == "blue/00.png"
-    assert paths[20] == "blue/new.png"
-    assert len(set(paths)) == len(paths) == 46
+    assert "2 files changed or vanished since the run began, the first is blue/00.png" in err
+    assert out.startswith("45 rows: 44 predicted, 1 failed (1 vanished)")
+    rows = rows_of("rows.csv")
+    assert (rows[0]["path"], rows[0]["status"]) == ("blue/00.png", "ok")
+    assert (rows[33]["path"], rows[33]["status"]) == ("red/03.png", "vanished")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs names of any bytes")
@@ -292,7 +292,7 @@ def test_resume_keeps_hostile_names(predict, monkeypatch, photo_folder, tmp_path
     assert len(rows_of("rows.csv")) == len(names)
 
 
-def test_predict_skips_its_own_journal(predict, monkeypatch, photo_folder, tmp_path):
+def test_predict_skips_its_own_folder(predict, monkeypatch, photo_folder, tmp_path):
     shutil.copytree(photo_folder / "red", "red")
     code, out, _ = predict(source=tmp_path)
     assert code == 0
@@ -341,7 +341,7 @@ def test_resume_stdout_has_all_rows(predict, whole, monkeypatch):
         (["--html", "p.csv"], ["a.csv"], "does not say its format"),
         (["--html", "-"], ["a.csv"], "does not say its format"),
         (["--html", "nowhere/p.html"], ["a.csv"], "does not exist"),
-        (["--html", "p.html"], ["-"], "made from a table's journal"),
+        (["--html", "p.html"], ["-"], "made from a table's rows"),
         ([], ["a.csv", "b.xlsx"], "does not say its format"),
     ],
 )
@@ -371,7 +371,7 @@ def test_resume_needs_the_same_order_of_outputs(predict, monkeypatch, whole):
     for options in ([], ["--resume"]):
         code, _, err = predict(*options, outputs=OUTPUTS[::-1])
         assert code == 2
-        assert f"{JOURNAL} keeps the rows" in err
+        assert f"{RUN} keeps the rows" in err
         assert f"name {OUTPUTS[0]} first" in err
     assert predict("--resume")[0] == 0
     assert contents() == whole
@@ -515,9 +515,9 @@ def test_resume_after_a_full_disk(predict, whole, exported_bundle, photo_folder)
         check=False,
     )
     assert done.returncode == 4
-    assert "Writing rows.csv.journal failed: File too large. It holds the" in done.stderr
+    assert "failed: File too large. rows.csv.run holds the 0 rows" in done.stderr
     assert "Traceback" not in done.stderr
-    assert files() == [JOURNAL.name]
+    assert files() == [RUN.name]
     code, _, err = predict("--resume")
     assert code == 0, err
     assert contents() == whole
@@ -528,7 +528,7 @@ def test_resume_quiet(predict, whole, monkeypatch):
     code, out, err = predict("--quiet")
     assert (code, out) == (130, "")
     kept, ending = err.splitlines()
-    assert kept.startswith(f"20 rows are kept in {JOURNAL}")
+    assert kept.startswith(f"20 rows are kept in {RUN}")
     assert "--resume" in kept
     assert ending == "error: Interrupted."
     assert predict("--quiet", "--resume") == (0, "", "")

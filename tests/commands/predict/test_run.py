@@ -2,7 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from deploykit.commands.predict.run import (
     rows_of,
 )
 from deploykit.errors import ImagesError, InputError, UsageError
+from deploykit.images.scan import ImageFile
 from deploykit.inference.pipeline import AnsweredBatch
 from deploykit.specs.model import Labels
 from deploykit.system.progress import Note, Step
@@ -136,7 +137,7 @@ def test_predict_without_image_is_refused(exported_bundle, tmp_path):
 
 def rows_from(logits, expected):
     """The rows of images with these logits, whose folders name these classes."""
-    files = tuple(SimpleNamespace(name="a", expected=each) for each in expected)
+    files = tuple(ImageFile(Path(), "a", each) for each in expected)
     batch = AnsweredBatch(files, (None,) * len(files), np.array(logits, np.float32))
     return list(rows_of(batch, LABELS, 3))
 
@@ -220,9 +221,10 @@ def test_predict_stage_seconds_within_the_run(exported_bundle, photo_folder):
 
 def test_predict_progress_counts_every_file(exported_bundle, broken_folder):
     events = []
-    request = PredictRequest(broken_folder, batch_size=4, done=frozenset({"1_empty.png"}))
+    request = PredictRequest(broken_folder, batch_size=4)
     with PredictionRun(exported_bundle, request, events.append) as run:
-        list(run)
+        files = run.scan.files
+        assert len([*run.answers(files[1:], 5, done=1)]) == 5
     steps = [event for event in events if not isinstance(event, Note)]
     assert [step.stage for step in steps[:3]] == ["scanning", "opening", "predicting"]
     assert steps[2] == Step("predicting", 1, 6, unit="images")

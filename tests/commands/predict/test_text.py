@@ -31,11 +31,15 @@ UNPROVEN = Status("unproven", None, "it is not proven: run verify")
 DEVICE = msgspec.structs.replace(HOST, runtime="tensorrt", device="GPU", concurrent=False)
 
 
-def run_of(tally, spec, stages, labels=LABELS):
+def run_of(tally, spec, stages, labels=LABELS, status=UNPROVEN, outputs=()):
     return SimpleNamespace(
         tally=tally,
         spec=spec,
-        clock=SimpleNamespace(seconds=stages),
+        stage_seconds=stages,
+        status=status,
+        outputs=outputs,
+        embeddings=None,
+        hosts=1,
         bundle=SimpleNamespace(manifest=SimpleNamespace(labels=labels)),
     )
 
@@ -46,7 +50,7 @@ def line_of_time(spec, **seconds):
         tally.add(Prediction(path=path, label="cat", probability=1.0, margin=1.0))
     stages = dict.fromkeys(("decode", "resize", "session", "write"), 0.0) | seconds
     run = run_of(tally, spec, stages)
-    lines = prediction_text(run, UNPROVEN, [Path("rows.csv")]).splitlines()
+    lines = prediction_text(run).splitlines()
     return next((line for line in lines if line.startswith("time")), None)
 
 
@@ -82,7 +86,7 @@ def test_status_text_of_a_proof_is_one_line():
 
 
 def test_prediction_text_of_an_unproven_run():
-    text = prediction_text(run_of(Tally(rows=1), HOST, {"session": 0.1}), UNPROVEN, [])
+    text = prediction_text(run_of(Tally(rows=1), HOST, {"session": 0.1}))
     assert "proof     unproven: it is not proven: run verify" in text.splitlines()
 
 
@@ -108,10 +112,8 @@ def test_prediction_text_escapes_what_files_are_called(field):
     row = msgspec.structs.replace(row, **{field: forged})
     tally = Tally()
     tally.add(row)
-    labels = Labels(names=("cat", "dog"), source="made")
-    bundle = SimpleNamespace(manifest=SimpleNamespace(labels=labels))
-    run = SimpleNamespace(tally=tally, bundle=bundle)
-    lines = prediction_text(run, UNPROVEN, [Path(f"{forged}.csv")]).split("\n")
+    run = run_of(tally, HOST, {}, outputs=[Path(f"{forged}.csv")])
+    lines = prediction_text(run).split("\n")
     assert [line.split()[0] for line in lines] == ["image", "corrupt", "proof", "written"]
     assert not any("\x1b" in line for line in lines)
     assert "\n" not in row_text(row)

@@ -1,0 +1,1 @@
+"""`deploykit collect`: the tables of a run in shards."""
