@@ -1,4 +1,4 @@
-"""Bundles, checkpoints and journals that are damaged, or made to do harm: mutations of good ones.
+"""Bundles, checkpoints and runs that are damaged, or made to do harm: mutations of good ones.
 
 Whatever is in them, they can be used, or they are refused with an error that is the user's to
 mend: no traceback, no code of theirs run, no end that never comes, no memory filled. As many
@@ -6,7 +6,6 @@ mutations are tried as ``DEPLOYKIT_MUTATIONS`` says, which is how a release is c
 ``DEPLOYKIT_SEED`` begins with another.
 """
 
-import contextlib
 import json
 import os
 import random
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from made_fingerprints import FINGERPRINT
+from made_runs import begun_with
 from mutations import mutated_bytes, mutated_json, mutated_npz, mutated_onnx, mutated_pickle
 from PIL import Image
 
@@ -196,9 +195,8 @@ def try_mutations(count, whole, folder, photo):
 
 STATE = {"fc.weight": torch.arange(12.0).reshape(4, 3), "fc.bias": torch.ones(4)}
 TINY = Architecture("tiny", "zoo", lambda num_classes: Tiny(num_classes))
-ONE_RANKED = msgspec.structs.replace(FINGERPRINT, top_k=1)
 ROWS = [
-    Prediction(f"{i}.jpg", label="owl", probability=1.0, top=(Ranked("owl", 1.0),))
+    Prediction(f"{i}.jpg", label="owl", probability=1.0, margin=1.0, top=(Ranked("owl", 1.0),))
     for i in range(3)
 ]
 
@@ -224,9 +222,7 @@ def inputs(tmp_path):
     safetensors.torch.save_file(STATE, tmp_path / "weights.safetensors")
     index = {"metadata": {}, "weight_map": dict.fromkeys(STATE, "weights.safetensors")}
     (tmp_path / "m.index.json").write_text(json.dumps(index), encoding="utf-8")
-    run = begun_with(tmp_path / "t.csv.run", ROWS)
-    for path in run.folder.rglob("*.*"):
-        path.rename(path.with_name(path.name.partition("-")[0]))
+    begun_with(tmp_path / "t.csv.run", ROWS)
     return tmp_path
 
 
@@ -236,17 +232,21 @@ MUTATED_INPUTS = {
     "legacy.pth": None,
     "weights.safetensors": None,
     "m.index.json": mutated_json,
-    "t.csv.journal": None,
+    "t.csv.run/plan.json": mutated_json,
+    "t.csv.run/list-*": None,
+    "t.csv.run/parts/0*2-*": None,
 }
 
 
 def use_input(path):
     """Read an input as commands do."""
-    if path.suffix == ".journal":
-        with Journal(path.with_suffix(""), resume=True) as journal:
-            journal.begin(ONE_RANKED)
-            rows = list(journal.rows())
-        assert rows == ROWS[: len(rows)]
+    run = next((each for each in path.parents if each.suffix == ".run"), None)
+    if run is not None:
+        ledger = Ledger(run)
+        if ledger.plan == begun_with(run.with_name("other"), ROWS).plan:
+            ledger.check_list()
+            found = [ledger.read(part) for part in ledger.parts()]
+            assert [row.row for part in found if part for row in part[0]] in (ROWS, ROWS[2:])
         return
     repr(deploykit.inspect(path))
     load_model(TINY, path, (8, 8))
@@ -256,7 +256,7 @@ def try_input(seed, folder):
     """Use a damaged input once; returns what was wrong with that, empty where nothing was."""
     rng = random.Random(seed)
     name = rng.choice([*MUTATED_INPUTS])
-    path, trap, mutated = folder / name, folder / TRAP, MUTATED_INPUTS[name]
+    path, trap, mutated = next(folder.glob(name)), folder / TRAP, MUTATED_INPUTS[name]
     before = path.read_bytes()
     if mutated is None or rng.randrange(3) == 0:
         path.write_bytes(mutated_bytes(before, rng))

@@ -49,7 +49,7 @@ COMMANDS = {
         "deploykit predict ./bird_photos --output birds.csv --html birds.html",
     ),
     "collect": _Entry(
-        "Make the tables of a run in shards, and check that no row is missing.",
+        "Make the tables of a run in shards.",
         "deploykit collect birds.csv.run",
     ),
     "bench": _Entry(

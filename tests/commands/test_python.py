@@ -26,7 +26,8 @@ FUNCTIONS = [name for name in deploykit.__all__ if name.islower()]
 COMMAND_LINE = {
     "all": {"json", "verbose", "no_diagnose"},
     "bench": {"forget"},
-    "predict": {"output", "html", "embeddings", "resume", "overwrite", "strict", "quiet"},
+    "collect": {"strict", "quiet"},
+    "predict": {"strict", "quiet"},
     "verify": {"stages", "layers", "transform", "trained_accuracy"},
 }
 

@@ -40,7 +40,7 @@ def collect(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make the tables of a run in shards, and check that no row is missing.
+    """Make the tables of a run in shards.
 
     Each process of `deploykit predict --shard I/N` leaves its rows in the run's folder. When they
     are all there, this writes the tables and the page that the processes were given the names of,

@@ -16,8 +16,6 @@ from deploykit.commands.app import run
 from deploykit.commands.predict.tally import tally_of
 from deploykit.errors import InputError, UsageError
 from deploykit.models.user_code import user_callable
-from deploykit.specs.heads import Binary, MultiLabel
-from deploykit.specs.prediction import Prediction, Ranked
 
 NETWORKS = """
 import torch

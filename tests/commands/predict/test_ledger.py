@@ -120,10 +120,11 @@ def test_ledger_ignores_parts_of_other_plans(folder):
     (folder / "parts" / ".0000000002-0000000004-0123456789ab.jsonl.00000000").touch()
     assert ledger.parts() == [(0, 2)]
     # Under a name of ours it has another plan's checksum.
-    ours = next(part.name for part in (folder / "parts").iterdir() if ledger.made.digest[:12] in part.name)
-    theirs = f"0000000003-0000000005-{other.made.digest[:12]}.jsonl"
-    renamed = theirs.replace(other.made.digest[:12], ours[22:34])
-    (folder / "parts" / theirs).rename(folder / "parts" / renamed)
+    ours, theirs = (
+        folder / "parts" / f"0000000003-0000000005-{each.made.digest[:12]}.jsonl"
+        for each in (ledger, other)
+    )
+    theirs.rename(ours)
     assert ledger.read(Shard(3, 5)) is None
 
 
