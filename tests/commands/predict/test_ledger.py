@@ -148,15 +148,6 @@ def test_plan_is_made_without_hard_links(folder, monkeypatch):
     assert begun(folder, ["b.jpg"]).made == first
 
 
-@pytest.mark.parametrize(("seconds", "synced"), [(0.0, 5), (3600.0, 0)])
-def test_ledger_syncs_at_intervals(folder, monkeypatch, seconds, synced):
-    calls = []
-    monkeypatch.setattr("deploykit.commands.predict.ledger._SYNC_SECONDS", seconds)
-    monkeypatch.setattr("deploykit.commands.predict.ledger.os.fsync", calls.append)
-    begun_with(folder, ROWS)
-    assert len(calls) == synced  # the list, the plan and three parts, each once
-
-
 def test_ledger_of_random_damage_gives_no_wrong_row(folder):
     ledger = begun_with(folder, ROWS)
     part = next(path for path in (folder / "parts").iterdir() if path.name.startswith("0000000002"))
