@@ -116,7 +116,7 @@ class Outputs(Closing):
         self.ledger = ledger
         self.is_resumed = self.has_begun = False
         self._resume = resume
-        self._locks = ExitStack()
+        self._locks, self._is_locked = ExitStack(), False
         self._emit = emit
         self._reader_left = False
         self._earlier = deque[Shard]()
@@ -165,7 +165,7 @@ class Outputs(Closing):
                 )
             if ledger.plan is not None and not self.is_resumed:
                 ledger.remove()
-            self._locks = locks.pop_all()
+            self._locks, self._is_locked = locks.pop_all(), True
         return self
 
     def begin(self, run: PredictionRun, progress: Progress = silent) -> None:
@@ -188,7 +188,7 @@ class Outputs(Closing):
         if not (self.is_resumed or self.overwrite):  # a run that is resumed has been asked
             check_replaceable(self.files, fingerprint)
         if not self.scheduler.shared:
-            for file in self.files[1:] if self.is_resumed else self.files:
+            for file in self.files[1:] if self._is_locked else self.files:
                 self._locks.enter_context(only_writer(file))
         if self.is_resumed:
             self._check_same(ledger, run)

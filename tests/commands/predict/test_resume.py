@@ -25,6 +25,7 @@ from deploykit.commands.predict.outputs import Outputs, only_writer
 OUTPUTS = ("rows.csv", "rows.jsonl")
 RUN = Path("rows.csv.run")
 PHOTOS = 45
+KILLS = int(os.environ.get("DEPLOYKIT_KILLS", "10"))
 
 #: ``predict`` in a process of its own, with time to be killed between two rows.
 SLOWLY = """
@@ -82,8 +83,8 @@ def arguments(bundle, source, *options, outputs=OUTPUTS):
     return ["predict", str(source), "--bundle", str(bundle.folder), *named, *map(str, options)]
 
 
-def contents():
-    return {name: Path(name).read_bytes() for name in OUTPUTS}
+def contents(outputs=OUTPUTS):
+    return {name: Path(name).read_bytes() for name in outputs if Path(name).exists()}
 
 
 def files():
@@ -101,9 +102,12 @@ def rows_of(path):
         return list(csv.DictReader(stream))
 
 
-def start(bundle, source, *options):
+def start(bundle, source, *options, outputs=OUTPUTS):
     return subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, *arguments(bundle, source, "--resume", *options)],
+        [
+            *(sys.executable, "-c", SLOWLY),
+            *arguments(bundle, source, "--resume", *options, outputs=outputs),
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -120,27 +124,39 @@ def wait_for_rows(process, count=0):
 def kill_at_random_moments(moments, bundle, source, whole):
     """Kill run after run, each of which goes on with what the one before has left."""
     moment = random.Random(0)
-    killed = 0
+    killed = kept = 0
     while killed < moments:
-        with start(bundle, source, "--quiet") as process:
-            wait_for_rows(process)
+        with start(bundle, source, "--quiet", outputs=[*whole]) as process:
+            wait_for_rows(process, moment.choice((0, kept + 1)))
             time.sleep(moment.uniform(0, 0.5))
             process.kill()
             process.wait()
             if process.returncode == 0:  # it was done before
                 assert process.stderr.read() == b""
-                assert contents() == whole
-                for name in OUTPUTS:
+                assert contents(whole) == whole
+                for name in whole:
                     Path(name).unlink()
+                kept = 0
             else:
                 killed += 1
+                rows = Ledger(RUN).count()
+                # What is kept stays; when all is written, it goes.
+                assert rows >= kept or contents(whole) == whole
+                kept = rows
 
 
-def test_resume_after_repeated_kills(predict, whole, exported_bundle, photo_folder):
-    kill_at_random_moments(5, exported_bundle, photo_folder, whole)
-    code, _, err = predict("--resume")
+def test_resume_after_repeated_kills(predict, exported_bundle, photo_folder):
+    pytest.importorskip("pyarrow")
+    outputs = (*OUTPUTS, "rows.parquet")
+    assert predict(outputs=outputs)[0] == 0
+    whole = contents(outputs)
+    for name in outputs:
+        Path(name).unlink()
+    kill_at_random_moments(KILLS, exported_bundle, photo_folder, whole)
+    code, _, err = predict("--resume", outputs=outputs)
     assert code == 0, err
-    assert contents() == whole
+    assert contents(outputs) == whole
+    assert files() == sorted(outputs)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no way to signal one process")
@@ -521,6 +537,19 @@ def test_resume_after_a_full_disk(predict, whole, exported_bundle, photo_folder)
     code, _, err = predict("--resume")
     assert code == 0, err
     assert contents() == whole
+
+
+@pytest.mark.parametrize("options", [[], ["--resume"]])
+def test_predict_replaces_a_run_without_rows(predict, whole, monkeypatch, options):
+    """A kill came before the first part, or when the plan was removed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "remove", lambda self: None)
+        interrupt_after(patch, 0)
+        assert predict()[0] == 130
+    assert RUN.is_dir()
+    assert predict(*options)[0] == 0
+    assert contents() == whole
+    assert files() == sorted(OUTPUTS)
 
 
 def test_resume_quiet(predict, whole, monkeypatch):
