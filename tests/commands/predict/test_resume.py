@@ -539,6 +539,19 @@ def test_resume_after_a_full_disk(predict, whole, exported_bundle, photo_folder)
     assert contents() == whole
 
 
+def test_predict_twice_at_once_runs_once(predict, whole, exported_bundle, photo_folder):
+    with (
+        start(exported_bundle, photo_folder) as first,
+        start(exported_bundle, photo_folder) as second,
+    ):
+        said = [process.communicate()[1].decode() for process in (first, second)]
+    codes = first.returncode, second.returncode
+    assert sorted(codes) == [0, 2], said
+    assert "Another run is writing rows.csv" in said[codes.index(2)]
+    assert contents() == whole
+    assert files() == sorted(OUTPUTS)
+
+
 @pytest.mark.parametrize("options", [[], ["--resume"]])
 def test_predict_replaces_a_run_without_rows(predict, whole, monkeypatch, options):
     """A kill came before the first part, or when the plan was removed."""
