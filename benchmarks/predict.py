@@ -8,8 +8,8 @@ machine:
 
 - limit: what the stages' single-thread CPU time allows on all cores, if no core ever waited. It
   is measured in each repeat on the same files, one thread, stage after stage.
-- deploykit: all that the command does from the first file on: rows into a journal, and a CSV table
-  made from it.
+- deploykit: all that the command does from the first file on: rows into the parts of a run, and
+  a CSV table made from them.
 - plain ONNX Runtime: decode, resize, run, in one loop, with ONNX Runtime's own threads.
 - DataLoader + torch: the tutorials' loop, with one worker a core (with --baselines; needs the
   checkpoint that the bundle records).
@@ -42,10 +42,12 @@ from PIL import Image
 from predict_baselines import baselines, batches_of, open_session, plain_rate
 
 from deploykit.bundle.folder import Bundle, open_bundle
-from deploykit.commands.predict.outputs import Outputs, write_run
-from deploykit.commands.predict.run import PredictionRun, PredictRequest
+from deploykit.commands.predict.job import predict_into
+from deploykit.commands.predict.outputs import Outputs
+from deploykit.commands.predict.run import PredictRequest
 from deploykit.images.scan import ImageFile, scan_images
 from deploykit.inference.pipeline import shared_work
+from deploykit.system.progress import Note, Step
 from deploykit.system.threads import StageClock, usable_cpus
 
 # On Linux ru_maxrss begins with what the parent had: VmHWM is the process's own.
@@ -92,13 +94,15 @@ def deploykit_rate(bundle: Bundle, folder: Path) -> float:
     with (
         tempfile.TemporaryDirectory() as scratch,
         Outputs([Path(scratch) / "rows.csv"], source=folder) as outputs,
-        PredictionRun(bundle, request) as run,
     ):
-        outputs.begin(run)
-        start = time.perf_counter()
-        write_run(run, outputs)
-        outputs.finish()
-        return run.tally.rows / (time.perf_counter() - start)
+        started: list[float] = []
+
+        def tell(event: Step | Note) -> None:
+            if isinstance(event, Step) and event.stage == "predicting" and not started:
+                started.append(time.perf_counter())
+
+        summary = predict_into(outputs, bundle, request, tell)
+        return summary.tally.rows / (time.perf_counter() - started[0])
 
 
 def seconds_to_first_row(bundle: Bundle, folder: Path) -> float:
