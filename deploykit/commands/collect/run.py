@@ -9,12 +9,12 @@ import msgspec
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import sha256_of
-from deploykit.commands.predict.from_parts import checked_summary, write_outputs
+from deploykit.commands.predict.job import checked_summary, write_outputs
 from deploykit.commands.predict.ledger import Ledger
 from deploykit.commands.predict.outputs import only_writer, planned_outputs
 from deploykit.commands.predict.plan import path_of
 from deploykit.commands.predict.provenance import check_replaceable
-from deploykit.commands.predict.summary import PredictionSummary
+from deploykit.commands.predict.tally import PredictionSummary
 from deploykit.commands.python import PathLike
 from deploykit.errors import BundleError, InputError
 from deploykit.specs.value import Value

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from deploykit.commands.predict.outputs import Outputs
     from deploykit.commands.predict.run import TopK
-    from deploykit.commands.predict.summary import PredictionSummary
+    from deploykit.commands.predict.schedulers import Scheduler
+    from deploykit.commands.predict.tally import PredictionSummary
     from deploykit.console.command import Console
 
 _DEFAULT_OUTPUT = Path("predictions.csv")
@@ -164,8 +165,7 @@ def predict(
         from deploykit.commands.predict.job import predict_into
         from deploykit.commands.predict.outputs import Outputs
         from deploykit.commands.predict.run import PredictRequest
-        from deploykit.commands.predict.schedulers.one_of_many import parsed_shard
-        from deploykit.commands.predict.summary import ShardSummary
+        from deploykit.commands.predict.tally import ShardSummary
         from deploykit.commands.predict.text import shard_text, shard_value
 
         if json and STDOUT in paths:
@@ -189,7 +189,7 @@ def predict(
             emit=emit,
             resume=resume,
             overwrite=overwrite,
-            scheduler=None if shard is None else parsed_shard(shard),
+            scheduler=None if shard is None else _one_of_many(shard),
         ) as outputs:
             request = PredictRequest(
                 source=source,
@@ -209,6 +209,12 @@ def predict(
             console.result(lambda: shard_value(done), lambda: "" if quiet else shard_text(done))
         else:
             show_summary(console, done, strict=strict, quiet=quiet)
+
+
+def _one_of_many(shard: str) -> Scheduler:
+    from deploykit.commands.predict.schedulers.one_of_many import parsed_shard
+
+    return parsed_shard(shard)
 
 
 def show_summary(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from deploykit.commands.predict.summary import PredictionSummary
+    from deploykit.commands.predict.tally import PredictionSummary
     from deploykit.specs.model import Labels
     from deploykit.specs.prediction import Prediction
 

@@ -8,6 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,16 @@ import numpy.typing as npt
 from deploykit.errors import InputError
 from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Prediction
+from deploykit.specs.value import Shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from deploykit.bundle.embeddings import EmbeddingsRecord
+    from deploykit.bundle.folder import Bundle
+    from deploykit.proof.policy import Status
+    from deploykit.specs.session import SessionSpec
+    from deploykit.system.threads import Stage
 
 #: In memory; what is more is on the disk, so that memory does not grow with the images.
 _SPOOLED_BYTES = 2**24
@@ -83,6 +94,56 @@ class Tally:
             self.correct += {*row.decided} == {*row.truth}
             if self.classes is not None:
                 self.classes.add(row, row.truth)
+
+
+@dataclass(repr=False, kw_only=True)
+class PredictionSummary(Shown):
+    """A run that has ended. It prints as the command's summary.
+
+    Attributes:
+        bundle: What predicted.
+        spec: What really ran.
+        top_k: How many classes a row ranks.
+        source: What was predicted.
+        root: The folder that the rows' paths are relative to.
+        tally: What the rows add up to.
+        stage_seconds: What the stages took.
+        status: Whether what ran is proven to decide as the trained network does.
+        outputs: The files that were written.
+        embeddings: What the embeddings are that were written, too; None without any.
+        hosts: How many machines predicted; 0 where that is not known.
+    """
+
+    bundle: Bundle
+    spec: SessionSpec
+    top_k: int
+    source: Path
+    root: Path
+    tally: Tally
+    stage_seconds: dict[Stage, float]
+    status: Status
+    outputs: list[Path] = field(default_factory=list)
+    embeddings: EmbeddingsRecord | None = None
+    hosts: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class ShardSummary(Shown):
+    """What one of several processes has done for a run.
+
+    Attributes:
+        shard: Which one it was: ``3/40``.
+        predicted: How many files it predicted.
+        rows: How many of the run's files have their rows.
+        files: How many the run has.
+        folder: The run's.
+    """
+
+    shard: str
+    predicted: int
+    rows: int
+    files: int
+    folder: Path
 
 
 def tally_of(labels: Labels, *, skipped: int = 0) -> Tally:

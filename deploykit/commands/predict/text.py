@@ -16,8 +16,7 @@ from deploykit.system.text import command_line, counted, table_text, visible
 from deploykit.system.threads import Stage, bottleneck
 
 if TYPE_CHECKING:
-    from deploykit.commands.predict.summary import PredictionSummary, ShardSummary
-    from deploykit.commands.predict.tally import ClassTally
+    from deploykit.commands.predict.tally import ClassTally, PredictionSummary, ShardSummary
 
 _SHOWN_CLASSES = 20
 # On Windows a thread's CPU time advances in steps of 15.6 ms: of less, the shares are chance.

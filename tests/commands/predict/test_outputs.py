@@ -102,7 +102,7 @@ def test_predict_keeps_what_another_run_wrote(predict, photo_folder, change, sai
 
 def test_predict_resumed_asks_no_second_time(predict, monkeypatch):
     """The tables are half written when the first run ends: they are this run's own."""
-    from deploykit.commands.predict import from_parts
+    from deploykit.commands.predict import job
 
     TABLE.write_text("notes")
 
@@ -110,7 +110,7 @@ def test_predict_resumed_asks_no_second_time(predict, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(from_parts, "record_run", full)
+        patch.setattr(job, "record_run", full)
         code, _, err = predict("--overwrite")
     assert code == 4
     assert "No space left" in err

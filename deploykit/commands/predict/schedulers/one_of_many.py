@@ -9,14 +9,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploykit.commands.predict.worker import predict_shards
+from deploykit.commands.predict.schedulers import predict_shards
 from deploykit.errors import UsageError
 
 if TYPE_CHECKING:
     from deploykit.commands.predict.ledger import Ledger
     from deploykit.commands.predict.plan import Plan, Shard
     from deploykit.commands.predict.run import PredictionRun
-    from deploykit.commands.predict.worker import Show
+    from deploykit.commands.predict.schedulers import Show
 
 
 @dataclass(frozen=True)

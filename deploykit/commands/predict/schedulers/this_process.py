@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploykit.commands.predict.worker import predict_shards
+from deploykit.commands.predict.schedulers import predict_shards
 
 if TYPE_CHECKING:
     from deploykit.commands.predict.ledger import Ledger
     from deploykit.commands.predict.run import PredictionRun
-    from deploykit.commands.predict.worker import Show
+    from deploykit.commands.predict.schedulers import Show
 
 
 class ThisProcess:
