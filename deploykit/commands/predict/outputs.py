@@ -13,7 +13,7 @@ from deploykit.commands.predict.plan import Plan, Shard, kept_path, path_of, sha
 from deploykit.commands.predict.provenance import check_replaceable, fingerprint_of
 from deploykit.commands.predict.schedulers.this_process import ThisProcess
 from deploykit.commands.predict.tables import check_outputs, json_line
-from deploykit.errors import UsageError
+from deploykit.errors import InputError, UsageError
 from deploykit.specs.heads import ASSUMED_HEAD, Head
 from deploykit.specs.session import Closing
 from deploykit.system.deps import need
@@ -214,11 +214,11 @@ class Outputs(Closing):
             self._show_earlier(self.ledger.made.files)
 
     def close(self) -> None:
-        """Let other runs in."""
-        self._locks.close()
-        # What has no rows is no run.
-        if self.ledger and self.ledger.plan and not (self.scheduler.shared or self.ledger.count()):
-            self.ledger.remove()
+        """Let other runs in; what has no rows is no run."""
+        with self._locks:
+            ours = self.ledger if self.has_begun and not self.scheduler.shared else None
+            if ours is not None and not ours.count():
+                ours.remove()
 
     def _check_names(self, paths: Sequence[Path], source: Path, expected: Path | None) -> None:
         """Refuse outputs of which one is another, or what is read."""
@@ -256,16 +256,21 @@ class Outputs(Closing):
                 hint=f"Continue it as it was begun: {before.way_back(now)}. To start again, delete "
                 "that folder; or name another --output.",
             )
+        plan = ledger.made
+        names = plan.outputs, plan.page, plan.embeddings
+        if plan.shared and names != self._names(ledger):
+            planned = filter(None, (*plan.outputs, plan.page, plan.embeddings))
+            raise UsageError(
+                f"{ledger.folder} is to become {', '.join(planned)}, and this "
+                "command names other outputs.",
+                hint="Give each process the same outputs, in the same order.",
+            )
 
     def _make_plan(self, ledger: Ledger, run: PredictionRun) -> None:
         scan = run.scan
         if scan is None:
             raise RuntimeError("the files were not looked for")
-        base = ledger.folder.absolute().parent
-        outputs, page, embeddings = (
-            [kept_path(_relative(path, base)) for path in paths if path is not None]
-            for paths in (self.tables, [self.page], [self.embeddings])
-        )
+        tables, page, embeddings = self._names(ledger)
         plan = Plan(
             run="deploykit predict",
             schema=1,
@@ -278,12 +283,26 @@ class Outputs(Closing):
             session=run.spec,
             bundle=kept_path(run.bundle.folder.absolute()),
             root=kept_path(run.root.absolute()),
-            outputs=tuple(outputs),
-            page=page[0] if page else None,
-            embeddings=embeddings[0] if embeddings else None,
+            outputs=tables,
+            page=page,
+            embeddings=embeddings,
         )
-        ledger.begin(plan, scan.files)
+        try:
+            ledger.begin(plan, scan.files)
+        except InputError:
+            if not self.scheduler.shared:
+                ledger.remove()
+            raise
         run.scan = None  # the list has it
+
+    def _names(self, ledger: Ledger) -> tuple[tuple[str, ...], str | None, str | None]:
+        """Tables, page and embeddings as a plan names them."""
+        base = ledger.folder.absolute().parent
+        tables, page, embeddings = (
+            tuple(kept_path(_relative(path, base)) for path in paths if path is not None)
+            for paths in (self.tables, [self.page], [self.embeddings])
+        )
+        return tables, page[0] if page else None, embeddings[0] if embeddings else None
 
     def _tell_resumption(self, ledger: Ledger, run: PredictionRun, progress: Progress) -> None:
         if self.is_resumed:

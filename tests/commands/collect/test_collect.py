@@ -156,6 +156,14 @@ def test_shard_of_another_command_is_refused(predict, call, exported_bundle, pho
         assert "deploykit collect rows.csv.run" in err
 
 
+def test_shard_with_other_outputs_is_refused(predict):
+    assert predict("--shard", "1/2")[0] == 0
+    for options, outputs in (([], OUTPUTS[:1]), (["--html", "p.html"], OUTPUTS)):
+        code, _, err = predict("--shard", "2/2", *options, outputs=outputs)
+        assert code == 2
+        assert "rows.csv.run is to become rows.csv, rows.jsonl, and this command names" in err
+
+
 def test_shard_of_a_run_of_one_process_is_refused(predict, monkeypatch):
     interrupt_after(monkeypatch, 10)
     assert predict()[0] == 130

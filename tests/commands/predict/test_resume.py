@@ -517,23 +517,26 @@ def test_predict_with_unread_summary(predict, whole, exported_bundle, photo_fold
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no limit for a file's size")
-def test_resume_after_a_full_disk(predict, whole, exported_bundle, photo_folder):
+@pytest.mark.parametrize(
+    ("limit", "left"), [(100, []), (4000, []), (8000, []), (12_000, ["rows.csv", RUN.name])]
+)
+def test_resume_after_a_full_disk(predict, whole, exported_bundle, photo_folder, limit, left):
     limited = (
         "import resource, sys\n"
         "from deploykit.commands.app import run\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
-        "sys.exit(run(sys.argv[1:]))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)\n"
+        "sys.exit(run(sys.argv[2:]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", limited, *arguments(exported_bundle, photo_folder)],
+        [sys.executable, "-c", limited, str(limit), *arguments(exported_bundle, photo_folder)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 4
-    assert "failed: File too large. rows.csv.run holds the 0 rows" in done.stderr
+    assert "failed: File too large." in done.stderr
     assert "Traceback" not in done.stderr
-    assert files() == [RUN.name]
+    assert files() == left
     code, _, err = predict("--resume")
     assert code == 0, err
     assert contents() == whole
