@@ -9,7 +9,7 @@ thread keeps it busy.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -123,8 +123,7 @@ def answer_files(
         UsageError: Memory does not hold the batches.
     """
     if count is None:
-        files = tuple(files)
-        count = len(files)
+        count = len(cast(Sized, files))
     remaining = iter(files)
 
     def digests_of(batch: Batch) -> tuple[str, ...]:
