@@ -340,13 +340,13 @@ def new_bundle(folder: Path, *, overwrite: bool) -> Iterator[Path]:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold a bundle's lock while it is replaced; where bundles are not yet kept, none is needed."""
-    if not folder.parent.is_dir():
-        yield
-        return
     try:
         with contextlib.ExitStack() as lock:
-            with contextlib.suppress(FileNotFoundError):  # who made the home has just removed it
-                lock.enter_context(locked(folder, replacing=True))
+            while folder.parent.is_dir():
+                # Whoever made the home may just have removed it.
+                with contextlib.suppress(FileNotFoundError):
+                    lock.enter_context(locked(folder, replacing=True))
+                    break
             yield
     except OSError as exc:
         raise BundleError(

@@ -103,6 +103,7 @@ class Int8(Strategy):
         self._weights = seen.weights[self.scheme.weight_bits or 8]
         self._method: CalibrationMethod = methods[0]
         self._blanket: dict[CalibrationMethod, Verdict] = {}
+        self._moved: dict[tuple[str, ...], float] = {}
         self._integer_nodes = integer_nodes(self._graph, joins=self._joins)
         self._weighted = frozenset(n.name or "" for n in self._integer_nodes if has_weight(n))
 
@@ -167,12 +168,11 @@ class Int8(Strategy):
         return super().judge(keep) if keep else self._blanket[self._method]
 
     def ranked(self, keep: NodeSet, trials: Trials) -> list[Group]:
-        """By how much each tensor's rounding, and no other, moves the answers, and what it saves.
+        """By how much each tensor's rounding, and no other, moves the answers.
 
         The errors of INT8 are many, small and independent, so that they add up as squares: what
         moves the answer most by itself is what is best spared. Leaving one out of all roundings
-        would show little but chance. Each square is held against the time that what takes the
-        tensor needs in FP32, where that is known.
+        would show little but chance.
         """
         del keep  # nothing is kept before the ranking
         from deploykit.graph.deploy import DEPLOY_INPUT
@@ -199,14 +199,23 @@ class Int8(Strategy):
         if self.scheme.cpu is not None:  # on a GPU the nodes' times are other ones
             batch = {DEPLOY_INPUT: every[:_TIMED_BATCH]}
             self.costs = node_milliseconds(model_bytes(self._graph), batch)
-        times = np.array([self._milliseconds(takers[each]) for each in tensors[:measured]])
+        self._moved = {takers[name]: each for name, each in zip(tensors, moved, strict=False)}
         return [
             (
                 takers[tensors[index]],
                 f"rounding {tensors[index]} to INT8 moves a probability by {moved[index]:.2g}",
             )
-            for index in np.argsort(-np.square(moved) / times, kind="stable")
+            for index in np.argsort(-moved, kind="stable")
         ]
+
+    def by_value(self, groups: Sequence[Group]) -> Sequence[Group]:
+        """By the square of what a tensor moves for each millisecond that sparing it takes."""
+
+        def value(group: Group) -> float:
+            names = tuple(group[0])
+            return float(self._moved[names] ** 2 / self._milliseconds(names))
+
+        return sorted(groups, key=value, reverse=True)
 
     def _milliseconds(self, names: Collection[str]) -> float:
         """What nodes take in FP32; all the same where that does not count."""
@@ -217,7 +226,7 @@ class Int8(Strategy):
         """See :class:`Strategy`: OpenVINO's BF16 takes half of the time of FP32, too."""
         if not self.costs or not keep:
             return True
-        part = self._milliseconds(keep) / self._milliseconds(self.lowered)
+        part = self._milliseconds(keep & self.lowered) / self._milliseconds(self.lowered)
         return part <= _MOST_FP32_TIME
 
     def times_fp32(self, keep: NodeSet) -> float | None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
 from deploykit.bundle.manifest import record_file
+from deploykit.commands.quantize.int8 import ON_CPU, Int8
 from deploykit.commands.quantize.run import (
     QuantizeRequest,
     quantization_images,
@@ -292,8 +293,42 @@ def test_quantize_stops_where_fp32_would_take_most_of_the_time(toy, monkeypatch)
     notes, request = [], QuantizeRequest(runtime=CPU, graphs=(INT8,), diagnose=False)
     with pytest.raises(ParityError) as caught:
         quantize_bundle(bundle, request, notes.append)
-    assert "INT8 passes only with nodes in FP32 that take more than half" in caught.value.message
+    assert "which would not take more than half of the time in FP32" in caught.value.message
     assert INT8 not in open_bundle(bundle.folder).manifest.files
+
+
+class Weighed(Int8):
+    """Of a graph that is never asked for."""
+
+    def __init__(self, costs, moved):
+        self.scheme, self.costs = ON_CPU, costs
+        self._moved = {tuple(names): each for names, each in moved.items()}
+        self._weighted = frozenset(costs)
+
+
+def test_int8_search_passes_over_what_takes_too_long():
+    """The first by value takes most of the time: those behind it are tried all the same."""
+    strategy = Weighed({"a": 6.0, "b": 3.0, "c": 1.0}, {"a": 9.0, "bx": 0.3, "c": 0.2})
+    groups = strategy.by_value([("a", "most"), (("b", "x"), "some"), ("c", "little")])
+    assert [why for _, why in groups] == ["most", "little", "some"]
+    assert [why for _, why in strategy._worth_trying(frozenset(), groups)] == ["little", "some"]
+
+
+def test_quantize_by_real_times(toy, monkeypatch):
+    from deploykit.runtime.opener import node_milliseconds
+
+    told = []
+
+    def measured(graph, feeds):
+        told.append(node_milliseconds(graph, feeds))
+        return told[-1]
+
+    monkeypatch.setattr(f"{STRATEGY}.node_milliseconds", measured)
+    monkeypatch.setattr(f"{STRATEGY}._MOST_FP32_TIME", 1.0)  # of microseconds
+    bundle = toy("Outliers")
+    (graph,) = quantize_bundle(bundle, QuantizeRequest(runtime=CPU, graphs=(INT8,))).graphs
+    assert "middle.1" in [node.module for node in graph.kept]
+    assert {node.node for node in graph.kept} <= told[0].keys()
 
 
 def test_quantize_tells_how_much_faster_it_is(toy):
