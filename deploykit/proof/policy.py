@@ -209,12 +209,11 @@ def _by_proof(bundle: Bundle, proof: KeptVerdict, candidate: Candidate, how: str
     takes = f"--runtime {proof.runtime} --precision {proof.precision} takes it"
     if not beyond:
         return Status("within budget", proof, f"{changes}, which its tolerance allows; {takes}")
-    options = () if proof.budget is None else proof.budget.options
     return Status(
         "within budget",
         proof,
-        f"{changes}, within the budget that it was given ({proof.budget}); {takes}, and so does "
-        f"predict after deploykit bench --accept {' '.join(options)}",
+        f"{changes}, within the budget that it was given ({proof.budget}); {takes}, and predict "
+        "takes it once it was accepted from bench within that budget",
     )
 
 
