@@ -53,7 +53,8 @@ class Status(NamedTuple):
             tolerance here. ``unproven``: else.
         verdict: The kept verdict that shows it; None where nothing is known here.
         reason: Why it is not proven; a clause without a full stop, empty where it is proven.
-        command: What proves it, for a shell; empty where nothing does.
+        command: What proves it, or accepts it within its budget, for a shell; empty where nothing
+            does.
     """
 
     word: StatusWord
@@ -65,7 +66,8 @@ class Status(NamedTuple):
     def why(self) -> str:
         """The reason, and the command on a line of its own: text for a terminal."""
         reason = visible(self.reason)
-        return f"{reason}; this compares it:\n{self.command}" if self.command else reason
+        does = "accepts" if self.word == "within budget" else "compares"
+        return f"{reason}; this {does} it:\n{self.command}" if self.command else reason
 
     @property
     def proof(self) -> KeptVerdict | None:
@@ -209,11 +211,12 @@ def _by_proof(bundle: Bundle, proof: KeptVerdict, candidate: Candidate, how: str
     takes = f"--runtime {proof.runtime} --precision {proof.precision} takes it"
     if not beyond:
         return Status("within budget", proof, f"{changes}, which its tolerance allows; {takes}")
+    options = () if proof.budget is None else proof.budget.options
     return Status(
         "within budget",
         proof,
-        f"{changes}, within the budget that it was given ({proof.budget}); {takes}, and predict "
-        "takes it once it was accepted from bench within that budget",
+        f"{changes}, within the budget that it was given ({proof.budget}); {takes}",
+        bundle.command("bench", "--accept", *options),
     )
 
 

@@ -281,9 +281,10 @@ def test_status_within_a_budget_tells_how_to_accept_it(known):
     answer = status(bundle, Candidate(INT8, CPU, "int8"))
     assert answer.reason == (
         "it changes 30 decisions of 225, within the budget that it was given (at most 20 % of the "
-        "decisions may change); --runtime onnxruntime-cpu --precision int8 takes it, and so does "
-        "predict after deploykit bench --accept --max-flips 20%"
+        "decisions may change); --runtime onnxruntime-cpu --precision int8 takes it"
     )
+    command = bundle.command("bench", "--accept", "--max-flips", "20%")
+    assert answer.why == f"{answer.reason}; this accepts it:\n{command}"
     assert status_text(answer).endswith(
         "; within budget: at most 20 % of the decisions may change)"
     )
