@@ -224,8 +224,8 @@ def _check_embeddings(bundle: Bundle, spec: SessionSpec) -> None:
     if known.reference_kind == "module" and module_reason(bundle):
         options = module_options(bundle)  # the canonical graph would not take this away
     raise ParityError(
-        f"{spec.graph} on {spec.runtime}, {spec.device}, does not give the trained network's "
-        f"embeddings: {reason}.",
+        f"The embeddings on {spec.runtime}, {spec.device}, are not the trained network's: "
+        f"{reason}.",
         hint="Name another --runtime, or export the bundle again with --embeddings. This compares "
         f"it again: {how_to_prove(bundle, spec.runtime, spec.precision, *options)}",
     )

@@ -15,7 +15,7 @@ from deploykit.parity.similarity import LEAST_SIMILARITY, Similarity
 from deploykit.proof.policy import similarity_of_run
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import plain_value
-from deploykit.system.text import counted
+from deploykit.system.text import counted, visible
 
 
 def record_text(record: EmbeddingsRecord) -> str:
@@ -47,8 +47,8 @@ def failure_text(found: Similarity, kind: ReferenceKind = "module") -> str:
     if found.zeros == found.images:
         return "the embeddings are all zeros, whatever the image shows"
     return (
-        f"the cosine to {whose(kind)} embeddings is {_digits(found.smallest)} for {found.path}; at "
-        f"least {LEAST_SIMILARITY} is allowed"
+        f"the cosine to {whose(kind)} embeddings is {_digits(found.smallest)} for "
+        f"{visible(found.path)}; at least {LEAST_SIMILARITY} is allowed"
     )
 
 

@@ -23,8 +23,10 @@ from deploykit.commands.predict import embeddings
 from deploykit.commands.predict.embeddings import EmbeddingsFile
 from deploykit.commands.predict.journal import Journal
 from deploykit.errors import ParityError, UsageError
+from deploykit.inference.candidates import open_candidate
 from deploykit.parity.similarity import Similarity
 from deploykit.parity.tolerance import tolerance_for
+from deploykit.proof import auto
 from deploykit.proof.auto import open_with_embeddings
 from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.deps import need
@@ -308,6 +310,20 @@ def test_auto_embeds_where_that_is_proven(changed_bundle, photos, capsys, tmp_pa
         assert f"taking {EMBEDDINGS_GRAPH} on onnxruntime-cpu" in told
 
 
+def test_embeddings_open_no_other_session(changed_bundle, monkeypatch):
+    """What would run without embeddings is not opened only to tell what it is."""
+    pytest.importorskip("openvino")
+    bundle, opened = changed_bundle(with_bf16_on_openvino), []
+
+    def counted(bundle, candidate, **options):
+        opened.append(candidate.file)
+        return open_candidate(bundle, candidate, **options)
+
+    monkeypatch.setattr(auto, "open_candidate", counted)
+    with open_with_embeddings(bundle) as session:
+        assert opened == [session.spec.graph] == [EMBEDDINGS_GRAPH]
+
+
 def test_precision_below_fp32_has_no_embeddings(embedded_bundle):
     with pytest.raises(UsageError, match="FP32"):
         open_with_embeddings(embedded_bundle, precision="int8")
@@ -337,7 +353,7 @@ def similar(manifest, **fields):
     return replace(manifest, embeddings=replace(manifest.embeddings, similarities=(found,)))
 
 
-FAILED = Similarity(images=45, smallest=0.5, path="red/00.png")
+FAILED = Similarity(images=45, smallest=0.5, path="red/\n00.png")
 
 
 @pytest.mark.parametrize("runtime", ["auto", "onnxruntime-cpu"])
@@ -351,14 +367,14 @@ def test_embeddings_that_failed_are_refused(
     assert run(words) == 3
     err = capsys.readouterr().err
     whose = "torch's" if kind == "module" else "model.onnx's"
-    assert f"the cosine to {whose} embeddings is 0.50000000 for red/00.png" in err
+    assert f"the cosine to {whose} embeddings is 0.50000000 for red/\\n00.png; at" in err
     assert "export the bundle again" in err
     # The module of somebody's own code is compared with only where that is named.
     assert ("--arch" in err) is (kind == "module")
     assert not (tmp_path / "e.npy").exists()
     with deploykit.load(bundle, runtime=runtime) as model:
         model(photos / "red" / "00.png")  # the other graph still answers
-        with pytest.raises(ParityError, match="does not give the trained network's embeddings"):
+        with pytest.raises(ParityError, match="are not the trained network's: the cosine"):
             model.embed([photos / "red" / "00.png"])
 
 
