@@ -170,6 +170,12 @@ def embedded(bundle: Bundle, candidate: Candidate) -> Candidate:
     return candidate if candidate.is_hinted else replace(candidate, file=record.graph)
 
 
+def only_embedded(bundle: Bundle, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that run the FP32 graph, with the graph with embeddings in its place."""
+    pairs = ((each, embedded(bundle, each)) for each in candidates)
+    return [new for each, new in pairs if new != each]
+
+
 def with_embedded(bundle: Bundle, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Candidates, and behind the FP32 graph on a runtime the graph with embeddings there."""
     pairs = ((each, embedded(bundle, each)) for each in candidates)

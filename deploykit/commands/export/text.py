@@ -9,7 +9,7 @@ import msgspec
 
 from deploykit.bundle.manifest import Manifest
 from deploykit.commands.export.run import ExportResult
-from deploykit.proof.embeddings import record_text, similarity_text
+from deploykit.proof.embeddings_text import record_text, similarity_text
 from deploykit.proof.text import images_text, verdict_value, verdicts_text
 from deploykit.system.text import visible
 

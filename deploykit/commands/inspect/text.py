@@ -23,7 +23,7 @@ from deploykit.commands.quantize.text import made_for
 from deploykit.engine.passport import Passport
 from deploykit.errors import BundleError
 from deploykit.inference.candidates import Candidate
-from deploykit.proof.embeddings import record_text, similarity_lines
+from deploykit.proof.embeddings_text import record_text, similarity_lines
 from deploykit.proof.policy import status_of
 from deploykit.proof.text import kept_verdict_text, status_value
 from deploykit.specs.model import KeptNode, TensorSpec
@@ -109,7 +109,7 @@ def _bundle_lines(found: BundleInspection) -> Iterator[str]:
         )
     if manifest.embeddings is not None:
         yield _line("embeddings", record_text(manifest.embeddings))
-        yield from (_line("", line) for line in similarity_lines(manifest.embeddings))
+        yield from (_line("", line) for line in similarity_lines(manifest))
     for accepted in manifest.accepted:
         machine = accepted.machine
         yield _line(

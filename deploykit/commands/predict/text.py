@@ -52,9 +52,9 @@ def prediction_text(
     lines = _sums(run, labels) if run.tally.only is None else _answer(run.tally.only)
     lines += f"proof     {status_text(status)}".split("\n")  # a command has a line of its own
     if embeddings is not None:
-        from deploykit.proof.embeddings import run_text
+        from deploykit.proof.embeddings_text import run_text
 
-        lines.append(f"embedding {run_text(embeddings, run.spec)}")
+        lines.append(f"embedding {run_text(run.bundle, embeddings, run.spec)}")
     lines += (f"written   {path}" for path in outputs)
     return "\n".join(map(visible, lines))
 
@@ -220,9 +220,9 @@ def _class_values(tally: ClassTally) -> dict[str, Any]:
 def _embedding_value(run: PredictionRun, embeddings: EmbeddingsRecord | None) -> dict[str, Any]:
     if embeddings is None:
         return {}
-    from deploykit.proof.embeddings import embeddings_value
+    from deploykit.proof.embeddings_text import embeddings_value
 
-    return {"embedding": embeddings_value(embeddings, run.spec)}
+    return {"embedding": embeddings_value(run.bundle, embeddings, run.spec)}
 
 
 def row_text(row: Prediction) -> str:
