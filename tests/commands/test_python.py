@@ -270,7 +270,10 @@ def test_load_of_a_named_engine_and_pickle(engine_bundle, engines, batch):
             "max_images must be a whole number or None",
         ),
         (lambda b: deploykit.verify(b, tf32="no"), "tf32 must be True or False, not 'no'."),
-        (lambda b: deploykit.verify(b, budget=1, max_images=1), "budget chooses the photos"),
+        (
+            lambda b: deploykit.verify(b, lowest_margins=1, max_images=1),
+            "lowest_margins chooses among all photos of a folder: it takes no max_images",
+        ),
         (lambda b: deploykit.verify(b, arch_args=["k=2"]), "arch_args must be a dict or None"),
         (lambda b: deploykit.load("a\0b"), "bundle has a null character"),
         (lambda b: deploykit.load(b, runtime="gpu"), "There is no runtime 'gpu'; there are onnx"),

@@ -311,7 +311,7 @@ def _verified(
         images=images,
         max_images=asked.max_images,
         expected=asked.expected,
-        allowed=None if what.precision == "fp32" else asked.budget,
+        budget=None if what.precision == "fp32" else asked.budget,
         runtime=None if is_engine else what.runtime,
         precision=None if is_engine else what.precision,
         engine=what.file if is_engine else None,

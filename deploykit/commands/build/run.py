@@ -144,7 +144,7 @@ def build_engine(
     verification = None
     if audit is not None:
         verifying = VerifyRequest(
-            engine=engine, sample=_proof_sample(bundle, request), allowed=request.budget
+            engine=engine, sample=_proof_sample(bundle, request), budget=request.budget
         )
         try:
             verification = verify_bundle(bundle, verifying, progress)

@@ -1,4 +1,4 @@
-"""``verify --budget``: rank a folder's images by margin, and compare the closest decisions."""
+"""``verify --lowest-margins``: rank a folder's images, and compare the closest decisions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ from deploykit.system.text import counted
 from deploykit.system.threads import StageClock
 
 _BATCH_SIZE = 8
-_UNDECIDED = "not one of the compared images has a margin that decides; a larger --budget has some"
+_UNDECIDED = (
+    "not one of the compared images has a margin that decides; a larger --lowest-margins has some"
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,7 +116,7 @@ def _compare(
     labels, preprocessing = bundle.manifest.labels, bundle.manifest.preprocessing
     folder = ranking = None
     known: Mapping[str, tuple[str, ...]] = {}
-    if request.budget is not None:
+    if request.lowest_margins is not None:
         folder = listed_images(bundle, request.images, progress)
         known = known_classes(folder, labels, request.expected, progress)
         sample = read_sample(folder.path, (), preprocessing)  # chosen below
@@ -133,10 +133,10 @@ def _compare(
         if folder is not None:
             # Not before: that may take minutes, and what cannot run here should fail at once.
             ranking = rank_images(bundle, folder, calibration, progress)
-            chosen = ranking.files[: request.budget]
+            chosen = ranking.files[: request.lowest_margins]
             sample = read_sample(folder.path, chosen, preprocessing, known)
         stack.callback(sample.close)
-        require_labels(request.allowed, sample.expected, sample.source)
+        require_labels(request.budget, sample.expected, sample.source)
         sample.skip(frozenset() if request.self_test else calibration)
         compared = compare_embeddings(bundle, reference, candidates, stack, progress)
         answers = answer_images(
@@ -201,12 +201,12 @@ def _budgets(
     progress: Progress,
 ) -> dict[str, Budget]:
     """What the user allows now, else what the graphs and engines were made within."""
-    if request.allowed is None:
+    if request.budget is None:
         return budgets_of(bundle.manifest, [spec.graph for spec in specs], kind)
     if all(spec.precision == "fp32" for spec in specs):
-        options = " ".join(request.allowed.options)
+        options = " ".join(request.budget.options)
         progress(Note(f"{options} allows nothing here: all that is compared computes in FP32"))
-    return {spec.graph: request.allowed for spec in specs}
+    return {spec.graph: request.budget for spec in specs}
 
 
 def _class_changes(

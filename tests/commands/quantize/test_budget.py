@@ -200,7 +200,7 @@ def test_graph_of_a_budget_is_judged_by_it_again(made):
     (verdict,) = verify_bundle(bundle, request).verdicts
     assert (verdict.passed, verdict.budget) == (True, Budget(max_flip_rate=0.4))
     named = VerifyRequest(
-        images=folder, runtime=CPU, precision="int8", keep=False, allowed=Budget(max_flip_rate=0)
+        images=folder, runtime=CPU, precision="int8", keep=False, budget=Budget(max_flip_rate=0)
     )
     (verdict,) = verify_bundle(bundle, named).verdicts
     assert (verdict.failed, verdict.budget) == (True, Budget(max_flip_rate=0))

@@ -1,4 +1,4 @@
-"""``verify --budget``: the photos with the lowest margins, the lowest first."""
+"""``verify --lowest-margins``: the photos with the lowest margins, the lowest first."""
 
 import shutil
 
@@ -39,12 +39,12 @@ def put_candidate(monkeypatch, answer):
     monkeypatch.setattr("deploykit.commands.verify.run.open_candidate", open_wrapped)
 
 
-def mined(bundle, photo_folder, budget, progress=lambda event: None, **fields):
-    request = VerifyRequest(images=photo_folder, budget=budget, **fields)
+def mined(bundle, photo_folder, count, progress=lambda event: None, **fields):
+    request = VerifyRequest(images=photo_folder, lowest_margins=count, **fields)
     return verify_bundle(bundle, request, progress)
 
 
-def test_budget_compares_lowest_margins_first(bundle, photo_folder):
+def test_lowest_margins_compares_lowest_margins_first(bundle, photo_folder):
     everything = verify_bundle(bundle, VerifyRequest(images=photo_folder))
     found = SingleLabel().margins(everything.answers.reference)
     lowest = [everything.answers.paths[i] for i in np.argsort(found)[:7]]
@@ -60,14 +60,14 @@ def test_budget_compares_lowest_margins_first(bundle, photo_folder):
     assert 0 <= mining.lost["deploy/fp32.onnx on onnxruntime-cpu"] < 1e-4
 
 
-def test_budget_claims_no_bound_or_accuracy(bundle, photo_folder):
+def test_lowest_margins_claims_no_bound_or_accuracy(bundle, photo_folder):
     result = mined(bundle, photo_folder, 7)
     assert result.verdicts[0].measurement.flip_rate_bound is None
     assert result.expected
     assert result.accuracy == ()
 
 
-def test_budget_passed_changes_no_proof(bundle, photo_folder, named):
+def test_lowest_margins_passed_changes_no_proof(bundle, photo_folder, named):
     before = contents(bundle)
     assert mined(bundle, photo_folder, 45, reference=named).passed
     assert contents(bundle) == before
@@ -76,7 +76,7 @@ def test_budget_passed_changes_no_proof(bundle, photo_folder, named):
     assert open_bundle(bundle.folder).manifest.verdicts == ()
 
 
-def test_budget_finds_a_flip_and_removes_the_proof(bundle, photo_folder, monkeypatch):
+def test_lowest_margins_finds_a_flip_and_removes_the_proof(bundle, photo_folder, monkeypatch):
     """The candidate is wrong where it was close."""
 
     def answer(images, logits):
@@ -98,7 +98,7 @@ def test_budget_finds_a_flip_and_removes_the_proof(bundle, photo_folder, monkeyp
     assert first.detail == "comparing, 1 changed their class"
 
 
-def test_budget_allows_flips_if_others_hold(bundle, photo_folder, monkeypatch):
+def test_lowest_margins_allows_flips_if_others_hold(bundle, photo_folder, monkeypatch):
     """Every compared decision changes, by little: of all ranked photos that would be allowed."""
     from deploykit.parity.tolerance import Tolerance
     from deploykit.proof import verdict as verdicts
@@ -127,11 +127,11 @@ def test_budget_allows_flips_if_others_hold(bundle, photo_folder, monkeypatch):
     assert not verdict.passed
     # Of all 45 they are few enough: so they do not speak against the proof that all of them gave.
     assert not verdict.failed
-    assert "Compare all photos, without --budget." in " ".join(result.mining.sentences)
+    assert "Compare all photos, without --lowest-margins." in " ".join(result.mining.sentences)
     assert open_bundle(bundle.folder).manifest == before
 
 
-def test_budget_names_the_ranking_graph(bundle, photo_folder):
+def test_lowest_margins_names_the_ranking_graph(bundle, photo_folder):
     events = []
     mined(bundle, photo_folder, 7, events.append)
     notes = [event.message for event in events if isinstance(event, Note)]
@@ -140,14 +140,14 @@ def test_budget_names_the_ranking_graph(bundle, photo_folder):
     assert (steps[-1].done, steps[-1].total) == (45, 45)
 
 
-def test_budget_beyond_the_images_compares_all(bundle, photo_folder):
+def test_lowest_margins_beyond_the_images_compares_all(bundle, photo_folder):
     result = mined(bundle, photo_folder, 1000)
     assert result.images.count == 45
     assert result.mining.smallest_skipped is None
     assert result.verdicts[0].measurement.flip_rate_bound is None
 
 
-def test_budget_counts_unreadable_images(bundle, photo_folder, tmp_path):
+def test_lowest_margins_counts_unreadable_images(bundle, photo_folder, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(photo_folder, folder)
     for name in ("blue/00.png", "red/14.png"):
@@ -158,7 +158,7 @@ def test_budget_counts_unreadable_images(bundle, photo_folder, tmp_path):
 
 
 @pytest.mark.parametrize(("torn", "passes"), [(45, True), (46, False)])
-def test_budget_with_mostly_unreadable_images(bundle, photo_folder, tmp_path, torn, passes):
+def test_lowest_margins_with_mostly_unreadable_images(bundle, photo_folder, tmp_path, torn, passes):
     """However few of those that can be read are compared."""
     folder = tmp_path / "photos"
     shutil.copytree(photo_folder, folder)
@@ -173,14 +173,14 @@ def test_budget_with_mostly_unreadable_images(bundle, photo_folder, tmp_path, to
     assert open_bundle(bundle.folder).manifest == before
 
 
-def test_budget_without_readable_image_is_refused(bundle, tmp_path):
+def test_lowest_margins_without_readable_image_is_refused(bundle, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"")
     with pytest.raises(ImagesError, match="Not one image"):
         mined(bundle, tmp_path / "photos", 5)
 
 
-def test_budget_of_undecidable_images_keeps_the_proof(
+def test_lowest_margins_of_undecidable_images_keeps_the_proof(
     bundle, photo_folder, monkeypatch, tmp_path, no_openvino
 ):
     """Two of 45 photos are ties: too few to speak against the bundle, and all that was compared."""
@@ -209,7 +209,7 @@ def test_budget_of_undecidable_images_keeps_the_proof(
     assert not mined(bundle, folder, 3).verdicts[0].reasons
 
 
-def test_budget_takes_unrankable_images_first(bundle, photo_folder, monkeypatch):
+def test_lowest_margins_takes_unrankable_images_first(bundle, photo_folder, monkeypatch):
     from deploykit.runtime._onnxruntime import OnnxRuntimeSession
 
     run = OnnxRuntimeSession._run
@@ -230,27 +230,27 @@ def test_budget_takes_unrankable_images_first(bundle, photo_folder, monkeypatch)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"budget": 0}, "A budget of 0 photos compares nothing"),
-        ({"budget": -1}, "A budget of -1 photos compares nothing"),
-        ({"budget": 5, "max_images": 9}, "it takes no --max-images"),
-        ({"budget": 5, "self_test": True}, "--budget chooses the photos"),
+        ({"lowest_margins": 0}, "--lowest-margins 0 compares nothing"),
+        ({"lowest_margins": -1}, "--lowest-margins -1 compares nothing"),
+        ({"lowest_margins": 5, "max_images": 9}, "it takes no --max-images"),
+        ({"lowest_margins": 5, "self_test": True}, "--lowest-margins chooses among all photos"),
     ],
 )
-def test_budget_with_contradicting_options(bundle, fields, message):
+def test_lowest_margins_with_contradicting_options(bundle, fields, message):
     with pytest.raises(UsageError, match=message) as caught:
         verify_bundle(bundle, VerifyRequest(**fields))
     assert caught.value.hint
 
 
-def test_budget_without_images_folder(bundle):
+def test_lowest_margins_without_images_folder(bundle):
     update_manifest(bundle.folder, lambda m: msgspec.structs.replace(m, images=None))
     events = []
     with pytest.raises(UsageError, match="no folder of photos to choose from"):
-        verify_bundle(open_bundle(bundle.folder), VerifyRequest(budget=5), events.append)
+        verify_bundle(open_bundle(bundle.folder), VerifyRequest(lowest_margins=5), events.append)
     assert events == []
 
 
-def test_budget_without_runtime_is_refused_before_ranking(bundle, photo_folder, no_gpu):
+def test_lowest_margins_without_runtime_is_refused_before_ranking(bundle, photo_folder, no_gpu):
     from deploykit.errors import DeviceError
 
     events = []
@@ -259,7 +259,7 @@ def test_budget_without_runtime_is_refused_before_ranking(bundle, photo_folder, 
     assert not any("ranking" in str(event) for event in events)
 
 
-def test_budget_ranks_duplicates_once(bundle, photo_folder, tmp_path):
+def test_lowest_margins_ranks_duplicates_once(bundle, photo_folder, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(photo_folder, folder)
     lowest = mined(bundle, photo_folder, 1).answers.paths[0]
