@@ -34,6 +34,16 @@ _UNDECIDED = (
 )
 
 
+def accuracy_reason(budget: Budget | None) -> str | None:
+    """Why the closest decisions cannot be judged by what a graph was made within; else None."""
+    if budget is None or budget.of_flips is not None:
+        return None
+    return (
+        f"it was made within a budget of the accuracy ({' '.join(budget.options)}), about which "
+        "the photos with the lowest margins tell nothing"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Ranking:
     """A folder's images that can be compared, the lowest margin first.

@@ -10,7 +10,12 @@ from dataclasses import replace
 from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.golden import read_golden
 from deploykit.bundle.verdicts import ImageKind, ReferenceKind
-from deploykit.commands.verify.lowest_margins import judge_lowest, mining_of, rank_images
+from deploykit.commands.verify.lowest_margins import (
+    accuracy_reason,
+    judge_lowest,
+    mining_of,
+    rank_images,
+)
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
 from deploykit.errors import BundleError, GraphError, MissingError, UsageError
@@ -281,8 +286,8 @@ def _open_candidates(
         sessions.append(stack.enter_context(canonical))
     opened: set[tuple[str, Precision, str | bool]] = set()
     missing: dict[Candidate, MissingError] = {}
-    skipped: dict[Candidate, str] = {}
-    for candidate in candidates:
+    judgeable, skipped = _judgeable(bundle, request, candidates, progress)
+    for candidate in judgeable:
         # Of engines of one kind the newest is compared; graphs are one of a kind.
         is_engine = is_flavour(candidate.runtime)
         kind = candidate.runtime, candidate.precision, is_engine or candidate.file
@@ -309,6 +314,30 @@ def _open_candidates(
     for line in by_reason(told):
         progress(Note(f"skipped: {line}"))
     return sessions, skipped
+
+
+def _judgeable(
+    bundle: Bundle, request: VerifyRequest, candidates: Sequence[Candidate], progress: Progress
+) -> tuple[Sequence[Candidate], dict[Candidate, str]]:
+    """The candidates that the images can judge, and why they cannot judge the others.
+
+    Raises:
+        UsageError: They can judge none.
+    """
+    if request.lowest_margins is None or request.budget is not None:
+        return candidates, {}
+    made = budgets_of(bundle.manifest, [each.file for each in candidates], "photos")
+    reasons = [(each, accuracy_reason(made.get(each.file))) for each in candidates]
+    skipped = {each: reason for each, reason in reasons if reason is not None}
+    lines = [*by_reason([*skipped.items()])]
+    if lines and len(skipped) == len(candidates):
+        raise UsageError(
+            f"Nothing can be compared: {lines[0]}.",
+            hint="Compare all photos, without --lowest-margins; or judge by flips: --max-flips 1%",
+        )
+    for line in lines:
+        progress(Note(f"skipped: {line}"))
+    return [each for each in candidates if each not in skipped], skipped
 
 
 def _is_optional(candidate: Candidate, reason: MissingError) -> bool:

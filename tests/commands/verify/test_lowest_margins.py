@@ -5,17 +5,20 @@ import shutil
 import msgspec
 import numpy as np
 import pytest
-from bundle_files import contents, kept
+from bundle_files import contents, edited, kept
 from fake_session import FakeSession
 
 from deploykit.bundle.folder import open_bundle
-from deploykit.bundle.manifest import update_manifest
+from deploykit.bundle.manifest import SearchRecord, update_manifest
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import ImagesError, UsageError
+from deploykit.parity.budget import Budget
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.specs.heads import SingleLabel
 from deploykit.system.progress import Note, Step
+
+INT8 = "deploy/int8.onnx"
 
 
 @pytest.fixture
@@ -269,3 +272,57 @@ def test_lowest_margins_ranks_duplicates_once(bundle, photo_folder, tmp_path):
     assert (result.mining.ranked, result.mining.skipped, result.unreadable) == (45, 5, 0)
     assert len({(folder / path).read_bytes() for path in result.answers.paths}) == 6
     assert "5 more were skipped: duplicates" in " ".join(result.mining.sentences)
+
+
+@pytest.fixture
+def made_within(bundle):
+    """The bundle whose FP32 graph is called an INT8 graph that was made within a budget."""
+
+    def make(budget):
+        (bundle.folder / INT8).write_bytes((bundle.folder / "deploy/fp32.onnx").read_bytes())
+        manifest = bundle.manifest
+        search = SearchRecord(
+            runtime="onnxruntime-cpu", images=(), kept=(), integers=1, weight_bits=8, budget=budget
+        )
+        return edited(
+            bundle,
+            deploy={**manifest.deploy, "int8": INT8},
+            files={**manifest.files, INT8: manifest.files["deploy/fp32.onnx"]},
+            searches={INT8: search},
+        )
+
+    return make
+
+
+def test_lowest_margins_skip_what_its_accuracy_judges(made_within, photo_folder, no_openvino):
+    bundle = made_within(Budget(max_accuracy_drop=1))
+    events = []
+    result = mined(bundle, photo_folder, 5, events.append)
+    assert result.passed
+    assert INT8 not in {verdict.candidate.graph for verdict in result.verdicts}
+    (reason,) = {why for candidate, why in result.skipped.items() if candidate.file == INT8}
+    assert reason == (
+        "it was made within a budget of the accuracy (--max-accuracy-drop 1), about which the "
+        "photos with the lowest margins tell nothing"
+    )
+    notes = [event.message for event in events if isinstance(event, Note)]
+    (note,) = (note for note in notes if note.startswith("skipped: "))
+    assert note.startswith(f"skipped: {INT8} ")
+    assert note.endswith(f": {reason}")
+    flips = Budget(max_flip_rate=0.1)
+    assert mined(bundle, photo_folder, 5, precision="int8", budget=flips).passed
+
+
+def test_lowest_margins_of_accuracy_alone_are_refused(made_within, photo_folder, no_openvino):
+    bundle, events = made_within(Budget(max_accuracy_drop=1)), []
+    with pytest.raises(UsageError, match="Nothing can be compared: deploy/int8") as caught:
+        mined(bundle, photo_folder, 5, events.append, precision="int8")
+    assert "without --lowest-margins" in caught.value.hint
+    assert not any("ranking" in str(event) for event in events)
+
+
+def test_lowest_margins_judge_the_flips_of_a_budget(made_within, photo_folder, no_openvino):
+    bundle = made_within(Budget(max_flip_rate=0.4, max_accuracy_drop=1))
+    (verdict,) = mined(bundle, photo_folder, 5, precision="int8").verdicts
+    assert verdict.reasons == ()
+    assert verdict.budget == Budget(max_flip_rate=0.4)
