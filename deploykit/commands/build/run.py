@@ -117,10 +117,12 @@ def build_engine(
     """
     request = request or BuildRequest()
     choice(request.precision, BUILD_PRECISIONS, "precision for engines")
-    if request.budget is not None and request.precision == "fp32":
+    if request.precision == "fp32" and (
+        request.budget is not None or request.search_seconds != SEARCH_SECONDS
+    ):
         raise UsageError(
-            "--max-flips and --max-accuracy-drop are for what is below FP32, where no decision may "
-            "change.",
+            "--max-flips, --max-accuracy-drop and --search-seconds are for what is below FP32: no "
+            "decision may change in it, and no node is searched for.",
             hint="Leave them out, or build --precision fp16 or int8.",
         )
     gpu = find_gpu()
@@ -130,8 +132,9 @@ def build_engine(
         current_gpu()  # or the FP16 graph would be made first, and in vain
     tensorrt = open_flavour(flavour)
     sample = None
-    if gpu and (targets == (CURRENT,) or runs_on(targets, gpu)):
-        # The engine will be compared at the end: what is wrong with its images is said now.
+    runs_here = gpu is not None and (targets == (CURRENT,) or runs_on(targets, gpu))
+    if runs_here or request.images is not None or request.expected is not None:
+        # The engine may be compared at the end: what is wrong with its images is said now.
         sample = _proof_sample(bundle, request)
         require_labels(request.budget, sample.expected, sample.source)
     before = bundle

@@ -47,9 +47,11 @@ from deploykit.proof.reference import (
 )
 from deploykit.proof.text import flips_text
 from deploykit.proof.verdict import Verdict, kept_verdict
+from deploykit.runtime.opener import OPENVINO
 from deploykit.specs.model import KeptNode, Precision
 from deploykit.specs.value import Shown
 from deploykit.system.cpu import read_cpu, saturates_int8
+from deploykit.system.deps import need
 from deploykit.system.files import staged
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.text import counted
@@ -148,6 +150,8 @@ def quantize_bundle(
     """
     request = request or QuantizeRequest()
     schemes = request.schemes()
+    if request.runtime == OPENVINO:
+        need("openvino")  # or a calibration of minutes would be in vain
     split = quantization_images(
         bundle, request.precision, request.images, progress, request.expected
     )

@@ -127,6 +127,7 @@ def _compare(
         sample = read_sample(folder.path, (), preprocessing)  # chosen below
     else:
         sample = _sample(bundle, request, progress)
+        require_labels(request.budget, sample.expected, sample.source)
     with ExitStack() as stack:
         if reference is None and not request.self_test:
             reference = open_reference(bundle, request.reference, progress)
@@ -141,7 +142,6 @@ def _compare(
             chosen = ranking.files[: request.lowest_margins]
             sample = read_sample(folder.path, chosen, preprocessing, known)
         stack.callback(sample.close)
-        require_labels(request.budget, sample.expected, sample.source)
         sample.skip(frozenset() if request.self_test else calibration)
         compared = compare_embeddings(bundle, reference, candidates, stack, progress)
         answers = answer_images(

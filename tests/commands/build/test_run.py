@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,7 +14,15 @@ from deploykit.bundle.manifest import record_file
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.engine.flavour import open_flavour
 from deploykit.engine.passport import read_header, read_passport
-from deploykit.errors import BundleError, DependencyError, DeviceError, ParityError, UsageError
+from deploykit.errors import (
+    BundleError,
+    DependencyError,
+    DeviceError,
+    ImagesError,
+    InputError,
+    ParityError,
+    UsageError,
+)
 from deploykit.inference.candidates import named_candidates
 from deploykit.inference.engines import named_engine
 from deploykit.parity.budget import Budget
@@ -208,6 +217,13 @@ def test_build_engine_refuses_an_unproven_bundle(bundle, no_gpu, precision):
         ({"flavour": "tensorrt", "targets": ("sm89",)}, UsageError, "this machine only"),
         ({"targets": ("current",)}, DeviceError, "no NVIDIA driver"),
         ({"flavour": "tensorrt"}, DeviceError, "no NVIDIA driver"),
+        ({"precision": "fp32", "search_seconds": 5}, UsageError, "no node is searched for"),
+        ({"precision": "fp32", "images": Path("nowhere")}, ImagesError, "nowhere"),
+        (
+            {"precision": "fp32", "expected": Path("no.csv")},
+            InputError,
+            r"no\.csv",
+        ),
     ],
 )
 def test_build_engine_refuses_impossible_requests(bundle, no_gpu, request_, error, message):
@@ -215,7 +231,7 @@ def test_build_engine_refuses_impossible_requests(bundle, no_gpu, request_, erro
     with pytest.raises(error, match=message) as caught:
         build_engine(bundle, BuildRequest(**request_))
     assert contents(bundle) == before
-    assert caught.value.exit_code == {UsageError: 2, DeviceError: 5}[error]
+    assert caught.value.exit_code == error.exit_code
 
 
 def test_profile_refuses_impossible_batch_sizes():

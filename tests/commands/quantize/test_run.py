@@ -238,6 +238,13 @@ def test_quantize_refused_for_tensorrt_keeps_cpu_graph(toy, judged, there):
     assert (f"{INT8_TENSORRT_GRAPH} stays as it was made before" in said(notes)) == there
 
 
+def test_quantize_without_the_named_runtime_is_refused_first(toy, no_openvino):
+    events = []
+    with pytest.raises(DependencyError, match="openvino is not installed"):
+        quantize_bundle(toy("Colours"), QuantizeRequest(runtime=OPENVINO), events.append)
+    assert events == []
+
+
 def test_quantize_on_undecidable_images_is_refused(toy, tmp_path):
     bundle = toy("Colours")
     dark = make_photos(tmp_path / "dark", brightness=0)

@@ -112,7 +112,9 @@ def test_budget_is_shown_everywhere(turned, tmp_path):
     assert said in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_verify_accuracy_drop_without_labels(verify, photo_folder, tmp_path):
+def test_verify_accuracy_drop_without_labels(verify, photo_folder, tmp_path, monkeypatch):
+    """It is refused before anything is opened."""
+    monkeypatch.setattr("deploykit.commands.verify.run.open_reference", None)
     shutil.copytree(photo_folder / "red", tmp_path / "unsorted")
     code, _, err = verify("--images", tmp_path / "unsorted", "--max-accuracy-drop", 1)
     assert code == 2
