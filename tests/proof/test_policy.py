@@ -14,7 +14,8 @@ from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.bench import run as bench
 from deploykit.commands.build.proven_graph import proven_graph
 from deploykit.commands.inspect.bundle import inspect_bundle
-from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
+from deploykit.commands.quantize.request import QuantizeRequest
+from deploykit.commands.quantize.run import quantize_bundle
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import ParityError

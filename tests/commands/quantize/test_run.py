@@ -15,11 +15,8 @@ from PIL import Image
 from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
 from deploykit.bundle.manifest import record_file
 from deploykit.commands.quantize.int8 import ON_CPU, Int8
-from deploykit.commands.quantize.run import (
-    QuantizeRequest,
-    quantization_images,
-    quantize_bundle,
-)
+from deploykit.commands.quantize.request import QuantizeRequest
+from deploykit.commands.quantize.run import quantization_images, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
@@ -242,6 +239,13 @@ def test_quantize_refused_for_tensorrt_keeps_cpu_graph(toy, judged, there):
     assert (f"{INT8_TENSORRT_GRAPH} stays as it was made before" in said(notes)) == there
 
 
+def test_quantize_without_the_named_runtime_is_refused_first(toy, no_openvino):
+    events = []
+    with pytest.raises(DependencyError, match="openvino is not installed"):
+        quantize_bundle(toy("Colours"), QuantizeRequest(runtime=OPENVINO), events.append)
+    assert events == []
+
+
 def test_quantize_on_undecidable_images_is_refused(toy, tmp_path):
     bundle = toy("Colours")
     dark = make_photos(tmp_path / "dark", brightness=0)
@@ -432,7 +436,7 @@ def test_quantize_for_a_named_runtime(toy):
     ],
 )
 def test_quantize_request_schemes_by_cpu(monkeypatch, cpu, saturates, graphs):
-    monkeypatch.setattr("deploykit.commands.quantize.run.saturates_int8", lambda cpu: saturates)
+    monkeypatch.setattr("deploykit.commands.quantize.request.saturates_int8", lambda cpu: saturates)
     schemes = QuantizeRequest(cpu=cpu).schemes()
     assert sorted(each.graph for each in schemes) == sorted([*graphs, INT8_TENSORRT_GRAPH])
     assert schemes[0].graph == graphs[0]
