@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.bundle.accepted import MachineIdentity
-from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, Bundle
+from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, Bundle, deploy_graph
 from deploykit.errors import BundleError, UsageError
 from deploykit.runtime.opener import (
     CPU,
@@ -106,6 +106,14 @@ def _graph_for(bundle: Bundle, runtime: str, precision: Precision) -> str | None
     if precision == "int8" and INT8_AVX2_GRAPH in files and saturates_int8(read_cpu()):
         return INT8_AVX2_GRAPH
     return graph
+
+
+def for_other_cpus(bundle: Bundle) -> tuple[str, str] | None:
+    """The INT8 graph that is for CPUs of another kind than this one, and which these are."""
+    graphs = {deploy_graph("int8"): "with VNNI", INT8_AVX2_GRAPH: "without VNNI"}
+    taken = _graph_for(bundle, CPU, "int8")
+    others = (each for each in graphs if each in bundle.manifest.files and each != taken)
+    return next(((each, f"it is for CPUs {graphs[each]}") for each in others), None)
 
 
 def named_candidates(

@@ -24,6 +24,7 @@ from deploykit.inference.candidates import (
     Candidate,
     by_reason,
     engine_candidate,
+    for_other_cpus,
     named_candidates,
     open_candidate,
     with_embedded,
@@ -287,6 +288,7 @@ def _open_candidates(
     opened: set[tuple[str, Precision, str | bool]] = set()
     missing: dict[Candidate, MissingError] = {}
     judgeable, skipped = _judgeable(bundle, request, candidates, progress)
+    skipped |= _for_other_cpus(bundle, candidates, progress)
     for candidate in judgeable:
         # Of engines of one kind the newest is compared; graphs are one of a kind.
         is_engine = is_flavour(candidate.runtime)
@@ -314,6 +316,18 @@ def _open_candidates(
     for line in by_reason(told):
         progress(Note(f"skipped: {line}"))
     return sessions, skipped
+
+
+def _for_other_cpus(
+    bundle: Bundle, candidates: Sequence[Candidate], progress: Progress
+) -> dict[Candidate, str]:
+    """The INT8 graph of other CPUs beside this one's, with the reason why it is skipped."""
+    other = for_other_cpus(bundle)
+    if other is None or not any(each.precision == "int8" for each in candidates):
+        return {}
+    graph, reason = other
+    progress(Note(f"skipped: {graph}: {reason}"))
+    return {Candidate(graph, CPU, "int8"): reason}
 
 
 def _judgeable(

@@ -219,7 +219,7 @@ def test_quantize_within_a_budget_is_no_proof_for_auto(made):
     assert result.bundle.manifest.searches[INT8].budget == Budget(max_flip_rate=0.4)
     with open_best(result.bundle) as session:
         assert session.spec.precision == "fp32"
-    assert "within budget: at most 40 % of the decisions may change" in quantization_text(result)
+    assert "budget: at most 40 % of the decisions may change" in quantization_text(result)
 
 
 def test_graph_of_a_budget_is_judged_by_it_again(made):

@@ -462,6 +462,10 @@ def test_quantize_for_any_cpu_and_which_is_taken(toy, monkeypatch):
         assert {each.file for each in named_candidates(bundle, CPU, "int8")} == {graph}
         with open_best(bundle, runtime=CPU, precision="int8") as session:
             assert session.spec.graph == graph
+    notes = []
+    monkeypatch.setattr("deploykit.inference.candidates.saturates_int8", lambda cpu: False)
+    verify_bundle(bundle, VerifyRequest(runtime=CPU, keep=False), notes.append)
+    assert f"skipped: {INT8_AVX2_GRAPH}: it is for CPUs without VNNI" in said(notes)
     text = quantization_text(result)
     assert f"{INT8_AVX2_GRAPH}, made for {CPU}, CPUs without VNNI (weights of 7 bits): " in text
 

@@ -101,7 +101,7 @@ def test_budget_is_shown_everywhere(turned, tmp_path):
     within = judge(verdict.candidate, verdict.measurement, budget=Budget(max_accuracy_drop=15))
     result = replace(result, verdicts=(within,))
     said = (
-        "within budget: the accuracy may fall by at most 15 points; accuracy 13.3 points lower on "
+        "budget: the accuracy may fall by at most 15 points; accuracy 13.3 points lower on "
         "the same 30 images (95 %: 25.5 lower to 0.5 higher)"
     )
     text = verification_text(result)
