@@ -258,7 +258,7 @@ def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
 
     Args:
         path: The file; one that is there will be replaced.
-        what: What it is to be: ``output``, ``page``.
+        what: What it is to be: ``output``, ``page``, ``embeddings file``.
         endings: Those that it may have, in lower case.
 
     Raises:
@@ -283,7 +283,7 @@ def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
     if path.is_dir():
         raise UsageError(
             f"The {what} {path} is a folder.",
-            hint=f"Name a file in it: {path / f'{what}{endings[0]}'}",
+            hint=f"Name a file in it: {path / f'{what.split()[0]}{endings[0]}'}",
         )
     if not path.parent.is_dir():
         raise UsageError(
@@ -295,9 +295,16 @@ def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
             pass
     except OSError as exc:
         raise UsageError(
-            f"The {what}'s folder {path.parent} cannot be written to: {exc.strerror or exc}.",
+            f"The {what}'s folder {path.parent} cannot be written to: {refusal(exc)}.",
             hint="Check its permissions, or write somewhere else.",
         ) from exc
+
+
+def refusal(exc: OSError) -> str:
+    """Why the system makes no file in a folder that is there, in words."""
+    if isinstance(exc, FileNotFoundError):  # as of /proc, where "no such file" misleads
+        return "the system makes no files there"
+    return exc.strerror or str(exc)
 
 
 def check_page_path(path: Path) -> None:
