@@ -183,14 +183,14 @@ def _unknown(graph: ir.Graph, wanted: str) -> UsageError:
     )
     tensors = dict.fromkeys(value.name for node in graph for value in node.outputs if value.name)
     close = difflib.get_close_matches(wanted, sorted({*modules, *tensors}), _SHOWN)
-    some = sorted(modules, key=lambda path: path.count("."))[:_NAMES] or [*tensors][:_NAMES]
+    some = sorted(modules, key=lambda path: path.count(".")) or [*tensors]
     meant = f"Did you mean {' or '.join(close)}? " if close else ""
-    there = "" if close else f": {', '.join(some)}, ..."
+    there = f": {', '.join(some[:_NAMES])}{', ...' if len(some) > _NAMES else ''}"
     return UsageError(
         f"The graph has no module, tensor or node {wanted!r}. A module that computes nothing at "
         "inference, such as Dropout, or that is folded into the layer before it, such as "
         "BatchNorm2d, leaves none.",
-        hint=f"{meant}The names are those of the network's named_modules(){there}",
+        hint=f"{meant}The names are those of the network's named_modules(){'' if close else there}",
     )
 
 

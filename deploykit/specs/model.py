@@ -105,7 +105,7 @@ class Labels(Value, frozen=True):
                 f"The class name {barred[0]!r} has a |, which stands between the classes of an "
                 "image in tables: they could not be told apart.",
                 hint="Rename the class where it is named, such as "
-                f"{barred[0].replace('|', '/')!r}.",
+                f"{barred[0].replace('|', '-')!r}.",
             )
 
     @classmethod
