@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
 
-from deploykit.errors import UsageError
+from deploykit.errors import InputError, UsageError
 
 _STAGING = ".new-"
 _RANDOM_BYTES = 4
@@ -60,6 +60,9 @@ def home_of(folder: Path) -> Iterator[Path]:
 
     Yields:
         A staging folder, see :func:`staged`.
+
+    Raises:
+        InputError: The system makes no folder there.
     """
     home = folder.parent
     missing = [each for each in (home, *home.parents) if not each.exists()]
@@ -70,9 +73,12 @@ def home_of(folder: Path) -> Iterator[Path]:
                     home.mkdir(parents=True, exist_ok=True)
                     beside = stack.enter_context(staged(home))
                     break
-                except FileNotFoundError:  # who else has made the home has just removed it
+                except FileNotFoundError as exc:  # who else has made the home has just removed it
                     if not left:
-                        raise
+                        raise InputError(
+                            f"The folder {home} cannot be made: {refusal(exc)}.",
+                            hint="Write somewhere else.",
+                        ) from exc
             yield beside
     finally:
         for each in missing:
