@@ -21,7 +21,7 @@ from deploykit.bundle.onnx_file import check_graph_file, check_meaning
 from deploykit.errors import BundleError, GraphError, UsageError
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Shown
-from deploykit.system.files import home_of
+from deploykit.system.files import home_of, refusal
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.text import command_line
 
@@ -350,7 +350,7 @@ def _locked(folder: Path) -> Iterator[None]:
             yield
     except OSError as exc:
         raise BundleError(
-            f"{folder.parent} cannot be written to ({exc.strerror or exc}).",
+            f"{folder.parent} cannot be written to ({refusal(exc)}).",
             hint="Make it writable, or choose another --artifacts.",
         ) from exc
 

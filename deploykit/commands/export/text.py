@@ -40,7 +40,7 @@ def _head_lines(result: ExportResult) -> Iterator[str]:
     manifest, error = result.bundle.manifest, result.activation_error
     head = manifest.labels.head
     if head.thresholds:
-        yield f"head           {head.describe()}"
+        yield f"head           {head.describe(manifest.labels.names)}"
     if error is not None:
         yield (
             f"probabilities  the network ends in a {manifest.architecture.activation}, left out of "

@@ -146,7 +146,7 @@ def _origin_lines(manifest: Manifest) -> Iterator[str]:
     )
     yield _line("checkpoint", f"{checkpoint.path} ({checkpoint.sha256[:12]})")
     if manifest.labels.head.thresholds:
-        yield _line("head", manifest.labels.head.describe())
+        yield _line("head", manifest.labels.head.describe(manifest.labels.names))
     yield _line("classes", f"{_names(manifest.labels.names)} ({manifest.labels.source})")
     preprocessing = manifest.preprocessing
     yield _line("preprocessing", f"{preprocessing.describe()} ({preprocessing.source})")
@@ -172,7 +172,7 @@ def _graph_lines(found: GraphInspection) -> Iterator[str]:
         yield _line("kept", f"{len(found.kept)} nodes compute in FP32")
     yield from _kept_lines(found.kept)
     if found.head is not None:
-        yield _line("head", found.head.describe())
+        yield _line("head", found.head.describe(found.labels or ()))
     yield _line("classes", _names(found.labels) if found.labels else "it carries none")
     preprocessing = found.preprocessing
     yield _line("preprocessing", preprocessing.describe() if preprocessing else "it carries none")

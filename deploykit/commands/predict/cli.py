@@ -20,6 +20,7 @@ from deploykit.console.options import (
     Tf32,
     Verbose,
     named_path,
+    only_one,
     parsed_precision,
     whole_number,
 )
@@ -59,11 +60,11 @@ def predict(
         ),
     ] = None,
     html: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(metavar="FILE", help="Write an HTML page with the images and their classes."),
     ] = None,
     embeddings: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             metavar="FILE",
             help="Write what the network's last layer takes of each image, too: .npy or .parquet; "
@@ -164,12 +165,13 @@ def predict(
 
         progress = console.progress
         known_precision = parsed_precision(precision)
+        page, vectors = only_one(html, "--html"), only_one(embeddings, "--embeddings")
         with Outputs(
             paths,
             source=source,
-            page=html,
+            page=page,
             expected=expected,
-            embeddings=embeddings,
+            embeddings=vectors,
             emit=emit,
             resume=resume,
             overwrite=overwrite,
@@ -184,7 +186,7 @@ def predict(
                 threads=threads,
                 expected=expected,
                 done=outputs.done,
-                embeddings=embeddings is not None,
+                embeddings=vectors is not None,
             )
             chosen = find_bundle(bundle, artifacts, progress)
             with PredictionRun(chosen, request, progress) as run:
@@ -194,17 +196,17 @@ def predict(
                 _note_resumption(outputs, console, resume=resume)
                 with _telling_what_is_kept(outputs, console):
                     nothing_predicted = write_run(run, outputs, progress)
-                    if html is not None and outputs.journal is not None:
+                    if page is not None and outputs.journal is not None:
                         from deploykit.commands.predict.page import write_prediction_page
 
                         rows, status = outputs.journal.rows(), status_of_run(chosen, spec)
-                        write_prediction_page(run, status, rows, html, progress)
+                        write_prediction_page(run, status, rows, page, progress)
                 outputs.finish()
         if nothing_predicted:
             raise nothing_predicted
         failed, status = run.tally.failures.total(), status_of_run(chosen, spec)
-        written = [*outputs.tables, *filter(None, [html, embeddings])]
-        record = chosen.manifest.embeddings if embeddings else None
+        written = [*outputs.tables, *filter(None, [page, vectors])]
+        record = chosen.manifest.embeddings if vectors else None
         console.result(
             lambda: prediction_value(run, status, written, record),
             lambda: "" if quiet else prediction_text(run, status, written, record),

@@ -54,7 +54,7 @@ class EmbeddingsFile(Closing):
     """
 
     def __init__(self, path: Path) -> None:
-        check_destination(path, "embeddings", ENDINGS)
+        check_destination(path, "embeddings file", ENDINGS)
         if path.suffix.lower() == ".parquet":
             check_installed("pyarrow")
         self.path = path

@@ -225,7 +225,9 @@ def test_embeddings_of_another_program_are_kept(predict):
         (("--embeddings", "e.npy", "--precision", "int8"), "computed in FP32"),
         (("--embeddings", "e.npy", "--runtime", "tensorrt"), "gives no embeddings"),
         (("--embeddings", "e.parquet", "--output", "e.parquet"), "same file"),
-        (("--embeddings", "none/e.npy"), "does not exist"),
+        (("--embeddings", "none/e.npy"), "The embeddings file's folder none does not exist"),
+        (("--embeddings", "e.npy", "--embeddings", "f.parquet"), "--embeddings is given 2 times"),
+        (("--html", "a.html", "--html", "b.html"), "--html is given 2 times"),
     ],
 )
 def test_embeddings_that_cannot_be_are_refused(predict, options, words):
