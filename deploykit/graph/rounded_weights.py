@@ -65,7 +65,8 @@ class InputMoments:
         self.samples += rows.shape[1]
         self.sums += rows.sum(axis=1, dtype=np.float64)
         if self.products is not None:
-            self.products += rows.transpose(0, 2, 1) @ rows
+            with np.errstate(over="ignore", invalid="ignore"):  # see covariance
+                self.products += rows.transpose(0, 2, 1) @ rows
 
     @property
     def mean(self) -> Array:
@@ -74,8 +75,8 @@ class InputMoments:
 
     @property
     def covariance(self) -> Array | None:
-        """(G, I, I), damped; None where only the mean is known."""
-        if self.products is None or not self.samples:
+        """(G, I, I), damped; None where only the mean is known, or products were too large."""
+        if self.products is None or not self.samples or not np.isfinite(self.products).all():
             return None
         mean = self.sums / self.samples
         found = self.products / self.samples - mean[:, :, None] * mean[:, None, :]

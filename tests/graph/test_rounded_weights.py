@@ -165,6 +165,14 @@ def test_rounded_weight_of_a_covariance_that_is_none():
     np.testing.assert_array_equal(found.integers, rounded_weight(layer, None, 127).integers)
 
 
+def test_rounded_weight_of_inputs_whose_products_overflow():
+    layer = one_layer(GEMM, weight=(5, 24))
+    rows = 1e25 * correlated(np.random.default_rng(2), 60, 24)
+    found = rounded_weight(layer, gathered(layer, rows), 127)
+    np.testing.assert_array_equal(found.integers, rounded_weight(layer, None, 127).integers)
+    assert np.isfinite(found.bias).all()
+
+
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_rounded_weight_of_inputs_that_never_vary(value):
     layer = one_layer(GEMM, weight=(5, 24))
