@@ -19,7 +19,7 @@ from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, open_bundle
 from deploykit.errors import BundleError, MissingError
 from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.proof.reference import ReferenceRequest, module_reason, module_reference
-from deploykit.runtime._base import network_input, normalised
+from deploykit.runtime._base import normalised
 from deploykit.runtime.opener import graph_precision
 from deploykit.specs.model import Precision
 from deploykit.specs.session import ImageBatch
@@ -50,7 +50,7 @@ def opened(way: str, bundle: Bundle) -> Callable[[ImageBatch], object]:
 
         def eager(images: ImageBatch) -> object:
             with torch.inference_mode():
-                return module(network_input(images, preprocessing, torch.device("cpu")))
+                return module(torch.from_numpy(normalised(images, preprocessing)))
 
         return eager
     if way == PLAIN_ORT:
