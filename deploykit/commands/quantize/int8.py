@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -128,17 +129,7 @@ class Int8(Strategy):
 
     def open(self, graph: ir.Model | Path, runtime: str) -> Session:
         """Open it there; a trial with one stream, so that nothing is compiled twice."""
-        from deploykit.graph.instruments import model_bytes
-
-        return open_graph(
-            graph if isinstance(graph, Path) else model_bytes(graph),
-            name=self.scheme.graph,
-            runtime=runtime,
-            precision="int8",
-            preprocessing=self._manifest.preprocessing,
-            labels=self._manifest.labels,
-            pipelined=not isinstance(graph, Path),
-        )
+        return self._opened(graph, runtime, "int8", pipelined=not isinstance(graph, Path))
 
     def fp32_nodes(self, graph: ir.Model, keep: NodeSet) -> Sequence[ir.Node]:
         """Those that the search kept."""
@@ -199,7 +190,8 @@ class Int8(Strategy):
         if self.scheme.cpu is not None:  # on a GPU the nodes' times are other ones
             batch = {DEPLOY_INPUT: every[:_TIMED_BATCH]}
             self.costs = node_milliseconds(model_bytes(self._graph), batch)
-        self._moved = {takers[name]: each for name, each in zip(tensors, moved, strict=False)}
+        for name, each in zip(tensors, moved, strict=False):  # what takes two spares both
+            self._moved[takers[name]] = math.hypot(self._moved.get(takers[name], 0.0), each)
         return [
             (
                 takers[tensors[index]],
@@ -235,8 +227,8 @@ class Int8(Strategy):
             return None
         batch = self._images.images[:_TIMED_BATCH]
         with (
-            self._opened(self.converted(keep), "int8") as lowered,
-            self._opened(self._graph, "fp32") as fp32,
+            self._opened(self.converted(keep), self.runtime, "int8") as lowered,
+            self._opened(self._graph, self.runtime, "fp32") as fp32,
         ):
             seconds: list[list[float]] = [[], []]
             for run in range(_TIMED_RUNS + 1):
@@ -247,16 +239,24 @@ class Int8(Strategy):
                         found.append(time.perf_counter() - start)
         return float(np.median(seconds[1]) / np.median(seconds[0]))
 
-    def _opened(self, graph: ir.Model, precision: Precision) -> Session:
+    def _opened(
+        self,
+        graph: ir.Model | Path,
+        runtime: str,
+        precision: Precision,
+        *,
+        pipelined: bool = False,
+    ) -> Session:
         from deploykit.graph.instruments import model_bytes
 
         return open_graph(
-            model_bytes(graph),
+            graph if isinstance(graph, Path) else model_bytes(graph),
             name=deploy_graph("fp32") if precision == "fp32" else self.scheme.graph,
-            runtime=self.runtime,
+            runtime=runtime,
             precision=precision,
             preprocessing=self._manifest.preprocessing,
             labels=self._manifest.labels,
+            pipelined=pipelined,
         )
 
 
