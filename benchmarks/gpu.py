@@ -28,7 +28,7 @@ from deploykit.errors import DeploykitError
 from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.inference.engines import engines_of, open_bundle_engine
 from deploykit.models.registry import resolve_architecture
-from deploykit.runtime._base import network_input
+from deploykit.runtime._base import normalised
 from deploykit.specs.session import ImageBatch, Logits
 from deploykit.system.gpu import need_gpu
 from deploykit.system.text import table_text
@@ -102,7 +102,9 @@ def torch_ways(bundle: Bundle) -> list[Way]:
 
         def run(images: ImageBatch) -> Logits:
             with torch.inference_mode():
-                batch = network_input(images, manifest.preprocessing, device).to(**form)
+                batch = torch.from_numpy(normalised(images, manifest.preprocessing)).to(
+                    device, **form
+                )
                 return module(batch).float().cpu().numpy()
 
         return Way(name, one_by_one(run))

@@ -84,6 +84,8 @@ class Source:
                 self._sample.drawn(),
                 self._sample.digests,
                 answer_extremes(session, silent),
+                expected={},
+                budget=None,
             )
 
     @cached_property

@@ -19,8 +19,8 @@ from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle, open_bundle
 from deploykit.errors import BundleError, MissingError
 from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.proof.reference import ReferenceRequest, module_reason, module_reference
-from deploykit.runtime._base import network_input, normalised
-from deploykit.runtime.opener import graph_precision, module_of
+from deploykit.runtime._base import normalised
+from deploykit.runtime.opener import graph_precision
 from deploykit.specs.model import Precision
 from deploykit.specs.session import ImageBatch
 from deploykit.system.deps import need
@@ -46,11 +46,11 @@ def opened(way: str, bundle: Bundle) -> Callable[[ImageBatch], object]:
 
         if reason := module_reason(bundle):
             raise MissingError(reason)
-        module = module_of(module_reference(bundle, ReferenceRequest()).session).eval()
+        module = module_reference(bundle, ReferenceRequest()).session.module.eval()
 
         def eager(images: ImageBatch) -> object:
             with torch.inference_mode():
-                return module(network_input(images, preprocessing, torch.device("cpu")))
+                return module(torch.from_numpy(normalised(images, preprocessing)))
 
         return eager
     if way == PLAIN_ORT:

@@ -19,7 +19,6 @@ from deploykit.images.batches import read_batch
 from deploykit.images.scan import ImageFile
 from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.proof.reference import ReferenceRequest, module_reason, module_reference
-from deploykit.runtime.opener import module_of
 from deploykit.specs.session import ImageBatch, Session
 from deploykit.system.threads import StageClock, usable_cpus
 
@@ -56,7 +55,7 @@ def load_module(bundle: Bundle) -> Any:
     """The bundle's network in torch, with the recorded checkpoint's weights."""
     if reason := module_reason(bundle):
         raise SystemExit(reason)
-    return module_of(module_reference(bundle, ReferenceRequest()).session)
+    return module_reference(bundle, ReferenceRequest()).session.module
 
 
 def transforms_of(bundle: Bundle) -> Any:

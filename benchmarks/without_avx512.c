@@ -5,7 +5,8 @@
 
    Linux on x86-64, where the CPU can make CPUID fault (`cpuid_fault` in /proc/cpuinfo): each CPUID
    of the program then raises SIGSEGV, and is answered here without those instruction sets. All else
-   runs at full speed. Programs that read /proc/cpuinfo instead of asking the CPU still see them. */
+   runs at full speed. Programs that read /proc/cpuinfo instead of asking the CPU still see them; those
+   with a handler of their own for SIGSEGV end (pytest: -p no:faulthandler). */
 
 #define _GNU_SOURCE
 #include <signal.h>

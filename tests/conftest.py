@@ -109,7 +109,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def exact_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     """INT8 graphs are made and chosen as on a CPU with VNNI, on whichever CPU the tests run."""
-    for module in ("commands.quantize.run", "inference.candidates"):
+    for module in ("commands.quantize.request", "commands.quantize.run", "inference.candidates"):
         monkeypatch.setattr(f"deploykit.{module}.saturates_int8", lambda cpu: False)
 
 

@@ -39,7 +39,7 @@ COMMANDS = [
     "verify",
     "verify --images photos --stages --layers --html page.html --junit parity.xml",
     "verify --self-test",
-    "verify --budget 5 --images photos",
+    "verify --lowest-margins 5 --images photos",
     "quantize --images photos",
     "build-trt --images photos --precision fp16",
     "bench --images photos --seconds 0.1 --batch-sizes 2",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-from deploykit.bundle.verdicts import ImageSet
+from deploykit.bundle.verdicts import CandidateKey, ImageSet, ReferenceKind
 from deploykit.parity.similarity import Similarity
 from deploykit.specs.embeddings import Tap
 from deploykit.specs.value import Value
+from deploykit.system.deps import runtime_version
 
 #: The FP32 deploy graph with a second output, ``embedding`` float32 [N, E].
 EMBEDDINGS_GRAPH = "deploy/fp32-embeddings.onnx"
 
 
 class KeptSimilarity(Value, frozen=True):
-    """How near the embeddings of a runtime were to the torch module's.
+    """How near the embeddings of a runtime were to the reference's.
 
     Attributes:
         graph_sha256: Of the graph when it was measured.
@@ -24,6 +25,8 @@ class KeptSimilarity(Value, frozen=True):
         similarity: What was found.
         created: When, UTC, ISO 8601.
         versions: Of the packages that took part.
+        reference_kind: What they were compared with: the torch ``module``, or the canonical
+            ``graph``.
     """
 
     graph_sha256: str
@@ -33,21 +36,34 @@ class KeptSimilarity(Value, frozen=True):
     similarity: Similarity
     created: str
     versions: dict[str, str]
+    reference_kind: ReferenceKind = "module"
+
+    @property
+    def key(self) -> CandidateKey:
+        """What it is about."""
+        return CandidateKey(self.graph_sha256, self.runtime, "fp32", self.device)
+
+    @property
+    def runtime_version(self) -> str:
+        """Version of the runtime, or "" if unknown."""
+        return runtime_version(self.runtime, self.versions)
 
     def replaces(self, old: KeptSimilarity) -> bool:
         """Whether only this one is kept: the last on at least as many images, or one that failed.
 
-        A runtime has one on each device, whatever its version.
+        Another version of the runtime is another thing to judge. What was compared with the
+        canonical graph takes away what passed by the torch module, and replaces nothing else of
+        that: only the module shows whether the tensor is the module's.
         """
-        if (self.graph_sha256, self.runtime, self.device) != (
-            *(old.graph_sha256, old.runtime),
-            old.device,
-        ):
+        if self.key != old.key or self.runtime_version != old.runtime_version:
+            return False
+        if old.similarity.passed and not self.similarity.passed:
+            return True
+        if self.reference_kind == "graph" and old.reference_kind == "module":
             return False
         ours = self.images.kind == "photos", self.similarity.images
         theirs = old.images.kind == "photos", old.similarity.images
-        newer = self.versions != old.versions
-        return ours >= theirs or newer or (old.similarity.passed and not self.similarity.passed)
+        return ours >= theirs
 
 
 class EmbeddingsRecord(Value, frozen=True):
@@ -72,11 +88,18 @@ class EmbeddingsRecord(Value, frozen=True):
             return self
         return msgspec.structs.replace(self, similarities=(*others, found))
 
-    def similarity_on(self, runtime: str, device: str | None = None) -> KeptSimilarity | None:
-        """The newest on a runtime, and on a device where one is named; None where there is none."""
+    def similarity_on(self, key: CandidateKey, runtime_version: str) -> KeptSimilarity | None:
+        """What is known of a graph on a runtime, in one version, and a device; None for nothing.
+
+        One that failed comes first, then what was compared with the torch module.
+        """
         found = [
             each
             for each in self.similarities
-            if each.runtime == runtime and device in (None, each.device)
+            if each.key == key and each.runtime_version == runtime_version
         ]
-        return found[-1] if found else None
+        return min(
+            found,
+            key=lambda each: (each.similarity.passed, each.reference_kind != "module"),
+            default=None,
+        )

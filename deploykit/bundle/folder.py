@@ -21,7 +21,7 @@ from deploykit.bundle.onnx_file import check_graph_file, check_meaning
 from deploykit.errors import BundleError, GraphError, UsageError
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Shown
-from deploykit.system.files import home_of
+from deploykit.system.files import home_of, refusal
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.text import command_line
 
@@ -340,17 +340,17 @@ def new_bundle(folder: Path, *, overwrite: bool) -> Iterator[Path]:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold a bundle's lock while it is replaced; where bundles are not yet kept, none is needed."""
-    if not folder.parent.is_dir():
-        yield
-        return
     try:
         with contextlib.ExitStack() as lock:
-            with contextlib.suppress(FileNotFoundError):  # who made the home has just removed it
-                lock.enter_context(locked(folder, replacing=True))
+            while folder.parent.is_dir():
+                # Whoever made the home may just have removed it.
+                with contextlib.suppress(FileNotFoundError):
+                    lock.enter_context(locked(folder, replacing=True))
+                    break
             yield
     except OSError as exc:
         raise BundleError(
-            f"{folder.parent} cannot be written to ({exc.strerror or exc}).",
+            f"{folder.parent} cannot be written to ({refusal(exc)}).",
             hint="Make it writable, or choose another --artifacts.",
         ) from exc
 

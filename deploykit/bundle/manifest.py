@@ -29,6 +29,7 @@ from deploykit.system.files import (
     move_into_place,
     open_file,
     read_file,
+    refusal,
     remove_partials,
     replacing,
 )
@@ -314,6 +315,11 @@ def locked(folder: Path, *, replacing: bool = False) -> Iterator[None]:
             if (folder / MANIFEST_NAME).exists() and not (replacing and os.name == "nt"):
                 locks.enter_context(held(folder.resolve() / LOCK_NAME, seconds=_LOCK_SECONDS))
         except Timeout as exc:
+            if not Path(exc.lock_file).exists():  # nobody holds it: as in /proc, it cannot be made
+                raise BundleError(
+                    f"{folder.parent} cannot be written to: {refusal(FileNotFoundError())}.",
+                    hint="Choose another --artifacts.",
+                ) from exc
             raise BundleError(
                 f"Another process has been changing {folder} for {_LOCK_SECONDS:.0f} seconds.",
                 hint="Wait until it is done, and run this again.",

@@ -209,6 +209,8 @@ _SURE = (
     r"|(?:onnxruntime-|tensorrt|openvino|rehearsal|cpu|cuda|sm\d)[\w-]*|[\w-]+\.\w+(?::\w+)?|\w+=[\w.,]*\w)"
 )
 _COMMANDS = {"build-trt": "build_engine"}
+#: Options whose arguments have another name.
+_RENAMED = {"arch-arg": "arch_args", "for": "cpu"}
 _DIAGNOSES = ("stages", "layers")
 
 
@@ -230,7 +232,7 @@ def _options() -> dict[str, bool]:
     """The options that functions take as arguments, and whether each is a switch."""
     import deploykit
 
-    found = {"no-diagnose": True, "arch-arg": False}
+    found = {"no-diagnose": True, **dict.fromkeys(_RENAMED, False)}
     for name in filter(str.islower, deploykit.__all__):
         for argument, parameter in inspect.signature(getattr(deploykit, name)).parameters.items():
             found[argument.replace("_", "-")] = isinstance(parameter.default, bool)
@@ -264,18 +266,23 @@ def _call(match: re.Match[str]) -> str:
 
 def _arguments(options: str) -> str:
     """``--images DIR --tf32`` => ``images=DIR, tf32=True``."""
-    found = re.findall(rf"--([a-z][a-z0-9-]*)(?: (?!--)({_WORD}))?", options)
-    return ", ".join(_argument(name, value) for name, value in found)
+    given: dict[str, list[str]] = {}
+    for name, value in re.findall(rf"--([a-z][a-z0-9-]*)(?: (?!--)({_WORD}))?", options):
+        given.setdefault(name, []).append(value)
+    return ", ".join(_argument(name, values) for name, values in given.items())
 
 
-def _argument(option: str, value: str) -> str:
-    name = "arch_args" if option == "arch-arg" else option.replace("-", "_")
+def _argument(option: str, values: list[str]) -> str:
+    """An option with its values: several if it was repeated, "" if it was named alone."""
+    name = _RENAMED.get(option, option.replace("-", "_"))
     if _options()[option]:
         return "diagnose=False" if option == "no-diagnose" else f"{name}=True"
-    if option == "arch-arg" and "=" in value:
-        key, _, value = value.partition("=")
-        return f"{name}={{{key!r}: {_literal(value)}}}"
-    return f"{name}={_literal(value)}" if value else name
+    if option == "arch-arg" and all("=" in value for value in values):
+        pairs = (value.split("=", 1) for value in values)
+        return f"{name}={{{', '.join(f'{key!r}: {_literal(value)}' for key, value in pairs)}}}"
+    if len(values) > 1:
+        return f"{name}=[{', '.join(map(_literal, values))}]"
+    return f"{name}={_literal(values[0])}" if values[0] else name
 
 
 def _literal(value: str) -> str:
@@ -284,6 +291,8 @@ def _literal(value: str) -> str:
         return value
     if re.fullmatch(r"[\d.]+(?:,[\d.]+)+", value):
         return f"({value.replace(',', ', ')})"
+    if memory := re.fullmatch(r"(\d+)([KMG])iB", value):
+        return f"{memory[1]} * 2**{10 * (1 + 'KMG'.index(memory[2]))}"
     return repr(value.strip("'\""))
 
 

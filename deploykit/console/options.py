@@ -12,7 +12,7 @@ import typer
 from deploykit.console.help import GENERAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from deploykit.specs.model import Precision
 
@@ -186,6 +186,22 @@ Expected = Annotated[
         "their folders tell]",
     ),
 ]
+
+
+def only_one(values: Sequence[Path] | None, option: str) -> Path | None:
+    """The one value of an option that writes one file: of two, one would be lost.
+
+    Raises:
+        UsageError: There are several.
+    """
+    if values and len(values) > 1:
+        from deploykit.errors import UsageError
+
+        raise UsageError(
+            f"{option} is given {len(values)} times: {', '.join(map(str, values))}.",
+            hint="One run writes one such file: leave the others out.",
+        )
+    return values[0] if values else None
 
 
 def whole_number(text: str) -> int:

@@ -78,7 +78,7 @@ def parse_targets(texts: Sequence[str], flavour: Flavour = "tensorrt_rtx") -> tu
     return targets or ((CURRENT,) if flavour == "tensorrt" else (PORTABLE,))
 
 
-def _runs_on(targets: tuple[str, ...], gpu: Gpu) -> bool:
+def runs_on(targets: tuple[str, ...], gpu: Gpu) -> bool:
     """Whether an engine of TensorRT for RTX may run on a GPU.
 
     Args:
@@ -324,7 +324,7 @@ def reason(passport: Passport, *, tensorrt_version: str, gpu: Gpu) -> Reason | N
     elif (
         passport.gpu != BuiltOn(name=gpu.name, compute_capability=gpu.compute_capability)
         if passport.flavour == "tensorrt"
-        else not _runs_on(passport.compute_capabilities, gpu)
+        else not runs_on(passport.compute_capabilities, gpu)
     ):
         misfit = f"was built for {passport.needs}; this machine has {gpu.name} ({gpu.target})"
     else:
@@ -342,14 +342,20 @@ def how_to_build_again(passport: Passport, *targets: str) -> str:
         for target in targets or passport.targets:
             words += ("--target", target)
     words += ("--precision", passport.precision)
+    return command_line([*words, *size_options(passport.profile, passport.workspace_bytes)])
+
+
+def size_options(profile: Profile, workspace_bytes: int | None) -> list[str]:
+    """The options for batches and memory that are not the default's."""
+    words: list[str] = []
     default = Profile()
     for name in ("min_batch", "opt_batch", "max_batch"):
-        batch = getattr(passport.profile, name)
+        batch = getattr(profile, name)
         if batch != getattr(default, name):
             words += (f"--{name.replace('_', '-')}", str(batch))
-    if passport.workspace_bytes is not None:
-        words += ("--workspace", _binary(passport.workspace_bytes))
-    return command_line(words)
+    if workspace_bytes is not None:
+        words += ("--workspace", _binary(workspace_bytes))
+    return words
 
 
 #: The flavour and the precision in the name of a passport, see :attr:`Passport.engine`.

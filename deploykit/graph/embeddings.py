@@ -19,6 +19,8 @@ _TAP = "Take another: --tap NAME, by the name of a module of the network or of a
 #: Products of a tensor with weights.
 _LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 _SHOWN = 4
+#: Of the network's modules, where none is nearly what the user wrote.
+_NAMES = 8
 _Side: TypeAlias = Literal["input", "output"]
 
 
@@ -175,17 +177,20 @@ def _given_by(graph: ir.Graph, module: str) -> list[ir.Value]:
 
 
 def _unknown(graph: ir.Graph, wanted: str) -> UsageError:
-    paths = {_path(node) for node in graph}
-    modules = {path.rsplit(".", up)[0] for path in paths for up in range(path.count(".") + 1)}
-    tensors = {value.name or "" for node in graph for value in node.outputs}
-    close = difflib.get_close_matches(wanted, sorted((modules | tensors) - {""}), _SHOWN)
+    paths = [path for node in graph if (path := _path(node))]  # in the order of the network
+    modules = dict.fromkeys(
+        path.rsplit(".", up)[0] for path in paths for up in range(path.count("."), -1, -1)
+    )
+    tensors = dict.fromkeys(value.name for node in graph for value in node.outputs if value.name)
+    close = difflib.get_close_matches(wanted, sorted({*modules, *tensors}), _SHOWN)
+    some = sorted(modules, key=lambda path: path.count(".")) or [*tensors]
     meant = f"Did you mean {' or '.join(close)}? " if close else ""
+    there = f": {', '.join(some[:_NAMES])}{', ...' if len(some) > _NAMES else ''}"
     return UsageError(
         f"The graph has no module, tensor or node {wanted!r}. A module that computes nothing at "
         "inference, such as Dropout, or that is folded into the layer before it, such as "
         "BatchNorm2d, leaves none.",
-        hint=f"{meant}The names are those of the network's named_modules(), and of the nodes and "
-        "tensors in the bundle's model.onnx.",
+        hint=f"{meant}The names are those of the network's named_modules(){'' if close else there}",
     )
 
 

@@ -7,16 +7,20 @@ import hashlib
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from deploykit.errors import InputError
 from deploykit.images.scan import IMAGE_EXTENSIONS, read_text
 
+_Row: TypeAlias = list[str]
 _DELIMITERS = (",", ";", "\t")
 #: Between names in one cell; a name that has one itself is taken whole where it is a class.
-_BETWEEN = re.compile(r"\s*[|;,]\s*")
+_BETWEEN = re.compile(r"\s*[;,]\s*")
+#: The same where a cell has one, and then nothing else is: no class of several has it in its name.
+_BAR = re.compile(r"\s*[|]\s*")
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 #: Of a column that tells the class, whichever it is.
 _PLAIN_HEADS = frozenset({"class", "classes", "label", "labels", "target", "y"})
@@ -48,9 +52,9 @@ def read_label_table(
 
     Args:
         path: A CSV, with commas, semicolons or tabs. The first column is an image's path. The
-            others hold names, one or several in a cell (``cat|dog``, ``cat; dog``), none or an
-            empty cell for an image of no class; or each is named in a header after a class, and has
-            0 or 1.
+            others hold names, one or several in a cell (``cat|dog``, else ``cat; dog``), none or
+            an empty cell for an image of no class; or each is named in a header after a class, and
+            has 0 or 1.
         labels: The classes that there are; None to take them from the table.
         several: Whether an image may be of any number of classes. Else it is of exactly one, and of
             two classes the column of one says enough.
@@ -61,26 +65,47 @@ def read_label_table(
     text = read_text(path, "table of labels", "image")
     try:
         known, rows = _table_of(text, labels, several=several)
-    except (ValueError, csv.Error) as exc:
+    except ValueError as exc:
         raise InputError(f"The labels in {path} are not clear: {exc}.", hint=_HINT) from exc
     return LabelTable(known, rows, hashlib.sha256(text.encode()).hexdigest())
+
+
+def table_rows(text: str, delimiters: Sequence[str] = _DELIMITERS) -> Iterator[tuple[int, _Row]]:
+    """The rows of a CSV that are not empty, with the lines that they end in, from 1.
+
+    Args:
+        text: Its lines end as on any system.
+        delimiters: What may be between cells: it is what the first line has most of.
+
+    Raises:
+        ValueError: A cell is longer than the csv module takes.
+    """
+    stream = io.StringIO(text, newline=None)
+    first = stream.getvalue().lstrip("\n").partition("\n")[0]
+    reader = csv.reader(stream, delimiter=max(delimiters, key=first.count))
+    try:
+        for row in reader:
+            if cells := [cell.strip() for cell in row if any(map(str.strip, row))]:
+                yield reader.line_num, cells
+    except csv.Error as exc:
+        raise ValueError(
+            f"line {reader.line_num} is no row of a table, {exc}: a quote may have no end"
+        ) from exc
 
 
 def _table_of(
     text: str, labels: Sequence[str] | None, *, several: bool
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """The classes, and those of each image."""
-    first = text.lstrip("\n").partition("\n")[0]
-    rows = [
-        [cell.strip() for cell in row]
-        for row in csv.reader(io.StringIO(text), delimiter=max(_DELIMITERS, key=first.count))
-        if any(map(str.strip, row))
-    ]
+    numbered = [*table_rows(text)]
     header: list[str] = []
-    if rows and Path(rows[0][0]).suffix.lower() not in IMAGE_EXTENSIONS:
-        header = rows.pop(0)
+    if numbered and Path(numbered[0][1][0]).suffix.lower() not in IMAGE_EXTENSIONS:
+        _, header = numbered.pop(0)
+    rows = [row for _, row in numbered]
     if not rows:
         raise ValueError("it has no image")
+    if all(len(row) == 1 for row in [header, *rows] if row):
+        raise ValueError("it has only paths, and tells no image's class")
     if not several and labels and _is_one_column(header[1:], rows, labels):
         named = [[labels[_FLAGS[row[1].lower()]]] for row in rows]
         known = tuple(labels)
@@ -88,6 +113,7 @@ def _table_of(
         known = tuple(header[1:] if labels is None else labels)
         named = _of_columns(header[1:], rows, known, several=several)
     else:
+        _check_no_flags(header[1:], numbered, labels, several=several)
         named = [_of_cells(row[1:], labels) for row in rows]
         known = tuple(sorted({*itertools.chain(*named)}) if labels is None else labels)
     found: dict[str, tuple[str, ...]] = {}
@@ -146,10 +172,61 @@ def _of_columns(
     missing = [*{*known} - {*columns}]
     if not several and len(known) == 2 and len(missing) == 1 and {*columns} < {*known}:
         return [names or missing for names in named]
-    if odd := sorted({*known} ^ {*columns}):
-        whose = "no class" if odd[0] in columns else "a class without a column"
-        raise ValueError(f"{odd[0]!r} is {whose}")
+    strangers = [f"the column {name!r} is no class" for name in columns if name not in known]
+    absent = [f"{name!r} is a class without a column" for name in sorted(missing)]
+    if strangers or absent:
+        raise ValueError(", and ".join([*absent[:1], *strangers[:3]]))
     return named
+
+
+def _check_no_flags(
+    columns: Sequence[str],
+    numbered: Sequence[tuple[int, _Row]],
+    labels: Sequence[str] | None,
+    *,
+    several: bool,
+) -> None:
+    """Refuse what was meant as columns of 0 and 1, and has something else as well.
+
+    Raises:
+        ValueError: The first cell that is neither, or there is no header.
+    """
+    rows = [row for _, row in numbered]
+    flags = {cell for row in rows for cell in row[1:] if cell.lower() in _FLAGS}
+    if labels is not None and flags <= {*labels} and not {*columns} & {*labels}:
+        return  # they are names, or there are none
+    if not columns:
+        if labels is not None or min(map(len, rows)) > 2:
+            line, row = next((line, row) for line, row in numbered if flags.intersection(row[1:]))
+            cell = next(cell for cell in row[1:] if cell in flags)
+            if all(each in flags for each in row[1:]):
+                raise ValueError(
+                    f"{row[0]} (line {line}) has {cell!r}, and no header names the classes of the "
+                    "columns"
+                )
+        return
+    of_two = labels is not None and len(labels) == 2 and not several
+    places = range(1, len(columns) + 1)
+    mostly = [
+        place
+        for place, column in zip(places, columns, strict=True)
+        if column.lower() not in _PLAIN_HEADS or (of_two and len(columns) == 1)
+        if 2 * sum(row[place] in flags for row in rows if len(row) > place) > len(rows)
+    ]
+    if not mostly:
+        return
+    for line, row in numbered:
+        where = f"{row[0]} (line {line})"
+        if len(row) != len(columns) + 1:
+            raise ValueError(f"{where} has {len(row) - 1} values for {len(columns)} columns")
+        for column, cell in zip(columns, row[1:], strict=True):
+            if cell not in flags:
+                whose = labels is None or column in labels or column.lower() in _PLAIN_HEADS
+                more = "" if whose else f", and {column!r} is no class"
+                raise ValueError(
+                    f"{where} has {cell[:40]!r} in the column {column!r}, which is neither 0 nor 1"
+                    f"{more}"
+                )
 
 
 def _of_cells(cells: Sequence[str], labels: Sequence[str] | None) -> list[str]:
@@ -157,7 +234,8 @@ def _of_cells(cells: Sequence[str], labels: Sequence[str] | None) -> list[str]:
     names = []
     for cell in filter(None, cells):
         whole = labels is not None and cell in labels
-        parts = [cell] if whole else [*filter(None, _BETWEEN.split(cell))]
+        between = _BAR if "|" in cell else _BETWEEN
+        parts = [cell] if whole else [*filter(None, between.split(cell))]
         # Spaces are between names only where these are known: a class may be african crane.
         if labels is not None and not {*parts} <= {*labels} and {*cell.split()} <= {*labels}:
             parts = cell.split()

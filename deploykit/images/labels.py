@@ -18,10 +18,18 @@ CLASSES_FILE = "classes.txt"
 LABELS_FILE = "FILE"
 #: A longer list of labels is no option to type.
 _TYPED_LABELS = 20
+_BINARY_HINT = (
+    "A binary head takes two names, the negative class first: --classes negative,positive"
+)
 
 
 def choose_labels(
-    classes: str | None, checkpoint: Path, count: int, *, number_duplicates: bool = False
+    classes: str | None,
+    checkpoint: Path,
+    count: int,
+    *,
+    number_duplicates: bool = False,
+    binary: bool = False,
 ) -> Labels:
     """Find the names of a model's classes.
 
@@ -32,6 +40,7 @@ def choose_labels(
         checkpoint: The weights' file.
         count: K, read off the weights.
         number_duplicates: Whether a name's second class is called ``crane 2``.
+        binary: Whether one logit tells the two classes apart.
 
     Raises:
         UsageError: ``classes`` is none of these, or names a class twice.
@@ -41,16 +50,17 @@ def choose_labels(
     """
     beside = checkpoint.with_name(CLASSES_FILE)
     if classes is not None:
-        names, source = _named(classes)
+        names, source = _named(classes, binary=binary)
     elif _is_there(beside):  # one that cannot be read is not passed over
         names, source = read_names(beside), f"{CLASSES_FILE} beside the checkpoint"
     else:
         return Labels.numbered(count)
     if len(names) != count:
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        theirs = "one logit tells 2 classes apart" if binary else f"weights have {count} classes"
         raise InputError(
-            f"The weights have {count} classes, but {source} names {len(names)}: {shown}.",
-            hint=_hint_to_go_on(names, count),
+            f"The {theirs}, but {source} names {len(names)}: {shown}.",
+            hint=_BINARY_HINT if binary else _hint_to_go_on(names, count),
         )
     if number_duplicates:
         names = _numbered_duplicates(names)
@@ -143,7 +153,7 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _named(classes: str) -> tuple[tuple[str, ...], str]:
+def _named(classes: str, *, binary: bool) -> tuple[tuple[str, ...], str]:
     """The names, and where they come from in words."""
     folder = classes_folder(classes)
     if folder is not None:
@@ -154,5 +164,7 @@ def _named(classes: str) -> tuple[tuple[str, ...], str]:
         return tuple(name.strip() for name in classes.split(",") if name.strip()), "--classes"
     raise UsageError(
         f"--classes {classes}: there is no such folder or file, and it is no comma list.",
-        hint="Give the folder that was trained on, a text file with a name a line, or a,b,c.",
+        hint=_BINARY_HINT
+        if binary
+        else "Give the folder that was trained on, a text file with a name a line, or a,b,c.",
     )

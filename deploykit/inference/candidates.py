@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.bundle.accepted import MachineIdentity
-from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, Bundle
+from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, Bundle, deploy_graph
 from deploykit.errors import BundleError, UsageError
 from deploykit.runtime.opener import (
     CPU,
@@ -108,6 +108,14 @@ def _graph_for(bundle: Bundle, runtime: str, precision: Precision) -> str | None
     return graph
 
 
+def for_other_cpus(bundle: Bundle) -> tuple[str, str] | None:
+    """The INT8 graph that is for CPUs of another kind than this one, and which these are."""
+    graphs = {deploy_graph("int8"): "with VNNI", INT8_AVX2_GRAPH: "without VNNI"}
+    taken = _graph_for(bundle, CPU, "int8")
+    others = (each for each in graphs if each in bundle.manifest.files and each != taken)
+    return next(((each, f"it is for CPUs {graphs[each]}") for each in others), None)
+
+
 def named_candidates(
     bundle: Bundle,
     runtime: str | None,
@@ -168,6 +176,12 @@ def embedded(bundle: Bundle, candidate: Candidate) -> Candidate:
     if record is None or candidate.file != bundle.manifest.deploy.get("fp32"):
         return candidate
     return candidate if candidate.is_hinted else replace(candidate, file=record.graph)
+
+
+def only_embedded(bundle: Bundle, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that run the FP32 graph, with the graph with embeddings in its place."""
+    pairs = ((each, embedded(bundle, each)) for each in candidates)
+    return [new for each, new in pairs if new != each]
 
 
 def with_embedded(bundle: Bundle, candidates: Sequence[Candidate]) -> list[Candidate]:

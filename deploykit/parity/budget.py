@@ -50,6 +50,12 @@ class Budget(Value, frozen=True):
         drop = () if points is None else ("--max-accuracy-drop", f"{points:.6g}")
         return (*flips, *drop)
 
+    @property
+    def of_flips(self) -> Self | None:
+        """The same without the accuracy; None where it allows nothing else."""
+        rate = self.max_flip_rate
+        return None if rate is None else type(self)(max_flip_rate=rate)
+
     def _words(self) -> Iterator[str]:
         if self.max_flip_rate is not None:
             yield f"at most {100 * self.max_flip_rate:.6g} % of the decisions may change"

@@ -63,7 +63,8 @@ class MarginMining(Value, frozen=True):
             skipped = counted(self.skipped, "more was", "more were")
             lines.append(f"{skipped} skipped: duplicates, or calibration images.")
         if self.smallest_skipped is None:
-            return (*lines, "All were compared: without --budget the same photos give a bound.")
+            whole = "All were compared: without --lowest-margins the same photos give a bound."
+            return (*lines, whole)
         others = counted(self.ranked - self.compared, "other photo", "other photos")
         lines.append(
             f"The smallest margin of the {others} is {self.smallest_skipped:.2g}: one of them "
@@ -83,7 +84,7 @@ class MarginMining(Value, frozen=True):
         if not self.others_hold(name):
             return (
                 f"{found}: the others may change their decision too, so the flips are judged over "
-                "the compared ones alone. Compare all photos, without --budget."
+                "the compared ones alone. Compare all photos, without --lowest-margins."
             )
         if lost == 0:
             return f"{found}: nothing moved."

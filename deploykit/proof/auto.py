@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from deploykit.bundle.accepted import Accepted
+from deploykit.bundle.embeddings import EmbeddingsRecord
 from deploykit.bundle.folder import Bundle
 from deploykit.errors import (
+    BundleError,
     DeploykitError,
     DeviceError,
     InputError,
@@ -23,14 +25,16 @@ from deploykit.inference.candidates import (
     embedded,
     engine_candidate,
     named_candidates,
+    only_embedded,
     open_candidate,
 )
 from deploykit.proof.accepted import accepted_here, candidate_of, tell_accepted
-from deploykit.proof.policy import Status, has_run, how_to_prove, status
+from deploykit.proof.embeddings_text import failure_text
+from deploykit.proof.policy import Status, has_run, how_to_prove, similarity_of_run, status
 from deploykit.runtime.opener import CPU, CUDA, HOST_RUNTIMES, OPENVINO, graph_precision
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
-from deploykit.specs.session import Session
+from deploykit.specs.session import EmbeddingSession, Session, SessionSpec
 from deploykit.system.gpu import find_gpu, need_gpu
 from deploykit.system.progress import Note, Progress, silent
 
@@ -85,7 +89,8 @@ def open_best(
         threads: For computing on the CPU; None for one a core.
         pipelined: Whether several batches will be under way at once.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
-        embeddings: Whether the graph with embeddings takes the place of the FP32 graph.
+        embeddings: Whether the graph with embeddings takes the place of the FP32 graph, and no
+            other is taken.
         progress: Called with a note of what ``auto`` takes or leaves that was accepted, built or
             proven, and why, and when a runtime that was asked for has no proof.
 
@@ -93,8 +98,8 @@ def open_best(
         UsageError: No such runtime, or one that does not compute in that precision; or TF32 for one
             that has none.
         BundleError: No graph of that precision, no engine, or it is damaged.
-        ParityError: ``auto``, and nothing is proven; or an engine does not give the recorded
-            answers.
+        ParityError: ``auto``, and nothing is proven; an engine does not give the recorded answers;
+            or embeddings have been shown not to be the trained network's.
         MissingError: The runtime's package or device is not here.
     """
     if runtime == AUTO and tf32:
@@ -102,7 +107,6 @@ def open_best(
             "auto takes only what is proven, and nothing is with TF32.",
             hint=f"Name the runtime: --runtime {CUDA} --tf32",
         )
-    instead = partial(embedded, bundle) if embeddings else _itself
     open_it = partial(open_candidate, threads=threads, pipelined=pipelined, tf32=tf32)
     if engine is not None:
         from deploykit.inference.engines import named_engine
@@ -117,14 +121,114 @@ def open_best(
     if runtime != AUTO:
 
         def named_ones() -> list[Candidate]:
-            return [*map(instead, named_candidates(bundle, runtime, precision, progress))]
+            named = named_candidates(bundle, runtime, precision, progress)
+            return only_embedded(bundle, named) if embeddings else named
 
         return _open_named(bundle, runtime, named_ones, open_it, progress)
-    return _open_auto(bundle, precision, open_it, progress, instead)
+    return _open_auto(bundle, precision, open_it, progress, embeddings)
 
 
-def _itself(candidate: Candidate) -> Candidate:
-    return candidate
+def need_embeddings(bundle: Bundle) -> EmbeddingsRecord:
+    """The record of a bundle's graph with embeddings.
+
+    Raises:
+        BundleError: It has none.
+    """
+    record = bundle.manifest.embeddings
+    if record is None:
+        raise BundleError(
+            f"Bundle {bundle.name} has no graph that gives embeddings.",
+            hint="Export it again with --embeddings, which makes and proves one: "
+            "deploykit export --arch NAME --ckpt FILE --embeddings --overwrite",
+        )
+    return record
+
+
+def open_with_embeddings(
+    bundle: Bundle,
+    *,
+    runtime: str = AUTO,
+    precision: Precision | None = None,
+    threads: int | None = None,
+    pipelined: bool = False,
+    tf32: bool = False,
+    progress: Progress = silent,
+) -> EmbeddingSession:
+    """Open the graph with embeddings, which computes in FP32.
+
+    The arguments are those of :func:`open_best`. ``auto`` takes the fastest runtime on which this
+    graph is proven; a note says so where an engine or another precision could run without
+    embeddings.
+
+    Raises:
+        BundleError: The bundle has no such graph, or it is damaged.
+        UsageError: What was named has no embeddings: an engine, or a precision below FP32.
+        ParityError: ``auto``, and the graph is proven nowhere here; or its embeddings have been
+            shown not to be the trained network's.
+        DeploykitError: See :func:`open_best`.
+    """
+    need_embeddings(bundle)
+    if precision not in (None, "fp32"):
+        raise UsageError(
+            f"Embeddings are computed in FP32; --precision {precision} has none.",
+            hint="Leave out --precision.",
+        )
+    if is_flavour(runtime):
+        raise UsageError(
+            f"An engine gives no embeddings, so --runtime {runtime} has none.",
+            hint=f"On an NVIDIA GPU: --runtime {CUDA}",
+        )
+    session = open_best(
+        bundle,
+        runtime=runtime,
+        precision="fp32",
+        threads=threads,
+        pipelined=pipelined,
+        tf32=tf32,
+        embeddings=True,
+        progress=progress,
+    )
+    if runtime == AUTO and precision is None and _runs_otherwise(bundle):
+        taken = session.spec
+        progress(
+            Note(
+                "embeddings are computed in FP32, and so are the logits beside them: taking "
+                f"{taken.graph} on {taken.runtime}, {taken.device}"
+            )
+        )
+    return cast(EmbeddingSession, session)
+
+
+def _runs_otherwise(bundle: Bundle) -> bool:
+    """Whether an engine or another precision than FP32 passed, which gives no embeddings."""
+    return any(
+        status(bundle, each).proof
+        for each in by_preference(bundle, None, silent)
+        if each.precision != "fp32" or is_flavour(each.runtime)
+    )
+
+
+def _check_embeddings(bundle: Bundle, spec: SessionSpec) -> None:
+    """Check that nothing has been shown against the embeddings of a session, if it gives any.
+
+    Raises:
+        ParityError: They are not the trained network's.
+    """
+    known = similarity_of_run(bundle, spec)
+    if known is None or known.similarity.passed:
+        return
+    from deploykit.proof.reference import module_options, module_reason
+
+    reason = failure_text(known.similarity, known.reference_kind)
+    options: tuple[str, ...] = ()
+    if known.reference_kind == "module" and module_reason(bundle):
+        options = module_options(bundle)  # the canonical graph would not take this away
+    raise ParityError(
+        f"The embeddings on {spec.runtime}, {spec.device}, are not the trained network's: "
+        f"{reason}.",
+        hint="Name another --runtime, or export the bundle again with --embeddings. This compares "
+        f"it again: {how_to_prove(bundle, spec.runtime, spec.precision, *options)}",
+    )
 
 
 def _open_auto(
@@ -132,12 +236,14 @@ def _open_auto(
     precision: Precision | None,
     open_it: _Opener,
     progress: Progress,
-    instead: Callable[[Candidate], Candidate],
+    embeddings: bool,
 ) -> Session:
     candidates = by_preference(bundle, precision, progress)
     accepted = accepted_here(bundle, precision, candidates, progress)
-    first = None if accepted is None else instead(candidate_of(accepted))
-    candidates = [*map(instead, candidates)]
+    first = None if accepted is None else candidate_of(accepted)
+    if embeddings:
+        first = None if first is None else embedded(bundle, first)
+        candidates = only_embedded(bundle, candidates)
     candidates.sort(key=lambda each: each != first)
     skipped: list[tuple[Candidate, str]] = []
     errors: list[DeploykitError] = []
@@ -158,7 +264,7 @@ def _open_auto(
                 skipped.append((candidate, error.message))
             if not isinstance(found, DeploykitError):
                 return found
-            if not isinstance(found, ParityError):
+            if not isinstance(found, ParityError) or found.hint:
                 errors.append(found)
     finally:
         for line in by_reason(skipped):
@@ -166,7 +272,7 @@ def _open_auto(
     if errors:
         # A damaged graph first, which can be mended.
         raise min(reversed(errors), key=lambda each: isinstance(each, MissingError))
-    raise _nothing_proven(bundle, precision, candidates)
+    raise _nothing_proven(bundle, precision, candidates, embeddings)
 
 
 def _attempt(
@@ -186,7 +292,8 @@ def _attempt(
         open_it: Opens it.
 
     Returns:
-        The session; or that it is a damaged graph, that its runtime is not here, or why else not.
+        The session; or that it is a damaged graph, that its runtime is not here, or why else not,
+        with a hint where a proof would not help.
     """
     if not enough(known):
         return ParityError(_why_not(candidate, known))
@@ -197,6 +304,11 @@ def _attempt(
     except InputError as exc:  # a damaged engine is a reason like others
         return ParityError(exc.message) if is_flavour(candidate.runtime) else exc
     here = status(bundle, candidate, session.spec.device)
+    try:
+        _check_embeddings(bundle, session.spec)
+    except ParityError as exc:
+        session.close()
+        return exc
     if enough(here):
         return session
     session.close()
@@ -220,7 +332,7 @@ def _why_not(candidate: Candidate, known: Status) -> str:
 
 
 def _nothing_proven(
-    bundle: Bundle, precision: Precision | None, candidates: list[Candidate]
+    bundle: Bundle, precision: Precision | None, candidates: list[Candidate], embeddings: bool
 ) -> ParityError:
     if precision is not None and not candidates:
         bundle.deploy_graph(graph_precision(precision))
@@ -228,8 +340,11 @@ def _nothing_proven(
         need_gpu()  # without one a proof would not help
     option = () if precision is None else ("--precision", precision)
     command = bundle.command("verify", "--images", "DIR", *option)
+    what = f"No graph of bundle {bundle.name} is proven to decide as the checkpoint does."
+    if embeddings:
+        what = f"The graph with embeddings of bundle {bundle.name} is not proven here."
     return ParityError(
-        f"No graph of bundle {bundle.name} is proven to decide as the checkpoint does.",
+        what,
         hint=f"Name a --runtime to run it unproven, or prove it: {command}",
     )
 
@@ -263,6 +378,7 @@ def _open_named(
     # It passed, but on a CPU with other instruction sets.
     is_elsewhere = known.verdict is None and elsewhere is not None and elsewhere.passed
     try:
+        _check_embeddings(bundle, spec)
         if is_new or (not flavour and is_elsewhere):
             from deploykit.proof.self_test import self_test
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
+from deploykit.bundle.embeddings import KeptSimilarity
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verdicts import ImageKind, ImageSet, KeptVerdict
@@ -17,6 +18,7 @@ from deploykit.parity.tolerance import tolerance_for
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
+from deploykit.specs.session import SessionSpec
 from deploykit.system.deps import installed_versions, runtime_version
 from deploykit.system.text import counted, visible
 
@@ -53,7 +55,8 @@ class Status(NamedTuple):
             tolerance here. ``unproven``: else.
         verdict: The kept verdict that shows it; None where nothing is known here.
         reason: Why it is not proven; a clause without a full stop, empty where it is proven.
-        command: What proves it, for a shell; empty where nothing does.
+        command: What proves it, or accepts it within its budget, for a shell; empty where nothing
+            does.
     """
 
     word: StatusWord
@@ -65,7 +68,8 @@ class Status(NamedTuple):
     def why(self) -> str:
         """The reason, and the command on a line of its own: text for a terminal."""
         reason = visible(self.reason)
-        return f"{reason}; this compares it:\n{self.command}" if self.command else reason
+        does = "accepts" if self.word == "within budget" else "compares"
+        return f"{reason}; this {does} it:\n{self.command}" if self.command else reason
 
     @property
     def proof(self) -> KeptVerdict | None:
@@ -120,6 +124,27 @@ def has_run(bundle: Bundle, candidate: Candidate, device: str) -> bool:
     return any(
         each.key == key and each.runtime_version == installed for each in bundle.manifest.verdicts
     )
+
+
+def similarity_of_run(bundle: Bundle, spec: SessionSpec) -> KeptSimilarity | None:
+    """How near a session's embeddings are to the trained network's, as far as that counts.
+
+    It was measured on the graph as it is now, on this device and by the installed version of the
+    runtime. Of a session in TF32 only a failure counts.
+
+    Args:
+        bundle: The bundle.
+        spec: Of the session.
+
+    Returns:
+        What is kept; None where nothing counts, or the session gives no embeddings.
+    """
+    record = bundle.manifest.embeddings
+    if record is None or spec.graph != record.graph:
+        return None
+    key = bundle.manifest.key_of(spec.graph, spec.runtime, spec.precision, spec.device)
+    found = record.similarity_on(key, runtime_version(spec.runtime, installed_versions()))
+    return None if found and found.similarity.passed and spec.tf32 else found
 
 
 def status_by(
@@ -213,8 +238,8 @@ def _by_proof(bundle: Bundle, proof: KeptVerdict, candidate: Candidate, how: str
     return Status(
         "within budget",
         proof,
-        f"{changes}, within the budget that it was given ({proof.budget}); {takes}, and so does "
-        f"predict after deploykit bench --accept {' '.join(options)}",
+        f"{changes}, within the budget that it was given ({proof.budget}); {takes}",
+        bundle.command("bench", "--accept", *options),
     )
 
 

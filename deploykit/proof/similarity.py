@@ -24,7 +24,7 @@ from deploykit.parity.similarity import (
     cosine_similarities,
     similarity_of,
 )
-from deploykit.proof.embeddings import failure_text
+from deploykit.proof.embeddings_text import failure_text
 from deploykit.proof.reference import OpenReference
 from deploykit.proof.verdict import Verdict
 from deploykit.runtime.opener import open_probe
@@ -274,7 +274,11 @@ def refused_by_embeddings(
 
 
 def kept_similarity(
-    spec: SessionSpec, found: Similarity, graph_sha256: str, images: ImageSet
+    spec: SessionSpec,
+    found: Similarity,
+    graph_sha256: str,
+    images: ImageSet,
+    kind: ReferenceKind = "module",
 ) -> KeptSimilarity:
     """What the manifest keeps of a comparison.
 
@@ -283,6 +287,7 @@ def kept_similarity(
         found: How near they were.
         graph_sha256: Of the graph.
         images: On which images.
+        kind: What they were compared with.
     """
     return KeptSimilarity(
         graph_sha256=graph_sha256,
@@ -292,6 +297,7 @@ def kept_similarity(
         similarity=found,
         created=now(),
         versions=installed_versions(),
+        reference_kind=kind,
     )
 
 
@@ -302,17 +308,17 @@ def keep_similarities(
     images: ImageSet,
     progress: Progress,
 ) -> None:
-    """Put how near embeddings are to torch's into the manifest, or say why it is not kept.
+    """Put how near embeddings are to the reference's into the manifest, or say why it is not kept.
 
     Args:
         bundle: The bundle, as it was when it was measured.
         found: By the session.
-        kind: The reference; nothing is kept of another than the torch module.
+        kind: What they were compared with.
         images: On which images.
         progress: Called with a note when the bundle cannot be changed.
     """
     before = bundle.manifest.embeddings
-    if before is None or not found or kind != "module":
+    if before is None or not found:
         return
     sha256 = bundle.manifest.files[before.graph].sha256
 
@@ -322,7 +328,7 @@ def keep_similarities(
             return manifest  # it was made anew meanwhile
         for spec, similarity in found.items():
             if not spec.tf32:
-                kept = kept_similarity(spec, similarity, sha256, images)
+                kept = kept_similarity(spec, similarity, sha256, images, kind)
                 record = record.with_similarity(kept)
         return msgspec.structs.replace(manifest, embeddings=record)
 

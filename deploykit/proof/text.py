@@ -132,12 +132,12 @@ def accuracy_change_text(change: AccuracyChange) -> str:
 
 
 def budget_text(budget: Budget, measurement: Measurement) -> str:
-    """``within budget: at most 2 % of the decisions may change``, with what is judged by it."""
+    """``budget: at most 2 % of the decisions may change``, with what is judged by it."""
     change = measurement.accuracy
     judged = ""
     if budget.max_accuracy_drop is not None and change is not None:
         judged = f"; {accuracy_change_text(change)}"
-    return f"within budget: {budget}{judged}"
+    return f"budget: {budget}{judged}"
 
 
 def losses_text(changes: Iterable[ClassChange]) -> str:
@@ -409,5 +409,5 @@ def proof_words(proof: KeptVerdict) -> list[str]:
         f"{how}; with {images_text(proof.images)}, through the recorded preprocessing.",
         f"The 99th percentile of the changes of probability was {changes_of(found)}; the largest "
         f"error of a logit {found.max_relative_error:.1e} of the scale.",
-        *([f"It passed {budget_text(proof.budget, found)}."] if proof.budget else []),
+        *([f"It was judged by a {budget_text(proof.budget, found)}."] if proof.budget else []),
     ]

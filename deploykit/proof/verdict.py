@@ -23,6 +23,7 @@ from deploykit.parity.compare import (
 )
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.tolerance import Population, Tolerance, tolerance_for
+from deploykit.proof.policy import budgets_of
 from deploykit.proof.reference import Reference
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.model import Labels
@@ -200,12 +201,16 @@ def judge(
     Args:
         candidate: What ran.
         measurement: What was found.
-        population: What the images were chosen from by their margins; None if they were not.
+        population: What the images were chosen from by their margins; None if they were not. Such
+            images tell nothing about an accuracy, and by none are they judged.
         budget: What the user allows below FP32; None for what the precision allows.
     """
     if candidate.precision == "fp32":
         budget = None
     tolerance = tolerance_for(candidate.precision, budget)
+    if population is not None and budget is not None:
+        tolerance = msgspec.structs.replace(tolerance, max_accuracy_drop=None)
+        budget = budget.of_flips
     return Verdict(
         candidate=candidate,
         kind="rehearsed" if candidate.runtime == REHEARSAL else "executed",
@@ -215,6 +220,12 @@ def judge(
         population=population,
         budget=budget,
     )
+
+
+def _by_own_rule(verdict: Verdict, budget: Budget | None) -> Verdict:
+    """The same by what its graph was made within, or by its precision's tolerance where by none."""
+    own = judge(verdict.candidate, verdict.measurement, verdict.population, budget)
+    return own.with_extremes(verdict.extremes)
 
 
 def keep_verdicts(
@@ -228,22 +239,38 @@ def keep_verdicts(
 
     What showed too little either way is not kept, nor what passed on images that were chosen by
     their margins, nor what ran in TF32: of plain FP32 that shows nothing. That a self-test passed
-    is kept only where one has failed.
+    is kept only where one has failed. What failed within a budget that the user named is judged by
+    what its graph was made by, and kept only if it fails by that, too.
 
     Args:
         bundle: The bundle, as it was when it was measured.
         verdicts: On its graphs and engines.
         reference: What they were compared with.
         images: On which images.
-        progress: Called with a note when the bundle cannot be changed.
+        progress: Called with a note when the bundle cannot be changed, or a failure is not kept.
     """
     measured = bundle.manifest.files
-    kept = [
-        kept_verdict(verdict, measured[verdict.candidate.graph].sha256, reference, images)
-        for verdict in verdicts
-        if not verdict.candidate.tf32
-        and (verdict.failed or (verdict.passed and verdict.population is None))
-    ]
+    made_within = budgets_of(
+        bundle.manifest, [each.candidate.graph for each in verdicts], images.kind
+    )
+    kept = []
+    for each in verdicts:
+        verdict = each
+        if verdict.failed and verdict.budget is not None:
+            verdict = _by_own_rule(verdict, made_within.get(verdict.candidate.graph))
+            if not verdict.failed:
+                progress(
+                    Note(
+                        f"{verdict.candidate.title}: that it fails is not kept, as it keeps to "
+                        "what it was made by"
+                    )
+                )
+                continue
+        if not verdict.candidate.tf32 and (
+            verdict.failed or (verdict.passed and verdict.population is None)
+        ):
+            sha256 = measured[verdict.candidate.graph].sha256
+            kept.append(kept_verdict(verdict, sha256, reference, images))
     add_verdicts(bundle, kept, progress, only_mending=reference.kind == "golden")
 
 

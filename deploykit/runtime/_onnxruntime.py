@@ -259,11 +259,14 @@ def node_milliseconds(
             session = ort.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-            for _ in range(runs):
-                session.run(None, dict(feeds))
+            try:
+                for _ in range(runs):
+                    session.run(None, dict(feeds))
+            finally:
+                profile = session.end_profiling()  # or Windows could not remove what is open
         except ORT_ERRORS as exc:
             raise GraphError(f"ONNX Runtime does not run the graph: {exc}") from exc
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        events = json.loads(Path(profile).read_text(encoding="utf-8"))
     microseconds: dict[str, list[float]] = {}
     for event in events:
         name, found, _ = event["name"].rpartition("_kernel_time")

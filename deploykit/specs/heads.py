@@ -31,6 +31,8 @@ ClassMeasure: TypeAlias = Literal["recall", "precision", "average precision"]
 
 #: Two classes whose probabilities differ by less than this are as probable as each other.
 _SAME_PROBABILITY = 1e-6
+#: Of the thresholds of single classes, in a line that shows them.
+_SHOWN_CHARACTERS = 60
 
 
 class BaseHead(Value, frozen=True, tag_field="kind"):
@@ -78,8 +80,13 @@ class BaseHead(Value, frozen=True, tag_field="kind"):
     def probabilities(self, logits: npt.ArrayLike) -> Array:
         """(N, L) => (N, K) the classes' probabilities, computed in float64."""
 
-    def describe(self) -> str:
-        """``multi-label, decided above 0.3 to 0.5``."""
+    def describe(self, names: Sequence[str] = ()) -> str:
+        """``multi-label, decided above 0.3 to 0.5``; with names, each class's where it fits.
+
+        Args:
+            names: Those of the classes.
+        """
+        del names
         return self.name
 
     def headline(self, probabilities: Array) -> Array | None:
@@ -217,7 +224,7 @@ class _Sigmoids(BaseHead, frozen=True):
     """Each logit decides by itself: its sigmoid is above a threshold or not.
 
     Attributes:
-        thresholds: (L,) of the probabilities, each between 0 and 1.
+        thresholds: (L,) of the probabilities, each above 0 and below 1.
     """
 
     thresholds: tuple[float, ...]
@@ -232,12 +239,22 @@ class _Sigmoids(BaseHead, frozen=True):
     def __post_init__(self) -> None:
         outside = [each for each in self.thresholds if not 0 < each < 1]
         if outside:
-            raise UsageError(f"A threshold is between 0 and 1; got {outside[0]:g}.")
+            raise UsageError(
+                f"A threshold has to be above 0 and below 1; got {outside[0]:g}.",
+                hint="It is a probability: 0.5 decides for what is likelier than not.",
+            )
 
-    def describe(self) -> str:
+    def describe(self, names: Sequence[str] = ()) -> str:
         """The name and the thresholds."""
         low, high = min(self.thresholds), max(self.thresholds)
-        return f"{self.name}, decided above {low:g}{f' to {high:g}' if high > low else ''}"
+        if low == high:
+            return f"{self.name}, decided above {low:g}"
+        if len(names) == len(self.thresholds):
+            pairs = zip(self.thresholds, names, strict=True)
+            each = ", ".join(f"{limit:g} for {name}" for limit, name in pairs)
+            if len(each) <= _SHOWN_CHARACTERS:
+                return f"{self.name}, decided above {each}"
+        return f"{self.name}, decided above {low:g} to {high:g}"
 
     def decide(self, logits: npt.ArrayLike) -> Decisions:
         """(N, L) 1 where the probability is above its threshold, else 0."""
@@ -398,7 +415,7 @@ def head_of(name: HeadName, thresholds: Sequence[float]) -> Head:
             head has none.
 
     Raises:
-        UsageError: A threshold is not between 0 and 1.
+        UsageError: A threshold is not above 0 and below 1.
     """
     heads: dict[HeadName, Callable[[], Head]] = {
         "single-label": SingleLabel,

@@ -99,6 +99,14 @@ class Labels(Value, frozen=True):
         if repeated:
             raise UsageError(f"Class names must be unique; repeated: {', '.join(repeated)}.")
         check_class_names(self.names)
+        barred = [name for name in self.names if "|" in name]
+        if barred and self.head.several:
+            raise UsageError(
+                f"The class name {barred[0]!r} has a |, which stands between the classes of an "
+                "image in tables: they could not be told apart.",
+                hint="Rename the class where it is named, such as "
+                f"{barred[0].replace('|', '-')!r}.",
+            )
 
     @classmethod
     def numbered(cls, count: int) -> Self:

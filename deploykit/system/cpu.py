@@ -26,6 +26,7 @@ _DECISIVE = {
 }
 #: Intel's INT8 instructions before VNNI add up pairs of products in 16 bits.
 _SIXTEEN_BIT_SUMS = ("avx2", "avx512f")
+_X86 = frozenset({"amd64", "x86_64", "i386", "i686", "x86"})
 _EXACT_SUMS = ("avx_vnni", "avx512_vnni", "amx_int8")
 
 
@@ -96,7 +97,10 @@ def cpu_device(precision: str) -> str:
 def saturates_int8(cpu: Cpu) -> bool:
     """Whether sums of INT8 products may saturate: x86 without VNNI or AMX adds them up in 16 bits.
 
-    An ARM CPU adds them up in 32, and of one whose system tells nothing nothing is known.
+    An ARM CPU adds them up in 32. Of an x86 CPU whose system does not tell, as on Windows, they
+    may.
     """
-    sets = frozenset(cpu.instruction_sets or ())
+    if cpu.instruction_sets is None:
+        return platform.machine().lower() in _X86
+    sets = frozenset(cpu.instruction_sets)
     return not sets.isdisjoint(_SIXTEEN_BIT_SUMS) and sets.isdisjoint(_EXACT_SUMS)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
 
-from deploykit.errors import UsageError
+from deploykit.errors import InputError, UsageError
 
 _STAGING = ".new-"
 _RANDOM_BYTES = 4
@@ -60,6 +60,9 @@ def home_of(folder: Path) -> Iterator[Path]:
 
     Yields:
         A staging folder, see :func:`staged`.
+
+    Raises:
+        InputError: The system makes no folder there.
     """
     home = folder.parent
     missing = [each for each in (home, *home.parents) if not each.exists()]
@@ -70,9 +73,12 @@ def home_of(folder: Path) -> Iterator[Path]:
                     home.mkdir(parents=True, exist_ok=True)
                     beside = stack.enter_context(staged(home))
                     break
-                except FileNotFoundError:  # who else has made the home has just removed it
+                except FileNotFoundError as exc:  # who else has made the home has just removed it
                     if not left:
-                        raise
+                        raise InputError(
+                            f"The folder {home} cannot be made: {refusal(exc)}.",
+                            hint="Write somewhere else.",
+                        ) from exc
             yield beside
     finally:
         for each in missing:
@@ -258,7 +264,7 @@ def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
 
     Args:
         path: The file; one that is there will be replaced.
-        what: What it is to be: ``output``, ``page``.
+        what: What it is to be: ``output``, ``page``, ``embeddings file``.
         endings: Those that it may have, in lower case.
 
     Raises:
@@ -283,7 +289,7 @@ def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
     if path.is_dir():
         raise UsageError(
             f"The {what} {path} is a folder.",
-            hint=f"Name a file in it: {path / f'{what}{endings[0]}'}",
+            hint=f"Name a file in it: {path / f'{what.split()[0]}{endings[0]}'}",
         )
     if not path.parent.is_dir():
         raise UsageError(
@@ -295,9 +301,16 @@ def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
             pass
     except OSError as exc:
         raise UsageError(
-            f"The {what}'s folder {path.parent} cannot be written to: {exc.strerror or exc}.",
+            f"The {what}'s folder {path.parent} cannot be written to: {refusal(exc)}.",
             hint="Check its permissions, or write somewhere else.",
         ) from exc
+
+
+def refusal(exc: OSError) -> str:
+    """Why the system makes no file in a folder that is there, in words."""
+    if isinstance(exc, FileNotFoundError):  # as of /proc, where "no such file" misleads
+        return "the system makes no files there"
+    return exc.strerror or str(exc)
 
 
 def check_page_path(path: Path) -> None:

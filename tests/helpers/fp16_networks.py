@@ -10,7 +10,8 @@ from PIL import Image
 from deploykit.bundle.folder import Bundle
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
-from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
+from deploykit.commands.quantize.request import QuantizeRequest
+from deploykit.commands.quantize.run import quantize_bundle
 from deploykit.models.registry import resolve_architecture
 from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.progress import silent

@@ -185,14 +185,14 @@ def test_sentences_of_mining():
 @pytest.mark.parametrize(
     ("apart", "ranking_error", "words"),
     [
-        (0.5, 0.0, "alone. Compare all photos, without --budget."),
+        (0.5, 0.0, "alone. Compare all photos, without --lowest-margins."),
         (
             float("inf"),
             0.0,
-            "alone. Compare all photos, without --budget.",
+            "alone. Compare all photos, without --lowest-margins.",
         ),
         (0.2, 0.1, "it would take 2.0 times that."),
-        (0.2, 0.4, "alone. Compare all photos, without --budget."),
+        (0.2, 0.4, "alone. Compare all photos, without --lowest-margins."),
         (0.0, 0.0, "nothing moved."),
     ],
 )
@@ -209,5 +209,5 @@ def test_sentences_of_an_uncertain_ranking():
 def test_sentences_of_mining_that_compared_all():
     found = mining(compared=225, smallest_skipped=None)
     assert found.sentences[-1] == (
-        "All were compared: without --budget the same photos give a bound."
+        "All were compared: without --lowest-margins the same photos give a bound."
     )

@@ -14,7 +14,8 @@ from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.bench import run as bench
 from deploykit.commands.build.proven_graph import proven_graph
 from deploykit.commands.inspect.bundle import inspect_bundle
-from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
+from deploykit.commands.quantize.request import QuantizeRequest
+from deploykit.commands.quantize.run import quantize_bundle
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
 from deploykit.errors import ParityError
@@ -281,12 +282,11 @@ def test_status_within_a_budget_tells_how_to_accept_it(known):
     answer = status(bundle, Candidate(INT8, CPU, "int8"))
     assert answer.reason == (
         "it changes 30 decisions of 225, within the budget that it was given (at most 20 % of the "
-        "decisions may change); --runtime onnxruntime-cpu --precision int8 takes it, and so does "
-        "predict after deploykit bench --accept --max-flips 20%"
+        "decisions may change); --runtime onnxruntime-cpu --precision int8 takes it"
     )
-    assert status_text(answer).endswith(
-        "; within budget: at most 20 % of the decisions may change)"
-    )
+    command = bundle.command("bench", "--accept", "--max-flips", "20%")
+    assert answer.why == f"{answer.reason}; this accepts it:\n{command}"
+    assert status_text(answer).endswith("; budget: at most 20 % of the decisions may change)")
     assert [answer.is_within(Budget(max_flip_rate=rate)) for rate in (0.13, 0.14)] == [False, True]
     assert not answer.is_within(None)
 

@@ -147,5 +147,5 @@ def test_heads_are_read_and_checked():
     with pytest.raises(UsageError, match="two classes"):
         Labels(names=NAMES, source="test", head=ONE)
     for threshold in (0.0, 1.0, -1.0, float("nan")):
-        with pytest.raises(UsageError, match="between 0 and 1"):
+        with pytest.raises(UsageError, match="above 0 and below 1"):
             Binary(thresholds=(threshold,))

@@ -57,11 +57,16 @@ def test_read_cpu_instruction_sets(system_tells):
         (("avx2", "avx512f", "amx_int8"), False),
         ((), False),  # an ARM CPU without asimddp widens to 32 bits
         (("asimddp", "i8mm"), False),
-        (None, False),
     ],
 )
 def test_saturates_int8_without_vnni(sets, told):
     assert saturates_int8(Cpu("Some CPU", sets)) == told
+
+
+@pytest.mark.parametrize(("machine", "told"), [("AMD64", True), ("x86_64", True), ("arm64", False)])
+def test_saturates_int8_where_no_system_tells(monkeypatch, machine, told):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert saturates_int8(Cpu("Some CPU", None)) == told
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from filelock import Timeout
 
-from deploykit.system.files import held, move_into_place, read_file, replacing, staged
+from deploykit.errors import InputError
+from deploykit.system.files import held, home_of, move_into_place, read_file, replacing, staged
 
 
 @pytest.fixture
@@ -168,3 +169,12 @@ def test_held_leaves_the_lock_of_another(tmp_path):
 def test_held_already_is_not_waited_for(tmp_path):
     with held(tmp_path / "lock"), ThreadPoolExecutor(1) as pool, pytest.raises(Timeout):
         pool.submit(held(tmp_path / "lock").__enter__).result()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no file")
+def test_home_of_where_the_system_makes_no_folder():
+    with (
+        pytest.raises(InputError, match="/proc/art cannot be made: the system makes no files"),
+        home_of(Path("/proc/art/net")),
+    ):
+        pass

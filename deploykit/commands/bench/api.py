@@ -23,7 +23,7 @@ def bench(
     repeats: int | None = None,
     seconds: float = BenchRequest.seconds,
     verify: bool = False,
-    max_images: int = BenchRequest.max_images,
+    max_images: int | None = None,
     expected: PathLike | None = None,
     max_flips: str | float | None = None,
     max_accuracy_drop: float | None = None,
@@ -42,7 +42,7 @@ def bench(
         repeats: The most rounds; None for as many as there is time for.
         seconds: How long to measure, once all are open; at least three rounds run.
         verify: Prove the fastest unproven candidates, until one passes.
-        max_images: Photos to compare with ``verify``.
+        max_images: The most photos to compare with ``verify``; None for 256.
         expected: A table of the photos' classes (path, then names or 0/1 columns); None for what
             their folders tell. Gives the accuracy of each candidate.
         max_flips: Below FP32, recommend what changes no larger part of the decisions, ``"1%"`` or

@@ -73,14 +73,14 @@ def bench(
         ),
     ] = "1,8,32",
     max_images: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             metavar="N",
             rich_help_panel=_MEASUREMENT,
-            help="The most images to compare with --verify.",
+            help="The most images to compare with --verify.  [default: 256]",
         ),
-    ] = 256,
+    ] = None,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,

@@ -53,6 +53,8 @@ from deploykit.system.text import counted, now
 
 #: So many images are predicted again and again: all of them stay in the system's file cache.
 _SAMPLE = 48
+#: So many images are compared with ``verify``, if the user names no other number.
+_COMPARED = 256
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class BenchRequest:
     Attributes:
         expected: A table of the images' classes; None for what their folders tell.
         budget: What the user allows below FP32; None for what the precision allows.
-        max_images: 256 without a flip bound the rate of flips at 1.2 %.
+        max_images: The most to compare with ``verify``; None for 256, which without a flip bound
+            the rate of flips at 1.2 %.
     """
 
     images: Path | None = None
@@ -70,7 +73,7 @@ class BenchRequest:
     repeats: int | None = None
     seconds: float = 90.0
     verify: bool = False
-    max_images: int = 256
+    max_images: int | None = None
     expected: Path | None = None
     budget: Budget | None = None
 
@@ -90,7 +93,12 @@ class BenchRequest:
                 f"The rounds cannot take {self.seconds:g} seconds.",
                 hint="Choose --seconds above 0; 90 are usual.",
             )
-        if self.max_images < 1:
+        if self.max_images is not None and not self.verify:
+            raise UsageError(
+                "--max-images is for the comparison, and nothing is compared without --verify.",
+                hint="Add --verify, or leave out --max-images.",
+            )
+        if self.max_images is not None and self.max_images < 1:
             raise UsageError(
                 f"{self.max_images} photos prove nothing.",
                 hint="Choose --max-images of at least 1.",
@@ -309,9 +317,9 @@ def _verified(
     is_engine = is_flavour(what.runtime)
     request = VerifyRequest(
         images=images,
-        max_images=asked.max_images,
+        max_images=asked.max_images or _COMPARED,
         expected=asked.expected,
-        allowed=None if what.precision == "fp32" else asked.budget,
+        budget=None if what.precision == "fp32" else asked.budget,
         runtime=None if is_engine else what.runtime,
         precision=None if is_engine else what.precision,
         engine=what.file if is_engine else None,

@@ -8,7 +8,7 @@ from typing import Literal
 from deploykit.commands.build.run import BuildRequest, BuildResult
 from deploykit.commands.build.run import build_engine as build
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
-from deploykit.commands.quantize.run import SEARCH_SECONDS
+from deploykit.commands.quantize.request import SEARCH_SECONDS
 from deploykit.parity.budget import Budget
 from deploykit.specs.engine import Profile
 from deploykit.system.progress import Progress, silent

@@ -94,7 +94,7 @@ def build_trt(
         from deploykit.bundle.folder import find_bundle
         from deploykit.commands.build.run import BUILD_PRECISIONS, BuildRequest, build_engine
         from deploykit.commands.build.text import build_text, build_value
-        from deploykit.commands.quantize.run import SEARCH_SECONDS
+        from deploykit.commands.quantize.request import SEARCH_SECONDS
         from deploykit.errors import ParityError
         from deploykit.parity.budget import Budget
         from deploykit.specs.engine import FLAVOURS, Profile

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, Bundle, deploy_graph
 from deploykit.bundle.verdicts import KeptVerdict
-from deploykit.commands.quantize.run import QuantizedGraph, QuantizeRequest, quantize_bundle
+from deploykit.commands.quantize.request import QuantizeRequest
+from deploykit.commands.quantize.run import QuantizedGraph, quantize_bundle
 from deploykit.errors import BundleError, ParityError
 from deploykit.inference.candidates import Candidate
+from deploykit.parity.budget import Budget
+from deploykit.parity.tolerance import tolerance_for
 from deploykit.proof.policy import status
 from deploykit.runtime.opener import CPU, REHEARSAL
 from deploykit.specs.model import Precision
@@ -39,10 +42,9 @@ def proven_graph(
         ParityError: It is not proven.
     """
     precision = request.precision
-    proof = _proof_of(bundle, precision)
-    if proof is not None and precision != "fp32" and not _is_whole(bundle, proof.graph):
-        # A crash between two files can be mended here.
-        progress(Note(f"{proof.graph} is missing or damaged: it is made again"))
+    proof, reason = _proof_of(bundle, precision, request.budget)
+    if proof is not None and reason:
+        progress(Note(f"{proof.graph} {reason}: it is made again"))
         proof = None
     if precision != "fp32" and (proof is None or request.images is not None):
         # Of INT8 the graph for CPUs stays as it is.
@@ -71,14 +73,27 @@ def _is_whole(bundle: Bundle, graph: str) -> bool:
     return True
 
 
-def _proof_of(bundle: Bundle, precision: Precision) -> KeptVerdict | None:
-    """The proof on any device: of INT8 it tells the CPU's instruction sets, and any will do."""
+def _proof_of(
+    bundle: Bundle, precision: Precision, budget: Budget | None
+) -> tuple[KeptVerdict | None, str]:
+    """The proof of the graph that is there, and why that graph does not do all the same.
+
+    On any device: of INT8 it tells the CPU's instruction sets, and any will do.
+    """
     graph = _GRAPHS[precision]
     if graph not in bundle.manifest.files:
-        return None
+        return None, ""
     known = status(bundle, Candidate(graph, PROOF_RUNTIMES[precision], precision))
-    if known.proof is not None or precision == "fp32":
-        return known.proof
+    if precision == "fp32":
+        return known.proof, ""
     # A rehearsal on few photos is no proof; the engine, which is compared itself, may be built.
-    rehearsal = known.verdict
-    return rehearsal if rehearsal is not None and rehearsal.passed else None
+    proof = known.verdict
+    if proof is None or not proof.passed:
+        return None, ""
+    if not _is_whole(bundle, graph):
+        return proof, "is missing or damaged"  # a crash between two files can be mended here
+    if budget is not None and known.word != "proven":
+        # It may have been made within a wider budget, and without a GPU nothing judges the engine.
+        reasons = tolerance_for(precision, budget).reasons(proof.measurement)
+        return proof, f"does not keep to this budget ({'; '.join(reasons)})" if reasons else ""
+    return proof, ""

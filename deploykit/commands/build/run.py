@@ -15,13 +15,8 @@ from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.build.engine_files import publish_engine, withdraw_engine, write_engine
 from deploykit.commands.build.proven_graph import PROOF_RUNTIMES, proven_graph
 from deploykit.commands.diagnose.layers.failed import failure_lines, kept_files
-from deploykit.commands.quantize.run import (
-    SEARCH_SECONDS,
-    QuantizedGraph,
-    QuantizeRequest,
-    quantization_images,
-    verdict_lines,
-)
+from deploykit.commands.quantize.request import SEARCH_SECONDS, QuantizeRequest
+from deploykit.commands.quantize.run import QuantizedGraph, quantization_images, verdict_lines
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.run import verify_bundle
@@ -35,11 +30,13 @@ from deploykit.engine.passport import (
     Passport,
     parse_targets,
     reason,
+    runs_on,
+    size_options,
 )
 from deploykit.errors import BundleError, DependencyError, MissingError, ParityError, UsageError
 from deploykit.inference.engines import Engine, engines_outdated
 from deploykit.parity.budget import Budget
-from deploykit.proof.images import ImageSample
+from deploykit.proof.images import ImageSample, require_labels
 from deploykit.specs.engine import Flavour, Profile, TensorRT
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Shown, choice
@@ -71,6 +68,14 @@ class BuildRequest:
     diagnose: bool = True
     expected: Path | None = None
     budget: Budget | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command and the options that the engine alone needs, as words of a shell."""
+        flavour = () if self.flavour is None else ("--flavour", self.flavour)
+        targets = (word for target in self.targets for word in ("--target", target))
+        sizes = size_options(self.profile, self.workspace_bytes)
+        return ("build-trt", *flavour, *targets, *sizes)
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,10 +117,12 @@ def build_engine(
     """
     request = request or BuildRequest()
     choice(request.precision, BUILD_PRECISIONS, "precision for engines")
-    if request.budget is not None and request.precision == "fp32":
+    if request.precision == "fp32" and (
+        request.budget is not None or request.search_seconds != SEARCH_SECONDS
+    ):
         raise UsageError(
-            "--max-flips and --max-accuracy-drop are for what is below FP32, where no decision may "
-            "change.",
+            "--max-flips, --max-accuracy-drop and --search-seconds are for what is below FP32: no "
+            "decision may change in it, and no node is searched for.",
             hint="Leave them out, or build --precision fp16 or int8.",
         )
     gpu = find_gpu()
@@ -124,6 +131,12 @@ def build_engine(
     if targets == (CURRENT,):
         current_gpu()  # or the FP16 graph would be made first, and in vain
     tensorrt = open_flavour(flavour)
+    sample = None
+    runs_here = gpu is not None and (targets == (CURRENT,) or runs_on(targets, gpu))
+    if runs_here or request.images is not None or request.expected is not None:
+        # The engine may be compared at the end: what is wrong with its images is said now.
+        sample = _proof_sample(bundle, request)
+        require_labels(request.budget, sample.expected, sample.source)
     before = bundle
     making = QuantizeRequest(
         request.precision,
@@ -132,6 +145,7 @@ def build_engine(
         diagnose=request.diagnose,
         expected=request.expected,
         budget=request.budget,
+        asked_by=request.words,
     )
     bundle, proof, tuning = proven_graph(bundle, making, progress)
     built = _build(bundle, proof.graph, request, tensorrt, targets, progress)
@@ -143,9 +157,8 @@ def build_engine(
     bundle, engine = publish_engine(bundle, passport, built.plan)
     verification = None
     if audit is not None:
-        verifying = VerifyRequest(
-            engine=engine, sample=_proof_sample(bundle, request), allowed=request.budget
-        )
+        sample = sample or _proof_sample(bundle, request)
+        verifying = VerifyRequest(engine=engine, sample=sample, budget=request.budget)
         try:
             verification = verify_bundle(bundle, verifying, progress)
         except MissingError as exc:

@@ -5,28 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from deploykit.bundle.embeddings import EMBEDDINGS_GRAPH, EmbeddingsRecord
 from deploykit.bundle.manifest import Manifest, record_file
 from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.export.request import ExportRequest, Subject
 from deploykit.errors import ParityError
-from deploykit.parity.compare import NamedBatch
-from deploykit.parity.similarity import (
-    Similarity,
-    both_zero,
-    cosine_similarities,
-    similarity_of,
+from deploykit.parity.compare import NamedBatch, ask_sessions
+from deploykit.parity.similarity import Similarity
+from deploykit.proof.embeddings_text import failure_text
+from deploykit.proof.similarity import (
+    EmbeddingComparison,
+    embeddings_of_module,
+    kept_similarity,
 )
-from deploykit.proof.embeddings import failure_text
-from deploykit.proof.similarity import embeddings_of_module, kept_similarity
 from deploykit.proof.verdict import Verdict
 from deploykit.specs.embeddings import Tap
-from deploykit.specs.session import EmbeddingSession, Session, SessionSpec
+from deploykit.specs.session import Session, SessionSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -110,13 +108,11 @@ def embedding_similarity(
     """
     if graph is None or not all(verdict.passed for verdict in verdicts):
         return None
-    embed = embeddings_of_module(reference, graph.tap, subject.preprocessing, opset)
-    right = np.concatenate([embed(images)[1] for _, images in groups])
-    session = cast(EmbeddingSession, candidate)
-    found = np.concatenate([session.run_embedded(images)[1] for _, images in groups])
-    names = [name for names, _ in groups for name in names]
-    cosines = cosine_similarities(right, found)
-    similarity = similarity_of(names, cosines, both_zero(right, found))
+    right = embeddings_of_module(reference, graph.tap, subject.preprocessing, opset)
+    compared = EmbeddingComparison(EMBEDDINGS_GRAPH, right)
+    asked = compared.instead_of(reference, [candidate])
+    answers = ask_sessions(*asked, groups, subject.labels, lambda *_: None)
+    similarity = compared.found(answers.paths)[candidate.spec]
     if reason := failure_text(similarity):
         raise ParityError(
             f"The exported embeddings, {graph.tap.describe()}, are not the torch module's, so "

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from deploykit.errors import InputError, ModelError, UsageError
+from deploykit.images.label_tables import table_rows
 from deploykit.images.scan import read_text
 from deploykit.specs.heads import DEFAULT_THRESHOLD, HeadName, SingleLabel, head_of
 from deploykit.specs.model import Labels
-from deploykit.specs.value import decode_json
 from deploykit.system.progress import Note, Progress
+from deploykit.system.text import counted
 
 
 def choose_head(
@@ -86,7 +87,7 @@ def with_head(
         thresholds: By the classes' names.
 
     Raises:
-        UsageError: A threshold is not between 0 and 1, of no class, or the head has none.
+        UsageError: A threshold is not above 0 and below 1, of no class, or the head has none.
     """
     if name == "single-label":
         if threshold is not None or thresholds:
@@ -101,6 +102,11 @@ def with_head(
             f"There is a threshold for {unknown[0]!r}, which is no class.",
             hint=f"The classes: {', '.join(labels.names[:8])}{', ...' if len(labels) > 8 else ''}.",
         )
+    for label, value in thresholds.items():
+        if not 0 < value < 1:
+            raise UsageError(
+                f"The threshold of {label!r} has to be above 0 and below 1; got {value:g}."
+            )
     default = DEFAULT_THRESHOLD if threshold is None else threshold
     each = tuple(thresholds.get(label, default) for label in labels.names)
     head = head_of(name, each)
@@ -132,27 +138,71 @@ def read_thresholds(path: Path) -> dict[str, float]:
             between them, where a first line without a number is a header.
 
     Raises:
-        InputError: It cannot be read, or is neither.
+        InputError: It cannot be read, is neither, has no class or one twice, or a threshold is not
+            above 0 and below 1.
     """
     text = read_text(path, "list of thresholds", "class")
-    hint = 'Write a line a class, robin,0.4, or JSON: {"robin": 0.4}'
+    is_json = path.suffix.lower() == ".json" or text.lstrip().startswith("{")
     try:
-        if text.lstrip().startswith("{"):
-            return decode_json(text, dict[str, float])
-        rows = [row for row in csv.reader(text.splitlines()) if any(map(str.strip, row))]
-        if rows and len(rows[0]) == 2 and not _is_number(rows[0][1]):
-            del rows[0]
-        found = {name.strip(): float(value) for name, value in rows}
+        return _checked(_of_json(text) if is_json else _of_lines(text))
     except ValueError as exc:
-        raise InputError(f"The thresholds in {path} are not clear: {exc}.", hint=hint) from exc
-    if len(found) < len(rows):
-        raise InputError(f"{path} has a class twice.", hint=hint)
+        raise InputError(
+            f"The thresholds in {path} are not clear: {exc}.",
+            hint='Write a line a class, robin,0.4, or JSON: {"robin": 0.4}',
+        ) from exc
+
+
+def _checked(thresholds: Iterable[tuple[str, str, float]]) -> dict[str, float]:
+    """The thresholds by the classes' names, which are all different."""
+    found: dict[str, float] = {}
+    for where, name, value in thresholds:
+        if name in found:
+            raise ValueError(f"{where}{name!r} has a threshold twice")
+        if not 0 < value < 1:
+            raise ValueError(
+                f"{where}the threshold of {name!r} has to be above 0 and below 1; got {value:g}"
+            )
+        found[name] = value
+    if not found:
+        raise ValueError("it has no class")
     return found
 
 
-def _is_number(text: str) -> bool:
+def _of_lines(text: str) -> Iterator[tuple[str, str, float]]:
+    """The line of each class, in words, its name and its threshold."""
+    for place, (line, cells) in enumerate(table_rows(text, (",",))):
+        if len(cells) != 2:
+            shown = ",".join(cells)[:40]
+            raise ValueError(
+                f"line {line}, {shown!r}, has {counted(len(cells), 'cell')} between commas; a "
+                "class and its threshold are 2"
+            )
+        name, written = cells
+        try:
+            yield f"line {line}: ", name, float(written)
+        except ValueError:
+            # A header has words. What has a digit is a threshold that was mistyped.
+            if place or not written or any(map(str.isdigit, written)):
+                raise ValueError(
+                    f"line {line}: the threshold of {name!r} is {written[:40]!r}, which is no "
+                    "number"
+                ) from None
+
+
+def _of_json(text: str) -> Iterator[tuple[str, str, float]]:
+    """The same of an object."""
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        # Pairs, so that no key is lost; and floats, which are of any size.
+        value = json.loads(text, object_pairs_hook=tuple, parse_int=float)
+    except ValueError as exc:
+        raise ValueError(f"it is no JSON, {exc}") from exc
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+    if type(value) is not tuple:
+        raise ValueError("it is JSON, but no object with a threshold for each class")
+    for name, threshold in value:
+        if type(threshold) is not float:
+            kinds: dict[type, str] = {tuple: "an object", list: "a list"}
+            shown = kinds.get(type(threshold)) or json.dumps(threshold)[:40]
+            raise ValueError(f"the threshold of {name!r} is {shown}, which is no number")
+        yield "", name, threshold

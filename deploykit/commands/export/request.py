@@ -65,6 +65,12 @@ class ExportRequest:
     tap: str | None = None
 
     def __post_init__(self) -> None:
+        if self.tap is not None and not self.tap.strip():
+            raise UsageError(
+                "--tap is empty, which names no tensor.",
+                hint="Name a module of the network, --tap layer4; or leave it out for what the "
+                "last layer takes.",
+            )
         if self.tap is not None and not self.embeddings:
             raise UsageError(
                 f"--tap {self.tap} chooses what embeddings are, and none were asked for.",
@@ -146,6 +152,7 @@ def load_subject(request: ExportRequest, progress: Progress) -> Subject:
         request.checkpoint,
         2 if head == "binary" else model.num_classes,
         number_duplicates=request.number_duplicates,
+        binary=head == "binary",
     )
     labels = with_head(labels, head, request.threshold, request.thresholds)
     if labels.source == "assumed":

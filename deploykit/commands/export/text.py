@@ -9,7 +9,7 @@ import msgspec
 
 from deploykit.bundle.manifest import Manifest
 from deploykit.commands.export.run import ExportResult
-from deploykit.proof.embeddings import record_text, similarity_text
+from deploykit.proof.embeddings_text import record_text, similarity_text
 from deploykit.proof.text import images_text, verdict_value, verdicts_text
 from deploykit.system.text import visible
 
@@ -40,7 +40,7 @@ def _head_lines(result: ExportResult) -> Iterator[str]:
     manifest, error = result.bundle.manifest, result.activation_error
     head = manifest.labels.head
     if head.thresholds:
-        yield f"head           {head.describe()}"
+        yield f"head           {head.describe(manifest.labels.names)}"
     if error is not None:
         yield (
             f"probabilities  the network ends in a {manifest.architecture.activation}, left out of "

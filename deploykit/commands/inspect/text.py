@@ -23,7 +23,7 @@ from deploykit.commands.quantize.text import made_for
 from deploykit.engine.passport import Passport
 from deploykit.errors import BundleError
 from deploykit.inference.candidates import Candidate
-from deploykit.proof.embeddings import record_text, similarity_lines
+from deploykit.proof.embeddings_text import record_text, similarity_lines
 from deploykit.proof.policy import status_of
 from deploykit.proof.text import kept_verdict_text, status_value
 from deploykit.specs.model import KeptNode, TensorSpec
@@ -109,7 +109,7 @@ def _bundle_lines(found: BundleInspection) -> Iterator[str]:
         )
     if manifest.embeddings is not None:
         yield _line("embeddings", record_text(manifest.embeddings))
-        yield from (_line("", line) for line in similarity_lines(manifest.embeddings))
+        yield from (_line("", line) for line in similarity_lines(manifest))
     for accepted in manifest.accepted:
         machine = accepted.machine
         yield _line(
@@ -146,7 +146,7 @@ def _origin_lines(manifest: Manifest) -> Iterator[str]:
     )
     yield _line("checkpoint", f"{checkpoint.path} ({checkpoint.sha256[:12]})")
     if manifest.labels.head.thresholds:
-        yield _line("head", manifest.labels.head.describe())
+        yield _line("head", manifest.labels.head.describe(manifest.labels.names))
     yield _line("classes", f"{_names(manifest.labels.names)} ({manifest.labels.source})")
     preprocessing = manifest.preprocessing
     yield _line("preprocessing", f"{preprocessing.describe()} ({preprocessing.source})")
@@ -172,7 +172,7 @@ def _graph_lines(found: GraphInspection) -> Iterator[str]:
         yield _line("kept", f"{len(found.kept)} nodes compute in FP32")
     yield from _kept_lines(found.kept)
     if found.head is not None:
-        yield _line("head", found.head.describe())
+        yield _line("head", found.head.describe(found.labels or ()))
     yield _line("classes", _names(found.labels) if found.labels else "it carries none")
     preprocessing = found.preprocessing
     yield _line("preprocessing", preprocessing.describe() if preprocessing else "it carries none")

@@ -20,6 +20,7 @@ from deploykit.console.options import (
     Tf32,
     Verbose,
     named_path,
+    only_one,
     parsed_precision,
     whole_number,
 )
@@ -61,11 +62,11 @@ def predict(
         ),
     ] = None,
     html: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(metavar="FILE", help="Write an HTML page with the images and their classes."),
     ] = None,
     embeddings: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             metavar="FILE",
             help="Write what the network's last layer takes of each image, too: .npy or .parquet; "
@@ -180,12 +181,13 @@ def predict(
             )
         progress = console.progress
         known_precision = parsed_precision(precision)
+        page, vectors = only_one(html, "--html"), only_one(embeddings, "--embeddings")
         with Outputs(
             paths,
             source=source,
-            page=html,
+            page=page,
             expected=expected,
-            embeddings=embeddings,
+            embeddings=vectors,
             emit=emit,
             resume=resume,
             overwrite=overwrite,
@@ -200,7 +202,7 @@ def predict(
                 batch_size=batch_size,
                 threads=threads,
                 expected=expected,
-                embeddings=embeddings is not None,
+                embeddings=vectors is not None,
             )
             chosen = find_bundle(bundle, artifacts, progress)
             with _telling_what_is_kept(outputs, console):

@@ -30,7 +30,7 @@ def check_embeddings_file(path: Path) -> None:
         UsageError: See :func:`deploykit.system.files.check_destination`.
         DependencyError: A Parquet file without pyarrow.
     """
-    check_destination(path, "embeddings", ENDINGS)
+    check_destination(path, "embeddings file", ENDINGS)
     if path.suffix.lower() == ".parquet":
         check_installed("pyarrow")
 

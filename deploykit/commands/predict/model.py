@@ -21,9 +21,9 @@ from deploykit.images.decode import DecodeError, Failure, decode_rgb, rgb_of
 from deploykit.images.preprocess import OversizeError, Pixels, make_grey, preprocess
 from deploykit.images.scan import ImageFile, escape_name
 from deploykit.inference.pipeline import AnsweredBatch
-from deploykit.proof.auto import AUTO, open_best
-from deploykit.proof.embeddings import need_embeddings, open_embeddings_beside
+from deploykit.proof.auto import AUTO, need_embeddings, open_best, open_with_embeddings
 from deploykit.proof.text import status_of_run
+from deploykit.runtime.opener import GRAPH_RUNTIMES, REHEARSAL
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
 from deploykit.specs.prediction import Prediction
@@ -56,10 +56,20 @@ class Model(Shown, Closing):
     path and what was chosen to run, and opens that when it is first used.
     """
 
-    def __init__(self, folder: Path, options: dict[str, Any], top_k: TopK | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: dict[str, Any],
+        top_k: TopK | None,
+        progress: Progress = silent,
+    ) -> None:
         self._folder = folder.absolute()
         self._options = options
         self._top_k = top_k
+        self._progress = progress
+        on = options["runtime"]
+        # What embeddings are computed on: a runtime that was named, else what is proven.
+        self._embeds_on = on if on in GRAPH_RUNTIMES and on != REHEARSAL else AUTO
         self._lock = threading.RLock()
         self._closed = False
         self._open: tuple[Bundle, Session] | None = None
@@ -131,8 +141,8 @@ class Model(Shown, Closing):
     def embed(self, images: Iterable[ImageLike] | ImageBatch) -> Embeddings:
         """Compute the embeddings of images: what the network's last layer takes of each.
 
-        The graph that gives them is opened when this is first called. It computes in FP32: on this
-        model's runtime, and beside an engine on the GPU, else on the CPU.
+        The graph that gives them is opened when this is first called. It computes in FP32: on the
+        runtime that was named, else on the fastest on which this graph is proven.
 
         Args:
             images: A list of what one call takes, each of another kind if need be; or a batch as
@@ -144,6 +154,8 @@ class Model(Shown, Closing):
         Raises:
             BundleError: The bundle was exported without embeddings.
             InputError: An image cannot be read: an array has no place to say so.
+            ParityError: No runtime was named and the graph is proven on none; or its embeddings
+                have been shown not to be the trained network's.
             UsageError: Something is no image, or the model is closed.
         """
         with python_words():
@@ -222,13 +234,18 @@ class Model(Shown, Closing):
             spec = self._open[1].spec
             options |= {"runtime": spec.runtime, "precision": spec.precision}
             options["engine"] = spec.graph if is_flavour(spec.runtime) else None
-        return {"made": (self._folder, options, self._top_k), "closed": self._closed}
+        return {
+            "made": (self._folder, options, self._top_k),
+            "embeds_on": self._embeds_on,
+            "closed": self._closed,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Model.__init__(self, *state["made"])
+        self._embeds_on = state["embeds_on"]  # what auto took was not named
         self._closed = state["closed"]
 
-    def _opened(self, progress: Progress = silent) -> tuple[Bundle, Session]:
+    def _opened(self) -> tuple[Bundle, Session]:
         if self._open is not None and not self._closed:
             return self._open  # without waiting for who computes
         with self._lock:
@@ -240,7 +257,7 @@ class Model(Shown, Closing):
             if self._open is None:
                 bundle = open_bundle(self._folder)
                 checked_top(self._top_k, len(bundle.manifest.labels))
-                self._open = bundle, open_best(bundle, **self._options, progress=progress)
+                self._open = bundle, open_best(bundle, **self._options, progress=self._progress)
             return self._open
 
     def _run(self, images: ImageBatch) -> Logits:
@@ -257,8 +274,12 @@ class Model(Shown, Closing):
         with self._lock:
             bundle, session = self._opened()
             if self._embedding is None:
-                self._embedding = open_embeddings_beside(
-                    bundle, session.spec, threads=self._options["threads"]
+                self._embedding = open_with_embeddings(
+                    bundle,
+                    runtime=self._embeds_on,
+                    threads=self._options["threads"],
+                    tf32=self._options["tf32"],
+                    progress=self._progress,
                 )
             step = max(1, session.spec.largest_batch or len(images))
             parts = [
@@ -337,8 +358,8 @@ def load(
         "tf32": tf32,
         "threads": threads,
     }
-    model = Model(chosen_bundle(bundle, artifacts, progress).folder, options, top_k)
-    model._opened(progress)  # noqa: SLF001  # its own file's
+    model = Model(chosen_bundle(bundle, artifacts, progress).folder, options, top_k, progress)
+    model._opened()  # noqa: SLF001  # its own file's
     return model
 
 

@@ -17,7 +17,7 @@ from deploykit.commands.predict.tally import tally_of
 from deploykit.errors import UsageError
 from deploykit.images.scan import FolderPresence, ImageFile, Scan, root_of, scan_images
 from deploykit.inference.pipeline import AnsweredBatch, answer_files, shared_work
-from deploykit.proof.auto import AUTO, open_best
+from deploykit.proof.auto import AUTO, open_best, open_with_embeddings
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.prediction import Prediction, Ranked
 from deploykit.specs.session import Closing, Embeddings, Session, SessionSpec
@@ -215,11 +215,7 @@ def _scanned(request: PredictRequest, labels: Labels, progress: Progress) -> Sca
 
 def _opener(request: PredictRequest) -> Callable[..., Session]:
     """What opens the session of a run."""
-    if not request.embeddings:
-        return open_best
-    from deploykit.proof.embeddings import open_with_embeddings
-
-    return open_with_embeddings
+    return open_with_embeddings if request.embeddings else open_best
 
 
 def checked_top(top_k: TopK | None, classes: int) -> int:

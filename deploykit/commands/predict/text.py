@@ -38,9 +38,9 @@ def prediction_text(run: PredictionSummary) -> str:
     lines = _sums(run, labels) if run.tally.only is None else _answer(run.tally.only)
     lines += f"proof     {status_text(run.status)}".split("\n")  # a command has a line of its own
     if run.embeddings is not None:
-        from deploykit.proof.embeddings import run_text
+        from deploykit.proof.embeddings_text import run_text
 
-        lines.append(f"embedding {run_text(run.embeddings, run.spec)}")
+        lines.append(f"embedding {run_text(run.bundle, run.embeddings, run.spec)}")
     lines += (f"written   {path}" for path in run.outputs)
     return "\n".join(map(visible, lines))
 
@@ -217,9 +217,9 @@ def _class_values(tally: ClassTally) -> dict[str, Any]:
 def _embedding_value(run: PredictionSummary) -> dict[str, Any]:
     if run.embeddings is None:
         return {}
-    from deploykit.proof.embeddings import embeddings_value
+    from deploykit.proof.embeddings_text import embeddings_value
 
-    return {"embedding": embeddings_value(run.embeddings, run.spec)}
+    return {"embedding": embeddings_value(run.bundle, run.embeddings, run.spec)}
 
 
 def row_text(row: Prediction) -> str:

@@ -5,12 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, optional_path
-from deploykit.commands.quantize.run import (
-    SEARCH_SECONDS,
-    Quantization,
-    QuantizeRequest,
-    quantize_bundle,
-)
+from deploykit.commands.quantize.request import SEARCH_SECONDS, QuantizeRequest
+from deploykit.commands.quantize.run import Quantization, quantize_bundle
 from deploykit.parity.budget import Budget
 from deploykit.system.progress import Progress, silent
 

@@ -68,13 +68,13 @@ def quantize(
         "quantize", as_json=json, verbose=verbose, bundle=bundle, artifacts=artifacts
     ) as console:
         from deploykit.bundle.folder import find_bundle
-        from deploykit.commands.quantize.run import (
+        from deploykit.commands.quantize.request import (
             CPU_KINDS,
             SCHEMES,
             SEARCH_SECONDS,
             QuantizeRequest,
-            quantize_bundle,
         )
+        from deploykit.commands.quantize.run import quantize_bundle
         from deploykit.commands.quantize.text import quantization_text, quantization_value
         from deploykit.errors import ParityError
         from deploykit.parity.budget import Budget

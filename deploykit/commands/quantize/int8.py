@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -103,6 +104,7 @@ class Int8(Strategy):
         self._weights = seen.weights[self.scheme.weight_bits or 8]
         self._method: CalibrationMethod = methods[0]
         self._blanket: dict[CalibrationMethod, Verdict] = {}
+        self._moved: dict[tuple[str, ...], float] = {}
         self._integer_nodes = integer_nodes(self._graph, joins=self._joins)
         self._weighted = frozenset(n.name or "" for n in self._integer_nodes if has_weight(n))
 
@@ -127,17 +129,7 @@ class Int8(Strategy):
 
     def open(self, graph: ir.Model | Path, runtime: str) -> Session:
         """Open it there; a trial with one stream, so that nothing is compiled twice."""
-        from deploykit.graph.instruments import model_bytes
-
-        return open_graph(
-            graph if isinstance(graph, Path) else model_bytes(graph),
-            name=self.scheme.graph,
-            runtime=runtime,
-            precision="int8",
-            preprocessing=self._manifest.preprocessing,
-            labels=self._manifest.labels,
-            pipelined=not isinstance(graph, Path),
-        )
+        return self._opened(graph, runtime, "int8", pipelined=not isinstance(graph, Path))
 
     def fp32_nodes(self, graph: ir.Model, keep: NodeSet) -> Sequence[ir.Node]:
         """Those that the search kept."""
@@ -167,12 +159,11 @@ class Int8(Strategy):
         return super().judge(keep) if keep else self._blanket[self._method]
 
     def ranked(self, keep: NodeSet, trials: Trials) -> list[Group]:
-        """By how much each tensor's rounding, and no other, moves the answers, and what it saves.
+        """By how much each tensor's rounding, and no other, moves the answers.
 
         The errors of INT8 are many, small and independent, so that they add up as squares: what
         moves the answer most by itself is what is best spared. Leaving one out of all roundings
-        would show little but chance. Each square is held against the time that what takes the
-        tensor needs in FP32, where that is known.
+        would show little but chance.
         """
         del keep  # nothing is kept before the ranking
         from deploykit.graph.deploy import DEPLOY_INPUT
@@ -199,14 +190,24 @@ class Int8(Strategy):
         if self.scheme.cpu is not None:  # on a GPU the nodes' times are other ones
             batch = {DEPLOY_INPUT: every[:_TIMED_BATCH]}
             self.costs = node_milliseconds(model_bytes(self._graph), batch)
-        times = np.array([self._milliseconds(takers[each]) for each in tensors[:measured]])
+        for name, each in zip(tensors, moved, strict=False):  # what takes two spares both
+            self._moved[takers[name]] = math.hypot(self._moved.get(takers[name], 0.0), each)
         return [
             (
                 takers[tensors[index]],
                 f"rounding {tensors[index]} to INT8 moves a probability by {moved[index]:.2g}",
             )
-            for index in np.argsort(-np.square(moved) / times, kind="stable")
+            for index in np.argsort(-moved, kind="stable")
         ]
+
+    def by_value(self, groups: Sequence[Group]) -> Sequence[Group]:
+        """By the square of what a tensor moves for each millisecond that sparing it takes."""
+
+        def value(group: Group) -> float:
+            names = tuple(group[0])
+            return float(self._moved[names] ** 2 / self._milliseconds(names))
+
+        return sorted(groups, key=value, reverse=True)
 
     def _milliseconds(self, names: Collection[str]) -> float:
         """What nodes take in FP32; all the same where that does not count."""
@@ -217,7 +218,7 @@ class Int8(Strategy):
         """See :class:`Strategy`: OpenVINO's BF16 takes half of the time of FP32, too."""
         if not self.costs or not keep:
             return True
-        part = self._milliseconds(keep) / self._milliseconds(self.lowered)
+        part = self._milliseconds(keep & self.lowered) / self._milliseconds(self.lowered)
         return part <= _MOST_FP32_TIME
 
     def times_fp32(self, keep: NodeSet) -> float | None:
@@ -226,8 +227,8 @@ class Int8(Strategy):
             return None
         batch = self._images.images[:_TIMED_BATCH]
         with (
-            self._opened(self.converted(keep), "int8") as lowered,
-            self._opened(self._graph, "fp32") as fp32,
+            self._opened(self.converted(keep), self.runtime, "int8") as lowered,
+            self._opened(self._graph, self.runtime, "fp32") as fp32,
         ):
             seconds: list[list[float]] = [[], []]
             for run in range(_TIMED_RUNS + 1):
@@ -238,16 +239,24 @@ class Int8(Strategy):
                         found.append(time.perf_counter() - start)
         return float(np.median(seconds[1]) / np.median(seconds[0]))
 
-    def _opened(self, graph: ir.Model, precision: Precision) -> Session:
+    def _opened(
+        self,
+        graph: ir.Model | Path,
+        runtime: str,
+        precision: Precision,
+        *,
+        pipelined: bool = False,
+    ) -> Session:
         from deploykit.graph.instruments import model_bytes
 
         return open_graph(
-            model_bytes(graph),
+            graph if isinstance(graph, Path) else model_bytes(graph),
             name=deploy_graph("fp32") if precision == "fp32" else self.scheme.graph,
-            runtime=self.runtime,
+            runtime=runtime,
             precision=precision,
             preprocessing=self._manifest.preprocessing,
             labels=self._manifest.labels,
+            pipelined=pipelined,
         )
 
 

@@ -15,7 +15,7 @@ from deploykit.proof.text import accuracy_change_text
 from deploykit.proof.verdict import Verdict
 from deploykit.system.text import counted, rate_digits
 
-#: More flips than this, or more points of accuracy, are no offer.
+#: More flips than this, or more points of accuracy, are no offer, unless they were asked for.
 _MOST_FLIPS, _MOST_POINTS = 0.2, 20.0
 
 
@@ -50,10 +50,7 @@ def offers_of(
             continue  # so few promise nothing, and would prove nothing
         budget = _least_budget(verdict.measurement, asked, part)
         rule = tolerance_for(verdict.candidate.precision, budget).part(part)
-        beyond = (budget.max_flip_rate or 0) > _MOST_FLIPS or (
-            budget.max_accuracy_drop or 0
-        ) > _MOST_POINTS
-        if not (beyond or verdict.extremes or rule.reasons(verdict.measurement)):
+        if not (_is_beyond(budget, asked) or verdict.extremes or rule.reasons(verdict.measurement)):
             found.append(Offer(budget, keep, verdict.measurement))
     if not found:
         return []
@@ -92,14 +89,22 @@ def _allows(offer: Offer) -> tuple[float, float, int]:
     return offer.budget.max_flip_rate or 0, offer.budget.max_accuracy_drop or 0, len(offer.nodes)
 
 
+def _is_beyond(budget: Budget, asked: Budget | None) -> bool:
+    """Whether a budget allows more than anybody would want."""
+    flips, points = (asked.max_flip_rate, asked.max_accuracy_drop) if asked else (None, None)
+    return (budget.max_flip_rate or 0) > max(_MOST_FLIPS, flips or 0) or (
+        budget.max_accuracy_drop or 0
+    ) > max(_MOST_POINTS, points or 0)
+
+
 def _least_budget(found: Measurement, asked: Budget | None, part: float) -> Budget:
-    """The smallest budget, of the kind that was asked for, else of flips."""
-    flips = asked is None or asked.max_flip_rate is not None
+    """The smallest budget, of the kind that was asked for, else of flips; none below the asked."""
+    rate, points = (0.0, None) if asked is None else (asked.max_flip_rate, asked.max_accuracy_drop)
     drop = 0.0 if found.accuracy is None else found.accuracy.drop
-    points = None if asked is None else asked.max_accuracy_drop
+    flips, fall = _whole(100 * found.flip_rate / part), _whole(drop / part)
     return Budget(
-        max_flip_rate=min(1.0, _whole(100 * found.flip_rate / part) / 100) if flips else None,
-        max_accuracy_drop=None if points is None else max(points, min(100, _whole(drop / part))),
+        max_flip_rate=None if rate is None else max(rate, min(100, flips) / 100),
+        max_accuracy_drop=None if points is None else max(points, min(100, fall)),
     )
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,21 +27,14 @@ from deploykit.bundle.manifest import (
 from deploykit.bundle.verdicts import KeptVerdict
 from deploykit.commands.diagnose.layers.failed import failure_lines
 from deploykit.commands.quantize.fp16 import FP16, Fp16
-from deploykit.commands.quantize.int8 import (
-    FOR_TENSORRT,
-    ON_AVX2,
-    ON_CPU,
-    Calibration,
-    Int8,
-    calibrate,
-)
+from deploykit.commands.quantize.int8 import ON_CPU, Calibration, Int8, calibrate
 from deploykit.commands.quantize.offers import offer_lines, offers_of, speed_text
 from deploykit.commands.quantize.replaced import keep_what_is_proven, weigh_images
+from deploykit.commands.quantize.request import QuantizeRequest
 from deploykit.commands.quantize.search import NodeSet
-from deploykit.commands.quantize.strategy import CpuKind, KeptSet, Scheme, Strategy
+from deploykit.commands.quantize.strategy import KeptSet, Scheme, Strategy
 from deploykit.errors import GraphError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
-from deploykit.parity.budget import Budget
 from deploykit.parity.calibration import CalibrationMethod
 from deploykit.proof.answered import AnsweredImages, split_answers
 from deploykit.proof.images import ImageSample, require_labels, split_samples
@@ -54,9 +47,11 @@ from deploykit.proof.reference import (
 )
 from deploykit.proof.text import flips_text
 from deploykit.proof.verdict import Verdict, kept_verdict
+from deploykit.runtime.opener import OPENVINO
 from deploykit.specs.model import KeptNode, Precision
-from deploykit.specs.value import Shown, choice
+from deploykit.specs.value import Shown
 from deploykit.system.cpu import read_cpu, saturates_int8
+from deploykit.system.deps import need
 from deploykit.system.files import staged
 from deploykit.system.progress import Note, Progress, silent
 from deploykit.system.text import counted
@@ -64,80 +59,9 @@ from deploykit.system.text import counted
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-SEARCH_SECONDS = 300.0
-#: What the graph for CPUs can be made for.
-INT8_RUNTIMES = ON_CPU.runtimes
-#: Which CPUs it can be made for.
-CPU_KINDS: tuple[CpuKind | Literal["any"], ...] = ("vnni", "avx2", "any")
-#: What is made for a precision, in this order.
-SCHEMES: dict[Precision, tuple[Scheme, ...]] = {
-    "fp16": (FP16,),
-    "int8": (ON_CPU, ON_AVX2, FOR_TENSORRT),
-}
 #: For the search and for the proof. INT8 adds up many small errors, which takes more photos to see
 #: than FP16's few large ones.
 _IMAGES: dict[Precision, tuple[int, int]] = {"fp16": (32, 32), "int8": (64, 128)}
-
-
-@dataclass(frozen=True)
-class QuantizeRequest:
-    """The arguments of :func:`deploykit.quantize`.
-
-    Attributes:
-        cpu: What kind of CPU the INT8 graph is for, "any" for a graph each; None for this one's.
-        graphs: Which of the precision's graphs to make, by their paths in the bundle; empty for
-            all.
-        expected: A table of the images' classes; None for what their folders tell.
-        budget: What the user allows; None for what the precision allows.
-    """
-
-    precision: Precision = "int8"
-    images: Path | None = None
-    search_seconds: float = SEARCH_SECONDS
-    runtime: str | None = None
-    cpu: CpuKind | Literal["any"] | None = None
-    graphs: tuple[str, ...] = ()
-    diagnose: bool = True
-    expected: Path | None = None
-    budget: Budget | None = None
-
-    def command(self, bundle: Bundle, budget: Budget) -> str:
-        """The command that makes the graphs within another budget."""
-        words: dict[str, object] = {
-            "--precision": self.precision,
-            "--images": self.images,
-            "--expected": self.expected,
-            "--runtime": self.runtime,
-            "--for": self.cpu,
-            "--search-seconds": f"{self.search_seconds:g}"
-            if self.search_seconds != SEARCH_SECONDS
-            else None,
-        }
-        options = [str(word) for each in words.items() if each[1] is not None for word in each]
-        return bundle.command("quantize", *options, *budget.options)
-
-    def schemes(self) -> tuple[Scheme, ...]:
-        """What is to be made.
-
-        Raises:
-            UsageError: There is no such precision, runtime or graph.
-        """
-        precision = choice(self.precision, tuple(SCHEMES), "precision to quantize to")
-        if self.runtime is not None:
-            choice(self.runtime, INT8_RUNTIMES, "runtime for INT8 on CPUs")
-        if self.cpu is not None:
-            choice(self.cpu, CPU_KINDS, "kind of CPU")
-        for graph in self.graphs:
-            choice(graph, tuple(each.graph for each in SCHEMES[precision]), f"{precision} graph")
-        here: CpuKind = "avx2" if saturates_int8(read_cpu()) else "vnni"
-        cpus = {None, self.cpu or here}
-        made = [
-            each
-            for each in SCHEMES[precision]
-            if (each.graph in self.graphs if self.graphs else self.cpu == "any" or each.cpu in cpus)
-        ]
-        # The first must pass, the others may fail: of CPUs this one comes first.
-        return tuple(sorted(made, key=lambda each: (each.cpu is None, each.cpu != here)))
 
 
 @dataclass(frozen=True)
@@ -191,7 +115,8 @@ class Quantization(Shown):
 
     Attributes:
         bundle: The bundle, which has the graphs and their proofs now.
-        graphs: Those that passed, in the order of :data:`SCHEMES`.
+        graphs: Those that passed, in the order of
+            :data:`deploykit.commands.quantize.request.SCHEMES`.
         refused: Why none was made for TensorRT beside that for CPUs; None when it was.
         outdated: The engines that were built from an earlier graph of a name, and run no longer.
     """
@@ -225,6 +150,8 @@ def quantize_bundle(
     """
     request = request or QuantizeRequest()
     schemes = request.schemes()
+    if request.runtime == OPENVINO:
+        need("openvino")  # or a calibration of minutes would be in vain
     split = quantization_images(
         bundle, request.precision, request.images, progress, request.expected
     )

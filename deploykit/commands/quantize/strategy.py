@@ -175,6 +175,10 @@ class Strategy(ABC):
             trials: When their time is up, what has been measured must do.
         """
 
+    def by_value(self, groups: Sequence[Group]) -> Sequence[Group]:
+        """Ranked groups in the order in which they are to be tried."""
+        return groups
+
     def is_worth(self, keep: NodeSet) -> bool:
         """Whether a graph that keeps these nodes in FP32 could be faster than FP32 by enough."""
         del keep
@@ -238,7 +242,8 @@ class Strategy(ABC):
             self._progress(Note(f"{self.scheme.graph} does not pass yet: {self._why}"))
             groups = self.ranked(first, trials)
             self._ranked = tuple(dict.fromkeys(name for names, _ in groups for name in names))
-            groups = [*self._worth_trying(first, groups), (sorted(self.lowered), _NO_SET)]
+            worth = self._worth_trying(first, self.by_value(groups))
+            groups = [*worth, (sorted(self.lowered), _NO_SET)]
             nodes = grow(first, [names for names, _ in groups], trials)
             if nodes is not None and not self.is_worth(nodes):
                 raise self._not_found(trials)
@@ -277,13 +282,13 @@ class Strategy(ABC):
         )
 
     def _worth_trying(self, first: NodeSet, groups: Sequence[Group]) -> Iterator[Group]:
-        """The groups up to the one with which it is not worth it any more."""
+        """The groups without those that would make it not worth it, with those before them."""
         keep = first
         for group in groups:
-            keep |= frozenset(group[0])
-            if not self.is_worth(keep):
-                return
-            yield group
+            more = keep | frozenset(group[0])
+            if self.is_worth(more):
+                keep = more
+                yield group
 
     def _passes(self, keep: NodeSet) -> bool:
         if keep >= self.lowered:
@@ -324,12 +329,14 @@ class Strategy(ABC):
                 f"{self.scheme.instead}.",
             )
         only = (
-            "nodes in FP32 that take more than half of the time, and then little is gained"
+            "No set of nodes was found with which it does, and which would not take more than half "
+            "of the time in FP32."
             if self.costs
-            else "every node in FP32, and then nothing is left in it"
+            else f"{self._name} passes only with every node in FP32, and then nothing is left in "
+            "it."
         )
         return ParityError(
-            f"{message}{self._name} passes only with {only}.",
+            f"{message}{only}",
             hint=f"Stay with {self.scheme.instead}. See which of them passes: "
             f"{self._bundle.command('verify')}",
         )

@@ -323,7 +323,7 @@ def _check_numbers(
             learning_rate is None or 0 < learning_rate < math.inf,
             f"a finite learning rate above 0, not {learning_rate}",
         ),
-        (0 < test_fraction < 1, f"a test fraction between 0 and 1, not {test_fraction}"),
+        (0 < test_fraction < 1, f"a test fraction above 0 and below 1, not {test_fraction}"),
         (0 <= seed < 2**32, f"a seed between 0 and {2**32 - 1}, not {seed}"),
     ):
         if not valid:

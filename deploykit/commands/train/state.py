@@ -18,7 +18,7 @@ from deploykit.images.label_files import format_names
 from deploykit.images.labels import CLASSES_FILE
 from deploykit.specs.model import Labels
 from deploykit.specs.value import Value
-from deploykit.system.files import replacing
+from deploykit.system.files import refusal, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -204,7 +204,7 @@ def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         tempfile.TemporaryFile(dir=there_is).close()  # now rather than after an hour of training
     except OSError as exc:
         raise UsageError(
-            f"The folder {folder} cannot be written to ({exc.strerror}).",
+            f"The folder {folder} cannot be written to ({refusal(exc)}).",
             hint="Choose another --output.",
         ) from exc
 

@@ -21,7 +21,7 @@ def verify(
     *,
     images: PathLike | None = None,
     max_images: int | None = None,
-    budget: int | None = None,
+    lowest_margins: int | None = None,
     runtime: str | None = None,
     precision: Precision | None = None,
     engine: str | None = None,
@@ -49,8 +49,8 @@ def verify(
             one there is, or the newest.
         images: Photos to compare on; None for those of the export, else ``golden.npz``.
         max_images: At most so many, even over the classes.
-        budget: Only so many photos, those with the lowest margins: a flip shows after few, but
-            there is no bound and no proof.
+        lowest_margins: Only so many photos, those with the lowest margins: a flip shows after few,
+            but there is no bound and no proof.
         runtime: What executes; None for all that run here.
         precision: Of the graphs and engines; None for all.
         engine: One engine, by its file's name; None for the newest.
@@ -80,8 +80,8 @@ def verify(
     request = VerifyRequest(
         images=optional_path(images),
         max_images=max_images,
-        budget=budget,
-        allowed=Budget.parse(max_flips, max_accuracy_drop),
+        lowest_margins=lowest_margins,
+        budget=Budget.parse(max_flips, max_accuracy_drop),
         runtime=runtime,
         precision=precision,
         engine=engine,

@@ -53,7 +53,7 @@ def verify(
             min=1, metavar="N", help="The most images to compare, spread evenly over the classes."
         ),
     ] = None,
-    budget: Annotated[
+    lowest_margins: Annotated[
         int | None,
         typer.Option(
             min=1,
@@ -168,8 +168,8 @@ def verify(
         request = VerifyRequest(
             images=images,
             max_images=max_images,
-            budget=budget,
-            allowed=Budget.parse(max_flips, max_accuracy_drop),
+            lowest_margins=lowest_margins,
+            budget=Budget.parse(max_flips, max_accuracy_drop),
             runtime=runtime,
             precision=parsed_precision(precision),
             engine=engine,

@@ -1,4 +1,4 @@
-"""``verify --budget``: rank a folder's images by margin, and compare the closest decisions."""
+"""``verify --lowest-margins``: rank a folder's images, and compare the closest decisions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,19 @@ from deploykit.system.text import counted
 from deploykit.system.threads import StageClock
 
 _BATCH_SIZE = 8
-_UNDECIDED = "not one of the compared images has a margin that decides; a larger --budget has some"
+_UNDECIDED = (
+    "not one of the compared images has a margin that decides; a larger --lowest-margins has some"
+)
+
+
+def accuracy_reason(budget: Budget | None) -> str | None:
+    """Why the closest decisions cannot be judged by what a graph was made within; else None."""
+    if budget is None or budget.of_flips is not None:
+        return None
+    return (
+        f"it was made within a budget of the accuracy ({' '.join(budget.options)}), about which "
+        "the photos with the lowest margins tell nothing"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from deploykit.commands.verify.scatter import Movement, movements, scatter_of
 from deploykit.html.document import render, write_document
 from deploykit.html.thumbnails import make_thumbnails
 from deploykit.html.words import number
-from deploykit.proof.embeddings import similarity_text
+from deploykit.proof.embeddings_text import similarity_text
 from deploykit.proof.text import budget_text, images_text, outcome_of
 from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Ranked

@@ -19,8 +19,9 @@ class VerifyRequest:
 
     Attributes:
         sample: Images that are open already; instead of ``images``.
+        lowest_margins: How many images to compare, those with the lowest margins; None for all.
         precision: None for every one that graphs are made for, and so not for BF16.
-        allowed: What the user allows below FP32; None for what a graph was made within, else for
+        budget: What the user allows below FP32; None for what a graph was made within, else for
             what its precision allows.
         keep: Whether the bundle keeps the verdicts.
         expected: A table of the images' classes; None for what their folders tell.
@@ -29,8 +30,8 @@ class VerifyRequest:
     sample: ImageSample | None = None
     images: Path | None = None
     max_images: int | None = None
-    budget: int | None = None
-    allowed: Budget | None = None
+    lowest_margins: int | None = None
+    budget: Budget | None = None
     runtime: str | None = None
     precision: Precision | None = None
     engine: str | None = None
@@ -93,30 +94,30 @@ class VerifyRequest:
                 "Leave out one or the other.",
             ),
             (
-                self.allowed is not None and (self.precision == "fp32" or self.self_test),
+                self.budget is not None and (self.precision == "fp32" or self.self_test),
                 "--max-flips and --max-accuracy-drop are for what is below FP32, on images: in "
                 "FP32 no decision may change, and a self-test compares with recorded answers.",
                 "Leave out one or the other.",
             ),
             (
-                self.budget is not None
-                and self.allowed is not None
-                and self.allowed.max_accuracy_drop is not None,
-                "--budget compares the photos with the lowest margins, which tell nothing about "
-                "the accuracy on all.",
-                "Leave out --budget or --max-accuracy-drop.",
+                self.lowest_margins is not None
+                and self.budget is not None
+                and self.budget.max_accuracy_drop is not None,
+                f"The photos of --lowest-margins {self.lowest_margins} are those closest to "
+                "another decision; they tell nothing about the accuracy on all.",
+                "Leave out --lowest-margins or --max-accuracy-drop.",
             ),
             (
-                self.budget is not None and self.budget < 1,
-                f"A budget of {self.budget} photos compares nothing.",
+                self.lowest_margins is not None and self.lowest_margins < 1,
+                f"--lowest-margins {self.lowest_margins} compares nothing.",
                 "Give at least 1.",
             ),
             (
-                self.budget is not None
+                self.lowest_margins is not None
                 and (self.max_images is not None or self.self_test or self.sample is not None),
-                "--budget chooses the photos with the lowest margins of a folder: it takes no "
-                "--max-images, no --self-test and no images that are given already.",
-                "Name a folder alone: --budget N --images DIR",
+                "--lowest-margins chooses among all photos of a folder: it takes no --max-images, "
+                "no --self-test and no images that are given already.",
+                "Name a folder alone: --lowest-margins N --images DIR",
             ),
         ):
             if wrong:

@@ -10,7 +10,12 @@ from dataclasses import replace
 from deploykit.bundle.folder import CANONICAL_GRAPH, GOLDEN, Bundle
 from deploykit.bundle.golden import read_golden
 from deploykit.bundle.verdicts import ImageKind, ReferenceKind
-from deploykit.commands.verify.lowest_margins import judge_lowest, mining_of, rank_images
+from deploykit.commands.verify.lowest_margins import (
+    accuracy_reason,
+    judge_lowest,
+    mining_of,
+    rank_images,
+)
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
 from deploykit.errors import BundleError, GraphError, MissingError, UsageError
@@ -19,6 +24,7 @@ from deploykit.inference.candidates import (
     Candidate,
     by_reason,
     engine_candidate,
+    for_other_cpus,
     named_candidates,
     open_candidate,
     with_embedded,
@@ -116,12 +122,13 @@ def _compare(
     labels, preprocessing = bundle.manifest.labels, bundle.manifest.preprocessing
     folder = ranking = None
     known: Mapping[str, tuple[str, ...]] = {}
-    if request.budget is not None:
+    if request.lowest_margins is not None:
         folder = listed_images(bundle, request.images, progress)
         known = known_classes(folder, labels, request.expected, progress)
         sample = read_sample(folder.path, (), preprocessing)  # chosen below
     else:
         sample = _sample(bundle, request, progress)
+        require_labels(request.budget, sample.expected, sample.source)
     with ExitStack() as stack:
         if reference is None and not request.self_test:
             reference = open_reference(bundle, request.reference, progress)
@@ -133,10 +140,9 @@ def _compare(
         if folder is not None:
             # Not before: that may take minutes, and what cannot run here should fail at once.
             ranking = rank_images(bundle, folder, calibration, progress)
-            chosen = ranking.files[: request.budget]
+            chosen = ranking.files[: request.lowest_margins]
             sample = read_sample(folder.path, chosen, preprocessing, known)
         stack.callback(sample.close)
-        require_labels(request.allowed, sample.expected, sample.source)
         sample.skip(frozenset() if request.self_test else calibration)
         compared = compare_embeddings(bundle, reference, candidates, stack, progress)
         answers = answer_images(
@@ -201,12 +207,12 @@ def _budgets(
     progress: Progress,
 ) -> dict[str, Budget]:
     """What the user allows now, else what the graphs and engines were made within."""
-    if request.allowed is None:
+    if request.budget is None:
         return budgets_of(bundle.manifest, [spec.graph for spec in specs], kind)
     if all(spec.precision == "fp32" for spec in specs):
-        options = " ".join(request.allowed.options)
+        options = " ".join(request.budget.options)
         progress(Note(f"{options} allows nothing here: all that is compared computes in FP32"))
-    return {spec.graph: request.allowed for spec in specs}
+    return {spec.graph: request.budget for spec in specs}
 
 
 def _class_changes(
@@ -281,8 +287,9 @@ def _open_candidates(
         sessions.append(stack.enter_context(canonical))
     opened: set[tuple[str, Precision, str | bool]] = set()
     missing: dict[Candidate, MissingError] = {}
-    skipped: dict[Candidate, str] = {}
-    for candidate in candidates:
+    judgeable, skipped = _judgeable(bundle, request, candidates, progress)
+    skipped |= _for_other_cpus(bundle, candidates, progress)
+    for candidate in judgeable:
         # Of engines of one kind the newest is compared; graphs are one of a kind.
         is_engine = is_flavour(candidate.runtime)
         kind = candidate.runtime, candidate.precision, is_engine or candidate.file
@@ -309,6 +316,42 @@ def _open_candidates(
     for line in by_reason(told):
         progress(Note(f"skipped: {line}"))
     return sessions, skipped
+
+
+def _for_other_cpus(
+    bundle: Bundle, candidates: Sequence[Candidate], progress: Progress
+) -> dict[Candidate, str]:
+    """The INT8 graph of other CPUs beside this one's, with the reason why it is skipped."""
+    other = for_other_cpus(bundle)
+    if other is None or not any(each.precision == "int8" for each in candidates):
+        return {}
+    graph, reason = other
+    progress(Note(f"skipped: {graph}: {reason}"))
+    return {Candidate(graph, CPU, "int8"): reason}
+
+
+def _judgeable(
+    bundle: Bundle, request: VerifyRequest, candidates: Sequence[Candidate], progress: Progress
+) -> tuple[Sequence[Candidate], dict[Candidate, str]]:
+    """The candidates that the images can judge, and why they cannot judge the others.
+
+    Raises:
+        UsageError: They can judge none.
+    """
+    if request.lowest_margins is None or request.budget is not None:
+        return candidates, {}
+    made = budgets_of(bundle.manifest, [each.file for each in candidates], "photos")
+    reasons = [(each, accuracy_reason(made.get(each.file))) for each in candidates]
+    skipped = {each: reason for each, reason in reasons if reason is not None}
+    lines = [*by_reason([*skipped.items()])]
+    if lines and len(skipped) == len(candidates):
+        raise UsageError(
+            f"Nothing can be compared: {lines[0]}.",
+            hint="Compare all photos, without --lowest-margins; or judge by flips: --max-flips 1%",
+        )
+    for line in lines:
+        progress(Note(f"skipped: {line}"))
+    return [each for each in candidates if each not in skipped], skipped
 
 
 def _is_optional(candidate: Candidate, reason: MissingError) -> bool:

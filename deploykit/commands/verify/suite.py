@@ -138,7 +138,7 @@ def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
         stages=given["transform"] is not None,
         transform=given["transform"],
         expected=given["expected"],
-        allowed=Budget.parse(given["max-flips"], given["max-accuracy-drop"]),
+        budget=Budget.parse(given["max-flips"], given["max-accuracy-drop"]),
     )
     return find_bundle(config.getoption("deploykit_bundle")), request
 

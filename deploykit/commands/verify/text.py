@@ -12,7 +12,7 @@ from deploykit.commands.diagnose.text import diagnosis_text, diagnosis_value
 from deploykit.commands.verify.conclusion import NAMES_THE_FAULT, conclusion_of
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import Accuracy, ClassAccuracy
-from deploykit.proof.embeddings import failure_text, similarity_text
+from deploykit.proof.embeddings_text import failure_text, similarity_text
 from deploykit.proof.text import (
     OUTCOMES,
     accuracy_change_text,

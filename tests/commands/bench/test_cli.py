@@ -54,6 +54,12 @@ def test_bench_recommends_and_names_next_step(bench, folder):
     assert f"\ndeploykit bench --bundle {folder} --images " in out
 
 
+def test_bench_refuses_max_images_where_nothing_is_compared(bench):
+    code, out, err = bench("--max-images", 5)
+    assert (code, out) == (2, "")
+    assert "nothing is compared without --verify" in err
+
+
 def test_bench_accept_decides_what_predict_takes(bench, folder, photo_folder, tmp_path, capsys):
     code, out, _ = bench("--accept")
     assert code == 0

@@ -1,10 +1,11 @@
 """Engines that fit the GPU at hand, on which running them is pretended."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from bundle_files import contents, kept
+from bundle_files import contents, edited, kept
 from fp16_networks import DIM, make_photos
 
 from deploykit.bundle.folder import find_bundle
@@ -12,7 +13,8 @@ from deploykit.bundle.manifest import sha256_of
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.engine.audit import Audit
 from deploykit.engine.passport import read_passport
-from deploykit.errors import BundleError, ParityError
+from deploykit.errors import BundleError, ParityError, UsageError
+from deploykit.parity.budget import Budget
 
 IN_FP16 = Audit(Counter(fp16=3, fp32=1))
 ADA = BuildRequest(flavour="tensorrt_rtx", targets=("sm89",))
@@ -53,6 +55,17 @@ def test_build_engine_verifies_on_given_images(engine_bundle, engines, audited, 
     result = build_engine(engine_bundle, request)
     assert result.verification.images.source == str(photos)
     assert result.verification.images.count == 5
+
+
+def test_build_engine_without_labels_is_refused_before(engine_bundle, engines, audited):
+    """The graph is there, and only the engine's comparison needs the classes."""
+    bundle = edited(engine_bundle, images=None)
+    before, events = contents(bundle), []
+    request = replace(ADA, budget=Budget(max_accuracy_drop=1))
+    with pytest.raises(UsageError, match=r"of golden\.npz no class is known"):
+        build_engine(bundle, request, events.append)
+    assert contents(bundle) == before
+    assert not any("building" in getattr(event, "stage", "") for event in events)
 
 
 def test_build_engine_failed_is_kept_and_diagnosed(engine_bundle, engines, audited):

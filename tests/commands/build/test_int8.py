@@ -8,7 +8,8 @@ from fp16_networks import BRIGHT, DIM, make_photos
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.commands.build.text import build_text, build_value
-from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
+from deploykit.commands.quantize.request import QuantizeRequest
+from deploykit.commands.quantize.run import quantize_bundle
 from deploykit.commands.quantize.text import quantization_text, quantization_value
 from deploykit.engine.passport import read_passport
 from deploykit.errors import DeviceError, ParityError

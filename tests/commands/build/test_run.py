@@ -2,7 +2,9 @@
 
 import hashlib
 import sys
+from pathlib import Path
 
+import msgspec
 import pytest
 from bundle_files import contents, edited, kept
 from fp16_networks import DIM, make_photos
@@ -12,9 +14,18 @@ from deploykit.bundle.manifest import record_file
 from deploykit.commands.build.run import BuildRequest, build_engine
 from deploykit.engine.flavour import open_flavour
 from deploykit.engine.passport import read_header, read_passport
-from deploykit.errors import BundleError, DependencyError, DeviceError, ParityError, UsageError
+from deploykit.errors import (
+    BundleError,
+    DependencyError,
+    DeviceError,
+    ImagesError,
+    InputError,
+    ParityError,
+    UsageError,
+)
 from deploykit.inference.candidates import named_candidates
 from deploykit.inference.engines import named_engine
+from deploykit.parity.budget import Budget
 from deploykit.specs.engine import Profile
 from deploykit.specs.model import TensorSpec
 
@@ -92,6 +103,52 @@ def test_build_engine_makes_an_unproven_graph_again(engine_bundle, no_gpu):
     assert result.tuning is not None
 
 
+@pytest.mark.parametrize(
+    ("asked", "again"), [(0.2, False), (0.01, True), (None, False)], ids=["20 %", "1 %", "none"]
+)
+def test_build_engine_takes_no_graph_of_a_wider_budget(engine_bundle, no_gpu, asked, again):
+    def turned(proof):
+        """As if 3 of the decisions had changed, within the 20 % that were allowed."""
+        if proof.graph != FP16:
+            return proof
+        found = msgspec.structs.replace(proof.measurement, flips=3)
+        return msgspec.structs.replace(proof, measurement=found, budget=Budget(max_flip_rate=0.2))
+
+    bundle = edited(engine_bundle, verdicts=tuple(map(turned, engine_bundle.manifest.verdicts)))
+    budget, events = None if asked is None else Budget(max_flip_rate=asked), []
+    request = BuildRequest(targets=("sm89",), budget=budget)
+    result = build_engine(bundle, request, events.append)
+    assert (result.tuning is not None) == again
+    assert result.passport.proof.measurement.flips == (0 if again else 3)
+    told = (
+        f"{FP16} does not keep to this budget (3 of 23 images changed their class; at most 1% "
+        "may): it is made again"
+    )
+    assert (told in notes_of(events)) == again
+
+
+def test_build_engine_asks_for_graphs_by_its_own_command(bundle, no_gpu, monkeypatch, posix_shell):
+    def refuse(bundle, request, progress):
+        raise ChosenError(request.command(bundle, Budget(max_flip_rate=0.05)))
+
+    monkeypatch.setattr("deploykit.commands.build.run.proven_graph", refuse)
+    request = BuildRequest(
+        precision="int8",
+        flavour="tensorrt_rtx",
+        targets=("sm86", "sm89"),
+        profile=Profile(max_batch=64),
+        workspace_bytes=2**30,
+        diagnose=False,
+    )
+    with pytest.raises(ChosenError) as caught:
+        build_engine(bundle, request)
+    assert str(caught.value) == (
+        f"deploykit build-trt --bundle {bundle.folder} --flavour tensorrt_rtx --target sm86 "
+        "--target sm89 --max-batch 64 --workspace 1GiB --precision int8 --no-diagnose "
+        "--max-flips 5%"
+    )
+
+
 def test_build_engine_on_new_images_outdates_engines(toy, tmp_path, no_gpu, monkeypatch):
     first = build_engine(toy("Overflow"), BuildRequest(targets=("sm120",)))
     # Which would show what the dim photos do not, and keep the same nodes in FP32.
@@ -160,6 +217,13 @@ def test_build_engine_refuses_an_unproven_bundle(bundle, no_gpu, precision):
         ({"flavour": "tensorrt", "targets": ("sm89",)}, UsageError, "this machine only"),
         ({"targets": ("current",)}, DeviceError, "no NVIDIA driver"),
         ({"flavour": "tensorrt"}, DeviceError, "no NVIDIA driver"),
+        ({"precision": "fp32", "search_seconds": 5}, UsageError, "no node is searched for"),
+        ({"precision": "fp32", "images": Path("nowhere")}, ImagesError, "nowhere"),
+        (
+            {"precision": "fp32", "expected": Path("no.csv")},
+            InputError,
+            r"no\.csv",
+        ),
     ],
 )
 def test_build_engine_refuses_impossible_requests(bundle, no_gpu, request_, error, message):
@@ -167,7 +231,7 @@ def test_build_engine_refuses_impossible_requests(bundle, no_gpu, request_, erro
     with pytest.raises(error, match=message) as caught:
         build_engine(bundle, BuildRequest(**request_))
     assert contents(bundle) == before
-    assert caught.value.exit_code == {UsageError: 2, DeviceError: 5}[error]
+    assert caught.value.exit_code == error.exit_code
 
 
 def test_profile_refuses_impossible_batch_sizes():

@@ -227,6 +227,9 @@ def test_tap_with_something_folded_into_it_is_not_published(export):
         ("Wide", None, "convolution of 12x12"),
         ("Plain", "drop", "no module, tensor or node 'drop'"),
         ("Plain", "haed", "Did you mean head"),
+        ("Plain", "nope", "named_modules(): conv, "),
+        ("Plain", "", "tap is empty"),
+        ("Plain", " ", "tap is empty"),
         ("Plain", "head", "gives the logits"),
         ("Plain", "logits", "gives the logits"),
     ],
@@ -359,12 +362,15 @@ def verify_by_graph(plain, photo_folder):
 def test_verify_compares_embeddings_with_the_canonical_graph(
     plain, verify_by_graph, capsys, monkeypatch
 ):
-    before = open_bundle(plain[0]).manifest.embeddings
+    (exported,) = open_bundle(plain[0]).manifest.embeddings.similarities
     assert verify_by_graph() == 0
     assert (
         f"embeddings {EMBEDDINGS_GRAPH} on onnxruntime-cpu: cosine to model.onnx's at least "
         in capsys.readouterr().out
     )
+    record = open_bundle(plain[0]).manifest.embeddings
+    assert [each.reference_kind for each in record.similarities] == ["module", "graph"]
+    assert record.similarities[0] == exported
     right = OnnxRuntimeSession.run_embedded
 
     def shifted(self, images):
@@ -374,7 +380,11 @@ def test_verify_compares_embeddings_with_the_canonical_graph(
     monkeypatch.setattr(OnnxRuntimeSession, "run_embedded", shifted)
     assert verify_by_graph() == 3
     assert "the cosine to model.onnx's embeddings is" in capsys.readouterr().out
-    assert open_bundle(plain[0]).manifest.embeddings == before
+    monkeypatch.undo()
+    with pytest.raises(ParityError, match=r"the cosine to model\.onnx's embeddings is"):
+        embedded(open_bundle(plain[0]), batch())
+    assert verify_by_graph() == 0
+    assert embedded(open_bundle(plain[0]), batch()).shape == (5, 8)
 
 
 @pytest.mark.parametrize("exists", [False, True])

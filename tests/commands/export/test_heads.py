@@ -10,8 +10,10 @@ from torchvision.datasets.folder import pil_loader
 
 import deploykit
 from deploykit.commands.app import run
-from deploykit.errors import BundleError, InputError, ModelError, UsageError
+from deploykit.commands.export.heads import read_thresholds
+from deploykit.errors import BundleError, DeploykitError, InputError, ModelError, UsageError
 from deploykit.models.user_code import user_callable
+from deploykit.specs.heads import head_of
 
 NETWORKS = """
 import torch
@@ -170,7 +172,10 @@ def test_export_says_what_it_found(trained, photo_folder, capsys, tmp_path):
         ("One", {"head": "multi-label"}, UsageError, "gives one logit"),
         ("OneSoftmax", {}, ModelError, "is 1 whatever the image shows"),
         ("Plain", {"threshold": 0.3}, UsageError, "has no thresholds"),
-        ("Sigmoid", {"threshold": 1.5}, UsageError, "between 0 and 1"),
+        ("Sigmoid", {"threshold": 1.5}, UsageError, "above 0 and below 1; got 1.5"),
+        ("Sigmoid", {"threshold": 1}, UsageError, "above 0 and below 1; got 1"),
+        ("Sigmoid", {"thresholds": {"class_1": 1}}, UsageError, "of 'class_1' has to be above 0"),
+        ("Sigmoid", {"classes": ["a|b", "b", "c"]}, UsageError, r"'a\|b' has a \|"),
         ("Sigmoid", {"thresholds": {"emu": 0.5}}, UsageError, "'emu', which is no class"),
         ("One", {"classes": ["a", "b"], "thresholds": {"a": 0.5}}, UsageError, "second class"),
         ("One", {"classes": ["a", "b", "c"]}, InputError, "2 classes"),
@@ -215,11 +220,56 @@ def test_thresholds_decide(trained, photo_folder, tmp_path, file, text):
             assert {*row.labels} == {r.label for r in row.top if r.probability > above[r.label]}
 
 
-@pytest.mark.parametrize("text", ["cat,0.5\ncat,0.4\n", "cat\n", '{"cat": "x"}', "cat,0.1,2\n"])
-def test_thresholds_that_are_not_clear_are_refused(trained, tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "it has no class"),
+        ("class,threshold\n", "it has no class"),
+        ("{}", "it has no class"),
+        ("cat,0.5\ncat,0.4\n", "line 2: 'cat' has a threshold twice"),
+        ('{"cat": 0.5, "cat": 0.4}', "'cat' has a threshold twice"),
+        ("cat\n", "line 1, 'cat', has 1 cell"),
+        ("class,threshold\ncat: 0.3\n", "line 2, 'cat: 0.3', has 1 cell"),
+        ("cat,0.1,2,3\n", "line 1, 'cat,0.1,2,3', has 4 cells"),
+        ("cat,0.3o\ndog,0.4\n", "line 1: the threshold of 'cat' is '0.3o', which is no number"),
+        ("cat,0.3\ndog,high\n", "line 2: the threshold of 'dog' is 'high'"),
+        ("cat,nan\n", "line 1: the threshold of 'cat' has to be above 0 and below 1; got nan"),
+        ("cat,0.3\rdog,1\r", "line 2: the threshold of 'dog' .* got 1"),
+        ('{"cat": NaN}', "the threshold of 'cat' has to be above 0 and below 1; got nan"),
+        (f'{{"cat": {"9" * 5000}}}', "got inf"),
+        ('{"cat": true}', "the threshold of 'cat' is true, which is no number"),
+        ('{"cat": "x"}', "the threshold of 'cat' is \"x\", which is no number"),
+        ('{"cat": {"dog": 0.3}}', "the threshold of 'cat' is an object"),
+        ('{"cat": 0.3,}', "it is no JSON"),
+        (f'{{"cat": {"[" * 100_000}', "nested too deeply"),
+    ],
+)
+def test_thresholds_that_are_not_clear_are_refused(tmp_path, text, reason):
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(InputError, match=r"t\.csv"):
-        trained("Sigmoid", classes=["cat", "dog", "owl"], thresholds=tmp_path / "t.csv")
+    with pytest.raises(InputError, match=rf"t\.csv are not clear: .*{reason}") as error:
+        read_thresholds(tmp_path / "t.csv")
+    assert "robin,0.4" in error.value.hint
+
+
+def test_thresholds_in_a_json_list_are_refused(tmp_path):
+    (tmp_path / "t.json").write_text("[0.3, 0.4]")
+    with pytest.raises(InputError, match="no object with a threshold for each class"):
+        read_thresholds(tmp_path / "t.json")
+
+
+def test_describe_tells_the_threshold_of_each_class_where_it_fits():
+    head = head_of("multi-label", (0.25, 0.4, 0.75))
+    said = "multi-label, decided above 0.25 for cat, 0.4 for dog, 0.75 for owl"
+    assert head.describe(["cat", "dog", "owl"]) == said
+    assert head.describe(["cat" * 9, "dog" * 9, "owl" * 9]).endswith("above 0.25 to 0.75")
+    assert head_of("multi-label", (0.5, 0.5)).describe(["cat", "dog"]).endswith("above 0.5")
+
+
+def test_export_of_one_logit_asks_for_two_names(trained):
+    for classes in ("a", "a,"):
+        with pytest.raises(DeploykitError) as error:
+            trained("One", classes=classes)
+        assert "takes two names, the negative class first" in error.value.hint
 
 
 @pytest.mark.parametrize("change", ["threshold", "head"])

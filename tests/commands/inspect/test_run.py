@@ -14,7 +14,8 @@ from fp16_networks import tune_fp16
 from deploykit.bundle.accepted import Accepted
 from deploykit.commands.inspect.run import inspect
 from deploykit.commands.inspect.text import inspection_text, inspection_value
-from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
+from deploykit.commands.quantize.request import QuantizeRequest
+from deploykit.commands.quantize.run import quantize_bundle
 from deploykit.errors import BundleError, CheckpointError, GraphError, InputError, UsageError
 from deploykit.inference.candidates import this_machine
 from deploykit.specs.session import SessionSpec

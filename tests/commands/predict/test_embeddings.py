@@ -1,6 +1,7 @@
 """``predict --embeddings``: a row beside each of the table's, whatever happens to the run."""
 
 import json
+import pickle
 import shutil
 import sys
 import threading
@@ -10,15 +11,22 @@ import numpy as np
 import pytest
 import torch
 from interrupted_runs import interrupt_after
+from msgspec.structs import replace
 
 import deploykit
 from deploykit.bundle.embeddings import EMBEDDINGS_GRAPH
 from deploykit.bundle.folder import open_bundle
+from deploykit.bundle.manifest import update_manifest
 from deploykit.commands.app import run
 from deploykit.commands.export.request import ExportRequest
 from deploykit.commands.export.run import export_bundle
 from deploykit.commands.predict import embeddings
-from deploykit.errors import UsageError
+from deploykit.errors import ParityError, UsageError
+from deploykit.inference.candidates import open_candidate
+from deploykit.parity.similarity import Similarity
+from deploykit.parity.tolerance import tolerance_for
+from deploykit.proof import auto
+from deploykit.proof.auto import open_with_embeddings
 from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.deps import need
 
@@ -192,7 +200,9 @@ def test_embeddings_of_another_program_are_kept(predict):
         (("--embeddings", "e.npy", "--precision", "int8"), "computed in FP32"),
         (("--embeddings", "e.npy", "--runtime", "tensorrt"), "gives no embeddings"),
         (("--embeddings", "e.parquet", "--output", "e.parquet"), "same file"),
-        (("--embeddings", "none/e.npy"), "does not exist"),
+        (("--embeddings", "none/e.npy"), "The embeddings file's folder none does not exist"),
+        (("--embeddings", "e.npy", "--embeddings", "f.parquet"), "--embeddings is given 2 times"),
+        (("--html", "a.html", "--html", "b.html"), "--html is given 2 times"),
     ],
 )
 def test_embeddings_that_cannot_be_are_refused(predict, options, words):
@@ -234,35 +244,134 @@ def test_embeddings_of_a_full_disk(predict, monkeypatch):
     assert np.load("e.npy").shape == (45, SIZE)
 
 
-def test_auto_takes_the_fp32_graph_beside_another_precision(
-    embedded_bundle, tmp_path, photos, capsys, monkeypatch
-):
-    """Where INT8 would run, the note says what runs instead, and on what."""
-    folder = tmp_path / "int8"
-    shutil.copytree(embedded_bundle.folder, folder)
-    bundle = open_bundle(folder)
-    from deploykit.proof import embeddings as proof
+@pytest.fixture
+def changed_bundle(embedded_bundle, tmp_path):
+    """A copy of the bundle whose manifest is changed, as ``(change) -> bundle``."""
 
-    opened = proof.open_best
+    def make(change):
+        shutil.copytree(embedded_bundle.folder, tmp_path / "changed")
+        return update_manifest(tmp_path / "changed", change) and open_bundle(tmp_path / "changed")
 
-    def open_best(*args, **options):
-        session = opened(*args, **options)
-        if "runtime" not in options:  # auto
-            session._spec = replaced(session.spec)
-        return session
+    return make
 
-    def replaced(spec):
-        from msgspec.structs import replace
 
-        return replace(spec, graph="deploy/int8.onnx", precision="int8")
+def with_bf16_on_openvino(manifest):
+    """FP32 and BF16 passed on OpenVINO without embeddings, and the graph with them on the CPU."""
+    (fp32,) = (each for each in manifest.verdicts if each.graph == manifest.deploy["fp32"])
+    photos = replace(fp32.images, kind="photos", count=45)
+    measured = replace(fp32.measurement, images=45)
+    there = replace(fp32, runtime="openvino", images=photos, measurement=measured, among=45)
+    for verdict in there, replace(there, precision="bf16", tolerance=tolerance_for("bf16")):
+        manifest = manifest.with_verdict(verdict)
+    return manifest
 
-    monkeypatch.setattr(proof, "open_best", open_best)
-    monkeypatch.chdir(tmp_path)
-    assert run(["predict", str(photos), "--bundle", str(folder), "--embeddings", "e.npy"]) == 0
-    err = capsys.readouterr().err
-    assert (
-        f"deploy/int8.onnx on onnxruntime-cpu gives no embeddings: taking {EMBEDDINGS_GRAPH}" in err
-    )
-    assert np.load("e.npy").shape == (45, SIZE)
+
+@pytest.mark.parametrize("way", ["predict", "embed", "copy"])
+def test_auto_embeds_where_that_is_proven(changed_bundle, photos, capsys, tmp_path, way):
+    """Of what is proven on OpenVINO nothing gives embeddings: their graph is on ONNX Runtime."""
+    pytest.importorskip("openvino")
+    bundle = changed_bundle(with_bf16_on_openvino)
+    if way == "predict":
+        output = ["--output", str(tmp_path / "a.csv"), "--embeddings", str(tmp_path / "e.npy")]
+        assert run(["predict", str(photos), "--bundle", str(bundle.folder), *output, "--json"]) == 0
+        told = capsys.readouterr().err
+        assert np.load(tmp_path / "e.npy").shape == (45, SIZE)
+    else:
+        notes = []
+        with deploykit.load(bundle, progress=notes.append) as model:
+            assert model.spec.runtime == "openvino"
+            other = pickle.loads(pickle.dumps(model)) if way == "copy" else model
+            with other:
+                other.embed([photos / "red" / "00.png"])
+                assert other._embedding.spec.runtime == "onnxruntime-cpu"
+        told = "" if way == "copy" else "\n".join(str(note) for note in notes)
+    if way != "copy":
+        assert "embeddings are computed in FP32" in told
+        assert f"taking {EMBEDDINGS_GRAPH} on onnxruntime-cpu" in told
+
+
+def test_embeddings_open_no_other_session(changed_bundle, monkeypatch):
+    """What would run without embeddings is not opened only to tell what it is."""
+    pytest.importorskip("openvino")
+    bundle, opened = changed_bundle(with_bf16_on_openvino), []
+
+    def counted(bundle, candidate, **options):
+        opened.append(candidate.file)
+        return open_candidate(bundle, candidate, **options)
+
+    monkeypatch.setattr(auto, "open_candidate", counted)
+    with open_with_embeddings(bundle) as session:
+        assert opened == [session.spec.graph] == [EMBEDDINGS_GRAPH]
+
+
+def test_precision_below_fp32_has_no_embeddings(embedded_bundle):
     with pytest.raises(UsageError, match="FP32"):
-        proof.open_with_embeddings(bundle, precision="int8")
+        open_with_embeddings(embedded_bundle, precision="int8")
+
+
+def test_auto_refuses_embeddings_that_are_proven_nowhere(changed_bundle, photos, capsys, tmp_path):
+    bundle = changed_bundle(
+        lambda manifest: replace(
+            manifest, verdicts=tuple(v for v in manifest.verdicts if v.graph != EMBEDDINGS_GRAPH)
+        )
+    )
+    output = ["--output", str(tmp_path / "a.csv"), "--embeddings", str(tmp_path / "e.npy")]
+    assert run(["predict", str(photos), "--bundle", str(bundle.folder), *output]) == 3
+    err = capsys.readouterr().err
+    assert "The graph with embeddings of bundle changed is not proven here." in err
+    assert "verify --bundle" in err
+    assert not (tmp_path / "e.npy").exists()
+    named = ["--runtime", "onnxruntime-cpu"]
+    assert run(["predict", str(photos), "--bundle", str(bundle.folder), *output, *named]) == 0
+    assert f"{EMBEDDINGS_GRAPH} on onnxruntime-cpu" in capsys.readouterr().err
+
+
+def similar(manifest, **fields):
+    """A manifest whose only similarity has other fields."""
+    (kept,) = manifest.embeddings.similarities
+    found = replace(kept, **fields)
+    return replace(manifest, embeddings=replace(manifest.embeddings, similarities=(found,)))
+
+
+FAILED = Similarity(images=45, smallest=0.5, path="red/\n00.png")
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime-cpu"])
+@pytest.mark.parametrize("kind", ["module", "graph"])
+def test_embeddings_that_failed_are_refused(
+    changed_bundle, photos, capsys, tmp_path, runtime, kind
+):
+    bundle = changed_bundle(lambda m: similar(m, similarity=FAILED, reference_kind=kind))
+    words = ["predict", str(photos), "--bundle", str(bundle.folder), "--runtime", runtime]
+    words += ["--output", str(tmp_path / "a.csv"), "--embeddings", str(tmp_path / "e.npy")]
+    assert run(words) == 3
+    err = capsys.readouterr().err
+    whose = "torch's" if kind == "module" else "model.onnx's"
+    assert f"the cosine to {whose} embeddings is 0.50000000 for red/\\n00.png; at" in err
+    assert "export the bundle again" in err
+    # The module of somebody's own code is compared with only where that is named.
+    assert ("--arch" in err) is (kind == "module")
+    assert not (tmp_path / "e.npy").exists()
+    with deploykit.load(bundle, runtime=runtime) as model:
+        model(photos / "red" / "00.png")  # the other graph still answers
+        with pytest.raises(ParityError, match="are not the trained network's: the cosine"):
+            model.embed([photos / "red" / "00.png"])
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [{"graph_sha256": "0" * 64}, {"versions": {"onnxruntime": "1.0"}}, {"device": "another CPU"}],
+)
+@pytest.mark.parametrize("smallest", [0.5, 1.0])
+def test_similarity_of_something_else_counts_for_nothing(
+    changed_bundle, photos, capsys, tmp_path, stale, smallest
+):
+    found = Similarity(images=45, smallest=smallest, path="red/00.png")
+    bundle = changed_bundle(lambda manifest: similar(manifest, similarity=found, **stale))
+    words = ["predict", str(photos), "--bundle", str(bundle.folder)]
+    words += ["--output", str(tmp_path / "a.csv"), "--embeddings", str(tmp_path / "e.npy")]
+    assert run([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"]["embedding"]["similarity"] is None
+    assert run(["inspect", str(bundle.folder)]) == 0
+    told = capsys.readouterr().out
+    assert ("cosine to torch's" in told) is ("graph_sha256" not in stale)

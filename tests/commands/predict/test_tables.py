@@ -271,7 +271,7 @@ def test_check_outputs_refuses_impossible_paths(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no file")
 def test_check_outputs_refuses_a_read_only_folder() -> None:
-    with pytest.raises(UsageError, match="/proc/self cannot be written to") as caught:
+    with pytest.raises(UsageError, match="/proc/self cannot be written to: the system") as caught:
         check_outputs([Path("/proc/self/p.csv")])
     assert "permissions" in str(caught.value.hint)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -12,7 +13,8 @@ from fp16_networks import BRIGHT, make_photos
 from deploykit.bundle.folder import deploy_graph, open_bundle
 from deploykit.commands.app import run
 from deploykit.commands.quantize.offers import offer_lines, offers_of, speed_text
-from deploykit.commands.quantize.run import QuantizeRequest, quantize_bundle
+from deploykit.commands.quantize.request import QuantizeRequest
+from deploykit.commands.quantize.run import quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
@@ -27,10 +29,11 @@ from deploykit.proof.verdict import judge_answers
 from deploykit.runtime.opener import CPU, open_graph
 from deploykit.specs.model import Labels
 from deploykit.specs.session import SessionSpec
-from deploykit.system.progress import silent
+from deploykit.system.progress import Note, silent
 
 INT8 = deploy_graph("int8")
 STRATEGY = "deploykit.commands.quantize.int8"
+NO_FLIP = Budget(max_flip_rate=0)
 LABELS = Labels(names=("hen", "owl"), source="test")
 
 
@@ -140,15 +143,27 @@ def test_offers_are_of_the_kind_that_was_asked_for():
     assert both.budget == Budget(max_flip_rate=0.05, max_accuracy_drop=10)
 
 
-def test_quantize_offers_the_best_it_found(toy, tmp_path, turning, capsys):
-    """The command that is offered makes the graph."""
+@pytest.mark.parametrize("asked", [0.1, 0.3])
+def test_offers_are_never_below_what_was_asked_for(asked):
+    """Nor is there none because somebody allows more than most would."""
+    failing = [(frozenset(), verdict_of(2, labelled=64))]
+    (offer,) = offers_of(failing, Budget(max_flip_rate=asked, max_accuracy_drop=1), 0.75)
+    assert offer.budget == Budget(max_flip_rate=asked, max_accuracy_drop=5)
+    assert offers_of([(frozenset(), verdict_of(30))], Budget(max_flip_rate=asked), 0.75) == []
+
+
+@pytest.fixture
+def colours(toy):
+    return toy("Colours")
+
+
+def test_quantize_offers_the_best_it_found(colours, tmp_path, turning, capsys):
     turning(20)
-    bundle, folder = toy("Colours"), photos(tmp_path)
-    before = contents(bundle)
-    command = ["quantize", "--bundle", str(bundle.folder), "--images", str(folder)]
+    before = contents(colours)
+    command = ["quantize", "--bundle", str(colours.folder), "--images", str(photos(tmp_path))]
     command += ["--runtime", CPU, "--no-diagnose"]
     assert run(command) == 3
-    assert contents(bundle) == before
+    assert contents(colours) == before
     told = capsys.readouterr().err
     rate = re.search(
         r"passes with --max-flips (\d+%): on the images of the search [\d.]+ % of the decisions "
@@ -157,15 +172,29 @@ def test_quantize_offers_the_best_it_found(toy, tmp_path, turning, capsys):
     )
     assert rate, told
     (line,) = {line for line in told.splitlines() if line.startswith("deploykit quantize")}
-    assert line.endswith(f"--runtime {CPU} --max-flips {rate[1]}")
-    assert run([*command, "--max-flips", "20%"]) == 0
-    manifest = open_bundle(bundle.folder).manifest
-    assert manifest.searches[INT8].budget == Budget(max_flip_rate=0.2)
-    assert {each.budget for each in manifest.verdicts if each.graph == INT8} == {
-        Budget(max_flip_rate=0.2)
-    }
-    out = capsys.readouterr().out
-    assert f"{INT8} on {CPU}: within budget: at most 20 % of the decisions may change" in out
+    assert line.endswith(f"--runtime {CPU} --no-diagnose --max-flips {rate[1]}")
+
+
+def test_quantize_request_command_is_what_was_run(bundle, posix_shell):
+    request = QuantizeRequest("int8", cpu="any", search_seconds=5, budget=Budget(max_flip_rate=0.1))
+    assert request.command(bundle, Budget(max_accuracy_drop=2)) == (
+        f"deploykit quantize --bundle {bundle.folder} --precision int8 --for any "
+        "--search-seconds 5 --max-accuracy-drop 2"
+    )
+    building = QuantizeRequest("fp16", diagnose=False, asked_by=("build-trt", "--target", "sm89"))
+    assert building.command(bundle, Budget(max_flip_rate=0.05)) == (
+        f"deploykit build-trt --bundle {bundle.folder} --target sm89 --precision fp16 "
+        "--no-diagnose --max-flips 5%"
+    )
+
+
+@pytest.mark.parametrize("option", [["--for", "avx2"], ["--runtime", "openvino"]])
+def test_quantize_fp16_is_for_no_cpu(bundle, capsys, option):
+    before = contents(bundle)
+    command = ["quantize", "--bundle", str(bundle.folder), "--precision", "fp16", *option]
+    assert run(command) == 2
+    assert "made for GPUs" in capsys.readouterr().err
+    assert contents(bundle) == before
 
 
 @pytest.fixture
@@ -187,9 +216,10 @@ def test_quantize_within_a_budget_is_no_proof_for_auto(made):
     known = status(result.bundle, Candidate(INT8, CPU, "int8"))
     assert known.word == "within budget"
     assert known.proof.budget == Budget(max_flip_rate=0.4)
+    assert result.bundle.manifest.searches[INT8].budget == Budget(max_flip_rate=0.4)
     with open_best(result.bundle) as session:
         assert session.spec.precision == "fp32"
-    assert "within budget: at most 40 % of the decisions may change" in quantization_text(result)
+    assert "budget: at most 40 % of the decisions may change" in quantization_text(result)
 
 
 def test_graph_of_a_budget_is_judged_by_it_again(made):
@@ -199,16 +229,31 @@ def test_graph_of_a_budget_is_judged_by_it_again(made):
     request = VerifyRequest(images=folder, runtime=CPU, precision="int8")
     (verdict,) = verify_bundle(bundle, request).verdicts
     assert (verdict.passed, verdict.budget) == (True, Budget(max_flip_rate=0.4))
-    named = VerifyRequest(
-        images=folder, runtime=CPU, precision="int8", keep=False, allowed=Budget(max_flip_rate=0)
-    )
-    (verdict,) = verify_bundle(bundle, named).verdicts
-    assert (verdict.failed, verdict.budget) == (True, Budget(max_flip_rate=0))
+    notes = []
+    (verdict,) = verify_bundle(bundle, replace(request, budget=NO_FLIP), notes.append).verdicts
+    assert (verdict.failed, verdict.budget) == (True, NO_FLIP)
+    told = f"{INT8} on {CPU}: that it fails is not kept, as it keeps to what it was made by"
+    assert told in [note.message for note in notes if isinstance(note, Note)]
+    bundle = open_bundle(bundle.folder)
+    assert status(bundle, Candidate(INT8, CPU, "int8")).word == "within budget"
     with open_best(bundle, runtime=CPU, precision="int8") as session:
         self_test(bundle, session, silent)
         flips = {each.measurement.flips for each in open_bundle(bundle.folder).manifest.verdicts}
     assert max(flips) > 1
     assert all(each.passed for each in open_bundle(bundle.folder).manifest.verdicts)
+
+
+def test_graph_that_fails_by_its_own_budget_too_is_failed(made, turning):
+    """However strict the budget is that somebody names."""
+    result, folder = made
+    turning(1)
+    request = VerifyRequest(images=folder, runtime=CPU, precision="int8", budget=NO_FLIP)
+    (verdict,) = verify_bundle(result.bundle, request).verdicts
+    known = status(open_bundle(result.bundle.folder), Candidate(INT8, CPU, "int8"))
+    assert (known.word, known.verdict.budget) == ("failed", Budget(max_flip_rate=0.4))
+    images = verdict.measurement.images
+    assert known.verdict.reasons == (f"{images} of {images} images changed their class; at most "
+                                     "40% may",)  # fmt: skip
 
 
 def test_quantize_accuracy_drop_on_labelled_images(toy, tmp_path, turning):

@@ -11,7 +11,8 @@ from fp16_networks import BRIGHT, DIM, make_photos, tune_fp16, write_photo
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, find_bundle
 from deploykit.commands.app import run
 from deploykit.commands.quantize import int8
-from deploykit.commands.quantize.run import QuantizeRequest, quantization_images, quantize_bundle
+from deploykit.commands.quantize.request import QuantizeRequest
+from deploykit.commands.quantize.run import quantization_images, quantize_bundle
 from deploykit.errors import BundleError, ParityError
 from deploykit.proof import extremes
 from deploykit.system.progress import silent

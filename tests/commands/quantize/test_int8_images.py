@@ -9,7 +9,8 @@ from bundle_files import contents, edited
 from fp16_networks import BRIGHT, DIM, make_photos, tune_fp16
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
-from deploykit.commands.quantize.run import QuantizeRequest, quantization_images, quantize_bundle
+from deploykit.commands.quantize.request import QuantizeRequest
+from deploykit.commands.quantize.run import quantization_images, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle

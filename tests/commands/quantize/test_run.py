@@ -14,11 +14,9 @@ from PIL import Image
 
 from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
 from deploykit.bundle.manifest import record_file
-from deploykit.commands.quantize.run import (
-    QuantizeRequest,
-    quantization_images,
-    quantize_bundle,
-)
+from deploykit.commands.quantize.int8 import ON_CPU, Int8
+from deploykit.commands.quantize.request import QuantizeRequest
+from deploykit.commands.quantize.run import quantization_images, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.run import verify_bundle
@@ -241,6 +239,13 @@ def test_quantize_refused_for_tensorrt_keeps_cpu_graph(toy, judged, there):
     assert (f"{INT8_TENSORRT_GRAPH} stays as it was made before" in said(notes)) == there
 
 
+def test_quantize_without_the_named_runtime_is_refused_first(toy, no_openvino):
+    events = []
+    with pytest.raises(DependencyError, match="openvino is not installed"):
+        quantize_bundle(toy("Colours"), QuantizeRequest(runtime=OPENVINO), events.append)
+    assert events == []
+
+
 def test_quantize_on_undecidable_images_is_refused(toy, tmp_path):
     bundle = toy("Colours")
     dark = make_photos(tmp_path / "dark", brightness=0)
@@ -292,8 +297,42 @@ def test_quantize_stops_where_fp32_would_take_most_of_the_time(toy, monkeypatch)
     notes, request = [], QuantizeRequest(runtime=CPU, graphs=(INT8,), diagnose=False)
     with pytest.raises(ParityError) as caught:
         quantize_bundle(bundle, request, notes.append)
-    assert "INT8 passes only with nodes in FP32 that take more than half" in caught.value.message
+    assert "which would not take more than half of the time in FP32" in caught.value.message
     assert INT8 not in open_bundle(bundle.folder).manifest.files
+
+
+class Weighed(Int8):
+    """Of a graph that is never asked for."""
+
+    def __init__(self, costs, moved):
+        self.scheme, self.costs = ON_CPU, costs
+        self._moved = {tuple(names): each for names, each in moved.items()}
+        self._weighted = frozenset(costs)
+
+
+def test_int8_search_passes_over_what_takes_too_long():
+    """The first by value takes most of the time: those behind it are tried all the same."""
+    strategy = Weighed({"a": 6.0, "b": 3.0, "c": 1.0}, {"a": 9.0, "bx": 0.3, "c": 0.2})
+    groups = strategy.by_value([("a", "most"), (("b", "x"), "some"), ("c", "little")])
+    assert [why for _, why in groups] == ["most", "little", "some"]
+    assert [why for _, why in strategy._worth_trying(frozenset(), groups)] == ["little", "some"]
+
+
+def test_quantize_by_real_times(toy, monkeypatch):
+    from deploykit.runtime.opener import node_milliseconds
+
+    told = []
+
+    def measured(graph, feeds):
+        told.append(node_milliseconds(graph, feeds))
+        return told[-1]
+
+    monkeypatch.setattr(f"{STRATEGY}.node_milliseconds", measured)
+    monkeypatch.setattr(f"{STRATEGY}._MOST_FP32_TIME", 1.0)  # of microseconds
+    bundle = toy("Outliers")
+    (graph,) = quantize_bundle(bundle, QuantizeRequest(runtime=CPU, graphs=(INT8,))).graphs
+    assert "middle.1" in [node.module for node in graph.kept]
+    assert {node.node for node in graph.kept} <= told[0].keys()
 
 
 def test_quantize_tells_how_much_faster_it_is(toy):
@@ -397,7 +436,7 @@ def test_quantize_for_a_named_runtime(toy):
     ],
 )
 def test_quantize_request_schemes_by_cpu(monkeypatch, cpu, saturates, graphs):
-    monkeypatch.setattr("deploykit.commands.quantize.run.saturates_int8", lambda cpu: saturates)
+    monkeypatch.setattr("deploykit.commands.quantize.request.saturates_int8", lambda cpu: saturates)
     schemes = QuantizeRequest(cpu=cpu).schemes()
     assert sorted(each.graph for each in schemes) == sorted([*graphs, INT8_TENSORRT_GRAPH])
     assert schemes[0].graph == graphs[0]
@@ -423,6 +462,10 @@ def test_quantize_for_any_cpu_and_which_is_taken(toy, monkeypatch):
         assert {each.file for each in named_candidates(bundle, CPU, "int8")} == {graph}
         with open_best(bundle, runtime=CPU, precision="int8") as session:
             assert session.spec.graph == graph
+    notes = []
+    monkeypatch.setattr("deploykit.inference.candidates.saturates_int8", lambda cpu: False)
+    verify_bundle(bundle, VerifyRequest(runtime=CPU, keep=False), notes.append)
+    assert f"skipped: {INT8_AVX2_GRAPH}: it is for CPUs without VNNI" in said(notes)
     text = quantization_text(result)
     assert f"{INT8_AVX2_GRAPH}, made for {CPU}, CPUs without VNNI (weights of 7 bits): " in text
 

@@ -244,6 +244,9 @@ def test_train_skips_what_the_table_or_the_folder_has_not(train, composed, label
             "Of 1 photo to test on none",
         ),
         ("00.png,maybe,a\n00.png,b\n", {}, InputError, "00.png twice"),
+        ("path,a|b,c\n00.png,1,1\n01.png,0,1\n", {}, UsageError, r"'a\|b' has a \|"),
+        ("path,a,b\n00.png,1,\n01.png,0,1\n", {}, InputError, "'' in the column 'b'"),
+        ("00.png\n01.png\n", {}, InputError, "only paths"),
         ("", {}, InputError, "no image"),
     ],
 )

@@ -101,7 +101,7 @@ def test_budget_is_shown_everywhere(turned, tmp_path):
     within = judge(verdict.candidate, verdict.measurement, budget=Budget(max_accuracy_drop=15))
     result = replace(result, verdicts=(within,))
     said = (
-        "within budget: the accuracy may fall by at most 15 points; accuracy 13.3 points lower on "
+        "budget: the accuracy may fall by at most 15 points; accuracy 13.3 points lower on "
         "the same 30 images (95 %: 25.5 lower to 0.5 higher)"
     )
     text = verification_text(result)
@@ -112,7 +112,9 @@ def test_budget_is_shown_everywhere(turned, tmp_path):
     assert said in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_verify_accuracy_drop_without_labels(verify, photo_folder, tmp_path):
+def test_verify_accuracy_drop_without_labels(verify, photo_folder, tmp_path, monkeypatch):
+    """It is refused before anything is opened."""
+    monkeypatch.setattr("deploykit.commands.verify.run.open_reference", None)
     shutil.copytree(photo_folder / "red", tmp_path / "unsorted")
     code, _, err = verify("--images", tmp_path / "unsorted", "--max-accuracy-drop", 1)
     assert code == 2
@@ -129,7 +131,14 @@ def test_verify_says_that_a_budget_is_not_for_fp32(verify, photo_folder, no_open
 
 def test_verify_lowest_margins_take_no_accuracy_drop(verify, photo_folder):
     code, _, err = verify(
-        "--images", photo_folder, "--budget", 5, "--max-accuracy-drop", 1, "--runtime", "rehearsal"
+        "--images",
+        photo_folder,
+        "--lowest-margins",
+        5,
+        "--max-accuracy-drop",
+        1,
+        "--runtime",
+        "rehearsal",
     )
     assert code == 2
-    assert "lowest margins" in err
+    assert "nothing about the accuracy" in err

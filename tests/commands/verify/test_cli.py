@@ -49,8 +49,8 @@ def test_verify_unlabelled_images_has_no_accuracy(verify, photo_folder, tmp_path
     assert "accuracy" not in out
 
 
-def test_verify_budget_states_its_limits(verify, photo_folder, no_openvino):
-    code, out, err = verify("--images", photo_folder, "--budget", 5)
+def test_verify_lowest_margins_states_its_limits(verify, photo_folder, no_openvino):
+    code, out, err = verify("--images", photo_folder, "--lowest-margins", 5)
     assert code == 0
     assert "ranking 45 photos by the margins of deploy/fp32.onnx on onnxruntime-cpu" in err
     assert "the 5 with the lowest were compared" in out
@@ -59,7 +59,7 @@ def test_verify_budget_states_its_limits(verify, photo_folder, no_openvino):
     (row,) = (line for line in out.splitlines() if line.startswith("deploy/fp32.onnx "))
     assert row.split("|")[3].strip() == "0 of 5"
     assert "accuracy" not in out
-    _, out, _ = verify("--images", photo_folder, "--budget", 5, "--json")
+    _, out, _ = verify("--images", photo_folder, "--lowest-margins", 5, "--json")
     mining = json.loads(out)["result"]["mining"]
     assert (mining["compared"], mining["ranked"]) == (5, 45)
     assert mining["lost"].keys() == {"deploy/fp32.onnx on onnxruntime-cpu"}
@@ -168,9 +168,9 @@ def test_diagnosis_failed_exits_with_3(
 
 
 def test_diagnosis_begins_with_flipped_images(verify, walks, photo_folder, answers):
-    """Of the lowest margins only the budget is compared; they are what the walks look at first."""
+    """Only those with the lowest margins are compared; they are what the walks look at first."""
     answers("deploy/fp32.onnx", np.negative)
-    arguments = ("--images", photo_folder, "--budget", 5, "--stages", "--layers", "--json")
+    arguments = ("--images", photo_folder, "--lowest-margins", 5, "--stages", "--layers", "--json")
     code, out, _ = verify(*arguments)
     assert code == 3
     flipped = json.loads(out)["result"]["verdicts"][0]["measurement"]["flipped"]

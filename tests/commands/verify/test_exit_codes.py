@@ -31,7 +31,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 @pytest.mark.parametrize("graph", ["model.onnx", "deploy/fp32.onnx"])
-@pytest.mark.parametrize("how", [[], ["--budget", "5"], ["--max-images", "1"], ["--json"]])
+@pytest.mark.parametrize("how", [[], ["--lowest-margins", "5"], ["--max-images", "1"], ["--json"]])
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 def test_verify_wrong_answers_exit_with_3(verify, photo_folder, answers, change, graph, how):
     """On the candidate's side, and on the reference's."""
@@ -52,7 +52,7 @@ def test_self_test_wrong_answers_exit_with_3(verify, answers, change):
 
 
 @pytest.mark.parametrize("change", [np.zeros_like, np.ones_like, lambda x: x * np.nan])
-@pytest.mark.parametrize("how", [[], ["--budget", "5"]])
+@pytest.mark.parametrize("how", [[], ["--lowest-margins", "5"]])
 def test_verify_equally_broken_sides_exit_with_3(verify, photo_folder, monkeypatch, change, how):
     compute = OnnxRuntimeSession._run
     monkeypatch.setattr(
@@ -93,7 +93,7 @@ def make_odd_folder(path, kind):
 
 
 @pytest.mark.parametrize("kind", ["empty", "other files", "unreadable"])
-@pytest.mark.parametrize("how", [[], ["--budget", "5"], ["--max-images", "5"], ["--json"]])
+@pytest.mark.parametrize("how", [[], ["--lowest-margins", "5"], ["--max-images", "5"], ["--json"]])
 def test_verify_without_image_exits_with_4(verify, tmp_path, kind, how):
     code, out, err = verify("--images", make_odd_folder(tmp_path / "photos", kind), *how)
     assert code == 4
@@ -105,12 +105,12 @@ def test_verify_without_image_exits_with_4(verify, tmp_path, kind, how):
     ("arguments", "code"),
     [
         (["--images", "nowhere"], 4),
-        (["--budget", "0"], 2),
-        (["--budget", "-3"], 2),
-        (["--budget", "many"], 2),
+        (["--lowest-margins", "0"], 2),
+        (["--lowest-margins", "-3"], 2),
+        (["--lowest-margins", "many"], 2),
         (["--max-images", "0"], 2),
-        (["--budget", "5", "--max-images", "5"], 2),
-        (["--budget", "5", "--self-test"], 2),
+        (["--lowest-margins", "5", "--max-images", "5"], 2),
+        (["--lowest-margins", "5", "--self-test"], 2),
         (["--runtime", "tensorflow"], 2),
         (["--runtime", "onnxruntime-cuda"], 5),
         (["--runtime", "onnxruntime-cpu", "--precision", "fp16"], 2),
@@ -150,7 +150,7 @@ def test_verify_impossible_requests_exit_codes(
         (MemoryError(), 1),
     ],
 )
-@pytest.mark.parametrize("how", [[], ["--budget", "20"]])
+@pytest.mark.parametrize("how", [[], ["--lowest-margins", "20"]])
 def test_verify_error_while_comparing_exit_codes(
     verify, photo_folder, monkeypatch, error, code, how
 ):
@@ -218,14 +218,14 @@ def reports(tmp_path):
 
 
 def test_verify_failed_removes_earlier_reports(verify, reports, tmp_path):
-    assert verify("--images", tmp_path, "--budget", 0, *reports.options)[0] == 2
+    assert verify("--images", tmp_path, "--lowest-margins", 0, *reports.options)[0] == 2
     assert reports.left == [reports.page, reports.xml]
     photos = make_odd_folder(tmp_path / "photos", "unreadable")
     assert verify("--images", photos, *reports.options)[0] == 4
     assert reports.left == []
 
 
-@pytest.mark.parametrize("options", [[], ["--stages"], ["--layers"], ["--budget", "5"]])
+@pytest.mark.parametrize("options", [[], ["--stages"], ["--layers"], ["--lowest-margins", "5"]])
 def test_verify_without_image_removes_earlier_reports(verify, reports, tmp_path, options):
     photos = make_odd_folder(tmp_path / "photos", "empty")
     assert verify("--images", photos, *options, *reports.options)[0] == 4

@@ -172,7 +172,7 @@ def test_verify_stages_finds_exchanged_classes_of_one_logit(made, photo_folder, 
 def test_verify_compares_the_closest_of_each_head(made, photo_folder, tmp_path, name):
     bundle = made[1][name]
     found = deploykit.verify(
-        bundle, images=photo_folder, budget=5, runtime="onnxruntime-cpu", precision="fp32"
+        bundle, images=photo_folder, lowest_margins=5, runtime="onnxruntime-cpu", precision="fp32"
     )
     assert found.passed
     head = bundle.manifest.labels.head
