@@ -228,14 +228,18 @@ def in_python(text: str) -> str:
 
 
 @functools.cache
-def _options() -> dict[str, bool]:
-    """The options that functions take as arguments, and whether each is a switch."""
+def _options() -> dict[str, set[bool]]:
+    """The options that functions take as arguments: True of a switch, False of one with a value.
+
+    ``--embeddings`` is a switch of ``export``, and has a value in ``predict``.
+    """
     import deploykit
 
-    found = {"no-diagnose": True, **dict.fromkeys(_RENAMED, False)}
+    found = {"no-diagnose": {True}, **{name: {False} for name in _RENAMED}}
     for name in filter(str.islower, deploykit.__all__):
         for argument, parameter in inspect.signature(getattr(deploykit, name)).parameters.items():
-            found[argument.replace("_", "-")] = isinstance(parameter.default, bool)
+            is_switch = isinstance(parameter.default, bool)
+            found.setdefault(argument.replace("_", "-"), set()).add(is_switch)
     return found
 
 
@@ -245,8 +249,8 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
     import deploykit
 
     verbs = "|".join([*_COMMANDS, *filter(str.islower, deploykit.__all__)])
-    switches = "|".join(name for name, is_switch in _options().items() if is_switch)
-    others = "|".join(name for name, is_switch in _options().items() if not is_switch)
+    switches = "|".join(name for name, kinds in _options().items() if False not in kinds)
+    others = "|".join(name for name, kinds in _options().items() if False in kinds)
     option = rf"--(?:(?:{switches})(?![\w-])|(?:{others})(?![\w-])(?: (?!--)VALUE)?)"
     loose, strict = option.replace("VALUE", _WORD), option.replace("VALUE", _SURE)
     return (
@@ -275,7 +279,7 @@ def _arguments(options: str) -> str:
 def _argument(option: str, values: list[str]) -> str:
     """An option with its values: several if it was repeated, "" if it was named alone."""
     name = _RENAMED.get(option, option.replace("-", "_"))
-    if _options()[option]:
+    if True in _options()[option] and not any(values):
         return "diagnose=False" if option == "no-diagnose" else f"{name}=True"
     if option == "arch-arg" and all("=" in value for value in values):
         pairs = (value.split("=", 1) for value in values)

@@ -358,6 +358,8 @@ def test_load_without_bundle_or_device(bundle, tmp_path, no_gpu):
         ("Leave --input-size out, or", "Leave input_size out, or"),
         ("--images takes yours", "images takes yours"),
         ("Name it: --runtime openvino --tf32", "Name it: runtime='openvino', tf32=True"),
+        ("Export it again with --embeddings, which", "Export it again with embeddings=True, which"),
+        ("Name it: --embeddings e.npy", "Name it: embeddings='e.npy'"),
         ("run deploykit verify --runtime openvino --precision bf16; or",
          "run deploykit.verify(runtime='openvino', precision='bf16'); or"),
         ("deploykit bench --bundle 'a b' --images /x/y --accept lets predict",
