@@ -26,6 +26,7 @@ from deploykit.parity.statistics import upper_bound
 from deploykit.proof.auto import open_best
 from deploykit.proof.policy import MAX_FLIP_RATE_BOUND, MIN_IMAGES, status
 from deploykit.proof.text import status_of_run, status_text
+from deploykit.runtime.opener import REHEARSAL
 from deploykit.system.progress import silent
 
 FP32, INT8 = "deploy/fp32.onnx", "deploy/int8.onnx"
@@ -289,6 +290,14 @@ def test_status_within_a_budget_tells_how_to_accept_it(known):
     assert status_text(answer).endswith("; budget: at most 20 % of the decisions may change)")
     assert [answer.is_within(Budget(max_flip_rate=rate)) for rate in (0.13, 0.14)] == [False, True]
     assert not answer.is_within(None)
+
+
+def test_status_of_a_rehearsal_within_a_budget_is_nothing_to_accept(known):
+    bundle = known("int8 within a budget")
+    (verdict,) = (each for each in bundle.manifest.verdicts if each.graph == INT8)
+    rehearsed = msgspec.structs.replace(verdict, kind="rehearsed", runtime=REHEARSAL)
+    answer = status(edited(bundle, verdicts=(rehearsed,)), Candidate(INT8, REHEARSAL, "int8"))
+    assert (answer.word, answer.command) == ("within budget", "")
 
 
 def test_auto_takes_what_was_accepted_within_a_budget(known):
