@@ -15,10 +15,11 @@ import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.inference.engines import engines_of, open_bundle_engine
 from deploykit.models.registry import resolve_architecture
 from deploykit.runtime._base import normalised
-from deploykit.specs.session import ImageBatch, Logits
+from deploykit.specs.session import ImageBatch, Logits, PipelinedSession
 from deploykit.system.gpu import need_gpu
 from deploykit.system.text import table_text
 
@@ -74,7 +75,7 @@ def one_by_one(run: Run) -> Turn:
     return turn
 
 
-def overlapped(session) -> Turn:
+def overlapped(session: PipelinedSession) -> Turn:
     """Turns of an engine's session with two batches in flight."""
 
     def turn(images: ImageBatch) -> None:
@@ -97,7 +98,7 @@ def torch_ways(bundle: Bundle) -> list[Way]:
     recorded = manifest.architecture
     architecture = resolve_architecture(recorded.name, allow_user_code=False)
 
-    def way(name: str, **form: object) -> Way:
+    def way(name: str, **form: Any) -> Way:
         module = architecture.build(recorded.classes, recorded.args).eval().to(device, **form)
 
         def run(images: ImageBatch) -> Logits:
@@ -105,7 +106,8 @@ def torch_ways(bundle: Bundle) -> list[Way]:
                 batch = torch.from_numpy(normalised(images, manifest.preprocessing)).to(
                     device, **form
                 )
-                return module(batch).float().cpu().numpy()
+                logits: Logits = module(batch).float().cpu().numpy()
+                return logits
 
         return Way(name, one_by_one(run))
 
@@ -132,12 +134,13 @@ def session_ways(bundle: Bundle, stack: contextlib.ExitStack) -> list[Way]:
             name = f"{session.spec.runtime} {session.spec.precision}"
             largest = session.spec.largest_batch
             ways.append(Way(name, one_by_one(session.run), largest))
-            ways.append(Way(f"{name}, two in flight", overlapped(session), largest))
+            if isinstance(session, PipelinedSession):
+                ways.append(Way(f"{name}, two in flight", overlapped(session), largest))
     return ways
 
 
 @contextlib.contextmanager
-def saying_why_not(name: str):
+def saying_why_not(name: str) -> Iterator[None]:
     """Go on without a way that does not work here, and say so."""
     try:
         yield

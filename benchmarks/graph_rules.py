@@ -28,14 +28,16 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from deploykit.commands.quantize.int8 import calibrate, ranges_of
+from deploykit.commands.quantize.int8 import ranges_of
+from deploykit.commands.quantize.observe import observed
 from deploykit.graph import passes
 from deploykit.graph.deploy import fuse_preprocessing
 from deploykit.graph.export import onnx_from_module
 from deploykit.graph.instruments import model_bytes
-from deploykit.graph.int8 import convert_to_int8
+from deploykit.graph.int8 import convert_to_int8, quantized_tensors
 from deploykit.graph.optimise import DEPLOY_RULES
 from deploykit.models.registry import resolve_architecture
+from deploykit.parity.calibration import ValueRange
 from deploykit.runtime.opener import OPENVINO, open_graph
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing
@@ -76,8 +78,8 @@ def canonical_graph(network: str, folder: Path) -> ir.Model:
         module = resolve_architecture(network, allow_user_code=False).build(len(LABELS)).eval()
         for layer in module.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
-                layer.running_mean.normal_(0, 0.1)
-                layer.running_var.uniform_(0.5, 1.5)
+                layer.get_buffer("running_mean").normal_(0, 0.1)
+                layer.get_buffer("running_var").uniform_(0.5, 1.5)
         ir.save(onnx_from_module(module, SIZE), path)
     return ir.load(path)
 
@@ -89,14 +91,17 @@ def deploy_graph(network: str, rules: Sequence[passes.Pass], folder: Path) -> by
 
 
 def quantized(graph: bytes, runtime: str, folder: Path) -> bytes:
-    """The graph in INT8 as ``quantize`` makes it for a runtime, without a node in FP32."""
+    """The graph in INT8, without a node in FP32; weights are rounded to the nearest."""
     name = hashlib.sha256(graph).hexdigest()[:16]
     path = folder / f"{name}.{runtime}.int8.onnx"
     if not path.exists():
         model = ir.from_proto(onnx.load_from_string(graph))
         batches = [(["made"], image[None]) for image in made_images(CALIBRATION_IMAGES)]
-        ranges = ranges_of(calibrate(model, batches, silent), "minmax")
-        convert = convert_to_int8(ranges, joins=runtime != OPENVINO)
+        seen = {tensor: ValueRange() for tensor in quantized_tensors(model)}
+        for values, _ in observed(model, seen, batches, silent, "calibrating"):
+            for tensor, extremes in seen.items():
+                extremes.add(values[tensor])
+        convert = convert_to_int8(ranges_of(seen, "minmax"), joins=runtime != OPENVINO)
         path.write_bytes(model_bytes(passes.apply(model, [convert])))
     return path.read_bytes()
 
@@ -108,7 +113,7 @@ def open_option(graph: bytes, option: str, options: argparse.Namespace) -> Sessi
         quantized(graph, runtime, options.graphs) if precision == "int8" else graph,
         name=option,
         runtime=runtime,
-        precision=precision,
+        precision="int8" if precision == "int8" else "fp32",
         preprocessing=PREPROCESSING,
         labels=LABELS,
         threads=options.threads,

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def opened(way: str, bundle: Bundle) -> Callable[[ImageBatch], object]:
 
         if reason := module_reason(bundle):
             raise MissingError(reason)
-        module = module_reference(bundle, ReferenceRequest()).session.module.eval()
+        reference: Any = module_reference(bundle, ReferenceRequest()).session  # torch's
+        module = reference.module.eval()
 
         def eager(images: ImageBatch) -> object:
             with torch.inference_mode():

@@ -170,6 +170,8 @@ def started(
     )
     stack.enter_context(running)
     requests, answers = running.stdin, running.stdout
+    if requests is None or answers is None:
+        raise RuntimeError("no pipes")
     if answers.readline() != "ready\n":
         print(f"{way} is not measured: see above", file=sys.stderr)
         return None
@@ -185,7 +187,15 @@ def started(
 def start_ways(bundle: Bundle, network: str, checkpoint: Path, images: Path) -> list[Way]:
     """From nothing to something, each in a process of its own."""
     photo = scan_images(images).files[0].path
-    predict = [*PYTHON, "-m", "deploykit", "predict", photo, "--bundle", bundle.folder]
+    predict: list[str | Path] = [
+        *PYTHON,
+        "-m",
+        "deploykit",
+        "predict",
+        photo,
+        "--bundle",
+        bundle.folder,
+    ]
     ways = []
     if importlib.util.find_spec("timmx") is not None:
         ours, theirs = (process(*PYTHON, "-m", each, "--help") for each in ("deploykit", "timmx"))

@@ -101,8 +101,9 @@ def deploykit_rate(bundle: Bundle, folder: Path) -> float:
             if isinstance(event, Step) and event.stage == "predicting" and not started:
                 started.append(time.perf_counter())
 
-        summary = predict_into(outputs, bundle, request, tell)
-        return summary.tally.rows / (time.perf_counter() - started[0])
+        predict_into(outputs, bundle, request, tell)
+        seconds = time.perf_counter() - started[0]
+    return len(scan_images(folder).files) / seconds
 
 
 def seconds_to_first_row(bundle: Bundle, folder: Path) -> float:

@@ -55,7 +55,8 @@ def load_module(bundle: Bundle) -> Any:
     """The bundle's network in torch, with the recorded checkpoint's weights."""
     if reason := module_reason(bundle):
         raise SystemExit(reason)
-    return module_reference(bundle, ReferenceRequest()).session.module
+    session: Any = module_reference(bundle, ReferenceRequest()).session  # torch's
+    return session.module
 
 
 def transforms_of(bundle: Bundle) -> Any:
@@ -82,7 +83,8 @@ def torch_loader(bundle: Bundle, folder: Path) -> Any:
 
 def timm_loader(bundle: Bundle, folder: Path) -> Any:
     """The loader with which timm evaluates a folder, one worker a core."""
-    from timm.data import create_dataset, create_loader
+    from timm.data.dataset_factory import create_dataset
+    from timm.data.loader import create_loader
 
     loader = create_loader(
         create_dataset("", root=str(folder)),
