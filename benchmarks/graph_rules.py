@@ -98,7 +98,7 @@ def quantized(graph: bytes, runtime: str, folder: Path) -> bytes:
         model = ir.from_proto(onnx.load_from_string(graph))
         batches = [(["made"], image[None]) for image in made_images(CALIBRATION_IMAGES)]
         seen = {tensor: ValueRange() for tensor in quantized_tensors(model)}
-        for values, _ in observed(model, seen, batches, silent, "calibrating"):
+        for values in observed(model, seen, batches, silent, "calibrating"):
             for tensor, extremes in seen.items():
                 extremes.add(values[tensor])
         convert = convert_to_int8(ranges_of(seen, "minmax"), joins=runtime != OPENVINO)

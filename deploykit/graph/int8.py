@@ -19,9 +19,17 @@ from onnx_ir.passes import common
 
 from deploykit.errors import GraphError
 from deploykit.graph.passes import Pass
-from deploykit.graph.rounded_weights import SMALLEST, RoundedWeight, layer_of, rounded_weight
+from deploykit.graph.rounded_weights import (
+    SMALLEST,
+    Bias,
+    RoundedWeight,
+    bias_of,
+    layer_of,
+    rounded_weight,
+)
 from deploykit.graph.values import (
     Switches,
+    batch_dimension,
     check_node_names,
     constant_of,
     in_preprocessing,
@@ -103,7 +111,7 @@ def switchable_int8(
     *,
     symmetric: bool = False,
     joins: bool = True,
-) -> tuple[ir.Model, tuple[str, ...]]:
+) -> tuple[ir.Model, tuple[str, ...], bool]:
     """Round the tensors of an FP32 deploy graph as INT8 does, each of them only on demand.
 
     So what each rounding costs is measured in a few runs of one session. Weights stay FP32.
@@ -115,8 +123,10 @@ def switchable_int8(
         joins: Add and Concat too.
 
     Returns:
-        The graph, with the input of :class:`deploykit.graph.values.Switches`, and the names of
-        its T tensors.
+        The graph, with the input of :class:`deploykit.graph.values.Switches`; the names of its T
+        tensors; and whether the images of a batch may have different switches. Where a tensor's
+        first dimension is not the batch's, as a transformer's tokens, they may not: then a batch is
+        to have one image.
 
     Raises:
         GraphError: The type of a value cannot be inferred, or a range is missing.
@@ -125,11 +135,13 @@ def switchable_int8(
     taken = {node: _activations(node, joins) for node in copy.graph}
     tensors = list(dict.fromkeys(each for tensors in taken.values() for each in tensors))
     exact = _spared(copy.graph, taken, frozenset(), joins)
+    batch = batch_dimension(copy.graph)
+    by_image = all(tensor.shape and tensor.shape[0] == batch for tensor in tensors)
     switches = Switches(copy.graph, tensors)
     roundings = _roundings(copy.graph, tensors, ranges, symmetric=symmetric)
     for tensor, rounding in roundings.items():
         _insert(copy.graph, tensor, switches.chosen(tensor, rounding), exact)
-    return copy, tuple(tensor.name or "" for tensor in tensors)
+    return copy, tuple(tensor.name or "" for tensor in tensors), by_image
 
 
 def quantized_tensors(model: ir.Model, *, joins: bool = True) -> dict[str, tuple[str, ...]]:
@@ -169,18 +181,7 @@ def _activations(node: ir.Node, joins: bool) -> tuple[ir.Value, ...]:
     if node.op_type in _CARRIERS:
         spared = any(constant) or (node.op_type in _JOINS and not joins)
         return () if spared else tuple(inputs)
-    weighted = _channel_axis(node) is not None and constant[:2] == [False, True]
-    return (inputs[0],) if weighted else ()
-
-
-def _channel_axis(node: ir.Node) -> int | None:
-    """The dimension of the weight that tells output channels apart; None without a weight."""
-    if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
-    if node.op_type == "MatMul":
-        weight = constant_of(node.inputs[1])
-        return 1 if weight is not None and weight.ndim == 2 else None
-    return 0 if node.op_type == "Conv" else None
+    return (inputs[0],) if layer_of(node) is not None and not constant[0] else ()
 
 
 def _spared(
@@ -208,18 +209,22 @@ def _quantize_weight(node: ir.Node, rounded: RoundedWeight | None, *, integer_bi
 
     A weight that several nodes share is rounded for each.
     """
-    layer, axis, source = layer_of(node), _channel_axis(node), node.inputs[0]
-    if source is None or layer is None or axis is None:
+    layer, source = layer_of(node), node.inputs[0]
+    if source is None or layer is None:
         return
     rounded = rounded or rounded_weight(layer, None, LARGEST)
-    others = tuple(each for each in range(layer.weight.ndim) if each != axis)
-    bias, step = _bias(node, rounded), scale_of(source)
+    others = tuple(each for each in range(layer.weight.ndim) if each != layer.axis)
+    place, step = bias_of(layer), scale_of(source)
+    integer_bias = integer_bias and place is not None and place.node is node
+    bias = None if place is None else _corrected(place, rounded)
     scales = _weight_scales(rounded.scales, bias if integer_bias else None, step)
     coarser = np.expand_dims(scales > rounded.scales, others)
     nearest = np.rint(layer.weight / np.expand_dims(scales, others)).astype(np.int8)
     integers = np.where(coarser, nearest, rounded.integers)
-    node.replace_input_with(1, constant_pair(node, f"{node.name}/weight", integers, scales, axis))
-    if bias is None or not isinstance(node.graph, ir.Graph):
+    node.replace_input_with(
+        1, constant_pair(node, f"{node.name}/weight", integers, scales, layer.axis)
+    )
+    if place is None or bias is None or not isinstance(node.graph, ir.Graph):
         return
     name = f"{node.name}/bias"
     if integer_bias:
@@ -228,23 +233,16 @@ def _quantize_weight(node: ir.Node, rounded: RoundedWeight | None, *, integer_bi
         value = constant_pair(node, name, counts, steps, 0)
     else:
         value = new_constant(node.graph, name, bias.astype(np.float32))
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
-    node.replace_input_with(2, value)
+    if len(place.node.inputs) <= place.index:
+        place.node.resize_inputs(place.index + 1)
+    place.node.replace_input_with(place.index, value)
 
 
-def _bias(node: ir.Node, rounded: RoundedWeight) -> npt.NDArray[np.float64] | None:
-    """(O,) what a node adds to each output channel, with what its weight lost by rounding.
-
-    None where it is not one value a channel, added as it is to a plain product, or is none at all.
-    """
-    factors = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
-    if node.op_type == "MatMul" or any(factor != 1.0 for factor in factors):
-        return None
-    if len(node.inputs) < 3 or node.inputs[2] is None:
+def _corrected(bias: Bias, rounded: RoundedWeight) -> npt.NDArray[np.float64] | None:
+    """(O,) a bias with what the weight lost by rounding; None where that is nothing at all."""
+    if bias.values is None:
         return rounded.bias if rounded.bias.any() else None
-    bias = constant_of(node.inputs[2])
-    return bias + rounded.bias if bias is not None and bias.shape == rounded.bias.shape else None
+    return bias.values + rounded.bias
 
 
 def _weight_scales(

@@ -4,7 +4,8 @@ What a layer takes is correlated: the error of one weight is made good by the ne
 GPTQ do it (Frantar and Alistarh, "Optimal Brain Compression", 2022, arXiv:2208.11580; Frantar et
 al., "GPTQ", 2022, arXiv:2210.17323). What remains of the error on average goes into the bias
 (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019,
-arXiv:1906.04721), so only the covariance of the inputs counts for the rounding.
+arXiv:1906.04721), so only the covariance of the inputs counts for the rounding; of a layer without
+a bias their second moments.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class InputMoments:
         self.samples += rows.shape[1]
         self.sums += rows.sum(axis=1, dtype=np.float64)
         if self.products is not None:
-            with np.errstate(over="ignore", invalid="ignore"):  # see covariance
+            with np.errstate(over="ignore", invalid="ignore"):  # see spread
                 self.products += rows.transpose(0, 2, 1) @ rows
 
     @property
@@ -73,13 +74,18 @@ class InputMoments:
         """(G, I)."""
         return self.origin + self.sums / max(self.samples, 1)
 
-    @property
-    def covariance(self) -> Array | None:
-        """(G, I, I), damped; None where only the mean is known, or products were too large."""
+    def spread(self, *, about_mean: bool) -> Array | None:
+        """How the inputs vary, damped; None where only the mean is known, or products overflowed.
+
+        Args:
+            about_mean: (G, I, I) the covariance; else the second moments, which hold the mean too.
+        """
         if self.products is None or not self.samples or not np.isfinite(self.products).all():
             return None
         mean = self.sums / self.samples
         found = self.products / self.samples - mean[:, :, None] * mean[:, None, :]
+        if not about_mean:
+            found += self.mean[:, :, None] * self.mean[:, None, :]
         diagonal = np.einsum("gii->gi", found)
         damping = max(_LEAST_DAMPING, diagonal.shape[1] / self.samples)
         typical = diagonal.mean(axis=1, keepdims=True)
@@ -94,7 +100,7 @@ class RoundedWeight:
     Attributes:
         integers: int8, of the weight's shape.
         scales: (O,) float32, one for each output channel.
-        bias: (O,) float64, what is to be added to the bias.
+        bias: (O,) float64, what is to be added to the bias; zeros where :func:`bias_of` finds none.
     """
 
     integers: npt.NDArray[np.int8]
@@ -109,18 +115,18 @@ class Layer:
     Attributes:
         node: A Conv, a Gemm or a MatMul.
         weight: Its weight, in the shape of the graph.
+        axis: The dimension of the weight that tells output channels apart, 0 or 1.
     """
 
     node: ir.Node
     weight: npt.NDArray[np.float32] = field(repr=False)
+    axis: int
 
     @property
-    def _is_transposed(self) -> bool:
-        """Whether the outputs are the weight's second dimension."""
-        node = self.node
-        return node.op_type == "MatMul" or (
-            node.op_type == "Gemm" and not node.attributes.get_int("transB", 0)
-        )
+    def outputs(self) -> int:
+        """O: how many output channels there are."""
+        count: int = self.weight.shape[self.axis]
+        return count
 
     @property
     def groups(self) -> int:
@@ -130,17 +136,17 @@ class Layer:
     @property
     def inputs(self) -> int:
         """I: how many inputs an output is a sum of."""
-        return self.weight.shape[0] if self._is_transposed else int(np.prod(self.weight.shape[1:]))
+        return self.weight.size // max(self.outputs, 1)
 
     def matrix(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """A weight of this shape as (G, O / G, I)."""
-        rows = values.T if self._is_transposed else values.reshape(len(values), -1)
+        rows = values.T if self.axis else values.reshape(len(values), -1)
         return rows.reshape(self.groups, -1, rows.shape[1])
 
     def weight_of(self, matrix: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """The inverse of :meth:`matrix`."""
         rows = matrix.reshape(-1, matrix.shape[2])
-        return rows.T if self._is_transposed else rows.reshape(self.weight.shape)
+        return rows.T if self.axis else rows.reshape(self.weight.shape)
 
     def sample(
         self, values: npt.NDArray[np.float32], places: int, rng: np.random.Generator
@@ -212,17 +218,17 @@ class MomentsOfInputs:
             self._layers[name] = layer
             self.moments[name] = InputMoments(0, origin, np.zeros(shape), products)
 
-    def add(self, values: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    def add(self, values: Mapping[str, npt.NDArray[np.float32]], images: int) -> None:
         """Take note of a batch.
 
         Args:
-            values: By the name of each tensor that a layer takes its values, the images along the
-                first dimension.
+            values: By the name of each tensor that a layer takes its values.
+            images: How many images these are of.
         """
         for name, layer in self._layers.items():
             taken = values[layer.node.inputs[0].name or ""]  # type: ignore[union-attr]
             wanted = max(_SAMPLES_AN_INPUT * layer.inputs, _LEAST_SAMPLES)
-            places = -(-wanted * len(taken) // self._images)
+            places = -(-wanted * images // self._images)
             rows = layer.sample(taken, places, self._rng)
             if rows is not None and np.isfinite(rows).all():
                 self.moments[name].add(rows)
@@ -234,9 +240,47 @@ class MomentsOfInputs:
 
 
 def layer_of(node: ir.Node) -> Layer | None:
-    """A node as a layer; None where it has no constant weight."""
-    weight = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
-    return None if weight is None else Layer(node, weight)
+    """A node as a layer; None where it has no constant weight, or one without output channels."""
+    if node.op_type not in {"Conv", "Gemm", "MatMul"}:
+        return None
+    weight = constant_of(node.inputs[1])
+    if weight is None or (node.op_type == "MatMul" and weight.ndim != 2):
+        return None
+    is_first = node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1
+    return Layer(node, weight, axis=0 if is_first else 1)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Where one value for each output channel is added to what a layer's weight gives.
+
+    Attributes:
+        node: The layer's node; or the Add behind a MatMul.
+        index: Which of its inputs the bias is.
+        values: (O,) float64; None where there is no such input yet.
+    """
+
+    node: ir.Node
+    index: int
+    values: Array | None
+
+
+def bias_of(layer: Layer) -> Bias | None:
+    """Where a layer's bias is, or can be; None where nothing is added to the plain product."""
+    node, index = layer.node, 2
+    if any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        return None
+    if node.op_type == "MatMul":
+        uses = [*node.outputs[0].uses()]
+        if len(uses) != 1 or node.outputs[0].is_graph_output() or uses[0].node.op_type != "Add":
+            return None
+        node, index = uses[0].node, 1 - uses[0].idx
+    elif len(node.inputs) <= index or node.inputs[index] is None:
+        return Bias(node, index, None)
+    values = constant_of(node.inputs[index])
+    if values is None or values.shape != (layer.outputs,):
+        return None
+    return Bias(node, index, values.astype(np.float64))
 
 
 def rounded_weight(layer: Layer, moments: InputMoments | None, largest: int) -> RoundedWeight:
@@ -250,13 +294,14 @@ def rounded_weight(layer: Layer, moments: InputMoments | None, largest: int) -> 
     matrix = layer.matrix(layer.weight).astype(np.float64)
     steps = np.maximum(np.abs(matrix).max(axis=2, initial=0.0) / largest, SMALLEST)
     scales = steps.astype(np.float32).astype(np.float64)
-    covariance = None if moments is None else moments.covariance
+    is_corrected = bias_of(layer) is not None
+    spread = None if moments is None else moments.spread(about_mean=is_corrected)
     integers = np.rint(matrix / scales[:, :, None])
-    if covariance is not None:
+    if spread is not None:
         with contextlib.suppress(np.linalg.LinAlgError):  # then the nearest must do
-            integers = _rounded(matrix, scales, covariance, largest)
+            integers = _rounded(matrix, scales, spread, largest)
     missing = matrix - integers * scales[:, :, None]
-    mean = np.zeros(1) if moments is None else moments.mean[:, None, :]
+    mean = moments.mean[:, None, :] if moments is not None and is_corrected else np.zeros(1)
     return RoundedWeight(
         integers=layer.weight_of(integers).astype(np.int8),
         scales=scales.reshape(-1).astype(np.float32),
@@ -264,13 +309,13 @@ def rounded_weight(layer: Layer, moments: InputMoments | None, largest: int) -> 
     )
 
 
-def _rounded(matrix: Array, scales: Array, covariance: Array, largest: int) -> Array:
-    """The integers with which the outputs vary least from those of the matrix.
+def _rounded(matrix: Array, scales: Array, spread: Array, largest: int) -> Array:
+    """The integers with which the outputs differ least from those of the matrix.
 
     Args:
         matrix: (G, O, I).
         scales: (G, O).
-        covariance: (G, I, I).
+        spread: (G, I, I), see :meth:`InputMoments.spread`.
         largest: See :func:`rounded_weight`.
 
     Returns:
@@ -278,12 +323,12 @@ def _rounded(matrix: Array, scales: Array, covariance: Array, largest: int) -> A
     """
     inputs = matrix.shape[2]
     # The inputs that vary most first: what is rounded last is corrected by nothing.
-    order = np.argsort(-np.diagonal(covariance, axis1=1, axis2=2), axis=1, kind="stable")
+    order = np.argsort(-np.diagonal(spread, axis1=1, axis2=2), axis=1, kind="stable")
     weights = np.take_along_axis(matrix, order[:, None, :], axis=2)
-    sorted_rows = np.take_along_axis(covariance, order[:, :, None], axis=1)
-    spread = np.take_along_axis(sorted_rows, order[:, None, :], axis=2)
+    sorted_rows = np.take_along_axis(spread, order[:, :, None], axis=1)
+    ordered = np.take_along_axis(sorted_rows, order[:, None, :], axis=2)
     # The upper Cholesky factor of the inverse: its rows say how the others make an error good.
-    factor = np.linalg.cholesky(np.linalg.inv(spread)).transpose(0, 2, 1)
+    factor = np.linalg.cholesky(np.linalg.inv(ordered)).transpose(0, 2, 1)
     integers = np.empty_like(weights)
     for start in range(0, inputs, _BLOCK):
         block = slice(start, min(start + _BLOCK, inputs))

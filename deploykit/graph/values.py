@@ -187,7 +187,8 @@ class Switches:
 
     Args:
         graph: The graph, which is changed.
-        tensors: T tensors whose first dimension is the batch's.
+        tensors: T tensors whose first dimension is the batch's; of others the graph takes one
+            image at a time.
     """
 
     def __init__(self, graph: ir.Graph, tensors: Sequence[ir.Value]) -> None:

@@ -42,17 +42,16 @@ class ValueRange:
         self._extremes: list[tuple[float, float]] = []
 
     def add(self, values: npt.NDArray[Any]) -> None:
-        """Take note of a batch.
+        """Take note of an image.
 
         Args:
-            values: (N, ...), the images along the first dimension.
+            values: Of any shape: a transformer's first dimension may be its tokens.
         """
-        for image in values:
-            extremes = float(image.min(initial=0.0)), float(image.max(initial=0.0))
-            if np.isfinite(extremes).all():
-                self._extremes.append(extremes)
-            else:
-                self.is_finite = False
+        extremes = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+        if np.isfinite(extremes).all():
+            self._extremes.append(extremes)
+        else:
+            self.is_finite = False
 
     def interval(self, method: CalibrationMethod) -> Interval:
         """The values to hold; what lies beyond is clipped."""

@@ -214,7 +214,7 @@ def test_convert_to_int8_shortcut_with_and_without_joins(joins):
     assert model.graph.node("body").inputs[0].name == "x/dequantized"
     taken = [value.name for value in model.graph.node("sum").inputs]
     assert taken == (["x/dequantized", "y/dequantized"] if joins else ["x", "y"])
-    switchable, tensors = switchable_int8(graph, held, joins=joins)
+    switchable, tensors, _ = switchable_int8(graph, held, joins=joins)
     shortcut = switchable.graph.node("sum").inputs[0].name
     assert shortcut == ("x/choice" if joins else "x")
     assert ("y" in tensors) == joins
@@ -229,8 +229,9 @@ def test_convert_to_int8_refuses_unknown_ranges_and_nodes(graph, ranges):
 
 
 def test_switchable_int8_by_image_and_tensor(graph, ranges):
-    model, tensors = switchable_int8(graph, ranges)
+    model, tensors, by_image = switchable_int8(graph, ranges)
     assert tensors == tuple(quantized_tensors(graph))
+    assert by_image
     pool, join = (model.graph.initializers[f"{each}/scale"].const_value.numpy() for each in "fe")
     assert pool == join  # as in the converted graph, where a MaxPool passes integers on
     count = len(tensors)
@@ -241,3 +242,85 @@ def test_switchable_int8_by_image_and_tensor(graph, ranges):
     moved = np.abs(alone - exact[0]).max(axis=1)
     assert (moved > 0).all()
     assert moved.max() < 0.1 * np.abs(exact).max()
+
+
+#: Every form of a layer, behind and before what makes it one of the network's.
+LAYERS = {
+    "Gemm": "[flat] f = Flatten(input) [it] logits = Gemm(f, tall, bias)",
+    "Gemm transposed": "[flat] f = Flatten(input) [it] logits = Gemm <transB = 1> (f, flat_weight)",
+    "Gemm with factors": (
+        "[flat] f = Flatten(input) [it] logits = Gemm <alpha = 0.5, beta = 2.0> (f, tall, bias)"
+    ),
+    "Gemm with a row": "[flat] f = Flatten(input) [it] logits = Gemm(f, tall, row)",
+    "MatMul": "[flat] f = Flatten(input) [it] logits = MatMul(f, tall)",
+    "MatMul and Add": (
+        "[flat] f = Flatten(input) [it] a = MatMul(f, tall) [add] logits = Add(bias, a)"
+    ),
+    "MatMul by the left": (
+        "[by] f = MatMul(square, input) [flat] g = Flatten(f) [it] logits = MatMul(g, tall)"
+    ),
+    "Conv 1-D": (
+        "[row] r = Reshape(input, three) [it] a = Conv(r, narrow) [flat] logits = Flatten(a)"
+    ),
+    "a layer twice": (
+        "[first] a = Conv(input, mix) [second] b = Conv(a, mix) [flat] f = Flatten(b) "
+        "[it] logits = Gemm(f, tall, bias)"
+    ),
+}
+
+
+@pytest.mark.parametrize("symmetric", [pytest.param(False, marks=needs_exact_int8), True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_convert_to_int8_of_every_layer(kind, symmetric):
+    rng = np.random.default_rng(1)
+    values = int(np.prod(IMAGES.shape[1:]))
+    side = IMAGES.shape[1]
+    arrays = {
+        "tall": rng.normal(0, 1, (values, 3)),
+        "flat_weight": rng.normal(0, 1, (3, values)),
+        "bias": rng.normal(0, 1, (3,)),
+        "row": rng.normal(0, 1, (1, 3)),
+        "square": rng.normal(0, 1, (side, side)),
+        "mix": rng.normal(0, 1, (3, 3, 1, 1)),
+        "narrow": rng.normal(0, 1, (3, 3, side * side)),
+    }
+    declared = ", ".join(
+        f"float[{', '.join(map(str, array.shape))}] {name} = "
+        f"{{{', '.join(map(str, array.ravel().tolist()))}}}"
+        for name, array in arrays.items()
+    )
+    graph = deploy_graph(LAYERS[kind], f"{declared}, int64[3] three = {{-1, 3, {side * side}}}")
+    names = list(quantized_tensors(graph))
+    found = run(with_outputs(graph, names))
+    held = {name: (min(found[name].min(), 0), max(found[name].max(), 0)) for name in names}
+    model = converted(graph, held, symmetric=symmetric)
+    assert model.graph.node("it").inputs[1].name == "it/weight/dequantized"
+    wanted = found["logits"]
+    assert 0 < np.abs(run(model)["logits"] - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_switchable_int8_of_tokens_takes_an_image_at_a_time():
+    """The first dimension of what the MatMul takes is not the batch's."""
+    nodes = """
+        [tokens] t = Transpose <perm = [2, 0, 1, 3]> (input)
+        [mix] m = MatMul(t, square)
+        [back] b = Transpose <perm = [1, 2, 0, 3]> (m)
+        [flat] f = Flatten(b)
+        [head] logits = MatMul(f, tall)
+    """
+    rng, side = np.random.default_rng(1), IMAGES.shape[1]
+    arrays = {"square": rng.normal(0, 1, (side, side)), "tall": rng.normal(0, 1, (3 * side**2, 3))}
+    declared = ", ".join(
+        f"float[{', '.join(map(str, array.shape))}] {name} = "
+        f"{{{', '.join(map(str, array.ravel().tolist()))}}}"
+        for name, array in arrays.items()
+    )
+    graph = deploy_graph(nodes, declared)
+    names = list(quantized_tensors(graph))
+    found = run(with_outputs(graph, names))
+    held = {name: (min(found[name].min(), 0), max(found[name].max(), 0)) for name in names}
+    model, tensors, by_image = switchable_int8(graph, held)
+    assert (tensors, by_image) == (("t", "f"), False)
+    for flags in [True, True], [False, True], [True, False]:
+        answer = run(model, IMAGES[:1], exact=np.array([flags]))["logits"]
+        assert np.array_equal(answer, found["logits"][:1]) == all(flags)

@@ -1,5 +1,7 @@
 """Weights rounded by what that does to a layer's answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -8,7 +10,7 @@ from deploy_graphs import deploy_graph, run
 from deploykit.graph import rounded_weights
 from deploykit.graph.instruments import with_outputs
 from deploykit.graph.int8 import convert_to_int8, has_weight, integer_nodes, quantized_tensors
-from deploykit.graph.rounded_weights import MomentsOfInputs, layer_of, rounded_weight
+from deploykit.graph.rounded_weights import MomentsOfInputs, bias_of, layer_of, rounded_weight
 
 
 def network(nodes, rng, **shapes):
@@ -37,7 +39,7 @@ def correlated(rng, samples, inputs):
 def gathered(layer, rows):
     """The moments of a Gemm's or MatMul's inputs."""
     inputs = MomentsOfInputs([layer.node], len(rows))
-    inputs.add({layer.node.inputs[0].name: rows})
+    inputs.add({layer.node.inputs[0].name: rows}, len(rows))
     return inputs.moments[layer.node.name]
 
 
@@ -185,7 +187,7 @@ def test_moments_skip_what_is_not_finite():
     rows = correlated(np.random.default_rng(2), 60, 24)
     inputs = MomentsOfInputs([layer.node], 60)
     for each in (rows, np.full_like(rows, np.inf)):
-        inputs.add({"input": each, "preprocessing/Add": each})
+        inputs.add({"input": each, "preprocessing/Add": each}, 60)
     assert inputs.moments["it"].samples == 60
 
 
@@ -218,7 +220,7 @@ def test_convert_to_int8_with_rounded_weights_errs_less(bits, symmetric):
     ranges = {name: (min(values[name].min(), 0), max(values[name].max(), 0)) for name in names}
     layers = [node for node in integer_nodes(model) if has_weight(node)]
     inputs = MomentsOfInputs(layers, len(values["b"]))
-    inputs.add(values)
+    inputs.add(values, len(values["b"]))
     weights = dict(inputs.rounded_weights(2 ** (bits - 1) - 1))
     nearest = {
         each.name: rounded_weight(layer_of(each), None, 2 ** (bits - 1) - 1) for each in layers
@@ -234,3 +236,52 @@ def test_convert_to_int8_with_rounded_weights_errs_less(bits, symmetric):
     # The node had no bias; it has one now, for what rounding lost.
     assert len(deep.inputs) == 3
     assert isinstance(deep.inputs[2], ir.Value)
+
+
+MATMULS = {
+    "an Add": ("[it] a = MatMul(input, weight) [add] logits = Add(a, offset)", True),
+    "an Add from the left": ("[it] a = MatMul(input, weight) [add] logits = Add(offset, a)", True),
+    "no Add": ("[it] logits = MatMul(input, weight)", False),
+    "two takers": (
+        "[it] a = MatMul(input, weight) [add] b = Add(a, offset) [sum] logits = Add(a, b)",
+        False,
+    ),
+    "a factor": ("[it] logits = Gemm <alpha = 0.5> (input, weight, offset)", False),
+    "another shape": ("[it] logits = Gemm(input, weight, row)", False),
+}
+
+
+@pytest.mark.parametrize("kind", MATMULS)
+def test_rounded_weight_with_and_without_a_bias(kind):
+    """Where nothing takes the mean of the error, the rounding itself has to."""
+    nodes, has_bias = MATMULS[kind]
+    layer = one_layer(nodes, weight=(24, 5), offset=(5,), row=(1, 5))
+    found = bias_of(layer)
+    assert (found is not None) == has_bias
+    rng = np.random.default_rng(2)
+    rows, others = (3 + correlated(rng, count, 24) for count in (3000, 500))
+    weight = rounded_weight(layer, gathered(layer, rows), 127)
+    assert weight.bias.any() == has_bias
+
+    def error(weight):
+        errors = others @ (layer.weight - weight.integers * weight.scales.astype(float))
+        return np.sqrt(np.square(errors - weight.bias).mean())
+
+    assert error(weight) < 0.5 * error(rounded_weight(layer, None, 127))
+
+
+def test_convert_to_int8_corrects_the_add_behind_a_matmul():
+    nodes = "[flat] f = Flatten(input) [it] a = MatMul(f, weight) [add] logits = Add(a, offset)"
+    model = network(nodes, np.random.default_rng(3), weight=(48, 3), offset=(3,))
+    (node,) = integer_nodes(model)
+    taken = node.inputs[0].name
+    values = run(with_outputs(model, [taken]))
+    inputs = MomentsOfInputs([node], len(values[taken]))
+    inputs.add(values, len(values[taken]))
+    weights = dict(inputs.rounded_weights(7))
+    ranges = {taken: (min(values[taken].min(), 0), values[taken].max())}
+    off = {}
+    for name, given in ("with", weights), ("without", {"it": replace(weights["it"], bias=0.0)}):
+        converted, _ = convert_to_int8(ranges, weights=given)(model)
+        off[name] = (run(converted)["logits"] - values["logits"]).mean(axis=0)
+    assert np.abs(off["with"]).max() < 0.2 * np.abs(off["without"]).max()

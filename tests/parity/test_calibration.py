@@ -1,5 +1,7 @@
 """Which values INT8 is to hold."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -8,8 +10,8 @@ from deploykit.parity.calibration import CALIBRATION_METHODS, ValueRange, calibr
 
 def seen(*batches):
     found = ValueRange()
-    for batch in batches:
-        found.add(np.asarray(batch, np.float32))
+    for image in itertools.chain(*batches):
+        found.add(np.asarray(image, np.float32))
     return found
 
 
@@ -50,6 +52,7 @@ def test_interval_of_zeros(method, values):
 def test_value_range_skips_non_finite_images(value):
     found = seen([[1.0, 2.0]])
     assert found.is_finite
-    found.add(np.array([[value, 5.0], [3.0, 0.0]], np.float32))
+    for image in [value, 5.0], [3.0, 0.0]:
+        found.add(np.array(image, np.float32))
     assert not found.is_finite
     assert found.interval("minmax") == (0, 3)

@@ -75,8 +75,8 @@ class Fp16(Strategy):
         guarded = guardians(self._graph)
         scan = RangeScan()
         batches, progress = self._images.batches, self._progress
-        for values, images in observed(self._graph, guarded, batches, progress, "scanning ranges"):
-            scan.add({name: values[name] for name in guarded}, images)
+        for values in observed(self._graph, guarded, batches, progress, "scanning ranges"):
+            scan.add({name: values[name] for name in guarded}, images=1)
         reasons = {
             name: f"it has a weight beyond {FP16_MAX:.0f}, where FP16 ends"
             if np.isinf(loss)
@@ -110,10 +110,8 @@ class Fp16(Strategy):
         for shown, image in self._images.extremes.images.items():
             scan = RangeScan()
             batch = [([shown], image)]
-            for values, images in observed(
-                self._graph, guarded, batch, self._progress, "scanning ranges"
-            ):
-                scan.add({name: values[name] for name in guarded}, images)
+            for values in observed(self._graph, guarded, batch, self._progress, "scanning ranges"):
+                scan.add({name: values[name] for name in guarded}, images=1)
             found |= {each.name: shown for each in scan.ranges() if each.overflows}
         return found
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, Bundle, deploy_graph
-from deploykit.commands.quantize.observe import each_switched, observed, run_switched
+from deploykit.commands.quantize.observe import TOGETHER, each_switched, observed, run_switched
 from deploykit.commands.quantize.search import NodeSet, Trials
 from deploykit.commands.quantize.strategy import Group, Scheme, Strategy, StrategyArguments
 from deploykit.errors import ParityError
@@ -173,7 +173,7 @@ class Int8(Strategy):
         takers = quantized_tensors(self._graph, joins=self._joins)
         probabilities = self._manifest.labels.head.probabilities
         ranges, symmetric = self._ranges[self._method], self.scheme.symmetric
-        switchable, tensors = switchable_int8(
+        switchable, tensors, by_image = switchable_int8(
             self._graph, ranges, symmetric=symmetric, joins=self._joins
         )
         every = self._images.images
@@ -183,15 +183,17 @@ class Int8(Strategy):
             exact = np.ones((1, len(tensors)), np.bool_)
             wanted = [probabilities(run_switched(probe, image[None], exact)) for image in images]
             alone = ~np.eye(len(tensors), dtype=np.bool_)
-            for rows, index, logits in each_switched(probe, images, alone, trials, self._progress):
+            together = TOGETHER if by_image else 1
+            for rows, index, logits in each_switched(
+                probe, images, alone, trials, self._progress, together=together
+            ):
                 squares[rows] += np.square(probabilities(logits) - wanted[index]).mean(axis=1)
                 measured = rows.stop
         moved = np.sqrt(squares[:measured] / len(images))
         if self.scheme.cpu is not None:  # on a GPU the nodes' times are other ones
             batch = {DEPLOY_INPUT: every[:_TIMED_BATCH]}
             self.costs = node_milliseconds(model_bytes(self._graph), batch)
-        for name, each in zip(tensors, moved, strict=False):  # what takes two spares both
-            self._moved[takers[name]] = math.hypot(self._moved.get(takers[name], 0.0), each)
+        self._moved = moved_by_takers(takers, dict(zip(tensors, moved, strict=False)))
         return [
             (
                 takers[tensors[index]],
@@ -260,6 +262,25 @@ class Int8(Strategy):
         )
 
 
+def moved_by_takers(
+    takers: Mapping[str, tuple[str, ...]], moved: Mapping[str, float]
+) -> dict[tuple[str, ...], float]:
+    """What is spared where nodes stay in FP32: of two tensors that the same nodes take, both.
+
+    Args:
+        takers: By the name of a tensor the nodes that take it.
+        moved: By how much the rounding of each tensor moves a probability, the root mean square.
+
+    Returns:
+        By these nodes the same of all that they take: errors that do not depend on each other.
+    """
+    found: dict[tuple[str, ...], float] = {}
+    for tensor, each in moved.items():
+        nodes = takers[tensor]
+        found[nodes] = math.hypot(found.get(nodes, 0.0), each)
+    return found
+
+
 def _preference(verdict: Verdict) -> tuple[bool, int, float]:
     """Verdicts in order: those that pass, then by what they change."""
     found = verdict.measurement
@@ -291,10 +312,10 @@ def calibrate(
     seen = {name: ValueRange() for name in quantized_tensors(graph)}
     layers = [node for node in integer_nodes(graph) if has_weight(node)]
     inputs = MomentsOfInputs(layers, sum(len(images) for _, images in batches))
-    for values, _ in observed(graph, seen, batches, progress, "calibrating"):
+    for values in observed(graph, seen, batches, progress, "calibrating"):
         for name, extremes in seen.items():
             extremes.add(values[name])
-        inputs.add(values)
+        inputs.add(values, 1)
     endless = [name for name, extremes in seen.items() if not extremes.is_finite]
     if endless:
         raise ParityError(

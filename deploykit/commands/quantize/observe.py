@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 Switches: TypeAlias = npt.NDArray[np.bool_]
 """(N, T): for each image of a batch, which of a graph's T roundings are switched off."""
 
-#: Every tensor of two images of a large network is in memory at once: some 200 MB for dpn92.
-_OBSERVED_TOGETHER = 2
-_ROWS = 8
+#: How many rows of switches are run in one batch.
+TOGETHER = 8
 
 
 def observed(
@@ -33,8 +32,11 @@ def observed(
     batches: Sequence[NamedBatch],
     progress: Progress,
     stage: str,
-) -> Iterator[tuple[Mapping[str, npt.NDArray[Any]], int]]:
-    """Run a deploy graph on images, and hand out some of its tensors.
+) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    """Run a deploy graph on images one by one, and hand out some of its tensors.
+
+    So a tensor is an image's, whatever its first dimension is: a transformer's may be its tokens,
+    or its windows.
 
     Args:
         graph: ``deploy/fp32.onnx``.
@@ -44,17 +46,15 @@ def observed(
         stage: What it is told.
 
     Yields:
-        Of two images the tensors by their names, and how many images these are.
+        An image's tensors, by their names.
     """
     from deploykit.graph.deploy import DEPLOY_INPUT
     from deploykit.graph.instruments import model_bytes, with_outputs
 
     count = sum(len(images) for _, images in batches)
-    done = 0
     with open_probe(model_bytes(with_outputs(graph, list(tensors)))) as probe:
-        for _, images in regroup(batches, [_OBSERVED_TOGETHER] * count):
-            yield probe.run({DEPLOY_INPUT: images}), len(images)
-            done += len(images)
+        for done, (_, image) in enumerate(regroup(batches, [1] * count), start=1):
+            yield probe.run({DEPLOY_INPUT: image})
             progress(Step(stage, done, count))
 
 
@@ -69,7 +69,13 @@ def run_switched(probe: GraphProbe, images: ImageBatch, switches: Switches) -> L
 
 
 def each_switched(
-    probe: GraphProbe, images: ImageBatch, switches: Switches, trials: Trials, progress: Progress
+    probe: GraphProbe,
+    images: ImageBatch,
+    switches: Switches,
+    trials: Trials,
+    progress: Progress,
+    *,
+    together: int = TOGETHER,
 ) -> Iterator[tuple[slice, int, Logits]]:
     """Run every image with every row of switches: a batch is the same image several times.
 
@@ -79,14 +85,15 @@ def each_switched(
         switches: (R, T).
         trials: When their time is up, it ends early.
         progress: Called after every few rows.
+        together: How many rows there are in a batch.
 
     Yields:
         Which rows, with which image, and the logits, one line a row.
     """
-    for start in range(0, len(switches), _ROWS):
+    for start in range(0, len(switches), together):
         if trials.expired:
             return
-        rows = switches[start : start + _ROWS]
+        rows = switches[start : start + together]
         for index, image in enumerate(images):
             batch = np.repeat(image[None], len(rows), axis=0)
             yield slice(start, start + len(rows)), index, run_switched(probe, batch, rows)
