@@ -9,8 +9,9 @@ that are not among those. The two may be one folder. Prints a table a bundle:
 
 - deploykit: every node in INT8, without its search, once as it is made for ONNX Runtime and once as
   for OpenVINO; and the same with weights of 7 bits, which CPUs without VNNI get.
-- ONNX Runtime: ``quantize_static``, min-max, per channel; and with ``reduce_range``, whose weights
-  have 7 bits, so that sums of products cannot saturate on CPUs without VNNI.
+- ONNX Runtime: ``quantize_static``, min-max, int8 tensors as by default, per channel; and with
+  ``reduce_range``, whose weights have 7 bits, so that sums of products cannot saturate on CPUs
+  without VNNI.
 - NNCF: ``nncf.quantize`` as it is by default. Where it is not importable, it is installed into an
   environment of its own (--nncf-environment), which later runs use again.
 
@@ -47,6 +48,7 @@ from int8_answers import RUNTIMES
 from int8_quantizers import Source, drawn, quantizers, run
 
 from deploykit.bundle.folder import Bundle, open_bundle
+from deploykit.parity.measures import percentile
 from deploykit.proof.images import ImageSample, folder_sample
 from deploykit.specs.model import Labels
 from deploykit.specs.session import ImageBatch, Logits
@@ -133,7 +135,7 @@ class Trial:
             isa,
             flips=int((decided != head.decide(right)).any(axis=1).sum()),
             mean=float(changes.mean()),
-            percentile=float(np.percentile(changes, 99)),
+            percentile=percentile(changes.astype(np.float64), 99),
             largest=float(changes.max()),
             right=int((decided[:, 0] == self.truth).sum()),
             known=int((self.truth >= 0).sum()),

@@ -145,7 +145,7 @@ class Photos(CalibrationDataReader):  # type: ignore[misc]
 
 
 def by_onnxruntime(*, reduce_range: bool) -> Quantizer:
-    """ONNX Runtime's static quantizer, with the QDQ form and uint8 tensors as documented."""
+    """ONNX Runtime's static quantizer, per channel, else with its defaults: QDQ, int8 tensors."""
 
     def quantize(source: Source, output: Path) -> None:
         logging.disable(logging.WARNING)  # it recommends a clean-up, which the graph has had

@@ -46,8 +46,8 @@ class Budget(Value, frozen=True):
     def options(self) -> tuple[str, ...]:
         """The options that give it, for a command."""
         rate, points = self.max_flip_rate, self.max_accuracy_drop
-        flips = () if rate is None else ("--max-flips", f"{100 * rate:.6g}%")
-        drop = () if points is None else ("--max-accuracy-drop", f"{points:.6g}")
+        flips = () if rate is None else ("--max-flips", f"{_plain(100 * rate)}%")
+        drop = () if points is None else ("--max-accuracy-drop", _plain(points))
         return (*flips, *drop)
 
     @property
@@ -58,11 +58,11 @@ class Budget(Value, frozen=True):
 
     def _words(self) -> Iterator[str]:
         if self.max_flip_rate is not None:
-            yield f"at most {100 * self.max_flip_rate:.6g} % of the decisions may change"
+            yield f"at most {_plain(100 * self.max_flip_rate)} % of the decisions may change"
         if self.max_accuracy_drop is not None:
             points = self.max_accuracy_drop
             unit = "point" if points == 1 else "points"
-            yield f"the accuracy may fall by at most {points:.6g} {unit}"
+            yield f"the accuracy may fall by at most {_plain(points)} {unit}"
 
     @classmethod
     def parse(
@@ -79,9 +79,18 @@ class Budget(Value, frozen=True):
         """
         if max_flips is None and max_accuracy_drop is None:
             return None
-        rate = None if max_flips is None else _rate(str(max_flips).strip())
-        points = None if max_accuracy_drop is None else _points(str(max_accuracy_drop).strip())
+        rate = None if max_flips is None else _rate(_text(max_flips))
+        points = None if max_accuracy_drop is None else _points(_text(max_accuracy_drop))
         return cls(max_flip_rate=rate, max_accuracy_drop=points)
+
+
+def _text(given: str | float) -> str:
+    return given.strip() if isinstance(given, str) else _plain(given)
+
+
+def _plain(number: float) -> str:
+    """A number without an exponent, and without what binary fractions add: ``0.00001``."""
+    return f"{Decimal(f'{number:.12g}'):f}"
 
 
 def _rate(text: str) -> float:

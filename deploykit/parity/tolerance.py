@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Self
 
@@ -9,10 +10,16 @@ import msgspec
 
 from deploykit.parity.budget import Budget
 from deploykit.parity.measurement import Measurement
+from deploykit.parity.statistics import CONFIDENCE
 from deploykit.specs.model import Precision
 from deploykit.specs.value import Value
 from deploykit.system.text import counted
 
+#: Below FP32 a proof counts if its bound on the flip rate, at 95 % confidence, is at most this.
+MAX_FLIP_RATE_BOUND = 0.1
+#: How many decidable images without a flip give that bound; of fewer labelled ones no accuracy is
+#: told.
+MIN_IMAGES = math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - MAX_FLIP_RATE_BOUND))
 #: Rounding turns few undecidable decisions: a candidate may flip this part of all images,
 #: or one, without a margin that decides.
 MAX_UNDECIDABLE_FLIP_RATE = 0.01
@@ -84,8 +91,12 @@ class Tolerance(Value, frozen=True):
 
     def _unlabelled(self, found: Measurement) -> Iterator[str]:
         """That the images do not show what is to be judged."""
-        if self.max_accuracy_drop is not None and found.accuracy is None:
-            yield "its budget is a drop of accuracy, and of no image the class is known"
+        labelled = 0 if found.accuracy is None else found.accuracy.images
+        if self.max_accuracy_drop is not None and labelled < MIN_IMAGES:
+            yield (
+                "its budget is a drop of accuracy, and the class is known of "
+                f"{counted(labelled, 'image')}; {MIN_IMAGES} are the least"
+            )
 
     def exceeded(
         self, measurement: Measurement, population: Population | None = None

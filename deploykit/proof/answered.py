@@ -12,9 +12,9 @@ from deploykit.bundle.verdicts import ImageSet
 from deploykit.errors import ParityError
 from deploykit.parity.budget import Budget
 from deploykit.parity.compare import NamedBatch
+from deploykit.parity.tolerance import MIN_IMAGES
 from deploykit.proof.extremes import ExtremeAnswers, answer_extremes, judge_extremes
 from deploykit.proof.images import LOOK_AT_THEM, ImageSample, mostly_unreadable
-from deploykit.proof.policy import MIN_IMAGES
 from deploykit.proof.reference import OpenReference
 from deploykit.proof.text import skipped_text
 from deploykit.proof.verdict import Verdict, judge_sessions

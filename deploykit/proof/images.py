@@ -22,6 +22,7 @@ from deploykit.images.scan import ImageFile, Scan, sample_images, scan_images
 from deploykit.images.truth import known_classes
 from deploykit.parity.budget import Budget
 from deploykit.parity.compare import NamedBatch
+from deploykit.parity.tolerance import MIN_IMAGES
 from deploykit.specs.model import Labels
 from deploykit.specs.preprocessing import Preprocessing, Size
 from deploykit.specs.session import ImageBatch
@@ -150,7 +151,7 @@ class ImageSample:
 
 
 def require_labels(budget: Budget | None, expected: Collection[str], source: str) -> None:
-    """Refuse to judge a drop of accuracy on images of which no class is known.
+    """Refuse to judge a drop of accuracy on images of which too few classes are known.
 
     Args:
         budget: What the user allows.
@@ -158,13 +159,14 @@ def require_labels(budget: Budget | None, expected: Collection[str], source: str
         source: Where the images are from; empty for a bundle's own.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There are fewer than :data:`deploykit.parity.tolerance.MIN_IMAGES`.
     """
-    if budget is None or budget.max_accuracy_drop is None or expected:
+    if budget is None or budget.max_accuracy_drop is None or len(expected) >= MIN_IMAGES:
         return
+    known = f"the classes of {len(expected)} are" if expected else "no class is"
     raise UsageError(
-        f"--max-accuracy-drop is judged on labelled images, and of {source or GOLDEN} no "
-        "class is known.",
+        f"--max-accuracy-drop is judged on {MIN_IMAGES} labelled images at least, and of "
+        f"{source or GOLDEN} {known} known.",
         hint="Sort the images into folders that are named as the classes, or name a table of their "
         "classes: --images DIR --expected FILE\nWithout labels, allow flips: --max-flips 1%",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -13,19 +12,13 @@ from deploykit.bundle.verdicts import ImageKind, ImageSet, KeptVerdict
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.budget import Budget
 from deploykit.parity.measurement import Measurement
-from deploykit.parity.statistics import CONFIDENCE
-from deploykit.parity.tolerance import tolerance_for
+from deploykit.parity.tolerance import MIN_IMAGES, tolerance_for
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Precision
 from deploykit.specs.session import SessionSpec
 from deploykit.system.deps import installed_versions, runtime_version
 from deploykit.system.text import counted, visible
-
-#: Below FP32 a proof counts if its bound on the flip rate, at 95 % confidence, is at most this.
-MAX_FLIP_RATE_BOUND = 0.1
-#: How many decidable photos without a flip give that bound.
-MIN_IMAGES = math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - MAX_FLIP_RATE_BOUND))
 
 #: Golden images are few, come near other decisions and have no labels: no rate of theirs is held
 #: against a budget. A graph that may change decisions must keep half of them to pass a self-test.
@@ -231,6 +224,8 @@ def _by_proof(bundle: Bundle, proof: KeptVerdict, candidate: Candidate, how: str
     if not (found.flips or beyond):
         return Status("proven", proof)
     changes = f"it changes {counted(found.flips, 'decision')} of {found.decidable}"
+    if beyond and not found.flips:
+        changes = f"it changes no decision, but {beyond[0]}"
     takes = f"--runtime {proof.runtime} --precision {proof.precision} takes it"
     if not beyond:
         return Status("within budget", proof, f"{changes}, which its tolerance allows; {takes}")

@@ -24,9 +24,8 @@ _DECISIVE = {
         *("i8mm", "asimddp"),
     ),
 }
-#: Intel's INT8 instructions before VNNI add up pairs of products in 16 bits.
-_SIXTEEN_BIT_SUMS = ("avx2", "avx512f")
 _X86 = frozenset({"amd64", "x86_64", "i386", "i686", "x86"})
+#: x86's other INT8 instructions add up pairs of products in 16 bits.
 _EXACT_SUMS = ("avx_vnni", "avx512_vnni", "amx_int8")
 
 
@@ -100,7 +99,5 @@ def saturates_int8(cpu: Cpu) -> bool:
     An ARM CPU adds them up in 32. Of an x86 CPU whose system does not tell, as on Windows, they
     may.
     """
-    if cpu.instruction_sets is None:
-        return platform.machine().lower() in _X86
-    sets = frozenset(cpu.instruction_sets)
-    return not sets.isdisjoint(_SIXTEEN_BIT_SUMS) and sets.isdisjoint(_EXACT_SUMS)
+    is_exact = not frozenset(cpu.instruction_sets or ()).isdisjoint(_EXACT_SUMS)
+    return platform.machine().lower() in _X86 and not is_exact

@@ -16,7 +16,7 @@ LABELS = Labels(names=("hen", "owl"), source="test")
 @pytest.mark.parametrize(
     ("text", "rate"),
     [("1%", 0.01), ("1 %", 0.01), ("0.7%", 0.007), (" .5% ", 0.005), ("0.01", 0.01), (0.01, 0.01),
-     ("0", 0), ("100%", 1), (0, 0)],
+     ("0", 0), ("100%", 1), (0, 0), (0.00001, 0.00001), (1 / 3, 0.333333333333)],
 )  # fmt: skip
 def test_budget_parse_flips(text, rate):
     assert Budget.parse(text, None) == Budget(max_flip_rate=rate)
@@ -69,6 +69,12 @@ def test_budget_words_and_options():
         "at most 0.7 % of the decisions may change and the accuracy may fall by at most 1 point"
     )
     assert budget.options == ("--max-flips", "0.7%", "--max-accuracy-drop", "1")
+    assert Budget.parse(budget.options[1], budget.options[3]) == budget
+
+
+@pytest.mark.parametrize("rate", [0.000001, 0.0123456789, 0.07, 0.29])
+def test_budget_options_say_the_same_number(rate):
+    budget = Budget(max_flip_rate=rate, max_accuracy_drop=rate)
     assert Budget.parse(budget.options[1], budget.options[3]) == budget
 
 

@@ -20,20 +20,20 @@ def test_minmax_covers_every_image():
     assert found.interval("minmax") == (-2.0, 7.0)
 
 
-def test_percentile_skips_a_distant_image():
+def test_trimmed_skips_a_distant_image():
     photos = np.tile([-1.0, 2.0], (40, 1))
     photos[7] = -100.0, 200.0
     found = seen(photos[:20], photos[20:])
     assert found.interval("minmax") == (-100.0, 200.0)
-    assert found.interval("percentile") == (-1.0, 2.0)
+    assert found.interval("trimmed") == (-1.0, 2.0)
 
 
 @pytest.mark.parametrize(("photos", "left_out"), [(4, 0), (19, 0), (20, 1), (39, 1), (64, 3)])
-def test_percentile_skips_at_most_a_twentieth(photos, left_out):
+def test_trimmed_skips_at_most_a_twentieth(photos, left_out):
     found = seen([[float(n), -2.0 * n] for n in range(1, photos + 1)])
     last = photos - left_out
-    assert found.interval("percentile") == (-2 * last, last)
-    assert ("percentile" in calibration_methods(photos)) == (left_out > 0)
+    assert found.interval("trimmed") == (-2 * last, last)
+    assert ("trimmed" in calibration_methods(photos)) == (left_out > 0)
 
 
 @pytest.mark.parametrize("method", CALIBRATION_METHODS)

@@ -23,8 +23,9 @@ from deploykit.inference.candidates import Candidate, this_machine
 from deploykit.parity.budget import Budget
 from deploykit.parity.measurement import AccuracyChange
 from deploykit.parity.statistics import upper_bound
+from deploykit.parity.tolerance import MAX_FLIP_RATE_BOUND, MIN_IMAGES
 from deploykit.proof.auto import open_best
-from deploykit.proof.policy import MAX_FLIP_RATE_BOUND, MIN_IMAGES, status
+from deploykit.proof.policy import status
 from deploykit.proof.text import status_of_run, status_text
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.system.progress import silent

@@ -55,12 +55,19 @@ def test_read_cpu_instruction_sets(system_tells):
         (("avx2", "avx_vnni"), False),
         (("avx2", "avx512f", "avx512_vnni"), False),
         (("avx2", "avx512f", "amx_int8"), False),
-        ((), False),  # an ARM CPU without asimddp widens to 32 bits
-        (("asimddp", "i8mm"), False),
+        ((), True),  # SSE has the same instruction
     ],
 )
-def test_saturates_int8_without_vnni(sets, told):
+def test_saturates_int8_without_vnni(monkeypatch, sets, told):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert saturates_int8(Cpu("Some CPU", sets)) == told
+
+
+@pytest.mark.parametrize("sets", [(), ("asimddp", "i8mm")])
+def test_saturates_int8_not_on_arm(monkeypatch, sets):
+    """Without asimddp, too, it widens to 32 bits."""
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert not saturates_int8(Cpu("Some CPU", sets))
 
 
 @pytest.mark.parametrize(("machine", "told"), [("AMD64", True), ("x86_64", True), ("arm64", False)])

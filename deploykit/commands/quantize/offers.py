@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from deploykit.commands.quantize.search import NodeSet
 from deploykit.parity.budget import Budget
 from deploykit.parity.measurement import Measurement
-from deploykit.parity.tolerance import tolerance_for
-from deploykit.proof.policy import MIN_IMAGES
+from deploykit.parity.tolerance import MIN_IMAGES, tolerance_for
 from deploykit.proof.text import accuracy_change_text
 from deploykit.proof.verdict import Verdict
 from deploykit.system.text import counted, rate_digits
@@ -101,13 +100,14 @@ def _least_budget(found: Measurement, asked: Budget | None, part: float) -> Budg
     """The smallest budget, of the kind that was asked for, else of flips; none below the asked."""
     rate, points = (0.0, None) if asked is None else (asked.max_flip_rate, asked.max_accuracy_drop)
     drop = 0.0 if found.accuracy is None else found.accuracy.drop
-    flips, fall = _whole(100 * found.flip_rate / part), _whole(drop / part)
+    flips, fall = _least(found.flip_rate, part, 100), _least(drop, part, 1)
     return Budget(
         max_flip_rate=None if rate is None else max(rate, min(100, flips) / 100),
         max_accuracy_drop=None if points is None else max(points, min(100, fall)),
     )
 
 
-def _whole(value: float) -> int:
-    """At least 1, and the next whole number, whatever rounding added to one."""
-    return max(1, math.ceil(round(value, 9)))
+def _least(value: float, part: float, unit: int) -> int:
+    """How many percent or points are at least needed, so that a part of them allows a value."""
+    needed = max(1, math.ceil(round(unit * value / part, 9)))
+    return needed if part * (needed / unit) >= value else needed + 1

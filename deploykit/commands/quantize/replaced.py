@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from deploykit.bundle.folder import Bundle
 from deploykit.commands.quantize.strategy import Scheme
 from deploykit.errors import BundleError, ParityError
+from deploykit.parity.tolerance import MIN_IMAGES
 from deploykit.proof.answered import AnsweredImages
-from deploykit.proof.policy import MIN_IMAGES, status_of
+from deploykit.proof.policy import status_of
 from deploykit.system.progress import Note, Progress
 from deploykit.system.text import counted
 

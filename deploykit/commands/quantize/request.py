@@ -75,9 +75,11 @@ class QuantizeRequest:
 
         Raises:
             UsageError: There is no such precision, runtime or graph, or the precision's graph is
-                for no CPU.
+                for no CPU; or the search has less than no time.
         """
         precision = choice(self.precision, tuple(SCHEMES), "precision to quantize to")
+        if not self.search_seconds >= 0:
+            raise UsageError(f"--search-seconds must be at least 0; got {self.search_seconds:g}.")
         if precision != "int8" and (self.runtime, self.cpu) != (None, None):
             raise UsageError(
                 "--runtime and --for choose what the INT8 graph for CPUs is made for; the "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ from deploykit.commands.quantize.replaced import keep_what_is_proven, weigh_imag
 from deploykit.commands.quantize.request import QuantizeRequest
 from deploykit.commands.quantize.search import NodeSet
 from deploykit.commands.quantize.strategy import KeptSet, Scheme, Strategy
-from deploykit.errors import GraphError, MissingError, ParityError
+from deploykit.errors import DeploykitError, GraphError, MissingError, ParityError
 from deploykit.inference.engines import Engine, engines_outdated
 from deploykit.parity.calibration import CalibrationMethod
 from deploykit.proof.answered import AnsweredImages, split_answers
@@ -117,19 +117,19 @@ class Quantization(Shown):
         bundle: The bundle, which has the graphs and their proofs now.
         graphs: Those that passed, in the order of
             :data:`deploykit.commands.quantize.request.SCHEMES`.
-        refused: Why none was made for TensorRT beside that for CPUs; None when it was.
+        refused: Why others that were asked for were not made.
         outdated: The engines that were built from an earlier graph of a name, and run no longer.
     """
 
     bundle: Bundle
     graphs: tuple[QuantizedGraph, ...]
-    refused: ParityError | None
+    refused: tuple[DeploykitError, ...]
     outdated: tuple[Engine, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether every graph that was asked for was made."""
-        return self.refused is None
+        return not self.refused
 
 
 def quantize_bundle(
@@ -207,22 +207,22 @@ class _Maker:
 
     def make(
         self, schemes: Sequence[Scheme]
-    ) -> tuple[tuple[QuantizedGraph, ...], ParityError | None]:
-        """Make what was asked for, but not the one for TensorRT beside another if it fails.
+    ) -> tuple[tuple[QuantizedGraph, ...], tuple[DeploykitError, ...]]:
+        """Make what was asked for; of the graphs beside the first each that passes.
 
         Raises:
-            ParityError: The first does not pass.
+            DeploykitError: The first does not pass, or its runtime is not here.
         """
         first, *others = schemes
-        made = [self._make(first)]
+        made, refused = [self._make(first)], list[DeploykitError]()
         for scheme in others:
             try:
                 made.append(self._make(scheme))
-            except ParityError as exc:
+            except (ParityError, GraphError, MissingError) as exc:
                 if scheme.graph in self.bundle.manifest.files:
                     self.progress(Note(f"{scheme.graph} stays as it was made before"))
-                return tuple(made), exc
-        return tuple(made), None
+                refused.append(exc)
+        return tuple(made), tuple(refused)
 
     def _make(self, scheme: Scheme) -> QuantizedGraph:
         strategy, start = self._begin(scheme)
@@ -233,7 +233,7 @@ class _Maker:
                 raise
             keep, verdict = strategy.failed
             self._write(scheme, strategy.converted(keep))
-            error = self._with_offers(exc, strategy, strategy.failing, "the search")
+            error = self._with_offers(exc, strategy, strategy.failing, self.search)
             raise self._kept_failure(error, verdict, self.search) from exc
         graph = strategy.converted(found.nodes)
         path = self._write(scheme, graph)
@@ -255,17 +255,28 @@ class _Maker:
         error: ParityError,
         strategy: Strategy,
         failing: Sequence[tuple[NodeSet, Verdict]],
-        where: str,
+        images: AnsweredImages,
     ) -> ParityError:
-        """Say beside a failure within which budget it would be none, and how to allow that."""
+        """Say beside a failure within which budget it would be none, and how to allow that.
+
+        Args:
+            error: What to say before that.
+            strategy: Of the graphs.
+            failing: Those that failed, as the nodes that they keep in FP32 and the verdicts.
+            images: What they failed on.
+        """
+        where = "the proof" if images is self.proof else "the search"
         offers = offers_of(failing, self.request.budget, strategy.searched_part)
         if not offers:
             return error
         speeds = [speed_text(strategy.times_fp32(each.nodes), strategy.runtime) for each in offers]
         lines = offer_lines(offers, strategy.scheme.precision.upper(), where, speeds)
+        request, others = self.request, "other photos must show the same"
+        if images is self.proof:  # those have chosen the budget, and would prove it, too
+            request = replace(request, images=Path("DIR"), expected=None)
+            others = "photos that are not among these must show the same"
         hints = (
-            f"Or allow that; other photos must show the same: "
-            f"{self.request.command(self.bundle, each.budget)}"
+            f"Or allow that; {others}: {request.command(self.bundle, each.budget)}"
             for each in offers
         )
         return ParityError(
@@ -366,7 +377,7 @@ class _Maker:
             if not verdicts[runtime].failed:
                 raise error
             failing = [(found.nodes, verdicts[runtime])]
-            error = self._with_offers(error, strategy, failing, "the proof")
+            error = self._with_offers(error, strategy, failing, self.proof)
             raise self._kept_failure(error, verdicts[runtime], self.proof)
         sha256 = sha256_of(path)
         return QuantizedGraph(

@@ -202,14 +202,18 @@ class Strategy(ABC):
         self._judged += 1
         with self.open(self.converted(keep), self.runtime) as candidate:
             verdict = self._images.judge(candidate, self._manifest, self._progress)
-        if self.searched_part == 1 or not verdict.passed:
+        if self.searched_part == 1:
             return verdict
         strict = verdict.tolerance.part(self.searched_part)
         reasons = strict.reasons(verdict.measurement)
+        lax = verdict.tolerance.reasons(verdict.measurement)
         return msgspec.structs.replace(
             verdict,
             tolerance=strict,
-            reasons=tuple(f"{each} on the images of the search" for each in reasons),
+            reasons=(
+                *(f"{each} on the images of the search" for each in reasons),
+                *(each for each in verdict.reasons if each not in lax),
+            ),
         )
 
     @property

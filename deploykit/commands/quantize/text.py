@@ -27,7 +27,7 @@ from deploykit.system.text import commands_apart, counted, lines_text, visible
 
 _METHODS = {
     "minmax": "all photos",
-    "percentile": "all photos but the twentieth of them that is most extreme",
+    "trimmed": "all photos but the twentieth of them that is most extreme",
 }
 
 _SHOWN_NODES = 12
@@ -47,9 +47,9 @@ def quantization_text(result: Quantization) -> str:
             f"UNPROVEN   {verdict.candidate.graph} on {verdict.candidate.runtime}: {reason}"
             for reason in verdict.reasons
         )
-    if result.refused is not None:
-        lines += (f"REFUSED    {line}" for line in result.refused.message.splitlines())
-        lines += commands_apart(result.refused.hint or "").splitlines()
+    for refused in result.refused:
+        lines += (f"REFUSED    {line}" for line in refused.message.splitlines())
+        lines += commands_apart(refused.hint or "").splitlines()
     first = result.graphs[0]
     made_on = "searched" if first.method is None else "calibrated and searched"
     lines.append(f"{made_on} on {counted(first.searched, 'photo')}")
@@ -83,7 +83,6 @@ def _graph_text(bundle: Bundle, graph: QuantizedGraph) -> Iterator[str]:
 
 def quantization_value(result: Quantization) -> dict[str, Any]:
     """The graphs with their verdicts, and why one was refused."""
-    refused = result.refused
     return {
         "bundle": str(result.bundle.folder),
         "passed": result.passed,
@@ -114,7 +113,7 @@ def quantization_value(result: Quantization) -> dict[str, Any]:
             for graph in result.graphs
         ],
         "outdated": [engine.file for engine in result.outdated],
-        "refused": None if refused is None else {"message": refused.message, "hint": refused.hint},
+        "refused": [{"message": each.message, "hint": each.hint} for each in result.refused],
     }
 
 

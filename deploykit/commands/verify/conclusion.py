@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.bundle.folder import CANONICAL_GRAPH
 from deploykit.html.words import sentence_of
-from deploykit.proof.policy import MAX_FLIP_RATE_BOUND
+from deploykit.parity.tolerance import MAX_FLIP_RATE_BOUND
 from deploykit.proof.text import (
     Outcome,
     budgets_text,

@@ -55,7 +55,7 @@ from deploykit.proof.similarity import (
     refused_by_embeddings,
 )
 from deploykit.proof.verdict import answer_images, judge_answers, keep_verdicts
-from deploykit.runtime.opener import CPU, CUDA, OPENVINO
+from deploykit.runtime.opener import CPU, CUDA, HOST_RUNTIMES, OPENVINO
 from deploykit.specs.engine import is_flavour
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.session import Logits, Session, SessionSpec
@@ -323,7 +323,8 @@ def _for_other_cpus(
 ) -> dict[Candidate, str]:
     """The INT8 graph of other CPUs beside this one's, with the reason why it is skipped."""
     other = for_other_cpus(bundle)
-    if other is None or not any(each.precision == "int8" for each in candidates):
+    on_cpu = any(c.precision == "int8" and c.runtime in HOST_RUNTIMES for c in candidates)
+    if other is None or not on_cpu:
         return {}
     graph, reason = other
     progress(Note(f"skipped: {graph}: {reason}"))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from deploykit.bundle.folder import INT8_AVX2_GRAPH, INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
 from deploykit.bundle.manifest import record_file
-from deploykit.commands.quantize.int8 import ON_CPU, Int8
+from deploykit.commands.quantize.int8 import ON_CPU, Int8, moved_by_takers
 from deploykit.commands.quantize.request import QuantizeRequest
 from deploykit.commands.quantize.run import quantization_images, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
@@ -228,7 +228,8 @@ def test_quantize_refused_for_tensorrt_keeps_cpu_graph(toy, judged, there):
     notes = []
     result = quantize_bundle(bundle, progress=notes.append)
     assert not result.passed
-    message = str(result.refused)
+    (refused,) = result.refused
+    message = str(refused)
     assert "but not on others:\nrehearsal: for the test\n0 nodes stayed in FP32." in message
     manifest = result.bundle.manifest
     assert INT8 in manifest.files
@@ -237,6 +238,27 @@ def test_quantize_refused_for_tensorrt_keeps_cpu_graph(toy, judged, there):
         p for p in bundle.manifest.verdicts if p.graph == INT8_TENSORRT_GRAPH
     ]
     assert (f"{INT8_TENSORRT_GRAPH} stays as it was made before" in said(notes)) == there
+
+
+def test_quantize_refused_for_another_cpu_makes_the_rest(toy, judged):
+    judged(lambda photos, spec: "for the test" if spec.graph == INT8_AVX2_GRAPH else None)
+    result = quantize_bundle(toy("Colours"), QuantizeRequest(runtime=CPU, cpu="any"))
+    assert [each.graph for each in result.graphs] == [INT8, INT8_TENSORRT_GRAPH]
+    assert [INT8_AVX2_GRAPH in str(each) for each in result.refused] == [True]
+    assert not result.passed
+
+
+def test_quantize_moved_by_takers_adds_up_squares():
+    """Of an Add's two inputs both are spared where the Add stays in FP32."""
+    takers = {"x": ("sum",), "y": ("sum",), "z": ("sum", "conv")}
+    found = moved_by_takers(takers, {"x": 3.0, "z": 1.0, "y": 4.0})
+    assert found == {("sum",): 5.0, ("sum", "conv"): 1.0}
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_quantize_search_of_no_time_is_refused(seconds):
+    with pytest.raises(UsageError, match="--search-seconds must be at least 0"):
+        QuantizeRequest(search_seconds=seconds).schemes()
 
 
 def test_quantize_without_the_named_runtime_is_refused_first(toy, no_openvino):
