@@ -38,7 +38,7 @@ def test_quantize_without_options_makes_both_graphs(cli):
 def test_quantize_json_has_graphs_and_verdicts(cli, photo_folder):
     code, out, _ = cli("quantize", "--images", photo_folder, "--json")
     result = json.loads(out)["result"]
-    assert (code, result["passed"], result["refused"]) == (0, True, None)
+    assert (code, result["passed"], result["refused"]) == (0, True, [])
     assert [graph["graph"] for graph in result["graphs"]] == [
         "deploy/int8.onnx",
         INT8_TENSORRT_GRAPH,
@@ -70,7 +70,7 @@ def test_quantize_refused_for_tensorrt_exits_with_3(cli, monkeypatch):
     monkeypatch.setattr(AnsweredImages, "judge", refuse)
     code, out, _ = cli("quantize", "--json")
     assert code == 3
-    refused = json.loads(out)["result"]["refused"]
+    (refused,) = json.loads(out)["result"]["refused"]
     assert "rehearsal: by 2 flips\n0 nodes stayed in FP32." in refused["message"]
     assert refused["hint"].endswith("or stay with FP16 or FP32.")
     code, out, _ = cli("quantize")
