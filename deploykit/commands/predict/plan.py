@@ -16,7 +16,7 @@ from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import Value
 
 #: What a kill may cost, where a run is not so large that there would be too many parts.
-SHARD_FILES = 32
+_SHARD_FILES = 32
 _MOST_SHARDS = 2**14
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -102,15 +102,16 @@ class Plan(Value, frozen=True, omit_defaults=True, dict=True):
         return shard.start // self.shard_size
 
 
-def shard_size_of(files: int, workers: int, usual: int = SHARD_FILES) -> int:
+def shard_size_of(files: int, workers: int, usual: int | None = None) -> int:
     """How many files a shard has: few, because a kill costs one; but not too many shards.
 
     Args:
         files: How many there are.
         workers: How many should have something to do.
-        usual: What is right for one of them.
+        usual: What is right for one of them; None for that of a process on a few cores.
     """
-    return max(1, min(max(usual, math.ceil(files / _MOST_SHARDS)), -(-files // workers)))
+    size = max(usual or _SHARD_FILES, math.ceil(files / _MOST_SHARDS))
+    return max(1, min(size, -(-files // workers)))
 
 
 def kept_path(path: Path) -> str:

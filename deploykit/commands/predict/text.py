@@ -16,7 +16,12 @@ from deploykit.system.text import command_line, counted, table_text, visible
 from deploykit.system.threads import Stage, bottleneck
 
 if TYPE_CHECKING:
-    from deploykit.commands.predict.tally import ClassTally, PredictionSummary, ShardSummary
+    from deploykit.commands.predict.tally import (
+        ClassTally,
+        ClusterReport,
+        PredictionSummary,
+        ShardSummary,
+    )
 
 _SHOWN_CLASSES = 20
 _SHOWN_HOSTS = 10
@@ -134,7 +139,7 @@ def _host_lines(run: PredictionSummary) -> list[str]:
     rates = {name: _host_rate(run, name) for name in run.hosts}
     slowest = sorted(run.hosts, key=lambda name: (rates[name] or 0.0, name))
     shown = [
-        f"{name} {run.hosts[name].rows:,} rows, {counted(report.workers.get(name, 0), 'worker')}"
+        f"{name} {run.hosts[name].rows:,} rows, {_workers(report, name)}"
         + ("" if (rate := rates[name]) is None else f", {rate:.1f} images/s")
         for name in slowest[:_SHOWN_HOSTS]
     ]
@@ -147,6 +152,12 @@ def _host_lines(run: PredictionSummary) -> list[str]:
         lines.append(f"late      {counted(report.doubled, 'shard')}, which two workers began")
     lines += (f"refused   {name}: {reason}" for name, reason in report.refused.items())
     return lines
+
+
+def _workers(report: ClusterReport, host: str) -> str:
+    """How many there were; of a host that has left, or was here before a resumption, none are."""
+    workers = report.workers.get(host, 0)
+    return counted(workers, "worker") if workers else "each worker"
 
 
 def _host_rate(run: PredictionSummary, host: str) -> float | None:

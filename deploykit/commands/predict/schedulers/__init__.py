@@ -12,7 +12,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from deploykit.commands.predict.ledger import Ledger, Work
-from deploykit.commands.predict.plan import SHARD_FILES
 from deploykit.specs.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -43,8 +42,8 @@ class Scheduler(Protocol):
         ...
 
     @property
-    def shard_files(self) -> int:
-        """How many files a shard should have, of a run that is not too large for it."""
+    def shard_files(self) -> int | None:
+        """How many files a shard should have; see ``shard_size_of``."""
         ...
 
     @property
@@ -94,7 +93,7 @@ class Scheduler(Protocol):
 class Here:
     """What is common to schedulers that predict in this process."""
 
-    shard_files = SHARD_FILES
+    shard_files = None
     report = None
 
     def open_session(

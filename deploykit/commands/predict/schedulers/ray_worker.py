@@ -6,6 +6,7 @@ out, and rows come back, never pixels.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -112,6 +113,8 @@ class RayWorker:
             self._run = PredictionRun(bundle, request, listed=True)
         except DeploykitError as exc:
             return {"refused": exc.message}
+        except OSError as exc:  # the disk is full, or may not be written
+            return {"refused": f"the bundle cannot be kept in {_cache_folder()}: {exc}"}
         return {"spec": msgspec.json.encode(self._run.spec)}
 
     def admit(self, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -216,14 +219,22 @@ def _bundle_here(order: Order, packed_bundle: bytes | None) -> Bundle | None:
 
 def _cache() -> Path:
     """Where this user's bundles are kept on this host; nobody else may write there."""
-    owner = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir()) / f"deploykit-bundles-{owner}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = _cache_folder()
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
     found = folder.lstat()
-    is_ours = stat.S_ISDIR(found.st_mode) and (not hasattr(os, "getuid") or found.st_uid == owner)
-    if not is_ours or (os.name == "posix" and found.st_mode & 0o022):
+    is_ours = found.st_uid == _user() and not (os.name == "posix" and found.st_mode & 0o022)
+    if not (stat.S_ISDIR(found.st_mode) and is_ours):
         raise BundleError(
-            f"{folder} belongs to somebody else, or others may write to it.",
+            f"{folder} cannot be used: it is no folder that only this user may write to.",
             hint="Remove it, or put the bundle on a drive that all hosts share.",
         )
     return folder
+
+
+def _cache_folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"deploykit-bundles-{_user()}"
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0
