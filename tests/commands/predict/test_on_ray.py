@@ -153,6 +153,25 @@ def test_ray_host_that_cannot_import_deploykit_is_named(predict, monkeypatch):
     assert cluster.is_closed
 
 
+def test_ray_host_that_keeps_some_workers_goes_on_with_them(predict, monkeypatch, whole):
+    monkeypatch.setattr(on_ray, "_LOOK_SECONDS", 0.0)
+    admitted = []
+
+    def meddle(host, method, args):
+        if method == "admit" and len(admitted) >= 1:
+            lost("the system's memory is full")
+        if method == "admit":
+            admitted.append(host)
+
+    notes = []
+    cluster = FakeCluster(("a", 2, 0), meddle=meddle)
+    summary = predict(cluster, notes)
+    assert TABLE.read_bytes() == whole
+    assert "a takes no more than 1 worker: the system's memory is full" in notes
+    assert cluster.called("start") == {"a": 4}
+    assert summary.report.refused == {}
+
+
 def test_ray_bundle_is_sent_where_it_is_not(predict, monkeypatch, tmp_path, whole, exported_bundle):
     from deploykit.commands.predict.schedulers import ray_worker
 

@@ -132,6 +132,7 @@ class OnRay(Closing):
         self._workers: dict[str, _Worker] = {}
         self._calls: dict[Any, tuple[_Worker, str]] = {}
         self._failed_starts = Counter[str]()
+        self._most_on: dict[str, int] = {}
         self._refused: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
         self._expected: tuple[SessionSpec, dict[str, str]] | None = None
@@ -207,7 +208,8 @@ class OnRay(Closing):
     def _room_on(self, host: Host) -> int:
         """How many workers fit there."""
         by_cpu = int(host.cpus // self._cpus_on(host))
-        return min(by_cpu, int(host.gpus / self.gpus)) if self.gpus else by_cpu
+        room = min(by_cpu, int(host.gpus / self.gpus)) if self.gpus else by_cpu
+        return min(room, self._most_on.get(host.id, room))
 
     def _tell_room(self, files: int | None) -> None:
         hosts = self._ray.hosts().values()
@@ -306,7 +308,7 @@ class OnRay(Closing):
                 hint="Mend that, or predict here: leave out --on.",
             )
         waiting = [each.stage == "starting" for each in self._workers.values()]
-        started = min(each.since for each in self._workers.values())
+        started = max(each.since for each in self._workers.values())
         if all(waiting) and now > started + _START_SECONDS:
             raise DeviceError(
                 f"Ray has started none of {counted(len(waiting), 'worker')} in "
@@ -384,7 +386,16 @@ class OnRay(Closing):
         elif worker.host.id in self._ray.hosts():
             self._failed_starts[worker.host.id] += 1
             if self._failed_starts[worker.host.id] >= _FAILED_STARTS:
-                self._refuse(worker.host, reason)
+                self._give_up_starting(worker.host, reason)
+
+    def _give_up_starting(self, host: Host, reason: str) -> None:
+        """No more workers for a host that keeps none; those that it has may go on."""
+        there = self._dispatcher.workers_on(host.id)
+        if not there:
+            self._refuse(host, reason)
+            return
+        self._most_on[host.id] = there
+        self._progress(Note(f"{host.name} takes no more than {counted(there, 'worker')}: {reason}"))
 
     def _fail(self, worker: _Worker, call: str, reason: str) -> None:
         """A worker raised what nobody foresaw: of a shard, its files may be to blame."""
