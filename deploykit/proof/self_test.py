@@ -6,12 +6,12 @@ from deploykit.bundle.folder import Bundle
 from deploykit.bundle.golden import read_golden
 from deploykit.errors import ParityError
 from deploykit.inference.engines import BUILD_AGAIN
-from deploykit.proof.images import golden_sample
+from deploykit.proof.images import ImageSample, golden_sample
 from deploykit.proof.policy import budgets_of
 from deploykit.proof.reference import GOLDEN_REFERENCE
-from deploykit.proof.verdict import add_verdicts, judge_sessions, kept_verdict
+from deploykit.proof.verdict import Verdict, add_verdicts, judge_sessions, kept_verdict
 from deploykit.specs.session import Session
-from deploykit.system.progress import Note, Progress
+from deploykit.system.progress import Note, Progress, silent
 
 
 def self_test(
@@ -30,6 +30,33 @@ def self_test(
     Raises:
         ParityError: Its answers are not the recorded ones.
     """
+    verdict, sample = judge_golden(bundle, session, progress)
+    if not verdict.passed:
+        raise ParityError(
+            f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
+            f"{'; '.join(verdict.reasons)}.",
+            hint=hint or BUILD_AGAIN,
+        )
+    file = session.spec.graph
+    progress(Note(f"{file} gives the recorded answers on {session.spec.device}"))
+    sha256 = bundle.manifest.files[file].sha256
+    kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, sample.drawn())
+    add_verdicts(bundle, [kept], progress)
+
+
+def judge_golden(
+    bundle: Bundle, session: Session, progress: Progress = silent
+) -> tuple[Verdict, ImageSample]:
+    """Compare a session's answers to the golden images with the recorded ones.
+
+    Args:
+        bundle: The bundle.
+        session: Of one of its engines or graphs.
+        progress: Called as the images are compared.
+
+    Raises:
+        BundleError: The golden images cannot be read.
+    """
     golden = read_golden(bundle)
     sample = golden_sample(golden.images)
     (verdict,) = judge_sessions(
@@ -42,14 +69,4 @@ def self_test(
         kind="golden",
         budgets=budgets_of(bundle.manifest, [session.spec.graph], "golden"),
     )
-    if not verdict.passed:
-        raise ParityError(
-            f"{session.spec.graph} does not give the recorded answers on {session.spec.device}: "
-            f"{'; '.join(verdict.reasons)}.",
-            hint=hint or BUILD_AGAIN,
-        )
-    file = session.spec.graph
-    progress(Note(f"{file} gives the recorded answers on {session.spec.device}"))
-    sha256 = bundle.manifest.files[file].sha256
-    kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, sample.drawn())
-    add_verdicts(bundle, [kept], progress)
+    return verdict, sample

@@ -23,6 +23,7 @@ class Prediction(Shown, Value, frozen=True):
     Attributes:
         path: Relative to the folder that was asked for, ``/`` on every system.
         status: ``ok``, or in a word what is wrong with the file: ``corrupt``, ``truncated``, ...
+            ``crashed-worker`` where it ended each process of a cluster that read it.
         reason: The same in a sentence; empty when ok.
         label: The class; None unless ok, as the fields below, and of a multi-label model.
         labels: The classes above their thresholds, best first, of a multi-label model; else None.

@@ -27,6 +27,7 @@ EXTRAS = {
     "onnxscript": "graph",
     "openvino": "openvino",
     "pyarrow": "parquet",
+    "ray": "ray",
     "safetensors": "export",
     "skimage": "demo",
     "tensorrt": "tensorrt",

@@ -10,7 +10,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.commands.predict.job import predict_into
 from deploykit.commands.predict.outputs import Outputs
 from deploykit.commands.predict.run import PredictionRun, PredictRequest, TopK
-from deploykit.commands.predict.schedulers.one_of_many import parsed_shard
+from deploykit.commands.predict.schedulers.choice import chosen_scheduler
 from deploykit.commands.python import (
     BundleLike,
     PathLike,
@@ -35,6 +35,9 @@ def predict(
     overwrite: bool = False,
     resume: bool = False,
     shard: str | None = None,
+    on: str | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float = 0.0,
     bundle: BundleLike | None = None,
     top_k: TopK | None = None,
     expected: PathLike | None = None,
@@ -62,6 +65,10 @@ def predict(
         resume: Continue this call's interrupted run.
         shard: ``"3/40"``: predict the third of forty parts, as one of so many processes;
             :func:`deploykit.collect` makes the tables.
+        on: ``"ray"``: predict on the Ray cluster that this machine belongs to or ``RAY_ADDRESS``
+            names, else on one that is started here; or ``"ray://HOST:PORT"``.
+        workers: How many processes there; None for as many as there is room for.
+        gpus_per_worker: GPUs of each, or a part of one.
         bundle: What :func:`deploykit.export` returned, a bundle's name or its folder; None for the
             one there is, or the newest.
         top_k: How many classes a row ranks, or ``all``; None for at most 5.
@@ -71,7 +78,7 @@ def predict(
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None for any.
         tf32: Let onnxruntime-cuda compute FP32 in TensorFloat-32.
         batch_size: Images a run; None for 2 on the CPU and 8 on a GPU.
-        threads: CPU threads; None for one a core.
+        threads: CPU threads; None for one a core, and with ``on`` for one a worker.
         artifacts: The home of bundles; None for ``artifacts``.
         progress: Called after every batch, and with notes about the runtime.
 
@@ -100,7 +107,7 @@ def predict(
         expected=optional_path(expected),
         embeddings=embeddings is not None,
     )
-    if not (tables or html or embeddings or resume or shard):
+    if not (tables or html or embeddings or resume or shard or on):
         return _rows(chosen_bundle(bundle, artifacts, progress), request, progress)
     with Outputs(
         [_named_table(path) for path in tables],
@@ -110,7 +117,7 @@ def predict(
         embeddings=optional_path(embeddings),
         resume=resume,
         overwrite=overwrite,
-        scheduler=None if shard is None else parsed_shard(shard),
+        scheduler=chosen_scheduler(shard, on, workers, gpus_per_worker),
     ) as outputs:
         return predict_into(outputs, chosen_bundle(bundle, artifacts, progress), request, progress)
 

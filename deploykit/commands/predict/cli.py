@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from deploykit.console.command import Console
 
 _DEFAULT_OUTPUT = Path("predictions.csv")
+CLUSTER = "A cluster"
 
 
 def _top_k(text: str) -> TopK:
@@ -104,6 +105,32 @@ def predict(
             "tables.",
         ),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray|ray://HOST:PORT",
+            rich_help_panel=CLUSTER,
+            help="Predict on a Ray cluster: this machine's, RAY_ADDRESS's or the one named.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number,
+            metavar="N",
+            rich_help_panel=CLUSTER,
+            help="Processes on the cluster.  [default: as many as there is room for]",
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            rich_help_panel=CLUSTER,
+            help="GPUs of each process, or a part of one: 0.5.",
+            show_default=False,
+        ),
+    ] = 0.0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 6 if an image cannot be read.")
     ] = False,
@@ -136,7 +163,7 @@ def predict(
             parser=whole_number,
             metavar="N",
             rich_help_panel=WHAT_RUNS,
-            help="CPU threads.  [default: one for each core]",
+            help="CPU threads.  [default: one for each core; with --on ray one a worker]",
         ),
     ] = None,
     artifacts: Artifacts = None,
@@ -149,7 +176,7 @@ def predict(
     table is whole, so an interrupted run loses none. The same command replaces its own table; one
     of another model, source or settings stays, unless --overwrite. One image's answer is printed.
     """
-    no_table = not (output or html or embeddings or resume or shard) and _is_one_image(source)
+    no_table = not (output or html or embeddings or resume or shard or on) and _is_one_image(source)
     paths = [] if no_table else output or [_DEFAULT_OUTPUT]
     with (
         _stdout_for_rows(wanted=STDOUT in paths and not json) as emit,
@@ -191,7 +218,7 @@ def predict(
             emit=emit,
             resume=resume,
             overwrite=overwrite,
-            scheduler=None if shard is None else _one_of_many(shard),
+            scheduler=_chosen_scheduler(shard, on, workers, gpus_per_worker),
         ) as outputs:
             request = PredictRequest(
                 source=source,
@@ -213,10 +240,12 @@ def predict(
             show_summary(console, done, strict=strict, quiet=quiet)
 
 
-def _one_of_many(shard: str) -> Scheduler:
-    from deploykit.commands.predict.schedulers.one_of_many import parsed_shard
+def _chosen_scheduler(
+    shard: str | None, on: str | None, workers: int | None, gpus_per_worker: float
+) -> Scheduler | None:
+    from deploykit.commands.predict.schedulers.choice import chosen_scheduler
 
-    return parsed_shard(shard)
+    return chosen_scheduler(shard, on, workers, gpus_per_worker)
 
 
 def show_summary(

@@ -10,7 +10,7 @@ from deploykit.commands.predict.plan import Shard, path_of
 from deploykit.commands.predict.provenance import record_of, record_run
 from deploykit.commands.predict.run import PredictionRun
 from deploykit.commands.predict.tables import write_table
-from deploykit.commands.predict.tally import PredictionSummary, ShardSummary, tally_of
+from deploykit.commands.predict.tally import HostWork, PredictionSummary, ShardSummary, tally_of
 from deploykit.errors import ImagesError, InputError
 from deploykit.proof.text import status_of_run
 from deploykit.system.files import remove_partials
@@ -41,7 +41,8 @@ def predict_into(
         DeploykitError: See :class:`~deploykit.commands.predict.run.PredictionRun` and
             :class:`~deploykit.commands.predict.outputs.Outputs`.
     """
-    with PredictionRun(bundle, request, progress, listed=outputs.is_resumed) as run:
+    opener = outputs.scheduler.open_session
+    with PredictionRun(bundle, request, progress, listed=outputs.is_resumed, opener=opener) as run:
         spec = run.spec
         progress(Note(f"{spec.graph} in {spec.precision} on {spec.runtime}, {spec.device}"))
         outputs.begin(run, progress)
@@ -61,6 +62,7 @@ def _kept(
         )
     outputs.show_rest()
     summary = write_outputs(ledger, run.bundle, outputs, progress)
+    summary.report = outputs.scheduler.report
     ledger.remove()
     return checked_summary(summary)
 
@@ -162,7 +164,7 @@ def _add_up(ledger: Ledger, summary: PredictionSummary) -> None:
         InputError: One is not, or is missing.
     """
     plan, tally = ledger.made, summary.tally
-    stages, hosts = dict.fromkeys(STAGES, 0.0), set[str]()
+    stages = dict.fromkeys(STAGES, 0.0)
     size = 0 if summary.embeddings is None else 4 * summary.embeddings.tap.size
     files = ledger.files([Shard(0, plan.files)], summary.root)
     for rows, work in ledger.whole_parts():
@@ -178,5 +180,6 @@ def _add_up(ledger: Ledger, summary: PredictionSummary) -> None:
         tally.seconds += work.seconds
         for stage, seconds in work.stages.items():
             stages[stage] += seconds
-        hosts.add(work.host)
-    summary.stage_seconds, summary.hosts = stages, len(hosts)
+        if work.host:
+            summary.hosts.setdefault(work.host, HostWork()).add(len(rows), work.seconds)
+    summary.stage_seconds = stages

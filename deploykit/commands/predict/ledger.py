@@ -222,12 +222,19 @@ class Ledger:
         Raises:
             InputError: The system fails to write it: the disk may be full.
         """
-        lines = [
-            _encode_row(ordinal, row, None if embedding is None else embedding.astype("<f4"))
-            for ordinal, (row, embedding) in enumerate(rows, start=start)
-        ]
-        body = b"".join(line + b"\n" for line in (*lines, _encode(work)))
-        path = self._part(Shard(start, start + len(rows)))
+        self.add(Shard(start, start + len(rows)), part_body(start, rows, work))
+
+    def add(self, part: Shard, body: bytes) -> None:
+        """Add a part that was made elsewhere.
+
+        Args:
+            part: Its files.
+            body: See :func:`part_body`.
+
+        Raises:
+            InputError: See :meth:`write`.
+        """
+        path = self._part(part)
         with self._saying(path):
             partial = self._partial(path)
             try:
@@ -414,6 +421,23 @@ class Ledger:
 def run_folder(output: Path) -> Path:
     """The folder of the run whose first output this is."""
     return output.with_name(f"{output.name}.run")
+
+
+def part_body(
+    start: int, rows: Sequence[tuple[Prediction, Embeddings | None]], work: Work
+) -> bytes:
+    """What a part says: its rows, one a line, and what they took.
+
+    Args:
+        start: The first row's ordinal; those of the others follow.
+        rows: The rows, each with its embedding, (E,).
+        work: What they took.
+    """
+    lines = [
+        _encode_row(ordinal, row, None if embedding is None else embedding.astype("<f4"))
+        for ordinal, (row, embedding) in enumerate(rows, start=start)
+    ]
+    return b"".join(line + b"\n" for line in (*lines, _encode(work)))
 
 
 def _listed(ordinal: int, file: ImageFile) -> ListedFile:

@@ -106,6 +106,11 @@ class Outputs(Closing):
                     f"{what}, and --output - is none.",
                     hint="Name a table as well: --output predictions.csv",
                 )
+        if self.scheduler.report is not None and (STDOUT in paths or not self.tables):
+            raise UsageError(
+                "--on ray adds rows to a table as they come, in no order.",
+                hint="Name a table: --output predictions.csv",
+            )
         if self.scheduler.shared and STDOUT in paths:
             raise UsageError(
                 "--shard gives a part of the rows, and --output - is all of them.",
@@ -278,7 +283,9 @@ class Outputs(Closing):
             files=0,
             list_sha256="",
             skipped=scan.skipped,
-            shard_size=shard_size_of(len(scan.files), self.scheduler.workers),
+            shard_size=shard_size_of(
+                len(scan.files), self.scheduler.workers, self.scheduler.shard_files
+            ),
             shared=self.scheduler.shared,
             session=run.spec,
             bundle=kept_path(run.bundle.folder.absolute()),

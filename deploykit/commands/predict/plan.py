@@ -102,14 +102,16 @@ class Plan(Value, frozen=True, omit_defaults=True, dict=True):
         return shard.start // self.shard_size
 
 
-def shard_size_of(files: int, workers: int) -> int:
+def shard_size_of(files: int, workers: int, usual: int | None = None) -> int:
     """How many files a shard has: few, because a kill costs one; but not too many shards.
 
     Args:
         files: How many there are.
         workers: How many should have something to do.
+        usual: What is right for one of them; None for that of a process on a few cores.
     """
-    return max(1, min(max(_SHARD_FILES, math.ceil(files / _MOST_SHARDS)), -(-files // workers)))
+    size = max(usual or _SHARD_FILES, math.ceil(files / _MOST_SHARDS))
+    return max(1, min(size, -(-files // workers)))
 
 
 def kept_path(path: Path) -> str:

@@ -18,7 +18,7 @@ from deploykit.system.files import read_file, replacing
 from deploykit.system.text import command_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from deploykit.commands.predict.run import PredictionRun
 
@@ -152,10 +152,15 @@ def fingerprint_of(run: PredictionRun) -> Fingerprint:
         preprocessing=manifest.preprocessing.to_metadata(),
         top_k=run.top_k,
         source=printable(run.request.source.resolve()),
-        versions={name: v for name, v in installed_versions().items() if name in _DECISIVE},
+        versions=decisive_versions(getattr(run.session, "versions", installed_versions())),
         head=ASSUMED_HEAD if head.is_assumed else head,
         expected="" if run.request.expected is None else sha256_of(run.request.expected),
     )
+
+
+def decisive_versions(versions: Mapping[str, str]) -> dict[str, str]:
+    """Those of the packages that decode and compute."""
+    return {name: version for name, version in versions.items() if name in _DECISIVE}
 
 
 def _change_of_labels(before: tuple[str, ...], after: tuple[str, ...]) -> str:

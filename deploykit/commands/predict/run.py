@@ -79,10 +79,13 @@ class PredictionRun(Closing):
         request: What to predict.
         progress: Called with every stage, after every batch, and with notes about the runtime.
         listed: Whether a plan lists the files already, so that nobody needs to look for them.
+        opener: Opens a session that stands for those of other processes, as a scheduler's
+            ``open_session`` does; None from it, or in its place, for one of this process.
 
     Attributes:
         bundle: What predicts.
         request: What to predict.
+        session: What answers; close the run, not this.
         scan: The files that were found; None where a plan lists them.
         tally: What the rows so far add up to, of who iterates.
         clock: What the stages took so far.
@@ -103,6 +106,7 @@ class PredictionRun(Closing):
         progress: Progress = silent,
         *,
         listed: bool = False,
+        opener: Callable[..., Session | None] | None = None,
     ) -> None:
         self.bundle = bundle
         self.request = request
@@ -119,7 +123,9 @@ class PredictionRun(Closing):
         self._presence = FolderPresence(self.root)
         self.tally = tally_of(labels, skipped=0 if self.scan is None else self.scan.skipped)
         progress(Step("opening", detail=bundle.name))
-        self._session: Session = _opener(request)(
+        count = None if self.scan is None else len(self.scan.files)
+        far = None if opener is None else opener(bundle, request, self.root, count, progress)
+        self.session: Session = far or _opener(request)(
             bundle,
             runtime=request.runtime,
             precision=request.precision,
@@ -129,18 +135,18 @@ class PredictionRun(Closing):
             progress=progress,
         )
         self._workers, self._batch_size = shared_work(
-            self._session.spec, threads=request.threads, batch_size=request.batch_size
+            self.session.spec, threads=request.threads, batch_size=request.batch_size
         )
-        self.clock = StageClock(self._workers, concurrent=self._session.spec.concurrent)
+        self.clock = StageClock(self._workers, concurrent=self.session.spec.concurrent)
 
     @property
     def spec(self) -> SessionSpec:
         """What really runs."""
-        return self._session.spec
+        return self.session.spec
 
     def close(self) -> None:
         """Close what answers; closing twice is fine."""
-        self._session.close()
+        self.session.close()
 
     def __iter__(self) -> Iterator[Prediction]:
         """Yield one row a file, in the order of the scan; see :meth:`answers`."""
@@ -175,7 +181,7 @@ class PredictionRun(Closing):
         batches = answer_files(
             files,
             self.bundle.manifest.preprocessing,
-            self._session,
+            self.session,
             count=count,
             batch_size=self._batch_size,
             workers=self._workers,

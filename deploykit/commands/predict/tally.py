@@ -96,6 +96,54 @@ class Tally:
                 self.classes.add(row, row.truth)
 
 
+@dataclass
+class HostWork:
+    """What a machine has done for a run.
+
+    Attributes:
+        rows: How many there are from it.
+        seconds: What they took; of several workers together.
+    """
+
+    rows: int = 0
+    seconds: float = 0.0
+
+    def add(self, rows: int, seconds: float) -> None:
+        """Count a part."""
+        self.rows += rows
+        self.seconds += seconds
+
+    def images_per_second(self, workers: int = 1) -> float | None:
+        """Of so many workers side by side."""
+        return workers * self.rows / self.seconds if self.seconds > 0 else None
+
+
+@dataclass
+class ClusterReport:
+    """What became of the workers of a cluster, in one command's run.
+
+    Attributes:
+        workers: How many worked side by side, by host.
+        refused: Why a host was given nothing, by host.
+        lost: How many workers ended before the run did.
+        doubled: How many shards took so long that a second worker began them.
+        predicted: How many files were predicted.
+        seconds: In how many seconds; the opening of the sessions is not included.
+    """
+
+    workers: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    lost: int = 0
+    doubled: int = 0
+    predicted: int = 0
+    seconds: float = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Of all workers together, files without a prediction included."""
+        return self.predicted / self.seconds if self.seconds > 0 else None
+
+
 @dataclass(repr=False, kw_only=True)
 class PredictionSummary(Shown):
     """A run that has ended. It prints as the command's summary.
@@ -111,7 +159,8 @@ class PredictionSummary(Shown):
         status: Whether what ran is proven to decide as the trained network does.
         outputs: The files that were written.
         embeddings: What the embeddings are that were written, too; None without any.
-        hosts: How many machines predicted; 0 where that is not known.
+        hosts: What each machine has predicted, by its name; empty where that is not known.
+        report: What became of the workers of a cluster; None without one.
     """
 
     bundle: Bundle
@@ -124,7 +173,8 @@ class PredictionSummary(Shown):
     status: Status
     outputs: list[Path] = field(default_factory=list)
     embeddings: EmbeddingsRecord | None = None
-    hosts: int = 0
+    hosts: dict[str, HostWork] = field(default_factory=dict)
+    report: ClusterReport | None = None
 
 
 @dataclass(frozen=True, repr=False)

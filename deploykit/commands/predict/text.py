@@ -16,9 +16,15 @@ from deploykit.system.text import command_line, counted, table_text, visible
 from deploykit.system.threads import Stage, bottleneck
 
 if TYPE_CHECKING:
-    from deploykit.commands.predict.tally import ClassTally, PredictionSummary, ShardSummary
+    from deploykit.commands.predict.tally import (
+        ClassTally,
+        ClusterReport,
+        PredictionSummary,
+        ShardSummary,
+    )
 
 _SHOWN_CLASSES = 20
+_SHOWN_HOSTS = 10
 # On Windows a thread's CPU time advances in steps of 15.6 ms: of less, the shares are chance.
 _LEAST_SECONDS = 0.5
 _BOTTLENECKS: dict[Stage, str] = {
@@ -99,12 +105,10 @@ def _sums(run: PredictionSummary, labels: Labels) -> list[str]:
             f"({match}{tally.correct} of {tally.labelled} labelled images)"
         )
         lines += _class_lines(tally.classes)
-    if tally.images_per_second is not None:
-        each = f"a worker, on {run.hosts} machines " if run.hosts > 1 else ""
-        lines.append(
-            f"speed     {tally.images_per_second:.1f} images/s {each}"
-            f"({spec.precision} on {spec.runtime}, {spec.device})"
-        )
+    speed = _speed(run)
+    if speed:
+        lines.append(f"speed     {speed} ({spec.precision} on {spec.runtime}, {spec.device})")
+    lines += _host_lines(run)
     if sum(stage_seconds.values()) >= _LEAST_SECONDS:
         total = sum(stage_seconds.values())
         ranked = sorted(stage_seconds.items(), key=lambda item: -item[1])
@@ -113,6 +117,80 @@ def _sums(run: PredictionSummary, labels: Labels) -> list[str]:
         slowest = _BOTTLENECKS[bottleneck(stage_seconds, concurrent=spec.concurrent)]
         lines.append(f"time      {shares}{beside}: the bottleneck is {slowest}")
     return lines
+
+
+def _speed(run: PredictionSummary) -> str:
+    if run.report is not None:
+        together, workers = run.report.images_per_second, sum(run.report.workers.values())
+        hosts = counted(len(run.report.workers), "host")
+        where = f"{counted(workers, 'worker')} on {hosts}"
+        return "" if together is None else f"{together:.1f} images/s, {where}"
+    if run.tally.images_per_second is None:
+        return ""
+    each = f" a worker, on {len(run.hosts)} machines" if len(run.hosts) > 1 else ""
+    return f"{run.tally.images_per_second:.1f} images/s{each}"
+
+
+def _host_lines(run: PredictionSummary) -> list[str]:
+    """What the hosts of a cluster have done, the slowest first, and what befell the workers."""
+    report = run.report
+    if report is None:
+        return []
+    rates = {name: _host_rate(run, name) for name in run.hosts}
+    slowest = sorted(run.hosts, key=lambda name: (rates[name] or 0.0, name))
+    shown = [
+        f"{name} {run.hosts[name].rows:,} rows, {_workers(report, name)}"
+        + ("" if (rate := rates[name]) is None else f", {rate:.1f} images/s")
+        for name in slowest[:_SHOWN_HOSTS]
+    ]
+    if len(slowest) > _SHOWN_HOSTS:
+        shown.append(f"... ({len(slowest)} hosts, the slowest are first)")
+    lines = [f"hosts     {'; '.join(shown)}"] if shown else []
+    if report.lost:
+        lines.append(f"lost      {counted(report.lost, 'worker')}")
+    if report.doubled:
+        lines.append(f"late      {counted(report.doubled, 'shard')}, which two workers began")
+    lines += (f"refused   {name}: {reason}" for name, reason in report.refused.items())
+    return lines
+
+
+def _workers(report: ClusterReport, host: str) -> str:
+    """How many there were; of a host that has left, or was here before a resumption, none are."""
+    workers = report.workers.get(host, 0)
+    return counted(workers, "worker") if workers else "each worker"
+
+
+def _host_rate(run: PredictionSummary, host: str) -> float | None:
+    """Images a second of its workers side by side, as many as this command had there."""
+    workers = 0 if run.report is None else run.report.workers.get(host, 0)
+    return run.hosts[host].images_per_second(max(1, workers))
+
+
+def _cluster_value(run: PredictionSummary) -> dict[str, Any]:
+    """The hosts of a cluster; nothing without one."""
+    report = run.report
+    if report is None:
+        return {}
+    hosts = {
+        name: {
+            "rows": run.hosts[name].rows,
+            "workers": report.workers.get(name, 0),
+            "images_per_second": _host_rate(run, name),
+        }
+        for name in sorted(run.hosts)
+    }
+    return {
+        "hosts": hosts,
+        "cluster": {
+            "workers": sum(report.workers.values()),
+            "refused": report.refused,
+            "lost_workers": report.lost,
+            "late_shards": report.doubled,
+            "predicted": report.predicted,
+            "seconds": round(report.seconds, 3),
+            "images_per_second": report.images_per_second,
+        },
+    }
 
 
 def _class_lines(tally: ClassTally | None) -> list[str]:
@@ -170,6 +248,7 @@ def prediction_value(run: PredictionSummary) -> dict[str, Any]:
         "seconds": round(tally.seconds, 3),
         "images_per_second": tally.images_per_second,
         "stage_seconds": {stage: round(value, 3) for stage, value in run.stage_seconds.items()},
+        **_cluster_value(run),
         "session": msgspec.to_builtins(run.spec),
         "answer": None if tally.only is None else row_value(tally.only, run.top_k, head),
         "proof": status_value(run.status),

@@ -39,7 +39,8 @@ def run_of(tally, spec, stages, labels=LABELS, status=UNPROVEN, outputs=()):
         status=status,
         outputs=outputs,
         embeddings=None,
-        hosts=1,
+        hosts={},
+        report=None,
         bundle=SimpleNamespace(manifest=SimpleNamespace(labels=labels)),
     )
 

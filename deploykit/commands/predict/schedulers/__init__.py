@@ -15,9 +15,14 @@ from deploykit.commands.predict.ledger import Ledger, Work
 from deploykit.specs.prediction import Prediction
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from deploykit.bundle.folder import Bundle
     from deploykit.commands.predict.plan import Shard
-    from deploykit.commands.predict.run import PredictionRun
-    from deploykit.specs.session import Embeddings
+    from deploykit.commands.predict.run import PredictionRun, PredictRequest
+    from deploykit.commands.predict.tally import ClusterReport
+    from deploykit.specs.session import Embeddings, Session
+    from deploykit.system.progress import Progress
 
 Show: TypeAlias = Callable[[int, Prediction], None]
 """Is given each new row with its ordinal."""
@@ -36,6 +41,38 @@ class Scheduler(Protocol):
         """How many work on the run: each should have a shard at least."""
         ...
 
+    @property
+    def shard_files(self) -> int | None:
+        """How many files a shard should have; see ``shard_size_of``."""
+        ...
+
+    @property
+    def report(self) -> ClusterReport | None:
+        """Who predicted; None for this process."""
+        ...
+
+    def open_session(
+        self,
+        bundle: Bundle,
+        request: PredictRequest,
+        root: Path,
+        files: int | None,
+        progress: Progress,
+    ) -> Session | None:
+        """What stands for the sessions of others; None where this process opens its own.
+
+        Args:
+            bundle: What predicts.
+            request: What to predict, and how.
+            root: The folder that the files' names are relative to.
+            files: How many there are; None where that is not known yet.
+            progress: Told what becomes of them.
+
+        Raises:
+            DeploykitError: Nobody can predict.
+        """
+        ...
+
     def predict(self, run: PredictionRun, ledger: Ledger, show: Show) -> int:
         """Predict shards that the ledger misses.
 
@@ -51,6 +88,23 @@ class Scheduler(Protocol):
             DeploykitError: What keeps it from that; the parts that are there stay.
         """
         ...
+
+
+class Here:
+    """What is common to schedulers that predict in this process."""
+
+    shard_files = None
+    report = None
+
+    def open_session(
+        self,
+        bundle: Bundle,
+        request: PredictRequest,
+        root: Path,
+        files: int | None,
+        progress: Progress,
+    ) -> None:
+        """This process opens its own."""
 
 
 def predict_shards(run: PredictionRun, ledger: Ledger, shards: Sequence[Shard], show: Show) -> None:
@@ -73,7 +127,7 @@ def predict_shards(run: PredictionRun, ledger: Ledger, shards: Sequence[Shard], 
     if not count:
         return
     rows: list[tuple[Prediction, Embeddings | None]] = []
-    clock = _PartClock(run)
+    clock = PartClock(run, socket.gethostname())
     files, done = ledger.files(shards, run.root), ledger.made.files - count
     with closing(run.answers(files, count, done=done)) as answers:
         for shard in shards:
@@ -89,16 +143,22 @@ def predict_shards(run: PredictionRun, ledger: Ledger, shards: Sequence[Shard], 
             rows = []
 
 
-class _PartClock:
-    """What each part takes, from the end of the one before."""
+class PartClock:
+    """What each part takes, from the end of the one before.
 
-    def __init__(self, run: PredictionRun) -> None:
+    Args:
+        run: What predicts.
+        host: The name of this machine.
+    """
+
+    def __init__(self, run: PredictionRun, host: str) -> None:
         self._run = run
-        self._host = socket.gethostname()
+        self._host = host
         self._at = time.perf_counter()
         self._stages = dict(run.clock.seconds)
 
     def work(self) -> Work:
+        """What the part took that is done now."""
         now, stages = time.perf_counter(), dict(self._run.clock.seconds)
         spent = {stage: seconds - self._stages[stage] for stage, seconds in stages.items()}
         work = Work(host=self._host, seconds=now - self._at, stages=spent)

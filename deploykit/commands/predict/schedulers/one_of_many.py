@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploykit.commands.predict.schedulers import predict_shards
+from deploykit.commands.predict.schedulers import Here, predict_shards
 from deploykit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OneOfMany:
+class OneOfMany(Here):
     """Predicts what is missing of its shards: 3/40 those with the numbers 2, 42, 82, ...
 
     Args:

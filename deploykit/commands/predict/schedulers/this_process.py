@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploykit.commands.predict.schedulers import predict_shards
+from deploykit.commands.predict.schedulers import Here, predict_shards
 
 if TYPE_CHECKING:
     from deploykit.commands.predict.ledger import Ledger
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deploykit.commands.predict.schedulers import Show
 
 
-class ThisProcess:
+class ThisProcess(Here):
     """Predicts whatever is missing."""
 
     shared = False
