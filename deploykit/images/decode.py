@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import io
 import logging
 import os
 import re
@@ -95,14 +96,14 @@ class DecodeError(InputError):
         self.failure = failure
 
 
-def decode_rgb(path: Path, *, draft: int | None = None) -> Image.Image:
+def decode_rgb(path: Path | bytes, *, draft: int | None = None) -> Image.Image:
     """Decode a file as :func:`decoded_rgb` does, for as long as the caller keeps the image."""
     with decoded_rgb(path, draft=draft) as image:
         return image
 
 
 @contextlib.contextmanager
-def decoded_rgb(path: Path, *, draft: int | None = None) -> Iterator[Image.Image]:
+def decoded_rgb(path: Path | bytes, *, draft: int | None = None) -> Iterator[Image.Image]:
     """Decode a file as ``Image.open(path).convert("RGB")`` does in training scripts.
 
     So the first frame of several; EXIF rotation left alone; transparency dropped; palettes, CMYK,
@@ -115,7 +116,7 @@ def decoded_rgb(path: Path, *, draft: int | None = None) -> Iterator[Image.Image
     image: it would wait for itself.
 
     Args:
-        path: The file.
+        path: The file; or what it holds, where that has been read already.
         draft: None for those pixels. A length in pixels, where an image is made to be looked at
             and its sides need be no longer: of a JPEG, whose decoder can leave out detail, it may
             be a smaller one.
@@ -133,7 +134,8 @@ def decoded_rgb(path: Path, *, draft: int | None = None) -> Iterator[Image.Image
         with _open(path) as file:
             head, size = b"", 0
             try:
-                head, size = file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size
+                head = file.read(_HEAD_BYTES)
+                size = len(path) if isinstance(path, bytes) else os.fstat(file.fileno()).st_size
                 formats = [each for each in Image.ID if each not in _NOT_READ]
                 opened = Image.open(file, formats=formats)
                 if draft is not None:
@@ -141,7 +143,8 @@ def decoded_rgb(path: Path, *, draft: int | None = None) -> Iterator[Image.Image
                 held.enter_context(decoding_budget().taking(decoding_bytes(opened)))
                 image = _to_rgb(opened)
             except Exception as exc:
-                raise DecodeError(path, _failure_of_decoding(exc, head, size)) from exc
+                name = "image" if isinstance(path, bytes) else path
+                raise DecodeError(name, _failure_of_decoding(exc, head, size)) from exc
         del opened  # and with it pixels in another mode
         try:
             yield image
@@ -208,7 +211,7 @@ def _silence_libraries() -> None:
         libtiff.TIFFSetWarningHandler(None)
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path | bytes) -> BinaryIO:
     """Open a file, once Pillow is ready for it."""
     # Keep Pillow's warnings from the user: what they tell of is mapped here, or moves no pixel. For
     # the rest of the process: ``catch_warnings`` swaps a list that all threads share, so that
@@ -221,6 +224,8 @@ def _open(path: Path) -> BinaryIO:
     # unidentified. This is its order; free after the first time.
     Image.preinit()
     Image.init()
+    if isinstance(path, bytes):
+        return io.BytesIO(path)
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
