@@ -96,14 +96,16 @@ class DecodeError(InputError):
         self.failure = failure
 
 
-def decode_rgb(path: Path | bytes, *, draft: int | None = None) -> Image.Image:
+def decode_rgb(path: Path, *, draft: int | None = None) -> Image.Image:
     """Decode a file as :func:`decoded_rgb` does, for as long as the caller keeps the image."""
     with decoded_rgb(path, draft=draft) as image:
         return image
 
 
 @contextlib.contextmanager
-def decoded_rgb(path: Path | bytes, *, draft: int | None = None) -> Iterator[Image.Image]:
+def decoded_rgb(
+    path: Path, *, draft: int | None = None, data: bytes | None = None
+) -> Iterator[Image.Image]:
     """Decode a file as ``Image.open(path).convert("RGB")`` does in training scripts.
 
     So the first frame of several; EXIF rotation left alone; transparency dropped; palettes, CMYK,
@@ -116,10 +118,11 @@ def decoded_rgb(path: Path | bytes, *, draft: int | None = None) -> Iterator[Ima
     image: it would wait for itself.
 
     Args:
-        path: The file; or what it holds, where that has been read already.
+        path: The file.
         draft: None for those pixels. A length in pixels, where an image is made to be looked at
             and its sides need be no longer: of a JPEG, whose decoder can leave out detail, it may
             be a smaller one.
+        data: The file's bytes, where they are held in memory: then nothing is opened.
 
     Yields:
         An image in mode RGB, fully loaded; the file is closed.
@@ -131,11 +134,11 @@ def decoded_rgb(path: Path | bytes, *, draft: int | None = None) -> Iterator[Ima
     with contextlib.ExitStack() as held:
         # Pillow gets the open file, not its path: a path may be memory-mapped, and a file that
         # shrinks while it is mapped kills the process.
-        with _open(path) as file:
+        with _open(path) if data is None else _opened(data) as file:
             head, size = b"", 0
             try:
                 head = file.read(_HEAD_BYTES)
-                size = len(path) if isinstance(path, bytes) else os.fstat(file.fileno()).st_size
+                size = os.fstat(file.fileno()).st_size if data is None else len(data)
                 formats = [each for each in Image.ID if each not in _NOT_READ]
                 opened = Image.open(file, formats=formats)
                 if draft is not None:
@@ -143,8 +146,7 @@ def decoded_rgb(path: Path | bytes, *, draft: int | None = None) -> Iterator[Ima
                 held.enter_context(decoding_budget().taking(decoding_bytes(opened)))
                 image = _to_rgb(opened)
             except Exception as exc:
-                name = "image" if isinstance(path, bytes) else path
-                raise DecodeError(name, _failure_of_decoding(exc, head, size)) from exc
+                raise DecodeError(path, _failure_of_decoding(exc, head, size)) from exc
         del opened  # and with it pixels in another mode
         try:
             yield image
@@ -211,8 +213,14 @@ def _silence_libraries() -> None:
         libtiff.TIFFSetWarningHandler(None)
 
 
-def _open(path: Path | bytes) -> BinaryIO:
-    """Open a file, once Pillow is ready for it."""
+def _opened(data: bytes) -> BinaryIO:
+    """A file's bytes as a file, once Pillow is ready for it."""
+    _prepare()
+    return io.BytesIO(data)
+
+
+def _prepare() -> None:
+    """Make Pillow ready."""
     # Keep Pillow's warnings from the user: what they tell of is mapped here, or moves no pixel. For
     # the rest of the process: ``catch_warnings`` swaps a list that all threads share, so that
     # decoding threads would undo the filters of the others.
@@ -224,8 +232,11 @@ def _open(path: Path | bytes) -> BinaryIO:
     # unidentified. This is its order; free after the first time.
     Image.preinit()
     Image.init()
-    if isinstance(path, bytes):
-        return io.BytesIO(path)
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a file, once Pillow is ready for it."""
+    _prepare()
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):

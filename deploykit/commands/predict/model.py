@@ -17,7 +17,7 @@ from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.commands.predict.run import TopK, checked_top, rows_of
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words
 from deploykit.errors import InputError, UsageError
-from deploykit.images.decode import DecodeError, Failure, decode_rgb, rgb_of
+from deploykit.images.decode import DecodeError, Failure, decode_rgb, decoded_rgb, rgb_of
 from deploykit.images.preprocess import OversizeError, Pixels, make_grey, preprocess
 from deploykit.images.scan import ImageFile, escape_name
 from deploykit.inference.pipeline import AnsweredBatch
@@ -427,7 +427,8 @@ def _decoded(image: ImageLike, name: str) -> Image.Image:
             )
         return Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, bytes):
-        return decode_rgb(image)
+        with decoded_rgb(Path(name), data=image) as decoded:
+            return decoded
     if isinstance(image, str | os.PathLike):
         path = Path(image)
         if path.is_dir() or not os.fspath(image):
