@@ -417,6 +417,7 @@ CASES = (
     Case("1 machine", MILLION, replace(USUAL, hosts=1)),
     Case("4 machines", MILLION, replace(USUAL, hosts=4)),
     Case("64 machines", MILLION, USUAL),
+    Case("8 machines", 10 * MILLION, replace(USUAL, hosts=8)),
     Case("64 machines, the plan's shards", 100 * MILLION, USUAL),
     Case("256 machines, the plan's shards", BILLION, replace(USUAL, hosts=256)),
     Case("256 machines, 16,384 files a shard", BILLION, replace(USUAL, hosts=256), 16_384),

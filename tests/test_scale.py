@@ -58,6 +58,15 @@ def test_workers_that_do_not_die_lose_nothing_and_hardly_wait(scale):
     assert found.seconds < 1.1 * ideal + cluster.join_seconds + cluster.open_seconds
 
 
+def test_shards_that_two_predict_have_their_rows_once(scale):
+    calm = {"worker_hours": math.inf, "host_hours": math.inf}
+    cluster = scale.Cluster(20, images_per_second=1.0, spread=0.4, slow_share=0.3, **calm)
+    found = scale.Simulation(40_000, cluster).run()
+    assert found.doubled > 50
+    assert sum(part.size for part in {*found.done}) == sum(part.size for part in found.done)
+    assert found.files_given - found.files == found.doubled * found.shard_size
+
+
 def test_stuck_shards_are_doubled_and_hold_nobody_up(scale):
     cluster = scale.Cluster(20, worker_hours=math.inf, host_hours=math.inf, slow_share=0.0)
     calm = scale.Simulation(300_000, replace(cluster, stuck_share=0.0)).run()
