@@ -166,7 +166,7 @@ def test_model_answers_images_and_files_alike(model, photo_folder, tmp_path, mod
             image = image.convert(mode)
     image.save(path)
     with Image.open(path) as opened:
-        assert model(opened).top == model(str(path)).top
+        assert model(opened).top == model(str(path)).top == model(path.read_bytes()).top
     assert model(image).margin == model(path).margin
 
 
@@ -298,10 +298,14 @@ def test_load_of_a_named_engine_and_pickle(engine_bundle, engines, batch):
         (lambda b: deploykit.diagnose(b, stages=False, layers=False), "Neither stages nor layers"),
         (
             lambda b: deploykit.load(b)(5),
-            "An image must be a path, an image of Pillow's or an array",
+            "An image must be a path, bytes, an image of Pillow's or an array",
         ),
         (lambda b: deploykit.load(b)(b.folder), "colours is a folder, not an image."),
         (lambda b: deploykit.load(b).predict("a.jpg"), "images must be a list of images, not str."),
+        (
+            lambda b: deploykit.load(b).predict(b"JPEG"),
+            "must be a list of images, not bytes",
+        ),
         (lambda b: deploykit.load(b).logits([1]), "A batch must be a NumPy array, not list."),
     ],
 )
@@ -335,6 +339,18 @@ def test_model_of_an_unreadable_image(model, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(InputError, match=r"text\.jpg: No image format"):
         model(tmp_path / "text.jpg")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "EPS", "empty", "text"])
+def test_model_of_unreadable_bytes_gives_the_reason_of_the_file(model, tmp_path, kind):
+    path = tmp_path / "image"
+    path.write_text("" if kind == "empty" else "no image")
+    if kind in ("PNG", "WEBP", "EPS"):
+        Image.effect_noise((30, 30), 50).convert("RGB").save(path, kind)
+        path.write_bytes(path.read_bytes()[: None if kind == "EPS" else 200])
+    of_file, of_bytes = model.predict([path, path.read_bytes()])
+    assert (of_bytes.status, of_bytes.reason) == (of_file.status, of_file.reason)
+    assert (of_bytes.path, of_bytes.label) == ("image 1", None)
 
 
 def test_load_without_bundle_or_device(bundle, tmp_path, no_gpu):

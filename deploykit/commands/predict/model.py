@@ -17,7 +17,7 @@ from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.commands.predict.run import TopK, checked_top, rows_of
 from deploykit.commands.python import BundleLike, PathLike, chosen_bundle, python_words
 from deploykit.errors import InputError, UsageError
-from deploykit.images.decode import DecodeError, Failure, decode_rgb, rgb_of
+from deploykit.images.decode import DecodeError, Failure, decode_rgb, decoded_rgb, rgb_of
 from deploykit.images.preprocess import OversizeError, Pixels, make_grey, preprocess
 from deploykit.images.scan import ImageFile, escape_name
 from deploykit.inference.pipeline import AnsweredBatch
@@ -41,8 +41,8 @@ from deploykit.specs.value import Shown
 from deploykit.system.progress import Progress, silent
 from deploykit.system.text import visible
 
-ImageLike: TypeAlias = PathLike | Image.Image | npt.NDArray[np.uint8]
-"""A file; an image of Pillow's; or an array (H, W, 3) of uint8, RGB, of any size."""
+ImageLike: TypeAlias = PathLike | bytes | Image.Image | npt.NDArray[np.uint8]
+"""A file; what it holds; an image of Pillow's; or an array (H, W, 3) of uint8, RGB, of any size."""
 
 _BATCH = 8
 _SHOWN_CLASSES = 6
@@ -89,8 +89,9 @@ class Model(Shown, Closing):
         """Answer for one image.
 
         Args:
-            image: A path; an image of Pillow's, in any mode; or an array (H, W, 3) of uint8, RGB.
-                All are converted, resized and cropped as files are; none is turned by its EXIF.
+            image: A path; the bytes of a file; an image of Pillow's, in any mode; or an array
+                (H, W, 3) of uint8, RGB. All are converted, resized and cropped as files are; none
+                is turned by its EXIF.
 
         Returns:
             Label and probability, or labels; margin and the best classes.
@@ -388,7 +389,7 @@ def _listed(images: Iterable[ImageLike]) -> Iterable[ImageLike]:
     Raises:
         UsageError: It is one, or none.
     """
-    is_one = isinstance(images, str | os.PathLike | Image.Image)
+    is_one = isinstance(images, str | bytes | os.PathLike | Image.Image)
     if is_one or not hasattr(images, "__iter__"):
         raise UsageError(
             f"images must be a list of images, not {type(images).__name__}.",
@@ -425,6 +426,9 @@ def _decoded(image: ImageLike, name: str) -> Image.Image:
                 "W): image.transpose(1, 2, 0).",
             )
         return Image.fromarray(np.ascontiguousarray(image))
+    if isinstance(image, bytes):
+        with decoded_rgb(Path(name), data=image) as decoded:
+            return decoded
     if isinstance(image, str | os.PathLike):
         path = Path(image)
         if path.is_dir() or not os.fspath(image):
@@ -434,6 +438,7 @@ def _decoded(image: ImageLike, name: str) -> Image.Image:
             )
         return decode_rgb(path)
     raise UsageError(
-        f"An image must be a path, an image of Pillow's or an array, not {type(image).__name__}.",
+        f"An image must be a path, bytes, an image of Pillow's or an array, not "
+        f"{type(image).__name__}.",
         hint="Of a tensor (3, H, W) of bytes: tensor.permute(1, 2, 0).numpy().",
     )
