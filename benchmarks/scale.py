@@ -421,7 +421,7 @@ CASES = (
     Case("64 machines, the plan's shards", 100 * MILLION, USUAL),
     Case("256 machines, the plan's shards", BILLION, replace(USUAL, hosts=256)),
     Case("256 machines, 16,384 files a shard", BILLION, replace(USUAL, hosts=256), 16_384),
-    Case("256 machines, 4,096 files a shard", BILLION, replace(USUAL, hosts=256), 4096),
+    Case("256 machines, 65,536 files a shard", BILLION, replace(USUAL, hosts=256), 65_536),
     Case("nothing fails", 100 * MILLION, CALM, 2048),
     Case("a machine fails every 6,000 h", 100 * MILLION, USUAL, 2048),
     Case("... every 24 h, a worker every 100 h", 100 * MILLION, SPOT, 2048),

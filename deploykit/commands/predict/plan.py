@@ -17,7 +17,7 @@ from deploykit.specs.value import Value
 
 #: What a kill may cost, where a run is not so large that there would be too many parts.
 _SHARD_FILES = 32
-_MOST_SHARDS = 2**14
+_MOST_SHARDS = 2**17
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 

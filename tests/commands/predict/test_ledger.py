@@ -264,7 +264,7 @@ def test_only_writer_of_an_output(tmp_path):
 
 @pytest.mark.parametrize(
     ("files", "workers", "size"),
-    [(1, 1, 1), (225, 1, 32), (1_000_000, 1, 62), (1_000_000, 40, 62), (100, 40, 3), (3, 40, 1)],
+    [(1, 1, 1), (225, 1, 32), (10**6, 40, 32), (10**9, 40, 7630), (100, 40, 3), (3, 40, 1)],
 )
 def test_shard_size_of(files, workers, size):
     assert shard_size_of(files, workers) == size
