@@ -85,6 +85,7 @@ class RayCluster(Closing):
                     num_cpus=usable_cpus(),
                     object_store_memory=_MOST_STORE_BYTES,
                     include_dashboard=False,
+                    _node_ip_address="127.0.0.1",  # for this process alone
                     **quiet,
                 )
         except Exception as exc:  # of which Ray raises plain ones: its node "timed out"
