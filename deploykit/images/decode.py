@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import io
 import logging
 import os
 import re
@@ -102,7 +103,9 @@ def decode_rgb(path: Path, *, draft: int | None = None) -> Image.Image:
 
 
 @contextlib.contextmanager
-def decoded_rgb(path: Path, *, draft: int | None = None) -> Iterator[Image.Image]:
+def decoded_rgb(
+    path: Path, *, draft: int | None = None, data: bytes | None = None
+) -> Iterator[Image.Image]:
     """Decode a file as ``Image.open(path).convert("RGB")`` does in training scripts.
 
     So the first frame of several; EXIF rotation left alone; transparency dropped; palettes, CMYK,
@@ -119,6 +122,7 @@ def decoded_rgb(path: Path, *, draft: int | None = None) -> Iterator[Image.Image
         draft: None for those pixels. A length in pixels, where an image is made to be looked at
             and its sides need be no longer: of a JPEG, whose decoder can leave out detail, it may
             be a smaller one.
+        data: The file's bytes, where they are held in memory: then nothing is opened.
 
     Yields:
         An image in mode RGB, fully loaded; the file is closed.
@@ -130,10 +134,11 @@ def decoded_rgb(path: Path, *, draft: int | None = None) -> Iterator[Image.Image
     with contextlib.ExitStack() as held:
         # Pillow gets the open file, not its path: a path may be memory-mapped, and a file that
         # shrinks while it is mapped kills the process.
-        with _open(path) as file:
+        with _open(path) if data is None else _opened(data) as file:
             head, size = b"", 0
             try:
-                head, size = file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size
+                head = file.read(_HEAD_BYTES)
+                size = os.fstat(file.fileno()).st_size if data is None else len(data)
                 formats = [each for each in Image.ID if each not in _NOT_READ]
                 opened = Image.open(file, formats=formats)
                 if draft is not None:
@@ -208,8 +213,14 @@ def _silence_libraries() -> None:
         libtiff.TIFFSetWarningHandler(None)
 
 
-def _open(path: Path) -> BinaryIO:
-    """Open a file, once Pillow is ready for it."""
+def _opened(data: bytes) -> BinaryIO:
+    """A file's bytes as a file, once Pillow is ready for it."""
+    _prepare()
+    return io.BytesIO(data)
+
+
+def _prepare() -> None:
+    """Make Pillow ready."""
     # Keep Pillow's warnings from the user: what they tell of is mapped here, or moves no pixel. For
     # the rest of the process: ``catch_warnings`` swaps a list that all threads share, so that
     # decoding threads would undo the filters of the others.
@@ -221,6 +232,11 @@ def _open(path: Path) -> BinaryIO:
     # unidentified. This is its order; free after the first time.
     Image.preinit()
     Image.init()
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a file, once Pillow is ready for it."""
+    _prepare()
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 #: The extra of deploykit that installs a module.
 EXTRAS = {
+    "aiohttp": "cloud",
+    "av": "video",
+    "fsspec": "cloud",
+    "gcsfs": "cloud",
     "h5py": "keras",
     "matplotlib": "train",
     "onnx": "graph",
@@ -27,6 +31,7 @@ EXTRAS = {
     "onnxscript": "graph",
     "openvino": "openvino",
     "pyarrow": "parquet",
+    "s3fs": "cloud",
     "safetensors": "export",
     "skimage": "demo",
     "tensorrt": "tensorrt",
