@@ -49,7 +49,7 @@ class CloudPath(_SystemPath):
     def __str__(self) -> str:
         """The URL, as it was given: a key may have two slashes, and a path has not."""
         given: str = self.__dict__.get("given", "")
-        return given or self.as_posix().replace(":/", "://", 1)
+        return given or super().__str__().replace(os.sep, "/").replace(":/", "://", 1)
 
     def __fspath__(self) -> str:
         return str(self)

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -127,7 +128,8 @@ class _Local:
 
 class _Cloud:
     def __init__(self) -> None:
-        self._copies = tempfile.TemporaryDirectory(prefix="deploykit-")
+        self._copies = Path(tempfile.mkdtemp(prefix="deploykit-"))
+        weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
 
     def create(self, path: Path, data: bytes) -> bool:
         try:
@@ -141,7 +143,7 @@ class _Cloud:
 
     @contextmanager
     def writing(self) -> Iterator[tuple[BufferedWriter, Callable[[Path], None]]]:
-        copy = Path(self._copies.name) / secrets.token_hex(4)
+        copy = self._copies / secrets.token_hex(4)
         with copy.open("wb") as stream:
 
             def keep(path: Path) -> None:
@@ -153,7 +155,7 @@ class _Cloud:
 
     @contextmanager
     def reading(self, path: Path) -> Iterator[BufferedReader]:
-        copy = Path(self._copies.name) / path.name
+        copy = self._copies / path.name
         if not copy.exists():  # whose name follows from what is in it
             partial = copy.with_name(secrets.token_hex(4))
             _object(path).download(partial)

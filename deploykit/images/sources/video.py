@@ -53,7 +53,7 @@ class Video:
         self._lock = threading.Lock()
         self._open: _Frames | None = None
 
-    def members(self, place: Path, count: Callable[[], None]) -> Iterator[Member]:
+    def members(self, place: Path, count: Callable[[], None]) -> Iterator[Member]:  # noqa: ARG002
         """List the first frame, and then the first that is as many seconds later, and so on.
 
         No frame is decoded: the packets have their times.
@@ -71,12 +71,10 @@ class Video:
             raise DamagedError("it has no frames")
         start = wanted = min(times)
         for time in sorted(times):  # packets come in the order of decoding
-            if time < wanted:
-                count()
-                continue
-            seconds = (time - start) * base
-            yield Member(_shown(seconds), time)
-            wanted = start + (seconds // self._every + 1) * self._every / base
+            if time >= wanted:
+                seconds = (time - start) * base
+                yield Member(_shown(seconds), time)
+                wanted = start + (seconds // self._every + 1) * self._every / base
 
     def read(self, place: Path, at: int, size: int | None) -> bytes:  # noqa: ARG002
         """A frame as a PPM file: its pixels as they are, upright as players show it."""
