@@ -21,7 +21,6 @@ from deploykit.images.sources.containers import (
     MOST_BYTES,
     Container,
     DamagedError,
-    Member,
     UnreadableError,
     check_size,
     read_range,

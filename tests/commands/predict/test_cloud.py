@@ -120,7 +120,7 @@ def test_shards_in_a_bucket_are_collected(predict, call, s3, local):
         options = ("--output", OUTPUT, "--shard", f"{number}/3")
         code, _, err = predict("s3://photos/all", *options)
         assert code == 0, err
-    code, out, err = call("collect", "s3://rows/rows.csv.run")
+    code, _, err = call("collect", "s3://rows/rows.csv.run")
     assert code == 0, err
     assert s3.cat_file("rows/rows.csv") == local
     assert json.loads(s3.cat_file("rows/rows.csv.run/_SUCCESS.json"))["rows"] == 45
