@@ -26,6 +26,10 @@ def predict(capsys, monkeypatch, tmp_path, exported_bundle):
     return predict
 
 
+def rows_of(table):
+    return [*csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig")))]
+
+
 @pytest.fixture
 def archive(tmp_path, photo_folder):
     """The photos in their order."""
@@ -73,7 +77,7 @@ def test_page_opens_no_path_that_an_archive_names(predict, tmp_path):
         archive.writestr("../secret.png", blue.getvalue())
     code, _, _ = predict("x.zip", "--output", "rows.csv")
     assert code == 0
-    (row,) = csv.DictReader((tmp_path / "rows.csv").open(encoding="utf-8-sig"))
+    (row,) = rows_of(tmp_path / "rows.csv")
     assert row["path"] == "x.zip/../secret.png"
     assert row["label"] == "blue"
 
@@ -91,7 +95,7 @@ def test_video_rows_and_every(predict, tmp_path, monkeypatch):
         for packet in stream.encode():
             video.mux(packet)
     assert predict("clip.mp4", "--output", "rows.csv")[0] == 0
-    rows = [*csv.DictReader((tmp_path / "rows.csv").open(encoding="utf-8-sig"))]
+    rows = rows_of(tmp_path / "rows.csv")
     assert [(row["path"], row["label"]) for row in rows] == [
         ("clip.mp4@00:00:00.000", "red"),
         ("clip.mp4@00:00:01.000", "green"),
