@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from deploykit.errors import UsageError
+from deploykit.errors import DeploykitError, UsageError
 from deploykit.system.deps import need
 
 if TYPE_CHECKING:
@@ -179,19 +179,12 @@ class CloudPath(_SystemPath):
 
 
 def as_path(text: str | Path) -> Path:
-    """A path; of a URL, ``s3://bucket/key``, a :class:`CloudPath`.
-
-    Raises:
-        DependencyError: fsspec, or what it needs for this service, is not installed.
-    """
+    """A path; of a URL, ``s3://bucket/key``, a :class:`CloudPath`."""
     if isinstance(text, Path):
         return text
     match = _URL.match(text)
     if match is None:
         return Path(text)
-    need("fsspec")
-    protocol = match[1].lower()
-    need(_PACKAGES.get("http" if protocol == "https" else protocol, "fsspec"))
     path = CloudPath(text)
     if str(path) != text.rstrip("/"):
         path.__dict__["given"] = text
@@ -209,8 +202,10 @@ def file_system(protocol: str) -> Any:
 
     Raises:
         UsageError: There is none.
+        DependencyError: fsspec, or what it needs for this service, is not installed.
     """
     fsspec = need("fsspec")
+    need(_PACKAGES.get("http" if protocol == "https" else protocol, "fsspec"))
     try:
         # What it lists is kept nowhere: a million names would stay in memory.
         return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
@@ -226,6 +221,8 @@ def telling(path: CloudPath) -> Iterator[None]:
     """Turn what a service's library raises into an OSError that says which name is meant."""
     try:
         yield
+    except DeploykitError:
+        raise
     except Exception as exc:
         raise _as_os_error(path, exc) from exc
 

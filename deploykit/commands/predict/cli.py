@@ -51,7 +51,10 @@ def named_place(text: str) -> Path:
 def _seconds(text: str) -> Fraction:
     from deploykit.images.sources.video import parsed_every
 
-    return parsed_every(text)
+    try:
+        return parsed_every(text)
+    except UsageError as exc:
+        raise typer.BadParameter(f"{exc.message} {exc.hint}") from exc
 
 
 def _top_k(text: str) -> TopK:

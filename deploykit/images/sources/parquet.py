@@ -113,7 +113,7 @@ class _Column:
         return found.as_py()
 
     def close(self) -> None:
-        self._rows = iter(())
+        self._rows = iter(())  # what reads the group ends before its file does
         self._file.close()
         self._stream.close()
 
