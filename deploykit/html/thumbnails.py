@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import io
 import zlib
@@ -10,14 +11,16 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from deploykit.errors import InputError
 from deploykit.images.batches import default_threads
-from deploykit.images.decode import DecodeError, decoded_rgb
-from deploykit.images.scan import unescape_name
+from deploykit.images.decode import decoded_rgb
+from deploykit.images.scan import ImageFile
+from deploykit.images.sources import SourceFile
 from deploykit.system.progress import Progress, Step, silent
 from deploykit.system.threads import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from deploykit.specs.prediction import Prediction
@@ -105,7 +108,10 @@ class _Smallest:
 
 
 def make_thumbnails(
-    images: Sequence[tuple[int, str]], root: Path, progress: Progress = silent
+    images: Sequence[tuple[int, str]],
+    root: Path,
+    progress: Progress = silent,
+    file_at: Callable[[int], ImageFile] | None = None,
 ) -> Iterator[tuple[int, bytes | None]]:
     """Make small JPEG files on threads, a few ahead of whoever consumes them.
 
@@ -113,6 +119,7 @@ def make_thumbnails(
         images: The place and the path of each row.
         root: The folder that the paths are relative to.
         progress: Called after every thumbnail.
+        file_at: Gives the file of a place; None where all are files below the root.
 
     Yields:
         Each place with its JPEG; None where the file gives no pixels any more.
@@ -120,7 +127,8 @@ def make_thumbnails(
 
     def make(image: tuple[int, str]) -> tuple[int, bytes | None]:
         index, name = image
-        return index, _thumbnail(root / unescape_name(name))
+        file = ImageFile(root, name) if file_at is None else file_at(index)
+        return index, _thumbnail(file)
 
     threads = default_threads()
     made = in_order(make, images, threads=threads, ahead=4 * threads, name="deploykit-thumbnail")
@@ -130,12 +138,16 @@ def make_thumbnails(
             progress(Step("making thumbnails", done, len(images), unit="images"))
 
 
-def _thumbnail(path: Path) -> bytes | None:
+def _thumbnail(file: ImageFile) -> bytes | None:
     try:
-        with decoded_rgb(path, draft=_REDUCING_GAP * _SIDE) as image:
+        with contextlib.ExitStack() as held:
+            # What is in an archive has only a name: as a path it could lead to another file.
+            data = held.enter_context(file.held()) if isinstance(file, SourceFile) else None
+            draft = _REDUCING_GAP * _SIDE
+            image = held.enter_context(decoded_rgb(file.path, draft=draft, data=data))
             # In two steps, the first of whole pixels: several times as fast for a large one.
             image.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
-    except DecodeError:
+    except InputError:
         return None
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=_QUALITY, optimize=True)

@@ -15,6 +15,7 @@ from deploykit.images.decode import DecodeError, Failure, decoded_rgb
 from deploykit.images.memory import MOST_THREADS
 from deploykit.images.preprocess import OversizeError, preprocess
 from deploykit.images.scan import ImageFile
+from deploykit.images.sources import SourceFile
 from deploykit.system.threads import StageClock, in_order, usable_cpus
 
 if TYPE_CHECKING:
@@ -153,7 +154,12 @@ def read_into(
     try:
         with contextlib.ExitStack() as held:
             with clock.computing("decode"):
-                image = held.enter_context(decoded_rgb(file.path))
+                if isinstance(file, SourceFile):
+                    data = held.enter_context(file.held())
+                    image = held.enter_context(decoded_rgb(file.path, data=data))
+                    del data
+                else:
+                    image = held.enter_context(decoded_rgb(file.path))
             with clock.computing("resize"):
                 preprocess(image, preprocessing, out)
             del image  # its memory goes before others may take as much

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from deploykit.errors import ImagesError, InputError, UsageError
 from deploykit.specs.model import check_class_names
+from deploykit.system.cloud import CloudPath
 from deploykit.system.files import read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 IMAGE_EXTENSIONS = frozenset(
     # What torchvision's ImageFolder lists,
@@ -111,22 +112,18 @@ def scan_images(path: Path, labels: Collection[str] | None = None) -> Scan:
     classes = {label: label for label in labels or ()}
     root = root_of(path)
     if root == path:
-        names, others = _walk(path)
+        others = Counter[str]()
+        names = sorted(walk(path, others))
         if not names:
-            endings = ", ".join(end or "without ending" for end, _ in others.most_common(5))
-            there = f"other files: {others.total()}, {endings}" if endings else "it is empty"
-            raise ImagesError(
-                f"No image file in {path} ({there}).",
-                hint=f"Images are told by their ending: {' '.join(_ENDINGS)}.",
-            )
-        named = ((name, _class_folder(name, classes)) for name in sorted(names))
+            raise no_image_error(path, others)
+        named = ((name, class_folder(name, classes)) for name in names)
         files = tuple(ImageFile(path, name, classes.get(folder)) for name, folder in named)
         return Scan(path, path, files, skipped=others.total())
     if path.suffix.lower() != LIST_EXTENSION:
         expected = classes.get(path.absolute().parent.name)
         return Scan(path, root, (ImageFile(root, escape_name(path.name), expected),))
     # Of a file that is listed it is the file's own folder: puppies of dog/puppies/b.jpg.
-    named = ((name, name.rpartition("/")[0].rpartition("/")[2]) for name in read_file_list(path))
+    named = ((name, own_folder(name)) for name in read_file_list(path))
     files = tuple(ImageFile(root, name, classes.get(folder)) for name, folder in named)
     return Scan(path, root, files)
 
@@ -140,7 +137,27 @@ def root_of(path: Path) -> Path:
     return path if _is_directory(path) else path.parent
 
 
-def _class_folder(name: str, classes: Collection[str]) -> str:
+def no_image_error(path: Path, others: Counter[str]) -> ImagesError:
+    """What to say of a folder without images.
+
+    Args:
+        path: The folder.
+        others: How many other files there are, by ending.
+    """
+    endings = ", ".join(end or "without ending" for end, _ in others.most_common(5))
+    there = f"other files: {others.total()}, {endings}" if endings else "it is empty"
+    return ImagesError(
+        f"No image file in {path} ({there}).",
+        hint=f"Images are told by their ending: {' '.join(_ENDINGS)}.",
+    )
+
+
+def own_folder(name: str) -> str:
+    """``puppies`` of ``dog/puppies/b.jpg``."""
+    return name.rpartition("/")[0].rpartition("/")[2]
+
+
+def class_folder(name: str, classes: Collection[str]) -> str:
     """``dog`` of ``dog/puppies/b.jpg``, and of ``train/dog/b.jpg`` unless ``train`` is a class."""
     folder, _, below = name.rpartition("/")[0].partition("/")
     if folder not in classes and _SPLITS.fullmatch(folder):
@@ -241,15 +258,20 @@ def sample_with(files: Sequence[ImageFile], first: Sequence[str], count: int) ->
     return wanted
 
 
-def _walk(root: Path) -> tuple[list[str], Counter[str]]:
+def walk(root: Path, others: Counter[str], wanted: tuple[str, ...] = _ENDINGS) -> Iterator[str]:
     """Walk a folder, then what its links lead to that was not met on the way.
 
-    Returns:
-        The name of each image file, and of each folder that cannot be listed; and how many other
-        files there are, by ending.
+    Args:
+        root: The folder.
+        others: Told how many other files there are, by ending.
+        wanted: The endings that files are told by.
+
+    Yields:
+        The name of each file, and of each folder that cannot be listed, in no order.
+
+    Raises:
+        ImagesError: The folder itself cannot be listed.
     """
-    names: list[str] = []
-    others: Counter[str] = Counter()
     seen: set[str] = set()
     # Each is where it is, and how the names of what it holds begin: nothing, or "sub/".
     folders, links = [(os.fspath(root), "")], deque[tuple[str, str]]()
@@ -265,8 +287,8 @@ def _walk(root: Path) -> tuple[list[str], Counter[str]]:
                 for entry in entries:
                     if _is_folder(entry):
                         inner.append(entry)
-                    elif entry.name.lower().endswith(_ENDINGS) and _is_file_or_broken(entry):
-                        names.append(prefix + escape_name(entry.name))
+                    elif entry.name.lower().endswith(wanted) and _is_file_or_broken(entry):
+                        yield prefix + escape_name(entry.name)
                     else:
                         others[PurePath(entry.name).suffix.lower()] += 1
         except OSError as exc:
@@ -275,12 +297,11 @@ def _walk(root: Path) -> tuple[list[str], Counter[str]]:
                     f"The folder {root} cannot be read: {exc.strerror}.",
                     hint="Check its permissions.",
                 ) from exc
-            names.append(prefix)
+            yield prefix
         # In an order of our own: it decides which of two links gives a folder its name.
         for entry in sorted(inner, key=lambda entry: entry.name):
             below = entry.path, f"{prefix}{escape_name(entry.name)}/"
             (links if entry.is_symlink() else folders).append(below)
-    return names, others
 
 
 def _is_directory(path: Path) -> bool:
@@ -329,21 +350,24 @@ def read_file_list(path: Path) -> list[str]:
     # As the system's own names are decoded: where they are bytes, those that are not UTF-8 are
     # kept; where they are text, there can be none.
     text = read_text(path, "file list", "path", sys.getfilesystemencodeerrors())
-    # Not str.splitlines: it ends lines at characters that names may have, such as U+2028.
-    lines = filter(None, (line.strip(" \t\r") for line in text.split("\n")))
-    quoted = re.compile('"(.+)"')
-    paths = (match[1] if (match := quoted.fullmatch(line)) else line for line in lines)
-    # Not of a URL, whose two slashes a path has as one: its row is to show it as it was given.
-    parts = (
-        (path if _URL.fullmatch(path.partition("//")[0]) else PurePath(path).as_posix()).split("/")
-        for path in paths
-    )
-    names = list(dict.fromkeys("/".join(map(escape_name, each)) for each in parts))
+    names = list(dict.fromkeys(listed_names(text.split("\n"))))
     if not names:
         raise ImagesError(
             f"The file list {path} names no file.", hint="Write one path a line into it."
         )
     return names
+
+
+def listed_names(lines: Iterable[str]) -> Iterator[str]:
+    """The names that a list's lines have; see :func:`read_file_list`."""
+    quoted = re.compile('"(.+)"')
+    # Not str.splitlines: it ends lines at characters that names may have, such as U+2028.
+    for line in filter(None, (line.strip(" \t\r\n") for line in lines)):
+        path = match[1] if (match := quoted.fullmatch(line)) else line
+        # Not of a URL, whose two slashes a path has as one: its row is to show it as it was given.
+        is_url = _URL.fullmatch(path.partition("//")[0])
+        parts = (path if is_url else PurePath(path).as_posix()).split("/")
+        yield "/".join(map(escape_name, parts))
 
 
 def read_text(path: Path, what: str, line: str, errors: str = "strict") -> str:
@@ -446,6 +470,8 @@ class FolderPresence:
 
 def _device_of(folder: Path) -> int | str:
     """The number of the device that a folder is on, or why the folder cannot be listed."""
+    if isinstance(folder, CloudPath):  # of which an error tells that is true of all
+        return ""
     try:
         with os.scandir(folder) as entries:
             next(entries, None)

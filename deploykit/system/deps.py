@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 #: The extra of deploykit that installs a module.
 EXTRAS = {
+    "aiohttp": "cloud",
+    "av": "video",
+    "fsspec": "cloud",
+    "gcsfs": "cloud",
     "h5py": "keras",
     "matplotlib": "train",
     "onnx": "graph",
@@ -28,6 +32,7 @@ EXTRAS = {
     "openvino": "openvino",
     "pyarrow": "parquet",
     "ray": "ray",
+    "s3fs": "cloud",
     "safetensors": "export",
     "skimage": "demo",
     "tensorrt": "tensorrt",

@@ -14,6 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from deploykit.errors import InputError, UsageError
+from deploykit.system.cloud import CloudPath
 
 _STAGING = ".new-"
 _RANDOM_BYTES = 4
@@ -156,7 +157,7 @@ def open_file(path: Path) -> BufferedReader:
         OSError: It cannot be read, or is not a regular file: a pipe would be waited for, a device
             never end.
     """
-    if path.exists() and not path.is_file():
+    if not isinstance(path, CloudPath) and path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is not a file", str(path))
     return path.open("rb")
 
@@ -168,6 +169,8 @@ def read_file(path: Path, *, limit: int = _LARGEST_BYTES) -> bytes:
         OSError: Also where it has more than ``limit`` bytes: a file of 1 TB takes no space on a
             disk if nothing is in it.
     """
+    if isinstance(path, CloudPath):
+        return path.read_bytes()
     with open_file(path) as file:
         parts, left = [], limit + 1 - os.fstat(file.fileno()).st_size
         # Not by its size alone: those that the system makes as they are read have none, and may
@@ -220,6 +223,11 @@ def replacing(path: Path, *, follow_link: bool = True) -> Iterator[Path]:
     Raises:
         OSError: The system fails to write it, or to give it its name.
     """
+    if isinstance(path, CloudPath):
+        with tempfile.TemporaryDirectory() as folder:
+            yield (whole := Path(folder) / path.name)
+            path.upload(whole)
+        return
     path = _followed(path) if follow_link else path
     partial = path.with_name(f"{_partial_prefix(path)}{secrets.token_hex(_RANDOM_BYTES)}")
     try:
@@ -238,6 +246,8 @@ def remove_partials(path: Path, *, follow_link: bool = True) -> None:
         path: The file.
         follow_link: As they gave it to :func:`replacing`.
     """
+    if isinstance(path, CloudPath):  # an object appears whole
+        return
     path = _followed(path) if follow_link else path
     ending = "[0-9a-f]" * 2 * _RANDOM_BYTES
     for partial in path.parent.glob(f"{glob.escape(_partial_prefix(path))}{ending}"):
@@ -276,6 +286,8 @@ def check_destination(path: Path, what: str, endings: Sequence[str]) -> None:
             f"The {what} {path} does not say its format.",
             hint=f"Give it one of these endings: {', '.join(endings)}",
         )
+    if isinstance(path, CloudPath):
+        return
     target = path.resolve()
     if target.suffix.lower() not in endings:
         raise UsageError(
@@ -379,7 +391,7 @@ def check_all_different(paths: Mapping[str, Sequence[Path]]) -> None:
     named: dict[str, str] = {}
     for what, those in paths.items():
         for path in those:
-            place = os.path.normcase(path.resolve())
+            place = os.path.normcase(str(path.resolve()))
             if place in named:
                 raise UsageError(
                     f"The {named[place]} and the {what} {path} are the same file.",

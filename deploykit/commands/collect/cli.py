@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploykit.commands.predict.cli import show_summary
+from deploykit.commands.predict.cli import named_place, show_summary
 from deploykit.console.command import command
 from deploykit.console.options import Json, Verbose, named_path
 
@@ -16,7 +16,7 @@ def collect(
     run: Annotated[
         Path,
         typer.Argument(
-            parser=named_path,
+            parser=named_place,
             metavar="RUN",
             help="The folder of a run, beside its first output: predictions.csv.run",
         ),

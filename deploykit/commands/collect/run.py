@@ -18,6 +18,7 @@ from deploykit.commands.predict.tally import PredictionSummary
 from deploykit.commands.python import PathLike
 from deploykit.errors import BundleError, InputError
 from deploykit.specs.value import Value
+from deploykit.system.cloud import as_path
 from deploykit.system.files import replacing
 from deploykit.system.progress import Progress, silent
 
@@ -66,7 +67,7 @@ def collect(
         UsageError: An output is another run's; or somebody else is collecting.
         ImagesError: Not one file has a prediction.
     """
-    folder = Path(run)
+    folder = as_path(run)
     # Its name and what it is in count, of ``.`` too.
     ledger = Ledger(folder.resolve() if folder.name in ("", "..") else folder)
     if ledger.plan is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from deploykit.errors import UsageError
 from deploykit.proof.auto import AUTO
 from deploykit.specs.model import Precision
 from deploykit.specs.prediction import Prediction
+from deploykit.system.cloud import as_path
 from deploykit.system.files import STDOUT
 from deploykit.system.progress import Progress, silent
 
@@ -39,6 +41,7 @@ def predict(
     workers: int | None = None,
     gpus_per_worker: float = 0.0,
     bundle: BundleLike | None = None,
+    every: str | float | None = None,
     top_k: TopK | None = None,
     expected: PathLike | None = None,
     runtime: str = AUTO,
@@ -56,7 +59,8 @@ def predict(
     command writes them, and an interruption loses no row.
 
     Args:
-        source: A folder of images, a .txt file that lists them, or one image file.
+        source: A folder of images, a .txt file that lists them, a .tar, .zip or .parquet file, a
+            video, one image file; or the ``s3://``, ``gs://`` or ``https://`` URL of one.
         output: A table to write, or several: ``.csv``, ``.jsonl`` or ``.parquet``.
         html: A page to write, too.
         embeddings: Where to write what the network's last layer takes of each image, too: ``.npy``
@@ -71,6 +75,7 @@ def predict(
         gpus_per_worker: GPUs of each, or a part of one.
         bundle: What :func:`deploykit.export` returned, a bundle's name or its folder; None for the
             one there is, or the newest.
+        every: Of a video, the time from one frame to the next: seconds, ``"2s"`` or ``"500ms"``.
         top_k: How many classes a row ranks, or ``all``; None for at most 5.
         expected: A CSV of what is right: a path a row, then names of classes, or columns of 0 and
             1. None for what the images' folders say, where an image is of one class.
@@ -97,7 +102,7 @@ def predict(
     """
     tables = [output] if isinstance(output, Path | str) else output or ()
     request = PredictRequest(
-        Path(source),
+        as_path(source),
         top_k,
         runtime,
         precision,
@@ -106,20 +111,29 @@ def predict(
         tf32=tf32,
         expected=optional_path(expected),
         embeddings=embeddings is not None,
+        every=_seconds(every),
     )
     if not (tables or html or embeddings or resume or shard or on):
         return _rows(chosen_bundle(bundle, artifacts, progress), request, progress)
     with Outputs(
         [_named_table(path) for path in tables],
         source=request.source,
-        page=optional_path(html),
+        page=None if html is None else as_path(html),
         expected=request.expected,
-        embeddings=optional_path(embeddings),
+        embeddings=None if embeddings is None else as_path(embeddings),
         resume=resume,
         overwrite=overwrite,
         scheduler=chosen_scheduler(shard, on, workers, gpus_per_worker),
     ) as outputs:
         return predict_into(outputs, chosen_bundle(bundle, artifacts, progress), request, progress)
+
+
+def _seconds(every: str | float | None) -> Fraction | None:
+    if every is None:
+        return None
+    from deploykit.images.sources.video import parsed_every
+
+    return parsed_every(every)
 
 
 def _named_table(path: PathLike) -> Path:
@@ -130,7 +144,7 @@ def _named_table(path: PathLike) -> Path:
     """
     if Path(path) == STDOUT:
         raise UsageError("output must be a file: rows on stdout are the command's.")
-    return Path(path)
+    return as_path(path)
 
 
 def _rows(bundle: Bundle, request: PredictRequest, progress: Progress) -> Iterator[Prediction]:

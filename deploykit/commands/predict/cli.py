@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,7 @@ from deploykit.console.options import (
 )
 from deploykit.console.streams import reserved_stdout, write_while_read
 from deploykit.errors import UnreadableImagesError, UsageError
+from deploykit.system.cloud import as_path
 from deploykit.system.files import STDOUT
 
 if TYPE_CHECKING:
@@ -41,6 +43,21 @@ _DEFAULT_OUTPUT = Path("predictions.csv")
 CLUSTER = "A cluster"
 
 
+def named_place(text: str) -> Path:
+    """A path, or a URL, that is not empty."""
+    named_path(text)
+    return as_path(text)
+
+
+def _seconds(text: str) -> Fraction:
+    from deploykit.images.sources.video import parsed_every
+
+    try:
+        return parsed_every(text)
+    except UsageError as exc:
+        raise typer.BadParameter(f"{exc.message} {exc.hint}") from exc
+
+
 def _top_k(text: str) -> TopK:
     return "all" if text == "all" else whole_number(text)
 
@@ -49,14 +66,16 @@ def predict(
     source: Annotated[
         Path,
         typer.Argument(
-            parser=named_path,
+            parser=named_place,
             metavar="SOURCE",
-            help="A folder of images, a .txt file that lists them, or one image file.",
+            help="A folder of images, a .txt file that lists them, a .tar, .zip or .parquet file, "
+            "a video, one image; or the s3://, gs:// or https:// URL of one.",
         ),
     ],
     output: Annotated[
         list[Path] | None,
         typer.Option(
+            parser=named_place,
             metavar="FILE",
             help="The table: .csv, .jsonl or .parquet, or - for JSON lines on stdout; "
             f"repeatable.  [default: {_DEFAULT_OUTPUT}; of one image none]",
@@ -64,11 +83,16 @@ def predict(
     ] = None,
     html: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Write an HTML page with the images and their classes."),
+        typer.Option(
+            parser=named_place,
+            metavar="FILE",
+            help="Write an HTML page with the images and their classes.",
+        ),
     ] = None,
     embeddings: Annotated[
         list[Path] | None,
         typer.Option(
+            parser=named_place,
             metavar="FILE",
             help="Write what the network's last layer takes of each image, too: .npy or .parquet; "
             "of a bundle exported with --embeddings.",
@@ -78,6 +102,14 @@ def predict(
         bool,
         typer.Option("--overwrite", help="Replace outputs that another command wrote."),
     ] = False,
+    every: Annotated[
+        Fraction | None,
+        typer.Option(
+            parser=_seconds,
+            metavar="TIME",
+            help="Of a video: the time from one frame to the next, 2s or 500ms.  [default: 1s]",
+        ),
+    ] = None,
     top_k: Annotated[
         Any,
         typer.Option(
@@ -230,6 +262,7 @@ def predict(
                 threads=threads,
                 expected=expected,
                 embeddings=vectors is not None,
+                every=every,
             )
             chosen = find_bundle(bundle, artifacts, progress)
             with _telling_what_is_kept(outputs, console):
@@ -263,10 +296,10 @@ def show_summary(
 
 
 def _is_one_image(source: Path) -> bool:
-    from deploykit.images.scan import LIST_EXTENSION
+    from deploykit.images.sources.opening import is_one_image
 
     with contextlib.suppress(OSError):  # of which the run has more to say
-        return source.is_file() and source.suffix.lower() != LIST_EXTENSION
+        return is_one_image(source)
     return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.commands.predict.plan import Shard, path_of
@@ -13,6 +12,7 @@ from deploykit.commands.predict.tables import write_table
 from deploykit.commands.predict.tally import HostWork, PredictionSummary, ShardSummary, tally_of
 from deploykit.errors import ImagesError, InputError
 from deploykit.proof.text import status_of_run
+from deploykit.system.cloud import as_path
 from deploykit.system.files import remove_partials
 from deploykit.system.progress import Note, Progress, Step, silent
 from deploykit.system.text import counted
@@ -109,7 +109,7 @@ def write_outputs(
         bundle=bundle,
         spec=plan.session,
         top_k=plan.fingerprint.top_k,
-        source=Path(plan.fingerprint.source),
+        source=as_path(plan.fingerprint.source),
         root=path_of(plan.root),
         tally=tally_of(bundle.manifest.labels, skipped=plan.skipped),
         stage_seconds={},
@@ -136,7 +136,13 @@ def write_outputs(
         from deploykit.commands.predict.page import write_prediction_page
 
         rows = (row.row for row in ledger.rows())
-        write_prediction_page(summary, rows, outputs.page, progress)
+        write_prediction_page(
+            summary,
+            rows,
+            outputs.page,
+            progress,
+            lambda at: next(ledger.files([Shard(at, at + 1)], summary.root)),
+        )
     record_run(outputs.files, plan.fingerprint)
     return summary
 

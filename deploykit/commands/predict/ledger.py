@@ -13,24 +13,24 @@ import hashlib
 import itertools
 import os
 import re
-import secrets
-import shutil
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from deploykit.commands.predict.listed import FilesNow, file_of_line, listed_line
 from deploykit.commands.predict.plan import ListedFile, Plan, Shard
+from deploykit.commands.predict.store import store_of
 from deploykit.errors import InputError, UsageError
 from deploykit.images.scan import ImageFile
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.value import Value, decode_json
-from deploykit.system.files import open_file, read_file
+from deploykit.system.files import read_file
 from deploykit.system.threads import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from io import BufferedReader
     from pathlib import Path
 
@@ -41,6 +41,7 @@ _CHECKSUM_BYTES = 16
 _SEAL = b'{"checksum":"%s"}\n'
 _SEAL_BYTES = len(_SEAL % bytes(2 * _CHECKSUM_BYTES))
 _DIGEST_DIGITS = 12
+_OWN_NAME = re.compile(rf"list-[0-9a-f]+\.jsonl|\.list\..*|\.{re.escape(_PLAN)}\..*")
 _PART_NAME = re.compile(r"(\d{10,})-(\d{10,})-([0-9a-f]{12})\.jsonl")
 
 
@@ -94,6 +95,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._store = store_of(folder, folder / _PARTS)
         self.plan = self._read_plan()
 
     @property
@@ -105,28 +107,34 @@ class Ledger:
 
     # Plan and list --------------------------------------------------------------------------------
 
-    def begin(self, plan: Plan, files: Iterable[ImageFile]) -> None:
+    def begin(
+        self,
+        plan: Plan,
+        files: Iterable[ImageFile],
+        finish: Callable[[Plan], Plan] = lambda plan: plan,
+    ) -> None:
         """Make the list and the plan, unless somebody else has just made one: then take that.
 
         Args:
             plan: Without what follows from the list.
             files: What to list.
+            finish: Adds to the plan what is not known before all files are.
 
         Raises:
+            ImagesError: The source cannot be listed.
             InputError: The system refuses to write here.
         """
         with self._saying(self.folder):
-            (self.folder / _PARTS).mkdir(parents=True, exist_ok=True)
-            partial = self._partial(self.folder / "list")
             digest, count = hashlib.sha256(), 0
-            with partial.open("wb") as stream:
+            with self._store.writing() as (stream, keep):
                 for count, file in enumerate(files, start=1):
-                    line = _encode(_listed(count - 1, file)) + b"\n"
+                    line = _encode(listed_line(count - 1, file)) + b"\n"
                     digest.update(line)
                     stream.write(line)
-            plan = msgspec.structs.replace(plan, files=count, list_sha256=digest.hexdigest())
-            partial.replace(self._list(plan))
-            is_ours = self._create(self.folder / _PLAN, _encode(plan) + b"\n")
+                plan = msgspec.structs.replace(plan, files=count, list_sha256=digest.hexdigest())
+                plan = finish(plan)
+                keep(self._list(plan))
+            is_ours = self._store.create(self.folder / _PLAN, _encode(plan) + b"\n")
         self.plan = self._read_plan()
         if not is_ours and self.made.list_sha256 != plan.list_sha256:
             self._list(plan).unlink(missing_ok=True)
@@ -154,16 +162,16 @@ class Ledger:
                     listed = _decode_listed(lines.readline())
                     if listed.ordinal != ordinal:
                         raise ValueError(f"file {ordinal} is not where it should be")
-                    yield ImageFile(root, listed.path, listed.expected, listed.expected_labels)
+                    yield file_of_line(root, listed)
                 at = shard.stop
 
     def changed(self, root: Path) -> tuple[int, str]:
         """How many files are not as they were listed, and the first one's name."""
         found = 0, ""
+        now = FilesNow(root)
         with self._reading_list() as lines:
             for listed in map(_decode_listed, lines):
-                file = ImageFile(root, listed.path, listed.expected, listed.expected_labels)
-                if _listed(listed.ordinal, file) != listed:
+                if not now.is_as(listed):
                     found = found[0] + 1, found[1] or listed.path
         return found
 
@@ -182,12 +190,11 @@ class Ledger:
     def parts(self) -> list[Shard]:
         """What has its rows: in order, without overlap; of what two have, the longer counts."""
         stops = dict[int, int]()
-        with suppress(FileNotFoundError):
-            for name in os.listdir(self.folder / _PARTS):  # noqa: PTH208  # a million of them
-                match = _PART_NAME.fullmatch(name)
-                if match and match[3] == self.made.digest[:_DIGEST_DIGITS]:
-                    start, stop = int(match[1]), int(match[2])
-                    stops[start] = max(stop, stops.get(start, 0))
+        for name in self._store.names(self.folder / _PARTS):
+            match = _PART_NAME.fullmatch(name)
+            if match and match[3] == self.made.digest[:_DIGEST_DIGITS]:
+                start, stop = int(match[1]), int(match[2])
+                stops[start] = max(stop, stops.get(start, 0))
         parts, at = [], 0
         for start, stop in sorted(stops.items()):
             if at <= start < stop <= self.made.files:
@@ -236,13 +243,7 @@ class Ledger:
         """
         path = self._part(part)
         with self._saying(path):
-            partial = self._partial(path)
-            try:
-                partial.write_bytes(body + self._seal(body))
-                partial.replace(path)
-            finally:
-                with suppress(OSError):
-                    partial.unlink(missing_ok=True)
+            self._store.put(path, body + self._seal(body))
 
     def read(self, part: Shard) -> tuple[list[Row], Work] | None:
         """The rows of a part; None where it is not as a run wrote it."""
@@ -320,13 +321,15 @@ class Ledger:
         """
         try:
             (self.folder / _PLAN).unlink(missing_ok=True)
-            if (self.folder / _PARTS).exists():
-                shutil.rmtree(self.folder / _PARTS)
-            for pattern in ("list-*.jsonl", ".list.*", f".{_PLAN}.*"):
-                for path in self.folder.glob(pattern):
-                    path.unlink()
-            with suppress(OSError):  # something else is in it
-                self.folder.rmdir()
+            folders = {self.folder: _OWN_NAME, self.folder / _PARTS: _PART_NAME}
+            self._store.remove(
+                [
+                    folder / name
+                    for folder, own in folders.items()
+                    for name in self._store.names(folder)
+                    if own.fullmatch(name)
+                ]
+            )
         except OSError as exc:
             raise InputError(
                 f"{self.folder} cannot be removed: {exc.strerror or exc}.",
@@ -348,27 +351,6 @@ class Ledger:
         key = bytes.fromhex(self.made.digest)
         checksum = hashlib.blake2b(body, key=key, digest_size=_CHECKSUM_BYTES).hexdigest()
         return _SEAL % checksum.encode()
-
-    @staticmethod
-    def _partial(path: Path) -> Path:
-        return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-
-    def _create(self, path: Path, data: bytes) -> bool:
-        """Let a file appear whole, unless there is one of its name; tell whether it did."""
-        partial = self._partial(path)
-        try:
-            partial.write_bytes(data)
-            try:
-                os.link(partial, path)
-            except FileExistsError:
-                return False
-            except OSError:  # a file system without hard links
-                if path.exists():
-                    return False
-                partial.replace(path)
-            return True
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _read_plan(self) -> Plan | None:
         path = self.folder / _PLAN
@@ -396,7 +378,7 @@ class Ledger:
     def _reading_list(self) -> Iterator[BufferedReader]:
         path = self._list(self.made)
         try:
-            with open_file(path) as lines:
+            with self._store.reading(path) as lines:
                 yield lines
         except (OSError, ValueError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else exc
@@ -438,21 +420,6 @@ def part_body(
         for ordinal, (row, embedding) in enumerate(rows, start=start)
     ]
     return b"".join(line + b"\n" for line in (*lines, _encode(work)))
-
-
-def _listed(ordinal: int, file: ImageFile) -> ListedFile:
-    size = changed = None
-    with suppress(OSError):
-        found = file.path.stat()
-        size, changed = found.st_size, found.st_mtime_ns
-    return ListedFile(
-        ordinal=ordinal,
-        path=file.name,
-        size=size,
-        changed=changed,
-        expected=file.expected,
-        expected_labels=file.expected_labels,
-    )
 
 
 def _ordinal_from(lines: BufferedReader, place: int) -> int:

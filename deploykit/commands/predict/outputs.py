@@ -6,6 +6,7 @@ from collections import deque
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
+import msgspec
 from filelock import Timeout
 
 from deploykit.commands.predict.ledger import Ledger, run_folder
@@ -16,6 +17,7 @@ from deploykit.commands.predict.tables import check_outputs, json_line
 from deploykit.errors import InputError, UsageError
 from deploykit.specs.heads import ASSUMED_HEAD, Head
 from deploykit.specs.session import Closing
+from deploykit.system.cloud import CloudPath
 from deploykit.system.deps import need
 from deploykit.system.files import STDOUT, check_all_different, check_page_path, held
 from deploykit.system.progress import Note, Progress, silent
@@ -272,8 +274,8 @@ class Outputs(Closing):
             )
 
     def _make_plan(self, ledger: Ledger, run: PredictionRun) -> None:
-        scan = run.scan
-        if scan is None:
+        source = run.source
+        if source is None:
             raise RuntimeError("the files were not looked for")
         tables, page, embeddings = self._names(ledger)
         plan = Plan(
@@ -282,10 +284,8 @@ class Outputs(Closing):
             fingerprint=fingerprint_of(run),
             files=0,
             list_sha256="",
-            skipped=scan.skipped,
-            shard_size=shard_size_of(
-                len(scan.files), self.scheduler.workers, self.scheduler.shard_files
-            ),
+            skipped=0,
+            shard_size=1,
             shared=self.scheduler.shared,
             session=run.spec,
             bundle=kept_path(run.bundle.folder.absolute()),
@@ -294,13 +294,19 @@ class Outputs(Closing):
             page=page,
             embeddings=embeddings,
         )
+
+        def finished(plan: Plan) -> Plan:
+            scheduler = self.scheduler
+            size = shard_size_of(plan.files, scheduler.workers, scheduler.shard_files)
+            return msgspec.structs.replace(plan, skipped=source.skipped, shard_size=size)
+
         try:
-            ledger.begin(plan, scan.files)
+            ledger.begin(plan, source, finished)
         except InputError:
             if not self.scheduler.shared:
                 ledger.remove()
             raise
-        run.scan = None  # the list has it
+        run.source = None  # the list has it
 
     def _names(self, ledger: Ledger) -> tuple[tuple[str, ...], str | None, str | None]:
         """Tables, page and embeddings as a plan names them."""
@@ -378,6 +384,9 @@ def only_writer(output: Path) -> Iterator[None]:
     Raises:
         UsageError: Another run is writing it; or the system refuses to make the lock file.
     """
+    if isinstance(output, CloudPath):  # nothing locks an object; parts that are made twice are same
+        yield
+        return
     with ExitStack() as lock:
         try:
             lock.enter_context(held(output.with_name(f".{output.name}.lock")))

@@ -15,15 +15,17 @@ from deploykit.html.document import render, script_json, write_document
 from deploykit.html.thumbnails import ThumbnailChoice, make_thumbnails
 from deploykit.html.words import duration, percent, shares
 from deploykit.proof.text import proof_words
+from deploykit.system.cloud import CloudPath
 from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Progress, Step, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from markupsafe import Markup
 
     from deploykit.commands.predict.tally import PredictionSummary
+    from deploykit.images.scan import ImageFile
     from deploykit.specs.model import Labels
     from deploykit.specs.prediction import Prediction
 
@@ -52,6 +54,7 @@ def write_prediction_page(
     rows: Iterable[Prediction],
     path: Path,
     progress: Progress = silent,
+    file_at: Callable[[int], ImageFile] | None = None,
 ) -> None:
     """Write the page; one that is there is replaced when the new one is whole.
 
@@ -62,6 +65,7 @@ def write_prediction_page(
         rows: One prediction a file, in the order of the gallery.
         path: The page.
         progress: Called when the rows begin, and after every thumbnail.
+        file_at: Gives the file of a row; None where all are files below the run's folder.
 
     Raises:
         InputError: The system fails to write it: the disk may be full.
@@ -77,7 +81,7 @@ def write_prediction_page(
         "versions": installed_versions(),
         "root": printable(run.root),
         "photos_url": _url_of(run.root, path.parent),
-        "content": _Content(labels, run.root, progress),
+        "content": _Content(labels, run.root, progress, file_at),
         "head": {
             "several": head.several,
             "thresholds": _thresholds(labels),
@@ -101,13 +105,20 @@ class _Content:
         choice: Which of them get a thumbnail.
     """
 
-    def __init__(self, labels: Labels, root: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        labels: Labels,
+        root: Path,
+        progress: Progress,
+        file_at: Callable[[int], ImageFile] | None,
+    ) -> None:
         self.tally = tally_of(labels)
         self.choice = ThumbnailChoice(len(labels))
         self._several = labels.head.several
         self._classes = {label: i for i, label in enumerate(labels.names)}
         self._root = root
         self._progress = progress
+        self._file_at = file_at
 
     def rows_json(self, rows: Iterable[Prediction]) -> Iterator[Markup]:
         """Each row as JSON, see :meth:`_cells`; counted as it goes by."""
@@ -119,7 +130,7 @@ class _Content:
     def thumbnails_json(self) -> Iterator[Markup]:
         """``[place, JPEG in base64]`` of each chosen row; null where the file is gone."""
         chosen = self.choice.chosen()
-        for index, image in make_thumbnails(chosen, self._root, self._progress):
+        for index, image in make_thumbnails(chosen, self._root, self._progress, self._file_at):
             encoded = None if image is None else base64.b64encode(image).decode()
             yield script_json([index, encoded])
 
@@ -164,6 +175,10 @@ def _thresholds(labels: Labels) -> list[float | None]:
 
 def _url_of(folder: Path, base: Path) -> str:
     """Where a folder is, seen from another: relative where both are on one drive."""
+    if isinstance(folder, CloudPath):
+        return f"{folder}/"
+    if isinstance(base, CloudPath):
+        return f"{folder.absolute().as_uri()}/"
     try:
         relative = os.path.relpath(folder, base)
     except ValueError:  # Windows: no way leads from one drive to another

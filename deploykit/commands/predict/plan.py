@@ -14,6 +14,7 @@ from deploykit.commands.predict.provenance import Fingerprint
 from deploykit.images.scan import escape_name, unescape_name
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import Value
+from deploykit.system.cloud import CloudPath, as_path
 
 #: What a kill may cost, where a run is not so large that there would be too many parts.
 _SHARD_FILES = 32
@@ -40,7 +41,10 @@ class ListedFile(Value, frozen=True, omit_defaults=True):
         ordinal: Its place in the list, from 0.
         path: See :class:`deploykit.images.scan.ImageFile`, as the last two.
         size: In bytes; None of a file that was not there, as ``changed``.
-        changed: When it was changed, in nanoseconds of the epoch.
+        changed: When it was changed, in nanoseconds of the epoch; of an object its ETag. Of an
+            image in an archive it is the archive's.
+        inside: See :class:`deploykit.images.sources.SourceFile`, as the next.
+        at: Where the image is in its archive.
         expected: The class that is right; None where it is not known.
         expected_labels: The same where an image may be of several.
     """
@@ -48,7 +52,9 @@ class ListedFile(Value, frozen=True, omit_defaults=True):
     ordinal: _Count
     path: Annotated[str, msgspec.Meta(pattern=r"\A[^\0]+\Z")]
     size: int | None = None
-    changed: int | None = None
+    changed: int | str | None = None
+    inside: _Count = 0
+    at: int = 0
     expected: str | None = None
     expected_labels: tuple[str, ...] | None = None
 
@@ -116,9 +122,10 @@ def shard_size_of(files: int, workers: int, usual: int | None = None) -> int:
 
 def kept_path(path: Path) -> str:
     """A path as a text that leads to the same file, whatever bytes are in it."""
-    return "/".join(map(escape_name, path.as_posix().split("/")))
+    text = str(path) if isinstance(path, CloudPath) else path.as_posix()
+    return "/".join(map(escape_name, text.split("/")))
 
 
 def path_of(kept: str) -> Path:
     """What :func:`kept_path` wrote."""
-    return Path(unescape_name(kept))
+    return as_path(unescape_name(kept))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from deploykit.commands.predict.run import PredictionRun
 
 _SHOWN_HASH_DIGITS = 12
-_WORDS = {"top_k": "--top-k", "tf32": "--tf32", "source": "what is predicted"}
+_WORDS = {"top_k": "--top-k", "tf32": "--tf32", "every": "--every", "source": "what is predicted"}
 _HASHES = {"sha256": "the SHA-256 of {file}", "expected": "the SHA-256 of --expected"}
 #: Another version may decode or compute the last digits otherwise.
 _DECISIVE = (
@@ -52,6 +52,7 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
         versions: Of the packages that decode and compute.
         head: How logits decide for classes.
         expected: The SHA-256 of the table of labels; empty without one.
+        every: Of a video, from one frame to the next: ``0.5s``; empty where nobody said.
     """
 
     file: str
@@ -67,6 +68,7 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
     versions: dict[str, str]
     head: Head = ASSUMED_HEAD
     expected: str = ""
+    every: str = ""
 
     def way_back(self, now: Fingerprint) -> str:
         """What to do so that another fingerprint becomes this one: ``add --top-k 5``."""
@@ -78,6 +80,8 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
         if options := self._options_not_of(now):
             ways.append(f"add {command_line(options)}")
         ways += (f"leave out {option}" for option in now._flags_not_of(self))
+        if now.every and not self.every:
+            ways.append("leave out --every")
         # Another runtime has other files, and is told already.
         if others & {"labels", "preprocessing"} or (
             others & {"file", "sha256"}
@@ -104,6 +108,8 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
             options += ["--runtime", self.runtime, "--precision", self.precision]
         if self.top_k != now.top_k:
             options += ["--top-k", str(self.top_k)]
+        if self.every and self.every != now.every:
+            options += ["--every", self.every]
         for flag in self._flags_not_of(now):
             options += [flag, "FILE"] if flag == "--embeddings" else [flag]
         return options
@@ -154,6 +160,7 @@ def fingerprint_of(run: PredictionRun) -> Fingerprint:
         source=printable(run.request.source.resolve()),
         versions=decisive_versions(getattr(run.session, "versions", installed_versions())),
         head=ASSUMED_HEAD if head.is_assumed else head,
+        every="" if run.request.every is None else f"{float(run.request.every):g}s",
         expected="" if run.request.expected is None else sha256_of(run.request.expected),
     )
 

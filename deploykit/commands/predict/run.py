@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -15,7 +16,10 @@ import numpy as np
 from deploykit.bundle.folder import Bundle
 from deploykit.commands.predict.tally import tally_of
 from deploykit.errors import UsageError
-from deploykit.images.scan import FolderPresence, ImageFile, Scan, root_of, scan_images
+from deploykit.images.scan import FolderPresence, ImageFile, Scan
+from deploykit.images.sources import Listed, Source
+from deploykit.images.sources.ahead import read_ahead
+from deploykit.images.sources.opening import open_source, source_root
 from deploykit.inference.pipeline import AnsweredBatch, answer_files, shared_work
 from deploykit.proof.auto import AUTO, open_best, open_with_embeddings
 from deploykit.specs.model import Labels, Precision
@@ -39,7 +43,7 @@ class PredictRequest:
     """What to predict, and how.
 
     Attributes:
-        source: A folder, a .txt file that lists images, or one image file.
+        source: See :func:`deploykit.images.sources.opening.open_source`.
         expected: A table of what is right, see :func:`deploykit.images.truth.read_truth`; without
             one the folders name the classes of images, where an image is of one class.
         top_k: How many classes a row ranks; None for min(5, K).
@@ -51,6 +55,7 @@ class PredictRequest:
             they only decode.
         tf32: Whether a GPU may compute FP32 in TensorFloat-32.
         embeddings: Whether to run the graph that gives embeddings, too.
+        every: Of a video, seconds from one frame to the next; None for 1.
     """
 
     source: Path
@@ -62,6 +67,7 @@ class PredictRequest:
     tf32: bool = False
     expected: Path | None = None
     embeddings: bool = False
+    every: Fraction | None = None
 
     def __post_init__(self) -> None:
         for option, number in (("--batch-size", self.batch_size), ("--threads", self.threads)):
@@ -86,11 +92,11 @@ class PredictionRun(Closing):
         bundle: What predicts.
         request: What to predict.
         session: What answers; close the run, not this.
-        scan: The files that were found; None where a plan lists them.
+        source: Where the images come from; None where a plan lists them.
         tally: What the rows so far add up to, of who iterates.
         clock: What the stages took so far.
         top_k: How many classes a row ranks.
-        root: The folder that the rows' paths are relative to.
+        root: What the rows' paths are relative to.
 
     Raises:
         UsageError: A number or a runtime that makes no sense.
@@ -113,18 +119,17 @@ class PredictionRun(Closing):
         self._progress = progress
         labels = bundle.manifest.labels
         self.top_k = checked_top(request.top_k, len(labels))
-        self.scan: Scan | None = None
+        self.source: Source | None = None
         if listed:
-            self.root = root_of(request.source)
+            self.root = source_root(request.source)
         else:
             progress(Step("scanning"))
-            self.scan = _scanned(request, labels, progress)
-            self.root = self.scan.root
+            self.source = _opened(request, labels, progress)
+            self.root = self.source.root
         self._presence = FolderPresence(self.root)
-        self.tally = tally_of(labels, skipped=0 if self.scan is None else self.scan.skipped)
+        self.tally = tally_of(labels)
         progress(Step("opening", detail=bundle.name))
-        count = None if self.scan is None else len(self.scan.files)
-        far = None if opener is None else opener(bundle, request, self.root, count, progress)
+        far = None if opener is None else opener(bundle, request, self.root, progress)
         self.session: Session = far or _opener(request)(
             bundle,
             runtime=request.runtime,
@@ -150,7 +155,8 @@ class PredictionRun(Closing):
 
     def __iter__(self) -> Iterator[Prediction]:
         """Yield one row a file, in the order of the scan; see :meth:`answers`."""
-        files = () if self.scan is None else self.scan.files
+        files = () if self.source is None else tuple(self.source)
+        self.tally.skipped = 0 if self.source is None else self.source.skipped
         start = time.perf_counter()
         for row, _ in self.answers(files, len(files)):
             self.tally.add(row)
@@ -178,8 +184,9 @@ class PredictionRun(Closing):
         """
         labels, total = self.bundle.manifest.labels, done + count
         self._progress(Step("predicting", done, total, unit="images"))
+        read = read_ahead(files)
         batches = answer_files(
-            files,
+            read,
             self.bundle.manifest.preprocessing,
             self.session,
             count=count,
@@ -188,7 +195,7 @@ class PredictionRun(Closing):
             clock=self.clock,
             embedded=self.request.embeddings,
         )
-        with contextlib.closing(batches):
+        with contextlib.closing(read), contextlib.closing(batches):
             for batch in batches:
                 if any(failure and failure.status in _NOT_THERE for failure in batch.failures):
                     self._presence.check()
@@ -199,13 +206,14 @@ class PredictionRun(Closing):
                 self._progress(Step("predicting", done, total, unit="images"))
 
 
-def _scanned(request: PredictRequest, labels: Labels, progress: Progress) -> Scan:
-    """The files of a source, with what is right of each where that is known."""
+def _opened(request: PredictRequest, labels: Labels, progress: Progress) -> Source:
+    """A source, with what is right of each image where that is known."""
     several = labels.head.several
     by_folder = request.expected is None and not several
-    scan = scan_images(request.source, labels.names if by_folder else None)
+    source = open_source(request.source, labels.names if by_folder else (), every=request.every)
     if request.expected is None:
-        return scan
+        return source
+    scan = Scan(source.path, source.root, tuple(source), source.skipped)
     from deploykit.images.truth import read_truth
 
     known = read_truth(request.expected, scan, labels, progress).rows
@@ -216,7 +224,7 @@ def _scanned(request: PredictRequest, labels: Labels, progress: Progress) -> Sca
             return replace(file, expected_labels=classes)
         return replace(file, expected=classes[0] if classes else None)
 
-    return replace(scan, files=tuple(map(with_truth, scan.files)))
+    return Listed(scan, map(with_truth, scan.files))
 
 
 def _opener(request: PredictRequest) -> Callable[..., Session]:

@@ -318,10 +318,6 @@ def test_ray_workers_are_spread(predict):
     assert predict(cluster, workers=4).report.workers == {"a": 2, "b": 2}
 
 
-def test_ray_few_files_take_few_workers(predict):
-    assert sum(predict(FakeCluster(("a", 64, 0))).report.workers.values()) == 12
-
-
 @pytest.mark.parametrize("options", [{"threads": 3}, {"gpus_per_worker": 1}])
 def test_ray_without_room_does_not_hang(predict, options):
     with pytest.raises(DeviceError, match="no host with room for a worker"):

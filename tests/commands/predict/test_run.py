@@ -223,7 +223,7 @@ def test_predict_progress_counts_every_file(exported_bundle, broken_folder):
     events = []
     request = PredictRequest(broken_folder, batch_size=4)
     with PredictionRun(exported_bundle, request, events.append) as run:
-        files = run.scan.files
+        files = [*run.source]
         assert len([*run.answers(files[1:], 5, done=1)]) == 5
     steps = [event for event in events if not isinstance(event, Note)]
     assert [step.stage for step in steps[:3]] == ["scanning", "opening", "predicting"]

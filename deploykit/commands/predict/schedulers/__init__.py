@@ -56,7 +56,6 @@ class Scheduler(Protocol):
         bundle: Bundle,
         request: PredictRequest,
         root: Path,
-        files: int | None,
         progress: Progress,
     ) -> Session | None:
         """What stands for the sessions of others; None where this process opens its own.
@@ -65,7 +64,6 @@ class Scheduler(Protocol):
             bundle: What predicts.
             request: What to predict, and how.
             root: The folder that the files' names are relative to.
-            files: How many there are; None where that is not known yet.
             progress: Told what becomes of them.
 
         Raises:
@@ -101,7 +99,6 @@ class Here:
         bundle: Bundle,
         request: PredictRequest,
         root: Path,
-        files: int | None,
         progress: Progress,
     ) -> None:
         """This process opens its own."""

@@ -15,7 +15,7 @@ import msgspec
 
 import deploykit
 from deploykit.commands.predict.ledger import Work
-from deploykit.commands.predict.plan import Shard
+from deploykit.commands.predict.plan import Shard, kept_path
 from deploykit.commands.predict.schedulers.dispatch import Dispatcher
 from deploykit.commands.predict.schedulers.ray_cluster import (
     Host,
@@ -27,8 +27,11 @@ from deploykit.commands.predict.schedulers.ray_cluster import (
 from deploykit.commands.predict.schedulers.ray_worker import Order, digest_of, packed
 from deploykit.commands.predict.tally import ClusterReport
 from deploykit.errors import DeviceError, UsageError
+from deploykit.images.scan import ImageFile
+from deploykit.images.sources import SourceFile
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.session import Closing, ImageBatch, Logits, SessionSpec
+from deploykit.system.cloud import CloudPath
 from deploykit.system.progress import Note, Step
 from deploykit.system.text import counted
 
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
     from deploykit.commands.predict.run import PredictionRun, PredictRequest
     from deploykit.commands.predict.schedulers import Show
     from deploykit.commands.predict.schedulers.ray_worker import FileOnTheWire, Sample
-    from deploykit.images.scan import ImageFile
     from deploykit.system.progress import Progress
 
 CRASHED = "crashed-worker"
@@ -167,7 +169,6 @@ class OnRay(Closing):
         bundle: Bundle,
         request: PredictRequest,
         root: Path,
-        files: int | None,
         progress: Progress,
     ) -> _FarSession:
         """Start workers, and wait until one has opened its session; see :class:`Scheduler`.
@@ -182,7 +183,7 @@ class OnRay(Closing):
         progress(Step("connecting", detail=self.on))
         self._cluster = RayCluster(self.on)
         try:
-            self._tell_room(files)
+            self._tell_room()
             progress(Step("opening", detail=f"{bundle.name} on {counted(self._room, 'worker')}"))
             while self._expected is None:
                 self._turn()
@@ -211,7 +212,7 @@ class OnRay(Closing):
         room = min(by_cpu, int(host.gpus / self.gpus)) if self.gpus else by_cpu
         return min(room, self._most_on.get(host.id, room))
 
-    def _tell_room(self, files: int | None) -> None:
+    def _tell_room(self) -> None:
         hosts = self._ray.hosts().values()
         room = sum(map(self._room_on, hosts))
         what = f"{self._request.threads or 1} CPUs" if not self.gpus else f"{self.gpus:g} GPUs"
@@ -227,9 +228,6 @@ class OnRay(Closing):
             )
         cpus = max(map(self._cpus_on, hosts))
         self._files = cpus * (_FILES_A_CPU_BESIDE_GPU if self.gpus else _FILES_A_CPU)
-        if files is not None:  # a process for a few files would begin when they are done
-            few = -(-files // self._files)
-            self.wanted = few if self.wanted is None else min(few, self.wanted)
         self._room = room if self.wanted is None else min(room, self.wanted)
 
     def _order(self, host: Host) -> bytes:
@@ -242,7 +240,7 @@ class OnRay(Closing):
                 host=host.name,
                 bundle=str(self._bundle.folder.absolute()),
                 digest=digest_of(self._bundle.manifest),
-                root=str(self._root.absolute()),
+                root=kept_path(self._root.absolute()),
                 top_k=top_k or min(5, len(names)),
                 runtime=spec.runtime if spec else request.runtime,
                 precision=spec.precision if spec else request.precision,
@@ -466,8 +464,13 @@ class OnRay(Closing):
         samples = []
         firsts = [Shard(start, start + 1) for start, _ in missing[::step][:_SAMPLES]]
         for file in self._ledger.files(firsts, self._run_root):
+            name = file.name
+            if isinstance(file, SourceFile):  # an archive here, or an object for all hosts
+                name = name[: file.inside]
+            if not name or isinstance(self._run_root, CloudPath):
+                continue
             try:
-                samples.append((file.name, file.path.stat().st_size))
+                samples.append((name, ImageFile(self._run_root, name).path.stat().st_size))
             except OSError:  # a row will say so
                 continue
         return samples
@@ -491,4 +494,12 @@ class OnRay(Closing):
 
 
 def _on_the_wire(file: ImageFile) -> FileOnTheWire:
-    return file.name, file.expected, file.expected_labels
+    place = {}
+    if isinstance(file, SourceFile):
+        place = {
+            "size": file.size,
+            "changed": file.changed,
+            "inside": file.inside,
+            "at": file.at,
+        }
+    return file.name, file.expected, file.expected_labels, place

@@ -23,10 +23,12 @@ import deploykit
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import MANIFEST_NAME, Manifest
 from deploykit.commands.predict.ledger import part_body
+from deploykit.commands.predict.plan import path_of
 from deploykit.commands.predict.run import PredictionRun, PredictRequest
 from deploykit.commands.predict.schedulers import PartClock
 from deploykit.errors import BundleError, DeploykitError
 from deploykit.images.scan import ImageFile
+from deploykit.images.sources import listed_file
 from deploykit.specs.value import Value
 from deploykit.system.deps import installed_versions
 from deploykit.system.files import staged
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 
     from deploykit.bundle.folder import Bundle
 
-FileOnTheWire: TypeAlias = tuple[str, str | None, tuple[str, ...] | None]
-"""Name, ``expected`` and ``expected_labels`` of an :class:`ImageFile`."""
+FileOnTheWire: TypeAlias = tuple[str, str | None, tuple[str, ...] | None, dict[str, Any]]
+"""What :func:`~deploykit.images.sources.listed_file` takes, the last its ``place``."""
 
 Sample: TypeAlias = tuple[str, int]
 """The name of a file, and its size in bytes."""
@@ -50,7 +52,8 @@ class Order(Value, frozen=True):
         host: What the host is called in the rows' parts.
         bundle: The bundle's folder where the run was begun.
         digest: See :func:`digest_of`.
-        root: The folder that the files' names are relative to.
+        root: What the files' names are relative to, see
+            :func:`~deploykit.commands.predict.plan.kept_path`.
         top_k: How many classes a row ranks.
         runtime: See :class:`~deploykit.commands.predict.run.PredictRequest`, as the others.
         precision: The deploy graph's.
@@ -101,7 +104,7 @@ class RayWorker:
             if bundle is None:
                 return {"wants_bundle": True}
             request = PredictRequest(
-                source=Path(told.root),
+                source=path_of(told.root),
                 top_k=told.top_k,
                 runtime=told.runtime,
                 precision=told.precision,  # type: ignore[arg-type]  # opening it checks the name
@@ -121,7 +124,8 @@ class RayWorker:
         """See whether the photos are here, and the golden images have the recorded answers.
 
         Args:
-            samples: Some of the files. One that is here is enough: others may have vanished.
+            samples: Some of the files, or archives. One that is here is enough: others may have
+                vanished.
         """
         from deploykit.proof.self_test import judge_golden
 
@@ -153,7 +157,11 @@ class RayWorker:
         run = self._opened()
         clock = PartClock(run, self._host)
         try:
-            rows = [*run.answers((ImageFile(run.root, *each) for each in files), len(files))]
+            there = (
+                listed_file(run.root, name, expected, labels, **place)
+                for name, expected, labels, place in files
+            )
+            rows = [*run.answers(there, len(files))]
         except DeploykitError as exc:
             return {"refused": exc.message}
         return {"body": part_body(start, rows, clock.work())}
