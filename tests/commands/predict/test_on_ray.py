@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def whole(monkeypatch, tmp_path, exported_bundle, photo_folder):
     table = tmp_path / "whole.csv"
     deploykit.predict(photo_folder, output=table, bundle=exported_bundle.folder, batch_size=1)
     return table.read_bytes()
+
+
+def test_ray_reads_archives(predict, whole, photo_folder):
+    """Names go out, never bytes: each worker opens the archive."""
+    with tarfile.open("photos.tar", "w") as tar:
+        for photo in sorted(photo_folder.rglob("*.png")):
+            tar.add(photo, photo.relative_to(photo_folder).as_posix())
+    predict(FakeCluster(("a", 2, 0)), source=Path("photos.tar"))
+    assert TABLE.read_bytes().replace(b"photos.tar/", b"") == whole
 
 
 def test_ray_table_is_that_of_one_process(predict, whole):
