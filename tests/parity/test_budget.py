@@ -130,7 +130,7 @@ def test_tolerance_of_accuracy_without_labels_is_unproven():
     found = compared(0)
     assert rule.exceeded(found) == ()
     assert rule.reasons(found) == (
-        "its budget is a drop of accuracy, and of no image the class is known",
+        "its budget is a drop of accuracy, and the class is known of 0 images; 29 are the least",
     )
 
 

@@ -53,7 +53,7 @@ def write_embeddings(path: Path, rows: Iterable[Row], *, count: int, size: int) 
     try:
         with replacing(path) as partial:
             if path.suffix.lower() == ".parquet":
-                _write_parquet(partial, rows, size, missing)
+                _write_parquet(partial, rows, size)
             else:
                 with partial.open("wb") as file:
                     header = {"descr": "<f4", "fortran_order": False, "shape": (count, size)}
@@ -66,14 +66,18 @@ def write_embeddings(path: Path, rows: Iterable[Row], *, count: int, size: int) 
         ) from exc
 
 
-def _write_parquet(path: Path, rows: Iterable[Row], size: int, missing: bytes) -> None:
-    """Write path and embedding, group by group, uncompressed: nothing repeats in them."""
+def _write_parquet(path: Path, rows: Iterable[Row], size: int) -> None:
+    """Write path and embedding, group by group, uncompressed: nothing repeats in them.
+
+    The lists are of no fixed size, though all have the same: pyarrow before 26 cannot read back a
+    null of such a type.
+    """
     pyarrow, parquet = need("pyarrow"), need("pyarrow.parquet")
     values = pyarrow.field("item", pyarrow.float32(), nullable=False)
     schema = pyarrow.schema(
         [
             pyarrow.field("path", pyarrow.string(), nullable=False),
-            pyarrow.field("embedding", pyarrow.list_(values, size)),
+            pyarrow.field("embedding", pyarrow.list_(values)),
         ]
     )
     step = max(1, _GROUP_BYTES // (size * _VALUE_BYTES))
@@ -85,14 +89,16 @@ def _write_parquet(path: Path, rows: Iterable[Row], size: int, missing: bytes) -
         ) as writer,
     ):
         while group := [*islice(remaining, step)]:
-            numbers = np.frombuffer(b"".join(row.embedding or missing for row in group), "<f4")
-            # A bit a row. FixedSizeListArray.from_arrays(mask=...) would take 70 ms to make
-            # ready all that pyarrow can compute.
-            valid = np.packbits([row.embedding is not None for row in group], bitorder="little")
+            there = np.array([row.embedding is not None for row in group])
+            numbers = np.frombuffer(b"".join(row.embedding or b"" for row in group), "<f4")
+            offsets = np.cumsum([0, *(there * size)], dtype=np.int32)
+            # A bit a row. ListArray.from_arrays(mask=...) would take 70 ms to make ready all that
+            # pyarrow can compute.
+            valid = np.packbits(there, bitorder="little")
             embeddings = pyarrow.Array.from_buffers(
                 schema.field("embedding").type,
                 len(group),
-                [pyarrow.py_buffer(valid)],
+                [pyarrow.py_buffer(valid), pyarrow.py_buffer(offsets)],
                 children=[pyarrow.array(numbers)],
             )
             paths = pyarrow.array([row.row.path for row in group], pyarrow.string())

@@ -240,7 +240,7 @@ class Strategy(ABC):
         if not trials(first):
             if self._undecided:
                 raise ParityError(
-                    f"{self._name} cannot be judged on these photos: {self._why}.",
+                    f"{self.scheme.graph} cannot be judged on these photos: {self._why}.",
                     hint="Give photos that the network decides: --images DIR",
                 )
             self._progress(Note(f"{self.scheme.graph} does not pass yet: {self._why}"))
@@ -324,7 +324,7 @@ class Strategy(ABC):
         expired = trials.expired and self._why
         if not self._why:
             self._passes(frozenset())  # the scan kept every node: what would happen without
-        message = f"{self._name} does not pass: {self._why}.{self.worst_nodes()} "
+        message = f"{self.scheme.graph} does not pass: {self._why}.{self.worst_nodes()} "
         if expired:
             return ParityError(
                 f"{message}In {trials.seconds:.0f} s the search tried "

@@ -273,16 +273,22 @@ def test_quantize_on_undecidable_images_is_refused(toy, tmp_path):
     dark = make_photos(tmp_path / "dark", brightness=0)
     for shade, path in enumerate(dark.rglob("*.png")):
         Image.new("RGB", (16, 16), (shade, shade, shade)).save(path)
-    with pytest.raises(ParityError, match="INT8 cannot be judged on these photos") as caught:
+    with pytest.raises(ParityError, match=r"int8\.onnx cannot be judged on these photos") as caught:
         quantize_bundle(bundle, QuantizeRequest(images=dark))
     assert "margin" in caught.value.message
     assert "--images" in caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("sets", "told"), [(("avx2",), True), (("avx2", "avx512_vnni"), False), (("asimddp",), False)]
+    ("machine", "sets", "told"),
+    [
+        ("x86_64", ("avx2",), True),
+        ("x86_64", ("avx2", "avx512_vnni"), False),
+        ("aarch64", ("asimddp",), False),
+    ],
 )
-def test_quantize_warns_of_saturating_cpus(toy, monkeypatch, sets, told):
+def test_quantize_warns_of_saturating_cpus(toy, monkeypatch, machine, sets, told):
+    monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr("deploykit.commands.quantize.run.saturates_int8", saturates_int8)
     monkeypatch.setattr("deploykit.commands.quantize.run.read_cpu", lambda: Cpu("Old CPU", sets))
     notes = []
@@ -400,7 +406,7 @@ def test_quantize_failed_on_its_own_runtime(toy, judged, made_for):
 @needs_int8
 def test_quantize_failed_on_openvino_tries_no_other(toy, judged):
     asked = judged(lambda photos, spec: "no")
-    with pytest.raises(ParityError, match=r"INT8 does not pass: (.*; )?no\."):
+    with pytest.raises(ParityError, match=r"deploy/int8\.onnx does not pass: (.*; )?no\."):
         quantize_bundle(toy("Pooled"))
     assert set(asked) == {OPENVINO}
 
