@@ -50,7 +50,7 @@ def test_predict_loads_onnxruntime_and_few_modules(exported_bundle, photo_folder
     )
     assert loaded & HEAVY == {"onnxruntime"}
     ours = {name for name in loaded if name.split(".")[0] == "deploykit"}
-    assert len(ours) <= 80, sorted(ours)
+    assert len(ours) <= 81, sorted(ours)
     assert not [name for name in ours if name.split(".")[1:2] in (["models"], ["graph"])]
     commands = {name.split(".")[2] for name in ours if name.startswith("deploykit.commands.")}
     assert commands == {"app", "predict"}

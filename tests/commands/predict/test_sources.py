@@ -1,7 +1,9 @@
 """Predicting what is in archives and videos: tables, resuming, and the page."""
 
+import base64
 import csv
 import io
+import re
 import sys
 import tarfile
 import zipfile
@@ -77,11 +79,15 @@ def test_page_opens_no_path_that_an_archive_names(predict, tmp_path):
     (tmp_path / "x.zip.folder").mkdir()
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("../secret.png", blue.getvalue())
-    code, _, _ = predict("x.zip", "--output", "rows.csv")
+    code, _, _ = predict("x.zip", "--output", "rows.csv", "--html", "page.html")
     assert code == 0
     (row,) = rows_of(tmp_path / "rows.csv")
     assert row["path"] == "x.zip/../secret.png"
     assert row["label"] == "blue"
+    page = (tmp_path / "page.html").read_text("utf-8")
+    (shown,) = re.findall(r'"(/9j/[A-Za-z0-9+/=]+)"', page)  # as each JPEG begins
+    red, _, blue = Image.open(io.BytesIO(base64.b64decode(shown))).convert("RGB").getpixel((9, 9))
+    assert blue > 200 > 50 > red
 
 
 def test_video_rows_and_every(predict, tmp_path, monkeypatch):

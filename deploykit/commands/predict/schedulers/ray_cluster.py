@@ -200,4 +200,5 @@ def _short(exc: BaseException) -> str:
     """The last line that says something, of what may be pages."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     text = " ".join(lines) if len(lines) < 4 else lines[-1]
-    return text[:_REASON_CHARACTERS] or type(exc).__name__
+    told, _, _ = text.partition(" Some common causes include")  # a list of what it might be
+    return told[:_REASON_CHARACTERS] or type(exc).__name__
