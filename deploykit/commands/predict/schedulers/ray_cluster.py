@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 from contextlib import contextmanager, suppress
@@ -80,6 +81,8 @@ class RayCluster(Closing):
             except ConnectionError:
                 if named != "auto":
                     raise
+                # Or Ray makes one, and leaves it in the user's home.
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
                 self._ray.init(
                     address="local",
                     num_cpus=usable_cpus(),
