@@ -14,7 +14,8 @@ import deploykit
 PAGE = Path(deploykit.__file__).parents[1] / "docs" / "frameworks.md"
 #: A small Ray on this machine, whose dashboard and workers are of no use here.
 LOCAL_RAY = (
-    "import ray; ray.init(num_cpus=2, object_store_memory=80_000_000, include_dashboard=False)"
+    "import ray; ray.init(num_cpus=2, object_store_memory=80_000_000, include_dashboard=False, "
+    "_node_ip_address='127.0.0.1')"
 )
 #: Likewise; Java's better compiler takes longer than the program.
 LOCAL_SPARK = """

@@ -422,6 +422,8 @@ def ray_cluster(tmp_path_factory):
     control = tmp_path_factory.mktemp("control")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for module in "ray._private.services", "ray.util":  # nobody else is to reach it
+            monkeypatch.setattr(f"{module}.get_node_ip_address", lambda *_, **__: "127.0.0.1")
         node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=node)
         try:
