@@ -81,14 +81,13 @@ class RayCluster(Closing):
             except ConnectionError:
                 if named != "auto":
                     raise
-                # Or Ray makes one, and leaves it in the user's home.
+                # Nobody else knows it. Ray would make one, and leave it in the user's home.
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
                 self._ray.init(
                     address="local",
                     num_cpus=usable_cpus(),
                     object_store_memory=_MOST_STORE_BYTES,
                     include_dashboard=False,
-                    _node_ip_address="127.0.0.1",  # for this process alone
                     **quiet,
                 )
         except Exception as exc:  # of which Ray raises plain ones: its node "timed out"
