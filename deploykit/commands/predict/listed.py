@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deploykit.commands.predict.plan import ListedFile
 from deploykit.errors import ImagesError
 from deploykit.images.scan import ImageFile
-from deploykit.images.sources import SourceFile, listed_file, stamp_of
+from deploykit.images.sources import SourceFile, listed_file, place_in_source, stamp_of
 from deploykit.system.cloud import CloudPath
 
 if TYPE_CHECKING:
@@ -32,28 +32,17 @@ def file_of_line(root: Path, listed: ListedFile) -> ImageFile:
 
 def listed_line(ordinal: int, file: ImageFile) -> ListedFile:
     """The line of a file: what it is like now, where nobody has said yet."""
-    if isinstance(file, SourceFile):
-        return ListedFile(
-            ordinal=ordinal,
-            path=file.name,
-            size=file.size,
-            changed=file.changed,
-            inside=file.inside,
-            at=file.at,
-            expected=file.expected,
-            expected_labels=file.expected_labels,
-        )
-    size = changed = None
-    with suppress(OSError):
-        found = file.path.stat()
-        size, changed = found.st_size, found.st_mtime_ns
+    place = place_in_source(file)
+    if not place:
+        with suppress(OSError):
+            found = file.path.stat()
+            place = {"size": found.st_size, "changed": found.st_mtime_ns}
     return ListedFile(
         ordinal=ordinal,
         path=file.name,
-        size=size,
-        changed=changed,
         expected=file.expected,
         expected_labels=file.expected_labels,
+        **place,
     )
 
 

@@ -191,6 +191,13 @@ def listed_file(
     return ImageFile(root, name, expected, expected_labels)
 
 
+def place_in_source(file: ImageFile) -> dict[str, Any]:
+    """What :func:`listed_file` takes as ``place``; nothing of a file of its own on this machine."""
+    if not isinstance(file, SourceFile):
+        return {}
+    return {"size": file.size, "changed": file.changed, "inside": file.inside, "at": file.at}
+
+
 def members_of(
     root: Path, name: str, place: Path, container: Container, count: Callable[[], None]
 ) -> Iterator[tuple[SourceFile, str | None]]:

@@ -28,7 +28,7 @@ from deploykit.commands.predict.schedulers.ray_worker import Order, digest_of, p
 from deploykit.commands.predict.tally import ClusterReport
 from deploykit.errors import DeviceError, UsageError
 from deploykit.images.scan import ImageFile
-from deploykit.images.sources import SourceFile
+from deploykit.images.sources import SourceFile, place_in_source
 from deploykit.specs.prediction import Prediction
 from deploykit.specs.session import Closing, ImageBatch, Logits, SessionSpec
 from deploykit.system.cloud import CloudPath
@@ -494,12 +494,4 @@ class OnRay(Closing):
 
 
 def _on_the_wire(file: ImageFile) -> FileOnTheWire:
-    place = {}
-    if isinstance(file, SourceFile):
-        place = {
-            "size": file.size,
-            "changed": file.changed,
-            "inside": file.inside,
-            "at": file.at,
-        }
-    return file.name, file.expected, file.expected_labels, place
+    return file.name, file.expected, file.expected_labels, place_in_source(file)
