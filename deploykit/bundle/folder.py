@@ -343,8 +343,8 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         with contextlib.ExitStack() as lock:
             while folder.parent.is_dir():
-                # Whoever made the home may just have removed it.
-                with contextlib.suppress(FileNotFoundError):
+                # Whoever made the home may just have removed it, or be making it again.
+                with contextlib.suppress(FileNotFoundError, FileExistsError):
                     lock.enter_context(locked(folder, replacing=True))
                     break
             yield

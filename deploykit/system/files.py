@@ -74,8 +74,10 @@ def home_of(folder: Path) -> Iterator[Path]:
                     home.mkdir(parents=True, exist_ok=True)
                     beside = stack.enter_context(staged(home))
                     break
-                except FileNotFoundError as exc:  # who else has made the home has just removed it
-                    if not left:
+                # Who else has made the home has just removed it; `mkdir` says "exists" where it
+                # went between its two looks.
+                except (FileNotFoundError, FileExistsError) as exc:
+                    if not left or home.is_file():
                         raise InputError(
                             f"The folder {home} cannot be made: {refusal(exc)}.",
                             hint="Write somewhere else.",
