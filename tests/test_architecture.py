@@ -36,6 +36,7 @@ COMMANDS = {
     "export": {"diagnose"},
     "inspect": {"quantize"},
     "quantize": {"diagnose"},
+    "serve": {"predict"},
     "verify": {"diagnose", "export"},
 }
 #: What the Python functions of all commands share; it is no command.

@@ -52,6 +52,10 @@ COMMANDS = {
         "Make the tables of a run in shards.",
         "deploykit collect birds.csv.run",
     ),
+    "serve": _Entry(
+        "Serve a bundle over HTTP: predict images, KServe v2, metrics.",
+        "deploykit serve --bundle dpn92 --port 8000",
+    ),
     "bench": _Entry(
         "Measure which proven graph or engine is the fastest here.",
         "deploykit bench --images ./bird_photos --accept",

@@ -81,6 +81,8 @@ def render(
     styles: Sequence[str],
     scripts: Sequence[str],
     context: Mapping[str, Any],
+    *,
+    allowed: Sequence[str] = (),
 ) -> Iterator[str]:
     """Render a template that extends ``base.html.j2``, piece by piece.
 
@@ -91,6 +93,8 @@ def render(
         scripts: The scripts that it needs beside the base's. All of them make one module: what an
             earlier one defines, a later one uses.
         context: What the template speaks of.
+        allowed: Directives of the policy beside, or in place of, those that forbid every request:
+            for a page that a server hands out.
 
     Yields:
         The document's text, in order; what the context generates is asked for as it is needed.
@@ -106,7 +110,7 @@ def render(
         .generate(
             context,
             generator=Markup(page_mark(package.rpartition(".")[2])),  # noqa: S704  # ours
-            policy=_policy(style, script),
+            policy=_policy(style, script, allowed),
             style=Markup(style),  # noqa: S704  # ours, and as plain as a style sheet
             script=Markup(script),  # noqa: S704  # ours
         )
@@ -166,19 +170,19 @@ def _reader(package: str) -> Callable[[str], str]:
     return read
 
 
-def _policy(style: str, script: str) -> str:
-    return "; ".join(
-        (
-            "default-src 'none'",
-            "img-src data:",
-            f"style-src '{_source_hash(style)}'",
-            f"script-src '{_source_hash(script)}'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
-        )
+def _policy(style: str, script: str, allowed: Sequence[str]) -> str:
+    directives = (
+        "default-src 'none'",
+        "img-src data:",
+        f"style-src '{_source_hash(style)}'",
+        f"script-src '{_source_hash(script)}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
     )
+    # Of a directive that comes twice, the first would count.
+    return "; ".join({each.partition(" ")[0]: each for each in (*directives, *allowed)}.values())
 
 
 def _source_hash(text: str) -> str:

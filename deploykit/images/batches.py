@@ -6,6 +6,7 @@ import contextlib
 import math
 from dataclasses import dataclass
 from itertools import cycle, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,13 +164,35 @@ def read_into(
             with clock.computing("resize"):
                 preprocess(image, preprocessing, out)
             del image  # its memory goes before others may take as much
-    except DecodeError as exc:
-        return exc.failure
-    except OversizeError as exc:
-        return Failure("too-large", exc.message)
-    except MemoryError:
-        return Failure("too-large", "There is not enough memory to resize it.")
+    except (DecodeError, OversizeError, MemoryError) as exc:
+        return _failure_of(exc)
     return None
+
+
+def read_bytes(data: bytes, name: str, preprocessing: Preprocessing) -> Pixels | Failure:
+    """Read an image that is held in memory, or say what is wrong with it.
+
+    Args:
+        data: What its file would hold.
+        name: What an error calls it.
+        preprocessing: What was done in training.
+
+    Returns:
+        (H, W, 3) of the model's input size; or why there are none.
+    """
+    try:
+        with decoded_rgb(Path(name), data=data) as image:
+            return preprocess(image, preprocessing)
+    except (DecodeError, OversizeError, MemoryError) as exc:
+        return _failure_of(exc)
+
+
+def _failure_of(exc: DecodeError | OversizeError | MemoryError) -> Failure:
+    if isinstance(exc, DecodeError):
+        return exc.failure
+    if isinstance(exc, OversizeError):
+        return Failure("too-large", exc.message)
+    return Failure("too-large", "There is not enough memory to resize it.")
 
 
 def allocate_buffers(count: int, batch_size: int, preprocessing: Preprocessing) -> list[ImageBatch]:

@@ -30,6 +30,29 @@ def self_test(
     Raises:
         ParityError: Its answers are not the recorded ones.
     """
+    verdict, sample = check_golden(bundle, session, progress, hint=hint)
+    file = session.spec.graph
+    progress(Note(f"{file} gives the recorded answers on {session.spec.device}"))
+    sha256 = bundle.manifest.files[file].sha256
+    kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, sample.drawn())
+    add_verdicts(bundle, [kept], progress)
+
+
+def check_golden(
+    bundle: Bundle, session: Session, progress: Progress = silent, *, hint: str | None = None
+) -> tuple[Verdict, ImageSample]:
+    """Let a session answer the golden images; nothing is kept.
+
+    Args:
+        bundle: The bundle.
+        session: Of one of its engines or graphs.
+        progress: Called as the images are compared.
+        hint: What to do when it fails; None to build the engine again.
+
+    Raises:
+        BundleError: The golden images cannot be read.
+        ParityError: Its answers are not the recorded ones.
+    """
     verdict, sample = judge_golden(bundle, session, progress)
     if not verdict.passed:
         raise ParityError(
@@ -37,11 +60,7 @@ def self_test(
             f"{'; '.join(verdict.reasons)}.",
             hint=hint or BUILD_AGAIN,
         )
-    file = session.spec.graph
-    progress(Note(f"{file} gives the recorded answers on {session.spec.device}"))
-    sha256 = bundle.manifest.files[file].sha256
-    kept = kept_verdict(verdict, sha256, GOLDEN_REFERENCE, sample.drawn())
-    add_verdicts(bundle, [kept], progress)
+    return verdict, sample
 
 
 def judge_golden(

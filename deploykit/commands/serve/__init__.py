@@ -1,0 +1,1 @@
+"""``deploykit serve``: a bundle behind HTTP."""

@@ -1,0 +1,106 @@
+"""The HTTP server: uvicorn, with what it lacks against clients that dawdle or are too many."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Generator
+from typing import Any, cast
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+#: How many clients may be connected. A process may usually have 1,024 files open.
+MOST_CONNECTIONS = 900
+#: A client that is connected and asks nothing, or whose headers do not end, is sent away.
+_IDLE_SECONDS = 10.0
+_CHECK_SECONDS = 2.0
+_MOST_HEADER_BYTES = 64 * 2**10
+_KEEP_ALIVE_SECONDS = 5
+_BUSY_BODY = b'{"error": "The server has too many connections. Try again in a second."}'
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_BUSY_BODY), _BUSY_BODY)
+)
+
+
+class _Connection(HttpToolsProtocol):
+    """A client: sent away when nothing of its making happens."""
+
+    _since = 0.0
+    _header_bytes: int | None = 0
+    _is_one_too_many = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._is_one_too_many = len(self.connections) > MOST_CONNECTIONS
+        self._since = self.loop.time()
+        self._check()
+
+    def _check(self) -> None:
+        if self.transport.is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        is_answered = cycle is None or cycle.response_complete
+        if is_answered and self.loop.time() - self._since > _IDLE_SECONDS:
+            self.transport.abort()
+            return
+        self.loop.call_later(_CHECK_SECONDS, self._check)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_one_too_many:
+            self.transport.write(_BUSY)
+            self.transport.close()
+            return
+        if self._header_bytes is not None:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self._header_bytes is not None and self._header_bytes > _MOST_HEADER_BYTES:
+            self.send_400_response("The request's headers are too large.")
+
+    def on_message_begin(self) -> None:
+        self._since = self.loop.time()
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._header_bytes = None
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        self._since = self.loop.time()
+        super().on_response_complete()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; signals are the caller's.
+
+    Args:
+        app: What answers.
+        drain_seconds: How long requests under way have when it ends.
+    """
+
+    def __init__(self, app: ASGIApp, drain_seconds: float) -> None:
+        # What goes wrong with a connection is the client's affair; what fails here, the app tells.
+        logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
+        config = uvicorn.Config(
+            cast(Any, app),  # the same, in other words than Starlette's
+            loop="asyncio",
+            http=_Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=int(drain_seconds) + 1,
+        )
+        super().__init__(config)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals alone."""
+        yield

@@ -1,0 +1,206 @@
+"""Several processes behind one address: started, watched, and ended together."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+from typing import Any
+
+import deploykit.errors
+from deploykit.commands.serve.keys import read_keys
+from deploykit.commands.serve.run import ServeRequest, ServeSummary, serve_here
+from deploykit.errors import DeploykitError, InputError
+from deploykit.system.progress import Note, Progress, Step
+from deploykit.system.threads import usable_cpus
+
+#: Read by prometheus_client when a worker imports it; see ``metrics.py``.
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_POLL_SECONDS = 0.25
+#: A worker that ends sooner after it was ready than this is not started again at once.
+_PAUSE_SECONDS = 1.0
+
+
+class _Worker:
+    """A process and what it tells."""
+
+    def __init__(self, number: int, request: ServeRequest, sock: socket.socket) -> None:
+        # Fresh processes: runtimes have threads, which a copy of this process would not have.
+        context = multiprocessing.get_context("spawn")
+        self.number = number
+        self.pipe, theirs = context.Pipe(duplex=False)
+        self.process = context.Process(target=_work, args=(request, sock, theirs))
+        self.process.start()
+        theirs.close()
+        self.is_ready = False
+        self.summary: ServeSummary | None = None
+        self.error: DeploykitError | None = None
+
+    def send(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        pid = self.process.pid
+        if pid is not None and self.process.is_alive():
+            os.kill(pid, number)
+
+
+def supervise(
+    request: ServeRequest, sock: socket.socket, progress: Progress, started: Callable[[], None]
+) -> ServeSummary:
+    """Answer requests in several processes; one that dies is replaced.
+
+    Args:
+        request: What to serve; its threads are shared among the workers, unless they are named.
+        sock: Listens; every worker accepts from it.
+        progress: Told what the workers tell.
+        started: Called once all of them answer.
+
+    Raises:
+        DeploykitError: A worker cannot open the bundle.
+    """
+    if request.chosen.threads is None:
+        threads = max(1, usable_cpus() // request.workers)
+        request = replace(request, chosen=replace(request.chosen, threads=threads))
+    before = os.environ.get(_METRICS_FOLDER)
+    with tempfile.TemporaryDirectory(prefix="deploykit-metrics-") as folder:
+        os.environ[_METRICS_FOLDER] = folder
+        try:
+            return _Supervisor(request, sock, progress, started).run()
+        finally:
+            if before is None:
+                del os.environ[_METRICS_FOLDER]
+            else:
+                os.environ[_METRICS_FOLDER] = before
+
+
+class _Supervisor:
+    def __init__(
+        self,
+        request: ServeRequest,
+        sock: socket.socket,
+        progress: Progress,
+        started: Callable[[], None],
+    ) -> None:
+        self._request, self._sock = request, sock
+        self._progress, self._started = progress, started
+        self._received: list[int] = []
+        self._is_ending = False
+        self._workers: list[_Worker] = []
+        self._answered = self._unanswered = 0
+
+    def run(self) -> ServeSummary:
+        """Start the workers, and return when they have ended."""
+
+        def receive(number: int, frame: FrameType | None) -> None:
+            del frame
+            self._received.append(number)
+
+        numbers = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if os.name != "nt" else [])]
+        before = {number: signal.signal(number, receive) for number in numbers}
+        try:
+            for number in range(self._request.workers):
+                self._workers.append(_Worker(number, self._request, self._sock))
+            return self._watched()
+        finally:
+            for worker in self._workers:
+                worker.process.kill()
+                worker.process.join()
+            for signal_number, handler in before.items():
+                signal.signal(signal_number, handler)
+
+    def _watched(self) -> ServeSummary:
+        has_started = False
+        while self._workers:
+            by_pipe = {worker.pipe: worker for worker in self._workers}
+            for pipe in wait([*by_pipe], timeout=_POLL_SECONDS):
+                assert isinstance(pipe, Connection)  # noqa: S101  # nothing else is waited for
+                self._listen(by_pipe[pipe])
+            if not has_started and all(worker.is_ready for worker in self._workers):
+                has_started = True
+                self._started()
+            while self._received:
+                self._pass_on(self._received.pop(0))
+        return ServeSummary(self._answered, self._unanswered)
+
+    def _pass_on(self, number: int) -> None:
+        if number != getattr(signal, "SIGHUP", None):
+            self._is_ending = True
+            number = signal.SIGTERM
+        for worker in self._workers:
+            worker.send(number)
+
+    def _listen(self, worker: _Worker) -> None:
+        try:
+            kind, value = worker.pipe.recv()
+        except EOFError:
+            self._ended(worker)
+            return
+        if kind == "note":
+            self._progress(Note(f"worker {worker.number}: {value}"))
+        elif kind == "ready":
+            worker.is_ready = True
+        elif kind == "summary":
+            worker.summary = value
+        else:
+            worker.error = _error_of(*value)
+
+    def _ended(self, worker: _Worker) -> None:
+        worker.process.join()
+        worker.pipe.close()
+        self._workers.remove(worker)
+        if worker.summary is not None:
+            self._answered += worker.summary.answered
+            self._unanswered += worker.summary.unanswered
+        if self._is_ending:
+            return
+        if worker.error is not None:
+            raise worker.error
+        code = worker.process.exitcode
+        if not worker.is_ready:
+            raise InputError(f"Worker {worker.number} ended with {code} before it was ready.")
+        self._progress(Note(f"worker {worker.number} ended with {code}: starting another"))
+        _forget_gauges(worker.process.pid)
+        time.sleep(_PAUSE_SECONDS)
+        self._workers.append(_Worker(worker.number, self._request, self._sock))
+
+
+def _forget_gauges(pid: int | None) -> None:
+    """What a process that died had under way is under way no more."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def _error_of(name: str, message: str, hint: str | None) -> DeploykitError:
+    kind: type[DeploykitError] = getattr(deploykit.errors, name)
+    return kind(message, hint=hint)
+
+
+def _work(request: ServeRequest, sock: socket.socket, pipe: Any) -> None:
+    """A worker's whole life."""
+    lock = threading.Lock()
+
+    def tell(kind: str, value: object = None) -> None:
+        with lock:
+            pipe.send((kind, value))
+
+    def progress(event: Step | Note) -> None:
+        if isinstance(event, Note):
+            tell("note", event.message)
+
+    # Until the loop handles them; a terminal sends Ctrl+C to all processes at once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        keys = None if request.api_key_file is None else read_keys(request.api_key_file)
+        summary = serve_here(request, keys, sock, progress, lambda: tell("ready"))
+    except DeploykitError as exc:
+        tell("error", (type(exc).__name__, exc.message, exc.hint))
+    else:
+        tell("summary", summary)
