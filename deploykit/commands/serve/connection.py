@@ -18,7 +18,9 @@ MOST_CONNECTIONS = 900
 _IDLE_SECONDS = 10.0
 _CHECK_SECONDS = 2.0
 _MOST_HEADER_BYTES = 64 * 2**10
-_KEEP_ALIVE_SECONDS = 5
+#: More than the minute after which the usual load balancers close a connection that is idle: who
+#: closes first must be who would ask next.
+_KEEP_ALIVE_SECONDS = 65
 _BUSY_BODY = b'{"error": "The server has too many connections. Try again in a second."}'
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\n"
@@ -31,6 +33,7 @@ class _Connection(HttpToolsProtocol):
 
     _since = 0.0
     _header_bytes: int | None = 0
+    _is_receiving = False
     _is_one_too_many = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,7 +47,9 @@ class _Connection(HttpToolsProtocol):
             return
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
         is_answered = cycle is None or cycle.response_complete
-        if is_answered and self.loop.time() - self._since > _IDLE_SECONDS:
+        is_idle = cycle is not None and not self._is_receiving
+        seconds = _KEEP_ALIVE_SECONDS if is_idle else _IDLE_SECONDS
+        if is_answered and self.loop.time() - self._since > seconds:
             self.transport.abort()
             return
         self.loop.call_later(_CHECK_SECONDS, self._check)
@@ -63,11 +68,16 @@ class _Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._since = self.loop.time()
         self._header_bytes = 0
+        self._is_receiving = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._header_bytes = None
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_receiving = False
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         self._since = self.loop.time()

@@ -271,7 +271,7 @@ def _numbers_of(data: msgspec.Raw, kind: Any, shape: Sequence[int]) -> npt.NDArr
     flat = nested
     for _ in shape[1:]:
         nested = list[nested]
-    is_nested = bytes(memoryview(data)[:64]).lstrip()[1:].lstrip().startswith(b"[")
+    is_nested = _is_nested(data)
     try:
         array = np.array(msgspec.json.decode(data, type=nested if is_nested else flat))
     except (msgspec.MsgspecError, ValueError) as exc:  # ValueError: lists of different lengths
@@ -279,6 +279,11 @@ def _numbers_of(data: msgspec.Raw, kind: Any, shape: Sequence[int]) -> npt.NDArr
     if array.shape != (tuple(shape) if is_nested else (math.prod(shape),)):
         raise _bad(f"The data of input {IMAGES} has shape {[*array.shape]}, not {[*shape]}")
     return array
+
+
+def _is_nested(data: msgspec.Raw) -> bool:
+    """Whether what JSON has there is a list of lists."""
+    return bytes(memoryview(data)[:64]).lstrip()[1:].lstrip().startswith(b"[")
 
 
 def _files_of(tensor: InferInput, data: memoryview | None, most: int) -> list[bytes]:
@@ -293,12 +298,13 @@ def _files_of(tensor: InferInput, data: memoryview | None, most: int) -> list[by
     if data is not None:
         files = _elements_of(data)
     else:
-        kind: Any = list[str] if len(shape) == 1 else list[str] | list[tuple[str]]
+        assert isinstance(tensor.data, msgspec.Raw)  # noqa: S101  # or the data is binary
+        kind: Any = list[tuple[str]] if _is_nested(tensor.data) else list[str]
         try:
-            texts = msgspec.json.decode(tensor.data, type=list[Any])  # type: ignore[arg-type]
-            texts = msgspec.convert([t[0] if [*t] == t and len(t) == 1 else t for t in texts], kind)
-        except (msgspec.MsgspecError, TypeError) as exc:
+            texts = msgspec.json.decode(tensor.data, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             raise _bad(f"The data of input {IMAGE} is no list of base64: {exc}") from exc
+        texts = [text if isinstance(text, str) else text[0] for text in texts]
         files = [decoded_base64(text, f"image {place}") for place, text in enumerate(texts)]
     if len(files) != shape[0]:
         raise _bad(f"Input {IMAGE} of shape {shape} has {len(files)} elements")
