@@ -21,6 +21,8 @@ _MOST_HEADER_BYTES = 64 * 2**10
 #: More than the minute after which the usual load balancers close a connection that is idle: who
 #: closes first must be who would ask next.
 _KEEP_ALIVE_SECONDS = 65
+#: How long a connection that is idle stays open when the server ends.
+_LAST_SECONDS = 0.2
 _BUSY_BODY = b'{"error": "The server has too many connections. Try again in a second."}'
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\n"
@@ -33,7 +35,7 @@ class _Connection(HttpToolsProtocol):
 
     _since = 0.0
     _header_bytes: int | None = 0
-    _is_receiving = False
+    _is_receiving = True  # or will be: its first request
     _is_one_too_many = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -45,14 +47,16 @@ class _Connection(HttpToolsProtocol):
     def _check(self) -> None:
         if self.transport.is_closing():
             return
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        is_answered = cycle is None or cycle.response_complete
-        is_idle = cycle is not None and not self._is_receiving
-        seconds = _KEEP_ALIVE_SECONDS if is_idle else _IDLE_SECONDS
-        if is_answered and self.loop.time() - self._since > seconds:
+        seconds = _IDLE_SECONDS if self._is_receiving else _KEEP_ALIVE_SECONDS
+        if self._is_idle() and self.loop.time() - self._since > seconds:
             self.transport.abort()
             return
         self.loop.call_later(_CHECK_SECONDS, self._check)
+
+    def _is_idle(self) -> bool:
+        """Whether no request of the client's is being answered."""
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        return cycle is None or cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
         if self._is_one_too_many:
@@ -64,6 +68,13 @@ class _Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._header_bytes is not None and self._header_bytes > _MOST_HEADER_BYTES:
             self.send_400_response("The request's headers are too large.")
+
+    def shutdown(self) -> None:
+        # A request may be on its way to a connection that is idle: its answer closes it.
+        if self._is_idle():
+            self.loop.call_later(_LAST_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def on_message_begin(self) -> None:
         self._since = self.loop.time()

@@ -3,10 +3,9 @@
 import base64
 import io
 import json
-import struct
-import zlib
 
 import pytest
+from odd_files import png
 from PIL import Image
 from serving import served
 
@@ -24,19 +23,9 @@ def form(*parts, boundary="xyz"):
     return b"".join([*lines, f"--{boundary}--\r\n".encode()])
 
 
+#: A few bytes that say that they have 4 billion pixels.
+BOMB = png(65_000, 65_000)
 FORM = "multipart/form-data; boundary=xyz"
-
-
-def bomb():
-    """A PNG of a few bytes that says that it has 4 billion pixels."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
 
 
 def test_predict_gives_the_rows_of_the_command(server, exported_bundle, photo_folder):
@@ -55,7 +44,7 @@ def test_predict_takes_whatever_a_file_is_called(server, photo):
 
 @pytest.mark.parametrize("kind", ["form", "json"])
 def test_predict_several_images_a_row_each(server, photo, kind):
-    parts = [("a.png", photo), ("b.jpg", b"\xff\xd8 cut off"), ("c.png", bomb())]
+    parts = [("a.png", photo), ("b.jpg", b"\xff\xd8 cut off"), ("c.png", BOMB)]
     if kind == "form":
         answer = server.post("/predict", form(*parts), Content_Type=FORM)
         names = ["a.png", "b.jpg", "c.png"]
@@ -72,7 +61,7 @@ def test_predict_several_images_a_row_each(server, photo, kind):
 
 @pytest.mark.parametrize(
     ("data", "status"),
-    [(b"\xff\xd8 cut off", "corrupt"), (bomb(), "too-large"), (b"x", "unsupported")],
+    [(b"\xff\xd8 cut off", "corrupt"), (BOMB, "too-large"), (b"x", "unsupported")],
 )
 def test_predict_one_unreadable_image_is_422_with_its_row(server, data, status):
     answer = server.post("/predict", data)
