@@ -255,7 +255,7 @@ def explain(error: Exception | SystemExit, *, verbose: bool = False) -> _Outcome
 
 #: A command that takes ``--bundle``, as far as its line goes or the next one.
 _TOLD = re.compile(
-    r"\bdeploykit (?:verify|quantize|build-trt|predict|bench)(?![\w-])"
+    r"\bdeploykit (?:verify|quantize|build-trt|predict|serve|bench)(?![\w-])"
     r"(?!(?:(?!deploykit ).)*--bundle)"
 )
 
