@@ -15,6 +15,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.commands.serve import run
 from deploykit.commands.serve.admission import Limits
 from deploykit.commands.serve.keys import read_keys
+from deploykit.commands.serve.process import ServeRequest, ServeSummary, serve_here
 from deploykit.commands.serve.served import Chosen
 
 
@@ -38,7 +39,7 @@ class Served:
 
     port: int = 0
     notes: list[str] = field(default_factory=list)
-    summary: run.ServeSummary | None = None
+    summary: ServeSummary | None = None
 
     def ask(
         self,
@@ -79,7 +80,7 @@ def served(
     names = Chosen.__dataclass_fields__.keys() & options.keys()
     chosen = {name: options.pop(name) for name in names}
     chosen = {"bundle": str(bundle.folder), "runtime": "onnxruntime-cpu", "threads": 2} | chosen
-    request = run.ServeRequest(Chosen(**chosen), limits or Limits(), port=0, **options)
+    request = ServeRequest(Chosen(**chosen), limits or Limits(), port=0, **options)
     found, is_up, stop = Served(), threading.Event(), threading.Event()
     errors: list[BaseException] = []
 
@@ -87,7 +88,7 @@ def served(
         try:
             with run.listening("127.0.0.1", 0) as sock:
                 found.port = sock.getsockname()[1]
-                found.summary = run.serve_here(
+                found.summary = serve_here(
                     request,
                     None if keys is None else read_keys(keys),
                     sock,

@@ -51,8 +51,8 @@ def test_commands_apart(text, shown):
 
 
 #: A command with options and what stands for a value, up to the end of its line.
-COMMAND = re.compile(r"deploykit (?:export|verify|quantize|build-trt|predict|serve|bench|train|archs"
-    r"|identify|inspect|doctor|demo)(?![\w-])(.*)")  # fmt: skip
+COMMAND = re.compile(r"deploykit (?:export|verify|quantize|build-trt|predict|serve|bench|train"
+    r"|archs|identify|inspect|doctor|demo)(?![\w-])(.*)")  # fmt: skip
 REST = re.compile(r"(?: --[\w-]+(?: [^\s-]\S*)?| [A-Z]+)* ?")
 
 

@@ -142,10 +142,11 @@ def serve(
     ) as console:
         from deploykit.commands.serve import run
         from deploykit.commands.serve.admission import Limits
+        from deploykit.commands.serve.process import ServeRequest
         from deploykit.commands.serve.served import Chosen
         from deploykit.commands.serve.text import started_text, summary_text, summary_value
 
-        request = run.ServeRequest(
+        request = ServeRequest(
             chosen=Chosen(
                 bundle=bundle,
                 artifacts=artifacts,

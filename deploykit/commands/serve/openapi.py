@@ -110,7 +110,7 @@ def _paths(name: str) -> dict[str, Any]:
     return {
         "/predict": {
             "post": {
-                "summary": "Predict images: a row each, as deploykit predict writes it",
+                "summary": "Predict images: a row each, as in a table of predict",
                 "requestBody": {
                     "required": True,
                     "content": {

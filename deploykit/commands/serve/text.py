@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploykit.commands.serve.run import ServeSummary
+from deploykit.commands.serve.process import ServeSummary
 from deploykit.system.text import counted
 
 

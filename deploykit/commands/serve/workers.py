@@ -17,7 +17,7 @@ from typing import Any
 
 import deploykit.errors
 from deploykit.commands.serve.keys import read_keys
-from deploykit.commands.serve.run import ServeRequest, ServeSummary, serve_here
+from deploykit.commands.serve.process import ServeRequest, ServeSummary, serve_here
 from deploykit.errors import DeploykitError, InputError
 from deploykit.system.progress import Note, Progress, Step
 from deploykit.system.threads import usable_cpus

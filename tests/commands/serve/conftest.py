@@ -4,14 +4,14 @@ import pytest
 from serving import served
 
 import deploykit
-from deploykit.commands.serve import run
+from deploykit.commands.serve import process
 
 
 @pytest.fixture(autouse=True, scope="session")
 def no_notice():
     """Nobody balances the load here."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(run, "_NOTICE_SECONDS", 0.0)
+        monkeypatch.setattr(process, "_NOTICE_SECONDS", 0.0)
         yield
 
 
