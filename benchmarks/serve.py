@@ -9,7 +9,8 @@ requests with a file's bytes (/predict). Clients share the cores with the server
 - bare session: as many threads as the server has slots run batches of its size, and nothing else.
 - predict: the command's work on the same files, from the first file to a whole table.
 - saturation: so many clients ask, each again as soon as it has its answer, that no slot ever
-  waits. Medians of repeats that alternate with those above.
+  waits. Medians of repeats that alternate with those above. Of all three the CPU time an image is
+  shown, too: it says the same where others use the machine meanwhile.
 - the other rows: an open loop. Requests are sent at a fixed rate, whatever has been answered, and
   a latency counts from when its request should have been sent. Rejected are those told to come
   back (503). Resident memory is the server's, all processes together.
@@ -71,6 +72,13 @@ class Graph(MLModel):
         return InferenceResponse(model_name=self.name, outputs=[
             NumpyCodec.encode_output("logits", logits)])
 """
+
+
+class Work(NamedTuple):
+    """Images/s, and the CPU time of an image in ms."""
+
+    rate: float
+    cpu_ms: float
 
 
 class Load(NamedTuple):
@@ -272,8 +280,8 @@ def wait_until_ready(port: int) -> None:
     raise SystemExit("MLServer did not start")
 
 
-def bare_rate(bundle: Bundle, runtime: str, images: np.ndarray, seconds: float) -> float:
-    """Images/s of the session alone, in as many threads as the server has slots."""
+def bare_work(bundle: Bundle, runtime: str, images: np.ndarray, seconds: float) -> Work:
+    """The session alone, in as many threads as the server has slots."""
     with open_best(bundle, runtime=runtime, pipelined=True) as session:
         slots, size = shared_work(session.spec, threads=None, batch_size=None)
         batch = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
@@ -298,12 +306,35 @@ def bare_rate(bundle: Bundle, runtime: str, images: np.ndarray, seconds: float) 
 
         work = run_ahead if isinstance(session, PipelinedSession) else run
         threads = [threading.Thread(target=work, args=(slot,)) for slot in range(len(counts))]
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return sum(counts) / (time.perf_counter() - start)
+        count, cpu = sum(counts), time.process_time() - start_cpu
+        return Work(count / (time.perf_counter() - start), 1000 * cpu / count)
+
+
+def predict_work(bundle: Bundle, folder: Path) -> Work:
+    """The command's work on a folder."""
+    start = time.process_time()
+    rate = deploykit_rate(bundle, folder)
+    cpu = time.process_time() - start
+    return Work(rate, 1000 * cpu / len(scan_images(folder).files))
+
+
+def served_work(started: tuple[int, psutil.Process], requests: list[bytes], seconds: float) -> Work:
+    """The server at saturation, without its clients' CPU time."""
+    port, process = started
+    start = cpu_seconds(process)
+    load = asyncio.run(closed_loop(port, requests, seconds))
+    return Work(load.rate, 1000 * (cpu_seconds(process) - start) / len(load.latencies_ms))
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """CPU time of a process and its children so far."""
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
 
 
 def batch_ms(bundle: Bundle, runtime: str, rate: float) -> float:
@@ -321,7 +352,7 @@ def memory_mib(process: psutil.Process) -> float:
 
 def compare(
     title: str,
-    baseline: Callable[[], float],
+    baseline: Callable[[], Work],
     started: tuple[int, psutil.Process],
     requests: list[bytes],
     arguments: argparse.Namespace,
@@ -331,18 +362,24 @@ def compare(
     port, process = started
     asyncio.run(closed_loop(port, requests, 1.0))  # warm
     rounds = [
-        (baseline(), asyncio.run(closed_loop(port, requests, arguments.seconds)).rate)
+        (baseline(), served_work(started, requests, arguments.seconds))
         for _ in range(arguments.repeats)
     ]
-    bare, most = (statistics.median(each) for each in zip(*rounds, strict=True))
-    parts = sorted(rate / base for base, rate in rounds)
-    one = batch(bare)
-    print(f"\n{title:<24} {bare:8.1f} images/s, a batch {one:.1f} ms")
-    print(
-        f"serve at saturation      {most:8.1f} images/s, {statistics.median(parts):.3f} of it "
-        f"({parts[0]:.3f} to {parts[-1]:.3f})"
+    bare, most = (
+        Work(*map(statistics.median, zip(*each, strict=True))) for each in zip(*rounds, strict=True)
     )
-    print_rates(port, process, requests, most, arguments.seconds, one)
+    parts = sorted(ours.rate / base.rate for base, ours in rounds)
+    one = batch(bare.rate)
+    print(
+        f"\n{title:<24} {bare.rate:8.1f} images/s, {bare.cpu_ms:.1f} ms CPU an image, "
+        f"a batch {one:.1f} ms"
+    )
+    print(
+        f"serve at saturation      {most.rate:8.1f} images/s, {most.cpu_ms:.1f} ms CPU an image: "
+        f"{statistics.median(parts):.3f} of the rate ({parts[0]:.3f} to {parts[-1]:.3f}), "
+        f"{bare.cpu_ms / most.cpu_ms:.3f} by CPU time"
+    )
+    print_rates(port, process, requests, most.rate, arguments.seconds, one)
 
 
 def print_rates(
@@ -388,12 +425,12 @@ def main() -> None:
     with server(bundle, runtime, arguments.workers) as started:
         compare(
             "tensors: bare session",
-            lambda: bare_rate(bundle, runtime, images, arguments.seconds),
+            lambda: bare_work(bundle, runtime, images, arguments.seconds),
             *(started, tensor_requests(bundle, images), arguments, batch),
         )
         compare(
             "files: predict",
-            lambda: deploykit_rate(bundle, arguments.images),
+            lambda: predict_work(bundle, arguments.images),
             *(started, [post("/predict", data, plain) for data in files], arguments, batch),
         )
     if arguments.mlserver:
