@@ -256,7 +256,7 @@ def _pixels_of(
         pixels = np.frombuffer(data, dtype)
     else:
         assert isinstance(tensor.data, msgspec.Raw)  # noqa: S101  # or the data is binary
-        pixels = _numbers_of(tensor.data, _Byte if tensor.datatype == "UINT8" else float, shape)
+        pixels = _numbers_of(tensor.data, tensor.datatype, shape)
         pixels = pixels.astype(dtype)
     if tensor.datatype == "FP32" and not (np.isfinite(pixels).all() and pixels.min() >= 0):
         raise _bad(f"Input {IMAGES} has values that are not finite, or below 0")
@@ -265,16 +265,19 @@ def _pixels_of(
     return pixels.reshape(shape)
 
 
-def _numbers_of(data: msgspec.Raw, kind: Any, shape: Sequence[int]) -> npt.NDArray[Any]:
+def _numbers_of(data: msgspec.Raw, datatype: str, shape: Sequence[int]) -> npt.NDArray[Any]:
     """The numbers of a tensor in JSON: flat, or nested as its shape is."""
-    nested: Any = list[kind]
-    flat = nested
-    for _ in shape[1:]:
-        nested = list[nested]
-    is_nested = _is_nested(data)
+    is_nested, is_bytes = _is_nested(data), datatype == "UINT8"
+    kind: Any = list[int] if is_bytes else list[float]
+    if is_nested:
+        number: Any = _Byte if is_bytes else float
+        kind = list[list[list[list[number]]]]
     try:
-        array = np.array(msgspec.json.decode(data, type=nested if is_nested else flat))
-    except (msgspec.MsgspecError, ValueError) as exc:  # ValueError: lists of different lengths
+        values = msgspec.json.decode(data, type=kind)
+        # Four times as fast as an array of Python's numbers, and as strict.
+        flat_bytes = is_bytes and not is_nested
+        array = np.frombuffer(bytes(values), np.uint8) if flat_bytes else np.array(values)
+    except (msgspec.MsgspecError, ValueError) as exc:  # ValueError: of different lengths, or > 255
         raise _bad(f"The data of input {IMAGES} is no tensor: {exc}") from exc
     if array.shape != (tuple(shape) if is_nested else (math.prod(shape),)):
         raise _bad(f"The data of input {IMAGES} has shape {[*array.shape]}, not {[*shape]}")
