@@ -175,11 +175,19 @@ async def _watch(
 def _signals(
     loop: asyncio.AbstractEventLoop, end: Callable[[], None], reload: Callable[[], None]
 ) -> Iterator[None]:
-    """Let SIGTERM and SIGINT end, and SIGHUP reload; only the main thread gets signals."""
+    """Let SIGTERM and SIGINT end, and SIGHUP reload; only the main thread gets signals.
+
+    What is ignored and would end stays ignored: Ctrl+C by a job in the background, and by a worker,
+    whose supervisor tells it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {signal.SIGTERM: end, signal.SIGINT: end}
+    handlers = {
+        number: end
+        for number in (signal.SIGTERM, signal.SIGINT)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     if os.name != "nt":
         handlers[signal.SIGHUP] = reload
 

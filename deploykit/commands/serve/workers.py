@@ -195,7 +195,7 @@ def _work(request: ServeRequest, sock: socket.socket, pipe: Any) -> None:
         if isinstance(event, Note):
             tell("note", event.message)
 
-    # Until the loop handles them; a terminal sends Ctrl+C to all processes at once.
+    # A terminal sends Ctrl+C to all processes at once; told twice, a worker would answer nobody.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         keys = None if request.api_key_file is None else read_keys(request.api_key_file)

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from chromium import open_browser
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -64,3 +65,30 @@ def test_metrics_count(server, photo):
     assert 'bundle="colours"' in text
     assert 'status="proven"' in text
     assert "deploykit_batch_seconds_count" in text
+
+
+def test_home_page_shows_the_answers_to_dropped_photos(server, photo_folder, tmp_path):
+    """Driven as a visitor does; it asks this server only."""
+    with open_browser(tmp_path / "profile") as browser:
+        page = browser.open(f"http://127.0.0.1:{server.port}/")
+        (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 cut off")
+        page.send("DOM.enable")
+        root = page.send("DOM.getDocument")["root"]["nodeId"]
+        place = page.send("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
+        files = [str(photo_folder / "red" / "00.png"), str(tmp_path / "broken.jpg")]
+        page.send("DOM.setFileInputFiles", nodeId=place, files=files)
+        text = page.evaluate(
+            "new Promise(done => { const look = () => "
+            "document.querySelectorAll('.answer h3, .answer .bad').length == 2 "
+            "? done(document.getElementById('answers').innerText) : setTimeout(look, 20); "
+            "look(); })"
+        )
+        assert "red" in text
+        assert "corrupt: It begins as JPEG" in text
+        own = f"http://127.0.0.1:{server.port}/"
+        assert all(url.startswith((own, f"blob:{own}")) for url in page.requests)
+        # The two answers' own statuses are no complaints; what the policy forbids would be one.
+        assert not [each for each in page.complaints if "422" not in each]
+        docs = browser.open(f"{own}docs")
+        assert "/predict" in docs.evaluate("document.body.innerText")
+        assert not docs.complaints
