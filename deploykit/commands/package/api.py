@@ -58,4 +58,5 @@ def package(
         preprocess=preprocess,
         max_batch=max_batch,
     )
-    return package_bundle(chosen_bundle(bundle, artifacts, progress), request, progress)
+    chosen = chosen_bundle(bundle, artifacts, progress, packed=True)
+    return package_bundle(chosen, request, progress)

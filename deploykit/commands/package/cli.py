@@ -102,6 +102,8 @@ def package(
             max_batch=max_batch,
         )
         result = package_bundle(
-            find_bundle(bundle, artifacts, console.progress), request, console.progress
+            find_bundle(bundle, artifacts, console.progress, packed=True),
+            request,
+            console.progress,
         )
         console.result(lambda: package_value(result), lambda: package_text(result))
