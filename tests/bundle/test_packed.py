@@ -64,7 +64,7 @@ def test_pack_gives_the_same_bytes(tmp_path, archive, exported_bundle):
             time.sleep(0.001)
             file.touch()
     again = tmp_path / "again.zip"
-    pack(copy, "colours", reversed(sorted(exported_bundle.manifest.files)), again)
+    pack(copy, "colours", sorted(exported_bundle.manifest.files, reverse=True), again)
     assert again.read_bytes() == archive.read_bytes()
     with zipfile.ZipFile(archive) as opened:
         infos = opened.infolist()
