@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.golden import read_golden
-from deploykit.commands.package.request import MAX_BATCH, PackageRequest, Written
+from deploykit.commands.package.request import MAX_BATCH, PackageRequest, Written, plain_name
 from deploykit.commands.package.triton_config import CONFIG_NAME, check_repository, config_text
 from deploykit.commands.package.triton_image import write_image_models
 from deploykit.errors import InputError, ParityError, UsageError
@@ -25,8 +24,6 @@ from deploykit.system.progress import Progress, Step
 from deploykit.system.text import command_line
 
 LABELS = "labels.txt"
-#: Names that every server, client and URL takes.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 #: How long a request waits for others to share a run with.
 _MAX_DELAY_US = 2000
 _WARMUP = "golden-images"
@@ -66,12 +63,7 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
         DependencyError: onnx is not installed.
     """
     need("onnx")
-    name = bundle.name
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot name a model of Triton's: it takes letters, digits, _, . and -.",
-            hint="Rename the bundle's folder.",
-        )
+    name = plain_name(bundle)
     folder = made / name
     version = folder / "1"
     version.mkdir(parents=True)
