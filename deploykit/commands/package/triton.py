@@ -15,11 +15,13 @@ from deploykit.bundle.golden import read_golden
 from deploykit.commands.package.request import MAX_BATCH, PackageRequest, Written, plain_name
 from deploykit.commands.package.triton_config import CONFIG_NAME, check_repository, config_text
 from deploykit.commands.package.triton_image import write_image_models
+from deploykit.engine.passport import check_plan
 from deploykit.errors import InputError, ParityError, UsageError
-from deploykit.inference.engines import Engine, named_engine
+from deploykit.inference.engines import BUILD_AGAIN, Engine, named_engine
 from deploykit.proof.policy import status_of
 from deploykit.specs.model import PROBABILITIES_OUTPUT, Precision
 from deploykit.system.deps import need
+from deploykit.system.files import open_file
 from deploykit.system.progress import Progress, Step
 from deploykit.system.text import command_line
 
@@ -27,6 +29,7 @@ LABELS = "labels.txt"
 #: How long a request waits for others to share a run with.
 _MAX_DELAY_US = 2000
 _WARMUP = "golden-images"
+_HEADER_BYTES = 64
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 #: Between the probabilities of ONNX's float32 and of deploykit's float64.
 _MOST_DIFFERENCE = 1e-5
@@ -219,6 +222,12 @@ def _checked_engine(bundle: Bundle, name: str) -> Engine:
             "have one.",
             hint="Build one that takes a single image: deploykit build-trt --min-batch 1",
         )
+    bundle.checked(passport.deploy_graph)  # which tells labels and preprocessing
+    path = bundle.checked(engine.file)
+    with open_file(path) as file:
+        reason = check_plan(file.read(_HEADER_BYTES), passport.flavour, path.stat().st_size)
+    if reason is not None:
+        raise InputError(f"{engine.file}: {reason}.", hint=BUILD_AGAIN)
     return engine
 
 
