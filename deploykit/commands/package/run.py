@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ FORMATS: dict[PackageFormat, _Writer] = {
 }
 #: Tells in a folder that this command has written it, so that it may be replaced.
 RECORD_NAME = "deploykit.json"
-_MAX_RECORD_BYTES = 2**16
+_MAX_RECORD_BYTES = 2**20
 
 
 class PackageRecord(Value, frozen=True):
@@ -44,6 +45,7 @@ class PackageRecord(Value, frozen=True):
         format: What the folder is for.
         bundle: The bundle's name.
         bundle_sha256: Of its manifest, in lowercase hex.
+        files: All files of the folder but this one: nothing else in it may be lost.
     """
 
     written_by: Literal["deploykit package"]
@@ -52,6 +54,7 @@ class PackageRecord(Value, frozen=True):
     format: PackageFormat
     bundle: str
     bundle_sha256: str
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +87,7 @@ def package_bundle(
         ParityError: What would be served has been shown to decide otherwise.
         MissingError: A Python package is not here.
     """
-    output = request.output.absolute()
+    output = Path(os.path.abspath(request.output))  # noqa: PTH100  # ".." has no name
     _check_free(output, request)
     with home_of(output) as beside:
         made = beside / output.name
@@ -114,7 +117,7 @@ def _check_free(output: Path, request: PackageRequest) -> None:
         return
     if not _is_ours(output):
         raise UsageError(
-            f"{request.output} is there, and this command did not write it.",
+            f"{request.output} is there, and this command did not write it, or not all of it.",
             hint="Name another place, or move that one away.",
         )
     if not request.overwrite:
@@ -128,10 +131,11 @@ def _is_ours(output: Path) -> bool:
     if output.is_file():
         return is_packed(output)
     try:
-        decode_json(read_file(output / RECORD_NAME, limit=_MAX_RECORD_BYTES), PackageRecord)
+        data = read_file(output / RECORD_NAME, limit=_MAX_RECORD_BYTES)
+        record = decode_json(data, PackageRecord)
     except (OSError, ValueError):
         return False
-    return True
+    return {*_sizes(output)} <= {RECORD_NAME, *record.files}
 
 
 def _record(bundle: Bundle, made: Path, request: PackageRequest) -> None:
@@ -142,6 +146,7 @@ def _record(bundle: Bundle, made: Path, request: PackageRequest) -> None:
         format=request.format,
         bundle=bundle.name,
         bundle_sha256=sha256_of(bundle.folder / MANIFEST_NAME),
+        files=tuple(_sizes(made)),
     )
     text = msgspec.json.format(msgspec.json.encode(record), indent=2)
     (made / RECORD_NAME).write_bytes(text + b"\n")

@@ -1,8 +1,8 @@
 """Triton's model configuration: written by Triton's own protobuf, and checked as it was written.
 
 ``templates/triton_model_config.pb`` is the descriptor of Triton's ``model_config.proto``
-(triton-inference-server/common, BSD-3-Clause), as ``tritonclient`` 2.73.0 carries it. That package
-itself would bring a protobuf of another version than ONNX has.
+(triton-inference-server/common, BSD-3-Clause: see the ``.LICENSE`` beside it), as ``tritonclient``
+2.73.0 carries it. That package itself would bring a protobuf of another version than ONNX has.
 """
 
 from __future__ import annotations

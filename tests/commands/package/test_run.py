@@ -44,6 +44,14 @@ def test_package_never_replaces_what_it_did_not_write(form, package, exported_bu
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_package_never_replaces_what_was_added(package, exported_bundle):
+    output = package(exported_bundle, "triton").output
+    (output / "another_model").mkdir()
+    (output / "another_model" / "config.pbtxt").touch()
+    with pytest.raises(UsageError, match="or not all of it"):
+        package(exported_bundle, "triton", overwrite=True)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_package_follows_no_link(form, package, exported_bundle, tmp_path):
     inner = package(exported_bundle, form, place(form)).output
