@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deploykit.commands.export.api import export
     from deploykit.commands.identify.run import identify
     from deploykit.commands.inspect.run import inspect
+    from deploykit.commands.package.api import package
     from deploykit.commands.predict.api import predict
     from deploykit.commands.predict.model import Model, load
     from deploykit.commands.quantize.api import quantize
@@ -47,6 +48,7 @@ _HOMES = {
     "identify": "deploykit.commands.identify.run",
     "inspect": "deploykit.commands.inspect.run",
     "load": "deploykit.commands.predict.model",
+    "package": "deploykit.commands.package.api",
     "predict": "deploykit.commands.predict.api",
     "quantize": "deploykit.commands.quantize.api",
     "train": "deploykit.commands.train.run",
@@ -66,6 +68,7 @@ __all__ = [
     "identify",
     "inspect",
     "load",
+    "package",
     "predict",
     "quantize",
     "train",

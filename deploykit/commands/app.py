@@ -56,6 +56,10 @@ COMMANDS = {
         "Measure which proven graph or engine is the fastest here.",
         "deploykit bench --images ./bird_photos --accept",
     ),
+    "package": _Entry(
+        "Write a bundle for Triton, as one file, or for a container.",
+        "deploykit package --format triton model_repository",
+    ),
     "train": _Entry(
         "Train a classifier on a folder of labelled images.",
         "deploykit train ./bird_photos --arch dpn92 --epochs 40",

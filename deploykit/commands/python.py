@@ -45,6 +45,7 @@ TEXTS = {
     "GraphInspection": "inspect.text:inspection_text",
     "Identification": "identify.text:identification_text",
     "Model": "predict.model:model_text",
+    "PackageResult": "package.text:package_text",
     "Prediction": "predict.text:row_text",
     "PredictionSummary": "predict.text:prediction_text",
     "Quantization": "quantize.text:quantization_text",

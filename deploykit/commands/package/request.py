@@ -1,0 +1,72 @@
+"""What is asked of ``package``, and what a format tells of what it wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from deploykit.errors import UsageError
+from deploykit.specs.model import Precision
+
+PackageFormat: TypeAlias = Literal["triton", "zip", "container"]
+PACKAGE_FORMATS: tuple[PackageFormat, ...] = get_args(PackageFormat)
+
+MAX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class PackageRequest:
+    """What to write, and where.
+
+    Attributes:
+        format: What it becomes.
+        output: The folder, or the file for ``zip``.
+        overwrite: Whether a package that is there may be replaced; nothing else ever is.
+        precision: Of the deploy graph; None for FP32. For ``triton``.
+        engines: TensorRT engines instead of a graph, by their names. For ``triton``.
+        preprocess: Whether the repository takes image files, too. For ``triton``.
+        max_batch: The most images that the server puts into one run. For ``triton``.
+    """
+
+    format: PackageFormat
+    output: Path
+    overwrite: bool = False
+    precision: Precision | None = None
+    engines: tuple[str, ...] = ()
+    preprocess: bool = False
+    max_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {
+            "--precision": self.precision is not None,
+            "--engine": bool(self.engines),
+            "--preprocess": self.preprocess,
+            "--max-batch": self.max_batch is not None,
+        }
+        named = [option for option, is_given in given.items() if is_given]
+        if named and self.format != "triton":
+            raise UsageError(
+                f"{' and '.join(named)} mean nothing to --format {self.format}.",
+                hint="They are for --format triton: leave them out.",
+            )
+        if self.engines and self.precision is not None:
+            raise UsageError(
+                "--engine and --precision exclude each other.",
+                hint="An engine has its precision by itself: leave --precision out.",
+            )
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a format tells of what it wrote.
+
+    Attributes:
+        content: What is in it, in few words.
+        notes: What its user has to know, a sentence each.
+        command: What uses it, for a shell.
+    """
+
+    content: str
+    notes: tuple[str, ...]
+    command: str
