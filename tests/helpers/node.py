@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 import deploykit
 
-#: Reads ``[module, function, arguments]`` lists; bytes are files, and an answer of bytes as well.
+#: Reads ``[module, function, arguments]`` lists and answers with what the functions return.
 _RUNNER = """
 import { readFileSync } from "node:fs";
 const calls = JSON.parse(readFileSync(0, "utf8"));
@@ -25,8 +26,7 @@ const sent = (value) => {
 const answers = [];
 for (const [module, name, parameters] of calls) {
   const found = (await import(module))[name](...sent(parameters));
-  const isBytes = ArrayBuffer.isView(found);
-  answers.push(isBytes ? { base64: Buffer.from(found.buffer, found.byteOffset, found.byteLength).toString("base64") } : found);
+  answers.push(found instanceof Uint8Array ? { base64: Buffer.from(found).toString("base64") } : found);
 }
 process.stdout.write(JSON.stringify(answers));
 """
@@ -34,7 +34,7 @@ _TEMPLATES = Path(deploykit.__file__).parent / "commands" / "package" / "templat
 
 
 def call_all(module: str, calls: list[tuple[str, list[Any]]]) -> list[Any]:
-    """What functions of a module of the page answer; bytes travel as ``{"base64": ...}``.
+    """What functions of a module of the page answer; bytes go there and come back as bytes.
 
     Args:
         module: ``pixels.js``.
@@ -46,12 +46,20 @@ def call_all(module: str, calls: list[tuple[str, list[Any]]]) -> list[Any]:
     url = (_TEMPLATES / module).as_uri()
     done = subprocess.run(
         [node, "--input-type=module", "--no-warnings", "--eval", _RUNNER],
-        input=json.dumps([[url, name, arguments] for name, arguments in calls]),
+        input=json.dumps([[url, *call] for call in calls], default=_encoded),
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    answers: list[Any] = json.loads(done.stdout)
+    answers: list[Any] = json.loads(done.stdout, object_hook=_decoded)
     return answers
+
+
+def _encoded(value: bytes) -> dict[str, str]:
+    return {"base64": base64.b64encode(value).decode()}
+
+
+def _decoded(value: dict[str, Any]) -> Any:
+    return base64.b64decode(value["base64"]) if value.keys() == {"base64"} else value

@@ -7,23 +7,29 @@ The page decodes with the browser, and resizes with its own code, byte for byte 
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.golden import Golden, read_golden
+from deploykit.commands.package.request import PackageRequest, Written
 from deploykit.commands.package.web_runtime import VERSION, copy_runtime
 from deploykit.errors import BundleError, InputError
 from deploykit.html import words
-from deploykit.html.document import render, script_json, write_document
+from deploykit.html.document import render, write_document
 from deploykit.parity.measures import decides
 from deploykit.parity.tolerance import tolerance_for
 from deploykit.specs.heads import Head
-from deploykit.specs.preprocessing import Preprocessing
-from deploykit.system.progress import Progress, Step, silent
+from deploykit.specs.preprocessing import Preprocessing, describe_filter
+from deploykit.system.progress import Progress, Step
+from deploykit.system.text import command_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _STYLES = ("verdict.css", "web.css")
 _SCRIPTS = ("web.js",)
@@ -38,12 +44,68 @@ _ALLOWED = {
     "worker-src": "'self'",
     "trusted-types": "default",
 }
-_ELSEWHERE = (
-    "Serve it where deploykit's own code makes the pixels, as deploykit predict does on a machine"
-)
+#: Of Pillow: the version since which the height is resized first where it shrinks more.
+_HEIGHT_FIRST_SINCE = 13
+#: A web server that is at hand, seen from this machine alone.
+_SERVING = ("python", "-m", "http.server", "--bind", "127.0.0.1")
 
 
-def check_web(bundle: Bundle) -> None:
+def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progress) -> Written:
+    """Write the page and all that it loads.
+
+    Args:
+        bundle: An open bundle.
+        made: The folder; it is there, and empty.
+        request: Where it will be, and a folder with onnxruntime-web.
+        progress: Called before each step.
+
+    Raises:
+        BundleError: The bundle is damaged, or the page would make other pixels.
+        MissingError: There is no npm, or it does not get onnxruntime-web.
+        InputError: What should be onnxruntime-web is not, or the system fails to write.
+    """
+    _check_pixels(bundle)
+    graph = bundle.checked(bundle.deploy_graph("fp32"))
+    golden = read_golden(bundle)
+    try:
+        (made / "runtime").mkdir()
+        copy_runtime(made / "runtime", request.onnxruntime_web, progress)
+        progress(Step("writing", detail="index.html"))
+        shutil.copyfile(graph, made / "model.onnx")
+        (made / "golden").mkdir()
+        (made / "golden" / "images.bin").write_bytes(golden.images.tobytes())
+        (made / "golden" / "logits.bin").write_bytes(golden.logits.astype("<f4").tobytes())
+        templates = Path(__file__).parent / "templates"
+        for module in _MODULES:
+            shutil.copyfile(templates / module, made / module)
+    except OSError as exc:
+        raise InputError(
+            f"Writing {request.output} failed: {exc.strerror or exc}.",
+            hint="Check the folder's permissions and the free space on its disk.",
+        ) from exc
+    context = {
+        "bundle": bundle,
+        "labels": bundle.manifest.labels,
+        "preprocessing": bundle.manifest.preprocessing,
+        "settings": _settings(bundle, golden),
+        "images": len(golden.images),
+        "megabytes": graph.stat().st_size / 1e6,
+        "pillow": bundle.manifest.versions.get("pillow", "of an unknown version"),
+        "runtime": VERSION,
+        "serving": _SERVING,
+        "words": words,
+    }
+    page = render(__package__, "web.html.j2", _STYLES, _SCRIPTS, context, _ALLOWED)
+    write_document(made / "index.html", page)
+    return Written(
+        content=f"a page, the fp32 graph ({graph.stat().st_size / 1e6:.1f} MB) and "
+        f"onnxruntime-web {VERSION} ({_size_of(made / 'runtime') / 1e6:.1f} MB)",
+        notes=tuple(_notes(bundle, len(golden.images))),
+        command=command_line([*_SERVING, "--directory", str(request.output)]),
+    )
+
+
+def _check_pixels(bundle: Bundle) -> None:
     """Refuse a bundle whose pixels the page would not make as training did.
 
     Raises:
@@ -52,86 +114,49 @@ def check_web(bundle: Bundle) -> None:
     preprocessing = bundle.manifest.preprocessing
     if preprocessing.pixels:
         reason = (
-            f"it resizes to {preprocessing.pixel_type} pixels, and the page's resize, like "
-            "Pillow's of photos, rounds to whole grey levels"
+            f"its pixels are {preprocessing.pixel_type}, and the page's resize rounds to whole "
+            "grey levels"
         )
     elif not preprocessing.antialias:
-        reason = (
-            f"it resizes by {preprocessing.interpolation} without antialiasing, as torch does in "
-            "single precision, and the page's resize is Pillow's"
-        )
+        filtered = describe_filter(preprocessing.interpolation, antialias=False)
+        reason = f"it resizes by {filtered}, and the page's resize antialiases, as Pillow's does"
     else:
         return
     raise BundleError(
-        f"Bundle {bundle.name} cannot become a page: {reason}.", hint=f"{_ELSEWHERE}."
+        f"Bundle {bundle.name} cannot become a page: {reason}.",
+        hint="Let deploykit make its pixels: deploykit predict",
     )
 
 
-def write_web(
-    bundle: Bundle,
-    folder: Path,
-    *,
-    onnxruntime_web: Path | None = None,
-    progress: Progress = silent,
-) -> dict[str, int]:
-    """Write the page and all that it loads.
-
-    Args:
-        bundle: An open bundle.
-        folder: Where to; it is there, and empty.
-        onnxruntime_web: A folder with that package, unpacked; None to ask npm.
-        progress: Called before each step.
-
-    Returns:
-        The size of each file in bytes, by its path in the folder with ``/``.
-
-    Raises:
-        BundleError: The bundle is damaged, or the page would make other pixels.
-        MissingError: There is no npm, or it does not get onnxruntime-web.
-        InputError: What should be onnxruntime-web is not, or the system fails to write.
-    """
-    check_web(bundle)
-    graph = bundle.checked(bundle.deploy_graph("fp32"))
-    golden = read_golden(bundle)
-    try:
-        (folder / "runtime").mkdir()
-        copy_runtime(folder / "runtime", onnxruntime_web, progress)
-        progress(Step("writing", detail="index.html"))
-        shutil.copyfile(graph, folder / "model.onnx")
-        (folder / "golden").mkdir()
-        (folder / "golden" / "images.bin").write_bytes(golden.images.tobytes())
-        (folder / "golden" / "logits.bin").write_bytes(golden.logits.astype("<f4").tobytes())
-        templates = Path(__file__).parent / "templates"
-        for module in _MODULES:
-            shutil.copyfile(templates / module, folder / module)
-    except OSError as exc:
-        raise InputError(
-            f"Writing {exc.filename or folder} failed: {exc.strerror or exc}.",
-            hint="Check the folder's permissions and the free space on its disk.",
-        ) from exc
-    context = {
-        "bundle": bundle,
-        "manifest": bundle.manifest,
-        "page": _page_settings(bundle, golden),
-        "golden": golden,
-        "megabytes": graph.stat().st_size / 1e6,
-        "runtime": VERSION,
-        "script_json": script_json,
-        "words": words,
-    }
-    page = render(__package__, "web.html.j2", _STYLES, _SCRIPTS, context, _ALLOWED)
-    write_document(folder / "index.html", page)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+def _notes(bundle: Bundle, images: int) -> Iterator[str]:
+    if bundle.manifest.golden == "photos":
+        yield (
+            f"The page shows {images} of the photos of the export to whoever opens it. A bundle "
+            "exported with --golden generated shows none."
+        )
+    yield (
+        "No browser has run it yet. In each one the page first answers the recorded images, and "
+        "takes no photos where the answers are others."
+    )
+    yield (
+        "Any web server does, but a file that is opened by itself loads nothing. The page computes "
+        "in one thread, unless the server isolates it (COOP and COEP headers)."
+    )
 
 
-def _page_settings(bundle: Bundle, golden: Golden) -> dict[str, Any]:
+def _size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _settings(bundle: Bundle, golden: Golden) -> dict[str, Any]:
     """What the page's scripts go by, as JSON."""
     labels = bundle.manifest.labels
     return {
         "labels": labels.names,
         "head": head_settings(labels.head),
-        "preprocessing": pixel_settings(bundle.manifest.preprocessing),
+        "preprocessing": pixel_settings(
+            bundle.manifest.preprocessing, bundle.manifest.versions.get("pillow", "")
+        ),
         "golden": {
             "images": len(golden.images),
             "logits": labels.logits,
@@ -141,8 +166,14 @@ def _page_settings(bundle: Bundle, golden: Golden) -> dict[str, Any]:
     }
 
 
-def pixel_settings(preprocessing: Preprocessing) -> dict[str, Any]:
-    """What ``pixels.js`` goes by; scaling and normalising are the graph's."""
+def pixel_settings(preprocessing: Preprocessing, pillow: str) -> dict[str, Any]:
+    """What ``pixels.js`` goes by; scaling and normalising are the graph's.
+
+    Args:
+        preprocessing: Of the bundle.
+        pillow: The version that exported it, whose pixels the proof is about.
+    """
+    major = re.match(r"\d{1,4}", pillow)
     limit = Image.MAX_IMAGE_PIXELS
     return {
         "resize": preprocessing.resize,
@@ -150,6 +181,8 @@ def pixel_settings(preprocessing: Preprocessing) -> dict[str, Any]:
         "interpolation": preprocessing.interpolation,
         "grayscale": preprocessing.grayscale,
         "most_pixels": None if limit is None else 2 * limit,
+        # In Pillow's Resample.c from 13.0 on, and in no release note.
+        "height_first": major is not None and int(major[0]) >= _HEIGHT_FIRST_SINCE,
     }
 
 

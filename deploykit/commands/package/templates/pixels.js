@@ -100,12 +100,21 @@ const resizeNearest = ({ data, width, height, channels }, newHeight, newWidth) =
   return { data: resized, width: newWidth, height: newHeight, channels };
 };
 
-/** Resize as Pillow does: first the width, then the height, with whole bytes between. */
-export const resize = (image, newHeight, newWidth, interpolation) => {
+/**
+ * Resize as Pillow does, one side after the other, with whole bytes between.
+ *
+ * The width comes first. Since Pillow 13 the height does where it shrinks by more than twice what
+ * the width shrinks by, which moves pixels by a grey level.
+ */
+export const resize = (image, newHeight, newWidth, { interpolation, height_first }) => {
   if (interpolation === "nearest") return resizeNearest(image, newHeight, newWidth);
   const filter = FILTERS[interpolation];
-  const wide = image.width === newWidth ? image : resizeWidth(image, newWidth, filter);
-  return image.height === newHeight ? wide : resizeHeight(wide, newHeight, filter);
+  const toWidth = (each) => (each.width === newWidth ? each : resizeWidth(each, newWidth, filter));
+  const toHeight = (each) =>
+    each.height === newHeight ? each : resizeHeight(each, newHeight, filter);
+  const lost = image.height - newHeight;
+  const isTall = height_first && lost > 0 && lost > 2 * (image.width - newWidth);
+  return isTall ? toWidth(toHeight(image)) : toHeight(toWidth(image));
 };
 
 /** The height and width after the resize: of a longer side, the fraction of a pixel is dropped. */
@@ -163,7 +172,7 @@ const withoutAlpha = ({ data, width, height }, grayscale) => {
 export const preprocess = (decoded, preprocessing) => {
   const image = withoutAlpha(decoded, preprocessing.grayscale);
   const [height, width] = resizedSize(image, preprocessing.resize, preprocessing.most_pixels);
-  const resized = resize(image, height, width, preprocessing.interpolation);
+  const resized = resize(image, height, width, preprocessing);
   return cropped(resized, preprocessing.input_size);
 };
 
