@@ -26,7 +26,8 @@ const sent = (value) => {
 const answers = [];
 for (const [module, name, parameters] of calls) {
   const found = (await import(module))[name](...sent(parameters));
-  answers.push(found instanceof Uint8Array ? { base64: Buffer.from(found).toString("base64") } : found);
+  const isBytes = found instanceof Uint8Array;
+  answers.push(isBytes ? { base64: Buffer.from(found).toString("base64") } : found);
 }
 process.stdout.write(JSON.stringify(answers));
 """

@@ -16,7 +16,9 @@ from deploykit.system.progress import Progress, Step, silent
 
 VERSION = "1.30.0"
 #: Of npm's archive of that version: its SHA-512, as npm's registry and lock files have it.
-INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+INTEGRITY = "sha512-" + (
+    "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+)
 #: What the page loads of it, with the SHA-256 of each: the smallest build, which computes on the
 #: CPU, and its WebAssembly.
 FILES = {

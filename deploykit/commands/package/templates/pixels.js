@@ -178,40 +178,37 @@ export const preprocess = (decoded, preprocessing) => {
 
 const ascii = (bytes, start, length) => String.fromCharCode(...bytes.subarray(start, start + length));
 
-const joined = (parts) => {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  parts.reduce((at, part) => (whole.set(part, at), at + part.length), 0);
-  return whole;
-};
-
-/** The segments of a JPEG before its pixels, each [start, end, is EXIF]. */
-const jpegSegments = function* (bytes, view) {
+/** Where the EXIF segment of a JPEG begins, which stands before its pixels. */
+const exifOfJpeg = (bytes, view) => {
   for (let at = 2; at + 4 <= bytes.length && bytes[at] === 0xff && bytes[at + 1] !== 0xda; ) {
-    if (bytes[at + 1] === 0xff) {
-      at += 1; // any number of these may stand before a marker
-      continue;
-    }
-    const end = at + 2 + view.getUint16(at + 2);
-    yield [at, end, bytes[at + 1] === 0xe1 && ascii(bytes, at + 4, 4) === "Exif"];
-    at = end;
+    if (bytes[at + 1] === 0xe1 && ascii(bytes, at + 4, 4) === "Exif") return at;
+    // Any number of 0xff may stand before a marker.
+    at += bytes[at + 1] === 0xff ? 1 : 2 + view.getUint16(at + 2);
   }
+  return null;
 };
 
-const pngChunks = function* (bytes, view) {
-  for (let at = 8; at + 12 <= bytes.length; ) {
-    const end = at + 12 + view.getUint32(at);
-    yield [at, end, ascii(bytes, at + 4, 4) === "eXIf"];
-    at = end;
+const exifOfPng = (bytes, view) => {
+  for (let at = 8; at + 12 <= bytes.length; at += 12 + view.getUint32(at)) {
+    if (ascii(bytes, at + 4, 4) === "eXIf") return at;
   }
+  return null;
 };
 
-const webpChunks = function* (bytes, view) {
+const exifOfWebp = (bytes, view) => {
   for (let at = 12; at + 8 <= bytes.length; ) {
+    if (ascii(bytes, at, 4) === "EXIF") return at;
     const length = view.getUint32(at + 4, true);
-    const end = at + 8 + length + (length % 2);
-    yield [at, end, ascii(bytes, at, 4) === "EXIF"];
-    at = end;
+    at += 8 + length + (length % 2);
   }
+  return null;
+};
+
+const without = (bytes, start, end) => {
+  const kept = new Uint8Array(bytes.length - (Math.min(end, bytes.length) - start));
+  kept.set(bytes.subarray(0, start));
+  kept.set(bytes.subarray(end), start);
+  return kept;
 };
 
 /**
@@ -221,18 +218,20 @@ const webpChunks = function* (bytes, view) {
  */
 export const withoutExif = (bytes) => {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  let segments = [];
-  if (bytes[0] === 0xff && bytes[1] === 0xd8) segments = jpegSegments(bytes, view);
-  else if (ascii(bytes, 1, 3) === "PNG") segments = pngChunks(bytes, view);
-  else if (ascii(bytes, 8, 4) === "WEBP") segments = webpChunks(bytes, view);
-  const kept = [];
-  let start = 0;
-  for (const [from, end, isExif] of segments) {
-    if (!isExif) continue;
-    kept.push(bytes.subarray(start, from));
-    start = end;
+  if (bytes[0] === 0xff && bytes[1] === 0xd8) {
+    const at = exifOfJpeg(bytes, view);
+    return at === null ? bytes : withoutExif(without(bytes, at, at + 2 + view.getUint16(at + 2)));
   }
-  return joined([...kept, bytes.subarray(start)]);
+  if (ascii(bytes, 1, 3) === "PNG") {
+    const at = exifOfPng(bytes, view);
+    return at === null ? bytes : without(bytes, at, at + 12 + view.getUint32(at));
+  }
+  const at = ascii(bytes, 8, 4) === "WEBP" ? exifOfWebp(bytes, view) : null;
+  if (at === null) return bytes;
+  // Its header has the length of all, and says that there is EXIF: rename what else would be missed.
+  const renamed = bytes.slice();
+  renamed.set([0x6e, 0x6f, 0x6e, 0x65], at);
+  return renamed;
 };
 
 /** Decode a file without any change of colours: RGBA; `opaque` tells of pixels without alpha. */
