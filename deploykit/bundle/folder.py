@@ -37,6 +37,7 @@ _MAKE_ONE = (
     "Say where it is with --bundle or --artifacts, or make one: "
     "deploykit export --arch NAME --ckpt FILE"
 )
+_PACKED_ENDING = ".zip"
 _FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
 
 
@@ -47,10 +48,22 @@ def deploy_graph(precision: Precision) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Bundle(Shown):
-    """An exported model: a folder and what its manifest says."""
+    """An exported model: a folder and what its manifest says.
+
+    Attributes:
+        folder: Where its files are.
+        manifest: What it says of itself.
+        packed: The ``.zip`` file that it was unpacked from, absolute; None for a folder.
+    """
 
     folder: Path
     manifest: Manifest
+    packed: Path | None = None
+
+    @property
+    def place(self) -> Path:
+        """What opens it again: its folder, or the file that it is in."""
+        return self.packed or self.folder
 
     @property
     def name(self) -> str:
@@ -59,7 +72,7 @@ class Bundle(Shown):
 
     def command(self, verb: str, *options: str) -> str:
         """A command on this bundle, and on no other that may be newer, for a shell."""
-        return command_line(["deploykit", verb, "--bundle", str(self.folder), *options])
+        return command_line(["deploykit", verb, "--bundle", str(self.place), *options])
 
     def deploy_graph(self, precision: Precision) -> str:
         """The deploy graph of a precision, relative to the bundle.
@@ -158,11 +171,18 @@ def require_unchanged(bundle: Bundle, manifest: Manifest, file: str) -> None:
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Open a bundle by its folder.
+    """Open a bundle by its folder, or by the ``.zip`` file that ``package`` has made of it.
 
     Raises:
-        BundleError: There is none, its manifest is damaged, or its folders lead elsewhere.
+        BundleError: There is none, its manifest is damaged, or its folders lead elsewhere; or the
+            file is no bundle, or not whole.
     """
+    if _is_packed(folder):
+        from deploykit.bundle.packed import unpacked
+
+        place = folder.absolute()
+        folder = unpacked(place)
+        return Bundle(folder, read_manifest(folder), place)
     if _is_being_replaced(folder):
         raise BundleError(
             f"{folder} is not there: an export was killed while it replaced it.",
@@ -171,6 +191,10 @@ def open_bundle(folder: Path) -> Bundle:
     manifest = read_manifest(folder)
     _check_links(folder)
     return Bundle(folder, manifest)
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == _PACKED_ENDING and path.is_file()
 
 
 def _check_links(folder: Path) -> None:
@@ -186,7 +210,11 @@ def _check_links(folder: Path) -> None:
 
 
 def find_bundle(
-    wanted: str | None, artifacts: Path | None = None, progress: Progress = silent
+    wanted: str | None,
+    artifacts: Path | None = None,
+    progress: Progress = silent,
+    *,
+    packed: bool = False,
 ) -> Bundle:
     """Open the bundle that was named, or the one that must be meant.
 
@@ -195,11 +223,19 @@ def find_bundle(
             the newest.
         artifacts: The folder of all bundles; None for the default.
         progress: Told which bundle is used where none was named.
+        packed: Whether a bundle in one file will do, to which nothing can be added.
 
     Raises:
-        BundleError: There is none.
+        BundleError: There is none, or it is in one file and that will not do.
     """
     home = artifacts or default_artifacts()
+    if wanted is not None and _is_packed(Path(wanted)):
+        if not packed:
+            raise BundleError(
+                f"{wanted} is a file, and this command adds to a bundle's folder.",
+                hint="Unpack it, and name the folder.",
+            )
+        return open_bundle(Path(wanted))
     if wanted is not None:
         is_path = Path(wanted).name != wanted or (Path(wanted) / MANIFEST_NAME).is_file()
         in_home = (home / wanted / MANIFEST_NAME).is_file()

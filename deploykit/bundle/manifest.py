@@ -42,6 +42,9 @@ MANIFEST_NAME = "bundle.json"
 LOCK_NAME = f".{MANIFEST_NAME}.lock"
 """The lock inside a bundle, which whoever may write into the bundle can make."""
 
+UNPACKED_MARK = ".unpacked"
+"""Beside the folder of a bundle that was unpacked from one file: nothing is added to it."""
+
 _LOCK_SECONDS = 30.0
 #: Of a manifest: it has some kilobytes for each verdict.
 _MAX_BYTES = 64 * 2**20
@@ -367,6 +370,11 @@ def update_manifest(
         BundleError: Another process holds the lock, or the bundle cannot be read or written.
     """
     folder = folder.resolve()  # a link may lead elsewhere by and by
+    if (folder.parent / UNPACKED_MARK).is_file():
+        raise BundleError(
+            f"nothing is added to {folder.name}, which is in a .zip file.",
+            hint="Unpack the file, and name the folder.",
+        )
     try:
         with locked(folder):
             manifest = change(read_manifest(folder))

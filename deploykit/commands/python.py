@@ -101,17 +101,23 @@ def _told_in_python(progress: Progress) -> Progress:
 
 
 def chosen_bundle(
-    bundle: BundleLike | None, artifacts: PathLike | None, progress: Progress
+    bundle: BundleLike | None,
+    artifacts: PathLike | None,
+    progress: Progress,
+    *,
+    packed: bool = False,
 ) -> Bundle:
     """The bundle that is meant, as it is now: a function may have added to it meanwhile.
 
     Raises:
-        BundleError: There is none.
+        BundleError: There is none, or it is in one file and ``packed`` does not allow that.
     """
     if isinstance(bundle, Bundle):
-        return open_bundle(bundle.folder)
+        if bundle.packed is None:
+            return open_bundle(bundle.folder)
+        bundle = bundle.packed
     wanted = None if bundle is None else os.fspath(bundle)
-    return find_bundle(wanted, optional_path(artifacts), progress)
+    return find_bundle(wanted, optional_path(artifacts), progress, packed=packed)
 
 
 def optional_path(path: PathLike | None) -> Path | None:

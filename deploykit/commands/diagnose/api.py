@@ -73,7 +73,7 @@ def diagnose(
             "transform, trained_accuracy and expected are for the diagnosis by stage.",
             hint="Set stages=True.",
         )
-    chosen = chosen_bundle(bundle, artifacts, progress)
+    chosen = chosen_bundle(bundle, artifacts, progress, packed=True)
     progress = without_repeats(progress)
     folder = optional_path(images)
     named = ReferenceRequest(arch, optional_path(ckpt), arch_args, trust_pickle)

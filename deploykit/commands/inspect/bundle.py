@@ -76,7 +76,7 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
         return status_of(bundle, kept)
 
     return BundleInspection(
-        folder=str(bundle.folder),
+        folder=str(bundle.place),
         manifest=manifest,
         files=files,
         engines=tuple(

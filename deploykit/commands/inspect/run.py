@@ -72,8 +72,8 @@ def inspect(
     """Look into a bundle or a file.
 
     Args:
-        what: A bundle, its name or its folder; or an ONNX graph, an engine or a checkpoint. None
-            for the one bundle there is, or the newest.
+        what: A bundle, its name, its folder or its ``.zip`` file; or an ONNX graph, an engine or a
+            checkpoint. None for the one bundle there is, or the newest.
         trust_pickle: Run the code in a checkpoint; only for files you made yourself.
         artifacts: The folder of all bundles; None for ``artifacts``.
         progress: Called with a note when there was a bundle to choose.
@@ -89,7 +89,7 @@ def inspect(
         DependencyError: onnx, for a graph, or torch, for a checkpoint, is not installed.
     """
     if isinstance(what, Bundle):
-        what = what.folder
+        what = what.place
     path = Path(what or "")
     found: Inspection
     try:
@@ -99,7 +99,9 @@ def inspect(
             f"{path} cannot be read: {exc.strerror or exc}.",
             hint="Check that the file and the folders that it lies in may be read.",
         ) from exc
-    if is_file:
+    if is_file and path.suffix.lower() == ".zip":
+        found = inspect_bundle(open_bundle(path))
+    elif is_file:
         found = _inspect_file(path, trust_pickle=trust_pickle)
     else:
         home = default_artifacts() if artifacts is None else Path(artifacts)

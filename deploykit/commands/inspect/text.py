@@ -46,10 +46,10 @@ _WIDTH = 15
 def bundle_text(bundle: Bundle) -> str:
     """What a bundle is and what of it is proven, as it is now if it is still there."""
     try:
-        now = open_bundle(bundle.folder)
+        now = open_bundle(bundle.place)
     except BundleError as exc:
-        return "\n".join([_line("bundle", f"{bundle.folder}, as it was"), _line("", exc.message)])
-    lines = [_line("bundle", f"{now.folder}, exported {now.manifest.created[:10]}")]
+        return "\n".join([_line("bundle", f"{bundle.place}, as it was"), _line("", exc.message)])
+    lines = [_line("bundle", f"{now.place}, exported {now.manifest.created[:10]}")]
     lines += [*_origin_lines(now.manifest)][:-1]  # not with which versions
     for kept in now.manifest.verdicts:
         known = status_of(now, kept)

@@ -61,4 +61,5 @@ def package(
         max_batch=max_batch,
         onnxruntime_web=None if onnxruntime_web is None else Path(onnxruntime_web),
     )
-    return package_bundle(chosen_bundle(bundle, artifacts, progress), request, progress)
+    chosen = chosen_bundle(bundle, artifacts, progress, packed=True)
+    return package_bundle(chosen, request, progress)

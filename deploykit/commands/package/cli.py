@@ -113,6 +113,8 @@ def package(
             onnxruntime_web=onnxruntime_web,
         )
         result = package_bundle(
-            find_bundle(bundle, artifacts, console.progress), request, console.progress
+            find_bundle(bundle, artifacts, console.progress, packed=True),
+            request,
+            console.progress,
         )
         console.result(lambda: package_value(result), lambda: package_text(result))

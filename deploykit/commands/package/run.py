@@ -12,6 +12,7 @@ import msgspec
 from deploykit import __version__
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import MANIFEST_NAME, sha256_of
+from deploykit.bundle.packed import is_packed
 from deploykit.commands.package import container, triton, web, zipped
 from deploykit.commands.package.request import PackageFormat, PackageRequest, Written
 from deploykit.errors import InputError, UsageError
@@ -126,7 +127,7 @@ def _check_free(output: Path, request: PackageRequest) -> None:
 
 def _is_ours(output: Path) -> bool:
     if output.is_file():
-        return zipped.is_packed(output)
+        return is_packed(output)
     try:
         decode_json(read_file(output / RECORD_NAME, limit=_MAX_RECORD_BYTES), PackageRecord)
     except (OSError, ValueError):

@@ -114,7 +114,7 @@ def predict(
         every=_seconds(every),
     )
     if not (tables or html or embeddings or resume or shard or on):
-        return _rows(chosen_bundle(bundle, artifacts, progress), request, progress)
+        return _rows(chosen_bundle(bundle, artifacts, progress, packed=True), request, progress)
     with Outputs(
         [_named_table(path) for path in tables],
         source=request.source,
@@ -125,7 +125,9 @@ def predict(
         overwrite=overwrite,
         scheduler=chosen_scheduler(shard, on, workers, gpus_per_worker),
     ) as outputs:
-        return predict_into(outputs, chosen_bundle(bundle, artifacts, progress), request, progress)
+        return predict_into(
+            outputs, chosen_bundle(bundle, artifacts, progress, packed=True), request, progress
+        )
 
 
 def _seconds(every: str | float | None) -> Fraction | None:

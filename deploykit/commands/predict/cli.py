@@ -264,7 +264,7 @@ def predict(
                 embeddings=vectors is not None,
                 every=every,
             )
-            chosen = find_bundle(bundle, artifacts, progress)
+            chosen = find_bundle(bundle, artifacts, progress, packed=True)
             with _telling_what_is_kept(outputs, console):
                 done = predict_into(outputs, chosen, request, progress)
         if isinstance(done, ShardSummary):

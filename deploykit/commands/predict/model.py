@@ -333,8 +333,8 @@ def load(
     """Open a bundle to answer for images: what ``deploykit predict`` would run.
 
     Args:
-        bundle: What :func:`deploykit.export` returned, a bundle's name or its folder; None for the
-            one there is, or the newest.
+        bundle: What :func:`deploykit.export` returned, a bundle's name, its folder or the
+            ``.zip`` file that ``package`` made of it; None for the one there is, or the newest.
         runtime: What executes; ``auto`` for the fastest that is proven.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None for any.
         engine: One engine by its file's name; it says runtime and precision by itself.
@@ -359,7 +359,9 @@ def load(
         "tf32": tf32,
         "threads": threads,
     }
-    model = Model(chosen_bundle(bundle, artifacts, progress).folder, options, top_k, progress)
+    model = Model(
+        chosen_bundle(bundle, artifacts, progress, packed=True).place, options, top_k, progress
+    )
     model._opened()  # noqa: SLF001  # its own file's
     return model
 
@@ -373,7 +375,7 @@ def model_text(model: Model) -> str:
     known = status_of_run(bundle, spec)
     first, *command = known.why.split("\n")
     lines = (
-        f"model    {bundle.name}: {bundle.folder}",
+        f"model    {bundle.name}: {bundle.place}",
         f"runs     {spec.title}, {spec.device}",
         f"input    {format_size(spec.input_size)}: {bundle.manifest.preprocessing.describe()}",
         f"classes  {len(names)}: {shown}",

@@ -288,7 +288,7 @@ class Outputs(Closing):
             shard_size=1,
             shared=self.scheduler.shared,
             session=run.spec,
-            bundle=kept_path(run.bundle.folder.absolute()),
+            bundle=kept_path(run.bundle.place.absolute()),
             root=kept_path(run.root.absolute()),
             outputs=tables,
             page=page,

@@ -91,7 +91,7 @@ def verify(
         expected=optional_path(expected),
     )
     return verify_with_reports(
-        partial(chosen_bundle, bundle, artifacts, progress),
+        partial(chosen_bundle, bundle, artifacts, progress, packed=True),
         request,
         html=optional_path(html),
         junit=optional_path(junit),

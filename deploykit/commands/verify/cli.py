@@ -198,7 +198,7 @@ def _verify(
     from deploykit.commands.verify.reports import verify_with_reports
     from deploykit.commands.verify.text import verdict_text, verification_text, verification_value
 
-    open_it = partial(find_bundle, name, artifacts, console.progress)
+    open_it = partial(find_bundle, name, artifacts, console.progress, packed=True)
     result = verify_with_reports(
         open_it, request, html=html, junit=junit, progress=console.progress
     )

@@ -193,7 +193,7 @@ def _compare(
         versions=installed_versions(),
         mining=mining,
         seconds=time.perf_counter() - start,
-        folder=bundle.folder,
+        folder=bundle.place,
         similarities=similarities,
         class_changes={} if mining else _class_changes(answers, specs, expected, labels),
     )

@@ -140,7 +140,7 @@ def read_options(config: pytest.Config) -> tuple[Bundle, VerifyRequest]:
         expected=given["expected"],
         budget=Budget.parse(given["max-flips"], given["max-accuracy-drop"]),
     )
-    return find_bundle(config.getoption("deploykit_bundle")), request
+    return find_bundle(config.getoption("deploykit_bundle"), packed=True), request
 
 
 def checks_of(bundle: Bundle, request: VerifyRequest) -> dict[str, Check]:

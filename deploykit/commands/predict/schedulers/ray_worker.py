@@ -6,12 +6,9 @@ out, and rows come back, never pixels.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
 import shutil
-import stat
 import tarfile
 import tempfile
 from pathlib import Path
@@ -22,6 +19,7 @@ import msgspec
 import deploykit
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import MANIFEST_NAME, Manifest
+from deploykit.bundle.packed import bundles_cache
 from deploykit.commands.predict.ledger import part_body
 from deploykit.commands.predict.plan import path_of
 from deploykit.commands.predict.run import PredictionRun, PredictRequest
@@ -117,7 +115,7 @@ class RayWorker:
         except DeploykitError as exc:
             return {"refused": exc.message}
         except OSError as exc:  # the disk is full, or may not be written
-            return {"refused": f"the bundle cannot be kept in {_cache_folder()}: {exc}"}
+            return {"refused": f"the bundle cannot be kept in {tempfile.gettempdir()}: {exc}"}
         return {"spec": msgspec.json.encode(self._run.spec)}
 
     def admit(self, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -201,7 +199,7 @@ def packed(bundle: Bundle) -> bytes:
 
 def _bundle_here(order: Order, packed_bundle: bytes | None) -> Bundle | None:
     """The bundle at its place, else from this host's cache, else from what was sent."""
-    cached = _cache() / order.digest
+    cached = bundles_cache() / order.digest
     for folder in (Path(order.bundle), cached):
         try:
             bundle = open_bundle(folder)
@@ -223,26 +221,3 @@ def _bundle_here(order: Order, packed_bundle: bytes | None) -> Bundle | None:
                 shutil.rmtree(cached)
                 (staging / "bundle").rename(cached)
     return open_bundle(cached)
-
-
-def _cache() -> Path:
-    """Where this user's bundles are kept on this host; nobody else may write there."""
-    folder = _cache_folder()
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    is_ours = found.st_uid == _user() and not (os.name == "posix" and found.st_mode & 0o022)
-    if not (stat.S_ISDIR(found.st_mode) and is_ours):
-        raise BundleError(
-            f"{folder} cannot be used: it is no folder that only this user may write to.",
-            hint="Remove it, or put the bundle on a drive that all hosts share.",
-        )
-    return folder
-
-
-def _cache_folder() -> Path:
-    return Path(tempfile.gettempdir()) / f"deploykit-bundles-{_user()}"
-
-
-def _user() -> int:
-    return os.getuid() if hasattr(os, "getuid") else 0
