@@ -16,6 +16,7 @@ from PIL import Image
 
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.golden import Golden, read_golden
+from deploykit.commands.package.proof_notes import proof_notes
 from deploykit.commands.package.request import PackageRequest, Written
 from deploykit.commands.package.web_runtime import VERSION, copy_runtime
 from deploykit.errors import BundleError, InputError
@@ -26,7 +27,7 @@ from deploykit.parity.tolerance import tolerance_for
 from deploykit.specs.heads import Head
 from deploykit.specs.preprocessing import Preprocessing, describe_filter
 from deploykit.system.progress import Progress, Step
-from deploykit.system.text import command_line
+from deploykit.system.text import command_line, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,11 +62,13 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
 
     Raises:
         BundleError: The bundle is damaged, or the page would make other pixels.
+        ParityError: The graph has failed its comparison.
         MissingError: There is no npm, or it does not get onnxruntime-web.
         InputError: What should be onnxruntime-web is not, or the system fails to write.
     """
     _check_pixels(bundle)
-    graph = bundle.checked(bundle.deploy_graph("fp32"))
+    file = bundle.deploy_graph("fp32")
+    graph = bundle.checked(file)
     golden = read_golden(bundle)
     try:
         (made / "runtime").mkdir()
@@ -100,7 +103,7 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
     return Written(
         content=f"a page, the fp32 graph ({graph.stat().st_size / 1e6:.1f} MB) and "
         f"onnxruntime-web {VERSION} ({_size_of(made / 'runtime') / 1e6:.1f} MB)",
-        notes=tuple(_notes(bundle, len(golden.images))),
+        notes=(*proof_notes(bundle, [file]), *_notes(bundle, len(golden.images))),
         command=command_line([*_SERVING, "--directory", str(request.output)]),
     )
 
@@ -129,18 +132,18 @@ def _check_pixels(bundle: Bundle) -> None:
 
 
 def _notes(bundle: Bundle, images: int) -> Iterator[str]:
+    yield (
+        "no browser has run it yet: in each one the page first answers the recorded images, and "
+        "takes no photos where the answers are others"
+    )
     if bundle.manifest.golden == "photos":
         yield (
-            f"The page shows {images} of the photos of the export to whoever opens it. A bundle "
-            "exported with --golden generated shows none."
+            f"the page shows the {counted(images, 'golden image')}, which are some of your photos, "
+            "to whoever opens it; of an export with --golden generated they are none"
         )
     yield (
-        "No browser has run it yet. In each one the page first answers the recorded images, and "
-        "takes no photos where the answers are others."
-    )
-    yield (
-        "Any web server does, but a file that is opened by itself loads nothing. The page computes "
-        "in one thread, unless the server isolates it (COOP and COEP headers)."
+        "any web server does, but a file that is opened by itself loads nothing; the page computes "
+        "in one thread where the server does not isolate it (headers COOP and COEP)"
     )
 
 

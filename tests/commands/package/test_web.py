@@ -20,7 +20,7 @@ from deploykit.commands.package import web_runtime
 from deploykit.commands.package.request import PackageRequest
 from deploykit.commands.package.run import package_bundle
 from deploykit.commands.package.web_runtime import FILES, VERSION, copy_runtime
-from deploykit.errors import BundleError, InputError, MissingError
+from deploykit.errors import BundleError, InputError, MissingError, ParityError
 from deploykit.specs.preprocessing import Preprocessing
 
 posix = pytest.mark.skipif(os.name != "posix", reason="the made npm is a shell script")
@@ -131,11 +131,25 @@ def test_package_web_tells_whether_photos_are_shown(
 ) -> None:
     request = PackageRequest(format="web", output=tmp_path / "page", onnxruntime_web=runtime)
     notes = " ".join(package_bundle(exported_bundle, request).written.notes)
-    assert "The page shows 8 of the photos of the export" in notes
+    assert "the page shows the 8 golden images, which are some of your photos" in notes
     manifest = msgspec.structs.replace(exported_bundle.manifest, golden="generated")
     request = PackageRequest(format="web", output=tmp_path / "other", onnxruntime_web=runtime)
     private = package_bundle(Bundle(exported_bundle.folder, manifest), request)
-    assert "of the photos" not in " ".join(private.written.notes)
+    assert "your photos" not in " ".join(private.written.notes)
+    assert "deploy/fp32.onnx is proven on onnxruntime-cpu, CPU" in notes
+
+
+def test_package_web_refuses_a_failed_graph(
+    exported_bundle: Bundle, tmp_path: Path, runtime: Path
+) -> None:
+    kept = [
+        msgspec.structs.replace(each, reasons=("3 of 8 images changed their class",))
+        for each in exported_bundle.manifest.verdicts
+    ]
+    manifest = msgspec.structs.replace(exported_bundle.manifest, verdicts=tuple(kept))
+    with pytest.raises(ParityError, match=r"deploy/fp32\.onnx has failed its comparison: .*3 of 8"):
+        package(Bundle(exported_bundle.folder, manifest), tmp_path / "page", runtime)
+    assert not (tmp_path / "page").exists()
 
 
 def test_package_web_command(
