@@ -70,6 +70,7 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
     file = bundle.deploy_graph("fp32")
     graph = bundle.checked(file)
     golden = read_golden(bundle)
+    notes = (*proof_notes(bundle, [file]), *_notes(bundle, len(golden.images)))
     try:
         (made / "runtime").mkdir()
         copy_runtime(made / "runtime", request.onnxruntime_web, progress)
@@ -103,7 +104,7 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
     return Written(
         content=f"a page, the fp32 graph ({graph.stat().st_size / 1e6:.1f} MB) and "
         f"onnxruntime-web {VERSION} ({_size_of(made / 'runtime') / 1e6:.1f} MB)",
-        notes=(*proof_notes(bundle, [file]), *_notes(bundle, len(golden.images))),
+        notes=notes,
         command=command_line([*_SERVING, "--directory", str(request.output)]),
     )
 

@@ -55,7 +55,9 @@ const convolve = (source, target, axis, lines) => {
       const { first, weights } = axis.weights[place];
       let from = line * lines.from + first * axis.step;
       let sum = 1 << (COEFFICIENT_BITS - 1);
-      for (let i = 0; i < weights.length; i += 1, from += axis.step) sum += source[from] * weights[i];
+      for (let i = 0; i < weights.length; i += 1, from += axis.step) {
+        sum += source[from] * weights[i];
+      }
       target[line * lines.to + place * axis.step] = sum >> COEFFICIENT_BITS; // which is clamped
     }
   }
@@ -176,7 +178,8 @@ export const preprocess = (decoded, preprocessing) => {
   return cropped(resized, preprocessing.input_size);
 };
 
-const ascii = (bytes, start, length) => String.fromCharCode(...bytes.subarray(start, start + length));
+const ascii = (bytes, start, length) =>
+  String.fromCharCode(...bytes.subarray(start, start + length));
 
 /** Where the EXIF segment of a JPEG begins, which stands before its pixels. */
 const exifOfJpeg = (bytes, view) => {
@@ -228,7 +231,7 @@ export const withoutExif = (bytes) => {
   }
   const at = ascii(bytes, 8, 4) === "WEBP" ? exifOfWebp(bytes, view) : null;
   if (at === null) return bytes;
-  // Its header has the length of all, and says that there is EXIF: rename what else would be missed.
+  // Its header has the length of all, and says that there is EXIF: rename instead of removing.
   const renamed = bytes.slice();
   renamed.set([0x6e, 0x6f, 0x6e, 0x65], at);
   return renamed;

@@ -9,20 +9,18 @@ const [inputHeight, inputWidth] = preprocessing.input_size;
 const MOST_SHOWN = 5;
 
 // onnxruntime-web starts a thread from its own file; no other script may become a worker.
+const RUNTIME = new URL("runtime/ort.wasm.bundle.min.mjs", document.baseURI).href;
 globalThis.trustedTypes?.createPolicy("default", {
-  createScriptURL: (url) => {
-    if (new URL(url, document.baseURI).href !== new URL("runtime/ort.wasm.bundle.min.mjs", document.baseURI).href) {
-      throw new TypeError(`${url} is not a script of this page.`);
-    }
-    return url;
-  },
+  createScriptURL: (url) => (new URL(url, document.baseURI).href === RUNTIME ? url : null),
 });
 
 /** Let the browser show what has changed. */
 const painted = () => new Promise((done) => setTimeout(done, 0));
 
 const namesOf = (decision) =>
-  decision.length === 0 ? ["none"] : decision.flatMap((i, at) => [...(at ? [", "] : []), stranger(labels[i])]);
+  decision.length === 0
+    ? ["none"]
+    : decision.flatMap((i, at) => (at ? [", ", stranger(labels[i])] : [stranger(labels[i])]));
 
 /** A part as people read it: 3.1 · 10⁻⁷ */
 const formatSmall = (part) => {
@@ -71,7 +69,7 @@ const openSession = async () => {
   ort.env.wasm.numThreads = threads;
   byId("threads").textContent = globalThis.crossOriginIsolated
     ? plural(threads, "thread")
-    : "1 thread: the server does not isolate the page, so the browser shares no memory between threads";
+    : "1 thread: the server does not isolate the page, so its threads could share no memory";
   const graph = await fetched("model.onnx");
   return ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
 };
@@ -97,12 +95,15 @@ const testParity = async (session) => {
   const pixels = await fetched("golden/images.bin", golden.images * size);
   const bytes = await fetched("golden/logits.bin", golden.images * golden.logits * 4);
   const logits = new Float32Array(bytes.buffer);
-  const images = Array.from({ length: golden.images }, (_, i) => pixels.slice(i * size, (i + 1) * size));
-  const recorded = images.map((_, i) => logits.slice(i * golden.logits, (i + 1) * golden.logits));
+  const cut = (values, length) =>
+    Array.from({ length: golden.images }, (_, i) => values.slice(i * length, (i + 1) * length));
+  const images = cut(pixels, size);
+  const recorded = cut(logits, golden.logits);
   const found = [];
   for (const image of images) {
     found.push(await answer(session, image));
-    judge("unproven", "Testing", `${found.length} of ${plural(images.length, "recorded image")} answered`);
+    const done = `${found.length} of ${plural(images.length, "recorded image")} answered`;
+    judge("unproven", "Testing", done);
     await painted();
   }
   const { same, relative, passed } = compare(head, recorded, found, golden);
@@ -110,12 +111,13 @@ const testParity = async (session) => {
     ...images.map((image, i) => recordedFigure(image, recorded[i], found[i], same[i])),
   );
   const count = same.filter(Boolean).length;
+  const [most, allowed] = [relative, golden.max_relative_error].map(formatSmall);
   judge(
     passed ? "passed" : "failed",
     passed ? "Passed" : "Failed",
     `${count} of ${plural(same.length, "recorded image")} decided the same in this browser`,
-    `The largest difference of a logit is ${formatSmall(relative)} of the scale; ${formatSmall(golden.max_relative_error)} is allowed.`,
-    ...(passed ? [] : ["This browser does not give the recorded answers, so this page takes no photos."]),
+    `The largest difference of a logit is ${most} of the scale; ${allowed} is allowed.`,
+    ...(passed ? [] : ["These are not the recorded answers, so this page takes no photos."]),
   );
   return passed;
 };
@@ -155,6 +157,7 @@ const answerCard = async (session, file) => {
   times.push(performance.now());
   const [decoding, resizing, network] = [1, 2, 3].map((i) => Math.round(times[i] - times[i - 1]));
   const photo = make("img", { alt: "", src: URL.createObjectURL(file) });
+  photo.addEventListener("load", () => URL.revokeObjectURL(photo.src));
   const size = `${decoded.width}\u00d7${decoded.height} pixels`;
   const spent = `decoded in ${decoding} ms, resized in ${resizing} ms, answered in ${network} ms`;
   const text = make(
@@ -165,11 +168,12 @@ const answerCard = async (session, file) => {
     make("p", { className: "quiet" }, stranger(file.name), `: ${size}, ${spent}`),
   );
   if (!decoded.opaque) {
-    const warning = "Parts of it are transparent. The colours there may differ from what training saw.";
+    const warning = "Parts of it are transparent: the colours there may not be those in the file.";
     text.append(make("p", { className: "warning" }, warning));
   }
-  const seen = make("div", { className: "seen" }, figure(photo, "your photo"), figure(drawn(pixels), "what the network gets"));
-  return make("li", { className: "panel answer" }, seen, text);
+  const seen = [figure(photo, "your photo"), figure(drawn(pixels), "what the network gets")];
+  const left = make("div", { className: "seen" }, ...seen);
+  return make("li", { className: "panel answer" }, left, text);
 };
 
 const takePhotos = (session) => {
@@ -181,7 +185,8 @@ const takePhotos = (session) => {
     try {
       byId("answers").prepend(await answerCard(session, file));
     } catch (error) {
-      problem.replaceChildren(stranger(file.name), `: this browser cannot read it (${visible(error.message)})`);
+      const reason = `: this browser cannot read it (${visible(error.message)})`;
+      problem.replaceChildren(stranger(file.name), reason);
       problem.hidden = false;
     }
     await painted();
@@ -212,5 +217,6 @@ try {
   const session = await openSession();
   if (await testParity(session)) takePhotos(session);
 } catch (error) {
-  judge("failed", "Failed", "The model does not run in this browser", visible(String(error.message ?? error)));
+  const reason = visible(String(error.message ?? error));
+  judge("failed", "Failed", "The model does not run in this browser", reason);
 }
