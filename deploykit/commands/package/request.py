@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+from deploykit.bundle.folder import Bundle
 from deploykit.errors import UsageError
 from deploykit.specs.model import Precision
 
@@ -13,6 +15,8 @@ PackageFormat: TypeAlias = Literal["triton", "zip", "container", "web"]
 PACKAGE_FORMATS: tuple[PackageFormat, ...] = get_args(PackageFormat)
 
 MAX_BATCH = 32
+#: Names that every server, client, URL and Dockerfile takes as they are.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,18 @@ class Written:
     content: str
     notes: tuple[str, ...]
     command: str
+
+
+def plain_name(bundle: Bundle) -> str:
+    """A bundle's name, where it can name a model of a server.
+
+    Raises:
+        UsageError: It has other characters than letters, digits, ``_``, ``.`` and ``-``.
+    """
+    if not _PLAIN_NAME.fullmatch(bundle.name):
+        raise UsageError(
+            f"{bundle.name!r} cannot name a model: that takes letters, digits, _, . and -, and "
+            "begins with a letter or a digit.",
+            hint="Rename the bundle's folder.",
+        )
+    return bundle.name

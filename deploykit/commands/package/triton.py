@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,22 +13,23 @@ import numpy as np
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.golden import read_golden
 from deploykit.commands.package.proof_notes import proof_notes
-from deploykit.commands.package.request import MAX_BATCH, PackageRequest, Written
+from deploykit.commands.package.request import MAX_BATCH, PackageRequest, Written, plain_name
 from deploykit.commands.package.triton_config import CONFIG_NAME, check_repository, config_text
 from deploykit.commands.package.triton_image import write_image_models
+from deploykit.engine.passport import check_plan
 from deploykit.errors import InputError, ParityError, UsageError
-from deploykit.inference.engines import Engine, named_engine
+from deploykit.inference.engines import BUILD_AGAIN, Engine, named_engine
 from deploykit.specs.model import PROBABILITIES_OUTPUT, Precision
 from deploykit.system.deps import need
+from deploykit.system.files import open_file
 from deploykit.system.progress import Progress, Step
 from deploykit.system.text import command_line
 
 LABELS = "labels.txt"
-#: Names that every server, client and URL takes.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 #: How long a request waits for others to share a run with.
 _MAX_DELAY_US = 2000
 _WARMUP = "golden-images"
+_HEADER_BYTES = 64
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 #: Between the probabilities of ONNX's float32 and of deploykit's float64.
 _MOST_DIFFERENCE = 1e-5
@@ -66,12 +66,7 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
         DependencyError: onnx is not installed.
     """
     need("onnx")
-    name = bundle.name
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot name a model of Triton's: it takes letters, digits, _, . and -.",
-            hint="Rename the bundle's folder.",
-        )
+    name = plain_name(bundle)
     folder = made / name
     version = folder / "1"
     version.mkdir(parents=True)
@@ -227,6 +222,12 @@ def _checked_engine(bundle: Bundle, name: str) -> Engine:
             "have one.",
             hint="Build one that takes a single image: deploykit build-trt --min-batch 1",
         )
+    bundle.checked(passport.deploy_graph)  # which tells labels and preprocessing
+    path = bundle.checked(engine.file)
+    with open_file(path) as file:
+        reason = check_plan(file.read(_HEADER_BYTES), passport.flavour, path.stat().st_size)
+    if reason is not None:
+        raise InputError(f"{engine.file}: {reason}.", hint=BUILD_AGAIN)
     return engine
 
 
