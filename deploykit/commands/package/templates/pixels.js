@@ -12,8 +12,12 @@ const FILTERS = {
   bilinear: [1, (x) => Math.max(0, 1 - Math.abs(x))],
   hamming: [
     1,
-    (x) =>
-      Math.abs(x) < 1 ? sinc(Math.abs(x)) * (0.54 + 0.46 * Math.cos(Math.abs(x) * Math.PI)) : 0,
+    (x) => {
+      const far = Math.abs(x);
+      // Pillow has these two in single precision.
+      const window = Math.fround(0.54) + Math.fround(0.46) * Math.cos(far * Math.PI);
+      return far < 1 ? sinc(far) * window : 0;
+    },
   ],
   bicubic: [
     2,
