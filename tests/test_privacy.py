@@ -23,6 +23,8 @@ quantize --images photos --search-seconds 1
 build-trt --images photos --precision fp32
 bench --images photos --seconds 0.1 --batch-sizes 2
 inspect
+package repository --format triton --preprocess
+package bundle.zip --format zip
 identify run/best_model.pth
 archs
 """

@@ -45,6 +45,7 @@ COMMANDS = [
     "bench --images photos --seconds 0.1 --batch-sizes 2",
     "predict photos --html rows.html",
     "inspect",
+    "package repository --format triton --preprocess",
 ]
 
 

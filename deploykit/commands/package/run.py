@@ -115,7 +115,7 @@ def _check_free(output: Path, request: PackageRequest) -> None:
         return
     if not _is_ours(output):
         raise UsageError(
-            f"{request.output} is there, and deploykit package did not write it.",
+            f"{request.output} is there, and this command did not write it.",
             hint="Name another place, or move that one away.",
         )
     if not request.overwrite:

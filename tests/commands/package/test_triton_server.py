@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from importlib import resources
 
 import numpy as np
 import pytest
+from google.protobuf import descriptor_pb2
 from PIL import Image
 from triton_server import make_environment, make_twin, serving
 
@@ -59,6 +61,13 @@ for name, module, place in (("http", tritonclient.http, http), ("grpc", tritoncl
         told[f"{name} broken"] = error.message()
 np.savez(folder / "found.npz", **found)
 (folder / "told.json").write_text(json.dumps(told))
+"""
+DESCRIPTOR = """
+import sys
+from pathlib import Path
+from tritonclient.grpc import model_config_pb2
+
+Path(sys.argv[3]).write_bytes(model_config_pb2.DESCRIPTOR.serialized_pb)
 """
 #: What protobuf takes and Triton does not load, by what it is.
 BROKEN = {
@@ -144,6 +153,24 @@ def _pixels(model, files):
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_triton_tells_of_a_file_that_is_no_image(protocol, answers):
     assert "image 0: " in answers[1][f"{protocol} broken"]
+
+
+def test_triton_client_has_the_descriptor_that_configurations_are_checked_by(triton, tmp_path):
+    triton.run_client(DESCRIPTOR, tmp_path / "descriptor")
+    ours = resources.files("deploykit.commands.package") / "templates/triton_model_config.pb"
+    assert fields_of(ours.read_bytes()) <= fields_of((tmp_path / "descriptor").read_bytes())
+
+
+def fields_of(descriptor):
+    """Messages, fields, numbers and types: a later tritonclient may have more."""
+    proto = descriptor_pb2.FileDescriptorProto.FromString(descriptor)
+    pending, found = [("", each) for each in proto.message_type], set()
+    while pending:
+        within, message = pending.pop()
+        name = f"{within}.{message.name}"
+        found |= {(name, f.name, f.number, f.type, f.type_name) for f in message.field}
+        pending += [(name, each) for each in message.nested_type]
+    return found
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -1,0 +1,107 @@
+"""How a package takes its place, and what it never replaces."""
+
+import json
+import os
+import stat
+
+import pytest
+
+from deploykit.commands.app import run
+from deploykit.commands.package import run as job
+from deploykit.commands.package.request import PackageRequest
+from deploykit.errors import InputError, UsageError
+
+FORMS = ["triton", "zip"]
+
+
+def place(form):
+    return "out.zip" if form == "zip" else "out"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_package_replaces_only_with_overwrite(form, package, exported_bundle):
+    first = package(exported_bundle, form, place(form))
+    with pytest.raises(UsageError, match="is there") as error:
+        package(exported_bundle, form, place(form))
+    assert "--overwrite" in error.value.hint
+    again = package(exported_bundle, form, place(form), overwrite=True)
+    assert again.files == first.files
+    assert [path.name for path in again.output.parent.iterdir()] == [place(form)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_package_never_replaces_what_it_did_not_write(form, package, exported_bundle, tmp_path):
+    output = tmp_path / "packages" / place(form)
+    output.parent.mkdir()
+    if form == "zip":
+        output.write_bytes(b"PK\x03\x04 of somebody else")
+    else:
+        output.mkdir()
+        (output / "deploykit.json").write_text(json.dumps({"written_by": "somebody else"}))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="did not write it"):
+        package(exported_bundle, form, place(form), overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_package_follows_no_link(form, package, exported_bundle, tmp_path):
+    inner = package(exported_bundle, form, place(form)).output
+    target = tmp_path / place(form)
+    inner.rename(target)
+    inner.symlink_to(target)
+    with pytest.raises(UsageError, match="is a link"):
+        package(exported_bundle, form, place(form), overwrite=True)
+
+
+def test_package_keeps_the_old_where_the_new_fails(package, exported_bundle, monkeypatch):
+    first = package(exported_bundle, "triton")
+    rename = job.Path.replace
+
+    def refuse(path, target):
+        if path.name == "out" and path.parent != first.output.parent:
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(job.Path, "replace", refuse)
+    with pytest.raises(InputError, match="could not be put in place"):
+        package(exported_bundle, "triton", overwrite=True)
+    assert {*first.files} <= {
+        path.relative_to(first.output).as_posix() for path in first.output.rglob("*")
+    }
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_package_can_be_read_by_others(package, exported_bundle):
+    output = package(exported_bundle, "triton").output
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(output.stat().st_mode) == 0o777 & ~umask
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "zip", "preprocess": True}, "--preprocess mean nothing to --format zip"),
+        ({"format": "zip", "engines": ("a",), "max_batch": 3}, "--engine and --max-batch mean"),
+        ({"format": "triton", "engines": ("a",), "precision": "fp16"}, "exclude each other"),
+    ],
+)
+def test_request_refuses_options_that_mean_nothing(options, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        PackageRequest(output=tmp_path, **options)
+
+
+def test_package_command(exported_bundle, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = ["package", str(output), "--bundle", str(exported_bundle.folder)]
+    assert run([*arguments, "--format", "triton", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["result"]
+    assert found["output"] == str(output)
+    assert found["files"].keys() >= {"colours/config.pbtxt"}
+    assert run([*arguments, "--format", "triton", "--overwrite"]) == 0
+    out = capsys.readouterr().out
+    assert f"written  {output}" in out
+    assert out.splitlines()[-1] == f"tritonserver --model-repository {output}"
+    assert run([*arguments, "--format", "torchserve"]) == 2
+    assert "there are triton, zip, container" in capsys.readouterr().err
