@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 from importlib import resources
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from deploykit.errors import InputError
@@ -81,8 +82,7 @@ def render(
     styles: Sequence[str],
     scripts: Sequence[str],
     context: Mapping[str, Any],
-    *,
-    allowed: Sequence[str] = (),
+    allowed: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[str]:
     """Render a template that extends ``base.html.j2``, piece by piece.
 
@@ -93,8 +93,8 @@ def render(
         scripts: The scripts that it needs beside the base's. All of them make one module: what an
             earlier one defines, a later one uses.
         context: What the template speaks of.
-        allowed: Directives of the policy beside, or in place of, those that forbid every request:
-            for a page that a server hands out.
+        allowed: What the page may do beside what every page may: more sources of the policy's
+            directives, ``{"connect-src": "'self'"}`` of one that reads files beside it.
 
     Yields:
         The document's text, in order; what the context generates is asked for as it is needed.
@@ -170,19 +170,22 @@ def _reader(package: str) -> Callable[[str], str]:
     return read
 
 
-def _policy(style: str, script: str, allowed: Sequence[str]) -> str:
-    directives = (
-        "default-src 'none'",
-        "img-src data:",
-        f"style-src '{_source_hash(style)}'",
-        f"script-src '{_source_hash(script)}'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
-    # Of a directive that comes twice, the first would count.
-    return "; ".join({each.partition(" ")[0]: each for each in (*directives, *allowed)}.values())
+def _policy(style: str, script: str, allowed: Mapping[str, str]) -> str:
+    nothing = "'none'"
+    directives = {
+        "default-src": nothing,
+        "img-src": "data:",
+        "style-src": f"'{_source_hash(style)}'",
+        "script-src": f"'{_source_hash(script)}'",
+        "base-uri": nothing,
+        "form-action": nothing,
+        "require-trusted-types-for": "'script'",
+        "trusted-types": nothing,
+    }
+    for name, sources in allowed.items():
+        before = directives.get(name, nothing)
+        directives[name] = sources if before == nothing else f"{before} {sources}"
+    return "; ".join(f"{name} {sources}" for name, sources in directives.items())
 
 
 def _source_hash(text: str) -> str:

@@ -1,1 +1,1 @@
-"""`deploykit package`: a bundle as a Triton repository, one file, or what a container serves."""
+"""`deploykit package`: a bundle for Triton, a container or a browser, or as one file."""

@@ -22,6 +22,7 @@ def package(
     engine: str | Sequence[str] = (),
     preprocess: bool = False,
     max_batch: int | None = None,
+    onnxruntime_web: PathLike | None = None,
     artifacts: PathLike | None = None,
     progress: Progress = silent,
 ) -> PackageResult:
@@ -30,7 +31,7 @@ def package(
     Args:
         output: The folder to write, or the ``.zip`` file.
         format: ``triton``: a model repository; ``zip``: the bundle in one file; ``container``: a
-            Dockerfile with all that it copies.
+            Dockerfile with all that it copies; ``web``: a page that runs it in a browser.
         bundle: What :func:`deploykit.export` returned, a bundle's name or its folder; None for the
             one there is, or the newest.
         overwrite: Replace a package that is there.
@@ -39,6 +40,7 @@ def package(
             of several kinds.
         preprocess: For Triton, take image files, too.
         max_batch: For Triton, the most images in one run; None for 32, or what the engine takes.
+        onnxruntime_web: For the web, a folder with that package, unpacked; None to ask npm.
         artifacts: The home of bundles; None for ``artifacts``.
         progress: Called with what is being done.
 
@@ -47,7 +49,7 @@ def package(
         BundleError: There is no such bundle, graph or engine, or it is damaged.
         InputError: It cannot be packaged so, or the system fails to write.
         ParityError: What would be served has been shown to decide otherwise.
-        MissingError: A Python package is not here.
+        MissingError: A Python package, or for the web npm, is not here.
     """
     request = PackageRequest(
         format=format,
@@ -57,6 +59,7 @@ def package(
         engines=(engine,) if isinstance(engine, str) else tuple(engine),
         preprocess=preprocess,
         max_batch=max_batch,
+        onnxruntime_web=None if onnxruntime_web is None else Path(onnxruntime_web),
     )
     chosen = chosen_bundle(bundle, artifacts, progress, packed=True)
     return package_bundle(chosen, request, progress)

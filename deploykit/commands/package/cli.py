@@ -35,7 +35,7 @@ def package(
         typer.Option(
             metavar="NAME",
             help="triton: a model repository; zip: the bundle in one file; container: a Dockerfile "
-            "with all that it copies.",
+            "with all that it copies; web: a page that runs it in a browser.",
         ),
     ],
     bundle: BundleName = None,
@@ -75,11 +75,21 @@ def package(
             help="The most images in one run.  [default: 32; the engine's]",
         ),
     ] = None,
+    onnxruntime_web: Annotated[
+        Path | None,
+        typer.Option(
+            parser=named_path,
+            metavar="DIR",
+            rich_help_panel="Options of --format web",
+            help="The package onnxruntime-web, unpacked, for a machine without npm.  "
+            "[default: npm gets it]",
+        ),
+    ] = None,
     artifacts: Artifacts = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write a bundle for Triton, as one file, or for a container.
+    """Write a bundle for Triton, as one file, for a container, or as a web page.
 
     What is there already is replaced only with --overwrite, and only if this command wrote it.
     """
@@ -100,6 +110,7 @@ def package(
             engines=tuple(engine or ()),
             preprocess=preprocess,
             max_batch=max_batch,
+            onnxruntime_web=onnxruntime_web,
         )
         result = package_bundle(
             find_bundle(bundle, artifacts, console.progress, packed=True),

@@ -11,7 +11,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.errors import UsageError
 from deploykit.specs.model import Precision
 
-PackageFormat: TypeAlias = Literal["triton", "zip", "container"]
+PackageFormat: TypeAlias = Literal["triton", "zip", "container", "web"]
 PACKAGE_FORMATS: tuple[PackageFormat, ...] = get_args(PackageFormat)
 
 MAX_BATCH = 32
@@ -31,6 +31,7 @@ class PackageRequest:
         engines: TensorRT engines instead of a graph, by their names. For ``triton``.
         preprocess: Whether the repository takes image files, too. For ``triton``.
         max_batch: The most images that the server puts into one run. For ``triton``.
+        onnxruntime_web: A folder with that package, unpacked; None to ask npm. For ``web``.
     """
 
     format: PackageFormat
@@ -40,6 +41,7 @@ class PackageRequest:
     engines: tuple[str, ...] = ()
     preprocess: bool = False
     max_batch: int | None = None
+    onnxruntime_web: Path | None = None
 
     def __post_init__(self) -> None:
         given = {
@@ -53,6 +55,11 @@ class PackageRequest:
             raise UsageError(
                 f"{' and '.join(named)} mean nothing to --format {self.format}.",
                 hint="They are for --format triton: leave them out.",
+            )
+        if self.onnxruntime_web is not None and self.format != "web":
+            raise UsageError(
+                f"--onnxruntime-web means nothing to --format {self.format}.",
+                hint="It is for --format web: leave it out.",
             )
         if self.engines and self.precision is not None:
             raise UsageError(

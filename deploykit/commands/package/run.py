@@ -14,7 +14,7 @@ from deploykit import __version__
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.manifest import MANIFEST_NAME, sha256_of
 from deploykit.bundle.packed import is_packed
-from deploykit.commands.package import container, triton, zipped
+from deploykit.commands.package import container, triton, web, zipped
 from deploykit.commands.package.request import PackageFormat, PackageRequest, Written
 from deploykit.errors import InputError, UsageError
 from deploykit.specs.value import Shown, Value, decode_json
@@ -29,6 +29,7 @@ FORMATS: dict[PackageFormat, _Writer] = {
     "triton": triton.write,
     "zip": zipped.write,
     "container": container.write,
+    "web": web.write,
 }
 #: Tells in a folder that this command has written it, so that it may be replaced.
 RECORD_NAME = "deploykit.json"

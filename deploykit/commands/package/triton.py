@@ -12,13 +12,13 @@ import numpy as np
 
 from deploykit.bundle.folder import Bundle
 from deploykit.bundle.golden import read_golden
+from deploykit.commands.package.proof_notes import proof_notes
 from deploykit.commands.package.request import MAX_BATCH, PackageRequest, Written, plain_name
 from deploykit.commands.package.triton_config import CONFIG_NAME, check_repository, config_text
 from deploykit.commands.package.triton_image import write_image_models
 from deploykit.engine.passport import check_plan
 from deploykit.errors import InputError, ParityError, UsageError
 from deploykit.inference.engines import BUILD_AGAIN, Engine, named_engine
-from deploykit.proof.policy import status_of
 from deploykit.specs.model import PROBABILITIES_OUTPUT, Precision
 from deploykit.system.deps import need
 from deploykit.system.files import open_file
@@ -79,7 +79,7 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
     (folder / LABELS).write_text(_lines(bundle.manifest.labels.names), "utf-8", newline="\n")
     fields["model_warmup"] = _put_warmup(bundle, folder, served.max_batch)
     (folder / CONFIG_NAME).write_text(config_text(fields), "utf-8", newline="\n")
-    notes = [*served.notes, *_proof_notes(bundle, served.files)]
+    notes = [*served.notes, *proof_notes(bundle, served.files)]
     if request.preprocess:
         notes += write_image_models(bundle, made, fields, (folder / LABELS).read_bytes())
     if bundle.manifest.golden == "photos":
@@ -288,31 +288,3 @@ def _put_warmup(bundle: Bundle, folder: Path, max_batch: int) -> list[dict[str, 
         {"name": f"{size} golden", "batch_size": size, "inputs": {source.name: given}}
         for size in sorted({1, min(len(images), max_batch)})
     ]
-
-
-def _proof_notes(bundle: Bundle, files: Sequence[str]) -> list[str]:
-    """What is known of what will be served, a note a file.
-
-    Raises:
-        ParityError: It has failed, and nothing else shows that it may be trusted.
-    """
-    notes = []
-    for file in files:
-        known = [
-            (kept, status_of(bundle, kept))
-            for kept in bundle.manifest.verdicts
-            if kept.graph == file
-        ]
-        passed = [kept for kept, status in known if status.proof is not None]
-        failed = [status for _, status in known if status.word == "failed"]
-        if failed and not passed:
-            raise ParityError(
-                f"{file} has failed its comparison: {failed[0].reason}.",
-                hint=f"Compare it again: {bundle.command('verify', '--images', 'DIR')}",
-            )
-        if passed:
-            places = dict.fromkeys(f"{kept.runtime}, {kept.device}" for kept in passed)
-            notes.append(f"{file} is proven on {'; '.join(places)}; the server's device may differ")
-        else:
-            notes.append(f"{file} is not proven on any device of this machine")
-    return notes

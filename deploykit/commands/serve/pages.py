@@ -32,9 +32,9 @@ def home_page(model: ServedModel, *, needs_key: bool) -> str:
         "needs_key": needs_key,
     }
     # To the server that it comes from, and pictures of what was dropped on it.
-    allowed = ("connect-src 'self'", "img-src data: blob:")
+    allowed = {"connect-src": "'self'", "img-src": "blob:"}
     return "".join(
-        render(_PACKAGE, "home.html.j2", ["home.css"], ["home.js"], context, allowed=allowed)
+        render(_PACKAGE, "home.html.j2", ["home.css"], ["home.js"], context, allowed)
     )
 
 
