@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,9 +73,31 @@ def read_truth(
         found = read_label_table(table)
     else:
         found = read_label_table(table, labels.names, several=labels.head.several)
-    rows = _image_of_rows(table, found.rows, scan)
-    strangers = [row for row in found.rows if row not in rows]
-    if not rows:
+    rows = match_rows(table, found.rows, scan, progress)
+    known = {image: found.rows[row] for row, image in rows.items()}
+    return Truth(found.labels, known, found.sha256)
+
+
+def match_rows(
+    table: Path, rows: Collection[str], scan: Scan, progress: Progress
+) -> dict[str, str]:
+    """Find the images that the rows of a table are for.
+
+    Args:
+        table: See :func:`read_truth`, as for the others.
+        rows: The rows' paths.
+        scan: The images.
+        progress: Told how many rows match no image, and how many images have no row.
+
+    Returns:
+        The image's name by the row's path.
+
+    Raises:
+        InputError: No row matches, or two rows match one image.
+    """
+    found = _image_of_rows(table, rows, scan)
+    strangers = [row for row in rows if row not in found]
+    if not found:
         raise InputError(
             f"No row of {table} matches an image of {scan.path}: the first row is "
             f"{visible(strangers[0])}, the first image {visible(scan.files[0].name)}.",
@@ -83,15 +105,15 @@ def read_truth(
             "bare names where no two are alike.",
         )
     if strangers:
-        many = counted(len(found.rows), "row")
+        many = counted(len(rows), "row")
         said = f"{table}: {len(strangers):,} of {many} match no image, the first is {strangers[0]}"
         progress(Note(visible(said)))
-    known = {image: found.rows[row] for row, image in rows.items()}
+    known = {*found.values()}
     if others := [file.name for file in scan.files if file.name not in known]:
         many = counted(len(scan.files), "image")
         said = f"{table} has no row for {len(others):,} of {many}, the first is {others[0]}"
         progress(Note(visible(said)))
-    return Truth(found.labels, known, found.sha256)
+    return found
 
 
 def table_order(table: Path, labels: Labels) -> tuple[str, ...]:

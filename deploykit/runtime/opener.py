@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from deploykit.errors import DependencyError, DeviceError, UsageError
 from deploykit.specs.engine import Profile
@@ -18,13 +18,14 @@ from deploykit.system.deps import need
 from deploykit.system.gpu import need_gpu
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     import numpy.typing as npt
     from torch import nn
 
     from deploykit.runtime._onnxruntime import GraphProbe
+    from deploykit.runtime._server import OpenServer
     from deploykit.runtime._tensorrt import TensorRTSession
     from deploykit.specs.engine import TensorRT
 
@@ -34,6 +35,10 @@ OPENVINO = "openvino"
 #: A model of the hardware: each tensor rounded through FP16 or int8, and computed with mostly in
 #: FP32 by kernels on the CPU.
 REHEARSAL = "rehearsal"
+
+Protocol: TypeAlias = Literal["http", "grpc"]
+#: What a server is asked by.
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 #: The precisions that each runtime really computes in. ONNX Runtime's CPU provider runs an FP16
 #: graph in FP32 behind casts, so what it answers shows nothing about FP16.
@@ -236,6 +241,42 @@ def node_milliseconds(
     from deploykit.runtime import _onnxruntime
 
     return _onnxruntime.node_milliseconds(graph, feeds, runs)
+
+
+def open_server(
+    url: str,
+    protocol: Protocol,
+    *,
+    name: str,
+    precision: Precision,
+    preprocessing: Preprocessing,
+    labels: Labels,
+    read_file: Callable[[str], bytes] | None,
+) -> OpenServer:
+    """Connect to a server that speaks KServe's protocol; see :mod:`deploykit.runtime._server`.
+
+    Args:
+        url: The server's address, which may name its model.
+        protocol: What it speaks there.
+        name: The model where the address names none.
+        precision: What it computes in.
+        preprocessing: The bundle's.
+        labels: The bundle's.
+        read_file: See :func:`deploykit.runtime._server.open_server`, as for the errors.
+
+    Raises:
+        UsageError: The address makes no sense.
+    """
+    from deploykit.runtime._server import open_server
+    from deploykit.runtime._server_client import parse_address
+
+    return open_server(
+        parse_address(url, protocol, name),
+        precision=precision,
+        preprocessing=preprocessing,
+        labels=labels,
+        read_file=read_file,
+    )
 
 
 def open_probe(

@@ -24,6 +24,7 @@ EXTRAS = {
     "av": "video",
     "fsspec": "cloud",
     "gcsfs": "cloud",
+    "gevent": "server",
     "h5py": "keras",
     "matplotlib": "train",
     "onnx": "graph",
@@ -40,6 +41,7 @@ EXTRAS = {
     "timm": "timm",
     "torch": "export",
     "torchvision": "export",
+    "tritonclient": "server",
     "yaml": "export",
 }
 #: What installs a module that no extra is for: both flavours of TensorRT need it.

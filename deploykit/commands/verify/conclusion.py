@@ -71,13 +71,13 @@ def conclusion_of(found: Verification) -> Conclusion:
     if broken:
         sentence, reasons = _failure(found, broken, faults)
     elif faults and found.candidates_passed:
-        sentence, reasons = f"The deployed model {does}, but a fault was found.", faults
+        sentence, reasons = f"{_subject(found)} {does}, but a fault was found.", faults
     elif faults:
         sentence = "A fault was found on the way to the deployed model."
         reasons = [*faults, f"Nothing shows whether it {does}."]
     elif not found.candidates_passed:
         outcome = "unproven"
-        which = _names(open_still) if passed else "the deployed model"
+        which = _names(open_still) if passed else _subject(found, capital=False)
         sentence = f"Nothing shows whether {which} {does}."
         why = [each.reasons[0] for each in open_still] or [_NOTHING]
         reasons = [*map(sentence_of, dict.fromkeys(why))]
@@ -86,10 +86,13 @@ def conclusion_of(found: Verification) -> Conclusion:
         outcome = "passed"
         total = totals_of(found.verdicts)
         few = (total.bound or 0) > MAX_FLIP_RATE_BOUND  # so few images are named
-        where = f"On {counted(total.images, noun_of(found))}, the" if few else "The"
+        where = ""
+        if few:
+            where = f"On {counted(total.images, noun_of(found))}, "
+        subject = _subject(found, capital=not few)
         allowed = "the budget" if any(each.budget for each in found.verdicts) else "what is allowed"
         within = f", within {allowed}" if total.flips else ""
-        sentence = f"{where} deployed model {does}{within}."
+        sentence = f"{where}{subject} {does}{within}."
         reasons = [
             *decisions_text(found.verdicts, reference_name(found), found.images.kind),
             *(f"{line}." for line in budgets_text(found.verdicts)),
@@ -106,6 +109,14 @@ def conclusion_of(found: Verification) -> Conclusion:
         *_stand_in(found),
         found.command("--stages", *photos) if broken and not faults else "",
     )
+
+
+def _subject(found: Verification, *, capital: bool = True) -> str:
+    """What was compared: ``The deployed model``."""
+    if found.table is not None:
+        return found.table.name
+    article = "The" if capital else "the"
+    return f"{article} {'server' if found.options else 'deployed model'}"
 
 
 def _stand_in(found: Verification) -> tuple[str, str]:
@@ -206,13 +217,17 @@ def _failure(
     if any(verdict.measurement.non_finite for verdict in broken):
         sentence = "Some of the answers are NaN or infinite."
     elif any(verdict.changes_too_many for verdict in broken):
-        sentence = f"The deployed model {_claims(found)[1]}."
+        sentence = f"{_subject(found)} {_claims(found)[1]}."
     elif any(verdict.exceeded for verdict in broken):
-        sentence = "The deployed model's answers moved further than is allowed."
+        sentence = f"{_subject(found)}'s answers moved further than is allowed."
+    elif any(verdict.mislabelled for verdict in broken):
+        sentence = f"{_subject(found)} gives the classes other names, or another order."
     else:
-        sentence = "The deployed model fails on extreme images, which no folder of photos has."
+        sentence = f"{_subject(found)} fails on extreme images, which no folder of photos has."
     what = [f"In {verdict.candidate.title}, {verdict.reasons[0]}." for verdict in broken]
     advice = f"Do not deploy {_names(broken) if len(found.verdicts) > 1 else 'it'} as it is."
+    if found.table is not None:
+        advice = "The two do not do the same to these photos, or are not of the same network."
     return sentence, [*what, advice, *faults]
 
 
