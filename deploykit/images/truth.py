@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,12 @@ def read_truth(
 
 
 def match_rows(
-    table: Path, rows: Collection[str], scan: Scan, progress: Progress
+    table: Path,
+    rows: Collection[str],
+    scan: Scan,
+    progress: Progress,
+    *,
+    from_elsewhere: bool = False,
 ) -> dict[str, str]:
     """Find the images that the rows of a table are for.
 
@@ -88,6 +94,8 @@ def match_rows(
         rows: The rows' paths.
         scan: The images.
         progress: Told how many rows match no image, and how many images have no row.
+        from_elsewhere: Whether the paths may be those of another machine: then what a path ends
+            with is enough, at least the file's name where no two images have it.
 
     Returns:
         The image's name by the row's path.
@@ -96,6 +104,8 @@ def match_rows(
         InputError: No row matches, or two rows match one image.
     """
     found = _image_of_rows(table, rows, scan)
+    if from_elsewhere:
+        found |= _by_their_ends(table, [row for row in rows if row not in found], found, scan)
     strangers = [row for row in rows if row not in found]
     if not found:
         raise InputError(
@@ -158,6 +168,37 @@ def _image_of_rows(table: Path, rows: Iterable[str], scan: Scan) -> dict[str, st
             (found[row],) = images
             row_of[found[row]] = row
     return found
+
+
+def _by_their_ends(
+    table: Path, rows: Iterable[str], found: Mapping[str, str], scan: Scan
+) -> dict[str, str]:
+    """The image that each path of another machine is for: the longest end that is one's name.
+
+    Raises:
+        InputError: Two rows' paths lead to one image.
+    """
+    names = {_slashed(file.name): file.name for file in scan.files}
+    alike = Counter(name.rpartition("/")[2] for name in names)
+    bare = {path.rpartition("/")[2]: name for path, name in names.items()}
+    bare = {base: name for base, name in bare.items() if alike[base] == 1}
+    row_of = {image: row for row, image in found.items()}
+    more: dict[str, str] = {}
+    for row in rows:
+        path = _slashed(row)
+        ends = (path[slash.end() :] for slash in re.finditer("/", path))
+        image = next((names[end] for end in ends if end in names), None)
+        image = image or bare.get(path.rpartition("/")[2])
+        if image is None:
+            continue
+        if (other := row_of.setdefault(image, row)) != row:
+            raise InputError(
+                f"The rows of {table} are not clear: {visible(other)} and {visible(row)} may both "
+                f"be {visible(image)}.",
+                hint="Give each image one row, with its path relative to the images' folder.",
+            )
+        more[row] = image
+    return more
 
 
 def _spellings(folder: Path) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def parse_address(url: str, protocol: Protocol, model: str) -> ServerAddress:
     scheme, separator, rest = url.partition("://")
     schemes = ("http", "https", protocol)
     hint = f"Write it so: --server http://127.0.0.1:8000/v2/models/{model}"
-    if has_control_character(url) or (separator and scheme not in schemes):
+    if not url.isprintable() or " " in url or (separator and scheme not in schemes):
         raise UsageError(f"{url!r} is no address of a server that speaks {protocol}.", hint=hint)
     parts = urlsplit(f"//{rest if separator else url}")
     if parts.username is not None or parts.query or parts.fragment:

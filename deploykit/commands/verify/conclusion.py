@@ -107,8 +107,15 @@ def conclusion_of(found: Verification) -> Conclusion:
         tuple(reasons),
         tuple(_limits(found)),
         *_stand_in(found),
-        found.command("--stages", *photos) if broken and not faults else "",
+        found.command("--stages", *photos) if _asks_for_stages(found, broken, faults) else "",
     )
+
+
+def _asks_for_stages(found: Verification, broken: Sequence[Verdict], faults: Sequence[str]) -> bool:
+    """Whether the diagnosis by stage may find what is at fault, and has not been made."""
+    tried = bool(found.diagnosis.explanations)
+    is_possible = not found.options or found.images.kind == "photos"
+    return bool(broken) and not faults and not tried and is_possible
 
 
 def _subject(found: Verification, *, capital: bool = True) -> str:
@@ -187,20 +194,26 @@ def _faults(found: Verification) -> Iterator[str]:
     """What the diagnosis found, a sentence each."""
     stages = found.diagnosis.stages
     if stages is not None and not stages.passed:
-        faults = [(finding.stage, finding.message) for finding in stages.findings]
-        if not faults and stages.first is not None:
-            faults = [(stages.first.stage, stages.first.change)]
-        for stage, what in faults:
-            yield f"The fault is in the stage {stage}: {what.rstrip('.')}."
-        if not faults:
-            yield "The diagnosis by stage compared nothing."
+        yield from _faulty_stages(stages)
     if found.diagnosis.layers == ():
         yield "The diagnosis by node compared nothing."
     for layer in found.diagnosis.layers or ():
         if not layer.passed:
             yield f"The fault in {layer.candidate.graph}: {_node_at_fault(layer)}."
+    for cause in filter(None, (each.cause for each in found.diagnosis.explanations)):
+        yield f"With one change it is explained: {cause.change}."
     for part in found.diagnosis.broken_off:
         yield f"The diagnosis of the {part.name} could not be made: {part.message}"
+
+
+def _faulty_stages(stages: StageReport) -> Iterator[str]:
+    faults = [(finding.stage, finding.message) for finding in stages.findings]
+    if not faults and stages.first is not None:
+        faults = [(stages.first.stage, stages.first.change)]
+    for stage, what in faults:
+        yield f"The fault is in the stage {stage}: {what.rstrip('.')}."
+    if not faults:
+        yield "The diagnosis by stage compared nothing."
 
 
 def _node_at_fault(layer: LayerReport) -> str:
@@ -228,7 +241,17 @@ def _failure(
     advice = f"Do not deploy {_names(broken) if len(found.verdicts) > 1 else 'it'} as it is."
     if found.table is not None:
         advice = "The two do not do the same to these photos, or are not of the same network."
-    return sentence, [*what, advice, *faults]
+    return sentence, [*what, *_before_the_network(found, broken), advice, *faults]
+
+
+def _before_the_network(found: Verification, broken: Sequence[Verdict]) -> Iterator[str]:
+    """That a server is right about pixels and wrong about files, a sentence; else nothing."""
+    right = [each.candidate.title for each in found.verdicts if each.passed]
+    if right and found.options:
+        yield (
+            f"{' and '.join(right)} is right: the fault is in what comes before, decoding, "
+            f"resizing or normalising for {_names([*broken])}."
+        )
 
 
 def _names(verdicts: Sequence[Verdict]) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.bundle.folder import GOLDEN, Bundle
 from deploykit.bundle.golden import read_golden
+from deploykit.commands.diagnose.text import Diagnosis
 from deploykit.commands.verify.request import VerifyRequest
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.server import open_server_candidates, time_requests
 from deploykit.commands.verify.table import TableMatch, TableSession, read_tool_table
-from deploykit.images.scan import sample_images
+from deploykit.images.scan import ImageFile, sample_images, sample_with
 from deploykit.images.truth import known_classes
 from deploykit.parity.accuracy import accuracies, class_changes
 from deploykit.parity.compare import OPT_BATCH_SIZE, NamedBatch
@@ -95,7 +97,7 @@ def compare_elsewhere(
     weak = mostly_unreadable(sample.unreadable, sample.readable)
     for reason in filter(None, (weak, compared_with.reason)):
         verdicts = tuple(verdict.refused(reason) for verdict in verdicts)
-    return Verification(
+    found = Verification(
         reference=compared_with,
         images=drawn,
         unreadable=sample.unreadable,
@@ -119,6 +121,30 @@ def compare_elsewhere(
             for spec, logits in zip(specs, answers.candidates, strict=True)
         },
     )
+    if not request.stages:
+        return found
+    return replace(found, diagnosis=_explained(bundle, found, sample.files, progress))
+
+
+def _explained(
+    bundle: Bundle, found: Verification, files: Mapping[str, ImageFile], progress: Progress
+) -> Diagnosis:
+    """Find the change that explains each candidate that failed."""
+    from deploykit.commands.diagnose.stages.elsewhere import MOST_IMAGES, explain_answers
+
+    explanations = []
+    for verdict, logits in zip(found.verdicts, found.answers.candidates, strict=True):
+        if not verdict.failed or verdict.measurement.non_finite:
+            continue
+        names = found.answers.paths
+        place_of = {name: place for place, name in enumerate(names)}
+        flipped = [flip.path for flip in verdict.measurement.flipped][: MOST_IMAGES // 2]
+        drawn = sample_with([files[name] for name in names], flipped, MOST_IMAGES)
+        rows = [place_of[file.name] for file in drawn]
+        explanations.append(
+            explain_answers(bundle, verdict.candidate, drawn, logits[rows], progress)
+        )
+    return Diagnosis(explanations=tuple(explanations))
 
 
 def _opened(

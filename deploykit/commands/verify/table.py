@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class ToolTable:
 
     Attributes:
         chosen: Which classes each is given, by the image's name: their places among the labels.
-        probabilities: That of the class, by the image's name; empty where it is not told.
+        probabilities: That of the class, by the image's name, of those images that have one.
         match: How many rows there are for which images.
     """
 
@@ -97,13 +98,12 @@ def read_tool_table(path: Path, labels: Labels, scan: Scan, progress: Progress) 
     rows = _rows_of(path)
     columns = _Columns.of(path, rows, labels)
     progress(Note(visible(f"{path}: {columns}")))
-    by_path: dict[str, _Row] = {}
-    for row in rows:
-        name = str(row.get(columns.file) or "")
-        if name in by_path:
-            raise InputError(f"{path} has {visible(name)} twice.", hint="Give each image one row.")
-        by_path[name] = row
-    matched = match_rows(path, by_path, scan, progress)
+    by_path = {str(row.get(columns.file) or ""): row for row in rows}
+    if len(by_path) < len(rows):
+        names = Counter(str(row.get(columns.file) or "") for row in rows)
+        name = visible(names.most_common(1)[0][0])
+        raise InputError(f"{path} has {name!r} twice.", hint="Give each image one row.")
+    matched = match_rows(path, by_path, scan, progress, from_elsewhere=True)
     numbered = _are_numbers([row.get(columns.decision) for row in rows], labels)
     if numbered:
         progress(Note(f"{path}: its classes are numbers: taken for the bundle's, from 0"))
@@ -130,8 +130,6 @@ def read_tool_table(path: Path, labels: Labels, scan: Scan, progress: Progress) 
         raise InputError(
             f"{path} has no answer in {visible(columns.decision)!r} to any image.", hint=_HINT
         )
-    if probabilities.keys() != chosen.keys():
-        probabilities = {}  # of some alone, which are no sample of all
     if empty := len(matched) - len(chosen):
         progress(Note(f"{path}: {counted(empty, 'row has', 'rows have')} no answer"))
     match = TableMatch(
@@ -203,10 +201,11 @@ class TableSession(Closing):
         )
 
     def _given(self) -> Given:
-        """Decisions alone where a probability is none of what is decided for."""
-        least = 1 / len(self._labels)
-        clear = all(each > least for each in self._table.probabilities.values())
-        return "headline" if self._table.probabilities and clear else "decisions"
+        """Decisions alone where a probability is missing, or is none of what is decided for."""
+        told, least = self._table.probabilities, 1 / len(self._labels)
+        clear = all(each > least for each in told.values())
+        # Of some images alone they would be no sample of all.
+        return "headline" if clear and told.keys() == self._table.chosen.keys() else "decisions"
 
     def run_named(self, names: Sequence[str], images: ImageBatch) -> Logits:
         """What the table tells of images; see :class:`deploykit.specs.session.NamedSession`."""

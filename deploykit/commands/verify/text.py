@@ -102,9 +102,16 @@ def table_match_text(result: Verification) -> Iterator[str]:
     yield f"table      {match.name}: {'; '.join([counted(match.rows, 'row'), *told])}"
 
 
-def latencies_text(result: Verification) -> Iterator[str]:
-    """How long a server takes, a line for each size of a request; nothing without a server."""
+def latencies_text(result: Verification, candidate: SessionSpec | None = None) -> Iterator[str]:
+    """How long a server takes, a line for each size of a request; nothing without a server.
+
+    Args:
+        result: What was found.
+        candidate: One of what was asked; None for all.
+    """
     for spec, latencies in result.latencies.items():
+        if candidate not in (None, spec):
+            continue
         for each in latencies:
             yield (
                 f"latency    {spec.graph}, {counted(each.batch_size, 'image')} a request: "

@@ -64,6 +64,11 @@ def model(exported_bundle, network):
     return make
 
 
+def redder(images):
+    """What a mean does that is 10 grey levels too low in red."""
+    return np.clip(images.astype(int) + np.array([10, 0, 0]), 0, 255).astype(np.uint8)
+
+
 def verified(bundle, url, folder=None, **fields):
     request = VerifyRequest(server=url, images=folder, self_test=folder is None, **fields)
     return verify_bundle(bundle, request)
@@ -99,10 +104,7 @@ def test_server_proves_nothing_of_the_bundle(bundle, model, photo_folder):
 
 
 def test_server_with_a_wrong_mean_fails(exported_bundle, model, photo_folder):
-    def spoil(images):  # the mean of one channel is off by 10 grey levels
-        return np.clip(images.astype(int) + [10, 0, 0], 0, 255).astype(np.uint8)
-
-    with serving(model(PIXELS, spoil=spoil)) as url:
+    with serving(model(PIXELS, spoil=redder)) as url:
         found = verified(exported_bundle, url, photo_folder)
     (verdict,) = found.verdicts
     assert verdict.failed
@@ -150,10 +152,7 @@ def test_server_with_probabilities_alone(exported_bundle, model, photo_folder):
 
 
 def test_server_with_probabilities_and_a_wrong_mean_fails(exported_bundle, model, photo_folder):
-    def spoil(images):
-        return np.clip(images.astype(int) + [10, 0, 0], 0, 255).astype(np.uint8)
-
-    with serving(model(PIXELS, outputs=[PROBABILITIES], spoil=spoil)) as url:
+    with serving(model(PIXELS, outputs=[PROBABILITIES], spoil=redder)) as url:
         found = verified(exported_bundle, url, photo_folder)
     assert "changes of probability" in found.verdicts[0].reasons[0]
 
@@ -226,9 +225,9 @@ def test_server_that_is_not_ready(exported_bundle, model):
 
 def test_server_that_is_too_slow(exported_bundle, model, monkeypatch):
     monkeypatch.setattr("deploykit.runtime._server.ANSWER_S", 0.2)
-    with serving(model(PIXELS, delay_s=1.0)) as url:
-        with pytest.raises(ServerError, match=r"no whole answer within 0\.2 s"):
-            verified(exported_bundle, url)
+    too_late = pytest.raises(ServerError, match=r"no whole answer within 0\.2 s")
+    with serving(model(PIXELS, delay_s=1.0)) as url, too_late:
+        verified(exported_bundle, url)
 
 
 @pytest.mark.parametrize(
@@ -279,3 +278,57 @@ def test_server_address_that_is_none(exported_bundle, url):
     with pytest.raises(UsageError) as refused:
         verified(exported_bundle, url)
     assert "secret" not in str(refused.value)
+
+
+def test_server_stages_name_the_change(exported_bundle, model, photo_folder):
+    with serving(model(PIXELS, spoil=lambda images: images[..., ::-1].copy())) as url:
+        found = verified(exported_bundle, url, photo_folder, stages=True)
+    (explanation,) = found.diagnosis.explanations
+    assert explanation.cause.change == "BGR"
+    assert explanation.cause.agreed == explanation.images == 45
+    assert explanation.cause.probability_change < 1e-5
+    text = verification_text(found)
+    assert "FOUND  BGR: gives what" in text
+    assert "With one change it is explained: BGR" in text
+    value = verification_value(found)["explanations"][0]["tried"]
+    assert [each["explains"] for each in value].count(True) == 1
+
+
+def test_server_stages_say_that_nothing_explains_it(exported_bundle, model, photo_folder):
+    with serving(model(PIXELS, spoil=redder)) as url:
+        found = verified(exported_bundle, url, photo_folder, stages=True)
+    assert found.diagnosis.explanations[0].cause is None
+    assert "usual changes explains it" in verification_text(found)
+
+
+def test_server_that_is_right_about_pixels_alone(exported_bundle, model, photo_folder):
+    made = model(PIXELS, FILES)
+    right = made.answer
+
+    def answer(name, values):
+        found = right(name, values)
+        return {"logits": found["logits"][:, ::-1]} if name == "image" else found
+
+    with serving(replace(made, answer=answer)) as url:
+        found = verified(exported_bundle, url, photo_folder)
+    assert [verdict.passed for verdict in found.verdicts] == [True, False]
+    assert "colours/images on made 1.0 over http is right: the fault is in" in verification_text(
+        found
+    )
+
+
+def test_server_by_the_command(exported_bundle, model, photo_folder, tmp_path, monkeypatch, capsys):
+    from deploykit.commands.app import run
+
+    page, junit = tmp_path / "certificate.html", tmp_path / "parity.xml"
+    files = ["--html", str(page), "--junit", str(junit)]
+    with serving(model(PIXELS)) as url:
+        wanted = ["verify", "--bundle", str(exported_bundle.folder), "--server", url]
+        assert run([*wanted, "--images", str(photo_folder), *files]) == 0
+        assert run([*wanted, "--protocol", "soap"]) == 2
+    assert run([*wanted, "--self-test"]) == 5
+    shown = page.read_text(encoding="utf-8")
+    assert "p99" in shown
+    assert "served" in shown
+    assert "latency" in junit.read_text(encoding="utf-8")
+    assert "cannot be reached" in capsys.readouterr().err
