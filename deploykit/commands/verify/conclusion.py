@@ -34,7 +34,8 @@ _PREPROCESSING: frozenset[Stage] = frozenset(
     {"decode", "resize", "preprocessing", "colour", "normalise"}
 )
 _NOTHING = "no candidate was compared"
-NAMES_THE_FAULT = "This names the stage at fault; --layers beside it, the node"
+_NAMES_THE_FAULT = "This names the stage at fault; --layers beside it, the node"
+_TRIES_CHANGES = "This tries which usual change gives these answers"
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,11 @@ def _subject(found: Verification, *, capital: bool = True) -> str:
         return found.table.name
     article = "The" if capital else "the"
     return f"{article} {'server' if found.options else 'deployed model'}"
+
+
+def names_the_fault(found: Verification) -> str:
+    """What the command of :attr:`Conclusion.diagnosis` does."""
+    return _TRIES_CHANGES if found.options else _NAMES_THE_FAULT
 
 
 def _stand_in(found: Verification) -> tuple[str, str]:

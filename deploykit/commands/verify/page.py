@@ -13,8 +13,8 @@ import numpy as np
 
 from deploykit.bundle.folder import CANONICAL_GRAPH
 from deploykit.commands.verify.conclusion import (
-    NAMES_THE_FAULT,
     conclusion_of,
+    names_the_fault,
     noun_of,
     reference_name,
     totals_of,
@@ -87,7 +87,7 @@ def write_certificate(
         "verification": found,
         "created": datetime.fromisoformat(found.created),
         "conclusion": conclusion_of(found),
-        "names_the_fault": NAMES_THE_FAULT,
+        "names_the_fault": names_the_fault(found),
         "outcomes": _OUTCOMES,
         "totals": totals_of(found.verdicts) if found.verdicts else None,
         "noun": noun_of(found),

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from deploykit.commands.diagnose.text import diagnosis_text, diagnosis_value
-from deploykit.commands.verify.conclusion import NAMES_THE_FAULT, conclusion_of
+from deploykit.commands.verify.conclusion import conclusion_of, names_the_fault
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import Accuracy, ClassAccuracy
 from deploykit.proof.embeddings_text import failure_text, similarity_text
@@ -63,7 +63,7 @@ def verification_text(result: Verification) -> str:
         last += ["", "To mend all that export can:", result.export_command]
     last += ["", conclusion.sentence, *conclusion.reasons]
     if conclusion.diagnosis:
-        last += [f"{NAMES_THE_FAULT}:", conclusion.diagnosis]
+        last += [f"{names_the_fault(result)}:", conclusion.diagnosis]
     last += (f"note    {limit}" for limit in conclusion.limits)
     blocks = (f"\n{block}" for block in diagnosis_text(result.diagnosis))
     return "\n".join((lines_text(lines), *blocks, lines_text(last)))
