@@ -55,12 +55,6 @@ class ServerAddress:
         scheme = ("https" if self.tls else "http") if self.protocol == "http" else "grpc"
         return f"{scheme}://{self.host}"
 
-    @property
-    def is_local(self) -> bool:
-        """Whether what is said stays on this machine."""
-        name = urlsplit(f"//{self.host}").hostname or ""
-        return name in ("localhost", "::1") or name.startswith("127.")
-
 
 def parse_address(url: str, protocol: Protocol, model: str) -> ServerAddress:
     """Read a server's address.
