@@ -31,8 +31,18 @@ _FILES = (
 )
 _DECISIONS = (
     *("prediction", "predictions", "predicted", "predicted class", "predicted label", "pred"),
-    *("pred class", "pred label", "y pred", "top1", "top 1", "label 1", "answer"),
-    *("label", "labels", "class", "class name", "category", "class id", "label id", "target"),
+    *("pred class", "pred label", "y pred", "top1", "top 1", "answer"),
+    *(
+        "label",
+        "labels",
+        "class",
+        "class name",
+        "category",
+        "class id",
+        "label id",
+        "target",
+        "label 1",
+    ),
 )
 _PROBABILITIES = ("probability", "confidence", "prob", "score", "conf", "probability 1", "p")
 _SEPARATOR = re.compile(r"[\s_.-]+")
