@@ -17,8 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 import numpy.typing as npt
 
 from deploykit.errors import InputError, ServerError, UsageError
-from deploykit.runtime.opener import Protocol
-from deploykit.specs.session import Closing
+from deploykit.specs.session import Closing, ServerProtocol
 from deploykit.system.deps import need
 from deploykit.system.text import has_control_character, visible
 
@@ -45,7 +44,7 @@ class ServerAddress:
         version: "" for the one that the server chooses.
     """
 
-    protocol: Protocol
+    protocol: ServerProtocol
     host: str
     tls: bool
     model: str
@@ -56,7 +55,7 @@ class ServerAddress:
         return f"{scheme}://{self.host}"
 
 
-def parse_address(url: str, protocol: Protocol, model: str) -> ServerAddress:
+def parse_address(url: str, protocol: ServerProtocol, model: str) -> ServerAddress:
     """Read a server's address.
 
     Args:
@@ -97,7 +96,7 @@ def parse_address(url: str, protocol: Protocol, model: str) -> ServerAddress:
     )
 
 
-def _default_port(scheme: str, protocol: Protocol) -> int:
+def _default_port(scheme: str, protocol: ServerProtocol) -> int:
     """That of the scheme; without one Triton's."""
     return {"https": 443, "http": 80}.get(scheme, 8000 if protocol == "http" else 8001)
 

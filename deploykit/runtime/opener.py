@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING
 
 from deploykit.errors import DependencyError, DeviceError, UsageError
 from deploykit.specs.engine import Profile
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.session import Session, SessionSpec
+from deploykit.specs.session import ServerProtocol, Session, SessionSpec
 from deploykit.specs.value import choice
 from deploykit.system.cpu import cpu_device
 from deploykit.system.deps import need
@@ -36,9 +36,6 @@ OPENVINO = "openvino"
 #: FP32 by kernels on the CPU.
 REHEARSAL = "rehearsal"
 
-Protocol: TypeAlias = Literal["http", "grpc"]
-#: What a server is asked by.
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 #: The precisions that each runtime really computes in. ONNX Runtime's CPU provider runs an FP16
 #: graph in FP32 behind casts, so what it answers shows nothing about FP16.
@@ -245,7 +242,7 @@ def node_milliseconds(
 
 def open_server(
     url: str,
-    protocol: Protocol,
+    protocol: ServerProtocol,
     *,
     name: str,
     precision: Precision,

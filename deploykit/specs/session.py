@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NewType, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Literal, NewType, Protocol, Self, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ NetworkInputs: TypeAlias = npt.NDArray[np.float32]
 Ticket = NewType("Ticket", int)
 """Stands for a batch in flight."""
 
+ServerProtocol: TypeAlias = Literal["http", "grpc"]
+SERVER_PROTOCOLS: tuple[ServerProtocol, ...] = get_args(ServerProtocol)
 Place: TypeAlias = Literal["here", "server", "table"]
 Given: TypeAlias = Literal["logits", "probabilities", "headline", "decisions"]
 

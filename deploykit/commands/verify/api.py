@@ -12,8 +12,8 @@ from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.text import verdict_text, verification_text
 from deploykit.parity.budget import Budget
 from deploykit.proof.reference import ReferenceRequest
-from deploykit.runtime.opener import PROTOCOLS, Protocol
 from deploykit.specs.model import Precision
+from deploykit.specs.session import SERVER_PROTOCOLS, ServerProtocol
 from deploykit.specs.value import choice
 from deploykit.system.progress import Progress, silent
 
@@ -35,7 +35,7 @@ def verify(
     self_test: bool = False,
     expected: PathLike | None = None,
     server: str | None = None,
-    protocol: Protocol | None = None,
+    protocol: ServerProtocol | None = None,
     against: PathLike | None = None,
     max_flips: str | float | None = None,
     max_accuracy_drop: float | None = None,
@@ -102,7 +102,7 @@ def verify(
         self_test=self_test,
         expected=optional_path(expected),
         server=server,
-        protocol=None if protocol is None else choice(protocol, PROTOCOLS, "protocol"),
+        protocol=None if protocol is None else choice(protocol, SERVER_PROTOCOLS, "protocol"),
         against=optional_path(against),
     )
     return verify_with_reports(

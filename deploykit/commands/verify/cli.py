@@ -193,7 +193,7 @@ def verify(
         from deploykit.commands.verify.request import VerifyRequest
         from deploykit.parity.budget import Budget
         from deploykit.proof.reference import ReferenceRequest
-        from deploykit.runtime.opener import PROTOCOLS
+        from deploykit.specs.session import SERVER_PROTOCOLS
         from deploykit.specs.value import choice
 
         request = VerifyRequest(
@@ -213,7 +213,7 @@ def verify(
             layers=layers,
             expected=expected,
             server=server,
-            protocol=None if protocol is None else choice(protocol, PROTOCOLS, "protocol"),
+            protocol=None if protocol is None else choice(protocol, SERVER_PROTOCOLS, "protocol"),
             against=against,
         )
         _verify(request, html, junit, console, bundle, artifacts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deploykit.errors import UsageError
 from deploykit.parity.budget import Budget
@@ -12,9 +11,7 @@ from deploykit.proof.images import ImageSample
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.runtime.opener import CUDA
 from deploykit.specs.model import Precision
-
-if TYPE_CHECKING:
-    from deploykit.runtime.opener import Protocol
+from deploykit.specs.session import ServerProtocol
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class VerifyRequest:
     layers: bool = False
     expected: Path | None = None
     server: str | None = None
-    protocol: Protocol | None = None
+    protocol: ServerProtocol | None = None
     against: Path | None = None
 
     @property
