@@ -82,6 +82,8 @@ def explain_answers(
                 explains=treatment != own and is_same,
             )
         )
+    # Of decisions alone: where probabilities tell the change, an order that looks alike is none.
+    is_known = spec.gives != "decisions" and any(each.explains for each in tried)
     for order in other_orders(before, names):
         few = len(truth) - int(order.right.sum()) <= _MOST_LEFT * len(truth)
         tried.append(
@@ -89,7 +91,9 @@ def explain_answers(
                 change=f"labels {order.change}",
                 agreed=int(order.right.sum()),
                 probability_change=math.nan,
-                explains=few and is_clear_gain(before.hits(names), order.hits, before.true_names),
+                explains=not is_known
+                and few
+                and is_clear_gain(before.hits(names), order.hits, before.true_names),
             )
         )
     tried.sort(key=_rank)
