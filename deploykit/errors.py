@@ -14,7 +14,8 @@
     │   └── ImagesError                    a folder without one readable image
     ├── MissingError                   5   something this machine does not have
     │   ├── DependencyError                a Python package
-    │   └── DeviceError                    a GPU, or a runtime that can use it
+    │   ├── DeviceError                    a GPU, or a runtime that can use it
+    │   └── ServerError                    a server that answers
     └── UnreadableImagesError          6   done, but not for every image, under --strict
 
 Each carries a message (what failed, with the values) and a hint (what to do about it).
@@ -94,6 +95,10 @@ class DependencyError(MissingError):
 
 class DeviceError(MissingError):
     """A device that is not there, or a runtime that cannot use it."""
+
+
+class ServerError(MissingError):
+    """A server that does not answer, is not ready, or answers only who has a key."""
 
 
 class UnreadableImagesError(DeploykitError):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,9 +74,40 @@ def read_truth(
         found = read_label_table(table)
     else:
         found = read_label_table(table, labels.names, several=labels.head.several)
-    rows = _image_of_rows(table, found.rows, scan)
-    strangers = [row for row in found.rows if row not in rows]
-    if not rows:
+    rows = match_rows(table, found.rows, scan, progress)
+    known = {image: found.rows[row] for row, image in rows.items()}
+    return Truth(found.labels, known, found.sha256)
+
+
+def match_rows(
+    table: Path,
+    rows: Collection[str],
+    scan: Scan,
+    progress: Progress,
+    *,
+    from_elsewhere: bool = False,
+) -> dict[str, str]:
+    """Find the images that the rows of a table are for.
+
+    Args:
+        table: See :func:`read_truth`, as for the others.
+        rows: The rows' paths.
+        scan: The images.
+        progress: Told how many rows match no image, and how many images have no row.
+        from_elsewhere: Whether the paths may be those of another machine: then what a path ends
+            with is enough, at least the file's name where no two images have it.
+
+    Returns:
+        The image's name by the row's path.
+
+    Raises:
+        InputError: No row matches, or two rows match one image.
+    """
+    found = _image_of_rows(table, rows, scan)
+    if from_elsewhere:
+        found |= _by_their_ends(table, [row for row in rows if row not in found], found, scan)
+    strangers = [row for row in rows if row not in found]
+    if not found:
         raise InputError(
             f"No row of {table} matches an image of {scan.path}: the first row is "
             f"{visible(strangers[0])}, the first image {visible(scan.files[0].name)}.",
@@ -83,15 +115,15 @@ def read_truth(
             "bare names where no two are alike.",
         )
     if strangers:
-        many = counted(len(found.rows), "row")
+        many = counted(len(rows), "row")
         said = f"{table}: {len(strangers):,} of {many} match no image, the first is {strangers[0]}"
         progress(Note(visible(said)))
-    known = {image: found.rows[row] for row, image in rows.items()}
+    known = {*found.values()}
     if others := [file.name for file in scan.files if file.name not in known]:
         many = counted(len(scan.files), "image")
         said = f"{table} has no row for {len(others):,} of {many}, the first is {others[0]}"
         progress(Note(visible(said)))
-    return Truth(found.labels, known, found.sha256)
+    return found
 
 
 def table_order(table: Path, labels: Labels) -> tuple[str, ...]:
@@ -136,6 +168,37 @@ def _image_of_rows(table: Path, rows: Iterable[str], scan: Scan) -> dict[str, st
             (found[row],) = images
             row_of[found[row]] = row
     return found
+
+
+def _by_their_ends(
+    table: Path, rows: Iterable[str], found: Mapping[str, str], scan: Scan
+) -> dict[str, str]:
+    """The image that each path of another machine is for: the longest end that is one's name.
+
+    Raises:
+        InputError: Two rows' paths lead to one image.
+    """
+    names = {_slashed(file.name): file.name for file in scan.files}
+    alike = Counter(name.rpartition("/")[2] for name in names)
+    bare = {path.rpartition("/")[2]: name for path, name in names.items()}
+    bare = {base: name for base, name in bare.items() if alike[base] == 1}
+    row_of = {image: row for row, image in found.items()}
+    more: dict[str, str] = {}
+    for row in rows:
+        path = _slashed(row)
+        ends = (path[slash.end() :] for slash in re.finditer("/", path))
+        image = next((names[end] for end in ends if end in names), None)
+        image = image or bare.get(path.rpartition("/")[2])
+        if image is None:
+            continue
+        if (other := row_of.setdefault(image, row)) != row:
+            raise InputError(
+                f"The rows of {table} are not clear: {visible(other)} and {visible(row)} may both "
+                f"be {visible(image)}.",
+                hint="Give each image one row, with its path relative to the images' folder.",
+            )
+        more[row] = image
+    return more
 
 
 def _spellings(folder: Path) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from deploykit.parity.answers import Answers
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.measures import measure
 from deploykit.specs.model import Labels
-from deploykit.specs.session import ImageBatch, Logits, Session, SessionSpec
+from deploykit.specs.session import ImageBatch, Logits, NamedSession, Session, SessionSpec
 
 NamedBatch: TypeAlias = tuple[Sequence[str], ImageBatch]
 """The names of n images, and the images: (n, H, W, 3) uint8 RGB."""
@@ -112,7 +112,11 @@ def ask_sessions(
         paths.extend(names)
         sizes.append(len(images))
         for i, session in enumerate(candidates):
-            given[i].append(session.run(images))
+            given[i].append(
+                session.run_named(names, images)
+                if isinstance(session, NamedSession)
+                else session.run(images)
+            )
         decisions = np.stack([labels.head.decide(each[-1]) for each in (right, *given)])
         changed += int((decisions != decisions[0]).any(axis=(0, 2)).sum())
         on_batch(len(paths), changed)
@@ -156,6 +160,7 @@ def measure_answers(
             batch_sizes=answers.batch_sizes,
             bounded=bounded,
             expected=expected,
+            gives=candidate.gives,
         )
         for logits, candidate in zip(answers.candidates, candidates, strict=True)
     )

@@ -108,6 +108,42 @@ class StageReport(Value, frozen=True):
         return bool(self.steps) and self.first is None and not self.findings
 
 
+class TriedChange(Value, frozen=True):
+    """A usual change to what is recorded, held against answers from elsewhere.
+
+    Attributes:
+        change: What is done otherwise: ``BGR instead of RGB``; ``as recorded`` for nothing.
+        agreed: How many images get the decision from elsewhere.
+        probability_change: The largest difference of a probability that is left; NaN where none is
+            known.
+        explains: Whether nothing to speak of is left, or clearly less than chance explains.
+    """
+
+    change: str
+    agreed: int
+    probability_change: float
+    explains: bool
+
+
+class Explanation(Value, frozen=True):
+    """Which change to the recorded preprocessing gives the answers from elsewhere.
+
+    Attributes:
+        candidate: What answers there, in words.
+        images: How many images were tried.
+        tried: The best first.
+    """
+
+    candidate: str
+    images: int
+    tried: tuple[TriedChange, ...]
+
+    @property
+    def cause(self) -> TriedChange | None:
+        """The change that explains the difference best; None where none does."""
+        return next((each for each in self.tried if each.explains), None)
+
+
 def node_title(node: str, operator: str, module: str) -> str:
     """A node in words: ``node_relu (Relu of stem.2)``; without a module ``node_relu (Relu)``."""
     return f"{node} ({operator}{f' of {module}' if module else ''})"

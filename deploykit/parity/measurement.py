@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from deploykit.parity.statistics import paired_interval
@@ -77,11 +78,13 @@ class Measurement(Value, frozen=True, omit_defaults=True):
         images: The number of images compared.
         batch_sizes: The sizes of the batches that the images were run in, ascending.
         scale: The largest absolute reference logit; relative errors are relative to it.
-        max_abs_error: The largest absolute difference of a logit.
+        max_abs_error: The largest absolute difference of a logit; NaN where the candidate gives no
+            logits.
         flips: Images whose decision differs although their margin decides.
         undecidable: Images whose margin is too small to decide, flipped or not.
         flipped: Every image whose decision differs, smallest margin last.
-        max_probability_change: The largest absolute difference of a probability.
+        max_probability_change: The largest absolute difference of a probability; this and the next
+            are NaN where the candidate gives decisions alone.
         p99_probability_change: The 99th percentile, over the images, of an image's largest change
             of a probability: the smallest that at least 99 % of the images do not exceed (nearest
             rank, definition 1 of Hyndman and Fan, "Sample quantiles in statistical packages", The
@@ -118,8 +121,20 @@ class Measurement(Value, frozen=True, omit_defaults=True):
         return "class" if self.decided == "class" else f"set of {self.decided}"
 
     @property
+    def has_logits(self) -> bool:
+        """Whether logits were compared."""
+        return not math.isnan(self.max_abs_error)
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether probabilities were compared."""
+        return not math.isnan(self.max_probability_change)
+
+    @property
     def max_relative_error(self) -> float:
         """The largest absolute difference of a logit, relative to the scale."""
+        if not self.has_logits:
+            return math.nan
         return self.max_abs_error / self.scale if self.scale > 0 else float("inf")
 
     @property

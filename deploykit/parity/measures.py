@@ -13,7 +13,7 @@ from deploykit.parity.measurement import UNDECIDABLE_MARGIN, Flip, Measurement
 from deploykit.parity.statistics import upper_bound
 from deploykit.specs.heads import BaseHead
 from deploykit.specs.model import Labels, Precision
-from deploykit.specs.session import Logits
+from deploykit.specs.session import Given, Logits
 
 
 def decides(logits: npt.ArrayLike, head: BaseHead, precision: Precision) -> npt.NDArray[np.bool_]:
@@ -33,6 +33,7 @@ def measure(
     least_scale: float = 0.0,
     bounded: bool = True,
     expected: Mapping[str, Collection[str]] = MappingProxyType({}),
+    gives: Given = "logits",
 ) -> Measurement:
     """Compare a candidate's logits with the reference's.
 
@@ -47,6 +48,8 @@ def measure(
             reference's logits are known to be that large.
         bounded: Whether the images were drawn blindly, so that a bound holds for others like them.
         expected: The classes of those images of which they are known, by the images' names.
+        gives: What of the candidate's logits is known; see
+            :attr:`deploykit.specs.session.SessionSpec.gives`. What is not is NaN.
 
     Returns:
         The measurement. Where a logit is not finite, its error counts as infinite, and the change
@@ -71,9 +74,15 @@ def measure(
     changes = np.ones(len(paths))
     probabilities = head.probabilities(ours[usable])
     moved = np.abs(head.probabilities(theirs[usable]) - probabilities)
-    changes[usable] = moved.max(axis=1)
-    margin = np.where(usable, head.margins(ours), 0.0)
     right, given = head.decide(ours), head.decide(theirs)
+    if gives == "headline":
+        told = head.chosen(given[usable], moved.shape[1])
+        moved = np.where(told, moved, 0.0)
+    changes[usable] = moved.max(axis=1)
+    largest_error = float(errors.max(initial=0.0)) if gives == "logits" else np.nan
+    if gives == "decisions":
+        changes = np.full(len(paths), np.nan)
+    margin = np.where(usable, head.margins(ours), 0.0)
     # A decision of several parts changes decidedly where a part that is clear changes, however
     # close the others are.
     changed = np.asarray(usable[:, None] & (right != given))
@@ -87,7 +96,7 @@ def measure(
         images=len(paths),
         batch_sizes=tuple(sorted(set(batch_sizes))),
         scale=scale,
-        max_abs_error=float(errors.max(initial=0.0)),
+        max_abs_error=largest_error,
         flips=flips,
         undecidable=len(paths) - decisions,
         flipped=tuple(

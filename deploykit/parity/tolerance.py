@@ -12,6 +12,7 @@ from deploykit.parity.budget import Budget
 from deploykit.parity.measurement import Measurement
 from deploykit.parity.statistics import CONFIDENCE
 from deploykit.specs.model import Precision
+from deploykit.specs.session import Given
 from deploykit.specs.value import Value
 from deploykit.system.text import counted
 
@@ -199,8 +200,30 @@ _TOLERANCES: dict[Precision, Tolerance] = {
 }
 
 
-def tolerance_for(precision: Precision, budget: Budget | None = None) -> Tolerance:
-    """What is allowed of a precision, or below FP32 what the user allows instead."""
-    if budget is None or precision == "fp32":
-        return _TOLERANCES[precision]
+#: Where there are no logits: a logit that is off by 1e-4 of a scale of 20 moves a probability by at
+#: most half of that.
+_FP32_PROBABILITIES = 1e-3
+
+
+def tolerance_for(
+    precision: Precision, budget: Budget | None = None, gives: Given = "logits"
+) -> Tolerance:
+    """What is allowed of a precision, or what the user allows instead.
+
+    Nobody can allow more of FP32, except of a table, of which nobody knows how it was computed.
+
+    Args:
+        precision: The candidate's.
+        budget: What the user allows; None for what the precision allows.
+        gives: What the candidate gives. What it does not give cannot be judged.
+    """
+    is_exact = precision == "fp32" and gives in ("logits", "probabilities")
+    if budget is None or is_exact:
+        allowed = _TOLERANCES[precision]
+        if gives == "logits":
+            return allowed
+        change = None
+        if gives != "decisions":
+            change = allowed.max_probability_change or _FP32_PROBABILITIES
+        return Tolerance(max_flip_rate=allowed.max_flip_rate, max_probability_change=change)
     return Tolerance(max_flip_rate=budget.max_flip_rate, max_accuracy_drop=budget.max_accuracy_drop)

@@ -9,7 +9,7 @@ import numpy as np
 
 from deploykit.images.generated import COLOURS, extreme_images
 from deploykit.proof.verdict import Verdict
-from deploykit.specs.session import ImageBatch, Logits, Session
+from deploykit.specs.session import ImageBatch, Logits, NamedSession, Session
 from deploykit.system.progress import Note, Progress
 
 
@@ -78,7 +78,9 @@ def judge_extremes(
         right: The reference's answers.
     """
     return tuple(
-        verdict.with_extremes(tuple(_reasons(verdict, candidate, right)))
+        verdict
+        if isinstance(candidate, NamedSession)  # these images have no names
+        else verdict.with_extremes(tuple(_reasons(verdict, candidate, right)))
         for verdict, candidate in zip(verdicts, candidates, strict=True)
     )
 

@@ -50,9 +50,11 @@ class ImageSample:
         batches: Names, images (N, H, W, 3), and how many beside them cannot be read.
         expected: The classes of those images of which they are known, by the image's name.
         limit: How many to draw at most; None for all. Those that are skipped do not count.
+        files: Those of the images that were drawn, by their names: filled as they are drawn.
 
     Attributes:
         unreadable: How many could not be read so far.
+        files: See above; empty where the images are no files.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class ImageSample:
         batches: Iterable[tuple[list[str], ImageBatch, int]],
         expected: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
         limit: int | None = None,
+        files: Mapping[str, ImageFile] = MappingProxyType({}),
     ) -> None:
+        self.files = files
         self.kind: ImageKind = kind
         self.source = source
         self.count = count
@@ -387,12 +391,15 @@ def _read(
     count: int,
     limit: int | None,
 ) -> ImageSample:
+    drawn: dict[str, ImageFile] = {}
+
     def batches() -> Iterator[tuple[list[str], ImageBatch, int]]:
         for batch in read_batches(files, preprocessing, batch_size=_READ_BATCH):
             readable = batch.readable
+            drawn.update((each.name, each) for each in readable)
             yield [each.name for each in readable], batch.images, len(batch.files) - len(readable)
 
-    return ImageSample("photos", printable(folder), count, batches(), expected, limit)
+    return ImageSample("photos", printable(folder), count, batches(), expected, limit, drawn)
 
 
 def generated_sample(count: int, size: Size) -> ImageSample:

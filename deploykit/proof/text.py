@@ -10,7 +10,7 @@ from deploykit.bundle.verdicts import ImageKind, ImageSet, KeptVerdict, Referenc
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.measurement import AccuracyChange, Measurement
 from deploykit.proof.policy import IMAGE_NAMES, Status, status, too_few_images
-from deploykit.specs.session import SessionSpec
+from deploykit.specs.session import Given, SessionSpec
 from deploykit.specs.value import plain_value
 from deploykit.system.text import (
     NARROW_SPACE,
@@ -57,6 +57,14 @@ _WITHOUT_BOUND: dict[ImageKind, str] = {
     "golden": "They were chosen at export for their margins, so no rate follows for photos.",
     "generated": "They are generated images, and say nothing about real photos.",
 }
+#: What was not compared, by what a candidate gives.
+_UNKNOWN: dict[Given, str] = {
+    "probabilities": "gives probabilities, and its logits were not to be had: decisions and "
+    "changes of probability were compared.",
+    "headline": "tells the probability of its decision alone: decisions and the changes of that "
+    "probability were compared.",
+    "decisions": "tells decisions alone: no logit and no probability was compared.",
+}
 #: Fewer images than these may well get the same answer.
 _LEAST_VARIED = 3
 #: Answers whose probabilities vary by less than this hardly depend on the image.
@@ -84,7 +92,7 @@ def verdicts_text(verdicts: Iterable[Verdict]) -> str:
             verdict.candidate.runtime,
             verdict.candidate.precision,
             flips_of(verdict.measurement),
-            f"{verdict.measurement.max_relative_error:.1e}",
+            error_of(verdict.measurement),
             changes_of(verdict.measurement),
             ",".join(map(str, verdict.measurement.batch_sizes)),
             OUTCOMES[outcome_of(verdict)],
@@ -107,11 +115,18 @@ def flips_of(measurement: Measurement) -> str:
     return text
 
 
+def error_of(measurement: Measurement) -> str:
+    """The largest error of a logit as a part of the scale; ``-`` where there are no logits."""
+    return f"{measurement.max_relative_error:.1e}" if measurement.has_logits else "-"
+
+
 def changes_of(measurement: Measurement) -> str:
     """``1.8e-02, largest 9.1e-02``: the 99th percentile of the changes of probability, as judged.
 
-    Where it is the largest, as of few images, it stands alone.
+    Where it is the largest, as of few images, it stands alone. ``-`` where there are none.
     """
+    if not measurement.has_probabilities:
+        return "-"
     judged = f"{measurement.p99_probability_change:.1e}"
     largest = f"{measurement.max_probability_change:.1e}"
     return judged if judged == largest else f"{judged}, largest {largest}"
@@ -153,9 +168,12 @@ def numbers_text(verdict: Verdict) -> str:
     """What was measured of a candidate, in a line."""
     found = verdict.measurement
     within = f", {budget_text(verdict.budget, found)}" if verdict.budget else ""
+    error = f"error {error_of(found)} of the scale, " if found.has_logits else ""
+    changes = f"|dp| {changes_of(found)}, " if found.has_probabilities else ""
+    where = {"served": "by", "told": "by"}.get(verdict.kind, "on")
     return (
-        f"flips {flips_of(found)}, error {found.max_relative_error:.1e} of the scale, "
-        f"|dp| {changes_of(found)}, {verdict.kind} on {verdict.candidate.device}, "
+        f"flips {flips_of(found)}, {error}"
+        f"{changes}{verdict.kind} {where} {visible(verdict.candidate.device)}, "
         f"batches of {', '.join(map(str, found.batch_sizes))}{within}"
     )
 
@@ -198,7 +216,11 @@ def decisions_text(verdicts: Sequence[Verdict], reference: str, kind: ImageKind)
         )
     if not changed:
         count = len(verdicts)
-        deployed = "the deployed one" if count == 1 else f"each of the {count} deployed ones"
+        place = verdicts[0].candidate.place
+        one = {"here": "the deployed one", "server": "the server"}
+        deployed = one.get(place, verdicts[0].candidate.title)
+        if count > 1:
+            deployed = f"each of the {count} deployed ones"
         # What decides in the lowest precision decides in all.
         compared, judged = found[0].images, min(each.decidable for each in found)
         images = f"All {compared:,} {noun}s" if compared != 1 else f"The one {noun}"
@@ -241,6 +263,13 @@ def limits_text(verdicts: Sequence[Verdict], images: ImageSet) -> Iterator[str]:
                 f"{spec.graph} was rehearsed on a model of {spec.precision} hardware, and has not "
                 "run on the hardware itself: verify it again there."
             )
+        if verdict.kind == "served":
+            yield (
+                f"{spec.title} was asked as it answered then: that proves no file of this bundle, "
+                "and nothing of what the server answers once it is changed."
+            )
+        if limit := _UNKNOWN.get(spec.gives):
+            yield f"{spec.title} {limit}"
         if spec.tf32:
             yield f"{spec.graph} ran with TensorFloat-32, which shows nothing about plain FP32."
     undecidable = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -27,11 +28,14 @@ from deploykit.proof.policy import budgets_of
 from deploykit.proof.reference import Reference
 from deploykit.runtime.opener import REHEARSAL
 from deploykit.specs.model import Labels
-from deploykit.specs.session import Logits, Session, SessionSpec
+from deploykit.specs.session import Logits, Place, Session, SessionSpec
 from deploykit.specs.value import Value
 from deploykit.system.deps import installed_versions
 from deploykit.system.progress import Note, Progress, Step
 from deploykit.system.text import now
+
+VerdictKind: TypeAlias = ProofKind | Literal["served", "told"]
+_KINDS: dict[Place, VerdictKind] = {"here": "executed", "server": "served", "table": "told"}
 
 
 class Verdict(Value, frozen=True):
@@ -42,23 +46,27 @@ class Verdict(Value, frozen=True):
 
     Attributes:
         candidate: What ran.
-        kind: ``executed`` on the runtime itself or ``rehearsed`` on a model of the hardware.
+        kind: ``executed`` on the runtime itself or ``rehearsed`` on a model of the hardware; by a
+            server ``served``, and of another tool's table ``told``. These two say nothing about the
+            bundle's own files, and prove none of them.
         measurement: What was found.
         tolerance: What is allowed.
         reasons: A sentence for each way in which it failed; empty when it passed.
         population: What the images were chosen from by their margins; None if they were not.
         extremes: Those of the reasons that extreme images give.
         budget: What the user allows, which made the tolerance; None for the precision's own.
+        mislabelled: That its classes have other names or another order, a sentence; "" if not.
     """
 
     candidate: SessionSpec
-    kind: ProofKind
+    kind: VerdictKind
     measurement: Measurement
     tolerance: Tolerance
     reasons: tuple[str, ...]
     population: Population | None = None
     extremes: tuple[str, ...] = ()
     budget: Budget | None = None
+    mislabelled: str = ""
 
     @property
     def passed(self) -> bool:
@@ -68,7 +76,7 @@ class Verdict(Value, frozen=True):
     @property
     def failed(self) -> bool:
         """Whether the compared images exceed the tolerance, whatever the skipped images do."""
-        return bool(self.exceeded or self.extremes)
+        return bool(self.exceeded or self.extremes or self.mislabelled)
 
     @property
     def exceeded(self) -> tuple[str, ...]:
@@ -94,6 +102,16 @@ class Verdict(Value, frozen=True):
     def refused(self, reason: str) -> Verdict:
         """A copy with one more reason against it."""
         return msgspec.structs.replace(self, reasons=(*self.reasons, reason))
+
+    def with_labels(self, reason: str) -> Verdict:
+        """A copy with what speaks against the names that a server gives the classes, if anything.
+
+        Args:
+            reason: A sentence; "" for nothing.
+        """
+        if not reason:
+            return self
+        return msgspec.structs.replace(self, reasons=(*self.reasons, reason), mislabelled=reason)
 
     def with_extremes(self, reasons: tuple[str, ...]) -> Verdict:
         """A copy with what extreme images show against the candidate."""
@@ -205,15 +223,15 @@ def judge(
             images tell nothing about an accuracy, and by none are they judged.
         budget: What the user allows below FP32; None for what the precision allows.
     """
-    if candidate.precision == "fp32":
+    if candidate.precision == "fp32" and candidate.place != "table":
         budget = None
-    tolerance = tolerance_for(candidate.precision, budget)
+    tolerance = tolerance_for(candidate.precision, budget, candidate.gives)
     if population is not None and budget is not None:
         tolerance = msgspec.structs.replace(tolerance, max_accuracy_drop=None)
         budget = budget.of_flips
     return Verdict(
         candidate=candidate,
-        kind="rehearsed" if candidate.runtime == REHEARSAL else "executed",
+        kind="rehearsed" if candidate.runtime == REHEARSAL else _KINDS[candidate.place],
         measurement=measurement,
         tolerance=tolerance,
         reasons=tolerance.reasons(measurement, population),
@@ -321,8 +339,13 @@ def kept_verdict(
         graph_sha256: Of the file that was measured.
         reference: What it was compared with.
         images: On which images.
+
+    Raises:
+        ValueError: What ran is no file of a bundle here.
     """
     spec = verdict.candidate
+    if verdict.kind == "served" or verdict.kind == "told":
+        raise ValueError(f"what {spec.title} answers proves no file of a bundle")
     return KeptVerdict(
         graph=spec.graph,
         graph_sha256=graph_sha256,

@@ -11,20 +11,21 @@ from deploykit.errors import DependencyError, DeviceError, UsageError
 from deploykit.specs.engine import Profile
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.preprocessing import Preprocessing
-from deploykit.specs.session import Session, SessionSpec
+from deploykit.specs.session import ServerProtocol, Session, SessionSpec
 from deploykit.specs.value import choice
 from deploykit.system.cpu import cpu_device
 from deploykit.system.deps import need
 from deploykit.system.gpu import need_gpu
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     import numpy.typing as npt
     from torch import nn
 
     from deploykit.runtime._onnxruntime import GraphProbe
+    from deploykit.runtime._server import OpenServer
     from deploykit.runtime._tensorrt import TensorRTSession
     from deploykit.specs.engine import TensorRT
 
@@ -34,6 +35,7 @@ OPENVINO = "openvino"
 #: A model of the hardware: each tensor rounded through FP16 or int8, and computed with mostly in
 #: FP32 by kernels on the CPU.
 REHEARSAL = "rehearsal"
+
 
 #: The precisions that each runtime really computes in. ONNX Runtime's CPU provider runs an FP16
 #: graph in FP32 behind casts, so what it answers shows nothing about FP16.
@@ -236,6 +238,42 @@ def node_milliseconds(
     from deploykit.runtime import _onnxruntime
 
     return _onnxruntime.node_milliseconds(graph, feeds, runs)
+
+
+def open_server(
+    url: str,
+    protocol: ServerProtocol,
+    *,
+    name: str,
+    precision: Precision,
+    preprocessing: Preprocessing,
+    labels: Labels,
+    read_file: Callable[[str], bytes] | None,
+) -> OpenServer:
+    """Connect to a server that speaks KServe's protocol; see :mod:`deploykit.runtime._server`.
+
+    Args:
+        url: The server's address, which may name its model.
+        protocol: What it speaks there.
+        name: The model where the address names none.
+        precision: What it computes in.
+        preprocessing: The bundle's.
+        labels: The bundle's.
+        read_file: See :func:`deploykit.runtime._server.open_server`, as for the errors.
+
+    Raises:
+        UsageError: The address makes no sense.
+    """
+    from deploykit.runtime._server import open_server
+    from deploykit.runtime._server_client import parse_address
+
+    return open_server(
+        parse_address(url, protocol, name),
+        precision=precision,
+        preprocessing=preprocessing,
+        labels=labels,
+        read_file=read_file,
+    )
 
 
 def open_probe(

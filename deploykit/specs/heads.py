@@ -31,6 +31,8 @@ ClassMeasure: TypeAlias = Literal["recall", "precision", "average precision"]
 
 #: Two classes whose probabilities differ by less than this are as probable as each other.
 _SAME_PROBABILITY = 1e-6
+#: What stands for a probability of 0 and next to 1, so that their logits are finite.
+_LEAST_PROBABILITY, _NEAREST_TO_ONE = 1e-38, 1e-16
 #: Of the thresholds of single classes, in a line that shows them.
 _SHOWN_CHARACTERS = 60
 
@@ -132,6 +134,14 @@ class BaseHead(Value, frozen=True, tag_field="kind"):
     def lost_margins(self, changes: Array) -> Array:
         """(N, L) changes of logits => (N,) the most by which they can take a margin away."""
 
+    @abstractmethod
+    def logits_from(self, probabilities: Array) -> Array:
+        """(N, K) => (N, L) logits that give these probabilities; what is no number stays so."""
+
+    @abstractmethod
+    def logits_for_decisions(self, chosen: npt.NDArray[np.bool_]) -> Array:
+        """(N, K) => (N, L) logits that stand for decisions, and tell nothing else."""
+
     def nearest(self, logits: npt.ArrayLike) -> npt.NDArray[np.intp]:
         """(N, L) => (N,) the class whose probability shows how clear a decision is."""
         return np.asarray(self.scores(logits).argmax(axis=1), np.intp)
@@ -215,6 +225,14 @@ class SingleLabel(BaseHead, frozen=True, tag="single-label"):
         found[rows] = np.where(difference >= _SAME_PROBABILITY, margin[rows] / scale, 0.0)
         return found[:, None]
 
+    def logits_from(self, probabilities: Array) -> Array:
+        """Logarithms: a softmax takes away what is added to all logits of a row."""
+        return np.asarray(np.log(np.clip(probabilities, _LEAST_PROBABILITY, 1.0)))
+
+    def logits_for_decisions(self, chosen: npt.NDArray[np.bool_]) -> Array:
+        """1 for the class that is decided for, else 0."""
+        return chosen.astype(np.float64)
+
     def lost_margins(self, changes: Array) -> Array:
         """By how much two logits of a row moved apart."""
         return np.asarray(np.ptp(changes, axis=1))
@@ -283,6 +301,16 @@ class _Sigmoids(BaseHead, frozen=True):
         difference = np.abs(sigmoid(chosen) - np.array(self.thresholds))
         found[usable] = np.where(difference >= _SAME_PROBABILITY, above / scale, 0.0)
         return found
+
+    def logits_from(self, probabilities: Array) -> Array:
+        """The log-odds of each probability."""
+        inside = np.clip(probabilities, _LEAST_PROBABILITY, 1 - _NEAREST_TO_ONE)
+        return np.asarray(np.log(inside) - np.log1p(-inside))
+
+    def logits_for_decisions(self, chosen: npt.NDArray[np.bool_]) -> Array:
+        """1 above the threshold where it is decided for, else 1 below."""
+        limits = self._above(np.zeros((1, len(self.thresholds))))
+        return np.asarray(np.where(chosen, 1.0, -1.0) - limits)
 
     def lost_margins(self, changes: Array) -> Array:
         """By how much a logit moved."""
@@ -394,6 +422,14 @@ class Binary(_Sigmoids, frozen=True, tag="binary"):
         """(N, 2): the class that is decided for comes first."""
         above = self._above(logits)
         return np.concatenate([np.zeros_like(above), np.where(above > 0, 1.0, -1.0)], axis=1)
+
+    def logits_from(self, probabilities: Array) -> Array:
+        """(N, 2), or (N, 1) of the second class alone => (N, 1) its log-odds."""
+        return super().logits_from(probabilities[:, -1:])
+
+    def logits_for_decisions(self, chosen: npt.NDArray[np.bool_]) -> Array:
+        """(N, 2) => (N, 1)."""
+        return super().logits_for_decisions(chosen[:, 1:])
 
     def chosen(self, decisions: Decisions, classes: int) -> npt.NDArray[np.bool_]:
         """One of the two classes."""

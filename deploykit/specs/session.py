@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NewType, Protocol, Self, TypeAlias, runtime_checkable
+from collections.abc import Sequence
+from typing import Literal, NewType, Protocol, Self, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,21 +25,33 @@ NetworkInputs: TypeAlias = npt.NDArray[np.float32]
 Ticket = NewType("Ticket", int)
 """Stands for a batch in flight."""
 
+ServerProtocol: TypeAlias = Literal["http", "grpc"]
+SERVER_PROTOCOLS: tuple[ServerProtocol, ...] = get_args(ServerProtocol)
+Place: TypeAlias = Literal["here", "server", "table"]
+Given: TypeAlias = Literal["logits", "probabilities", "headline", "decisions"]
+
 
 class SessionSpec(Value, frozen=True):
     """What really runs, which need not be what was asked for.
 
     Attributes:
-        runtime: What executes: ``onnxruntime-cpu``, ``onnxruntime-cuda``, ``torch``, ...
-        graph: What it executes: ``model.onnx``, ``deploy/fp32.onnx``, ``checkpoint``.
+        runtime: What executes: ``onnxruntime-cpu``, ``onnxruntime-cuda``, ``torch``, a server's
+            name and protocol, ...
+        graph: What it executes: ``model.onnx``, ``deploy/fp32.onnx``, ``checkpoint``; of a server
+            its model and the input.
         precision: The precision of the arithmetic between input and logits.
-        device: The device's name for people: ``CPU``, ``NVIDIA GeForce RTX 4070``.
+        device: The device's name for people: ``CPU``, ``NVIDIA GeForce RTX 4070``; of a server
+            its address.
         input_size: Height and width of the images it takes.
         classes: K, the number of logits an image.
         largest_batch: The most images that one run takes; None when any number goes.
         tf32: Whether FP32 arithmetic may round to TensorFloat-32: what was measured with it shows
             nothing about plain FP32.
         concurrent: Whether several threads may run it at once, each on a core of its own.
+        place: What answers: this machine, a ``server``, or the ``table`` of another tool.
+        gives: What of the answers is known. Of ``probabilities`` the logits are those that give
+            them; of a ``headline`` only that of what was decided for is right, and of ``decisions``
+            none: these two stand in logits for what was decided, and for nothing else.
     """
 
     runtime: str
@@ -50,10 +63,14 @@ class SessionSpec(Value, frozen=True):
     largest_batch: int | None = None
     tf32: bool = False
     concurrent: bool = False
+    place: Place = "here"
+    gives: Given = "logits"
 
     @property
     def title(self) -> str:
         """What a report calls it: ``deploy/fp32.onnx in bf16 on openvino``."""
+        if self.place == "table":
+            return self.graph
         # A graph's file is named after its precision, unless the runtime computes in another.
         named = self.precision == "fp32" or self.precision in self.graph
         hint = "" if named else f" in {self.precision}"
@@ -90,6 +107,23 @@ class Session(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *error: object) -> None: ...
+
+
+@runtime_checkable
+class NamedSession(Session, Protocol):
+    """A session that answers to the images' names, as a table does and who is sent the files."""
+
+    def run_named(self, names: Sequence[str], images: ImageBatch) -> Logits:
+        """Give the logits of images that have these names.
+
+        Args:
+            names: The N images'.
+            images: (N, H, W, 3), preprocessed as recorded.
+
+        Returns:
+            (N, K) float32, owned by the caller.
+        """
+        ...
 
 
 @runtime_checkable

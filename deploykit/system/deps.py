@@ -24,6 +24,7 @@ EXTRAS = {
     "av": "video",
     "fsspec": "cloud",
     "gcsfs": "cloud",
+    "gevent": "kserve",
     "h5py": "keras",
     "httptools": "serve",
     "matplotlib": "train",
@@ -44,6 +45,7 @@ EXTRAS = {
     "timm": "timm",
     "torch": "export",
     "torchvision": "export",
+    "tritonclient": "kserve",
     "uvicorn": "serve",
     "yaml": "export",
 }

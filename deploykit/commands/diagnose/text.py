@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any
 
 from deploykit.parity.diagnosis import (
+    Explanation,
     LayerError,
     LayerReport,
     StageReport,
@@ -20,6 +21,7 @@ from deploykit.system.text import commands_apart, counted, lines_text, table_tex
 
 _STAGE_COLUMNS = ("stage", "from here on", "flips", "|dlogit|/scale", "|dp|", "verdict")
 _CHANGE_COLUMNS = ("changed alone", "right", "gained", "export option")
+_TRIED_COLUMNS = ("changed alone", "same decision", "|dp| left", "")
 _LAYER_COLUMNS = ("node", "operator", "module", "added", "carried")
 _SHOWN_LAYERS = 10
 
@@ -49,11 +51,13 @@ class Diagnosis(Shown):
         stages: The diagnosis by stage; None when it was not asked for, or ended with an error.
         layers: The diagnosis of each graph; None likewise.
         broken_off: Those that ended with an error.
+        explanations: Which change gives the answers from elsewhere, one for each that differ.
     """
 
     stages: StageReport | None = None
     layers: tuple[LayerReport, ...] | None = None
     broken_off: tuple[BrokenDiagnosis, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -70,6 +74,7 @@ def diagnosis_text(diagnosis: Diagnosis) -> Iterator[str]:
     if diagnosis.layers == ():
         yield "FAILED  layers: no graph could be diagnosed"
     yield from map(layer_report_text, diagnosis.layers or ())
+    yield from map(explanation_text, diagnosis.explanations)
     for broken in diagnosis.broken_off:
         first, *more = broken.message.splitlines() or [""]
         more += commands_apart(broken.hint or "").splitlines()
@@ -95,8 +100,42 @@ def diagnosis_value(diagnosis: Diagnosis) -> dict[str, Any]:
         "layers": layers
         if layers is None
         else [{**plain_value(report), "passed": report.passed} for report in layers],
+        **(
+            {"explanations": [plain_value(each) for each in diagnosis.explanations]}
+            if diagnosis.explanations
+            else {}
+        ),
         "broken_off": [asdict(broken) for broken in diagnosis.broken_off],
     }
+
+
+def explanation_text(found: Explanation) -> str:
+    """What was tried to get the answers from elsewhere, and whether something gives them."""
+    rows = (
+        (
+            each.change,
+            f"{each.agreed} of {found.images}",
+            f"{each.probability_change:.1e}" if isfinite(each.probability_change) else "-",
+            "explains it" if each.explains else "-",
+        )
+        for each in found.tried
+    )
+    lines = [
+        f"stages     {found.candidate}, held against the canonical graph with one usual change "
+        f"each, on {counted(found.images, 'image')}",
+        "",
+        *table_text(_TRIED_COLUMNS, rows).split("\n"),
+        "",
+    ]
+    cause = found.cause
+    if cause is None:
+        lines.append(
+            f"none of the {len(found.tried) - 1} usual changes explains it: another network, "
+            "another precision, or an unusual preprocessing"
+        )
+    else:
+        lines.append(f"FOUND  {cause.change}: gives what {found.candidate} answers")
+    return lines_text(lines)
 
 
 def stage_report_text(report: StageReport) -> str:

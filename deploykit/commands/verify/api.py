@@ -13,6 +13,8 @@ from deploykit.commands.verify.text import verdict_text, verification_text
 from deploykit.parity.budget import Budget
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.specs.model import Precision
+from deploykit.specs.session import SERVER_PROTOCOLS, ServerProtocol
+from deploykit.specs.value import choice
 from deploykit.system.progress import Progress, silent
 
 
@@ -32,6 +34,9 @@ def verify(
     trust_pickle: bool = False,
     self_test: bool = False,
     expected: PathLike | None = None,
+    server: str | None = None,
+    protocol: ServerProtocol | None = None,
+    against: PathLike | None = None,
     max_flips: str | float | None = None,
     max_accuracy_drop: float | None = None,
     html: PathLike | None = None,
@@ -62,6 +67,12 @@ def verify(
         self_test: Compare with the recorded answers, which needs no torch.
         expected: A table of the photos' classes (path, then names or 0/1 columns); None for what
             their folders tell. Gives the accuracy of both sides.
+        server: The address of a model server that speaks KServe v2, to compare instead of what runs
+            here: ``http://HOST:8000/v2/models/NAME``, by default with the bundle's name. A key
+            that it wants is read from the environment variable ``DEPLOYKIT_SERVER_KEY``.
+        protocol: What the server speaks there, ``http`` or ``grpc``; None for HTTP.
+        against: Another tool's table of the same photos to compare instead: a CSV, JSON lines or
+            Parquet.
         max_flips: Below FP32, the part of the decisions that may change, ``"1%"`` or ``0.01``,
             instead of what the precision allows.
         max_accuracy_drop: Below FP32, by how many points the accuracy on labelled photos may fall.
@@ -75,7 +86,8 @@ def verify(
             ``junit`` names a file that is no earlier report.
         BundleError: There is no such bundle, or a file of it is missing or damaged.
         InputError: The photos, or a checkpoint that was named, cannot be used.
-        MissingError: The runtime needs a package or a device that is not here.
+        MissingError: The runtime needs a package or a device that is not here, or the server does
+            not answer.
     """
     request = VerifyRequest(
         images=optional_path(images),
@@ -89,6 +101,9 @@ def verify(
         reference=ReferenceRequest(arch, optional_path(ckpt), arch_args, trust_pickle),
         self_test=self_test,
         expected=optional_path(expected),
+        server=server,
+        protocol=None if protocol is None else choice(protocol, SERVER_PROTOCOLS, "protocol"),
+        against=optional_path(against),
     )
     return verify_with_reports(
         partial(chosen_bundle, bundle, artifacts, progress, packed=True),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from deploykit.console.command import Console
 
 _DIAGNOSIS = "Diagnosis options"
+_ELSEWHERE = "What runs elsewhere"
 _REPORTS = "Report options"
 
 
@@ -69,6 +70,34 @@ def verify(
         ),
     ] = False,
     expected: Expected = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            rich_help_panel=_ELSEWHERE,
+            help="Compare a model server that speaks KServe v2 (deploykit serve, Triton, MLServer) "
+            "instead of what runs here: http://HOST:8000/v2/models/NAME.  "
+            "[default model: the bundle's name]",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="http|grpc",
+            rich_help_panel=_ELSEWHERE,
+            help="What the server speaks there.  [default: http]",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            parser=named_path,
+            metavar="FILE",
+            rich_help_panel=_ELSEWHERE,
+            help="Compare another tool's table (CSV, JSON lines, Parquet) of the same images: "
+            "how often do the two disagree, and on which?",
+        ),
+    ] = None,
     max_flips: MaxFlips = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
     bundle: BundleName = None,
@@ -164,6 +193,8 @@ def verify(
         from deploykit.commands.verify.request import VerifyRequest
         from deploykit.parity.budget import Budget
         from deploykit.proof.reference import ReferenceRequest
+        from deploykit.specs.session import SERVER_PROTOCOLS
+        from deploykit.specs.value import choice
 
         request = VerifyRequest(
             images=images,
@@ -181,6 +212,9 @@ def verify(
             trained_accuracy=trained_accuracy,
             layers=layers,
             expected=expected,
+            server=server,
+            protocol=None if protocol is None else choice(protocol, SERVER_PROTOCOLS, "protocol"),
+            against=against,
         )
         _verify(request, html, junit, console, bundle, artifacts)
 

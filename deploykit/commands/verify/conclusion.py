@@ -34,7 +34,8 @@ _PREPROCESSING: frozenset[Stage] = frozenset(
     {"decode", "resize", "preprocessing", "colour", "normalise"}
 )
 _NOTHING = "no candidate was compared"
-NAMES_THE_FAULT = "This names the stage at fault; --layers beside it, the node"
+_NAMES_THE_FAULT = "This names the stage at fault; --layers beside it, the node"
+_TRIES_CHANGES = "This tries which usual change gives these answers"
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,13 @@ def conclusion_of(found: Verification) -> Conclusion:
     if broken:
         sentence, reasons = _failure(found, broken, faults)
     elif faults and found.candidates_passed:
-        sentence, reasons = f"The deployed model {does}, but a fault was found.", faults
+        sentence, reasons = f"{_subject(found)} {does}, but a fault was found.", faults
     elif faults:
         sentence = "A fault was found on the way to the deployed model."
         reasons = [*faults, f"Nothing shows whether it {does}."]
     elif not found.candidates_passed:
         outcome = "unproven"
-        which = _names(open_still) if passed else "the deployed model"
+        which = _names(open_still) if passed else _subject(found, capital=False)
         sentence = f"Nothing shows whether {which} {does}."
         why = [each.reasons[0] for each in open_still] or [_NOTHING]
         reasons = [*map(sentence_of, dict.fromkeys(why))]
@@ -86,10 +87,13 @@ def conclusion_of(found: Verification) -> Conclusion:
         outcome = "passed"
         total = totals_of(found.verdicts)
         few = (total.bound or 0) > MAX_FLIP_RATE_BOUND  # so few images are named
-        where = f"On {counted(total.images, noun_of(found))}, the" if few else "The"
+        where = ""
+        if few:
+            where = f"On {counted(total.images, noun_of(found))}, "
+        subject = _subject(found, capital=not few)
         allowed = "the budget" if any(each.budget for each in found.verdicts) else "what is allowed"
         within = f", within {allowed}" if total.flips else ""
-        sentence = f"{where} deployed model {does}{within}."
+        sentence = f"{where}{subject} {does}{within}."
         reasons = [
             *decisions_text(found.verdicts, reference_name(found), found.images.kind),
             *(f"{line}." for line in budgets_text(found.verdicts)),
@@ -104,8 +108,28 @@ def conclusion_of(found: Verification) -> Conclusion:
         tuple(reasons),
         tuple(_limits(found)),
         *_stand_in(found),
-        found.command("--stages", *photos) if broken and not faults else "",
+        found.command("--stages", *photos) if _asks_for_stages(found, broken, faults) else "",
     )
+
+
+def _asks_for_stages(found: Verification, broken: Sequence[Verdict], faults: Sequence[str]) -> bool:
+    """Whether the diagnosis by stage may find what is at fault, and has not been made."""
+    tried = bool(found.diagnosis.explanations)
+    is_possible = not found.options or found.images.kind == "photos"
+    return bool(broken) and not faults and not tried and is_possible
+
+
+def _subject(found: Verification, *, capital: bool = True) -> str:
+    """What was compared: ``The deployed model``."""
+    if found.table is not None:
+        return found.table.name
+    article = "The" if capital else "the"
+    return f"{article} {'server' if found.options else 'deployed model'}"
+
+
+def names_the_fault(found: Verification) -> str:
+    """What the command of :attr:`Conclusion.diagnosis` does."""
+    return _TRIES_CHANGES if found.options else _NAMES_THE_FAULT
 
 
 def _stand_in(found: Verification) -> tuple[str, str]:
@@ -176,20 +200,26 @@ def _faults(found: Verification) -> Iterator[str]:
     """What the diagnosis found, a sentence each."""
     stages = found.diagnosis.stages
     if stages is not None and not stages.passed:
-        faults = [(finding.stage, finding.message) for finding in stages.findings]
-        if not faults and stages.first is not None:
-            faults = [(stages.first.stage, stages.first.change)]
-        for stage, what in faults:
-            yield f"The fault is in the stage {stage}: {what.rstrip('.')}."
-        if not faults:
-            yield "The diagnosis by stage compared nothing."
+        yield from _faulty_stages(stages)
     if found.diagnosis.layers == ():
         yield "The diagnosis by node compared nothing."
     for layer in found.diagnosis.layers or ():
         if not layer.passed:
             yield f"The fault in {layer.candidate.graph}: {_node_at_fault(layer)}."
+    for cause in filter(None, (each.cause for each in found.diagnosis.explanations)):
+        yield f"With one change it is explained: {cause.change}."
     for part in found.diagnosis.broken_off:
         yield f"The diagnosis of the {part.name} could not be made: {part.message}"
+
+
+def _faulty_stages(stages: StageReport) -> Iterator[str]:
+    faults = [(finding.stage, finding.message) for finding in stages.findings]
+    if not faults and stages.first is not None:
+        faults = [(stages.first.stage, stages.first.change)]
+    for stage, what in faults:
+        yield f"The fault is in the stage {stage}: {what.rstrip('.')}."
+    if not faults:
+        yield "The diagnosis by stage compared nothing."
 
 
 def _node_at_fault(layer: LayerReport) -> str:
@@ -206,14 +236,28 @@ def _failure(
     if any(verdict.measurement.non_finite for verdict in broken):
         sentence = "Some of the answers are NaN or infinite."
     elif any(verdict.changes_too_many for verdict in broken):
-        sentence = f"The deployed model {_claims(found)[1]}."
+        sentence = f"{_subject(found)} {_claims(found)[1]}."
     elif any(verdict.exceeded for verdict in broken):
-        sentence = "The deployed model's answers moved further than is allowed."
+        sentence = f"{_subject(found)}'s answers moved further than is allowed."
+    elif any(verdict.mislabelled for verdict in broken):
+        sentence = f"{_subject(found)} gives the classes other names, or another order."
     else:
-        sentence = "The deployed model fails on extreme images, which no folder of photos has."
+        sentence = f"{_subject(found)} fails on extreme images, which no folder of photos has."
     what = [f"In {verdict.candidate.title}, {verdict.reasons[0]}." for verdict in broken]
     advice = f"Do not deploy {_names(broken) if len(found.verdicts) > 1 else 'it'} as it is."
-    return sentence, [*what, advice, *faults]
+    if found.table is not None:
+        advice = "The two do not do the same to these photos, or are not of the same network."
+    return sentence, [*what, *_before_the_network(found, broken), advice, *faults]
+
+
+def _before_the_network(found: Verification, broken: Sequence[Verdict]) -> Iterator[str]:
+    """That a server is right about pixels and wrong about files, a sentence; else nothing."""
+    right = [each.candidate.title for each in found.verdicts if each.passed]
+    if right and found.options:
+        yield (
+            f"{' and '.join(right)} is right: the fault is in what comes before, decoding, "
+            f"resizing or normalising for {_names([*broken])}."
+        )
 
 
 def _names(verdicts: Sequence[Verdict]) -> str:

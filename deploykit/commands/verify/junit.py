@@ -14,7 +14,7 @@ from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.commands.diagnose.text import layer_report_text, stage_report_text
 from deploykit.commands.verify.conclusion import conclusion_of
 from deploykit.commands.verify.result import Verification
-from deploykit.commands.verify.text import accuracy_line
+from deploykit.commands.verify.text import accuracy_line, latencies_text
 from deploykit.html.document import write_document
 from deploykit.proof.text import flips_text, images_text, numbers_text
 from deploykit.specs.session import SessionSpec
@@ -86,7 +86,8 @@ def _add_comparison(root: ET.Element, bundle: Bundle, found: Verification) -> No
     for name, value in filter(all, facts.items()):
         ET.SubElement(properties, "property", name=_xml(name), value=_xml(value))
     for verdict in found.verdicts:
-        text = "\n".join((*verdict.reasons, numbers_text(verdict), *flips_text(verdict)))
+        lines = (*verdict.reasons, numbers_text(verdict), *latencies_text(found, verdict.candidate))
+        text = "\n".join((*lines, *flips_text(verdict)))
         reason = "" if verdict.passed else verdict.reasons[0]
         _add_case(suite, bundle, _name_of(verdict.candidate), reason, text)
     if not found.verdicts:

@@ -13,8 +13,8 @@ import numpy as np
 
 from deploykit.bundle.folder import CANONICAL_GRAPH
 from deploykit.commands.verify.conclusion import (
-    NAMES_THE_FAULT,
     conclusion_of,
+    names_the_fault,
     noun_of,
     reference_name,
     totals_of,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from deploykit.commands.verify.result import Verification
     from deploykit.parity.accuracy import Accuracy, ClassAccuracy
     from deploykit.specs.heads import BaseHead
-    from deploykit.specs.session import Logits
+    from deploykit.specs.session import Given, Logits
 
 _STYLES = (
     "tiles.css",
@@ -87,7 +87,7 @@ def write_certificate(
         "verification": found,
         "created": datetime.fromisoformat(found.created),
         "conclusion": conclusion_of(found),
-        "names_the_fault": NAMES_THE_FAULT,
+        "names_the_fault": names_the_fault(found),
         "outcomes": _OUTCOMES,
         "totals": totals_of(found.verdicts) if found.verdicts else None,
         "noun": noun_of(found),
@@ -125,11 +125,15 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
     embeddings = found.similarities.get(verdict.candidate)
     scale, limit = verdict.measurement.scale, verdict.tolerance.max_relative_error
 
+    gives = verdict.candidate.gives
+
     def shown(image: Movement) -> dict[str, Any]:
         both = {side: logits[[image.index]] for side, logits in sides.items()}
         name, first = names[image.index], _changed_classes(both, labels)
         nearest = int(labels.head.nearest(both["reference"])[0])
         answers = {side: _answer(row, labels, first, nearest) for side, row in both.items()}
+        if gives in ("headline", "decisions"):
+            answers["candidate"] |= {"top": _known(both["candidate"], labels, gives)}
         return {
             "name": name,
             "expected": found.expected.get(name),
@@ -145,13 +149,16 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
         numbers = number(image.margin), number(image.change)
         return [names[image.index], *decisions, *numbers, image.decidable]
 
-    scatter = scatter_of(images, None if limit is None else limit * scale)
+    allowed = None if limit is None else limit * scale
+    scatter = scatter_of(images, allowed) if gives == "logits" else None
     flips = sorted((each for each in images if each.flipped), key=lambda each: -each.margin)
-    closest = [] if flips else sorted(images, key=lambda each: each.room)
+    closest = [] if flips or scatter is None else sorted(images, key=lambda each: each.room)
     changes = found.class_changes.get(verdict.candidate, ())
     within = verdict.budget if verdict.passed else None
     return {
         "verdict": verdict,
+        "gives": gives,
+        "latencies": found.latencies.get(verdict.candidate, ()),
         "within": "" if within is None else budget_text(within, verdict.measurement),
         "changed": [each for each in changes if each.lost][:_MOST_CLASSES],
         "outcome": outcome_of(verdict),
@@ -164,6 +171,15 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
         "flips": [*map(shown, flips[:_MOST_FLIPS])],
         "closest": [*map(shown, closest[:_CLOSEST])],
     }
+
+
+def _known(row: Logits, labels: Labels, gives: Given) -> list[Ranked]:
+    """What is known of an answer (1, L) that is no more than a decision: its one probability."""
+    if gives == "decisions":
+        return []
+    (place,) = labels.head.decide(row)[0].tolist()
+    probability = float(labels.head.probabilities(row)[0, place])
+    return [Ranked(label=labels.names[place], probability=probability)]
 
 
 def _changed_classes(sides: Mapping[str, Logits], labels: Labels) -> list[int]:

@@ -11,6 +11,7 @@ from deploykit.proof.images import ImageSample
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.runtime.opener import CUDA
 from deploykit.specs.model import Precision
+from deploykit.specs.session import ServerProtocol
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class VerifyRequest:
             what its precision allows.
         keep: Whether the bundle keeps the verdicts.
         expected: A table of the images' classes; None for what their folders tell.
+        server: The address of a server to compare instead of what runs here; None for none.
+        protocol: What it speaks; None for HTTP.
+        against: Another tool's table to compare instead of what runs here; None for none.
     """
 
     sample: ImageSample | None = None
@@ -44,6 +48,23 @@ class VerifyRequest:
     trained_accuracy: float | None = None
     layers: bool = False
     expected: Path | None = None
+    server: str | None = None
+    protocol: ServerProtocol | None = None
+    against: Path | None = None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether what is compared did not run here."""
+        return self.server is not None or self.against is not None
+
+    @property
+    def elsewhere_options(self) -> tuple[str, ...]:
+        """The options that name it."""
+        return (
+            *(() if self.server is None else ("--server", self.server)),
+            *(() if self.protocol is None else ("--protocol", self.protocol)),
+            *(() if self.against is None else ("--against", str(self.against))),
+        )
 
     @property
     def diagnoses(self) -> bool:
@@ -56,6 +77,7 @@ class VerifyRequest:
         Raises:
             UsageError: Options that contradict each other, or compare nothing.
         """
+        self._check_elsewhere()
         for wrong, message, hint in (
             (
                 not self.stages and (self.transform, self.trained_accuracy) != (None, None),
@@ -118,6 +140,43 @@ class VerifyRequest:
                 "--lowest-margins chooses among all photos of a folder: it takes no --max-images, "
                 "no --self-test and no images that are given already.",
                 "Name a folder alone: --lowest-margins N --images DIR",
+            ),
+        ):
+            if wrong:
+                raise UsageError(message, hint=hint)
+
+    def _check_elsewhere(self) -> None:
+        """Refuse what makes no sense beside a server or a table.
+
+        Raises:
+            UsageError: It makes none.
+        """
+        here = self.runtime is not None or self.engine is not None or self.tf32
+        chosen = self.lowest_margins is not None or self.layers
+        told = self.transform is not None or self.trained_accuracy is not None
+        for wrong, message, hint in (
+            (
+                self.server is not None and self.against is not None,
+                "--server and --against are two comparisons.",
+                "Make them one after the other.",
+            ),
+            (
+                self.protocol is not None and self.server is None,
+                "--protocol is that of a server.",
+                "Name the server: --server URL",
+            ),
+            (
+                self.is_elsewhere and (here or chosen or told),
+                "--server and --against compare what runs elsewhere on all images: they take no "
+                "--runtime, --engine, --tf32, --lowest-margins, --layers, --transform or "
+                "--trained-accuracy.",
+                "Leave out one or the other; --precision says what runs there.",
+            ),
+            (
+                self.against is not None and (self.self_test or self.sample is not None),
+                "--against compares what a table tells of photos: it takes no --self-test and no "
+                "images that are given already.",
+                "Name the photos' folder: --against FILE --images DIR",
             ),
         ):
             if wrong:

@@ -10,9 +10,11 @@ import numpy as np
 
 from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.diagnose.text import Diagnosis
+from deploykit.commands.verify.table import TableMatch
 from deploykit.inference.candidates import Candidate
 from deploykit.parity.accuracy import Accuracy, ClassChange
 from deploykit.parity.answers import Answers
+from deploykit.parity.latency import Latency
 from deploykit.parity.mining import MarginMining
 from deploykit.parity.similarity import Similarity
 from deploykit.proof.reference import Reference
@@ -49,6 +51,9 @@ class Verification(Shown):
             graph with embeddings was compared with it.
         class_changes: What becomes of each class's images in the candidates below FP32, by what
             gave the answers; empty where the images were chosen by their margins.
+        latencies: How long a server takes, by what of it was asked.
+        table: How another tool's table and the images fit each other; None where none is compared.
+        options: Those of ``verify`` that name what is compared, where it did not run here.
         export_command: The command that exports the bundle again without the faults that the
             diagnosis by stage found; None where no option of ``export`` mends one.
     """
@@ -72,6 +77,9 @@ class Verification(Shown):
     export_command: str | None = None
     similarities: Mapping[SessionSpec, Similarity] = field(default_factory=dict)
     class_changes: Mapping[SessionSpec, tuple[ClassChange, ...]] = field(default_factory=dict)
+    latencies: Mapping[SessionSpec, tuple[Latency, ...]] = field(default_factory=dict)
+    table: TableMatch | None = None
+    options: tuple[str, ...] = ()
 
     @property
     def candidates_passed(self) -> bool:
@@ -86,7 +94,7 @@ class Verification(Shown):
     def command(self, *options: str) -> str:
         """A command that verifies the same bundle, for a shell."""
         bundle = () if self.folder is None else ("--bundle", str(self.folder))
-        return command_line(["deploykit", "verify", *bundle, *options])
+        return command_line(["deploykit", "verify", *bundle, *self.options, *options])
 
     def worst_images(self, count: int) -> tuple[str, ...]:
         """The images to look at first: those that changed their decision, then the largest errors.
@@ -100,7 +108,9 @@ class Verification(Shown):
         ours, paths = self.answers.reference, self.answers.paths
         flipped = {flip.path for verdict in self.verdicts for flip in verdict.measurement.flipped}
         errors = np.zeros(len(paths))
-        for theirs in self.answers.candidates:
+        for verdict, theirs in zip(self.verdicts, self.answers.candidates, strict=True):
+            if verdict.candidate.gives != "logits":
+                continue
             moved = np.abs(theirs.astype(np.float64) - ours).max(axis=1)
             errors = np.maximum(errors, np.where(np.isfinite(moved), moved, np.inf))
         order = sorted(range(len(paths)), key=lambda i: (paths[i] not in flipped, -errors[i]))

@@ -95,6 +95,10 @@ def verify_bundle(
             "A self-test compares with the recorded answers, and with no other reference.",
             hint="Leave out the reference, or the self-test.",
         )
+    if request.is_elsewhere:
+        from deploykit.commands.verify.elsewhere import compare_elsewhere
+
+        return compare_elsewhere(bundle, request, progress, reference)
     if not request.diagnoses:
         return _compare(bundle, request, progress, reference)
     from deploykit.commands.export.again import export_command

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from deploykit.commands.diagnose.text import diagnosis_text, diagnosis_value
-from deploykit.commands.verify.conclusion import NAMES_THE_FAULT, conclusion_of
+from deploykit.commands.verify.conclusion import conclusion_of, names_the_fault
 from deploykit.commands.verify.result import Verification
 from deploykit.parity.accuracy import Accuracy, ClassAccuracy
 from deploykit.proof.embeddings_text import failure_text, similarity_text
@@ -26,7 +26,7 @@ from deploykit.proof.text import (
 from deploykit.specs.heads import BaseHead, ClassMeasure
 from deploykit.specs.session import SessionSpec
 from deploykit.specs.value import plain_value
-from deploykit.system.text import lines_text, table_text
+from deploykit.system.text import counted, lines_text, table_text
 
 _SHOWN_CLASSES = 20
 _WORST_CLASSES = 10
@@ -46,6 +46,8 @@ def verification_text(result: Verification) -> str:
     ]
     if result.unreadable:
         lines.append(f"           {result.unreadable} more could not be read")
+    lines += table_match_text(result)
+    lines += latencies_text(result)
     lines += (f"embeddings {spec.title}: {text}" for spec, text in _similarities(result))
     if result.accuracy:
         lines += _accuracy_text(result)
@@ -61,7 +63,7 @@ def verification_text(result: Verification) -> str:
         last += ["", "To mend all that export can:", result.export_command]
     last += ["", conclusion.sentence, *conclusion.reasons]
     if conclusion.diagnosis:
-        last += [f"{NAMES_THE_FAULT}:", conclusion.diagnosis]
+        last += [f"{names_the_fault(result)}:", conclusion.diagnosis]
     last += (f"note    {limit}" for limit in conclusion.limits)
     blocks = (f"\n{block}" for block in diagnosis_text(result.diagnosis))
     return "\n".join((lines_text(lines), *blocks, lines_text(last)))
@@ -81,6 +83,41 @@ def _similarities(result: Verification) -> Iterator[tuple[SessionSpec, str]]:
     for spec, found in result.similarities.items():
         kind = result.reference.kind
         yield spec, failure_text(found, kind) or similarity_text(found, kind)
+
+
+def table_match_text(result: Verification) -> Iterator[str]:
+    """What of a table and of the images was not compared, a line; nothing without a table."""
+    match = result.table
+    if match is None:
+        return
+    left = {
+        "matches no image": (match.strangers, "match no image"),
+        "has no answer": (match.empty, "have no answer"),
+    }
+    told = [
+        f"{count:,} {one if count == 1 else many}" for one, (count, many) in left.items() if count
+    ]
+    if match.absent:
+        told.append(counted(match.absent, "image has no row", "images have no row"))
+    yield f"table      {match.name}: {'; '.join([counted(match.rows, 'row'), *told])}"
+
+
+def latencies_text(result: Verification, candidate: SessionSpec | None = None) -> Iterator[str]:
+    """How long a server takes, a line for each size of a request; nothing without a server.
+
+    Args:
+        result: What was found.
+        candidate: One of what was asked; None for all.
+    """
+    for spec, latencies in result.latencies.items():
+        if candidate not in (None, spec):
+            continue
+        for each in latencies:
+            yield (
+                f"latency    {spec.graph}, {counted(each.batch_size, 'image')} a request: "
+                f"p50 {each.p50_ms:.1f} ms, p90 {each.p90_ms:.1f} ms, p99 {each.p99_ms:.1f} ms "
+                f"({counted(each.requests, 'request')}, one after the other)"
+            )
 
 
 def verdict_text(result: Verification) -> str:
@@ -193,6 +230,19 @@ def _accuracy_value(found: Accuracy) -> dict[str, Any]:
     }
 
 
+def _elsewhere_value(result: Verification) -> dict[str, Any]:
+    """What there is to tell of a server or a table; nothing of what ran here."""
+    found: dict[str, Any] = {}
+    if result.table is not None:
+        found["table"] = asdict(result.table)
+    if result.latencies:
+        found["latencies"] = [
+            {"candidate": msgspec.to_builtins(spec), "requests": msgspec.to_builtins(latencies)}
+            for spec, latencies in result.latencies.items()
+        ]
+    return found
+
+
 def verification_value(result: Verification) -> dict[str, Any]:
     """Everything that was found, as plain values."""
     reference, mining = result.reference, result.mining
@@ -219,6 +269,7 @@ def verification_value(result: Verification) -> dict[str, Any]:
             for verdict in result.verdicts
         ],
         **_similarities_value(result),
+        **_elsewhere_value(result),
         "skipped": [
             {"candidate": str(candidate), "reason": reason}
             for candidate, reason in result.skipped.items()

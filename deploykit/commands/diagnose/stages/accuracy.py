@@ -28,6 +28,7 @@ from deploykit.commands.diagnose.stages.preprocessing import (
 from deploykit.images.decode import decode_rgb
 from deploykit.images.labels import name_labels
 from deploykit.images.preprocess import OversizeError
+from deploykit.images.scan import ImageFile
 from deploykit.images.treatment import Treatment
 from deploykit.images.truth import table_order
 from deploykit.images.usual import NORMALISATIONS, usual_sizes
@@ -143,10 +144,12 @@ def _with_changes_tried(
     own = Treatment.recorded(bundle.manifest.preprocessing)
     every = -(-len(images.files) // _MOST_IMAGES)
     images = dataclasses.replace(images, files=images.files[::every])
-    treatments = [own, *_usual_changes(own, rotated=bool(images.rotated))]
+    treatments = [own, *usual_changes(own, rotated=bool(images.rotated))]
     answers = {
         treatment: _labelled(images, logits, bundle.manifest.labels)
-        for treatment, logits in _answers(bundle, images, treatments, progress).items()
+        for treatment, logits in answer_treatments(
+            bundle, images.files, treatments, progress
+        ).items()
     }
     before, truth = answers[own].right(names), answers[own].true_names
     found_before = answers[own].hits(names)
@@ -211,7 +214,7 @@ def _unrestored(report: StageReport, trained: float) -> Finding:
     )
 
 
-def _usual_changes(own: Treatment, *, rotated: bool) -> Iterator[Treatment]:
+def usual_changes(own: Treatment, *, rotated: bool) -> Iterator[Treatment]:
     """The usual treatments that differ from the recorded one in one thing; not in the input's size.
 
     Args:
@@ -237,8 +240,8 @@ def _usual_changes(own: Treatment, *, rotated: bool) -> Iterator[Treatment]:
             yield treatment
 
 
-def _answers(
-    bundle: Bundle, images: StageImages, treatments: Sequence[Treatment], progress: Progress
+def answer_treatments(
+    bundle: Bundle, files: Sequence[ImageFile], treatments: Sequence[Treatment], progress: Progress
 ) -> dict[Treatment, Logits]:
     """(N, K) logits of the canonical graph for each treatment that every image can get."""
     answers: dict[Treatment, list[Logits]] = {each: [] for each in treatments}
@@ -246,8 +249,8 @@ def _answers(
     with session:
         # A canonical graph takes normalised images; the deploy graphs do not.
         network = cast("NormalisedSession", session)
-        for number, file in enumerate(images.files):
-            progress(Step("trying the usual changes", number, len(images.files)))
+        for number, file in enumerate(files):
+            progress(Step("trying the usual changes", number, len(files)))
             image = decode_rgb(file.path)
             for treatment in [*answers]:
                 try:

@@ -180,7 +180,7 @@ def draw_images(
     count = limit or STAGE_IMAGES
     # Of duplicates the first stays. So it is the one to rotate: training may have rotated it.
     headers = sample_images(list(folder.files), _HEADERS_READ)
-    rotated = [file.name for file in headers if _is_rotated(file)]
+    rotated = [file.name for file in headers if is_rotated(file)]
     if count < len(folder.files):
         rotated = rotated[: max(1, count // _ROTATED_PART)]
     drawn = {file.name: file for file in sample_with(folder.files, [*first, *rotated], count)}
@@ -198,7 +198,7 @@ def draw_images(
     return StageImages(
         source=folder.path,
         files=tuple(files),
-        rotated=frozenset(file.name for file in files if _is_rotated(file)),
+        rotated=frozenset(file.name for file in files if is_rotated(file)),
         classes=classes,
         pixels=np.concatenate(pixels),
         picked=frozenset(first),
@@ -208,7 +208,8 @@ def draw_images(
     )
 
 
-def _is_rotated(file: ImageFile) -> bool:
+def is_rotated(file: ImageFile) -> bool:
+    """Whether EXIF says to rotate an image."""
     with contextlib.suppress(DecodeError):
         return exif_orientation(file.path) in _ROTATED
     return False
