@@ -78,6 +78,20 @@ def test_archive_images_in_order(tmp_path, ending):
     ]
 
 
+def test_tar_hard_links_have_rows(tmp_path):
+    """Who packs files that are the same on the disk packs links."""
+    (tmp_path / "0.png").write_bytes(png(0))
+    (tmp_path / "blob").write_bytes(png(5))
+    for name in ("1.png", "3.png"):
+        (tmp_path / name).hardlink_to(tmp_path / "0.png")
+    (tmp_path / "2.png").hardlink_to(tmp_path / "blob")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in ("0.png", "blob", "1.png", "2.png", "3.png"):
+            archive.add(tmp_path / name, name)
+    expected = [("0.png", 0), ("1.png", 0), ("2.png", 5), ("3.png", 0)]
+    assert read(tmp_path / "x.tar") == [(f"x.tar/{name}", png(i)) for name, i in expected]
+
+
 @pytest.mark.parametrize("ending", MAKERS)
 def test_archive_names_are_only_names(tmp_path, ending):
     (tmp_path / "below").mkdir()
