@@ -17,9 +17,10 @@ from PIL import Image
 
 from deploykit.errors import ImagesError, InputError, UsageError
 from deploykit.images.decode import DecodeError, decoded_rgb
-from deploykit.images.sources import containers
+from deploykit.images.sources import container_of, containers
 from deploykit.images.sources.ahead import read_ahead
 from deploykit.images.sources.opening import open_source
+from deploykit.images.sources.parquet import Parquet
 from deploykit.images.sources.sorting import sorted_names
 from deploykit.images.sources.video import parsed_every
 
@@ -367,6 +368,23 @@ def test_parquet_of_hugging_face(tmp_path, parquet):
         with files[i].held() as data:
             backwards.append(data)
     assert backwards == [png(i) for i in (29, 3, 4, 20, 0)]
+
+
+def test_parquet_left_in_the_middle_when_python_ends(tmp_path, parquet, monkeypatch):
+    """Nothing is said when what is open goes after pyarrow's names have."""
+    path = parquet(tmp_path / "x.parquet", {"jpg": [png(i) for i in range(11)]})
+    container = Parquet()
+    assert container.read(path, 3, None) == png(3)
+    monkeypatch.setattr("pyarrow.ArrowException", None)
+    container.close()
+
+
+def test_sources_leave_no_file_open(tmp_path, parquet):
+    """Else Windows would not let anybody remove it."""
+    path = parquet(tmp_path / "x.parquet", {"jpg": [png(i) for i in range(11)]})
+    for _ in read_ahead(open_source(path)):
+        pass
+    assert container_of(path)._open is None
 
 
 def test_parquet_without_names_or_images(tmp_path, parquet):

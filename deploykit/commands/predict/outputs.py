@@ -155,6 +155,9 @@ class Outputs(Closing):
         if ledger is None or ledger.plan is None:
             return self  # nothing is made yet: the folder may be the one to be scanned
         if ledger.plan.shared or self.scheduler.shared:
+            if not ledger.plan.shared:
+                with only_writer(self.tables[0]):
+                    pass  # nobody is at it
             self._check_kind(ledger, ledger.plan)
             self.is_resumed = True
             return self

@@ -76,6 +76,11 @@ class Parquet:
         check_size(len(value))
         return bytes(value)
 
+    def close(self) -> None:
+        """See :class:`~deploykit.images.sources.containers.Container`."""
+        with self._lock:
+            self._close()
+
     def _close(self) -> None:
         if self._open is not None:
             self._open.close()
@@ -144,10 +149,11 @@ def _opened(place: Path, stream: Any) -> Any:
 
 
 def _batches(file: Any, **options: Any) -> Iterator[Any]:
-    pyarrow = need("pyarrow")
+    # Looked up now: a file that is still open when Python ends is left when pyarrow has no names.
+    failures = need("pyarrow").ArrowException, OSError
     try:
         yield from file.iter_batches(use_threads=False, **options)
-    except (pyarrow.ArrowException, OSError) as exc:
+    except failures as exc:
         raise DamagedError(str(exc)) from exc
 
 

@@ -50,6 +50,9 @@ class Tar:
             raise UnreadableError("truncated", reason)
         return data
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 def _members(
     place: Path, archive: _Archive, size: int, count: Callable[[], None]

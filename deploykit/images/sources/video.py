@@ -88,6 +88,11 @@ class Video:
                 self._close()
                 raise
 
+    def close(self) -> None:
+        """See :class:`~deploykit.images.sources.containers.Container`."""
+        with self._lock:
+            self._close()
+
     def _close(self) -> None:
         if self._open is not None:
             self._open.close()
