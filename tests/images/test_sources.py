@@ -470,6 +470,25 @@ def test_video_damaged(clip, tmp_path):
             parsed_every(text)
 
 
+@pytest.mark.parametrize(("ending", "flags"), [(".mkv", ""), (".mp4", "faststart")])
+def test_video_cut_off_has_a_row_for_the_rest(clip, tmp_path, ending, flags):
+    import av
+
+    whole, cut = tmp_path / f"whole{ending}", tmp_path / f"cut{ending}"
+    options = {"movflags": flags} if flags else {}
+    with av.open(clip) as clip_again, av.open(whole, "w", options=options) as video:
+        stream = video.add_stream_from_template(clip_again.streams.video[0])
+        for packet in clip_again.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                video.mux(packet)
+    assert len([*open_source(whole)]) == 3
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    names = [file.name for file in open_source(cut)]
+    assert names[0] == f"cut{ending}@00:00:00.000"
+    assert names[-1] == f"cut{ending}/"
+
+
 def test_list_streamed_without_repetition(tmp_path):
     names = [f"{i % 7}/{i % 5}.png" for i in range(100)]
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):

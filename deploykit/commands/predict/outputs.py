@@ -250,8 +250,8 @@ class Outputs(Closing):
         collect = command_line(["deploykit", "collect", str(ledger.folder)])
         raise UsageError(
             f"{ledger.folder} is a run {'in shards' if plan.shared else 'of one process'}.",
-            hint=f"Continue it with --shard, or make its tables: {collect}. To start again, delete "
-            "that folder."
+            hint="To start again, delete that folder. Continue it with --shard, or make its "
+            f"tables: {collect}"
             if plan.shared
             else "Continue it with --resume and without --shard. To start again, delete that "
             "folder.",
