@@ -1,7 +1,7 @@
 """Predict: images/s end to end against the machine's limit and other ways, on the same photos.
 
     python benchmarks/predict.py BUNDLE [BUNDLE ...] IMAGES
-        [--repeats 5] [--baselines] [--memory] [--many N] [--sources N]
+        [--repeats 5] [--baselines] [--memory] [--many N] [--sources N] [--on-ray N]
 
 Prints one table a bundle. Each row is the median of interleaved repeats, in this run, on this
 machine:
@@ -24,7 +24,8 @@ With --memory: the peak resident memory of a fresh process that predicts 1, 10 a
 files. With --many N: the rate and the resident memory of each tenth of a run over N small files,
 links to the first 1,000 photos shrunk to 64x64; take a small network. With --sources N: the peak
 memory at N / 10 and N such photos in a folder, a tar archive, a Parquet file and a video without
-loss, and whether all answer the same.
+loss, and whether all answer the same. With --on-ray N: what N files take here and with --on ray, on
+the same cores: the median of interleaved repeats, start-up apart.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.commands.predict.job import predict_into
 from deploykit.commands.predict.outputs import Outputs
 from deploykit.commands.predict.run import PredictRequest
+from deploykit.commands.predict.schedulers import Scheduler
+from deploykit.commands.predict.tally import PredictionSummary
 from deploykit.images.scan import ImageFile, scan_images
 from deploykit.inference.pipeline import shared_work
 from deploykit.system.deps import need
@@ -96,12 +99,15 @@ def limit(bundle: Bundle, files: tuple[ImageFile, ...]) -> float:
     return usable_cpus() * len(files) / sum(clock.seconds.values())
 
 
-def deploykit_rate(bundle: Bundle, folder: Path) -> float:
-    """Images/s of the command's work, from the first file to a whole table; opening is start-up."""
+def predicted(
+    bundle: Bundle, folder: Path, scheduler: Scheduler | None = None
+) -> tuple[PredictionSummary, float, float]:
+    """Predict into a table; gives the seconds until the first file, and from there to the end."""
     request = PredictRequest(folder, runtime="onnxruntime-cpu")
+    begun = time.perf_counter()
     with (
         tempfile.TemporaryDirectory() as scratch,
-        Outputs([Path(scratch) / "rows.csv"], source=folder) as outputs,
+        Outputs([Path(scratch) / "rows.csv"], source=folder, scheduler=scheduler) as outputs,
     ):
         started: list[float] = []
 
@@ -109,9 +115,46 @@ def deploykit_rate(bundle: Bundle, folder: Path) -> float:
             if isinstance(event, Step) and event.stage == "predicting" and not started:
                 started.append(time.perf_counter())
 
-        predict_into(outputs, bundle, request, tell)
-        seconds = time.perf_counter() - started[0]
-    return len(scan_images(folder).files) / seconds
+        summary = predict_into(outputs, bundle, request, tell)
+        if not isinstance(summary, PredictionSummary):
+            raise TypeError("a shard is no run")
+        if scheduler is not None and scheduler.report is not None:  # which tells only what is done
+            started[0] = min(started[0], time.perf_counter() - scheduler.report.seconds)
+        return summary, started[0] - begun, time.perf_counter() - started[0]
+
+
+def deploykit_rate(bundle: Bundle, folder: Path) -> float:
+    """Images/s of the command's work, from the first file to a whole table; opening is start-up."""
+    return len(scan_images(folder).files) / predicted(bundle, folder)[2]
+
+
+def print_on_ray(bundle: Bundle, folder: Path, count: int, repeats: int) -> None:
+    """What Ray adds."""
+    from deploykit.commands.predict.schedulers.on_ray import OnRay
+
+    here, ray, busy, ratios = list[float](), list[float](), list[float](), list[float]()
+    with tempfile.TemporaryDirectory() as scratch:
+        photos = [file.path for file in scan_images(folder).files]
+        write_folder([*islice(cycle(photos), count)], Path(scratch))
+        for _ in range(repeats):
+            _, start, seconds = predicted(bundle, Path(scratch))
+            print(f"here    {start:5.1f} s start-up, {seconds:7.1f} s", flush=True)
+            here.append(seconds)
+            scheduler = OnRay("ray")
+            summary, start, seconds = predicted(bundle, Path(scratch), scheduler)
+            ray.append(seconds)
+            worked = sum(work.seconds for work in summary.hosts.values())
+            workers = sum(scheduler.report.workers.values())
+            busy.append(worked / workers / scheduler.report.seconds)
+            ratios.append(seconds / here[-1])
+            print(
+                f"on Ray  {start:5.1f} s start-up, {seconds:7.1f} s, {workers} workers", flush=True
+            )
+    print(
+        f"{count} files: here {statistics.median(here):.1f} s, on Ray {statistics.median(ray):.1f} "
+        f"s, {statistics.median(ratios):.3f} times as long; for {statistics.median(busy):.1%} of it "
+        "its workers are at their shards"
+    )
 
 
 def seconds_to_first_row(bundle: Bundle, folder: Path) -> float:
@@ -275,6 +318,7 @@ def main() -> None:
     parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--many", type=int, metavar="N", help="small files; needs psutil")
+    parser.add_argument("--on-ray", type=int, metavar="N", help="needs ray")
     parser.add_argument("--sources", type=int, metavar="N", help="needs pyarrow and av")
     options = parser.parse_args()
     for path in options.bundles:
@@ -285,6 +329,8 @@ def main() -> None:
             print_memory(bundle, options.images)
         if options.many:
             print_many(bundle, options.images, options.many)
+        if options.on_ray:
+            print_on_ray(bundle, options.images, options.on_ray, max(1, options.repeats))
         if options.sources:
             print_sources(bundle, options.images, options.sources)
 
