@@ -152,8 +152,8 @@ def print_on_ray(bundle: Bundle, folder: Path, count: int, repeats: int) -> None
             )
     print(
         f"{count} files: here {statistics.median(here):.1f} s, on Ray {statistics.median(ray):.1f} "
-        f"s, {statistics.median(ratios):.3f} times as long; for {statistics.median(busy):.1%} of it "
-        "its workers are at their shards"
+        f"s, {statistics.median(ratios):.3f} times as long; its workers are at their shards "
+        f"{statistics.median(busy):.1%} of it"
     )
 
 
