@@ -41,13 +41,13 @@ class Parquet:
         """List the rows; those without an image, too."""
         with place.open("rb") as stream:
             file = _opened(place, stream)
-            column, name, label = _columns(place, file.schema_arrow)
-            del column
+            _, name, label = _columns(place, file.schema_arrow)
             wanted = list(filter(None, (name, label)))
             at = 0
             if not wanted:
-                digits = len(str(max(0, file.metadata.num_rows - 1)))
-                yield from (Member(f"{row:0{digits}}", row) for row in range(_rows(file)))
+                rows = int(file.metadata.num_rows)
+                digits = len(str(max(0, rows - 1)))
+                yield from (Member(f"{row:0{digits}}", row) for row in range(rows))
                 return
             for batch in _batches(file, batch_size=_ROWS_OF_NAMES, columns=wanted):
                 names = _values(batch, name) if name else [None] * len(batch)
@@ -155,10 +155,6 @@ def _batches(file: Any, **options: Any) -> Iterator[Any]:
         yield from file.iter_batches(use_threads=False, **options)
     except failures as exc:
         raise DamagedError(str(exc)) from exc
-
-
-def _rows(file: Any) -> int:
-    return int(file.metadata.num_rows)
 
 
 def _values(batch: Any, column: str) -> list[Any]:
