@@ -37,6 +37,8 @@ QUIET = {
     "DAFT_PROGRESS_BAR": "0",
     "RAY_AUTH_MODE": "disabled",  # else it leaves a token in the user's home
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
     "SPARK_LOCAL_IP": "127.0.0.1",
 }
 

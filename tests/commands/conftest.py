@@ -5,7 +5,25 @@ import shutil
 import pytest
 
 from deploykit.commands.app import run
+from deploykit.commands.export.request import ExportRequest
+from deploykit.commands.export.run import export_bundle
 from deploykit.runtime._onnxruntime import OnnxRuntimeSession
+from deploykit.specs.preprocessing_options import PreprocessingOptions
+
+
+@pytest.fixture(scope="session")
+def embedded_bundle(tmp_path_factory, network_file, checkpoint, photo_folder):
+    """Like ``exported_bundle``, with embeddings."""
+    request = ExportRequest(
+        arch=f"{network_file}:Net",
+        checkpoint=checkpoint,
+        classes=str(photo_folder),
+        preprocessing=PreprocessingOptions(input_size=(16, 16)),
+        name="colours",
+        artifacts=tmp_path_factory.mktemp("artifacts"),
+        embeddings=True,
+    )
+    return export_bundle(request).bundle
 
 
 @pytest.fixture

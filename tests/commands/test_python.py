@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import typing
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 import deploykit
 from deploykit.commands.app import app
+from deploykit.commands.predict.api import predict
 from deploykit.commands.python import TEXTS, in_python
 from deploykit.errors import BundleError, DeviceError, InputError, UsageError
 from deploykit.system.progress import Note
@@ -64,6 +66,20 @@ def test_arguments_match_command_options(name):
     assert {*parameters} == {*options} - left_out - {"help"}
     documented = re.findall(r"^    (\w+): ", inspect.getdoc(getattr(deploykit, name)), re.M)
     assert {*parameters} <= {*documented}
+
+
+def test_predict_tells_type_checkers_all_arguments():
+    named = {}
+    for overload in typing.get_overloads(predict):
+        hints = typing.get_type_hints(overload)
+        options = typing.get_type_hints(typing.get_args(hints.pop("options"))[0])
+        named |= {name: str(hint) for name, hint in {**hints, **options}.items()}
+    hints = typing.get_type_hints(predict)
+    several = ("return", "output", "shard")  # what tells the overloads apart
+    assert named.keys() == hints.keys()
+    assert {name: str(hint) for name, hint in hints.items() if name not in several} == {
+        name: hint for name, hint in named.items() if name not in several
+    }
 
 
 def test_python_session_from_checkpoint_to_rows(

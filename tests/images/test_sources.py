@@ -17,9 +17,10 @@ from PIL import Image
 
 from deploykit.errors import ImagesError, InputError, UsageError
 from deploykit.images.decode import DecodeError, decoded_rgb
-from deploykit.images.sources import containers
+from deploykit.images.sources import container_of, containers
 from deploykit.images.sources.ahead import read_ahead
 from deploykit.images.sources.opening import open_source
+from deploykit.images.sources.parquet import Parquet
 from deploykit.images.sources.sorting import sorted_names
 from deploykit.images.sources.video import parsed_every
 
@@ -76,6 +77,20 @@ def test_archive_images_in_order(tmp_path, ending):
     assert read(path) == [
         (f"x{ending}/{name}", data) for name, data in FILES if name != "b/notes.txt"
     ]
+
+
+def test_tar_hard_links_have_rows(tmp_path):
+    """Who packs files that are the same on the disk packs links."""
+    (tmp_path / "0.png").write_bytes(png(0))
+    (tmp_path / "blob").write_bytes(png(5))
+    for name in ("1.png", "3.png"):
+        (tmp_path / name).hardlink_to(tmp_path / "0.png")
+    (tmp_path / "2.png").hardlink_to(tmp_path / "blob")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in ("0.png", "blob", "1.png", "2.png", "3.png"):
+            archive.add(tmp_path / name, name)
+    expected = [("0.png", 0), ("1.png", 0), ("2.png", 5), ("3.png", 0)]
+    assert read(tmp_path / "x.tar") == [(f"x.tar/{name}", png(i)) for name, i in expected]
 
 
 @pytest.mark.parametrize("ending", MAKERS)
@@ -355,6 +370,23 @@ def test_parquet_of_hugging_face(tmp_path, parquet):
     assert backwards == [png(i) for i in (29, 3, 4, 20, 0)]
 
 
+def test_parquet_left_in_the_middle_when_python_ends(tmp_path, parquet, monkeypatch):
+    """Nothing is said when what is open goes after pyarrow's names have."""
+    path = parquet(tmp_path / "x.parquet", {"jpg": [png(i) for i in range(11)]})
+    container = Parquet()
+    assert container.read(path, 3, None) == png(3)
+    monkeypatch.setattr("pyarrow.ArrowException", None)
+    container.close()
+
+
+def test_sources_leave_no_file_open(tmp_path, parquet):
+    """Else Windows would not let anybody remove it."""
+    path = parquet(tmp_path / "x.parquet", {"jpg": [png(i) for i in range(11)]})
+    for _ in read_ahead(open_source(path)):
+        pass
+    assert container_of(path)._open is None
+
+
 def test_parquet_without_names_or_images(tmp_path, parquet):
     path = parquet(tmp_path / "x.parquet", {"jpg": [png(i) for i in range(11)]})
     assert [name for name, _ in read(path)] == [f"x.parquet/{i:02}" for i in range(11)]
@@ -436,6 +468,25 @@ def test_video_damaged(clip, tmp_path):
     for text in ("0", "1x", "-1s", "soon", "1e9"):
         with pytest.raises(UsageError, match="is no time"):
             parsed_every(text)
+
+
+@pytest.mark.parametrize(("ending", "flags"), [(".mkv", ""), (".mp4", "faststart")])
+def test_video_cut_off_has_a_row_for_the_rest(clip, tmp_path, ending, flags):
+    import av
+
+    whole, cut = tmp_path / f"whole{ending}", tmp_path / f"cut{ending}"
+    options = {"movflags": flags} if flags else {}
+    with av.open(clip) as clip_again, av.open(whole, "w", options=options) as video:
+        stream = video.add_stream_from_template(clip_again.streams.video[0])
+        for packet in clip_again.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                video.mux(packet)
+    assert len([*open_source(whole)]) == 3
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    names = [file.name for file in open_source(cut)]
+    assert names[0] == f"cut{ending}@00:00:00.000"
+    assert names[-1] == f"cut{ending}/"
 
 
 def test_list_streamed_without_repetition(tmp_path):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack, overload
 
 from deploykit.bundle.folder import Bundle
 from deploykit.commands.predict.job import predict_into
 from deploykit.commands.predict.outputs import Outputs
 from deploykit.commands.predict.run import PredictionRun, PredictRequest, TopK
 from deploykit.commands.predict.schedulers.choice import chosen_scheduler
+from deploykit.commands.predict.tally import PredictionSummary, ShardSummary
 from deploykit.commands.python import (
     BundleLike,
     PathLike,
@@ -26,6 +27,61 @@ from deploykit.specs.prediction import Prediction
 from deploykit.system.cloud import as_path
 from deploykit.system.files import STDOUT
 from deploykit.system.progress import Progress, silent
+
+
+class _Options(TypedDict, total=False):
+    """What each kind of call takes, for type checkers; :func:`predict` says what it means."""
+
+    bundle: BundleLike | None
+    every: str | float | None
+    top_k: TopK | None
+    expected: PathLike | None
+    runtime: str
+    precision: Precision | None
+    tf32: bool
+    batch_size: int | None
+    threads: int | None
+    artifacts: PathLike | None
+    progress: Progress
+
+
+class _TableOptions(_Options, total=False):
+    html: PathLike | None
+    embeddings: PathLike | None
+    overwrite: bool
+
+
+class _RunOptions(_TableOptions, total=False):
+    resume: bool
+    on: str | None
+    workers: int | None
+    gpus_per_worker: float
+
+
+@overload
+def predict(
+    source: PathLike, *, output: None = None, **options: Unpack[_Options]
+) -> Iterator[Prediction]: ...
+
+
+@overload
+def predict(
+    source: PathLike,
+    *,
+    output: PathLike | Sequence[str],
+    shard: None = None,
+    **options: Unpack[_RunOptions],
+) -> PredictionSummary: ...
+
+
+@overload
+def predict(
+    source: PathLike,
+    *,
+    output: PathLike | Sequence[str],
+    shard: str,
+    **options: Unpack[_TableOptions],
+) -> ShardSummary: ...
 
 
 def predict(
@@ -51,7 +107,7 @@ def predict(
     threads: int | None = None,
     artifacts: PathLike | None = None,
     progress: Progress = silent,
-) -> Any:
+) -> Iterator[Prediction] | PredictionSummary | ShardSummary:
     """Predict a folder of images: exactly one row a file, whatever is wrong with it.
 
     Without ``output`` rows come as they are predicted, memory stays flat, and nothing is written.

@@ -155,6 +155,9 @@ class Outputs(Closing):
         if ledger is None or ledger.plan is None:
             return self  # nothing is made yet: the folder may be the one to be scanned
         if ledger.plan.shared or self.scheduler.shared:
+            if not ledger.plan.shared:
+                with only_writer(self.tables[0]):
+                    pass  # nobody is at it
             self._check_kind(ledger, ledger.plan)
             self.is_resumed = True
             return self
@@ -247,8 +250,8 @@ class Outputs(Closing):
         collect = command_line(["deploykit", "collect", str(ledger.folder)])
         raise UsageError(
             f"{ledger.folder} is a run {'in shards' if plan.shared else 'of one process'}.",
-            hint=f"Continue it with --shard, or make its tables: {collect}. To start again, delete "
-            "that folder."
+            hint="To start again, delete that folder. Continue it with --shard, or make its "
+            f"tables: {collect}"
             if plan.shared
             else "Continue it with --resume and without --shard. To start again, delete that "
             "folder.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,7 @@ from deploykit.bundle.manifest import printable, sha256_of
 from deploykit.errors import InputError, UsageError
 from deploykit.specs.heads import ASSUMED_HEAD, Head
 from deploykit.specs.model import Precision
+from deploykit.specs.preprocessing import Preprocessing
 from deploykit.specs.value import Value, decode_json
 from deploykit.system.deps import installed_versions, version_changes
 from deploykit.system.files import read_file, replacing
@@ -132,6 +134,8 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
                 changes += version_changes(before, after)
             elif name == "head":
                 changes.append(_change_of_head(before, after, now.labels))
+            elif name == "preprocessing":
+                changes.append(_change_of_preprocessing(before, after))
             elif what := _HASHES.get(name):
                 before, after = (
                     f"{hash_[:_SHOWN_HASH_DIGITS]}..." if hash_ else "none"
@@ -141,6 +145,15 @@ class Fingerprint(Value, frozen=True, omit_defaults=True):
             else:
                 changes.append(f"{_WORDS.get(name, name)} was {before}, now {after}")
         return changes
+
+
+def _change_of_preprocessing(before: str, after: str) -> str:
+    """In words, where both are of a version that can say them, and the words differ."""
+    with suppress(ValueError):
+        words = tuple(decode_json(each, Preprocessing).describe() for each in (before, after))
+        if len({*words}) == 2:
+            before, after = words
+    return f"preprocessing was {before}, now {after}"
 
 
 def fingerprint_of(run: PredictionRun) -> Fingerprint:
@@ -161,8 +174,20 @@ def fingerprint_of(run: PredictionRun) -> Fingerprint:
         versions=decisive_versions(getattr(run.session, "versions", installed_versions())),
         head=ASSUMED_HEAD if head.is_assumed else head,
         every="" if run.request.every is None else f"{float(run.request.every):g}s",
-        expected="" if run.request.expected is None else sha256_of(run.request.expected),
+        expected="" if run.request.expected is None else _table_hash(run.request.expected),
     )
+
+
+def _table_hash(path: Path) -> str:
+    """The SHA-256 of a table of labels.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    from deploykit.images.scan import read_text
+
+    read_text(path, "table of labels", "image")  # which says what is wrong with it
+    return sha256_of(path)
 
 
 def decisive_versions(versions: Mapping[str, str]) -> dict[str, str]:

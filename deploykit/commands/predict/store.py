@@ -67,8 +67,7 @@ class _Local:
         self._folder, self._parts = folder, parts
 
     def create(self, path: Path, data: bytes) -> bool:
-        partial = self._partial(path)
-        try:
+        with self._partial(path) as partial:
             partial.write_bytes(data)
             try:
                 os.link(partial, path)
@@ -78,24 +77,17 @@ class _Local:
                 if path.exists():
                     return False
                 partial.replace(path)
-            return True
-        finally:
-            partial.unlink(missing_ok=True)
+        return True
 
     def put(self, path: Path, data: bytes) -> None:
-        partial = self._partial(path)
-        try:
+        with self._partial(path) as partial:
             partial.write_bytes(data)
             partial.replace(path)
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
 
     @contextmanager
     def writing(self) -> Iterator[tuple[BufferedWriter, Callable[[Path], None]]]:
         self._parts.mkdir(parents=True, exist_ok=True)
-        partial = self._partial(self._folder / "list")
-        with partial.open("wb") as stream:
+        with self._partial(self._folder / "list") as partial, partial.open("wb") as stream:
 
             def keep(path: Path) -> None:
                 stream.close()
@@ -122,8 +114,15 @@ class _Local:
             self._folder.rmdir()
 
     @staticmethod
-    def _partial(path: Path) -> Path:
-        return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    @contextmanager
+    def _partial(path: Path) -> Iterator[Path]:
+        """Where to write what is to be moved; it is gone then, or removed."""
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            yield partial
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 class _Cloud:

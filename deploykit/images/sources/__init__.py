@@ -112,9 +112,14 @@ class SourceFile(ImageFile):
         return place_of(self.root, name)
 
     @property
+    def container(self) -> Container | None:
+        """What reads the container; None where it is in none."""
+        return container_of(self.place) if self.inside else None
+
+    @property
     def threads(self) -> int:
         """How many threads should read such files ahead of those that decode."""
-        container = container_of(self.place) if self.inside else None
+        container = self.container
         if container is not None and container.threads:
             return container.threads
         return _REQUESTS if isinstance(self.place, CloudPath) else 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 from deploykit.images.scan import ImageFile
 from deploykit.images.sources import SourceFile
+from deploykit.images.sources.containers import Container
 
 #: Of all files that are read and not yet decoded. Whatever is larger comes alone.
 BYTES_AHEAD = 2**28
@@ -37,7 +38,7 @@ def read_ahead(
     held = _HeldBytes(limit)
     pending = deque[ImageFile]()
     with ExitStack() as stack:
-        readers = dict[int, ThreadPoolExecutor]()
+        readers, opened = dict[int, ThreadPoolExecutor](), set[Container]()
         for file in files:
             threads = file.threads if isinstance(file, SourceFile) else 0
             if not threads or not isinstance(file, SourceFile):
@@ -48,6 +49,10 @@ def read_ahead(
                         yield _come(pending.popleft())
                     else:
                         held.wait()
+                container = file.container
+                if container is not None and container not in opened:
+                    opened.add(container)
+                    stack.callback(container.close)
                 if threads not in readers:
                     readers[threads] = ThreadPoolExecutor(threads, "deploykit-source")
                     stack.callback(readers[threads].shutdown, cancel_futures=True)

@@ -62,6 +62,10 @@ class Container(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Leave the file that was read last; it is opened again where it is asked for."""
+        ...
+
 
 class DamagedError(Exception):
     """A container that ends too early, or is none."""

@@ -41,13 +41,13 @@ class Parquet:
         """List the rows; those without an image, too."""
         with place.open("rb") as stream:
             file = _opened(place, stream)
-            column, name, label = _columns(place, file.schema_arrow)
-            del column
+            _, name, label = _columns(place, file.schema_arrow)
             wanted = list(filter(None, (name, label)))
             at = 0
             if not wanted:
-                digits = len(str(max(0, file.metadata.num_rows - 1)))
-                yield from (Member(f"{row:0{digits}}", row) for row in range(_rows(file)))
+                rows = int(file.metadata.num_rows)
+                digits = len(str(max(0, rows - 1)))
+                yield from (Member(f"{row:0{digits}}", row) for row in range(rows))
                 return
             for batch in _batches(file, batch_size=_ROWS_OF_NAMES, columns=wanted):
                 names = _values(batch, name) if name else [None] * len(batch)
@@ -75,6 +75,11 @@ class Parquet:
             raise UnreadableError("truncated", "The row has no bytes.")
         check_size(len(value))
         return bytes(value)
+
+    def close(self) -> None:
+        """See :class:`~deploykit.images.sources.containers.Container`."""
+        with self._lock:
+            self._close()
 
     def _close(self) -> None:
         if self._open is not None:
@@ -144,15 +149,12 @@ def _opened(place: Path, stream: Any) -> Any:
 
 
 def _batches(file: Any, **options: Any) -> Iterator[Any]:
-    pyarrow = need("pyarrow")
+    # Looked up now: a file that is still open when Python ends is left when pyarrow has no names.
+    failures = need("pyarrow").ArrowException, OSError
     try:
         yield from file.iter_batches(use_threads=False, **options)
-    except (pyarrow.ArrowException, OSError) as exc:
+    except failures as exc:
         raise DamagedError(str(exc)) from exc
-
-
-def _rows(file: Any) -> int:
-    return int(file.metadata.num_rows)
 
 
 def _values(batch: Any, column: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tarfile
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ class Tar:
     threads, before_names = 0, "/"
 
     def members(self, place: Path, count: Callable[[], None]) -> Iterator[Member]:
-        """List the files that are images by their ending; links and devices are none."""
+        """List the files that are images by their ending; symbolic links and devices are none."""
         with place.open("rb") as stream:
             size = stream.seek(0, 2)
             stream.seek(0)
@@ -35,7 +36,7 @@ class Tar:
                 # Which unpacks nothing: of what is compressed, each image would be unpacked
                 # from the archive's beginning.
                 archive = _Archive(fileobj=_Careful(stream))
-                yield from _members(archive, size, count)
+                yield from _members(place, archive, size, count)
                 _check_end(stream, archive.offset)
             # UnicodeError and ValueError: of numbers and names that are none.
             except (tarfile.TarError, ValueError, OverflowError) as exc:
@@ -49,21 +50,55 @@ class Tar:
             raise UnreadableError("truncated", reason)
         return data
 
+    def close(self) -> None:
+        """Nothing is open."""
 
-def _members(archive: _Archive, size: int, count: Callable[[], None]) -> Iterator[Member]:
+
+def _members(
+    place: Path, archive: _Archive, size: int, count: Callable[[], None]
+) -> Iterator[Member]:
+    linked: dict[str, Member] | None = None
+    for header in _headers(archive):
+        found: Member | None = None
+        is_image = header.name.lower().endswith(_ENDINGS)
+        if header.isfile() and not header.issparse():
+            found = Member(header.name, header.offset_data, header.size)
+            if linked is not None:
+                linked[header.name] = found
+        elif header.islnk() and is_image:
+            if linked is None:
+                linked = _before(place, header.offset)
+            found = linked.get(header.linkname)
+        if found is not None and is_image:
+            yield found._replace(name=header.name)
+        elif not header.isdir():
+            count()
+        if header.offset_data + header.size > size:
+            raise tarfile.ReadError("it ends too early")
+
+
+def _headers(archive: _Archive) -> Iterator[tarfile.TarInfo]:
     before = -1
-    while (member := archive.next()) is not None:
+    while (header := archive.next()) is not None:
         archive.forget()
         if archive.offset <= before:
             raise tarfile.ReadError("it leads in a circle")
         before = archive.offset
-        name = member.name
-        if member.isfile() and not member.issparse() and name.lower().endswith(_ENDINGS):
-            yield Member(name, member.offset_data, member.size)
-        elif not member.isdir():
-            count()
-        if member.offset_data + member.size > size:
-            raise tarfile.ReadError("it ends too early")
+        yield header
+
+
+def _before(place: Path, offset: int) -> dict[str, Member]:
+    """The files that stand in front of a hard link, which has the bytes of one of them.
+
+    Only an archive with such links is read again, and keeps its names in memory.
+    """
+    with place.open("rb") as stream:
+        headers = _headers(_Archive(fileobj=_Careful(stream)))
+        return {
+            header.name: Member(header.name, header.offset_data, header.size)
+            for header in itertools.takewhile(lambda header: header.offset < offset, headers)
+            if header.isfile() and not header.issparse()
+        }
 
 
 def _check_end(stream: Any, offset: int) -> None:

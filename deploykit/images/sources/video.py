@@ -21,6 +21,10 @@ _MILLISECONDS = {"": 1000, "s": 1000, "ms": 1, "m": 60_000, "min": 60_000, "h": 
 _TIME = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]*)")
 #: What lies further ahead is looked for from the key frame before it.
 _DECODED_SECONDS = 5
+#: FFmpeg's names of the files that say how long they are; of others it guesses.
+_ANNOUNCED = frozenset({"asf", "matroska", "mov"})
+#: What a whole file may be shorter than it says.
+_MISSING_SECONDS = 1
 
 
 def parsed_every(text: str | float) -> Fraction:
@@ -64,7 +68,8 @@ class Video:
                 with av.open(file) as video:
                     stream = video.streams.video[0]
                     base = stream.time_base
-                    times = array("q", (p.pts for p in video.demux(stream) if p.pts is not None))
+                    times, end = _times(video, stream)
+                    missing = _announced(video, av.time_base) - end
             except (av.FFmpegError, IndexError, ValueError) as exc:
                 raise DamagedError(str(exc)) from exc
         if not times or not base:
@@ -75,6 +80,8 @@ class Video:
                 seconds = (time - start) * base
                 yield Member(_shown(seconds), time)
                 wanted = start + (seconds // self._every + 1) * self._every / base
+        if missing > _MISSING_SECONDS:
+            raise DamagedError(f"its last {float(missing):.1f} s are missing")
 
     def read(self, place: Path, at: int, size: int | None) -> bytes:  # noqa: ARG002
         """A frame as a PPM file: its pixels as they are, upright as players show it."""
@@ -87,6 +94,11 @@ class Video:
             except BaseException:
                 self._close()
                 raise
+
+    def close(self) -> None:
+        """See :class:`~deploykit.images.sources.containers.Container`."""
+        with self._lock:
+            self._close()
 
     def _close(self) -> None:
         if self._open is not None:
@@ -136,6 +148,28 @@ class _Frames:
     def close(self) -> None:
         self._video.close()
         self._file.close()
+
+
+def _times(video: Any, stream: Any) -> tuple[array[int], Fraction]:
+    """When each frame is shown, in the order of decoding; and where the last of all streams ends.
+
+    In seconds is only the latter.
+    """
+    times, end = array("q"), Fraction(0)
+    for packet in video.demux():
+        if packet.pts is None:
+            continue
+        if packet.stream_index == stream.index:
+            times.append(packet.pts)
+        end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+    return times, end
+
+
+def _announced(video: Any, base: int) -> Fraction:
+    """Where the file says that it ends, in seconds; 0 where it does not."""
+    if not _ANNOUNCED.intersection(video.format.name.split(",")):
+        return Fraction(0)
+    return Fraction((video.duration or 0) + (video.start_time or 0), base)
 
 
 def _shown(seconds: Fraction) -> str:

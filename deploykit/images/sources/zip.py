@@ -86,6 +86,9 @@ class Zip:
             raise UnreadableError("corrupt", "The archive's checksum of it does not match.")
         return data
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 def _entries(stream: Any) -> Iterator[tuple[str, int, int, bool]]:
     """Name, place of the header, size, and whether it is a plain file, of each entry."""

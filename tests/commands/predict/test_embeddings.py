@@ -18,8 +18,6 @@ from deploykit.bundle.embeddings import EMBEDDINGS_GRAPH
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.manifest import update_manifest
 from deploykit.commands.app import run
-from deploykit.commands.export.request import ExportRequest
-from deploykit.commands.export.run import export_bundle
 from deploykit.commands.predict import embeddings
 from deploykit.errors import ParityError, UsageError
 from deploykit.inference.candidates import open_candidate
@@ -27,24 +25,9 @@ from deploykit.parity.similarity import Similarity
 from deploykit.parity.tolerance import tolerance_for
 from deploykit.proof import auto
 from deploykit.proof.auto import open_with_embeddings
-from deploykit.specs.preprocessing_options import PreprocessingOptions
 from deploykit.system.deps import need
 
 SIZE = 8
-
-
-@pytest.fixture(scope="module")
-def embedded_bundle(tmp_path_factory, network_file, checkpoint, photo_folder):
-    request = ExportRequest(
-        arch=f"{network_file}:Net",
-        checkpoint=checkpoint,
-        classes=str(photo_folder),
-        preprocessing=PreprocessingOptions(input_size=(16, 16)),
-        name="colours",
-        artifacts=tmp_path_factory.mktemp("artifacts"),
-        embeddings=True,
-    )
-    return export_bundle(request).bundle
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from deploykit.commands.predict.plan import Shard, kept_path, path_of, shard_siz
 from deploykit.errors import InputError, UsageError
 from deploykit.images.scan import ImageFile
 from deploykit.specs.prediction import Prediction, Ranked
+from deploykit.specs.preprocessing import Preprocessing
 
 ROWS = [
     Prediction(
@@ -304,6 +305,14 @@ def test_kept_path_leads_back(path):
 def test_fingerprint_says_what_changed(changes, said):
     other = msgspec.structs.replace(FINGERPRINT, **changes)
     assert said in "; ".join(FINGERPRINT.changes_to(other))
+
+
+def test_fingerprint_says_a_preprocessing_in_words():
+    sizes = (Preprocessing(resize=(size, size)).to_metadata() for size in (224, 64))
+    before, now = (msgspec.structs.replace(FINGERPRINT, preprocessing=each) for each in sizes)
+    (change,) = before.changes_to(now)
+    assert change.startswith("preprocessing was resize 224x224 (stretch), bilinear")
+    assert "now resize 64x64 (stretch), bilinear" in change
 
 
 @pytest.mark.parametrize(

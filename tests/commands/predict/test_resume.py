@@ -543,7 +543,7 @@ def test_resume_after_a_full_disk(predict, whole, exported_bundle, photo_folder,
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no way to signal one process")
-@pytest.mark.parametrize("options", [[], ["--resume"], ["--overwrite"]])
+@pytest.mark.parametrize("options", [[], ["--resume"], ["--overwrite"], ["--shard", "1/2"]])
 def test_predict_beside_another_run_says_so(predict, whole, exported_bundle, photo_folder, options):
     with start(exported_bundle, photo_folder) as process:
         wait_for_rows(process, 4)

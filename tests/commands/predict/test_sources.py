@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import re
+import socket
 import sys
 import tarfile
 import zipfile
@@ -119,6 +120,28 @@ def test_video_rows_and_every(predict, tmp_path, monkeypatch):
     code, _, err = predict("clip.mp4", "--every", "never")
     assert code == 2
     assert "--every never is no time" in " ".join(err.split())
+
+
+def test_hosts_that_do_not_answer_are_rows(predict, tmp_path, photo_folder):
+    pytest.importorskip("fsspec")
+    pytest.importorskip("aiohttp")
+    with socket.socket() as closed:  # nobody listens there
+        closed.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{closed.getsockname()[1]}"
+        photo = photo_folder / "red" / "00.png"
+        (tmp_path / "list.txt").write_text(f"https://{host}/a.png\n{photo}\nhttp://{host}/b.png\n")
+        code, _, err = predict("list.txt", "--output", "rows.csv")
+        assert code == 0, err
+        first, second, third = rows_of(tmp_path / "rows.csv")
+        assert [row["status"] for row in (first, second, third)] == [
+            "unreadable",
+            "ok",
+            "unreadable",
+        ]
+        assert f"Cannot connect to host {host}" in first["reason"]
+        code, _, err = predict(f"https://{host}/a.png", "--output", "rows.csv", "--overwrite")
+    assert code == 4
+    assert f"Cannot connect to host {host}" in err
 
 
 def test_predict_without_the_extra_says_how_to_install_it(predict, monkeypatch):

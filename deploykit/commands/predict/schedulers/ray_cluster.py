@@ -83,6 +83,9 @@ class RayCluster(Closing):
                     raise
                 # Nobody else knows it. Ray would make one, and leave it in the user's home.
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+                # Ray's own is 15: workers wait for whatever else the machine does, and this process
+                # would not.
+                os.environ.setdefault("RAY_worker_niceness", "0")
                 self._ray.init(
                     address="local",
                     num_cpus=usable_cpus(),
