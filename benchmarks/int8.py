@@ -1,11 +1,13 @@
 """INT8: deploykit's quantizer beside ONNX Runtime's and NNCF's, on the same graph and photos.
 
     python benchmarks/int8.py BUNDLE [BUNDLE ...] CALIBRATION IMAGES [--isa native avx2]
-        [--calibration-images 64] [--max-images N] [--batch 32] [--rounds 7] [--json]
+        [--calibration-images 64] [--max-images N] [--draws 1] [--batch 32] [--rounds 7] [--json]
 
 Each quantizer gets the bundle's FP32 graph, which takes pixels and is told to leave the
 preprocessing alone, and the same photos of CALIBRATION; all are judged on the photos of IMAGES
-that are not among those. The two may be one folder. Prints a table a bundle:
+that are not among those. The two may be one folder. Of some hundred photos a few flip, too few to
+tell quantizers apart: ``--draws 5`` draws from CALIBRATION five times, four of them at random, and
+adds up. Prints a table a bundle:
 
 - deploykit: every node in INT8, without its search, once as it is made for ONNX Runtime and once as
   for OpenVINO; and the same with weights of 7 bits, which CPUs without VNNI get.
@@ -33,7 +35,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -48,8 +52,9 @@ from int8_answers import RUNTIMES
 from int8_quantizers import Source, drawn, quantizers, run
 
 from deploykit.bundle.folder import Bundle, open_bundle
+from deploykit.images.scan import scan_images
 from deploykit.parity.measures import percentile
-from deploykit.proof.images import ImageSample, folder_sample
+from deploykit.proof.images import ImageSample, folder_sample, read_sample
 from deploykit.specs.model import Labels
 from deploykit.specs.session import ImageBatch, Logits
 from deploykit.system.cpu import describe_cpu
@@ -58,6 +63,8 @@ from deploykit.system.threads import usable_cpus
 
 FP32 = "FP32"
 EXACT = "exact"
+_SUMS = ("flips", "right", "known", "photos")
+_MEANS = ("mean", "percentile", "images_per_second", "times_fp32")
 HERE = Path(__file__).parent
 
 
@@ -77,7 +84,7 @@ class Row:
         right: How many of the photos with a known class are decided rightly.
         known: How many these are.
         photos: How many photos there are.
-        images_per_second: None where rounding is simulated.
+        images_per_second: None where rounding is simulated; the mean of the draws.
         times_fp32: How many times that of the FP32 graph on ONNX Runtime.
     """
 
@@ -143,8 +150,14 @@ class Trial:
         )
 
 
-def prepared(bundle: Bundle, options: argparse.Namespace) -> Trial:
-    """Read the photos."""
+def prepared(bundle: Bundle, options: argparse.Namespace, draw: int) -> Trial:
+    """Read the photos.
+
+    Args:
+        bundle: What they are for.
+        options: Which, and how many.
+        draw: 0 for the fixed sample that ``quantize`` takes, else the seed of another one.
+    """
     manifest = bundle.manifest
     calibration, others = (
         folder_sample(folder, manifest.preprocessing, labels=manifest.labels, limit=limit)
@@ -153,6 +166,10 @@ def prepared(bundle: Bundle, options: argparse.Namespace) -> Trial:
             (options.images, options.max_images),
         )
     )
+    if draw:
+        scan = scan_images(options.calibration, manifest.labels.folder_names)
+        files = random.Random(draw).sample(scan.files, options.calibration_images)
+        calibration = read_sample(options.calibration, files, manifest.preprocessing)
     source = Source(bundle, calibration)
     others.skip(calibration.digests)
     names, photos = drawn(others)
@@ -212,6 +229,18 @@ def rows_of(trial: Trial, options: argparse.Namespace, folder: Path) -> Iterator
                 yield replace(row, images_per_second=rates[key], times_fp32=rates[key] / base)
 
 
+def added_up(draws: list[list[Row]]) -> Iterator[Row]:
+    """The rows of all draws as one each: sums of photos, means of what is told of one photo."""
+    for rows in zip(*draws, strict=True):
+        sums = {name: sum(getattr(row, name) for row in rows) for name in _SUMS}
+        means = {
+            name: statistics.fmean(getattr(row, name) for row in rows)
+            for name in _MEANS
+            if getattr(rows[0], name) is not None
+        }
+        yield replace(rows[0], largest=max(row.largest for row in rows), **sums, **means)
+
+
 def text_of(row: Row) -> tuple[str, ...]:
     """A row as the table shows it."""
     return (
@@ -233,7 +262,8 @@ def main() -> None:
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("calibration", type=Path)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--isa", nargs="+", choices=("native", "avx2"), default=["native"])
+    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--isa", nargs="*", choices=("native", "avx2"), default=["native"])
     parser.add_argument("--calibration-images", type=int, default=64)
     parser.add_argument("--max-images", type=int)
     parser.add_argument("--batch", type=int, default=32)
@@ -248,12 +278,13 @@ def main() -> None:
     header = ("quantizer", "computed by", "flips", "mean |dp|", "99 %", "largest", "accuracy")
     for path in options.bundles:
         with tempfile.TemporaryDirectory() as folder:
-            trial = prepared(open_bundle(path), options)
-            found = [*rows_of(trial, options, Path(folder))]
+            trials = [prepared(open_bundle(path), options, draw) for draw in range(options.draws)]
+            found = [*added_up([[*rows_of(each, options, Path(folder))] for each in trials])]
         rows += found
         if not options.json:
-            photos = f"{len(trial.source.photos)} calibration photos, {len(trial.photos)} others"
-            print(f"{trial.bundle.name}: {photos}, batch {options.batch}, {usable_cpus()} cores of")
+            photos = f"{len(trials[0].source.photos)} calibration photos, {found[0].photos} others"
+            drawn = f", {options.draws} draws" if options.draws > 1 else ""
+            print(f"{path.name}: {photos}{drawn}, batch {options.batch}, {usable_cpus()} cores of")
             print(f"{cpu.name} ({sets})")
             print(table_text((*header, "images/s", "times FP32"), map(text_of, found)), end="\n\n")
     if options.json:

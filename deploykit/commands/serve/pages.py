@@ -33,9 +33,7 @@ def home_page(model: ServedModel, *, needs_key: bool) -> str:
     }
     # To the server that it comes from, and pictures of what was dropped on it.
     allowed = {"connect-src": "'self'", "img-src": "blob:"}
-    return "".join(
-        render(_PACKAGE, "home.html.j2", ["home.css"], ["home.js"], context, allowed)
-    )
+    return "".join(render(_PACKAGE, "home.html.j2", ["home.css"], ["home.js"], context, allowed))
 
 
 def docs_page(document: dict[str, Any]) -> str:
