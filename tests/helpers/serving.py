@@ -94,7 +94,7 @@ def served(
                     sock,
                     lambda event: found.notes.append(str(getattr(event, "message", ""))),
                     is_up.set,
-                    stop,
+                    stop.is_set,
                 )
         except BaseException as exc:  # noqa: BLE001  # raised again by whoever waits
             errors.append(exc)

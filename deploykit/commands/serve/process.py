@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import os
 import signal
 import socket
@@ -25,7 +24,8 @@ from deploykit.system.progress import Note, Progress
 #: Between "not ready" and the end: clients that keep a connection learn from their next answer that
 #: it closes, and whoever balances the load asks nothing more.
 _NOTICE_SECONDS = 0.5
-_WATCH_SECONDS = 1.0
+#: Between two looks whether the bundle is another one, and whether this process is told to end.
+_WATCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def serve_here(
     sock: socket.socket,
     progress: Progress,
     started: Callable[[], None],
-    stop: threading.Event | None = None,
+    is_told: Callable[[], bool] | None = None,
 ) -> ServeSummary:
     """Answer requests in this process.
 
@@ -101,7 +101,7 @@ def serve_here(
         sock: Where; it is closed at the end.
         progress: Told of what is opened, of reloads and of failures; from other threads, too.
         started: Called once requests are answered.
-        stop: Ends it, where signals cannot: beside the main thread.
+        is_told: Asked now and then whether to end, where a signal cannot tell it.
     """
     from deploykit.commands.serve.metrics import Metrics
 
@@ -110,7 +110,7 @@ def serve_here(
     service = Service(open_model, metrics, request.limits, keys, progress)
     try:
         progress(Note(f"serving {served_text(service.model)}"))
-        asyncio.run(_answer(service, request, sock, started, stop))
+        asyncio.run(_answer(service, request, sock, started, is_told))
     finally:
         service.close()
     return ServeSummary(service.answered, service.unanswered)
@@ -121,7 +121,7 @@ async def _answer(
     request: ServeRequest,
     sock: socket.socket,
     started: Callable[[], None],
-    stop: threading.Event | None,
+    is_told: Callable[[], bool] | None,
 ) -> None:
     from deploykit.commands.serve.app import App
     from deploykit.commands.serve.connection import Server
@@ -145,7 +145,7 @@ async def _answer(
         while not (server.started or serving.done()):
             await asyncio.sleep(0.01)
         started()
-        watching = asyncio.create_task(_watch(service, end, stop, watch=request.watch))
+        watching = asyncio.create_task(_watch(service, end, is_told, watch=request.watch))
         waiting = asyncio.create_task(ending.wait())
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         service.is_draining = True
@@ -158,17 +158,18 @@ async def _answer(
 
 
 async def _watch(
-    service: Service, end: Callable[[], None], stop: threading.Event | None, *, watch: bool
+    service: Service,
+    end: Callable[[], None],
+    is_told: Callable[[], bool] | None,
+    *,
+    watch: bool,
 ) -> None:
-    """Look now and then for another bundle, and whether anybody still wants this process."""
-    parent = multiprocessing.parent_process()
-    while True:
-        await asyncio.sleep(_WATCH_SECONDS if stop is None else 0.05)
+    """Look now and then for another bundle, and whether to end."""
+    while is_told is None or not is_told():
+        await asyncio.sleep(_WATCH_SECONDS)
         if watch:
             await service.reload_if_changed()
-        if (stop is not None and stop.is_set()) or (parent is not None and not parent.is_alive()):
-            end()
-            return
+    end()
 
 
 @contextlib.contextmanager

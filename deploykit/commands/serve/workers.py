@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
@@ -36,7 +37,7 @@ class _Worker:
         # Fresh processes: runtimes have threads, which a copy of this process would not have.
         context = multiprocessing.get_context("spawn")
         self.number = number
-        self.pipe, theirs = context.Pipe(duplex=False)
+        self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(request, sock, theirs))
         self.process.start()
         theirs.close()
@@ -44,11 +45,22 @@ class _Worker:
         self.summary: ServeSummary | None = None
         self.error: DeploykitError | None = None
 
-    def send(self, number: int) -> None:
-        """Send it a signal, if it still runs."""
+    def reload(self) -> None:
+        """Let it open the bundle again."""
         pid = self.process.pid
-        if pid is not None and self.process.is_alive():
-            os.kill(pid, number)
+        if pid is not None and self.is_ready and self.process.is_alive():
+            os.kill(pid, signal.SIGHUP)
+
+    def end(self, *, at_once: bool) -> None:
+        """Let it answer what it has let in, and end.
+
+        Its pipe tells it, not a signal: on Windows SIGTERM would kill it.
+        """
+        if at_once or not self.is_ready:
+            self.process.terminate()
+        else:
+            with contextlib.suppress(OSError):  # it has just ended
+                self.pipe.send("end")
 
 
 def supervise(
@@ -120,8 +132,7 @@ class _Supervisor:
         while self._workers:
             by_pipe = {worker.pipe: worker for worker in self._workers}
             for pipe in wait([*by_pipe], timeout=_POLL_SECONDS):
-                assert isinstance(pipe, Connection)  # noqa: S101  # nothing else is waited for
-                self._listen(by_pipe[pipe])
+                self._listen(by_pipe[pipe])  # type: ignore[index]  # nothing else is waited for
             if not has_started and all(worker.is_ready for worker in self._workers):
                 has_started = True
                 self._started()
@@ -130,16 +141,18 @@ class _Supervisor:
         return ServeSummary(self._answered, self._unanswered)
 
     def _pass_on(self, number: int) -> None:
-        if number != getattr(signal, "SIGHUP", None):
-            self._is_ending = True
-            number = signal.SIGTERM
+        if number == getattr(signal, "SIGHUP", None):
+            for worker in self._workers:
+                worker.reload()
+            return
         for worker in self._workers:
-            worker.send(number)
+            worker.end(at_once=self._is_ending)
+        self._is_ending = True
 
     def _listen(self, worker: _Worker) -> None:
         try:
             kind, value = worker.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: of what it was told, it has not read all
             self._ended(worker)
             return
         if kind == "note":
@@ -195,11 +208,17 @@ def _work(request: ServeRequest, sock: socket.socket, pipe: Any) -> None:
         if isinstance(event, Note):
             tell("note", event.message)
 
+    def is_told() -> bool:
+        try:
+            return bool(pipe.poll())  # also that nobody is left to tell it
+        except OSError:
+            return True
+
     # A terminal sends Ctrl+C to all processes at once; told twice, a worker would answer nobody.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         keys = None if request.api_key_file is None else read_keys(request.api_key_file)
-        summary = serve_here(request, keys, sock, progress, lambda: tell("ready"))
+        summary = serve_here(request, keys, sock, progress, lambda: tell("ready"), is_told)
     except DeploykitError as exc:
         tell("error", (type(exc).__name__, exc.message, exc.hint))
     else:

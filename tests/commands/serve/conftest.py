@@ -8,15 +8,16 @@ from deploykit.commands.serve import process
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_notice():
-    """Nobody balances the load here."""
+def no_waiting():
+    """Nobody balances the load here, and nobody waits for a look."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(process, "_NOTICE_SECONDS", 0.0)
+        monkeypatch.setattr(process, "_WATCH_SECONDS", 0.05)
         yield
 
 
 @pytest.fixture(scope="session")
-def server(exported_bundle, no_notice):
+def server(exported_bundle, no_waiting):
     with served(exported_bundle) as found:
         yield found
     assert found.summary.unanswered == 0
