@@ -90,16 +90,22 @@ def package_bundle(
     """
     output = Path(os.path.abspath(request.output))  # noqa: PTH100  # ".." has no name
     _check_free(output, request)
-    with home_of(output) as beside:
-        made = beside / output.name
-        if request.format != "zip":
-            made.mkdir()
-        written = FORMATS[request.format](bundle, made, request, progress)
-        if request.format != "zip":
-            _record(bundle, made, request)
-        files = _sizes(made)
-        _check_free(output, request)
-        _publish(made, output, beside / ".replaced")
+    try:
+        with home_of(output) as beside:
+            made = beside / output.name
+            if request.format != "zip":
+                made.mkdir()
+            written = FORMATS[request.format](bundle, made, request, progress)
+            if request.format != "zip":
+                _record(bundle, made, request)
+            files = _sizes(made)
+            _check_free(output, request)
+            _publish(made, output, beside / ".replaced")
+    except OSError as exc:
+        raise InputError(
+            f"Writing {request.output} failed: {exc.strerror or exc}.",
+            hint="Check the folder's permissions and the free space on its disk.",
+        ) from exc
     return PackageResult(bundle, request.format, output, files, written)
 
 

@@ -19,7 +19,7 @@ from deploykit.bundle.golden import Golden, read_golden
 from deploykit.commands.package.proof_notes import proof_notes
 from deploykit.commands.package.request import PackageRequest, Written
 from deploykit.commands.package.web_runtime import VERSION, copy_runtime
-from deploykit.errors import BundleError, InputError
+from deploykit.errors import BundleError
 from deploykit.html import words
 from deploykit.html.document import render, write_document
 from deploykit.parity.measures import decides
@@ -64,29 +64,24 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
         BundleError: The bundle is damaged, or the page would make other pixels.
         ParityError: The graph has failed its comparison.
         MissingError: There is no npm, or it does not get onnxruntime-web.
-        InputError: What should be onnxruntime-web is not, or the system fails to write.
+        InputError: What should be onnxruntime-web is not.
+        OSError: The system fails to write.
     """
     _check_pixels(bundle)
     file = bundle.deploy_graph("fp32")
     graph = bundle.checked(file)
     golden = read_golden(bundle)
     notes = (*proof_notes(bundle, [file]), *_notes(bundle, len(golden.images)))
-    try:
-        (made / "runtime").mkdir()
-        copy_runtime(made / "runtime", request.onnxruntime_web, progress)
-        progress(Step("writing", detail="index.html"))
-        shutil.copyfile(graph, made / "model.onnx")
-        (made / "golden").mkdir()
-        (made / "golden" / "images.bin").write_bytes(golden.images.tobytes())
-        (made / "golden" / "logits.bin").write_bytes(golden.logits.astype("<f4").tobytes())
-        templates = Path(__file__).parent / "templates"
-        for module in _MODULES:
-            shutil.copyfile(templates / module, made / module)
-    except OSError as exc:
-        raise InputError(
-            f"Writing {request.output} failed: {exc.strerror or exc}.",
-            hint="Check the folder's permissions and the free space on its disk.",
-        ) from exc
+    (made / "runtime").mkdir()
+    copy_runtime(made / "runtime", request.onnxruntime_web, progress)
+    progress(Step("writing", detail="index.html"))
+    shutil.copyfile(graph, made / "model.onnx")
+    (made / "golden").mkdir()
+    (made / "golden" / "images.bin").write_bytes(golden.images.tobytes())
+    (made / "golden" / "logits.bin").write_bytes(golden.logits.astype("<f4").tobytes())
+    templates = Path(__file__).parent / "templates"
+    for module in _MODULES:
+        shutil.copyfile(templates / module, made / module)
     context = {
         "bundle": bundle,
         "labels": bundle.manifest.labels,

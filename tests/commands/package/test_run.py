@@ -1,5 +1,6 @@
 """How a package takes its place, and what it never replaces."""
 
+import errno
 import json
 import os
 import stat
@@ -77,6 +78,22 @@ def test_package_keeps_the_old_where_the_new_fails(package, exported_bundle, mon
     assert {*first.files} <= {
         path.relative_to(first.output).as_posix() for path in first.output.rglob("*")
     }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_package_on_a_full_disk_leaves_nothing(
+    form, package, exported_bundle, monkeypatch, tmp_path
+):
+    write = job.FORMATS[form]
+
+    def fill(*arguments):
+        write(*arguments)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(job.FORMATS, form, fill)
+    with pytest.raises(InputError, match=rf"Writing .*{place(form)} failed: No space left"):
+        package(exported_bundle, form, place(form))
+    assert not (tmp_path / "packages").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
