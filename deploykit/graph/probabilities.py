@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from deploykit.graph.values import all_values, batch_dimension, named_node
-from deploykit.specs.model import PROBABILITIES_OUTPUT, Labels
+from deploykit.specs.model import Labels
+from deploykit.specs.tensors import PROBABILITIES
 
 
 def with_probabilities(model: ir.Model, labels: Labels) -> ir.Model:
@@ -23,9 +24,9 @@ def with_probabilities(model: ir.Model, labels: Labels) -> ir.Model:
     graph = copy.graph
     (logits,) = graph.outputs
     for value in [*all_values(graph)]:
-        if value.name == PROBABILITIES_OUTPUT:
-            value.name = f"{PROBABILITIES_OUTPUT}/inner"
-    head, scope = labels.head, PROBABILITIES_OUTPUT
+        if value.name == PROBABILITIES:
+            value.name = f"{PROBABILITIES}/inner"
+    head, scope = labels.head, PROBABILITIES
     if head.activation == "softmax":
         nodes = [named_node("Softmax", [logits], f"{scope}/Softmax", {"axis": 1})]
     elif len(labels) == labels.logits:
@@ -36,7 +37,7 @@ def with_probabilities(model: ir.Model, labels: Labels) -> ir.Model:
         pair = named_node("Concat", both, f"{scope}/Concat", {"axis": 1}, dtype=logits.dtype)
         nodes = [minus, pair, named_node("Sigmoid", [*pair.outputs], f"{scope}/Sigmoid")]
     (given,) = nodes[-1].outputs
-    given.name = PROBABILITIES_OUTPUT
+    given.name = PROBABILITIES
     given.type = ir.TensorType(ir.DataType.FLOAT)
     given.shape = ir.Shape([batch_dimension(graph), len(labels)])
     graph.extend(nodes)

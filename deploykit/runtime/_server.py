@@ -25,6 +25,7 @@ from deploykit.specs.heads import BaseHead
 from deploykit.specs.model import Labels, Precision
 from deploykit.specs.preprocessing import Preprocessing, Size
 from deploykit.specs.session import Given, ImageBatch, Logits, SessionSpec
+from deploykit.specs.tensors import DATATYPES
 from deploykit.system.text import visible
 
 #: Seconds that one request may take: a large network needs them for 32 images on a small CPU.
@@ -252,7 +253,7 @@ def _taken(tensor: ServerTensor, preprocessing: Preprocessing) -> Taken | None:
         pairs = zip(found, wanted, strict=False)
         return len(found) == len(wanted) and all(size in (-1, want) for size, want in pairs)
 
-    pixels = "UINT8" if preprocessing.pixel_type == "uint8" else "FP32"
+    pixels = DATATYPES[preprocessing.pixel_type]
     if tensor.datatype == "FP32" and fits(3, height, width):
         return "normalised"
     if tensor.datatype == pixels and fits(height, width, 3):
@@ -267,7 +268,7 @@ def _unusable(
     preprocessing: Preprocessing,
 ) -> GraphError:
     height, width = preprocessing.input_size
-    pixels = "UINT8" if preprocessing.pixel_type == "uint8" else "FP32"
+    pixels = DATATYPES[preprocessing.pixel_type]
     shown = ", ".join(map(str, model.inputs)) or "none"
     why = "".join(f"; {visible(name)}: {reason}" for name, reason in skipped.items())
     return GraphError(

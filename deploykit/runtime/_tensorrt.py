@@ -20,12 +20,11 @@ from deploykit.runtime._cuda import CapturedGraph, DeviceBuffer, Event, PinnedBu
 from deploykit.specs.engine import Log, Profile, TensorRT
 from deploykit.specs.preprocessing import PixelType
 from deploykit.specs.session import ImageBatch, Logits, SessionSpec
+from deploykit.specs.tensors import IMAGES, LOGITS
 from deploykit.system.files import read_file, replacing
 
 #: How many batches can be in flight: one on the device, one on its way.
 SLOTS = 2
-#: The deploy graph's input and output.
-IMAGES, LOGITS = "images", "logits"
 _Answer = TypeVar("_Answer")
 
 

@@ -64,8 +64,6 @@ class TensorSpec(Value, frozen=True):
 #: its bundle still tells how to feed it and what it answers.
 LABELS_KEY = "deploykit.labels"
 HEAD_KEY = "deploykit.head"
-PROBABILITIES_OUTPUT = "probabilities"
-"""The second output of a graph that is served: (N, K) float32."""
 
 
 def check_class_names(names: Iterable[str]) -> None:

@@ -19,7 +19,8 @@ from deploykit.commands.package.triton_image import write_image_models
 from deploykit.engine.passport import check_plan
 from deploykit.errors import InputError, ParityError, UsageError
 from deploykit.inference.engines import BUILD_AGAIN, Engine, named_engine
-from deploykit.specs.model import PROBABILITIES_OUTPUT, Precision
+from deploykit.specs.model import Precision
+from deploykit.specs.tensors import DATATYPES, PROBABILITIES
 from deploykit.system.deps import need
 from deploykit.system.files import open_file
 from deploykit.system.progress import Progress, Step
@@ -30,7 +31,6 @@ LABELS = "labels.txt"
 _MAX_DELAY_US = 2000
 _WARMUP = "golden-images"
 _HEADER_BYTES = 64
-_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 #: Between the probabilities of ONNX's float32 and of deploykit's float64.
 _MOST_DIFFERENCE = 1e-5
 
@@ -140,7 +140,7 @@ def _check_same_logits(bundle: Bundle, original: Path, copy: Path) -> None:
     feeds = {bundle.manifest.deploy_input.name: images}
     logits_name = bundle.manifest.output.name
     (before,) = session(original).run([logits_name], feeds)
-    after, found = session(copy).run([logits_name, PROBABILITIES_OUTPUT], feeds)
+    after, found = session(copy).run([logits_name, PROBABILITIES], feeds)
     expected = bundle.manifest.labels.head.probabilities(after)
     changed = not np.array_equal(before, after, equal_nan=True)
     if changed or not np.allclose(found, expected, rtol=0, atol=_MOST_DIFFERENCE):
@@ -246,7 +246,7 @@ def _config(bundle: Bundle, served: _Served) -> dict[str, Any]:
     source = manifest.deploy_input
     outputs = [
         {"name": manifest.output.name, "data_type": "TYPE_FP32", "dims": [labels.logits]},
-        {"name": PROBABILITIES_OUTPUT, "data_type": "TYPE_FP32", "dims": [len(labels)]},
+        {"name": PROBABILITIES, "data_type": "TYPE_FP32", "dims": [len(labels)]},
     ]
     for output in outputs:
         if output["dims"] == [len(labels)]:
@@ -262,7 +262,7 @@ def _config(bundle: Bundle, served: _Served) -> dict[str, Any]:
         "input": [
             {
                 "name": source.name,
-                "data_type": _TYPES[source.dtype],
+                "data_type": f"TYPE_{DATATYPES[source.dtype]}",
                 "dims": [*manifest.preprocessing.input_size, 3],
             }
         ],
@@ -280,7 +280,7 @@ def _put_warmup(bundle: Bundle, folder: Path, max_batch: int) -> list[dict[str, 
     (folder / "warmup" / _WARMUP).write_bytes(np.ascontiguousarray(images).tobytes())
     source = bundle.manifest.deploy_input
     given = {
-        "data_type": _TYPES[source.dtype],
+        "data_type": f"TYPE_{DATATYPES[source.dtype]}",
         "dims": [*images.shape[1:]],
         "input_data_file": _WARMUP,
     }

@@ -18,8 +18,8 @@ from deploykit.commands.package.triton_config import CONFIG_NAME, config_text
 from deploykit.commands.package.wheel import write_wheel
 from deploykit.images.decode import decoded_rgb
 from deploykit.images.preprocess import preprocess
+from deploykit.specs.tensors import IMAGE_FILE
 
-IMAGE_INPUT = "image"
 _LABELS = "labels.txt"
 #: What decoding and resizing import. NumPy is whichever the server's Python backend works with.
 _REQUIRED = ("msgspec", "pillow")
@@ -44,7 +44,7 @@ def write_image_models(
     """
     (pixels,) = model["input"]
     decoder, ensemble = f"{bundle.name}_preprocess", f"{bundle.name}_image"
-    file = {"name": IMAGE_INPUT, "data_type": "TYPE_STRING", "dims": [1]}
+    file = {"name": IMAGE_FILE, "data_type": "TYPE_STRING", "dims": [1]}
     shared = {
         "max_batch_size": model["max_batch_size"],
         "input": [file],
@@ -76,7 +76,7 @@ def write_image_models(
         {
             "model_name": decoder,
             "model_version": -1,
-            "input_map": {IMAGE_INPUT: IMAGE_INPUT},
+            "input_map": {IMAGE_FILE: IMAGE_FILE},
             "output_map": {pixels["name"]: pixels["name"]},
         },
         {

@@ -164,7 +164,7 @@ class App:
             self._check_model(request, model)
             body = await read_body(request.receive, headers, service.limits)
             length = headers.get(kserve.HEADER_LENGTH)
-            read = partial(kserve.read_call, body, length, model.bundle, service.limits.queue)
+            read = partial(kserve.read_call, body, length, model.bundle)
             json_bytes = int(length) if length and length.isdecimal() else len(body)
             call = read() if json_bytes <= _SMALL_JSON else await service.parse(read)
             place.grow(call.count)

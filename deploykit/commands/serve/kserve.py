@@ -20,18 +20,16 @@ import numpy.typing as npt
 from deploykit import __version__
 from deploykit.bundle.folder import Bundle
 from deploykit.commands.serve.refused import RefusedError
-from deploykit.commands.serve.uploads import decoded_base64, too_many
+from deploykit.commands.serve.uploads import decoded_base64
 from deploykit.specs.session import ImageBatch, Logits
+from deploykit.specs.tensors import DATATYPES, IMAGE_FILE, IMAGES, LOGITS, PROBABILITIES
 
 #: Of the request and of the answer: how many bytes of the body are JSON.
 HEADER_LENGTH = "inference-header-content-length"
 EXTENSIONS = ("binary_tensor_data",)
 #: A bundle has one version at a time; which one, its manifest's digest tells.
 VERSION = "1"
-IMAGES, IMAGE = "images", "image"
-LOGITS, PROBABILITIES = "logits", "probabilities"
 _OUTPUTS = (LOGITS, PROBABILITIES)
-_DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 _DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
 #: Four bytes before each element of BYTES: its length.
 _LENGTH_BYTES = 4
@@ -151,14 +149,14 @@ def model_metadata(bundle: Bundle, platform: str, parameters: Mapping[str, str])
         parameters: What else there is to tell.
     """
     labels, preprocessing = bundle.manifest.labels, bundle.manifest.preprocessing
-    datatype = _DATATYPES[preprocessing.pixel_type]
+    datatype = DATATYPES[preprocessing.pixel_type]
     return ModelMetadata(
         name=bundle.name,
         versions=[VERSION],
         platform=platform,
         inputs=[
             TensorMetadata(IMAGES, datatype, [-1, *preprocessing.input_size, 3]),
-            TensorMetadata(IMAGE, "BYTES", [-1]),
+            TensorMetadata(IMAGE_FILE, "BYTES", [-1]),
         ],
         outputs=[
             TensorMetadata(LOGITS, "FP32", [-1, labels.logits]),
@@ -168,7 +166,7 @@ def model_metadata(bundle: Bundle, platform: str, parameters: Mapping[str, str])
     )
 
 
-def read_call(body: bytes, header_length: str | None, bundle: Bundle, most: int) -> Call:
+def read_call(body: bytes, header_length: str | None, bundle: Bundle) -> Call:
     """Understand a request.
 
     Args:
@@ -176,7 +174,6 @@ def read_call(body: bytes, header_length: str | None, bundle: Bundle, most: int)
         header_length: How many of its bytes are JSON, as the request's header says; None where
             there is no such header, and all of it is.
         bundle: What answers.
-        most: How many images a request may have.
 
     Raises:
         RefusedError: It is none that this model answers.
@@ -193,16 +190,16 @@ def read_call(body: bytes, header_length: str | None, bundle: Bundle, most: int)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise _bad(f"The request is no inference request: {exc}") from exc
     outputs = _outputs_of(request)
-    if len(request.inputs) != 1 or request.inputs[0].name not in (IMAGES, IMAGE):
+    if len(request.inputs) != 1 or request.inputs[0].name not in (IMAGES, IMAGE_FILE):
         names = ", ".join(each.name for each in request.inputs) or "none"
-        raise _bad(f"The model takes one input, {IMAGES} or {IMAGE}; the request has {names}")
+        raise _bad(f"The model takes one input, {IMAGES} or {IMAGE_FILE}; the request has {names}")
     (tensor,) = request.inputs
     rest = memoryview(body)[size:]
     data = _binary_of(tensor, rest)
-    if tensor.name == IMAGE:
-        files = _files_of(tensor, data, most)
+    if tensor.name == IMAGE_FILE:
+        files = _files_of(tensor, data)
         return Call(request.id, None, files, outputs)
-    return Call(request.id, _pixels_of(tensor, data, bundle, most), None, outputs)
+    return Call(request.id, _pixels_of(tensor, data, bundle), None, outputs)
 
 
 def _bad(reason: str) -> RefusedError:
@@ -236,19 +233,15 @@ def _binary_of(tensor: InferInput, rest: memoryview) -> memoryview | None:
     return None if size is None else rest
 
 
-def _pixels_of(
-    tensor: InferInput, data: memoryview | None, bundle: Bundle, most: int
-) -> ImageBatch:
+def _pixels_of(tensor: InferInput, data: memoryview | None, bundle: Bundle) -> ImageBatch:
     preprocessing = bundle.manifest.preprocessing
-    takes = [*dict.fromkeys(("UINT8", _DATATYPES[preprocessing.pixel_type]))]
+    takes = [*dict.fromkeys(("UINT8", DATATYPES[preprocessing.pixel_type]))]
     if tensor.datatype not in takes:
         raise _bad(f"Input {IMAGES} is {' or '.join(takes)}, not {tensor.datatype}")
     one = [*preprocessing.input_size, 3]
     shape = tensor.shape
     if len(shape) != 4 or shape[1:] != one or not shape[0]:
         raise _bad(f"Input {IMAGES} has shape [N, {', '.join(map(str, one))}], not {shape}")
-    if shape[0] > most:
-        raise too_many(shape[0], most)
     dtype = _DTYPES[tensor.datatype]
     if data is not None:
         if len(data) != math.prod(shape) * dtype.itemsize:
@@ -289,15 +282,13 @@ def _is_nested(data: msgspec.Raw) -> bool:
     return bytes(memoryview(data)[:64]).lstrip()[1:].lstrip().startswith(b"[")
 
 
-def _files_of(tensor: InferInput, data: memoryview | None, most: int) -> list[bytes]:
+def _files_of(tensor: InferInput, data: memoryview | None) -> list[bytes]:
     """What the files of an input of BYTES hold; in JSON they are base64."""
     if tensor.datatype != "BYTES":
-        raise _bad(f"Input {IMAGE} is BYTES, not {tensor.datatype}")
+        raise _bad(f"Input {IMAGE_FILE} is BYTES, not {tensor.datatype}")
     shape = tensor.shape
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]) or not shape[0]:
-        raise _bad(f"Input {IMAGE} has shape [N] or [N, 1], not {shape}")
-    if shape[0] > most:
-        raise too_many(shape[0], most)
+        raise _bad(f"Input {IMAGE_FILE} has shape [N] or [N, 1], not {shape}")
     if data is not None:
         files = _elements_of(data)
     else:
@@ -306,11 +297,11 @@ def _files_of(tensor: InferInput, data: memoryview | None, most: int) -> list[by
         try:
             texts = msgspec.json.decode(tensor.data, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-            raise _bad(f"The data of input {IMAGE} is no list of base64: {exc}") from exc
+            raise _bad(f"The data of input {IMAGE_FILE} is no list of base64: {exc}") from exc
         texts = [text if isinstance(text, str) else text[0] for text in texts]
         files = [decoded_base64(text, f"image {place}") for place, text in enumerate(texts)]
     if len(files) != shape[0]:
-        raise _bad(f"Input {IMAGE} of shape {shape} has {len(files)} elements")
+        raise _bad(f"Input {IMAGE_FILE} of shape {shape} has {len(files)} elements")
     return files
 
 
@@ -322,7 +313,7 @@ def _elements_of(data: memoryview) -> list[bytes]:
         size = int.from_bytes(data[start:end], "little")
         start, end = end, end + size
         if end > len(data):
-            raise _bad(f"Element {len(files)} of input {IMAGE} is longer than its data")
+            raise _bad(f"Element {len(files)} of input {IMAGE_FILE} is longer than its data")
         files.append(bytes(data[start:end]))
         start = end
     return files

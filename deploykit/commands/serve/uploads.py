@@ -40,10 +40,10 @@ def read_uploads(body: bytes, content_type: str, most: int) -> Uploads:
         body: The body.
         content_type: As the client says; what is neither a form nor JSON is one image, whatever it
             is called.
-        most: How many images a request may have.
+        most: How many images a request may have: a form of many more parts is not read.
 
     Raises:
-        RefusedError: It is no form, no list of base64, or has no images, or too many.
+        RefusedError: It is no form, no list of base64, or has no images.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == FORM:
@@ -54,14 +54,7 @@ def read_uploads(body: bytes, content_type: str, most: int) -> Uploads:
         return Uploads([body], ["image"], is_list=False)
     if not uploads.images:
         raise RefusedError(400, "There is no image in the body.")
-    if len(uploads.images) > most:
-        raise too_many(len(uploads.images), most)
     return uploads
-
-
-def too_many(images: int, most: int) -> RefusedError:
-    """What a client is told that sends more images than there is room for."""
-    return RefusedError(413, f"A request may have {most} images at most; this has {images}.")
 
 
 def _read_json(body: bytes) -> Uploads:

@@ -113,6 +113,10 @@ def test_predict_large_bodies_and_lists_are_413(exported_bundle, photo):
         body = json.dumps([base64.b64encode(b"x").decode()] * 3).encode()
         assert server.post("/predict", body, Content_Type="application/json").status == 413
         assert server.post("/predict", form(*[("a", b"x")] * 5), Content_Type=FORM).status == 413
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [3], "data": ["eA=="] * 3}
+        infer = server.post("/v2/models/colours/infer", json.dumps({"inputs": [tensor]}).encode())
+        assert infer.status == 413
+        assert infer.value["error"] == "A request may have 2 images at most; this has 3."
         assert server.post("/predict", photo).status == 200
 
 
