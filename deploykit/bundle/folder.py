@@ -12,6 +12,7 @@ from pathlib import Path
 from deploykit.bundle.manifest import (
     LOCK_NAME,
     MANIFEST_NAME,
+    PACKED_ENDING,
     Manifest,
     is_recorded,
     locked,
@@ -37,7 +38,6 @@ _MAKE_ONE = (
     "Say where it is with --bundle or --artifacts, or make one: "
     "deploykit export --arch NAME --ckpt FILE"
 )
-_PACKED_ENDING = ".zip"
 _FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
 
 
@@ -194,7 +194,7 @@ def open_bundle(folder: Path) -> Bundle:
 
 
 def _is_packed(path: Path) -> bool:
-    return path.suffix.lower() == _PACKED_ENDING and path.is_file()
+    return path.suffix.lower() == PACKED_ENDING and path.is_file()
 
 
 def _check_links(folder: Path) -> None:

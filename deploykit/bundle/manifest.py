@@ -42,6 +42,9 @@ MANIFEST_NAME = "bundle.json"
 LOCK_NAME = f".{MANIFEST_NAME}.lock"
 """The lock inside a bundle, which whoever may write into the bundle can make."""
 
+PACKED_ENDING = ".zip"
+"""Of a bundle in one file, by which it is known."""
+
 UNPACKED_MARK = ".unpacked"
 """Beside the folder of a bundle that was unpacked from one file: nothing is added to it."""
 

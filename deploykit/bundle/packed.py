@@ -29,7 +29,6 @@ from deploykit.errors import BundleError
 from deploykit.system.files import held, home_of, open_file
 from deploykit.system.text import has_control_character
 
-PACKED_ENDING = ".zip"
 #: A bundle has some tens of files.
 _MAX_FILES = 4096
 _MAX_DIRECTORY_BYTES = 2**21
@@ -37,9 +36,7 @@ _MAX_MANIFEST_BYTES = 64 * 2**20
 _LOCK_SECONDS = 600.0
 _PIECE = 2**20
 #: The same for every file, so that the archive's bytes follow from those of its files alone.
-_DATE = (1980, 1, 1, 0, 0, 0)
-_MODE = 0o100644
-_UNIX = 3
+_DATE, _MODE, _UNIX = (1980, 1, 1, 0, 0, 0), 0o100644, 3
 _UTF_8 = 0x800
 #: APPNOTE.TXT 6.3.10, sections 4.3.14 to 4.3.16: the end of an archive without a comment.
 _END = struct.Struct("<4s4H2LH")
@@ -74,12 +71,18 @@ def pack(folder: Path, name: str, files: Iterable[str], target: Path) -> None:
     """
     with zipfile.ZipFile(target, "x", zipfile.ZIP_STORED) as archive:
         for file in (MANIFEST_NAME, *sorted(files)):
-            member = zipfile.ZipInfo(f"{name}/{file}", _DATE)
-            member.create_system, member.external_attr = _UNIX, _MODE << 16
+            member = archived(f"{name}/{file}")
             with open_file(folder / file) as source:
                 member.file_size = os.fstat(source.fileno()).st_size
                 with archive.open(member, "w") as sink:
                     shutil.copyfileobj(source, sink, _PIECE)
+
+
+def archived(name: str) -> zipfile.ZipInfo:
+    """The entry of a plain file in an archive whose bytes follow from those of its files."""
+    member = zipfile.ZipInfo(name, _DATE)
+    member.create_system, member.external_attr = _UNIX, _MODE << 16
+    return member
 
 
 def is_packed(path: Path) -> bool:

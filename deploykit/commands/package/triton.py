@@ -14,7 +14,7 @@ from deploykit.bundle.folder import Bundle
 from deploykit.bundle.golden import read_golden
 from deploykit.commands.package.proof_notes import proof_notes
 from deploykit.commands.package.request import MAX_BATCH, PackageRequest, Written, plain_name
-from deploykit.commands.package.triton_config import CONFIG_NAME, check_repository, config_text
+from deploykit.commands.package.triton_config import LABELS, check_repository, write_config
 from deploykit.commands.package.triton_image import write_image_models
 from deploykit.engine.passport import check_plan
 from deploykit.errors import InputError, ParityError, UsageError
@@ -26,7 +26,6 @@ from deploykit.system.files import open_file
 from deploykit.system.progress import Progress, Step
 from deploykit.system.text import command_line
 
-LABELS = "labels.txt"
 #: How long a request waits for others to share a run with.
 _MAX_DELAY_US = 2000
 _WARMUP = "golden-images"
@@ -65,7 +64,7 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
         ParityError: What would be served has failed its comparison.
         DependencyError: onnx is not installed.
     """
-    need("onnx")
+    need("onnx")  # and protobuf, which comes with it
     name = plain_name(bundle)
     folder = made / name
     version = folder / "1"
@@ -78,7 +77,7 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
     fields = _config(bundle, served)
     (folder / LABELS).write_text(_lines(bundle.manifest.labels.names), "utf-8", newline="\n")
     fields["model_warmup"] = _put_warmup(bundle, folder, served.max_batch)
-    (folder / CONFIG_NAME).write_text(config_text(fields), "utf-8", newline="\n")
+    write_config(folder, fields)
     notes = [*served.notes, *proof_notes(bundle, served.files)]
     if request.preprocess:
         notes += write_image_models(bundle, made, fields, (folder / LABELS).read_bytes())

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.errors import InputError
-from deploykit.system.deps import need
 from deploykit.system.files import read_file
 
-CONFIG_NAME = "config.pbtxt"
+CONFIG_NAME, LABELS = "config.pbtxt", "labels.txt"
 _MAX_CONFIG_BYTES = 2**22
 #: Bytes of an element, by Triton's type.
 _SIZES = {"TYPE_UINT8": 1, "TYPE_FP32": 4}
@@ -25,20 +24,18 @@ _SIZES = {"TYPE_UINT8": 1, "TYPE_FP32": 4}
 _DEFAULT_FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "python": "model.py"}
 
 
-def config_text(fields: Mapping[str, Any]) -> str:
-    """A configuration as ``config.pbtxt`` has it.
+def write_config(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Write the ``config.pbtxt`` of a model.
 
     Args:
+        folder: The model's.
         fields: Those of Triton's message ``ModelConfig``, by their names in it.
-
-    Raises:
-        DependencyError: protobuf, which comes with onnx, is not installed.
     """
-    need("onnx")
     from google.protobuf import json_format, text_format
 
     message = json_format.ParseDict(fields, _message())
-    return str(text_format.MessageToString(message, as_utf8=True))
+    text = text_format.MessageToString(message, as_utf8=True)
+    (folder / CONFIG_NAME).write_text(text, "utf-8", newline="\n")
 
 
 def check_repository(folder: Path) -> None:
@@ -46,9 +43,7 @@ def check_repository(folder: Path) -> None:
 
     Raises:
         InputError: A configuration is not Triton's, or Triton would not load its model.
-        DependencyError: protobuf, which comes with onnx, is not installed.
     """
-    need("onnx")
     models = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
     if not models:
         raise InputError(f"{folder} has no model: no folder with a {CONFIG_NAME}.")

@@ -14,13 +14,12 @@ import numpy as np
 from PIL import Image
 
 from deploykit.bundle.folder import Bundle
-from deploykit.commands.package.triton_config import CONFIG_NAME, config_text
+from deploykit.commands.package.triton_config import LABELS, write_config
 from deploykit.commands.package.wheel import write_wheel
 from deploykit.images.decode import decoded_rgb
 from deploykit.images.preprocess import preprocess
 from deploykit.specs.tensors import IMAGE_FILE
 
-_LABELS = "labels.txt"
 #: What decoding and resizing import. NumPy is whichever the server's Python backend works with.
 _REQUIRED = ("msgspec", "pillow")
 #: Processes that decode: each takes one core.
@@ -57,7 +56,7 @@ def write_image_models(
     lines = ["numpy", *(f"{name}=={metadata.version(name)}" for name in _REQUIRED)]
     requirements.write_text("".join(f"{line}\n" for line in lines), "utf-8", newline="\n")
     group = {"count": _DECODERS, "kind": "KIND_CPU"}
-    _put_config(
+    write_config(
         made / decoder,
         {
             **shared,
@@ -71,7 +70,7 @@ def write_image_models(
     (made / ensemble / "1").mkdir(parents=True)
     # Git and most archives keep no empty folder, and the ensemble's version is one.
     (made / ensemble / "1" / ".keep").touch()
-    (made / ensemble / _LABELS).write_bytes(labels)
+    (made / ensemble / LABELS).write_bytes(labels)
     steps = [
         {
             "model_name": decoder,
@@ -86,7 +85,7 @@ def write_image_models(
             "output_map": {each["name"]: each["name"] for each in model["output"]},
         },
     ]
-    _put_config(
+    write_config(
         made / ensemble,
         {
             **shared,
@@ -100,10 +99,6 @@ def write_image_models(
         f"{ensemble} takes image files; {decoder} decodes them with deploykit's own code, and the "
         f"server's Python needs what {decoder}/requirements.txt names"
     ]
-
-
-def _put_config(folder: Path, fields: Mapping[str, Any]) -> None:
-    (folder / CONFIG_NAME).write_text(config_text(fields), "utf-8", newline="\n")
 
 
 def _put_decoder(bundle: Bundle, version: Path) -> None:

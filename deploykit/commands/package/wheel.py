@@ -10,10 +10,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from deploykit import __version__
+from deploykit.bundle.packed import archived
 from deploykit.errors import DependencyError
 
-#: The same for every file, so that the wheel's bytes follow from the code alone.
-_DATE = (1980, 1, 1, 0, 0, 0)
 _TAG = "py3-none-any"
 
 
@@ -45,9 +44,7 @@ def write_wheel(folder: Path) -> Path:
     content[f"{info}/RECORD"] = ("\n".join(record) + "\n").encode()
     with zipfile.ZipFile(path, "x") as archive:
         for name, data in content.items():
-            member = zipfile.ZipInfo(name, _DATE)
-            member.create_system, member.external_attr = 3, 0o100644 << 16
-            archive.writestr(member, data, zipfile.ZIP_DEFLATED)
+            archive.writestr(archived(name), data, zipfile.ZIP_DEFLATED)
     return path
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploykit.bundle.folder import Bundle, check_bundle_name
-from deploykit.bundle.packed import PACKED_ENDING, pack
+from deploykit.bundle.manifest import PACKED_ENDING
+from deploykit.bundle.packed import pack
 from deploykit.commands.package.request import PackageRequest, Written
 from deploykit.errors import UsageError
 from deploykit.inference.engines import engines_not_copied

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -16,19 +16,13 @@ from prometheus_client import (
 )
 
 if TYPE_CHECKING:
+    from deploykit.commands.serve.admission import Admission
     from deploykit.commands.serve.served import ServedModel
 
 #: Where several processes count together; the library reads it when it is imported.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-
-
-class Load(Protocol):
-    """What is let in and not answered."""
-
-    images: int
-    bytes: int
 
 
 class Metrics:
@@ -101,7 +95,7 @@ class Metrics:
             *(spec.device, model.status.word),
         )
 
-    def measure(self, load: Load, waiting: int) -> None:
+    def measure(self, load: Admission, waiting: int) -> None:
         """Take down what is under way."""
         self._in_flight.set(load.images)
         self._bytes.set(load.bytes)

@@ -110,7 +110,7 @@ def compare_elsewhere(
         created=now(),
         versions=installed_versions(),
         seconds=time.perf_counter() - start,
-        folder=bundle.folder,
+        folder=bundle.place,
         latencies=latencies,
         table=match,
         options=request.elsewhere_options,

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from deploykit.commands.package.triton_config import check_repository, config_text
+from deploykit.commands.package.triton_config import check_repository, write_config
 from deploykit.errors import InputError
 
 
@@ -98,6 +98,6 @@ def test_check_repository_without_a_version_or_a_model(repository, tmp_path):
         check_repository(tmp_path / "empty")
 
 
-def test_config_text_escapes():
-    text = config_text({"name": 'a"b\n}', "max_batch_size": 1})
-    assert r"a\"b\n}" in text
+def test_write_config_escapes(tmp_path):
+    write_config(tmp_path, {"name": 'a"b\n}', "max_batch_size": 1})
+    assert r"a\"b\n}" in (tmp_path / "config.pbtxt").read_text()
