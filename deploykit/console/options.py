@@ -98,6 +98,16 @@ Runtime = Annotated[
         autocompletion=_starting_with(RUNTIME_NAMES.split(", ")),
     ),
 ]
+AutoRuntime = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        rich_help_panel=WHAT_RUNS,
+        help=f"The runtime: {RUNTIME_NAMES}, or auto for the fastest proven.",
+        autocompletion=_starting_with(["auto", *RUNTIME_NAMES.split(", ")]),
+    ),
+]
 PrecisionName = Annotated[
     str | None,
     typer.Option(

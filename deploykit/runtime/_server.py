@@ -15,7 +15,7 @@ from deploykit.errors import GraphError, InputError
 from deploykit.runtime._base import Answers, BaseSession, normalised
 from deploykit.runtime._server_client import (
     Array,
-    ServedModel,
+    ModelMetadata,
     ServerAddress,
     ServerClient,
     ServerTensor,
@@ -121,7 +121,7 @@ class _Asked:
     """An input of a server's model, and what it takes."""
 
     client: ServerClient
-    model: ServedModel
+    model: ModelMetadata
     tensor: ServerTensor
     taken: Taken
     preprocessing: Preprocessing
@@ -263,7 +263,7 @@ def _taken(tensor: ServerTensor, preprocessing: Preprocessing) -> Taken | None:
 
 def _unusable(
     address: ServerAddress,
-    model: ServedModel,
+    model: ModelMetadata,
     skipped: dict[str, str],
     preprocessing: Preprocessing,
 ) -> GraphError:
@@ -293,7 +293,7 @@ def _given(asked: _Asked, probe: ImageBatch) -> Array:
     return asked.of_images(probe.astype(asked.preprocessing.pixel_type))
 
 
-def _outputs(model: ServedModel, labels: Labels) -> list[str]:
+def _outputs(model: ModelMetadata, labels: Labels) -> list[str]:
     """The outputs that have a number for each logit or class."""
     sizes = {-1, labels.logits, len(labels)}
     found = [
@@ -312,7 +312,7 @@ def _outputs(model: ServedModel, labels: Labels) -> list[str]:
 
 
 def _chosen_output(
-    answers: dict[str, Array], labels: Labels, model: ServedModel
+    answers: dict[str, Array], labels: Labels, model: ModelMetadata
 ) -> tuple[str, Given]:
     """The output with logits, else that with probabilities, and which of both it is."""
     head = labels.head
@@ -345,6 +345,6 @@ def _is_probabilities(name: str, values: Array, head: BaseHead) -> bool:
     return "logit" not in name.lower()
 
 
-def _largest_batch(model: ServedModel, tensor: ServerTensor) -> int | None:
+def _largest_batch(model: ModelMetadata, tensor: ServerTensor) -> int | None:
     fixed = tensor.shape[0] if tensor.shape and tensor.shape[0] > 0 else None
     return min(filter(None, (fixed, model.largest_batch)), default=None)

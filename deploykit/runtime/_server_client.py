@@ -135,7 +135,7 @@ class ServerTensor:
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class ModelMetadata:
     """What a server tells of itself and of a model.
 
     Attributes:
@@ -201,7 +201,7 @@ class ServerClient(Closing):
         """Close the connection; closing twice is fine."""
         self._client.close()
 
-    def describe(self) -> ServedModel:
+    def describe(self) -> ModelMetadata:
         """Ask for the server's metadata, and the model's.
 
         Raises:
@@ -230,7 +230,7 @@ class ServerClient(Closing):
             if "model_configuration" in extensions:
                 config = self._ask("get_model_config", where.model, where.version)
                 largest = int(config.get("config", config).get("max_batch_size", 0)) or None
-        return ServedModel(server[:60], extensions, inputs, outputs, largest)
+        return ModelMetadata(server[:60], extensions, inputs, outputs, largest)
 
     def _refuse_unready(self) -> None:
         """Say why a model cannot be asked: there is none, or it is not ready.

@@ -20,7 +20,6 @@ from deploykit.commands.package.proof_notes import proof_notes
 from deploykit.commands.package.request import PackageRequest, Written
 from deploykit.commands.package.web_runtime import VERSION, copy_runtime
 from deploykit.errors import BundleError
-from deploykit.html import words
 from deploykit.html.document import render, write_document
 from deploykit.parity.measures import decides
 from deploykit.parity.tolerance import tolerance_for
@@ -92,7 +91,6 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
         "pillow": bundle.manifest.versions.get("pillow", "of an unknown version"),
         "runtime": VERSION,
         "serving": _SERVING,
-        "words": words,
     }
     page = render(__package__, "web.html.j2", _STYLES, _SCRIPTS, context, _ALLOWED)
     write_document(made / "index.html", page)

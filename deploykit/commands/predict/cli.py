@@ -12,9 +12,9 @@ import typer
 
 from deploykit.console.command import command
 from deploykit.console.options import (
-    RUNTIME_NAMES,
     WHAT_RUNS,
     Artifacts,
+    AutoRuntime,
     BundleName,
     Json,
     PrecisionName,
@@ -170,14 +170,7 @@ def predict(
         bool, typer.Option("--quiet", "-q", help="Show no progress, notes or summary.")
     ] = False,
     bundle: BundleName = None,
-    runtime: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel=WHAT_RUNS,
-            help=f"The runtime: {RUNTIME_NAMES}, or auto for the fastest proven.",
-        ),
-    ] = "auto",
+    runtime: AutoRuntime = "auto",
     precision: PrecisionName = None,
     tf32: Tf32 = False,
     batch_size: Annotated[

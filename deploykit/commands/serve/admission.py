@@ -61,7 +61,15 @@ class Place:
         Raises:
             RefusedError: There is no such room now (503), or ever (413).
         """
-        self._admission.hold(self, images)
+        admission = self._admission
+        most = admission.limits.queue
+        if images > most:
+            raise RefusedError(413, f"A request may have {most} images at most; this has {images}.")
+        more = images - self.images
+        if admission.images + more > most:
+            raise _overloaded(f"{admission.images} images are waiting")
+        admission.images += more
+        self.images = images
 
     def leave(self) -> None:
         """Give the room back."""
@@ -101,24 +109,12 @@ class Admission:
         if self.bytes + size > limits.bytes_in_flight:
             raise _overloaded(f"bodies of {self.bytes:,} bytes are being answered")
         place = Place(self, size)
-        self.hold(place, 1)
+        place.grow(1)
         self.bytes += size
         try:
             yield place
         finally:
             place.leave()
-
-    def hold(self, place: Place, images: int) -> None:
-        """Hold room for images; see :meth:`Place.grow`."""
-        if images > self.limits.queue:
-            raise RefusedError(
-                413, f"A request may have {self.limits.queue} images at most; this has {images}."
-            )
-        more = images - place.images
-        if self.images + more > self.limits.queue:
-            raise _overloaded(f"{self.images} images are waiting")
-        self.images += more
-        place.images = images
 
 
 def _overloaded(what: str) -> RefusedError:

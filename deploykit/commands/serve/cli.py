@@ -9,9 +9,9 @@ import typer
 
 from deploykit.console.command import command
 from deploykit.console.options import (
-    RUNTIME_NAMES,
     WHAT_RUNS,
     Artifacts,
+    AutoRuntime,
     BundleName,
     Json,
     PrecisionName,
@@ -92,14 +92,7 @@ def serve(
             help="How long an image waits for others to fill its batch.",
         ),
     ] = 2.0,
-    runtime: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel=WHAT_RUNS,
-            help=f"The runtime: {RUNTIME_NAMES}, or auto for the fastest proven.",
-        ),
-    ] = "auto",
+    runtime: AutoRuntime = "auto",
     precision: PrecisionName = None,
     tf32: Tf32 = False,
     threads: Annotated[

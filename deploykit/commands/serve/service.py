@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from deploykit.commands.serve.admission import Admission, Limits
 from deploykit.commands.serve.served import ServedModel, manifest_digest
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from deploykit.commands.serve.keys import ApiKeys
     from deploykit.commands.serve.metrics import Metrics
 
-_P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
@@ -76,10 +75,9 @@ class Service:
         with model.used():
             yield model
 
-    async def parse(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    async def parse(self, read: Callable[[], _R]) -> _R:
         """Call what parses a large body, beside the event loop and one at a time."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._parser, lambda: function(*args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._parser, read)
 
     async def reload(self) -> None:
         """Open the bundle again, and let it answer from now on; if that fails the old one stays."""

@@ -23,8 +23,6 @@ from deploykit.parity.compare import OPT_BATCH_SIZE, NamedBatch
 from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.images import (
     ImageSample,
-    bundle_sample,
-    golden_sample,
     listed_images,
     mostly_unreadable,
     read_sample,
@@ -159,19 +157,10 @@ def _opened(
         sample, table = _table_sample(bundle, request, request.against, progress)
         stack.callback(sample.close)
         return sample, [table], table.match, ""
-    if request.self_test:
-        sample = golden_sample(read_golden(bundle).images)
-    else:
-        sample = request.sample or bundle_sample(
-            bundle,
-            request.images,
-            limit=request.max_images,
-            progress=progress,
-            expected=request.expected,
-        )
+    sample = request.sample_of(bundle, progress)
     stack.callback(sample.close)
-    opened = open_server_candidates(bundle, request, sample, stack, progress)
-    return sample, opened.sessions, None, opened.mislabelled
+    sessions, mislabelled = open_server_candidates(bundle, request, sample, stack, progress)
+    return sample, sessions, None, mislabelled
 
 
 def _table_sample(

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploykit.bundle.folder import Bundle
+from deploykit.bundle.golden import read_golden
 from deploykit.errors import UsageError
 from deploykit.parity.budget import Budget
-from deploykit.proof.images import ImageSample
+from deploykit.proof.images import ImageSample, bundle_sample, golden_sample
 from deploykit.proof.reference import ReferenceRequest
 from deploykit.runtime.opener import CUDA
 from deploykit.specs.model import Precision
 from deploykit.specs.session import ServerProtocol
+from deploykit.system.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,22 @@ class VerifyRequest:
     def diagnoses(self) -> bool:
         """Whether a diagnosis is asked for."""
         return self.stages or self.layers
+
+    def sample_of(self, bundle: Bundle, progress: Progress) -> ImageSample:
+        """The images to compare on: golden ones, those that are open already, or photos.
+
+        Raises:
+            DeploykitError: See :func:`deploykit.proof.images.bundle_sample`.
+        """
+        if self.self_test:
+            return golden_sample(read_golden(bundle).images)
+        return self.sample or bundle_sample(
+            bundle,
+            self.images,
+            limit=self.max_images,
+            progress=progress,
+            expected=self.expected,
+        )
 
     def check(self) -> None:
         """Refuse what makes no sense together, before anything is opened.

@@ -35,9 +35,6 @@ from deploykit.parity.answers import Answers
 from deploykit.parity.budget import Budget
 from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.images import (
-    ImageSample,
-    bundle_sample,
-    golden_sample,
     listed_images,
     mostly_unreadable,
     read_sample,
@@ -131,7 +128,7 @@ def _compare(
         known = known_classes(folder, labels, request.expected, progress)
         sample = read_sample(folder.path, (), preprocessing)  # chosen below
     else:
-        sample = _sample(bundle, request, progress)
+        sample = request.sample_of(bundle, progress)
         require_labels(request.budget, sample.expected, sample.source)
     with ExitStack() as stack:
         if reference is None and not request.self_test:
@@ -232,18 +229,6 @@ def _class_changes(
         for spec, logits in zip(specs, answers.candidates, strict=True)
         if spec.precision != "fp32"
     }
-
-
-def _sample(bundle: Bundle, request: VerifyRequest, progress: Progress) -> ImageSample:
-    if request.self_test:
-        return golden_sample(read_golden(bundle).images)
-    return request.sample or bundle_sample(
-        bundle,
-        request.images,
-        limit=request.max_images,
-        progress=progress,
-        expected=request.expected,
-    )
 
 
 def _recorded_answers(bundle: Bundle) -> Logits:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,26 +27,13 @@ if TYPE_CHECKING:
 _REQUESTS, _SECONDS = 100, 10.0
 
 
-@dataclass(frozen=True)
-class ServerCandidates:
-    """What a server is compared by.
-
-    Attributes:
-        sessions: One for each of its inputs that is given something.
-        mislabelled: See :func:`mislabelled_text`.
-    """
-
-    sessions: list[Session]
-    mislabelled: str
-
-
 def open_server_candidates(
     bundle: Bundle,
     request: VerifyRequest,
     sample: ImageSample,
     stack: ExitStack,
     progress: Progress,
-) -> ServerCandidates:
+) -> tuple[list[Session], str]:
     """Connect to the server that a request names.
 
     Args:
@@ -56,6 +42,9 @@ def open_server_candidates(
         sample: The images: only of files can these be sent.
         stack: Closes the connections.
         progress: Told which inputs are not given anything.
+
+    Returns:
+        A session for each of its inputs that is given something, and :func:`mislabelled_text`.
 
     Raises:
         DeploykitError: See :func:`deploykit.runtime.opener.open_server`.
@@ -74,7 +63,7 @@ def open_server_candidates(
         stack.enter_context(session)
     for name, reason in opened.skipped.items():
         progress(Note(f"skipped: the server's input {visible(name)}: {reason}"))
-    return ServerCandidates([*opened.sessions], mislabelled_text(opened.labels, manifest.labels))
+    return [*opened.sessions], mislabelled_text(opened.labels, manifest.labels)
 
 
 def _reader(sample: ImageSample) -> Callable[[str], bytes]:
