@@ -16,6 +16,8 @@ from deploykit.proof.text import (
     few_images_text,
     images_text,
     limits_text,
+    names_text,
+    said_once,
     stand_in_text,
     uniform_text,
 )
@@ -77,7 +79,7 @@ def conclusion_of(found: Verification) -> Conclusion:
         reasons = [*faults, f"Nothing shows whether it {does}."]
     elif not found.candidates_passed:
         outcome = "unproven"
-        which = _names(open_still) if passed else "the deployed model"
+        which = names_text(open_still) if passed else "the deployed model"
         sentence = f"Nothing shows whether {which} {does}."
         why = [each.reasons[0] for each in open_still] or [_NOTHING]
         reasons = [*map(sentence_of, dict.fromkeys(why))]
@@ -211,14 +213,10 @@ def _failure(
         sentence = "The deployed model's answers moved further than is allowed."
     else:
         sentence = "The deployed model fails on extreme images, which no folder of photos has."
-    what = [f"In {verdict.candidate.title}, {verdict.reasons[0]}." for verdict in broken]
-    advice = f"Do not deploy {_names(broken) if len(found.verdicts) > 1 else 'it'} as it is."
+    told = said_once((verdict.reasons[0], verdict) for verdict in broken)
+    what = [f"In {names_text(of)}, {reason}." for reason, of in told]
+    advice = f"Do not deploy {names_text(broken) if len(found.verdicts) > 1 else 'it'} as it is."
     return sentence, [*what, advice, *faults]
-
-
-def _names(verdicts: Sequence[Verdict]) -> str:
-    """``model.onnx on onnxruntime-cpu and deploy/fp16.onnx on rehearsal``."""
-    return " and ".join(verdict.candidate.title for verdict in verdicts)
 
 
 def _limits(found: Verification) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,7 @@ def write_certificate(
         images = images.parent  # to which the names in it are relative
     labels = bundle.manifest.labels
     candidates = [_candidate(found, place, labels) for place in range(len(found.verdicts))]
+    _fold_the_same(candidates)
     shown = {each["name"] for view in candidates for each in (*view["flips"], *view["closest"])}
     graphs = (CANONICAL_GRAPH, *(verdict.candidate.graph for verdict in found.verdicts))
     files = bundle.manifest.files
@@ -164,6 +165,24 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
         "flips": [*map(shown, flips[:_MOST_FLIPS])],
         "closest": [*map(shown, closest[:_CLOSEST])],
     }
+
+
+def _fold_the_same(views: Sequence[dict[str, Any]]) -> None:
+    """Mark all but one of the candidates that say the same, ``folded``.
+
+    They have the same verdict for the same reasons and change the same decisions. The one that
+    stays open came nearest to another decision.
+    """
+    alike: dict[Hashable, list[dict[str, Any]]] = {}
+    for view in views:
+        verdict = view["verdict"]
+        said = view["outcome"], verdict.reasons, view["similarity"], view["within"]
+        decided = [(each.path, each.candidate) for each in verdict.measurement.flipped]
+        alike.setdefault((*said, *decided), []).append(view)
+    for group in alike.values():
+        rooms = [math.inf if view["room"] is None else view["room"] for view in group]
+        for place, view in enumerate(group):
+            view["folded"] = place != rooms.index(min(rooms))
 
 
 def _changed_classes(sides: Mapping[str, Logits], labels: Labels) -> list[int]:

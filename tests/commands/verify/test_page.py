@@ -14,6 +14,7 @@ import pytest
 from chromium import Browser, Page, open_browser
 from made_verifications import (
     BIRDS,
+    GRAPHS,
     made_bundle,
     made_layers,
     made_logits,
@@ -143,6 +144,22 @@ def test_certificate_of_equal_answers_has_no_chart(tmp_path: Path) -> None:
     page = said(write(tmp_path, four_photos(None, LOGITS)))
     assert "No logit moved at all." in page
     assert "Every dot is one" not in page
+
+
+def test_certificate_folds_candidates_that_say_the_same(tmp_path: Path) -> None:
+    logits = made_logits(30)
+    near, far, flipped = logits.copy(), logits.copy(), logits.copy()
+    near[1, 1] += 1e-5
+    far[1, 1] += 1e-6
+    flipped[0] = [0, 9, 0]
+    found = made_verification(logits, dict(zip(GRAPHS, (far, near, flipped), strict=True)))
+    page = write(tmp_path, found).read_text(encoding="utf-8")
+    folded = re.findall(r"<summary>.*?</summary>", page, re.S)
+    assert len(folded) == 1
+    assert "model.onnx" in folded[0]
+    assert "says the same" in folded[0]
+    for place in (1, 2, 3):
+        assert page.count(f'id="candidate-{place}"') == 1
 
 
 def test_certificate_accuracy_of_both_sides(tmp_path: Path) -> None:
