@@ -24,7 +24,7 @@ from deploykit.html.document import render, write_document
 from deploykit.html.thumbnails import make_thumbnails
 from deploykit.html.words import number
 from deploykit.proof.embeddings_text import similarity_text
-from deploykit.proof.text import budget_text, images_text, outcome_of
+from deploykit.proof.text import budget_text, images_text, names_text, outcome_of, said_once
 from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Ranked
 
@@ -82,6 +82,7 @@ def write_certificate(
     shown = {each["name"] for view in candidates for each in (*view["flips"], *view["closest"])}
     graphs = (CANONICAL_GRAPH, *(verdict.candidate.graph for verdict in found.verdicts))
     files = bundle.manifest.files
+    names, accuracy, same = _accuracy_sides(found)
     context = {
         "bundle": bundle.name,
         "manifest": bundle.manifest,
@@ -98,7 +99,10 @@ def write_certificate(
         "candidates": candidates,
         "thumbnails": _thumbnail_urls(shown, images),
         "head": labels.head,
-        "classes": _shown_classes(found.accuracy, labels.head),
+        "accuracy_names": names,
+        "accuracy_same": same,
+        "accuracy": accuracy,
+        "classes": _shown_classes(accuracy, labels.head),
         "part_of": _part_of,
     }
     pieces = render(__package__, "certificate.html.j2", _STYLES, ("picture.js",), context)
@@ -168,7 +172,7 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
 
 
 def _fold_the_same(views: Sequence[dict[str, Any]]) -> None:
-    """Mark all but one of the candidates that say the same, ``folded``.
+    """Mark all but one of the candidates that say the same: the one they are ``folded`` under.
 
     They have the same verdict for the same reasons and change the same decisions. The one that
     stays open came nearest to another decision.
@@ -176,13 +180,14 @@ def _fold_the_same(views: Sequence[dict[str, Any]]) -> None:
     alike: dict[Hashable, list[dict[str, Any]]] = {}
     for view in views:
         verdict = view["verdict"]
-        said = view["outcome"], verdict.reasons, view["similarity"], view["within"]
+        said = view["outcome"], verdict.kind, verdict.reasons, view["similarity"], view["within"]
         decided = [(each.path, each.candidate) for each in verdict.measurement.flipped]
         alike.setdefault((*said, *decided), []).append(view)
     for group in alike.values():
         rooms = [math.inf if view["room"] is None else view["room"] for view in group]
-        for place, view in enumerate(group):
-            view["folded"] = place != rooms.index(min(rooms))
+        shown = group[rooms.index(min(rooms))]
+        for view in group:
+            view["folded"] = "" if view is shown else names_text([shown["verdict"]])
 
 
 def _changed_classes(sides: Mapping[str, Logits], labels: Labels) -> list[int]:
@@ -230,6 +235,23 @@ def _thumbnail_urls(names: Iterable[str], folder: Path | None) -> Mapping[str, s
         for place, jpeg in make_thumbnails(list(enumerate(wanted)), folder)
         if jpeg is not None
     }
+
+
+def _accuracy_sides(found: Verification) -> tuple[list[str], list[Accuracy], str]:
+    """The names of different accuracies, these, and which candidates have the reference's."""
+    if not found.accuracy:
+        return [], [], ""
+    reference, *others = found.accuracy
+    head = found.head
+    told = (None if each.tells_the_same(reference, head) else each for each in others)
+    names, sides, same = [reference_name(found)], [reference], ""
+    for side, of in said_once(zip(told, found.verdicts, strict=True)):
+        if side is None:
+            same = names_text(of)
+        else:
+            names.append(names_text(of))
+            sides.append(side)
+    return names, sides, same
 
 
 def _shown_classes(accuracy: Sequence[Accuracy], head: BaseHead) -> list[tuple[ClassAccuracy, ...]]:

@@ -103,7 +103,7 @@ def _accuracy_text(result: Verification) -> Iterator[str]:
     yield f"{head.accuracy:<10} {_rate_text(reference, head)}: the reference"
     others = (None if each.tells_the_same(reference, head) else each for each in candidates)
     for found, of in said_once(zip(others, result.verdicts, strict=True)):
-        name = names_text(of)
+        name = f"all {len(of)} candidates" if 1 < len(of) == len(candidates) else names_text(of)
         if found is None:
             yield f"           the same, class by class: {name}"
             continue

@@ -157,7 +157,7 @@ def test_certificate_folds_candidates_that_say_the_same(tmp_path: Path) -> None:
     folded = re.findall(r"<summary>.*?</summary>", page, re.S)
     assert len(folded) == 1
     assert "model.onnx" in folded[0]
-    assert "says the same" in folded[0]
+    assert "says the same as <bdi>deploy/fp32.onnx on onnxruntime-cpu" in folded[0]
     for place in (1, 2, 3):
         assert page.count(f'id="candidate-{place}"') == 1
 
@@ -166,6 +166,15 @@ def test_certificate_accuracy_of_both_sides(tmp_path: Path) -> None:
     page = said(write(tmp_path, four_photos(None)))
     assert "75.0\u202f% 3 of 4, errors &le;&#8239;75.1\u202f%" in page  # the reference
     assert "50.0\u202f% 2 of 4, errors &le;&#8239;90.2\u202f%" in page  # the candidate
+
+
+def test_certificate_accuracy_says_once_what_is_the_same(tmp_path: Path) -> None:
+    found = made_verification(
+        LOGITS, {FP32: LOGITS, FP16: FLIPPED}, paths=PATHS, expected=EXPECTED, folder=None
+    )
+    page = said(write(tmp_path, found))
+    assert "The same, class by class: deploy/fp32.onnx on onnxruntime-cpu ." in page
+    assert page.count("3 of 4, errors") == page.count("2 of 4, errors") == 1
 
 
 def test_certificate_of_many_classes_shows_those_that_differ(tmp_path: Path) -> None:
