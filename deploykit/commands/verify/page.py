@@ -24,7 +24,7 @@ from deploykit.html.document import render, write_document
 from deploykit.html.thumbnails import make_thumbnails
 from deploykit.html.words import number
 from deploykit.proof.embeddings_text import similarity_text
-from deploykit.proof.text import budget_text, images_text, names_text, outcome_of, said_once
+from deploykit.proof.text import budget_text, images_text, names_text, outcome_of
 from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Ranked
 
@@ -82,7 +82,8 @@ def write_certificate(
     shown = {each["name"] for view in candidates for each in (*view["flips"], *view["closest"])}
     graphs = (CANONICAL_GRAPH, *(verdict.candidate.graph for verdict in found.verdicts))
     files = bundle.manifest.files
-    names, accuracy, same = _accuracy_sides(found)
+    sides = found.accuracy_sides()
+    accuracy = [side for side, _ in sides]
     context = {
         "bundle": bundle.name,
         "manifest": bundle.manifest,
@@ -99,8 +100,8 @@ def write_certificate(
         "candidates": candidates,
         "thumbnails": _thumbnail_urls(shown, images),
         "head": labels.head,
-        "accuracy_names": names,
-        "accuracy_same": same,
+        "accuracy_names": [reference_name(found), *(names_text(of) for _, of in sides[1:])],
+        "accuracy_same": names_text(sides[0][1]) if sides and sides[0][1] else "",
         "accuracy": accuracy,
         "classes": _shown_classes(accuracy, labels.head),
         "part_of": _part_of,
@@ -235,23 +236,6 @@ def _thumbnail_urls(names: Iterable[str], folder: Path | None) -> Mapping[str, s
         for place, jpeg in make_thumbnails(list(enumerate(wanted)), folder)
         if jpeg is not None
     }
-
-
-def _accuracy_sides(found: Verification) -> tuple[list[str], list[Accuracy], str]:
-    """The names of different accuracies, these, and which candidates have the reference's."""
-    if not found.accuracy:
-        return [], [], ""
-    reference, *others = found.accuracy
-    head = found.head
-    told = (None if each.tells_the_same(reference, head) else each for each in others)
-    names, sides, same = [reference_name(found)], [reference], ""
-    for side, of in said_once(zip(told, found.verdicts, strict=True)):
-        if side is None:
-            same = names_text(of)
-        else:
-            names.append(names_text(of))
-            sides.append(side)
-    return names, sides, same
 
 
 def _shown_classes(accuracy: Sequence[Accuracy], head: BaseHead) -> list[tuple[ClassAccuracy, ...]]:

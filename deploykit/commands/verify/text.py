@@ -97,16 +97,16 @@ def verdict_text(result: Verification) -> str:
 
 def _accuracy_text(result: Verification) -> Iterator[str]:
     """How often each side is right on the labelled images, and on which classes not as often."""
-    reference, *candidates = result.accuracy
+    (reference, same), *others = result.accuracy_sides()
     head = result.head
     sides = {"reference": reference}
     yield f"{head.accuracy:<10} {_rate_text(reference, head)}: the reference"
-    others = (None if each.tells_the_same(reference, head) else each for each in candidates)
-    for found, of in said_once(zip(others, result.verdicts, strict=True)):
-        name = f"all {len(of)} candidates" if 1 < len(of) == len(candidates) else names_text(of)
-        if found is None:
-            yield f"           the same, class by class: {name}"
-            continue
+    if same:
+        all_same = len(same) > 1 and not others
+        name = f"all {len(same)} candidates" if all_same else names_text(same)
+        yield f"           the same, class by class: {name}"
+    for found, of in others:
+        name = names_text(of)
         yield f"           {_rate_text(found, head)}: {name}"
         changes = dict.fromkeys(verdict.measurement.accuracy for verdict in of)
         yield from (f"           {accuracy_change_text(each)}" for each in changes if each)
