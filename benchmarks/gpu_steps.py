@@ -37,6 +37,7 @@ CLASSES = ("across", "down", "rings", "squares")
 IMAGES_A_CLASS = 50
 #: Of what a step printed, the page keeps the end.
 MOST_LINES = 120
+MOST_LETTERS = 100
 
 _HEAD = """# Results on GPUs
 
@@ -141,7 +142,7 @@ def steps_in(work: Path, arch: str = ARCH) -> list[Step]:
             "export",
         ),
         deploykit("bench", "bench", *given, "--seconds", "20", limit_s=120),
-        Step("tests", (python, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"), 150),
+        Step("tests", (python, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"), 200),
         deploykit(
             "int8 graph", "quantize", "--precision", "int8", "--search-seconds", "20", *given,
             limit_s=120,
@@ -256,9 +257,9 @@ def section(gpu: Gpu, results: Sequence[Result], hidden: Mapping[str, str]) -> s
         f"{time.strftime('%Y-%m-%d')}; {gpu.target}, CUDA up to {major}.{minor}; driver and "
         "versions are what `doctor` printed.",
         "",
-        "| step | result | seconds |",
-        "|---|---|---|",
-        *(f"| {each.step.name} | {each.end} | {each.seconds:.0f} |" for each in results),
+        "| step | result | seconds | its last line |",
+        "|---|---|---|---|",
+        *map(_row, results),
     ]
     for each in results:
         words = [Path(each.step.command[0]).stem, *each.step.command[1:]]
@@ -269,6 +270,13 @@ def section(gpu: Gpu, results: Sequence[Result], hidden: Mapping[str, str]) -> s
     for folder, name in hidden.items():
         text = text.replace(folder, name)
     return text
+
+
+def _row(result: Result) -> str:
+    """A row of the table; the last line of tests and of a verification is their verdict."""
+    last = ([line.strip() for line in _printed(result.output)] or [""])[-1]
+    last = last[:MOST_LETTERS].replace("|", "/")
+    return f"| {result.step.name} | {result.end} | {result.seconds:.0f} | {last} |"
 
 
 def _printed(output: str) -> list[str]:
@@ -301,7 +309,8 @@ def prepare_and_run(gpu: Gpu, page: Path = PAGE, runner: Runner = run_process) -
         work = Path(folder).resolve()
         make_images(work / "images")
         results = run_all(steps_in(work), runner)
-        hidden = {str(work): "WORK", str(ROOT): ".", str(Path.home()): "~"}
+        folders = {work: "WORK", ROOT: ".", Path(sys.prefix): "PYTHON", Path.home(): "~"}
+        hidden = {str(folder): name for folder, name in folders.items() if folder.name}
         new = section(gpu, results, hidden)
     old = page.read_text(encoding="utf-8") if page.exists() else ""
     with replacing(page) as partial:

@@ -100,7 +100,8 @@ def test_page_keeps_other_gpus_and_replaces_its_own(gpu_steps, tmp_path, monkeyp
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     assert titles == ["## NVIDIA GeForce RTX 4070", "## NVIDIA H200"]
     assert "Not run" not in text
-    assert "| verify onnxruntime-cuda fp32 --tf32 | comparison failed or unproven | 0 |" in text
+    row = "| verify onnxruntime-cuda fp32 --tf32 | comparison failed or unproven | 0 | ``` |"
+    assert row in text
     assert "\n    done\n    ## no title\n    ```\n" in text
     assert "--bundle WORK/artifacts/gpu" in text.replace("\\", "/")
     assert not (tmp_path / ".gpu-results.md").exists()

@@ -274,7 +274,7 @@ def test_scatter_draws_zeros_at_the_edge() -> None:
     picture = scatter_of(movements(reference, candidate, SINGLE, "fp32"), allowed=0.002)
     assert picture is not None
     (tie_x, _, _), (_, same_y, _), _ = picture.points
-    assert tie_x == 64
+    assert tie_x == 78
     assert [image.decidable for _, _, image in picture.points] == [False, True, True]
     assert same_y == 346
     assert picture.allowed is not None
