@@ -12,6 +12,7 @@ import typer
 
 from deploykit.console.command import command
 from deploykit.console.options import (
+    GPU_RUNTIMES,
     RUNTIME_NAMES,
     WHAT_RUNS,
     Artifacts,
@@ -175,7 +176,7 @@ def predict(
         typer.Option(
             metavar="NAME",
             rich_help_panel=WHAT_RUNS,
-            help=f"The runtime: {RUNTIME_NAMES}, or auto for the fastest proven.",
+            help=f"The runtime: {RUNTIME_NAMES}, or auto for the fastest proven; {GPU_RUNTIMES}.",
         ),
     ] = "auto",
     precision: PrecisionName = None,
