@@ -5,6 +5,7 @@ mkdocs calls the ``on_...`` functions; nothing that they make is kept in the rep
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 from pathlib import Path
@@ -83,6 +84,11 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Take away the backslash that GitHub wants before a | within code in a table."""
+    return re.sub(r"`[^`\n]*`", lambda code: code[0].replace("\\|", "|"), markdown)
+
+
 def _family(error: type[errors.DeploykitError]) -> list[type[errors.DeploykitError]]:
     below = [e for child in error.__subclasses__() for e in _family(child)]
     return [error, *(e for e in below if e.__module__ == errors.__name__)]
@@ -93,7 +99,7 @@ def _fenced(block: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([<>*_\[\]])", r"\\\1", text)
+    return re.sub(r"([*_\[\]])", r"\\\1", html.escape(text, quote=False))
 
 
 def _cell(text: str) -> str:
