@@ -40,7 +40,7 @@ def index_page() -> str:
 
 def command_page(name: str) -> str:
     """What a command does, its example, and its options in the groups of ``--help``."""
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     root = group.make_context("deploykit", [name])
     command = group.get_command(root, name)
     context = command.context_class(command, info_name=name, parent=root)
