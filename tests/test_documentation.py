@@ -217,10 +217,10 @@ def user_folder(photos, network_file, checkpoint, exported_bundle, monkeypatch):
 
 @pytest.fixture
 def trained_folder(photos):
-    """Four photos a class, for networks that take their time."""
+    """Three photos a class, for networks that take their time."""
     for folder in ("bird_photos", "cifar10"):
         for path in (photos / folder).rglob("*.png"):
-            if path.stem not in ("00", "01", "02", "03"):
+            if path.stem not in ("00", "01", "02"):
                 path.unlink()
     return photos
 
@@ -271,6 +271,8 @@ def test_site_builds(tmp_path):
     for name in COMMANDS:
         page = (tmp_path / "reference" / f"{name}.html").read_text(encoding="utf-8")
         assert f"<code>deploykit {name} " in page
+    predict = (tmp_path / "reference" / "predict.html").read_text(encoding="utf-8")
+    assert "<code>--top-k K|all</code>" in predict
     for page in tmp_path.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.search(r'<(?:script|img|iframe)[^>]*src="?http', text), page
