@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 import typer
 from PIL import Image, ImageOps
+from torch import nn
 from training_transforms import TRANSFORMS
 
 import deploykit
@@ -234,14 +236,24 @@ def save_network(photos):
         torch.manual_seed(0)
         if arch != "resnext50_keras":
             module = resolve_architecture(arch, allow_user_code=False).build(3, arguments)
+            if arch == "efficientnet_b0":
+                # Untrained it gives every image one answer; with the means of noise it does not.
+                module.eval()  # without what it drops in training
+                for norm in module.modules():
+                    if isinstance(norm, nn.BatchNorm2d):
+                        norm.train().momentum = None
+                with torch.no_grad():
+                    module(torch.randn(8, 3, 224, 224))
             torch.save(module.state_dict(), photos / "best_model.pth")
             return
         pytest.importorskip("optree", reason="Keras is not installed")
         import keras_networks
 
-        model = keras_networks.resnext50((224, 224), 3)
-        keras_networks.set_made_weights(model, np.random.default_rng(0))
-        model.save(photos / "model.keras")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Keras and what it imports
+            model = keras_networks.resnext50((224, 224), 3)
+            keras_networks.set_made_weights(model, np.random.default_rng(0))
+            model.save(photos / "model.keras")
 
     return save
 
