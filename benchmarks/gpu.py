@@ -1,11 +1,15 @@
 """Inference on an NVIDIA GPU: every way that is installed, beside torch, in one run.
 
     python benchmarks/gpu.py BUNDLE [--batches 1 8 32] [--seconds 1]
+    python benchmarks/gpu.py --all [--dry-run]
 
 Prints one table: images/s from uint8 images on the host to logits on the host, copies included, and
 the ratio to torch eager in FP32. The ways take turns, and the median counts; each turn ends when
 the logits are on the host, so that no work is left on the device. Engines are those of the bundle;
 `deploykit build-trt` adds them. Exit code 5: there is no GPU.
+
+`--all` makes a bundle and runs everything that needs a GPU, this too, in ten minutes without a
+network, and writes `docs/gpu-results.md` (see `gpu_steps.py`); `--dry-run` only prints the steps.
 """
 
 from __future__ import annotations
@@ -22,17 +26,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from gpu_steps import prepare_and_run, steps_in
 
 from deploykit.bundle.folder import Bundle, open_bundle
 from deploykit.errors import DeploykitError
 from deploykit.inference.candidates import Candidate, open_candidate
 from deploykit.inference.engines import engines_of, open_bundle_engine
-from deploykit.models.registry import resolve_architecture
 from deploykit.runtime._base import normalised
 from deploykit.specs.session import ImageBatch, Logits, PipelinedSession
 from deploykit.system.gpu import need_gpu
-from deploykit.system.text import table_text
+from deploykit.system.text import command_line, table_text
 
 #: How many batches one turn takes, so that two can be in flight.
 BATCHES_A_TURN = 4
@@ -91,6 +94,10 @@ def overlapped(session: PipelinedSession) -> Turn:
 
 def torch_ways(bundle: Bundle) -> list[Way]:
     """Eager torch, in FP32 without TF32 and in FP16 channels-last; the weights are random."""
+    import torch
+
+    from deploykit.models.registry import resolve_architecture
+
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -174,31 +181,47 @@ def table(ways: list[Way], batches: list[int]) -> str:
     return table_text(["images/s", *(f"batch {batch}" for batch in batches)], rows)
 
 
-def main() -> int:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each way and batch size")
-    options = parser.parse_args()
-    try:
-        gpu = need_gpu()
-        bundle = open_bundle(options.bundle)
-        with contextlib.ExitStack() as stack:
-            ways = [*torch_ways(bundle), *session_ways(bundle, stack)]
-            rng = np.random.default_rng(0)
-            for batch in options.batches:
-                shape = (batch, *bundle.manifest.preprocessing.input_size, 3)
-                images = rng.integers(0, 256, shape, dtype=np.uint8)
-                measure(ways, batch, images, options.seconds)
-    except DeploykitError as exc:
-        print(exc, file=sys.stderr)
-        return exc.exit_code
+def measure_bundle(folder: Path, batches: list[int], seconds: float) -> None:
+    """Measure a bundle and print the table."""
+    gpu, bundle = need_gpu(), open_bundle(folder)
+    with contextlib.ExitStack() as stack:
+        ways = [*torch_ways(bundle), *session_ways(bundle, stack)]
+        rng = np.random.default_rng(0)
+        for batch in batches:
+            shape = (batch, *bundle.manifest.preprocessing.input_size, 3)
+            images = rng.integers(0, 256, shape, dtype=np.uint8)
+            measure(ways, batch, images, seconds)
     print(
         f"{bundle.manifest.architecture.name} on {gpu.name}, CUDA {gpu.cuda_version[0]}."
         f"{gpu.cuda_version[1]} driver, torch {version('torch')}, {time.strftime('%Y-%m-%d')}"
     )
-    print(table(ways, options.batches))
+    print(table(ways, batches))
+
+
+def main() -> int:
+    """Measure a bundle, or run everything."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path, nargs="?")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each way and batch size")
+    parser.add_argument("--all", action="store_true", help="everything that needs a GPU")
+    parser.add_argument("--dry-run", action="store_true", help="only print the steps of --all")
+    options = parser.parse_args()
+    if options.all == (options.bundle is not None) or (options.dry_run and not options.all):
+        parser.error("give a BUNDLE, or --all with or without --dry-run")
+    try:
+        if options.dry_run:
+            for step in steps_in(Path("WORK")):
+                print(f"# {step.name}, at most {step.limit_s:g} s\n{command_line(step.command)}")
+        elif options.all:
+            return prepare_and_run(need_gpu())
+        else:
+            measure_bundle(options.bundle, options.batches, options.seconds)
+    except DeploykitError as exc:
+        print(exc, file=sys.stderr)
+        return exc.exit_code
     return 0
 
 

@@ -61,7 +61,7 @@ COMMANDS = {
         "deploykit bench --images ./bird_photos --accept",
     ),
     "package": _Entry(
-        "Write a bundle for Triton, as one file, or for a container.",
+        "Pack a bundle: for Triton, a container, a browser; as a file.",
         "deploykit package --format triton model_repository",
     ),
     "train": _Entry(

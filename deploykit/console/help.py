@@ -18,7 +18,13 @@ class GroupedCommand(TyperCommand):
     """A command whose help shows its options in the groups that ``rich_help_panel`` names."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments and the groups of options, in the order of their first member."""
+        """Write the arguments and the groups of options."""
+        for title, records in self.grouped_records(ctx).items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def grouped_records(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        """Title of each group, in the order of its first member, with (option, help) of each."""
         groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -31,7 +37,4 @@ class GroupedCommand(TyperCommand):
                 group = GENERAL
             groups.setdefault(group, []).append(record)
         groups[GENERAL] = groups.pop(GENERAL, [])  # the last one
-        for title, records in groups.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
+        return {title: records for title, records in groups.items() if records}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploykit.console.help import GENERAL
+from deploykit.system.gpu import EXPERIMENTAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 RUNTIME_NAMES = "onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt, tensorrt_rtx, rehearsal"
+GPU_RUNTIMES = f"CUDA and TensorRT are {EXPERIMENTAL}"
 #: Groups of options that several commands have.
 WHAT_RUNS = "Runtime options"
 REFERENCE = "Reference options"
@@ -94,7 +96,7 @@ Runtime = Annotated[
         "--runtime",
         metavar="NAME",
         rich_help_panel=WHAT_RUNS,
-        help=f"The runtime: {RUNTIME_NAMES}.  [default: all that run here]",
+        help=f"The runtime: {RUNTIME_NAMES}; {GPU_RUNTIMES}.  [default: all that run here]",
         autocompletion=_starting_with(RUNTIME_NAMES.split(", ")),
     ),
 ]
@@ -104,7 +106,7 @@ AutoRuntime = Annotated[
         "--runtime",
         metavar="NAME",
         rich_help_panel=WHAT_RUNS,
-        help=f"The runtime: {RUNTIME_NAMES}, or auto for the fastest proven.",
+        help=f"The runtime: {RUNTIME_NAMES}, or auto for the fastest proven; {GPU_RUNTIMES}.",
         autocompletion=_starting_with(["auto", *RUNTIME_NAMES.split(", ")]),
     ),
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from deploykit.bundle.folder import CANONICAL_GRAPH, Bundle
 from deploykit.bundle.verdicts import ImageKind, ImageSet, KeptVerdict, ReferenceKind
@@ -16,6 +16,7 @@ from deploykit.system.text import (
     NARROW_SPACE,
     bound,
     counted,
+    joined,
     rate_digits,
     table_text,
     visible,
@@ -44,6 +45,7 @@ _REFERENCES: dict[ReferenceKind, str] = {
 _SHOWN_FLIPS = 10
 _SHOWN_LOSSES = 10
 
+_Words = TypeVar("_Words", bound=Hashable)
 Outcome: TypeAlias = Literal["passed", "failed", "unproven"]
 
 #: An outcome in a terminal.
@@ -178,22 +180,41 @@ def numbers_text(verdict: Verdict) -> str:
     )
 
 
+def names_text(verdicts: Iterable[Verdict]) -> str:
+    """``model.onnx on onnxruntime-cpu and deploy/int8.onnx on onnxruntime-cpu and openvino``."""
+    runtimes: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        graph, _, runtime = verdict.candidate.title.rpartition(" on ")
+        runtimes.setdefault(graph, []).append(runtime)
+    return joined(f"{graph} on {joined(names)}" for graph, names in runtimes.items())
+
+
+def said_once(told: Iterable[tuple[_Words, Verdict]]) -> list[tuple[_Words, list[Verdict]]]:
+    """What is told of candidates, each once with all that it is told of."""
+    found: dict[_Words, list[Verdict]] = {}
+    for words, verdict in told:
+        found.setdefault(words, []).append(verdict)
+    return [*found.items()]
+
+
 def budgets_text(verdicts: Iterable[Verdict]) -> list[str]:
-    """A line for each candidate that passed within what the user allows."""
-    return [
-        f"{verdict.candidate.title}: {budget_text(verdict.budget, verdict.measurement)}"
+    """What the user allows the candidates that passed within it, a line each."""
+    told = (
+        (budget_text(verdict.budget, verdict.measurement), verdict)
         for verdict in verdicts
         if verdict.budget is not None and verdict.passed
-    ]
+    )
+    return [f"{names_text(of)}: {budget}" for budget, of in said_once(told)]
 
 
 def reasons_text(verdicts: Iterable[Verdict]) -> list[str]:
-    """A line for each reason why a candidate did not pass."""
-    return [
-        f"{OUTCOMES[outcome_of(verdict)]}  {verdict.candidate.title}: {reason}"
+    """Why candidates did not pass, a line for each reason."""
+    told = (
+        ((OUTCOMES[outcome_of(verdict)], reason), verdict)
         for verdict in verdicts
         for reason in verdict.reasons
-    ]
+    )
+    return [f"{word}  {names_text(of)}: {reason}" for (word, reason), of in said_once(told)]
 
 
 def decisions_text(verdicts: Sequence[Verdict], reference: str, kind: ImageKind) -> Iterator[str]:
@@ -208,12 +229,10 @@ def decisions_text(verdicts: Sequence[Verdict], reference: str, kind: ImageKind)
     found = [verdict.measurement for verdict in verdicts]
     changed = [verdict for verdict in verdicts if verdict.measurement.flips]
     turned = [verdict for verdict in verdicts if verdict.measurement.undecidable_flips]
-    for verdict in changed:
-        decisions = counted(verdict.measurement.decidable, "decision")
-        yield (
-            f"{verdict.measurement.flips:,} of {decisions} changed in {verdict.candidate.title}, "
-            "which is allowed."
-        )
+    counts = ((each.measurement.flips, each.measurement.decidable) for each in changed)
+    for (flips, decidable), of in said_once(zip(counts, changed, strict=True)):
+        decisions = counted(decidable, "decision")
+        yield f"{flips:,} of {decisions} changed in {names_text(of)}, which is allowed."
     if not changed:
         count = len(verdicts)
         place = verdicts[0].candidate.place
@@ -227,19 +246,18 @@ def decisions_text(verdicts: Sequence[Verdict], reference: str, kind: ImageKind)
         if turned:
             images = f"The {judged:,} of {counted(compared, noun)} that can be judged"
         yield f"{images} got the same answer from {reference} and from {deployed}."
-    for verdict in turned:
-        number = verdict.measurement.undecidable_flips
+    for number, of in said_once((each.measurement.undecidable_flips, each) for each in turned):
         yield (
             f"{counted(number, f'undecidable {noun}')} got another {found[0].decision} from "
-            f"{verdict.candidate.title}: within rounding, and judged apart."
+            f"{names_text(of)}: within rounding, and judged apart."
         )
     yield from _bound_text(verdicts, reference, kind)
 
 
 def _bound_text(verdicts: Sequence[Verdict], reference: str, kind: ImageKind) -> Iterator[str]:
     """What follows for other images."""
-    bounds = {verdict.candidate.title: verdict.measurement.flip_rate_bound for verdict in verdicts}
-    known = [rate for rate in bounds.values() if rate is not None]
+    bounds = [(verdict.measurement.flip_rate_bound, verdict) for verdict in verdicts]
+    known = [rate for rate, _ in bounds if rate is not None]
     if not known:
         yield _WITHOUT_BOUND[kind]
         return
@@ -249,49 +267,65 @@ def _bound_text(verdicts: Sequence[Verdict], reference: str, kind: ImageKind) ->
         f"If the photos to come are like these, at most {rate_digits(max(known))} % of "
         f"{decisions} will differ from those of {reference}, with 95 % confidence."
     )
-    if without := [name for name, rate in bounds.items() if rate is None]:
-        yield f"For {' and '.join(without)} no such rate follows."
+    if without := [verdict for rate, verdict in bounds if rate is None]:
+        yield f"For {names_text(without)} no such rate follows."
 
 
 def limits_text(verdicts: Sequence[Verdict], images: ImageSet) -> Iterator[str]:
     """What verdicts do not show, a sentence each, and each once."""
     noun = "photo" if images.kind == "photos" else "image"
-    for verdict in verdicts:
-        spec = verdict.candidate
-        if verdict.kind == "rehearsed":
-            yield (
-                f"{spec.graph} was rehearsed on a model of {spec.precision} hardware, and has not "
-                "run on the hardware itself: verify it again there."
-            )
-        if verdict.kind == "served":
+    rehearsed = [each.candidate for each in verdicts if each.kind == "rehearsed"]
+    if rehearsed:
+        graphs = [*dict.fromkeys(spec.graph for spec in rehearsed)]
+        was, has = ("was", "has") if len(graphs) == 1 else ("were", "have")
+        hardware = joined(dict.fromkeys(spec.precision for spec in rehearsed))
+        yield (
+            f"{joined(graphs)} {was} rehearsed on a model of {hardware} hardware, and {has} not "
+            "run on the hardware itself: verify again there."
+        )
+    yield from _limits_elsewhere(verdicts)
+    with_tf32 = dict.fromkeys(each.candidate.graph for each in verdicts if each.candidate.tf32)
+    if with_tf32:
+        yield (
+            f"{joined(with_tf32)} ran with TensorFloat-32, which shows nothing about plain FP32."
+        )
+    undecidable = (
+        ((found.undecidable, found.images, found.decision), verdict)
+        for verdict in verdicts
+        if (found := verdict.measurement).undecidable and not found.non_finite
+    )
+    for (count, compared, decision), of in said_once(undecidable):
+        precisions = joined(dict.fromkeys(verdict.candidate.precision for verdict in of))
+        yield (
+            f"{count:,} of {counted(compared, noun)} {'is' if count == 1 else 'are'} undecidable "
+            f"in {precisions}: either {decision} would do, so that no change of them counts as a "
+            "flip."
+        )
+
+
+def _limits_elsewhere(verdicts: Iterable[Verdict]) -> Iterator[str]:
+    """What answers from elsewhere do not show, a sentence each."""
+    for spec, kind in ((verdict.candidate, verdict.kind) for verdict in verdicts):
+        if kind == "served":
             yield (
                 f"{spec.title} was asked as it answered then: that proves no file of this bundle, "
                 "and nothing of what the server answers once it is changed."
             )
         if limit := _UNKNOWN.get(spec.gives):
             yield f"{spec.title} {limit}"
-        if spec.tf32:
-            yield f"{spec.graph} ran with TensorFloat-32, which shows nothing about plain FP32."
-    undecidable = [
-        (verdict.candidate.precision, found.undecidable, found.images, found.decision)
-        for verdict in verdicts
-        if (found := verdict.measurement).undecidable and not found.non_finite
-    ]
-    for precision, count, compared, decision in dict.fromkeys(undecidable):
-        yield (
-            f"{count:,} of {counted(compared, noun)} {'is' if count == 1 else 'are'} undecidable "
-            f"in {precision}: either {decision} would do, so that no change of them counts as a "
-            "flip."
-        )
 
 
 def few_images_text(verdicts: Iterable[Verdict], images: ImageSet) -> Iterator[str]:
-    """A sentence for each candidate that passed on too few images to be proven by them."""
-    for verdict in verdicts:
-        spec, among = verdict.candidate, verdict.population
-        reason = too_few_images(spec.precision, verdict.measurement, images)
-        if verdict.passed and among is None and reason:
-            yield f"{spec.title} passed, and stays unproven: {reason}."
+    """Which candidates passed on too few images to be proven by them, a sentence a reason."""
+    told = (
+        (reason, verdict)
+        for verdict in verdicts
+        if verdict.passed and verdict.population is None
+        if (reason := too_few_images(verdict.candidate.precision, verdict.measurement, images))
+    )
+    for reason, of in said_once(told):
+        stays = "stays" if len(of) == 1 else "stay"
+        yield f"{names_text(of)} passed, and {stays} unproven: {reason}."
 
 
 def uniform_text(found: Measurement, kind: ImageKind = "photos") -> str:
@@ -314,12 +348,16 @@ def uniform_text(found: Measurement, kind: ImageKind = "photos") -> str:
     return f"The network gives {images} the same {found.decided}{within}: {why}."
 
 
-def flips_text(verdict: Verdict) -> list[str]:
-    """A line for each image whose decision changed, the largest margins first."""
-    flipped = verdict.measurement.flipped
+def flips_text(*verdicts: Verdict) -> list[str]:
+    """A line for each image whose decision changed, the largest margins first.
+
+    Args:
+        verdicts: Of candidates that changed the same decisions.
+    """
+    flipped = verdicts[0].measurement.flipped
     lines = [
         visible(
-            f"flip  {verdict.candidate.title}: {flip.path}: {flip.reference} -> {flip.candidate}, "
+            f"flip  {names_text(verdicts)}: {flip.path}: {flip.reference} -> {flip.candidate}, "
             f"margin {flip.margin:.2e}{'' if flip.decidable else ' (undecidable)'}"
         )
         for flip in flipped[:_SHOWN_FLIPS]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from deploykit.errors import DeviceError
 
 DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+#: What is said of all that needs a GPU, until docs/gpu-results.md has a result.
+EXPERIMENTAL = "experimental, not run on a GPU"
 # CUdevice_attribute, CUDA driver API reference, "Device Management".
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 #: What to do about some of the errors of ``cuInit``: CUresult, CUDA driver API reference, "Data

@@ -54,6 +54,12 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+def joined(words: Iterable[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 #: Unicode's categories of what controls a terminal or the direction of text, ends a line, or is
 #: half a character.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})

@@ -50,7 +50,7 @@ def test_bounds_in_the_docs_are_right(file):
     """Of ``0 of 225, at most 1.3 %`` and ``(47 of 48), errors at most 9.5 %``."""
     text = (Path(__file__).parents[2] / file).read_text(encoding="utf-8")
     for count, of, kind, told in re.findall(
-        r"(\d+) of (\d+)\)?, (errors )?at most ([\d.]+)\s%", text
+        r"(\d+) of (\d+)\)?(?:,| \|) (errors )?at most ([\d.]+)\s%", text
     ):
         wrong = int(of) - int(count) if kind else int(count)
         assert told == rate_digits(upper_bound(wrong, int(of)))

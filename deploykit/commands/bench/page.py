@@ -32,12 +32,12 @@ _BADGES = {
     "reference": "",
 }
 
-LEFT, RIGHT, TOP, BOTTOM = 74, 626, 14, 366
+LEFT, RIGHT, TOP, BOTTOM = 92, 626, 14, 366
 FRAME = dict(width=640, height=420, left=LEFT, right=RIGHT, top=TOP, bottom=BOTTOM)  # noqa: C408
-#: Of a letter of a label, on average.
-_LETTER_WIDTH = 6.4
-_LABEL_HEIGHT = 14
-_LABEL_OFFSETS = (-10, 19, -25, 34, -40, 49)
+#: Where a label may stand beside its dot: right, left, above, below, and further away.
+_LABEL_OFFSETS = ((13, 5), (-13, 5), (0, -10), (0, 20), (13, -8), (-13, -8), (13, 18), (-13, 18))
+#: Of a label in a narrow window, where letters are large.
+_LABEL_SIZE = (14, 16)
 
 
 def begin_bench_page(path: Path) -> None:
@@ -63,8 +63,12 @@ def write_bench_page(path: Path, benchmark: Benchmark, accepted: Accepted | None
     """
     best = benchmark.recommended
     proof = None if best is None else best.proof
+    rows = text.candidate_rows(benchmark)
+    beside = ("candidate", "images/s", "range")
     context = {
         "benchmark": benchmark,
+        "rows": [*zip(benchmark.measured, rows, strict=True)],
+        "columns": [column for column in rows[0] if column not in beside],
         "created": datetime.fromisoformat(benchmark.created),
         "accepted": accepted,
         "recommended": best,
@@ -110,7 +114,8 @@ class Chart(NamedTuple):
 
     Attributes:
         dots: Every candidate at every batch size.
-        labels: A candidate's name at its fastest dot.
+        labels: A candidate's place in the list, from 1, at its fastest dot.
+        names: The list: the candidates that have dots, and how they are drawn.
         lines: What joins a candidate's dots, as SVG's ``points``, and how they are drawn.
         front: What joins the proven dots that no other proven one beats.
         x_marks: Of the latency in milliseconds.
@@ -119,6 +124,7 @@ class Chart(NamedTuple):
 
     dots: list[Dot]
     labels: list[Label]
+    names: list[tuple[str, str]]
     lines: list[tuple[str, str]]
     front: str
     x_marks: list[Label]
@@ -134,7 +140,8 @@ def draw_chart(measured: Sequence[Measured]) -> Chart | None:
     y = _Axis.over([timing.images_per_second for timing in timings], BOTTOM, TOP)
     x_marks = [Label(at, BOTTOM + 18, text) for at, text in x.marks()]
     y_marks = [Label(LEFT - 8, at + 4, text) for at, text in y.marks()]
-    chart = Chart([], [], [], "", x_marks, y_marks)
+    chart = Chart([], [], [], [], "", x_marks, y_marks)
+    fastest: list[Dot] = []
     proven: list[tuple[Timing, Dot]] = []
     for each in measured:
         kind = css_class(each)
@@ -151,10 +158,12 @@ def draw_chart(measured: Sequence[Measured]) -> Chart | None:
         chart.dots.extend(dots)
         chart.lines.append((_points(dots), kind))
         if dots:
-            fastest = min(dots, key=lambda dot: dot.y)
-            chart.labels.append(_label(fastest, each.name, chart.labels))
+            chart.names.append((each.name, kind))
+            fastest.append(min(dots, key=lambda dot: dot.y))
         if kind == "proven":
             proven += zip(each.timings, dots, strict=True)
+    for place, dot in enumerate(fastest, 1):
+        chart.labels.append(_label(dot, str(place), [*chart.dots, *chart.labels]))
     front: list[Dot] = []
     most = 0.0
     for timing, dot in sorted(proven, key=lambda p: (p[0].median_ms, -p[0].images_per_second)):
@@ -164,21 +173,21 @@ def draw_chart(measured: Sequence[Measured]) -> Chart | None:
     return chart._replace(front=_points(front))
 
 
-def _label(dot: Dot, text: str, others: Sequence[Label]) -> Label:
-    """A text above a dot or below it, where it covers none of the others."""
-    half = _LETTER_WIDTH * len(text) / 2
-    middle = min(max(dot.x, LEFT + half + 4), RIGHT - half)
-    heights = [round(dot.y + offset, 1) for offset in _LABEL_OFFSETS]
-    free = (
-        height
-        for height in heights
-        if not any(
-            abs(middle - other.x) < half + _LETTER_WIDTH * len(other.text) / 2
-            and abs(height - other.y) < _LABEL_HEIGHT
+def _label(dot: Dot, text: str, others: Sequence[Dot | Label]) -> Label:
+    """A text beside a dot, where it covers the fewest other dots and labels."""
+    width, height = _LABEL_SIZE
+
+    def covered(label: Label) -> int:
+        middle = label.y - height / 3
+        return sum(
+            abs(label.x - other.x) < width
+            and abs(middle - (other.y - height / 3 * isinstance(other, Label))) < height
             for other in others
+            if other != dot
         )
-    )
-    return Label(round(middle, 1), next(free, heights[0]), text)
+
+    places = (Label(round(dot.x + x, 1), round(dot.y + y, 1), text) for x, y in _LABEL_OFFSETS)
+    return min(places, key=covered)
 
 
 def _points(dots: Sequence[Dot]) -> str:

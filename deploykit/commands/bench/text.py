@@ -34,7 +34,7 @@ def benchmark_text(benchmark: Benchmark, accepted: Accepted | None) -> str:
         benchmark: What was measured.
         accepted: What was accepted; None for nothing.
     """
-    rows = [candidate_row(benchmark, each) for each in benchmark.measured]
+    rows = candidate_rows(benchmark)
     return "\n\n".join(
         (
             table_text([*rows[0]], [[*row.values()] for row in rows]),
@@ -79,8 +79,14 @@ def benchmark_value(benchmark: Benchmark, accepted: Accepted | None) -> dict[str
     }
 
 
-def candidate_row(benchmark: Benchmark, measured: Measured) -> dict[str, str]:
-    """A candidate's cells by the names of their columns, for the terminal and the page."""
+def candidate_rows(benchmark: Benchmark) -> list[dict[str, str]]:
+    """Each candidate's cells by the names of their columns; no column is empty."""
+    rows = [_candidate_row(benchmark, each) for each in benchmark.measured]
+    used = [column for column in rows[0] if any(row[column] for row in rows)]
+    return [{column: row[column] for column in used} for row in rows]
+
+
+def _candidate_row(benchmark: Benchmark, measured: Measured) -> dict[str, str]:
     times = benchmark.times_plain(measured)
     proof, memory, labelled = measured.proof, measured.peak_memory_bytes, measured.labelled
     rate = 100 * measured.correct / max(1, labelled)

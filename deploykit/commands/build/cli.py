@@ -86,7 +86,7 @@ def build_trt(
     """Build a TensorRT engine from a proven graph.
 
     The FP16 or INT8 graph is made first where it is missing, and proven by rehearsal. The passport
-    beside the engine says where it runs.
+    beside the engine says where it runs. Engines are experimental, not run on a GPU.
     """
     with command(
         "build-trt", as_json=json, verbose=verbose, bundle=bundle, artifacts=artifacts

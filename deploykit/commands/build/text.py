@@ -10,6 +10,7 @@ from deploykit.commands.build.run import BuildResult
 from deploykit.commands.quantize.text import kept_text, not_proven_text, outdated_text
 from deploykit.commands.verify.text import verdict_text, verification_text, verification_value
 from deploykit.proof.text import kept_verdict_text, verdict_value
+from deploykit.system.gpu import EXPERIMENTAL
 
 
 def build_text(result: BuildResult) -> str:
@@ -41,7 +42,7 @@ def build_text(result: BuildResult) -> str:
         )
     else:
         lines += (
-            "It has not been run. On the machine with the GPU:",
+            f"It has not been run; engines are {EXPERIMENTAL}. On the machine with the GPU:",
             result.bundle.command("verify", "--runtime", passport.flavour),
         )
     return "\n".join(lines)

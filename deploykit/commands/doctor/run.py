@@ -20,7 +20,7 @@ from deploykit.errors import DeviceError
 from deploykit.specs.value import Value
 from deploykit.system.cpu import describe_cpu
 from deploykit.system.deps import EXTRAS, installed_versions
-from deploykit.system.gpu import Gpu, need_gpu
+from deploykit.system.gpu import EXPERIMENTAL, Gpu, need_gpu
 from deploykit.system.progress import Progress, Step, silent
 from deploykit.system.threads import in_order, usable_cpus
 
@@ -206,13 +206,15 @@ def _find_gpu() -> tuple[Gpu | None, Finding]:
         status: Status = "no GPU" if isinstance(exc.__cause__, OSError) else "broken"
         remedy = (exc.hint or "").partition("; or see what ")[0]
         return None, Finding(name=name, status=status, detail=exc.message, remedy=remedy)
-    return gpu, Finding(name=name, status="works", detail=gpu.name)
+    return gpu, Finding(name=name, status="works", detail=f"{gpu.name}; {EXPERIMENTAL}")
 
 
 def _try(check: Check, gpu: Gpu | None, packages: _Packages) -> Finding:
     """Run a check's probe in a process of its own."""
     if check.needs_gpu and gpu is None:
-        return Finding(name=check.name, status="no GPU", detail="needs an NVIDIA GPU")
+        return Finding(
+            name=check.name, status="no GPU", detail=f"needs an NVIDIA GPU; {EXPERIMENTAL}"
+        )
     if not _is_installed(check.modules[0]):
         status: Status = "not installed" if check.modules[0] in EXTRAS else "broken"
         detail = f"No module named {check.modules[0]!r}"

@@ -89,7 +89,7 @@ def package(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write a bundle for Triton, as one file, for a container, or as a web page.
+    """Pack a bundle: for Triton, a container, a browser; as a file.
 
     What is there already is replaced only with --overwrite, and only if this command wrote it.
     """

@@ -9,6 +9,7 @@ import typer
 
 from deploykit.console.command import command
 from deploykit.console.options import ArchArgs, Json, Verbose, parsed_arch_args
+from deploykit.system.gpu import EXPERIMENTAL
 from deploykit.system.text import command_line
 
 _TRAINING = "Training options"
@@ -100,7 +101,12 @@ def train(
     ] = 0,
     arch_arg: ArchArgs = None,
     device: Annotated[
-        str, typer.Option(metavar="NAME", rich_help_panel=_TRAINING, help="auto, cpu or cuda.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=_TRAINING,
+            help=f"auto, cpu or cuda ({EXPERIMENTAL}).",
+        ),
     ] = "auto",
     workers: Annotated[
         int | None,

@@ -16,6 +16,8 @@ from deploykit.proof.text import (
     few_images_text,
     images_text,
     limits_text,
+    names_text,
+    said_once,
     stand_in_text,
     uniform_text,
 )
@@ -78,7 +80,7 @@ def conclusion_of(found: Verification) -> Conclusion:
         reasons = [*faults, f"Nothing shows whether it {does}."]
     elif not found.candidates_passed:
         outcome = "unproven"
-        which = _names(open_still) if passed else _subject(found, capital=False)
+        which = names_text(open_still) if passed else _subject(found, capital=False)
         sentence = f"Nothing shows whether {which} {does}."
         why = [each.reasons[0] for each in open_still] or [_NOTHING]
         reasons = [*map(sentence_of, dict.fromkeys(why))]
@@ -243,8 +245,9 @@ def _failure(
         sentence = f"{_subject(found)} gives the classes other names, or another order."
     else:
         sentence = f"{_subject(found)} fails on extreme images, which no folder of photos has."
-    what = [f"In {verdict.candidate.title}, {verdict.reasons[0]}." for verdict in broken]
-    advice = f"Do not deploy {_names(broken) if len(found.verdicts) > 1 else 'it'} as it is."
+    told = said_once((verdict.reasons[0], verdict) for verdict in broken)
+    what = [f"In {names_text(of)}, {reason}." for reason, of in told]
+    advice = f"Do not deploy {names_text(broken) if len(found.verdicts) > 1 else 'it'} as it is."
     if found.table is not None:
         advice = "The two do not do the same to these photos, or are not of the same network."
     return sentence, [*what, *_before_the_network(found, broken), advice, *faults]
@@ -252,17 +255,12 @@ def _failure(
 
 def _before_the_network(found: Verification, broken: Sequence[Verdict]) -> Iterator[str]:
     """That a server is right about pixels and wrong about files, a sentence; else nothing."""
-    right = [each.candidate.title for each in found.verdicts if each.passed]
+    right = [each for each in found.verdicts if each.passed]
     if right and found.options:
         yield (
-            f"{' and '.join(right)} is right: the fault is in what comes before, decoding, "
-            f"resizing or normalising for {_names([*broken])}."
+            f"{names_text(right)} is right: the fault is in what comes before, decoding, "
+            f"resizing or normalising for {names_text(broken)}."
         )
-
-
-def _names(verdicts: Sequence[Verdict]) -> str:
-    """``model.onnx on onnxruntime-cpu and deploy/fp16.onnx on rehearsal``."""
-    return " and ".join(verdict.candidate.title for verdict in verdicts)
 
 
 def _limits(found: Verification) -> Iterator[str]:

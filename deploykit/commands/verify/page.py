@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from deploykit.html.document import render, write_document
 from deploykit.html.thumbnails import make_thumbnails
 from deploykit.html.words import number
 from deploykit.proof.embeddings_text import similarity_text
-from deploykit.proof.text import budget_text, images_text, outcome_of
+from deploykit.proof.text import budget_text, images_text, names_text, outcome_of
 from deploykit.specs.model import Labels
 from deploykit.specs.prediction import Ranked
 
@@ -78,9 +78,12 @@ def write_certificate(
         images = images.parent  # to which the names in it are relative
     labels = bundle.manifest.labels
     candidates = [_candidate(found, place, labels) for place in range(len(found.verdicts))]
+    _fold_the_same(candidates)
     shown = {each["name"] for view in candidates for each in (*view["flips"], *view["closest"])}
     graphs = (CANONICAL_GRAPH, *(verdict.candidate.graph for verdict in found.verdicts))
     files = bundle.manifest.files
+    sides = found.accuracy_sides()
+    accuracy = [side for side, _ in sides]
     context = {
         "bundle": bundle.name,
         "manifest": bundle.manifest,
@@ -97,7 +100,10 @@ def write_certificate(
         "candidates": candidates,
         "thumbnails": _thumbnail_urls(shown, images),
         "head": labels.head,
-        "classes": _shown_classes(found.accuracy, labels.head),
+        "accuracy_names": [reference_name(found), *(names_text(of) for _, of in sides[1:])],
+        "accuracy_same": names_text(sides[0][1]) if sides and sides[0][1] else "",
+        "accuracy": accuracy,
+        "classes": _shown_classes(accuracy, labels.head),
         "part_of": _part_of,
     }
     pieces = render(__package__, "certificate.html.j2", _STYLES, ("picture.js",), context)
@@ -171,6 +177,25 @@ def _candidate(found: Verification, place: int, labels: Labels) -> dict[str, Any
         "flips": [*map(shown, flips[:_MOST_FLIPS])],
         "closest": [*map(shown, closest[:_CLOSEST])],
     }
+
+
+def _fold_the_same(views: Sequence[dict[str, Any]]) -> None:
+    """Mark all but one of the candidates that say the same: the one they are ``folded`` under.
+
+    They have the same verdict for the same reasons and change the same decisions. The one that
+    stays open came nearest to another decision.
+    """
+    alike: dict[Hashable, list[dict[str, Any]]] = {}
+    for view in views:
+        verdict = view["verdict"]
+        said = view["outcome"], verdict.kind, verdict.reasons, view["similarity"], view["within"]
+        decided = [(each.path, each.candidate) for each in verdict.measurement.flipped]
+        alike.setdefault((*said, *view["latencies"], *decided), []).append(view)
+    for group in alike.values():
+        rooms = [math.inf if view["room"] is None else view["room"] for view in group]
+        shown = group[rooms.index(min(rooms))]
+        for view in group:
+            view["folded"] = "" if view is shown else names_text([shown["verdict"]])
 
 
 def _known(row: Logits, labels: Labels, gives: Given) -> list[Ranked]:

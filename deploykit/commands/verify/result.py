@@ -91,6 +91,21 @@ class Verification(Shown):
         """Whether the candidates passed, and the diagnosis found no fault."""
         return self.candidates_passed and self.diagnosis.passed
 
+    def accuracy_sides(self) -> list[tuple[Accuracy, list[Verdict]]]:
+        """The accuracies that differ, the reference's first, each with the candidates that have it.
+
+        Empty without labels.
+        """
+        sides: list[tuple[Accuracy, list[Verdict]]] = [(each, []) for each in self.accuracy[:1]]
+        for found, verdict in zip(self.accuracy[1:], self.verdicts, strict=False):
+            known = (of for side, of in sides if found.tells_the_same(side, self.head))
+            of = next(known, None)
+            if of is None:
+                sides.append((found, [verdict]))
+            else:
+                of.append(verdict)
+        return sides
+
     def command(self, *options: str) -> str:
         """A command that verifies the same bundle, for a shell."""
         bundle = () if self.folder is None else ("--bundle", str(self.folder))

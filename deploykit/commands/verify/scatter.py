@@ -19,7 +19,7 @@ from deploykit.specs.heads import BaseHead
 from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits
 
-LEFT, RIGHT, TOP, BOTTOM = 64, 546, 12, 346
+LEFT, RIGHT, TOP, BOTTOM = 78, 546, 12, 346
 
 #: So many images are drawn: of more, those that changed or came nearest.
 MOST_POINTS = 1200

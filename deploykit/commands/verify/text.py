@@ -19,7 +19,9 @@ from deploykit.proof.text import (
     flips_text,
     images_text,
     losses_text,
+    names_text,
     reasons_text,
+    said_once,
     verdict_value,
     verdicts_text,
 )
@@ -30,6 +32,8 @@ from deploykit.system.text import counted, lines_text, table_text
 
 _SHOWN_CLASSES = 20
 _WORST_CLASSES = 10
+#: With more sides than these the table of classes has a row a side.
+_MOST_COLUMNS = 3
 
 
 def verification_text(result: Verification) -> str:
@@ -51,10 +55,13 @@ def verification_text(result: Verification) -> str:
     lines += (f"embeddings {spec.title}: {text}" for spec, text in _similarities(result))
     if result.accuracy:
         lines += _accuracy_text(result)
-    for verdict in result.verdicts:
-        lines += flips_text(verdict)
-        if lost := losses_text(result.class_changes.get(verdict.candidate, ())):
-            lines.append(f"{verdict.candidate.title} {lost}")
+    for flipped, of in said_once((each.measurement.flipped, each) for each in result.verdicts):
+        lines += flips_text(*of) if flipped else []
+    losses = (
+        (losses_text(result.class_changes.get(each.candidate, ())), each)
+        for each in result.verdicts
+    )
+    lines += (f"{names_text(of)} {lost}" for lost, of in said_once(losses) if lost)
     lines += reasons_text(result.verdicts)
     if not result.verdicts:
         lines.append("UNPROVEN  no candidate was compared")
@@ -126,27 +133,34 @@ def verdict_text(result: Verification) -> str:
 
 
 def _accuracy_text(result: Verification) -> Iterator[str]:
-    """How often each side is right on the labelled images, and on which classes."""
-    reference, *candidates = result.accuracy
+    """How often each side is right on the labelled images, and on which classes not as often."""
+    (reference, same), *others = result.accuracy_sides()
     head = result.head
     sides = {"reference": reference}
     yield f"{head.accuracy:<10} {_rate_text(reference, head)}: the reference"
-    for verdict, found in zip(result.verdicts, candidates, strict=True):
-        name = verdict.candidate.title
-        if found.tells_the_same(reference, head):
-            yield f"           the same, class by class: {name}"
-            continue
+    if same:
+        all_same = len(same) > 1 and not others
+        name = f"all {len(same)} candidates" if all_same else names_text(same)
+        yield f"           the same, class by class: {name}"
+    for found, of in others:
+        name = names_text(of)
         yield f"           {_rate_text(found, head)}: {name}"
-        if (change := verdict.measurement.accuracy) is not None:
-            yield f"           {accuracy_change_text(change)}"
+        changes = dict.fromkeys(verdict.measurement.accuracy for verdict in of)
+        yield from (f"           {accuracy_change_text(each)}" for each in changes if each)
         sides[name] = found
-    rows = list(zip(*(side.classes for side in sides.values()), strict=True))
+    classes = list(zip(*(side.classes for side in sides.values()), strict=True))
+    rows = [row for row in classes if any(_told(each, head) != _told(row[0], head) for each in row)]
+    if not rows:
+        return
     yield ""
+    different = f"different in {len(rows)} of {counted(len(classes), 'class', 'classes')}"
+    worst = ""
     if len(rows) > _SHOWN_CLASSES:
-        yield f"the worst {_WORST_CLASSES} of {len(rows)} classes:"
+        worst = f", the worst {_WORST_CLASSES}"
         rows = sorted(rows, key=lambda row: min(found.rate for found in row))[:_WORST_CLASSES]
-    several = len(head.class_measures) > 1
-    table = _rows_of_sides if several else _columns_of_sides
+    yield f"{different}{worst}:"
+    narrow = len(head.class_measures) == 1 and len(sides) <= _MOST_COLUMNS
+    table = _columns_of_sides if narrow else _rows_of_sides
     yield from table_text(*table([*sides], rows, head)).split("\n")
 
 

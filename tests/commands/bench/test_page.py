@@ -3,6 +3,7 @@
 import itertools
 import re
 
+import msgspec
 import pytest
 from chromium import open_browser
 from made_benchmarks import (
@@ -126,15 +127,30 @@ def test_chart_places_every_point():
     assert fast.y < slow.y  # SVG counts downwards
     assert (fast.css_class, slow.css_class) == ("unproven", "reference")
     assert places["openvino int8, batch 8"].css_class == "within-budget"
-    assert [label.text for label in chart.labels] == [m.name for m in BENCHMARK.measured]
-    assert all(74 <= dot.x <= 626 and 14 <= dot.y <= 366 for dot in chart.dots)
+    assert [name for name, _ in chart.names] == [m.name for m in BENCHMARK.measured]
+    numbers = [str(place) for place in range(1, 1 + len(BENCHMARK.measured))]
+    assert [label.text for label in chart.labels] == numbers
+    assert all(92 <= dot.x <= 626 and 14 <= dot.y <= 366 for dot in chart.dots)
 
 
 def test_chart_labels_do_not_overlap():
     candidates = (ORT, OPENVINO, BF16, INT8)
     chart = draw_chart([measured(each, 20.0 + i / 10) for i, each in enumerate(candidates)])
-    heights = sorted(label.y for label in chart.labels)
-    assert min(b - a for a, b in itertools.pairwise(heights)) >= 14
+    for a, b in itertools.combinations(chart.labels, 2):
+        assert abs(a.x - b.x) >= 14 or abs(a.y - b.y) >= 16
+
+
+def test_page_has_no_empty_column(page):
+    unproven = benchmark_of(measured(ORT, 12.0), measured(OPENVINO, 11.0))
+    bare = [msgspec.structs.replace(each, labelled=0) for each in unproven.measured]
+    path = page(msgspec.structs.replace(unproven, measured=tuple(bare)))
+    html = path.read_text(encoding="utf-8")
+    table = html.partition("<table>")[2].partition("</table>")[0]
+    for word in ("flips", "change of probability", "accuracy"):
+        assert word not in table
+    heads = table.partition("</thead>")[0].count("<th ") + 1  # images/s has two columns
+    row = table.partition("<tbody>")[2].partition("</tr>")[0]
+    assert row.count("<td") + row.count("<th ") == heads
 
 
 def test_page_without_timings_has_no_chart(page):

@@ -59,7 +59,10 @@ def test_build_text_in_full(built_engine):
     assert weak.startswith("UNPROVEN  deploy/fp16.onnx on rehearsal: its proof is on 23 photos; ")
     rehearsed = ("--runtime", "rehearsal", "--precision", "fp16", "--images", "DIR")
     assert more == built_engine.bundle.command("verify", *rehearsed)
-    assert advice == "It has not been run. On the machine with the GPU:"
+    assert advice == (
+        "It has not been run; engines are experimental, not run on a GPU. On the machine with the "
+        "GPU:"
+    )
     assert how == built_engine.bundle.command("verify", "--runtime", "tensorrt_rtx")
 
 

@@ -25,7 +25,9 @@ def machine(tmp_path, monkeypatch):
 def test_doctor_everything_works(machine, rtx_4070):
     findings = machine.look()
     assert [name for name, finding in findings.items() if finding.status != "works"] == []
-    assert findings["NVIDIA GPU"].detail == "NVIDIA GeForce RTX 4070"
+    assert findings["NVIDIA GPU"].detail == (
+        "NVIDIA GeForce RTX 4070; experimental, not run on a GPU"
+    )
     assert findings["onnxruntime-cuda"].detail == "1.31.1"
     assert findings["openvino"].detail == "2026.4.1, computes in FP32, INT8"
     assert findings["tensorrt"].detail == "11.4.0"

@@ -22,9 +22,8 @@ def test_verify_labelled_images_has_accuracy(verify, photo_folder):
     code, out, _ = verify("--images", photo_folder)
     assert code == 0
     assert "accuracy   100.0 % (45 of 45), errors at most 6.4 %: the reference" in out
-    assert "the same, class by class: deploy/fp32.onnx on onnxruntime-cpu" in out
-    (row,) = (line for line in out.splitlines() if line.startswith("green "))
-    assert [cell.strip() for cell in row.split("|")] == ["green", "15", "100.0 %", "18.1 %"]
+    assert "the same, class by class: " in out
+    assert not any(line.startswith("green ") for line in out.splitlines())
 
 
 def test_verify_json_has_accuracy(verify, photo_folder, no_openvino):

@@ -14,6 +14,7 @@ import pytest
 from chromium import Browser, Page, open_browser
 from made_verifications import (
     BIRDS,
+    GRAPHS,
     made_bundle,
     made_layers,
     made_logits,
@@ -145,10 +146,35 @@ def test_certificate_of_equal_answers_has_no_chart(tmp_path: Path) -> None:
     assert "Every dot is one" not in page
 
 
+def test_certificate_folds_candidates_that_say_the_same(tmp_path: Path) -> None:
+    logits = made_logits(30)
+    near, far, flipped = logits.copy(), logits.copy(), logits.copy()
+    near[1, 1] += 1e-5
+    far[1, 1] += 1e-6
+    flipped[0] = [0, 9, 0]
+    found = made_verification(logits, dict(zip(GRAPHS, (far, near, flipped), strict=True)))
+    page = write(tmp_path, found).read_text(encoding="utf-8")
+    folded = re.findall(r"<summary>.*?</summary>", page, re.S)
+    assert len(folded) == 1
+    assert "model.onnx" in folded[0]
+    assert "says the same as <bdi>deploy/fp32.onnx on onnxruntime-cpu" in folded[0]
+    for place in (1, 2, 3):
+        assert page.count(f'id="candidate-{place}"') == 1
+
+
 def test_certificate_accuracy_of_both_sides(tmp_path: Path) -> None:
     page = said(write(tmp_path, four_photos(None)))
     assert "75.0\u202f% 3 of 4, errors &le;&#8239;75.1\u202f%" in page  # the reference
     assert "50.0\u202f% 2 of 4, errors &le;&#8239;90.2\u202f%" in page  # the candidate
+
+
+def test_certificate_accuracy_says_once_what_is_the_same(tmp_path: Path) -> None:
+    found = made_verification(
+        LOGITS, {FP32: LOGITS, FP16: FLIPPED}, paths=PATHS, expected=EXPECTED, folder=None
+    )
+    page = said(write(tmp_path, found))
+    assert "The same, class by class: deploy/fp32.onnx on onnxruntime-cpu ." in page
+    assert page.count("3 of 4, errors") == page.count("2 of 4, errors") == 1
 
 
 def test_certificate_of_many_classes_shows_those_that_differ(tmp_path: Path) -> None:
@@ -248,7 +274,7 @@ def test_scatter_draws_zeros_at_the_edge() -> None:
     picture = scatter_of(movements(reference, candidate, SINGLE, "fp32"), allowed=0.002)
     assert picture is not None
     (tie_x, _, _), (_, same_y, _), _ = picture.points
-    assert tie_x == 64
+    assert tie_x == 78
     assert [image.decidable for _, _, image in picture.points] == [False, True, True]
     assert same_y == 346
     assert picture.allowed is not None

@@ -6,6 +6,7 @@ import html
 import re
 import tempfile
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from deploykit.commands.verify.page import write_certificate
 from deploykit.commands.verify.result import Verification
 from deploykit.commands.verify.text import verdict_text, verification_text, verification_value
 from deploykit.parity.answers import Answers
+from deploykit.parity.measurement import Measurement
 from deploykit.parity.measures import measure
 from deploykit.proof.text import outcome_of
 from deploykit.proof.verdict import judge
@@ -139,6 +141,38 @@ def verification_of(
     )
 
 
+def titles_in(names: str) -> set[str]:
+    """The titles in ``deploy/int8.onnx on onnxruntime-cpu and openvino``."""
+    titles, graph = set(), ""
+    for name in re.split(", | and ", names):
+        if " on " in name:
+            graph = name.rpartition(" on ")[0]
+        titles.add(f"{graph} on {name.rpartition(' on ')[2]}")
+    return titles
+
+
+def check_names(
+    said: str, noun: str, by_name: Mapping[str, Measurement]
+) -> tuple[list[Measurement], list[Measurement]]:
+    """Hold the changed decisions and the changed undecidable ones against the measurements.
+
+    Returns:
+        The measurements of which each is told.
+    """
+    changed_in, turned_in = [], []
+    for flips, decisions, name in re.findall(
+        r"(\d+) of (\d+) decisions? changed in (\S+ .*?), which", said
+    ):
+        for each in map(by_name.get, titles_in(name)):
+            assert (int(flips), int(decisions)) == (each.flips, each.decidable)
+            changed_in.append(each)
+    for turned, name in re.findall(rf"(\d+) undecidable \w+ got another {noun} from (.*?):", said):
+        for each in map(by_name.get, titles_in(name)):
+            assert int(turned) == each.undecidable_flips
+            turned_in.append(each)
+    return changed_in, turned_in
+
+
 def check_sentences(found: Verification) -> None:
     """Hold every number in the conclusion against the measurements."""
     conclusion = conclusion_of(found)
@@ -166,33 +200,29 @@ def check_sentences(found: Verification) -> None:
             assert int(same[3]) == images
         deployed = re.search(r"each of the (\d+) deployed ones|the deployed one\.", said)
         assert int(deployed[1] or 1) == len(found.verdicts)
-    for flips, decisions, name in re.findall(
-        r"(\d+) of (\d+) decisions? changed in (\S+ .*?),", said
-    ):
-        assert (int(flips), int(decisions)) == (by_name[name].flips, by_name[name].decidable)
     noun = {"labels": "set of labels", "class": "class"}[found.head.decided]
     told = " ".join((said, *(line for each in found.verdicts for line in each.reasons)))
     assert not found.head.several or not re.search(r"\bclass\b", told)
-    for turned, name in re.findall(rf"(\d+) undecidable \w+ got another {noun} from (.*?):", said):
-        assert int(turned) == by_name[name].undecidable_flips
+    changed_in, turned_in = check_names(said, noun, by_name)
     if conclusion.outcome == "passed":
-        for name, each in by_name.items():
-            assert bool(each.flips) is bool(re.search(rf"changed in {re.escape(name)},", said))
-            assert bool(each.undecidable_flips) is (f"{noun} from {name}:" in said)
+        for each in measured:
+            assert bool(each.flips) is (each in changed_in)
+            assert bool(each.undecidable_flips) is (each in turned_in)
         bounds = [m.flip_rate_bound for m in measured if m.flip_rate_bound is not None]
         told = re.findall(r"at most (\S+) % of the decisions", said)
         assert told == ([rate_digits(max(bounds))] if bounds else [])
         without = [name for name, each in by_name.items() if each.flip_rate_bound is None]
         told = re.findall(r"For (.*) no such rate follows", said)
-        assert told == ([" and ".join(without)] if without and bounds else [])
-    for count, of, precision in re.findall(
-        r"(\d+) of (\d+) \w+ (?:is|are) undecidable in (\w+)", " ".join(conclusion.limits)
+        assert [*map(titles_in, told)] == ([{*without}] if without and bounds else [])
+    for count, of, precisions in re.findall(
+        r"(\d+) of (\d+) \w+ (?:is|are) undecidable in (.*?):", " ".join(conclusion.limits)
     ):
-        assert (int(count), int(of)) in [
-            (each.measurement.undecidable, images)
-            for each in found.verdicts
-            if each.candidate.precision == precision
-        ]
+        for precision in re.split(", | and ", precisions):
+            assert (int(count), int(of)) in [
+                (each.measurement.undecidable, images)
+                for each in found.verdicts
+                if each.candidate.precision == precision
+            ]
     sentences = (*conclusion.reasons, *conclusion.limits)
     assert len(set(sentences)) == len(sentences)
 

@@ -1,0 +1,106 @@
+"""Pages of the site that are made from the code: each command, the errors, CONTRIBUTING.md.
+
+mkdocs calls the ``on_...`` functions; nothing that they make is kept in the repository.
+"""
+
+from __future__ import annotations
+
+import html
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from deploykit import errors
+from deploykit.commands.app import COMMANDS, app
+
+ROOT = Path(__file__).parents[1]
+
+
+def pages() -> dict[str, str]:
+    """Path of each page below ``docs/``, and its Markdown."""
+    commands = {f"reference/{name}.md": command_page(name) for name in COMMANDS}
+    # A link into docs/ is one to the page beside it.
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    return {
+        "reference/index.md": index_page(),
+        **commands,
+        "reference/errors.md": errors_page(),
+        "contributing.md": contributing,
+    }
+
+
+def index_page() -> str:
+    """All commands, a sentence each."""
+    rows = [f"| [{name}]({name}.md) | {entry.summary} |" for name, entry in COMMANDS.items()]
+    return "\n".join(["# Commands", "", "| command | |", "|---|---|", *rows, ""])
+
+
+def command_page(name: str) -> str:
+    """What a command does, its example, and its options in the groups of ``--help``."""
+    group: Any = typer.main.get_command(app)
+    root = group.make_context("deploykit", [name])
+    command = group.get_command(root, name)
+    context = command.context_class(command, info_name=name, parent=root)
+    about = inspect.cleandoc(command.help or "")
+    lines = [f"# {name}", "", _escaped(about), "", "```", COMMANDS[name].example, "```"]
+    for title, records in command.grouped_records(context).items():
+        columns = "argument" if title == "Arguments" else "option"
+        lines += ["", f"## {title}", "", f"| {columns} | |", "|---|---|"]
+        lines += [f"| `{_cell(option)}` | {_cell(_escaped(text))} |" for option, text in records]
+    usage = " ".join(command.collect_usage_pieces(context))
+    lines[4:4] = [f"`deploykit {name} {usage}`", ""]
+    return "\n".join([*lines, ""])
+
+
+def errors_page() -> str:
+    """The tree of the errors, and each with what it means and its exit code."""
+    tree = inspect.cleandoc(errors.__doc__ or "")
+    # The docstring's indented block becomes a fenced one.
+    tree = re.sub(r"::\n\n((?: {4}.*\n)+)", lambda block: _fenced(block[1]), tree)
+    lines = ["# Errors and exit codes", "", tree, "", "| error | exit code | |", "|---|---|---|"]
+    for error in _family(errors.DeploykitError):
+        text = " ".join(inspect.cleandoc(error.__doc__ or "").partition("\n\n")[0].split())
+        lines.append(f"| `{error.__name__}` | {error.exit_code} | {text} |")
+    return "\n".join([*lines, ""])
+
+
+def on_config(config: Any) -> Any:
+    """Give each command its place in the navigation."""
+    reference = next(entry["Reference"] for entry in config.nav if "Reference" in entry)
+    commands = next(entry["Commands"] for entry in reference if "Commands" in entry)
+    commands += [{name: f"reference/{name}.md"} for name in COMMANDS]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages that are made here."""
+    from mkdocs.structure.files import File
+
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Take away the backslash that GitHub wants before a | within code in a table."""
+    return re.sub(r"`[^`\n]*`", lambda code: code[0].replace("\\|", "|"), markdown)
+
+
+def _family(error: type[errors.DeploykitError]) -> list[type[errors.DeploykitError]]:
+    below = [e for child in error.__subclasses__() for e in _family(child)]
+    return [error, *(e for e in below if e.__module__ == errors.__name__)]
+
+
+def _fenced(block: str) -> str:
+    return "```\n" + re.sub(r"^ {4}", "", block, flags=re.M) + "```\n"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*_\[\]])", r"\\\1", html.escape(text, quote=False))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
