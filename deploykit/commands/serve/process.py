@@ -185,7 +185,7 @@ def _early_hangup() -> Iterator[threading.Event]:
     if os.name == "nt" or threading.current_thread() is not threading.main_thread():
         yield came
         return
-    before = signal.signal(signal.SIGHUP, lambda number, frame: came.set())
+    before = signal.signal(signal.SIGHUP, lambda *_: came.set())
     try:
         yield came
     finally:
