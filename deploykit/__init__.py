@@ -1,6 +1,6 @@
 """deploykit: from a trained PyTorch image classifier to a model that is proven to decide the same.
 
-The functions below are the commands, with their options as keyword arguments; see docs/python.md.
+The functions below are commands, with their options as keyword arguments; see docs/python.md.
 Each is loaded when it is first used, so that importing deploykit costs nothing.
 """
 

@@ -124,6 +124,22 @@ def unpacked(path: Path) -> Path:
         ) from exc
 
 
+def packed_manifest(path: Path) -> bytes:
+    """What the manifest in a packed bundle holds; nothing is unpacked, nor checked by its hash.
+
+    Raises:
+        BundleError: It is no packed bundle.
+        OSError: It cannot be read.
+    """
+    with open_file(path) as file:
+        _, members = _checked_members(path, file)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return archive.read(members[MANIFEST_NAME])
+        except _ZIP_ERRORS as exc:
+            raise BundleError(f"{path} is damaged: {_reason(exc)}.", hint=_AGAIN) from exc
+
+
 def _checked_members(path: Path, file: BufferedReader) -> tuple[str, dict[str, zipfile.ZipInfo]]:
     """The name of a packed bundle and, by their paths in it, its files.
 

@@ -67,8 +67,9 @@ def parse_address(url: str, protocol: ServerProtocol, model: str) -> ServerAddre
         UsageError: It is no such address, or has a password in it.
     """
     scheme, separator, rest = url.partition("://")
+    scheme = scheme.lower() if separator else ""
     schemes = ("http", "https", protocol)
-    hint = f"Write it so: --server http://127.0.0.1:8000/v2/models/{model}"
+    hint = f"Write it so: --server http://127.0.0.1:8000/v2/models/{quote(model)}"
     if not url.isprintable() or " " in url or (separator and scheme not in schemes):
         raise UsageError(f"{url!r} is no address of a server that speaks {protocol}.", hint=hint)
     parts = urlsplit(f"//{rest if separator else url}")

@@ -165,8 +165,9 @@ class App:
             body = await read_body(request.receive, headers, service.limits)
             length = headers.get(kserve.HEADER_LENGTH)
             read = partial(kserve.read_call, body, length, model.bundle)
-            json_bytes = int(length) if length and length.isdecimal() else len(body)
-            call = read() if json_bytes <= _SMALL_JSON else await service.parse(read)
+            told = kserve.json_bytes(length)
+            is_small = (len(body) if told is None else told) <= _SMALL_JSON
+            call = read() if is_small else await service.parse(read)
             place.grow(call.count)
             logits = await self._answered(self._logits(model, call))
             service.metrics.images.labels("ok").inc(call.count)

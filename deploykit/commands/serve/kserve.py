@@ -31,6 +31,8 @@ EXTENSIONS = ("binary_tensor_data",)
 VERSION = "1"
 _OUTPUTS = (LOGITS, PROBABILITIES)
 _DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
+#: Of a size in bytes; Python refuses to read thousands of them.
+_MOST_DIGITS = 20
 #: Four bytes before each element of BYTES: its length.
 _LENGTH_BYTES = 4
 
@@ -180,14 +182,16 @@ def read_call(body: bytes, header_length: str | None, bundle: Bundle) -> Call:
     """
     size = len(body)
     if header_length is not None:
-        if not header_length.isascii() or not header_length.isdigit() or int(header_length) > size:
+        told = json_bytes(header_length)
+        if told is None or told > size:
             raise _bad(
-                f"Inference-Header-Content-Length is {header_length}, and the body has {size} bytes"
+                f"Inference-Header-Content-Length is {header_length[:_MOST_DIGITS]}, and the body "
+                f"has {size} bytes"
             )
-        size = int(header_length)
+        size = told
     try:
         request = msgspec.json.decode(memoryview(body)[:size], type=InferRequest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise _bad(f"The request is no inference request: {exc}") from exc
     outputs = _outputs_of(request)
     if len(request.inputs) != 1 or request.inputs[0].name not in (IMAGES, IMAGE_FILE):
@@ -202,19 +206,28 @@ def read_call(body: bytes, header_length: str | None, bundle: Bundle) -> Call:
     return Call(request.id, _pixels_of(tensor, data, bundle), None, outputs)
 
 
+def json_bytes(header_length: str | None) -> int | None:
+    """How many bytes of a body are JSON; None where the request's header tells none."""
+    if header_length is None or not (header_length.isascii() and header_length.isdigit()):
+        return None
+    return int(header_length) if len(header_length) <= _MOST_DIGITS else None
+
+
 def _bad(reason: str) -> RefusedError:
     return RefusedError(400, f"{reason}.")
 
 
 def _outputs_of(request: InferRequest) -> tuple[Wanted, ...]:
     in_all = request.parameters.get("binary_data_output", False)
-    wanted = []
+    wanted: list[Wanted] = []
     for each in request.outputs or [RequestedOutput(name) for name in _OUTPUTS]:
         if each.name not in _OUTPUTS:
             raise _bad(f"There is no output {each.name!r}; there are {', '.join(_OUTPUTS)}")
         unknown = each.parameters.keys() & {"classification", "shared_memory_region"}
         if unknown:
             raise _bad(f"{unknown.pop()} is not supported; GET /v2 lists what is")
+        if any(each.name == name for name, _ in wanted):
+            raise _bad(f"Output {each.name} is asked for twice")  # thousands would fill the memory
         wanted.append(Wanted(each.name, bool(each.parameters.get("binary_data", in_all))))
     return tuple(wanted)
 

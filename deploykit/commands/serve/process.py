@@ -107,12 +107,13 @@ def serve_here(
 
     metrics = Metrics()
     open_model = partial(ServedModel, request.chosen, metrics.batch, progress)
-    service = Service(open_model, metrics, request.limits, keys, progress)
-    try:
-        progress(Note(f"serving {served_text(service.model)}"))
-        asyncio.run(_answer(service, request, sock, started, is_told))
-    finally:
-        service.close()
+    with _early_hangup() as hung_up:
+        service = Service(open_model, metrics, request.limits, keys, progress)
+        try:
+            progress(Note(f"serving {served_text(service.model)}"))
+            asyncio.run(_answer(service, request, sock, started, is_told, hung_up))
+        finally:
+            service.close()
     return ServeSummary(service.answered, service.unanswered)
 
 
@@ -122,6 +123,7 @@ async def _answer(
     sock: socket.socket,
     started: Callable[[], None],
     is_told: Callable[[], bool] | None,
+    hung_up: threading.Event,
 ) -> None:
     from deploykit.commands.serve.app import App
     from deploykit.commands.serve.connection import Server
@@ -145,6 +147,8 @@ async def _answer(
         while not (server.started or serving.done()):
             await asyncio.sleep(0.01)
         started()
+        if hung_up.is_set():
+            reload()
         watching = asyncio.create_task(_watch(service, end, is_told, watch=request.watch))
         waiting = asyncio.create_task(ending.wait())
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -170,6 +174,23 @@ async def _watch(
         if watch:
             await service.reload_if_changed()
     end()
+
+
+@contextlib.contextmanager
+def _early_hangup() -> Iterator[threading.Event]:
+    """Remember a SIGHUP that comes before there is a model to replace: it would end the process.
+
+    After the last answer it means nothing any more.
+    """
+    came = threading.Event()
+    if os.name == "nt" or threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGHUP, lambda *_: came.set())
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextlib.contextmanager

@@ -15,9 +15,11 @@ import numpy as np
 
 from deploykit.bundle.folder import Bundle, find_bundle
 from deploykit.bundle.manifest import MANIFEST_NAME
+from deploykit.bundle.packed import packed_manifest
 from deploykit.commands.predict.run import TopK, checked_top, rows_of
 from deploykit.commands.predict.tables import row_value
 from deploykit.commands.serve.batching import Batcher, Observe
+from deploykit.errors import BundleError
 from deploykit.images.batches import default_threads, read_bytes
 from deploykit.images.decode import Failure
 from deploykit.images.preprocess import Pixels, make_grey
@@ -39,7 +41,7 @@ class Chosen:
     """Which bundle is served, and how it is opened; as ``predict`` has it.
 
     Attributes:
-        bundle: A name or a folder; None for the newest.
+        bundle: A name, a folder, or the file of a packed one; None for the newest.
         artifacts: The folder of all bundles; None for the default.
         runtime: See :func:`deploykit.proof.auto.open_best`.
         precision: None for any.
@@ -84,9 +86,9 @@ class ServedModel(Closing):
     """
 
     def __init__(self, chosen: Chosen, observe: Observe, progress: Progress = silent) -> None:
-        bundle = find_bundle(chosen.bundle, chosen.artifacts, progress)
+        bundle = find_bundle(chosen.bundle, chosen.artifacts, progress, packed=True)
         # Before it is opened: what is published meanwhile is another one.
-        self.digest = manifest_digest(bundle.folder)
+        self.digest = manifest_digest(bundle)
         self.bundle: Bundle = bundle
         self.top_k = checked_top(chosen.top_k, len(bundle.manifest.labels))
         self.session: Session = open_best(
@@ -207,9 +209,17 @@ class ServedModel(Closing):
         ]
 
 
-def manifest_digest(folder: Path) -> str:
-    """SHA-256 of a bundle's manifest; "" where it cannot be read, as while it is replaced."""
+def manifest_digest(bundle: Bundle) -> str:
+    """SHA-256 of a bundle's manifest as it is now, in its folder or in the file that it came from.
+
+    Returns:
+        "" where it cannot be read, as while it is replaced.
+    """
     try:
-        return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
-    except OSError:
+        if bundle.packed is None:
+            data = (bundle.folder / MANIFEST_NAME).read_bytes()
+        else:
+            data = packed_manifest(bundle.packed)
+    except (OSError, BundleError):
         return ""
+    return hashlib.sha256(data).hexdigest()

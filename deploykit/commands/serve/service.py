@@ -99,7 +99,7 @@ class Service:
 
     async def reload_if_changed(self) -> None:
         """Reload when the bundle's manifest is another one than was looked at last."""
-        digest = manifest_digest(self.model.bundle.folder)
+        digest = manifest_digest(self.model.bundle)
         if digest not in ("", self._seen):
             self._seen = digest  # one that fails is not tried again
             await self.reload()

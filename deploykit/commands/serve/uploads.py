@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from typing import NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ FORM = "multipart/form-data"
 JSON = "application/json"
 #: How many parts of a form are looked at: a part that is no image is cheap to send.
 _PARTS_PER_IMAGE = 2
+_QUIET = logging.NullHandler()
 
 
 class Uploads(NamedTuple):
@@ -135,6 +137,8 @@ def _read_form(body: bytes, content_type: str, most: int) -> Uploads:
     _, options = parse_options_header(content_type)
     if not (boundary := options.get(b"boundary")):
         raise RefusedError(400, "The form has no boundary in its Content-Type.")
+    # What clients send wrong is theirs to know; else each would write to stderr.
+    logging.getLogger("python_multipart").addHandler(_QUIET)
     form = _Form(_PARTS_PER_IMAGE * most)
     try:
         parser = MultipartParser(boundary, {event: getattr(form, event) for event in _EVENTS})  # type: ignore[arg-type]

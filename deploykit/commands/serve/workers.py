@@ -26,8 +26,8 @@ from deploykit.system.threads import usable_cpus
 #: Read by prometheus_client when a worker imports it; see ``metrics.py``.
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _POLL_SECONDS = 0.25
-#: A worker that ends sooner after it was ready than this is not started again at once.
-_PAUSE_SECONDS = 1.0
+#: Until a worker that died is started again, and one that could not open the bundle.
+_PAUSE_SECONDS, _PAUSE_AFTER_ERROR_SECONDS = 1.0, 10.0
 
 
 class _Worker:
@@ -41,13 +41,14 @@ class _Worker:
         self.process = context.Process(target=_work, args=(request, sock, theirs))
         self.process.start()
         theirs.close()
-        self.is_ready = False
+        self.is_ready = self.reload_first = False
         self.summary: ServeSummary | None = None
         self.error: DeploykitError | None = None
 
     def reload(self) -> None:
-        """Let it open the bundle again."""
+        """Let it open the bundle again; not before it is ready, or the signal would end it."""
         pid = self.process.pid
+        self.reload_first = not self.is_ready
         if pid is not None and self.is_ready and self.process.is_alive():
             os.kill(pid, signal.SIGHUP)
 
@@ -103,7 +104,9 @@ class _Supervisor:
         self._request, self._sock = request, sock
         self._progress, self._started = progress, started
         self._received: list[int] = []
-        self._is_ending = False
+        self._has_started = self._is_ending = False
+        #: When workers that ended are started again, by their numbers.
+        self._due: dict[int, float] = {}
         self._workers: list[_Worker] = []
         self._answered = self._unanswered = 0
 
@@ -128,16 +131,18 @@ class _Supervisor:
                 signal.signal(signal_number, handler)
 
     def _watched(self) -> ServeSummary:
-        has_started = False
-        while self._workers:
+        while self._workers or self._due:
             by_pipe = {worker.pipe: worker for worker in self._workers}
             for pipe in wait([*by_pipe], timeout=_POLL_SECONDS):
                 self._listen(by_pipe[pipe])  # type: ignore[index]  # nothing else is waited for
-            if not has_started and all(worker.is_ready for worker in self._workers):
-                has_started = True
+            if not self._has_started and all(worker.is_ready for worker in self._workers):
+                self._has_started = True
                 self._started()
             while self._received:
                 self._pass_on(self._received.pop(0))
+            for number in [n for n, due in self._due.items() if time.monotonic() > due]:
+                del self._due[number]
+                self._workers.append(_Worker(number, self._request, self._sock))
         return ServeSummary(self._answered, self._unanswered)
 
     def _pass_on(self, number: int) -> None:
@@ -145,6 +150,7 @@ class _Supervisor:
             for worker in self._workers:
                 worker.reload()
             return
+        self._due.clear()
         for worker in self._workers:
             worker.end(at_once=self._is_ending)
         self._is_ending = True
@@ -159,6 +165,8 @@ class _Supervisor:
             self._progress(Note(f"worker {worker.number}: {value}"))
         elif kind == "ready":
             worker.is_ready = True
+            if worker.reload_first:
+                worker.reload()
         elif kind == "summary":
             worker.summary = value
         else:
@@ -173,15 +181,19 @@ class _Supervisor:
             self._unanswered += worker.summary.unanswered
         if self._is_ending:
             return
-        if worker.error is not None:
-            raise worker.error
         code = worker.process.exitcode
-        if not worker.is_ready:
-            raise InputError(f"Worker {worker.number} ended with {code} before it was ready.")
-        self._progress(Note(f"worker {worker.number} ended with {code}: starting another"))
+        error = worker.error
+        if error is None and not worker.is_ready:
+            error = InputError(f"Worker {worker.number} ended with {code} before it was ready.")
+        # Those that answer go on, whatever is wrong with the bundle by now.
+        goes_on = self._has_started and any(each.is_ready for each in self._workers)
+        if error is not None and not goes_on:
+            raise error
+        reason = f"ended with {code}" if error is None else f"cannot answer: {error.message}"
+        self._progress(Note(f"worker {worker.number} {reason}: starting another"))
         _forget_gauges(worker.process.pid)
-        time.sleep(_PAUSE_SECONDS)
-        self._workers.append(_Worker(worker.number, self._request, self._sock))
+        pause = _PAUSE_SECONDS if error is None else _PAUSE_AFTER_ERROR_SECONDS
+        self._due[worker.number] = time.monotonic() + pause
 
 
 def _forget_gauges(pid: int | None) -> None:

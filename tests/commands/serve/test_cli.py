@@ -22,13 +22,13 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals as POSIX 
 class Command:
     """A server that was started from the command line."""
 
-    def __init__(self, bundle, *options):
+    def __init__(self, bundle, *options, hang_up=False):
         command = [sys.executable, "-m", "deploykit", "serve", "--bundle", str(bundle.folder)]
         command += ["--port", "0", "--runtime", "onnxruntime-cpu", "--json", *options]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        self.said = []
+        self.said, self._hang_up = [], hang_up
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -38,6 +38,8 @@ class Command:
     def _read(self):
         for line in self.process.stderr:
             self.said.append(line)
+            if self._hang_up and line.startswith("serving"):
+                self.process.send_signal(signal.SIGHUP)
             if "listening on" in line:
                 self._listening.set()
 
@@ -61,8 +63,8 @@ class Command:
 def command():
     started = []
 
-    def start(*arguments):
-        started.append(Command(*arguments))
+    def start(*arguments, **options):
+        started.append(Command(*arguments, **options))
         return started[-1]
 
     yield start
@@ -70,6 +72,13 @@ def command():
         if each.process.poll() is None:
             each.process.kill()
             each.end_of_stdout = each.process.communicate()
+
+
+def until_said(server, text):
+    end = time.monotonic() + 30
+    while not any(text in line for line in server.said):
+        assert time.monotonic() < end, server.said
+        time.sleep(0.02)
 
 
 def test_sigterm_under_load_loses_no_request_that_was_let_in(command, exported_bundle, photo):
@@ -110,12 +119,33 @@ def test_sigterm_under_load_loses_no_request_that_was_let_in(command, exported_b
 def test_sighup_reloads_and_sigint_ends(command, exported_bundle):
     server = command(exported_bundle)
     server.process.send_signal(signal.SIGHUP)
-    end = time.monotonic() + 20
-    while not any(line.startswith("reloaded: colours") for line in server.said):
-        assert time.monotonic() < end, server.said
-        time.sleep(0.02)
+    until_said(server, "reloaded: colours")
     server.process.send_signal(signal.SIGINT)
     assert server.end() == (0, {"answered": 0, "unanswered": 0})
+
+
+def test_sighup_before_anybody_is_answered_reloads(command, exported_bundle):
+    server = command(exported_bundle, hang_up=True)
+    until_said(server, "reloaded: colours")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.end() == (0, {"answered": 0, "unanswered": 0})
+
+
+def test_workers_go_on_when_another_cannot_be_started(command, bundle, photo):
+    server = command(bundle, "--workers", "2")
+    import psutil
+
+    children = psutil.Process(server.process.pid).children()
+    workers = [each for each in children if "spawn_main" in " ".join(each.cmdline())]
+    (bundle.folder / "bundle.json").write_text("{")
+    workers[0].kill()
+    until_said(server, "starting another")
+    server.process.send_signal(signal.SIGHUP)  # the one that is about to start must survive it
+    until_said(server, "answers as before")
+    until_said(server, "cannot answer")
+    assert server.ask("POST", "/predict", photo)[0] == 200
+    server.process.send_signal(signal.SIGTERM)
+    assert server.end() == (0, {"answered": 1, "unanswered": 0})
 
 
 def test_workers_share_an_address_and_one_that_dies_is_replaced(command, exported_bundle, photo):
@@ -138,10 +168,7 @@ def test_workers_share_an_address_and_one_that_dies_is_replaced(command, exporte
     workers = [each for each in children if "spawn_main" in " ".join(each.cmdline())]
     assert len(workers) == 2
     workers[0].kill()
-    end = time.monotonic() + 30
-    while not any("starting another" in line for line in server.said):
-        assert time.monotonic() < end, server.said
-        time.sleep(0.02)
+    until_said(server, "starting another")
     ask_all()
     # As a terminal sends Ctrl+C, to all of them; they have answers to give all the same.
     for each in psutil.Process(server.process.pid).children():

@@ -163,6 +163,7 @@ def file(**changes):
         ({"inputs": [file(data=[1])]}, "no list of base64"),
         ({"inputs": [file(datatype="UINT8")]}, "is BYTES"),
         ({"inputs": [pixels()], "outputs": [{"name": "labels"}]}, "no output 'labels'"),
+        ({"inputs": [pixels()], "outputs": [{"name": "logits"}] * 2}, "logits is asked for twice"),
         (
             {
                 "inputs": [pixels()],
@@ -188,6 +189,7 @@ def test_read_call_bad_request_says_why(exported_bundle, request_value, said):
         (pixels(), b"", "9999", "9999"),
         (pixels(), b"", "-1", "-1"),
         (pixels(), b"", "1e3", "1e3"),
+        (pixels(), b"", "9" * 5000, "is 9{20}, and"),
         (pixels(), b"more", None, "4 are there"),
     ],
 )
@@ -197,3 +199,18 @@ def test_read_call_bad_binary_data_says_why(exported_bundle, tensor, rest, lengt
     text = json.dumps({"inputs": [tensor]}).encode()
     with pytest.raises(RefusedError, match=said):
         read_call(text + rest, length or str(len(text)), exported_bundle)
+
+
+@pytest.mark.parametrize(
+    "where", ['"inputs": [], "parameters": {"a": %s}', '"inputs": [], "a": %s']
+)
+def test_infer_json_of_great_depth_is_refused(server, where):
+    text = "{%s}" % (where % ("[" * 50_000 + "]" * 50_000))
+    answer = server.post(INFER, text.encode())
+    assert answer.status == 400
+    assert "no inference request" in answer.value["error"]
+
+
+def test_infer_header_of_a_thousand_digits_is_refused(server):
+    answer = server.post(INFER, b"{}", Inference_Header_Content_Length="9" * 5000)
+    assert answer.status == 400

@@ -1,6 +1,7 @@
 """Another bundle takes over only when it answers its golden images; nobody notices."""
 
 import shutil
+import tempfile
 import threading
 import time
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 from serving import served
 
 from deploykit.bundle.folder import open_bundle
+from deploykit.bundle.packed import pack
 from deploykit.errors import ParityError
 
 FAILED = 'deploykit_reloads_total{outcome="failed"}'
@@ -82,6 +84,25 @@ def test_watch_keeps_the_old_one_when_the_new_one_fails(
         assert server.metric(DONE) == 0
         assert server.post("/predict", photo).value["label"] == "red"
     assert any("answers as before" in note for note in server.notes)
+
+
+def test_watch_sees_that_a_packed_bundle_is_another_one(
+    bundle, other, photo, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    archive, new = tmp_path / "packed.zip", tmp_path / "new.zip"
+    pack(bundle.folder, "colours", bundle.manifest.files, archive)
+    pack(other.folder, "colours", other.manifest.files, new)
+    with served(SimpleNamespace(folder=archive), watch=True) as server:
+        assert server.ask("GET", "/v2/models/colours").value["name"] == "colours"
+        assert server.post("/predict", photo).value["label"] == "red"
+        content = new.read_bytes()
+        archive.write_bytes(content[:-100])  # as it is while it is copied
+        time.sleep(0.2)
+        assert server.metric(DONE) == server.metric(FAILED) == 0
+        new.replace(archive)
+        until(lambda: server.metric(DONE) == 1)
+        assert server.post("/predict", photo).value["labels"][0] == "rose"
 
 
 def test_start_refuses_a_bundle_that_fails_its_golden_images(bundle, answers):

@@ -17,6 +17,7 @@ from deploykit.commands.verify.text import verification_text, verification_value
 from deploykit.errors import GraphError, InputError, ServerError, UsageError
 from deploykit.images.preprocess import preprocess
 from deploykit.inference.candidates import Candidate, open_candidate
+from deploykit.runtime._server_client import parse_address
 from deploykit.specs.heads import softmax
 
 PIXELS = ("images", "UINT8", [-1, 16, 16, 3])
@@ -278,6 +279,14 @@ def test_server_address_that_is_none(exported_bundle, url):
     with pytest.raises(UsageError) as refused:
         verified(exported_bundle, url)
     assert "secret" not in str(refused.value)
+
+
+def test_server_address_is_read_and_shown_as_urls_are():
+    address = parse_address("HTTP://h:1/v2/models/a%20b", "http", "c")
+    assert (str(address), address.model) == ("http://h:1", "a b")
+    with pytest.raises(UsageError) as refused:
+        parse_address("ftp://a", "http", "a b")
+    assert refused.value.hint.endswith("/v2/models/a%20b")
 
 
 def test_server_stages_name_the_change(exported_bundle, model, photo_folder):
