@@ -7,7 +7,8 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,3 +113,11 @@ def served(
         thread.join(60)
     if errors:
         raise errors[0]
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition, and fail where it does not come."""
+    end = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

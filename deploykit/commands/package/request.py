@@ -61,6 +61,8 @@ class PackageRequest:
                 f"--onnxruntime-web means nothing to --format {self.format}.",
                 hint="It is for --format web: leave it out.",
             )
+        if self.max_batch is not None and self.max_batch < 1:
+            raise UsageError(f"--max-batch must be at least 1; got {self.max_batch}.")
         if self.engines and self.precision is not None:
             raise UsageError(
                 "--engine and --precision exclude each other.",

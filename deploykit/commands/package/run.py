@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -34,6 +34,10 @@ FORMATS: dict[PackageFormat, _Writer] = {
 #: Tells in a folder that this command has written it, so that it may be replaced.
 RECORD_NAME = "deploykit.json"
 _MAX_RECORD_BYTES = 2**20
+_PHOTOS = (
+    "whoever gets it gets the golden images, which are some of your photos; of an export with "
+    "--golden generated they are none"
+)
 
 
 class PackageRecord(Value, frozen=True):
@@ -96,6 +100,8 @@ def package_bundle(
             if request.format != "zip":
                 made.mkdir()
             written = FORMATS[request.format](bundle, made, request, progress)
+            if bundle.manifest.golden == "photos":
+                written = replace(written, notes=(*written.notes, _PHOTOS))
             if request.format != "zip":
                 _record(bundle, made, request)
             files = _sizes(made)

@@ -19,6 +19,7 @@ from deploykit.commands.package.triton_image import write_image_models
 from deploykit.engine.passport import check_plan
 from deploykit.errors import InputError, ParityError, UsageError
 from deploykit.inference.engines import BUILD_AGAIN, Engine, named_engine
+from deploykit.runtime.opener import open_probe
 from deploykit.specs.model import Precision
 from deploykit.specs.tensors import DATATYPES, PROBABILITIES
 from deploykit.system.deps import need
@@ -81,8 +82,6 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
     notes = [*served.notes, *proof_notes(bundle, served.files)]
     if request.preprocess:
         notes += write_image_models(bundle, made, fields, (folder / LABELS).read_bytes())
-    if bundle.manifest.golden == "photos":
-        notes.append("the warm-up is by golden images, which are some of your photos")
     check_repository(made)
     models = ", ".join(sorted(path.name for path in made.iterdir()))
     return Written(
@@ -128,18 +127,13 @@ def _check_same_logits(bundle: Bundle, original: Path, copy: Path) -> None:
     Raises:
         ParityError: It does not, or its probabilities are others than deploykit's.
     """
-    import onnxruntime as ort
-
-    def session(path: Path) -> Any:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    images = read_golden(bundle).images
-    feeds = {bundle.manifest.deploy_input.name: images}
-    logits_name = bundle.manifest.output.name
-    (before,) = session(original).run([logits_name], feeds)
-    after, found = session(copy).run([logits_name, PROBABILITIES], feeds)
+    feeds = {bundle.manifest.deploy_input.name: read_golden(bundle).images}
+    answers = []
+    for path in (original, copy):
+        with open_probe(path) as probe:
+            answers.append(probe.run(feeds))
+    before, after = (each[bundle.manifest.output.name] for each in answers)
+    found = answers[1][PROBABILITIES]
     expected = bundle.manifest.labels.head.probabilities(after)
     changed = not np.array_equal(before, after, equal_nan=True)
     if changed or not np.allclose(found, expected, rtol=0, atol=_MOST_DIFFERENCE):

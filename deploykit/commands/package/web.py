@@ -26,10 +26,10 @@ from deploykit.parity.tolerance import tolerance_for
 from deploykit.specs.heads import Head
 from deploykit.specs.preprocessing import Preprocessing, describe_filter
 from deploykit.system.progress import Progress, Step
-from deploykit.system.text import command_line, counted
+from deploykit.system.text import command_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 _STYLES = ("verdict.css", "web.css")
 _SCRIPTS = ("web.js",)
@@ -44,6 +44,13 @@ _ALLOWED = {
     "worker-src": "'self'",
     "trusted-types": "default",
 }
+#: What its user has to know.
+_NOTES = (
+    "no browser has run it yet: in each one the page first answers the recorded images, and "
+    "takes no photos where the answers are others",
+    "any web server does, but a file that is opened by itself loads nothing; the page computes "
+    "in one thread where the server does not isolate it (headers COOP and COEP)",
+)
 #: Of Pillow: the version since which the height is resized first where it shrinks more.
 _HEIGHT_FIRST_SINCE = 13
 #: A web server that is at hand, seen from this machine alone.
@@ -70,7 +77,7 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
     file = bundle.deploy_graph("fp32")
     graph = bundle.checked(file)
     golden = read_golden(bundle)
-    notes = (*proof_notes(bundle, [file]), *_notes(bundle, len(golden.images)))
+    notes = (*proof_notes(bundle, [file]), *_NOTES)
     (made / "runtime").mkdir()
     copy_runtime(made / "runtime", request.onnxruntime_web, progress)
     progress(Step("writing", detail="index.html"))
@@ -122,22 +129,6 @@ def _check_pixels(bundle: Bundle) -> None:
     raise BundleError(
         f"Bundle {bundle.name} cannot become a page: {reason}.",
         hint="Let deploykit make its pixels: deploykit predict",
-    )
-
-
-def _notes(bundle: Bundle, images: int) -> Iterator[str]:
-    yield (
-        "no browser has run it yet: in each one the page first answers the recorded images, and "
-        "takes no photos where the answers are others"
-    )
-    if bundle.manifest.golden == "photos":
-        yield (
-            f"the page shows the {counted(images, 'golden image')}, which are some of your photos, "
-            "to whoever opens it; of an export with --golden generated they are none"
-        )
-    yield (
-        "any web server does, but a file that is opened by itself loads nothing; the page computes "
-        "in one thread where the server does not isolate it (headers COOP and COEP)"
     )
 
 

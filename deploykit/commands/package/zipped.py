@@ -34,8 +34,6 @@ def write(bundle: Bundle, made: Path, request: PackageRequest, progress: Progres
     if absent := sorted(engines_not_copied(bundle)):
         engines = counted(len(absent), "file")
         notes.append(f"without {engines} of engines, which this bundle was copied without")
-    if bundle.manifest.golden == "photos":
-        notes.append("golden.npz holds some of the photos that the bundle was verified on")
     return Written(
         content=f"bundle {name} with {counted(len(files) + 1, 'file')}",
         notes=tuple(notes),

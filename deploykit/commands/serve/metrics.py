@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deploykit.commands.serve.admission import Admission
     from deploykit.commands.serve.served import ServedModel
 
-#: Where several processes count together; the library reads it when it is imported.
+#: Where several processes count together; each reads it when it imports the library.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)

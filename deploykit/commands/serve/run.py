@@ -15,7 +15,7 @@ from deploykit.errors import InputError
 from deploykit.system.deps import need
 from deploykit.system.progress import Progress
 
-_PACKAGES = ("starlette", "uvicorn", "httptools", "python_multipart")
+_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "python_multipart")
 
 #: Called with the URL once requests are answered.
 Started: TypeAlias = Callable[[str], None]
@@ -36,7 +36,7 @@ def serve(request: ServeRequest, progress: Progress, started: Started) -> ServeS
         InputError: The address is taken, or the file of keys is none.
         DeploykitError: See :class:`deploykit.commands.serve.served.ServedModel`.
     """
-    for package in (*_PACKAGES, *(["prometheus_client"] if request.workers == 1 else [])):
+    for package in _PACKAGES:
         need(package)
     keys = None if request.api_key_file is None else read_keys(request.api_key_file)
     check_exposure(request.host, has_keys=keys is not None, no_api_key=request.no_api_key)

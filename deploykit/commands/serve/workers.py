@@ -18,13 +18,12 @@ from typing import Any
 
 import deploykit.errors
 from deploykit.commands.serve.keys import read_keys
+from deploykit.commands.serve.metrics import SHARED_FOLDER
 from deploykit.commands.serve.process import ServeRequest, ServeSummary, serve_here
 from deploykit.errors import DeploykitError, InputError
 from deploykit.system.progress import Note, Progress, Step
 from deploykit.system.threads import usable_cpus
 
-#: Read by prometheus_client when a worker imports it; see ``metrics.py``.
-_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _POLL_SECONDS = 0.25
 #: Until a worker that died is started again, and one that could not open the bundle.
 _PAUSE_SECONDS, _PAUSE_AFTER_ERROR_SECONDS = 1.0, 10.0
@@ -81,16 +80,16 @@ def supervise(
     if request.chosen.threads is None:
         threads = max(1, usable_cpus() // request.workers)
         request = replace(request, chosen=replace(request.chosen, threads=threads))
-    before = os.environ.get(_METRICS_FOLDER)
+    before = os.environ.get(SHARED_FOLDER)
     with tempfile.TemporaryDirectory(prefix="deploykit-metrics-") as folder:
-        os.environ[_METRICS_FOLDER] = folder
+        os.environ[SHARED_FOLDER] = folder
         try:
             return _Supervisor(request, sock, progress, started).run()
         finally:
             if before is None:
-                del os.environ[_METRICS_FOLDER]
+                del os.environ[SHARED_FOLDER]
             else:
-                os.environ[_METRICS_FOLDER] = before
+                os.environ[SHARED_FOLDER] = before
 
 
 class _Supervisor:

@@ -94,6 +94,7 @@ def test_container_folder(packaged, exported_bundle):
     assert not [line for line in lock if line.startswith(("torch", "deploykit", "onnx=="))]
     assert all(re.fullmatch(r"[a-z0-9-]+==[\w.+!-]+", line) for line in lock)
     assert any("built and run nowhere" in note for note in packaged.written.notes)
+    assert any("some of your photos" in note for note in packaged.written.notes)
 
 
 def instructions(folder):

@@ -110,6 +110,7 @@ def test_package_can_be_read_by_others(package, exported_bundle):
         ({"format": "zip", "preprocess": True}, "--preprocess mean nothing to --format zip"),
         ({"format": "zip", "engines": ("a",), "max_batch": 3}, "--engine and --max-batch mean"),
         ({"format": "triton", "engines": ("a",), "precision": "fp16"}, "exclude each other"),
+        ({"format": "triton", "max_batch": 0}, "--max-batch must be at least 1; got 0"),
     ],
 )
 def test_request_refuses_options_that_mean_nothing(options, message, tmp_path):

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from serving import served
+from serving import served, until
 
 from deploykit.commands.serve import admission, connection
 from deploykit.commands.serve.admission import Limits
@@ -26,13 +26,6 @@ def gate(monkeypatch, exported_bundle):
     monkeypatch.setattr(OnnxRuntimeSession, "_run", gated)
     yield is_open
     is_open.set()
-
-
-def until(condition, seconds=10):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def everything(client):

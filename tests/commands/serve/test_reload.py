@@ -7,7 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from serving import served
+from serving import served, until
 
 from deploykit.bundle.folder import open_bundle
 from deploykit.bundle.packed import pack
@@ -34,13 +34,6 @@ def damaged(bundle, damage, folder):
     if damage == "manifest":
         (copy / "bundle.json").write_text("{")
     return SimpleNamespace(folder=copy)
-
-
-def until(condition):
-    end = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_watch_reloads_without_a_lost_request(bundle, other, photo):
