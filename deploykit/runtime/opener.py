@@ -36,7 +36,6 @@ OPENVINO = "openvino"
 #: FP32 by kernels on the CPU.
 REHEARSAL = "rehearsal"
 
-
 #: The precisions that each runtime really computes in. ONNX Runtime's CPU provider runs an FP16
 #: graph in FP32 behind casts, so what it answers shows nothing about FP16.
 RUNTIMES: dict[str, tuple[Precision, ...]] = {

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -263,16 +264,13 @@ class App:
         )
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    import msgspec
-
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     if isinstance(value, msgspec.Struct):
         text = msgspec.json.encode(value)
     else:
         text = json.dumps(value).encode()  # as predict writes it to stdout
-    return Response(text, status, media_type=JSON)
+    return Response(text, status, headers, media_type=JSON)
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    body = kserve.error_body(message)
-    return Response(body, status, headers=dict(headers or {}), media_type=JSON)
+    return _json({"error": message}, status, headers)

@@ -7,7 +7,6 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -362,8 +361,3 @@ def write_answer(call: Call, bundle: Bundle, logits: Logits) -> tuple[bytes, dic
         return text, {"Content-Type": "application/json"}
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
     return b"".join([text, *chunks]), headers
-
-
-def error_body(message: str) -> bytes:
-    """What the body of every error is."""
-    return json.dumps({"error": message}).encode()
