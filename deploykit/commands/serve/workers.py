@@ -132,6 +132,8 @@ class _Supervisor:
     def _watched(self) -> ServeSummary:
         while self._workers or self._due:
             by_pipe = {worker.pipe: worker for worker in self._workers}
+            if not by_pipe:  # Windows would not wait for none
+                time.sleep(_POLL_SECONDS)
             for pipe in wait([*by_pipe], timeout=_POLL_SECONDS):
                 self._listen(by_pipe[pipe])  # type: ignore[index]  # nothing else is waited for
             if not self._has_started and all(worker.is_ready for worker in self._workers):
