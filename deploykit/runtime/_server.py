@@ -156,7 +156,7 @@ class _Asked:
         for each in found.reshape(-1).tolist():
             text = each.decode(errors="replace") if isinstance(each, bytes) else str(each)
             _, place, name = (*text.split(":", 2), "", "")[:3]
-            if place.isdecimal() and name:
+            if place.isdecimal() and len(place) < 10 and name:
                 names[int(place)] = name
         return tuple(names[i] for i in range(count)) if {*names} >= {*range(count)} else ()
 

@@ -11,9 +11,11 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any, TypeAlias
 from urllib.parse import quote, unquote, urlsplit
 
+import numpy as np
 import numpy.typing as npt
 
 from deploykit.errors import InputError, ServerError, UsageError
@@ -285,11 +287,15 @@ class ServerClient(Closing):
                 model_version=self.address.version,
                 outputs=wanted,
             )
-            found = {name: answer.as_numpy(name) for name in outputs}
+            with np.errstate(over="ignore"):  # a number too large for FP32 is infinite
+                found = {name: answer.as_numpy(name) for name in outputs}
         if missing := [name for name, each in found.items() if each is None]:
             raise InputError(
                 f"{self.address} leaves out {missing[0]!r}, which its metadata promises."
             )
+        texts = [name for name, each in found.items() if each.dtype.kind not in "fiu"]
+        if texts and not classes:
+            raise InputError(f"{self.address} answers with {texts[0]!r} that has no numbers.")
         return found
 
     @property
@@ -338,6 +344,12 @@ class ServerClient(Closing):
                 f"{where} cannot be trusted: {_told(exc)}.",
                 hint="Name the certificate of who signed the server's: set "
                 f"{CERTIFICATES_VARIABLE}=FILE.pem. A server without TLS is http://.",
+            ) from exc
+        except HTTPException as exc:
+            raise ServerError(
+                f"{where} gave no whole answer in HTTP: {_told(exc)}.",
+                hint="See in the server's log whether it ended; check the address, --protocol, and "
+                "whether it has TLS (https://).",
             ) from exc
         except OSError as exc:
             raise ServerError(

@@ -101,14 +101,18 @@ def staged(folder: Path) -> Iterator[Path]:
     Yields:
         Where to write.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     _remove_abandoned(folder)
     path = folder / f"{_STAGING}{secrets.token_hex(_RANDOM_BYTES)}"
     lock = _staging_lock(path)
     try:
         # The lock is there, and held, before the folder is, and as long as its process lives.
-        with _naming(folder), FileLock(lock):
+        with _naming(folder), contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(lock, timeout=_LOCK_SECONDS))
+            except Timeout as exc:
+                raise OSError(errno.ENOLCK, "no file can be locked there", str(folder)) from exc
             path.mkdir(mode=0o700)
             try:
                 yield path
@@ -134,6 +138,9 @@ def _remove_abandoned(folder: Path) -> None:
 def _staging_lock(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
+
+#: Nobody else knows of a staging folder's lock; in /proc filelock would try for ever.
+_LOCK_SECONDS = 10.0
 
 #: What a write to a file that is open may fail with, and then names no file; Windows has fewer.
 _NO_ROOM = {

@@ -53,8 +53,8 @@ class PackageRequest:
         named = [option for option, is_given in given.items() if is_given]
         if named and self.format != "triton":
             raise UsageError(
-                f"{' and '.join(named)} mean nothing to --format {self.format}.",
-                hint="They are for --format triton: leave them out.",
+                f"Nothing is meant by {' and '.join(named)} with --format {self.format}.",
+                hint="That is for --format triton: leave it out.",
             )
         if self.onnxruntime_web is not None and self.format != "web":
             raise UsageError(

@@ -87,12 +87,13 @@ def package_bundle(
     """Write a package; it appears whole or not at all.
 
     Raises:
-        UsageError: Something else has the name.
+        UsageError: Something else has the name, or it is inside the bundle.
         InputError: The bundle cannot be packaged so, or the system fails to write.
         ParityError: What would be served has been shown to decide otherwise.
         MissingError: A Python package is not here.
     """
     output = Path(os.path.abspath(request.output))  # noqa: PTH100  # ".." has no name
+    _check_outside(output, bundle, request)
     _check_free(output, request)
     try:
         with home_of(output) as beside:
@@ -113,6 +114,19 @@ def package_bundle(
             hint="Check the folder's permissions and the free space on its disk.",
         ) from exc
     return PackageResult(bundle, request.format, output, files, written)
+
+
+def _check_outside(output: Path, bundle: Bundle, request: PackageRequest) -> None:
+    """Refuse to write into the bundle: an export that replaces it would take the package along.
+
+    Raises:
+        UsageError: It is in the bundle.
+    """
+    if output.parent.resolve().is_relative_to(bundle.folder.resolve()):
+        raise UsageError(
+            f"{request.output} is inside the bundle, whose files are the export's alone.",
+            hint="Name a place outside of it.",
+        )
 
 
 def _check_free(output: Path, request: PackageRequest) -> None:

@@ -63,6 +63,27 @@ def test_package_follows_no_link(form, package, exported_bundle, tmp_path):
         package(exported_bundle, form, place(form), overwrite=True)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_package_writes_nothing_into_the_bundle(form, package, bundle, tmp_path):
+    (tmp_path / "link").symlink_to(bundle.folder)
+    before = sorted(bundle.folder.rglob("*"))
+    for folder in (bundle.folder, tmp_path / "link", bundle.folder / "deploy" / "new"):
+        with pytest.raises(UsageError, match="is inside the bundle"):
+            package(bundle, form, folder / place(form))
+    assert sorted(bundle.folder.rglob("*")) == before
+
+
+def test_package_command_where_nothing_can_be_locked(
+    exported_bundle, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("deploykit.system.files._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("filelock.FileLock._acquire", lambda self: None)
+    wanted = ["package", "--format", "zip", str(tmp_path / "out.zip")]
+    assert run([*wanted, "--bundle", str(exported_bundle.folder)]) == 4
+    assert "no file can be locked there" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_package_keeps_the_old_where_the_new_fails(package, exported_bundle, monkeypatch):
     first = package(exported_bundle, "triton")
     rename = job.Path.replace
@@ -107,8 +128,11 @@ def test_package_can_be_read_by_others(package, exported_bundle):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "zip", "preprocess": True}, "--preprocess mean nothing to --format zip"),
-        ({"format": "zip", "engines": ("a",), "max_batch": 3}, "--engine and --max-batch mean"),
+        (
+            {"format": "zip", "preprocess": True},
+            "Nothing is meant by --preprocess with --format zip",
+        ),
+        ({"format": "zip", "engines": ("a",), "max_batch": 3}, "by --engine and --max-batch with"),
         ({"format": "triton", "engines": ("a",), "precision": "fp16"}, "exclude each other"),
         ({"format": "triton", "max_batch": 0}, "--max-batch must be at least 1; got 0"),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import socketserver
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -265,6 +267,36 @@ def test_server_that_refuses_a_file_names_it(exported_bundle, model, photo_folde
         pytest.raises(InputError, match=r"green/03.png: .*cannot decode it"),
     ):
         verified(exported_bundle, url, photo_folder)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"\0\1 no HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"]
+)
+def test_server_that_ends_the_connection(exported_bundle, answer):
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.request.recv(65536)
+            self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            with pytest.raises(ServerError, match="no whole answer in HTTP"):
+                verified(exported_bundle, f"127.0.0.1:{server.server_address[1]}")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_server_that_answers_with_texts(exported_bundle, model):
+    made = model(PIXELS)
+    texts = np.full((1, 3), b"red", np.object_)
+    with (
+        serving(replace(made, answer=lambda *_: {"logits": texts})) as url,
+        pytest.raises(InputError, match="has no numbers"),
+    ):
+        verified(exported_bundle, url)
 
 
 def test_server_that_speaks_another_language(exported_bundle, model):
