@@ -46,7 +46,7 @@ def read_keys(path: Path) -> ApiKeys:
         InputError: It cannot be read, has no key, or one that is too short.
     """
     try:
-        text = read_file(path, limit=_MOST_BYTES).decode()
+        text = read_file(path, limit=_MOST_BYTES).decode("utf-8-sig")  # as editors write it
     except OSError as exc:
         reason = exc.strerror or exc
         raise InputError(f"The file of API keys {path} cannot be read: {reason}.") from exc

@@ -340,7 +340,7 @@ def _probability(value: object, path: Path, name: str) -> float:
         InputError: It is none.
     """
     try:
-        found = float(str(value))
+        found = float(str(value).replace(",", "."))  # as half of Europe writes it
     except ValueError:
         found = -1.0
     if not 0 <= found <= 1:

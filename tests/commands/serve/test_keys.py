@@ -48,6 +48,14 @@ def test_read_keys_says_what_is_wrong(tmp_path, text, said):
         read_keys(path)
 
 
+def test_read_keys_as_windows_writes_them(tmp_path):
+    path = tmp_path / "keys.txt"
+    path.write_bytes(f"\ufeff{KEY}\r\n{OTHER}\r\n".encode())
+    keys = read_keys(path)
+    assert keys.allow(f"Bearer {KEY}")
+    assert keys.allow(f"Bearer {OTHER}")
+
+
 def test_read_keys_without_a_file(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_keys(tmp_path / "keys.txt")

@@ -73,6 +73,16 @@ def test_table_of_ours_is_known(exported_bundle, photo_folder, tmp_path, verifie
         assert found.table.rows == found.verdicts[0].measurement.images == 45
 
 
+def test_table_with_semicolons_and_decimal_commas_passes(right, tmp_path, verified):
+    rows = [f"{path};{label};{p:.9f}".replace(".", ",") for path, (label, p) in right.items()]
+    path = tmp_path / "other.csv"
+    lines = ["path;label;probability", *(row.replace(",png", ".png") for row in rows)]
+    path.write_text("\n".join(lines), encoding="utf-8-sig")
+    found = verified(path)
+    assert found.passed
+    assert found.verdicts[0].candidate.gives == "headline"
+
+
 def test_table_that_differs_names_the_photos(right, table, verified):
     rows = [
         (path, "red" if path in ("blue/01.png", "green/02.png") else label)
