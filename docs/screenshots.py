@@ -1,29 +1,30 @@
 """Photographs the README's pages with Chromium: ``python docs/screenshots.py DEMO``.
 
 DEMO is the folder that ``deploykit demo`` made: its photos come with scikit-image. Both pages are
-made anew, each is taken in light and dark, and nothing is asked from a server.
+made anew, and each is taken in light and dark.
 """
 
 from __future__ import annotations
 
-import shutil
+import base64
+import io
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-FOLDER = Path(__file__).parent / "pictures"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+ROOT = Path(__file__).parents[1]
 #: CSS pixels of what is shown; a page is laid out for this width.
-WIDTH, HEIGHT = 720, 640
+WIDTH, HEIGHT = 760, 640
 SCALE = 1.25
 COLORS = 128
-#: What a picture may weigh: a reader waits for four.
+#: What a picture may weigh: a reader waits for two.
 LARGEST_BYTES = 150_000
-#: Chromium's numbers for ``prefers-color-scheme``.
-SCHEMES = {"light": 1, "dark": 0}
+#: Where on a page the picture begins: at its top, or at an element.
+BEGINNINGS = {"certificate": "body", "gallery": "#gallery"}
 
 
 def pages(demo: Path, folder: Path) -> dict[str, Path]:
@@ -39,42 +40,38 @@ def pages(demo: Path, folder: Path) -> dict[str, Path]:
     return {"certificate": certificate, "gallery": gallery}
 
 
-def photograph(page: Path, scheme: str, place: Path, profile: Path) -> None:
-    """Write the top of a page as a PNG of few colours.
+def photograph(page: Any, beginning: str) -> bytes:
+    """The part of an open page from an element on, as a PNG of few colours.
 
     Raises:
-        RuntimeError: There is no Chromium, or the picture is too large.
+        ValueError: It is too large.
     """
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        raise RuntimeError(f"None of {', '.join(BROWSERS)} is on the path.")
-    taken = profile / "taken.png"
-    flags = (
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
-        f"--user-data-dir={profile}",
-        f"--window-size={WIDTH},{HEIGHT}",
-        f"--force-device-scale-factor={SCALE}",
-        f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}",
-        "--virtual-time-budget=3000",
-        f"--screenshot={taken}",
-    )
-    line = [browser, *flags, page.resolve().as_uri()]
-    subprocess.run(line, check=True, capture_output=True, timeout=120)  # noqa: S603 - of our page
-    with Image.open(taken) as image:
-        few = image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
-    few.save(place, optimize=True)
-    if (size := place.stat().st_size) > LARGEST_BYTES:
-        raise RuntimeError(f"{place} has {size:,} bytes, more than {LARGEST_BYTES:,}.")
+    top = page.evaluate(f"document.querySelector('{beginning}').getBoundingClientRect().top")
+    clip = {"x": 0, "y": max(top - 16, 0), "width": WIDTH, "height": HEIGHT, "scale": SCALE}
+    taken = page.send("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
+    data = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(taken))) as image:
+        image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(
+            data, "png", optimize=True
+        )
+    if (size := len(data.getvalue())) > LARGEST_BYTES:
+        raise ValueError(f"The picture has {size:,} bytes, more than {LARGEST_BYTES:,}.")
+    return data.getvalue()
 
 
 def main(demo: Path) -> None:
     """Take all four."""
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+    from chromium import open_browser
+
     with tempfile.TemporaryDirectory() as folder:
-        for name, page in pages(demo, Path(folder)).items():
-            for scheme in SCHEMES:
-                profile = Path(folder, f"{name}-{scheme}")
-                profile.mkdir()
-                photograph(page, scheme, FOLDER / f"{name}-{scheme}.png", profile)
+        made = pages(demo, Path(folder))
+        with open_browser(Path(folder, "profile")) as browser:
+            for name, path in made.items():
+                for scheme in ("light", "dark"):
+                    page = browser.open(path.as_uri(), width=WIDTH, dark=scheme == "dark")
+                    place = ROOT / "docs" / "pictures" / f"{name}-{scheme}.png"
+                    place.write_bytes(photograph(page, BEGINNINGS[name]))
 
 
 if __name__ == "__main__":
