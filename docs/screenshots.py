@@ -19,12 +19,12 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 #: CSS pixels of what is shown; a page is laid out for this width.
 WIDTH, HEIGHT = 760, 640
-SCALE = 1.25
-COLORS = 128
+SCALE = 1.2
+COLORS = 72
 #: What a picture may weigh: a reader waits for two.
 LARGEST_BYTES = 150_000
-#: Where on a page the picture begins: at its top, or at an element.
-BEGINNINGS = {"certificate": "body", "gallery": "#gallery"}
+#: What is shown of a page (the closest calls first), and the element that the picture begins at.
+VIEWS = {"certificate": ("", "body"), "gallery": ("#sort=margin", "#gallery")}
 
 
 def pages(demo: Path, folder: Path) -> dict[str, Path]:
@@ -46,7 +46,8 @@ def photograph(page: Any, beginning: str) -> bytes:
     Raises:
         ValueError: It is too large.
     """
-    top = page.evaluate(f"document.querySelector('{beginning}').getBoundingClientRect().top")
+    element = f"document.querySelector('{beginning}')"
+    top = page.evaluate(f"{element}.getBoundingClientRect().top + scrollY")
     clip = {"x": 0, "y": max(top - 16, 0), "width": WIDTH, "height": HEIGHT, "scale": SCALE}
     taken = page.send("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
     data = io.BytesIO()
@@ -68,10 +69,11 @@ def main(demo: Path) -> None:
         made = pages(demo, Path(folder))
         with open_browser(Path(folder, "profile")) as browser:
             for name, path in made.items():
+                view, beginning = VIEWS[name]
                 for scheme in ("light", "dark"):
-                    page = browser.open(path.as_uri(), width=WIDTH, dark=scheme == "dark")
+                    page = browser.open(path.as_uri() + view, width=WIDTH, dark=scheme == "dark")
                     place = ROOT / "docs" / "pictures" / f"{name}-{scheme}.png"
-                    place.write_bytes(photograph(page, BEGINNINGS[name]))
+                    place.write_bytes(photograph(page, beginning))
 
 
 if __name__ == "__main__":
