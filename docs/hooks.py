@@ -1,4 +1,4 @@
-"""Pages of the site that are made from the code: each command, the errors, CONTRIBUTING.md.
+"""Pages of the site that are made: the start, of README.md; each command; the errors.
 
 mkdocs calls the ``on_...`` functions; nothing that they make is kept in the repository.
 """
@@ -22,14 +22,22 @@ ROOT = Path(__file__).parents[1]
 def pages() -> dict[str, str]:
     """Path of each page below ``docs/``, and its Markdown."""
     commands = {f"reference/{name}.md": command_page(name) for name in COMMANDS}
-    # A link into docs/ is one to the page beside it.
-    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("](docs/", "](")
     return {
+        "index.md": root_page("README.md"),
         "reference/index.md": index_page(),
         **commands,
         "reference/errors.md": errors_page(),
-        "contributing.md": contributing,
+        "contributing.md": root_page("CONTRIBUTING.md"),
+        "changelog.md": root_page("CHANGELOG.md"),
     }
+
+
+def root_page(name: str) -> str:
+    """A page of the repository's root, as one of the site: what it links to lies beside it."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    text = text.replace("](CONTRIBUTING.md)", "](contributing.md)")
+    text = text.replace("](CHANGELOG.md)", "](changelog.md)")
+    return re.sub(r'(\]\(|srcset="|src=")docs/', r"\1", text)
 
 
 def index_page() -> str:

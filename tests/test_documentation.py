@@ -247,8 +247,20 @@ def save_network(photos):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_documentation_links_exist(page):
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    pictures = re.findall(r'src(?:set)?="([^":]+)"', text)
+    for target in links + pictures:
         assert (page.parent / target).exists(), target
+
+
+def test_readme_install_table_has_every_extra():
+    """Or its reader meets a command that fails for a package that no line names."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What to install")[2]
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("|")]
+    named = {extra for row in rows for extra in re.findall(r"`(\w+)`", row[2])}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert named | {"dev"} == settings["project"]["optional-dependencies"].keys()
 
 
 def load_script(name):
@@ -270,6 +282,9 @@ def test_site_builds(tmp_path):
     for name in COMMANDS:
         page = (tmp_path / "reference" / f"{name}.html").read_text(encoding="utf-8")
         assert f"<code>deploykit {name} " in page
+    start = (tmp_path / "index.html").read_text(encoding="utf-8")
+    for picture in re.findall(r'srcset="?([^" >]+)', start):
+        assert (tmp_path / picture).exists(), picture
     predict = (tmp_path / "reference" / "predict.html").read_text(encoding="utf-8")
     assert "<code>--top-k K|all</code>" in predict
     for page in tmp_path.rglob("*.html"):
