@@ -184,9 +184,14 @@ def names_text(verdicts: Iterable[Verdict]) -> str:
     """``model.onnx on onnxruntime-cpu and deploy/int8.onnx on onnxruntime-cpu and openvino``."""
     runtimes: dict[str, list[str]] = {}
     for verdict in verdicts:
+        if verdict.candidate.place == "table":  # which nothing runs
+            runtimes[verdict.candidate.title] = []
+            continue
         graph, _, runtime = verdict.candidate.title.rpartition(" on ")
         runtimes.setdefault(graph, []).append(runtime)
-    return joined(f"{graph} on {joined(names)}" for graph, names in runtimes.items())
+    return joined(
+        f"{graph} on {joined(names)}" if names else graph for graph, names in runtimes.items()
+    )
 
 
 def said_once(told: Iterable[tuple[_Words, Verdict]]) -> list[tuple[_Words, list[Verdict]]]:
