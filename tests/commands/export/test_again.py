@@ -90,8 +90,7 @@ CROPPED = ("--resize", "20", "--crop-size", "16x16", "--interpolation", "bicubic
     [
         [*SMALL, "--classes", "blue,red,green", "--images", "photos"],
         [*CROPPED, "--mean", "0.1,0.2,0.3", "--golden", "generated", "--images", "photos"],
-        [*SMALL, "--opset", "20", "--arch-arg", "width=8"],
-        [*SMALL, "--no-antialias"],
+        [*SMALL, "--opset", "20", "--arch-arg", "width=8", "--no-antialias"],
         [*SMALL, "--pixels", "float32"],
     ],
 )

@@ -59,7 +59,9 @@ def failure(request):
     ("change", "node"),
     [
         (drop("stem.2", "Relu"), ", relu (relu of stem.2)"),
-        (drop("dual.act", "Relu"), ", relu_3 (relu of dual.act)"),
+        pytest.param(
+            drop("dual.act", "Relu"), ", relu_3 (relu of dual.act)", marks=pytest.mark.slow
+        ),
         (another_epsilon, "(BatchNormalization of residual.norm): the error is "),
     ],
     ids=["relu", "last relu", "epsilon"],

@@ -23,9 +23,9 @@ K2 = {"k": 2, "growth_rate": 8, "block_config": (2, 2), "num_init_features": 16}
 #: The architecture, its arguments and the side of its images.
 SMALL = [
     ("timm/test_efficientnet", {}, 64),
-    ("timm/test_resnet", {}, 64),
 ]
 LARGE = [
+    ("timm/test_resnet", {}, 64),
     ("densenet", K2, 64),
     ("torchvision/mobilenet_v3_small", {}, 64),
     ("dpn92", {}, 224),
