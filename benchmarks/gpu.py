@@ -8,7 +8,7 @@ the ratio to torch eager in FP32. The ways take turns, and the median counts; ea
 the logits are on the host, so that no work is left on the device. Engines are those of the bundle;
 `deploykit build-trt` adds them. Exit code 5: there is no GPU.
 
-`--all` makes a bundle and runs everything that needs a GPU, this too, in ten minutes without a
+`--all` makes a bundle and runs everything that needs a GPU, this too, without a
 network, and writes `docs/gpu-results.md` (see `gpu_steps.py`); `--dry-run` only prints the steps.
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deploykit.bundle.folder import GOLDEN, Bundle
+from deploykit.bundle.packed import ZIP_ERRORS
 from deploykit.errors import BundleError
 from deploykit.parity.measures import decides
 from deploykit.specs.heads import BaseHead
@@ -74,7 +74,7 @@ def read_golden(bundle: Bundle) -> Golden:
         for name, numbers in (("images", images), ("logits", logits)):
             if not np.isfinite(numbers).all():
                 raise ValueError(f"its {name} are not all finite")
-    except _ZIP_ERRORS as exc:
+    except (OSError, *ZIP_ERRORS) as exc:
         raise BundleError(f"{path} is damaged: {exc}.", hint="Export the bundle again.") from exc
     if len(images) == 0:
         raise BundleError(
@@ -84,11 +84,6 @@ def read_golden(bundle: Bundle) -> Golden:
     return Golden(images, logits)
 
 
-#: What ``zipfile`` raises on bytes that are no archive, or one of another time.
-_ZIP_ERRORS = (
-    *(OSError, EOFError, ValueError, OverflowError, RuntimeError, MemoryError),
-    *(KeyError, struct.error, zipfile.BadZipFile),
-)
 #: What NumPy writes before the numbers: its own reader takes any Python literal for it.
 _HEADER = re.compile(
     rb"\{'descr': '([^']*)', 'fortran_order': False, 'shape': \(([0-9, ]{1,99})\), \} *\n"
@@ -112,7 +107,7 @@ def _read_member(
 
     Raises:
         ValueError: It is another one.
-        Exception: As ``zipfile`` raises them; see ``_ZIP_ERRORS``.
+        Exception: As ``zipfile`` raises them; see :data:`deploykit.bundle.packed.ZIP_ERRORS`.
     """
     member = archive.getinfo(name)
     if member.compress_type != zipfile.ZIP_STORED:

@@ -42,9 +42,9 @@ _UTF_8 = 0x800
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR_64 = struct.Struct("<4sLQL")
-#: What ``zipfile`` raises on bytes that are no archive.
-_ZIP_ERRORS = (
-    *(EOFError, ValueError, OverflowError, RuntimeError, NotImplementedError),
+#: What ``zipfile`` raises on bytes that are no archive, or one of another time, beside OSError.
+ZIP_ERRORS = (
+    *(EOFError, ValueError, OverflowError, RuntimeError, MemoryError),
     *(KeyError, struct.error, zipfile.BadZipFile),
 )
 _AGAIN = "Get it again from whoever made it: deploykit package --format zip"
@@ -136,7 +136,7 @@ def packed_manifest(path: Path) -> bytes:
         try:
             with zipfile.ZipFile(file) as archive:
                 return archive.read(members[MANIFEST_NAME])
-        except _ZIP_ERRORS as exc:
+        except ZIP_ERRORS as exc:
             raise BundleError(f"{path} is damaged: {_reason(exc)}.", hint=_AGAIN) from exc
 
 
@@ -153,7 +153,7 @@ def _checked_members(path: Path, file: BufferedReader) -> tuple[str, dict[str, z
         size = os.fstat(file.fileno()).st_size
         _check_members(members, size)
         return _relative(members)
-    except (_RefusedError, *_ZIP_ERRORS) as exc:
+    except (_RefusedError, *ZIP_ERRORS) as exc:
         raise BundleError(f"{path} is no packed bundle: {_reason(exc)}.", hint=_AGAIN) from exc
 
 
@@ -266,7 +266,7 @@ def _unpack(
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
                 digest = _extract(archive, members[name], made / name)
                 _check_digest(manifest, name, digest)
-        except (_RefusedError, *_ZIP_ERRORS) as exc:
+        except (_RefusedError, *ZIP_ERRORS) as exc:
             raise BundleError(f"{path} is damaged: {_reason(exc)}.", hint=_AGAIN) from exc
         except BundleError as exc:
             reason = exc.message.replace(str(made), str(path))

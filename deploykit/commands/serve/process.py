@@ -146,7 +146,8 @@ async def _answer(
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         while not (server.started or serving.done()):
             await asyncio.sleep(0.01)
-        started()
+        if server.started:  # else it has failed, which is raised below
+            started()
         if hung_up.is_set():
             reload()
         watching = asyncio.create_task(_watch(service, end, is_told, watch=request.watch))
