@@ -66,6 +66,7 @@ EXACT = "exact"
 _SUMS = ("flips", "right", "known", "photos")
 _MEANS = ("mean", "percentile", "images_per_second", "times_fp32")
 HERE = Path(__file__).parent
+NNCF_ENVIRONMENT = Path(tempfile.gettempdir()) / "deploykit-nncf"
 
 
 @dataclass(frozen=True)
@@ -268,8 +269,7 @@ def main() -> None:
     parser.add_argument("--max-images", type=int)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
-    default = Path(tempfile.gettempdir()) / "deploykit-nncf"
-    parser.add_argument("--nncf-environment", type=Path, default=default)
+    parser.add_argument("--nncf-environment", type=Path, default=NNCF_ENVIRONMENT)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Pages of the site that are made: the start, of README.md; each command; the errors.
+"""Pages of the site that are made: start and figures, of README.md; each command; the errors.
 
 mkdocs calls the ``on_...`` functions; nothing that they make is kept in the repository.
 """
@@ -27,17 +27,19 @@ def pages() -> dict[str, str]:
         "reference/index.md": index_page(),
         **commands,
         "reference/errors.md": errors_page(),
+        "benchmarks.md": root_page("benchmarks/README.md"),
         "contributing.md": root_page("CONTRIBUTING.md"),
         "changelog.md": root_page("CHANGELOG.md"),
     }
 
 
 def root_page(name: str) -> str:
-    """A page of the repository's root, as one of the site: what it links to lies beside it."""
+    """A page from outside of ``docs/``, as one of the site: what it links to lies beside it."""
     text = (ROOT / name).read_text(encoding="utf-8")
     text = text.replace("](CONTRIBUTING.md)", "](contributing.md)")
     text = text.replace("](CHANGELOG.md)", "](changelog.md)")
-    return re.sub(r'(\]\(|srcset="|src=")docs/', r"\1", text)
+    text = text.replace("](benchmarks/README.md", "](benchmarks.md")
+    return re.sub(r'(\]\(|srcset="|src=")(?:\.\./)?docs/', r"\1", text)
 
 
 def index_page() -> str:
@@ -93,7 +95,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Take away the backslash that GitHub wants before a | within code in a table."""
+    """Take away the backslash that GitHub wants before a | within code in a table.
+
+    The figures lie beside ``docs/`` in the repository, and among its pages on the site.
+    """
+    markdown = markdown.replace("](../benchmarks/README.md)", "](benchmarks.md)")
     return re.sub(r"`[^`\n]*`", lambda code: code[0].replace("\\|", "|"), markdown)
 
 

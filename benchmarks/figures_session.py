@@ -1,9 +1,9 @@
 """One way to compute a batch, in a process of its own: a turn for each line on stdin.
 
-    python benchmarks/other_session.py WAY BUNDLE BATCH
+    python benchmarks/figures_session.py WAY BUNDLE BATCH
 
-``others.py`` starts it. It writes ``ready``, and after each turn the mean seconds of a run: a batch
-of uint8 images in memory to logits in memory, normalisation included, with all cores.
+``figures.py`` starts it. It writes ``ready``, and after each turn the mean seconds of a run: a
+batch of uint8 images in memory to logits in memory, normalisation included, with all cores.
 """
 
 from __future__ import annotations
