@@ -93,6 +93,7 @@ def assert_same(rows, predicted):
     assert found["red/99.png"]["status"] == "truncated"
 
 
+@pytest.mark.slow
 def test_ray_data_answers_as_predict(predicted, tmp_path):
     pytest.importorskip("ray")
     pytest.importorskip("pandas", reason="Ray Data needs pandas")

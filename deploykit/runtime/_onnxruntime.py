@@ -72,8 +72,9 @@ def open_onnx(
         options.intra_op_num_threads = threads
     # Not what its first bytes say: ONNX Runtime's own format can name other files, too.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    # Threads that spin between two runs take the cores from whoever decodes or compares meanwhile.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Within a run threads that wait for the next node spin, which is faster. After it they would
+    # take the cores from whoever decodes or compares meanwhile.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     where = graph if isinstance(graph, Path) else name
     provider = "CPUExecutionProvider" if cuda is None else "CUDAExecutionProvider"
     provider_options = {}

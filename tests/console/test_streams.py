@@ -68,7 +68,8 @@ def test_stdout_has_only_the_result(tmp_path, network_file, checkpoint):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends the process there")
-@pytest.mark.parametrize("name", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_ctrl_c_converted_by_a_library_exits_with_130(name, tmp_path, network_file, checkpoint):
     done = export(tmp_path, network_file, checkpoint, INTERRUPTED.format(name=name))
     answer = json.loads(done.stdout)

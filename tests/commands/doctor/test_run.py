@@ -37,6 +37,7 @@ def test_doctor_everything_works(machine, rtx_4070):
     assert {"extra train", "extra timm", "extra parquet", "extra demo"} < set(findings)
 
 
+@pytest.mark.slow
 def test_doctor_without_a_gpu(machine, no_gpu):
     findings = machine.look()
     assert {name for name, finding in findings.items() if finding.status == "no GPU"} == {

@@ -89,9 +89,14 @@ CROPPED = ("--resize", "20", "--crop-size", "16x16", "--interpolation", "bicubic
     "options",
     [
         [*SMALL, "--classes", "blue,red,green", "--images", "photos"],
-        [*CROPPED, "--mean", "0.1,0.2,0.3", "--golden", "generated", "--images", "photos"],
-        [*SMALL, "--opset", "20", "--arch-arg", "width=8", "--no-antialias"],
-        [*SMALL, "--pixels", "float32"],
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (
+                [*CROPPED, "--mean", "0.1,0.2,0.3", "--golden", "generated", "--images", "photos"],
+                [*SMALL, "--opset", "20", "--arch-arg", "width=8", "--no-antialias"],
+                [*SMALL, "--pixels", "float32"],
+            )
+        ),
     ],
 )
 def test_export_command_repeats_the_export(export, place, options):
@@ -100,6 +105,7 @@ def test_export_command_repeats_the_export(export, place, options):
     assert_same(old.manifest, new, std=(0.2, 0.3, 0.4))
 
 
+@pytest.mark.slow
 def test_export_command_with_antialiasing_again(export):
     old = export(*SMALL, "--no-antialias")
     wanted = finding(("--interpolation", "bicubic"), ("--antialias", ""))
@@ -115,6 +121,7 @@ def test_export_command_of_another_label_order(export, place):
     assert new.verdicts[0].images.kind == "photos"
 
 
+@pytest.mark.slow
 def test_export_command_with_folder_of_same_name(export, place):
     """Of the photos that were kept for testing, one class has none."""
     shutil.copytree(place / "photos", place / "test" / "photos")
@@ -163,6 +170,7 @@ def test_export_command_with_labels_file(export, many):
     assert command.endswith("the labels of the finding, one a line")
 
 
+@pytest.mark.slow
 def test_export_command_resize_sets_crop(export):
     old = export(*CROPPED)
     new = again(old, finding(("--resize", "16x16")))

@@ -81,6 +81,7 @@ def test_export_failed_names_the_node(request_for, break_export, change, node):
     assert "--opset" in error.hint
 
 
+@pytest.mark.slow
 def test_export_failed_in_a_deploy_pass(request_for, monkeypatch):
     rules = (*DEPLOY_RULES, wrong_pass(drop("stem.2", "Relu")))
     monkeypatch.setattr("deploykit.graph.deploy.DEPLOY_RULES", rules)
@@ -146,7 +147,10 @@ def test_export_failed_keeps_only_the_last_graphs(request_for, break_export, mon
             find_bundle(None, home)
 
 
-@pytest.mark.parametrize("error", [ValueError("no names"), BundleError("no names")])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no names"), pytest.param(BundleError("no names"), marks=pytest.mark.slow)],
+)
 def test_export_failed_with_failed_diagnosis(request_for, break_export, monkeypatch, error):
     def refuse(*arguments, **options):
         raise error
@@ -171,7 +175,7 @@ def test_export_failed_and_cannot_be_kept(request_for, break_export):
     assert "What failed is not kept: " in error.message
 
 
-@pytest.mark.parametrize("option", [[], ["--no-diagnose"]])
+@pytest.mark.parametrize("option", [pytest.param([], marks=pytest.mark.slow), ["--no-diagnose"]])
 def test_export_failed_as_json(request_for, break_export, capsys, option):
     break_export(another_epsilon)
     request = request_for()

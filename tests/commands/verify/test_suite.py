@@ -103,6 +103,7 @@ def test_suite_passes_a_sound_bundle(project, bundle, photo_folder, network_file
     assert skipped.get("message")
 
 
+@pytest.mark.slow
 def test_suite_says_first_that_a_graph_stands_in(project, bundle, photo_folder, network_file):
     """Before the first test, and above what was measured, with the command that asks the module."""
     run = run_suite(project, bundle, f"--deploykit-images={photo_folder}", "-k", "fp32.onnx")
