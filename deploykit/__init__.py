@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from deploykit.errors import DeploykitError
     from deploykit.specs.prediction import Prediction
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # ONNX Runtime reads it when it is first imported; else it keeps a device id and a database of
 # events in the user's home and sends them to its makers (docs/security.md). Set here, it holds

@@ -24,7 +24,7 @@ def write_wheel(folder: Path) -> Path:
         folder: Where to.
 
     Returns:
-        Its path: ``deploykit-0.1.0-py3-none-any.whl``. Python can import from it as it is.
+        Its path: ``deploykit-0.2.0-py3-none-any.whl``. Python can import from it as it is.
 
     Raises:
         DependencyError: This deploykit was never installed, so nothing tells what it needs.

@@ -358,6 +358,28 @@ def test_certificate_fits_narrow_windows(browser: Browser, tmp_path: Path, photo
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_certificate_numbers_stay_on_one_line(browser: Browser, tmp_path: Path) -> None:
+    logits = made_logits(2000, 3)
+    paths = [f"{BIRDS.names[best]}/{i}.png" for i, best in enumerate(logits.argmax(1))]
+    verification = made_verification(
+        logits,
+        {FP16: logits},
+        folder=tmp_path / "none",
+        paths=paths,
+        expected={path: (path.split("/")[0],) for path in paths},
+    )
+    page = browser.open(write(tmp_path, verification).as_uri())
+    lines = (
+        "[...document.querySelectorAll('.tiles strong')].map(number => {"
+        " const range = document.createRange(); range.selectNodeContents(number);"
+        " return [range.getClientRects().length, number.scrollWidth > number.clientWidth] })"
+    )
+    screen = {"height": 900, "deviceScaleFactor": 1, "mobile": False}
+    for width in (360, 420, *range(680, 920, 4)):
+        page.send("Emulation.setDeviceMetricsOverride", width=width, **screen)
+        assert page.evaluate(lines) == [[1, False]] * 4, width
+
+
 def test_certificate_print_shows_whole_tables(browser: Browser, tmp_path: Path) -> None:
     labels = Labels(names=tuple(f"class {i}" for i in range(40)), source="made")
     logits, paths = made_logits(40, 40), [f"{i}.png" for i in range(40)]
