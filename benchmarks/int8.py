@@ -10,7 +10,7 @@ tell quantizers apart: ``--draws 5`` draws from CALIBRATION five times, four of 
 adds up. Prints a table a bundle:
 
 - deploykit: every node in INT8, without its search, once as it is made for ONNX Runtime and once as
-  for OpenVINO; and the same with weights of 7 bits, which CPUs without VNNI get.
+  for OpenVINO; and with weights of 7 bits, which CPUs without VNNI get.
 - ONNX Runtime: ``quantize_static``, min-max, int8 tensors as by default, per channel; and with
   ``reduce_range``, whose weights have 7 bits, so that sums of products cannot saturate on CPUs
   without VNNI.

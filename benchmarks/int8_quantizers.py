@@ -109,8 +109,7 @@ def quantizers(nncf_environment: Path) -> dict[str, Quantizer]:
     return {
         "deploykit for ONNX Runtime": by_deploykit(ON_CPU, CPU),
         "deploykit for OpenVINO": by_deploykit(ON_CPU, OPENVINO),
-        "deploykit for ONNX Runtime, 7-bit weights": by_deploykit(ON_AVX2, CPU),
-        "deploykit for OpenVINO, 7-bit weights": by_deploykit(ON_AVX2, OPENVINO),
+        "deploykit, 7-bit weights": by_deploykit(ON_AVX2, OPENVINO),
         "ONNX Runtime": by_onnxruntime(reduce_range=False),
         "ONNX Runtime, 7-bit weights": by_onnxruntime(reduce_range=True),
         "NNCF": by_nncf(nncf_environment),

@@ -74,7 +74,7 @@ def convert_to_int8(
             rounded takes it rounded. ONNX Runtime needs that: its Conv takes integers only where it
             gives nothing but integers. Without, a tensor is rounded for the nodes that take it as
             integers, and a shortcut's Add takes it as it was computed; OpenVINO does so at 0.96 of
-            the speed on dpn92.
+            the speed on dpn92 with VNNI, but not without.
         weights: By the names of nodes their weights, rounded; every other one is rounded to the
             nearest of 8 bits.
 
