@@ -226,6 +226,9 @@ def rows_of(trial: Trial, options: argparse.Namespace, folder: Path) -> Iterator
         for runtime in RUNTIMES:
             for name in names:
                 key = f"{name}.{runtime}"
+                if key not in rates:
+                    print(f"{trial.bundle.name}: {runtime} does not open {name}", file=sys.stderr)
+                    continue
                 row = trial.row(name, runtime, isa, np.load(folder / f"{key}.npy"), right)
                 yield replace(row, images_per_second=rates[key], times_fp32=rates[key] / base)
 

@@ -32,7 +32,6 @@ IMAGE_NAMES: dict[ImageKind, str] = {
 }
 
 #: Where the images of the export do not do.
-_ON_PHOTOS = ("--images", "DIR")
 
 StatusWord: TypeAlias = Literal["proven", "within budget", "failed", "unproven"]
 _BEST_FIRST: tuple[StatusWord, ...] = ("proven", "within budget", "failed", "unproven")
@@ -203,7 +202,7 @@ def _on_device(
             "unproven",
             current[-1],
             "it gives the recorded golden answers, and nothing shows more",
-            how_to_prove(bundle, candidate.runtime, candidate.precision, *_ON_PHOTOS),
+            how_to_prove(bundle, candidate.runtime, candidate.precision),
         )
     where = " on a GPU" if is_flavour(candidate.runtime) else ""
     return Status("unproven", None, f"it is not proven{where}", how)
@@ -213,7 +212,7 @@ def _by_proof(bundle: Bundle, proof: KeptVerdict, candidate: Candidate, how: str
     if proof.kind == "rehearsed" and candidate.runtime != REHEARSAL:
         return Status("unproven", proof, "it was rehearsed, and never executed", how)
     if too_few := too_few_images(proof.precision, proof.measurement, proof.images):
-        more = how_to_prove(bundle, candidate.runtime, candidate.precision, *_ON_PHOTOS)
+        more = how_to_prove(bundle, candidate.runtime, candidate.precision)
         return Status("unproven", proof, too_few, more)
     # FP32 allows no flip, whatever a manifest that was edited says of it.
     if reasons := tolerance_for(proof.precision, proof.budget).reasons(proof.measurement):
@@ -286,6 +285,10 @@ def _failure(failed: KeptVerdict) -> str:
 
 
 def how_to_prove(bundle: Bundle, runtime: str, precision: Precision, *options: str) -> str:
-    """The command that proves what a runtime makes of a bundle's precision."""
+    """The command that proves what a runtime makes of a bundle's precision.
+
+    Below FP32 only photos show that, and the command asks for them.
+    """
     option = () if is_flavour(runtime) else ("--precision", precision)
-    return bundle.command("verify", "--runtime", runtime, *option, *options)
+    photos = () if precision == "fp32" else ("--images", "DIR")
+    return bundle.command("verify", "--runtime", runtime, *option, *photos, *options)

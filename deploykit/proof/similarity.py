@@ -303,7 +303,7 @@ def kept_similarity(
 
 def keep_similarities(
     bundle: Bundle,
-    found: dict[SessionSpec, Similarity],
+    found: Mapping[SessionSpec, Similarity],
     kind: ReferenceKind,
     images: ImageSet,
     progress: Progress,

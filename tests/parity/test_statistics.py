@@ -47,13 +47,15 @@ def test_upper_bound_refuses_impossible_counts(events, trials):
     ids=lambda file: file.name,
 )
 def test_bounds_in_the_docs_are_right(file):
-    """Of ``0 of 225, at most 1.3 %`` and ``(47 of 48), errors at most 9.5 %``."""
+    """Of ``0 of 225, at most 1.3 %`` and ``(47 of 48), of such images at least 90.5 %``."""
     text = (Path(__file__).parents[2] / file).read_text(encoding="utf-8")
     for count, of, kind, told in re.findall(
-        r"(\d+) of (\d+)\)?(?:,| \|) (errors )?at most ([\d.]+)\s%", text
+        r"(\d+) of (\d+)\)?(?:,| \|) (of such images )?at (?:most|least) ([\d.]+)\s%", text
     ):
-        wrong = int(of) - int(count) if kind else int(count)
-        assert told == rate_digits(upper_bound(wrong, int(of)))
+        if kind:
+            assert told == f"{100 * (1 - upper_bound(int(of) - int(count), int(of))):.1f}"
+        else:
+            assert told == rate_digits(upper_bound(int(count), int(of)))
 
 
 def test_paired_interval_of_agresti():

@@ -121,7 +121,9 @@ def test_auto_refuses_bf16_that_is_not_proven(bundle):
 def test_named_bf16_on_openvino_runs_unproven(bundle):
     spec, (note,) = chosen(bundle, runtime="openvino", precision="bf16")
     assert spec.precision == "bf16"
-    how = bundle.command("verify", "--runtime", "openvino", "--precision", "bf16")
+    how = bundle.command(
+        "verify", "--runtime", "openvino", "--precision", "bf16", "--images", "DIR"
+    )
     assert note.endswith(f"it is not proven; this compares it:\n{how}")
 
 

@@ -19,6 +19,8 @@ class DiagnosisRequest:
         expected: A table of the images' classes; None for what their folders tell.
         first: Names of images to take before any other, such as those that flipped; unknown names
             are ignored.
+        right: How many images the reference decides rightly, and of how many, where more have been
+            compared than are diagnosed; None where nobody knows.
     """
 
     images: Path | None = None
@@ -30,6 +32,7 @@ class DiagnosisRequest:
     precision: Precision | None = None
     expected: Path | None = None
     first: tuple[str, ...] = ()
+    right: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.max_images is not None and self.max_images < 1:

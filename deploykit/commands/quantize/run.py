@@ -77,7 +77,7 @@ class QuantizedGraph:
         method: How the tensors' ranges were chosen; None for FP16.
         verdicts: Of the very file, on photos that the search did not use, one for each runtime
             that is here.
-        proofs: Those of them that passed, as the manifest keeps them.
+        judged: Those of them that passed or failed, as the manifest keeps them.
         searched: How many photos the search used.
         trials: How many graphs were tried.
         minimal: Whether it was shown that no single kept node can be spared.
@@ -92,7 +92,7 @@ class QuantizedGraph:
     weight_bits: int | None
     method: CalibrationMethod | None
     verdicts: tuple[Verdict, ...]
-    proofs: tuple[KeptVerdict, ...]
+    judged: tuple[KeptVerdict, ...]
     searched: int
     trials: int
     minimal: bool
@@ -102,6 +102,11 @@ class QuantizedGraph:
     def verdict(self) -> Verdict:
         """The verdict on the runtime that it is made for."""
         return next(each for each in self.verdicts if each.candidate.runtime == self.runtime)
+
+    @property
+    def proofs(self) -> tuple[KeptVerdict, ...]:
+        """Those of the verdicts that passed, as the manifest keeps them."""
+        return tuple(each for each in self.judged if each.passed)
 
     @property
     def proof(self) -> KeptVerdict:
@@ -172,6 +177,13 @@ def quantize_bundle(
                 f"Nothing can be proven in {request.precision.upper()}: {reference.reason}.",
                 hint=EXPORT_PROVES,
             )
+        counts = [counted(each.count, "photo") for each in split]
+        progress(
+            Note(
+                f"searching on {counts[0]}, then proving on {counts[1]} that are not among them; "
+                "that takes minutes"
+            )
+        )
         search, proof = split_answers(split, reference, progress, request.budget)
         weigh_images(bundle, schemes, proof, progress)
         folder = stack.enter_context(staged(bundle.folder)) / "made"
@@ -388,10 +400,10 @@ class _Maker:
             weight_bits=scheme.weight_bits,
             method=found.method,
             verdicts=tuple(verdicts.values()),
-            proofs=tuple(
+            judged=tuple(
                 kept_verdict(each, sha256, self.reference, self.proof.drawn)
                 for each in verdicts.values()
-                if each.passed
+                if each.passed or each.failed
             ),
             searched=len(self.search.logits),
             trials=found.trials,
@@ -430,8 +442,8 @@ class _Maker:
                 files={**manifest.files, made.graph: record_file(path)},
                 searches={**manifest.searches, made.graph: search},
             )
-            for proof in made.proofs:
-                changed = changed.with_verdict(proof)
+            for verdict in made.judged:
+                changed = changed.with_verdict(verdict)
             deploy = dict(manifest.deploy)
             if made.graph == deploy_graph(scheme.precision):
                 deploy[scheme.precision] = made.graph

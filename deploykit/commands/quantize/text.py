@@ -44,7 +44,8 @@ def quantization_text(result: Quantization) -> str:
     for verdict in verdicts:
         lines += flips_text(verdict)
         lines += (
-            f"UNPROVEN   {verdict.candidate.graph} on {verdict.candidate.runtime}: {reason}"
+            f"{'FAILED' if verdict.failed else 'UNPROVEN':<10} "
+            f"{verdict.candidate.graph} on {verdict.candidate.runtime}: {reason}"
             for reason in verdict.reasons
         )
     for refused in result.refused:

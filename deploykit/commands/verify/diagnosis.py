@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from deploykit.commands.diagnose.layers.run import diagnose_layers, layer_candidates
@@ -64,7 +65,8 @@ def diagnose(
             return None
 
     stages = layers = None
-    wanted = _diagnosis_request(request, first)
+    right = next(((each.correct, each.images) for each in found.accuracy), None)
+    wanted = replace(_diagnosis_request(request), first=first, right=right)
     if request.stages:
         stages = attempted(
             "stages", lambda: diagnose_stages(bundle, wanted, progress, plan, reference=reference)
@@ -74,7 +76,7 @@ def diagnose(
     return Diagnosis(stages, layers, tuple(broken_off))
 
 
-def _diagnosis_request(request: VerifyRequest, first: tuple[str, ...] = ()) -> DiagnosisRequest:
+def _diagnosis_request(request: VerifyRequest) -> DiagnosisRequest:
     return DiagnosisRequest(
         images=request.images,
         max_images=request.max_images,
@@ -84,5 +86,4 @@ def _diagnosis_request(request: VerifyRequest, first: tuple[str, ...] = ()) -> D
         runtime=request.runtime,
         precision=request.precision,
         expected=request.expected,
-        first=first,
     )

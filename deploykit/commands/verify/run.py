@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -97,7 +98,7 @@ def verify_bundle(
 
         return compare_elsewhere(bundle, request, progress, reference)
     if not request.diagnoses:
-        return _compare(bundle, request, progress, reference)
+        return _kept(_compare(bundle, request, progress, reference), bundle, request, progress)
     from deploykit.commands.export.again import export_command
     from deploykit.commands.verify.diagnosis import diagnose, prepare_diagnosis
 
@@ -112,7 +113,22 @@ def verify_bundle(
     again = None
     if diagnosis.stages and reference.is_recorded:  # another checkpoint's faults are not ours
         again = export_command(bundle, diagnosis.stages.findings)
+    # Not before: who interrupts a command expects nothing of it.
+    _kept(result, bundle, request, progress)
     return replace(result, diagnosis=diagnosis, export_command=again)
+
+
+def _kept(
+    found: Verification, bundle: Bundle, request: VerifyRequest, progress: Progress
+) -> Verification:
+    """Keep in the manifest what a comparison shows, unless it is no proof of the bundle."""
+    reference = found.reference
+    if not reference.is_recorded:
+        progress(Note("no proof of the bundle: other weights or code than it was exported from"))
+    elif request.keep and reference.reason is None:
+        keep_verdicts(bundle, found.verdicts, reference, found.images, progress)
+        keep_similarities(bundle, found.similarities, reference.kind, found.images, progress)
+    return found
 
 
 def _compare(
@@ -173,11 +189,6 @@ def _compare(
         verdicts = tuple(verdict.refused(reason) for verdict in verdicts)
     similarities = compared.found(answers.paths)
     verdicts = refused_by_embeddings(verdicts, similarities, compared_with.kind)
-    if not compared_with.is_recorded:
-        progress(Note("no proof of the bundle: other weights or code than it was exported from"))
-    elif request.keep and compared_with.reason is None:
-        keep_verdicts(bundle, verdicts, compared_with, drawn, progress)
-        keep_similarities(bundle, similarities, compared_with.kind, drawn, progress)
     return Verification(
         reference=compared_with,
         images=drawn,
@@ -274,16 +285,14 @@ def _open_candidates(
     if against == "module" and not named:
         canonical = open_candidate(bundle, Candidate(CANONICAL_GRAPH, CPU, "fp32"))
         sessions.append(stack.enter_context(canonical))
-    opened: set[tuple[str, Precision, str | bool]] = set()
+    opened = defaultdict[tuple[str, Precision], list[str]](list)
     missing: dict[Candidate, MissingError] = {}
     judgeable, skipped = _judgeable(bundle, request, candidates, progress)
     skipped |= _for_other_cpus(bundle, candidates, progress)
-    for candidate in judgeable:
-        # Of engines of one kind the newest is compared; graphs are one of a kind.
-        is_engine = is_flavour(candidate.runtime)
-        kind = candidate.runtime, candidate.precision, is_engine or candidate.file
-        if kind in opened:
-            skipped[candidate] = "a newer engine was compared"
+    made_for = {} if request.runtime is not None else _made_for(bundle, judgeable)
+    for candidate in sorted(judgeable, key=made_for.__contains__):
+        if reason := _needless(candidate, made_for.get(candidate), opened):
+            skipped[candidate] = reason
             continue
         try:
             session = open_candidate(bundle, candidate, tf32=request.tf32)
@@ -292,17 +301,18 @@ def _open_candidates(
             skipped[candidate] = exc.message
             continue
         except (BundleError, GraphError) as exc:
-            if named or not is_engine:
+            if named or not is_flavour(candidate.runtime):
                 raise
             progress(Note(f"skipped: {candidate}: {exc.message}"))
             skipped[candidate] = exc.message
             continue
-        opened.add(kind)
+        opened[candidate.runtime, candidate.precision].append(candidate.file)
         sessions.append(stack.enter_context(session))
     if missing and not opened:
         raise next(iter(missing.values()))
-    told = [(each, exc.message) for each, exc in missing.items() if not _is_optional(each, exc)]
-    for line in by_reason(told):
+    optional = {each for each, exc in missing.items() if _is_optional(each, exc)}
+    of_interest = {*missing, *made_for} - optional
+    for line in by_reason([each for each in skipped.items() if each[0] in of_interest]):
         progress(Note(f"skipped: {line}"))
     return sessions, skipped
 
@@ -318,6 +328,36 @@ def _for_other_cpus(
     graph, reason = other
     progress(Note(f"skipped: {graph}: {reason}"))
     return {Candidate(graph, CPU, "int8"): reason}
+
+
+def _needless(
+    candidate: Candidate,
+    made_for: str | None,
+    opened: Mapping[tuple[str, Precision], Sequence[str]],
+) -> str:
+    """Why a candidate need not be compared beside those that are open; empty where it must."""
+    files = opened.get((candidate.runtime, candidate.precision), ())
+    if is_flavour(candidate.runtime) and files:  # the newest came first; graphs are one of a kind
+        return "a newer engine was compared"
+    if candidate.file in opened.get((made_for or "", candidate.precision), ()):
+        return f"it is made for {made_for}; --runtime {candidate.runtime} compares it"
+    return "" if candidate.file not in files else "it is compared already"
+
+
+def _made_for(bundle: Bundle, candidates: Sequence[Candidate]) -> dict[Candidate, str]:
+    """INT8 graphs on another of the CPU's runtimes than they are made for, and on which they are.
+
+    There they may round otherwise, and that they fail is no fault of theirs.
+    """
+    searches = bundle.manifest.searches
+    return {
+        each: searches[each.file].runtime
+        for each in candidates
+        if each.precision == "int8"
+        and each.runtime in HOST_RUNTIMES
+        and each.file in searches
+        and searches[each.file].runtime != each.runtime
+    }
 
 
 def _judgeable(

@@ -141,7 +141,7 @@ def _accuracy_text(result: Verification) -> Iterator[str]:
     if same:
         all_same = len(same) > 1 and not others
         name = f"all {len(same)} candidates" if all_same else names_text(same)
-        yield f"           the same, class by class: {name}"
+        yield f"           the same in each class: {name}"
     for found, of in others:
         name = names_text(of)
         yield f"           {_rate_text(found, head)}: {name}"
@@ -205,10 +205,10 @@ def _told(found: ClassAccuracy, head: BaseHead) -> list[str]:
 
 
 def _rate_text(found: Accuracy, head: BaseHead) -> str:
-    """``97.9 % (47 of 48), errors at most 9.5 %``."""
+    """``97.9 % (47 of 48), of such images at least 90.5 %``."""
     text = (
         f"{100 * found.rate:.1f} % ({found.correct} of {found.images}), "
-        f"errors at most {100 * found.error_rate_bound:.1f} %"
+        f"of such images at least {100 * (1 - found.error_rate_bound):.1f} %"
     )
     if "average precision" in head.class_measures:
         text += f", mean average precision {100 * found.mean_average_precision:.1f} %"

@@ -91,9 +91,9 @@ def test_verify_tells_the_measures_of_several_labels(made, photo_folder, tmp_pat
     options = ["--expected", tmp_path / "labels.csv", "--html", page, "--junit", junit]
     assert run(["verify", *words(bundle, photo_folder, *options)]) == 0
     text = capsys.readouterr().out
-    assert "exact match 95.6 % (43 of 45), errors at most" in text
+    assert "exact match 95.6 % (43 of 45), of such images at least" in text
     assert "mean average precision" in text
-    assert "the same, class by class: all 2 candidates" in text
+    assert "the same in each class: all 2 candidates" in text
     assert "got the same answer" in text
     told = page.read_text(encoding="utf-8")
     assert "labels.csv</bdi> tells what is right" in told

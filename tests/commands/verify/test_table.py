@@ -59,7 +59,7 @@ def test_table_that_agrees_passes(right, table, verified):
     assert verdict.measurement.max_probability_change < 1e-5
     assert not verdict.measurement.has_logits
     assert "other.csv decides as" in verification_text(found)
-    assert "the same, class by class: other.csv\n" in verification_text(found)
+    assert "the same in each class: other.csv\n" in verification_text(found)
 
 
 def test_table_of_ours_is_known(exported_bundle, photo_folder, tmp_path, verified):

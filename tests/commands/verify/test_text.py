@@ -37,10 +37,11 @@ def test_verification_text_accuracy_columns():
     wrong[0] = [0, 9, 0]
     result = labelled(logits, {GRAPHS[0]: logits, GRAPHS[1]: wrong})
     text = verification_text(result)
-    assert "accuracy   100.0 % (30 of 30), errors at most 9.5 %: the reference" in text
-    assert "           the same, class by class: model.onnx on onnxruntime-cpu" in text
+    assert "accuracy   100.0 % (30 of 30), of such images at least 90.5 %: the reference" in text
+    assert "           the same in each class: model.onnx on onnxruntime-cpu" in text
     assert (
-        "           96.7 % (29 of 30), errors at most 14.9 %: deploy/fp32.onnx on onnxruntime-cpu"
+        "           96.7 % (29 of 30), of such images at least 85.1 %: "
+        "deploy/fp32.onnx on onnxruntime-cpu"
     ) in text
     assert "\ndifferent in 1 of 3 classes:\n" in text
     header, cat = rows_of(text, 6)
@@ -92,8 +93,8 @@ def test_verification_text_says_once_what_candidates_share():
     result = labelled(logits, {GRAPHS[0]: wrong, GRAPHS[1]: wrong, GRAPHS[2]: logits})
     text = verification_text(result)
     both = "model.onnx on onnxruntime-cpu and deploy/fp32.onnx on onnxruntime-cpu"
-    assert text.count("errors at most 14.9 %") == 1
-    assert f"errors at most 14.9 %: {both}" in text
+    assert text.count("of such images at least 85.1 %") == 1
+    assert f"of such images at least 85.1 %: {both}" in text
     assert text.count(f"flip  {both}: cat/000.png: cat -> dog") == text.count("flip  ") == 1
     assert f"\nFAILED  {both}: " in text
 
@@ -101,7 +102,7 @@ def test_verification_text_says_once_what_candidates_share():
 def test_verification_text_of_equal_classes_has_no_table_of_them():
     logits = made_logits(30)
     text = verification_text(labelled(logits, {GRAPHS[0]: logits, GRAPHS[1]: logits}))
-    assert "           the same, class by class: all 2 candidates\n" in text
+    assert "           the same in each class: all 2 candidates\n" in text
     assert not rows_of(text, 6)
     assert "its errors at most" not in text
 

@@ -66,6 +66,8 @@ def check_answers(
     trained: Logits,
     deployed: Logits,
     progress: Progress,
+    *,
+    compared: tuple[int, int] | None = None,
 ) -> StageReport:
     """Compare the answers with the right classes: the order of the labels, and the accuracy.
 
@@ -76,6 +78,8 @@ def check_answers(
         trained: (N, K), the answers to training's preprocessing.
         deployed: (N, K), those of the FP32 deploy graph.
         progress: Told of the changes that are tried.
+        compared: How many of more images are decided rightly, and of how many: what a few hide, a
+            lost accuracy, those show. None where no more were compared.
     """
     labels = bundle.manifest.labels
     given = _labelled(images, deployed, labels)
@@ -100,9 +104,10 @@ def check_answers(
             finding = order_finding(order, answers, images, options)
             return msgspec.structs.replace(report, findings=(*report.findings, finding))
     explained = not _EXPLAINING.isdisjoint(finding.stage for finding in report.findings)
-    if explained or not _is_lost(report.correct, report.labelled, report.trained_accuracy):
+    known = max(compared or (0, 0), (report.correct, report.labelled), key=lambda each: each[1])
+    if explained or not _is_lost(*known, report.trained_accuracy):
         return report
-    return _with_changes_tried(bundle, images, report, progress)
+    return _with_changes_tried(bundle, images, report, known, progress)
 
 
 def _labelled(images: StageImages, logits: Logits, labels: Labels) -> LabelledAnswers:
@@ -134,11 +139,22 @@ def _is_lost(correct: int, images: int, trained: float | None) -> bool:
 
 
 def _with_changes_tried(
-    bundle: Bundle, images: StageImages, report: StageReport, progress: Progress
+    bundle: Bundle,
+    images: StageImages,
+    report: StageReport,
+    known: tuple[int, int],
+    progress: Progress,
 ) -> StageReport:
     """Try each usual change on the canonical graph, and name the best if it restores the accuracy.
 
     Where none does, that is a finding if training's accuracy is known.
+
+    Args:
+        bundle: The bundle.
+        images: What to try them on.
+        report: On the steps.
+        known: How many images are decided rightly, and of how many: those here or more.
+        progress: Told of each change.
     """
     names, trained = bundle.manifest.labels.names, report.trained_accuracy
     own = Treatment.recorded(bundle.manifest.preprocessing)
@@ -196,21 +212,23 @@ def _with_changes_tried(
     if likely:
         _, cause = max(likely, key=lambda each: each[0])
     elif trained is not None:
-        cause = _unrestored(report, trained)
+        cause = _unrestored(report, known, trained)
     else:
         return report
     return msgspec.structs.replace(report, findings=(*report.findings, cause))
 
 
-def _unrestored(report: StageReport, trained: float) -> Finding:
+def _unrestored(report: StageReport, known: tuple[int, int], trained: float) -> Finding:
     best = report.variations[0]
     return Finding(
         stage="accuracy",
-        message=f"{report.correct} of {report.labelled} photos get {report.right}, and "
-        f"training had {trained:.1%} right; none of the {len(report.variations) - 1} usual changes "
-        f"restores that; the best, {best.change}, gets {best.correct} right",
-        hint="Name training's own transform: --transform file.py:function. Else the photos "
-        "differ from those that training was tested on, or the checkpoint is another: --ckpt",
+        message=f"{known[0]} of {known[1]} photos get {report.right}, and training had "
+        f"{trained:.1%} right; none of the {len(report.variations) - 1} usual changes clearly "
+        f"restores that on the {best.images} photos tried; the best, {best.change}, gets "
+        f"{best.correct} of them right",
+        hint="Try them on more photos (--max-images), or name training's own transform: "
+        "--transform file.py:function. Else the photos differ from those that training was "
+        "tested on, or the checkpoint is another: --ckpt",
     )
 
 

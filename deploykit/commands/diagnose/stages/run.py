@@ -177,4 +177,6 @@ def diagnose_stages(
                 "which says nothing about how often a model is right; --max-images takes more"
             )
         )
-    return check_answers(bundle, images, report, answers[0], deployed, progress)
+    return check_answers(
+        bundle, images, report, answers[0], deployed, progress, compared=request.right
+    )
