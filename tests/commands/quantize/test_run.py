@@ -166,7 +166,8 @@ def test_quantize_proof_is_on_other_images_than_search(quantized):
 def test_quantize_of_a_healthy_network_keeps_nothing(toy):
     result = quantize_bundle(toy("Colours"))
     for graph in result.graphs:
-        assert (graph.kept, graph.trials, graph.minimal) == ((), 2, True)
+        ways = 2 if graph.runtime == OPENVINO and graph.weight_bits == 8 else 1
+        assert (graph.kept, graph.trials, graph.minimal) == ((), 2 * ways, True)
 
 
 def test_quantize_search_is_stricter_than_its_proof(toy, monkeypatch):
@@ -559,7 +560,9 @@ def test_quantize_trials_are_judged_graphs(toy, judged):
     asked = judged(lambda photos, spec: None)
     (graph,) = quantize_bundle(toy("Outliers"), QuantizeRequest(graphs=(INT8,))).graphs
     assert len(asked) == graph.trials + len(graph.verdicts)
-    assert graph.trials == 3  # two calibrations, and a set of one node that passes
+    # Two calibrations, for OpenVINO with VNNI of two graphs, and a set of one node that passes.
+    ways = 2 if graph.runtime == OPENVINO and graph.weight_bits == 8 else 1
+    assert graph.trials == 2 * ways + 1
 
 
 def test_quantize_without_onnx(bundle, no_onnx):
