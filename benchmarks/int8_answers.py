@@ -6,7 +6,9 @@ FOLDER has ``photos.npy``, (N, H, W, 3) uint8, and graphs ``NAME.onnx``. Each gr
 Runtime and on OpenVINO, with the options of their documentation, and OpenVINO's remainder in FP32
 and not in BF16. The graphs take turns. ``NAME.RUNTIME.npy`` gets the answers, (N, K); stdout a JSON
 object with the images/s of each, the median of the rounds. A graph that a runtime does not open is
-left out: OpenVINO 2026.4 ends the process that compiles a DenseNet of ONNX Runtime's quantizer.
+left out: OpenVINO 2026.4 ends the process that compiles a DenseNet of ONNX Runtime's quantizer. Of
+a DPN it may also compute with wrong weights, whoever quantized it: half of the answers are others
+then. deploykit's own session tells that, and compiles again.
 """
 
 from __future__ import annotations
@@ -31,7 +33,6 @@ from deploykit.system.threads import usable_cpus
 OURS = ("FP32", "deploykit")
 RUNTIMES = ("onnxruntime", "openvino")
 Run = Callable[[ImageBatch], Logits]
-#: Graphs with a core each answered with garbage now and then: see ``deploykit.runtime._openvino``.
 CORE = ov.Core()
 
 

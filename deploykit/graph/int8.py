@@ -73,8 +73,8 @@ def convert_to_int8(
         joins: Whether Add and Concat take integers too, and whatever else takes a tensor that is
             rounded takes it rounded. ONNX Runtime needs that: its Conv takes integers only where it
             gives nothing but integers. Without, a tensor is rounded for the nodes that take it as
-            integers, and a shortcut's Add takes it as it was computed; OpenVINO does so at 0.96 of
-            the speed on dpn92 with VNNI, but not without.
+            integers, and a shortcut's Add takes it as it was computed; OpenVINO can do so, for 0.8
+            to 1.1 times the speed.
         weights: By the names of nodes their weights, rounded; every other one is rounded to the
             nearest of 8 bits.
 

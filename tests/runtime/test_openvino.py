@@ -141,6 +141,34 @@ def test_openvino_int8_of_a_qdq_graph(fp32, int8_graph, small_preprocessing):
     assert session.spec.device.startswith("CPU (")
 
 
+@pytest.mark.parametrize("wrong", [1, 2, 100])
+def test_openvino_int8_with_wrong_weights_is_compiled_again(
+    wrong, monkeypatch, int8_graph, small_preprocessing
+):
+    """OpenVINO 2026.4 may take other weights where streams share them."""
+    images = random_images(4, small_preprocessing)
+    compiled, asked = _openvino.OpenVinoSession._compiled, []
+
+    class OtherWeights(_openvino._Requests):
+        def finish(self, requests):
+            return super().finish(requests)[:, ::-1]
+
+    def sometimes(session, at_once):
+        asked.append(at_once)
+        requests = compiled(session, at_once)
+        if at_once > 1 and asked.count(at_once) <= wrong:
+            requests = OtherWeights(requests._compiled)
+        return requests
+
+    with open_file(int8_graph, small_preprocessing, precision="int8", threads=1) as session:
+        right = session.run(images)
+    monkeypatch.setattr(_openvino.OpenVinoSession, "_compiled", sometimes)
+    options = {"precision": "int8", "threads": 2, "pipelined": True}
+    with open_file(int8_graph, small_preprocessing, **options) as session:
+        np.testing.assert_allclose(session.run(images), right, rtol=1e-5)
+    assert asked == [1, *[2] * min(wrong + 1, 5)]
+
+
 def test_openvino_int8_of_an_fp32_graph(small_graphs, small_preprocessing):
     with pytest.raises(DeviceError, match=r"would not compute .* in int8 on this CPU, but in f32"):
         open_file(small_graphs["fp32"], small_preprocessing, precision="int8")

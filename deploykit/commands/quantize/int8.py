@@ -150,9 +150,9 @@ class Int8(Strategy):
     def begin(self) -> tuple[dict[str, str], NodeSet]:
         """Judge the graph without a node in FP32, calibrated in each way, and take the better.
 
-        OpenVINO can do without integers in Add and Concat, which is more exact. Where both ways
-        pass, what is faster decides: with VNNI resnet50 took 1.25 times as long so, densenet121
-        0.9 times. Without VNNI densenet121 took 1.3 times as long, so there it is not tried.
+        OpenVINO can do without integers in Add and Concat, which is more exact: on a dpn92 a
+        probability moved by 0.003 instead of 0.035. Where both ways pass, what is faster decides:
+        with VNNI resnet50 took 1.25 times as long so, densenet121 0.9 times.
         """
         if not self._weighted:
             raise ParityError(
@@ -160,9 +160,8 @@ class Int8(Strategy):
                 "weight of FP32.",
                 hint=f"Stay with {self.scheme.instead}.",
             )
-        can_do_without = self.runtime == OPENVINO and self.scheme.cpu != "avx2"
         ways = []
-        for joins in (True, False) if can_do_without else (True,):
+        for joins in (True, False) if self.runtime == OPENVINO else (True,):
             for method in self._ranges:
                 self._joins, self._method = joins, method
                 self._blanket[joins, method] = super().judge(frozenset())

@@ -166,7 +166,7 @@ def test_quantize_proof_is_on_other_images_than_search(quantized):
 def test_quantize_of_a_healthy_network_keeps_nothing(toy):
     result = quantize_bundle(toy("Colours"))
     for graph in result.graphs:
-        ways = 2 if graph.runtime == OPENVINO and graph.weight_bits == 8 else 1
+        ways = 2 if graph.runtime == OPENVINO else 1
         assert (graph.kept, graph.trials, graph.minimal) == ((), 2 * ways, True)
 
 
@@ -560,8 +560,8 @@ def test_quantize_trials_are_judged_graphs(toy, judged):
     asked = judged(lambda photos, spec: None)
     (graph,) = quantize_bundle(toy("Outliers"), QuantizeRequest(graphs=(INT8,))).graphs
     assert len(asked) == graph.trials + len(graph.verdicts)
-    # Two calibrations, for OpenVINO with VNNI of two graphs, and a set of one node that passes.
-    ways = 2 if graph.runtime == OPENVINO and graph.weight_bits == 8 else 1
+    # Two calibrations, for OpenVINO of two graphs, and a set of one node that passes.
+    ways = 2 if graph.runtime == OPENVINO else 1
     assert graph.trials == 2 * ways + 1
 
 
