@@ -78,6 +78,23 @@ def test_verify_passed_keeps_the_proof(bundle, named, photo_folder):
     assert proofs["deploy/fp32.onnx"].reference.startswith("torch module")
 
 
+def test_verify_interrupted_in_its_diagnosis_keeps_nothing(
+    bundle, named, photo_folder, monkeypatch
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    request = VerifyRequest(images=photo_folder, reference=named, stages=True)
+    before = (bundle.folder / "bundle.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("deploykit.commands.verify.diagnosis.diagnose", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            verify_bundle(bundle, request)
+    assert (bundle.folder / "bundle.json").read_bytes() == before
+    verify_bundle(bundle, request)
+    assert (bundle.folder / "bundle.json").read_bytes() != before
+
+
 def test_verify_on_fewer_images_keeps_the_proof(bundle, named, photo_folder):
     verify_bundle(bundle, VerifyRequest(images=photo_folder, reference=named))
     strong = open_bundle(bundle.folder)

@@ -245,6 +245,15 @@ def test_trained_accuracy_decides_on_variations(dim):
     assert diagnose_stages(dim(), DiagnosisRequest(trained_accuracy=0.35)).variations == ()
 
 
+def test_accuracy_lost_on_more_images_than_are_diagnosed(dim):
+    """What few photos hide, a lost accuracy, the comparison of many has shown."""
+    bundle = dim()
+    lost = DiagnosisRequest(trained_accuracy=0.35, right=(300, 1000))
+    assert diagnose_stages(bundle, lost).variations
+    kept = DiagnosisRequest(trained_accuracy=0.35, right=(350, 1000))
+    assert diagnose_stages(bundle, kept).variations == ()
+
+
 def test_trained_accuracy_out_of_range(diagnose):
     for accuracy in (97.0, -0.1, math.nan):
         with pytest.raises(UsageError, match=f"between 0 and 1, not {accuracy:g}"):
