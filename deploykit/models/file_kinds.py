@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from deploykit.bundle.checkpoint_files import INDEX_ENDING, check_no_shard, is_index, unreadable
+from deploykit.bundle.packed import ZIP_ERRORS
 from deploykit.errors import CheckpointError
 
 Container: TypeAlias = Literal["zip", "legacy", "safetensors", "shards", "keras"]
@@ -55,18 +55,6 @@ _PICKLE = "data.pkl"
 #: Weights hardly shrink. What shrinks more than this, beyond a little text, is made to fill memory.
 _MOST_INFLATED = 4
 _FREE_BYTES = 16 << 20
-#: What zipfile raises, by trial on damaged archives.
-_NO_ARCHIVE = (
-    zipfile.BadZipFile,
-    OSError,
-    ValueError,
-    LookupError,
-    NotImplementedError,
-    OverflowError,
-    EOFError,
-    MemoryError,
-    struct.error,
-)
 WEB_PAGES = (b"<!doctype", b"<html", b"<?xml")
 
 
@@ -175,7 +163,7 @@ def zip_members(path: Path) -> dict[str, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except _NO_ARCHIVE as error:
+    except (OSError, IndexError, *ZIP_ERRORS) as error:
         raise damaged(path, error) from error
     members = {info.filename: info for info in infos}
     size, claimed = path.stat().st_size, sum(info.file_size for info in infos)

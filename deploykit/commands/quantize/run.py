@@ -181,7 +181,7 @@ def quantize_bundle(
         progress(
             Note(
                 f"searching on {counts[0]}, then proving on {counts[1]} that are not among them; "
-                "that takes minutes"
+                "that may take minutes"
             )
         )
         search, proof = split_answers(split, reference, progress, request.budget)

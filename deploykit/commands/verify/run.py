@@ -341,7 +341,7 @@ def _needless(
         return "a newer engine was compared"
     if candidate.file in opened.get((made_for or "", candidate.precision), ()):
         return f"it is made for {made_for}; --runtime {candidate.runtime} compares it"
-    return "" if candidate.file not in files else "it is compared already"
+    return ""
 
 
 def _made_for(bundle: Bundle, candidates: Sequence[Candidate]) -> dict[Candidate, str]:
