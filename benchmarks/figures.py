@@ -365,6 +365,8 @@ def main() -> None:
     parser.add_argument("--nncf-environment", type=Path, default=NNCF_ENVIRONMENT)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
+    # As users have it: what a process has imported, later ones need not compile.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
     ratios, int8 = list[Ratio](), ""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:

@@ -325,6 +325,8 @@ def main() -> None:
     parser.add_argument("--on-ray", type=int, metavar="N", help="needs ray")
     parser.add_argument("--sources", type=int, metavar="N", help="needs pyarrow and av")
     options = parser.parse_args()
+    # As users have it: what a process has imported, later ones need not compile.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for path in options.bundles:
         bundle = open_bundle(path)
         if not (options.sources or options.on_ray):
