@@ -17,6 +17,7 @@ from deploykit.proof.text import (
     budgets_text,
     flips_text,
     images_text,
+    uniform_text,
     verdict_value,
     verdicts_text,
 )
@@ -48,6 +49,8 @@ def quantization_text(result: Quantization) -> str:
             f"{verdict.candidate.graph} on {verdict.candidate.runtime}: {reason}"
             for reason in verdict.reasons
         )
+    found, images = result.graphs[0].verdict.measurement, result.graphs[0].proof.images
+    lines += filter(None, [uniform_text(found, images.kind)])
     for refused in result.refused:
         lines += (f"REFUSED    {line}" for line in refused.message.splitlines())
         lines += commands_apart(refused.hint or "").splitlines()
