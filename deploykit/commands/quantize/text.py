@@ -80,7 +80,10 @@ def _graph_text(bundle: Bundle, graph: QuantizedGraph) -> Iterator[str]:
         line += f"{counted(len(graph.kept), 'node')} in FP32"
     yield line + speed_text(graph.times_fp32, graph.runtime)
     yield from kept_text(graph.kept, graph)
-    if graph.kept and graph.runtime != REHEARSAL:
+    if graph.times_fp32 is not None and graph.times_fp32 < 1:
+        yield "         INT8 is slower than FP32 here; let predict take what is fastest:"
+        yield bundle.command("bench", "--accept")
+    elif graph.kept and graph.runtime != REHEARSAL:
         yield "         each of them costs speed; see what is fastest here:"
         yield bundle.command("bench")
 
