@@ -290,8 +290,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``bundle.json`` so that a reader sees the old one or the new one, whole."""
+    """Write ``bundle.json`` so that a reader sees the old one or the new one, whole.
+
+    Raises:
+        ValueError: It has what JSON cannot hold: NaN and infinity become null.
+    """
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    decode_json(data, Manifest)  # or nobody could read the bundle any more
     with replacing(folder / MANIFEST_NAME, follow_link=False) as path:
         path.write_bytes(data + b"\n")
 

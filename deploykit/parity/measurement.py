@@ -78,8 +78,8 @@ class Measurement(Value, frozen=True, omit_defaults=True):
         images: The number of images compared.
         batch_sizes: The sizes of the batches that the images were run in, ascending.
         scale: The largest absolute reference logit; relative errors are relative to it.
-        max_abs_error: The largest absolute difference of a logit; NaN where the candidate gives no
-            logits.
+        max_abs_error: The largest absolute difference of a logit that is finite on both sides: a
+            manifest cannot hold infinity. NaN where the candidate gives no logits.
         flips: Images whose decision differs although their margin decides.
         undecidable: Images whose margin is too small to decide, flipped or not.
         flipped: Every image whose decision differs, smallest margin last.
@@ -132,10 +132,12 @@ class Measurement(Value, frozen=True, omit_defaults=True):
 
     @property
     def max_relative_error(self) -> float:
-        """The largest absolute difference of a logit, relative to the scale."""
+        """The largest absolute difference of a logit, relative to the scale; else infinite."""
         if not self.has_logits:
             return math.nan
-        return self.max_abs_error / self.scale if self.scale > 0 else float("inf")
+        if self.non_finite or not self.scale > 0:
+            return math.inf
+        return self.max_abs_error / self.scale
 
     @property
     def decidable(self) -> int:

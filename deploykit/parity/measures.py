@@ -52,8 +52,9 @@ def measure(
             :attr:`deploykit.specs.session.SessionSpec.gives`. What is not is NaN.
 
     Returns:
-        The measurement. Where a logit is not finite, its error counts as infinite, and the change
-        of its image's probabilities as 1; the tolerance refuses such a measurement in any case.
+        The measurement. Where a logit is not finite, the relative error counts as infinite, and the
+        change of its image's probabilities as 1; the tolerance refuses such a measurement in any
+        case.
 
     Raises:
         ValueError: The shapes do not fit each other.
@@ -66,7 +67,7 @@ def measure(
     ours, theirs = reference.astype(np.float64), candidate.astype(np.float64)
     finite = np.isfinite(ours) & np.isfinite(theirs)
     usable = np.asarray(finite.all(axis=1))
-    errors = np.full(ours.shape, np.inf)
+    errors = np.zeros(ours.shape)
     np.subtract(theirs, ours, out=errors, where=finite)
     errors = np.abs(errors)
     scale = float(np.abs(ours[np.isfinite(ours)]).max(initial=least_scale))

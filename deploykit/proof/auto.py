@@ -340,7 +340,8 @@ def _nothing_proven(
         need_gpu()  # without one a proof would not help
     option = () if precision is None else ("--precision", precision)
     command = bundle.command("verify", "--images", "DIR", *option)
-    what = f"No graph of bundle {bundle.name} is proven to decide as the checkpoint does."
+    graph = "graph" if precision is None else f"{precision.upper()} graph"
+    what = f"No {graph} of bundle {bundle.name} is proven to decide as the checkpoint does."
     if embeddings:
         what = f"The graph with embeddings of bundle {bundle.name} is not proven here."
     return ParityError(

@@ -37,6 +37,15 @@ def test_read_manifest_round_trip(folder, exported_bundle):
     assert [path.name for path in folder.iterdir()] == [MANIFEST_NAME]
 
 
+def test_write_manifest_of_what_json_cannot_hold_leaves_the_old_one(folder, exported_bundle):
+    proof = exported_bundle.manifest.verdicts[0]
+    endless = msgspec.structs.replace(proof.measurement, max_abs_error=float("inf"))
+    wrong = msgspec.structs.replace(proof, measurement=endless)
+    with pytest.raises(ValueError, match="max_abs_error"):
+        write_manifest(folder, exported_bundle.manifest.with_verdict(wrong))
+    assert read_manifest(folder) == exported_bundle.manifest
+
+
 def test_read_manifest_of_a_folder_without_one(tmp_path):
     with pytest.raises(BundleError, match="is not a bundle") as caught:
         read_manifest(tmp_path)

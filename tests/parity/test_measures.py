@@ -1,10 +1,13 @@
+import msgspec
 import numpy as np
 import pytest
 
+from deploykit.parity.measurement import Measurement
 from deploykit.parity.measures import decides, measure
 from deploykit.parity.tolerance import tolerance_for
 from deploykit.specs.heads import SingleLabel, softmax
 from deploykit.specs.model import Labels
+from deploykit.specs.value import decode_json
 
 SINGLE = SingleLabel()
 LABELS = Labels(names=("bird", "dog", "food"), source="test")
@@ -207,8 +210,9 @@ def test_measure_of_non_finite_logits_does_not_pass(value, side, precision):
     sides[side][2, 1] = value
     found = measured(sides["candidate"], sides["reference"], precision)
     assert found.non_finite == 1
-    assert found.max_abs_error == np.inf
+    assert (found.max_abs_error, found.max_relative_error) == (0, np.inf)
     assert found.max_probability_change == 1
+    assert decode_json(msgspec.json.encode(found), Measurement) == found
     assert reasons(found, precision) == ("1 logit is NaN or infinite",)
 
 

@@ -112,7 +112,7 @@ def test_auto_takes_proven_bf16(proven_bf16, precision):
 
 
 def test_auto_refuses_bf16_that_is_not_proven(bundle):
-    with pytest.raises(ParityError, match="No graph of bundle colours is proven") as caught:
+    with pytest.raises(ParityError, match="No BF16 graph of bundle colours is proven") as caught:
         open_best(bundle, precision="bf16")
     assert "--precision bf16" in caught.value.hint
 

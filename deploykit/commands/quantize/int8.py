@@ -340,17 +340,19 @@ def calibrate(
     seen = {name: ValueRange() for name in quantized_tensors(graph)}
     layers = [node for node in integer_nodes(graph) if has_weight(node)]
     inputs = MomentsOfInputs(layers, sum(len(images) for _, images in batches))
-    for values in observed(graph, seen, batches, progress, "calibrating"):
+    images = [name for names, _ in batches for name in names]
+    calibrating = observed(graph, seen, batches, progress, "calibrating")
+    for image, values in zip(images, calibrating, strict=True):
         for name, extremes in seen.items():
             extremes.add(values[name])
+            if not extremes.is_finite:
+                raise ParityError(
+                    f"INT8 cannot hold what the FP32 graph computes: {name} is NaN or infinite on "
+                    f"{image}.",
+                    hint="The FP32 graph is at fault, or that image; see where, with its path: "
+                    f"{bundle.command('verify', '--layers', '--images', 'FILE')}",
+                )
         inputs.add(values, 1)
-    endless = [name for name, extremes in seen.items() if not extremes.is_finite]
-    if endless:
-        raise ParityError(
-            f"INT8 cannot hold what the FP32 graph computes: {endless[0]} is NaN or infinite.",
-            hint="The FP32 graph is at fault, or an image; see where: "
-            f"{bundle.command('verify', '--layers')}",
-        )
     weights: dict[int, dict[str, RoundedWeight]] = {}
     for bits in weight_bits:
         rounded = weights.setdefault(bits, {})

@@ -17,6 +17,7 @@ from deploykit.proof.text import (
     budgets_text,
     flips_text,
     images_text,
+    uniform_text,
     verdict_value,
     verdicts_text,
 )
@@ -48,6 +49,8 @@ def quantization_text(result: Quantization) -> str:
             f"{verdict.candidate.graph} on {verdict.candidate.runtime}: {reason}"
             for reason in verdict.reasons
         )
+    found, images = result.graphs[0].verdict.measurement, result.graphs[0].proof.images
+    lines += filter(None, [uniform_text(found, images.kind)])
     for refused in result.refused:
         lines += (f"REFUSED    {line}" for line in refused.message.splitlines())
         lines += commands_apart(refused.hint or "").splitlines()
@@ -77,7 +80,10 @@ def _graph_text(bundle: Bundle, graph: QuantizedGraph) -> Iterator[str]:
         line += f"{counted(len(graph.kept), 'node')} in FP32"
     yield line + speed_text(graph.times_fp32, graph.runtime)
     yield from kept_text(graph.kept, graph)
-    if graph.kept and graph.runtime != REHEARSAL:
+    if graph.times_fp32 is not None and graph.times_fp32 < 1:
+        yield "         INT8 is slower than FP32 here; let predict take what is fastest:"
+        yield bundle.command("bench", "--accept")
+    elif graph.kept and graph.runtime != REHEARSAL:
         yield "         each of them costs speed; see what is fastest here:"
         yield bundle.command("bench")
 

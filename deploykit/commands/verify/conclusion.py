@@ -247,7 +247,8 @@ def _failure(
         sentence = f"{_subject(found)} fails on extreme images, which no folder of photos has."
     told = said_once((verdict.reasons[0], verdict) for verdict in broken)
     what = [f"In {names_text(of)}, {reason}." for reason, of in told]
-    advice = f"Do not deploy {names_text(broken) if len(found.verdicts) > 1 else 'it'} as it is."
+    them = names_text(broken) if len(found.verdicts) > 1 else "it"
+    advice = f"Do not deploy {them} as {'it is' if len(broken) == 1 else 'they are'}."
     if found.table is not None:
         advice = "The two do not do the same to these photos, or are not of the same network."
     return sentence, [*what, *_before_the_network(found, broken), advice, *faults]

@@ -4,11 +4,13 @@ import shutil
 import sys
 
 import msgspec
+import numpy as np
 import pytest
 from bundle_files import contents, edited
 from fp16_networks import BRIGHT, DIM, make_photos, tune_fp16
 
 from deploykit.bundle.folder import INT8_TENSORRT_GRAPH, deploy_graph, open_bundle
+from deploykit.commands.quantize import observe
 from deploykit.commands.quantize.request import QuantizeRequest
 from deploykit.commands.quantize.run import quantization_images, quantize_bundle
 from deploykit.commands.quantize.text import quantization_text
@@ -145,6 +147,31 @@ def test_quantize_on_two_images_is_unproven(toy, two):
     assert "calibrated and searched on 1 photo" in text
     assert f"UNPROVEN  {INT8} on {CPU}: its proof is on 1 photo; below FP32 29 photos" in text
     assert f"UNPROVEN  {INT8_TENSORRT_GRAPH} on rehearsal: its proof is on 1 photo" in text
+
+
+def test_quantize_on_images_of_one_class_says_so(toy, tmp_path):
+    folder = enough_photos(tmp_path / "photos") / "red"
+    text = quantization_text(
+        quantize_bundle(toy("Colours"), QuantizeRequest(images=folder, runtime=CPU))
+    )
+    assert "The network gives all 10 photos the same class" in text
+
+
+def test_quantize_names_the_image_of_a_value_that_is_not_finite(toy, tmp_path, monkeypatch):
+    third = []
+
+    def observed(graph, tensors, batches, *others):
+        third.extend([name for names, _ in batches for name in names][2:3])
+        for number, values in enumerate(observe.observed(graph, tensors, batches, *others)):
+            yield {name: each * (np.nan if number == 2 else 1) for name, each in values.items()}
+
+    monkeypatch.setattr("deploykit.commands.quantize.int8.observed", observed)
+    bundle, folder = toy("Colours"), enough_photos(tmp_path / "photos")
+    with pytest.raises(ParityError) as caught:
+        quantize_bundle(bundle, QuantizeRequest(images=folder, runtime=CPU))
+    assert (folder / third[0]).is_file()
+    assert caught.value.message.endswith(f" is NaN or infinite on {third[0]}.")
+    assert bundle.command("verify", "--layers", "--images", "FILE") in caught.value.hint
 
 
 def test_quantize_on_two_images_keeps_a_proven_graph(made, two):

@@ -378,6 +378,16 @@ def test_quantize_tells_how_much_faster_it_is(toy):
     assert line.endswith(f"; {times:.1f} times as fast as FP32 on {CPU}")
 
 
+@pytest.mark.parametrize(("times", "told"), [(0.5, True), (2.0, False)])
+def test_quantize_tells_how_to_avoid_a_slower_graph(toy, monkeypatch, times, told):
+    monkeypatch.setattr(f"{STRATEGY}.Int8.times_fp32", lambda *arguments: times)
+    bundle = toy("Colours")
+    result = quantize_bundle(bundle, QuantizeRequest(runtime=CPU, graphs=(INT8,)))
+    lines = quantization_text(result).split("\n")
+    assert any("slower than FP32" in line for line in lines) is told
+    assert (bundle.command("bench", "--accept") in lines) is told
+
+
 def test_quantize_without_openvino_uses_onnx_runtime(toy, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     result = quantize_bundle(toy("Outliers"))

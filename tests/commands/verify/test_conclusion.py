@@ -117,6 +117,13 @@ def test_conclusion_failed_says_what_to_do(
     assert conclusion.diagnosis.startswith("deploykit verify --stages")
 
 
+def test_conclusion_of_two_that_failed() -> None:
+    found = made_verification(LOGITS, {"model.onnx": BROKEN, FP32: BROKEN}, folder=Path("birds"))
+    advice = conclusion_of(found).reasons[-1]
+    assert advice.startswith("Do not deploy model.onnx on")
+    assert advice.endswith("as they are.")
+
+
 def test_conclusion_without_evidence_is_unproven() -> None:
     refused = verified(LOGITS)
     verdicts = tuple(each.refused("the reference is not proven") for each in refused.verdicts)

@@ -33,7 +33,9 @@ CHANGES = {
 @pytest.mark.parametrize("graph", ["model.onnx", "deploy/fp32.onnx"])
 @pytest.mark.parametrize("how", [[], ["--lowest-margins", "5"], ["--max-images", "1"], ["--json"]])
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
-def test_verify_wrong_answers_exit_with_3(verify, photo_folder, answers, change, graph, how):
+def test_verify_wrong_answers_exit_with_3(
+    verify, folder, photo_folder, answers, change, graph, how
+):
     """On the candidate's side, and on the reference's."""
     answers(graph, change)
     code, out, _ = verify("--images", photo_folder, *how)
@@ -42,6 +44,7 @@ def test_verify_wrong_answers_exit_with_3(verify, photo_folder, answers, change,
         assert json.loads(out)["result"]["passed"] is False
     else:
         assert out.rstrip().endswith("FAILED")
+    open_bundle(folder)  # what is kept of it can be read again
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
