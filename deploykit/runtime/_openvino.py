@@ -113,8 +113,10 @@ class OpenVinoSession(PipelinedBase["tuple[_Requests, list[Any]]"]):
         return self._threads if self._pipelined or 2 * images > self._threads else 1
 
     def _start(self, images: ImageBatch, at_once: int | None = None) -> tuple[_Requests, list[Any]]:
+        return self._started(self._requests_for(at_once or self._threads), images)
+
+    def _started(self, requests: _Requests, images: ImageBatch) -> tuple[_Requests, list[Any]]:
         feed = normalised(images, self._preprocessing) if self._normalised else images
-        requests = self._requests_for(at_once or self._threads)
         try:
             return requests, [requests.start(image) for image in feed]
         except OPENVINO_ERRORS as exc:
@@ -144,10 +146,10 @@ class OpenVinoSession(PipelinedBase["tuple[_Requests, list[Any]]"]):
         shape = (2 * at_once, *self._spec.input_size, 3)
         noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         alone = self._requests_for(1)
-        wanted = alone.finish([alone.start(image) for image in noise])
+        wanted = self._finish(self._started(alone, noise))
         for _ in range(_MOST_COMPILED):
             requests = self._compiled(at_once)
-            found = requests.finish([requests.start(image) for image in noise])
+            found = self._finish(self._started(requests, noise))
             if np.abs(found - wanted).max() <= _LARGEST_CHANGE * np.abs(wanted).max():
                 return requests
         return alone
