@@ -135,8 +135,8 @@ class Int8(Strategy):
         return passes.apply(self._graph, [step])
 
     def open(self, graph: ir.Model | Path, runtime: str) -> Session:
-        """Open it there; a trial with one stream, so that nothing is compiled twice."""
-        return self._opened(graph, runtime, "int8", pipelined=not isinstance(graph, Path))
+        """Open it there."""
+        return self._opened(graph, runtime, "int8")
 
     def fp32_nodes(self, graph: ir.Model, keep: NodeSet) -> Sequence[ir.Node]:
         """Those that the search kept."""
@@ -269,14 +269,7 @@ class Int8(Strategy):
                         found.append(time.perf_counter() - start)
         return [float(np.median(each)) for each in taken]
 
-    def _opened(
-        self,
-        graph: ir.Model | Path,
-        runtime: str,
-        precision: Precision,
-        *,
-        pipelined: bool = False,
-    ) -> Session:
+    def _opened(self, graph: ir.Model | Path, runtime: str, precision: Precision) -> Session:
         from deploykit.graph.instruments import model_bytes
 
         return open_graph(
@@ -286,7 +279,6 @@ class Int8(Strategy):
             precision=precision,
             preprocessing=self._manifest.preprocessing,
             labels=self._manifest.labels,
-            pipelined=pipelined,
         )
 
 
