@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,7 +140,8 @@ class OpenVinoSession(PipelinedBase["tuple[_Requests, list[Any]]"]):
 
         Where its streams share their weights, OpenVINO 2026.4 now and then takes other weights than
         the graph's: 5 of 16 times on a DPN-92, in a process that had compiled other graphs before,
-        with AMX; never with one stream. What fails so each time gets one stream: slower, and right.
+        with AMX; never with one stream. That is so whether graphs share a core or each has its own.
+        What fails so each time gets one stream: slower, and right.
         """
         shape = (2 * at_once, *self._spec.input_size, 3)
         noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -212,16 +212,10 @@ class _Requests:
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
 
 
-@cache
-def _the_core() -> Any:
-    """OpenVINO's one core in this process."""
-    return ov.Core()
-
-
 def _start_on_cpu(precision: Precision) -> Any:
     """OpenVINO, if it computes in a precision on this CPU."""
     try:
-        core = _the_core()
+        core = ov.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     except OPENVINO_ERRORS as exc:
         raise DeviceError(

@@ -127,7 +127,7 @@ def test_openvino_refuses_bf16_on_other_cpus(monkeypatch, small_graphs, small_pr
         def get_property(self, device, key):
             return ["FP32", "INT8"]
 
-    monkeypatch.setattr(_openvino, "_the_core", OldCpu)
+    monkeypatch.setattr(_openvino.ov, "Core", OldCpu)
     with pytest.raises(DeviceError, match=r"not compute in bf16 .* does in FP32, INT8") as caught:
         open_file(small_graphs["fp32"], small_preprocessing, precision="bf16")
     assert "--precision fp32" in caught.value.hint
@@ -137,7 +137,7 @@ def test_openvino_that_does_not_start_is_refused(monkeypatch, small_graphs, smal
     def fail():
         raise RuntimeError("no plugins.xml")
 
-    monkeypatch.setattr(_openvino, "_the_core", fail)
+    monkeypatch.setattr(_openvino.ov, "Core", fail)
     with pytest.raises(DeviceError, match=r"does not start on this CPU: no plugins.xml"):
         open_file(small_graphs["fp32"], small_preprocessing)
 
