@@ -126,11 +126,11 @@ def _explained(
     from deploykit.commands.diagnose.stages.elsewhere import MOST_IMAGES, explain_answers
 
     explanations = []
+    names = found.answers.paths
+    place_of = {name: place for place, name in enumerate(names)}
     for verdict, logits in zip(found.verdicts, found.answers.candidates, strict=True):
         if not verdict.failed or verdict.measurement.non_finite:
             continue
-        names = found.answers.paths
-        place_of = {name: place for place, name in enumerate(names)}
         flipped = [flip.path for flip in verdict.measurement.flipped][: MOST_IMAGES // 2]
         drawn = sample_with([files[name] for name in names], flipped, MOST_IMAGES)
         rows = [place_of[file.name] for file in drawn]
