@@ -187,6 +187,7 @@ def test_openvino_int8_with_wrong_weights_is_compiled_again(
     options = {"precision": "int8", "threads": 2, "pipelined": True}
     with open_file(int8_graph, small_preprocessing, **options) as session:
         np.testing.assert_allclose(session.run(images), right, rtol=1e-5)
+        assert set(session._requests) == {2}
     assert asked == [1, *[2] * min(wrong + 1, 5)]
 
 
