@@ -63,7 +63,10 @@ PAGE = HERE / "README.md"
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 PARTS = ("export", "start", "predict", "session", "int8")
 PYTHON = [sys.executable]
-PACKAGES = ("torch", "timm", "timmx", "ultralytics", "onnxruntime-gpu", "openvino")
+PACKAGES = (
+    *("deploykit", "torch", "timm", "timmx", "ultralytics"),
+    *("onnxruntime", "onnxruntime-gpu", "openvino"),
+)
 PREDICT = "deploykit predict"
 
 TIMM_EXPORT = """
@@ -331,11 +334,8 @@ def int8_text(subject: Subject, options: argparse.Namespace) -> str:
 def page_of(subject: Subject, ratios: list[Ratio], int8: str, repeats: int) -> str:
     """The figures as Markdown."""
     cpu = describe_cpu()
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("deploykit", *PACKAGES)
-        if name == "deploykit" or importlib.util.find_spec(name.removesuffix("-gpu"))
-    )
+    known = {each.name: each.version for each in importlib.metadata.distributions()}
+    versions = ", ".join(f"{name} {known[name]}" for name in PACKAGES if name in known)
     photos = len(scan_images(subject.images).files)
     lines = [
         f"{dt.date.today()}, {cpu.name} ({', '.join(cpu.instruction_sets or ())}), "

@@ -43,6 +43,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -235,9 +236,13 @@ def rows_of(trial: Trial, options: argparse.Namespace, folder: Path) -> Iterator
 
 def added_up(draws: list[list[Row]]) -> Iterator[Row]:
     """The rows of all draws as one each: sums of photos, means of what is told of one photo."""
-    for rows in zip(*draws, strict=True):
-        sums = {name: sum(getattr(row, name) for row in rows) for name in _SUMS}
-        means = {
+    found = [{(row.quantizer, row.arithmetic, row.isa): row for row in rows} for rows in draws]
+    for key in found[0]:
+        rows = [each[key] for each in found if key in each]
+        if len(rows) < len(draws):
+            continue  # of one of the draws a runtime did not open it
+        sums: dict[str, Any] = {name: sum(getattr(row, name) for row in rows) for name in _SUMS}
+        means: dict[str, Any] = {
             name: statistics.fmean(getattr(row, name) for row in rows)
             for name in _MEANS
             if getattr(rows[0], name) is not None

@@ -33,7 +33,6 @@ from deploykit.system.threads import usable_cpus
 OURS = ("FP32", "deploykit")
 RUNTIMES = ("onnxruntime", "openvino")
 Run = Callable[[ImageBatch], Logits]
-CORE = ov.Core()
 
 
 def on_onnxruntime(graph: Path) -> Run:
@@ -54,10 +53,11 @@ def on_onnxruntime(graph: Path) -> Run:
 
 def on_openvino(graph: Path) -> Run:
     """Open it on OpenVINO, a stream for each core."""
-    model = CORE.read_model(graph)
+    core = ov.Core()
+    model = core.read_model(graph)
     model.reshape([1, *model.input().partial_shape[1:]])
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
-    compiled = CORE.compile_model(model, "CPU", {**hints, "NUM_STREAMS": usable_cpus()})
+    compiled = core.compile_model(model, "CPU", {**hints, "NUM_STREAMS": usable_cpus()})
     requests = ov.AsyncInferQueue(compiled)
     classes = compiled.output().shape[1]
 

@@ -13,7 +13,7 @@ from deploykit.parity.measurement import UNDECIDABLE_MARGIN, AccuracyChange
 from deploykit.parity.statistics import upper_bound
 from deploykit.specs.heads import BaseHead, ClassMeasure
 from deploykit.specs.model import Labels, Precision
-from deploykit.specs.session import Logits
+from deploykit.specs.session import Logits, SessionSpec
 from deploykit.specs.value import Value
 
 Flags = npt.NDArray[np.bool_]
@@ -274,6 +274,22 @@ def accuracies(
         for logits in (answers.reference, *answers.candidates)
     )
     return tuple(each for each in found if each is not None)
+
+
+def changes_by_candidate(
+    answers: Answers,
+    candidates: Sequence[SessionSpec],
+    expected: Mapping[str, Collection[str]],
+    labels: Labels,
+) -> dict[SessionSpec, tuple[ClassChange, ...]]:
+    """The :func:`class_changes` of each candidate, but of what computes in FP32 here."""
+    return {
+        candidate: class_changes(
+            answers.reference, logits, answers.paths, expected, labels, candidate.precision
+        )
+        for candidate, logits in zip(candidates, answers.candidates, strict=True)
+        if candidate.precision != "fp32" or candidate.place != "here"
+    }
 
 
 def _counts(right: Flags) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deploykit.specs.session import Logits
@@ -22,3 +23,7 @@ class Answers:
     batch_sizes: tuple[int, ...]
     reference: Logits
     candidates: tuple[Logits, ...]
+
+    def known(self, expected: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """Those classes, by the images' names, that are of these images."""
+        return {path: expected[path] for path in self.paths if path in expected}

@@ -31,8 +31,6 @@ IMAGE_NAMES: dict[ImageKind, str] = {
     "generated": "generated image",
 }
 
-#: Where the images of the export do not do.
-
 StatusWord: TypeAlias = Literal["proven", "within budget", "failed", "unproven"]
 _BEST_FIRST: tuple[StatusWord, ...] = ("proven", "within budget", "failed", "unproven")
 
@@ -202,7 +200,7 @@ def _on_device(
             "unproven",
             current[-1],
             "it gives the recorded golden answers, and nothing shows more",
-            how_to_prove(bundle, candidate.runtime, candidate.precision),
+            how,
         )
     where = " on a GPU" if is_flavour(candidate.runtime) else ""
     return Status("unproven", None, f"it is not proven{where}", how)
@@ -212,8 +210,7 @@ def _by_proof(bundle: Bundle, proof: KeptVerdict, candidate: Candidate, how: str
     if proof.kind == "rehearsed" and candidate.runtime != REHEARSAL:
         return Status("unproven", proof, "it was rehearsed, and never executed", how)
     if too_few := too_few_images(proof.precision, proof.measurement, proof.images):
-        more = how_to_prove(bundle, candidate.runtime, candidate.precision)
-        return Status("unproven", proof, too_few, more)
+        return Status("unproven", proof, too_few, how)
     # FP32 allows no flip, whatever a manifest that was edited says of it.
     if reasons := tolerance_for(proof.precision, proof.budget).reasons(proof.measurement):
         reason = f"its verdict contradicts itself: it is kept as passed, but {reasons[0]}"

@@ -12,7 +12,7 @@ from deploykit.bundle.manifest import ArchitectureRecord, CheckpointRecord, File
 from deploykit.bundle.verdicts import ImageSet
 from deploykit.commands.diagnose.text import BrokenDiagnosis, Diagnosis
 from deploykit.commands.verify.result import Verification
-from deploykit.parity.accuracy import accuracies, class_changes
+from deploykit.parity.accuracy import accuracies, changes_by_candidate
 from deploykit.parity.answers import Answers
 from deploykit.parity.diagnosis import (
     Finding,
@@ -146,11 +146,7 @@ def made_verification(
         "expected": known,
         "head": labels.head,
         "accuracy": accuracies(answers, known, labels),
-        "class_changes": {
-            spec: class_changes(reference, logits, paths, known, labels, spec.precision)
-            for spec, logits in zip(specs, candidates.values(), strict=True)
-            if spec.precision != "fp32"
-        },
+        "class_changes": changes_by_candidate(answers, specs, known, labels),
         "created": "2026-11-22T03:11:26+00:00",
         "versions": {"python": "3.11.9", "numpy": "2.4.6"},
         "diagnosis": Diagnosis(

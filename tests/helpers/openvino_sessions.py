@@ -40,14 +40,14 @@ def open_text(text, preprocessing, *, classes=3, precision="fp32", **options):
 
 
 class _Images(CalibrationDataReader):
-    def __init__(self, batches):
-        self._batches = iter(batches)
+    def __init__(self, name, batches):
+        self._feeds = iter([{name: batch} for batch in batches])
 
     def get_next(self):
-        return next(({"images": batch} for batch in self._batches), None)
+        return next(self._feeds, None)
 
 
-def quantize(source, target, images):
-    """Write a graph's INT8 QDQ graph, calibrated on images one by one."""
-    reader = _Images(np.split(images, len(images)))
+def quantize(source, target, images, *, name="images"):
+    """Write a graph's INT8 QDQ graph, calibrated on what it takes, one by one."""
+    reader = _Images(name, np.split(images, len(images)))
     quantize_static(source, target, reader, quant_format=QuantFormat.QDQ, per_channel=True)

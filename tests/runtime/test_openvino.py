@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 from openvino_cpu import needs_bf16
 from openvino_sessions import graph_bytes, open_file, open_text, quantize
-from runtime_graphs import ERROR_LIMIT, LABELS, open_on, random_images, relative_error
+from runtime_graphs import (
+    ERROR_LIMIT,
+    LABELS,
+    open_on,
+    random_images,
+    relative_error,
+    small_network,
+)
 
 from deploykit.errors import DependencyError, DeviceError, GraphError
+from deploykit.graph.export import onnx_from_module
+from deploykit.graph.files import save_graph
 from deploykit.runtime import _openvino
+from deploykit.runtime._base import normalised
 from deploykit.runtime._openvino import OPENVINO_ERRORS
 from deploykit.runtime.opener import open_graph
 from deploykit.specs.model import Labels
@@ -54,6 +64,17 @@ def int8_graph(small_graphs, small_preprocessing):
     path = small_graphs["fp32"].with_name("int8.onnx")
     quantize(small_graphs["fp32"], path, random_images(8, small_preprocessing))
     return path
+
+
+@pytest.fixture(scope="session")
+def int8_canonical(tmp_path_factory, small_preprocessing):
+    folder = tmp_path_factory.mktemp("canonical")
+    graph, quantized = folder / "fp32.onnx", folder / "int8.onnx"
+    model = onnx_from_module(small_network(), small_preprocessing.input_size)
+    save_graph(model, graph, labels=LABELS, preprocessing=small_preprocessing)
+    images = normalised(random_images(8, small_preprocessing), small_preprocessing)
+    quantize(graph, quantized, images, name="input")
+    return quantized
 
 
 def test_openvino_answers_as_onnx_runtime(fp32, small_graphs, small_preprocessing):
@@ -106,7 +127,7 @@ def test_openvino_refuses_bf16_on_other_cpus(monkeypatch, small_graphs, small_pr
         def get_property(self, device, key):
             return ["FP32", "INT8"]
 
-    monkeypatch.setattr(_openvino, "_the_core", OldCpu)
+    monkeypatch.setattr(_openvino.ov, "Core", OldCpu)
     with pytest.raises(DeviceError, match=r"not compute in bf16 .* does in FP32, INT8") as caught:
         open_file(small_graphs["fp32"], small_preprocessing, precision="bf16")
     assert "--precision fp32" in caught.value.hint
@@ -116,7 +137,7 @@ def test_openvino_that_does_not_start_is_refused(monkeypatch, small_graphs, smal
     def fail():
         raise RuntimeError("no plugins.xml")
 
-    monkeypatch.setattr(_openvino, "_the_core", fail)
+    monkeypatch.setattr(_openvino.ov, "Core", fail)
     with pytest.raises(DeviceError, match=r"does not start on this CPU: no plugins.xml"):
         open_file(small_graphs["fp32"], small_preprocessing)
 
@@ -166,7 +187,31 @@ def test_openvino_int8_with_wrong_weights_is_compiled_again(
     options = {"precision": "int8", "threads": 2, "pipelined": True}
     with open_file(int8_graph, small_preprocessing, **options) as session:
         np.testing.assert_allclose(session.run(images), right, rtol=1e-5)
+        assert set(session._requests) == {2}
     assert asked == [1, *[2] * min(wrong + 1, 5)]
+
+
+def test_openvino_int8_of_a_canonical_graph(int8_canonical, small_preprocessing):
+    """Whose streams are compared on images that are normalised, as all that it takes."""
+    images = random_images(4, small_preprocessing)
+    options = {"precision": "int8", "pipelined": True}
+    with (
+        open_file(int8_canonical, small_preprocessing, threads=1, **options) as alone,
+        open_file(int8_canonical, small_preprocessing, threads=2, **options) as session,
+    ):
+        np.testing.assert_allclose(session.run(images), alone.run(images), rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", ["start", "finish"])
+def test_openvino_int8_that_fails_while_it_is_compared(
+    step, monkeypatch, int8_graph, small_preprocessing
+):
+    def fail(requests, images):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(_openvino._Requests, step, fail)
+    with pytest.raises(GraphError, match=r"failed on openvino with a batch of 4: out of memory"):
+        open_file(int8_graph, small_preprocessing, precision="int8", threads=2, pipelined=True)
 
 
 def test_openvino_int8_of_an_fp32_graph(small_graphs, small_preprocessing):

@@ -328,7 +328,8 @@ def _verified(
         found = verify_bundle(bundle, request, progress, reference=reference)
     except DeploykitError as exc:
         return Status("unproven", None, exc.message)
-    (verdict,) = found.verdicts
+    # Not of the graph with embeddings, which is compared beside the FP32 graph.
+    (verdict,) = (each for each in found.verdicts if each.candidate.graph == measured.spec.graph)
     if not verdict.passed and not verdict.failed:
         return Status("unproven", None, "; ".join(verdict.reasons))
     sha256 = bundle.manifest.files[what.file].sha256

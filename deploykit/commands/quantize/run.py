@@ -371,9 +371,8 @@ class _Maker:
         for each in scheme.runtimes:
             try:
                 with strategy.open(path, each) as session:
-                    # OpenVINO compiles once more at the first batch of two images.
-                    judged = self.proof.judge(session, self.bundle.manifest, self.progress)
-                    verdicts[each] = judged
+                    # In here, because OpenVINO compiles at the first batch of several images, too.
+                    verdicts[each] = self.proof.judge(session, self.bundle.manifest, self.progress)
             except (MissingError, GraphError) as exc:
                 if each == runtime:
                     raise

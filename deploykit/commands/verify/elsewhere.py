@@ -18,7 +18,7 @@ from deploykit.commands.verify.server import open_server_candidates, time_reques
 from deploykit.commands.verify.table import TableMatch, TableSession, read_tool_table
 from deploykit.images.scan import ImageFile, sample_images, sample_with
 from deploykit.images.truth import known_classes
-from deploykit.parity.accuracy import accuracies, class_changes
+from deploykit.parity.accuracy import accuracies, changes_by_candidate
 from deploykit.parity.compare import OPT_BATCH_SIZE, NamedBatch
 from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.images import (
@@ -72,7 +72,7 @@ def compare_elsewhere(
             right, candidates, _kept(sample, first), labels, progress, count=sample.count
         )
         specs = [candidate.spec for candidate in candidates]
-        known = {path: sample.expected[path] for path in answers.paths if path in sample.expected}
+        known = answers.known(sample.expected)
         budget = request.budget
         verdicts = judge_answers(
             answers,
@@ -112,12 +112,7 @@ def compare_elsewhere(
         latencies=latencies,
         table=match,
         options=request.elsewhere_options,
-        class_changes={
-            spec: class_changes(
-                answers.reference, logits, answers.paths, known, labels, spec.precision
-            )
-            for spec, logits in zip(specs, answers.candidates, strict=True)
-        },
+        class_changes=changes_by_candidate(answers, specs, known, labels),
     )
     if not request.stages:
         return found
@@ -131,11 +126,11 @@ def _explained(
     from deploykit.commands.diagnose.stages.elsewhere import MOST_IMAGES, explain_answers
 
     explanations = []
+    names = found.answers.paths
+    place_of = {name: place for place, name in enumerate(names)}
     for verdict, logits in zip(found.verdicts, found.answers.candidates, strict=True):
         if not verdict.failed or verdict.measurement.non_finite:
             continue
-        names = found.answers.paths
-        place_of = {name: place for place, name in enumerate(names)}
         flipped = [flip.path for flip in verdict.measurement.flipped][: MOST_IMAGES // 2]
         drawn = sample_with([files[name] for name in names], flipped, MOST_IMAGES)
         rows = [place_of[file.name] for file in drawn]

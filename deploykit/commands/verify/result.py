@@ -44,13 +44,14 @@ class Verification(Shown):
         versions: Of the packages that took part.
         mining: What the comparison rests on where the images were chosen by their margins.
         skipped: The candidates that were not compared, and why.
-        seconds: Seconds from listing the images to keeping the proofs; None if not timed.
+        seconds: Seconds from listing the images to the verdicts; None if not timed.
         folder: The bundle's folder; None for one that no command needs to name.
         diagnosis: By stage and by node, as far as it was asked for.
         similarities: How near embeddings are to the reference's, by what gave them; empty where no
             graph with embeddings was compared with it.
-        class_changes: What becomes of each class's images in the candidates below FP32, by what
-            gave the answers; empty where the images were chosen by their margins.
+        class_changes: What becomes of each class's images in the candidates below FP32, and in
+            what did not run here, by what gave the answers; empty where the images were chosen by
+            their margins.
         latencies: How long a server takes, by what of it was asked.
         table: How another tool's table and the images fit each other; None where none is compared.
         options: Those of ``verify`` that name what is compared, where it did not run here.

@@ -31,8 +31,7 @@ from deploykit.inference.candidates import (
     with_embedded,
 )
 from deploykit.inference.engines import engine_files, named_engine
-from deploykit.parity.accuracy import ClassChange, accuracies, class_changes
-from deploykit.parity.answers import Answers
+from deploykit.parity.accuracy import accuracies, changes_by_candidate
 from deploykit.parity.budget import Budget
 from deploykit.proof.extremes import answer_extremes, judge_extremes
 from deploykit.proof.images import (
@@ -55,7 +54,7 @@ from deploykit.proof.similarity import (
 from deploykit.proof.verdict import answer_images, judge_answers, keep_verdicts
 from deploykit.runtime.opener import CPU, CUDA, HOST_RUNTIMES, OPENVINO
 from deploykit.specs.engine import is_flavour
-from deploykit.specs.model import Labels, Precision
+from deploykit.specs.model import Precision
 from deploykit.specs.session import Logits, Session, SessionSpec
 from deploykit.system.deps import installed_versions
 from deploykit.system.gpu import find_gpu
@@ -167,9 +166,7 @@ def _compare(
         )
         specs = [candidate.spec for candidate in candidates]
         budgets = _budgets(bundle, request, specs, sample.kind, progress)
-        expected = {
-            path: sample.expected[path] for path in answers.paths if path in sample.expected
-        }
+        expected = answers.known(sample.expected)
         mining = None
         if ranking is None:
             verdicts = judge_answers(
@@ -207,7 +204,7 @@ def _compare(
         seconds=time.perf_counter() - start,
         folder=bundle.place,
         similarities=similarities,
-        class_changes={} if mining else _class_changes(answers, specs, expected, labels),
+        class_changes={} if mining else changes_by_candidate(answers, specs, expected, labels),
     )
 
 
@@ -225,21 +222,6 @@ def _budgets(
         options = " ".join(request.budget.options)
         progress(Note(f"{options} allows nothing here: all that is compared computes in FP32"))
     return {spec.graph: request.budget for spec in specs}
-
-
-def _class_changes(
-    answers: Answers,
-    specs: Sequence[SessionSpec],
-    expected: Mapping[str, tuple[str, ...]],
-    labels: Labels,
-) -> dict[SessionSpec, tuple[ClassChange, ...]]:
-    return {
-        spec: class_changes(
-            answers.reference, logits, answers.paths, expected, labels, spec.precision
-        )
-        for spec, logits in zip(specs, answers.candidates, strict=True)
-        if spec.precision != "fp32"
-    }
 
 
 def _recorded_answers(bundle: Bundle) -> Logits:

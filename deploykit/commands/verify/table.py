@@ -270,7 +270,7 @@ def _csv_rows(text: str) -> Iterator[_Row]:
 
 
 def _json_rows(text: str) -> Iterator[_Row]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

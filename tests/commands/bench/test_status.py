@@ -1,5 +1,7 @@
 """The status of a candidate, and what ``--verify`` makes of what is unproven."""
 
+import shutil
+
 import msgspec
 import pytest
 from bench_runs import FP32, OPENVINO, ORT, benched
@@ -47,6 +49,14 @@ def test_bench_verify_proves_only_the_fastest(bundle, only):
     assert kept.proof.measurement == fastest.proof.measurement
     notes = [event.message for event in events if isinstance(event, Note)]
     assert f"verifying {fastest.name}, faster than what is proven" in notes
+
+
+def test_bench_verify_of_a_bundle_with_embeddings(embedded_bundle, tmp_path, only):
+    """Beside the FP32 graph, the one with embeddings is compared, which bench does not measure."""
+    only(ORT)
+    folder = shutil.copytree(embedded_bundle.folder, tmp_path / "colours")
+    found, _ = benched(canonical_alone(open_bundle(folder)), verify=True)
+    assert [(each.candidate, each.word) for each in found.measured] == [(ORT, "proven")]
 
 
 def test_bench_verify_failed_is_not_recommended(bundle, only, monkeypatch):

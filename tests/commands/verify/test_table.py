@@ -62,6 +62,16 @@ def test_table_that_agrees_passes(right, table, verified):
     assert "the same in each class: other.csv\n" in verification_text(found)
 
 
+def test_table_with_separators_in_its_strings(right, tmp_path, verified):
+    """JSON ends a line at a line feed alone, whatever else Unicode calls a line's end."""
+    path = tmp_path / "other.jsonl"
+    strange = ({"path": f"{each}.png", "label": ""} for each in "a\u2028b\x85c")
+    told = ({"path": name, "label": label} for name, (label, _) in right.items())
+    lines = (json.dumps(row, ensure_ascii=False) for row in (*strange, *told))
+    path.write_bytes("\r\n".join(lines).encode())
+    assert verified(path).table.strangers == 5
+
+
 def test_table_of_ours_is_known(exported_bundle, photo_folder, tmp_path, verified):
     import deploykit
 
