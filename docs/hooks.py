@@ -72,7 +72,8 @@ def errors_page() -> str:
     tree = inspect.cleandoc(errors.__doc__ or "")
     # The docstring's indented block becomes a fenced one.
     tree = re.sub(r"::\n\n((?: {4}.*\n)+)", lambda block: _fenced(block[1]), tree)
-    lines = ["# Errors and exit codes", "", tree, "", "| error | exit code | what it means |", "|---|---|---|"]
+    columns = ["| error | exit code | what it means |", "|---|---|---|"]
+    lines = ["# Errors and exit codes", "", tree, "", *columns]
     for error in _family(errors.DeploykitError):
         text = " ".join(inspect.cleandoc(error.__doc__ or "").partition("\n\n")[0].split())
         lines.append(f"| `{error.__name__}` | {error.exit_code} | {text} |")
@@ -111,6 +112,14 @@ def on_page_markdown(markdown: str, files: Any, **_: Any) -> str:
 
     markdown = re.sub(r"\[[\w/-]+\.md\]\(([\w/-]+\.md)(#[\w-]+|)\)", titled, markdown)
     return re.sub(r"`[^`\n]*`", lambda code: code[0].replace("\\|", "|"), markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Keep a number and its % on one line, but in code, which is copied."""
+    parts = re.split(r"(<(pre|code)\b.*?</\2>)", content, flags=re.S)
+    parts[::3] = [re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text) for text in parts[::3]]
+    del parts[2::3]  # the names of the tags
+    return "".join(parts)
 
 
 def _of_both_schemes(picture: re.Match[str]) -> str:
