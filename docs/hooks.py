@@ -39,13 +39,14 @@ def root_page(name: str) -> str:
     text = text.replace("](CONTRIBUTING.md)", "](contributing.md)")
     text = text.replace("](CHANGELOG.md)", "](changelog.md)")
     text = text.replace("](benchmarks/README.md", "](benchmarks.md")
-    return re.sub(r'(\]\(|srcset="|src=")(?:\.\./)?docs/', r"\1", text)
+    text = re.sub(r'(\]\(|srcset="|src=")(?:\.\./)?docs/', r"\1", text)
+    return re.sub(r"<picture><source [^>]*><img (.*?)></picture>", _of_both_schemes, text)
 
 
 def index_page() -> str:
     """All commands, a sentence each."""
     rows = [f"| [{name}]({name}.md) | {entry.summary} |" for name, entry in COMMANDS.items()]
-    return "\n".join(["# Commands", "", "| command | |", "|---|---|", *rows, ""])
+    return "\n".join(["# Commands", "", "| command | what it does |", "|---|---|", *rows, ""])
 
 
 def command_page(name: str) -> str:
@@ -55,14 +56,15 @@ def command_page(name: str) -> str:
     command = group.get_command(root, name)
     context = command.context_class(command, info_name=name, parent=root)
     about = inspect.cleandoc(command.help or "")
-    lines = [f"# {name}", "", _escaped(about), "", "```", COMMANDS[name].example, "```"]
+    lines = [f"# {name}", "", _escaped(about), "", "```", COMMANDS[name].example, "```", ""]
+    lines += ['<div class="options" markdown>']
     for title, records in command.grouped_records(context).items():
         columns = "argument" if title == "Arguments" else "option"
-        lines += ["", f"## {title}", "", f"| {columns} | |", "|---|---|"]
+        lines += ["", f"## {title}", "", f"| {columns} | what it does |", "|---|---|"]
         lines += [f"| `{_cell(option)}` | {_cell(_escaped(text))} |" for option, text in records]
     usage = " ".join(command.collect_usage_pieces(context))
     lines[4:4] = [f"`deploykit {name} {usage}`", ""]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", "</div>", ""])
 
 
 def errors_page() -> str:
@@ -70,7 +72,8 @@ def errors_page() -> str:
     tree = inspect.cleandoc(errors.__doc__ or "")
     # The docstring's indented block becomes a fenced one.
     tree = re.sub(r"::\n\n((?: {4}.*\n)+)", lambda block: _fenced(block[1]), tree)
-    lines = ["# Errors and exit codes", "", tree, "", "| error | exit code | |", "|---|---|---|"]
+    columns = ["| error | exit code | what it means |", "|---|---|---|"]
+    lines = ["# Errors and exit codes", "", tree, "", *columns]
     for error in _family(errors.DeploykitError):
         text = " ".join(inspect.cleandoc(error.__doc__ or "").partition("\n\n")[0].split())
         lines.append(f"| `{error.__name__}` | {error.exit_code} | {text} |")
@@ -94,13 +97,36 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Take away the backslash that GitHub wants before a | within code in a table.
+def on_page_markdown(markdown: str, files: Any, **_: Any) -> str:
+    """Name linked pages by their titles, and take away what only GitHub wants.
 
-    The figures lie beside ``docs/`` in the repository, and among its pages on the site.
+    That is the backslash before a | within code in a table. The figures lie beside ``docs/`` in the
+    repository, and among its pages on the site.
     """
     markdown = markdown.replace("](../benchmarks/README.md)", "](benchmarks.md)")
+
+    def titled(link: re.Match[str]) -> str:
+        file = files.get_file_from_path(link[1])
+        title = file and file.page and file.page.title
+        return f"[{title}]({link[1]}{link[2]})" if title else link[0]
+
+    markdown = re.sub(r"\[[\w/-]+\.md\]\(([\w/-]+\.md)(#[\w-]+|)\)", titled, markdown)
     return re.sub(r"`[^`\n]*`", lambda code: code[0].replace("\\|", "|"), markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Keep a number and its % on one line, but in code, which is copied."""
+    parts = re.split(r"(<(pre|code)\b.*?</\2>)", content, flags=re.S)
+    parts[::3] = [re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text) for text in parts[::3]]
+    del parts[2::3]  # the names of the tags
+    return "".join(parts)
+
+
+def _of_both_schemes(picture: re.Match[str]) -> str:
+    """A picture for each scheme, of which the site shows that of its own switch."""
+    light = picture[1].replace('-light.png"', '-light.png#only-light"')
+    dark = picture[1].replace('-light.png"', '-dark.png#only-dark"')
+    return f"<img {light}><img {dark}>"
 
 
 def _family(error: type[errors.DeploykitError]) -> list[type[errors.DeploykitError]]:

@@ -100,19 +100,33 @@ font-size="13" role="img" aria-label="Margins before and after: a flip is a dot 
 .kept {{ fill: #00897b; fill-opacity: 0.65 }}
 .flip {{ fill: #d32f2f }}
 .near {{ fill: #9e9e9e }}
+.ground {{ fill: #fff }}
+.ink {{ fill: #222 }}
+.quiet {{ fill: #555 }}
+.changed {{ fill: #b71c1c }}
+.axis {{ stroke: #555; fill: none }}
+@media (prefers-color-scheme: dark) {{
+  .kept {{ fill: #26a69a }}
+  .flip {{ fill: #ff6b6b }}
+  .ground {{ fill: #191c22 }}
+  .ink {{ fill: #e9ebef }}
+  .quiet {{ fill: #a5adba }}
+  .changed {{ fill: #ff8f8f }}
+  .axis {{ stroke: #a5adba }}
+}}
 </style>
-<rect width="460" height="380" rx="8" fill="#fff"/>
+<rect width="460" height="380" rx="8" class="ground"/>
 <rect x="60" y="300" width="380" height="30" fill="#d32f2f" fill-opacity="0.1"/>
 <rect x="60" y="20" width="6" height="310" fill="#9e9e9e" fill-opacity="0.25"/>
-<path d="M60 20V330M60 300H440" stroke="#555" fill="none"/>
+<path d="M60 20V330M60 300H440" class="axis"/>
 <path d="M60 300L340 20" stroke="#bbb" stroke-dasharray="4 4" fill="none"/>
 {dots}
-<text x="250" y="320" fill="#b71c1c">below zero: another class (flip)</text>
-<text x="345" y="30" fill="#555">unchanged</text>
-<text x="72" y="36" fill="#555">undecidable</text>
-<text x="160" y="352" fill="#222">margin in the trained model</text>
-<text x="24" y="250" fill="#222" transform="rotate(-90 24 250)">margin when deployed</text>
-<text x="60" y="374" fill="#222">flips: {told}</text>
+<text x="250" y="320" class="changed">below zero: another class (flip)</text>
+<text x="345" y="30" class="quiet">unchanged</text>
+<text x="72" y="36" class="quiet">undecidable</text>
+<text x="160" y="352" class="ink">margin in the trained model</text>
+<text x="24" y="250" class="ink" transform="rotate(-90 24 250)">margin when deployed</text>
+<text x="60" y="374" class="ink">flips: {told}</text>
 </svg>
 """
 

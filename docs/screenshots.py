@@ -65,7 +65,8 @@ def main(demo: Path) -> None:
     sys.path.insert(0, str(ROOT / "tests" / "helpers"))
     from chromium import open_browser
 
-    with tempfile.TemporaryDirectory() as folder:
+    # The browser may write to its profile a moment longer.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         made = pages(demo, Path(folder))
         with open_browser(Path(folder, "profile")) as browser:
             for name, path in made.items():

@@ -283,8 +283,14 @@ def test_site_builds(tmp_path):
         page = (tmp_path / "reference" / f"{name}.html").read_text(encoding="utf-8")
         assert f"<code>deploykit {name} " in page
     start = (tmp_path / "index.html").read_text(encoding="utf-8")
-    for picture in re.findall(r'srcset="?([^" >]+)', start):
+    pictures = re.findall(r'src="(pictures/[\w-]+\.png)#only-(light|dark)"', start)
+    assert len(pictures) == 4
+    for picture, scheme in pictures:
+        assert picture.endswith(f"-{scheme}.png")
         assert (tmp_path / picture).exists(), picture
+    bench = (tmp_path / "bench.html").read_text(encoding="utf-8")
+    assert '">What "proven" means</a>' in bench
+    assert ".md</a>" not in bench
     predict = (tmp_path / "reference" / "predict.html").read_text(encoding="utf-8")
     assert "<code>--top-k K|all</code>" in predict
     for page in tmp_path.rglob("*.html"):

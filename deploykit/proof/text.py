@@ -308,14 +308,15 @@ def limits_text(verdicts: Sequence[Verdict], images: ImageSet) -> Iterator[str]:
         )
 
 
-def _limits_elsewhere(verdicts: Iterable[Verdict]) -> Iterator[str]:
+def _limits_elsewhere(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """What answers from elsewhere do not show, a sentence each."""
-    for spec, kind in ((verdict.candidate, verdict.kind) for verdict in verdicts):
-        if kind == "served":
-            yield (
-                f"{spec.title} was asked as it answered then: that proves no file of this bundle, "
-                "and nothing of what the server answers once it is changed."
-            )
+    if served := [verdict for verdict in verdicts if verdict.kind == "served"]:
+        asked = "was asked as it" if len(served) == 1 else "were asked as they"
+        yield (
+            f"{names_text(served)} {asked} answered then: that proves no file of this bundle, "
+            "and nothing of what the server answers once it is changed."
+        )
+    for spec in (verdict.candidate for verdict in verdicts):
         if limit := _UNKNOWN.get(spec.gives):
             yield f"{spec.title} {limit}"
 

@@ -94,7 +94,6 @@ def write_certificate(
         "outcomes": _OUTCOMES,
         "totals": totals_of(found.verdicts) if found.verdicts else None,
         "noun": noun_of(found),
-        "reference_name": reference_name(found),
         "images_words": images_text(found.images),
         "graphs": {graph: files[graph].sha256 for graph in graphs if graph in files},
         "candidates": candidates,

@@ -179,3 +179,10 @@ def test_page_bars_are_proportional_to_rates(browser, page):
         "[...document.querySelectorAll('.rate rect')].map(r => r.getBoundingClientRect().width)"
     )
     assert widths[0] / widths[4] == pytest.approx(60 / 10, rel=0.02)
+
+
+def test_page_reasons_fit_narrow_windows(browser, page):
+    path = page(benchmark_of(measured(ORT, 9.0, "failed", "the accuracy fell, " * 20)))
+    opened = browser.open(path.as_uri(), width=420)
+    right = opened.evaluate("document.querySelector('.reason div').getBoundingClientRect().right")
+    assert 200 < right < 420

@@ -85,6 +85,9 @@ def test_home_page_shows_the_answers_to_dropped_photos(server, photo_folder, tmp
         )
         assert "red" in text
         assert "corrupt: It begins as JPEG" in text
+        screen = {"height": 900, "deviceScaleFactor": 1, "mobile": False}
+        page.send("Emulation.setDeviceMetricsOverride", width=360, **screen)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         own = f"http://127.0.0.1:{server.port}/"
         assert all(url.startswith((own, f"blob:{own}")) for url in page.requests)
         # The two answers' own statuses are no complaints; what the policy forbids would be one.

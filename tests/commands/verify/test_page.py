@@ -479,7 +479,7 @@ def test_certificate_verdict_is_beside_candidate(tmp_path: Path) -> None:
     page = said(
         write(tmp_path, four_photos(tmp_path, -LOGITS, stages=made_stages(LOGITS, fault=True)))
     )
-    assert "candidate verdict changed" in page
+    assert "candidate verdict how&nbsp;it&nbsp;ran changed" in page
     assert "stage verdict change " in page
 
 

@@ -94,6 +94,9 @@ def test_server_is_asked_by_each_input(exported_bundle, model, photo_folder):
         found = verified(exported_bundle, url, photo_folder)
     assert [each.candidate.graph for each in found.verdicts] == ["colours/images", "colours/image"]
     assert found.passed
+    text = verification_text(found)
+    assert text.count("proves no file of this bundle") == 1
+    assert "were asked as they answered then" in text
 
 
 def test_server_proves_nothing_of_the_bundle(bundle, model, photo_folder):
@@ -103,7 +106,7 @@ def test_server_proves_nothing_of_the_bundle(bundle, model, photo_folder):
     assert (bundle.folder / "bundle.json").read_bytes() == before
     text = verification_text(found)
     assert "The server decides as" in text
-    assert "proves no file of this bundle" in text
+    assert "was asked as it answered then: that proves no file of this bundle" in text
 
 
 def test_server_with_a_wrong_mean_fails(exported_bundle, model, photo_folder):
