@@ -33,6 +33,7 @@ from deploykit.system.threads import usable_cpus
 OURS = ("FP32", "deploykit")
 RUNTIMES = ("onnxruntime", "openvino")
 Run = Callable[[ImageBatch], Logits]
+CORES: list[ov.Core] = []  # kept, as deploykit's sessions keep theirs
 
 
 def on_onnxruntime(graph: Path) -> Run:
@@ -53,7 +54,7 @@ def on_onnxruntime(graph: Path) -> Run:
 
 def on_openvino(graph: Path) -> Run:
     """Open it on OpenVINO, a stream for each core."""
-    core = ov.Core()
+    CORES.append(core := ov.Core())
     model = core.read_model(graph)
     model.reshape([1, *model.input().partial_shape[1:]])
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,6 +273,26 @@ def test_openvino_thread_count():
     with open_text(DEPLOY, PREPROCESSING, threads=1) as session:
         (requests,) = session._requests.values()
     assert requests._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+
+
+SIGNAL = f"""
+import signal, sys
+sys.path[:0] = {sys.path!r}
+from test_openvino import DEPLOY, PREPROCESSING
+from openvino_sessions import open_text
+came = []
+signal.signal(signal.SIGINT, lambda *_: came.append(True))
+first = open_text(DEPLOY, PREPROCESSING)
+with open_text(DEPLOY, PREPROCESSING):
+    first.close()
+signal.raise_signal(signal.SIGINT)
+assert came
+"""
+
+
+def test_openvino_sessions_that_end_in_any_order_leave_signals_alone():
+    """With AMX the process ended with a segmentation fault at the first one that came later."""
+    subprocess.run([sys.executable, "-c", SIGNAL], cwd=Path(__file__).parent, check=True)
 
 
 def test_openvino_closed_session():
