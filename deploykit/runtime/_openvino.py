@@ -44,9 +44,10 @@ _DTYPES = {"f32": "float32", "u8": "uint8"}
 #: Of the largest logit, between INT8 graphs of the same integers.
 _LARGEST_CHANGE = 1e-3
 _MOST_COMPILED = 5
-#: All of this process, which end with it, the last one first. OpenVINO 2026.4 gives the thread that
-#: makes a core a stack for signals where the CPU has AMX, and the one before when the core ends. If
-#: that one was freed meanwhile, the next signal (Ctrl+C, a child's end) is a segmentation fault.
+#: All of this process, 26 KiB each, which end with it, the last one first. OpenVINO 2026.4 gives
+#: the thread that makes a core a stack for signals where the CPU has AMX, and the one before when
+#: the core ends. If that one was freed meanwhile, the next signal (Ctrl+C, a child's end) is a
+#: segmentation fault.
 _CORES: list[Any] = []
 _FP32_HINT = "every CPU computes in FP32: --runtime openvino --precision fp32"
 
