@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from deploy_graphs import IMAGES, deploy_graph, run
+from deploy_graphs import IMAGES, declarations, deploy_graph, run
 from int8_cpu import needs_exact_int8
 
 from deploykit.errors import GraphError
@@ -45,12 +45,7 @@ def weights():
 @pytest.fixture
 def graph():
     nodes = NODES.replace("<group = 3>", "<group = 3, pads = [1, 1, 1, 1]>")
-    declared = ", ".join(
-        f"float[{', '.join(map(str, array.shape))}] {name} = "
-        f"{{{', '.join(map(str, array.ravel().tolist()))}}}"
-        for name, array in weights().items()
-    )
-    model = deploy_graph(nodes, declared)
+    model = deploy_graph(nodes, declarations(weights()))
     model.graph.node("left").metadata_props["module"] = "stem.left"
     return model
 
@@ -284,12 +279,8 @@ def test_convert_to_int8_of_every_layer(kind, symmetric):
         "mix": rng.normal(0, 1, (3, 3, 1, 1)),
         "narrow": rng.normal(0, 1, (3, 3, side * side)),
     }
-    declared = ", ".join(
-        f"float[{', '.join(map(str, array.shape))}] {name} = "
-        f"{{{', '.join(map(str, array.ravel().tolist()))}}}"
-        for name, array in arrays.items()
-    )
-    graph = deploy_graph(LAYERS[kind], f"{declared}, int64[3] three = {{-1, 3, {side * side}}}")
+    floats = declarations(arrays)
+    graph = deploy_graph(LAYERS[kind], f"{floats}, int64[3] three = {{-1, 3, {side * side}}}")
     names = list(quantized_tensors(graph))
     found = run(with_outputs(graph, names))
     held = {name: (min(found[name].min(), 0), max(found[name].max(), 0)) for name in names}
@@ -297,6 +288,58 @@ def test_convert_to_int8_of_every_layer(kind, symmetric):
     assert model.graph.node("it").inputs[1].name == "it/weight/dequantized"
     wanted = found["logits"]
     assert 0 < np.abs(run(model)["logits"] - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def apart(model):
+    """(O, C, H, W) the weight of the Conv "it", with zeros between its groups."""
+    conv = model.graph.node("it")
+    weight = conv.inputs[1].producer().inputs[0].const_value.numpy()
+    groups = conv.attributes.get_int("group")
+    found = np.zeros((len(weight), weight.shape[1] * groups, *weight.shape[2:]), weight.dtype)
+    for own in np.split(np.arange(len(weight)), groups):
+        channels = own[0] * weight.shape[1] * groups // len(weight)
+        found[own, channels : channels + weight.shape[1]] = weight[own]
+    return found
+
+
+@needs_exact_int8
+@pytest.mark.parametrize(
+    ("groups", "inputs", "outputs", "wider"),
+    [
+        pytest.param(8, 3, 3, 2, id="to a multiple of 4"),
+        pytest.param(4, 4, 4, 2, id="to 8 channels"),
+        pytest.param(16, 1, 2, 2, id="more outputs than inputs"),
+        pytest.param(2, 12, 4, 1, id="fewer outputs than inputs"),
+        pytest.param(8, 1, 1, 8, id="depthwise"),
+        pytest.param(2, 9, 9, 2, id="wide enough"),
+        pytest.param(3, 2, 2, 3, id="no number of groups fits"),
+    ],
+)
+def test_convert_to_int8_groups_of_few_channels_become_wider(groups, inputs, outputs, wider):
+    rng = np.random.default_rng(1)
+    channels, given = groups * inputs, groups * outputs
+    arrays = {
+        "mix": rng.normal(0, 1, (channels, 3, 1, 1)),
+        "weight": rng.normal(0, 1, (given, inputs, 3, 3)),
+        "bias": rng.normal(0, 1, (given,)),
+        "tall": rng.normal(0, 1, (given * IMAGES.shape[1] * IMAGES.shape[2], 3)),
+    }
+    nodes = f"""
+        [first] a = Conv(input, mix)
+        [it] b = Conv <group = {groups}, pads = [1, 1, 1, 1]> (a, weight, bias)
+        [flat] f = Flatten(b)
+        [head] logits = Gemm(f, tall)
+    """
+    graph = deploy_graph(nodes, declarations(arrays))
+    names = list(quantized_tensors(graph))
+    found = run(with_outputs(graph, [*names, "b"]))
+    held = {name: (min(found[name].min(), 0), max(found[name].max(), 0)) for name in names}
+    model, for_gpu = converted(graph, held), converted(graph, held, symmetric=True)
+    assert model.graph.node("it").attributes.get_int("group") == wider
+    assert for_gpu.graph.node("it").attributes.get_int("group") == groups
+    assert np.array_equal(apart(model), apart(for_gpu))
+    answers = run(with_outputs(model, ["b"]))["b"]
+    assert 0 < np.abs(answers - found["b"]).max() < 0.05 * np.abs(found["b"]).max()
 
 
 def test_switchable_int8_of_tokens_takes_an_image_at_a_time():
@@ -310,12 +353,7 @@ def test_switchable_int8_of_tokens_takes_an_image_at_a_time():
     """
     rng, side = np.random.default_rng(1), IMAGES.shape[1]
     arrays = {"square": rng.normal(0, 1, (side, side)), "tall": rng.normal(0, 1, (3 * side**2, 3))}
-    declared = ", ".join(
-        f"float[{', '.join(map(str, array.shape))}] {name} = "
-        f"{{{', '.join(map(str, array.ravel().tolist()))}}}"
-        for name, array in arrays.items()
-    )
-    graph = deploy_graph(nodes, declared)
+    graph = deploy_graph(nodes, declarations(arrays))
     names = list(quantized_tensors(graph))
     found = run(with_outputs(graph, names))
     held = {name: (min(found[name].min(), 0), max(found[name].max(), 0)) for name in names}

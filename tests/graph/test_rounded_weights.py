@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 import pytest
-from deploy_graphs import deploy_graph, run
+from deploy_graphs import declarations, deploy_graph, run
 
 from deploykit.graph import rounded_weights
 from deploykit.graph.instruments import with_outputs
@@ -16,12 +16,7 @@ from deploykit.graph.rounded_weights import MomentsOfInputs, bias_of, layer_of, 
 def network(nodes, rng, **shapes):
     """A deploy graph with random weights of these shapes."""
     weights = {name: rng.normal(0, 1, shape) for name, shape in shapes.items()}
-    declared = ", ".join(
-        f"float[{', '.join(map(str, array.shape))}] {name} = "
-        f"{{{', '.join(map(str, array.ravel().tolist()))}}}"
-        for name, array in weights.items()
-    )
-    return deploy_graph(nodes, declared)
+    return deploy_graph(nodes, declarations(weights))
 
 
 def one_layer(nodes, **shapes):

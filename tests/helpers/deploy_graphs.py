@@ -52,6 +52,15 @@ def deploy_graph(nodes, weights=_WEIGHTS):
     return model
 
 
+def declarations(arrays):
+    """Arrays by name as float32 weights in ONNX text, for :func:`deploy_graph`."""
+    return ", ".join(
+        f"float[{', '.join(map(str, array.shape))}] {name} = "
+        f"{{{', '.join(map(str, array.ravel().tolist()))}}}"
+        for name, array in arrays.items()
+    )
+
+
 def run(model, images=IMAGES, **more):
     """All outputs of a graph on ONNX Runtime's CPU provider, by name."""
     with open_probe(model_bytes(model), threads=1) as probe:
