@@ -43,11 +43,12 @@ from deploykit.graph.values import (
 #: Operators through which integers flow from one weighted operator to the next.
 _JOINS = frozenset({"Add", "Concat"})
 _CARRIERS = _JOINS | {"MaxPool"}
-#: Channels of a Conv's groups. Of 3 channels OpenVINO 2026.4 took 7.7 times as long as of 12 with
-#: AVX2 alone, where its fast kernels take multiples of 4, and 1.7 to 3.5 times with VNNI or AMX;
-#: ONNX Runtime 1.31 took 2 to 3 times as long. Of 4 channels both took up to twice as long as of 8.
-#: Of 9 to 102 channels twice as many took 0.8 to 2.2 times as long with VNNI or AMX.
-_LEAST_GROUP, _GROUP_STEP = 8, 4
+#: Channels of a Conv's groups, and how many groups become one. Of 3 channels OpenVINO 2026.4 took
+#: 7.7 times as long as of 12, all else alike, with AVX2 alone, where its fast kernels take
+#: multiples of 4, and 1.7 to 3.5 times with VNNI or AMX; ONNX Runtime 1.31 took 2 to 3 times as
+#: long. Of 4 channels both took up to twice as long as of 8. But of 9 to 102 channels twice as many
+#: took 0.8 to 2.2 times as long with VNNI or AMX.
+_LEAST_GROUP, _GROUP_STEP, _MOST_TOGETHER = 8, 4, 8
 #: The most that a bias may count in int32: the other half is for the products it is added to.
 _LARGEST_BIAS = 2**30
 
@@ -74,8 +75,8 @@ def convert_to_int8(
             value that it is to hold.
         keep: The names of nodes that stay in FP32, weights included.
         symmetric: Whether tensors become int8 around 0 and biases stay FP32, as TensorRT wants it;
-            else they become uint8 with a zero point, for which CPUs have instructions, and biases
-            int32.
+            else they become uint8 with a zero point, for which CPUs have instructions, biases
+            int32, and a Conv's groups of few channels wider ones.
         joins: Whether Add and Concat take integers too, and whatever else takes a tensor that is
             rounded takes it rounded. ONNX Runtime needs that: its Conv takes integers only where it
             gives nothing but integers. Without, a tensor is rounded for the nodes that take it as
@@ -227,8 +228,9 @@ def _quantize_weight(node: ir.Node, rounded: RoundedWeight | None, *, on_cpu: bo
     coarser = np.expand_dims(scales > rounded.scales, others)
     nearest = np.rint(layer.weight / np.expand_dims(scales, others)).astype(np.int8)
     integers = np.where(coarser, nearest, rounded.integers)
-    if on_cpu:
-        integers = _in_wider_groups(layer, integers)
+    if on_cpu and (together := _groups_together(layer)) > 1:
+        integers = _in_wider_groups(integers, layer.groups, together)
+        node.attributes["group"] = ir.AttrInt64("group", layer.groups // together)
     node.replace_input_with(
         1, constant_pair(node, f"{node.name}/weight", integers, scales, layer.axis)
     )
@@ -246,40 +248,45 @@ def _quantize_weight(node: ir.Node, rounded: RoundedWeight | None, *, on_cpu: bo
     place.node.replace_input_with(place.index, value)
 
 
-def _in_wider_groups(
-    layer: Layer, integers: npt.NDArray[np.signedinteger]
-) -> npt.NDArray[np.signedinteger]:
-    """The weight of a Conv whose groups of few channels become fewer and wider ones.
+def _groups_together(layer: Layer) -> int:
+    """How many neighbouring groups of a Conv are to be one; 1 where it is fast, or none fit.
 
-    Between channels that were apart it is 0, so that the sums are the same integers. Depthwise
-    Convs stay: for these runtimes have kernels of their own.
-
-    Args:
-        layer: Of a Conv the number of groups is changed.
-        integers: (O, I, ...) its weight; of another node it comes back as it is.
+    Depthwise Convs are fast: runtimes have kernels of their own for them.
     """
     groups = layer.groups
     if groups == 1:
-        return integers
-    inputs, outputs = integers.shape[1], len(integers) // groups
+        return 1
+    inputs, outputs = layer.weight.shape[1], layer.outputs // groups
     if inputs == outputs == 1 or min(inputs, outputs) >= _LEAST_GROUP:
-        return integers
-    together = next((n for n in range(2, groups + 1) if _fits(n, groups, inputs, outputs)), 1)
-    shape = (groups // together, together, outputs, together, inputs, *integers.shape[2:])
-    wide = np.zeros(shape, np.int8)
-    apart = integers.reshape(shape[:3] + shape[4:])
-    for each in range(together):
-        wide[:, each, :, each] = apart[:, each]
-    layer.node.attributes["group"] = ir.AttrInt64("group", groups // together)
-    return wide.reshape(len(integers), together * inputs, *shape[5:])
-
-
-def _fits(together: int, groups: int, inputs: int, outputs: int) -> bool:
-    """Whether so many groups of so many channels can become one, which is then fast."""
-    wide = together * inputs, together * outputs
-    return groups % together == 0 and all(
-        each >= _LEAST_GROUP and each % _GROUP_STEP == 0 for each in wide
+        return 1
+    fitting = (
+        together
+        for together in range(2, _MOST_TOGETHER + 1)
+        if groups % together == 0
+        and min(inputs, outputs) * together >= _LEAST_GROUP
+        and inputs * together % _GROUP_STEP == outputs * together % _GROUP_STEP == 0
     )
+    return next(fitting, 1)
+
+
+def _in_wider_groups(
+    integers: npt.NDArray[np.integer], groups: int, together: int
+) -> npt.NDArray[np.integer]:
+    """A Conv's weight where neighbouring groups are one, with zeros between what was apart.
+
+    Args:
+        integers: (O, I, ...) the weight.
+        groups: How many groups it has.
+        together: How many of them become one.
+
+    Returns:
+        (O, ``together * I``, ...).
+    """
+    outputs, inputs, *kernel = integers.shape
+    apart = integers.reshape(groups // together, together, -1, inputs, *kernel)
+    own = np.eye(together, dtype=integers.dtype)
+    wide: npt.NDArray[np.integer] = np.einsum("gtoi...,tu->gtoui...", apart, own)
+    return wide.reshape(outputs, together * inputs, *kernel)
 
 
 def _corrected(bias: Bias, rounded: RoundedWeight) -> npt.NDArray[np.float64] | None:
