@@ -43,11 +43,10 @@ from deploykit.graph.values import (
 #: Operators through which integers flow from one weighted operator to the next.
 _JOINS = frozenset({"Add", "Concat"})
 _CARRIERS = _JOINS | {"MaxPool"}
-#: Channels of a Conv's groups, and how many groups become one. Of 3 channels OpenVINO 2026.4 took
-#: 7.7 times as long as of 12, all else alike, with AVX2 alone, where its fast kernels take
-#: multiples of 4, and 1.7 to 3.5 times with VNNI or AMX; ONNX Runtime 1.31 took 2 to 3 times as
-#: long. Of 4 channels both took up to twice as long as of 8. But of 9 to 102 channels twice as many
-#: took 0.8 to 2.2 times as long with VNNI or AMX.
+#: A Conv's groups of fewer channels are slow with integers: with 3 OpenVINO 2026.4 took 7.7 times
+#: as long as with 12 on AVX2 alone, where its fast kernels take multiples of 4, and 1.7 to 3.5
+#: times on VNNI or AMX. Wider ones are not: groups of 10 to 102, two as one, took 0.8 to 2.2 times
+#: as long there. Of more than 8 groups as one nearly all weights would be 0.
 _LEAST_GROUP, _GROUP_STEP, _MOST_TOGETHER = 8, 4, 8
 #: The most that a bias may count in int32: the other half is for the products it is added to.
 _LARGEST_BIAS = 2**30
@@ -212,7 +211,9 @@ def _insert(
 
 
 def _quantize_weight(node: ir.Node, rounded: RoundedWeight | None, *, on_cpu: bool) -> None:
-    """Give a node, whose input is rounded, its weight in int8; for CPUs its bias in int32, too.
+    """Give a node, whose input is rounded, its weight in int8.
+
+    For CPUs also its bias in int32, and a Conv's groups of few channels wider ones.
 
     A weight that several nodes share is rounded for each.
     """
